@@ -1,16 +1,19 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
-unexport PYTHONDONTWRITEBYTECODE  # tests and servers would be compiled anew by each process
-# Where tests put their stores: into memory, where there are two gigabytes of it to spare.
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode, each process of tests and servers compiles all modules
+# Folder of the databases of tests: in memory if 2 GB are free there.
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check check-format check-types check-imports check-schema collect test test-all clients schema released docs soak conformance bench gate webui clean
+.PHONY: help run check check-format check-types check-imports check-schema collect test test-all clients schema released reference docs soak conformance bench gate webui clean
 
-run: .venv/installed  ## a server with a demo account, on this machine alone
+help:  ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+run: .venv/installed  ## run a server with demo accounts, which only this machine can reach
 	@merganser serve --demo
 
-check: check-format check-types check-imports check-schema  ## format, lint, types, import layers, printed schema and its descriptions; no tests
+check: check-format check-types check-imports check-schema  ## check format, lint, types, import layers, the printed schema and its descriptions, without tests
 
 check-format: .venv/ready
 	ruff format --check . && ruff check .
@@ -24,51 +27,56 @@ check-imports: .venv/ready
 check-schema: .venv/ready
 	python -m merganser schema | diff - schema.graphql
 	python -m tests.support.schema.description_rules
+	python -m tests.support.reference --check
 
-collect: .venv/ready  ## import all test modules once, so that not every test process compiles them
+collect: .venv/ready  ## compile all test modules to bytecode once, before parallel test processes start
 	pytest --collect-only -qq >/dev/null
 
-test: .venv/ready  ## a sample on SQLite and PostgreSQL, end to end, in five minutes; with CI=1 what a change must pass
+test: .venv/ready  ## run a sample of the tests on SQLite and PostgreSQL (5 minutes); CI=1: all that a change must pass
 	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-test-all: .venv/ready  ## all tests on both stores, with their long forms
+test-all: .venv/ready  ## run all tests on both databases, with all cases of long tests
 	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-clients: examples/node_modules/.package-lock.json  ## the JavaScript clients that the tests run, from npm
+clients: examples/node_modules/.package-lock.json  ## install the npm packages of examples/, and Node.js, for examples and tests
 
-soak: .venv/ready  ## the long forms: crashes under load, and no event lost; an hour or two
+soak: .venv/ready  ## test for 1 to 2 hours that no event is lost in crashes under load
 	python -m bench.soak
 	python -m bench.fetch_soak
 	python -m bench.send_soak
 	python -m bench.cluster_soak
 	python -m bench.cluster_soak --servers 3 --failover
 
-bench: .venv/ready  ## figures on both stores, beside a hand-written floor and plain Strawberry
+bench: .venv/ready  ## measure both databases, and compare with a hand-written server and plain Strawberry
 	python -m bench
 
-gate: .venv/ready  ## fails where a request has become dearer against the floor than is kept
+gate: .venv/ready  ## fail if a request needs more CPU time than its stored ratio to the hand-written server allows
 	python -m bench.gate
 
-conformance: .venv/ready  ## the long forms of the protocol tests, and all cells of who may do what to whom
-	LONG=1 pytest tests/http/test_graphql_endpoint.py tests/subscriptions/test_websocket_subscriptions.py tests/subscriptions/test_sse_subscriptions.py tests/targets/test_target_access.py tests/mail
+conformance: .venv/ready  ## run all cases of the protocol tests, access tests and executor comparison
+	LONG=1 pytest tests/http/test_graphql_endpoint.py tests/http/test_graphql_request_bodies.py tests/subscriptions/test_websocket_subscriptions.py tests/subscriptions/test_sse_subscriptions.py tests/targets/test_target_access.py tests/mail
 	LONG=1 CI=1 STORES=sqlite,postgres pytest tests/e2e/recovery/test_clock_changes.py
 	DIFFERENTIAL_CASES=10200 pytest tests/execution/test_executor_differential.py
 
-schema: .venv/ready
+schema: .venv/ready  ## print the schema to schema.graphql
 	python -m merganser schema > schema.graphql
 
-released: .venv/ready  ## at a release, once the version is set: the schema that later ones must not break
+released: .venv/ready  ## at a release, after the version is set: store the schema with which later ones must be compatible
 	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/schema/released.graphql
 	python -m merganser schema >> tests/schema/released.graphql
 
-docs: .venv/ready  ## what in docs/ is made by programs
-	python -m merganser settings > docs/settings.md
-	PICTURES=docs pytest tests/browser -k inbox
+reference: .venv/ready  ## write docs/reference from the schema and the commands
+	WRITE_EXAMPLES=1 STORES=sqlite pytest -q tests/schema/test_reference.py -k mutation_example
+	python -m tests.support.reference
 
-webui: .venv/ready  ## GraphiQL's files in graph/static, from npm
+docs: .venv/ready  ## write docs/settings.md, and with a browser the pictures of docs
+	python -m merganser settings > docs/settings.md
+	PICTURES=docs pytest tests/browser -k "inbox or pictures or documentation_is_searched"
+
+webui: .venv/ready  ## build the GraphiQL page in graph/static from webui/ and npm packages
 	webui/build.sh
 
-clean:
+clean:  ## delete .venv, node_modules and generated example code; keeps var/
 	rm -rf .venv dist webui/node_modules examples/node_modules examples/generated
 
 examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/ready
@@ -77,16 +85,18 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/rea
 
 .venv/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Merganser needs Python 3.11 or later: install one, or say which by make PYTHON=…"; exit 1; }
+		{ echo "Merganser needs Python 3.11 or later. Install it, or name its program: make run PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || \
-		{ rm -rf .venv; echo "This Python cannot make virtual environments: install its venv module (Debian: apt install python3-venv)"; exit 1; }
+		{ rm -rf .venv; echo "This Python can't create virtual environments. Install its venv module (Debian: apt install python3-venv)."; exit 1; }
 	@touch $@
 
 .venv/installed: pyproject.toml .venv/venv
-	@echo "Installing, once …"
-	@.venv/bin/pip install --quiet --disable-pip-version-check --editable .
+	@echo "Installing the dependencies into .venv. This takes some minutes, and is needed only once."
+	@.venv/bin/pip install --disable-pip-version-check --editable .
 	@touch $@
+	@echo "The dependencies are installed. Starting Merganser: the first start creates the demo accounts."
 
 .venv/ready: pyproject.toml .venv/venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,nats,telemetry,dev]'
+	@echo "Installing the dependencies for development into .venv. This takes some minutes."
+	@.venv/bin/pip install --disable-pip-version-check --editable '.[postgres,redis,nats,telemetry,dev]'
 	@touch $@ .venv/installed

@@ -41,6 +41,15 @@ from bench.scenarios import (
     text_search,
     user_lists,
 )
+from bench.scenarios.operations import (
+    ban_refusal,
+    dashboard,
+    delivery_log,
+    log_entries,
+    scim_lists,
+    session_list,
+    session_termination,
+)
 from bench.servers.compared_servers import (
     ComparedServers,
     DatabaseKind,
@@ -54,90 +63,108 @@ from bench.servers.merganser_process import (
     wait_until_idle,
 )
 
-DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
-INSIDE, HALF_OPEN, LOGINS = "inside the process", "half-open connections", "logins"
+DELIVERY, LIVE = "delivery of 20 KB by LMTP", "live updates and memory"
+IN_PROCESS, HALF_OPEN, SIGN_INS = "inside the process", "half-open connections", "sign-ins"
 DELIVERED_SIZE = 20_000  # bytes of a message in the delivery benchmark
-RUN_TIMEOUT = 2400.0  # seconds
-MISSED_CHANGE_COUNT = 30_000  # that a subscriber catches up on
+RUN_TIMEOUT = 3600.0  # seconds
+MISSED_CHANGE_COUNT = 30_000  # that a client reads page by page
 LARGE_EVENT_SIZE = 24_000  # bytes of a message whose events slow subscribers get
 SMALL_EVENT_SIZE = 2_000  # bytes of a message that only causes an event
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. SQLite takes about twenty minutes, a quick run two."""
+    """How much is measured. SQLite takes about half an hour, a quick run some minutes."""
 
-    size: SampleSize = field(default_factory=SampleSize)
-    page: int = 100
-    seconds: float = 3.0  # of each run
-    least: int = 30  # requests of each run, however long they take
-    connections: tuple[int, ...] = (1, 16, 64)
-    neighbours: tuple[int, ...] = (1, 8, 32)
-    events: int = 200
-    subscribers: int = 1000
-    unread: int = 300
-    accounts: int = user_lists.USER_COUNT
-    searched: tuple[int, ...] = text_search.MESSAGE_COUNTS  # messages
-    clients: tuple[int, ...] = clients.MESSAGE_COUNTS  # messages of accounts
-    boxes: large_mailboxes.LargeMailboxSize = field(
+    sample: SampleSize = field(default_factory=SampleSize)
+    page_number: int = 100  # of the inbox
+    run_seconds: float = 3.0
+    min_responses: int = 30  # of each run, which takes longer if necessary
+    connection_counts: tuple[int, ...] = (1, 16, 64)
+    lmtp_connection_counts: tuple[int, ...] = (1, 8, 32)
+    event_count: int = 200
+    subscriber_count: int = 1000
+    stalled_message_count: int = 300  # messages delivered while subscribers don't read
+    user_count: int = user_lists.USER_COUNT
+    searched_message_counts: tuple[int, ...] = text_search.MESSAGE_COUNTS
+    client_message_counts: tuple[int, ...] = clients.MESSAGE_COUNTS
+    mailbox_size: large_mailboxes.LargeMailboxSize = field(
         default_factory=large_mailboxes.LargeMailboxSize
     )
-    followed: change_latency.LatencySize = field(default_factory=change_latency.LatencySize)
-    behind: int = 1_000_000  # changes of one account
-    rounds: int = 200  # of deliveries with and without the journal
-    rules: filtered_delivery.FilteredDeliverySize = field(
+    latency_size: change_latency.LatencySize = field(default_factory=change_latency.LatencySize)
+    missed_change_count: int = 1_000_000  # of one account
+    journal_rounds: int = 200  # of deliveries with and without the journal
+    filter_size: filtered_delivery.FilteredDeliverySize = field(
         default_factory=filtered_delivery.FilteredDeliverySize
     )
-    fetched: int = connector_fetch.MESSAGE_COUNT
-    waiting: int = queue_claims.RECIPIENT_COUNT
-    sent: int = outbound_delivery.MESSAGE_COUNT
-    asked: int = many_tokens.ROUNDS  # requests of each user who asks now and then
+    fetched_message_count: int = connector_fetch.MESSAGE_COUNT
+    waiting_recipient_count: int = queue_claims.RECIPIENT_COUNT
+    outbound_message_count: int = outbound_delivery.MESSAGE_COUNT
+    token_rounds: int = many_tokens.ROUNDS  # requests of each access token
+    socket_count: int = session_termination.SOCKET_COUNT
+    session_count: int = session_list.SESSION_COUNT
+    log_entry_count: int = log_entries.ENTRY_COUNT
+    delivery_log_rounds: int = delivery_log.ROUNDS
+    refusal_size: ban_refusal.RefusalSize = field(default_factory=ban_refusal.RefusalSize)
 
 
-FEW = large_mailboxes.LargeMailboxSize(2000, 50, 500)
-SOME = change_latency.LatencySize(40, 20, 200, 2.0, 200)
-QUICK = Plan(
-    SampleSize(2000),
-    20,
-    0.4,
-    5,
-    (1, 16),
-    (1, 8),
-    20,
-    100,
-    50,
-    5000,
-    (2000,),
-    (2000, 10_000),
-    FEW,
-    SOME,
-    20_000,
-    20,
-    filtered_delivery.FilteredDeliverySize(2, 0.3, 1),
-    1000,
-    2000,
-    500,
-    1,
+QUICK_PLAN = Plan(
+    sample=SampleSize(2000),
+    page_number=20,
+    run_seconds=0.4,
+    min_responses=5,
+    connection_counts=(1, 16),
+    lmtp_connection_counts=(1, 8),
+    event_count=20,
+    subscriber_count=100,
+    stalled_message_count=50,
+    user_count=5000,
+    searched_message_counts=(2000,),
+    client_message_counts=(2000, 10_000),
+    mailbox_size=large_mailboxes.LargeMailboxSize(2000, 50, 500),
+    latency_size=change_latency.LatencySize(40, 20, 200, 2.0, 200),
+    missed_change_count=20_000,
+    journal_rounds=20,
+    filter_size=filtered_delivery.FilteredDeliverySize(2, 0.3, 1),
+    fetched_message_count=1000,
+    waiting_recipient_count=2000,
+    outbound_message_count=500,
+    token_rounds=1,
+    socket_count=100,
+    session_count=2000,
+    log_entry_count=20_000,
+    delivery_log_rounds=4,
+    refusal_size=ban_refusal.RefusalSize(200, 1.0, 1),
 )
-SECOND = Plan(
-    SampleSize(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150
-)  # smaller sizes, for the second database
+SECOND_DATABASE_PLAN = Plan(  # smaller sizes
+    sample=SampleSize(5000),
+    page_number=50,
+    run_seconds=2.0,
+    min_responses=20,
+    connection_counts=(1, 16),
+    lmtp_connection_counts=(1, 8),
+    event_count=100,
+    subscriber_count=500,
+    stalled_message_count=150,
+)
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute.")] = False,
-    store: Annotated[
-        DatabaseKind | None, typer.Option(help="Where rows lie; else on both.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Keep the figures in this file.")] = None,
-    only: Annotated[str, typer.Option(help="Only what has this in its name.")] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure little, in some minutes.")
+    ] = False,
+    store: Annotated[DatabaseKind | None, typer.Option(help="Database. Default: both.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures into this file.")] = None,
+    only: Annotated[
+        str, typer.Option(help="Measure only scenarios with this text in the name.")
+    ] = "",
 ) -> None:
-    """Measure requests, deliveries, events and memory beside a hand-written floor."""
+    """Compare Merganser with a hand-written baseline server and plain Strawberry."""
     all_results: list[BenchmarkResults] = []
     kinds = [store] if store else [DatabaseKind.SQLITE] if quick else list(DatabaseKind)
     for kind in kinds:
-        plan = QUICK if quick else SECOND if all_results else Plan()
-        results = BenchmarkResults(kind.value, plan.size.message_count)
+        plan = QUICK_PLAN if quick else SECOND_DATABASE_PLAN if all_results else Plan()
+        results = BenchmarkResults(kind.value, plan.sample.message_count)
         all_results.append(results)
         try:
             uvloop.run(run_with_timeout(_measure_all(plan, results, only), RUN_TIMEOUT))
@@ -153,7 +180,7 @@ async def _measure_all(plan: Plan, results: BenchmarkResults, only: str) -> None
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
         async with start_compared_servers(
-            plan.size, DatabaseKind(results.store), Path(folder), bar
+            plan.sample, DatabaseKind(results.store), Path(folder), bar
         ) as servers:
             try:
                 await _measure_compared(plan, servers, results, only, bar)
@@ -164,13 +191,13 @@ async def _measure_all(plan: Plan, results: BenchmarkResults, only: str) -> None
 
 async def _measure_uncompared(plan: Plan, results: BenchmarkResults, only: str) -> None:
     """Measure scenarios that have their own servers and databases, without a baseline."""
-    kind, seconds = DatabaseKind(results.store), plan.seconds
+    kind, seconds = DatabaseKind(results.store), plan.run_seconds
     if only in user_lists.TITLE:
         with tempfile.TemporaryDirectory(prefix="merganser-crowd-") as folder:
             results.lines += await user_lists.measure_user_lists(
-                kind, Path(folder), user_count=plan.accounts, seconds=seconds
+                kind, Path(folder), user_count=plan.user_count, seconds=seconds
             )
-    for many in plan.searched if only in text_search.TITLE else ():
+    for many in plan.searched_message_counts if only in text_search.TITLE else ():
         with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
             results.lines += await text_search.measure_searches(
                 kind, Path(folder), message_count=many, seconds=seconds
@@ -178,12 +205,12 @@ async def _measure_uncompared(plan: Plan, results: BenchmarkResults, only: str) 
     if only in clients.TITLE:
         with tempfile.TemporaryDirectory(prefix="merganser-clients-") as folder:
             results.lines += await clients.measure_client_documents(
-                kind, Path(folder), message_counts=plan.clients, seconds=seconds
+                kind, Path(folder), message_counts=plan.client_message_counts, seconds=seconds
             )
     if only in large_mailboxes.TITLE:
         with tempfile.TemporaryDirectory(prefix="merganser-folders-") as folder:
             lines, facts = await large_mailboxes.measure_large_mailboxes(
-                kind, Path(folder), size=plan.boxes, seconds=seconds
+                kind, Path(folder), size=plan.mailbox_size, seconds=seconds
             )
             results.lines += lines
             results.facts += facts
@@ -193,26 +220,50 @@ async def _measure_uncompared(plan: Plan, results: BenchmarkResults, only: str) 
 async def _measure_changes(plan: Plan, results: BenchmarkResults, only: str) -> None:
     """Measure change streams, the journal, the queue and other scenarios with their own server."""
     scenarios = {
-        change_latency.TITLE: partial(change_latency.measure_latency, size=plan.followed),
-        change_catch_up.TITLE: partial(change_catch_up.measure_catch_up, change_count=plan.behind),
-        connector_fetch.TITLE: partial(connector_fetch.measure_fetch, message_count=plan.fetched),
-        many_tokens.TITLE: partial(many_tokens.measure_many_tokens, rounds=plan.asked),
-        queue_claims.TITLE: partial(queue_claims.measure_claims, recipient_count=plan.waiting),
+        change_latency.TITLE: partial(change_latency.measure_latency, size=plan.latency_size),
+        change_catch_up.TITLE: partial(
+            change_catch_up.measure_catch_up, change_count=plan.missed_change_count
+        ),
+        connector_fetch.TITLE: partial(
+            connector_fetch.measure_fetch, message_count=plan.fetched_message_count
+        ),
+        many_tokens.TITLE: partial(many_tokens.measure_many_tokens, rounds=plan.token_rounds),
+        queue_claims.TITLE: partial(
+            queue_claims.measure_claims, recipient_count=plan.waiting_recipient_count
+        ),
         outbound_delivery.TITLE: partial(
-            outbound_delivery.measure_outbound_delivery, message_count=plan.sent
+            outbound_delivery.measure_outbound_delivery, message_count=plan.outbound_message_count
         ),
         message_submission.TITLE: partial(
-            message_submission.measure_submission, seconds=plan.seconds
+            message_submission.measure_submission, seconds=plan.run_seconds
         ),
-        journal_cost.TITLE: partial(journal_cost.measure_journal_cost, rounds=plan.rounds),
+        journal_cost.TITLE: partial(journal_cost.measure_journal_cost, rounds=plan.journal_rounds),
         filtered_delivery.TITLE: partial(
-            filtered_delivery.measure_filtered_delivery, size=plan.rules
+            filtered_delivery.measure_filtered_delivery, size=plan.filter_size
         ),
         large_message.TITLE: partial(
             large_message.measure_large_messages,
-            message_count=plan.rules.large_message_count,
-            rounds_and_seconds=(plan.rules.rounds, plan.rules.round_seconds),
+            message_count=plan.filter_size.large_message_count,
+            rounds_and_seconds=(
+                plan.filter_size.rounds,
+                plan.filter_size.round_seconds,
+            ),
         ),
+        session_termination.TITLE: partial(
+            session_termination.measure_session_termination, socket_count=plan.socket_count
+        ),
+        session_list.TITLE: partial(
+            session_list.measure_session_lists, session_count=plan.session_count
+        ),
+        log_entries.TITLE: partial(
+            log_entries.measure_log_entries, entry_count=plan.log_entry_count
+        ),
+        delivery_log.TITLE: partial(
+            delivery_log.measure_delivery_log, rounds=plan.delivery_log_rounds
+        ),
+        scim_lists.TITLE: partial(scim_lists.measure_scim_lists, user_count=plan.user_count),
+        ban_refusal.TITLE: partial(ban_refusal.measure_ban_refusal, size=plan.refusal_size),
+        dashboard.TITLE: partial(dashboard.measure_dashboard, seconds=plan.run_seconds),
     }
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name, measure in scenarios.items():
@@ -230,20 +281,20 @@ async def _measure_compared(
         results.facts += await _measure_live(plan, servers, bar)
     if only in DELIVERY:
         await _measure_deliveries(plan, servers, results, bar)
-    workloads = await build_workloads(servers, plan.page)
+    workloads = await build_workloads(servers, plan.page_number)
     for workload in workloads:
         if only in workload.name:
             await _measure_requests(plan, servers, workload, results, bar)
-    if only in INSIDE:
+    if only in IN_PROCESS:
         results.facts += await servers.measure_in_process()
     page = next(workload for workload in workloads if workload.name == INBOX_PAGE)
-    if only in LOGINS:
+    if only in SIGN_INS:
         results.facts += await sign_ins.measure_sign_ins(
-            servers.merganser, servers.process_environment, page.merganser, plan.seconds
+            servers.merganser, servers.process_environment, page.merganser, plan.run_seconds
         )
     if only in HALF_OPEN:
         results.facts += await half_open_connections.measure_half_open_effect(
-            servers.merganser, page.merganser, plan.seconds
+            servers.merganser, page.merganser, plan.run_seconds
         )
 
 
@@ -254,8 +305,8 @@ async def _measure_requests(
     results: BenchmarkResults,
     bar: Progress,
 ) -> None:
-    task = bar.add_task(workload.name, total=len(plan.connections))
-    for connections in plan.connections:
+    task = bar.add_task(workload.name, total=len(plan.connection_counts))
+    for connections in plan.connection_counts:
 
         async def measure_target(
             target: BenchmarkTarget, requests: Iterator[bytes], many: int = connections
@@ -264,8 +315,8 @@ async def _measure_requests(
                 target,
                 requests,
                 connection_count=many,
-                seconds=plan.seconds,
-                min_responses=plan.least,
+                seconds=plan.run_seconds,
+                min_responses=plan.min_responses,
             )
 
         baseline_figure = await measure_target(servers.baseline, workload.baseline)
@@ -285,15 +336,15 @@ async def _measure_deliveries(
     plan: Plan, servers: ComparedServers, results: BenchmarkResults, bar: Progress
 ) -> None:
     messages = _generate_messages(DELIVERED_SIZE)
-    task = bar.add_task(DELIVERY, total=len(plan.neighbours))
-    for connections in plan.neighbours:
+    task = bar.add_task(DELIVERY, total=len(plan.lmtp_connection_counts))
+    for connections in plan.lmtp_connection_counts:
         baseline_figure, merganser_figure = [
             await lmtp_client.measure_deliveries(
                 target,
                 messages,
                 RECEIVER_ADDRESS,
                 connection_count=connections,
-                seconds=plan.seconds,
+                seconds=plan.run_seconds,
             )
             for target in (servers.baseline_lmtp, servers.lmtp)
         ]
@@ -304,7 +355,9 @@ async def _measure_deliveries(
         )
         results.lines.append(
             ComparedFigure(
-                DELIVERY, replace(merganser_figure, cpu_behind=cpu_after_response), baseline_figure
+                DELIVERY,
+                replace(merganser_figure, cpu_after_response=cpu_after_response),
+                baseline_figure,
             )
         )
         bar.advance(task)
@@ -312,22 +365,26 @@ async def _measure_deliveries(
 
 
 async def _measure_live(plan: Plan, servers: ComparedServers, bar: Progress) -> list[MeasuredValue]:
-    task = bar.add_task("subscribers", total=4)
+    task = bar.add_task(LIVE, total=4)
     lmtp_connection, messages = (
         await lmtp_client.connect(servers.lmtp.port),
         _generate_messages(SMALL_EVENT_SIZE),
     )
     target = replace(servers.merganser, bearer_token=servers.account.receiver_api_key)
     facts = await live_subscriptions.measure_subscribers(
-        target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.subscribers
+        target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.subscriber_count
     )
     bar.advance(task)
     facts += await live_subscriptions.measure_latency(
-        target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.events
+        target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.event_count
     )
     bar.advance(task)
     facts += await live_subscriptions.measure_slow_subscribers(
-        target, lmtp_connection, _generate_messages(LARGE_EVENT_SIZE), RECEIVER_ADDRESS, plan.unread
+        target,
+        lmtp_connection,
+        _generate_messages(LARGE_EVENT_SIZE),
+        RECEIVER_ADDRESS,
+        plan.stalled_message_count,
     )
     bar.advance(task)
     facts += await live_subscriptions.measure_catch_up(servers.merganser, MISSED_CHANGE_COUNT)

@@ -96,7 +96,7 @@ def prove_all_setups(changes: int, seed: int) -> bool:
             plan = ProofPlan(
                 changes_per_setup, seed + nth, DISTURBANCES * cycles, max_seconds=RUN_TIMEOUT
             )
-            task = bar.add_task(f"Following, {setup}", total=changes_per_setup)
+            task = bar.add_task(f"Comparing the change stream, {setup}", total=changes_per_setup)
 
             async def work(
                 setup: ProofSetup = setup, plan: ProofPlan = plan, task: TaskID = task

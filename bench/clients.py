@@ -33,16 +33,17 @@ from merganser.settings.settings import Settings
 from models.messages.tables import Message, Thread
 from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
 
-TITLE = "clients"
+TITLE = "mail clients"
 MESSAGE_COUNTS = (10_000, 100_000, 1_000_000)  # of the measured accounts
 # Other accounts, and their messages: they have many small mailboxes, so that PostgreSQL expects any
 # mailbox to be small if it plans a statement without its values.
-NEIGHBOUR_COUNT, NEIGHBOUR_MESSAGE_COUNT = 12, 200
+OTHER_ACCOUNT_COUNT, OTHER_MESSAGE_COUNT = 12, 200
 RUN_TIMEOUT = 3600.0  # seconds
 BLOCK_SIZE = 1000  # messages that are copied at once
 THREAD_SIZE = 3  # messages
@@ -57,15 +58,16 @@ DOCUMENTS = {
     "page with threads": f"""query ($inbox: ID!) {{ mailbox(by: {{id: $inbox}}) {{
   id messageCount unseenCount messages(first: 50) {{ nodes {{ {_ROW} thread {{ id }} }}
     pageInfo {{ endCursor hasNextPage }} }} }} }}""",
-    "folders with parents": """{ user { mailboxes {
-  id path specialUse messageCount unseenCount parent { id } } } }""",
+    "folders with parents": """{ user { mailboxes { nodes {
+  id path specialUse messageCount unseenCount parent { id } } } } }""",
     "lists of different length": f"""query ($inbox: ID!, $sent: ID!, $project: ID!) {{
   inbox: mailbox(by: {{id: $inbox}}) {{ messages(first: 50) {{ nodes {{ {_ROW} }} }} }}
   sent: mailbox(by: {{id: $sent}}) {{ messages(first: 10) {{ nodes {{ id subject date }} }} }}
   project: mailbox(by: {{id: $project}}) {{
     messages(first: 25) {{ nodes {{ id subject seen size }} }} }} }}""",
     "start": f"""query ($inbox: ID!, $sent: ID!) {{
-  user {{ mailboxes {{ id path messageCount unseenCount parent {{ id }} }} labels {{ name }} }}
+  user {{ mailboxes {{ nodes {{ id path messageCount unseenCount parent {{ id }} }} }}
+    labels {{ name }} }}
   inbox: mailbox(by: {{id: $inbox}}) {{
     messages(first: 50) {{ nodes {{ {_ROW} thread {{ id }} }} }} }}
   sent: mailbox(by: {{id: $sent}}) {{
@@ -88,12 +90,12 @@ class MeasuredAccount:
 
 
 async def create_accounts(
-    environment: Environment, message_counts: Sequence[int], neighbour_count: int
+    environment: Environment, message_counts: Sequence[int], other_account_count: int
 ) -> list[MeasuredAccount]:
-    """Create an account of each size, and neighbours. Returns those without the neighbours."""
+    """Create an account of each size, and other accounts. Returns those of each size."""
     accounts = []
     first_id = 1  # lower than any id that the server creates
-    for nth, count in enumerate([*message_counts, *[NEIGHBOUR_MESSAGE_COUNT] * neighbour_count]):
+    for nth, count in enumerate([*message_counts, *[OTHER_MESSAGE_COUNT] * other_account_count]):
         address = f"client{nth}@bench.example"
         accounts.append(await _create_account(environment, address, count, first_id))
         first_id += count + BLOCK_SIZE
@@ -112,7 +114,7 @@ async def _create_account(
     user = await create_user(environment, address)
     ctx = user_context(environment, user.id)
     paths = [f"Projects/Year {nth % 5}/No {nth:02}" for nth in range(MAILBOX_COUNT)]
-    await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(paths))
+    await mailbox_create.create_mailboxes(ctx, NewMailboxes(paths))
     recipient = await address_resolution.load_recipient_below_limits(environment, address)
     message = await received_messages.parse_storable_message(
         MessageGenerator().make_message(1, size=4000, attachment=b"")
@@ -120,7 +122,7 @@ async def _create_account(
     await received_messages.store_once_for_recipient(
         environment, message, recipient, "carol@example.com"
     )
-    rows = await mailbox_loaders.load_all_of_user(ctx, user.id, {"id", "path"})
+    rows = await mailbox_loaders.load_visible_mailboxes_of_user(ctx, user.id, {"id", "path"})
     ids_by_path = {row.path: row.id for row in rows}
     mailbox_ids = {
         "inbox": ids_by_path["INBOX"],
@@ -136,7 +138,7 @@ async def _create_account(
                 await _copy_block(connection, table, first_id, message_count // BLOCK_SIZE)
         for statement in _COUNTERS:
             await connection.execute(text(statement), {"user": user.id})
-    _, api_key = await api_keys.create_api_key(
+    _, api_key = await api_key_mutations.create_api_key(
         root_context(environment), NewApiKey("bench", user_id=user.id)
     )
     variables = {name: str(encode("Mailbox", key)) for name, key in mailbox_ids.items()}
@@ -161,7 +163,7 @@ async def _insert_block(
             "seen": nth % UNSEEN_INTERVAL > 0,
             "received_at": FIRST_DATE + timedelta(minutes=nth),
             "listed_at": FIRST_DATE + timedelta(minutes=nth),
-            "subject": f"Letter {nth}",
+            "subject": f"Message {nth}",
             "indexed": True,
         }
         for nth, message_id in enumerate(ids)
@@ -204,7 +206,7 @@ async def _copy_block(
 
 _SUMS = "FROM messages WHERE mailbox_id = mailboxes.id"
 _COUNTERS = (
-    f"UPDATE mailboxes SET total = (SELECT count(*) {_SUMS}), unseen = "  # noqa: S608
+    f"UPDATE mailboxes SET message_count = (SELECT count(*) {_SUMS}), unseen_count = "  # noqa: S608
     f"(SELECT count(*) {_SUMS} AND NOT seen), size = (SELECT coalesce(sum(size), 0) {_SUMS}), "
     f"uid_next = (SELECT coalesce(max(uid), 0) + 1 {_SUMS}) WHERE user_id = :user",
     "UPDATE users SET used = (SELECT coalesce(sum(size), 0) FROM messages "
@@ -227,7 +229,7 @@ async def create_client_server(
     folder: Path,
     message_counts: Sequence[int],
     *,
-    neighbour_count: int = NEIGHBOUR_COUNT,
+    other_account_count: int = OTHER_ACCOUNT_COUNT,
     has_statistics: bool = True,
 ) -> AsyncGenerator[PreparedClientServer]:
     """Create a server with accounts of these sizes. It is not started."""
@@ -239,7 +241,7 @@ async def create_client_server(
         else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as environment:
-        accounts = await create_accounts(environment, message_counts, neighbour_count)
+        accounts = await create_accounts(environment, message_counts, other_account_count)
         if has_statistics:
             await analyze(environment)
     yield PreparedClientServer(server, settings, accounts)
@@ -273,9 +275,9 @@ async def measure_client_documents(
 
 
 def main(
-    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
-    many: Annotated[list[int], typer.Option(help="Messages.")] = list(MESSAGE_COUNTS),  # noqa: B006
-    seconds: Annotated[float, typer.Option(help="Of each run.")] = 2.0,
+    store: Annotated[DatabaseKind, typer.Option(help="Database.")] = DatabaseKind.SQLITE,
+    many: Annotated[list[int], typer.Option(help="Messages per account.")] = list(MESSAGE_COUNTS),  # noqa: B006
+    seconds: Annotated[float, typer.Option(help="Duration of each run in seconds.")] = 2.0,
 ) -> None:
     """Print the figures."""
     uvloop.run(run_with_timeout(_measure_and_print(store, many, seconds), RUN_TIMEOUT))

@@ -58,14 +58,14 @@ MIN_SENDING = 5  # recipients whose results are the first commits that the stand
 UNREPLICATED_COUNT = 40  # messages that are delivered while the standby gets no commits
 LATER = "later.example"  # its server answers 451 to everything
 DEFERRED_INTERVAL = 20  # one of 20 messages goes to LATER
-SELECT_UNCONFIRMED = """SELECT recipient FROM deliveries
+SELECT_UNCONFIRMED = """SELECT recipient FROM queue_entries
   JOIN server_processes ON holder = server_processes.id
   WHERE pid = :pid AND final_dot_at IS NOT NULL AND state IN ('PENDING', 'DEFERRED')"""
 SELECT_PIDS = "SELECT pid FROM server_processes"
-COUNT_OPEN = f"""SELECT count(*) FROM deliveries
+COUNT_OPEN = f"""SELECT count(*) FROM queue_entries
   WHERE state IN ('PENDING', 'DEFERRED') AND (domain <> '{LATER}' OR lease IS NOT NULL)"""  # noqa: S608
 SELECT_DELIVERIES = (
-    "SELECT recipient, state, lease, holder, attempts, next_at, last_response FROM deliveries"
+    "SELECT recipient, state, lease, holder, attempts, next_at, last_response FROM queue_entries"
 )
 
 
@@ -160,7 +160,7 @@ class ServerGroup:
 
         started_at = asyncio.get_running_loop().time()
         await wait_until(
-            is_over, TAKEOVER_TIMEOUT, "nobody has taken over the leases of a dead server"
+            is_over, TAKEOVER_TIMEOUT, "no server has taken over the leases of a killed server"
         )
         return asyncio.get_running_loop().time() - started_at
 
@@ -171,7 +171,7 @@ class ServerGroup:
         async def has_arrived() -> bool:
             return self.receiver.received.total() >= expected_total
 
-        await wait_until(has_arrived, STEP_TIMEOUT, "no mail arrives", poll_interval=0.001)
+        await wait_until(has_arrived, STEP_TIMEOUT, "no message arrives", poll_interval=0.001)
 
     async def fail_over(self, store: ReplicatedStore) -> None:
         """Kill the primary after commits that the standby lacks, and promote the standby."""
@@ -337,7 +337,7 @@ async def run_cluster_soak(folder: Path, plan: SoakPlan) -> RecipientAccount:
         await group.drain()
         for process in list(group.running.values()):
             if (code := await stop_process(process)) != 0:
-                account.differences.append(f"a server ended with {code}")
+                account.differences.append(f"a server exited with {code}")
         group.running.clear()
         rows = {row.recipient: row for row in await group.select_rows(SELECT_DELIVERIES)}
         evidence = SoakEvidence(
@@ -351,7 +351,7 @@ async def run_cluster_soak(folder: Path, plan: SoakPlan) -> RecipientAccount:
         pids = [row.pid for row in await group.select_rows(SELECT_PIDS)]
         account.differences += [f"process {pid} is still registered" for pid in pids]
         account.lost_commits = group.lost if plan.failover else None
-        logs = [(one.data_folder / "server.log").read_text() for one in group.servers]
+        logs = [(server.data_folder / "server.log").read_text() for server in group.servers]
         account.warnings = count_warnings(logs)
     return account
 
@@ -374,15 +374,15 @@ async def _kill_in_turn(group: ServerGroup, plan: SoakPlan, account: RecipientAc
 
 
 def main(
-    servers: Annotated[int, typer.Option(min=2, help="How many servers.")] = 2,
-    kills: Annotated[int, typer.Option(min=0, help="How often one is killed.")] = 20,
+    servers: Annotated[int, typer.Option(min=2, help="Number of servers.")] = 2,
+    kills: Annotated[int, typer.Option(min=0, help="Number of kills.")] = 20,
     skew: Annotated[int, typer.Option(help="Seconds between the clocks of two servers.")] = 300,
     failover: Annotated[
-        bool, typer.Option(help="Kill the primary of the store; its standby lacks commits.")
+        bool, typer.Option(help="Kill the primary database, whose standby lacks commits.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="When they die.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the times of the kills.")] = 1,
 ) -> None:
-    """Kill servers in turn while mail leaves, and account for every recipient."""
+    """Kill servers in turn while they send mail, and account for every recipient."""
     console = Console(highlight=False, width=120)
     plan = SoakPlan([nth * skew for nth in range(servers)], kills, failover, seed=seed)
     accounts = list[RecipientAccount]()

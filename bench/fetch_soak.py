@@ -60,7 +60,7 @@ READ_COLUMNS = {
     "id",
     "subject",
     "blob_id",
-    "structure",
+    "mime_structure",
     "mailbox_id",
     *message_flags.SYSTEM_FLAGS,
     "keywords",
@@ -253,7 +253,7 @@ async def _run_server(
 
 
 def _count_fetched(server: MerganserServer) -> int:
-    return int(_select_value(server, "SELECT count(*) FROM connector_messages"))
+    return int(_select_value(server, "SELECT count(*) FROM fetched_messages"))
 
 
 def _is_connector_running(server: MerganserServer) -> bool:
@@ -271,15 +271,19 @@ def _select_value(server: MerganserServer, sql: str) -> Any:
 def _find_problems(result: FetchSoakResult, source: SoakSource, *, delete: bool) -> Iterator[str]:
     """Yield the problems of single rounds, and of the source at the end."""
     for number, fetch_round in enumerate(result.rounds, 1):
-        yield from (f"life {number}: {one} is neither there nor here" for one in fetch_round.lost)
-        yield from (f"life {number}: {one} is here twice" for one in fetch_round.duplicates)
+        yield from (
+            f"round {number}: {one} is neither at the source nor stored" for one in fetch_round.lost
+        )
+        yield from (
+            f"round {number}: {duplicate} is stored twice" for duplicate in fetch_round.duplicates
+        )
         if fetch_round.exit_code != (-9 if fetch_round.planned_kill else 0):
-            yield f"life {number}: the server ended with {fetch_round.exit_code}"
+            yield f"round {number}: the server exited with {fetch_round.exit_code}"
     remaining, subjects = source.remaining_subjects(), source.ledger.digests_by_subject.keys()
     if delete:
         yield from (f"{subject} is still at the source" for subject in remaining)
     else:
-        yield from (f"{subject} is gone at the source" for subject in subjects - remaining)
+        yield from (f"{subject} is missing at the source" for subject in subjects - remaining)
 
 
 async def read_copied_messages(folder: Path) -> list[CopiedMessage]:
@@ -292,7 +296,7 @@ async def read_copied_messages(folder: Path) -> list[CopiedMessage]:
         paths = {mailbox.id: mailbox.path for mailbox in mailboxes}
         rows = await environment.database.read(select(*select_columns(Message, READ_COLUMNS)))
         for start in range(0, len(rows), READ_BATCH_SIZE):
-            for message in await message_open.open_messages(
+            for message in await message_open.open_messages_and_log_damage(
                 environment, rows[start : start + READ_BATCH_SIZE]
             ):
                 row, digest = message.row, sha256()
@@ -310,16 +314,18 @@ def find_differences(received: set[CopiedMessage], copied: Sequence[CopiedMessag
     source_subjects = {message.subject for message in received}
     differences = [f"{subject} is missing" for subject in sorted(source_subjects - copies.keys())]
     differences += [
-        f"{subject} is here {count} times" for subject, count in copies.items() if count > 1
+        f"{subject} is stored {count} times" for subject, count in copies.items() if count > 1
     ]
-    differences += [f"{subject} never came" for subject in sorted(copies.keys() - source_subjects)]
+    differences += [
+        f"{subject} was not at the source" for subject in sorted(copies.keys() - source_subjects)
+    ]
     source_values = {subject: values for subject, *values in received}
     for subject, *values in copied:
         compared = zip(
-            ("folder", "flags", "bytes"), values, source_values.get(subject, values), strict=True
+            ("mailbox", "flags", "bytes"), values, source_values.get(subject, values), strict=True
         )
         differences += [
-            f"{subject} has other {name} here"
+            f"{subject} is stored with other {name}"
             for name, copied_value, source_value in compared
             if copied_value != source_value
         ]
@@ -327,10 +333,12 @@ def find_differences(received: set[CopiedMessage], copied: Sequence[CopiedMessag
 
 
 def main(
-    kills: Annotated[int, typer.Option(min=1, help="How often the server is killed.")] = 20,
-    seed: Annotated[int, typer.Option(help="Which messages, and when it dies.")] = 1,
+    kills: Annotated[int, typer.Option(min=1, help="Number of kills.")] = 20,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the messages and of the times of the kills.")
+    ] = 1,
 ) -> None:
-    """Kill the server in the middle of a copy, once with a source that keeps its mail, once not."""
+    """Kill the server while a connector fetches mail, with and without deletion at the source."""
     results = [_run_and_print(kills, seed, delete=delete) for delete in (False, True)]
     if not all(results):
         raise typer.Exit(1)
@@ -363,12 +371,12 @@ def _run_and_print(kills: int, seed: int, *, delete: bool) -> bool:
         planned = fetch_round.planned_kill
         end = f"{planned.fault_point}:{planned.count}" if planned else "SIGTERM"
         console.print(
-            f"{end:14} {fetch_round.copied_count:6} here, "
-            f"{fetch_round.remaining_count:6} at the source"
+            f"{end:14} {fetch_round.copied_count:6} fetched, "
+            f"{fetch_round.remaining_count:6} left at the source"
         )
     console.print(
-        f"{'What has come is deleted there' if delete else 'The source keeps its mail'}: "
-        f"{kills} deaths, {result.received_count} messages; "
+        f"Fetched messages are {'deleted' if delete else 'kept'} at the source: "
+        f"{kills} kills, {result.received_count} messages; "
         f"{len(result.differences)} differences."
     )
     for line in result.differences:

@@ -50,7 +50,9 @@ def find_exceeded_ratios(measured: Mapping[str, float], accepted: Mapping[str, f
     for name, ratio in measured.items():
         limit = accepted[name] * MAX_INCREASE
         if ratio > limit:
-            lines.append(f"{name}: {ratio:.2f} times the floor's CPU, at most {limit:.2f} allowed")
+            lines.append(
+                f"{name}: {ratio:.2f} times the baseline's CPU, at most {limit:.2f} allowed"
+            )
     return lines
 
 
@@ -103,9 +105,9 @@ async def _start_servers_and_measure() -> Ratios:
 
 
 def main(
-    keep: Annotated[bool, typer.Option("--keep", help="These are the ratios from now on.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Accept the measured ratios.")] = False,
 ) -> None:
-    """End with 1 if a request takes 30 % more CPU than is kept, or reads too much."""
+    """Exit with 1 if a request takes 30 % more CPU than accepted, or reads too many rows."""
     ratios: Ratios = {}
     costs: dict[str, dict[str, query_costs.QueryCost]] = {}
 
@@ -119,7 +121,7 @@ def main(
         ACCEPTED_RATIOS_FILE.write_bytes(orjson.dumps(rounded, option=orjson.OPT_INDENT_2) + b"\n")
     accepted = orjson.loads(ACCEPTED_RATIOS_FILE.read_bytes())
     for name, ratio in ratios.items():
-        typer.echo(f"{name}: {ratio:.2f} times the floor's CPU; {accepted[name]:.2f} is kept")
+        typer.echo(f"{name}: {ratio:.2f} times the baseline's CPU; {accepted[name]:.2f} accepted")
     lines = find_exceeded_ratios(ratios, accepted)
     for store, documents in costs.items():
         for name, cost in documents.items():

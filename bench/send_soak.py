@@ -42,8 +42,8 @@ from bench.servers.merganser_process import (
 from bench.servers.ports import HOST, free_port
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
 FAULT_POINTS = ("dot", "sent", "owed", "commit", "outside")
 MAX_PASSES = {"dot": 20, "sent": 20, "owed": 20, "commit": 60, "outside": 30}  # by fault point
@@ -54,12 +54,12 @@ ROUND_TIMEOUT, QUEUE_TIMEOUT = 120.0, 240.0  # seconds until the server dies, an
 RUN_TIMEOUT = 3600.0  # seconds
 QUEUED_BEFORE_STOP = 60  # messages
 SEND_MUTATION = """mutation ($input: MessageSendInput!) {
-  messageSend(input: $input) { submission { queueId } errors { message } } }"""
-COUNT_OPEN = """SELECT count(*) FROM deliveries
-  WHERE state IN ('PENDING', 'DEFERRED') OR success_owed IS NOT NULL"""
+  messageSend(input: $input) { submissions { queueId } errors { message } } }"""
+COUNT_OPEN = """SELECT count(*) FROM queue_entries
+  WHERE state IN ('PENDING', 'DEFERRED') OR pending_dsn_action IS NOT NULL"""
 SELECT_DSN_PREVIEWS = "SELECT preview FROM messages WHERE subject = 'Your message went on'"
 DSN_RECIPIENT = re.compile(r"n[0-9]+@d[0-9]\.example")
-SELECT_UNCONFIRMED = """SELECT recipient FROM deliveries
+SELECT_UNCONFIRMED = """SELECT recipient FROM queue_entries
   WHERE final_dot_at IS NOT NULL AND state IN ('PENDING', 'DEFERRED')"""
 
 
@@ -193,7 +193,7 @@ async def create_account(settings: Settings) -> str:
     """Create an account with an API key, and return the secret of the key."""
     async with open_environment(settings, migrate=True) as environment:
         user = await create_user(environment, READER_ADDRESS)
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("soak", user_id=user.id)
         )
         return secret
@@ -311,33 +311,37 @@ def _count_dsns(rows: Sequence[Any]) -> Counter[str]:
 def _count_logged_duplicates(server: MerganserServer) -> int:
     """Return the number of recipients that may have two copies by the log."""
     lines = (server.data_folder / "server.log").read_text().splitlines()
-    records = [orjson.loads(line) for line in lines if "mail may arrive twice" in line]
+    records = [orjson.loads(line) for line in lines if "Messages may be delivered twice" in line]
     return sum(record["recipients"] for record in records)
 
 
 def find_differences(result: SendSoakResult, recipients: SoakRecipients) -> list[str]:
     """Return the differences between the messages that were accepted and those that arrived."""
     accepted, received = recipients.accepted, result.received
-    differences = [f"{one} was answered and never came" for one in accepted if not received[one]]
-    differences += [f"{one} came, and was never sent" for one in received if one not in accepted]
+    differences = [
+        f"{one} was accepted and has not arrived" for one in accepted if not received[one]
+    ]
     differences += [
-        f"{recipient} came {copies} times, though no server was gone behind its end"
+        f"{one} arrived, and was not accepted" for one in received if one not in accepted
+    ]
+    differences += [
+        f"{recipient} received {copies} copies, though its result was recorded at each kill"
         for recipient, copies in received.items()
         if copies > 1 and recipient not in result.unconfirmed
     ]
     differences += [
-        f"{recipient} was reported {result.success_dsns[recipient]} times"
+        f"{recipient} was reported in DSNs {result.success_dsns[recipient]} times"
         for recipient in accepted | set(result.success_dsns)
         if result.success_dsns[recipient] != 1
     ]
     if result.duplicate_count > result.logged_count:
         differences.append(
-            f"{result.duplicate_count} came twice, and {result.logged_count} were counted"
+            f"{result.duplicate_count} messages arrived twice, {result.logged_count} are in the log"
         )
     differences += [
-        f"{one.planned_end}: the server ended with {one.exit_code}"
-        for one in result.rounds
-        if one.exit_code != (0 if one.planned_end == "SIGTERM" else -signal.SIGKILL)
+        f"{soak_round.planned_end}: the server exited with {soak_round.exit_code}"
+        for soak_round in result.rounds
+        if soak_round.exit_code != (0 if soak_round.planned_end == "SIGTERM" else -signal.SIGKILL)
     ]
     return differences
 
@@ -417,10 +421,10 @@ async def _wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 def main(
-    kills: Annotated[int, typer.Option(min=0, help="How often the server is killed.")] = 30,
-    seed: Annotated[int, typer.Option(help="When it dies.")] = 1,
+    kills: Annotated[int, typer.Option(min=0, help="Number of kills.")] = 30,
+    seed: Annotated[int, typer.Option(help="Seed of the times of the kills.")] = 1,
 ) -> None:
-    """Kill the server under load, then stop one of two for longer than its leases last."""
+    """Kill the server under load, then suspend one of two for longer than its leases last."""
     console, results = Console(highlight=False, width=120), list[tuple[str, SendSoakResult]]()
     plan = plan_kills(kills, seed)
 
@@ -436,20 +440,20 @@ def main(
                 result = await run_send_soak(
                     Path(folder) / "killed", plan, report_round=lambda: bar.advance(task)
                 )
-                results.append((f"{kills} deaths", result))
+                results.append((f"{kills} kills", result))
             result = await run_stopped_server_soak(Path(folder) / "stopped")
-            results.append(("one stopped", result))
+            results.append(("one server suspended", result))
 
     uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
     for name, result in results:
         console.print(
             f"{name}: {result.accepted_count} messages, {len(result.received)} arrived, "
-            f"{result.duplicate_count} of them once more, of {len(result.unconfirmed)} that could "
-            f"and {result.logged_count} that were counted; {result.success_dsns.total()} reports "
-            f"of success; {len(result.differences)} differences."
+            f"{result.duplicate_count} of them as duplicates; {len(result.unconfirmed)} had no "
+            f"recorded result, {result.logged_count} of these are in the log; "
+            f"{result.success_dsns.total()} DSNs of success; {len(result.differences)} differences."
         )
         range_text = _format_range(result.unconfirmed_seconds)
-        console.print(f"  Before the end, an answer was unwritten for {range_text}.")
+        console.print(f"  At the kills, a result was not recorded for {range_text}.")
         for line in result.differences:
             console.print(f"  {line}", markup=False)
     if any(result.differences for _, result in results):

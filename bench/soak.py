@@ -92,11 +92,12 @@ async def run_crash_soak(
 def _problems_of_round(number: int, crash_round: CrashRound) -> list[str]:
     inspection = crash_round.inspection
     problems = [
-        f"round {number}: {subject} was answered 250 and is lost" for subject in inspection.lost
+        f"round {number}: {subject} was accepted with 250 and is lost"
+        for subject in inspection.lost
     ]
     problems += [f"round {number}: {subject} is stored twice" for subject in inspection.duplicates]
     if not crash_round.ended_as_planned:
-        problems.append(f"round {number}: the server ended with {crash_round.exit_code}")
+        problems.append(f"round {number}: the server exited with {crash_round.exit_code}")
     return problems
 
 
@@ -106,20 +107,20 @@ async def find_differences(folder: Path, ledger: DeliveryLedger) -> list[str]:
         stored = await _stored_digests(environment)
     copies = Counter(subject for subject, _ in stored)
     differences = [
-        f"{subject} has never been answered"
+        f"{subject} has never got a reply"
         for subject in ledger.digests_by_subject.keys() - ledger.accepted
     ]
     differences += [
-        f"{subject} was answered 250 and is not there" for subject in ledger.accepted - copies
+        f"{subject} was accepted with 250 and is not stored" for subject in ledger.accepted - copies
     ]
     differences += [
-        f"{subject} is there {count} times" for subject, count in copies.items() if count > 1
+        f"{subject} is stored {count} times" for subject, count in copies.items() if count > 1
     ]
     differences += [
         f"{subject} was never sent" for subject in copies.keys() - ledger.digests_by_subject.keys()
     ]
     differences += [
-        f"{subject} has other bytes than were sent"
+        f"{subject} is stored with other bytes than were sent"
         for subject, digest in stored
         if ledger.digests_by_subject.get(subject, digest) != digest
     ]
@@ -128,11 +129,11 @@ async def find_differences(folder: Path, ledger: DeliveryLedger) -> list[str]:
 
 async def _stored_digests(environment: Environment) -> list[tuple[str, str]]:
     """Return the subject of each message and the SHA-256 of the bytes that were sent."""
-    statement = select(*select_columns(Message, {"id", "subject", "blob_id", "structure"}))
+    statement = select(*select_columns(Message, {"id", "subject", "blob_id", "mime_structure"}))
     rows = await environment.database.read(statement.order_by(col(Message.id)))
     stored = []
     for start in range(0, len(rows), READ_BATCH_SIZE):
-        for message in await message_open.open_messages(
+        for message in await message_open.open_messages_and_log_damage(
             environment, rows[start : start + READ_BATCH_SIZE]
         ):
             raw = b"".join([chunk async for chunk in message.stream_raw()])
@@ -142,16 +143,19 @@ async def _stored_digests(environment: Environment) -> list[tuple[str, str]]:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=0, help="How often the server is killed.")] = 20,
+    rounds: Annotated[int, typer.Option(min=0, help="Number of kills during deliveries.")] = 20,
     sent: Annotated[
-        int, typer.Option(min=0, help="How often it is killed while it forwards and answers.")
+        int, typer.Option(min=0, help="Number of kills while it forwards and replies.")
     ] = 50,
-    seed: Annotated[int, typer.Option(help="Which letters, and when it dies.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the messages and of the times of the kills.")
+    ] = 1,
     changes: Annotated[
-        int, typer.Option(min=0, help="Changes that are followed, on all stores together.")
+        int,
+        typer.Option(min=0, help="Number of changes that are compared, on all databases together."),
     ] = 100_000,
 ) -> None:
-    """Kill the server under load; ends with 1 where mail or events are lost, doubled or damaged."""
+    """Kill the server under load. Exit with 1 if mail or events are lost, duplicated or damaged."""
     is_successful = _soak_deliveries(rounds, seed) if rounds else True
     is_successful = (_soak_forwards(sent, seed) if sent else True) and is_successful
     is_successful = (
@@ -175,10 +179,9 @@ def _soak_forwards(rounds: int, seed: int) -> bool:
     )
     console = Console(highlight=False, width=120)
     console.print(
-        f"{len(result.rounds) - 1} deaths, {len(result.ledger.accepted)} letters answered 250, "
-        f"{result.received.total()} messages sent on and answered, {result.duplicate_count} of "
-        "them once "
-        f"more, where {len(result.unconfirmed)} were behind their dot when the server died; "
+        f"{len(result.rounds) - 1} kills, {len(result.ledger.accepted)} messages accepted with "
+        f"250, {result.received.total()} forwards and replies sent, {result.duplicate_count} of "
+        f"them duplicates; {len(result.unconfirmed)} had no recorded result at a kill; "
         f"{len(result.differences)} differences."
     )
     for line in result.differences:
@@ -210,7 +213,7 @@ def _run_in_temporary_folder(
 
 def _print_result(result: CrashSoakResult) -> None:
     console, table = Console(highlight=False, width=120), Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("round", "death", "answered 250", "open at start", "… stored", "orphans"):
+    for name in ("round", "kill", "accepted with 250", "without reply", "… stored", "orphans"):
         table.add_column(name, justify="right")
     for number, crash_round in enumerate(result.rounds, 1):
         planned, inspection = crash_round.planned_kill, crash_round.inspection
@@ -227,8 +230,8 @@ def _print_result(result: CrashSoakResult) -> None:
     ledger = result.ledger
     resent_count = sum(attempts > 1 for attempts in ledger.attempts.values())
     console.print(
-        f"{len(ledger.digests_by_subject)} letters sent, {resent_count} of them more than once, "
-        f"{len(ledger.accepted)} answered 250; {len(result.differences)} differences."
+        f"{len(ledger.digests_by_subject)} messages sent, {resent_count} of them more than once, "
+        f"{len(ledger.accepted)} accepted with 250; {len(result.differences)} differences."
     )
     for line in result.differences:
         console.print(f"  {line}", markup=False)

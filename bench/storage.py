@@ -86,18 +86,18 @@ def report_rows(figures: StorageFigures) -> list[tuple[str, str]]:
 
     return [
         ("messages", f"{figures.message_count:,}"),
-        ("raw", f"{figures.raw_bytes:,} bytes"),
-        ("pieces", f"{figures.blob_count:,}, needed {figures.reference_count:,} times"),
-        ("taken apart and decoded", share(figures.unshared_bytes, figures.raw_bytes)),
-        ("each piece once", share(figures.plain_bytes, figures.raw_bytes)),
+        ("raw messages", f"{figures.raw_bytes:,} bytes"),
+        ("blobs", f"{figures.blob_count:,}, with {figures.reference_count:,} references"),
+        ("split and decoded", share(figures.unshared_bytes, figures.raw_bytes)),
+        ("each blob once", share(figures.plain_bytes, figures.raw_bytes)),
         ("compressed", share(figures.stored_bytes, figures.raw_bytes)),
         (
             "of that in rows",
-            f"{figures.inline_bytes:,} bytes, {figures.blob_count - figures.object_count:,} pieces",
+            f"{figures.inline_bytes:,} bytes, {figures.blob_count - figures.object_count:,} blobs",
         ),
         (
             "of that in files",
-            f"{figures.object_bytes:,} bytes, {figures.object_count:,} pieces",
+            f"{figures.object_bytes:,} bytes, {figures.object_count:,} blobs",
         ),
         ("database with its indexes", f"{figures.database_bytes:,} bytes"),
     ]
@@ -109,9 +109,9 @@ async def _measure_configured_database() -> StorageFigures:
 
 
 def main() -> None:
-    """Print the figures of the store that the settings name, as a Markdown table."""
+    """Print the figures of the configured database, as a Markdown table."""
     figures = asyncio.run(_measure_configured_database())
-    typer.echo("| what | how much |\n|---|---|")
+    typer.echo("| measure | size |\n|---|---|")
     for name, figure in report_rows(figures):
         typer.echo(f"| {name} | {figure} |")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -11,23 +11,40 @@ from graph.addresses import mutations as address_mutations
 from graph.addresses import types as address_types
 from graph.admin import audit_log, key_values, legal_holds, tasks
 from graph.admin import settings as admin_settings
-from graph.auth import app_passwords, second_factors, security_log, session_mutations
-from graph.auth import types as auth_types
+from graph.auth import (
+    app_passwords,
+    second_factor_mutations,
+    security_log,
+)
+from graph.auth import mutations as auth_mutations
+from graph.auth import queries as auth_queries
 from graph.autoreply import mutations as autoreply_mutations
+from graph.blobs import mutations as blob_mutations
+from graph.blobs import types as blob_types
+from graph.cache import mutations as cache_mutations
+from graph.cache import types as cache_types
 from graph.certificates import types as certificate_types
 from graph.changes import queries as change_queries
 from graph.changes import types as change_types
+from graph.cluster import mutations as cluster_mutations
+from graph.cluster import queries as cluster_queries
 from graph.connectors import mail_import_mutations
 from graph.connectors import mutations as connector_mutations
+from graph.connectors import run_mutations as connector_run_mutations
 from graph.connectors import types as connector_types
 from graph.domains import dkim_keys
 from graph.domains import mutations as domain_mutations
-from graph.domains import types as domain_types
+from graph.domains import queries as domain_queries
 from graph.execution.operation_execution import ExecutableSchema
 from graph.execution.strawberry_definitions import strawberry_definition
 from graph.files import types as file_types
 from graph.filters import sieve_import_mutations, sieve_script_mutations, sieve_scripts
 from graph.filters import types as filter_types
+from graph.health import mutations as health_mutations
+from graph.health import queries as health_queries
+from graph.identity_providers import mutations as identity_provider_mutations
+from graph.logs import queries as log_queries
+from graph.logs import types as log_types
 from graph.mailboxes import (
     annotation_mutations,
     counters,
@@ -47,20 +64,31 @@ from graph.messages import (
 from graph.messages import mutations as message_mutations
 from graph.messages import trace as message_trace
 from graph.messages import types as message_types
+from graph.metrics import mutations as metric_mutations
+from graph.metrics import queries as metric_queries
 from graph.notifications import live_notifications, push_channels, webhooks
+from graph.oauth import mutations as oauth_mutations
+from graph.oauth import types as oauth_types
 from graph.queue import rate_limits
 from graph.queue import types as queue_types
+from graph.resources import mutations as resource_mutations
+from graph.resources import queries as resource_queries
 from graph.routing import mutations as routing_mutations
 from graph.routing import route_test_mutations
 from graph.routing import types as routing_types
 from graph.search import index, saved_searches
 from graph.search import queries as search_queries
+from graph.sessions import mutations as session_mutations
+from graph.sessions import types as session_types
 from graph.spam import quarantine, quarantine_mutations, sender_rules
 from graph.submission import compose_requests, draft_mutations, forward_mutations, identities
+from graph.submission import mutations as submission_mutations
 from graph.submission import types as submission_types
+from graph.throttling import mutations as throttling_mutations
+from graph.throttling import types as throttling_types
 from graph.transfer import types as transfer_types
 from graph.types import errors as types_errors
-from graph.types.argument_descriptions import (
+from graph.types.descriptions.argument_descriptions import (
     set_directive_argument_descriptions,
     set_missing_descriptions,
 )
@@ -82,13 +110,16 @@ Query = merge_types(
     "Query",
     (
         nodes.NodeQuery,
-        auth_types.AuthQuery,
+        auth_queries.AuthQuery,
         security_log.AuthLogQuery,
+        session_types.SessionQuery,
+        cache_types.CacheQuery,
         audit_log.AuditLogQuery,
+        log_queries.LogQuery,
         legal_holds.LegalHoldQuery,
         user_queries.UserQuery,
         deleted_users.UserDeleteQuery,
-        domain_types.DomainQuery,
+        domain_queries.DomainQuery,
         address_types.AddressQuery,
         trace.AddressTraceQuery,
         message_trace.MessageTraceQuery,
@@ -115,15 +146,22 @@ Query = merge_types(
         queue_types.QueueQuery,
         connector_types.ConnectorQuery,
         dkim_keys.DkimQuery,
+        resource_queries.ResourceQuery,
+        oauth_types.OauthQuery,
         routing_types.RoutingQuery,
         certificate_types.CertificateQuery,
+        blob_types.BlobQuery,
+        throttling_types.ThrottlingQuery,
+        metric_queries.MetricQuery,
+        health_queries.HealthQuery,
+        cluster_queries.ClusterQuery,
     ),
 )
 Mutation = merge_types(
     "Mutation",
     (
-        auth_types.AuthMutation,
-        second_factors.TwoFactorMutation,
+        auth_mutations.AuthMutation,
+        second_factor_mutations.TwoFactorMutation,
         app_passwords.AppPasswordMutation,
         deleted_users.UserDeleteMutation,
         quota_mutations.UserQuotaMutation,
@@ -131,6 +169,8 @@ Mutation = merge_types(
         user_preferences_reset_mutations.UserPreferencesResetMutation,
         user_usage_reset_mutations.UserUsageResetMutation,
         rate_limits.RateLimitMutation,
+        throttling_mutations.ThrottlingMutation,
+        cluster_mutations.ClusterMutation,
         create_mutations.UserCreateMutation,
         user_update_mutations.UserUpdateMutation,
         domain_mutations.DomainMutation,
@@ -156,7 +196,9 @@ Mutation = merge_types(
         transfer_types.ExportMutation,
         file_types.FileMutation,
         session_mutations.SessionMutation,
-        submission_types.SubmissionMutation,
+        health_mutations.HealthMutation,
+        cache_mutations.CacheMutation,
+        submission_mutations.SubmissionMutation,
         compose_requests.ComposeMutation,
         tasks.TaskMutation,
         admin_settings.SettingMutation,
@@ -172,11 +214,16 @@ Mutation = merge_types(
         quarantine_mutations.QuarantineMutation,
         queue_types.QueueMutation,
         connector_mutations.ConnectorEditMutation,
-        connector_types.ConnectorMutation,
+        connector_run_mutations.ConnectorRunMutation,
         certificate_types.CertificateMutation,
+        blob_mutations.BlobMutation,
         mail_import_mutations.MailImportMutation,
         dkim_keys.DkimMutation,
+        resource_mutations.ResourceMutation,
+        oauth_mutations.OauthMutation,
+        identity_provider_mutations.IdentityProviderMutation,
         routing_mutations.RoutingMutation,
+        metric_mutations.MetricMutation,
         route_test_mutations.RouteTestMutation,
     ),
 )
@@ -184,6 +231,9 @@ Subscription = merge_types(
     "Subscription",
     (
         change_queries.ChangeSubscription,
+        log_queries.LogSubscription,
+        metric_queries.MetricSubscription,
+        health_queries.HealthSubscription,
         counters.CounterSubscription,
         submission_types.SubmissionSubscription,
         compose_requests.ComposeSubscription,
@@ -191,12 +241,13 @@ Subscription = merge_types(
         tasks.TaskSubscription,
         saved_searches.SavedSearchSubscription,
         live_notifications.NotificationSubscription,
-        connector_types.ConnectorSubscription,
+        connector_run_mutations.ConnectorSubscription,
     ),
 )
 ADDITIONAL_TYPES = [  # types that are only reached through interfaces
     *types_errors.MutationError.types_by_error.values(),
     *nodes.NODE_TYPES.values(),
+    *log_types.LOG_ENTRY_TYPES,
     change_types.AccountChange,
     change_types.LimitChange,
     change_types.MailboxChange,
@@ -206,7 +257,7 @@ ADDITIONAL_TYPES = [  # types that are only reached through interfaces
 ]
 
 
-def _describe_and_restore_enum_values(schema: ExecutableSchema) -> ExecutableSchema:
+def _set_descriptions_and_restore_enums(schema: ExecutableSchema) -> ExecutableSchema:
     """Set missing descriptions and restore enum members as enum values.
 
     Sorting a schema replaces the members by text.
@@ -223,7 +274,7 @@ def _describe_and_restore_enum_values(schema: ExecutableSchema) -> ExecutableSch
     return schema
 
 
-schema = _describe_and_restore_enum_values(
+schema = _set_descriptions_and_restore_enums(
     ExecutableSchema(
         query=Query,
         mutation=Mutation,

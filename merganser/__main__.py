@@ -28,17 +28,17 @@ def main() -> int:
         return _print_error(command_error.message, command_error.exit_code)
     except RequestError as refusal:
         return _print_error(
-            "; ".join(map(_message_with_field_path, refusal.all_errors)), EXIT_FAILURE
+            " ".join(map(_message_with_field_path, refusal.all_errors)), EXIT_FAILURE
         )
     except typer.TyperException as usage_error:
         return _print_error(usage_error.format_message().strip().rstrip("."), usage_error.exit_code)
     except typer.Abort:
-        return _print_error("given up", EXIT_FAILURE)
+        return _print_error("Aborted.", EXIT_FAILURE)
     except Exception as problem:  # noqa: BLE001 - the process ends here, so the error must be reported
         # SQLAlchemy is slow to import, and commands such as `--help` do not need it
         from merganser import unexpected_errors  # noqa: PLC0415
 
-        return _print_error(unexpected_errors.describe_and_log(problem), EXIT_FAILURE)
+        return _print_error(unexpected_errors.describe_error_and_log_if_bug(problem), EXIT_FAILURE)
     return exit_code if isinstance(exit_code, int) else 0
 
 

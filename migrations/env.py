@@ -23,6 +23,7 @@ import models.auth.second_factors
 import models.auth.security_log
 import models.autoreply
 import models.certificates
+import models.cluster.nodes
 import models.connectors
 import models.domains.dkim_keys
 import models.domains.tables
@@ -31,13 +32,16 @@ import models.events.journal
 import models.files.blobs
 import models.filters.sieve_scripts
 import models.filters.tables
+import models.identity_providers
 import models.mailboxes.tables
 import models.messages.labels
 import models.messages.tables
 import models.notifications.push_channels
 import models.notifications.webhooks
+import models.oauth.tables
 import models.queue.rate_limits
 import models.queue.tables
+import models.resources.tables
 import models.routing.mta_sts
 import models.routing.tables
 import models.runtime.idempotency
@@ -50,6 +54,7 @@ import models.store.facts
 import models.submission.compose_requests
 import models.submission.identities
 import models.submission.tables
+import models.throttling.tables
 import models.users.tables  # noqa: F401  each table must be known to the metadata
 from models.store.database import Database
 

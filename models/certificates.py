@@ -1,5 +1,7 @@
 """Tables of TLS certificates of this server, and of their renewal by ACME (RFC 8555)."""
 
+from enum import StrEnum
+
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
@@ -9,10 +11,24 @@ from models.store.columns import (
     OptionalTimestamp,
     RowWithId,
     Timestamp,
+    enum_column,
     foreign_key,
     json_column,
     lease_index,
 )
+
+
+class AcmeState(StrEnum):
+    """How far the order of a certificate is (RFC 8555)."""
+
+    TERMS_NOT_AGREED = "TERMS_NOT_AGREED"  # nothing is ordered until the operator agrees
+    WAITING = "WAITING"
+    ORDERING = "ORDERING"
+    VALIDATING = "VALIDATING"  # the authority checks the challenges
+    ISSUING = "ISSUING"
+    VALID = "VALID"
+    FAILED = "FAILED"
+    REVOKED = "REVOKED"  # only until the certificate is deleted or renewed
 
 
 class Certificate(RowWithId, table=True):
@@ -42,7 +58,8 @@ class Certificate(RowWithId, table=True):
     )  # names besides server_name for ACME, in ASCII, lower case
     acme_directory: str | None = None  # of the issuer; None: the certificate was uploaded
     acme_renew_at: OptionalTimestamp = None  # start of the renewal; None: at the next step
-    acme_state: str | None = None  # last step or error
+    acme_state: AcmeState | None = enum_column(AcmeState, default=None, nullable=True)
+    acme_error: str | None = None  # text of the last failure; None: no failure since a success
     acme_next_at: OptionalTimestamp = Field(
         default=None, index=True
     )  # next step: a check, or an order

@@ -94,7 +94,7 @@ class Connector(UserOwnedRow, table=True):
     remote_timeout: Int64 = 600
     local_timeout: Int64 = 600
     custom_options: list[dict[str, Any]] = json_column(list)
-    bringing: dict[str, Any] | None = json_column()  # what a single import includes
+    import_options: dict[str, Any] | None = json_column()  # what a single import includes
     spam_check: bool = True
     virus_check: bool = True
     apply_filters: bool = False
@@ -109,7 +109,7 @@ class Connector(UserOwnedRow, table=True):
     holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
     created_at: Timestamp
     updated_at: OptionalTimestamp = None
-    once: bool = False  # a single import: hidden, and deleted with its run
+    is_one_time: bool = False  # a single import: hidden, and deleted with its run
 
 
 class ConnectorRun(UserOwnedRow, table=True):
@@ -141,7 +141,7 @@ class ConnectorRun(UserOwnedRow, table=True):
 class RemoteMailbox(RowWithId, table=True):
     """A mailbox on the other server, and the changes of it that were fetched."""
 
-    __tablename__ = "connector_folders"
+    __tablename__ = "remote_mailboxes"
     __table_args__ = (Index("connector_folders_by_name", "connector_id", "name", unique=True),)
 
     connector_id: int = foreign_key("connectors.id", index=False)
@@ -153,17 +153,19 @@ class RemoteMailbox(RowWithId, table=True):
 class FetchedMessage(SQLModel, table=True):
     """A message that was fetched, and the message it is stored as."""
 
-    __tablename__ = "connector_messages"
+    __tablename__ = "fetched_messages"
     __table_args__ = (
         Index("connector_messages_by_digest", "folder_id", "digest"),
         Index("connector_messages_of_message", "message_id"),
     )
 
-    folder_id: int = foreign_key("connector_folders.id", primary_key=True, index=False)
-    mark: str = Field(primary_key=True, sa_type=BYTEWISE_TEXT)  # UID of IMAP, UIDL of POP3
+    folder_id: int = foreign_key("remote_mailboxes.id", primary_key=True, index=False)
+    remote_id: str = Field(primary_key=True, sa_type=BYTEWISE_TEXT)  # UID of IMAP, UIDL of POP3
     digest: str  # SHA-256 of the whole message, hex
     message_id: int | None = Field(default=None, sa_type=BIG_INTEGER)  # it may be deleted
     flags: str = ""  # as they were last at the source
     fetched_at: Timestamp
     removed: bool = False  # deleted at the source
-    safe: bool = True  # it is or was stored here: refused messages are not deleted at the source
+    may_delete_source: bool = (
+        True  # it is or was stored here: refused messages are not deleted at the source
+    )

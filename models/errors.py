@@ -16,7 +16,7 @@
   - ServiceUnavailable     a component does not answer, or the transaction was rolled back
 """
 
-from collections.abc import Container, Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence, Sized
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
@@ -101,7 +101,7 @@ class MultipleErrors(RequestError):
     code = ErrorCode.VALIDATION
 
     def __init__(self, errors: Sequence[RequestError]) -> None:
-        super().__init__("; ".join(refusal.message for refusal in errors))
+        super().__init__(" ".join(refusal.message for refusal in errors))
         self.errors = list(errors)
 
     @property
@@ -138,9 +138,9 @@ class ErrorCollector:
 
     def raise_collected(self) -> None:
         """Raise the collected error, or MultipleErrors in the order of the fields."""
-        found = sorted(self._errors_by_path.values(), key=_sort_key)
-        if found:
-            raise found[0] if len(found) == 1 else MultipleErrors(found)
+        errors = sorted(self._errors_by_path.values(), key=_sort_key)
+        if errors:
+            raise errors[0] if len(errors) == 1 else MultipleErrors(errors)
 
 
 def _sort_key(error: RequestError) -> list[str]:
@@ -149,25 +149,46 @@ def _sort_key(error: RequestError) -> list[str]:
 
 
 class NotFound(RequestError):
-    """No such object, or none that the viewer can see: the two must look the same."""
+    """No such object, or none that the viewer can see: the two must look the same.
+
+    `noun` is the type of the object for people. Without it, `graph/types/error_references.py`
+    takes the type from the input.
+    """
 
     code = ErrorCode.NOT_FOUND
 
     def __init__(
-        self, ref: str, *, path: Sequence[str] = ("id",), index: int | None = None
+        self,
+        ref: str,
+        *,
+        path: Sequence[str] = ("id",),
+        index: int | None = None,
+        noun: str = "Object",
     ) -> None:
-        named = bool(ref) and not ref.isdecimal()  # a row key says nothing to users
-        super().__init__(f"{ref} not found" if named else "not found", path=path, index=index)
+        super().__init__(not_found_text_without_numeric_ref(noun, ref), path=path, index=index)
         self.ref = ref
+
+
+def not_found_text_without_numeric_ref(noun: str, ref: str) -> str:
+    """Return the message for an object that was not found, with its reference unless it is a key.
+
+    A row key says nothing to users.
+    """
+    return f"{noun} not found: {ref}." if ref and not ref.isdecimal() else f"{noun} not found."
 
 
 class Forbidden(RequestError):
     """The credential lacks `requires`; if that is None, no credential allows this."""
 
     def __init__(
-        self, message: str, *, requires: str | None = None, path: Sequence[str] = ()
+        self,
+        message: str,
+        *,
+        requires: str | None = None,
+        path: Sequence[str] = (),
+        index: int | None = None,
     ) -> None:
-        super().__init__(message, path=path)
+        super().__init__(message, path=path, index=index)
         self.code = ErrorCode.FORBIDDEN if requires else ErrorCode.FORBIDDEN_OPERATION
         self.requires = requires
 
@@ -184,7 +205,9 @@ class StaleObject(RequestError):
     code = ErrorCode.STALE
 
     def __init__(self, *, current_modseq: int, path: Sequence[str] = ()) -> None:
-        super().__init__("changed meanwhile", path=path)
+        super().__init__(
+            "The object changed after you read it: read it again, then retry.", path=path
+        )
         self.current_modseq = current_modseq
 
 
@@ -195,7 +218,7 @@ class AuthenticationFailed(RequestError):
 
     def __init__(
         self,
-        message: str = "user name or password is wrong",
+        message: str = "The user name or password is wrong.",
         *,
         required_two_factor_methods: Sequence[str] = (),
     ) -> None:
@@ -211,7 +234,7 @@ class Unauthenticated(RequestError):
     code = ErrorCode.AUTHENTICATION_FAILED
 
     def __init__(self) -> None:
-        super().__init__("sign in first: no valid credential was sent")
+        super().__init__("Sign in first: the request has no valid credential.")
 
 
 class LimitReached(RequestError):
@@ -219,13 +242,21 @@ class LimitReached(RequestError):
 
     code = ErrorCode.LIMIT_REACHED
 
-    def __init__(self, message: str, *, limit: int, used: int, path: Sequence[str] = ()) -> None:
-        super().__init__(message, path=path)
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: int,
+        used: int,
+        path: Sequence[str] = (),
+        index: int | None = None,
+    ) -> None:
+        super().__init__(message, path=path, index=index)
         self.limit = limit
         self.used = used
 
 
-def check_limit(used: int, limit: int, message: str, *, path: Sequence[str]) -> None:
+def require_within_limit(used: int, limit: int, message: str, *, path: Sequence[str]) -> None:
     """Raise LimitReached if `used` is above `limit`, which comes from a setting."""
     if used > limit:
         raise LimitReached(message, limit=limit, used=used, path=path)
@@ -237,7 +268,7 @@ def check_count_from_one_to_limit(
     """Raise InvalidInput if `count` is 0, or LimitReached if it is above `limit`."""
     if not count:
         raise InvalidInput(message, constraint=ValidationConstraint.MIN, path=path)
-    check_limit(count, limit, message, path=path)
+    require_within_limit(count, limit, message, path=path)
 
 
 class OverQuota(RequestError):
@@ -246,7 +277,7 @@ class OverQuota(RequestError):
     code = ErrorCode.QUOTA_EXCEEDED
 
     def __init__(self, message: str = "", *, used: int = 0, limit: int = 0) -> None:
-        super().__init__(message or f"{used} of {limit} bytes are in use")
+        super().__init__(message or f"The account is full: {used} of {limit} bytes are used.")
         self.used = used
         self.limit = limit
 
@@ -262,13 +293,15 @@ class RateLimited(RequestError):
 
 
 class InUse(RequestError):
-    """Open sessions prevent the change."""
+    """Open sessions or running tasks prevent the change."""
 
     code = ErrorCode.IN_USE
 
-    def __init__(self, message: str, *, sessions: int, path: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, *, sessions: int, tasks: int = 0, path: Sequence[str] = ()
+    ) -> None:
         super().__init__(message, path=path)
-        self.sessions = sessions
+        self.sessions, self.tasks = sessions, tasks
 
 
 class ScriptError(RequestError):
@@ -339,8 +372,20 @@ def require_all_found(
             raise NotFound(str(key), path=path, index=index)
 
 
-def require_found(value: Value | None, ref: str = "", *, path: Sequence[str] = ("id",)) -> Value:
+def require_at_least_one_reference(ids: Sized, *, path: Sequence[str] = ("ids",)) -> None:
+    """Raise InvalidInput if no reference is given."""
+    if not ids:
+        raise InvalidInput(
+            "At least one reference is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=path,
+        )
+
+
+def require_found(
+    value: Value | None, ref: str = "", *, path: Sequence[str] = ("id",), noun: str = "Object"
+) -> Value:
     """Return the value. Raises NotFound if it is None."""
     if value is None:
-        raise NotFound(ref, path=path)
+        raise NotFound(ref, path=path, noun=noun)
     return value

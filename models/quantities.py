@@ -22,10 +22,10 @@ def parse_integer(value: object) -> int:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < INTEGER_LIMIT:
         return value
-    raise ValueError("not a whole number below 2^53")
+    raise ValueError("Must be an integer below 2^53.")
 
 
-def parse_size(value: object) -> int:
+def parse_byte_count(value: object) -> int:
     """Convert a number of bytes, or text such as "3 GiB". Raises ValueError for anything else."""
     if isinstance(value, str) and (match := SIZE_PATTERN.fullmatch(value.strip())):
         number, unit = match.groups()
@@ -33,23 +33,25 @@ def parse_size(value: object) -> int:
         value = int(float(number) * base ** (UNIT_EXPONENTS[unit[0].lower()] if unit else 0))
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < INTEGER_LIMIT:
         return value
-    raise ValueError('not a size: give bytes, or text such as "3 GiB"')
+    raise ValueError('Must be a size: bytes, or text such as "3 GiB".')
 
 
-def parse_duration(text: object) -> timedelta:
+def parse_iso_duration(text: object) -> timedelta:
     """Convert an ISO 8601 duration. A year has 365 days, a month 30.
 
     Raises ValueError if the text is no duration.
     """
     match = DURATION_PATTERN.fullmatch(text) if isinstance(text, str) else None
-    given = {name: value for name, value in (match.groupdict() if match else {}).items() if value}
-    if not given or str(text).endswith("T"):
-        raise ValueError("not an ISO 8601 duration such as P30D or PT20M")
-    days = sum(int(given.pop(name, 0)) * length for name, length in DAYS_PER_UNIT.items())
-    return timedelta(days=days, **{name: float(value) for name, value in given.items()})
+    values_by_name = {
+        name: value for name, value in (match.groupdict() if match else {}).items() if value
+    }
+    if not values_by_name or str(text).endswith("T"):
+        raise ValueError("Must be an ISO 8601 duration such as P30D or PT20M.")
+    days = sum(int(values_by_name.pop(name, 0)) * length for name, length in DAYS_PER_UNIT.items())
+    return timedelta(days=days, **{name: float(value) for name, value in values_by_name.items()})
 
 
-def format_duration(value: timedelta) -> str:
+def format_iso_duration(value: timedelta) -> str:
     """Format a duration as ISO 8601, in days and seconds."""
     days, seconds = value.days, value.seconds + value.microseconds / 1_000_000
     text = f"P{days}D" if days else "P"

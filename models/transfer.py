@@ -37,7 +37,7 @@ class Export(UserOwnedRow, table=True):
 class ExportPart(RowWithId, table=True):
     """The next bytes of an export: first the messages, then the directory."""
 
-    __tablename__ = "export_pieces"
+    __tablename__ = "export_parts"
     __table_args__ = (
         Index("export_pieces_in_order", "export_id", "part", "position", unique=True),
     )

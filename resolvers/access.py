@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import NormalizedAddress
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden
 from models.mailboxes.shares import MailboxShare, ShareRight, has_right
 from models.mailboxes.tables import Mailbox
@@ -25,7 +25,7 @@ from resolvers.context import Context
 OwnedTable = type[UserOwnedRow] | type[OptionallyOwnedRow]
 
 
-def is_visible(ctx: Context, table: OwnedTable) -> ColumnElement[bool]:
+def is_own_or_shared(ctx: Context, table: OwnedTable) -> ColumnElement[bool]:
     """The WHERE clause for rows of `table`: the viewer's own, and those in shared mailboxes."""
     is_own = col(table.user_id) == ctx.viewer.user_id
     return (
@@ -86,10 +86,10 @@ def is_visible_or_managed(ctx: Context, table: OwnedTable) -> ColumnElement[bool
     IMPERSONATE. `resolvers/messages/content_access.py` decides on the content.
     """
     if not can_see_managed_mail_records(ctx):
-        return is_visible(ctx, table)
+        return is_own_or_shared(ctx, table)
     is_managed = is_of_managed_user(ctx, table)
     return (
-        is_managed | is_visible(ctx, table)
+        is_managed | is_own_or_shared(ctx, table)
         if ctx.viewer.share_visibility.has_shared_mailboxes
         else is_managed
     )
@@ -176,7 +176,7 @@ def require_users_in_administered_domains(
         return
     required_role = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
     if any(row.domain_id not in viewer.administered_domains for row in users):
-        raise Forbidden(f"this needs the role {required_role}", requires=required_role, path=path)
+        raise Forbidden(f"Requires the role {required_role}.", requires=required_role, path=path)
 
 
 def maker_columns(ctx: Context) -> dict[str, Any]:
@@ -192,12 +192,12 @@ async def require_role_to_administer_owner(
     For rules that read, copy or redirect mail of one address. A rule for a whole domain is stored,
     and skips such users when mail arrives or leaves.
     """
-    is_in_domain = or_(col(Domain.name) == address.domain, col(AliasDomain.alias) == address.domain)
+    is_in_domain = or_(col(Domain.name) == address.domain, col(DomainAlias.alias) == address.domain)
     statement = (
         select(col(User.id), col(User.role))
         .join(Address, col(Address.user_id) == col(User.id))
         .join(Domain, col(Domain.id) == col(Address.domain_id), isouter=True)
-        .join(AliasDomain, col(AliasDomain.domain_id) == col(Address.domain_id), isouter=True)
+        .join(DomainAlias, col(DomainAlias.domain_id) == col(Address.domain_id), isouter=True)
         .where(
             col(Address.local) == address.local_part,
             is_in_domain | col(Address.domain_id).is_(None),
@@ -206,18 +206,23 @@ async def require_role_to_administer_owner(
     viewer = ctx.viewer
     for row in await ctx.read(statement):
         if row.id != viewer.user_id and not viewer.role.administers(row.role):
-            text = "the address belongs to an account above yours"
+            text = "The address belongs to an account with a higher role than the caller."
             raise Forbidden(text, requires=row.role, path=path)
 
 
 def require_user_id(ctx: Context) -> int:
     """Return the viewer's user id. Raises Forbidden if the credential belongs to no user."""
     if not ctx.viewer.user_id:
-        raise Forbidden("this credential belongs to no account", requires="a user's credential")
+        raise Forbidden(
+            "The credential belongs to no account: use a user's credential.",
+            requires="a user's credential",
+        )
     return ctx.viewer.user_id
 
 
-async def load_owner_ids(ctx: Context, table: OwnedTable, ids: Sequence[int]) -> list[int]:
+async def load_visible_owner_ids(ctx: Context, table: OwnedTable, ids: Sequence[int]) -> list[int]:
     """Load the user ids of these rows, as far as the viewer sees them: the users to lock."""
-    statement = select(col(table.user_id)).where(col(table.id).in_(ids), is_visible(ctx, table))
+    statement = select(col(table.user_id)).where(
+        col(table.id).in_(ids), is_own_or_shared(ctx, table)
+    )
     return [row.user_id for row in await ctx.read(statement.distinct())]

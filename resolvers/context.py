@@ -12,7 +12,6 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
@@ -20,7 +19,6 @@ from aiodataloader import DataLoader
 from sqlalchemy import Select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Forbidden, Unauthenticated
 from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry, StreamPositions
@@ -32,25 +30,23 @@ from models.store.columns import ColumnRow
 from models.store.database import current_transaction
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps_async
 from models.store.prepared_statements import PreparedStatement
-from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
 from models.warning_codes import WarningCode
 from resolvers.request_transaction import DryRunRollback, RequestTransaction, savepoint
+from resolvers.viewer import Viewer
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Outcome = TypeVar("Outcome")
 JournalPosition = int  # of an entry in its stream
-
 MAX_BATCH_KEYS = 250  # keys; SQLite allows 500 parts in a UNION
-
 BATCH_KEYS_METRIC = metrics.histogram(
     "merganser_loader_batch_keys",
-    "Keys in a batch of a loader.",
+    "Keys in a dataloader batch.",
     "batch",
     bounds=metrics.COUNT_BOUNDS,
 )
 BATCH_SECONDS_METRIC = metrics.histogram(
-    "merganser_loader_batch_seconds", "Time of a batch.", "batch"
+    "merganser_loader_batch_seconds", "Duration of a dataloader batch.", "batch"
 )
 
 
@@ -58,116 +54,6 @@ class BatchFunction(Protocol[Key, Value]):
     """A dataloader function: it loads one value for each key, in the order of the keys."""
 
     async def __call__(self, ctx: "Context", keys: list[Key], /) -> list[Value]: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class GuardRule:
-    """The authorization rule of a field: role, scope and permission that the viewer needs."""
-
-    role: Role = Role.USER
-    scope: Scope | None = None
-    admin_permission: AdminPermission | None = None  # of a DOMAIN_ADMIN
-    user_permission: UserPermission | None = None  # of a USER
-    # the rule for viewers whose sign-in waits for no second factor
-    signed_in: "GuardRule | None" = None
-
-
-@dataclass(slots=True, weakref_slot=True)
-class ShareVisibility:
-    """Whether mailboxes are shared with a user; one object for all its viewers in a process.
-
-    True is always right and only costs a wider search. False can be late for as long as a
-    credential is cached.
-    """
-
-    has_shared_mailboxes: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Viewer:
-    """The signed-in user or key of a request, with the rights of its credential.
-
-    `user_id` is 0 if the credential belongs to no user: there is none, or it is a key of the
-    platform. `administered_domains` are the domain ids of a DOMAIN_ADMIN with AdminPermissions in
-    `permissions`; a USER has UserPermissions in it.
-    """
-
-    user_id: int = 0
-    role: Role = Role.PUBLIC
-    scopes: frozenset[Scope] = frozenset()
-    permissions: frozenset[AdminPermission | UserPermission] = frozenset()
-    administered_domains: frozenset[int] = frozenset()
-    read_only: bool = False
-    token_id: int | None = None
-    api_key_id: int | None = None
-    app_password_id: int | None = None
-    allowed_operations: frozenset[str] = frozenset()  # root fields it can use; empty = all
-    pending_user_id: int = 0  # user whose second factor is missing: the role is PUBLIC until then
-    actor_id: int = 0  # the administrator who acts as the user
-    actor_key_id: int | None = None  # or the key without an account; 0: the bootstrap key
-    new_password_only: bool = False  # signed in with a temporary password
-    expires_at: datetime | None = None  # of the credential
-    auth_version: int = field(default=0, compare=False)  # of the user, when it was read
-    share_visibility: ShareVisibility = field(default_factory=ShareVisibility, compare=False)
-
-    @property
-    def principal(self) -> str:
-        """The owner of idempotency keys: the user, the API key, or the bootstrap key."""
-        if self.user_id:
-            return f"user:{self.user_id}"
-        return f"key:{self.api_key_id or 0}" if self.role is not Role.PUBLIC else "public"
-
-    @property
-    def is_acting(self) -> bool:
-        """True if an administrator, or a key of the platform, acts as the user."""
-        return bool(self.actor_id) or self.actor_key_id is not None
-
-    @property
-    def is_trusted_front_end(self) -> bool:
-        """True if the viewer is a front end that is trusted to name its users.
-
-        That is a key of an ADMIN.
-        """
-        return self.token_id is None and self.role.includes(Role.ADMIN)
-
-    @property
-    def credential_key(self) -> str:
-        """A short text that identifies the credential.
-
-        Signed URLs are bound to it and end with it.
-        """
-        if self.token_id:
-            return f"t{self.token_id}"
-        if self.api_key_id:
-            return f"k{self.api_key_id}"
-        if self.app_password_id:
-            return f"a{self.app_password_id}"
-        return f"v{self.auth_version}" if self.user_id else "b"
-
-    def require_scope(self, scope: Scope) -> None:
-        """Raise Forbidden if the credential lacks this scope."""
-        self.require(GuardRule(scope=scope))
-
-    def require(self, rule: GuardRule) -> None:
-        """Raise Forbidden if the viewer lacks the role, scope or permission.
-
-        Raises Unauthenticated if the viewer is not signed in.
-        """
-        if rule.signed_in and not self.pending_user_id:
-            rule = rule.signed_in
-        if self.role is Role.PUBLIC and rule.role is not Role.PUBLIC:
-            raise Unauthenticated
-        if not self.role.includes(rule.role):
-            raise Forbidden(f"this needs the role {rule.role}", requires=rule.role)
-        if rule.scope and rule.scope not in expand_scopes(self.scopes):
-            raise Forbidden(f"this needs the scope {rule.scope}", requires=rule.scope)
-        permission_by_role = {
-            Role.USER: rule.user_permission,
-            Role.DOMAIN_ADMIN: rule.admin_permission,
-        }
-        permission = permission_by_role.get(self.role)
-        if permission and permission not in self.permissions:
-            raise Forbidden(f"this needs the permission {permission}", requires=permission)
 
 
 @dataclass
@@ -203,12 +89,16 @@ class Context:
     viewer: Viewer
     connection_params: dict[str, Any] | None = None  # of a socket's `connection_init`
     client_ip: str | None = None
+    request_id: str = ""  # of the HTTP request or WebSocket; empty: it is a job
+    has_named_client: bool = False  # a front end has named the client, with `client_ip`
     session_id: str | None = None  # the client's name of its session
     origin: str | None = None  # of its changes: a client recognizes its own events by it
     reason: str | None = None  # given by the client, for the journal
     # cache for the lifetime of the selection set that is being executed
     selection_cache: dict[Any, Any] = field(default_factory=dict, repr=False)
     subscription_start: SubscriptionStart | None = field(default=None, repr=False)
+    # values of arguments, which a subscription that starts again must not resolve again
+    resolved_arguments: dict[str, Any] | None = field(default=None, repr=False)
     # drops subscribers whose credential has ended, before the next event
     drop_ended_subscribers: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
     # charges bytes read from stored messages to the viewer; raises if they exceed a limit
@@ -249,6 +139,23 @@ class Context:
                 max_batch_size=MAX_BATCH_KEYS,
             )
         return self._loaders[batch]
+
+    @property
+    def last_seen_position(self) -> StreamPositions | None:
+        """The position in the header Last-Event-ID of a subscription; None without it."""
+        return self.subscription_start.last_seen if self.subscription_start else None
+
+    async def resolve_once(self, name: str, resolve: Callable[[], Awaitable[Value]]) -> Value:
+        """Return the value of an argument. A subscription that starts again keeps the first one.
+
+        So it follows the same object after a rename, and after the object was deleted.
+        """
+        if self.resolved_arguments is None:
+            return await resolve()
+        if name not in self.resolved_arguments:
+            self.resolved_arguments[name] = await resolve()
+        value: Value = self.resolved_arguments[name]
+        return value
 
     def clear_loaded(self) -> None:
         """Drop the loaded values.
@@ -346,7 +253,7 @@ class Context:
         return outcome
 
     @asynccontextmanager
-    async def separate_write_session(
+    async def separate_or_nested_write_session(
         self, *stream_ids: int
     ) -> AsyncGenerator[tuple[Self, AsyncSession]]:
         """Open a separate transaction, which drops no loaded values of this context.
@@ -377,7 +284,7 @@ class Context:
         """
         last_position = 0
         for entry in self.journal_entries(event_type, ids, **facts):
-            last_position = await journal.record_entry(
+            last_position = await journal.append_journal_entry(
                 session, stream_id, entry, at=self.environment.now()
             )
         return last_position
@@ -436,7 +343,7 @@ class Context:
         """True if the open transaction is a dry run, which is rolled back."""
         return self._transaction is not None and not self._transaction.commits
 
-    def call_after_commit(self, callback: Callable[[], object]) -> None:
+    def call_after_commit_or_now(self, callback: Callable[[], object]) -> None:
         """Call this after the commit: never for a dry run or after a rollback."""
         if self._transaction is None:
             callback()
@@ -471,7 +378,7 @@ class Context:
                 try:
                     yield request_transaction
                 finally:
-                    await request_transaction.wait_for_loads_and_close()
+                    await request_transaction.wait_for_loads_and_detach_session()
                 if not request_transaction.commits:
                     self.committed_position = None
                     raise DryRunRollback

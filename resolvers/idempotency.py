@@ -28,19 +28,19 @@ class IdempotentRequest:
         return hmac.digest(secret, self.mutation_text.encode(), "sha256").hex()
 
 
-async def find_stored_payload(ctx: Context, request: IdempotentRequest) -> Any:
+async def find_payload_or_refuse_reused_key(ctx: Context, request: IdempotentRequest) -> Any:
     """Return the stored payload of this key; None if it is new.
 
     Raises Conflict if the key was used for another mutation.
     """
-    statement = select(col(IdempotentPayload.asked), col(IdempotentPayload.answer)).where(
+    statement = select(col(IdempotentPayload.request_digest), col(IdempotentPayload.answer)).where(
         col(IdempotentPayload.principal) == ctx.viewer.principal,
         col(IdempotentPayload.key) == request.idempotency_key,
     )
     stored = next(iter(await ctx.read(statement)), None)
-    if stored and stored.asked != request.digest(ctx.environment.signing_secret):
+    if stored and stored.request_digest != request.digest(ctx.environment.signing_secret):
         raise Conflict(
-            "The idempotency key was used for another mutation or input",
+            "The idempotency key was used for another mutation or input.",
             path=["options", "idempotencyKey"],
         )
     return stored and stored.answer
@@ -54,7 +54,7 @@ async def store_payload(ctx: Context, request: IdempotentRequest, payload: Any) 
     row = IdempotentPayload(
         principal=ctx.viewer.principal,
         key=request.idempotency_key,
-        asked=request.digest(ctx.environment.signing_secret),
+        request_digest=request.digest(ctx.environment.signing_secret),
         answer=payload,
         at=ctx.environment.now(),
     )
@@ -63,5 +63,5 @@ async def store_payload(ctx: Context, request: IdempotentRequest, payload: Any) 
             await session.exec(insert(IdempotentPayload).values(row.model_dump()))
     except IntegrityError as clash:  # a concurrent request has stored it
         raise Conflict(
-            "A request with this idempotency key is in progress", path=["options"]
+            "A request with this idempotency key is in progress: retry later.", path=["options"]
         ) from clash

@@ -1,20 +1,23 @@
 """Orders of lists: the sort column of each order, its direction, and its cursors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Select
 from sqlmodel import SQLModel, col
 
-from models.errors import InvalidInput
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Cursor, Page, PageRequest, SortValue
-from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.context import Context
 from resolvers.pagination import PageScan
+
+Order = TypeVar("Order", bound=StrEnum)
+PageSelect = Select[*tuple[Any, ...]]
+SelectOfOwner = Callable[[Context, int, Collection[str]], PageSelect]
 
 
 class SortColumn(NamedTuple):
@@ -22,6 +25,9 @@ class SortColumn(NamedTuple):
 
     name: str
     value_type: type[Any]
+
+
+CREATED = {"CREATED": SortColumn("created_at", datetime)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +60,43 @@ class ListOrder:
 
     def require_fitting_cursor(self, page_request: PageRequest) -> None:
         """Raise InvalidInput if the cursor has a value of another type than the sort column."""
-        cursor = page_request.cursor
-        if cursor and not isinstance(cursor.sort_value, self.value_type):
-            path = ["before" if page_request.is_backward else "after"]
-            raise InvalidInput(
-                "not a cursor of this list", constraint=ValidationConstraint.CURSOR, path=path
-            )
+        page_request.cursor_sort_value(self.value_type)
+
+
+def list_orders(
+    enum: type[Order], columns: Mapping[str, SortColumn] = CREATED
+) -> dict[Order, ListOrder]:
+    """Return the order of each value of an enum, by the columns of the keys of the values."""
+    return {order: ListOrder.of_value(order, columns) for order in enum}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerPageKey:
+    """A page of the rows that belong to one object, such as the access tokens of a user."""
+
+    owner_id: int
+    page_request: PageRequest
+    order: ListOrder
+    columns: frozenset[str] = frozenset()  # besides those of the sort key
+
+
+class ListPageKey(Protocol):
+    """A page of one of several lists that are read together."""
+
+    @property
+    def page_request(self) -> PageRequest:
+        """Cursor and number of rows of the page."""
+
+    @property
+    def order(self) -> ListOrder:
+        """Order of the list."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns to read, besides those of the sort key."""
+
+
+PageKey = TypeVar("PageKey", bound=ListPageKey)
 
 
 async def read_ordered_page(
@@ -78,3 +115,45 @@ async def read_ordered_page(
         statement, page_request, order.sort_key(table), is_descending=order.is_descending
     )
     return await pagination.read_page(ctx, scan)
+
+
+async def read_owner_pages(
+    ctx: Context,
+    table: type[SQLModel],
+    page_keys: Sequence[OwnerPageKey],
+    select_of_owner: SelectOfOwner,
+) -> list[Page[ColumnRow]]:
+    """Read pages of the rows of several owners, in one statement for each sort column.
+
+    `select_of_owner` gets the id of the owner and the columns to read. Raises InvalidInput for a
+    cursor of another order.
+    """
+
+    def select_of_key(ctx: Context, key: OwnerPageKey, columns: Collection[str]) -> PageSelect:
+        return select_of_owner(ctx, key.owner_id, columns)
+
+    return await read_list_pages(ctx, table, page_keys, select_of_key)
+
+
+async def read_list_pages(
+    ctx: Context,
+    table: type[SQLModel],
+    page_keys: Sequence[PageKey],
+    select_of_key: Callable[[Context, PageKey, Collection[str]], PageSelect],
+) -> list[Page[ColumnRow]]:
+    """Read pages of several lists of a table's rows, in one statement for each sort column.
+
+    `select_of_key` gets the key of a page and the columns to read, and returns the select of the
+    whole list. Raises InvalidInput for a cursor of another order.
+    """
+    sort_columns = {"id", *(key.order.column for key in page_keys)}
+    columns = sort_columns.union(*(key.columns for key in page_keys))
+    scans = []
+    for key in page_keys:
+        key.order.require_fitting_cursor(key.page_request)
+        statement = select_of_key(ctx, key, columns)
+        sort_key = key.order.sort_key(table)
+        scans.append(
+            PageScan(statement, key.page_request, sort_key, is_descending=key.order.is_descending)
+        )
+    return await pagination.read_pages(ctx, scans)

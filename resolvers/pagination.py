@@ -1,5 +1,6 @@
 """Rows by key, and keyset pages: rows after a cursor, in the order of an index."""
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Integer,
     Select,
     bindparam,
+    func,
     literal,
     select,
     tuple_,
@@ -140,6 +142,19 @@ def page_from_rows(rows: Sequence[Row], page_request: PageRequest) -> Page[Row]:
     return page_request.page_from_rows(rows[::-1] if page_request.is_backward else rows)
 
 
+def rows_beyond_cursor(
+    rows: Sequence[Row], sort_keys: Sequence[Any], cursor_key: Any, *, is_backward: bool
+) -> Sequence[Row]:
+    """Return the rows after a cursor or, if `is_backward`, before it.
+
+    The rows are in memory in ascending order of `sort_keys`. The row of the cursor need not be one
+    of them.
+    """
+    if is_backward:
+        return rows[: bisect_left(sort_keys, cursor_key)]
+    return rows[bisect_right(sort_keys, cursor_key) :]
+
+
 @dataclass(frozen=True, slots=True)
 class PageScan:
     """A request for a page: its select, its sort key of two columns, and the direction."""
@@ -150,26 +165,41 @@ class PageScan:
     is_descending: bool
 
 
+async def count_rows(ctx: Context, statements: Sequence[Select[*tuple[Any, ...]]]) -> list[int]:
+    """Count the rows of several selects in one statement."""
+    count = func.count().label("many")
+    counts = [select(count).select_from(statement.subquery()) for statement in statements]
+    return [int(row.many) for (row,) in await read_union(ctx, counts)]
+
+
 async def read_pages(ctx: Context, scans: Sequence[PageScan]) -> list[Page[ColumnRow]]:
-    """Read pages of one kind of rows in one statement, each in reading order.
+    """Read pages of one kind of rows, each in reading order, in one statement for each sort key.
 
     Each page has its own count, cursor and conditions. Pages with a cursor come first, so that the
     text of the statement depends on how many there are of each form, not on their order.
     """
-    forms_and_selects = []
-    for scan in scans:
-        page_form = PageForm.of_page(
-            scan.page_request, frozenset(), is_descending=scan.is_descending
-        )
-        parameters_of_page = page_parameters(scan.page_request, scan.sort_key)
-        forms_and_selects.append(
-            (page_form, page_select(scan.statement, page_form, scan.sort_key, parameters_of_page))
-        )
-    if len(forms_and_selects) == 1:
-        return [page_from_rows(await ctx.read(forms_and_selects[0][1]), scans[0].page_request)]
-    order = sorted(
-        range(len(forms_and_selects)), key=lambda nth: forms_and_selects[nth][0][1:], reverse=True
-    )
+    if len(scans) == 1:
+        return [await _read_single_page(ctx, scans[0])]
+    indexes_by_key: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, scan in enumerate(scans):
+        indexes_by_key[tuple(column.key for column in scan.sort_key)].append(index)
+    pages: dict[int, Page[ColumnRow]] = {}
+    for indexes in indexes_by_key.values():
+        scans_of_key = [scans[index] for index in indexes]
+        pages |= zip(indexes, await _read_pages_of_one_sort_key(ctx, scans_of_key), strict=True)
+    return [pages[index] for index in range(len(scans))]
+
+
+async def _read_single_page(ctx: Context, scan: PageScan) -> Page[ColumnRow]:
+    _, statement = _form_and_select(scan)
+    return page_from_rows(await ctx.read(statement), scan.page_request)
+
+
+async def _read_pages_of_one_sort_key(
+    ctx: Context, scans: Sequence[PageScan]
+) -> list[Page[ColumnRow]]:
+    forms_and_selects = [_form_and_select(scan) for scan in scans]
+    order = sorted(range(len(scans)), key=lambda nth: forms_and_selects[nth][0][1:], reverse=True)
     names = [column.key for column in scans[0].sort_key]
     rows_of_selects = await read_union(ctx, [forms_and_selects[nth][1] for nth in order], names)
     rows_of = dict(zip(order, rows_of_selects, strict=True))
@@ -179,6 +209,12 @@ async def read_pages(ctx: Context, scans: Sequence[PageScan]) -> list[Page[Colum
         )
         for index, scan in enumerate(scans)
     ]
+
+
+def _form_and_select(scan: PageScan) -> tuple[PageForm, Select[*tuple[Any, ...]]]:
+    page_form = PageForm.of_page(scan.page_request, frozenset(), is_descending=scan.is_descending)
+    parameters = page_parameters(scan.page_request, scan.sort_key)
+    return page_form, page_select(scan.statement, page_form, scan.sort_key, parameters)
 
 
 async def read_page(ctx: Context, scan: PageScan) -> Page[ColumnRow]:

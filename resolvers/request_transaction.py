@@ -88,7 +88,7 @@ class RequestTransaction:
             self.running_loads.discard(running)
             running.set_result(None)
 
-    async def wait_for_loads_and_close(self) -> None:
+    async def wait_for_loads_and_detach_session(self) -> None:
         """Wait for running loads; later ones use the committed rows."""
         try:
             while self.running_loads:

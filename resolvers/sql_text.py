@@ -23,7 +23,7 @@ def contains_text_sql(column: Any, part: str) -> ColumnElement[bool]:
     1,000 characters.
     """
     if len(part) > MAX_SEARCH_LENGTH:
-        text = f"A search text has at most {MAX_SEARCH_LENGTH} characters"
+        text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["filter"])
     folded = fold_text(part)
     if part and not folded:
@@ -54,27 +54,27 @@ def any_item_fits_sql(
     return exists(select(items.c.value).where(condition))
 
 
-def validate_text(text: str | None, *, max_length: int, path: Sequence[str]) -> str | None:
+def validated_trimmed_text(text: str | None, *, max_length: int, path: Sequence[str]) -> str | None:
     """Return a text for people, trimmed; None if it is empty.
 
     Raises Invalid if it is too long or can't be stored.
     """
     text = (text or "").strip()
     if len(text) > max_length or _NUL_OR_SURROGATE.search(text):
-        message = f"At most {max_length} characters, without NUL and unpaired surrogates"
+        message = f"Must have at most {max_length} characters, without NUL and unpaired surrogates."
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text or None
 
 
-def validate_tags(tags: Sequence[str], *, path: Sequence[str]) -> list[str]:
+def validated_distinct_tags(tags: Sequence[str], *, path: Sequence[str]) -> list[str]:
     """Return tags in their first spelling, sorted, each once in any case. Raises Invalid."""
     if len(tags) > MAX_TAGS:
         raise InvalidInput(
-            f"at most {MAX_TAGS} tags", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_TAGS} tags are allowed.", constraint=ValidationConstraint.MAX, path=path
         )
     for index, tag in enumerate(tags):
         if not 0 < len(tag.strip()) <= MAX_TAG_LENGTH or _NUL_OR_SURROGATE.search(tag):
-            message = f"a tag has 1 to {MAX_TAG_LENGTH} characters"
+            message = f"A tag has from 1 to {MAX_TAG_LENGTH} characters."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.LENGTH, path=path, index=index
             )
@@ -82,7 +82,9 @@ def validate_tags(tags: Sequence[str], *, path: Sequence[str]) -> list[str]:
     return sorted(spelling_by_tag.values())
 
 
-def _either_case_pattern(letter: str) -> str:
+def _either_case_pattern(character: str) -> str:
     """Return a regular expression for both cases of a letter."""
-    cases = sorted({form for form in (letter, letter.lower(), letter.upper()) if len(form) == 1})
-    return f"[{''.join(cases)}]" if len(cases) > 1 else re.escape(letter)
+    cases = sorted(
+        {form for form in (character, character.lower(), character.upper()) if len(form) == 1}
+    )
+    return f"[{''.join(cases)}]" if len(cases) > 1 else re.escape(character)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+import hypothesis
 import pytest
-from sqlalchemy import event
 from sqlalchemy.orm import make_transient_to_detached
 
 from graph.app import create_app
@@ -31,11 +31,14 @@ from models.store.database import Database
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.health.prober import stop_probing
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.support import item_selection
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.schema.error_paths import assert_error_paths_exist
@@ -44,7 +47,18 @@ from tests.support.stores import counter_check, store_fixtures
 if TYPE_CHECKING:
     from tests.support.servers.live_server import LiveServer
 
-pytest_plugins = ["tests.support.servers.s3_server"]
+pytest_plugins = [
+    "tests.support.servers.s3_server",
+    "tests.support.servers.session_server_fixture",
+    "tests.support.stores.outage_isolation",
+    "tests.support.stores.recorded_statements",
+]
+
+# The default limits (200 ms for an example, 1 s for ten) are too short on a busy machine.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 TEST_OPTIONS = Options(
     argon2_memory_cost=8,
@@ -202,10 +216,8 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
             Database(store_fixtures.copy_sqlite_template(template, tmp_path))
         )
     else:
-        database, schema = (
-            store_fixtures.share_compiled_statements(Database(request.getfixturevalue("postgres"))),
-            "",
-        )
+        url = store_fixtures.add_long_connect_timeout(request.getfixturevalue("postgres"))
+        database, schema = store_fixtures.share_compiled_statements(Database(url)), ""
         if names:
             schema, request.node.stash[PREPARED_ACCOUNTS_KEY] = request.getfixturevalue(
                 "prepare_postgres_schema"
@@ -243,9 +255,10 @@ async def environment(
         database, blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=clock
     )
     yield test_environment
+    await stop_probing(test_environment)
     # the last use of a credential is stored after the response
     await authentication.wait_for_background_tasks(test_environment)
-    await message_trace.flush(test_environment)
+    await message_trace.write_pending_trace_steps(test_environment)
     await blobs.close()
 
 
@@ -443,17 +456,18 @@ async def ada_with_mail(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient
         NewMailboxes(["Keep"]),
         NewMailboxes(["Brief"], retention=timedelta(days=1)),
     ):
-        await mailbox_loaders.create_mailboxes(client_context(ada), new_mailboxes)
+        await mailbox_create.create_mailboxes(client_context(ada), new_mailboxes)
     return ada
 
 
 def client_with_small_bulk_limit(client: GraphQLClient, spool: Path) -> GraphQLClient:
     """A client of the same user, on a server with a bulk limit of two messages."""
-    small_environment = replace(
-        client.environment, options=replace(client.environment.options, bulk_max_items=2)
+    options = replace(client.environment.options, bulk_max_items=2)
+    app = create_app(replace(client.environment, options=options), spool_folder=spool)
+    return replace(
+        client,
+        http=httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://few"),
     )
-    transport = httpx.ASGITransport(app=create_app(small_environment, spool_folder=spool))
-    return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
 @pytest.fixture
@@ -484,31 +498,3 @@ async def lmtp_client(lmtp_listener: LmtpListener) -> AsyncIterator[SmtpTestClie
     lmtp_client = await connect_lmtp(lmtp_listener.port)
     yield lmtp_client
     await lmtp_client.close()
-
-
-TRANSACTION_STATEMENTS = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")
-
-
-def record_sql(database: Database, *excluded: str) -> list[str]:
-    """Record SQL statements from now on, in order, except those that contain an excluded part."""
-    statements: list[str] = []
-
-    def record_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith(TRANSACTION_STATEMENTS) and not any(
-            part in statement for part in excluded
-        ):
-            statements.append(statement)
-
-    for engine in database.engines:
-        event.listen(engine, "before_cursor_execute", record_statement)
-    return statements
-
-
-@pytest.fixture
-def statements(database: Database) -> Any:
-    """The SQL statements that are sent, in order. `del statements[:]` forgets the previous ones.
-
-    The list excludes the statements of two background loops: the writer of delivery trace steps
-    and the poll for changed credentials.
-    """
-    return record_sql(database, "INSERT INTO message_steps", "credential_changes")

@@ -5,6 +5,9 @@ import { pick, useGraphiQL, useGraphiQLActions } from '@graphiql/react';
 import { examples } from '../graph/static/examples.json';
 import * as session from './session.js';
 
+const docs = new URL('docs/', session.endpoint).href;
+const areas = [...new Set(examples.map(({ area }) => area))];
+
 function Examples() {
   const { addTab, changeTab } = useGraphiQLActions();
   const { tabs, queryEditor } = useGraphiQL(pick('tabs', 'queryEditor'));
@@ -27,8 +30,14 @@ function Examples() {
       <option value="" disabled>
         Examples
       </option>
-      {examples.map(({ name }) => (
-        <option key={name}>{name}</option>
+      {areas.map((area) => (
+        <optgroup key={area} label={area}>
+          {examples
+            .filter((example) => example.area === area)
+            .map(({ name }) => (
+              <option key={name}>{name}</option>
+            ))}
+        </optgroup>
       ))}
     </select>
   );
@@ -150,6 +159,7 @@ export function Bar() {
         Merganser <span>· GraphiQL</span>
       </h1>
       <Examples />
+      <a href={docs}>Documentation</a>
       <p role="alert" title={problem}>
         {problem}
       </p>

@@ -36,11 +36,22 @@ function operations(folder) {
     .map((file) => [basename(file, '.graphql'), readFileSync(join(folder, file), 'utf8')]);
 }
 
+// The area "Filters and Sieve" of a folder 03-filters_and_Sieve.
+function areaOf(folder) {
+  const words = folder.replace(/^\d+-/, '').replaceAll('_', ' ');
+  return words[0].toUpperCase() + words.slice(1);
+}
+
 function examples() {
-  const shown = operations('operations').map(([, query]) => ({
-    name: /^(?:query|mutation|subscription) (\w+)/m.exec(query)[1],
-    query,
-  }));
+  const shown = readdirSync('operations')
+    .sort()
+    .flatMap((folder) =>
+      operations(join('operations', folder)).map(([, query]) => ({
+        area: areaOf(folder),
+        name: /^(?:query|mutation|subscription) (\w+)/m.exec(query)[1],
+        query,
+      })),
+    );
   return { examples: shown, page: Object.fromEntries(operations('page')) };
 }
 

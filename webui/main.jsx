@@ -21,7 +21,7 @@ function Page() {
     <GraphiQLProvider
       fetcher={fetcher}
       storage={sessionStorage}
-      defaultTabs={examples.map(({ query }) => ({ query }))}
+      defaultTabs={[{ query: examples[0].query }]}
       plugins={PLUGINS}
       referencePlugin={DOC_EXPLORER_PLUGIN}
       inputValueDeprecation

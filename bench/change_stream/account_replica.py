@@ -100,12 +100,12 @@ class AccountReplica:
             number = event_number_from_cursor(event["cursor"])
             if number != self.event_number + 1:
                 self._add_problem(
-                    f"after event {self.event_number} came {number}, a {event['type']}"
+                    f"event {self.event_number} was followed by {number}, {event['type']}"
                 )
             self.cursor = event["cursor"]
             self._apply_event(event, number)
         if event_number_from_cursor(cursor) != self.event_number:
-            self._add_problem(f"behind event {self.event_number} the batch has the cursor {cursor}")
+            self._add_problem(f"after event {self.event_number} the batch has the cursor {cursor}")
             self.cursor = cursor
 
     def _add_problem(self, text: str) -> None:
@@ -130,7 +130,7 @@ class AccountReplica:
             ):
                 self._add_problem(f"event {number}, {event_type} of {key}: it was at {before}")
             if event_type == "MAILBOX_DELETED" and any(
-                one.mailbox_id == key for one in self.message_states.values()
+                state.mailbox_id == key for state in self.message_states.values()
             ):
                 self._add_problem(f"event {number}: folder {key} went with messages in it")
             if now and now["id"] != key:
@@ -183,12 +183,12 @@ class AccountReplica:
 
 async def read_account_state(database: Database, user_id: int) -> AccountState:
     """Read an account from the database."""
-    mailboxes = select(*select_columns(Mailbox, {"id", "path", "total", "unseen"}))
+    mailboxes = select(*select_columns(Mailbox, {"id", "path", "message_count", "unseen_count"}))
     columns = {"id", "mailbox_id", "uid", "modseq", "keywords", *SYSTEM_FLAGS}
     messages = select(*select_columns(Message, columns)).where(col(Message.mailbox_id).is_not(None))
     return (
         {
-            encode("Mailbox", row.id): MailboxState(row.path, row.total, row.unseen)
+            encode("Mailbox", row.id): MailboxState(row.path, row.message_count, row.unseen_count)
             for row in await database.read(mailboxes.where(col(Mailbox.user_id) == user_id))
         },
         {
@@ -221,9 +221,11 @@ def differences_by_id(replica_state: AccountState, stored_state: AccountState) -
 
 async def read_stream_numbers(database: Database, user_id: int) -> tuple[int, int]:
     """Return the numbers of the newest event of an account and of the newest deleted one."""
-    statement = select(col(Stream.last), col(Stream.gone)).where(col(Stream.id) == user_id)
+    statement = select(col(Stream.last), col(Stream.pruned_position)).where(
+        col(Stream.id) == user_id
+    )
     (row,) = await database.read(statement)
-    return row.last, row.gone
+    return row.last, row.pruned_position
 
 
 async def events_by_object_id(

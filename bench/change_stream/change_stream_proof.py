@@ -47,8 +47,8 @@ QUIET_SECONDS = 1.0  # seconds without a change that count as the end
 TIMEOUT = 120.0  # seconds
 MAX_START_ATTEMPTS = 5  # the database of a killed server may be locked for a moment
 EXPECTED_LOG_EVENTS = (  # log events that kills cause
-    "the first process has ended, so this one ends too",
-    "a process ended, another takes its place",
+    "The first process has ended; stopping",
+    "Process ended; restarting it",
 )
 MAX_SHOWN_DIFFERENCES = 5  # per watcher
 DISTURBANCES = ("cut", "mend", "kill", "trim", "cut", "first", "mend", "one")
@@ -92,15 +92,17 @@ class ProofResult:
 
     def __str__(self) -> str:
         """Return a summary in one paragraph."""
-        afresh = Counter(reason for one in self.watchers for reason in one.resync_reasons)
+        resync_reasons = Counter(
+            reason for watcher in self.watchers for reason in watcher.resync_reasons
+        )
         return (
-            f"seed {self.seed}: {self.change_count} changes, {self.ineffective_share:.0%} of "
-            "what was asked "
-            f"left nothing; {len(self.watchers)} watchers heard "
-            f"{sum(one.event_count for one in self.watchers)} events, connected "
-            f"{sum(one.connection_count for one in self.watchers)} times, went on from what they "
-            "had kept "
-            f"{sum(one.restart_count for one in self.watchers)} times, read afresh {dict(afresh)}; "
+            f"seed {self.seed}: {self.change_count} changes, {self.ineffective_share:.0%} of the "
+            f"requests changed nothing; {len(self.watchers)} subscribers received "
+            f"{sum(watcher.event_count for watcher in self.watchers)} events, connected "
+            f"{sum(watcher.connection_count for watcher in self.watchers)} times, continued from "
+            "their stored state "
+            f"{sum(watcher.restart_count for watcher in self.watchers)} times, "
+            f"resynchronized {dict(resync_reasons)}; "
             f"{len(self.differences)} differences."
         )
 
@@ -169,8 +171,8 @@ class ProofServer:
     async def read_event_numbers(self) -> list[int]:
         """Return the number of the newest event of each account."""
         return [
-            (await account_replica.read_stream_numbers(self.environment.database, one))[0]
-            for one in self.user_ids
+            (await account_replica.read_stream_numbers(self.environment.database, user_id))[0]
+            for user_id in self.user_ids
         ]
 
 
@@ -269,8 +271,8 @@ async def _run_writers_and_watchers(
         for nth in range(plan.writer_count)
     ]  # fmt: skip
     followers: list[StreamWatcher | CounterWatcher] = [*result.watchers, *counter_watchers]
-    tasks = [asyncio.create_task(one.follow()) for one in followers]
-    writer_tasks = [asyncio.create_task(one.write()) for one in writers]
+    tasks = [asyncio.create_task(follower.follow()) for follower in followers]
+    writer_tasks = [asyncio.create_task(writer.write()) for writer in writers]
     initial_event_count = sum(await proof_server.read_event_numbers())
     try:
         result.differences += await _disturb_while_writing(
@@ -284,14 +286,15 @@ async def _run_writers_and_watchers(
         await proof_server.bus.restore()
         targets = await _wait_until_no_changes(proof_server)
         result.change_count = sum(targets) - initial_event_count
-        for one in followers:
-            one.stays_connected = True
+        for follower in followers:
+            follower.stays_connected = True
         target_by_user = dict(
             zip((endpoint.user_id for endpoint in endpoints), targets, strict=True)
         )
         await _wait_until(
             lambda: all(
-                one.event_number >= target_by_user[one.endpoint.user_id] for one in result.watchers
+                watcher.event_number >= target_by_user[watcher.endpoint.user_id]
+                for watcher in result.watchers
             )
         )
         result.differences += await _find_differences(
@@ -301,7 +304,7 @@ async def _run_writers_and_watchers(
         await _cancel_tasks(writer_tasks)
         task_errors = await _cancel_tasks(tasks)
     result.differences += task_errors
-    result.operation_counts += sum((one.operation_counts for one in writers), Counter[str]())
+    result.operation_counts += sum((writer.operation_counts for writer in writers), Counter[str]())
     return result
 
 
@@ -310,7 +313,7 @@ async def _cancel_tasks(tasks: Sequence[asyncio.Task[None]]) -> list[str]:
     for task in tasks:
         task.cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
-    return [repr(one) for one in ends if isinstance(one, Exception)]
+    return [repr(end) for end in ends if isinstance(end, Exception)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +371,7 @@ async def _apply_disturbance(proof_server: ProofServer, disturbance: str) -> Non
         async with open_environment(
             settings_for_command(proof_server.merganser, journal_max_events=EVENTS_AFTER_TRIM)
         ) as environment:
-            await housekeeping.run_round(environment, sweep=False)
+            await housekeeping.run_housekeeping_round(environment, sweep=False)
 
 
 async def _wait_until_no_changes(proof_server: ProofServer) -> list[int]:
@@ -411,14 +414,14 @@ async def _find_differences(
         stored_state = await account_replica.read_account_state(database, user)
         last, _ = await account_replica.read_stream_numbers(database, user)
         differences += [
-            f"{USERNAMES[nth]}: {one}"
-            for one in await account_replica.find_journal_gaps(database, user)
+            f"{USERNAMES[nth]}: {gap}"
+            for gap in await account_replica.find_journal_gaps(database, user)
         ]
-        for one in watchers:
-            if one.endpoint.user_id == encode("User", user):
-                differences += one.all_problems
+        for watcher in watchers:
+            if watcher.endpoint.user_id == encode("User", user):
+                differences += watcher.all_problems
                 differences += await _differences_of_watcher(
-                    proof_server, one, stored_state, (user, last)
+                    proof_server, watcher, stored_state, (user, last)
                 )
         counter_watcher = counter_watchers[nth]
         stored_counters = {key: counts for key, (_, *counts) in stored_state[0].items()}
@@ -427,7 +430,9 @@ async def _find_differences(
         for key, counts in stored_counters.items():
             if list(counter_watcher.counters.get(key, ())) != counts:
                 watched = counter_watcher.counters.get(key)
-                differences.append(f"{counter_watcher.name}: {key} has {counts}, told {watched}")
+                differences.append(
+                    f"{counter_watcher.name}: {key} has {counts}, received {watched}"
+                )
     return differences
 
 
@@ -447,9 +452,7 @@ async def _differences_of_watcher(
     """Return the differences of one watcher with the events that concern them."""
     user, last = user_and_last_event
     if watcher.replica is None or watcher.event_number != last:
-        return [
-            f"{watcher.name} knows the events up to {watcher.event_number}, and there are {last}"
-        ]
+        return [f"{watcher.name} has the events up to {watcher.event_number} of {last}"]
     wrong = account_replica.differences_by_id(watcher.replica.account_state, stored_state)
     some = dict(list(wrong.items())[:MAX_SHOWN_DIFFERENCES])
     events = await account_replica.events_by_object_id(
@@ -467,13 +470,13 @@ async def _differences_of_watcher(
 async def _stop_and_find_errors(proof_server: ProofServer) -> list[str]:
     """Stop the server, and return its unexpected log entries."""
     if proof_server.process is None:
-        return ["the server was not there in the end"]
+        return ["the server did not run at the end"]
     code = await stop_process(proof_server.process)
-    found = [f"the server ended with {code}"] if code else []
+    found = [f"the server exited with {code}"] if code else []
     for line in (proof_server.merganser.data_folder / "server.log").read_text().splitlines():
         fact = orjson.loads(line) if line.startswith("{") else {"level": "error", "event": line}
         if fact["event"] in EXPECTED_LOG_EVENTS:
             continue
         if fact["level"] == "error" or "traceback" in fact:
-            found.append(f"the server said {line[-1500:]}")
+            found.append(f"the server logged {line[-1500:]}")
     return found[:MAX_SHOWN_DIFFERENCES]

@@ -35,7 +35,7 @@ CHANGES_SUBSCRIPTION = (
 CHANGES_QUERY = f"""query ($after: Cursor!, $first: Int!) {{
   changes(after: $after, first: $first) {{ hasMore {EVENT_FIELDS} }} }}"""
 SNAPSHOT_QUERY = """query ($after: String) { viewer { user { id cursor
-  mailboxes(showHidden: true) { id path }
+  mailboxes(first: 1500, filter: {showHidden: true}) { nodes { id path } }
   messages(first: 250, after: $after) { pageInfo { hasNextPage endCursor }
     nodes { id uid modseq flags mailbox { id } } } } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
@@ -123,7 +123,7 @@ async def read_snapshot(client: httpx.AsyncClient) -> AccountReplica:
         user = (await request_data(client, SNAPSHOT_QUERY, after=after))["viewer"]["user"]
         if replica is None:
             replica = AccountReplica(
-                user["cursor"], {one["id"]: one["path"] for one in user["mailboxes"]}
+                user["cursor"], {one["id"]: one["path"] for one in user["mailboxes"]["nodes"]}
             )
         for one in user["messages"]["nodes"]:
             if one["mailbox"]:  # the message may be deleted during the request
@@ -149,11 +149,11 @@ async def open_websocket(
     options: dict[str, Any] = {}
     async with asyncio.timeout(RESPONSE_TIMEOUT):
         if is_slow:
-            plain = socketlib.socket()
-            plain.setsockopt(*SMALL_RECEIVE_BUFFER)
-            plain.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(plain, (HOST, endpoint.port))
-            options = {"max_queue": 1, "sock": plain}
+            tcp_socket = socketlib.socket()
+            tcp_socket.setsockopt(*SMALL_RECEIVE_BUFFER)
+            tcp_socket.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(tcp_socket, (HOST, endpoint.port))
+            options = {"max_queue": 1, "sock": tcp_socket}
         ws = await connect(
             f"ws://{HOST}:{endpoint.port}/graphql",
             subprotocols=[Subprotocol("graphql-transport-ws")],

@@ -71,7 +71,7 @@ class StreamWatcher:
             except (*RETRYABLE_ERRORS, ConnectionEnded):
                 await asyncio.sleep(self.random.uniform(0.02, 0.2))
             except UnexpectedResponse as problem:
-                self.problems.append(f"{self.name} at {self.event_number} was told {problem}")
+                self.problems.append(f"{self.name} at event {self.event_number} received {problem}")
                 return
 
     async def _follow_until_disconnect(self, replica: AccountReplica) -> None:
@@ -105,14 +105,16 @@ class StreamWatcher:
         if self.replica and self.replica is not self._saved:
             saved_problems = self._saved.problems if self._saved else []
             self.problems += [
-                f"{self.name}: {one}" for one in self.replica.problems if one not in saved_problems
+                f"{self.name}: {problem}"
+                for problem in self.replica.problems
+                if problem not in saved_problems
             ]
 
     @property
     def all_problems(self) -> list[str]:
         """All problems found until now."""
         replica_problems = [
-            f"{self.name}: {one}" for one in (self.replica.problems if self.replica else [])
+            f"{self.name}: {problem}" for problem in (self.replica.problems if self.replica else [])
         ]
         return list(dict.fromkeys([*self.problems, *replica_problems]))
 
@@ -141,7 +143,7 @@ class CounterWatcher:
             except (*RETRYABLE_ERRORS, ConnectionEnded):
                 pass
             except UnexpectedResponse as problem:
-                self.problems.append(f"{self.name} was told {problem}")
+                self.problems.append(f"{self.name} received {problem}")
                 return
             await asyncio.sleep(self.random.uniform(0.02, MAX_PAUSE))
 

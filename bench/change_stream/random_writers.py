@@ -137,23 +137,23 @@ class RandomWriter:
 
     async def _deliver_messages(self) -> None:
         """Deliver some messages over one LMTP connection. Some are interrupted."""
-        neighbour = await connect(self.lmtp_port)
+        lmtp_connection = await connect(self.lmtp_port)
         try:
             for _ in range(self.random.randint(1, 8)):
                 self.message_count += 1
                 text = f"{self.name} {self.message_count}"
                 if self.random.random() < INTERRUPTED_SHARE:
-                    await self._send_half_message(neighbour, text)
+                    await self._send_half_message(lmtp_connection, text)
                     self.operation_counts["deliver: broken off"] += 1
                     return
-                reply = await neighbour.deliver(
+                reply = await lmtp_connection.deliver(
                     self.random.choice(self.addresses), make_message(text)
                 )
                 self.operation_counts[
                     f"deliver: {'done' if reply.startswith('250') else reply[:9]}"
                 ] += 1
         finally:
-            await neighbour.close()
+            await lmtp_connection.close()
 
     async def _send_half_message(self, connection: LmtpConnection, text: str) -> None:
         to = self.random.choice(self.addresses)

@@ -163,11 +163,14 @@ async def deliver_rest_and_stop(
     process = await server.start()
     try:
         inspection, before = _inspect_store(server, ledger), ledger.accepted.total()
-        load, neighbour = RoundLoad(messages, ledger, process), await connect(server.lmtp_port)
+        load, lmtp_connection = (
+            RoundLoad(messages, ledger, process),
+            await connect(server.lmtp_port),
+        )
         async with asyncio.timeout(ROUND_TIMEOUT):
             while ledger.unanswered:
-                await _deliver_message(neighbour, load, ledger.unanswered.pop(0))
-        await neighbour.close()
+                await _deliver_message(lmtp_connection, load, ledger.unanswered.pop(0))
+        await lmtp_connection.close()
         if wait_until_idle:
             await wait_until_idle()
         code = await stop_process(process)
@@ -190,13 +193,13 @@ async def _deliver_until_disconnect(port: int, load: RoundLoad) -> None:
     """Deliver over one connection until it breaks."""
     waiting = load.ledger.unanswered
     with suppress(OSError):
-        neighbour = await connect(port)
+        lmtp_connection = await connect(port)
         try:
             while True:
                 mark = waiting.pop(0) if waiting else load.messages.write_next(load.ledger)
-                await _deliver_message(neighbour, load, mark)
+                await _deliver_message(lmtp_connection, load, mark)
         finally:
-            await neighbour.close()
+            await lmtp_connection.close()
 
 
 async def _deliver_message(connection: LmtpConnection, load: RoundLoad, subject: str) -> None:
@@ -207,7 +210,7 @@ async def _deliver_message(connection: LmtpConnection, load: RoundLoad, subject:
     ledger, is_accepted = load.ledger, False
     ledger.attempts[subject] += 1
     if ledger.attempts[subject] > MAX_ATTEMPTS:
-        raise RuntimeError(f"{subject} was refused too often")
+        raise RuntimeError(f"{subject} was refused too many times")
     try:
         sender, to = load.messages.sender_and_recipient(subject)
         reply = await connection.deliver(to, load.messages.unanswered[subject], sender)

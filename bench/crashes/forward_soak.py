@@ -41,18 +41,18 @@ QUEUE_TIMEOUT = 400.0  # seconds; entries of a dead server wait for their lease 
 POLL_SECONDS = 0.2
 REPLY, FORWARD = "answer", "onward"
 _SENDER_NUMBER = re.compile(r"\bs([0-9]+)(?=@|$)")  # of s<number>@elsewhere.example, also in SRS
-_OPEN_DELIVERIES = "SELECT 1 FROM deliveries WHERE state IN ('PENDING', 'DEFERRED') LIMIT 1"
-_UNCONFIRMED_DELIVERIES = """SELECT recipient, envelope_from, final_dot_at FROM deliveries
+_OPEN_DELIVERIES = "SELECT 1 FROM queue_entries WHERE state IN ('PENDING', 'DEFERRED') LIMIT 1"
+_UNCONFIRMED_DELIVERIES = """SELECT recipient, envelope_from, final_dot_at FROM queue_entries
     JOIN submissions ON submissions.id = submission_id WHERE final_dot_at IS NOT NULL
-    AND deliveries.state IN ('PENDING', 'DEFERRED')"""
+    AND queue_entries.state IN ('PENDING', 'DEFERRED')"""
 
 OutgoingKey = tuple[str, int]  # kind, and number of the original message
 
 
 def _key_from_envelope(sender: str, recipient: str) -> OutgoingKey:
     """Return kind and number of an outgoing message by its envelope."""
-    found = _SENDER_NUMBER.search(recipient if recipient != EXTERNAL_ADDRESS else sender)
-    return FORWARD if recipient == EXTERNAL_ADDRESS else REPLY, int(found[1]) if found else -1
+    match = _SENDER_NUMBER.search(recipient if recipient != EXTERNAL_ADDRESS else sender)
+    return FORWARD if recipient == EXTERNAL_ADDRESS else REPLY, int(match[1]) if match else -1
 
 
 @dataclass
@@ -124,16 +124,22 @@ async def run_forward_soak(
     report_round: Callable[[CrashRound], None],
 ) -> ForwardSoakResult:
     """Kill a server on this empty folder as planned, and compare the received messages."""
-    elsewhere, verdict, post = ExternalServer(), ForwardSoakResult(), UniqueSenderMessages(seed)
+    external_server, verdict, post = (
+        ExternalServer(),
+        ForwardSoakResult(),
+        UniqueSenderMessages(seed),
+    )
     extra_settings = {
-        "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{elsewhere.port}?tls=never",
+        "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{external_server.port}?tls=never",
         "MERGANSER_LIMITS_FORWARDS_PER_DAY": "0",
     }
     server = MerganserServer(folder, extra_environment=extra_settings)
     await _create_account_and_forward(folder)
-    async with elsewhere.listen():
-        for death in planned_kills:
-            verdict.rounds.append(await run_until_killed(server, post, verdict.ledger, death))
+    async with external_server.listen():
+        for planned_kill in planned_kills:
+            verdict.rounds.append(
+                await run_until_killed(server, post, verdict.ledger, planned_kill)
+            )
             report_round(verdict.rounds[-1])
             verdict.unconfirmed.update(_read_unconfirmed(server))
 
@@ -146,7 +152,7 @@ async def run_forward_soak(
             await deliver_rest_and_stop(server, post, verdict.ledger, wait_until_queue_is_empty)
         )
         report_round(verdict.rounds[-1])
-    verdict.received = elsewhere.received
+    verdict.received = external_server.received
     verdict.differences = [*find_differences(verdict), *await run_consistency_check(server)]
     return verdict
 
@@ -179,24 +185,27 @@ def _read_unconfirmed(server: MerganserServer) -> Iterator[tuple[OutgoingKey, st
 
 def find_differences(result: ForwardSoakResult) -> Iterator[str]:
     """Yield the messages that are lost, duplicated or unexpected."""
-    for number, each in enumerate(result.rounds, 1):
-        yield from (f"round {number}: {mark} is lost" for mark in each.inspection.lost)
+    for number, soak_round in enumerate(result.rounds, 1):
+        yield from (f"round {number}: {mark} is lost" for mark in soak_round.inspection.lost)
         yield from (
-            f"round {number}: {mark} is stored twice" for mark in each.inspection.duplicates
+            f"round {number}: {mark} is stored twice" for mark in soak_round.inspection.duplicates
         )
-        if not each.ended_as_planned:
-            yield f"round {number}: the server ended with {each.exit_code}"
+        if not soak_round.ended_as_planned:
+            yield f"round {number}: the server exited with {soak_round.exit_code}"
     expected = Counter[OutgoingKey]()
     for mark in result.ledger.digests_by_subject:
         number = message_number_from_subject(mark)
         if mark not in result.ledger.accepted:
-            yield f"{mark} has never been answered"
+            yield f"{mark} has never got a reply"
         expected[REPLY, number] += 1
         expected[FORWARD, number] += number % 2
-    yield from (f"{what} of {number} never came" for what, number in expected - result.received)
     yield from (
-        f"{what} of {number} came unasked" for what, number in result.received.keys() - expected
+        f"{what} of {number} has not arrived" for what, number in expected - result.received
+    )
+    yield from (
+        f"{what} of {number} arrived without a message"
+        for what, number in result.received.keys() - expected
     )
     unsure = Counter(key for key, _ in result.unconfirmed)
     for (what, number), times in (result.received - expected - unsure).items():
-        yield f"{what} of {number} came {times} times more than a death explains"
+        yield f"{what} of {number} arrived {times} times more often than the kills explain"

@@ -45,14 +45,14 @@ class RecipientAccount:
         lines = [
             f"{self.kill_count} kills: {self.accepted} recipients, {self.delivered_once} "
             "delivered once, "
-            f"{self.twice_after_kill} twice in the window of a kill, "
+            f"{self.twice_after_kill} delivered twice because of a kill, "
             f"{self.queued_by_reason.total()} still queued {dict(self.queued_by_reason)}; "
             f"leases taken over in at most {slowest:.1f} s; {len(self.differences)} differences."
         ]
         if (lacked := self.lost_commits) is not None:
             lines.append(
                 f"The standby lacked {len(lacked.submissions)} submissions, {len(lacked.results)} "
-                f"results, {len(lacked.dots)} marks before the end of a message and "
+                f"results, {len(lacked.dots)} marks of a message's end and "
                 f"{len(lacked.claims)} claims: {self.lost} recipients lost without a copy, "
                 f"{self.unrecorded} delivered once without a record, "
                 f"{self.twice_after_failover} delivered twice."
@@ -79,7 +79,9 @@ def account_for_all(account: RecipientAccount, evidence: SoakEvidence) -> None:
     for recipient in sorted(evidence.accepted):
         _account_for_recipient(account, evidence, recipient)
     unknown = set(evidence.copies_by_recipient) - set(evidence.accepted)
-    account.differences += [f"{one} came, and no server had accepted it" for one in sorted(unknown)]
+    account.differences += [
+        f"{one} received a message that no server had accepted" for one in sorted(unknown)
+    ]
 
 
 def _account_for_recipient(
@@ -96,7 +98,9 @@ def _account_for_recipient(
         account.lost += not copies
         account.unrecorded += copies
     elif row is None:
-        account.differences.append(f"{recipient} was accepted, came {copies} times, has no row")
+        account.differences.append(
+            f"{recipient} was accepted, received {copies} copies, has no row"
+        )
     elif row.lease is not None:
         account.differences.append(f"{recipient} is leased by process {row.holder}")
     elif is_open and copies <= by_kill + by_failover and row.last_response:
@@ -109,8 +113,8 @@ def _account_for_recipient(
         account.twice_after_failover += 1
     else:
         account.differences.append(
-            f"{recipient} came {copies} times, is {row.state} after {row.attempts} attempts, "
-            f"due {row.next_at}, last answer {row.last_response!r}"
+            f"{recipient} received {copies} copies, is {row.state} after {row.attempts} attempts, "
+            f"due {row.next_at}, last response {row.last_response!r}"
         )
 
 

@@ -15,7 +15,7 @@ POLL_SECONDS = 0.05
 CONNECTION_LIMIT = "max_connections = 300"  # three servers, each with its pools
 SELECT_WAL_SENDERS = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming'"
 COUNT_SENDING = (
-    "SELECT count(*) FROM deliveries WHERE lease IS NOT NULL AND final_dot_at IS NOT NULL"
+    "SELECT count(*) FROM queue_entries WHERE lease IS NOT NULL AND final_dot_at IS NOT NULL"
 )
 COUNT_WAL_RECEIVERS = "SELECT count(*) FROM pg_stat_wal_receiver"
 # Of a record that the standby received in part nothing is replayed: then the process that replays
@@ -23,7 +23,7 @@ COUNT_WAL_RECEIVERS = "SELECT count(*) FROM pg_stat_wal_receiver"
 IS_REPLAYED = """SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() OR EXISTS (
     SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
     AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval'))"""
-SELECT_DELIVERIES = "SELECT recipient, state, lease, final_dot_at FROM deliveries"
+SELECT_DELIVERIES = "SELECT recipient, state, lease, final_dot_at FROM queue_entries"
 OPEN_STATES = ("PENDING", "DEFERRED")
 
 

@@ -18,7 +18,7 @@ class LoadFigure:
     p50: float
     p99: float
     cpu: float
-    cpu_behind: float = 0.0  # for work after the response, in µs
+    cpu_after_response: float = 0.0  # µs of CPU for work after the response, per request
     late: int = 0  # ended by the server's deadline; not in `count`
 
     @property
@@ -39,22 +39,24 @@ class ComparedFigure:
     """
 
     name: str
-    ours: LoadFigure
-    floor: LoadFigure | None = None
-    plain: LoadFigure | None = None  # plain Strawberry
+    merganser: LoadFigure
+    baseline: LoadFigure | None = None
+    strawberry: LoadFigure | None = None
 
     def ratio_to_baseline(self, field_name: str) -> float | None:
         """Return Merganser's value divided by the baseline's; None without a baseline value."""
-        baseline_value = float(getattr(self.floor, field_name)) if self.floor else 0.0
-        return float(getattr(self.ours, field_name)) / baseline_value if baseline_value else None
+        baseline_value = float(getattr(self.baseline, field_name)) if self.baseline else 0.0
+        return (
+            float(getattr(self.merganser, field_name)) / baseline_value if baseline_value else None
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
         return {
             "name": self.name,
-            "ours": self.ours.as_json(),
-            "floor": self.floor and self.floor.as_json(),
-            "plain": self.plain and self.plain.as_json(),
+            "merganser": self.merganser.as_json(),
+            "baseline": self.baseline and self.baseline.as_json(),
+            "strawberry": self.strawberry and self.strawberry.as_json(),
             "ratios": {
                 what: self.ratio_to_baseline(what) for what in ("rate", "p50", "p99", "cpu")
             },

@@ -14,7 +14,7 @@ from rich.table import Table
 from bench.figures.goals import evaluate_goals
 from bench.figures.measurements import ComparedFigure, MeasuredValue
 
-PIPE_WIDTH = 160  # columns of a pipe
+PIPE_WIDTH = 200  # columns of a pipe
 MAX_SHOWN_ERRORS = 3  # errors
 
 
@@ -54,7 +54,7 @@ def write_json_report(results_of_stores: Sequence[BenchmarkResults], path: Path)
 
 def format_figure(figure: ComparedFigure) -> str:
     """Return a figure of Merganser as a line of text."""
-    merganser_figure = figure.ours
+    merganser_figure = figure.merganser
     return (
         f"{figure.name:45} {merganser_figure.rate:8,.0f} /s  p50 {merganser_figure.p50:7.2f} ms  "
         f"p99 {merganser_figure.p99:7.2f} ms  CPU {merganser_figure.cpu:7,.0f} µs"
@@ -70,27 +70,36 @@ def print_report(results: BenchmarkResults) -> None:
     console.print(_values_table(results.facts))
     console.print(_goals_table(results))
     for line in results.errors[:MAX_SHOWN_ERRORS]:
-        console.print(f"the server logged, of {len(results.errors)}: {line}", markup=False)
+        console.print(
+            f"one of {len(results.errors)} errors in the server log: {line}", markup=False
+        )
+    load_after = os.getloadavg()[0]
     console.print(
         f"{results.store}, {results.messages} messages, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores shared with the client; load average "
-        f"{results.load_before:.1f} before, {os.getloadavg()[0]:.1f} now. In brackets: times the "
-        "floor's, measured in turn with ours; plain is Strawberry as it comes. CPU is the server "
-        "process's own."
+        f"{results.load_before:.1f} before, {load_after:.1f} after. In brackets: ratio to the "
+        "baseline server, measured in turn. Strawberry: the same types and resolvers with "
+        "Strawberry's own schema, executor and view. CPU: of the server process."
     )
+    if max(results.load_before, load_after) > (os.cpu_count() or 1):
+        console.print("The machine was busy: latencies include waiting for a CPU core.")
 
 
 def _figures_table(lines: Sequence[ComparedFigure]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("what")
-    for name in ("conn.", "each second", "p50 ms", "p99 ms", "CPU µs", "floor: /s", "CPU µs"):
+    table.add_column("workload")
+    for name in ("connections", "requests/s", "p50 ms", "p99 ms", "CPU µs"):
         table.add_column(name, justify="right")
-    for name in ("plain: /s", "CPU µs", "n"):
+    for name in ("baseline: /s", "CPU µs", "Strawberry: /s", "CPU µs", "requests"):
         table.add_column(name, justify="right")
     last_name = ""
     for line in lines:
-        merganser_figure, floor, plain = line.ours, line.floor, line.plain
-        later_cpu = f" + {merganser_figure.cpu_behind:,.0f}" if merganser_figure.cpu_behind else ""
+        merganser_figure, baseline, strawberry = line.merganser, line.baseline, line.strawberry
+        later_cpu = (
+            f" + {merganser_figure.cpu_after_response:,.0f}"
+            if merganser_figure.cpu_after_response
+            else ""
+        )
         table.add_row(
             line.name if line.name != last_name else "",
             str(merganser_figure.connections),
@@ -98,11 +107,11 @@ def _figures_table(lines: Sequence[ComparedFigure]) -> Table:
             _figure_cell(line, "p50", ".1f"),
             _figure_cell(line, "p99", ".1f"),
             _figure_cell(line, "cpu", ".0f") + later_cpu,
-            f"{floor.rate:,.0f}" if floor else "",
-            f"{floor.cpu:,.0f}" if floor else "",
-            f"{plain.rate:,.0f}" if plain else "",
-            f"{plain.cpu:,.0f}" if plain else "",
-            f"{merganser_figure.count} + {merganser_figure.late} late"
+            f"{baseline.rate:,.0f}" if baseline else "",
+            f"{baseline.cpu:,.0f}" if baseline else "",
+            f"{strawberry.rate:,.0f}" if strawberry else "",
+            f"{strawberry.cpu:,.0f}" if strawberry else "",
+            f"{merganser_figure.count} + {merganser_figure.late} over deadline"
             if merganser_figure.late
             else str(merganser_figure.count),
         )
@@ -113,12 +122,12 @@ def _figures_table(lines: Sequence[ComparedFigure]) -> Table:
 def _figure_cell(line: ComparedFigure, field_name: str, number_format: str) -> str:
     ratio = line.ratio_to_baseline(field_name)
     ratio_text = "" if ratio is None else f" (x{ratio:.2f})"
-    return f"{getattr(line.ours, field_name):,{number_format}}{ratio_text}"
+    return f"{getattr(line.merganser, field_name):,{number_format}}{ratio_text}"
 
 
 def _values_table(facts: Sequence[MeasuredValue]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("besides")
+    table.add_column("value")
     table.add_column("", justify="right")
     table.add_column("")
     for fact in facts:
@@ -129,8 +138,8 @@ def _values_table(facts: Sequence[MeasuredValue]) -> Table:
 def _goals_table(results: BenchmarkResults) -> Table:
     """Return the table of goals with required and measured values."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("goal", "asked", "reached", ""):
+    for name in ("goal", "required", "measured", ""):
         table.add_column(name)
     for goal in evaluate_goals(results.lines, results.facts):
-        table.add_row(goal.name, goal.asked, goal.reached, "holds" if goal.holds else "missed")
+        table.add_row(goal.name, goal.required, goal.measured, "met" if goal.is_met else "not met")
     return table

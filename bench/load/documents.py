@@ -19,7 +19,7 @@ NODE_FIELDS = (
 MAILBOX_FIELDS = (
     f"id path messageCount unseenCount messages(first: 50, after: $after) {{ {NODE_FIELDS} }}"
 )
-MAILBOX_LIST_FIELDS = "mailboxes { id path specialUse messageCount unseenCount size }"
+MAILBOX_LIST_FIELDS = "mailboxes { nodes { id path specialUse messageCount unseenCount size } }"
 FULL_MESSAGE_FIELDS = (
     "id subject from { name address } to { name address } cc { name address } date receivedAt "
     "flags size text html headers { key value } "
@@ -93,38 +93,38 @@ async def build_workloads(servers: ComparedServers, page_number: int) -> list[Wo
 
     Raises RuntimeError if the servers do not return the same mail.
     """
-    merganser, floor, account = servers.merganser, servers.baseline, servers.account
-    desk = RequestFactory(merganser, floor, servers.strawberry, account)
+    merganser, baseline, account = servers.merganser, servers.baseline, servers.account
+    factory = RequestFactory(merganser, baseline, servers.strawberry, account)
     key = decode("Mailbox", account.baseline_inbox_id or account.inbox_id)
     skip = (page_number - 1) * PAGE_SIZE
-    position = await request_json(floor, "/place", {"box": key, "skip": skip})
+    position = await request_json(baseline, "/place", {"box": key, "skip": skip})
     first, offset_variables = {"box": key}, {"box": key, **position}
     box, full = account.inbox_id, account.full_message_id
     after = await _cursor_after(merganser, box, skip)
     requests_by_name = {
-        "inbox page": (desk.graphql_body(PAGE_QUERY, box=box), "/page", first),
+        "inbox page": (factory.graphql_body(PAGE_QUERY, box=box), "/page", first),
         f"page {page_number}": (
-            desk.graphql_body(PAGE_QUERY, box=box, after=after),
+            factory.graphql_body(PAGE_QUERY, box=box, after=after),
             "/page",
             offset_variables,
         ),
-        "mailboxes": (desk.graphql_body(MAILBOXES_QUERY), "/boxes", first),
-        "one message in full": (desk.graphql_body(MESSAGE_QUERY, id=full), "/message", first),
-        "app start": (desk.graphql_body(APP_START_QUERY, box=box, id=full), "/start", first),
+        "mailboxes": (factory.graphql_body(MAILBOXES_QUERY), "/boxes", first),
+        "one message in full": (factory.graphql_body(MESSAGE_QUERY, id=full), "/message", first),
+        "app start": (factory.graphql_body(APP_START_QUERY, box=box, id=full), "/start", first),
     }
     for name, (query, path, body) in requests_by_name.items():
-        baseline_body = await request_json(floor, path, body)
+        baseline_body = await request_json(baseline, path, body)
         merganser_data = (await request_json(merganser, "/graphql", query))["data"]
         _require_same_mail(name, merganser_data, baseline_body)
         if _without_urls(merganser_data) != _without_urls(
-            (await request_json(desk.strawberry, "/graphql", query))["data"]
+            (await request_json(factory.strawberry, "/graphql", query))["data"]
         ):
-            raise RuntimeError(f"{name}: plain Strawberry shows something else")
+            raise RuntimeError(f"{name}: plain Strawberry returns different data")
     reads = [
-        desk.repeated_workload(name, query, path, body)
+        factory.repeated_workload(name, query, path, body)
         for name, (query, path, body) in requests_by_name.items()
     ]
-    return [*reads, _flag_one_workload(desk, key), _flag_many_workload(desk, key)]
+    return [*reads, _flag_one_workload(factory, key), _flag_many_workload(factory, key)]
 
 
 async def _cursor_after(target: BenchmarkTarget, mailbox_id: str, message_count: int) -> str | None:
@@ -152,7 +152,7 @@ def _require_same_mail(name: str, merganser: dict[str, Any], baseline: dict[str,
         {**each, "message": None} for each in (merganser, baseline)
     )
     if _without_ids(merganser_fields) != _without_ids(baseline_fields):
-        raise RuntimeError(f"{name}: the floor shows something else")
+        raise RuntimeError(f"{name}: the baseline returns different data")
 
 
 def _without_urls(value: Any) -> Any:
@@ -182,18 +182,18 @@ def _flag_one_workload(factory: RequestFactory, mailbox_key: int) -> Workload:
             )
             yield encode_post_request(factory.merganser, "/graphql", body)
 
-    def floor() -> Iterator[bytes]:
+    def baseline_requests() -> Iterator[bytes]:
         for number in itertools.count():
             pass_number, nth = divmod(number, len(keys))
             body = {
                 "ids": [keys[nth]],
                 "box": mailbox_key,
                 "flagged": pass_number % 2 == 0,
-                "shown": True,
+                "display_address": True,
             }
             yield encode_post_request(factory.baseline, "/flag", body)
 
-    return Workload("flag 1 message", merganser_requests(), floor())
+    return Workload("flag 1 message", merganser_requests(), baseline_requests())
 
 
 def _flag_many_workload(factory: RequestFactory, mailbox_key: int) -> Workload:
@@ -210,12 +210,14 @@ def _flag_many_workload(factory: RequestFactory, mailbox_key: int) -> Workload:
         )
         for flagged in (True, False)
     ]
-    floor = [
+    baseline_requests = [
         encode_post_request(
             factory.baseline, "/flag", {"ids": keys, "box": mailbox_key, "flagged": flagged}
         )
         for flagged in (True, False)
     ]
     return Workload(
-        "flag 1,000 messages", itertools.cycle(merganser_requests), itertools.cycle(floor)
+        "flag 1,000 messages",
+        itertools.cycle(merganser_requests),
+        itertools.cycle(baseline_requests),
     )

@@ -87,8 +87,8 @@ class PartialResponse:
             if end < 0:
                 return False
             self._head = end + 4
-            found = CONTENT_LENGTH.search(self.raw, 0, self._head)
-            self._whole = self._head + int(found[1]) if found else self._head
+            match = CONTENT_LENGTH.search(self.raw, 0, self._head)
+            self._whole = self._head + int(match[1]) if match else self._head
         return len(self.raw) >= self._whole
 
     def clear(self) -> None:
@@ -147,7 +147,7 @@ class LoadConnection(asyncio.Protocol):
     def connection_lost(self, _problem: Exception | None) -> None:
         """Mark this connection as closed."""
         if not self.load_run.is_over:
-            self.load_run.error_response = b"a connection was closed under us"
+            self.load_run.error_response = b"the server closed a connection"
         if not self.done.done():
             self.done.set_result(None)
 
@@ -222,7 +222,9 @@ async def _run_connections(
     async with asyncio.timeout(MAX_DURATION_FACTOR * seconds + START_STOP_TIMEOUT):
         await asyncio.gather(*(protocol.done for _, protocol in connections))
     if load_run.error_response:
-        raise RuntimeError(f"not a good answer: {load_run.error_response.decode(errors='replace')}")
+        raise RuntimeError(
+            f"unexpected response: {load_run.error_response.decode(errors='replace')}"
+        )
     return time.perf_counter() - load_run.started_at
 
 
@@ -245,7 +247,7 @@ class SequentialConnection(asyncio.Protocol):
     def connection_lost(self, _problem: Exception | None) -> None:
         """Fail the request that waits for a response."""
         if self._came and not self._came.done():
-            self._came.set_exception(ConnectionError("a connection was closed under us"))
+            self._came.set_exception(ConnectionError("the server closed a connection"))
 
     async def request_data(self, request: bytes) -> tuple[Any, float]:
         """Return the data of a response and the time it was complete.
@@ -259,7 +261,7 @@ class SequentialConnection(asyncio.Protocol):
             at = await self._came
         if not self._answer.is_success:
             response_text = bytes(self._answer.raw[:2000]).decode(errors="replace")
-            raise RuntimeError(f"not a good answer: {response_text}")
+            raise RuntimeError(f"unexpected response: {response_text}")
         return self._answer.json_body["data"], at
 
     def close(self) -> None:
@@ -282,10 +284,10 @@ async def request_json(target: BenchmarkTarget, path: str, body: Mapping[str, An
     try:
         writer.write(encode_post_request(target, path, body))
         head = await reader.readuntil(b"\r\n\r\n")
-        found = CONTENT_LENGTH.search(head)
-        answer = orjson.loads(await reader.readexactly(int(found[1]) if found else 0))
+        match = CONTENT_LENGTH.search(head)
+        answer = orjson.loads(await reader.readexactly(int(match[1]) if match else 0))
     finally:
         await close_connection(writer)
     if b" 200 " not in head[:16] or (isinstance(answer, dict) and "errors" in answer):
-        raise RuntimeError(f"not a good answer: {answer}")
+        raise RuntimeError(f"unexpected response: {answer}")
     return answer

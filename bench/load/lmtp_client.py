@@ -62,15 +62,15 @@ def dot_stuff(raw_message: bytes) -> bytes:
 
 async def connect(port: int) -> LmtpConnection:
     """Open a connection and send LHLO."""
-    neighbour = LmtpConnection(*await asyncio.open_connection(HOST, port))
+    connection = LmtpConnection(*await asyncio.open_connection(HOST, port))
     try:
-        await neighbour.read_reply()
-        neighbour.writer.write(b"LHLO bench.example.com\r\n")
-        await neighbour.read_reply()
+        await connection.read_reply()
+        connection.writer.write(b"LHLO bench.example.com\r\n")
+        await connection.read_reply()
     except (OSError, asyncio.CancelledError):
-        await neighbour.close()
+        await connection.close()
         raise
-    return neighbour
+    return connection
 
 
 async def measure_deliveries(
@@ -82,13 +82,13 @@ async def measure_deliveries(
     seconds: float,
 ) -> LoadFigure:
     """Measure deliveries over several connections. Raises RuntimeError on any reply but 250."""
-    neighbours = [await connect(target.port) for _ in range(connection_count)]
-    await _deliver_for(neighbours, messages, recipient, seconds * WARM_UP_SHARE)
+    connections = [await connect(target.port) for _ in range(connection_count)]
+    await _deliver_for(connections, messages, recipient, seconds * WARM_UP_SHARE)
     before, started_at = cpu_seconds(target.pid), time.perf_counter()
-    latencies = await _deliver_for(neighbours, messages, recipient, seconds)
+    latencies = await _deliver_for(connections, messages, recipient, seconds)
     took, used = time.perf_counter() - started_at, cpu_seconds(target.pid) - before
-    for neighbour in neighbours:
-        await neighbour.close()
+    for connection in connections:
+        await connection.close()
     return figure_from_latencies(connection_count, latencies, took, used)
 
 

@@ -57,7 +57,7 @@ class MessageGenerator:
             f"Message-ID: <{mark}@example.com>\r\n"
             "MIME-Version: 1.0\r\n"
         )
-        body = _alternative_part(f"Letter {mark}.\r\n\r\n{half}\r\n")
+        body = _alternative_part(f"Message {mark}.\r\n\r\n{half}\r\n")
         if attachment:
             body = _mixed_part(body, attachment, f"file-{number}.bin")
         return (head + body).encode()

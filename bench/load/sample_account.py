@@ -22,10 +22,11 @@ from merganser.settings.settings import Settings
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.limit_values import Unlimited
@@ -72,19 +73,19 @@ async def create_sample_account(
         ada = await create_user(environment, READER_ADDRESS)
         post = await create_user(environment, RECEIVER_ADDRESS)
         ctx = user_context(environment, ada.id)
-        there = len(await mailbox_loaders.load_all_of_user(ctx, ada.id, ()))
+        there = len(await mailbox_loaders.load_visible_mailboxes_of_user(ctx, ada.id, ()))
         paths = [f"Projects/No {n:02}" for n in range(1, mailbox_count - there)]
-        await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(paths))
+        await mailbox_create.create_mailboxes(ctx, NewMailboxes(paths))
         secrets = [
             (
-                await api_keys.create_api_key(
+                await api_key_mutations.create_api_key(
                     root_context(environment), NewApiKey("bench", user_id=user.id)
                 )
             )[1]
             for user in (ada, post)
         ]
         full_raw = await _deliver_messages(environment, message_count, report_progress)
-        while await index_worker.index_next_batch(environment):
+        while await index_worker.index_next_batch_and_record_contacts(environment):
             pass
         return await _read_sample_account(environment, secrets, full_raw)
 

@@ -50,12 +50,12 @@ async def insert_users(
         }
         for n, key in enumerate(domain_ids)
     ]
-    await _insert_rows(environment, Domain, iter(rows))
-    await _insert_rows(environment, Stream, ({"id": key} for key in (*domain_ids, *users)))
-    await _insert_rows(environment, User, _user_rows(environment, users, domain_ids))
-    await _insert_rows(environment, Address, _address_rows(environment, users, domain_ids))
+    await insert_rows(environment, Domain, iter(rows))
+    await insert_rows(environment, Stream, ({"id": key} for key in (*domain_ids, *users)))
+    await insert_rows(environment, User, _user_rows(environment, users, domain_ids))
+    await insert_rows(environment, Address, _address_rows(environment, users, domain_ids))
     tagged = [key for n, key in enumerate(users) if n % TAGGED_INTERVAL == 0]
-    await _insert_rows(environment, UserTag, ({"tag": "vip", "user_id": key} for key in tagged))
+    await insert_rows(environment, UserTag, ({"tag": "vip", "user_id": key} for key in tagged))
     async with environment.database.engine.begin() as connection:
         await connection.execute(text("ANALYZE"))
     return list(users)
@@ -109,7 +109,7 @@ def _address_rows(
             "id": environment.new_id(),
             "local": _local_part(n).replace(".", ""),
             "domain_id": domain_ids[domain_index],
-            "shown": f"{_local_part(n)}@d{domain_index}.crowd.example",
+            "display_address": f"{_local_part(n)}@d{domain_index}.crowd.example",
             "user_id": key,
             "main": True,
             "created_at": now,
@@ -117,7 +117,7 @@ def _address_rows(
         }
 
 
-async def _insert_rows(
+async def insert_rows(
     environment: Environment, table: type[SQLModel], rows: Iterator[dict[str, Any]]
 ) -> None:
     """Insert rows with the column defaults, thousands per transaction."""

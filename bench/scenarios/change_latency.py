@@ -14,6 +14,7 @@ from bench.figures.goals import (
     CHANGE_TO_EVENT,
     DELIVERY_TO_EVENT,
     IDLE_SUBSCRIBER_MEMORY,
+    SUBSCRIBERS_PREFIX,
 )
 from bench.figures.measurements import MeasuredValue, percentile
 from bench.load.http_client import (
@@ -46,10 +47,10 @@ from merganser.server.environment_factory import open_environment, root_context
 from merganser.server.sockets import raise_open_file_limit
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
-TITLE = "live: watchers"
+TITLE = "live: event latency"
 CONCURRENT_ACCOUNTS = 16
 PAUSE_BETWEEN_MESSAGES = 0.03  # seconds
 CLIENT_COUNT = 4  # that change flags
@@ -120,7 +121,7 @@ async def measure_latency(
         if url
         else Settings(data=server.data_folder)
     )
-    task = progress.add_task("watchers", total=size.step_count)
+    task = progress.add_task(TITLE, total=size.step_count)
 
     def advance() -> None:
         progress.advance(task)
@@ -155,7 +156,7 @@ async def create_accounts(
     async def account(number: int) -> WatchedAccount:
         address = f"w{number}@bench.example"
         user = await create_user(environment, address)
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("bench", user_id=user.id)
         )
         to = await address_resolution.load_recipient_below_limits(environment, address)
@@ -208,32 +209,34 @@ async def _measure_delivery_latency(
     advance: AdvanceStep,
 ) -> list[MeasuredValue]:
     """Measure the time from the 250 of a delivery to its event, account by account."""
-    neighbour, writer = await connect(lmtp_port), MessageGenerator(seed=2)
+    lmtp_connection, writer = await connect(lmtp_port), MessageGenerator(seed=2)
     latencies = list[float]()
     for number in range(message_count):
         one, raw = watched_accounts[number % len(watched_accounts)], writer.make_message(number)
         coming = one.watcher.expect_event()
-        reply = await neighbour.deliver(one.account.address, raw)
+        reply = await lmtp_connection.deliver(one.account.address, raw)
         answered = time.perf_counter()
         if not reply.startswith("250"):
             raise RuntimeError(f"not delivered: {reply}")
         async with asyncio.timeout(EVENT_TIMEOUT):
             latencies.append(await coming - answered)
         if b"MESSAGE_RECEIVED" not in one.watcher.event_data:
-            raise RuntimeError(f"no event of a message: {one.watcher.event_data!r}")
+            raise RuntimeError(f"not the event of a message: {one.watcher.event_data!r}")
         advance()
         await asyncio.sleep(PAUSE_BETWEEN_MESSAGES)
-    await neighbour.close()
-    return _latency_values(f"{len(watched_accounts)} watchers: {DELIVERY_TO_EVENT}", latencies)
+    await lmtp_connection.close()
+    return _latency_values(
+        f"{len(watched_accounts)} {SUBSCRIBERS_PREFIX}{DELIVERY_TO_EVENT}", latencies
+    )
 
 
 def _latency_values(name: str, seconds: Sequence[float]) -> list[MeasuredValue]:
     """Return percentiles of latencies in ms; events before the reply count as 0."""
-    late = [max(one, 0.0) * 1e3 for one in seconds]
+    late = [max(second, 0.0) * 1e3 for second in seconds]
     return [
         MeasuredValue(f"{name}, p50", percentile(late, 0.5), "ms"),
         MeasuredValue(f"{name}, p99", percentile(late, 0.99), "ms"),
-        MeasuredValue(f"{name}, worst of {len(late):,}", max(late), "ms"),
+        MeasuredValue(f"{name}, maximum of {len(late):,}", max(late), "ms"),
     ]
 
 
@@ -282,25 +285,29 @@ async def _measure_change_latency(
     whole = [
         at - sent_at for at, (sent_at, _, _) in zip(event_times, measured_changes, strict=True)
     ]
-    name = f"{len(watched_accounts)} watchers:"
+    name = f"{len(watched_accounts)} {SUBSCRIBERS_PREFIX.strip()}"
     return [
         MeasuredValue(
-            f"{name} {CHANGE_RATE}, {size.changes_per_second} asked",
+            f"{name} {CHANGE_RATE}, {size.changes_per_second} requested",
             len(measured_changes) / took,
             "",
         ),
         *_latency_values(f"{name} {CHANGE_TO_EVENT}", after),
         MeasuredValue(
-            f"{name} from the mutation to its event, p50", percentile(whole, 0.5) * 1e3, "ms"
+            f"{name} from the request of a mutation to the event, p50",
+            percentile(whole, 0.5) * 1e3,
+            "ms",
         ),
         MeasuredValue(
-            f"{name} from the mutation to its event, p99", percentile(whole, 0.99) * 1e3, "ms"
+            f"{name} from the request of a mutation to the event, p99",
+            percentile(whole, 0.99) * 1e3,
+            "ms",
         ),
     ]
 
 
 def _encode_flag_request(account: AccountWithWatcher, *, is_flagged: bool) -> bytes:
-    given = {"select": {"ids": [account.account.message_id]}, "set": {"flagged": is_flagged}}
+    parameters = {"select": {"ids": [account.account.message_id]}, "set": {"flagged": is_flagged}}
     return encode_post_request(
-        account.target, "/graphql", {"query": FLAG_MUTATION, "variables": {"input": given}}
+        account.target, "/graphql", {"query": FLAG_MUTATION, "variables": {"input": parameters}}
     )

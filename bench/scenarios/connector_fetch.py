@@ -38,10 +38,10 @@ from bench.servers.merganser_process import (
 from bench.servers.ports import HOST
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
-TITLE = "mail fetched from elsewhere"
+TITLE = "mail fetched by a connector"
 MESSAGE_COUNT, MESSAGE_SIZE = 10_000, 20_000
 RUN_TIMEOUT = 600.0  # seconds of a run
 POLL_SECONDS = 0.2
@@ -84,7 +84,7 @@ async def measure_fetch(
     task = progress.add_task(TITLE, total=3)
     async with open_environment(settings, migrate=True) as environment:
         user = await create_user(environment, READER_ADDRESS)
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("bench", user_id=user.id)
         )
     await asyncio.to_thread(folder.chmod, 0o755)  # for the user of Dovecot
@@ -130,23 +130,23 @@ async def _measure_run_and_rerun(
     await wait_until_idle(target.pid)
     second_run = await run_connector(target, key)
     if second_run["importedCount"] or second_run["seenCount"] != message_count:
-        raise RuntimeError(f"what was there came again: {second_run['log']}")
-    page = "of an inbox page while mail is fetched"
+        raise RuntimeError(f"messages were fetched twice: {second_run['log']}")
+    page = "of an inbox page while a connector fetches mail"
     return [
         MeasuredValue(FETCHED_MESSAGES.format(message_count), took, "s"),
-        MeasuredValue("messages fetched in a second", message_count / took, ""),
+        MeasuredValue("messages fetched per second", message_count / took, ""),
         MeasuredValue(
-            "CPU of a message fetched, with all that goes on meanwhile",
+            "CPU per fetched message, with the inbox pages read meanwhile",
             used / message_count * 1e3,
             "ms",
         ),
-        MeasuredValue("… and behind the copy", later_cpu / message_count * 1e3, "ms"),
+        MeasuredValue("… and after the run", later_cpu / message_count * 1e3, "ms"),
         MeasuredValue(FETCH_MEMORY, (observation.max_memory - idle) / 1024, "MiB"),
         MeasuredValue(EMPTY_RUN, _run_seconds(second_run), "s"),
         MeasuredValue(f"p50 {page}", percentile(observation.page_latencies, 0.5) * 1e3, "ms"),
         MeasuredValue(f"p99 {page}", percentile(observation.page_latencies, 0.99) * 1e3, "ms"),
         MeasuredValue(
-            "p99 of an inbox page with nothing beside", percentile(alone, 0.99) * 1e3, "ms"
+            "p99 of an inbox page without a connector run", percentile(alone, 0.99) * 1e3, "ms"
         ),
     ]
 
@@ -155,7 +155,7 @@ async def create_connector(
     target: BenchmarkTarget, remote: DovecotAccount, **extra_fields: Any
 ) -> str:
     """Create a connector of the target's account that is enabled, and return its ID."""
-    given = {
+    parameters = {
         "host": HOST,
         "port": remote.ports["imap"],
         "security": "NONE",
@@ -163,7 +163,7 @@ async def create_connector(
         "password": PASSWORD,
         **extra_fields,
     }
-    payload = await _request_payload(target, CREATE_MUTATION, {"input": given})
+    payload = await _request_payload(target, CREATE_MUTATION, {"input": parameters})
     return str(payload["connector"]["id"])
 
 

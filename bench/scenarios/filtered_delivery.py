@@ -1,4 +1,4 @@
-"""Measure the cost of filters and scripts for deliveries, and the latency beside a large message.
+"""Measure the cost of filters and scripts for deliveries, and the latency during a large message.
 
 `python -m bench.scenarios.filtered_delivery PORT COUNT` delivers large messages in a process of
 its own, so that the measuring process does not wait for it.
@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.figures.goals import DELIVERY_SLOWDOWN, MEMORY_OF_LARGE, P99_BESIDE_LARGE
+from bench.figures.goals import DELIVERY_SLOWDOWN, MEMORY_OF_LARGE, P99_DURING_LARGE
 from bench.figures.measurements import LoadFigure, MeasuredValue
 from bench.load.http_client import BenchmarkTarget, request_json
 from bench.load.lmtp_client import connect, measure_deliveries
@@ -29,13 +29,13 @@ from bench.servers.merganser_process import (
 )
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
-TITLE = "deliveries with rules, and beside a large one"
-PLAIN, FILTERS, SCRIPT = "plain", "20 filters", "a script of 200 lines"
+TITLE = "deliveries with filters, and during large messages"
+WITHOUT_RULES, FILTERS, SCRIPT = "without filters", "20 filters", "Sieve script of 200 lines"
 ADDRESSES = {
-    PLAIN: "plain@bench.example",
+    WITHOUT_RULES: "plain@bench.example",
     FILTERS: "forms@bench.example",
     SCRIPT: "script@bench.example",
 }
@@ -59,7 +59,7 @@ class FilteredDeliverySize:
 async def measure_filtered_delivery(
     database_kind: DatabaseKind, folder: Path, size: FilteredDeliverySize, progress: Progress
 ) -> list[MeasuredValue]:
-    """Measure the slowdown by filters, then memory and latency beside large messages."""
+    """Measure the slowdown by filters, then memory and latency during large messages."""
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(folder / "ruled", url)
     settings = (
@@ -72,7 +72,7 @@ async def measure_filtered_delivery(
     async with open_environment(settings, migrate=True) as environment:
         for name, address in ADDRESSES.items():
             user = await create_user(environment, address)
-            _, secrets[name] = await api_keys.create_api_key(
+            _, secrets[name] = await api_key_mutations.create_api_key(
                 root_context(environment), NewApiKey("bench", user_id=user.id)
             )
     async with run_until_exit(server.start) as pid:
@@ -98,7 +98,7 @@ async def measure_filtered_delivery(
                 )
                 await wait_until_idle(pid)
             progress.advance(task)
-        facts = [*_slowdown_values(figures), *await _measure_beside_large(lmtp, size)]
+        facts = [*_slowdown_values(figures), *await _measure_during_large(lmtp, size)]
         progress.advance(task, 2)
     progress.remove_task(task)
     if problems := logged_errors(server.data_folder / "server.log"):
@@ -124,8 +124,8 @@ async def _create_filters_and_script(targets: Mapping[str, BenchmarkTarget]) -> 
         await _send_mutation(
             targets[FILTERS], FILTER_MUTATION, {"query": _filter_query(number), "action": action}
         )
-    given = {"name": "bench", "content": make_script(), "activate": True}
-    await _send_mutation(targets[SCRIPT], SCRIPT_MUTATION, given)
+    parameters = {"name": "bench", "content": make_script(), "activate": True}
+    await _send_mutation(targets[SCRIPT], SCRIPT_MUTATION, parameters)
 
 
 def _filter_query(number: int) -> dict[str, Any]:
@@ -164,22 +164,24 @@ def make_script() -> str:
 
 
 def _slowdown_values(figures: Mapping[str, list[LoadFigure]]) -> Iterator[MeasuredValue]:
-    """Yield how much slower deliveries are than plain ones, round by round."""
+    """Yield how much slower deliveries are than without filters, round by round."""
     for name in (FILTERS, SCRIPT):
-        pairs = list(zip(figures[name], figures[PLAIN], strict=True))
-        slower = statistics.median(plain.rate / ruled.rate - 1 for ruled, plain in pairs)
-        cpu = statistics.median(ruled.cpu / plain.cpu - 1 for ruled, plain in pairs)
+        pairs = list(zip(figures[name], figures[WITHOUT_RULES], strict=True))
+        slower = statistics.median(
+            unfiltered.rate / filtered.rate - 1 for filtered, unfiltered in pairs
+        )
+        cpu = statistics.median(filtered.cpu / unfiltered.cpu - 1 for filtered, unfiltered in pairs)
         yield MeasuredValue(f"{DELIVERY_SLOWDOWN}, {name}", slower * 100, "%")
-        yield MeasuredValue(f"CPU of a delivery more than plain, {name}", cpu * 100, "%")
-    for name, each in figures.items():
-        rate = statistics.median(figure.rate for figure in each)
-        yield MeasuredValue(f"deliveries of 20 KB in a second, {name}", rate, "")
+        yield MeasuredValue(f"additional CPU of a delivery, {name}", cpu * 100, "%")
+    for name, figure in figures.items():
+        rate = statistics.median(figure.rate for figure in figure)
+        yield MeasuredValue(f"deliveries of 20 KB per second, {name}", rate, "")
 
 
-async def _measure_beside_large(
+async def _measure_during_large(
     lmtp: BenchmarkTarget, size: FilteredDeliverySize
 ) -> list[MeasuredValue]:
-    """Measure small messages alone and beside large ones, and the memory of the large ones."""
+    """Measure small messages alone and during large ones, and the memory of the large ones."""
     command = (
         sys.executable,
         "-m",
@@ -188,21 +190,23 @@ async def _measure_beside_large(
         str(size.large_message_count),
     )
     rounds = size.rounds, size.round_seconds
-    times, above = await large_message.measure_beside_large(lmtp, command, ADDRESSES[PLAIN], rounds)
+    times, above = await large_message.measure_during_large(
+        lmtp, command, ADDRESSES[WITHOUT_RULES], rounds
+    )
     return [
-        MeasuredValue(P99_BESIDE_LARGE, times, "times"),
+        MeasuredValue(P99_DURING_LARGE, times, "times"),
         MeasuredValue(MEMORY_OF_LARGE, above, "MiB"),
     ]
 
 
 async def _deliver_large_messages(lmtp_port: int, message_count: int) -> None:
     raw = large_message.large_message()
-    neighbour = await connect(lmtp_port)
+    connection = await connect(lmtp_port)
     for number in range(message_count):
-        reply = await neighbour.deliver(ADDRESSES[SCRIPT], b"X-Number: %d\r\n" % number + raw)
+        reply = await connection.deliver(ADDRESSES[SCRIPT], b"X-Number: %d\r\n" % number + raw)
         if not reply.startswith("250"):
             raise RuntimeError(f"not delivered: {reply}")
-    await neighbour.close()
+    await connection.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 
+from bench.figures.goals import P99_DURING_HALF_OPEN
 from bench.figures.measurements import MeasuredValue
 from bench.load.http_client import BenchmarkTarget, measure_load
 from bench.servers.ports import HOST
@@ -80,12 +81,12 @@ async def measure_half_open_effect(
             loaded.append(await _measure_p99(target, requests, seconds))
     before, after = statistics.median(unloaded), statistics.median(loaded)
     return [
-        MeasuredValue("inbox page, p99 alone", before, "ms"),
+        MeasuredValue("inbox page, p99 without half-open connections", before, "ms"),
         MeasuredValue(
-            f"inbox page, p99 beside {HALF_OPEN_COUNT} half-open connections", after, "ms"
+            f"inbox page, p99 during {HALF_OPEN_COUNT} half-open connections", after, "ms"
         ),
         MeasuredValue(
-            f"times the p99, beside {HALF_OPEN_COUNT} half-open connections",
+            f"{P99_DURING_HALF_OPEN}, {HALF_OPEN_COUNT} connections",
             after / before,
             "times",
         ),

@@ -8,7 +8,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,18 @@ import uvloop
 
 from bench.load.documents import PAGE_QUERY
 from graph.http.admission_control import AdmissionControl
-from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
+from graph.http.graphql_endpoint import (
+    AuthenticateConnection,
+    EndpointSettings,
+    GraphqlEndpoint,
+)
 from graph.http.rate_budgets import PointRates, RateBudgets
 from graph.schema import schema
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import read_settings
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
-from resolvers.context import GuardRule, Viewer
+from resolvers.viewer import GuardRule, Viewer
 
 WARM_UP_REQUESTS, MEASURED_REQUESTS = 200, 2000
 
@@ -45,11 +49,13 @@ class TimedViewer(Viewer):
 
     times: RequestTimes = field(default_factory=RequestTimes, compare=False)
 
-    def require(self, needs: GuardRule) -> None:
+    def require(
+        self, rule: GuardRule, *, path: Sequence[str] = (), index: int | None = None
+    ) -> None:
         """Check the guard as the base class does. Raises Forbidden."""
         if not self.times.resolver_started:
             self.times.resolver_started = time.perf_counter()
-        super().require(needs)
+        super().require(rule, path=path, index=index)
 
 
 async def measure_in_process(
@@ -69,10 +75,7 @@ async def measure_in_process(
         watch.signed_in = time.perf_counter()
         return timed_viewer
 
-    unpaid = EndpointSettings(
-        guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0)))
-    )  # without rate limits
-    endpoint = GraphqlEndpoint(schema, environment, sign_in, unpaid)
+    endpoint = endpoint_without_rate_limits(environment, sign_in)
     body = orjson.dumps({"query": PAGE_QUERY, "variables": {"box": mailbox_id}})
     credentials, before, whole = list[float](), list[float](), list[float]()
     for number in range(WARM_UP_REQUESTS + MEASURED_REQUESTS):
@@ -91,8 +94,26 @@ async def measure_in_process(
     }
 
 
-async def send_request(endpoint: GraphqlEndpoint, body: bytes, api_key: str) -> None:
-    """Send one request as the HTTP server does. Raises RuntimeError if it fails."""
+def endpoint_without_rate_limits(
+    environment: Environment, authenticate: AuthenticateConnection | None = None
+) -> GraphqlEndpoint:
+    """Return the real endpoint without rate limits, by default with the real authentication."""
+
+    async def authenticate_request(
+        headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
+    ) -> Viewer:
+        return await authentication.authenticate_request(environment, headers, params, ip=ip)
+
+    settings = EndpointSettings(guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0))))
+    return GraphqlEndpoint(schema, environment, authenticate or authenticate_request, settings)
+
+
+async def send_request(endpoint: GraphqlEndpoint, body: bytes, api_key: str) -> bytes:
+    """Send one request as the HTTP server does, and return the body of its response.
+
+    Raises RuntimeError if its status is not 200.
+    """
+    response_parts = list[bytes]()
     given = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Any:
@@ -100,7 +121,8 @@ async def send_request(endpoint: GraphqlEndpoint, body: bytes, api_key: str) -> 
 
     async def send(message: Any) -> None:
         if message.get("status", 200) != 200:  # noqa: PLR2004
-            raise RuntimeError(f"not a good answer: {message}")
+            raise RuntimeError(f"unexpected response: {message}")
+        response_parts.append(message.get("body", b""))
 
     headers = {
         "host": "127.0.0.1",
@@ -123,6 +145,7 @@ async def send_request(endpoint: GraphqlEndpoint, body: bytes, api_key: str) -> 
         "server": ("127.0.0.1", 80),
     }
     await endpoint(scope, receive, send)
+    return b"".join(response_parts)
 
 
 async def print_measurements(api_key: str, mailbox_id: str) -> None:

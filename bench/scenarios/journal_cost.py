@@ -42,7 +42,7 @@ from models.events import journal
 from models.runtime.environment import Environment
 from models.store.prepared_statements import StatementWithValues
 
-TITLE = "live: writing the journal"
+TITLE = "live: cost of the journal"
 MESSAGE_SIZE = 20_000  # bytes
 MESSAGES_PER_ROUND = 8  # delivered concurrently
 WARM_UP_ROUNDS = 10
@@ -73,7 +73,9 @@ async def measure_journal_cost(
     return [
         MeasuredValue(f"{JOURNAL_SHARE}, CPU", found["cpu"], "%"),
         MeasuredValue(f"{JOURNAL_SHARE}, time", found["time"], "%"),
-        MeasuredValue("a delivery in process, and its store's part, CPU", found["delivery"], "µs"),
+        MeasuredValue(
+            "CPU of a delivery inside the process, with its database work", found["delivery"], "µs"
+        ),
     ]
 
 
@@ -97,7 +99,7 @@ async def measure_shares(environment: Environment, rounds: int) -> dict[str, flo
     for number in range(2 * (WARM_UP_ROUNDS + rounds)):
         with_journal = number % 4 in {0, 3}  # each order equally often
         if number == 2 * WARM_UP_ROUNDS:
-            store = await _postgres_process_ids(environment)  # all connections are open now
+            store = await postgres_process_ids(environment)  # all connections are open now
         with without_journal(is_enabled=with_journal):
             took = await _deliver_round(
                 environment, to, [next(messages) for _ in range(MESSAGES_PER_ROUND)], store
@@ -157,7 +159,7 @@ def _make_messages() -> Iterator[bytes]:
     return (writer.make_message(number, size=MESSAGE_SIZE) for number in itertools.count())
 
 
-async def _postgres_process_ids(environment: Environment) -> list[int]:
+async def postgres_process_ids(environment: Environment) -> list[int]:
     """Return the processes of PostgreSQL for this database; none for SQLite."""
     if environment.database.dialect == "sqlite":
         return []

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,7 +22,7 @@ from bench.figures.measurements import ComparedFigure, MeasuredValue
 from bench.load.http_client import BenchmarkTarget, encode_post_request, measure_load, request_json
 from bench.load.message_generator import FIRST_DATE, MessageGenerator
 from bench.load.sample_account import READER_ADDRESS, create_user
-from bench.scenarios.in_process_request import send_request
+from bench.scenarios.in_process_request import endpoint_without_rate_limits, send_request
 from bench.servers.compared_servers import DatabaseKind, start_postgres
 from bench.servers.merganser_process import (
     MerganserServer,
@@ -30,11 +30,6 @@ from bench.servers.merganser_process import (
     run_with_timeout,
     wait_until_idle,
 )
-from graph.http.admission_control import AdmissionControl
-from graph.http.graphql_endpoint import EndpointSettings as Limits
-from graph.http.graphql_endpoint import GraphqlEndpoint
-from graph.http.rate_budgets import PointRates, RateBudgets
-from graph.schema import schema
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
@@ -46,14 +41,14 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Cursor
-from resolvers.auth import api_keys, authentication
-from resolvers.auth.api_keys import NewApiKey
-from resolvers.context import Viewer
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.messages.loaders import NEWEST_FIRST
 
-TITLE = "folders"
+TITLE = "large mailboxes"
 RUN_TIMEOUT = 3600.0  # seconds
 ROWS_PER_TRANSACTION = 5000
 PAGE_SIZE, LATE_PAGE_NUMBER = 50, 1000
@@ -62,7 +57,8 @@ PAGE_QUERY = """query ($box: ID!, $after: String) { viewer { user { mailbox(by: 
   messages(first: 50, after: $after) {
     nodes { id subject from { name address } receivedAt seen flagged size preview }
     pageInfo { endCursor hasNextPage } } } } } }"""
-MAILBOXES_QUERY = "{ viewer { user { mailboxes { id path messageCount unseenCount size } } } }"
+MAILBOXES_QUERY = """{ viewer { user { mailboxes(first: 1500) {
+  nodes { id path messageCount unseenCount size } } } } }"""
 FLAG_MUTATION = """mutation ($input: MessageUpdateInput!) {
   messageUpdate(input: $input) { updatedCount errors { message } } }"""
 MOVE_MUTATION = """mutation ($input: MessageMoveInput!) {
@@ -107,7 +103,7 @@ async def copy_message_into_mailbox(
                 "seen": nth % 50 > 0,
                 "received_at": FIRST_DATE + timedelta(minutes=nth),
                 "listed_at": FIRST_DATE + timedelta(minutes=nth),
-                "subject": f"Letter {nth}",
+                "subject": f"Message {nth}",
                 "indexed": True,
             }
             for nth in range(start, min(start + ROWS_PER_TRANSACTION, message_count))
@@ -124,7 +120,7 @@ async def create_large_account(
     ctx = user_context(environment, user.id)
     paths = [f"Projects/No {nth:04}" for nth in range(size.mailbox_count)]
     for start in range(0, len(paths), 100):
-        await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([*paths[start : start + 100]]))
+        await mailbox_create.create_mailboxes(ctx, NewMailboxes([*paths[start : start + 100]]))
     to = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
     message = await received_messages.parse_storable_message(
         MessageGenerator().make_message(1, size=4000, attachment=b"")
@@ -132,7 +128,9 @@ async def create_large_account(
     await received_messages.store_once_for_recipient(environment, message, to, "carol@example.com")
     boxes = {
         box.path: box
-        for box in await mailbox_loaders.load_all_of_user(ctx, user.id, {"id", "path"})
+        for box in await mailbox_loaders.load_visible_mailboxes_of_user(
+            ctx, user.id, {"id", "path"}
+        )
     }
     await copy_message_into_mailbox(environment, boxes["INBOX"], size.message_count)
     await copy_message_into_mailbox(environment, boxes[paths[0]], size.moved_count)
@@ -145,7 +143,7 @@ async def create_large_account(
     rows = await environment.database.read(newest.limit(MANY_MESSAGES))
     skipped = min(PAGE_SIZE * (LATE_PAGE_NUMBER - 1), size.message_count // 2)
     (last,) = await environment.database.read(newest.offset(skipped).limit(1))
-    _, secret = await api_keys.create_api_key(
+    _, secret = await api_key_mutations.create_api_key(
         root_context(environment), NewApiKey("bench", user_id=user.id)
     )
     return LargeMailboxAccount(
@@ -162,7 +160,7 @@ async def _update_counters(environment: Environment) -> None:
     """Update counters and quota from the inserted rows, and analyze the tables."""
     sums = "FROM messages WHERE mailbox_id = mailboxes.id"
     statements = [
-        f"UPDATE mailboxes SET total = (SELECT count(*) {sums}), unseen = "  # noqa: S608
+        f"UPDATE mailboxes SET message_count = (SELECT count(*) {sums}), unseen_count = "  # noqa: S608
         f"(SELECT count(*) {sums} AND NOT seen), size = (SELECT coalesce(sum(size), 0) {sums}), "
         f"uid_next = (SELECT coalesce(max(uid), 0) + 1 {sums})",
         "UPDATE users SET used = (SELECT coalesce(sum(size), 0) FROM messages "
@@ -177,9 +175,9 @@ async def _update_counters(environment: Environment) -> None:
 def flag_requests(target: BenchmarkTarget, message_ids: list[str]) -> Iterator[bytes]:
     """Yield requests that flag and unflag these messages."""
     for flagged in itertools.cycle((True, False)):
-        given = {"select": {"ids": message_ids}, "set": {"flagged": flagged}}
+        parameters = {"select": {"ids": message_ids}, "set": {"flagged": flagged}}
         yield encode_post_request(
-            target, "/graphql", {"query": FLAG_MUTATION, "variables": {"input": given}}
+            target, "/graphql", {"query": FLAG_MUTATION, "variables": {"input": parameters}}
         )
 
 
@@ -213,9 +211,9 @@ async def measure_large_mailboxes(
                     await wait_until_idle(pid)
 
             def page_requests(after: str | None) -> Iterator[bytes]:
-                given = {"box": account.inbox_id, "after": after}
+                parameters = {"box": account.inbox_id, "after": after}
                 body = encode_post_request(
-                    target, "/graphql", {"query": PAGE_QUERY, "variables": given}
+                    target, "/graphql", {"query": PAGE_QUERY, "variables": parameters}
                 )
                 return itertools.repeat(body)
 
@@ -270,13 +268,13 @@ async def _measure_move(
     target: BenchmarkTarget, account: LargeMailboxAccount, size: LargeMailboxSize
 ) -> MeasuredValue:
     """Move all messages of a mailbox with one mutation, and wait for its task."""
-    given = {
+    parameters = {
         "select": {"mailbox": {"path": account.moved_path}},
         "to": {"path": account.target_path},
     }
     started_at = time.perf_counter()
     answer = await request_json(
-        target, "/graphql", {"query": MOVE_MUTATION, "variables": {"input": given}}
+        target, "/graphql", {"query": MOVE_MUTATION, "variables": {"input": parameters}}
     )
     task = answer["data"]["messageMove"]["task"]
     while task:
@@ -294,7 +292,7 @@ async def _count_journaled_moves(environment: Environment) -> MeasuredValue:
     """Return how many moved messages the journal has recorded."""
     moves = select(col(Change.ids)).where(col(Change.type) == EventType.MESSAGE_MOVED)
     rows = await environment.database.read(moves)
-    return MeasuredValue("moves in the journal", sum(len(row.ids) for row in rows), "")
+    return MeasuredValue("moved messages in the journal", sum(len(row.ids) for row in rows), "")
 
 
 async def _count_statements_of_list(
@@ -309,21 +307,17 @@ async def _count_statements_of_list(
     for engine in environment.database.engines:
         event.listen(engine, "before_cursor_execute", note)
 
-    async def sign_in(
-        headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
-    ) -> Viewer:
-        return await authentication.authenticate_request(environment, headers, params, ip=ip)
-
-    unpaid = Limits(guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0))))
-    endpoint = GraphqlEndpoint(schema, environment, sign_in, unpaid)
+    endpoint = endpoint_without_rate_limits(environment)
     for _ in range(3):  # parsed, then compiled, then from the plan
         del statements[:]
         await send_request(endpoint, orjson.dumps({"query": MAILBOXES_QUERY}), account.api_key)
-    return MeasuredValue(f"statements for {size.mailbox_count:,} mailboxes", len(statements), "")
+    return MeasuredValue(
+        f"SQL statements for a list of {size.mailbox_count:,} mailboxes", len(statements), ""
+    )
 
 
 def main(
-    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
+    store: Annotated[DatabaseKind, typer.Option(help="Database.")] = DatabaseKind.SQLITE,
     messages: Annotated[int, typer.Option(help="In the inbox.")] = LargeMailboxSize().message_count,
     boxes: Annotated[int, typer.Option(help="Folders.")] = LargeMailboxSize().mailbox_count,
     moved: Annotated[

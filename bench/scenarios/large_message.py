@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from rich.progress import Progress
 
-from bench.figures.goals import MEMORY_OF_LARGE, P99_BESIDE_LARGE, SMTP_AND_REDIRECT
+from bench.figures.goals import MEMORY_OF_LARGE, P99_DURING_LARGE, SMTP_AND_REDIRECT
 from bench.figures.measurements import LoadFigure, MeasuredValue
 from bench.load.http_client import BenchmarkTarget
 from bench.load.lmtp_client import LmtpConnection, measure_deliveries
@@ -38,7 +38,7 @@ from merganser.server import arc_keys
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 
-TITLE = "deliveries beside a large one by SMTP that is sent on"
+TITLE = "deliveries during large messages that are forwarded"
 PLAIN_ADDRESS, FORWARDING_ADDRESS, EXTERNAL_ADDRESS = (
     "plain@bench.example",
     "onward@bench.example",
@@ -61,7 +61,7 @@ async def measure_large_messages(
     rounds_and_seconds: tuple[int, float],
     progress: Progress,
 ) -> list[MeasuredValue]:
-    """Measure the latency of small messages beside large ones, and the memory of these."""
+    """Measure the latency of small messages during large ones, and the memory of these."""
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     smtp, following, names = free_port(), free_port(), free_port()
     keys = folder / "keys"
@@ -79,26 +79,26 @@ async def measure_large_messages(
         else Settings(data=server.data_folder)
     )
     task = progress.add_task(TITLE, total=1)
-    arc_keys.create_arc_key(keys, "bench.example", "s")
+    arc_keys.create_or_load_arc_key(keys, "bench.example", "s")
     async with open_environment(settings, migrate=True) as environment:
         await create_user(environment, PLAIN_ADDRESS)
         await create_user(environment, FORWARDING_ADDRESS, EXTERNAL_ADDRESS)
     async with run_until_exit(server.start) as pid:
         outside = [str(number) for number in (message_count, smtp, following, names)]
         command = (sys.executable, "-m", "bench.scenarios.large_message", *outside)
-        times, above = await measure_beside_large(
+        times, above = await measure_during_large(
             BenchmarkTarget(server.lmtp_port, pid), command, PLAIN_ADDRESS, rounds_and_seconds
         )
     progress.remove_task(task)
     if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return [
-        MeasuredValue(f"{P99_BESIDE_LARGE}, {SMTP_AND_REDIRECT}", times, "times"),
+        MeasuredValue(f"{P99_DURING_LARGE}, {SMTP_AND_REDIRECT}", times, "times"),
         MeasuredValue(f"{MEMORY_OF_LARGE}, {SMTP_AND_REDIRECT}", above, "MiB"),
     ]
 
 
-async def measure_beside_large(
+async def measure_during_large(
     lmtp: BenchmarkTarget,
     command: Sequence[str],
     recipient: str,
@@ -127,7 +127,7 @@ async def measure_beside_large(
         process = await asyncio.create_subprocess_exec(*command, cwd=PROJECT_ROOT)
         try:
             if code := await process.wait():
-                raise RuntimeError(f"large letters were not delivered: {code}")
+                raise RuntimeError(f"large messages were not delivered: exit code {code}")
         finally:
             over.set()
             if process.returncode is None:
@@ -231,12 +231,12 @@ async def _send_large_messages(
     listening = await asyncio.start_server(
         elsewhere.handle_connection, HOST, next_hop_port, limit=READ_SIZE
     )
-    neighbour = LmtpConnection(*await asyncio.open_connection(HOST, smtp_port))
-    await neighbour.read_reply()
-    neighbour.writer.write(b"EHLO elsewhere.example\r\n")
-    await neighbour.read_reply()
+    smtp_connection = LmtpConnection(*await asyncio.open_connection(HOST, smtp_port))
+    await smtp_connection.read_reply()
+    smtp_connection.writer.write(b"EHLO elsewhere.example\r\n")
+    await smtp_connection.read_reply()
     for number in range(message_count):
-        reply = await neighbour.deliver(
+        reply = await smtp_connection.deliver(
             FORWARDING_ADDRESS, b"X-Number: %d\r\n" % number + head + raw
         )
         if not reply.startswith("250"):
@@ -244,7 +244,7 @@ async def _send_large_messages(
     async with asyncio.timeout(START_STOP_TIMEOUT):
         for _ in range(message_count):
             await elsewhere.received.acquire()
-    await neighbour.close()
+    await smtp_connection.close()
     listening.close()
     await elsewhere.close_connections()
     dns_transport.close()

@@ -11,6 +11,12 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from bench.figures.goals import (
+    CATCH_UP_RATE,
+    EVENT_TO_LAST_SUBSCRIBER,
+    IDLE_MEMORY,
+    SUBSCRIBER_MEMORY,
+)
 from bench.figures.measurements import MeasuredValue, percentile
 from bench.load.http_client import BenchmarkTarget, request_json
 from bench.load.lmtp_client import LmtpConnection
@@ -31,7 +37,6 @@ TEXT_SUBSCRIPTION = (
 CHANGES_QUERY = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
   events { type cursor ... on MessageChange { messageId mailboxId uid flags modseq } } } }"""
 NEXT_MARKER = b'"type":"next"'
-CATCH_UP_NAME = "changes read by one who is far behind"
 UPGRADE_REQUEST = (
     b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
@@ -110,7 +115,7 @@ async def subscribe_to_changes(target: BenchmarkTarget) -> AsyncGenerator[Client
         sign = {"Authorization": f"Bearer {target.bearer_token}"}
         await ws.send(orjson.dumps({"type": "connection_init", "payload": sign}).decode())
         if orjson.loads(await ws.recv())["type"] != "connection_ack":
-            raise RuntimeError("the socket was not let in")
+            raise RuntimeError("the server refused the credential")
         ask = {"id": "1", "type": "subscribe", "payload": {"query": CHANGES_SUBSCRIPTION}}
         await ws.send(orjson.dumps(ask).decode())
         yield ws
@@ -141,13 +146,17 @@ async def measure_latency(
             latencies.append((come - answered) * 1e3)
             whole.append((come - started_at) * 1e3)
             await asyncio.sleep(PAUSE_BETWEEN_MESSAGES)
-    name = "from LMTP 250 to the event"
+    name = "from the 250 reply of LMTP to the event, one subscriber"
     return [
         MeasuredValue(f"{name}, p50", percentile(latencies, 0.5), "ms"),
         MeasuredValue(f"{name}, p99", percentile(latencies, 0.99), "ms"),
-        MeasuredValue(f"{name}, worst of {message_count}", max(latencies), "ms"),
-        MeasuredValue("from MAIL to the event, p50", percentile(whole, 0.5), "ms"),
-        MeasuredValue("from MAIL to the event, p99", percentile(whole, 0.99), "ms"),
+        MeasuredValue(f"{name}, maximum of {message_count}", max(latencies), "ms"),
+        MeasuredValue(
+            "from the start of a delivery to the event, p50", percentile(whole, 0.5), "ms"
+        ),
+        MeasuredValue(
+            "from the start of a delivery to the event, p99", percentile(whole, 0.99), "ms"
+        ),
     ]
 
 
@@ -157,7 +166,7 @@ async def _receive_event(websocket: ClientConnection) -> float:
         message = await websocket.recv()
     at = time.perf_counter()
     if "MESSAGE_ADDED" not in str(message) and "MESSAGE_RECEIVED" not in str(message):
-        raise RuntimeError(f"no event of a message: {message!r}")
+        raise RuntimeError(f"not the event of a message: {message!r}")
     return at
 
 
@@ -175,14 +184,20 @@ async def measure_subscribers(
     await wait_until_idle(target.pid)
     opened, now = cpu_seconds(target.pid) - used, memory_of_process(target.pid)
     facts = [
-        MeasuredValue("memory idle, PSS", before[0] / 1024, "MiB"),
-        MeasuredValue("memory idle, RSS", before[1] / 1024, "MiB"),
-        MeasuredValue(f"memory with {subscriber_count} subscribers, PSS", now[0] / 1024, "MiB"),
-        MeasuredValue(f"memory with {subscriber_count} subscribers, RSS", now[1] / 1024, "MiB"),
+        MeasuredValue(IDLE_MEMORY, before[0] / 1024, "MiB"),
+        MeasuredValue("memory without subscribers, RSS", before[1] / 1024, "MiB"),
+        MeasuredValue(f"memory with {subscriber_count} {SUBSCRIBER_MEMORY}", now[0] / 1024, "MiB"),
         MeasuredValue(
-            "memory of a subscriber, PSS", (now[0] - before[0]) / subscriber_count, "KiB"
+            f"memory with {subscriber_count} WebSocket subscribers, RSS", now[1] / 1024, "MiB"
         ),
-        MeasuredValue("CPU to connect and subscribe, each", opened / subscriber_count * 1e3, "ms"),
+        MeasuredValue(
+            "memory of one WebSocket subscriber, PSS",
+            (now[0] - before[0]) / subscriber_count,
+            "KiB",
+        ),
+        MeasuredValue(
+            "CPU to connect and subscribe one WebSocket", opened / subscriber_count * 1e3, "ms"
+        ),
     ]
     facts += await _measure_fan_out(target, connection, messages, recipient, listeners)
     for listener in listeners:
@@ -212,13 +227,13 @@ async def _measure_fan_out(
     many = len(subscribers)
     return [
         MeasuredValue(
-            f"one event, from MAIL until all {many} have it, p50", percentile(lasts, 0.5), "ms"
+            f"{EVENT_TO_LAST_SUBSCRIBER} {many} WebSocket subscribers, p50",
+            percentile(lasts, 0.5),
+            "ms",
         ),
+        MeasuredValue(f"the same, maximum of {EVENT_COUNT}", max(lasts), "ms"),
         MeasuredValue(
-            f"one event, until all {many} have it, worst of {EVENT_COUNT}", max(lasts), "ms"
-        ),
-        MeasuredValue(
-            "one event, CPU for each subscriber, the delivery with it", took / many * 1e6, "µs"
+            "CPU of a delivery and its event, per WebSocket subscriber", took / many * 1e6, "µs"
         ),
     ]
 
@@ -237,8 +252,8 @@ async def measure_catch_up(target: BenchmarkTarget, change_count: int) -> list[M
         at = page["cursor"] if page["hasMore"] else f"1.{stream}.0"
     took, spent = time.perf_counter() - started_at, cpu_seconds(target.pid) - used
     return [
-        MeasuredValue(f"{CATCH_UP_NAME}, in a second of CPU", read / spent, ""),
-        MeasuredValue(f"{CATCH_UP_NAME}, in a second", read / took, ""),
+        MeasuredValue(CATCH_UP_RATE, read / spent, ""),
+        MeasuredValue("the same, per second", read / took, ""),
     ]
 
 
@@ -251,8 +266,8 @@ async def measure_slow_subscribers(
 ) -> list[MeasuredValue]:
     """Measure the memory of subscribers that read nothing, while another one receives events."""
     await wait_until_idle(target.pid)
-    deaf = await open_subscribers([target] * SLOW_COUNT, TEXT_SUBSCRIPTION)
-    for listener in deaf:
+    stalled = await open_subscribers([target] * SLOW_COUNT, TEXT_SUBSCRIPTION)
+    for listener in stalled:
         listener.transport.pause_reading()
     (reader,) = await open_subscribers([target], TEXT_SUBSCRIPTION)
     before, waits = memory_of_process(target.pid)[0], list[float]()
@@ -264,15 +279,15 @@ async def measure_slow_subscribers(
             waits.append((await reader.event_time - started_at) * 1e3)
     await wait_until_idle(target.pid)
     held_bytes = memory_of_process(target.pid)[0] - before
-    for listener in (*deaf, reader):
+    for listener in (*stalled, reader):
         listener.transport.abort()
     return [
         MeasuredValue(
-            f"{SLOW_COUNT} clients that read nothing, {message_count} messages: "
-            "from MAIL to the client that reads, p50",
+            f"{message_count} messages while {SLOW_COUNT} subscribers don't read: from the start "
+            "of a delivery to the event at another subscriber, p50",
             percentile(waits, 0.5),
             "ms",
         ),
-        MeasuredValue("the same, worst", max(waits), "ms"),
-        MeasuredValue("memory of one who reads nothing", held_bytes / SLOW_COUNT, "KiB"),
+        MeasuredValue("the same, maximum", max(waits), "ms"),
+        MeasuredValue("memory of a subscriber that doesn't read", held_bytes / SLOW_COUNT, "KiB"),
     ]

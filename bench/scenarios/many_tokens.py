@@ -39,7 +39,7 @@ from resolvers.auth import access_tokens
 from resolvers.auth.access_tokens import NewAccessToken
 from resolvers.context import Context
 
-TITLE = "occasional users"
+TITLE = "many access tokens"
 USER_COUNT = 200
 REQUEST_INTERVAL = 5.0  # seconds
 ROUNDS = 4  # requests of each user
@@ -72,8 +72,8 @@ async def measure_many_tokens(
     async with run_until_exit(server.start) as pid:
         for name, document in DOCUMENTS.items():
             for title, some in (
-                (f"{USER_COUNT} tokens", secrets),
-                ("one token", secrets[:1] * USER_COUNT),
+                (f"{USER_COUNT} access tokens", secrets),
+                ("one access token", secrets[:1] * USER_COUNT),
             ):
                 bodies = [_encode_request(server, pid, each, document) for each in some]
                 await _send_evenly(server, bodies, 0)  # compiles the document
@@ -82,8 +82,8 @@ async def measure_many_tokens(
                 for _ in range(rounds):
                     latencies += await _send_evenly(server, bodies, REQUEST_INTERVAL)
                 cost = (cpu_seconds_precise(pid) - cpu_before) * 1e6 / len(latencies)
-                text = f"{name}, {title} every {REQUEST_INTERVAL:g} s"
-                facts.append(MeasuredValue(f"{text}, CPU of a request", cost, "µs"))
+                text = f"{name}, {title}, {USER_COUNT} requests in {REQUEST_INTERVAL:g} s"
+                facts.append(MeasuredValue(f"{text}, CPU per request", cost, "µs"))
                 facts.append(MeasuredValue(f"{text}, p50", percentile(latencies, 0.5) * 1e3, "ms"))
             if progress and task is not None:
                 progress.advance(task)
@@ -132,7 +132,7 @@ async def _send_evenly(
         latencies.append(time.perf_counter() - due_at)
         idle.put_nowait(line)
         if not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
-            raise RuntimeError(f"not a good answer: {answer[:2000]!r}")
+            raise RuntimeError(f"unexpected response: {answer[:2000]!r}")
 
     async with open_connections(server.http_port, 16) as some:
         for line in some:
@@ -148,8 +148,8 @@ async def _send_evenly(
 
 
 def run_benchmark(
-    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
-    rounds: Annotated[int, typer.Option(help="Requests of each user.")] = ROUNDS,
+    store: Annotated[DatabaseKind, typer.Option(help="Database.")] = DatabaseKind.SQLITE,
+    rounds: Annotated[int, typer.Option(help="Number of requests of each user.")] = ROUNDS,
 ) -> None:
     """Measure requests of many users with pauses."""
 

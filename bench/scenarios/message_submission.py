@@ -25,19 +25,19 @@ from bench.servers.merganser_process import (
 )
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 from resolvers.users.limit_values import Unlimited
 
-TITLE = "letters handed in"
+TITLE = "message submission"
 TEXT = "All ducks are to be counted before the frost, the geese behind them.\r\n" * 280
 REQUEST_SHAPES = {  # messages per request (negative: mail merge) and connections
-    "one in a request": (1, 16),
-    "20 in a request": (20, 8),
+    "one per request": (1, 16),
+    "20 per request": (20, 8),
     MAIL_MERGE: (-50, 4),
 }
 PROCESS_COUNTS = (1, 2)
-PAYLOAD_FIELDS = "{ errors { message } submission { queueId } }"
+PAYLOAD_FIELDS = "{ errors { message } submissions { queueId } }"
 
 
 async def measure_submission(
@@ -69,7 +69,7 @@ async def _measure_server(
         user = await create_user(
             environment, READER_ADDRESS, recipients_per_day=Unlimited.UNLIMITED
         )
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("bench", user_id=user.id)
         )
     facts = []
@@ -91,7 +91,9 @@ async def _measure_server(
             )
             facts.append(MeasuredValue(SUBMISSION_RATE.format(name), figure.rate * each, ""))
             if process_count == 1:  # of more processes the CPU is not summed up
-                facts.append(MeasuredValue(f"CPU of one, {name}", figure.cpu / each, "µs"))
+                facts.append(
+                    MeasuredValue(f"CPU per submitted message, {name}", figure.cpu / each, "µs")
+                )
             advance()
     if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
@@ -118,5 +120,5 @@ async def _require_success(target: BenchmarkTarget) -> None:
     """Raise RuntimeError if one of the requests is refused."""
     for many, _ in REQUEST_SHAPES.values():
         answer = await request_json(target, "/graphql", request_body(many))
-        if any(one["errors"] or not one["submission"] for one in answer["data"].values()):
+        if any(one["errors"] or not one["submissions"] for one in answer["data"].values()):
             raise RuntimeError(f"refused: {answer}")

@@ -31,7 +31,7 @@ from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 
-TITLE = "mail that leaves"
+TITLE = "outbound delivery"
 MESSAGE_COUNT, MESSAGE_SIZE = 3000, 20_000
 QUEUE_TIMEOUT = 600.0  # seconds
 POLL_SECONDS = 0.1
@@ -80,16 +80,16 @@ async def measure_outbound_delivery(
     if problems := logged_errors(server.data_folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     if statistics_before.message_count != message_count:
-        raise RuntimeError(f"{statistics_before.message_count} of {message_count} messages came")
+        raise RuntimeError(f"{statistics_before.message_count} of {message_count} messages arrived")
     return [
         MeasuredValue(
             OUTBOUND_RATE,
             message_count / (statistics_before.last_at - statistics_before.first_at),
             "",
         ),
-        MeasuredValue("connections for that", statistics_before.connection_count, ""),
+        MeasuredValue("connections to that server", statistics_before.connection_count, ""),
         MeasuredValue(
-            "CPU of a message that leaves, with the server's start",
+            "CPU per sent message, with the start of the server",
             used / message_count * 1e3,
             "ms",
         ),
@@ -129,7 +129,7 @@ async def _submit_messages(environment: Environment, message_count: int) -> None
 
     async def submit(number: int) -> None:
         to = [NamedAddress(f"n{number}@elsewhere.example")]
-        await submission_create.send_message(
+        await submission_create.compose_and_queue_message(
             ctx, SendRequest(to=to, subject=f"Number {number}", text=body)
         )
 

@@ -20,22 +20,16 @@ from sqlalchemy import event, text
 
 from bench.clients import (
     DOCUMENTS,
-    NEIGHBOUR_COUNT,
+    OTHER_ACCOUNT_COUNT,
     MeasuredAccount,
     analyze,
     create_client_server,
 )
-from bench.scenarios.in_process_request import send_request
+from bench.scenarios.in_process_request import endpoint_without_rate_limits, send_request
 from bench.servers.compared_servers import DatabaseKind
-from graph.http.admission_control import AdmissionControl
-from graph.http.graphql_endpoint import EndpointSettings as Limits
 from graph.http.graphql_endpoint import GraphqlEndpoint
-from graph.http.rate_budgets import PointRates, RateBudgets
-from graph.schema import schema
 from merganser.server.environment_factory import open_environment
 from models.runtime.environment import Environment
-from resolvers.auth import authentication
-from resolvers.context import Viewer
 
 MESSAGE_COUNT = 10_000  # of the account
 WARM_UP_REQUESTS = 8  # until documents are compiled and PostgreSQL uses generic plans
@@ -110,7 +104,7 @@ async def measure_query_costs(
     folder: Path,
     *,
     message_count: int = MESSAGE_COUNT,
-    neighbour_count: int = NEIGHBOUR_COUNT,
+    other_account_count: int = OTHER_ACCOUNT_COUNT,
 ) -> dict[str, QueryCost]:
     """Return the cost of each document in an account with this many messages."""
     sqlite = database_kind is DatabaseKind.SQLITE
@@ -120,7 +114,7 @@ async def measure_query_costs(
             database_kind,
             folder,
             [message_count],
-            neighbour_count=neighbour_count,
+            other_account_count=other_account_count,
             has_statistics=not sqlite,
         ) as prepared,
         open_environment(prepared.settings) as environment,
@@ -170,15 +164,7 @@ class _StatementRecorder:
 async def _record_statements(
     environment: Environment, account: MeasuredAccount
 ) -> AsyncGenerator[_StatementRecorder]:
-    async def sign_in(
-        headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
-    ) -> Viewer:
-        return await authentication.authenticate_request(environment, headers, params, ip=ip)
-
-    unpaid = Limits(guards=AdmissionControl(RateBudgets(PointRates(0, 0, 0))))
-    desk = _StatementRecorder(
-        GraphqlEndpoint(schema, environment, sign_in, unpaid), account.api_key
-    )
+    desk = _StatementRecorder(endpoint_without_rate_limits(environment), account.api_key)
 
     def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
         if statement.startswith(("SELECT", "WITH")) and not SIGN_IN_STATEMENT.search(statement):

@@ -49,8 +49,8 @@ class PersistentConnection:
         reader, writer = self.streams
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        found = CONTENT_LENGTH.search(head)
-        return head + await reader.readexactly(int(found[1]) if found else 0)
+        match = CONTENT_LENGTH.search(head)
+        return head + await reader.readexactly(int(match[1]) if match else 0)
 
 
 @asynccontextmanager
@@ -123,14 +123,16 @@ async def _measure_rate(
                 encode_sign_in(target, next(turns), PASSWORD, next(numbers))
             )
             if b'"scope":"FULL"' not in answer:
-                raise RuntimeError(f"not a good answer: {answer!r}")
+                raise RuntimeError(f"unexpected response: {answer!r}")
             sign_in_count += 1
 
     started_at = time.perf_counter()
     async with open_connections(target.port, CONCURRENT_SIGN_INS) as some:
         await asyncio.gather(*map(sign_in_repeatedly, some))
     return MeasuredValue(
-        "sign-ins with a password, a second", sign_in_count / (time.perf_counter() - started_at), ""
+        "sign-ins with a password per second",
+        sign_in_count / (time.perf_counter() - started_at),
+        "",
     )
 
 
@@ -149,15 +151,17 @@ async def _measure_timing(
             answer = await line.send_request(encode_sign_in(target, name, WRONG_PASSWORD, number))
             took[is_known].append((time.perf_counter() - started_at) * 1e3)
             if b"AUTHENTICATION_FAILED" not in answer:
-                raise RuntimeError(f"not a good answer: {answer!r}")
+                raise RuntimeError(f"unexpected response: {answer!r}")
     known_user_ms, unknown_user_ms = (
         statistics.median(took[True]),
         statistics.median(took[False]),
     )
     return [
-        MeasuredValue(f"wrong password, median of {len(wrong)}", known_user_ms, "ms"),
         MeasuredValue(
-            f"unknown name, median of {len(unknown)}, by turns with it", unknown_user_ms, "ms"
+            f"sign-in with a wrong password, median of {len(wrong)}", known_user_ms, "ms"
+        ),
+        MeasuredValue(
+            f"sign-in with an unknown username, median of {len(unknown)}", unknown_user_ms, "ms"
         ),
     ]
 
@@ -165,7 +169,7 @@ async def _measure_timing(
 async def _measure_flood(
     target: BenchmarkTarget, page_requests: Iterator[bytes], seconds: float
 ) -> list[MeasuredValue]:
-    """Return the p99 of pages at a fixed rate without and beside a flood, as medians of rounds."""
+    """Return the p99 of pages at a fixed rate without and during a flood, as medians of rounds."""
     unloaded, loaded, error_counts = list[float](), list[float](), Counter[str]()
     numbers = itertools.count()
 
@@ -178,28 +182,30 @@ async def _measure_flood(
 
     for _ in range(ROUNDS):
         unloaded.append(
-            percentile(await _send_at_fixed_rate(target.port, page_requests, seconds), 0.99)
+            percentile(await send_at_fixed_rate(target.port, page_requests, seconds), 0.99)
         )
         flood = asyncio.create_task(
-            _send_at_fixed_rate(target.port, wrong_sign_ins(), seconds * 1.2, error_counts)
+            send_at_fixed_rate(target.port, wrong_sign_ins(), seconds * 1.2, error_counts)
         )
         await asyncio.sleep(seconds * 0.1)
         loaded.append(
-            percentile(await _send_at_fixed_rate(target.port, page_requests, seconds), 0.99)
+            percentile(await send_at_fixed_rate(target.port, page_requests, seconds), 0.99)
         )
         await flood
     before, after = (statistics.median(some) * 1e3 for some in (unloaded, loaded))
     hashed_per_second = error_counts["AUTHENTICATION_FAILED"] / (ROUNDS * seconds * 1.2)
-    flood_of = f"a flood of {REQUESTS_PER_SECOND} wrong sign-ins a second"
+    failed_sign_ins = f"{REQUESTS_PER_SECOND} failed sign-ins per second"
     return [
-        MeasuredValue(f"{REQUESTS_PER_SECOND} inbox pages a second, p99", before, "ms"),
-        MeasuredValue(f"the same beside {flood_of}", after, "ms"),
-        MeasuredValue(f"times the p99, beside {flood_of}", after / before, ""),
-        MeasuredValue("of the flood, hashed", hashed_per_second, "a second"),
+        MeasuredValue(f"{REQUESTS_PER_SECOND} inbox pages per second, p99", before, "ms"),
+        MeasuredValue(f"the same during {failed_sign_ins}", after, "ms"),
+        MeasuredValue(f"p99 ratio during {failed_sign_ins}", after / before, ""),
+        MeasuredValue(
+            "failed sign-ins whose password was hashed, per second", hashed_per_second, ""
+        ),
     ]
 
 
-async def _send_at_fixed_rate(
+async def send_at_fixed_rate(
     port: int, requests: Iterator[bytes], seconds: float, outcomes: Counter[str] | None = None
 ) -> list[float]:
     """Send requests at a fixed rate. Returns latencies from the due times."""
@@ -216,7 +222,7 @@ async def _send_at_fixed_rate(
                 "AUTHENTICATION_FAILED" if b"AUTHENTICATION_FAILED" in answer else "other"
             ] += 1
         elif not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
-            raise RuntimeError(f"not a good answer: {answer[:2000]!r}")
+            raise RuntimeError(f"unexpected response: {answer[:2000]!r}")
 
     async with open_connections(port, CONNECTION_COUNT if outcomes is None else 256) as some:
         for line in some:

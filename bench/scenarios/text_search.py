@@ -29,8 +29,8 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.search import text_index
 from models.store.columns import select_columns
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
 TITLE = "searches"
 MESSAGE_COUNTS = (10_000, 100_000)
@@ -50,14 +50,14 @@ SEARCH_QUERY = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEI
 SEARCH_VARIABLES: dict[str, dict[str, Any]] = {
     "rare word": {"filter": {"query": "wordrare"}},
     "common word": {"filter": {"query": "wordcommon"}},
-    "a word of a tenth": {"filter": {"query": "wordtenth"}},
-    "a word of a hundredth": {"filter": {"query": "wordhundredth"}},
+    "a word of 10 % of the messages": {"filter": {"query": "wordtenth"}},
+    "a word of 1 % of the messages": {"filter": {"query": "wordhundredth"}},
     "two words": {"filter": {"query": "wordcommon wordtenth"}},
     "prefix": {"filter": {"query": "wordhun*"}},
-    "common, unseen": {"filter": {"query": "wordcommon", "seen": False}},
-    "either of two": {"filter": {"or": [{"query": "wordrare"}, {"query": "wordhundredth"}]}},
-    "by relevance": {"filter": {"query": "wordcommon"}, "orderBy": "RELEVANCE"},
-    "no word, first page": {},
+    "common word, unseen": {"filter": {"query": "wordcommon", "seen": False}},
+    "either of two words": {"filter": {"or": [{"query": "wordrare"}, {"query": "wordhundredth"}]}},
+    "common word, by relevance": {"filter": {"query": "wordcommon"}, "orderBy": "RELEVANCE"},
+    "without words, first page": {},
 }
 
 
@@ -81,7 +81,7 @@ async def insert_indexed_messages(environment: Environment, message_count: int) 
                 "indexed": True,
                 "seen": nth % 50 > 0,
             }
-            row |= {"listed_at": FIRST_DATE + timedelta(minutes=nth), "subject": f"Letter {nth}"}
+            row |= {"listed_at": FIRST_DATE + timedelta(minutes=nth), "subject": f"Message {nth}"}
             rows.append(row)
             said = [*dice.choices(base, k=150), *_marker_words(nth)]
             index_words.append(
@@ -130,12 +130,12 @@ async def measure_searches(
     async with open_environment(settings, migrate=True) as environment:
         user = await create_user(environment, READER_ADDRESS)
         await insert_indexed_messages(environment, message_count)
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("bench", user_id=user.id)
         )
     bodies = {
-        name: {"query": SEARCH_QUERY, "variables": given}
-        for name, given in SEARCH_VARIABLES.items()
+        name: {"query": SEARCH_QUERY, "variables": variable}
+        for name, variable in SEARCH_VARIABLES.items()
     }
     async with run_until_exit(server.start) as pid:
         target = BenchmarkTarget(server.http_port, pid, secret)
@@ -149,8 +149,8 @@ async def measure_searches(
 
 
 def main(
-    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
-    many: Annotated[list[int], typer.Option(help="Messages.")] = list(MESSAGE_COUNTS),  # noqa: B006
+    store: Annotated[DatabaseKind, typer.Option(help="Database.")] = DatabaseKind.SQLITE,
+    many: Annotated[list[int], typer.Option(help="Messages per account.")] = list(MESSAGE_COUNTS),  # noqa: B006
 ) -> None:
     """Print the figures."""
     for count in many:

@@ -16,8 +16,8 @@ from bench.servers.merganser_process import MerganserServer, run_until_exit, run
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from models.users.roles import Role
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
 TITLE = "accounts"
 USER_COUNT = 100_000
@@ -36,18 +36,21 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
     lists: dict[str, dict[str, Any]] = {
         "first page": {},
         "a later page": {"after": after},
-        "by creation": {"orderBy": "CREATED_ASC"},
-        "by storage": {"orderBy": "STORAGE_USED_DESC"},
-        "by last sign-in": {"orderBy": "LAST_LOGIN_DESC"},
+        "ordered by creation": {"orderBy": "CREATED_ASC"},
+        "ordered by storage": {"orderBy": "STORAGE_USED_DESC"},
+        "ordered by last sign-in": {"orderBy": "LAST_LOGIN_DESC"},
         "of a domain": {"filter": {"domain": {"name": LARGEST_DOMAIN}}},
         "inactive": {"filter": {"active": False}},
         "tagged": {"filter": {"tags": ["vip"]}},
         "pattern": {"filter": {"patterns": ["adalove*7@d?.*"]}},
-        "search, one is found": {"filter": {"query": "lovelace.050012"}},
-        "search, a ninth is found": {"filter": {"query": "lovelace"}},
-        "search, two letters": {"filter": {"query": "zo"}},
+        "search with one result": {"filter": {"query": "lovelace.050012"}},
+        "search that finds 11 %": {"filter": {"query": "lovelace"}},
+        "search with two characters": {"filter": {"query": "zo"}},
     }
-    found = {name: {"query": USERS_QUERY, "variables": given} for name, given in lists.items()}
+    found = {
+        name: {"query": USERS_QUERY, "variables": list_variables}
+        for name, list_variables in lists.items()
+    }
     for name, filter_input in (("all", None), ("a search", {"query": "lovelace"})):
         found[f"count of {name}"] = {"query": COUNT_QUERY, "variables": {"filter": filter_input}}
     return found
@@ -71,7 +74,7 @@ async def measure_user_lists(
     )
     async with open_environment(settings, migrate=True) as environment:
         await insert_users(environment, user_count)
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("bench", role=Role.ROOT)
         )
     async with run_until_exit(server.start) as pid:
@@ -101,8 +104,8 @@ async def _cursor_of_later_page(target: BenchmarkTarget) -> str:
 
 
 def main(
-    store: Annotated[DatabaseKind, typer.Option(help="Where rows lie.")] = DatabaseKind.SQLITE,
-    many: Annotated[int, typer.Option(help="Accounts.")] = USER_COUNT,
+    store: Annotated[DatabaseKind, typer.Option(help="Database.")] = DatabaseKind.SQLITE,
+    many: Annotated[int, typer.Option(help="Number of accounts.")] = USER_COUNT,
 ) -> None:
     """Print the figures."""
     uvloop.run(run_with_timeout(_print_measurements(store, many), RUN_TIMEOUT))

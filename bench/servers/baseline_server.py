@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 FLAGS = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
 PREVIEW_LENGTH = 128  # bytes
-SELECT_MAILBOX = "SELECT id, path, total, unseen, user_id FROM mailboxes WHERE id = ?"
+SELECT_MAILBOX = "SELECT id, path, message_count, unseen_count, user_id FROM mailboxes WHERE id = ?"
 SELECT_MESSAGES = (
     'SELECT id, subject, from_name, from_address, "to", date, size, preview, attachment_count,'
     " keywords, seen, answered, flagged, deleted, draft FROM messages WHERE mailbox_id = ?"
@@ -37,8 +37,8 @@ SELECT_POSITION = (
     " ORDER BY listed_at DESC, id DESC LIMIT 1 OFFSET ?"
 )
 SELECT_MAILBOXES = (
-    "SELECT id, path, special_use, total, unseen, size FROM mailboxes WHERE user_id = ?"
-    " ORDER BY path <> 'INBOX', path"
+    "SELECT id, path, special_use, message_count, unseen_count, size FROM mailboxes"
+    " WHERE user_id = ? ORDER BY path <> 'INBOX', path"
 )
 SELECT_OWNER = "SELECT user_id FROM mailboxes WHERE id = ?"
 ADVANCE_STREAM = "UPDATE streams SET last = last + ? WHERE id = ? RETURNING last"
@@ -46,9 +46,9 @@ UPDATE_FLAG = (
     "UPDATE messages SET flagged = ?, modseq = ? WHERE id IN (SELECT value FROM json_each(?))"
     " RETURNING id, seen, answered, flagged, deleted, draft, keywords"
 )
-UPDATE_MAILBOX = "UPDATE mailboxes SET modseq = ?, modify_index = ? WHERE id = ?"
+UPDATE_MAILBOX = "UPDATE mailboxes SET modseq = ? WHERE id = ?"
 INSERT_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, NULL)"
-INSERT_MESSAGE = "INSERT INTO floor_letters (at, raw) VALUES (?, ?)"
+INSERT_MESSAGE = "INSERT INTO baseline_messages (at, raw) VALUES (?, ?)"
 
 RequestHandler = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -65,7 +65,7 @@ class BaselineDatabase:
         self.db = sqlite3.connect(database_file, isolation_level=None, cached_statements=512)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "mmap_size=268435456"):
             self.db.execute(f"PRAGMA {pragma}")
-        self.db.execute("CREATE TABLE IF NOT EXISTS floor_letters (at TEXT, raw BLOB)")
+        self.db.execute("CREATE TABLE IF NOT EXISTS baseline_messages (at TEXT, raw BLOB)")
 
     def page(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the mailbox and 50 of its messages, after a position if one is given."""
@@ -95,17 +95,12 @@ class BaselineDatabase:
     def boxes(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return all mailboxes with their counters."""
         (user,) = self.db.execute(SELECT_OWNER, (request["box"],)).fetchone()
-        return {
-            "user": {
-                "mailboxes": [
-                    _mailbox_node(row) for row in self.db.execute(SELECT_MAILBOXES, (user,))
-                ]
-            }
-        }
+        nodes = [_mailbox_node(row) for row in self.db.execute(SELECT_MAILBOXES, (user,))]
+        return {"user": {"mailboxes": {"nodes": nodes}}}
 
     def message(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return a message in full, parsed by the standard library."""
-        row = self.db.execute("SELECT raw FROM floor_letters WHERE rowid = 1").fetchone()
+        row = self.db.execute("SELECT raw FROM baseline_messages WHERE rowid = 1").fetchone()
         parsed = email.message_from_bytes(row[0], policy=email.policy.default)
         text, html = parsed.get_body(("plain",)), parsed.get_body(("html",))
         message = {
@@ -135,11 +130,14 @@ class BaselineDatabase:
             for row in rows.fetchall()
         ]
         facts = orjson.dumps({"mailbox": box, "flags": [node["flags"] for node in nodes]})
-        self.db.execute(UPDATE_MAILBOX, (last, last, box))
+        self.db.execute(UPDATE_MAILBOX, (last, box))
         plain = orjson.dumps(ids).decode()
         self.db.execute(INSERT_CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))
         self.db.execute("COMMIT")
-        return {"updatedCount": len(ids), "messages": nodes if request.get("shown") else []}
+        return {
+            "updatedCount": len(ids),
+            "messages": nodes if request.get("display_address") else [],
+        }
 
     def store_message(self, raw_message: bytes) -> None:
         """Store a whole message durably."""
@@ -189,7 +187,7 @@ class BaselineLmtpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the greeting."""
         self.transport = cast("asyncio.Transport", transport)  # of a TCP socket
-        self.transport.write(b"220 floor\r\n")
+        self.transport.write(b"220 baseline\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Process commands and messages."""
@@ -222,12 +220,23 @@ async def _health(_request: Request) -> Response:
 
 async def serve(database_file: str, http_port: int, lmtp_port: int) -> None:
     """Serve on loopback until SIGTERM."""
-    floor = BaselineDatabase(database_file)
-    answers = (floor.page, floor.place, floor.boxes, floor.message, floor.start, floor.flag)
-    routes = [Route(f"/{one.__name__}", _json_endpoint(one), methods=["POST"]) for one in answers]
+    database = BaselineDatabase(database_file)
+    answers = (
+        database.page,
+        database.place,
+        database.boxes,
+        database.message,
+        database.start,
+        database.flag,
+    )
+    routes = [
+        Route(f"/{answer.__name__}", _json_endpoint(answer), methods=["POST"]) for answer in answers
+    ]
     app = Starlette(routes=[*routes, Route("/health", _health)])
     loop = asyncio.get_running_loop()
-    mailmen = await loop.create_server(lambda: BaselineLmtpProtocol(floor), "127.0.0.1", lmtp_port)
+    mailmen = await loop.create_server(
+        lambda: BaselineLmtpProtocol(database), "127.0.0.1", lmtp_port
+    )
     config = uvicorn.Config(
         app, port=http_port, log_config=None, access_log=False, http="httptools", loop="uvloop"
     )

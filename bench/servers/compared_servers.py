@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 from rich.progress import Progress
+from sqlalchemy import func, select
 
 from bench.figures.goals import TIME_TO_FIRST_RESOLVER
 from bench.figures.measurements import MeasuredValue
@@ -30,6 +31,10 @@ from bench.servers.merganser_process import (
 )
 from bench.servers.ports import free_port
 from graph.types.global_ids import decode
+from merganser.settings.settings import Settings
+from models.store.database import Database
+
+POSTMASTER_PID_FILE = "postmaster.pid"
 
 
 class DatabaseKind(StrEnum):
@@ -80,8 +85,8 @@ class ComparedServers:
         found = orjson.loads(output.splitlines()[-1])
         return [
             MeasuredValue(TIME_TO_FIRST_RESOLVER, found["first resolver"], "µs"),
-            MeasuredValue("a credential, checked once more", found["credential"], "µs"),
-            MeasuredValue("inbox page, in process, without sockets", found["whole"], "µs"),
+            MeasuredValue("repeated check of a credential", found["credential"], "µs"),
+            MeasuredValue("inbox page, inside the process, without sockets", found["whole"], "µs"),
         ]
 
 
@@ -96,29 +101,34 @@ async def start_compared_servers(
     strawberry_port = free_port()
 
     async def start_baseline() -> Process:
-        command = (sys.executable, "-m", "bench.servers.baseline_server", str(folder / "floor.db"))
-        log = folder / "floor.log"
+        command = (
+            sys.executable,
+            "-m",
+            "bench.servers.baseline_server",
+            str(folder / "baseline.db"),
+        )
+        log = folder / "baseline.log"
         process = await spawn((*command, str(http), str(lmtp)), server.process_environment(), log)
         await wait_until_healthy(http, process)
         return process
 
     async def start_strawberry() -> Process:
         command = (sys.executable, "-m", "bench.servers.strawberry_server", str(strawberry_port))
-        process = await spawn(command, server.process_environment(), folder / "plain.log")
+        process = await spawn(command, server.process_environment(), folder / "strawberry.log")
         await wait_until_healthy(strawberry_port, process)
         return process
 
     async with AsyncExitStack() as stack:
         pid = await stack.enter_async_context(run_until_exit(server.start))
-        floor_pid = await stack.enter_async_context(run_until_exit(start_baseline))
-        plain_pid = await stack.enter_async_context(run_until_exit(start_strawberry))
+        baseline_pid = await stack.enter_async_context(run_until_exit(start_baseline))
+        strawberry_pid = await stack.enter_async_context(run_until_exit(start_strawberry))
         await wait_until_idle(pid)
         yield ComparedServers(
             BenchmarkTarget(server.http_port, pid, account.api_key),
-            BenchmarkTarget(http, floor_pid),
-            BenchmarkTarget(strawberry_port, plain_pid, account.api_key),
+            BenchmarkTarget(http, baseline_pid),
+            BenchmarkTarget(strawberry_port, strawberry_pid, account.api_key),
             BenchmarkTarget(server.lmtp_port, pid),
-            BenchmarkTarget(lmtp, floor_pid),
+            BenchmarkTarget(lmtp, baseline_pid),
             account,
             server.data_folder / "server.log",
             server.process_environment(),
@@ -132,15 +142,15 @@ async def _create_databases(
     account = await _create_account_with_progress(size, folder / "data", database_url, progress)
     data_folder = folder / "data"
     if database_url:
-        data_folder = folder / "beside"
+        data_folder = folder / "baseline-data"
         other = await _create_account_with_progress(size, data_folder, None, progress)
-        keys = tuple(decode("Message", one) for one in other.message_ids)
+        keys = tuple(decode("Message", message_id) for message_id in other.message_ids)
         account = replace(account, baseline_inbox_id=other.inbox_id, baseline_message_keys=keys)
-    shutil.copy(data_folder / "merganser.db", folder / "floor.db")
-    db = sqlite3.connect(folder / "floor.db")
+    shutil.copy(data_folder / "merganser.db", folder / "baseline.db")
+    db = sqlite3.connect(folder / "baseline.db")
     with db:
-        db.execute("CREATE TABLE floor_letters (at TEXT, raw BLOB)")
-        db.execute("INSERT INTO floor_letters VALUES ('', ?)", (account.full_message,))
+        db.execute("CREATE TABLE baseline_messages (at TEXT, raw BLOB)")
+        db.execute("INSERT INTO baseline_messages VALUES ('', ?)", (account.full_message,))
     db.close()
     return account
 
@@ -149,7 +159,7 @@ async def _create_account_with_progress(
     size: SampleSize, data_folder: Path, database_url: str | None, progress_bar: Progress
 ) -> SampleAccount:
     """Create the sample account, with a progress bar."""
-    task = progress_bar.add_task("Delivering letters", total=size.message_count)
+    task = progress_bar.add_task("Delivering messages", total=size.message_count)
 
     def report_progress(delivered: int, _total: int) -> None:
         progress_bar.update(task, completed=delivered)
@@ -163,6 +173,23 @@ async def _create_account_with_progress(
     )
     progress_bar.remove_task(task)
     return account
+
+
+def server_settings(server: MerganserServer) -> Settings:
+    """Return settings with the data folder and the database of a server."""
+    if server.database_url:
+        return Settings(data=server.data_folder, database_url=server.database_url)
+    return Settings(data=server.data_folder)
+
+
+async def load_postmaster_pid(database: Database) -> int:
+    """Return the process ID of the PostgreSQL server of a database; 0 for SQLite."""
+    if database.dialect == "sqlite":
+        return 0
+    setting = select(func.current_setting("data_directory").label("data_folder"))
+    (row,) = await database.read(setting)
+    pid_text = await asyncio.to_thread((Path(row.data_folder) / POSTMASTER_PID_FILE).read_text)
+    return int(pid_text.split()[0])
 
 
 def start_postgres(folder: Path) -> str:

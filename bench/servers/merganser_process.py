@@ -213,6 +213,12 @@ def cpu_seconds_precise(pid: int) -> float:
     return nanoseconds / 1e9
 
 
+def cpu_seconds_with_children(pid: int) -> float:
+    """Return the CPU seconds of a process and its running children."""
+    child_pids = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return sum(map(cpu_seconds_precise, (pid, *child_pids)))
+
+
 def memory_of_process(pid: int) -> tuple[int, int]:
     """Return PSS and RSS of a process in KiB."""
     found = {"Pss": 0, "Rss": 0}

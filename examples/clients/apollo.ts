@@ -12,7 +12,7 @@ import {
   MailboxDeleteMutationDocument,
 } from '../generated/graphql/graphql.ts';
 import { socket } from './graphql-ws.ts';
-import { type Client, type Place, show } from './tour.ts';
+import { type Client, type Place, showIfMain } from './tour.ts';
 
 // Sends the hash of a document in its place, and the text only where the server does not know it.
 const hashes = new PersistedQueryLink({
@@ -80,4 +80,4 @@ export function make(place: Place, { persisted = false } = {}): Client {
   };
 }
 
-if (import.meta.main) await show(make);
+await showIfMain(import.meta.filename, make);

@@ -3,7 +3,7 @@
 
 import { createClient, type Client as Streams } from 'graphql-sse';
 import { over } from './streaming.ts';
-import { type Client, type Place, show } from './tour.ts';
+import { type Client, type Place, showIfMain } from './tour.ts';
 
 export function streams({ endpoint, key, fetch }: Place): Streams {
   return createClient({
@@ -15,4 +15,4 @@ export function streams({ endpoint, key, fetch }: Place): Streams {
 
 export const make = (place: Place): Client => over(streams(place));
 
-if (import.meta.main) await show(make);
+await showIfMain(import.meta.filename, make);

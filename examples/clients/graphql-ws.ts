@@ -2,7 +2,7 @@
 
 import { createClient, type Client as Socket } from 'graphql-ws';
 import { over } from './streaming.ts';
-import { type Client, type Place, show } from './tour.ts';
+import { type Client, type Place, showIfMain } from './tour.ts';
 
 const FORBIDDEN = 4403; // the credential was refused, or has ended: to try it again is no use
 
@@ -17,4 +17,4 @@ export function socket({ endpoint, key }: Place): Socket {
 
 export const make = (place: Place): Client => over(socket(place));
 
-if (import.meta.main) await show(make);
+await showIfMain(import.meta.filename, make);

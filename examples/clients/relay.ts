@@ -26,7 +26,7 @@ import remove, {
   type MailboxDeleteMutation,
 } from '../generated/relay/artifacts/MailboxDeleteMutation.graphql.ts';
 import { socket } from './graphql-ws.ts';
-import { type Client, type Place, show } from './tour.ts';
+import { type Client, type Place, showIfMain } from './tour.ts';
 
 export function environmentOf(place: Place, live = socket(place)): Environment {
   const send = place.fetch ?? fetch;
@@ -99,4 +99,4 @@ export function make(place: Place): Client {
   };
 }
 
-if (import.meta.main) await show(make);
+await showIfMain(import.meta.filename, make);

@@ -2,6 +2,7 @@
 // twice, delete the folder and hear of that.
 
 import { randomUUID } from 'node:crypto';
+import { realpathSync } from 'node:fs';
 
 export interface Place {
   endpoint: string; // https://mail.example.org/graphql
@@ -98,9 +99,12 @@ export async function tour(client: Client): Promise<Report> {
   }
 }
 
-// For `node clients/….ts`: where and who come from the environment.
-export async function show(make: (place: Place) => Client): Promise<void> {
+// Shows the tour if `file` is the program that Node was started with: `node clients/….ts`. Server and
+// API key come from the environment. `import.meta.main` would say the same, but Node 22 lacks it.
+export async function showIfMain(file: string, make: (place: Place) => Client): Promise<void> {
+  const program = process.argv[1];
+  if (!program || realpathSync(program) !== file) return;
   const { ENDPOINT = 'http://127.0.0.1:8025/graphql', KEY } = process.env;
-  if (!KEY) throw new Error('KEY is missing: give the API key that `make run` prints');
+  if (!KEY) throw new Error('KEY is missing: set it to the API key that `make run` prints');
   console.log(await tour(make({ endpoint: ENDPOINT, key: KEY })));
 }

@@ -15,7 +15,7 @@ import {
 } from '../generated/graphql/graphql.ts';
 import { streams } from './graphql-sse.ts';
 import { socket } from './graphql-ws.ts';
-import { type Client, type Place, show } from './tour.ts';
+import { type Client, type Place, showIfMain } from './tour.ts';
 
 export type Live = 'graphql-ws' | 'graphql-sse' | 'fetch';
 
@@ -63,4 +63,4 @@ export function make(place: Place, live: Live = 'graphql-ws'): Client {
   };
 }
 
-if (import.meta.main) await show(make);
+await showIfMain(import.meta.filename, make);

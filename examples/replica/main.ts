@@ -16,7 +16,7 @@ const { values } = parseArgs({
   },
 });
 if (!values.file) throw new Error('--file is missing: where the replica is to be kept');
-if (!values.key) throw new Error('KEY is missing: give the API key that `make run` prints');
+if (!values.key) throw new Error('KEY is missing: set it to the API key that `make run` prints');
 
 const stop = new AbortController();
 const file = new File(values.file);

@@ -109,7 +109,7 @@ export class Replica {
         if (!viewer.user) throw new Hopeless('the credential belongs to no account');
         const { cursor, mailboxes, sharedMailboxes } = viewer.user;
         if (!mailboxes || !sharedMailboxes) throw new Hopeless('the credential may not read mail');
-        if (!begun) folders.push(...mailboxes);
+        if (!begun) folders.push(...mailboxes.nodes);
         begun ||= cursor; // the first: what happens while we read is heard again
         folders.push(...sharedMailboxes.nodes);
         const { hasNextPage, endCursor } = sharedMailboxes.pageInfo;

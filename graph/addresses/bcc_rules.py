@@ -11,23 +11,31 @@ from graph.domains.types import Domain
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import DOMAINS, MANAGED_OR_DOMAINS
 from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import maybe_value
+from graph.types.references import DomainRef, domain_selector_from_ref, maybe_value
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import EmailAddress
 from models.addresses.rewrites import BccDirection
-from models.store.keyset_pages import Cursor
+from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.addresses import bcc_rules
-from resolvers.addresses.bcc_rules import CURSOR_KIND, BccRuleChanges, NewBccRule
+from resolvers.addresses.bcc_rules import (
+    BccRuleChanges,
+    BccRuleConditions,
+    BccRuleOrder,
+    NewBccRule,
+)
 from resolvers.domains import loaders as domain_loaders
 
 MATCH_DESCRIPTION = (
-    "Address without label, or @domain; dots do not count, nor which name of a domain it is."
+    "Address without label, or `@domain` for all addresses of a domain. Dots are ignored. An "
+    "alias domain means its domain."
 )
-BCC_TO_DESCRIPTION = "Where the copy goes; it need not be here."
+BCC_TO_DESCRIPTION = "Address that receives the copies. It can be on another server."
 READ_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.BCC_RULES,
@@ -36,22 +44,28 @@ WRITE_GUARD: dict[str, Any] = {**READ_GUARD, "scope": Scope.FULL}
 
 
 @strawberry.type(
-    description="Mail from or to an address or a domain is copied; nobody else is told.",
+    description="Rule that copies mail from or for an address or domain to another address, "
+    "unseen by sender and recipients.",
     directives=[Auth(**READ_GUARD)],
 )
 class BccRule(NodeView):
-    direction: BccDirection = attribute_field("Mail that is sent, or that comes.")
-    match: str = attribute_field("Address in normal form, or @domain.")
-    bcc_to: EmailAddress = attribute_field("Where the copy goes.")
+    direction: BccDirection = attribute_field(
+        "Side of the message that is compared: the sender or the recipient."
+    )
+    match: str = attribute_field(
+        "Matched address in normalized form (lower case, without dots and label), or `@domain` "
+        "for all addresses of a domain."
+    )
+    bcc_to: EmailAddress = attribute_field("Address that receives the copies.")
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Domain of match.",
+        description="Domain of the matched address.",
     )
-    active: bool = attribute_field("In force.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime | None = attribute_field("Last change.")
+    active: bool = attribute_field("False: the rule copies nothing.")
+    created_at: datetime = attribute_field("Time when the rule was created.")
+    updated_at: datetime | None = attribute_field("Time of the last change of the rule.")
 
     load_batch = staticmethod(bcc_rules.load_visible_rules_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -60,105 +74,150 @@ class BccRule(NodeView):
     }
 
 
+@strawberry.input(description="Conditions on BCC rules. All must hold.")
+class BccRuleFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only rules with this text in `match` or `bccTo` (case is ignored).", default=UNSET
+    )
+    domain: DomainRef | None = attribute_field(
+        "Returns only rules that match addresses of this domain.", default=UNSET
+    )
+
+    def to_conditions(self) -> BccRuleConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return BccRuleConditions(
+            query=self.query or None,
+            domain=domain_selector_from_ref(self.domain, path="filter") if self.domain else None,
+        )
+
+
 @strawberry.input(description="Input of bccRuleCreate.")
 class BccRuleCreateInput(Options):
     match: str = attribute_field(MATCH_DESCRIPTION)
     bcc_to: EmailAddress = attribute_field(BCC_TO_DESCRIPTION)
-    direction: BccDirection = attribute_field("Mail that is sent, or that comes.")
-    active: bool = attribute_field("In force.", default=True)
+    direction: BccDirection = attribute_field(
+        "Side of the message that is compared: the sender or the recipient."
+    )
+    active: bool = attribute_field("False: the rule copies nothing.", default=True)
 
 
-@strawberry.input(one_of=True, description="Names one BCC rule.")
+@strawberry.input(one_of=True, description="Reference to one BCC rule.")
 class BccRuleRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="New values of BCC rules. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of BCC rules. An absent field leaves the value; null is an error."
+)
 class BccRulePatch:
     match: strawberry.Maybe[str] = attribute_field(MATCH_DESCRIPTION)
     bcc_to: strawberry.Maybe[EmailAddress] = attribute_field(BCC_TO_DESCRIPTION)
-    direction: strawberry.Maybe[BccDirection] = attribute_field("Mail that is sent, or that comes.")
-    active: strawberry.Maybe[bool] = attribute_field("In force.")
+    direction: strawberry.Maybe[BccDirection] = attribute_field(
+        "Side of the message that is compared: the sender or the recipient."
+    )
+    active: strawberry.Maybe[bool] = attribute_field("False: the rule copies nothing.")
 
 
 @strawberry.input(description="Input of bccRuleUpdate.")
 class BccRuleUpdateInput(Options):
-    bcc_rules: list[BccRuleRef] = attribute_field("The BCC rules to change.")
-    set: BccRulePatch = attribute_field("New values.")
+    bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to change, at most 1,000 by default.")
+    set: BccRulePatch = attribute_field("New values, the same for all rules.")
 
 
 @strawberry.input(description="Input of bccRuleDelete.")
 class BccRuleDeleteInput(Options):
-    bcc_rules: list[BccRuleRef] = attribute_field("The BCC rules to delete.")
+    bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to delete, at most 1,000 by default.")
 
 
 @strawberry.type(description="Payload of bccRuleCreate.")
 class BccRulePayload(MutationPayload):
-    bcc_rule: BccRule | None = attribute_field("The new BCC rule.", default=None)
+    bcc_rule: BccRule | None = attribute_field(
+        "Created BCC rule. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of bccRuleUpdate.")
 class BccRulesPayload(MutationPayload):
     bcc_rules: list[BccRule] = attribute_field(
-        "The changed BCC rules, in the order of the references.", default_factory=list
+        "Changed BCC rules, in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type
 class BccRuleQuery:
     @query(
-        "Rules of the domains one administers, in the order they were made.",
+        "Returns the BCC rules of the domains that the caller administers.",
         scope=Scope.READ,
         **READ_GUARD,
+        access=DOMAINS,
     )
     async def bcc_rules(
         self,
         info: Info,
+        filter: BccRuleFilter | None = UNSET,
+        order_by: BccRuleOrder = BccRuleOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[BccRule]:
-        requested_page = page_request(CURSOR_KIND, first, after, last, before)
+        conditions = filter.to_conditions() if filter else BccRuleConditions()
+        list_ordering = ordering_name(
+            f"bcc-rules-{order_by}", None if conditions == BccRuleConditions() else conditions
+        )
+        list_order = bcc_rules.LIST_ORDERS[order_by]
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             BccRule,
-            await bcc_rules.read_rule_page(
-                info.context, requested_page, selected_columns(info, BccRule)
+            await bcc_rules.read_visible_bcc_rule_page(
+                info.context, conditions, requested_page, selected_columns(info, BccRule), order_by
             ),
-            lambda row: Cursor(CURSOR_KIND, row.created_at, row.id),
-            lambda: bcc_rules.count_rules(info.context),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: bcc_rules.count_visible_bcc_rules(info.context, conditions),
         )
 
 
 @strawberry.type
 class BccRuleMutation:
     @mutation(
-        "Creates a BCC rule: the server copies mail that users send from `match`, or that arrives "
-        "for it. There is one rule for each match and direction.",
+        "Creates a BCC rule. The server then sends a copy of mail from or for an address or "
+        "domain to another address. Sender and recipients don't see it. Mail of other accounts "
+        "that the caller's role can't administer is not copied. CONFLICT if a rule with the same "
+        "match and direction exists. NOT_FOUND if the caller does not administer the domain. A "
+        "rule that copies an address to itself is refused. A domain has at most 1,000 rules.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def bcc_rule_create(self, info: Info, input: BccRuleCreateInput) -> BccRulePayload:
         new = NewBccRule(input.match, input.bcc_to, input.direction, input.active)
-        (rule,) = await _load_rules(info, [await bcc_rules.create_rule(info.context, new)])
+        (rule,) = await _load_rules(info, [await bcc_rules.create_bcc_rule(info.context, new)])
         return BccRulePayload(bcc_rule=rule)
 
-    @mutation("Changes BCC rules, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Changes BCC rules, all or none. The caller becomes the author of each rule: it does "
+        "not copy mail of accounts, except the author's own, that the author's role can't "
+        "administer. CONFLICT if another rule has the same `match` and `direction`. A rule that "
+        "copies an address to itself is refused.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
+    )
     async def bcc_rule_update(self, info: Info, input: BccRuleUpdateInput) -> BccRulesPayload:
         keys, patch = ids_from_refs(info, input.bcc_rules, "bccRules"), input.set
         values = BccRuleChanges(
             *map(maybe_value, (patch.match, patch.bcc_to, patch.direction, patch.active))
         )
-        await bcc_rules.update_rules(info.context, keys, values)
+        await bcc_rules.update_bcc_rules(info.context, keys, values)
         return BccRulesPayload(bcc_rules=await _load_rules(info, keys))
 
     @mutation(
         "Deletes BCC rules, all or none. Copies that are already in the queue are still sent.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def bcc_rule_delete(self, info: Info, input: BccRuleDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.bcc_rules, "bccRules")
-        await bcc_rules.delete_rules(info.context, keys)
+        await bcc_rules.delete_bcc_rules(info.context, keys)
         return DeletePayload.of_keys("BccRule", keys)
 
 

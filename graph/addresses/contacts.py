@@ -15,12 +15,20 @@ from resolvers.addresses import contacts
 from resolvers.addresses.contacts import ContactSearch
 
 
-@strawberry.type(description="Correspondent, or another user of a domain with globalAddressList.")
+@strawberry.type(
+    description="Suggested recipient: a correspondent of the user, or another user of a domain "
+    "with `globalAddressList`."
+)
 class ContactSuggestion(NodeView):
-    name: str | None = attribute_field("As in the last header that had one.")
-    address: EmailAddress = attribute_field("Address.")
+    name: str | None = attribute_field(
+        "Display name. Of a correspondent: as in the last message that had one. Of another user "
+        "of the domain: that of the main address or account. Null: none."
+    )
+    address: EmailAddress = attribute_field("Email address of the contact.")
     last_used_at: datetime | None = attribute_field(
-        "Last mail from them, or to them; null = a colleague without any."
+        "Time of the last message from or to the contact, apart from Junk, mailing lists and "
+        "automatic mail. Null: the suggestion comes from the address list of the domain, "
+        "whether messages were exchanged or not."
     )
 
     load_batch = staticmethod(contacts.load_visible_contacts_by_id)
@@ -37,8 +45,9 @@ async def search_contacts(
     Colleagues of the same domain are included if the domain has a global address list. Raises
     Invalid if the text or the limit is out of range.
     """
-    search_text, max_count = contacts.validate_search(query, limit)
+    search_text, max_count = contacts.validated_query_and_limit(query, limit)
     rows = await info.context.load(
-        contacts.load_contacts_by_search, ContactSearch(user_id, search_text, max_count)
+        contacts.load_contacts_and_colleagues_by_search,
+        ContactSearch(user_id, search_text, max_count),
     )
     return await objects_from_rows_with_links(info, ContactSuggestion, rows)

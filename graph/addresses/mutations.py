@@ -13,16 +13,17 @@ from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED, MANAGED_OR_DOMAINS
 from graph.types.references import (
     AddressRef,
     DomainRef,
     UserRef,
-    address_selector_from_ref,
+    address_selectors_from_refs,
     domain_selector_from_ref,
-    load_named_user_id,
+    require_visible_user_id_if_named,
 )
 from graph.types.scalars import Duration
-from graph.users.limits import AddressLimitsInput, patched_limit_columns
+from graph.users.limits import AddressLimitsInput, validated_limit_columns_of_patch
 from models.addresses.tables import AddressKind
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.addresses import loaders as address_loaders
@@ -35,10 +36,13 @@ from resolvers.addresses.update import AddressPatchValues
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 FORWARD_TO_DESCRIPTION = (
-    "FORWARD: addresses, smtp:// and smtps:// relays with or without user and password, "
-    "http(s):// URLs; at most 100. A relay whose password is *** stays as it was."
+    "Targets of a FORWARD address, at most 100: mail addresses, URLs of relay servers (smtp:// "
+    "or smtps://), and URLs that receive the message by POST (http:// or https://). Required if "
+    "the kind changes to FORWARD, not allowed for other kinds."
 )
-AUTOREPLY_DESCRIPTION = "FORWARD: what it answers by itself, without `addresses`."
+AUTOREPLY_DESCRIPTION = (
+    "Automatic reply of a FORWARD address. The field `addresses` is not allowed in it."
+)
 CREATE_FIELDS = (
     "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
     "private_metadata",
@@ -48,70 +52,141 @@ UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 @strawberry.input(description="Input of addressCreate.")
 class AddressCreateInput(Options):
-    address: str = attribute_field('Unicode; "@domain" is read as "*@domain".')
-    kind: AddressKind | None = attribute_field(
-        "Default MAILBOX with a user, else FORWARD.", default=UNSET
+    address: str = attribute_field(
+        "New address, with the domain in Unicode or ASCII form. `@domain` means `*@domain`, a "
+        "catch-all."
     )
-    user: UserRef | None = attribute_field("Needed for MAILBOX.", default=UNSET)
-    name: str | None = attribute_field("Identity name, at most 128 characters.", default=UNSET)
+    kind: AddressKind | None = attribute_field(
+        "Kind of the address. Default: MAILBOX with `user`, else FORWARD. RESOURCE is "
+        "refused. LEARN_HAM and LEARN_SPAM require a spam filter that can be trained "
+        "(setting MERGANSER_RSPAMD_LEARN_URL).",
+        default=UNSET,
+    )
+    user: UserRef | None = attribute_field(
+        "User that gets the mail of a MAILBOX address. Required for MAILBOX, not allowed for "
+        "other kinds.",
+        default=UNSET,
+    )
+    name: str | None = attribute_field(
+        "Display name for messages sent from the address, at most 128 characters.", default=UNSET
+    )
     forward_to: list[str] | None = attribute_field(FORWARD_TO_DESCRIPTION, default=UNSET)
-    main: bool = attribute_field("Default of its user; the first one is so anyway.", default=False)
-    active: bool = attribute_field("False = refuses mail, and forwards none.", default=True)
-    send_as: bool = attribute_field("Offered as sender to the users it delivers to.", default=True)
-    allow_wildcard: bool = attribute_field(
-        "Needed for *: *@domain, *end@domain, begin*@domain with at most 32 fixed characters, or "
-        "name@*, which takes an ADMIN.",
+    main: bool = attribute_field(
+        "True makes the address the main address of its user; if it is in another "
+        "domain, the account moves to that domain. The first MAILBOX address of a "
+        "user without `*` and `expiresAt` is always the main address. True is refused for other "
+        "addresses.",
         default=False,
     )
-    limits: AddressLimitsInput | None = attribute_field(
-        "Limits of the address. Default: those of the platform.", default=UNSET
+    active: bool = attribute_field(
+        "False: the address refuses mail and forwards none.", default=True
     )
-    expires_at: datetime | None = attribute_field("When it ends.", default=UNSET)
-    tags: list[str] | None = attribute_field("Labels.", default=UNSET)
+    send_as: bool = attribute_field(
+        "True: the users to whom the address delivers can use it as sender.", default=True
+    )
+    allow_wildcard: bool = attribute_field(
+        "True allows an address with `*`: `*@domain`, `*end@domain`, `begin*@domain` with at "
+        "most 32 fixed characters, or `name@*`, which requires role ADMIN. Such an address is "
+        "refused otherwise.",
+        default=False,
+    )
+    limits: strawberry.Maybe[AddressLimitsInput] = attribute_field(
+        "Limits of a FORWARD address: messages that it forwards in 24 hours. Default: those of "
+        "the platform."
+    )
+    expires_at: datetime | None = attribute_field(
+        "Time in the future when the address expires and refuses mail. The server deletes the "
+        "address 30 days later. Null: the address does not expire. Default: null.",
+        default=UNSET,
+    )
+    tags: list[str] | None = attribute_field("Tags of the address, at most 100.", default=UNSET)
     autoreply: AutoreplyPatch | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
-    public_comment: str | None = attribute_field("Shown to users.", default=UNSET)
-    private_comment: str | None = attribute_field("For administrators.", default=UNSET)
-    metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    public_comment: str | None = attribute_field(
+        "Comment that the user can read, at most 1,000 characters.", default=UNSET
+    )
+    private_comment: str | None = attribute_field(
+        "Comment for administrators, at most 1,000 characters. Users with the role USER can't "
+        "read it.",
+        default=UNSET,
+    )
+    metadata: JSON | None = attribute_field(
+        "JSON object with data of your application, which the user can read. At most 1 MiB.",
+        default=UNSET,
+    )
     private_metadata: JSON | None = attribute_field(
-        "Free data hidden from the user.", default=UNSET
+        "JSON object with data of your application that the user can't read. At most 1 MiB.",
+        default=UNSET,
     )
 
 
-@strawberry.input(description="What to change on addresses; absent = unchanged, null = cleared.")
+@strawberry.input(
+    description="New values of addresses. An absent field leaves the value. Null clears a value "
+    "that can be empty; for other fields null is an error."
+)
 class AddressPatch:
     address: strawberry.Maybe[str] = attribute_field(
-        "Another spelling, or another address, of one that is no pattern."
+        "New spelling or new address, without label. If a main address gets another "
+        "domain, the account moves to that domain. Allowed for one address only, and not "
+        "for an address with "
+        "`*`."
     )
     kind: strawberry.Maybe[AddressKind] = attribute_field(
-        "MAILBOX stays MAILBOX, others stay others."
+        "Kind of the address. It can't change to or from MAILBOX. A change to RESOURCE "
+        "is refused. A change from FORWARD deletes the targets and the automatic reply. "
+        "It is refused while the address has its own limit, unless `inheritLimits` is "
+        "true."
     )
-    name: strawberry.Maybe[str | None] = attribute_field("Identity name, at most 128 characters.")
+    name: strawberry.Maybe[str | None] = attribute_field(
+        "Display name for messages sent from the address, at most 128 characters."
+    )
     forward_to: strawberry.Maybe[list[str]] = attribute_field(
-        f"In place of those there are. {FORWARD_TO_DESCRIPTION}"
+        f"{FORWARD_TO_DESCRIPTION} The list replaces the stored one. A relay URL with `***` as "
+        "password keeps the stored password."
     )
     main: strawberry.Maybe[bool] = attribute_field(
-        "True: default of its user, in place of the one there is. An account whose main address "
-        "is in another domain moves there."
+        "True makes it the main address of its user in place of the current one. If it "
+        "is in another domain, the account moves to that domain: FORBIDDEN unless the "
+        "caller administers both domains. Allowed for one address only. False is "
+        "refused for the main address."
     )
-    active: strawberry.Maybe[bool] = attribute_field("False = refuses mail, and forwards none.")
+    active: strawberry.Maybe[bool] = attribute_field(
+        "False: the address refuses mail and forwards none."
+    )
     send_as: strawberry.Maybe[bool] = attribute_field(
-        "Offered as sender to the users it delivers to."
+        "True: the users to whom the address delivers can use it as sender."
     )
-    limits: strawberry.Maybe[AddressLimitsInput | None] = attribute_field(
-        "Limits of the address. Null: those of the platform."
+    limits: strawberry.Maybe[AddressLimitsInput] = attribute_field(
+        "Limit of forwarded messages, for a FORWARD address."
     )
-    expires_at: strawberry.Maybe[datetime | None] = attribute_field("When it ends.")
+    inherit_limits: bool = attribute_field(
+        "True: the FORWARD address inherits the limit of the platform. Not allowed with `limits`.",
+        default=False,
+    )
+    expires_at: strawberry.Maybe[datetime | None] = attribute_field(
+        "Time in the future when the address expires and refuses mail. The server deletes the "
+        "address 30 days later. Null: the address does not expire. A time is refused for "
+        "a main address."
+    )
     tags: strawberry.Maybe[list[str] | None] = attribute_field(
-        "Labels, in place of those there are."
+        "Tags of the address, at most 100. The list replaces the stored one."
     )
     autoreply: strawberry.Maybe[AutoreplyPatch | None] = attribute_field(
-        f"{AUTOREPLY_DESCRIPTION} Null forgets it."
+        f"{AUTOREPLY_DESCRIPTION} Null deletes it."
     )
-    public_comment: strawberry.Maybe[str | None] = attribute_field("Shown to users.")
-    private_comment: strawberry.Maybe[str | None] = attribute_field("For administrators.")
-    metadata: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
+    public_comment: strawberry.Maybe[str | None] = attribute_field(
+        "Comment that the user can read, at most 1,000 characters."
+    )
+    private_comment: strawberry.Maybe[str | None] = attribute_field(
+        "Comment for administrators, at most 1,000 characters. Users with the role USER can't "
+        "read it. Null removes it."
+    )
+    metadata: strawberry.Maybe[JSON | None] = attribute_field(
+        "JSON object with data of your application, which the user can read. It replaces the "
+        "stored one. At most 1 MiB."
+    )
     private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
-        "Free data hidden from the user."
+        "JSON object with data of your application that the user can't read. It replaces the "
+        "stored one. At most 1 MiB."
     )
 
     def to_changes(self) -> AddressPatchValues:
@@ -119,7 +194,7 @@ class AddressPatch:
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
         if self.metadata:
             values["public_metadata"] = self.metadata.value
-        values |= patched_limit_columns(self.limits, ("forwards_per_day",))
+        values |= validated_limit_columns_of_patch(self, ("forwards_per_day",))
         autoreply_input = self.autoreply.value if self.autoreply else None
         return AddressPatchValues(
             values,
@@ -133,55 +208,73 @@ class AddressPatch:
 
 @strawberry.input(description="Input of addressUpdate.")
 class AddressUpdateInput(Options):
-    addresses: list[AddressRef] = attribute_field("Which ones.")
-    set: AddressPatch = attribute_field("The same for all.")
+    addresses: list[AddressRef] = attribute_field("Addresses to change, at most 1,000 by default.")
+    set: AddressPatch = attribute_field("New values, the same for all addresses.")
 
 
 @strawberry.input(description="Input of addressDelete.")
 class AddressDeleteInput(Options):
-    addresses: list[AddressRef] = attribute_field("The addresses to delete.")
+    addresses: list[AddressRef] = attribute_field("Addresses to delete, at most 1,000 by default.")
 
 
 @strawberry.input(description="Input of temporaryAddressCreate.")
 class TemporaryAddressCreateInput(Options):
-    user: UserRef | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
+    user: UserRef | None = attribute_field(
+        "User that gets the address. Default: the signed-in user.", default=UNSET
+    )
     domain: DomainRef | None = attribute_field(
-        "Domain of the new address, in which the user must have an address. Default: the domain "
-        "of the main address.",
+        "Domain of the new address, in which the user must have an address. Default: the "
+        "domain of the main address. Required if the user has no main address.",
         default=UNSET,
     )
     validity: Duration | None = attribute_field(
-        "Until it ends; null = until it is switched off (a masked address).",
+        "Time until the address expires, at most 3,660 days. Null: it does not expire (a masked "
+        "address). Default: 365 days.",
         default=Duration(timedelta(days=365)),
     )
-    comment: str | None = attribute_field("What it is for.", default=UNSET)
-    for_site: str | None = attribute_field("Site it is given to.", default=UNSET)
+    comment: str | None = attribute_field(
+        "Comment about the use of the address, at most 1,000 characters.", default=UNSET
+    )
+    for_site: str | None = attribute_field(
+        "Domain name of the website that gets the address.", default=UNSET
+    )
 
 
-@strawberry.type(description="Answer of addressCreate.")
+@strawberry.type(description="Payload of addressCreate and temporaryAddressCreate.")
 class AddressPayload(MutationPayload):
-    address: Address | None = attribute_field("The address.", default=None)
+    address: Address | None = attribute_field(
+        "Created address. Null if the mutation failed.", default=None
+    )
 
 
-@strawberry.type(description="Addresses that were changed, or were so already.")
+@strawberry.type(description="Payload of addressUpdate.")
 class AddressesPayload(MutationPayload):
     addresses: list[Address] = attribute_field(
-        "The addresses, as they are now.", default_factory=list
+        "Addresses after the change, in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type
 class AddressMutation:
-    @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **WRITE_GUARD)
+    @mutation(
+        "Creates an address of any kind except RESOURCE, which `resourceCreate` creates. "
+        "A DOMAIN_ADMIN can create addresses in the administered "
+        "domains. If an ADMIN names an unknown domain and MERGANSER_AUTO_CREATE_DOMAINS is on, "
+        "the domain is created, with the warning DOMAIN_CREATED. Refused with CONFLICT "
+        "if the address is taken; case and dots of the local part are ignored. "
+        "LIMIT_REACHED if the domain has no room for another address.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
+    )
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
         values = {name: getattr(input, name) for name in CREATE_FIELDS}
         values["public_metadata"] = input.metadata
         values = {name: value for name, value in values.items() if value is not UNSET}
-        values |= input.limits.to_column_values() if input.limits else {}
+        values |= input.limits.value.to_column_values() if input.limits else {}
         new = NewAddress(
             input.address,
             input.kind or None,
-            await load_named_user_id(info, input.user or None),
+            await require_visible_user_id_if_named(info, input.user or None),
             main=input.main,
             wildcard=input.allow_wildcard,
             forward_to=input.forward_to or (),
@@ -193,15 +286,19 @@ class AddressMutation:
         )
 
     @mutation(
-        "A random address of a user, which ends by itself or is switched off by its owner.",
+        "Creates an address with a random local part for a user. It works until `validity` has "
+        "passed (null: without limit) or the user disables it. A user has at most 100 "
+        "such addresses by default; expired ones count until they are deleted 30 days "
+        "later. LIMIT_REACHED also if the domain has no room.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.TEMPORARY_ADDRESSES,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def temporary_address_create(
         self, info: Info, input: TemporaryAddressCreateInput
     ) -> AddressPayload:
         new = NewTemporaryAddress(
-            await load_named_user_id(info, input.user or None),
+            await require_visible_user_id_if_named(info, input.user or None),
             domain_selector_from_ref(input.domain, path="domain") if input.domain else None,
             input.validity,
             input.comment or None,
@@ -214,26 +311,32 @@ class AddressMutation:
         )
 
     @mutation(
-        "Several at once, all or none. Owners change name and main, and switch off what they made "
-        "by temporaryAddressCreate; a DOMAIN_ADMIN of the domain changes all.",
+        "Changes addresses, all or none. Users can change `name` and `main` of their own "
+        "addresses, and `active` of those that `temporaryAddressCreate` made, for which a USER "
+        "needs the permission TEMPORARY_ADDRESSES. Other changes require the role "
+        "DOMAIN_ADMIN for the domain of the address. An address that is not the "
+        "caller's, also one without a user, requires this role and the scope FULL. The "
+        "address of a resource is a "
+        "CONFLICT.",
         scope=Scope.SETTINGS,
+        access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
     async def address_update(self, info: Info, input: AddressUpdateInput) -> AddressesPayload:
-        refs = [address_selector_from_ref(ref, path="addresses", index=index) for index, ref in
-                enumerate(input.addresses)]  # fmt: skip
+        refs = address_selectors_from_refs(input.addresses)
         keys = await address_update.update_addresses(info.context, refs, input.set.to_changes())
         rows = await info.context.load_many(address_loaders.load_visible_addresses_by_id, keys)
         return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
 
     @mutation(
-        "Several at once, all or none. CONFLICT for a main address. Owners delete what they made "
-        "by temporaryAddressCreate; a DOMAIN_ADMIN of the domain deletes all others.",
+        "Deletes addresses, all or none. Users can delete their own addresses that "
+        "`temporaryAddressCreate` made, for which a USER needs the permission "
+        "TEMPORARY_ADDRESSES. Any other address requires the role DOMAIN_ADMIN and an "
+        "administered domain, and one that is not the caller's also the scope FULL. A "
+        "main address and the address of a resource are a CONFLICT.",
         scope=Scope.SETTINGS,
+        access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
     async def address_delete(self, info: Info, input: AddressDeleteInput) -> DeletePayload:
-        refs = [
-            address_selector_from_ref(ref, path="addresses", index=index)
-            for index, ref in enumerate(input.addresses)
-        ]
+        refs = address_selectors_from_refs(input.addresses)
         keys = await address_mutations.delete_addresses(info.context, refs)
         return DeletePayload(deleted_ids=[global_ids.encode("Address", key) for key in keys])

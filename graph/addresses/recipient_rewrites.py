@@ -10,44 +10,58 @@ from strawberry import UNSET
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_references import ObjectRef, load_ids_from_refs
+from graph.types.object_references import ObjectRef, resolve_ids_from_refs_or_raise
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
-from models.store.keyset_pages import Cursor
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.addresses import recipient_rewrites
 from resolvers.addresses.recipient_rewrites import (
-    CURSOR_KIND,
     NewRecipientRewrite,
     RecipientRewriteChanges,
+    RecipientRewriteOrder,
 )
 
 FROM_DESCRIPTION = (
-    "Address without label, or @domain, as received; dots do not count. It need not be ours."
+    "Recipient to replace, as the server receives it: an address without label, or `@domain`. "
+    "Dots are ignored. The domain need not be one of the platform."
 )
 TO_DESCRIPTION = (
-    "Address or, where from is a domain, @domain, which keeps the local part; of others, too."
+    "New recipient: an address, or `@domain` if `from` is a domain, which keeps the local part. "
+    "It can be on another server."
 )
 LIST_FIELD = "recipientRewrites"
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
 @strawberry.type(
-    description="A recipient is replaced before it is looked for, once; an address before its "
-    "domain.",
+    description="Rule that replaces a recipient of incoming mail, once and before the "
+    "recipient is looked up. A rule for an address has precedence over one for "
+    "its domain.",
     directives=[Auth(role=Role.ADMIN)],
 )
 class RecipientRewrite(NodeView):
-    from_: str = attribute_field("Address in normal form, or @domain.", name="from")
-    to: str = attribute_field("Instead: an address, or @domain, which keeps the local part.")
-    forwarded: bool = attribute_field(
-        "To was in no domain of ours when it was said: mail is sent on there."
+    from_: str = attribute_field(
+        "Replaced recipient: an address in normalized form (lower case, without dots and label), "
+        "or `@domain`.",
+        name="from",
     )
-    active: bool = attribute_field("In force.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime | None = attribute_field("Last change.")
+    to: str = attribute_field(
+        "New recipient: an address, or `@domain`, which keeps the local part."
+    )
+    forwarded: bool = attribute_field(
+        "True: the new recipient was in no domain of the platform when the rewrite was stored, "
+        "so that mail is sent to another server."
+    )
+    active: bool = attribute_field(
+        "True if the rewrite is applied. If false, an active rewrite of the domain of the "
+        "address applies instead."
+    )
+    created_at: datetime = attribute_field("Time when the rewrite was created.")
+    updated_at: datetime | None = attribute_field("Time of the last change of the rewrite.")
 
     load_batch = staticmethod(recipient_rewrites.load_visible_rewrites_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -58,85 +72,118 @@ class RecipientRewrite(NodeView):
     }
 
 
+@strawberry.input(description="Conditions on recipient rewrites.")
+class RecipientRewriteFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only rewrites with this text in `from` or `to` (case is ignored).", default=UNSET
+    )
+
+
 @strawberry.input(description="Input of recipientRewriteCreate.")
 class RecipientRewriteCreateInput(Options):
     from_: str = attribute_field(FROM_DESCRIPTION, name="from")
     to: str = attribute_field(TO_DESCRIPTION)
-    active: bool = attribute_field("In force.", default=True)
+    active: bool = attribute_field(
+        "True if the rewrite is applied. If false, an active rewrite of the domain of the "
+        "address applies instead.",
+        default=True,
+    )
 
 
-@strawberry.input(one_of=True, description="Names one recipient rewrite.")
+@strawberry.input(one_of=True, description="Reference to one recipient rewrite.")
 class RecipientRewriteRef(ObjectRef):
     from_: strawberry.Maybe[str] = attribute_field(
-        "The replaced recipient: an address or @domain, in any spelling that the creation accepts.",
+        "Replaced recipient: an address or `@domain`, in any spelling that the creation accepts.",
         name="from",
     )
 
 
-@strawberry.input(description="New values of recipient rewrites. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of recipient rewrites. An absent field leaves the value; null is an "
+    "error."
+)
 class RecipientRewritePatch:
     from_: strawberry.Maybe[str] = attribute_field(FROM_DESCRIPTION, name="from")
     to: strawberry.Maybe[str] = attribute_field(TO_DESCRIPTION)
-    active: strawberry.Maybe[bool] = attribute_field("In force.")
+    active: strawberry.Maybe[bool] = attribute_field(
+        "True if the rewrite is applied. If false, an active rewrite of the domain of the "
+        "address applies instead."
+    )
 
 
 @strawberry.input(description="Input of recipientRewriteUpdate.")
 class RecipientRewriteUpdateInput(Options):
     recipient_rewrites: list[RecipientRewriteRef] = attribute_field(
-        "The recipient rewrites to change."
+        "Recipient rewrites to change, at most 1,000 by default."
     )
-    set: RecipientRewritePatch = attribute_field("New values.")
+    set: RecipientRewritePatch = attribute_field("New values, the same for all rewrites.")
 
 
 @strawberry.input(description="Input of recipientRewriteDelete.")
 class RecipientRewriteDeleteInput(Options):
     recipient_rewrites: list[RecipientRewriteRef] = attribute_field(
-        "The recipient rewrites to delete."
+        "Recipient rewrites to delete, at most 1,000 by default."
     )
 
 
 @strawberry.type(description="Payload of recipientRewriteCreate.")
 class RecipientRewritePayload(MutationPayload):
     recipient_rewrite: RecipientRewrite | None = attribute_field(
-        "The new recipient rewrite.", default=None
+        "Created recipient rewrite. Null if the mutation failed.", default=None
     )
 
 
 @strawberry.type(description="Payload of recipientRewriteUpdate.")
 class RecipientRewritesPayload(MutationPayload):
     recipient_rewrites: list[RecipientRewrite] = attribute_field(
-        "The changed recipient rewrites, in the order of the references.", default_factory=list
+        "Changed recipient rewrites, in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type
 class RecipientRewriteQuery:
-    @query("All rewrites, in the order they were made.", role=Role.ADMIN, scope=Scope.READ)
+    @query(
+        "Returns the recipient rewrites of the platform.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+    )
     async def recipient_rewrites(
         self,
         info: Info,
+        filter: RecipientRewriteFilter | None = UNSET,
+        order_by: RecipientRewriteOrder = RecipientRewriteOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RecipientRewrite]:
-        requested_page = page_request(CURSOR_KIND, first, after, last, before)
+        search_text = (filter.query or None) if filter else None
+        list_ordering = ordering_name(f"recipient-rewrites-{order_by}", search_text)
+        list_order = recipient_rewrites.LIST_ORDERS[order_by]
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             RecipientRewrite,
-            await recipient_rewrites.read_rewrite_page(
-                info.context, requested_page, selected_columns(info, RecipientRewrite)
+            await recipient_rewrites.read_visible_rewrite_page(
+                info.context,
+                search_text,
+                requested_page,
+                selected_columns(info, RecipientRewrite),
+                order_by,
             ),
-            lambda row: Cursor(CURSOR_KIND, row.created_at, row.id),
-            lambda: recipient_rewrites.count_rewrites(info.context),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: recipient_rewrites.count_visible_rewrites(info.context, search_text),
         )
 
 
 @strawberry.type
 class RecipientRewriteMutation:
     @mutation(
-        "Creates a recipient rewrite, which replaces a recipient of incoming mail. Rewrites must "
-        "not form a loop.",
+        "Creates a recipient rewrite, which replaces a recipient of incoming mail by "
+        "another address. A rewrite by an ADMIN does not apply to accounts with the role "
+        "ROOT. Refused if the recipient has a rewrite already or rewrites would form a "
+        "loop. "
+        "The platform has at most 5,000 rewrites.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_create(
@@ -147,11 +194,15 @@ class RecipientRewriteMutation:
         (rewrite,) = await _load_rewrites(info, [key])
         return RecipientRewritePayload(recipient_rewrite=rewrite)
 
-    @mutation("Changes recipient rewrites, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Changes recipient rewrites, all or none. Refused if a recipient would have two rewrites "
+        "or rewrites would form a loop.",
+        **WRITE_GUARD,
+    )
     async def recipient_rewrite_update(
         self, info: Info, input: RecipientRewriteUpdateInput
     ) -> RecipientRewritesPayload:
-        keys, patch = await _load_ids(info, input.recipient_rewrites), input.set
+        keys, patch = await _resolve_rewrite_ids_or_raise(info, input.recipient_rewrites), input.set
         values = RecipientRewriteChanges(*map(maybe_value, (patch.from_, patch.to, patch.active)))
         await recipient_rewrites.update_rewrites(info.context, keys, values)
         return RecipientRewritesPayload(recipient_rewrites=await _load_rewrites(info, keys))
@@ -160,19 +211,19 @@ class RecipientRewriteMutation:
     async def recipient_rewrite_delete(
         self, info: Info, input: RecipientRewriteDeleteInput
     ) -> DeletePayload:
-        keys = await _load_ids(info, input.recipient_rewrites)
+        keys = await _resolve_rewrite_ids_or_raise(info, input.recipient_rewrites)
         await recipient_rewrites.delete_rewrites(info.context, keys)
         return DeletePayload.of_keys("RecipientRewrite", keys)
 
 
-async def _load_ids(info: Info, refs: list[RecipientRewriteRef]) -> list[int]:
+async def _resolve_rewrite_ids_or_raise(info: Info, refs: list[RecipientRewriteRef]) -> list[int]:
     """Return the row IDs of references. Raises NotFound if no rewrite replaces a recipient."""
-    return await load_ids_from_refs(
+    return await resolve_ids_from_refs_or_raise(
         info,
         refs,
         LIST_FIELD,
         name_field="from_",
-        load_ids=recipient_rewrites.load_ids_by_recipient,
+        load_ids=recipient_rewrites.load_visible_rewrite_ids_by_recipient,
     )
 
 

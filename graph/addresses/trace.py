@@ -11,9 +11,11 @@ from graph.addresses.types import Address
 from graph.autoreply.types import Autoreply
 from graph.domains.types import Domain, DomainAlias
 from graph.filters.types import Filter
+from graph.resources.types import Resource
 from graph.spam.sender_rules import SenderRule
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
+from graph.types.object_access import DOMAINS
 from graph.types.object_views import DerivedField, View
 from graph.types.row_mapping import NodeView
 from graph.users.types import User
@@ -28,23 +30,33 @@ RECORD_TYPES: Mapping[str, type[NodeView]] = {
     "DomainAlias": DomainAlias,
     "Filter": Filter,
     "RecipientRewrite": RecipientRewrite,
+    "Resource": Resource,
     "SenderRule": SenderRule,
     "User": User,
 }
 
 
-@strawberry.type(description="One decision on the way of a message.")
+@strawberry.type(description="Decision of the server about mail for an address.")
 class TraceStep(View):
-    stage: TraceStage = attribute_field("The kind of record that decides.")
-    input: str = attribute_field("Before.")
-    output: list[str] = attribute_field("After; empty = refused or dropped here.")
-    matched: str | None = attribute_field("Address or pattern that was the best match.")
+    stage: TraceStage = attribute_field("Kind of the object that decides.")
+    input: str = attribute_field(
+        "Address before this decision; in the stage SENDER_RULE, the sender."
+    )
+    output: list[str] = attribute_field(
+        "Addresses or targets after this decision; in the stage ACCOUNT the username, in "
+        "SENDER_RULE the mailbox `INBOX` or `Junk`. Empty: the mail is refused, dropped or "
+        "deleted here."
+    )
+    matched: str | None = attribute_field(
+        "Address, or pattern of an address or sender rule, that matched best. Null: none "
+        "matches, or the stage is neither ADDRESS nor SENDER_RULE."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "output": DerivedField(("output",), list)
     }
 
-    @field("Record that decided.")
+    @field("Object that decides, such as an address or filter. Null: none does.")
     async def record(self, info: Info) -> NodeView | None:
         if self.row.record is None:
             return None
@@ -56,10 +68,12 @@ class TraceStep(View):
 @strawberry.type
 class AddressTraceQuery:
     @query(
-        "Where mail to it would go, step by step. What is in no domain of the viewer's looks like "
-        "what is not there.",
+        "Returns the decisions that the server would make about mail for an address, step by "
+        "step, without sending anything. Records that the caller can't see are treated as "
+        "missing.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=DOMAINS,
     )
     async def address_trace(
         self,

@@ -10,10 +10,11 @@ from strawberry.scalars import JSON
 
 from graph.autoreply.types import Autoreply
 from graph.domains.types import Domain
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_access import ACCOUNTS, DOMAINS
 from graph.types.object_views import DerivedField, View, return_unchanged
 from graph.types.references import (
     AddressRef,
@@ -21,7 +22,7 @@ from graph.types.references import (
     UserRef,
     address_selector_from_ref,
     domain_selector_from_ref,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
     optional_tuple,
     value_or_none,
 )
@@ -35,8 +36,10 @@ from graph.types.row_mapping import (
 from graph.users.limits import Usage
 from mail.addresses.address_syntax import normalized_address
 from models.addresses.tables import AddressKind
-from models.store.keyset_pages import Cursor, ordering_name
+from models.errors import InvalidInput
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.loaders import AddressConditions, AddressOrder, AddressPageKey
 from resolvers.autoreply import autoreplies
@@ -50,123 +53,174 @@ if TYPE_CHECKING:
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 
-@strawberry.type(description="Limits of an address with what is used of them.")
+@strawberry.type(description="Limits of an address and their use.")
 class AddressLimits(View):
-    @field("Messages forwarded in 24 hours. A message counts once for each target.")
+    @field(
+        "Limit of messages that the address forwards in 24 hours. A message counts once for each "
+        "target."
+    )
     async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(
             quota_limits.forward_usage_of_address(info.context.environment, self.row)
         )
 
 
-@strawberry.type(description="What accepts mail.")
+@strawberry.type(description="Address that accepts mail, or pattern of such addresses.")
 class Address(NodeView):
-    address: str = attribute_field("Unicode form, may hold *.")
-    local_part: str = attribute_field("Left of @.")
-    kind: AddressKind = attribute_field("What happens to its mail.")
-    name: str | None = attribute_field("Identity name.")
+    address: str = attribute_field(
+        "Address with the domain in Unicode form. A pattern contains `*`."
+    )
+    local_part: str = attribute_field("Part of the address before the `@`.")
+    kind: AddressKind = attribute_field(
+        "Kind of the address, which decides what happens to its mail."
+    )
+    name: str | None = attribute_field("Display name for messages sent from the address.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Owner of a MAILBOX address.",
+        description="User that gets the mail of a MAILBOX address. Null for other kinds.",
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Domain record; null = holds in all domains.",
+        description="Domain of the address. Null: the address is valid in all domains (`name@*`).",
     )
     forward_to: list[str] = attribute_field(
-        "FORWARD: addresses, smtp:// relays, http(s):// URLs. The password of a relay is ***."
+        "Targets of a FORWARD address: addresses, smtp:// and smtps:// relays, http:// and "
+        "https:// URLs. The password of a relay is shown as `***`. Empty for other kinds."
     )
-    main: bool = attribute_field("Default of its user.")
-    active: bool = attribute_field("False = refuses mail, and forwards none.")
-    send_as: bool = attribute_field("Offered as sender to the users it delivers to.")
-    wildcard: bool = attribute_field("Holds *.")
-    catch_all: bool = attribute_field("*@domain.")
-    expires_at: datetime | None = attribute_field("End of a temporary address.")
-    for_site: str | None = attribute_field("Site a masked address was given to.")
-    last_received_at: datetime | None = attribute_field("Newest mail to it; noted a little later.")
-    tags: list[str] = attribute_field("Labels.")
-    public_comment: str | None = attribute_field("Shown to users.")
-    metadata: JSON | None = attribute_field("Free data of the application.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime | None = attribute_field("Last change.")
+    main: bool = attribute_field("True: this is the main address of its user.")
+    active: bool = attribute_field("False: the address refuses mail and forwards none.")
+    send_as: bool = attribute_field(
+        "True: the users to whom the address delivers can use it as sender."
+    )
+    wildcard: bool = attribute_field("True: the address is a pattern with `*`.")
+    catch_all: bool = attribute_field(
+        "True for `*@domain`, which receives mail for all unknown addresses of the domain."
+    )
+    expires_at: datetime | None = attribute_field(
+        "Time when the address expires and refuses mail. The server deletes the address 30 days "
+        "later. Null: the address does not expire."
+    )
+    for_site: str | None = attribute_field(
+        "Domain name of the website that got this temporary address. Null: none was given."
+    )
+    last_received_at: datetime | None = attribute_field(
+        "Approximate time of the last stored message to the address. Null: there was "
+        "none, as for every kind but MAILBOX."
+    )
+    tags: list[str] = attribute_field(
+        "Tags of the address, for filters, sender rules and selections."
+    )
+    public_comment: str | None = attribute_field("Comment that the user can read.")
+    metadata: JSON | None = attribute_field(
+        "JSON object with data of your application, which the user can read."
+    )
+    created_at: datetime = attribute_field("Time when the address was created.")
+    updated_at: datetime | None = attribute_field("Time of the last change of the address.")
 
     load_batch = staticmethod(address_loaders.load_visible_addresses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Address"),
-        "address": DerivedField(("shown",), return_unchanged),
-        "local_part": DerivedField(("shown",), lambda shown: shown.rpartition("@")[0]),
+        "address": DerivedField(("display_address",), return_unchanged),
+        "local_part": DerivedField(("display_address",), lambda shown: shown.rpartition("@")[0]),
         "metadata": DerivedField(("public_metadata",), return_unchanged),
-        "wildcard": DerivedField(("shown",), lambda shown: "*" in shown),
+        "wildcard": DerivedField(("display_address",), lambda shown: "*" in shown),
         "catch_all": DerivedField(("local",), lambda local: local == "*"),
     }
 
-    @field("The address under the own name of its domain, where it was asked for by another name.")
+    @field(
+        "The same address in the main domain, if the query named it in an alias domain. "
+        "Otherwise null."
+    )
     async def canonical_address(self) -> str | None:
         primary_address: str | None = vars(self).get("primary")
         return primary_address
 
-    @field("Limits with what is used of them.", "forwards_per_day", "forwarded", "forwarded_until")
+    @field(
+        "Limits of the address and their use.", "forwards_per_day", "forwarded", "forwarded_until"
+    )
     async def limits(self) -> AddressLimits:
         return AddressLimits.from_row(self.row)
 
     @field(
-        "FORWARD: what it answers by itself; createdAt is null where none is set. Null for others.",
+        "Automatic reply of a FORWARD address; `createdAt` is null if none was set. Null for "
+        "other kinds.",
         "kind",
     )
     async def autoreply(self, info: Info) -> Autoreply | None:
         if self.row.kind is not AddressKind.FORWARD:
             return None
         return Autoreply.from_row_or_none(
-            await info.context.load(autoreplies.load_autoreplies_by_address, self.row.id)
+            await info.context.load(
+                autoreplies.load_visible_autoreplies_by_forward_address, self.row.id
+            )
         )
 
-    @field("For administrators.", "private_comment", **DOMAIN_ADMIN_GUARD)
+    @field("Comment for administrators.", "private_comment", **DOMAIN_ADMIN_GUARD)
     async def private_comment(self) -> str | None:
         text: str | None = self.row.private_comment
         return text
 
-    @field("Free data hidden from the user.", "private_metadata", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "JSON object with data of your application that the user can't read.",
+        "private_metadata",
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def private_metadata(self) -> JSON | None:
         private_metadata: JSON | None = self.row.private_metadata
         return private_metadata
 
 
-async def load_address_page(info: Info, page_key: AddressPageKey) -> Connection[Address]:
-    """Return a page of the addresses of an account, by address."""
-    return await connection_of_page(
-        info,
-        Address,
-        await info.context.load(address_loaders.load_address_pages_by_user, page_key),
-        lambda row: Cursor(page_key.page_request.ordering, row.local, row.id),
-        lambda: info.context.load(address_loaders.count_addresses_by_user, page_key),
-    )
-
-
-@strawberry.input(description="Which addresses; fields are combined with AND.")
+@strawberry.input(description="Conditions on addresses. All must hold.")
 class AddressFilter(ConditionsInput):
-    query: str | None = attribute_field("Partial match.", default=UNSET)
-    forward: str | None = attribute_field("Partial match of a target.", default=UNSET)
-    tags: list[str] | None = attribute_field("Any of.", default=UNSET)
-    required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
-    kinds: list[AddressKind] | None = attribute_field("Only these kinds.", default=UNSET)
-    domain: DomainRef | None = attribute_field("Addresses in this domain.", default=UNSET)
-    user: UserRef | None = attribute_field("Delivering to this user.", default=UNSET)
-    active: bool | None = attribute_field("On or off.", default=UNSET)
-    wildcard: bool | None = attribute_field("Only or no wildcards.", default=UNSET)
+    query: str | None = attribute_field(
+        "Returns only addresses that contain this text (case is ignored).", default=UNSET
+    )
+    forward: str | None = attribute_field(
+        "Returns only addresses with this text in a forwarding target (case is ignored).",
+        default=UNSET,
+    )
+    tags: list[str] | None = attribute_field(
+        "Returns only addresses with at least one of these tags (case is ignored). At most 100.",
+        default=UNSET,
+    )
+    required_tags: list[str] | None = attribute_field(
+        "Returns only addresses with all of these tags (case is ignored). At most 100.",
+        default=UNSET,
+    )
+    kinds: list[AddressKind] | None = attribute_field(
+        "Returns only addresses of one of these kinds.", default=UNSET
+    )
+    domain: DomainRef | None = attribute_field(
+        "Returns only addresses in this domain.", default=UNSET
+    )
+    user: UserRef | None = attribute_field(
+        "Returns only addresses whose mail this user gets. The list is empty if the caller can't "
+        "see such a user. `User.addresses` refuses this "
+        "condition.",
+        default=UNSET,
+    )
+    active: bool | None = attribute_field(
+        "True returns only active addresses, false only the others.", default=UNSET
+    )
+    wildcard: bool | None = attribute_field(
+        "True returns only addresses with `*`, false only the others.", default=UNSET
+    )
     temporary: bool | None = attribute_field(
-        "Only or no temporary ones: with an end, or made by temporaryAddressCreate.", default=UNSET
+        "True returns only temporary addresses, those that expire or that "
+        "`temporaryAddressCreate` made; false only the others.",
+        default=UNSET,
     )
 
-    async def resolve_conditions(self, info: Info) -> AddressConditions:
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> AddressConditions:
         """Convert the filter to conditions of the resolvers.
 
         An unknown user selects no address.
         """
-        user = await load_user_or_viewer(info, self.user) if self.user else None
+        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
         return AddressConditions(
             query=self.query or None,
             forward=self.forward or None,
@@ -181,11 +235,68 @@ class AddressFilter(ConditionsInput):
         )
 
 
+async def load_address_page_of_user(
+    info: Info,
+    user_id: int,
+    filter: AddressFilter | None,
+    order_by: AddressOrder,
+    page_arguments: PageArguments,
+) -> Connection[Address]:
+    """Load a page of the addresses of an account.
+
+    Raises InvalidInput if the filter names a user.
+    """
+    if filter and filter.user:
+        text = "This list has the addresses of one account only."
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+    conditions = (
+        await filter.resolve_conditions_or_match_nothing(info) if filter else AddressConditions()
+    )
+    list_ordering = ordering_name(
+        f"user-addresses-{order_by}", None if conditions == AddressConditions() else conditions
+    )
+    page_key = AddressPageKey(
+        user_id,
+        page_request(list_ordering, *page_arguments),
+        address_loaders.LIST_ORDERS[order_by],
+        selected_columns(info, Address),
+        conditions,
+    )
+    return await _load_address_page(info, page_key)
+
+
+async def load_temporary_address_page(
+    info: Info, user_id: int, order_by: AddressOrder, page_arguments: PageArguments
+) -> Connection[Address]:
+    """Load a page of the temporary addresses of an account that have not expired."""
+    page_key = AddressPageKey(
+        user_id,
+        page_request(f"temporary-addresses-{order_by}", *page_arguments),
+        address_loaders.LIST_ORDERS[order_by],
+        selected_columns(info, Address),
+        is_temporary=True,
+    )
+    return await _load_address_page(info, page_key)
+
+
+async def _load_address_page(info: Info, page_key: AddressPageKey) -> Connection[Address]:
+    ordering = page_key.page_request.ordering
+    return await connection_of_page(
+        info,
+        Address,
+        await info.context.load(address_loaders.load_visible_address_pages_by_user, page_key),
+        lambda row: page_key.order.cursor_of_row(row, ordering),
+        lambda: info.context.load(address_loaders.count_visible_addresses_by_user, page_key),
+    )
+
+
 @strawberry.type
 class AddressQuery:
     @query(
-        "One address, as it is written; with allowWildcard the one that takes mail for it.",
+        "Returns an address by ID or by its text. With `allowWildcard`, returns the address that "
+        "receives mail for the given one. Null if there is none or the caller can't see it.",
         scope=Scope.READ,
+        access=ACCOUNTS,
     )
     async def address(
         self, info: Info, by: AddressRef, allow_wildcard: bool = False
@@ -197,17 +308,25 @@ class AddressQuery:
             )
         (row,) = await address_loaders.load_visible_addresses_by_text(ctx, [ref.address])
         if allow_wildcard:
-            row = await address_loaders.find_receiving_address(ctx, ref.address)
-        found = Address.from_row_or_none(row)
+            row = await address_loaders.find_visible_receiving_address(ctx, ref.address)
+        own_address = Address.from_row_or_none(row)
         if (
-            found is not None
-            and normalized_address(found.address).domain != normalized_address(ref.address).domain
+            own_address is not None
+            and normalized_address(own_address.address).domain
+            != normalized_address(ref.address).domain
         ):
-            vars(found)["primary"] = found.address if "*" not in found.address else None
-        return found
+            vars(own_address)["primary"] = (
+                own_address.address if "*" not in own_address.address else None
+            )
+        return own_address
 
     @query(
-        "Lists the addresses that the viewer administers.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD
+        "Returns the addresses of every kind in the domains that the caller administers, "
+        "of the users there, and of the caller. An ADMIN gets all addresses of the "
+        "platform.",
+        scope=Scope.READ,
+        **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
     )
     async def addresses(
         self,
@@ -219,7 +338,11 @@ class AddressQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Address]:
-        conditions = await filter.resolve_conditions(info) if filter else AddressConditions()
+        conditions = (
+            await filter.resolve_conditions_or_match_nothing(info)
+            if filter
+            else AddressConditions()
+        )
         list_ordering = ordering_name(
             f"addresses-{order_by}", None if conditions == AddressConditions() else conditions
         )
@@ -228,7 +351,7 @@ class AddressQuery:
         return await connection_of_page(
             info,
             Address,
-            await address_loaders.read_address_page(
+            await address_loaders.read_visible_address_page(
                 info.context,
                 conditions,
                 requested_page,

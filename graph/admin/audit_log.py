@@ -14,8 +14,10 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.logged_ids import audit_log_values_with_global_ids
+from graph.types.object_access import DOMAINS
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_user_or_viewer_id
+from graph.types.references import UserRef, load_visible_user_id_or_viewer_id
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
 from models.store.keyset_pages import ordering_name
@@ -44,23 +46,40 @@ def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.I
 class AuditLogEntry(NodeView):
     at: datetime = attribute_field("Time of the change.")
     actor: str = attribute_field(
-        "Username or name of the API key that made the change; `operator` for a command on the "
-        "server."
+        "Username of the user who made the change, or `key NAME` for an API key of the platform. "
+        "`operator`: a command on the server, or the bootstrap key."
     )
     role: Role = attribute_field("Role of the actor at that time.")
-    ip: IPAddress | None = attribute_field("IP address of the actor.")
-    mutation: str = attribute_field("Name of the mutation, such as `userUpdate`.")
-    target_id: strawberry.ID | None = attribute_field(
-        "Global ID of the changed object, which may have been deleted."
+    ip: IPAddress | None = attribute_field(
+        "IP address that the change was made from. Null: unknown."
     )
-    before: JSON | None = attribute_field("Old values of the changed fields. Secrets are redacted.")
-    after: JSON | None = attribute_field("New values of the changed fields. Secrets are redacted.")
-    reason: str | None = attribute_field("Reason that the caller gave in `options`.")
+    mutation: str = attribute_field(
+        "Name of the mutation, such as `userUpdate`, or of the field that returned bytes: "
+        "`Blob.text` or `Blob.url`."
+    )
+    target_id: strawberry.ID | None = attribute_field(
+        "Global ID of the changed object, which may have been deleted. Null: the change is not "
+        "about one object with a global ID, such as a setting."
+    )
+    before: JSON | None = attribute_field(
+        "Old values of the changed fields. Secrets are redacted, long values truncated; "
+        "objects are given by global ID. "
+        "Null: none were recorded, as for a new object."
+    )
+    after: JSON | None = attribute_field(
+        "New values of the changed fields. Secrets are redacted; objects are given by global ID. "
+        "Null: none were recorded, as for a deletion."
+    )
+    reason: str | None = attribute_field(
+        "Reason that the caller gave in `MutationOptions.reason`. Null: none."
+    )
 
     load_batch = staticmethod(audit_log.load_visible_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("AuditLogEntry"),
         "target_id": DerivedField(("target_kind", "target_id"), _target_global_id),
+        "before": DerivedField(("before",), audit_log_values_with_global_ids),
+        "after": DerivedField(("after",), audit_log_values_with_global_ids),
     }
 
     @field(
@@ -73,31 +92,37 @@ class AuditLogEntry(NodeView):
         nodes = sys.modules["graph.nodes"]  # it imports this module
         if key is None or self.row.target_kind not in nodes.NODE_TYPES:
             return None
-        target: NodeView | None = await nodes.load_node(info, key)
+        target: NodeView | None = await nodes.load_visible_node(info, key)
         return target
 
 
-@strawberry.input(description="Conditions for entries of the audit log. All of them must hold.")
+@strawberry.input(description="Conditions on entries of the audit log. All must hold.")
 class AuditLogFilter(ConditionsInput):
     actor: UserRef | None = attribute_field(
-        "Entries of mutations that this account ran. A deleted account can only be referred to "
-        "by its ID.",
+        "Returns only entries of mutations that this account ran. A deleted account can only be "
+        "referred to by its ID.",
         default=UNSET,
     )
     mutation: str | None = attribute_field(
-        "Name of the mutation, such as `userUpdate`, at most 128 printable characters.",
+        "Returns only entries of the mutation with this name, such as `userUpdate`. At most 128 "
+        "printable characters.",
         default=UNSET,
     )
     target_id: strawberry.ID | None = attribute_field(
-        "Global ID of the changed object, which may be deleted.", default=UNSET
+        "Returns only entries about the object with this global ID, which may be deleted.",
+        default=UNSET,
     )
-    since: datetime | None = attribute_field("Entries at this time or later.", default=UNSET)
-    before: datetime | None = attribute_field("Entries before this time.", default=UNSET)
+    since: datetime | None = attribute_field(
+        "Returns only entries at this time or later.", default=UNSET
+    )
+    before: datetime | None = attribute_field(
+        "Returns only entries before this time.", default=UNSET
+    )
 
-    async def resolve_conditions(self, info: Info) -> AuditLogConditions:
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> AuditLogConditions:
         """Convert the filter to conditions of the resolvers. Raises InvalidInput for a bad ID."""
         return AuditLogConditions(
-            await _actor_user_id(info, self.actor),
+            await _actor_user_id_or_unmatchable_id(info, self.actor),
             _decode_target_type_and_id(self.target_id) if self.target_id else None,
             self.mutation or None,
             self.since or None,
@@ -108,11 +133,13 @@ class AuditLogFilter(ConditionsInput):
 @strawberry.type
 class AuditLogQuery:
     @query(
-        "Returns entries of the audit log with old and new values. A DOMAIN_ADMIN sees entries "
-        "of the administered domains, an ADMIN all except entries about legal holds of "
-        "others, a ROOT all.",
+        "Returns entries of the audit log: changes that administrators made to other accounts, "
+        "domains and the platform, with old and new values. Entries are kept for 365 days by "
+        "default. A DOMAIN_ADMIN sees entries of the administered domains. An ADMIN sees all "
+        "except changes of legal holds by other administrators, a ROOT sees all.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=DOMAINS,
     )
     async def audit_log(
         self,
@@ -124,18 +151,22 @@ class AuditLogQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuditLogEntry]:
-        conditions = await filter.resolve_conditions(info) if filter else AuditLogConditions()
+        conditions = (
+            await filter.resolve_conditions_or_match_nothing(info)
+            if filter
+            else AuditLogConditions()
+        )
         ctx, list_order = info.context, audit_log.LIST_ORDERS[order_by]
         list_ordering = ordering_name(f"auditlog-{order_by}", conditions)
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             AuditLogEntry,
-            await audit_log.read_entry_page(
+            await audit_log.read_visible_audit_log_page(
                 ctx, conditions, requested_page, selected_columns(info, AuditLogEntry), order_by
             ),
             lambda row: list_order.cursor_of_row(row, list_ordering),
-            lambda: audit_log.count_entries(ctx, conditions),
+            lambda: audit_log.count_visible_audit_log_entries(ctx, conditions),
         )
 
 
@@ -144,11 +175,11 @@ def _decode_target_type_and_id(global_id: str) -> tuple[str, int]:
 
     Raises Invalid if it is not a global ID.
     """
-    kind = global_ids.type_name_of(global_id)
+    kind = global_ids.type_name_of_global_id(global_id)
     return kind, global_ids.decode(kind, global_id, path=("filter", "targetId"))
 
 
-async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
+async def _actor_user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the account that acted, or None if no account is named.
 
     An account that is deleted or not visible to the viewer can only be named by its id.
@@ -157,4 +188,4 @@ async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path=("filter", "actor", "id"))
-    return await load_user_or_viewer_id(info, user_ref) or audit_log.NO_USER_ID
+    return await load_visible_user_id_or_viewer_id(info, user_ref) or audit_log.NO_USER_ID

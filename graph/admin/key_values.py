@@ -12,26 +12,28 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import OWN_OR_OVERSEEN, OWN_OR_ROOT
 from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
     is_given,
-    load_named_user_id,
-    load_user_or_viewer_id,
+    load_visible_user_id_or_viewer_id,
+    require_visible_user_id_if_named,
     value_or_none,
 )
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import BigInt, Duration
 from models.errors import InvalidInput
 from models.events.journal import PLATFORM
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import key_values
 from resolvers.admin.key_values import (
     DEFAULT_STORE,
+    KeyValueEntryOrder,
     KeyValueListConditions,
     KeyValueNamespace,
     NewKeyValue,
@@ -47,9 +49,12 @@ KeyArgument = Annotated[
 class KeyValueEntry(NodeView):
     key: str = attribute_field("Key of the entry. Slashes separate levels.")
     value: str | None = attribute_field("Value of the entry. Null if the filter has `keysOnly`.")
-    store: str = attribute_field("Name of the store of the entry.")
+    store: str = attribute_field("Name of the key-value store that contains the entry.")
     shared: bool = attribute_field("True if every signed-in user can read the entry.")
-    expires_at: datetime | None = attribute_field("Time when the entry is deleted. Null: never.")
+    expires_at: datetime | None = attribute_field(
+        "Time when the entry expires: from then on it is treated as missing, and a later "
+        "clean-up deletes it. Null: never."
+    )
     version: BigInt = attribute_field(
         "MODSEQ of the last change of the entry, for `ifVersion`. Each change gives a higher "
         "version."
@@ -65,9 +70,13 @@ class KeyValueEntry(NodeView):
 @strawberry.input(description="Store and key of an entry.")
 class KeyValueKeyInput:
     key: str = attribute_field("Key of the entry, at most 1,024 bytes. Case matters.")
-    store: str = attribute_field("Name of the store of the entry.", default=DEFAULT_STORE)
+    store: str = attribute_field(
+        "Name of the key-value store that contains the entry. A name that the setting "
+        "MERGANSER_KEY_VALUE_STORES does not list is an error.",
+        default=DEFAULT_STORE,
+    )
     shared: bool = attribute_field(
-        "True refers to an entry that every signed-in user can read. It excludes `user`.",
+        "True: the entry is one that every signed-in user can read. Not allowed with `user`.",
         default=False,
     )
     user: UserRef | None = attribute_field(
@@ -80,7 +89,7 @@ class KeyValueEntryRef(ObjectRef):
     name: strawberry.Maybe[KeyValueKeyInput] = attribute_field("Store and key of the entry.")
 
 
-@strawberry.input(description="Conditions for the entries of one key-value store.")
+@strawberry.input(description="Conditions on the entries of one key-value store.")
 class KeyValueEntryFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"prefix", "store", "exact_key"})
     user: UserRef | None = attribute_field(
@@ -90,37 +99,37 @@ class KeyValueEntryFilter(ConditionsInput):
         f"Name of the store. Default: `{DEFAULT_STORE}`.", default=UNSET
     )
     shared: bool | None = attribute_field(
-        "Selects the entries that every signed-in user can read. It excludes `user`. Default: "
-        "false.",
+        "True returns the entries that every signed-in user can read. Not allowed with `user`. "
+        "Default: false.",
         default=UNSET,
     )
     prefix: str | None = attribute_field(
-        "Prefix of the keys. A prefix that ends with a slash selects the level below it. "
-        "Default: the first level.",
+        "Returns only entries whose key begins with this prefix. A prefix that ends with a slash "
+        "selects the level below it. Default: the first level.",
         default=UNSET,
     )
     exact_key: str | None = attribute_field(
-        "Selects only the entry with this key. It excludes `prefix`.", default=UNSET
+        "Returns only the entry with this key. Not allowed with `prefix`.", default=UNSET
     )
     recursive: bool | None = attribute_field(
-        "Includes all levels below the selected one. Default: false.", default=UNSET
+        "True includes all levels below the selected one. Default: false.", default=UNSET
     )
     keys_only: bool | None = attribute_field(
-        "Returns keys without values. Default: false.", default=UNSET
+        "True returns keys without values. Default: false.", default=UNSET
     )
 
-    async def resolve_conditions(self, info: Info) -> KeyValueListConditions:
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> KeyValueListConditions:
         """Convert the filter to conditions of the resolvers.
 
         Raises InvalidInput if fields are combined that exclude each other.
         """
         has_exact_key = is_given(self.exact_key)
         if has_exact_key and is_given(self.prefix):
-            text = "prefix and exactKey can't be combined"
+            text = "`prefix` and `exactKey` can't be combined."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "exactKey"]
             )
-        namespace = await _resolve_query_namespace(
+        namespace = await _query_namespace_or_empty(
             info, self.user, self.store or DEFAULT_STORE, is_shared=bool(self.shared)
         )
         start = (self.exact_key if has_exact_key else self.prefix) or ""
@@ -132,17 +141,21 @@ class KeyValueEntryInput(Options):
     """Base of the inputs of all key-value mutations: which store they change."""
 
     user: UserRef | None = attribute_field(
-        "Owner of the entry. Another user requires role ROOT and scope FULL. Default: the "
-        "signed-in user.",
+        "Owner of the entry. Default: the signed-in user.",
         default=UNSET,
     )
-    store: str = attribute_field("Name of the store of the entry.", default=DEFAULT_STORE)
+    store: str = attribute_field(
+        "Name of the key-value store that contains the entry. A name that the setting "
+        "MERGANSER_KEY_VALUE_STORES does not list is refused.",
+        default=DEFAULT_STORE,
+    )
     key: str = attribute_field(
-        "Key of the entry. Slashes separate levels. By default at most 512 bytes and 16 levels."
+        "Key of the entry. Slashes separate levels, none of which is empty. By default at most "
+        "512 bytes and 16 levels."
     )
     shared: bool = attribute_field(
-        "Changes an entry that every signed-in user can read. It excludes `user` and requires "
-        "role ADMIN and scope FULL.",
+        "True: the entry is one that every signed-in user can read. Not allowed with `user`. "
+        "Requires role ADMIN and scope FULL.",
         default=False,
     )
 
@@ -153,8 +166,8 @@ class KeyValueEntryInput(Options):
         a user.
         """
         if self.shared:
-            return _shared_namespace(self.user, self.store)
-        user_id = await load_named_user_id(info, self.user or None)
+            return _require_no_user_for_shared_namespace(self.user, self.store)
+        user_id = await require_visible_user_id_if_named(info, self.user or None)
         return KeyValueNamespace(
             require_user_id(info.context) if user_id is None else user_id, self.store
         )
@@ -164,7 +177,8 @@ class KeyValueEntryInput(Options):
 class KeyValueSetInput(KeyValueEntryInput):
     value: str = attribute_field("Text to store, by default at most 64 KiB.")
     ttl: Duration | None = attribute_field(
-        "Lifetime of the value, from 1 second to 3,650 days. Default: until it is deleted.",
+        "Lifetime of the entry from now, 1 second to 3,650 days. Default: it never expires, also "
+        "if it had an expiry before.",
         default=UNSET,
     )
     if_version: BigInt | None = attribute_field(
@@ -176,21 +190,23 @@ class KeyValueSetInput(KeyValueEntryInput):
 
 @strawberry.input(description="Input of keyValueIncrement.")
 class KeyValueIncrementInput(KeyValueEntryInput):
-    delta: BigInt = attribute_field("Integer to add. A negative number is subtracted.")
+    delta: BigInt = attribute_field("Integer to add. A negative number lowers the value.")
     create_missing: bool = attribute_field(
-        "Creates a missing entry with the value `delta`. If false, a missing entry is an error.",
+        "True creates a missing entry with the value `delta`. False: a missing entry is an error.",
         default=False,
     )
 
 
 @strawberry.input(description="Input of keyValueDelete.")
 class KeyValueDeleteInput(KeyValueEntryInput):
-    recursive: bool = attribute_field("Deletes the entries below the key, too.", default=False)
+    recursive: bool = attribute_field("True also deletes all entries below the key.", default=False)
 
 
 @strawberry.type(description="Payload of keyValueSet and keyValueIncrement.")
 class KeyValuePayload(MutationPayload):
-    key_value_entry: KeyValueEntry | None = attribute_field("Entry after the change.", default=None)
+    key_value_entry: KeyValueEntry | None = attribute_field(
+        "Entry after the change. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of keyValueDelete.")
@@ -198,15 +214,17 @@ class KeyValueDeletePayload(MutationPayload):
     deleted_count: int = attribute_field("Number of deleted entries.", default=0)
 
 
-def _shared_namespace(user_ref: UserRef | None, store: str) -> KeyValueNamespace:
+def _require_no_user_for_shared_namespace(
+    user_ref: UserRef | None, store: str
+) -> KeyValueNamespace:
     """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
     if user_ref:
-        text = "shared and user can't be combined"
+        text = "`shared` and `user` can't be combined."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["shared"])
     return KeyValueNamespace(PLATFORM, store)
 
 
-async def _resolve_query_namespace(
+async def _query_namespace_or_empty(
     info: Info, user_ref: UserRef | None, store: str, *, is_shared: bool
 ) -> KeyValueNamespace:
     """Return the namespace that a query names; default: the one of the viewer.
@@ -215,18 +233,19 @@ async def _resolve_query_namespace(
     combined with a user.
     """
     if is_shared:
-        return _shared_namespace(user_ref, store)
+        return _require_no_user_for_shared_namespace(user_ref, store)
     return KeyValueNamespace(
-        await load_user_or_viewer_id(info, user_ref) or UNKNOWN_ACCOUNT_ID, store
+        await load_visible_user_id_or_viewer_id(info, user_ref) or UNKNOWN_ACCOUNT_ID, store
     )
 
 
 @strawberry.type
 class KeyValueQuery:
     @query(
-        "Returns an entry of a key-value store. Null: there is none, it is expired, or the "
+        "Returns an entry of a key-value store. Null if there is none, it has expired, or the "
         "caller can't see it.",
         scope=Scope.READ,
+        access=OWN_OR_OVERSEEN,
     )
     async def key_value(
         self,
@@ -238,7 +257,7 @@ class KeyValueQuery:
             row = await info.context.load(key_values.load_visible_entries_by_id, key)
             return KeyValueEntry.from_row_or_none(row)
         name = by.name.value
-        namespace = await _resolve_query_namespace(
+        namespace = await _query_namespace_or_empty(
             info, name.user, name.store, is_shared=name.shared
         )
         return KeyValueEntry.from_row_or_none(
@@ -246,41 +265,52 @@ class KeyValueQuery:
         )
 
     @query(
-        "Returns the entries of one level of a key-value store, sorted by key in byte order.",
+        "Returns the entries of one level of a key-value store, or with `recursive` also of the "
+        "levels below it. Expired entries are left out.",
         scope=Scope.READ,
+        access=OWN_OR_OVERSEEN,
     )
     async def key_values(
         self,
         info: Info,
         filter: KeyValueEntryFilter | None = UNSET,
+        order_by: KeyValueEntryOrder = KeyValueEntryOrder.KEY_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[KeyValueEntry]:
         conditions = filter or KeyValueEntryFilter()
-        ctx, list_request = info.context, await conditions.resolve_conditions(info)
-        requested_page = page_request(
-            ordering_name("keyvalue", list_request), first, after, last, before
-        )
+        ctx, list_request = info.context, await conditions.resolve_conditions_or_match_nothing(info)
+        list_order = key_values.LIST_ORDERS[order_by]
+        list_ordering = ordering_name(f"key-values-{order_by}", list_request)
+        requested_page = page_request(list_ordering, first, after, last, before)
         names = selected_columns(info, KeyValueEntry)
         return await connection_of_page(
             info,
             KeyValueEntry,
-            await key_values.read_entry_page(
-                ctx, list_request, requested_page, names, with_values=not conditions.keys_only
+            await key_values.read_visible_key_value_page(
+                ctx,
+                list_request,
+                requested_page,
+                names,
+                order_by,
+                with_values=not conditions.keys_only,
             ),
-            lambda row: Cursor(requested_page.ordering, row.key, row.id),
-            lambda: key_values.count_entries(ctx, list_request),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: key_values.count_visible_key_values(ctx, list_request),
         )
 
 
 @strawberry.type
 class KeyValueMutation:
     @mutation(
-        "Sets the value of an entry. The previous value and expiry are replaced. Shared entries "
-        "require role ADMIN, entries of other users role ROOT, both with scope FULL.",
+        "Creates an entry of a key-value store, or replaces its value and expiry. By default, "
+        "the entries of a user in all stores are limited to 1,000, and to 1 MiB of keys and "
+        "values. The shared entries together have the same limits. Shared entries require the "
+        "role ADMIN and the scope FULL.",
         scope=Scope.SETTINGS,
+        access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )
     async def key_value_set(self, info: Info, input: KeyValueSetInput) -> KeyValuePayload:
         new = NewKeyValue(
@@ -289,18 +319,21 @@ class KeyValueMutation:
             value_or_none(input.if_version),
         )
         namespace = await input.resolve_namespace(info)
-        entry = await key_values.set_value(info.context, namespace, input.key, new)
+        entry = await key_values.set_key_value(info.context, namespace, input.key, new)
         return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation(
-        "Adds an integer to the integer value of an entry atomically. The expiry is unchanged. "
+        "Adds an integer to the integer value of an entry atomically. The expiry is "
+        "unchanged. A missing entry is the error NOT_FOUND, unless `createMissing` is "
+        "true. A value that is no integer is an error. "
         "The result must be between -(2^53-1) and 2^53-1.",
         scope=Scope.SETTINGS,
+        access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )
     async def key_value_increment(
         self, info: Info, input: KeyValueIncrementInput
     ) -> KeyValuePayload:
-        entry = await key_values.increment_value(
+        entry = await key_values.increment_key_value(
             info.context,
             await input.resolve_namespace(info),
             input.key,
@@ -310,14 +343,17 @@ class KeyValueMutation:
         return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation(
-        "Deletes an entry, or with `recursive` also all entries below its key.",
+        "Deletes an entry of a key-value store, or with `recursive` also all entries below its "
+        "key. A missing entry is no error: `deletedCount` is 0. Shared entries require the role "
+        "ADMIN and the scope FULL.",
         scope=Scope.SETTINGS,
+        access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )
     async def key_value_delete(
         self, info: Info, input: KeyValueDeleteInput
     ) -> KeyValueDeletePayload:
         namespace = await input.resolve_namespace(info)
-        deleted_count = await key_values.delete_entries(
+        deleted_count = await key_values.delete_key_values(
             info.context, namespace, input.key, recursive=input.recursive
         )
         return KeyValueDeletePayload(deleted_count=deleted_count)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -16,12 +16,13 @@ from graph.types.errors import DeletePayload, MutationPayload, Options, attribut
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
-    load_named_user_id,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
+    require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -34,11 +35,17 @@ from graph.types.scalars import URL, BigInt, ByteSize, IPAddress
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskState
 from models.errors import require_found
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import legal_holds
 from resolvers.admin.audit_log import NO_USER_ID
-from resolvers.admin.legal_holds import ACCESSES, COPIES, NEWEST, LegalHoldPageKey, NewLegalHold
+from resolvers.admin.legal_holds import (
+    HeldCopyOrder,
+    LegalHoldAccessOrder,
+    LegalHoldOrder,
+    NewLegalHold,
+)
+from resolvers.list_orders import OwnerPageKey
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -66,7 +73,7 @@ class HeldCopy(NodeView):
     bcc: list[MailAddress] = attribute_field("Addresses in the header field Bcc.")
     subject: str = attribute_field("Decoded subject. Empty if there is none.")
     date: datetime | None = attribute_field("Time in the header field Date. Null: there is none.")
-    received_at: datetime = attribute_field("Time when the message arrived.")
+    received_at: datetime = attribute_field("Time when the account received the message.")
     size: ByteSize = attribute_field("Size of the message in bytes.")
     preview: str = attribute_field("Beginning of the text, at most 128 bytes.")
     has_attachments: bool = attribute_field("True if the message has attachments.")
@@ -74,18 +81,16 @@ class HeldCopy(NodeView):
     envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
     envelope_to: list[str] = attribute_field("Envelope recipients (RCPT TO). Empty: unknown.")
     sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")
-    copied_at: datetime = attribute_field("Time when the copy was made.")
+    copied_at: datetime = attribute_field("Time when the legal hold made the copy.")
     chain_hash: str = attribute_field(
         "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and of the "
-        "chain hash of the copy before it."
+        "chain hash of the copy before it, 64 hexadecimal digits."
     )
 
     load_batch = staticmethod(legal_holds.load_copies_by_id_and_log_access)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
         "id": global_id_field("HeldCopy"),
-        "sha256": DerivedField(("digest",), lambda digest: digest),
-        "chain_hash": DerivedField(("hash",), lambda value: value),
     }
 
 
@@ -95,10 +100,17 @@ class HeldCopy(NodeView):
 )
 class LegalHoldAccess(NodeView):
     at: datetime = attribute_field("Time of the access.")
-    actor: str = attribute_field("Username or name of the API key that read the copies.")
+    actor: str = attribute_field(
+        "Username of the user who read the copies, or `key NAME` for an API key of the platform, "
+        "or `operator` for the bootstrap key."
+    )
     role: Role = attribute_field("Role of the actor at that time.")
-    ip: IPAddress | None = attribute_field("IP address of the actor.")
-    action: LegalHoldAccessAction = attribute_field("Kind of the access.")
+    ip: IPAddress | None = attribute_field(
+        "IP address that the copies were read from. Null: unknown."
+    )
+    action: LegalHoldAccessAction = attribute_field(
+        "Kind of the access: reading copies or downloading them."
+    )
 
     load_batch = staticmethod(legal_holds.load_visible_accesses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -126,17 +138,28 @@ class LegalHold(NodeView):
     ends_at: datetime | None = attribute_field(
         "Mail that arrives before this time is copied. Null: until the legal hold ends."
     )
-    expires_at: datetime = attribute_field("End of retention: the copies are deleted at this time.")
+    expires_at: datetime = attribute_field(
+        "End of retention: from this time on nothing is copied, and the next clean-up deletes the "
+        "copies."
+    )
     reason: str | None = attribute_field("Reason for the legal hold, as given at its creation.")
     created_at: datetime = attribute_field("Time when the legal hold was created.")
     created_by: str = attribute_field(
-        "Username or name of the API key that created the legal hold."
+        "Username of the user who created the legal hold, or `key NAME` for an API key of the "
+        "platform, or `operator` for the bootstrap key."
     )
     ended_at: datetime | None = attribute_field(
-        "Time when the legal hold ended and its copies became unavailable. Null: it is active."
+        "Time when the clean-up after `expiresAt` ended the legal hold and made its "
+        "copies unavailable. Null: that has not happened."
     )
-    message_count: BigInt = attribute_field("Number of copies.")
-    size: ByteSize = attribute_field("Size of all copies in bytes.")
+    message_count: BigInt = attribute_field(
+        "Number of copies that the legal hold has made. The number stays after the copies were "
+        "deleted."
+    )
+    size: ByteSize = attribute_field(
+        "Size in bytes of all copies that the legal hold has made. The number stays after the "
+        "copies were deleted."
+    )
     state: TaskState = link(
         "id",
         legal_holds.load_copy_task_states_by_legal_hold,
@@ -150,67 +173,74 @@ class LegalHold(NodeView):
         "message_count": DerivedField(("copies",), lambda copies: copies),
     }
 
-    @field("Copies in the order in which they were made. Each access is logged in `accessLog`.")
+    @field(
+        "Copies of the legal hold. Empty after the legal hold has ended. Each access is logged in "
+        "`accessLog`."
+    )
     async def messages(
         self,
         info: Info,
+        order_by: HeldCopyOrder = HeldCopyOrder.POSITION_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[HeldCopy]:
-        page_key = self._page_key(info, HeldCopy, COPIES, first, after, last, before)
+        list_order = legal_holds.COPY_ORDERS[order_by]
+        requested_page = page_request(f"held-copies-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, HeldCopy)
+        )
         return await connection_of_page(
             info,
             HeldCopy,
             await info.context.load(legal_holds.load_copy_pages_and_log_access, page_key),
-            lambda row: Cursor(COPIES, row.position, row.id),
-            lambda: info.context.load(legal_holds.count_copies_by_legal_hold, page_key),
+            lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+            lambda: info.context.load(legal_holds.count_visible_copies_by_legal_hold, page_key),
         )
 
-    @field("Accesses to the copies of the legal hold, newest first.")
+    @field("Accesses to the copies of the legal hold.")
     async def access_log(
         self,
         info: Info,
+        order_by: LegalHoldAccessOrder = LegalHoldAccessOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[LegalHoldAccess]:
-        page_key = self._page_key(info, LegalHoldAccess, ACCESSES, first, after, last, before)
+        list_order = legal_holds.ACCESS_ORDERS[order_by]
+        requested_page = page_request(f"legal-hold-accesses-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, LegalHoldAccess)
+        )
         return await connection_of_page(
             info,
             LegalHoldAccess,
-            await info.context.load(legal_holds.load_access_pages_by_legal_hold, page_key),
-            lambda row: Cursor(ACCESSES, row.at, row.id),
-            lambda: info.context.load(legal_holds.count_accesses_by_legal_hold, page_key),
+            await info.context.load(legal_holds.load_visible_access_pages_by_legal_hold, page_key),
+            lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+            lambda: info.context.load(legal_holds.count_visible_accesses_by_legal_hold, page_key),
         )
 
-    def _page_key(
-        self, info: Info, item_type: type[NodeView], list_ordering: str, *page_arguments: Any
-    ) -> LegalHoldPageKey:
-        """Return the key of a page of this legal hold's copies or accesses.
-
-        `page_arguments` are: first, after, last, before.
-        """
-        requested_page = page_request(list_ordering, *page_arguments)
-        return LegalHoldPageKey(self.row.id, requested_page, selected_columns(info, item_type))
-
-    @field("URL of an mbox file with all copies. Each download is logged in `accessLog`.")
+    @field(
+        "Signed download URL of an mbox file with all copies, valid for 15 to 20 minutes. Each "
+        "download is logged in `accessLog`."
+    )
     def export_url(self, info: Info) -> URL:
         path = download_urls.legal_hold_path(self.row.id)
         return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
 
     @field(
-        "Position of the first copy that is missing or was changed, found by checking the hash "
-        "chain. Null: the chain is intact, or the legal hold has ended.",
+        "Position, from 1, of the first copy whose record is missing or was changed, found by "
+        "checking the hash chain. The contents of the copies are not read. Null: the chain is "
+        "intact, or the legal hold has ended.",
         "copies",
         "head",
         "ended_at",
         cost=1000,
     )
     async def broken_position(self, info: Info) -> BigInt | None:
-        position = await legal_holds.find_broken_position(info.context, self.row)
+        position = await legal_holds.find_broken_chain_position(info.context, self.row)
         return None if position is None else BigInt(position)
 
 
@@ -219,17 +249,20 @@ class LegalHoldRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="Conditions for legal holds.")
+@strawberry.input(description="Conditions on legal holds.")
 class LegalHoldFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
-        "Legal holds of this account. A deleted account can only be referred to by its ID.",
+        "Returns only legal holds of this account. A deleted account can only be referred to by "
+        "its ID.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of legalHoldEnd.")
 class LegalHoldEndInput(Options):
-    legal_holds: list[LegalHoldRef] = attribute_field("Legal holds to end.")
+    legal_holds: list[LegalHoldRef] = attribute_field(
+        "Legal holds to end, at most 1,000 by default."
+    )
 
 
 @strawberry.input(description="Input of legalHoldCreate.")
@@ -243,23 +276,26 @@ class LegalHoldCreateInput(Options):
         default=UNSET,
     )
     expires_at: datetime = attribute_field(
-        "End of retention, in the future and at most 36,500 days ahead. The copies are deleted at "
-        "this time."
+        "End of retention, in the future and at most 36,500 days ahead. From this time "
+        "on nothing is copied, and the next clean-up deletes the copies."
     )
     reason: str | None = attribute_field(
-        "Reason for the legal hold, at most 1,000 characters.", default=UNSET
+        "Reason for the legal hold, at most 1,000 characters. Default: none.", default=UNSET
     )
 
 
 @strawberry.type(description="Payload of legalHoldCreate.")
 class LegalHoldPayload(MutationPayload):
-    legal_hold: LegalHold | None = attribute_field("Created legal hold.", default=None)
+    legal_hold: LegalHold | None = attribute_field(
+        "Created legal hold. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type
 class LegalHoldQuery:
     @query(
-        "Returns a legal hold. An ADMIN can't see legal holds of the own account.",
+        "Returns a legal hold by ID. Null if it does not exist, was ended by "
+        "`legalHoldEnd`, or is about the account of a caller with the role ADMIN.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -270,7 +306,9 @@ class LegalHoldQuery:
         )
 
     @query(
-        "Returns legal holds, newest first. An ADMIN can't see legal holds of the own account.",
+        "Returns the legal holds of all accounts, also expired ones, but not those that "
+        "`legalHoldEnd` ended. An ADMIN can't see those of the caller's own "
+        "account.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -278,25 +316,31 @@ class LegalHoldQuery:
         self,
         info: Info,
         filter: LegalHoldFilter | None = UNSET,
+        order_by: LegalHoldOrder = LegalHoldOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[LegalHold]:
-        ctx, user_id = info.context, await _held_user_id(info, filter.user if filter else None)
-        requested_page = page_request(ordering_name(NEWEST, user_id), first, after, last, before)
+        ctx, user_id = (
+            info.context,
+            await _held_user_id_or_unmatchable_id(info, filter.user if filter else None),
+        )
+        list_order = legal_holds.LEGAL_HOLD_ORDERS[order_by]
+        list_ordering = ordering_name(f"legal-holds-{order_by}", user_id)
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             LegalHold,
-            await legal_holds.read_legal_hold_page(
-                ctx, user_id, requested_page, selected_columns(info, LegalHold)
+            await legal_holds.read_visible_legal_hold_page(
+                ctx, user_id, requested_page, selected_columns(info, LegalHold), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: legal_holds.count_legal_holds(ctx, user_id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: legal_holds.count_visible_legal_holds(ctx, user_id),
         )
 
 
-async def _held_user_id(info: Info, user_ref: UserRef | None) -> int | None:
+async def _held_user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the audited account, or None if no account is named.
 
     A deleted account can only be named by its id.
@@ -305,21 +349,24 @@ async def _held_user_id(info: Info, user_ref: UserRef | None) -> int | None:
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path=("filter", "user", "id"))
-    row = await load_user_or_viewer(info, user_ref)
+    row = await load_visible_user_or_require_viewer(info, user_ref)
     return row.id if row else NO_USER_ID
 
 
 @strawberry.type
 class LegalHoldMutation:
     @mutation(
-        "Creates a legal hold, which copies stored, deleted and future mail of an account. The "
-        "account is not notified. At most 10 legal holds of an account are active.",
+        "Creates a legal hold, which copies mail of an account in a period: stored, deleted but "
+        "restorable, and future mail. A task copies the stored messages. The "
+        "account is not notified. At most 10 legal holds of an account are active. The "
+        "caller's own account is FORBIDDEN.",
         role=Role.ADMIN,
         scope=Scope.FULL,
+        access=MANAGED,
     )
     async def legal_hold_create(self, info: Info, input: LegalHoldCreateInput) -> LegalHoldPayload:
         new = NewLegalHold(
-            require_found(await load_named_user_id(info, input.user), path=["user"]),
+            require_found(await require_visible_user_id_if_named(info, input.user), path=["user"]),
             input.expires_at,
             input.starts_at or None,
             input.ends_at or None,
@@ -333,7 +380,9 @@ class LegalHoldMutation:
         )
 
     @mutation(
-        "Ends legal holds before their expiry and deletes their copies, all or none.",
+        "Ends legal holds before their expiry, all or none. Expired ones are removed "
+        "too. The legal holds and their copies are "
+        "unavailable at once, and a later clean-up deletes them for good.",
         role=Role.ROOT,
         scope=Scope.FULL,
     )

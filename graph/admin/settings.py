@@ -23,18 +23,25 @@ from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_types import SettingKind
-from resolvers.admin.settings import CurrentSetting, SettingHistoryPageKey, page_of_keys
+from resolvers.admin.settings import (
+    CurrentSetting,
+    SettingHistoryEntryOrder,
+    SettingHistoryPageKey,
+    SettingOrder,
+)
 
 MAX_QUERY_LENGTH = 128  # characters; as long as a key
 
 
-@strawberry.type(description="Change of a setting.", directives=[Auth(scope=Scope.READ)])
-class SettingChange(NodeView):
-    key: str = attribute_field("Key of the setting.")
+@strawberry.type(
+    description="A change of the stored value of a setting.", directives=[Auth(scope=Scope.READ)]
+)
+class SettingHistoryEntry(NodeView):
+    key: str = attribute_field("Key of the changed setting.")
     at: datetime = attribute_field("Time of the change.")
     actor: str = attribute_field(
-        "Username or name of the API key that made the change; `operator` for a command on the "
-        "server."
+        "Username of the user who made the change, or `key NAME` for an API key of the "
+        "platform. `operator`: a command on the server, or the bootstrap key."
     )
     before: JSON | None = attribute_field(
         "Stored value before the change. Null: the default applied."
@@ -46,7 +53,7 @@ class SettingChange(NodeView):
 
     load_batch = staticmethod(admin_settings.load_visible_changes_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("SettingChange"),
+        "id": global_id_field("SettingHistoryEntry"),
         "before": DerivedField(("before",), lambda held: held and held["value"]),
         "after": DerivedField(("after",), lambda held: held and held["value"]),
     }
@@ -59,7 +66,10 @@ class Setting:
         "with `custom.`."
     )
     value: JSON | None = attribute_field(
-        "Current value. Durations are in ISO 8601, sizes in bytes."
+        "Stored value, or else the default. If `restartRequired` is true, processes may "
+        "still use an older value. Durations are in ISO 8601, sizes in bytes. Null is a "
+        "value of some "
+        "settings, as their `description` says."
     )
     name: str | None = attribute_field(
         "Name of the setting for people, in English. Null for custom settings."
@@ -71,8 +81,11 @@ class Setting:
         "Value that applies if none is stored: the value of the environment variable or the "
         "built-in default. Null for custom settings."
     )
-    type: SettingKind = attribute_field("Kind of the value.")
-    custom: bool = attribute_field("True if a value is stored and replaces the default.")
+    type: SettingKind = attribute_field("Kind of the value, such as a number or a duration.")
+    custom: bool = attribute_field(
+        "True if a value is stored, which replaces the default. It does not say whether the key "
+        "begins with `custom.`."
+    )
     restart_required: bool = attribute_field("True if a new value applies only after a restart.")
 
     @classmethod
@@ -89,35 +102,38 @@ class Setting:
             restart_required=setting.restart_required,
         )
 
-    @field("Changes of the setting, newest first.")
+    @field("Changes of the setting.")
     async def history(
         self,
         info: Info,
+        order_by: SettingHistoryEntryOrder = SettingHistoryEntryOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[SettingChange]:
+    ) -> Connection[SettingHistoryEntry]:
         ctx = info.context
-        requested_page = page_request(
-            ordering_name(admin_settings.HISTORY_CURSOR_KIND, self.key), first, after, last, before
-        )
+        list_order = admin_settings.HISTORY_ORDERS[order_by]
+        list_ordering = ordering_name(f"setting-history-{order_by}", self.key)
+        requested_page = page_request(list_ordering, first, after, last, before)
         page_key = SettingHistoryPageKey(
-            self.key, requested_page, selected_columns(info, SettingChange)
+            self.key, requested_page, list_order, selected_columns(info, SettingHistoryEntry)
         )
         return await connection_of_page(
             info,
-            SettingChange,
+            SettingHistoryEntry,
             await ctx.load(admin_settings.load_history_pages, page_key),
-            lambda row: Cursor(requested_page.ordering, row.at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: ctx.load(admin_settings.count_history_entries, page_key),
         )
 
 
-@strawberry.input(description="Conditions for settings.")
+@strawberry.input(description="Conditions on settings.")
 class SettingFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Text that the key contains, in any case. At most 128 characters.", default=UNSET
+        "Returns only settings whose key contains this text (case is ignored). At most 128 "
+        "characters.",
+        default=UNSET,
     )
 
 
@@ -128,8 +144,9 @@ class SettingSetInput(Options):
         "characters."
     )
     value: JSON | None = attribute_field(
-        "New value, of the type of the setting. Sizes can be texts such as `3 GiB`. Null is "
-        "accepted only by some settings.",
+        "New value, of the type of the setting: durations in ISO 8601, sizes in bytes or texts "
+        "such as `3 GiB`. Only some settings accept null. A custom setting accepts a text, "
+        "number, boolean, or a list of these, at most 4,096 bytes of JSON.",
         default=UNSET,
     )
 
@@ -141,7 +158,9 @@ class SettingDeleteInput(Options):
 
 @strawberry.type(description="Payload of settingSet.")
 class SettingPayload(MutationPayload):
-    setting: Setting | None = attribute_field("Setting after the change.", default=None)
+    setting: Setting | None = attribute_field(
+        "Setting after the change. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of settingDelete.")
@@ -155,7 +174,7 @@ class SettingsPayload(MutationPayload):
 @strawberry.type
 class SettingQuery:
     @query(
-        "Returns a setting. Null: there is no setting with this key.",
+        "Returns a setting by key. Null if there is no setting with this key.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -170,11 +189,12 @@ class SettingQuery:
         setting = await admin_settings.find_setting(info.context, key)
         return Setting.from_stored_setting(setting) if setting else None
 
-    @query("Returns settings, sorted by key.", role=Role.ADMIN, scope=Scope.READ)
+    @query("Returns the settings of the platform.", role=Role.ADMIN, scope=Scope.READ)
     async def settings(
         self,
         info: Info,
         filter: SettingFilter | None = UNSET,
+        order_by: SettingOrder = SettingOrder.KEY_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -183,14 +203,15 @@ class SettingQuery:
         search_text = (filter.query or None) if filter else None
         if search_text and len(search_text) > MAX_QUERY_LENGTH:
             raise InvalidInput(
-                f"at most {MAX_QUERY_LENGTH} characters",
+                f"The search text has at most {MAX_QUERY_LENGTH} characters.",
                 constraint=ValidationConstraint.MAX,
                 path=["filter", "query"],
             )
-        list_ordering = ordering_name("settings", search_text)
+        list_order = admin_settings.SETTING_ORDERS[order_by]
+        list_ordering = ordering_name(f"settings-{order_by}", search_text)
         requested_page = page_request(list_ordering, first, after, last, before)
-        settings = await admin_settings.list_settings(info.context, search_text)
-        page = page_of_keys(settings, requested_page)
+        settings = await admin_settings.load_current_settings(info.context, search_text)
+        page = admin_settings.page_of_settings(settings, requested_page, order_by)
 
         async def count() -> int:
             return len(settings)
@@ -199,7 +220,7 @@ class SettingQuery:
             ConnectionSource(
                 page,
                 [Setting.from_stored_setting(setting) for setting in page.rows],
-                lambda setting: Cursor(list_ordering, setting.key, 0),
+                lambda setting: Cursor(list_ordering, list_order.sort_value(setting), 0),
                 count,
             )
         )
@@ -208,22 +229,25 @@ class SettingQuery:
 @strawberry.type
 class SettingMutation:
     @mutation(
-        "Stores the value of a setting. It applies at once in this process, and within seconds "
-        "in the others. At most 200 custom settings are stored.",
+        "Stores the value of a setting. It applies at once in this process and within seconds in "
+        "the others, or after a restart if `Setting.restartRequired` is true. At most 200 custom "
+        "settings are stored.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
             raise InvalidInput(
-                "A value is required", constraint=ValidationConstraint.REQUIRED, path=["value"]
+                "A value is required.", constraint=ValidationConstraint.REQUIRED, path=["value"]
             )
-        setting = await admin_settings.set_setting(info.context, input.key, input.value)
+        setting = await admin_settings.store_setting_value(info.context, input.key, input.value)
         return SettingPayload(setting=Setting.from_stored_setting(setting))
 
     @mutation(
-        "Deletes the stored values of settings, so that their defaults apply. Custom settings "
-        "are deleted. A warning names settings without a stored value.",
+        "Deletes the stored values of settings, so that their defaults apply. A custom setting "
+        "(`custom.…`) has no default and is removed. An unknown key without the prefix "
+        "`custom.` is an error, and then nothing is deleted. A warning names settings "
+        "without a stored value, also unknown keys that begin with `custom.`.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
@@ -232,7 +256,7 @@ class SettingMutation:
         warnings = [
             types_errors.Warning(
                 code=WarningCode.DEFAULT_ALREADY,
-                message=f"{input.keys[index]} had its default already",
+                message=f"{input.keys[index]} already has its default.",
                 path=["keys", str(index)],
             )
             for index in unchanged_indexes

@@ -13,6 +13,7 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query, subscription
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import OWN
 from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import optional_tuple
@@ -25,10 +26,10 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import BigInt
 from models.admin.tasks import TaskKind, TaskState
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
 from resolvers.admin import progress, tasks
-from resolvers.admin.tasks import TaskConditions
+from resolvers.admin.tasks import TaskConditions, TaskOrder
 from resolvers.messages.bulk import undo
 from resolvers.users import loaders as user_loaders
 
@@ -36,28 +37,36 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="Background task.")
+@strawberry.type(description="Background task, which does work that takes longer than a request.")
 class Task(NodeView):
-    kind: TaskKind = attribute_field("Kind of the task.")
-    state: TaskState = attribute_field("State of the task.")
-    done: BigInt = attribute_field("Number of items that are done.")
-    total: BigInt | None = attribute_field("Number of all items. Null: unknown.")
+    kind: TaskKind = attribute_field("Kind of work that the task does.")
+    state: TaskState = attribute_field("State of the task: queued, running, or how it ended.")
+    done_count: BigInt = attribute_field("Number of items that the task has processed.")
+    total_count: BigInt | None = attribute_field(
+        "Number of items that the task has to process. Null: unknown."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User whose data the task processes. Null: the task is for several users or "
-        "the platform.",
+        description=(
+            "User whose data the task processes. Null: the task is for several users or the "
+            "platform, deletes a user (USER_DELETE), or copies for a legal hold (HELD_COPY)."
+        ),
     )
     created_at: datetime = attribute_field("Time when the task was created.")
     started_at: datetime | None = attribute_field(
-        "Time when the task started. Null: it waits for a worker."
+        "Time when a worker started the task. Null: it has not started, or was cancelled before."
     )
     finished_at: datetime | None = attribute_field(
         "Time when the task ended. Null: it has not ended."
     )
     result: JSON | None = attribute_field(
-        "Counts and messages of the ended task. The members depend on `kind`."
+        "Result of the ended task. Null: it has not ended, was cancelled while it was queued, or "
+        "failed by an internal error. Members: `changedCount`, and others that depend on `kind`. "
+        "These are the counts `correctedCount`, `createdCount`, `deletedCount`, `knownCount`, "
+        "`refusedCount`, `remainingCount`, `storedCount` and `unlistedCount`, the number "
+        "`freedBytes`, and the lists `refused`, `errors` and `warnings`."
     )
     error: str | None = attribute_field("Reason why the task failed. Null: it did not fail.")
 
@@ -71,10 +80,14 @@ class UndoToken:
     expires_at: datetime = attribute_field("Time when the token expires.")
 
 
-@strawberry.input(description="Conditions for tasks. All of them must hold.")
+@strawberry.input(description="Conditions on tasks. All must hold.")
 class TaskFilter(ConditionsInput):
-    kinds: list[TaskKind] | None = attribute_field("Tasks of one of these kinds.", default=UNSET)
-    states: list[TaskState] | None = attribute_field("Tasks in one of these states.", default=UNSET)
+    kinds: list[TaskKind] | None = attribute_field(
+        "Returns only tasks of one of these kinds.", default=UNSET
+    )
+    states: list[TaskState] | None = attribute_field(
+        "Returns only tasks in one of these states.", default=UNSET
+    )
 
 
 @strawberry.input(one_of=True, description="Reference to one task.")
@@ -102,26 +115,34 @@ class UndoInput(Options):
 @strawberry.type(description="Payload of undo.")
 class UndoPayload(MutationPayload):
     restored_count: int = attribute_field(
-        "Number of messages that were restored or are not sent.", default=0
+        "Number of messages whose change was undone, or of submissions that were cancelled.",
+        default=0,
     )
 
 
 @strawberry.type
 class TaskQuery:
-    @query("Returns a background task. Null: the caller can't see it.", scope=Scope.MAIL_READ)
+    @query(
+        "Returns a background task by ID. Null if it does not exist or the caller can't "
+        "see it. A task is deleted 7 days after its end.",
+        scope=Scope.MAIL_READ,
+    )
     async def task(self, info: Info, by: TaskRef) -> Task | None:
         row = await info.context.load(tasks.load_visible_tasks_by_id, id_from_ref(by, "by"))
         return Task.from_row_or_none(row)
 
     @query(
-        "Returns tasks, newest first: tasks that the caller started and tasks for the caller's "
-        "account. An ADMIN sees all tasks except legal hold tasks of others.",
+        "Returns the tasks of the caller's account, and the tasks of other accounts or "
+        "of none that the caller started. Tasks are deleted 7 days after their end. An "
+        "ADMIN sees all tasks except legal hold tasks that others started, a ROOT "
+        "sees all.",
         scope=Scope.MAIL_READ,
     )
     async def tasks(
         self,
         info: Info,
         filter: TaskFilter | None = UNSET,
+        order_by: TaskOrder = TaskOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -133,25 +154,29 @@ class TaskQuery:
             else TaskConditions()
         )
         list_ordering = ordering_name(
-            "created-", None if conditions == TaskConditions() else conditions
+            f"tasks-{order_by}", None if conditions == TaskConditions() else conditions
         )
+        list_order = tasks.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Task,
-            await tasks.read_task_page(
-                info.context, conditions, requested_page, selected_columns(info, Task)
+            await tasks.read_visible_task_page(
+                info.context, conditions, requested_page, selected_columns(info, Task), order_by
             ),
-            lambda row: Cursor(list_ordering, row.created_at, row.id),
-            lambda: tasks.count_tasks(info.context, conditions),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: tasks.count_visible_tasks(info.context, conditions),
         )
 
 
 @strawberry.type
 class TaskMutation:
     @mutation(
-        "Cancels tasks at their next step. The work done before remains. Finished tasks don't "
-        "change. Some tasks, such as the deletion of a user, can't be cancelled.",
+        "Cancels tasks, all or none: queued ones at once, running ones at their next step. The "
+        "work done before remains. Finished tasks don't change. Tasks HELD_COPY, "
+        "USER_DELETE, SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even "
+        "finished ones: FORBIDDEN_OPERATION. The caller can "
+        "cancel the tasks that `tasks` returns.",
         scope=Scope.MAIL,
     )
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:
@@ -161,20 +186,33 @@ class TaskMutation:
         return TasksPayload(tasks=[Task.from_row(row) for row in rows if row])
 
     @mutation(
-        "Undoes a move, deletion, flag change or mute of messages, or a submission that is still "
-        "held. Values that were changed since then are kept.",
+        "Undoes a move, deletion or mute of messages, a change of their flags, expiry, snooze "
+        "or metadata, or a submission that is still held. Only the account whose request "
+        "returned the token can use it. That can be an administrator who changed messages of "
+        "another user and still has the right to do so. A change can be undone for 10 minutes "
+        "by default. A message that was moved again stays where it is. Flags that were changed "
+        "since then are kept; other values are set back. A permanently deleted message stays "
+        "deleted, and INBOX replaces a missing mailbox. An undone submission becomes a draft. A "
+        "token that is unknown, used or expired is the error NOT_FOUND. A message that is "
+        "already being sent is the error CONFLICT.",
         scope=Scope.MAIL,
+        access=OWN,
     )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
-        return UndoPayload(restored_count=await undo.undo_by_token(info.context, input.token))
+        return UndoPayload(
+            restored_count=await undo.undo_by_token_and_count_messages(info.context, input.token)
+        )
 
 
 @strawberry.type
 class TaskSubscription:
     @subscription(
-        "Streams a task at once, and after each change of its state or counts until it ends.",
+        "Streams a task at once, and after each change of its state or counts until it ends. The "
+        "caller can follow the tasks that `tasks` returns. Another task is the error NOT_FOUND.",
         scope=Scope.MAIL_READ,
     )
     async def task_progress(self, info: Info, task: TaskRef) -> AsyncIterator[Task]:
-        async for row in progress.follow_task(info.context, id_from_ref(task, "task")):
+        async for row in progress.follow_task_until_finished(
+            info.context, id_from_ref(task, "task")
+        ):
             yield Task.from_row(row)

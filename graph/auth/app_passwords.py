@@ -9,16 +9,27 @@ from strawberry import UNSET
 
 from graph.auth.second_factors import SECRET_METADATA
 from graph.auth.security_log import AuthEvent
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField, ExpressionField, NestedViewField, View
-from graph.types.references import UserRef, load_named_user_id, value_or_none
-from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
+from graph.types.references import UserRef, require_visible_user_id_if_named, value_or_none
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.types.scalars import Duration, EmailAddress
-from models.users.roles import Scope, UserPermission
-from resolvers.auth import app_passwords, security_log
+from models.store.keyset_pages import ordering_name
+from models.users.roles import AdminPermission, Scope, UserPermission
+from resolvers.auth import app_password_pages, app_passwords, security_event_pages
+from resolvers.auth.app_password_pages import AppPasswordOrder, AppPasswordPageKey
 from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
 from resolvers.auth.app_passwords import AppPasswordChanges
 from resolvers.users import loaders as user_loaders
@@ -27,25 +38,31 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="The last sign-in with an application password.")
+@strawberry.type(description="Last sign-in with an application password.")
 class LastUse(View):
     """The last use of an application password, from a pair: time and id of its security event."""
 
-    at: datetime = attribute_field("Time of the sign-in.")
+    at: datetime = attribute_field(
+        "Time of the last recorded sign-in with the application password. HTTP Basic "
+        "authentication is recorded at most once an hour."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"at": ExpressionField("{0}[0]")}
 
     @field(
-        "Entry of the sign-in in the security log. Null: the entry was deleted after its retention."
+        "Entry of the sign-in in the security log. Null: the security log is off, or the entry "
+        "was deleted after its retention."
     )
     async def event(self, info: Info) -> AuthEvent | None:
         key = self.row[1]
         return AuthEvent.from_row_or_none(
-            await info.context.load(security_log.load_visible_events_by_id, key) if key else None
+            await info.context.load(security_event_pages.load_visible_events_by_id, key)
+            if key
+            else None
         )
 
 
-@strawberry.type(description="A password with limited scopes for one mail program or device.")
+@strawberry.type(description="Password with limited scopes for one mail program or device.")
 class AppPassword(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -57,12 +74,16 @@ class AppPassword(NodeView):
         "Purpose of the application password, such as the name of the mail program."
     )
     scopes: list[AppPasswordScope] = attribute_field(
-        "Protocols and rights that the application password opens. ALL: every scope except FULL."
+        "Protocols and rights that the application password opens. ALL: every other value of "
+        "AppPasswordScope."
     )
-    active: bool = attribute_field("True if the application password can be used to sign in.")
+    active: bool = attribute_field(
+        "False: the application password is refused at sign-in until `appPasswordUpdate` "
+        "activates it. True does not say that the user or protocol is enabled."
+    )
     maker: str | None = attribute_field(
         "Name of the administrator or API key that created the application "
-        "password. Null: the user did."
+        "password. Null: the user or the operator of the server did."
     )
     last_use: LastUse | None = attribute_field(
         "Last sign-in with the application password. Null: never used."
@@ -72,15 +93,16 @@ class AppPassword(NodeView):
         "Time of the last change by appPasswordUpdate. Null: never changed."
     )
     expires_at: datetime | None = attribute_field(
-        "Time when the application password expires. Each sign-in extends it, "
-        "unless another user created the application password. Null: never."
+        "Time when the application password expires. Each recorded sign-in moves it to "
+        "the sign-in plus the `ttl`, unless an administrator or API key created the "
+        "application password for the user. Null: never."
     )
 
     load_batch = staticmethod(app_passwords.load_visible_app_passwords_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("AppPassword"),
         "scopes": DerivedField(
-            ("scopes",), lambda scopes: [AppPasswordScope(one) for one in scopes]
+            ("scopes",), lambda scopes: [AppPasswordScope(scope) for scope in scopes]
         ),
         "last_use": NestedViewField(
             ("last_used_at", "last_event_id"),
@@ -88,6 +110,43 @@ class AppPassword(NodeView):
             LastUse,
         ),
     }
+
+
+@strawberry.input(description="Conditions on application passwords. All of them must hold.")
+class AppPasswordFilter(ConditionsInput):
+    active: bool | None = attribute_field(
+        "True returns only active passwords, false only those that were deactivated. "
+        "Expired passwords are never returned.",
+        default=UNSET,
+    )
+    has_ttl: bool | None = attribute_field(
+        "True returns only passwords with a `ttl`, which expire if they are not used, false only "
+        "the others.",
+        default=UNSET,
+    )
+
+
+async def load_app_password_page(
+    info: Info,
+    user_id: int,
+    filter: AppPasswordFilter | None,
+    order_by: AppPasswordOrder,
+    page_arguments: PageArguments,
+) -> Connection[AppPassword]:
+    """Load a page of the application passwords of a user."""
+    conditions = (value_or_none(filter.active), value_or_none(filter.has_ttl)) if filter else ()
+    list_order = app_password_pages.LIST_ORDERS[order_by]
+    list_ordering = ordering_name(f"app-passwords-{order_by}", conditions)
+    requested_page = page_request(list_ordering, *page_arguments)
+    columns = selected_columns(info, AppPassword)
+    page_key = AppPasswordPageKey(user_id, requested_page, list_order, columns, *conditions)
+    return await connection_of_page(
+        info,
+        AppPassword,
+        await info.context.load(app_password_pages.load_visible_app_password_pages, page_key),
+        lambda row: list_order.cursor_of_row(row, list_ordering),
+        lambda: info.context.load(app_password_pages.count_app_passwords, page_key),
+    )
 
 
 @strawberry.input(description="Input of appPasswordCreate.")
@@ -100,14 +159,16 @@ class AppPasswordCreateInput(Options):
         "1 to 255 printable characters."
     )
     scopes: list[AppPasswordScope] = attribute_field(
-        "Protocols and rights that the application password opens. ALL: every scope except FULL.",
+        "Protocols and rights that the application password opens. ALL: every other value of "
+        "AppPasswordScope. For another user only MAIL, MAIL_READ and SUBMIT are allowed, which "
+        "ALL then means.",
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = attribute_field(
-        "The password: exactly 16 letters from a to z. A password that is easy to "
-        "guess is refused (constraint `WEAK`): one with fewer than 6 different "
-        "letters, with a repeated part of at most 8 letters, or in alphabetical "
-        "order. Default: random letters.",
+        "Password text: exactly 16 characters from a to z. Default: random characters. A text "
+        "that is easy to guess is refused (constraint `WEAK`). Such a text has fewer than 6 "
+        "different characters, only repeats a part of at most 8 characters, or has equal steps "
+        "in the alphabet.",
         default=UNSET,
     )
     ttl: Duration | None = attribute_field(
@@ -117,17 +178,18 @@ class AppPasswordCreateInput(Options):
         default=UNSET,
     )
     active: bool = attribute_field(
-        "Lets the application password be used to sign in.", default=True
+        "False: the application password is refused at sign-in until it is activated.", default=True
     )
     generate_mobileconfig: bool = attribute_field(
-        "Creates a configuration profile for Apple devices. It requires the scope "
-        "SMTP, the scope IMAP or POP3, and an IMAP or POP3 server that the operator "
-        "has set; without such a server the request is refused (constraint "
-        "`SERVER`).",
+        "True creates a configuration profile for Apple devices. Refused if the application "
+        "password is for another user. This requires the scope SMTP, "
+        "the scope IMAP or POP3, and an IMAP or POP3 server that the operator has set; without "
+        "such a server the request is refused (constraint `SERVER`).",
         default=False,
     )
     address: EmailAddress | None = attribute_field(
-        "Address in the configuration profile, one of the user's. Default: the "
+        "Address in the configuration profile, one of the user's, else NOT_FOUND. "
+        "Ignored unless `generateMobileconfig` is true. Default: the "
         "user's main address.",
         default=UNSET,
     )
@@ -148,7 +210,7 @@ class AppPasswordCreateInput(Options):
 @strawberry.type(description="Payload of appPasswordCreate.")
 class AppPasswordCreatePayload(MutationPayload):
     app_password: AppPassword | None = attribute_field(
-        "The new application password, without its text.", default=None
+        "Created application password, without its text. Null if the mutation failed.", default=None
     )
     password: str | None = attribute_field(
         "The new password in plain text, which is returned once. Spaces and case "
@@ -165,42 +227,49 @@ class AppPasswordCreatePayload(MutationPayload):
     )
 
 
-@strawberry.input(one_of=True, description="Names one application password.")
+@strawberry.input(one_of=True, description="Reference to one application password.")
 class AppPasswordRef(ObjectRef):
     pass
 
 
 @strawberry.input(
-    description="New values of application passwords. An absent field leaves the value."
+    description="New values of application passwords. An absent field or null leaves the value."
 )
 class AppPasswordPatch:
     description: str | None = attribute_field(
         "Purpose of the application passwords: 1 to 255 printable characters.", default=UNSET
     )
     active: bool | None = attribute_field(
-        "Lets the application passwords be used to sign in, or stops it.", default=UNSET
+        "False: the application passwords are refused at sign-in until they are activated.",
+        default=UNSET,
     )
     scopes: list[AppPasswordScope] | None = attribute_field(
-        "Protocols and rights that replace the present ones. ALL: every scope except FULL.",
+        "Protocols and rights that replace the present ones. ALL: every other value of "
+        "AppPasswordScope. For a password that an administrator created, only MAIL, MAIL_READ "
+        "and SUBMIT are allowed, which ALL then means.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of appPasswordUpdate.")
 class AppPasswordUpdateInput(Options):
-    app_passwords: list[AppPasswordRef] = attribute_field("The application passwords to change.")
-    set: AppPasswordPatch = attribute_field("Values to set on each of the application passwords.")
+    app_passwords: list[AppPasswordRef] = attribute_field(
+        "Application passwords to change, at most 1,000 by default."
+    )
+    set: AppPasswordPatch = attribute_field("New values, the same for all application passwords.")
 
 
 @strawberry.input(description="Input of appPasswordDelete.")
 class AppPasswordDeleteInput(Options):
-    app_passwords: list[AppPasswordRef] = attribute_field("The application passwords to delete.")
+    app_passwords: list[AppPasswordRef] = attribute_field(
+        "Application passwords to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.type(description="Payload of appPasswordUpdate.")
 class AppPasswordsPayload(MutationPayload):
     app_passwords: list[AppPassword] = attribute_field(
-        "The changed application passwords, each once, in the order of the references.",
+        "Changed application passwords, each once, in the order of the references.",
         default_factory=list,
     )
 
@@ -208,16 +277,22 @@ class AppPasswordsPayload(MutationPayload):
 @strawberry.type
 class AppPasswordMutation:
     @mutation(
-        "Creates an application password for one program or device. It signs in to "
-        "IMAP, POP3 and SMTP without a second factor; if a second factor is on, "
-        "these refuse the account's main password.",
+        "Creates an application password for one program or device. It signs in without "
+        "a second factor to IMAP, POP3, SMTP and HTTP Basic authentication, as its "
+        "scopes allow. If a second factor is on, these refuse the account's main "
+        "password. An application password for another user has only the scopes MAIL, "
+        "MAIL_READ and SUBMIT, and expires after at most 4 hours. It stops working "
+        "earlier if its creator loses the right to create it. The bootstrap key creates "
+        "application passwords for other users without these limits. A user has at most 50 "
+        "unexpired application passwords by default; the mutation deletes expired ones.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
+        access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
     )
     async def app_password_create(
         self, info: Info, input: AppPasswordCreateInput
     ) -> AppPasswordCreatePayload:
-        key = await load_named_user_id(info, input.user)
+        key = await require_visible_user_id_if_named(info, input.user)
         created = await app_passwords.create_app_password(
             info.context, key, input.to_new_app_password()
         )
@@ -228,9 +303,12 @@ class AppPasswordMutation:
         )
 
     @mutation(
-        "Updates application passwords, all or none.",
+        "Changes purpose, scopes or state of application passwords, all or none. The "
+        "password text can't be changed. NOT_FOUND for one that has expired or that the "
+        "caller can't see.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
+        access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
     )
     async def app_password_update(
         self, info: Info, input: AppPasswordUpdateInput
@@ -248,9 +326,11 @@ class AppPasswordMutation:
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes application passwords, all or none.",
+        "Deletes application passwords, all or none. NOT_FOUND for one that has expired "
+        "or that the caller can't see.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
+        access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
     )
     async def app_password_delete(self, info: Info, input: AppPasswordDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.app_passwords, "appPasswords")

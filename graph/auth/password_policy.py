@@ -12,7 +12,7 @@ DEFAULT_DESCRIPTION = "Null: the platform's value applies."
 
 
 @strawberry.type(
-    description="The required strength of a new password. The policy does not apply to "
+    description="Required strength of a new password. The policy does not apply to "
     "imported hashes and to passwords that are already set."
 )
 class PasswordPolicy:
@@ -41,7 +41,7 @@ class PasswordPolicy:
 
 
 @strawberry.input(
-    description="The required strength of new passwords. An absent field leaves the value."
+    description="Required strength of new passwords. An absent field leaves the value."
 )
 class PasswordPolicyInput:
     min_length: int | None = attribute_field(

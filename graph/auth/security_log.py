@@ -8,12 +8,14 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.logged_ids import security_event_detail_with_global_ids
+from graph.types.object_access import OVERSEEN
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_user_or_viewer_id, value_or_none
+from graph.types.references import UserRef, load_visible_user_id_or_viewer_id, value_or_none
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -23,10 +25,16 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import CIDR, IPAddress
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
-from models.store.keyset_pages import Cursor, ordering_name
+from models.errors import InvalidInput
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
-from resolvers.auth import security_log
-from resolvers.auth.security_log import SecurityEventFilter, SecurityEventPageKey
+from models.validation_constraints import ValidationConstraint
+from resolvers.auth import security_event_pages
+from resolvers.auth.security_event_pages import (
+    AuthEventOrder,
+    SecurityEventFilter,
+    SecurityEventPageKey,
+)
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -36,8 +44,10 @@ UNKNOWN_USER_ID = 0  # no account has this id
 
 
 @strawberry.type(
-    description="An entry of the security log: a sign-in, a failed attempt, or a change to "
-    "a credential.",
+    description=(
+        "Entry of the security log: a sign-in, a failed attempt, a change to credentials, "
+        "forwarding or senders, or an access to mail by somebody else."
+    ),
     directives=[Auth(scope=Scope.READ)],
 )
 class AuthEvent(NodeView):
@@ -46,22 +56,26 @@ class AuthEvent(NodeView):
         "Result of the action, or the state of the user that prevented it."
     )
     session_id: str | None = attribute_field(
-        "Session that a trusted front end named at the last of the equal events."
+        "Session identifier that a trusted front end sent with the last of the equal events, by "
+        "`options.sessionId` or the header field X-Client-Session. Null: none was sent."
     )
     ip: IPAddress | None = attribute_field(
-        "IP address of the client at the last of the equal events."
+        "IP address of the client at the last of the equal events. Null: unknown."
     )
     protocol: AuthProtocol | None = attribute_field(
         "Protocol of the sign-in. Null: the action is no sign-in."
     )
     by: str | None = attribute_field(
-        "Name of the administrator or API key that acted. Null: the user did."
+        "Name of the administrator or API key that acted. Null: the user acted, the action is "
+        "AUTHENTICATE, or the client was not signed in."
     )
     detail: JSON | None = attribute_field(
-        "Details of the last of the equal events. They contain no secrets."
+        "Details of the last of the equal events. They contain no secrets; objects are given by "
+        "global ID."
     )
     count: int = attribute_field(
-        "Number of equal events that this entry counts. Events within 6 hours of "
+        "Number of equal events that this entry counts: events with the same user, action, "
+        "result, protocol, client, object and actor. Events within 6 hours of "
         "the first one are counted together."
     )
     created_at: datetime = attribute_field("Time of the first of the equal events.")
@@ -70,31 +84,48 @@ class AuthEvent(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that the event is about. Null: the name of the sign-in belongs to no "
-        "user.",
+        description=(
+            "User that the event is about. Null: the name of the sign-in belongs to no user, "
+            "the user is deleted, or the event is about an API key without a user."
+        ),
     )
 
-    load_batch = staticmethod(security_log.load_visible_events_by_id)
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AuthEvent")}
+    load_batch = staticmethod(security_event_pages.load_visible_events_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("AuthEvent"),
+        "detail": DerivedField(("action", "detail"), security_event_detail_with_global_ids),
+    }
 
 
-@strawberry.input(description="Conditions on security events; all conditions must hold.")
+@strawberry.input(description="Conditions on security events. All must hold.")
 class AuthLogFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
-        "User that the events are about. `User.authLog` refuses this condition.", default=UNSET
+        "Returns only events about this user. The list is empty if the caller can't see such a "
+        "user. `User.authLog` refuses this condition.",
+        default=UNSET,
     )
-    action: AuthEventAction | None = attribute_field("Action of the events.", default=UNSET)
-    ip: IPAddress | None = attribute_field("IP address of the client.", default=UNSET)
+    action: AuthEventAction | None = attribute_field(
+        "Returns only events of this action.", default=UNSET
+    )
+    ip: IPAddress | None = attribute_field(
+        "Returns only events of a client with this IP address.", default=UNSET
+    )
     network: CIDR | None = attribute_field(
-        "Network that contains the IP address of the client.", default=UNSET
+        "Returns only events of clients with an IP address in this network.", default=UNSET
     )
-    result: AuthEventResult | None = attribute_field("Result of the events.", default=UNSET)
-    protocol: AuthProtocol | None = attribute_field("Protocol that the client used.", default=UNSET)
+    result: AuthEventResult | None = attribute_field(
+        "Returns only events with this result.", default=UNSET
+    )
+    protocol: AuthProtocol | None = attribute_field(
+        "Returns only sign-ins, also failed ones, through this protocol. Other events "
+        "have no protocol.",
+        default=UNSET,
+    )
     since: datetime | None = attribute_field(
-        "Earliest time of the first of equal events, inclusive.", default=UNSET
+        "Returns only entries whose first event was at this time or later.", default=UNSET
     )
     before: datetime | None = attribute_field(
-        "Latest time of the first of equal events, exclusive.", default=UNSET
+        "Returns only entries whose first event was before this time.", default=UNSET
     )
 
     def to_conditions(self) -> SecurityEventFilter:
@@ -107,46 +138,70 @@ class AuthLogFilter(ConditionsInput):
         return SecurityEventFilter(**values)
 
 
-async def load_event_page(
-    info: Info, user_id: int | None, filter: AuthLogFilter | None, *page_arguments: object
+async def load_event_page_of_user(
+    info: Info,
+    user_id: int,
+    filter: AuthLogFilter | None,
+    order_by: AuthEventOrder,
+    page_arguments: PageArguments,
 ) -> Connection[AuthEvent]:
-    """Load a page of the events of one account, or of all accounts if `user_id` is None.
+    """Load a page of the events of one account. Raises InvalidInput if the filter names a user."""
+    if filter and filter.user:
+        text = "This list has the events of one account only."
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+    return await _load_event_page(info, user_id, filter, order_by, page_arguments)
 
-    `page_arguments` are: first, after, last, before.
-    """
+
+async def _load_event_page(
+    info: Info,
+    user_id: int | None,
+    filter: AuthLogFilter | None,
+    order_by: AuthEventOrder,
+    page_arguments: PageArguments,
+) -> Connection[AuthEvent]:
+    """Load a page of the events of one account, or of all accounts if `user_id` is None."""
     ctx, conditions = info.context, filter.to_conditions() if filter else SecurityEventFilter()
+    list_order = security_event_pages.LIST_ORDERS[order_by]
     requested_page = page_request(
-        ordering_name(security_log.CURSOR_KIND, conditions), *page_arguments
+        ordering_name(f"auth-log-{order_by}", conditions), *page_arguments
     )
     page_key = SecurityEventPageKey(
-        requested_page, selected_columns(info, AuthEvent), conditions, user_id
+        requested_page, list_order, selected_columns(info, AuthEvent), conditions, user_id
     )
     return await connection_of_page(
         info,
         AuthEvent,
-        await ctx.load(security_log.load_event_pages, page_key),
-        lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-        lambda: ctx.load(security_log.count_events, page_key),
+        await ctx.load(security_event_pages.load_visible_event_pages, page_key),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+        lambda: ctx.load(security_event_pages.count_visible_events_of_lists, page_key),
     )
 
 
 @strawberry.type
 class AuthLogQuery:
     @query(
-        "Returns security events of all users of the administered domains. An ADMIN "
-        "sees the events of every user, and events without a user. Newest first.",
+        "Returns security events of the caller and of users with the role USER in the "
+        "administered domains. An ADMIN sees the events of all users and those without a "
+        "user. Events are kept for 30 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=OVERSEEN,
     )
     async def auth_log(
         self,
         info: Info,
         filter: AuthLogFilter | None = UNSET,
+        order_by: AuthEventOrder = AuthEventOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[AuthEvent]:
         user = filter.user if filter else None
-        owner = (await load_user_or_viewer_id(info, user) or UNKNOWN_USER_ID) if user else None
-        return await load_event_page(info, owner, filter, first, after, last, before)
+        owner = (
+            (await load_visible_user_id_or_viewer_id(info, user) or UNKNOWN_USER_ID)
+            if user
+            else None
+        )
+        page_arguments = PageArguments(first, after, last, before)
+        return await _load_event_page(info, owner, filter, order_by, page_arguments)

@@ -1,85 +1,112 @@
-"""GraphQL types, queries and mutations of sign-in, access tokens and API keys."""
+"""GraphQL types and inputs of sign-in, access tokens and API keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
 from strawberry.scalars import JSON
 
 import graph.users.types
 from graph.auth.app_passwords import AppPassword
+from graph.domains.domain_lists import load_viewer_domain_page
 from graph.domains.types import Domain
-from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
-from graph.types.fields import Info, field, query
-from graph.types.input_conditions import RestrictionsInput
-from graph.types.mutations import AtomicExclusion, mutation
-from graph.types.object_references import ObjectRef, ids_from_refs
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
+from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField
-from graph.types.references import (
-    DomainRef,
-    UserRef,
-    UserSelection,
-    load_domain_ids,
-    load_named_user_id,
-    load_user_or_viewer,
-    user_selector_from_selection,
-)
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import CIDR, Duration, IPAddress
 from models.auth.security_log import AuthProtocol
-from models.errors import ErrorCollector, InvalidInput, require_found
-from models.store.keyset_pages import Cursor
+from models.oauth.tables import OauthScope
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from models.validation_constraints import ValidationConstraint
 from resolvers.auth import (
     access_tokens,
-    api_keys,
     app_passwords,
-    authentication,
-    credential_cache_flush,
-    impersonation,
 )
-from resolvers.auth.api_keys import ApiKeyChange, NewApiKey
+from resolvers.auth.access_tokens import AccessTokenOrder
+from resolvers.auth.api_keys import loaders as api_key_loaders
 from resolvers.auth.authentication import AuthenticatedUser
-from resolvers.auth.second_factors.second_factor_check import SecondFactorProof, TwoFactorMethod
-from resolvers.auth.sign_in import SignInRequest
+from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainOrder
+from resolvers.list_orders import OwnerPageKey
 from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
+
 SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
-NOT_ATOMIC = AtomicExclusion("a sign-in", forbids_idempotency_key=True)  # failures are counted
 
 
 def _user_from_row(row: Any) -> "User | None":
     return graph.users.types.User.from_row_or_none(row)
 
 
-@strawberry.type(description="A credential that a sign-in with a password returns.")
+@strawberry.type(
+    description="Short-lived credential that `authenticate` or `userImpersonate` returns."
+)
 class AccessToken(NodeView):
-    created_at: datetime = attribute_field("Time of the sign-in.")
+    created_at: datetime = attribute_field(
+        "Time when `authenticate`, `userImpersonate` or an OAuth client created the access token."
+    )
     expires_at: datetime = attribute_field(
-        "Time when the access token expires unless it is used before. Each use "
-        "extends it, up to the age in the setting tokens.maxAge. A token of "
-        "userImpersonate is not extended."
+        "Time when the access token expires unless it is used before. A use moves this time to "
+        "the use plus the `tokenTtl` of the sign-in, but not beyond the age in the setting "
+        "tokens.maxAge. A token of userImpersonate or of an OAuth client is not extended."
     )
-    last_used_at: datetime = attribute_field("Time of the last use, recorded at most once an hour.")
-    ip: IPAddress | None = attribute_field("IP address of the client at the sign-in.")
+    last_used_at: datetime = attribute_field(
+        "Time of the last recorded use, at first the time of creation. A use is recorded at most "
+        "once an hour, and more often if `tokenTtl` is below 4 hours."
+    )
+    ip: IPAddress | None = attribute_field(
+        "IP address of the client that created the access token. Null: unknown."
+    )
     protocol: AuthProtocol | None = attribute_field(
-        "Protocol that the client named at the sign-in."
+        "Protocol that the client named at the sign-in. API: the client named none, or the access "
+        "token is one of `userImpersonate`."
     )
-    scope: Scope = attribute_field("Scope of the access token.")
+    scope: Scope = attribute_field(
+        "Scope of the access token: FULL after a sign-in with a password, MAIL for a token of "
+        "`userImpersonate`. A token of `userImpersonate` also has the scopes READ, SUBMIT and "
+        "SETTINGS. A token from a temporary password has FULL here, but can only set a new "
+        "password. A token of an OAuth client has IMAP here; its scopes are in `oauthScopes`."
+    )
+    oauth_scopes: list[OauthScope] | None = attribute_field(
+        "Scopes of a token that an OAuth client got. Null: the token is of a sign-in or "
+        "of `userImpersonate`."
+    )
     current: bool = attribute_field("True for the access token of this request.")
 
     load_batch = staticmethod(access_tokens.load_own_tokens_by_id)
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AccessToken")}
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("AccessToken"),
+        "oauth_scopes": DerivedField(
+            ("oauth_scopes",), lambda names: names and [OauthScope(name) for name in names]
+        ),
+    }
 
 
-@strawberry.type(description="A long-lived credential for programs.")
+async def load_access_token_page(
+    info: Info, user_id: int, order_by: AccessTokenOrder, page_arguments: PageArguments
+) -> Connection[AccessToken]:
+    """Load a page of the valid access tokens of a user."""
+    list_order = access_tokens.LIST_ORDERS[order_by]
+    requested_page = page_request(f"access-tokens-{order_by}", *page_arguments)
+    page_key = OwnerPageKey(
+        user_id, requested_page, list_order, selected_columns(info, AccessToken)
+    )
+    return await connection_of_page(
+        info,
+        AccessToken,
+        await info.context.load(access_tokens.load_own_token_pages, page_key),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+        lambda: info.context.load(access_tokens.count_own_tokens, page_key),
+    )
+
+
+@strawberry.type(description="Long-lived credential for programs.")
 class ApiKey(NodeView):
     name: str = attribute_field("Purpose of the API key.")
     role: Role = attribute_field(
@@ -89,7 +116,8 @@ class ApiKey(NodeView):
     read_only: bool = attribute_field("True if the API key can't run mutations.")
     maker: str | None = attribute_field(
         "Name of the administrator or API key that created the API key for its "
-        "user. Null: the user did, or the key has no user."
+        "user. Null: the user or the operator of the server created the key, or the key has no "
+        "user."
     )
     created_at: datetime = attribute_field("Time when the API key was created.")
     expires_at: datetime | None = attribute_field("Time when the API key expires. Null: never.")
@@ -97,10 +125,12 @@ class ApiKey(NodeView):
         "Time of the last use, recorded at most once an hour. Null: never used."
     )
     last_used_ip: IPAddress | None = attribute_field(
-        "IP address of the client at the last recorded use. Null: never used."
+        "IP address of the client at the last recorded use. Null: the key was never used, or the "
+        "last recorded use was by an open WebSocket connection or event stream."
     )
     active: bool = attribute_field(
-        "True if the API key is accepted. An inactive key can be activated again."
+        "False: the API key is refused until `apiKeyUpdate` activates it. An expired key stays "
+        "active, but is refused."
     )
     allowed_ips: list[CIDR] = attribute_field(
         "Networks from which the API key is accepted. Empty: all networks."
@@ -112,10 +142,13 @@ class ApiKey(NodeView):
         "user_id",
         users.load_visible_users_by_id,
         _user_from_row,
-        description="User that the API key belongs to. Null: the key belongs to no user.",
+        description=(
+            "User that the API key belongs to. Null: the key belongs to no user, or to one "
+            "who is deleted."
+        ),
     )
 
-    load_batch = staticmethod(api_keys.load_visible_api_keys_by_id)
+    load_batch = staticmethod(api_key_loaders.load_visible_api_keys_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ApiKey"),
         "scopes": DerivedField(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
@@ -133,19 +166,30 @@ class ApiKey(NodeView):
         return [Domain.from_row(row) for row in rows if row is not None]
 
 
-@strawberry.type(description="The caller of this request and the rights of the credential.")
+@strawberry.type(description="Caller of this request, with the rights of the credential.")
 class Viewer:
-    role: Role = attribute_field("Role of the credential.")
-    scopes: list[Scope] = attribute_field("Scopes of the credential.")
+    role: Role = attribute_field(
+        "Role that the credential has now. PUBLIC: no credential, or a sign-in that lacks "
+        "its second factor. USER for a token of `userImpersonate`, from a temporary "
+        "password, or HTTP Basic authentication."
+    )
+    scopes: list[Scope] = attribute_field(
+        "Scopes of the credential. Empty: no credential, or a sign-in that lacks its second factor."
+    )
     read_only: bool = attribute_field("True if the credential is a read-only API key.")
     admin_permissions: list[AdminPermission] = attribute_field(
-        "Permissions that a DOMAIN_ADMIN has in the administered domains."
+        "Permissions that the caller has as a DOMAIN_ADMIN in the administered domains. Empty for "
+        "other roles; an ADMIN needs none."
     )
     permissions: list[UserPermission] = attribute_field(
-        "Permissions that a USER has for the user's account."
+        "Permissions that the caller has as a USER for the caller's account. Empty for other "
+        "roles; higher roles need none."
     )
 
-    @field("The signed-in user. Null: an API key without a user, or no sign-in.")
+    @field(
+        "User that the credential acts for: the signed-in or the impersonated one. Null: an API "
+        "key that acts for no user, or no complete sign-in."
+    )
     async def user(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
@@ -156,7 +200,10 @@ class Viewer:
             else None
         )
 
-    @field("User that an administrator acts as by userImpersonate. Null: no impersonation.")
+    @field(
+        "User that the request acts as, by a credential that an administrator or an API key of "
+        "the platform created for this user. Null: no such credential."
+    )
     async def impersonating(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
@@ -168,16 +215,31 @@ class Viewer:
         )
         return _user_from_row(row)
 
-    @field("Domains that a DOMAIN_ADMIN administers, in alphabetical order.")
-    async def administers(self, info: Info) -> list[Domain]:
-        keys = sorted(info.context.viewer.administered_domains)
-        rows = await info.context.load_many(domain_loaders.load_visible_domains_by_id, keys)
-        return sorted((Domain.from_row(row) for row in rows if row), key=lambda domain: domain.name)
+    @field(
+        "Domains that the caller administers as a DOMAIN_ADMIN. Empty for other roles, although "
+        "an ADMIN administers every domain."
+    )
+    async def administers(
+        self,
+        info: Info,
+        order_by: DomainOrder = DomainOrder.NAME_ASC,
+        first: int | None = strawberry.UNSET,
+        after: str | None = strawberry.UNSET,
+        last: int | None = strawberry.UNSET,
+        before: str | None = strawberry.UNSET,
+    ) -> Connection[Domain]:
+        return await load_viewer_domain_page(
+            info, Domain, order_by, PageArguments(first, after, last, before)
+        )
 
     @field("API key of this request. Null: another credential or none.")
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
-        row = await info.context.load(api_keys.load_visible_api_keys_by_id, key) if key else None
+        row = (
+            await info.context.load(api_key_loaders.load_visible_api_keys_by_id, key)
+            if key
+            else None
+        )
         return ApiKey.from_row_or_none(row)
 
     @field("Application password of this request. Null: another credential or none.")
@@ -199,7 +261,7 @@ class Viewer:
 
 @strawberry.input(description="Input of authenticate.")
 class AuthenticateInput(Options):
-    username: str = attribute_field("User name, or an address of the user.")
+    username: str = attribute_field("Username, or an address of the user.")
     password: str = attribute_field(
         "Password as the user typed it. The scope FULL takes the user's main or "
         "temporary password; other scopes take an application password, or the main "
@@ -212,21 +274,24 @@ class AuthenticateInput(Options):
         "Scope to sign in for, such as FULL, IMAP, POP3 or SMTP.", default=Scope.FULL
     )
     token: bool = attribute_field(
-        "Returns an access token. Allowed with the scope FULL.", default=False
+        "True returns an access token. Allowed with the scope FULL.", default=False
     )
     totp: str | None = attribute_field(
-        "Proof of the second factor in the same request: a TOTP code or a recovery code.",
+        "Proof of the second factor in the same request: a TOTP code or a recovery code. Used "
+        "only with the scope FULL. Default: none, so that `requiredTwoFactorMethods` of the "
+        "payload lists the factors.",
         default=strawberry.UNSET,
     )
     webauthn: JSON | None = attribute_field(
-        "Proof of the second factor in the same request: the response of a security "
-        "key to a challenge, as JSON.",
+        "Proof of the second factor in the same request: the response of a security key to a "
+        "challenge with the ceremony AUTHENTICATION, as JSON. Used only with the scope "
+        "FULL, and ignored if `totp` is given. Default: none.",
         default=strawberry.UNSET,
     )
     token_ttl: Duration | None = attribute_field(
-        "Time without use after which the access token expires: 1 minute up to the "
-        "setting tokens.maxAge, by default 180 days. Default: the setting "
-        "tokens.idleTimeout, by default 14 days.",
+        "Time without use after which the access token expires, from 1 minute to the setting "
+        "tokens.maxAge (180 days if not set). Default: the setting tokens.idleTimeout (14 days "
+        "if not set).",
         default=strawberry.UNSET,
     )
 
@@ -236,24 +301,34 @@ class AuthenticatePayload(MutationPayload):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = attribute_field(
         "The signed-in or impersonated user.", default=None
     )
-    scope: Scope | None = attribute_field("Scope of the sign-in.", default=None)
+    scope: Scope | None = attribute_field(
+        "Scope of the sign-in; MAIL after `userImpersonate`. Null if the mutation failed.",
+        default=None,
+    )
     required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Second factors of which one must still be proved, by totpVerify or "
-        "webauthnVerify. Until then the access token works for these mutations "
-        "alone, for 10 minutes. Empty: the sign-in is complete.",
+        "Second factors of which one must still be proved, by `totpVerify` or `webauthnVerify`. "
+        "Until then the access token works for 10 minutes, and only for these mutations, "
+        "`webauthnChallenge`, and fields without a credential such as `tokenRevoke`. The calling "
+        "application checks CUSTOM: if an API key of an ADMIN signs in a user with this factor "
+        "alone, the token is complete. Empty: no factor is missing.",
         default_factory=list,
     )
     password_change_required: bool = attribute_field(
-        "True if the user should set a new password.", default=False
+        "True if an administrator, or a sign-in with a temporary password, asks for a new "
+        "password. Until the user sets one, the server limits only access tokens from a "
+        "temporary password.",
+        default=False,
     )
     token: str | None = attribute_field(
-        "The access token, which is returned once. Null: none was requested.",
+        "The access token, which is returned once; `userImpersonate` always returns one. "
+        "Null: `authenticate` was called without `token`, or the mutation failed.",
         default=None,
         metadata=SECRET_METADATA,
     )
     expires_at: datetime | None = attribute_field(
-        "Time when the access token expires unless it is used before. Null: no "
-        "access token was requested.",
+        "Time when the access token expires. Each use moves this time, except for a token of "
+        "`userImpersonate`. While a second factor is missing: 10 minutes after the sign-in. "
+        "Null: `authenticate` was called without `token`, or the mutation failed.",
         default=None,
     )
 
@@ -270,60 +345,9 @@ class AuthenticatePayload(MutationPayload):
         )
 
 
-@strawberry.input(one_of=True, description="Names one access token.")
-class AccessTokenRef(ObjectRef):
-    pass
-
-
-@strawberry.input(description="Input of tokenRevoke.")
-class TokenRevokeInput(Options):
-    access_tokens: list[AccessTokenRef] | None = attribute_field(
-        "The access tokens to revoke. Default: the access token of this request.",
-        default=strawberry.UNSET,
-    )
-    all: bool = attribute_field("Revokes every access token of the signed-in user.", default=False)
-
-
 @strawberry.type(description="Payload of tokenRevoke.")
 class TokenRevokePayload(MutationPayload):
     revoked_count: int = attribute_field("Number of revoked access tokens.", default=0)
-
-
-@strawberry.input(description="Input of apiKeyCreate.")
-class ApiKeyCreateInput(Options, RestrictionsInput):
-    restriction_fields = frozenset({"scopes", "domains", "operations", "allowed_ips"})
-    name: str = attribute_field("Purpose of the API key: 1 to 128 printable characters.")
-    role: Role = attribute_field(
-        "Role of the API key, at most the caller's role and the role of the key's user.",
-        default=Role.USER,
-    )
-    scopes: list[Scope] | None = attribute_field(
-        "Scopes of the API key. Default: all scopes of its role.", default=strawberry.UNSET
-    )
-    read_only: bool = attribute_field("Refuses mutations with the API key.", default=False)
-    user: UserRef | None = attribute_field(
-        "User that the API key belongs to. Default: the signed-in user; no user if "
-        "the key has the role ADMIN or above.",
-        default=strawberry.UNSET,
-    )
-    expires_at: datetime | None = attribute_field(
-        "Time when the API key expires. Default: never; a key for another user "
-        "expires after 4 hours.",
-        default=strawberry.UNSET,
-    )
-    domains: list[DomainRef] | None = attribute_field(
-        "Restricts the API key to these domains, which it administers as a "
-        "DOMAIN_ADMIN: at most 100. The key then acts for no user.",
-        default=strawberry.UNSET,
-    )
-    operations: list[str] | None = attribute_field(
-        "Names of the root fields that the API key can use: at most 100. Default: all root fields.",
-        default=strawberry.UNSET,
-    )
-    allowed_ips: list[CIDR] | None = attribute_field(
-        "Networks from which the API key is accepted: at most 100. Default: all networks.",
-        default=strawberry.UNSET,
-    )
 
 
 @strawberry.type(description="Payload of apiKeyCreate.")
@@ -334,62 +358,10 @@ class ApiKeyCreatePayload(MutationPayload):
     )
 
 
-@strawberry.input(one_of=True, description="Names one API key.")
-class ApiKeyRef(ObjectRef):
-    pass
-
-
-@strawberry.input(description="New values of API keys. An absent field leaves the value.")
-class ApiKeyPatch(RestrictionsInput):
-    restriction_fields = frozenset({"allowed_ips"})
-    name: str | None = attribute_field(
-        "Purpose of the API keys: 1 to 128 printable characters.", default=strawberry.UNSET
-    )
-    active: bool | None = attribute_field(
-        "Accepts the API keys, or refuses them until they are activated again.",
-        default=strawberry.UNSET,
-    )
-    allowed_ips: list[CIDR] | None = attribute_field(
-        "Networks from which the API keys are accepted: at most 100. Null: all networks.",
-        default=strawberry.UNSET,
-    )
-    expires_at: datetime | None = attribute_field(
-        "Time when the API keys expire. Null: never.", default=strawberry.UNSET
-    )
-
-
-@strawberry.input(description="Input of apiKeyUpdate.")
-class ApiKeyUpdateInput(Options):
-    api_keys: list[ApiKeyRef] = attribute_field("The API keys to change.")
-    set: ApiKeyPatch = attribute_field("Values to set on each of the API keys.")
-
-
-@strawberry.input(description="Input of apiKeyDelete.")
-class ApiKeyDeleteInput(Options):
-    api_keys: list[ApiKeyRef] = attribute_field("The API keys to delete.")
-
-
 @strawberry.type(description="Payload of apiKeyUpdate.")
 class ApiKeysPayload(MutationPayload):
     api_keys: list[ApiKey] = attribute_field(
-        "The changed API keys, in the order of the references.", default_factory=list
-    )
-
-
-@strawberry.input(description="Input of userImpersonate.")
-class UserImpersonateInput(Options):
-    user: UserRef = attribute_field("User to act as.")
-    ttl: Duration | None = attribute_field(
-        "Lifetime of the access token, from 1 minute to 4 hours; uses don't extend "
-        "it. Default: 30 minutes.",
-        default=strawberry.UNSET,
-    )
-
-
-@strawberry.input(description="Input of authCacheFlush.")
-class AuthCacheFlushInput(Options):
-    users: UserSelection | None = attribute_field(
-        "Users whose cached credentials are dropped. Default: all users.", default=strawberry.UNSET
+        "Changed API keys, in the order of the references.", default_factory=list
     )
 
 
@@ -398,193 +370,3 @@ class AuthCacheFlushPayload(MutationPayload):
     flushed_count: int = attribute_field(
         "Number of credentials that this process removed from its cache.", default=0
     )
-
-
-@strawberry.type
-class AuthQuery:
-    @query(
-        "Returns the caller of this request. Without a credential the role is PUBLIC.",
-        role=Role.PUBLIC,
-    )
-    async def viewer(self, info: Info) -> Viewer:
-        caller = info.context.viewer
-        return Viewer(
-            role=caller.role,
-            scopes=sorted(caller.scopes),
-            read_only=caller.read_only,
-            admin_permissions=sorted(
-                permission
-                for permission in caller.permissions
-                if isinstance(permission, AdminPermission)
-            ),
-            permissions=sorted(
-                permission
-                for permission in caller.permissions
-                if isinstance(permission, UserPermission)
-            ),
-        )
-
-    @query(
-        "Returns the API keys of the signed-in user and the key of this request. An "
-        "ADMIN sees all keys. Newest first.",
-        scope=Scope.READ,
-    )
-    async def api_keys(
-        self,
-        info: Info,
-        first: int | None = strawberry.UNSET,
-        after: str | None = strawberry.UNSET,
-        last: int | None = strawberry.UNSET,
-        before: str | None = strawberry.UNSET,
-    ) -> Connection[ApiKey]:
-        ctx, requested_page = (
-            info.context,
-            page_request(api_keys.CURSOR_KIND, first, after, last, before),
-        )
-        return await connection_of_page(
-            info,
-            ApiKey,
-            await api_keys.load_api_keys(ctx, requested_page, selected_columns(info, ApiKey)),
-            lambda row: Cursor(api_keys.CURSOR_KIND, row.created_at, row.id),
-            lambda: api_keys.count_api_keys(ctx),
-        )
-
-
-@strawberry.type
-class AuthMutation:
-    @mutation(
-        "Signs in with a password. Failed attempts are throttled for each user and network.",
-        role=Role.PUBLIC,
-        atomic_exclusion=NOT_ATOMIC,
-    )
-    async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
-        protocol = AuthProtocol(input.protocol)
-        proof = _proof_from_input(input)
-        attempt = SignInRequest(scope, protocol, input.token, input.token_ttl or None, proof)
-        sign_in = await authentication.authenticate(
-            info.context, input.username, input.password, attempt
-        )
-        return AuthenticatePayload.from_sign_in(sign_in)
-
-    @mutation(
-        "Revokes access tokens of the caller. Without a credential no token is revoked.",
-        role=Role.PUBLIC,
-    )
-    async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
-        refs = input.access_tokens
-        keys = ids_from_refs(info, refs, "accessTokens") if isinstance(refs, list) else None
-        revoked_count = await access_tokens.revoke_own_access_tokens(
-            info.context, keys, all=input.all
-        )
-        return TokenRevokePayload(revoked_count=revoked_count)
-
-    @mutation(
-        "Creates an API key. Its role can't exceed the caller's. The secret is returned once.",
-        scope=Scope.FULL,
-    )
-    async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
-        problems = ErrorCollector()
-        owner, domain_ids, operations = None, list[int](), list[str]()
-        with problems.collecting():
-            owner = await load_named_user_id(info, input.user)
-        with problems.collecting():
-            domain_ids = await load_domain_ids(info, input.domains or ())
-        with problems.collecting():
-            operations = _validated_root_field_names(info, input.operations or ())
-        new = NewApiKey(
-            name=input.name,
-            role=Role(input.role),
-            scopes=frozenset(map(Scope, input.scopes or ())),
-            read_only=input.read_only,
-            user_id=owner,
-            expires_at=input.expires_at or None,
-            domains=domain_ids,
-            operations=operations,
-            allowed_ips=input.allowed_ips or (),
-        )
-        row, secret = await api_keys.create_api_key(info.context, new, problems)
-        return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
-
-    @mutation(
-        "Updates API keys, all or none. A caller can't change a key with a higher role.",
-        scope=Scope.FULL,
-    )
-    async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
-        keys, patch = ids_from_refs(info, input.api_keys, "apiKeys"), input.set
-        networks = patch.allowed_ips
-        change = ApiKeyChange(
-            patch.name or (None if patch.name is None or patch.name is strawberry.UNSET else ""),
-            None if patch.active is strawberry.UNSET else patch.active,
-            None if networks is strawberry.UNSET else networks or (),
-            patch.expires_at or None,
-            removes_expiry=patch.expires_at is None,
-        )
-        rows = await api_keys.update_api_keys(info.context, keys, change)
-        return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
-
-    @mutation(
-        "Deletes API keys, all or none. A caller can't delete a key with a higher role.",
-        scope=Scope.FULL,
-    )
-    async def api_key_delete(self, info: Info, input: ApiKeyDeleteInput) -> DeletePayload:
-        keys = ids_from_refs(info, input.api_keys, "apiKeys")
-        await api_keys.delete_api_keys(info.context, keys)
-        return DeletePayload.of_keys("ApiKey", keys)
-
-    @mutation(
-        "Creates an access token to act on another user's mail and settings, "
-        "without access to credentials. The user's security log names the "
-        "administrator or API key.",
-        role=Role.DOMAIN_ADMIN,
-        scope=Scope.FULL,
-        admin_permission=AdminPermission.IMPERSONATE,
-    )
-    async def user_impersonate(
-        self, info: Info, input: UserImpersonateInput
-    ) -> AuthenticatePayload:
-        user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
-        sign_in = await impersonation.create_impersonation_token(
-            info.context, user.id, input.ttl or None
-        )
-        return AuthenticatePayload.from_sign_in(sign_in)
-
-    @mutation(
-        "Drops credentials from the caches of all processes, so that the database is read again.",
-        role=Role.ADMIN,
-        scope=Scope.FULL,
-    )
-    async def auth_cache_flush(
-        self, info: Info, input: AuthCacheFlushInput
-    ) -> AuthCacheFlushPayload:
-        users = user_selector_from_selection(input.users) if input.users else None
-        return AuthCacheFlushPayload(
-            flushed_count=await credential_cache_flush.flush_cached_credentials(info.context, users)
-        )
-
-
-def _proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
-    """Return the second-factor proof of a sign-in.
-
-    Raises Invalid if the WebAuthn response is not a JSON object.
-    """
-    if input.webauthn and not isinstance(input.webauthn, dict):
-        text = "The response of a security key must be a JSON object"
-        raise InvalidInput(text, constraint=ValidationConstraint.OBJECT, path=["webauthn"])
-    return SecondFactorProof(
-        input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
-    )
-
-
-def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> list[str]:
-    """Return the names of operations. Raises Invalid if one is not a root field of the schema."""
-    schema = info.schema._schema  # noqa: SLF001 - no other way in
-    roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
-    known_names = {name for root in roots if root for name in root.fields}
-    for index, name in enumerate(operation_names):
-        if name not in known_names:
-            text = "Must be the name of a field of Query, Mutation or Subscription"
-            raise InvalidInput(
-                text, constraint=ValidationConstraint.UNKNOWN, path=["operations"], index=index
-            )
-    return list(operation_names)

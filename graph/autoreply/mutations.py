@@ -10,6 +10,7 @@ from graph.types.errors import Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.types.scalars import Duration, EmailAddress
 from graph.users.types import User
@@ -27,7 +28,9 @@ from resolvers.users import loaders as user_loaders
 class AutoreplyPatch(RestrictionsInput):
     restriction_fields = frozenset({"addresses"})
     enabled: strawberry.Maybe[bool] = attribute_field(
-        "Turns the autoreply on or off. After turning it on, each sender gets a reply again."
+        "True turns the autoreply on, false turns it off. An enabled autoreply requires "
+        "`text`, `html`, `internalText` or `internalHtml`. After it is turned on, "
+        "senders who already got a reply get one again."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
         "Display name in From, at most 128 characters. Null: the name of the user or address."
@@ -45,22 +48,23 @@ class AutoreplyPatch(RestrictionsInput):
         "Subject for senders of the same domain, at most 2 KiB. Null: `subject`."
     )
     internal_text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text for senders of the same domain, at most 128 KiB. If this and `internalHtml` "
-        "are null, they get the same reply as others."
+        "Plain text for senders of the same domain, at most 128 KiB. If `internalText` and "
+        "`internalHtml` are both null, these senders get `text` and `html`."
     )
     internal_html: strawberry.Maybe[str | None] = attribute_field(
-        "HTML for senders of the same domain, at most 128 KiB. If this and `internalText` are "
-        "null, they get the same reply as others."
+        "HTML for senders of the same domain, at most 128 KiB. If `internalText` and "
+        "`internalHtml` are both null, these senders get `text` and `html`."
     )
     starts_at: strawberry.Maybe[datetime | None] = attribute_field(
         "Start of the period of replies. Null: replies start at once."
     )
     ends_at: strawberry.Maybe[datetime | None] = attribute_field(
-        "End of the period of replies. Null: no end."
+        "End of the period of replies, after `startsAt`. Null: no end."
     )
     addresses: strawberry.Maybe[list[EmailAddress] | None] = attribute_field(
-        "Addresses of the user to which mail is answered, at most 50. Null: mail to any address "
-        "is answered."
+        "Addresses of the user to which mail is answered, at most 50. They can be set "
+        "for one user only, and not for the autoreply of an address. An empty list is an "
+        "error. Null: mail to any address is answered."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
         "Minimum time between two replies to one sender, PT1H to P366D. Null: the setting "
@@ -99,16 +103,18 @@ class AutoreplySetPayload(UserSelectionPayload):
 @strawberry.type
 class AutoreplyMutation:
     @mutation(
-        "Creates or changes the autoreplies of users. If texts or times change, or an autoreply is "
-        "turned on, each sender gets a reply again.",
+        "Creates or changes the autoreplies of users, all or none. If subjects, texts or "
+        "times change, or "
+        "an autoreply is turned on, senders who already got a reply get one again.",
         scope=Scope.SETTINGS,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def autoreply_set(self, info: Info, input: AutoreplySetInput) -> AutoreplySetPayload:
         ctx = info.context
         keys = await autoreplies.set_autoreplies(
             ctx, user_selector_from_selection(input.users), input.set.to_column_values()
         )
-        replies = await ctx.load_many(autoreplies.load_autoreplies_by_user, keys)
+        replies = await ctx.load_many(autoreplies.load_visible_autoreplies_by_user, keys)
         rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)
         return AutoreplySetPayload(
             autoreplies=[Autoreply.from_row(reply) for reply in replies if reply],
@@ -116,7 +122,10 @@ class AutoreplyMutation:
         )
 
     @mutation(
-        "Deletes the autoreplies of users with their texts and periods.", scope=Scope.SETTINGS
+        "Deletes the autoreplies of users with their texts and periods, all or none. A user "
+        "without an autoreply is no error.",
+        scope=Scope.SETTINGS,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def autoreply_delete(self, info: Info, input: AutoreplyDeleteInput) -> UsersPayload:
         ctx = info.context

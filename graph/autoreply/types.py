@@ -32,17 +32,24 @@ TEXT_FIELDS = {
     for name in ("subject", "text", "html")
 }
 SENDER_ARGUMENT = strawberry.argument(
-    description="Sender to reply to. Default: the sender of `message`."
+    description="Sender to reply to. Default: the envelope sender of `message`. Required without "
+    "`message`."
 )
 SUBJECT_ARGUMENT = strawberry.argument(
     description="Original subject. Default: the subject of `message`."
 )
 TO_ARGUMENT = strawberry.argument(
-    description="Recipient address of the user. Default: the recipient of `message`, else the main "
-    "address."
+    description=(
+        "Recipient address of the user, or the forwarding address of the autoreply; another "
+        "one is NOT_FOUND. Default: the recipient of `message`, else the main "
+        "address."
+    )
 )
 MESSAGE_ARGUMENT = strawberry.argument(
-    description="Stored message to preview the reply for. Default: no message."
+    description=(
+        "Stored message to preview the reply for. It must belong to the user of the "
+        "autoreply, and the caller must be able to read it. Default: no message."
+    )
 )
 
 
@@ -55,18 +62,23 @@ class AutoreplyPreview:
         "True if the sender is in the domain of the user or address, or in an alias of it."
     )
     from_: EmailAddress | None = attribute_field(
-        "Address in the header field From of the reply.", name="from"
+        "Address in the header field From of the automatic reply. Null: there is no address or no "
+        "sender to reply to.",
+        name="from",
     )
-    from_name: str | None = attribute_field("Display name in the header field From of the reply.")
+    from_name: str | None = attribute_field(
+        "Display name in the header field From of the automatic reply. Null: none."
+    )
     to: EmailAddress | None = attribute_field(
-        "Address in the header field To of the reply. Null: there is no sender to reply to."
+        "Address in the header field To of the automatic reply. Null: there is no sender to reply "
+        "to."
     )
-    subject: str = attribute_field("Subject of the reply.")
+    subject: str = attribute_field("Subject of the automatic reply.")
     text: str | None = attribute_field(
-        "Plain text of the reply. It is made from the HTML if only that is set. Null: there is no "
-        "text."
+        "Plain text of the automatic reply. It is made from the HTML if only that is set. Null: "
+        "there is no text."
     )
-    html: str | None = attribute_field("HTML of the reply. Null: there is none.")
+    html: str | None = attribute_field("HTML of the automatic reply. Null: there is none.")
 
     @classmethod
     def from_preview(cls, reply_preview: AutoreplyPreviewResult) -> "AutoreplyPreview":
@@ -98,12 +110,12 @@ class Autoreply(NodeView):
         "Subject for senders of the same domain. Null: `subject`."
     )
     internal_text: str | None = attribute_field(
-        "Plain text for senders of the same domain. If this and `internalHtml` are null, they get "
-        "the same reply as others."
+        "Plain text for senders of the same domain. If `internalText` and `internalHtml` are both "
+        "null, these senders get `text` and `html`."
     )
     internal_html: str | None = attribute_field(
-        "HTML for senders of the same domain. If this and `internalText` are null, they get the "
-        "same reply as others."
+        "HTML for senders of the same domain. If `internalText` and `internalHtml` are both null, "
+        "these senders get `text` and `html`."
     )
     starts_at: datetime | None = attribute_field(
         "Start of the period of replies. Null: replies start at once."
@@ -122,7 +134,7 @@ class Autoreply(NodeView):
         "Time when the autoreply was first set. Null: it was never set."
     )
 
-    load_batch = staticmethod(autoreplies.load_autoreplies_by_id)
+    load_batch = staticmethod(autoreplies.load_visible_autoreplies_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Autoreply"),
         **RULE_FIELDS,

@@ -14,20 +14,21 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import AtomicExclusion, mutation
-from graph.types.object_references import ObjectRef, load_ids_from_refs
+from graph.types.object_references import ObjectRef, resolve_ids_from_refs_or_raise
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from mail.tls.acme_client import RevocationReason
 from mail.tls.pem_certificates import CertificateInput
-from models.store.keyset_pages import Cursor
+from models.certificates import AcmeState
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
-from resolvers.certificates import acme_revocation, certificates
-from resolvers.certificates.certificates import (
-    CURSOR_KIND,
-    CertificateConditions,
-    CertificateValues,
-)
+from resolvers.certificates import acme_revocation
+from resolvers.certificates import loaders as certificate_loaders
+from resolvers.certificates import mutations as certificate_mutations
+from resolvers.certificates.loaders import CertificateConditions, CertificateOrder
+from resolvers.certificates.mutations import CertificateValues
+from resolvers.certificates.stored_certificates import next_order_time
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
@@ -40,7 +41,7 @@ def _fingerprint_with_colons(fingerprint: str | None) -> str | None:
 
 
 @strawberry.type(
-    description="A TLS certificate chain with its private key for a server name (SNI, RFC "
+    description="TLS certificate chain with its private key for a server name (SNI, RFC "
     "6066). It also serves other names in it that have no certificate "
     "themselves.",
     directives=[Auth(role=Role.ADMIN)],
@@ -54,12 +55,13 @@ class Certificate(NodeView):
     )
     description: str | None = attribute_field("Description for administrators. Null: none.")
     fingerprint: str | None = attribute_field(
-        "SHA-1 fingerprint of the certificate in hex, with a colon after each byte. "
+        "SHA-1 fingerprint of the certificate in lower-case hex, with a colon after each byte but "
+        "the last. "
         "Null: no certificate was issued yet."
     )
     fingerprint_sha256: str | None = attribute_field(
-        "SHA-256 fingerprint of the certificate in hex, with a colon after each "
-        "byte. Null: no certificate was issued yet."
+        "SHA-256 fingerprint of the certificate in lower-case hex, with a colon after each byte "
+        "but the last. Null: no certificate was issued yet."
     )
     issuer: str | None = attribute_field(
         "Distinguished name of the issuer, such as CN=R11,O=Let's Encrypt,C=US. "
@@ -71,7 +73,17 @@ class Certificate(NodeView):
     acme_names: list[str] = attribute_field(
         "Names that ACME orders in addition to serverName, in ASCII form."
     )
-    acme_state: str | None = attribute_field("Last step or error of ACME, as text. Null: none.")
+    acme_state: AcmeState | None = attribute_field(
+        "State of the order by ACME. Null: ACME does not order this certificate."
+    )
+    acme_error: str | None = attribute_field(
+        "Text of the last failed order: the problem detail of the authority (RFC 8555), or what "
+        "failed. Null: no order failed since the last success or the last `certificateRenew`."
+    )
+    acme_next_order_at: datetime | None = attribute_field(
+        "Time of the next order by ACME: of the renewal, or of the retry after a failure. Null: "
+        "no order is planned, or one is in progress."
+    )
     created_at: datetime = attribute_field(
         "Time when the certificate was first stored for the server name."
     )
@@ -83,17 +95,20 @@ class Certificate(NodeView):
         "Time when the certificate expires. Null: no certificate was issued yet."
     )
 
-    load_batch = staticmethod(certificates.load_visible_certificates_by_id)
+    load_batch = staticmethod(certificate_loaders.load_visible_certificates_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Certificate"),
         "fingerprint": DerivedField(("sha1",), _fingerprint_with_colons),
         "fingerprint_sha256": DerivedField(("sha256",), _fingerprint_with_colons),
+        "acme_next_order_at": DerivedField(
+            ("acme_state", "acme_renew_at", "acme_next_at"), next_order_time
+        ),
         "starts_at": DerivedField(("not_before",), lambda at: at),
         "expires_at": DerivedField(("not_after",), lambda at: at),
     }
 
 
-@strawberry.input(one_of=True, description="Names one certificate.")
+@strawberry.input(one_of=True, description="Reference to one certificate.")
 class CertificateRef(ObjectRef):
     server_name: strawberry.Maybe[str] = attribute_field(
         "The `serverName` of the certificate, in Unicode or ASCII form."
@@ -102,10 +117,13 @@ class CertificateRef(ObjectRef):
 
 @strawberry.input(description="Conditions on certificates.")
 class CertificateFilter(ConditionsInput):
-    query: str | None = attribute_field("Part of the server name, in any case.", default=UNSET)
+    query: str | None = attribute_field(
+        "Returns only certificates whose server name contains this text (case is ignored).",
+        default=UNSET,
+    )
     include_alt_names: bool | None = attribute_field(
-        "Compares `query` with all names in the certificate. A wildcard name "
-        "matches the names that it covers. Default: false.",
+        "True compares `query` with all names in the certificate. A wildcard name matches the "
+        "names that it covers. Default: false.",
         default=UNSET,
     )
 
@@ -126,28 +144,34 @@ class CertificateSetInput(Options):
         default=UNSET,
     )
     acme: bool | None = attribute_field(
-        "Orders and renews the certificate by ACME (RFC 8555). A certificate in the "
-        "input is served until then. False stops the renewal.",
-        default=False,
+        "True orders and renews the certificate by ACME (RFC 8555): now, or at the "
+        "renewal time of a present certificate that has all names. A present certificate "
+        "is served until then. Nothing is ordered until `acme.termsAgreed` is set. False "
+        "stops the renewal. Default: unchanged; false for a new server "
+        "name.",
+        default=UNSET,
     )
     acme_names: list[str] | None = attribute_field(
-        "Names that ACME orders in addition to serverName: at most 100 with it. "
-        "Names that the certificate does not contain are ordered at once. Refused "
-        "without acme. Default: unchanged.",
+        "Names that ACME orders in addition to `serverName`: at most 99, without "
+        "wildcards. If the certificate "
+        "lacks one of them, a new certificate is ordered at once. Refused if ACME is off. Default: "
+        "unchanged. `acme: false` removes the names.",
         default=UNSET,
     )
     private_key: str | None = attribute_field(
         "Private key in PEM, not encrypted: RSA with at least 2,048 bits, ECDSA or "
-        "EdDSA. Default: the key in cert, else the stored key.",
+        "EdDSA. Default: the key in `cert`, else the stored key. Refused without `cert`.",
         default=UNSET,
     )
     cert: str | None = attribute_field(
         "Certificate in PEM, or a bundle of private key, certificate and chain in "
-        "any order. Default: unchanged.",
+        "any order. Default: unchanged. Required for a new server name unless `acme` is true.",
         default=UNSET,
     )
     ca: list[str] | None = attribute_field(
-        "Intermediate certificates in PEM, if cert does not contain the chain.", default=UNSET
+        "Intermediate certificates in PEM, if `cert` does not contain the chain. Refused "
+        "without `cert`.",
+        default=UNSET,
     )
 
 
@@ -160,11 +184,15 @@ class CertificatePayload(MutationPayload):
 
 @strawberry.input(description="Input of certificateDelete.")
 class CertificateDeleteInput(Options):
-    certificates: list[CertificateRef] = attribute_field("The certificates to delete.")
+    certificates: list[CertificateRef] = attribute_field(
+        "Certificates to delete, at most 1,000 by default."
+    )
     revoke: RevocationReason | None = attribute_field(
         "Revokes the certificates at their ACME authorities first, with this "
-        f"reason: at most {acme_revocation.MAX_REVOCATIONS}. If a revocation fails, "
-        "no certificate is deleted, and acmeState names the revoked ones. Default: "
+        f"reason: at most {acme_revocation.MAX_REVOCATIONS}. CONFLICT if ACME did not "
+        "issue one of them, or the setting `acme.termsAgreed` is off. If a revocation "
+        "fails, "
+        "no certificate is deleted, and the revoked ones have `acmeState: REVOKED`. Default: "
         "not revoked.",
         default=UNSET,
     )
@@ -184,7 +212,9 @@ class CertificateDeletePayload(MutationPayload):
 
 @strawberry.input(description="Input of certificateRenew.")
 class CertificateRenewInput(Options):
-    certificates: list[CertificateRef] = attribute_field("The certificates to renew.")
+    certificates: list[CertificateRef] = attribute_field(
+        "Certificates to renew, at most 1,000 by default."
+    )
 
 
 @strawberry.type(description="Payload of certificateRenew.")
@@ -197,7 +227,7 @@ class CertificatesPayload(MutationPayload):
 @strawberry.type
 class CertificateQuery:
     @query(
-        "Returns one certificate. Null: there is no such certificate.",
+        "Returns a TLS certificate by ID or server name. Null if there is none.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -205,16 +235,16 @@ class CertificateQuery:
         if by.id:
             key = global_ids.decode("Certificate", by.id.value, path="by")
             return Certificate.from_row_or_none(
-                await info.context.load(certificates.load_visible_certificates_by_id, key)
+                await info.context.load(certificate_loaders.load_visible_certificates_by_id, key)
             )
         return Certificate.from_row_or_none(
-            await certificates.find_certificate_by_server_name(
+            await certificate_loaders.find_visible_certificate_by_server_name(
                 info.context, maybe_value(by.server_name)
             )
         )
 
     @query(
-        "Returns certificates. Oldest first.",
+        "Returns the TLS certificates of the platform.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -222,37 +252,49 @@ class CertificateQuery:
         self,
         info: Info,
         filter: CertificateFilter | None = UNSET,
+        order_by: CertificateOrder = CertificateOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Certificate]:
         conditions = filter.to_conditions() if filter else CertificateConditions()
-        requested_page = page_request(CURSOR_KIND, first, after, last, before)
+        list_ordering = ordering_name(
+            f"certificates-{order_by}",
+            None if conditions == CertificateConditions() else conditions,
+        )
+        list_order = certificate_loaders.LIST_ORDERS[order_by]
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Certificate,
-            await certificates.read_certificate_page(
-                info.context, conditions, requested_page, selected_columns(info, Certificate)
+            await certificate_loaders.read_visible_certificate_page(
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, Certificate),
+                order_by,
             ),
-            lambda row: Cursor(CURSOR_KIND, row.created_at, row.id),
-            lambda: certificates.count_certificates(info.context, conditions),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: certificate_loaders.count_visible_certificates(info.context, conditions),
         )
 
 
 @strawberry.type
 class CertificateMutation:
     @mutation(
-        "Creates or replaces the certificate of a server name. New connections use "
-        "it at once, without a restart. The private key must belong to the "
-        "certificate and is never returned.",
+        "Stores a certificate for a server name, or changes the stored one, its "
+        "description or its ACME settings. New connections use a stored certificate at "
+        "once, without a restart. A certificate by ACME follows later. The private key "
+        "must belong to the certificate and is never "
+        "returned. The platform has at most 2,000 certificates.",
         **WRITE_GUARD,
     )
     async def certificate_set(self, info: Info, input: CertificateSetInput) -> CertificatePayload:
-        key, notices = await certificates.set_certificate(
-            info.context, _certificate_request_from_input(input)
+        key, notices = await certificate_mutations.set_certificate(
+            info.context, _certificate_values_from_input(input)
         )
-        row = await info.context.load(certificates.load_visible_certificates_by_id, key)
+        row = await info.context.load(certificate_loaders.load_visible_certificates_by_id, key)
         warnings = [
             types_errors.Warning(code=notice.code, message=notice.message, path=[notice.field])
             for notice in notices
@@ -260,15 +302,16 @@ class CertificateMutation:
         return CertificatePayload(certificate=Certificate.from_row_or_none(row), warnings=warnings)
 
     @mutation(
-        "Deletes certificates, all or none. Open connections are not affected.",
-        atomic_exclusion=AtomicExclusion("a revocation", lambda given: bool(given.revoke)),
+        "Deletes certificates and their private keys, all or none. Open connections are not "
+        "affected.",
+        atomic_exclusion=AtomicExclusion("A revocation", lambda given: bool(given.revoke)),
         **WRITE_GUARD,
     )
     async def certificate_delete(
         self, info: Info, input: CertificateDeleteInput
     ) -> CertificateDeletePayload:
-        keys = await _load_ids(info, input.certificates)
-        revoked = await certificates.delete_certificates(
+        keys = await _resolve_certificate_ids_or_raise(info, input.certificates)
+        revoked = await certificate_mutations.delete_certificates_and_return_revoked_ids(
             info.context, keys, value_or_none(input.revoke)
         )
         return CertificateDeletePayload(
@@ -277,33 +320,38 @@ class CertificateMutation:
         )
 
     @mutation(
-        "Starts the renewal of certificates by ACME now, all or none, even after "
-        "failures. acmeState shows the result.",
+        "Queues the renewal of certificates by ACME now, all or none, even after failures. "
+        "CONFLICT if ACME does not manage one of them. Nothing is ordered until the "
+        "setting `acme.termsAgreed` is on. The private key stays. `acmeState` and "
+        "`acmeError` show the "
+        "result later.",
         **WRITE_GUARD,
     )
     async def certificate_renew(
         self, info: Info, input: CertificateRenewInput
     ) -> CertificatesPayload:
-        keys = await _load_ids(info, input.certificates)
-        await certificates.schedule_renewals_now(info.context, keys)
+        keys = await _resolve_certificate_ids_or_raise(info, input.certificates)
+        await certificate_mutations.schedule_renewals_now(info.context, keys)
         rows: Sequence[Any] = await info.context.load_many(
-            certificates.load_visible_certificates_by_id, keys
+            certificate_loaders.load_visible_certificates_by_id, keys
         )
         return CertificatesPayload(certificates=[Certificate.from_row(row) for row in rows if row])
 
 
-async def _load_ids(info: Info, refs: Sequence[CertificateRef]) -> list[int]:
+async def _resolve_certificate_ids_or_raise(
+    info: Info, refs: Sequence[CertificateRef]
+) -> list[int]:
     """Return the row IDs of references. Raises NotFound if a server name has no certificate."""
-    return await load_ids_from_refs(
+    return await resolve_ids_from_refs_or_raise(
         info,
         refs,
         "certificates",
         name_field="server_name",
-        load_ids=certificates.load_ids_by_server_name,
+        load_ids=certificate_loaders.load_visible_ids_by_server_name,
     )
 
 
-def _certificate_request_from_input(input: CertificateSetInput) -> CertificateValues:
+def _certificate_values_from_input(input: CertificateSetInput) -> CertificateValues:
     """Convert the input to the request to store a certificate or to get it by ACME."""
     cert, key, ca = (
         value_or_none(input.cert),
@@ -317,7 +365,7 @@ def _certificate_request_from_input(input: CertificateSetInput) -> CertificateVa
     return CertificateValues(
         input.server_name,
         certificate,
-        bool(input.acme),
+        value_or_none(input.acme),
         value_or_none(input.description),
         has_description,
         None if names is None else tuple(names),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import strawberry
@@ -9,14 +10,16 @@ from strawberry import UNSET
 
 from graph.changes.types import ChangeBatch
 from graph.types.fields import Info, query, subscription
+from graph.types.object_access import DOMAINS, MANAGED, OWN_OR_SHARED
 from graph.types.references import (
     DomainRef,
     MailboxRef,
     UserRef,
     domain_selector_from_ref,
     is_given,
-    load_named_user_id,
     mailbox_selector_from_ref,
+    mailbox_selectors_from_refs,
+    require_visible_user_id_if_named,
 )
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
@@ -24,7 +27,7 @@ from models.errors import InvalidInput, require_found
 from models.events.event_types import DOMAIN_EVENT_TYPES, EventType
 from models.events.journal import StreamPositions
 from models.mailboxes.shares import ShareRight
-from models.users.roles import Role, Scope
+from models.users.roles import AdminPermission, Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.changes import managed_streams
@@ -35,7 +38,12 @@ from resolvers.changes.stream_reader import (
     read_event_page,
 )
 from resolvers.changes.visible_streams import SelectStreams
-from resolvers.mailboxes.loaders import load_by_selectors, require_own_or_shared_mailbox
+from resolvers.domains.loaders import DomainIdOrName
+from resolvers.mailboxes.loaders import (
+    load_visible_by_ids,
+    load_visible_by_selectors,
+    require_own_or_shared_mailbox,
+)
 
 DEFAULT_DEBOUNCE = timedelta(milliseconds=50)
 MAX_DEBOUNCE = timedelta(minutes=1)
@@ -46,9 +54,11 @@ MAX_PAGE_SIZE = 1000  # events per page
 ResumeArgument = Annotated[
     Cursor | None,
     strawberry.argument(
-        description="Streams events after this position, first the missed ones. Default: only "
-        "events from "
-        "the time of the request on."
+        description="Streams events after this position, first the missed ones. If these are no "
+        "longer kept, or more than 10,000 (by default), one event RESYNC replaces them. "
+        "The header "
+        "Last-Event-ID of SSE has precedence. Default: only events from the time of the request "
+        "on."
     ),
 ]
 
@@ -58,10 +68,31 @@ async def _stream_selector_of_account(info: Info, user_ref: UserRef | None) -> S
 
     Raises NotFound if the viewer can't see the user.
     """
-    key = await load_named_user_id(info, user_ref)
+    key = await info.context.resolve_once(
+        "user", partial(require_visible_user_id_if_named, info, user_ref)
+    )
     return managed_streams.selector_of_user_stream(
         None if key == info.context.viewer.user_id else key
     )
+
+
+async def _domain_stream_selector(
+    info: Info,
+    domain: DomainIdOrName | None,
+    event_types: frozenset[EventType],
+    path: Sequence[str],
+) -> SelectStreams:
+    """Return the function that lists the streams of a domain, or of all administered ones.
+
+    Raises NotFound if the viewer doesn't administer the domain.
+    """
+    domain_id = None
+    if domain is not None:
+        load_id = partial(managed_streams.load_administered_domain_id, path=path)
+        domain_id = await info.context.resolve_once(
+            "domain", partial(load_id, info.context, domain)
+        )
+    return managed_streams.selector_of_domain_streams(domain_id, event_types, path=path)
 
 
 def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
@@ -69,17 +100,18 @@ def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
 
     The position that the transport was given has precedence over the argument.
     """
-    trail = info.context.subscription_start
-    if trail and trail.last_seen:
-        return trail.last_seen
+    if info.context.last_seen_position:
+        return info.context.last_seen_position
     return after if isinstance(after, dict) else None
 
 
-def _check_item_count(items: Sequence[object] | None, argument_name: str) -> None:
+def _require_few_items(items: Sequence[object] | None, argument_name: str) -> None:
     """Raise Invalid if a list argument has too many items."""
     if len(items or ()) > MAX_FILTER_ITEMS:
         raise InvalidInput(
-            f"at most {MAX_FILTER_ITEMS}", constraint=ValidationConstraint.MAX, path=[argument_name]
+            f"At most {MAX_FILTER_ITEMS} items are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=[argument_name],
         )
 
 
@@ -94,7 +126,7 @@ def _optional_frozenset(items: list[Any] | None) -> frozenset[Any] | None:
     return frozenset(items or ()) if is_given(items) else None
 
 
-async def _load_mailbox_ids(
+async def _resolve_mailbox_ids_or_raise(
     info: Info, refs: Sequence[MailboxRef] | None, user_ref: UserRef | None
 ) -> frozenset[int] | None:
     """Load the IDs of mailboxes of an account, by default of the viewer; None without a list.
@@ -103,27 +135,46 @@ async def _load_mailbox_ids(
     """
     if not is_given(refs):
         return None
-    selectors = [
-        mailbox_selector_from_ref(ref, path="mailboxes", index=nth)
-        for nth, ref in enumerate(refs or ())
+    selectors = mailbox_selectors_from_refs(refs)
+    named_selectors = [
+        (nth, selector) for nth, selector in enumerate(selectors) if selector.id is None
     ]
-    named = [(nth, one) for nth, one in enumerate(selectors) if one.id is None]
-    ids = {one.id for one in selectors if one.id is not None}
-    if named:
-        owner_id = await load_named_user_id(info, user_ref) or require_user_id(info.context)
-        rows = await info.context.load_many(
-            load_by_selectors, [(owner_id, selector) for _, selector in named]
+    ids = {selector.id for selector in selectors if selector.id is not None}
+    if named_selectors:
+        owner_id = await require_visible_user_id_if_named(info, user_ref) or require_user_id(
+            info.context
         )
-        for (nth, selector), row in zip(named, rows, strict=True):
+        rows = await info.context.load_many(
+            load_visible_by_selectors, [(owner_id, selector) for _, selector in named_selectors]
+        )
+        for (nth, selector), row in zip(named_selectors, rows, strict=True):
             ids.add(require_found(row, str(selector), path=["mailboxes", str(nth)]).id)
     return frozenset(ids)
+
+
+async def _require_mailbox_id(info: Info, mailbox: MailboxRef) -> int:
+    """Return the ID of an own or shared mailbox. Raises NotFound, or Forbidden without LOOKUP."""
+    row = await require_own_or_shared_mailbox(
+        info.context, mailbox_selector_from_ref(mailbox), ShareRight.LOOKUP
+    )
+    return int(row.id)
+
+
+async def _is_visible_mailbox(info: Info, mailbox_id: int) -> bool:
+    (row,) = await load_visible_by_ids(info.context, [mailbox_id])
+    return row is not None
 
 
 @strawberry.type
 class ChangeQuery:
     @query(
-        "The events of the subscription by polling (delta sync), also from far behind.",
+        "Returns the events of an account after a position, at most `first`, without waiting: "
+        "the same as the subscription `changes`, for clients that poll. If the position "
+        "is unknown or from before a restore, returns one ResyncChange. So it does if "
+        "the events are no longer kept: by default 30 days, and 100,000 for each user. A "
+        "position of another user is an error.",
         scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def changes(
         self,
@@ -135,19 +186,29 @@ class ChangeQuery:
                 "`ChangeBatch.cursor` or `journalCursor` of a payload."
             ),
         ],
-        user: UserRef | None = UNSET,
+        user: Annotated[
+            UserRef | None,
+            strawberry.argument(
+                description="User whose events are returned. Default: the signed-in user."
+            ),
+        ] = UNSET,
         types: list[EventType] | None = UNSET,
         first: Annotated[
-            int, strawberry.argument(description=f"How many events at most: 1 to {MAX_PAGE_SIZE}.")
+            int,
+            strawberry.argument(
+                description=f"Largest number of events to read, 1 to {MAX_PAGE_SIZE:,}. Events "
+                "that `types` leaves out count, so fewer can be returned. "
+                f"Default: {DEFAULT_PAGE_SIZE}."
+            ),
         ] = DEFAULT_PAGE_SIZE,
     ) -> ChangeBatch:
         if not 0 < first <= MAX_PAGE_SIZE:
             raise InvalidInput(
-                f"first is 1 to {MAX_PAGE_SIZE}",
+                f"`first` must be from 1 to {MAX_PAGE_SIZE}.",
                 constraint=ValidationConstraint.PAGE,
                 path=["first"],
             )
-        _check_item_count(types, "types")
+        _require_few_items(types, "types")
         position = after if isinstance(after, dict) else {}
         request = FollowRequest(
             position,
@@ -161,16 +222,22 @@ class ChangeQuery:
 @strawberry.type
 class ChangeSubscription:
     @subscription(
-        "All changes of one account after a position: missed, then live. Of the viewer's with "
-        "what is shared with it; of another's for administrators who may act as the user. "
-        "debounce = least time between two batches.",
+        "Returns the events of an account: first the missed ones after `after`, then new ones as "
+        "they are committed. For the signed-in user they include events of mailboxes "
+        "that others share. A batch can be empty: it then only reports a new position.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def changes(
         self,
         info: Info,
-        user: UserRef | None = UNSET,
+        user: Annotated[
+            UserRef | None,
+            strawberry.argument(
+                description="User whose events are returned. Default: the signed-in user."
+            ),
+        ] = UNSET,
         after: ResumeArgument = UNSET,
         types: list[EventType] | None = UNSET,
         mailboxes: list[MailboxRef] | None = UNSET,
@@ -178,22 +245,27 @@ class ChangeSubscription:
         coalesce: Annotated[
             bool,
             strawberry.argument(
-                description="Whether a batch has only the last of several equal changes of a "
-                "message, submission or task."
+                description="True leaves out an event MESSAGE_UPDATED, SUBMISSION_CHANGED or "
+                "TASK_CHANGED if its batch has a later one of the same type, object and origin. "
+                "The later one differs at most in flags and MODSEQ. Default: false."
             ),
         ] = False,
     ) -> AsyncIterator[ChangeBatch]:
         window = debounce if isinstance(debounce, timedelta) else DEFAULT_DEBOUNCE
         if not timedelta(0) <= window <= MAX_DEBOUNCE:
             raise InvalidInput(
-                "at most a minute", constraint=ValidationConstraint.MAX, path=["debounce"]
+                "The time must be at most 1 minute.",
+                constraint=ValidationConstraint.MAX,
+                path=["debounce"],
             )
-        _check_item_count(types, "types")
-        _check_item_count(mailboxes, "mailboxes")
+        _require_few_items(types, "types")
+        _require_few_items(mailboxes, "mailboxes")
         request = FollowRequest(
             resume_position_or_now(info, after),
             _optional_frozenset(types),
-            await _load_mailbox_ids(info, mailboxes, user),
+            await info.context.resolve_once(
+                "mailboxes", partial(_resolve_mailbox_ids_or_raise, info, mailboxes, user)
+            ),
             window,
             await _stream_selector_of_account(info, user),
             folds_events=coalesce,
@@ -202,36 +274,46 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Changes of one folder, own or shared, and of the messages in it. It ends when the "
-        "folder is gone.",
+        "Returns events of one mailbox and of the messages in it. If another user shares "
+        "the mailbox without the right READ, events of messages are left out. Ends when "
+        "the mailbox is "
+        "deleted or no longer shared with the caller.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
+        access=OWN_OR_SHARED,
     )
     async def mailbox_changes(
         self,
         info: Info,
         mailbox: Annotated[
             MailboxRef,
-            strawberry.argument(description="The mailbox: own by any reference, shared by ID."),
+            strawberry.argument(
+                description="Mailbox to follow. A mailbox of another user is named by its ID."
+            ),
         ],
         after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        row = await require_own_or_shared_mailbox(
-            info.context, mailbox_selector_from_ref(mailbox), ShareRight.LOOKUP
+        mailbox_id = await info.context.resolve_once(
+            "mailbox", partial(_require_mailbox_id, info, mailbox)
         )
         request = FollowRequest(
-            resume_position_or_now(info, after), mailbox_ids=frozenset({row.id})
+            resume_position_or_now(info, after), mailbox_ids=frozenset({mailbox_id})
         )
         async for batch in follow_changes(info.context, request):
             yield ChangeBatch.from_batch(batch, info.context.environment.now())
             if any(event.type is EventType.MAILBOX_DELETED for event in batch.events):
                 return
+            if batch.resync_reason and not await _is_visible_mailbox(info, mailbox_id):
+                return
 
     @subscription(
-        "Changes of accounts and their addresses in the domains the viewer is in charge of, for "
-        "administration screens. Without a domain in the filter at most 99 are followed.",
+        "Returns events of users and of addresses, also of addresses without a user, in "
+        "the domains that the caller administers. For an ADMIN these are all users and "
+        "addresses. Refused without a domain in the filter if the caller "
+        "administers more than 99 domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=DOMAINS,
     )
     async def user_changes(
         self,
@@ -239,17 +321,21 @@ class ChangeSubscription:
         filter: Annotated[
             UserFilter | None,
             strawberry.argument(
-                description="Conditions of the users whose changes are streamed. Default: all "
-                "users."
+                description=(
+                    "Conditions on the users whose events are returned. Events of deleted "
+                    "users and of addresses without a user are returned in any case. "
+                    "Default: all users."
+                )
             ),
         ] = UNSET,
         after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
         conditions = (filter or UserFilter()).to_conditions()
-        stream_source = managed_streams.selector_of_domain_streams(
+        stream_source = await _domain_stream_selector(
+            info,
             conditions.domain,
             managed_streams.USER_AND_ADDRESS_EVENT_TYPES,
-            path=["filter", "domain"],
+            ["filter", "domain"],
         )
         event_filter = managed_streams.user_event_filter_ignoring_domain(conditions)
         async for batch in _follow_batches(
@@ -263,17 +349,25 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Changes of users, addresses, domain records and sender rules of domains: of one domain, "
-        "or of all the viewer is in charge of, at most 99.",
+        "Returns events of users, addresses, sender rules, resources and the domain "
+        "itself, of one domain or of all domains that the caller administers. "
+        "DOMAIN_UPDATED also reports changes of alias "
+        "domains, BCC rules, recipient rewrites and rate limits of the domain. Without `domain`, "
+        "a caller who administers "
+        "more than 99 domains is refused.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=DOMAINS,
     )
     async def domain_changes(
         self,
         info: Info,
         domain: Annotated[
             DomainRef | None,
-            strawberry.argument(description="Default: all domains that the viewer administers."),
+            strawberry.argument(
+                description="Domain whose events are returned. Default: all domains that the "
+                "caller administers."
+            ),
         ] = UNSET,
         after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
@@ -282,10 +376,11 @@ class ChangeSubscription:
             | DOMAIN_EVENT_TYPES
             | managed_streams.DOMAIN_RULE_EVENT_TYPES
         )
-        stream_source = managed_streams.selector_of_domain_streams(
+        stream_source = await _domain_stream_selector(
+            info,
             domain_selector_from_ref(domain, path="domain") if domain else None,
             event_types,
-            path=["domain"],
+            ["domain"],
         )
         async for batch in _follow_batches(
             info, FollowRequest(resume_position_or_now(info, after), select_streams=stream_source)

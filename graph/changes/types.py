@@ -8,7 +8,7 @@ import strawberry
 from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.mailboxes.types import Mailbox
 from graph.messages.types import Message
-from graph.nodes import load_node
+from graph.nodes import load_visible_node
 from graph.submission.types import Submission
 from graph.types import global_ids
 from graph.types.errors import attribute_field
@@ -30,20 +30,31 @@ def _user_from_row(row: Any) -> User | None:
     return User.from_row_or_none(row)
 
 
-@strawberry.interface(description="One event.")
+@strawberry.interface(description="Event: a committed change of an account or domain.")
 class Change:
     row: strawberry.Private[JournalEvent]
-    cursor: Cursor = attribute_field("Resume after this.")
-    at: datetime = attribute_field("Committed.")
-    type: EventType = attribute_field("What happened.")
+    cursor: Cursor = attribute_field(
+        "Position in the event journal after this event. A stream that resumes with it continues "
+        "after this event."
+    )
+    at: datetime = attribute_field(
+        "Time when the change was committed; of a ResyncChange, the time of the notice."
+    )
+    type: EventType = attribute_field("Type of the event.")
     user: User | None = link(
         "stream_id",
         user_loaders.load_visible_users_by_id,
         _user_from_row,
-        description="Whose account.",
+        description=(
+            "User whose account changed. Null if the caller can't see the user, or the event "
+            "belongs to no account. Always null in `userChanges` and `domainChanges`: see "
+            "`AccountChange.node`."
+        ),
     )
     origin: str | None = attribute_field(
-        "Session id or idempotency key of the cause, to recognise one's own echo."
+        "`sessionId` or idempotency key of the request that caused the event, so that a client "
+        "recognizes its own changes. Null: there was none, or the event belongs to a domain or to "
+        "another user's account."
     )
 
 
@@ -58,18 +69,43 @@ def _common_change_fields(event: JournalEvent) -> dict[str, Any]:
     }
 
 
-@strawberry.type(description="Folder made, changed, renamed, deleted.")
+@strawberry.type(
+    description="Event about a mailbox: it was created, changed, renamed, deleted, shared or no "
+    "longer shared."
+)
 class MailboxChange(Change):
-    mailbox_id: strawberry.ID = attribute_field("Also after deletion.")
+    mailbox_id: strawberry.ID = attribute_field(
+        "Global ID of the mailbox, also after its deletion."
+    )
     mailbox: Mailbox | None = link(
         "object_id",
         mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
-        description="As it is now, null when deleted.",
+        description="Mailbox in its current state. Null if it was deleted or the caller can't see "
+        "it.",
     )
-    path: str | None = attribute_field("Path after the event.")
-    old_path: str | None = attribute_field("Path before a renaming.")
-    modseq: BigInt = attribute_field("Modification sequence of the event.")
+    message_count: BigInt | None = link(
+        "object_id",
+        mailbox_loaders.load_visible_by_ids,
+        lambda row: row and BigInt(row.message_count),
+        description="Number of messages in the mailbox when the event is read. Null if `mailbox` "
+        "is null.",
+    )
+    unseen_count: BigInt | None = link(
+        "object_id",
+        mailbox_loaders.load_visible_by_ids,
+        lambda row: row and BigInt(row.unseen_count),
+        description="Number of messages without the flag \\Seen in the mailbox when the event is "
+        "read. Null if `mailbox` is null.",
+    )
+    path: str | None = attribute_field(
+        "Path of the mailbox after the event; for a deletion, the last one. Null for most events "
+        "MAILBOX_UPDATED."
+    )
+    old_path: str | None = attribute_field(
+        "Path of the mailbox before it was renamed. Null for other events."
+    )
+    modseq: BigInt = attribute_field("MODSEQ of the event (RFC 7162).")
 
     @classmethod
     def from_event(cls, event: JournalEvent) -> "MailboxChange":
@@ -88,21 +124,39 @@ def _mailbox_global_id(mailbox_id: int | None) -> strawberry.ID | None:
     return global_ids.encode("Mailbox", mailbox_id) if mailbox_id else None
 
 
-@strawberry.type(description="Message added, changed, moved, deleted, archived, restored.")
+@strawberry.type(
+    description="Event about a message: it was added, received, changed, moved, deleted, restored "
+    "or purged."
+)
 class MessageChange(Change):
-    message_id: strawberry.ID = attribute_field("Also after deletion.")
+    message_id: strawberry.ID = attribute_field(
+        "Global ID of the message, also after its deletion."
+    )
     message: Message | None = link(
         "object_id",
         message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
-        description="As it is now, null when gone.",
+        description="Message in its current state. Null if it was deleted or the caller can't see "
+        "it.",
     )
-    mailbox_id: strawberry.ID | None = attribute_field("Folder it is in, or was in.")
-    uid: BigInt | None = attribute_field("Uid there.")
-    from_mailbox_id: strawberry.ID | None = attribute_field("Folder it left.")
-    from_uid: BigInt | None = attribute_field("Uid it had there.")
-    flags: list[str] | None = attribute_field("Flags after the event.")
-    modseq: BigInt = attribute_field("Modification sequence of the event.")
+    mailbox_id: strawberry.ID = attribute_field(
+        "Global ID of the mailbox with the message after the event; after a deletion, of the last "
+        "one."
+    )
+    uid: BigInt = attribute_field("UID of the message in the mailbox of `mailboxId`.")
+    from_mailbox_id: strawberry.ID | None = attribute_field(
+        "Global ID of the mailbox that the message was in before it was moved, or before new "
+        "content replaced it as a draft. Null for other events."
+    )
+    from_uid: BigInt | None = attribute_field(
+        "UID in the mailbox of `fromMailboxId` that the message had before it was moved, or "
+        "before new content replaced it as a draft. Null for other events."
+    )
+    flags: list[str] | None = attribute_field(
+        "All flags and keywords of the message after the event. Null if the message was deleted "
+        "or purged."
+    )
+    modseq: BigInt = attribute_field("MODSEQ of the event (RFC 7162).")
 
     @classmethod
     def from_event(cls, event: JournalEvent) -> "MessageChange":
@@ -111,8 +165,8 @@ class MessageChange(Change):
         return cls(
             **_common_change_fields(event),
             message_id=global_ids.encode("Message", event.object_id),
-            mailbox_id=_mailbox_global_id(facts.get("mailbox")),
-            uid=facts.get("uid"),
+            mailbox_id=global_ids.encode("Mailbox", facts["mailbox"]),
+            uid=facts["uid"],
             from_mailbox_id=_mailbox_global_id(facts.get("fromMailbox")),
             from_uid=facts.get("fromUid"),
             flags=facts.get("flags"),
@@ -120,13 +174,16 @@ class MessageChange(Change):
         )
 
 
-@strawberry.type(description="A message on its way.")
+@strawberry.type(
+    description="Event about the submission of a message: it was created, or its state changed."
+)
 class SubmissionChange(Change):
     submission: Submission | None = link(
         "object_id",
         submission_loaders.load_own_submissions_by_id,
         Submission.from_row_or_none,
-        description="As it is now, null when gone.",
+        description="Submission in its current state. Null if it was deleted or the caller can't "
+        "see it.",
     )
 
     @classmethod
@@ -136,20 +193,30 @@ class SubmissionChange(Change):
 
 
 @strawberry.type(
-    description="A limit was reached, or storage has passed a mark: told once, and again only "
-    "after it was below. What was turned away for it is told once in the period, or in a day."
+    description="Event about a limit of an account: it was reached, or the storage passed a "
+    "warning level. A level is reported once, and again only after the usage fell below it. "
+    "Refusals are reported once per period; for STORAGE, once a day."
 )
 class LimitChange(Change):
-    limit_kind: LimitKind = attribute_field("The kind of the limit.")
-    level: UsageLevel = attribute_field("How far it was used up.")
-    used: BigInt = attribute_field("In use then; bytes of STORAGE.")
+    limit_kind: LimitKind = attribute_field(
+        "Kind of the limit, such as the storage or the recipients per day."
+    )
+    level: UsageLevel = attribute_field("Level that the usage has reached.")
+    used: BigInt = attribute_field(
+        "Usage at the time of the event: bytes for STORAGE, otherwise a number of messages or "
+        "recipients."
+    )
     limit: BigInt = attribute_field(
-        "The limit at that time: bytes for STORAGE, else a count of messages or recipients."
+        "Limit at the time of the event: bytes for STORAGE, otherwise a number of messages or "
+        "recipients."
     )
     refused: bool = attribute_field(
-        "A message was turned away; false: one went through and used it up."
+        "True if a message or recipient was refused because of the limit. False: an accepted "
+        "message or recipient reached the level."
     )
-    resets_at: datetime | None = attribute_field("When the period ends; null of STORAGE.")
+    resets_at: datetime | None = attribute_field(
+        "Time when the period of the limit ends. Null for STORAGE, which has no period."
+    )
 
     @classmethod
     def from_event(cls, event: JournalEvent) -> "LimitChange":
@@ -166,13 +233,21 @@ class LimitChange(Change):
         )
 
 
-@strawberry.type(description="Everything else about an account.")
+@strawberry.type(
+    description="Event about any object that is no mailbox, message, submission or limit, such as "
+    "a label or the account itself."
+)
 class AccountChange(Change):
-    node_id: strawberry.ID = attribute_field("Id of what changed.")
+    node_id: strawberry.ID = attribute_field(
+        "Global ID of the object that the event is about, also after its deletion."
+    )
 
-    @field("What changed, null when deleted.")
+    @field(
+        "Object that the event is about, in its current state. Null if it was deleted or the "
+        "caller can't see it."
+    )
     async def node(self, info: Info) -> NodeView | None:
-        return await load_node(info, self.node_id)
+        return await load_visible_node(info, self.node_id)
 
     @classmethod
     def from_event(cls, event: JournalEvent) -> "AccountChange":
@@ -183,9 +258,14 @@ class AccountChange(Change):
         )
 
 
-@strawberry.type(description="The stream cannot go on from the cursor given.")
+@strawberry.type(
+    description="Notice that a stream can't continue after the given cursor. The client reads the "
+    "state again and then continues after `cursor`."
+)
 class ResyncChange(Change):
-    reason: ResyncReason = attribute_field("Fetch state again, then go on from cursor.")
+    reason: ResyncReason = attribute_field(
+        "Reason why the stream can't continue after the given cursor."
+    )
 
 
 def change_from_event(event: JournalEvent) -> Change:
@@ -201,16 +281,22 @@ def change_from_event(event: JournalEvent) -> Change:
     return AccountChange.from_event(event)
 
 
-@strawberry.type(description="Events of one wake-up, in order.")
+@strawberry.type(
+    description="Events that are delivered together, in the order in which they were committed."
+)
 class ChangeBatch:
-    events: list[Change] = attribute_field("The events.")
+    events: list[Change] = attribute_field("Events of the batch, the oldest first.")
     cursor: Cursor = attribute_field(
-        "After the last event; also moves on when nothing visible happened."
+        "Position in the event journal after the batch. It also advances past events that the "
+        "caller can't see."
     )
-    has_more: bool = attribute_field("More is coming at once (catching up).")
+    has_more: bool = attribute_field(
+        "True if further events exist already. With the query, request the next page at once; the "
+        "subscription sends it without a request."
+    )
 
     @classmethod
-    def from_batch(cls, batch: EventBatch, now: datetime) -> "ChangeBatch":
+    def from_batch(cls, batch: EventBatch, resync_time: datetime) -> "ChangeBatch":
         """Return the GraphQL object of a batch.
 
         If the client must resync, the batch has one ResyncChange with the time `now`.
@@ -219,6 +305,16 @@ class ChangeBatch:
         cursor = Cursor(batch.position)
         if batch.resync_reason:
             (stream, *_) = batch.position
-            event = JournalEvent(EventType.RESYNC, 0, now, stream, batch.position, {}, None)
+            event = JournalEvent(EventType.RESYNC, 0, resync_time, stream, batch.position, {}, None)
             events = [ResyncChange(**_common_change_fields(event), reason=batch.resync_reason)]
         return cls(events=events, cursor=cursor, has_more=batch.has_more)
+
+    def split_in_halves(self) -> "tuple[ChangeBatch, ChangeBatch]":
+        """Return two batches with the same events. The batch must have at least two."""
+        middle = len(self.events) // 2
+        first, second = self.events[:middle], self.events[middle:]
+        cls = type(self)
+        return (
+            cls(events=first, cursor=first[-1].cursor, has_more=True),
+            cls(events=second, cursor=self.cursor, has_more=self.has_more),
+        )

@@ -1,19 +1,18 @@
 """GraphQL types, queries and mutations of connectors and their runs."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 
-from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
-from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
-from graph.types.fields import Auth, Info, field, query, subscription
+from graph.types.errors import MutationPayload, attribute_field
+from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
-from graph.types.mutations import mutation
-from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
+from graph.types.object_access import MANAGED, OVERSEEN
+from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.types.row_mapping import (
@@ -27,28 +26,24 @@ from graph.types.scalars import URL, BigInt, ByteSize, Duration
 from mail.connectors.remote_server import ConnectorStage
 from models.admin.tasks import TaskState
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
-from models.store.keyset_pages import Cursor, ordering_name
-from models.users.roles import Scope, UserPermission
-from resolvers.admin import progress
+from models.store.keyset_pages import ordering_name
+from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers.connectors import loaders as connector_loaders
-from resolvers.connectors import mutations as connector_mutations
-from resolvers.connectors.loaders import ConnectorPageKey, ConnectorWhere, RunPageKey
+from resolvers.connectors.loaders import ConnectorOrder, ConnectorRunOrder, ConnectorWhere
 from resolvers.connectors.options import OptionName
+from resolvers.list_orders import OwnerPageKey
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-LIST_ORDERING = "connectors"
-USER_LIST_ORDERING = "connectors-of"
-RUN_ORDERING = "connector-runs-"
-BY_ARGUMENT = strawberry.argument(description="Run to return.")
 RUN_ARGUMENT = strawberry.argument(
     description="Run to follow. Default: all runs of the signed-in user."
 )
 WRITE_GUARD: dict[str, Any] = {
     "scope": Scope.SETTINGS,
     "user_permission": UserPermission.CONNECTORS,
+    "access": MANAGED.with_permissions(AdminPermission.CONNECTORS),
 }
 
 
@@ -62,11 +57,13 @@ def _duration_field(column: str) -> DerivedField:
 @strawberry.type(description="Rule that renames mailboxes of the remote server.")
 class FolderRewrite(View):
     pattern: str = attribute_field(
-        "Regular expression that is searched for in the whole remote path, ignoring case. The "
-        "first match is replaced."
+        "Regular expression that is searched for, ignoring case, in the path that the previous "
+        "rules return. The first rule gets the remote path, with `/` between levels. The first "
+        "match is replaced. Rules don't apply to mailboxes that `autoMapFolders` maps."
     )
     replacement: str = attribute_field(
-        "Replacement of the first match. `$1` to `$9` are the groups of the match."
+        "Replacement of the first match, at most 255 characters. `$1` to `$9` are the groups of "
+        "the match, `$$` is a dollar sign."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -78,7 +75,9 @@ class FolderRewrite(View):
 @strawberry.type(description="Custom option of a connector.")
 class ConnectorOption(View):
     name: OptionName = attribute_field("Name of the custom option.")
-    value: str = attribute_field("Value of the option. Empty for an option without a value.")
+    value: str = attribute_field(
+        "Value of the option. Empty: true, for an option that is on or off."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "name": DerivedField((), lambda one: OptionName(one["name"])),
@@ -116,12 +115,16 @@ class Connector(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User who gets the messages.",
+        description="User whose mailboxes get the messages.",
     )
-    protocol: ConnectorProtocol = attribute_field("Protocol of the remote server.")
+    protocol: ConnectorProtocol = attribute_field(
+        "Protocol by which messages are fetched from the remote server."
+    )
     host: str = attribute_field("Host name or IP address of the remote server.")
     port: int = attribute_field("TCP port of the remote server.")
-    security: ConnectorSecurity = attribute_field("Encryption of the connection.")
+    security: ConnectorSecurity = attribute_field(
+        "Encryption of the connection to the remote server."
+    )
     auth_mechanism: AuthMechanism = attribute_field(
         "SASL mechanism for signing in on the remote server."
     )
@@ -134,47 +137,63 @@ class Connector(NodeView):
         "of the user's main address."
     )
     target_folder: str | None = attribute_field(
-        "Path of the local mailbox that contains all fetched mailboxes. Null: the remote hierarchy."
+        "Path of the local mailbox that contains all fetched mailboxes. Null or INBOX: "
+        "the remote hierarchy."
     )
     interval: Duration | None = attribute_field(
-        "Time between two runs. Null: runs are only started by `connectorStart`."
+        "Time from the end of a run to the next one. Failed runs prolong it by a factor of up to "
+        "6. Null: runs are only started by `connectorStart`."
     )
-    max_age: Duration | None = attribute_field("Maximum age of fetched messages. Null: unlimited.")
+    max_age: Duration | None = attribute_field(
+        "Maximum time since a fetched message arrived on the remote server. No effect "
+        "with POP3. Null: unlimited."
+    )
     max_bytes_per_second: ByteSize | None = attribute_field(
         "Maximum transfer rate in bytes per second. Null: unlimited."
     )
     exclude: str | None = attribute_field(
-        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
-        "excluded."
+        "Regular expression, at most 200 characters. A remote mailbox is not fetched if its path "
+        "contains a match, ignoring case. Null: none is excluded. Default of a new connector or "
+        "mail import: paths that contain `spam` or `junk`."
     )
     folder_rewrites: list[FolderRewrite] = attribute_field("Rules that rename remote mailboxes.")
     auto_map_folders: bool = attribute_field(
-        "True if remote mailboxes are mapped to local ones by special use or usual name, such as "
-        "Sent Items to Sent."
+        "True if remote mailboxes are mapped to local ones by special use. Mailboxes at "
+        "the top level, or directly below INBOX, are also mapped by their usual name, "
+        "such as Sent Items to Sent. No effect with "
+        "`targetFolder`."
     )
     subscribe_all: bool = attribute_field("True if a run subscribes to mailboxes that it creates.")
     skip_cross_duplicates: bool = attribute_field(
-        "True if a message that is in several remote mailboxes is fetched only once."
+        "True if a message that is in several remote mailboxes is stored only once, from the "
+        "mailbox that is fetched first."
     )
     remove_duplicates: bool = attribute_field(
         "True if messages that the local mailbox already contains are skipped."
     )
     source_retention: Duration | None = attribute_field(
-        "Time after which a fetched message is deleted on the remote server. PT0S: at once. Null: "
-        "never."
+        "Time from the fetch of a message to its deletion on the remote server, by the first run "
+        "after that time. PT0S: by the run that fetches it. Null: it is not deleted."
     )
     mirror_deletes: bool = attribute_field(
-        "True if local messages are deleted after they were deleted on the remote server."
+        "True if a run deletes local messages that were deleted on the remote server. They can be "
+        "restored until their retention ends."
     )
     remote_timeout: Duration = attribute_field(
         "Maximum time without a response of the remote server."
     )
     local_timeout: Duration = attribute_field("Maximum time of a database transaction of a run.")
-    custom_options: list[ConnectorOption] = attribute_field("Custom options of the connector.")
+    custom_options: list[ConnectorOption] = attribute_field(
+        "Further options of the connector, such as patterns of mailboxes to fetch."
+    )
     spam_check: bool = attribute_field("True if messages fetched into INBOX are scanned for spam.")
-    virus_check: bool = attribute_field("True if fetched messages are scanned for viruses.")
+    virus_check: bool = attribute_field(
+        "True if messages fetched into INBOX are scanned for viruses. Messages of other mailboxes "
+        "are not scanned."
+    )
     apply_filters: bool = attribute_field(
-        "True if the filters of the user run on messages fetched into INBOX."
+        "True if the filters and the active Sieve script of the user run on messages fetched into "
+        "INBOX."
     )
     active: bool = attribute_field("True if the connector runs at its interval.")
     running: bool = attribute_field("True if a run is queued or in progress.")
@@ -184,8 +203,13 @@ class Connector(NodeView):
     last_success_at: datetime | None = attribute_field(
         "Time when the last successful run ended. Null: there was none."
     )
-    last_error: str | None = attribute_field("Error of the last run. Null: it succeeded.")
-    next_run_at: datetime | None = attribute_field("Time of the next run. Null: none is scheduled.")
+    last_error: str | None = attribute_field(
+        "Error of the last run that ended. Null: it did not fail, or no run has ended."
+    )
+    next_run_at: datetime | None = attribute_field(
+        "Time when the next run is due. While a run is queued or in progress: time when that run "
+        "was due. Null: none is due."
+    )
     created_at: datetime = attribute_field("Time when the connector was created.")
     updated_at: datetime | None = attribute_field(
         "Time of the last change of the connector. Null: never changed."
@@ -206,37 +230,46 @@ class Connector(NodeView):
         "custom_options": NestedViewField(
             ("custom_options",), lambda some: some, ConnectorOption, is_list=True
         ),
-        "oauth": NestedViewField(("oauth",), lambda one: one, ConnectorOauth),
+        "oauth": NestedViewField(("oauth",), lambda item: item, ConnectorOauth),
     }
 
     @field(
-        "True if a message is deleted on the remote server at once after it was fetched.",
+        "True if the run that fetches a message also deletes it on the remote server "
+        "(`sourceRetention` is PT0S).",
         "source_retention",
     )
     def delete_source(self) -> bool:
         return bool(self.row.source_retention == 0)
 
-    @field("Log of the last run, one line for each entry. Null: there was no run.", cost=5)
+    @field(
+        "Log of the newest run, also of one in progress: at most 200 lines, each with its time "
+        "in UTC (HH:MM:SS). Null: there was no run.",
+        cost=5,
+    )
     async def last_log(self, info: Info) -> str | None:
         lines = await info.context.load(connector_loaders.load_last_logs_by_connector, self.row.id)
         return None if lines is None else "\n".join(lines)
 
-    @field("The last 100 runs of the connector, newest first.")
+    @field("The last 100 runs of the connector.")
     async def runs(
         self,
         info: Info,
+        order_by: ConnectorRunOrder = ConnectorRunOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection["ConnectorRun"]:
-        requested_page = page_request(RUN_ORDERING, first, after, last, before)
-        page_key = RunPageKey(self.row.id, requested_page, selected_columns(info, ConnectorRun))
+        list_order = connector_loaders.RUN_ORDERS[order_by]
+        requested_page = page_request(f"connector-runs-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, ConnectorRun)
+        )
         return await connection_of_page(
             info,
             ConnectorRun,
             await info.context.load(connector_loaders.load_run_pages_by_connector, page_key),
-            lambda row: Cursor(RUN_ORDERING, row.connector_id, row.id),
+            lambda row: list_order.cursor_of_row(row, requested_page.ordering),
             lambda: info.context.load(connector_loaders.count_runs_by_connector, page_key),
         )
 
@@ -251,31 +284,48 @@ class ConnectorRun(NodeView):
         Connector.from_row_or_none,
         description="Connector of the run. Null: a mail import.",
     )
-    state: TaskState = attribute_field("State of the run.")
-    correlation_id: str = attribute_field("ID of the run in the logs of the server.")
-    dry_run: bool = attribute_field("True if the run stores and deletes nothing.")
-    started_at: datetime | None = attribute_field("Time when the run started. Null: it is queued.")
+    state: TaskState = attribute_field("State of the run: queued, running, or how it ended.")
+    correlation_id: str = attribute_field(
+        "Name of the run: `connector-run-` and the number that the server's log shows as `run`."
+    )
+    dry_run: bool = attribute_field(
+        "True if the run was started with `dryRun`, so that it stores and deletes nothing. False "
+        "also for connectors with the option DRY_RUN."
+    )
+    started_at: datetime | None = attribute_field(
+        "Time when the run started. Null: it has not started."
+    )
     finished_at: datetime | None = attribute_field(
         "Time when the run ended. Null: it has not ended."
     )
     stage: ConnectorStage | None = attribute_field(
-        "Current stage, or the stage at which the run failed. Null: it has not started."
+        "Last recorded stage of a run in progress, or the stage at which the run failed. Null: "
+        "none was recorded yet, or the run ended without a failed stage."
     )
-    folder: str | None = attribute_field("Path of the mailbox that is being fetched. Null: none.")
-    seen_count: BigInt = attribute_field("Number of messages in the remote mailboxes so far.")
+    folder: str | None = attribute_field(
+        "Path, in the source, of the mailbox that is being fetched: on the remote server, in the "
+        "archive or of the other user. Null: none is being fetched."
+    )
+    seen_count: BigInt = attribute_field(
+        "Number of messages of the source that the run has looked at so far, including those that "
+        "earlier runs fetched."
+    )
     imported_count: BigInt = attribute_field(
-        "Number of stored messages. In a dry run: of messages that would be stored."
+        "Number of messages that the run stored. In a dry run: number of messages that it would "
+        "fetch, including duplicates."
     )
     skipped_count: BigInt = attribute_field(
-        "Number of messages that were left out or already present."
+        "Number of new messages that were not stored: excluded by age, size or filter, "
+        "duplicates, or refused by a check. Messages that earlier runs fetched do not count."
     )
     deleted_remote_count: BigInt = attribute_field(
         "Number of messages deleted on the remote server."
     )
     size: ByteSize = attribute_field("Size of the fetched messages in bytes.")
-    error: str | None = attribute_field("Error of the run. Null: there was none.")
+    error: str | None = attribute_field("Error that ended the run. Null: it has not failed.")
     log: list[str] = attribute_field(
-        "Lines of the log, at most 200. Lines in the middle of a longer log are left out."
+        "Lines of the log, at most 200, each with its time in UTC (HH:MM:SS). Lines in the middle "
+        "of a longer log are left out."
     )
 
     load_batch = staticmethod(connector_loaders.load_visible_runs_by_id)
@@ -286,16 +336,17 @@ class ConnectorRun(NodeView):
 
 
 async def load_connector_page(
-    info: Info, user_id: int, page_arguments: PageArguments
+    info: Info, user_id: int, order_by: ConnectorOrder, page_arguments: PageArguments
 ) -> Connection[Connector]:
     """Load a page of the connectors of an account."""
-    requested_page = page_request(USER_LIST_ORDERING, *page_arguments)
-    page_key = ConnectorPageKey(user_id, requested_page, selected_columns(info, Connector))
+    list_order = connector_loaders.LIST_ORDERS[order_by]
+    requested_page = page_request(f"user-connectors-{order_by}", *page_arguments)
+    page_key = OwnerPageKey(user_id, requested_page, list_order, selected_columns(info, Connector))
     return await connection_of_page(
         info,
         Connector,
         await info.context.load(connector_loaders.load_visible_connector_pages_by_user, page_key),
-        lambda row: Cursor(USER_LIST_ORDERING, row.user_id, row.id),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
         lambda: info.context.load(connector_loaders.count_visible_connectors_by_user, page_key),
     )
 
@@ -312,31 +363,19 @@ class ConnectorRunRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="Conditions for connectors. All of them must hold.")
+@strawberry.input(description="Conditions on connectors. All must hold.")
 class ConnectorFilter(ConditionsInput):
-    users: UserSelection | None = attribute_field("Connectors of these users.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Returns only connectors of these users.", default=UNSET
+    )
     active: bool | None = attribute_field(
-        "True selects active connectors, false inactive ones.", default=UNSET
+        "True returns only active connectors, false only the others.", default=UNSET
     )
     failing: bool | None = attribute_field(
-        "True selects connectors whose last run failed, false the others.", default=UNSET
+        "True returns only connectors whose last run failed and that connectorUpdate has not "
+        "changed since. False returns only the others.",
+        default=UNSET,
     )
-
-
-@strawberry.input(description="Input of connectorStart.")
-class ConnectorStartInput(Options):
-    connectors: list[ConnectorRef] = attribute_field("Connectors to start.")
-    dry_run: bool = attribute_field("Runs without storing or deleting anything.", default=False)
-
-
-@strawberry.input(description="Input of connectorRunCancel.")
-class ConnectorRunCancelInput(Options):
-    connector_runs: list[ConnectorRunRef] = attribute_field("Runs to cancel.")
-
-
-@strawberry.input(description="Input of connectorDelete.")
-class ConnectorDeleteInput(Options):
-    connectors: list[ConnectorRef] = attribute_field("Connectors to delete.")
 
 
 @strawberry.type(description="Payload of connectorUpdate.")
@@ -346,24 +385,18 @@ class ConnectorsPayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Payload of connectorStart and connectorRunCancel.")
-class ConnectorRunsPayload(MutationPayload):
-    connector_runs: list[ConnectorRun] = attribute_field(
-        "Runs in the order of the references.", default_factory=list
-    )
-
-
 @strawberry.type
 class ConnectorQuery:
     @query(
-        "Returns connectors, sorted by user and creation. Administrators see connectors of their "
-        "users, a DOMAIN_ADMIN only with the permission CONNECTORS.",
+        "Returns all connectors that the caller can see.",
         scope=Scope.READ,
+        access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )
     async def connectors(
         self,
         info: Info,
         filter: ConnectorFilter | None = UNSET,
+        order_by: ConnectorOrder = ConnectorOrder.USER_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -371,93 +404,35 @@ class ConnectorQuery:
     ) -> Connection[Connector]:
         conditions = _conditions_from_filter(filter) if filter else ConnectorWhere()
         list_ordering = ordering_name(
-            LIST_ORDERING, None if conditions == ConnectorWhere() else conditions
+            f"connectors-{order_by}", None if conditions == ConnectorWhere() else conditions
         )
+        list_order = connector_loaders.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Connector,
-            await connector_loaders.read_connector_page(
-                info.context, conditions, requested_page, selected_columns(info, Connector)
+            await connector_loaders.read_visible_connector_page(
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, Connector),
+                order_by,
             ),
-            lambda row: Cursor(requested_page.ordering, row.user_id, row.id),
-            lambda: connector_loaders.count_connectors(info.context, conditions),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: connector_loaders.count_visible_connectors(info.context, conditions),
         )
 
     @query(
-        "Returns a run of a connector or of a mail import. Null: the caller can't see it.",
+        "Returns a run of a connector or of a mail import by ID. Null if it does not exist or "
+        "the caller can't see it.",
         scope=Scope.READ,
+        access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )
-    async def connector_run(
-        self, info: Info, by: Annotated[ConnectorRunRef, BY_ARGUMENT]
-    ) -> ConnectorRun | None:
+    async def connector_run(self, info: Info, by: ConnectorRunRef) -> ConnectorRun | None:
         row = await info.context.load(
             connector_loaders.load_visible_runs_by_id, id_from_ref(by, "by")
         )
         return ConnectorRun.from_row_or_none(row)
-
-
-@strawberry.type
-class ConnectorMutation:
-    @mutation("Deletes connectors, all or none. Fetched messages stay.", **WRITE_GUARD)
-    async def connector_delete(self, info: Info, input: ConnectorDeleteInput) -> DeletePayload:
-        keys = ids_from_refs(info, input.connectors, "connectors")
-        await connector_mutations.delete_connectors(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("Connector", key) for key in keys])
-
-    @mutation(
-        "Starts a run of each connector, also of inactive ones. A run that is queued or in "
-        "progress is returned instead.",
-        **WRITE_GUARD,
-    )
-    async def connector_start(self, info: Info, input: ConnectorStartInput) -> ConnectorRunsPayload:
-        keys = ids_from_refs(info, input.connectors, "connectors")
-        run_ids = await connector_mutations.queue_or_find_runs(
-            info.context, keys, is_dry_run=input.dry_run
-        )
-        return await load_run_payload(info, run_ids)
-
-    @mutation(
-        "Cancels runs at the next safe point. Fetched messages stay, and the next run continues "
-        "after them. Finished runs are unchanged. Runs of connectors require the permission "
-        "CONNECTORS.",
-        scope=Scope.MAIL,
-    )
-    async def connector_run_cancel(
-        self, info: Info, input: ConnectorRunCancelInput
-    ) -> ConnectorRunsPayload:
-        keys = ids_from_refs(info, input.connector_runs, "connectorRuns")
-        await connector_mutations.cancel_runs(info.context, keys)
-        return await load_run_payload(info, keys)
-
-
-@strawberry.type
-class ConnectorSubscription:
-    @subscription(
-        "Streams a run at once and after each change until it ends. Without a reference: streams "
-        "all runs of the signed-in user.",
-        scope=Scope.READ,
-    )
-    async def connector_run_progress(
-        self,
-        info: Info,
-        connector_run: Annotated[ConnectorRunRef | None, RUN_ARGUMENT] = UNSET,
-    ) -> AsyncIterator[ConnectorRun]:
-        ctx = info.context
-        key = id_from_ref(connector_run, "connectorRun") if connector_run else None
-        rows = (
-            progress.follow_connector_runs(ctx)
-            if key is None
-            else progress.follow_connector_run(ctx, key)
-        )
-        async for row in rows:
-            yield ConnectorRun.from_row(row)
-
-
-async def load_run_payload(info: Info, run_ids: list[int]) -> ConnectorRunsPayload:
-    """Load connector runs and return the payload with them."""
-    rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, run_ids)
-    return ConnectorRunsPayload(connector_runs=[ConnectorRun.from_row(row) for row in rows if row])
 
 
 async def load_connectors_payload(info: Info, connector_ids: list[int]) -> ConnectorsPayload:

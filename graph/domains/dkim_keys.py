@@ -14,37 +14,41 @@ from graph.types.errors import DeletePayload, MutationPayload, Options, attribut
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_references import ObjectRef, load_ids_from_refs
+from graph.types.object_access import DOMAINS
+from graph.types.object_references import ObjectRef, resolve_ids_from_refs_or_raise
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from mail.authentication import private_keys
 from mail.domains.dns_advice import DnsState, PublishedSigningKey, dkim_record_advice
-from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
-from models.store.keyset_pages import Cursor, ordering_name
+from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKeyState
+from models.errors import InvalidInput
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
 from resolvers.domains.dkim_domains import DEFAULT_SELECTOR
 from resolvers.domains.dkim_key_mutations import MIN_SAFE_RSA_BITS, NewDkimKey
-from resolvers.domains.dkim_keys import DkimRecordKey
+from resolvers.domains.dkim_keys import DkimKeyOrder, DkimRecordKey
 from resolvers.domains.dkim_rotation import DkimRotationValues
+from resolvers.domains.loaders import DomainIdOrName
 
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 WRITE_GUARD: dict[str, Any] = {**DOMAIN_ADMIN_GUARD, "scope": Scope.FULL}
-LIST_ORDERING = "dkim-keys"
 DNS_COST = 5
-DOMAINS_DESCRIPTION = 'Domains, or other names of one; "*" = all that have no key, of an ADMIN.'
-SELECTOR_DESCRIPTION = "Letters, digits, hyphens and dots."
+SELECTOR_DESCRIPTION = "Selector of the new key: characters a-z and 0-9, hyphens and dots."
 
 
-@strawberry.type(description="TXT record.")
+@strawberry.type(description="DNS TXT record to publish.")
 class DnsTxt(View):
     name: str = attribute_field(
-        "Whole name, as DNS has it; of a key for all domains, what stands before."
+        "Full DNS name of the record. For a key of all domains, the part before the domain."
     )
-    value: str = attribute_field("What it should be, in one piece: the zone file may cut it.")
+    value: str = attribute_field(
+        "Expected content in one piece. A zone file splits it into strings of at most 255 bytes."
+    )
 
 
 def _dkim_dns_record(*key_columns: Any) -> Any:
@@ -56,21 +60,40 @@ def _dkim_dns_record(*key_columns: Any) -> Any:
     return dkim_record_advice(domain, PublishedSigningKey(selector, algorithm, public))
 
 
-@strawberry.type(description="Signing key.", directives=[Auth(**DOMAIN_ADMIN_GUARD)])
+@strawberry.type(
+    description="DKIM key of a domain (RFC 6376). The private key is never returned.",
+    directives=[Auth(**DOMAIN_ADMIN_GUARD)],
+)
 class DkimKey(NodeView):
-    domain: str = attribute_field('Unicode form; "*" = all domains without a key of their own.')
-    selector: str = attribute_field("What others find its record by.")
-    description: str | None = attribute_field("Text for people.")
-    algorithm: DkimAlgorithm = attribute_field("What it signs with.")
-    key_size: int | None = attribute_field("Bits, of RSA.")
-    fingerprint: str = attribute_field("SHA-1 of the public key.")
-    fingerprint_sha256: str = attribute_field("SHA-256 of it.")
-    public_key: str = attribute_field("One line, without prefix.")
-    state: DkimKeyState = attribute_field("Where it stands.")
-    dns_txt: DnsTxt = attribute_field("Record to publish.")
-    created_at: datetime = attribute_field("Creation.")
-    activated_at: datetime | None = attribute_field("Since when it signs, or has signed.")
-    retired_at: datetime | None = attribute_field("Since when it signs no more.")
+    domain: str = attribute_field(
+        "Name of the domain in Unicode. `*`: the key signs for each domain that has no "
+        "active key of its own and has published the key's record."
+    )
+    selector: str = attribute_field(
+        "Selector of the key: its record has the name `<selector>._domainkey.<domain>`."
+    )
+    description: str | None = attribute_field("Note about the key for administrators.")
+    algorithm: DkimAlgorithm = attribute_field("Signature algorithm of the key.")
+    key_size: int | None = attribute_field("Size of an RSA key in bits. Null for Ed25519.")
+    fingerprint: str = attribute_field(
+        "SHA-1 fingerprint of the public key in lower-case hex, with a colon after each byte but "
+        "the last."
+    )
+    fingerprint_sha256: str = attribute_field(
+        "SHA-256 fingerprint of the public key in lower-case hex, with a colon after each byte but "
+        "the last."
+    )
+    public_key: str = attribute_field("Public key in base64, in one line, without PEM header.")
+    state: DkimKeyState = attribute_field("State of the key: pending, active or retired.")
+    dns_txt: DnsTxt = attribute_field("DNS record to publish for the key.")
+    created_at: datetime = attribute_field("Time when the key was created.")
+    activated_at: datetime | None = attribute_field(
+        "Time when the key began to sign. Null: the key has never signed."
+    )
+    retired_at: datetime | None = attribute_field(
+        "Time when the key was retired and stopped signing, if it signed. Null: the key is not "
+        "retired."
+    )
 
     load_batch = staticmethod(dkim_keys.load_visible_keys_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -86,7 +109,8 @@ class DkimKey(NodeView):
     }
 
     @field(
-        "As looked up, within four seconds for all that are asked for at once.",
+        "Comparison of the published record with the expected one. The look-ups of a request "
+        "take at most 4 seconds together. UNKNOWN for keys of `*`, and in an @atomic mutation.",
         "domain",
         "selector",
         "algorithm",
@@ -95,90 +119,170 @@ class DkimKey(NodeView):
     )
     async def dns_state(self, info: Info) -> DnsState:
         return await info.context.load(
-            dkim_keys.query_record_states, DkimRecordKey.from_row(self.row)
+            dkim_keys.query_record_states_unless_writing, DkimRecordKey.from_row(self.row)
         )
 
 
-@strawberry.input(one_of=True, description="Names one DKIM key.")
+@strawberry.input(one_of=True, description="Reference to one DKIM key.")
 class DkimKeyRef(ObjectRef):
     domain: strawberry.Maybe[str] = attribute_field(
-        "Name of a domain: names its key in use, the RSA key if it signs with two keys."
+        "Name of a domain or alias domain, or `*`. Selects its active key, or else its pending "
+        "key; of an RSA and an Ed25519 key, the RSA key."
     )
 
 
 async def _load_key_ids_by_domain(ctx: Context, domain_names: Sequence[str]) -> dict[str, int]:
-    """Return the IDs of the keys in use of domains, by the names as they are given."""
-    rows = await ctx.load_many(dkim_keys.load_current_keys_by_domain, list(domain_names))
+    """Return the IDs of the current keys of domains by the given domain names."""
+    rows = await ctx.load_many(dkim_keys.load_visible_active_or_pending_keys, list(domain_names))
     return {name: row.id for name, row in zip(domain_names, rows, strict=True) if row}
 
 
 async def _load_key_ids(info: Info, refs: Sequence[DkimKeyRef]) -> list[int]:
-    return await load_ids_from_refs(
+    return await resolve_ids_from_refs_or_raise(
         info, refs, "dkimKeys", name_field="domain", load_ids=_load_key_ids_by_domain
     )
 
 
-@strawberry.input(description="Selects DKIM keys.")
+@strawberry.input(
+    one_of=True,
+    description="Reference to the domain or alias domain of a DKIM key, or to all domains without "
+    "their own key.",
+)
+class DkimDomainRef:
+    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the domain.")
+    name: strawberry.Maybe[str] = attribute_field(
+        "Name of the domain or alias domain, in Unicode or ASCII form."
+    )
+    all: strawberry.Maybe[bool] = attribute_field(
+        "True selects the keys of `*`, which sign for domains without an active key of "
+        "their own that have published the record. False is an error. Requires role "
+        "ADMIN."
+    )
+
+
+def _domain_selectors(refs: Sequence[DkimDomainRef] | None, list_name: str) -> list[DomainIdOrName]:
+    return [
+        _domain_selector_or_raise(ref, list_name, str(index))
+        for index, ref in enumerate(refs or ())
+    ]
+
+
+def _domain_selector_or_raise(ref: DkimDomainRef, *path: str) -> DomainIdOrName:
+    """Return the resolvers' selector of a domain; its name is ALL_DOMAINS for `all`.
+
+    Raises InvalidInput if the ID is malformed or `all` is false.
+    """
+    if ref.id:
+        domain_id = global_ids.decode("Domain", ref.id.value, path=[*path, "id"])
+        return DomainIdOrName(id=domain_id)
+    if ref.name:
+        return DomainIdOrName(name=ref.name.value)
+    if not maybe_value(ref.all):
+        raise InvalidInput(
+            "Must be true.", constraint=ValidationConstraint.ENUM, path=[*path, "all"]
+        )
+    return DomainIdOrName(name=ALL_DOMAINS)
+
+
+@strawberry.input(description="Conditions on DKIM keys.")
 class DkimKeyFilter(ConditionsInput):
-    query: str | None = attribute_field("Part of the domain name.", default=UNSET)
+    query: str | None = attribute_field(
+        "Returns only keys whose domain name contains this text (case is ignored).", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of dkimKeySet.")
 class DkimKeySetInput(Options):
-    domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
+    domains: list[DkimDomainRef] = attribute_field("Domains that sign with the key, 1 to 50.")
     selector: str = attribute_field(SELECTOR_DESCRIPTION, default=DEFAULT_SELECTOR)
-    description: str | None = attribute_field("Text for people.", default=UNSET)
+    description: str | None = attribute_field(
+        "Note about the key for administrators, at most 1,000 characters.", default=UNSET
+    )
     private_key: str | None = attribute_field(
-        "PEM, or the 32 bytes of an Ed25519 key in base64; made when missing, one for each domain.",
+        "Private key in PEM, or the 32 bytes of an Ed25519 key in base64. Default: a new key is "
+        "generated for each domain.",
         default=UNSET,
     )
-    algorithm: DkimAlgorithm = attribute_field("Of a key that is made.", default=DkimAlgorithm.RSA)
-    key_size: int = attribute_field("Of such a key of RSA: 1024, 2048, 3072, 4096.", default=2048)
-    replace: bool = attribute_field("False: an existing key is a CONFLICT.", default=True)
+    algorithm: DkimAlgorithm = attribute_field(
+        "Algorithm of a generated key.", default=DkimAlgorithm.RSA
+    )
+    key_size: int = attribute_field(
+        "Size of a generated RSA key in bits: 1024, 2048, 3072 or 4096.", default=2048
+    )
+    replace: bool = attribute_field(
+        "False refuses the mutation with CONFLICT if it would replace or retire a key of a "
+        "domain. Keys of the other algorithm under another selector don't matter.",
+        default=True,
+    )
 
 
 @strawberry.input(description="Input of dkimKeyRotate.")
 class DkimKeyRotateInput(Options):
-    domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
+    domains: list[DkimDomainRef] = attribute_field(
+        "Domains whose active keys get successors, 1 to 50."
+    )
     selector: str | None = attribute_field(
-        f"{SELECTOR_DESCRIPTION} Absent: with the date in it.", default=UNSET
+        f"{SELECTOR_DESCRIPTION} Default: the old selector with the date, such as "
+        "`dkim-20300131`. A selector requires `algorithm` if a domain has active keys "
+        "of both algorithms.",
+        default=UNSET,
     )
     algorithm: DkimAlgorithm | None = attribute_field(
-        "Absent: those of the keys in use.", default=UNSET
+        "Algorithm of the new keys. A domain that has an active key of another algorithm only "
+        "gets a pending key of this algorithm in addition. Default: each active key gets a "
+        "successor of its own algorithm.",
+        default=UNSET,
     )
-    key_size: int | None = attribute_field("Absent: as now, 2048 at least.", default=UNSET)
+    key_size: int | None = attribute_field(
+        "Size of an RSA key in bits: 1024, 2048, 3072 or 4096. Default: the size of the old key, "
+        "but at least 2048.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of dkimKeyCopy.")
 class DkimKeyCopyInput(Options):
-    from_domain: str = attribute_field("Name of the domain whose active keys are copied.")
-    to_domains: list[str] = attribute_field(DOMAINS_DESCRIPTION)
+    from_domain: DkimDomainRef = attribute_field("Domain whose active keys are copied.")
+    to_domains: list[DkimDomainRef] = attribute_field("Domains that get the keys, 1 to 50.")
 
 
 @strawberry.input(description="Input of dkimKeyDelete.")
 class DkimKeyDeleteInput(Options):
-    dkim_keys: list[DkimKeyRef] | None = attribute_field("Keys to delete.", default=UNSET)
-    domains: list[str] | None = attribute_field(
-        "Names of domains whose keys are all deleted.", default=UNSET
+    dkim_keys: list[DkimKeyRef] | None = attribute_field(
+        "Keys to delete, at most 1,000 by default. At least one key or domain is required.",
+        default=UNSET,
+    )
+    domains: list[DkimDomainRef] | None = attribute_field(
+        "Domains whose keys are all deleted, at most 50. NOT_FOUND if one of them has no key.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of dkimKeyActivate.")
 class DkimKeyActivateInput(Options):
-    dkim_keys: list[DkimKeyRef] = attribute_field("Keys that sign from now on.")
+    dkim_keys: list[DkimKeyRef] = attribute_field(
+        "Keys that sign from now on, 1 to 1,000 by default."
+    )
 
 
-@strawberry.type(description="Answer of the mutations that make keys, or change them.")
+@strawberry.type(description="Payload of mutations that create or change DKIM keys.")
 class DkimKeysPayload(MutationPayload):
-    dkim_keys: list[DkimKey] = attribute_field("The DKIM keys.", default_factory=list)
+    dkim_keys: list[DkimKey] = attribute_field(
+        "Keys that the mutation created, replaced or activated. Keys that it retired are not "
+        "listed.",
+        default_factory=list,
+    )
 
 
 @strawberry.type
 class DkimQuery:
     @query(
-        "One key, by id, or the one a domain uses; null when none.",
+        "Returns a DKIM key by ID. By domain, returns the domain's own active key, or "
+        "else its own pending key, even while the key of `*` signs for the domain. Null "
+        "if there is none or the caller can't see it.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
     )
     async def dkim_key(self, info: Info, by: DkimKeyRef) -> DkimKey | None:
         if by.id:
@@ -188,45 +292,52 @@ class DkimQuery:
             )
         return DkimKey.from_row_or_none(
             await info.context.load(
-                dkim_keys.load_current_keys_by_domain, maybe_value(by.domain) or ""
+                dkim_keys.load_visible_active_or_pending_keys, maybe_value(by.domain) or ""
             )
         )
 
     @query(
-        "DKIM keys of the domains that the viewer administers, ordered by domain.",
+        "Returns the DKIM keys of the domains that the caller administers and of their "
+        "alias domains. An ADMIN also gets the keys of `*`.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
     )
     async def dkim_keys(
         self,
         info: Info,
         filter: DkimKeyFilter | None = UNSET,
+        order_by: DkimKeyOrder = DkimKeyOrder.DOMAIN_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[DkimKey]:
         search_text = (filter.query or None) if filter else None
-        requested_page = page_request(
-            ordering_name(LIST_ORDERING, search_text), first, after, last, before
-        )
+        list_ordering = ordering_name(f"dkim-keys-{order_by}", search_text)
+        list_order = dkim_keys.LIST_ORDERS[order_by]
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             DkimKey,
-            await dkim_keys.read_key_page(
-                info.context, search_text, requested_page, selected_columns(info, DkimKey)
+            await dkim_keys.read_visible_key_page(
+                info.context, search_text, requested_page, selected_columns(info, DkimKey), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.domain, row.id),
-            lambda: dkim_keys.count_keys(info.context, search_text),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: dkim_keys.count_visible_keys(info.context, search_text),
         )
 
 
 @strawberry.type
 class DkimMutation:
     @mutation(
-        "Signs with this key from now on. One with the same selector is replaced, one of the same "
-        "algorithm retired; with RSA and Ed25519 both sign. dkimKeyRotate waits for DNS first.",
+        "Makes all of the given domains, or none, sign with a given or generated DKIM "
+        "key at once, whether DNS has its record or not. A key of `*` signs only for "
+        "domains that have published its record. A key with the same selector is "
+        "replaced, others of the same algorithm "
+        "are retired. Use `dkimKeyRotate` to wait for DNS. A domain has at most 20 keys.",
         **WRITE_GUARD,
+        access=DOMAINS,
     )
     async def dkim_key_set(self, info: Info, input: DkimKeySetInput) -> DkimKeysPayload:
         new = NewDkimKey(
@@ -237,61 +348,82 @@ class DkimMutation:
             input.key_size,
             input.replace,
         )
-        return await _load_payload_warning_of_weak_keys(
-            info, await dkim_key_mutations.set_active_keys(info.context, input.domains, new)
+        domains = _domain_selectors(input.domains, "domains")
+        return await _load_keys_payload_with_weak_key_warning(
+            info, await dkim_key_mutations.set_active_keys(info.context, domains, new)
         )
 
     @mutation(
-        "Makes keys that follow those in use. Each waits until DNS has its record, which is looked "
-        "for; then it signs, and the old one is kept, and its record needed, for "
-        "dkim.retiredKeyRetention.",
+        "Creates a pending successor for each active DKIM key of the domains, for all domains "
+        "or none. A successor signs as soon as DNS has its record, which the server checks "
+        "regularly; the old key is then retired. A successor of a key of `*` waits for "
+        "`dkimKeyActivate`, since `*` has no record. CONFLICT if a key of the algorithm is "
+        "pending already or the selector is in use. NOT_FOUND if a domain has no active key.",
         **WRITE_GUARD,
+        access=DOMAINS,
     )
     async def dkim_key_rotate(self, info: Info, input: DkimKeyRotateInput) -> DkimKeysPayload:
         new = DkimRotationValues(
             *map(value_or_none, (input.selector, input.algorithm, input.key_size))
         )
-        return await _load_payload_warning_of_weak_keys(
-            info,
-            await dkim_rotation.create_pending_successor_keys(info.context, input.domains, new),
+        domains = _domain_selectors(input.domains, "domains")
+        return await _load_keys_payload_with_weak_key_warning(
+            info, await dkim_rotation.create_pending_successor_keys(info.context, domains, new)
         )
 
     @mutation(
-        "Signs with these keys at once, whatever DNS says: those that wait, or were retired. What "
-        "they follow is retired.",
+        "Makes DKIM keys sign at once, all or none, without a check of their DNS "
+        "records. A key of `*` signs only for domains that have published its record. "
+        "Each "
+        "replaces the "
+        "active and pending keys of the same domain and algorithm, which are retired. "
+        "CONFLICT for two keys of one domain and algorithm. A retired key can be "
+        "activated again; an active one is unchanged.",
         **WRITE_GUARD,
+        access=DOMAINS,
     )
     async def dkim_key_activate(self, info: Info, input: DkimKeyActivateInput) -> DkimKeysPayload:
         keys = await _load_key_ids(info, input.dkim_keys)
-        return await _load_payload_warning_of_weak_keys(
-            info, await dkim_rotation.activate_keys(info.context, keys)
+        return await _load_keys_payload_with_weak_key_warning(
+            info, await dkim_rotation.activate_dkim_keys(info.context, keys)
         )
 
     @mutation(
-        "Other domains sign with the same keys, under the same selectors.",
+        "Copies the active DKIM keys of a domain to other domains, under the same "
+        "selectors, for all domains or none. NOT_FOUND if the source has no active key. "
+        "They sign immediately, even if DNS has no records for them. A key of the other domain "
+        "with the same selector is replaced; its other keys of the same algorithm are retired.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
     async def dkim_key_copy(self, info: Info, input: DkimKeyCopyInput) -> DkimKeysPayload:
-        return await _load_payload_warning_of_weak_keys(
-            info,
-            await dkim_key_mutations.copy_active_keys(
-                info.context, input.from_domain, input.to_domains
-            ),
+        source = _domain_selector_or_raise(input.from_domain, "fromDomain")
+        targets = _domain_selectors(input.to_domains, "toDomains")
+        return await _load_keys_payload_with_weak_key_warning(
+            info, await dkim_key_mutations.copy_active_keys(info.context, source, targets)
         )
 
-    @mutation("All or none; mail is not signed with them from then on.", **WRITE_GUARD)
+    @mutation(
+        "Deletes DKIM keys, by reference or all keys of a domain, all or none. Messages "
+        "are no longer signed with them. The keys of `*` then sign for a domain without "
+        "an active key, if the domain has published their records.",
+        **WRITE_GUARD,
+        access=DOMAINS,
+    )
     async def dkim_key_delete(self, info: Info, input: DkimKeyDeleteInput) -> DeletePayload:
         keys = await _load_key_ids(info, value_or_none(input.dkim_keys) or [])
+        domains = _domain_selectors(value_or_none(input.domains), "domains")
         deleted_keys = await dkim_key_mutations.delete_keys_by_id_or_domain(
-            info.context, keys, value_or_none(input.domains) or []
+            info.context, keys, domains
         )
         return DeletePayload(
             deleted_ids=[global_ids.encode("DkimKey", key) for key in deleted_keys]
         )
 
 
-async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> DkimKeysPayload:
+async def _load_keys_payload_with_weak_key_warning(
+    info: Info, key_ids: list[int]
+) -> DkimKeysPayload:
     """Load keys and return the payload with them, with a warning if some are weak."""
     rows = [
         row
@@ -302,7 +434,8 @@ async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> 
         row.domain for row in rows if row.key_size is not None and row.key_size < MIN_SAFE_RSA_BITS
     ]
     text = (
-        f"some servers believe no RSA key below {MIN_SAFE_RSA_BITS} bits: {', '.join(weak_domains)}"
+        f"Some servers do not accept RSA keys below {MIN_SAFE_RSA_BITS} bits: "
+        f"{', '.join(weak_domains)}."
     )
     warnings = (
         [types_errors.Warning(code=WarningCode.WEAK_KEY, message=text, path=["keySize"])]

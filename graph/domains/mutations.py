@@ -8,14 +8,20 @@ from strawberry import UNSET
 from graph.auth import password_policy
 from graph.auth.password_policy import PasswordPolicyInput
 from graph.domains.types import Domain, DomainAlias
-from graph.queue.rate_limits import RateLimitInput
+from graph.queue.rate_limits import RateLimitInput, validated_rate_limit_or_none
 from graph.routing.references import RelayHostRef
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.object_references import id_from_ref, load_ids_from_refs
-from graph.types.references import DomainAliasRef, DomainRef, domain_selector_from_ref
+from graph.types.object_access import DOMAINS
+from graph.types.object_references import id_from_ref, resolve_ids_from_refs_or_raise
+from graph.types.references import (
+    DomainAliasRef,
+    DomainRef,
+    domain_selector_from_ref,
+    domain_selectors_from_refs,
+)
 from graph.types.scalars import ByteSize
 from graph.users.limits import limit_value
 from models.errors import InvalidInput
@@ -32,17 +38,23 @@ ALIAS_GUARD: dict[str, Any] = {
     **DOMAIN_ADMIN_GUARD,
     "admin_permission": AdminPermission.DOMAIN_ALIASES,
 }
-POLICY_DESCRIPTION = (
-    "What passwords must have that are set from then on; null = what the platform says."
+POLICY_DESCRIPTION = "Rules for new passwords of the accounts. Null: those of the platform."
+RELAY_HOST_DESCRIPTION = (
+    "Relay host through which mail from senders in the domain is sent, unless a transport "
+    "matches the recipient. Null: the default route, which is the configured next hop or else "
+    "the MX hosts of the recipient."
 )
-RELAY_HOST_DESCRIPTION = "Relay host by which mail of its senders leaves; null = none."
-RATE_LIMIT_DESCRIPTION = "What its users may send together; null = what the settings say."
+RATE_LIMIT_DESCRIPTION = "Messages that all accounts of the domain together can send in a period."
+INHERIT_RATE_DESCRIPTION = (
+    "True: the domain inherits the rate limit of the settings. Not allowed with `rateLimit`."
+)
 DEFAULT_QUOTA_DESCRIPTION = (
-    "Quota of accounts without their own quota, in bytes, at least 1. Null: unlimited."
+    "Quota of accounts without their own quota, in bytes, at least 1. Null: unlimited. "
+    "It can't exceed `maxUserQuota` or `quota`, nor be unlimited if one of these is set."
 )
 INHERIT_QUOTA_DESCRIPTION = (
-    "True: accounts without their own quota have the default quota of the platform. Excludes "
-    "`defaultUserQuota`."
+    "True: accounts without their own quota have the default quota of the platform. Not allowed "
+    "with `defaultUserQuota`."
 )
 MAX_ADDRESSES_DESCRIPTION = (
     "Highest number of addresses, including those of accounts, at least 1. Null: unlimited."
@@ -55,7 +67,7 @@ QUOTA_DESCRIPTION = (
 LIMIT_COLUMNS = ("max_addresses", "max_users", "default_user_quota", "max_user_quota", "quota")
 
 
-def _column_values(
+def _validated_domain_values_from_input(
     domain_input: Any, *error_path: str, ignored_fields: frozenset[str] = frozenset()
 ) -> DomainValues:
     """Return the column values that an input sets. Absent fields are left out.
@@ -70,7 +82,7 @@ def _column_values(
             columns[name] = limit_value(columns[name])
     if columns.pop("inherit_default_user_quota", False):
         if "default_user_quota" in columns:
-            text = "inheritDefaultUserQuota excludes a default quota of the domain"
+            text = "`inheritDefaultUserQuota` can't be combined with a default quota of the domain."
             path = [*error_path, "inheritDefaultUserQuota"]
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
         columns["default_user_quota"] = None
@@ -81,17 +93,27 @@ def _column_values(
         columns["relay_host_id"] = (
             None if relay_host is None else id_from_ref(relay_host, *error_path, "relayHost")
         )
-    if rate := columns.get("rate_limit"):
-        columns["rate_limit"] = rate.to_rate()
+    rate_limit = validated_rate_limit_or_none(domain_input, *error_path)
+    inherits_rate_limit = columns.pop("inherit_rate_limit")
+    del columns["rate_limit"]
+    if rate_limit or inherits_rate_limit:
+        columns["rate_limit"] = rate_limit
     return DomainValues(columns, error_path)
 
 
 @strawberry.input(description="Input of domainCreate.")
 class DomainCreateInput(Options):
-    name: str = attribute_field("Unicode or ASCII form.")
-    active: bool = attribute_field("Takes mail.", default=True)
-    description: str | None = attribute_field("Text for people.", default=UNSET)
-    tags: list[str] | None = attribute_field("Labels.", default=UNSET)
+    name: str = attribute_field(
+        "Name of the domain, in Unicode or ASCII form. A label that mixes similar letters of "
+        "several scripts is refused."
+    )
+    active: bool = attribute_field(
+        "False: mail to the domain is refused, but its users can sign in.", default=True
+    )
+    description: str | None = attribute_field(
+        "Note about the domain for administrators, at most 1,000 characters.", default=UNSET
+    )
+    tags: list[str] | None = attribute_field("Tags of the domain, at most 100.", default=UNSET)
     max_addresses: int | None = attribute_field(
         f"{MAX_ADDRESSES_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_ADDRESSES.",
         default=UNSET,
@@ -114,120 +136,186 @@ class DomainCreateInput(Options):
         f"{QUOTA_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_QUOTA.",
         default=UNSET,
     )
-    backup_mx: bool = attribute_field("Only relay to the primary server.", default=False)
+    backup_mx: bool = attribute_field(
+        "True: the server is a backup MX of the domain. It relays mail for accounts to "
+        "the primary server, unless `relayUnknownOnly` is true, instead of storing it. "
+        "Forwarding, discarding and training addresses work as usual.",
+        default=False,
+    )
     relay_all_recipients: bool = attribute_field(
-        "Also unknown ones; needs backupMx.", default=False
+        "True also relays mail for recipients that the server does not know. Requires `backupMx`.",
+        default=False,
     )
     relay_unknown_only: bool = attribute_field(
-        "Local users here, others relayed; needs relayAllRecipients.", default=False
+        "True stores mail for known recipients and relays only the rest. Requires "
+        "`relayAllRecipients`.",
+        default=False,
     )
     relay_host: RelayHostRef | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
-    global_address_list: bool = attribute_field("Users see each other.", default=True)
+    global_address_list: bool = attribute_field(
+        "True: contact suggestions contain the other users of the domain.", default=True
+    )
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
-    rate_limit: RateLimitInput | None = attribute_field(RATE_LIMIT_DESCRIPTION, default=UNSET)
+    rate_limit: strawberry.Maybe[RateLimitInput] = attribute_field(
+        f"{RATE_LIMIT_DESCRIPTION} Default: inherited from the settings."
+    )
+    inherit_rate_limit: bool = attribute_field(INHERIT_RATE_DESCRIPTION, default=False)
     create_dkim: bool = attribute_field(
-        "With a new key of RSA, 2048 bits, selector dkim, which signs once DNS has its record.",
+        "True generates a DKIM key (RSA, 2048 bits, selector `dkim`), which signs as soon as DNS "
+        "has its record.",
         default=True,
     )
 
 
-@strawberry.input(description="What to set; absent = as it is, null = none.")
+@strawberry.input(
+    description="New values of domains. An absent field leaves the value. Null clears a value "
+    "that can be empty; for a Boolean and for `rateLimit` null is an error."
+)
 class DomainPatch:
-    active: bool | None = attribute_field("Takes mail.", default=UNSET)
-    description: str | None = attribute_field(
-        "Text for people; needs DOMAIN_DESCRIPTION.", default=UNSET
+    active: bool | None = attribute_field(
+        "False: mail to the domain is refused, but its users can sign in. Null is refused.",
+        default=UNSET,
     )
-    tags: list[str] | None = attribute_field("Labels, in place of those there are.", default=UNSET)
+    description: str | None = attribute_field(
+        "Note about the domain for administrators, at most 1,000 characters. A DOMAIN_ADMIN "
+        "needs the permission DOMAIN_DESCRIPTION.",
+        default=UNSET,
+    )
+    tags: list[str] | None = attribute_field(
+        "Tags of the domain, at most 100. The list replaces the stored one.", default=UNSET
+    )
     max_addresses: int | None = attribute_field(MAX_ADDRESSES_DESCRIPTION, default=UNSET)
     max_users: int | None = attribute_field(MAX_USERS_DESCRIPTION, default=UNSET)
     default_user_quota: ByteSize | None = attribute_field(DEFAULT_QUOTA_DESCRIPTION, default=UNSET)
     inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)
     max_user_quota: ByteSize | None = attribute_field(MAX_USER_QUOTA_DESCRIPTION, default=UNSET)
     quota: ByteSize | None = attribute_field(QUOTA_DESCRIPTION, default=UNSET)
-    backup_mx: bool | None = attribute_field("Only relay to the primary server.", default=UNSET)
+    backup_mx: bool | None = attribute_field(
+        "True: the server is a backup MX of the domain. It relays mail for known recipients to "
+        "the primary server instead of storing it. Null is refused.",
+        default=UNSET,
+    )
     relay_all_recipients: bool | None = attribute_field(
-        "Also unknown ones; needs backupMx.", default=UNSET
+        "True also relays mail for recipients that the server does not know. Requires "
+        "`backupMx`. Null is refused.",
+        default=UNSET,
     )
     relay_unknown_only: bool | None = attribute_field(
-        "Local users here, others relayed; needs relayAllRecipients.", default=UNSET
+        "True stores mail for known recipients and relays only the rest. Requires "
+        "`relayAllRecipients`. Null is refused.",
+        default=UNSET,
     )
     relay_host: RelayHostRef | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
-    global_address_list: bool | None = attribute_field("Users see each other.", default=UNSET)
+    global_address_list: bool | None = attribute_field(
+        "True: contact suggestions contain the other users of the domain. Null is refused.",
+        default=UNSET,
+    )
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
-    rate_limit: RateLimitInput | None = attribute_field(
-        f"{RATE_LIMIT_DESCRIPTION} Needs RATE_LIMITS.", default=UNSET
+    rate_limit: strawberry.Maybe[RateLimitInput] = attribute_field(
+        f"{RATE_LIMIT_DESCRIPTION} A DOMAIN_ADMIN needs the permission RATE_LIMITS."
+    )
+    inherit_rate_limit: bool = attribute_field(
+        f"{INHERIT_RATE_DESCRIPTION} A DOMAIN_ADMIN needs the permission RATE_LIMITS.",
+        default=False,
     )
 
 
 @strawberry.input(description="Input of domainUpdate.")
 class DomainUpdateInput(Options):
-    domains: list[DomainRef] = attribute_field(
-        "Which ones, by their own names: an alias names none."
-    )
-    set: DomainPatch = attribute_field("The same for all.")
+    domains: list[DomainRef] = attribute_field("Domains to change, at most 1,000 by default.")
+    set: DomainPatch = attribute_field("New values, the same for all domains.")
 
 
 @strawberry.input(description="Input of domainDelete.")
 class DomainDeleteInput(Options):
-    domains: list[DomainRef] = attribute_field(
-        "Which ones, by their own names: an alias names none."
+    domains: list[DomainRef] = attribute_field("Domains to delete, at most 1,000 by default.")
+    cascade: bool = attribute_field(
+        "True also deletes the accounts, addresses and alias domains of the domains. "
+        "Background tasks remove the data of the accounts, without a grace period. "
+        "FORBIDDEN if the signed-in user is one of them. The setting "
+        "MERGANSER_BULK_MAX_ITEMS limits the number of accounts (1,000 if not set).",
+        default=False,
     )
-    cascade: bool = attribute_field("With their users, addresses and aliases.", default=False)
 
 
 @strawberry.input(description="Input of domainRename.")
 class DomainRenameInput(Options):
-    domain: DomainRef = attribute_field("The domain to rename.")
+    domain: DomainRef = attribute_field("Domain to rename.")
     new_name: str = attribute_field(
-        "The new name, in Unicode or ASCII form. No domain and no alias domain can have it."
+        "New name of the domain, in Unicode or ASCII form. Refused if a domain or alias domain "
+        "has it."
     )
 
 
 @strawberry.input(description="Input of domainAliasCreate.")
 class DomainAliasCreateInput(Options):
-    alias: str = attribute_field("The second name.")
-    domain: DomainRef = attribute_field("The domain that the alias stands for.")
-    active: bool = attribute_field("Takes mail.", default=True)
+    alias: str = attribute_field("Name of the alias domain, in Unicode or ASCII form.")
+    domain: DomainRef = attribute_field("Domain that gets the mail of the alias domain.")
+    active: bool = attribute_field("False: mail to the alias domain is refused.", default=True)
 
 
 @strawberry.input(description="Input of domainAliasDelete.")
 class DomainAliasDeleteInput(Options):
-    domain_aliases: list[DomainAliasRef] = attribute_field("The alias domains to delete.")
-
-
-@strawberry.type(description="Answer of domainCreate.")
-class DomainPayload(MutationPayload):
-    domain: Domain | None = attribute_field("The domain.", default=None)
-
-
-@strawberry.type(description="Answer of domainUpdate.")
-class DomainsPayload(MutationPayload):
-    domains: list[Domain] = attribute_field("The domains.", default_factory=list)
-
-
-@strawberry.type(description="Answer of domainRename.")
-class DomainRenamePayload(MutationPayload):
-    domain: Domain | None = attribute_field("The domain, with its new name.", default=None)
-    address_count: int = attribute_field("The number of addresses in the domain.", default=0)
-    user_count: int = attribute_field(
-        "The number of accounts whose user name or main address has changed.", default=0
+    domain_aliases: list[DomainAliasRef] = attribute_field(
+        "Alias domains to delete, at most 1,000 by default."
     )
-    dkim_key_count: int = attribute_field("The number of DKIM keys of the domain.", default=0)
-    domain_alias_count: int = attribute_field("The number of aliases of the domain.", default=0)
 
 
-@strawberry.type(description="Answer of domainAliasCreate.")
+@strawberry.type(description="Payload of domainCreate.")
+class DomainPayload(MutationPayload):
+    domain: Domain | None = attribute_field(
+        "Created domain. Null if the mutation failed.", default=None
+    )
+
+
+@strawberry.type(description="Payload of domainUpdate.")
+class DomainsPayload(MutationPayload):
+    domains: list[Domain] = attribute_field(
+        "Changed domains, in the order of the references.", default_factory=list
+    )
+
+
+@strawberry.type(description="Payload of domainRename.")
+class DomainRenamePayload(MutationPayload):
+    domain: Domain | None = attribute_field(
+        "Renamed domain. Null if the mutation failed.", default=None
+    )
+    address_count: int = attribute_field(
+        "Number of addresses in the domain. All of them were renamed.", default=0
+    )
+    user_count: int = attribute_field(
+        "Number of accounts whose username or main address has changed.", default=0
+    )
+    dkim_key_count: int = attribute_field(
+        "Number of DKIM keys of the domain. Their DNS records must be published under the new "
+        "name.",
+        default=0,
+    )
+    domain_alias_count: int = attribute_field(
+        "Number of aliases of the domain, which keep their names.", default=0
+    )
+
+
+@strawberry.type(description="Payload of domainAliasCreate.")
 class DomainAliasPayload(MutationPayload):
-    domain_alias: DomainAlias | None = attribute_field("The alias.", default=None)
+    domain_alias: DomainAlias | None = attribute_field(
+        "Created alias domain. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type
 class DomainMutation:
     @mutation(
-        "With limits; the first address that an ADMIN makes does so without any.", **ADMIN_GUARD
+        "Creates a mail domain, by default with a pending DKIM key (`createDkim`). "
+        "Limits that are not given have the platform's defaults: "
+        "unlimited unless configured, except `defaultUserQuota`, which is 1 GiB unless configured. "
+        "CONFLICT if a domain or alias domain has the name.",
+        **ADMIN_GUARD,
     )
     async def domain_create(self, info: Info, input: DomainCreateInput) -> DomainPayload:
-        values = _column_values(input, ignored_fields=frozenset({"name", "options", "create_dkim"}))
+        values = _validated_domain_values_from_input(
+            input, ignored_fields=frozenset({"name", "options", "create_dkim"})
+        )
         with_key = input.create_dkim
         row = await domain_mutations.create_domain(
             info.context, input.name, values, with_dkim_key=with_key
@@ -235,37 +323,38 @@ class DomainMutation:
         return DomainPayload(domain=Domain.from_row(row))
 
     @mutation(
-        "Many at once, all or none. A DOMAIN_ADMIN changes the description, with "
-        "DOMAIN_DESCRIPTION, and "
-        "the sending rate, with RATE_LIMITS.",
+        "Changes domains, all or none. A DOMAIN_ADMIN can change only the description, with the "
+        "permission DOMAIN_DESCRIPTION, and the sending rate, with the permission RATE_LIMITS. A "
+        "limit below its current use is refused.",
         **DOMAIN_ADMIN_GUARD,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
-        refs = [
-            domain_selector_from_ref(ref, path="domains", index=index)
-            for index, ref in enumerate(input.domains)
-        ]
+        refs = domain_selectors_from_refs(input.domains)
         rows = await domain_mutations.update_domains(
-            info.context, refs, _column_values(input.set, "set")
+            info.context, refs, _validated_domain_values_from_input(input.set, "set")
         )
         return DomainsPayload(domains=[Domain.from_row(row) for row in rows])
 
     @mutation(
-        "Many at once, all or none. CONFLICT while users, addresses or aliases exist, unless "
-        "cascade deletes them too: at most as many users as the setting bulk.maxItems says.",
+        "Deletes domains with their DKIM keys, BCC rules, recipient rewrites and the API keys "
+        "that are restricted to them, all or none. "
+        "An API key that is also restricted to other domains keeps these. Refused with "
+        "CONFLICT while a domain has accounts, addresses or aliases, unless `cascade` is "
+        "true.",
         **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
-        refs = [
-            domain_selector_from_ref(ref, path="domains", index=index)
-            for index, ref in enumerate(input.domains)
-        ]
+        refs = domain_selectors_from_refs(input.domains)
         keys = await domain_mutations.delete_domains(info.context, refs, cascade=input.cascade)
         return DeletePayload(deleted_ids=[global_ids.encode("Domain", key) for key in keys])
 
     @mutation(
-        "With its addresses, main addresses, signing keys, and user names that are addresses "
-        "there, in one transaction. validateOnly lists all that is in the way.",
+        "Renames a domain in one transaction, with its addresses, its DKIM keys, and the "
+        "usernames that are addresses in it. Forwarding targets, allowed senders, recipient "
+        "rewrites and BCC targets that name it change too. Other records, such as transports "
+        "and TLS policies, keep the old name. If new names are taken, nothing is renamed, and "
+        "`errors` has each conflict, but at most 100 of usernames. `validateOnly` only returns "
+        "the conflicts.",
         **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
@@ -279,7 +368,12 @@ class DomainMutation:
             domain_alias_count=result.alias_count,
         )
 
-    @mutation("A second name of a domain; an alias has none itself.", **ALIAS_GUARD)
+    @mutation(
+        "Creates an alias domain: mail to it is delivered as mail to its domain. Refused if the "
+        "name is taken or the domain is itself an alias. A domain has at most 1,000 aliases.",
+        **ALIAS_GUARD,
+        access=DOMAINS,
+    )
     async def domain_alias_create(
         self, info: Info, input: DomainAliasCreateInput
     ) -> DomainAliasPayload:
@@ -288,14 +382,19 @@ class DomainMutation:
         row = await aliases.create_alias(info.context, new)
         return DomainAliasPayload(domain_alias=DomainAlias.from_row(row))
 
-    @mutation("All or none.", **ALIAS_GUARD)
+    @mutation(
+        "Deletes alias domains with their DKIM keys, all or none. Their domains, which "
+        "stay, no longer receive mail for them.",
+        **ALIAS_GUARD,
+        access=DOMAINS,
+    )
     async def domain_alias_delete(self, info: Info, input: DomainAliasDeleteInput) -> DeletePayload:
-        keys = await load_ids_from_refs(
+        keys = await resolve_ids_from_refs_or_raise(
             info,
             input.domain_aliases,
             "domainAliases",
             name_field="alias",
-            load_ids=aliases.load_alias_ids_by_name,
+            load_ids=aliases.load_visible_alias_ids_by_name,
         )
         await aliases.delete_aliases_with_dkim_keys(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("DomainAlias", key) for key in keys])

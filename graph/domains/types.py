@@ -10,21 +10,15 @@ from strawberry import UNSET
 
 from graph.auth.password_policy import PasswordPolicy
 from graph.domains.dkim_keys import DkimKey
+from graph.domains.domain_lists import load_connection_of_owned_rows
+from graph.identity_providers.types import IdentityProvider
 from graph.queue.rate_limits import RateLimit
-from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
-from graph.types.fields import Info, field, query
+from graph.types.fields import Info, field
 from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import DerivedField, View
 from graph.types.references import (
-    DomainAliasRef,
-    DomainRef,
-    UserRef,
-    domain_selector_from_ref,
-    load_user_or_viewer,
-    maybe_value,
-    optional_tuple,
     value_or_none,
 )
 from graph.types.row_mapping import (
@@ -38,19 +32,25 @@ from graph.types.scalars import BigInt, ByteSize
 from mail.domains.dns_advice import DnsState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.spam.sender_rules import SenderAction
-from models.store.keyset_pages import Cursor, ordering_name
-from models.users.roles import Role, Scope
+from models.store.keyset_pages import ordering_name
+from models.users.roles import Role
 from resolvers.auth.passwords import password_policy
 from resolvers.domains import aliases, dkim_keys, dns_records
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.aliases import DomainAliasOrder
 from resolvers.domains.dns_records import DnsRecordsKey
-from resolvers.domains.listing import DomainMembersPageKey
-from resolvers.domains.loaders import DomainConditions, DomainOrder
+from resolvers.domains.listing import DomainAddressOrder, DomainUserOrder
+from resolvers.identity_providers.loaders import load_visible_providers_by_domain_id
+from resolvers.list_orders import OwnerPageKey
 from resolvers.queue import rate_limits
 from resolvers.routing import loaders as routing_loaders
 from resolvers.spam import sender_rules
-from resolvers.spam.sender_rules import DomainRuleListing as OfDomainRules
+from resolvers.spam.sender_rules import (
+    DomainRuleListing,
+    SenderRuleConditions,
+    SenderRuleOrder,
+)
 from resolvers.users.quota.quota_allocation import effective_quota
 
 if TYPE_CHECKING:
@@ -96,25 +96,46 @@ def _graphql_type_by_name(type_name: str) -> Any:
     return getattr(sys.modules[module], type_name)
 
 
-@strawberry.type(description="What the users of a domain store together.")
-class DomainStorage(View):
-    size: ByteSize = attribute_field("Bytes that the users of the domain store.")
-    message_count: BigInt = attribute_field("Messages in all mailboxes of the domain's users.")
-
-
-@strawberry.type(description="What DNS should say.")
-class DnsRecord(View):
-    type: DnsRecordKind = attribute_field("Type of the record.")
-    name: str = attribute_field("Whole name, as DNS has it.")
-    value: str | None = attribute_field(
-        "Value that the record should have. Null if the server lacks a setting for it: `problem` "
-        "says what to configure."
+@strawberry.input(description="Conditions on the sender rules of a domain. All must hold.")
+class DomainSenderRuleFilter(ConditionsInput):
+    action: SenderAction | None = attribute_field(
+        "Returns only rules with this action.", default=UNSET
     )
-    purpose: DnsRecordPurpose = attribute_field("What the record is for.")
-    state: DnsState = attribute_field("As looked up.")
-    found: list[str] = attribute_field("What DNS has there, as far as it is about this.")
+    query: str | None = attribute_field(
+        "Returns only rules with this text in the pattern or the comment (case is ignored).",
+        default=UNSET,
+    )
+
+    def to_conditions(self) -> SenderRuleConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return SenderRuleConditions(action=value_or_none(self.action), query=self.query or None)
+
+
+@strawberry.type(description="Storage that the accounts of a domain use together.")
+class DomainStorage(View):
+    size: ByteSize = attribute_field("Bytes that the messages of the accounts take.")
+    message_count: BigInt = attribute_field("Number of messages in all mailboxes of the accounts.")
+
+
+@strawberry.type(description="DNS record that a domain should have, and its comparison with DNS.")
+class DnsRecord(View):
+    type: DnsRecordKind = attribute_field("DNS record type, such as MX or TXT.")
+    name: str = attribute_field("Full DNS name of the record, without the last dot.")
+    value: str | None = attribute_field(
+        "Value that the record should have. Null: the server lacks a setting, which `problem` "
+        "names."
+    )
+    purpose: DnsRecordPurpose = attribute_field(
+        "Purpose of the record, such as delivery or authentication."
+    )
+    state: DnsState = attribute_field("Comparison of DNS with the expected record.")
+    found: list[str] = attribute_field(
+        "Values that DNS has under the name of the record. Empty: DNS has none. It is "
+        "also empty without an answer of DNS: `state` is then UNKNOWN."
+    )
     problem: str | None = attribute_field(
-        "Reason for the state UNKNOWN, and what to configure if `value` is null."
+        "Reason for the state UNKNOWN; if `value` is null, what to configure. Null for other "
+        "states."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -128,12 +149,14 @@ class DnsRecord(View):
     }
 
 
-@strawberry.type(description="Mail domain.")
+@strawberry.type(description="Mail domain of the platform.")
 class Domain(NodeView):
-    name: str = attribute_field("Unicode form.")
-    description: str | None = attribute_field("Text for people.")
-    active: bool = attribute_field("Takes mail; its users sign in all the same.")
-    tags: list[str] = attribute_field("Labels.")
+    name: str = attribute_field("Name of the domain in Unicode form.")
+    description: str | None = attribute_field("Note about the domain for administrators.")
+    active: bool = attribute_field(
+        "False: mail to the domain is refused, but its users can sign in."
+    )
+    tags: list[str] = attribute_field("Tags of the domain, for the filter of a list.")
     max_addresses: int | None = attribute_field(
         "Highest number of addresses, including those of accounts. Null: unlimited."
     )
@@ -142,7 +165,7 @@ class Domain(NodeView):
         "Highest quota of an account, in bytes. Null: unlimited."
     )
     max_new_user_quota: ByteSize | None = attribute_field(
-        "Highest for the next one; null = unlimited, 0 = nothing is left."
+        "Highest quota in bytes that a new account can get. Null: unlimited. 0: no storage is left."
     )
     quota: ByteSize | None = attribute_field(
         "Quota of all accounts of the domain together, in bytes. Null: unlimited."
@@ -150,23 +173,44 @@ class Domain(NodeView):
     default_user_quota_inherited: bool = attribute_field(
         "True: `defaultUserQuota` is the default of the platform."
     )
-    quota_allocated: ByteSize = attribute_field("Given out.")
-    address_count: int = attribute_field("Addresses, those of accounts among them.")
-    addresses_left: int | None = attribute_field("How many more; null = any number.")
-    user_count: int = attribute_field("Accounts.")
-    users_left: int | None = attribute_field("How many more; null = any number.")
-    backup_mx: bool = attribute_field("Only relayed to the primary server.")
-    relay_all_recipients: bool = attribute_field("Relayed also for unknown recipients.")
-    relay_unknown_only: bool = attribute_field("Local users here, others relayed.")
+    quota_allocated: ByteSize = attribute_field(
+        "Sum of the quotas of all accounts of the domain, in bytes. Accounts with unlimited "
+        "storage count as 0."
+    )
+    address_count: int = attribute_field(
+        "Number of addresses in the domain, including those of accounts."
+    )
+    addresses_left: int | None = attribute_field(
+        "Number of addresses that can still be created. Null: unlimited."
+    )
+    user_count: int = attribute_field("Number of accounts with the main address in the domain.")
+    users_left: int | None = attribute_field(
+        "Number of accounts that can still be created. Null: unlimited."
+    )
+    backup_mx: bool = attribute_field(
+        "True: the server is a backup MX of the domain. It relays mail for accounts to "
+        "the primary server, unless `relayUnknownOnly` is true, instead of storing it. "
+        "Forwarding, discarding and training addresses work as usual."
+    )
+    relay_all_recipients: bool = attribute_field(
+        "True: mail for recipients that the server does not know is relayed too."
+    )
+    relay_unknown_only: bool = attribute_field(
+        "True: mail for known recipients is stored, and only the rest is relayed."
+    )
     relay_host: Annotated["RelayHost", strawberry.lazy("graph.routing.types")] | None = link(
         "relay_host_id",
         routing_loaders.load_relay_hosts_by_id,
         lazy_view_factory("graph.routing.types", "RelayHost"),
-        description="Way out for mail of its senders, as an ADMIN sees it; null = by itself.",
+        description="Relay host through which mail from senders in the domain is sent, "
+        "unless a transport matches the recipient. Null: there is none, or the "
+        "caller is not an ADMIN.",
     )
-    global_address_list: bool = attribute_field("Users see each other in the address register.")
-    created_at: datetime = attribute_field("Creation.")
-    updated_at: datetime | None = attribute_field("Last change.")
+    global_address_list: bool = attribute_field(
+        "True: contact suggestions contain the other users of the domain."
+    )
+    created_at: datetime = attribute_field("Time when the domain was created.")
+    updated_at: datetime | None = attribute_field("Time of the last change of the domain.")
 
     load_batch = staticmethod(domain_loaders.load_visible_domains_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -194,7 +238,9 @@ class Domain(NodeView):
         return ByteSize(quota) if quota else None
 
     @field(
-        "defaultUserQuota, but no more than maxNewUserQuota; null = unlimited, 0 = nothing left.",
+        "Quota in bytes to suggest for a new account: the smaller one of `defaultUserQuota` and "
+        "`maxNewUserQuota`. `userCreate` without a quota does not lower `defaultUserQuota`, and "
+        "is refused if `defaultUserQuota` is too high. Null: unlimited. 0: no storage is left.",
         "default_user_quota",
         "max_user_quota",
         "quota",
@@ -207,7 +253,7 @@ class Domain(NodeView):
         return min(limits, default=None)
 
     @field(
-        "What passwords of its users must have when they are set.",
+        "Rules for new passwords of the accounts of the domain.",
         "password_min",
         "password_classes",
     )
@@ -217,7 +263,17 @@ class Domain(NodeView):
         )
 
     @field(
-        "How much its users may send together; null = what the settings say.",
+        "OpenID Connect provider at which the users of the domain sign in. Null: there is none.",
+        "id",
+        **DOMAIN_ADMIN_GUARD,
+    )
+    async def identity_provider(self, info: Info) -> IdentityProvider | None:
+        row = await info.context.load(load_visible_providers_by_domain_id, self.row.id)
+        return IdentityProvider.from_row_or_none(row)
+
+    @field(
+        "Messages that all accounts of the domain together can send in a period. Null: the "
+        "default of the platform applies.",
         "id",
         **DOMAIN_ADMIN_GUARD,
     )
@@ -226,7 +282,15 @@ class Domain(NodeView):
             await info.context.load(rate_limits.load_limits_by_owner, self.row.id)
         )
 
-    @field("In use.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "True if the domain has no rate limit of its own and inherits that of the settings.",
+        "id",
+        **DOMAIN_ADMIN_GUARD,
+    )
+    async def rate_limit_inherited(self, info: Info) -> bool:
+        return await info.context.load(rate_limits.load_limits_by_owner, self.row.id) is None
+
+    @field("Storage that the accounts of the domain use together.", **DOMAIN_ADMIN_GUARD)
     async def storage(self, info: Info) -> DomainStorage:
         return DomainStorage.from_row(
             await info.context.load(
@@ -234,134 +298,158 @@ class Domain(NodeView):
             )
         )
 
-    @field("Accounts, by user name.", **DOMAIN_ADMIN_GUARD)
+    @field("Accounts with the main address in the domain.", **DOMAIN_ADMIN_GUARD)
     async def users(
         self,
         info: Info,
+        order_by: DomainUserOrder = DomainUserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
-        user_type, requested_page = (
-            _graphql_type_by_name("User"),
-            page_request("domain-users", first, after, last, before),
+        view = _graphql_type_by_name("User")
+        list_order = domain_listing.USER_LIST_ORDERS[order_by]
+        requested_page = page_request(f"domain-users-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, view)
         )
-        page_key = DomainMembersPageKey(
-            self.row.id, requested_page, selected_columns(info, user_type)
-        )
-        return await connection_of_page(
+        return await load_connection_of_owned_rows(
             info,
-            user_type,
-            await info.context.load(domain_listing.load_user_pages_by_domain, page_key),
-            lambda row: Cursor(requested_page.ordering, row.username_key, row.id),
-            lambda: info.context.load(domain_listing.count_users_by_domain, page_key),
+            view,
+            page_key,
+            domain_listing.load_user_pages_by_domain,
+            domain_listing.count_users_by_domain,
         )
 
-    @field("What accepts mail there.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "Addresses in the domain, including those of accounts, ordered by local part.",
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def addresses(
         self,
         info: Info,
+        order_by: DomainAddressOrder = DomainAddressOrder.ADDRESS_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["Address", strawberry.lazy("graph.addresses.types")]]:
-        address_type, requested_page = (
-            _graphql_type_by_name("Address"),
-            page_request("domain-addresses", first, after, last, before),
+        view = _graphql_type_by_name("Address")
+        list_order = domain_listing.ADDRESS_LIST_ORDERS[order_by]
+        requested_page = page_request(f"domain-addresses-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, view)
         )
-        page_key = DomainMembersPageKey(
-            self.row.id, requested_page, selected_columns(info, address_type)
-        )
-        return await connection_of_page(
+        return await load_connection_of_owned_rows(
             info,
-            address_type,
-            await info.context.load(domain_listing.load_address_pages_by_domain, page_key),
-            lambda row: Cursor(requested_page.ordering, row.local, row.id),
-            lambda: info.context.load(domain_listing.count_addresses_by_domain, page_key),
+            view,
+            page_key,
+            domain_listing.load_address_pages_by_domain,
+            domain_listing.count_addresses_by_domain,
         )
 
-    @field("Domain aliases of the domain, ordered by name.", **DOMAIN_ADMIN_GUARD)
+    @field("Alias domains of the domain.", **DOMAIN_ADMIN_GUARD)
     async def aliases(
         self,
         info: Info,
+        order_by: DomainAliasOrder = DomainAliasOrder.ALIAS_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
-        requested_page = page_request("domain-aliases", first, after, last, before)
-        page_key = DomainMembersPageKey(
-            self.row.id, requested_page, selected_columns(info, DomainAlias)
+        list_order = aliases.LIST_ORDERS[order_by]
+        requested_page = page_request(f"domain-aliases-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, DomainAlias)
         )
-        return await connection_of_page(
+        return await load_connection_of_owned_rows(
             info,
             DomainAlias,
-            await info.context.load(domain_listing.load_alias_pages_by_domain, page_key),
-            lambda row: Cursor(requested_page.ordering, row.alias, row.id),
-            lambda: info.context.load(domain_listing.count_aliases_by_domain, page_key),
+            page_key,
+            domain_listing.load_alias_pages_by_domain,
+            domain_listing.count_aliases_by_domain,
         )
 
-    @field("Accounts that administer the domain, ordered by user name.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        (
+            "Accounts that administer the domain as DOMAIN_ADMIN. A caller below ADMIN sees only "
+            "the own account and those in domains that the caller administers."
+        ),
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def admins(
         self,
         info: Info,
+        order_by: DomainUserOrder = DomainUserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
-        user_type, requested_page = (
-            _graphql_type_by_name("User"),
-            page_request("domain-admins", first, after, last, before),
+        view = _graphql_type_by_name("User")
+        list_order = domain_listing.USER_LIST_ORDERS[order_by]
+        requested_page = page_request(f"domain-admins-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, view)
         )
-        page_key = DomainMembersPageKey(
-            self.row.id, requested_page, selected_columns(info, user_type)
-        )
-        return await connection_of_page(
+        return await load_connection_of_owned_rows(
             info,
-            user_type,
-            await info.context.load(domain_listing.load_admin_pages_by_domain, page_key),
-            lambda row: Cursor(requested_page.ordering, row.username_key, row.id),
-            lambda: info.context.load(domain_listing.count_admins_by_domain, page_key),
+            view,
+            page_key,
+            domain_listing.load_admin_pages_by_domain,
+            domain_listing.count_admins_by_domain,
         )
 
-    @field("Senders whose mail is never spam, or always, by pattern.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "Sender rules of the domain, which allow or block senders.",
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def sender_rules(
         self,
         info: Info,
-        action: SenderAction | None = UNSET,
+        filter: DomainSenderRuleFilter | None = UNSET,
+        order_by: SenderRuleOrder = SenderRuleOrder.PATTERN_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["SenderRule", strawberry.lazy("graph.spam.sender_rules")]]:
-        rule_type, list_ordering = (
-            _graphql_type_by_name("SenderRule"),
-            ordering_name("domain-sender-rules", value_or_none(action)),
+        rule_type = _graphql_type_by_name("SenderRule")
+        list_order = sender_rules.LIST_ORDERS[order_by]
+        conditions = filter.to_conditions() if filter else SenderRuleConditions()
+        list_ordering = ordering_name(
+            f"domain-sender-rules-{order_by}",
+            None if conditions == SenderRuleConditions() else conditions,
         )
         requested_page = page_request(list_ordering, first, after, last, before)
-        page_key = OfDomainRules(
-            self.row.id, requested_page, selected_columns(info, rule_type), value_or_none(action)
+        page_key = DomainRuleListing(
+            self.row.id, requested_page, list_order, selected_columns(info, rule_type), conditions
         )
         return await connection_of_page(
             info,
             rule_type,
             await info.context.load(sender_rules.load_rule_pages_by_domain, page_key),
-            lambda row: Cursor(requested_page.ordering, row.pattern, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: info.context.load(sender_rules.count_rules_by_domain, page_key),
         )
 
-    @field("The key in use: RSA, if there is one.", "name", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "Active DKIM key of the domain's own, or else its own pending key; the RSA key "
+        "if there are two. Null: there is neither, although the key of `*` may sign.",
+        "name",
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def dkim_key(self, info: Info) -> DkimKey | None:
         return DkimKey.from_row_or_none(
-            await info.context.load(dkim_keys.load_current_keys_by_domain, self.row.name)
+            await info.context.load(dkim_keys.load_visible_active_or_pending_keys, self.row.name)
         )
 
     @field(
-        "MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, and what programs look for. With check they "
-        "are looked up, within four seconds for all that are asked for at once.",
+        "DNS records that the domain should have: MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, "
+        "and service records for mail clients. The look-ups of a request take at most 4 seconds "
+        "together.",
         "name",
         "backup_mx",
         cost=DNS_COST,
@@ -372,142 +460,25 @@ class Domain(NodeView):
         return [
             DnsRecord.from_row(record)
             for record in await info.context.load(
-                dns_records.load_expected_records_by_domain, request
+                dns_records.compute_expected_records_and_query_dns, request
             )
         ]
 
 
-@strawberry.type(description="Second name of a domain: mail for it is mail for the domain.")
+@strawberry.type(
+    description="Alias domain: another name of a domain, whose mail is delivered as mail of that "
+    "domain."
+)
 class DomainAlias(NodeView):
-    alias: str = attribute_field("Unicode form.")
+    alias: str = attribute_field("Name of the alias domain in Unicode form.")
     domain: Domain = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="What it stands for.",
+        description="Domain that gets the mail of the alias domain.",
     )
-    active: bool = attribute_field("False = it takes no mail.")
-    created_at: datetime = attribute_field("Creation.")
+    active: bool = attribute_field("False: mail to the alias domain is refused.")
+    created_at: datetime = attribute_field("Time when the alias domain was created.")
 
     load_batch = staticmethod(aliases.load_visible_aliases_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("DomainAlias")}
-
-
-@strawberry.input(description="Selects domain aliases.")
-class DomainAliasFilter(ConditionsInput):
-    query: str | None = attribute_field(
-        "Part of the alias or of the name of its domain.", default=UNSET
-    )
-
-
-@strawberry.input(description="Which domains.")
-class DomainFilter(ConditionsInput):
-    query: str | None = attribute_field("Partial match of name or description.", default=UNSET)
-    active: bool | None = attribute_field("On or off.", default=UNSET)
-    backup_mx: bool | None = attribute_field("Only relayed, or not.", default=UNSET)
-    administered_by: UserRef | None = attribute_field(
-        "That this user is in charge of.", default=UNSET
-    )
-    not_administered_by: UserRef | None = attribute_field(
-        "That this user is not in charge of.", default=UNSET
-    )
-    tags: list[str] | None = attribute_field("With any of these labels.", default=UNSET)
-
-    async def resolve_conditions(self, info: Info) -> DomainConditions:
-        """Convert the filter to conditions of the resolvers.
-
-        An unknown user selects no domain.
-        """
-
-        async def resolve_user_id(ref: UserRef | None) -> int | None:
-            if not ref:
-                return None
-            row = await load_user_or_viewer(info, ref)
-            return row.id if row else 0
-
-        return DomainConditions(
-            query=self.query or None,
-            active=value_or_none(self.active),
-            backup_mx=value_or_none(self.backup_mx),
-            administered_by=await resolve_user_id(self.administered_by),
-            not_administered_by=await resolve_user_id(self.not_administered_by),
-            tags=optional_tuple(self.tags),
-        )
-
-
-@strawberry.type
-class DomainQuery:
-    @query("One domain, by id or by its own name.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
-    async def domain(self, info: Info, by: DomainRef) -> Domain | None:
-        ref = domain_selector_from_ref(by, path="by")
-        if ref.id is None:
-            return Domain.from_row_or_none(
-                await domain_loaders.find_administered_domain(info.context, ref.name or "")
-            )
-        (row,) = await domain_loaders.load_administered_domains_by_id(info.context, [ref.id])
-        return Domain.from_row_or_none(row)
-
-    @query("Lists the domains that the viewer administers.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
-    async def domains(
-        self,
-        info: Info,
-        filter: DomainFilter | None = UNSET,
-        order_by: DomainOrder = DomainOrder.NAME_ASC,
-        first: int | None = UNSET,
-        after: str | None = UNSET,
-        last: int | None = UNSET,
-        before: str | None = UNSET,
-    ) -> Connection[Domain]:
-        conditions = await filter.resolve_conditions(info) if filter else DomainConditions()
-        list_ordering = ordering_name(
-            f"domains-{order_by}", None if conditions == DomainConditions() else conditions
-        )
-        list_order = domain_loaders.LIST_ORDERS[order_by]
-        requested_page = page_request(list_ordering, first, after, last, before)
-        return await connection_of_page(
-            info,
-            Domain,
-            await domain_loaders.read_domain_page(
-                info.context, conditions, requested_page, selected_columns(info, Domain), order_by
-            ),
-            lambda row: list_order.cursor_of_row(row, list_ordering),
-            lambda: domain_loaders.count_domains(info.context, conditions),
-        )
-
-    @query("One second name of a domain.", scope=Scope.READ, **DOMAIN_ADMIN_GUARD)
-    async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
-        if by.id:
-            key = global_ids.decode("DomainAlias", by.id.value, path="by")
-            (row,) = await aliases.load_visible_aliases_by_id(info.context, [key])
-            return DomainAlias.from_row_or_none(row)
-        return DomainAlias.from_row_or_none(
-            await aliases.find_alias(info.context, maybe_value(by.alias) or "")
-        )
-
-    @query(
-        "Domain aliases of the domains that the viewer administers, ordered by name.",
-        scope=Scope.READ,
-        **DOMAIN_ADMIN_GUARD,
-    )
-    async def domain_aliases(
-        self,
-        info: Info,
-        filter: DomainAliasFilter | None = UNSET,
-        first: int | None = UNSET,
-        after: str | None = UNSET,
-        last: int | None = UNSET,
-        before: str | None = UNSET,
-    ) -> Connection[DomainAlias]:
-        search_text = (filter.query or None) if filter else None
-        requested_page = page_request(
-            ordering_name("domain-alias", search_text), first, after, last, before
-        )
-        return await connection_of_page(
-            info,
-            DomainAlias,
-            await aliases.read_alias_page(
-                info.context, search_text, requested_page, selected_columns(info, DomainAlias)
-            ),
-            lambda row: Cursor(requested_page.ordering, row.alias, row.id),
-            lambda: aliases.count_aliases(info.context, search_text),
-        )

@@ -11,8 +11,8 @@ Each function counts the bytes of the completed value in `n` and adds them to th
 budget `b`, which raises an exception if the limit is exceeded.
 """
 
-from enum import Enum
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from graphql import (
     GraphQLEnumType,
@@ -31,22 +31,14 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from strawberry.types.base import StrawberryObjectDefinition
 
-from graph.execution.function_source import (
-    CompleteFunction,
-    FunctionSource,
-    ObjectVariables,
-    RowVariables,
-)
-from graph.execution.generated_code import FallbackNeeded, rfc3339_from_sqlite_text
-from graph.execution.leaf_checks import FIXED_SIZE_SCALARS, INVALID_VALUE_CHECKS, TEXT_SCALARS
-from graph.execution.list_steps import MAX_ITEMS_PER_CALL
-from graph.execution.response_size import FIELD_OVERHEAD_BYTES
-from graph.execution.response_size import NON_TEXT_VALUE_BYTES as OTHER_SIZE
+from graph.execution.function_source import CompleteFunction, ObjectVariables, RowVariables
+from graph.execution.generated_code import FallbackNeeded
+from graph.execution.leaf_writer import LeafWriter
 from graph.execution.strawberry_definitions import (
-    derived_fields_of_type,
+    derived_fields_of_type_or_none,
     is_attribute_field,
     is_link_field,
-    link_of,
+    link_of_field_or_none,
     python_class_of_type,
     strawberry_definition,
 )
@@ -111,7 +103,54 @@ class RowListFunctions:
             return None
 
 
-class FunctionWriter(FunctionSource):
+class TypeFunctions(dict[type, CompleteFunction | None]):
+    """The functions that complete the objects of an interface or union, by Python class.
+
+    A function is compiled when the first object of its class is completed: most documents select
+    `errors`, which has 15 possible types, and most responses have none. The value is None if the
+    class is that of no possible type, or if the selection can't be compiled.
+    """
+
+    def __init__(
+        self,
+        document: OperationFields,
+        possible_types: Sequence[GraphQLObjectType],
+        details: FieldDetailsList,
+    ) -> None:
+        super().__init__()
+        self._document = document
+        self._details = details
+        self._types: dict[type, GraphQLObjectType] = {}
+        for object_type in possible_types:
+            definition = strawberry_definition(object_type)
+            if isinstance(definition, StrawberryObjectDefinition) and not definition.concrete_of:
+                self._types[definition.origin] = object_type
+
+    def __missing__(self, python_class: type) -> CompleteFunction | None:
+        if python_class not in self._types:
+            return None  # not stored: any class can occur here
+        try:
+            function = FunctionWriter(self._document).compile_value_function(
+                self._types[python_class], self._details
+            )
+        except FallbackNeeded:
+            function = None
+        self[python_class] = function
+        return function
+
+    def can_compile_any(self) -> bool:
+        """Return True if the selection can be compiled for one of the types."""
+        return any(self[python_class] for python_class in self._types)
+
+
+class CompiledAttributeFields(NamedTuple):
+    """The function for the attribute fields of an object, and the fields left to graphql-core."""
+
+    complete: CompleteFunction
+    remaining_fields: GroupedFieldSet
+
+
+class FunctionWriter(LeafWriter):
     """A writer of the function that completes the values of one selection set."""
 
     def __init__(self, document: OperationFields) -> None:
@@ -125,11 +164,11 @@ class FunctionWriter(FunctionSource):
 
         Raises FallbackNeeded if the selection can't be compiled.
         """
-        return self.compile_function(self._write_value(output_type, details, "v", 1))
+        return self.compile_function(self._write_value_to_variable(output_type, details, "v", 1))
 
     def compile_attribute_fields_function(
         self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
-    ) -> tuple[CompleteFunction, GroupedFieldSet]:
+    ) -> CompiledAttributeFields:
         """Compile the function for the attribute fields of an object.
 
         Returns the function and the fields that graphql-core must execute. The function's result
@@ -137,24 +176,23 @@ class FunctionWriter(FunctionSource):
         compiled.
         """
         self.write_line(1, "if unusable(v): raise Fallback('odd')")
-        object_variable = self._write_class_check(object_type, "v", 1)
+        object_variable = self._write_class_check_to_variables(object_type, "v", 1)
         parts, rest = [], {}
         for name, details in grouped_fields.items():
-            mark = len(self.lines)
+            line_count = len(self.lines)
             try:
                 if is_link_field(self._field_definition(object_type, details)):
                     raise FallbackNeeded("link")
-                parts.append(
-                    f"{name!r}: {self._write_field(object_type, details, object_variable, 1)}"
-                )
+                value = self._write_field_expression(object_type, details, object_variable, 1)
+                parts.append(f"{name!r}: {value}")
             except FallbackNeeded:
-                del self.lines[mark:]
+                del self.lines[line_count:]
                 rest[name] = details
                 parts.append(f"{name!r}: None")
         if len(rest) == len(grouped_fields):
             raise FallbackNeeded("resolver")
-        self.write_line(1, f"n += {self._fixed_object_size(grouped_fields)}")
-        return self.compile_function(f"{{{', '.join(parts)}}}"), rest
+        self.write_line(1, f"n += {self.fixed_object_size(grouped_fields)}")
+        return CompiledAttributeFields(self.compile_function(f"{{{', '.join(parts)}}}"), rest)
 
     def compile_rows_function(
         self,
@@ -171,10 +209,10 @@ class FunctionWriter(FunctionSource):
         self.write_line(1, f"for {', '.join(raw.raw_variables.values())}, in v:")
         self._write_fields(object_type, details, ObjectVariables("", "", raw), "one", 2)
         self.write_line(2, "o.append(one)")
-        self._write_budget_check(2)
+        self.write_budget_check(2)
         return self.compile_function("o")
 
-    def _write_value(
+    def _write_value_to_variable(
         self,
         output_type: GraphQLOutputType,
         details: FieldDetailsList,
@@ -185,7 +223,9 @@ class FunctionWriter(FunctionSource):
     ) -> str:
         """Write the completion of the variable `var`; return the variable with the result."""
         if is_non_null_type(output_type):
-            return self._write_value(output_type.of_type, details, var, indent, nullable=False)
+            return self._write_value_to_variable(
+                output_type.of_type, details, var, indent, nullable=False
+            )
         out = self.new_variable("o")
         if nullable:
             self.write_line(indent, f"if {var} is None: {out} = None")
@@ -194,55 +234,14 @@ class FunctionWriter(FunctionSource):
         if is_list_type(output_type):
             self._write_list(output_type.of_type, details, var, out, indent)
         elif isinstance(output_type, GraphQLEnumType):
-            self._write_enum(output_type, var, out, indent)
+            self.write_enum(output_type, var, out, indent)
         elif is_leaf_type(output_type):
-            self._write_scalar(output_type, var, out, indent)
+            self.write_scalar(output_type, var, out, indent)
         elif isinstance(output_type, GraphQLObjectType):
             self._write_object(output_type, details, var, out, indent)
         elif isinstance(output_type, GraphQLInterfaceType | GraphQLUnionType):
-            self._write_abstract(output_type, details, var, out, indent)
+            self._write_call_by_possible_type(output_type, details, var, out, indent)
         return out
-
-    def _write_scalar(self, scalar_type: Any, var: str, out: str, indent: int) -> None:
-        coerce = self.add_constant(scalar_type.coerce_output_value)
-        if other := INVALID_VALUE_CHECKS.get(scalar_type.name):
-            self.write_line(indent, f"{out} = {var}")
-            self.write_line(indent, f"if {other.format(v=var)}:")
-            indent += 1
-        is_unusable = f"type({var}) not in never_awaitable and unusable({var})"
-        self.write_line(indent, f"if {is_unusable}: raise Fallback('odd')")
-        self.write_line(indent, f"{out} = {coerce}({var})")
-        self.write_line(indent, f"if {out} is None or {out} is Undefined: raise Fallback('null')")
-        if other and scalar_type.name in TEXT_SCALARS:
-            self.write_line(indent - 1, f"n += len({out})")
-        elif scalar_type.name not in FIXED_SIZE_SCALARS:
-            self.write_line(indent - bool(other), f"n += json_size({out})")
-
-    def _write_budget_check(self, indent: int) -> None:
-        """Write the check at the end of a loop that the response limit is not exceeded."""
-        self.write_line(indent, "if n > b.left: b.raise_exceeded()")
-
-    def _write_list_check(self, var: str, indent: int) -> None:
-        """Write the check of a list's type and length."""
-        self.write_line(indent, f"if type({var}) is not list: raise Fallback('type')")
-        self.write_line(indent, f"if len({var}) > {MAX_ITEMS_PER_CALL}: raise LargeValue")
-
-    @staticmethod
-    def _fixed_object_size(grouped_fields: GroupedFieldSet) -> int:
-        """Return the bytes of an object in JSON without its texts and nested objects."""
-        return sum(len(name) + FIELD_OVERHEAD_BYTES + OTHER_SIZE for name in grouped_fields)
-
-    def _write_enum(self, enum_type: GraphQLEnumType, var: str, out: str, indent: int) -> None:
-        members: type[Enum] | None = getattr(strawberry_definition(enum_type), "wrapped_cls", None)
-        if members is None:
-            raise FallbackNeeded("enum")
-        names_by_member = self.add_constant(
-            {member: enum_type.coerce_output_value(member) for member in members}
-        )
-        self.write_line(
-            indent, f"if type({var}) is not {self.add_constant(members)}: raise Fallback('type')"
-        )
-        self.write_line(indent, f"{out} = {names_by_member}[{var}]")
 
     def _write_list(
         self,
@@ -252,9 +251,9 @@ class FunctionWriter(FunctionSource):
         out: str,
         indent: int,
     ) -> None:
-        one = self.new_variable("i")
+        index_name = self.new_variable("i")
         bare = get_nullable_type(item_type)
-        if isinstance(bare, GraphQLObjectType) and derived_fields_of_type(bare) is not None:
+        if isinstance(bare, GraphQLObjectType) and derived_fields_of_type_or_none(bare) is not None:
             function, rows = (
                 self.new_variable("f"),
                 self.add_constant(RowListFunctions(self.document, bare, details)),
@@ -268,13 +267,12 @@ class FunctionWriter(FunctionSource):
             self.write_line(indent, "else:")
             self.write_line(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
             indent += 1
-        self._write_list_check(var, indent)
+        self.write_list_check(var, indent)
         self.write_line(indent, f"{out} = []")
-        self.write_line(indent, f"for {one} in {var}:")
-        self.write_line(
-            indent + 1, f"{out}.append({self._write_value(item_type, details, one, indent + 1)})"
-        )
-        self._write_budget_check(indent + 1)
+        self.write_line(indent, f"for {index_name} in {var}:")
+        item = self._write_value_to_variable(item_type, details, index_name, indent + 1)
+        self.write_line(indent + 1, f"{out}.append({item})")
+        self.write_budget_check(indent + 1)
 
     def _write_object(
         self,
@@ -284,28 +282,28 @@ class FunctionWriter(FunctionSource):
         out: str,
         indent: int,
     ) -> None:
-        if derived_fields_of_type(object_type) is None and not object_type.is_type_of:
+        if derived_fields_of_type_or_none(object_type) is None and not object_type.is_type_of:
             self.write_line(indent, f"if {var} is None or unusable({var}): raise Fallback('null')")
-        elif derived_fields_of_type(object_type) is None:
+        elif derived_fields_of_type_or_none(object_type) is None:
             # graphql-core checks subclasses and objects cast to another type
             origin = self.add_constant(python_class_of_type(object_type))
             self.write_line(indent, f"if type({var}) is not {origin}: raise Fallback('type')")
         self._write_fields(
             object_type,
             details,
-            self._write_class_check(object_type, var, indent),
+            self._write_class_check_to_variables(object_type, var, indent),
             out,
             indent,
         )
 
-    def _write_class_check(
+    def _write_class_check_to_variables(
         self, object_type: GraphQLObjectType, var: str, indent: int
     ) -> ObjectVariables:
         """Write the check of the object's class; return its variables.
 
         The source of a view's fields is its row.
         """
-        if derived_fields_of_type(object_type) is None:
+        if derived_fields_of_type_or_none(object_type) is None:
             return ObjectVariables(var, var)
         python_class = self.add_constant(python_class_of_type(object_type))
         self.write_line(indent, f"if type({var}) is not {python_class}: raise Fallback('type')")
@@ -322,14 +320,15 @@ class FunctionWriter(FunctionSource):
         indent: int,
     ) -> None:
         grouped = self.document.subfields(object_type, details)
-        parts = [
-            f"{name!r}: {self._write_field(object_type, below, object_variables, indent)}"
+        values = {
+            name: self._write_field_expression(object_type, below, object_variables, indent)
             for name, below in grouped.items()
-        ]
-        self.write_line(indent, f"n += {self._fixed_object_size(grouped)}")
+        }
+        parts = [f"{name!r}: {value}" for name, value in values.items()]
+        self.write_line(indent, f"n += {self.fixed_object_size(grouped)}")
         self.write_line(indent, f"{out} = {{{', '.join(parts)}}}")
 
-    def _write_abstract(
+    def _write_call_by_possible_type(
         self,
         abstract_type: GraphQLInterfaceType | GraphQLUnionType,
         details: FieldDetailsList,
@@ -341,20 +340,11 @@ class FunctionWriter(FunctionSource):
         types = self.document.schema.get_possible_types(abstract_type)
         if len(types) > MAX_POSSIBLE_TYPES:
             raise FallbackNeeded("abstract")
-        branches: dict[type, CompleteFunction] = {}
-        for each in types:
-            definition = strawberry_definition(each)
-            if isinstance(definition, StrawberryObjectDefinition) and not definition.concrete_of:
-                try:
-                    branches[definition.origin] = FunctionWriter(
-                        self.document
-                    ).compile_value_function(each, details)
-                except FallbackNeeded:
-                    continue
-        if not branches:
+        functions = TypeFunctions(self.document, types, details)
+        if not functions.can_compile_any():
             raise FallbackNeeded("abstract")
         branch = self.new_variable("b")
-        self.write_line(indent, f"{branch} = {self.add_constant(branches)}.get(type({var}))")
+        self.write_line(indent, f"{branch} = {self.add_constant(functions)}[type({var})]")
         self.write_line(indent, f"if {branch} is None: raise Fallback('type')")
         self.write_line(indent, f"{out} = {branch}({var}, b)")
         self.write_line(indent, f"if {out} is None: raise Fallback('null')")
@@ -367,7 +357,7 @@ class FunctionWriter(FunctionSource):
             raise FallbackNeeded("unknown")
         return field
 
-    def _write_field(
+    def _write_field_expression(
         self,
         object_type: GraphQLObjectType,
         details: FieldDetailsList,
@@ -379,22 +369,22 @@ class FunctionWriter(FunctionSource):
             return repr(object_type.name)
         field = self._field_definition(object_type, details)
         name = getattr(strawberry_definition(field), "python_name", "")
-        raw, derived = self.new_variable("r"), derived_fields_of_type(object_type) or {}
+        raw, derived = self.new_variable("r"), derived_fields_of_type_or_none(object_type) or {}
         if (
-            (to := link_of(field))
-            and to.exists
+            (field_link := link_of_field_or_none(field))
+            and field_link.exists
             and self._selected_names(field, details) <= KEY_FIELDS
         ):
-            (key,) = to.columns
+            (key,) = field_link.columns
             key = (
-                object_variables.row_variables.variable_of_column(key)
+                object_variables.row_variables.write_column_conversion_once(key)
                 if object_variables.row_variables
                 else f"{object_variables.source_variable}.{key}"
             )
             self.write_line(indent, f"{raw} = {self.add_constant(KeyRow)}({key})")
-            return self._write_view(field.type, details, raw, indent)
+            return self._write_view_to_variable(field.type, details, raw, indent)
         if object_variables.row_variables:
-            return self._write_field_of_row(
+            return self._write_row_field_expression(
                 field, derived.get(name), name, details, object_variables.row_variables, indent
             )
         if is_link_field(field):  # set by its list, or resolved by graphql-core
@@ -408,7 +398,7 @@ class FunctionWriter(FunctionSource):
         elif isinstance(viewed := derived.get(name), NestedViewField):
             look = self.add_constant(viewed.sources_from_source)
             self.write_line(indent, f"{raw} = {look}({object_variables.source_variable})")
-            return self._write_view(field.type, details, raw, indent)
+            return self._write_view_to_variable(field.type, details, raw, indent)
         elif isinstance(expressed := derived.get(name), ExpressionField):
             self.write_line(
                 indent, f"{raw} = {expressed.expression.format(object_variables.source_variable)}"
@@ -423,9 +413,9 @@ class FunctionWriter(FunctionSource):
             self.write_line(indent, f"{raw} = {derive}({object_variables.source_variable})")
         else:
             self.write_line(indent, f"{raw} = {object_variables.source_variable}.{name}")
-        return self._write_value(field.type, details, raw, indent)
+        return self._write_value_to_variable(field.type, details, raw, indent)
 
-    def _write_field_of_row(
+    def _write_row_field_expression(
         self,
         field: GraphQLField,
         derived_field: DerivedField | None,
@@ -444,11 +434,15 @@ class FunctionWriter(FunctionSource):
             if get_named_type(field.type).name == "DateTime" and row_variables.is_instant_text(
                 name
             ):
-                return self._write_instant(field.type, row_variables.raw_variables[name], indent)
-            return self._write_value(
-                field.type, details, row_variables.variable_of_column(name), indent
+                return self.write_instant_to_variable(
+                    field.type, row_variables.raw_variables[name], indent
+                )
+            return self._write_value_to_variable(
+                field.type, details, row_variables.write_column_conversion_once(name), indent
             )
-        values = ", ".join(row_variables.variable_of_column(one) for one in derived_field.columns)
+        values = ", ".join(
+            row_variables.write_column_conversion_once(column) for column in derived_field.columns
+        )
         raw = self.new_variable("r")
         maker = (
             derived_field.sources_from_columns
@@ -458,20 +452,10 @@ class FunctionWriter(FunctionSource):
         call = values if maker is return_unchanged else f"{self.add_constant(maker)}({values})"
         self.write_line(indent, f"{raw} = {call}")
         if isinstance(derived_field, NestedViewField):
-            return self._write_view(field.type, details, raw, indent)
-        return self._write_value(field.type, details, raw, indent)
+            return self._write_view_to_variable(field.type, details, raw, indent)
+        return self._write_value_to_variable(field.type, details, raw, indent)
 
-    def _write_instant(self, output_type: GraphQLOutputType, var: str, indent: int) -> str:
-        """Write the conversion of an instant that the driver returns as text."""
-        out = self.new_variable("o")
-        empty = "raise Fallback('null')" if is_non_null_type(output_type) else f"{out} = None"
-        self.write_line(indent, f"if {var} is None: {empty}")
-        self.write_line(
-            indent, f"else: {out} = {self.add_constant(rfc3339_from_sqlite_text)}({var})"
-        )
-        return out
-
-    def _write_view(
+    def _write_view_to_variable(
         self, output_type: GraphQLOutputType, details: FieldDetailsList, var: str, indent: int
     ) -> str:
         """Write the completion of a view, or list of views, without creating view objects."""
@@ -481,19 +465,19 @@ class FunctionWriter(FunctionSource):
         self.write_line(indent + 1, f"{out} = None" if nullable else "raise Fallback('null')")
         self.write_line(indent, "else:")
         if is_list_type(bare):
-            one, output = self.new_variable("i"), self.new_variable("o")
-            self._write_list_check(var, indent + 1)
+            index_name, output = self.new_variable("i"), self.new_variable("o")
+            self.write_list_check(var, indent + 1)
             self.write_line(indent + 1, f"{out} = []")
-            self.write_line(indent + 1, f"for {one} in {var}:")
+            self.write_line(indent + 1, f"for {index_name} in {var}:")
             self._write_fields(
                 self._require_object_type(bare.of_type),
                 details,
-                ObjectVariables(one, one),
+                ObjectVariables(index_name, index_name),
                 output,
                 indent + 2,
             )
             self.write_line(indent + 2, f"{out}.append({output})")
-            self._write_budget_check(indent + 2)
+            self.write_budget_check(indent + 2)
         else:
             self._write_fields(
                 self._require_object_type(bare), details, ObjectVariables(var, var), out, indent + 1

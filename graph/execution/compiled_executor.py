@@ -89,15 +89,15 @@ class CompiledExecutor(PlainExecutor):
             root = self.schema.get_root_type(kind)
             assert root is not None  # noqa: S101 - there are fields, so there is a type
             in_turn = kind is OperationType.MUTATION if serially is None else serially
-            found = self.execute_collected_root_fields(
+            result = self.execute_collected_root_fields(
                 root, self.root_value, grouped, in_turn, deferred
             )
         except GraphQLError as error:
             self.collected_errors.add(error, None)
             return self.build_response(None)
-        if self.is_awaitable(found):
-            return self._await_data_and_build_response(found)
-        return self.build_response(cast("dict[str, Any]", found))
+        if self.is_awaitable(result):
+            return self._await_data_and_build_response(result)
+        return self.build_response(cast("dict[str, Any]", result))
 
     async def _await_data_and_build_response(self, pending_data: Awaitable[dict[str, Any]]) -> Any:
         try:
@@ -115,7 +115,7 @@ class CompiledExecutor(PlainExecutor):
         position_context: Any,
     ) -> Any:
         """Resolve a field like graphql-core, with arguments prepared in its plan."""
-        call = self.plans.field_call(parent_type, field_details_list)
+        call = self.plans.field_call_or_none(parent_type, field_details_list)
         if call is None or not self._can_compile:
             return super().execute_field(
                 parent_type, source, field_details_list, path, position_context
@@ -125,12 +125,12 @@ class CompiledExecutor(PlainExecutor):
         kind = call.field.type
         info = self.build_resolve_info(call.field, call.nodes, parent_type, path)
         try:
-            given = call.arguments
-            if given is None:
-                given = get_argument_values(
+            arguments = call.arguments
+            if arguments is None:
+                arguments = get_argument_values(
                     call.field, call.nodes[0], self.variable_values, None, self.hide_suggestions
                 )
-            result = call.resolve(source, info, **given)
+            result = call.resolve(source, info, **arguments)
             if self.is_awaitable(result):
                 return self._complete_awaited_result(kind, field_details_list, info, path, result)
             completed = self.complete_value(
@@ -184,7 +184,7 @@ class CompiledExecutor(PlainExecutor):
     ) -> Any:
         """Complete a value by the generated function of its selection, or by graphql-core."""
         if field_details_list[0].node.selection_set is not None and self._can_compile:
-            plan = self.plans.value_plan(return_type, field_details_list)
+            plan = self.plans.value_plan_or_none(return_type, field_details_list)
             if plan is not None and not plan.is_given_up:
                 plan.count_use()
                 if type(result) is list and len(result) > MAX_ITEMS_PER_CALL:
@@ -226,10 +226,10 @@ class CompiledExecutor(PlainExecutor):
             except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
                 self.response_budget.left = budget_left + counted
                 plan.count_fallback_or_give_up(error)
-                found = super().complete_value(return_type, details, info, path, items, None)
-                return await found if self.is_awaitable(found) else found
-            if self.step_clock.is_step_over():
-                await self.step_clock.pause()
+                result = super().complete_value(return_type, details, info, path, items, None)
+                return await result if self.is_awaitable(result) else result
+            if self.step_clock.start_step_or_check_if_over():
+                await self.step_clock.yield_to_event_loop()
         return completed
 
     def execute_fields(
@@ -244,7 +244,7 @@ class CompiledExecutor(PlainExecutor):
         ordinary = super().execute_fields
         if path is None or not self._can_compile:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        plan = self.plans.object_plan(parent_type, grouped_field_set)
+        plan = self.plans.object_plan_or_none(parent_type, grouped_field_set)
         if plan is None or plan.is_given_up:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         plan.count_use()
@@ -274,7 +274,7 @@ async def _fill_in_awaited_fields(
     return completed
 
 
-def executor_class(*, is_compiled: bool) -> type[PlainExecutor]:
+def supported_executor_class(*, is_compiled: bool) -> type[PlainExecutor]:
     """Return the class of the executor.
 
     Returns PlainExecutor, with a warning, if graphql-core's methods have other parameters.
@@ -284,12 +284,12 @@ def executor_class(*, is_compiled: bool) -> type[PlainExecutor]:
     for name, parameters in EXPECTED_SIGNATURES.items():
         method = getattr(Executor, name, None)
         if method is None or tuple(inspect.signature(method).parameters) != parameters:
-            log.warning("graphql-core's executor is not the known one: nothing is compiled")
+            log.warning("Unknown executor of graphql-core; compiled execution is off")
             return PlainExecutor
     return CompiledExecutor
 
 
-def create_executor(
+def create_executor_and_set_budget_in_context(
     plan_cache: PlanCache,
     variable_values: VariableValues,
     root_value: object,
@@ -308,10 +308,10 @@ def create_executor(
     executor_type: Any = PlainExecutor
     if missing_scopes:
         executor_type = partial(ScopeCheckingExecutor, missing_scopes=missing_scopes)
-    elif plans := plan_cache.plans_after_first_run(variable_values):
+    elif plans := plan_cache.count_run_or_create_plans(variable_values):
         context.selection_cache = plans.selection_cache
         executor_type = partial(CompiledExecutor, plans=plans)
-    found: PlainExecutor = executor_type(
+    executor: PlainExecutor = executor_type(
         plan_cache.schema,
         plan_cache.definitions,
         plan_cache.fragments,
@@ -327,4 +327,4 @@ def create_executor(
         operation_extensions=extensions,
         response_budget=answer,
     )
-    return found
+    return executor

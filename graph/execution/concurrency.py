@@ -35,5 +35,8 @@ async def gather_results(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
     """
     loop = asyncio.get_running_loop()
     return await gather_with_cancel(
-        *(FieldTask(each, loop=loop) if iscoroutine(each) else each for each in awaitables)
+        *(
+            FieldTask(awaitable, loop=loop) if iscoroutine(awaitable) else awaitable
+            for awaitable in awaitables
+        )
     )

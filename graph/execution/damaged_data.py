@@ -24,12 +24,12 @@ def damage_error_body(request_id: str) -> DamageErrorBody:
     return DamageErrorBody(error.message, {"code": str(error.code), "requestId": request_id})
 
 
-def log_damage(damaged_objects: Iterable[object], request_id: str, first_field: str) -> None:
+def log_damage(damaged_objects: Iterable[object], request_id: str, first_field_path: str) -> None:
     """Log the damaged objects of a request in one line, with the path of the first field."""
     descriptions = list(dict.fromkeys(map(str, damaged_objects)))
     extra = {
         "request_id": request_id,
-        "path": first_field,
+        "path": first_field_path,
         "damage": "; ".join(descriptions[:MAX_LOGGED_OBJECTS]),
     }
-    log.warning("stored bytes are damaged", extra=extra)
+    log.warning("Stored data is damaged", extra=extra)

@@ -35,7 +35,7 @@ class DeadlineExceeded(Exception):
         return {"code": "DEADLINE_EXCEEDED", **commit_state}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FieldDeadline:
     """The deadline of the root fields of a mutation, by the clock of the event loop.
 
@@ -44,6 +44,13 @@ class FieldDeadline:
 
     ends_at: float
     error: DeadlineExceeded | None = None
+    _clock: asyncio.Timeout | None = None  # of the field that runs
+
+    def extend(self, seconds: float) -> None:
+        """Give the running field, and all later ones, more time: for a mutation that waits."""
+        self.ends_at += seconds
+        if self._clock is not None:
+            self._clock.reschedule(self.ends_at)
 
     async def run_field_until_deadline(self, resolve_field: Callable[[], Any]) -> Any:
         """Run one root field and return its completed value.
@@ -58,6 +65,7 @@ class FieldDeadline:
         current_work.set(progress)
         try:
             async with asyncio.timeout_at(self.ends_at) as clock:
+                self._clock = clock
                 result = resolve_field()
                 return await result if isinstance(result, Awaitable) else result
         except TimeoutError:
@@ -65,4 +73,5 @@ class FieldDeadline:
                 raise
             raise DeadlineExceeded(committed=progress.committed) from None
         finally:
+            self._clock = None
             current_work.set(previous)

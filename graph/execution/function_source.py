@@ -8,7 +8,7 @@ from graphql import Undefined
 
 from graph.execution.generated_code import FallbackNeeded, LargeValue, is_exception_or_awaitable
 from graph.execution.leaf_checks import NEVER_AWAITABLE_TYPES
-from graph.execution.response_size import ResponseBudget, json_size
+from graph.execution.response_size import ResponseBudget, estimated_json_size
 from graph.types.object_views import ViewList
 from models.store.prepared_statements import ResultColumn, utc_from_sqlite_text
 
@@ -30,7 +30,7 @@ class FunctionSource:
             "isfinite": math.isfinite,
             "len": len,
             "unusable": is_exception_or_awaitable,
-            "json_size": json_size,
+            "json_size": estimated_json_size,
             "str": str,
             "type": type,
             "never_awaitable": NEVER_AWAITABLE_TYPES,
@@ -83,19 +83,21 @@ class RowVariables:
         self._indent = indent
         self._converted_variables: dict[str, str] = {}
 
-    def variable_of_column(self, column_name: str) -> str:
+    def write_column_conversion_once(self, column_name: str) -> str:
         """Return the variable with the converted value of a column.
 
         Writes the conversion at the first use. Raises FallbackNeeded if the column is missing.
         """
-        column, given = self.columns.get(column_name), self.raw_variables.get(column_name, "")
+        column, raw_value = self.columns.get(column_name), self.raw_variables.get(column_name, "")
         if column is None:
             raise FallbackNeeded("no column")
         if column.convert is None:
-            return given
+            return raw_value
         if column_name not in self._converted_variables:
-            variable = self._converted_variables[column_name] = f"p{given}"
-            expression = column.expression.format(given, self._source.add_constant(column.convert))
+            variable = self._converted_variables[column_name] = f"p{raw_value}"
+            expression = column.expression.format(
+                raw_value, self._source.add_constant(column.convert)
+            )
             self._source.write_line(self._indent, f"{variable} = {expression}")
         return self._converted_variables[column_name]
 

@@ -22,7 +22,7 @@ def is_exception_or_awaitable(value: object) -> bool:
     return isinstance(value, Exception) or value is Undefined or is_awaitable(value)
 
 
-def rfc3339_from_sqlite_text(text: str) -> str:
+def rfc3339_from_sqlite_text_or_fall_back(text: str) -> str:
     """Convert UTC text of SQLite (2026-01-31 12:00:00.000000) to RFC 3339 text.
 
     Raises FallbackNeeded if the text has another form.

@@ -16,19 +16,28 @@ MAX_TEXT_PER_STEP = 128 * 1024  # characters
 MAX_ITEMS_PER_STEP = 16  # of a list
 
 
-async def encode_response(payload: dict[str, Any], budget: ResponseBudget | None) -> bytes:
+async def encode_response_or_size_error(
+    payload: dict[str, Any], budget: ResponseBudget | None
+) -> bytes:
     """Return the JSON of a response, or of an error if the response exceeds its limit.
 
     `budget` has counted the response, but not the escapes of its characters.
     """
+    try:
+        return await encode_response(payload, budget)
+    except ResponseTooLarge as refusal:
+        error = {"message": str(refusal), "extensions": refusal.extensions}
+        return encode_json({"data": None, "errors": [error]})
+
+
+async def encode_response(payload: dict[str, Any], budget: ResponseBudget | None) -> bytes:
+    """Return the JSON of a response. Raises ResponseTooLarge if it exceeds its limit."""
     if budget is None or not needs_stepwise_encoding(budget):
         return encode_json(payload)
     body = await asyncio.to_thread(encode_in_steps, payload)
-    if len(body) <= budget.limit:
-        return body
-    refusal = ResponseTooLarge(budget.limit)
-    error = {"message": str(refusal), "extensions": refusal.extensions}
-    return encode_json({"data": None, "errors": [error]})
+    if len(body) > budget.limit:
+        raise ResponseTooLarge(budget.limit)
+    return body
 
 
 def needs_stepwise_encoding(budget: ResponseBudget) -> bool:

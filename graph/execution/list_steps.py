@@ -18,7 +18,7 @@ class StepClock:
     def __init__(self) -> None:
         self._started: float | None = None
 
-    def is_step_over(self) -> bool:
+    def start_step_or_check_if_over(self) -> bool:
         """True if the current step has taken MAX_STEP_CPU_SECONDS since the first call in it."""
         if self._started is None:
             self._started = thread_time()
@@ -29,7 +29,7 @@ class StepClock:
     def _reset(self) -> None:
         self._started = None
 
-    async def pause(self) -> None:
+    async def yield_to_event_loop(self) -> None:
         """Let the event loop run other tasks."""
         await asyncio.sleep(0)
         self._started = None

@@ -16,7 +16,11 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType as Kind
 
-from graph.execution.compiled_executor import CompiledExecutor, create_executor, executor_class
+from graph.execution.compiled_executor import (
+    CompiledExecutor,
+    create_executor_and_set_budget_in_context,
+    supported_executor_class,
+)
 from graph.execution.damaged_data import damage_error_body, log_damage
 from graph.execution.deadlines import DeadlineExceeded, FieldDeadline
 from graph.execution.documents.cost_limits import OperationLimits
@@ -52,6 +56,7 @@ from models.errors import (
     Unauthenticated,
 )
 from models.runtime.concurrency_limits import ConcurrencySlot
+from models.sessions.live_sessions import SessionPeer
 from models.store.committed_transactions import WorkProgress, current_work
 from models.store.outages import StorageUnavailable, storage_failure
 from models.users.roles import Role, expand_scopes
@@ -68,14 +73,12 @@ ERROR_CODE_BY_CONSTRAINT = {
     ValidationConstraint.PAGE: "BAD_PAGINATION",
 }
 DEFAULT_LIMITS = OperationLimits()
-NOT_SIGNED_IN = "sign in first: no valid credential was sent"
 
 
 @dataclass
 class OperationContext(Context):
     """The context of an operation with its HTTP request or WebSocket."""
 
-    request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     observer: OperationObserver | None = field(default=None, repr=False)
     guards: AdmissionControl | None = field(default=None, repr=False)
@@ -83,6 +86,8 @@ class OperationContext(Context):
     connection_slot: ConcurrencySlot | None = field(default=None, repr=False)  # of a WebSocket
     reader: SocketReader | None = field(default=None, repr=False)  # the peer of a WebSocket
     live: ConnectionRegistry | None = field(default=None, repr=False)  # connections of this process
+    peer: SessionPeer = field(default=SessionPeer(), repr=False)  # of the connection
+    live_session_id: int | None = field(default=None, repr=False)  # of a WebSocket
     paid: bool = False  # the cost is already charged
     answer: ResponseBudget | None = field(default=None, repr=False)  # of the last execution
     batch: AtomicBatch | None = field(
@@ -116,17 +121,17 @@ class ExecutableSchema(strawberry.Schema):
         bind_resolvers(self._schema.type_map, self.schema_converter)
         mark_one_of_inputs(self._schema.type_map.values())
         self.limits = limits
-        self.choose_executor(is_compiled=compiled)
+        self.set_executor_and_clear_documents(is_compiled=compiled)
 
-    def choose_executor(self, *, is_compiled: bool) -> None:
+    def set_executor_and_clear_documents(self, *, is_compiled: bool) -> None:
         """Choose compiled or plain execution. A change clears the document cache."""
-        chosen = executor_class(is_compiled=is_compiled)
-        if chosen is not self.execution_context_class:
-            self.execution_context_class = chosen
-            compiles = issubclass(chosen, CompiledExecutor)
+        executor = supported_executor_class(is_compiled=is_compiled)
+        if executor is not self.execution_context_class:
+            self.execution_context_class = executor
+            compiles = issubclass(executor, CompiledExecutor)
             self.documents = DocumentCache(self._schema, self.limits, can_compile=compiles)
 
-    def find_document_charging_caller(
+    def find_document_charging_if_uncached(
         self, context: Any, text: str, operation_name: str | None
     ) -> PreparedDocument:
         """Return a prepared document with its operation.
@@ -140,7 +145,7 @@ class ExecutableSchema(strawberry.Schema):
         return (
             refused_document(operation_name, error)
             if error
-            else self.documents.find_or_prepare(text, operation_name)
+            else self.documents.find_or_prepare_with_faults(text, operation_name)
         )
 
     async def execute(
@@ -165,8 +170,8 @@ class ExecutableSchema(strawberry.Schema):
         if getattr(context, "presence", None) is None:
             context = context.fresh_copy()
         with OperationObserver(context, query) as observed:
-            document = self.find_document_charging_caller(context, query, operation_name)
-            observed.set_document(document)
+            document = self.find_document_charging_if_uncached(context, query, operation_name)
+            observed.set_document_and_count_subscription(document)
             if document.operation_type.value not in {
                 kind.value for kind in allowed_operation_types or Kind
             }:
@@ -227,19 +232,19 @@ class ExecutableSchema(strawberry.Schema):
     def log_and_hide_internal_errors(self, result: ExecutionResult, context: Context) -> None:
         """Log the internal errors of a result and make its errors public."""
         if result.errors:
-            self._log_errors(result.errors, context)
+            self._log_deadlines_damage_and_bugs(result.errors, context)
             make_errors_public(result, context)
 
     async def _run_until_deadline(self, run: "OperationRun") -> ExecutionResult:
         """Run an operation until its end or its deadline."""
         if run.outlives_client:  # a mutation whose fields are committed one by one
-            return await self._run_mutation_fields(run)
+            return await self._run_mutation_with_field_deadlines(run)
         progress = WorkProgress()
         current_work.set(progress)
         try:
             async with asyncio.timeout(self.limits.deadline) as clock:
                 with AdmittedOperation(run.context, outlives_client=run.outlives_client):
-                    await self._read_position_if_cursor_selected(run)
+                    await self._set_position_if_cursor_selected(run)
                     return await (
                         execute_atomically(run) if run.document.is_atomic else run.execute()
                     )
@@ -254,7 +259,7 @@ class ExecutableSchema(strawberry.Schema):
             run.context.clear_loaded()  # loaders and context refer to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
 
-    async def _run_mutation_fields(self, run: "OperationRun") -> ExecutionResult:
+    async def _run_mutation_with_field_deadlines(self, run: "OperationRun") -> ExecutionResult:
         """Run a mutation. Each of its fields ends at the deadline."""
         ends_at = asyncio.get_running_loop().time() + self.limits.deadline
         run.context.field_deadline = FieldDeadline(ends_at)
@@ -267,7 +272,7 @@ class ExecutableSchema(strawberry.Schema):
             run.context.field_deadline = None
             run.context.clear_loaded()
 
-    async def _read_position_if_cursor_selected(self, run: "OperationRun") -> None:
+    async def _set_position_if_cursor_selected(self, run: "OperationRun") -> None:
         """Read the journal position before any state, if the query asks for a cursor."""
         document, context = run.document, run.context
         if (
@@ -277,10 +282,12 @@ class ExecutableSchema(strawberry.Schema):
         ):
             context.query_position = await stream_reader.load_last_stream_positions(context)
 
-    def _log_errors(self, errors: Sequence[GraphQLError], context: object) -> None:
+    def _log_deadlines_damage_and_bugs(
+        self, errors: Sequence[GraphQLError], context: object
+    ) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
         if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
-            log.warning("an operation was ended at its deadline", extra=extra)
+            log.warning("Operation cancelled at its deadline", extra=extra)
         damaged = [error for error in errors if isinstance(error.original_error, CorruptBlob)]
         if damaged:
             causes = [error.original_error for error in damaged]
@@ -289,7 +296,9 @@ class ExecutableSchema(strawberry.Schema):
         if bugs:
             path = ".".join(map(str, bugs[0].path or ()))
             extra |= {"path": path, "errors": len(bugs)}
-            log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
+            log.error(
+                "Field failed with an internal error", exc_info=bugs[0].original_error, extra=extra
+            )
 
 
 class OperationRun(NamedTuple):
@@ -326,7 +335,7 @@ class OperationRun(NamedTuple):
         values = self.plan_cache.coerce_variables(self.variables)
         if isinstance(values, list):
             return ExecutionResult(None, values)
-        executor = create_executor(
+        executor = create_executor_and_set_budget_in_context(
             self.plan_cache,
             values,
             self.root_value,
@@ -364,34 +373,33 @@ def check_and_charge_operation(
         "requested": document.cost_with_variables(variables),
         "maximum": limits.max_cost_of_role(viewer.role),
     }
-    refusal = next(_permission_and_budget_errors(document, context, cost), None)
+    refusal = next(_check_permissions_and_charge_budget(document, context, cost), None)
     return DocumentCheck([refusal] if refusal else [], cost)
 
 
-def _permission_and_budget_errors(
+def _check_permissions_and_charge_budget(
     document: PreparedDocument, context: Context, cost: dict[str, int]
 ) -> Iterator[GraphQLError]:
     viewer, guards = context.viewer, getattr(context, "guards", None)
-    stranger = viewer.role is Role.PUBLIC
     if viewer.read_only and document.operation_type is OperationType.MUTATION:
-        yield _coded_error("this credential is for reading only", "FORBIDDEN")
+        yield _coded_error("The credential is read-only.", "FORBIDDEN")
     for name in sorted(
         document.root_fields - viewer.allowed_operations if viewer.allowed_operations else ()
     ):
-        yield _coded_error(f"this key is not for {name}", "FORBIDDEN")
-    is_query = document.operation_type is OperationType.QUERY  # only its fields are refused
-    missing_scopes = () if is_query else document.scopes - expand_scopes(viewer.scopes)
+        yield _coded_error(f"The API key is not allowed for {name}.", "FORBIDDEN")
+    # Of a query, and without a credential, only the fields are refused.
+    is_query = document.operation_type is OperationType.QUERY
+    can_miss_scopes = not is_query and viewer.role is not Role.PUBLIC
+    missing_scopes = document.scopes - expand_scopes(viewer.scopes) if can_miss_scopes else ()
     for scope in sorted(missing_scopes):
-        if stranger:
-            yield _coded_error(NOT_SIGNED_IN, "UNAUTHENTICATED")
-        yield _coded_error(f"this needs the scope {scope}", "FORBIDDEN")
+        yield _coded_error(f"Requires the scope {scope}.", "FORBIDDEN")
     if document.is_introspection and guards and (code := guards.introspection_error_code(viewer)):
-        yield _coded_error("the schema is not shown here", code)
+        yield _coded_error("Introspection is not allowed for this caller.", code)
     if cost["requested"] > cost["maximum"]:
-        message = "the operation costs {requested}, {maximum} are allowed"
+        message = "The operation costs {requested} points. At most {maximum} are allowed."
         yield _coded_error(message.format(**cost), "QUERY_TOO_COMPLEX")
     if guards and not getattr(context, "paid", False):
-        yield from guards.charge_operation(context, cost)
+        yield from guards.charge_operation_and_extend_cost(context, cost)
 
 
 def _coded_error(message: str, code: str) -> GraphQLError:
@@ -420,7 +428,7 @@ def _public_error(error: GraphQLError, context: object) -> GraphQLError:
     message, extensions = error.message, error.extensions or {}
     viewer = getattr(context, "viewer", None)
     if is_bug(error):
-        message = "Something broke on our side."
+        message = "Internal error."
         extensions = {
             "code": "INTERNAL_SERVER_ERROR",
             "requestId": getattr(context, "request_id", ""),
@@ -434,7 +442,7 @@ def _public_error(error: GraphQLError, context: object) -> GraphQLError:
     elif isinstance(error.original_error, ResponseTooLarge | DeadlineExceeded):
         extensions = error.original_error.extensions
     elif isinstance(error.original_error, StrawberryInputCoercionError):
-        message = "A member of an input is null that may be left out, but not be null."
+        message = "A member of an input is null, but must be omitted or have a value."
         extensions = {"code": "BAD_USER_INPUT"}
     elif "code" not in extensions:  # a variable or an argument of the wrong type
         extensions = {"code": "BAD_USER_INPUT"}

@@ -26,7 +26,7 @@ from graph.execution.concurrency import gather_results
 from graph.execution.deadlines import DeadlineExceeded, FieldDeadline
 from graph.execution.documents.required_scopes import scopes_of_type
 from graph.execution.list_steps import StepClock, close_unstarted_coroutines
-from graph.execution.response_size import FIELD_OVERHEAD_BYTES, ResponseBudget, json_size
+from graph.execution.response_size import FIELD_OVERHEAD_BYTES, ResponseBudget, estimated_json_size
 from graph.types.object_views import ViewList
 from models.users.roles import Scope
 
@@ -52,11 +52,13 @@ class _CompletedValues:
     def results_or_coroutine(self) -> Any:
         """Return the results, or a coroutine that returns them if some are coroutines."""
         return (
-            _await_pending(self.results, self.pending_keys) if self.pending_keys else self.results
+            _await_pending_in_place(self.results, self.pending_keys)
+            if self.pending_keys
+            else self.results
         )
 
 
-async def _await_pending(results: Any, pending_keys: list[Any]) -> Any:
+async def _await_pending_in_place(results: Any, pending_keys: list[Any]) -> Any:
     """Replace each coroutine by its result and return `results`.
 
     A single coroutine is awaited without a task.
@@ -109,7 +111,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     ) -> Any:
         """Complete a scalar or enum and count its bytes."""
         completed = super().complete_leaf_value(return_type, result)
-        self.response_budget.add_response_bytes(json_size(completed))
+        self.response_budget.add_response_bytes(estimated_json_size(completed))
         return completed
 
     def execute_fields(
@@ -187,7 +189,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         try:
             for index in indexes:
                 complete_item(index)
-                if index < last and self.step_clock.is_step_over():
+                if index < last and self.step_clock.start_step_or_check_if_over():
                     return self._complete_remaining_items(complete_item, items, indexes, completed)
         except Exception:
             self._settle_remaining_in_background(items, indexes, completed)
@@ -203,11 +205,11 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     ) -> Any:
         """Complete the items with these indexes in further steps of the event loop."""
         try:
-            await self.step_clock.pause()
+            await self.step_clock.yield_to_event_loop()
             for index in indexes:
                 complete_item(index)
-                if self.step_clock.is_step_over():
-                    await self.step_clock.pause()
+                if self.step_clock.start_step_or_check_if_over():
+                    await self.step_clock.yield_to_event_loop()
         except Exception:
             self._settle_remaining_in_background(items, indexes, completed)
             raise
@@ -302,8 +304,8 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         """
         async with AsyncExitStack() as trial:
             self.context_value.trial_end = trial
-            found = execute_field()
-            return await found if isinstance(found, Awaitable) else found
+            result = execute_field()
+            return await result if isinstance(result, Awaitable) else result
 
     @classmethod
     def build(cls, *args: Any, **kwargs: Any) -> Any:
@@ -314,7 +316,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
 class ScopeCheckingExecutor(PlainExecutor):
     """An executor for a viewer without some of the scopes that types of the document require.
 
-    A field whose value is an object of such a type fails; the other fields have their values.
+    A field that returns an object of such a type fails. The other fields are not affected.
     """
 
     def __init__(self, *args: Any, missing_scopes: frozenset[Scope], **kwargs: Any) -> None:

@@ -44,15 +44,15 @@ class ArgumentConverters:
         """Return the function that creates the keyword arguments of a field's resolver."""
         public_name = self._converter.config.name_converter.from_argument
         arguments = [
-            (public_name(one), one.python_name, self._value_converter(one.type))
-            for one in field.arguments
+            (public_name(argument), argument.python_name, self._value_converter(argument.type))
+            for argument in field.arguments
         ]
 
-        def convert_arguments(given: dict[str, Any]) -> dict[str, Any]:
+        def convert_arguments(raw_arguments: dict[str, Any]) -> dict[str, Any]:
             return {
-                python: given[name] if convert is None else convert(given[name])
+                python: raw_arguments[name] if convert is None else convert(raw_arguments[name])
                 for name, python, convert in arguments
-                if name in given
+                if name in raw_arguments
             }
 
         return convert_arguments
@@ -71,7 +71,7 @@ class ArgumentConverters:
         if isinstance(input_type, StrawberryList):
             return self._list_converter(input_type)
         if isinstance(input_type, StrawberryContainer):
-            raise TypeError(f"no input of ours: {input_type}")
+            raise TypeError(f"not an input type of the schema: {input_type}")
         if isinstance(input_type, type) and has_object_definition(input_type):
             return partial(self._convert_input, input_type)
         return None
@@ -112,25 +112,25 @@ class ArgumentConverters:
         public_name = self._converter.config.name_converter.from_field
         input_fields = [
             (
-                public_name(one),
-                one.python_name,
-                self._value_converter(one.resolve_type(type_definition=definition)),
+                public_name(field),
+                field.python_name,
+                self._value_converter(field.resolve_type(type_definition=definition)),
             )
-            for one in definition.fields
+            for field in definition.fields
         ]
         absent = {
-            one.python_name: None
-            for one in definition.fields
-            if one.default_value is MISSING and one.default_factory is MISSING
+            field.python_name: None
+            for field in definition.fields
+            if field.default_value is MISSING and field.default_factory is MISSING
         }
 
         def convert_fields(value: Mapping[str, Any]) -> Any:
-            given = {
+            arguments = {
                 python: value[name] if convert is None else convert(value[name])
                 for name, python, convert in input_fields
                 if name in value
             }
-            return input_class(**{**absent, **given})
+            return input_class(**{**absent, **arguments})
 
         return convert_fields
 
@@ -154,24 +154,24 @@ def _can_bind_resolver(field: StrawberryField) -> bool:
     if resolver.parent_parameter or resolver.root_parameter:
         return False
     return all(
-        (not one.has_resolver or (field.is_async and one.supports_async))
-        and type(one).map_arguments is FieldExtension.map_arguments
-        for one in field.extensions
+        (not extension.has_resolver or (field.is_async and extension.supports_async))
+        and type(extension).map_arguments is FieldExtension.map_arguments
+        for extension in field.extensions
     )
 
 
 def _bound_resolver(field: StrawberryField, converters: ArgumentConverters) -> ResolveFunction:
     convert_arguments, inner = converters.arguments_converter(field), _resolver_function(field)
-    guards = [one for one in field.extensions if isinstance(one, FieldGuard)]
+    guards = [extension for extension in field.extensions if isinstance(extension, FieldGuard)]
     for extension in field.extensions:  # the last extension is the outermost
         if extension.has_resolver and type(extension) is not FieldGuard:
             inner = partial(extension.resolve_async, inner)
 
-    def resolve(source: Any, raw: Any, /, **given: Any) -> Any:
+    def resolve(source: Any, raw: Any, /, **arguments: Any) -> Any:
         for guard in guards:  # before the conversion of arguments, which can fail
-            if (refusal := guard.refusal_value(raw)) is not None:
+            if (refusal := guard.require_guard_or_return_refusal(raw)) is not None:
                 return refusal
-        return inner(source, Info(_raw_info=raw, _field=field), **convert_arguments(given))
+        return inner(source, Info(_raw_info=raw, _field=field), **convert_arguments(arguments))
 
     return resolve
 

@@ -36,7 +36,11 @@ from graphql.execution.values import VariableValues, get_argument_values, get_va
 from graph.execution.code_generator import FunctionWriter
 from graph.execution.function_source import CompleteFunction
 from graph.execution.generated_code import FallbackNeeded, LargeValue
-from graph.execution.variables import Signatures, try_to_coerce_variables, variable_signatures
+from graph.execution.variables import (
+    Signatures,
+    try_to_coerce_variables,
+    variable_signatures_or_none,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class PlanCounters(NamedTuple):
     used: Counter[str]
     compiled: Counter[str]
     refused: Counter[str]  # could not be compiled
-    fell: Counter[str]
+    fallback: Counter[str]
     given_up: Counter[str]
 
 
@@ -104,8 +108,8 @@ class CompiledPlan:
         if isinstance(error, LargeValue):
             return
         self.fallback_count += 1
-        PLAN_COUNTERS.fell[self.name] += 1
-        FALLBACK_REASONS["fell", _reason_of_error(error)] += 1
+        PLAN_COUNTERS.fallback[self.name] += 1
+        FALLBACK_REASONS["fallback", _reason_of_error(error)] += 1
         if self.fallback_count >= MAX_FALLBACKS:
             self.is_given_up = (
                 self.fallback_count * MIN_USES_PER_FALLBACK_LIMIT >= self.use_count * MAX_FALLBACKS
@@ -178,7 +182,7 @@ class OperationPlans:
         """
         key = object_type, id(details)
         if key not in self.collected_subfields:
-            found = collect_subfields(
+            subfields = collect_subfields(
                 self.schema,
                 self.fragments,
                 self.condition_values,
@@ -187,13 +191,13 @@ class OperationPlans:
                 details,
                 hide_suggestions=True,
             )
-            self.collected_subfields[key] = details, found
+            self.collected_subfields[key] = details, subfields
         grouped, deferred, _ = self.collected_subfields[key][1]
-        if deferred or any(one.fragment_variable_values for one in details):
+        if deferred or any(detail.fragment_variable_values for detail in details):
             raise FallbackNeeded("deferred")
         return grouped
 
-    def value_plan(
+    def value_plan_or_none(
         self, output_type: GraphQLOutputType, details: FieldDetailsList
     ) -> CompiledPlan | None:
         """Return the plan that completes a value of this type; None if it can't be compiled."""
@@ -216,29 +220,31 @@ class OperationPlans:
             FALLBACK_REASONS["refused", _reason_of_error(error)] += 1
             return None
 
-    def field_call(
+    def field_call_or_none(
         self, object_type: GraphQLObjectType, details: FieldDetailsList
     ) -> FieldCall | None:
         """Return the prepared call of a field; None if graphql-core must resolve it."""
         call = self._field_calls.get(id(details))
         if call is None:
-            node, given = details[0].node, None
+            node, arguments = details[0].node, None
             field = self.schema.get_field(object_type, node.name.value)
             if field is None or details[0].fragment_variable_values:
                 return None
             if not any(_contains_variable(argument) for argument in node.arguments or ()):
                 try:
-                    given = get_argument_values(field, node, hide_suggestions=True)
+                    arguments = get_argument_values(field, node, hide_suggestions=True)
                 except GraphQLError:
                     return None  # graphql-core raises it again with the location
-                if any(isinstance(value, dict | list) for value in given.values()):
-                    given = None  # a resolver may keep or change the value
-            nodes = [one.node for one in details]
+                if any(isinstance(value, dict | list) for value in arguments.values()):
+                    arguments = None  # a resolver may keep or change the value
+            nodes = [detail.node for detail in details]
             resolve = field.resolve or default_field_resolver
-            call = self._field_calls[id(details)] = FieldCall(details, field, nodes, resolve, given)
+            call = self._field_calls[id(details)] = FieldCall(
+                details, field, nodes, resolve, arguments
+            )
         return call
 
-    def object_plan(
+    def object_plan_or_none(
         self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
     ) -> CompiledPlan | None:
         """Return the plan that reads the attribute fields of an object; None without any."""
@@ -303,10 +309,10 @@ class PlanCache:
             if isinstance(node, FragmentDefinitionNode)
         }
         fragments = {name: FragmentDetails(node) for name, node in definitions.items()}
-        found = _VariableFinder()
-        visit(document, found)
-        names = tuple(sorted(found.condition_variables))
-        declared = variable_signatures(schema, operation.variable_definitions or ())
+        finder = _VariableFinder()
+        visit(document, finder)
+        names = tuple(sorted(finder.condition_variables))
+        declared = variable_signatures_or_none(schema, operation.variable_definitions or ())
         return cls(schema, operation, definitions, fragments, names, can_compile, declared)
 
     def coerce_variables(
@@ -315,9 +321,10 @@ class PlanCache:
         """Coerce the variables of a request; return at most 10 errors if some are invalid."""
         if (
             self.variable_signatures is not None
-            and (found := try_to_coerce_variables(self.variable_signatures, raw_values)) is not None
+            and (coerced := try_to_coerce_variables(self.variable_signatures, raw_values))
+            is not None
         ):
-            return found
+            return coerced
         definitions = self.operation.variable_definitions or ()
         return get_variable_values(
             self.schema,
@@ -327,7 +334,7 @@ class PlanCache:
             hide_suggestions=True,
         )
 
-    def plans_after_first_run(self, variable_values: VariableValues) -> OperationPlans | None:
+    def count_run_or_create_plans(self, variable_values: VariableValues) -> OperationPlans | None:
         """Return the plans for these variables; None at the first run or above the limit.
 
         Compilation takes longer than a run, so a document that comes once is not compiled.
@@ -347,9 +354,9 @@ class PlanCache:
 
 
 def _contains_variable(node: Node) -> bool:
-    found = _VariableFinder()
-    visit(node, found)
-    return found.has_variable
+    finder = _VariableFinder()
+    visit(node, finder)
+    return finder.has_variable
 
 
 class _VariableFinder(Visitor):

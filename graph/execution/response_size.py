@@ -93,7 +93,7 @@ class ResponseBudget:
         self.is_exceeded = False
 
 
-def json_size(value: Any) -> int:
+def estimated_json_size(value: Any) -> int:
     """Return the size in bytes of a completed leaf value in JSON, without quotes."""
     if type(value) is str:
         count = len(value)

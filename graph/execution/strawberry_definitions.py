@@ -41,13 +41,15 @@ def is_link_field(field: GraphQLField) -> bool:
     return "link" in getattr(strawberry_definition(field), "metadata", ())
 
 
-def link_of(field: GraphQLField) -> Link | None:
+def link_of_field_or_none(field: GraphQLField) -> Link | None:
     """Return the link that a field is declared with; None if there is none."""
-    found: Link | None = getattr(strawberry_definition(field), "metadata", {}).get("link")
-    return found
+    link: Link | None = getattr(strawberry_definition(field), "metadata", {}).get("link")
+    return link
 
 
-def derived_fields_of_type(object_type: GraphQLObjectType) -> Mapping[str, DerivedField] | None:
+def derived_fields_of_type_or_none(
+    object_type: GraphQLObjectType,
+) -> Mapping[str, DerivedField] | None:
     """Return the derived fields of a view type; None if the type is not a view."""
     cls = python_class_of_type(object_type)
     return cls.derived_fields if issubclass(cls, View) else None

@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from graphql import OperationType
 from strawberry.schema.exceptions import InvalidOperationTypeError
 
+from models.metrics.usage_recorder import UsageCaller
 from models.observability import metrics, traces
 from models.observability.traces import Span
 from models.users.roles import Role
 from resolvers.admin.trusted_documents import hash_of
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +40,21 @@ MAX_REQUESTED_TRACES_PER_SECOND = 10.0  # traces that signed-in callers request 
 MAX_LABELS = metrics.MAX_COMBINATIONS + 20  # operation names and the labels for other operations
 OPERATION_SECONDS = metrics.histogram(
     "merganser_operation_seconds",
-    "Time that operations took, from the document to the settled result.",
+    "Duration of operations, from the document to the complete result.",
     "operation",
     "kind",
     max_combinations=MAX_LABELS,
 )
 OPERATION_ERRORS = metrics.counter(
     "merganser_operation_errors",
-    "Operations that had an error with this code.",
+    "Operations with an error of this code.",
     "operation",
     "code",
     max_combinations=2 * MAX_LABELS,
 )
 OPERATION_COST = metrics.counter(
     "merganser_operation_cost",
-    "Cost that was asked for, in points.",
+    "Requested cost in points.",
     "operation",
     max_combinations=MAX_LABELS,
 )
@@ -64,14 +65,13 @@ SUBSCRIPTION_EVENTS = metrics.counter(
     max_combinations=MAX_LABELS,
 )
 HTTP_RESPONSES = metrics.counter(
-    "merganser_http_responses", "HTTP responses by endpoint and status.", "endpoint", "status"
+    "merganser_http_responses",
+    "HTTP responses of the endpoints graphql, rest, scim, oauth and autoconfig, by status.",
+    "endpoint",
+    "status",
 )
-OPEN_SUBSCRIPTIONS = metrics.up_down_counter(
-    "merganser_subscriptions", "Subscriptions that are open."
-)
-OPEN_SOCKETS = metrics.up_down_counter(
-    "merganser_sockets", "WebSockets that are open, signed in or not."
-)
+OPEN_SUBSCRIPTIONS = metrics.up_down_counter("merganser_subscriptions", "Open subscriptions.")
+OPEN_SOCKETS = metrics.up_down_counter("merganser_sockets", "Open WebSockets, signed in or not.")
 
 NO_HEADERS: Mapping[str, str] = {}
 _TRACEPARENT = re.compile(
@@ -107,7 +107,7 @@ class OperationLabels:
         self._free_labels = dict(label_counts)
         self._labels: set[str] = set()
 
-    def operation_label_or_other(self, name: str | None, *, signed_in: bool) -> str:
+    def reserve_operation_label_or_other(self, name: str | None, *, signed_in: bool) -> str:
         """Return the metric label of a valid operation with this name."""
         if name is None:
             return ANONYMOUS
@@ -153,7 +153,7 @@ class TraceSampler:
         """Return a new span for the operation; None if it is not traced."""
         traceparent = getattr(caller, "headers", NO_HEADERS).get("traceparent")
         parent = (
-            parse_traceparent(traceparent)
+            parse_traceparent_or_none(traceparent)
             if traceparent and caller.viewer.role is not Role.PUBLIC
             else None
         )
@@ -161,11 +161,11 @@ class TraceSampler:
             return OperationSpan("") if random.random() < self.sampled_share else None  # noqa: S311 - no secret
         return (
             OperationSpan("", trace_id=parent.trace_id, parent_id=parent.span_id)
-            if parent.is_sampled and self._take_requested_trace()
+            if parent.is_sampled and self._take_requested_trace_if_left()
             else None
         )
 
-    def _take_requested_trace(self) -> bool:
+    def _take_requested_trace_if_left(self) -> bool:
         now = monotonic()
         self.requested_traces_left = min(
             MAX_REQUESTED_TRACES_PER_SECOND,
@@ -187,7 +187,7 @@ class TraceParent:
     is_sampled: bool
 
 
-def parse_traceparent(header: str) -> TraceParent | None:
+def parse_traceparent_or_none(header: str) -> TraceParent | None:
     """Parse a `traceparent` header (W3C Trace Context, level 1). None if it is invalid."""
     match = _TRACEPARENT.fullmatch(header)
     if match is None:
@@ -259,7 +259,7 @@ class OperationObserver:
             traces.current.reset(self._span_token)
         self._record_metrics_log_and_trace(seconds, error)
 
-    def set_document(self, document: DocumentFacts) -> None:
+    def set_document_and_count_subscription(self, document: DocumentFacts) -> None:
         """Set the document of the operation, and count an open subscription."""
         self.document = document
         if document.operation_type is OperationType.SUBSCRIPTION and not document.faults:
@@ -290,7 +290,7 @@ class OperationObserver:
         name, kind, label = None, "none", REFUSED_LABEL
         if document is not None and not document.faults:
             name, kind = document.operation_name, document.operation_type.value
-            label = operation_labels.operation_label_or_other(
+            label = operation_labels.reserve_operation_label_or_other(
                 name, signed_in=self.caller.viewer.role is not Role.PUBLIC
             )
         OPERATION_SECONDS.observe(seconds, label, kind)
@@ -304,19 +304,39 @@ class OperationObserver:
             )
         for code in self._error_codes:
             OPERATION_ERRORS.add(label, code)
+        is_public = self.caller.viewer.role is Role.PUBLIC  # anybody can choose a name
+        usage_name = label if is_public or name is None else name
+        self._count_usage(usage_name, seconds if self.event_count is None else None)
         logged = log.isEnabledFor(logging.INFO)
         if logged or self.span is not None:
             log_fields = self._log_fields(name, kind, seconds, error)
             if logged:
                 # log.info would look up the line of code, which takes time and is not logged
-                extra = {"facts": log_fields}
+                # `facts` is logged on stderr, and the log store also has the address
+                extra = {"facts": log_fields, "client_ip": getattr(self.caller, "client_ip", None)}
                 record = log.makeRecord(
                     log.name, logging.INFO, "", 0, "operation", (), None, extra=extra
                 )
                 log.handle(record)
             if self.span is not None and _sampler is not None:
-                self._set_span_attributes(self.span, log_fields)
+                self._end_and_describe_span(self.span, log_fields)
                 _sampler.sink.add_trace(self.span)
+
+    def _count_usage(self, name: str, seconds: float | None) -> None:
+        """Count the operation for its user, address, session and name."""
+        caller = self.caller
+        environment = getattr(caller, "environment", None)
+        if environment is not None:
+            environment.usage.count_api_operation(
+                name if len(name) <= MAX_NAME_LENGTH else metrics.OTHER,
+                UsageCaller(
+                    caller.viewer.user_id,
+                    getattr(caller, "client_ip", None),
+                    getattr(caller, "live_session_id", None),
+                ),
+                seconds,
+                has_failed=bool(self._error_codes),
+            )
 
     def _log_fields(
         self, name: str | None, kind: str, seconds: float, error: BaseException | None
@@ -325,7 +345,7 @@ class OperationObserver:
             "request_id": getattr(self.caller, "request_id", ""),
             "operation": name and name[:MAX_NAME_LENGTH],
             "kind": kind,
-            "status": self._status(error),
+            "status": self._operation_status(error),
             "ms": round(seconds * 1000, 3),
             "cost": self.cost,
         }
@@ -337,7 +357,7 @@ class OperationObserver:
             facts["user"] = self.caller.viewer.user_id
         return facts
 
-    def _status(self, error: BaseException | None) -> str:
+    def _operation_status(self, error: BaseException | None) -> str:
         if error is not None and not isinstance(error, Exception):
             return "gone"  # cancelled: the client has left
         if not self._error_codes:
@@ -347,9 +367,9 @@ class OperationObserver:
         if getattr(self.result, "data", None) is not None:
             return "partial"
         errors = getattr(self.result, "errors", None) or ()
-        return "failed" if any(one.path for one in errors) else "refused"
+        return "failed" if any(error.path for error in errors) else "refused"
 
-    def _set_span_attributes(self, span: OperationSpan, log_fields: dict[str, Any]) -> None:
+    def _end_and_describe_span(self, span: OperationSpan, log_fields: dict[str, Any]) -> None:
         span.name = " ".join(filter(None, (log_fields["kind"], log_fields["operation"])))
         span.ended_at = time_ns()
         span.failed = log_fields["status"] == "failed"
@@ -370,7 +390,7 @@ class OperationObserver:
 
 def error_codes(result: Any) -> set[str]:
     """Return the codes of a result's errors."""
-    return {str((one.extensions or {}).get("code")) for one in result.errors}
+    return {str((error.extensions or {}).get("code")) for error in result.errors}
 
 
 def error_codes_of_exception(error: BaseException) -> set[str]:

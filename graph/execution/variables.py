@@ -41,7 +41,7 @@ class NeedsGraphqlCoreCoercion(Exception):
 Signatures = list[tuple[GraphQLVariableSignature, bool]]  # signature, has a default
 
 
-def variable_signatures(
+def variable_signatures_or_none(
     schema: GraphQLSchema, nodes: Iterable[VariableDefinitionNode]
 ) -> Signatures | None:
     """Return the signatures of an operation's variables; None if one is invalid."""
@@ -64,7 +64,7 @@ def try_to_coerce_variables(
             name = signature.name
             if name in raw_values:
                 sources[name] = VariableValueSource(signature, raw_values[name])
-                values[name] = coerce_function(signature.type)(raw_values[name], 0)
+                values[name] = coercion_function(signature.type)(raw_values[name], 0)
             elif has_default or isinstance(signature.type, GraphQLNonNull):
                 return None
             else:
@@ -75,17 +75,17 @@ def try_to_coerce_variables(
 
 
 @cache
-def coerce_function(input_type: GraphQLInputType) -> CoerceFunction:
+def coercion_function(input_type: GraphQLInputType) -> CoerceFunction:
     """Return the function that coerces values of an input type.
 
     It raises an exception for a value that it doesn't accept.
     """
     if isinstance(input_type, GraphQLNonNull):
-        return _coerce_required_function(input_type)
+        return _required_coercion_function(input_type)
     if isinstance(input_type, GraphQLList):
-        return _coerce_list_function(input_type)
+        return _list_coercion_function(input_type)
     if isinstance(input_type, GraphQLInputObjectType):
-        return _coerce_object_function(input_type)
+        return _object_coercion_function(input_type)
     coerce_leaf, is_text = input_type.coerce_input_value, input_type in TEXT_TYPES
 
     def coerce_leaf_value(value: Any, _depth: int) -> Any:
@@ -99,8 +99,8 @@ def coerce_function(input_type: GraphQLInputType) -> CoerceFunction:
     return coerce_leaf_value
 
 
-def _coerce_required_function(input_type: GraphQLNonNull[Any]) -> CoerceFunction:
-    inner = coerce_function(input_type.of_type)
+def _required_coercion_function(input_type: GraphQLNonNull[Any]) -> CoerceFunction:
+    inner = coercion_function(input_type.of_type)
 
     def coerce_required(value: Any, depth: int) -> Any:
         if value is None:
@@ -110,7 +110,7 @@ def _coerce_required_function(input_type: GraphQLNonNull[Any]) -> CoerceFunction
     return coerce_required
 
 
-def _coerce_list_function(input_type: GraphQLList[Any]) -> CoerceFunction:
+def _list_coercion_function(input_type: GraphQLList[Any]) -> CoerceFunction:
     item = input_type.of_type
     texts = (item.of_type if isinstance(item, GraphQLNonNull) else item) in TEXT_TYPES
 
@@ -121,8 +121,8 @@ def _coerce_list_function(input_type: GraphQLList[Any]) -> CoerceFunction:
             raise NeedsGraphqlCoreCoercion
         if texts and set(map(type, value)) <= {str}:
             return value.copy()
-        inner = coerce_function(item)
-        return [inner(one, depth + 1) for one in value]
+        inner = coercion_function(item)
+        return [inner(item, depth + 1) for item in value]
 
     return coerce_list
 
@@ -137,7 +137,7 @@ class InputFieldPlan(NamedTuple):
     default: Any  # Undefined if there is none
 
 
-def _coerce_object_function(input_type: GraphQLInputObjectType) -> CoerceFunction:
+def _object_coercion_function(input_type: GraphQLInputObjectType) -> CoerceFunction:
     fields: list[InputFieldPlan] = []
 
     def coerce_object(value: Any, depth: int) -> Any:
@@ -156,7 +156,7 @@ def _coerce_object_function(input_type: GraphQLInputObjectType) -> CoerceFunctio
         coerced = {}
         for name, out_name, field, is_required, default in fields:
             if name in value:
-                coerced[out_name] = coerce_function(field.type)(value[name], depth + 1)
+                coerced[out_name] = coercion_function(field.type)(value[name], depth + 1)
             elif is_required:
                 raise NeedsGraphqlCoreCoercion
             elif default is not Undefined:

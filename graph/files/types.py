@@ -9,15 +9,17 @@ from strawberry import UNSET
 
 from graph.files.references import FileRef, FileShareRef
 from graph.http import download_urls
-from graph.submission.compose_inputs import ContentEncoding, decode_content
+from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
 from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
+from graph.types.input_conditions import ConditionsInput, require_valid_conditions
 from graph.types.mutations import mutation
+from graph.types.object_access import OWN
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_named_user_id, value_or_none
+from graph.types.references import UserRef, require_visible_user_id_if_named, value_or_none
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -27,32 +29,37 @@ from graph.types.row_mapping import (
 from graph.types.scalars import URL, ByteSize, Duration, Upload
 from models.errors import Forbidden, InvalidInput
 from models.files.tables import FileAttachmentMode
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.files import shares, stored_files
 from resolvers.files.shares import MAX_LIFETIME, NewShare
-from resolvers.files.stored_files import LIST_ORDERING, FilePageKey, NewFile
+from resolvers.files.stored_files import FileOrder, FilePageKey, NewFile
 from resolvers.files.uploads import DEFAULT_MEDIA_TYPE
-from resolvers.messages.content_access import load_access_refusals, require_readable_row
+from resolvers.messages.content_access import (
+    load_access_refusals,
+    require_readable_account,
+    require_readable_row,
+)
 
 
 @strawberry.type(
-    description="A link to a stored file, which works without a credential.",
+    description="Link to a stored file, which works without a credential.",
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class FileShare(NodeView):
-    mode: FileAttachmentMode = attribute_field("Access that the link gives.")
+    mode: FileAttachmentMode = attribute_field("Kind of access that the link gives.")
     has_password: bool = attribute_field("True if the link requires a password.")
     expires_at: datetime | None = attribute_field(
-        "Time when the link expires. If no time was set: 100 days after the last access."
+        "Time when the link expires. If no time was set: 100 days after the creation of the link "
+        "or its last access."
     )
     last_access_at: datetime | None = attribute_field(
         "Time of the last access by the link. Null: never."
     )
-    access_count: int = attribute_field("Number of accesses by the link.")
+    access_count: int = attribute_field("Number of times that the file was downloaded by the link.")
 
-    load_batch = staticmethod(shares.load_own_shares_by_id)
+    load_batch = staticmethod(shares.load_own_unexpired_shares_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("FileShare"),
         "has_password": DerivedField(("password",), lambda stored: stored is not None),
@@ -65,89 +72,128 @@ class FileShare(NodeView):
 
 
 @strawberry.type(
-    description="A file in a user's file storage.", directives=[Auth(scope=Scope.MAIL_READ)]
+    description="File in the file storage of a user.", directives=[Auth(scope=Scope.MAIL_READ)]
 )
 class File(NodeView):
-    filename: str = attribute_field("Name of the file.")
+    filename: str = attribute_field(
+        "Name of the file. For callers other than the owner and a ROOT, an error FORBIDDEN."
+    )
     content_type: str = attribute_field("Media type of the file (RFC 2046).")
-    size: ByteSize = attribute_field("Size of the file.")
-    sha256: str = attribute_field("SHA-256 of the content, in hexadecimal.")
+    size: ByteSize = attribute_field("Size of the file in bytes.")
+    sha256: str = attribute_field(
+        "SHA-256 of the content, 64 hexadecimal digits in lower case. For callers other than "
+        "the owner and a ROOT, an error FORBIDDEN."
+    )
     created_at: datetime = attribute_field("Time when the file was stored.")
 
-    load_batch = staticmethod(stored_files.load_visible_files_by_id)
+    load_batch = staticmethod(stored_files.load_visible_files_or_withhold_content)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("File"),
         "sha256": DerivedField(("digest",), lambda digest: digest),
     }
 
-    @field("Signed download URL of the file, valid for 15 to 20 minutes.", "user_id")
+    @field(
+        "Signed download URL of the file, valid for 15 to 20 minutes, but not longer "
+        "than the credential of the request. For callers other than the owner and a "
+        "ROOT, an error FORBIDDEN.",
+        "user_id",
+    )
     def url(self, info: Info) -> URL:
-        return download_urls.signed_download_url(
+        return download_urls.require_readable_and_sign_download_url(
             info, download_urls.file_path(self.row.id), self.row
         )
 
-    @field("Links to the file. Oldest first.", "user_id")
+    @field(
+        "Links to the file that have not expired, oldest first. For callers other than the owner "
+        "and a ROOT, an error FORBIDDEN.",
+        "user_id",
+    )
     async def shares(self, info: Info) -> list[FileShare]:
         require_readable_row(info.context, self.row)
-        rows = await info.context.load(shares.load_shares_by_file, self.row.id)
+        rows = await info.context.load(shares.load_visible_unexpired_shares_by_file, self.row.id)
         return await objects_from_rows_with_links(info, FileShare, rows)
 
 
-async def load_file_page(
-    info: Info,
-    user_id: int,
-    name_part: str | None,
-    page_arguments: PageArguments,
-) -> Connection[File]:
-    """Load a page of a user's files, newest first.
-
-    `name_part` is a part of the file name. Raises Forbidden if the viewer can't see the files.
-    """
-    if refusal := await info.context.load(load_access_refusals, user_id):
-        raise refusal
-    requested_page = page_request(ordering_name(LIST_ORDERING, name_part or None), *page_arguments)
-    page_key = FilePageKey(user_id, requested_page, selected_columns(info, File), name_part or None)
-    return await connection_of_page(
-        info,
-        File,
-        await info.context.load(stored_files.load_file_pages, page_key),
-        lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-        lambda: info.context.load(stored_files.count_files, page_key),
+@strawberry.input(description="Conditions on files.")
+class FileFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only files with this text in the name (case is ignored). At most 1,000 "
+        "characters. An administrator who can't read the names gets FORBIDDEN.",
+        default=UNSET,
     )
 
 
-@strawberry.input(one_of=True, description="Content of a file.")
+async def authorize_and_load_file_page(
+    info: Info,
+    user_id: int,
+    filter: FileFilter | None,
+    order_by: FileOrder,
+    page_arguments: PageArguments,
+) -> Connection[File]:
+    """Load a page of a user's files.
+
+    Raises Forbidden if the viewer can't see the files, or filters by names that it can't read.
+    """
+    if refusal := await info.context.load(load_access_refusals, user_id):
+        raise refusal
+    require_valid_conditions(filter, ("filter",))
+    list_order = stored_files.LIST_ORDERS[order_by]
+    name_part = (filter.query or None) if filter else None
+    if name_part:  # the number of files with a text in their name tells the name
+        require_readable_account(info.context, user_id)
+    requested_page = page_request(ordering_name(f"files-{order_by}", name_part), *page_arguments)
+    page_key = FilePageKey(
+        user_id, requested_page, list_order, selected_columns(info, File), name_part
+    )
+    return await connection_of_page(
+        info,
+        File,
+        await info.context.load(stored_files.load_visible_file_pages_or_withhold_content, page_key),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+        lambda: info.context.load(stored_files.count_files_of_lists, page_key),
+    )
+
+
+@strawberry.input(
+    one_of=True,
+    description="Content of a file, as an upload or as text. Exactly one field is required.",
+)
 class FileContent:
     upload: strawberry.Maybe[Upload] = attribute_field(
         "Upload with the bytes, sent before to POST /rest/uploads. The upload can't be used again."
     )
     text: strawberry.Maybe[str] = attribute_field(
-        "Text or encoded bytes, in the encoding that the input names."
+        "Content as text, or as base64 or hexadecimal digits if `encoding` says so. The decoded "
+        "content has at most 50 MiB by default."
     )
 
 
 @strawberry.input(description="Input of fileUpload.")
 class FileUploadInput(Options):
     user: UserRef | None = attribute_field(
-        "User who stores the file: no other than the signed-in user. Default: the signed-in user.",
+        "User who stores the file. Default: the signed-in user.",
         default=UNSET,
     )
     filename: str | None = attribute_field(
-        "Name of the file. Default: the name of the upload, else upload-DATE with a "
-        "suffix for the media type.",
+        r"Name of the file. Folders before the last `/` or `\` are removed, and "
+        "characters after the first 255. Default: the name of the "
+        "upload, else `upload-`, the date as YYYY-MM-DD, and a suffix for the media type.",
         default=UNSET,
     )
     content_type: str | None = attribute_field(
-        "Media type of the file. Default: the type that the name's suffix or the "
-        "upload has, else text/plain for text.",
+        "Media type of the file. Default: the type of the name's suffix, else that of the "
+        "upload. For text without a known suffix: text/plain with the encoding UTF8, else "
+        "application/octet-stream.",
         default=UNSET,
     )
-    content: FileContent = attribute_field("Content of the file.")
+    content: FileContent = attribute_field(
+        "Content to store: an upload, or text in the given encoding."
+    )
     encoding: ContentEncoding = attribute_field(
-        "Encoding of `content.text`.", default=ContentEncoding.UTF8
+        "Encoding of `content.text`. Default: UTF8.", default=ContentEncoding.UTF8
     )
 
-    def to_new_file(self) -> NewFile:
+    def to_validated_new_file(self) -> NewFile:
         """Convert the input to the file to store.
 
         Raises Invalid if the upload has no valid ID or the content is not in its encoding.
@@ -157,7 +203,7 @@ class FileUploadInput(Options):
             key = global_ids.decode("Upload", self.content.upload.value, path="content")
             return NewFile(upload_id=key, filename=name, content_type=content_type)
         text = self.content.text.value if self.content.text else ""
-        content = decode_content(text, ContentEncoding(self.encoding), ["content"])
+        content = decode_attachment_content(text, ContentEncoding(self.encoding), ["content"])
         default_type = "text/plain" if self.encoding == ContentEncoding.UTF8 else DEFAULT_MEDIA_TYPE
         return NewFile(
             content=content, filename=name, content_type=content_type, default_type=default_type
@@ -166,15 +212,15 @@ class FileUploadInput(Options):
 
 @strawberry.type(description="Payload of fileUpload.")
 class FilePayload(MutationPayload):
-    file: File | None = attribute_field("The stored file.", default=None)
+    file: File | None = attribute_field("Stored file. Null if the mutation failed.", default=None)
 
 
 @strawberry.input(
     one_of=True,
-    description="A future time, absolute or relative to the current time.",
+    description="Future time, absolute or relative to the current time.",
 )
 class FutureTimeInput:
-    at: strawberry.Maybe[datetime] = attribute_field("The absolute time.")
+    at: strawberry.Maybe[datetime] = attribute_field("Absolute time in the future.")
     from_now: strawberry.Maybe[Duration] = attribute_field(
         "Duration after the current time (ISO 8601), such as P30D. At most 100 years."
     )
@@ -186,7 +232,7 @@ class FutureTimeInput:
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
             raise InvalidInput(
-                "At most 100 years from now",
+                "The time must be at most 100 years from now.",
                 constraint=ValidationConstraint.RANGE,
                 path=["expiresAt"],
             )
@@ -195,64 +241,78 @@ class FutureTimeInput:
 
 @strawberry.input(description="Input of fileShareCreate.")
 class FileShareCreateInput(Options):
-    file: FileRef = attribute_field("The file to share.")
+    file: FileRef = attribute_field("File to share.")
     mode: FileAttachmentMode = attribute_field(
-        "Access that the link gives. ATTACH is refused.", default=FileAttachmentMode.LINK
+        "Access that the link gives. ATTACH is an error. Default: LINK.",
+        default=FileAttachmentMode.LINK,
     )
     expires_at: FutureTimeInput | None = attribute_field(
-        "Time when the link expires, at most 100 years from now. Default: 100 days "
-        "after the last access.",
+        "Time when the link expires, at most 100 years from now. Default: 100 days after the "
+        "creation of the link or its last access.",
         default=UNSET,
     )
     password: str | None = attribute_field(
-        "Password that the link requires. Default: none.", default=UNSET
+        "Password that the link requires, 8 (by default) to 256 characters. Default: none.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of fileDelete.")
 class FileDeleteInput(Options):
-    files: list[FileRef] = attribute_field("The files to delete.")
+    files: list[FileRef] = attribute_field("Files to delete, at most 1,000 by default.")
 
 
 @strawberry.input(description="Input of fileShareDelete.")
 class FileShareDeleteInput(Options):
-    file_shares: list[FileShareRef] = attribute_field("The links to delete.")
+    file_shares: list[FileShareRef] = attribute_field("Links to delete, at most 1,000 by default.")
 
 
 @strawberry.type(description="Payload of fileShareCreate.")
 class FileSharePayload(MutationPayload):
-    file_share: FileShare | None = attribute_field("The new link.", default=None)
+    file_share: FileShare | None = attribute_field(
+        "Created link. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type
 class FileMutation:
     @mutation(
-        "Creates a stored file from an upload (POST /rest/uploads) or from text. A "
-        "user can have 10,000 files. POST /rest/files/{filename} does the same in "
+        "Creates a stored file from an upload (POST /rest/uploads) or from text. A user "
+        "has at most 10,000 files with 1 GiB (by default) in total, counting copies for "
+        "links READ_ONLY_LINK; else it fails with LIMIT_REACHED. "
+        "POST /rest/files/{filename} does the same in "
         "one step.",
         scope=Scope.MAIL,
+        access=OWN,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
-        ctx, owner = info.context, await load_named_user_id(info, input.user or None)
+        ctx, owner = info.context, await require_visible_user_id_if_named(info, input.user or None)
         if owner not in (None, ctx.viewer.user_id):
             raise Forbidden(
-                "Files of another user can be stored with a token of userImpersonate",
+                "Files of another user can be stored with a token of userImpersonate.",
                 requires="userImpersonate",
             )
-        key = await stored_files.create_file(ctx, input.to_new_file())
+        key = await stored_files.store_new_file(ctx, input.to_validated_new_file())
         return FilePayload(
             file=File.from_row_or_none(await ctx.load(stored_files.load_own_files_by_id, key))
         )
 
-    @mutation("Deletes files and the links to them, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Deletes files and the links to them, all or none. The links stop working at once.",
+        scope=Scope.MAIL,
+        access=OWN,
+    )
     async def file_delete(self, info: Info, input: FileDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.files, "files")
         await stored_files.delete_files(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("File", key) for key in keys])
 
     @mutation(
-        "Creates a link to a file, which works without a credential. A file can have 100 links.",
+        "Creates a link to a file, which works without a credential. A file has at most "
+        "100 links. A READ_ONLY_LINK stores a copy of the file, which counts for the "
+        "storage limit of files.",
         scope=Scope.MAIL,
+        access=OWN,
     )
     async def file_share_create(self, info: Info, input: FileShareCreateInput) -> FileSharePayload:
         new = NewShare(
@@ -262,10 +322,14 @@ class FileMutation:
             value_or_none(input.password),
         )
         key = await shares.create_share(info.context, new)
-        row = await info.context.load(shares.load_own_shares_by_id, key)
+        row = await info.context.load(shares.load_own_unexpired_shares_by_id, key)
         return FileSharePayload(file_share=FileShare.from_row_or_none(row))
 
-    @mutation("Deletes links to files, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Deletes links to files, all or none. They stop working at once; the files stay.",
+        scope=Scope.MAIL,
+        access=OWN,
+    )
     async def file_share_delete(self, info: Info, input: FileShareDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.file_shares, "fileShares")
         await shares.delete_shares(info.context, keys)

@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.messages.filter_inputs import MessageSelection
+from graph.messages.selection_input import MessageSelection
 from graph.notifications.references import WebhookRef
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
@@ -16,8 +16,9 @@ from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
     mailbox_selector_from_ref,
+    mailbox_selectors_from_refs,
     value_or_none,
 )
 from graph.types.scalars import ByteSize, validate_custom_data
@@ -46,10 +47,10 @@ class FilterRef(ObjectRef):
 @strawberry.input(description="Test of one header field.")
 class HeaderTestInput:
     key: str = attribute_field(
-        "Name of the header field without the colon, at most 128 characters."
+        "Name of the tested header field without the colon, at most 128 characters."
     )
     value: str | None = attribute_field(
-        "Text that the value contains, ignoring case. Null: the field only has to exist.",
+        "Text that the value contains, ignoring case. Default: the field only has to exist.",
         default=UNSET,
     )
 
@@ -59,15 +60,18 @@ class HeaderTestInput:
 )
 class RegexTestInput:
     key: str | None = attribute_field(
-        "Name of the header field. Null: the text parts of the body are tested.", default=UNSET
+        "Name of the tested header field. Default: the text parts of the body are tested.",
+        default=UNSET,
     )
     pattern: str = attribute_field(
-        "Regular expression of 1 to 200 characters. The test fails if it takes too many steps."
+        "Regular expression of 1 to 200 characters. If it takes too many steps, the filter does "
+        "not match."
     )
 
 
 @strawberry.input(
-    description="Tests of a filter, at most 100 including groups and their tests. A message "
+    description="Tests of a filter, at most 100 including groups and their tests, nested at most "
+    "5 levels deep. A message "
     "matches if all tests hold; without tests every message matches. Each text has 1 to 255 "
     "characters and matches a part of the value, ignoring case. Runs of white space count as "
     "one space. In an update, null removes a test."
@@ -75,31 +79,44 @@ class RegexTestInput:
 class FilterQueryInput(RestrictionsInput):
     restriction_fields = frozenset({"all", "any", "not_"})
     from_: str | None = attribute_field(
-        "Text that the header field From or Sender contains.", name="from", default=UNSET
+        "Text that the header field From or Sender contains. Default: no such test.",
+        name="from",
+        default=UNSET,
     )
-    to: str | None = attribute_field("Text that the header field To or Cc contains.", default=UNSET)
-    subject: str | None = attribute_field("Text that the subject contains.", default=UNSET)
+    to: str | None = attribute_field(
+        "Text that the header field To or Cc contains. Default: no such test.", default=UNSET
+    )
+    subject: str | None = attribute_field(
+        "Text that the subject contains. Default: no such test.", default=UNSET
+    )
     list_id: str | None = attribute_field(
-        "Text that the header field List-Id (RFC 2919) contains.", default=UNSET
+        "Text that the header field List-Id (RFC 2919) contains. Default: no such test.",
+        default=UNSET,
     )
     text: str | None = attribute_field(
-        "Text that a text part of the body contains. HTML is tested without its tags.",
+        "Text that a text part of the body contains. HTML is tested without its tags. Default: no "
+        "such test.",
         default=UNSET,
     )
     has_attachment: bool | None = attribute_field(
-        "True matches messages with an attachment, false messages without one.", default=UNSET
+        "True matches messages with an attachment, false messages without one. Default: no such "
+        "test.",
+        default=UNSET,
     )
     larger: ByteSize | None = attribute_field(
-        "Matches messages that are larger than this size, at least 1 byte.", default=UNSET
+        "Size in bytes that the message must exceed, at least 1. Default: no such test.",
+        default=UNSET,
     )
     smaller: ByteSize | None = attribute_field(
-        "Matches messages that are smaller than this size, at least 1 byte.", default=UNSET
+        "Size in bytes that the message must stay below, at least 1. Default: no such test.",
+        default=UNSET,
     )
     header: HeaderTestInput | None = attribute_field(
-        "Test of any other header field.", default=UNSET
+        "Test of one header field, given by its name. Default: no such test.", default=UNSET
     )
     regex: RegexTestInput | None = attribute_field(
-        "Test of a header field or of the body with a regular expression.", default=UNSET
+        "Test of a header field or of the body with a regular expression. Default: no such test.",
+        default=UNSET,
     )
     query: str | None = attribute_field(
         "Search text in the language of `messages(query:)`, such as `from:ann (subject:bill OR "
@@ -108,23 +125,25 @@ class FilterQueryInput(RestrictionsInput):
         default=UNSET,
     )
     all: list["FilterQueryInput"] | None = attribute_field(
-        "Queries that must all match.", default=UNSET
+        "Queries that must all match. Default: no such test.", default=UNSET
     )
     any: list["FilterQueryInput"] | None = attribute_field(
-        "Queries of which at least one must match.", default=UNSET
+        "Queries of which at least one must match. Default: no such test.", default=UNSET
     )
     not_: list["FilterQueryInput"] | None = attribute_field(
-        "Queries of which none may match.", name="not", default=UNSET
+        "Queries of which none may match. Default: no such test.", name="not", default=UNSET
     )
 
-    def to_stored_query(self, error_path: Sequence[str], depth: int = 0) -> dict[str, Any]:
+    def to_validated_stored_query(
+        self, error_path: Sequence[str], depth: int = 0
+    ) -> dict[str, Any]:
         """Return the tests in their stored form.
 
         Absent fields are left out; null removes a test. Raises Invalid if the groups are nested too
         deep.
         """
         if depth > MAX_DEPTH:
-            message = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep"
+            message = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep."
             raise InvalidInput(message, constraint=ValidationConstraint.DEPTH, path=error_path)
         tests = {
             stored_name: value
@@ -140,7 +159,8 @@ class FilterQueryInput(RestrictionsInput):
         for stored_name, queries in (("all", self.all), ("any", self.any), ("not", self.not_)):
             if queries is not UNSET:
                 tests[stored_name] = [
-                    header.to_stored_query(error_path, depth + 1) for header in queries or ()
+                    header.to_validated_stored_query(error_path, depth + 1)
+                    for header in queries or ()
                 ]
         return tests
 
@@ -154,61 +174,88 @@ class FilterReplyInput:
         default=UNSET,
     )
     text: str | None = attribute_field(
-        "Body of the reply as plain text, at most 16 KiB.", default=UNSET
+        "Body of the reply as plain text, at most 16 KiB. Default: none.", default=UNSET
     )
-    html: str | None = attribute_field("Body of the reply as HTML, at most 16 KiB.", default=UNSET)
+    html: str | None = attribute_field(
+        "Body of the reply as HTML, at most 16 KiB. Default: none.", default=UNSET
+    )
 
 
 @strawberry.input(
-    description="Actions of a filter on a matching message. An absent action leaves the decision "
-    "to other "
-    "filters. In an update, null removes an action."
+    description="Actions of a filter on a matching message. An omitted action leaves the decision "
+    "to other filters. In an update, null removes an action."
 )
 class FilterActionInput:
     seen: bool | None = attribute_field(
-        r"True sets the flag \Seen, false clears it.", default=UNSET
+        "True sets the flag \\Seen. False keeps filters that run later from setting it. "
+        "Default: other filters decide.",
+        default=UNSET,
     )
     flag: bool | None = attribute_field(
-        r"True sets the flag \Flagged, false clears it.", default=UNSET
+        "True sets the flag \\Flagged. False keeps filters that run later from setting it. "
+        "Default: other filters decide.",
+        default=UNSET,
     )
     delete: bool | None = attribute_field(
-        "Discards the message instead of storing it.", default=UNSET
+        "True discards the message instead of storing it, so that `copyTo` stores no "
+        "copies; forwards, replies and webhooks still run. False keeps filters that run "
+        "later from discarding it. Default: other filters "
+        "decide.",
+        default=UNSET,
     )
     spam: bool | None = attribute_field(
-        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score.",
+        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score, "
+        "unless it has a virus. "
+        "Default: the spam score decides.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that the message is stored in.", default=UNSET
+        "Mailbox of the filter's owner that the message is stored in, but not that with "
+        "the special use SNOOZED or SCHEDULED. Default: other filters or the Sieve "
+        "script "
+        "decide, otherwise INBOX, or Junk for spam.",
+        default=UNSET,
     )
     copy_to: list[MailboxRef] | None = attribute_field(
-        "Mailboxes that get an additional copy, at most 10. Each copy counts against the quota.",
+        "Mailboxes of the filter's owner that get an additional copy, at most 10. Those "
+        "with the special use SNOOZED or SCHEDULED are refused. Each copy counts for the "
+        "quota. "
+        "Default: none.",
         default=UNSET,
     )
     forward_to: list[str] | None = attribute_field(
         "Addresses, `smtp://` or `smtps://` relays, and `http://` or `https://` URLs that get a "
-        "copy, at most 4. A relay given with the password `***` keeps its stored password.",
+        "copy, at most 4. An address of the filter's owner is an error. A relay given "
+        "with the password `***` keeps its stored password. "
+        "Default: none.",
         default=UNSET,
     )
     keywords: list[str] | None = attribute_field(
-        "Keywords that are added to the message, at most 32.", default=UNSET
+        "Keywords (RFC 9051) that are added to the message, at most 32. Default: none.",
+        default=UNSET,
     )
     remove_keywords: list[str] | None = attribute_field(
-        "Keywords that the message does not get, even if another filter or a script adds them, "
-        "at most 32.",
+        "Keywords (RFC 9051) that the message does not get, even if another filter or a script "
+        "adds them, at most 32. Default: none.",
         default=UNSET,
     )
     reply: FilterReplyInput | None = attribute_field(
-        "Reply to the sender, sent at most once in the interval of the setting "
-        "`autoreply.interval`.",
+        "Reply to the sender. If several filters match, only the first reply is sent. A sender "
+        "gets it at most once in the interval of the setting "
+        "`autoreply.interval`. Default: none.",
         default=UNSET,
     )
     webhook: WebhookRef | None = attribute_field(
-        "Webhook that is called. It must belong to the owner of the filter.", default=UNSET
+        "Webhook that gets a FILTER_MATCHED event with the ID and size of the message. It must "
+        "belong to the owner of the filter. "
+        "Default: none.",
+        default=UNSET,
     )
-    stop: bool | None = attribute_field("Runs no filter after this one.", default=UNSET)
+    stop: bool | None = attribute_field(
+        "True runs no filter after this one. Default: false.", default=UNSET
+    )
 
-    def to_stored_action(self, *error_path: str) -> dict[str, Any]:
+    def to_validated_stored_action(self, *error_path: str) -> dict[str, Any]:
         """Return the actions in their stored form.
 
         Absent fields are left out; null removes an action. `error_path` is the path of the input,
@@ -226,20 +273,17 @@ class FilterActionInput:
         if self.copy_to is not UNSET:
             mailboxes = self.copy_to or ()
             if len(mailboxes) > MAX_COPIES:
-                message = f"at most {MAX_COPIES} mailboxes"
+                message = f"At most {MAX_COPIES} mailboxes are allowed."
                 raise InvalidInput(
                     message, constraint=ValidationConstraint.MAX, path=[*error_path, "copyTo"]
                 )
-            actions["copyTo"] = [
-                mailbox_selector_from_ref(one, path=[*error_path, "copyTo"], index=index)
-                for index, one in enumerate(mailboxes)
-            ]
+            actions["copyTo"] = mailbox_selectors_from_refs(mailboxes, path=[*error_path, "copyTo"])
         if self.reply is not UNSET:
-            one = self.reply
-            actions["reply"] = one and {
-                "subject": value_or_none(one.subject),
-                "text": value_or_none(one.text),
-                "html": value_or_none(one.html),
+            reply = self.reply
+            actions["reply"] = reply and {
+                "subject": value_or_none(reply.subject),
+                "text": value_or_none(reply.text),
+                "html": value_or_none(reply.html),
             }
         if self.webhook is not UNSET:
             ref = self.webhook
@@ -255,45 +299,63 @@ class FilterCreateInput(Options):
     name: str | None = attribute_field(
         "Name of the filter, at most 255 characters. Default: empty.", default=UNSET
     )
-    query: FilterQueryInput = attribute_field("Tests that a message must pass.")
+    query: FilterQueryInput = attribute_field(
+        "Tests that a message must pass. Without a test every message matches."
+    )
     action: FilterActionInput = attribute_field("Actions on a matching message, at least one.")
-    active: bool | None = attribute_field("Runs the filter on received messages.", default=True)
+    active: bool | None = attribute_field(
+        "True runs the filter on received messages. Default: true.", default=True
+    )
     position: int | None = attribute_field(
         "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age. "
         "Default: after the last filter.",
         default=UNSET,
     )
-    metadata: JSON | None = attribute_field("JSON object with data of the client.", default=UNSET)
-
-    def to_column_values(self) -> dict[str, Any]:
-        """Return the values that the input sets, by column. Raises Invalid."""
-        return _column_values(self, ())
-
-
-@strawberry.input(description="New values of filters. An absent field leaves the value unchanged.")
-class FilterPatch:
-    name: str | None = attribute_field(
-        "Name of the filter, at most 255 characters. Null: empty.", default=UNSET
-    )
-    query: FilterQueryInput | None = attribute_field(
-        "Tests to set, or to remove with null. Other tests are unchanged.", default=UNSET
-    )
-    action: FilterActionInput | None = attribute_field(
-        "Actions to set, or to remove with null. Other actions are unchanged.", default=UNSET
-    )
-    active: bool | None = attribute_field("Runs the filter on received messages.", default=UNSET)
-    position: int | None = attribute_field(
-        "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age.",
+    metadata: JSON | None = attribute_field(
+        "JSON object that clients store with the filter, at most 1 MiB. Default: none.",
         default=UNSET,
     )
-    metadata: JSON | None = attribute_field("JSON object with data of the client.", default=UNSET)
 
     def to_column_values(self) -> dict[str, Any]:
         """Return the values that the input sets, by column. Raises Invalid."""
-        return _column_values(self, ("set",))
+        return _filter_column_values_from_input(self, ())
 
 
-def _column_values(
+@strawberry.input(description="Changes to filters. An omitted field is unchanged.")
+class FilterPatch:
+    name: str | None = attribute_field(
+        "Name of the filters, at most 255 characters. Null: empty.", default=UNSET
+    )
+    query: FilterQueryInput | None = attribute_field(
+        "Tests to set. A test that is null is removed, an omitted test is unchanged. Null "
+        "instead of the object changes nothing.",
+        default=UNSET,
+    )
+    action: FilterActionInput | None = attribute_field(
+        "Actions to set. An action that is null is removed, an omitted action is unchanged. Null "
+        "instead of the object changes nothing.",
+        default=UNSET,
+    )
+    active: bool | None = attribute_field(
+        "True runs the filters on received messages, false stops that. Null changes nothing.",
+        default=UNSET,
+    )
+    position: int | None = attribute_field(
+        "Position in the run order, a 32-bit integer. The lowest runs first, equal ones "
+        "by age. Null changes nothing.",
+        default=UNSET,
+    )
+    metadata: JSON | None = attribute_field(
+        "JSON object that clients store with the filters, at most 1 MiB. Null removes it.",
+        default=UNSET,
+    )
+
+    def to_column_values(self) -> dict[str, Any]:
+        """Return the values that the input sets, by column. Raises Invalid."""
+        return _filter_column_values_from_input(self, ("set",))
+
+
+def _filter_column_values_from_input(
     filter_input: FilterCreateInput | FilterPatch, error_path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the values that an input sets, by column. Absent fields are left out."""
@@ -303,9 +365,9 @@ def _column_values(
         if (value := getattr(filter_input, name)) is not UNSET
     }
     if filter_input.query:
-        values["query"] = filter_input.query.to_stored_query([*error_path, "query"])
+        values["query"] = filter_input.query.to_validated_stored_query([*error_path, "query"])
     if filter_input.action:
-        values["action"] = filter_input.action.to_stored_action(*error_path, "action")
+        values["action"] = filter_input.action.to_validated_stored_action(*error_path, "action")
     if filter_input.metadata is not UNSET:
         values["public_metadata"] = validate_custom_data(filter_input.metadata, "metadata")
     return values
@@ -313,36 +375,42 @@ def _column_values(
 
 @strawberry.input(description="Input of filterUpdate.")
 class FilterUpdateInput(Options):
-    filters: list[FilterRef] = attribute_field("Filters to change.")
-    set: FilterPatch = attribute_field("New values for all of the filters.")
+    filters: list[FilterRef] = attribute_field("Filters to change, at most 1,000 by default.")
+    set: FilterPatch = attribute_field("Values to change, the same for all filters.")
 
 
 @strawberry.input(description="Input of filterDelete.")
 class FilterDeleteInput(Options):
-    filters: list[FilterRef] = attribute_field("Filters to delete.")
+    filters: list[FilterRef] = attribute_field("Filters to delete, at most 1,000 by default.")
 
 
 @strawberry.input(description="Input of filterApply.")
 class FilterApplyInput(Options):
     filters: list[FilterRef] = attribute_field(
-        "Filters of the signed-in user, at most 100. Inactive ones run too."
+        "Filters of the signed-in user to run, 1 to 100. Inactive ones run too. They run in the "
+        "order of `Filter.position`, not of the list."
     )
-    select: MessageSelection = attribute_field("Messages of the signed-in user.")
+    select: MessageSelection = attribute_field(
+        "Stored messages of the signed-in user that the filters run on."
+    )
 
 
-@strawberry.input(description="Conditions for filters. All of them must hold.")
+@strawberry.input(description="Conditions on filters. All of them must hold.")
 class FilterFilter(ConditionsInput):
     forward: str | None = attribute_field(
-        "Filters with a target of `forwardTo` that contains this text.", default=UNSET
+        "Text that a target of `forwardTo` contains (case is ignored).", default=UNSET
     )
-    user: UserRef | None = attribute_field("Filters of this user.", default=UNSET)
+    user: UserRef | None = attribute_field(
+        ("User who owns the filters. A user that does not exist has none, and is no error."),
+        default=UNSET,
+    )
 
-    async def resolve_conditions(self, info: Info) -> FilterListConditions:
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> FilterListConditions:
         """Convert the filter to conditions of the resolvers.
 
         An unknown user selects no filter.
         """
-        user = await load_user_or_viewer(info, self.user) if self.user else None
+        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
         return FilterListConditions(
             target_part=self.forward or None,
             user_id=(user.id if user else UNKNOWN_USER_ID) if self.user else None,

@@ -7,9 +7,10 @@ from graph.filters.types import Filter, FiltersPayload
 from graph.types.errors import Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.references import UserRef, load_named_user_id
+from graph.types.object_access import MANAGED
+from graph.types.references import UserRef, require_visible_user_id_if_named
 from models.errors import require_found
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from models.warning_codes import WarningCode
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import sieve_import
@@ -22,7 +23,8 @@ class FilterImportInput(Options):
     )
     content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB.")
     replace: bool = attribute_field(
-        "Deletes all existing filters first. If false, the new filters are added after them.",
+        "True deletes all filters of the user first. False adds the new filters after the "
+        "existing ones. Default: false.",
         default=False,
     )
 
@@ -30,14 +32,15 @@ class FilterImportInput(Options):
 @strawberry.type
 class FilterImportMutation:
     @mutation(
-        "Creates filters from a Sieve script, all or none. A command without an equivalent is an "
-        "error with its position. A filter that behaves differently gets the warning "
-        "FILTER_DIFFERS. Filters of another user require, for a DOMAIN_ADMIN, the permission "
-        "FILTERS.",
+        "Creates filters from a Sieve script, all or none. A command without an "
+        "equivalent, and a mailbox that does not exist, are errors with their position. "
+        "A filter that behaves differently gets the warning "
+        "FILTER_DIFFERS.",
         scope=Scope.SETTINGS,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
-        ctx, owner = info.context, await load_named_user_id(info, input.user or None)
+        ctx, owner = info.context, await require_visible_user_id_if_named(info, input.user or None)
         imported = await sieve_import.import_script(
             ctx, owner, input.content, replaces_existing=bool(input.replace)
         )

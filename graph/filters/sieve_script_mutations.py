@@ -16,12 +16,13 @@ from graph.types.errors import (
 )
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import id_from_ref
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
-from models.errors import InvalidInput, check_limit, require_found
-from models.users.roles import Scope
+from models.errors import InvalidInput, require_found, require_within_limit
+from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.filters import sieve_script_mutations, sieve_scripts
@@ -29,68 +30,95 @@ from resolvers.filters.sieve_script_mutations import ScriptSelector
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector
 
-USERS_DESCRIPTION = (
-    "Owners of the scripts. Default: the signed-in user, or the owners of scripts that are "
-    "referred to by ID."
-)
-SCRIPT_DESCRIPTION = "Script to change. A name refers to the script of each user."
-
 
 @strawberry.input(description="Input of sieveScriptSet.")
 class SieveScriptSetInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users who get the script. Default: the signed-in user.", default=UNSET
+    )
     name: str = attribute_field(
         "Name of the script: 1 to 128 characters, without control characters and slashes."
     )
-    content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB. It must compile.")
-    activate: bool = attribute_field("Makes the script the active one of the user.", default=False)
+    content: str = attribute_field("Sieve script (RFC 5228) that compiles, at most 64 KiB.")
+    activate: bool = attribute_field(
+        "True makes the script the active one of the user. False leaves the active script as it "
+        "is. Default: false.",
+        default=False,
+    )
 
 
 @strawberry.input(description="Input of sieveScriptActivate.")
 class SieveScriptActivateInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    sieve_script: SieveScriptRef = attribute_field(SCRIPT_DESCRIPTION)
+    users: UserSelection | None = attribute_field(
+        "Users whose script is activated. Default: the signed-in user, or the owner of a script "
+        "that is referred to by ID.",
+        default=UNSET,
+    )
+    sieve_script: SieveScriptRef = attribute_field(
+        "Script to activate. A name refers to the script of each selected user."
+    )
 
 
 @strawberry.input(description="Input of sieveScriptDeactivate.")
 class SieveScriptDeactivateInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users whose active scripts are deactivated. Default: the signed-in user.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of sieveScriptDelete.")
 class SieveScriptDeleteInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users whose scripts are deleted. Default: the signed-in user, or the owners of scripts "
+        "that are referred to by ID.",
+        default=UNSET,
+    )
     sieve_scripts: list[SieveScriptRef] = attribute_field(
-        "Scripts to delete. A name refers to the script of each user."
+        "Scripts to delete, 1 to 25. A name refers to the script of each selected user. "
+        "Without `users`, IDs and names can't be mixed."
     )
     ignore_active: bool = attribute_field(
-        "Deletes the active script, too. If false, the active script is an error.", default=False
+        "True also deletes an active script. If false, an active script is a CONFLICT. Default: "
+        "false.",
+        default=False,
     )
 
 
 @strawberry.input(description="Input of sieveScriptRename.")
 class SieveScriptRenameInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    sieve_script: SieveScriptRef = attribute_field(SCRIPT_DESCRIPTION)
+    users: UserSelection | None = attribute_field(
+        "Users whose script is renamed. Default: the signed-in user, or the owner of a script "
+        "that is referred to by ID.",
+        default=UNSET,
+    )
+    sieve_script: SieveScriptRef = attribute_field(
+        "Script to rename. A name refers to the script of each selected user."
+    )
     new_name: str = attribute_field(
         "New name of the script, with the rules of `SieveScriptSetInput.name`. The user must have "
         "no other script with it."
     )
 
 
-@strawberry.type(description="Payload of the mutations of Sieve scripts.")
+@strawberry.type(
+    description="Payload of a mutation that stores, activates or renames Sieve scripts."
+)
 class SieveScriptsPayload(MutationPayload):
     sieve_scripts: list[SieveScript] = attribute_field(
-        "The changed script of each user.", default_factory=list
+        "Changed script of each user.", default_factory=list
     )
 
 
 @strawberry.type
 class SieveMutation:
     @mutation(
-        "Stores a Sieve script for each user and replaces one with the same name. A user has at "
-        "most 25 scripts. An included script that does not exist is a warning.",
+        "Stores a Sieve script (RFC 5228) for each selected user, all or none. It "
+        "replaces a script of the same name, which stays active if it was. A user has at "
+        "most 25 scripts. An included script that does not "
+        "exist is a "
+        "warning.",
         scope=Scope.SIEVE,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def sieve_script_set(self, info: Info, input: SieveScriptSetInput) -> SieveScriptsPayload:
         stored = await sieve_script_mutations.put_script(
@@ -104,7 +132,7 @@ class SieveMutation:
         payload.warnings = [
             Warning(
                 code=WarningCode.SIEVE_INCLUDE_MISSING,
-                message=f'there is no script "{name}" to include',
+                message=f'There is no script "{name}" to include.',
                 path=["content"],
             )
             for name in stored.missing_includes
@@ -112,21 +140,28 @@ class SieveMutation:
         return payload
 
     @mutation(
-        "Makes a Sieve script the active one. It runs on each received message, and other "
-        "scripts of the user become inactive.",
+        "Makes a Sieve script the active one of each selected user, all or none. The active "
+        "script runs on each received message; the one before becomes inactive. A user without "
+        "the script is NOT_FOUND.",
         scope=Scope.SIEVE,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def sieve_script_activate(
         self, info: Info, input: SieveScriptActivateInput
     ) -> SieveScriptsPayload:
-        users, (selector,) = await _select_scripts(
+        users, (selector,) = await _resolve_owner_and_script_selectors_or_raise(
             info, input.users or None, [input.sieve_script], "sieveScript"
         )
         return await _load_payload(
             info, await sieve_script_mutations.activate_script(info.context, users, selector)
         )
 
-    @mutation("Deactivates the active Sieve scripts of users.", scope=Scope.SIEVE)
+    @mutation(
+        "Deactivates the active Sieve script of each selected user. The script is kept. A user "
+        "without an active script is no error.",
+        scope=Scope.SIEVE,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
+    )
     async def sieve_script_deactivate(
         self, info: Info, input: SieveScriptDeactivateInput
     ) -> UsersPayload:
@@ -137,9 +172,15 @@ class SieveMutation:
         rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)
         return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
-    @mutation("Deletes Sieve scripts, all or none.", scope=Scope.SIEVE)
+    @mutation(
+        "Deletes Sieve scripts, all or none. If a selected user has no script with a "
+        "given name, the error is NOT_FOUND. An active script is a CONFLICT. With "
+        "`ignoreActive`, it is deleted too.",
+        scope=Scope.SIEVE,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
+    )
     async def sieve_script_delete(self, info: Info, input: SieveScriptDeleteInput) -> DeletePayload:
-        users, selectors = await _select_scripts(
+        users, selectors = await _resolve_owner_and_script_selectors_or_raise(
             info, input.users or None, input.sieve_scripts, "sieveScripts"
         )
         keys = await sieve_script_mutations.delete_scripts(
@@ -148,14 +189,16 @@ class SieveMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("SieveScript", key) for key in keys])
 
     @mutation(
-        "Renames a Sieve script. An active script stays active. Scripts that include it must use "
-        "the new name.",
+        "Renames a Sieve script of each selected user, all or none. A user without the script is "
+        "NOT_FOUND. An active script stays active. Scripts "
+        "that include it must be changed to the new name.",
         scope=Scope.SIEVE,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def sieve_script_rename(
         self, info: Info, input: SieveScriptRenameInput
     ) -> SieveScriptsPayload:
-        users, (selector,) = await _select_scripts(
+        users, (selector,) = await _resolve_owner_and_script_selectors_or_raise(
             info, input.users or None, [input.sieve_script], "sieveScript"
         )
         keys = await sieve_script_mutations.rename_script(
@@ -164,7 +207,7 @@ class SieveMutation:
         return await _load_payload(info, keys)
 
 
-async def _select_scripts(
+async def _resolve_owner_and_script_selectors_or_raise(
     info: Info, selection: UserSelection | None, refs: Sequence[SieveScriptRef], field_name: str
 ) -> tuple[UserSelector, list[ScriptSelector]]:
     """Return the owners and the scripts of references.
@@ -173,7 +216,12 @@ async def _select_scripts(
     is not visible, InvalidInput for a malformed ID.
     """
     max_count = info.context.environment.options.bulk_max_items
-    check_limit(len(refs), max_count, f"at most {max_count} at once", path=[field_name])
+    require_within_limit(
+        len(refs),
+        max_count,
+        f"At most {max_count} scripts can be changed at once.",
+        path=[field_name],
+    )
     paths = [
         [field_name, str(nth)] if field_name == "sieveScripts" else [field_name]
         for nth in range(len(refs))
@@ -184,9 +232,11 @@ async def _select_scripts(
         else ScriptSelector(id=id_from_ref(ref, *path))
         for ref, path in zip(refs, paths, strict=True)
     ]
-    script_ids = [one.id for one in selectors if one.id is not None]
+    script_ids = [selector.id for selector in selectors if selector.id is not None]
     rows = await info.context.load_many(sieve_scripts.load_visible_by_ids, script_ids)
-    paths_of_ids = [path for one, path in zip(selectors, paths, strict=True) if one.id is not None]
+    paths_of_ids = [
+        path for selector, path in zip(selectors, paths, strict=True) if selector.id is not None
+    ]
     owner_ids = [
         require_found(row, str(script_id), path=[*path, "id"]).user_id
         for script_id, row, path in zip(script_ids, rows, paths_of_ids, strict=True)
@@ -194,9 +244,10 @@ async def _select_scripts(
     if selection or not owner_ids:
         return user_selector_from_selection(selection), selectors
     if len(owner_ids) < len(refs):  # a name would select the scripts of all these owners
-        text = "Refer to all scripts by ID, or to all by name, or give `users`"
+        text = "Refer to all scripts by ID, or to all by name, or give `users`."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name])
-    return UserSelector(was_sent=True, ids=tuple(dict.fromkeys(owner_ids))), selectors
+    unique_ids = tuple(dict.fromkeys(owner_ids))
+    return UserSelector(was_sent=True, is_reference=True, ids=unique_ids), selectors
 
 
 async def _load_payload(info: Info, script_ids: list[int]) -> SieveScriptsPayload:

@@ -7,29 +7,30 @@ from typing import Annotated, ClassVar
 import strawberry
 from strawberry import UNSET
 
+from graph.filters.dry_run_messages import MessageSourceInput, resolve_message_source_or_raise
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
+from graph.types.object_access import ACCOUNTS
 from graph.types.object_references import ObjectRef
 from graph.types.object_views import DerivedField
 from graph.types.references import (
-    MessageRef,
     UserRef,
-    find_unchecked_message_id,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
 )
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import ByteSize
-from models.errors import NotFound, require_found
-from models.store.keyset_pages import Cursor
+from models.errors import require_found
 from models.users.roles import Scope
 from resolvers.filters import sieve_scripts
-from resolvers.filters.sieve_scripts import ScriptCheck, SieveScriptListing
+from resolvers.filters.sieve_scripts import ScriptCheck, SieveScriptOrder
+from resolvers.list_orders import OwnerPageKey
 
 CONTENT_ARGUMENT = strawberry.argument(description="Sieve script (RFC 5228) to compile.")
 USER_ARGUMENT = strawberry.argument(description="User to test for. Default: the signed-in user.")
 MESSAGE_ARGUMENT = strawberry.argument(
-    description="Stored message of the user to run the script on. Default: the script is only "
+    description="Message to run the script on. A stored message must belong to the user that the "
+    "script is tested for, and the caller must be able to read it. Default: the script is only "
     "compiled."
 )
 
@@ -37,16 +38,21 @@ MESSAGE_ARGUMENT = strawberry.argument(
 @strawberry.type(description="Sieve script of a user (RFC 5228).")
 class SieveScript(NodeView):
     name: str = attribute_field("Name of the script, 1 to 128 characters. Case matters.")
-    content: str = attribute_field("Text of the script.")
+    content: str = attribute_field("Source text of the script (RFC 5228).")
     active: bool = attribute_field(
         "True if the script runs on received messages. At most one script of a user is active."
     )
     size: ByteSize = attribute_field("Size of the script in bytes.")
     updated_at: datetime = attribute_field("Time of the last change of the script.")
-    requires: list[str] = attribute_field("Sieve extensions that the script uses.")
+    requires: list[str] = attribute_field(
+        "Names of the Sieve extensions that the script uses, as in `require`."
+    )
     last_error: str | None = attribute_field(
-        "Last error of this version of the script. After an error the message is kept in INBOX, "
-        "or the failed action is skipped. Null: there was none."
+        "Last error of this version of the script. If the script stops with an error, "
+        "the message is delivered as without the script. A missing mailbox and a failed "
+        "redirect do not stop it: INBOX replaces the mailbox, and a message that would "
+        "only be redirected is stored. "
+        "Null: there was none."
     )
     last_error_at: datetime | None = attribute_field(
         "Time of the last error. A repeated error is recorded once an hour. Null: there was none."
@@ -57,24 +63,27 @@ class SieveScript(NodeView):
 
 
 async def load_script_page(
-    info: Info, user_id: int, page_arguments: PageArguments
+    info: Info, user_id: int, order_by: SieveScriptOrder, page_arguments: PageArguments
 ) -> Connection[SieveScript]:
-    """Load a page of the Sieve scripts of an account, by name."""
-    ctx, requested_page = info.context, page_request(sieve_scripts.CURSOR_KIND, *page_arguments)
-    page_key = SieveScriptListing(user_id, requested_page, selected_columns(info, SieveScript))
+    """Load a page of the Sieve scripts of an account."""
+    ctx, list_order = info.context, sieve_scripts.LIST_ORDERS[order_by]
+    requested_page = page_request(f"sieve-scripts-{order_by}", *page_arguments)
+    page_key = OwnerPageKey(
+        user_id, requested_page, list_order, selected_columns(info, SieveScript)
+    )
     return await connection_of_page(
         info,
         SieveScript,
-        await ctx.load(sieve_scripts.load_pages, page_key),
-        lambda row: Cursor(requested_page.ordering, row.name, row.id),
-        lambda: ctx.load(sieve_scripts.count_listings, page_key),
+        await ctx.load(sieve_scripts.load_visible_script_pages, page_key),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+        lambda: ctx.load(sieve_scripts.count_visible_scripts, page_key),
     )
 
 
-async def load_script_by_name(info: Info, user_id: int, name: str) -> SieveScript | None:
+async def find_script_by_name(info: Info, user_id: int, name: str) -> SieveScript | None:
     """Load the Sieve script of an account by its name; None if there is none."""
     return SieveScript.from_row_or_none(
-        await info.context.load(sieve_scripts.load_by_names, (user_id, name))
+        await info.context.load(sieve_scripts.load_visible_scripts_by_names, (user_id, name))
     )
 
 
@@ -87,7 +96,7 @@ class SieveScriptRef(ObjectRef):
 class SieveProblem:
     line: int = attribute_field("Line of the error, counted from 1.")
     column: int = attribute_field("Column of the error, counted from 1.")
-    message: str = attribute_field("Text of the error.")
+    message: str = attribute_field("Text of the error, in English.")
 
 
 @strawberry.type(description="Step of a Sieve script: a command or a test with its result.")
@@ -102,7 +111,7 @@ class SieveStep:
 
 @strawberry.type(description="Result of compiling a Sieve script and of its dry run.")
 class SieveTestResult:
-    valid: bool = attribute_field("True if the script compiles.")
+    valid: bool = attribute_field("True if the script compiles without errors.")
     line: int | None = attribute_field(
         "Line of the first error of the compilation or the run, counted from 1. Null: there is "
         "none."
@@ -110,14 +119,23 @@ class SieveTestResult:
     column: int | None = attribute_field(
         "Column of the first error, counted from 1. Null: there is none."
     )
-    message: str | None = attribute_field("Text of the first error. Null: there is none.")
-    problems: list[SieveProblem] = attribute_field("All errors of the script, at most 20.")
-    requires: list[str] = attribute_field("Sieve extensions that the script uses.")
+    message: str | None = attribute_field(
+        "Text of the first error, in English. Null: there is none."
+    )
+    problems: list[SieveProblem] = attribute_field(
+        "All errors of the compilation or the run, at most 20."
+    )
+    requires: list[str] = attribute_field(
+        "Names of the Sieve extensions that the script uses, as in `require`. Empty if "
+        "the script does not compile."
+    )
     actions: list[str] = attribute_field(
-        "Actions on the message in their order. Empty without a message."
+        "Actions that the script would do with the message, in their order. Empty "
+        "without a message, or if the script has an error."
     )
     trace: list[SieveStep] = attribute_field(
-        "Steps of the run on the message. Empty without a message."
+        "Steps of the run on the message; after an error in the run, those before it. Empty "
+        "without a message, or if the script does not compile."
     )
 
     @classmethod
@@ -129,17 +147,17 @@ class SieveTestResult:
             line=first_problem.line if first_problem else None,
             column=first_problem.column if first_problem else None,
             message=first_problem.message if first_problem else None,
-            problems=[SieveProblem(**one._asdict()) for one in result.problems],
+            problems=[SieveProblem(**problem._asdict()) for problem in result.problems],
             requires=list(result.requires),
             actions=list(result.action_texts),
             trace=[
                 SieveStep(
-                    line=one.position.line,
-                    column=one.position.column,
-                    script=one.script_name or None,
-                    text=one.text,
+                    line=step.position.line,
+                    column=step.position.column,
+                    script=step.script_name or None,
+                    text=step.text,
                 )
-                for one in result.trace_steps
+                for step in result.trace_steps
             ],
         )
 
@@ -147,21 +165,23 @@ class SieveTestResult:
 @strawberry.type
 class SieveQuery:
     @query(
-        "Returns the result of compiling a Sieve script and running it on a message, without any "
-        "effect.",
+        "Compiles a Sieve script, and runs it on a message if one is given, without "
+        "changing anything. Errors of the script are part of the result, and no errors "
+        "of the request.",
         scope=Scope.READ,
+        access=ACCOUNTS,
     )
     async def sieve_test(
         self,
         info: Info,
         content: Annotated[str, CONTENT_ARGUMENT],
         user: Annotated[UserRef | None, USER_ARGUMENT] = UNSET,
-        message: Annotated[MessageRef | None, MESSAGE_ARGUMENT] = UNSET,
+        message: Annotated[MessageSourceInput | None, MESSAGE_ARGUMENT] = UNSET,
     ) -> SieveTestResult:
-        owner = require_found(await load_user_or_viewer(info, user or None), path=["user"])
-        key = await find_unchecked_message_id(info, message, path="message") if message else None
-        if message and key is None:
-            raise NotFound("", path=["message"])
+        owner = require_found(
+            await load_visible_user_or_require_viewer(info, user or None), path=["user"]
+        )
+        tested = await resolve_message_source_or_raise(info, message) if message else None
         return SieveTestResult.from_result(
-            await sieve_scripts.compile_and_dry_run_script(info.context, content, owner.id, key)
+            await sieve_scripts.compile_and_dry_run_script(info.context, content, owner.id, tested)
         )

@@ -9,6 +9,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.admin.tasks import Task
+from graph.filters.dry_run_messages import MessageSourceInput, resolve_message_source_or_raise
 from graph.filters.inputs import (
     FilterApplyInput,
     FilterCreateInput,
@@ -25,15 +26,13 @@ from graph.types.connections import Connection, PageArguments, connection_of_pag
 from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED, OVERSEEN, OWN
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField, NestedViewField, View, return_unchanged
 from graph.types.references import (
-    MessageRef,
     UserRef,
-    find_unchecked_message_id,
-    load_named_user_id,
-    load_user_or_viewer_id,
-    value_or_none,
+    load_visible_user_id_or_viewer_id,
+    require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -44,9 +43,9 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import BigInt, ByteSize
 from mail.mime import DecodedField
-from models.errors import NotFound, require_found
+from models.errors import require_found
 from models.store.keyset_pages import ordering_name
-from models.users.roles import Role, Scope
+from models.users.roles import AdminPermission, Role, Scope
 from resolvers.filters import apply_task, filter_tests
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import mutations as filter_mutations
@@ -57,7 +56,7 @@ from resolvers.filters.loaders import (
     FilterOrder,
 )
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.notifications import webhooks
+from resolvers.notifications import webhook_lists
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -67,13 +66,7 @@ if TYPE_CHECKING:
 QUERY_COLUMNS = ("query",)
 ACTION_COLUMNS = ("action", "forward_to")
 BY_ARGUMENT = strawberry.argument(description="Filter to return.")
-MESSAGE_ARGUMENT = strawberry.argument(
-    description="Stored message to test. Exactly one of `message` and `raw` must be given."
-)
-RAW_ARGUMENT = strawberry.argument(
-    description="Message in the format of RFC 5322, with its header. Exactly one of `message` and "
-    "`raw` must be given."
-)
+MESSAGE_ARGUMENT = strawberry.argument(description="Message to test.")
 USER_ARGUMENT = strawberry.argument(
     description="Owner of the filters. Default: the signed-in user."
 )
@@ -132,15 +125,22 @@ class FilterQuery(View):
     has_attachment: bool | None = attribute_field(
         "True: the message must have an attachment. False: it must have none."
     )
-    larger: ByteSize | None = attribute_field("Size in bytes that the message must exceed.")
-    smaller: ByteSize | None = attribute_field("Size in bytes that the message must not reach.")
+    larger: ByteSize | None = attribute_field(
+        "Size in bytes that the message must exceed. Null: there is no such test."
+    )
+    smaller: ByteSize | None = attribute_field(
+        "Size in bytes that the message must stay below. Null: there is no such test."
+    )
     header: HeaderField | None = attribute_field(
-        "Test of any other header field. The value is empty if the field only has to exist."
+        "Test of one header field: its name and the text that its value contains. The text "
+        "is empty if the field only has to exist."
     )
     regex: RegexTest | None = attribute_field(
         "Test of a header field or of the body with a regular expression."
     )
-    query: str | None = attribute_field("Search text, as it was stored.")
+    query: str | None = attribute_field(
+        "Search text in the language of `messages(query:)` that the message must match."
+    )
     all: list["FilterQuery"] = attribute_field(
         "Queries that must all match. Empty: there is no such test."
     )
@@ -192,20 +192,28 @@ class FilterReply(View):
     "to other filters."
 )
 class FilterAction(View):
-    seen: bool | None = attribute_field(r"True if the flag \Seen is set, false if it is cleared.")
-    flag: bool | None = attribute_field(
-        r"True if the flag \Flagged is set, false if it is cleared."
+    seen: bool | None = attribute_field(
+        r"True: the flag \Seen is set. False: filters that run later do not set it."
     )
-    delete: bool | None = attribute_field("True if the message is discarded instead of stored.")
+    flag: bool | None = attribute_field(
+        r"True: the flag \Flagged is set. False: filters that run later do not set it."
+    )
+    delete: bool | None = attribute_field(
+        "True: the message is discarded instead of stored. False: filters that run later do not "
+        "discard it."
+    )
     spam: bool | None = attribute_field(
         "True: the message is stored in Junk. False: it is kept out of Junk, whatever its spam "
-        "score."
+        "score, unless it has a virus."
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
-        description="Mailbox that the message is stored in.",
+        description=(
+            "Mailbox that the message is stored in, unless an earlier filter decides that, "
+            "or a filter deletes the message or stores it in Junk."
+        ),
     )
     forward_to: list[str] = attribute_field(
         "Addresses, `smtp://` relays and `https://` URLs that get a copy. Passwords of relays are "
@@ -216,14 +224,15 @@ class FilterAction(View):
         "Keywords that the message does not get, even if another filter or a script adds them."
     )
     reply: FilterReply | None = attribute_field(
-        "Reply to the sender, sent at most once in the interval of the setting "
-        "`autoreply.interval`. Null: there is none."
+        "Reply to the sender, if no earlier matching filter has one. Each sender gets it at "
+        "most once in the interval of the setting `autoreply.interval`. Null: there is none."
     )
     webhook: Annotated["Webhook", strawberry.lazy("graph.notifications.webhooks")] | None = link(
         "webhook_id",
-        webhooks.load_visible_webhooks_by_id,
+        webhook_lists.load_visible_webhooks_by_id,
         lazy_view_factory("graph.notifications.webhooks", "Webhook"),
-        description="Webhook that is called. Null: there is none, or the caller can't see it.",
+        description="Webhook that gets a FILTER_MATCHED event with the ID and size of the "
+        "message. Null: there is none, or the caller can't see it.",
     )
     stop: bool = attribute_field("True if no filter runs after this one.")
 
@@ -231,7 +240,13 @@ class FilterAction(View):
         "reply": NestedViewField(("reply",), lambda reply: reply, FilterReply)
     }
 
-    @field("Mailboxes that get an additional copy. Each copy counts against the quota.", "copies")
+    @field(
+        (
+            "Mailboxes that get an additional copy. Each copy counts against the quota. If a "
+            "filter deletes the message, no copies are stored."
+        ),
+        "copies",
+    )
     async def copy_to(self, info: Info) -> list[Mailbox]:
         rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, self.row.copies)
         return [Mailbox.from_row(row) for row in rows if row]
@@ -240,7 +255,9 @@ class FilterAction(View):
 @strawberry.type(description="Test or action of a filter in words.")
 class SummaryItem:
     label: str = attribute_field("Name of the test or action, such as `Subject` or `Move to`.")
-    value: str = attribute_field("Value of the test or action.")
+    value: str = attribute_field(
+        "Value of the test or action, such as the searched text or the path of a mailbox."
+    )
 
 
 @strawberry.type(
@@ -256,16 +273,18 @@ class Filter(NodeView):
     )
     name: str = attribute_field("Name of the filter. It can be empty.")
     position: int = attribute_field(
-        "Position in the run order. The lowest runs first, equal ones by age."
+        "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age."
     )
     query: FilterQuery = attribute_field("Tests that a message must pass.")
-    action: FilterAction = attribute_field("Actions on a matching message.")
+    action: FilterAction = attribute_field("Actions that the filter does on a matching message.")
     active: bool = attribute_field("True if the filter runs on received messages.")
     created_at: datetime = attribute_field("Time when the filter was created.")
     metadata: JSON | None = attribute_field(
-        "JSON object with data of the client. Null: there is none."
+        "JSON object that clients store with the filter, at most 1 MiB. Null: there is none."
     )
-    match_count: BigInt = attribute_field("Number of messages that the filter acted on.")
+    match_count: BigInt = attribute_field(
+        "Number of messages that the filter has acted on since it was created."
+    )
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -286,7 +305,7 @@ class Filter(NodeView):
         "Actions of the filter in words, in the language of the owner.", *ACTION_COLUMNS, "user_id"
     )
     async def action_summary(self, info: Info) -> list[SummaryItem]:
-        parts = await filter_loaders.describe_action(info.context, self.row)
+        parts = await filter_loaders.load_action_descriptions_of_filter(info.context, self.row)
         return [SummaryItem(label=part.label, value=part.value) for part in parts]
 
     @field(
@@ -296,7 +315,7 @@ class Filter(NodeView):
         cost=5,
     )
     async def sieve(self, info: Info) -> str:
-        return await filter_loaders.sieve_script(info.context, self.row)
+        return await filter_loaders.load_filter_as_sieve_script(info.context, self.row)
 
 
 async def load_filter_page(
@@ -309,19 +328,24 @@ async def load_filter_page(
     return await connection_of_page(
         info,
         Filter,
-        await ctx.load(filter_loaders.load_pages, page_key),
+        await ctx.load(filter_loaders.load_visible_filter_pages, page_key),
         lambda row: list_order.cursor_of_row(row, requested_page.ordering),
-        lambda: ctx.load(filter_loaders.count_listings, page_key),
+        lambda: ctx.load(filter_loaders.count_visible_filters_of_listings, page_key),
     )
 
 
-@strawberry.type(description="Result of one filter for one message.")
+@strawberry.type(description="Result of one filter for one message, as `filterTest` computes it.")
 class FilterTestResult:
     filter: Filter = attribute_field("Tested filter.")
     matches: bool = attribute_field("True if the message passes all tests of the filter.")
     actions: list[str] = attribute_field(
         "Actions that the filter would do, in words in the language of the owner. Actions that an "
-        "earlier filter decided or prevented are left out. Empty for an inactive filter."
+        "earlier filter has set already, or prevents, are left out. Empty for an inactive filter."
+    )
+    step_limit_reached: bool = attribute_field(
+        "True if the filter was stopped after 5,000 steps of the Sieve interpreter. Also true if "
+        "it was not run because the filters before it took more than 40,000 steps. `matches` is "
+        "then false."
     )
 
 
@@ -333,34 +357,49 @@ class FilterPayload(MutationPayload):
 @strawberry.type(description="Payload of filterUpdate and filterImport.")
 class FiltersPayload(MutationPayload):
     filters: list[Filter] = attribute_field(
-        "Filters in the order of the references, or of the imported script.", default_factory=list
+        "Changed or created filters, in the order of the input or of the imported script.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class FilterRootQuery:
     @query(
-        "Returns a filter. A DOMAIN_ADMIN with the permission FILTERS sees filters of the users "
-        "of the administered domains.",
+        "Returns one filter by ID. Null if it does not exist or the caller can't see it.",
         scope=Scope.READ,
+        access=OVERSEEN.with_permissions(AdminPermission.FILTERS),
     )
     async def filter(self, info: Info, by: Annotated[FilterRef, BY_ARGUMENT]) -> Filter | None:
         return Filter.from_row_or_none(
             await info.context.load(filter_loaders.load_visible_by_ids, id_from_ref(by, "by"))
         )
 
-    @query("Returns the filters of all users.", role=Role.ADMIN, scope=Scope.READ)
+    @query(
+        "Returns filters of all users, also inactive ones.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+        access=OVERSEEN,
+    )
     async def filters(
         self,
         info: Info,
         filter: FilterFilter | None = UNSET,
-        order_by: FilterOrder = FilterOrder.CREATED_ASC,
+        order_by: Annotated[
+            FilterOrder,
+            strawberry.argument(
+                description="Sort order of the filters. Default: CREATED_ASC, oldest first."
+            ),
+        ] = FilterOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Filter]:
-        conditions = await filter.resolve_conditions(info) if filter else FilterListConditions()
+        conditions = (
+            await filter.resolve_conditions_or_match_nothing(info)
+            if filter
+            else FilterListConditions()
+        )
         list_ordering = ordering_name(
             f"filters-of-all-{order_by}",
             None if conditions == FilterListConditions() else conditions,
@@ -370,37 +409,38 @@ class FilterRootQuery:
         return await connection_of_page(
             info,
             Filter,
-            await filter_loaders.load_page_of_all_users(
+            await filter_loaders.load_visible_filter_page(
                 info.context, conditions, requested_page, selected_columns(info, Filter), order_by
             ),
             lambda row: list_order.cursor_of_row(row, list_ordering),
-            lambda: filter_loaders.count_of_all_users(info.context, conditions),
+            lambda: filter_loaders.count_visible_filters(info.context, conditions),
         )
 
     @query(
-        "Returns the result of every filter of a user for a message, without any effect. "
-        "Inactive filters are tested, too.",
+        "Tests all filters of a user with one message and returns the result of each, without "
+        "changing anything. Inactive filters are tested too. The results are in the "
+        "order in which the filters run. A stored message that the caller can't read is "
+        "an error.",
         scope=Scope.READ,
+        access=OVERSEEN.with_permissions(AdminPermission.FILTERS),
     )
     async def filter_test(
         self,
         info: Info,
+        message: Annotated[MessageSourceInput, MESSAGE_ARGUMENT],
         user: Annotated[UserRef | None, USER_ARGUMENT] = UNSET,
-        message: Annotated[MessageRef | None, MESSAGE_ARGUMENT] = UNSET,
-        raw: Annotated[str | None, RAW_ARGUMENT] = UNSET,
     ) -> list[FilterTestResult]:
-        owner = require_found(await load_user_or_viewer_id(info, user or None), path=["user"])
-        key = await find_unchecked_message_id(info, message, path="message") if message else None
-        if message and key is None:
-            raise NotFound("", path=["message"])
-        results = await filter_tests.run_filters_on_message(
-            info.context, owner, key, value_or_none(raw)
+        owner = require_found(
+            await load_visible_user_id_or_viewer_id(info, user or None), path=["user"]
         )
+        tested = await resolve_message_source_or_raise(info, message)
+        results = await filter_tests.dry_run_filters_on_message(info.context, owner, tested)
         return [
             FilterTestResult(
                 filter=Filter.from_row(result.filter_row),
                 matches=result.matches,
                 actions=list(result.action_descriptions),
+                step_limit_reached=result.exceeds_limit,
             )
             for result in results
         ]
@@ -409,20 +449,23 @@ class FilterRootQuery:
 @strawberry.type
 class FilterMutation:
     @mutation(
-        "Creates a filter. Filters of another user require, for a DOMAIN_ADMIN, the permission "
-        "FILTERS.",
+        "Creates a filter, which runs on each message that the user receives from now on. By "
+        "default a user has at most 400 filters.",
         scope=Scope.SETTINGS,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
     async def filter_create(self, info: Info, input: FilterCreateInput) -> FilterPayload:
-        owner = await load_named_user_id(info, input.user or None)
+        owner = await require_visible_user_id_if_named(info, input.user or None)
         key = await filter_mutations.create_filter(info.context, owner, input.to_column_values())
         return FilterPayload(
             filter=Filter.from_row(await info.context.load(filter_loaders.load_visible_by_ids, key))
         )
 
     @mutation(
-        "Updates filters, all or none. Tests and actions are merged field by field.",
+        "Changes filters, all or none. Given tests and actions replace those of the same name; "
+        "others are unchanged.",
         scope=Scope.SETTINGS,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
     async def filter_update(self, info: Info, input: FilterUpdateInput) -> FiltersPayload:
         keys = ids_from_refs(info, input.filters, "filters")
@@ -430,7 +473,11 @@ class FilterMutation:
         rows = await info.context.load_many(filter_loaders.load_visible_by_ids, keys)
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
-    @mutation("Deletes filters, all or none.", scope=Scope.SETTINGS)
+    @mutation(
+        "Deletes filters, all or none. Messages that they have already acted on are unchanged.",
+        scope=Scope.SETTINGS,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+    )
     async def filter_delete(self, info: Info, input: FilterDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.filters, "filters")
         await filter_mutations.delete_filters(info.context, keys)
@@ -438,11 +485,15 @@ class FilterMutation:
 
     @mutation(
         "Starts a task that runs filters of the signed-in user on stored messages. The filters "
-        "move, copy, mark or delete messages. They send no messages, replies or webhooks.",
+        "move, copy, mark or delete messages; they send no messages, replies or "
+        "webhooks. Messages in Junk are moved only by a filter with `spam: false`. "
+        "Copies that the quota does not allow are skipped. Deleted messages can be "
+        "restored.",
         scope=Scope.MAIL,
+        access=OWN,
     )
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:
         keys = ids_from_refs(info, input.filters, "filters")
-        selection = input.select.to_selection(info)
+        selection = input.select.to_validated_selector(info)
         task = await apply_task.queue_filter_run(info.context, keys, selection)
         return TaskPayload(task=Task.from_row(task))

@@ -12,6 +12,7 @@ from graph.execution.response_size import MAX_RESPONSE_BYTES, ResponseBudget
 from graph.http.rate_budgets import (
     ADMIN_ROLES,
     RateBudgets,
+    anonymous_payer_key,
     document_reading_points,
     min_capacity_of_viewer,
     payer_key,
@@ -19,7 +20,8 @@ from graph.http.rate_budgets import (
 from models.errors import RateLimited, ServiceUnavailable
 from models.runtime.concurrency_limits import ConcurrencyLimiter, ConcurrencySlot
 from models.users.roles import Role
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 
 Introspection = Literal["open", "signed-in", "off"]
 
@@ -116,7 +118,9 @@ class AdmissionControl:
     client_monitor: ClientMonitor = field(default_factory=ClientMonitor)
     max_response_bytes: int = MAX_RESPONSE_BYTES
 
-    def charge_operation(self, ctx: Context, cost: dict[str, int]) -> list[GraphQLError]:
+    def charge_operation_and_extend_cost(
+        self, ctx: Context, cost: dict[str, int]
+    ) -> list[GraphQLError]:
         """Charge the viewer's rate budget for an operation and add its state to `cost`.
 
         Returns an error if the budget is used up, else an empty list.
@@ -142,18 +146,37 @@ class AdmissionControl:
         )
         return _budget_empty_error(wait) if wait else None
 
+    def charge_anonymous_request(self, client_ip: str | None, points: int) -> None:
+        """Charge the rate budget of anonymous clients of a network for a request.
+
+        Raises RateLimited if the budget is used up.
+        """
+        if not (rate := self.budgets.rates.anonymous):
+            return
+        payer = anonymous_payer_key(client_ip)
+        _, wait = self.budgets.take_points_if_enough(payer, rate, points)
+        if wait:
+            raise RateLimited(BUDGET_EMPTY, retry_after=timedelta(seconds=round(wait + 0.5)))
+
+    def charge_viewer(self, ctx: Context, points: int) -> None:
+        """Charge the viewer's rate budget for a request that is no GraphQL operation.
+
+        Raises RateLimited if the budget is used up.
+        """
+        if not (rate := self.budgets.rates.points_per_second_of_viewer(ctx.viewer)):
+            return
+        min_capacity = min_capacity_of_viewer(ctx.viewer)
+        _, wait = self.budgets.take_points_if_enough(
+            payer_key(ctx), rate, points, min_capacity=min_capacity
+        )
+        if wait:
+            raise RateLimited(BUDGET_EMPTY, retry_after=timedelta(seconds=round(wait + 0.5)))
+
     def new_response_budget_charging_viewer(self, ctx: Context) -> ResponseBudget:
         """Create the response budget of an operation, which charges the viewer for read bytes."""
 
         def charge_points(points: int) -> None:
-            if not (rate := self.budgets.rates.points_per_second_of_viewer(ctx.viewer)):
-                return
-            min_capacity = min_capacity_of_viewer(ctx.viewer)
-            _, wait = self.budgets.take_points_if_enough(
-                payer_key(ctx), rate, min(points, min_capacity), min_capacity=min_capacity
-            )
-            if wait:
-                raise RateLimited(BUDGET_EMPTY, retry_after=timedelta(seconds=round(wait + 0.5)))
+            self.charge_viewer(ctx, min(points, min_capacity_of_viewer(ctx.viewer)))
 
         return ResponseBudget(self.max_response_bytes, charge_points)
 
@@ -196,18 +219,25 @@ class AdmittedOperation:
         self._client: RequestClient | None = None
         if self._guards is not None:
             self._client = None if outlives_client else ctx.presence
-            self._concurrency_slot = self._acquire_slot(self._guards, ctx)
+            self._concurrency_slot = self._acquire_operation_slot_or_refuse(self._guards, ctx)
 
     @staticmethod
-    def _acquire_slot(guards: AdmissionControl, ctx: Any) -> ConcurrencySlot:
+    def _acquire_operation_slot_or_refuse(guards: AdmissionControl, ctx: Any) -> ConcurrencySlot:
         if ctx.reader is not None and ctx.reader.unread >= MAX_UNREAD_RESPONSES:
-            raise RateLimited("Read the answers that wait for you.", retry_after=RETRY_AFTER)
-        crowd = guards.operation_limiter
-        if seat := crowd.acquire(payer_key(ctx), guards.slot_limit_of_viewer(ctx.viewer, crowd)):
-            return seat
-        if crowd.is_full:
-            raise ServiceUnavailable("Too many operations run at once: try again.")
-        raise RateLimited("Too many of your operations run at once.", retry_after=RETRY_AFTER)
+            raise RateLimited(
+                "Too many unread results: read the results that were sent before.",
+                retry_after=RETRY_AFTER,
+            )
+        limiter = guards.operation_limiter
+        if slot := limiter.acquire(
+            payer_key(ctx), guards.slot_limit_of_viewer(ctx.viewer, limiter)
+        ):
+            return slot
+        if limiter.is_full:
+            raise ServiceUnavailable("Too many operations are running: retry later.")
+        raise RateLimited(
+            "Too many operations of the client are running: retry later.", retry_after=RETRY_AFTER
+        )
 
     def __enter__(self) -> None:
         if self._guards and self._client:

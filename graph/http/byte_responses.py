@@ -34,13 +34,13 @@ _ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, section 3.2.1
 class FileBytes:
     """The size of a file, and functions that stream and check the bytes of a range.
 
-    `check_intact` raises an error if the bytes are damaged. It is called before the response
+    `require_intact` raises an error if the bytes are damaged. It is called before the response
     starts, since a started response can't report an error.
     """
 
     size: int
     stream: Callable[[int, int], AsyncGenerator[bytes]]
-    check_intact: Callable[[int, int], Awaitable[None]]
+    require_intact: Callable[[int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +79,25 @@ async def serve_file(request: Request, served: ServedFile) -> Response:
     if (if_match := request.headers.get("if-match")) and not _matches_etag(
         if_match, tag, is_weak_comparison=False
     ):
-        raise RequestRejected(412, "STALE", "It is not what If-Match says.")
+        raise RequestRejected(412, "STALE", "The ETag differs from If-Match.")
     if (if_match := request.headers.get("if-none-match")) and _matches_etag(
         if_match, tag, is_weak_comparison=True
     ):
         kept_headers = {name: headers[name] for name in ("ETag", "Cache-Control", "Vary")}
         return Response(status_code=304, headers=kept_headers)
-    found = await served.open_bytes()
-    start, end = 0, found.size
+    content = await served.open_bytes()
+    start, end = 0, content.size
     if request.method == "GET" and request.headers.get("if-range", tag) == tag:
-        span = parse_range(request.headers.get("range", ""), found.size)
+        span = parse_range_or_none(request.headers.get("range", ""), content.size)
         start, end = span or (start, end)
         if span:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{found.size}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{content.size}"
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(headers=headers)
-    await found.check_intact(start, end)
+    await content.require_intact(start, end)
     status = 206 if "Content-Range" in headers else 200
-    return _ClosingStreamResponse(found.stream(start, end), status, headers)
+    return _ClosingStreamResponse(content.stream(start, end), status, headers)
 
 
 def stream_file(
@@ -116,7 +116,7 @@ def stream_file(
     )
 
 
-def parse_range(header: str, size: int) -> tuple[int, int] | None:
+def parse_range_or_none(header: str, size: int) -> tuple[int, int] | None:
     """Return start and end offset of a Range header; None if the header must be ignored.
 
     Raises RequestRejected with status 416 if the range is outside the file (RFC 9110, section
@@ -138,7 +138,10 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
         return int(first), min(int(last) + 1, size) if last else size
     headers = {"Content-Range": f"bytes */{size}"}
     raise RequestRejected(
-        416, "BAD_USER_INPUT", f"There are {size} bytes, none in this range.", headers
+        416,
+        "BAD_USER_INPUT",
+        f"The range is outside of the content, which has {size} bytes.",
+        headers,
     )
 
 
@@ -146,8 +149,8 @@ def _matches_etag(header_value: str, tag: str, *, is_weak_comparison: bool) -> b
     if header_value.strip() == "*":
         return True
     return any(
-        each == tag and (is_weak_comparison or not weak)
-        for weak, each in _ETAG.findall(header_value)
+        entity_tag == tag and (is_weak_comparison or not weak)
+        for weak, entity_tag in _ETAG.findall(header_value)
     )
 
 

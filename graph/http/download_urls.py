@@ -3,12 +3,14 @@
 import base64
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import strawberry
 
 from graph.types import global_ids
 from graph.types.fields import Info
 from graph.types.scalars import URL
+from models.base64url import encode_base64url
 from models.errors import InvalidInput
 from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
@@ -21,11 +23,13 @@ ATTACHMENT_ID_BYTES = 10  # message ID and attachment number
 def attachment_id(message_key: int, index: int) -> strawberry.ID:
     """Return the global ID of an attachment from its message's ID and its number from 0."""
     raw = message_key.to_bytes(8, "big") + index.to_bytes(2, "big")
-    text = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    text = encode_base64url(raw)
     return strawberry.ID(f"{global_ids.PREFIXES['Attachment']}_{text}")
 
 
-def parse_attachment_id(id: str, *, path: str | Sequence[str] = "id") -> tuple[int, int]:
+def parse_message_id_and_attachment_number(
+    id: str, *, path: str | Sequence[str] = "id"
+) -> tuple[int, int]:
     """Return the message ID and the attachment number of a global ID.
 
     Raises InvalidInput with the path of the ID if it is malformed.
@@ -45,7 +49,7 @@ def parse_attachment_id(id: str, *, path: str | Sequence[str] = "id") -> tuple[i
         pass
     full_path = [path] if isinstance(path, str) else path
     raise InvalidInput(
-        "not the id of an Attachment", constraint=ValidationConstraint.ID, path=full_path
+        "Not the ID of an attachment.", constraint=ValidationConstraint.ID, path=full_path
     )
 
 
@@ -81,7 +85,7 @@ def deleted_message_path(message_key: int) -> str:
     return f"/rest/archive/{global_ids.encode('DeletedMessage', message_key)}/message.eml"
 
 
-def signed_download_url(info: Info, path: str, message_row: Any) -> URL:
+def require_readable_and_sign_download_url(info: Info, path: str, message_row: Any) -> URL:
     """Return a signed URL for bytes of a row, valid for at least 15 minutes.
 
     The URL of a shared row is only valid while the viewer can read it. Raises Forbidden if the
@@ -125,6 +129,11 @@ def export_path(user_key: int, export_key: int) -> str:
         global_ids.encode("UserExport", export_key),
     )
     return f"/rest/users/{user}/export/{export}"
+
+
+def blob_path(store: str, path: str) -> str:
+    """Return the path of an object of an object store."""
+    return f"/rest/blobs/{quote(store)}/{quote(path)}"
 
 
 def file_path(file_key: int) -> str:

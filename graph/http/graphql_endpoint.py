@@ -27,11 +27,11 @@ from graph.execution.documents.documents_by_hash import (
     FindTrustedText,
     UnknownDocumentRejected,
 )
-from graph.execution.json_encoding import encode_response
+from graph.execution.json_encoding import encode_response_or_size_error
 from graph.execution.operation_execution import ExecutableSchema, OperationContext
 from graph.execution.response_size import ResponseBudget
 from graph.execution.telemetry import HTTP_RESPONSES, OPEN_SOCKETS
-from graph.http import graphql_request
+from graph.http import cors, graphql_request
 from graph.http.admission_control import AdmissionControl, RequestClient
 from graph.http.graphql_request import EVENT_STREAM, JSON, GraphqlRequest, RequestRejected
 from graph.http.http_errors import (
@@ -43,7 +43,12 @@ from graph.http.http_errors import (
     too_many_streams_rejection,
 )
 from graph.http.rate_budgets import payer_key
-from graph.subscriptions.result_pull import pull_results
+from graph.http.session_peer import (
+    node_refusal_or_none,
+    session_peer,
+    sessions_refused_rejection,
+)
+from graph.subscriptions.result_pull import PulledResults
 from graph.subscriptions.result_stream import was_refused_before_execution
 from graph.subscriptions.shared_subscriptions import SubscriptionGroups
 from graph.subscriptions.sse import (
@@ -53,12 +58,18 @@ from graph.subscriptions.sse import (
     HasCredentialEnded,
     LoadKickTimes,
     format_single_result,
+    viewer_user_id,
 )
-from graph.subscriptions.websocket import TooManyConnections, WebSocketAdapter, WebSocketHandler
+from graph.subscriptions.websocket import (
+    NewSessionsRefused,
+    TooManyConnections,
+    WebSocketAdapter,
+    WebSocketHandler,
+)
 from models.errors import RequestError, Unauthenticated
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
 
 AuthenticateConnection = Callable[
     [Mapping[str, str], Mapping[str, Any] | None, str | None], Awaitable[Viewer]
@@ -129,12 +140,13 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL,),
             connection_init_wait_timeout=timedelta(seconds=self.settings.init_timeout),
             max_subscriptions_per_connection=self.settings.max_operations_per_socket,
-            allowed_origins=self.settings.allowed_origins,
+            allowed_origins=cors.exact_origins(self.settings.allowed_origins),
         )
+        self.any_port_origins = cors.any_port_pattern(self.settings.allowed_origins)
         self.executable_schema = schema
         self.guards = self.settings.guards
         self.documents_by_hash = DocumentsByHash(
-            schema.find_document_charging_caller,
+            schema.find_document_charging_if_uncached,
             self.settings.find_trusted_text,
             environment.now,
             only_trusted=self.settings.only_trusted,
@@ -146,6 +158,7 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             self.settings.has_credential_ended,
             self.settings.credential_check_interval,
             self.settings.load_kick_times,
+            environment.live_sessions,
         )
         environment.wakeups.add_credentials_listener(self.connection_watch.recheck_credentials_soon)
         self.subscription_groups = SubscriptionGroups(schema, self.connection_watch)
@@ -158,20 +171,25 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["type"] != "http":
-                await self._serve_websocket(scope, receive, send)
+                await self._serve_websocket_in_stream_slot(scope, receive, send)
                 return
-            response = await self._respond_or_reject(Request(scope, receive))
+            response = await self._respond_even_to_failures(Request(scope, receive))
             await response(scope, receive, send)
         finally:
-            if seat := scope.get("seat"):
-                seat.release()
+            if slot := scope.get("connection_slot"):
+                slot.release()
 
-    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_websocket_in_stream_slot(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Serve a WebSocket, which holds a slot of its network, and of its user after sign-in."""
         websocket = WebSocket(scope, receive, send)
+        if rejection := node_refusal_or_none(self.environment):
+            await websocket.send_denial_response(_rejection_response(rejection, JSON))
+            return
         context = await self.get_context(websocket, None)
-        scope["seat"] = self.guards.stream_limiter.acquire(payer_key(context))
-        if scope["seat"] is None:
+        scope["connection_slot"] = self.guards.stream_limiter.acquire(payer_key(context))
+        if scope["connection_slot"] is None:
             await websocket.send_denial_response(
                 _rejection_response(too_many_streams_rejection(), JSON)
             )
@@ -182,11 +200,11 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         finally:
             OPEN_SOCKETS.add(amount=-1)
 
-    async def _respond_or_reject(self, request: Request) -> Response:
+    async def _respond_even_to_failures(self, request: Request) -> Response:
         context = await self.get_context(request, None)
         kind = graphql_request.response_media_type(context.headers.get("accept"))
         try:
-            response = await self._handle_request(request, context, kind)
+            response = await self._parse_authenticate_and_execute(request, context, kind)
         except RequestRejected as refusal:
             response = _rejection_response(refusal, kind)
         except asyncio.CancelledError:
@@ -208,7 +226,7 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         HTTP_RESPONSES.add("graphql", str(response.status_code))
         return response
 
-    async def _handle_request(
+    async def _parse_authenticate_and_execute(
         self, request: Request, context: OperationContext, media_type: str
     ) -> Response:
         if request.method not in OPERATION_TYPES_BY_METHOD:
@@ -225,22 +243,24 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
         if request.method == "GET":
             self._reject_mutation_by_get(graphql_request, context)
         if media_type == EVENT_STREAM:
-            return await self._stream_response(graphql_request, context, request.scope)
+            return await self._acquire_slot_and_stream_response(
+                graphql_request, context, request.scope
+            )
         context.presence = RequestClient(request.receive)
         result = await self._execute(graphql_request, context, request.method)
         return await self._result_response(result, media_type, context.answer)
 
     async def _parse_request(self, request: Request, headers: Mapping[str, str]) -> GraphqlRequest:
         if request.method == "GET":
-            return graphql_request.request_from_parameters(request.query_params)
+            return graphql_request.parse_request_parameters(request.query_params)
         limit, timeout = self.settings.max_body_bytes, self.settings.receive_timeout
-        body = await graphql_request.read_body(
+        body = await graphql_request.read_json_body(
             headers, request.receive, limit=limit, timeout=timeout
         )
-        return graphql_request.request_from_body(body)
+        return graphql_request.parse_request_body(body)
 
     def _reject_mutation_by_get(self, request: GraphqlRequest, context: OperationContext) -> None:
-        document = self.executable_schema.find_document_charging_caller(
+        document = self.executable_schema.find_document_charging_if_uncached(
             context, request.document_text, request.operation_name
         )
         if document.operation_type is OperationType.MUTATION:
@@ -263,17 +283,21 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             message = f"A subscription needs a WebSocket, or Accept: {EVENT_STREAM}."
             raise graphql_request.bad_request(message) from None
 
-    async def _stream_response(
+    async def _acquire_slot_and_stream_response(
         self, request: GraphqlRequest, context: OperationContext, scope: Scope
     ) -> Response:
         followers = self.guards.stream_limiter
-        each = self.guards.slot_limit_of_viewer(context.viewer, followers)
-        if (seat := followers.acquire(payer_key(context), each)) is None:
+        slot_limit = self.guards.slot_limit_of_viewer(context.viewer, followers)
+        if rejection := node_refusal_or_none(self.environment):
+            raise rejection
+        if not self._accepts_session_of(context.viewer):
+            raise sessions_refused_rejection()
+        if (slot := followers.acquire(payer_key(context), slot_limit)) is None:
             raise too_many_streams_rejection()
-        scope["seat"] = seat
+        scope["connection_slot"] = slot
         stream = EventStream(context, heartbeat=self.heartbeat)
         events = stream.stream_events(
-            pull_results(self.subscription_groups, request, context), self.connection_watch
+            PulledResults(self.subscription_groups, request, context), self.connection_watch
         )
         return StreamingResponse(events, headers=EVENT_STREAM_HEADERS)
 
@@ -288,7 +312,7 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             status = STATUS_BY_CODE.get(code, 400)
             if media_type == JSON and code not in CODES_WITH_STATUS_IN_JSON:
                 status = 200  # older clients only read the errors of responses with 200
-        body = await encode_response(payload, response_budget)
+        body = await encode_response_or_size_error(payload, response_budget)
         response = Response(body, status, _content_type_header(media_type))
         if status in RETRY_AFTER_STATUSES:
             wait = (result.errors or [])[0].extensions or {}
@@ -307,8 +331,9 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             request_id=request_id_from_headers(headers, self.environment),
             headers=headers,
             guards=self.guards,
-            connection_slot=request.scope.get("seat"),
+            connection_slot=request.scope.get("connection_slot"),
             live=self.connection_watch,
+            peer=session_peer(request),
         )
 
     async def _authenticate_and_set_viewer(
@@ -321,29 +346,42 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
             raise rejection_of_error(refusal, STATUS_BY_CODE) from None
         context.viewer = viewer
         if viewer.is_trusted_front_end:
-            _take_client_from_front_end_headers(context)
+            _set_client_from_headers_unless_banned(context)
 
     async def on_ws_connect(self, context: OperationContext) -> Any:
         """Authenticate by `connection_init`, since browsers can't set WebSocket headers.
 
-        Raises ConnectionRejectionError for a wrong credential, TooManyConnections above the limit.
+        Raises ConnectionRejectionError for a wrong credential, TooManyConnections above the limit,
+        and NewSessionsRefused while new sessions of the user are refused.
         """
         try:
             await self._authenticate_and_set_viewer(context, context.connection_params)
         except RequestRejected:
             raise ConnectionRejectionError from None
-        seat, followers = context.connection_slot, self.guards.stream_limiter
-        each = self.guards.slot_limit_of_viewer(context.viewer, followers)
+        if not self._accepts_session_of(context.viewer):
+            raise NewSessionsRefused
+        slot, followers = context.connection_slot, self.guards.stream_limiter
+        slot_limit = self.guards.slot_limit_of_viewer(context.viewer, followers)
         is_signed_in = context.viewer.role is not Role.PUBLIC
-        if seat and is_signed_in and not seat.move_to_key(payer_key(context), each):
+        if slot and is_signed_in and not slot.try_move_to_key(payer_key(context), slot_limit):
             raise TooManyConnections
         return await super().on_ws_connect(context)
+
+    def _accepts_session_of(self, viewer: Viewer) -> bool:
+        """Return False while new sessions of the viewer's user are refused."""
+        return self.environment.live_sessions.accepts_sessions_of(viewer_user_id(viewer))
+
+    def is_websocket_origin_allowed(self, request: WebSocket, origin: str) -> bool:
+        """Return True if a page of another origin can open a WebSocket."""
+        return super().is_websocket_origin_allowed(request, origin) or bool(
+            self.any_port_origins and self.any_port_origins.fullmatch(origin)
+        )
 
     def decode_json(self, data: str | bytes) -> object:
         """Decode a WebSocket frame. Raises json.JSONDecodeError if it is too long or malformed."""
         if len(data) > self.settings.max_body_bytes:
             raise json.JSONDecodeError("too long", "", 0)
-        return graphql_request.decode_json(data)
+        return graphql_request.decode_json_within_depth_limit(data)
 
     def encode_json(self, data: object) -> str:
         """Encode JSON as text, since bytes would be sent as binary frames."""
@@ -378,10 +416,16 @@ def _headers_with_init_credentials(
     return {**headers, **credentials}
 
 
-def _take_client_from_front_end_headers(context: OperationContext) -> None:
-    """Take IP address and session from the headers of a trusted front end, for the logs."""
+def _set_client_from_headers_unless_banned(context: OperationContext) -> None:
+    """Take IP address and session from the headers of a trusted front end.
+
+    Raises RequestRejected if the network of the named client is banned.
+    """
     with suppress(ValueError):
         context.client_ip = str(ipaddress.ip_address(context.headers.get("x-client-ip", "")))
+        context.has_named_client = True
+    if context.has_named_client and context.environment.refuses_ip(context.client_ip):
+        raise RequestRejected(403, "FORBIDDEN", "The network of the client is banned.")
     session = context.headers.get("x-client-session", "")
     if session.isprintable() and 0 < len(session) <= MAX_SESSION_ID_LENGTH:
         context.session_id = session

@@ -102,7 +102,7 @@ def encode_json(data: object) -> bytes:
         return json.dumps(data, separators=(",", ":")).encode()
 
 
-def decode_json(raw: bytes | str) -> Any:
+def decode_json_within_depth_limit(raw: bytes | str) -> Any:
     """Decode JSON text.
 
     Raises json.JSONDecodeError if it is malformed or nested more than 64 levels deep.
@@ -131,7 +131,7 @@ def _nesting_depth(value: object) -> int:
     return depth
 
 
-async def read_body(
+async def read_json_body(
     headers: Mapping[str, str],
     receive: Receive,
     *,
@@ -143,7 +143,21 @@ async def read_body(
     Raises RequestRejected if it has more than `limit` bytes, needs more than `timeout` seconds or
     isn't uncompressed JSON.
     """
-    _check_content_type(headers)
+    _require_uncompressed_json(headers)
+    return await read_body(headers, receive, limit=limit, timeout=timeout)
+
+
+async def read_body(
+    headers: Mapping[str, str],
+    receive: Receive,
+    *,
+    limit: int,
+    timeout: float,  # noqa: ASYNC109 - it is answered, not raised
+) -> bytes:
+    """Read the body of a request.
+
+    Raises RequestRejected if it has more than `limit` bytes or needs more than `timeout` seconds.
+    """
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         raise bad_request("Content-Length is not a number.")
@@ -178,7 +192,7 @@ def _body_too_large(limit: int) -> RequestRejected:
     return RequestRejected(413, "TOO_LARGE", message, {"Connection": "close"})
 
 
-def _check_content_type(headers: Mapping[str, str]) -> None:
+def _require_uncompressed_json(headers: Mapping[str, str]) -> None:
     """Reject all but JSON: a foreign page can make a browser send forms and plain text."""
     kind, _, parameters = headers.get("content-type", "").partition(";")
     if kind.strip().lower() != JSON:
@@ -201,31 +215,35 @@ def _unsupported_media_type(message: str, headers: Mapping[str, str]) -> Request
     return RequestRejected(415, "BAD_USER_INPUT", message, {**headers, "Connection": "close"})
 
 
-def request_from_body(raw: bytes) -> GraphqlRequest:
+def parse_request_body(raw: bytes) -> GraphqlRequest:
     """Parse the body of a POST. Raises RequestRejected if it is malformed."""
     try:
-        found = decode_json(raw)
+        request_json = decode_json_within_depth_limit(raw)
     except json.JSONDecodeError:
         raise bad_request("The body is not JSON in UTF-8, or nested too deeply.") from None
-    if isinstance(found, list):
+    if isinstance(request_json, list):
         raise bad_request("Batches are not supported: one operation in each request.")
-    if not isinstance(found, dict):
+    if not isinstance(request_json, dict):
         raise bad_request("The body must be a JSON object.")
-    return request_from_members(found)
+    return parse_request_members(request_json)
 
 
-def request_from_parameters(parameters: Mapping[str, str]) -> GraphqlRequest:
+def parse_request_parameters(parameters: Mapping[str, str]) -> GraphqlRequest:
     """Parse the parameters of a GET. Raises RequestRejected if they are malformed."""
-    found: dict[str, Any] = dict(parameters)
+    request_fields: dict[str, Any] = dict(parameters)
     for name in ("variables", "extensions"):
         try:
-            found[name] = decode_json(found[name]) if found.get(name) else None
+            request_fields[name] = (
+                decode_json_within_depth_limit(request_fields[name])
+                if request_fields.get(name)
+                else None
+            )
         except json.JSONDecodeError:
             raise bad_request(f"The parameter {name} is not JSON, or nested too deeply.") from None
-    return request_from_members(found)
+    return parse_request_members(request_fields)
 
 
-def request_from_members(members: Mapping[str, Any]) -> GraphqlRequest:
+def parse_request_members(members: Mapping[str, Any]) -> GraphqlRequest:
     """Check the members of a request. Raises RequestRejected for a wrong type or no document."""
     for name, member_type, type_text in (
         ("query", str, "a string"),
@@ -237,10 +255,10 @@ def request_from_members(members: Mapping[str, Any]) -> GraphqlRequest:
         if not isinstance(members.get(name), member_type | None):
             raise bad_request(f"{name} must be {type_text}, where it is given.")
     if not members.get("query") and not is_document_named(members):
-        raise bad_request("query is missing.")
+        raise bad_request("`query` is missing.")
     operation = members.get("operationName") or None
     if operation and len(operation) > MAX_OPERATION_NAME_LENGTH:
-        raise bad_request(f"operationName has at most {MAX_OPERATION_NAME_LENGTH} characters.")
+        raise bad_request(f"`operationName` has at most {MAX_OPERATION_NAME_LENGTH} characters.")
     return GraphqlRequest(
         members.get("query") or "",
         members.get("variables"),
@@ -270,7 +288,7 @@ def response_media_type(accept: str | None) -> str:
 
 
 def _response_media_type(accept: str | None) -> str:
-    ranges = dict(_media_ranges(accept or "*/*"))
+    ranges = dict(_media_ranges_with_quality(accept or "*/*"))
     response, plain, events = (
         _quality_of_media_type(ranges, kind) for kind in (GRAPHQL_RESPONSE_JSON, JSON, EVENT_STREAM)
     )
@@ -288,10 +306,10 @@ _cached_response_media_type = lru_cache(256)(
 
 def is_media_type_named(accept: str, media_type: str) -> bool:
     """True if an Accept header lists a media type by name."""
-    return dict(_media_ranges(accept)).get(media_type, 0) > 0
+    return dict(_media_ranges_with_quality(accept)).get(media_type, 0) > 0
 
 
-def _media_ranges(accept: str) -> Iterable[tuple[str, float]]:
+def _media_ranges_with_quality(accept: str) -> Iterable[tuple[str, float]]:
     for part in accept.split(","):
         kind, *parameters = (token.strip().lower() for token in part.split(";"))
         quality = 1.0

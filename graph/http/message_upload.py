@@ -12,12 +12,12 @@ from graph.http.graphql_request import RequestRejected
 from graph.http.upload_body import (
     CONNECTION_CLOSE,
     UploadService,
-    announced_size_of_raw_body,
+    acquire_user_upload_slot,
     authenticated_context,
-    check_size,
-    checked_disk_space,
-    limited_per_user,
-    read_body_into_spool,
+    require_raw_body_and_return_size,
+    require_upload_disk_space,
+    require_upload_size_within,
+    write_body_to_spool_and_hash,
 )
 from graph.types import global_ids
 from mail.smtp.spool_file import SpoolFile
@@ -32,37 +32,42 @@ DEFAULT_FLAGS = {"seen": True, "flagged": False, "draft": False}
 BOOLEAN_BY_TEXT = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-async def store_posted_message(service: UploadService, request: Request) -> Response:
+async def authorize_and_store_posted_message(service: UploadService, request: Request) -> Response:
     """Store the posted message in a mailbox of the viewer and answer 201 with its ID and UID.
 
     Nothing is stored if the client disconnects early. Raises RequestRejected, or a typed error if
     the mailbox is not found or the quota is exceeded.
     """
     ctx = await authenticated_context(service, request)
-    box = MailboxSelector(id=global_ids.decode_path_id("Mailbox", request.path_params["id"]))
-    _check_content_type(request.headers)
-    flags, size = _flags_from_query(request), announced_size_of_raw_body(request.headers)
+    mailbox = MailboxSelector(id=global_ids.decode_path_id("Mailbox", request.path_params["id"]))
+    _require_message_content_type(request.headers)
+    flags, size = (
+        _parse_flags_from_query(request),
+        require_raw_body_and_return_size(request.headers),
+    )
     max_bytes = service.environment.options.message_max_size
-    check_size(size, max_bytes)
-    await message_import.require_upload_allowed(ctx, box, size)
+    require_upload_size_within(size, max_bytes)
+    await message_import.require_message_storable_in_mailbox(ctx, mailbox, size)
     with (
-        checked_disk_space(service, size),
-        limited_per_user(service, ctx.viewer.user_id),
+        require_upload_disk_space(service, size),
+        acquire_user_upload_slot(service, ctx.viewer.user_id),
         SpoolFile(service.spool, service.budget) as spool,
     ):
-        await read_body_into_spool(service, request, spool, max_bytes)
+        await write_body_to_spool_and_hash(service, request, spool, max_bytes)
         source = await spool.raw_message()
         if isinstance(source, bytes) and not source.strip():
             raise graphql_request.bad_request("The message is empty.")
         new = NewMessage(
-            mailbox=box,
+            mailbox=mailbox,
             received_source=source,
             is_seen=flags["seen"],
             is_flagged=flags["flagged"],
             is_draft=flags["draft"],
         )
         async with service.large_message_slots if isinstance(source, Path) else nullcontext():
-            row = require_found(await message_import.store_message(ctx, new))
+            row = require_found(
+                await message_import.store_imported_message_and_load_if_readable(ctx, new)
+            )
     response_body = {
         "id": global_ids.encode("Message", row.id),
         "uid": row.uid,
@@ -76,7 +81,7 @@ async def store_posted_message(service: UploadService, request: Request) -> Resp
     return Response(graphql_request.encode_json(response_body), 201, headers, "application/json")
 
 
-def _check_content_type(headers: Mapping[str, str]) -> None:
+def _require_message_content_type(headers: Mapping[str, str]) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in MESSAGE_MEDIA_TYPES:
         message = f"The body is a message: its Content-Type is {MESSAGE_MEDIA_TYPES[0]}."
@@ -84,7 +89,7 @@ def _check_content_type(headers: Mapping[str, str]) -> None:
         raise RequestRejected(415, "BAD_USER_INPUT", message, error_headers)
 
 
-def _flags_from_query(request: Request) -> dict[str, bool]:
+def _parse_flags_from_query(request: Request) -> dict[str, bool]:
     """Parse the flags in the query string. Raises RequestRejected."""
     flags = dict(DEFAULT_FLAGS)
     for name, text in request.query_params.multi_items():

@@ -31,7 +31,7 @@ from models.observability.metrics import (
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from resolvers.admin.metrics import MAX_COUNTED_ROWS, BacklogFigures, read_backlog_figures
-from resolvers.context import GuardRule, Viewer
+from resolvers.viewer import GuardRule, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,10 @@ class MetricsReaders:
 class ProcessMetrics(Protocol):
     """The shared metrics of the processes of one server."""
 
-    def note(self) -> None:
+    def write_metrics(self) -> None:
         """Publish the metrics of this process to the other processes."""
 
-    def families(self) -> list[MetricFamily]:
+    def merged_families(self) -> list[MetricFamily]:
         """Return the metrics that all processes have published. It is thread-safe."""
 
 
@@ -100,33 +100,33 @@ class MetricsCollector:
     async def collect_families(self) -> list[MetricFamily]:
         """Return all metrics."""
         if self._process_metrics is None:
-            found = own_metric_families()
+            families = own_metric_families()
         else:
-            self._process_metrics.note()
-            found = await asyncio.to_thread(self._process_metrics.families)  # tens of milliseconds
-        return [*found, *_version_info_families(self.environment), *await self._database_families()]
+            self._process_metrics.write_metrics()
+            families = await asyncio.to_thread(
+                self._process_metrics.merged_families
+            )  # tens of milliseconds
+        return [
+            *families,
+            version_info_family(self.environment.database.dialect),
+            *await self._database_families(),
+        ]
 
     async def _database_families(self) -> list[MetricFamily]:
         async with self._lock:
             if monotonic() - self._read_at >= DATABASE_METRICS_LIFETIME:
                 self._database_metrics = await self._read_database_metrics()
                 self._read_at = monotonic()
-        well = int(self._database_metrics is not None)
-        up = gauge_family(
-            "merganser_store_up", "1 where the store answers.", well, ProcessAggregation.SAME
-        )
-        return (
-            [up, *_waiting_work_families(self._database_metrics)]
-            if self._database_metrics
-            else [up]
-        )
+        return database_families(self._database_metrics)
 
     async def _read_database_metrics(self) -> BacklogFigures | None:
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT):
                 return await read_backlog_figures(self.environment)
         except Exception as problem:  # noqa: BLE001 - the other metrics are still served
-            log.warning("the store was not counted", extra={"problem": type(problem).__name__})
+            log.warning(
+                "Could not count rows for the metrics", extra={"problem": type(problem).__name__}
+            )
             return None
 
 
@@ -138,9 +138,12 @@ def _plan_counter_family() -> MetricFamily:
         for counter_name, count in tally.most_common(metrics.MAX_COMBINATIONS // len(PLAN_COUNTERS))
     }
     points = [MetricPoint(labels, count) for labels, count in counts.items()]
-    help_text = "Functions made of selections: used, compiled, refused, fell back, given up."
+    help_text = (
+        "Functions generated for selection sets: used; compiled; refused, it has a resolver; "
+        "fallback, a value needed graphql-core; given_up, not compiled after several fallbacks."
+    )
     return MetricFamily(
-        "merganser_plans", MetricKind.COUNTER, help_text, ("outcome", "where"), points
+        "merganser_compiled_functions", MetricKind.COUNTER, help_text, ("outcome", "where"), points
     )
 
 
@@ -150,19 +153,26 @@ def _fallback_reason_family() -> MetricFamily:
         MetricPoint(labels, count)
         for labels, count in FALLBACK_REASONS.most_common(metrics.MAX_COMBINATIONS)
     ]
-    help_text = "Why functions were not made (refused), or gave a value to graphql-core (fell)."
+    help_text = (
+        "Reasons why a function was not generated (refused) or needed graphql-core (fallback)."
+    )
     return MetricFamily(
-        "merganser_plan_reasons", MetricKind.COUNTER, help_text, ("outcome", "reason"), points
+        "merganser_compiled_function_fallbacks",
+        MetricKind.COUNTER,
+        help_text,
+        ("outcome", "reason"),
+        points,
     )
 
 
-def _version_info_families(environment: Environment) -> list[MetricFamily]:
+def version_info_family(dialect: str) -> MetricFamily:
+    """Return the versions of the server. `dialect` is the kind of the database."""
     facts = {
         "version": installed_version("merganser"),
         "python": platform.python_version(),
-        "store": environment.database.dialect,
+        "store": dialect,
     }
-    return [metrics.info_family("merganser_build", "What runs here.", facts)]
+    return metrics.info_family("merganser_build", "Versions of the server.", facts)
 
 
 def installed_version(package: str) -> str:
@@ -173,12 +183,26 @@ def installed_version(package: str) -> str:
         return "unknown"
 
 
-def _waiting_work_families(database_metrics: BacklogFigures) -> list[MetricFamily]:
-    up_to = f", counted up to {MAX_COUNTED_ROWS}"
+def database_families(database_metrics: BacklogFigures | None) -> list[MetricFamily]:
+    """Return the metrics of the database. None: it does not respond."""
+    is_up = int(database_metrics is not None)
+    families = [
+        gauge_family(
+            "merganser_database_up",
+            "1 if the database responds.",
+            is_up,
+            ProcessAggregation.SAME,
+        )
+    ]
+    return families + (_backlog_families(database_metrics) if database_metrics else [])
+
+
+def _backlog_families(database_metrics: BacklogFigures) -> list[MetricFamily]:
+    up_to = f", counted up to {MAX_COUNTED_ROWS:,}"
     return [
         _family_by_state(
             "merganser_queue_deliveries",
-            f"Recipients still to be sent to{up_to}.",
+            f"Recipients in the queue{up_to}.",
             database_metrics.deliveries,
         ),
         _family_by_state(
@@ -188,13 +212,13 @@ def _waiting_work_families(database_metrics: BacklogFigures) -> list[MetricFamil
         ),
         gauge_family(
             "merganser_queue_overdue_seconds",
-            "How long the first attempt that nobody has in hand has been due.",
+            "Age of the oldest due attempt that no process has leased.",
             database_metrics.overdue_seconds,
             ProcessAggregation.SAME,
         ),
         gauge_family(
             "merganser_unindexed_messages",
-            f"Messages the text index does not have yet{up_to}.",
+            f"Messages that the text index does not have yet{up_to}.",
             database_metrics.unindexed_messages,
             ProcessAggregation.SAME,
         ),
@@ -204,7 +228,7 @@ def _waiting_work_families(database_metrics: BacklogFigures) -> list[MetricFamil
 
 def _certificate_families(database_metrics: BacklogFigures) -> list[MetricFamily]:
     """Return the metrics of certificates; without certificates the expiry has no point."""
-    help_text = "Certificates that ACME failed to make the last time."
+    help_text = "Certificates whose last ACME request failed."
     failing = gauge_family(
         "merganser_certificates_failing",
         help_text,
@@ -212,7 +236,7 @@ def _certificate_families(database_metrics: BacklogFigures) -> list[MetricFamily
         ProcessAggregation.SAME,
     )
     name = "merganser_certificate_expires_seconds"
-    help_text = "How long the stored certificate is valid that ends first."
+    help_text = "Time until the first stored certificate expires; negative if it has expired."
     points = (
         []
         if database_metrics.certificate_expires_in is None

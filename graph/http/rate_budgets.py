@@ -10,10 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from mail.network.ip_networks import network_for_limits
 from models.users.roles import Role
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 
 ADMIN_ROLES = frozenset(role for role in Role if role.includes(Role.ADMIN))
 CAPACITY_SECONDS = 100  # a budget holds the points of this time
@@ -59,8 +61,13 @@ def budget_capacity(rate: int, min_capacity: int = MIN_CAPACITY) -> int:
 def payer_key(ctx: Context) -> str:
     """Return the key of the rate budget: of the credential's owner, or of an anonymous network."""
     if ctx.viewer.role is Role.PUBLIC:
-        return f"from:{network_key(ctx.client_ip)}"
+        return anonymous_payer_key(ctx.client_ip)
     return ctx.viewer.principal
+
+
+def anonymous_payer_key(client_ip: str | None) -> str:
+    """Return the key of the rate budget that the anonymous clients of a network share."""
+    return f"from:{network_key(client_ip)}"
 
 
 @lru_cache(maxsize=4096)
@@ -77,6 +84,13 @@ class RateBudget:
 
     points: float
     updated_at: float
+
+
+class TakenPoints(NamedTuple):
+    """The points that are left, and how long to wait if there were not enough."""
+
+    points_left: float
+    wait_seconds: float  # 0 if the points were taken
 
 
 class RateBudgets:
@@ -99,7 +113,7 @@ class RateBudgets:
 
     def take_points_if_enough(
         self, payer: str, rate: int, points: float, *, min_capacity: int = MIN_CAPACITY
-    ) -> tuple[float, float]:
+    ) -> TakenPoints:
         """Take points from a payer's budget; return the remaining points and seconds to wait.
 
         The wait is 0 if the points were taken. Without enough points nothing is taken.
@@ -115,9 +129,9 @@ class RateBudgets:
             bucket.points = min(bucket.points + (now - bucket.updated_at) * rate, capacity)
             bucket.updated_at = now
         if points > bucket.points:
-            return bucket.points, (points - bucket.points) / rate
+            return TakenPoints(bucket.points, (points - bucket.points) / rate)
         bucket.points -= points
-        return bucket.points, 0.0
+        return TakenPoints(bucket.points, 0.0)
 
 
 def document_reading_points(document_text: str) -> int:

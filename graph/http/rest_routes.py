@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph.execution.telemetry import HTTP_RESPONSES
+from graph.blobs import download as blob_download
 from graph.http import (
     download_urls,
     file_download,
@@ -22,25 +23,24 @@ from graph.http import (
     zip_download,
 )
 from graph.http.byte_responses import FileBytes, ServedFile, serve_file, stream_file
+from graph.http.discovery import user_route
 from graph.http.graphql_request import RequestRejected
 from graph.http.http_errors import (
     client_ip_address,
-    log_request_failure,
     rejection_of_error,
-    rejection_of_exception,
-    request_id_from_headers,
+    run_handler_and_convert_errors,
 )
 from graph.http.upload_body import (  # fmt: skip
     AuthenticateRequest,
     UploadLimits,
     UploadService,
-    announced_size_of_raw_body,
+    acquire_user_upload_slot,
+    authenticate_download_and_choose_caching,
     authenticated_context,
-    check_size,
-    checked_disk_space,
-    download_context_and_cache_control,
-    limited_per_user,
     receive_file_into_spool,
+    require_raw_body_and_return_size,
+    require_upload_disk_space,
+    require_upload_size_within,
 )
 from graph.subscriptions import sse_changes
 from graph.types import global_ids
@@ -53,17 +53,18 @@ from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.admin import legal_holds
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.files import signed_urls, uploads
 from resolvers.messages import content as message_content
-from resolvers.messages import deleted_messages
+from resolvers.messages import deleted_messages, message_bytes
 from resolvers.spam import quarantine
 from resolvers.transfer import exports
+from resolvers.viewer import GuardRule
 
 UPLOADS_PATH = "/rest/uploads"
+ROUTE_PATH = "/rest/route"
 UPDATES_PATH = "/rest/users/{id}/updates"
 QUARANTINE_PATH = "/rest/quarantine/{id}"
-SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 NO_STORE = "no-store"  # of quarantined content, which may be harmful
 STATUS_BY_CODE = {
     "UNAUTHENTICATED": 401,
@@ -73,18 +74,6 @@ STATUS_BY_CODE = {
     "QUOTA_EXCEEDED": 413,
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
-}
-EXTENSION_BY_MEDIA_TYPE = {  # of files without a filename
-    "text/plain": "txt",
-    "text/html": "html",
-    "text/calendar": "ics",
-    "text/csv": "csv",
-    "message/rfc822": "eml",
-    "application/pdf": "pdf",
-    "image/gif": "gif",
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
 }
 
 
@@ -103,20 +92,21 @@ def rest_routes(
     `authenticate_request` gets headers and IP address. It raises Unauthenticated for a wrong
     credential and returns `Viewer()` without one. `subscription_server` serves change streams.
     """
-    service = _create_upload_service(
+    service = _create_upload_service_and_folder(
         environment, authenticate_request, spool, limits or UploadLimits()
     )
     return [
+        Route(ROUTE_PATH, _route_endpoint(service, user_route.authorize_and_serve_node_of_user)),
         *_change_stream_routes(service, subscription_server),
         *_message_routes(service),
         *_quarantine_routes(service),
         *_export_routes(service),
-        *_file_routes(service),
+        *_stored_file_and_share_routes(service),
         *_upload_routes(service),
     ]
 
 
-def _create_upload_service(
+def _create_upload_service_and_folder(
     environment: Environment,
     authenticate_request: AuthenticateRequest,
     spool: Path | None,
@@ -138,7 +128,7 @@ def _change_stream_routes(
 ) -> list[Route]:
     if subscription_server is None:
         return []
-    stream_changes = partial(sse_changes.stream_changes, subscription_server)
+    stream_changes = partial(sse_changes.authorize_and_stream_user_changes, subscription_server)
     return [Route(UPDATES_PATH, _route_endpoint(service, stream_changes))]
 
 
@@ -147,14 +137,16 @@ def _message_routes(service: UploadService) -> list[Route]:
     message = "/rest/messages/{id}"
     endpoint = partial(_route_endpoint, service)
     return [
-        Route(f"{message}/message.eml", endpoint(_serve_message)),
+        Route(f"{message}/message.eml", endpoint(_authorize_and_serve_message_source)),
         Route("/rest/archive/{id}/message.eml", endpoint(_serve_deleted_message)),
-        Route(f"{message}/attachments/{{attachment}}", endpoint(_serve_attachment)),
-        Route(f"{message}/attachments.zip", endpoint(_serve_attachments_zip)),
-        Route(f"{message}/parts/{{section}}", endpoint(_serve_part)),
+        Route(f"{message}/attachments/{{attachment}}", endpoint(_authorize_and_serve_attachment)),
+        Route(
+            f"{message}/attachments.zip", endpoint(zip_download.authorize_and_serve_attachments_zip)
+        ),
+        Route(f"{message}/parts/{{section}}", endpoint(_authorize_and_serve_mime_part)),
         Route(
             "/rest/mailboxes/{id}/messages",
-            endpoint(message_upload.store_posted_message),
+            endpoint(message_upload.authorize_and_store_posted_message),
             methods=["POST"],
         ),
     ]
@@ -165,7 +157,8 @@ def _quarantine_routes(service: UploadService) -> list[Route]:
     return [
         Route(f"{QUARANTINE_PATH}/message.eml", endpoint(_serve_quarantined_message)),
         Route(
-            f"{QUARANTINE_PATH}/attachments/{{attachment}}", endpoint(_serve_quarantined_attachment)
+            f"{QUARANTINE_PATH}/attachments/{{attachment}}",
+            endpoint(_serve_quarantined_attachment),
         ),
         Route(f"{QUARANTINE_PATH}/parts/{{section}}", endpoint(_serve_quarantined_part)),
     ]
@@ -174,12 +167,19 @@ def _quarantine_routes(service: UploadService) -> list[Route]:
 def _export_routes(service: UploadService) -> list[Route]:
     endpoint = partial(_route_endpoint, service)
     return [
-        Route("/rest/users/{id}/export/{export}", endpoint(_serve_user_export)),
-        Route("/rest/legal-holds/{id}/export.mbox", endpoint(_serve_legal_hold_export)),
+        Route("/rest/users/{id}/export/{export}", endpoint(_authorize_serve_and_log_user_export)),
+        Route(
+            "/rest/legal-holds/{id}/export.mbox",
+            endpoint(_authorize_serve_and_log_legal_hold_export),
+        ),
+        Route(
+            "/rest/blobs/{store}/{path:path}",
+            endpoint(blob_download.authorize_and_serve_blob_logging_access),
+        ),
     ]
 
 
-def _file_routes(service: UploadService) -> list[Route]:
+def _stored_file_and_share_routes(service: UploadService) -> list[Route]:
     """Routes that serve and store the files of a user, also by the URL of a share."""
     endpoint = partial(_route_endpoint, service)
     return [
@@ -190,7 +190,7 @@ def _file_routes(service: UploadService) -> list[Route]:
         ),
         Route(
             "/share/{token}",
-            endpoint(file_download.serve_or_store_shared_file),
+            endpoint(file_download.serve_or_replace_shared_file),
             methods=["GET", "PUT"],
         ),
     ]
@@ -203,15 +203,10 @@ def _upload_routes(service: UploadService) -> list[Route]:
         Route(UPLOADS_PATH, endpoint(_store_upload_or_begin_tus), methods=["POST", "OPTIONS"]),
         Route(
             f"{UPLOADS_PATH}/{{id}}",
-            endpoint(tus.answer_upload_request),
+            endpoint(tus.answer_request_to_existing_upload),
             methods=["HEAD", "PATCH", "DELETE", "POST", "OPTIONS"],
         ),
     ]
-
-
-def base_url(request: Request) -> str:
-    """Return the base URL of a request, including the path that the app is mounted at."""
-    return str(request.base_url).rstrip("/")
 
 
 def _route_endpoint(
@@ -220,23 +215,24 @@ def _route_endpoint(
     extra_headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        name = request_id_from_headers(request.headers, service.environment)
-        try:
-            response = await handler(service, request)
-        except RequestRejected as refusal:
-            response = _rejection_response(refusal)
-        except RequestError as refusal:
-            response = _rejection_response(rejection_of_error(refusal, STATUS_BY_CODE))
-        except ClientDisconnect:
-            response = Response(status_code=400)  # the client has disconnected
-        except Exception as problem:  # noqa: BLE001 - the edge of a listener: logged once
-            log_request_failure(problem, name, request.url.path)
-            response = _rejection_response(rejection_of_exception(problem, name))
-        response.headers.update({**SECURITY_HEADERS, **extra_headers, "X-Request-Id": name})
-        HTTP_RESPONSES.add("rest", str(response.status_code))
+        response = await run_handler_and_convert_errors(
+            request,
+            service.environment,
+            partial(handler, service),
+            endpoint="rest",
+            error_response=_response_of_expected_error,
+            rejection_response=_rejection_response,
+        )
+        response.headers.update(extra_headers)
         return response
 
     return endpoint
+
+
+def _response_of_expected_error(error: Exception) -> Response | None:
+    if isinstance(error, RequestError):
+        return _rejection_response(rejection_of_error(error, STATUS_BY_CODE))
+    return None
 
 
 def _rejection_response(rejection: RequestRejected) -> Response:
@@ -249,10 +245,10 @@ def _message_id_of_path(request: Request) -> int:
     return global_ids.decode_path_id("Message", request.path_params["id"])
 
 
-async def _serve_message(service: UploadService, request: Request) -> Response:
+async def _authorize_and_serve_message_source(service: UploadService, request: Request) -> Response:
     """Serve a whole message, byte for byte."""
     key = _message_id_of_path(request)
-    message, caching = await _load_readable_message(
+    message, caching = await _authorize_and_load_message_download(
         service, request, key, download_urls.message_source_path(key)
     )
     return await _serve_whole_message(request, message, caching)
@@ -261,7 +257,7 @@ async def _serve_message(service: UploadService, request: Request) -> Response:
 async def _serve_deleted_message(service: UploadService, request: Request) -> Response:
     """Serve a whole deleted message, byte for byte, while it can be restored."""
     key = global_ids.decode_path_id("DeletedMessage", request.path_params["id"])
-    ctx, caching = await download_context_and_cache_control(
+    ctx, caching = await authenticate_download_and_choose_caching(
         service, request, download_urls.deleted_message_path(key)
     )
     require_found(await ctx.load(deleted_messages.load_visible_by_ids, key))
@@ -274,7 +270,7 @@ async def _serve_quarantined_message(service: UploadService, request: Request) -
     """Serve a whole quarantined message, byte for byte."""
     return await _serve_whole_message(
         request,
-        await _load_quarantined_message(service, request),
+        await _authorize_load_and_log_quarantined_message(service, request),
         NO_STORE,
         is_inline_allowed=False,
     )
@@ -283,33 +279,37 @@ async def _serve_quarantined_message(service: UploadService, request: Request) -
 async def _serve_quarantined_attachment(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of an attachment of a quarantined message."""
     text = request.path_params["attachment"]
-    message = await _load_quarantined_message(service, request, "attachments", text)
+    message = await _authorize_load_and_log_quarantined_message(
+        service, request, "attachments", text
+    )
     try:
-        message_id, index = download_urls.parse_attachment_id(text)
+        message_id, index = download_urls.parse_message_id_and_attachment_number(text)
     except InvalidInput:
         raise NotFound(text) from None
     if message_id != message.row.id:
         raise NotFound(text)
-    part = require_found(message_content.attachment_part(message, index))
+    part = require_found(message_bytes.find_attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = attachment["filename"] or _default_part_filename(part), attachment["sha256"]
-    served = _served_part(message, part, name=name, tag=tag, caching=NO_STORE)
+    name, tag = (
+        attachment["filename"] or zip_download.default_part_filename(part),
+        attachment["sha256"],
+    )
+    served = _served_mime_part(message, part, name=name, etag=tag, cache_control=NO_STORE)
     return await serve_file(request, replace(served, is_inline_allowed=False))
 
 
 async def _serve_quarantined_part(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of a MIME part of a quarantined message."""
     section = request.path_params["section"]
-    message = await _load_quarantined_message(service, request, "parts", section)
-    part = require_found(message_content.part_by_section(message, section))
-    tag = f"{message.row.digest}.{message_content.section_of_part(part)}"
-    served = _served_part(
-        message, part, name=part.filename or _default_part_filename(part), tag=tag, caching=NO_STORE
-    )
+    message = await _authorize_load_and_log_quarantined_message(service, request, "parts", section)
+    part = require_found(message_bytes.find_part_by_section(message, section))
+    tag = f"{message.row.sha256}.{message_bytes.section_of_part(part)}"
+    name = part.filename or zip_download.default_part_filename(part)
+    served = _served_mime_part(message, part, name=name, etag=tag, cache_control=NO_STORE)
     return await serve_file(request, replace(served, is_inline_allowed=False))
 
 
-async def _load_quarantined_message(
+async def _authorize_load_and_log_quarantined_message(
     service: UploadService, request: Request, *subpath: str
 ) -> StoredMessage:
     """Load a quarantined message if the viewer, or the signer of the URL, may read it.
@@ -321,23 +321,25 @@ async def _load_quarantined_message(
     if "sig" in request.query_params:
         path = download_urls.quarantined_message_path(key, *subpath)
         viewer = await signed_urls.signer_of_signed_path(
-            service.environment, path, request.query_params
+            service.environment, path, request.query_params, ip=client_ip
         )
     else:
         viewer = await service.authenticate_request(request.headers, client_ip)
     permission = UserPermission.QUARANTINE_ATTACHMENTS
     viewer.require(GuardRule(scope=Scope.READ, user_permission=permission))
     ctx = Context(service.environment, viewer, client_ip=client_ip)
-    return require_found(await ctx.load(quarantine.load_stored_messages, key))
+    return require_found(await ctx.load(quarantine.load_visible_messages_and_log_reads, key))
 
 
-async def _serve_legal_hold_export(service: UploadService, request: Request) -> Response:
+async def _authorize_serve_and_log_legal_hold_export(
+    service: UploadService, request: Request
+) -> Response:
     """Serve the copies of a legal hold as an mbox file and record the access."""
     key = global_ids.decode_path_id("LegalHold", request.path_params["id"])
     path, client_ip = download_urls.legal_hold_path(key), client_ip_address(request)
     if "sig" in request.query_params:
         viewer = await signed_urls.signer_of_signed_path(
-            service.environment, path, request.query_params
+            service.environment, path, request.query_params, ip=client_ip
         )
     else:
         viewer = await service.authenticate_request(request.headers, client_ip)
@@ -351,21 +353,23 @@ async def _serve_legal_hold_export(service: UploadService, request: Request) -> 
     )
 
 
-async def _serve_user_export(service: UploadService, request: Request) -> Response:
+async def _authorize_serve_and_log_user_export(
+    service: UploadService, request: Request
+) -> Response:
     """Serve a finished account export as a file."""
     user = global_ids.decode_path_id("User", request.path_params["id"])
     key = global_ids.decode_path_id("UserExport", request.path_params["export"])
-    ctx, caching = await download_context_and_cache_control(
+    ctx, caching = await authenticate_download_and_choose_caching(
         service, request, download_urls.export_path(user, key)
     )
     if "sig" in request.query_params:  # the signer was allowed to read the export
         scopes = ctx.viewer.scopes | {Scope.READ}
         ctx = replace(ctx, viewer=replace(ctx.viewer, scopes=scopes))
-    export = await exports.open_export(ctx, user, key)
+    export = await exports.open_finished_export_and_log_access(ctx, user, key)
     kind = media_type(ExportFormat(export.export.format))
 
     async def open_export() -> FileBytes:
-        return FileBytes(export.size, export.stream_bytes, export.require_undamaged)
+        return FileBytes(export.size, export.stream_bytes, export.require_undamaged_within_budget)
 
     tag = f"{global_ids.encode('UserExport', key)}.{export.size}"
     served = ServedFile(
@@ -380,103 +384,108 @@ async def _serve_user_export(service: UploadService, request: Request) -> Respon
 
 
 async def _serve_whole_message(
-    request: Request, message: StoredMessage, caching: str, *, is_inline_allowed: bool = True
+    request: Request, message: StoredMessage, cache_control: str, *, is_inline_allowed: bool = True
 ) -> Response:
     async def open_message() -> FileBytes:
-        return FileBytes(message.size, message.stream_raw, message.check_intact)
+        return FileBytes(message.size, message.stream_raw, message.require_intact)
 
     name = f"{message.row.subject.strip() or 'message'}.eml"
-    kind, tag = "message/rfc822", message.row.digest
+    kind, tag = "message/rfc822", message.row.sha256
     served = ServedFile(
-        tag, kind, name, open_message, cache_control=caching, is_inline_allowed=is_inline_allowed
+        tag,
+        kind,
+        name,
+        open_message,
+        cache_control=cache_control,
+        is_inline_allowed=is_inline_allowed,
     )
     return await serve_file(request, served)
 
 
-async def _serve_attachment(service: UploadService, request: Request) -> Response:
+async def _authorize_and_serve_attachment(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of an attachment."""
     key, text = _message_id_of_path(request), request.path_params["attachment"]
     try:
-        message_id, index = download_urls.parse_attachment_id(text)
+        message_id, index = download_urls.parse_message_id_and_attachment_number(text)
     except InvalidInput:
         raise NotFound(text) from None
     if message_id != key:
         raise NotFound(text)
-    message, caching = await _load_readable_message(
+    message, caching = await _authorize_and_load_message_download(
         service, request, key, download_urls.attachment_download_path(key, index)
     )
-    part = require_found(message_content.attachment_part(message, index))
+    part = require_found(message_bytes.find_attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = attachment["filename"] or _default_part_filename(part), attachment["sha256"]
-    return await serve_file(
-        request, _served_part(message, part, name=name, tag=tag, caching=caching)
+    name, tag = (
+        attachment["filename"] or zip_download.default_part_filename(part),
+        attachment["sha256"],
     )
+    served = _served_mime_part(message, part, name=name, etag=tag, cache_control=caching)
+    return await serve_file(request, served)
 
 
-async def _serve_attachments_zip(service: UploadService, request: Request) -> Response:
-    """Serve all attachments of a message as one ZIP."""
-    return await zip_download.serve_attachments_zip(service, request, _default_part_filename)
-
-
-async def _serve_part(service: UploadService, request: Request) -> Response:
+async def _authorize_and_serve_mime_part(service: UploadService, request: Request) -> Response:
     """Serve the decoded content of any part."""
     key, section = _message_id_of_path(request), request.path_params["section"]
-    message, caching = await _load_readable_message(
+    message, caching = await _authorize_and_load_message_download(
         service, request, key, download_urls.mime_part_path(key, section)
     )
-    part = require_found(message_content.part_by_section(message, section))
-    tag = f"{message.row.digest}.{message_content.section_of_part(part)}"
-    name = part.filename or _default_part_filename(part)
-    return await serve_file(
-        request, _served_part(message, part, name=name, tag=tag, caching=caching)
-    )
+    part = require_found(message_bytes.find_part_by_section(message, section))
+    tag = f"{message.row.sha256}.{message_bytes.section_of_part(part)}"
+    name = part.filename or zip_download.default_part_filename(part)
+    served = _served_mime_part(message, part, name=name, etag=tag, cache_control=caching)
+    return await serve_file(request, served)
 
 
-def _served_part(
-    message: StoredMessage, part: ParsedPart, *, name: str, tag: str, caching: str
+def _served_mime_part(
+    message: StoredMessage, part: ParsedPart, *, name: str, etag: str, cache_control: str
 ) -> ServedFile:
     async def open_part() -> FileBytes:
         content = await message.open_part(part)
         return FileBytes(content.size, content.stream, content.check)
 
     charset = part.params.get("charset")
-    return ServedFile(tag, part.content_type, name, open_part, charset, caching)
+    return ServedFile(etag, part.content_type, name, open_part, charset, cache_control)
 
 
-def _default_part_filename(part: ParsedPart) -> str:
-    """Return the file name of a MIME part without a filename, such as part-1.2.pdf."""
-    ending = EXTENSION_BY_MEDIA_TYPE.get(part.content_type, "bin")
-    return f"part-{message_content.section_of_part(part)}.{ending}"
+class _MessageDownload(NamedTuple):
+    """A message that the caller may read, and the Cache-Control value of the response."""
+
+    message: StoredMessage
+    cache_control: str
 
 
-async def _load_readable_message(
+async def _authorize_and_load_message_download(
     service: UploadService, request: Request, message_id: int, path: str
-) -> tuple[StoredMessage, str]:
-    """Load a message that the viewer may read; return it with the value of Cache-Control.
+) -> _MessageDownload:
+    """Authenticate the request, and load a message that the viewer may read.
 
     Raises NotFound, Unauthenticated or Forbidden.
     """
-    ctx, caching = await download_context_and_cache_control(service, request, path)
-    return require_found(await message_content.load_stored_message(ctx, message_id)), caching
+    ctx, caching = await authenticate_download_and_choose_caching(service, request, path)
+    message = require_found(await message_content.load_stored_message(ctx, message_id))
+    return _MessageDownload(message, caching)
 
 
 async def _store_upload_or_begin_tus(service: UploadService, request: Request) -> Response:
     if request.method == "OPTIONS":
         return tus.serve_capabilities(service)
-    return await (tus.create_upload if tus.is_tus_request(request.headers) else _store_upload)(
-        service, request
-    )
+    return await (
+        tus.create_upload_and_append_body
+        if tus.is_tus_request(request.headers)
+        else _authorize_and_store_upload
+    )(service, request)
 
 
-async def _store_upload(service: UploadService, request: Request) -> Response:
+async def _authorize_and_store_upload(service: UploadService, request: Request) -> Response:
     """Store the body as an upload for a later mutation, or nothing if the client disconnects."""
     ctx = await authenticated_context(service, request)
-    size = announced_size_of_raw_body(request.headers)
-    check_size(size, service.environment.options.upload_max_size)
+    size = require_raw_body_and_return_size(request.headers)
+    require_upload_size_within(size, service.environment.options.upload_max_size)
     await uploads.require_upload_allowed(ctx, size)
     with (
-        checked_disk_space(service, size),
-        limited_per_user(service, ctx.viewer.user_id),
+        require_upload_disk_space(service, size),
+        acquire_user_upload_slot(service, ctx.viewer.user_id),
         SpoolFile(service.spool, service.budget) as spool,
     ):
         row = await uploads.store_upload(

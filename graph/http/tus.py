@@ -23,13 +23,13 @@ from graph.http.upload_body import (  # fmt: skip
     CONNECTION_CLOSE,
     BodyFlow,
     UploadService,
-    announced_size_of_raw_body,
+    acquire_user_upload_slot,
     authenticated_context,
-    body_chunks,
-    check_size,
-    checked_disk_space,
-    integer_header,
-    limited_per_user,
+    integer_header_or_none,
+    require_raw_body_and_return_size,
+    require_upload_disk_space,
+    require_upload_size_within,
+    stream_body_with_idle_timeout,
 )
 from graph.types import global_ids
 from mail.files import resumable_file, upload_parts
@@ -73,13 +73,13 @@ def upload_url(service: UploadService, request: Request, upload_id: int) -> str:
     return signed_urls.absolute_url(service.environment, path, request.scope.get("root_path", ""))
 
 
-def upload_as_json_members(row: ColumnRow) -> dict[str, object]:
+def upload_as_json_members(upload_row: ColumnRow) -> dict[str, object]:
     """Return the JSON members that describe an upload."""
     facts = {
-        "id": global_ids.encode("Upload", row.id),
-        "size": row.size,
-        "sha256": row.digest,
-        "expiresAt": row.expires_at.isoformat().replace("+00:00", "Z"),
+        "id": global_ids.encode("Upload", upload_row.id),
+        "size": upload_row.size,
+        "sha256": upload_row.digest,
+        "expiresAt": upload_row.expires_at.isoformat().replace("+00:00", "Z"),
     }
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -94,17 +94,19 @@ def serve_capabilities(service: UploadService) -> Response:
     return Response(status_code=204, headers=headers)
 
 
-async def create_upload(service: UploadService, request: Request) -> Response:
+async def create_upload_and_append_body(service: UploadService, request: Request) -> Response:
     """Answer POST: create an upload with its URL and store the bytes in the body, if any."""
-    _check_version(request.headers)
+    _require_tus_version(request.headers)
     ctx = await authenticated_context(service, request)
-    uploads.require_upload_owner_id(ctx)
-    coming = _parse_announced_upload(request.headers, service.environment.options.upload_max_size)
+    uploads.require_upload_scope_and_owner_id(ctx)
+    announced = _parse_announced_upload(
+        request.headers, service.environment.options.upload_max_size
+    )
     has_body = _media_type(request.headers) == OFFSET_MEDIA_TYPE
-    if announced_size_of_raw_body(request.headers) and not has_body:
+    if require_raw_body_and_return_size(request.headers) and not has_body:
         raise _unsupported_media_type()
-    with checked_disk_space(service, coming.size):
-        row = await resumable_uploads.create_upload(ctx, coming)
+    with require_upload_disk_space(service, announced.size):
+        row = await resumable_uploads.create_upload(ctx, announced)
         try:
             if not row.size:
                 row = await resumable_uploads.complete_upload(
@@ -116,13 +118,13 @@ async def create_upload(service: UploadService, request: Request) -> Response:
             with suppress(NotFound):
                 await _delete_upload_and_file(service, ctx, row.id)
             raise
-    headers = {**_upload_headers(row), "Location": upload_url(service, request, row.id)}
+    headers = {**_tus_headers_of_upload(row), "Location": upload_url(service, request, row.id)}
     return Response(
         graphql_request.encode_json(upload_as_json_members(row)), 201, headers, "application/json"
     )
 
 
-async def answer_upload_request(service: UploadService, request: Request) -> Response:
+async def answer_request_to_existing_upload(service: UploadService, request: Request) -> Response:
     """Answer HEAD, PATCH, DELETE and OPTIONS for one upload."""
     method = request.headers.get(METHOD_OVERRIDE_HEADER, request.method).upper()
     if method == "OPTIONS":
@@ -133,7 +135,7 @@ async def answer_upload_request(service: UploadService, request: Request) -> Res
         raise RequestRejected(
             405, "BAD_USER_INPUT", message, {"Allow": METHODS, **CONNECTION_CLOSE}
         )
-    _check_version(request.headers)
+    _require_tus_version(request.headers)
     ctx = await authenticated_context(service, request)
     key = global_ids.decode_path_id("Upload", request.path_params["id"])
     return await answer(
@@ -151,47 +153,49 @@ async def _require_upload_with_all_bytes(
             ctx, upload_id
         )  # another request may have completed it
         if _lacks_bytes(service, row):
-            raise _lost_bytes_error(row.id, "the file is shorter")
+            raise _lost_bytes_error(row.id, "The file is shorter.")
     return row
 
 
-def _lacks_bytes(service: UploadService, row: ColumnRow) -> bool:
-    if row.blob_name is not None or upload_parts.are_parts_shared(service.environment):
+def _lacks_bytes(service: UploadService, upload_row: ColumnRow) -> bool:
+    if upload_row.blob_name is not None or upload_parts.are_parts_shared(service.environment):
         return False
-    return bool(resumable_file.file_size(service.spool, row.id) < row.received)
+    return bool(resumable_file.file_size(service.spool, upload_row.id) < upload_row.received)
 
 
 async def _serve_head(
-    _service: UploadService, _ctx: Context, _request: Request, row: ColumnRow
+    _service: UploadService, _ctx: Context, _request: Request, upload_row: ColumnRow
 ) -> Response:
-    return Response(headers=_upload_headers(row))
+    return Response(headers=_tus_headers_of_upload(upload_row))
 
 
 async def _append_to_upload(
-    service: UploadService, ctx: Context, request: Request, row: ColumnRow
+    service: UploadService, ctx: Context, request: Request, upload_row: ColumnRow
 ) -> Response:
     if _media_type(request.headers) != OFFSET_MEDIA_TYPE:
         raise _unsupported_media_type()
-    offset = integer_header(request.headers, "upload-offset")
+    offset = integer_header_or_none(request.headers, "upload-offset")
     if offset is None:
         raise graphql_request.bad_request("Upload-Offset is missing.")
-    announced_size_of_raw_body(request.headers)
-    with checked_disk_space(service, _missing_disk_bytes(service, row)):
-        row = await _append_body_and_complete_if_whole(service, ctx, request, row.id, offset)
-    return Response(status_code=204, headers=_upload_headers(row))
+    require_raw_body_and_return_size(request.headers)
+    with require_upload_disk_space(service, _missing_disk_bytes(service, upload_row)):
+        upload_row = await _append_body_and_complete_if_whole(
+            service, ctx, request, upload_row.id, offset
+        )
+    return Response(status_code=204, headers=_tus_headers_of_upload(upload_row))
 
 
-def _missing_disk_bytes(service: UploadService, row: ColumnRow) -> int:
+def _missing_disk_bytes(service: UploadService, upload_row: ColumnRow) -> int:
     """Return the bytes of disk space that the rest of an upload needs."""
-    if row.blob_name is not None:
+    if upload_row.blob_name is not None:
         return 0
-    return max(int(row.size) - resumable_file.disk_use(service.spool, row.id), 0)
+    return max(int(upload_row.size) - resumable_file.disk_use(service.spool, upload_row.id), 0)
 
 
 async def _cancel_upload(
-    service: UploadService, ctx: Context, _request: Request, row: ColumnRow
+    service: UploadService, ctx: Context, _request: Request, upload_row: ColumnRow
 ) -> Response:
-    await _delete_upload_and_file(service, ctx, row.id)
+    await _delete_upload_and_file(service, ctx, upload_row.id)
     return Response(status_code=204)
 
 
@@ -218,8 +222,8 @@ async def _append_body_and_complete_if_whole(
     the offset is wrong, the body is too long or another request sends to the upload.
     """
     with (
-        limited_per_user(service, ctx.viewer.user_id),
-        _locked_upload_file(service, upload_id) as (file, flow),
+        acquire_user_upload_slot(service, ctx.viewer.user_id),
+        _lock_upload_file_or_hurry_holder(service, upload_id) as (file, flow),
     ):
         row = await resumable_uploads.read_own_upload_row(
             ctx, upload_id
@@ -230,9 +234,9 @@ async def _append_body_and_complete_if_whole(
         if offset != resumable_uploads.next_offset(row):
             raise _wrong_offset(resumable_uploads.next_offset(row))
         bytes_left = row.size - offset
-        if announced_size_of_raw_body(request.headers) > bytes_left:
+        if require_raw_body_and_return_size(request.headers) > bytes_left:
             raise _body_too_long(bytes_left)
-        await _resume_file(service, file, row)
+        await _resume_upload_file_at_received_offset(service, file, row)
         taking = UploadTransfer(
             service, ctx, file, row.id, 0 if is_complete else row.size, offset, offset
         )
@@ -245,16 +249,18 @@ async def _append_body_and_complete_if_whole(
             raise _wrong_offset(moved.offset) from None
 
 
-async def _resume_file(service: UploadService, file: ResumableFile, row: ColumnRow) -> None:
+async def _resume_upload_file_at_received_offset(
+    service: UploadService, file: ResumableFile, upload_row: ColumnRow
+) -> None:
     """Continue the file at the upload's offset. Raises NotFound if its bytes are lost."""
-    received = 0 if row.blob_name is not None else row.received
+    received = 0 if upload_row.blob_name is not None else upload_row.received
     if upload_parts.are_parts_shared(service.environment):
         await asyncio.to_thread(file.resume_at_allowing_missing_bytes, received)
         return
     try:
         await asyncio.to_thread(file.truncate_and_resume_at, received)
     except UploadBytesLostError as problem:
-        raise _lost_bytes_error(row.id, str(problem)) from None
+        raise _lost_bytes_error(upload_row.id, str(problem)) from None
 
 
 async def _complete_upload(transfer: "UploadTransfer") -> ColumnRow:
@@ -276,14 +282,14 @@ async def _complete_upload(transfer: "UploadTransfer") -> ColumnRow:
     except (NotFound, OffsetMoved, StorageUnavailable):
         raise
     except Exception:
-        await transfer.write_and_acknowledge_bytes()
+        await transfer.write_and_acknowledge_except_final_byte()
         raise
     await asyncio.to_thread(resumable_file.remove_file, transfer.service.spool, transfer.upload_id)
     return row
 
 
 @contextmanager
-def _locked_upload_file(
+def _lock_upload_file_or_hurry_holder(
     service: UploadService, upload_id: int
 ) -> Generator[tuple[ResumableFile, BodyFlow]]:
     """Lock the upload's file and yield it with the state of the body.
@@ -317,20 +323,20 @@ async def _receive_and_acknowledge_body(
     try:
         async with (
             asyncio.timeout(desk.limits.body_timeout),
-            aclosing(body_chunks(desk, request, body_flow)) as body,
+            aclosing(stream_body_with_idle_timeout(desk, request, body_flow)) as body,
         ):
             async for chunk in body:
-                await transfer.add_bytes(chunk)
+                await transfer.buffer_bytes_and_write_if_full(chunk)
         is_ended = True
     except TimeoutError:  # after a 4xx clients would give up
-        message = "The body did not come in time: go on where HEAD says."
+        message = "The body was not received in time: continue at the offset that HEAD returns."
         headers = {"Retry-After": "1", **CONNECTION_CLOSE}
         raise RequestRejected(503, "DEADLINE_EXCEEDED", message, headers) from None
     finally:
         if is_ended and transfer.is_whole and upload_parts.are_parts_shared(desk.environment):
             await transfer.write_to_file()  # no part is needed: the whole file is stored next
         else:
-            await transfer.write_and_acknowledge_bytes()
+            await transfer.write_and_acknowledge_except_final_byte()
 
 
 @dataclass(slots=True)
@@ -352,7 +358,7 @@ class UploadTransfer:
         """True if all bytes of an unfinished upload are received."""
         return self.file.size + len(self.unwritten) == self.size > 0
 
-    async def add_bytes(self, chunk: bytes) -> None:
+    async def buffer_bytes_and_write_if_full(self, chunk: bytes) -> None:
         """Add received bytes.
 
         Raises NoRoom if the disk is full, RequestRejected for more bytes than announced.
@@ -365,11 +371,11 @@ class UploadTransfer:
         if len(self.unwritten) >= MAX_IN_MEMORY:
             await self.write_to_file()
         if self.file.size - self.acknowledged >= self.service.limits.checkpoint_bytes:
-            await self.write_and_acknowledge_bytes()
+            await self.write_and_acknowledge_except_final_byte()
             if free_disk_bytes(self.service.spool) < self.service.limits.disk_reserve:
                 raise OutOfSpoolSpace
 
-    async def write_and_acknowledge_bytes(self) -> None:
+    async def write_and_acknowledge_except_final_byte(self) -> None:
         """Write all bytes durably, then acknowledge them.
 
         The last byte is only acknowledged when the whole upload is stored, since a client sends
@@ -379,21 +385,21 @@ class UploadTransfer:
         stored_size = min(self.file.size, self.size - 1)
         if stored_size > self.acknowledged and not self.has_failed:
             self.has_failed = True
-            await self._store_acknowledgement(stored_size)
+            await self._persist_bytes_and_acknowledge(stored_size)
             self.acknowledged, self.has_failed = stored_size, False
 
-    async def _store_acknowledgement(self, offset: int) -> None:
+    async def _persist_bytes_and_acknowledge(self, offset: int) -> None:
         environment = self.service.environment
         if upload_parts.are_parts_shared(environment):
             async with self.service.part_slots:
                 part = await upload_parts.store_part(
                     environment, self.file, self.acknowledged, offset
                 )
-            await resumable_uploads.add_part(self.ctx, self.upload_id, part)
+            await resumable_uploads.store_part_or_delete_object(self.ctx, self.upload_id, part)
         else:
             await asyncio.to_thread(self.file.sync)
             progress = UploadProgress(self.acknowledged, offset)
-            await resumable_uploads.acknowledge_bytes(self.ctx, self.upload_id, progress)
+            await resumable_uploads.advance_upload_offset(self.ctx, self.upload_id, progress)
 
     async def write_to_file(self) -> None:
         """Write the buffered bytes to the file."""
@@ -404,17 +410,17 @@ class UploadTransfer:
             self.service.budget.release(len(part))
 
 
-def _upload_headers(row: ColumnRow) -> dict[str, str]:
+def _tus_headers_of_upload(upload_row: ColumnRow) -> dict[str, str]:
     headers = {
         "Cache-Control": "no-store",
-        "Upload-Offset": str(resumable_uploads.next_offset(row)),
-        "Upload-Length": str(row.size),
-        "Upload-Expires": _http_date(row.expires_at),
+        "Upload-Offset": str(resumable_uploads.next_offset(upload_row)),
+        "Upload-Length": str(upload_row.size),
+        "Upload-Expires": _http_date(upload_row.expires_at),
     }
-    if row.told:
-        headers["Upload-Metadata"] = row.told
-    if row.digest:  # RFC 9530
-        digest = base64.b64encode(bytes.fromhex(row.digest)).decode()
+    if upload_row.client_metadata:
+        headers["Upload-Metadata"] = upload_row.client_metadata
+    if upload_row.digest:  # RFC 9530
+        digest = base64.b64encode(bytes.fromhex(upload_row.digest)).decode()
         headers["Repr-Digest"] = f"sha-256=:{digest}:"
     return headers
 
@@ -423,7 +429,7 @@ def _http_date(moment: datetime) -> str:
     return format_datetime(moment, usegmt=True)
 
 
-def _check_version(headers: Mapping[str, str]) -> None:
+def _require_tus_version(headers: Mapping[str, str]) -> None:
     if headers.get("tus-resumable") != TUS_VERSION:
         message = f"Tus-Resumable must be {TUS_VERSION}."
         raise RequestRejected(
@@ -436,16 +442,18 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 
 def _parse_announced_upload(headers: Mapping[str, str], max_size: int) -> AnnouncedUpload:
-    size = integer_header(headers, "upload-length")
+    size = integer_header_or_none(headers, "upload-length")
     if size is None or "upload-defer-length" in headers:
         raise graphql_request.bad_request("Upload-Length must say how many bytes will come.")
     if "upload-concat" in headers:
         raise graphql_request.bad_request("Upload-Concat is not supported.")
-    check_size(size, max_size)
+    require_upload_size_within(size, max_size)
     metadata_header = headers.get("upload-metadata", "").strip()
     meta = parse_metadata(metadata_header)
     kind = uploads.media_type_or_default(meta.get("filetype") or meta.get("type") or "")
-    name = uploads.filename_from_path(first_filename(meta.get("filename"), meta.get("name")) or "")
+    name = uploads.filename_from_path_or_none(
+        first_filename(meta.get("filename"), meta.get("name")) or ""
+    )
     return AnnouncedUpload(size, kind, name, metadata_header or None)
 
 
@@ -458,17 +466,17 @@ def parse_metadata(text: str) -> dict[str, str]:
         raise graphql_request.bad_request(
             f"Upload-Metadata has at most {MAX_METADATA_LENGTH} characters."
         )
-    found: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     for pair in text.split(",") if text else ():
         key, _, value = pair.strip().partition(" ")
-        if not _METADATA_KEY.fullmatch(key) or key in found:
+        if not _METADATA_KEY.fullmatch(key) or key in metadata:
             raise graphql_request.bad_request("Upload-Metadata has a key that is none, or twice.")
         try:
-            found[key] = base64.b64decode(value.strip(), validate=True).decode()
+            metadata[key] = base64.b64decode(value.strip(), validate=True).decode()
         except (binascii.Error, ValueError):
             message = f"In Upload-Metadata, {key} has a value that is not UTF-8 in base64."
             raise graphql_request.bad_request(message) from None
-    return found
+    return metadata
 
 
 def _unsupported_media_type() -> RequestRejected:
@@ -478,15 +486,15 @@ def _unsupported_media_type() -> RequestRejected:
 
 def _wrong_offset(offset: int) -> RequestRejected:
     headers = {"Upload-Offset": str(offset), "Cache-Control": "no-store", **CONNECTION_CLOSE}
-    return RequestRejected(409, "STALE", f"The upload goes on at {offset}.", headers)
+    return RequestRejected(409, "STALE", f"The offset of the upload is {offset}.", headers)
 
 
 def _body_too_long(missing_bytes: int) -> RequestRejected:
     return RequestRejected(
-        413, "TOO_LARGE", f"The upload lacks {missing_bytes} bytes, not more.", CONNECTION_CLOSE
+        413, "TOO_LARGE", f"The rest of the upload has {missing_bytes} bytes.", CONNECTION_CLOSE
     )
 
 
 def _lost_bytes_error(upload_id: int, problem: str) -> NotFound:
-    log.warning("bytes of an upload are lost", extra={"upload": upload_id, "problem": problem})
+    log.warning("Uploaded bytes are lost", extra={"upload": upload_id, "problem": problem})
     return NotFound(str(upload_id))

@@ -20,9 +20,10 @@ from models.runtime.environment import Environment
 from models.runtime.options import MIB
 from models.store.outages import RETRY_AFTER, DiskFull, storage_failure
 from models.users.roles import Role, Scope
-from resolvers.context import Context, GuardRule, Viewer
+from resolvers.context import Context
 from resolvers.files import signed_urls, uploads
 from resolvers.files.uploads import ReceivedFile
+from resolvers.viewer import GuardRule, Viewer
 
 AuthenticateRequest = Callable[
     [Mapping[str, str], str | None], Awaitable[Viewer]
@@ -56,9 +57,9 @@ class BodyFlow:
 
     def shorten_idle_timeout(self, seconds: float) -> None:
         """Shorten the idle timeout, counted from the last chunk, since another request waits."""
-        ends = self.idle_timeout.when() if self.idle_timeout else None
-        if self.idle_timeout and ends and not self.idle_timeout.expired():
-            self.idle_timeout.reschedule(min(ends, self.received_at + seconds))
+        idle_ends_at = self.idle_timeout.when() if self.idle_timeout else None
+        if self.idle_timeout and idle_ends_at and not self.idle_timeout.expired():
+            self.idle_timeout.reschedule(min(idle_ends_at, self.received_at + seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ async def authenticated_context(service: UploadService, request: Request) -> Con
     return Context(service.environment, viewer, client_ip=client_ip_address(request))
 
 
-def announced_size_of_raw_body(headers: Mapping[str, str]) -> int:
+def require_raw_body_and_return_size(headers: Mapping[str, str]) -> int:
     """Return the announced size of the body in bytes, 0 without Content-Length.
 
     Raises RequestRejected for a compressed body or a multipart form.
@@ -104,10 +105,10 @@ def announced_size_of_raw_body(headers: Mapping[str, str]) -> int:
     if headers.get("content-type", "").strip().lower().startswith("multipart/"):
         message = "The body is the file itself: a form of several parts is not taken."
         raise RequestRejected(415, "BAD_USER_INPUT", message, CONNECTION_CLOSE)
-    return integer_header(headers, "content-length") or 0
+    return integer_header_or_none(headers, "content-length") or 0
 
 
-def integer_header(headers: Mapping[str, str], name: str) -> int | None:
+def integer_header_or_none(headers: Mapping[str, str], name: str) -> int | None:
     """Return the integer of a header, None without the header; 2**64 if it has many digits.
 
     Raises RequestRejected if it is not a number.
@@ -120,15 +121,15 @@ def integer_header(headers: Mapping[str, str], name: str) -> int | None:
     return int(text) if len(text) < MAX_DIGITS else 1 << 64
 
 
-def check_size(size: int, max_size: int) -> None:
+def require_upload_size_within(size: int, max_size: int) -> None:
     """Raise RequestRejected with status 413 if a file is too large."""
     if size > max_size:
         raise RequestRejected(
-            413, "TOO_LARGE", f"A body has at most {max_size} bytes here.", CONNECTION_CLOSE
+            413, "TOO_LARGE", f"The body can have at most {max_size} bytes.", CONNECTION_CLOSE
         )
 
 
-async def body_chunks(
+async def stream_body_with_idle_timeout(
     service: UploadService, request: Request, body_flow: BodyFlow
 ) -> AsyncGenerator[bytes]:
     """Yield the chunks of a body. Raises TimeoutError if no chunk comes in time."""
@@ -144,7 +145,7 @@ async def body_chunks(
             yield chunk
 
 
-async def read_body_into_spool(
+async def write_body_to_spool_and_hash(
     service: UploadService, request: Request, spool: SpoolFile, max_size: int
 ) -> str:
     """Write the whole body to the spool file and return its SHA-256 in hex.
@@ -155,56 +156,59 @@ async def read_body_into_spool(
     try:
         async with (
             asyncio.timeout(service.limits.body_timeout),
-            aclosing(body_chunks(service, request, BodyFlow())) as body,
+            aclosing(stream_body_with_idle_timeout(service, request, BodyFlow())) as body,
         ):
             async for chunk in body:
-                check_size(spool.size + len(chunk), max_size)
+                require_upload_size_within(spool.size + len(chunk), max_size)
                 digest.update(chunk)
                 await spool.append(chunk)
     except TimeoutError:
-        message = "The body did not come in time."
+        message = "The body was not received in time."
         raise RequestRejected(408, "DEADLINE_EXCEEDED", message, CONNECTION_CLOSE) from None
     return digest.hexdigest()
 
 
 @contextmanager
-def limited_per_user(service: UploadService, user_id: int) -> Generator[None]:
+def acquire_user_upload_slot(service: UploadService, user_id: int) -> Generator[None]:
     """Count an upload of a user. Raises RateLimited if the user has too many at once."""
-    if (seat := service.user_limiter.acquire(user_id)) is None:
-        text = f"{service.limits.max_per_user} uploads are under way"
+    if (slot := service.user_limiter.acquire(user_id)) is None:
+        text = f"{service.limits.max_per_user} uploads are in progress."
         raise RateLimited(text, retry_after=timedelta(seconds=1))
     try:
         yield
     finally:
-        seat.release()
+        slot.release()
 
 
 @contextmanager
-def checked_disk_space(service: UploadService, size: int) -> Generator[None]:
+def require_upload_disk_space(service: UploadService, size: int) -> Generator[None]:
     """Raise RequestRejected with status 507 if the disk can't store `size` bytes or is full."""
     try:
         if free_disk_bytes(service.spool) < size + service.limits.disk_reserve:
             raise OutOfSpoolSpace
         yield
     except OutOfSpoolSpace:
-        raise _disk_full() from None
+        raise _disk_full_rejection() from None
     except OSError as problem:
         if isinstance(storage_failure(problem), DiskFull):
-            raise _disk_full() from problem
+            raise _disk_full_rejection() from problem
         raise
 
 
-def _disk_full() -> RequestRejected:
+def _disk_full_rejection() -> RequestRejected:
     seconds = round(RETRY_AFTER.total_seconds())
     headers = {**CONNECTION_CLOSE, "Retry-After": str(seconds)}
     rejection = RequestRejected(
-        507, "UNAVAILABLE", "There is no room for it now: try again later.", headers
+        507,
+        "UNAVAILABLE",
+        "The server has no space for the upload at the moment. Try again later.",
+        headers,
     )
     rejection.extensions |= {"retryAfter": f"PT{seconds}S", "retryAfterSeconds": seconds}
     return rejection
 
 
-async def download_context_and_cache_control(
+async def authenticate_download_and_choose_caching(
     service: UploadService, request: Request, path: str
 ) -> tuple[Context, str]:
     """Authenticate a download; return its context and the value of Cache-Control.
@@ -212,23 +216,24 @@ async def download_context_and_cache_control(
     A signed URL replaces a credential. `path` is the path that was signed, without the prefix that
     the app is mounted at. Raises Unauthenticated or Forbidden.
     """
+    client_ip = client_ip_address(request)
     if "sig" in request.query_params:
         viewer = await signed_urls.read_only_viewer_of_signed_path(
-            service.environment, path, request.query_params
+            service.environment, path, request.query_params, ip=client_ip
         )
         caching = "private, max-age=300"  # the signed URL is secret and lives longer
     else:
-        viewer = await service.authenticate_request(request.headers, client_ip_address(request))
+        viewer = await service.authenticate_request(request.headers, client_ip)
         caching = "private, no-cache"  # the next request may have another credential
     viewer.require(GuardRule(role=Role.USER, scope=Scope.MAIL_READ))
-    return Context(service.environment, viewer, client_ip=client_ip_address(request)), caching
+    return Context(service.environment, viewer, client_ip=client_ip), caching
 
 
 async def receive_file_into_spool(
     service: UploadService, request: Request, spool: SpoolFile
 ) -> ReceivedFile:
     """Read the whole body as a file, which exists until the spool is closed."""
-    digest = await read_body_into_spool(
+    digest = await write_body_to_spool_and_hash(
         service, request, spool, service.environment.options.upload_max_size
     )
     kind, name = uploads.type_and_name_from_headers(request.headers)

@@ -9,51 +9,69 @@ from starlette.responses import Response
 
 from graph.http import download_urls
 from graph.http.byte_responses import safe_filename, stream_file
-from graph.http.upload_body import UploadService, download_context_and_cache_control
+from graph.http.upload_body import UploadService, authenticate_download_and_choose_caching
 from graph.types import global_ids
 from mail.files.zip_stream import ZipMember, stream_zip
 from mail.mime import ParsedPart
 from mail.storage.message_content import PartContent, StoredMessage
 from models.errors import NotFound, require_found
-from resolvers.messages import content
+from resolvers.messages import content, message_bytes
 
+EXTENSION_BY_MEDIA_TYPE = {  # of files without a filename
+    "text/plain": "txt",
+    "text/html": "html",
+    "text/calendar": "ics",
+    "text/csv": "csv",
+    "message/rfc822": "eml",
+    "application/pdf": "pdf",
+    "image/gif": "gif",
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/webp": "webp",
+}
 MAX_NAME_BYTES = 200  # file systems allow 255
 _RESERVED_NAME = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 _FILE_EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
-async def serve_attachments_zip(
-    service: UploadService, request: Request, default_filename: Callable[[ParsedPart], str]
-) -> Response:
-    """Serve all attachments of a message; `default_filename` names a part without a filename.
+def default_part_filename(part: ParsedPart) -> str:
+    """Return the file name of a MIME part without a filename, such as part-1.2.pdf."""
+    ending = EXTENSION_BY_MEDIA_TYPE.get(part.content_type, "bin")
+    return f"part-{message_bytes.section_of_part(part)}.{ending}"
+
+
+async def authorize_and_serve_attachments_zip(service: UploadService, request: Request) -> Response:
+    """Serve all attachments of a message.
 
     Raises NotFound if the message is not visible or has no attachments.
     """
     key = global_ids.decode_path_id("Message", request.path_params["id"])
-    ctx, _ = await download_context_and_cache_control(service, request, download_urls.zip_path(key))
+    ctx, _ = await authenticate_download_and_choose_caching(
+        service, request, download_urls.zip_path(key)
+    )
     message = require_found(await content.load_stored_message(ctx, key))
     attachments = message.row.attachments
     if not attachments:
         raise NotFound(str(key))
     files: list[tuple[str, ParsedPart]] = []
     for index, attachment in enumerate(attachments):
-        part = require_found(content.attachment_part(message, index))
-        files.append((attachment["filename"] or default_filename(part), part))
-    names = distinct_file_names(name for name, _ in files)
+        part = require_found(message_bytes.find_attachment_part(message, index))
+        files.append((attachment["filename"] or default_part_filename(part), part))
+    names = safe_and_distinct_file_names(name for name, _ in files)
     opened = [
         ZipMember(name, _content_opener(message, part))
         for name, (_, part) in zip(names, files, strict=True)
     ]
     if request.method != "HEAD":
         for _, part in files:
-            await message.check_intact(part.body_start, part.body_end)
+            await message.require_intact(part.body_start, part.body_end)
     title = f"{message.row.subject.strip() or 'attachments'}.zip"
     return stream_file(request, "application/zip", title, stream_zip(opened, ctx.environment.now()))
 
 
-def distinct_file_names(names: Iterable[str]) -> list[str]:
+def safe_and_distinct_file_names(names: Iterable[str]) -> list[str]:
     """Return safe file names for one folder, distinct on every operating system."""
-    given: list[str] = []
+    distinct_names: list[str] = []
     used_names: set[str] = set()
     counted: dict[str, int] = {}
     for name in names:
@@ -64,8 +82,8 @@ def distinct_file_names(names: Iterable[str]) -> list[str]:
             counted[first] = counted.get(first, 1) + 1
             fits = _shortened_name(stem, f" ({counted[first]}){ending}")
         used_names.add(_comparison_key(fits))
-        given.append(fits)
-    return given
+        distinct_names.append(fits)
+    return distinct_names
 
 
 def _safe_stem_and_extension(name: str) -> tuple[str, str]:

@@ -3,68 +3,94 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.mailboxes.types import USERS_DESCRIPTION, Annotation
+from graph.mailboxes.inputs import USERS_DESCRIPTION
+from graph.mailboxes.types import Annotation
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
     UserSelection,
     mailbox_selector_from_ref,
     user_selector_from_selection,
 )
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.mailboxes import annotations
 
 
 @strawberry.input(description="Input of mailboxAnnotationSet.")
 class MailboxAnnotationSetInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailbox: MailboxRef = attribute_field("The folder.")
-    key: str = attribute_field("/private/… or /shared/…, in any case.")
-    value: str = attribute_field("At most 64 KiB.")
+    mailbox: MailboxRef = attribute_field(
+        "Mailbox that gets the annotation. Each selected user must have it."
+    )
+    key: str = attribute_field(
+        "Name of the annotation (RFC 5464) (case is ignored). It begins with `/private/` or "
+        "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
+    )
+    value: str = attribute_field("Text of the annotation, at most 65,536 bytes in UTF-8.")
 
 
 @strawberry.input(description="Input of mailboxAnnotationDelete.")
 class MailboxAnnotationDeleteInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailbox: MailboxRef = attribute_field("The folder.")
-    key: str = attribute_field("/private/… or /shared/…, in any case.")
-
-
-@strawberry.type(description="Answer of mailboxAnnotationSet.")
-class MailboxAnnotationSetPayload(MutationPayload):
-    annotations: list[Annotation] = attribute_field(
-        "The annotation of each mailbox, after the mutation.", default_factory=list
+    mailbox: MailboxRef = attribute_field(
+        "Mailbox with the annotation. If several users are selected, each must have this mailbox."
+    )
+    key: str = attribute_field(
+        "Name of the annotation (RFC 5464) (case is ignored). It begins with `/private/` or "
+        "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
     )
 
 
-@strawberry.type(description="Answer of mailboxAnnotationDelete.")
+@strawberry.type(description="Payload of mailboxAnnotationSet.")
+class MailboxAnnotationSetPayload(MutationPayload):
+    annotations: list[Annotation] = attribute_field(
+        "New annotation of each mailbox.", default_factory=list
+    )
+
+
+@strawberry.type(description="Payload of mailboxAnnotationDelete.")
 class MailboxAnnotationDeletePayload(MutationPayload):
-    keys: list[str] = attribute_field("The names that were there.", default_factory=list)
+    keys: list[str] = attribute_field(
+        "Name of the deleted annotation, once for each mailbox that had it.", default_factory=list
+    )
 
 
 @strawberry.type
 class MailboxAnnotationsMutation:
-    @mutation("One annotation, of a folder of each account.", scope=Scope.MAIL)
+    @mutation(
+        "Sets the text of one annotation (RFC 5464) of one mailbox of each selected "
+        "user, and replaces an existing text: for all users or none. Mailboxes that "
+        "others share can't be named. A new annotation of a mailbox with 100 annotations "
+        "is refused with LIMIT_REACHED.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_annotation_set(
         self, info: Info, input: MailboxAnnotationSetInput
     ) -> MailboxAnnotationSetPayload:
         user_selector = user_selector_from_selection(input.users or None)
         entry = (input.key, input.value)
-        entries_set = await annotations.set_annotation(
+        entries_set = await annotations.set_annotation_in_each_account(
             info.context, mailbox_selector_from_ref(input.mailbox), entry, user_selector
         )
         return MailboxAnnotationSetPayload(
             annotations=[Annotation(key=key, value=value) for key, value in entries_set]
         )
 
-    @mutation("One annotation, of a folder of each account.", scope=Scope.MAIL)
+    @mutation(
+        "Deletes one annotation (RFC 5464) of one mailbox of each selected user, for all "
+        "users or none. A missing annotation is no error; a missing mailbox is NOT_FOUND.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_annotation_delete(
         self, info: Info, input: MailboxAnnotationDeleteInput
     ) -> MailboxAnnotationDeletePayload:
         user_selector = user_selector_from_selection(input.users or None)
-        deleted_keys = await annotations.delete_annotation(
+        deleted_keys = await annotations.delete_annotation_where_present(
             info.context, mailbox_selector_from_ref(input.mailbox), input.key, user_selector
         )
         return MailboxAnnotationDeletePayload(keys=deleted_keys)

@@ -1,17 +1,21 @@
-"""Query of the mailboxes of several users."""
+"""Lists of the mailboxes of one user and of several users, and totals of mailboxes."""
+
+from typing import Annotated
 
 import strawberry
 from strawberry import UNSET
 
-from graph.mailboxes.types import Mailbox
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.mailboxes.types import Mailbox, MailboxTotals
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, optional_tuple, user_selector_from_selection
 from graph.types.row_mapping import selected_columns
+from graph.types.scalars import BigInt, ByteSize
 from models.store.keyset_pages import Cursor, ordering_name
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.mailboxes import listing as mailbox_listing
 from resolvers.mailboxes.listing import MailboxConditions
 
@@ -21,17 +25,25 @@ class MailboxFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"patterns"})
 
     patterns: list[str] | None = attribute_field(
-        "Paths with * for any text and % for any text without a slash. One of them must match. "
-        "Null: all paths.",
+        "Returns only mailboxes whose path matches one of these patterns: `*` matches any "
+        "characters, `%` any characters except `/`. Case is significant, except in "
+        "INBOX. At most 20 patterns of 1,000 characters. An empty list returns no "
+        "mailbox. Default: all paths.",
         default=UNSET,
     )
     has_special_use: bool | None = attribute_field(
-        "True returns only mailboxes with a special use (RFC 6154).", default=UNSET
+        "True returns only mailboxes with a special use (RFC 6154). False: with and without one. "
+        "Default: false.",
+        default=UNSET,
     )
     subscribed: bool | None = attribute_field(
-        "Whether the user subscribes to the mailbox. Null: either.", default=UNSET
+        "True returns only mailboxes that their owner subscribes to, false only the others. "
+        "Default: both.",
+        default=UNSET,
     )
-    show_hidden: bool | None = attribute_field("True returns hidden mailboxes too.", default=UNSET)
+    show_hidden: bool | None = attribute_field(
+        "True returns hidden mailboxes too. Default: false.", default=UNSET
+    )
 
 
 def _conditions_from_filter(mailbox_filter: MailboxFilter | None) -> MailboxConditions:
@@ -47,17 +59,61 @@ def _conditions_from_filter(mailbox_filter: MailboxFilter | None) -> MailboxCond
     )
 
 
+async def load_mailbox_tree_page(
+    info: Info, user_id: int, mailbox_filter: MailboxFilter | None, page_arguments: PageArguments
+) -> Connection[Mailbox]:
+    """Load a page of the mailboxes of a user, in tree order."""
+    conditions = _conditions_from_filter(mailbox_filter or None)
+    ordering = ordering_name(
+        mailbox_listing.TREE_ORDERING, None if conditions == MailboxConditions() else conditions
+    )
+    requested_page = page_request(ordering, *page_arguments, sizes=mailbox_listing.TREE_PAGE_SIZES)
+    rows = await mailbox_listing.list_mailboxes_of_user(
+        info.context, user_id, selected_columns(info, Mailbox), conditions
+    )
+
+    async def count_rows() -> int:
+        return len(rows)
+
+    return await connection_of_page(
+        info,
+        Mailbox,
+        mailbox_listing.page_of_tree(rows, requested_page),
+        lambda row: Cursor(ordering, row.path, row.id),
+        count_rows,
+    )
+
+
+async def load_mailbox_totals(
+    info: Info, user_id: int, mailbox_filter: MailboxFilter | None
+) -> MailboxTotals:
+    """Load the totals of the mailboxes of a user that match a filter."""
+    conditions = _conditions_from_filter(mailbox_filter or None)
+    sums = await mailbox_listing.sum_counters(info.context, user_id, conditions)
+    return MailboxTotals(
+        message_count=BigInt(sums.message_count),
+        unseen_count=BigInt(sums.unseen_count),
+        size=ByteSize(sums.size),
+    )
+
+
 @strawberry.type
 class MailboxListQuery:
     @query(
-        "Mailboxes of several users, by user and creation. Default: all mailboxes that are not "
-        "hidden.",
+        "Returns mailboxes of the selected users, sorted by user and time of creation. Hidden "
+        "mailboxes are left out by default.",
         scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def mailboxes(
         self,
         info: Info,
-        users: UserSelection | None = UNSET,
+        users: Annotated[
+            UserSelection | None,
+            strawberry.argument(
+                description="Users whose mailboxes are returned. Default: the signed-in user."
+            ),
+        ] = UNSET,
         filter: MailboxFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,

@@ -4,10 +4,11 @@ import strawberry
 from strawberry import UNSET
 
 from graph.admin.tasks import Task
-from graph.mailboxes.types import USERS_DESCRIPTION, Mailbox
+from graph.mailboxes.types import Mailbox
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
 from models.users.roles import Role, Scope
 from resolvers.mailboxes import repair
@@ -16,44 +17,61 @@ from resolvers.mailboxes.repair import MailboxRepairRequest
 
 @strawberry.input(description="Input of mailboxRepair.")
 class MailboxRepairInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users whose mailboxes are checked. `all: true` always starts a task. Default: the "
+        "signed-in user.",
+        default=UNSET,
+    )
     mailbox_patterns: list[str] = attribute_field(
-        "Paths with * for anything and % for anything within a level."
+        "Patterns for paths of the mailboxes to check (case is significant, except in "
+        "INBOX): `*` matches any "
+        "characters, `%` any characters except "
+        "`/`. At most 20 patterns of 1,000 characters."
     )
     check_blobs: bool = attribute_field(
-        "Put every message together from what is stored, and compare its digest.", default=True
+        "True also reads every stored message and compares it with its hash, which takes longer. "
+        "Default: true.",
+        default=True,
     )
 
 
-@strawberry.type(description="What was wrong with a folder.")
+@strawberry.type(description="Problems that mailboxRepair found in one mailbox.")
 class RepairResult:
-    mailbox: Mailbox = attribute_field("The folder, as it is now.")
+    mailbox: Mailbox = attribute_field("Mailbox with the problems, in its state after the repair.")
     findings: list[str] = attribute_field(
-        "Each thing that was wrong; the account's stand with one folder."
+        "One English sentence for each problem, with the value found and the value expected. "
+        "Problems of the account itself are listed with the first of its checked mailboxes."
     )
-    fixed: bool = attribute_field("All of it is right again.")
+    fixed: bool = attribute_field(
+        "True if all problems of the mailbox are repaired. Lost messages can't be repaired."
+    )
 
 
-@strawberry.type(description="Answer of mailboxRepair.")
+@strawberry.type(description="Payload of mailboxRepair.")
 class MailboxRepairPayload(MutationPayload):
     repair_results: list[RepairResult] = attribute_field(
-        "The mailboxes with a finding.", default_factory=list
+        "Mailboxes with a problem. Empty if there is none, or if a task checks the mailboxes.",
+        default_factory=list,
     )
-    task: Task | None = attribute_field("Background work, null when done at once.", default=None)
+    task: Task | None = attribute_field(
+        "Task that checks the mailboxes. Null if they were checked at once.", default=None
+    )
 
 
 @strawberry.type
 class MailboxRepairMutation:
     @mutation(
-        "Checks counters, numbers, references, the text index, conversations, the journal and "
-        "stored bytes, and fixes what can be computed again.",
+        "Compares counters, UIDs, threads, the text index, the event journal and stored bytes of "
+        "mailboxes with each other, and repairs what can be computed again. More than 100 "
+        "mailboxes or 5,000 messages are checked by a task.",
         role=Role.ADMIN,
         scope=Scope.FULL,
-        atomic_exclusion=AtomicExclusion("a repair, which looks at what is stored"),
+        atomic_exclusion=AtomicExclusion("A repair of a mailbox"),
+        access=MANAGED,
     )
     async def mailbox_repair(self, info: Info, input: MailboxRepairInput) -> MailboxRepairPayload:
         request = MailboxRepairRequest(input.mailbox_patterns, reads_messages=input.check_blobs)
-        result = await repair.repair_mailboxes(
+        result = await repair.repair_mailboxes_or_queue_task(
             info.context, request, user_selector_from_selection(input.users or None)
         )
         results = [

@@ -8,6 +8,7 @@ from graph.types.connections import Connection, PageArguments, connection_of_pag
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import OWN_OR_SHARED
 from graph.types.references import MailboxRef, UserRef, mailbox_selector_from_ref, maybe_value
 from graph.types.row_mapping import selected_columns
 from models.mailboxes.shares import ShareRight
@@ -20,12 +21,18 @@ from resolvers.mailboxes.shares import Grantee, SharedMailboxListing
 @strawberry.input(description="Input of mailboxShareSet.")
 class MailboxShareSetInput(Options):
     mailbox: MailboxRef = attribute_field(
-        "The folder; another's, in which one has ADMIN, by its id."
+        "Mailbox to share. A mailbox of another user is named by its ID. The caller "
+        "needs the right ADMIN there, except to end their own share."
     )
     user: UserRef = attribute_field(
-        "With whom; outside of the owner's domain if the platform lets."
+        "User who gets the rights: of the owner's domain, with existing rights on the "
+        "mailbox, or whom the caller can see as an administrator. If "
+        "MERGANSER_SHARE_ACROSS_DOMAINS is on: any user."
     )
-    rights: list[ShareRight] = attribute_field("All of them; none = no longer shared.")
+    rights: list[ShareRight] = attribute_field(
+        "All rights that the user has from now on; they replace the previous ones. Every right "
+        "includes LOOKUP. An empty list ends the share."
+    )
 
 
 async def load_shared_mailbox_page(
@@ -37,9 +44,9 @@ async def load_shared_mailbox_page(
     return await connection_of_page(
         info,
         Mailbox,
-        await ctx.load(shares.load_pages, page_key),
+        await ctx.load(shares.load_visible_shared_mailbox_pages, page_key),
         lambda row: Cursor(requested_page.ordering, row.owner_id, row.mailbox_id),
-        lambda: ctx.load(shares.count_listings, page_key),
+        lambda: ctx.load(shares.count_visible_shared_mailboxes, page_key),
     )
 
 
@@ -58,9 +65,14 @@ def _grantee_from_ref(user_ref: UserRef) -> Grantee:
 @strawberry.type
 class SharingMutation:
     @mutation(
-        "Let another account use a folder: LOOKUP goes with any right, no rights = no longer "
-        "shared. Whoever has ADMIN gives what they have; anybody may give up the own share.",
+        "Shares a mailbox with another user, changes their rights, or ends the share (RFC 4314). "
+        "The owner can give every right. A user with the right ADMIN can give their own "
+        "rights, keep rights that the other user has already, and remove any. Such a "
+        "user can't change their own rights, but everyone can end their own share. A "
+        "mailbox has at most 100 shares, and at most "
+        "50 users share mailboxes with one user.",
         scope=Scope.MAIL,
+        access=OWN_OR_SHARED,
     )
     async def mailbox_share_set(self, info: Info, input: MailboxShareSetInput) -> MailboxesPayload:
         mailbox, grantee = mailbox_selector_from_ref(input.mailbox), _grantee_from_ref(input.user)

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="What an account is called, for those who share a folder with it.")
+@strawberry.type(description="Names of an account that another account shares a mailbox with.")
 class UserSummary:
-    username: str = attribute_field("Lower case.")
-    name: str | None = attribute_field("Display name.")
-    address: EmailAddress | None = attribute_field("Main address, null for accounts without one.")
+    username: str = attribute_field("Username of the account, in lower case.")
+    name: str | None = attribute_field("Display name of the account. Null if it has none.")
+    address: EmailAddress | None = attribute_field(
+        "Main address of the account. Null if it has none."
+    )
 
     @classmethod
     def from_row_or_none(cls, row: Any) -> Optional["UserSummary"]:
@@ -28,22 +30,23 @@ class UserSummary:
         return row and cls(username=row.username, name=row.name, address=row.address)
 
 
-@strawberry.type(description="What another account may do in a folder.")
+@strawberry.type(description="Rights of another user on a shared mailbox (RFC 4314).")
 class MailboxShare:
     row: strawberry.Private[Any]
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="With whom it is shared; null where the viewer does not see the account.",
+        description="User who has the rights. Null if the caller can't see that account: see "
+        "`grantee`.",
     )
     grantee: UserSummary = link(
         "user_id",
         shares.load_user_names,
         UserSummary.from_row_or_none,
-        description="What that account is called.",
+        description="Names of the user who has the rights.",
     )
-    rights: list[ShareRight] = attribute_field("What it may do.")
+    rights: list[ShareRight] = attribute_field("Rights that the user has on the mailbox.")
 
     @classmethod
     def from_row(cls, row: Any) -> "MailboxShare":

@@ -9,49 +9,56 @@ import strawberry
 from strawberry import UNSET
 
 from graph.admin.tasks import Task
+from graph.mailboxes.inputs import MailboxCreateInput, MailboxDeleteInput, MailboxRenameInput
 from graph.mailboxes.shares import MailboxShare, UserSummary
 from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types import global_ids
 from graph.types.connections import PageArguments
-from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_views import DerivedField, Link
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    UserSelection,
-    load_user_or_viewer_id,
+    load_visible_user_id_or_viewer_id,
     mailbox_selector_from_ref,
+    mailbox_selectors_from_refs,
     user_selector_from_selection,
-    value_or_none,
 )
 from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link, row_link
 from graph.types.scalars import BigInt, ByteSize, Duration
+from graph.users.limits import limit_value
 from mail.mailboxes import paths
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.mailboxes import annotations, child_mailboxes, rename, shares
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.mailboxes.delete import MailboxDeletion
-from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
     from graph.users.types import User
 
-USERS_DESCRIPTION = "Whose; nothing = the viewer's."
 
-
-@strawberry.type(description="An annotation (RFC 5464).")
+@strawberry.type(description="Annotation of a mailbox (RFC 5464).")
 class Annotation:
-    key: str = attribute_field("Such as /private/comment.")
-    value: str | None = attribute_field("Text.")
+    key: str = attribute_field(
+        "Name of the annotation in lower case, such as `/private/comment`. "
+        "`Mailbox.annotations` returns it as "
+        "`comment` unless `prependPrefix` is true."
+    )
+    value: str | None = attribute_field(
+        "Text of the annotation, at most 65,536 bytes in UTF-8. It is never null."
+    )
 
 
 def _entry_name_without_scope(entry_name: str) -> str:
@@ -59,7 +66,7 @@ def _entry_name_without_scope(entry_name: str) -> str:
     return entry_name.split("/", 2)[2]
 
 
-def _parent_key(row: Any) -> tuple[int, str] | None:
+def _owner_id_and_parent_path_or_none(row: Any) -> tuple[int, str] | None:
     """Return the user id and path of the parent mailbox; None at the top."""
     parent_path = row.path.rpartition("/")[0]
     return (row.user_id, parent_path) if parent_path else None
@@ -67,14 +74,18 @@ def _parent_key(row: Any) -> tuple[int, str] | None:
 
 PARENT_LINK = Link(
     ("id", "user_id", "path"),
-    _parent_key,
+    _owner_id_and_parent_path_or_none,
     mailbox_loaders.load_by_paths,
     lambda row: row,
     key_in_same_list=lambda row: (row.user_id, row.path),
 )
 
 
-@strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description="Mailbox (RFC 9051): a container of messages of one user, which people see as a "
+    "folder.",
+    directives=[Auth(scope=Scope.MAIL_READ)],
+)
 class Mailbox(NodeView):
     object_id: str = attribute_field(
         "MAILBOXID (RFC 8474): 32 hexadecimal digits that stay when the mailbox is renamed."
@@ -83,29 +94,58 @@ class Mailbox(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Owner; null of a folder that is shared with the viewer.",
+        description="User who owns the mailbox. Null if the caller can't see that account: see "
+        "`owner`.",
     )
     owner: UserSummary = link(
         "user_id",
         shares.load_user_names,
         UserSummary.from_row_or_none,
-        description="What its owner is called.",
+        description="Names of the user who owns the mailbox.",
     )
-    name: str = attribute_field("Last part of path.")
-    path: str = attribute_field("Full path, slashes.")
-    path_utf7: str = attribute_field("Path in IMAP's modified UTF-7.")
-    special_use: SpecialUse | None = attribute_field("Role of the folder.")
-    modseq: BigInt = attribute_field("Highest modification sequence of its messages.")
-    uid_validity: BigInt = attribute_field("IMAP.")
-    uid_next: BigInt = attribute_field("Next uid.")
-    subscribed: bool = attribute_field("IMAP subscription.")
-    hidden: bool = attribute_field("Not opened by IMAP.")
+    name: str = attribute_field("Last level of the path, in Unicode.")
+    path: str = attribute_field("Full path of the mailbox in Unicode, with `/` between levels.")
+    path_utf7: str = attribute_field(
+        "Full path of the mailbox in the modified UTF-7 of IMAP (RFC 3501, section 5.1.3)."
+    )
+    special_use: SpecialUse | None = attribute_field(
+        "Special use of the mailbox (RFC 6154). Null: it has none."
+    )
+    modseq: BigInt = attribute_field(
+        "HIGHESTMODSEQ of the mailbox (RFC 7162): the MODSEQ of the newest change or "
+        "removal of a message. 0: there was none. mailboxStateSet can raise it."
+    )
+    uid_validity: BigInt = attribute_field(
+        "UIDVALIDITY of the mailbox (RFC 9051). A UID is valid only as long as this number is "
+        "unchanged."
+    )
+    uid_next: BigInt = attribute_field(
+        "UIDNEXT of the mailbox (RFC 9051). The next added message gets this UID or a higher one."
+    )
+    subscribed: bool = attribute_field(
+        "True if the owner subscribes to the mailbox, as with the IMAP command SUBSCRIBE."
+    )
+    hidden: bool = attribute_field(
+        "True if lists of the owner's mailboxes and their totals omit the mailbox unless "
+        "`showHidden` is true. `sharedMailboxes` and `mailboxCounters` contain it. A "
+        "hidden mailbox "
+        "can't be renamed or deleted."
+    )
     encrypt_messages: bool = attribute_field(
-        "What arrives here is encrypted to the key of its owner."
+        "True if messages that arrive in the mailbox are encrypted with the OpenPGP key of its "
+        "owner."
     )
-    retention: Duration | None = attribute_field("Life of messages added here.")
+    retention: Duration | None = attribute_field(
+        "Time after which messages that are added to the mailbox from now on are deleted: its own "
+        "retention, or else that of the account. Null: they are kept for ever."
+    )
+    retention_inherited: bool = attribute_field(
+        "True if the mailbox has no retention of its own: `retention` is that of the account."
+    )
     message_count: BigInt = attribute_field("Number of messages in the mailbox.")
-    unseen_count: BigInt = attribute_field("Number of messages without the flag \\Seen.")
+    unseen_count: BigInt = attribute_field(
+        "Number of messages in the mailbox without the flag \\Seen."
+    )
     size: ByteSize = attribute_field("Size of all messages in the mailbox, in bytes.")
     parent: Optional["Mailbox"] = row_link(
         replace(
@@ -113,50 +153,76 @@ class Mailbox(NodeView):
             object_from_row=lazy_view_factory("graph.mailboxes.types", "Mailbox"),
             is_item=True,
         ),
-        description="Folder above.",
+        description="Mailbox one level above. Null at the top level, or if the caller can't see "
+        "the mailbox above.",
     )
     parent_id: strawberry.ID | None = row_link(
         replace(
             PARENT_LINK, object_from_row=lambda row: row and global_ids.encode("Mailbox", row.id)
         ),
-        description="Id of the folder above; null at the top, or if the viewer can't see it.",
+        description="Global ID of the mailbox one level above. Null at the top level, or if the "
+        "caller can't see the mailbox above.",
     )
 
     load_batch = staticmethod(mailbox_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Mailbox"),
-        "message_count": DerivedField(("total",), BigInt),
-        "unseen_count": DerivedField(("unseen",), BigInt),
         "name": DerivedField(("path",), lambda path: path.rpartition("/")[2]),
         "path_utf7": DerivedField(("path",), paths.modified_utf7),
         "retention": DerivedField(
             ("retention",),
-            lambda seconds: timedelta(seconds=seconds) if seconds else None,
+            lambda seconds: None if seconds is None else timedelta(seconds=seconds),
         ),
     }
 
-    @field("What the viewer may do in it: all for the owner, else what is shared.", "id", "user_id")
+    @field(
+        "Rights of the caller on the mailbox (RFC 4314). The owner has all of them. An "
+        "administrator of the owner has none, unless the mailbox is shared with the "
+        "administrator.",
+        "id",
+        "user_id",
+    )
     async def my_rights(self, info: Info) -> list[ShareRight]:
         key = (self.row.user_id, self.row.id)
         return mailbox_rights.sorted_rights(
-            await info.context.load(mailbox_rights.load_rights, key)
+            await info.context.load(mailbox_rights.load_viewer_rights, key)
         )
 
-    @field("Whom it is shared with; who has no ADMIN sees the own share alone.", "id")
+    @field(
+        "Users that the mailbox is shared with, and their rights. The owner, users with the "
+        "right ADMIN and administrators of the owner see all shares; other users see only their "
+        "own.",
+        "id",
+    )
     async def shares(self, info: Info) -> list[MailboxShare]:
-        rows = await info.context.load(shares.load_shares_by_mailbox, self.row.id)
+        rows = await info.context.load(shares.load_visible_shares_by_mailbox, self.row.id)
         return [MailboxShare.from_row(row) for row in rows]
 
-    @field("Annotations, by name; of others' folders the /shared/ ones.", "id")
+    @field(
+        "All annotations of the mailbox (RFC 5464), sorted by name. In a mailbox that another "
+        "user shares, the caller sees only those below `/shared/`; an administrator of that user "
+        "sees all.",
+        "id",
+    )
     async def annotations(
         self,
         info: Info,
         prefix: Annotated[
-            str | None, strawberry.argument(description="Only names that begin so.")
+            str | None,
+            strawberry.argument(
+                description="Returns only annotations whose full name begins with this text, "
+                "such as `/private/` (case is ignored). Default: all."
+            ),
         ] = UNSET,
-        prepend_prefix: bool = False,
+        prepend_prefix: Annotated[
+            bool,
+            strawberry.argument(
+                description="True returns full names, such as `/private/comment`; false "
+                "returns `comment`. Default: false."
+            ),
+        ] = False,
     ) -> list[Annotation]:
-        rows = await info.context.load(annotations.load_annotations_by_mailbox, self.row.id)
+        rows = await info.context.load(annotations.load_visible_annotations_by_mailbox, self.row.id)
         return [
             Annotation(
                 key=row.key if prepend_prefix else _entry_name_without_scope(row.key),
@@ -166,7 +232,12 @@ class Mailbox(NodeView):
             if row.key.startswith((prefix or "").lower())
         ]
 
-    @field("One annotation.", "id")
+    @field(
+        "Annotation of the mailbox with this name (RFC 5464). Null if there is none. One "
+        "below `/private/` is also null if another user shares the mailbox with the "
+        "caller, unless the caller administers that user.",
+        "id",
+    )
     async def annotation(
         self,
         info: Info,
@@ -174,20 +245,33 @@ class Mailbox(NodeView):
             str,
             strawberry.argument(
                 description="Name of the annotation (RFC 5464), which begins with `/private/` or "
-                "`/shared/`, in any case."
+                "`/shared/` (case is ignored)."
             ),
         ],
     ) -> Annotation | None:
-        name = annotations.validate_key(key)
-        row = await info.context.load(annotations.load_annotations_by_key, (self.row.id, name))
+        name = annotations.validate_annotation_key(key)
+        row = await info.context.load(
+            annotations.load_visible_annotations_by_key, (self.row.id, name)
+        )
         return Annotation(key=row.key, value=row.value) if row else None
 
-    @field("Messages, newest first.", "user_id")
+    @field(
+        (
+            "Messages in the mailbox. Default: newest first. If another user shares the mailbox "
+            "without the right READ, the list is empty."
+        ),
+        "user_id",
+    )
     async def messages(
         self,
         info: Info,
         filter: MessageFilter | None = UNSET,
-        order_by: MessageOrder = MessageOrder.RECEIVED_DESC,
+        order_by: Annotated[
+            MessageOrder,
+            strawberry.argument(
+                description="Sort order of the messages. Default: RECEIVED_DESC, newest first."
+            ),
+        ] = MessageOrder.RECEIVED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -202,69 +286,36 @@ class Mailbox(NodeView):
 @strawberry.type(description="Sums of the counters of several mailboxes.")
 class MailboxTotals:
     message_count: BigInt = attribute_field("Number of messages in the mailboxes.")
-    unseen_count: BigInt = attribute_field("Number of messages without the flag \\Seen.")
-    size: ByteSize = attribute_field("Size of all messages, in bytes.")
-
-
-@strawberry.input(description="Input of mailboxCreate.")
-class MailboxCreateInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    paths: list[str] = attribute_field("Full paths; missing parents are made.")
-    parent: MailboxRef | None = attribute_field(
-        "The folder that paths begin below; another's, in which one has CREATE, by its id. "
-        "What is made is shared as it is.",
-        default=UNSET,
+    unseen_count: BigInt = attribute_field(
+        "Number of messages in the mailboxes without the flag \\Seen."
     )
-    hidden: bool = attribute_field("Not opened by IMAP.", default=False)
-    retention: Duration | None = attribute_field(
-        "How long messages added here are kept: from 1 second to 36,500 days; PT0S keeps them for "
-        "ever. Default: the retention of the account.",
-        default=UNSET,
-    )
-    subscribe: bool = attribute_field("Subscribe new folders.", default=True)
-    encrypt_messages: bool = attribute_field(
-        "Encrypt what arrives in them to the key of the account, which it needs.", default=False
-    )
-    object_id: str | None = attribute_field(
-        "MAILBOXID of the new mailbox: 32 hexadecimal digits. Allowed with one path and one user. "
-        "Default: a random one.",
-        default=UNSET,
-    )
-    special_use: SpecialUse | None = attribute_field(
-        "Role of the folder, with one path.", default=UNSET
-    )
+    size: ByteSize = attribute_field("Size of all messages in the mailboxes, in bytes.")
 
 
-@strawberry.input(description="Input of mailboxRename.")
-class MailboxRenameInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailbox: MailboxRef = attribute_field("The folder.")
-    new_path: str = attribute_field("Children move along.")
-    rename_subscriptions: bool = attribute_field(
-        "Whether subscriptions to the old path become subscriptions to the new one.", default=True
-    )
-
-
-@strawberry.input(description="Input of mailboxDelete.")
-class MailboxDeleteInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailboxes: list[MailboxRef] = attribute_field("The folders.")
-    require_empty: bool = attribute_field("CONFLICT when not.", default=False)
-    recursive: bool = attribute_field("With children.", default=False)
-    unsubscribe: bool = attribute_field("Their paths are no longer subscribed to.", default=True)
-
-
-@strawberry.type(description="Answer of mailbox mutations.")
+@strawberry.type(description="Payload of a mutation that creates or changes mailboxes.")
 class MailboxesPayload(MutationPayload):
-    mailboxes: list[Mailbox] = attribute_field("The folders.", default_factory=list)
+    mailboxes: list[Mailbox] = attribute_field(
+        "Mailboxes that the input names, in their new state, also if nothing changed. "
+        "mailboxRename also returns the mailboxes below. Missing: created parents, and "
+        "mailboxes that the caller can't see any more.",
+        default_factory=list,
+    )
     task: Task | None = attribute_field(
-        "Work on many messages; null when done at once.", default=None
+        "Task of mailboxUpdate with `applyRetention`, if the mailboxes have more than "
+        "1,000 messages (by default). Otherwise null.",
+        default=None,
     )
 
 
 @strawberry.type
 class MailboxQuery:
-    @query("One folder, or null.", scope=Scope.MAIL_READ)
+    @query(
+        "Returns one mailbox, also a hidden one. A mailbox that another user shares is "
+        "named by its ID, without `user`. Null if it does not exist or the "
+        "caller can't see it.",
+        scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox(
         self,
         info: Info,
@@ -277,7 +328,7 @@ class MailboxQuery:
             ),
         ] = UNSET,
     ) -> Mailbox | None:
-        owner = await load_user_or_viewer_id(info, user) if user else None
+        owner = await load_visible_user_id_or_viewer_id(info, user) if user else None
         if user and owner is None:
             return None
         name = mailbox_selector_from_ref(by, path="by")
@@ -293,12 +344,17 @@ def mailboxes_payload(rows: Sequence[Any]) -> MailboxesPayload:
 
 @strawberry.type
 class MailboxMutation:
-    @mutation("One or many, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Creates mailboxes and their missing parents, for each selected user: all or none. An "
+        "existing path is a CONFLICT. By default a user has at most 1,500 mailboxes.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_create(self, info: Info, input: MailboxCreateInput) -> MailboxesPayload:
         new = NewMailboxes(
             input.paths,
             is_hidden=input.hidden,
-            retention=value_or_none(input.retention),
+            retention=limit_value(input.retention.value) if input.retention else None,
             is_subscribed=input.subscribe,
             encrypt_messages=input.encrypt_messages,
             special_use=input.special_use or None,
@@ -313,10 +369,16 @@ class MailboxMutation:
                 )
             )
         return mailboxes_payload(
-            await mailbox_loaders.create_mailboxes(info.context, new, user_selector)
+            await mailbox_create.create_mailboxes(info.context, new, user_selector)
         )
 
-    @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
+    @mutation(
+        "Renames a mailbox of each selected user, or moves it below another one, for all users or "
+        "none. All mailboxes below it and their messages move with it. INBOX and hidden mailboxes "
+        "can't be renamed.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:
         request = MailboxRename(
             mailbox_selector_from_ref(input.mailbox), input.new_path, input.rename_subscriptions
@@ -325,16 +387,16 @@ class MailboxMutation:
         return mailboxes_payload(await rename.rename_mailbox(info.context, request, user_selector))
 
     @mutation(
-        "Deletes mailboxes. Their messages become deleted messages, which can be restored. INBOX "
-        "and mailboxes with a special use can't be deleted.",
+        "Deletes mailboxes of each selected user, all or none, with their shares and the filters "
+        "that use them. The messages in them become deleted messages, which can be restored "
+        "unless they are drafts. INBOX, "
+        "hidden mailboxes and mailboxes with a special use can't be deleted.",
         scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def mailbox_delete(self, info: Info, input: MailboxDeleteInput) -> DeletePayload:
         request = MailboxDeletion(
-            [
-                mailbox_selector_from_ref(ref, path="mailboxes", index=index)
-                for index, ref in enumerate(input.mailboxes)
-            ],
+            mailbox_selectors_from_refs(input.mailboxes),
             is_recursive=input.recursive,
             requires_empty=input.require_empty,
             deletes_subscriptions=input.unsubscribe,

@@ -3,10 +3,12 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.mailboxes.types import USERS_DESCRIPTION, MailboxesPayload, mailboxes_payload
+from graph.mailboxes.inputs import USERS_DESCRIPTION
+from graph.mailboxes.types import MailboxesPayload, mailboxes_payload
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
     UserSelection,
@@ -22,22 +24,42 @@ from resolvers.mailboxes.uid_state import MailboxUidState
 @strawberry.input(description="Input of mailboxStateSet.")
 class MailboxStateSetInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailbox: MailboxRef = attribute_field("The folder.")
+    mailbox: MailboxRef = attribute_field("Mailbox to change. Each selected user must have it.")
     object_id: str | None = attribute_field(
-        "New MAILBOXID: 32 hexadecimal digits. Allowed with the mailbox of one user.", default=UNSET
+        "New MAILBOXID of the mailbox (RFC 8474): 32 hexadecimal digits in lower case. Allowed "
+        "with the mailbox of one user. If another mailbox of the user has it: CONFLICT. Default: "
+        "unchanged.",
+        default=UNSET,
     )
     uid_validity: BigInt | None = attribute_field(
-        "Above all that the user's folders have had.", default=UNSET
+        "New UIDVALIDITY of the mailbox (RFC 9051), 1 to 4,278,190,079. It must be higher than "
+        "that of every mailbox that the user has had. Default: unchanged.",
+        default=UNSET,
     )
-    min_next_uid: BigInt | None = attribute_field("The next uid is this or higher.", default=UNSET)
+    min_next_uid: BigInt | None = attribute_field(
+        "Raises UIDNEXT of the mailbox (RFC 9051) to at least this number, 1 to 4,294,967,295. A "
+        "lower number changes nothing. Default: unchanged.",
+        default=UNSET,
+    )
     min_highest_modseq: BigInt | None = attribute_field(
-        "The journal goes on above this, and its cursors are stale.", default=UNSET
+        "Raises HIGHESTMODSEQ of the mailbox (RFC 7162) to at least this number, 1 to 2^52; a "
+        "lower number changes nothing. If the number is more than 1 above the last "
+        "position of the user's event journal, existing cursors of the user become "
+        "invalid. Default: unchanged.",
+        default=UNSET,
     )
 
 
 @strawberry.type
 class MailboxStateMutation:
-    @mutation("Counters for migration, never lowered.", role=Role.ADMIN, scope=Scope.FULL)
+    @mutation(
+        "Sets UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ or MAILBOXID of one mailbox of each "
+        "selected user after a migration: for all users or none. Mail programs then keep "
+        "their caches. The three numbers can only be raised.",
+        role=Role.ADMIN,
+        scope=Scope.FULL,
+        access=MANAGED,
+    )
     async def mailbox_state_set(self, info: Info, input: MailboxStateSetInput) -> MailboxesPayload:
         state = MailboxUidState(
             input.object_id if isinstance(input.object_id, str) else None,

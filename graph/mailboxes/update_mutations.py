@@ -1,103 +1,166 @@
 """Mutations that change mailboxes and subscriptions."""
 
+from typing import Any
+
 import strawberry
 from strawberry import UNSET
 
 from graph.admin.tasks import Task
-from graph.mailboxes.types import USERS_DESCRIPTION, MailboxesPayload, mailboxes_payload
+from graph.mailboxes.types import MailboxesPayload, mailboxes_payload
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
     UserRef,
     UserSelection,
-    load_named_user_id,
-    mailbox_selector_from_ref,
+    mailbox_selectors_from_refs,
+    require_visible_user_id_if_named,
     user_selector_from_selection,
 )
 from graph.types.scalars import Duration
+from graph.users.limits import limit_value
+from models.errors import InvalidInput
 from models.mailboxes.tables import SpecialUse
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes import subscription_mutations
 from resolvers.mailboxes import update as mailbox_update
 from resolvers.mailboxes.update import MailboxUpdate
 from resolvers.users.selection import UserSelector
 
-UPDATE_FIELDS = ("hidden", "retention", "subscribed", "special_use", "encrypt_messages")
+UPDATE_FIELDS = ("hidden", "subscribed", "special_use", "encrypt_messages")
 
 
-@strawberry.input(description="What to change on folders; absent = unchanged, null = cleared.")
+@strawberry.input(description="Changes to mailboxes. An omitted field is unchanged.")
 class MailboxPatch:
-    hidden: strawberry.Maybe[bool] = attribute_field("Not opened by IMAP; INBOX always is.")
-    retention: strawberry.Maybe[Duration | None] = attribute_field(
-        "How long messages added here are kept: from 1 second to 36,500 days; null or PT0S keeps "
-        "them for ever."
+    hidden: strawberry.Maybe[bool] = attribute_field(
+        "True: lists and totals omit the mailboxes unless `showHidden` is true, and they can't be "
+        "renamed or deleted. Not allowed for INBOX."
     )
-    subscribed: strawberry.Maybe[bool] = attribute_field("IMAP subscription.")
+    retention: strawberry.Maybe[Duration | None] = attribute_field(
+        "Time after which messages that are added to the mailboxes are deleted: 1 second to "
+        "36,500 days. Null: messages are kept for ever."
+    )
+    inherit_retention: bool = attribute_field(
+        "True: the mailboxes get the retention of the account. Not allowed with `retention`. "
+        "False changes nothing. Default: false.",
+        default=False,
+    )
+    subscribed: strawberry.Maybe[bool] = attribute_field(
+        "True subscribes the user to the mailboxes, false ends the subscription."
+    )
     encrypt_messages: strawberry.Maybe[bool] = attribute_field(
-        "Encrypt what arrives to the key of the account, which it needs."
+        "True encrypts messages that arrive in the mailboxes, false does not. For true, the owner "
+        "needs an OpenPGP key."
     )
     special_use: strawberry.Maybe[SpecialUse | None] = attribute_field(
-        "Role of the one folder; another one that has it loses it. Drafts, Junk, Sent and Trash "
-        "always have a folder."
+        "Special use that the mailbox gets (RFC 6154), allowed with one mailbox. Another mailbox "
+        "of the user that has it loses it. Null "
+        "removes it. The mailboxes for Drafts, Junk, Sent and Trash lose their special "
+        "use only to another mailbox. The use INBOX can neither be given nor removed."
     )
+
+    def to_validated_column_values(self) -> dict[str, Any]:
+        """Return the values that the patch sets, by column. Absent fields are left out."""
+        fields = {name: getattr(self, name) for name in UPDATE_FIELDS}
+        values = {name: change.value for name, change in fields.items() if change}
+        if self.retention:
+            values["retention"] = limit_value(self.retention.value)
+        if self.inherit_retention:
+            if self.retention:
+                raise InvalidInput(
+                    "`inheritRetention` can't be combined with a retention of the mailbox.",
+                    constraint=ValidationConstraint.EXCLUSIVE,
+                    path=["set", "inheritRetention"],
+                )
+            values["retention"] = None
+        return values
 
 
 @strawberry.input(description="Input of mailboxUpdate.")
 class MailboxUpdateInput(Options):
-    user: UserRef | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    mailboxes: list[MailboxRef] = attribute_field("The folders.")
-    set: MailboxPatch = attribute_field("What to change.")
+    user: UserRef | None = attribute_field(
+        "Owner of the mailboxes. Default: the signed-in user.", default=UNSET
+    )
+    mailboxes: list[MailboxRef] = attribute_field(
+        "Mailboxes to change, at least one, by default at most 1,000."
+    )
+    set: MailboxPatch = attribute_field("Values to change, at least one.")
     apply_retention: bool = attribute_field(
-        "The retention is also that of the messages that are there, from the day they were put "
-        "there.",
+        "True also sets the expiry of existing messages, counted from the time they were added "
+        "to the mailbox. A retention of null removes it. Requires `set.retention` or "
+        "`set.inheritRetention`. Default: false.",
         default=False,
     )
 
 
-MAILBOXES_TO_SUBSCRIBE = (
-    "The mailboxes of each user. A reference by path can name a mailbox that doesn't exist."
-)
-
-
 @strawberry.input(description="Input of mailboxSubscribe.")
 class MailboxSubscribeInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailboxes: list[MailboxRef] = attribute_field(MAILBOXES_TO_SUBSCRIBE)
+    users: UserSelection | None = attribute_field(
+        "Users who subscribe to the mailboxes. Default: the signed-in user.",
+        default=UNSET,
+    )
+    mailboxes: list[MailboxRef] = attribute_field(
+        "Mailboxes that each selected user subscribes to, by default at most 1,000. A "
+        "path can name a mailbox that does not exist yet. Any other reference must name "
+        "a mailbox of each user."
+    )
 
 
 @strawberry.input(description="Input of mailboxUnsubscribe.")
 class MailboxUnsubscribeInput(Options):
-    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailboxes: list[MailboxRef] = attribute_field(MAILBOXES_TO_SUBSCRIBE)
+    users: UserSelection | None = attribute_field(
+        "Users whose subscriptions end. Default: the signed-in user.",
+        default=UNSET,
+    )
+    mailboxes: list[MailboxRef] = attribute_field(
+        "Mailboxes whose subscription of each selected user ends, by default at most "
+        "1,000. A path can name a mailbox that does not exist. Any other reference must "
+        "name a mailbox of each user."
+    )
 
 
 @strawberry.type
 class MailboxUpdateMutation:
-    @mutation("Hidden, retention, subscription, role, encryption: all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Changes the visibility, retention, subscription, special use or encryption of mailboxes "
+        "of one user: all mailboxes or none.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_update(self, info: Info, input: MailboxUpdateInput) -> MailboxesPayload:
-        owner = await load_named_user_id(info, input.user or None)
-        fields = {name: getattr(input.set, name) for name in UPDATE_FIELDS}
+        owner = await require_visible_user_id_if_named(info, input.user or None)
         request = MailboxUpdate(
-            [
-                mailbox_selector_from_ref(ref, path="mailboxes", index=index)
-                for index, ref in enumerate(input.mailboxes)
-            ],
-            {name: change.value for name, change in fields.items() if change},
+            mailbox_selectors_from_refs(input.mailboxes),
+            input.set.to_validated_column_values(),
             applies_retention=input.apply_retention,
         )
-        user_selector = UserSelector() if owner is None else UserSelector(ids=(owner,))
+        user_selector = (
+            UserSelector() if owner is None else UserSelector(is_reference=True, ids=(owner,))
+        )
         result = await mailbox_update.update_mailboxes(info.context, request, user_selector)
         payload_with_task = mailboxes_payload(result.mailboxes)
         payload_with_task.task = Task.from_row_or_none(result.task)
         return payload_with_task
 
-    @mutation("Subscribes users to mailboxes, as IMAP SUBSCRIBE does.", scope=Scope.MAIL)
+    @mutation(
+        "Subscribes users to mailboxes, as the IMAP command SUBSCRIBE does: all or none. "
+        "An existing subscription is no error. By default a user has at most 1,500 "
+        "subscriptions to paths without a mailbox.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_subscribe(self, info: Info, input: MailboxSubscribeInput) -> MailboxesPayload:
         return await _set_subscription(info, input, is_subscribed=True)
 
-    @mutation("Unsubscribes users from mailboxes, as IMAP UNSUBSCRIBE does.", scope=Scope.MAIL)
+    @mutation(
+        "Ends subscriptions of users to mailboxes, as the IMAP command UNSUBSCRIBE does: "
+        "all or none. A missing subscription is no error.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def mailbox_unsubscribe(
         self, info: Info, input: MailboxUnsubscribeInput
     ) -> MailboxesPayload:
@@ -108,10 +171,7 @@ async def _set_subscription(
     info: Info, input: MailboxSubscribeInput | MailboxUnsubscribeInput, *, is_subscribed: bool
 ) -> MailboxesPayload:
     """Subscribe to the mailboxes of the input, or unsubscribe from them."""
-    selectors = [
-        mailbox_selector_from_ref(ref, path="mailboxes", index=index)
-        for index, ref in enumerate(input.mailboxes)
-    ]
+    selectors = mailbox_selectors_from_refs(input.mailboxes)
     user_selector = user_selector_from_selection(input.users or None)
     rows = await subscription_mutations.set_subscribed(
         info.context, selectors, user_selector, is_subscribed=is_subscribed

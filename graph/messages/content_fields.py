@@ -10,20 +10,22 @@ from graphql.pyutils import Path
 from strawberry import UNSET
 
 from graph.http import download_urls
-from graph.messages.mime_parts import HeaderField, MailAddress, load_stored_message
+from graph.messages.mime_parts import (
+    HeaderField,
+    MailAddress,
+    require_stored_message_logging_quarantine,
+)
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.references import MessageRelationKind
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt, ByteSize
 from mail import mime
-from mail.mime.authentication_results import MethodVerdict, method_verdict
 from mail.storage.message_content import StoredMessage
-from models.messages.authentication import AuthenticationResultCode
 from models.messages.mime_values import CalendarMethod
+from models.messages.tables import MessageRelationKind
 from models.users.roles import Role
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.messages import computed_fields, content
+from resolvers.messages import computed_fields, content, message_bytes
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.content import HtmlBodies, HtmlOptions
 from resolvers.search import snippets
@@ -44,113 +46,60 @@ def _enclosing_paths(path: Path) -> Iterator[Path]:
         path = enclosing
 
 
-@strawberry.type(description="Encryption of a connection.")
-class TlsInfo:
-    cipher: str = attribute_field("Name of the cipher suite.")
-    version: str = attribute_field("Protocol version.")
-
-    @classmethod
-    def parse_or_none(cls, version_and_cipher: str | None) -> "TlsInfo | None":
-        """Parse a protocol version and a cipher, separated by a space; None without them."""
-        version, _, cipher = (version_and_cipher or "").partition(" ")
-        return cls(cipher=cipher, version=version) if version else None
-
-
 @strawberry.type(
-    description="Result of one authentication method for a message (RFC 8601), as the receiving "
-    "server found it."
+    description="Stored layout of a message, that is its bytes without large MIME parts: its "
+    "hash, and the number of messages that share it."
 )
-class AuthenticationResult:
-    result: AuthenticationResultCode = attribute_field("Result of the check.")
-    domain: str | None = attribute_field(
-        "Domain that was checked: of MAIL FROM or HELO for SPF, of the signature for DKIM, of From "
-        "for DMARC. Null for ARC."
-    )
-    selector: str | None = attribute_field("Selector of the DKIM key. Null for other methods.")
-    reason: str | None = attribute_field("Reason that the receiving server gave, in English.")
-
-    @classmethod
-    def from_verdict_or_none(cls, verdict: MethodVerdict | None) -> "AuthenticationResult | None":
-        """Return the GraphQL object of a verdict; None if the method has no result."""
-        if verdict is None:
-            return None
-        return cls(
-            result=verdict.result,
-            domain=verdict.domain,
-            selector=verdict.selector,
-            reason=verdict.reason,
-        )
-
-
-@strawberry.type(
-    description="Authentication of the sender of a message, as the receiving server wrote it in "
-    "Authentication-Results (RFC 8601). Fields of other servers are not trusted."
-)
-class MessageAuthentication:
-    spf: AuthenticationResult | None = attribute_field("SPF (RFC 7208). Null: not checked.")
-    dkim: AuthenticationResult | None = attribute_field(
-        "DKIM (RFC 6376). Of several signatures, a valid one of the domain of From counts first, "
-        "then any valid one. Null: not checked."
-    )
-    dmarc: AuthenticationResult | None = attribute_field("DMARC (RFC 7489). Null: not checked.")
-    arc: AuthenticationResult | None = attribute_field("ARC (RFC 8617). Null: not checked.")
-    header: str | None = attribute_field(
-        "Values of the Authentication-Results fields, one on each line."
-    )
-
-    @classmethod
-    def from_json_or_none(
-        cls, stored_results: dict[str, Any] | None
-    ) -> "MessageAuthentication | None":
-        """Return the stored results of authentication; None if there are none."""
-        if stored_results is None:
-            return None
-        header = stored_results["results"]
-        results = {
-            method: AuthenticationResult.from_verdict_or_none(
-                method_verdict(header or "", method, stored_results.get(method))
-            )
-            for method in ("spf", "dkim", "dmarc", "arc")
-        }
-        return cls(**results, header=header)
-
-
-def received_tls_from_json(stored_results: dict[str, Any] | None) -> TlsInfo | None:
-    """Return the TLS of the session in which a message was received; None without TLS."""
-    return TlsInfo.parse_or_none((stored_results or {}).get("tls"))
-
-
-@strawberry.type(description="Storage of the body of a message.")
 class MessageStorage:
-    id: str = attribute_field("Key of the stored body: its SHA-256, 64 hexadecimal digits.")
-    ref_count: int = attribute_field("Number of messages that share the stored body.")
+    id: str = attribute_field(
+        "SHA-256 of the stored layout, 64 hexadecimal digits. It is the hash neither of the "
+        "message nor of its body."
+    )
+    ref_count: int = attribute_field(
+        "Number of messages that share the stored layout, also deleted ones that can be restored. "
+        "Blobs are shared within one domain."
+    )
 
 
-@strawberry.type(description="Part of a message that is shown as its body.")
+@strawberry.type(
+    description="MIME part of a message that is shown as its body, or as one alternative of it."
+)
 class BodyPart:
-    section: str = attribute_field("IMAP section number (RFC 9051).")
-    content_type: str = attribute_field("Media type, such as text/html or text/plain.")
-    content: str = attribute_field("Decoded text. HTML is sanitized.")
+    section: str = attribute_field(
+        "Section number of the part in IMAP notation (RFC 9051), such as `1.2`."
+    )
+    content_type: str = attribute_field("Media type of the part: `text/html` or `text/plain`.")
+    content: str = attribute_field("Decoded text of the part. HTML is sanitized.")
 
 
-@strawberry.type(description="Invitation in a message, or another event (RFC 5545).")
+@strawberry.type(description="Event of a calendar in a message (RFC 5545), such as an invitation.")
 class CalendarEvent:
     method: CalendarMethod | None = attribute_field(
         "Method of the calendar (RFC 5546). Null if it is none of the enum. A calendar without a "
         "method counts as PUBLISH."
     )
     uid: str | None = attribute_field("UID of the event. Null if it has none.")
-    summary: str | None = attribute_field("Title, up to 1000 characters.")
+    summary: str | None = attribute_field(
+        "Title of the event, at most 1,000 characters. Null if it has none."
+    )
     starts_at: datetime | None = attribute_field(
-        "Null where it is not said, or in no zone that is known; midnight UTC of allDay."
+        "Time when the event starts. Null if it is missing or in an unknown time zone. For an "
+        "all-day event, midnight UTC of the first day."
     )
     ends_at: datetime | None = attribute_field(
-        "The same of its end; of allDay the day behind the last."
+        "Time when the event ends. Null if it is missing or in an unknown time zone. For an "
+        "all-day event, midnight UTC of the day after the last one."
     )
-    all_day: bool = attribute_field("It has dates and no times.")
-    location: str | None = attribute_field("Place, up to 1000 characters.")
-    organizer: MailAddress | None = attribute_field("Who asks.")
-    attendees: list[MailAddress] = attribute_field("Who is asked, up to 1000.")
+    all_day: bool = attribute_field("True if the event has dates without times.")
+    location: str | None = attribute_field(
+        "Place of the event, at most 1,000 characters. Null if it has none."
+    )
+    organizer: MailAddress | None = attribute_field(
+        "Person who organizes the event. Null if the event names none."
+    )
+    attendees: list[MailAddress] = attribute_field(
+        "People who are invited to the event, at most 1,000."
+    )
 
     @classmethod
     def from_event(cls, event: mime.ParsedCalendarEvent) -> "CalendarEvent":
@@ -172,19 +121,27 @@ class CalendarEvent:
         )
 
 
-@strawberry.type(description="The message that another message replies to or forwards.")
+@strawberry.type(
+    description="Relation of a message to the original message that it replies to or forwards."
+)
 class MessageRelation:
     relation: MessageRelationKind = attribute_field(
-        "Whether the message is replied to or forwarded."
+        "Kind of the relation: a reply, a reply to all, or a forward."
     )
     row: strawberry.Private[Any] = None
 
-    @field("The message. Null: it was deleted, or is not visible.")
+    @field(
+        "Message that is replied to or forwarded. Null if it was deleted or the caller can't see "
+        "it."
+    )
     def message(self) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
         message: Message | None = message_from_row(self.row)
         return message
 
-    @field("Mailbox of the message. Null: the message was deleted, or is not visible.")
+    @field(
+        "Mailbox of the message that is replied to or forwarded. Null if the message was deleted "
+        "or the caller can't see it."
+    )
     async def mailbox(
         self, info: Info
     ) -> Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None:
@@ -194,7 +151,10 @@ class MessageRelation:
         mailbox: Mailbox | None = mailbox_from_row(row)
         return mailbox
 
-    @field("UID of the message. Null: the message was deleted, or is not visible.")
+    @field(
+        "UID of the message that is replied to or forwarded, in its mailbox. Null if the message "
+        "was deleted or the caller can't see it."
+    )
     def uid(self) -> BigInt | None:
         return BigInt(self.row.uid) if self.row else None
 
@@ -210,7 +170,7 @@ def _html_options(
             return None
         number = attachment_by_content_id[content_id]
         path = download_urls.attachment_download_path(stored.row.id, number)
-        return download_urls.signed_download_url(info, path, stored.row)
+        return download_urls.require_readable_and_sign_download_url(info, path, stored.row)
 
     return HtmlOptions(url_of_content_id, is_sanitized=sanitize, allows_remote_images=remote_images)
 
@@ -227,8 +187,8 @@ class MessageContentFields(NodeView):
     """Base of Message with the fields that read the stored content."""
 
     @field(
-        "HTML of the message: its HTML parts in order, and its plain text parts converted to HTML. "
-        "Null if it has no body.",
+        "Body of the message as HTML: the HTML parts in order, and plain text parts converted to "
+        "HTML unless they are an alternative of HTML. Null if it has no body.",
         "user_id",
         cost=10,
     )
@@ -238,12 +198,17 @@ class MessageContentFields(NodeView):
         sanitize: Annotated[
             bool,
             strawberry.argument(
-                description="Removes scripts and other active content. HTML that is not sanitized "
-                "must only be shown in a sandbox."
+                description="True removes scripts and other active content. HTML that is not "
+                "sanitized must only be shown in a sandbox. Default: true."
             ),
         ] = True,
         remote_images: Annotated[
-            bool, strawberry.argument(description="Keeps images of other servers.")
+            bool,
+            strawberry.argument(
+                description="True keeps images that are loaded from other servers, which tells "
+                "them that the message is read. Without effect if `sanitize` is false. Default: "
+                "false."
+            ),
         ] = False,
     ) -> str | None:
         rendered = await self._load_html(info, sanitize=sanitize, remote_images=remote_images)
@@ -256,19 +221,23 @@ class MessageContentFields(NodeView):
         cost=10,
     )
     async def body_parts(self, info: Info) -> list[BodyPart]:
-        stored = await load_stored_message(info, self.row)
-        parts = await content.body_parts(stored, _html_options(info, stored))
+        stored = await require_stored_message_logging_quarantine(info, self.row)
+        parts = await content.body_part_contents(stored, _html_options(info, stored))
         return [
             BodyPart(section=part.section, content_type=part.content_type, content=part.content)
             for part in parts
         ]
 
-    @field("Images from elsewhere that html leaves out, unless remoteImages lets them in.", cost=10)
+    @field(
+        "Number of images of other servers that `html` leaves out unless `remoteImages` is true.",
+        cost=10,
+    )
     async def remote_image_count(self, info: Info) -> int:
         return (await self._load_html(info)).blocked_image_count
 
     @field(
-        "Whether html has but the text of a part: it is nested too deeply, or has more than 2 MiB.",
+        "True if `html` contains only the text of a part, because its HTML has more than 500 "
+        "levels or 2,097,152 characters.",
         cost=10,
     )
     async def has_complex_html(self, info: Info) -> bool:
@@ -278,16 +247,23 @@ class MessageContentFields(NodeView):
         self, info: Info, *, sanitize: bool = True, remote_images: bool = False
     ) -> HtmlBodies:
         """Load the HTML bodies of the message, with links to its attachments in place of `cid:`."""
-        stored = await load_stored_message(info, self.row)
+        stored = await require_stored_message_logging_quarantine(info, self.row)
         options = _html_options(info, stored, sanitize=sanitize, remote_images=remote_images)
         return await content.html_bodies(stored, options)
 
-    @field("Plain text, made from HTML when missing.", cost=3)
+    @field(
+        "Body of the message as plain text, converted from HTML if it has no plain text. Null if "
+        "it has no body.",
+        cost=3,
+    )
     async def text(self, info: Info) -> str | None:
-        return await content.plain_text(await load_stored_message(info, self.row))
+        return await content.plain_text(
+            await require_stored_message_logging_quarantine(info, self.row)
+        )
 
     @field(
-        "Text around the words that the list was searched for; without a search, the preview.",
+        "Text around the first word that the list was searched for, about 200 characters. "
+        "Without a search, or without a match in the text: the same as `preview`.",
         "preview",
         "user_id",
         cost=3,
@@ -296,40 +272,72 @@ class MessageContentFields(NodeView):
         self,
         info: Info,
         marked: Annotated[
-            bool, strawberry.argument(description="Returns HTML with <mark> around the words.")
+            bool,
+            strawberry.argument(
+                description="True returns HTML with `<mark>` around the words, false plain "
+                "text. Default: false."
+            ),
         ] = False,
     ) -> str:
-        search_terms = snippets.search_terms_at(info.context, _enclosing_paths(info.path))
-        found = await snippets.extract_snippet(
-            await load_stored_message(info, self.row), search_terms, as_html=marked
+        search_terms = snippets.search_terms_of_first_searched_path(
+            info.context, _enclosing_paths(info.path)
+        )
+        snippet = await snippets.extract_snippet_or_none(
+            await require_stored_message_logging_quarantine(info, self.row),
+            search_terms,
+            as_html=marked,
         )
         preview = shortened_preview(self.row.preview)
-        return found or (escape(preview) if marked else preview)
+        return snippet or (escape(preview) if marked else preview)
 
-    @field("In order.", cost=2)
+    @field("Fields of the header of the message, in their order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
-        lines = await content.header_fields(await load_stored_message(info, self.row))
+        lines = await content.header_fields(
+            await require_stored_message_logging_quarantine(info, self.row)
+        )
         return [HeaderField.from_row(line) for line in lines]
 
-    @field("Header block as stored.", cost=2)
+    @field(
+        "Header of the message as stored, with the empty line after it. A header that is not "
+        "UTF-8 is decoded as ISO 8859-1.",
+        cost=2,
+    )
     async def raw_header(self, info: Info) -> str:
-        return await content.header_block_text(await load_stored_message(info, self.row))
+        return await content.header_block_text(
+            await require_stored_message_logging_quarantine(info, self.row)
+        )
 
-    @field("Values of one header.", cost=2)
+    @field(
+        "Decoded values of all header fields with one name, in their order. Empty if the message "
+        "has no such field.",
+        cost=2,
+    )
     async def header(
         self,
         info: Info,
         name: Annotated[
-            str, strawberry.argument(description="Name of the header field, in any case.")
+            str, strawberry.argument(description="Name of the header field (case is ignored).")
         ],
     ) -> list[str]:
-        return await content.header_values(await load_stored_message(info, self.row), name)
+        return await content.header_values(
+            await require_stored_message_logging_quarantine(info, self.row), name
+        )
 
-    @field("Body as stored, base64 when not UTF-8.", cost=10)
+    @field(
+        "Body of the message as stored, without the header; as base64 if it is not UTF-8. More "
+        "than 16 MiB are an error.",
+        cost=10,
+    )
     async def body(self, info: Info) -> str | None:
-        return await content.imap_body_section(await load_stored_message(info, self.row), "TEXT")
+        return await message_bytes.imap_body_section_as_text_or_base64(
+            await require_stored_message_logging_quarantine(info, self.row), "TEXT"
+        )
 
-    @field("IMAP BODY[section]<offset.maxBytes>, as stored; base64 when not UTF-8.", cost=10)
+    @field(
+        "Section of the message as stored, as the IMAP data item BODY[section] (RFC 9051); as "
+        "base64 if it is not UTF-8. Null if there is no such part.",
+        cost=10,
+    )
     async def body_part(
         self,
         info: Info,
@@ -340,7 +348,10 @@ class MessageContentFields(NodeView):
                 "`HEADER`, `TEXT` or `2.MIME`. An empty text is the whole message."
             ),
         ],
-        offset: int = 0,
+        offset: Annotated[
+            int,
+            strawberry.argument(description="Number of bytes of the section to skip. Default: 0."),
+        ] = 0,
         max_bytes: Annotated[
             int | None,
             strawberry.argument(
@@ -349,35 +360,66 @@ class MessageContentFields(NodeView):
             ),
         ] = UNSET,
     ) -> str | None:
-        stored = await load_stored_message(info, self.row)
-        return await content.imap_body_section(
+        stored = await require_stored_message_logging_quarantine(info, self.row)
+        return await message_bytes.imap_body_section_as_text_or_base64(
             stored, section, offset=offset, max_bytes=max_bytes or None
         )
 
-    @field("Decoded, base64.", cost=10)
-    async def binary_part(self, info: Info, section: str) -> str | None:
-        return await content.base64_part(await load_stored_message(info, self.row), section)
-
     @field(
-        "Source text of the message (RFC 5322), from an offset on. Base64 if it is not UTF-8.",
-        cost=20,
+        "Decoded content of a MIME part, as base64. Null if there is no such part. More than 16 "
+        "MiB are an error.",
+        cost=10,
     )
-    async def raw_source(self, info: Info, max_bytes: int = 1048576, offset: int = 0) -> str:
-        return await content.message_source_text(
-            await load_stored_message(info, self.row), max_bytes, offset
+    async def binary_part(self, info: Info, section: str) -> str | None:
+        return await message_bytes.mime_part_as_base64(
+            await require_stored_message_logging_quarantine(info, self.row), section
         )
 
-    @field("Whole message, byte for byte.", "user_id")
+    @field(
+        "Returns bytes of the source of the message (RFC 5322): as text, or as base64 if they are "
+        "not valid UTF-8.",
+        cost=20,
+    )
+    async def raw_source(
+        self,
+        info: Info,
+        max_bytes: Annotated[
+            int,
+            strawberry.argument(
+                description="Largest number of bytes that are returned, 1 to 16,777,216. "
+                "Default: 1,048,576."
+            ),
+        ] = 1048576,
+        offset: Annotated[
+            int,
+            strawberry.argument(description="Number of bytes of the message to skip. Default: 0."),
+        ] = 0,
+    ) -> str:
+        return await message_bytes.message_source_as_text_or_base64(
+            await require_stored_message_logging_quarantine(info, self.row), max_bytes, offset
+        )
+
+    @field(
+        "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
+        "minutes, but not longer than the credential of the request.",
+        "user_id",
+    )
     def source_url(self, info: Info) -> URL:
-        return download_urls.signed_download_url(
+        return download_urls.require_readable_and_sign_download_url(
             info, download_urls.message_source_path(self.row.id), self.row
         )
 
-    @field("All attachments as one zip; null where there are none.", "attachments", "user_id")
+    @field(
+        "Signed URL that downloads all attachments as one ZIP archive. It is valid for 15 to 20 "
+        "minutes, but not longer than the credential of the request. Null if `attachments` is "
+        "empty.",
+        "attachments",
+        "user_id",
+    )
     def attachments_url(self, info: Info) -> URL | None:
         if not self.row.attachments:
             return None
-        return download_urls.signed_download_url(
+        return download_urls.require_readable_and_sign_download_url(
             info, download_urls.zip_path(self.row.id), self.row
         )
 
@@ -387,41 +429,62 @@ class MessageContentFields(NodeView):
         cost=10,
     )
     async def calendar_events(self, info: Info) -> list[CalendarEvent]:
-        events = await computed_fields.calendar_events(await load_stored_message(info, self.row))
+        events = await computed_fields.calendar_events(
+            await require_stored_message_logging_quarantine(info, self.row)
+        )
         return [CalendarEvent.from_event(event) for event in events]
 
-    @field("Bytes, if every line ended with CRLF.", cost=20)
+    @field(
+        "Size of the message in bytes if every line ended with CRLF: RFC822.SIZE in IMAP (RFC "
+        "9051).",
+        cost=20,
+    )
     async def virtual_size(self, info: Info) -> ByteSize:
-        return ByteSize(await computed_fields.crlf_size(await load_stored_message(info, self.row)))
+        return ByteSize(
+            await computed_fields.crlf_size(
+                await require_stored_message_logging_quarantine(info, self.row)
+            )
+        )
 
-    @field("IMAP ENVELOPE.", cost=5)
+    @field("Header of the message as the IMAP data item ENVELOPE (RFC 9051).", cost=5)
     async def envelope_imap(self, info: Info) -> str:
-        return await computed_fields.imap_envelope(await load_stored_message(info, self.row))
+        return await computed_fields.imap_envelope(
+            await require_stored_message_logging_quarantine(info, self.row)
+        )
 
-    @field("IMAP BODY.", cost=10)
+    @field("MIME structure of the message as the IMAP data item BODY (RFC 9051).", cost=10)
     async def body_imap(self, info: Info) -> str:
         return await computed_fields.imap_bodystructure(
-            await load_stored_message(info, self.row), is_extended=False
+            await require_stored_message_logging_quarantine(info, self.row), is_extended=False
         )
 
-    @field("IMAP BODYSTRUCTURE.", cost=10)
+    @field("MIME structure of the message as the IMAP data item BODYSTRUCTURE (RFC 9051).", cost=10)
     async def body_structure_imap(self, info: Info) -> str:
         return await computed_fields.imap_bodystructure(
-            await load_stored_message(info, self.row), is_extended=True
+            await require_stored_message_logging_quarantine(info, self.row), is_extended=True
         )
 
-    @field("Position in the folder, from 1 by uid; counted when asked for.", cost=10)
+    @field(
+        "Sequence number of the message in its mailbox (RFC 9051): its position by UID, counted "
+        "from 1.",
+        cost=10,
+    )
     async def seq(self, info: Info) -> int:
         return await info.context.load(computed_fields.load_sequence_numbers, self.row.id)
 
-    @field("Storage of the body.", "blob_id", cost=2, role=Role.ADMIN)
+    @field(
+        "Hash of the stored layout of the message, and the number of messages that share it.",
+        "blob_id",
+        cost=2,
+        role=Role.ADMIN,
+    )
     async def storage(self, info: Info) -> MessageStorage:
         uses = await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)
         return MessageStorage(id=uses.digest, ref_count=uses.message_count)
 
     @field(
-        "The message that this message replies to or forwards, as given when it was composed. "
-        "Null: neither a reply nor a forward, or composed by another program.",
+        "Message that this message replies to or forwards, as given when it was composed here. "
+        "Null: none, or composed by another program.",
         "source_id",
         "source_relation",
         cost=1,

@@ -23,13 +23,14 @@ from graph.types.connections import (
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_named_user_id,
     mailbox_selector_from_ref,
+    require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -40,7 +41,7 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, ByteSize
 from models.store.keyset_pages import Cursor, ordering_name
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import deleted_messages
 from resolvers.messages import loaders as message_loaders
@@ -70,45 +71,76 @@ MESSAGE_FIELDS = (
 )
 
 
-@strawberry.type(description="Deleted, recoverable.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description="Message that was deleted and can be restored until `expiresAt`.",
+    directives=[Auth(scope=Scope.MAIL_READ)],
+)
 class DeletedMessage(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Owner.",
+        description="User who owns the message.",
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None = link(
         "deleted_mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         lazy_view_factory("graph.mailboxes.types", "Mailbox"),
-        description="Deleted from; null when gone.",
+        description="Mailbox that the message was deleted from. Null if the mailbox no longer "
+        "exists.",
     )
-    mailbox_path: str = attribute_field("Its path then.")
+    mailbox_path: str = attribute_field(
+        "Path of the mailbox that the message was deleted from, at the time of the deletion."
+    )
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] | None = link(
         "thread_id",
         message_loaders.load_visible_threads_by_ids,
         lazy_view_factory("graph.messages.threads", "Thread"),
-        description="Conversation; null when none of it lies in a folder.",
+        description="Thread that the message belongs to. Null if no message of the thread is in a "
+        "mailbox.",
     )
-    from_: MailAddress | None = attribute_field("From.", name="from")
-    sender: MailAddress | None = attribute_field("Sender, if different.")
-    to: list[MailAddress] = attribute_field("To.")
-    cc: list[MailAddress] = attribute_field("Cc.")
-    bcc: list[MailAddress] = attribute_field("Bcc.")
-    subject: str = attribute_field('Decoded, "" if none.')
-    date: datetime | None = attribute_field("Date header.")
-    received_at: datetime = attribute_field("Arrival.")
-    size: ByteSize = attribute_field("Bytes as stored.")
-    preview: str = attribute_field("First 128 bytes of text.")
-    has_attachments: bool = attribute_field("Files attached.")
-    attachment_count: int = attribute_field("How many files.")
-    seen: bool = attribute_field(r"\Seen.")
-    deleted: bool = attribute_field(r"\Deleted.")
-    flagged: bool = attribute_field(r"\Flagged.")
-    content_type: ContentType = attribute_field("Top content type.")
-    deleted_at: datetime = attribute_field("Deleted.")
-    expires_at: datetime = attribute_field("Gone for good.")
+    from_: MailAddress | None = attribute_field(
+        "First address in the header field From. Null if there is none.", name="from"
+    )
+    sender: MailAddress | None = attribute_field(
+        "First address of the header field Sender. Null if it is missing or equals `from`."
+    )
+    to: list[MailAddress] = attribute_field("Addresses of the header field To.")
+    cc: list[MailAddress] = attribute_field("Addresses of the header field Cc.")
+    bcc: list[MailAddress] = attribute_field("Addresses of the header field Bcc.")
+    subject: str = attribute_field(
+        "Decoded subject of the message. Empty if it has none. For administrators of the "
+        "owner below ROOT, an error FORBIDDEN."
+    )
+    date: datetime | None = attribute_field(
+        "Time in the header field Date, which the sender wrote. Null if it is missing or invalid."
+    )
+    received_at: datetime = attribute_field(
+        "Time when the message was received: INTERNALDATE in IMAP (RFC 9051)."
+    )
+    size: ByteSize = attribute_field("Size of the message in bytes, before compression.")
+    preview: str = attribute_field(
+        "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
+        "administrators of the owner below ROOT, an error FORBIDDEN."
+    )
+    has_attachments: bool = attribute_field(
+        "True if the message has at least one attachment. Inline parts, such as images that the "
+        "HTML shows, don't count."
+    )
+    attachment_count: int = attribute_field(
+        "Number of attachments of the message, without inline parts, such as images that the HTML "
+        "shows."
+    )
+    seen: bool = attribute_field("True if the message has the flag \\Seen: it was read.")
+    deleted: bool = attribute_field(
+        "True if the message had the flag \\Deleted. A restored message does not have it."
+    )
+    flagged: bool = attribute_field("True if the message has the flag \\Flagged.")
+    content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
+    deleted_at: datetime = attribute_field("Time when the message was deleted.")
+    expires_at: datetime = attribute_field(
+        "Time when the message is deleted for good. Default: 25 days after its deletion."
+    )
 
     load_batch = staticmethod(deleted_messages.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -118,9 +150,13 @@ class DeletedMessage(NodeView):
         "expires_at": DerivedField(("purge_at",), lambda at: at),
     }
 
-    @field("Whole message.", "user_id")
+    @field(
+        "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
+        "minutes, but not longer than the credential of the request.",
+        "user_id",
+    )
     def source_url(self, info: Info) -> URL:
-        return download_urls.signed_download_url(
+        return download_urls.require_readable_and_sign_download_url(
             info, download_urls.deleted_message_path(self.row.id), self.row
         )
 
@@ -139,7 +175,7 @@ async def load_deleted_message_page(
     page_arguments: PageArguments,
 ) -> Connection[DeletedMessage]:
     """Load a page of the deleted messages of a user."""
-    conditions = filter.to_conditions(info) if filter else ALL_MESSAGES
+    conditions = filter.to_validated_conditions(info) if filter else ALL_MESSAGES
     list_ordering = ordering_name(
         NEWEST_FIRST if order is DeletedMessageOrder.DELETED_DESC else OLDEST_FIRST,
         None if conditions.is_empty else conditions,
@@ -153,13 +189,13 @@ async def load_deleted_message_page(
     return await connection_of_page(
         info,
         DeletedMessage,
-        await info.context.load(deleted_messages.load_pages, page_key),
+        await info.context.load(deleted_messages.load_visible_deleted_message_pages, page_key),
         lambda row: Cursor(list_ordering, row.deleted_at, row.id),
-        lambda: info.context.load(deleted_messages.count_listings, page_key),
+        lambda: info.context.load(deleted_messages.count_visible_deleted_messages, page_key),
     )
 
 
-@strawberry.enum(description="Where deleted messages go when they come back.")
+@strawberry.enum(description="Mailbox that restored messages are put into.")
 class RestoreDestination(StrEnum):
     ORIGINAL = "ORIGINAL"
     NEW_MAILBOX = "NEW_MAILBOX"
@@ -167,54 +203,72 @@ class RestoreDestination(StrEnum):
 
 @strawberry.input(description="Input of deletedMessageRestore.")
 class DeletedMessageRestoreInput(Options):
-    deleted_messages: list[DeletedMessageRef] = attribute_field("The deleted messages to restore.")
+    deleted_messages: list[DeletedMessageRef] = attribute_field(
+        "Deleted messages to restore, at most 1,000 by default. A draft, or a message "
+        "whose retention has ended, is NOT_FOUND."
+    )
     mailbox: MailboxRef | None = attribute_field(
-        "Into this folder. Default: where each was deleted from, or INBOX.", default=UNSET
+        "Mailbox that gets the messages. Default: the mailbox that each message was "
+        "deleted from, else the one with its path, else INBOX. Snoozed messages return "
+        "to INBOX.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of deletedMessagesRestore.")
 class DeletedMessagesRestoreInput(Options):
-    user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
-    since: datetime = attribute_field("Restores messages deleted at this time or later.")
-    before: datetime = attribute_field("Restores messages deleted before this time.")
+    user: UserRef | None = attribute_field(
+        "User whose messages are restored. Default: the signed-in user.", default=UNSET
+    )
+    since: datetime = attribute_field("Restores messages that were deleted at this time or later.")
+    before: datetime = attribute_field(
+        "Restores messages that were deleted before this time. It must be later than `since`."
+    )
     destination: RestoreDestination = attribute_field(
-        "Where each was, or INBOX where that is gone; or all into a folder such as "
-        '"Restored (2030-01-01)", in the language of the user.',
+        "Mailbox that gets the messages. Default: ORIGINAL, the mailbox that each "
+        "message was deleted from, else the one with its path, else INBOX.",
         default=RestoreDestination.ORIGINAL,
     )
 
 
-@strawberry.type(description="A message that came back.")
+@strawberry.type(description="Message that was restored, and its mailbox.")
 class RestoredMessage:
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] = attribute_field(
-        "Where it is."
+        "Mailbox that contains the restored message."
     )
-    message: Message = attribute_field("The message, with a new uid.")
+    message: Message = attribute_field("Restored message. It has a new UID.")
 
 
-@strawberry.type(description="Answer of deletedMessageRestore.")
+@strawberry.type(description="Payload of deletedMessageRestore.")
 class DeletedMessageRestorePayload(MutationPayload):
     restored: list[RestoredMessage] = attribute_field(
-        "The restored messages, in the order of the input.", default_factory=list
+        "Restored messages, in the order of the input.", default_factory=list
     )
 
 
 @strawberry.type(description="Payload of a mutation that starts a task.")
 class TaskPayload(MutationPayload):
-    task: Task | None = attribute_field("Task that does the work.", default=None)
+    task: Task | None = attribute_field(
+        "Task that does the work. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type
 class ArchiveMutation:
-    @mutation("Brings deleted messages back, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Restores deleted messages to mailboxes, all or none. They get new UIDs and lose the "
+        "flag \\Deleted. A draft is NOT_FOUND. Fails with QUOTA_EXCEEDED if the storage of the "
+        "user is full.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def deleted_message_restore(
         self, info: Info, input: DeletedMessageRestoreInput
     ) -> DeletedMessageRestorePayload:
         ctx = info.context
         keys = ids_from_refs(info, input.deleted_messages, "deletedMessages")
         mailbox = mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
-        await deleted_messages.restore_messages(ctx, keys, mailbox)
+        await deleted_messages.restore_deleted_messages(ctx, keys, mailbox)
         rows = [
             row for row in await ctx.load_many(message_loaders.load_visible_by_ids, keys) if row
         ]
@@ -232,12 +286,18 @@ class ArchiveMutation:
             ]
         )
 
-    @mutation("Brings back what was deleted in a time, by a task.", scope=Scope.MAIL)
+    @mutation(
+        "Starts a task that restores all messages of a user that were deleted in a "
+        "period. Drafts are not restored. If the storage of the user becomes full, the "
+        "task fails, and messages restored before stay.",
+        scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def deleted_messages_restore(
         self, info: Info, input: DeletedMessagesRestoreInput
     ) -> TaskPayload:
         into_new_mailbox = input.destination is RestoreDestination.NEW_MAILBOX
-        owner = await load_named_user_id(info, input.user)
+        owner = await require_visible_user_id_if_named(info, input.user)
         span = DeletionPeriod(input.since, input.before, owner, into_new_mailbox=into_new_mailbox)
         return TaskPayload(
             task=Task.from_row(await deleted_messages.queue_restore_of_period(info.context, span))

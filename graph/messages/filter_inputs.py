@@ -1,4 +1,4 @@
-"""Inputs that select messages: filters of lists and selections of bulk mutations."""
+"""Inputs that filter lists of messages."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,7 +11,6 @@ from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.messages.references import ThreadRef
-from graph.types import global_ids
 from graph.types.connections import PageArguments
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
@@ -19,10 +18,9 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MailboxRef,
-    UserSelection,
     is_given,
     mailbox_selector_from_ref,
-    user_selector_from_selection,
+    mailbox_selectors_from_refs,
     value_or_none,
 )
 from graph.types.scalars import BigInt, ByteSize, Duration
@@ -33,18 +31,15 @@ from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.submission.tables import SubmissionState
 from models.validation_constraints import ValidationConstraint
-from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.filter_lookups import MAX_DEPTH
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import NEWEST_FIRST, OLDEST_FIRST
 from resolvers.search.query_parser import QueryProblem, fields_from_valid_query, has_only_words
 
-MAX_SELECTED_IDS = 1000  # per selection
-
 
 @strawberry.enum(
-    description="Order of a list of messages. What comes back from being snoozed stands where it "
-    "would if it had been received then."
+    description="Order of a list of messages. A message that returned from a snooze counts as "
+    "received at its return, except in `Thread.messages`."
 )
 class MessageOrder(StrEnum):
     RECEIVED_DESC = "RECEIVED_DESC"
@@ -58,10 +53,10 @@ class MessageOrder(StrEnum):
 
 
 @strawberry.input(
-    one_of=True, description="A time that is given absolutely or relative to the current time."
+    one_of=True, description="Time, absolute or as a duration before the current time."
 )
 class PastTimeInput:
-    at: strawberry.Maybe[datetime] = attribute_field("The time itself.")
+    at: strawberry.Maybe[datetime] = attribute_field("Absolute time, in the past or in the future.")
     ago: strawberry.Maybe[Duration] = attribute_field(
         "Duration before the current time (ISO 8601), such as P30D for 30 days ago."
     )
@@ -75,117 +70,226 @@ class PastTimeInput:
             return info.context.environment.now() - ago
         except OverflowError as problem:
             raise InvalidInput(
-                "too long ago", constraint=ValidationConstraint.MIN, path=["ago"]
+                "The time is too long ago.", constraint=ValidationConstraint.MIN, path=["ago"]
             ) from problem
 
 
-@strawberry.input(description="Test of one header.")
+@strawberry.input(description="Condition on a header field of a message.")
 class HeaderMatch(ConditionsInput):
-    name: str = attribute_field("Header name.")
+    name: str = attribute_field("Name of the header field (case is ignored).")
     contains: str | None = attribute_field(
-        "Part of its value; null = header present.", default=UNSET
+        "Text that the value of the header field contains (case is ignored). Default: the header "
+        "field "
+        "only has to exist.",
+        default=UNSET,
     )
 
 
-@strawberry.input(description="Test of the files of a message: one of them has it all.")
+@strawberry.input(
+    description="Conditions on an attachment. One attachment of the message must meet all of them."
+)
 class AttachmentMatch(ConditionsInput):
-    filename: str | None = attribute_field("Part of its name.", default=UNSET)
-    content_type: str | None = attribute_field("Part of its type.", default=UNSET)
+    filename: str | None = attribute_field(
+        "Text that the file name of the attachment contains (case is ignored).", default=UNSET
+    )
+    content_type: str | None = attribute_field(
+        "Text that the media type of the attachment contains (case is ignored), such as `image/`.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(
-    description="All given fields must hold. An empty list holds for no message; an empty object "
-    "or text is an error. Partial matches are of any case; what is found by words has neither "
-    "case nor accents."
+    description="Conditions on messages. All of them must hold. An empty list selects no message; "
+    "below `not` it is an error. An empty object or text is an error. Case and accents are "
+    "ignored in texts of at most 1,000 characters."
 )
 class MessageFilter(ConditionsInput):
     has_words_only: ClassVar[bool] = False  # `query` is read as words, not as terms
 
-    and_: list["MessageFilter"] | None = attribute_field("All of.", name="and", default=UNSET)
-    or_: list["MessageFilter"] | None = attribute_field(
-        "At least one of.", name="or", default=UNSET
+    and_: list["MessageFilter"] | None = attribute_field(
+        "Filters that must all match.", name="and", default=UNSET
     )
-    not_: Optional["MessageFilter"] = attribute_field("None of it.", name="not", default=UNSET)
+    or_: list["MessageFilter"] | None = attribute_field(
+        "Filters of which at least one must match.", name="or", default=UNSET
+    )
+    not_: Optional["MessageFilter"] = attribute_field(
+        "Filter that must not match.", name="not", default=UNSET
+    )
     query: str | None = attribute_field(
-        "Words in body, subject, people and file names, from the full-text index; "
-        '"…" phrase, trailing * prefix, leading - excludes. Also a text in the language of '
-        "`messages(query:)`, such as `subject:bill OR larger:5M`; a term that is not valid is an "
-        "error.",
+        "Words to find in body, subject, people and file names by the text index, without regard "
+        'to case and accents: `"…"` for a phrase, `word*` for a prefix, `-word` to exclude. '
+        "Also a search text with terms, such as `subject:bill OR larger:5M`; an invalid term is "
+        "an error. Words alone have at most 1,024 characters, and 32 words or phrases; a "
+        "text with terms has at most 4,096 characters.",
         default=UNSET,
     )
     text: str | None = attribute_field(
-        "Substring anywhere, in header or body. Messages are read for it: at most 2,000, the "
-        "other fields have to narrow them.",
+        "Text that the header or the body contains. The messages are read for it: if the other "
+        "conditions leave more than 2,000, the error is LIMIT_REACHED. An administrator "
+        "below ROOT gets FORBIDDEN for the mail of other users.",
         default=UNSET,
     )
-    body: str | None = attribute_field("Substring in the body; read as for text.", default=UNSET)
-    from_: str | None = attribute_field("Partial match of From.", name="from", default=UNSET)
-    to: str | None = attribute_field("Partial match of To and Cc.", default=UNSET)
-    to_only: str | None = attribute_field("Partial match of To.", default=UNSET)
-    cc: str | None = attribute_field("Partial match of Cc.", default=UNSET)
-    bcc: str | None = attribute_field("Partial match of Bcc.", default=UNSET)
+    body: str | None = attribute_field(
+        "Text that the body contains. The messages are read for it: if the other conditions "
+        "leave more than 2,000, the error is LIMIT_REACHED. An administrator below ROOT "
+        "gets FORBIDDEN for the mail of other users.",
+        default=UNSET,
+    )
+    from_: str | None = attribute_field(
+        "Text that the name or address of the first author in the header field From contains.",
+        name="from",
+        default=UNSET,
+    )
+    to: str | None = attribute_field(
+        "Text that a name or address of the header fields To and Cc contains.", default=UNSET
+    )
+    to_only: str | None = attribute_field(
+        "Text that a name or address of the header field To contains, without Cc.", default=UNSET
+    )
+    cc: str | None = attribute_field(
+        "Text that a name or address of the header field Cc contains.", default=UNSET
+    )
+    bcc: str | None = attribute_field(
+        "Text that a name or address of the header field Bcc contains.", default=UNSET
+    )
     recipient: str | None = attribute_field(
-        "Partial match of To, Cc or Bcc or envelope.", default=UNSET
-    )
-    subject: str | None = attribute_field("Partial match of Subject.", default=UNSET)
-    list_id: str | None = attribute_field("Partial match of List-ID.", default=UNSET)
-    header: HeaderMatch | None = attribute_field("Any header; read as for text.", default=UNSET)
-    message_id: str | None = attribute_field("Exact Message-ID.", default=UNSET)
-    mailbox: MailboxRef | None = attribute_field("In this folder.", default=UNSET)
-    mailboxes: list[MailboxRef] | None = attribute_field("In one of these.", default=UNSET)
-    mailbox_patterns: list[str] | None = attribute_field("Path with * and %.", default=UNSET)
-    searchable: bool | None = attribute_field("True = not in Junk or Trash.", default=UNSET)
-    thread: ThreadRef | None = attribute_field("Messages of this thread.", default=UNSET)
-    uids: str | None = attribute_field("Uid set, with mailbox.", default=UNSET)
-    seqs: str | None = attribute_field("Sequence set, with mailbox.", default=UNSET)
-    email_ids: list[str] | None = attribute_field(
-        "EMAILIDs of messages (RFC 8474), at most 1,000. An empty list selects nothing.",
+        "Text that a name or address of To, Cc, Bcc or of the SMTP recipients contains.",
         default=UNSET,
     )
-    seen: bool | None = attribute_field(r"\Seen.", default=UNSET)
-    flagged: bool | None = attribute_field(r"\Flagged.", default=UNSET)
-    answered: bool | None = attribute_field(r"\Answered.", default=UNSET)
-    draft: bool | None = attribute_field(r"\Draft.", default=UNSET)
-    deleted: bool | None = attribute_field(r"\Deleted.", default=UNSET)
-    forwarded: bool | None = attribute_field("$Forwarded.", default=UNSET)
-    keyword: str | None = attribute_field("Has this keyword or label.", default=UNSET)
-    tier: StorageTier | None = attribute_field("Whose body lies there.", default=UNSET)
+    subject: str | None = attribute_field("Text that the subject contains.", default=UNSET)
+    list_id: str | None = attribute_field(
+        "Text that the identifier in the header field List-ID contains (RFC 2919), without its "
+        "description.",
+        default=UNSET,
+    )
+    header: HeaderMatch | None = attribute_field(
+        "Condition on any header field. The messages are read for it: if the other conditions "
+        "leave more than 2,000, the error is LIMIT_REACHED. An administrator below ROOT "
+        "gets FORBIDDEN for the mail of other users.",
+        default=UNSET,
+    )
+    message_id: str | None = attribute_field(
+        "Message-ID of the message (RFC 5322), in angle brackets and in exactly this spelling.",
+        default=UNSET,
+    )
+    mailbox: MailboxRef | None = attribute_field(
+        "Mailbox that contains the message, or that a deleted message was deleted from. "
+        "The case of a path is ignored if no mailbox has exactly this path. A mailbox "
+        "that does not exist selects no message; in a saved search it is an error.",
+        default=UNSET,
+    )
+    mailboxes: list[MailboxRef] | None = attribute_field(
+        "Mailboxes of which one contains the message, at most 250. An empty list selects no "
+        "message.",
+        default=UNSET,
+    )
+    mailbox_patterns: list[str] | None = attribute_field(
+        "Patterns of which one matches the path of the mailbox: `*` matches any characters, `%` "
+        "any characters except `/`. Case is ignored. At most 50 patterns of 1,000 characters.",
+        default=UNSET,
+    )
+    searchable: bool | None = attribute_field(
+        "True selects messages outside of Junk and Trash, false those in Junk or Trash.",
+        default=UNSET,
+    )
+    thread: ThreadRef | None = attribute_field("Thread that the message belongs to.", default=UNSET)
+    uids: str | None = attribute_field(
+        "UIDs in IMAP notation (RFC 9051), such as `1,3:15,40:*`: at most 1,000 numbers "
+        "and ranges, and at most 250 ranges after adjacent ones are joined. Requires "
+        "`mailbox`.",
+        default=UNSET,
+    )
+    seqs: str | None = attribute_field(
+        "Sequence numbers in IMAP notation (RFC 9051), such as `1,3:15,40:*`: at most "
+        "1,000 numbers and ranges, and at most 250 ranges after adjacent ones are "
+        "joined. "
+        "Requires `mailbox`.",
+        default=UNSET,
+    )
+    email_ids: list[str] | None = attribute_field(
+        "EMAILIDs of messages (RFC 8474), at most 1,000. An empty list selects no message.",
+        default=UNSET,
+    )
+    seen: bool | None = attribute_field(
+        "True selects messages with the flag \\Seen, false those without it.", default=UNSET
+    )
+    flagged: bool | None = attribute_field(
+        "True selects messages with the flag \\Flagged, false those without it.", default=UNSET
+    )
+    answered: bool | None = attribute_field(
+        "True selects messages with the flag \\Answered, false those without it.", default=UNSET
+    )
+    draft: bool | None = attribute_field(
+        "True selects messages with the flag \\Draft, false those without it.", default=UNSET
+    )
+    deleted: bool | None = attribute_field(
+        "True selects messages with the flag \\Deleted, false those without it.", default=UNSET
+    )
+    forwarded: bool | None = attribute_field(
+        "True selects messages with the keyword $Forwarded, false those without it.", default=UNSET
+    )
+    keyword: str | None = attribute_field(
+        "Keyword that the message has, such as that of a label.", default=UNSET
+    )
+    tier: StorageTier | None = attribute_field(
+        "Storage tier of the body of the message.", default=UNSET
+    )
     received_since: PastTimeInput | None = attribute_field(
-        "Arrival, or coming back from being snoozed; inclusive.", default=UNSET
+        "Selects messages that were received, or returned from a snooze, at this time or later.",
+        default=UNSET,
     )
     received_before: PastTimeInput | None = attribute_field(
-        "Arrival, or coming back from being snoozed; exclusive.", default=UNSET
+        "Selects messages that were received, or returned from a snooze, before this time.",
+        default=UNSET,
     )
-    sent_since: PastTimeInput | None = attribute_field("Date header, inclusive.", default=UNSET)
-    sent_before: PastTimeInput | None = attribute_field("Date header, exclusive.", default=UNSET)
+    sent_since: PastTimeInput | None = attribute_field(
+        "Selects messages with a header field Date of this time or later.", default=UNSET
+    )
+    sent_before: PastTimeInput | None = attribute_field(
+        "Selects messages with a header field Date before this time.", default=UNSET
+    )
     saved_since: PastTimeInput | None = attribute_field(
-        "Put into the folder, inclusive.", default=UNSET
+        "Selects messages that were added to their mailbox at this time or later.", default=UNSET
     )
     saved_before: PastTimeInput | None = attribute_field(
-        "Put into the folder, exclusive.", default=UNSET
+        "Selects messages that were added to their mailbox before this time.", default=UNSET
     )
     expires_before: PastTimeInput | None = attribute_field(
-        "Deleted by itself before then.", default=UNSET
+        "Selects messages that are deleted automatically before this time.", default=UNSET
     )
-    larger: ByteSize | None = attribute_field("More than.", default=UNSET)
-    smaller: ByteSize | None = attribute_field("Less than.", default=UNSET)
-    has_attachment: bool | None = attribute_field("Has files.", default=UNSET)
-    attachment: AttachmentMatch | None = attribute_field("Has such a file.", default=UNSET)
-    modified_since: BigInt | None = attribute_field("modseq greater than.", default=UNSET)
-    snoozed: bool | None = attribute_field("Put off until later.", default=UNSET)
+    larger: ByteSize | None = attribute_field(
+        "Selects messages with more than this number of bytes.", default=UNSET
+    )
+    smaller: ByteSize | None = attribute_field(
+        "Selects messages with less than this number of bytes.", default=UNSET
+    )
+    has_attachment: bool | None = attribute_field(
+        "True selects messages with attachments, false those without. Inline parts, such as "
+        "images that the HTML shows, don't count.",
+        default=UNSET,
+    )
+    attachment: AttachmentMatch | None = attribute_field(
+        "Conditions that one attachment of the message must meet.", default=UNSET
+    )
+    modified_since: BigInt | None = attribute_field(
+        "Selects messages whose MODSEQ (RFC 7162) is higher than this number.", default=UNSET
+    )
+    snoozed: bool | None = attribute_field(
+        "True selects snoozed messages, false the others.", default=UNSET
+    )
     submission_states: list[SubmissionState] | None = attribute_field(
-        "Copies of messages whose submission is in one of these states, such as SCHEDULED and "
-        "UNDOABLE for messages that are not sent yet. An empty list selects nothing.",
+        "Selects stored copies of messages with a submission in one of these states, such as "
+        "SCHEDULED for messages that are not sent yet. An empty list selects no message.",
         default=UNSET,
     )
 
-    def to_conditions(self, info: Info, depth: int = 0) -> MessageConditions:
+    def to_validated_conditions(self, info: Info, depth: int = 0) -> MessageConditions:
         """Convert the filter to conditions of the resolvers.
 
         Raises Invalid if filters are nested too deep, or if a condition is not valid.
         """
         if depth > MAX_DEPTH:
-            message = f"and, or and not go {MAX_DEPTH} levels deep"
+            message = f"`and`, `or` and `not` are nested at most {MAX_DEPTH} levels deep."
             raise InvalidInput(message, constraint=ValidationConstraint.DEPTH, path=["filter"])
         times = {
             name: limit.resolve_time(info)
@@ -198,26 +302,33 @@ class MessageFilter(ConditionsInput):
             if (value := value_or_none(getattr(self, name))) is not None
         }
         all_of = self._conditions_of_filters(self.and_, info, depth)
-        if (terms := self.parsed_query_terms(info.context.environment.now())) is not None:
+        if (
+            terms := self.query_terms_as_fields_unless_only_words(info.context.environment.now())
+        ) is not None:
             del values["query"]
-            all_of = (*(all_of or ()), filter_from_json(terms).to_conditions(info, depth + 1))
+            all_of = (
+                *(all_of or ()),
+                filter_from_json_with_query_as_words(terms).to_validated_conditions(
+                    info, depth + 1
+                ),
+            )
         for name in ("uids", "seqs"):
             if getattr(self, name) and not self.mailbox:
-                message = f"{name} go with a mailbox"
+                message = f"`{name}` requires a mailbox."
                 raise InvalidInput(
                     message, constraint=ValidationConstraint.REQUIRED, path=["filter", name]
                 )
         return MessageConditions(
             every=all_of,
             some=self._conditions_of_filters(self.or_, info, depth),
-            none=self.not_.to_conditions(info, depth + 1) if self.not_ else None,
+            none=self.not_.to_validated_conditions(info, depth + 1) if self.not_ else None,
             thread_id=id_from_ref(self.thread, "filter", "thread") if self.thread else None,
             **self._compound_conditions(),
             **values,
             **times,
         )
 
-    def parsed_query_terms(self, now: datetime) -> dict[str, Any] | None:
+    def query_terms_as_fields_unless_only_words(self, now: datetime) -> dict[str, Any] | None:
         """Return the filter fields, in JSON, that the terms of `query` mean.
 
         None if it has words only. Raises Invalid if a term is not valid, or if the text selects
@@ -226,10 +337,10 @@ class MessageFilter(ConditionsInput):
         if not self.query or self.has_words_only or has_only_words(self.query):
             return None
         path = ["filter", "query"]
-        if found := fields_from_valid_query(self.query, now, path):
-            return found
+        if fields := fields_from_valid_query(self.query, now, path):
+            return fields
         raise InvalidInput(
-            "this text selects every message", constraint=ValidationConstraint.REQUIRED, path=path
+            "This text selects every message.", constraint=ValidationConstraint.REQUIRED, path=path
         )
 
     @staticmethod
@@ -238,7 +349,7 @@ class MessageFilter(ConditionsInput):
     ) -> tuple[MessageConditions, ...] | None:
         """Convert the filters of a group to conditions; None if the group is absent."""
         return (
-            tuple(one.to_conditions(info, depth + 1) for one in filters or ())
+            tuple(filter_.to_validated_conditions(info, depth + 1) for filter_ in filters or ())
             if is_given(filters)
             else None
         )
@@ -254,7 +365,7 @@ class MessageFilter(ConditionsInput):
             if not is_given(items):
                 continue
             if len(items) > MAX_LIST_LENGTHS[name]:
-                message = f"at most {MAX_LIST_LENGTHS[name]} of {name}"
+                message = f"At most {MAX_LIST_LENGTHS[name]} values of {name} are allowed."
                 raise InvalidInput(
                     message, constraint=ValidationConstraint.MAX, path=["filter", name]
                 )
@@ -262,10 +373,9 @@ class MessageFilter(ConditionsInput):
         if "mailboxes" in conditions:
             refs = conditions["mailboxes"]
             conditions["mailboxes"] = tuple(
-                mailbox_selector_from_ref(ref, path=["filter", "mailboxes"], index=index)
-                for index, ref in enumerate(refs)
+                mailbox_selectors_from_refs(refs, path=["filter", "mailboxes"])
             )
-        _check_pattern_lengths(conditions.get("mailbox_patterns", ()))
+        _require_short_patterns(conditions.get("mailbox_patterns", ()))
         if self.mailbox:
             conditions["mailbox"] = mailbox_selector_from_ref(
                 self.mailbox, path=["filter", "mailbox"]
@@ -283,11 +393,11 @@ class MessageFilter(ConditionsInput):
         return conditions
 
 
-def _check_pattern_lengths(patterns: Sequence[str]) -> None:
+def _require_short_patterns(patterns: Sequence[str]) -> None:
     """Raise Invalid if a pattern is too long."""
     for index, pattern in enumerate(patterns):
         if len(pattern) > MAX_PATTERN_LENGTH:
-            message = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
+            message = f"A pattern has at most {MAX_PATTERN_LENGTH} characters."
             raise InvalidInput(
                 message,
                 constraint=ValidationConstraint.MAX,
@@ -318,15 +428,15 @@ GROUP_JSON_NAMES = ("and", "or")
 TIME_JSON_NAMES = frozenset(map(to_camel_case, TIME_FIELDS))
 
 
-def filter_from_json(fields: Mapping[str, Any]) -> MessageFilter:
+def filter_from_json_with_query_as_words(fields: Mapping[str, Any]) -> MessageFilter:
     """Return the filter with these JSON fields. Its `query` is read as words, not as terms."""
     values: dict[str, Any] = {}
     for name, value in fields.items():
         key = FIELD_BY_JSON_NAME[name]
         if name in GROUP_JSON_NAMES:
-            values[key] = [filter_from_json(item) for item in value]
+            values[key] = [filter_from_json_with_query_as_words(item) for item in value]
         elif name == "not":
-            values[key] = filter_from_json(value)
+            values[key] = filter_from_json_with_query_as_words(value)
         elif name in TIME_JSON_NAMES:
             values[key] = _past_time_from_json(value)
         elif name == "mailbox":
@@ -355,7 +465,7 @@ def _past_time_from_json(value: Mapping[str, str]) -> PastTimeInput:
     if "at" in value:
         return PastTimeInput(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
     return PastTimeInput(
-        at=None, ago=strawberry.Some(Duration(quantities.parse_duration(value["ago"])))
+        at=None, ago=strawberry.Some(Duration(quantities.parse_iso_duration(value["ago"])))
     )
 
 
@@ -378,55 +488,3 @@ class MessageListRequest(NamedTuple):
     order: MessageOrder
     page_arguments: PageArguments
     query_problems: Sequence[QueryProblem] = ()  # of the query text that was parsed into the filter
-
-
-@strawberry.input(
-    description="Selects messages by exactly one of ids, mailbox with uids, mailbox alone (all "
-    "messages in it), filter, and all. An empty list selects nothing; an empty object is an error."
-)
-class MessageSelection(ConditionsInput):
-    ids: list[strawberry.ID] | None = attribute_field("Global ids.", default=UNSET)
-    mailbox: MailboxRef | None = attribute_field(
-        "Folder for uids, or everything in it.", default=UNSET
-    )
-    uids: str | None = attribute_field('"1,2,3", "3:15", "3:*".', default=UNSET)
-    filter: MessageFilter | None = attribute_field("All that match.", default=UNSET)
-    all: bool | None = attribute_field(
-        "Selects every message that lies in a folder of the account.", default=UNSET
-    )
-    users: UserSelection | None = attribute_field(
-        "Whose mail, default the viewer's; others' only for administrators. A folder named by "
-        "path or role is that of each.",
-        default=UNSET,
-    )
-
-    def to_selection(self, info: Info) -> MessageSelector:
-        """Convert the input to a selection of the resolvers.
-
-        Raises Invalid if it selects in two ways, or names too many or invalid IDs.
-        """
-        if self.filter and self.all:
-            text = "select by ids, by mailbox, by filter, or all: by one of them"
-            raise InvalidInput(
-                text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "all"]
-            )
-        keys = None
-        if self.ids is not UNSET and self.ids is not None:
-            if len(self.ids) > MAX_SELECTED_IDS:
-                raise InvalidInput(
-                    f"at most {MAX_SELECTED_IDS} ids; select more by mailbox or filter",
-                    constraint=ValidationConstraint.MAX,
-                    path=["select", "ids"],
-                )
-            keys = global_ids.decode_all("Message", self.ids, path=["select", "ids"])
-        return MessageSelector(
-            keys,
-            mailbox_selector_from_ref(self.mailbox) if self.mailbox else None,
-            self.uids or None,
-            self.filter.to_conditions(info)
-            if self.filter
-            else MessageConditions()
-            if self.all
-            else None,
-            user_selector_from_selection(self.users or None),
-        )

@@ -11,6 +11,7 @@ from graph.types import global_ids
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
     MessageRef,
@@ -22,59 +23,76 @@ from graph.types.references import (
 )
 from graph.types.scalars import Upload, validate_custom_data
 from models.errors import NotFound
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.messages import message_import
 from resolvers.messages.message_import import NewMessage
 
 
-@strawberry.input(description="Input of messageImport: a complete message, and where it is stored.")
+@strawberry.input(description="Input of messageImport.")
 class MessageImportInput(Options):
     mailbox: MailboxRef = attribute_field(
-        "The mailbox that the message is stored in. A path or role names the mailbox of each user."
+        "Mailbox that the message is stored in. A path or special use names the mailbox of each "
+        "user."
     )
     users: UserSelection | None = attribute_field(
-        "The users that get the message: all or none. Only administrators can select other "
-        "users. Default: the signed-in user.",
+        "Users who get the message: all or none. Default: the signed-in user.",
         default=UNSET,
     )
     raw: str | None = attribute_field(
-        "The complete message (RFC 5322), as text or as base64.", default=UNSET
+        "Complete message (RFC 5322), as base64, or as text that is stored with CRLF line ends. "
+        "At most 64 MiB by default. Required without `rawUpload`, and not allowed with it.",
+        default=UNSET,
     )
     raw_upload: Upload | None = attribute_field(
-        "An upload with the complete message, instead of `raw`.", default=UNSET
+        "Upload with the complete message (RFC 5322), instead of `raw`.", default=UNSET
     )
-    seen: bool = attribute_field(r"Sets the flag \Seen.", default=True)
-    flagged: bool = attribute_field(r"Sets the flag \Flagged.", default=False)
+    seen: bool = attribute_field("True sets the flag \\Seen. Default: true.", default=True)
+    flagged: bool = attribute_field("True sets the flag \\Flagged. Default: false.", default=False)
     draft: bool = attribute_field(
-        r"Sets the flag \Draft. A message that replaces a draft always has it.", default=False
+        "True sets the flag \\Draft. A message that replaces a draft always has the flag. Default: "
+        "false.",
+        default=False,
     )
-    keywords: list[str] = attribute_field("The keywords of the message.", default_factory=list)
+    keywords: list[str] = attribute_field(
+        "Keywords that the message gets (RFC 9051), at most 64 of 128 characters. Default: none.",
+        default_factory=list,
+    )
     received_at: datetime | None = attribute_field(
-        "The time of arrival, IMAP INTERNALDATE. Default: the current time.", default=UNSET
+        "Time when the message was received: INTERNALDATE in IMAP (RFC 9051). Default: the "
+        "current time.",
+        default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "Data of the application, stored with the message.", default=UNSET
+        "JSON object that is stored with the message, at most 1 MiB. Default: none.", default=UNSET
     )
     replaces: MessageRef | None = attribute_field(
-        "The draft that the message replaces. The message gets the ID of the draft, and a new "
-        "UID. Refused with several users.",
+        "Draft that the message replaces. The message gets the ID of the draft and a new UID. Not "
+        "allowed with several users. Default: none.",
         default=UNSET,
     )
 
 
-@strawberry.type(description="Result of a mutation that stores messages.")
+@strawberry.type(description="Payload of messageImport.")
 class MessagesPayload(MutationPayload):
     messages: list[Message] = attribute_field(
-        "The stored messages that the caller can read, one for each user.", default_factory=list
+        "Stored messages, one for each user. Messages that the caller can't see are missing.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class MessageImportMutation:
     @mutation(
-        "Stores a complete message in a mailbox, byte for byte. Authentication-Results that name "
-        "this server are removed (RFC 8601, section 5).",
+        "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody. "
+        "Header fields Authentication-Results of this server are removed (RFC 8601, section 5). "
+        "A message that is no draft is encrypted if the user or the mailbox requires it. Apart "
+        "from this, its bytes are stored unchanged. A mailbox that another user shares "
+        "is named by its ID and requires the right INSERT. There, flags, keywords and "
+        "metadata that the caller has no right to set are left out. Fails with "
+        "QUOTA_EXCEEDED if the "
+        "storage of the mailbox's owner is full.",
         scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def message_import(self, info: Info, input: MessageImportInput) -> MessagesPayload:
         new_message = NewMessage(
@@ -89,18 +107,22 @@ class MessageImportMutation:
             keywords=message_import.validated_keywords(input.keywords),
             received_at=value_or_none(input.received_at),
             public_metadata=validate_custom_data(input.metadata, "metadata"),
-            replaced_draft_id=await _replaced_draft_id(info, input.replaces or None),
+            replaced_draft_id=await _require_replaced_draft_id_if_named(
+                info, input.replaces or None
+            ),
         )
         if input.users:
             users = user_selector_from_selection(input.users)
-            rows = await message_import.store_for_users(info.context, new_message, users)
+            rows = await message_import.store_message_for_users(info.context, new_message, users)
         else:
-            row = await message_import.store_message(info.context, new_message)
+            row = await message_import.store_imported_message_and_load_if_readable(
+                info.context, new_message
+            )
             rows = [row] if row else []
         return MessagesPayload(messages=[Message.from_row(row) for row in rows])
 
 
-async def _replaced_draft_id(info: Info, ref: MessageRef | None) -> int | None:
+async def _require_replaced_draft_id_if_named(info: Info, ref: MessageRef | None) -> int | None:
     """Return the ID of the draft to replace; None without a reference. Raises NotFound."""
     if ref is None:
         return None

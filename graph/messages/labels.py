@@ -10,7 +10,7 @@ from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
 from graph.types.mutations import mutation
-from graph.types.object_references import ObjectRef, load_ids_from_refs
+from graph.types.object_references import ObjectRef, resolve_ids_from_refs_or_raise
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
@@ -20,78 +20,102 @@ from resolvers.messages.labels import LabelChange, NewLabel
 
 
 @strawberry.type(
-    description="A name and a color for a keyword of messages. Messages have the label if they "
-    "have the keyword among their flags."
+    description="Name and color of a keyword (RFC 9051). Messages with the keyword among their "
+    "flags have the label."
 )
 class Label(NodeView):
-    keyword: str = attribute_field("IMAP keyword (RFC 9051). Its case does not matter.")
-    name: str = attribute_field("Display name.")
-    color: str | None = attribute_field("Color as #rrggbb. Null: none.")
+    keyword: str = attribute_field("Keyword of the label (RFC 9051). Its case does not matter.")
+    name: str = attribute_field("Name of the label as clients show it.")
+    color: str | None = attribute_field("Color as `#rrggbb`. Null: the label has none.")
 
     load_batch = staticmethod(labels.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Label")}
 
-    @field("Number of unread messages with the label.", "user_id", "folded", cost=5)
+    @field(
+        "Number of messages with the label and without the flag \\Seen, in all mailboxes of the "
+        "user.",
+        "user_id",
+        "folded",
+        cost=5,
+    )
     async def unseen_count(self, info: Info) -> int:
         counts = await info.context.load(
             labels.count_messages_by_label, (self.row.user_id, self.row.folded)
         )
-        return counts.unseen
+        return counts.unseen_count
 
-    @field("Number of messages with the label, in all folders.", "user_id", "folded", cost=5)
+    @field(
+        "Number of messages with the label, in all mailboxes of the user.",
+        "user_id",
+        "folded",
+        cost=5,
+    )
     async def message_count(self, info: Info) -> int:
         counts = await info.context.load(
             labels.count_messages_by_label, (self.row.user_id, self.row.folded)
         )
-        return counts.total
+        return counts.message_count
 
 
-@strawberry.input(one_of=True, description="Names one label of the signed-in user.")
+@strawberry.input(one_of=True, description="Reference to one label of the signed-in user.")
 class LabelRef(ObjectRef):
-    keyword: strawberry.Maybe[str] = attribute_field("Keyword of the label, in any case.")
+    keyword: strawberry.Maybe[str] = attribute_field("Keyword of the label (case is ignored).")
 
 
 @strawberry.input(description="Input of labelCreate.")
 class LabelCreateInput(Options):
-    keyword: str = attribute_field("IMAP keyword, at most 128 characters.")
-    name: str | None = attribute_field(
-        "Display name, at most 128 characters. Default: the keyword.", default=UNSET
+    keyword: str = attribute_field(
+        "Keyword of the label (RFC 9051), 1 to 128 characters. A label with the same keyword is a "
+        "CONFLICT."
     )
-    color: str | None = attribute_field("Color as #rrggbb. Default: none.", default=UNSET)
+    name: str | None = attribute_field(
+        "Name of the label as clients show it, at most 128 characters. Default: the keyword.",
+        default=UNSET,
+    )
+    color: str | None = attribute_field("Color as `#rrggbb`. Default: none.", default=UNSET)
 
 
-@strawberry.input(description="New values of labels. An absent field leaves the value.")
+@strawberry.input(description="Changes to labels. An omitted field is unchanged.")
 class LabelPatch:
-    name: strawberry.Maybe[str] = attribute_field("Display name, at most 128 characters.")
-    color: strawberry.Maybe[str | None] = attribute_field("Color as #rrggbb. Null: none.")
+    name: strawberry.Maybe[str] = attribute_field(
+        "Name of the label as clients show it, at most 128 characters."
+    )
+    color: strawberry.Maybe[str | None] = attribute_field(
+        "Color as `#rrggbb`. Null removes the color."
+    )
 
 
 @strawberry.input(description="Input of labelUpdate.")
 class LabelUpdateInput(Options):
-    labels: list[LabelRef] = attribute_field("The labels to change.")
-    set: LabelPatch = attribute_field("New values.")
+    labels: list[LabelRef] = attribute_field("Labels to change, at most 1,000 by default.")
+    set: LabelPatch = attribute_field("Values to change, the same for all labels.")
 
 
 @strawberry.input(description="Input of labelDelete.")
 class LabelDeleteInput(Options):
-    labels: list[LabelRef] = attribute_field("The labels to delete.")
+    labels: list[LabelRef] = attribute_field("Labels to delete, at most 1,000 by default.")
 
 
-@strawberry.type(description="Response of labelCreate.")
+@strawberry.type(description="Payload of labelCreate.")
 class LabelPayload(MutationPayload):
-    label: Label | None = attribute_field("The new label.", default=None)
+    label: Label | None = attribute_field("Created label.", default=None)
 
 
-@strawberry.type(description="Response of labelUpdate.")
+@strawberry.type(description="Payload of labelUpdate.")
 class LabelsPayload(MutationPayload):
     labels: list[Label] = attribute_field(
-        "The labels, in the order of the input.", default_factory=list
+        "Changed labels, in the order of the input.", default_factory=list
     )
 
 
 @strawberry.type
 class LabelMutation:
-    @mutation("Gives a keyword a name and a color: it becomes a label.", scope=Scope.MAIL)
+    @mutation(
+        "Creates a label of the signed-in user: a name and color for a keyword, which "
+        "messages may already have. A user "
+        "has at most 250 labels.",
+        scope=Scope.MAIL,
+    )
     async def label_create(self, info: Info, input: LabelCreateInput) -> LabelPayload:
         ctx = info.context
         new_label = NewLabel(input.keyword, value_or_none(input.name), value_or_none(input.color))
@@ -100,7 +124,11 @@ class LabelMutation:
             label=Label.from_row_or_none(await ctx.load(labels.load_visible_by_ids, label_id))
         )
 
-    @mutation("Changes name and color of labels, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Changes name and color of labels of the signed-in user, all or none. Messages keep "
+        "their keyword, so they show the new name.",
+        scope=Scope.MAIL,
+    )
     async def label_update(self, info: Info, input: LabelUpdateInput) -> LabelsPayload:
         label_ids = await _ids_from_refs(info, input.labels)
         change = LabelChange(
@@ -110,7 +138,10 @@ class LabelMutation:
         rows = await info.context.load_many(labels.load_visible_by_ids, label_ids)
         return LabelsPayload(labels=[Label.from_row(row) for row in rows if row])
 
-    @mutation("Deletes labels, all or none. The messages keep the keywords.", scope=Scope.MAIL)
+    @mutation(
+        "Deletes labels of the signed-in user, all or none. The messages keep the keywords.",
+        scope=Scope.MAIL,
+    )
     async def label_delete(self, info: Info, input: LabelDeleteInput) -> DeletePayload:
         label_ids = await _ids_from_refs(info, input.labels)
         await labels.delete_labels(info.context, label_ids)
@@ -121,6 +152,6 @@ class LabelMutation:
 
 async def _ids_from_refs(info: Info, refs: list[LabelRef]) -> list[int]:
     """Return the row IDs of labels, in the order of the references."""
-    return await load_ids_from_refs(
+    return await resolve_ids_from_refs_or_raise(
         info, refs, "labels", name_field="keyword", load_ids=labels.load_ids_by_keyword
     )

@@ -18,23 +18,23 @@ from graph.types.row_mapping import NodeView
 from graph.types.scalars import URL, ByteSize
 from mail import mime
 from mail.mime import ParsedPart, tree_from_json_rows, walk_parts
-from mail.mime.header_parameters import safe_filename
+from mail.mime.header_parameters import safe_filename_or_none
 from mail.storage.message_content import StoredMessage
 from models.errors import require_found
 from models.messages.mime_values import AttachmentDisposition
-from resolvers.messages import attachments, computed_fields, content
+from resolvers.messages import attachments, computed_fields, content, message_bytes
 from resolvers.messages.computed_fields import AttachedMessageContent
 from resolvers.spam import quarantine
 
 
 @strawberry.type(
-    description="Mailbox in an address header. If RFC 5322 does not allow its address, `address` "
-    "is null and `name` is the text of the header."
+    description="Mailbox in a header field with addresses (RFC 5322). If its address is not "
+    "valid, `address` is null and `name` is the text of the header field."
 )
 class MailAddress(View):
     """A mail address, from a pair: name and address."""
 
-    name: str | None = attribute_field("Display name.")
+    name: str | None = attribute_field("Decoded display name. Null if there is none.")
     address: str | None = attribute_field(
         "Address as written, with the domain in Unicode. Null if RFC 5322 does not allow it."
     )
@@ -45,43 +45,57 @@ class MailAddress(View):
     }
 
 
-@strawberry.type(description="Content-Type, parsed.")
+@strawberry.type(description="Media type and parameters of a Content-Type (RFC 2045).")
 class ContentType:
-    value: str = attribute_field("Such as text/plain.")
-    params: JSON = attribute_field("Parameters of the header.")
+    value: str = attribute_field("Media type, such as `text/plain`.")
+    params: JSON = attribute_field(
+        'Parameters of the Content-Type, such as `{"charset": "utf-8"}`.'
+    )
 
 
-@strawberry.type(description="Header line.")
+@strawberry.type(description="Field of the header of a message (RFC 5322).")
 class HeaderField(View):
-    key: str = attribute_field("Name.")
-    value: str = attribute_field("Decoded.")
-    raw: str = attribute_field("As in the message.")
+    key: str = attribute_field("Name of the header field, as written in the message.")
+    value: str = attribute_field("Value of the header field, decoded (RFC 2047) and unfolded.")
+    raw: str = attribute_field(
+        "Value of the header field as written in the message, encoded and folded."
+    )
 
 
-def _fact(name: str) -> DerivedField:
+def _fact_field(name: str) -> DerivedField:
     """Return the derived field of a stored value of an attachment."""
     return DerivedField(("facts",), itemgetter(name))
 
 
-@strawberry.type(description="A MIME part that is a file, of a stored or quarantined message.")
+@strawberry.type(
+    description="MIME part of a stored or quarantined message that is shown as a file."
+)
 class Attachment(NodeView):
     """A file of a message, from an AttachmentRow."""
 
-    section: str = attribute_field("IMAP section number within the message.")
+    section: str = attribute_field(
+        "Section number of the part in IMAP notation (RFC 9051), such as `2.1`."
+    )
     sha256: str = attribute_field("SHA-256 of the decoded content, 64 hexadecimal digits.")
     filename: str | None = attribute_field(
-        "Decoded name, without path, control characters and bidirectional characters."
+        "Decoded file name, without path, control characters and bidirectional characters. An "
+        "attached message without a file name is named after its subject. Null if the part has no "
+        "name."
     )
-    content_type: str = attribute_field("MIME type.")
+    content_type: str = attribute_field("Media type of the part, such as `application/pdf`.")
     disposition: AttachmentDisposition | None = attribute_field(
         "Content-Disposition (RFC 2183). Null if the part has none."
     )
-    transfer_encoding: str = attribute_field("As in the message; content is served decoded.")
-    inline: bool = attribute_field(
-        "True if the part is in a multipart/related, such as an image that the HTML shows."
+    transfer_encoding: str = attribute_field(
+        "Content-Transfer-Encoding of the part in the message (RFC 2045), such as `base64`."
     )
-    content_id: str | None = attribute_field("Content-ID, without angle brackets.")
-    size: ByteSize = attribute_field("Decoded bytes.")
+    inline: bool = attribute_field(
+        "True if the part belongs to a multipart/related, such as an image that the HTML shows."
+    )
+    content_id: str | None = attribute_field(
+        "Content-ID of the part (RFC 2392), without angle brackets. Null if it has none."
+    )
+    size: ByteSize = attribute_field("Size of the decoded content in bytes.")
 
     load_batch = staticmethod(attachments.load_visible_attachments)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -89,21 +103,26 @@ class Attachment(NodeView):
             ("message", "index"),
             lambda message, index: download_urls.attachment_id(message.id, index),
         ),
-        "section": _fact("section"),
-        "sha256": _fact("sha256"),
-        "filename": DerivedField(("facts",), lambda facts: safe_filename(facts["filename"] or "")),
-        "content_type": _fact("content_type"),
+        "section": _fact_field("section"),
+        "sha256": _fact_field("sha256"),
+        "filename": DerivedField(
+            ("facts",), lambda facts: safe_filename_or_none(facts["filename"] or "")
+        ),
+        "content_type": _fact_field("content_type"),
         "disposition": DerivedField(
             ("facts",),
-            lambda facts: AttachmentDisposition.from_header_word(facts["disposition"]),
+            lambda facts: AttachmentDisposition.from_disposition_type(facts["disposition"]),
         ),
-        "transfer_encoding": _fact("encoding"),
-        "inline": _fact("inline"),
-        "content_id": _fact("content_id"),
-        "size": _fact("size"),
+        "transfer_encoding": _fact_field("encoding"),
+        "inline": _fact_field("inline"),
+        "content_id": _fact_field("content_id"),
+        "size": _fact_field("size"),
     }
 
-    @field("Download.")
+    @field(
+        "Signed URL that downloads the decoded content. It is valid for 15 to 20 minutes, but not "
+        "longer than the credential of the request."
+    )
     def url(self, info: Info) -> URL:
         message, index = self.row.message, self.row.index
         if self.row.is_quarantined:
@@ -111,25 +130,45 @@ class Attachment(NodeView):
             path = download_urls.quarantined_message_path(message.id, "attachments", name)
             return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
         path = download_urls.attachment_download_path(message.id, index)
-        return download_urls.signed_download_url(info, path, message)
+        return download_urls.require_readable_and_sign_download_url(info, path, message)
 
-    @field("Text parts only, decoded; null for others.", cost=3)
-    async def text(self, info: Info, max_bytes: int = 65536) -> str | None:
+    @field(
+        "Decoded text of the attachment, from its beginning. Null if its media type is not "
+        "`text/…`.",
+        cost=3,
+    )
+    async def text(
+        self,
+        info: Info,
+        max_bytes: Annotated[
+            int,
+            strawberry.argument(
+                description="Largest number of decoded bytes that are read, 1 to 16,777,216. "
+                "Default: 65,536."
+            ),
+        ] = 65536,
+    ) -> str | None:
         stored = await self._load_stored_message(info)
-        return await content.attachment_text(stored, self.row.index, max_bytes)
+        return await message_bytes.attachment_text_beginning_or_none(
+            stored, self.row.index, max_bytes
+        )
 
-    @field("The message that this is, where a message was attached.", cost=3)
+    @field(
+        "Message that the part contains, if it is message/rfc822 or message/global. Null for "
+        "other parts, or if the message can't be parsed.",
+        cost=3,
+    )
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.messages.mime_parts")] | None:
         stored = await self._load_stored_message(info)
-        part = content.attachment_part(stored, self.row.index)
+        part = message_bytes.find_attachment_part(stored, self.row.index)
         return await AttachedMessage.parse_or_none(
             stored, part, is_quarantined=self.row.is_quarantined
         )
 
     async def _load_stored_message(self, info: Info) -> StoredMessage:
-        return await load_stored_message(
+        return await require_stored_message_logging_quarantine(
             info, self.row.message, is_quarantined=self.row.is_quarantined
         )
 
@@ -145,43 +184,60 @@ class Attachment(NodeView):
         return len(row.attachments) > MAX_ITEMS_PER_CALL
 
 
-@strawberry.type(description="Node of the MIME tree.")
+@strawberry.type(description="Node of the MIME tree of a message (RFC 2045).")
 class MimePart:
-    section: str = attribute_field("IMAP section number.")
-    content_type: ContentType = attribute_field("Content-Type.")
+    section: str = attribute_field(
+        "Section number of the part in IMAP notation (RFC 9051), such as `2.1`. `TEXT` for a "
+        "multipart that is the whole message."
+    )
+    content_type: ContentType = attribute_field("Media type of the part and its parameters.")
     disposition: AttachmentDisposition | None = attribute_field(
         "Content-Disposition (RFC 2183). Null if the part has none."
     )
     filename: str | None = attribute_field(
-        "Decoded name, without path, control characters and bidirectional characters."
+        "Decoded file name, without path, control characters and bidirectional characters. Null "
+        "if the part has no name."
     )
-    content_id: str | None = attribute_field("Content-ID, without angle brackets.")
-    size: ByteSize = attribute_field("Bytes as transferred.")
-    parts: list["MimePart"] = attribute_field("Parts below.")
+    content_id: str | None = attribute_field(
+        "Content-ID of the part (RFC 2392), without angle brackets. Null if it has none."
+    )
+    size: ByteSize = attribute_field("Size of the encoded content in bytes, as in the message.")
+    parts: list["MimePart"] = attribute_field(
+        "Direct children of the part in the MIME tree. Empty if it is no multipart and no message."
+    )
     row: strawberry.Private[Any] = None
     is_quarantined: strawberry.Private[bool] = False  # `row` is one of the quarantine
 
-    @field("Decoded content.")
+    @field(
+        "Signed URL that downloads the decoded content of the part. It is valid for 15 to 20 "
+        "minutes, but not longer than the credential of the request."
+    )
     def url(self, info: Info) -> URL:
         if self.is_quarantined:
             path = download_urls.quarantined_message_path(self.row.id, "parts", self.section)
             return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
-        return download_urls.signed_download_url(
+        return download_urls.require_readable_and_sign_download_url(
             info, download_urls.mime_part_path(self.row.id, self.section), self.row
         )
 
-    @field("The message that this is, where a message was attached.", cost=3)
+    @field(
+        "Message that the part contains, if it is message/rfc822 or message/global. Null for "
+        "other parts, or if the message can't be parsed.",
+        cost=3,
+    )
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.messages.mime_parts")] | None:
-        stored = await load_stored_message(info, self.row, is_quarantined=self.is_quarantined)
-        part = content.part_by_section(stored, self.section)
+        stored = await require_stored_message_logging_quarantine(
+            info, self.row, is_quarantined=self.is_quarantined
+        )
+        part = message_bytes.find_part_by_section(stored, self.section)
         return await AttachedMessage.parse_or_none(stored, part, is_quarantined=self.is_quarantined)
 
     @classmethod
     def from_row(cls, row: Any) -> "MimePart":
         """Return the root of the MIME tree of a message."""
-        return cls.from_tree(row, tree_from_json_rows(orjson.loads(row.structure)))
+        return cls.from_tree(row, tree_from_json_rows(orjson.loads(row.mime_structure)))
 
     @classmethod
     def from_tree(cls, row: Any, tree: ParsedPart, *, is_quarantined: bool = False) -> "MimePart":
@@ -202,10 +258,10 @@ class MimePart:
         cls, row: Any, part: ParsedPart, children: list["MimePart"], *, is_quarantined: bool
     ) -> "MimePart":
         return cls(
-            section=content.section_of_part(part),
+            section=message_bytes.section_of_part(part),
             content_type=ContentType(value=part.content_type, params=JSON(part.params)),
-            disposition=AttachmentDisposition.from_header_word(part.disposition),
-            filename=safe_filename(part.filename or ""),
+            disposition=AttachmentDisposition.from_disposition_type(part.disposition),
+            filename=safe_filename_or_none(part.filename or ""),
             content_id=part.content_id,
             size=ByteSize(part.size),
             parts=children,
@@ -214,23 +270,41 @@ class MimePart:
         )
 
 
-@strawberry.type(description="Message that lies in another as a part.")
+@strawberry.type(description="Message that is attached to another message (message/rfc822).")
 class AttachedMessage:
-    subject: str = attribute_field('Decoded, "" if none.')
-    from_: MailAddress | None = attribute_field("From.", name="from")
-    to: list[MailAddress] = attribute_field("To.")
-    cc: list[MailAddress] = attribute_field("Cc.")
-    date: datetime | None = attribute_field("Date header.")
-    message_id: str | None = attribute_field("Message-ID.")
+    subject: str = attribute_field("Decoded subject of the attached message. Empty if it has none.")
+    from_: MailAddress | None = attribute_field(
+        "First address in the header field From of the attached message. Null if it has none.",
+        name="from",
+    )
+    to: list[MailAddress] = attribute_field(
+        "Addresses of the header field To of the attached message."
+    )
+    cc: list[MailAddress] = attribute_field(
+        "Addresses of the header field Cc of the attached message."
+    )
+    date: datetime | None = attribute_field(
+        "Time in the header field Date of the attached message. Null if it is missing or invalid."
+    )
+    message_id: str | None = attribute_field(
+        "Message-ID of the attached message (RFC 5322), in angle brackets. Null if it has none."
+    )
     attachments: list[MimePart] = attribute_field(
-        "Files in it; a message among them has its own message."
+        "Attachments of the attached message, as MIME parts. An attached message among them has "
+        "the field `message`."
     )
     attached: strawberry.Private[AttachedMessageContent | None] = None
 
-    @field("Plain text, made from HTML when missing; up to 16 MiB.", cost=20)
+    @field(
+        "Plain text of the attached message, converted from HTML if it has no plain text. Null if "
+        "it has no body. More than 16 MiB are an error.",
+        cost=20,
+    )
     async def text(self) -> str | None:
         return (
-            await computed_fields.text_of_attached_message(self.attached) if self.attached else None
+            await computed_fields.text_of_attached_message_or_none(self.attached)
+            if self.attached
+            else None
         )
 
     @classmethod
@@ -238,7 +312,9 @@ class AttachedMessage:
         cls, stored: StoredMessage, part: ParsedPart | None, *, is_quarantined: bool = False
     ) -> "AttachedMessage | None":
         """Parse the message that is attached as this part; None if the part is no message."""
-        attached = await computed_fields.read_attached_message(stored, part) if part else None
+        attached = (
+            await computed_fields.read_attached_message_or_none(stored, part) if part else None
+        )
         if attached is None:
             return None
         facts, row = attached.facts, stored.row
@@ -261,7 +337,7 @@ class AttachedMessage:
         )
 
 
-async def load_stored_message(
+async def require_stored_message_logging_quarantine(
     info: Info, row: Any, *, is_quarantined: bool = False
 ) -> StoredMessage:
     """Load the content of the message of this row.
@@ -270,5 +346,7 @@ async def load_stored_message(
     viewer can't read the message.
     """
     if is_quarantined:
-        return require_found(await info.context.load(quarantine.load_stored_messages, row.id))
+        return require_found(
+            await info.context.load(quarantine.load_visible_messages_and_log_reads, row.id)
+        )
     return require_found(await content.load_stored_message(info.context, row.id))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -10,54 +10,109 @@ from strawberry import UNSET
 from graph.admin.tasks import Task, UndoToken
 from graph.mailboxes.types import Mailbox
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
+from graph.messages.inputs import MessagePatch
 from graph.messages.mime_parts import MailAddress
-from graph.messages.mutations import MessagePatch, undo_token_of_result
+from graph.messages.mutations import undo_token_of_result_or_none
 from graph.messages.references import ThreadRef
 from graph.messages.types import MessageConnection, load_message_page
-from graph.types.connections import PageArguments
+from graph.types.connections import (
+    Connection,
+    PageArguments,
+    connection_of_page,
+    page_request,
+)
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED, OWN
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field
 from models.errors import InvalidInput
-from models.users.roles import Scope
+from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor
+from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import listing as mailbox_listing
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import threads
 from resolvers.messages.bulk.threads import ThreadChangeRequest
 
 
-@strawberry.type(description="Conversation.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description="Thread: the messages of one conversation of a user.",
+    directives=[Auth(scope=Scope.MAIL_READ)],
+)
 class Thread(NodeView):
-    subject: str = attribute_field("Of its first message.")
-    message_count: int = attribute_field("Messages in it.")
-    unseen_count: int = attribute_field("Unread messages.")
-    last_received_at: datetime = attribute_field("Newest message.")
-    muted: bool = attribute_field("What is received of it arrives read.")
+    subject: str = attribute_field(
+        "Subject of the first message of the thread, or of the first message that others "
+        "share with the caller. An error FORBIDDEN for administrators of the owner below "
+        "ROOT."
+    )
+    message_count: int = attribute_field(
+        "Number of messages of the thread in all mailboxes that the caller can see."
+    )
+    unseen_count: int = attribute_field(
+        "Number of messages of the thread without the flag \\Seen, in all mailboxes that the "
+        "caller can see."
+    )
+    last_received_at: datetime = attribute_field(
+        "Time when the newest message of the thread that the caller can see was received."
+    )
+    muted: bool = attribute_field(
+        "True if messages of the thread that are received from outside are stored with "
+        "the flag \\Seen."
+    )
 
     load_batch = staticmethod(message_loaders.load_visible_threads_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Thread")}
 
-    @field("People in it, the first first.")
+    @field(
+        "Senders of the messages of the thread, each address once, the first sender first: at most "
+        "the first 250."
+    )
     async def participants(self, info: Info) -> list[MailAddress]:
         pairs: Any = await info.context.load(message_loaders.load_senders_of_threads, self.row.id)
-        return [MailAddress.from_row(pair) for pair in pairs]
+        return [MailAddress.from_row(pair) for pair in pairs[:MAX_PAGE_SIZE]]
 
-    @field("Folders it has messages in.")
-    async def mailboxes(self, info: Info) -> list[Mailbox]:
-        keys = await info.context.load(message_loaders.load_mailbox_ids_of_threads, self.row.id)
-        rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, keys)
-        return [Mailbox.from_row(row) for row in rows if row]
+    @field("Number of different senders of the messages of the thread.")
+    async def participant_count(self, info: Info) -> int:
+        return len(await info.context.load(message_loaders.load_senders_of_threads, self.row.id))
 
-    @field("Messages of the thread in folders.")
+    @field("Mailboxes that contain messages of the thread, oldest mailbox first.")
+    async def mailboxes(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Mailbox]:
+        requested_page = page_request("thread-mailboxes", first, after, last, before)
+        ids = await info.context.load(message_loaders.load_mailbox_ids_of_threads, self.row.id)
+        page = await mailbox_listing.load_page_of_visible_ids(info.context, ids, requested_page)
+
+        async def count_mailboxes() -> int:
+            return len(ids)
+
+        return await connection_of_page(
+            info,
+            Mailbox,
+            page,
+            lambda row: Cursor(requested_page.ordering, row.id, row.id),
+            count_mailboxes,
+        )
+
+    @field("Messages of the thread in all mailboxes. Default: oldest first.")
     async def messages(
         self,
         info: Info,
-        order_by: MessageOrder = MessageOrder.RECEIVED_ASC,
+        order_by: Annotated[
+            MessageOrder,
+            strawberry.argument(
+                description="Sort order of the messages. Default: RECEIVED_ASC, oldest first."
+            ),
+        ] = MessageOrder.RECEIVED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -70,39 +125,49 @@ class Thread(NodeView):
 
 
 @strawberry.input(
-    description="Changes of threads. `muted` belongs to the thread; every other field is set on "
-    "all its messages in folders. An absent field leaves the value."
+    description="Changes to threads. `muted` belongs to the thread; every other field changes all "
+    "its messages in mailboxes. An omitted field is unchanged."
 )
 class ThreadPatch(MessagePatch):
     muted: strawberry.Maybe[bool] = attribute_field(
-        "True: new messages of the thread are stored as read."
+        "True: messages of the threads that are received from outside from now on are "
+        "stored with the flag \\Seen. False: without it."
     )
 
 
 @strawberry.input(description="Input of threadUpdate.")
 class ThreadUpdateInput(Options):
-    threads: list[ThreadRef] = attribute_field("The threads to change, at most 250.")
-    set: ThreadPatch = attribute_field("New values.")
+    threads: list[ThreadRef] = attribute_field("Threads to change, 1 to 250.")
+    set: ThreadPatch = attribute_field("Values to change, the same for all threads.")
 
 
-@strawberry.type(description="Response of threadUpdate.")
+@strawberry.type(description="Payload of threadUpdate.")
 class ThreadsPayload(MutationPayload):
-    threads: list[Thread] = attribute_field("The threads, each once.", default_factory=list)
+    threads: list[Thread] = attribute_field("Changed threads, each once.", default_factory=list)
     task: Task | None = attribute_field(
-        "Task that changes the messages. Null if they are changed at once.", default=None
+        "Task that changes the messages. Null if they were changed at once.", default=None
     )
-    undo: UndoToken | None = attribute_field("Token that undoes the change.", default=None)
+    undo: UndoToken | None = attribute_field(
+        "Token for the mutation `undo`. Null if a task changes the messages.", default=None
+    )
 
 
 @strawberry.type
 class ThreadMutation:
-    @mutation("Changes whole threads and all their messages in folders.", scope=Scope.MAIL)
+    @mutation(
+        "Changes threads of the signed-in user: mutes them, or changes the flags, expiry, snooze "
+        "or metadata of all their messages in mailboxes. All threads or none. If they have more "
+        "than 1,000 messages (by default), a task changes the messages in the background, "
+        "without undo; `muted` is set immediately.",
+        scope=Scope.MAIL,
+        access=OWN,
+    )
     async def thread_update(self, info: Info, input: ThreadUpdateInput) -> ThreadsPayload:
         if not 0 < len(input.threads) <= threads.MAX_THREADS:
-            text = f"one to {threads.MAX_THREADS} threads"
+            text = f"From 1 to {threads.MAX_THREADS} threads are required."
             raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["threads"])
         keys = ids_from_refs(info, input.threads, "threads")
-        changes = input.set.to_changes()
+        changes = input.set.to_validated_changes()
         request = ThreadChangeRequest(keys, changes, maybe_value(input.set.muted))
         result = await threads.change_threads(info.context, request)
         rows = await info.context.load_many(
@@ -111,13 +176,18 @@ class ThreadMutation:
         return ThreadsPayload(
             threads=[Thread.from_row(row) for row in rows if row],
             task=Task.from_row_or_none(result.task),
-            undo=undo_token_of_result(result),
+            undo=undo_token_of_result_or_none(result),
         )
 
 
 @strawberry.type
 class ThreadQuery:
-    @query("One thread. Null if it doesn't exist.", scope=Scope.MAIL_READ)
+    @query(
+        "Returns one thread of the signed-in user, or the visible messages of a thread in "
+        "mailboxes that others share. Null if it does not exist or the caller can't see it.",
+        scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def thread(self, info: Info, by: ThreadRef) -> Thread | None:
         row = await info.context.load(
             message_loaders.load_visible_threads_by_ids, id_from_ref(by, "by")

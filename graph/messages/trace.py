@@ -10,37 +10,55 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_access import OVERSEEN
 from graph.types.object_views import View
 from graph.types.references import value_or_none
 from graph.types.row_mapping import lazy_view_factory
-from models.messages.message_trace import LogComponent, MessageTraceEventKind
-from models.store.keyset_pages import Cursor, ordering_name
+from models.logs.entries import LogComponent
+from models.messages.message_trace import MessageTraceEventKind
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import trace
-from resolvers.messages.trace import TraceFilter, TraceListing, TraceRequest
+from resolvers.messages.trace import (
+    MessageTraceEventOrder,
+    TraceFilter,
+    TraceListing,
+    TraceRequest,
+)
 
 if TYPE_CHECKING:
     from graph.messages.types import Message
 
 
-@strawberry.type(description="A step of a message for one recipient.")
+@strawberry.type(description="Step of a message on its way to one recipient.")
 class MessageTraceEvent(View):
     at: datetime = attribute_field(
-        "When; of a delivery that has not reached its recipient, when it was queued."
+        "Time of the step. For a queue entry it is the time of its DSN, else of its successful "
+        "delivery, else of its creation."
     )
-    queue_id: str = attribute_field("That was given when it came in, or into the queue.")
-    component: LogComponent = attribute_field("What decided.")
-    event: MessageTraceEventKind = attribute_field("What happened to the message.")
-    detail: str | None = attribute_field("More about it, for people.")
-    address: str | None = attribute_field("Of the recipient, as given.")
+    queue_id: str = attribute_field(
+        "Queue ID that the server gave the message: when it received the message, or when a "
+        "message of a user was queued."
+    )
+    component: LogComponent = attribute_field("Part of the server that made the step.")
+    event: MessageTraceEventKind = attribute_field(
+        "Kind of the step, such as the acceptance or the delivery of the message."
+    )
+    detail: str | None = attribute_field(
+        "Details of the step in English, such as an SMTP reply. Null: there are none."
+    )
+    address: str | None = attribute_field(
+        "Recipient of the step, as the sender wrote the address. Null if the step concerns all "
+        "recipients."
+    )
     sender: str | None = attribute_field(
         "Envelope sender, as given. Null if it is empty or not known."
     )
 
     @field(
-        "The message that this step stored, or the sender's copy of the message in the queue. "
-        "Null if there is none, if it was deleted, or if the viewer may not see it.",
+        "Message that the step stored, or the copy of the sender if the step is about the queue. "
+        "Null if there is none, if it was deleted, or if the caller can't see it.",
         scope=Scope.MAIL_READ,
     )
     async def message(
@@ -54,20 +72,24 @@ class MessageTraceEvent(View):
 message_from_row = lazy_view_factory("graph.messages.types", "Message")
 
 
-@strawberry.input(description="Conditions for steps of messages. All of them must hold.")
+@strawberry.input(description="Conditions on steps of messages. All of them must hold.")
 class MessageTraceFilter(ConditionsInput):
     sender: str | None = attribute_field(
-        "Envelope sender: an address or a domain, in any case. Labels (`+label`) and dots of the "
+        "Address or domain of the envelope sender (case is ignored). Labels (`+label`) and dots "
+        "of the "
         "local part are ignored.",
         default=UNSET,
     )
     recipient: str | None = attribute_field(
-        "Recipient: an address or a domain, in any case. Labels (`+label`) and dots of the local "
+        "Address or domain of the recipient. Case is ignored. Labels (`+label`) and dots of the "
+        "local "
         "part are ignored.",
         default=UNSET,
     )
-    since: datetime | None = attribute_field("Steps at this time or later.", default=UNSET)
-    before: datetime | None = attribute_field("Steps before this time.", default=UNSET)
+    since: datetime | None = attribute_field(
+        "Returns only steps at this time or later.", default=UNSET
+    )
+    before: datetime | None = attribute_field("Returns only steps before this time.", default=UNSET)
 
     def to_conditions(self) -> TraceFilter:
         """Convert the filter to conditions of the resolvers. Absent fields are left out."""
@@ -80,22 +102,38 @@ class MessageTraceFilter(ConditionsInput):
 @strawberry.type
 class MessageTraceQuery:
     @query(
-        "Way of a message, in its order: by the id that its sender was given with the 250, or "
-        "that it has in the queue, or by its Message-ID. What goes to no domain of the viewer's "
-        "looks like what is not there.",
+        "Returns the steps of one message, which its queue ID or Message-ID names, oldest first. "
+        "Empty if nothing is found. A DOMAIN_ADMIN sees only steps of mail received or "
+        "forwarded for administered domains, and of mail that their users send. Mail "
+        "sent by other administrators in these domains is left out. Steps are kept for 7 "
+        "days "
+        "by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=OVERSEEN,
     )
     async def message_trace(
         self,
         info: Info,
-        queue_id: str | None = UNSET,
-        message_id: str | None = UNSET,
+        queue_id: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Queue ID that the `250` reply to the message named, or "
+                "`QueueEntry.queueId`. Exactly one of `messageId` and `queueId` is required."
+            ),
+        ] = UNSET,
+        message_id: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Message-ID (RFC 5322), with or without angle brackets. Exactly "
+                "one of `messageId` and `queueId` is required."
+            ),
+        ] = UNSET,
         address: Annotated[
             str | None,
             strawberry.argument(
                 description="Returns only steps of this recipient, and steps that concern all "
-                "recipients."
+                "recipients. Default: all steps."
             ),
         ] = UNSET,
     ) -> list[MessageTraceEvent]:
@@ -106,14 +144,16 @@ class MessageTraceQuery:
         )
         return [
             MessageTraceEvent.from_row(event)
-            for event in await trace.load_trace(info.context, search)
+            for event in await trace.write_pending_steps_and_load_trace(info.context, search)
         ]
 
     @query(
-        "Steps of messages by sender, recipient and time, newest first. A DOMAIN_ADMIN must name "
-        "a sender or a recipient, and gets the steps of messages to their domains and from users "
-        "of their domains. `messageTrace` with the `queueId` of a step returns all steps of the "
-        "message.",
+        "Returns steps of messages by sender, recipient and time. A DOMAIN_ADMIN must name a "
+        "sender or a recipient. Such a caller sees only steps of mail received or "
+        "forwarded for administered domains, and of mail that their users send. Mail "
+        "sent by other administrators in these domains is left out. An ADMIN sees all "
+        "steps. Steps are kept for "
+        "7 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
@@ -121,6 +161,7 @@ class MessageTraceQuery:
         self,
         info: Info,
         filter: MessageTraceFilter,
+        order_by: MessageTraceEventOrder = MessageTraceEventOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -128,14 +169,15 @@ class MessageTraceQuery:
     ) -> Connection[MessageTraceEvent]:
         ctx, conditions = info.context, filter.to_conditions()
         trace.validate_trace_filter(ctx, conditions)
+        list_order = trace.LIST_ORDERS[order_by]
         requested_page = page_request(
-            ordering_name(trace.CURSOR_KIND, conditions), first, after, last, before
+            ordering_name(f"trace-{order_by}", conditions), first, after, last, before
         )
-        page_key = TraceListing(requested_page, conditions)
+        page_key = TraceListing(requested_page, list_order, conditions)
         return await connection_of_page(
             info,
             MessageTraceEvent,
-            await ctx.load(trace.load_pages, page_key),
-            lambda row: Cursor(requested_page.ordering, row.at, row.id),
-            lambda: ctx.load(trace.count_listings, page_key),
+            await ctx.load(trace.load_visible_trace_step_pages, page_key),
+            lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+            lambda: ctx.load(trace.count_visible_trace_steps, page_key),
         )

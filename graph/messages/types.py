@@ -2,18 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.messages.content_fields import (
+from graph.messages.authentication import (
     MessageAuthentication,
-    MessageContentFields,
     TlsInfo,
-    received_tls_from_json,
+    received_tls_from_json_or_none,
+)
+from graph.messages.content_fields import (
+    MessageContentFields,
     shortened_preview,
+)
+from graph.messages.envelope_types import (
+    Envelope,
+    MailingList,
+    addresses_field,
+    envelope_from_columns_or_none,
+    mailing_list_from_json_or_none,
+    name_and_address,
 )
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
@@ -23,6 +33,7 @@ from graph.types import global_ids
 from graph.types.connections import Connection, ConnectionSource, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.object_access import MANAGED
 from graph.types.object_views import (
     DerivedField,
     NestedViewField,
@@ -34,7 +45,7 @@ from graph.types.references import (
     MessageRef,
     UserRef,
     find_unchecked_message_id,
-    load_user_or_viewer_id,
+    load_visible_user_id_or_viewer_id,
 )
 from graph.types.row_mapping import (
     global_id_field,
@@ -43,21 +54,20 @@ from graph.types.row_mapping import (
     objects_from_rows_with_links,
     selected_columns,
 )
-from graph.types.scalars import URL, BigInt, ByteSize
-from mail.addresses.address_syntax import normalized_address
+from graph.types.scalars import BigInt, ByteSize
 from mail.storage.message_flags import imap_flags_from_values as flags_of
 from mail.storage.message_structure import is_large_structure
 from models.files.blobs import StorageTier
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Cursor, Page, ordering_name
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.filters import loaders as filter_loaders
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import labels
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import bulk_changes, storage_tiers
 from resolvers.messages.bulk.bulk_requests import BulkRequest
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
 from resolvers.search import relevance, search_scope, snippets
@@ -77,140 +87,144 @@ if TYPE_CHECKING:
 filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 
 
-@strawberry.type(description="SMTP recipient.")
-class EnvelopeRecipient:
-    value: str = attribute_field("As given.")
-    formatted: str = attribute_field("Normalized form.")
-
-    @classmethod
-    def from_address(cls, address: str) -> "EnvelopeRecipient":
-        """Return the recipient of an envelope."""
-        return cls(value=address, formatted="@".join(normalized_address(address)))
-
-
-@strawberry.type(description="SMTP envelope, when known.")
-class Envelope:
-    from_: str | None = attribute_field("MAIL FROM.", name="from")
-    recipients: list[EnvelopeRecipient] = attribute_field("Recipients of the SMTP command RCPT TO.")
-
-
-@strawberry.type(description="Mailing list headers.")
-class MailingList:
-    list_id: str | None = attribute_field("List-ID.")
-    unsubscribe: str | None = attribute_field("List-Unsubscribe as written.")
-    unsubscribe_url: URL | None = attribute_field("https address of it.")
-    unsubscribe_one_click: bool = attribute_field("RFC 8058 works.")
-
-
-def _addresses_field(column: str) -> NestedViewField:
-    """Return a field that shows a column of name and address pairs."""
-    return NestedViewField((column,), return_unchanged, MailAddress, is_list=True)
-
-
-def _name_and_address(
-    name: str | None, address: str | None
-) -> tuple[str | None, str | None] | None:
-    """Return the pair of name and address; None if both are empty."""
-    return (name, address) if name or address else None
-
-
-def _mailing_list_from_json(stored_list: dict[str, Any] | None) -> MailingList | None:
-    """Return the stored mailing list fields; None if the message has none."""
-    return (
-        None
-        if not stored_list
-        else MailingList(
-            list_id=stored_list["id"],
-            unsubscribe=stored_list["unsubscribe"],
-            unsubscribe_url=stored_list["url"],
-            unsubscribe_one_click=stored_list["one_click"],
-        )
-    )
-
-
-def _envelope_from_columns(sender: str | None, recipients: list[str]) -> Envelope | None:
-    """Return the stored envelope; None if there is none."""
-    if sender is None:
-        return None
-    return Envelope(
-        from_=sender,
-        recipients=[EnvelopeRecipient.from_address(address) for address in recipients],
-    )
-
-
 FLAG_COLUMNS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
 
 
-@strawberry.type(description="Stored message.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description=(
+        "Stored message in a mailbox. For administrators of its owner below ROOT, fields "
+        "with subject or content are the error FORBIDDEN."
+    ),
+    directives=[Auth(scope=Scope.MAIL_READ)],
+)
 class Message(MessageContentFields):
     email_id: str = attribute_field(
         "EMAILID of the message (RFC 8474): 32 hexadecimal digits. It never changes."
     )
-    uid: BigInt = attribute_field("In its folder.")
-    user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
+    uid: BigInt = attribute_field(
+        "UID of the message in its mailbox (RFC 9051). A move gives the message a new one."
+    )
+    user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Owner.",
+        description=(
+            "User who owns the mailbox with the message. Null if another user shares the mailbox, "
+            "and the caller can't see that account: see `Mailbox.owner`."
+        ),
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] = link(
         "mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         lazy_view_factory("graph.mailboxes.types", "Mailbox"),
-        description="Folder.",
+        description="Mailbox that contains the message.",
     )
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] = link(
         "thread_id",
         message_loaders.load_visible_threads_by_ids,
         lazy_view_factory("graph.messages.threads", "Thread"),
-        description="Conversation.",
+        description="Thread that the message belongs to.",
         exists=True,
     )
-    thread_id: strawberry.ID = attribute_field("Id of the conversation.")
-    envelope: Envelope | None = attribute_field("SMTP envelope, if known.")
-    from_: MailAddress | None = attribute_field("From.", name="from")
-    sender: MailAddress | None = attribute_field("Sender, if different.")
-    reply_to: list[MailAddress] = attribute_field("Reply-To.")
-    to: list[MailAddress] = attribute_field("To.")
-    cc: list[MailAddress] = attribute_field("Cc.")
-    bcc: list[MailAddress] = attribute_field("Bcc, mostly drafts.")
-    subject: str = attribute_field('Decoded, "" if none.')
-    message_id: str | None = attribute_field("Message-ID.")
-    in_reply_to: str | None = attribute_field("In-Reply-To.")
-    references: list[str] = attribute_field("References.")
-    date: datetime | None = attribute_field("Date header.")
-    received_at: datetime = attribute_field("Arrival.")
-    saved_at: datetime = attribute_field("Put into this folder.")
-    expires_at: datetime | None = attribute_field(
-        "The message is deleted automatically at this time. Null: never."
+    thread_id: strawberry.ID = attribute_field(
+        "Global ID of the thread that the message belongs to."
     )
-    snoozed_until: datetime | None = attribute_field("In the folder SNOOZED until then.")
+    envelope: Envelope | None = attribute_field(
+        "Envelope of the SMTP transaction in which the message was received, or that it "
+        "was sent with. Null if it is not known."
+    )
+    from_: MailAddress | None = attribute_field(
+        "First address in the header field From. Null if there is none.", name="from"
+    )
+    sender: MailAddress | None = attribute_field(
+        "First address of the header field Sender. Null if it is missing or equals `from`."
+    )
+    reply_to: list[MailAddress] = attribute_field(
+        "Addresses that replies go to, from the header field Reply-To. Empty: replies go to `from`."
+    )
+    to: list[MailAddress] = attribute_field("Addresses of the header field To.")
+    cc: list[MailAddress] = attribute_field("Addresses of the header field Cc.")
+    bcc: list[MailAddress] = attribute_field(
+        "Addresses of the header field Bcc. It is usual only in drafts and sent messages."
+    )
+    subject: str = attribute_field(
+        "Decoded subject of the message. Empty if it has none. For administrators of the "
+        "owner below ROOT, an error FORBIDDEN."
+    )
+    message_id: str | None = attribute_field(
+        "Message-ID of the message (RFC 5322), in angle brackets. Null if it has none."
+    )
+    in_reply_to: str | None = attribute_field(
+        "Message-ID of the message that this one answers, from the header field In-Reply-To. Null "
+        "if it has none."
+    )
+    references: list[str] = attribute_field(
+        "Message-IDs of the earlier messages of the conversation, from the header field "
+        "References. At most the last 1,000."
+    )
+    date: datetime | None = attribute_field(
+        "Time in the header field Date, which the sender wrote. Null if it is missing or invalid."
+    )
+    received_at: datetime = attribute_field(
+        "Time when the message was received: INTERNALDATE in IMAP (RFC 9051)."
+    )
+    saved_at: datetime = attribute_field(
+        "Time when the message was added to its mailbox: SAVEDATE in IMAP (RFC 8514)."
+    )
+    expires_at: datetime | None = attribute_field(
+        "Time when the message is deleted automatically. Null: never."
+    )
+    snoozed_until: datetime | None = attribute_field(
+        "Time when the message returns from the mailbox with the special use SNOOZED. Null: it is "
+        "not snoozed."
+    )
     mailing_list: MailingList | None = attribute_field(
         "Mailing list that the message came from, by its header fields List-ID (RFC 2919) and "
         "List-Unsubscribe (RFC 2369). Null if the message has none."
     )
-    size: ByteSize = attribute_field("Bytes as stored.")
-    preview: str = attribute_field("First 128 bytes of text.")
-    flags: list[str] = attribute_field("All flags and keywords.")
-    seen: bool = attribute_field(r"\Seen.")
-    deleted: bool = attribute_field(r"\Deleted.")
-    flagged: bool = attribute_field(r"\Flagged.")
-    draft: bool = attribute_field(r"\Draft.")
-    answered: bool = attribute_field(r"\Answered.")
-    forwarded: bool = attribute_field("$Forwarded.")
-    modseq: BigInt = attribute_field("Last change.")
-    has_attachments: bool = attribute_field("Files attached.")
-    attachment_count: int = attribute_field("How many files.")
-    attachments: list[Attachment] = attribute_field("Files.")
+    size: ByteSize = attribute_field(
+        "Size of the message in bytes, before compression. `virtualSize` is the size in IMAP, "
+        "where each line ends with CRLF."
+    )
+    preview: str = attribute_field(
+        "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
+        "administrators of the owner below ROOT, an error FORBIDDEN."
+    )
+    flags: list[str] = attribute_field(
+        "All flags and keywords of the message in IMAP notation, such as `\\Seen`."
+    )
+    seen: bool = attribute_field("True if the message has the flag \\Seen: it was read.")
+    deleted: bool = attribute_field(
+        "True if the message has the flag \\Deleted. IMAP clients expunge such messages."
+    )
+    flagged: bool = attribute_field("True if the message has the flag \\Flagged.")
+    draft: bool = attribute_field("True if the message has the flag \\Draft.")
+    answered: bool = attribute_field("True if the message has the flag \\Answered.")
+    forwarded: bool = attribute_field("True if the message has the keyword $Forwarded.")
+    modseq: BigInt = attribute_field("MODSEQ of the newest change of the message (RFC 7162).")
+    has_attachments: bool = attribute_field(
+        "True if the message has at least one attachment. Inline parts, such as images that the "
+        "HTML shows, don't count."
+    )
+    attachment_count: int = attribute_field(
+        "Number of attachments of the message, without inline parts, such as images that the HTML "
+        "shows."
+    )
+    attachments: list[Attachment] = attribute_field(
+        "Attachments and inline parts of the message, such as images that the HTML shows, in "
+        "their order."
+    )
     mime_structure: MimePart = attribute_field("MIME tree of the message.")
-    content_type: ContentType = attribute_field("Top content type.")
-    encrypted: bool = attribute_field("PGP or S/MIME.")
-    metadata: JSON | None = attribute_field("Free data of the application.")
+    content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
+    encrypted: bool = attribute_field("True if the content is encrypted with OpenPGP or S/MIME.")
+    metadata: JSON | None = attribute_field(
+        "JSON object that clients store with the message, at most 1 MiB. Null: there is none."
+    )
     tier: StorageTier = link(
         "blob_id",
         storage_tiers.load_storage_tiers,
         lambda tier: tier,
-        description="Where the body lies.",
+        description="Storage tier of the body of the message.",
     )
     authentication: MessageAuthentication | None = attribute_field(
         "SPF, DKIM, DMARC and ARC results of the receiving server. Null: it made no statement."
@@ -227,17 +241,20 @@ class Message(MessageContentFields):
         lambda rows: [
             lazy_view_factory("graph.submission.types", "Submission")(row) for row in rows
         ],
-        description="Submissions that sent this stored copy, oldest first. The list is empty for "
-        "everybody but the account that sent the message.",
+        description="Submissions that sent this stored copy, oldest first. Empty for every caller "
+        "but the account that sent the message.",
     )
     stored_files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
         "id",
         file_attachments.load_own_files_by_draft,
         lambda rows: [lazy_view_factory("graph.files.types", "File")(row) for row in rows],
-        description="Stored files that are attached to a draft.",
+        description=(
+            "Stored files that are attached to a draft when it is sent. Empty for every "
+            "caller but the owner of the message."
+        ),
     )
     pop3_uidl: str = attribute_field(
-        "Unique id of the message in POP3 (RFC 1939). It equals `emailId`."
+        "Unique ID of the message in POP3 (RFC 1939). It equals `emailId`."
     )
 
     load_batch = staticmethod(message_loaders.load_visible_by_ids)
@@ -246,14 +263,14 @@ class Message(MessageContentFields):
         "metadata": DerivedField(("public_metadata",), return_unchanged),
         "thread_id": DerivedField(("thread_id",), global_ids.encoder("Thread")),
         "email_id": DerivedField(("id",), "{:032x}".format),
-        "envelope": DerivedField(("envelope_from", "envelope_to"), _envelope_from_columns),
-        "from_": NestedViewField(("from_name", "from_address"), _name_and_address, MailAddress),
+        "envelope": DerivedField(("envelope_from", "envelope_to"), envelope_from_columns_or_none),
+        "from_": NestedViewField(("from_name", "from_address"), name_and_address, MailAddress),
         "sender": NestedViewField(("sender",), lambda pair: pair or None, MailAddress),
-        "reply_to": _addresses_field("reply_to"),
-        "to": _addresses_field("to"),
-        "cc": _addresses_field("cc"),
-        "bcc": _addresses_field("bcc"),
-        "mailing_list": DerivedField(("mailing_list",), _mailing_list_from_json),
+        "reply_to": addresses_field("reply_to"),
+        "to": addresses_field("to"),
+        "cc": addresses_field("cc"),
+        "bcc": addresses_field("bcc"),
+        "mailing_list": DerivedField(("mailing_list",), mailing_list_from_json_or_none),
         "preview": DerivedField(("preview",), shortened_preview),
         "flags": DerivedField(FLAG_COLUMNS, flags_of),
         "forwarded": DerivedField(("keywords",), lambda keywords: "$Forwarded" in keywords),
@@ -262,11 +279,13 @@ class Message(MessageContentFields):
             ("attachments", "user_id"), Attachment.list_from_message, Attachment.has_long_list
         ),
         "mime_structure": ThreadedIfLargeField(
-            ("structure", "user_id"), MimePart.from_row, is_large_structure
+            ("mime_structure", "user_id"), MimePart.from_row, is_large_structure
         ),
-        "authentication": DerivedField(("verification",), MessageAuthentication.from_json_or_none),
-        "received_tls": DerivedField(("verification",), received_tls_from_json),
-        "spam_report": DerivedField(("spam",), SpamReport.from_json_or_none),
+        "authentication": DerivedField(
+            ("authentication",), MessageAuthentication.from_json_or_none
+        ),
+        "received_tls": DerivedField(("authentication",), received_tls_from_json_or_none),
+        "spam_report": DerivedField(("spam_report",), SpamReport.from_json_or_none),
         "pop3_uidl": DerivedField(("id",), "{:032x}".format),
         "content_type": DerivedField(
             ("content_type", "content_params"),
@@ -275,8 +294,8 @@ class Message(MessageContentFields):
     }
 
     @field(
-        "Filters that acted on the message when it was delivered, in their order. Deleted filters "
-        "are left out.",
+        "Filters that acted on the message when it was delivered, in their order. "
+        "Deleted filters, and those that the caller can't see, are missing.",
         "filters",
     )
     async def matched_filters(
@@ -288,18 +307,25 @@ class Message(MessageContentFields):
         return [filter_from_row(row) for row in rows if row]
 
     @field(
-        "Targets that the message was forwarded to when it arrived. messageRedirect takes their "
-        "numbers. The list is empty for everybody but the owner of the message.",
+        "Targets that the message was forwarded to when it was received. `messageRedirect` takes "
+        "their numbers. Empty for every caller but the owner of the message.",
         "forwarded_to",
         "user_id",
     )
     async def forward_targets(self, info: Info) -> list[ForwardTarget]:
         return [
             ForwardTarget.from_target(target)
-            for target in message_redirect.original_destinations(info.context, self.row)
+            for target in message_redirect.original_destinations_if_viewer_is_owner(
+                info.context, self.row
+            )
         ]
 
-    @field("Keywords that are labels, by name.", "keywords", "user_id")
+    @field(
+        "Labels of the message, sorted by name. Empty for every caller but the owner of the "
+        "message.",
+        "keywords",
+        "user_id",
+    )
     async def labels(
         self, info: Info
     ) -> list[Annotated["Label", strawberry.lazy("graph.messages.labels")]]:
@@ -309,17 +335,18 @@ class Message(MessageContentFields):
 
 @strawberry.type(description="A term of a search text that is not valid, and was left out.")
 class QueryProblem(View):
-    term: str = attribute_field("The term as written. Empty if something is missing at the end.")
-    position: int = attribute_field("Number of the first character of the term, from 1.")
-    message: str = attribute_field("What is wrong, for people, in English.")
+    term: str = attribute_field("Text of the term. Empty if something is missing at the end.")
+    position: int = attribute_field(
+        "Position of the first character of the term in the search text, counted from 1."
+    )
+    message: str = attribute_field("Reason why the term is not valid, in English.")
 
 
 @strawberry.type(description="A page of a list of messages.")
 class MessageConnection(Connection[Message]):
     query_problems: list[QueryProblem] = attribute_field(
-        "Terms of the argument `query` that were left out because they are not valid, such as a "
-        "quotation mark that is not closed yet, by position. If no term is valid, the list is "
-        "empty."
+        "Terms of the argument `query` that are not valid and were left out, such as an unclosed "
+        "quotation mark, by position. If no term is valid, the list of messages is empty."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -343,7 +370,7 @@ async def load_message_page(
     Only the requested columns and links are loaded. Raises Invalid for a filter that is not valid.
     """
     ctx = info.context
-    where = request.filter.to_conditions(info) if request.filter else ALL_MESSAGES
+    where = request.filter.to_validated_conditions(info) if request.filter else ALL_MESSAGES
     # Not `where`: the time that `ago` means is a later one when the next page is requested.
     conditions = (user_ids, request.filter) if len(user_ids) > 1 else request.filter
     is_whole_mailbox = where.is_empty and len(user_ids) == 1
@@ -366,13 +393,15 @@ async def load_message_page(
     elif order is MessageOrder.RELEVANCE:
         page = await relevance.read_page_by_relevance(ctx, listings, requested_page)
     elif len(listings) == 1:
-        page = await ctx.load(message_loaders.load_pages, listings[0])
+        page = await ctx.load(message_loaders.load_visible_message_pages, listings[0])
     else:
-        page = await search_scope.read_combined_page(ctx, listings)
+        page = await search_scope.read_and_merge_pages(ctx, listings)
     snippets.remember_search_terms(ctx, info.path, where)
 
     async def count() -> int:
-        return sum(await ctx.load_many(message_loaders.count_listings, listings))
+        return sum(
+            await ctx.load_many(message_loaders.count_visible_messages_of_listings, listings)
+        )
 
     messages = await objects_from_rows_with_links(info, Message, page.rows)
 
@@ -386,22 +415,40 @@ async def load_message_page(
 
 @strawberry.type
 class MessageQuery:
-    @query("One message, or null.", scope=Scope.MAIL_READ)
+    @query(
+        "Returns one message in a mailbox. Null if it does not exist or the caller can't see it. "
+        "Of a message of another user, only a ROOT and users with the right READ in its "
+        "mailbox see the content. For other administrators, fields with content are the "
+        "error FORBIDDEN.",
+        scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
     async def message(
         self,
         info: Info,
         by: MessageRef,
-        mark_as_seen: bool = False,
+        mark_as_seen: Annotated[
+            bool,
+            strawberry.argument(
+                description=(
+                    "True also sets the flag \\Seen of the message, which requires the scope "
+                    "MAIL and, if another user shares the mailbox, the right SEEN. Default: "
+                    "false."
+                )
+            ),
+        ] = False,
         user: Annotated[
             UserRef | None,
             strawberry.argument(
-                description="The user whose message it is. Default: the signed-in user, or the "
-                "owner of the message or folder that an id names."
+                description=(
+                    "User who owns the message. Default: the signed-in user, or the owner of "
+                    "the message or mailbox that an ID or EMAILID names."
+                )
             ),
         ] = UNSET,
     ) -> Message | None:
         ctx = info.context
-        owner = await load_user_or_viewer_id(info, user) if user else None
+        owner = await load_visible_user_id_or_viewer_id(info, user) if user else None
         if user and owner is None:
             return None
         key = await find_unchecked_message_id(info, by, user_id=owner)
@@ -413,6 +460,6 @@ class MessageQuery:
             request = BulkRequest(
                 MessageSelector(ids=[row.id]), FlagChanges.from_flag_names({"seen": True})
             )
-            await bulk_changes.apply_bulk_request(ctx, request)
+            await bulk_changes.apply_or_queue_bulk_request(ctx, request)
             row = await ctx.load(message_loaders.load_visible_by_ids, row.id)
         return Message.from_row_or_none(row)

@@ -10,11 +10,12 @@ from graph.changes.queries import ResumeArgument, resume_position_or_now
 from graph.messages.types import Message
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, subscription
+from graph.types.object_access import OWN
 from graph.types.row_mapping import link
 from graph.types.scalars import Cursor
 from models.events.event_types import EventType
 from models.users.roles import Scope
-from resolvers.changes.stream_reader import load_last_stream_positions
+from resolvers.changes.stream_reader import PositionUpdate, load_last_stream_positions
 from resolvers.messages import loaders as message_loaders
 from resolvers.notifications.live_notifications import LiveNotification, follow_notifications
 
@@ -27,10 +28,12 @@ class Notification:
         "security log, or RESYNC if events may be missing. New types can be added."
     )
     title: str = attribute_field(
-        "Title for people, in English. For a received message: its sender."
+        "Title for people, in English. For a received message: the name of its sender, else the "
+        "address."
     )
     text: str | None = attribute_field(
-        "Text for people, in English. For a received message: its subject. Null: there is none."
+        "Text for people, in English. For a received message: its subject, or `(no subject)`. "
+        "Null: there is none."
     )
     message: Message | None = link(
         "message_id",
@@ -60,14 +63,22 @@ class Notification:
 @strawberry.type
 class NotificationSubscription:
     @subscription(
-        "Streams events of the signed-in user's account that a client can show: received unread "
-        "messages outside of Junk, Trash and muted threads, reached limits, sign-ins and "
-        "other security events, and messages that could not be sent.",
+        "Streams events of the signed-in user's account that a client can show. These are "
+        "received unread messages outside of Junk, Trash and muted threads, and messages that "
+        "could not be sent. It also streams reached limits, storage warnings, failed sign-ins, "
+        "sign-ins except repeated ones, and sign-ins of administrators as the user. Further "
+        "events are changes of the password, second factors and forwarding, and new API keys and "
+        "application passwords.",
         load_positions=load_last_stream_positions,
+        item_type=Notification,
         scope=Scope.MAIL_READ,
+        access=OWN,
     )
     async def notifications(
         self, info: Info, after: ResumeArgument = UNSET
-    ) -> AsyncIterator[Notification]:
-        async for notice in follow_notifications(info.context, resume_position_or_now(info, after)):
-            yield Notification.from_live_notification(notice)
+    ) -> AsyncIterator[Notification | PositionUpdate]:
+        async for item in follow_notifications(info.context, resume_position_or_now(info, after)):
+            if isinstance(item, PositionUpdate):
+                yield item
+            else:
+                yield Notification.from_live_notification(item)

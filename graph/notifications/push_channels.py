@@ -15,17 +15,18 @@ from graph.types.errors import DeletePayload, MutationPayload, Options, attribut
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserSelection,
-    mailbox_selector_from_ref,
+    mailbox_selectors_from_refs,
     user_selector_from_selection,
 )
 from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
 from models.notifications.push_channels import PushKind
-from models.users.roles import Scope, UserPermission
+from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.notifications import push_channels, web_push
 from resolvers.notifications.push_channels import PushChannelChange
@@ -63,23 +64,28 @@ class PushChannel(NodeView):
     )
     senders: list[str] = attribute_field(
         "Senders whose messages are notified: addresses, domains, or patterns with one `*`. "
-        "Empty, with `sendersRegex` null: all senders."
+        "Messages of a sender who matches this list or `sendersRegex` are notified. If "
+        "the list is empty and `sendersRegex` is null, messages of all senders are."
     )
     senders_regex: str | None = attribute_field(
         "Regular expression for senders whose messages are notified, in addition to `senders`. "
         "Null: there is none."
     )
     high_priority_only: bool = attribute_field(
-        "True if only messages of high priority are notified."
+        "True if only messages of high priority are notified: X-Priority 1 or 2, Importance high, "
+        "Priority urgent, or X-MSMail-Priority high."
     )
     pass_priority: bool = attribute_field(
-        "True if messages of high priority are notified with high priority."
+        "True if notifications of urgent messages have high priority at the service. Urgent: "
+        "X-Priority 1 or 2, Importance high, Priority urgent, or X-MSMail-Priority high."
     )
     last_error: str | None = attribute_field(
-        "Error of the last notification. Null: the service accepted it."
+        "Error of the last notification. Null: the service accepted it, or none was sent since "
+        "the last pushChannelSet."
     )
     last_push_at: datetime | None = attribute_field(
-        "Time of the last accepted notification. Null: there was none."
+        "Time when the service accepted the last notification, which can be one of "
+        "pushChannelTest. Null: there was none."
     )
     created_at: datetime = attribute_field("Time when the channel was created.")
 
@@ -106,56 +112,63 @@ class PushChannelSetInput(Options, RestrictionsInput):
     )
     kind: PushKind = attribute_field("Service of the channel.", default=PushKind.PUSHOVER)
     active: bool | None = attribute_field(
-        "Sends notifications. Messages that arrive while the channel is inactive are never "
-        "notified. Default of a new channel: true.",
+        "True sends notifications. Messages that arrive while the channel is inactive are never "
+        "notified. Null: unchanged; true for a new channel.",
         default=UNSET,
     )
     key: str | None = attribute_field(
         "Pushover key of a user or group, at most 512 characters. Required for a new PUSHOVER "
-        "channel. It is never returned.",
+        "channel, not allowed for other kinds. It is never returned.",
         default=UNSET,
     )
     token: str | None = attribute_field(
-        "PUSHOVER: token of the application, required for a new channel. HTTP: bearer token; "
-        "null: none. At most 512 characters. It is never returned.",
+        "PUSHOVER: token of the application, required for a new channel. HTTP: bearer token, "
+        "null removes it. Not allowed for WEB_PUSH. At most 512 characters. It is never returned.",
         default=UNSET,
     )
     endpoint: JSON | None = attribute_field(
         "WEB_PUSH: result of `PushSubscription.toJSON()` in the browser. HTTP: URL as a string. "
-        "Private networks require the setting `push.allowPrivateNetworks`. It is never "
-        "returned.",
+        "Required for a new channel of these kinds, not allowed for PUSHOVER. Private networks "
+        "require the setting `push.allowPrivateNetworks`. It is never returned.",
         default=UNSET,
     )
     title: str | None = attribute_field(
         f"Template of the title, at most 250 characters, with {PLACEHOLDERS_DESCRIPTION}. Null: "
-        f"{{SENDER}}.",
+        f"{{SENDER}}. Omitted: unchanged.",
         default=UNSET,
     )
     text: str | None = attribute_field(
         f"Template of the text, at most 1,024 characters, with {PLACEHOLDERS_DESCRIPTION}. Null: "
-        f"{{SUBJECT}}.",
+        f"{{SUBJECT}}. Omitted: unchanged.",
         default=UNSET,
     )
     senders: list[str] | None = attribute_field(
         "Notifies only messages of these senders, at most 100: addresses, domains, or patterns "
-        "with one `*`. Null: all senders, unless `sendersRegex` is set.",
+        "with one `*`. An empty list is an error. Null: all senders, unless "
+        "`sendersRegex` is set. Omitted: unchanged.",
         default=UNSET,
     )
     senders_regex: str | None = attribute_field(
         "Regular expression for further senders: messages are notified if the address contains a "
         "match, ignoring case. At most 200 characters, without look-around and "
-        "back-references. Null: none.",
+        "back-references. Null: none. Omitted: unchanged.",
         default=UNSET,
     )
     high_priority_only: bool | None = attribute_field(
-        "Notifies only messages of high priority.", default=UNSET
+        "True notifies only messages of high priority: X-Priority 1 or 2, Importance high, "
+        "Priority urgent, or X-MSMail-Priority high. Null: unchanged; false for a new channel.",
+        default=UNSET,
     )
     pass_priority: bool | None = attribute_field(
-        "Notifies messages of high priority with high priority.", default=UNSET
+        "True gives notifications of urgent messages a high priority at the service. "
+        "Urgent: X-Priority 1 or 2, Importance high, Priority urgent, or "
+        "X-MSMail-Priority high. Null: unchanged; false for a new "
+        "channel.",
+        default=UNSET,
     )
     mailboxes: list[MailboxRef] | None = attribute_field(
-        "Notifies only new messages in these mailboxes, at most 100. Each of the users must have "
-        "them. Null: INBOX.",
+        "Notifies only new messages in these mailboxes, at most 100. Each of the users "
+        "must have them. An empty list is an error. Null: INBOX. Omitted: unchanged.",
         default=UNSET,
     )
 
@@ -181,18 +194,15 @@ class PushChannelSetInput(Options, RestrictionsInput):
         mailboxes = self.mailboxes
         folders = None
         if mailboxes is not UNSET:
-            folders = [
-                mailbox_selector_from_ref(ref, path="mailboxes", index=index)
-                for index, ref in enumerate(mailboxes or ())
-            ]
+            folders = mailbox_selectors_from_refs(mailboxes)
         return PushChannelChange(self.kind, values, target, folders)
 
 
 @strawberry.type(description="Payload of pushChannelSet and pushChannelTest.")
 class PushChannelsPayload(MutationPayload):
     push_channels: list[PushChannel] = attribute_field(
-        "Push channels, for pushChannelSet in the order of the users, for pushChannelTest in the "
-        "order of the references.",
+        "Push channels: for pushChannelSet sorted by user, for pushChannelTest in the order of "
+        "the references.",
         default_factory=list,
     )
 
@@ -214,9 +224,10 @@ WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermi
 @strawberry.type
 class PushMutation:
     @mutation(
-        "Creates or changes the push channel of each user. Channels of other users require the "
-        "permissions PUSH_CHANNELS and IMPERSONATE, and the change is in their security log.",
+        "Creates or changes the push channel of the given kind for each user, all or none. Each "
+        "change is in the security log of its user.",
         **WRITE_GUARD,
+        access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS, AdminPermission.IMPERSONATE),
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:
         user_selector = user_selector_from_selection(input.users or None)
@@ -226,18 +237,24 @@ class PushMutation:
         return await _load_payload(info, keys)
 
     @mutation(
-        "Sends a sample notification to push channels, also to inactive ones. `lastPushAt` and "
-        "`lastError` show the result.",
+        "Queues a sample notification for push channels, also for inactive ones, all or none. "
+        "When a worker has sent it, `lastPushAt` or `lastError` shows the result. "
+        "Nothing is sent while the user is suspended or inactive.",
         **WRITE_GUARD,
+        access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
     )
     async def push_channel_test(
         self, info: Info, input: PushChannelTestInput
     ) -> PushChannelsPayload:
         keys = ids_from_refs(info, input.push_channels, "pushChannels")
-        await push_channels.request_test(info.context, keys)
+        await push_channels.request_test_notifications(info.context, keys)
         return await _load_payload(info, keys)
 
-    @mutation("Deletes push channels, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes push channels, all or none. Each deletion is in the security log of its user.",
+        **WRITE_GUARD,
+        access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
+    )
     async def push_channel_delete(self, info: Info, input: PushChannelDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.push_channels, "pushChannels")
         await push_channels.delete_channels(info.context, keys)

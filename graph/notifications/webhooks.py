@@ -20,13 +20,14 @@ from graph.types.errors import DeletePayload, MutationPayload, Options, attribut
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED_OR_DOMAINS, OVERSEEN_OR_DOMAINS
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
     UserRef,
-    load_domain_ids,
-    load_named_user_id,
+    require_administered_domain_ids,
+    require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -39,18 +40,13 @@ from graph.types.scalars import URL, Cursor, Duration, encode_cursor
 from models.errors import require_found
 from models.events.event_types import EventType
 from models.notifications.webhooks import WebhookDeliveryState
-from models.store.keyset_pages import Cursor as Place
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.domains import loaders as domain_loaders
-from resolvers.notifications import webhooks
-from resolvers.notifications.webhooks import (
-    DELIVERY_ORDERING,
-    LIST_ORDERING,
-    DeliveryPageKey,
-    NewWebhook,
-    WebhookWhere,
-)
+from resolvers.list_orders import OwnerPageKey
+from resolvers.notifications import webhook_lists, webhooks
+from resolvers.notifications.webhook_lists import WebhookDeliveryOrder, WebhookOrder, WebhookWhere
+from resolvers.notifications.webhooks import NewWebhook
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -58,8 +54,9 @@ if TYPE_CHECKING:
 
 DOMAIN_ADMIN_GUARD = Auth(role=Role.DOMAIN_ADMIN)
 TYPES_DESCRIPTION = (
-    "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED and "
-    "FILTER_MATCHED are always delivered, and can't be given."
+    "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED "
+    "and FILTER_MATCHED are always delivered. These three and RESYNC can't be given. An "
+    "empty list is an error."
 )
 DEFAULT_SECRET_OVERLAP = timedelta(days=1)
 BODY_COLUMNS = ("event", "type", "at", "stream_id", "number", "body")
@@ -123,20 +120,28 @@ class WebhookDelivery(NodeView):
     attempt: int = attribute_field(
         "Number of attempts that were made. 0: the first attempt was not made yet."
     )
-    status: int | None = attribute_field("HTTP status of the last response. Null: there was none.")
+    status: int | None = attribute_field(
+        "HTTP status of the response to the last attempt. Null: it got no response, or no attempt "
+        "was made."
+    )
     error: str | None = attribute_field(
-        "Error of the last attempt. Null: the receiver accepted the event, or no attempt was made."
+        "Error of the last attempt. Null: the receiver accepted the event, or no attempt was "
+        "made. A delivery that expired without an attempt also has an error."
     )
     duration: Duration | None = attribute_field(
         "Duration of the last attempt. Null: no attempt was made."
     )
     next_attempt_at: datetime | None = attribute_field(
-        "Time of the next attempt. Null: at once if `state` is PENDING, else never."
+        "Time of the next attempt. Null with `state` PENDING: after the earlier "
+        "deliveries of the same user or domain, if the webhook is active. Null with "
+        "another state: never."
     )
-    state: WebhookDeliveryState = attribute_field("State of the delivery.")
+    state: WebhookDeliveryState = attribute_field(
+        "State of the delivery: pending, accepted or failed."
+    )
     body: JSON = attribute_field("JSON body of the HTTP request.")
 
-    load_batch = staticmethod(webhooks.load_visible_deliveries_by_id)
+    load_batch = staticmethod(webhook_lists.load_visible_deliveries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("WebhookDelivery"),
         "duration": DerivedField(
@@ -152,32 +157,37 @@ class WebhookDelivery(NodeView):
 )
 class Webhook(NodeView):
     types: list[EventType] | None = attribute_field(
-        "Types of the events that the webhook receives. Null: all types."
+        "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED and "
+        "FILTER_MATCHED are delivered in any case."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User whose events are delivered. Null: events of several users.",
+        description="User whose events are delivered. Null: events are not limited to one user.",
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain whose events and whose users' events are delivered. With `user`: "
-        "events of that user while the user is in the domain. Null: events of every domain.",
+        "events of that user while the user is in the domain. Null: events are not limited to a "
+        "domain.",
     )
-    url: URL = attribute_field("URL that gets the events.")
+    url: URL = attribute_field("URL that receives the events.")
     active: bool = attribute_field(
         "True if events are delivered. A response with status 410 deactivates the webhook."
     )
     created_at: datetime = attribute_field("Time when the webhook was created.")
-    failures: int = attribute_field("Number of consecutive failed attempts.")
+    failures: int = attribute_field(
+        "Number of consecutive failed attempts since the last accepted one or webhookUpdate. "
+        "Failed attempts of webhookTest don't count."
+    )
     last_delivery_at: datetime | None = attribute_field(
         "Time of the last accepted event, with a precision of 10 seconds. Null: there was none."
     )
 
-    load_batch = staticmethod(webhooks.load_visible_webhooks_by_id)
+    load_batch = staticmethod(webhook_lists.load_visible_webhooks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Webhook"),
         "types": DerivedField(
@@ -186,27 +196,29 @@ class Webhook(NodeView):
     }
 
     @field(
-        "Deliveries of this webhook, newest first: all pending ones, and the last 1,000 that were "
-        "delivered and the last 1,000 that failed."
+        "Deliveries of this webhook: all pending ones, the last 1,000 that were delivered, and the "
+        "last 1,000 that failed."
     )
     async def deliveries(
         self,
         info: Info,
+        order_by: WebhookDeliveryOrder = WebhookDeliveryOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[WebhookDelivery]:
-        requested_page = page_request(DELIVERY_ORDERING, first, after, last, before)
-        page_key = DeliveryPageKey(
-            self.row.id, requested_page, selected_columns(info, WebhookDelivery)
+        list_order = webhook_lists.DELIVERY_ORDERS[order_by]
+        requested_page = page_request(f"webhook-deliveries-{order_by}", first, after, last, before)
+        page_key = OwnerPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, WebhookDelivery)
         )
         return await connection_of_page(
             info,
             WebhookDelivery,
-            await info.context.load(webhooks.load_delivery_pages_by_webhook, page_key),
-            lambda row: Place(DELIVERY_ORDERING, row.webhook_id, row.id),
-            lambda: info.context.load(webhooks.count_deliveries_by_webhook, page_key),
+            await info.context.load(webhook_lists.load_delivery_pages_by_webhook, page_key),
+            lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+            lambda: info.context.load(webhook_lists.count_deliveries_by_webhook, page_key),
         )
 
 
@@ -214,43 +226,53 @@ class Webhook(NodeView):
 class WebhookCreateInput(Options):
     types: list[EventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
     user: UserRef | None = attribute_field(
-        "Delivers only events of this user. It excludes `domain`.", default=UNSET
+        "Delivers only events of this user; if the caller is a DOMAIN_ADMIN, while the user is "
+        "in the domain. Not allowed with `domain`. Default: not limited to a user.",
+        default=UNSET,
     )
     domain: DomainRef | None = attribute_field(
-        "Delivers only events of this domain and its users. Default: events of every domain; for "
-        "a DOMAIN_ADMIN the only administered domain.",
+        "Delivers only events of this domain and its users. Default without `user`: all "
+        "events of the platform; for a DOMAIN_ADMIN the only administered domain. A "
+        "DOMAIN_ADMIN of "
+        "several domains must give one.",
         default=UNSET,
     )
     url: URL = attribute_field(
-        "URL that gets the events, `http` or `https`. Private networks require the setting "
+        "URL that receives the events, `http` or `https`. Private networks require the setting "
         "`webhooks.allowPrivateNetworks`."
     )
-    active: bool = attribute_field("Delivers events.", default=True)
+    active: bool = attribute_field(
+        "True delivers events. False: events that occur until it is activated are only "
+        "delivered by webhookReplay. Default: true.",
+        default=True,
+    )
 
 
 @strawberry.input(description="New values of webhooks. An absent field leaves the value unchanged.")
 class WebhookPatch:
     types: strawberry.Maybe[list[EventType] | None] = attribute_field(TYPES_DESCRIPTION)
     url: strawberry.Maybe[URL] = attribute_field(
-        "URL that gets the events, `http` or `https`. Private networks require the setting "
+        "URL that receives the events, `http` or `https`. Private networks require the setting "
         "`webhooks.allowPrivateNetworks`."
     )
     active: strawberry.Maybe[bool] = attribute_field(
-        "Delivers events. Events that occur while the webhook is inactive are never delivered."
+        "True delivers events. Events that occur while the webhook is inactive are only delivered "
+        "by webhookReplay."
     )
 
 
 @strawberry.input(description="Input of webhookUpdate.")
 class WebhookUpdateInput(Options):
-    webhooks: list[WebhookRef] = attribute_field("Webhooks to change.")
-    set: WebhookPatch = attribute_field("New values for all of the webhooks.")
+    webhooks: list[WebhookRef] = attribute_field("Webhooks to change, at most 1,000 by default.")
+    set: WebhookPatch = attribute_field("New values, the same for all webhooks.")
 
 
 @strawberry.input(description="Input of webhookSecretRotate.")
 class WebhookSecretRotateInput(Options):
     webhook: WebhookRef = attribute_field("Webhook that gets a new secret.")
     overlap: Duration = attribute_field(
-        "Time in which the old secret also signs requests, at most P7D.",
+        "Time in which the old secret also signs requests, at most P7D. PT0S ends it at "
+        "once. A still older secret ends in any case. Default: P1D.",
         default=DEFAULT_SECRET_OVERLAP,
     )
 
@@ -260,15 +282,18 @@ class WebhookReplayInput(Options):
     webhook: WebhookRef = attribute_field("Webhook that gets the events again.")
     after: Cursor = attribute_field(
         "Position in the event journal. Later events of the users and domains in this cursor are "
-        "delivered again."
+        "delivered again. The webhook must cover all of them, and the events must still be kept."
     )
 
 
 @strawberry.type(description="Payload of webhookCreate and webhookSecretRotate.")
 class WebhookSecretPayload(MutationPayload):
-    webhook: Webhook | None = attribute_field("Created or changed webhook.", default=None)
+    webhook: Webhook | None = attribute_field(
+        "Created or changed webhook. Null if the mutation failed.", default=None
+    )
     secret: str | None = attribute_field(
-        "Secret that signs the requests. It is returned once.",
+        "Secret that signs the requests (Standard Webhooks): `whsec_` and 32 bytes in base64. It "
+        "is returned once. Null if the mutation failed.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -281,25 +306,31 @@ class WebhooksPayload(MutationPayload):
     )
 
 
-@strawberry.input(description="Conditions for webhooks. All of them must hold.")
+@strawberry.input(description="Conditions on webhooks. All must hold.")
 class WebhookFilter(ConditionsInput):
     type: EventType | None = attribute_field(
-        "Webhooks that receive events of this type.", default=UNSET
+        "Returns only webhooks whose `types` contain this type or are null.", default=UNSET
     )
-    user: UserRef | None = attribute_field("Webhooks for events of this user.", default=UNSET)
+    user: UserRef | None = attribute_field(
+        "Returns only webhooks whose `user` is this user, without webhooks of the domain or of "
+        "all domains.",
+        default=UNSET,
+    )
 
 
 @strawberry.type
 class WebhookQuery:
     @query(
-        "Returns the webhooks that the caller administers, oldest first.",
+        "Returns the webhooks that the caller administers.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=OVERSEEN_OR_DOMAINS,
     )
     async def webhooks(
         self,
         info: Info,
         filter: WebhookFilter | None = UNSET,
+        order_by: WebhookOrder = WebhookOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -307,23 +338,30 @@ class WebhookQuery:
     ) -> Connection[Webhook]:
         where = filter or WebhookFilter()
         user_id = (
-            require_found(await load_named_user_id(info, where.user), path=["filter", "user"])
+            require_found(
+                await require_visible_user_id_if_named(info, where.user), path=["filter", "user"]
+            )
             if where.user
             else None
         )
         conditions = WebhookWhere(where.type or None, user_id)
         list_ordering = ordering_name(
-            LIST_ORDERING, None if conditions == WebhookWhere() else conditions
+            f"webhooks-{order_by}", None if conditions == WebhookWhere() else conditions
         )
+        list_order = webhook_lists.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             Webhook,
-            await webhooks.read_webhook_page(
-                info.context, conditions, requested_page, selected_columns(info, Webhook)
+            await webhook_lists.read_visible_webhook_page(
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, Webhook),
+                order_by,
             ),
-            lambda row: Place(requested_page.ordering, row.created_at, row.id),
-            lambda: webhooks.count_webhooks(info.context, conditions),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: webhook_lists.count_visible_webhooks(info.context, conditions),
         )
 
 
@@ -333,28 +371,36 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 @strawberry.type
 class WebhookMutation:
     @mutation(
-        "Creates a webhook and returns its secret once. At most 100 webhooks exist for one user, "
-        "for one domain, and for all domains.",
+        "Creates a webhook and returns its secret once. Each user and each domain can have 100 "
+        "webhooks, and the platform 100.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def webhook_create(self, info: Info, input: WebhookCreateInput) -> WebhookSecretPayload:
         domain_ids = (
-            await load_domain_ids(info, [input.domain], path="domain") if input.domain else [None]
+            await require_administered_domain_ids(info, [input.domain], path="domain")
+            if input.domain
+            else [None]
         )
         new = NewWebhook(
             None if input.types is UNSET else input.types,
             input.url,
-            require_found(await load_named_user_id(info, input.user), path=["user"])
+            require_found(await require_visible_user_id_if_named(info, input.user), path=["user"])
             if input.user
             else None,
             domain_ids[0],
             input.active,
         )
         key, secret = await webhooks.create_webhook(info.context, new)
-        (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
+        (row,) = await info.context.load_many(webhook_lists.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
-    @mutation("Updates webhooks, all or none, and resets their failures.", **WRITE_GUARD)
+    @mutation(
+        "Changes webhooks, all or none, and resets their failures. Events that occurred while a "
+        "webhook was inactive are only delivered by webhookReplay.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
+    )
     async def webhook_update(self, info: Info, input: WebhookUpdateInput) -> WebhooksPayload:
         keys, patch = ids_from_refs(info, input.webhooks, "webhooks"), input.set
         fields = {"types": patch.types, "url": patch.url, "active": patch.active}
@@ -365,25 +411,31 @@ class WebhookMutation:
     @mutation(
         "Replaces the secret of a webhook. The old secret also signs requests during `overlap`.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def webhook_secret_rotate(
         self, info: Info, input: WebhookSecretRotateInput
     ) -> WebhookSecretPayload:
         key = id_from_ref(input.webhook, "webhook")
         secret = await webhooks.rotate_secret(info.context, key, input.overlap)
-        (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
+        (row,) = await info.context.load_many(webhook_lists.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
-    @mutation("Deletes webhooks with their deliveries, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes webhooks with their deliveries, all or none.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
+    )
     async def webhook_delete(self, info: Info, input: WebhookDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webhooks, "webhooks")
         await webhooks.delete_webhooks(info.context, keys)
         return DeletePayload(deleted_ids=[global_ids.encode("Webhook", key) for key in keys])
 
     @mutation(
-        "Delivers a test event to webhooks, once and without retries. `Webhook.deliveries` shows "
-        "the result.",
+        "Queues an event PING for webhooks, also for inactive ones, all or none. A worker "
+        "delivers it once, without retries. `Webhook.deliveries` shows the result.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def webhook_test(self, info: Info, input: WebhookTestInput) -> WebhooksPayload:
         keys = ids_from_refs(info, input.webhooks, "webhooks")
@@ -391,16 +443,19 @@ class WebhookMutation:
         return await _load_payload(info, keys)
 
     @mutation(
-        "Starts a task that delivers later events of a position in the event journal again.",
+        "Starts a task that delivers events after a position in the event journal to a webhook "
+        "again: those of its types, up to now. An inactive webhook gets them if it is "
+        "activated within a day.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def webhook_replay(self, info: Info, input: WebhookReplayInput) -> TaskPayload:
         key = id_from_ref(input.webhook, "webhook")
-        task = await webhooks.start_replay(info.context, key, input.after)
+        task = await webhooks.queue_replay_task(info.context, key, input.after)
         return TaskPayload(task=Task.from_row(task))
 
 
 async def _load_payload(info: Info, webhook_ids: list[int]) -> WebhooksPayload:
     """Load webhooks and return the payload with them."""
-    rows = await info.context.load_many(webhooks.load_visible_webhooks_by_id, webhook_ids)
+    rows = await info.context.load_many(webhook_lists.load_visible_webhooks_by_id, webhook_ids)
     return WebhooksPayload(webhooks=[Webhook.from_row(row) for row in rows if row])

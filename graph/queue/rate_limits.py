@@ -12,11 +12,13 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import DOMAINS, MANAGED_OR_DOMAINS
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
     UserSelection,
-    domain_selector_from_ref,
+    domain_selectors_from_refs,
+    require_administered_domain_ids,
     user_selector_from_selection,
     value_or_none,
 )
@@ -28,24 +30,24 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.users.limits import LimitSource
-from models.queue.rate_values import Rate, RatePeriod
-from models.store.keyset_pages import Cursor, ordering_name
+from models.errors import InvalidInput
+from models.queue.rate_values import RatePeriod
+from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations, rate_limits
-from resolvers.queue.rate_limit_mutations import RateLimitOwners
-from resolvers.queue.rate_limits import RateLimitConditions
+from resolvers.queue.rate_limit_mutations import NewRateLimit, RateLimitOwners
+from resolvers.queue.rate_limits import RateLimitConditions, RateLimitHoldOrder, RateLimitOrder
 from resolvers.users import loaders as users
-from resolvers.users.limit_values import STORED_UNLIMITED, limit_or_none
-from resolvers.users.selection import load_selected_users
+from resolvers.users.limit_values import limit_or_none
+from resolvers.users.selection import require_selected_users
 
 if TYPE_CHECKING:
     from graph.domains.types import Domain
     from graph.users.types import User
 
 
-REFUSED_COUNT = -1  # stands for 0 messages, since 0 is the stored form of unlimited
 RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.RATE_LIMITS,
@@ -63,7 +65,7 @@ MESSAGES_DESCRIPTION = (
 )
 class RateLimit(NodeView):
     messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
-    per: RatePeriod = attribute_field("Length of the time window.")
+    per: RatePeriod = attribute_field("Length of the time window in which messages are counted.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
@@ -76,10 +78,13 @@ class RateLimit(NodeView):
         lazy_view_factory("graph.domains.types", "Domain"),
         description="Domain that the limit is set on. Null: the limit is that of a user.",
     )
-    used: int = attribute_field("Messages sent in the current time window.")
+    used: int = attribute_field(
+        "Messages sent in the current time window. 0 if no window is running, or if the "
+        "limit is unlimited: then messages are not counted."
+    )
     exhausted: bool = attribute_field("True if no more messages can be sent until resetsAt.")
     resets_at: datetime | None = attribute_field(
-        "Time when the current time window ends. Null: no window has begun."
+        "Time when the current time window ends. Null: no window is running."
     )
 
     load_batch = staticmethod(rate_limits.load_limits_by_owner)
@@ -96,14 +101,14 @@ class RateLimit(NodeView):
 
 
 @strawberry.type(
-    description="A user who can't send at present, because a message exceeded a rate limit."
+    description="User who can't send at present, because a message exceeded a rate limit."
 )
 class RateLimitHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "id",
         users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User who can't send.",
+        description="User who can't send until `resetsAt`.",
     )
     source: LimitSource = attribute_field(
         "Owner of the exceeded limit: the user, the domain, or the platform."
@@ -116,8 +121,10 @@ class RateLimitHold(NodeView):
         "not that of a domain.",
     )
     messages: int = attribute_field("Messages that can be sent in the time window.")
-    per: RatePeriod = attribute_field("Length of the time window.")
-    held_at: datetime = attribute_field("Time of the first message that was refused.")
+    per: RatePeriod = attribute_field("Length of the time window in which messages are counted.")
+    held_at: datetime = attribute_field(
+        "Time when the first message of the current time window was refused."
+    )
     resets_at: datetime = attribute_field("Time when the user can send again.")
 
     load_batch = staticmethod(rate_limits.load_holds_by_user)
@@ -130,16 +137,26 @@ class RateLimitHold(NodeView):
     }
 
 
-@strawberry.input(description="A number of messages in a time window.")
+@strawberry.input(description="Number of messages in a time window.")
 class RateLimitInput:
     messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
-    per: RatePeriod = attribute_field("Length of the time window.")
+    per: RatePeriod = attribute_field("Length of the time window in which messages are counted.")
 
-    def to_rate(self) -> Rate:
+    def to_new_limit(self) -> NewRateLimit:
         """Convert the input to a rate limit."""
-        if self.messages is None:
-            return Rate(STORED_UNLIMITED, self.per)
-        return Rate(self.messages or REFUSED_COUNT, self.per)
+        return NewRateLimit(self.messages, self.per)
+
+
+def validated_rate_limit_or_none(input: Any, *error_path: str) -> NewRateLimit | None:
+    """Return the rate limit that an input sets; None without one.
+
+    Raises InvalidInput if the limit is inherited at the same time.
+    """
+    if input.rate_limit and input.inherit_rate_limit:
+        message = "`inheritRateLimit` can't be combined with `rateLimit`."
+        path = [*error_path, "inheritRateLimit"]
+        raise InvalidInput(message, constraint=ValidationConstraint.EXCLUSIVE, path=path)
+    return input.rate_limit.value.to_new_limit() if input.rate_limit else None
 
 
 @strawberry.input(
@@ -147,20 +164,20 @@ class RateLimitInput:
 )
 class RateLimitFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Users that the limits are set on.", default=UNSET
+        "Returns only limits of these users.", default=UNSET
     )
-    domains: list[str] | None = attribute_field(
-        "Names of domains that the limits are set on.", default=UNSET
+    domains: list[DomainRef] | None = attribute_field(
+        "Returns only limits of these domains.", default=UNSET
     )
     exhausted: bool | None = attribute_field(
-        "True: limits that are used up. False: limits that are not.", default=UNSET
+        "True returns only limits that are used up, false only the others.", default=UNSET
     )
 
 
 @strawberry.input(description="Conditions on users who can't send at present.")
 class RateLimitHoldFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Users who can't send. Default: all that the caller can see.", default=UNSET
+        "Returns only holds of these users. Default: all that the caller can see.", default=UNSET
     )
 
 
@@ -171,8 +188,13 @@ class RateLimitSetInput(Options):
         "Domains to set the limit on. It applies to all users of the domain together.",
         default=UNSET,
     )
-    rate_limit: RateLimitInput | None = attribute_field(
-        "The new limit. Null: removes the limit, so that the settings apply.", default=UNSET
+    rate_limit: strawberry.Maybe[RateLimitInput] = attribute_field(
+        "New limit. Required unless `inheritRateLimit` is true."
+    )
+    inherit_rate_limit: bool = attribute_field(
+        "True removes the limit of the users and domains, so that the limit of the settings "
+        "applies. Not allowed with `rateLimit`. Default: false.",
+        default=False,
     )
 
 
@@ -185,14 +207,16 @@ class RateLimitResetInput(Options):
         "Domains whose counters are reset. Counters of their users stay.", default=UNSET
     )
     include_platform: bool = attribute_field(
-        "Resets the counter of the platform. Requires the role ADMIN.", default=False
+        "True also resets the counter of the platform. Requires role ADMIN. Default: false.",
+        default=False,
     )
 
 
 @strawberry.type(description="Payload of rateLimitSet and rateLimitReset.")
 class RateLimitsPayload(MutationPayload):
     rate_limits: list[RateLimit] = attribute_field(
-        "Limits that are set on the users and domains of the input: first users, then domains.",
+        "Limits that are set on the users and domains of the input: first users, then domains. "
+        "Users and domains without a limit of their own are missing.",
         default_factory=list,
     )
 
@@ -205,29 +229,21 @@ async def _load_selected_user_ids(
         return None
     return [
         row.id
-        for row in await load_selected_users(
+        for row in await require_selected_users(
             info.context, user_selector_from_selection(selection, path="filter"), only_managed=False
         )
     ]
 
 
-async def _resolve_conditions(
+async def _resolve_conditions_or_raise(
     info: Info, rate_limit_filter: RateLimitFilter | None
 ) -> RateLimitConditions:
     """Convert the filter to conditions of the resolvers. Unknown domains raise NotFound."""
     if not rate_limit_filter:
         return RateLimitConditions()
-    domain_refs = [DomainIdOrName(name=name) for name in rate_limit_filter.domains or ()]
     domain_ids = None
     if isinstance(rate_limit_filter.domains, list):
-        domain_ids = (
-            [
-                row.id
-                for row in await domain_loaders.load_referenced_domains(info.context, domain_refs)
-            ]
-            if domain_refs
-            else []
-        )
+        domain_ids = await require_administered_domain_ids(info, rate_limit_filter.domains)
     return RateLimitConditions(
         await _load_selected_user_ids(info, value_or_none(rate_limit_filter.users)),
         domain_ids,
@@ -240,10 +256,7 @@ def _rate_limit_owners(
 ) -> RateLimitOwners:
     """Return the users and domains that an input names. Raises Invalid if an ID is not valid."""
     user_selector = user_selector_from_selection(user_selection) if user_selection else None
-    domains = [
-        domain_selector_from_ref(ref, path="domains", index=index)
-        for index, ref in enumerate(domain_refs or ())
-    ]
+    domains = domain_selectors_from_refs(domain_refs)
     return RateLimitOwners(user_selector, domains or None)
 
 
@@ -256,44 +269,53 @@ async def _load_payload(info: Info, limit_ids: list[int]) -> RateLimitsPayload:
 @strawberry.type
 class RateLimitQuery:
     @query(
-        "Returns the rate limits that are set on users and domains. Users and "
-        "domains without one have the limits of the settings. Oldest first.",
+        "Returns the rate limits that are set on users and domains. Users and domains without one "
+        "have the limits of the settings.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
+        access=DOMAINS,
     )
     async def rate_limits(
         self,
         info: Info,
         filter: RateLimitFilter | None = UNSET,
+        order_by: RateLimitOrder = RateLimitOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RateLimit]:
-        conditions = await _resolve_conditions(info, value_or_none(filter))
-        requested_page = page_request(
-            ordering_name(rate_limits.LIMIT_CURSOR_KIND, conditions), first, after, last, before
-        )
+        conditions = await _resolve_conditions_or_raise(info, value_or_none(filter))
+        list_order = rate_limits.LIMIT_ORDERS[order_by]
+        list_ordering = ordering_name(f"rate-limits-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             RateLimit,
             await rate_limits.read_limit_page(
-                info.context, conditions, requested_page, selected_columns(info, RateLimit)
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, RateLimit),
+                order_by,
             ),
-            lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: rate_limits.count_limits(info.context, conditions),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: rate_limits.count_visible_limits(info.context, conditions),
         )
 
     @query(
-        "Returns users who can't send at present, because a message exceeded the "
-        "rate limit of the user, the domain or the platform. Newest first.",
+        "Returns users whose message was refused because it exceeded the rate limit of the "
+        "user, the domain or the platform. They are returned until they can send again. Users "
+        "who have not tried to send since a shared limit was reached are not returned.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
+        access=DOMAINS,
     )
     async def rate_limit_holds(
         self,
         info: Info,
         filter: RateLimitHoldFilter | None = UNSET,
+        order_by: RateLimitHoldOrder = RateLimitHoldOrder.HELD_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -301,16 +323,16 @@ class RateLimitQuery:
     ) -> Connection[RateLimitHold]:
         users = value_or_none(filter.users) if filter else None
         keys = await _load_selected_user_ids(info, users)
-        requested_page = page_request(
-            ordering_name(rate_limits.HOLD_CURSOR_KIND, keys), first, after, last, before
-        )
+        list_order = rate_limits.HOLD_ORDERS[order_by]
+        list_ordering = ordering_name(f"rate-limit-holds-{order_by}", keys)
+        requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             RateLimitHold,
             await rate_limits.read_rate_limit_hold_page(
-                info.context, keys, requested_page, selected_columns(info, RateLimitHold)
+                info.context, keys, requested_page, selected_columns(info, RateLimitHold), order_by
             ),
-            lambda row: Cursor(requested_page.ordering, row.since, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: rate_limits.count_rate_limited_users(info.context, keys),
         )
 
@@ -318,23 +340,33 @@ class RateLimitQuery:
 @strawberry.type
 class RateLimitMutation:
     @mutation(
-        "Sets or removes the rate limits of users and domains, all or none. "
-        "Messages that are counted already still count.",
+        "Sets the rate limits of users and domains, or removes them, so that the limits of the "
+        "settings apply: all or none. Messages of the current window still count, unless `per` "
+        "changes.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
-        new_limit = value_or_none(input.rate_limit)
-        rate = new_limit.to_rate() if new_limit else None
+        new_limit = validated_rate_limit_or_none(input)
+        if new_limit is None and not input.inherit_rate_limit:
+            raise InvalidInput(
+                "`rateLimit` or `inheritRateLimit` is required.",
+                constraint=ValidationConstraint.REQUIRED,
+                path=["rateLimit"],
+            )
         owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))
         return await _load_payload(
-            info, await rate_limit_mutations.set_or_remove_rate_limits(info.context, owners, rate)
+            info,
+            await rate_limit_mutations.set_or_remove_rate_limits(info.context, owners, new_limit),
         )
 
     @mutation(
-        "Resets counters of sent messages, so that users who exceeded a rate limit can send again.",
+        "Resets counters of sent messages, all or none. A user who exceeded a rate limit "
+        "can send again if the counters of the domain and the platform also allow it.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
+        access=MANAGED_OR_DOMAINS,
     )
     async def rate_limit_reset(self, info: Info, input: RateLimitResetInput) -> RateLimitsPayload:
         owners = _rate_limit_owners(value_or_none(input.users), value_or_none(input.domains))

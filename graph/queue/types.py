@@ -8,13 +8,14 @@ import strawberry
 from strawberry import UNSET
 
 from graph.admin.tasks import Task
-from graph.queue.references import QueueEntryRef, load_queue_entry_ids
+from graph.queue.references import QueueEntryRef, resolve_queue_entry_ids_or_raise
 from graph.submission.types import RecipientDelivery, Submission
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query, subscription
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import OVERSEEN
 from graph.types.object_views import DerivedField
 from graph.types.references import UserSelection, user_selector_from_selection, value_or_none
 from graph.types.row_mapping import (
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="A message in the outbound queue with its deliveries.")
+@strawberry.type(description="Message in the outbound queue with its deliveries.")
 class QueueEntry(NodeView):
     queue_id: str = attribute_field("Queue ID, by which logs and mutations name the entry.")
     sender: str = attribute_field("Envelope sender. Empty: the null sender of a delivery report.")
-    size: ByteSize = attribute_field("Size of the message.")
+    size: ByteSize = attribute_field("Size of the message in bytes.")
     arrived_at: datetime = attribute_field("Time when the message entered the queue.")
     recipients: list[RecipientDelivery] = link(
         "id",
@@ -62,8 +63,8 @@ class QueueEntry(NodeView):
         "id",
         submission_loaders.load_own_submissions_by_id,
         Submission.from_row_or_none,
-        description="Submission of the message, as its sender sees it. Null: another user sent "
-        "the message.",
+        description="Submission of the message, as its sender sees it. Null: another user or the "
+        "platform sent the message.",
     )
 
     load_batch = staticmethod(queue_loaders.load_visible_entries_by_id)
@@ -81,37 +82,51 @@ class QueueEntry(NodeView):
         return (await info.context.load(queue_loaders.load_entry_states, self.row.id)).queue_name
 
     @field(
-        "Time of the next delivery attempt. Null: the entry is being sent, is held, or is finished."
+        "Time of the next attempt of any delivery that waits. Null: every delivery is in "
+        "progress, held or finished."
     )
     async def next_attempt_at(self, info: Info) -> datetime | None:
         return (
             await info.context.load(queue_loaders.load_entry_states, self.row.id)
         ).next_attempt_at
 
-    @field("Last error reply to an unfinished delivery. Null: no attempt failed.")
+    @field(
+        "Last error reply to an unfinished delivery, with its SMTP code. Null: no attempt of an "
+        "unfinished delivery failed."
+    )
     async def last_error(self, info: Info) -> str | None:
         return await info.context.load(queue_loaders.load_last_errors_by_entry, self.row.id)
 
 
-@strawberry.input(description="Conditions on queue entries; all must hold.")
+@strawberry.input(description="Conditions on queue entries. All must hold.")
 class QueueFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"sender"})
 
-    queue_name: QueueName | None = attribute_field("Queue of the entries.", default=UNSET)
+    queue_name: QueueName | None = attribute_field(
+        "Returns only entries in this queue.", default=UNSET
+    )
     users: UserSelection | None = attribute_field(
-        "Users who sent the messages. Default: all that the caller can see.", default=UNSET
+        "Returns only entries of messages that these users sent. Default: all that the caller "
+        "can see.",
+        default=UNSET,
     )
     sender: str | None = attribute_field(
-        "Part of the envelope sender, in any case. Empty: the null sender.", default=UNSET
+        "Returns only entries whose envelope sender contains this text (case is ignored). Empty: "
+        "the "
+        "null sender of delivery reports.",
+        default=UNSET,
     )
     recipient: str | None = attribute_field(
-        "Part of a recipient with an unfinished delivery, in any case.", default=UNSET
+        "Returns only entries with an unfinished delivery to a recipient that contains "
+        "this text (case is ignored). `queueEntryChanged` also looks at finished "
+        "deliveries.",
+        default=UNSET,
     )
     since: datetime | None = attribute_field(
-        "Earliest time of arrival in the queue, inclusive.", default=UNSET
+        "Returns only entries that entered the queue at this time or later.", default=UNSET
     )
     before: datetime | None = attribute_field(
-        "Latest time of arrival in the queue, exclusive.", default=UNSET
+        "Returns only entries that entered the queue before this time.", default=UNSET
     )
 
     def to_conditions(self) -> QueueEntryConditions:
@@ -131,14 +146,20 @@ class QueueFilter(ConditionsInput):
 )
 class QueueDeleteInput(Options):
     queue_entries: list[QueueEntryRef] | None = attribute_field(
-        "Deletes these entries.", default=UNSET
+        "Deletes the entries that are given, at most 1,000 by default.", default=UNSET
     )
     filter: QueueFilter | None = attribute_field(
-        "Deletes the visible entries that match.", default=UNSET
+        "Deletes the visible entries that meet these conditions. An empty filter is an error.",
+        default=UNSET,
     )
-    all: bool = attribute_field("Deletes every entry. Requires the role ADMIN.", default=False)
+    all: bool = attribute_field(
+        "True deletes every entry, which requires the role ADMIN. Default: false.", default=False
+    )
     notify_sender: bool = attribute_field(
-        "Sends a delivery report (DSN, RFC 3464) to each sender.", default=False
+        "True sends a delivery report (DSN, RFC 3464) to each sender, except the null "
+        "sender and senders that asked for none. The deliveries then end as BOUNCED "
+        "instead of CANCELLED. Default: false.",
+        default=False,
     )
 
 
@@ -147,20 +168,27 @@ class QueueDeleteInput(Options):
 )
 class QueueFlushInput(Options):
     queue_entries: list[QueueEntryRef] | None = attribute_field(
-        "Retries these entries.", default=UNSET
+        "Retries the entries that are given, at most 1,000 by default.", default=UNSET
     )
-    filter: QueueFilter | None = attribute_field("Retries the entries that match.", default=UNSET)
-    all: bool = attribute_field("Retries every entry.", default=False)
+    filter: QueueFilter | None = attribute_field(
+        "Retries the entries that meet these conditions. An empty filter is an error.",
+        default=UNSET,
+    )
+    all: bool = attribute_field("True retries every entry. Default: false.", default=False)
 
 
 @strawberry.input(description="Input of queueHold.")
 class QueueHoldInput(Options):
-    queue_entries: list[QueueEntryRef] = attribute_field("The entries to hold.")
+    queue_entries: list[QueueEntryRef] = attribute_field(
+        "Entries to hold, at most 1,000 by default."
+    )
 
 
 @strawberry.input(description="Input of queueRelease.")
 class QueueReleaseInput(Options):
-    queue_entries: list[QueueEntryRef] = attribute_field("The entries to release.")
+    queue_entries: list[QueueEntryRef] = attribute_field(
+        "Entries to release, at most 1,000 by default."
+    )
 
 
 @strawberry.type(description="Payload of queueDelete.")
@@ -196,7 +224,7 @@ class QueueEntriesPayload(MutationPayload):
     )
 
 
-async def _load_selection(
+async def _resolve_queue_selection_or_raise(
     info: Info, queue_input: QueueDeleteInput | QueueFlushInput
 ) -> QueueSelection:
     """Return the queue entries that an input selects: by reference, by filter, or all.
@@ -209,14 +237,14 @@ async def _load_selection(
     selection.require_one_selector()
     if not refs:
         return selection
-    return QueueSelection(await load_queue_entry_ids(info, refs))
+    return QueueSelection(await resolve_queue_entry_ids_or_raise(info, refs))
 
 
 async def _hold_or_release(
     info: Info, refs: list[QueueEntryRef], *, is_held: bool
 ) -> QueueEntriesPayload:
     """Hold or release queue entries, and return the payload with them. Raises NotFound."""
-    ids = await load_queue_entry_ids(info, refs)
+    ids = await resolve_queue_entry_ids_or_raise(info, refs)
     await queue_mutations.hold_or_release_entries(info.context, ids, is_held=is_held)
     rows = await info.context.load_many(queue_loaders.load_visible_entries_by_id, ids)
     return QueueEntriesPayload(queue_entries=[QueueEntry.from_row(row) for row in rows if row])
@@ -225,10 +253,11 @@ async def _hold_or_release(
 @strawberry.type
 class QueueQuery:
     @query(
-        "Returns queue entries with unfinished deliveries that the signed-in user "
-        "sent. A DOMAIN_ADMIN also sees entries of the users of administered "
-        "domains, an ADMIN all entries.",
+        "Returns the queue entries with unfinished deliveries of messages that the caller, or "
+        "users that the caller manages, have sent. An ADMIN also sees those of messages that the "
+        "server has sent itself, such as delivery reports and forwarded mail.",
         scope=Scope.MAIL_READ,
+        access=OVERSEEN,
     )
     async def queue(
         self,
@@ -249,11 +278,11 @@ class QueueQuery:
         return await connection_of_page(
             info,
             QueueEntry,
-            await queue_loaders.read_entry_page(
+            await queue_loaders.read_visible_waiting_entry_page(
                 ctx, conditions, requested_page, selected_columns(info, QueueEntry), order_by
             ),
             lambda row: list_order.cursor_of_row(row, list_ordering),
-            lambda: queue_loaders.count_entries(ctx, conditions),
+            lambda: queue_loaders.count_visible_waiting_entries(ctx, conditions),
         )
 
 
@@ -263,40 +292,57 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 @strawberry.type
 class QueueMutation:
     @mutation(
-        "Deletes queue entries: cancels all deliveries that are not in progress. A "
-        "DOMAIN_ADMIN can delete entries of the users of administered domains, an "
-        "ADMIN all entries. A task deletes large numbers in the background.",
+        "Deletes queue entries: cancels all deliveries that are not in progress. "
+        "Deliveries in progress continue. A finished entry in `queueEntries` is "
+        "NOT_FOUND, and nothing is deleted. Without `notifySender`, the scheduled copy "
+        "of a message sent to nobody becomes a draft. A task in the background deletes "
+        "more than 1,000 entries (by "
+        "default), and entries with `notifySender`.",
         scope=Scope.SUBMIT,
+        access=OVERSEEN,
     )
     async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
-        result = await queue_mutations.delete_entries(
-            info.context, await _load_selection(info, input), notifies_sender=input.notify_sender
+        result = await queue_mutations.delete_entries_or_queue_task(
+            info.context,
+            await _resolve_queue_selection_or_raise(info, input),
+            notifies_sender=input.notify_sender,
         )
         return QueueDeletePayload(
             deleted_count=result.recipient_count, task=Task.from_row_or_none(result.task)
         )
 
     @mutation(
-        "Retries deferred deliveries at once, except held ones. A task retries "
-        "large numbers in the background.",
+        "Retries deferred deliveries immediately, except held ones and those in "
+        "progress. A finished entry in `queueEntries` is NOT_FOUND, and nothing is "
+        "retried. More than 1,000 entries (by "
+        "default) are retried by a task in the background.",
         **WRITE_GUARD,
+        access=OVERSEEN,
     )
     async def queue_flush(self, info: Info, input: QueueFlushInput) -> QueueFlushPayload:
-        result = await queue_mutations.flush_entries(
-            info.context, await _load_selection(info, input)
+        result = await queue_mutations.flush_entries_or_queue_task(
+            info.context, await _resolve_queue_selection_or_raise(info, input)
         )
         return QueueFlushPayload(
             scheduled_count=result.recipient_count, task=Task.from_row_or_none(result.task)
         )
 
-    @mutation("Holds queue entries: no delivery attempt begins until queueRelease.", **WRITE_GUARD)
+    @mutation(
+        "Holds queue entries, all or none: no delivery attempt begins until queueRelease. An "
+        "attempt in progress continues. A finished entry is NOT_FOUND.",
+        **WRITE_GUARD,
+        access=OVERSEEN,
+    )
     async def queue_hold(self, info: Info, input: QueueHoldInput) -> QueueEntriesPayload:
         return await _hold_or_release(info, input.queue_entries, is_held=True)
 
     @mutation(
-        "Releases held queue entries. The time in which an entry was held does not "
+        "Releases held queue entries, all or none. A waiting entry that is not held is "
+        "unchanged, and is no error. A finished entry is NOT_FOUND. The time in which an "
+        "entry was held does not "
         "count towards its lifetime in the queue.",
         **WRITE_GUARD,
+        access=OVERSEEN,
     )
     async def queue_release(self, info: Info, input: QueueReleaseInput) -> QueueEntriesPayload:
         return await _hold_or_release(info, input.queue_entries, is_held=False)
@@ -306,10 +352,13 @@ class QueueMutation:
 class QueueSubscription:
     @subscription(
         "Streams queue entries when they arrive, when a delivery is attempted, and "
-        "when they change or finish. Entries of one user keep their order. Finished "
-        "entries match every queueName of the filter.",
+        "when they change or finish. Entries of one user keep their order. Changes of an "
+        "entry in quick succession can be streamed once, with its last state. A finished "
+        "entry is "
+        "sent even if the filter has another `queueName`.",
         role=Role.ADMIN,
         scope=Scope.READ,
+        access=OVERSEEN,
     )
     async def queue_entry_changed(
         self,
@@ -322,5 +371,5 @@ class QueueSubscription:
         ] = UNSET,
     ) -> AsyncIterator[QueueEntry]:
         conditions = filter.to_conditions() if filter else QueueEntryConditions()
-        async for row in queue_events.follow_entries(info.context, conditions):
+        async for row in queue_events.follow_queue_entries(info.context, conditions):
             yield QueueEntry.from_row(row)

@@ -11,7 +11,7 @@ from graph.routing.references import (
     RelayHostRef,
     TlsPolicyRef,
     TransportRef,
-    load_routing_ids,
+    resolve_routing_ids_or_raise,
 )
 from graph.routing.types import ForwardingHost, RelayHost, TlsPolicy, Transport
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
@@ -30,37 +30,48 @@ from resolvers.routing.loaders import POLICIES, RELAYS, TRANSPORTS, RoutingTable
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 HOST_DESCRIPTION = "Host name or IP address of the relay host, or host:port."
 TLS_DESCRIPTION = (
-    "Requires TLS with a verified certificate. If false, TLS is opportunistic; "
-    "with a user name it is always required."
+    "True requires TLS with a verified certificate. False: TLS is opportunistic and the "
+    "certificate is not verified; but with a username, or on port 465, TLS with a verified "
+    "certificate is required too. A TLS policy for the relay host has precedence."
 )
 USERNAME_DESCRIPTION = (
-    "User name to authenticate with (SMTP AUTH), at most 255 printable "
-    "characters; it requires a password. Default: no authentication."
+    "Username to authenticate with (SMTP AUTH), at most 255 printable "
+    "characters; it requires a password, and the connection then requires TLS. Default: "
+    "no authentication."
 )
-PASSWORD_DESCRIPTION = "Password for SMTP AUTH. It is stored encrypted, never returned."  # noqa: S105 - words
+PASSWORD_DESCRIPTION = (
+    "Password for SMTP AUTH, required with `username`. It is stored encrypted, and never "  # noqa: S105 - words
+    "returned. Default: none."
+)
 CHANGED_CREDENTIAL_DESCRIPTION = (
-    "New password to authenticate with (SMTP AUTH). It is required if another "
-    "server than before would receive the stored one. It is stored encrypted "
+    "New password to authenticate with (SMTP AUTH). It is required if another server "
+    "than before would receive the stored one, or with a `username` while none is "
+    "stored. Null changes nothing. It is stored encrypted "
     "and never returned."
 )
 NULLABLE_USERNAME_DESCRIPTION = (
-    "User name to authenticate with (SMTP AUTH). Null: no authentication, and "
+    "Username to authenticate with (SMTP AUTH). Null: no authentication, and "
     "the stored password is deleted."
 )
 DESTINATION_DESCRIPTION = (
     "Recipients that the transport is for: a domain, .domain for all its "
-    "subdomains, an address, or a /regular expression/."
+    "subdomains, an address, or a /regular expression/ that is found in the recipient's address "
+    "in lower case."
 )
 NEXT_HOP_DESCRIPTION = (
-    "Server that receives the mail: host:port or [host]:port, by default port "
-    "25. With lookupMx: a domain."
+    "Server that receives the mail: host:port or [host]:port, by default port 25; port "
+    "465 uses implicit TLS. With `lookupMx`: a domain, or domain:port, without implicit "
+    "TLS."
 )
-LOOKUP_MX_DESCRIPTION = "Sends to the MX hosts of the next hop, which is a domain."
+LOOKUP_MX_DESCRIPTION = (
+    "True sends to the MX hosts of the next hop, which is then a domain. False sends to "
+    "the next hop itself."
+)
 PARAMETERS_DESCRIPTION = (
     "Parameters in the syntax of Postfix, with spaces between them: "
     "`protocols=>=TLSv1.2` for every level with TLS; `match=a.example:.example` "
-    "for VERIFY and SECURE; `match=` and SHA-256 fingerprints with | between "
-    "them for FINGERPRINT. At most 2,000 ASCII characters."
+    "for VERIFY and SECURE; `match=` and SHA-256 fingerprints in hexadecimal with | between them "
+    "for FINGERPRINT, which requires them. At most 2,000 ASCII characters. Default: none."
 )
 NON_COLUMN_FIELDS = frozenset({"options", "password"})
 NULLABLE_FIELDS = frozenset({"username", "parameters"})
@@ -69,15 +80,15 @@ NULLABLE_FIELDS = frozenset({"username", "parameters"})
 def _needs_dns_lookup(host_input: Any) -> bool:
     """True if the input names a host that must be looked up in DNS."""
     try:
-        return forwarding_hosts.parse_network(host_input.hostname) is None
+        return forwarding_hosts.parse_network_or_none(host_input.hostname) is None
     except InvalidInput:
         return False
 
 
-NOT_ATOMIC = AtomicExclusion("a look-up in DNS", applies_to=_needs_dns_lookup)
+NOT_ATOMIC = AtomicExclusion("A DNS query", applies_to=_needs_dns_lookup)
 
 
-def _column_values(record_input: Any) -> dict[str, Any]:
+def _routing_column_values_from_input(record_input: Any) -> dict[str, Any]:
     """Return the values that an input sets, by column. Absent fields are left out."""
     values = {}
     for name, value in vars(record_input).items():
@@ -93,37 +104,45 @@ def _column_values(record_input: Any) -> dict[str, Any]:
 class RelayHostCreateInput(Options):
     host: str = attribute_field(HOST_DESCRIPTION)
     port: int | None = attribute_field(
-        "TCP port. Default: the port in host, else 25.", default=UNSET
+        "TCP port, 1 to 65535. Port 465 uses implicit TLS. Default: the port in `host`, else 25.",
+        default=UNSET,
     )
     username: str | None = attribute_field(USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(PASSWORD_DESCRIPTION, default=UNSET)
-    tls: bool = attribute_field(TLS_DESCRIPTION, default=True)
+    tls: bool = attribute_field(TLS_DESCRIPTION + " Default: true.", default=True)
     active: bool = attribute_field(
-        "Uses the relay host for the mail of domains that have it.", default=True
+        "True uses the relay host. False: the mail of domains that have the relay host is sent "
+        "by the default route. Default: true.",
+        default=True,
     )
 
 
 @strawberry.input(description="New values of relay hosts. An absent field leaves the value.")
 class RelayHostPatch:
     host: strawberry.Maybe[str] = attribute_field(HOST_DESCRIPTION)
-    port: strawberry.Maybe[int] = attribute_field("TCP port, 1 to 65535.")
+    port: strawberry.Maybe[int] = attribute_field("TCP port of the relay host, 1 to 65535.")
     username: str | None = attribute_field(NULLABLE_USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(CHANGED_CREDENTIAL_DESCRIPTION, default=UNSET)
     tls: strawberry.Maybe[bool] = attribute_field(TLS_DESCRIPTION)
     active: strawberry.Maybe[bool] = attribute_field(
-        "Uses the relay hosts for the mail of domains that have them."
+        "True if the relay hosts are used. False: mail of their domains is sent by the default "
+        "route."
     )
 
 
 @strawberry.input(description="Input of relayHostUpdate.")
 class RelayHostUpdateInput(Options):
-    relay_hosts: list[RelayHostRef] = attribute_field("The relay hosts to change.")
-    set: RelayHostPatch = attribute_field("Values to set on each of the relay hosts.")
+    relay_hosts: list[RelayHostRef] = attribute_field(
+        "Relay hosts to change, at most 1,000 by default."
+    )
+    set: RelayHostPatch = attribute_field("New values, the same for all relay hosts.")
 
 
 @strawberry.input(description="Input of relayHostDelete.")
 class RelayHostDeleteInput(Options):
-    relay_hosts: list[RelayHostRef] = attribute_field("The relay hosts to delete.")
+    relay_hosts: list[RelayHostRef] = attribute_field(
+        "Relay hosts to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.input(description="Input of transportCreate.")
@@ -133,7 +152,9 @@ class TransportCreateInput(Options):
     lookup_mx: bool = attribute_field(LOOKUP_MX_DESCRIPTION, default=False)
     username: str | None = attribute_field(USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(PASSWORD_DESCRIPTION, default=UNSET)
-    active: bool = attribute_field("Uses the transport for mail to its destination.", default=True)
+    active: bool = attribute_field(
+        "True uses the transport. False stores it unused. Default: true.", default=True
+    )
 
 
 @strawberry.input(description="New values of transports. An absent field leaves the value.")
@@ -143,22 +164,22 @@ class TransportPatch:
     lookup_mx: strawberry.Maybe[bool] = attribute_field(LOOKUP_MX_DESCRIPTION)
     username: str | None = attribute_field(NULLABLE_USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(CHANGED_CREDENTIAL_DESCRIPTION, default=UNSET)
-    active: strawberry.Maybe[bool] = attribute_field(
-        "Uses the transports for mail to their destinations."
-    )
+    active: strawberry.Maybe[bool] = attribute_field("False: the transports are not used.")
 
 
 @strawberry.input(description="Input of transportUpdate.")
 class TransportUpdateInput(Options):
     transports: list[TransportRef] = attribute_field(
-        "The transports to change. If the destination is changed: one."
+        "Transports to change, at most 1,000 by default. Only one, if the destination is changed."
     )
-    set: TransportPatch = attribute_field("Values to set on each of the transports.")
+    set: TransportPatch = attribute_field("New values, the same for all transports.")
 
 
 @strawberry.input(description="Input of transportDelete.")
 class TransportDeleteInput(Options):
-    transports: list[TransportRef] = attribute_field("The transports to delete.")
+    transports: list[TransportRef] = attribute_field(
+        "Transports to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.input(description="Input of tlsPolicyCreate.")
@@ -171,7 +192,9 @@ class TlsPolicyCreateInput(Options):
         "TLS level and certificate check that the destination requires."
     )
     parameters: str | None = attribute_field(PARAMETERS_DESCRIPTION, default=UNSET)
-    active: bool = attribute_field("Applies the TLS policy.", default=True)
+    active: bool = attribute_field(
+        "True applies the TLS policy. False stores it unused. Default: true.", default=True
+    )
 
 
 @strawberry.input(description="New values of TLS policies. An absent field leaves the value.")
@@ -180,144 +203,200 @@ class TlsPolicyPatch:
         "TLS level and certificate check that the destinations require."
     )
     parameters: str | None = attribute_field(f"{PARAMETERS_DESCRIPTION} Null: none.", default=UNSET)
-    active: strawberry.Maybe[bool] = attribute_field("Applies the TLS policies.")
+    active: strawberry.Maybe[bool] = attribute_field("False: the TLS policies are not applied.")
 
 
 @strawberry.input(description="Input of tlsPolicyUpdate.")
 class TlsPolicyUpdateInput(Options):
-    tls_policies: list[TlsPolicyRef] = attribute_field("The TLS policies to change.")
-    set: TlsPolicyPatch = attribute_field("Values to set on each of the TLS policies.")
+    tls_policies: list[TlsPolicyRef] = attribute_field(
+        "TLS policies to change, at most 1,000 by default."
+    )
+    set: TlsPolicyPatch = attribute_field("New values, the same for all TLS policies.")
 
 
 @strawberry.input(description="Input of tlsPolicyDelete.")
 class TlsPolicyDeleteInput(Options):
-    tls_policies: list[TlsPolicyRef] = attribute_field("The TLS policies to delete.")
+    tls_policies: list[TlsPolicyRef] = attribute_field(
+        "TLS policies to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.input(description="Input of forwardingHostCreate.")
 class ForwardingHostCreateInput(Options):
     hostname: str = attribute_field(
-        "Host name, domain, IP address or network. A name is looked up at once: its "
-        "SPF record, else its MX hosts, else its addresses."
+        "Host name, domain, IP address or network. The mutation looks a name up in DNS: its SPF "
+        "record, else its MX hosts, else its addresses. It is not looked up again, so later "
+        "changes in DNS have no effect."
     )
     filter_spam: bool = attribute_field(
-        "Runs the spam filter on mail from the host. If false, mail from the host "
-        "skips the spam filter.",
+        "True runs the spam filter on mail from the host. False: mail from the host "
+        "skips the spam filter, but not the virus scanner and the sender rules. Default: "
+        "false.",
         default=False,
     )
 
 
 @strawberry.input(description="Input of forwardingHostDelete.")
 class ForwardingHostDeleteInput(Options):
-    forwarding_hosts: list[ForwardingHostRef] = attribute_field("The forwarding hosts to delete.")
+    forwarding_hosts: list[ForwardingHostRef] = attribute_field(
+        "Forwarding hosts to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.type(description="Payload of relayHostCreate.")
 class RelayHostPayload(MutationPayload):
-    relay_host: RelayHost | None = attribute_field("The new relay host.", default=None)
+    relay_host: RelayHost | None = attribute_field(
+        "Created relay host. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of relayHostUpdate.")
 class RelayHostsPayload(MutationPayload):
     relay_hosts: list[RelayHost] = attribute_field(
-        "The changed relay hosts, in the order of the references.", default_factory=list
+        "Changed relay hosts, in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type(description="Payload of transportCreate.")
 class TransportPayload(MutationPayload):
-    transport: Transport | None = attribute_field("The new transport.", default=None)
+    transport: Transport | None = attribute_field(
+        "Created transport. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of transportUpdate.")
 class TransportsPayload(MutationPayload):
     transports: list[Transport] = attribute_field(
-        "The changed transports, in the order of the references.", default_factory=list
+        "Changed transports, in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type(description="Payload of tlsPolicyCreate.")
 class TlsPolicyPayload(MutationPayload):
-    tls_policy: TlsPolicy | None = attribute_field("The new TLS policy.", default=None)
+    tls_policy: TlsPolicy | None = attribute_field(
+        "Created TLS policy. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of tlsPolicyUpdate.")
 class TlsPoliciesPayload(MutationPayload):
     tls_policies: list[TlsPolicy] = attribute_field(
-        "The changed TLS policies, in the order of the references.", default_factory=list
+        "Changed TLS policies, in the order of the references.", default_factory=list
     )
 
 
 @strawberry.type(description="Payload of forwardingHostCreate.")
 class ForwardingHostsPayload(MutationPayload):
     forwarding_hosts: list[ForwardingHost] = attribute_field(
-        "One forwarding host for each address or network of the name.", default_factory=list
+        "Created, changed and existing forwarding hosts: one for each address or network that "
+        "`hostname` has.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class RoutingMutation:
     @mutation(
-        "Creates a relay host, which sends the mail of the domains that have it.", **WRITE_GUARD
+        "Creates a relay host (smarthost). It sends the outbound mail of the domains "
+        "that refer to it, except to recipients with a transport. At most 1,000 relay "
+        "hosts are allowed.",
+        **WRITE_GUARD,
     )
     async def relay_host_create(self, info: Info, input: RelayHostCreateInput) -> RelayHostPayload:
-        return RelayHostPayload(relay_host=await _create_record(info, RELAYS, RelayHost, input))
+        return RelayHostPayload(
+            relay_host=await _create_routing_record(info, RELAYS, RelayHost, input)
+        )
 
-    @mutation("Updates relay hosts, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Changes relay hosts, all or none. Messages that are already in the queue use the new "
+        "values.",
+        **WRITE_GUARD,
+    )
     async def relay_host_update(self, info: Info, input: RelayHostUpdateInput) -> RelayHostsPayload:
-        records = await _update_records(
+        records = await _update_routing_records(
             info, RELAYS, RelayHost, "relayHosts", input.relay_hosts, input.set
         )
         return RelayHostsPayload(relay_hosts=records)
 
     @mutation(
-        "Deletes relay hosts, all or none. Mail of domains that used one is sent "
-        "directly to its destination afterwards.",
+        "Deletes relay hosts, all or none. The domains that used one then have no relay "
+        "host, and their mail is sent by the default route.",
         **WRITE_GUARD,
     )
     async def relay_host_delete(self, info: Info, input: RelayHostDeleteInput) -> DeletePayload:
         return await _delete_records(info, RELAYS, "relayHosts", input.relay_hosts)
 
-    @mutation("Creates a transport. A destination has one transport.", **WRITE_GUARD)
+    @mutation(
+        "Creates a transport, which sets the next hop for mail to a destination. Refused "
+        "with CONFLICT if the destination has a transport. At most 5,000 transports are "
+        "allowed.",
+        **WRITE_GUARD,
+    )
     async def transport_create(self, info: Info, input: TransportCreateInput) -> TransportPayload:
-        return TransportPayload(transport=await _create_record(info, TRANSPORTS, Transport, input))
+        return TransportPayload(
+            transport=await _create_routing_record(info, TRANSPORTS, Transport, input)
+        )
 
-    @mutation("Updates transports, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Changes transports, all or none. Refused if another transport has the new destination.",
+        **WRITE_GUARD,
+    )
     async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportsPayload:
-        records = await _update_records(
+        records = await _update_routing_records(
             info, TRANSPORTS, Transport, "transports", input.transports, input.set
         )
         return TransportsPayload(transports=records)
 
-    @mutation("Deletes transports, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes transports, all or none. Mail to their destinations is then sent by "
+        "another matching transport, else by the relay host of the sender's domain, else by the "
+        "default route.",
+        **WRITE_GUARD,
+    )
     async def transport_delete(self, info: Info, input: TransportDeleteInput) -> DeletePayload:
         return await _delete_records(info, TRANSPORTS, "transports", input.transports)
 
-    @mutation("Creates a TLS policy. A destination has one TLS policy.", **WRITE_GUARD)
+    @mutation(
+        "Creates a TLS policy, which sets the required TLS for mail to a destination. "
+        "Refused with CONFLICT if the destination has a policy. At most 5,000 TLS "
+        "policies are allowed.",
+        **WRITE_GUARD,
+    )
     async def tls_policy_create(self, info: Info, input: TlsPolicyCreateInput) -> TlsPolicyPayload:
-        return TlsPolicyPayload(tls_policy=await _create_record(info, POLICIES, TlsPolicy, input))
+        return TlsPolicyPayload(
+            tls_policy=await _create_routing_record(info, POLICIES, TlsPolicy, input)
+        )
 
     @mutation(
-        "Updates TLS policies, all or none. If the level needs other parameters, set both.",
+        "Changes TLS policies, all or none. Set `level` and `parameters` together if the new level "
+        "needs other parameters.",
         **WRITE_GUARD,
     )
     async def tls_policy_update(
         self, info: Info, input: TlsPolicyUpdateInput
     ) -> TlsPoliciesPayload:
-        records = await _update_records(
+        records = await _update_routing_records(
             info, POLICIES, TlsPolicy, "tlsPolicies", input.tls_policies, input.set
         )
         return TlsPoliciesPayload(tls_policies=records)
 
-    @mutation("Deletes TLS policies, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes TLS policies, all or none. For mail to MX hosts the policy of a parent "
+        "domain then applies, else DANE, else MTA-STS, else TLS is opportunistic. For "
+        "mail to a relay host or to the next hop of a transport, another policy of this "
+        "host applies. Without one, the policy of the recipient's domain applies, else "
+        "the TLS of this host's configuration.",
+        **WRITE_GUARD,
+    )
     async def tls_policy_delete(self, info: Info, input: TlsPolicyDeleteInput) -> DeletePayload:
         return await _delete_records(info, POLICIES, "tlsPolicies", input.tls_policies)
 
     @mutation(
-        "Creates a forwarding host for each address that a host name or a domain "
-        "sends from. Mail from these addresses is not refused for SPF and DMARC. "
-        "Existing forwarding hosts with such an address get the new name as their "
-        "source.",
+        "Creates a forwarding host for an IP address or network, or for each address that a host "
+        "name or domain sends from. Mail from these addresses is not refused or deferred "
+        "because of SPF, DMARC or greylisting. "
+        "Existing forwarding hosts with such an address get the new `source` and `filterSpam`. "
+        "If nothing changes, the error is CONFLICT.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
@@ -331,38 +410,51 @@ class RoutingMutation:
             forwarding_hosts=await _load_records(info, ForwardingHost, keys)
         )
 
-    @mutation("Deletes forwarding hosts, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes forwarding hosts, all or none. Mail from their addresses can then be refused "
+        "or deferred because of SPF, DMARC and greylisting again. Mail of hosts without "
+        "`filterSpam` also passes through the spam filter again. A forwarding host that is a "
+        "wider network still applies to its addresses.",
+        **WRITE_GUARD,
+    )
     async def forwarding_host_delete(
         self, info: Info, input: ForwardingHostDeleteInput
     ) -> DeletePayload:
-        keys = await load_routing_ids(info, input.forwarding_hosts, "forwardingHosts")
+        keys = await resolve_routing_ids_or_raise(info, input.forwarding_hosts, "forwardingHosts")
         deleted_keys = await forwarding_hosts.delete_forwarding_hosts(info.context, keys)
         return DeletePayload.of_keys("ForwardingHost", deleted_keys)
 
 
-async def _create_record(
+async def _create_routing_record(
     info: Info, record_kind: RoutingTable, record_type: type[NodeView], record_input: Any
 ) -> Any:
     """Create a record of routing and return it as a GraphQL object."""
-    key = await routing_mutations.create_row(
-        info.context, record_kind, _column_values(record_input), _password_from_input(record_input)
+    key = await routing_mutations.create_routing_row(
+        info.context,
+        record_kind,
+        _routing_column_values_from_input(record_input),
+        _password_from_input(record_input),
     )
     (record,) = await _load_records(info, record_type, [key])
     return record
 
 
-async def _update_records(
+async def _update_routing_records(
     info: Info,
     record_kind: RoutingTable,
     record_type: type[NodeView],
-    list_field: str,
+    refs_input_field: str,
     refs: Sequence[ObjectRef],
     patch: Any,
 ) -> list[Any]:
     """Change records of routing, all or none, and return them as GraphQL objects."""
-    keys = await load_routing_ids(info, refs, list_field)
-    await routing_mutations.update_rows(
-        info.context, record_kind, keys, _column_values(patch), _password_from_input(patch)
+    keys = await resolve_routing_ids_or_raise(info, refs, refs_input_field)
+    await routing_mutations.update_routing_rows(
+        info.context,
+        record_kind,
+        keys,
+        _routing_column_values_from_input(patch),
+        _password_from_input(patch),
     )
     return await _load_records(info, record_type, keys)
 
@@ -371,8 +463,8 @@ async def _delete_records(
     info: Info, record_kind: RoutingTable, list_field: str, refs: Sequence[ObjectRef]
 ) -> DeletePayload:
     """Delete records of routing, all or none."""
-    keys = await load_routing_ids(info, refs, list_field)
-    await routing_mutations.delete_rows(info.context, record_kind, keys)
+    keys = await resolve_routing_ids_or_raise(info, refs, list_field)
+    await routing_mutations.delete_routing_rows(info.context, record_kind, keys)
     return DeletePayload.of_keys(record_kind.type_name, keys)
 
 

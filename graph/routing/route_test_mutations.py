@@ -21,7 +21,10 @@ from resolvers.routing.route_tests import RouteTestRequest
 )
 class RouteTestInput(Options):
     relay_host: RelayHostRef | None = attribute_field(
-        "Relay host to connect to, even if it is not active. Default: the route of the recipient.",
+        (
+            "Relay host to connect to, even if it is not active. `transport` is then ignored. "
+            "Default: `transport`, else the route of the recipient."
+        ),
         default=UNSET,
     )
     transport: TransportRef | None = attribute_field(
@@ -32,14 +35,18 @@ class RouteTestInput(Options):
         "Envelope sender for MAIL FROM. Default: the null sender <>.", default=UNSET
     )
     recipient: EmailAddress | None = attribute_field(
-        "Envelope recipient for RCPT TO. Default: RCPT is not sent.", default=UNSET
+        "Envelope recipient for RCPT TO. Required without `relayHost` and `transport`. "
+        "Default: RCPT is not sent.",
+        default=UNSET,
     )
 
 
 @strawberry.type(description="Payload of routeTest.")
 class RouteTestPayload(MutationPayload):
     ok: bool = attribute_field(
-        "True if the server accepted the sender and the recipient.", default=False
+        "True if the server accepted the sender and, if given, the recipient, or if the "
+        "recipient is in a local domain. False: `log` has the reason.",
+        default=False,
     )
     log: list[str] = attribute_field(
         "Steps of the route selection and the SMTP dialogue, without passwords.",
@@ -50,9 +57,13 @@ class RouteTestPayload(MutationPayload):
 @strawberry.type
 class RouteTestMutation:
     @mutation(
-        "Selects the route of a message, connects to its server, and sends MAIL and "
-        "RCPT, but no message. It takes at most one minute.",
-        atomic_exclusion=AtomicExclusion("a try of a way out"),
+        "Selects the route of a message, connects to the first server that answers, "
+        "signs in if configured, and sends MAIL and RCPT, but no message. It takes at "
+        "most one minute. A missing route, a failed connection and a refusal by the "
+        "server are no errors: `ok` is false. For a recipient in a local domain nothing "
+        "is connected and `ok` is true, unless `relayHost` or `transport` is given. A "
+        "process runs at most 4 tests at once, else RATE_LIMITED.",
+        atomic_exclusion=AtomicExclusion("A route test"),
         role=Role.ADMIN,
         scope=Scope.FULL,
     )

@@ -2,48 +2,68 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 
+from graph.domains.domain_lists import load_relay_host_domain_page
 from graph.domains.types import Domain
-from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.connections import (
+    Connection,
+    PageArguments,
+    connection_of_page,
+    page_request,
+)
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import DerivedField
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
-    objects_from_rows_with_links,
     selected_columns,
 )
 from graph.types.scalars import CIDR
 from models.routing.tables import TlsPolicyLevel
-from models.store.keyset_pages import Cursor
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
+from resolvers.domains.loaders import DomainOrder
 from resolvers.routing import loaders as routing_loaders
-from resolvers.routing.loaders import FORWARDERS, POLICIES, RELAYS, TRANSPORTS, RoutingTable
+from resolvers.routing.loaders import (
+    FORWARDERS,
+    POLICIES,
+    RELAYS,
+    TRANSPORTS,
+    ForwardingHostOrder,
+    RelayHostOrder,
+    RoutingListing,
+    RoutingTable,
+    TlsPolicyOrder,
+    TransportOrder,
+)
 
 ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN}
 READ_GUARD: dict[str, Any] = {**ADMIN_GUARD, "scope": Scope.READ}
 
 
 @strawberry.type(
-    description="A server that sends the mail of the domains that have it as their relay "
-    "host (smarthost).",
+    description="Server that sends the mail of the domains that have it as their relay host "
+    "(smarthost).",
     directives=[Auth(**ADMIN_GUARD)],
 )
 class RelayHost(NodeView):
     host: str = attribute_field("Host name or IP address of the relay host.")
     port: int = attribute_field("TCP port of the relay host.")
     username: str | None = attribute_field(
-        "User name to authenticate with (SMTP AUTH). Null: no authentication."
+        "Username to authenticate with (SMTP AUTH). Null: no authentication."
     )
     has_password: bool = attribute_field("True if a password is stored. It is never returned.")
     tls: bool = attribute_field(
-        "True if TLS with a verified certificate is required. If false, TLS is "
-        "opportunistic; with a user name it is always required."
+        "True if TLS with a verified certificate is required. If false, TLS is opportunistic and "
+        "the certificate is not verified; but with a username, or on port 465, TLS with a verified "
+        "certificate is required too. A TLS policy for the relay host has precedence."
     )
     active: bool = attribute_field(
         "True if the relay host is used. If false, the mail of its domains is sent "
@@ -54,30 +74,43 @@ class RelayHost(NodeView):
     load_batch = staticmethod(routing_loaders.load_relay_hosts_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("RelayHost")}
 
-    @field("Domains that have the relay host, in alphabetical order.", "id")
+    @field("Domains that have the relay host.", "id")
     async def used_by_domains(
-        self, info: Info
-    ) -> list[Annotated["Domain", strawberry.lazy("graph.domains.types")]]:
-        rows = await info.context.load(routing_loaders.load_domains_by_relay_host, self.row.id)
-        return await objects_from_rows_with_links(info, Domain, rows)
+        self,
+        info: Info,
+        order_by: DomainOrder = DomainOrder.NAME_ASC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["Domain", strawberry.lazy("graph.domains.types")]]:
+        page_arguments = PageArguments(first, after, last, before)
+        return await load_relay_host_domain_page(
+            info, Domain, self.row.id, order_by, page_arguments
+        )
 
 
 @strawberry.type(
-    description="The next hop for mail to a destination.", directives=[Auth(**ADMIN_GUARD)]
+    description="Next hop for mail to a destination. It has precedence over the relay host "
+    "of the sender's domain.",
+    directives=[Auth(**ADMIN_GUARD)],
 )
 class Transport(NodeView):
     destination: str = attribute_field(
         "Recipients that the transport is for: a domain, .domain for all its "
-        "subdomains, an address, or a /regular expression/."
+        "subdomains, an address, or a /regular expression/ that is found in the recipient's "
+        "address in lower case."
     )
     next_hop: str = attribute_field(
-        "Server that receives the mail: host:port or [host]:port. With lookupMx: a domain."
+        "Server that receives the mail: host:port or [host]:port. With `lookupMx`: a "
+        "domain, or domain:port."
     )
     lookup_mx: bool = attribute_field(
-        "True if mail goes to the MX hosts of the next hop, which is a domain."
+        "True if mail goes to the MX hosts of the next hop, which is a domain. If false, "
+        "it goes to the next hop itself."
     )
     username: str | None = attribute_field(
-        "User name to authenticate with (SMTP AUTH). Null: no authentication."
+        "Username to authenticate with (SMTP AUTH). Null: no authentication."
     )
     has_password: bool = attribute_field("True if a password is stored. It is never returned.")
     active: bool = attribute_field("True if the transport is used for mail to its destination.")
@@ -96,7 +129,9 @@ class TlsPolicy(NodeView):
         "Destination that the policy is for: a domain, .domain for all its "
         "subdomains, or a next hop as [host] or [host]:port."
     )
-    level: TlsPolicyLevel = attribute_field("Required level of TLS.")
+    level: TlsPolicyLevel = attribute_field(
+        "TLS level and certificate check that the destination requires."
+    )
     parameters: str | None = attribute_field(
         "TLS versions, and certificate names or fingerprints, in the syntax of Postfix. Null: none."
     )
@@ -109,8 +144,8 @@ class TlsPolicy(NodeView):
 
 
 @strawberry.type(
-    description="An address or network that forwards mail to this platform, so that SPF "
-    "fails. Mail from a forwarding host is not refused for SPF and DMARC.",
+    description="Address or network that forwards mail to this platform, so that SPF fails. "
+    "Mail from a forwarding host is not refused or deferred because of SPF, DMARC or greylisting.",
     directives=[Auth(**ADMIN_GUARD)],
 )
 class ForwardingHost(NodeView):
@@ -119,7 +154,8 @@ class ForwardingHost(NodeView):
         "Name, address or network that the forwarding host was created from."
     )
     filter_spam: bool = attribute_field(
-        "True if mail from the host passes through the spam filter. If false, it skips the filter."
+        "True if mail from the host passes through the spam filter. If false, it skips "
+        "the spam filter, but not the virus scanner and the sender rules."
     )
     created_at: datetime = attribute_field("Time when the forwarding host was created.")
 
@@ -127,67 +163,132 @@ class ForwardingHost(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("ForwardingHost")}
 
 
-async def _load_page(
-    info: Info, record_kind: RoutingTable, record_type: type[NodeView], *page_arguments: Any
-) -> Connection[Any]:
-    """Load a page of routing records, oldest first.
+@strawberry.input(description="Conditions on relay hosts.")
+class RelayHostFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only relay hosts with this text in the host or the username (case is ignored).",
+        default=UNSET,
+    )
 
-    `page_arguments` are: first, after, last, before.
-    """
-    requested_page = page_request(record_kind.cursor_kind, *page_arguments)
+
+@strawberry.input(description="Conditions on transports.")
+class TransportFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only transports with this text in the destination, the next hop or the username "
+        "(case is ignored).",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Conditions on TLS policies.")
+class TlsPolicyFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only TLS policies with this text in the destination (case is ignored).",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Conditions on forwarding hosts.")
+class ForwardingHostFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only forwarding hosts with this text in `host` or `source` (case is ignored).",
+        default=UNSET,
+    )
+
+
+RoutingFilter = RelayHostFilter | TransportFilter | TlsPolicyFilter | ForwardingHostFilter
+
+
+async def _load_routing_records_page(
+    info: Info,
+    record_kind: RoutingTable,
+    record_type: type[NodeView],
+    routing_filter: RoutingFilter | None,
+    order_by: StrEnum,
+    page_arguments: PageArguments,
+) -> Connection[Any]:
+    """Load a page of routing records."""
+    search_text = (routing_filter.query or None) if routing_filter else None
+    listing = RoutingListing(record_kind, search_text)
+    list_order = record_kind.orders[order_by]
+    list_ordering = ordering_name(f"{record_kind.cursor_kind}-{order_by}", search_text)
     return await connection_of_page(
         info,
         record_type,
-        await routing_loaders.read_page(
-            info.context, record_kind, requested_page, selected_columns(info, record_type)
+        await routing_loaders.read_visible_routing_page(
+            info.context,
+            listing,
+            page_request(list_ordering, *page_arguments),
+            selected_columns(info, record_type),
+            order_by,
         ),
-        lambda row: Cursor(record_kind.cursor_kind, row.created_at, row.id),
-        lambda: routing_loaders.count_rows(info.context, record_kind),
+        lambda row: list_order.cursor_of_row(row, list_ordering),
+        lambda: routing_loaders.count_visible_routing_rows(info.context, listing),
     )
 
 
 @strawberry.type
 class RoutingQuery:
-    @query("Returns all relay hosts. Oldest first.", **READ_GUARD)
+    @query("Returns the relay hosts of the platform.", **READ_GUARD)
     async def relay_hosts(
         self,
         info: Info,
+        filter: RelayHostFilter | None = UNSET,
+        order_by: RelayHostOrder = RelayHostOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[RelayHost]:
-        return await _load_page(info, RELAYS, RelayHost, first, after, last, before)
+        page_arguments = PageArguments(first, after, last, before)
+        return await _load_routing_records_page(
+            info, RELAYS, RelayHost, filter, order_by, page_arguments
+        )
 
-    @query("Returns all transports. Oldest first.", **READ_GUARD)
+    @query("Returns the transports of the platform.", **READ_GUARD)
     async def transports(
         self,
         info: Info,
+        filter: TransportFilter | None = UNSET,
+        order_by: TransportOrder = TransportOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Transport]:
-        return await _load_page(info, TRANSPORTS, Transport, first, after, last, before)
+        page_arguments = PageArguments(first, after, last, before)
+        return await _load_routing_records_page(
+            info, TRANSPORTS, Transport, filter, order_by, page_arguments
+        )
 
-    @query("Returns all TLS policies. Oldest first.", **READ_GUARD)
+    @query("Returns the TLS policies of the platform.", **READ_GUARD)
     async def tls_policies(
         self,
         info: Info,
+        filter: TlsPolicyFilter | None = UNSET,
+        order_by: TlsPolicyOrder = TlsPolicyOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[TlsPolicy]:
-        return await _load_page(info, POLICIES, TlsPolicy, first, after, last, before)
+        page_arguments = PageArguments(first, after, last, before)
+        return await _load_routing_records_page(
+            info, POLICIES, TlsPolicy, filter, order_by, page_arguments
+        )
 
-    @query("Returns all forwarding hosts. Oldest first.", **READ_GUARD)
+    @query("Returns the forwarding hosts of the platform.", **READ_GUARD)
     async def forwarding_hosts(
         self,
         info: Info,
+        filter: ForwardingHostFilter | None = UNSET,
+        order_by: ForwardingHostOrder = ForwardingHostOrder.CREATED_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[ForwardingHost]:
-        return await _load_page(info, FORWARDERS, ForwardingHost, first, after, last, before)
+        page_arguments = PageArguments(first, after, last, before)
+        return await _load_routing_records_page(
+            info, FORWARDERS, ForwardingHost, filter, order_by, page_arguments
+        )

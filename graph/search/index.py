@@ -16,6 +16,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_views import DerivedField, View
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.types.row_mapping import lazy_view_factory, link
@@ -28,7 +29,7 @@ from resolvers.search import index_inspection, index_tasks, search_scope
 from resolvers.search.index_inspection import IndexLookup
 from resolvers.search.index_tasks import IndexBuildRequest
 
-READ_GUARD = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
+READ_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
@@ -54,7 +55,9 @@ class SearchIndexStatus:
         return ByteSize(await index_inspection.read_index_size(info.context))
 
     @field(
-        "Number of messages that are not indexed yet. Searches find them nevertheless.", cost=100
+        "Number of messages that are not indexed yet. A search reads these messages itself, and "
+        "fails with UNAVAILABLE if its users have more than 5,000 of them.",
+        cost=100,
     )
     async def pending(self, info: Info) -> BigInt:
         return BigInt(await index_inspection.count_unindexed_messages(info.context))
@@ -70,15 +73,18 @@ class SearchIndexStatus:
 @strawberry.type(description="Word of a text, as the text index stores it.")
 class SearchToken:
     text: str = attribute_field(
-        "Word without accents and in lower case. Scripts without spaces between words give pairs "
-        "of letters."
+        "Word in lower case and without accents. Of scripts without spaces between words, a pair "
+        "of characters."
     )
-    position: int = attribute_field("Position of the word in the text, from 1.")
+    position: int = attribute_field("Position of the word in the text, counted from 1.")
 
 
 @strawberry.type(description="Query that the text index gets for a filter.")
 class SearchExpansion:
-    original: JSON = attribute_field("Filter as JSON, with `query` as conditions.")
+    original: JSON = attribute_field(
+        "Filter as JSON, in the form of the input `MessageFilter`. Terms in its `query` are "
+        "converted to conditions; words stay in `query`."
+    )
     expanded: JSON = attribute_field(
         "Query of the text index as JSON: `words` in a row, with `prefix` if the last word is a "
         "prefix, combined by `and`, `or` and `not`. Other conditions are left out. Empty if "
@@ -90,7 +96,7 @@ class SearchExpansion:
     )
 
 
-@strawberry.type(description="Match of the text index.")
+@strawberry.type(description="Message that the text index finds for a filter, with its score.")
 class SearchHit(View):
     message: Message | None = link(
         "id",
@@ -145,10 +151,12 @@ class SearchDiagnostics:
         users: UsersArgument = UNSET,
     ) -> SearchExpansion:
         ctx = info.context
-        user_ids = await search_scope.load_searched_user_ids(
+        user_ids = await search_scope.require_searchable_user_ids(
             ctx, user_selector_from_selection(users or None)
         )
-        expression = index_inspection.index_expression_of_conditions(filter.to_conditions(info))
+        expression = index_inspection.index_expression_of_conditions_or_none(
+            filter.to_validated_conditions(info)
+        )
         return SearchExpansion(
             original=JSON(json_from_filter(filter, ctx.environment.now())),
             expanded=JSON(index_inspection.expression_as_json(expression) if expression else {}),
@@ -159,8 +167,9 @@ class SearchDiagnostics:
         )
 
     @field(
-        "Messages that the text index alone finds, newest first. Messages that are not indexed "
-        "yet are missing, and conditions other than words are not checked."
+        "Messages that the text index finds for the words of the search, the last stored "
+        "first. Messages "
+        "that are not indexed yet are missing. Conditions other than words are ignored."
     )
     async def hits(
         self,
@@ -178,13 +187,13 @@ class SearchDiagnostics:
         before: str | None = UNSET,
     ) -> Connection[SearchHit]:
         ctx = info.context
-        user_ids = await search_scope.load_searched_user_ids(
+        user_ids = await search_scope.require_searchable_user_ids(
             ctx, user_selector_from_selection(users or None)
         )
         list_ordering = ordering_name("key-", (user_ids, filter))
         request = IndexLookup(
             tuple(user_ids),
-            filter.to_conditions(info),
+            filter.to_validated_conditions(info),
             page_request(list_ordering, first, after, last, before),
         )
         return await connection_of_page(
@@ -202,15 +211,19 @@ class SearchIndexBuildInput(Options):
         "Users whose messages are indexed. Default: the signed-in user.", default=UNSET
     )
     mailbox_patterns: list[str] = attribute_field(
-        "Patterns for paths of mailboxes, at most 20: `*` matches any characters, `%` any "
-        "characters except `/`."
+        "Patterns for paths of the mailboxes (case is significant, except in INBOX): `*` "
+        "matches any characters, `%` any characters except `/`. At most 20 patterns of "
+        "1,000 characters."
     )
     max_recent: int | None = attribute_field(
-        "Skips mailboxes with more unindexed messages than this number. Default: no limit.",
+        "Skips mailboxes with more unindexed messages than this number, at least 0. Default: no "
+        "limit.",
         default=UNSET,
     )
     background: bool = attribute_field(
-        "Always starts a task. If false, up to 1,000 messages are indexed at once.", default=False
+        "True always starts a task. False starts one only for more than 1,000 messages, and else "
+        "indexes the messages before the response. Default: false.",
+        default=False,
     )
 
 
@@ -232,20 +245,31 @@ class SearchIndexOptimizeInput(Options):
     description="Payload of searchIndexBuild, searchIndexRebuild and searchIndexOptimize."
 )
 class SearchIndexPayload(MutationPayload):
-    task: Task | None = attribute_field("Task that does the work. Null: it is done.", default=None)
+    task: Task | None = attribute_field(
+        "Task that does the work. Null if the messages were indexed at once.", default=None
+    )
     indexed_count: BigInt | None = attribute_field(
-        "Number of indexed messages. Null: a task does the work.", default=None
+        "Number of messages that were indexed at once. Null if a task does the work.", default=None
     )
 
 
 @strawberry.type
 class SearchIndexQuery:
-    @query("Returns the state of the text index.", **WRITE_GUARD)
+    @query(
+        "Returns size, backlog and last optimization of the text index that finds words in "
+        "messages.",
+        **WRITE_GUARD,
+    )
     async def search_index_status(self, info: Info) -> SearchIndexStatus:
         engine = ENGINE_NAMES[info.context.environment.database.dialect]
         return SearchIndexStatus(enabled=True, engine=engine)
 
-    @query("Returns how the text index splits texts and answers searches.", **READ_GUARD)
+    @query(
+        "Returns diagnostics of the text index: how it splits texts into words, and which "
+        "messages it finds for a filter.",
+        **READ_GUARD,
+        access=MANAGED,
+    )
     def search_diagnostics(self) -> SearchDiagnostics:
         return SearchDiagnostics()
 
@@ -253,9 +277,10 @@ class SearchIndexQuery:
 @strawberry.type
 class SearchIndexMutation:
     @mutation(
-        "Indexes messages that are not indexed yet, ahead of the background worker. More than "
-        "1,000 messages are indexed by a task.",
+        "Adds messages to the text index that are not indexed yet, before the background worker "
+        "does. If there are more than 1,000, a task indexes them.",
         **WRITE_GUARD,
+        access=MANAGED,
     )
     async def search_index_build(
         self, info: Info, input: SearchIndexBuildInput
@@ -272,9 +297,11 @@ class SearchIndexMutation:
 
     @mutation(
         "Starts a task that indexes stored messages again. For all users, and always on SQLite, "
-        "the task fills a second index, which replaces the first at the end. Searches work "
-        "meanwhile.",
+        "it fills a second index, which replaces the first at the end. Searches work meanwhile. "
+        "Such a rebuild fails with CONFLICT if any other task of searchIndexRebuild is "
+        "unfinished; for selected users on PostgreSQL there is no such check.",
         **WRITE_GUARD,
+        access=MANAGED,
     )
     async def search_index_rebuild(
         self, info: Info, input: SearchIndexRebuildInput
@@ -285,8 +312,8 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row(task))
 
     @mutation(
-        "Starts a task that merges segments of the text index (SQLite), or removes rows of "
-        "deleted messages (PostgreSQL).",
+        "Starts a task that makes the text index smaller and faster: it merges segments (SQLite), "
+        "or removes rows of deleted messages (PostgreSQL).",
         **WRITE_GUARD,
     )
     async def search_index_optimize(

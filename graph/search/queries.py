@@ -16,13 +16,14 @@ from graph.messages.filter_inputs import (
     MessageFilter,
     MessageListRequest,
     MessageOrder,
-    filter_from_json,
+    filter_from_json_with_query_as_words,
 )
 from graph.messages.references import ThreadRef
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types.connections import PageArguments
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
     UserSelection,
@@ -31,8 +32,11 @@ from graph.types.references import (
 )
 from models import quantities
 from models.errors import RequestError
-from models.users.roles import Scope
-from resolvers.messages.filters.filter_conditions import index_only_words, validate_values
+from models.users.roles import AdminPermission, Scope
+from resolvers.messages.filters.filter_conditions import (
+    search_words_if_index_alone_suffices,
+    validate_filter_values,
+)
 from resolvers.search import search_scope
 from resolvers.search.query_keys import format_instant
 from resolvers.search.query_parser import QueryProblem, parse_search_query
@@ -44,18 +48,29 @@ QueryTextArgument = Annotated[
     str | None,
     strawberry.argument(
         description='Search text, such as `from:ann has:attachment -in:trash "exact words"`. With '
-        "`filter`, both must match."
+        "`filter`, both must match. An invalid term is left out and reported in the result. At "
+        "most 4,096 characters. Default: no search text."
     ),
 ]
 
 
-@strawberry.type(description="Search as text and as filter.")
+@strawberry.type(description="Search in two forms: as text and as filter.")
 class ParsedSearch:
-    text: str = attribute_field("Search text, as in `messages(query:)`.")
-    filter: JSON = attribute_field("Filter as JSON, in the form of the input `MessageFilter`.")
-    uses_index: bool = attribute_field("True if the text index alone can answer the search.")
+    text: str = attribute_field(
+        "Search in the language of `messages(query:)`, such as `from:ann has:attachment`."
+    )
+    filter: JSON = attribute_field(
+        "Filter as JSON, in the form of the input `MessageFilter`. Terms of the search "
+        "text that are not valid are left out. If all are left out, it is an empty "
+        "object, which no filter accepts."
+    )
+    uses_index: bool = attribute_field(
+        "True if the text index alone can answer the search. False if messages or their columns "
+        "must be read too."
+    )
     problems: list[str] = attribute_field(
-        "Problems of the search text, in English. Empty if it is valid."
+        "Problems of the search text, each with its position, and of the filter, in "
+        "English. Empty if both are valid."
     )
 
 
@@ -76,7 +91,9 @@ def json_from_filter(message_filter: MessageFilter, now: datetime) -> dict[str, 
         elif name in TIME_JSON_NAMES:
             time, ago = maybe_value(value.at), maybe_value(value.ago)
             value = (
-                {"at": format_instant(time)} if time else {"ago": quantities.format_duration(ago)}
+                {"at": format_instant(time)}
+                if time
+                else {"ago": quantities.format_iso_duration(ago)}
             )
         elif name in REF_CONVERTERS:
             value = REF_CONVERTERS[name](value)
@@ -89,7 +106,7 @@ def json_from_filter(message_filter: MessageFilter, now: datetime) -> dict[str, 
                 if field_value is not UNSET and field_value is not None
             }
         values[name] = value
-    if (terms := message_filter.parsed_query_terms(now)) is not None:
+    if (terms := message_filter.query_terms_as_fields_unless_only_words(now)) is not None:
         del values["query"]
         values["and"] = [*values.get("and", ()), terms]
     return values
@@ -121,7 +138,12 @@ def _parsed_search_from_json(
 ) -> ParsedSearch:
     """Return the GraphQL object of a filter in JSON: its text, index use and problems."""
     try:
-        uses_index = index_only_words(filter_from_json(fields).to_conditions(info)) is not None
+        uses_index = (
+            search_words_if_index_alone_suffices(
+                filter_from_json_with_query_as_words(fields).to_validated_conditions(info)
+            )
+            is not None
+        )
     except RequestError as problem:
         uses_index, problems = False, [*problems, problem.message]
     now = info.context.environment.now()
@@ -141,7 +163,7 @@ def _has_mailbox_condition(fields: Mapping[str, Any]) -> bool:
     )
 
 
-async def _load_filter_of_valid_terms(
+async def _load_filter_and_query_problems(
     info: Info, query_text: str, user_ids: Sequence[int]
 ) -> tuple[MessageFilter, Sequence[QueryProblem]]:
     """Return the valid terms of a text as a filter, and the problems of the others.
@@ -156,19 +178,21 @@ async def _load_filter_of_valid_terms(
     )
 
     def check_fields(fields: Mapping[str, Any]) -> None:
-        conditions = filter_from_json(fields).to_conditions(info)
+        conditions = filter_from_json_with_query_as_words(fields).to_validated_conditions(info)
         search_scope.require_known_mailboxes(conditions, known_mailboxes)
-        validate_values(conditions)
+        validate_filter_values(conditions)
 
     parsed = parse_search_query(query_text, now, check_fields)
-    return filter_from_json({"or": []} if parsed.is_void else parsed.fields), parsed.problems
+    return filter_from_json_with_query_as_words(
+        {"or": []} if parsed.is_void else parsed.fields
+    ), parsed.problems
 
 
 @strawberry.type
 class SearchQuery:
     @query(
-        "Returns a search text as filter, or a filter as search text. With both arguments, "
-        "returns a search that meets both.",
+        "Converts a search text to a filter, or a filter to a search text, without searching. "
+        "With both arguments, returns a search that meets both.",
         scope=Scope.MAIL_READ,
     )
     def search_parse(
@@ -178,8 +202,8 @@ class SearchQuery:
         filter: Annotated[
             MessageFilter | None,
             strawberry.argument(
-                description="Filter to convert to text. With `query`, the result has the "
-                "conditions of both."
+                description="Filter to convert to a search text. With `query`, the result has "
+                "the conditions of both. Default: no filter."
             ),
         ] = UNSET,
     ) -> ParsedSearch:
@@ -193,31 +217,45 @@ class SearchQuery:
         return _parsed_search_from_json(info, fields, problems)
 
     @query(
-        "Returns messages of the signed-in user or of selected users, at most 100. "
-        "Administrators who may act as these users see records without content.",
+        "Returns messages of the signed-in user or of at most 100 selected users, without those "
+        "in mailboxes that others share with them. Of messages of other users, an "
+        "administrator below ROOT sees flags, dates, sizes and addresses. Subject and "
+        "content are the error FORBIDDEN.",
         scope=Scope.MAIL_READ,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def messages(
         self,
         info: Info,
-        users: UserSelection | None = UNSET,
+        users: Annotated[
+            UserSelection | None,
+            strawberry.argument(
+                description="Users whose messages are returned, at most 100. Default: the "
+                "signed-in user."
+            ),
+        ] = UNSET,
         filter: MessageFilter | None = UNSET,
         query: QueryTextArgument = UNSET,
-        order_by: MessageOrder = MessageOrder.RECEIVED_DESC,
+        order_by: Annotated[
+            MessageOrder,
+            strawberry.argument(
+                description="Sort order of the messages. Default: RECEIVED_DESC, newest first."
+            ),
+        ] = MessageOrder.RECEIVED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
         ctx = info.context
-        user_ids = await search_scope.load_searched_user_ids(
+        user_ids = await search_scope.require_searchable_user_ids(
             ctx, user_selector_from_selection(users or None)
         )
         page_arguments = PageArguments(first, after, last, before)
         if not query:
             request = MessageListRequest(filter or None, order_by, page_arguments)
         else:
-            query_filter, problems = await _load_filter_of_valid_terms(info, query, user_ids)
+            query_filter, problems = await _load_filter_and_query_problems(info, query, user_ids)
             combined = MessageFilter(and_=[query_filter, filter]) if filter else query_filter
             request = MessageListRequest(combined, order_by, page_arguments, problems)
         return await load_message_page(info, request, user_ids=user_ids)

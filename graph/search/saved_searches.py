@@ -11,7 +11,7 @@ from graph.messages.filter_inputs import (
     MessageFilter,
     MessageListRequest,
     MessageOrder,
-    filter_from_json,
+    filter_from_json_with_query_as_words,
 )
 from graph.messages.types import MessageConnection, load_message_page
 from graph.search.queries import json_from_filter
@@ -20,7 +20,12 @@ from graph.types.connections import PageArguments
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, subscription
 from graph.types.mutations import mutation
-from graph.types.object_references import ObjectRef, load_id_from_ref, load_ids_from_refs
+from graph.types.object_access import OWN
+from graph.types.object_references import (
+    ObjectRef,
+    resolve_id_from_ref_or_raise,
+    resolve_ids_from_refs_or_raise,
+)
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
@@ -38,7 +43,7 @@ from resolvers.search.saved_searches import SavedSearchChange
 
 def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageConditions:
     """Convert a filter in JSON to conditions of the resolvers. Raises Invalid."""
-    return filter_from_json(fields).to_conditions(info)
+    return filter_from_json_with_query_as_words(fields).to_validated_conditions(info)
 
 
 @strawberry.type(
@@ -46,17 +51,24 @@ def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageCondi
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class SavedSearch(NodeView):
-    name: str = attribute_field("Name of the saved search, unique in any case.")
+    name: str = attribute_field("Name of the saved search. No two of a user differ only in case.")
     filter: JSON = attribute_field("Filter as JSON, in the form of the input `MessageFilter`.")
 
     load_batch = staticmethod(saved_searches.load_own_saved_searches_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("SavedSearch")}
 
-    @field("Filter as search text, as in `messages(query:)`.", "filter")
+    @field(
+        "Stored filter, written as a search text in the language of `messages(query:)`.", "filter"
+    )
     def query(self, info: Info) -> str:
         return query_from_fields(self.row.filter, info.context.environment.now())
 
-    @field("Number of unread messages that the search matches.", "filter", "user_id", cost=20)
+    @field(
+        "Number of messages that the search matches and that don't have the flag \\Seen.",
+        "filter",
+        "user_id",
+        cost=20,
+    )
     async def unseen_count(self, info: Info) -> int:
         return await self._count_messages(info, only_unseen=True)
 
@@ -67,58 +79,72 @@ class SavedSearch(NodeView):
     async def _count_messages(self, info: Info, *, only_unseen: bool = False) -> int:
         """Count the messages that the search finds, or only the unread ones."""
         if counted := vars(self).get("counted"):
-            return int(counted.unseen if only_unseen else counted.total)
+            return int(counted.unseen_count if only_unseen else counted.message_count)
         conditions = _conditions_from_json(info, self.row.filter)
         page_key = saved_searches.listing_for_count(
             self.row.user_id, conditions, only_unseen=only_unseen
         )
-        return await info.context.load(message_loaders.count_listings, page_key)
+        return await info.context.load(message_loaders.count_visible_messages_of_listings, page_key)
 
-    @field("Messages that the search matches.", "filter", "user_id")
+    @field(
+        "Messages in mailboxes that the search matches. Default: newest first.", "filter", "user_id"
+    )
     async def messages(
         self,
         info: Info,
-        order_by: MessageOrder = MessageOrder.RECEIVED_DESC,
+        order_by: Annotated[
+            MessageOrder,
+            strawberry.argument(
+                description="Sort order of the messages. Default: RECEIVED_DESC, newest first."
+            ),
+        ] = MessageOrder.RECEIVED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
         request = MessageListRequest(
-            filter_from_json(self.row.filter), order_by, PageArguments(first, after, last, before)
+            filter_from_json_with_query_as_words(self.row.filter),
+            order_by,
+            PageArguments(first, after, last, before),
         )
         return await load_message_page(info, request, user_ids=[self.row.user_id])
 
 
 @strawberry.input(one_of=True, description="Reference to one saved search of the signed-in user.")
 class SavedSearchRef(ObjectRef):
-    name: strawberry.Maybe[str] = attribute_field("Name of the saved search, in any case.")
+    name: strawberry.Maybe[str] = attribute_field("Name of the saved search (case is ignored).")
 
 
 FILTER_DESCRIPTION = (
-    "Messages that the search matches. Conditions on text, body and header are an error. With "
-    "`query`, both must match."
+    "Filter of the saved search. The conditions `text`, `body` and `header` are not allowed in it. "
+    "With `query`, both must match."
 )
-QUERY_DESCRIPTION = "Search text, as in `messages(query:)`. With `filter`, both must match."
+QUERY_DESCRIPTION = (
+    "Search text, as in `messages(query:)`, at most 4,096 characters. An invalid term is "
+    "an error. With `filter`, both must "
+    "match."
+)
 
 
 @strawberry.input(description="Input of savedSearchCreate. `filter`, `query` or both are required.")
 class SavedSearchCreateInput(Options):
     name: str = attribute_field(
-        "Name of the saved search, at most 128 characters, unique in any case."
+        "Name of the saved search, at most 128 characters. Another one with this name, in any "
+        "case, is a CONFLICT."
     )
     filter: MessageFilter | None = attribute_field(FILTER_DESCRIPTION, default=UNSET)
     query: str | None = attribute_field(QUERY_DESCRIPTION, default=UNSET)
 
 
 @strawberry.input(
-    description="New values of saved searches. An absent field leaves the value unchanged. "
-    "`filter` and `query` together replace the stored filter."
+    description="Changes to saved searches. An omitted field is unchanged. `filter` and `query`, "
+    "if one or both are given, replace the stored search."
 )
 class SavedSearchPatch:
     name: strawberry.Maybe[str] = attribute_field(
-        "Name of the saved search, at most 128 characters, unique in any case. Only for one saved "
-        "search."
+        "New name, at most 128 characters, allowed with one saved search. If another saved search "
+        "has this name (case is ignored): CONFLICT."
     )
     filter: strawberry.Maybe[MessageFilter] = attribute_field(FILTER_DESCRIPTION)
     query: strawberry.Maybe[str] = attribute_field(QUERY_DESCRIPTION)
@@ -126,13 +152,17 @@ class SavedSearchPatch:
 
 @strawberry.input(description="Input of savedSearchUpdate.")
 class SavedSearchUpdateInput(Options):
-    saved_searches: list[SavedSearchRef] = attribute_field("Saved searches to change.")
-    set: SavedSearchPatch = attribute_field("New values for all of the saved searches.")
+    saved_searches: list[SavedSearchRef] = attribute_field(
+        "Saved searches to change, at most 1,000 by default."
+    )
+    set: SavedSearchPatch = attribute_field("Values to change, the same for all saved searches.")
 
 
 @strawberry.input(description="Input of savedSearchDelete.")
 class SavedSearchDeleteInput(Options):
-    saved_searches: list[SavedSearchRef] = attribute_field("Saved searches to delete.")
+    saved_searches: list[SavedSearchRef] = attribute_field(
+        "Saved searches to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.type(description="Payload of savedSearchCreate.")
@@ -143,34 +173,42 @@ class SavedSearchPayload(MutationPayload):
 @strawberry.type(description="Payload of savedSearchUpdate.")
 class SavedSearchesPayload(MutationPayload):
     saved_searches: list[SavedSearch] = attribute_field(
-        "Saved searches in the order of the references.", default_factory=list
+        "Changed saved searches, in the order of the input.", default_factory=list
     )
 
 
 @strawberry.type
 class SavedSearchMutation:
     @mutation(
-        "Saves a search under a name. An account has at most 100 saved searches.", scope=Scope.MAIL
+        "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. A "
+        "user has at most 100 saved searches.",
+        scope=Scope.MAIL,
     )
     async def saved_search_create(
         self, info: Info, input: SavedSearchCreateInput
     ) -> SavedSearchPayload:
         ctx = info.context
-        fields = _filter_json(info, value_or_none(input.filter), value_or_none(input.query), ())
+        fields = _validated_filter_json_to_store(
+            info, value_or_none(input.filter), value_or_none(input.query), ()
+        )
         conditions = await _valid_conditions(info, fields)
         search_id = await saved_searches.create_saved_search(ctx, input.name, fields, conditions)
         row = await ctx.load(saved_searches.load_own_saved_searches_by_id, search_id)
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
-    @mutation("Updates the name or filter of saved searches, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Changes the name or the filter of saved searches of the signed-in user: all or none. The "
+        "messages are unchanged.",
+        scope=Scope.MAIL,
+    )
     async def saved_search_update(
         self, info: Info, input: SavedSearchUpdateInput
     ) -> SavedSearchesPayload:
         ctx = info.context
-        search_ids = await _ids_from_refs(info, input.saved_searches)
+        search_ids = await _resolve_saved_search_ids_or_raise(info, input.saved_searches)
         fields = conditions = None
         if input.set.filter or input.set.query:
-            fields = _filter_json(
+            fields = _validated_filter_json_to_store(
                 info, maybe_value(input.set.filter), maybe_value(input.set.query), ("set",)
             )
             conditions = await _valid_conditions(info, fields)
@@ -181,19 +219,27 @@ class SavedSearchMutation:
             saved_searches=[SavedSearch.from_row(row) for row in rows if row]
         )
 
-    @mutation("Deletes saved searches, all or none.", scope=Scope.MAIL)
+    @mutation(
+        "Deletes saved searches of the signed-in user, all or none. The messages that they match "
+        "are kept.",
+        scope=Scope.MAIL,
+    )
     async def saved_search_delete(self, info: Info, input: SavedSearchDeleteInput) -> DeletePayload:
-        search_ids = await _ids_from_refs(info, input.saved_searches)
+        search_ids = await _resolve_saved_search_ids_or_raise(info, input.saved_searches)
         await saved_searches.delete_saved_searches(info.context, search_ids)
         return DeletePayload(
             deleted_ids=[global_ids.encode("SavedSearch", search_id) for search_id in search_ids]
         )
 
 
-async def _ids_from_refs(info: Info, refs: list[SavedSearchRef]) -> list[int]:
+async def _resolve_saved_search_ids_or_raise(info: Info, refs: list[SavedSearchRef]) -> list[int]:
     """Return the row IDs of saved searches, in the order of the references."""
-    return await load_ids_from_refs(
-        info, refs, "savedSearches", name_field="name", load_ids=saved_searches.load_ids_by_name
+    return await resolve_ids_from_refs_or_raise(
+        info,
+        refs,
+        "savedSearches",
+        name_field="name",
+        load_ids=saved_searches.load_own_saved_search_ids_by_name,
     )
 
 
@@ -205,7 +251,7 @@ async def _valid_conditions(info: Info, fields: Mapping[str, Any]) -> MessageCon
     return conditions
 
 
-def _filter_json(
+def _validated_filter_json_to_store(
     info: Info, message_filter: MessageFilter | None, query: str | None, path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the filter to store, in JSON: both conditions if filter and query are given.
@@ -220,7 +266,7 @@ def _filter_json(
         {"and": [query_fields, fields]} if query_fields and fields else query_fields or fields
     )
     if not combined:
-        text = "filter or query is required"
+        text = "`filter` or `query` is required."
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=[*path, "filter"])
     return combined
 
@@ -228,9 +274,11 @@ def _filter_json(
 @strawberry.type
 class SavedSearchSubscription:
     @subscription(
-        "Streams a saved search with its counters at once, and again when they change, at most "
-        "once a second. It ends when the saved search is deleted.",
+        "Returns a saved search with the numbers of its messages at once, and again when it or a "
+        "number changes. Results come at most once a second, and less often if counting takes "
+        "long. Ends when the saved search is deleted.",
         scope=Scope.MAIL_READ,
+        access=OWN,
     )
     async def saved_search_counters(
         self,
@@ -239,12 +287,12 @@ class SavedSearchSubscription:
             SavedSearchRef, strawberry.argument(description="Saved search to follow.")
         ],
     ) -> AsyncIterator[SavedSearch]:
-        key = await load_id_from_ref(
+        key = await resolve_id_from_ref_or_raise(
             info,
             saved_search,
             "savedSearch",
             name_field="name",
-            load_ids=saved_searches.load_ids_by_name,
+            load_ids=saved_searches.load_own_saved_search_ids_by_name,
         )
         results = saved_searches.follow_saved_search(
             info.context, key, lambda fields: _conditions_from_json(info, fields)

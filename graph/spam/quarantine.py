@@ -1,6 +1,7 @@
 """GraphQL types and query of the quarantine."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -15,6 +16,7 @@ from graph.types.connections import Connection, PageArguments, connection_of_pag
 from graph.types.errors import attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_access import OVERSEEN
 from graph.types.object_views import DerivedField
 from graph.types.references import UserSelection, user_selector_from_selection, value_or_none
 from graph.types.row_mapping import (
@@ -24,14 +26,13 @@ from graph.types.row_mapping import (
     link,
     selected_columns,
 )
-from graph.types.scalars import URL
+from graph.types.scalars import URL, ByteSize
 from models.errors import require_found
-from models.store.keyset_pages import Cursor, ordering_name
-from models.users.roles import Scope, UserPermission
+from models.store.keyset_pages import ordering_name
+from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam import quarantine
 from resolvers.spam.quarantine import (
-    CURSOR_KIND,
     LIST_ORDERS,
     QuarantineConditions,
     QuarantineOrder,
@@ -51,7 +52,7 @@ def _symbols_from_json(stored_symbols: list[dict[str, Any]]) -> list[SpamSymbol]
 
 
 @strawberry.type(
-    description="A message that is held in the quarantine.", directives=[Auth(scope=Scope.READ)]
+    description="Message that is held in the quarantine.", directives=[Auth(scope=Scope.READ)]
 )
 class QuarantineItem(NodeView):
     queue_id: str = attribute_field("Queue ID of the message, as it occurs in logs.")
@@ -59,7 +60,7 @@ class QuarantineItem(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that the message is addressed to.",
+        description="User that the message is addressed to. Null if the user was deleted.",
     )
     domain: Domain | None = link(
         "domain_id",
@@ -68,15 +69,22 @@ class QuarantineItem(NodeView):
         description="Domain of the recipient. Null: the caller does not administer the domain.",
     )
     sender: str = attribute_field("Envelope sender. Empty: the null sender of a bounce.")
-    recipient: str = attribute_field("Envelope recipient.")
+    recipient: str = attribute_field("Envelope recipient (RCPT TO) of the message.")
     subject: str = attribute_field("Subject, decoded. Empty: the message has none.")
-    score: float = attribute_field("Spam score of the message.")
+    size: ByteSize = attribute_field("Size of the message in bytes.")
+    score: float = attribute_field(
+        "Spam score of the message in points of the spam scanner, or from 0 to 100 if no scanner "
+        "ran."
+    )
     symbols: list[SpamSymbol] = attribute_field("Spam tests that matched.")
     virus: bool = attribute_field("True if a virus was found.")
     virus_name: str | None = attribute_field("Name of the virus. Null: none was found.")
-    created_at: datetime = attribute_field("Time when the message arrived.")
+    created_at: datetime = attribute_field("Time when the message was put into the quarantine.")
     notified: bool = attribute_field("True if a quarantine digest has listed the message.")
-    expires_at: datetime = attribute_field("Time when the message is deleted from the quarantine.")
+    expires_at: datetime = attribute_field(
+        "Time when the message is deleted from the quarantine. If the quarantine of the user is "
+        "full, the oldest messages are deleted before."
+    )
 
     load_batch = staticmethod(quarantine.load_visible_items_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -87,14 +95,15 @@ class QuarantineItem(NodeView):
     }
 
     @field(
-        "Plain text of the message, converted from HTML if there is none: the first "
-        "65,536 characters. Reading another user's message is written to that "
+        "Plain text of the message, converted from HTML if there is none: the first 65,536 "
+        "characters. Null: the message has no text. Reading another user's message is written to "
+        "that "
         "user's security log.",
         cost=20,
     )
     async def text(self, info: Info) -> str | None:
         stored = require_found(
-            await info.context.load(quarantine.load_stored_messages, self.row.id)
+            await info.context.load(quarantine.load_visible_messages_and_log_reads, self.row.id)
         )
         return await quarantine.truncated_plain_text(stored)
 
@@ -113,61 +122,85 @@ class QuarantineItem(NodeView):
         )
 
 
-@strawberry.input(description="Conditions on quarantined messages; all must hold.")
-class QuarantineFilter(ConditionsInput):
-    users: UserSelection | None = attribute_field(
-        "Users that the messages are addressed to. Default: all that the caller can see.",
-        default=UNSET,
-    )
+@strawberry.input(description="Conditions on the quarantined messages of a user. All must hold.")
+class UserQuarantineFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Part of the subject, the envelope addresses, the name or address in From, "
-        "or the name of a spam test, in any case.",
+        "Returns only messages with this text in the subject, the envelope addresses, From, or "
+        "the name of a spam test. Case is ignored.",
         default=UNSET,
     )
     score_above: float | None = attribute_field(
-        "Spam score that the score of the message must exceed.", default=UNSET
+        "Returns only messages with `QuarantineItem.score` above this value, from -1e9 to 1e9.",
+        default=UNSET,
     )
     virus: bool | None = attribute_field(
-        "True: messages with a virus. False: messages without one.", default=UNSET
+        "True returns only messages with a virus, false only the others.", default=UNSET
     )
-    since: datetime | None = attribute_field("Earliest time of arrival, inclusive.", default=UNSET)
+    since: datetime | None = attribute_field(
+        "Returns only messages that arrived at this time or later.", default=UNSET
+    )
 
     def to_conditions(self) -> QuarantineConditions:
         """Convert the filter to conditions of the resolvers."""
         return QuarantineConditions(
-            user_selector_from_selection(self.users or None, path="filter"),
-            self.query or None,
-            value_or_none(self.score_above),
-            value_or_none(self.virus),
-            value_or_none(self.since),
+            query=self.query or None,
+            score_above=value_or_none(self.score_above),
+            has_virus=value_or_none(self.virus),
+            received_since=value_or_none(self.since),
+        )
+
+
+@strawberry.input(description="Conditions on quarantined messages. All must hold.")
+class QuarantineFilter(UserQuarantineFilter):
+    users: UserSelection | None = attribute_field(
+        "Returns only messages to these users. Default: all that the caller can see.",
+        default=UNSET,
+    )
+
+    def to_conditions(self) -> QuarantineConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return replace(
+            super().to_conditions(),
+            user_selector=user_selector_from_selection(self.users or None, path="filter"),
         )
 
 
 async def load_quarantine_page(
-    info: Info, user_id: int, page_arguments: PageArguments
+    info: Info,
+    user_id: int,
+    item_filter: UserQuarantineFilter | None,
+    order_by: QuarantineOrder,
+    page_arguments: PageArguments,
 ) -> Connection[QuarantineItem]:
-    """Load a page of the quarantined messages of an account, newest first."""
-    requested_page = page_request(CURSOR_KIND, *page_arguments)
+    """Load a page of the quarantined messages of an account."""
+    conditions = item_filter.to_conditions() if item_filter else QuarantineConditions()
+    list_order = LIST_ORDERS[order_by]
+    list_ordering = ordering_name(
+        f"user-quarantine-{order_by}", None if conditions == QuarantineConditions() else conditions
+    )
     page_key = UserQuarantineListing(
-        user_id, requested_page, selected_columns(info, QuarantineItem)
+        user_id,
+        page_request(list_ordering, *page_arguments),
+        list_order,
+        selected_columns(info, QuarantineItem),
+        conditions,
     )
     return await connection_of_page(
         info,
         QuarantineItem,
-        await info.context.load(quarantine.load_item_pages_by_user, page_key),
-        lambda row: Cursor(CURSOR_KIND, row.created_at, row.id),
-        lambda: info.context.load(quarantine.count_items_by_user, page_key),
+        await info.context.load(quarantine.load_visible_item_pages_by_user, page_key),
+        lambda row: list_order.cursor_of_row(row, list_ordering),
+        lambda: info.context.load(quarantine.count_visible_items_by_user, page_key),
     )
 
 
 @strawberry.type
 class QuarantineQuery:
     @query(
-        "Returns quarantined messages of the signed-in user. A DOMAIN_ADMIN with "
-        "the permission QUARANTINE also sees messages of the users of administered "
-        "domains, an ADMIN all messages.",
+        "Returns all quarantined messages that the caller can see.",
         scope=Scope.READ,
         user_permission=UserPermission.QUARANTINE,
+        access=OVERSEEN.with_permissions(AdminPermission.QUARANTINE),
     )
     async def quarantine(
         self,

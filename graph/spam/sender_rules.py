@@ -13,13 +13,14 @@ from graph.types.errors import DeletePayload, MutationPayload, Options, attribut
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import ACCOUNTS, MANAGED_OR_DOMAINS
 from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import (
     DomainRef,
     UserRef,
     domain_selector_from_ref,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
     maybe_value,
     value_or_none,
 )
@@ -32,13 +33,13 @@ from graph.types.row_mapping import (
 )
 from models.errors import InvalidInput, require_found
 from models.spam.sender_rules import SenderAction
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Scope, UserPermission
 from models.validation_constraints import ValidationConstraint
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam import sender_rule_mutations, sender_rules
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
-from resolvers.spam.sender_rules import CURSOR_KIND, SenderRuleConditions
+from resolvers.spam.sender_rules import LIST_ORDERS, SenderRuleConditions, SenderRuleOrder
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class SenderScope(View):
         "caller can't see the user.",
     )
     tag: str | None = attribute_field(
-        "Tag, case-folded: the rule applies to all users and addresses with the tag."
+        "Tag, case-folded: the rule applies to all users and addresses with the tag. Null: the "
+        "rule applies to others."
     )
     domain: Domain | None = link(
         "domain_id",
@@ -88,18 +90,24 @@ class SenderScope(View):
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "global_": DerivedField(
-            ("user_id", "tag", "domain_id"), lambda *whose: all(one is None for one in whose)
+            ("user_id", "tag", "domain_id"), lambda *whose: all(owner is None for owner in whose)
         )
     }
 
 
-@strawberry.type(description="A rule that mail of some senders is never, or always, spam.")
+@strawberry.type(
+    description=(
+        "Rule that treats the mail of some senders as spam, or not as spam. If several match, "
+        "rules of the user precede those of a tag, the domain and the platform. Of these BLOCK "
+        "precedes ALLOW."
+    )
+)
 class SenderRule(NodeView):
     action: SenderAction = attribute_field("Treatment of mail from the senders.")
     pattern: str = attribute_field(
         "Senders that match: an address, which includes its subaddresses (RFC 5233) "
-        "if the pattern has none; a domain without its subdomains; or *.domain for "
-        "all subdomains."
+        "if the pattern has none; a domain without its subdomains; or *.domain for all "
+        "subdomains. The envelope sender or the From address must match."
     )
     scope: SenderScope = attribute_field("Recipients that the rule applies to.")
     comment: str | None = attribute_field("Comment on the rule. Null: none.")
@@ -123,7 +131,7 @@ class SenderScopeInput:
         "administer the domain."
     )
     global_: strawberry.Maybe[bool] = attribute_field(
-        "Applies the rules to every recipient of the platform; must be true. "
+        "True applies the rules to every recipient of the platform; false is refused. "
         "Requires the role ADMIN.",
         name="global",
     )
@@ -135,11 +143,12 @@ class SenderScopeInput:
         """
         if self.user:
             row = require_found(
-                await load_user_or_viewer(info, self.user.value), path=["scope", "user"]
+                await load_visible_user_or_require_viewer(info, self.user.value),
+                path=["scope", "user"],
             )
             return RuleOwner(user_id=row.id)
         if self.global_ and not self.global_.value:
-            text = "Must be true, or name a user, tag or domain instead"
+            text = "Must be true. To select a user, tag or domain, name it instead."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["scope", "global"]
             )
@@ -151,26 +160,29 @@ class SenderScopeInput:
         )
 
 
-@strawberry.input(description="Conditions on sender rules; all must hold.")
+@strawberry.input(description="Conditions on sender rules. All must hold.")
 class SenderRuleFilter(ConditionsInput):
-    user: UserRef | None = attribute_field("User that the rules apply to.", default=UNSET)
-    tag: str | None = attribute_field("Tag that the rules apply to, in any case.", default=UNSET)
-    domain: DomainRef | None = attribute_field("Domain that the rules apply to.", default=UNSET)
+    user: UserRef | None = attribute_field("Returns only rules of this user.", default=UNSET)
+    tag: str | None = attribute_field(
+        "Returns only rules of this tag (case is ignored).", default=UNSET
+    )
+    domain: DomainRef | None = attribute_field("Returns only rules of this domain.", default=UNSET)
     action: SenderAction | None = attribute_field(
-        "Treatment of mail that the rules set.", default=UNSET
+        "Returns only rules with this action.", default=UNSET
     )
     query: str | None = attribute_field(
-        "Part of the pattern or the comment, in any case.", default=UNSET
+        "Returns only rules with this text in the pattern or the comment (case is ignored).",
+        default=UNSET,
     )
 
-    async def resolve_conditions(self, info: Info) -> SenderRuleConditions:
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> SenderRuleConditions:
         """Convert the filter to conditions of the resolvers.
 
         An unknown user or domain selects no rule.
         """
-        user = await load_user_or_viewer(info, self.user) if self.user else None
+        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
         domain = (
-            await domain_loaders.find_referenced_domain(
+            await domain_loaders.find_administered_domain_by_ref(
                 info.context, domain_selector_from_ref(self.domain, path=("filter", "domain", "id"))
             )
             if self.domain
@@ -193,29 +205,32 @@ class SenderRuleCreateInput(Options):
         "gets this action."
     )
     patterns: list[str] = attribute_field(
-        "Senders that match: addresses, domains (also written *@domain), or "
-        "*.domain for all subdomains; 1 to 100."
+        "Senders that match: addresses, domains (also written *@domain), or *.domain for all "
+        "subdomains; 1 to 100. The envelope sender or the From address must match."
     )
     comment: str | None = attribute_field(
-        "Comment on the rules, at most 500 characters. Default: none; existing rules keep theirs.",
+        "Comment on the rules, at most 500 characters. Omitted: new rules have none, existing "
+        "rules keep theirs. Null removes it.",
         default=UNSET,
     )
 
 
-@strawberry.input(one_of=True, description="Names one sender rule.")
+@strawberry.input(one_of=True, description="Reference to one sender rule.")
 class SenderRuleRef(ObjectRef):
     pass
 
 
 @strawberry.input(description="Input of senderRuleDelete.")
 class SenderRuleDeleteInput(Options):
-    sender_rules: list[SenderRuleRef] = attribute_field("The sender rules to delete.")
+    sender_rules: list[SenderRuleRef] = attribute_field(
+        "Sender rules to delete, at most 1,000 by default."
+    )
 
 
 @strawberry.type(description="Payload of senderRuleCreate.")
 class SenderRulesPayload(MutationPayload):
     sender_rules: list[SenderRule] = attribute_field(
-        "The created or changed rules, each once, in the order of the patterns.",
+        "Created or changed rules, each once, in the order of the patterns.",
         default_factory=list,
     )
 
@@ -223,33 +238,42 @@ class SenderRulesPayload(MutationPayload):
 @strawberry.type
 class SenderRuleQuery:
     @query(
-        "Returns the sender rules of the signed-in user. A DOMAIN_ADMIN also sees "
-        "the rules of administered domains and of tags of their users, and with the "
-        "permission SPAM_POLICY the rules of the users; an ADMIN sees all rules. In "
-        "alphabetical order of the patterns.",
+        "Returns all sender rules that the caller can see. A DOMAIN_ADMIN also sees the rules of "
+        "administered domains, and of the tags of users in these domains. An ADMIN sees all rules.",
         scope=Scope.READ,
+        access=ACCOUNTS.with_permissions(AdminPermission.SPAM_POLICY),
     )
     async def sender_rules(
         self,
         info: Info,
         filter: SenderRuleFilter | None = UNSET,
+        order_by: SenderRuleOrder = SenderRuleOrder.PATTERN_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[SenderRule]:
-        conditions = await filter.resolve_conditions(info) if filter else SenderRuleConditions()
+        conditions = (
+            await filter.resolve_conditions_or_match_nothing(info)
+            if filter
+            else SenderRuleConditions()
+        )
+        list_order = LIST_ORDERS[order_by]
         list_ordering = ordering_name(
-            CURSOR_KIND, None if conditions == SenderRuleConditions() else conditions
+            f"sender-rules-{order_by}", None if conditions == SenderRuleConditions() else conditions
         )
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             SenderRule,
             await sender_rules.read_rule_page(
-                info.context, conditions, requested_page, selected_columns(info, SenderRule)
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, SenderRule),
+                order_by,
             ),
-            lambda row: Cursor(requested_page.ordering, row.pattern, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: sender_rules.count_rules(info.context, conditions),
         )
 
@@ -257,11 +281,13 @@ class SenderRuleQuery:
 @strawberry.type
 class SenderRuleMutation:
     @mutation(
-        "Creates sender rules, one for each pattern, or changes existing ones. A "
-        "DOMAIN_ADMIN can do so for administered domains and their users, an ADMIN "
-        "for everyone. A user, tag or domain can have 1,000 rules, the platform "
-        "10,000.",
+        "Creates sender rules, one for each pattern, all or none. A rule of the same "
+        "user, tag, domain or "
+        "platform with the pattern is changed instead. Rules of domains also require the scope "
+        "FULL; rules of tags and of the platform require the role ADMIN and the scope FULL. A "
+        "user, tag or domain can have 1,000 rules, the platform 10,000.",
         **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
     async def sender_rule_create(
         self, info: Info, input: SenderRuleCreateInput
@@ -275,7 +301,10 @@ class SenderRuleMutation:
         return SenderRulesPayload(sender_rules=[SenderRule.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes sender rules, all or none. Who can create a rule can delete it.", **WRITE_GUARD
+        "Deletes sender rules, all or none. Rules of domains also require the scope FULL; rules "
+        "of tags and of the platform require the role ADMIN and the scope FULL.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
     async def sender_rule_delete(self, info: Info, input: SenderRuleDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.sender_rules, "senderRules")

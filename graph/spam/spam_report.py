@@ -7,7 +7,7 @@ import strawberry
 from graph.types.errors import attribute_field
 
 
-@strawberry.type(description="A test of the spam filter that matched a message.")
+@strawberry.type(description="Test of the spam filter that matched a message.")
 class SpamSymbol:
     name: str = attribute_field("Name of the test in the spam filter.")
     score: float = attribute_field(

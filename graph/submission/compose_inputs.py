@@ -9,7 +9,7 @@ from typing import Any
 import strawberry
 from strawberry import UNSET
 
-from graph.http.download_urls import parse_attachment_id
+from graph.http.download_urls import parse_message_id_and_attachment_number
 from graph.submission.references import IdentityRef
 from graph.types import global_ids
 from graph.types.errors import Options, attribute_field
@@ -17,14 +17,14 @@ from graph.types.fields import Info
 from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MessageRef,
-    MessageRelationKind,
     find_unchecked_message_id,
     value_or_none,
 )
 from graph.types.scalars import Upload
-from mail.compose.message_builder import CustomHeader, OutgoingFile, Priority
+from mail.compose.message_draft import CustomHeader, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.messages.tables import MessageRelationKind
 from models.validation_constraints import ValidationConstraint
 from resolvers.submission.attachments import AttachmentSelection, UploadedAttachment
 from resolvers.submission.message_source import MessageSource, QuotePosition
@@ -35,7 +35,7 @@ CONTENT_FIELDS = (  # input fields that a message is composed from
 )
 
 
-@strawberry.enum(description="How content is written.")
+@strawberry.enum(description="Encoding of bytes as text in the input.")
 class ContentEncoding(StrEnum):
     """Encoding of the content of an attachment."""
 
@@ -44,56 +44,80 @@ class ContentEncoding(StrEnum):
     UTF8 = "UTF8"
 
 
-@strawberry.input(description="Somebody in a header.")
+@strawberry.input(description="Address of a sender or recipient, with a display name.")
 class MailAddressInput:
-    address: str = attribute_field("Mail address.")
-    name: str | None = attribute_field("Display name.", default=UNSET)
-
-
-@strawberry.input(description="A header field.")
-class HeaderInput:
-    key: str = attribute_field("Name.")
-    value: str = attribute_field("One line of text.")
-
-
-@strawberry.input(description="A file to attach: its content, or an upload of it.")
-class AttachmentInput:
-    content: str | None = attribute_field("The bytes, as encoding says.", default=UNSET)
-    upload: Upload | None = attribute_field("The bytes, sent before.", default=UNSET)
-    encoding: ContentEncoding = attribute_field(
-        "How content is written.", default=ContentEncoding.BASE64
+    address: str = attribute_field("Email address (RFC 5322), without display name.")
+    name: str | None = attribute_field(
+        "Display name, at most 255 bytes. Default: none.", default=UNSET
     )
-    filename: str | None = attribute_field("Its name; default that of the upload.", default=UNSET)
+
+
+@strawberry.input(description="Header field to add to a message (RFC 5322).")
+class HeaderInput:
+    key: str = attribute_field(
+        "Name of the header field. Fields that the server sets, such as Date and From, are refused."
+    )
+    value: str = attribute_field("Value of the header field: one line of text, at most 100 KiB.")
+
+
+@strawberry.input(
+    description="File to attach to a message. Exactly one of `content` and `upload` is required."
+)
+class AttachmentInput:
+    content: str | None = attribute_field(
+        "Content of the file, encoded as `encoding` says. Required without `upload`.", default=UNSET
+    )
+    upload: Upload | None = attribute_field(
+        "Upload with the content of the file, instead of `content`.", default=UNSET
+    )
+    encoding: ContentEncoding = attribute_field(
+        "Encoding of `content`. Default: BASE64.", default=ContentEncoding.BASE64
+    )
+    filename: str | None = attribute_field(
+        "Name of the file, at most 255 characters. Default: that of the upload, else none.",
+        default=UNSET,
+    )
     content_type: str | None = attribute_field(
-        "Media type; default that of the upload.", default=UNSET
+        "Media type of the file. Default: that of the upload, else application/octet-stream.",
+        default=UNSET,
     )
     content_id: str | None = attribute_field(
-        "Content-ID, without angle brackets: the file is an image that `html` shows.", default=UNSET
+        "Content-ID without angle brackets (RFC 2392), if the file is an image that `html` shows "
+        "by a `cid:` URL. Default: none.",
+        default=UNSET,
     )
 
 
-@strawberry.input(one_of=True, description="Chooses attachments of a message.")
+@strawberry.input(
+    one_of=True, description="Selection of attachments of the original message: by ID, or all."
+)
 class SourceAttachments:
-    all: strawberry.Maybe[bool] = attribute_field("All but the images of its html; false for none.")
-    ids: strawberry.Maybe[list[strawberry.ID]] = attribute_field("Global ids.")
+    all: strawberry.Maybe[bool] = attribute_field(
+        "True selects all attachments except the images that the HTML shows, false selects none."
+    )
+    ids: strawberry.Maybe[list[strawberry.ID]] = attribute_field(
+        "Global IDs of attachments of the original message."
+    )
 
 
-@strawberry.input(description="The message that a new message replies to or forwards.")
+@strawberry.input(description="Message that a new message replies to or forwards.")
 class MessageRelationInput:
-    message: MessageRef = attribute_field("The message replied to or forwarded.")
+    message: MessageRef = attribute_field("Original message that is replied to or forwarded.")
     relation: MessageRelationKind = attribute_field(
-        "Whether the message is replied to or forwarded."
+        "Kind of the new message: a reply, a reply to all, or a forward."
     )
     attachments: SourceAttachments | None = attribute_field(
-        "The attachments of that message that are copied into this one.", default=UNSET
+        "Attachments of the original message that are copied to the new one. Default: none.",
+        default=UNSET,
     )
     quote: QuotePosition = attribute_field(
-        "Whether text and html quote that message, and where. A reply quotes line by line; a "
-        "forward has its From, Date, Subject and To above it.",
+        "Position of the quote of the original message in `text` and `html`. A reply quotes line "
+        "by line; a forward repeats From, Date, Subject, To and Cc above the quote. Default: NONE.",
         default=QuotePosition.NONE,
     )
     include_message: bool = attribute_field(
-        "Attaches that message whole, as message/rfc822.", default=False
+        "True attaches the whole original message, as message/rfc822. Default: false.",
+        default=False,
     )
 
 
@@ -102,37 +126,64 @@ class MessageContentInput(Options):
     """Base of the inputs that compose a message: its header fields, bodies and attachments."""
 
     from_: MailAddressInput | None = attribute_field(
-        "An address you may send as; default that of the identity. Its name is the identity's, "
-        "unless one is given.",
+        "Author: an address that the user can send as. Without a name, that of the identity is "
+        "used. Default: the address of the identity.",
         name="from",
         default=UNSET,
     )
     identity: IdentityRef | None = attribute_field(
-        "The sender's identity, instead of `from`. Default: the default identity.", default=UNSET
+        "Identity to send with. Not allowed with `from`. Default: the default identity.",
+        default=UNSET,
     )
     to: list[MailAddressInput] | None = attribute_field(
-        "Default: those an answer goes to.", default=UNSET
+        "Addresses of the header field To. Default: none. If neither `to` nor `cc` is given, a "
+        "reply goes to the Reply-To of `source`, else its From, else its Sender. A reply to the "
+        "user's own message goes to its recipients. A reply to all also goes to the other To "
+        "addresses of `source`.",
+        default=UNSET,
     )
-    cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
+    cc: list[MailAddressInput] | None = attribute_field(
+        "Addresses of the header field Cc. Default: none. If neither `to` nor `cc` is given, a "
+        "reply to all goes to the other Cc addresses of `source`.",
+        default=UNSET,
+    )
     bcc: list[MailAddressInput] | None = attribute_field(
-        "Hidden copies, beside those the identity always makes.", default=UNSET
+        "Addresses that get a blind copy, in addition to those of the identity. Default: none.",
+        default=UNSET,
     )
     reply_to: list[MailAddressInput] | None = attribute_field(
-        "Answers go there; default what the identity says.", default=UNSET
+        "Addresses of the header field Reply-To. Default: that of the identity.", default=UNSET
     )
     subject: str | None = attribute_field(
-        "Subject, at most 2 KiB. Default: derived from the subject of `source`.", default=UNSET
+        "Subject of the message, at most 2,048 bytes. Default: derived from the subject of "
+        "`source`.",
+        default=UNSET,
     )
-    text: str | None = attribute_field("Up to 1 MiB; made from html when missing.", default=UNSET)
+    text: str | None = attribute_field(
+        "Plain text of the message, at most 1 MiB. Default: made from `html`.", default=UNSET
+    )
     html: str | None = attribute_field(
-        "Up to 1 MiB; images as data: URLs become attachments.", default=UNSET
+        "HTML of the message, at most 12 MiB. Images as `data:` URLs become attachments; without "
+        "them the HTML has at most 1 MiB. Default: "
+        "none.",
+        default=UNSET,
     )
-    headers: list[HeaderInput] | None = attribute_field("More header fields.", default=UNSET)
-    attachments: list[AttachmentInput] | None = attribute_field("Files.", default=UNSET)
-    priority: Priority = attribute_field("How much you hurry.", default=Priority.NORMAL)
+    headers: list[HeaderInput] | None = attribute_field(
+        "Further header fields, at most 100. Default: none.", default=UNSET
+    )
+    attachments: list[AttachmentInput] | None = attribute_field(
+        "Files to attach. A message has at most 250 attachments, including stored files "
+        "and those of `source`. Default: none.",
+        default=UNSET,
+    )
+    priority: Priority = attribute_field(
+        "Priority of the message. Default: NORMAL.", default=Priority.NORMAL
+    )
     source: MessageRelationInput | None = attribute_field(
-        "The message that this one replies to or forwards. messageSend needs the scope MAIL_READ "
-        "for it, since the subject and the recipients are derived from that message.",
+        "Message that this one replies to or forwards. It gives the default subject and, for a "
+        r"reply, the default recipients. It gets the flag \Answered, and for a forward "
+        "the keyword $Forwarded, unless another user shares it. It requires the scope "
+        "MAIL_READ, and is refused if `user` is another user. Default: none.",
         default=UNSET,
     )
 
@@ -174,7 +225,7 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
         "text": value_or_none(content_input.text),
         "html": value_or_none(content_input.html),
         "priority": content_input.priority,
-        "source": await resolve_source(info, content_input.source)
+        "source": await require_message_source_from_relation(info, content_input.source)
         if content_input.source
         else None,
     }
@@ -192,7 +243,7 @@ def attachment_selection(
     if attachments.all:
         return AttachmentSelection(all_unrelated=attachments.all.value)
     keys = [
-        parse_attachment_id(text, path=[*error_path, "ids", str(index)])
+        parse_message_id_and_attachment_number(text, path=[*error_path, "ids", str(index)])
         for index, text in enumerate(attachments.ids.value if attachments.ids else ())
     ]
     return AttachmentSelection(ids=keys)
@@ -247,11 +298,14 @@ def _attachment_from_input(
         value_or_none(attachment_input.upload),
     )
     if (content is None) is (upload is None):
-        text = "give content or upload, one of them"
+        text = "Exactly one of `content` and `upload` is required."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path, index=index)
     if content is not None:
         return OutgoingFile(
-            decode_content(content, attachment_input.encoding, [*path, "content"], index), *names
+            decode_attachment_content(
+                content, attachment_input.encoding, [*path, "content"], index
+            ),
+            *names,
         )
     try:
         return UploadedAttachment(global_ids.decode("Upload", upload), *names)
@@ -261,7 +315,7 @@ def _attachment_from_input(
         ) from error
 
 
-def decode_content(
+def decode_attachment_content(
     content: str, encoding: ContentEncoding, error_path: Sequence[str], index: int | None = None
 ) -> bytes:
     """Decode a text to bytes. Raises Invalid at `error_path` if it is not in the encoding."""
@@ -274,13 +328,15 @@ def decode_content(
             case ContentEncoding.UTF8:
                 return content.encode()
     except (binascii.Error, ValueError) as error:
-        message = f"this is not {encoding}"
+        message = f"The content is not valid {encoding}."
         raise InvalidInput(
             message, constraint=ValidationConstraint.ENCODING, path=error_path, index=index
         ) from error
 
 
-async def resolve_source(info: Info, source_input: MessageRelationInput) -> MessageSource:
+async def require_message_source_from_relation(
+    info: Info, source_input: MessageRelationInput
+) -> MessageSource:
     """Return the message that is answered or forwarded.
 
     Raises NotFound if the source names no message, Invalid if an ID is not valid.

@@ -26,30 +26,32 @@ from graph.submission.references import ComposeRequestRef, IdentityRef
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, subscription
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import id_from_ref
 from graph.types.object_views import DerivedField, NestedViewField
 from graph.types.references import (
     MailboxRef,
-    MessageRelationKind,
     UserRef,
-    load_named_user_id,
     mailbox_selector_from_ref,
+    require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import NodeView, global_id_field, link, objects_from_rows_with_links
-from mail.compose.message_builder import Priority
-from models.users.roles import Scope
+from mail.compose.message_draft import Priority
+from models.messages.tables import MessageRelationKind
+from models.users.roles import AdminPermission, Scope
 from resolvers.files import stored_files
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import loaders as message_loaders
-from resolvers.submission import compose_requests, identities
+from resolvers.submission import compose_requests
 from resolvers.submission.compose_requests import NewComposeRequest
 from resolvers.submission.composition import MessageFields
+from resolvers.submission.identities import loaders as identity_loaders
 
 LastSeenArgument = Annotated[
     ComposeRequestRef | None,
     strawberry.argument(
-        description="Last request that this client has seen. Default: none; requests before the "
-        "subscription are left out."
+        description="Last request that this client has received. Default: none; requests before "
+        "the subscription are left out."
     ),
 ]
 
@@ -57,46 +59,60 @@ LastSeenArgument = Annotated[
 def _addresses_field(key: str) -> NestedViewField:
     """Return a field that shows a stored list of addresses."""
     return NestedViewField(
-        ("written",), lambda content: content.get(key) or [], MailAddress, is_list=True
+        ("content",), lambda content: content.get(key) or [], MailAddress, is_list=True
     )
 
 
 def _message_field(key: str) -> DerivedField:
     """Return a field that shows a stored value of the message to compose."""
-    return DerivedField(("written",), lambda content: content.get(key))
+    return DerivedField(("content",), lambda content: content.get(key))
 
 
-@strawberry.type(description="A compose window to open. It lasts for ten minutes.")
+@strawberry.type(
+    description="Request to open a compose window in the clients of a user. It expires after 10 "
+    "minutes."
+)
 class ComposeRequest(NodeView):
     identity: Identity | None = link(
         "identity_id",
-        identities.load_visible_identities_by_id,
+        identity_loaders.load_visible_identities_by_id,
         Identity.from_row_or_none,
-        description="Who is to send; null = the default.",
+        description="Identity to send the new message with. Null: the default identity.",
     )
-    to: list[MailAddress] = attribute_field("To.")
-    cc: list[MailAddress] = attribute_field("Cc.")
-    bcc: list[MailAddress] = attribute_field("Bcc.")
-    reply_to: list[MailAddress] = attribute_field("Reply-To.")
-    subject: str | None = attribute_field("Subject.")
+    to: list[MailAddress] = attribute_field("Addresses for the header field To of the new message.")
+    cc: list[MailAddress] = attribute_field("Addresses for the header field Cc of the new message.")
+    bcc: list[MailAddress] = attribute_field(
+        "Addresses for the header field Bcc of the new message."
+    )
+    reply_to: list[MailAddress] = attribute_field(
+        "Addresses for the header field Reply-To of the new message."
+    )
+    subject: str | None = attribute_field("Subject of the new message. Null: none was given.")
     text: str | None = attribute_field(
-        "Plain text, with the quote and the links that were asked for."
+        "Plain text of the new message, with the quote and the links to files. Null: none was "
+        "given."
     )
     html: str | None = attribute_field(
-        "The same as HTML, as it was given: to be made safe before it is shown."
+        "HTML of the new message, not sanitized: the client must sanitize it before it shows it. "
+        "Null: none was given."
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
-        description="Folder for the copy; null = the usual one.",
+        description="Mailbox for the stored copy of the new message. Null: that of the identity, "
+        "or Sent.",
     )
-    priority: Priority = attribute_field("How much it hurries.")
-    requested_at: datetime = attribute_field("Asked at.")
-    requested_by: str | None = attribute_field("Who asked: a user, or the name of a key.")
-    expires_at: datetime = attribute_field("Too late from then on.")
+    priority: Priority = attribute_field("Priority of the new message.")
+    requested_at: datetime = attribute_field("Time when the request was created.")
+    requested_by: str | None = attribute_field(
+        "Username of the user, or name of the API key, that created the request."
+    )
+    expires_at: datetime = attribute_field(
+        "Time when the request expires: 10 minutes after it was created."
+    )
 
-    load_batch = staticmethod(compose_requests.load_own_compose_requests_by_id)
+    load_batch = staticmethod(compose_requests.load_own_open_compose_requests_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ComposeRequest"),
         "to": _addresses_field("to"),
@@ -106,22 +122,27 @@ class ComposeRequest(NodeView):
         "subject": _message_field("subject"),
         "text": _message_field("text"),
         "html": _message_field("html"),
-        "priority": DerivedField(("written",), lambda written: Priority(written["priority"])),
+        "priority": DerivedField(("content",), lambda content: Priority(content["priority"])),
         "requested_at": DerivedField(("created_at",), lambda at: at),
     }
 
-    @field("Files to attach; not those that are gone.", "written")
+    @field(
+        "Stored files that the client attaches to the new message. Files that were "
+        "deleted since then are missing. A caller who created the request for another "
+        "user gets an empty list.",
+        "content",
+    )
     async def files(self, info: Info) -> list[File]:
         rows = await info.context.load_many(
-            stored_files.load_own_files_by_id, self.row.written["files"]
+            stored_files.load_own_files_by_id, self.row.content["files"]
         )
         return await objects_from_rows_with_links(
             info, File, [row for row in rows if row is not None]
         )
 
-    @field("The message that the new message replies to or forwards. Null: none.", "written")
+    @field("Message that the new message replies to or forwards. Null: none.", "content")
     async def source(self, info: Info) -> MessageRelation | None:
-        stored = self.row.written.get("source")
+        stored = self.row.content.get("source")
         if not stored:
             return None
         row = await info.context.load(message_loaders.load_visible_by_ids, stored[0])
@@ -131,49 +152,83 @@ class ComposeRequest(NodeView):
 @strawberry.input(description="Input of composeRequest.")
 class ComposeRequestInput(Options):
     user: UserRef | None = attribute_field(
-        "Whose clients; default the viewer's own, others' for who may act as them.", default=UNSET
+        "User whose clients open the window. Default: the signed-in user.",
+        default=UNSET,
     )
     identity: IdentityRef | None = attribute_field(
-        "The sender's identity. Default: the default identity.", default=UNSET
+        "Identity to send the new message with. Default: the default identity of the user.",
+        default=UNSET,
     )
     to: list[MailAddressInput] | None = attribute_field(
-        "Default: those an answer goes to.", default=UNSET
+        "Addresses for the header field To of the new message. Default: none. If neither "
+        "`to` nor `cc` is given, a reply goes to the Reply-To of `source`, else its "
+        "From, else its Sender. A reply to the user's own message goes to its "
+        "recipients. A reply to all also goes to the other To addresses of `source`.",
+        default=UNSET,
     )
-    cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
-    bcc: list[MailAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
-    reply_to: list[MailAddressInput] | None = attribute_field("Answers go there.", default=UNSET)
+    cc: list[MailAddressInput] | None = attribute_field(
+        "Addresses for the header field Cc of the new message. Default: none. If neither `to` "
+        "nor `cc` is given and `source` is a reply to all: the other Cc addresses of `source`.",
+        default=UNSET,
+    )
+    bcc: list[MailAddressInput] | None = attribute_field(
+        "Addresses for the header field Bcc of the new message. Default: none.", default=UNSET
+    )
+    reply_to: list[MailAddressInput] | None = attribute_field(
+        "Addresses for the header field Reply-To of the new message. Default: none.", default=UNSET
+    )
     subject: str | None = attribute_field(
-        "Subject. Default: derived from the subject of `source`.", default=UNSET
+        "Subject of the new message, at most 2,048 bytes. Default: derived from the subject of "
+        "`source`.",
+        default=UNSET,
     )
-    text: str | None = attribute_field("Plain text.", default=UNSET)
-    html: str | None = attribute_field("HTML.", default=UNSET)
+    text: str | None = attribute_field(
+        "Plain text of the new message, at most 1 MiB. Default: none.", default=UNSET
+    )
+    html: str | None = attribute_field(
+        "HTML of the new message, at most 12 MiB. Default: none.", default=UNSET
+    )
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
-        "Stored files of the user: to attach, or linked to below the text.", default=UNSET
+        "Stored files of `user`. The client attaches the files with the mode ATTACH. The others "
+        "become links below the text, which requires the scope MAIL and is refused for another "
+        "user. Default: none.",
+        default=UNSET,
     )
-    mailbox: MailboxRef | None = attribute_field("Folder for the copy.", default=UNSET)
-    priority: Priority = attribute_field("How much it hurries.", default=Priority.NORMAL)
+    mailbox: MailboxRef | None = attribute_field(
+        "Mailbox for the stored copy of the new message. Default: that of the identity, or Sent.",
+        default=UNSET,
+    )
+    priority: Priority = attribute_field(
+        "Priority of the new message. Default: NORMAL.", default=Priority.NORMAL
+    )
     source: MessageRelationInput | None = attribute_field(
-        "The message that the new message replies to or forwards. The client adds its attachments.",
+        "Message that the new message replies to or forwards. Requires the scope MAIL_READ, and "
+        "is refused if `user` is another user. The fields `source.attachments` and "
+        "`source.includeMessage` are refused, since the client attaches files. Default: none.",
         default=UNSET,
     )
 
 
-@strawberry.type(description="Answer of composeRequest.")
+@strawberry.type(description="Payload of composeRequest.")
 class ComposeRequestPayload(MutationPayload):
     delivered_count: int = attribute_field(
-        "Number of clients that received the request.", default=0
+        "Number of clients that were subscribed to `composeRequested` when the request was "
+        "created. 0 if the mutation failed.",
+        default=0,
     )
     compose_request: ComposeRequest | None = attribute_field(
-        "The request, as the clients receive it.", default=None
+        "Created request, as the clients receive it.", default=None
     )
 
 
 @strawberry.type
 class ComposeMutation:
     @mutation(
-        "Asks each client of the user that subscribes to composeRequested to open a compose "
-        "window. Fails with USER_OFFLINE, and stores nothing, if no client subscribes.",
+        "Asks the clients of a user that are subscribed to `composeRequested` to open a compose "
+        "window. Nothing is sent. Fails with USER_OFFLINE, and stores nothing, if no client is "
+        "subscribed. A user has at most 100 open requests, which expire after 10 minutes.",
         scope=Scope.SUBMIT,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def compose_request(
         self, info: Info, input: ComposeRequestInput
@@ -185,10 +240,10 @@ class ComposeMutation:
         request = NewComposeRequest(
             fields,
             mailbox_selector_from_ref(input.mailbox) if input.mailbox else None,
-            await load_named_user_id(info, input.user or None),
+            await require_visible_user_id_if_named(info, input.user or None),
             absolute_url_builder(info),
         )
-        result = await compose_requests.create_compose_request(info.context, request)
+        result = await compose_requests.create_compose_request_for_listeners(info.context, request)
         return ComposeRequestPayload(
             delivered_count=result.listener_count,
             compose_request=ComposeRequest.from_row(result.request),
@@ -198,12 +253,15 @@ class ComposeMutation:
 @strawberry.type
 class ComposeSubscription:
     @subscription(
-        "Returns the compose windows that the viewer's clients are asked to open. With `after`, "
-        "returns the later requests that have not expired first.",
+        "Returns requests to open a compose window in the clients of the signed-in user. The "
+        "client counts as reachable for `composeRequest` while it is subscribed. With `after`, "
+        "later requests that have not expired are returned first.",
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(
-        self, info: Info, after: LastSeenArgument = UNSET
+        self,
+        info: Info,
+        after: LastSeenArgument = UNSET,
     ) -> AsyncIterator[ComposeRequest]:
         key = id_from_ref(after, "after") if after else None
         async for row in compose_requests.follow_compose_requests(info.context, key):

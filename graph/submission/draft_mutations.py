@@ -8,7 +8,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.files.references import FileRef
-from graph.http.download_urls import parse_attachment_id
+from graph.http.download_urls import parse_message_id_and_attachment_number
 from graph.messages.types import Message
 from graph.submission.compose_inputs import (
     AttachmentInput,
@@ -18,94 +18,105 @@ from graph.submission.compose_inputs import (
     attachments_from_inputs,
     named_address,
     named_addresses,
-    resolve_source,
+    require_message_source_from_relation,
 )
 from graph.submission.references import IdentityRef
 from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.references import (
     MailboxRef,
     MessageRef,
     UserRef,
     find_unchecked_message_id,
-    load_named_user_id,
     mailbox_selector_from_ref,
     maybe_value,
+    require_visible_user_id_if_named,
     user_selector_from_ref,
     value_or_none,
 )
 from graph.types.scalars import BigInt, validate_custom_data
-from mail.compose.message_builder import CustomHeader, Priority
+from mail.compose.message_draft import CustomHeader, Priority
 from models.errors import ErrorCollector, NotFound
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from models.warning_codes import WarningCode
-from resolvers.submission import draft_save
-from resolvers.submission.draft_save import DraftChanges, DraftSaveRequest
+from resolvers.submission.drafts import save as draft_save
+from resolvers.submission.drafts.save import DraftChanges, DraftSaveRequest
 from resolvers.submission.file_attachments import StoredFileAttachment
 
 
-@strawberry.input(one_of=True, description="Names one attachment of a message.")
+@strawberry.input(one_of=True, description="Reference to one attachment of a message.")
 class AttachmentRef(ObjectRef):
     pass
 
 
 @strawberry.input(
-    description="The fields of a draft to set. An absent field keeps its value. Null clears a "
-    "field, or restores its default."
+    description="Values of a draft. An omitted field is unchanged. Null clears a field or "
+    "restores its default."
 )
 class DraftPatch:
     from_: strawberry.Maybe[MailAddressInput | None] = attribute_field(
-        "The author, an address that the user may send as. Without a name, the identity's name is "
-        "used. Excludes `identity`. Default: the address of the default identity.",
+        "Author: an address that the user can send as. Without a name, that of the identity is "
+        "used. Not allowed with `identity`. Default: the address of the default identity.",
         name="from",
     )
     identity: strawberry.Maybe[IdentityRef | None] = attribute_field(
-        "The identity whose address is the author. Excludes `from`. Default: the default identity."
+        "Identity whose address is the author. Not allowed with `from`. Default: the default "
+        "identity."
     )
     to: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
-        "The recipients in To. An incomplete address is left out, with the warning "
-        "RECIPIENT_DROPPED. A new draft with a `source` gets the recipients of a reply if `to` and "
-        "`cc` are absent."
+        "Addresses of the header field To. An incomplete address is left out with the warning "
+        "RECIPIENT_DROPPED. Default for a new draft that replies to a `source`, if `cc` is also "
+        "omitted: the recipients of the reply."
     )
-    cc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field("The recipients in Cc.")
+    cc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
+        "Addresses of the header field Cc. An incomplete address is an error. Default for a new "
+        "draft that replies to all, if `to` is also omitted: the other Cc addresses of the "
+        "`source`."
+    )
     bcc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
-        "The recipients in Bcc. Those of the identity are added if the draft has recipients."
+        "Addresses of the header field Bcc. An incomplete address is an error. The addresses of "
+        "`Identity.bcc` are added if the draft has recipients."
     )
     reply_to: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
-        "The addresses that replies go to. Default: that of the identity."
+        "Addresses of the header field Reply-To. Default: that of the identity."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
-        "The subject, up to 2 KiB. A new draft with a `source` gets its subject if this field is "
-        "absent."
+        "Subject of the draft, at most 2,048 bytes. Default for a new draft with a `source`: "
+        "derived from the subject of that message."
     )
     text: strawberry.Maybe[str | None] = attribute_field(
-        "The plain text, up to 1 MiB. If only `html` is set, the text is made from it."
+        "Plain text of the draft, at most 1 MiB. If only `html` is given, the text is made from it."
     )
     html: strawberry.Maybe[str | None] = attribute_field(
-        "The HTML, up to 1 MiB. Images as data: URLs become attachments. Null removes the HTML "
-        "and the images that it shows."
+        "HTML of the draft, at most 12 MiB. Images as `data:` URLs become attachments; without "
+        "them the HTML has at most 1 MiB. Null "
+        "removes the HTML and the images that it shows."
     )
     headers: strawberry.Maybe[list[HeaderInput] | None] = attribute_field(
-        "The other header fields of the draft."
+        "Further header fields of the draft, at most 100. They replace the earlier ones."
     )
-    priority: strawberry.Maybe[Priority | None] = attribute_field("The priority. Default: NORMAL.")
+    priority: strawberry.Maybe[Priority | None] = attribute_field(
+        "Priority of the message. Default: NORMAL."
+    )
     add_attachments: list[AttachmentInput] = attribute_field(
-        "Attachments to add after those of the draft.", default_factory=list
+        "Files to attach after the existing attachments. Default: none.", default_factory=list
     )
     remove_attachments: list[AttachmentRef] = attribute_field(
-        "Attachments of the draft to remove. Each save can change the IDs of attachments: with "
-        "`ifUnchangedSince`, an old ID is refused.",
+        "Attachments to remove. A save can renumber the attachments, so that an old ID means "
+        "another one. With `ifUnchangedSince`, a draft that was saved in between is refused with "
+        "STALE. Default: none.",
         default_factory=list,
     )
     add_files: list[FileRef] = attribute_field(
         "Stored files to attach. The draft remembers them, so that `draftSend` can delete them. "
-        "Needs the scope MAIL_READ.",
+        "Requires the scope MAIL_READ. Default: none.",
         default_factory=list,
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
-        "Data of the application, stored with the draft."
+        "JSON object that is stored with the draft, at most 1 MiB. Null removes it."
     )
 
     def to_changes(self, problems: ErrorCollector) -> DraftChanges:
@@ -118,7 +129,10 @@ class DraftPatch:
         return DraftChanges(
             self._given_fields(),
             attachments or (),
-            [_attachment_key(ref, nth) for nth, ref in enumerate(self.remove_attachments)],
+            [
+                _message_id_and_attachment_number(ref, nth)
+                for nth, ref in enumerate(self.remove_attachments)
+            ],
             [
                 StoredFileAttachment(id_from_ref(ref, "addFiles", str(nth)))
                 for nth, ref in enumerate(self.add_files)
@@ -162,34 +176,37 @@ class DraftPatch:
 @strawberry.input(description="Input of draftSave.")
 class DraftSaveInput(Options):
     draft: MessageRef | None = attribute_field(
-        "The draft to change. Default: a new draft is created.", default=UNSET
+        "Draft to change. Default: a new draft is created.", default=UNSET
     )
-    set: DraftPatch = attribute_field("The fields to set.")
+    set: DraftPatch = attribute_field("Values of the draft. Only the given fields change.")
     mailbox: MailboxRef | None = attribute_field(
-        "The mailbox to store the draft in. Default: that of the draft; for a new draft, the "
-        "mailbox with the role DRAFTS.",
+        "Mailbox that the draft is stored in. A mailbox that another user shares is only "
+        "allowed for a new draft, with the right INSERT. Default: the mailbox of the "
+        "draft, or that with the "
+        "special use DRAFTS for a new draft.",
         default=UNSET,
     )
     source: MessageRelationInput | None = attribute_field(
-        "The message that a new draft answers or forwards. Refused for an existing draft, which "
-        "keeps its source.",
+        "Message that a new draft replies to or forwards. Not allowed for an existing draft, "
+        "which keeps its source. Default: none.",
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "The user who owns the draft. Only administrators can name another user, and then "
-        "without `source` and `addFiles`. Default: the signed-in user.",
+        "User who owns the draft. Another user excludes `source` and `set.addFiles`. Default: "
+        "the signed-in user.",
         default=UNSET,
     )
     if_unchanged_since: BigInt | None = attribute_field(
-        "Refuses the save with STALE if the draft changed after this `Message.modseq`.",
+        "`Message.modseq` that the caller knows: if the draft was changed after it, nothing is "
+        "saved and the error is STALE. Default: no check.",
         default=UNSET,
     )
 
 
-@strawberry.type(description="Result of a mutation that stores one message.")
+@strawberry.type(description="Payload of draftSave.")
 class MessagePayload(MutationPayload):
     message: Message | None = attribute_field(
-        "The stored message. Null if the caller can't read it.", default=None
+        "Saved draft. Null if the caller can't see it, or if the mutation failed.", default=None
     )
 
 
@@ -197,19 +214,22 @@ class MessagePayload(MutationPayload):
 class DraftMutation:
     @mutation(
         "Creates a draft, or changes the given fields of a draft. The draft keeps its ID and "
-        "Message-ID, and gets a new UID. A draft that another client changes during the save is "
-        "refused with STALE.",
+        "Message-ID, and gets a new UID. A message that is no draft is a CONFLICT. Fails "
+        "with STALE if another client changes the draft during the save.",
         scope=Scope.MAIL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def draft_save(self, info: Info, input: DraftSaveInput) -> MessagePayload:
         problems = ErrorCollector()
-        user_id = await load_named_user_id(info, input.user or None)
+        user_id = await require_visible_user_id_if_named(info, input.user or None)
         mailbox, since = input.mailbox or None, value_or_none(input.if_unchanged_since)
         request = DraftSaveRequest(
             input.set.to_changes(problems),
-            await _draft_id(info, input.draft or None, user_id),
+            await _require_draft_id_if_named(info, input.draft or None, user_id),
             mailbox_selector_from_ref(mailbox) if mailbox else None,
-            await resolve_source(info, input.source) if input.source else None,
+            await require_message_source_from_relation(info, input.source)
+            if input.source
+            else None,
             since,
         )
         user = user_selector_from_ref(input.user, path="user") if input.user else None
@@ -220,7 +240,9 @@ class DraftMutation:
         )
 
 
-async def _draft_id(info: Info, ref: MessageRef | None, user_id: int | None) -> int | None:
+async def _require_draft_id_if_named(
+    info: Info, ref: MessageRef | None, user_id: int | None
+) -> int | None:
     """Return the ID of the draft to change; None without a reference. Raises NotFound."""
     if ref is None:
         return None
@@ -230,10 +252,10 @@ async def _draft_id(info: Info, ref: MessageRef | None, user_id: int | None) -> 
     return message_id
 
 
-def _attachment_key(ref: AttachmentRef, index: int) -> tuple[int, int]:
+def _message_id_and_attachment_number(ref: AttachmentRef, index: int) -> tuple[int, int]:
     """Return the message ID and the number of an attachment. Raises InvalidInput."""
     path = ["removeAttachments", str(index), "id"]
-    return parse_attachment_id(ref.id.value if ref.id else "", path=path)
+    return parse_message_id_and_attachment_number(ref.id.value if ref.id else "", path=path)
 
 
 def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]:

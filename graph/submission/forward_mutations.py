@@ -8,31 +8,37 @@ from graph.submission.types import Submission
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import MessageRef, find_unchecked_message_id, value_or_none
 from models.errors import NotFound
-from models.users.roles import Scope
+from models.users.roles import AdminPermission, Scope
 from resolvers.submission import message_redirect
 
 
 @strawberry.input(description="Input of messageRedirect.")
 class MessageRedirectInput(Options):
-    message: MessageRef = attribute_field("The stored message to send again.")
+    message: MessageRef = attribute_field("Stored message to send again.")
     to: list[str] | None = attribute_field(
-        "Addresses to send the message to, none of them an address of the account. Default: the "
-        "original targets.",
+        "Addresses that the message is sent to: at least 1, by default at most 400. An address of "
+        "the sending account is an error. Default: the targets in `Message.forwardTargets`, to "
+        "which the message was forwarded when it was received. If there are none, nothing is sent.",
         default=UNSET,
     )
     original_target: int | None = attribute_field(
-        "Number of the original target to send the message to, from 1, as in "
-        "`Message.forwardTargets`. It excludes `to`. Default: all original targets.",
+        "Number of the original target to send to, counted from 1, as in "
+        "`Message.forwardTargets`. Not allowed with `to`. A number without a target "
+        "sends nothing, and is no error; a number below 1 is an error. Default: all "
+        "original targets.",
         default=UNSET,
     )
 
 
-@strawberry.type(description="Result of messageRedirect.")
+@strawberry.type(description="Payload of messageRedirect.")
 class MessageRedirectPayload(MutationPayload):
     submission: Submission | None = attribute_field(
-        "The submission. Null if there is nobody to send the message to.", default=None
+        "Submission that sends the message. Null if there is no target, so that nothing is sent, "
+        "or if the mutation failed.",
+        default=None,
     )
     forward_targets: list[ForwardTarget] = attribute_field(
         "Targets that the message is sent to, each once.", default_factory=list
@@ -42,11 +48,16 @@ class MessageRedirectPayload(MutationPayload):
 @strawberry.type
 class MessageRedirectMutation:
     @mutation(
-        "Sends a stored message again, unchanged, to its original targets or to other addresses. "
-        "Does nothing if there is nobody to send it to. The envelope sender is the main address of "
-        "the account. Sets the keyword $Forwarded on the message. Needs the scopes SUBMIT and "
-        "MAIL_READ.",
+        "Sends a stored message again, byte for byte, to its original forwarding targets or to "
+        "other addresses. The envelope sender is the main address of the owner, or of the caller "
+        "for a message in a shared mailbox. The message gets the keyword $Forwarded, unless its "
+        "mailbox is shared by another user. No copy is stored. Drafts and mail loops are "
+        "a CONFLICT. Original targets are FORBIDDEN for a message of another user. They "
+        "are a CONFLICT if a relay password is gone, or if the account encrypts forwards "
+        "and the message is unencrypted. Also requires "
+        "the scope MAIL_READ.",
         scope=Scope.SUBMIT,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def message_redirect(
         self, info: Info, input: MessageRedirectInput
@@ -58,7 +69,9 @@ class MessageRedirectMutation:
         request = message_redirect.ForwardRequest(
             value_or_none(input.to), value_or_none(input.original_target)
         )
-        result = await message_redirect.forward_as_owner(info.context, key, request)
+        result = await message_redirect.forward_as_owner_with_security_log(
+            info.context, key, request
+        )
         return MessageRedirectPayload(
             submission=Submission.from_row_or_none(result.submission),
             forward_targets=[ForwardTarget.from_target(target) for target in result.destinations],

@@ -7,15 +7,15 @@ from models.queue.forward_target_kinds import ForwardTargetKind
 from resolvers.submission.message_redirect import ForwardDestination
 
 
-@strawberry.type(description="A target that a message is forwarded to.")
+@strawberry.type(description="Target that a message is forwarded to.")
 class ForwardTarget:
     number: int = attribute_field(
-        "Number of the target, from 1. The number of an original target is its number among the "
-        "original targets of the message."
+        "Number of the target, counted from 1: among the original targets of the "
+        "message, or among the different addresses in `to` of `messageRedirect`."
     )
     type: ForwardTargetKind = attribute_field("Kind of the target.")
     value: str = attribute_field(
-        "The address, or the URL of a relay or a web page. The URL of a relay has no password."
+        "Email address, or URL of a relay host or webhook. A password in a URL is shown as `***`."
     )
 
     @classmethod

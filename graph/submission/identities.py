@@ -13,88 +13,134 @@ from graph.types.connections import Connection, PageArguments, connection_of_pag
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_named_user_id,
     mailbox_selector_from_ref,
+    require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import EmailAddress
 from models.errors import require_found
-from models.store.keyset_pages import Cursor
 from models.users.roles import Scope
+from resolvers.list_orders import OwnerPageKey
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.submission import identities, identity_mutations, identity_pages
-from resolvers.submission.identity_mutations import IdentityChanges
-from resolvers.submission.identity_pages import IdentityPageKey
+from resolvers.submission.identities import loaders as identity_loaders
+from resolvers.submission.identities import mutations as identity_mutations
+from resolvers.submission.identities import pages as identity_pages
+from resolvers.submission.identities.pages import IdentityOrder
+from resolvers.submission.identities.validation import IdentityChanges
 
 TEXT_FIELDS = ("name", "signature_text", "signature_html")
 
 
 @strawberry.type(
-    description="A sender that a user may use.", directives=[Auth(scope=Scope.MAIL_READ)]
+    description="Address that a user can send as, with display name, signature and other defaults "
+    "(RFC 8621).",
+    directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class Identity(NodeView):
     name: str | None = attribute_field(
-        "From name: its own, else that of the address, or of the account."
+        "Display name of the header field From. Without a stored name: the name of the address, "
+        "else of the account. Null: none of them has a name."
     )
-    address: EmailAddress = attribute_field("From address.")
+    address: EmailAddress = attribute_field("Address of the header field From.")
     default: bool = attribute_field(
-        "Used when none is named: the chosen one, else the main address."
+        "True if the identity is used when no other is named: the chosen one, or that of the main "
+        "address."
     )
-    reply_to: EmailAddress | None = attribute_field("Reply-To of messages that have none.")
-    bcc: list[EmailAddress] = attribute_field("Always copied, without being seen.")
-    signature_text: str | None = attribute_field("Plain signature, for clients to put in.")
+    reply_to: EmailAddress | None = attribute_field(
+        "Address of the header field Reply-To of messages that this API composes with "
+        "the identity, if they have no other. Null: none."
+    )
+    bcc: list[EmailAddress] = attribute_field(
+        "Addresses that get a blind copy of each message that `messageSend` or "
+        "`draftSave` composes with the identity. Complete messages (`raw`) and messages "
+        "submitted by SMTP are not copied."
+    )
+    signature_text: str | None = attribute_field(
+        "Plain text signature. Clients insert it when they compose a message. Null: none."
+    )
     signature_html: str | None = attribute_field(
-        "The same as HTML, without scripts, forms and what else is dangerous in a page."
+        "HTML signature, sanitized. Clients insert it when they compose a message. Null: none."
     )
     sent_mailbox: Mailbox | None = link(
         "mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
-        description="Where copies go; null = Sent.",
+        description=(
+            "Mailbox for the copies of messages sent with the identity. Copies of complete "
+            "messages (`raw`) and of messages submitted by SMTP go to Sent. Null: the "
+            "mailbox with the special "
+            "use SENT."
+        ),
     )
 
-    load_batch = staticmethod(identities.load_visible_identities_by_id)
+    load_batch = staticmethod(identity_loaders.load_visible_identities_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Identity")}
 
 
 async def load_identity_page(
-    info: Info, user_id: int, page_arguments: PageArguments
+    info: Info, user_id: int, order_by: IdentityOrder, page_arguments: PageArguments
 ) -> Connection[Identity]:
-    """Load a page of the identities of an account, by address."""
-    ctx, requested_page = info.context, page_request(identity_pages.LIST_ORDERING, *page_arguments)
-    page_key = IdentityPageKey(user_id, requested_page, selected_columns(info, Identity))
+    """Load a page of the identities of an account."""
+    ctx, list_order = info.context, identity_pages.LIST_ORDERS[order_by]
+    requested_page = page_request(f"identities-{order_by}", *page_arguments)
+    page_key = OwnerPageKey(user_id, requested_page, list_order, selected_columns(info, Identity))
     return await connection_of_page(
         info,
         Identity,
-        await ctx.load(identity_pages.load_identity_pages, page_key),
-        lambda one: Cursor(requested_page.ordering, *one.sort_key),
-        lambda: ctx.load(identity_pages.count_identities, page_key),
+        await ctx.load(identity_pages.load_visible_identity_pages, page_key),
+        lambda item: list_order.cursor_of_row(item, requested_page.ordering),
+        lambda: ctx.load(identity_pages.count_visible_identities, page_key),
     )
 
 
-@strawberry.input(description="What is said of an identity; absent = unchanged.")
+@strawberry.input(description="Values of an identity. An omitted field is unchanged.")
 class IdentityPatch:
     name: str | None = attribute_field(
-        "From name, at most 255 bytes; null = that of the address.", default=UNSET
+        "Display name of the header field From, at most 255 bytes. Null, the default of a new "
+        "identity: that of the address, or of the account.",
+        default=UNSET,
     )
     default: bool | None = attribute_field(
-        "Used when none is named, instead of the one that was.", default=UNSET
+        "True makes this the default identity, in place of the previous one; for several "
+        "identities of one user it is an error. False, for the "
+        "default identity, makes the identity of the main address the default; for another "
+        "identity it changes nothing. Null changes nothing.",
+        default=UNSET,
     )
-    reply_to: EmailAddress | None = attribute_field("Reply-To; null = none.", default=UNSET)
+    reply_to: EmailAddress | None = attribute_field(
+        "Address of the header field Reply-To of messages that this API composes with "
+        "the identity, if they have no other. Null, the default "
+        "of a new identity: none.",
+        default=UNSET,
+    )
     bcc: list[EmailAddress] | None = attribute_field(
-        "Always copied, at most 20; null = nobody.", default=UNSET
+        "Addresses that get a blind copy of each message that `messageSend` or "
+        "`draftSave` composes with the identity, at most 20. Complete messages (`raw`) "
+        "and messages submitted by SMTP are not copied. "
+        "Null, the default of a new identity: none.",
+        default=UNSET,
     )
-    signature_text: str | None = attribute_field("Plain signature, at most 64 KiB.", default=UNSET)
+    signature_text: str | None = attribute_field(
+        "Plain text signature, at most 64 KiB. Null, the default of a new identity: none.",
+        default=UNSET,
+    )
     signature_html: str | None = attribute_field(
-        "HTML signature, at most 64 KiB; what is dangerous is taken out.", default=UNSET
+        "HTML signature, at most 64 KiB. It is sanitized. Null, the default of a new identity: "
+        "none.",
+        default=UNSET,
     )
     sent_mailbox: MailboxRef | None = attribute_field(
-        "Where copies go, a folder of the user's own; null = Sent.", default=UNSET
+        "Mailbox of the user for the copies of sent messages, but not that with the "
+        "special use SNOOZED or SCHEDULED. Copies of complete messages (`raw`) and of "
+        "messages submitted by SMTP go to Sent. Null, the default of a new "
+        "identity: the mailbox with the special use SENT.",
+        default=UNSET,
     )
 
     def to_identity_changes(self, *error_path: str) -> IdentityChanges:
@@ -119,60 +165,81 @@ class IdentityPatch:
 
 @strawberry.input(description="Input of identityCreate.")
 class IdentityCreateInput(IdentityPatch, Options):
-    user: UserRef | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
-    address: EmailAddress = attribute_field("One that the user may send as.")
+    user: UserRef | None = attribute_field(
+        "User who gets the identity. Default: the signed-in user.", default=UNSET
+    )
+    address: EmailAddress = attribute_field(
+        "Address of the identity. The user must be allowed to send as it."
+    )
 
 
 @strawberry.input(description="Input of identityUpdate.")
 class IdentityUpdateInput(Options):
-    identities: list[IdentityRef] = attribute_field("The identities to update.")
-    set: IdentityPatch = attribute_field("The fields to change.")
+    identities: list[IdentityRef] = attribute_field(
+        "Identities to change, at most 1,000 by default."
+    )
+    set: IdentityPatch = attribute_field("Values to change, the same for all identities.")
 
 
 @strawberry.input(description="Input of identityDelete.")
 class IdentityDeleteInput(Options):
-    identities: list[IdentityRef] = attribute_field("The identities to delete.")
+    identities: list[IdentityRef] = attribute_field(
+        "Identities whose stored values are deleted, at most 1,000 by default. An identity "
+        "without stored values is refused with CONFLICT."
+    )
 
 
-@strawberry.type(description="Result of identityCreate.")
+@strawberry.type(description="Payload of identityCreate.")
 class IdentityPayload(MutationPayload):
-    identity: Identity | None = attribute_field("The new identity.", default=None)
+    identity: Identity | None = attribute_field("Created identity.", default=None)
 
 
-@strawberry.type(description="Result of identityUpdate.")
+@strawberry.type(description="Payload of identityUpdate.")
 class IdentitiesPayload(MutationPayload):
     identities: list[Identity] = attribute_field(
-        "The identities, in the order of the references.", default_factory=list
+        "Changed identities, in the order of the input.", default_factory=list
     )
 
 
 @strawberry.type
 class IdentityMutation:
     @mutation(
-        "Says of an address, of which nothing was said yet, what belongs to it. Of others a "
-        "DOMAIN_ADMIN needs BCC_RULES for bcc and replyTo.",
+        "Stores display name, signature and other values for an address that the user can send "
+        "as. An address that already has stored values is a CONFLICT. A user has at most 100 "
+        "stored identities. A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or "
+        "`replyTo` of other users.",
         scope=Scope.SETTINGS,
+        access=MANAGED,
     )
     async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentityPayload:
-        owner = await load_named_user_id(info, input.user or None)
+        owner = await require_visible_user_id_if_named(info, input.user or None)
         key = await identity_mutations.create_identity(
             info.context, owner, input.address, input.to_identity_changes()
         )
-        (identity,) = await _load_identities(info, [key])
+        (identity,) = await _require_visible_identities(info, [key])
         return IdentityPayload(identity=identity)
 
-    @mutation("Name, signature, Reply-To and the rest, as identityCreate.", scope=Scope.SETTINGS)
+    @mutation(
+        "Changes display name, signature and other values of identities: all or none. An address "
+        "that has no stored values yet gets an identity with these values. A DOMAIN_ADMIN needs "
+        "the permission "
+        "BCC_RULES to set `bcc` or `replyTo` of other users.",
+        scope=Scope.SETTINGS,
+        access=MANAGED,
+    )
     async def identity_update(self, info: Info, input: IdentityUpdateInput) -> IdentitiesPayload:
         keys = ids_from_refs(info, input.identities, "identities")
         await identity_mutations.update_identities(
             info.context, keys, input.set.to_identity_changes("set")
         )
-        return IdentitiesPayload(identities=await _load_identities(info, keys))
+        return IdentitiesPayload(identities=await _require_visible_identities(info, keys))
 
     @mutation(
-        "Takes back what was said of identities, all or none. It does not touch the address: "
-        "where the user may still send as it by itself, it stays with its defaults.",
+        "Deletes the stored values of identities, all or none. The addresses stay, and can still "
+        "be used with default values if the user may send as them. An identity without stored "
+        "values is a CONFLICT.",
         scope=Scope.SETTINGS,
+        access=MANAGED,
     )
     async def identity_delete(self, info: Info, input: IdentityDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.identities, "identities")
@@ -180,7 +247,9 @@ class IdentityMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("Identity", key) for key in keys])
 
 
-async def _load_identities(info: Info, identity_ids: list[int]) -> list[Identity]:
+async def _require_visible_identities(info: Info, identity_ids: list[int]) -> list[Identity]:
     """Load identities by id, in that order. Raises NotFound if one is gone."""
-    rows = await info.context.load_many(identities.load_visible_identities_by_id, identity_ids)
+    rows = await info.context.load_many(
+        identity_loaders.load_visible_identities_by_id, identity_ids
+    )
     return [Identity.from_row(require_found(row)) for row in rows]

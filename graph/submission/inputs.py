@@ -23,28 +23,39 @@ from resolvers.submission.file_attachments import FIELD_NAME, StoredFileAttachme
 from resolvers.submission.outgoing_messages import MailMergeEntry
 
 
-@strawberry.input(description="A stored file that goes with a message.")
+@strawberry.input(
+    description="Stored file that is sent with a message: attached, or as a link below the text."
+)
 class FileAttachmentInput:
-    file: FileRef = attribute_field("The stored file.")
+    file: FileRef = attribute_field("Stored file of the user.")
     mode: FileAttachmentMode = attribute_field(
-        "Attached, or a link below the text.", default=FileAttachmentMode.ATTACH
+        "Way in which the recipients get the file. Default: ATTACH.",
+        default=FileAttachmentMode.ATTACH,
     )
     expires_at: FutureTimeInput | None = attribute_field(
-        "End of the link. Default: 100 days after the last access.", default=UNSET
+        "Time when the link expires. Default: 100 days after the last access.", default=UNSET
     )
     password: str | None = attribute_field(
-        "Password that the link asks for. The message does not contain it. Default: none.",
+        "Password that the link asks for. It is not part of the message. Default: none.",
         default=UNSET,
     )
 
 
-@strawberry.input(description="One message of a mail merge.")
+@strawberry.input(description="Recipients and values of one message of a mail merge.")
 class MailMergeInput:
-    to: list[MailAddressInput] | None = attribute_field("Recipients in To.", default=UNSET)
-    cc: list[MailAddressInput] | None = attribute_field("Recipients in Cc.", default=UNSET)
-    bcc: list[MailAddressInput] | None = attribute_field("Recipients in Bcc.", default=UNSET)
+    to: list[MailAddressInput] | None = attribute_field(
+        "Addresses of the header field To. Default: none.", default=UNSET
+    )
+    cc: list[MailAddressInput] | None = attribute_field(
+        "Addresses of the header field Cc. Default: none.", default=UNSET
+    )
+    bcc: list[MailAddressInput] | None = attribute_field(
+        "Addresses of the header field Bcc. Default: none.", default=UNSET
+    )
     values: JSON | None = attribute_field(
-        "Values for {{name}} of this message. They take precedence over those of `template`.",
+        "JSON object with values for `{{name}}` in this message. They take precedence over those "
+        "of `template`. "
+        "Default: none.",
         default=UNSET,
     )
 

@@ -19,17 +19,27 @@ class PullSink(asyncio.Queue[StreamResult | None]):
         await self.join()
 
 
-async def pull_results(
-    groups: SubscriptionGroups, request: GraphqlRequest, context: Context
-) -> AsyncGenerator[StreamResult]:
-    """Yield the results of an operation; the next is read when the reader asks for it."""
-    outbox, sink = ResultQueue[Subscriber](), PullSink(1)
-    seat = Subscriber(groups, request, context, outbox, sink)
-    seat.start()
-    try:
-        while (result := await sink.get()) is not None:
-            yield result
-            sink.task_done()
-    finally:
-        seat.leave()
-        outbox.close()
+class PulledResults:
+    """The results of one operation of any type, pulled one by one."""
+
+    def __init__(
+        self, groups: SubscriptionGroups, request: GraphqlRequest, context: Context
+    ) -> None:
+        self._outbox, self._sink = ResultQueue[Subscriber](), PullSink(1)
+        self._subscriber = Subscriber(groups, request, context, self._outbox, self._sink)
+
+    @property
+    def is_subscription(self) -> bool:
+        """True while a subscription runs, false for a query or mutation."""
+        return self._subscriber.observer is not None
+
+    async def pull_results(self) -> AsyncGenerator[StreamResult]:
+        """Yield the results; the next is read when the reader asks for it."""
+        self._subscriber.start()
+        try:
+            while (result := await self._sink.get()) is not None:
+                yield result
+                self._sink.task_done()
+        finally:
+            self._subscriber.end_subscription()
+            self._outbox.close()

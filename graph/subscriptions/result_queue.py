@@ -42,18 +42,20 @@ class ResultQueue(Generic[Consumer]):
     them again when the connection has accepted its current result.
     """
 
-    __slots__ = ("_consumers_with_dropped_results", "_size", "_task", "_waiting")
+    __slots__ = ("_consumers_to_read_again", "_size", "_task", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Consumer, StreamResult | None]] | None = None
-        self._consumers_with_dropped_results: dict[Consumer, None] | None = None
+        self._consumers_to_read_again: dict[Consumer, None] | None = None
         self._size = 0
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, consumer: Consumer, result: StreamResult | None) -> None:
+    def put_dropping_all_if_full(self, consumer: Consumer, result: StreamResult | None) -> None:
         """Add a result of a consumer; None is the end of its operation."""
         if self._task is None:
-            self._task = asyncio.create_task(self._deliver_then_drain_queue(consumer, result))
+            self._task = asyncio.create_task(
+                self._deliver_result_or_end_then_drain_queue(consumer, result)
+            )
             return
         if self._waiting is None:
             self._waiting = deque()
@@ -62,9 +64,18 @@ class ResultQueue(Generic[Consumer]):
         if len(self._waiting) > MAX_WAITING_RESULTS or self._size > MAX_WAITING_CHARACTERS:
             self._drop_waiting_and_notify_consumers(self._waiting)
 
+    def read_again_when_empty(self, consumer: Consumer) -> None:
+        """Let a consumer read again after all waiting results have been delivered."""
+        if self._task is None:
+            consumer.read_again_alone()
+            return
+        if self._consumers_to_read_again is None:
+            self._consumers_to_read_again = {}
+        self._consumers_to_read_again[consumer] = None
+
     def close(self) -> None:
         """Drop all results and end the task, since the connection is closed."""
-        self._waiting = self._consumers_with_dropped_results = None
+        self._waiting = self._consumers_to_read_again = None
         if self._task:
             self._task.cancel()
             self._task = None
@@ -72,17 +83,17 @@ class ResultQueue(Generic[Consumer]):
     def _drop_waiting_and_notify_consumers(
         self, waiting: deque[tuple[Consumer, StreamResult | None]]
     ) -> None:
-        if self._consumers_with_dropped_results is None:
-            self._consumers_with_dropped_results = {}
+        if self._consumers_to_read_again is None:
+            self._consumers_to_read_again = {}
         for taker, _ in waiting:
-            if taker not in self._consumers_with_dropped_results:
-                self._consumers_with_dropped_results[taker] = None
+            if taker not in self._consumers_to_read_again:
+                self._consumers_to_read_again[taker] = None
                 taker.on_results_dropped()
         waiting.clear()
         OVERFLOWS.add()
         self._size = 0
 
-    async def _deliver_then_drain_queue(
+    async def _deliver_result_or_end_then_drain_queue(
         self, consumer: Consumer, result: StreamResult | None
     ) -> None:
         try:
@@ -92,16 +103,16 @@ class ResultQueue(Generic[Consumer]):
                 self._size -= len(result.json_text) if result else 0
                 await consumer.deliver(result)
         except WebSocketDisconnected:
-            self._waiting = self._consumers_with_dropped_results = None
+            self._waiting = self._consumers_to_read_again = None
         except Exception:  # the edge of a task; the connection handles its own end
-            log.exception("a connection could not be served")
-            self._waiting = self._consumers_with_dropped_results = None
+            log.exception("Connection failed with an internal error")
+            self._waiting = self._consumers_to_read_again = None
         self._task = None
-        dropped, self._consumers_with_dropped_results, self._waiting, self._size = (
-            self._consumers_with_dropped_results,
+        dropped, self._consumers_to_read_again, self._waiting, self._size = (
+            self._consumers_to_read_again,
             None,
             None,
             0,
         )
-        for each in dropped or ():
-            each.read_again_alone()
+        for event in dropped or ():
+            event.read_again_alone()

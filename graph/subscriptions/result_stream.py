@@ -14,21 +14,26 @@ from strawberry.http import process_result
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 
-from graph.execution.compiled_executor import create_executor
+from graph.changes.types import ChangeBatch
+from graph.execution.compiled_executor import create_executor_and_set_budget_in_context
 from graph.execution.documents.document_cache import PreparedDocument
 from graph.execution.json_encoding import encode_response, needs_stepwise_encoding
 from graph.execution.plain_executor import PlainExecutor
 from graph.execution.resolver_plans import PlanCache
-from graph.execution.response_size import ResponseBudget
+from graph.execution.response_size import ResponseBudget, ResponseTooLarge
 from graph.http.graphql_request import GraphqlRequest, encode_json
+from graph.notifications.live_notifications import Notification
 from graph.types.fields import LoadPositions
 from models.events.journal import StreamPositions
+from models.mailboxes.tables import SpecialUse
 from models.observability import metrics
 from models.store.outages import StorageUnavailable, storage_failure
+from resolvers.changes.stream_reader import PositionUpdate
 from resolvers.context import Context
 
 SUBSCRIPTION_RESULTS = metrics.counter(
-    "merganser_subscription_results", "Results made, each for one subscriber or for all who share."
+    "merganser_subscription_results",
+    "Results computed, each for one subscriber or for all that share it.",
 )
 AFTER_ARGUMENT = "after"
 
@@ -36,7 +41,7 @@ AFTER_ARGUMENT = "after"
 class SubscriptionSchema(Protocol):
     """The methods of a schema that streams of results use."""
 
-    def find_document_charging_caller(
+    def find_document_charging_if_uncached(
         self, context: Any, text: str, operation_name: str | None
     ) -> PreparedDocument:
         """Return a prepared document with its operation."""
@@ -66,13 +71,14 @@ class StreamResult:
     """One result of a stream with its JSON text, which all subscribers of a group share.
 
     `positions` are those after the result; `has_more` is True if the next result exists already.
-    Only streams of the journal set them.
+    Only streams of the journal set them. A position update has no text and is not sent as a result.
     """
 
     result: ExecutionResult
     positions: StreamPositions | None = None
     has_more: bool = False
     has_no_data: bool = False  # nothing was executed
+    is_position_update: bool = False
     _text: str | None = field(default=None, init=False, repr=False)
 
     @property
@@ -81,16 +87,34 @@ class StreamResult:
         return isinstance(self.result, PreExecutionError)
 
     @property
+    def client_positions(self) -> StreamPositions | None:
+        """The positions that a client can resume from after this result; None without any.
+
+        A result without data has not delivered its events, so that a client must not resume
+        after them.
+        """
+        lacks_events = self.result.data is None and not self.is_position_update
+        return None if lacks_events else self.positions
+
+    @property
     def json_text(self) -> str:
         """The JSON text of the result. It is encoded once; then the data is released."""
-        if self._text is None:
+        if self._text is None and not self.is_position_update:
             self._set_text(encode_json(self._payload()))
         return self._text or ""
 
     async def encode_if_large(self, response_budget: ResponseBudget | None) -> Self:
-        """Encode a large result in a thread, within its response limit; return the result."""
+        """Encode a large result in a thread; return the result.
+
+        If it exceeds the limit of the response, it becomes an error without data.
+        """
         if response_budget is not None and needs_stepwise_encoding(response_budget):
-            self._set_text(await encode_response(self._payload(), response_budget))
+            try:
+                self._set_text(await encode_response(self._payload(), response_budget))
+            except ResponseTooLarge as refusal:
+                response_budget.is_exceeded = True
+                error = GraphQLError(str(refusal), extensions=refusal.extensions)
+                self.result = ExecutionResult(data=None, errors=[error])
         return self
 
     def _payload(self) -> dict[str, Any]:
@@ -119,9 +143,9 @@ async def stream_results(
     Raises StorageUnavailable if a subscription can't continue now.
     """
     context = context.fresh_copy()
-    document = find_subscription_document(schema, request, context)
+    document = find_subscription_charging_if_uncached(schema, request, context)
     if document is None:
-        single = await _execute_single(schema, request, context)
+        single = await _execute_query_or_mutation(schema, request, context)
         answer: ResponseBudget | None = getattr(context, "answer", None) if is_encoded else None
         yield await StreamResult(
             single, has_no_data=was_refused_before_execution(single)
@@ -140,16 +164,11 @@ async def stream_results(
         yield _refused_result(schema, source.errors or [], context)
         return
     try:
-        async with aclosing(cast("AsyncGenerator[Any]", source)) as items:
-            async for item in items:
-                running = subscription.create_executor(context, item)
-                result = await _execute_event(running)
-                _raise_storage_failure(result.errors)
-                converted = ExecutionResult(data=result.data, errors=result.errors)
-                yield await _result_with_public_errors(
-                    schema, converted, context, item
-                ).encode_if_large(running.response_budget if is_encoded else None)
-                context.clear_loaded()
+        execution = EventExecution(schema, subscription, context, is_encoded=is_encoded)
+        source_items = cast("AsyncGenerator[Any]", source)
+        async with aclosing(execution.results_of_source(source_items)) as results:
+            async for result in results:
+                yield result
     except StorageUnavailable:
         raise
     except Exception as problem:
@@ -162,6 +181,54 @@ async def stream_results(
         yield _result_with_public_errors(
             schema, ExecutionResult(data=None, errors=[error]), context
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EventExecution:
+    """The execution of the events of a subscription that is allowed to start."""
+
+    schema: SubscriptionSchema
+    subscription: "CheckedSubscription"
+    context: Context
+    is_encoded: bool
+
+    async def results_of_source(self, source: AsyncGenerator[Any]) -> AsyncGenerator[StreamResult]:
+        """Yield the results of all items of the source."""
+        async with aclosing(source) as items:
+            async for item in items:
+                async for result in self._results_of_item(item):
+                    yield result
+                    self.context.clear_loaded()
+
+    async def _results_of_item(self, item: Any) -> AsyncGenerator[StreamResult]:
+        """Yield the result of an item of the source. A batch that is too large has several.
+
+        Such a batch is executed in halves, until each result is within the limit of a response. A
+        single change that is too large has an error as result.
+        """
+        if isinstance(item, PositionUpdate):
+            yield _result_of_position_update(item)
+            return
+        parts = [item]
+        while parts:
+            part = parts.pop()
+            result, is_too_large = await self._execute(part)
+            if is_too_large and isinstance(part, ChangeBatch) and len(part.events) > 1:
+                self.context.clear_loaded()
+                parts.extend(reversed(part.split_in_halves()))
+            else:
+                yield result
+
+    async def _execute(self, event: Any) -> tuple[StreamResult, bool]:
+        """Return the result of an event, and whether it exceeds the limit of a response."""
+        executor = self.subscription.create_executor(self.context, event)
+        executed = await _execute_event(executor)
+        _raise_storage_failure(executed.errors)
+        converted = ExecutionResult(data=executed.data, errors=executed.errors)
+        result = _result_with_public_errors(self.schema, converted, self.context, event)
+        budget = executor.response_budget
+        await result.encode_if_large(budget if self.is_encoded else None)
+        return result, budget.is_exceeded
 
 
 def _raise_storage_failure(errors: Sequence[GraphQLError] | None) -> None:
@@ -188,14 +255,16 @@ class CheckedSubscription:
 
     def create_executor(self, context: Context, root: object = None) -> PlainExecutor:
         """Create the executor of the subscription or of one event."""
-        return create_executor(self.plan_cache, self.variable_values, root, context)
+        return create_executor_and_set_budget_in_context(
+            self.plan_cache, self.variable_values, root, context
+        )
 
 
-def find_subscription_document(
+def find_subscription_charging_if_uncached(
     schema: SubscriptionSchema, request: GraphqlRequest, context: Context
 ) -> PreparedDocument | None:
     """Return the document of a subscription; None if it is invalid or another operation."""
-    document = schema.find_document_charging_caller(
+    document = schema.find_document_charging_if_uncached(
         context, request.document_text, request.operation_name
     )
     is_subscription = not document.faults and document.operation_type is OperationType.SUBSCRIPTION
@@ -217,7 +286,7 @@ def check_and_charge_subscription(
     return values if isinstance(values, list) else CheckedSubscription(book, values)
 
 
-async def _execute_single(
+async def _execute_query_or_mutation(
     schema: SubscriptionSchema, request: GraphqlRequest, context: Context
 ) -> ExecutionResult:
     return await schema.execute(
@@ -254,9 +323,14 @@ def _result_with_public_errors(
 ) -> StreamResult:
     schema.log_and_hide_internal_errors(result, context)
     SUBSCRIPTION_RESULTS.add()
-    return StreamResult(
-        result, getattr(source_event, "cursor", None), getattr(source_event, "has_more", False)
-    )
+    if isinstance(source_event, ChangeBatch | Notification):
+        return StreamResult(result, source_event.cursor, source_event.has_more)
+    return StreamResult(result)
+
+
+def _result_of_position_update(update: PositionUpdate) -> StreamResult:
+    nothing = ExecutionResult(data=None, errors=None)
+    return StreamResult(nothing, update.position, update.has_more, is_position_update=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +346,7 @@ class SubscriptionSharing:
     debounce: float  # seconds
 
 
-def subscription_sharing(
+def subscription_sharing_or_none(
     subscription: CheckedSubscription, request: GraphqlRequest
 ) -> SubscriptionSharing | None:
     """Return how a subscription can be shared; None if it can't."""
@@ -290,6 +364,9 @@ def subscription_sharing(
         return None
     if arguments.get("user"):  # only its own stream can resolve the user
         return None
+    references = [arguments.get("mailbox"), *(arguments.get("mailboxes") or ())]
+    if not all(map(_refers_to_fixed_mailbox, references)):
+        return None
     variables = dict(request.variables or {})
     if name := _variable_used_only_by_after(subscription.plan_cache, node):
         variables.pop(name, None)
@@ -300,6 +377,15 @@ def subscription_sharing(
         arguments.get(AFTER_ARGUMENT),
         encode_json(ordered).decode(),
         window.total_seconds() if window else 0,
+    )
+
+
+def _refers_to_fixed_mailbox(reference: dict[str, Any] | None) -> bool:
+    """True without a reference, or if it can't name another mailbox after a rename."""
+    if not reference or reference.get("id") or reference.get("objectId"):
+        return True
+    return reference.get("specialUse") == SpecialUse.INBOX or (
+        str(reference.get("path")).upper() == SpecialUse.INBOX
     )
 
 

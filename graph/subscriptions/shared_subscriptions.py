@@ -23,6 +23,11 @@ from graph.subscriptions import result_stream
 from graph.subscriptions.result_queue import ResultQueue
 from graph.subscriptions.result_stream import StreamResult, SubscriptionSchema, SubscriptionSharing
 from graph.subscriptions.sse import ConnectionWatch
+from graph.subscriptions.subscription_context import (
+    context_from_position,
+    context_without_credential_and_client,
+    url_headers,
+)
 from models.events.journal import StreamPositions
 from models.store.outages import StorageUnavailable
 from resolvers.context import Context, SubscriptionStart
@@ -32,7 +37,6 @@ log = logging.getLogger(__name__)
 MEMBERS_PER_STEP = 50  # then other tasks run
 MAX_WINDOW_TO_JOIN = 1.0  # seconds: a new subscriber can wait for the end of such a batch window
 SLOW_DELIVERY_SECONDS = 1.0  # after a slower delivery the subscriber reads again from its position
-URL_HEADERS = "host", "x-forwarded-proto"  # URLs in results depend on them
 
 
 class ResultSink(Protocol):
@@ -89,16 +93,16 @@ class SubscriptionGroups:
         group.add(subscriber)
         return True
 
-    async def check_and_try_to_join(self, subscriber: "Subscriber") -> bool:
+    async def check_charge_and_try_to_join(self, subscriber: "Subscriber") -> bool:
         """Check and prepare a subscription; return True if the subscriber joined a group."""
-        sharing = self._check_and_set_sharing_key(subscriber)
+        sharing = self._check_charge_and_set_sharing_key(subscriber)
         if sharing is None:
             return False
         after = sharing.after_positions
-        if subscriber.subscription_start and subscriber.subscription_start.last_seen is not None:
-            after = subscriber.last_seen = subscriber.subscription_start.last_seen
+        if subscriber.last_seen is not None:
+            after = subscriber.last_seen
         group = self.groups_by_key.get(subscriber.sharing_key)
-        if group and sharing.debounce <= MAX_WINDOW_TO_JOIN:
+        if group and sharing.debounce <= MAX_WINDOW_TO_JOIN and not group.is_interrupted:
             if after is None:
                 subscriber.report_start_position(group.positions)
             return self.try_to_join_or_create_group(
@@ -121,12 +125,14 @@ class SubscriptionGroups:
             return False
         return self.try_to_join_or_create_group(subscriber, current_positions)
 
-    def _check_and_set_sharing_key(self, subscriber: "Subscriber") -> SubscriptionSharing | None:
+    def _check_charge_and_set_sharing_key(
+        self, subscriber: "Subscriber"
+    ) -> SubscriptionSharing | None:
         """Return how a subscription can be shared, and set the subscriber's sharing key.
 
         Returns None if it can't be shared or will be refused.
         """
-        subscription = result_stream.find_subscription_document(
+        subscription = result_stream.find_subscription_charging_if_uncached(
             self.schema, subscriber.request, subscriber.context
         )
         if subscription is None:
@@ -141,55 +147,24 @@ class SubscriptionGroups:
             subscriber.context = replace(subscriber.context, paid=True)
         if not subscriber.context.viewer.user_id:
             return None
-        sharing = result_stream.subscription_sharing(opened, subscriber.request)
+        sharing = result_stream.subscription_sharing_or_none(opened, subscriber.request)
         if sharing:
-            subscriber.context = context_without_viewer_credential(subscriber.context)
+            subscriber.context = context_without_credential_and_client(subscriber.context)
             subscriber.sharing_key = (
                 subscriber.request.document_text,
                 subscriber.request.operation_name,
                 sharing.variables_json,
                 subscriber.context.viewer,
                 subscriber.context.viewer.auth_version,
-                tuple(_url_headers(subscriber.context).items()),
+                tuple(url_headers(subscriber.context).items()),
             )
         return sharing
 
 
-def context_without_viewer_credential(context: Context) -> Context:
-    """Return the context of a group: without credential, session and address of the viewer.
-
-    URLs that are signed with it end with an event that ends all credentials, as a new password.
-    """
-    viewer = replace(context.viewer, token_id=None, api_key_id=None, expires_at=None)
-    context_copy = replace(
-        context,
-        viewer=viewer,
-        connection_params=None,
-        client_ip=None,
-        session_id=None,
-        subscription_start=None,
-    )
-    if isinstance(context_copy, OperationContext):
-        return replace(
-            context_copy,
-            headers=_url_headers(context_copy),
-            observer=None,
-            presence=None,
-            connection_slot=None,
-            reader=None,
-            live=None,
-        )
-    return context_copy
-
-
-def _context_from_position(context: Context, positions: StreamPositions) -> Context:
-    """Return the same context for a stream that starts after these positions."""
-    return replace(context, subscription_start=SubscriptionStart(lambda _position: None, positions))
-
-
-def _url_headers(context: Context) -> dict[str, str]:
-    headers = context.headers if isinstance(context, OperationContext) else {}
-    return {name: headers[name] for name in URL_HEADERS if name in headers}
+async def wait_before_reading_again(failure: StorageUnavailable) -> None:
+    """Wait from a fifth of the time to retry to the whole time, so that retries are spread."""
+    pause = failure.retry_after.total_seconds()
+    await asyncio.sleep(random.uniform(pause / 5, pause))  # noqa: S311 - no secret
 
 
 class SubscriptionGroup:
@@ -212,11 +187,8 @@ class SubscriptionGroup:
         self.catching_up: set[Subscriber] = (
             set()
         )  # they read alone until they reach the group's position
-        guarded = replace(
-            _context_from_position(context, positions),
-            drop_ended_subscribers=self._check_credentials,
-        )
-        self._task = groups.start_task(self._read_results(guarded))
+        self.is_interrupted = False  # by an outage; new subscribers don't wait for its end
+        self._task = groups.start_task(self._read_and_distribute_results())
 
     def add(self, subscriber: "Subscriber") -> None:
         """Add a subscriber that has received the same results as the group."""
@@ -230,7 +202,7 @@ class SubscriptionGroup:
             self.context,
         )
 
-    def remove(self, subscriber: "Subscriber") -> None:
+    def remove_subscriber_or_end_group(self, subscriber: "Subscriber") -> None:
         """Remove a subscriber. A group without members ends."""
         self.catching_up.discard(subscriber)
         self.members.discard(subscriber)
@@ -240,52 +212,70 @@ class SubscriptionGroup:
 
     async def _check_credentials(self) -> None:
         await self.groups.connection_watch.check_and_disconnect_ended(
-            {seat.viewer for seat in self.members}
+            {subscriber.viewer for subscriber in self.members}
         )
 
     def _remove_from_groups(self) -> None:
         if self.groups.groups_by_key.get(self.key) is self:
             del self.groups.groups_by_key[self.key]
 
-    async def _read_results(self, context: Context) -> None:
+    async def _read_and_distribute_results(self) -> None:
+        try:
+            while not await self._distribute_until_end_or_outage():
+                pass
+        except Exception:  # the edge of a task: each member reads alone until it has caught up
+            log.exception("Subscription group failed with an internal error")
+            for subscriber in list(self.members):
+                subscriber.leave_and_read_again()
+        finally:
+            self._remove_from_groups()
+
+    async def _distribute_until_end_or_outage(self) -> bool:
+        """Distribute the results after the group's position; return True at their end.
+
+        In an outage the members stay, and reading starts again from the same position.
+        """
+        context = replace(
+            context_from_position(self.context, self.positions),
+            drop_ended_subscribers=self._check_credentials,
+        )
         try:
             async with aclosing(
                 result_stream.stream_results(self.groups.schema, self.request, context)
             ) as results:
                 async for result in results:
-                    await self._distribute(result)
-            await self._distribute(None)
-        except Exception:  # the edge of a task: each member reads alone
-            log.exception("a group broke")
-            for seat in list(self.members):
-                seat.sharing_key = None
-                seat.read_again_alone()
-        finally:
-            self._remove_from_groups()
+                    self.is_interrupted = False
+                    await self._distribute_and_admit_caught_up(result)
+        except StorageUnavailable as failure:
+            self.is_interrupted = True
+            await wait_before_reading_again(failure)
+            return False
+        await self._distribute_and_admit_caught_up(None)
+        return True
 
-    async def _distribute(self, result: StreamResult | None) -> None:
+    async def _distribute_and_admit_caught_up(self, result: StreamResult | None) -> None:
         if result and result.positions is not None:
             self.positions = result.positions
         ended = False
-        for index, seat in enumerate(list(self.members)):
-            if seat not in self.members:  # it left in the meantime
+        for index, subscriber in enumerate(list(self.members)):
+            if subscriber not in self.members:  # it left in the meantime
                 continue
-            if self.groups.connection_watch.is_known_to_have_ended(seat.viewer):
+            if self.groups.connection_watch.is_known_to_have_ended(subscriber.viewer):
                 ended = True
             else:
-                seat.result_queue.put(seat, result)
+                subscriber.result_queue.put_dropping_all_if_full(subscriber, result)
             if index % MEMBERS_PER_STEP == MEMBERS_PER_STEP - 1:
                 await asyncio.sleep(0)
         if ended:
             self.groups.connection_watch.disconnect_expired_soon()
-        for seat in list(self.catching_up):
+        for subscriber in list(self.catching_up):
             if (
                 self.members
-                and seat.delivered_positions == self.positions
-                and not seat.is_delivering
+                and subscriber.delivered_positions == self.positions
+                and not subscriber.is_delivering
             ):
-                seat.stop_reading_alone()
-                self.add(seat)
+                subscriber.stop_reading_alone()
+                self.add(subscriber)
 
 
 class Subscriber:
@@ -324,7 +314,7 @@ class Subscriber:
     ) -> None:
         self.groups = groups
         self.request = request
-        self.context = context
+        self.context = replace(context, resolved_arguments={})
         self.viewer = context.viewer
         self.subscription_start = context.subscription_start
         self.observer: OperationObserver | None = None
@@ -332,7 +322,7 @@ class Subscriber:
         self.sink = sink
         self.sharing_key: Hashable = None  # of its group; None if it can't be shared
         self.group: SubscriptionGroup | None = None
-        self.last_seen: StreamPositions | None = None  # from Last-Event-ID
+        self.last_seen = context.last_seen_position  # from Last-Event-ID
         self.delivered_positions: StreamPositions | None = None
         self.is_delivering = False
         self.has_left = False
@@ -341,7 +331,7 @@ class Subscriber:
     def start_observing(self, document: PreparedDocument) -> None:
         """Start to measure and log the subscription."""
         self.observer = observed = OperationObserver(self.context, self.request.document_text)
-        observed.set_document(document)
+        observed.set_document_and_count_subscription(document)
         observed.cost = document.cost_with_variables(self.request.variables)
         observed.start_stream()
 
@@ -349,6 +339,11 @@ class Subscriber:
         """Report the start position, so that a client without results can resume there."""
         if self.subscription_start:
             self.subscription_start.on_start(positions)
+
+    def _note_and_report_start_position(self, positions: StreamPositions) -> None:
+        """Remember the start position, so that reading can start again there after an outage."""
+        self.delivered_positions = positions
+        self.report_start_position(positions)
 
     def start(self) -> None:
         """Start the subscription in a task."""
@@ -360,6 +355,14 @@ class Subscriber:
         if not self.has_left:
             self.task = self.groups.start_task(self._read_alone())
 
+    def leave_and_read_again(self) -> None:
+        """Leave the group, and read alone after the waiting results have been delivered.
+
+        Reading from an earlier position would deliver the waiting results twice.
+        """
+        self._leave_group()
+        self.result_queue.read_again_when_empty(self)
+
     def on_results_dropped(self) -> None:
         """Leave the group, since the connection is slower than the group."""
         self._leave_group()
@@ -370,7 +373,7 @@ class Subscriber:
             self.task.cancel()
             self.task = None
 
-    def leave(self) -> None:
+    def end_subscription(self) -> None:
         """End the subscription."""
         self.has_left = True
         self.stop_reading_alone()
@@ -389,7 +392,7 @@ class Subscriber:
             if group:
                 group.catching_up.discard(self)
         elif group:
-            group.remove(self)
+            group.remove_subscriber_or_end_group(self)
 
     async def deliver(self, result: StreamResult | None) -> None:
         """Send a result to the client, unless the subscription has ended."""
@@ -399,30 +402,31 @@ class Subscriber:
         if result is None:
             self._end_observing()
             return
-        if self.observer:
+        if self.observer and not result.is_position_update:
             self.observer.count_event(result.result)
-        if result.positions is not None:
-            self.delivered_positions = result.positions
+        self.delivered_positions = result.positions
+        if result.positions is None:  # the subscription can't resume, or the stream ends
+            self.last_seen = None
 
     async def _join_or_read_alone(self) -> None:
         try:
-            found = await self.groups.check_and_try_to_join(self)
+            group = await self.groups.check_charge_and_try_to_join(self)
         except Exception:  # the edge of a task
-            log.exception("a subscription broke at its beginning")
-            found = False
-        if not found:
+            log.exception("Subscription failed to start with an internal error")
+            group = False
+        if not group:
             await self._read_alone()
         elif not self.has_left:
             self.task = None
 
     async def _read_alone(self) -> None:
         try:
-            while not await self._read_until_end_or_group():
+            while not await self._read_and_return_if_finished():
                 pass
         except WebSocketDisconnected:
             self.has_left = True
         except Exception:  # the edge of a task: a bug ends one stream, and is logged once
-            log.exception("a stream broke")
+            log.exception("Subscription stream failed with an internal error")
             self._leave_group()
             with suppress(Exception):
                 await self.sink.send(None)
@@ -430,15 +434,15 @@ class Subscriber:
     async def _check_credential(self) -> None:
         await self.groups.connection_watch.check_and_disconnect_ended({self.viewer})
 
-    async def _read_until_end_or_group(self) -> bool:
+    async def _read_and_return_if_finished(self) -> bool:
         """Read until the end or until a group is joined; False if reading must start again."""
         positions = self.last_seen if self.delivered_positions is None else self.delivered_positions
-        context = (
-            self.context if positions is None else _context_from_position(self.context, positions)
+        start = SubscriptionStart(self._note_and_report_start_position, positions)
+        context = replace(
+            self.context, subscription_start=start, drop_ended_subscribers=self._check_credential
         )
-        context = replace(context, drop_ended_subscribers=self._check_credential)
         try:
-            return await self._read_with_context(context)
+            return await self._read_results_until_finished_or_slow(context)
         except StorageUnavailable as failure:
             if (
                 self.delivered_positions is None and self.last_seen is None
@@ -447,14 +451,13 @@ class Subscriber:
                     result_stream.outage_result(self.groups.schema, failure, context)
                 )
             else:
-                pause = failure.retry_after.total_seconds()
-                await asyncio.sleep(random.uniform(pause / 5, pause))  # noqa: S311 - spreads load
+                await wait_before_reading_again(failure)
                 return False
         self._leave_group()
         await self.deliver(None)
         return True
 
-    async def _read_with_context(self, context: Context) -> bool:
+    async def _read_results_until_finished_or_slow(self, context: Context) -> bool:
         """Read results with a context; return True at the end or when a group is joined."""
         clock = asyncio.get_running_loop().time
         async with aclosing(

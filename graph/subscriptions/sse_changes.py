@@ -8,15 +8,24 @@ from starlette.types import Receive, Scope, Send
 
 from graph.execution.operation_execution import OperationContext
 from graph.http.admission_control import AdmissionControl
-from graph.http.graphql_request import GraphqlRequest, RequestRejected, decode_json
+from graph.http.graphql_request import (
+    GraphqlRequest,
+    RequestRejected,
+    decode_json_within_depth_limit,
+)
 from graph.http.http_errors import (
     client_ip_address,
     request_id_from_headers,
     too_many_streams_rejection,
 )
 from graph.http.rate_budgets import payer_key
+from graph.http.session_peer import (
+    node_refusal_or_none,
+    session_peer,
+    sessions_refused_rejection,
+)
 from graph.http.upload_body import UploadService
-from graph.subscriptions.result_pull import pull_results
+from graph.subscriptions.result_pull import PulledResults
 from graph.subscriptions.result_stream import StreamResult
 from graph.subscriptions.shared_subscriptions import SubscriptionGroups
 from graph.subscriptions.sse import (
@@ -25,14 +34,15 @@ from graph.subscriptions.sse import (
     DisconnectReason,
     EventStream,
     format_event,
+    viewer_user_id,
 )
 from graph.types import global_ids
 from models.runtime.concurrency_limits import ConcurrencySlot
 from models.users.roles import Role
 from models.users.roles import Scope as Scopes
 from resolvers.changes import managed_streams
-from resolvers.context import GuardRule
 from resolvers.users import loaders as user_loaders
+from resolvers.viewer import GuardRule
 
 RULE = GuardRule(role=Role.USER, scope=Scopes.MAIL_READ)
 CHANGE_FIELDS = """{ cursor events { cursor type at origin
@@ -64,9 +74,9 @@ class SubscriptionServer(Protocol):
 class ChangeEventStream(EventStream):
     """A stream with one event per change. The `id` of an event is the cursor after it."""
 
-    def events_from_result(self, result: StreamResult) -> str:
+    def event_text_from_result(self, result: StreamResult) -> str:
         """Return the text of the events of a batch and of the cursor after them."""
-        payload: Any = decode_json(result.json_text)
+        payload: Any = decode_json_within_depth_limit(result.json_text)
         events = [format_event("error", error) for error in payload.get("errors") or ()]
         if batch := (payload.get("data") or {}).get("changes"):
             for event in batch["events"]:
@@ -94,7 +104,7 @@ class SlotStreamingResponse(StreamingResponse):
             self.connection_slot.release()
 
 
-async def stream_changes(
+async def authorize_and_stream_user_changes(
     server: SubscriptionServer, service: UploadService, request: Request
 ) -> SlotStreamingResponse:
     """Answer GET with the changes of the user in the path.
@@ -103,7 +113,7 @@ async def stream_changes(
     too many open streams or a bad Last-Event-ID, NotFound or Forbidden if the user is not visible.
     """
     if request.method != "GET":
-        raise RequestRejected(405, "BAD_USER_INPUT", "Only GET is answered here.", {"Allow": "GET"})
+        raise RequestRejected(405, "BAD_USER_INPUT", "The method must be GET.", {"Allow": "GET"})
     user_id = global_ids.decode_path_id("User", request.path_params["id"])
     ip_address = client_ip_address(request)
     viewer = await service.authenticate_request(request.headers, ip_address)
@@ -118,25 +128,30 @@ async def stream_changes(
         headers=dict(request.headers),
         guards=server.guards,
         live=server.connection_watch,
+        peer=session_peer(request),
     )
     if not is_viewer:
-        await user_loaders.require_visible_user_id(context, user_id)
+        await user_loaders.require_visible_or_viewer_user_id(context, user_id)
         await managed_streams.selector_of_user_stream(user_id)(
             context
         )  # an error becomes the status
+    if rejection := node_refusal_or_none(service.environment):
+        raise rejection
+    if not service.environment.live_sessions.accepts_sessions_of(viewer_user_id(viewer)):
+        raise sessions_refused_rejection()
     stream = ChangeEventStream(context, heartbeat=server.heartbeat)
     followers = server.guards.stream_limiter
-    seat = followers.acquire(
+    slot = followers.acquire(
         payer_key(context), server.guards.slot_limit_of_viewer(viewer, followers)
     )
-    if seat is None:
+    if slot is None:
         raise too_many_streams_rejection()
     graphql_request = GraphqlRequest(
         SUBSCRIPTION_OF_VIEWER if is_viewer else SUBSCRIPTION_OF_USER, user
     )
     events = stream.stream_events(
-        pull_results(server.subscription_groups, graphql_request, context), server.connection_watch
+        PulledResults(server.subscription_groups, graphql_request, context), server.connection_watch
     )
     response = SlotStreamingResponse(events, headers=EVENT_STREAM_HEADERS)
-    response.connection_slot = seat
+    response.connection_slot = slot
     return response

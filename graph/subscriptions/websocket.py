@@ -28,25 +28,39 @@ from graph.http.graphql_request import (
     RequestRejected,
     encode_json,
     is_document_named,
-    request_from_members,
+    parse_request_members,
 )
 from graph.subscriptions.result_queue import ResultQueue
 from graph.subscriptions.result_stream import StreamResult
 from graph.subscriptions.shared_subscriptions import Subscriber, SubscriptionGroups
-from graph.subscriptions.sse import CREDENTIAL_ENDED_REASON, ConnectionWatch, DisconnectReason
+from graph.subscriptions.sse import (
+    CREDENTIAL_ENDED_REASON,
+    FINISH_SECONDS,
+    POLL_SECONDS,
+    ConnectionWatch,
+    DisconnectReason,
+    viewer_user_id,
+)
+from models.sessions.live_sessions import (
+    ActivityClock,
+    SessionPeer,
+    SessionService,
+    SessionTermination,
+)
 from models.store.outages import storage_failure
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
 MAX_REASON_BYTES = 123  # RFC 6455, section 5.5
 MAX_OPERATION_ID_LENGTH = 256
-POLL_SECONDS = 0.05
 DISCONNECT_SECONDS = 5.0  # to a client that may not read
 INTERNAL_ERROR_CLOSE_CODE = 1011
+SERVICE_RESTART_CLOSE_CODE = 1012  # clients connect again (IANA WebSocket Close Code registry)
 TRY_AGAIN_LATER_CLOSE_CODE = 1013  # clients connect again later; after 4429 they would not
 UNAUTHORIZED_CLOSE_CODE = 4401
 FORBIDDEN_CLOSE_CODE = 4403
+NETWORK_BANNED_REASON = DisconnectReason("Your network is banned.")
 SUBSCRIBER_EXISTS_CLOSE_CODE = 4409
 
 MemberTypes = Mapping[str, tuple[type | None, ...]]  # by member; None: it can be missing
@@ -109,6 +123,10 @@ class TooManyConnections(Exception):
     """The signed-in user has too many WebSockets and streams."""
 
 
+class NewSessionsRefused(Exception):
+    """New sessions of the user are refused, while an administrator waits for their end."""
+
+
 class WebSocketServer(Protocol):
     """The parts of the endpoint that a WebSocket uses."""
 
@@ -132,12 +150,18 @@ class WebSocketOperation:
         )
 
     async def send(self, result: StreamResult | None) -> None:
-        """Send a result; at the end (None) remove the operation from the WebSocket."""
+        """Send a result; at the end (None) remove the operation from the WebSocket.
+
+        The protocol has no frame for a position without a result, so none is sent.
+        """
+        if result and result.is_position_update:
+            return
+        self.handler.note_activity()
         if result is None:
-            if self.handler.remove_operation(self):
+            if self.handler.remove_operation_if_current(self):
                 await self.handler.send_message({"id": self.operation_id, "type": "complete"})
         elif result.is_refused:
-            self.handler.remove_operation(self)
+            self.handler.remove_operation_if_current(self)
             await self.send_errors([error.formatted for error in result.result.errors or ()])
         else:
             head = encode_json(self.operation_id).decode()
@@ -161,6 +185,44 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
         super().__init__(*args, **kwargs)
         self.result_queue = ResultQueue[Subscriber]()
         self.connected_at = self.context.environment.now()
+        self.session_id = self.context.live_session_id = self.context.environment.new_id()
+        self._activity_clock = ActivityClock()
+        self._end_reason: DisconnectReason | None = None
+
+    @property
+    def service(self) -> SessionService:
+        """The service of all WebSockets."""
+        return SessionService.WEBSOCKET
+
+    @property
+    def user_id(self) -> int | None:
+        """The user who has signed in; None without one."""
+        return viewer_user_id(self.viewer) or None
+
+    @property
+    def peer(self) -> SessionPeer:
+        """The addresses of the connection."""
+        return self.context.peer
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last frame of the client or result for it."""
+        return self._activity_clock.idle_seconds
+
+    @property
+    def subscription_count(self) -> int:
+        """Number of open subscriptions."""
+        return sum(
+            operation.subscriber.observer is not None for operation in self.operations.values()
+        )
+
+    def terminate(self, termination: SessionTermination) -> None:
+        """Disconnect in the background; unless forced, after the running operations."""
+        self.server.connection_watch.terminate_soon(self, termination)
+
+    def note_activity(self) -> None:
+        """Remember that the client is active now."""
+        self._activity_clock.note_activity()
 
     @property
     def viewer(self) -> Viewer:
@@ -179,6 +241,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
 
     async def handle_message(self, message: Message) -> None:
         """Handle one frame. An invalid frame or an error closes the WebSocket."""
+        self._activity_clock.note_activity()
         if fault := frame_error(message):
             await self.handle_invalid_message(fault)
             return
@@ -187,7 +250,10 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
         except WebSocketDisconnected:
             raise
         except Exception as problem:  # the edge of a listener: it ends one socket, logged once
-            log.exception("a socket broke", extra={"request_id": self.context.request_id})
+            log.exception(
+                "WebSocket failed with an internal error",
+                extra={"request_id": self.context.request_id},
+            )
             if failure := storage_failure(problem):  # the code tells clients to connect again
                 await self.websocket.close(TRY_AGAIN_LATER_CLOSE_CODE, failure.message)
             else:
@@ -202,6 +268,9 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
             await super().handle_connection_init(message)
         except TooManyConnections:
             await self.websocket.close(TRY_AGAIN_LATER_CLOSE_CODE, "Too many sockets are open")
+        except NewSessionsRefused:
+            text = "No sessions of this user are accepted now"
+            await self.websocket.close(TRY_AGAIN_LATER_CLOSE_CODE, text)
         self.connection_init_timeout_task = None
         if self.connection_acknowledged:
             self.server.connection_watch.add(self)
@@ -220,13 +289,20 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
             await self.websocket.close(UNAUTHORIZED_CLOSE_CODE, "Unauthorized")
         elif self.server.connection_watch.is_known_to_have_ended(self.viewer):
             await self.disconnect(CREDENTIAL_ENDED_REASON)
+        elif self.context.environment.refuses_ip(self.context.client_ip):
+            await self.disconnect(NETWORK_BANNED_REASON)
+        elif self._end_reason:
+            if not self._end_reason.asks_to_reconnect:  # else the client repeats it after the close
+                error = self._end_reason.graphql_error
+                await self._send_error(id_, error["message"], error["extensions"])
         elif id_ in self.operations:
             await self.websocket.close(
                 SUBSCRIBER_EXISTS_CLOSE_CODE, f"Subscriber for {id_} already exists"
             )
         elif self._has_max_operations():
             error_text = (
-                f"{self.max_subscriptions_per_connection} operations run on this socket already"
+                f"At most {self.max_subscriptions_per_connection} operations are allowed "
+                "on one connection."
             )
             await self._send_error(
                 id_, error_text, {"code": "RATE_LIMITED", "retryAfterSeconds": 1}
@@ -236,7 +312,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
 
     async def _start_operation(self, message: SubscribeMessage) -> None:
         try:
-            request = request_from_members(message["payload"])
+            request = parse_request_members(message["payload"])
             request = await self.server.documents_by_hash.resolve_or_register_document(
                 request, self.context
             )
@@ -254,7 +330,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
         max_operations = self.max_subscriptions_per_connection
         return max_operations is not None and len(self.operations) >= max_operations
 
-    def remove_operation(self, operation: WebSocketOperation) -> bool:
+    def remove_operation_if_current(self, operation: WebSocketOperation) -> bool:
         """Free the ID of an operation; return False if another operation has the ID."""
         if self.operations.get(operation.operation_id) is not operation:
             return False
@@ -264,7 +340,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
     async def cleanup_operation(self, operation_id: str) -> None:
         """End an operation that the client has completed."""
         if running := self.operations.pop(operation_id, None):
-            running.subscriber.leave()
+            running.subscriber.end_subscription()
 
     async def shutdown(self) -> None:
         """End all operations and wait for their tasks."""
@@ -276,18 +352,18 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
 
     def _end_operations_and_return_tasks(self) -> list[asyncio.Task[None]]:
         """End all operations; return their tasks that are still ending."""
-        seats = [running.subscriber for running in self.operations.values()]
-        tasks = [seat.task for seat in seats if seat.task]
+        subscribers = [running.subscriber for running in self.operations.values()]
+        tasks = [subscriber.task for subscriber in subscribers if subscriber.task]
         self.operations.clear()
-        for seat in seats:
-            seat.leave()
+        for subscriber in subscribers:
+            subscriber.end_subscription()
         self.result_queue.close()
         return tasks
 
     async def _wait_for_queries_and_mutations(self) -> None:
-        """Wait until only subscriptions run, at most a few seconds."""
-        for _ in range(int(DISCONNECT_SECONDS / POLL_SECONDS)):
-            if all(one.subscriber.observer for one in self.operations.values()):
+        """Wait until only subscriptions run, at most FINISH_SECONDS."""
+        for _ in range(int(FINISH_SECONDS / POLL_SECONDS)):
+            if all(operation.subscriber.observer for operation in self.operations.values()):
                 break
             await asyncio.sleep(POLL_SECONDS)
 
@@ -297,12 +373,19 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
     async def disconnect(self, reason: DisconnectReason) -> None:
         """Send the reason to each operation, then close.
 
-        If the reason doesn't cancel operations, queries and mutations can end first.
+        If the reason doesn't cancel operations, queries and mutations can end first. If the client
+        is to connect again, operations get no error, only the close frame has the reason.
         """
+        self._end_reason = reason  # no operation begins
         if not reason.cancels_operations:
             await self._wait_for_queries_and_mutations()
         operations = list(self.operations.values())
         self._end_operations_and_return_tasks()
+        if reason.asks_to_reconnect:  # clients repeat operations that got no error
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISCONNECT_SECONDS):
+                    await self.websocket.close(SERVICE_RESTART_CLOSE_CODE, reason.close_reason)
+            return
         with suppress(TimeoutError, WebSocketDisconnected):
             async with asyncio.timeout(DISCONNECT_SECONDS):
                 for running in operations:

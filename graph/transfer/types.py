@@ -12,27 +12,37 @@ from graph.files.types import FileContent
 from graph.http import download_urls
 from graph.messages.deleted_messages import TaskPayload
 from graph.messages.filter_inputs import MessageFilter
-from graph.submission.compose_inputs import ContentEncoding, decode_content
+from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
 from graph.types import global_ids
+from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
+from graph.types.object_access import OWN_OR_ROOT
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_named_user_id,
     mailbox_selector_from_ref,
+    require_visible_user_id_if_named,
 )
-from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
+from graph.types.row_mapping import (
+    NodeView,
+    global_id_field,
+    lazy_view_factory,
+    link,
+    selected_columns,
+)
 from graph.types.scalars import URL, ByteSize
 from mail.archives.archive_writer import ExportFormat
 from models.admin.tasks import TaskState
 from models.users.roles import Scope
 from resolvers.access import require_user_id
 from resolvers.admin import tasks
+from resolvers.list_orders import OwnerPageKey
+from resolvers.messages.content_access import require_readable_account
 from resolvers.transfer import exports, imports
-from resolvers.transfer.exports import NewExport
+from resolvers.transfer.exports import NewExport, UserExportOrder
 from resolvers.transfer.imports import NewImport
 from resolvers.users import loaders as user_loaders
 
@@ -41,7 +51,7 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(
-    description="An export of a user's data as a file.", directives=[Auth(scope=Scope.MAIL_READ)]
+    description="Export of a user's data as a file.", directives=[Auth(scope=Scope.MAIL_READ)]
 )
 class UserExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
@@ -51,12 +61,21 @@ class UserExport(NodeView):
         description="User whose data is exported.",
     )
     state: TaskState = link(
-        "id", exports.load_export_states, lambda state: state, description="State of the export."
+        "id",
+        exports.load_export_states_or_failed,
+        lambda state: state,
+        description="State of the task that writes the file. SUCCEEDED: the file is complete. "
+        "FAILED also if the task was deleted before.",
     )
-    format: ExportFormat = attribute_field("Format of the file.")
+    format: ExportFormat = attribute_field("File format of the export.")
     created_at: datetime = attribute_field("Time when the export was requested.")
-    expires_at: datetime | None = attribute_field("Time when the file is deleted.")
-    size: ByteSize | None = attribute_field("Size of the file. Null: the file is not complete.")
+    expires_at: datetime | None = attribute_field(
+        "Time when the export and its file are deleted: by default P3D after the file "
+        "was completed. Until then, P3D after the last progress of the task."
+    )
+    size: ByteSize | None = attribute_field(
+        "Size of the file in bytes. Null: the file is not complete."
+    )
     task: Task | None = link(
         "task_id",
         tasks.load_visible_tasks_by_id,
@@ -71,8 +90,8 @@ class UserExport(NodeView):
     }
 
     @field(
-        "Signed download URL of the file, valid for 15 to 20 minutes. Null: the "
-        "file is not complete.",
+        "Signed download URL of the file, valid for 15 to 20 minutes, but not longer "
+        "than the credential of the request. Null: the file is not complete.",
         "user_id",
         "finished_at",
     )
@@ -80,7 +99,27 @@ class UserExport(NodeView):
         if self.row.finished_at is None:
             return None
         path = download_urls.export_path(self.row.user_id, self.row.id)
-        return download_urls.signed_download_url(info, path, self.row)
+        return download_urls.require_readable_and_sign_download_url(info, path, self.row)
+
+
+async def authorize_and_load_export_page(
+    info: Info, user_id: int, order_by: UserExportOrder, page_arguments: PageArguments
+) -> Connection[UserExport]:
+    """Load a page of the exports of a user.
+
+    Raises Forbidden if the viewer may not read the user's mail.
+    """
+    require_readable_account(info.context, user_id)
+    list_order = exports.LIST_ORDERS[order_by]
+    requested_page = page_request(f"exports-{order_by}", *page_arguments)
+    page_key = OwnerPageKey(user_id, requested_page, list_order, selected_columns(info, UserExport))
+    return await connection_of_page(
+        info,
+        UserExport,
+        await info.context.load(exports.load_export_pages, page_key),
+        lambda row: list_order.cursor_of_row(row, requested_page.ordering),
+        lambda: info.context.load(exports.count_exports, page_key),
+    )
 
 
 @strawberry.input(description="Input of userExport.")
@@ -88,20 +127,24 @@ class UserExportInput(Options):
     user: UserRef | None = attribute_field(
         "User to export. Default: the signed-in user.", default=UNSET
     )
-    format: ExportFormat = attribute_field("Format of the file.", default=ExportFormat.EML_ZIP)
+    format: ExportFormat = attribute_field(
+        "File format of the export. Default: EML_ZIP.", default=ExportFormat.EML_ZIP
+    )
     filter: MessageFilter | None = attribute_field(
         "Conditions on the messages to export. Default: all messages.", default=UNSET
     )
     include_settings: bool = attribute_field(
-        "Exports settings, key-value entries and annotations too, if the credential "
-        "can read settings. MBOX files have no settings. Passwords of the user are "
-        "never exported.",
+        "True also exports settings, identities, labels, filters, Sieve scripts, sender "
+        "rules, the autoreply, connectors, key-value entries and annotations. Without "
+        "the scope READ or SETTINGS, and in MBOX files, they are left out. Passwords of "
+        "the user are never exported. Default: true.",
         default=True,
     )
     passphrase: str | None = attribute_field(
         "Passphrase that encrypts the passwords of connectors: 12 to 1,024 "
-        "characters. Requires the scope SETTINGS. It is never returned, and deleted "
-        "when the file is complete. Default: these passwords are not exported.",
+        "characters. Requires the scope SETTINGS. Not allowed without `includeSettings` or with "
+        "the format MBOX. It is never returned, and deleted when the task ends. Default: these "
+        "passwords are not exported.",
         default=UNSET,
     )
 
@@ -109,7 +152,7 @@ class UserExportInput(Options):
 @strawberry.type(description="Payload of userExport.")
 class UserExportPayload(MutationPayload):
     user_export: UserExport | None = attribute_field(
-        "The new export, which a task completes.", default=None
+        "Created export, whose file a task completes. Null if the mutation failed.", default=None
     )
 
 
@@ -119,15 +162,16 @@ class UserImportInput(Options):
         "User who gets the imported data. Default: the signed-in user.", default=UNSET
     )
     archive: FileContent | None = attribute_field(
-        "File of userExport, an mbox file, a ZIP of .eml files, or a tar of a Maildir.",
+        "File of userExport, an mbox file, a ZIP of .eml files, or a tar of a Maildir. The "
+        "import consumes an upload.",
         default=UNSET,
     )
     encoding: ContentEncoding = attribute_field(
-        "Encoding of `archive.text`.", default=ContentEncoding.UTF8
+        "Encoding of `archive.text`. Default: UTF8.", default=ContentEncoding.UTF8
     )
     path: str | None = attribute_field(
-        "Path of an archive on the server, below the configured import folder. "
-        "Requires the role ROOT.",
+        "Path of an archive on the server, relative to the folder in MERGANSER_IMPORT_FOLDER. "
+        "Requires the role ROOT and the scope FULL.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
@@ -136,21 +180,26 @@ class UserImportInput(Options):
         default=UNSET,
     )
     skip_known: bool = attribute_field(
-        "Skips messages that the mailbox already contains byte for byte.", default=True
+        "True skips messages that the mailbox contained byte for byte before the import. "
+        "False stores them again. Default: true.",
+        default=True,
     )
     include_settings: bool = attribute_field(
-        "Imports settings, key-value entries and annotations too, if the credential "
-        "has the scope SETTINGS. Otherwise the import leaves them out.",
+        "True also imports settings, identities, labels, filters, Sieve scripts, sender "
+        "rules, the autoreply, connectors, key-value entries and annotations. Without "
+        "the scope SETTINGS they are left out. Default: true.",
         default=True,
     )
     passphrase: str | None = attribute_field(
-        "Passphrase of the export, which decrypts the passwords of connectors. "
-        "Requires the scope SETTINGS. It is never returned, and deleted when the "
+        "Passphrase of the export, 12 to 1,024 characters, which decrypts the passwords "
+        "of connectors. "
+        "Requires the scope SETTINGS and `includeSettings`. It is never returned, and deleted "
+        "when the "
         "task ends. Default: connectors are imported inactive.",
         default=UNSET,
     )
 
-    def to_new_import(self, user_id: int | None) -> NewImport:
+    def to_validated_new_import(self, user_id: int | None) -> NewImport:
         """Convert the input to the import to create.
 
         Raises Invalid if the upload has no valid ID or the content is not in its encoding.
@@ -160,7 +209,7 @@ class UserImportInput(Options):
             upload = global_ids.decode("Upload", self.archive.upload.value, path="archive")
         elif self.archive and self.archive.text:
             encoding = ContentEncoding(self.encoding)
-            content = decode_content(self.archive.text.value, encoding, ["archive"])
+            content = decode_attachment_content(self.archive.text.value, encoding, ["archive"])
         return NewImport(
             user_id,
             upload,
@@ -176,32 +225,38 @@ class UserImportInput(Options):
 @strawberry.type
 class ExportMutation:
     @mutation(
-        "Creates an export of a user, which a task writes to one file. A user can "
-        "have 2 unfinished exports; of finished ones, the newest 5 are kept.",
+        "Creates an export of a user, which a task writes to one file. Deleted messages "
+        "are not exported. A user can have 2 unfinished exports; a third is "
+        "LIMIT_REACHED. A new export deletes all finished exports of the user but the "
+        "newest 4.",
         scope=Scope.MAIL,
+        access=OWN_OR_ROOT,
     )
     async def user_export(self, info: Info, input: UserExportInput) -> UserExportPayload:
         ctx = info.context
-        owner = await load_named_user_id(info, input.user or None)
+        owner = await require_visible_user_id_if_named(info, input.user or None)
         new = NewExport(
             require_user_id(ctx) if owner is None else owner,
             ExportFormat(input.format),
-            input.filter.to_conditions(info) if input.filter else None,
+            input.filter.to_validated_conditions(info) if input.filter else None,
             with_settings=input.include_settings,
             passphrase=None if input.passphrase is UNSET else input.passphrase,
         )
         row = await ctx.load(
-            exports.load_visible_exports_by_id, await exports.create_export(ctx, new)
+            exports.load_visible_exports_by_id, await exports.create_and_queue_export(ctx, new)
         )
         return UserExportPayload(user_export=UserExport.from_row_or_none(row))
 
     @mutation(
-        "Starts the import of an archive into a user's account, by a task. The "
-        "result of the task contains the numbers of stored, skipped and refused "
-        "messages, with reasons.",
+        "Starts a task that imports an archive into a user's account. `Task.result` contains "
+        "the counts `storedCount` and `knownCount` of messages, and the list `refused` of items "
+        "that were not imported, with reasons. The list has at most 200 items; `unlistedCount` "
+        "counts further ones. If the account becomes full, the task fails, and the messages "
+        "stored before stay. A user can have 2 unfinished imports.",
         scope=Scope.MAIL,
+        access=OWN_OR_ROOT,
     )
     async def user_import(self, info: Info, input: UserImportInput) -> TaskPayload:
-        owner = await load_named_user_id(info, input.user or None)
-        task = await imports.queue_import(info.context, input.to_new_import(owner))
+        owner = await require_visible_user_id_if_named(info, input.user or None)
+        task = await imports.queue_import(info.context, input.to_validated_new_import(owner))
         return TaskPayload(task=Task.from_row_or_none(task))

@@ -10,7 +10,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.row_mapping import Item, objects_from_rows_with_links
-from models.store.keyset_pages import Cursor, Page, PageRequest
+from models.store.keyset_pages import USUAL_PAGE_SIZES, Cursor, Page, PageRequest, PageSizes
 
 Node = TypeVar("Node")
 CursorOfRow = Callable[[Any], Cursor]
@@ -25,13 +25,17 @@ class PageArguments(NamedTuple):
     before: Any
 
 
-def page_request(ordering: str, *page_arguments: Any) -> PageRequest:
+def page_request(
+    ordering: str, *page_arguments: Any, sizes: PageSizes = USUAL_PAGE_SIZES
+) -> PageRequest:
     """Return the page request of the arguments first, after, last and before.
 
     Raises InvalidInput if they are inconsistent or a cursor is malformed.
     """
     return PageRequest.from_arguments(
-        ordering, *(None if value is strawberry.UNSET else value for value in page_arguments)
+        ordering,
+        *(None if value is strawberry.UNSET else value for value in page_arguments),
+        sizes=sizes,
     )
 
 
@@ -60,13 +64,23 @@ class ConnectionSource:
             for row, node in zip(self.page.rows, self.nodes, strict=True)
         ]
 
-    def cursor_at(self, index: int) -> str | None:
-        """Return the cursor of an item by its index; None if the page is empty."""
+    def cursor_at(self, index: int, search_cursor: Cursor | None) -> str | None:
+        """Return the cursor of the search, or of an item by its index; None without both."""
+        if search_cursor is not None:
+            return str(search_cursor)
         rows = self.page.rows
         return str(self.cursor_of_row(rows[index])) if rows else None
 
+    def start_cursor(self) -> str | None:
+        """Return the cursor that the page before this one is read with."""
+        return self.cursor_at(0, self.page.search_start_cursor)
 
-@strawberry.type(description="Cursors of a page, and whether other pages follow.")
+    def end_cursor(self) -> str | None:
+        """Return the cursor that the page after this one is read with."""
+        return self.cursor_at(-1, self.page.search_end_cursor)
+
+
+@strawberry.type(description="Cursors of a page of a list, and whether other pages follow.")
 class PageInfo(View):
     has_next_page: bool = attribute_field(
         "True if items follow the page. With `last`: true if `before` was given."
@@ -74,14 +88,20 @@ class PageInfo(View):
     has_previous_page: bool = attribute_field(
         "True if items precede the page. With `first`: true if `after` was given."
     )
-    start_cursor: str | None = attribute_field("Cursor of the first item. Null: the page is empty.")
-    end_cursor: str | None = attribute_field("Cursor of the last item. Null: the page is empty.")
+    start_cursor: str | None = attribute_field(
+        "Cursor of the first item, or with `last` the one at which a limited search ended. Null: "
+        "the page is empty."
+    )
+    end_cursor: str | None = attribute_field(
+        "Cursor of the last item, or with `first` the one at which a limited search ended. Null: "
+        "the page is empty."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "has_next_page": DerivedField((), lambda paged: paged.page.has_next),
         "has_previous_page": DerivedField((), lambda paged: paged.page.has_previous),
-        "start_cursor": DerivedField((), lambda paged: paged.cursor_at(0)),
-        "end_cursor": DerivedField((), lambda paged: paged.cursor_at(-1)),
+        "start_cursor": DerivedField((), ConnectionSource.start_cursor),
+        "end_cursor": DerivedField((), ConnectionSource.end_cursor),
     }
 
 
@@ -106,7 +126,10 @@ class Connection(View, Generic[Node]):
         "page_info": NestedViewField((), lambda paged: paged, PageInfo),
     }
 
-    @field("Number of items in the whole list. It is counted only if the field is selected.")
+    @field(
+        "Number of items on all pages of the list, with its filter applied. It is counted only if "
+        "the field is selected."
+    )
     async def total_count(self) -> int:
         total: int = await self.row.load_total_count()
         return total

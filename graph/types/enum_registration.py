@@ -6,9 +6,10 @@ field that has it.
 
 import strawberry
 
+import graph.types.order_enums  # noqa: F401 - registers the orders of lists
 from mail.archives.archive_writer import ExportFormat
 from mail.autoreply import NoReplyReason
-from mail.compose.message_builder import Priority
+from mail.compose.message_draft import Priority
 from mail.connectors.remote_server import ConnectorStage
 from mail.domains.dns_advice import DnsState
 from mail.tls.acme_client import RevocationReason
@@ -19,25 +20,40 @@ from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskKind, TaskState
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.certificates import AcmeState
+from models.cluster.nodes import (
+    AdministrativeNodeState,
+    ClusterNodeState,
+    NodeKind,
+    NodeSyncState,
+)
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.events.event_types import EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
+from models.logs.entries import LogComponent, LogLevel
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.authentication import AuthenticationResultCode
-from models.messages.message_trace import LogComponent, MessageTraceEventKind
+from models.messages.message_trace import MessageTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
+from models.messages.tables import MessageRelationKind
+from models.metrics.names import MetricName, MetricSetKind, StatisticName
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import WebhookDeliveryState
+from models.oauth.tables import OauthGrantType, OauthScope
 from models.queue.forward_target_kinds import ForwardTargetKind
 from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
+from models.resources.tables import BookingPolicy, ResourceKind
 from models.routing.tables import TlsPolicyLevel
+from models.runtime.components import ComponentKind, ComponentState
+from models.sessions.live_sessions import SessionService
 from models.spam.sender_rules import SenderAction
 from models.submission.tables import SubmissionState
+from models.throttling.policy import BanCause
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import (
@@ -51,33 +67,54 @@ from models.users.tables import (
 )
 from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
-from resolvers.addresses.loaders import AddressOrder
-from resolvers.admin.audit_log import AuditLogOrder
 from resolvers.admin.setting_types import SettingKind
 from resolvers.auth.app_password_validation import AppPasswordScope
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
 from resolvers.auth.second_factors.webauthn import Ceremony
+from resolvers.blobs.loaders import BlobCompression
+from resolvers.cache.entries import CacheKind
 from resolvers.changes.stream_reader import ResyncReason
 from resolvers.connectors.options import OptionName
-from resolvers.domains.loaders import DomainOrder
-from resolvers.filters.loaders import FilterOrder
-from resolvers.queue.loaders import QueueEntryOrder, QueueName
-from resolvers.spam.quarantine import QuarantineOrder
-from resolvers.submission.message_source import MessageRelationKind, QuotePosition
-from resolvers.users.listing import UserOrder
+from resolvers.identity_providers.provider_check import IdentityProviderTestStepKind
+from resolvers.queue.loaders import QueueName
+from resolvers.submission.message_source import QuotePosition
 
+strawberry.enum(AcmeState, description="State of the order of a certificate by ACME (RFC 8555).")
 strawberry.enum(
     AddressKind, description="Kind of an address, which decides what happens to its mail."
 )
 strawberry.enum(
     AppPasswordScope, description="A protocol or right that an application password can have."
 )
+strawberry.enum(OauthGrantType, description="A way in which an OAuth client gets tokens.")
+strawberry.enum(
+    IdentityProviderTestStepKind,
+    description="Part of an identity provider that a step of identityProviderTest tests.",
+)
+strawberry.enum(OauthScope, description="A scope that an OAuth client can request.")
 strawberry.enum(AttachmentDisposition, description="Disposition of a MIME part (RFC 2183).")
 strawberry.enum(
     AuthenticationResultCode, description="Result of an authentication method (RFC 8601)."
 )
 strawberry.enum(CalendarMethod, description="iTIP method of a calendar (RFC 5546).")
+strawberry.enum(ComponentKind, description="Kind of a component of a server process.")
+strawberry.enum(ComponentState, description="State of a component of a server process.")
 strawberry.enum(CopyOrigin, description="Reason why a legal hold has a copy of a message.")
+strawberry.enum(
+    BookingPolicy, description="Rule that decides which invitations a resource accepts."
+)
+strawberry.enum(ResourceKind, description="Kind of a resource that can be booked.")
+strawberry.enum(
+    AdministrativeNodeState, description="State of a node that an administrator has set."
+)
+strawberry.enum(ClusterNodeState, description="State of a node.")
+strawberry.enum(NodeKind, name="ClusterNodeKind", description="Kind of a node.")
+strawberry.enum(
+    NodeSyncState,
+    name="ClusterNodeSyncState",
+    description="State of the server of a node compared with the last change of the node.",
+)
+strawberry.enum(BanCause, description="Cause of the ban of a network.")
 strawberry.enum(BccDirection, description="Side of a message that a BCC rule compares.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
 strawberry.enum(
@@ -100,18 +137,25 @@ strawberry.enum(
     description="File format of an account export. All formats but MBOX contain folders, flags, "
     "dates, custom data and settings in addition to the messages.",
 )
-strawberry.enum(FileAttachmentMode, description="Way in which a recipient gets a file.")
+strawberry.enum(
+    FileAttachmentMode, description="Way in which a recipient of a message gets a stored file."
+)
 strawberry.enum(
     ForwardTargetKind, description="Way in which a forwarded message reaches its target."
 )
+strawberry.enum(MetricName, description="Name of a usage counter.")
+strawberry.enum(MetricSetKind, description="Kind of what usage counters count the usage of.")
+strawberry.enum(StatisticName, description="Name of a statistic.")
 strawberry.enum(Frequency, description="Interval of the digests of quarantined messages.")
 strawberry.enum(
     LegalHoldAccessAction,
     description="Kind of an access to the copies of a legal hold.",
 )
 strawberry.enum(LimitKind, description="Kind of a limit of an account.")
+strawberry.enum(SessionService, description="Service that a session uses.")
 strawberry.enum(LimitSource, description="Owner of a limit that applies to an account.")
-strawberry.enum(LogComponent, description="Part of the server that decides about a message.")
+strawberry.enum(LogComponent, description="Part of the server that writes log entries.")
+strawberry.enum(LogLevel, description="Severity of a log entry.")
 strawberry.enum(
     OptionName, name="ConnectorOptionName", description="Name of a custom option of a connector."
 )
@@ -123,7 +167,7 @@ strawberry.enum(
 )
 strawberry.enum(ProtocolScope, description="Protocol of mail programs.")
 strawberry.enum(PushKind, description="Service that delivers push notifications.")
-strawberry.enum(RatePeriod, description="Period of a rate limit.")
+strawberry.enum(RatePeriod, description="Length of the time window of a rate limit.")
 strawberry.enum(
     RevocationReason,
     name="RevocationReason",
@@ -154,6 +198,8 @@ strawberry.enum(
     description="Stage that a connector run is at, or at which it failed.",
 )
 strawberry.enum(StorageTier, description="Storage tier of message bodies.")
+strawberry.enum(CacheKind, description="Kind of a cache entry.")
+strawberry.enum(BlobCompression, description="Compression of the content of an object.")
 strawberry.enum(
     SubmissionState,
     description="State of a submission, derived from the deliveries to its recipients.",
@@ -165,33 +211,9 @@ strawberry.enum(TwoFactorMethod, description="Method by which a second factor is
 strawberry.enum(UsageKind, description="Kind of a usage counter.")
 strawberry.enum(
     UsageLevel,
-    description="Used share of a limit.",
+    description="Level that tells how much of a limit is used.",
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
-strawberry.enum(
-    AddressOrder,
-    description="Order of a list of addresses. Equal ones are ordered by creation.",
-)
-strawberry.enum(
-    AuditLogOrder, description="Order of the audit log. Entries of the same time keep their order."
-)
-strawberry.enum(
-    DomainOrder, description="Order of a list of domains. Equal ones are ordered by creation."
-)
-strawberry.enum(
-    FilterOrder, description="Order of a list of filters. Equal ones are ordered by creation."
-)
-strawberry.enum(
-    QuarantineOrder,
-    description="Order of a list of quarantined messages. Equal ones are ordered by arrival.",
-)
-strawberry.enum(
-    QueueEntryOrder,
-    description="Order of a list of queue entries. Equal ones are ordered by creation.",
-)
-strawberry.enum(
-    UserOrder, description="Order of a list of accounts. Equal ones are ordered by creation."
-)
 strawberry.enum(
     errors.ErrorCode, name="ErrorCode", description="Stable code of an error, for programs."
 )

@@ -10,7 +10,7 @@ from strawberry.types.base import StrawberryList, StrawberryOptional
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.types import global_ids
-from models.errors import NotFound, RequestError
+from models.errors import NotFound, RequestError, not_found_text_without_numeric_ref
 
 WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
 # Fields whose members are checked by code that does not know in which input they are.
@@ -38,22 +38,25 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
         ref, prefix = "", ref
     value = _value_at_path(input_value, path_in_input(error, input_value))
     if ref.isdecimal() or not ref:
-        ref = f"{prefix}{_single_reference(value)}"
+        ref = f"{prefix}{_single_reference_or_empty(value)}"
     public_error = NotFound(ref, path=error.path, index=error.index)
     public_error.message = error.message
     if error.message == NotFound(error.ref).message:  # no text that says more
-        public_error.message = f"{_noun_of_reference(value, error.path)} not found"
+        noun = _noun_of_reference(value, error.path)
+        public_error.message = not_found_text_without_numeric_ref(
+            noun, "" if ref == prefix else ref
+        )
     return public_error
 
 
 def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     """Return the path from the input to the wrong value, such as `["select", "ids", "0"]`.
 
-    A check that a creation and an update share gives a path that begins inside the patch: the
-    field that holds the patch, or the selection, is put before it. `ids` becomes the list of
-    references if the input has no such field. The index of the error is
-    inserted behind the list that it belongs to: the first list on the path whose item the path
-    does not name. If there is none, the wrong value is not in a list.
+    Create and update mutations share checks. The path of their errors begins inside the patch;
+    this function adds the field of the patch or of the selection in front of it. `ids` becomes
+    the list of references if the input has no field `ids`. The index of the error is inserted
+    after the first list on the path that is not followed by an index. Without such a list, the
+    index is omitted.
     """
     value, path, missing_index = input_value, list[str](), error.index
     for part in _complete_path(error.path, input_value):
@@ -69,13 +72,13 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
 
 def _complete_path(path: Sequence[str], input_value: Any) -> Sequence[str]:
     """Return a path that begins at a field of the input."""
-    fields = _input_fields(input_value)
+    fields = _values_by_graphql_field_name(input_value)
     if not path or path[0] in fields:
         return path
     if path[0] == IDS_PART and (list_name := _reference_list_name(input_value)):
         return [list_name, *path[1:]]
     for name in PARENT_FIELDS:
-        if path[0] in _input_fields(fields.get(name)):
+        if path[0] in _values_by_graphql_field_name(fields.get(name)):
             return [name, *path]
     return path
 
@@ -93,7 +96,7 @@ def _reference_list_name(input_value: Any) -> str | None:
 
 def _noun_of_reference(value: Any, path: Sequence[str]) -> str:
     """Return the words for the type of object that a value names, such as "Relay host"."""
-    text = _single_reference(value)
+    text = _single_reference_or_empty(value)
     type_name = global_ids.TYPE_NAMES.get(text.partition("_")[0])
     if type_name is None and has_object_definition(type(value)):
         name = type(value).__name__
@@ -116,10 +119,10 @@ def _member_by_schema_name(value: Any, part: str) -> Any:
     if isinstance(value, list):
         nth = int(part) if part.isdecimal() else len(value)
         return _without_some(value[nth]) if nth < len(value) else None
-    return _input_fields(value).get(part)
+    return _values_by_graphql_field_name(value).get(part)
 
 
-def _input_fields(value: Any) -> dict[str, Any]:
+def _values_by_graphql_field_name(value: Any) -> dict[str, Any]:
     if not has_object_definition(type(value)):
         return {}
     fields = get_object_definition(type(value), strict=True).fields
@@ -135,9 +138,11 @@ def _without_some(value: Any) -> Any:
     return value.value if isinstance(value, Some) else value
 
 
-def _single_reference(value: Any) -> str:
+def _single_reference_or_empty(value: Any) -> str:
     """Return a string, or the only string field of an input; "" if there is none."""
     if isinstance(value, str):
         return str(value)
-    names = [one for one in _input_fields(value).values() if isinstance(one, str)]
+    names = [
+        value for value in _values_by_graphql_field_name(value).values() if isinstance(value, str)
+    ]
     return names[0] if len(names) == 1 else ""

@@ -41,7 +41,7 @@ class MutationError:
         return MutationError.types_by_error[type(error)](**facts)
 
 
-@strawberry.type(description="A value of the input breaks a rule.")
+@strawberry.type(description="Error: a value of the input breaks a rule.")
 class ValidationError(MutationError, of=errors.InvalidInput):
     constraint: ValidationConstraint = attribute_field("Rule that the value breaks.")
     allowed_values: list[str] | None = attribute_field(
@@ -50,7 +50,8 @@ class ValidationError(MutationError, of=errors.InvalidInput):
 
 
 @strawberry.type(
-    description="An object that the input refers to does not exist, or the caller can't see it."
+    description="Error: an object that the input refers to does not exist, or the caller "
+    "can't see it."
 )
 class NotFoundError(MutationError, of=errors.NotFound):
     ref: str = attribute_field(
@@ -59,82 +60,110 @@ class NotFoundError(MutationError, of=errors.NotFound):
 
 
 @strawberry.type(
-    description="The caller lacks a role, scope or permission, or nobody can do this to the object."
+    description="Error: the caller lacks a role, scope or permission, or nobody can do this "
+    "to the object."
 )
 class ForbiddenError(MutationError, of=errors.Forbidden):
     requires: str | None = attribute_field(
-        "Role, scope or permission that is missing. Null: no caller can do this."
+        "Missing role, scope, permission or share right, or another condition in words, such as "
+        "`userImpersonate`. Null: no right allows this. `message` has the reason, such as that "
+        "only the owner of the mailbox can do it."
     )
 
 
 @strawberry.type(
-    description="The change conflicts with an existing object, or the object is still used."
+    description="Error: the change conflicts with an existing object, or the object is still used."
 )
 class ConflictError(MutationError, of=errors.Conflict):
     pass
 
 
-@strawberry.type(description="The object was changed after the caller read it.")
+@strawberry.type(description="Error: the object was changed after the caller read it.")
 class StaleError(MutationError, of=errors.StaleObject):
-    current_modseq: BigInt = attribute_field("Current MODSEQ of the object (RFC 7162).")
-
-
-@strawberry.type(description="The credentials are wrong, or a second factor is wrong or missing.")
-class AuthenticationFailedError(MutationError, of=errors.AuthenticationFailed):
-    required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Second factors that are accepted. Empty if the credentials are wrong."
+    current_modseq: BigInt = attribute_field(
+        "Current MODSEQ of the object (RFC 7162). 0: the object does not exist."
     )
 
 
-@strawberry.type(description="A count or size limit of the domain or platform is exceeded.")
+@strawberry.type(
+    description="Error: a password or another credential in the input is wrong, or a second "
+    "factor is wrong or missing."
+)
+class AuthenticationFailedError(MutationError, of=errors.AuthenticationFailed):
+    required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
+        "Second factors that are accepted, if the password of a sign-in is right and its second "
+        "factor is wrong. Otherwise empty."
+    )
+
+
+@strawberry.type(
+    description="Error: a count or size limit would be exceeded: of the request, a user, a domain "
+    "or the platform."
+)
 class LimitReachedError(MutationError, of=errors.LimitReached):
     limit: BigInt = attribute_field("Highest allowed count or size.")
-    used: BigInt = attribute_field("Current or requested count or size.")
+    used: BigInt = attribute_field("Current count or size, or the requested one if it is too high.")
 
 
-@strawberry.type(description="The storage of the account is full.")
+@strawberry.type(description="Error: the storage of the account is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
-    limit: ByteSize = attribute_field("Quota in bytes.")
-    used: ByteSize = attribute_field("Bytes in use.")
+    limit: ByteSize = attribute_field(
+        "Quota of the account in bytes. 0 if the account belongs to another user, whose "
+        "figures are hidden."
+    )
+    used: ByteSize = attribute_field(
+        "Bytes that the account uses. 0 if the account belongs to another user, whose "
+        "figures are hidden."
+    )
 
 
-@strawberry.type(description="The caller sent too many requests.")
+@strawberry.type(description="Error: the caller sent too many requests or messages in a period.")
 class RateLimitedError(MutationError, of=errors.RateLimited):
-    retry_after: Duration = attribute_field("Time to wait before the next try.")
+    retry_after: Duration = attribute_field("Time to wait before the mutation can succeed.")
 
 
-@strawberry.type(description="Open sessions prevent the change.")
+@strawberry.type(
+    description="Error: open sessions or running tasks of the accounts prevent the change."
+)
 class SessionsOpenError(MutationError, of=errors.InUse):
-    sessions: int = attribute_field("Number of open sessions.")
+    sessions: int = attribute_field("Number of open sessions of the accounts.")
+    tasks: int = attribute_field(
+        "Number of running tasks of the accounts, in sessionDrain. 0 in other mutations."
+    )
 
 
-@strawberry.type(description="A Sieve script has an error. Each error of a script is listed.")
+@strawberry.type(
+    description="Error: a Sieve script has an error. The payload has one such error for each "
+    "error of the script."
+)
 class SieveCompileError(MutationError, of=errors.ScriptError):
     line: int = attribute_field("Line of the error, counted from 1.")
     column: int = attribute_field("Column of the error, counted from 1.")
 
 
 @strawberry.type(
-    description="The remote server of a connector can't be reached, or refuses the connection."
+    description="Error: the remote server of a connector can't be reached, or refuses the "
+    "connection."
 )
 class ConnectorFailureError(MutationError, of=errors.ConnectorFailure):
     stage: ConnectorStage = attribute_field("Stage of the connection that failed.")
     remote_message: str | None = attribute_field(
-        "Response of the remote server. Null: there was none."
+        "Text with which the remote server or its OAuth token endpoint refused the credentials. "
+        "Null: the failure has another reason."
     )
 
 
 @strawberry.type(
-    description="Stored bytes that the mutation needs are lost or damaged. A retry fails in the "
-    "same way until an administrator repairs them."
+    description="Error: stored bytes that the mutation needs are lost or damaged. A retry "
+    "fails in the same way until an administrator repairs them."
 )
 class DamagedError(MutationError, of=errors.DamagedContent):
     pass
 
 
 @strawberry.type(
-    description="A component does not answer, no client or session is connected, or the field was "
-    "rolled back with its `@atomic` request."
+    description="Error: a component does not answer, no client or session is connected, or "
+    "the field was rolled back with its `@atomic` request."
 )
 class UnavailableError(MutationError, of=errors.ServiceUnavailable):
     component: str | None = attribute_field(
@@ -142,22 +171,22 @@ class UnavailableError(MutationError, of=errors.ServiceUnavailable):
     )
 
 
-@strawberry.type(description="Note about a mutation that succeeded.")
+@strawberry.type(description="Note about a mutation that succeeded, such as a skipped value.")
 class Warning:  # noqa: A001 - the name in the schema
-    code: WarningCode = attribute_field("Reason of the warning.")
+    code: WarningCode = attribute_field("Reason of the warning, for programs.")
     message: str = attribute_field("Text of the warning for people, in English.")
     path: list[str] = attribute_field(
         "Path from `input` to the value that the warning is about. Empty: the whole input."
     )
 
 
-@strawberry.interface(description="Fields of every mutation payload.")
+@strawberry.interface(description="Fields that every mutation payload has.")
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
         "Expected errors. Empty if the mutation succeeded.", default_factory=list
     )
     warnings: list[Warning] = attribute_field(
-        "Notes about a mutation that succeeded.", default_factory=list
+        "Notes about a mutation that succeeded, such as skipped values.", default_factory=list
     )
     replayed: bool = attribute_field(
         "True if this is the payload of an earlier request with the same `idempotencyKey`. Its "
@@ -165,9 +194,9 @@ class MutationPayload:
         default=False,
     )
     journal_cursor: Cursor | None = attribute_field(
-        "Position in the event journal after this mutation: events of the caller up to it are an "
-        "echo of the mutation. Null if the mutation caused no event, or changed more than "
-        "100 event streams.",
+        "Position in the event journal after the events of this mutation, for the argument "
+        "`after` of `changes`. Null if the mutation caused no event, or events of more than 100 "
+        "users and domains together.",
         default=None,
     )
 
@@ -179,7 +208,8 @@ class UserSelectionPayload(MutationPayload):
     counted_field: ClassVar[str] = "users"  # the field with an item for each account
 
     user_count: int = attribute_field(
-        "Number of accounts that the mutation changed. With `validateOnly`: that it would change.",
+        "Number of accounts that the mutation was applied to, also of those that it did not "
+        "change. With `validateOnly`, the number that it would be applied to.",
         default=0,
     )
 
@@ -187,32 +217,43 @@ class UserSelectionPayload(MutationPayload):
         self.user_count = self.user_count or len(getattr(self, self.counted_field))
 
 
-@strawberry.input(description="Options of every mutation.")
+@strawberry.input(
+    description="Options that every mutation has: idempotency key, dry run, and values for the "
+    "logs."
+)
 class MutationOptions:
     idempotency_key: str | None = attribute_field(
         "Key of the request, at most 128 printable characters. A repeated mutation of the same "
-        "caller with the same key and input returns the first payload and changes nothing, "
-        "for 24 hours by default.",
+        "caller with the same key and input returns the first payload and changes nothing, for 24 "
+        "hours by default. Objects in it have their current state; deleted ones are left "
+        "out. A request that failed is executed again. A key that was used with "
+        "another input is a ConflictError. Sign-ins, proofs of a second factor, "
+        "blobCopy, sessionTerminate and sessionDrain refuse a key. Default: each request "
+        "is executed.",
         default=strawberry.UNSET,
     )
     validate_only: bool | None = attribute_field(
-        "Runs every check and returns the payload without storing anything. Secrets, tokens and "
-        "`journalCursor` are null.",
+        "True runs every check and returns the payload without storing anything. Secrets, tokens "
+        "and `journalCursor` are null. In an `@atomic` request, one such field makes all fields "
+        "a dry run. Default: false.",
         default=False,
     )
     session_id: str | None = attribute_field(
-        "Session of the caller, at most 255 printable characters: the `origin` of the events "
-        "that the mutation causes. With an API key of an ADMIN, also the session in the "
-        "security log.",
+        "Session of the caller, at most 255 printable characters: the `origin` of the events that "
+        "the mutation causes. With an API key of an ADMIN, also the session in the security log. "
+        "Default: the idempotency key, or the session that a front end names in the header field "
+        "X-Client-Session.",
         default=strawberry.UNSET,
     )
     client_ip: IPAddress | None = attribute_field(
-        "IP address of the client of a front end. It is used only with an API key of an ADMIN.",
+        "IP address of the user's client, given by a front end. It is used only with an API key "
+        "of an ADMIN. If the network of this address is banned, the error is FORBIDDEN. "
+        "Default: the address of the connection.",
         default=strawberry.UNSET,
     )
     reason: str | None = attribute_field(
         "Reason for the change, at most 255 printable characters. It is stored in the event "
-        "journal and the audit log.",
+        "journal and the audit log. Default: none.",
         default=strawberry.UNSET,
     )
 
@@ -222,7 +263,8 @@ class Options:
     """Base of the inputs of all mutations."""
 
     options: MutationOptions | None = attribute_field(
-        "Idempotency key, dry run, and values for the logs.", default=strawberry.UNSET
+        "Options of the mutation: idempotency key, dry run and values for the logs. Default: none.",
+        default=strawberry.UNSET,
     )
 
 

@@ -14,10 +14,12 @@ from strawberry.utils.str_converters import to_camel_case
 
 import graph.types.enum_registration  # noqa: F401 - before the first field that has an enum
 from graph.execution.documents.cost_limits import Cost
-from graph.types.input_conditions import CheckConditions, check_conditions, has_conditions
+from graph.types.input_conditions import CheckConditions, has_conditions, require_valid_conditions
+from graph.types.object_access import ObjectAccess
 from models.events.journal import StreamPositions
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
+from resolvers.viewer import GuardRule
 
 Info = strawberry.Info[Context, None]
 LoadPositions = Callable[[Context], Awaitable[StreamPositions]]
@@ -50,8 +52,8 @@ AUTH_ARGUMENTS = frozenset(Auth.__annotations__)
 class NullableField(FieldExtension):
     """Makes a field nullable, so that its error removes no other field from the response.
 
-    Every field that can fail has it: a field with a guard, with arguments, which may be invalid,
-    or whose resolver reads something that can be damaged or unreachable.
+    Every field that can fail has it: a field with a guard, a field with arguments, and a field
+    that reads stored content or another server.
     """
 
     def apply(self, field: StrawberryField) -> None:
@@ -73,7 +75,7 @@ class FieldGuard(FieldExtension):
         if rule not in field.directives:  # another schema may use the same types
             field.directives = [*field.directives, rule]
 
-    def refusal_value(self, raw_info: Any) -> Any:
+    def require_guard_or_return_refusal(self, raw_info: Any) -> Any:
         """Check the rule before arguments are converted.
 
         Returns None if the viewer is allowed. Otherwise raises Unauthenticated or Forbidden, or
@@ -96,32 +98,43 @@ class SubscriptionGuard(FieldGuard):
     ) -> AsyncIterator[Any]:
         info.context.viewer.require(self.rule)
         for name, value in kwargs.items():
-            check_conditions(value, (to_camel_case(name),))
+            require_valid_conditions(value, (to_camel_case(name),))
         async for item in next_(source, info, **kwargs):
             info.context.viewer.require(self.rule)  # the token may have expired
             yield item
 
 
 def field(
-    description: str, *columns: str, cost: int = 0, can_fail: bool = False, **rule: Any
+    description: str,
+    *columns: str,
+    access: ObjectAccess | None = None,
+    cost: int = 1,
+    can_fail: bool = False,
+    checks_conditions: bool = True,
+    default_page_size: int | None = None,
+    **rule: Any,
 ) -> FieldDecorator:
     """Declare a computed field of an object, with the columns of the row that it needs.
 
-    `cost` is its cost in points, if it is higher than usual. A point is about ten microseconds of
-    work. `rule` are the arguments of GuardRule. A field with a rule or with arguments is nullable;
-    `can_fail` makes another field nullable that can fail.
+    `access` names the users for which a field of a user can be read. `cost` is its cost in
+    points; a point is about 10 microseconds of work. `default_page_size` is the default number of
+    items of a connection; None: that of USUAL_PAGE_SIZES. `rule` are the arguments of GuardRule.
+    A field with a rule or with arguments is nullable; `can_fail` makes another field nullable.
+    Without `checks_conditions` the resolver calls `require_valid_conditions`, after it has checked
+    that the viewer can read the list.
     """
     guards: list[FieldExtension] = [FieldGuard(GuardRule(**rule))] if rule else []
+    charge = Cost(weight=cost, default_page_size=default_page_size or strawberry.UNSET)
 
     def decorate(resolver: Resolver, /) -> Resolver:
         decorator: FieldDecorator = strawberry.field(
             description=description,
             extensions=[
-                *_with_condition_check(resolver, guards),
+                *(_with_condition_check(resolver, guards) if checks_conditions else guards),
                 *([NullableField()] if can_fail or rule or _has_arguments(resolver) else []),
             ],
-            metadata={"columns": columns},
-            directives=[Cost(weight=cost)] if cost else [],
+            metadata={"columns": columns, "access": access},
+            directives=[] if charge == Cost() else [charge],
         )
         return decorator(resolver)
 
@@ -142,10 +155,13 @@ def _has_arguments(resolver: Callable[..., Any]) -> bool:
     return not signature(resolver).parameters.keys() <= {"self", "info"}
 
 
-def query(description: str, **rule: Any) -> FieldDecorator:
+def query(
+    description: str, *, access: ObjectAccess | None = None, cost: int = 1, **rule: Any
+) -> FieldDecorator:
     """Declare a root query field. `rule` are the arguments of GuardRule; default: role USER.
 
-    The field is nullable, except if everybody can read it.
+    `access` names the users or domains that it can return data of. `cost` is as in `field`. The
+    field is nullable, except if everybody can read it.
     """
     guard_rule: dict[str, Any] = {"role": Role.USER, **rule}
     guards: list[FieldExtension] = [FieldGuard(GuardRule(**guard_rule))]
@@ -154,24 +170,37 @@ def query(description: str, **rule: Any) -> FieldDecorator:
         extensions = _with_condition_check(resolver, guards)
         if guard_rule["role"] is not Role.PUBLIC or _has_arguments(resolver):
             extensions = [*extensions, NullableField()]
-        decorator: FieldDecorator = strawberry.field(description=description, extensions=extensions)
+        decorator: FieldDecorator = strawberry.field(
+            description=description,
+            extensions=extensions,
+            metadata={"access": access},
+            directives=[] if cost == 1 else [Cost(weight=cost)],
+        )
         return decorator(resolver)
 
     return decorate
 
 
 def subscription(
-    description: str, *, load_positions: LoadPositions | None = None, **rule: Any
+    description: str,
+    *,
+    access: ObjectAccess | None = None,
+    load_positions: LoadPositions | None = None,
+    item_type: type | None = None,
+    **rule: Any,
 ) -> FieldDecorator:
     """Declare a subscription. The guard rule is checked before each event.
 
-    With `load_positions`, which loads the current positions of the viewer's streams, equal
-    subscriptions share one execution. Such a field has an argument `after` with positions, its
-    items have `cursor` and `has_more`, and it starts at the context's `subscription_start`.
+    `access` names the users or domains that it can return data of. `load_positions` loads the
+    current positions of the viewer's streams; with it, equal subscriptions share one execution.
+    Such a field has an argument `after` with positions, its items have `cursor` and `has_more`,
+    and it starts at the context's `subscription_start`. `item_type` is the GraphQL type of the
+    items, if the resolver also yields a PositionUpdate, which has no result.
     """
     declare: FieldDecorator = strawberry.subscription(
+        graphql_type=item_type,
         description=description,
         extensions=[SubscriptionGuard(GuardRule(**rule))],
-        metadata={"load_positions": load_positions},
+        metadata={"load_positions": load_positions, "access": access},
     )
     return declare

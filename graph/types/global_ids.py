@@ -24,8 +24,10 @@ PREFIXES = {
     "AuditLogEntry": "aud",
     "AuthEvent": "evt",
     "Autoreply": "aut",
+    "BanPolicy": "bpo",
     "BccRule": "bcc",
     "Certificate": "crt",
+    "ClusterNode": "nod",
     "ComposeRequest": "cmp",
     "Connector": "con",
     "ConnectorRun": "crn",
@@ -45,8 +47,12 @@ PREFIXES = {
     "Label": "lab",
     "LegalHold": "lhd",
     "LegalHoldAccess": "lha",
+    "LoginPenalty": "pen",
     "Mailbox": "box",
     "Message": "msg",
+    "NetworkBan": "ban",
+    "OauthClient": "oac",
+    "OauthGrant": "oag",
     "PushChannel": "psh",
     "QuarantineItem": "qua",
     "QueueEntry": "que",
@@ -54,9 +60,11 @@ PREFIXES = {
     "RateLimit": "rlm",
     "RecipientRewrite": "rwr",
     "RelayHost": "rly",
+    "Resource": "res",
     "SavedSearch": "sea",
     "SenderRule": "srl",
-    "SettingChange": "set",
+    "Session": "ses",
+    "SettingHistoryEntry": "set",
     "SieveScript": "siv",
     "Submission": "sub",
     "Task": "tsk",
@@ -93,11 +101,11 @@ def encoder(type_name: str) -> "Callable[[int], ID]":
     return encode_key
 
 
-def type_name_of(id: str) -> str:
+def type_name_of_global_id(id: str) -> str:
     """Return the type name of a global ID. Raises InvalidInput for an unknown prefix."""
     if kind := TYPE_NAMES.get(id[:MAX_LENGTH].partition("_")[0]):
         return kind
-    raise InvalidInput("Not a global ID", constraint=ValidationConstraint.ID, path=["id"])
+    raise InvalidInput("Not a global ID.", constraint=ValidationConstraint.ID, path=["id"])
 
 
 def decode(
@@ -117,7 +125,7 @@ def decode(
         pass
     full_path = [path] if isinstance(path, str) else path
     raise InvalidInput(
-        f"Not the global ID of a {type_name}",
+        f"Not the global ID of a {type_name}.",
         constraint=ValidationConstraint.ID,
         path=full_path,
         index=index,
@@ -132,18 +140,20 @@ def decode_all(
     Raises InvalidInput with the index of the first malformed ID.
     """
     prefix = f"{PREFIXES[type_name]}_"
-    prefix_length, whole = len(prefix), len(prefix) + KEY_CHARACTERS
-    signs = [
+    prefix_length, id_length = len(prefix), len(prefix) + KEY_CHARACTERS
+    encoded_ids = [
         text[prefix_length:]
         for text in global_id_texts
-        if len(text) == whole and text.startswith(prefix)
+        if len(text) == id_length and text.startswith(prefix)
     ]
-    joined = _PADDING_CHARACTER.join([*signs, ""])
+    joined = _PADDING_CHARACTER.join([*encoded_ids, ""])
     with suppress(ValueError):
-        found = a2b_base64(joined.translate(_TO_STANDARD_BASE64))
+        decoded = a2b_base64(joined.translate(_TO_STANDARD_BASE64))
         # nine bytes each: the key, and a byte that is zero in canonical base64
-        if len(found) == 9 * len(global_id_texts) and found[8::9].count(0) == len(global_id_texts):
-            keys = [key for (key,) in iter_unpack(">qx", found)]
+        if len(decoded) == 9 * len(global_id_texts) and decoded[8::9].count(0) == len(
+            global_id_texts
+        ):
+            keys = [key for (key,) in iter_unpack(">qx", decoded)]
             if not keys or min(keys) > 0:
                 return keys
     return [

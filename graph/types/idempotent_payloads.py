@@ -1,10 +1,12 @@
 """Storage of payloads for an idempotency key.
 
-Objects with a row are stored by type and ID and loaded again; all other values are stored.
+Objects with a row are stored by type and ID and loaded again. Views of a dataclass are stored with
+its values. All other values are stored.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import fields as dataclass_fields
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -15,13 +17,14 @@ from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph.types.errors import MutationPayload
 from graph.types.fields import Info
+from graph.types.object_views import View
 from graph.types.row_mapping import NodeView
 from graph.types.scalars import Cursor
 
 TYPE_MARK = "$"
 
 
-def payload_as_json(payload: MutationPayload) -> dict[str, Any]:
+def payload_as_json_without_secrets(payload: MutationPayload) -> dict[str, Any]:
     """Return the JSON value to store for a successful payload, without secrets."""
     secret = {
         field.python_name
@@ -40,6 +43,10 @@ def _value_as_json(value: Any) -> Any:  # noqa: PLR0911 - a table, in words
             return {str(name): _value_as_json(item) for name, item in value.items()}
         case NodeView():
             return {TYPE_MARK: "row", "of": _type_name(value), "id": value.row.id}
+        case View() if value.row_type is not None:
+            names = [field.name for field in dataclass_fields(value.row_type)]
+            members = {name: _value_as_json(getattr(value.row, name)) for name in names}
+            return {TYPE_MARK: "view", "of": _type_name(value), "is": members}
         case Enum():
             return {TYPE_MARK: "enum", "of": type(value).__name__, "is": value.value}
         case datetime():
@@ -73,7 +80,7 @@ async def restore_payload(
             rows[name, key] = shape.from_row_or_none(row)
 
     def restore_value(value: Any) -> Any:
-        return _restore_value(info, value, lambda name, key: rows[name, key])
+        return _payload_value_from_stored_json(info, value, lambda name, key: rows[name, key])
 
     payload = payload_type(replayed=True)
     for name, value in stored_payload.items():
@@ -96,11 +103,11 @@ def _collect_row_ids(value: Any, ids_by_type: defaultdict[str, set[int]]) -> Non
                 _collect_row_ids(item, ids_by_type)
 
 
-def _restore_value(  # noqa: PLR0911 - a table, in words
+def _payload_value_from_stored_json(  # noqa: PLR0911 - a table, in words
     info: Info, value: Any, row_object: Callable[[str, int], Any]
 ) -> Any:
     if isinstance(value, list):
-        items = [_restore_value(info, item, row_object) for item in value]
+        items = [_payload_value_from_stored_json(info, item, row_object) for item in value]
         return [item for item in items if item is not None]
     if not isinstance(value, dict):
         return value
@@ -113,12 +120,21 @@ def _restore_value(  # noqa: PLR0911 - a table, in words
             return datetime.fromisoformat(value["is"])
         case "for":
             return timedelta(seconds=value["is"])
+        case "view":
+            view = _class_by_type_name(info, value["of"])
+            members = {
+                name: _payload_value_from_stored_json(info, item, row_object)
+                for name, item in value["is"].items()
+            }
+            return view.from_row(view.row_type(**members))
         case "object":
             type_class = _class_by_type_name(info, value["of"])
-            one = type_class.__new__(type_class)
+            payload_value = type_class.__new__(type_class)
             for name, item in value["is"].items():
-                setattr(one, name, _restore_value(info, item, row_object))
-            return one
+                setattr(
+                    payload_value, name, _payload_value_from_stored_json(info, item, row_object)
+                )
+            return payload_value
         case _:
             return value
 

@@ -36,7 +36,7 @@ class RestrictionsInput:
     restriction_fields: ClassVar[frozenset[str]] = frozenset()
 
 
-def check_conditions(
+def require_valid_conditions(
     input_value: Any, path: tuple[str, ...] = (), *, is_negated: bool = False
 ) -> None:
     """Check the conditions of an input and of all nested inputs.
@@ -48,7 +48,7 @@ def check_conditions(
         input_value = input_value.value
     if not has_object_definition(type(input_value)):
         return
-    _check_restrictions(input_value, path)
+    _require_no_empty_restrictions(input_value, path)
     values = [
         (name, input_name, getattr(input_value, name))
         for name, input_name in _input_field_names(type(input_value))
@@ -56,28 +56,28 @@ def check_conditions(
     is_checked = isinstance(input_value, ConditionsInput)
     if is_checked and all(value is UNSET or value is None for _, _, value in values):
         text = (
-            "At least one condition is required. To select everything, set `all: true` "
-            "if the input has it"
+            "At least one condition is required. To select everything, set `all: "
+            "true` if the input has it."
         )
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=list(path))
     for name, input_name, value in values:
         at = (*path, input_name)
         if is_checked and name not in input_value.fields_with_empty_texts:
-            _check_not_empty_text(value, at)
+            _require_not_empty_text(value, at)
         if is_checked and is_negated and value == []:
-            text = "An empty list below `not` would select everything: omit the field"
+            text = "An empty list below `not` would select everything: omit the field."
             raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=list(at))
         below = is_negated or input_name == NOT_FIELD
         if isinstance(value, list):
-            for index, one in enumerate(value):
-                if isinstance(one, str):
+            for index, condition in enumerate(value):
+                if isinstance(condition, str):
                     break
-                check_conditions(one, (*at, str(index)), is_negated=below)
+                require_valid_conditions(condition, (*at, str(index)), is_negated=below)
         else:
-            check_conditions(value, at, is_negated=below)
+            require_valid_conditions(value, at, is_negated=below)
 
 
-def _check_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
+def _require_no_empty_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
     """Refuse an empty list in a field of `RestrictionsInput`."""
     if not isinstance(input_value, RestrictionsInput):
         return
@@ -87,14 +87,14 @@ def _check_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
             name in input_value.restriction_fields
             and (value.value if isinstance(value, Some) else value) == []
         ):
-            text = "An empty list would restrict nothing: use null or omit the field"
+            text = "An empty list would restrict nothing: use null or omit the field."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.REQUIRED, path=[*path, input_name]
             )
 
 
-def _check_not_empty_text(condition: Any, path: tuple[str, ...]) -> None:
-    text = "At least 1 character. Omit the field for no condition"
+def _require_not_empty_text(condition: Any, path: tuple[str, ...]) -> None:
+    text = "Must have at least 1 character. Omit the field for no condition."
     if condition == "":
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=list(path))
     if isinstance(condition, list) and "" in condition:
@@ -111,7 +111,8 @@ def _input_field_names(kind: type) -> list[tuple[str, str]]:
     if kind not in _FIELDS:
         fields = get_object_definition(kind, strict=True).fields
         _FIELDS[kind] = [
-            (one.python_name, one.graphql_name or to_camel_case(one.python_name)) for one in fields
+            (field.python_name, field.graphql_name or to_camel_case(field.python_name))
+            for field in fields
         ]
     return _FIELDS[kind]
 
@@ -121,7 +122,7 @@ class CheckConditions(FieldExtension):
 
     async def resolve_async(self, next_: Any, source: Any, info: Any, **arguments: Any) -> Any:
         for name, value in arguments.items():
-            check_conditions(value, (to_camel_case(name),))
+            require_valid_conditions(value, (to_camel_case(name),))
         return await next_(source, info, **arguments)
 
 
@@ -131,8 +132,8 @@ def has_conditions(resolver: Any) -> bool:
 
 
 def _annotated_types(resolver: Any) -> Iterator[Any]:
-    for one in signature(resolver).parameters.values():
-        yield from _nested_types(one.annotation)
+    for parameter in signature(resolver).parameters.values():
+        yield from _nested_types(parameter.annotation)
 
 
 def _nested_types(annotation: Any) -> Iterator[Any]:

@@ -14,11 +14,13 @@ from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.execution.damaged_data import log_damage
+from graph.execution.documents.cost_limits import Cost
 from graph.types.error_references import error_with_public_reference, path_in_input
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.types.fields import FieldDecorator, FieldGuard, Info
-from graph.types.idempotent_payloads import payload_as_json, restore_payload
-from graph.types.input_conditions import check_conditions
+from graph.types.idempotent_payloads import payload_as_json_without_secrets, restore_payload
+from graph.types.input_conditions import require_valid_conditions
+from graph.types.object_access import ObjectAccess
 from graph.types.scalars import MAX_CURSOR_STREAMS, Cursor
 from mail.storage.blobs.errors import CorruptBlob
 from models.errors import (
@@ -35,19 +37,20 @@ from models.store.generated_id_collision import MAX_TRIES, GeneratedIdCollision
 from models.validation_constraints import ValidationConstraint
 from resolvers import idempotency
 from resolvers.changes import stream_reader
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.idempotency import IdempotentRequest
+from resolvers.viewer import GuardRule
 
 MAX_KEY_LENGTH = 128  # characters of an idempotency key
 MAX_TEXT_LENGTH = 255  # characters of a session ID or a reason
 MAX_ATOMIC_FIELDS = 25  # other requests wait for the end of an `@atomic` request
-ABORTED_MESSAGE = "Rolled back with the other fields of this @atomic request"
+ABORTED_MESSAGE = "Rolled back with the other fields of this @atomic request."
 # Fields of payloads whose values are valid only if the mutation is stored.
 UNSTORED_PAYLOAD_FIELDS = {
     "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
     "recovery_codes", "secret", "seed", "token", "undo",
 }  # fmt: skip
-CONFLICT_MESSAGE = "Concurrent requests changed the same objects twice: retry the request"
+CONFLICT_MESSAGE = "Concurrent requests changed the same objects twice: retry the request."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +58,16 @@ class AtomicExclusion:
     """A rule that excludes a mutation, or some of its inputs, from `@atomic`.
 
     Such a mutation waits for another server, or counts a failure even if the request is rolled
-    back. With `forbids_idempotency_key` it accepts no key, since the stored payload would show a
-    secret again.
+    back. With `forbids_idempotency_key` it accepts no key: the stored payload would show a secret
+    again, the mutation would take long inside the transaction that stores the payload, or it
+    commits before that transaction, so that two requests with one key would both take effect.
     """
 
     subject: str
     applies_to: Callable[[Any], bool] = lambda _: True  # of the input
     forbids_idempotency_key: bool = False
 
-    def check_idempotency_key(self, input_value: Options) -> None:
+    def require_idempotency_key_allowed(self, input_value: Options) -> None:
         """Raise InvalidInput for an idempotency key if this mutation accepts none."""
         if (
             self.forbids_idempotency_key
@@ -72,22 +76,31 @@ class AtomicExclusion:
             and self.applies_to(input_value)
         ):
             raise InvalidInput(
-                f"{self.subject} can't have an idempotency key",
+                f"{self.subject} can't have an idempotency key.",
                 constraint=ValidationConstraint.UNSUPPORTED,
                 path=["options", "idempotencyKey"],
             )
 
 
 def mutation(
-    description: str, *, atomic_exclusion: AtomicExclusion | None = None, **rule: Any
+    description: str,
+    *,
+    access: ObjectAccess | None = None,
+    atomic_exclusion: AtomicExclusion | None = None,
+    cost: int = 1,
+    **rule: Any,
 ) -> FieldDecorator:
     """Declare a mutation with one `input`, a subclass of `Options`.
 
-    Its payload extends MutationPayload. The field is nullable: an error of one field must not
-    remove the payloads of the other fields of the request.
+    `access` names the users or domains that it can change. `cost` is its cost in points; a point
+    is about 10 microseconds of work. Its payload extends MutationPayload.
+    The field is nullable: an error of one field must not remove the payloads of other fields.
     """
     declare: FieldDecorator = strawberry.mutation(
-        description=description, extensions=[MutationExecution(GuardRule(**rule), atomic_exclusion)]
+        description=description,
+        extensions=[MutationExecution(GuardRule(**rule), atomic_exclusion)],
+        metadata={"access": access, "signed_in_rule": rule.get("signed_in")},
+        directives=[] if cost == 1 else [Cost(weight=cost)],
     )
     return declare
 
@@ -109,7 +122,7 @@ class MutationExecution(FieldGuard):
         super().__init__(needs)
         self.atomic_exclusion = atomic_exclusion
 
-    def refusal_value(self, raw_info: Any) -> Any:
+    def require_guard_or_return_refusal(self, raw_info: Any) -> Any:
         """Return the payload with the error if the viewer may not run the mutation, else None.
 
         Raises Unauthenticated, in an `@atomic` request only at the stage that runs the fields.
@@ -138,8 +151,10 @@ class MutationExecution(FieldGuard):
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> MutationPayload:
-        given = kwargs["input"]
-        if (refusal := self.refusal_value(info)) is not None:  # for resolvers that are not bound
+        input_object = kwargs["input"]
+        if (
+            refusal := self.require_guard_or_return_refusal(info)
+        ) is not None:  # for resolvers that are not bound
             return cast(MutationPayload, refusal)
 
         async def run_resolver() -> MutationPayload:
@@ -148,15 +163,19 @@ class MutationExecution(FieldGuard):
 
         batch: AtomicBatch | None = getattr(info.context, "batch", None)
         if batch is None:
-            return await self._execute_with_errors_as_payload(info, given, run_resolver)
+            return await self._execute_with_options_and_errors_as_payload(
+                info, input_object, run_resolver
+            )
         key = str(info.path.key)
         match batch.stage:
             case AtomicStage.INSPECT:
-                return self._count_and_check_atomic_field(batch, key, given)
+                return self._count_and_check_atomic_field(batch, key, input_object)
             case AtomicStage.RUN:
                 batch.raise_if_cancelled()
                 if not batch.payloads_with_errors:
-                    payload = await self._execute_with_errors_as_payload(info, given, run_resolver)
+                    payload = await self._execute_with_options_and_errors_as_payload(
+                        info, input_object, run_resolver
+                    )
                     if not payload.errors:
                         return payload
                     batch.payloads_with_errors[key] = payload
@@ -173,17 +192,17 @@ class MutationExecution(FieldGuard):
         """
         batch.field_count += 1
         if batch.field_count > MAX_ATOMIC_FIELDS:
-            text = f"An @atomic request has at most {MAX_ATOMIC_FIELDS} fields"
+            text = f"An @atomic request has at most {MAX_ATOMIC_FIELDS} fields."
             raise InvalidInput(text, constraint=ValidationConstraint.MAX)
         batch.is_dry_run |= bool(input_value.options and input_value.options.validate_only)
         if self.atomic_exclusion and self.atomic_exclusion.applies_to(input_value):
             refusal = Forbidden(
-                f"{self.atomic_exclusion.subject} can't be part of an @atomic request"
+                f"{self.atomic_exclusion.subject} can't be part of an @atomic request."
             )
             batch.payloads_with_errors[key] = self._error_payload(refusal)
         return self.payload()
 
-    async def _execute_with_errors_as_payload(
+    async def _execute_with_options_and_errors_as_payload(
         self, info: Info, input_value: Any, run_resolver: Callable[[], Awaitable[MutationPayload]]
     ) -> MutationPayload:
         ctx, options = info.context, input_value.options or MutationOptions()
@@ -195,29 +214,30 @@ class MutationExecution(FieldGuard):
             )  # of shared streams
             payload = await run_resolver()
             payload.warnings += [
-                Warning(code=one.code, message=one.message, path=one.path) for one in ctx.warnings
+                Warning(code=warning.code, message=warning.message, path=warning.path)
+                for warning in ctx.warnings
             ]
             reached = {**before, **ctx.committed_position} if ctx.committed_position else {}
             is_cursor_short = (
                 0 < len(reached) <= MAX_CURSOR_STREAMS
             )  # a longer cursor would be refused
             payload.journal_cursor = Cursor(reached) if is_cursor_short else None
-            return _adapt_payload_to_dry_run(payload) if ctx.is_dry_run else payload
+            return _clear_unstored_and_set_task_counts(payload) if ctx.is_dry_run else payload
 
         try:
-            check_conditions(input_value)
+            require_valid_conditions(input_value)
             if self.atomic_exclusion:
-                self.atomic_exclusion.check_idempotency_key(input_value)
+                self.atomic_exclusion.require_idempotency_key_allowed(input_value)
             key = options.idempotency_key or ""
             idempotent_request = IdempotentRequest(
                 key, f"{self.name} {_input_text(input_value)}" if key else ""
             )
-            _set_context_from_options(ctx, options)
+            _set_context_from_options_or_refuse(ctx, options)
             if options.validate_only:
                 return await (
                     complete_payload()
                     if ctx.is_in_transaction
-                    else _run_dry_run(ctx, complete_payload)
+                    else _begin_dry_run_and_resolve(ctx, complete_payload)
                 )
             for left in reversed(range(MAX_TRIES)):
                 try:
@@ -229,7 +249,7 @@ class MutationExecution(FieldGuard):
                 except GeneratedIdCollision:  # an `@atomic` request runs all fields again
                     if ctx.is_in_transaction or not left:
                         raise
-                    _set_context_from_options(ctx, options)
+                    _set_context_from_options_or_refuse(ctx, options)
             raise AssertionError("the last try returns or raises")
         except Unauthenticated:
             raise  # for the whole request: the client signs in and tries again
@@ -242,9 +262,9 @@ class MutationExecution(FieldGuard):
     def _error_payload(self, refusal: RequestError, input_value: Any = None) -> MutationPayload:
         errors = [
             MutationError.from_error(
-                error_with_public_reference(one, input_value), path_in_input(one, input_value)
+                error_with_public_reference(error, input_value), path_in_input(error, input_value)
             )
-            for one in refusal.all_errors
+            for error in refusal.all_errors
         ]
         return self.payload(errors=errors)
 
@@ -259,19 +279,21 @@ class MutationExecution(FieldGuard):
         Raises the mutation's typed error, or ConcurrentDuplicate inside an `@atomic` request.
         """
         ctx = info.context
-        earlier = await idempotency.find_stored_payload(ctx, request)
+        earlier = await idempotency.find_payload_or_refuse_reused_key(ctx, request)
         if earlier is None:
             joined = ctx.is_in_transaction
             try:
                 async with ctx.combined_transaction():
                     payload = await run_resolver()
-                    await idempotency.store_payload(ctx, request, payload_as_json(payload))
+                    await idempotency.store_payload(
+                        ctx, request, payload_as_json_without_secrets(payload)
+                    )
                 if not joined:
                     ctx.environment.reach_fault_point("answer")
                 return payload
             except RequestError:
                 async with ctx.write_session():  # wait for a concurrent request with the same key
-                    earlier = await idempotency.find_stored_payload(ctx, request)
+                    earlier = await idempotency.find_payload_or_refuse_reused_key(ctx, request)
                 if earlier is None:
                     raise
                 if joined:  # the changes are part of the `@atomic` request
@@ -279,7 +301,7 @@ class MutationExecution(FieldGuard):
         return await restore_payload(info, self.payload, earlier)
 
 
-async def _run_dry_run(
+async def _begin_dry_run_and_resolve(
     ctx: Any, run_resolver: Callable[[], Awaitable[MutationPayload]]
 ) -> MutationPayload:
     """Return the payload of a mutation that is rolled back when its field is completed.
@@ -295,7 +317,7 @@ async def _run_dry_run(
         raise
 
 
-def _adapt_payload_to_dry_run(payload: MutationPayload) -> MutationPayload:
+def _clear_unstored_and_set_task_counts(payload: MutationPayload) -> MutationPayload:
     """Remove secrets and tokens from the payload of a trial, since they are not stored.
 
     If a task would do the work, the counts are those that the task would reach.
@@ -303,10 +325,10 @@ def _adapt_payload_to_dry_run(payload: MutationPayload) -> MutationPayload:
     for name in vars(payload).keys() & UNSTORED_PAYLOAD_FIELDS:
         setattr(payload, name, [] if isinstance(getattr(payload, name), list) else None)
     task = vars(payload).get("task")
-    if task is not None and task.row.total is not None:
+    if task is not None and task.row.total_count is not None:
         for name, value in vars(payload).items():
             if name.endswith("_count") and value == 0:
-                setattr(payload, name, type(value)(task.row.total))
+                setattr(payload, name, type(value)(task.row.total_count))
     return payload
 
 
@@ -363,9 +385,9 @@ async def execute_atomically(request: AtomicRequest) -> ExecutionResult:
     result with the error UNAVAILABLE.
     """
     result = await _execute_atomic_attempt(request)
-    if _has_conflict(result):
+    if _was_rolled_back_by_concurrent_transaction(result):
         result = await _execute_atomic_attempt(request)
-        if _has_conflict(result):
+        if _was_rolled_back_by_concurrent_transaction(result):
             busy = GraphQLError(
                 CONFLICT_MESSAGE,
                 original_error=ServiceUnavailable(CONFLICT_MESSAGE, component="store"),
@@ -395,7 +417,7 @@ async def _execute_atomic_attempt(request: AtomicRequest) -> ExecutionResult:
     return ExecutionResult(result_after.data, result.errors)
 
 
-def _has_conflict(result: ExecutionResult) -> bool:
+def _was_rolled_back_by_concurrent_transaction(result: ExecutionResult) -> bool:
     """True if the transaction was rolled back because of a concurrent one."""
     causes = [error.original_error for error in result.errors or ()]
     return any(
@@ -408,11 +430,11 @@ def _input_text(input_value: Any) -> str:
     return repr({name: value for name, value in vars(input_value).items() if name != "options"})
 
 
-def _set_context_from_options(ctx: Context, options: MutationOptions) -> None:
+def _set_context_from_options_or_refuse(ctx: Context, options: MutationOptions) -> None:
     """Set origin, reason and session of the context from the options.
 
     IP address and session for the logs are only taken from a trusted front end. Raises
-    InvalidInput if a text is too long.
+    InvalidInput if a text is too long, and Forbidden if the network of that address is banned.
     """
     for name, text, limit in (
         ("idempotencyKey", options.idempotency_key, MAX_KEY_LENGTH),
@@ -421,7 +443,7 @@ def _set_context_from_options(ctx: Context, options: MutationOptions) -> None:
     ):
         if text and (len(text) > limit or not text.isprintable()):
             raise InvalidInput(
-                f"At most {limit} printable characters",
+                f"Must have at most {limit} printable characters.",
                 constraint=ValidationConstraint.LENGTH,
                 path=["options", name],
             )
@@ -429,5 +451,9 @@ def _set_context_from_options(ctx: Context, options: MutationOptions) -> None:
     ctx.origin = options.session_id or options.idempotency_key or ctx.session_id
     ctx.reason = options.reason or None
     if ctx.viewer.is_trusted_front_end:
-        ctx.client_ip = options.client_ip or ctx.client_ip
+        if options.client_ip:
+            ctx.client_ip, ctx.has_named_client = options.client_ip, True
+            if ctx.environment.refuses_ip(ctx.client_ip):
+                text = "The network of the client is banned."
+                raise Forbidden(text, path=["options", "clientIp"])
         ctx.session_id = options.session_id or ctx.session_id

@@ -12,7 +12,7 @@ import strawberry
 from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from models.errors import NotFound, check_limit
+from models.errors import NotFound, require_within_limit
 from resolvers.context import Context
 
 IdsByName = Callable[[Context, Sequence[str]], Awaitable[Mapping[str, int]]]
@@ -40,11 +40,11 @@ def ids_from_refs(info: Info, refs: Sequence[ObjectRef], *path: str) -> list[int
 
     Raises InvalidInput if an ID is malformed, LimitReached if there are too many references.
     """
-    _check_reference_count(info, refs, path)
+    _require_few_references(info, refs, path)
     return [id_from_ref(ref, *path, str(nth)) for nth, ref in enumerate(refs)]
 
 
-async def load_ids_from_refs(
+async def resolve_ids_from_refs_or_raise(
     info: Info, refs: Sequence[ObjectRef], *path: str, name_field: str, load_ids: IdsByName
 ) -> list[int]:
     """Return the row IDs of references by ID or by another unique key, in their order.
@@ -53,7 +53,7 @@ async def load_ids_from_refs(
     keys of visible rows with one statement. Raises InvalidInput if an ID is malformed, NotFound if
     no visible row has a key, and LimitReached if there are too many references.
     """
-    _check_reference_count(info, refs, path)
+    _require_few_references(info, refs, path)
     names = [_name_from_ref(ref, name_field) for ref in refs]
     given_names = [name for name in names if name is not None]
     ids_by_name = await load_ids(info.context, given_names) if given_names else {}
@@ -65,10 +65,10 @@ async def load_ids_from_refs(
     ]
 
 
-async def load_id_from_ref(
+async def resolve_id_from_ref_or_raise(
     info: Info, ref: ObjectRef, *path: str, name_field: str, load_ids: IdsByName
 ) -> int:
-    """Return the row ID of one reference, as `load_ids_from_refs` does for several."""
+    """Return the row ID of one reference, as `resolve_ids_from_refs_or_raise` does for several."""
     name = _name_from_ref(ref, name_field)
     if name is None:
         return id_from_ref(ref, *path)
@@ -81,9 +81,11 @@ def _id_of_name(ids_by_name: Mapping[str, int], name: str, path: Sequence[str]) 
     raise NotFound(name, path=path)
 
 
-def _check_reference_count(info: Info, refs: Sequence[ObjectRef], path: Sequence[str]) -> None:
+def _require_few_references(info: Info, refs: Sequence[ObjectRef], path: Sequence[str]) -> None:
     max_count = info.context.environment.options.bulk_max_items
-    check_limit(len(refs), max_count, f"at most {max_count} at once", path=path)
+    require_within_limit(
+        len(refs), max_count, f"At most {max_count} objects can be selected at once.", path=path
+    )
 
 
 def _name_from_ref(ref: ObjectRef, name_field: str) -> str | None:

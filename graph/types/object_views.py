@@ -48,7 +48,9 @@ class DerivedField:
     def __init__(self, columns: tuple[str, ...], derive: Callable[..., Any]) -> None:
         self.columns = columns
         self.derive = derive
-        self.derive_from_source: Callable[[Any], Any] = _column_reader(columns, derive)
+        self.derive_from_source: Callable[[Any], Any] = _function_called_with_columns(
+            columns, derive
+        )
 
 
 class WholeSourceField(DerivedField):
@@ -108,7 +110,9 @@ class NestedViewField(DerivedField):
     ) -> None:
         super().__init__(columns, partial(_view_objects, source, view, is_list))
         self.sources_from_columns = source
-        self.sources_from_source: Callable[[Any], Any] = _column_reader(columns, source)
+        self.sources_from_source: Callable[[Any], Any] = _function_called_with_columns(
+            columns, source
+        )
 
 
 def return_unchanged(value: Any) -> Any:
@@ -116,23 +120,29 @@ def return_unchanged(value: Any) -> Any:
     return value
 
 
-def _column_reader(columns: tuple[str, ...], function: Callable[..., Any]) -> Callable[[Any], Any]:
+def _function_called_with_columns(
+    columns: tuple[str, ...], function: Callable[..., Any]
+) -> Callable[[Any], Any]:
     """Return a function of a source that calls `function` with the values of the columns."""
     if not columns:
         return function
-    read = attrgetter(*columns)
+    read_columns = attrgetter(*columns)
     if len(columns) == 1:
-        return lambda source: function(read(source))
-    return lambda source: function(*read(source))
+        return lambda source: function(read_columns(source))
+    return lambda source: function(*read_columns(source))
 
 
 def _view_objects(
     source: Callable[..., Any], view: "type[View]", is_list: bool, *values: Any
 ) -> Any:
-    found = source(*values)
-    if found is None:
+    view_objects = source(*values)
+    if view_objects is None:
         return None
-    return [view.from_row(one) for one in found] if is_list else view.from_row(found)
+    return (
+        [view.from_row(view_object) for view_object in view_objects]
+        if is_list
+        else view.from_row(view_objects)
+    )
 
 
 class ViewList(Sequence[Any]):
@@ -167,13 +177,14 @@ class View:
 
     row: Any
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {}
+    row_type: ClassVar[type[Any] | None] = None  # the dataclass of `row`, if payloads contain it
 
     @classmethod
     def from_row(cls, row: Any) -> Self:
         """Create the view of a row or another source."""
-        one = cls.__new__(cls)
-        one.row = row
-        return one
+        view_object = cls.__new__(cls)
+        view_object.row = row
+        return view_object
 
     @classmethod
     def from_row_or_none(cls, row: Any) -> Self | None:

@@ -22,7 +22,6 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName as Domain
 from resolvers.mailboxes.loaders import MailboxSelector, find_visible
 from resolvers.messages import loaders as message_loaders
-from resolvers.submission.message_source import MessageRelationKind as MessageRelationKind  # noqa: PLC0414 - re-exported
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector
 
@@ -32,7 +31,10 @@ Item = TypeVar("Item")
 @strawberry.input(one_of=True, description="Reference to one user.")
 class UserRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the user.")
-    username: strawberry.Maybe[str] = attribute_field("Username, in any case. Dots are ignored.")
+    username: strawberry.Maybe[str] = attribute_field(
+        "Username, or an address whose mail is delivered to the user. Case is ignored, and dots "
+        "in a username without `@`."
+    )
     address: strawberry.Maybe[EmailAddress] = attribute_field(
         "Address whose mail is delivered to the user."
     )
@@ -50,7 +52,8 @@ class AddressRef:
 class DomainRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the domain.")
     name: strawberry.Maybe[str] = attribute_field(
-        "Name of the domain, in Unicode or ASCII form. Names of alias domains are not accepted."
+        "Name of the domain, in Unicode or ASCII form. The name of an alias domain selects no "
+        "domain."
     )
 
 
@@ -63,27 +66,42 @@ class DomainAliasRef(ObjectRef):
 
 @strawberry.input(
     description="Selection of users who meet any of the conditions. An empty list selects no "
-    "user. A selection without a condition is an error."
+    "user. A selection without a condition is an error. Each list has at most 1,000 items by "
+    "default. A mutation selects at most 1,000 users by default; more are a LimitReachedError."
 )
 class UserSelection(ConditionsInput):
     all: bool | None = attribute_field(
-        "True selects every user. Requires role ADMIN.", default=strawberry.UNSET
+        "True selects every user. Requires role ADMIN. In a mutation, a user with a higher role "
+        "than the caller is a ForbiddenError.",
+        default=strawberry.UNSET,
     )
     ids: list[strawberry.ID] | None = attribute_field(
-        "Global IDs of users.", default=strawberry.UNSET
+        "Selects the users with these global IDs. In a mutation, an unknown ID is a "
+        "NotFoundError, and a user whom the caller can see but not change a "
+        "ForbiddenError.",
+        default=strawberry.UNSET,
     )
     usernames: list[str] | None = attribute_field(
-        "Usernames or addresses of users.", default=strawberry.UNSET
+        "Selects the users with these usernames, or to whom mail for these addresses is "
+        "delivered. An unknown name is the error NOT_FOUND.",
+        default=strawberry.UNSET,
     )
     patterns: list[str] | None = attribute_field(
-        "Patterns for usernames: `*` matches any characters, `?` one character.",
+        "Selects the users whose username matches one of these patterns, at most 128 characters "
+        "each: `*` matches any characters, `?` one character. Case and dots are ignored. Users "
+        "whom the caller can't change are left out of mutations.",
         default=strawberry.UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
-        "Selects all users with the main address in one of these domains.", default=strawberry.UNSET
+        "Domains: selects all users with the main address in one of them. An unknown "
+        "domain selects no user. Users whom the caller can't change are left out of "
+        "mutations.",
+        default=strawberry.UNSET,
     )
     tags: list[str] | None = attribute_field(
-        "Selects all users with one of these tags.", default=strawberry.UNSET
+        "Tags of users (case is ignored): selects all users with one of them. Users whom "
+        "the caller can't change are left out of mutations.",
+        default=strawberry.UNSET,
     )
 
 
@@ -105,10 +123,7 @@ def user_selector_from_selection(
         ),
         usernames=tuple(selection.usernames or ()),
         patterns=tuple(selection.patterns or ()),
-        domains=tuple(
-            domain_selector_from_ref(ref, path=[path, "domains"], index=nth)
-            for nth, ref in enumerate(selection.domains or ())
-        ),
+        domains=tuple(domain_selectors_from_refs(selection.domains, path=[path, "domains"])),
         tags=tuple(selection.tags or ()),
     )
 
@@ -130,7 +145,8 @@ def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:
 class MailboxRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the mailbox.")
     path: strawberry.Maybe[str] = attribute_field(
-        "Full path of the mailbox in Unicode, with `/` between levels."
+        "Full path of the mailbox in Unicode, with `/` between levels. Case is "
+        "significant, except in INBOX; a `MessageFilter` ignores it if no path is equal."
     )
     special_use: strawberry.Maybe[SpecialUse] = attribute_field(
         "Special use of the mailbox (RFC 6154)."
@@ -140,16 +156,18 @@ class MailboxRef:
     )
 
 
-@strawberry.input(description="Mailbox and UID of a message.")
+@strawberry.input(description="Reference to a message by its mailbox and UID (RFC 9051).")
 class MessageUid:
-    mailbox: MailboxRef = attribute_field("Mailbox of the message.")
+    mailbox: MailboxRef = attribute_field("Mailbox that contains the message.")
     uid: BigInt = attribute_field("UID of the message in its mailbox (RFC 9051).")
 
 
 @strawberry.input(one_of=True, description="Reference to one message.")
 class MessageRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the message.")
-    uid: strawberry.Maybe[MessageUid] = attribute_field("Mailbox and UID of the message.")
+    uid: strawberry.Maybe[MessageUid] = attribute_field(
+        "Mailbox of the message, and its UID there."
+    )
     email_id: strawberry.Maybe[str] = attribute_field(
         "EMAILID of the message (RFC 8474), 32 hexadecimal digits."
     )
@@ -175,7 +193,7 @@ def value_or_none(value: Any) -> Any:
     return None if value is strawberry.UNSET else value
 
 
-async def load_user_or_viewer(info: Info, ref: UserRef | None) -> ColumnRow | None:
+async def load_visible_user_or_require_viewer(info: Info, ref: UserRef | None) -> ColumnRow | None:
     """Load the named user, or the viewer; None if no such user is visible to the viewer."""
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
@@ -190,7 +208,7 @@ async def load_user_or_viewer(info: Info, ref: UserRef | None) -> ColumnRow | No
     )
 
 
-async def load_domain_ids(
+async def require_administered_domain_ids(
     info: Info, refs: Sequence[DomainRef] | None, *, path: str = "domains"
 ) -> list[int]:
     """Load the IDs of the named domains.
@@ -199,30 +217,32 @@ async def load_domain_ids(
     """
     if not refs:
         return []
-    selectors = [
-        domain_selector_from_ref(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())
-    ]
+    selectors = domain_selectors_from_refs(refs, path=path)
     return [
         row.id
-        for row in await domain_loaders.load_referenced_domains(info.context, selectors, path=path)
+        for row in await domain_loaders.require_administered_domains_by_ref(
+            info.context, selectors, path=path
+        )
     ]
 
 
-async def load_user_or_viewer_id(info: Info, ref: UserRef | None) -> int | None:
+async def load_visible_user_id_or_viewer_id(info: Info, ref: UserRef | None) -> int | None:
     """Return the ID of the named user, or of the viewer; None if the user is not visible."""
     if ref is None or ref is strawberry.UNSET:
         return require_user_id(info.context)
-    row = await load_user_or_viewer(info, ref)
+    row = await load_visible_user_or_require_viewer(info, ref)
     return int(row.id) if row else None
 
 
-async def load_named_user_id(info: Info, ref: UserRef | None) -> int | None:
+async def require_visible_user_id_if_named(info: Info, ref: UserRef | None) -> int | None:
     """Return the ID of the named user; None without a reference.
 
     Raises NotFound if the user is not visible.
     """
     return (
-        int(require_found(await load_user_or_viewer(info, ref), path=["user"]).id) if ref else None
+        int(require_found(await load_visible_user_or_require_viewer(info, ref), path=["user"]).id)
+        if ref
+        else None
     )
 
 
@@ -257,6 +277,34 @@ def mailbox_selector_from_ref(
     )
 
 
+def address_selectors_from_refs(refs: Sequence[AddressRef]) -> list[Address]:
+    """Return the selectors of the list `addresses`. Raises InvalidInput for a bad ID."""
+    return [
+        address_selector_from_ref(ref, path="addresses", index=index)
+        for index, ref in enumerate(refs)
+    ]
+
+
+def domain_selectors_from_refs(
+    refs: Sequence[DomainRef] | None, *, path: str | Sequence[str] = "domains"
+) -> list[Domain]:
+    """Return the selectors of a list of domains. Raises InvalidInput for a bad ID."""
+    return [
+        domain_selector_from_ref(ref, path=path, index=index)
+        for index, ref in enumerate(refs or ())
+    ]
+
+
+def mailbox_selectors_from_refs(
+    refs: Sequence[MailboxRef] | None, *, path: str | Sequence[str] = "mailboxes"
+) -> list[MailboxSelector]:
+    """Return the selectors of a list of mailboxes. Raises InvalidInput for a bad ID."""
+    return [
+        mailbox_selector_from_ref(ref, path=path, index=index)
+        for index, ref in enumerate(refs or ())
+    ]
+
+
 async def find_unchecked_message_id(
     info: Info, ref: MessageRef, *, path: str | Sequence[str] = "by", user_id: int | None = None
 ) -> int | None:
@@ -272,7 +320,7 @@ async def find_unchecked_message_id(
         text = ref.email_id.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
-                "An EMAILID has 32 hexadecimal digits",
+                "An EMAILID must have 32 hexadecimal digits.",
                 constraint=ValidationConstraint.ID,
                 path=[*full_path, "emailId"],
             )

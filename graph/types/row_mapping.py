@@ -137,8 +137,10 @@ async def objects_from_rows_with_links(
     for name in linked_ids - links_in_same_list.keys() if items else ():
         link = links[name]
         keys = sorted({link.key_of_row(item.row) for item in items} - {None})
-        found = dict(zip(keys, await info.context.load_many(link.load_batch, keys), strict=True))
-        objects_by_id = {key: link.object_from_row(row) for key, row in found.items()}
+        objects_by_key = dict(
+            zip(keys, await info.context.load_many(link.load_batch, keys), strict=True)
+        )
+        objects_by_id = {key: link.object_from_row(row) for key, row in objects_by_key.items()}
         for item in items:
             setattr(item, name, objects_by_id.get(link.key_of_row(item.row)))
     if linked_ids & links_in_same_list.keys():
@@ -158,20 +160,22 @@ async def _set_links_to_same_type(
     items_by_key: dict[Any, Any] = {own_key(item.row): item for item in items}
     fields, selected_items = _item_field_nodes(info), items
     while selected_items and links.keys() & _python_names(fields):
-        keys = [link.key_of_row(one.row) for one in selected_items]
+        keys = [link.key_of_row(item.row) for item in selected_items]
         missing = sorted(set(keys) - items_by_key.keys() - {None})
         rows = await info.context.load_many(link.load_batch, missing) if missing else []
         new = {key: view.from_row_or_none(row) for key, row in zip(missing, rows, strict=True)}
         items_by_key |= new
-        for key, one in zip(keys, selected_items, strict=True):
-            found = items_by_key.get(key)
+        for key, item in zip(keys, selected_items, strict=True):
+            linked_item = items_by_key.get(key)
             for name, each in links.items():
                 setattr(
-                    one,
+                    item,
                     name,
-                    found if each.is_item or found is None else each.object_from_row(found.row),
+                    linked_item
+                    if each.is_item or linked_item is None
+                    else each.object_from_row(linked_item.row),
                 )
-        selected_items = [one for one in new.values() if one is not None]
+        selected_items = [item for item in new.values() if item is not None]
         fields = _fields_below_links_to_same_type(info, fields, links)
 
 
@@ -192,10 +196,10 @@ def selected_columns(info: Info, view: type[NodeView]) -> frozenset[str]:
 
     def compute_columns() -> frozenset[str]:
         fields, links = _item_field_nodes(info), _fields_of_type(view).links
-        found = view.columns_for_fields(_python_names(fields))
+        columns = view.columns_for_fields(_python_names(fields))
         while fields := _fields_below_links_to_same_type(info, fields, links):
-            found |= view.columns_for_fields(_python_names(fields))
-        return found
+            columns |= view.columns_for_fields(_python_names(fields))
+        return columns
 
     return _cached_by_selection(info, view, compute_columns)
 
@@ -214,13 +218,13 @@ def selected_subfields(info: Info, field_name: str) -> frozenset[str]:
     It is a superset if the selection has @skip, @include or type conditions.
     """
 
-    def names() -> frozenset[str]:
+    def compute_subfield_names() -> frozenset[str]:
         nodes = [
             node for node in _item_field_nodes(info) if _python_name(node.name.value) == field_name
         ]
         return _python_names(_subfield_nodes(info, nodes))
 
-    return _cached_by_selection(info, field_name, names)
+    return _cached_by_selection(info, field_name, compute_subfield_names)
 
 
 def _item_field_nodes(info: Info) -> list[FieldNode]:

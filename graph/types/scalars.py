@@ -46,7 +46,7 @@ def _with_graphql_error(parse: Callable[[object], Any]) -> Callable[[object], An
 
 _parse_integer, _parse_size, _parse_duration = map(
     _with_graphql_error,
-    (quantities.parse_integer, quantities.parse_size, quantities.parse_duration),
+    (quantities.parse_integer, quantities.parse_byte_count, quantities.parse_iso_duration),
 )
 
 
@@ -62,11 +62,11 @@ def _parse_datetime(text: object) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise GraphQLError("Not an RFC 3339 instant with an offset")
+        raise GraphQLError("Not an RFC 3339 instant with an offset.")
     try:
         return moment.astimezone(UTC)
     except OverflowError as problem:
-        raise GraphQLError("The instant is out of range") from problem
+        raise GraphQLError("The instant is out of range.") from problem
 
 
 def validate_custom_data(value: object, path: str) -> dict[str, Any] | None:
@@ -85,27 +85,29 @@ def decode_cursor(text: object) -> StreamPositions:
         numbers = [int(number) for number in text.split(".")[1:]]
         if max(numbers) < 1 << 63:
             return dict(zip(numbers[::2], numbers[1::2], strict=True))
-    raise GraphQLError("not a cursor of the journal", extensions={"code": "BAD_CURSOR"})
+    raise GraphQLError("Not a cursor of the journal.", extensions={"code": "BAD_CURSOR"})
 
 
 def _require_text(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise GraphQLError("Not a string")
+    raise GraphQLError("Not a string.")
 
 
 def _parse_ip_address(value: object) -> str:
     try:
         return str(ipaddress.ip_address(_require_text(value).strip()))
     except ValueError as problem:
-        raise GraphQLError("not an IPv4 or IPv6 address") from problem
+        raise GraphQLError("Not an IPv4 or IPv6 address.") from problem
 
 
 def _parse_network(value: object) -> str:
     try:
         return str(ipaddress.ip_network(_require_text(value).strip(), strict=False))
     except ValueError as problem:
-        raise GraphQLError("Not a network such as 192.0.2.0/24, and not an IP address") from problem
+        raise GraphQLError(
+            "Not a network such as 192.0.2.0/24, and not an IP address."
+        ) from problem
 
 
 def _scalar_definition(
@@ -164,7 +166,7 @@ SCALARS: dict[object, ScalarDefinition] = {
     Duration: _scalar_definition(
         "Duration",
         "ISO 8601 duration such as P30D or PT20M. A month has 30 days, a year 365 days.",
-        quantities.format_duration,
+        quantities.format_iso_duration,
         _parse_duration,
         f"{RFC_3339}#appendix-A",
     ),

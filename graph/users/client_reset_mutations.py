@@ -7,6 +7,7 @@ from graph.http.admission_control import ConnectionRegistry
 from graph.types.errors import Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from models.users.roles import Scope, UserPermission
@@ -17,22 +18,29 @@ from resolvers.users import client_reset
 @strawberry.input(description="Input of userSyncReset.")
 class UserSyncResetInput(Options):
     users: UserSelection | None = attribute_field(
-        "Which accounts; absent = the viewer's.", default=UNSET
+        "Accounts whose clients synchronize again. Default: the signed-in user.", default=UNSET
     )
 
 
-@strawberry.type(description="Answer of userSyncReset.")
+@strawberry.type(description="Payload of userSyncReset.")
 class UserSyncResetPayload(UserSelectionPayload):
-    users: list[User] = attribute_field("The accounts.", default_factory=list)
+    users: list[User] = attribute_field(
+        "Accounts whose connections were ended and whose cursors are invalid now, also those "
+        "without a connection.",
+        default_factory=list,
+    )
 
 
 @strawberry.type
 class ClientResetMutation:
     @mutation(
-        "Ends connections, and makes every journal cursor of the accounts stale: clients fetch "
-        "afresh.",
+        "Makes clients of this API synchronize accounts from the beginning. The mutation ends "
+        "their WebSocket connections and event streams and makes every journal cursor invalid, "
+        "so that subscriptions report a RESYNC. Passwords, access tokens and API keys stay "
+        "valid. Default: the signed-in user.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.SYNC_RESET,
+        access=MANAGED,
     )
     async def user_sync_reset(self, info: Info, input: UserSyncResetInput) -> UserSyncResetPayload:
         selector = user_selector_from_selection(input.users or None)
@@ -41,7 +49,7 @@ class ClientResetMutation:
         rows = await client_reset.end_connections_and_invalidate_cursors(ctx, selector)
         if live:  # other processes notice the reset at their next check
             user_ids = [row.id for row in rows]
-            ctx.call_after_commit(
+            ctx.call_after_commit_or_now(
                 lambda: live.disconnect_users(
                     user_ids, "client state reset", cancels_operations=False
                 )

@@ -11,9 +11,10 @@ from graph.types.errors import MutationPayload, Options, UserSelectionPayload, a
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import AtomicExclusion, mutation
-from graph.types.references import DomainRef, load_domain_ids, value_or_none
+from graph.types.references import DomainRef, require_administered_domain_ids, value_or_none
 from graph.types.scalars import CIDR, ByteSize, Duration, Upload
 from graph.users.limits import UserLimitsInput, limit_value
+from graph.users.part_types import SpamPolicyInput
 from graph.users.types import User
 from models.errors import ErrorCollector, RequestError
 from models.mailboxes.tables import SpecialUse
@@ -25,119 +26,219 @@ from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
 HASH_DESCRIPTION = (
-    "The password is a hash, known by its form: $pbkdf2-sha1$, $pbkdf2-sha256$, $pbkdf2-sha512$; "
-    "bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), $6$ (SHA-512); $argon2d$, "
-    "$argon2i$, $argon2id$; DES crypt (13 characters, no prefix). Anything else is refused. "
-    "Rehashed to Argon2id at the first login."
+    "True: `password` is a password hash. Its format is recognized by its prefix: $pbkdf2-sha1$, "
+    "$pbkdf2-sha256$, $pbkdf2-sha512$; bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), "
+    "$6$ (SHA-512); $argon2d$, $argon2i$, $argon2id$; DES crypt has 13 characters and no prefix. "
+    "Other formats are refused. The first sign-in replaces the hash by Argon2id."
 )
 FORWARD_TO_DESCRIPTION = (
-    "What comes is stored, and goes there too: addresses, smtp:// and smtps:// relays with or "
-    "without user and password, http(s):// URLs; at most 100, none of them the own. A relay whose "
-    "password is *** stays as it was. Spam is not forwarded."
+    "Targets to which a copy of each received message is forwarded, apart from spam: mail "
+    "addresses, URLs of relay servers (smtp:// or smtps://), and URLs that receive the message "
+    "by POST (http:// or https://). At most 100, none of them an address of the account."
 )
 SENDERS_DESCRIPTION = (
-    "Further senders: an address, a domain, *, or a pattern with one * at either end."
+    "Sender addresses that the account can use in addition to its own: an address, a domain, or a "
+    "pattern with one `*` at its beginning or end. At most 1,000. The list replaces the stored "
+    "one. Null: none."
 )
 
 
-@strawberry.input(description="Names of the special folders.")
+@strawberry.input(
+    description="Paths of the special-use mailboxes (RFC 6154) of a new account. Each default is "
+    "the name in the language of the account."
+)
 class SpecialMailboxNames:
-    sent: str | None = attribute_field("Name of Sent.", default=UNSET)
-    junk: str | None = attribute_field("Name of Junk.", default=UNSET)
-    drafts: str | None = attribute_field("Name of Drafts.", default=UNSET)
-    trash: str | None = attribute_field("Name of Trash.", default=UNSET)
+    sent: str | None = attribute_field(
+        "Path of the mailbox for copies of sent messages.", default=UNSET
+    )
+    junk: str | None = attribute_field("Path of the mailbox for spam.", default=UNSET)
+    drafts: str | None = attribute_field("Path of the mailbox for drafts.", default=UNSET)
+    trash: str | None = attribute_field(
+        "Path of the mailbox for messages that are moved to the trash.", default=UNSET
+    )
     archive: str | None = attribute_field(
-        "Name of Archive, which is made only when named.", default=UNSET
+        "Path of the mailbox for archived messages. It is created only if this is given.",
+        default=UNSET,
     )
 
 
-@strawberry.input(description="An account to be created.")
+@strawberry.input(description="Account to create.")
 class NewUserInput(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})
-    username: str | None = attribute_field("Default: the address.", default=UNSET)
-    name: str | None = attribute_field("Display name.", default=UNSET)
-    role: Role = attribute_field("Up to the caller's own.", default=Role.USER)
-    administers: list[DomainRef] | None = attribute_field("For DOMAIN_ADMIN.", default=UNSET)
+    username: str | None = attribute_field(
+        "Name to sign in with: at most 128 characters a-z, 0-9 and hyphens, in groups "
+        "joined by one of `._=:`. It can be an address of such characters. Case is "
+        "ignored, and so are dots, except in the domain of an address. Default: the main address.",
+        default=UNSET,
+    )
+    name: str | None = attribute_field(
+        "Display name of the account, at most 255 characters.", default=UNSET
+    )
+    role: Role = attribute_field(
+        "Role of the account. It can't exceed the role of the caller, and PUBLIC is refused.",
+        default=Role.USER,
+    )
+    administers: list[DomainRef] | None = attribute_field(
+        "Domains that the account administers as DOMAIN_ADMIN, at most 1,000. Refused for other "
+        "roles. The caller must administer these domains too.",
+        default=UNSET,
+    )
     admin_permissions: list[AdminPermission] | None = attribute_field(
-        "For DOMAIN_ADMIN.", default=UNSET
+        "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains. "
+        "Refused for other roles. A caller who is a DOMAIN_ADMIN can give only permissions that "
+        "the caller has.",
+        default=UNSET,
     )
     permissions: list[UserPermission] | None = attribute_field(
-        "What the user may change; by default all.", default=UNSET
+        "Settings of the account that the user can change. Default: all permissions.", default=UNSET
     )
-    password: str | None = attribute_field("Needed unless passwordDisabled.", default=UNSET)
+    password: str | None = attribute_field(
+        "Password of the account, which must meet the password policy of the domain, or "
+        "its hash with `hashedPassword`. It can't be combined with `passwordDisabled`. "
+        "Required unless "
+        "`passwordDisabled` is true.",
+        default=UNSET,
+    )
     password_disabled: bool = attribute_field(
-        "Only application passwords and tokens.", default=False
+        "True creates the account without a password: it can be used only with application "
+        "passwords and API keys.",
+        default=False,
     )
     hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
-    allow_unsafe: bool = attribute_field("False checks the list of known passwords.", default=True)
-    password_change_required: bool = attribute_field("At the first login.", default=False)
-    address: str | None = attribute_field(
-        "Main address; from user name and the default domain if missing.", default=UNSET
+    allow_unsafe: bool = attribute_field(
+        "False refuses passwords that the built-in or configured lists of breached passwords "
+        "contain. Not allowed with `hashedPassword`.",
+        default=True,
     )
-    empty_address: bool = attribute_field("No address at all.", default=False)
-    add_tags_to_address: bool = attribute_field("Give the address the same labels.", default=False)
+    password_change_required: bool = attribute_field(
+        "True: `authenticate` reports that the user should set a new password, until the user "
+        "sets one. The server does not enforce it.",
+        default=False,
+    )
+    address: str | None = attribute_field(
+        "Main address of the account, without `*` and label. Default: the username; if that has "
+        "no `@`, it is completed by the setting MERGANSER_USERS_DEFAULT_DOMAIN.",
+        default=UNSET,
+    )
+    empty_address: bool = attribute_field(
+        "True creates the account without an address and without a domain. Requires role ADMIN.",
+        default=False,
+    )
+    add_tags_to_address: bool = attribute_field(
+        "True gives the main address the same tags as the account.", default=False
+    )
     active: bool = attribute_field(
         "False: the user can neither sign in nor receive messages.", default=True
     )
-    suspended: bool = attribute_field("No login.", default=False)
-    tags: list[str] | None = attribute_field("Labels.", default=UNSET)
-    metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
-    private_metadata: JSON | None = attribute_field(
-        "Free data hidden from the user.", default=UNSET
+    suspended: bool = attribute_field(
+        "True: the account receives messages, but nobody can sign in.", default=False
     )
-    language: str | None = attribute_field(
-        "For texts sent to the user, and the names of the special folders.", default=UNSET
-    )
-    retention: Duration | None = attribute_field(
-        "How long messages are kept in all folders, in Trash and Junk 30 days at most: from 1 "
-        "second to 36,500 days. Null: for ever. Default: for ever.",
+    tags: list[str] | None = attribute_field(
+        "Tags of the account: at most 1,000, each of 1 to 128 characters. Case is ignored.",
         default=UNSET,
     )
-    openpgp_public_key: str | None = attribute_field("OpenPGP public key, armoured.", default=UNSET)
+    metadata: JSON | None = attribute_field(
+        "JSON object with data of your application, which the user can read. At most 1 MiB.",
+        default=UNSET,
+    )
+    private_metadata: JSON | None = attribute_field(
+        "JSON object with data of your application that the user can't read. At most 1 MiB.",
+        default=UNSET,
+    )
+    language: str | None = attribute_field(
+        "Language tag such as `de` or `pt-BR`. It selects the language of messages from the "
+        "server and the names of Sent, Drafts, Trash and Junk. Default: English.",
+        default=UNSET,
+    )
+    retention: Duration | None = attribute_field(
+        "Time in a mailbox after which messages are deleted, from 1 second to 36,500 days. Null: "
+        "never. Default: null. In Trash and Junk messages are deleted after at most 30 days, "
+        "also with null.",
+        default=UNSET,
+    )
+    openpgp_public_key: str | None = attribute_field(
+        "OpenPGP public key (RFC 9580) in ASCII armor. Default: none. An unusable key is an "
+        "error if `encryptMessages` or `encryptForwarded` is true. Otherwise the key is not "
+        "stored, with the warning KEY_NOT_STORED.",
+        default=UNSET,
+    )
     encrypt_messages: bool = attribute_field(
-        "Encrypt all that arrives to the key, which it needs.", default=False
+        "True encrypts received messages with `openpgpPublicKey` before they are stored. Without "
+        "the key this is an error.",
+        default=False,
     )
     forward_to: list[str] | None = attribute_field(FORWARD_TO_DESCRIPTION, default=UNSET)
     encrypt_forwarded: bool = attribute_field(
-        "Encrypts messages to `forwardTo` to the OpenPGP key, which the account needs.",
+        "True encrypts messages to `forwardTo` with `openpgpPublicKey`. Without the key this is an "
+        "error.",
         default=False,
     )
     subaddress_action: SubaddressAction = attribute_field(
-        "What mail to user+label@domain does.", default=SubaddressAction.NONE
+        "Treatment of mail to an address with a label, such as `user+label@example.com`.",
+        default=SubaddressAction.NONE,
     )
-    spam_level: int = attribute_field("0 everything is spam … 100 nothing is.", default=50)
-    limits: UserLimitsInput | None = attribute_field(
-        "Limits of the account. Default: those of the platform.", default=UNSET
+    spam: SpamPolicyInput | None = attribute_field(
+        "Spam thresholds of the account. Default: those of the platform. A DOMAIN_ADMIN needs "
+        "the permission SPAM_POLICY.",
+        default=UNSET,
     )
-    allowed_senders: list[str] | None = attribute_field(SENDERS_DESCRIPTION, default=UNSET)
+    limits: strawberry.Maybe[UserLimitsInput] = attribute_field(
+        "Sending and receiving limits of the account. Default: inherited from the platform."
+    )
+    allowed_senders: list[str] | None = attribute_field(
+        f"{SENDERS_DESCRIPTION} A DOMAIN_ADMIN needs the permission ALLOWED_SENDERS.", default=UNSET
+    )
     disabled_scopes: list[ProtocolScope] | None = attribute_field(
-        "Protocols switched off.", default=UNSET
+        "Protocols that the account can't sign in to. Default: none. A DOMAIN_ADMIN needs the "
+        "permission PROTOCOL_ACCESS.",
+        default=UNSET,
     )
     upload_sent_messages: bool = attribute_field(
-        "Keep what is sent by SMTP submission in Sent.", default=False
+        "True stores messages that the account sends by SMTP submission in its Sent mailbox.",
+        default=False,
     )
     require_inbound_tls: bool = attribute_field(
-        "Refuse mail that comes by SMTP without TLS.", default=False
+        "True refuses messages that other servers send to the account by SMTP without TLS.",
+        default=False,
     )
     require_outbound_tls: bool = attribute_field(
-        "Send to servers elsewhere only over TLS.", default=False
+        "True delivers messages of the account to other servers only over TLS; without TLS the "
+        "delivery is deferred.",
+        default=False,
     )
     smtp_allowed_networks: list[CIDR] | None = attribute_field(
-        "SMTP submission only from here; null = anywhere.", default=UNSET
+        "Networks from which the account can sign in to SMTP submission, at most 100. Null: any "
+        "network. Default: null. A DOMAIN_ADMIN needs the permission SUBMISSION_NETWORKS.",
+        default=UNSET,
     )
-    webmail_access: bool = attribute_field("May use browser clients.", default=True)
+    webmail_access: bool = attribute_field(
+        "False refuses the account password for HTTP Basic authentication and for access "
+        "tokens, which web mail clients need. OAuth clients with scopes for GraphQL and REST "
+        "are refused too. Application passwords, IMAP, POP3 and SMTP are not affected. A "
+        "DOMAIN_ADMIN needs the permission WEBMAIL_ACCESS.",
+        default=True,
+    )
+    allow_local: bool = attribute_field(
+        "True: the account belongs to no directory, such as that of a machine that only sends "
+        "mail. It signs in with its password, and the identity provider of the domain and SCIM "
+        "don't change it. A DOMAIN_ADMIN needs the permission PROTOCOL_ACCESS.",
+        default=False,
+    )
     quota: strawberry.Maybe[ByteSize | None] = attribute_field(
-        "Bytes that the account can store, at least 1. Null: unlimited, which needs "
-        "UNLIMITED_QUOTA. Default: inherited from the domain, or else from the platform."
+        "Bytes that the account can store, at least 1. Null: unlimited, for which a DOMAIN_ADMIN "
+        "needs UNLIMITED_QUOTA. Default: inherited from the domain, or else from the "
+        "platform. More than the domain allows is a LimitReachedError."
     )
     mailboxes: SpecialMailboxNames | None = attribute_field(
-        "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
+        "Paths of the special-use mailboxes. INBOX, Sent, Trash, Drafts and Junk are always "
+        "created. Default: names in the language of the account.",
         default=UNSET,
     )
 
     def to_new_user(self, administered_domain_ids: list[int]) -> NewUser:
         """Convert the input to the user to create, who administers the given domains."""
         names = vars(self.mailboxes) if self.mailboxes else {}
+        spam = self.spam.to_column_values() if self.spam else {}
         return NewUser(
             username=self.username or None,
             name=self.name or None,
@@ -164,8 +265,10 @@ class NewUserInput(RestrictionsInput):
             encrypt_forwarded=self.encrypt_forwarded,
             forward_to=self.forward_to or (),
             subaddress_action=self.subaddress_action,
-            spam_level=self.spam_level,
-            **(self.limits.to_column_values() if self.limits else {}),
+            spam_level=spam.get("spam_level"),
+            junk_score=spam.get("junk_score"),
+            reject_score=spam.get("reject_score"),
+            **(self.limits.value.to_column_values() if self.limits else {}),
             allowed_senders=self.allowed_senders or (),
             disabled_scopes=self.disabled_scopes or (),
             upload_sent_messages=self.upload_sent_messages,
@@ -173,6 +276,7 @@ class NewUserInput(RestrictionsInput):
             require_outbound_tls=self.require_outbound_tls,
             smtp_allowed_networks=self.smtp_allowed_networks or (),
             webmail_access=self.webmail_access,
+            allow_local=self.allow_local,
             public_metadata=value_or_none(self.metadata),
             private_metadata=value_or_none(self.private_metadata),
             mailboxes={
@@ -198,63 +302,77 @@ class UsersCreateInput(Options):
 @strawberry.input(description="Input of usersCreateFromFile.")
 class UsersCreateFromFileInput(Options):
     file: Upload = attribute_field(
-        "A UTF-8 file, sent before; the task takes it over. Fields have the names of "
-        "`NewUserInput`; `administers` has names of domains. JSON Lines has an object in each "
-        "line. CSV has the names in its first line; `;` separates the items of a list."
+        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
+        "`NewUserInput`; `administers` has domain names. JSON Lines has an object in each line. "
+        "CSV has the field names in its first line; `;` separates the items of a list. "
+        "Nested fields have names such as `limits.receivedPerHour`, and `unlimited` "
+        "means no limit."
     )
     format: UserFileFormat | None = attribute_field(
-        "Default: JSON_LINES if the file begins with a brace, else CSV.", default=UNSET
+        "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
+        default=UNSET,
     )
 
 
-@strawberry.type(description="Answer of usersCreate.")
+@strawberry.type(description="Payload of usersCreate.")
 class UsersCreatePayload(UserSelectionPayload):
     users: list[User] = attribute_field(
-        "The accounts, in the order of the input.", default_factory=list
+        "Created accounts, in the order of the input.", default_factory=list
     )
 
 
-@strawberry.type(description="Answer of userCreate.")
+@strawberry.type(description="Payload of userCreate.")
 class UserCreatePayload(MutationPayload):
-    user: User | None = attribute_field("The account.", default=None)
+    user: User | None = attribute_field(
+        "Created account. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type
 class UserCreateMutation:
     @mutation(
-        "Account with folders and main address.",
+        "Creates an account with its special-use mailboxes, its main address, and the "
+        "welcome messages that the operator has set up. A DOMAIN_ADMIN "
+        "can create accounts in the administered domains. If an ADMIN names an unknown domain "
+        "and MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
+        "DOMAIN_CREATED. Refused if the username or address is taken, or a limit of the domain "
+        "is reached.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
-            "a look at the list of known passwords", lambda given: not given.allow_unsafe
+            "A check for breached passwords", lambda given: not given.allow_unsafe
         ),
     )
     async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
         problems, domain_ids = ErrorCollector(), list[int]()
         with problems.collecting():
-            domain_ids = await load_domain_ids(info, input.administers or (), path="administers")
+            domain_ids = await require_administered_domain_ids(
+                info, input.administers or (), path="administers"
+            )
         user = await creation_create.create_user(
             info.context, input.to_new_user(domain_ids), problems
         )
         return UserCreatePayload(user=User.from_row(user))
 
     @mutation(
-        "Creates accounts with folders and main addresses in one transaction: all or none. The "
-        "path of each error begins with `users` and the position of the account.",
+        "Creates accounts with their special-use mailboxes, their main addresses, and the welcome "
+        "messages that the operator has set up, in one transaction: all or none. A DOMAIN_ADMIN "
+        "can create accounts in the administered domains. The path of an error of one account "
+        "begins with `users` and the position of the account, from 0.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
-            "a look at the list of known passwords",
-            lambda given: not all(one.allow_unsafe for one in given.users),
+            "A check for breached passwords",
+            lambda given: not all(user.allow_unsafe for user in given.users),
         ),
     )
     async def users_create(self, info: Info, input: UsersCreateInput) -> UsersCreatePayload:
-        bulk_create.check_count(input.users)
+        bulk_create.require_new_users_within_limits(input.users)
         refused, new_users = dict[int, RequestError](), list[NewUser]()
         for index, user_input in enumerate(input.users):
             domain_ids = list[int]()
             try:
-                domain_ids = await load_domain_ids(
+                domain_ids = await require_administered_domain_ids(
                     info, user_input.administers or (), path="administers"
                 )
             except RequestError as refusal:
@@ -264,10 +382,14 @@ class UserCreateMutation:
         return UsersCreatePayload(users=[User.from_row(user) for user in users])
 
     @mutation(
-        "Creates accounts from a file by a task, as many as can be created, in the order of the "
-        "file. `Task.result` has the counts `created` and `refused`, and `errors` with line, "
-        "code, path and message of the first 1,000 refusals. After a crash the task goes on "
-        "where it was.",
+        "Creates accounts from a CSV or JSON Lines file in a background task, in the order of "
+        "the file. A DOMAIN_ADMIN can create accounts in the administered domains. A "
+        "refused line does not stop the task. A caller has at most 2 unfinished tasks of "
+        "this kind. A credential without a user is refused. `Task.result` has the counts "
+        "`createdCount` and "
+        "`refusedCount`, and `errors` with line, code, path and message of the first 1,000 "
+        "errors. After a crash "
+        "the task continues where it was.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )

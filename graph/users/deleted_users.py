@@ -15,6 +15,7 @@ from graph.types.errors import MutationPayload, Options, UserSelectionPayload, a
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
@@ -28,29 +29,30 @@ from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import ByteSize, EmailAddress
 from graph.users.types import User
 from models.errors import InUse
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
 from resolvers.users import deleted_listing
 from resolvers.users import restore as user_restore
 from resolvers.users.delete import UserDeletion
-from resolvers.users.deleted_listing import DeletedUserConditions
+from resolvers.users.deleted_listing import DeletedUserConditions, DeletedUserOrder
 from resolvers.users.restore import DeletedUserRef
 
 
 @strawberry.type(
-    description="A deleted account, whose data is kept until it is purged.",
+    description="Deleted account whose data is kept until a task removes it.",
     directives=[Auth(role=Role.DOMAIN_ADMIN, scope=Scope.READ)],
 )
 class DeletedUser(NodeView):
     user_id: strawberry.ID = attribute_field("Global ID that the account had.")
-    username: str = attribute_field("User name that the account had.")
+    username: str = attribute_field("Username that the account had.")
     storage_used: ByteSize = attribute_field("Bytes that the account still stores.")
-    tags: list[str] = attribute_field("Tags of the account.")
-    deleted_at: datetime = attribute_field("The time of the deletion.")
+    tags: list[str] = attribute_field("Tags that the account had.")
+    deleted_at: datetime = attribute_field("Time when the account was deleted.")
     purge_at: datetime | None = attribute_field(
-        "The time at which the data is removed. Null: the data is being removed."
+        "Time from which the data is removed. Null: the data is removed as soon as "
+        "possible, or its removal has begun."
     )
 
     load_batch = staticmethod(deleted_listing.load_deleted_users_by_id)
@@ -60,7 +62,10 @@ class DeletedUser(NodeView):
         "storage_used": DerivedField(("used",), ByteSize),
     }
 
-    @field("Addresses that userRestore gives back: nobody else has them, and their domains exist.")
+    @field(
+        "Addresses that the account gets back if it is restored: they are free, and their "
+        "domains exist."
+    )
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
         addresses = await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id)
         return [EmailAddress(address) for address in addresses]
@@ -69,16 +74,17 @@ class DeletedUser(NodeView):
 @strawberry.input(description="Conditions on deleted accounts. All must hold.")
 class DeletedUserFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Part of the user name or display name, in any case.", default=UNSET
+        "Returns only accounts with this text in the username or display name (case is ignored).",
+        default=UNSET,
     )
     domain: DomainRef | None = attribute_field(
-        "Accounts that had their main address in this domain.", default=UNSET
+        "Returns only accounts whose main address was in this domain.", default=UNSET
     )
     deleted_since: datetime | None = attribute_field(
-        "Accounts deleted at this time or later.", default=UNSET
+        "Returns only accounts deleted at this time or later.", default=UNSET
     )
     deleted_before: datetime | None = attribute_field(
-        "Accounts deleted before this time.", default=UNSET
+        "Returns only accounts deleted before this time.", default=UNSET
     )
 
     def to_conditions(self) -> DeletedUserConditions:
@@ -105,31 +111,39 @@ def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
 
 @strawberry.input(description="Input of userDelete.")
 class UserDeleteInput(Options):
-    users: UserSelection = attribute_field("Which accounts; at least one condition.")
+    users: UserSelection = attribute_field(
+        "Accounts to delete. An account that is deleted already can be given by ID or former "
+        "username, to change the time of its purge."
+    )
     purge_at: datetime | None = attribute_field(
-        "Keep everything recoverable until then; without, the data goes at once.", default=UNSET
+        "Time from which the data is removed; until then the account can be restored. Null or a "
+        "past time: the data is removed at once.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of userRestore.")
 class UserRestoreInput(Options):
     user: UserRef = attribute_field(
-        "The deleted account, by its ID or by a user name or address that it had."
+        "Deleted account, by its ID or by a username or address that it had. Of several, the one "
+        "deleted last."
     )
 
 
 @strawberry.input(description="Input of userPurge.")
 class UserPurgeInput(Options):
     users: UserSelection = attribute_field(
-        "Which accounts, deleted ones too; at least one condition."
+        "Accounts to purge. Deleted accounts can be given by ID or former username."
     )
 
 
-@strawberry.type(description="Answer of userDelete.")
+@strawberry.type(description="Payload of userDelete.")
 class UserDeletePayload(UserSelectionPayload):
     counted_field = "deleted_ids"
     deleted_ids: list[strawberry.ID] = attribute_field(
-        "IDs of the deleted accounts.", default_factory=list
+        "Global IDs of the deleted accounts, also of those that were deleted before and got a "
+        "new time of removal.",
+        default_factory=list,
     )
     tasks: list[Task] = attribute_field(
         "Background tasks that remove the data, one for each of `deletedIds`, in order.",
@@ -137,22 +151,27 @@ class UserDeletePayload(UserSelectionPayload):
     )
 
 
-@strawberry.type(description="Answer of userRestore.")
+@strawberry.type(description="Payload of userRestore.")
 class UserRestorePayload(MutationPayload):
-    user: User | None = attribute_field("The account, as it is again.", default=None)
+    user: User | None = attribute_field(
+        "Restored account. Null if the mutation failed.", default=None
+    )
     recovered_addresses: list[EmailAddress] = attribute_field(
-        "It has these again.", default_factory=list
+        "Addresses that the account has again.", default_factory=list
     )
     lost_addresses: list[EmailAddress] = attribute_field(
-        "Taken by others meanwhile, or of a domain that is gone.", default_factory=list
+        "Addresses that were not restored: another account has them, or their domain no longer "
+        "exists.",
+        default_factory=list,
     )
 
 
-@strawberry.type(description="Answer of userPurge.")
+@strawberry.type(description="Payload of userPurge.")
 class UserPurgePayload(UserSelectionPayload):
     counted_field = "purged_ids"
     purged_ids: list[strawberry.ID] = attribute_field(
-        "IDs of the accounts whose data is removed.", default_factory=list
+        "Global IDs of the accounts whose data the `tasks` remove in the background.",
+        default_factory=list,
     )
     tasks: list[Task] = attribute_field(
         "Background tasks that remove the data, one for each of `purgedIds`, in order.",
@@ -168,9 +187,12 @@ def _user_global_ids(deletion: UserDeletion) -> list[strawberry.ID]:
 @strawberry.type
 class UserDeleteQuery:
     @query(
-        "What is left of a deleted account, and could be brought back.",
+        "Returns a deleted account whose data is not removed yet, by ID or by a username or "
+        "address that it had. If there are several, it is the one deleted last. The removal of "
+        "the data can have begun. Null if there is none that the caller manages.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=MANAGED,
     )
     async def deleted_user(self, info: Info, by: UserRef) -> DeletedUser | None:
         return DeletedUser.from_row_or_none(
@@ -178,15 +200,16 @@ class UserDeleteQuery:
         )
 
     @query(
-        "Lists the deleted accounts that the viewer can restore, the last deleted first. A "
-        "DOMAIN_ADMIN sees those of the administered domains.",
+        "Returns the deleted accounts that the caller manages, until all their data is removed.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
+        access=MANAGED,
     )
     async def deleted_users(
         self,
         info: Info,
         filter: DeletedUserFilter | None = UNSET,
+        order_by: DeletedUserOrder = DeletedUserOrder.DELETED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -194,16 +217,22 @@ class UserDeleteQuery:
     ) -> Connection[DeletedUser]:
         conditions = filter.to_conditions() if filter else DeletedUserConditions()
         list_ordering = ordering_name(
-            "deleted-users", None if conditions == DeletedUserConditions() else conditions
+            f"deleted-users-{order_by}",
+            None if conditions == DeletedUserConditions() else conditions,
         )
+        list_order = deleted_listing.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
             DeletedUser,
             await deleted_listing.read_deleted_user_page(
-                info.context, conditions, requested_page, selected_columns(info, DeletedUser)
+                info.context,
+                conditions,
+                requested_page,
+                selected_columns(info, DeletedUser),
+                order_by,
             ),
-            lambda row: Cursor(requested_page.ordering, row.deleted_at, row.id),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
             lambda: deleted_listing.count_deleted_users(info.context, conditions),
         )
 
@@ -211,20 +240,33 @@ class UserDeleteQuery:
 @strawberry.type
 class UserDeleteMutation:
     @mutation(
-        "Ends accounts; their data goes now or after a time of grace. Repeatable.",
+        "Deletes accounts, all or none. They can no longer sign in or receive mail, and their "
+        "addresses are free at once. A task removes the data now, or not before `purgeAt`; until "
+        "then `userRestore` restores the accounts. For an account that is deleted already, the "
+        "mutation changes that time; a later time is a CONFLICT if the removal has "
+        "begun. A selection with the signed-in user is FORBIDDEN.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
+        access=MANAGED,
     )
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
         selector = user_selector_from_selection(input.users)
-        deletion = await user_delete.delete_users(info.context, selector, input.purge_at or None)
+        deletion = await user_delete.delete_users_or_reschedule_purge(
+            info.context, selector, input.purge_at or None
+        )
         return UserDeletePayload(
             deleted_ids=_user_global_ids(deletion),
             tasks=[Task.from_row(row) for row in deletion.tasks],
         )
 
     @mutation(
-        "Brings an account back while its data waits.", role=Role.DOMAIN_ADMIN, scope=Scope.FULL
+        "Restores a deleted account with its data and its addresses that are still free. "
+        "Access tokens, and shares of mailboxes with other users, are not restored. "
+        "CONFLICT if the removal of the data has begun, the username is taken, or the "
+        "account is not deleted. LIMIT_REACHED if the domain is full.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.FULL,
+        access=MANAGED,
     )
     async def user_restore(self, info: Info, input: UserRestoreInput) -> UserRestorePayload:
         result = await user_restore.restore_user(
@@ -237,20 +279,24 @@ class UserDeleteMutation:
         )
 
     @mutation(
-        "All data gone at once, also of accounts that wait for their end; IN_USE while "
-        "connections are open.",
+        "Deletes accounts, all or none, and starts background tasks that remove all their data "
+        "without a grace period. Accounts that are deleted already can be purged too. "
+        "Refused with IN_USE while an account has WebSocket connections or event streams "
+        "to the process that runs the mutation. Those to other processes end. This "
+        "can't be undone.",
         role=Role.ADMIN,
         scope=Scope.FULL,
+        access=MANAGED,
     )
     async def user_purge(self, info: Info, input: UserPurgeInput) -> UserPurgePayload:
         ctx: Context = info.context
         live: ConnectionRegistry | None = getattr(ctx, "live", None)
         async with ctx.combined_transaction():
-            deletion = await user_delete.delete_users(
+            deletion = await user_delete.delete_users_or_reschedule_purge(
                 ctx, user_selector_from_selection(input.users), mutation="userPurge"
             )
             if live and (connections := live.viewers_of_users(deletion.user_ids)):
-                text = "connections are open: end them by sessionTerminate first"
+                text = "Connections of the account are open: end them by sessionTerminate first."
                 raise InUse(text, sessions=len(connections), path=["users"])
         return UserPurgePayload(
             purged_ids=_user_global_ids(deletion),

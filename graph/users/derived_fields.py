@@ -6,7 +6,11 @@ from typing import Any
 
 from graph.types.object_views import DerivedField, WholeSourceField, return_unchanged
 from graph.types.row_mapping import global_id_field
-from graph.users.part_types import openpgp_key_from_json, spam_policy_from_columns
+from graph.users.part_types import (
+    SPAM_COLUMNS,
+    openpgp_key_from_json_or_none,
+    spam_policy_from_columns,
+)
 from models.users.roles import AdminPermission, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.auth.second_factors.second_factor_check import enabled_methods
@@ -37,8 +41,8 @@ USER_DERIVED_FIELDS: Mapping[str, DerivedField] = {
     "retention": DerivedField(
         ("retention",), lambda life: None if life is None else timedelta(seconds=life)
     ),
-    "openpgp_key": DerivedField(("openpgp_key",), openpgp_key_from_json),
-    "spam": DerivedField(("spam_level", "junk_score", "reject_score"), spam_policy_from_columns),
+    "openpgp_key": DerivedField(("openpgp_key",), openpgp_key_from_json_or_none),
+    "spam": DerivedField(SPAM_COLUMNS, spam_policy_from_columns),
     "permissions": DerivedField(("permissions",), _enum_list_reader(UserPermission)),
     "admin_permissions": DerivedField(("admin_permissions",), _enum_list_reader(AdminPermission)),
 }

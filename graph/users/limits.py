@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import strawberry
 
@@ -10,22 +10,28 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import View
 from graph.types.scalars import BigInt, ByteSize
+from models.errors import InvalidInput
 from models.users.tables import LimitSource as LimitSource  # noqa: PLC0414 - known here
 from models.users.tables import UsageLevel
+from models.validation_constraints import ValidationConstraint
 from resolvers.users.limit_values import LimitValue, Unlimited
 from resolvers.users.quota import limits as quota_limits
 from resolvers.users.quota.limits import UsageWindow
 
+Limit = TypeVar("Limit")
 
-@strawberry.type(description="A counter of one limit in its running period.")
+
+@strawberry.type(description="Counter of a limit in its running period.")
 class Usage:
-    limit: BigInt | None = attribute_field("The limit of a period. Null: unlimited.")
-    used: BigInt = attribute_field("The count in the running period.")
+    limit: BigInt | None = attribute_field("Highest count in a period. Null: unlimited.")
+    used: BigInt = attribute_field("Count in the running period.")
     resets_at: datetime | None = attribute_field(
-        "The end of the running period. Null: no period is running."
+        "End of the running period, when the count begins at 0 again. Null: no period is running."
     )
-    source: LimitSource = attribute_field("The owner of the limit in force.")
-    level: UsageLevel = attribute_field("How much of the limit is used.")
+    source: LimitSource = attribute_field("Level that sets the limit: account, domain or platform.")
+    level: UsageLevel = attribute_field(
+        "Share of the limit that is used, as a level of the warning thresholds."
+    )
 
     @classmethod
     def from_window(cls, window: UsageWindow) -> "Usage":
@@ -39,17 +45,19 @@ class Usage:
         )
 
 
-@strawberry.type(description="The storage quota of an account and its use.")
+@strawberry.type(description="Storage quota of an account and its use.")
 class QuotaUsage:
-    limit: ByteSize | None = attribute_field("The quota in bytes. Null: unlimited.")
-    used: ByteSize = attribute_field("The bytes in use.")
-    source: LimitSource = attribute_field("The owner of the quota in force.")
-    level: UsageLevel = attribute_field("How much of the quota is used.")
+    limit: ByteSize | None = attribute_field("Quota in bytes. Null: unlimited.")
+    used: ByteSize = attribute_field("Bytes that the messages of the account take.")
+    source: LimitSource = attribute_field("Level that sets the quota: account, domain or platform.")
+    level: UsageLevel = attribute_field(
+        "Share of the quota that is used, as a level of the warning thresholds."
+    )
 
 
-@strawberry.type(description="The limits of an account and their use.")
+@strawberry.type(description="Limits of an account and their use.")
 class UserLimits(View):
-    @field("The storage quota.")
+    @field("Storage quota and the bytes in use.")
     async def quota(self, info: Info) -> QuotaUsage:
         usage = await quota_limits.load_storage_usage(info.context, self.row)
         return QuotaUsage(
@@ -59,15 +67,15 @@ class UserLimits(View):
             level=usage.level,
         )
 
-    @field("Recipients that the account writes to in 24 hours.")
+    @field("Limit of recipients that the account writes to in 24 hours.")
     async def recipients_per_day(self, info: Info) -> Usage:
         return Usage.from_window(await quota_limits.load_recipient_usage(info.context, self.row))
 
-    @field("Messages forwarded in 24 hours. A message counts once for each target.")
+    @field("Limit of messages forwarded in 24 hours. A message counts once for each target.")
     async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(await quota_limits.load_forward_usage(info.context, self.row))
 
-    @field("Messages received in an hour.")
+    @field("Limit of messages received in one hour.")
     async def received_per_hour(self, info: Info) -> Usage:
         return Usage.from_window(quota_limits.received_usage(info.context.environment, self.row))
 
@@ -84,7 +92,7 @@ LIMIT_COLUMNS = (
 )
 
 
-def limit_value(limit: int | None) -> LimitValue:
+def limit_value(limit: Limit | None) -> Limit | Unlimited:
     """Convert a limit of an input, where null is unlimited."""
     return Unlimited.UNLIMITED if limit is None else limit
 
@@ -109,10 +117,11 @@ class UserLimitsInput:
         return limit_columns(self)
 
 
-@strawberry.input(description="Limits of a forwarding address. Null makes a limit unlimited.")
+@strawberry.input(description="Limits of a forwarding address. An absent field leaves the limit.")
 class AddressLimitsInput:
     forwards_per_day: strawberry.Maybe[int | None] = attribute_field(
-        "Messages that the address can forward in 24 hours, at least 1. Null: unlimited."
+        "Messages that the address can forward in 24 hours, at least 1; a message counts once for "
+        "each target. Null: unlimited."
     )
 
     def to_column_values(self) -> dict[str, LimitValue]:
@@ -127,13 +136,19 @@ def limit_columns(limits_input: UserLimitsInput | AddressLimitsInput) -> dict[st
     }
 
 
-def patched_limit_columns(
-    limits: "strawberry.Maybe[Any]", columns: Iterable[str]
-) -> dict[str, LimitValue]:
-    """Return the limits that a patch sets, by column. Null makes all limits inherited."""
-    if not limits:
-        return {}
-    if limits.value is None:
-        return dict.fromkeys(columns)
-    values: dict[str, LimitValue] = limits.value.to_column_values()
-    return values
+def validated_limit_columns_of_patch(patch: Any, columns: Iterable[str]) -> dict[str, LimitValue]:
+    """Return the limits that `limits` or `inheritLimits` of a patch sets, by column.
+
+    Raises InvalidInput if both are given.
+    """
+    if not patch.inherit_limits:
+        values: dict[str, LimitValue] = (
+            patch.limits.value.to_column_values() if patch.limits else {}
+        )
+        return values
+    if patch.limits:
+        text = "`inheritLimits` can't be combined with limits."
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.EXCLUSIVE, path=["set", "inheritLimits"]
+        )
+    return dict.fromkeys(columns)

@@ -9,23 +9,63 @@ from graph.types.errors import attribute_field
 from graph.types.scalars import EmailAddress
 from mail.spam.verdict import DEFAULT_JUNK_POINTS, DEFAULT_REJECT_POINTS
 
+SPAM_COLUMNS = ("spam_level", "junk_score", "reject_score")
 
-@strawberry.type(description="How strict.")
+
+@strawberry.type(description="Spam thresholds of an account.")
 class SpamPolicy:
-    level: int = attribute_field("0 everything is spam … 100 nothing is.")
-    junk_score: float = attribute_field("To Junk from this score, default 8.")
-    reject_score: float = attribute_field("Refused from this score, default 15.")
+    level: int = attribute_field(
+        "Spam score, from 0 to 100, from which a message is spam. 0: all mail is spam except "
+        "that of allowed senders. 100: only mail with a virus is spam. Default: 50."
+    )
+    junk_score: float = attribute_field(
+        "Points of the spam scanner that give a message the spam score 50. Default: 8."
+    )
+    reject_score: float = attribute_field(
+        "Points of the spam scanner from which a message is refused by SMTP, unless it is "
+        "quarantined. Default: 15."
+    )
 
 
-@strawberry.type(description="About an OpenPGP public key.")
+@strawberry.input(
+    description="Spam thresholds of an account. An absent field leaves the threshold; null "
+    "restores the default."
+)
+class SpamPolicyInput:
+    level: strawberry.Maybe[int | None] = attribute_field(
+        "Spam score, from 0 to 100, from which a message is spam. 0: all mail is spam except "
+        "that of allowed senders. 100: only mail with a virus is spam. Null: 50."
+    )
+    junk_score: strawberry.Maybe[float | None] = attribute_field(
+        "Points of the spam scanner that give a message the spam score 50, above 0 and at most "
+        "10,000. Null: 8."
+    )
+    reject_score: strawberry.Maybe[float | None] = attribute_field(
+        "Points of the spam scanner from which a message is refused by SMTP, unless it is "
+        "quarantined. At most 10,000 and not below `junkScore`. Null: 15."
+    )
+
+    def to_column_values(self) -> dict[str, Any]:
+        """Return the thresholds that the input sets, by column. Absent thresholds are left out."""
+        changes = zip(SPAM_COLUMNS, (self.level, self.junk_score, self.reject_score), strict=True)
+        return {column: change.value for column, change in changes if change}
+
+
+@strawberry.type(description="Facts about the OpenPGP public key of an account (RFC 9580).")
 class OpenpgpKey:
-    name: str | None = attribute_field("Name in the key.")
-    address: EmailAddress | None = attribute_field("Address in the key.")
-    fingerprint: str = attribute_field("Fingerprint, hex.")
-    expires_at: datetime | None = attribute_field("End of validity.")
+    name: str | None = attribute_field(
+        "Name in the primary user ID of the key. Null: the key has none."
+    )
+    address: EmailAddress | None = attribute_field(
+        "Email address of the primary user ID of the key. Null: the key has none."
+    )
+    fingerprint: str = attribute_field("Fingerprint of the key in lower-case hexadecimal.")
+    expires_at: datetime | None = attribute_field(
+        "Time when the key expires. Null: the key does not expire."
+    )
 
 
-def openpgp_key_from_json(stored_openpgp_key: dict[str, Any] | None) -> OpenpgpKey | None:
+def openpgp_key_from_json_or_none(stored_openpgp_key: dict[str, Any] | None) -> OpenpgpKey | None:
     """Return the stored facts about the user's OpenPGP key; None if the user has none."""
     if stored_openpgp_key is None:
         return None
@@ -49,7 +89,10 @@ def spam_policy_from_columns(
     )
 
 
-@strawberry.type(description="One resolved setting.")
+@strawberry.type(description="Effective setting of an account for a mail service.")
 class ServiceSetting:
-    key: str = attribute_field("Name.")
-    value: str | None = attribute_field("Value.")
+    key: str = attribute_field("Name of the setting, such as `quota/storage`.")
+    value: str | None = attribute_field(
+        "Effective value as text: Booleans as `yes` or `no`, no limit as `unlimited`, "
+        "sizes in bytes, the retention in seconds."
+    )

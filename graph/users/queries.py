@@ -10,11 +10,12 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_access import ACCOUNTS, DOMAINS
 from graph.types.references import (
     DomainRef,
     UserRef,
     domain_selector_from_ref,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
     optional_tuple,
     value_or_none,
 )
@@ -28,30 +29,50 @@ from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions, UserOrder
 
 
-@strawberry.input(description="For listings; fields are combined with AND.")
+@strawberry.input(description="Conditions on accounts. All must hold.")
 class UserFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Partial match of user name, name or main address; one or two letters: how user name or "
-        "main address begin.",
+        "Returns only accounts with this text in the username, display name or main address, in "
+        "any case. A text of 1 or 2 characters must be the beginning of the username or main "
+        "address.",
         default=UNSET,
     )
-    forward: str | None = attribute_field("Partial match of a forwarding target.", default=UNSET)
-    tags: list[str] | None = attribute_field("Any of.", default=UNSET)
-    required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
-    patterns: list[str] | None = attribute_field("User names with * and ?.", default=UNSET)
-    roles: list[Role] | None = attribute_field("Only these roles.", default=UNSET)
+    forward: str | None = attribute_field(
+        "Returns only accounts with this text in a forwarding target (case is ignored). At most "
+        "1,000 "
+        "characters.",
+        default=UNSET,
+    )
+    tags: list[str] | None = attribute_field(
+        "Returns only accounts with at least one of these tags (case is ignored). At most 100.",
+        default=UNSET,
+    )
+    required_tags: list[str] | None = attribute_field(
+        "Returns only accounts with all of these tags (case is ignored). At most 100.",
+        default=UNSET,
+    )
+    patterns: list[str] | None = attribute_field(
+        "Returns only accounts whose username matches one of these patterns: `*` matches any "
+        "characters, `?` one character. At most 100.",
+        default=UNSET,
+    )
+    roles: list[Role] | None = attribute_field(
+        "Returns only accounts with one of these roles.", default=UNSET
+    )
     domain: DomainRef | None = attribute_field(
-        "Users with the main address in this domain.", default=UNSET
+        "Returns only accounts with the main address in this domain.", default=UNSET
     )
     active: bool | None = attribute_field(
-        "Only users that are active, or only those that are not.", default=UNSET
+        "True returns only active accounts, false only the others.", default=UNSET
     )
-    suspended: bool | None = attribute_field("Off or on.", default=UNSET)
+    suspended: bool | None = attribute_field(
+        "True returns only suspended accounts, false only the others.", default=UNSET
+    )
     created_since: datetime | None = attribute_field(
-        "Users created at this time or later.", default=UNSET
+        "Returns only accounts created at this time or later.", default=UNSET
     )
     created_before: datetime | None = attribute_field(
-        "Users created before this time.", default=UNSET
+        "Returns only accounts created before this time.", default=UNSET
     )
 
     def to_conditions(self) -> UserConditions:
@@ -73,16 +94,21 @@ class UserFilter(ConditionsInput):
 
 @strawberry.type
 class UserQuery:
-    @query("One user; nothing = viewer.", scope=Scope.READ)
+    @query(
+        "Returns an account by ID, username or address. Null if it does not exist or the caller "
+        "can't see it.",
+        scope=Scope.READ,
+        access=ACCOUNTS,
+    )
     async def user(
         self,
         info: Info,
         by: Annotated[
             UserRef | None,
-            strawberry.argument(description="User to return. Default: the signed-in user."),
+            strawberry.argument(description="Account to return. Default: the signed-in user."),
         ] = UNSET,
     ) -> User | None:
-        row = await load_user_or_viewer(info, by)
+        row = await load_visible_user_or_require_viewer(info, by)
         user = User.from_row_or_none(row)
         if user and "cursor" in selected_fields(
             info
@@ -93,7 +119,13 @@ class UserQuery:
             vars(user)["cursor"] = ChangeCursor(position) if position else None
         return user
 
-    @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
+    @query(
+        "Returns accounts of all roles: the caller's own and those of the administered "
+        "domains, or for an ADMIN all accounts. Deleted accounts are left out.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+        access=DOMAINS,
+    )
     async def users(
         self,
         info: Info,
@@ -114,9 +146,9 @@ class UserQuery:
         return await connection_of_page(
             info,
             User,
-            await user_listing.load_user_page(
+            await user_listing.load_visible_user_page(
                 info.context, conditions, requested_page, column_names, order_by
             ),
             lambda row: list_order.cursor_of_row(row, list_ordering),
-            lambda: user_listing.count_users(info.context, conditions),
+            lambda: user_listing.count_visible_users(info.context, conditions),
         )

@@ -6,6 +6,7 @@ from graph.admin.tasks import Task
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import OVERSEEN
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.types.scalars import ByteSize
 from graph.users.types import User
@@ -16,37 +17,51 @@ from resolvers.users.quota import quota_recalculation
 
 @strawberry.input(description="Input of quotaRecalculate.")
 class QuotaRecalculateInput(Options):
-    users: UserSelection = attribute_field("Which accounts; all = by a task.")
+    users: UserSelection = attribute_field("Accounts whose storage is counted.")
 
 
-@strawberry.type(description="What an account stores, counted afresh.")
+@strawberry.type(description="Used storage of an account before and after a recalculation.")
 class QuotaResult:
-    user: User = attribute_field("The account.")
-    storage_used: ByteSize = attribute_field("In use.")
-    previous_storage_used: ByteSize = attribute_field("In use, by the counter as it was.")
-
-
-@strawberry.type(description="Answer of quotaRecalculate.")
-class QuotaRecalculatePayload(MutationPayload):
-    results: list[QuotaResult] = attribute_field(
-        "The accounts; none where a task looks.", default_factory=list
+    user: User = attribute_field("Account that was counted.")
+    storage_used: ByteSize = attribute_field(
+        "Sum of the sizes of the account's messages in bytes, before deduplication and "
+        "compression. Deleted messages that can be restored do not count."
     )
-    task: Task | None = attribute_field("Background work, null when done at once.", default=None)
+    previous_storage_used: ByteSize = attribute_field(
+        "Bytes that the counter had before the recalculation."
+    )
+
+
+@strawberry.type(description="Payload of quotaRecalculate.")
+class QuotaRecalculatePayload(MutationPayload):
+    quota_results: list[QuotaResult] = attribute_field(
+        "Counted accounts. Empty if a task counts them.", default_factory=list
+    )
+    task: Task | None = attribute_field(
+        "Task that counts the accounts. Null: the results are complete.", default=None
+    )
 
 
 @strawberry.type
 class UserQuotaMutation:
-    @mutation("Counts afresh what accounts store.", role=Role.ADMIN, scope=Scope.FULL)
+    @mutation(
+        "Recalculates the used storage of accounts from their stored messages and corrects the "
+        "counters. Up to 100 accounts are counted before the response. A task counts more "
+        "accounts, or `all`.",
+        role=Role.ADMIN,
+        scope=Scope.FULL,
+        access=OVERSEEN,
+    )
     async def quota_recalculate(
         self, info: Info, input: QuotaRecalculateInput
     ) -> QuotaRecalculatePayload:
-        result = await quota_recalculation.recalculate_quotas(
+        result = await quota_recalculation.recalculate_storage_usage_or_queue(
             info.context, user_selector_from_selection(input.users)
         )
         rows = await info.context.load_many(
             user_loaders.load_visible_users_by_id, [count.user_id for count in result.counts]
         )
-        results = [
+        quota_results = [
             QuotaResult(
                 user=User.from_row(row),
                 storage_used=ByteSize(count.bytes_now),
@@ -55,4 +70,5 @@ class UserQuotaMutation:
             for row, count in zip(rows, result.counts, strict=True)
             if row
         ]
-        return QuotaRecalculatePayload(results=results, task=Task.from_row_or_none(result.task))
+        task = Task.from_row_or_none(result.task)
+        return QuotaRecalculatePayload(quota_results=quota_results, task=task)

@@ -10,30 +10,32 @@ from graph.types.errors import MutationPayload, Options, UserSelectionPayload, a
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     DomainRef,
     UserRef,
     UserSelection,
-    load_domain_ids,
-    load_user_or_viewer,
+    load_visible_user_or_require_viewer,
     maybe_value,
+    require_administered_domain_ids,
     user_selector_from_selection,
 )
 from graph.types.scalars import CIDR, ByteSize, Duration
+from graph.users.column_requirements import user_patch_field
 from graph.users.create_mutations import (
     FORWARD_TO_DESCRIPTION,
     HASH_DESCRIPTION,
     SENDERS_DESCRIPTION,
 )
-from graph.users.limits import UserLimitsInput, limit_value, patched_limit_columns
+from graph.users.limits import UserLimitsInput, limit_value, validated_limit_columns_of_patch
+from graph.users.part_types import SPAM_COLUMNS, SpamPolicyInput
 from graph.users.types import User
 from models.errors import InvalidInput, require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from models.users.tables import ProtocolScope, SubaddressAction
+from models.users.tables import Frequency, ProtocolScope, SubaddressAction
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth.passwords import password_reset
 from resolvers.auth.passwords.new_passwords import NewPassword
-from resolvers.spam import spam_policy
 from resolvers.users import loaders as user_loaders
 from resolvers.users import roles as user_roles
 from resolvers.users import update as user_update
@@ -53,112 +55,214 @@ UPDATE_FIELDS = (
     "language",
     "allowed_senders",
     "disabled_scopes",
-    "spam_level",
+    "quarantine_notification",
     "upload_sent_messages",
     "require_inbound_tls",
     "require_outbound_tls",
     "smtp_allowed_networks",
     "webmail_access",
+    "allow_local",
     "encrypt_messages",
     "encrypt_forwarded",
     "subaddress_action",
 )
 
 
-@strawberry.input(description="What to change on accounts; absent = unchanged, null = cleared.")
+@strawberry.input(
+    description="New values of accounts. An absent field leaves the value. Null clears a value "
+    "that can be empty; for other fields null is an error."
+)
 class UserPatch(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})
-    username: strawberry.Maybe[str] = attribute_field("Another user name, of one account.")
-    name: strawberry.Maybe[str | None] = attribute_field("Display name.")
-    password: strawberry.Maybe[str] = attribute_field("Another password, of one account.")
-    password_disabled: bool = attribute_field(
-        "Only application passwords and tokens.", default=False
+    username: strawberry.Maybe[str] = user_patch_field(
+        "New name to sign in with: at most 128 characters a-z, 0-9 and hyphens, in "
+        "groups joined by one of `._=:`. It can be an address of such characters. "
+        "Allowed for one account only. Refused if it is taken.",
+        "username",
     )
-    hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
-    allow_unsafe: bool = attribute_field("False checks the list of known passwords.", default=True)
-    password_change_required: strawberry.Maybe[bool] = attribute_field("At the next login.")
-    active: strawberry.Maybe[bool] = attribute_field(
-        "False: the user can neither sign in nor receive messages, and all tokens end."
+    name: strawberry.Maybe[str | None] = user_patch_field(
+        "Display name of the account, at most 255 characters.", "name"
     )
-    suspended: strawberry.Maybe[bool] = attribute_field("No login; tokens end.")
-    disable_2fa: bool = attribute_field(
-        "Turns off all second factors of other accounts. Needs `options.reason`. For the own "
-        "account use twoFactorDisable, which asks for a proof.",
+    password: strawberry.Maybe[str] = user_patch_field(
+        "New password, which must meet the `passwordPolicy` of the account, or its hash "
+        "with `hashedPassword`. It also ends a temporary password. Not allowed with "
+        "`passwordDisabled`. Allowed for one account only. Requires "
+        "scope FULL, except after a sign-in with a temporary password.",
+        "password",
+    )
+    password_disabled: bool = user_patch_field(
+        "True removes the password and a temporary password: the account can be used "
+        "only with application passwords and "
+        "API keys. Requires scope FULL.",
+        "password",
         default=False,
     )
-    tags: strawberry.Maybe[list[str] | None] = attribute_field(
-        "Labels, in place of those there are."
+    hashed_password: bool = user_patch_field(HASH_DESCRIPTION, "hashed_password", default=False)
+    allow_unsafe: bool = attribute_field(
+        "False refuses passwords that the built-in or configured lists of breached passwords "
+        "contain. Not allowed with `hashedPassword`.",
+        default=True,
     )
-    retention: strawberry.Maybe[Duration | None] = attribute_field(
-        "How long messages are kept in folders made from now on: from 1 second to 36,500 days; "
-        "null: for ever."
+    password_change_required: strawberry.Maybe[bool] = user_patch_field(
+        "True: `authenticate` reports that the user should set a new password, until the user "
+        "sets one. The server does not enforce it.",
+        "password_change_required",
     )
-    openpgp_public_key: strawberry.Maybe[str | None] = attribute_field(
-        "OpenPGP public key, armoured. It stays while account or a folder encrypt to it."
+    active: strawberry.Maybe[bool] = user_patch_field(
+        "False: the user can neither sign in nor receive messages. Access tokens, WebSocket "
+        "connections and event streams end. API keys and application passwords are refused until "
+        "the account is active again.",
+        "active",
     )
-    encrypt_messages: strawberry.Maybe[bool] = attribute_field(
-        "Encrypt all that arrives to the key, which it needs."
+    suspended: strawberry.Maybe[bool] = user_patch_field(
+        "True: the account receives messages, but nobody can sign in. Access tokens, WebSocket "
+        "connections and event streams end. API keys and application passwords are refused until "
+        "the suspension ends.",
+        "suspended",
     )
-    forward_to: strawberry.Maybe[list[str] | None] = attribute_field(
-        f"In place of those there are. {FORWARD_TO_DESCRIPTION}"
-    )
-    encrypt_forwarded: strawberry.Maybe[bool] = attribute_field(
-        "Encrypts messages to `forwardTo` to the OpenPGP key, which the account needs."
-    )
-    subaddress_action: strawberry.Maybe[SubaddressAction] = attribute_field(
-        "What mail to user+label@domain does."
-    )
-    metadata: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
-    private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
-        "Free data hidden from the user."
-    )
-    language: strawberry.Maybe[str | None] = attribute_field("For texts sent to the user.")
-    allowed_senders: strawberry.Maybe[list[str] | None] = attribute_field(SENDERS_DESCRIPTION)
-    disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = attribute_field(
-        "Protocols switched off."
-    )
-    spam_level: strawberry.Maybe[int | None] = attribute_field(
-        "0 everything is spam … 100 nothing is."
-    )
-    quota: strawberry.Maybe[ByteSize | None] = attribute_field(
-        "Bytes that the account can store, at least 1. Null: unlimited, which needs "
-        "UNLIMITED_QUOTA."
-    )
-    inherit_quota: bool = attribute_field(
-        "True: the account has the quota of the domain, or else of the platform. Excludes `quota`.",
+    disable_2fa: bool = user_patch_field(
+        "True turns off all second factors of other accounts, for which `options.reason` is "
+        "required. Use `twoFactorDisable` for the signed-in user.",
+        "disable_2fa",
         default=False,
     )
-    limits: strawberry.Maybe[UserLimitsInput | None] = attribute_field(
-        "Limits of the account. The counter of a limit that changes begins again. Null: the "
-        "account has the limits of the platform."
+    tags: strawberry.Maybe[list[str] | None] = user_patch_field(
+        "Tags of the account: at most 1,000, each of 1 to 128 characters. The list replaces the "
+        "stored one.",
+        "tags",
     )
-    upload_sent_messages: strawberry.Maybe[bool] = attribute_field(
-        "Keep what is sent by SMTP submission in Sent."
+    retention: strawberry.Maybe[Duration | None] = user_patch_field(
+        "Time after which messages that are added from now on are deleted, from 1 second to "
+        "36,500 days. It applies to new mailboxes and to mailboxes that inherit the retention of "
+        "the account. Null: messages are kept for ever.",
+        "retention",
     )
-    require_inbound_tls: strawberry.Maybe[bool] = attribute_field(
-        "Refuse mail that comes by SMTP without TLS."
+    openpgp_public_key: strawberry.Maybe[str | None] = user_patch_field(
+        "OpenPGP public key (RFC 9580) in ASCII armor. Null removes the key, which is refused "
+        "while messages of the account or of a mailbox are encrypted with it.",
+        "openpgp_public_key",
     )
-    require_outbound_tls: strawberry.Maybe[bool] = attribute_field(
-        "Send to servers elsewhere only over TLS."
+    encrypt_messages: strawberry.Maybe[bool] = user_patch_field(
+        "True encrypts received messages with the OpenPGP key of the account before they are "
+        "stored. An error if the account has no key.",
+        "encrypt_messages",
     )
-    smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = attribute_field(
-        "SMTP submission only from here; null = anywhere."
+    forward_to: strawberry.Maybe[list[str] | None] = user_patch_field(
+        f"{FORWARD_TO_DESCRIPTION} The list replaces the stored one. A relay URL with `***` as "
+        "password keeps the stored password. Null: no forwarding.",
+        "forward_to",
     )
-    webmail_access: strawberry.Maybe[bool] = attribute_field("May use browser clients.")
+    encrypt_forwarded: strawberry.Maybe[bool] = user_patch_field(
+        "True encrypts messages to `forwardTo` with the OpenPGP key of the account. An error if "
+        "the account has no key.",
+        "encrypt_forwarded",
+    )
+    subaddress_action: strawberry.Maybe[SubaddressAction] = user_patch_field(
+        "Treatment of mail to an address with a label, such as `user+label@example.com`.",
+        "subaddress_action",
+    )
+    metadata: strawberry.Maybe[JSON | None] = user_patch_field(
+        "JSON object with data of your application, which the user can read. It replaces the "
+        "stored one. At most 1 MiB.",
+        "public_metadata",
+    )
+    private_metadata: strawberry.Maybe[JSON | None] = user_patch_field(
+        "JSON object with data of your application that the user can't read. It replaces the "
+        "stored one. At most 1 MiB.",
+        "private_metadata",
+    )
+    language: strawberry.Maybe[str | None] = user_patch_field(
+        "Language tag such as `de` or `pt-BR`, which selects the language of messages from the "
+        "server. Null: English.",
+        "language",
+    )
+    allowed_senders: strawberry.Maybe[list[str] | None] = user_patch_field(
+        SENDERS_DESCRIPTION, "allowed_senders"
+    )
+    disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = user_patch_field(
+        "Protocols that the account can't sign in to. The list replaces the stored one.",
+        "disabled_scopes",
+    )
+    spam: strawberry.Maybe[SpamPolicyInput | None] = user_patch_field(
+        "Spam thresholds of the account. Null: the defaults.", "spam_level"
+    )
+    quarantine_notification: strawberry.Maybe[Frequency] = user_patch_field(
+        "Time from the first unlisted message in the quarantine to the next digest.",
+        "quarantine_notification",
+    )
+    quota: strawberry.Maybe[ByteSize | None] = user_patch_field(
+        "Bytes that the account can store, at least 1. Null: unlimited, for which a "
+        "DOMAIN_ADMIN needs UNLIMITED_QUOTA. More than the domain allows is a "
+        "LimitReachedError.",
+        "quota",
+    )
+    inherit_quota: bool = user_patch_field(
+        "True: the account inherits its quota from the domain, or else from the platform. Not "
+        "allowed with `quota`.",
+        "quota",
+        default=False,
+    )
+    limits: strawberry.Maybe[UserLimitsInput] = user_patch_field(
+        "Sending and receiving limits of the account. The counter of a changed limit starts at 0.",
+        "received_per_hour",
+    )
+    inherit_limits: bool = user_patch_field(
+        "True: the account inherits all sending and receiving limits from the platform. "
+        "The counter of a changed limit starts at 0. Not "
+        "allowed with `limits`.",
+        "received_per_hour",
+        default=False,
+    )
+    upload_sent_messages: strawberry.Maybe[bool] = user_patch_field(
+        "True stores messages that the account sends by SMTP submission in its Sent mailbox.",
+        "upload_sent_messages",
+    )
+    require_inbound_tls: strawberry.Maybe[bool] = user_patch_field(
+        "True refuses messages that other servers send to the account by SMTP without TLS.",
+        "require_inbound_tls",
+    )
+    require_outbound_tls: strawberry.Maybe[bool] = user_patch_field(
+        "True delivers messages of the account to other servers only over TLS; without TLS the "
+        "delivery is deferred.",
+        "require_outbound_tls",
+    )
+    smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = user_patch_field(
+        "Networks from which the account can sign in to SMTP submission, at most 100. Null: any "
+        "network.",
+        "smtp_allowed_networks",
+    )
+    webmail_access: strawberry.Maybe[bool] = user_patch_field(
+        "False refuses the account password for HTTP Basic authentication and for access tokens, "
+        "which web mail clients need. OAuth clients with scopes for GraphQL and REST are refused "
+        "too. Existing access tokens stay valid.",
+        "webmail_access",
+    )
+    allow_local: strawberry.Maybe[bool] = user_patch_field(
+        "True: the account belongs to no directory, such as that of a machine that only sends "
+        "mail. It signs in with its password, and the identity provider of the domain and SCIM "
+        "don't change it.",
+        "allow_local",
+    )
 
-    def to_user_changes(self) -> UserChanges:
+    def to_validated_user_changes(self) -> UserChanges:
         """Convert the input to changes of users. Absent fields are left out."""
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
-        values |= patched_limit_columns(self.limits, LIMIT_COLUMNS)
+        values |= validated_limit_columns_of_patch(self, LIMIT_COLUMNS)
         if self.quota:
             values["quota"] = limit_value(self.quota.value)
         if self.inherit_quota:
             if self.quota:
-                text = "inheritQuota excludes a quota of the account"
+                text = "`inheritQuota` can't be combined with a quota of the account."
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.EXCLUSIVE, path=["set", "inheritQuota"]
                 )
             values["quota"] = None
+        if self.spam:
+            values |= (
+                self.spam.value.to_column_values()
+                if self.spam.value
+                else dict.fromkeys(SPAM_COLUMNS)
+            )
         if self.metadata:
             values["public_metadata"] = self.metadata.value
         password = None
@@ -179,54 +283,73 @@ class UserPatch(RestrictionsInput):
 
 @strawberry.input(description="Input of userUpdate.")
 class UserUpdateInput(Options):
-    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    existing_password: str | None = attribute_field(
-        "Checked first; needed to change the own password.", default=UNSET
+    users: UserSelection | None = attribute_field(
+        "Accounts to change. Default: the signed-in user.", default=UNSET
     )
-    set: UserPatch = attribute_field("What to change.")
+    existing_password: str | None = attribute_field(
+        "Current or temporary password of the account to change, which must be one account. "
+        "Required if the signed-in user has a password and changes or removes it. Wrong attempts "
+        "are counted.",
+        default=UNSET,
+    )
+    set: UserPatch = attribute_field("New values, the same for all accounts.")
 
 
-@strawberry.input(description="Input of userRoleSet; what is absent stays.")
+@strawberry.input(description="Input of userRoleSet. An absent field leaves the value.")
 class UserRoleSetInput(Options):
-    users: UserSelection = attribute_field("Whose.")
-    role: Role | None = attribute_field("Up to the caller's own.", default=UNSET)
+    users: UserSelection = attribute_field("Accounts whose role is set.")
+    role: Role | None = attribute_field(
+        "Role of the accounts. It can't exceed the role of the caller, and PUBLIC is "
+        "refused. Default: unchanged.",
+        default=UNSET,
+    )
     administers: list[DomainRef] | None = attribute_field(
-        "Domains of a DOMAIN_ADMIN, in place of those there are.", default=UNSET
+        "Domains that the account administers as DOMAIN_ADMIN, at most 1,000. The list replaces "
+        "the stored one. Refused for other roles.",
+        default=UNSET,
     )
     admin_permissions: list[AdminPermission] | None = attribute_field(
-        "What a DOMAIN_ADMIN may do, in place of what there is.", default=UNSET
+        "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains. "
+        "The list replaces the stored one. Refused for other roles.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of userPermissionsSet.")
 class UserPermissionsSetInput(Options):
-    users: UserSelection = attribute_field("Whose.")
-    permissions: list[UserPermission] = attribute_field("In place of those there are.")
-
-
-@strawberry.input(description="Input of spamPolicySet; absent = unchanged, null = the default.")
-class SpamPolicySetInput(Options):
-    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    level: strawberry.Maybe[int | None] = attribute_field("0 everything is spam … 100 nothing is.")
-    junk_score: strawberry.Maybe[float | None] = attribute_field("To Junk from this score.")
-    reject_score: strawberry.Maybe[float | None] = attribute_field("Refused from this score.")
+    users: UserSelection = attribute_field("Accounts whose permissions are set.")
+    permissions: list[UserPermission] = attribute_field(
+        "Settings that the users can change. The list replaces the stored one; an empty list "
+        "allows none."
+    )
 
 
 @strawberry.input(description="Input of userPasswordReset.")
 class UserPasswordResetInput(Options):
-    user: UserRef = attribute_field("Whose; not the viewer's.")
-    starts_at: datetime | None = attribute_field("Not usable earlier.", default=UNSET)
+    user: UserRef = attribute_field(
+        "Account that gets the temporary password. The signed-in user is refused."
+    )
+    starts_at: datetime | None = attribute_field(
+        "Time from which the temporary password is valid, at most 365 days ahead. Default: now, "
+        "which also replaces a past time.",
+        default=UNSET,
+    )
 
 
-@strawberry.type(description="Accounts that were changed, or were so already.")
+@strawberry.type(description="Payload of mutations that change accounts.")
 class UsersPayload(UserSelectionPayload):
-    users: list[User] = attribute_field("The accounts, as they are now.", default_factory=list)
+    users: list[User] = attribute_field(
+        "Accounts of the selection after the change, including those that had the values before.",
+        default_factory=list,
+    )
 
 
-@strawberry.type(description="Answer of userPasswordReset.")
+@strawberry.type(description="Payload of userPasswordReset.")
 class UserPasswordResetPayload(MutationPayload):
     password: str | None = attribute_field(
-        "Temporary password, good for 24 hours; shown once.", default=None, metadata=SECRET_METADATA
+        "Temporary password, valid for 24 hours from `startsAt`. It is returned once.",
+        default=None,
+        metadata=SECRET_METADATA,
     )
 
 
@@ -247,26 +370,41 @@ def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
 @strawberry.type
 class UserUpdateMutation:
     @mutation(
-        "Own account, or many: all or none.",
+        "Changes the signed-in user's account or the selected ones, all or none. The descriptions "
+        "of the fields of `set` say which of them only an administrator can change. A "
+        "new or removed password ends the access tokens of the account, except that of "
+        "the request, and the connections that were opened with them. API keys and "
+        "application passwords stay valid.",
         scope=Scope.SETTINGS,
-        atomic_exclusion=AtomicExclusion("a password that is checked", _needs_separate_transaction),
+        atomic_exclusion=AtomicExclusion(
+            "A check for breached passwords", _needs_separate_transaction
+        ),
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def user_update(self, info: Info, input: UserUpdateInput) -> UsersPayload:
         existing = input.existing_password
         keys = await user_update.update_users(
             info.context,
             user_selector_from_selection(input.users),
-            input.set.to_user_changes(),
+            input.set.to_validated_user_changes(),
             existing if isinstance(existing, str) else None,
         )
         return await load_users_payload(info, keys)
 
-    @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.FULL)
+    @mutation(
+        "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
+        "accounts or none. An absent "
+        "field leaves the value. An account that is no longer a DOMAIN_ADMIN loses both lists. "
+        "The role can't exceed the caller's.",
+        role=Role.ADMIN,
+        scope=Scope.FULL,
+        access=MANAGED,
+    )
     async def user_role_set(self, info: Info, input: UserRoleSetInput) -> UsersPayload:
         domain_ids, permissions = input.administers, input.admin_permissions
         role_change = RoleChange(
             input.role or None,
-            await load_domain_ids(info, domain_ids, path="administers")
+            await require_administered_domain_ids(info, domain_ids, path="administers")
             if isinstance(domain_ids, list)
             else None,
             permissions if isinstance(permissions, list) else None,
@@ -277,9 +415,11 @@ class UserUpdateMutation:
         )
 
     @mutation(
-        "What users may change themselves: replaces the list.",
+        "Replaces the list of settings that the users of these accounts can change, for all "
+        "accounts or none.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
+        access=MANAGED,
     )
     async def user_permissions_set(
         self, info: Info, input: UserPermissionsSetInput
@@ -289,33 +429,23 @@ class UserUpdateMutation:
         return await load_users_payload(info, keys)
 
     @mutation(
-        "Spam thresholds.",
-        scope=Scope.SETTINGS,
-        user_permission=UserPermission.SPAM_SCORE,
-        admin_permission=AdminPermission.SPAM_POLICY,
-    )
-    async def spam_policy_set(self, info: Info, input: SpamPolicySetInput) -> UsersPayload:
-        fields = {
-            "spam_level": input.level,
-            "junk_score": input.junk_score,
-            "reject_score": input.reject_score,
-        }
-        values = {name: change.value for name, change in fields.items() if change}
-        selector = user_selector_from_selection(input.users)
-        return await load_users_payload(
-            info, await spam_policy.set_spam_policy(info.context, selector, values)
-        )
-
-    @mutation(
-        "A temporary password beside the one there is, to be changed at the next login; "
-        "second factors stay.",
+        "Gives an account a temporary password in addition to its password, and ends its "
+        "access tokens with their open connections. An earlier temporary password is "
+        "replaced. With the temporary password the user can only set a "
+        "new password, within 24 hours from `startsAt`. API keys, application passwords and "
+        "second factors stay. Refused for the signed-in user.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
+        access=MANAGED,
     )
     async def user_password_reset(
         self, info: Info, input: UserPasswordResetInput
     ) -> UserPasswordResetPayload:
-        user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
+        user = require_found(
+            await load_visible_user_or_require_viewer(info, input.user), path=["user"]
+        )
         starts_at = input.starts_at or None
-        password = await password_reset.set_temporary_password(info.context, user.id, starts_at)
+        password = await password_reset.set_temporary_password_and_sign_out(
+            info.context, user.id, starts_at
+        )
         return UserPasswordResetPayload(password=password)

@@ -6,6 +6,7 @@ from strawberry import UNSET
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
@@ -16,17 +17,18 @@ from resolvers.users import user_preferences_reset
 @strawberry.input(description="Input of userPreferencesReset.")
 class UserPreferencesResetInput(Options):
     users: UserSelection | None = attribute_field(
-        "Which accounts; absent = the viewer's.", default=UNSET
+        "Accounts whose preferences are deleted. Default: the signed-in user.", default=UNSET
     )
 
 
 @strawberry.type
 class UserPreferencesResetMutation:
     @mutation(
-        "Forgets preferences of browser clients: what the accounts keep below ui/ in key-value "
-        "stores.",
+        "Deletes the preferences that web mail clients store for accounts: all entries of their "
+        "key-value stores whose key begins with `ui/`. Default: the signed-in user.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.PREFERENCES_RESET,
+        access=MANAGED,
     )
     async def user_preferences_reset(
         self, info: Info, input: UserPreferencesResetInput

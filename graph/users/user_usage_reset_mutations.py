@@ -6,6 +6,7 @@ from strawberry import UNSET
 from graph.types.errors import Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from models.errors import InvalidInput
@@ -18,30 +19,36 @@ from resolvers.users.quota import user_usage_reset
 
 @strawberry.input(description="Input of userUsageReset.")
 class UserUsageResetInput(Options):
-    users: UserSelection = attribute_field("Whose.")
-    kinds: list[UsageKind] | None = attribute_field("Which counters; absent = all.", default=UNSET)
+    users: UserSelection = attribute_field("Accounts whose counters are reset.")
+    kinds: list[UsageKind] | None = attribute_field(
+        "Counters to reset. Default: all.", default=UNSET
+    )
 
 
-@strawberry.type(description="Answer of userUsageReset.")
+@strawberry.type(description="Payload of userUsageReset.")
 class UserUsageResetPayload(UserSelectionPayload):
-    users: list[User] = attribute_field("The accounts, as they are now.", default_factory=list)
+    users: list[User] = attribute_field(
+        "Accounts of the selection after the reset.", default_factory=list
+    )
 
 
 @strawberry.type
 class UserUsageResetMutation:
     @mutation(
-        "Lets counters of limits begin anew: recipients, messages received, automatic answers. "
-        "What is stored is counted by quotaRecalculate.",
+        "Resets counters of sending and receiving limits to 0, for all selected accounts or none. "
+        "The limits stay. Used "
+        "storage is corrected by `quotaRecalculate` instead.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.RATE_LIMITS,
+        access=MANAGED,
     )
     async def user_usage_reset(
         self, info: Info, input: UserUsageResetInput
     ) -> UserUsageResetPayload:
         kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
         if not kinds:
-            text = "name a counter, or leave it out for all"
+            text = "A counter is required. Omit the field to reset all counters."
             raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["kinds"])
         keys = await user_usage_reset.reset_usage(
             info.context, user_selector_from_selection(input.users), set(kinds)

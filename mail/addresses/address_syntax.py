@@ -77,19 +77,20 @@ def username_key(username: str) -> str:
     return username.replace(".", "")
 
 
-def checked_username(username: str, *, path: Sequence[str] = ("username",)) -> str:
+def normalize_and_validate_username(username: str, *, path: Sequence[str] = ("username",)) -> str:
     """Return the username in lower case. Raises InvalidInput if it is not a username."""
     username = unicodedata.normalize("NFC", username.strip().lower())
     if len(username) > 128 or not _USERNAME.fullmatch(username):  # noqa: PLR2004 - as documented
         raise InvalidInput(
-            "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
+            "A user name must have from 1 to 128 characters of a-z, 0-9 and -, in "
+            "groups joined by one of . _ = :",
             constraint=ValidationConstraint.PATTERN,
             path=path,
         )
     return username
 
 
-def validated_address(address: str, *, path: str = "address") -> str:
+def normalize_and_validate_address(address: str, *, path: str = "address") -> str:
     """Return the address in NFC with the domain in Unicode.
 
     Raises InvalidInput if it is not an address.
@@ -105,21 +106,23 @@ def validated_address(address: str, *, path: str = "address") -> str:
     )
     if not fits:
         raise InvalidInput(
-            "not a mail address", constraint=ValidationConstraint.ADDRESS, path=[path]
+            "Not an email address.", constraint=ValidationConstraint.ADDRESS, path=[path]
         )
-    return f"{local}@{checked_domain(domain, path=path)}"
+    return f"{local}@{normalize_and_validate_domain(domain, path=path)}"
 
 
-def checked_domain(name: str, *, path: str = "domain") -> str:
+def normalize_and_validate_domain(name: str, *, path: str = "domain") -> str:
     """Return the normalized domain. Raises InvalidInput if it is not a domain name."""
-    domain = _valid_domain(name) if len(name) <= _MAX_DOMAIN else None
+    domain = _normalized_domain_or_none(name) if len(name) <= _MAX_DOMAIN else None
     if domain is None:
-        raise InvalidInput("not a domain name", constraint=ValidationConstraint.DOMAIN, path=[path])
+        raise InvalidInput(
+            "Not a domain name.", constraint=ValidationConstraint.DOMAIN, path=[path]
+        )
     return domain
 
 
 @lru_cache(4096)
-def _valid_domain(name: str) -> str | None:
+def _normalized_domain_or_none(name: str) -> str | None:
     domain = normalized_domain(name)
     labels = domain.split(".")
     fits = all(_DOMAIN_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
@@ -142,7 +145,7 @@ def ascii_domain(domain: str) -> str:
     return idna.encode(domain, uts46=True).decode()
 
 
-def local_parts_to_look_up(local_part: str, delimiters: str) -> list[str]:
+def undotted_local_parts_to_look_up(local_part: str, delimiters: str) -> list[str]:
     """Return the local parts without dots that a mail can be for: the whole one first.
 
     Addresses never contain a +, so with + as delimiter the label is always removed.
@@ -150,8 +153,12 @@ def local_parts_to_look_up(local_part: str, delimiters: str) -> list[str]:
     local_part = local_part.replace(".", "")
     if "+" in delimiters:
         local_part = local_part.partition("+")[0]
-    places = [at for sign in delimiters if (at := local_part.find(sign)) > 0]
-    return [local_part, local_part[: min(places)]] if places else [local_part]
+    delimiter_positions = [at for sign in delimiters if (at := local_part.find(sign)) > 0]
+    return (
+        [local_part, local_part[: min(delimiter_positions)]]
+        if delimiter_positions
+        else [local_part]
+    )
 
 
 def patterns_matching_local_parts(*local_parts: str) -> list[str]:
@@ -159,9 +166,9 @@ def patterns_matching_local_parts(*local_parts: str) -> list[str]:
 
     The local parts themselves are first, then patterns by length of the fixed part, prefix first.
     """
-    found = list(local_parts)
+    patterns = list(local_parts)
     for fixed in range(min(max(map(len, local_parts)), MAX_FIXED_PART), 0, -1):
         for local in local_parts:
             if len(local) >= fixed:
-                found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
-    return list(dict.fromkeys([*found, "*"]))
+                patterns += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
+    return list(dict.fromkeys([*patterns, "*"]))

@@ -36,19 +36,21 @@ def rewrite_sender(environment: Environment, sender: str, local_domain: str) -> 
     local, _, sender_domain = sender.rpartition("@")
     if not local:
         return ""
-    if found := _ANY_SRS.fullmatch(local):
-        version, rest = found.groups()
-        first, rest = (sender_domain, f"={rest}") if version == "0" else _parse_srs1(rest)
-        return f"SRS1={_signature(environment, first, rest)}={first}={rest}@{local_domain}"
+    if match := _ANY_SRS.fullmatch(local):
+        version, rest = match.groups()
+        first, rest = (
+            (sender_domain, f"={rest}") if version == "0" else _parse_srs1_domain_and_rest(rest)
+        )
+        return f"SRS1={_srs_signature(environment, first, rest)}={first}={rest}@{local_domain}"
     day = _encoded_today(environment)
-    proof = _signature(environment, day, sender_domain, local)
+    proof = _srs_signature(environment, day, sender_domain, local)
     return f"SRS0={proof}={day}={sender_domain}={local}@{local_domain}"
 
 
-def _parse_srs1(rest: str) -> tuple[str, str]:
+def _parse_srs1_domain_and_rest(rest: str) -> tuple[str, str]:
     """Return the first domain and the rest of an SRS1 local part, after its signature."""
-    first, _, told = rest.partition("=")[2].partition("=")
-    return first, told
+    first, _, timestamp_and_rest = rest.partition("=")[2].partition("=")
+    return first, timestamp_and_rest
 
 
 def is_srs(local_part: str) -> bool:
@@ -61,18 +63,20 @@ def verified_original_sender(environment: Environment, srs_local_part: str) -> s
 
     Raises InvalidInput if the signature is not ours or the day is more than 21 days ago.
     """
-    if found := _SRS0.fullmatch(srs_local_part):
-        proof, day, home, name = found.groups()
+    if match := _SRS0.fullmatch(srs_local_part):
+        proof, day, original_domain, name = match.groups()
         if _is_same_signature(
-            proof, _signature(environment, day.lower(), home, name)
+            proof, _srs_signature(environment, day.lower(), original_domain, name)
         ) and _is_recent(environment, day.lower()):
-            return f"{name}@{home}"
-    elif found := _SRS1.fullmatch(srs_local_part):
-        proof, first, rest = found.groups()
-        if _is_same_signature(proof, _signature(environment, first, rest)):
+            return f"{name}@{original_domain}"
+    elif match := _SRS1.fullmatch(srs_local_part):
+        proof, first, rest = match.groups()
+        if _is_same_signature(proof, _srs_signature(environment, first, rest)):
             return f"SRS0{rest}@{first}"
     raise InvalidInput(
-        "not a sender of ours, or too old", constraint=ValidationConstraint.SRS, path=["address"]
+        "The SRS address is invalid or expired.",
+        constraint=ValidationConstraint.SRS,
+        path=["address"],
     )
 
 
@@ -80,14 +84,14 @@ def _is_same_signature(received: str, signature: str) -> bool:
     return hmac.compare_digest(received.lower(), signature)
 
 
-def _signature(environment: Environment, *parts: str) -> str:
+def _srs_signature(environment: Environment, *parts: str) -> str:
     """Return the signature of the parts in lower case.
 
     Upper and lower case get the same signature, since relays may change the case.
     """
-    told = "\0".join(["srs", *parts]).lower().encode()
+    signed_text = "\0".join(["srs", *parts]).lower().encode()
     return (
-        b32encode(hmac.digest(environment.signing_secret, told, "sha256"))
+        b32encode(hmac.digest(environment.signing_secret, signed_text, "sha256"))
         .decode()[:SIGNATURE_LENGTH]
         .lower()
     )
@@ -106,5 +110,5 @@ def _encode_day(day_number: int) -> str:
 
 
 def _is_recent(environment: Environment, encoded_day: str) -> bool:
-    written = LETTERS.index(encoded_day[0]) << 5 | LETTERS.index(encoded_day[1])
-    return (_day_number(environment) - written) % DAY_PERIOD <= MAX_AGE.days
+    day_number = LETTERS.index(encoded_day[0]) << 5 | LETTERS.index(encoded_day[1])
+    return (_day_number(environment) - day_number) % DAY_PERIOD <= MAX_AGE.days

@@ -29,7 +29,7 @@ from mail.archives.source_message import (
     UnusableMessageError,
     mailbox_path_from_maildir,
     maildir_flags,
-    parse_date_field,
+    parse_date_field_or_none,
     with_crlf,
 )
 from mail.archives.zip_format import DamagedArchiveError
@@ -52,7 +52,7 @@ class ArchiveFile:
 _Entry = tar_format.TarEntry | zip_format.ZipEntry
 
 
-def archive_format(first_bytes: bytes) -> str | None:
+def detect_archive_format_or_none(first_bytes: bytes) -> str | None:
     """Return the archive format (zip, tar or json) of a file's first bytes, else None."""
     if first_bytes.startswith((zip_format.LOCAL, zip_format.END)):
         return "zip"
@@ -61,25 +61,34 @@ def archive_format(first_bytes: bytes) -> str | None:
     return "json" if first_bytes.lstrip().startswith(b"{") else None
 
 
-def read_account(archive: ArchiveFile) -> AccountRecord | None:
+def read_account_record_of_archive(archive: ArchiveFile) -> AccountRecord | None:
     """Return the account record of an archive, None if it has none.
+
+    Raises DamagedArchiveError if the archive can't be read.
+    """
+    record = read_account_object_of_archive(archive)
+    return None if record is None else _account_from_record(record)
+
+
+def read_account_object_of_archive(archive: ArchiveFile) -> dict[str, Any] | None:
+    """Return the JSON object of the account record of an archive, None if it has none.
 
     Raises DamagedArchiveError if the archive can't be read.
     """
     with archive.path.open("rb") as file:
         if archive.kind == "json":
-            record = _parse_record(file.readline(json_lines.MAX_RECORD_BYTES + 1))
+            record = _parse_json_record_within_limit(file.readline(json_lines.MAX_RECORD_BYTES + 1))
             if record.get("kind") != "account":
                 raise DamagedArchiveError(
-                    "lines of JSON, but none that tells of an account comes first"
+                    "The first line of the JSON Lines file is not an account record."
                 )
-            return _account_from_record(record)
+            return record
         walk = _EntryReader(archive, file)
         for entry in walk.entries(0):
             if entry.name != ACCOUNT_FILE:
                 return None
-            return _account_from_record(
-                _parse_record(walk.read_content_within_limits(entry, json_lines.MAX_RECORD_BYTES))
+            return _parse_json_record_within_limit(
+                walk.read_content_within_limits(entry, json_lines.MAX_RECORD_BYTES)
             )
     return None
 
@@ -92,17 +101,19 @@ def _account_from_record(record: Mapping[str, Any]) -> AccountRecord:
         raise DamagedArchiveError(str(problem)) from problem
 
 
-def _parse_record(text: bytes) -> dict[str, Any]:
+def _parse_json_record_within_limit(text: bytes) -> dict[str, Any]:
     """Parse the JSON of a record. Raises DamagedArchiveError if it is too large or invalid."""
     try:
         if len(text) > json_lines.MAX_RECORD_BYTES:
-            raise DamagedArchiveError("a record larger than any of ours")
-        return json_lines.parse_object(text)
+            raise DamagedArchiveError("A record of the archive is too large.")
+        return json_lines.parse_json_object(text)
     except InvalidRecordError as problem:
-        raise DamagedArchiveError("an archive of ours that is damaged, or was cut off") from problem
+        raise DamagedArchiveError("The archive is damaged or truncated.") from problem
 
 
-def read_messages(archive: ArchiveFile, checkpoint: str | None) -> Iterator[SourceMessage]:
+def read_archive_messages_and_skips(
+    archive: ArchiveFile, checkpoint: str | None
+) -> Iterator[SourceMessage]:
     """Yield the messages after a checkpoint, and the entries that have to be skipped.
 
     Raises DamagedArchiveError if the archive is damaged or cut off.
@@ -127,14 +138,14 @@ class _EntryReader:
     def __post_init__(self) -> None:
         self.size = self.file.seek(0, 2)
         if self.archive.kind == "zip":
-            self.zip_directory = zip_format.find_directory(self.file)
+            self.zip_directory = zip_format.find_central_directory_or_raise(self.file)
 
     def entries(self, start: int) -> Iterator[_Entry]:
         """Yield the entries from an offset on; 0 is the first entry."""
         if self.zip_directory is None:
-            yield from tar_format.read_entries(self.file, start)
+            yield from tar_format.read_tar_entries(self.file, start)
         else:
-            yield from zip_format.read_entries(
+            yield from zip_format.read_zip_entries(
                 self.file, self.zip_directory, start or self.zip_directory.start
             )
 
@@ -147,21 +158,23 @@ class _EntryReader:
         if entry.unusable_reason:
             raise UnusableMessageError(entry.unusable_reason)
         if entry.size > max_bytes:
-            raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX_SIZE")
+            raise UnusableMessageError("The message is larger than MERGANSER_MESSAGE_MAX_SIZE.")
         if (
             isinstance(entry, zip_format.ZipEntry)
             and entry.packed_size > max_bytes + RATIO_ALLOWANCE
         ):
-            raise UnusableMessageError("packed into more than it is")
+            raise UnusableMessageError(
+                "The message decompresses to more bytes than the archive states."
+            )
         self.unpacked_bytes += entry.size
         if self.unpacked_bytes > self.size * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE:
             raise DamagedArchiveError(
-                f"an archive that unpacks to more than {MAX_COMPRESSION_RATIO} times its size"
+                f"The archive decompresses to more than {MAX_COMPRESSION_RATIO} times its size."
             )
         if isinstance(entry, tar_format.TarEntry):
             return tar_format.read_content(self.file, entry)
         try:
-            return zip_format.read_content(self.file, entry)
+            return zip_format.read_zip_entry_content(self.file, entry)
         except DamagedArchiveError as problem:
             raise UnusableMessageError(str(problem)) from problem
 
@@ -175,7 +188,7 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
     at, manifest_offset, used_records = (int(part) for part in (checkpoint or "0 -1 0").split())
     records: dict[str, Mapping[str, Any]] = {}
     if manifest_offset >= 0:
-        records = _manifest_records(reader, next(iter(reader.entries(manifest_offset))))
+        records = _message_records_by_file_name(reader, next(iter(reader.entries(manifest_offset))))
         records = dict(islice(records.items(), used_records, None))
     next_offset = at
     for entry in reader.entries(at):
@@ -185,7 +198,7 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
                 records, f"{entry_offset} -1 0", entry_offset
             )
             records, manifest_offset, used_records = (
-                _manifest_records(reader, entry),
+                _message_records_by_file_name(reader, entry),
                 entry_offset,
                 0,
             )
@@ -199,7 +212,7 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
             name, INBOX, f"{entry.next_offset} {manifest_offset} {used_records}", entry.end
         )
         try:
-            yield _message_of_entry(reader, entry, source_message, record)
+            yield _read_message_of_entry_or_raise(reader, entry, source_message, record)
         except UnusableMessageError as problem:
             yield source_message.with_skip_reason(str(problem))
     yield from _skipped_messages_of_missing_entries(records, f"{next_offset} -1 0", reader.size)
@@ -215,26 +228,28 @@ def _skipped_messages_of_missing_entries(
             INBOX,
             checkpoint,
             progress,
-            reason="told of in the archive, but not there",
+            reason="The file of the message is missing in the archive.",
         )
 
 
-def _manifest_records(reader: _EntryReader, entry: _Entry) -> dict[str, Mapping[str, Any]]:
+def _message_records_by_file_name(
+    reader: _EntryReader, manifest_entry: _Entry
+) -> dict[str, Mapping[str, Any]]:
     """Return the records of a manifest by file name.
 
     Raises DamagedArchiveError if it can't be read.
     """
     try:
-        text = reader.read_content_within_limits(entry, json_lines.MAX_RECORD_BYTES)
-        lines = [json_lines.parse_object(line) for line in text.splitlines()]
+        text = reader.read_content_within_limits(manifest_entry, json_lines.MAX_RECORD_BYTES)
+        lines = [json_lines.parse_json_object(line) for line in text.splitlines()]
         return {record["file"]: record for record in lines if isinstance(record["file"], str)}
     except (UnusableMessageError, InvalidRecordError, KeyError) as problem:
         raise DamagedArchiveError(
-            "an archive of ours that is damaged: a manifest is none"
+            "The archive is damaged: a manifest can't be parsed."
         ) from problem
 
 
-def _message_of_entry(
+def _read_message_of_entry_or_raise(
     reader: _EntryReader,
     entry: _Entry,
     source_message: SourceMessage,
@@ -248,21 +263,21 @@ def _message_of_entry(
         raw = reader.read_content_within_limits(entry, reader.archive.max_message_bytes)
         return _message_checked_against_record(source_message, raw, record)
     if entry.name.startswith(RECORDS_FOLDER):
-        raise UnusableMessageError("a file of ours that we do not know")
+        raise UnusableMessageError("The archive contains an unknown file.")
     parts = entry.name.split("/")
     if entry.name.startswith("/") or ".." in parts or "" in parts:
-        raise UnusableMessageError("a name that leads out of the archive")
+        raise UnusableMessageError("The file name points outside of the archive.")
     in_maildir = len(parts) > 1 and parts[-2] in ("cur", "new")
     if not in_maildir and not entry.name.lower().endswith(".eml"):
-        raise UnusableMessageError("neither an .eml file nor one of a Maildir")
+        raise UnusableMessageError("The file is neither an .eml file nor a file of a Maildir.")
     raw = with_crlf(reader.read_content_within_limits(entry, reader.archive.max_message_bytes))
     if not raw:
-        raise UnusableMessageError("empty")
+        raise UnusableMessageError("The file is empty.")
     at = entry.modified_at if isinstance(entry, tar_format.TarEntry) else None
     received = (
-        _utc_from_timestamp(at)
+        _utc_from_timestamp_or_none(at)
         if in_maildir
-        else parse_date_field(raw[: 1 << 16]) or _utc_from_timestamp(at)
+        else parse_date_field_or_none(raw[: 1 << 16]) or _utc_from_timestamp_or_none(at)
     )
     levels = parts[:-2] if in_maildir else parts[:-1]
     if in_maildir and levels[:1] == ["Maildir"]:
@@ -272,7 +287,7 @@ def _message_of_entry(
     return source_message.with_message(raw, folder=folder, received_at=received, flags=flags)
 
 
-def _utc_from_timestamp(seconds: float | None) -> datetime | None:
+def _utc_from_timestamp_or_none(seconds: float | None) -> datetime | None:
     """Return the UTC time of seconds since 1970, None if missing or out of range."""
     try:
         return None if not seconds else datetime.fromtimestamp(seconds, UTC)
@@ -288,21 +303,21 @@ def _message_checked_against_record(
     Raises UnusableMessageError if the record is invalid or has another digest.
     """
     try:
-        told: MessageRecord = json_lines.parse_message_record(record)
+        stored_record: MessageRecord = json_lines.parse_message_record(record)
     except InvalidRecordError as problem:
         raise UnusableMessageError(str(problem)) from problem
-    if told.digest is not None and hashlib.sha256(raw).hexdigest() != told.digest:
-        raise UnusableMessageError("damaged: it has another digest than is told")
+    if stored_record.digest is not None and hashlib.sha256(raw).hexdigest() != stored_record.digest:
+        raise UnusableMessageError("The message is damaged: its digest differs from the manifest.")
     return SourceMessage(
         source_message.name,
-        told.mailbox,
+        stored_record.mailbox,
         source_message.checkpoint,
         source_message.progress,
         raw,
-        received_at=told.received_at,
-        flags=told.flags,
-        sender=told.sender,
-        record=told,
+        received_at=stored_record.received_at,
+        flags=stored_record.flags,
+        sender=stored_record.sender,
+        record=stored_record,
     )
 
 
@@ -314,7 +329,7 @@ def _read_json_lines(archive: ArchiveFile, file: IO[bytes], start: int) -> Itera
     while line := file.readline(longest):
         start += len(line)
         if not line.endswith(b"\n"):
-            raise DamagedArchiveError("lines of JSON that were cut off, or one that is too long")
+            raise DamagedArchiveError("A line of the JSON Lines file is truncated or too long.")
         number += 1
         record = _parse_line(line)
         if record.get("kind") == "account":
@@ -326,21 +341,21 @@ def _read_json_lines(archive: ArchiveFile, file: IO[bytes], start: int) -> Itera
         )
         try:
             yield _message_checked_against_record(
-                source_message, _decode_source(record, archive.max_message_bytes), record
+                source_message, _decode_message_source(record, archive.max_message_bytes), record
             )
         except UnusableMessageError as problem:
             yield source_message.with_skip_reason(str(problem))
-    raise DamagedArchiveError("lines of JSON without their end: they were cut off")
+    raise DamagedArchiveError("The JSON Lines file is truncated: the last record is missing.")
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
     try:
-        return json_lines.parse_object(line)
+        return json_lines.parse_json_object(line)
     except InvalidRecordError as problem:
-        raise DamagedArchiveError("lines of JSON, one of which is none") from problem
+        raise DamagedArchiveError("A line of the JSON Lines file is not JSON.") from problem
 
 
-def _decode_source(record: Mapping[str, Any], max_bytes: int) -> bytes:
+def _decode_message_source(record: Mapping[str, Any], max_bytes: int) -> bytes:
     """Return the message bytes of a record.
 
     Raises UnusableMessageError if they are not base64 or too large.
@@ -349,7 +364,7 @@ def _decode_source(record: Mapping[str, Any], max_bytes: int) -> bytes:
     try:
         raw = base64.b64decode(source if isinstance(source, str) else "?", validate=True)
     except (binascii.Error, ValueError) as problem:
-        raise UnusableMessageError("its source is not base64") from problem
+        raise UnusableMessageError("The source of the message is not base64.") from problem
     if len(raw) > max_bytes:
-        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX_SIZE")
+        raise UnusableMessageError("The message is larger than MERGANSER_MESSAGE_MAX_SIZE.")
     return raw

@@ -66,7 +66,7 @@ class ArchiveEntry:
     modified_at: datetime
 
 
-def encode_account_chunk(
+def encode_account_chunk_and_advance_state(
     export_format: ExportFormat,
     state: ArchiveState,
     account: Mapping[str, Any],
@@ -81,10 +81,10 @@ def encode_account_chunk(
             state, ArchiveChunk(json_lines.json_line({"kind": "account", **record}))
         )
     account_entry = ArchiveEntry(ACCOUNT_FILE, json_lines.json_line(record), modified_at)
-    return _encode_entries_chunk(export_format, state, [account_entry])
+    return _encode_entries_chunk_and_advance_state(export_format, state, [account_entry])
 
 
-def encode_messages_chunk(
+def encode_messages_chunk_and_advance_state(
     export_format: ExportFormat,
     state: ArchiveState,
     messages: Sequence[ExportedMessage],
@@ -95,23 +95,27 @@ def encode_messages_chunk(
     state.chunks += 1
     if export_format is ExportFormat.MBOX:
         parts = [
-            mbox_format.mbox_entry(m.raw, m.record.sender, m.record.received_at) for m in messages
+            mbox_format.encode_mbox_entry(m.raw, m.record.sender, m.record.received_at)
+            for m in messages
         ]
         return _add_chunk_size_to_state(state, ArchiveChunk(b"".join(parts)))
     if export_format is ExportFormat.JSON:
         return _add_chunk_size_to_state(
             state, ArchiveChunk(b"".join(map(_json_line_with_source, messages)))
         )
-    named_messages = [(_entry_name(export_format, each), each) for each in messages]
+    named_messages = [(_entry_name(export_format, message), message) for message in messages]
     lines = b"".join(
         json_lines.json_line(json_lines.json_object_from_record(m.record, file=name))
         for name, m in named_messages
     )
     manifest = ArchiveEntry(f"{MANIFEST_PREFIX}{state.chunks:07}.jsonl", lines, modified_at)
     message_entries = [
-        ArchiveEntry(name, each.raw, each.record.received_at) for name, each in named_messages
+        ArchiveEntry(name, message.raw, message.record.received_at)
+        for name, message in named_messages
     ]
-    return _encode_entries_chunk(export_format, state, [manifest, *message_entries])
+    return _encode_entries_chunk_and_advance_state(
+        export_format, state, [manifest, *message_entries]
+    )
 
 
 def archive_and_directory_end(
@@ -147,20 +151,20 @@ def _entry_name(export_format: ExportFormat, message: ExportedMessage) -> str:
         return (
             f"{json_lines.portable_folder_path(record.mailbox, message.mailbox_id)}/{number:07}.eml"
         )
-    folder = json_lines.maildir_folder_prefix(record.mailbox, message.mailbox_id)
+    folder = json_lines.maildir_folder_prefix_or_empty(record.mailbox, message.mailbox_id)
     stamp = int(record.received_at.timestamp())
     flags = json_lines.maildir_flag_letters(record.flags)
     return f"Maildir/{folder}cur/{stamp}.{number:07}.merganser:2,{flags}"
 
 
-def _encode_entries_chunk(
+def _encode_entries_chunk_and_advance_state(
     export_format: ExportFormat, state: ArchiveState, entries: Sequence[ArchiveEntry]
 ) -> ArchiveChunk:
     """Return the chunk of files."""
     data, directory = io.BytesIO(), io.BytesIO()
     for entry in entries:
         if export_format is ExportFormat.MAILDIR_TAR:
-            data.write(tar_format.tar_entry(entry.name, entry.content, entry.modified_at))
+            data.write(tar_format.encode_tar_entry(entry.name, entry.content, entry.modified_at))
         else:
             local, directory_entry = zip_format.local_and_directory_entry(
                 entry.name, entry.content, entry.modified_at, state.offset + data.tell()

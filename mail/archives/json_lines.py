@@ -93,15 +93,15 @@ def json_line(record: Mapping[str, Any]) -> bytes:
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def parse_object(text: bytes) -> dict[str, Any]:
+def parse_json_object(text: bytes) -> dict[str, Any]:
     """Parse the JSON object of a line. Raises InvalidRecordError if it is none."""
     try:
-        found = orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as problem:
-        raise InvalidRecordError("what is told of it is no JSON") from problem
-    if not isinstance(found, dict):
-        raise InvalidRecordError("what is told of it is no JSON object")
-    return found
+        raise InvalidRecordError("The metadata of the message is not JSON.") from problem
+    if not isinstance(value, dict):
+        raise InvalidRecordError("The metadata of the message is not a JSON object.")
+    return value
 
 
 def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
@@ -109,20 +109,20 @@ def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
     flags, recipients = record.get("flags", []), record.get("envelopeTo", [])
     meta, received = record.get("metadata"), parse_timestamp(record.get("receivedAt"))
     if not isinstance(record.get("mailbox"), str) or received is None:
-        raise InvalidRecordError("mailbox and receivedAt are not told of it")
+        raise InvalidRecordError("`mailbox` and `receivedAt` of the message are missing.")
     if (
         not _is_list_of_strings(flags)
         or len(flags) > MAX_FLAGS
         or not _is_list_of_strings(recipients)
     ):
-        raise InvalidRecordError("its flags, or recipients, are no lists of text")
+        raise InvalidRecordError("The flags or recipients of the message are not lists of strings.")
     if meta is not None and not isinstance(meta, dict):
-        raise InvalidRecordError("its metadata is no object")
+        raise InvalidRecordError("`metadata` of the message is not an object.")
     sender = record.get("envelopeFrom")
     if not isinstance(sender, str | None) or any(
-        len(each) > MAX_ADDRESS_LENGTH for each in (sender or "", *recipients)
+        len(address) > MAX_ADDRESS_LENGTH for address in (sender or "", *recipients)
     ):
-        raise InvalidRecordError("its envelope is no address")
+        raise InvalidRecordError("The envelope sender of the message is not an address.")
     return MessageRecord(
         record["mailbox"],
         received,
@@ -138,7 +138,7 @@ def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
 def parse_account_record(record: Mapping[str, Any]) -> AccountRecord:
     """Return the account record of a JSON object. Raises InvalidRecordError."""
     if record.get("format") != FORMAT or record.get("version") != VERSION:
-        raise InvalidRecordError(f"an archive of another format than {FORMAT} {VERSION}")
+        raise InvalidRecordError(f"The archive has another format than {FORMAT} {VERSION}.")
     mailboxes, settings = record.get("mailboxes", []), record.get("settings") or {}
     values, message_count = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
@@ -148,26 +148,24 @@ def parse_account_record(record: Mapping[str, Any]) -> AccountRecord:
     lists = (mailboxes, values, labels, identities, scripts, filters, rules, connectors)
     objects = (settings, answer, lock)
     is_valid = all(map(_is_list_of_objects, lists)) and all(
-        isinstance(one, dict) for one in objects
+        isinstance(object_, dict) for object_ in objects
     )
     if is_valid and max(map(len, lists)) > MAX_ITEMS:
-        raise InvalidRecordError(
-            f"an archive that tells of more than {MAX_ITEMS} folders, or other things"
-        )
-    if not is_valid or not all(isinstance(box.get("path"), str) for box in mailboxes):
-        raise InvalidRecordError("the record of the account is not what it must be")
+        raise InvalidRecordError(f"The archive has more than {MAX_ITEMS} mailboxes or other items.")
+    if not is_valid or not all(isinstance(mailbox.get("path"), str) for mailbox in mailboxes):
+        raise InvalidRecordError("The account record is invalid.")
     messages = message_count if isinstance(message_count, int) else None
-    more: dict[str, Any] = {"sender_rules": rules, "autoreply": answer, "filters": filters}
-    more |= {"scripts": scripts, "connectors": connectors, "lock": lock}
-    return AccountRecord(mailboxes, settings, values, labels, identities, messages, **more)
+    payload: dict[str, Any] = {"sender_rules": rules, "autoreply": answer, "filters": filters}
+    payload |= {"scripts": scripts, "connectors": connectors, "lock": lock}
+    return AccountRecord(mailboxes, settings, values, labels, identities, messages, **payload)
 
 
 def _is_list_of_strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def parse_timestamp(text: Any) -> datetime | None:
@@ -175,10 +173,10 @@ def parse_timestamp(text: Any) -> datetime | None:
     if text is None:
         return None
     try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        timestamp = datetime.fromisoformat(text)
+        return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError) as problem:
-        raise InvalidRecordError("a time that is told of it is none") from problem
+        raise InvalidRecordError("A time of the message is invalid.") from problem
 
 
 def portable_folder_path(path: str, mailbox_id: int) -> str:
@@ -196,11 +194,13 @@ def portable_folder_path(path: str, mailbox_id: int) -> str:
     return path if plain else f"mailbox-{mailbox_id}"
 
 
-def maildir_folder_prefix(path: str, mailbox_id: int) -> str:
+def maildir_folder_prefix_or_empty(mailbox_path: str, mailbox_id: int) -> str:
     """Return the Maildir++ folder of a mailbox with a slash at its end; "" for INBOX."""
-    if path == paths.INBOX:
+    if mailbox_path == paths.INBOX:
         return ""
-    name = ".".join(paths.modified_utf7(level).replace(".", "&AC4-") for level in path.split("/"))
+    name = ".".join(
+        paths.modified_utf7(level).replace(".", "&AC4-") for level in mailbox_path.split("/")
+    )
     return (
         f".{name}/"
         if len(name) <= MAX_FOLDER_NAME_BYTES and not _UNSAFE_IN_FILE_NAME.search(name)
@@ -210,4 +210,4 @@ def maildir_folder_prefix(path: str, mailbox_id: int) -> str:
 
 def maildir_flag_letters(flags: Sequence[str]) -> str:
     """Return the flags as letters of a file name in a Maildir."""
-    return "".join(letter for flag, letter in MAILDIR_LETTERS.items() if flag in flags)
+    return "".join(flag_letter for flag, flag_letter in MAILDIR_LETTERS.items() if flag in flags)

@@ -17,7 +17,7 @@ from mail.archives.source_message import (
     UnusableMessageError,
     mailbox_path_from_maildir,
     maildir_flags,
-    parse_date_field,
+    parse_date_field_or_none,
     with_crlf,
 )
 from mail.archives.zip_format import DamagedArchiveError
@@ -74,55 +74,65 @@ def inspect_mail_source(path: Path, max_message_bytes: int) -> MailSource:
     Raises UnusableMessageError if it has no mail, and OSError if it can't be read.
     """
     if path.is_dir():
-        if _is_maildir(path) or any(_is_maildir(each) for each in path.iterdir() if each.is_dir()):
+        if _is_maildir(path) or any(
+            _is_maildir(entry_path) for entry_path in path.iterdir() if entry_path.is_dir()
+        ):
             return MailSource(
                 path, "maildir", sum(1 for _ in _maildir_files(path, None)), "", max_message_bytes
             )
-        total = sum(1 for _ in _eml_files(path, None))
+        total = sum(1 for _ in _eml_and_other_files(path, None))
         return MailSource(path, "eml", total, "", max_message_bytes)
     facts = path.stat()
     with path.open("rb") as file:
-        kind = "eml" if path.suffix.lower() == ".eml" else detect_format(file.read(HEAD_BYTES))
+        kind = (
+            "eml"
+            if path.suffix.lower() == ".eml"
+            else detect_mail_format_or_raise(file.read(HEAD_BYTES))
+        )
     if kind == "eml":
         return MailSource(path, kind, 1, "", max_message_bytes)
     stamp = f"{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
     if kind == "mbox":
         return MailSource(path, kind, facts.st_size, stamp, max_message_bytes)
     try:
-        account = archive_reader.read_account(ArchiveFile(path, kind, max_message_bytes))
+        account = archive_reader.read_account_record_of_archive(
+            ArchiveFile(path, kind, max_message_bytes)
+        )
     except (DamagedArchiveError, UnusableMessageError) as problem:
         raise UnusableMessageError(str(problem)) from problem
     return MailSource(path, kind, facts.st_size, stamp, max_message_bytes, account)
 
 
-def detect_format(first_bytes: bytes) -> str:
+def detect_mail_format_or_raise(first_bytes: bytes) -> str:
     """Return the source format of a file's first bytes. Raises UnusableMessageError."""
     first = first_bytes.partition(b"\n")[0][:1000]
     if _FROM_LINE.match(first.rstrip()):
         return "mbox"
-    if kind := archive_reader.archive_format(first_bytes):
+    if kind := archive_reader.detect_archive_format_or_none(first_bytes):
         return kind
     if first_bytes.startswith(_COMPRESSED_MAGIC):
-        raise UnusableMessageError("compressed as a whole: unpack it once, into a tar or an mbox")
+        raise UnusableMessageError(
+            "The file is compressed as a whole: decompress it to a tar archive or an mbox file."
+        )
     if b":" in first and b"\0" not in first:
         return "eml"
-    raise UnusableMessageError(
-        "neither an mbox file, nor a Maildir, nor an archive of mail that we know"
-    )
+    raise UnusableMessageError("The file is not an mbox file, Maildir or supported archive.")
 
 
-def read_messages(source: MailSource, checkpoint: str | None) -> Iterator[SourceMessage]:
+def read_source_messages_and_skips(
+    source: MailSource, checkpoint: str | None
+) -> Iterator[SourceMessage]:
     """Yield all messages after a checkpoint, with one in memory at a time."""
     if source.source_format == "mbox":
         yield from _read_mbox(source, int(checkpoint or 0))
     elif source.source_format in ("zip", "tar", "json"):
-        yield from archive_reader.read_messages(
+        yield from archive_reader.read_archive_messages_and_skips(
             ArchiveFile(source.path, source.source_format, source.max_message_bytes), checkpoint
         )
     elif source.source_format == "maildir":
-        yield from _read_files(source, _maildir_files(source.path, checkpoint))
+        yield from _read_message_files(source, _maildir_files(source.path, checkpoint))
     else:
-        yield from _read_files(source, _eml_files(source.path, checkpoint))
+        yield from _read_message_files(source, _eml_and_other_files(source.path, checkpoint))
 
 
 def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
@@ -137,11 +147,13 @@ def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
             source_message = SourceMessage(
                 f"{source.path.name}, at byte {entry_start}", INBOX, str(end), end
             )
-            raw = mbox_format.restore_message_marked_exact(lines, head)
+            raw = mbox_format.restore_exact_message_or_none(lines, head)
             if entry.size > source.max_message_bytes:
-                yield source_message.with_skip_reason("larger than MERGANSER_MESSAGE_MAX_SIZE")
+                yield source_message.with_skip_reason(
+                    "The message is larger than MERGANSER_MESSAGE_MAX_SIZE."
+                )
             elif raw is None and not lines:
-                yield source_message.with_skip_reason("empty")
+                yield source_message.with_skip_reason("The message is empty.")
             else:
                 raw = with_crlf(b"".join(lines)) if raw is None else raw
                 yield _message_of_mbox_entry(source_message, head, raw)
@@ -187,27 +199,31 @@ def _message_of_mbox_entry(
     source_message: SourceMessage, from_line: bytes, raw: bytes
 ) -> SourceMessage:
     """Return a message with the sender, time and flags of its From line and header."""
-    known = _FROM_LINE.match(from_line.rstrip())
-    sender = known[1].decode("utf-8", "replace") if known else ""
+    match = _FROM_LINE.match(from_line.rstrip())
+    sender = match[1].decode("utf-8", "replace") if match else ""
     header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]
-    letters = b"".join(_STATUS.findall(header)).decode().upper()
+    status_letters = b"".join(_STATUS.findall(header)).decode().upper()
     return source_message.with_message(
         raw,
-        received_at=_parse_from_line_date(from_line) or parse_date_field(header),
+        received_at=_parse_from_line_date_or_none(from_line) or parse_date_field_or_none(header),
         sender=sender if "@" in sender else None,
-        flags=[flag for letter, flag in _MBOX_STATUS_FLAGS.items() if letter in letters],
+        flags=[
+            flag
+            for flag_letter, flag in _MBOX_STATUS_FLAGS.items()
+            if flag_letter in status_letters
+        ],
     )
 
 
-def _parse_from_line_date(line: bytes) -> datetime | None:
+def _parse_from_line_date_or_none(line: bytes) -> datetime | None:
     """Return the UTC time of a From line, None if it can't be read."""
-    found = _ASCTIME.search(line)
-    if found is None or found["month"] not in _MONTHS:
+    match = _ASCTIME.search(line)
+    if match is None or match["month"] not in _MONTHS:
         return None
-    zone = (found["zone"] or found["behind"] or b"+0000").decode()
-    month = _MONTHS.index(found["month"]) + 1
-    clock = found["time"].decode()
-    text = f"{found['year'].decode()}-{month:02}-{int(found['day']):02} {clock}"
+    zone = (match["zone"] or match["behind"] or b"+0000").decode()
+    month = _MONTHS.index(match["month"]) + 1
+    clock = match["time"].decode()
+    text = f"{match['year'].decode()}-{month:02}-{int(match['day']):02} {clock}"
     try:
         form = "%Y-%m-%d %H:%M:%S %z" if clock.count(":") > 1 else "%Y-%m-%d %H:%M %z"
         return datetime.strptime(f"{text} {zone}", form).astimezone(UTC)
@@ -225,15 +241,17 @@ class _MessageFile:
     skip_reason: str = ""
 
 
-def _read_files(source: MailSource, files: Iterator[_MessageFile]) -> Iterator[SourceMessage]:
+def _read_message_files(
+    source: MailSource, files: Iterator[_MessageFile]
+) -> Iterator[SourceMessage]:
     """Yield the message of each file, or the reason why it is skipped."""
     for number, file in enumerate(files, 1):
         name = str(file.path.relative_to(source.path) if file.path != source.path else file.path)
         source_message = SourceMessage(name, file.folder, file.sort_key, number)
         try:
-            yield _message_of_file(source, source_message, file)
+            yield _read_message_of_file_or_raise(source, source_message, file)
         except OSError as problem:
-            reason = (problem.strerror or "cannot be read").lower()
+            reason = (problem.strerror or "The file can't be read.").lower()
             yield SourceMessage(
                 source_message.name,
                 source_message.folder,
@@ -251,7 +269,7 @@ def _read_files(source: MailSource, files: Iterator[_MessageFile]) -> Iterator[S
             )
 
 
-def _message_of_file(
+def _read_message_of_file_or_raise(
     source: MailSource, source_message: SourceMessage, file: _MessageFile
 ) -> SourceMessage:
     """Raises UnusableMessageError or OSError if the file is no message."""
@@ -259,15 +277,17 @@ def _message_of_file(
         raise UnusableMessageError(file.skip_reason)
     facts = file.path.stat()
     if facts.st_size > source.max_message_bytes:
-        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX_SIZE")
+        raise UnusableMessageError("The message is larger than MERGANSER_MESSAGE_MAX_SIZE.")
     if not facts.st_size:
-        raise UnusableMessageError("empty")
+        raise UnusableMessageError("The file is empty.")
     raw = with_crlf(file.path.read_bytes())
     if source.source_format == "maildir":
         received = datetime.fromtimestamp(facts.st_mtime, UTC)  # the Maildir's own rule
         flags = maildir_flags(file.path.name)
     else:
-        received = parse_date_field(raw[: 1 << 16]) or datetime.fromtimestamp(facts.st_mtime, UTC)
+        received = parse_date_field_or_none(raw[: 1 << 16]) or datetime.fromtimestamp(
+            facts.st_mtime, UTC
+        )
         flags = []
     return SourceMessage(
         source_message.name,
@@ -286,14 +306,14 @@ def _is_maildir(path: Path) -> bool:
 
 def _maildir_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
     """Yield the messages of a Maildir and its folders in an order that renaming keeps."""
-    for folder, place in sorted(_find_maildirs(path)):
+    for folder, maildir in sorted(_find_maildirs(path)):
         names: list[tuple[str, str, Path]] = []
         for part in ("cur", "new"):
-            with os.scandir(place / part) as entries:
+            with os.scandir(maildir / part) as entries:
                 names += [
-                    (f"{folder}\0{each.name.partition(':2,')[0]}", each.name, place / part)
-                    for each in entries
-                    if not each.name.startswith(".") and each.is_file()
+                    (f"{folder}\0{entry.name.partition(':2,')[0]}", entry.name, maildir / part)
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.is_file()
                 ]
         for key, name, directory in sorted(names):
             if checkpoint is None or key > checkpoint:
@@ -303,20 +323,20 @@ def _maildir_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]
 def _find_maildirs(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield mailbox path and directory of each Maildir: Maildir++ and nested ones."""
     for place, folders, _ in os.walk(path):
-        folders[:] = [each for each in folders if each not in ("cur", "new", "tmp")]
-        here = Path(place)
-        if _is_maildir(here):
-            yield mailbox_path_from_maildir(here.relative_to(path).parts), here
+        folders[:] = [folder for folder in folders if folder not in ("cur", "new", "tmp")]
+        folder = Path(place)
+        if _is_maildir(folder):
+            yield mailbox_path_from_maildir(folder.relative_to(path).parts), folder
 
 
-def _eml_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
+def _eml_and_other_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
     """Yield the .eml files below a folder by path; other files get a skip reason."""
     if path.is_file():
         if checkpoint is None:
             yield _MessageFile(path, INBOX, path.name)
         return
     for place, folders, names in os.walk(path):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         here = Path(place)
         folder = "/".join(here.relative_to(path).parts) or INBOX
         for name in sorted(names):
@@ -325,7 +345,7 @@ def _eml_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
                 checkpoint is not None and _path_sort_key(key) <= _path_sort_key(checkpoint)
             ):
                 continue
-            other = "" if name.lower().endswith(".eml") else "not an .eml file"
+            other = "" if name.lower().endswith(".eml") else "The file is not an .eml file."
             yield _MessageFile(here / name, folder, key, other)
 
 

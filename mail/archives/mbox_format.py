@@ -15,21 +15,21 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
-def mbox_entry(raw: bytes, sender: str | None, received_at: datetime) -> bytes:
+def encode_mbox_entry(raw: bytes, sender: str | None, received_at: datetime) -> bytes:
     """Return a message as an entry of an mbox file."""
-    whole = raw.endswith(b"\n")
+    ends_with_newline = raw.endswith(b"\n")
     words = [] if b"\r\n" in raw or b"\n" not in raw else [AS_IS]
-    words += [] if whole else [NO_EOL]
-    end = b"\n" if whole else b"\n\n"
+    words += [] if ends_with_newline else [NO_EOL]
+    end = b"\n" if ends_with_newline else b"\n\n"
     return (
-        b" ".join([from_line(sender, received_at), *words])
+        b" ".join([encode_mbox_from_line(sender, received_at), *words])
         + b"\n"
         + _FROM_LINE.sub(rb">\1", raw)
         + end
     )
 
 
-def from_line(sender: str | None, received_at: datetime) -> bytes:
+def encode_mbox_from_line(sender: str | None, received_at: datetime) -> bytes:
     """Return a From line without line end."""
     name = "".join((sender or "").split()) or "MAILER-DAEMON"
     received_at = received_at.astimezone(UTC)
@@ -40,14 +40,14 @@ def from_line(sender: str | None, received_at: datetime) -> bytes:
 
 def exact_words(from_line: bytes) -> list[bytes]:
     """Return the words after the date of a From line that this server wrote."""
-    found = _EXACT_WORDS.search(from_line)
-    return found[1].split() if found else []
+    match = _EXACT_WORDS.search(from_line)
+    return match[1].split() if match else []
 
 
-def restore_message_marked_exact(lines: list[bytes], from_line: bytes) -> bytes | None:
+def restore_exact_message_or_none(lines: list[bytes], from_line: bytes) -> bytes | None:
     """Return the exact message of an entry that this server wrote, else None."""
-    known = exact_words(from_line)
-    if not known:
+    exact_text = exact_words(from_line)
+    if not exact_text:
         return None
     raw = b"".join(lines)
-    return raw.removesuffix(b"\n") if NO_EOL in known else raw
+    return raw.removesuffix(b"\n") if NO_EOL in exact_text else raw

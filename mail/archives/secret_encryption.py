@@ -49,10 +49,10 @@ class ArchiveCipher:
         memory the key derivation takes.
         """
         if {name: record.get(name) for name in KEY_DERIVATION} != KEY_DERIVATION:
-            raise ArchiveDecryptionError("made in a way that we do not know")
+            raise ArchiveDecryptionError("The encryption of the archive is not supported.")
         salt = _decode_base64(record.get("salt"))
         if len(salt) != SALT_BYTES:
-            raise ArchiveDecryptionError("made in a way that we do not know")
+            raise ArchiveDecryptionError("The encryption of the archive is not supported.")
         return cls(salt, _derive_key(salt, passphrase))
 
     def derivation_record(self) -> dict[str, Any]:
@@ -72,17 +72,17 @@ class ArchiveCipher:
             return AESGCM(self.key).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], context).decode()
         except (InvalidTag, ValueError) as problem:
             raise ArchiveDecryptionError(
-                "another passphrase, another place, or damaged"
+                "The passphrase is wrong, or the secret is damaged or of another account."
             ) from problem
 
 
 def _derive_key(salt: bytes, passphrase: str) -> bytes:
-    made = Scrypt(salt=salt, length=KEY_BYTES, n=1 << 15, r=8, p=1)
-    return made.derive(unicodedata.normalize("NFC", passphrase).encode())
+    key_derivation = Scrypt(salt=salt, length=KEY_BYTES, n=1 << 15, r=8, p=1)
+    return key_derivation.derive(unicodedata.normalize("NFC", passphrase).encode())
 
 
 def _decode_base64(text: Any) -> bytes:
     try:
         return base64.b64decode(text if isinstance(text, str) else "?", validate=True)
     except (binascii.Error, ValueError) as problem:
-        raise ArchiveDecryptionError("no base64") from problem
+        raise ArchiveDecryptionError("The secret is not base64.") from problem

@@ -50,14 +50,14 @@ class SourceMessage:
         return replace(self, raw=raw, **facts)
 
 
-def parse_date_field(header: bytes) -> datetime | None:
+def parse_date_field_or_none(header: bytes) -> datetime | None:
     """Return the UTC time of the Date field, None if it is missing or invalid."""
-    found = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
-    if found is None:
+    match = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
+    if match is None:
         return None
     try:
-        written = parsedate_to_datetime(found[1].decode("ascii", "replace"))
-        zoned = written if written.tzinfo else written.replace(tzinfo=UTC)
+        parsed_date = parsedate_to_datetime(match[1].decode("ascii", "replace"))
+        zoned = parsed_date if parsed_date.tzinfo else parsed_date.replace(tzinfo=UTC)
         return zoned.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
@@ -80,10 +80,10 @@ def mailbox_path_from_maildir(directory_names: Sequence[str]) -> str:
 def _decode_utf7(name: str) -> str:
     """Decode modified UTF-7 (RFC 3501, section 5.1.3). An invalid name is not changed."""
 
-    def decode_run(found: re.Match[str]) -> str:
-        if not found[1]:
+    def decode_run(match: re.Match[str]) -> str:
+        if not match[1]:
             return "&"
-        text = found[1].replace(",", "/")
+        text = match[1].replace(",", "/")
         return base64.b64decode(text + "=" * (-len(text) % 4)).decode("utf-16-be")
 
     try:
@@ -94,5 +94,5 @@ def _decode_utf7(name: str) -> str:
 
 def maildir_flags(file_name: str) -> list[str]:
     """Return the flags of a file name in a Maildir."""
-    letters = file_name.rpartition(":2,")[2] if ":2," in file_name else ""
-    return [flag for letter, flag in _FLAGS_BY_LETTER.items() if letter in letters]
+    flag_letters = file_name.rpartition(":2,")[2] if ":2," in file_name else ""
+    return [flag for flag_letter, flag in _FLAGS_BY_LETTER.items() if flag_letter in flag_letters]

@@ -34,7 +34,7 @@ class TarEntry:
         return self.next_offset
 
 
-def tar_entry(name: str, content: bytes, modified_at: datetime) -> bytes:
+def encode_tar_entry(name: str, content: bytes, modified_at: datetime) -> bytes:
     """Return a file as an entry of a tar."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o600
@@ -52,7 +52,7 @@ def is_tar(first_bytes: bytes) -> bool:
     )
 
 
-def read_entries(file: IO[bytes], start: int) -> Iterator[TarEntry]:
+def read_tar_entries(file: IO[bytes], start: int) -> Iterator[TarEntry]:
     """Yield the entries from an offset on.
 
     Raises DamagedArchiveError if the archive is damaged or cut off.
@@ -60,25 +60,25 @@ def read_entries(file: IO[bytes], start: int) -> Iterator[TarEntry]:
     length = file.seek(0, 2)
     name: str | None = None  # of the extension headers before the entry
     size: int | None = None
-    while (head := _read_header(file, start)) is not None:
-        kind, here = head[156:157], _parse_number(head[124:136]) if size is None else size
-        begin, after = start + BLOCK, start + BLOCK + (here + BLOCK - 1) // BLOCK * BLOCK
+    while (head := _read_tar_header_block_or_none(file, start)) is not None:
+        kind, entry_size = head[156:157], _parse_number(head[124:136]) if size is None else size
+        begin, after = start + BLOCK, start + BLOCK + (entry_size + BLOCK - 1) // BLOCK * BLOCK
         if after > length:
-            raise DamagedArchiveError("a tar that ends in a file: it was cut off")
+            raise DamagedArchiveError("The tar archive is truncated in a file.")
         if kind in _EXTENSION_TYPES:
             name, size = _next_name_and_size_from_extension(
-                kind, file.read(_check_extension_size(here)), name
+                kind, file.read(_validated_extension_size(entry_size)), name
             )
         else:
-            odd = "" if kind in _FILE_TYPES else "not a file"
-            shown = _entry_name(head) if name is None else name
-            shown += "/" if kind == b"5" and not shown.endswith("/") else ""
-            yield TarEntry(shown, begin, here, _parse_number(head[136:148]), after, odd)
+            odd = "" if kind in _FILE_TYPES else "The entry is not a file."
+            entry_name = _entry_name(head) if name is None else name
+            entry_name += "/" if kind == b"5" and not entry_name.endswith("/") else ""
+            yield TarEntry(entry_name, begin, entry_size, _parse_number(head[136:148]), after, odd)
             name, size = None, None
         start = after
 
 
-def _read_header(file: IO[bytes], offset: int) -> bytes | None:
+def _read_tar_header_block_or_none(file: IO[bytes], offset: int) -> bytes | None:
     """Return the header block at an offset, None at the end of the archive.
 
     Raises DamagedArchiveError if it is cut off or has another checksum.
@@ -86,18 +86,20 @@ def _read_header(file: IO[bytes], offset: int) -> bytes | None:
     file.seek(offset)
     head = file.read(BLOCK)
     if len(head) < BLOCK:
-        raise DamagedArchiveError("a tar without its end: it was cut off")
+        raise DamagedArchiveError("The tar archive is truncated: its end is missing.")
     if not any(head):
         return None
     if _computed_checksum(head) != _stored_checksum(head):
-        raise DamagedArchiveError("a tar that is damaged: a header is not what it claims to be")
+        raise DamagedArchiveError("The tar archive is damaged: the checksum of a header is wrong.")
     return head
 
 
-def _check_extension_size(size: int) -> int:
+def _validated_extension_size(size: int) -> int:
     """Return the size of an extension header. Raises DamagedArchiveError beyond 1 MiB."""
     if size > MAX_EXTENSION_BYTES:
-        raise DamagedArchiveError(f"a tar with a header of more than {MAX_EXTENSION_BYTES} bytes")
+        raise DamagedArchiveError(
+            f"A header of the tar archive has more than {MAX_EXTENSION_BYTES} bytes."
+        )
     return size
 
 
@@ -134,15 +136,17 @@ def _stored_checksum(head: bytes) -> int:
 def _parse_number(field: bytes) -> int:
     """Parse an octal or binary number. Raises DamagedArchiveError if it is invalid."""
     if field[0] & BINARY_NUMBER_BIT:
-        found = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     else:
         try:
-            found = int(field.strip(b" \0") or b"0", 8)
+            number = int(field.strip(b" \0") or b"0", 8)
         except ValueError:
-            raise DamagedArchiveError("a tar that is damaged: a number is none") from None
-    if not 0 <= found < MAX_ENTRY_BYTES:
-        raise DamagedArchiveError("a tar with an entry larger than any disk")
-    return found
+            raise DamagedArchiveError(
+                "The tar archive is damaged: a number can't be parsed."
+            ) from None
+    if not 0 <= number < MAX_ENTRY_BYTES:
+        raise DamagedArchiveError("An entry of the tar archive is too large.")
+    return number
 
 
 def _entry_name(head: bytes) -> str:
@@ -163,13 +167,13 @@ def _next_name_and_size_from_pax(
         if not digits.isdigit() or not len(digits) + 2 < (record_length := int(digits)) <= len(
             data
         ):
-            raise DamagedArchiveError("a tar that is damaged: a header is none")
+            raise DamagedArchiveError("The tar archive is damaged: a header can't be parsed.")
         key, _, value = data[len(digits) + 1 : record_length - 1].partition(b"=")
         if key == b"path":
             name = value.decode("utf-8", "replace")
         elif key == b"size":
             if not value.isdigit() or int(value) >= MAX_ENTRY_BYTES:
-                raise DamagedArchiveError("a tar that is damaged: a size is none")
+                raise DamagedArchiveError("The tar archive is damaged: a size can't be parsed.")
             size = int(value)
         data = data[record_length:]
     return name, size

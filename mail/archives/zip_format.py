@@ -77,12 +77,12 @@ def directory_end_records(entry_count: int, directory_size: int, directory_offse
         facts = (45, 45, 0, 0, entry_count, entry_count, directory_size, directory_offset)
         zip64_records = _END64.pack(END64, _END64.size - 12, *facts)
         zip64_records += _LOCATOR.pack(LOCATOR, 0, directory_offset + directory_size, 1)
-    few, small, near = (
+    few, small, short_offset = (
         min(entry_count, ZIP64_SHORT),
         min(directory_size, ZIP64_LONG),
         min(directory_offset, ZIP64_LONG),
     )
-    return zip64_records + _END.pack(END, 0, 0, few, few, small, near, 0)
+    return zip64_records + _END.pack(END, 0, 0, few, few, small, short_offset, 0)
 
 
 def _dos_time_and_date(at: datetime) -> tuple[int, int]:
@@ -101,34 +101,34 @@ class ZipDirectory:
     entry_count: int
 
 
-def find_directory(file: IO[bytes]) -> ZipDirectory:
+def find_central_directory_or_raise(file: IO[bytes]) -> ZipDirectory:
     """Find the central directory. Raises DamagedArchiveError if there is none in the file."""
     length = file.seek(0, 2)
     tail_at = max(0, length - MAX_END_BYTES)
     file.seek(tail_at)
     tail = file.read(MAX_END_BYTES)
-    found = tail.rfind(END)
-    if found < 0 or len(tail) - found < _END.size:
-        raise DamagedArchiveError("a ZIP without its end: it was cut off")
-    _, disk, _, _, entries, size, start, _ = _END.unpack_from(tail, found)
+    position = tail.rfind(END)
+    if position < 0 or len(tail) - position < _END.size:
+        raise DamagedArchiveError("The ZIP archive is truncated: its end is missing.")
+    _, disk, _, _, entries, size, start, _ = _END.unpack_from(tail, position)
     if disk:
-        raise DamagedArchiveError("a ZIP in several files")
-    before = found - _LOCATOR.size
+        raise DamagedArchiveError("ZIP archives in several files are not supported.")
+    before = position - _LOCATOR.size
     if before >= 0 and tail.startswith(LOCATOR, before):
         _, _, at, _ = _LOCATOR.unpack_from(tail, before)
         file.seek(min(at, length))
         block = file.read(_END64.size)
         if len(block) < _END64.size or not block.startswith(END64):
-            raise DamagedArchiveError("a ZIP whose end is damaged")
+            raise DamagedArchiveError("The end of the ZIP archive is damaged.")
         *_, entries, size, start = _END64.unpack(block)
-    if start + size > tail_at + found:
+    if start + size > tail_at + position:
         raise DamagedArchiveError(
-            "a ZIP whose directory lies outside of it: it was cut off or damaged"
+            "The ZIP archive is truncated or damaged: its directory is outside of the file."
         )
     return ZipDirectory(start, start + size, entries)
 
 
-def read_entries(
+def read_zip_entries(
     file: IO[bytes], directory: ZipDirectory, start: int, min_offset: int = 0
 ) -> Iterator[ZipEntry]:
     """Yield the entries of the central directory from `start` on.
@@ -141,21 +141,38 @@ def read_entries(
         file.seek(start)
         head = file.read(_CENTRAL.size)
         if len(head) < _CENTRAL.size or not head.startswith(CENTRAL):
-            raise DamagedArchiveError("a ZIP whose directory is damaged")
+            raise DamagedArchiveError("The directory of the ZIP archive is damaged.")
         fields = _CENTRAL.unpack(head)
-        _, _, _, bits, method, _, _, crc, packed, size, named, more, noted, *_ = fields
+        (
+            _,
+            _,
+            _,
+            bits,
+            method,
+            _,
+            _,
+            crc,
+            packed,
+            size,
+            name_length,
+            extra_size,
+            comment_size,
+            *_,
+        ) = fields
         mode, offset = fields[-2] >> 16, fields[-1]
-        name, extra = file.read(named), file.read(more)
+        name, extra = file.read(name_length), file.read(extra_size)
         size, packed, offset = _sizes_and_offset_with_zip64(extra, size, packed, offset)
-        start += _CENTRAL.size + named + more + noted
+        start += _CENTRAL.size + name_length + extra_size + comment_size
         if (
             start > directory.end
             or offset < min_offset
             or offset + _LOCAL.size + packed > directory.start
         ):
-            raise DamagedArchiveError("a ZIP whose entries lie in each other, or outside of it")
+            raise DamagedArchiveError(
+                "The ZIP archive is damaged: its entries overlap or are outside of the file."
+            )
         min_offset = offset + _LOCAL.size + packed
-        odd = _unusable_reason(bits, method, mode)
+        odd = _unusable_reason_or_empty(bits, method, mode)
         text = name.decode("utf-8" if bits & UTF8 else "cp437", "replace")
         yield ZipEntry(text, offset, packed, size, method, crc, start, odd)
 
@@ -169,24 +186,24 @@ def _sizes_and_offset_with_zip64(extra: bytes, *sizes_and_offset: int) -> list[i
         if kind == 1:
             missing = [nth for nth, value in enumerate(values) if value == ZIP64_LONG]
             if len(body) < 8 * len(missing):
-                raise DamagedArchiveError("a ZIP whose directory is damaged")
-            for place, nth in enumerate(missing):
-                (values[nth],) = struct.unpack_from("<Q", body, 8 * place)
+                raise DamagedArchiveError("The directory of the ZIP archive is damaged.")
+            for index, nth in enumerate(missing):
+                (values[nth],) = struct.unpack_from("<Q", body, 8 * index)
         at += 4 + length
     return values
 
 
-def _unusable_reason(flags: int, method: int, file_mode: int) -> str:
+def _unusable_reason_or_empty(flags: int, method: int, file_mode: int) -> str:
     """Return why an entry can't be read, "" if it can."""
     if flags & ENCRYPTED:
-        return "encrypted"
+        return "The file is encrypted."
     if method not in (STORED, DEFLATED):
-        return "packed in a way we do not know"
+        return "The compression or encryption of the file is not supported."
     kind = stat.S_IFMT(file_mode)
-    return "not a file" if kind and kind not in (stat.S_IFREG, stat.S_IFDIR) else ""
+    return "The entry is not a file." if kind and kind not in (stat.S_IFREG, stat.S_IFDIR) else ""
 
 
-def read_content(file: IO[bytes], entry: ZipEntry) -> bytes:
+def read_zip_entry_content(file: IO[bytes], entry: ZipEntry) -> bytes:
     """Return the bytes of an entry.
 
     Raises DamagedArchiveError if size or checksum differ from the central directory.
@@ -194,18 +211,24 @@ def read_content(file: IO[bytes], entry: ZipEntry) -> bytes:
     file.seek(entry.offset)
     head = file.read(_LOCAL.size)
     if len(head) < _LOCAL.size or not head.startswith(LOCAL):
-        raise DamagedArchiveError("damaged: it is not where the directory says")
-    *_, named, more = _LOCAL.unpack(head)
-    file.seek(named + more, 1)
+        raise DamagedArchiveError(
+            "The ZIP archive is damaged: the entry is not where the directory says."
+        )
+    *_, name_length, extra_size = _LOCAL.unpack(head)
+    file.seek(name_length + extra_size, 1)
     packed = file.read(entry.packed_size)
     if entry.method == STORED:
-        found = packed
+        content_size = packed
     else:
         inflate = zlib.decompressobj(-15)
         try:
-            found = inflate.decompress(packed, entry.size + 1)
+            content_size = inflate.decompress(packed, entry.size + 1)
         except zlib.error as problem:
-            raise DamagedArchiveError("damaged: it cannot be unpacked") from problem
-    if len(found) != entry.size or zlib.crc32(found) != entry.crc:
-        raise DamagedArchiveError("damaged: it is not what the directory says")
-    return found
+            raise DamagedArchiveError(
+                "The ZIP archive is damaged: the entry can't be decompressed."
+            ) from problem
+    if len(content_size) != entry.size or zlib.crc32(content_size) != entry.crc:
+        raise DamagedArchiveError(
+            "The ZIP archive is damaged: the entry differs from the directory."
+        )
+    return content_size

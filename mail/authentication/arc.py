@@ -72,22 +72,29 @@ class _ParsedSeal:
 
 def parse_arc_sets(message: SignedMessage) -> list[ArcSet]:
     """The ARC sets of a message, the oldest first. Raises MalformedInput if they form no chain."""
-    found: dict[str, dict[int, CanonicalField]] = {name: {} for name in ARC_FIELDS}
-    for each in message.fields:
-        if each.name in found:
-            said = _INSTANCE.match(each.value)
-            number = int(said[1]) if said else _instance_number(each)
-            if number in found[each.name]:
-                raise MalformedInput("a link that is there twice")
-            found[each.name][number] = each
-    many = len(found[SEAL_FIELD])
-    if many > MAX_SETS:
-        raise MalformedInput(f"more than {MAX_SETS} links")
-    if any(sorted(each) != list(range(1, many + 1)) for each in found.values()):
-        raise MalformedInput("a link is missing")
+    fields_by_instance: dict[str, dict[int, CanonicalField]] = {name: {} for name in ARC_FIELDS}
+    for field in message.fields:
+        if field.name in fields_by_instance:
+            match = _INSTANCE.match(field.value)
+            number = int(match[1]) if match else _instance_number(field)
+            if number in fields_by_instance[field.name]:
+                raise MalformedInput("duplicate ARC field")
+            fields_by_instance[field.name][number] = field
+    set_count = len(fields_by_instance[SEAL_FIELD])
+    if set_count > MAX_SETS:
+        raise MalformedInput(f"more than {MAX_SETS} ARC sets")
+    if any(
+        sorted(numbered_fields) != list(range(1, set_count + 1))
+        for numbered_fields in fields_by_instance.values()
+    ):
+        raise MalformedInput("missing ARC field")
     return [
-        ArcSet(found[RESULTS_FIELD][at], found[SIGNATURE_FIELD][at], found[SEAL_FIELD][at])
-        for at in range(1, many + 1)
+        ArcSet(
+            fields_by_instance[RESULTS_FIELD][at],
+            fields_by_instance[SIGNATURE_FIELD][at],
+            fields_by_instance[SEAL_FIELD][at],
+        )
+        for at in range(1, set_count + 1)
     ]
 
 
@@ -95,53 +102,53 @@ def _instance_number(arc_field: CanonicalField) -> int:
     """The instance number of a field in which i= is not the first tag. Raises MalformedInput."""
     number = parse_tags(arc_field.value).get("i", "")
     if not number.isdecimal() or not number.isascii() or len(number) > len(str(MAX_SETS)):
-        raise MalformedInput("a link without a number")
+        raise MalformedInput("invalid instance number in i=")
     return int(number)
 
 
 async def check_chain(dns: MessageDns, message: SignedMessage, now: int) -> ArcChain:
     """Check the ARC chain of a message (RFC 8617, section 5.2). It never raises."""
     if not message.is_well_formed:
-        return ArcChain(AuthResult.FAIL, reason="no sound header")
-    if not any(each.name in ARC_FIELDS for each in message.fields):
+        return ArcChain(AuthResult.FAIL, reason="malformed message header")
+    if not any(field.name in ARC_FIELDS for field in message.fields):
         return ArcChain()
     try:
-        there = parse_arc_sets(message)
-        seals = [_parse_seal(each.seal) for each in there]
-        signature = _parse_message_signature(there[-1].signature)
+        arc_sets = parse_arc_sets(message)
+        seals = [_parse_seal(arc_set.seal) for arc_set in arc_sets]
+        signature = _parse_message_signature(arc_sets[-1].signature)
     except MalformedInput as problem:
         return ArcChain(AuthResult.FAIL, reason=str(problem))
-    said = [each.chain_status for each in seals]
-    if said != ["none", *["pass"] * (len(said) - 1)]:
-        return ArcChain(AuthResult.FAIL, there, reason="a server before us found it broken")
+    statuses = [seal.chain_status for seal in seals]
+    if statuses != ["none", *["pass"] * (len(statuses) - 1)]:
+        return ArcChain(AuthResult.FAIL, arc_sets, reason="invalid cv= of an ARC-Seal")
     await message.compute_body_hashes([signature.body_form])
     proven = [
         dkim.verify_signature(dns, message, signature, now),
-        *(_check_seal(dns, there, at, seal) for at, seal in enumerate(seals)),
+        *(_check_seal(dns, arc_sets, at, seal) for at, seal in enumerate(seals)),
     ]
-    came = await asyncio.gather(*proven)
-    for result, why in ((each.result, each.reason) for each in came):
+    seal_results = await asyncio.gather(*proven)
+    for result, why in ((arc_set.result, arc_set.reason) for arc_set in seal_results):
         if result is not AuthResult.PASS:
-            bad = AuthResult.TEMPERROR if result is AuthResult.TEMPERROR else AuthResult.FAIL
-            return ArcChain(bad, there, reason=why)
-    return ArcChain(AuthResult.PASS, there, [each.domain for each in seals])
+            failure = AuthResult.TEMPERROR if result is AuthResult.TEMPERROR else AuthResult.FAIL
+            return ArcChain(failure, arc_sets, reason=why)
+    return ArcChain(AuthResult.PASS, arc_sets, [seal.domain for seal in seals])
 
 
 def _parse_message_signature(arc_field: CanonicalField) -> MessageSignature:
     signature = dkim.parse_signature(arc_field, parse_tags(arc_field.value))
     if SEAL_FIELD in signature.signed_fields:
-        raise MalformedInput("a signature over seals")
+        raise MalformedInput("ARC-Message-Signature signs ARC-Seal")
     return signature
 
 
 def _parse_seal(arc_field: CanonicalField) -> _ParsedSeal:
-    given = parse_tags(arc_field.value)
-    domain, selector = required_ascii_tag(given, "d").lower(), required_ascii_tag(given, "s")
-    if "h" in given or not (is_domain(domain) and is_domain(selector)):
-        raise MalformedInput("no seal")
-    proof = decode_base64(required_ascii_tag(given, "b"))
-    algorithm = given.get("a", "").lower()
-    return _ParsedSeal(arc_field, domain, selector, algorithm, proof, given.get("cv", "").lower())
+    tags = parse_tags(arc_field.value)
+    domain, selector = required_ascii_tag(tags, "d").lower(), required_ascii_tag(tags, "s")
+    if "h" in tags or not (is_domain(domain) and is_domain(selector)):
+        raise MalformedInput("invalid ARC-Seal")
+    proof = decode_base64(required_ascii_tag(tags, "b"))
+    algorithm = tags.get("a", "").lower()
+    return _ParsedSeal(arc_field, domain, selector, algorithm, proof, tags.get("cv", "").lower())
 
 
 async def _check_seal(
@@ -153,7 +160,7 @@ async def _check_seal(
         return dkim.DkimResult(result, seal.domain, seal.selector, reason=why)
 
     if seal.algorithm not in ALGORITHMS:
-        return seal_result(AuthResult.POLICY, "an algorithm that proves nothing")
+        return seal_result(AuthResult.POLICY, "unsupported signature algorithm")
     try:
         key = await find_key(dns, seal.selector, seal.domain)
     except (KeyNotFound, WeakKey, DnsLimitExceeded, DnsUnavailable) as problem:
@@ -161,23 +168,27 @@ async def _check_seal(
     digest = hashlib.sha256(sealed_bytes(arc_sets[: index + 1])).digest()
     proven = key.is_valid_signature(seal.algorithm, seal.signature, digest)
     return (
-        seal_result(AuthResult.PASS) if proven else seal_result(AuthResult.FAIL, "a seal is broken")
+        seal_result(AuthResult.PASS)
+        if proven
+        else seal_result(AuthResult.FAIL, "ARC-Seal did not verify")
     )
 
 
 def sealed_bytes(arc_sets: Sequence[ArcSet]) -> bytes:
     """The bytes that the seal of the last ARC set signs (RFC 8617, section 5.1.1)."""
     older = [
-        of.relaxed_form
+        arc_field.relaxed_form
         for link in arc_sets[:-1]
-        for of in (link.results, link.signature, link.seal)
+        for arc_field in (link.results, link.signature, link.seal)
     ]
     last = arc_sets[-1]
-    own = without_signature(last.seal).relaxed_form.removesuffix(b"\r\n")
-    return b"".join([*older, last.results.relaxed_form, last.signature.relaxed_form, own])
+    seal_without_signature = without_signature(last.seal).relaxed_form.removesuffix(b"\r\n")
+    return b"".join(
+        [*older, last.results.relaxed_form, last.signature.relaxed_form, seal_without_signature]
+    )
 
 
-def trusted_sealer_seeing_dmarc_pass(
+def find_trusted_sealer_of_dmarc_pass(
     arc_chain: ArcChain, trusted_domains: Sequence[str], dmarc_passed: Sequence[bool]
 ) -> str | None:
     """The trusted server that has seen DMARC pass, or None.

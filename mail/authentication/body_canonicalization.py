@@ -52,10 +52,10 @@ def simple_body(body: bytes) -> bytes:
 
 def relaxed_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the relaxed form of a body that comes in chunks, with CRLF line ends or not."""
-    made = RelaxedBodyConverter()
+    converter = RelaxedBodyConverter()
     for step in chunks:
-        yield from made.convert(step)
-    yield from made.remaining_bytes()
+        yield from converter.convert(step)
+    yield from converter.remaining_bytes()
 
 
 class RelaxedBodyConverter:
@@ -68,9 +68,9 @@ class RelaxedBodyConverter:
     def convert(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the bytes that are final after another chunk."""
         text = _collapse_blanks(self._held + chunk)
-        kept = text.removesuffix(b"\r").removesuffix(b" ")
-        self._held = text[len(kept) :]
-        yield from self._final_bytes_with(with_crlf(kept).replace(b" \r\n", _CRLF))
+        line = text.removesuffix(b"\r").removesuffix(b" ")
+        self._held = text[len(line) :]
+        yield from self._final_bytes_with(with_crlf(line).replace(b" \r\n", _CRLF))
 
     def remaining_bytes(self) -> Iterator[bytes]:
         """Yield the remaining bytes."""
@@ -79,20 +79,20 @@ class RelaxedBodyConverter:
             yield _CRLF
 
     def _final_bytes_with(self, text: bytes) -> Iterator[bytes]:
-        for piece in self._ends.final_bytes_with(text):
+        for chunk in self._ends.feed_and_yield_final_bytes(text):
             self._any = True
-            yield piece
+            yield chunk
 
 
 def simple_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the simple form of a body that comes in chunks."""
-    held, ends = b"", _HeldLineEnds()
+    held, line_ends = b"", _HeldLineEnds()
     for step in chunks:
         text = held + step
-        kept = text.removesuffix(b"\r")
-        held = text[len(kept) :]
-        yield from ends.final_bytes_with(with_crlf(kept))
-    yield from chain(ends.final_bytes_with(held), (_CRLF,))
+        line = text.removesuffix(b"\r")
+        held = text[len(line) :]
+        yield from line_ends.feed_and_yield_final_bytes(with_crlf(line))
+    yield from chain(line_ends.feed_and_yield_final_bytes(held), (_CRLF,))
 
 
 CHUNK_CONVERTERS = {"relaxed": relaxed_chunks, "simple": simple_chunks}
@@ -108,13 +108,13 @@ def body_digests(source: Path | bytes, body_start: int, forms: Collection[str]) 
         if isinstance(source, Path)
         else lambda: iter((source[body_start:],))
     )
-    found = {}
+    digests = {}
     for form in forms:
-        made = hashlib.sha256()
-        for piece in CHUNK_CONVERTERS[form](steps()):
-            made.update(piece)
-        found[form] = made.digest()
-    return found
+        body_hash = hashlib.sha256()
+        for chunk in CHUNK_CONVERTERS[form](steps()):
+            body_hash.update(chunk)
+        digests[form] = body_hash.digest()
+    return digests
 
 
 class _HeldLineEnds:
@@ -123,18 +123,18 @@ class _HeldLineEnds:
     def __init__(self) -> None:
         self._many = 0
 
-    def final_bytes_with(self, text: bytes) -> Iterator[bytes]:
+    def feed_and_yield_final_bytes(self, text: bytes) -> Iterator[bytes]:
         """Yield the bytes that are final with this text: held line ends, and its beginning."""
         bare = _strip_line_ends(text)
-        more = (len(text) - len(bare)) // len(_CRLF)
+        line_end_count = (len(text) - len(bare)) // len(_CRLF)
         if not bare:
-            self._many += more
+            self._many += line_end_count
             return
         while self._many:
-            some = min(self._many, READ_SIZE)
-            self._many -= some
-            yield _CRLF * some
-        self._many = more
+            count = min(self._many, READ_SIZE)
+            self._many -= count
+            yield _CRLF * count
+        self._many = line_end_count
         yield bare
 
 

@@ -22,12 +22,12 @@ from mail.authentication.header_fields import (
     WHITE_SPACE,
     CanonicalField,
     MalformedInput,
-    parse_fields,
+    fields_covered_by_signature,
+    parse_canonical_fields,
     parse_tags,
+    parse_well_formed_fields_and_crlf_body,
     read_header_and_body_offset,
     required_ascii_tag,
-    signed_fields,
-    split_fields_and_body,
     without_signature,
     without_white_space,
 )
@@ -110,16 +110,16 @@ class SignedMessage:
     @cached_property
     def fields_by_name(self) -> Mapping[str, Sequence[CanonicalField]]:
         """The fields by name, in their order."""
-        found: dict[str, list[CanonicalField]] = {}
-        for each in self.fields:
-            found.setdefault(each.name, []).append(each)
-        return found
+        fields: dict[str, list[CanonicalField]] = {}
+        for header_field in self.fields:
+            fields.setdefault(header_field.name, []).append(header_field)
+        return fields
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "SignedMessage":
         """Read the message in these bytes."""
         try:
-            return cls(*split_fields_and_body(raw))
+            return cls(*parse_well_formed_fields_and_crlf_body(raw))
         except MalformedInput:
             return cls((), b"", is_well_formed=False)
 
@@ -127,7 +127,9 @@ class SignedMessage:
     def from_header_and_body_hash(cls, header: bytes, relaxed_body_hash: bytes) -> "SignedMessage":
         """A message with this header, and only the digest of the relaxed body."""
         try:
-            return cls(parse_fields(header), b"", _body_hashes={"relaxed": relaxed_body_hash})
+            return cls(
+                parse_canonical_fields(header), b"", _body_hashes={"relaxed": relaxed_body_hash}
+            )
         except MalformedInput:
             return cls((), b"", is_well_formed=False)
 
@@ -136,7 +138,7 @@ class SignedMessage:
         """The message in a file, of which only the header is read."""
         head, start = read_header_and_body_offset(path)
         try:
-            return cls(parse_fields(head), BodyFile(path, start))
+            return cls(parse_canonical_fields(head), BodyFile(path, start))
         except MalformedInput:
             return cls((), b"", is_well_formed=False)
 
@@ -164,9 +166,9 @@ class SignedMessage:
         """Compute body hashes: of a large body in a thread, of a file in a helper process."""
         body = self.body
         if isinstance(body, BodyFile):
-            if wanted := sorted(set(forms) - self._body_hashes.keys()):
+            if missing_forms := sorted(set(forms) - self._body_hashes.keys()):
                 self._body_hashes |= await run_by_message_size(
-                    partial(body_digests, body_start=body.start, forms=wanted), body.path
+                    partial(body_digests, body_start=body.start, forms=missing_forms), body.path
                 )
             return
         for form in set(forms):
@@ -179,8 +181,8 @@ class SignedMessage:
 def _body_hash(body: bytes | BodyFile, form: str) -> bytes:
     if isinstance(body, BodyFile):
         return body_digests(body.path, body.start, [form])[form]
-    made = relaxed_body(body) if form == "relaxed" else simple_body(body)
-    return hashlib.sha256(made).digest()
+    canonical_body = relaxed_body(body) if form == "relaxed" else simple_body(body)
+    return hashlib.sha256(canonical_body).digest()
 
 
 def decode_base64(text: str) -> bytes:
@@ -188,7 +190,7 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(without_white_space(text), validate=True)
     except (ValueError, binascii.Error) as problem:
-        raise MalformedInput("no Base64") from problem
+        raise MalformedInput("invalid base64") from problem
 
 
 def parse_signature(
@@ -198,21 +200,21 @@ def parse_signature(
     header_form, _, body_form = field_tags.get("c", "simple/simple").lower().partition("/")
     body_form = body_form or "simple"
     if not {header_form, body_form} <= {"relaxed", "simple"}:
-        raise MalformedInput("no such canonical form")
+        raise MalformedInput("unknown canonicalization in c=")
     domain, selector = (
         required_ascii_tag(field_tags, "d").lower(),
         required_ascii_tag(field_tags, "s"),
     )
     if not (is_domain(domain) and is_domain(selector)):
-        raise MalformedInput("no domain or selector")
+        raise MalformedInput("invalid d= or s=")
     signed = [
         name.strip(WHITE_SPACE).lower()
         for name in field_tags.get("h", "").split(":", MAX_SIGNED_FIELDS)
     ]
     if "from" not in signed or len(signed) > MAX_SIGNED_FIELDS:
-        raise MalformedInput("From is not signed")
+        raise MalformedInput("From header field not signed")
     if "dns/txt" not in field_tags.get("q", "dns/txt").lower():
-        raise MalformedInput("a key that is not in DNS")
+        raise MalformedInput("unsupported query method in q=")
     return MessageSignature(
         signature_field,
         domain,
@@ -223,31 +225,31 @@ def parse_signature(
         signed,
         header_form,
         body_form,
-        _parse_expiry(field_tags),
+        _parse_expiry_or_none(field_tags),
         field_tags.get("i", f"@{domain}").rpartition("@")[2].lower(),
     )
 
 
-def _parse_expiry(field_tags: Mapping[str, str]) -> int | None:
+def _parse_expiry_or_none(field_tags: Mapping[str, str]) -> int | None:
     """The time of x= in seconds since 1970, or None. Raises MalformedInput."""
     times = [field_tags[name] for name in ("t", "x") if name in field_tags]
-    if any(not _NUMBER.fullmatch(each) for each in times):
-        raise MalformedInput("no time")
+    if any(not _NUMBER.fullmatch(time) for time in times):
+        raise MalformedInput("invalid timestamp in t= or x=")
     if "x" not in field_tags:
         return None
     if "t" in field_tags and int(field_tags["x"]) <= int(field_tags["t"]):
-        raise MalformedInput("it ends before it begins")
+        raise MalformedInput("x= is not later than t=")
     return int(field_tags["x"])
 
 
 def _parse_dkim_signature(signature_field: CanonicalField) -> MessageSignature:
     """Parse a DKIM-Signature field. Raises MalformedInput."""
-    given = parse_tags(signature_field.value)
-    if given.get("v") != "1":
-        raise MalformedInput("no version 1")
-    signature = parse_signature(signature_field, given)
+    tags = parse_tags(signature_field.value)
+    if tags.get("v") != "1":
+        raise MalformedInput("unsupported version in v=")
+    signature = parse_signature(signature_field, tags)
     if not f".{signature.identity_domain}".endswith(f".{signature.domain}"):
-        raise MalformedInput("i= is of another domain")
+        raise MalformedInput("i= is not in the domain of d=")
     return signature
 
 
@@ -259,22 +261,26 @@ async def verify_signatures(
     It never raises. `now` is in seconds since 1970.
     """
     if not message.is_well_formed:
-        return [DkimResult(AuthResult.PERMERROR, reason="no sound header")]
-    found: list[MessageSignature | DkimResult] = []
-    for each in [each for each in message.fields if each.name == "dkim-signature"][:MAX_SIGNATURES]:
+        return [DkimResult(AuthResult.PERMERROR, reason="malformed message header")]
+    signatures: list[MessageSignature | DkimResult] = []
+    for header_field in [
+        header_field for header_field in message.fields if header_field.name == "dkim-signature"
+    ][:MAX_SIGNATURES]:
         try:
-            found.append(_parse_dkim_signature(each))
+            signatures.append(_parse_dkim_signature(header_field))
         except MalformedInput as problem:
-            found.append(DkimResult(AuthResult.PERMERROR, reason=str(problem)))
-    found.sort(key=lambda each: not _is_related_domain(each.domain, author_domain))
+            signatures.append(DkimResult(AuthResult.PERMERROR, reason=str(problem)))
+    signatures.sort(key=lambda signature: not _is_related_domain(signature.domain, author_domain))
     await message.compute_body_hashes(
-        each.body_form for each in found if isinstance(each, MessageSignature)
+        signature.body_form for signature in signatures if isinstance(signature, MessageSignature)
     )
 
-    async def verdict(of: MessageSignature | DkimResult) -> DkimResult:
-        return of if isinstance(of, DkimResult) else await verify_signature(dns, message, of, now)
+    async def verify_unless_known(signature: MessageSignature | DkimResult) -> DkimResult:
+        if isinstance(signature, DkimResult):
+            return signature
+        return await verify_signature(dns, message, signature, now)
 
-    return await asyncio.gather(*map(verdict, found))
+    return await asyncio.gather(*map(verify_unless_known, signatures))
 
 
 def _is_related_domain(domain: str, author_domain: str) -> bool:
@@ -297,36 +303,36 @@ async def verify_signature(
         )
 
     if signature.algorithm not in ALGORITHMS:
-        return signature_result(AuthResult.POLICY, "an algorithm that proves nothing")
+        return signature_result(AuthResult.POLICY, "unsupported signature algorithm")
     if signature.expires is not None and signature.expires < now:
-        return signature_result(AuthResult.FAIL, "it has expired")
+        return signature_result(AuthResult.FAIL, "signature expired")
     if message.body_hash(signature.body_form) != signature.body_hash:
-        return signature_result(AuthResult.FAIL, "the body was changed")
+        return signature_result(AuthResult.FAIL, "body hash did not verify")
     try:
         key = await find_key(dns, signature.selector, signature.domain)
     except (KeyNotFound, WeakKey, DnsLimitExceeded, DnsUnavailable) as problem:
         return signature_result(RESULT_BY_KEY_ERROR[type(problem)], str(problem))
     if key.requires_exact_identity and signature.identity_domain != signature.domain:
-        return signature_result(AuthResult.PERMERROR, "i= is of another domain")
+        return signature_result(AuthResult.PERMERROR, "i= is not in the domain of d=")
     proven = key.is_valid_signature(
         signature.algorithm, signature.signature, header_digest(message, signature)
     )
     return (
         signature_result(AuthResult.PASS)
         if proven
-        else signature_result(AuthResult.FAIL, "the header was changed")
+        else signature_result(AuthResult.FAIL, "signature did not verify")
     )
 
 
 def header_digest(message: SignedMessage, signature: MessageSignature) -> bytes:
     """The SHA-256 of the signed fields, and of the signature field with an empty b=."""
 
-    def canonical_field(each: CanonicalField) -> bytes:
-        return each.relaxed_form if signature.header_form == "relaxed" else each.raw
+    def canonical_field(header_field: CanonicalField) -> bytes:
+        return header_field.relaxed_form if signature.header_form == "relaxed" else header_field.raw
 
     # From once more than h= names it, so that an added From field breaks the signature
-    signed = signed_fields(message.fields_by_name, [*signature.signed_fields, "from"])
-    made = b"".join(map(canonical_field, signed)) + canonical_field(
+    signed = fields_covered_by_signature(message.fields_by_name, [*signature.signed_fields, "from"])
+    signed_data = b"".join(map(canonical_field, signed)) + canonical_field(
         without_signature(signature.field)
     ).removesuffix(b"\r\n")
-    return hashlib.sha256(made).digest()
+    return hashlib.sha256(signed_data).digest()

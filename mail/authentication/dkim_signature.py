@@ -10,13 +10,17 @@ from mail.authentication.arc_seal import SIGNED_FIELDS
 from mail.authentication.dkim import SignedMessage, header_digest, parse_signature
 from mail.authentication.header_fields import parse_tags
 from mail.authentication.private_keys import Algorithm, DkimSigner
-from mail.authentication.signature_fields import append_signature, build_field, fold_names
+from mail.authentication.signature_fields import (
+    append_signature,
+    build_folded_signature_field,
+    fold_names,
+)
 
 FIELD_NAME = "dkim-signature"
 OVERSIGNED_FIELDS = frozenset({"from", "subject", "date", "to", "cc", "reply-to", "message-id"})
 
 
-async def make_signature_fields(
+async def make_signature_fields_or_empty(
     signers: Sequence[DkimSigner], source: bytes | Path, now: int, lifetime: int | None = None
 ) -> bytes:
     """Sign a message and return the DKIM-Signature fields, RSA first; empty for a broken header.
@@ -24,40 +28,42 @@ async def make_signature_fields(
     Fields in OVERSIGNED_FIELDS are named once more than they occur, so that none can be added
     (RFC 6376, section 5.4.2). `lifetime` is in seconds.
     """
-    return await make_signature_fields_of_parsed(
+    return await make_signature_fields_of_parsed_or_empty(
         await SignedMessage.read(source), signers, now, lifetime
     )
 
 
-async def make_signature_fields_of_parsed(
+async def make_signature_fields_of_parsed_or_empty(
     message: SignedMessage, signers: Sequence[DkimSigner], now: int, lifetime: int | None = None
 ) -> bytes:
     """Sign a message that was already read and perhaps hashed.
 
-    See `make_signature_fields`.
+    See `make_signature_fields_or_empty`.
     """
     if not signers or not message.is_well_formed or "from" not in message.fields_by_name:
         return b""
     await message.compute_body_hashes(["relaxed"])
-    order = sorted(signers, key=lambda one: one.key.algorithm is not Algorithm.RSA)
+    order = sorted(signers, key=lambda signer: signer.key.algorithm is not Algorithm.RSA)
     return await asyncio.to_thread(_make_signatures, order, message, now, lifetime)
 
 
 def _make_signatures(
     signers: Sequence[DkimSigner], message: SignedMessage, now: int, lifetime: int | None
 ) -> bytes:
-    return b"".join(_make_signature(one, message, now, lifetime) for one in signers)
+    return b"".join(_make_signature_field(signer, message, now, lifetime) for signer in signers)
 
 
-def _make_signature(
+def _make_signature_field(
     signer: DkimSigner, message: SignedMessage, now: int, lifetime: int | None
 ) -> bytes:
-    there = Counter(each.name for each in message.fields if each.name in SIGNED_FIELDS)
-    there.pop(FIELD_NAME, None)  # signatures of other servers are not signed
+    field_counts = Counter(field.name for field in message.fields if field.name in SIGNED_FIELDS)
+    field_counts.pop(FIELD_NAME, None)  # signatures of other servers are not signed
     names = [
-        name for name, many in there.items() for _ in range(many + (name in OVERSIGNED_FIELDS))
+        name
+        for name, field_count in field_counts.items()
+        for _ in range(field_count + (name in OVERSIGNED_FIELDS))
     ]
-    names += sorted(OVERSIGNED_FIELDS - there.keys())
+    names += sorted(OVERSIGNED_FIELDS - field_counts.keys())
     times = [f"t={now}", *([f"x={now + lifetime}"] if lifetime else [])]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
     head = [
@@ -65,6 +71,6 @@ def _make_signature(
         *(f"d={signer.domain}", f"s={signer.selector}", *times),
         *(f"h={fold_names(names)}", f"bh={body}", "b="),
     ]
-    bare = build_field(FIELD_NAME, head)
+    bare = build_folded_signature_field(FIELD_NAME, head)
     signature = parse_signature(bare, {**parse_tags(bare.value), "b": "AA=="})
     return append_signature(bare, signer.key.sign, header_digest(message, signature)).raw

@@ -48,8 +48,8 @@ def _public_suffixes() -> PublicSuffixList:
 
 def organizational_domain(domain: str) -> str:
     """The registered domain above this one, or the domain itself; as A-labels."""
-    found: str | None = _public_suffixes().privatesuffix(domain)
-    return found or domain
+    suffix: str | None = _public_suffixes().privatesuffix(domain)
+    return suffix or domain
 
 
 async def find_policy_or_temperror(
@@ -57,38 +57,42 @@ async def find_policy_or_temperror(
 ) -> DmarcPolicy | DmarcResult | None:
     """Look up the policy for a domain; None without a policy, a DmarcResult if DNS fails."""
     try:
-        if found := _parse_policy(
+        if policy := _parse_policy_or_none(
             await dns.query_txt(f"_dmarc.{author_domain}"), for_subdomain=False
         ):
-            return found
+            return policy
         above = organizational_domain(author_domain)
         return (
-            _parse_policy(await dns.query_txt(f"_dmarc.{above}"), for_subdomain=True)
+            _parse_policy_or_none(await dns.query_txt(f"_dmarc.{above}"), for_subdomain=True)
             if above != author_domain
             else None
         )
     except DnsUnavailable:
-        return DmarcResult(AuthResult.TEMPERROR, author_domain, reason="no answer of DNS")
+        return DmarcResult(AuthResult.TEMPERROR, author_domain, reason="DNS lookup failed")
 
 
-def _parse_policy(txt_records: Sequence[str], *, for_subdomain: bool) -> DmarcPolicy | None:
+def _parse_policy_or_none(txt_records: Sequence[str], *, for_subdomain: bool) -> DmarcPolicy | None:
     """Parse the policy of the only DMARC record, for the domain or for its subdomains."""
-    found = [_parse_tags(text) for text in txt_records]
-    records = [given for given in found if next(iter(given.items())) == _VERSION_TAG]
+    tags_by_record = [_parse_tags(text) for text in txt_records]
+    records = [
+        record_tags
+        for record_tags in tags_by_record
+        if next(iter(record_tags.items())) == _VERSION_TAG
+    ]
     if len(records) != 1:
         return None
-    given = records[0]
-    wanted = given.get("p", "").lower()
+    tags = records[0]
+    policy_word = tags.get("p", "").lower()
     if for_subdomain:
-        wanted = given.get("sp", wanted).lower()
-    if wanted not in POLICIES:
-        if "rua" not in given:
+        policy_word = tags.get("sp", policy_word).lower()
+    if policy_word not in POLICIES:
+        if "rua" not in tags:
             return None
-        wanted = "none"
-    if given.get("pct") == "0":
-        wanted = _NEXT_MILDER_POLICY.get(wanted, wanted)
+        policy_word = "none"
+    if tags.get("pct") == "0":
+        policy_word = _NEXT_MILDER_POLICY.get(policy_word, policy_word)
     return DmarcPolicy(
-        wanted, given.get("adkim", "").lower() == "s", given.get("aspf", "").lower() == "s"
+        policy_word, tags.get("adkim", "").lower() == "s", tags.get("aspf", "").lower() == "s"
     )
 
 
@@ -97,14 +101,14 @@ _VERSION_TAG = ("v", "DMARC1")
 
 def _parse_tags(text: str) -> dict[str, str]:
     """The tags of a record by lower-case name; of a repeated tag the first."""
-    found: dict[str, str] = {}
+    tags: dict[str, str] = {}
     for part in text.split(";"):
         name, _, value = part.partition("=")
-        found.setdefault(name.strip().lower(), value.strip())
-    return found
+        tags.setdefault(name.strip().lower(), value.strip())
+    return tags
 
 
-def evaluate(
+def evaluate_dmarc(
     author_domain: str,
     policy: DmarcPolicy | DmarcResult | None,
     spf_result: SpfResult | None,
@@ -115,19 +119,19 @@ def evaluate(
         return policy
     if policy is None:
         return DmarcResult(AuthResult.NONE, author_domain)
-    came = [
-        each.result
-        for each in dkim_results
-        if _is_aligned(each.domain, author_domain, strict=policy.strict_dkim)
+    aligned_results = [
+        result.result
+        for result in dkim_results
+        if _is_aligned(result.domain, author_domain, strict=policy.strict_dkim)
     ]
     if spf_result and _is_aligned(spf_result.domain, author_domain, strict=policy.strict_spf):
-        came.append(spf_result.result)
-    if AuthResult.PASS in came:
+        aligned_results.append(spf_result.result)
+    if AuthResult.PASS in aligned_results:
         return DmarcResult(AuthResult.PASS, author_domain, policy.policy)
-    if AuthResult.TEMPERROR in came:
-        return DmarcResult(AuthResult.TEMPERROR, author_domain, policy.policy, "no answer of DNS")
+    if AuthResult.TEMPERROR in aligned_results:
+        return DmarcResult(AuthResult.TEMPERROR, author_domain, policy.policy, "DNS lookup failed")
     if spf_result is None:
-        return DmarcResult(AuthResult.NONE, author_domain, policy.policy, "SPF is not known")
+        return DmarcResult(AuthResult.NONE, author_domain, policy.policy, "SPF result unknown")
     return DmarcResult(AuthResult.FAIL, author_domain, policy.policy)
 
 
@@ -137,11 +141,14 @@ def _is_aligned(domain: str, author_domain: str, *, strict: bool) -> bool:
     return organizational_domain(domain) == organizational_domain(author_domain)
 
 
-def worst_result(results: Sequence[DmarcResult]) -> DmarcResult:
+def worst_dmarc_result_or_permerror(results: Sequence[DmarcResult]) -> DmarcResult:
     """The most severe result of the domains in From; permerror without a domain."""
     if not results:
-        return DmarcResult(AuthResult.PERMERROR, reason="no domain in From")
+        return DmarcResult(AuthResult.PERMERROR, reason="no domain in From header field")
     return max(
         results,
-        key=lambda each: (_RESULTS_BY_SEVERITY.index(each.result), POLICIES.index(each.policy)),
+        key=lambda result: (
+            _RESULTS_BY_SEVERITY.index(result.result),
+            POLICIES.index(result.policy),
+        ),
     )

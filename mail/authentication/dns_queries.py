@@ -11,6 +11,7 @@ import idna
 from dns.asyncresolver import Resolver
 
 from mail.addresses.address_syntax import ascii_domain
+from mail.network.dns_cache import DnsAnswerCache
 from mail.network.dns_resolver import create_resolver
 
 MAX_QUERIES = 20  # queries for one message
@@ -56,21 +57,21 @@ class MessageDns:
         key = absolute, record_type
         if key not in self._results:
             if self.query_count >= self._max_queries:
-                raise DnsLimitExceeded(f"more than {self._max_queries} questions")
+                raise DnsLimitExceeded(f"more than {self._max_queries} DNS queries")
             self.query_count += 1
             try:
                 self._results[key] = await self._resolve(absolute, record_type)
             except DnsUnavailable as problem:
                 self._results[key] = problem
-        found = self._results[key]
-        if isinstance(found, DnsUnavailable):
-            raise found
-        return found
+        answer = self._results[key]
+        if isinstance(answer, DnsUnavailable):
+            raise answer
+        return answer
 
     async def query_txt(self, name: str) -> list[str]:
         """The TXT records of a name, each joined from its strings. Raises as `query`."""
         records = await self.query(name, "TXT")
-        return [b"".join(each.strings).decode(errors="surrogateescape") for each in records]
+        return [b"".join(record.strings).decode(errors="surrogateescape") for record in records]
 
     async def _resolve(self, name: dns.name.Name, record_type: str) -> list[Any]:
         # Only the wait for DNS counts: hashing a large message on a busy machine takes longer.
@@ -103,7 +104,7 @@ def _absolute_name(name: str) -> dns.name.Name:
 @lru_cache(maxsize=4)
 def shared_resolver(nameserver: str | None) -> Resolver:
     """The caching resolver of this process for a name server."""
-    made = create_resolver(nameserver)
-    made.cache = dns.resolver.LRUCache(CACHE_SIZE)
-    made.timeout = TRY_TIMEOUT
-    return made
+    resolver = create_resolver(nameserver)
+    resolver.cache = DnsAnswerCache(CACHE_SIZE)
+    resolver.timeout = TRY_TIMEOUT
+    return resolver

@@ -42,18 +42,18 @@ async def find_forwarder(
     Nothing is cached, so that a removal takes effect at once in all processes. This is one
     index look-up.
     """
-    places = _networks_containing(client_ip)
-    if not places:
+    networks = _enclosing_networks_narrowest_first(client_ip)
+    if not networks:
         return None
     rows = await environment.database.read_prepared(
-        _select_forwarding_hosts(environment.database.dialect), {"hosts": list(places)}
+        _select_forwarding_hosts(environment.database.dialect), {"hosts": list(networks)}
     )
-    found = min(rows, key=lambda row: places.index(row.host), default=None)
-    return None if found is None else TrustedForwarder(found.host, found.filter_spam)
+    forwarder = min(rows, key=lambda row: networks.index(row.host), default=None)
+    return None if forwarder is None else TrustedForwarder(forwarder.host, forwarder.filter_spam)
 
 
 @lru_cache(maxsize=1024)
-def _networks_containing(client_ip: str | None) -> tuple[str, ...]:
+def _enclosing_networks_narrowest_first(client_ip: str | None) -> tuple[str, ...]:
     """All networks that contain an address, in their stored form, the narrowest first."""
     try:
         address = ipaddress.ip_address((client_ip or "").partition("%")[0])
@@ -63,5 +63,5 @@ def _networks_containing(client_ip: str | None) -> tuple[str, ...]:
     address = mapped or address
     lengths = range(address.max_prefixlen, MIN_PREFIX_LENGTH[address.version] - 1, -1)
     return tuple(
-        network_text(ipaddress.ip_network((address, each), strict=False)) for each in lengths
+        network_text(ipaddress.ip_network((address, length), strict=False)) for length in lengths
     )

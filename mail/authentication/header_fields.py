@@ -46,20 +46,20 @@ class CanonicalField:
         return self.name.encode() + b":" + value + _CRLF
 
 
-def split_fields_and_body(raw: bytes) -> tuple[list[CanonicalField], bytes]:
+def parse_well_formed_fields_and_crlf_body(raw: bytes) -> tuple[list[CanonicalField], bytes]:
     """Split a message into its fields, topmost first, and its body; both with CRLF line ends.
 
     Raises MalformedInput if a line of the header belongs to no field, since other programs
     could see another header.
     """
     head, body = split_header_and_body(raw)
-    return parse_fields(head), with_crlf(body)
+    return parse_canonical_fields(head), with_crlf(body)
 
 
-def parse_fields(header: bytes) -> list[CanonicalField]:
+def parse_canonical_fields(header: bytes) -> list[CanonicalField]:
     """The fields of a header, topmost first. Raises MalformedInput; see `split_fields_and_body`."""
     if len(header) > MAX_HEADER_SIZE or header.count(b"\n") > MAX_LINES:
-        raise MalformedInput("a header that is too large")
+        raise MalformedInput("message header too large")
     lines = (
         _FOLDED_LINE_END.sub(b"\n", with_crlf(header)).removesuffix(_CRLF).split(_CRLF)
     )  # LF is a fold
@@ -67,18 +67,18 @@ def parse_fields(header: bytes) -> list[CanonicalField]:
         lines = []
     fields = []
     for line in lines[1:] if header.startswith(_MBOX_PREFIXES) else lines:
-        found = _NAME.match(line)
-        if not found or b"\r" in line:
-            raise MalformedInput("a line of the header is no field")
-        fields.append(CanonicalField(found[1].decode().lower(), line.replace(b"\n", _CRLF) + _CRLF))
+        match = _NAME.match(line)
+        if not match or b"\r" in line:
+            raise MalformedInput("malformed header field")
+        fields.append(CanonicalField(match[1].decode().lower(), line.replace(b"\n", _CRLF) + _CRLF))
     return fields
 
 
 def read_header_and_body_offset(path: Path) -> tuple[bytes, int]:
     """Read the header of the message in a file; also return the offset of its body.
 
-    A header over MAX_HEADER_SIZE bytes is cut a few bytes later, so that `parse_fields` refuses
-    it.
+    A header over MAX_HEADER_SIZE bytes is cut a few bytes later, so that `parse_canonical_fields`
+    refuses it.
     """
     with path.open("rb", buffering=0) as file:
         first = file.read(MAX_HEADER_SIZE + len(b"\r\n") + 1)
@@ -90,8 +90,8 @@ def split_header_and_body(raw: bytes) -> tuple[bytes, bytes]:
     """Split a message into its header with line ends, and the bytes after the empty line."""
     if raw.startswith((_CRLF, b"\n")):
         return b"", raw[raw.index(b"\n") + 1 :]
-    ends = [(raw.find(mark), len(mark)) for mark in (b"\n\r\n", b"\n\n")]
-    at, size = min((end for end in ends if end[0] >= 0), default=(-1, 0))
+    header_ends = [(raw.find(line_end), len(line_end)) for line_end in (b"\n\r\n", b"\n\n")]
+    at, size = min((end for end in header_ends if end[0] >= 0), default=(-1, 0))
     if at < 0:
         return raw, b""
     return raw[: at + 1], raw[at + size :]
@@ -102,19 +102,19 @@ def parse_tags(text: bytes) -> dict[str, str]:
 
     Raises MalformedInput.
     """
-    found: dict[str, str] = {}
+    tags: dict[str, str] = {}
     parts = text.decode(errors="surrogateescape").split(";", MAX_TAGS)
     if not parts[-1].strip():
         parts.pop()
     for part in parts:
-        name, mark, value = part.partition("=")
+        name, separator, value = part.partition("=")
         name = name.strip(WHITE_SPACE)
-        if not mark or not _TAG.fullmatch(name) or name in found:
-            raise MalformedInput("no list of tags")
-        found[name] = value.strip(WHITE_SPACE)
-    if len(found) > MAX_TAGS:
+        if not separator or not _TAG.fullmatch(name) or name in tags:
+            raise MalformedInput("invalid tag list")
+        tags[name] = value.strip(WHITE_SPACE)
+    if len(tags) > MAX_TAGS:
         raise MalformedInput("too many tags")
-    return found
+    return tags
 
 
 def without_white_space(text: str) -> str:
@@ -124,31 +124,31 @@ def without_white_space(text: str) -> str:
 
 def without_signature(field: CanonicalField) -> CanonicalField:
     """The field with an empty b=, as its signature was made."""
-    name, mark, value = field.raw.partition(b":")
+    name, separator, value = field.raw.partition(b":")
     parts = value.removesuffix(_CRLF).split(b";")
     for at, part in enumerate(parts):
         tag, sign, _ = part.partition(b"=")
         if tag.strip() == b"b":
             parts[at] = tag + sign
-    return CanonicalField(field.name, name + mark + b";".join(parts) + _CRLF)
+    return CanonicalField(field.name, name + separator + b";".join(parts) + _CRLF)
 
 
-def signed_fields(
+def fields_covered_by_signature(
     fields_by_name: Mapping[str, Sequence[CanonicalField]], names: Sequence[str]
 ) -> list[CanonicalField]:
     """The fields that a list of names signs; of equal names the last first (RFC 6376, 5.4.2)."""
-    found, taken = [], Counter[str]()
+    covered_fields, taken_counts = [], Counter[str]()
     for name in names:
-        there = fields_by_name.get(name, ())
-        taken[name] += 1
-        if taken[name] <= len(there):
-            found.append(there[-taken[name]])
-    return found
+        same_name_fields = fields_by_name.get(name, ())
+        taken_counts[name] += 1
+        if taken_counts[name] <= len(same_name_fields):
+            covered_fields.append(same_name_fields[-taken_counts[name]])
+    return covered_fields
 
 
 def required_ascii_tag(field_tags: Mapping[str, str], name: str) -> str:
     """The value of a required tag. Raises MalformedInput if it is missing or not ASCII."""
     value = field_tags.get(name, "")
     if not value or not value.isascii():
-        raise MalformedInput(f"no {name}=")
+        raise MalformedInput(f"missing tag {name}=")
     return value

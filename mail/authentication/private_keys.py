@@ -32,7 +32,7 @@ from mail.authentication.public_keys import (
     MIN_RSA_BITS,
     KeyNotFound,
     WeakKey,
-    parse_record,
+    parse_dkim_key_record,
 )
 from models.domains.dkim_keys import DkimAlgorithm
 
@@ -83,8 +83,8 @@ class DkimPrivateKey:
 
     def to_pem(self) -> str:
         """The key as PEM. The caller encrypts it before it is stored."""
-        how = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        return self.key.private_bytes(*how).decode()
+        pem_options = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        return self.key.private_bytes(*pem_options).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ class DkimSigner:
 
 def encode_public_key(key: RSAPublicKey | Ed25519PublicKey) -> str:
     """The public key for p= of a DNS record, in base64."""
-    how = (
+    public_options = (
         (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if isinstance(key, RSAPublicKey)
         else (Encoding.Raw, PublicFormat.Raw)
     )
-    return base64.b64encode(key.public_bytes(*how)).decode()
+    return base64.b64encode(key.public_bytes(*public_options)).decode()
 
 
 def generate_key(algorithm: Algorithm, bits: int = 2048) -> DkimPrivateKey:
@@ -113,7 +113,7 @@ def generate_key(algorithm: Algorithm, bits: int = 2048) -> DkimPrivateKey:
     return DkimPrivateKey(generate_private_key(65537, bits))
 
 
-def parse_key(text: str, *, is_trusted: bool = False) -> DkimPrivateKey:
+def parse_dkim_private_key(text: str, *, is_trusted: bool = False) -> DkimPrivateKey:
     """Parse a key in PEM (PKCS #1, PKCS #8), or the bytes of an Ed25519 key in base64.
 
     Raises UnusableKey. With `is_trusted`, the slow validation of an RSA key is skipped, since
@@ -121,24 +121,25 @@ def parse_key(text: str, *, is_trusted: bool = False) -> DkimPrivateKey:
     """
     text = text.strip()
     if len(text) > MAX_KEY_TEXT:
-        raise UnusableKey(f"at most {MAX_KEY_TEXT} characters")
+        raise UnusableKey(f"The key has at most {MAX_KEY_TEXT} characters.")
     if not text.startswith("-----"):
         return DkimPrivateKey(_parse_ed25519(text))
     try:
         key = load_pem_private_key(text.encode(), None, unsafe_skip_rsa_key_validation=is_trusted)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise UnusableKey("no key that can be read without a password") from None
+        raise UnusableKey("The key can't be parsed, or is encrypted with a password.") from None
     if isinstance(key, Ed25519PrivateKey):
         return DkimPrivateKey(key)
     if not isinstance(key, RSAPrivateKey):
-        raise UnusableKey("neither RSA nor Ed25519")
+        raise UnusableKey("The key must be RSA or Ed25519.")
     exponent = key.private_numbers().public_numbers.e
     if (
         not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
         or exponent.bit_length() > MAX_EXPONENT_BITS
     ):
         raise UnusableKey(
-            f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, and a usual exponent"
+            f"An RSA key must have from {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, and a "
+            "usual exponent."
         )
     return DkimPrivateKey(key)
 
@@ -147,9 +148,9 @@ def _parse_ed25519(text: str) -> Ed25519PrivateKey:
     try:
         raw = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
-        raise UnusableKey("neither PEM nor Base64") from None
+        raise UnusableKey("The key must be PEM or base64.") from None
     if len(raw) != ED25519_KEY_SIZE:
-        raise UnusableKey(f"a key of Ed25519 has {ED25519_KEY_SIZE} bytes")
+        raise UnusableKey(f"An Ed25519 key must have {ED25519_KEY_SIZE} bytes.")
     return Ed25519PrivateKey.from_private_bytes(raw)
 
 
@@ -161,7 +162,7 @@ def dns_record(algorithm: Algorithm, public_key_text: str) -> str:
 def is_record_of_key(record: str, public_key_text: str) -> bool:
     """True if a TXT record has this public key and allows signatures of mail."""
     try:
-        return encode_public_key(parse_record(record).key) == public_key_text
+        return encode_public_key(parse_dkim_key_record(record).key) == public_key_text
     except (KeyNotFound, WeakKey):
         return False
 

@@ -66,31 +66,31 @@ async def find_key(dns: MessageDns, selector: str, domain: str) -> DkimPublicKey
     """
     records = await dns.query_txt(f"{selector}._domainkey.{domain}")
     if not records:
-        raise KeyNotFound("no key")
-    return parse_record(records[0])
+        raise KeyNotFound("no key for signature")
+    return parse_dkim_key_record(records[0])
 
 
-def parse_record(record: str) -> DkimPublicKey:
+def parse_dkim_key_record(record: str) -> DkimPublicKey:
     """Parse the public key of a TXT record. Raises KeyNotFound or WeakKey."""
     try:
-        given = parse_tags(record.encode(errors="surrogateescape"))
+        tags = parse_tags(record.encode(errors="surrogateescape"))
     except MalformedInput as problem:
-        raise KeyNotFound("no key record") from problem
-    if given.get("v", "DKIM1") != "DKIM1" or ("v" in given and next(iter(given)) != "v"):
-        raise KeyNotFound("no key record of version 1")
-    if "sha256" not in _lower_case_words(given.get("h", "sha256")):
-        raise KeyNotFound("a key for another hash")
-    if not {"*", "email"} & _lower_case_words(given.get("s", "*")):
-        raise KeyNotFound("a key for another service")
-    text = without_white_space(given.get("p", ""))
+        raise KeyNotFound("invalid key record") from problem
+    if tags.get("v", "DKIM1") != "DKIM1" or ("v" in tags and next(iter(tags)) != "v"):
+        raise KeyNotFound("unsupported key record version")
+    if "sha256" not in _lower_case_words(tags.get("h", "sha256")):
+        raise KeyNotFound("key does not allow SHA-256")
+    if not {"*", "email"} & _lower_case_words(tags.get("s", "*")):
+        raise KeyNotFound("key is not for email")
+    text = without_white_space(tags.get("p", ""))
     if not text:
-        raise KeyNotFound("the key is revoked" if "p" in given else "no key")
+        raise KeyNotFound("key revoked" if "p" in tags else "no key for signature")
     try:
         der = base64.b64decode(text, validate=True)
-        key = _load_public_key(given.get("k", "rsa").lower(), der)
+        key = _load_public_key(tags.get("k", "rsa").lower(), der)
     except (ValueError, binascii.Error, UnsupportedAlgorithm) as problem:
-        raise KeyNotFound("no key that can be read") from problem
-    return DkimPublicKey(key, "s" in _lower_case_words(given.get("t", "")))
+        raise KeyNotFound("key can't be parsed") from problem
+    return DkimPublicKey(key, "s" in _lower_case_words(tags.get("t", "")))
 
 
 def _lower_case_words(text: str) -> set[str]:
@@ -101,14 +101,14 @@ def _load_public_key(key_type: str, der: bytes) -> RSAPublicKey | Ed25519PublicK
     if key_type == "ed25519":
         return Ed25519PublicKey.from_public_bytes(der)
     if key_type != "rsa":
-        raise KeyNotFound("a key of another kind")
+        raise KeyNotFound("unsupported key type")
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
 
     key = serialization.load_der_public_key(der)
     if not isinstance(key, RSAPublicKey):
-        raise KeyNotFound("a key of another kind")
+        raise KeyNotFound("unsupported key type")
     if key.key_size < MIN_RSA_BITS:
-        raise WeakKey(f"a key of less than {MIN_RSA_BITS} bits")
+        raise WeakKey(f"RSA key shorter than {MIN_RSA_BITS} bits")
     if key.key_size > MAX_RSA_BITS or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS:
-        raise WeakKey(f"a key of more than {MAX_RSA_BITS} bits")
+        raise WeakKey(f"RSA key longer than {MAX_RSA_BITS} bits")
     return key

@@ -37,24 +37,29 @@ class AuthenticationFindings:
 
     def result_texts(self) -> list[str]:
         """The results as texts, one for each method and signature."""
-        found = []
+        texts = []
         if self.spf:
             name = "smtp.helo" if self.spf.is_helo else "smtp.mailfrom"
-            found.append(
+            texts.append(
                 _result_text("spf", self.spf.result, self.spf.reason, {name: self.spf.domain})
             )
-        for each in self.dkim:
-            which = {"header.d": each.domain, "header.s": each.selector}
-            shown = f' header.b="{each.short_signature}"' if each.short_signature else ""
-            found.append(_result_text("dkim", each.result, each.reason, which) + shown)
+        for dkim_result in self.dkim:
+            properties = {"header.d": dkim_result.domain, "header.s": dkim_result.selector}
+            signature_text = (
+                f' header.b="{dkim_result.short_signature}"' if dkim_result.short_signature else ""
+            )
+            texts.append(
+                _result_text("dkim", dkim_result.result, dkim_result.reason, properties)
+                + signature_text
+            )
         if not self.dkim:
-            found.append("dkim=none")
-        found.append(self._dmarc_text())
+            texts.append("dkim=none")
+        texts.append(self._dmarc_text())
         if self.arc.result is not AuthResult.TEMPERROR:
-            many = f"i={len(self.arc.arc_sets)}" if self.arc.arc_sets else ""
-            why = ", ".join(filter(None, (many, self.arc.reason)))
-            found.append(_result_text("arc", self.arc.result, why, {}))
-        return found
+            arc_property = f"i={len(self.arc.arc_sets)}" if self.arc.arc_sets else ""
+            why = ", ".join(filter(None, (arc_property, self.arc.reason)))
+            texts.append(_result_text("arc", self.arc.result, why, {}))
+        return texts
 
     def _dmarc_text(self) -> str:
         policy = f"p={self.dmarc.policy}" if self.dmarc.result is not AuthResult.NONE else ""
@@ -68,7 +73,9 @@ class AuthenticationFindings:
 
     def to_stored_json(self, host: str) -> dict[str, Any]:
         """The results in the form that is stored with the message."""
-        passed = [each.domain for each in self.dkim if each.result is AuthResult.PASS]
+        passed = [
+            dkim_result.domain for dkim_result in self.dkim if dkim_result.result is AuthResult.PASS
+        ]
         spf = self.spf
         return {
             "spf": spf.domain if spf and spf.result is AuthResult.PASS else None,
@@ -82,6 +89,8 @@ class AuthenticationFindings:
 
 
 def _result_text(method: str, result: AuthResult, reason: str, properties: dict[str, str]) -> str:
-    said = [f"{method}={result.value}", f"({reason})" if reason else ""]
-    said += [f"{name}={value}" for name, value in properties.items() if _DOMAIN.fullmatch(value)]
-    return " ".join(filter(None, said))
+    result_words = [f"{method}={result.value}", f"({reason})" if reason else ""]
+    result_words += [
+        f"{name}={value}" for name, value in properties.items() if _DOMAIN.fullmatch(value)
+    ]
+    return " ".join(filter(None, result_words))

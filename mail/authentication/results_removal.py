@@ -16,7 +16,7 @@ from mail.authentication.header_fields import (
     split_header_and_body,
 )
 from mail.authentication.results import FIELD_NAME
-from mail.mime.authentication_results import authserv_id
+from mail.mime.authentication_results import authserv_id_or_empty
 from mail.mime.encoded_words import unfold_and_decode_utf8
 from models.runtime.options import Options
 
@@ -26,7 +26,7 @@ _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 def comparable_names(names: Iterable[str]) -> frozenset[str]:
     """The authserv-ids in the form in which they are compared."""
-    return frozenset(map(_comparable, names))
+    return frozenset(map(_comparable_server_name, names))
 
 
 def own_authserv_ids(options: Options) -> frozenset[str]:
@@ -47,8 +47,8 @@ async def remove_own_results(
             _remove_own_results_from_file, options, source, from_trusted_server
         )
     head, _ = split_header_and_body(source)
-    trusted_hops = _trusted_hops(options, head) if from_trusted_server else 0
-    return remove_results(
+    trusted_hops = _trusted_hops_or_zero(options, head) if from_trusted_server else 0
+    return remove_authentication_results_of_servers(
         source,
         own_authserv_ids(options),
         trusted_names=_trusted_names(options),
@@ -59,8 +59,8 @@ async def remove_own_results(
 def _remove_own_results_from_file(options: Options, path: Path, from_trusted_server: bool) -> Path:
     head, _ = read_header_and_body_offset(path)
     if _FIELD_NAME in head.lower() or len(head) >= MAX_HEADER_SIZE:
-        trusted_hops = _trusted_hops(options, head) if from_trusted_server else 0
-        rewrite_without_results_and_hash(
+        trusted_hops = _trusted_hops_or_zero(options, head) if from_trusted_server else 0
+        rewrite_without_results_and_hash_original(
             path,
             b"",
             own_authserv_ids(options),
@@ -74,13 +74,13 @@ def _trusted_names(options: Options) -> frozenset[str]:
     return comparable_names(options.authserv_ids)
 
 
-def _trusted_hops(options: Options, header: bytes) -> int:
+def _trusted_hops_or_zero(options: Options, header: bytes) -> int:
     """The number of the Received field above which results are trusted; 0 if it is missing."""
     count = len(_RECEIVED.findall(header))
     return options.authserv_hops if count >= options.authserv_hops else 0
 
 
-def remove_results(
+def remove_authentication_results_of_servers(
     raw: bytes,
     server_names: Collection[str],
     *,
@@ -95,11 +95,11 @@ def remove_results(
     if _FIELD_NAME not in head.lower():
         return raw
     cleaning = _ResultsRemover(server_names, trusted_names, trusted_hops)
-    kept = b"".join(cleaning.lines_to_keep(head.splitlines(keepends=True)))
-    return kept + raw[len(head) :]
+    cleaned_head = b"".join(cleaning.lines_to_keep(head.splitlines(keepends=True)))
+    return cleaned_head + raw[len(head) :]
 
 
-def rewrite_without_results_and_hash(
+def rewrite_without_results_and_hash_original(
     path: Path,
     prefix: bytes,
     server_names: Collection[str],
@@ -107,26 +107,26 @@ def rewrite_without_results_and_hash(
     trusted_names: Collection[str] = (),
     trusted_hops: int = 0,
 ) -> str:
-    """Rewrite a file as `remove_results` does, with `prefix` before it.
+    """Rewrite a file as `remove_authentication_results_of_servers` does, with `prefix` before it.
 
     Returns the SHA-256 (hex) of the original.
     """
     new = path.with_name(f"{path.name}.stamped")  # a crash leaves nothing: the prefix is known
     try:
-        with path.open("rb") as file, new.open("wb") as made:
-            came = hashlib.file_digest(file, "sha256").hexdigest()
+        with path.open("rb") as file, new.open("wb") as rewritten_file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            made.write(prefix)
-            made.writelines(
+            rewritten_file.write(prefix)
+            rewritten_file.writelines(
                 _ResultsRemover(server_names, trusted_names, trusted_hops).lines_to_keep(
                     _header_lines(file)
                 )
             )
-            shutil.copyfileobj(file, made, READ_SIZE)
+            shutil.copyfileobj(file, rewritten_file, READ_SIZE)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
-    return came
+    return digest
 
 
 def _header_lines(file: IO[bytes]) -> Iterator[bytes]:
@@ -152,18 +152,18 @@ class _ResultsRemover:
 
         Results of more than MAX_HEADER_SIZE bytes are removed, too.
         """
-        of, size = list[bytes](), 0  # lines of the current results field
+        field_lines, size = list[bytes](), 0  # lines of the current results field
         for line in lines:
-            if of and line.startswith((b" ", b"\t")):
+            if field_lines and line.startswith((b" ", b"\t")):
                 size += len(line)
-                of += [line] if size <= MAX_HEADER_SIZE else []
+                field_lines += [line] if size <= MAX_HEADER_SIZE else []
                 continue
-            yield from self._field_to_keep(of, size)
-            of, size = ([line], len(line)) if _is_results(line) else ([], 0)
-            if not of:
+            yield from self._field_to_keep(field_lines, size)
+            field_lines, size = ([line], len(line)) if _is_results(line) else ([], 0)
+            if not field_lines:
                 self._received_count += bool(_RECEIVED.match(line))
                 yield line
-        yield from self._field_to_keep(of, size)
+        yield from self._field_to_keep(field_lines, size)
 
     def _field_to_keep(self, field_lines: list[bytes], size: int) -> list[bytes]:
         field = b"".join(field_lines)
@@ -173,7 +173,7 @@ class _ResultsRemover:
 
     def _is_removed(self, field: bytes) -> bool:
         text = unfold_and_decode_utf8(field.decode("latin-1").partition(":")[2])
-        name = _comparable(authserv_id(text))
+        name = _comparable_server_name(authserv_id_or_empty(text))
         if name not in self._names:
             return False
         return not (name in self._trusted_names and self._received_count < self._hops)
@@ -183,5 +183,5 @@ def _is_results(line: bytes) -> bool:
     return line.partition(b":")[0].rstrip(b" \t").lower() == _FIELD_NAME
 
 
-def _comparable(name: str) -> str:
+def _comparable_server_name(name: str) -> str:
     return name.casefold().rstrip(".")

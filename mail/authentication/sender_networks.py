@@ -15,7 +15,7 @@ from mail.authentication.spf_record import (
     SpfRecord,
     SpfTerm,
     is_spf_record,
-    parse_record,
+    parse_spf_record,
 )
 from models.errors import InvalidInput, ServiceUnavailable
 from models.validation_constraints import ValidationConstraint
@@ -41,23 +41,23 @@ class _NetworkSearch:
 
     def add_networks(self, networks: Iterable[Network]) -> None:
         """Add networks. Raises InvalidInput if one is too wide or there are too many."""
-        for one in networks:
-            if one.prefixlen < MIN_PREFIX_LENGTH[one.version]:
-                text = f"{one} is too wide: name the hosts themselves"
+        for network in networks:
+            if network.prefixlen < MIN_PREFIX_LENGTH[network.version]:
+                text = f"{network} is too wide: name the hosts themselves."
                 raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["hostname"])
-            self.networks[one] = None
+            self.networks[network] = None
         if len(self.networks) > MAX_NETWORKS:
-            text = f"it sends from more than {MAX_NETWORKS} networks"
+            text = f"The host sends from more than {MAX_NETWORKS} networks."
             raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["hostname"])
 
     def count_lookup(self) -> None:
         """Count a term that queries DNS. Raises SpfPermError if there are too many."""
         self.lookup_count += 1
         if self.lookup_count > MAX_LOOKUP_TERMS:
-            raise SpfPermError("too many terms that ask")
+            raise SpfPermError("too many DNS lookups")
 
 
-async def find_networks(nameserver: str | None, domain: str) -> list[str]:
+async def find_sender_networks_or_raise(nameserver: str | None, domain: str) -> list[str]:
     """Find the networks of a domain, each in normal form, a single address without a length.
 
     Raises InvalidInput if there are none or too many, and ServiceUnavailable if DNS does not
@@ -72,15 +72,15 @@ async def find_networks(nameserver: str | None, domain: str) -> list[str]:
         if not walk.networks:
             await _add_networks_of_addresses(walk, domain, 32, 128)
     except DnsUnavailable as problem:
-        text = f"DNS does not answer for {domain}: {problem}"
+        text = f"DNS lookup of {domain} failed: {problem}."
         raise ServiceUnavailable(text, component="dns") from None
     except (SpfPermError, DnsLimitExceeded) as problem:
-        text = f"its SPF record cannot be followed: {problem}"
+        text = f"The SPF record can't be evaluated: {problem}."
         raise InvalidInput(text, constraint=ValidationConstraint.SPF, path=["hostname"]) from None
     if not walk.networks:
-        text = "DNS knows no address of it"
+        text = "DNS has no address of the host."
         raise InvalidInput(text, constraint=ValidationConstraint.UNKNOWN, path=["hostname"])
-    return [network_text(one) for one in walk.networks]
+    return [network_text(network) for network in walk.networks]
 
 
 def network_text(network: Network) -> str:
@@ -94,12 +94,12 @@ async def _add_networks_of_spf_record(search: _NetworkSearch, domain: str) -> No
     if domain in search.visited_names:
         return
     search.visited_names.add(domain)
-    found = [text for text in await search.dns.query_txt(domain) if is_spf_record(text)]
-    if not found:
+    spf_records = [text for text in await search.dns.query_txt(domain) if is_spf_record(text)]
+    if not spf_records:
         return
-    if len(found) > 1:
-        raise SpfPermError("more than one record")
-    record: SpfRecord = parse_record(found[0])
+    if len(spf_records) > 1:
+        raise SpfPermError("multiple SPF records")
+    record: SpfRecord = parse_spf_record(spf_records[0])
     for term in record.terms:
         if term.qualifier == "+":
             await _add_networks_of_term(search, term, domain)
@@ -111,7 +111,7 @@ async def _add_networks_of_spf_record(search: _NetworkSearch, domain: str) -> No
 
 async def _add_networks_of_term(search: _NetworkSearch, term: SpfTerm, domain: str) -> None:
     if term.name == "all":
-        text = "its SPF record lets everybody send"
+        text = "The SPF record allows every server to send."
         raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["hostname"])
     if term.network is not None:
         search.add_networks([term.network])
@@ -131,8 +131,8 @@ async def _add_networks_of_term(search: _NetworkSearch, term: SpfTerm, domain: s
 async def _add_networks_of_mx_hosts(
     search: _NetworkSearch, name: str, ipv4_prefix: int, ipv6_prefix: int
 ) -> None:
-    for each in (await search.dns.query(name, "MX"))[:MAX_RECORDS_PER_TERM]:
-        if exchanger := each.exchange.to_text(omit_final_dot=True).lower().strip("."):
+    for mx_record in (await search.dns.query(name, "MX"))[:MAX_RECORDS_PER_TERM]:
+        if exchanger := mx_record.exchange.to_text(omit_final_dot=True).lower().strip("."):
             await _add_networks_of_addresses(search, exchanger, ipv4_prefix, ipv6_prefix)
 
 
@@ -141,4 +141,6 @@ async def _add_networks_of_addresses(
 ) -> None:
     for kind, bits in (("A", ipv4_prefix), ("AAAA", ipv6_prefix)):
         records: list[Any] = (await search.dns.query(name, kind))[:MAX_RECORDS_PER_TERM]
-        search.add_networks(ip_network(f"{each.address}/{bits}", strict=False) for each in records)
+        search.add_networks(
+            ip_network(f"{record.address}/{bits}", strict=False) for record in records
+        )

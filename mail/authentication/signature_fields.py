@@ -12,7 +12,7 @@ _LINE_LENGTH = 72  # characters of base64 in one line
 _FOLD_POSITION = re.compile(r"(\S{40,60}:)(?=\S)")  # places where a long list of names is folded
 
 
-def build_field(name: str, parts: Sequence[str]) -> CanonicalField:
+def build_folded_signature_field(name: str, parts: Sequence[str]) -> CanonicalField:
     """A field of these parts, with as many in a line as fit."""
     words = (w.upper() if w in UPPER_CASE_WORDS else w.capitalize() for w in name.split("-"))
     lines = ["-".join(words) + ":"]

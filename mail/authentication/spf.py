@@ -16,7 +16,7 @@ from mail.authentication.spf_record import (
     expand_macros,
     is_spf_record,
     needs_client_name,
-    parse_record,
+    parse_spf_record,
 )
 
 MAX_LOOKUP_TERMS = 10  # terms that query DNS
@@ -57,15 +57,15 @@ async def check_sender(
     try:
         address = ip_address(client_ip)
     except ValueError:
-        return SpfResult(AuthResult.NONE, domain, not envelope_sender, "no address of the client")
+        return SpfResult(AuthResult.NONE, domain, not envelope_sender, "unknown client IP address")
     mapped = address.ipv4_mapped if address.version == 6 else None  # noqa: PLR2004 - of IP
-    whole = f"{local or 'postmaster'}@{domain}"
-    check = _SpfCheck(dns, _ClientAndSender(mapped or address, whole, helo))
+    sender_address = f"{local or 'postmaster'}@{domain}"
+    check = _SpfCheck(dns, _ClientAndSender(mapped or address, sender_address, helo))
     try:
         result = await check.check_domain(domain) if _is_domain_name(domain) else AuthResult.NONE
     except DnsUnavailable as problem:
         return SpfResult(
-            AuthResult.TEMPERROR, domain, not envelope_sender, f"no answer of DNS: {problem}"
+            AuthResult.TEMPERROR, domain, not envelope_sender, f"DNS lookup failed: {problem}"
         )
     except (SpfPermError, DnsLimitExceeded) as problem:
         return SpfResult(AuthResult.PERMERROR, domain, not envelope_sender, str(problem))
@@ -74,7 +74,7 @@ async def check_sender(
 
 def _is_domain_name(domain: str) -> bool:
     labels = domain.split(".")
-    return len(labels) > 1 and all(0 < len(each) <= 63 for each in labels)  # noqa: PLR2004
+    return len(labels) > 1 and all(0 < len(label) <= 63 for label in labels)  # noqa: PLR2004
 
 
 class _SpfCheck:
@@ -91,14 +91,14 @@ class _SpfCheck:
 
         Raises SpfPermError, DnsLimitExceeded or DnsUnavailable.
         """
-        found = [text for text in await self.dns.query_txt(domain) if is_spf_record(text)]
-        if not found:
+        spf_records = [text for text in await self.dns.query_txt(domain) if is_spf_record(text)]
+        if not spf_records:
             return AuthResult.NONE
-        if len(found) > 1:
-            raise SpfPermError("more than one record")
-        record = parse_record(found[0])
+        if len(spf_records) > 1:
+            raise SpfPermError("multiple SPF records")
+        record = parse_spf_record(spf_records[0])
         for term in record.terms:
-            if await self._matches(term, domain):
+            if await self._matches_term(term, domain):
                 return RESULT_BY_QUALIFIER[term.qualifier]
         return await self._result_of_redirect_or_neutral(record, domain)
 
@@ -108,10 +108,10 @@ class _SpfCheck:
         self._count_lookup()
         result = await self.check_domain(await self._expand_macros(record.redirect, domain))
         if result is AuthResult.NONE:
-            raise SpfPermError("redirected to no record")
+            raise SpfPermError("redirect domain has no SPF record")
         return result
 
-    async def _matches(self, term: SpfTerm, domain: str) -> bool:
+    async def _matches_term(self, term: SpfTerm, domain: str) -> bool:
         if term.name == "all":
             return True
         if term.network is not None:
@@ -121,7 +121,7 @@ class _SpfCheck:
         if term.name == "include":
             result = await self.check_domain(name)
             if result is AuthResult.NONE:
-                raise SpfPermError("includes no record")
+                raise SpfPermError("included domain has no SPF record")
             return result is AuthResult.PASS
         return await self._matches_dns(term, name)
 
@@ -131,7 +131,8 @@ class _SpfCheck:
             return bool(await self._query_counting_void(name, "A"))
         if term.name == "ptr":
             return any(
-                _is_same_or_subdomain(each, name) for each in await self._validated_client_names()
+                _is_same_or_subdomain(client_name, name)
+                for client_name in await self._validated_client_names()
             )
         if term.name == "mx":
             return await self._matches_mx(term, name)
@@ -140,66 +141,69 @@ class _SpfCheck:
     async def _matches_mx(self, term: SpfTerm, name: str) -> bool:
         servers = await self._query_counting_void(name, "MX")
         if len(servers) > MAX_NAMES_PER_TERM:
-            raise SpfPermError("too many servers")
-        for each in servers:
+            raise SpfPermError("too many MX records")
+        for server in servers:
             if self._contains_client(
-                await self._query_counting_void(_name_text(each.exchange), self.address_type), term
+                await self._query_counting_void(_name_text(server.exchange), self.address_type),
+                term,
             ):
                 return True
         return False
 
     def _contains_client(self, records: Iterable[Any], term: SpfTerm) -> bool:
         bits = term.ipv4_prefix if self.address_type == "A" else term.ipv6_prefix
-        there = (ip_network(f"{each.address}/{bits}", strict=False) for each in records)
-        return any(self.sender.ip in network for network in there)
+        record_networks = (
+            ip_network(f"{record.address}/{bits}", strict=False) for record in records
+        )
+        return any(self.sender.ip in network for network in record_networks)
 
     def _count_lookup(self) -> None:
         self._lookup_count += 1
         if self._lookup_count > MAX_LOOKUP_TERMS:
-            raise SpfPermError(f"more than {MAX_LOOKUP_TERMS} terms that ask")
+            raise SpfPermError(f"more than {MAX_LOOKUP_TERMS} DNS lookups")
 
     async def _query_counting_void(self, name: str, record_type: str) -> list[Any]:
-        found = await self.dns.query(name, record_type)
-        self._void_count += not found
+        records = await self.dns.query(name, record_type)
+        self._void_count += not records
         if self._void_count > MAX_VOID_LOOKUPS:
-            raise SpfPermError(f"more than {MAX_VOID_LOOKUPS} questions without an answer")
-        return found
+            raise SpfPermError(f"more than {MAX_VOID_LOOKUPS} void DNS lookups")
+        return records
 
     async def _validated_client_names(self) -> list[str]:
         """The PTR names of the client that resolve to its address; none if DNS does not answer."""
-        found = []
+        names = []
         try:
             records = await self.dns.query(self.sender.ip.reverse_pointer, "PTR")
         except DnsUnavailable:
             return []
-        for name in [_name_text(each.target) for each in records[:MAX_NAMES_PER_TERM]]:
+        for name in [_name_text(record.target) for record in records[:MAX_NAMES_PER_TERM]]:
             try:
                 addresses = await self.dns.query(name, self.address_type)
             except DnsUnavailable:
                 continue
-            if any(ip_address(each.address) == self.sender.ip for each in addresses):
-                found.append(name)
-        return found
+            if any(ip_address(address.address) == self.sender.ip for address in addresses):
+                names.append(name)
+        return names
 
     async def _expand_macros(self, text: str, domain: str) -> str:
         """The domain name that a text with macros expands to."""
         ip, address = self.sender.ip, self.sender.address
-        local, _, home = address.rpartition("@")
-        known = {
+        local, _, sender_domain = address.rpartition("@")
+        macro_values = {
             "s": address,
             "l": local,
-            "o": home,
+            "o": sender_domain,
             "d": domain,
             "i": dotted_address(ip),
             "v": "in-addr" if self.address_type == "A" else "ip6",
             "h": self.sender.helo,
         }
         if needs_client_name(text):
-            there = await self._validated_client_names()
-            best = [name for name in there if name == domain]
-            best += [name for name in there if _is_same_or_subdomain(name, domain)]
-            known["p"] = next(iter([*best, *there]), "unknown")
-        return expand_macros(text, known)
+            client_names = await self._validated_client_names()
+            matching_names = [name for name in client_names if name == domain]
+            matching_names += [name for name in client_names if _is_same_or_subdomain(name, domain)]
+            macro_values["p"] = next(iter([*matching_names, *client_names]), "unknown")
+        return expand_macros(text, macro_values)
 
 
 def _name_text(name: Any) -> str:

@@ -52,7 +52,7 @@ def is_spf_record(text: str) -> bool:
     return text.lower() == "v=spf1" or text.lower().startswith("v=spf1 ")
 
 
-def parse_record(text: str) -> SpfRecord:
+def parse_spf_record(text: str) -> SpfRecord:
     """Parse an SPF record. Raises SpfPermError for any syntax error."""
     words = [word for word in text.split(" ")[1:] if word]
     if (
@@ -60,17 +60,17 @@ def parse_record(text: str) -> SpfRecord:
         or len(words) > MAX_TERMS
         or any(len(word) > MAX_TERM_LENGTH for word in words)
     ):
-        raise SpfPermError("no text of SPF")
+        raise SpfPermError("invalid SPF record")
     terms, modifiers = [], dict[str, str]()
     for word in words:
-        if found := _MODIFIER.fullmatch(word):
-            name, value = found[1].lower(), found[2]
+        if match := _MODIFIER.fullmatch(word):
+            name, value = match[1].lower(), match[2]
             if name in ("redirect", "exp"):
                 _validated_target(value)
                 if name in modifiers:
-                    raise SpfPermError(f"{name} twice")
+                    raise SpfPermError(f"duplicate modifier {name}")
             elif not _TEXT.fullmatch(value):
-                raise SpfPermError("no modifier")
+                raise SpfPermError("invalid modifier")
             modifiers[name] = value
         else:
             terms.append(_parse_term(word))
@@ -78,10 +78,10 @@ def parse_record(text: str) -> SpfRecord:
 
 
 def _parse_term(word: str) -> SpfTerm:
-    found = _MECHANISM.fullmatch(word)
-    if not found:
-        raise SpfPermError("no mechanism")
-    qualifier, name, target, length = found[1] or "+", found[2].lower(), found[3], found[4] or ""
+    match = _MECHANISM.fullmatch(word)
+    if not match:
+        raise SpfPermError("unknown or invalid mechanism")
+    qualifier, name, target, length = match[1] or "+", match[2].lower(), match[3], match[4] or ""
     if name in ("ip4", "ip6"):
         return _parse_network_term(qualifier, name, (target or "") + length)
     if name == "all" and target is None and not length:
@@ -91,31 +91,31 @@ def _parse_term(word: str) -> SpfTerm:
     if name == "ptr" and not length:
         return SpfTerm(qualifier, name, None if target is None else _validated_target(target))
     if name not in ("a", "mx"):
-        raise SpfPermError("no mechanism")
+        raise SpfPermError("unknown or invalid mechanism")
     bits = _LENGTHS.fullmatch(length)
     v4, v6 = (int(bits[1] or 32), int(bits[2] or 128)) if bits else (33, 129)
     if v4 > 32 or v6 > 128:  # noqa: PLR2004 - bits of an address
-        raise SpfPermError("no such length")
+        raise SpfPermError("invalid prefix length")
     return SpfTerm(qualifier, name, None if target is None else _validated_target(target), v4, v6)
 
 
 def _parse_network_term(qualifier: str, name: str, text: str) -> SpfTerm:
-    address, mark, length = text.partition("/")
+    address, slash, length = text.partition("/")
     try:
-        if mark and not re.fullmatch("0|[1-9][0-9]{0,2}", length):
-            raise SpfPermError("no such length")
+        if slash and not re.fullmatch("0|[1-9][0-9]{0,2}", length):
+            raise SpfPermError("invalid prefix length")
         network = ip_network(text, strict=False)
     except ValueError as problem:
-        raise SpfPermError("no network") from problem
+        raise SpfPermError("invalid IP network") from problem
     if network.version != int(name[-1]) or "%" in address:
-        raise SpfPermError("no network")
+        raise SpfPermError("invalid IP network")
     return SpfTerm(qualifier, name, network=network)
 
 
 def _validated_target(text: str) -> str:
     """Return the domain name with macros. Raises SpfPermError if it is none."""
     if not (_TEXT.fullmatch(text) and _END.search(text)):
-        raise SpfPermError("no name")
+        raise SpfPermError("invalid domain-spec")
     return text
 
 
@@ -130,20 +130,20 @@ def expand_macros(text: str, values_by_letter: Mapping[str, str]) -> str:
     Raises SpfPermError for a wrong macro.
     """
 
-    def macro_value(found: re.Match[str]) -> str:
-        letter, digits, backwards, delimiters, plain = found.groups()
+    def macro_value(match: re.Match[str]) -> str:
+        macro_letter, digits, backwards, delimiters, plain = match.groups()
         if plain:
             return _PLAIN[plain]
-        value = values_by_letter[letter.lower()]
+        value = values_by_letter[macro_letter.lower()]
         parts = re.split(f"[{re.escape(delimiters)}]" if delimiters else r"\.", value)
         if backwards:
             parts.reverse()
         if digits:
             if not int(digits[:9]):
-                raise SpfPermError("no part of a macro")
+                raise SpfPermError("invalid macro")
             parts = parts[-int(digits[:9]) :]
-        made = ".".join(parts)
-        return quote(made, safe="") if letter.isupper() else made
+        macro_text = ".".join(parts)
+        return quote(macro_text, safe="") if macro_letter.isupper() else macro_text
 
     name = _ANY_MACRO.sub(macro_value, text)
     while len(name) > MAX_NAME_LENGTH and "." in name:

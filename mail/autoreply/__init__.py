@@ -5,10 +5,10 @@ from mail.autoreply.decision import (
     AutoreplyRule,
     AutoreplyTrigger,
     NoReplyReason,
-    decide_reply,
-    normalized_sender,
+    autoreply_or_reason_for_none,
     reason_never_to_reply,
     reply_content_unless_empty,
+    sender_without_label_and_batv_tag,
 )
 from mail.autoreply.reply_sender import (
     find_receiving_address_record,
@@ -20,7 +20,7 @@ from mail.autoreply.reply_sender import (
     is_sender_internal_sql,
     is_user_reply_limit_reached_sql,
     read_header_fields,
-    try_autoreply_after_delivery,
+    try_autoreply_and_return_outcome,
 )
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "AutoreplyRule",
     "AutoreplyTrigger",
     "NoReplyReason",
-    "decide_reply",
+    "autoreply_or_reason_for_none",
     "find_receiving_address_record",
     "from_address_of_reply",
     "is_account_in_header_addresses",
@@ -37,9 +37,9 @@ __all__ = [
     "is_sender_answered_sql",
     "is_sender_internal_sql",
     "is_user_reply_limit_reached_sql",
-    "normalized_sender",
     "read_header_fields",
     "reason_never_to_reply",
     "reply_content_unless_empty",
-    "try_autoreply_after_delivery",
+    "sender_without_label_and_batv_tag",
+    "try_autoreply_and_return_outcome",
 ]

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from mail.addresses.address_syntax import normalized_domain, validated_address
+from mail.addresses.address_syntax import normalize_and_validate_address, normalized_domain
 from mail.mime import DecodedField, MessageFacts
 from models.errors import InvalidInput
 
@@ -162,7 +162,7 @@ class AutoreplyContent:
     references: Sequence[str] = ()
 
 
-def decide_reply(
+def autoreply_or_reason_for_none(
     rule: AutoreplyRule, trigger: AutoreplyTrigger, now: datetime
 ) -> AutoreplyContent | NoReplyReason:
     """Return the reply of a rule to a message, or the reason for none.
@@ -184,8 +184,8 @@ def reply_content_unless_empty(
     texts = rule.texts_for(is_internal=trigger.is_internal)
     if not (texts.text.strip() or texts.html.strip()):
         return NoReplyReason.EMPTY
-    known = [trigger.message_id] if trigger.message_id else []
-    references = [*trigger.references, *known]
+    known_ids = [trigger.message_id] if trigger.message_id else []
+    references = [*trigger.references, *known_ids]
     return AutoreplyContent(
         _reply_subject(texts.subject, trigger.subject),
         texts.text,
@@ -197,15 +197,15 @@ def reply_content_unless_empty(
 
 def reason_never_to_reply(trigger: AutoreplyTrigger) -> NoReplyReason | None:
     """Return why a message must never get an automatic reply, None if it can get one."""
-    if normalized_sender(trigger.envelope_sender) is None:
+    if sender_without_label_and_batv_tag(trigger.envelope_sender) is None:
         return NoReplyReason.NO_SENDER
     local = trigger.envelope_sender.rpartition("@")[0].partition("+")[0].lower()
     if _AUTOMATIC_LOCAL_PART.fullmatch(local):
         return NoReplyReason.AUTOMATIC_SENDER
-    said: dict[str, list[str]] = {}
+    values_by_name: dict[str, list[str]] = {}
     for field in trigger.header_fields:
-        said.setdefault(field.key.lower(), []).append(field.value.strip().lower())
-    return _reason_in_header_or_spam(said, trigger)
+        values_by_name.setdefault(field.key.lower(), []).append(field.value.strip().lower())
+    return _reason_in_header_or_spam(values_by_name, trigger)
 
 
 def _reason_in_header_or_spam(
@@ -217,7 +217,7 @@ def _reason_in_header_or_spam(
         return {_first_word(value) for value in values_by_name.get(name, ())}
 
     wishes = set(_WORD_END.split(" ".join(values_by_name.get("x-auto-response-suppress", ()))))
-    found = {
+    findings = {
         NoReplyReason.AUTOMATIC_MAIL: first_words("auto-submitted") - {"", "no"}
         or AUTOREPLY_FIELDS & values_by_name.keys(),
         NoReplyReason.LIST_MAIL: first_words("precedence") & BULK_PRECEDENCES
@@ -228,7 +228,14 @@ def _reason_in_header_or_spam(
     }
     if trigger.is_report:
         return NoReplyReason.AUTOMATIC_MAIL
-    return next((no_reply_reason for no_reply_reason, there in found.items() if there), None)
+    return next(
+        (
+            no_reply_reason
+            for no_reply_reason, matching_values in findings.items()
+            if matching_values
+        ),
+        None,
+    )
 
 
 def _first_word(value: str) -> str:
@@ -244,14 +251,14 @@ def _reason_of_sender_or_recipient(
         return NoReplyReason.OWN
     if not trigger.is_addressed:
         return NoReplyReason.NOT_ADDRESSED
-    meant = not rule.addresses or trigger.address_id in rule.addresses
-    return None if meant else NoReplyReason.OTHER_ADDRESS
+    is_for_rule = not rule.addresses or trigger.address_id in rule.addresses
+    return None if is_for_rule else NoReplyReason.OTHER_ADDRESS
 
 
-def normalized_sender(sender: str) -> str | None:
+def sender_without_label_and_batv_tag(sender: str) -> str | None:
     """Return the sender without label and BATV tag; None if it is not an address."""
     try:
-        local, _, domain = validated_address(sender).rpartition("@")
+        local, _, domain = normalize_and_validate_address(sender).rpartition("@")
     except InvalidInput:
         return None
     local = _BATV_TAG.sub("", local.lower(), count=1).partition("+")[0]
@@ -262,8 +269,8 @@ def _reply_subject(rule_subject: str, original_subject: str) -> str:
     """Return the subject of the rule, or one from the message (RFC 3834, section 3.1.5)."""
     if rule_subject:
         return rule_subject
-    found = _REPLY_PREFIX.sub("", single_line(original_subject, MAX_SUBJECT), count=1)
-    return f"Auto: Re: {found}".strip()
+    subject = _REPLY_PREFIX.sub("", single_line(original_subject, MAX_SUBJECT), count=1)
+    return f"Auto: Re: {subject}".strip()
 
 
 def single_line(text: str, max_bytes: int) -> str:

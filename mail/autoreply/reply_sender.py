@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     String,
     Update,
+    UpdateBase,
     and_,
     bindparam,
     case,
@@ -25,24 +26,27 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import mime
-from mail.addresses.address_syntax import normalized_address, normalized_domain, validated_address
+from mail.addresses.address_syntax import (
+    normalize_and_validate_address,
+    normalized_address,
+    normalized_domain,
+)
 from mail.autoreply.decision import (
     AutoreplyContent,
     AutoreplyRule,
     AutoreplyTrigger,
     NoReplyReason,
-    decide_reply,
-    normalized_sender,
+    autoreply_or_reason_for_none,
     reason_never_to_reply,
+    sender_without_label_and_batv_tag,
     single_line,
 )
 from mail.compose import message_builder
-from mail.compose.message_builder import MAX_NAME_BYTES, CustomHeader, MessageDraft
+from mail.compose.message_draft import MAX_NAME_BYTES, CustomHeader, MessageDraft
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.mime import DecodedField
@@ -50,18 +54,18 @@ from mail.mime.header_encoding import NamedAddress
 from mail.queue.enqueue import (
     SubmissionOwner,
     build_submission_and_insert_blobs,
+    copy_to_running_legal_holds,
     enqueue,
-    record_held_copy,
 )
 from mail.recipients import address_resolution
-from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.batch_resolution import load_receiving_address_rows
 from mail.recipients.recipient_routes import AutoreplyAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.received_messages import parse_storable_message, store_blobs_and_run_transaction
 from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.autoreply import Autoreply, AutoreplySender
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.observability import metrics
@@ -80,7 +84,7 @@ MAX_TRIES = 3  # if the rule is changed meanwhile
 
 AUTOREPLIES = metrics.counter(
     "merganser_autoreplies",
-    "Messages to accounts and addresses that answer by themselves: answered, failed, or why not.",
+    "Automatic replies of accounts and addresses: answered, failed, or the reason why not.",
     "outcome",
 )
 
@@ -90,14 +94,16 @@ _NOW = bindparam("now", type_=UtcDateTime)
 
 def is_sender_internal_sql(domain_id_column: Any) -> ColumnElement[bool]:
     """SQL: true if `domain` is the name or an alias of the domain with this ID."""
-    named = bindparam("domain", type_=String)
-    own = exists().where(col(Domain.id) == domain_id_column, col(Domain.name) == named)
-    alias = exists().where(
-        col(AliasDomain.domain_id) == domain_id_column,
-        col(AliasDomain.alias) == named,
-        col(AliasDomain.active),
+    domain_name = bindparam("domain", type_=String)
+    is_own_domain = exists().where(
+        col(Domain.id) == domain_id_column, col(Domain.name) == domain_name
     )
-    return or_(own, alias)
+    alias = exists().where(
+        col(DomainAlias.domain_id) == domain_id_column,
+        col(DomainAlias.alias) == domain_name,
+        col(DomainAlias.active),
+    )
+    return or_(is_own_domain, alias)
 
 
 def is_sender_answered_sql(autoreply_id_column: Any) -> ColumnElement[bool]:
@@ -133,7 +139,7 @@ _SELECT_ACCOUNT_RULE = PreparedStatement(
         *select_columns(Autoreply),
         func.coalesce(col(Autoreply.name), col(User.name)).label("shown_name"),
         col(User.suspended),
-        col(_main_address.shown).label("main"),
+        col(_main_address.display_address).label("main"),
         col(Address.send_as),
         is_sender_internal_sql(col(User.domain_id)).label("internal"),
         is_sender_answered_sql(col(User.id)).label("answered"),
@@ -164,7 +170,7 @@ _SELECT_ADDRESS_RULE = PreparedStatement(
 
 
 @prepare_cached
-def _upsert_answered_sender(dialect: str) -> Any:
+def _upsert_answered_sender(dialect: str) -> UpdateBase:
     """Upsert the sender that got a reply."""
     new = insert_with_conflict(dialect, AutoreplySender)
     return new.on_conflict_do_update(
@@ -173,14 +179,14 @@ def _upsert_answered_sender(dialect: str) -> Any:
 
 
 @prepare_cached
-def upsert_reply_count(dialect: str) -> Any:
+def upsert_reply_count(dialect: str) -> UpdateBase:
     """Upsert that increments the reply count of `user_id` in the day that ends at `until`."""
     new, running = insert_with_conflict(dialect, Usage), col(Usage.until) > _NOW
-    again = {
+    renewed = {
         "used": case((running, Usage.used + 1), else_=1),
         "until": case((running, col(Usage.until)), else_=new.excluded.until),
     }
-    return new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=again).inline()
+    return new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=renewed).inline()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +204,7 @@ class _ReplyRequest:
         return _SELECT_ADDRESS_RULE if self.recipient.user_id is None else _SELECT_ACCOUNT_RULE
 
 
-async def try_autoreply_after_delivery(
+async def try_autoreply_and_return_outcome(
     environment: Environment,
     incoming: IncomingMessage,
     recipient: LocalRecipient | AutoreplyAddress,
@@ -215,17 +221,15 @@ async def try_autoreply_after_delivery(
         return None
     whose = {"user": recipient.user_id, "address": recipient.address_id}
     try:
-        came = await trigger_from_incoming(incoming, recipient.address, is_spam=is_spam)
-        no_reply_reason = await _reply_if_wanted(environment, incoming.message, recipient, came)
-    except Exception as error:  # the message is stored; the client must not send it again
-        if isinstance(error, StatementError):
-            error.hide_parameters = True  # they contain mail
-        log.exception("not answered", extra=whose)
+        trigger = await trigger_from_incoming(incoming, recipient.address, is_spam=is_spam)
+        no_reply_reason = await _reply_if_wanted(environment, incoming.message, recipient, trigger)
+    except Exception:  # the message is stored; the client must not send it again
+        log.exception("Automatic reply not sent", extra=whose)
         AUTOREPLIES.add("failed")
         return "failed"
     outcome = no_reply_reason.metric_label if no_reply_reason else "answered"
     AUTOREPLIES.add(outcome)
-    log.debug("autoreply", extra={**whose, "no_reply_reason": no_reply_reason})
+    log.debug("Automatic reply decided", extra={**whose, "no_reply_reason": no_reply_reason})
     return outcome
 
 
@@ -233,13 +237,13 @@ async def trigger_from_incoming(
     incoming: IncomingMessage, recipient_address: str, *, is_spam: bool
 ) -> AutoreplyTrigger:
     """Return what the rules of automatic replies check of a message. Forged mail counts as spam."""
-    letter = incoming.message
-    header = await read_header_fields(incoming.raw_message, letter)
-    came = AutoreplyTrigger.from_message(
-        letter.facts, incoming.envelope_sender, recipient_address, header
+    message = incoming.message
+    header = await read_header_fields(incoming.raw_message, message)
+    trigger = AutoreplyTrigger.from_message(
+        message.facts, incoming.envelope_sender, recipient_address, header
     )
-    forged = (letter.verification or {}).get("dmarc") == "fail"
-    return replace(came, is_spam=is_spam or forged)
+    forged = (message.authentication or {}).get("dmarc") == "fail"
+    return replace(trigger, is_spam=is_spam or forged)
 
 
 async def _reply_if_wanted(
@@ -251,19 +255,19 @@ async def _reply_if_wanted(
     """Send the reply. Returns None, or the reason for no reply."""
     if no_reply_reason := reason_never_to_reply(trigger):
         return no_reply_reason
-    sender = validated_address(trigger.envelope_sender)
-    given = {
+    sender = normalize_and_validate_address(trigger.envelope_sender)
+    parameters = {
         "user": recipient.user_id,
         "address": recipient.address_id,
-        "sender": normalized_sender(sender),
+        "sender": sender_without_label_and_batv_tag(sender),
         "domain": normalized_domain(sender.rpartition("@")[2]),
     }
-    incoming = _ReplyRequest(message, recipient, sender, given)
+    incoming = _ReplyRequest(message, recipient, sender, parameters)
     for _ in range(MAX_TRIES):
         row = next(
             iter(
                 await environment.database.read_prepared(
-                    incoming.rule_statement, given | {"now": environment.now()}
+                    incoming.rule_statement, parameters | {"now": environment.now()}
                 )
             ),
             None,
@@ -275,7 +279,7 @@ async def _reply_if_wanted(
             return decided
         with suppress(_RuleChanged):
             return await _recheck_enqueue_and_record(environment, incoming, row, decided)
-    raise RuntimeError("the rule has changed each time it was to be followed")
+    raise RuntimeError("the rule changed at each attempt")
 
 
 class _RuleChanged(Exception):
@@ -290,29 +294,37 @@ async def _decide_reply_by_rule_row(
         return NoReplyReason.SUSPENDED
     if rule_row.answered or rule_row.spent:
         return NoReplyReason.ANSWERED if rule_row.answered else NoReplyReason.LIMIT
-    to, facts = request.recipient, request.message.facts
-    if from_address_of_reply(rule_row.send_as, to.address, rule_row.main) is None:
+    recipient, facts = request.recipient, request.message.facts
+    if from_address_of_reply(rule_row.send_as, recipient.address, rule_row.main) is None:
         return NoReplyReason.OTHER_ADDRESS
-    by = await find_receiving_address_record(environment, request.sender)
-    named = [each.address for each in (*facts.to, *facts.cc)]
+    sender_record = await find_receiving_address_record(environment, request.sender)
+    header_addresses = [header_address.address for header_address in (*facts.to, *facts.cc)]
     trigger = replace(
         trigger,
-        address_id=to.address_id,
+        address_id=recipient.address_id,
         is_internal=rule_row.internal,
-        is_from_self=by is not None and is_address_of_user_or_same(by, to.user_id, to.address_id),
+        is_from_self=sender_record is not None
+        and is_address_of_user_or_same(sender_record, recipient.user_id, recipient.address_id),
         is_addressed=await is_account_in_header_addresses(
-            environment, (to.user_id, to.address_id), to.address, named
+            environment,
+            (recipient.user_id, recipient.address_id),
+            recipient.address,
+            header_addresses,
         ),
     )
-    return decide_reply(AutoreplyRule.from_row(rule_row), trigger, environment.now())
+    return autoreply_or_reason_for_none(
+        AutoreplyRule.from_row(rule_row), trigger, environment.now()
+    )
 
 
 def is_address_of_user_or_same(
     address_row: ColumnRow, user_id: int | None, address_id: int
 ) -> bool:
     """Return True if an address belongs to the account or, without an account, is the address."""
-    mine: bool = address_row.id == address_id if user_id is None else address_row.user_id == user_id
-    return mine
+    is_own_address: bool = (
+        address_row.id == address_id if user_id is None else address_row.user_id == user_id
+    )
+    return is_own_address
 
 
 async def is_account_in_header_addresses(
@@ -329,17 +341,19 @@ async def is_account_in_header_addresses(
     distinct = {normalized_address(address): address for address in header_addresses}
     if normalized_address(envelope_recipient) in distinct:
         return True
-    found = await resolve_addresses(environment, list(distinct.values())[:MAX_ADDRESSES])
+    receiving_rows = await load_receiving_address_rows(
+        environment, list(distinct.values())[:MAX_ADDRESSES]
+    )
     return any(
         row.active and is_address_of_user_or_same(row, *user_and_address_id)
-        for row in found.values()
+        for row in receiving_rows.values()
     )
 
 
 async def find_receiving_address_record(environment: Environment, address: str) -> ColumnRow | None:
     """Return the row of the address that receives mail for it; None if it is not local."""
     try:
-        return await address_resolution.resolve_address(environment, address)
+        return await address_resolution.require_receiving_address_row(environment, address)
     except NotFound:
         return None
 
@@ -353,7 +367,7 @@ def from_address_of_reply(
     """
     if can_send_as_recipient:
         with suppress(InvalidInput):  # the recipient address is not valid as From
-            return validated_address(recipient_address)
+            return normalize_and_validate_address(recipient_address)
     return main_address
 
 
@@ -381,8 +395,8 @@ async def _recheck_enqueue_and_record(
 ) -> NoReplyReason | None:
     """Enqueue the reply and record its sender. Returns None, or the reason for no reply."""
     draft = _reply_draft(environment, request, rule_row, reply)
-    letter = await parse_storable_message(
-        await asyncio.to_thread(message_builder.build_message, draft)
+    reply_message = await parse_storable_message(
+        await asyncio.to_thread(message_builder.validate_and_build_message, draft)
     )
     owner, tenant = request.recipient.user_id, request.recipient.tenant_id
 
@@ -390,31 +404,31 @@ async def _recheck_enqueue_and_record(
         transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs
     ) -> NoReplyReason | None:
         """Recheck the rule under the lock: no other process can reply or change it."""
-        given = request.parameters | {"now": environment.now()}
-        found = next(iter(transaction.fetch_rows(request.rule_statement, **given)), None)
+        parameters = request.parameters | {"now": environment.now()}
+        found = next(iter(transaction.fetch_rows(request.rule_statement, **parameters)), None)
         if found is not None and (found.answered or found.spent):
             return NoReplyReason.ANSWERED if found.answered else NoReplyReason.LIMIT
         if found != rule_row:
             raise _RuleChanged
-        _record_and_count_reply(transaction, rule_row, given)
+        _record_and_count_reply(transaction, rule_row, parameters)
         # null sender: no DSN is sent for a reply
         answer = build_submission_and_insert_blobs(
-            transaction, letter, stored_blobs, "", [request.sender], originates_here=True
+            transaction, reply_message, stored_blobs, "", [request.sender], originates_here=True
         )
         if owner is None:
             enqueue(transaction, SubmissionOwner(None, tenant), answer)
         else:
-            record_held_copy(
+            copy_to_running_legal_holds(
                 transaction,
                 (owner, enqueue(transaction, SubmissionOwner(owner), answer)),
-                letter,
+                reply_message,
                 answer,
             )
         return None
 
     held = [PLATFORM, tenant or PLATFORM] if owner is None else [owner]
     return await store_blobs_and_run_transaction(
-        environment, tenant, letter, recheck_rule_and_enqueue, *held
+        environment, tenant, reply_message, recheck_rule_and_enqueue, *held
     )
 
 
@@ -427,9 +441,9 @@ def _reply_draft(
         from_address_of_reply(rule_row.send_as, request.recipient.address, rule_row.main) or ""
     )
     names = (
-        each.name
-        for each in facts.from_
-        if normalized_address(each.address) == normalized_address(sender)
+        author.name
+        for author in facts.from_
+        if normalized_address(author.address) == normalized_address(sender)
     )
     name = next(filter(None, names), "")
     return MessageDraft(
@@ -456,8 +470,10 @@ def _record_and_count_reply(
 ) -> None:
     """Record the sender that got the reply, and count it."""
     dialect, now = transaction.connection.dialect.name, parameters["now"]
-    usual = transaction.environment.options.autoreply_interval
-    interval = usual if rule_row.interval is None else timedelta(seconds=rule_row.interval)
+    default_interval = transaction.environment.options.autoreply_interval
+    interval = (
+        default_interval if rule_row.interval is None else timedelta(seconds=rule_row.interval)
+    )
     sender = {"autoreply_id": rule_row.id, "sender": parameters["sender"], "until": now + interval}
     if rule_row.address_id is not None:
         transaction.execute_statements([(_upsert_answered_sender(dialect), sender)])
@@ -474,6 +490,6 @@ def _increment_replies_statement(address_id: int, now: datetime) -> Update:
     """Return the statement that increments the replies of an address."""
     running = col(Address.replied_until) > now
     until = case((running, col(Address.replied_until)), else_=now + DAY)
-    many = case((running, Address.replied + 1), else_=1)
-    this = update(Address).where(col(Address.id) == address_id)
-    return this.values(replied=many, replied_until=until)
+    reply_count = case((running, Address.replied + 1), else_=1)
+    statement = update(Address).where(col(Address.id) == address_id)
+    return statement.values(replied=reply_count, replied_until=until)

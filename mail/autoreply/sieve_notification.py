@@ -6,12 +6,12 @@ from dataclasses import replace
 from mail.autoreply.decision import AutoreplyTrigger, NoReplyReason, single_line
 from mail.autoreply.reply_sender import trigger_from_incoming
 from mail.autoreply.sieve_vacation import (
-    allowed_from_address,
-    fcc_copy_with_placement,
+    allowed_from_address_or_none,
+    build_fcc_copy_with_placement_or_none,
     find_replying_account,
 )
-from mail.compose import message_builder
-from mail.compose.message_builder import MAX_SUBJECT_BYTES, CustomHeader, MessageDraft, Priority
+from mail.compose import message_builder, message_draft
+from mail.compose.message_draft import MAX_SUBJECT_BYTES, CustomHeader, MessageDraft, Priority
 from mail.filters.script_environment import ScriptMailboxes
 from mail.inbound.incoming_message import IncomingMessage
 from mail.inbound.spam_check import RecipientVerdict
@@ -20,7 +20,7 @@ from mail.queue.redirect import enqueue_redirect
 from mail.recipients.recipient_routes import OutgoingForward
 from mail.sieve import MailNotification
 from mail.storage import received_messages
-from mail.storage.message_insert import InsertKind
+from mail.storage.quota import InsertKind
 from mail.storage.received_messages import DeliveryCopies
 from models.runtime.environment import Environment
 
@@ -28,7 +28,7 @@ _PRIORITY_BY_IMPORTANCE = {1: Priority.HIGH, 3: Priority.LOW}
 _AUTOMATIC_FIELDS = frozenset({"auto-submitted"})
 
 
-async def send_notification(
+async def enqueue_notification_and_store_copy(
     environment: Environment,
     incoming: IncomingMessage,
     recipient_verdict: RecipientVerdict,
@@ -39,44 +39,52 @@ async def send_notification(
 
     Spam and automatic mail cause no notification, to avoid mail loops.
     """
-    to = recipient_verdict.recipient
-    came = await trigger_from_incoming(
-        incoming, to.address, is_spam=recipient_verdict.verdict.is_spam
+    recipient = recipient_verdict.recipient
+    trigger = await trigger_from_incoming(
+        incoming, recipient.address, is_spam=recipient_verdict.verdict.is_spam
     )
-    if came.is_spam or _is_automatic(came):
-        return NoReplyReason.SPAM if came.is_spam else NoReplyReason.AUTOMATIC_MAIL
-    row = await find_replying_account(environment, to)
+    if trigger.is_spam or _has_auto_submitted_field(trigger):
+        return NoReplyReason.SPAM if trigger.is_spam else NoReplyReason.AUTOMATIC_MAIL
+    row = await find_replying_account(environment, recipient)
     if row is None or row.suspended:
         return NoReplyReason.SUSPENDED
-    from_ = await allowed_from_address(environment, to, row, notification.from_)
+    from_ = await allowed_from_address_or_none(environment, recipient, row, notification.from_)
     if from_ is None:
         return NoReplyReason.OTHER_ADDRESS
-    raw = await asyncio.to_thread(_build_notification, environment, came, notification, from_)
+    raw = await asyncio.to_thread(_build_notification, environment, trigger, notification, from_)
     onward = OutgoingForward(
-        to.address, None, to.tenant_id, notification.recipients, user_id=to.user_id
+        recipient.address,
+        None,
+        recipient.tenant_id,
+        notification.recipients,
+        user_id=recipient.user_id,
     )
     # a key of its own: redirects of the message itself use its digest
     made_of = f"{incoming.message.digest}\0{notification.method}"
     letter = replace(await received_messages.parse_storable_message(raw), is_generated=True)
     await enqueue_redirect(environment, raw, (made_of, ""), onward, message=letter)
     if notification.fcc is not None:
-        copy = await fcc_copy_with_placement(
-            environment, to, (raw, letter), notification.fcc, mailboxes
+        copy = await build_fcc_copy_with_placement_or_none(
+            environment, recipient, (raw, letter), notification.fcc, mailboxes
         )
         if copy is not None:
             receipt = received_messages.receipt_digest(
-                incoming.message, to, f"notify\0{notification.method}"
+                incoming.message, recipient, f"notify\0{notification.method}"
             )
             await received_messages.store_copies_once(
-                environment, to, DeliveryCopies(receipt, [copy], InsertKind.ADDED_BY_USER)
+                environment, recipient, DeliveryCopies(receipt, [copy], InsertKind.ADDED_BY_USER)
             )
     return None
 
 
-def _is_automatic(trigger: AutoreplyTrigger) -> bool:
+def _has_auto_submitted_field(trigger: AutoreplyTrigger) -> bool:
     """Return True if Auto-Submitted says that a program sent the message."""
-    said = [one.value for one in trigger.header_fields if one.key.lower() in _AUTOMATIC_FIELDS]
-    return any(value.strip().lower().partition(";")[0].strip() != "no" for value in said)
+    automatic_values = [
+        field.value for field in trigger.header_fields if field.key.lower() in _AUTOMATIC_FIELDS
+    ]
+    return any(
+        value.strip().lower().partition(";")[0].strip() != "no" for value in automatic_values
+    )
 
 
 def _build_notification(
@@ -106,12 +114,12 @@ def _build_notification(
         headers=headers,
         priority=_PRIORITY_BY_IMPORTANCE.get(notification.importance, Priority.NORMAL),
     )
-    return message_builder.build_message(draft)
+    return message_builder.validate_and_build_message(draft)
 
 
 def _can_set_field(name: str) -> bool:
     """Return True if a script may set this header field."""
-    own = name in message_builder.RESERVED_FIELDS or name.startswith(
-        message_builder.RESERVED_PREFIXES
+    is_reserved = name in message_draft.RESERVED_FIELDS or name.startswith(
+        message_draft.RESERVED_PREFIXES
     )
-    return not own and name != "auto-submitted"
+    return not is_reserved and name != "auto-submitted"

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -14,8 +14,8 @@ from mail import mime
 from mail.autoreply.decision import (
     AutoreplyTrigger,
     NoReplyReason,
-    normalized_sender,
     reason_never_to_reply,
+    sender_without_label_and_batv_tag,
     single_line,
 )
 from mail.autoreply.reply_sender import (
@@ -28,28 +28,23 @@ from mail.autoreply.reply_sender import (
     upsert_reply_count,
 )
 from mail.compose import message_builder
-from mail.compose.message_builder import (
-    MAX_NAME_BYTES,
-    MAX_SUBJECT_BYTES,
-    CustomHeader,
-    MessageDraft,
-)
+from mail.compose.message_draft import MAX_NAME_BYTES, MAX_SUBJECT_BYTES, CustomHeader, MessageDraft
 from mail.envelope.local_recipient import LocalRecipient
 from mail.filters.script_environment import ScriptMailboxes
-from mail.filters.script_state import is_remembered, remember_key
+from mail.filters.script_state import is_remembered, upsert_remembered_sieve_key
 from mail.inbound.incoming_message import IncomingMessage
 from mail.inbound.spam_check import RecipientVerdict
 from mail.mime.header_encoding import NamedAddress
 from mail.queue.enqueue import (
     SubmissionOwner,
     build_submission_and_insert_blobs,
+    copy_to_running_legal_holds,
     enqueue,
-    record_held_copy,
 )
 from mail.recipients import address_resolution
 from mail.sieve import FccCopy, VacationReply
 from mail.storage import message_insert, openpgp_encryption, received_messages
-from mail.storage.message_flags import columns_from_flags
+from mail.storage.message_flags import columns_from_script_flags
 from mail.storage.message_insert import MessagePlacement
 from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
@@ -65,7 +60,7 @@ _SELECT_ACCOUNT = PreparedStatement(
     select(
         col(User.suspended),
         col(User.name).label("shown_name"),
-        col(_main_address.shown).label("main"),
+        col(_main_address.display_address).label("main"),
         col(Address.send_as),
         is_user_reply_limit_reached_sql().label("spent"),
     )
@@ -78,7 +73,7 @@ _SELECT_ACCOUNT = PreparedStatement(
 )
 
 
-async def send_vacation_reply(
+async def send_vacation_reply_if_allowed(
     environment: Environment,
     incoming: IncomingMessage,
     recipient_verdict: RecipientVerdict,
@@ -96,11 +91,15 @@ async def find_replying_account(
     environment: Environment, recipient: LocalRecipient
 ) -> ColumnRow | None:
     """Return the row of the replying account; None if it does not exist."""
-    given = {"user": recipient.user_id, "address": recipient.address_id, "now": environment.now()}
-    return next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, given)), None)
+    parameters = {
+        "user": recipient.user_id,
+        "address": recipient.address_id,
+        "now": environment.now(),
+    }
+    return next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, parameters)), None)
 
 
-async def allowed_from_address(
+async def allowed_from_address_or_none(
     environment: Environment,
     recipient: LocalRecipient,
     account_row: ColumnRow,
@@ -110,19 +109,19 @@ async def allowed_from_address(
 
     Returns None if the account must not send as either.
     """
-    found = mime.parse_address_list(requested_from) if requested_from else []
+    addresses = mime.parse_address_list(requested_from) if requested_from else []
     if (
-        found
-        and await address_resolution.find_user_id_that_sends_as(environment, found[0].address)
+        addresses
+        and await address_resolution.find_user_id_that_sends_as(environment, addresses[0].address)
         == recipient.user_id
     ):
         return NamedAddress(
-            found[0].address, single_line(found[0].name or "", MAX_NAME_BYTES) or None
+            addresses[0].address, single_line(addresses[0].name or "", MAX_NAME_BYTES) or None
         )
-    own = from_address_of_reply(account_row.send_as, recipient.address, account_row.main)
+    own_address = from_address_of_reply(account_row.send_as, recipient.address, account_row.main)
     return (
-        NamedAddress(own, single_line(account_row.shown_name or "", MAX_NAME_BYTES) or None)
-        if own
+        NamedAddress(own_address, single_line(account_row.shown_name or "", MAX_NAME_BYTES) or None)
+        if own_address
         else None
     )
 
@@ -135,30 +134,32 @@ async def _reply_if_wanted(
     mailboxes: ScriptMailboxes,
 ) -> NoReplyReason | None:
     """Send the reply. Returns None, or the reason for no reply."""
-    to = recipient_verdict.recipient
-    came = await trigger_from_incoming(
-        incoming, to.address, is_spam=recipient_verdict.verdict.is_spam
+    recipient = recipient_verdict.recipient
+    trigger = await trigger_from_incoming(
+        incoming, recipient.address, is_spam=recipient_verdict.verdict.is_spam
     )
-    sender = normalized_sender(came.envelope_sender)
-    if no_reply_reason := reason_never_to_reply(came):
+    sender = sender_without_label_and_batv_tag(trigger.envelope_sender)
+    if no_reply_reason := reason_never_to_reply(trigger):
         return no_reply_reason
-    row = await find_replying_account(environment, to)
+    row = await find_replying_account(environment, recipient)
     if row is None or row.suspended:
         return NoReplyReason.SUSPENDED
-    by = await find_receiving_address_record(environment, came.envelope_sender)
-    if by is not None and by.user_id == to.user_id:
+    sender_record = await find_receiving_address_record(environment, trigger.envelope_sender)
+    if sender_record is not None and sender_record.user_id == recipient.user_id:
         return NoReplyReason.OWN
-    from_ = await allowed_from_address(environment, to, row, vacation.from_)
+    from_ = await allowed_from_address_or_none(environment, recipient, row, vacation.from_)
     if from_ is None or row.spent:
         return NoReplyReason.OTHER_ADDRESS if from_ is None else NoReplyReason.LIMIT
-    raw = await asyncio.to_thread(_build_reply, environment, came, vacation, from_)
-    letter = await received_messages.parse_storable_message(raw)
-    copy = await fcc_copy_with_placement(environment, to, (raw, letter), vacation.fcc, mailboxes)
+    raw = await asyncio.to_thread(_build_reply, environment, trigger, vacation, from_)
+    reply_message = await received_messages.parse_storable_message(raw)
+    copy = await build_fcc_copy_with_placement_or_none(
+        environment, recipient, (raw, reply_message), vacation.fcc, mailboxes
+    )
     key = sha256(f"{vacation.handle}\0{sender}".encode(errors="replace")).hexdigest()
     sending = _PendingReply(
-        to, came.envelope_sender, key, timedelta(seconds=vacation.interval_seconds)
+        recipient, trigger.envelope_sender, key, timedelta(seconds=vacation.interval_seconds)
     )
-    return await _recheck_enqueue_and_record(environment, sending, letter, copy)
+    return await _recheck_enqueue_and_record(environment, sending, reply_message, copy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,30 +196,15 @@ async def _recheck_enqueue_and_record(
         )[0]
         if row.spent:
             return NoReplyReason.LIMIT
-        now = environment.now()
-        remember_key(
-            transaction,
-            owner,
-            (SieveMemoryKind.VACATION, pending.memory_key),
-            now + pending.remember_for,
-        )
-        used = {"user_id": owner, "kind": UsageKind.AUTOREPLIES, "used": 1}
-        dialect = transaction.connection.dialect.name
-        transaction.execute_statements(
-            [(upsert_reply_count(dialect), {**used, "until": now + DAY, "now": now})]
-        )
+        _remember_sender_and_count_reply(transaction, pending, environment.now())
         # null sender: no DSN is sent for a reply
         answer = build_submission_and_insert_blobs(
             transaction, message, stored_blobs[0], "", [pending.sender], originates_here=True
         )
-        record_held_copy(
-            transaction,
-            (owner, enqueue(transaction, SubmissionOwner(owner), answer)),
-            message,
-            answer,
-        )
+        submission_id = enqueue(transaction, SubmissionOwner(owner), answer)
+        copy_to_running_legal_holds(transaction, (owner, submission_id), message, answer)
         if fcc_copy is not None:
-            message_insert.insert_message(
+            message_insert.insert_message_and_take_quota(
                 transaction,
                 fcc_copy[0],
                 stored_blobs[1],
@@ -226,11 +212,11 @@ async def _recheck_enqueue_and_record(
             )
         return None
 
-    letters = [message, fcc_copy[0]] if fcc_copy else [message]
+    messages = [message, fcc_copy[0]] if fcc_copy else [message]
     tenant = pending.recipient.tenant_id
     try:
         return await received_messages.store_all_blobs_and_run_transaction(
-            environment, tenant, letters, recheck_limits_and_enqueue, owner
+            environment, tenant, messages, recheck_limits_and_enqueue, owner
         )
     except RequestError:  # the mailbox is full or deleted; the reply is more important
         if fcc_copy is None:
@@ -238,7 +224,21 @@ async def _recheck_enqueue_and_record(
         return await _recheck_enqueue_and_record(environment, pending, message, None)
 
 
-async def fcc_copy_with_placement(
+def _remember_sender_and_count_reply(
+    transaction: DatabaseTransaction, pending: _PendingReply, now: datetime
+) -> None:
+    """Remember the sender of a message, and count the reply to it for a day."""
+    owner = pending.recipient.user_id
+    memory = (SieveMemoryKind.VACATION, pending.memory_key)
+    upsert_remembered_sieve_key(transaction, owner, memory, now + pending.remember_for)
+    used = {"user_id": owner, "kind": UsageKind.AUTOREPLIES, "used": 1}
+    dialect = transaction.connection.dialect.name
+    transaction.execute_statements(
+        [(upsert_reply_count(dialect), {**used, "until": now + DAY, "now": now})]
+    )
+
+
+async def build_fcc_copy_with_placement_or_none(
     environment: Environment,
     recipient: LocalRecipient,
     raw_and_message: tuple[bytes, StorableMessage],
@@ -252,26 +252,26 @@ async def fcc_copy_with_placement(
     """
     if fcc is None:
         return None
-    raw, letter = raw_and_message
-    box = mailboxes.find_by_special_use_or_path(fcc.mailbox, fcc.special_use)
-    path = fcc.mailbox if box is None and fcc.create_mailbox else None
-    key = mailboxes.new_mailbox_key if path else box.encryption_key if box else None
-    if box is None and path is None:
+    raw, message = raw_and_message
+    mailbox = mailboxes.find_by_special_use_or_path(fcc.mailbox, fcc.special_use)
+    path = fcc.mailbox if mailbox is None and fcc.create_mailbox else None
+    key = mailboxes.new_mailbox_key if path else mailbox.encryption_key if mailbox else None
+    if mailbox is None and path is None:
         return None
     if key is not None:
         try:
-            letter = await openpgp_encryption.encrypt_unless_encrypted(
-                environment, raw, letter, (recipient.user_id, key)
+            message = await openpgp_encryption.encrypt_unless_encrypted(
+                environment, raw, message, (recipient.user_id, key)
             )
         except RequestError:
             return None
-    there = MessagePlacement(
+    fcc_placement = MessagePlacement(
         recipient.user_id,
-        box.id if box else recipient.mailbox_id,
+        mailbox.id if mailbox else recipient.mailbox_id,
         environment.now(),
         mailbox_path=path,
     )
-    return letter, replace(there, **{"seen": True, **columns_from_flags(fcc.flags)})
+    return message, replace(fcc_placement, **{"seen": True, **columns_from_script_flags(fcc.flags)})
 
 
 def _build_reply(
@@ -297,25 +297,27 @@ def _build_reply(
         in_reply_to=trigger.message_id,
         references=[*trigger.references, *([trigger.message_id] if trigger.message_id else [])],
     )
-    return message_builder.build_message(
-        draft, mime_entity_from_script(vacation.reason) if vacation.is_mime else None
+    return message_builder.validate_and_build_message(
+        draft, mime_entity_with_content_fields_only(vacation.reason) if vacation.is_mime else None
     )
 
 
-def mime_entity_from_script(text: str) -> bytes:
+def mime_entity_with_content_fields_only(text: str) -> bytes:
     """Return the MIME entity of a script with only its Content-* header fields."""
     raw = "\r\n".join(text.splitlines()).encode(errors="replace")
     head, _, body = (
         raw.partition(b"\r\n\r\n") if not raw.startswith(b"\r\n") else (b"", b"", raw[2:])
     )
-    kept, of_body = list[bytes](), False
+    head_fields, of_body = list[bytes](), False
     for line in head.split(b"\r\n"):
         of_body = line.lower().startswith(b"content-") or (of_body and line[:1] in (b" ", b"\t"))
         if of_body and len(line) <= MAX_LINE:
-            kept.append(line)
-    if not body.isascii() and not any(line.lower().startswith(_ENCODING_FIELD) for line in kept):
-        kept.append(b"Content-Transfer-Encoding: 8bit")
-    return b"\r\n".join([b"MIME-Version: 1.0", *kept, b"", body, b""])
+            head_fields.append(line)
+    if not body.isascii() and not any(
+        line.lower().startswith(_ENCODING_FIELD) for line in head_fields
+    ):
+        head_fields.append(b"Content-Transfer-Encoding: 8bit")
+    return b"\r\n".join([b"MIME-Version: 1.0", *head_fields, b"", body, b""])
 
 
 MAX_LINE = 998  # bytes (RFC 5322, section 2.1.1)

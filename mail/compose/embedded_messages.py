@@ -16,7 +16,7 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=0)
 
 
-def seven_bit_message(raw: bytes) -> bytes | None:
+def seven_bit_form_if_possible(raw: bytes) -> bytes | None:
     """Return a message in ASCII with CRLF and short lines, None if that is impossible.
 
     A message that is so already keeps its bytes, except for the line ends.
@@ -28,10 +28,10 @@ def seven_bit_message(raw: bytes) -> bytes | None:
         message = message_from_bytes(raw, policy=_POLICY)
         for part in message.walk():
             _make_part_seven_bit(part)
-        made = message.as_bytes(policy=_POLICY)
+        message_bytes = message.as_bytes(policy=_POLICY)
     except (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return None  # a damaged message is attached as a file
-    return made if _is_seven_bit(made) else None
+    return message_bytes if _is_seven_bit(message_bytes) else None
 
 
 def _make_part_seven_bit(part: Message) -> None:

@@ -32,13 +32,13 @@ def has_long_line(data: bytes) -> bool:
 
 def reencode_parts_with_long_lines(data: bytes) -> bytes:
     """Return a message with CRLF line ends without long lines, as far as possible."""
-    return _reencode_entity(data, MAX_PART_DEPTH) if has_long_line(data) else data
+    return _reencode_long_lines_of_entity(data, MAX_PART_DEPTH) if has_long_line(data) else data
 
 
-def _reencode_entity(data: bytes, remaining_depth: int) -> bytes:
+def _reencode_long_lines_of_entity(data: bytes, remaining_depth: int) -> bytes:
     """Return a MIME entity without long lines."""
-    found = _BLANK.search(data)
-    end = found.end() if found else len(data)
+    match = _BLANK.search(data)
+    end = match.end() if match else len(data)
     head, body = data[:end], data[end:]  # the body begins with the empty line
     if has_long_line(head):
         head = b"\r\n".join(_fold_header_line(line) for line in head.split(b"\r\n"))
@@ -53,30 +53,32 @@ def _reencode_entity(data: bytes, remaining_depth: int) -> bytes:
         boundary = header.get_boundary()
         return head + (_reencode_multipart(body, boundary, remaining_depth) if boundary else body)
     if kind == "message/rfc822" and encoding not in ("base64", "quoted-printable"):
-        return head + body[:2] + _reencode_entity(body[2:], remaining_depth - 1)
+        return head + body[:2] + _reencode_long_lines_of_entity(body[2:], remaining_depth - 1)
     return _reencode_leaf(head, body[2:], encoding, is_text=kind.startswith("text/"))
 
 
 def _reencode_multipart(body: bytes, boundary: str, remaining_depth: int) -> bytes:
     """Return a multipart with each of its parts shortened; the delimiters stay."""
-    mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
-    line = re.compile(rb"(?:\A|\r\n)--" + mark + rb"(--)?[ \t]*(?=\r\n|\Z)")
-    pieces, at, in_part = list[bytes](), 0, False
-    for found in line.finditer(body):
-        between = body[at : found.start()]
-        pieces.append(_reencode_child(between, remaining_depth) if in_part else between)
-        pieces.append(found[0])
-        at, in_part = found.end(), not found[1]
+    boundary_pattern = re.escape(boundary.encode("utf-8", "surrogateescape"))
+    line = re.compile(rb"(?:\A|\r\n)--" + boundary_pattern + rb"(--)?[ \t]*(?=\r\n|\Z)")
+    chunks, at, in_part = list[bytes](), 0, False
+    for delimiter in line.finditer(body):
+        between = body[at : delimiter.start()]
+        chunks.append(_reencode_child(between, remaining_depth) if in_part else between)
+        chunks.append(delimiter[0])
+        at, in_part = delimiter.end(), not delimiter[1]
         if not in_part:
             break
     rest = body[at:]
-    pieces.append(_reencode_child(rest, remaining_depth) if in_part else rest)
-    return b"".join(pieces)
+    chunks.append(_reencode_child(rest, remaining_depth) if in_part else rest)
+    return b"".join(chunks)
 
 
 def _reencode_child(part_with_line_end: bytes, remaining_depth: int) -> bytes:
     """Return a part, which begins after the line end of its delimiter, without long lines."""
-    return part_with_line_end[:2] + _reencode_entity(part_with_line_end[2:], remaining_depth - 1)
+    return part_with_line_end[:2] + _reencode_long_lines_of_entity(
+        part_with_line_end[2:], remaining_depth - 1
+    )
 
 
 def _reencode_leaf(head: bytes, body: bytes, encoding: str, *, is_text: bool) -> bytes:
@@ -107,11 +109,11 @@ def _quoted_printable(body: bytes) -> bytes:
 
 def _fold_header_line(line: bytes) -> bytes:
     """Fold a header line at spaces, as far as it has some."""
-    pieces = []
+    chunks = []
     while len(line) > MAX_LINE_BYTES:
         at = max(line.rfind(b" ", 1, MAX_LINE_BYTES), line.rfind(b"\t", 1, MAX_LINE_BYTES))
         if at <= 0 or not line[:at].strip():
             break
-        pieces.append(line[:at])
+        chunks.append(line[:at])
         line = line[at:]
-    return b"\r\n".join([*pieces, line])
+    return b"\r\n".join([*chunks, line])

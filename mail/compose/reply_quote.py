@@ -42,11 +42,14 @@ class QuotedMessage:
 
 def reply_quote(original: OriginalMessage) -> QuotedMessage:
     """Return the quote for a reply: the attribution, and each line after a `>`."""
-    attribution = _attribution(original)
+    attribution = _attribution_line(original)
     text = "\n".join(
-        [attribution, *_quote_lines(_without_signature(_truncate_original(original.text)))]
+        [
+            attribution,
+            *_quote_lines(_without_signature(_normalize_and_truncate_original(original.text))),
+        ]
     )
-    inner = original.html or html_from_text(_truncate_original(original.text))
+    inner = original.html or html_from_text(_normalize_and_truncate_original(original.text))
     # mail programs can hide a blockquote of this type
     block = '<blockquote type="cite" style="margin:0 0 0 .8ex;border-left:1px solid #ccc;'
     block += f'padding-left:1ex">{inner}</blockquote>'
@@ -62,17 +65,19 @@ def forwarded_quote(original: OriginalMessage) -> QuotedMessage:
         ("To", _formatted_addresses(original.to)),
         ("Cc", _formatted_addresses(original.cc)),
     ]
-    known = [(key, value) for key, value in lines if value]
+    header_lines = [(key, value) for key, value in lines if value]
     head = "---------- Forwarded message ----------"
     text = [
         head,
-        *(f"{key}: {value}" for key, value in known),
+        *(f"{key}: {value}" for key, value in header_lines),
         "",
-        _truncate_original(original.text),
+        _normalize_and_truncate_original(original.text),
     ]
-    shown = "<br>".join(f"<b>{key}:</b> {escape(value)}" for key, value in known)
-    inner = original.html or html_from_text(_truncate_original(original.text))
-    return QuotedMessage("\n".join(text), f"<div>{head}<br>{shown}</div><br><div>{inner}</div>")
+    header_html = "<br>".join(f"<b>{key}:</b> {escape(value)}" for key, value in header_lines)
+    inner = original.html or html_from_text(_normalize_and_truncate_original(original.text))
+    return QuotedMessage(
+        "\n".join(text), f"<div>{head}<br>{header_html}</div><br><div>{inner}</div>"
+    )
 
 
 def combine_with_quote(
@@ -84,11 +89,11 @@ def combine_with_quote(
     """
     own_text = text if text is not None else html_to_text(html) if html is not None else ""
     parts = [quote.text, own_text] if quote_above else [own_text, quote.text]
-    written = "\n\n".join(part.rstrip("\n") for part in parts if part.strip()) + "\n"
+    full_text = "\n\n".join(part.rstrip("\n") for part in parts if part.strip()) + "\n"
     if html is None:
-        return written, None
+        return full_text, None
     page = f"{quote.html}<br>{html}" if quote_above else _append_to_body(html, f"<br>{quote.html}")
-    return written, page
+    return full_text, page
 
 
 def _append_to_body(html: str, addition: str) -> str:
@@ -97,11 +102,11 @@ def _append_to_body(html: str, addition: str) -> str:
     return html + addition if at < 0 else html[:at] + addition + html[at:]
 
 
-def _attribution(original: OriginalMessage) -> str:
+def _attribution_line(original: OriginalMessage) -> str:
     """Return the line that says who wrote the original and when."""
-    who = _formatted_addresses(original.from_[:1]) or "somebody"
+    author = _formatted_addresses(original.from_[:1]) or "somebody"
     when = f"On {_formatted_date(original.date)}, " if original.date else ""
-    return f"{when}{who} wrote:"
+    return f"{when}{author} wrote:"
 
 
 def _formatted_date(date: datetime | None) -> str:
@@ -110,8 +115,10 @@ def _formatted_date(date: datetime | None) -> str:
 
 def _formatted_addresses(addresses: Sequence[NamedAddress]) -> str:
     return ", ".join(
-        f"{name} <{one.address}>" if (name := _single_line(one.name or "")) else one.address
-        for one in addresses
+        f"{name} <{address.address}>"
+        if (name := _single_line(address.name or ""))
+        else address.address
+        for address in addresses
     )
 
 
@@ -120,7 +127,7 @@ def _single_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _truncate_original(text: str) -> str:
+def _normalize_and_truncate_original(text: str) -> str:
     """Normalize the line ends and cut a long original."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     return (
@@ -132,22 +139,22 @@ def _truncate_original(text: str) -> str:
 
 def _without_signature(text: str) -> str:
     """Remove the signature of the original (RFC 3676, section 4.3)."""
-    found = list(_SIGNATURE.finditer(text))
-    return text[: found[-1].start()] if found else text
+    signatures = list(_SIGNATURE.finditer(text))
+    return text[: signatures[-1].start()] if signatures else text
 
 
 def _quote_lines(text: str) -> list[str]:
     """Return the lines one quote level deeper. Long lines are wrapped at their level."""
-    found = []
+    quoted_lines = []
     for line in text.rstrip().split("\n"):
-        marks = _DEPTH.match(line)
-        depth = marks[0].count(">") if marks else 0
+        depth_match = _DEPTH.match(line)
+        depth = depth_match[0].count(">") if depth_match else 0
         prefix = ">" * (depth + 1)
-        bare = line[marks.end() :].rstrip() if marks and depth else line.rstrip()
+        bare = line[depth_match.end() :].rstrip() if depth_match and depth else line.rstrip()
         if len(prefix) + 1 + len(bare) <= QUOTE_LINE_LENGTH + 2:
-            found.append(f"{prefix} {bare}" if bare else prefix)
+            quoted_lines.append(f"{prefix} {bare}" if bare else prefix)
             continue
         width = max(QUOTE_LINE_LENGTH - len(prefix) - 1, 20)
         parts = wrap(bare, width, break_long_words=False, break_on_hyphens=False)
-        found += [f"{prefix} {part}" for part in parts]
-    return found
+        quoted_lines += [f"{prefix} {part}" for part in parts]
+    return quoted_lines

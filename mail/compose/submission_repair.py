@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
+from typing import NamedTuple
 
 from mail import mime
 from mail.compose.message_builder import is_message_id
@@ -31,7 +32,7 @@ class RepairedMessage:
     facts: MessageFacts  # of the original header
 
 
-def repair_message(
+def repair_message_or_raise(
     raw: bytes, date: datetime, message_id: str, *, replace_date: bool = False
 ) -> RepairedMessage:
     """Return the message with CRLF line ends, a Date and a Message-ID.
@@ -42,49 +43,61 @@ def repair_message(
     there (RFC 5321, section 4.5.2).
     """
     if b"\0" in raw:
-        raise InvalidInput("a message has no NUL bytes", constraint=ValidationConstraint.PATTERN)
+        raise InvalidInput(
+            "The message must not contain NUL.", constraint=ValidationConstraint.PATTERN
+        )
     if b"\n" in (without_crlf := raw.replace(b"\r\n", b"")) or b"\r" in without_crlf:
         raw = _LINE_END.sub(b"\r\n", raw)
     head, blank, body = raw.partition(b"\r\n\r\n")
     head = _BLANK_FOLD.sub(b"", head.removesuffix(b"\r\n") + b"\r\n")
-    found = _split_fields(head)
-    names = [name for name, _ in found]
+    header_fields = _split_header_fields_or_raise(head)
+    names = [name for name, _ in header_fields]
     if names.count(b"from") != 1 or names.count(b"sender") > 1:
         raise InvalidInput(
-            "a message has one field From, and one Sender at most",
+            "The message must have one header field From, and at most one Sender.",
             constraint=ValidationConstraint.FROM,
         )
-    facts = mime.read_facts(head + b"\r\n")
+    facts = mime.facts_from_message_bytes(head + b"\r\n")
     if not facts.from_:
-        raise InvalidInput("From names nobody", constraint=ValidationConstraint.FROM)
-    head = _with_date_and_message_id(
-        found, replace(facts, date=None) if replace_date else facts, date, message_id
+        raise InvalidInput(
+            "The header field From has no address.", constraint=ValidationConstraint.FROM
+        )
+    head = _with_date_and_message_id_if_unusable(
+        header_fields, replace(facts, date=None) if replace_date else facts, date, message_id
     )
     writers = [person.address for person in [*facts.from_, *facts.sender]]
     return RepairedMessage(head + b"\r\n" + (body if blank else b""), writers, facts)
 
 
-def _split_fields(head: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the fields of a header, each with its name in lower case.
+class _HeaderLine(NamedTuple):
+    """A header field as it is in the message."""
+
+    name: bytes  # in lower case
+    field: bytes  # with the name and all its folded lines
+
+
+def _split_header_fields_or_raise(head: bytes) -> list[_HeaderLine]:
+    """Split a header into its fields.
 
     Raises InvalidInput if the header has no fields, invalid lines or more than 256 KiB.
     """
-    found, at = [], 0
+    header_fields, at = [], 0
     while at < len(head) and len(head) <= MAX_HEADER_BYTES:
         field = _FIELD.match(head, at)
         if field is None:
             break
-        found.append((field[1].lower(), field[0]))
+        header_fields.append(_HeaderLine(field[1].lower(), field[0]))
         at = field.end()
-    if at < len(head) or not found:
+    if at < len(head) or not header_fields:
         raise InvalidInput(
-            "its header is none, or too long", constraint=ValidationConstraint.HEADER
+            "The message has no header, or its header is too long.",
+            constraint=ValidationConstraint.HEADER,
         )
-    return found
+    return header_fields
 
 
-def _with_date_and_message_id(
-    fields: list[tuple[bytes, bytes]], facts: MessageFacts, date: datetime, message_id: str
+def _with_date_and_message_id_if_unusable(
+    fields: list[_HeaderLine], facts: MessageFacts, date: datetime, message_id: str
 ) -> bytes:
     """Return the header with a Date and Message-ID in place of unreadable ones."""
     added_fields, replaced_names = list[bytes](), set[bytes]()
@@ -99,17 +112,17 @@ def _with_date_and_message_id(
     )
 
 
-def find_ambiguous_address(raw: bytes) -> str | None:
+def find_ambiguous_recipient(raw: bytes) -> str | None:
     """Return the first ambiguous or invalid recipient of the header, None if there is none.
 
     A reader of received mail may guess what is meant; a server that sends mail must not.
     """
     head = raw.partition(b"\r\n\r\n")[0] + b"\r\n"
-    for name, line in _split_fields(head):
+    for name, line in _split_header_fields_or_raise(head):
         if name not in (b"to", b"cc", b"bcc"):
             continue
         value = line.partition(b":")[2].decode("utf-8", "replace")
-        bare = _STRINGS.sub(lambda one: "x" if one[0][0] == '"' else "", " ".join(value.split()))
+        bare = _STRINGS.sub(lambda item: "x" if item[0][0] == '"' else "", " ".join(value.split()))
         for entry in _ENTRY_ENDS.split(bare):
             if "@" in entry and not _ADDRESS_ENTRY.fullmatch(entry):
                 return entry.strip()[:200]

@@ -22,8 +22,8 @@ def text_entity(text: str) -> bytes:
     The entity ends with a line break, as SMTP requires of a message. If the text does not, a soft
     line break of quoted-printable ends the entity; it is not part of the text.
     """
-    whole = _LINE_END.sub("\n", text)
-    encoding, lines = _encode_text(whole, is_last=True)
+    normalized_text = _LINE_END.sub("\n", text)
+    encoding, lines = _transfer_encoding_and_encoded_text(normalized_text, is_last=True)
     if encoding == "quoted-printable" and not lines.endswith("\n"):
         lines += "=\n"
     return (_HEAD.format(encoding) + lines.replace("\n", "\r\n")).encode()
@@ -31,7 +31,7 @@ def text_entity(text: str) -> bytes:
 
 def text_part(text: str, subtype: str, policy: "EmailPolicy[EmailMessage]") -> EmailMessage:
     """Build a text part of a multipart. The line break before a boundary is not part of it."""
-    encoding, lines = _encode_text(_LINE_END.sub("\n", text), is_last=False)
+    encoding, lines = _transfer_encoding_and_encoded_text(_LINE_END.sub("\n", text), is_last=False)
     message = EmailMessage(policy=policy)
     message["Content-Type"] = f'text/{subtype}; charset="utf-8"'
     message["Content-Transfer-Encoding"] = encoding
@@ -40,7 +40,7 @@ def text_part(text: str, subtype: str, policy: "EmailPolicy[EmailMessage]") -> E
     return message
 
 
-def _encode_text(text: str, *, is_last: bool) -> tuple[str, str]:
+def _transfer_encoding_and_encoded_text(text: str, *, is_last: bool) -> tuple[str, str]:
     """Return the transfer encoding for a text with LF line breaks, and its encoded lines."""
     content = text.encode()
     is_plain = text.isascii() and len(content.translate(None, _UNPRINTABLE)) == len(content)

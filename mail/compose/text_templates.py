@@ -22,16 +22,21 @@ def validated_value_texts(values: Mapping[str, Any], path: Sequence[str]) -> dic
     """
     if len(values) > MAX_VALUES:
         raise InvalidInput(
-            f"at most {MAX_VALUES} values", constraint=ValidationConstraint.MAX, path=path
+            f"A template has at most {MAX_VALUES} values.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
-    return {name.strip(): _value_text(name, value, path) for name, value in values.items()}
+    return {
+        name.strip(): _text_of_valid_placeholder(name, value, path)
+        for name, value in values.items()
+    }
 
 
-def _value_text(name: str, value: Any, path: Sequence[str]) -> str:
+def _text_of_valid_placeholder(name: str, value: Any, path: Sequence[str]) -> str:
     """Return the text that replaces a placeholder. Raises InvalidInput."""
     if not _NAME.fullmatch(name) or not name.strip():
         raise InvalidInput(
-            "a name has 1 to 128 characters, no braces",
+            "A name must have from 1 to 128 characters, without braces.",
             constraint=ValidationConstraint.PATTERN,
             path=path,
         )
@@ -42,12 +47,14 @@ def _value_text(name: str, value: Any, path: Sequence[str]) -> str:
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
         raise InvalidInput(
-            "a text, a number or a truth value", constraint=ValidationConstraint.TYPE, path=path
+            "A value must be a string, a number or a boolean.",
+            constraint=ValidationConstraint.TYPE,
+            path=path,
         )
     text = str(value)
     if len(text) > MAX_VALUE_LENGTH or "\0" in text:
         raise InvalidInput(
-            f"at most {MAX_VALUE_LENGTH} characters, no NUL",
+            f"A value has at most {MAX_VALUE_LENGTH} characters, without NUL.",
             constraint=ValidationConstraint.MAX,
             path=path,
         )
@@ -71,21 +78,23 @@ def fill_placeholders(
         return text
     size = len(text)
 
-    def placeholder_value(place: re.Match[str]) -> str:
+    def placeholder_value(placeholder: re.Match[str]) -> str:
         nonlocal size
-        name = place[1].strip()
+        name = placeholder[1].strip()
         if name not in values:
             raise InvalidInput(
-                f"there is no value of {name[:128]!r}",
+                f"The value {name[:128]!r} is missing.",
                 constraint=ValidationConstraint.TEMPLATE,
                 path=[path],
             )
-        found = html.escape(values[name]) if escape_html else values[name]
-        size += len(found) - len(place[0])
+        text = html.escape(values[name]) if escape_html else values[name]
+        size += len(text) - len(placeholder[0])
         if size > max_length:
             raise InvalidInput(
-                f"more than {max_length} bytes", constraint=ValidationConstraint.MAX, path=[path]
+                f"The text has at most {max_length} bytes.",
+                constraint=ValidationConstraint.MAX,
+                path=[path],
             )
-        return found
+        return text
 
     return _PLACEHOLDER.sub(placeholder_value, text)

@@ -15,8 +15,8 @@ from mail.connectors.imap_protocol import (
     PROTOCOL_ERRORS,
     ImapProtocol,
     ResponseParts,
-    parse_fetch_response,
-    parse_internal_date,
+    parse_fetch_response_or_none,
+    parse_internal_date_or_none,
 )
 from mail.connectors.remote_server import (
     MAX_MESSAGES,
@@ -40,7 +40,7 @@ MAX_FETCHED_MESSAGES = 200  # messages of one FETCH
 MAX_FETCHED_BYTES = 4 << 20  # bytes of one FETCH, unless a single message has more
 MAX_SEARCH_LINE = 1 << 24  # bytes of the SEARCH response with all UIDs
 MAX_REFUSED_MESSAGES = 10  # refused messages after which the run fails
-TOO_MANY = f"more than {MAX_MESSAGES} messages in a folder"
+TOO_MANY = f"The mailbox has more than {MAX_MESSAGES} messages."
 MAX_FLAGS = 100  # of a message
 LOGOUT_TIMEOUT = 2.0  # seconds to wait for the response to LOGOUT
 SPECIAL_USES = ("\\all", "\\archive", "\\drafts", "\\flagged", "\\junk", "\\sent", "\\trash")
@@ -75,34 +75,37 @@ class ImapSession:
     @property
     def _protocol(self) -> ImapProtocol:
         if self._protocol_or_none is None:
-            raise RemoteFailure(self.connection.stage, "there is no connection")
+            raise RemoteFailure(self.connection.stage, "The connection is closed.")
         return self._protocol_or_none
 
     def connect_and_sign_in(self) -> None:
         """Connect, with TLS if it is configured, and sign in."""
-        self._protocol_or_none = self._run_at_stage(
+        self._protocol_or_none = self._run_and_convert_failure_at_stage(
             ConnectorStage.CONNECT, lambda: ImapProtocol(self.connection, self.max_message_size)
         )
         if self._protocol.state == "AUTH":
             raise RemoteFailure(
-                ConnectorStage.GREETING, "the server lets anybody in, and so cannot be trusted"
+                ConnectorStage.GREETING,
+                "The server accepts unauthenticated sessions (PREAUTH), which is not secure.",
             )
         if self.connection.server.security is ConnectorSecurity.STARTTLS:
             if "STARTTLS" not in self._protocol.capabilities:
-                raise RemoteFailure(ConnectorStage.TLS, "the server offers no STARTTLS")
-            self._run_at_stage(ConnectorStage.TLS, self._protocol.start_tls)
-        self.capabilities = self._run_at_stage(
+                raise RemoteFailure(ConnectorStage.TLS, "The server does not support STARTTLS.")
+            self._run_and_convert_failure_at_stage(ConnectorStage.TLS, self._protocol.start_tls)
+        self.capabilities = self._run_and_convert_failure_at_stage(
             ConnectorStage.LOGIN, self._protocol.fetch_capabilities
         )
-        self._run_at_stage(ConnectorStage.LOGIN, self._authenticate)
-        self.capabilities = self._run_at_stage(
+        self._run_and_convert_failure_at_stage(ConnectorStage.LOGIN, self._authenticate)
+        self.capabilities = self._run_and_convert_failure_at_stage(
             ConnectorStage.LOGIN, lambda: self._protocol.fetch_capabilities(use_announced=True)
         )
-        wanted = [each for each in ("CONDSTORE", "QRESYNC") if each in self.capabilities]
-        if wanted and "ENABLE" in self.capabilities:
+        extensions = [
+            extension for extension in ("CONDSTORE", "QRESYNC") if extension in self.capabilities
+        ]
+        if extensions and "ENABLE" in self.capabilities:
             with suppress(RequestRefused):  # the server offers more than it accepts
-                names = " ".join(wanted).encode()
-                self._run_at_stage(
+                names = " ".join(extensions).encode()
+                self._run_and_convert_failure_at_stage(
                     ConnectorStage.LOGIN, lambda: self._protocol.command("ENABLE", names)
                 )
 
@@ -116,7 +119,8 @@ class ImapSession:
             wire.authenticate_with_sasl("PLAIN", response_function(server, AuthMechanism.PLAIN))
         elif "LOGINDISABLED" in self.capabilities:
             raise RemoteFailure(
-                ConnectorStage.LOGIN, "the server takes no password over this connection"
+                ConnectorStage.LOGIN,
+                "The server offers no supported authentication mechanism for this connection.",
             )
         else:
             wire.log_in(server.username, server.secret)
@@ -134,55 +138,59 @@ class ImapSession:
 
     def list_mailboxes(self) -> list[ListedMailbox]:
         """List the mailboxes that can be opened, in the order of the server."""
-        found: dict[bytes, ListedMailbox] = {}
-        for listed in self._list_names("LIST"):
+        mailboxes: dict[bytes, ListedMailbox] = {}
+        for listed in self._send_list_or_lsub_and_parse_responses("LIST"):
             raw = listed.raw_name
             if listed.flags & UNSELECTABLE_FLAGS or not raw:
                 continue
-            use = next((one for one in SPECIAL_USES if one.encode() in listed.flags), None)
-            found.setdefault(raw, ListedMailbox(raw, mailbox_levels(raw, listed.delimiter), use))
-        return list(found.values())
+            use = next((use for use in SPECIAL_USES if use.encode() in listed.flags), None)
+            mailboxes.setdefault(
+                raw, ListedMailbox(raw, mailbox_levels(raw, listed.delimiter), use)
+            )
+        return list(mailboxes.values())
 
     def list_subscribed(self) -> frozenset[bytes]:
         """List the raw names of the subscribed mailboxes; they need not exist."""
-        return frozenset(listed.raw_name for listed in self._list_names("LSUB"))
+        return frozenset(
+            listed.raw_name for listed in self._send_list_or_lsub_and_parse_responses("LSUB")
+        )
 
-    def _list_names(self, command: str) -> list[_ListResponse]:
+    def _send_list_or_lsub_and_parse_responses(self, command: str) -> list[_ListResponse]:
         """Send LIST or LSUB for all mailboxes."""
 
         def collect_list_responses() -> list[_ListResponse]:
-            found = list[_ListResponse]()
+            responses = list[_ListResponse]()
             for parts in self._protocol.stream_responses(command, command, b'""', b'"*"'):
-                told: Any = parse_response([one for one in parts if one != b""])
-                flags, delimiter, name = told
+                response: Any = parse_response([part for part in parts if part != b""])
+                flags, delimiter, name = response
                 raw = name if isinstance(name, bytes) else str(name or "").encode()
-                known = frozenset(flag.lower() for flag in flags if isinstance(flag, bytes))
-                found.append(_ListResponse(known, delimiter, raw))
+                flag_names = frozenset(flag.lower() for flag in flags if isinstance(flag, bytes))
+                responses.append(_ListResponse(flag_names, delimiter, raw))
                 self._protocol.reset_byte_limit()
-                if len(found) > MAX_MAILBOXES:
-                    raise RemoteFailure(ConnectorStage.LIST, f"more than {MAX_MAILBOXES} folders")
-            return found
+                if len(responses) > MAX_MAILBOXES:
+                    raise RemoteFailure(
+                        ConnectorStage.LIST, f"The account has more than {MAX_MAILBOXES} mailboxes."
+                    )
+            return responses
 
-        return self._run_at_stage(ConnectorStage.LIST, collect_list_responses)
+        return self._run_and_convert_failure_at_stage(ConnectorStage.LIST, collect_list_responses)
 
     def open_mailbox(self, mailbox: ListedMailbox, *, writable: bool) -> OpenedMailbox:
         """Open a mailbox for reading, or for changes too."""
-        answer = self._run_at_stage(
+        answer = self._run_and_convert_failure_at_stage(
             ConnectorStage.FETCH,
-            lambda: self._protocol.select_mailbox(mailbox.raw_name, writable=writable),
+            lambda: self._protocol.send_select_or_examine(mailbox.raw_name, writable=writable),
         )
         if writable and "READ-ONLY" in answer:
             raise RemoteFailure(
-                ConnectorStage.FETCH, "the folder can only be read, and nothing deleted in it"
+                ConnectorStage.FETCH, "The mailbox is read-only: messages can't be deleted."
             )
         validity = _last_number(answer.get("UIDVALIDITY"), UID_LIMIT)
         if not validity:
-            raise RemoteFailure(ConnectorStage.FETCH, "the server names no UIDVALIDITY")
+            raise RemoteFailure(ConnectorStage.FETCH, "The server sent no UIDVALIDITY.")
         exists = _last_number(answer.get("EXISTS"), UID_LIMIT)
         if exists is None:
-            raise RemoteFailure(
-                ConnectorStage.FETCH, "the server does not say how many messages there are"
-            )
+            raise RemoteFailure(ConnectorStage.FETCH, "The server sent no message count.")
         self._protocol.uid_validity, self._message_count = validity, exists
         return OpenedMailbox(
             validity, _last_number(answer.get("HIGHESTMODSEQ"), MODSEQ_LIMIT) or 0, exists
@@ -190,42 +198,45 @@ class ImapSession:
 
     def list_message_ids(self) -> list[str]:
         """The UIDs of the open mailbox, in ascending order."""
-        found = self._search(b"ALL")
-        if not found and self._message_count and not self._protocol.has_expunged:
+        uids = self._search_uids(b"ALL")
+        if not uids and self._message_count and not self._protocol.has_expunged:
             # a connector that mirrors deletions would delete all of them
             raise RemoteFailure(
-                ConnectorStage.FETCH, f"the server names none of its {self._message_count} messages"
+                ConnectorStage.FETCH,
+                f"The server sent no UIDs of its {self._message_count} messages.",
             )
-        return [str(uid) for uid in sorted(found)]
+        return [str(uid) for uid in sorted(uids)]
 
-    def _search(self, criteria: bytes) -> set[int]:
+    def _search_uids(self, criteria: bytes) -> set[int]:
         def collect_uids() -> set[int]:
-            found: set[int] = set()
+            uids: set[int] = set()
             self._protocol.max_line_size = MAX_SEARCH_LINE
             try:
                 for parts in self._protocol.stream_responses("SEARCH", "UID", b"SEARCH", criteria):
                     numbers = b" ".join(parts).partition(b"(")[0]
-                    if len(found) + numbers.count(b" ") > MAX_MESSAGES:
+                    if len(uids) + numbers.count(b" ") > MAX_MESSAGES:
                         raise RemoteFailure(ConnectorStage.FETCH, TOO_MANY)
-                    found.update(_parse_uids(numbers))
+                    uids.update(_parse_uids(numbers))
             finally:
                 self._protocol.max_line_size = MAX_LINE_SIZE
-            return found
+            return uids
 
-        return self._run_at_stage(ConnectorStage.FETCH, collect_uids)
+        return self._run_and_convert_failure_at_stage(ConnectorStage.FETCH, collect_uids)
 
     def fetch_metadata(self, message_ids: Sequence[str]) -> list[RemoteMessage]:
         """Fetch size, flags and date of messages by UID; deleted messages are omitted."""
-        found: list[RemoteMessage] = []
-        for some in _batches(message_ids, METADATA_BATCH_SIZE):
-            told = self._fetch_items(some, b"(UID FLAGS INTERNALDATE RFC822.SIZE)")
-            for mark in some:
-                if one := told.get(int(mark)):
-                    size = one.get(b"RFC822.SIZE")
+        messages: list[RemoteMessage] = []
+        for batch in _batches_of_ids(message_ids, METADATA_BATCH_SIZE):
+            items_by_uid = self._fetch_items(batch, b"(UID FLAGS INTERNALDATE RFC822.SIZE)")
+            for message_id in batch:
+                if items := items_by_uid.get(int(message_id)):
+                    size = items.get(b"RFC822.SIZE")
                     size = size if isinstance(size, int) else 0
-                    date = parse_internal_date(one.get(b"INTERNALDATE"))
-                    found.append(RemoteMessage(mark, size, _parse_flags(one.get(b"FLAGS")), date))
-        return found
+                    date = parse_internal_date_or_none(items.get(b"INTERNALDATE"))
+                    messages.append(
+                        RemoteMessage(message_id, size, _parse_flags(items.get(b"FLAGS")), date)
+                    )
+        return messages
 
     def fetch_messages(
         self, messages: Sequence[RemoteMessage]
@@ -235,74 +246,82 @@ class ImapSession:
         Deleted messages, and those over the size limit, are omitted.
         """
         denied = 0
-        for some in _fetch_batches(messages):
-            left = yield from self._fetch_batch_and_return_refused(some)
-            for one in left:  # one unreadable message must not stop the others
-                denied += len((yield from self._fetch_batch_and_return_refused([one])))
+        for message_batch in _batches_within_fetch_limits(messages):
+            left = yield from self._fetch_batch_and_return_refused(message_batch)
+            for message in left:  # one unreadable message must not stop the others
+                denied += len((yield from self._fetch_batch_and_return_refused([message])))
                 if denied > MAX_REFUSED_MESSAGES:
                     raise RemoteFailure(
-                        ConnectorStage.FETCH, "the server gives none of these messages"
+                        ConnectorStage.FETCH, "The server sent none of the requested messages."
                     )
 
     def _fetch_batch_and_return_refused(
         self, batch: Sequence[RemoteMessage]
     ) -> Generator[tuple[RemoteMessage, bytes], None, list[RemoteMessage]]:
         """Fetch the messages of one batch; return those that the server has refused."""
-        wanted = {int(one.message_id): one for one in batch}
-        coming = self._stream_fetch(uid_set(wanted).encode(), b"(UID BODY.PEEK[])", messages=True)
+        messages_by_uid = {int(message.message_id): message for message in batch}
+        responses = self._stream_fetch(
+            uid_set(messages_by_uid).encode(), b"(UID BODY.PEEK[])", messages=True
+        )
         try:
-            while one := self._run_at_stage(ConnectorStage.FETCH, lambda: next(coming, None)):
-                raw = one[1].get(b"BODY[]")
-                if isinstance(raw, bytes) and (head := wanted.pop(one[0], None)):
+            while content := self._run_and_convert_failure_at_stage(
+                ConnectorStage.FETCH, lambda: next(responses, None)
+            ):
+                raw = content[1].get(b"BODY[]")
+                if isinstance(raw, bytes) and (head := messages_by_uid.pop(content[0], None)):
                     self._protocol.reset_byte_limit()
                     yield head, raw
         except RequestRefused:
-            return list(wanted.values())
+            return list(messages_by_uid.values())
         return []
 
-    def fetch_changed_flags(self, since_modseq: int) -> dict[str, frozenset[str]]:
+    def fetch_changed_or_all_flags(self, since_modseq: int) -> dict[str, frozenset[str]]:
         """Fetch the flags of messages that were changed since a MODSEQ, by UID.
 
         Fetches the flags of all messages if the server refuses CHANGEDSINCE.
         """
         try:
-            told = self._fetch_items((), b"(UID FLAGS)", b"(CHANGEDSINCE %d)" % since_modseq)
+            items_by_uid = self._fetch_items(
+                (), b"(UID FLAGS)", b"(CHANGEDSINCE %d)" % since_modseq
+            )
         except RequestRefused:
-            told = self._fetch_items((), b"(UID FLAGS)")
+            items_by_uid = self._fetch_items((), b"(UID FLAGS)")
         return {
-            str(uid): _parse_flags(one[b"FLAGS"]) for uid, one in told.items() if b"FLAGS" in one
+            str(uid): _parse_flags(items[b"FLAGS"])
+            for uid, items in items_by_uid.items()
+            if b"FLAGS" in items
         }
 
     def fetch_flags(self, message_ids: Sequence[str]) -> dict[str, frozenset[str]]:
         """Fetch the flags of messages by UID."""
-        found: dict[str, frozenset[str]] = {}
-        for some in _batches(message_ids, METADATA_BATCH_SIZE):
-            told = self._fetch_items(some, b"(UID FLAGS)")
-            for mark in some:
-                if b"FLAGS" in (one := told.get(int(mark), {})):
-                    found[mark] = _parse_flags(one[b"FLAGS"])
-        return found
+        flags_by_id: dict[str, frozenset[str]] = {}
+        for id_batch in _batches_of_ids(message_ids, METADATA_BATCH_SIZE):
+            items_by_uid = self._fetch_items(id_batch, b"(UID FLAGS)")
+            for message_id in id_batch:
+                if b"FLAGS" in (items := items_by_uid.get(int(message_id), {})):
+                    flags_by_id[message_id] = _parse_flags(items[b"FLAGS"])
+        return flags_by_id
 
     def _fetch_items(
         self, message_ids_or_all: Sequence[str], *items: bytes
     ) -> dict[int, dict[bytes, Any]]:
         """Fetch items of these messages, or of all if the list is empty, by UID."""
-        asked = {int(mark) for mark in message_ids_or_all}
-        ids = uid_set(asked).encode() if asked else b"1:*"
+        requested_uids = {int(message_id) for message_id in message_ids_or_all}
+        ids = uid_set(requested_uids).encode() if requested_uids else b"1:*"
 
         def collect_items() -> dict[int, dict[bytes, Any]]:
-            found: dict[int, dict[bytes, Any]] = {}
+            items_by_uid: dict[int, dict[bytes, Any]] = {}
             for uid, told in self._stream_fetch(ids, *items):
-                if asked and uid not in asked:
+                if requested_uids and uid not in requested_uids:
                     continue
-                if uid not in found:
+                if uid not in items_by_uid:
                     self._protocol.reset_byte_limit()
-                found.setdefault(uid, {}).update(told)
-                if len(found) > MAX_MESSAGES:
+                items_by_uid.setdefault(uid, {}).update(told)
+                if len(items_by_uid) > MAX_MESSAGES:
                     raise RemoteFailure(ConnectorStage.FETCH, TOO_MANY)
-            return found
+            return items_by_uid
 
-        return self._run_at_stage(ConnectorStage.FETCH, collect_items)
+        return self._run_and_convert_failure_at_stage(ConnectorStage.FETCH, collect_items)
 
     def _stream_fetch(
         self, uid_set: bytes, *items: bytes, messages: bool = False
@@ -314,8 +333,8 @@ class ImapSession:
             for parts in wire.stream_responses("FETCH", "UID", b"FETCH", uid_set, *items):
                 if wire.was_skipped:
                     wire.was_skipped = False
-                elif (one := parse_fetch_response(parts)) is not None:
-                    yield one
+                elif (response := parse_fetch_response_or_none(parts)) is not None:
+                    yield response
         finally:
             wire.expects_messages = False
 
@@ -324,18 +343,18 @@ class ImapSession:
 
         Messages that other clients have marked as deleted stay.
         """
-        for some in _batches(message_ids, METADATA_BATCH_SIZE):
-            ids = uid_set(int(mark) for mark in some).encode()
+        for id_batch in _batches_of_ids(message_ids, METADATA_BATCH_SIZE):
+            ids = uid_set(int(message_id) for message_id in id_batch).encode()
             self._send_delete_command("UID", b"STORE", ids, b"+FLAGS.SILENT", b"(\\Deleted)")
             if "UIDPLUS" in self.capabilities:
                 self._send_delete_command("UID", b"EXPUNGE", ids)
                 continue
-            marked = {str(uid) for uid in self._search(b"DELETED")}
-            if marked and marked <= set(some):
+            marked = {str(uid) for uid in self._search_uids(b"DELETED")}
+            if marked and marked <= set(id_batch):
                 self._send_delete_command("EXPUNGE")
 
     def _send_delete_command(self, command: str, *arguments: bytes) -> None:
-        self._run_at_stage(
+        self._run_and_convert_failure_at_stage(
             ConnectorStage.DELETE, lambda: self._protocol.command(command, *arguments)
         )
 
@@ -346,14 +365,16 @@ class ImapSession:
         IDLE.
         """
         if "IDLE" not in self.capabilities:
-            raise RemoteFailure(ConnectorStage.IDLE, "the server offers no IDLE")
-        kinds = self._run_at_stage(
+            raise RemoteFailure(ConnectorStage.IDLE, "The server does not support IDLE.")
+        kinds = self._run_and_convert_failure_at_stage(
             ConnectorStage.IDLE,
             lambda: self._protocol.idle_for_response_kinds(min(timeout, IDLE_SECONDS)),
         )
         return bool(kinds & CHANGE_RESPONSES)
 
-    def _run_at_stage(self, stage: ConnectorStage, function: Callable[[], Result]) -> Result:
+    def _run_and_convert_failure_at_stage(
+        self, stage: ConnectorStage, function: Callable[[], Result]
+    ) -> Result:
         self.connection.stage = stage
         try:
             return function()
@@ -373,18 +394,18 @@ def _decode_level(raw_level: bytes) -> str:
     """Decode a level of a name: modified UTF-7 (RFC 3501, section 5.1.3), UTF-8 or Latin-1."""
     try:
         if raw_level.isascii():
-            return UTF7_SHIFT.sub(_decode_utf7_shift, raw_level).decode()
+            return UTF7_SHIFT.sub(_decode_utf7_shift_or_raise, raw_level).decode()
         return raw_level.decode()
     except ValueError:
         return raw_level.decode("latin-1")
 
 
-def _decode_utf7_shift(found: re.Match[bytes]) -> bytes:
-    if found[2]:
-        raise ValueError(found[2])
-    if not found[1]:
+def _decode_utf7_shift_or_raise(match: re.Match[bytes]) -> bytes:
+    if match[2]:
+        raise ValueError(match[2])
+    if not match[1]:
         return b"&"
-    packed = found[1].replace(b",", b"/")
+    packed = match[1].replace(b",", b"/")
     return b64decode(packed + b"=" * (-len(packed) % 4)).decode("utf-16-be").encode()
 
 
@@ -393,7 +414,7 @@ def _last_number(response_parts: ResponseParts | None, limit: int) -> int | None
     said_last = response_parts[-1] if response_parts else None
     if not isinstance(said_last, bytes) or not said_last.isdigit() or len(said_last) > 19:  # noqa: PLR2004
         return None
-    return found if (found := int(said_last)) < limit else None
+    return last_number if (last_number := int(said_last)) < limit else None
 
 
 def _parse_uids(numbers: bytes) -> Iterator[int]:
@@ -406,38 +427,42 @@ def _parse_uids(numbers: bytes) -> Iterator[int]:
 
 def _parse_flags(flags: Any) -> frozenset[str]:
     """The valid flags of a response; system flags in the spelling of RFC 3501."""
-    found: set[str] = set()
-    for one in flags if isinstance(flags, tuple) else ():
-        text = printable_text(one) if isinstance(one, bytes | int) else ""
-        if FLAG_PATTERN.fullmatch(text) and len(found) < MAX_FLAGS:
-            found.add("\\" + text[1:].capitalize() if text.startswith("\\") else text)
-    return frozenset(found)
+    parsed_flags: set[str] = set()
+    for flag in flags if isinstance(flags, tuple) else ():
+        text = printable_text(flag) if isinstance(flag, bytes | int) else ""
+        if FLAG_PATTERN.fullmatch(text) and len(parsed_flags) < MAX_FLAGS:
+            parsed_flags.add("\\" + text[1:].capitalize() if text.startswith("\\") else text)
+    return frozenset(parsed_flags)
 
 
-def _batches(message_ids: Sequence[str], batch_size: int) -> Iterable[Sequence[str]]:
+def _batches_of_ids(message_ids: Sequence[str], batch_size: int) -> Iterable[Sequence[str]]:
     return (message_ids[at : at + batch_size] for at in range(0, len(message_ids), batch_size))
 
 
-def _fetch_batches(messages: Sequence[RemoteMessage]) -> Iterator[list[RemoteMessage]]:
+def _batches_within_fetch_limits(
+    messages: Sequence[RemoteMessage],
+) -> Iterator[list[RemoteMessage]]:
     """Yield batches of messages for one FETCH each."""
-    some: list[RemoteMessage] = []
+    batch: list[RemoteMessage] = []
     weight = 0
-    for one in messages:
-        if some and (len(some) == MAX_FETCHED_MESSAGES or weight + one.size > MAX_FETCHED_BYTES):
-            yield some
-            some, weight = [], 0
-        some.append(one)
-        weight += one.size
-    if some:
-        yield some
+    for message in messages:
+        if batch and (
+            len(batch) == MAX_FETCHED_MESSAGES or weight + message.size > MAX_FETCHED_BYTES
+        ):
+            yield batch
+            batch, weight = [], 0
+        batch.append(message)
+        weight += message.size
+    if batch:
+        yield batch
 
 
 def uid_set(uids: Iterable[int]) -> str:
     """The UIDs as an IMAP sequence set: `1:3,5`."""
-    found: list[list[int]] = []
+    uid_ranges: list[list[int]] = []
     for uid in sorted(uids):
-        if found and found[-1][1] == uid - 1:
-            found[-1][1] = uid
+        if uid_ranges and uid_ranges[-1][1] == uid - 1:
+            uid_ranges[-1][1] = uid
         else:
-            found.append([uid, uid])
-    return ",".join(str(a) if a == b else f"{a}:{b}" for a, b in found)
+            uid_ranges.append([uid, uid])
+    return ",".join(str(a) if a == b else f"{a}:{b}" for a, b in uid_ranges)

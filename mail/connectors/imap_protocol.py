@@ -73,18 +73,18 @@ class ImapProtocol(imaplib.IMAP4):
         try:
             super().__init__(connection.server.host, connection.server.port)
         except imaplib.IMAP4.error:
-            self._note_expunge_and_require_open_mailbox()  # raises for BYE
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()  # raises for BYE
             raise
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
         """Connect, with TLS if it is configured. imaplib calls this."""
         del timeout
         self.host, self.port = host, port
-        found = self.connection.connect()
+        response = self.connection.connect()
         if self.connection.server.security is ConnectorSecurity.TLS:
-            found = self.connection.start_tls(found)
+            response = self.connection.start_tls(response)
         self.connection.stage = ConnectorStage.GREETING
-        self.sock, self.reader = found, BoundedReader(self.connection, found)
+        self.sock, self.reader = response, BoundedReader(self.connection, response)
 
     def read(self, size: int) -> bytes:
         """Read a literal. A message that is somewhat too large is skipped.
@@ -98,24 +98,26 @@ class ImapProtocol(imaplib.IMAP4):
             self.reader.skip(size)
             return b""
         if size > most:
-            text = f"a literal of {size} bytes, which nobody asked for"
+            text = f"The server sent a literal of {size} bytes that was not requested."
             raise RemoteFailure(self.connection.stage, text)
         self._count_against_byte_limit(size)
         return self.reader.read_exactly(size)
 
     def readline(self) -> bytes:
         """Read a line. Raises RemoteFailure if it is too long."""
-        found = self.reader.read_line(self.max_line_size)
-        self._count_against_byte_limit(len(found))
-        return found
+        line = self.reader.read_line(self.max_line_size)
+        self._count_against_byte_limit(len(line))
+        return line
 
     def _get_line(self) -> bytes:
-        found = self.readline()
-        if not found.endswith(b"\r\n"):
-            raise RemoteFailure(self.connection.stage, "a line that ends unlike lines of IMAP")
-        if found.startswith(b"*") or found.count(b" ") != 1:
-            return found[:-2]
-        return found[:-2] + b" "  # imaplib requires text after OK, which some servers omit
+        line = self.readline()
+        if not line.endswith(b"\r\n"):
+            raise RemoteFailure(
+                self.connection.stage, "A line of the response does not end with CRLF."
+            )
+        if line.startswith(b"*") or line.count(b" ") != 1:
+            return line[:-2]
+        return line[:-2] + b" "  # imaplib requires text after OK, which some servers omit
 
     def send(self, data: Any) -> None:
         """Send bytes. Raises RemoteFailure."""
@@ -128,7 +130,7 @@ class ImapProtocol(imaplib.IMAP4):
         """Do nothing: the connection closes its socket."""
 
     def _check_bye(self) -> None:
-        self._note_expunge_and_require_open_mailbox()
+        self._note_expunge_and_raise_on_bye_or_uidvalidity()
 
     def _log(self, line: str) -> None:
         """Log nothing: requests can contain secrets, responses can be long."""
@@ -150,12 +152,12 @@ class ImapProtocol(imaplib.IMAP4):
         tag = self._command(command_name, *arguments)
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._note_expunge_and_require_open_mailbox()
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()
             if kind:
-                found = self.untagged_responses.pop(kind, None)
+                responses = self.untagged_responses.pop(kind, None)
                 self.untagged_responses.clear()
-                if found is not None:
-                    yield found
+                if responses is not None:
+                    yield responses
         self._require_ok(tag)
 
     def _reset_responses(self) -> None:
@@ -171,44 +173,52 @@ class ImapProtocol(imaplib.IMAP4):
         )
 
     def _require_ok(self, tag: bytes) -> None:
-        done = self.tagged_commands.pop(tag)
-        if done is None or done[0] != "OK":
-            words = self.connection.shown_text(done[1][0]) if done else ""
+        result = self.tagged_commands.pop(tag)
+        if result is None or result[0] != "OK":
+            words = self.connection.printable_text_without_secrets(result[1][0]) if result else ""
             raise RequestRefused(self.connection.stage, words or NO_REASON_TEXT)
 
-    def _note_expunge_and_require_open_mailbox(self) -> None:
+    def _note_expunge_and_raise_on_bye_or_uidvalidity(self) -> None:
         """Handle responses that can come at any time.
 
         Raises RemoteFailure for BYE or a new UIDVALIDITY.
         """
-        there = self.untagged_responses
-        if (last := there.get("BYE")) is not None:
-            words = self.connection.shown_text(last[-1]) if isinstance(last[-1], bytes) else ""
-            raise RemoteFailure(
-                self.connection.stage, f"{CLOSED_TEXT}: {words}" if words else CLOSED_TEXT
+        responses = self.untagged_responses
+        if (last := responses.get("BYE")) is not None:
+            words = (
+                self.connection.printable_text_without_secrets(last[-1])
+                if isinstance(last[-1], bytes)
+                else ""
             )
-        self.has_expunged = self.has_expunged or "EXPUNGE" in there or "VANISHED" in there
-        told = there.get("UIDVALIDITY")
-        if self.uid_validity and told and told[-1] != str(self.uid_validity).encode():
             raise RemoteFailure(
-                self.connection.stage, "the server has numbered the folder anew meanwhile"
+                self.connection.stage, f"{CLOSED_TEXT} {words}" if words else CLOSED_TEXT
+            )
+        self.has_expunged = self.has_expunged or "EXPUNGE" in responses or "VANISHED" in responses
+        uid_validity = responses.get("UIDVALIDITY")
+        if (
+            self.uid_validity
+            and uid_validity
+            and uid_validity[-1] != str(self.uid_validity).encode()
+        ):
+            raise RemoteFailure(
+                self.connection.stage, "UIDVALIDITY of the mailbox changed during the run."
             )
 
     def _count_against_byte_limit(self, byte_count: int) -> None:
         self._bytes_left -= byte_count
         if self._bytes_left < 0:
-            raise RemoteFailure(
-                self.connection.stage, "the server says far more than was asked for"
-            )
+            raise RemoteFailure(self.connection.stage, "The server sent more data than requested.")
 
     def fetch_capabilities(self, *, use_announced: bool = False) -> frozenset[str]:
         """The capabilities of the server.
 
         With `use_announced`, those of the last response are used if it has them.
         """
-        found = self.untagged_responses.get("CAPABILITY") if use_announced else None
-        found = found or self.command("CAPABILITY").get("CAPABILITY", [])
-        words = b" ".join(one for one in found if isinstance(one, bytes))
+        capabilities = self.untagged_responses.get("CAPABILITY") if use_announced else None
+        capabilities = capabilities or self.command("CAPABILITY").get("CAPABILITY", [])
+        words = b" ".join(
+            capability for capability in capabilities if isinstance(capability, bytes)
+        )
         return frozenset(printable_text(word).upper() for word in words.split()[:MAX_CAPABILITIES])
 
     def start_tls(self) -> None:
@@ -223,20 +233,20 @@ class ImapProtocol(imaplib.IMAP4):
         self._reset_responses()
         tag = self._new_tag()
         self.send(tag + b" LOGIN")
-        if self._send_argument(tag, username.encode()) and self._send_argument(
-            tag, password.encode()
-        ):
+        if self._send_argument_unless_refused(
+            tag, username.encode()
+        ) and self._send_argument_unless_refused(tag, password.encode()):
             self.send(b"\r\n")
         self._wait_for_sign_in_ok(tag)
 
-    def _send_argument(self, tag: bytes, argument: bytes) -> bool:
+    def _send_argument_unless_refused(self, tag: bytes, argument: bytes) -> bool:
         """Send an argument quoted or as a literal; false if the server has refused the literal."""
-        if (written := quoted_string(argument)) is not None:
-            self.send(b" " + written)
+        if (quoted_argument := quoted_string_or_none(argument)) is not None:
+            self.send(b" " + quoted_argument)
             return True
         self.send(b" {%d}\r\n" % len(argument))
         while self._get_response() is not None:
-            self._note_expunge_and_require_open_mailbox()
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()
             if self.tagged_commands[tag] is not None:
                 return False
         self.send(argument)
@@ -252,17 +262,19 @@ class ImapProtocol(imaplib.IMAP4):
         self._reset_responses()
         tag = self._new_tag()
         self.send(tag + b" AUTHENTICATE " + mechanism.encode() + b"\r\n")
-        asked = 0
+        challenge_count = 0
         while self.tagged_commands[tag] is None:
             if self._get_response() is not None:
-                self._note_expunge_and_require_open_mailbox()
+                self._note_expunge_and_raise_on_bye_or_uidvalidity()
                 continue
-            asked += 1
-            if asked > MAX_CHALLENGES:
-                raise RemoteFailure(self.connection.stage, "the server asks without an end")
+            challenge_count += 1
+            if challenge_count > MAX_CHALLENGES:
+                raise RemoteFailure(
+                    self.connection.stage, "The server sent too many authentication challenges."
+                )
             reply = (
                 response_to_challenge(b64decode(self.continuation_response or b""))
-                if asked == 1
+                if challenge_count == 1
                 else b""
             )
             self.connection.hide_secret(reply.decode())
@@ -272,7 +284,7 @@ class ImapProtocol(imaplib.IMAP4):
     def _wait_for_sign_in_ok(self, tag: bytes) -> None:
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._note_expunge_and_require_open_mailbox()
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()
         try:
             self._require_ok(tag)
         except RequestRefused as problem:
@@ -282,16 +294,18 @@ class ImapProtocol(imaplib.IMAP4):
             ) from None
         self.state = "AUTH"
 
-    def select_mailbox(self, raw_name: bytes, *, writable: bool) -> dict[str, ResponseParts]:
+    def send_select_or_examine(
+        self, raw_name: bytes, *, writable: bool
+    ) -> dict[str, ResponseParts]:
         """Open a mailbox with SELECT or EXAMINE and return the responses by kind."""
         self.uid_validity, self.has_expunged, self.is_readonly = 0, False, True
-        written = quoted_string(raw_name)
-        self.literal = raw_name if written is None else None
-        told = self.command(
-            "SELECT" if writable else "EXAMINE", *([] if written is None else [written])
+        quoted_name = quoted_string_or_none(raw_name)
+        self.literal = raw_name if quoted_name is None else None
+        response = self.command(
+            "SELECT" if writable else "EXAMINE", *([] if quoted_name is None else [quoted_name])
         )
         self.state = "SELECTED"
-        return told
+        return response
 
     def idle_for_response_kinds(self, timeout: float) -> set[str]:
         """Wait with IDLE for a response, and return the kinds of the responses."""
@@ -299,47 +313,48 @@ class ImapProtocol(imaplib.IMAP4):
         tag = self._new_tag()
         self.send(tag + b" IDLE\r\n")
         while self._get_response() is not None:
-            self._note_expunge_and_require_open_mailbox()
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()
             if self.tagged_commands[tag] is not None:
                 self._require_ok(tag)
-                raise RemoteFailure(
-                    self.connection.stage, "the server does not wait, as it had offered"
-                )
-        if not self.untagged_responses.keys() & CHANGE_RESPONSES and self.reader.has_line_within(
-            timeout
+                raise RemoteFailure(self.connection.stage, "The server ended IDLE unexpectedly.")
+        if (
+            not self.untagged_responses.keys() & CHANGE_RESPONSES
+            and self.reader.wait_for_line_within(timeout)
         ):
             self._get_response()
-            self._note_expunge_and_require_open_mailbox()
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()
         self.send(b"DONE\r\n")
         while self.tagged_commands[tag] is None:
             self._get_response()
-            self._note_expunge_and_require_open_mailbox()
+            self._note_expunge_and_raise_on_bye_or_uidvalidity()
         self._require_ok(tag)
         return set(self.untagged_responses)
 
 
-def quoted_string(text: bytes) -> bytes | None:
+def quoted_string_or_none(text: bytes) -> bytes | None:
     """The text as an IMAP quoted string; None if it needs a literal."""
     if not text.isascii() or any(sign in text for sign in b"\r\n\0"):
         return None
     return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
-def parse_fetch_response(response_parts: ResponseParts) -> tuple[int, dict[bytes, Any]] | None:
+def parse_fetch_response_or_none(
+    response_parts: ResponseParts,
+) -> tuple[int, dict[bytes, Any]] | None:
     """The UID and the items of a FETCH response; None if it has no UID, as an unsolicited one."""
-    found: Any = parse_response(response_parts)
-    if len(found) != 2 or not isinstance(found[1], tuple) or len(found[1]) % 2:  # noqa: PLR2004
-        raise ValueError(found)
-    names, values = found[1][::2], found[1][1::2]
-    told = {bytes(name).upper(): value for name, value in zip(names, values, strict=True)}
-    uid = told.get(b"UID")
-    return (uid, told) if isinstance(uid, int) else None
+    response: Any = parse_response(response_parts)
+    if len(response) != 2 or not isinstance(response[1], tuple) or len(response[1]) % 2:  # noqa: PLR2004
+        raise ValueError(response)
+    names, values = response[1][::2], response[1][1::2]
+    items = {bytes(name).upper(): value for name, value in zip(names, values, strict=True)}
+    uid = items.get(b"UID")
+    return (uid, items) if isinstance(uid, int) else None
 
 
-def parse_internal_date(value: Any) -> datetime | None:
+def parse_internal_date_or_none(value: Any) -> datetime | None:
     """The time of an INTERNALDATE; None if it is invalid."""
     try:
-        found: datetime = parse_to_datetime(value, normalise=False)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        date: datetime = parse_to_datetime(value, normalise=False)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, TypeError, OverflowError, IndexError, AttributeError):
         return None

@@ -10,7 +10,7 @@ from mail.connectors.remote_server import ListedMailbox
 from mail.mailboxes import paths
 from mail.mailboxes.paths import INBOX, SPECIAL_USE_NAMES
 from mail.mailboxes.special_use_names import NAMED_USES, NAMES_BY_LANGUAGE
-from mail.sieve.execution.regex_groups import GroupRegex, group_offsets
+from mail.sieve.execution.regex_groups import GroupRegex, match_group_offsets_or_none
 from mail.text import confusables
 from mail.text.bounded_regex import MAX_TEXT_LENGTH, BoundedRegex
 from models.errors import InvalidInput
@@ -69,12 +69,14 @@ def select_and_map_mailboxes(
 
     Several remote mailboxes can map to one path.
     """
-    found = [
-        MailboxMapping(each, _local_path(each, rules, local_special_use_paths))
-        for each in remote_mailboxes
-        if each.levels and _is_selected(each, rules)
+    mappings = [
+        MailboxMapping(mailbox, _local_path(mailbox, rules, local_special_use_paths))
+        for mailbox in remote_mailboxes
+        if mailbox.levels and _is_selected(mailbox, rules)
     ]
-    return sorted(found, key=lambda one: remote_path(one.remote_mailbox).lower() != "inbox")
+    return sorted(
+        mappings, key=lambda mapping: remote_path(mapping.remote_mailbox).lower() != "inbox"
+    )
 
 
 def remote_path(remote_mailbox: ListedMailbox) -> str:
@@ -143,19 +145,23 @@ def _local_path(
     name = "/".join(_clean_level(level) for level in levels)
     for pattern, replacement in rules.rewrites:
         name = _replace_first_match(name, pattern, replacement)
-    return _valid_path(name, rules.parent_path)
+    return _valid_path_or_parent_or_inbox(name, rules.parent_path)
 
 
 def _replace_first_match(path: str, pattern: GroupRegex, replacement: str) -> str:
     """The path with the first match replaced; unchanged if it is too long."""
-    at = group_offsets(pattern, path, lambda _: None) if len(path) <= MAX_TEXT_LENGTH else None
+    at = (
+        match_group_offsets_or_none(pattern, path, lambda _: None)
+        if len(path) <= MAX_TEXT_LENGTH
+        else None
+    )
     if at is None:
         return path
 
-    def group_value(found: re.Match[str]) -> str:
-        if found[1] == "$":
+    def group_value(match: re.Match[str]) -> str:
+        if match[1] == "$":
             return "$"
-        begin, end = at[2 * int(found[1]) :][:2] or (-1, -1)
+        begin, end = at[2 * int(match[1]) :][:2] or (-1, -1)
         return path[begin:end] if end >= 0 else ""
 
     return path[: at[0]] + re.sub(r"\$([$1-9])", group_value, replacement) + path[at[1] :]
@@ -164,14 +170,14 @@ def _replace_first_match(path: str, pattern: GroupRegex, replacement: str) -> st
 def _clean_level(level: str) -> str:
     """A level in a form that is valid here."""
     clean = unicodedata.normalize("NFC", level).replace("/", "_")
-    signs = (" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
+    characters = (" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
              for sign in clean)  # fmt: skip
-    text = "".join(signs)[: 4 * MAX_LEVEL_LENGTH].split()
+    text = "".join(characters)[: 4 * MAX_LEVEL_LENGTH].split()
     short = " ".join(text)[:MAX_LEVEL_LENGTH].strip() or "_"
     return f"{short} (2)" if confusables.is_confusable_with(short, SPECIAL_USE_NAMES) else short
 
 
-def _valid_path(path: str, parent_path: str | None) -> str:
+def _valid_path_or_parent_or_inbox(path: str, parent_path: str | None) -> str:
     """A valid local path; levels that are too deep are cut off."""
     levels = [_clean_level(level) for level in path.split("/") if level.strip()]
     above = parent_path.split("/") if parent_path else []

@@ -66,7 +66,8 @@ class _Pop3Protocol:
         line = self._read_line()
         if line.startswith(b"-ERR"):
             raise RequestRefused(
-                self.connection.stage, self.connection.shown_text(line[4:]) or NO_REASON_TEXT
+                self.connection.stage,
+                self.connection.printable_text_without_secrets(line[4:]) or NO_REASON_TEXT,
             )
         if not line.startswith(b"+"):
             raise RemoteFailure(self.connection.stage, INVALID_RESPONSE_TEXT)
@@ -76,7 +77,7 @@ class _Pop3Protocol:
         """Send a command and return its one-line response."""
         if any(sign in command_line for sign in "\r\n\0"):
             raise RemoteFailure(
-                self.connection.stage, "POP3 takes no names and passwords of several lines"
+                self.connection.stage, "The username and password for POP3 must be on one line."
             )
         self.sock.sendall(f"{command_line}\r\n".encode())
         return self._read_response()
@@ -88,7 +89,9 @@ class _Pop3Protocol:
         while (line := self._read_line()) != b".":
             size += len(line)
             if size > MAX_LIST_SIZE or len(lines) >= MAX_MESSAGES:
-                raise RemoteFailure(self.connection.stage, f"more than {MAX_MESSAGES} messages")
+                raise RemoteFailure(
+                    self.connection.stage, f"The mailbox has more than {MAX_MESSAGES} messages."
+                )
             lines.append(line[1:] if line.startswith(b"..") else line)
         return lines
 
@@ -102,33 +105,35 @@ class _Pop3Protocol:
         self, mechanism: str, response_to_challenge: Callable[[bytes], bytes]
     ) -> None:
         """Sign in with SASL and one response; later challenges get an empty response."""
-        line, asked = self.command(f"AUTH {mechanism}"), 0
+        line, challenge_count = self.command(f"AUTH {mechanism}"), 0
         while not line.startswith(b"+OK"):
-            asked += 1
-            if asked > MAX_CHALLENGES:
-                raise RemoteFailure(self.connection.stage, "the server asks without an end")
-            reply = response_to_challenge(b64decode(line[2:])) if asked == 1 else b""
+            challenge_count += 1
+            if challenge_count > MAX_CHALLENGES:
+                raise RemoteFailure(
+                    self.connection.stage, "The server sent too many authentication challenges."
+                )
+            reply = response_to_challenge(b64decode(line[2:])) if challenge_count == 1 else b""
             self.connection.hide_secret(reply.decode())
             line = self.command(packed := b64encode(reply).decode())
             self.connection.hide_secret(packed)
 
-    def retrieve_message(self, message_number: int) -> bytes | None:
+    def retrieve_message_within_limit(self, message_number: int) -> bytes | None:
         """Retrieve a message; None if it exceeds the size limit.
 
         It ends at a dot alone on a line with CRLF, not on a line with another ending.
         """
         self.command(f"RETR {message_number}")
-        found, size, begins = bytearray(), 0, True
-        while (line := self._read_raw_line()) != b".\r\n" or not begins:
-            if begins and line.startswith(b".."):
+        content, size, is_first_line = bytearray(), 0, True
+        while (line := self._read_raw_line()) != b".\r\n" or not is_first_line:
+            if is_first_line and line.startswith(b".."):
                 line = line[1:]
-            begins = line.endswith(b"\r\n")
+            is_first_line = line.endswith(b"\r\n")
             size += len(line)
             if size > 2 * self.max_message_size + MAX_LINE_SIZE:
-                raise RemoteFailure(ConnectorStage.FETCH, "a message that has no end")
+                raise RemoteFailure(ConnectorStage.FETCH, "The end of a message is missing.")
             if size <= self.max_message_size:
-                found += line
-        return bytes(found) if size <= self.max_message_size else None
+                content += line
+        return bytes(content) if size <= self.max_message_size else None
 
 
 class Pop3Session:
@@ -145,24 +150,24 @@ class Pop3Session:
     @property
     def _protocol(self) -> _Pop3Protocol:
         if self._protocol_or_none is None:
-            raise RemoteFailure(self.connection.stage, "there is no connection")
+            raise RemoteFailure(self.connection.stage, "The connection is closed.")
         return self._protocol_or_none
 
     def connect_and_sign_in(self) -> None:
         """Connect, with TLS if it is configured, and sign in."""
-        self._protocol_or_none = self._run_at_stage(
+        self._protocol_or_none = self._run_and_convert_failure_at_stage(
             ConnectorStage.CONNECT, lambda: _Pop3Protocol(self.connection, self.max_message_size)
         )
         if self.connection.server.security is ConnectorSecurity.STARTTLS:
-            self._run_at_stage(ConnectorStage.TLS, self._protocol.start_tls)
+            self._run_and_convert_failure_at_stage(ConnectorStage.TLS, self._protocol.start_tls)
         with suppress(RequestRefused):  # old servers have no CAPA
-            found = self._run_at_stage(
+            capabilities = self._run_and_convert_failure_at_stage(
                 ConnectorStage.GREETING, lambda: self._protocol.multi_line_command("CAPA")
             )
             self.capabilities = frozenset(
-                printable_text(line).upper() for line in found[:MAX_CAPABILITIES]
+                printable_text(line).upper() for line in capabilities[:MAX_CAPABILITIES]
             )
-        self._run_at_stage(ConnectorStage.LOGIN, self._authenticate)
+        self._run_and_convert_failure_at_stage(ConnectorStage.LOGIN, self._authenticate)
 
     def _authenticate(self) -> None:
         wire, server = self._protocol, self.connection.server
@@ -196,7 +201,9 @@ class Pop3Session:
         if self._protocol_or_none is None:
             return
         if self._has_deletions:
-            self._run_at_stage(ConnectorStage.DELETE, lambda: self._protocol.command("QUIT"))
+            self._run_and_convert_failure_at_stage(
+                ConnectorStage.DELETE, lambda: self._protocol.command("QUIT")
+            )
             return
         with suppress(*PROTOCOL_ERRORS, RemoteFailure):
             self._protocol_or_none.sock.settimeout(QUIT_TIMEOUT)
@@ -218,50 +225,58 @@ class Pop3Session:
         """Read the list of messages."""
         del mailbox, writable
         self._sizes = {}
-        for line in self._run_at_stage(
+        for line in self._run_and_convert_failure_at_stage(
             ConnectorStage.LIST, lambda: self._protocol.multi_line_command("LIST")
         ):
             number, size = (_parse_number(word) for word in [*line.split(), b"", b""][:2])
             if not number or size is None:
-                raise RemoteFailure(ConnectorStage.LIST, "the server lists what are no messages")
+                raise RemoteFailure(
+                    ConnectorStage.LIST, "The message list of the server can't be parsed."
+                )
             self._sizes[number] = size
         return OpenedMailbox(0, 0, len(self._sizes))
 
     def list_message_ids(self) -> list[str]:
         """The ids of all messages from UIDL, in order."""
         try:
-            lines = self._run_at_stage(
+            lines = self._run_and_convert_failure_at_stage(
                 ConnectorStage.LIST, lambda: self._protocol.multi_line_command("UIDL")
             )
         except RequestRefused as problem:
-            text = f"the server cannot tell messages apart (UIDL): {problem.message}"
+            text = f"The server does not support UIDL: {problem.message}"
             raise RemoteFailure(ConnectorStage.LIST, text) from None
         self._numbers = {}
         for line in lines:
-            number, _, mark = line.partition(b" ")
-            if not (known := _parse_number(number)) or not mark.strip():
-                raise RemoteFailure(ConnectorStage.LIST, "the server gives no UIDL of a message")
-            self._numbers[self._unique_id(mark.strip())] = known
+            number, _, unique_id = line.partition(b" ")
+            if not (message_number := _parse_number(number)) or not unique_id.strip():
+                raise RemoteFailure(
+                    ConnectorStage.LIST, "The server sent an empty UIDL of a message."
+                )
+            self._numbers[self._distinct_message_id(unique_id.strip())] = message_number
         if len(self._numbers) < len(self._sizes):
             raise RemoteFailure(
-                ConnectorStage.LIST, "the server does not give the UIDL of every message"
+                ConnectorStage.LIST, "The server did not send the UIDL of every message."
             )
         return list(self._numbers)
 
-    def _unique_id(self, uidl: bytes) -> str:
+    def _distinct_message_id(self, uidl: bytes) -> str:
         """A unique id for a message: some servers give several messages one UIDL."""
-        found, copies = _message_id(uidl), 1
-        while found in self._numbers:
+        unique_id, copies = _message_id(uidl), 1
+        while unique_id in self._numbers:
             copies += 1
-            found = _digest(b"%d %s" % (copies, uidl))
-        return found
+            unique_id = _digest(b"%d %s" % (copies, uidl))
+        return unique_id
 
     def fetch_metadata(self, message_ids: Sequence[str]) -> list[RemoteMessage]:
         """The sizes of messages; POP3 has neither flags nor dates."""
-        known = [(mark, self._numbers[mark]) for mark in message_ids if mark in self._numbers]
+        known_messages = [
+            (message_id, self._numbers[message_id])
+            for message_id in message_ids
+            if message_id in self._numbers
+        ]
         return [
-            RemoteMessage(mark, self._sizes.get(number, 0), frozenset(), None)
-            for mark, number in known
+            RemoteMessage(message_id, self._sizes.get(number, 0), frozenset(), None)
+            for message_id, number in known_messages
         ]
 
     def fetch_messages(
@@ -272,12 +287,13 @@ class Pop3Session:
         Refused messages, and those over the size limit, are omitted.
         """
         denied = 0
-        for one in messages:
-            if (number := self._numbers.get(one.message_id)) is None:
+        for message in messages:
+            if (number := self._numbers.get(message.message_id)) is None:
                 continue
             try:
-                raw = self._run_at_stage(
-                    ConnectorStage.FETCH, partial(self._protocol.retrieve_message, number)
+                raw = self._run_and_convert_failure_at_stage(
+                    ConnectorStage.FETCH,
+                    partial(self._protocol.retrieve_message_within_limit, number),
                 )
             except RequestRefused:  # one unreadable message must not stop the others
                 denied += 1
@@ -285,18 +301,20 @@ class Pop3Session:
                     raise
                 continue
             if raw is not None:
-                yield one, raw
+                yield message, raw
 
     def delete_messages(self, message_ids: Sequence[str]) -> None:
         """Mark messages as deleted; the server deletes them at the end of the session."""
-        for mark in message_ids:
-            if (number := self._numbers.get(mark)) is not None:
+        for message_id in message_ids:
+            if (number := self._numbers.get(message_id)) is not None:
                 self._has_deletions = True
-                self._run_at_stage(
+                self._run_and_convert_failure_at_stage(
                     ConnectorStage.DELETE, partial(self._protocol.command, f"DELE {number}")
                 )
 
-    def _run_at_stage(self, stage: ConnectorStage, function: Callable[[], Result]) -> Result:
+    def _run_and_convert_failure_at_stage(
+        self, stage: ConnectorStage, function: Callable[[], Result]
+    ) -> Result:
         self.connection.stage = stage
         try:
             return function()

@@ -95,5 +95,5 @@ class RemoteMessage(NamedTuple):
 def printable_text(value: object) -> str:
     """The text of a server or an error in one printable line of limited length."""
     words = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    shown = "".join(sign if sign.isprintable() else " " for sign in words)
-    return " ".join(shown.split())[:MAX_TEXT_LENGTH]
+    clean_text = "".join(sign if sign.isprintable() else " " for sign in words)
+    return " ".join(clean_text.split())[:MAX_TEXT_LENGTH]

@@ -16,10 +16,12 @@ def response_function(server: RemoteServer, mechanism: AuthMechanism) -> Callabl
     """
     name, secret = server.username, server.secret
     if mechanism is AuthMechanism.CRAM_MD5:
-        return lambda asked: f"{name} {hmac.digest(secret.encode(), asked, 'md5').hex()}".encode()
+        return lambda challenge: (
+            f"{name} {hmac.digest(secret.encode(), challenge, 'md5').hex()}".encode()
+        )
     if mechanism is AuthMechanism.PLAIN:
         return lambda _: f"\0{name}\0{secret}".encode()
-    who = f"user={name}"
+    user_field = f"user={name}"
     if mechanism is AuthMechanism.OAUTHBEARER:
-        who = f"n,a={name.replace('=', '=3D').replace(',', '=2C')},"
-    return lambda _: f"{who}\x01auth=Bearer {secret}\x01\x01".encode()
+        user_field = f"n,a={name.replace('=', '=3D').replace(',', '=2C')},"
+    return lambda _: f"{user_field}\x01auth=Bearer {secret}\x01\x01".encode()

@@ -29,7 +29,7 @@ class ThreadedSession:
     ) -> None:
         self.remote, self.connection, self._thread = remote, connection, thread
 
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def run_in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function in the thread of the session. Raises RemoteFailure."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
@@ -41,39 +41,41 @@ class ThreadedSession:
         Raises RemoteFailure after the messages that came before it.
         """
         source = self.remote.fetch_messages(messages)
-        coming = asyncio.ensure_future(self.run(_next_messages_and_failure, source))
+        next_result = asyncio.ensure_future(self.run_in_thread(_next_messages_and_failure, source))
         ended = False
         try:
             while not ended:
-                some, failure = await coming
-                ended = failure is not None or not some
+                next_messages, failure = await next_result
+                ended = failure is not None or not next_messages
                 if not ended:
-                    coming = asyncio.ensure_future(self.run(_next_messages_and_failure, source))
-                if some:
-                    yield some
+                    next_result = asyncio.ensure_future(
+                        self.run_in_thread(_next_messages_and_failure, source)
+                    )
+                if next_messages:
+                    yield next_messages
                 if failure is not None:
                     raise failure
         finally:
             if not ended:  # the caller has stopped while a response is coming
                 self.connection.abort()
-            await asyncio.wait([coming])
+            await asyncio.wait([next_result])
 
 
 def _next_messages_and_failure(
     messages: Iterator[tuple[RemoteMessage, bytes]],
 ) -> tuple[list[tuple[RemoteMessage, bytes]], RemoteFailure | None]:
     """The next messages up to CHUNK_SIZE bytes, and the failure after them."""
-    found: list[tuple[RemoteMessage, bytes]] = []
+    next_messages: list[tuple[RemoteMessage, bytes]] = []
     weight = 0
     try:
         for head, raw in messages:
-            found.append((head, raw))
+            next_messages.append((head, raw))
             weight += len(raw)
             if weight >= CHUNK_SIZE:
                 break
     except RemoteFailure as problem:
-        return found, problem
-    return found, None
+        return next_messages, problem
+    return next_messages, None
 
 
 @asynccontextmanager
@@ -96,12 +98,14 @@ async def connect_and_sign_in_session(
         line, max_message_size
     )
     thread = ThreadPoolExecutor(1, "connector")
-    made = ThreadedSession(remote, line, thread)
+    session = ThreadedSession(remote, line, thread)
     try:
-        await made.run(remote.connect_and_sign_in)
-        yield made
-        await made.run(remote.log_out)
-    finally:
+        await session.run_in_thread(remote.connect_and_sign_in)
+        yield session
+        await session.run_in_thread(remote.log_out)
+    except BaseException:
         line.abort()
+        raise
+    finally:
         thread.submit(remote.close)
         thread.shutdown(wait=False)

@@ -6,6 +6,7 @@ All methods block, and so belong into a thread; `abort` ends the connection from
 import re
 import socket
 import ssl
+import struct
 import time
 from base64 import b64encode
 from collections.abc import Sequence
@@ -24,13 +25,14 @@ from mail.connectors.remote_server import (
 CONNECT_TIMEOUT = 10.0  # seconds for one address
 MAX_ADDRESSES = 3  # addresses of a host
 READ_SIZE = 1 << 16  # bytes of one read
-ABORTED_TEXT = "the run was ended"
-CLOSED_TEXT = "the server has ended the connection"
-NO_REASON_TEXT = "the server says no, without a reason"
-INVALID_RESPONSE_TEXT = "an answer that cannot be understood"
-FAILED_TEXT = "the connection failed"
+LINGER_ZERO = struct.pack("ii", 1, 0)  # `close` sends RST
+ABORTED_TEXT = "The run was cancelled."
+CLOSED_TEXT = "The server closed the connection."
+NO_REASON_TEXT = "The server rejected the command without a reason."
+INVALID_RESPONSE_TEXT = "The response can't be parsed."
+FAILED_TEXT = "The connection failed."
 TEXT_BY_ERROR = (
-    (ConnectionRefusedError, "nobody listens there"),
+    (ConnectionRefusedError, "Connection refused."),
     (ConnectionResetError, CLOSED_TEXT),
     (BrokenPipeError, CLOSED_TEXT),
 )
@@ -62,32 +64,32 @@ class RemoteConnection:
         last = OSError("no address")
         for address in self.addresses[:MAX_ADDRESSES]:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            found = self._socket = socket.socket(family, socket.SOCK_STREAM)
+            new_socket = self._socket = socket.socket(family, socket.SOCK_STREAM)
             self.raise_if_aborted()
-            found.settimeout(min(CONNECT_TIMEOUT, self.server.timeout))
+            new_socket.settimeout(min(CONNECT_TIMEOUT, self.server.timeout))
             try:
-                found.connect((address, self.server.port))
+                new_socket.connect((address, self.server.port))
             except OSError as problem:
-                found.close()
+                new_socket.close()
                 self.raise_if_aborted()
                 last = problem
                 continue
             self.raise_if_aborted()
-            found.settimeout(self.server.timeout)
-            return found
+            new_socket.settimeout(self.server.timeout)
+            return new_socket
         raise self.failure_from(last)
 
     def start_tls(self, plain_socket: socket.socket) -> socket.socket:
         """Wrap the socket in TLS; the certificate must be valid for the host name."""
         self.stage = ConnectorStage.TLS
         context = self.tls_context or _default_tls_context()
-        found = context.wrap_socket(
+        tls_socket = context.wrap_socket(
             plain_socket, server_hostname=self.server.host, do_handshake_on_connect=False
         )
-        self._socket = found  # set before the handshake, so that `abort` can end it
+        self._socket = tls_socket  # set before the handshake, so that `abort` can end it
         self.raise_if_aborted()
-        found.do_handshake()
-        return found
+        tls_socket.do_handshake()
+        return tls_socket
 
     def wait_for_rate(self, byte_count: int) -> None:
         """Wait as long as the rate limit requires after these bytes."""
@@ -105,14 +107,21 @@ class RemoteConnection:
         Can be called from any thread.
         """
         self._aborted.set()
-        if (found := self._socket) is not None:
+        if (open_socket := self._socket) is not None:
             with suppress(OSError):  # already closed
                 # not the shutdown of TLS, after which encrypted bytes would be read as plain ones
-                socket.socket.shutdown(found, socket.SHUT_RDWR)
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket. Only for the thread that uses it."""
+        """Close the socket. Only for the thread that uses it.
+
+        After `abort` the connection is reset: a server whose send window is full would otherwise
+        keep it open for up to two minutes.
+        """
         if self._socket is not None:
+            if self._aborted.is_set():
+                with suppress(OSError):  # already closed
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
             self._socket.close()
 
     def raise_if_aborted(self) -> None:
@@ -127,7 +136,7 @@ class RemoteConnection:
             packed = b64encode(secret.encode()).decode()
             self._hidden_texts |= {secret, escaped, packed} - {""}
 
-    def shown_text(self, raw_text: object) -> str:
+    def printable_text_without_secrets(self, raw_text: object) -> str:
         """A text of the server in printable form, without secrets."""
         text = raw_text.decode("utf-8", "replace") if isinstance(raw_text, bytes) else str(raw_text)
         for secret in sorted(self._hidden_texts, key=len, reverse=True):
@@ -143,12 +152,17 @@ class RemoteConnection:
             return problem
         stage = ConnectorStage.TLS if isinstance(problem, ssl.SSLError) else self.stage
         if isinstance(problem, ssl.SSLCertVerificationError):
-            text = f"the certificate is not good: {self.shown_text(problem.verify_message)}"
+            reason = self.printable_text_without_secrets(problem.verify_message)
+            text = f"The TLS certificate is invalid: {reason}."
         elif isinstance(problem, ssl.SSLError):
-            why = self.shown_text(problem.reason or "it has ended").replace("_", " ").lower()
-            text = f"TLS failed: {why}"
+            why = (
+                self.printable_text_without_secrets(problem.reason or "connection closed")
+                .replace("_", " ")
+                .lower()
+            )
+            text = f"The TLS handshake failed: {why}."
         elif isinstance(problem, TimeoutError):
-            text = f"no answer within {self.server.timeout:g} seconds"
+            text = f"The server did not respond within {self.server.timeout:g} seconds."
         elif isinstance(problem, OSError):
             text = next(
                 (words for kind, words in TEXT_BY_ERROR if isinstance(problem, kind)), FAILED_TEXT
@@ -156,7 +170,7 @@ class RemoteConnection:
         else:  # some libraries put bytes of the server into the exception
             words = problem.args[0] if problem.args else None
             text = (
-                self.shown_text(words) if isinstance(words, bytes) else ""
+                self.printable_text_without_secrets(words) if isinstance(words, bytes) else ""
             ) or INVALID_RESPONSE_TEXT
         return RemoteFailure(stage, text)
 
@@ -175,7 +189,9 @@ class BoundedReader:
             seen = len(self._buffer)
             self._receive_more()
         if not 0 <= end < max_size:
-            raise RemoteFailure(self._connection.stage, f"a line of more than {max_size} bytes")
+            raise RemoteFailure(
+                self._connection.stage, f"A line of the response has more than {max_size} bytes."
+            )
         return self._take_from_buffer(end + 1)
 
     def read_exactly(self, size: int) -> bytes:
@@ -191,13 +207,13 @@ class BoundedReader:
                 self._receive_more()
             size -= len(self._take_from_buffer(min(size, len(self._buffer))))
 
-    def has_line_within(self, timeout: float) -> bool:
+    def wait_for_line_within(self, timeout: float) -> bool:
         """True if a line, or the beginning of a long one, arrives within the timeout."""
         until = time.monotonic() + timeout
         try:
             while b"\n" not in self._buffer and len(self._buffer) < READ_SIZE:
                 self._source.settimeout(max(until - time.monotonic(), 0.001))
-                self._receive()
+                self._receive_at_limited_rate()
         except TimeoutError:
             return False
         except OSError as problem:
@@ -211,21 +227,21 @@ class BoundedReader:
 
     def _receive_more(self) -> None:
         try:
-            self._receive()
+            self._receive_at_limited_rate()
         except OSError as problem:
             raise self._connection.failure_from(problem) from None
 
-    def _receive(self) -> None:
-        piece = self._source.recv(
+    def _receive_at_limited_rate(self) -> None:
+        chunk = self._source.recv(
             min(READ_SIZE, self._connection.server.bytes_per_second or READ_SIZE)
         )
         self._connection.raise_if_aborted()
-        if not piece:
+        if not chunk:
             raise RemoteFailure(self._connection.stage, CLOSED_TEXT)
-        self._buffer += piece
-        self._connection.wait_for_rate(len(piece))
+        self._buffer += chunk
+        self._connection.wait_for_rate(len(chunk))
 
     def _take_from_buffer(self, size: int) -> bytes:
-        taken = bytes(memoryview(self._buffer)[:size])
+        data = bytes(memoryview(self._buffer)[:size])
         del self._buffer[:size]
-        return taken
+        return data

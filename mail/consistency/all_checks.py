@@ -35,14 +35,18 @@ async def check_consistency(
     are reported but not repaired.
     """
     look = CheckRun(environment, progress)
-    hits: list[BrokenRow] = []
+    broken_rows: list[BrokenRow] = []
     for check in statement_checks(environment):
-        hits += await find_broken_rows(look, check)
+        broken_rows += await find_broken_rows(look, check)
     report = ConsistencyReport(checked_counts=look.checked_counts)
-    report.findings = await repair_broken_rows(environment, hits) if repair else findings_of(hits)
-    report.findings += await blobs.check_blobs(look, reads_content=reads_blobs, repair=repair)
+    report.findings = (
+        await repair_broken_rows(environment, broken_rows) if repair else findings_of(broken_rows)
+    )
+    report.findings += await blobs.check_uploads_and_check_or_restore_blobs(
+        look, reads_content=reads_blobs, repair=repair
+    )
     report.findings += await check_messages(look, rebuilds_messages=reads_blobs, repair=repair)
-    report.findings += await legal_holds.check_legal_hold_chains(look)
+    report.findings += await legal_holds.check_running_legal_hold_chains(look)
     for figures in (
         search_index.count_index_rows,
         garbage_figures.count_expired_rows,
@@ -57,10 +61,10 @@ def statement_checks(environment: Environment) -> list[ConsistencyCheck]:
     dialect = environment.database.dialect
     return [
         *mailbox_counters.mailbox_checks(),
-        *quota.usage_checks(environment.options),
+        *quota.user_and_domain_checks(environment.options),
         *journal.journal_checks(dialect),
         *threads.thread_checks(),
         *search_index.index_checks(dialect),
         *queue_entries.queue_checks(),
-        *blob_references.reference_checks(),
+        *blob_references.missing_reference_checks(),
     ]

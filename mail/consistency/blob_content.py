@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import SQLColumnExpression
 from sqlmodel import col
 
+from mail.storage.blob_cache.cached_store import store_without_cache
 from mail.storage.blobs.compression import content_digest, decompress
 from mail.storage.blobs.errors import CorruptBlob
 from models.files.blobs import Blob
@@ -28,7 +29,7 @@ BLOB_COLUMNS: tuple[SQLColumnExpression[Any], ...] = (
 async def read_stored_bytes(environment: Environment, blob_row: ColumnRow) -> bytes:
     """Read the stored bytes of a blob. Raises KeyError if they are missing."""
     if blob_row.name is not None:
-        return await environment.object_store.get(blob_row.name)
+        return await store_without_cache(environment.object_store).get(blob_row.name)
     if blob_row.data is None:
         raise KeyError(blob_row.digest)
     return bytes(blob_row.data)

@@ -18,7 +18,7 @@ from models.submission.tables import Submission
 SUBJECT = "blobs"
 
 
-def reference_checks() -> list[ConsistencyCheck]:
+def missing_reference_checks() -> list[ConsistencyCheck]:
     """All checks of reference rows. They have no repair: SQL cannot tell the lost references."""
     return [
         _reference_check(Message, MessageBlob, col(MessageBlob.message_id)),
@@ -31,24 +31,26 @@ def reference_checks() -> list[ConsistencyCheck]:
 
 def has_open_queue_entry() -> ColumnElement[bool]:
     """SQL: true if a submission has a recipient that is not yet delivered."""
-    mine = col(QueueEntry.submission_id) == col(Submission.id)
-    return exists().where(mine, col(QueueEntry.state).in_(OPEN_STATES))
+    is_of_submission = col(QueueEntry.submission_id) == col(Submission.id)
+    return exists().where(is_of_submission, col(QueueEntry.state).in_(OPEN_STATES))
 
 
 def _reference_check(
     owner_table: Any, reference_table: Any, owner_id: Any, *conditions: ColumnElement[bool]
 ) -> ConsistencyCheck:
     """The check of an owner table and its reference rows, which name the owner in `owner_id`."""
-    mine = owner_id == col(owner_table.id)
-    lost = select(func.count()).where(mine, ~_blob_exists(reference_table))
-    known = exists().where(mine, col(reference_table.blob_id) == col(owner_table.blob_id))
+    is_of_owner = owner_id == col(owner_table.id)
+    missing_count = select(func.count()).where(is_of_owner, ~_blob_exists(reference_table))
+    is_referenced = exists().where(
+        is_of_owner, col(reference_table.blob_id) == col(owner_table.blob_id)
+    )
     rules = {
-        "root_reference": EqualityRule(literal("there"), _there_or_missing(known)),
+        "root_reference": EqualityRule(literal("there"), _there_or_missing(is_referenced)),
         "root": EqualityRule(
             literal("there"),
             _there_or_missing(exists().where(col(Blob.id) == col(owner_table.blob_id))),
         ),
-        "lost_references": EqualityRule(literal(0), lost.scalar_subquery()),
+        "lost_references": EqualityRule(literal(0), missing_count.scalar_subquery()),
     }
     stream = func.coalesce(col(owner_table.user_id), PLATFORM)
     return ConsistencyCheck(

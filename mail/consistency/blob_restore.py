@@ -9,10 +9,11 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.consistency.blob_content import BLOB_COLUMNS, read_unverified_content
+from mail.storage.blob_cache.cached_store import store_without_cache
 from mail.storage.blobs.blob_writer import MAX_INLINE_BLOB
-from mail.storage.blobs.compression import compress, decompress, verify_digest
+from mail.storage.blobs.compression import compress_if_smaller, decompress, verify_digest
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.blobs.object_stores import object_name
+from mail.storage.blobs.object_stores import new_object_name
 from models.files.blobs import COLD_SUFFIX, Blob
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
@@ -31,9 +32,9 @@ async def restore_or_mark_damaged_blobs(
     the next message with the same bytes stores them again.
     """
     restored = set[int]()
-    objects = await _object_names_by_digest(environment, blob_ids)
+    objects = await _list_object_names_by_digest(environment, blob_ids)
     async for row in _read_blob_rows(environment, blob_ids):
-        if (copy := await _read_intact_copy(environment, row, objects[row.digest])) is not None:
+        if (copy := await _find_intact_copy(environment, row, objects[row.digest])) is not None:
             await _replace_blob_content(environment, row, copy)
             restored.add(row.id)
     await _set_damage_mark(
@@ -46,8 +47,8 @@ async def clear_damage_marks_except(
     environment: Environment, damaged_blob_ids: Collection[int]
 ) -> None:
     """Clear the damage mark of all blobs but these."""
-    asked = select(col(Blob.id)).where(col(Blob.damaged_at).is_not(None))
-    marked = [row.id for row in await environment.database.read(asked)]
+    statement = select(col(Blob.id)).where(col(Blob.damaged_at).is_not(None))
+    marked = [row.id for row in await environment.database.read(statement)]
     await _set_damage_mark(
         environment, [key for key in marked if key not in damaged_blob_ids], is_damaged=False
     )
@@ -61,16 +62,16 @@ async def _read_blob_rows(
             yield row
 
 
-async def _object_names_by_digest(
+async def _list_object_names_by_digest(
     environment: Environment, blob_ids: Sequence[int]
 ) -> Mapping[str, list[str]]:
     """The names of all objects, those in use too, by the digests of these blobs."""
     names, digests = defaultdict[str, list[str]](list), set[str]()
     for start in range(0, len(blob_ids), ROWS_PER_STATEMENT):
-        asked = select(col(Blob.digest)).where(
+        statement = select(col(Blob.digest)).where(
             col(Blob.id).in_(blob_ids[start : start + ROWS_PER_STATEMENT])
         )
-        digests |= {row.digest for row in await environment.database.read(asked)}
+        digests |= {row.digest for row in await environment.database.read(statement)}
     if digests:
         async for stored in environment.object_store.list():
             digest = stored.name.partition("/")[2].partition(".")[0]
@@ -79,19 +80,21 @@ async def _object_names_by_digest(
     return names
 
 
-async def _read_intact_copy(
+async def _find_intact_copy(
     environment: Environment, blob_row: ColumnRow, object_names: Sequence[str]
 ) -> bytes | None:
     """The bytes of an intact copy of a blob, or None."""
-    same = select(*COLUMNS).where(col(Blob.digest) == blob_row.digest, col(Blob.id) != blob_row.id)
-    for other in await environment.database.read(same):
+    statement = select(*COLUMNS).where(
+        col(Blob.digest) == blob_row.digest, col(Blob.id) != blob_row.id
+    )
+    for other in await environment.database.read(statement):
         with suppress(KeyError, CorruptBlob):
             return await asyncio.to_thread(
                 verify_digest, blob_row.digest, await read_unverified_content(environment, other)
             )
     for name in object_names:
         with suppress(KeyError, CorruptBlob):
-            packed = await environment.object_store.get(name)
+            packed = await store_without_cache(environment.object_store).get(name)
             return await asyncio.to_thread(_decompress_verified_object, blob_row, packed)
     return None
 
@@ -106,13 +109,15 @@ def _decompress_verified_object(blob_row: ColumnRow, stored_bytes: bytes) -> byt
 async def _replace_blob_content(
     environment: Environment, blob_row: ColumnRow, content: bytes
 ) -> None:
-    codec, packed = await asyncio.to_thread(compress, content)
+    codec, packed = await asyncio.to_thread(compress_if_smaller, content)
     name = None
     if blob_row.name is not None or len(packed) > MAX_INLINE_BLOB:
         end = COLD_SUFFIX if (blob_row.name or "").endswith(COLD_SUFFIX) else ""
-        name = object_name(blob_row.digest, environment.new_id()) + end
+        name = new_object_name(blob_row.digest, environment.new_id()) + end
         await environment.object_store.put(name, packed)
-    same = col(Blob.name).is_(None) if blob_row.name is None else col(Blob.name) == blob_row.name
+    same_object = (
+        col(Blob.name).is_(None) if blob_row.name is None else col(Blob.name) == blob_row.name
+    )
     values = {
         "codec": codec,
         "stored_size": len(packed),
@@ -120,7 +125,7 @@ async def _replace_blob_content(
         "data": packed if name is None else None,
         "damaged_at": None,
     }
-    stored = update(Blob).where(col(Blob.id) == blob_row.id, same).values(**values)
+    stored = update(Blob).where(col(Blob.id) == blob_row.id, same_object).values(**values)
     async with environment.write_session() as session:
         await (await session.connection()).execute(stored)
 

@@ -118,19 +118,19 @@ async def iterate_key_ranges_with_progress(
     conditions: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
     """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key."""
-    key, low, done = id_column(table), -1, 0
+    key, low, done_count = id_column(table), -1, 0
     counting = select(func.count()).select_from(table).where(*conditions)
     counted = await check_run.environment.database.read(counting)
-    many = int(counted[0][0])
+    row_count = int(counted[0][0])
     while True:
-        asked = select(key).where(key > low, *conditions).order_by(key).limit(keys_per_range)
-        rows = await check_run.environment.database.read(asked)
+        statement = select(key).where(key > low, *conditions).order_by(key).limit(keys_per_range)
+        rows = await check_run.environment.database.read(statement)
         if not rows:
             break
         yield rows[0][0] - 1 if conditions else low, rows[-1][0]
-        low, done = rows[-1][0], done + len(rows)
-        check_run.report_progress(subject, done, max(many, done))
-    check_run.checked_counts[str(table.__tablename__)] = done
+        low, done_count = rows[-1][0], done_count + len(rows)
+        check_run.report_progress(subject, done_count, max(row_count, done_count))
+    check_run.checked_counts[str(table.__tablename__)] = done_count
 
 
 def broken_rows_statement(check: ConsistencyCheck) -> Select[*tuple[Any, ...]]:
@@ -140,8 +140,8 @@ def broken_rows_statement(check: ConsistencyCheck) -> Select[*tuple[Any, ...]]:
     for name, rule in check.rules.items():
         columns += [rule.expected.label(f"{name}_expected"), rule.found.label(f"{name}_found")]
     broken = or_(*(rule.expected.is_distinct_from(rule.found) for rule in check.rules.values()))
-    asked = select(*columns).select_from(check.source)
-    return asked.where(is_in_key_range(id_column(check.table)), broken, *check.conditions)
+    statement = select(*columns).select_from(check.source)
+    return statement.where(is_in_key_range(id_column(check.table)), broken, *check.conditions)
 
 
 async def find_broken_rows(
@@ -155,7 +155,7 @@ async def find_broken_rows(
 
     `conditions` select some of the rows.
     """
-    asked, hits = broken_rows_statement(check).where(*conditions), list[BrokenRow]()
+    statement, broken_rows = broken_rows_statement(check).where(*conditions), list[BrokenRow]()
     async for low, high in iterate_key_ranges_with_progress(
         check_run,
         check.subject,
@@ -163,21 +163,21 @@ async def find_broken_rows(
         keys_per_statement or check.keys_per_statement,
         conditions,
     ):
-        rows = await check_run.environment.database.read(asked.params(low=low, high=high))
+        rows = await check_run.environment.database.read(statement.params(low=low, high=high))
         rows = sorted(rows, key=lambda row: row.key)
-        hits += [
+        broken_rows += [
             BrokenRow(check, row.key, row.stream, _findings_of_row(check, row)) for row in rows
         ]
-    return hits
+    return broken_rows
 
 
 def reread_broken_rows(
     transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int]
 ) -> list[Row[*tuple[Any, ...]]]:
     """Read those of the rows that still break a rule, inside a transaction."""
-    asked, rows = broken_rows_statement(check), list[Row[*tuple[Any, ...]]]()
+    statement, rows = broken_rows_statement(check), list[Row[*tuple[Any, ...]]]()
     for key in keys:
-        rows += transaction.connection.execute(asked, {"low": key - 1, "high": key}).all()
+        rows += transaction.connection.execute(statement, {"low": key - 1, "high": key}).all()
     return rows
 
 
@@ -185,37 +185,39 @@ def expected_and_found_by_broken_rule(
     check: ConsistencyCheck, row: Row[*tuple[Any, ...]]
 ) -> dict[str, tuple[FindingValue, FindingValue]]:
     """The expected and found value of each broken rule, by its name."""
-    named = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
+    columns = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
     pairs = {
-        name: (_report_value(named[f"{name}_expected"]), _report_value(named[f"{name}_found"]))
+        name: (_report_value(columns[f"{name}_expected"]), _report_value(columns[f"{name}_found"]))
         for name in check.rules
     }
-    return {name: (wanted, found) for name, (wanted, found) in pairs.items() if wanted != found}
+    return {
+        name: (expected, stored) for name, (expected, stored) in pairs.items() if expected != stored
+    }
 
 
 def write_expected_values(
     transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int]
 ) -> list[int]:
     """Set the columns of broken repairable rules to their expected values; return the keys."""
-    written: list[int] = []
+    repaired_keys: list[int] = []
     for row in reread_broken_rows(transaction, check, keys):
         values = {
-            name: wanted
-            for name, (wanted, _) in expected_and_found_by_broken_rule(check, row).items()
+            name: expected
+            for name, (expected, _) in expected_and_found_by_broken_rule(check, row).items()
             if check.rules[name].is_repairable
         }
         if values:
-            one = update(check.table).where(id_column(check.table) == row.key)
-            transaction.connection.execute(one.values(**values))
-            written.append(row.key)
-    return written
+            statement = update(check.table).where(id_column(check.table) == row.key)
+            transaction.connection.execute(statement.values(**values))
+            repaired_keys.append(row.key)
+    return repaired_keys
 
 
 def _findings_of_row(check: ConsistencyCheck, row: Row[*tuple[Any, ...]]) -> list[Finding]:
     name = f"{check.object_kind or check.table.__tablename__}/{row.key}"
     return [
-        Finding(check.subject, rule, name, wanted, found, check.rules[rule].is_repairable)
-        for rule, (wanted, found) in expected_and_found_by_broken_rule(check, row).items()
+        Finding(check.subject, rule, name, expected, stored, check.rules[rule].is_repairable)
+        for rule, (expected, stored) in expected_and_found_by_broken_rule(check, row).items()
     ]
 
 

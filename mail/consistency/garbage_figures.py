@@ -16,8 +16,8 @@ from models.users.tables import Usage
 async def count_expired_rows(check_run: CheckRun) -> dict[str, int]:
     """Count the rows that have expired, by kind."""
     return {
-        name: int((await check_run.environment.database.read(asked))[0][0])
-        for name, asked in _count_statements(check_run.environment).items()
+        name: int((await check_run.environment.database.read(statement))[0][0])
+        for name, statement in _count_statements(check_run.environment).items()
     }
 
 

@@ -40,7 +40,7 @@ def journal_checks(dialect: str) -> list[ConsistencyCheck]:
     return [
         _gap_check(dialect),
         _last_position_check(),
-        _mailbox_matches_last_entry_check(dialect),
+        _message_placement_matches_journal_check(dialect),
         _modseq_check(dialect),
     ]
 
@@ -55,8 +55,8 @@ def _ids_as_rows(dialect: str) -> TableValuedAlias:
     ids = col(Change.ids)
     if dialect == "sqlite":
         return func.json_each(ids).table_valued(column("value", BIG_INTEGER), name="each")
-    named = func.jsonb_array_elements_text(ids).table_valued(column("value", String))
-    return named.render_derived(name="each")
+    id_rows = func.jsonb_array_elements_text(ids).table_valued(column("value", String))
+    return id_rows.render_derived(name="each")
 
 
 def _gap_check(dialect: str) -> ConsistencyCheck:
@@ -80,7 +80,11 @@ def _gap_check(dialect: str) -> ConsistencyCheck:
     return ConsistencyCheck(
         SUBJECT,
         Stream,
-        {"gap": EqualityRule(func.coalesce(rows.c.before, col(Stream.gone)), rows.c.begins)},
+        {
+            "gap": EqualityRule(
+                func.coalesce(rows.c.before, col(Stream.pruned_position)), rows.c.begins
+            )
+        },
         table.join(rows, rows.c.stream_id == table.c.id),
         col(Stream.id),
         keys_per_statement=STREAMS_PER_STATEMENT,
@@ -94,7 +98,8 @@ def _last_position_check() -> ConsistencyCheck:
         Stream,
         {
             "last": EqualityRule(
-                func.coalesce(newest.scalar_subquery(), col(Stream.gone)), col(Stream.last)
+                func.coalesce(newest.scalar_subquery(), col(Stream.pruned_position)),
+                col(Stream.last),
             )
         },
         core_table(Stream),
@@ -102,22 +107,22 @@ def _last_position_check() -> ConsistencyCheck:
     )
 
 
-def _mailbox_matches_last_entry_check(dialect: str) -> ConsistencyCheck:
+def _message_placement_matches_journal_check(dialect: str) -> ConsistencyCheck:
     """The check that the last entry that added or removed a message agrees with its mailbox."""
-    each = _ids_as_rows(dialect)
+    id_row = _ids_as_rows(dialect)
     touched = (
         select(
             col(Change.stream_id).label("stream_id"),
-            cast(each.c.value, BigInteger).label("message_id"),
+            cast(id_row.c.value, BigInteger).label("message_id"),
             func.max(col(Change.last)).label("last"),
         )
         .select_from(Change)
-        .join(each, true())
+        .join(id_row, true())
         .where(
             is_in_key_range(col(Change.stream_id)),
             col(Change.type).in_([*ADDING_TYPES, *REMOVING_TYPES]),
         )
-        .group_by(col(Change.stream_id), cast(each.c.value, BigInteger))
+        .group_by(col(Change.stream_id), cast(id_row.c.value, BigInteger))
         .subquery()
     )
     messages = core_table(Message)
@@ -157,15 +162,21 @@ def _modseq_check(dialect: str) -> ConsistencyCheck:
     Entries that are no longer kept are not compared.
     """
     modseq = col(Message.modseq)
-    named: ColumnElement[bool]
+    is_named_in_change: ColumnElement[bool]
     if dialect == "sqlite":
-        named = col(Message.id).in_(select(_ids_as_rows(dialect).c.value))
+        is_named_in_change = col(Message.id).in_(select(_ids_as_rows(dialect).c.value))
     else:
-        named = col(Change.ids).op("@>")(func.to_jsonb(col(Message.id)))
-    told = exists().where(
-        col(Change.stream_id) == col(Message.user_id), col(Change.last) == modseq, named
+        is_named_in_change = col(Change.ids).op("@>")(func.to_jsonb(col(Message.id)))
+    is_change_with_modseq = exists().where(
+        col(Change.stream_id) == col(Message.user_id),
+        col(Change.last) == modseq,
+        is_named_in_change,
     )
-    said = case((modseq <= col(Stream.gone), True), (modseq > col(Stream.last), True), else_=told)
+    is_consistent = case(
+        (modseq <= col(Stream.pruned_position), True),
+        (modseq > col(Stream.last), True),
+        else_=is_change_with_modseq,
+    )
     table = core_table(Message)
     return ConsistencyCheck(
         SUBJECT,
@@ -174,7 +185,7 @@ def _modseq_check(dialect: str) -> ConsistencyCheck:
             "modseq": EqualityRule(
                 case((modseq > col(Stream.last), col(Stream.last)), else_=modseq), modseq
             ),
-            "change": EqualityRule(case((said, modseq)), modseq),
+            "change": EqualityRule(case((is_consistent, modseq)), modseq),
         },
         table.join(Stream, col(Stream.id) == table.c.user_id),
         col(Message.user_id),

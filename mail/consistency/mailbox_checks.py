@@ -54,11 +54,11 @@ async def find_mailbox_problems(
             Stream: col(Stream.id) == user_id,
             Thread: col(Thread.user_id) == user_id,
         }
-    look, hits = CheckRun(environment, None), list[BrokenRow]()
+    look, broken_rows = CheckRun(environment, None), list[BrokenRow]()
     for check in statement_checks(environment):
         if check.table in only:
             step = 1 if check.table in TABLES_BY_SINGLE_KEY else None
-            hits += await find_broken_rows(
+            broken_rows += await find_broken_rows(
                 look, check, [only[check.table]], keys_per_statement=step
             )
     wrong = (
@@ -66,7 +66,7 @@ async def find_mailbox_problems(
         if reads_messages
         else []
     )
-    return MailboxProblems(hits, wrong)
+    return MailboxProblems(broken_rows, wrong)
 
 
 def repair_problems(transaction: DatabaseTransaction, problems: MailboxProblems) -> list[Finding]:
@@ -82,7 +82,7 @@ def repair_problems(transaction: DatabaseTransaction, problems: MailboxProblems)
             if curable
             else findings_of(group)
         )
-    for trouble in problems.message_problems:
-        done = trouble.repair is not None and trouble.repair(transaction)
-        findings.append(replace(trouble.finding, repaired=done))
+    for problem in problems.message_problems:
+        is_repaired = problem.repair is not None and problem.repair(transaction)
+        findings.append(replace(problem.finding, repaired=is_repaired))
     return findings

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, func, select
 from sqlmodel import col
 
 from mail.consistency.checks import (
@@ -24,15 +24,15 @@ SUBJECT = "counters"
 
 def mailbox_checks() -> list[ConsistencyCheck]:
     """All checks of mailboxes."""
-    return [_counter_check(), _duplicate_uid_check(), _placement_check()]
+    return [_mailbox_counter_check(), _duplicate_uid_check(), _message_placement_check()]
 
 
-def _counter_check() -> ConsistencyCheck:
+def _mailbox_counter_check() -> ConsistencyCheck:
     counted = (
         select(
             col(Message.mailbox_id).label("mailbox_id"),
-            func.count().label("total"),
-            whole_sum(case((col(Message.seen), 0), else_=1)).label("unseen"),
+            func.count().label("message_count"),
+            whole_sum(case((col(Message.seen), 0), else_=1)).label("unseen_count"),
             whole_sum(col(Message.size)).label("size"),
             func.max(col(Message.uid)).label("uid"),
             func.max(col(Message.modseq)).label("modseq"),
@@ -42,46 +42,47 @@ def _counter_check() -> ConsistencyCheck:
         .subquery()
     )
     uid, modseq = func.coalesce(counted.c.uid, 0), func.coalesce(counted.c.modseq, 0)
-    next_uid, known = col(Mailbox.uid_next), col(Mailbox.modseq)
-    newest = func.coalesce(col(Stream.last), known)
+    next_uid, highest_modseq = col(Mailbox.uid_next), col(Mailbox.modseq)
+    newest = func.coalesce(col(Stream.last), highest_modseq)
     # A message beyond the end of the journal is a finding of its own, not of its mailbox.
     end = case((newest < modseq, modseq), else_=newest)
-    highest = case((known < modseq, modseq), (known > end, end), else_=known)
+    highest = case(
+        (highest_modseq < modseq, modseq), (highest_modseq > end, end), else_=highest_modseq
+    )
     rules = {
         name: EqualityRule(
             func.coalesce(counted.c[name], 0), col(getattr(Mailbox, name)), is_repairable=True
         )
-        for name in ("total", "unseen", "size")
+        for name in ("message_count", "unseen_count", "size")
     }
     rules["uid_next"] = EqualityRule(
         case((next_uid > uid, next_uid), else_=uid + 1), next_uid, is_repairable=True
     )
-    rules["modseq"] = EqualityRule(highest, known, is_repairable=True)
-    index, told = col(Mailbox.modify_index), case((highest > newest, newest), else_=highest)
-    rules["modify_index"] = EqualityRule(
-        case((index < told, told), else_=index), index, is_repairable=True
-    )
+    rules["modseq"] = EqualityRule(highest, highest_modseq, is_repairable=True)
     table = core_table(Mailbox)
     source = table.outerjoin(counted, counted.c.mailbox_id == table.c.id).outerjoin(
         Stream, col(Stream.id) == table.c.user_id
     )
     return ConsistencyCheck(
-        SUBJECT, Mailbox, rules, source, col(Mailbox.user_id), repair=_repair_counters
+        SUBJECT,
+        Mailbox,
+        rules,
+        source,
+        col(Mailbox.user_id),
+        repair=_repair_counters_and_record_event,
     )
 
 
-def _repair_counters(
+def _repair_counters_and_record_event(
     transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int], stream: int
 ) -> None:
-    written = write_expected_values(transaction, check, keys)
-    if written:
-        last = transaction.record_entry(
+    repaired_keys = write_expected_values(transaction, check, keys)
+    if repaired_keys:
+        transaction.record_entry(
             stream,
-            JournalEntry(EventType.MAILBOX_UPDATED, written),
+            JournalEntry(EventType.MAILBOX_UPDATED, repaired_keys),
             at=transaction.environment.now(),
         )
-        theirs = update(Mailbox).where(col(Mailbox.id).in_(written))
-        transaction.connection.execute(theirs.values(modify_index=last))
 
 
 def _duplicate_uid_check() -> ConsistencyCheck:
@@ -104,7 +105,7 @@ def _duplicate_uid_check() -> ConsistencyCheck:
     )
 
 
-def _placement_check() -> ConsistencyCheck:
+def _message_placement_check() -> ConsistencyCheck:
     """The check that a message is in a mailbox of its user, or in the archive and in no mailbox."""
     table = core_table(Message)
     archived = case((col(Message.deleted_at).is_not(None), "archive"), else_="folder")

@@ -55,14 +55,14 @@ class BlobOwnerTable:
 
 
 def _owner_tables() -> list[BlobOwnerTable]:
-    kept = (col(Message.id), col(Message.user_id), col(Message.blob_id))
+    key_columns = (col(Message.id), col(Message.user_id), col(Message.blob_id))
     whose = func.coalesce(col(Submission.user_id), PLATFORM).label("user_id")
     sent = (col(Submission.id), whose, col(Submission.blob_id))
-    unknown = (literal(None).label("size"), literal(None).label("digest"))
-    said = (col(Message.size), col(Message.digest))
-    held = select_columns(QuarantineItem, ("id", "user_id", "blob_id", "size", "digest"))
+    unknown = (literal(None).label("size"), literal(None).label("sha256"))
+    content_columns = (col(Message.size), col(Message.sha256))
+    held = select_columns(QuarantineItem, ("id", "user_id", "blob_id", "size", "sha256"))
     return [
-        BlobOwnerTable(Message, MessageBlob, "message_id", [*kept, *said]),
+        BlobOwnerTable(Message, MessageBlob, "message_id", [*key_columns, *content_columns]),
         BlobOwnerTable(
             Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [has_open_queue_entry()]
         ),
@@ -89,14 +89,15 @@ async def check_messages(
     """
     findings: list[Finding] = []
     for holder in _owner_tables():
-        async for trouble in _iterate_message_problems(
+        async for problem in _iterate_message_problems(
             check_run, holder, rebuilds_messages=rebuilds_messages
         ):
-            mend = trouble.repair if repair else None
-            done = mend is not None and await check_run.environment.run_transaction(
-                mend, trouble.stream_id
+            repair_function = problem.repair if repair else None
+            is_repaired = (
+                repair_function is not None
+                and await check_run.environment.run_transaction(repair_function, problem.stream_id)
             )
-            findings.append(replace(trouble.finding, repaired=done))
+            findings.append(replace(problem.finding, repaired=is_repaired))
     return findings
 
 
@@ -106,8 +107,8 @@ async def find_message_problems(
     """Find the problems of some messages, without repair."""
     holder = replace(_owner_tables()[0], selection=conditions)
     return [
-        trouble
-        async for trouble in _iterate_message_problems(
+        problem
+        async for problem in _iterate_message_problems(
             check_run, holder, rebuilds_messages=rebuilds_messages
         )
     ]
@@ -125,51 +126,57 @@ async def _iterate_message_problems(
             sorted({row.blob_id for row in rows}),
             rebuilds_messages=rebuilds_messages,
         )
-        known = await _referenced_digests_by_owner(check_run.environment, owner_table, low, high)
-        found = {
-            row.id: _findings_of_message(owner_table, row, wholes.get(row.blob_id), known[row.id])
+        digests_by_owner = await _load_referenced_digests_by_owner(
+            check_run.environment, owner_table, low, high
+        )
+        findings = {
+            row.id: _findings_of_message(
+                owner_table, row, wholes.get(row.blob_id), digests_by_owner[row.id]
+            )
             for row in rows
         }
-        if not any(found.values()):
+        if not any(findings.values()):
             continue
         for row in await _read_owner_rows(
             check_run.environment, owner_table, low, high
         ):  # messages can be deleted in between
-            for finding in found.get(row.id, []):
-                mend = None
+            for finding in findings.get(row.id, []):
+                repair_function = None
                 if finding.repairable:
-                    mend = _repair_of_missing_references(owner_table, row, wholes[row.blob_id])
-                yield MessageProblem(finding, row.user_id, mend)
+                    repair_function = _repair_of_missing_references(
+                        owner_table, row, wholes[row.blob_id]
+                    )
+                yield MessageProblem(finding, row.user_id, repair_function)
 
 
 async def _read_owner_rows(
     environment: Environment, owner_table: BlobOwnerTable, low_id: int, high_id: int
 ) -> Sequence[ColumnRow]:
     key = id_column(owner_table.table)
-    asked = select(*owner_table.columns).where(
+    statement = select(*owner_table.columns).where(
         key > low_id, key <= high_id, *owner_table.conditions, *owner_table.selection
     )
-    return await environment.database.read(asked.order_by(key))
+    return await environment.database.read(statement.order_by(key))
 
 
-async def _referenced_digests_by_owner(
+async def _load_referenced_digests_by_owner(
     environment: Environment, owner_table: BlobOwnerTable, low_id: int, high_id: int
 ) -> defaultdict[int, set[str]]:
     """The digests of the blobs that each row refers to."""
     table = core_table(owner_table.reference_table)
     owner = table.c[owner_table.owner_column]
-    asked = select(owner.label("owner"), col(Blob.digest))
-    asked = asked.join(Blob, col(Blob.id) == table.c.blob_id).where(
+    statement = select(owner.label("owner"), col(Blob.digest))
+    statement = statement.join(Blob, col(Blob.id) == table.c.blob_id).where(
         owner > low_id, owner <= high_id
     )
     if owner_table.selection:
-        asked = asked.where(
+        statement = statement.where(
             owner.in_(select(id_column(owner_table.table)).where(*owner_table.selection))
         )
-    known: defaultdict[int, set[str]] = defaultdict(set)
-    for row in await environment.database.read(asked):
-        known[row.owner].add(row.digest)
-    return known
+    digests_by_owner: defaultdict[int, set[str]] = defaultdict(set)
+    for row in await environment.database.read(statement):
+        digests_by_owner[row.owner].add(row.digest)
+    return digests_by_owner
 
 
 async def _parse_or_rebuild_messages(
@@ -179,8 +186,8 @@ async def _parse_or_rebuild_messages(
     wholes: dict[int, RebuiltMessage] = {}
     for start in range(0, len(layout_blob_ids), ROWS_PER_READ):
         part = col(Blob.id).in_(layout_blob_ids[start : start + ROWS_PER_READ])
-        asked = select(*BLOB_COLUMNS, col(Blob.data)).where(part)
-        for row in await environment.database.read(asked):
+        statement = select(*BLOB_COLUMNS, col(Blob.data)).where(part)
+        for row in await environment.database.read(statement):
             wholes[row.id] = await _parse_or_rebuild_message(
                 environment, row, rebuilds_message=rebuilds_messages
             )
@@ -191,10 +198,10 @@ async def _parse_or_rebuild_message(
     environment: Environment, layout_row: ColumnRow, *, rebuilds_message: bool
 ) -> RebuiltMessage:
     async def read_blob(digest: str) -> bytes:
-        asked = select(*BLOB_COLUMNS, col(Blob.data)).where(
+        statement = select(*BLOB_COLUMNS, col(Blob.data)).where(
             col(Blob.tenant_id) == layout_row.tenant_id, col(Blob.digest) == digest
         )
-        rows = await environment.database.read(asked)
+        rows = await environment.database.read(statement)
         if not rows:
             raise KeyError(digest)
         return await read_unverified_content(environment, rows[0])
@@ -205,9 +212,9 @@ async def _parse_or_rebuild_message(
         if not rebuilds_message:
             return RebuiltMessage(layout_row.tenant_id, len(skeleton), None, holes)
         size, hashed = 0, sha256()
-        async for piece in rebuild_message(skeleton, read_blob):
-            size += len(piece)
-            hashed.update(piece)
+        async for chunk in rebuild_message(skeleton, read_blob):
+            size += len(chunk)
+            hashed.update(chunk)
     except KeyError as problem:
         return RebuiltMessage(layout_row.tenant_id, error_text=f"{problem.args[0]} is missing")
     except CorruptBlob as problem:
@@ -221,32 +228,32 @@ def _findings_of_message(
     rebuilt: RebuiltMessage | None,
     referenced_digests: set[str],
 ) -> list[Finding]:
-    """The findings of one row. A missing layout blob is found by `reference_checks`."""
+    """The findings of one row. A missing layout blob is found by `missing_reference_checks`."""
     name = f"{owner_table.table.__tablename__}/{row.id}"
     if rebuilt is None:
         return []
     if rebuilt.error_text:
         return [Finding(SUBJECT, "whole", name, "a message", rebuilt.error_text)]
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if lacking := rebuilt.part_digests - referenced_digests:
         have = len(rebuilt.part_digests) - len(lacking)
-        found.append(
+        findings.append(
             Finding(
                 SUBJECT, "piece_references", name, len(rebuilt.part_digests), have, repairable=True
             )
         )
     if row.size is not None and row.size != rebuilt.size:
-        found.append(Finding(SUBJECT, "message_size", name, row.size, rebuilt.size))
-    if rebuilt.digest and row.digest and row.digest != rebuilt.digest:
-        found.append(Finding(SUBJECT, "message_digest", name, row.digest, rebuilt.digest))
-    return found
+        findings.append(Finding(SUBJECT, "message_size", name, row.size, rebuilt.size))
+    if rebuilt.digest and row.sha256 and row.sha256 != rebuilt.digest:
+        findings.append(Finding(SUBJECT, "message_digest", name, row.sha256, rebuilt.digest))
+    return findings
 
 
 def _repair_of_missing_references(
     owner_table: BlobOwnerTable, row: ColumnRow, rebuilt: RebuiltMessage
 ) -> Callable[[DatabaseTransaction], bool]:
     """The function that inserts missing reference rows; it returns true if all blobs exist."""
-    pieces = select(col(Blob.id)).where(
+    part_blob_ids = select(col(Blob.id)).where(
         col(Blob.tenant_id) == rebuilt.tenant_id, col(Blob.digest).in_(rebuilt.part_digests)
     )
     still = select(id_column(owner_table.table)).where(id_column(owner_table.table) == row.id)
@@ -255,7 +262,7 @@ def _repair_of_missing_references(
         if transaction.connection.execute(still).first() is None:
             return False
         ids = transaction.connection.execute(
-            pieces.with_for_update(read=True, key_share=True)
+            part_blob_ids.with_for_update(read=True, key_share=True)
         ).scalars()
         rows = [{owner_table.owner_column: row.id, "blob_id": key} for key in ids]
         if rows:

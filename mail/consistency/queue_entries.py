@@ -43,8 +43,8 @@ def _submission_state_check() -> ConsistencyCheck:
         .group_by(col(QueueEntry.submission_id))
         .subquery()
     )
-    going = col(Submission.state).in_(UNFINISHED_STATES)
-    lost = case((going & counted.c.every.is_(None), "some"), else_="any")
+    is_unfinished = col(Submission.state).in_(UNFINISHED_STATES)
+    expected_state = case((is_unfinished & counted.c.every.is_(None), "some"), else_="any")
     table = core_table(Submission)
     return ConsistencyCheck(
         SUBJECT,
@@ -53,7 +53,7 @@ def _submission_state_check() -> ConsistencyCheck:
             "state": EqualityRule(
                 _state_from_deliveries(counted), col(Submission.state), is_repairable=True
             ),
-            "deliveries": EqualityRule(lost, literal("any")),
+            "deliveries": EqualityRule(expected_state, literal("any")),
         },
         table.outerjoin(counted, counted.c.submission_id == table.c.id),
         func.coalesce(col(Submission.user_id), PLATFORM),

@@ -18,11 +18,11 @@ from models.users.tables import User
 SUBJECT = "quota"
 
 
-def usage_checks(options: Options) -> list[ConsistencyCheck]:
+def user_and_domain_checks(options: Options) -> list[ConsistencyCheck]:
     """All checks of users and domains."""
     return [
         _quota_usage_check(),
-        _required_rows_check(),
+        _user_inbox_and_stream_check(),
         _uid_validity_check(),
         _domain_counter_check(options),
     ]
@@ -57,7 +57,7 @@ def _quota_usage_check() -> ConsistencyCheck:
     )
 
 
-def _required_rows_check() -> ConsistencyCheck:
+def _user_inbox_and_stream_check() -> ConsistencyCheck:
     inboxes = select(func.count()).where(
         col(Mailbox.user_id) == col(User.id), col(Mailbox.special_use) == SpecialUse.INBOX
     )
@@ -76,10 +76,10 @@ def _required_rows_check() -> ConsistencyCheck:
 
 def _uid_validity_check() -> ConsistencyCheck:
     """The check that no two mailboxes share a UIDVALIDITY, and the next one is unused."""
-    mine = col(Mailbox.user_id) == col(User.id)
+    is_of_user = col(Mailbox.user_id) == col(User.id)
     number = col(Mailbox.uid_validity)
-    highest = select(func.coalesce(func.max(number), 0)).where(mine).scalar_subquery()
-    twice = select(func.count() - func.count(number.distinct())).where(mine)
+    highest = select(func.coalesce(func.max(number), 0)).where(is_of_user).scalar_subquery()
+    twice = select(func.count() - func.count(number.distinct())).where(is_of_user)
     last = col(User.uid_validity)
     rules = {
         "uid_validity": EqualityRule(
@@ -94,14 +94,14 @@ def _uid_validity_check() -> ConsistencyCheck:
 
 def _domain_counter_check(options: Options) -> ConsistencyCheck:
     """The check of the counters of a domain; its allocated quota includes default quotas."""
-    given = func.coalesce(
+    user_quota = func.coalesce(
         col(User.quota), col(Domain.default_user_quota), options.users_default_quota
     )
     users = (
         select(
             col(User.domain_id).label("domain_id"),
             func.count().label("many"),
-            whole_sum(given).label("quota"),
+            whole_sum(user_quota).label("quota"),
         )
         .join(Domain, col(Domain.id) == col(User.domain_id))
         .where(is_in_key_range(col(User.domain_id)))
@@ -121,8 +121,8 @@ def _domain_counter_check(options: Options) -> ConsistencyCheck:
         "quota_allocated": (users.c.quota, col(Domain.quota_allocated)),
     }
     rules = {
-        name: EqualityRule(func.coalesce(wanted, 0), found, is_repairable=True)
-        for name, (wanted, found) in counts.items()
+        name: EqualityRule(func.coalesce(expected, 0), stored, is_repairable=True)
+        for name, (expected, stored) in counts.items()
     }
     rules["stream"] = EqualityRule(case((stream > 0, stream), else_=1), stream)
     table = core_table(Domain)

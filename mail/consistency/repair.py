@@ -32,7 +32,9 @@ async def repair_broken_rows(
         for start in range(0, len(group), MAX_IDS_PER_ROW):
             part = group[start : start + MAX_IDS_PER_ROW]
             findings += (
-                findings_of(part) if kind < 0 else await _repair_group(environment, part, stream)
+                findings_of(part)
+                if kind < 0
+                else await _repair_group_unless_stream_missing(environment, part, stream)
             )
     return findings
 
@@ -42,7 +44,7 @@ def findings_of(broken_rows: Sequence[BrokenRow]) -> list[Finding]:
     return [finding for hit in broken_rows for finding in hit.findings]
 
 
-async def _repair_group(
+async def _repair_group_unless_stream_missing(
     environment: Environment, broken_rows: Sequence[BrokenRow], stream_id: int
 ) -> list[Finding]:
     try:
@@ -78,10 +80,10 @@ def expected_values_repair(event_type: EventType | None = None) -> RepairFunctio
     def repair_columns(
         transaction: DatabaseTransaction, check: ConsistencyCheck, keys: Sequence[int], stream: int
     ) -> None:
-        written = write_expected_values(transaction, check, keys)
-        if event_type and written:
+        repaired_keys = write_expected_values(transaction, check, keys)
+        if event_type and repaired_keys:
             transaction.record_entry(
-                stream, JournalEntry(event_type, written), at=transaction.environment.now()
+                stream, JournalEntry(event_type, repaired_keys), at=transaction.environment.now()
             )
 
     return repair_columns

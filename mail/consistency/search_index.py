@@ -15,9 +15,9 @@ SUBJECT = "search"
 def index_checks(dialect: str) -> list[ConsistencyCheck]:
     """All checks of the index. A message without a row is marked, so that it is indexed again."""
     (key,) = indexed_ids_table(dialect).c
-    there = exists().where(key == col(Message.id))
+    has_message = exists().where(key == col(Message.id))
     rule = EqualityRule(
-        case((there, true()), else_=false()), col(Message.indexed), is_repairable=True
+        case((has_message, true()), else_=false()), col(Message.indexed), is_repairable=True
     )
     rows = core_table(Message)
     where = [col(Message.indexed)]
@@ -33,7 +33,7 @@ async def count_index_rows(check_run: CheckRun) -> dict[str, int]:
     """Count the rows of the index, and those of deleted messages."""
     index = indexed_ids_table(check_run.environment.database.dialect)
     (key,) = index.c
-    gone = ~exists().where(col(Message.id) == key)
-    asked = select(func.count(), func.count(case((gone, 1)))).select_from(index)
-    (row,) = await check_run.environment.database.read(asked)
+    has_no_message = ~exists().where(col(Message.id) == key)
+    statement = select(func.count(), func.count(case((has_no_message, 1)))).select_from(index)
+    (row,) = await check_run.environment.database.read(statement)
     return {"search_rows": int(row[0]), "dead_search_rows": int(row[1])}

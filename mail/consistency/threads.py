@@ -31,8 +31,10 @@ def _thread_owner_check() -> ConsistencyCheck:
 
 
 def _empty_thread_check() -> ConsistencyCheck:
-    some = exists().where(col(Message.thread_id) == col(Thread.id))
-    rule = EqualityRule(literal("some"), case((some, "some"), else_="none"), is_repairable=True)
+    has_message = exists().where(col(Message.thread_id) == col(Thread.id))
+    rule = EqualityRule(
+        literal("some"), case((has_message, "some"), else_="none"), is_repairable=True
+    )
     table = core_table(Thread)
     return ConsistencyCheck(
         SUBJECT,
@@ -53,10 +55,10 @@ def _delete_empty_threads(
 
 def _thread_key_check() -> ConsistencyCheck:
     """The check that a thread key refers to a thread of the same user."""
-    own = exists().where(
+    is_own_thread = exists().where(
         col(Thread.id) == col(ThreadKey.thread_id), col(Thread.user_id) == col(ThreadKey.user_id)
     )
-    astray = select(func.count()).where(col(ThreadKey.user_id) == col(User.id), ~own)
+    astray = select(func.count()).where(col(ThreadKey.user_id) == col(User.id), ~is_own_thread)
     rule = EqualityRule(literal(0), astray.scalar_subquery(), is_repairable=True)
     table = core_table(User)
     return ConsistencyCheck(
@@ -72,8 +74,8 @@ def _thread_key_check() -> ConsistencyCheck:
 def _delete_keys_to_other_users_threads(
     transaction: DatabaseTransaction, _check: ConsistencyCheck, keys: Sequence[int], _stream: int
 ) -> None:
-    own = exists().where(
+    is_own_thread = exists().where(
         col(Thread.id) == col(ThreadKey.thread_id), col(Thread.user_id) == col(ThreadKey.user_id)
     )
-    theirs = col(ThreadKey.user_id).in_(keys)
-    transaction.connection.execute(delete(ThreadKey).where(theirs, ~own))
+    is_of_these_users = col(ThreadKey.user_id).in_(keys)
+    transaction.connection.execute(delete(ThreadKey).where(is_of_these_users, ~is_own_thread))

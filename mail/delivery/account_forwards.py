@@ -1,7 +1,8 @@
 """Forward stored messages to the targets of their account.
 
 Spam is not forwarded. Each forward counts against the daily limit of the account; its owner is
-notified when the limit is reached. The message is stored in any case.
+notified when the limit is reached. A message that is not forwarded is stored, even if rules of the
+account delete it (mail/delivery/pipeline.py).
 """
 
 import logging
@@ -17,12 +18,13 @@ from mail import autoreply
 from mail.addresses.address_syntax import normalized_address
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.scan_rejection import SpamRefused, require_forwardable
 from mail.inbound.spam_check import RecipientVerdict
 from mail.limits import user_limits
 from mail.limits.user_limits import UserLimitExceeded
 from mail.queue.redirect import enqueue_redirect
 from mail.recipients import forward_targets
-from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.batch_resolution import load_receiving_address_rows
 from mail.recipients.forward_targets import ForwardEndpoint
 from mail.recipients.recipient_routes import MailLoop, OutgoingForward
 from mail.spam import verdict
@@ -52,7 +54,7 @@ class ForwardOutcome(StrEnum):
 
 FORWARDS = metrics.counter(
     "merganser_forwards",
-    "Messages to accounts that forward: sent, or why not.",
+    "Messages forwarded for accounts: sent, or the reason why not.",
     "outcome",
 )
 _SELECT_ACCOUNT = PreparedStatement(
@@ -70,23 +72,28 @@ class SpamForwardRefused(RequestError):
     """The message is spam and is not forwarded to other addresses."""
 
 
-def is_forward_refused_by_spam_headers(
-    environment: Environment,
-    message: StorableMessage,
-    envelope_sender: str,
-    *,
-    from_trusted_server: bool,
-) -> bool:
+def is_forward_refused_by_spam_headers(environment: Environment, incoming: IncomingMessage) -> bool:
     """Return True if spam header fields of a trusted server reach the score limit for forwards.
 
     Header fields count only if a trusted server handed the message over.
     """
-    opinions, believed = (
-        message.facts.spam_headers if from_trusted_server else (),
-        environment.options.spam_headers,
+    message, options = incoming.message, environment.options
+    facts = verdict.spam_facts(
+        message.facts.spam_headers if incoming.from_trusted_server else (),
+        options.spam_headers,
+        incoming.envelope_sender,
+        message.authentication,
     )
-    found = verdict.spam_facts(opinions, believed, envelope_sender, message.verification)
-    return found.score.value >= environment.options.spam_no_forward_score
+    return facts.score.value >= options.spam_no_forward_score
+
+
+def is_forward_refused_as_spam(environment: Environment, incoming: IncomingMessage) -> bool:
+    """Return True if the spam header fields or the scan result forbid to forward a message."""
+    try:
+        require_forwardable(incoming)
+    except SpamRefused:
+        return True
+    return is_forward_refused_by_spam_headers(environment, incoming)
 
 
 async def forward_to_account_targets(
@@ -119,7 +126,8 @@ async def forward_to_account_targets(
     FORWARDS.add(outcome.lower())
     if outcome is not ForwardOutcome.SENT:
         log.info(
-            "not forwarded", extra={"user": recipient_verdict.recipient.user_id, "outcome": outcome}
+            "Message not forwarded",
+            extra={"user": recipient_verdict.recipient.user_id, "outcome": outcome},
         )
     return outcome
 
@@ -131,22 +139,22 @@ async def _enqueue_forward(
     inserted: InsertedMessage | None,
 ) -> ForwardOutcome:
     """Enqueue the forward and return SENT, or the reason why nothing is forwarded."""
-    found = await build_account_forward(environment, incoming, recipient_verdict)
-    if isinstance(found, ForwardOutcome):
-        return found
+    forward = await build_account_forward(environment, incoming, recipient_verdict)
+    if isinstance(forward, ForwardOutcome):
+        return forward
     key = inserted.message_id if inserted else None
     onward = replace(
-        found.forward,
-        dsn_request=incoming.dsn_request_for_forward(recipient_verdict.recipient),
+        forward.forward,
+        dsn_request=incoming.dsn_request_for_forward_without_success(recipient_verdict.recipient),
         stored_message_id=key,
     )
     await enqueue_redirect(
         environment,
-        found.raw_message,
-        (incoming.content_digest, incoming.envelope_sender),
+        forward.raw_message,
+        (incoming.content_digest, incoming.redirect_sender(recipient_verdict.recipient)),
         onward,
         incoming.authentication_results,
-        found.message,
+        forward.message,
     )
     return ForwardOutcome.SENT
 
@@ -168,40 +176,38 @@ async def build_account_forward(
     Raises NotFound if the account does not exist, ServiceUnavailable if the message can't be
     encrypted.
     """
-    to, source, letter = recipient_verdict.recipient, incoming.raw_message, incoming.message
-    if (
-        recipient_verdict.verdict.is_spam
-        or recipient_verdict.verdict.score >= environment.options.spam_no_forward_score
-    ):
+    recipient, source, message = recipient_verdict.recipient, incoming.raw_message, incoming.message
+    if not recipient_verdict.verdict.allows_forwards(environment.options.spam_no_forward_score):
         return ForwardOutcome.SPAM
     row = next(
-        iter(await environment.database.read_prepared(_SELECT_ACCOUNT, {"user": to.user_id})), None
+        iter(
+            await environment.database.read_prepared(_SELECT_ACCOUNT, {"user": recipient.user_id})
+        ),
+        None,
     )
     if row is None:
-        raise NotFound(str(to.user_id), path=["user"])
-    been = await _addresses_in_delivered_to(source, letter)
-    onward = await _forward_to_unreached_targets(environment, to, row, been)
+        raise NotFound(str(recipient.user_id), path=["user"])
+    been = await _delivered_to_values(source, message)
+    onward = await _build_forward_to_unreached_targets(environment, recipient, row, been)
     if not (onward.target_addresses or onward.endpoints):
         return ForwardOutcome.NO_TARGET
     if row.encrypt_forwarded:
         key = (row.id, row.openpgp_public_key or "")
         hidden = await openpgp_encryption.encrypt_to_bytes_unless_encrypted(
-            environment, source, letter, key
+            environment, source, message, key
         )
         if hidden is not None:
             return AccountForward(hidden, None, onward)
-    return AccountForward(source, letter, onward)
+    return AccountForward(source, message, onward)
 
 
-async def _addresses_in_delivered_to(
-    raw_message: bytes | Path, message: StorableMessage
-) -> list[str]:
+async def _delivered_to_values(raw_message: bytes | Path, message: StorableMessage) -> list[str]:
     """Return the values of the Delivered-To header fields."""
     header = await autoreply.read_header_fields(raw_message, message)
     return [field.value.strip() for field in header if field.key.casefold() == "delivered-to"]
 
 
-async def _forward_to_unreached_targets(
+async def _build_forward_to_unreached_targets(
     environment: Environment,
     recipient: LocalRecipient,
     account_row: ColumnRow,
@@ -215,11 +221,13 @@ async def _forward_to_unreached_targets(
             strict=True,
         )
     )
-    named = [shown for shown, _ in pairs if "://" not in shown]
-    own = {
+    unreached_addresses = [target for target, _ in pairs if "://" not in target]
+    own_addresses = {
         text
-        for text, found in (await resolve_addresses(environment, named)).items()
-        if found.user_id == recipient.user_id
+        for text, address_row in (
+            await load_receiving_address_rows(environment, unreached_addresses)
+        ).items()
+        if address_row.user_id == recipient.user_id
     }
     passed = {normalized_address(address) for address in delivered_to}
     address = recipient.rewritten_address or recipient.address
@@ -227,7 +235,15 @@ async def _forward_to_unreached_targets(
         address,
         None,
         recipient.tenant_id,
-        [one for one in named if one not in own and normalized_address(one) not in passed],
-        [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown],
+        [
+            address
+            for address in unreached_addresses
+            if address not in own_addresses and normalized_address(address) not in passed
+        ],
+        [
+            ForwardEndpoint(address, public_target, full_target)
+            for public_target, full_target in pairs
+            if "://" in public_target
+        ],
         user_id=recipient.user_id,
     )

@@ -17,23 +17,19 @@ recipient has rules. mail/delivery/plan_execution.py executes the plan.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from mail import sieve
+from mail.delivery.script_runs import PendingScript, RuleInput, ScriptOutcome, run_scripts
 from mail.filters import script_environment
 from mail.filters.filter_result import NO_FILTERS, FilterResult
-from mail.filters.script_cache import compile_script_cached
 from mail.filters.script_environment import (
     NO_MAILBOXES,
     ScriptAccount,
     ScriptMailbox,
     ScriptMailboxes,
-    UserScript,
 )
 from mail.inbound.incoming_message import IncomingMessage
 from mail.inbound.spam_check import RecipientVerdict
-from mail.runtime import inline_or_thread
 from mail.sieve import (
     Edit,
     FileInto,
@@ -41,16 +37,13 @@ from mail.sieve import (
     MailNotification,
     Redirect,
     Reject,
-    SieveEnvelope,
-    SieveError,
     SievePlan,
-    SieveRunError,
     TrackedDuplicate,
     VacationReply,
 )
 from mail.spam import verdict as spam_verdict
 from mail.spam.verdict import SpamVerdict
-from mail.storage.message_flags import MAX_KEYWORDS, columns_from_flags
+from mail.storage.message_flags import MAX_KEYWORDS, columns_from_script_flags
 from mail.storage.received_messages import receipt_digest
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import Environment
@@ -112,29 +105,7 @@ class DeliveryPlan:
         return bool(self.placements)
 
 
-@dataclass(frozen=True, slots=True)
-class RuleInput:
-    """A message as filters and scripts see it."""
-
-    sieve_message: sieve.SieveMessage
-    envelope_sender: str
-    has_spam_score: bool = False  # a spam filter has scored the message
-    virus_level: int | None = None  # RFC 5235, section 3.3
-    in_memory: bool = False  # small enough to run rules on the event loop
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingScript:
-    """A script that will run for a recipient."""
-
-    recipient_verdict: RecipientVerdict
-    script: UserScript
-    account: ScriptAccount
-    receipt_digest: str
-    known_duplicate_ids: frozenset[str] = frozenset()
-
-
-async def plan_deliveries(
+async def run_scripts_and_plan_deliveries(
     environment: Environment,
     incoming: "IncomingMessage",
     recipient_verdicts: Sequence[RecipientVerdict],
@@ -144,65 +115,74 @@ async def plan_deliveries(
 
     Filter results are in the order of the recipients, or empty.
     """
-    said = list(filter_results) or [NO_FILTERS] * len(recipient_verdicts)
-    scripted = [each.recipient.user_id for each in recipient_verdicts if each.recipient.has_script]
+    results = list(filter_results) or [NO_FILTERS] * len(recipient_verdicts)
+    scripted = [
+        verdict.recipient.user_id for verdict in recipient_verdicts if verdict.recipient.has_script
+    ]
     scripts = (
         await script_environment.load_active_scripts(environment, scripted) if scripted else {}
     )
     used = {user: script.extensions for user, script in scripts.items()}
     moved = [
-        each.recipient.user_id
-        for each, one in zip(recipient_verdicts, said, strict=True)
-        if _needs_mailboxes(one)
+        verdict.recipient.user_id
+        for verdict, result in zip(recipient_verdicts, results, strict=True)
+        if _needs_mailboxes(result)
     ]
-    known = dict[int, ScriptAccount]()
+    accounts_by_id = dict[int, ScriptAccount]()
     if used or moved:
-        known = await script_environment.load_script_accounts(
+        accounts_by_id = await script_environment.load_script_accounts(
             environment, {**dict.fromkeys(moved, ()), **used}
         )
     cases = [
-        _PendingScript(
-            each,
+        PendingScript(
+            verdict,
             scripts[key],
-            known[key],
-            receipt_digest(incoming.message, each.recipient, incoming.envelope_sender),
+            accounts_by_id[key],
+            receipt_digest(incoming.message, verdict.recipient, incoming.envelope_sender),
         )
-        for each in recipient_verdicts
-        if (key := each.recipient.user_id) in scripts and key in known
+        for verdict in recipient_verdicts
+        if (key := verdict.recipient.user_id) in scripts and key in accounts_by_id
     ]
     plans = (
-        await run_scripts(environment, rule_input(environment, incoming), cases) if cases else {}
+        await run_scripts(
+            environment, rule_input_from_incoming_message(environment, incoming), cases
+        )
+        if cases
+        else {}
     )
     return [
         plan_from_results(
-            each,
-            one,
-            known.get(each.recipient.user_id, ScriptAccount()).mailboxes,
-            plans.get(each.recipient.user_id),
+            verdict,
+            result,
+            accounts_by_id.get(verdict.recipient.user_id, ScriptAccount()).mailboxes,
+            plans.get(verdict.recipient.user_id),
+            no_forward_score=environment.options.spam_no_forward_score,
         )
-        for each, one in zip(recipient_verdicts, said, strict=True)
+        for verdict, result in zip(recipient_verdicts, results, strict=True)
     ]
 
 
 def _needs_mailboxes(filter_result: FilterResult) -> bool:
     """Return True if the filter result can only be applied with the mailboxes of the account."""
-    places = (
+    has_target_mailbox = (
         filter_result.mailbox_id is not None
         or filter_result.copy_mailbox_ids
         or filter_result.is_spam is not None
     )
-    return bool(places or filter_result.replies)
+    return bool(has_target_mailbox or filter_result.replies)
 
 
-def rule_input(environment: Environment, incoming: "IncomingMessage") -> RuleInput:
+def rule_input_from_incoming_message(
+    environment: Environment, incoming: "IncomingMessage"
+) -> RuleInput:
     """Return an incoming message as input of filters and scripts."""
-    letter, scan = incoming.message, incoming.message.scan
+    message, scan = incoming.message, incoming.message.scan
     looked = scan is not None and scan.score is not None
     if incoming.from_trusted_server:
-        found = spam_verdict.header_score(
-            letter.facts.spam_headers, environment.options.spam_headers
+        header_score = spam_verdict.header_score(
+            message.facts.spam_headers, environment.options.spam_headers
         )
-        looked = looked or found.source is not None
+        looked = looked or header_score.source is not None
     virus = VIRUS_LEVEL if scan is not None and scan.virus_name else None
     return RuleInput(
         incoming.sieve_message,
@@ -213,128 +193,60 @@ def rule_input(environment: Environment, incoming: "IncomingMessage") -> RuleInp
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptOutcome:
-    """The plan of a script, or the error of a script that failed."""
-
-    script_id: int | None
-    plan: SievePlan | None = None
-    error: str | None = None
-    known_duplicate_ids: frozenset[str] = frozenset()
-
-
-async def run_scripts(
-    environment: Environment, rule_input: RuleInput, pending_scripts: Sequence[_PendingScript]
-) -> dict[int, ScriptOutcome]:
-    """Run the scripts of several accounts and return their outcomes by account ID.
-
-    A script that tests `duplicate` runs a second time if one of its IDs is known.
-    """
-    plans = await _run_all_once(environment, rule_input, pending_scripts)
-    asked = {
-        (
-            case.recipient_verdict.recipient.user_id,
-            case.receipt_digest,
-        ): outcome.plan.checked_duplicate_keys
-        for case in pending_scripts
-        if (outcome := plans[case.recipient_verdict.recipient.user_id]).plan
-        and outcome.plan.checked_duplicate_keys
-    }
-    if asked and (
-        seen := await script_environment.load_ids_known_from_other_deliveries(environment, asked)
-    ):
-        again = [
-            replace(case, known_duplicate_ids=frozenset(seen[key]))
-            for case in pending_scripts
-            if (key := case.recipient_verdict.recipient.user_id) in seen
-        ]
-        plans |= await _run_all_once(environment, rule_input, again)
-    return plans
-
-
-async def _run_all_once(
-    environment: Environment, rule_input: RuleInput, pending_scripts: Sequence[_PendingScript]
-) -> dict[int, ScriptOutcome]:
-    """Run each script once and return the outcomes by account ID."""
-    works = {
-        ("script", case.recipient_verdict.recipient.user_id): partial(
-            _run_script, environment, rule_input, case
-        )
-        for case in pending_scripts
-    }
-    outcomes = await inline_or_thread.run_inline_or_in_thread(works, in_memory=rule_input.in_memory)
-    return {user: outcome for (_, user), outcome in outcomes.items()}
-
-
-def _run_script(
-    environment: Environment, rule_input: RuleInput, pending: _PendingScript
-) -> ScriptOutcome:
-    """Run one script. Errors become the outcome; they don't stop the delivery."""
-    script, to = pending.script, pending.recipient_verdict.recipient
-    envelope = SieveEnvelope(rule_input.envelope_sender, to.address)
-    around = pending.account.sieve_environment(
-        script,
-        environment,
-        seen=pending.known_duplicate_ids,
-        spam=pending.recipient_verdict.verdict.score if rule_input.has_spam_score else None,
-        virus=rule_input.virus_level,
-        traced=False,
-    )
-    try:
-        plan = sieve.run_script(
-            compile_script_cached(script.text), rule_input.sieve_message, envelope, around
-        )
-    except SieveRunError as error:
-        return ScriptOutcome(script.id, error=error_text(error))
-    except SieveError as error:
-        return ScriptOutcome(script.id, error=str(error))
-    except Exception:  # a bug in the interpreter must not block the message
-        log.exception("a script could not be run", extra={"user": to.user_id})
-        return ScriptOutcome(script.id, error="it could not be run; the server's log has more")
-    return ScriptOutcome(script.id, plan, known_duplicate_ids=pending.known_duplicate_ids)
-
-
-def error_text(error: SieveRunError) -> str:
-    """Return the error of a script in one line, after the name of the included script."""
-    return f"{error.script}: {error}" if error.script else str(error)
-
-
 def plan_from_results(
     recipient_verdict: RecipientVerdict,
     filter_result: FilterResult,
     mailboxes: ScriptMailboxes,
     script_outcome: ScriptOutcome | None = None,
+    *,
+    no_forward_score: int,
 ) -> DeliveryPlan:
-    """Return the delivery plan from the verdict, the filter result and the script outcome."""
+    """Return the delivery plan from the verdict, the filter result and the script outcome.
+
+    From the spam score `no_forward_score`, the message is kept in place of forwards and redirects.
+    """
     recipient_verdict = _with_spam_mark_of_filters(
         recipient_verdict, filter_result.is_spam, mailboxes
     )
-    default = _default_placement(recipient_verdict, filter_result, mailboxes)
-    kept = default or PlannedPlacement(
+    # Forwarded spam would count against the reputation of this server.
+    allows_forwards = recipient_verdict.verdict.allows_forwards(no_forward_score)
+    is_kept = bool(filter_result.targets) and not allows_forwards
+    if is_kept:
+        filter_result = replace(filter_result, targets=(), is_deleted=False)
+    default = _default_placement_unless_discarded(recipient_verdict, filter_result, mailboxes)
+    fallback_placement = default or PlannedPlacement(
         recipient_verdict.recipient.mailbox_id, recipient_verdict.recipient.encryption_key
     )
     copies = () if filter_result.is_deleted else _copy_placements(filter_result, mailboxes)
-    usual = [default, *copies] if default else list(copies)
-    done = DeliveryPlan(
+    usual_placements = [default, *copies] if default else list(copies)
+    plan = DeliveryPlan(
         recipient_verdict,
-        _unique_placements(usual),
-        kept,
+        _unique_placements(usual_placements),
+        fallback_placement,
         filter_result=filter_result,
         mailboxes=mailboxes,
     )
     if script_outcome is None:
-        return done
-    done = replace(
-        done,
+        return plan
+    plan = replace(
+        plan,
         script_id=script_outcome.script_id,
         script_error=script_outcome.error,
         known_duplicate_ids=script_outcome.known_duplicate_ids,
     )
-    return (
-        done
-        if script_outcome.plan is None
-        else _delivery_plan_with_script_actions(done, script_outcome.plan, default, copies)
-    )
+    if script_outcome.plan is None:
+        return plan
+    plan = _delivery_plan_with_script_actions(plan, script_outcome.plan, default, copies)
+    if is_kept or (plan.redirects and not allows_forwards):
+        plan = _with_copy_in_place_of_redirects(plan)
+    return plan
+
+
+def _with_copy_in_place_of_redirects(plan: DeliveryPlan) -> DeliveryPlan:
+    """Return the plan without redirects. A message that would be stored nowhere is kept."""
+    keeps = not plan.placements and plan.rejection is None
+    placements = [plan.fallback_placement] if keeps else plan.placements
+    return replace(plan, redirects=(), placements=placements)
 
 
 def _with_spam_mark_of_filters(
@@ -347,47 +259,61 @@ def _with_spam_mark_of_filters(
     verdict: SpamVerdict = spam_verdict.verdict_after_filter(recipient_verdict.verdict, spam_mark)
     if verdict.is_spam == recipient_verdict.verdict.is_spam:
         return replace(recipient_verdict, verdict=verdict)
-    box = mailboxes.by_special_use(SpecialUse.JUNK if verdict.is_spam else SpecialUse.INBOX)
-    to = (
-        replace(recipient_verdict.recipient, mailbox_id=box.id, encryption_key=box.encryption_key)
-        if box
+    mailbox = mailboxes.find_by_special_use(
+        SpecialUse.JUNK if verdict.is_spam else SpecialUse.INBOX
+    )
+    recipient = (
+        replace(
+            recipient_verdict.recipient,
+            mailbox_id=mailbox.id,
+            encryption_key=mailbox.encryption_key,
+        )
+        if mailbox
         else recipient_verdict.recipient
     )
-    return replace(recipient_verdict, verdict=verdict, recipient=to)
+    return replace(recipient_verdict, verdict=verdict, recipient=recipient)
 
 
-def _default_placement(
+def _default_placement_unless_discarded(
     recipient_verdict: RecipientVerdict, filter_result: FilterResult, mailboxes: ScriptMailboxes
 ) -> PlannedPlacement | None:
     """Return the placement of a kept message. Returns None if a filter deletes it."""
     if filter_result.is_deleted:
         return None
-    spot = PlannedPlacement(
+    placement = PlannedPlacement(
         recipient_verdict.recipient.mailbox_id, recipient_verdict.recipient.encryption_key
     )
-    if not recipient_verdict.verdict.is_spam and (box := mailboxes.by_id(filter_result.mailbox_id)):
-        spot = PlannedPlacement(box.id, box.encryption_key)
-    return _with_filter_flags(spot, filter_result)
+    if not recipient_verdict.verdict.is_spam and (
+        mailbox := mailboxes.find_by_id(filter_result.mailbox_id)
+    ):
+        placement = PlannedPlacement(mailbox.id, mailbox.encryption_key)
+    return _with_flag_changes_of_filters(placement, filter_result)
 
 
 def _copy_placements(
     filter_result: FilterResult, mailboxes: ScriptMailboxes
 ) -> Sequence[PlannedPlacement]:
     """Return the placements of the copies that filters make."""
-    found = [box for key in filter_result.copy_mailbox_ids if (box := mailboxes.by_id(key))]
+    target_mailboxes = [
+        mailbox for key in filter_result.copy_mailbox_ids if (mailbox := mailboxes.find_by_id(key))
+    ]
     return [
-        _with_filter_flags(PlannedPlacement(box.id, box.encryption_key), filter_result)
-        for box in found
+        _with_flag_changes_of_filters(
+            PlannedPlacement(mailbox.id, mailbox.encryption_key), filter_result
+        )
+        for mailbox in target_mailboxes
     ]
 
 
-def _with_filter_flags(
+def _with_flag_changes_of_filters(
     placement: PlannedPlacement, filter_result: FilterResult
 ) -> PlannedPlacement:
     """Return the placement with the flags and keywords that filters add and remove."""
-    taken = {word.casefold() for word in filter_result.removed_keywords}
+    removed_keywords = {word.casefold() for word in filter_result.removed_keywords}
     words = {word.casefold(): word for word in (*placement.keywords, *filter_result.added_keywords)}
-    keywords = [word for folded, word in words.items() if folded not in taken][:MAX_KEYWORDS]
+    keywords = [word for folded, word in words.items() if folded not in removed_keywords][
+        :MAX_KEYWORDS
+    ]
     seen, flagged = (
         placement.seen or filter_result.is_seen,
         placement.flagged or filter_result.is_flagged,
@@ -406,30 +332,27 @@ def _delivery_plan_with_script_actions(
     The placement for `keep` is the default placement of the filters.
     """
     spots, errors = list[PlannedPlacement](), list[str]()
-    more: dict[str, Any] = {}
+    script_changes: dict[str, Any] = {}
     notices, sendings = list[MailNotification](), list[PlannedRedirect]()
     for action in script_plan.actions:
         if isinstance(action, Keep) and keep_placement is not None:
-            spots.append(_with_action_flags(keep_placement, action, delivery_plan.filter_result))
+            spots.append(
+                _with_flags_and_edits_of_action(keep_placement, action, delivery_plan.filter_result)
+            )
         elif isinstance(action, FileInto):
             spots.append(_fileinto_placement(delivery_plan, action, errors))
         elif isinstance(action, Redirect):
             sendings.append(PlannedRedirect(action.address, action.edit_count))
         elif isinstance(action, Reject):
-            more["rejection"] = action.reason
+            script_changes["rejection"] = action.reason
         elif isinstance(action, VacationReply):
-            more["vacation"] = action
+            script_changes["vacation"] = action
         elif isinstance(action, MailNotification):
             notices.append(action)
-    if (
-        delivery_plan.recipient_verdict.verdict.is_spam and sendings
-    ):  # redirected spam would count against our reputation
-        sendings = []
-        spots = spots or [delivery_plan.fallback_placement]
     return replace(
         delivery_plan,
         placements=_unique_placements([*spots, *copy_placements])
-        if "rejection" not in more
+        if "rejection" not in script_changes
         else [],
         redirects=sendings,
         notifications=notices,
@@ -437,7 +360,7 @@ def _delivery_plan_with_script_actions(
         new_duplicate_ids=script_plan.tracked_duplicates,
         tested_duplicate_ids=script_plan.checked_duplicate_keys,
         script_error=errors[0] if errors else None,
-        **more,
+        **script_changes,
     )
 
 
@@ -445,35 +368,39 @@ def _fileinto_placement(
     delivery_plan: DeliveryPlan, action: FileInto, errors: list[str]
 ) -> PlannedPlacement:
     """Return the placement of a `fileinto` action; report a missing mailbox in the errors."""
-    boxes, to = delivery_plan.mailboxes, delivery_plan.recipient_verdict.recipient
-    inbox = boxes.by_special_use(SpecialUse.INBOX) or ScriptMailbox(
-        to.mailbox_id, "INBOX", None, to.encryption_key
+    mailboxes, recipient = delivery_plan.mailboxes, delivery_plan.recipient_verdict.recipient
+    inbox = mailboxes.find_by_special_use(SpecialUse.INBOX) or ScriptMailbox(
+        recipient.mailbox_id, "INBOX", None, recipient.encryption_key
     )
-    box = boxes.find_by_special_use_or_path(action.mailbox, action.special_use)
-    if box is not None:
-        spot = PlannedPlacement(box.id, box.encryption_key)
+    mailbox = mailboxes.find_by_special_use_or_path(action.mailbox, action.special_use)
+    if mailbox is not None:
+        placement = PlannedPlacement(mailbox.id, mailbox.encryption_key)
     elif action.create_mailbox:
-        spot = PlannedPlacement(inbox.id, boxes.new_mailbox_key, action.mailbox)
+        placement = PlannedPlacement(inbox.id, mailboxes.new_mailbox_key, action.mailbox)
     else:
-        errors.append(f'there is no mailbox "{action.mailbox}": the message went to INBOX')
-        spot = PlannedPlacement(inbox.id, inbox.encryption_key)
-    return _with_action_flags(spot, action, delivery_plan.filter_result)
+        errors.append(f'There is no mailbox "{action.mailbox}": the message was stored in INBOX.')
+        placement = PlannedPlacement(inbox.id, inbox.encryption_key)
+    return _with_flags_and_edits_of_action(placement, action, delivery_plan.filter_result)
 
 
-def _with_action_flags(
+def _with_flags_and_edits_of_action(
     placement: PlannedPlacement, action: Keep | FileInto, filter_result: FilterResult
 ) -> PlannedPlacement:
     """Return the placement with the flags and header edits of an action."""
-    marks = columns_from_flags(action.flags)
-    keywords = [*placement.keywords, *marks.pop("keywords")]
-    return _with_filter_flags(
-        replace(placement, **marks, keywords=keywords, edit_count=action.edit_count), filter_result
+    flag_columns = columns_from_script_flags(action.flags)
+    keywords = [*placement.keywords, *flag_columns.pop("keywords")]
+    return _with_flag_changes_of_filters(
+        replace(placement, **flag_columns, keywords=keywords, edit_count=action.edit_count),
+        filter_result,
     )
 
 
 def _unique_placements(placements: Sequence[PlannedPlacement]) -> list[PlannedPlacement]:
     """Return one placement per mailbox: the position of the first, the flags of the last."""
     found: dict[tuple[int, str | None], PlannedPlacement] = {}
-    for spot in placements:
-        found[spot.mailbox_id if spot.new_mailbox_path is None else 0, spot.new_mailbox_path] = spot
+    for placement in placements:
+        found[
+            placement.mailbox_id if placement.new_mailbox_path is None else 0,
+            placement.new_mailbox_path,
+        ] = placement
     return list(found.values())

@@ -20,7 +20,7 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.dsn_parser import ReceivedDsn, RecipientResult
 from mail.mime.header_encoding import with_ascii_domain
 from mail.queue import dsn_requests
-from mail.queue.delivery_results import refresh_submission_state
+from mail.queue.delivery_results import refresh_and_journal_submission_state
 from mail.storage.message_trace import stored_text
 from mail.text.storable_text import make_storable
 from models.observability import metrics
@@ -33,8 +33,7 @@ MAX_SUBMISSIONS = 20  # submissions of one message that a report may be about
 
 REPORTS = metrics.counter(
     "merganser_queue_reports",
-    "Recipients of reports that came from other servers and are about mail of the account: what "
-    "they say.",
+    "Recipients in received DSNs: failed, delayed, delivered, relayed, expanded.",
     "action",
 )
 
@@ -46,13 +45,13 @@ class _ReportedRecipients:
     results_by_address: dict[str, RecipientResult] = field(default_factory=dict)
     results_by_orcpt: dict[str, RecipientResult] = field(default_factory=dict)
 
-    def result_of_delivery(self, delivery_row: ColumnRow) -> RecipientResult | None:
+    def result_of_delivery_or_none(self, delivery_row: ColumnRow) -> RecipientResult | None:
         """Return the reported result of a delivery, None if the report doesn't name it."""
         fate = self.results_by_orcpt.get((delivery_row.orcpt or "").lower())
         return fate or next(
             (
                 self.results_by_address[name]
-                for name in address_spellings(delivery_row.recipient)
+                for name in lowercase_address_spellings(delivery_row.recipient)
                 if name in self.results_by_address
             ),
             None,
@@ -70,31 +69,33 @@ def update_reported_deliveries(
 
     With `require_proof`, results without proof are ignored.
     """
-    shown = dsn_requests.split_own_envelope_id(report.envid or "")
+    own_envelope_id = dsn_requests.parse_own_envelope_id_or_none(report.envid or "")
     rows = [
         row
-        for row in _find_reported_submissions(transaction, recipient, report, shown)
+        for row in _find_possibly_reported_submissions(
+            transaction, recipient, report, own_envelope_id
+        )
         if _is_addressed_to_sender(recipient, row.envelope_from)
     ]
-    sought = _index_reported_results(report.recipient_results)
+    reported_results = _index_reported_results(report.recipient_results)
     for row in rows:
         changed = 0
-        for each in _find_reported_deliveries(transaction, row.id, sought):
+        for delivery in _find_reported_deliveries(transaction, row.id, reported_results):
             fate, proven = (
-                sought.result_of_delivery(each),
-                _has_valid_proof(transaction, row, each, shown),
+                reported_results.result_of_delivery_or_none(delivery),
+                _has_valid_proof(transaction, row, delivery, own_envelope_id),
             )
             if (
                 fate
                 and (proven or not require_proof)
-                and _update_delivery_from_report(
-                    transaction, each, fate, report.reporting_mta, proven
+                and _update_delivery_if_changed(
+                    transaction, delivery, fate, report.reporting_mta, proven
                 )
             ):
                 REPORTS.add(str(fate.action))
                 changed += 1
         if changed:
-            refresh_submission_state(
+            refresh_and_journal_submission_state(
                 transaction, recipient.user_id, row.id, changed_at=transaction.environment.now()
             )
 
@@ -103,81 +104,81 @@ def _has_valid_proof(
     transaction: DatabaseTransaction,
     submission_row: ColumnRow,
     delivery_row: ColumnRow,
-    queue_id_and_proof: tuple[str, str] | None,
+    own_envelope_id: dsn_requests.OwnEnvelopeId | None,
 ) -> bool:
     """Return True if the report has the proof for this delivery."""
-    if queue_id_and_proof is None or queue_id_and_proof[0] != submission_row.queue_id:
+    if own_envelope_id is None or own_envelope_id.queue_id != submission_row.queue_id:
         return False
     return dsn_requests.is_valid_proof(
-        transaction.environment, submission_row.queue_id, delivery_row.domain, queue_id_and_proof[1]
+        transaction.environment, submission_row.queue_id, delivery_row.domain, own_envelope_id.proof
     )
 
 
-def _find_reported_submissions(
+def _find_possibly_reported_submissions(
     transaction: DatabaseTransaction,
     recipient: LocalRecipient,
     report: ReceivedDsn,
-    queue_id_and_proof: tuple[str, str] | None,
+    own_envelope_id: dsn_requests.OwnEnvelopeId | None,
 ) -> Sequence[ColumnRow]:
     """Return the submissions of the account that the report can be about, the newest first.
 
     Columns: id, queue_id, envelope_from.
     """
-    theirs = (
+    statement = (
         select(col(Submission.id), col(Submission.queue_id), col(Submission.envelope_from))
         .where(col(Submission.user_id) == recipient.user_id)
         .order_by(col(Submission.created_at).desc(), col(Submission.id).desc())
         .limit(MAX_SUBMISSIONS)
     )
     ways: list[Any] = (
-        [col(Submission.queue_id) == queue_id_and_proof[0]] if queue_id_and_proof else []
+        [col(Submission.queue_id) == own_envelope_id.queue_id] if own_envelope_id else []
     )
-    if report.envid and not queue_id_and_proof:
+    if report.envid and not own_envelope_id:
         ways.append(col(Submission.envid) == make_storable(report.envid))
     if report.original_message_id:
         ways.append(col(Submission.header_id) == stored_text(report.original_message_id))
-    for way in ways:
-        if rows := transaction.connection.execute(theirs.where(way)).all():
+    for find_submissions in ways:
+        if rows := transaction.connection.execute(statement.where(find_submissions)).all():
             return rows
     return []
 
 
 def _is_addressed_to_sender(recipient: LocalRecipient, envelope_sender: str) -> bool:
     """Return True if the report was sent to the envelope sender of the submission."""
-    asked = {
-        normalized_address(each)
-        for each in (recipient.address, recipient.original_address, recipient.rewritten_address)
-        if each
+    addresses = {
+        normalized_address(address)
+        for address in (recipient.address, recipient.original_address, recipient.rewritten_address)
+        if address
     }
-    return normalized_address(envelope_sender) in asked
+    return normalized_address(envelope_sender) in addresses
 
 
 def _index_reported_results(recipient_results: Iterable[RecipientResult]) -> _ReportedRecipients:
     """Index the reported results by address and ORCPT."""
-    sought = _ReportedRecipients()
+    reported_results = _ReportedRecipients()
     for fate in recipient_results:
         if fate.orcpt:
-            sought.results_by_orcpt.setdefault(fate.orcpt, fate)
+            reported_results.results_by_orcpt.setdefault(fate.orcpt, fate)
         for address in fate.addresses:
-            for name in address_spellings(address):
-                sought.results_by_address.setdefault(name, fate)
-    return sought
+            for name in lowercase_address_spellings(address):
+                reported_results.results_by_address.setdefault(name, fate)
+    return reported_results
 
 
-def address_spellings(address: str) -> set[str]:
+def lowercase_address_spellings(address: str) -> set[str]:
     """Return the spellings of an address in lower case: as given, normalized, in ASCII."""
     local, _, domain = address.lower().rpartition("@")
-    made = {f"{local}@{domain}", f"{local}@{normalized_address(address).domain}"}
+    spellings = {f"{local}@{domain}", f"{local}@{normalized_address(address).domain}"}
     with suppress(UnicodeError):  # not a valid host name: only the given spelling is compared
-        made.add(with_ascii_domain(f"{local}@{domain}"))
-    return made
+        spellings.add(with_ascii_domain(f"{local}@{domain}"))
+    return spellings
 
 
 def _find_reported_deliveries(
     transaction: DatabaseTransaction, submission_id: int, reported_recipients: _ReportedRecipients
 ) -> Sequence[ColumnRow]:
     """Return the rows of the submission's deliveries that the report names, by ID."""
-    asked = (
+    statement = (
         select(
             col(QueueEntry.id),
             col(QueueEntry.recipient),
@@ -200,10 +201,10 @@ def _find_reported_deliveries(
         )
         .order_by(col(QueueEntry.id))
     )
-    return transaction.connection.execute(asked).all()
+    return transaction.connection.execute(statement).all()
 
 
-def _update_delivery_from_report(
+def _update_delivery_if_changed(
     transaction: DatabaseTransaction,
     delivery_row: ColumnRow,
     recipient_result: RecipientResult,
@@ -214,7 +215,7 @@ def _update_delivery_from_report(
 
     An unproven report doesn't change a delivery with a proven one.
     """
-    state = _state_after_report(delivery_row, recipient_result.action, is_proven=is_proven)
+    state = _state_after_report_or_none(delivery_row, recipient_result.action, is_proven=is_proven)
     text = make_storable(recipient_result.reply_text)
     if state is None or (delivery_row.dsn_verified and not is_proven):
         return False
@@ -224,9 +225,9 @@ def _update_delivery_from_report(
         delivery_row.dsn_verified,
     ):
         return False
-    this = update(QueueEntry).where(col(QueueEntry.id) == delivery_row.id)
+    statement = update(QueueEntry).where(col(QueueEntry.id) == delivery_row.id)
     transaction.connection.execute(
-        this.values(
+        statement.values(
             state=state,
             last_code=recipient_result.reply_code,
             last_response=text,
@@ -238,7 +239,7 @@ def _update_delivery_from_report(
     return True
 
 
-def _state_after_report(
+def _state_after_report_or_none(
     delivery_row: ColumnRow, action: DsnAction, *, is_proven: bool
 ) -> DeliveryState | None:
     """Return the state of a delivery after a report, None if the report must not change it.

@@ -8,7 +8,6 @@ after it.
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,8 +23,8 @@ from mail.autoreply import (
     sieve_vacation,
 )
 from mail.autoreply.reply_sender import AUTOREPLIES
-from mail.filters import filter_compiler
-from mail.filters.filter_compiler import CompiledFilter, FilterTestMessage
+from mail.filters import filter_compiler, filter_evaluation
+from mail.filters.filter_evaluation import CompiledFilter, FilterTestMessage
 from mail.filters.filter_result import NO_FILTERS, FilterResult, FilterTarget
 from mail.filters.script_environment import ScriptMailboxes
 from mail.inbound.incoming_message import IncomingMessage
@@ -42,7 +41,7 @@ from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
     Webhook,
     WebhookDeliveryState,
-    insert_deliveries_of_existing_webhooks,
+    insert_deliveries_and_lanes_if_webhook_exists,
 )
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.secret_box import DecryptionError
@@ -56,6 +55,8 @@ from models.store.prepared_statements import (
 from models.users.tables import User
 
 log = logging.getLogger(__name__)
+
+MAX_LOGGED_FILTERS = 10  # in the log entry about filters beyond the step limits
 
 
 @prepare_cached
@@ -79,7 +80,7 @@ _INCREMENT_MATCH_COUNT = PreparedStatement(
 )
 
 
-async def run_filters(
+async def run_filters_if_any(
     environment: Environment,
     incoming: "IncomingMessage",
     recipient_verdicts: Sequence[RecipientVerdict],
@@ -88,52 +89,63 @@ async def run_filters(
 
     Runs one SQL statement. Returns an empty list, without a statement, if no account has filters.
     """
-    users = [each.recipient.user_id for each in recipient_verdicts if each.recipient.has_filters]
+    users = [
+        verdict.recipient.user_id for verdict in recipient_verdicts if verdict.recipient.has_filters
+    ]
     if not users:
         return []
-    asked = _select_active_filters(environment.database.dialect)
+    statement = _select_active_filters(environment.database.dialect)
     rules: defaultdict[int, list[CompiledFilter]] = defaultdict(list)
-    for row in await environment.database.read_prepared(asked, {"users": users}):
-        rules[row.user_id].append(compiled_filter_from_row(environment, row))
+    for row in await environment.database.read_prepared(statement, {"users": users}):
+        rules[row.user_id].append(filter_with_secret_targets_from_row(environment, row))
     looked = FilterTestMessage(incoming.sieve_message)
     works = {
-        ("filters", user): partial(_run_filters_of_account, user, it, looked)
-        for user, it in rules.items()
+        ("filters", user): partial(_run_filters_of_account_or_log_error, user, rule, looked)
+        for user, rule in rules.items()
     }
-    found = await inline_or_thread.run_inline_or_in_thread(
+    results_by_user = await inline_or_thread.run_inline_or_in_thread(
         works, in_memory=incoming.is_small_and_in_memory
     )
     return [
-        found.get(("filters", each.recipient.user_id), NO_FILTERS) for each in recipient_verdicts
+        results_by_user.get(("filters", verdict.recipient.user_id), NO_FILTERS)
+        for verdict in recipient_verdicts
     ]
 
 
-def _run_filters_of_account(
+def _run_filters_of_account_or_log_error(
     user_id: int, rules: Sequence[CompiledFilter], test_message: FilterTestMessage
 ) -> FilterResult:
     """Return the filter result of an account. On an unexpected error the filters have no effect."""
     try:
-        return filter_compiler.filter_result(rules, test_message)
+        result = filter_evaluation.combined_result_of_matching_filters(rules, test_message)
     except Exception:
-        log.exception("filters could not be run", extra={"user": user_id})
+        log.exception("Could not run the filters", extra={"user": user_id})
         return NO_FILTERS
+    if result.stopped_filter_ids:
+        extra = {"user": user_id, "filters": result.stopped_filter_ids[:MAX_LOGGED_FILTERS]}
+        log.warning("Filters did not run to their end: too many steps", extra=extra)
+    return result
 
 
-def compiled_filter_from_row(environment: Environment, filter_row: ColumnRow) -> CompiledFilter:
+def filter_with_secret_targets_from_row(
+    environment: Environment, filter_row: ColumnRow
+) -> CompiledFilter:
     """Return a compiled filter from its row, with the secret URLs of its targets."""
     try:
-        known = forward_targets.decrypt_relay_urls(environment, filter_row.id, filter_row.relays)
+        relay_urls = forward_targets.decrypt_relay_urls(
+            environment, filter_row.id, filter_row.relays
+        )
     except DecryptionError:  # the relay refuses the sign-in, and the queue reports it
-        log.warning("a relay's password cannot be opened", extra={"filter": filter_row.id})
-        known = {}
-    to = [
-        FilterTarget(filter_row.id, shown, known.get(shown, shown))
-        for shown in filter_row.forward_to
+        log.warning("The password of a relay can't be decrypted", extra={"filter": filter_row.id})
+        relay_urls = {}
+    targets = [
+        FilterTarget(filter_row.id, target, relay_urls.get(target, target))
+        for target in filter_row.forward_to
     ]
-    return CompiledFilter(filter_row.id, filter_row.query, filter_row.action, to)
+    return CompiledFilter(filter_row.id, filter_row.query, filter_row.action, targets)
 
 
-def record_matches_and_webhooks(
+def count_matches_and_insert_webhook_deliveries(
     transaction: DatabaseTransaction,
     user_id: int,
     filter_result: FilterResult,
@@ -153,11 +165,6 @@ def record_matches_and_webhooks(
         )
 
 
-def without_recorded_actions(filter_result: FilterResult) -> FilterResult:
-    """Return the filter result without matches and webhooks that are already recorded."""
-    return replace(filter_result, matched_filter_ids=(), webhook_ids=())
-
-
 def _insert_webhook_deliveries(
     transaction: DatabaseTransaction,
     user_id: int,
@@ -174,7 +181,7 @@ def _insert_webhook_deliveries(
             col(Webhook.active),
         )
     )
-    now, number = transaction.environment.now(), transaction.lock_stream(user_id)
+    now, number = transaction.environment.now(), transaction.lock_stream_and_read_position(user_id)
     rows = [
         {
             "id": transaction.environment.new_id(),
@@ -192,7 +199,7 @@ def _insert_webhook_deliveries(
         for row in transaction.connection.execute(hooks)
     ]
     if rows:
-        insert_deliveries_of_existing_webhooks(transaction.connection, now, rows)
+        insert_deliveries_and_lanes_if_webhook_exists(transaction.connection, now, rows)
         transaction.workers_to_wake.add(WEBHOOKS)
 
 
@@ -200,12 +207,12 @@ def _event_body(
     filter_result: FilterResult, message: StorableMessage, inserted: InsertedMessage | None
 ) -> dict[str, Any]:
     """Return the event body. The message is named only by ID."""
-    told = {"message": inserted.message_id if inserted else None, "size": message.size}
-    objects = [{"id": key, **told} for key in filter_result.matched_filter_ids]
+    body = {"message": inserted.message_id if inserted else None, "size": message.size}
+    objects = [{"id": key, **body} for key in filter_result.matched_filter_ids]
     return {"domain": None, "objects": objects, "origin": None}
 
 
-async def send_first_filter_reply(
+async def send_first_filter_reply_if_addressed(
     environment: Environment,
     incoming: "IncomingMessage",
     recipient_verdict: RecipientVerdict,
@@ -213,20 +220,22 @@ async def send_first_filter_reply(
     mailboxes: ScriptMailboxes,
 ) -> None:
     """Send the reply of the first matching filter, under the rules of all automatic replies."""
-    reply, to, letter = (
+    reply, recipient, message = (
         filter_result.replies[0],
         recipient_verdict.recipient,
         incoming.message,
     )
-    named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
+    header_addresses = [
+        header_address.address for header_address in (*message.facts.to, *message.facts.cc)
+    ]
     if not await is_account_in_header_addresses(
-        environment, (to.user_id, to.address_id), to.address, named
+        environment, (recipient.user_id, recipient.address_id), recipient.address, header_addresses
     ):
         AUTOREPLIES.add(NoReplyReason.NOT_ADDRESSED.metric_label)
         return
-    came = AutoreplyTrigger(incoming.envelope_sender, to.address, letter.facts.subject)
+    trigger = AutoreplyTrigger(incoming.envelope_sender, recipient.address, message.facts.subject)
     rule = AutoreplyRule(subject=reply.subject, text=reply.text, html=reply.html_text)
-    words = reply_content_unless_empty(rule, came)
+    words = reply_content_unless_empty(rule, trigger)
     if isinstance(words, NoReplyReason):
         return
     action = VacationReply(
@@ -234,9 +243,9 @@ async def send_first_filter_reply(
         handle=filter_compiler.vacation_handle(reply.filter_id),
         interval_seconds=int(environment.options.autoreply_interval.total_seconds()),
         subject=words.subject,
-        reason=filter_compiler.reply_body(reply.text, reply.html_text),
+        reason=filter_compiler.reply_body_of_text_and_html(reply.text, reply.html_text),
         is_mime=bool(reply.html_text),
     )
-    await sieve_vacation.send_vacation_reply(
+    await sieve_vacation.send_vacation_reply_if_allowed(
         environment, incoming, recipient_verdict, action, mailboxes
     )

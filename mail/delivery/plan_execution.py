@@ -1,43 +1,52 @@
 """Execute the delivery plan of a recipient: store, redirect, refuse and reply.
 
-All placements are stored in one transaction, with the state of the script. Redirects and replies
-follow. Receipts keep a repeated delivery after a crash from doing a step twice. A message that was
-neither stored nor redirected is kept in the fallback mailbox, so that none is lost.
+One transaction stores all placements, queues the redirects and records the state of the script. So
+an ID that `duplicate` tested is recorded only if the actions succeed (RFC 7352, section 3). A
+message that is not stored and not completely redirected is kept in the fallback mailbox, so that
+none is lost. Replies follow. Receipts keep a repeated delivery from doing a step twice.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import or_, update
-from sqlalchemy.exc import StatementError
 from sqlmodel import col
 
-from mail import autoreply, sieve
+from mail import autoreply
 from mail.autoreply import sieve_notification, sieve_vacation
 from mail.delivery import dsn_matching, filter_execution, trace_steps
-from mail.delivery.delivery_plan import DeliveryPlan, PlannedPlacement, plan_deliveries
+from mail.delivery.delivery_plan import (
+    DeliveryPlan,
+    PlannedPlacement,
+    run_scripts_and_plan_deliveries,
+)
+from mail.delivery.plan_redirects import (
+    enqueue_plan_redirects_and_return_error,
+    prepare_plan_redirects,
+    with_header_edits,
+)
 from mail.delivery.script_rejection import RejectedByScript
 from mail.envelope.local_recipient import LocalRecipient
-from mail.filters.script_state import remember_key, remembered_keys
+from mail.filters.script_environment import NO_MAILBOXES, load_script_mailboxes
+from mail.filters.script_state import load_remembered_sieve_keys, upsert_remembered_sieve_key
 from mail.inbound.incoming_message import IncomingMessage
-from mail.queue.redirect import enqueue_redirect
-from mail.recipients.forward_targets import ForwardEndpoint
-from mail.recipients.recipient_routes import OutgoingForward
-from mail.sieve import Edit
+from mail.queue.redirect import PreparedRedirect
 from mail.storage import delivery_headers, openpgp_encryption, received_messages
-from mail.storage.header_prepend import read_beginning, replace_beginning
+from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_flags import MAX_KEYWORDS
-from mail.storage.message_insert import InsertedMessage, InsertKind, MessagePlacement
-from mail.storage.received_messages import DeliveryCopies, receipt_digest
+from mail.storage.message_insert import InsertedMessage, MessagePlacement
+from mail.storage.quota import InsertKind
+from mail.storage.received_messages import AfterInsert, DeliveryCopies, receipt_digest
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
-from models.errors import NotFound, RequestError
+from models.errors import NotFound
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry
 from models.filters.sieve_scripts import SieveMemoryKind, SieveScript
@@ -50,12 +59,16 @@ log = logging.getLogger(__name__)
 MAX_TRIES = 3  # if other deliveries change the state of the script
 ERROR_REPEAT_INTERVAL = timedelta(hours=1)  # between two records of the same script error
 SIEVE_RUNS = metrics.counter(
-    "merganser_sieve_runs", "Scripts that mail was run through: done, or failed.", "outcome"
+    "merganser_sieve_runs", "Runs of Sieve scripts: done, failed.", "outcome"
 )
 
 
 class _DuplicateIdsChanged(Exception):
     """An ID that the script tested for duplicates was stored in the meantime."""
+
+
+class _RedirectRefused(Exception):
+    """A redirect was refused, and the plan does not store the message."""
 
 
 async def execute_plan(
@@ -66,118 +79,189 @@ async def execute_plan(
 ) -> InsertedMessage | None:
     """Execute the plan of a recipient. Returns None if the message is not stored.
 
-    On return all is durable. Raises RejectedByScript, ServiceUnavailable if the message can't be
-    encrypted, and the errors of `received_messages.store_copies_once`. Holds `encryption_slot`
-    while a copy with its own bytes is in memory.
+    On return all is durable; if an error is raised, nothing is. Raises RejectedByScript,
+    ServiceUnavailable if the message can't be encrypted, and the errors of
+    `received_messages.store_copies_once`. Holds `encryption_slot` while a copy with its own bytes
+    is in memory.
     """
     if plan.script_id is not None:
         SIEVE_RUNS.add("failed" if plan.script_error else "done")
-    if plan.rejection is not None:
-        raise RejectedByScript(plan.rejection)
     for _ in range(MAX_TRIES):
+        if plan.rejection is not None:
+            raise RejectedByScript(plan.rejection)
         try:
-            placed = await _store_plan_or_use_inbox(environment, incoming, plan, encryption_slot)
+            stored_copies = await _store_and_redirect_or_use_fallback(
+                environment, incoming, plan, encryption_slot
+            )
             break
         except _DuplicateIdsChanged:
-            (plan,) = await plan_deliveries(
+            (plan,) = await run_scripts_and_plan_deliveries(
                 environment, incoming, [plan.recipient_verdict], [plan.filter_result]
             )
-            if plan.rejection is not None:
-                raise RejectedByScript(plan.rejection) from None
     else:
-        raise RuntimeError("what the script hung on has changed each time")
-    failed = await _enqueue_redirects_and_return_error(environment, incoming, plan, placed)
-    if failed:
-        plan = replace(plan, script_error=plan.script_error or failed)
-        if not plan.is_stored:
-            kept = replace(
-                plan,
-                placements=[plan.fallback_placement],
-                new_duplicate_ids=(),
-                tested_duplicate_ids=frozenset(),
-            )
-            plan = replace(
-                kept, filter_result=filter_execution.without_recorded_actions(plan.filter_result)
-            )
-            placed = await _store_plan_or_use_inbox(environment, incoming, plan, encryption_slot)
-        elif plan.script_id is not None:
-            await environment.run_transaction(
-                lambda turn: _store_script_error(turn, plan),
-                plan.recipient_verdict.recipient.user_id,
-            )
+        raise RuntimeError("the state that the script depends on changed at each attempt")
     await _send_reply_and_notifications(environment, incoming, plan)
-    return placed
+    return stored_copies
 
 
-async def _store_plan_or_use_inbox(
+async def store_in_fallback_mailbox(
     environment: Environment,
     incoming: "IncomingMessage",
     plan: DeliveryPlan,
     encryption_slot: asyncio.Semaphore,
 ) -> InsertedMessage | None:
-    """Store all placements with the script state. Uses INBOX in place of a deleted mailbox."""
-    receipt = receipt_digest(
-        incoming.message, plan.recipient_verdict.recipient, incoming.envelope_sender
-    )
-    remarks = plan.new_duplicate_ids or plan.script_error or plan.filter_result.matched_filter_ids
-    if not (plan.placements or remarks or incoming.dsn):
-        return None
+    """Store a message that an executed plan did not store, so that it is not lost.
 
-    def write_with_message(
-        transaction: DatabaseTransaction, inserted: InsertedMessage | None
-    ) -> None:
-        _raise_if_duplicate_ids_changed(transaction, plan, receipt)
-        record_script_state_and_matches(transaction, plan, (incoming.message, receipt), inserted)
-        if incoming.dsn is not None:
-            doubtful = plan.recipient_verdict.verdict.is_spam
-            dsn_matching.update_reported_deliveries(
-                transaction, plan.recipient_verdict.recipient, incoming.dsn, require_proof=doubtful
+    Its redirects, the script state and the matches of filters are not recorded again. Raises as
+    `execute_plan`.
+    """
+    fallback_plan = replace(
+        plan,
+        placements=[plan.fallback_placement],
+        new_duplicate_ids=(),
+        tested_duplicate_ids=frozenset(),
+        filter_result=replace(plan.filter_result, matched_filter_ids=(), webhook_ids=()),
+    )
+    return await _store_plan_or_use_inbox(
+        environment, incoming, (fallback_plan, ()), encryption_slot
+    )
+
+
+async def _store_and_redirect_or_use_fallback(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan: DeliveryPlan,
+    encryption_slot: asyncio.Semaphore,
+) -> InsertedMessage | None:
+    """Store and redirect a message. If it would be stored nowhere and a redirect fails, keep it."""
+    with ExitStack() as temporary_files:
+        prepared = await prepare_plan_redirects(environment, incoming, plan, temporary_files)
+        if prepared.error is not None:
+            plan = _kept_with_error(plan, prepared.error)
+        try:
+            return await _store_plan_or_use_inbox(
+                environment, incoming, (plan, prepared.redirects), encryption_slot
+            )
+        except _RedirectRefused as refusal:
+            plan = _kept_with_error(plan, str(refusal))
+            return await _store_plan_or_use_inbox(
+                environment, incoming, (plan, prepared.redirects), encryption_slot
             )
 
+
+def _kept_with_error(plan: DeliveryPlan, redirect_error: str) -> DeliveryPlan:
+    """Return the plan with the error of a redirect. A message that is stored nowhere is kept."""
+    return replace(
+        plan,
+        placements=plan.placements or [plan.fallback_placement],
+        script_error=plan.script_error or redirect_error,
+    )
+
+
+async def _store_plan_or_use_inbox(
+    environment: Environment,
+    incoming: "IncomingMessage",
+    plan_and_redirects: tuple[DeliveryPlan, Sequence[PreparedRedirect]],
+    encryption_slot: asyncio.Semaphore,
+) -> InsertedMessage | None:
+    """Store all placements, redirects and the script state.
+
+    Uses INBOX in place of a deleted mailbox. Raises _RedirectRefused, _DuplicateIdsChanged and the
+    errors of `received_messages.store_copies_once`; nothing is stored then.
+    """
+    plan, redirects = plan_and_redirects
+    recipient, verdict = plan.recipient_verdict.recipient, plan.recipient_verdict.verdict
+    receipt = receipt_digest(incoming.message, recipient, incoming.envelope_sender)
+    remarks = plan.new_duplicate_ids or plan.script_error or plan.filter_result.matched_filter_ids
+    if not (plan.placements or redirects or remarks or incoming.dsn):
+        return None
+
+    def write_redirects_script_state_and_dsn_results(
+        transaction: DatabaseTransaction,
+        inserted: InsertedMessage | None,
+        redirect_blobs: Sequence[StoredMessageBlobs],
+    ) -> None:
+        _raise_if_duplicate_ids_changed(transaction, plan, receipt)
+        error = enqueue_plan_redirects_and_return_error(
+            transaction, list(zip(redirects, redirect_blobs, strict=True)), inserted
+        )
+        if error is not None and not plan.is_stored:
+            raise _RedirectRefused(error)
+        executed_plan = replace(plan, script_error=plan.script_error or error)
+        record_script_state_and_matches(
+            transaction, executed_plan, (incoming.message, receipt), inserted
+        )
+        if incoming.dsn is not None:
+            dsn_matching.update_reported_deliveries(
+                transaction, recipient, incoming.dsn, require_proof=verdict.is_spam
+            )
+
+    copies = DeliveryCopies(
+        receipt,
+        (),
+        _insert_kind(incoming),
+        queued_messages=[redirect.message for redirect in redirects],
+    )
+    store = partial(
+        _store_placements,
+        environment,
+        incoming,
+        encryption_slot=encryption_slot,
+        write_with_message=write_redirects_script_state_and_dsn_results,
+    )
     try:
-        return await _store_placements(
-            environment, incoming, (plan, receipt), encryption_slot, write_with_message
-        )
+        return await store((plan, copies))
     except NotFound as gone:
-        inbox = plan.mailboxes.by_special_use(SpecialUse.INBOX)
-        spot = PlannedPlacement(inbox.id, inbox.encryption_key) if inbox else None
-        if gone.path != ["mailbox"] or spot is None or list(plan.placements) == [spot]:
+        if gone.path != ["mailbox"]:
             raise
-        rest = replace(plan, placements=[spot])  # a mailbox was deleted in the meantime
-        return await _store_placements(
-            environment, incoming, (rest, receipt), encryption_slot, write_with_message
-        )
+        inbox_placement = await _load_inbox_placement_or_none(environment, plan)
+        if inbox_placement is None:  # the account was deleted
+            raise
+        return await store((replace(plan, placements=[inbox_placement]), copies))
+
+
+async def _load_inbox_placement_or_none(
+    environment: Environment, plan: DeliveryPlan
+) -> PlannedPlacement | None:
+    user_id = plan.recipient_verdict.recipient.user_id
+    mailboxes = (await load_script_mailboxes(environment, [user_id])).get(user_id, NO_MAILBOXES)
+    inbox = mailboxes.find_by_special_use(SpecialUse.INBOX)
+    return PlannedPlacement(inbox.id, inbox.encryption_key) if inbox else None
 
 
 async def _store_placements(
     environment: Environment,
     incoming: "IncomingMessage",
-    plan_and_receipt: tuple[DeliveryPlan, str],
+    plan_and_copies: tuple[DeliveryPlan, DeliveryCopies],
     encryption_slot: asyncio.Semaphore,
-    write_with_message: Callable[[DatabaseTransaction, InsertedMessage | None], None],
+    write_with_message: AfterInsert,
 ) -> InsertedMessage | None:
-    """Store the placements of a plan in one transaction."""
-    todo, receipt = plan_and_receipt
-    to = todo.recipient_verdict.recipient
-    with ExitStack() as made:
-        places = [storage_placement(environment, incoming, todo, spot) for spot in todo.placements]
-        if not any(spot.edit_count or spot.encryption_key is not None for spot in todo.placements):
-            letter = await _with_delivery_headers(
-                incoming, incoming.raw_message, incoming.message, to, made
+    """Store the placements of a plan in one transaction. The copies are still without them."""
+    plan, copies = plan_and_copies
+    recipient = plan.recipient_verdict.recipient
+    with ExitStack() as temporary_files:
+        placements = [
+            storage_placement(environment, incoming, plan, planned_placement)
+            for planned_placement in plan.placements
+        ]
+        if not any(
+            planned_placement.edit_count or planned_placement.encryption_key is not None
+            for planned_placement in plan.placements
+        ):
+            message = await _with_delivery_headers(
+                incoming, incoming.raw_message, incoming.message, recipient, temporary_files
             )
-            copies = DeliveryCopies(
-                receipt, [(letter, there) for there in places], _insert_kind(incoming)
-            )
+            copies = replace(copies, placements=[(message, placement) for placement in placements])
             return await received_messages.store_copies_once(
-                environment, to, copies, write_with_message
+                environment, recipient, copies, write_with_message
             )
         async with encryption_slot:
-            each = await messages_for_placements(environment, incoming, todo, made)
-            copies = DeliveryCopies(
-                receipt, list(zip(each, places, strict=True)), _insert_kind(incoming)
+            messages = await prepare_messages_for_placements(
+                environment, incoming, plan, temporary_files
             )
+            copies = replace(copies, placements=list(zip(messages, placements, strict=True)))
             return await received_messages.store_copies_once(
-                environment, to, copies, write_with_message
+                environment, recipient, copies, write_with_message
             )
 
 
@@ -221,53 +305,60 @@ def storage_placement(
     )
 
 
-async def messages_for_placements(
+async def prepare_messages_for_placements(
     environment: Environment,
     incoming: "IncomingMessage",
     plan: DeliveryPlan,
     temporary_files: ExitStack,
 ) -> list[StorableMessage]:
     """Return the message for each placement: with header edits, encryption and delivery headers."""
-    made: dict[tuple[int, str | None], StorableMessage] = {}
-    for spot in plan.placements:
-        if (spot.edit_count, spot.encryption_key) not in made:
-            made[spot.edit_count, spot.encryption_key] = await _message_for_placement(
-                environment, incoming, (plan, spot), temporary_files
+    messages: dict[tuple[int, str | None], StorableMessage] = {}
+    for placement in plan.placements:
+        if (placement.edit_count, placement.encryption_key) not in messages:
+            messages[
+                placement.edit_count, placement.encryption_key
+            ] = await _edit_and_encrypt_for_placement(
+                environment, incoming, (plan, placement), temporary_files
             )
-    return [made[spot.edit_count, spot.encryption_key] for spot in plan.placements]
+    return [
+        messages[placement.edit_count, placement.encryption_key] for placement in plan.placements
+    ]
 
 
-async def _message_for_placement(
+async def _edit_and_encrypt_for_placement(
     environment: Environment,
     incoming: "IncomingMessage",
     plan_and_placement: tuple[DeliveryPlan, PlannedPlacement],
     temporary_files: ExitStack,
 ) -> StorableMessage:
     """Return the message for one placement."""
-    source, letter, (todo, spot) = incoming.raw_message, incoming.message, plan_and_placement
-    to = todo.recipient_verdict.recipient
+    source, message, (plan, placement) = incoming.raw_message, incoming.message, plan_and_placement
+    recipient = plan.recipient_verdict.recipient
 
-    async def read_changed(raw_message: bytes | Path) -> StorableMessage:
-        made, found = await received_messages.parse_storable_message(raw_message), incoming.message
+    async def parse_changed_message(raw_message: bytes | Path) -> StorableMessage:
+        changed_message, original_message = (
+            await received_messages.parse_storable_message(raw_message),
+            incoming.message,
+        )
         return replace(
-            made,
+            changed_message,
             received_digest=incoming.content_digest,
-            verification=found.verification,
-            scan=found.scan,
+            authentication=original_message.authentication,
+            scan=original_message.scan,
         )
 
-    if spot.edit_count:
-        source = await _with_header_edits(
-            incoming, todo.header_edits[: spot.edit_count], temporary_files
+    if placement.edit_count:
+        source = await with_header_edits(
+            incoming, plan.header_edits[: placement.edit_count], temporary_files
         )
-        letter = await read_changed(source)
-    if spot.encryption_key is not None:
+        message = await parse_changed_message(source)
+    if placement.encryption_key is not None:
         sealed = await openpgp_encryption.encrypt_to_bytes_unless_encrypted(
-            environment, source, letter, (to.user_id, spot.encryption_key)
+            environment, source, message, (recipient.user_id, placement.encryption_key)
         )
         if sealed is not None:
-            source, letter = sealed, await read_changed(sealed)
-    return await _with_delivery_headers(incoming, source, letter, to, temporary_files)
+            source, message = sealed, await parse_changed_message(sealed)
+    return await _with_delivery_headers(incoming, source, message, recipient, temporary_files)
 
 
 async def _with_delivery_headers(
@@ -280,22 +371,8 @@ async def _with_delivery_headers(
     """Return the message with our delivery headers. A fetched message gets none."""
     if incoming.fetched is not None:
         return message
-    return await delivery_headers.add_delivery_headers_and_label(
+    return await delivery_headers.add_delivery_headers_and_subject_label(
         raw_message, message, recipient, incoming.envelope_sender, temporary_files
-    )
-
-
-async def _with_header_edits(
-    incoming: "IncomingMessage", header_edits: Sequence[Edit], temporary_files: ExitStack
-) -> bytes | Path:
-    """Return the message with header edits. A temporary file is closed with `temporary_files`."""
-    end = incoming.message.facts.structure.body_start
-    head = await read_beginning(incoming.raw_message, end)
-    return await replace_beginning(
-        incoming.raw_message,
-        await asyncio.to_thread(sieve.edit_header_block, head, header_edits),
-        end,
-        temporary_files,
     )
 
 
@@ -309,11 +386,11 @@ def record_script_state_and_matches(
 
     Runs in the transaction that stores the message.
     """
-    letter, receipt = message_and_receipt
+    message, receipt = message_and_receipt
     _remember_duplicate_ids(transaction, plan, receipt)
-    _store_script_error(transaction, plan)
-    filter_execution.record_matches_and_webhooks(
-        transaction, plan.recipient_verdict.recipient.user_id, plan.filter_result, letter, inserted
+    _store_script_error_if_new(transaction, plan)
+    filter_execution.count_matches_and_insert_webhook_deliveries(
+        transaction, plan.recipient_verdict.recipient.user_id, plan.filter_result, message, inserted
     )
 
 
@@ -325,7 +402,7 @@ def _raise_if_duplicate_ids_changed(
         return
     user = plan.recipient_verdict.recipient.user_id
     if (
-        remembered_keys(
+        load_remembered_sieve_keys(
             transaction, user, SieveMemoryKind.DUPLICATE, plan.tested_duplicate_ids, receipt_digest
         )
         != plan.known_duplicate_ids & plan.tested_duplicate_ids
@@ -338,18 +415,18 @@ def _remember_duplicate_ids(
 ) -> None:
     """Store the IDs of `duplicate` tests until they expire."""
     now = transaction.environment.now()
-    for one in plan.new_duplicate_ids:
-        until = now + timedelta(seconds=one.seconds)
-        remember_key(
+    for duplicate_id in plan.new_duplicate_ids:
+        until = now + timedelta(seconds=duplicate_id.seconds)
+        upsert_remembered_sieve_key(
             transaction,
             plan.recipient_verdict.recipient.user_id,
-            (SieveMemoryKind.DUPLICATE, one.key),
+            (SieveMemoryKind.DUPLICATE, duplicate_id.key),
             until,
             receipt_digest,
         )
 
 
-def _store_script_error(transaction: DatabaseTransaction, plan: DeliveryPlan) -> None:
+def _store_script_error_if_new(transaction: DatabaseTransaction, plan: DeliveryPlan) -> None:
     """Store the error of a script for its user. The same error is stored at most once an hour."""
     if plan.script_error is None or plan.script_id is None:
         return
@@ -359,83 +436,14 @@ def _store_script_error(transaction: DatabaseTransaction, plan: DeliveryPlan) ->
         col(SieveScript.last_error) != text,
         col(SieveScript.last_error_at) <= now - ERROR_REPEAT_INTERVAL,
     )
-    shown = (
+    statement = (
         update(SieveScript)
         .where(col(SieveScript.id) == plan.script_id, new)
         .values(last_error=text, last_error_at=now)
     )
-    if transaction.connection.execute(shown).rowcount:
+    if transaction.connection.execute(statement).rowcount:
         entry = JournalEntry(EventType.SIEVE_FAILED, [plan.script_id])
         transaction.record_entry(plan.recipient_verdict.recipient.user_id, entry, at=now)
-
-
-async def _enqueue_redirects_and_return_error(
-    environment: Environment,
-    incoming: "IncomingMessage",
-    plan: DeliveryPlan,
-    inserted: InsertedMessage | None,
-) -> str | None:
-    """Enqueue the redirects of a plan. Returns the text of the last error, or None."""
-    failed, key = None, inserted.message_id if inserted else None
-    for edits, onward in edit_counts_and_forwards_of_plan(plan):
-        shown = ", ".join([*onward.target_addresses, *(via.public_url for via in onward.endpoints)])
-        try:
-            with ExitStack() as files:
-                source, letter = await message_with_header_edits(incoming, plan, edits, files)
-                came = incoming.content_digest, incoming.envelope_sender
-                wish = incoming.dsn_request_for_forward(plan.recipient_verdict.recipient)
-                whole = replace(onward, dsn_request=wish, stored_message_id=key)
-                await enqueue_redirect(
-                    environment, source, came, whole, incoming.authentication_results, letter
-                )
-        except RequestError as refusal:
-            failed = f"not sent on to {shown}: {refusal.message}"
-        except Exception as error:  # the message is kept; the client must not send it again
-            hide_parameters(error)
-            log.exception("not sent on", extra={"user": plan.recipient_verdict.recipient.user_id})
-            failed = f"not sent on to {shown}: the server's log has more"
-    return failed
-
-
-def edit_counts_and_forwards_of_plan(plan: DeliveryPlan) -> list[tuple[int, OutgoingForward]]:
-    """Return (edit count, forward) pairs: redirects of the script, then targets of filters."""
-    to = plan.recipient_verdict.recipient
-    mine = OutgoingForward(to.address, None, to.tenant_id, user_id=to.user_id)
-    found = [
-        (one.edit_count, replace(mine, target_addresses=[one.address])) for one in plan.redirects
-    ]
-    told = {one.address.lower() for one in plan.redirects}
-    if plan.recipient_verdict.verdict.is_spam:
-        return found
-    for target in plan.filter_result.targets:
-        if "://" in target.public_url:
-            found.append(
-                (
-                    0,
-                    replace(
-                        mine,
-                        endpoints=[
-                            ForwardEndpoint(to.address, target.public_url, target.secret_url)
-                        ],
-                    ),
-                )
-            )
-        elif target.public_url.lower() not in told:
-            told.add(target.public_url.lower())
-            found.append((0, replace(mine, target_addresses=[target.public_url])))
-    return found
-
-
-async def message_with_header_edits(
-    incoming: "IncomingMessage", plan: DeliveryPlan, edit_count: int, temporary_files: ExitStack
-) -> tuple[bytes | Path, StorableMessage | None]:
-    """Return the message with the first header edits applied, and its parsed form.
-
-    The parsed form is None if the header was edited.
-    """
-    if not edit_count:
-        return incoming.raw_message, incoming.message
-    return await _with_header_edits(incoming, plan.header_edits[:edit_count], temporary_files), None
 
 
 async def _send_reply_and_notifications(
@@ -445,36 +453,36 @@ async def _send_reply_and_notifications(
 
     Only one reply is sent: of the script, else of a filter, else of the account.
     """
-    judged = plan.recipient_verdict
-    to = judged.recipient
+    recipient_verdict = plan.recipient_verdict
+    recipient = recipient_verdict.recipient
     if plan.vacation is not None:
         await _run_logging_errors(
-            sieve_vacation.send_vacation_reply(
-                environment, incoming, judged, plan.vacation, plan.mailboxes
+            sieve_vacation.send_vacation_reply_if_allowed(
+                environment, incoming, recipient_verdict, plan.vacation, plan.mailboxes
             ),
-            to,
+            recipient,
         )
     elif plan.filter_result.replies:
         await _run_logging_errors(
-            filter_execution.send_first_filter_reply(
-                environment, incoming, judged, plan.filter_result, plan.mailboxes
+            filter_execution.send_first_filter_reply_if_addressed(
+                environment, incoming, recipient_verdict, plan.filter_result, plan.mailboxes
             ),
-            to,
+            recipient,
         )
     else:
-        outcome = await autoreply.try_autoreply_after_delivery(
+        outcome = await autoreply.try_autoreply_and_return_outcome(
             environment,
             incoming,
-            to,
-            is_spam=judged.verdict.is_spam,
+            recipient,
+            is_spam=recipient_verdict.verdict.is_spam,
         )
-        trace_steps.record_autoreply(environment, incoming.trace, to, outcome)
+        trace_steps.record_autoreply(environment, incoming.trace, recipient, outcome)
     for notice in plan.notifications:
         await _run_logging_errors(
-            sieve_notification.send_notification(
-                environment, incoming, judged, notice, plan.mailboxes
+            sieve_notification.enqueue_notification_and_store_copy(
+                environment, incoming, recipient_verdict, notice, plan.mailboxes
             ),
-            to,
+            recipient,
         )
 
 
@@ -482,12 +490,5 @@ async def _run_logging_errors(coroutine: Any, recipient: LocalRecipient) -> None
     """Run a coroutine and log its errors: the message is already stored."""
     try:
         await coroutine
-    except Exception as error:  # the message is stored; the client must not send it again
-        hide_parameters(error)
-        log.exception("not answered", extra={"user": recipient.user_id})
-
-
-def hide_parameters(error: Exception) -> None:
-    """Remove the parameters of an SQL error, since they contain mail."""
-    if isinstance(error, StatementError):
-        error.hide_parameters = True
+    except Exception:  # the message is stored; the client must not send it again
+        log.exception("Automatic reply not sent", extra={"user": recipient.user_id})

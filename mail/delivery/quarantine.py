@@ -15,7 +15,7 @@ from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, upd
 from sqlmodel import col
 
 from mail.delivery import success_dsn
-from mail.envelope.dsn_parameters import NotifyCondition, record_from_request
+from mail.envelope.dsn_parameters import NotifyCondition, record_unless_default_request
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.limits import user_limits
@@ -29,14 +29,9 @@ from mail.storage import (
     openpgp_encryption,
     received_messages,
 )
-from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
-from mail.storage.message_insert import (
-    ADD_TO_RECEIVED,
-    HOUR,
-    IS_BELOW_RECEIVED_LIMIT,
-    RECEIVED_COLUMNS,
-)
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, upsert_blob_rows
 from mail.storage.message_trace import new_queue_id
+from mail.storage.quota import ADD_TO_RECEIVED, HOUR, IS_BELOW_RECEIVED_LIMIT, RECEIVED_COLUMNS
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.admin.tasks import Task, TaskKind
@@ -54,6 +49,7 @@ from models.users.tables import Frequency, User
 MAX_SYMBOLS = 200  # stored per message
 MAX_NAME, MAX_DESCRIPTION = 128, 512  # characters
 MAX_SCORE = 1e9
+FETCHED_FOR = "fetched_for"  # key in `QuarantineItem.dsn_request`: a connector fetched the message
 PAGE_SIZE = 500  # accounts per page
 NOTIFICATION_INTERVALS = {  # between two notifications
     Frequency.HOURLY: timedelta(hours=1),
@@ -61,7 +57,7 @@ NOTIFICATION_INTERVALS = {  # between two notifications
     Frequency.WEEKLY: timedelta(days=7),
 }
 QUARANTINED = metrics.counter(
-    "merganser_quarantine_held", "Messages held for a recipient, and why.", "why"
+    "merganser_quarantined_messages", "Quarantined messages: spam, virus.", "reason"
 )
 
 
@@ -102,11 +98,11 @@ def quarantine_reason(
     Spam that is too large goes to Junk; a virus that is too large is refused.
     """
     options, scan = environment.options, message.scan
-    least = options.spam_quarantine_score
-    wanted = bool(least) and verdict.is_spam and verdict.score >= least
+    min_score = options.spam_quarantine_score
+    is_wanted = bool(min_score) and verdict.is_spam and verdict.score >= min_score
     if scan is not None and scan.virus_name and options.virus_action != "tag":
-        wanted = options.virus_action == "quarantine"
-    if not wanted or not is_small_enough(environment, message):
+        is_wanted = options.virus_action == "quarantine"
+    if not is_wanted or not is_small_enough(environment, message):
         return None
     if scan is None or scan.score is None:
         return QuarantineReason(float(verdict.score), virus=scan.virus_name if scan else None)
@@ -125,20 +121,24 @@ async def quarantine_message(
     requires it. Raises LimitReached if it is too large, NotFound if the account does not exist,
     ServiceUnavailable if it can't be encrypted, UserLimitExceeded at the hourly limit.
     """
-    letter, most = incoming.message, environment.options.quarantine_max_message_size
-    if not is_small_enough(environment, letter):
-        raise LimitReached("too large to be held", limit=most, used=letter.size)
+    message, most = incoming.message, environment.options.quarantine_max_message_size
+    if not is_small_enough(environment, message):
+        raise LimitReached(
+            "The message is too large for the quarantine.", limit=most, used=message.size
+        )
     if recipient.encryption_key is None:
-        await _insert_item_unless_received(environment, letter, (incoming, recipient), reason)
+        await _insert_item_unless_received(environment, message, (incoming, recipient), reason)
     else:
         async with incoming.encryption_lock:
-            own = await openpgp_encryption.encrypt_unless_encrypted(
+            encrypted_message = await openpgp_encryption.encrypt_unless_encrypted(
                 environment,
                 incoming.raw_message,
-                letter,
+                message,
                 (recipient.user_id, recipient.encryption_key),
             )
-            await _insert_item_unless_received(environment, own, (incoming, recipient), reason)
+            await _insert_item_unless_received(
+                environment, encrypted_message, (incoming, recipient), reason
+            )
 
 
 async def _insert_item_unless_received(
@@ -148,36 +148,38 @@ async def _insert_item_unless_received(
     reason: QuarantineReason,
 ) -> None:
     """Store the message and insert its quarantine item, unless its receipt is known."""
-    mail, to = incoming_and_recipient
-    known = received_messages.receipt_digest(message, to, mail.envelope_sender)
+    mail, recipient = incoming_and_recipient
+    receipt_digest = received_messages.receipt_digest(message, recipient, mail.envelope_sender)
     since = environment.now() - environment.options.duplicate_delivery_retention
 
     def insert_in_transaction(
         transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs
     ) -> bool:
         if transaction.connection.execute(
-            _SELECT_RECEIPT, {"known": known, "since": since}
+            _SELECT_RECEIPT, {"known": receipt_digest, "since": since}
         ).first():
             return False
-        _count_against_received_limit(transaction, to.user_id)
-        key, shown = (
+        _count_against_received_limit(transaction, recipient.user_id)
+        key, item_values = (
             transaction.environment.new_id(),
-            {**_message_columns(message), **_reason_columns(reason), "receipt": known},
+            {**_message_columns(message), **_reason_columns(reason), "receipt": receipt_digest},
         )
-        row = {"id": key, **_envelope_columns(transaction, mail, to), **shown}
-        blobs = insert_blob_rows(transaction, stored_blobs)
+        row = {"id": key, **_envelope_columns(transaction, mail, recipient), **item_values}
+        blobs = upsert_blob_rows(transaction, stored_blobs)
         row |= {"blob_id": blobs[stored_blobs.layout_digest]}
         _insert_item_receipt_and_entry(transaction, row, list(blobs.values()))
         _copy_for_legal_holds(transaction, message, row, list(blobs.values()))
-        _delete_oldest_over_limit(transaction, to.user_id, key)
+        _delete_oldest_over_limit(transaction, recipient.user_id, key)
         return True
 
     try:
         held = await received_messages.store_blobs_and_run_transaction(
-            environment, to.tenant_id, message, insert_in_transaction, to.user_id
+            environment, recipient.tenant_id, message, insert_in_transaction, recipient.user_id
         )
     except UserLimitExceeded as refusal:
-        await user_limits.report_refusal_once_per_period(environment, to.user_id, refusal.limit)
+        await user_limits.report_refusal_once_per_period(
+            environment, recipient.user_id, refusal.limit
+        )
         raise
     if held:
         QUARANTINED.add("virus" if reason.virus else "spam")
@@ -191,8 +193,8 @@ def _count_against_received_limit(transaction: DatabaseTransaction, user_id: int
     """
     now = transaction.environment.now()
     hourly = transaction.environment.options.limits_received_per_hour
-    given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
-    counted = transaction.fetch_rows(_COUNT_RECEIVED, user=user_id, **given)
+    parameters = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
+    counted = transaction.fetch_rows(_COUNT_RECEIVED, user=user_id, **parameters)
     if not counted:
         full = user_limits.received_limit_error(transaction, user_id)
         raise full or NotFound(str(user_id), path=["user"])
@@ -210,29 +212,46 @@ def _envelope_columns(
         "queue_id": incoming.trace.queue_id or new_queue_id(transaction.environment),
         "sender": make_storable(incoming.envelope_sender),
         "recipient": make_storable(recipient.address),
-        "wish": make_storable(_dsn_request_record(transaction.environment, incoming, recipient)),
+        "dsn_request": make_storable(
+            _envelope_record(transaction.environment, incoming, recipient)
+        ),
         "notified": False,
         "created_at": now,
         "expires_at": now + transaction.environment.options.quarantine_retention,
     }
 
 
-def _dsn_request_record(
+def _envelope_record(
     environment: Environment, incoming: "IncomingMessage", recipient: LocalRecipient
 ) -> dict[str, str | None] | None:
-    """Return the stored DSN request. SUCCESS is removed if the sender is not verified."""
-    wish = incoming.dsn_request_of(recipient)
+    """Return the stored DSN request. SUCCESS is removed if the sender is not verified.
+
+    A fetched message has no envelope; its record is the address of its account.
+    """
+    if incoming.fetched is not None:
+        return {FETCHED_FOR: recipient.receiving_address}
+    dsn_request = incoming.dsn_request_of_recipient_or_default(recipient)
     if success_dsn.is_sender_forged_or_unverified(environment, incoming):
-        wish = wish.without_condition(NotifyCondition.SUCCESS)
-    return record_from_request(wish, recipient.original_address or recipient.address)
+        dsn_request = dsn_request.without_condition(NotifyCondition.SUCCESS)
+    return record_unless_default_request(
+        dsn_request, recipient.original_address or recipient.address
+    )
 
 
 def _message_columns(message: StorableMessage) -> dict[str, Any]:
     """Return the columns that show the message in lists."""
-    columns = message_columns.content_columns(message)
-    names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
-    shown = {name: columns[name] for name in names}
-    return {**shown, "verification": make_storable(message.verification)}
+    columns = message_columns.content_and_reset_state_columns(message)
+    names = (
+        "subject",
+        "from_name",
+        "from_address",
+        "size",
+        "sha256",
+        "mime_structure",
+        "attachments",
+    )
+    stored_columns = {name: columns[name] for name in names}
+    return {**stored_columns, "authentication": make_storable(message.authentication)}
 
 
 def _reason_columns(reason: QuarantineReason) -> dict[str, Any]:
@@ -245,13 +264,13 @@ def _reason_columns(reason: QuarantineReason) -> dict[str, Any]:
         }
         for symbol in reason.symbols[:MAX_SYMBOLS]
     ]
-    found = {
+    columns = {
         "score": _bounded_score(reason.score),
         "symbols": symbols,
         "tests": " ".join(str(symbol["name"]) for symbol in symbols),
         "virus": reason.virus and reason.virus[:MAX_NAME],
     }
-    return {name: make_storable(value) for name, value in found.items()}
+    return {name: make_storable(value) for name, value in columns.items()}
 
 
 def _bounded_score(score: float) -> float:
@@ -283,13 +302,13 @@ def _copy_for_legal_holds(
 ) -> None:
     """Give legal holds of the account a copy: the message may never reach a mailbox."""
     facts = {
-        **message_columns.content_columns(message),
+        **message_columns.content_and_reset_state_columns(message),
         "blob_id": item_row["blob_id"],
         "received_at": item_row["created_at"],
         "envelope_from": item_row["sender"],
         "envelope_to": [item_row["recipient"]],
     }
-    held_copies.copy_quarantined_message(
+    held_copies.copy_quarantined_message_to_legal_holds(
         transaction, item_row["user_id"], item_row["id"], facts, blob_ids
     )
 
@@ -298,25 +317,25 @@ def _delete_oldest_over_limit(
     transaction: DatabaseTransaction, user_id: int, new_item_id: int
 ) -> None:
     """Delete the oldest items beyond the limits of messages and bytes, never the new one."""
-    options, many, size = transaction.environment.options, 0, 0
-    asked = select(col(QuarantineItem.id), col(QuarantineItem.size)).where(
+    options, item_count, size = transaction.environment.options, 0, 0
+    statement = select(col(QuarantineItem.id), col(QuarantineItem.size)).where(
         col(QuarantineItem.user_id) == user_id
     )
     order = col(QuarantineItem.created_at).desc(), col(QuarantineItem.id).desc()
-    gone = []
-    for row in transaction.connection.execute(asked.order_by(*order)):
-        many, size = many + 1, size + row.size
+    deleted_ids = []
+    for row in transaction.connection.execute(statement.order_by(*order)):
+        item_count, size = item_count + 1, size + row.size
         over = (
-            many > options.quarantine_max_messages_per_user
+            item_count > options.quarantine_max_messages_per_user
             or size > options.quarantine_max_bytes_per_user
         )
         if over and row.id != new_item_id:
-            gone.append(row.id)
-    for start in range(0, len(gone), MAX_IDS_PER_ROW):
+            deleted_ids.append(row.id)
+    for start in range(0, len(deleted_ids), MAX_IDS_PER_ROW):
         delete_quarantine_items(
             transaction,
             user_id,
-            gone[start : start + MAX_IDS_PER_ROW],
+            deleted_ids[start : start + MAX_IDS_PER_ROW],
             event_type=EventType.QUARANTINE_EXPIRED,
         )
 
@@ -331,14 +350,14 @@ def delete_quarantine_items(
     """Delete quarantine items of an account with a journal entry. Returns the number deleted."""
     these = col(QuarantineItem.id).in_(item_ids), col(QuarantineItem.user_id) == user_id
     removal = delete(QuarantineItem).where(*these).returning(col(QuarantineItem.id))
-    gone = sorted(transaction.connection.execute(removal).scalars())
-    if gone:
+    deleted_ids = sorted(transaction.connection.execute(removal).scalars())
+    if deleted_ids:
         transaction.record_entry(
             user_id,
-            JournalEntry(event_type, gone),
+            JournalEntry(event_type, deleted_ids),
             at=transaction.environment.now(),
         )
-    return len(gone)
+    return len(deleted_ids)
 
 
 async def insert_due_notification_tasks(environment: Environment) -> int:
@@ -348,12 +367,15 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     the retention of the quarantine.
     """
     now, longest = environment.now(), environment.options.quarantine_retention / 2
-    reached = many = 0
-    chosen = col(User.quarantine_notification)
-    due = or_(
+    reached = task_count = 0
+    interval_column = col(User.quarantine_notification)
+    is_due = or_(
         *(
-            and_(chosen == often, col(QuarantineItem.created_at) <= now - min(wait, longest))
-            for often, wait in NOTIFICATION_INTERVALS.items()
+            and_(
+                interval_column == interval,
+                col(QuarantineItem.created_at) <= now - min(wait, longest),
+            )
+            for interval, wait in NOTIFICATION_INTERVALS.items()
         )
     )
     waits = exists().where(
@@ -361,22 +383,22 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
         col(Task.kind) == TaskKind.QUARANTINE_NOTIFICATION,
         col(Task.finished_at).is_(None),
     )
-    asked = (
+    statement = (
         select(col(User.id))
         .join(QuarantineItem, col(QuarantineItem.user_id) == col(User.id))
-        .where(~col(QuarantineItem.notified), due, col(User.active), ~waits)
+        .where(~col(QuarantineItem.notified), is_due, col(User.active), ~waits)
         .distinct()
         .order_by(col(User.id))
         .limit(PAGE_SIZE)
     )
-    while rows := await environment.database.read(asked.where(col(User.id) > reached)):
+    while rows := await environment.database.read(statement.where(col(User.id) > reached)):
         for row in rows:
             reached = row.id
             await environment.run_transaction(
                 partial(_insert_notification_task, user_id=reached), reached
             )
-            many += 1
-    return many
+            task_count += 1
+    return task_count
 
 
 def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) -> None:

@@ -15,17 +15,19 @@ from mail.delivery import (
     delivery_plan,
     filter_execution,
     plan_execution,
+    plan_redirects,
     recipient_rewrites,
     success_dsn,
     trace_steps,
 )
 from mail.delivery.delivery_plan import DeliveryPlan
+from mail.delivery.quarantine import FETCHED_FOR
 from mail.delivery.recipient_rewrites import PreparedBccCopy
 from mail.delivery.success_dsn import SuccessDsn
-from mail.envelope.dsn_parameters import request_from_record
+from mail.envelope.dsn_parameters import dsn_request_from_record_or_default
 from mail.envelope.local_recipient import LocalRecipient
 from mail.filters.filter_result import NO_FILTERS
-from mail.inbound.incoming_message import IncomingMessage
+from mail.inbound.incoming_message import FetchedMessageState, IncomingMessage
 from mail.inbound.spam_check import RecipientVerdict
 from mail.queue import redirect
 from mail.queue.redirect import PreparedRedirect
@@ -34,8 +36,13 @@ from mail.spam.verdict import SpamVerdict, VerdictReason
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
-from mail.storage.message_insert import InsertedMessage, InsertKind, MessagePlacement
-from mail.storage.received_messages import DeliveryCopies, parse_storable_message, store_blobs
+from mail.storage.message_insert import InsertedMessage, MessagePlacement
+from mail.storage.quota import InsertKind
+from mail.storage.received_messages import (
+    DeliveryCopies,
+    parse_storable_message,
+    store_blobs_once_per_tenant,
+)
 from mail.storage.storable_message import StorableMessage
 from models.errors import ServiceUnavailable
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -97,97 +104,130 @@ async def _plan_release_and_store_blobs(
     temporary_files: ExitStack,
 ) -> PreparedRelease:
     """Plan the release and store the bytes of all copies."""
-    to, again = recipient_and_rewrite
-    letter = replace(await parse_storable_message(raw_message), verification=item_row.verification)
-    wishes = {(to.user_id, to.mailbox_id): request_from_record(item_row.wish)}
-    mail = IncomingMessage(raw_message, letter, item_row.sender, dsn_requests=wishes)
-    todo = await _plan_without_rejection(environment, mail, to)
-    if item_row.virus is not None:
-        todo = replace(todo, redirects=(), filter_result=replace(todo.filter_result, targets=()))
-    sent, failed = await _rule_redirects_and_has_loop(environment, mail, todo, temporary_files)
-    if not todo.placements and (failed or not sent):
-        todo = replace(todo, placements=[todo.fallback_placement])
-    if item_row.virus is None:
-        sent += await _account_forward_redirects(environment, mail, todo, temporary_files)
-    made = await plan_execution.messages_for_placements(environment, mail, todo, temporary_files)
-    kept = [await store_blobs(environment, to.tenant_id, each, store_again=again) for each in made]
-    there = [
-        plan_execution.storage_placement(environment, mail, todo, spot) for spot in todo.placements
-    ]
-    leaving = list[tuple[PreparedRedirect, StoredMessageBlobs]]()
-    for one in sent:
-        safe = await store_blobs(environment, one.forward.tenant_id, one.message, store_again=again)
-        leaving.append((replace(one, message=_without_bytes(one.message)), safe))
-    report = await success_dsn.success_dsn_of_released(environment, mail, item_row, to)
-    copies = [
-        (
-            replace(copy, message=_without_bytes(copy.message)),
-            await _store_copy_blobs(environment, copy, rewrite_blobs=again),
+    recipient, rewrite_blobs = recipient_and_rewrite
+    message = replace(
+        await parse_storable_message(raw_message), authentication=item_row.authentication
+    )
+    recipient, fetched = _recipient_and_state_if_fetched(environment, item_row, recipient)
+    dsn_requests = {
+        (recipient.user_id, recipient.mailbox_id): dsn_request_from_record_or_default(
+            item_row.dsn_request
         )
-        for copy in await recipient_rewrites.build_bcc_copies(
-            environment, mail, [to], [item_row.recipient], temporary_files
+    }
+    mail = IncomingMessage(
+        raw_message, message, item_row.sender, fetched=fetched, dsn_requests=dsn_requests
+    )
+    plan, sent = await _plan_release_and_prepare_redirects(
+        environment, mail, recipient, temporary_files, has_virus=item_row.virus is not None
+    )
+    messages = await plan_execution.prepare_messages_for_placements(
+        environment, mail, plan, temporary_files
+    )
+    stored_blobs = [
+        await store_blobs_once_per_tenant(
+            environment, recipient.tenant_id, message, store_again=rewrite_blobs
         )
+        for message in messages
     ]
+    placements = [
+        plan_execution.storage_placement(environment, mail, plan, planned_placement)
+        for planned_placement in plan.placements
+    ]
+    redirects = await _store_redirect_blobs(environment, sent, rewrite_blobs=rewrite_blobs)
+    report = await success_dsn.success_dsn_of_released_if_requested(
+        environment, mail, item_row, recipient
+    )
+    bcc_copies = await recipient_rewrites.build_bcc_copies(
+        environment, mail, [recipient], [item_row.recipient], temporary_files
+    )
+    copies = await _store_bcc_copy_blobs(environment, bcc_copies, rewrite_blobs=rewrite_blobs)
     return PreparedRelease(
-        todo,
-        _without_bytes(letter),
+        plan,
+        _without_bytes(message),
         item_row.queue_id,
         item_row.receipt,
-        list(zip(map(_without_bytes, made), there, strict=True)),
-        kept,
-        leaving,
+        list(zip(map(_without_bytes, messages), placements, strict=True)),
+        stored_blobs,
+        redirects,
         item_row.sender,
         copies,
-        await _store_dsn_blobs(environment, report, rewrite_blobs=again) if report else None,
+        await _store_dsn_blobs_and_drop_bytes(environment, report, rewrite_blobs=rewrite_blobs)
+        if report
+        else None,
     )
 
 
-async def _plan_without_rejection(
+async def _plan_release_and_prepare_redirects(
+    environment: Environment,
+    incoming: IncomingMessage,
+    recipient: LocalRecipient,
+    temporary_files: ExitStack,
+    *,
+    has_virus: bool,
+) -> tuple[DeliveryPlan, Sequence[PreparedRedirect]]:
+    """Return the delivery plan, and the redirects of its rules and of the account.
+
+    If a redirect or forward is refused, the plan stores the message.
+    """
+    plan = await _run_rules_and_plan_without_rejection(environment, incoming, recipient)
+    if has_virus:
+        plan = replace(plan, redirects=(), filter_result=replace(plan.filter_result, targets=()))
+    prepared = await plan_redirects.prepare_plan_redirects(
+        environment, incoming, plan, temporary_files
+    )
+    plan = replace(plan, script_error=plan.script_error or prepared.error)
+    forwards = list[PreparedRedirect]()
+    if not has_virus:
+        forwards = await _build_account_forward_redirects(
+            environment, incoming, plan, temporary_files
+        )
+    is_refused = prepared.error or (recipient.has_forward_targets and not forwards)
+    if not plan.placements and (is_refused or not prepared.redirects):
+        plan = replace(plan, placements=[plan.fallback_placement])
+    return plan, [*prepared.redirects, *forwards]
+
+
+def _recipient_and_state_if_fetched(
+    environment: Environment, item_row: ColumnRow, recipient: LocalRecipient
+) -> tuple[LocalRecipient, FetchedMessageState | None]:
+    """Return the recipient and the fetched state of a message; None if it was not fetched.
+
+    Fetched mail is redirected by the rules of its account, but not forwarded or copied otherwise.
+    """
+    own_address = (item_row.dsn_request or {}).get(FETCHED_FOR)
+    if own_address is None:
+        return recipient, None
+    recipient = replace(
+        recipient,
+        rewritten_address=own_address if own_address != recipient.address else None,
+        has_bcc_rules=False,
+        has_forward_targets=False,
+    )
+    return recipient, FetchedMessageState(environment.now(), frozenset(), is_new_mail=True)
+
+
+async def _run_rules_and_plan_without_rejection(
     environment: Environment, incoming: IncomingMessage, recipient: LocalRecipient
 ) -> DeliveryPlan:
     """Return the delivery plan. A rejection by rules is replaced by keeping the message."""
-    judged = [RecipientVerdict(recipient, RELEASED_VERDICT)]
-    said = await filter_execution.run_filters(environment, incoming, judged)
-    (todo,) = await delivery_plan.plan_deliveries(environment, incoming, judged, said)
-    if todo.rejection is None:
-        return todo
+    verdicts = [RecipientVerdict(recipient, RELEASED_VERDICT)]
+    filter_results = await filter_execution.run_filters_if_any(environment, incoming, verdicts)
+    (plan,) = await delivery_plan.run_scripts_and_plan_deliveries(
+        environment, incoming, verdicts, filter_results
+    )
+    if plan.rejection is None:
+        return plan
     return replace(
-        todo,
+        plan,
         rejection=None,
-        placements=[todo.fallback_placement],
+        placements=[plan.fallback_placement],
         redirects=(),
         new_duplicate_ids=(),
         filter_result=NO_FILTERS,
     )
 
 
-async def _rule_redirects_and_has_loop(
-    environment: Environment,
-    incoming: IncomingMessage,
-    plan: DeliveryPlan,
-    temporary_files: ExitStack,
-) -> tuple[list[PreparedRedirect], bool]:
-    """Prepare the redirects of rules. Also returns True if one failed because of a mail loop."""
-    made, failed = list[PreparedRedirect](), False
-    wish = incoming.dsn_request_for_forward(plan.recipient_verdict.recipient)
-    for edits, wanted in plan_execution.edit_counts_and_forwards_of_plan(plan):
-        to = replace(wanted, dsn_request=wish)
-        source, letter = await plan_execution.message_with_header_edits(
-            incoming, plan, edits, temporary_files
-        )
-        came = incoming.content_digest, incoming.envelope_sender
-        try:
-            made.append(
-                await redirect.prepare_redirect(
-                    environment, source, came, to, temporary_files, message=letter
-                )
-            )
-        except MailLoop:
-            failed = True
-    return made, failed
-
-
-async def _account_forward_redirects(
+async def _build_account_forward_redirects(
     environment: Environment,
     incoming: IncomingMessage,
     plan: DeliveryPlan,
@@ -197,46 +237,80 @@ async def _account_forward_redirects(
     if not plan.recipient_verdict.recipient.has_forward_targets:
         return []
     try:
-        found = await account_forwards.build_account_forward(
+        forward = await account_forwards.build_account_forward(
             environment, incoming, plan.recipient_verdict
         )
-        if isinstance(found, account_forwards.ForwardOutcome):
+        if isinstance(forward, account_forwards.ForwardOutcome):
             return []
-        to = replace(
-            found.forward,
-            dsn_request=incoming.dsn_request_for_forward(plan.recipient_verdict.recipient),
+        forward_with_dsn = replace(
+            forward.forward,
+            dsn_request=incoming.dsn_request_for_forward_without_success(
+                plan.recipient_verdict.recipient
+            ),
         )
-        came = incoming.content_digest, incoming.envelope_sender
+        digest_and_sender = (
+            incoming.content_digest,
+            incoming.redirect_sender(plan.recipient_verdict.recipient),
+        )
         return [
-            await redirect.prepare_redirect(
-                environment, found.raw_message, came, to, temporary_files, message=found.message
+            await redirect.build_redirect_with_delivered_to_and_arc(
+                environment,
+                forward.raw_message,
+                digest_and_sender,
+                forward_with_dsn,
+                temporary_files,
+                message=forward.message,
             )
         ]
     except (MailLoop, ServiceUnavailable):
-        log.info("not forwarded", extra={"user": plan.recipient_verdict.recipient.user_id})
+        log.info("Message not forwarded", extra={"user": plan.recipient_verdict.recipient.user_id})
         return []
 
 
-async def _store_copy_blobs(
-    environment: Environment, bcc_copy: PreparedBccCopy, *, rewrite_blobs: bool
-) -> StoredMessageBlobs:
-    """Store the bytes of a BCC copy."""
-    return await store_blobs(
-        environment,
-        bcc_copy.original_recipient.tenant_id,
-        bcc_copy.message,
-        store_again=rewrite_blobs,
-    )
+async def _store_redirect_blobs(
+    environment: Environment, redirects: Sequence[PreparedRedirect], *, rewrite_blobs: bool
+) -> list[tuple[PreparedRedirect, StoredMessageBlobs]]:
+    """Store the bytes of redirects and return the redirects without their bytes."""
+    return [
+        (
+            replace(redirect, message=_without_bytes(redirect.message)),
+            await store_blobs_once_per_tenant(
+                environment,
+                redirect.forward.tenant_id,
+                redirect.message,
+                store_again=rewrite_blobs,
+            ),
+        )
+        for redirect in redirects
+    ]
 
 
-async def _store_dsn_blobs(
+async def _store_bcc_copy_blobs(
+    environment: Environment, bcc_copies: Sequence[PreparedBccCopy], *, rewrite_blobs: bool
+) -> list[tuple[PreparedBccCopy, StoredMessageBlobs]]:
+    """Store the bytes of BCC copies and return the copies without their bytes."""
+    return [
+        (
+            replace(copy, message=_without_bytes(copy.message)),
+            await store_blobs_once_per_tenant(
+                environment,
+                copy.original_recipient.tenant_id,
+                copy.message,
+                store_again=rewrite_blobs,
+            ),
+        )
+        for copy in bcc_copies
+    ]
+
+
+async def _store_dsn_blobs_and_drop_bytes(
     environment: Environment, success_dsn: SuccessDsn, *, rewrite_blobs: bool
 ) -> tuple[SuccessDsn, StoredMessageBlobs]:
     """Store the bytes of the DSN and return it without its bytes."""
-    kept = await store_blobs(
+    stored_blobs = await store_blobs_once_per_tenant(
         environment, success_dsn.tenant_id, success_dsn.message, store_again=rewrite_blobs
     )
-    return replace(success_dsn, message=_without_bytes(success_dsn.message)), kept
+    return replace(success_dsn, message=_without_bytes(success_dsn.message)), stored_blobs
 
 
 def _without_bytes(message: StorableMessage) -> StorableMessage:
@@ -261,28 +335,32 @@ def deliver_prepared_release(
     `received_messages.insert_copies_in_mailboxes` and `redirect.enqueue_prepared_redirect_once`.
     """
     copies = DeliveryCopies(prepared.receipt_digest, prepared.placements, InsertKind.RELEASED)
-    placed = received_messages.insert_copies_in_mailboxes(
+    inserted = received_messages.insert_copies_in_mailboxes(
         transaction, copies, prepared.stored_blobs
     )
     plan_execution.record_script_state_and_matches(
-        transaction, prepared.plan, (prepared.message, prepared.receipt_digest), placed
+        transaction, prepared.plan, (prepared.message, prepared.receipt_digest), inserted
     )
-    for outgoing, kept in prepared.redirects:
-        to = replace(outgoing.forward, stored_message_id=placed.message_id if placed else None)
-        redirect.enqueue_prepared_redirect_once(transaction, replace(outgoing, forward=to), kept)
-    for copy, kept in prepared.copies:
-        recipient_rewrites.enqueue_bcc_copy(transaction, kept, copy)
+    for outgoing, stored_blobs in prepared.redirects:
+        stored_forward = replace(
+            outgoing.forward, stored_message_id=inserted.message_id if inserted else None
+        )
+        redirect.enqueue_prepared_redirect_once(
+            transaction, replace(outgoing, forward=stored_forward), stored_blobs
+        )
+    for copy, stored_blobs in prepared.copies:
+        recipient_rewrites.enqueue_bcc_copy(transaction, stored_blobs, copy)
     if prepared.success_dsn is not None:
         success_dsn.enqueue_dsn_once(transaction, *prepared.success_dsn)
     sent = [outgoing.forward for outgoing, _ in prepared.redirects]
-    way = trace_steps.new_trace_of_released(
+    trace = trace_steps.new_trace_of_released(
         transaction.environment,
         prepared.queue_id,
         prepared.plan.recipient_verdict.recipient,
-        (placed, releaser_name),
+        (inserted, releaser_name),
     )
-    way.sender = prepared.envelope_sender
-    for each in sent:
-        trace_steps.record_forward(transaction.environment, way, each)
-    way.write_in_transaction(transaction, prepared.message)
-    return placed
+    trace.sender = prepared.envelope_sender
+    for reply in sent:
+        trace_steps.record_forward(transaction.environment, trace, reply)
+    trace.write_in_transaction(transaction, prepared.message)
+    return inserted

@@ -18,21 +18,21 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import (
     NormalizedAddress,
-    checked_domain,
+    normalize_and_validate_address,
+    normalize_and_validate_domain,
     normalized_address,
     normalized_domain,
-    validated_address,
 )
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.recipients.address_resolution import find_user_id_that_sends_as, rewritten_address
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.header_prepend import prepend_fields, read_beginning
+from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
 from mail.storage.received_messages import store_blobs_and_run_transaction
 from mail.storage.storable_message import StorableMessage
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import InvalidInput
 from models.events.journal import PLATFORM
 from models.queue.tables import QueueEntry
@@ -90,11 +90,11 @@ def checked_rule_address(text: str, *, path: str) -> NormalizedAddress:
     """
     text = text.strip()
     if text.startswith("@"):
-        return NormalizedAddress("", checked_domain(text[1:], path=path))
+        return NormalizedAddress("", normalize_and_validate_domain(text[1:], path=path))
     if set("*+") & set(text.rpartition("@")[0]):
-        words = "an address without label and pattern, or @domain"
+        words = "Must be an address without subaddress and pattern, or @domain."
         raise InvalidInput(words, constraint=ValidationConstraint.PATTERN, path=[path])
-    return normalized_address(validated_address(text, path=path))
+    return normalized_address(normalize_and_validate_address(text, path=path))
 
 
 def checked_rewrite_target(text: str, rule_address: NormalizedAddress, *, path: str = "to") -> str:
@@ -103,13 +103,15 @@ def checked_rewrite_target(text: str, rule_address: NormalizedAddress, *, path: 
     if not text.startswith("@"):
         if "*" in text or text.startswith("+"):
             raise InvalidInput(
-                "an address, not a pattern", constraint=ValidationConstraint.PATTERN, path=[path]
+                "Must be an address without a pattern.",
+                constraint=ValidationConstraint.PATTERN,
+                path=[path],
             )
-        return validated_address(text, path=path)
+        return normalize_and_validate_address(text, path=path)
     if rule_address.local_part:
-        words = "only a whole domain is replaced by @domain"
+        words = "Only a whole domain can be replaced by @domain."
         raise InvalidInput(words, constraint=ValidationConstraint.ADDRESS, path=[path])
-    return f"@{checked_domain(text[1:], path=path)}"
+    return f"@{normalize_and_validate_domain(text[1:], path=path)}"
 
 
 def has_rewrite_loop(targets_by_address: Mapping[NormalizedAddress, str]) -> bool:
@@ -119,18 +121,18 @@ def has_rewrite_loop(targets_by_address: Mapping[NormalizedAddress, str]) -> boo
     """
     ended = set[NormalizedAddress]()
     for start in targets_by_address:
-        way = dict[NormalizedAddress, None]()
+        path_addresses = dict[NormalizedAddress, None]()
         at: NormalizedAddress | None = start
         while at is not None and at not in ended:
-            if at in way:
+            if at in path_addresses:
                 return True
-            way[at] = None
-            at = _rewrite_once(targets_by_address, at)
-        ended.update(way)
+            path_addresses[at] = None
+            at = _rewrite_once_or_none(targets_by_address, at)
+        ended.update(path_addresses)
     return False
 
 
-def _rewrite_once(
+def _rewrite_once_or_none(
     targets_by_address: Mapping[NormalizedAddress, str], address: NormalizedAddress
 ) -> NormalizedAddress | None:
     """Return the address after one rewrite, None if it does not change."""
@@ -139,9 +141,13 @@ def _rewrite_once(
     )
     if target is None:
         return None
-    found = normalized_address(target)
-    found = NormalizedAddress(address.local_part, found.domain) if target.startswith("@") else found
-    return None if found == address else found
+    normalized_target = normalized_address(target)
+    normalized_target = (
+        NormalizedAddress(address.local_part, normalized_target.domain)
+        if target.startswith("@")
+        else normalized_target
+    )
+    return None if normalized_target == address else normalized_target
 
 
 @prepare_cached
@@ -162,43 +168,43 @@ async def load_rewrites_by_address(
     if not addresses:
         return {}
     names = {address: normalized_address(address) for address in addresses}
-    asked = {
+    parameters = {
         "domains": sorted({name.domain for name in names.values()}),
         "locals": ["", *sorted({name.local_part for name in names.values()})],
     }
     rows = await environment.database.read_prepared(
-        _select_rewrites(environment.database.dialect), asked
+        _select_rewrites(environment.database.dialect), parameters
     )
     rules = {NormalizedAddress(row.local, row.domain): row for row in rows}
-    found = {}
+    rewrites = {}
     for address, name in names.items():
         row = rules.get(name) or rules.get(NormalizedAddress("", name.domain))
         if row is not None and name.local_part:
-            found[address] = RewrittenAddress(
+            rewrites[address] = RewrittenAddress(
                 rewritten_address(address, row.target), row.id, row.outside
             )
-    return found
+    return rewrites
 
 
 @prepare_cached
 def _select_bcc_rules(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the rules of one direction for addresses, with the domain name that matched."""
-    own: Select[*tuple[Any, ...]] = select(
+    own_rules: Select[*tuple[Any, ...]] = select(
         col(Domain.id).label("domain_id"), col(Domain.name).label("named")
     ).where(is_in_parameter(dialect, col(Domain.name), "domains", String))
-    second = select(col(AliasDomain.domain_id), col(AliasDomain.alias)).where(
-        is_in_parameter(dialect, col(AliasDomain.alias), "domains", String)
+    second = select(col(DomainAlias.domain_id), col(DomainAlias.alias)).where(
+        is_in_parameter(dialect, col(DomainAlias.alias), "domains", String)
     )
-    there = union_all(own, second).subquery()
+    all_rules = union_all(own_rules, second).subquery()
     return (
         select(
             col(BccRule.id),
             col(BccRule.local),
             col(BccRule.bcc_to),
-            there.c.named,
+            all_rules.c.named,
             *maker_columns(BccRule),
         )
-        .join(there, there.c.domain_id == col(BccRule.domain_id))
+        .join(all_rules, all_rules.c.domain_id == col(BccRule.domain_id))
         .outerjoin(Maker, is_active_maker(BccRule))
         .where(
             col(BccRule.direction) == bindparam("direction"),
@@ -229,18 +235,18 @@ def _bcc_targets_of_rules(
     A rule applies only to accounts that its maker can administer.
     """
     names = {address: normalized_address(address) for address in accounts_by_address}
-    taken, found = {_comparable_address(address) for address in excluded_addresses}, []
+    excluded, targets = {_comparable_address(address) for address in excluded_addresses}, []
     for row in rule_rows:
         for address, name in names.items():
             fits = name.domain == row.named and row.local in ("", name.local_part)
             if fits and all(
                 applies_to_user(row, account) for account in accounts_by_address[address]
             ):
-                if _comparable_address(row.bcc_to) not in taken:
-                    taken.add(_comparable_address(row.bcc_to))
-                    found.append(BccCopyTarget(row.bcc_to, row.id, address))
+                if _comparable_address(row.bcc_to) not in excluded:
+                    excluded.add(_comparable_address(row.bcc_to))
+                    targets.append(BccCopyTarget(row.bcc_to, row.id, address))
                 break
-    return found
+    return targets
 
 
 def _comparable_address(address: str) -> str:
@@ -267,7 +273,7 @@ async def find_bcc_targets(
     )
 
 
-async def find_bcc_addresses_of_sent(
+async def find_bcc_addresses_per_envelope(
     environment: Environment, sending_user_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[list[str]]:
     """Return who gets a copy of each message that an account sends.
@@ -277,16 +283,21 @@ async def find_bcc_addresses_of_sent(
     """
     senders = list(dict.fromkeys(sender for sender, _ in envelopes))
     rows = await _load_bcc_rules(environment, BccDirection.SENDER, senders) if senders else ()
-    of = await _rule_subjects_by_sender(environment, sending_user_id, senders) if rows else {}
+    subjects = (
+        await _load_rule_subjects_by_sender(environment, sending_user_id, senders) if rows else {}
+    )
     return [
-        [copy.address for copy in _bcc_targets_of_rules(rows, {sender: of[sender]}, recipients)]
+        [
+            copy.address
+            for copy in _bcc_targets_of_rules(rows, {sender: subjects[sender]}, recipients)
+        ]
         if rows
         else []
         for sender, recipients in envelopes
     ]
 
 
-async def _rule_subjects_by_sender(
+async def _load_rule_subjects_by_sender(
     environment: Environment, sending_user_id: int, senders: Collection[str]
 ) -> dict[str, list[RuleSubject]]:
     """Return the accounts of each sender: the sending account and the owner of the address."""
@@ -294,14 +305,16 @@ async def _rule_subjects_by_sender(
         sender: {sending_user_id, await find_user_id_that_sends_as(environment, sender)}
         for sender in senders
     }
-    ids = {owner for both in owners.values() for owner in both if owner}
-    asked = select(col(User.id), col(User.role)).where(col(User.id).in_(ids))
-    there = {
-        row.id: RuleSubject(row.id, row.role) for row in await environment.database.read(asked)
+    ids = {
+        owner for account_and_rewrite in owners.values() for owner in account_and_rewrite if owner
+    }
+    statement = select(col(User.id), col(User.role)).where(col(User.id).in_(ids))
+    subjects = {
+        row.id: RuleSubject(row.id, row.role) for row in await environment.database.read(statement)
     }
     return {
-        sender: [there[owner] for owner in both if owner in there]
-        for sender, both in owners.items()
+        sender: [subjects[owner] for owner in account_and_rewrite if owner in subjects]
+        for sender, account_and_rewrite in owners.items()
     }
 
 
@@ -367,32 +380,47 @@ async def build_bcc_copies(
     detour through another server. No SQL statement if no recipient has rules. Temporary files are
     closed with `temporary_files`.
     """
-    theirs = {to.rewritten_address or to.address: to for to in recipients if to.has_bcc_rules}
-    if not theirs:
+    recipients_by_address = {
+        recipient.rewritten_address or recipient.address: recipient
+        for recipient in recipients
+        if recipient.has_bcc_rules
+    }
+    if not recipients_by_address:
         return []
-    accounts = {address: [RuleSubject(to.user_id, to.role)] for address, to in theirs.items()}
-    found = await find_bcc_targets(environment, BccDirection.RECIPIENT, accounts, known_recipients)
-    if found and incoming.submission_id != COPY_OF_RECEIVED:
+    accounts = {
+        address: [RuleSubject(recipient.user_id, recipient.role)]
+        for address, recipient in recipients_by_address.items()
+    }
+    targets = await find_bcc_targets(
+        environment, BccDirection.RECIPIENT, accounts, known_recipients
+    )
+    if targets and incoming.submission_id != COPY_OF_RECEIVED:
         rows = await environment.database.read_prepared(
             _SELECT_QUEUED_RECIPIENTS, {"submission": incoming.submission_id}
         )
-        taken = {_comparable_address(row.recipient) for row in rows}
-        found = [copy for copy in found if _comparable_address(copy.address) not in taken]
-    if not found:
+        excluded = {_comparable_address(row.recipient) for row in rows}
+        targets = [copy for copy in targets if _comparable_address(copy.address) not in excluded]
+    if not targets:
         return []
-    source, letter = incoming.raw_message, incoming.message
+    source, message = incoming.raw_message, incoming.message
     head = await read_beginning(source, len(source) if isinstance(source, bytes) else MAX_HEADER)
     seen = set(_COPY_FIELD_VALUE.findall(_HEADER_END.split(head, 1)[0]))
-    made = []
-    for of in dict.fromkeys(copy.original_address for copy in found):
-        mark = _copy_mark(environment, of, letter)
-        if mark not in seen:
-            to = [copy.address for copy in found if copy.original_address == of]
-            prefix = b"%s: %s\r\n" % (COPY_FIELD, mark)
-            copy = await prepend_fields(source, letter, prefix, temporary_files)
+    copies = []
+    for original_address in dict.fromkeys(copy.original_address for copy in targets):
+        copy_mark = _copy_mark(environment, original_address, message)
+        if copy_mark not in seen:
+            addresses = [
+                copy.address for copy in targets if copy.original_address == original_address
+            ]
+            prefix = b"%s: %s\r\n" % (COPY_FIELD, copy_mark)
+            copy = await prepend_header_fields_to_message(source, message, prefix, temporary_files)
             sender, submission_id = incoming.envelope_sender, incoming.submission_id
-            made.append(PreparedBccCopy(copy, sender, to, theirs[of], submission_id))
-    return made
+            copies.append(
+                PreparedBccCopy(
+                    copy, sender, addresses, recipients_by_address[original_address], submission_id
+                )
+            )
+    return copies
 
 
 def enqueue_bcc_copy(
@@ -401,7 +429,7 @@ def enqueue_bcc_copy(
     bcc_copy: PreparedBccCopy,
 ) -> None:
     """Enqueue a BCC copy in the current transaction. Its bytes must be stored."""
-    given = build_submission_and_insert_blobs(
+    submission = build_submission_and_insert_blobs(
         transaction,
         bcc_copy.message,
         stored_blobs,
@@ -409,7 +437,7 @@ def enqueue_bcc_copy(
         bcc_copy.recipients,
         copy_of=bcc_copy.submission_id,
     )
-    enqueue(transaction, SubmissionOwner(None, bcc_copy.original_recipient.tenant_id), given)
+    enqueue(transaction, SubmissionOwner(None, bcc_copy.original_recipient.tenant_id), submission)
 
 
 _SELECT_QUEUED_RECIPIENTS = PreparedStatement(

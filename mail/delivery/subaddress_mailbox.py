@@ -5,7 +5,6 @@ limit the message stays in INBOX. Labels in subjects: mail/storage/delivery_head
 """
 
 from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import String, bindparam, func, select
 from sqlmodel import col
@@ -18,6 +17,7 @@ from mail.recipients.address_resolution import ENCRYPTION_KEY
 from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import DatabaseTransaction, Environment
+from models.store.columns import ColumnRow
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.tables import SubaddressAction, User
 
@@ -28,20 +28,20 @@ async def find_or_create_subaddress_mailbox(
     environment: Environment, recipient_verdict: RecipientVerdict
 ) -> RecipientVerdict:
     """Return the verdict with the mailbox of the label. Spam stays in Junk."""
-    to = recipient_verdict.recipient
-    asked = to.label and to.subaddress_action is SubaddressAction.SUBFOLDER
-    if not asked or recipient_verdict.verdict.is_spam:
+    recipient = recipient_verdict.recipient
+    wants_subfolder = recipient.label and recipient.subaddress_action is SubaddressAction.SUBFOLDER
+    if not wants_subfolder or recipient_verdict.verdict.is_spam:
         return recipient_verdict
-    path = mailbox_path_of_label(to.label)
-    row = await _find_or_create_within_limit(environment, to, path) if path else None
+    path = mailbox_path_of_label_or_none(recipient.label)
+    row = await _find_or_create_within_limit(environment, recipient, path) if path else None
     if row is None:
         return recipient_verdict
     return RecipientVerdict(
-        replace(to, mailbox_id=row.id, encryption_key=row.key), recipient_verdict.verdict
+        replace(recipient, mailbox_id=row.id, encryption_key=row.key), recipient_verdict.verdict
     )
 
 
-def mailbox_path_of_label(label: str) -> str | None:
+def mailbox_path_of_label_or_none(label: str) -> str | None:
     """Return the mailbox path of a label, None if the label is not a valid mailbox name."""
     try:
         path = validate_path(f"{INBOX}/{label.lower()}")
@@ -52,17 +52,17 @@ def mailbox_path_of_label(label: str) -> str | None:
 
 async def _find_or_create_within_limit(
     environment: Environment, recipient: LocalRecipient, mailbox_path: str
-) -> Any:
+) -> ColumnRow | None:
     """Return id and encryption key of the mailbox. Creates it if there are not too many."""
-    given = {"user": recipient.user_id, "path": mailbox_path}
-    found = await environment.database.read_prepared(_SELECT_MAILBOX, given)
-    if not found:
+    parameters = {"user": recipient.user_id, "path": mailbox_path}
+    rows = await environment.database.read_prepared(_SELECT_MAILBOX, parameters)
+    if not rows:
         await environment.run_transaction(
             lambda turn: _create_mailbox_within_limit(turn, recipient.user_id, mailbox_path),
             recipient.user_id,
         )
-        found = await environment.database.read_prepared(_SELECT_MAILBOX, given)
-    return found[0] if found else None
+        rows = await environment.database.read_prepared(_SELECT_MAILBOX, parameters)
+    return rows[0] if rows else None
 
 
 _SELECT_MAILBOX = PreparedStatement(
@@ -80,6 +80,6 @@ def _create_mailbox_within_limit(
 ) -> None:
     """Create the mailbox unless INBOX has MAX_MAILBOXES children. The account must be locked."""
     below = col(Mailbox.path).startswith(f"{INBOX}/", autoescape=True)
-    asked = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
-    if transaction.connection.execute(asked).scalar_one() < MAX_MAILBOXES:
-        creation.find_or_create_mailbox_id(transaction, user_id, mailbox_path)
+    statement = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
+    if transaction.connection.execute(statement).scalar_one() < MAX_MAILBOXES:
+        creation.find_or_create_mailbox_id_or_none_at_limit(transaction, user_id, mailbox_path)

@@ -13,7 +13,7 @@ from mail.envelope.delivery_jobs import DeliveryResult, DsnAction
 from mail.envelope.dsn_parameters import (
     DsnRequest,
     NotifyCondition,
-    request_from_record,
+    dsn_request_from_record_or_default,
     typed_address,
 )
 from mail.envelope.local_recipient import LocalRecipient
@@ -36,7 +36,7 @@ from models.store.columns import ColumnRow
 log = logging.getLogger(__name__)
 
 
-def dsn_action_reported_here(accepted: AcceptedRecipient) -> DsnAction | None:
+def dsn_action_reported_here_or_none(accepted: AcceptedRecipient) -> DsnAction | None:
     """Return what a DSN says of a recipient; None if the server of its single target reports."""
     beyond = _target_count(accepted)
     if not beyond:
@@ -49,39 +49,49 @@ def dsn_request_for_targets(accepted: AcceptedRecipient) -> DsnRequest:
 
     With several targets none reports success: the DSN for the first address is sent here.
     """
-    wish = accepted.dsn_request
-    if dsn_action_reported_here(accepted) is None:
-        return replace(wish, orcpt=wish.orcpt or typed_address(accepted.address))
-    return DsnRequest(wish.without_condition(NotifyCondition.SUCCESS).conditions, ret=wish.ret)
+    dsn_request = accepted.dsn_request
+    if dsn_action_reported_here_or_none(accepted) is None:
+        return replace(dsn_request, orcpt=dsn_request.orcpt or typed_address(accepted.address))
+    return DsnRequest(
+        dsn_request.without_condition(NotifyCondition.SUCCESS).conditions, ret=dsn_request.ret
+    )
 
 
 def _target_count(accepted: AcceptedRecipient) -> int:
     """Return the number of targets a recipient is forwarded to."""
-    return sum(len(each.target_addresses) + len(each.endpoints) for each in accepted.forwards)
+    return sum(
+        len(forward.target_addresses) + len(forward.endpoints) for forward in accepted.forwards
+    )
 
 
-async def enqueue_wanted_success_dsn(
+async def enqueue_wanted_success_dsn_or_log_error(
     environment: Environment,
     incoming: "IncomingMessage",
     accepted_recipients: Sequence[AcceptedRecipient],
     results: Sequence[object],
 ) -> None:
     """Send a DSN for the delivered recipients that request it. Errors don't affect the delivery."""
-    told = [
-        ReportedRecipient(each.address, action, _DELIVERED_RESULT, each.dsn_request.orcpt)
-        for each, outcome in zip(accepted_recipients, results, strict=True)
-        if each.dsn_request.conditions is not None
-        and each.dsn_request.is_report_wanted(NotifyCondition.SUCCESS)
+    reported_recipients = [
+        ReportedRecipient(recipient.address, action, _DELIVERED_RESULT, recipient.dsn_request.orcpt)
+        for recipient, outcome in zip(accepted_recipients, results, strict=True)
+        if recipient.dsn_request.conditions is not None
+        and recipient.dsn_request.is_report_wanted(NotifyCondition.SUCCESS)
         and not isinstance(outcome, BaseException)
-        and not (outcome is None and each.accounts)  # it is in quarantine
-        and (action := dsn_action_reported_here(each)) is not None
+        and not (outcome is None and recipient.accounts)  # it is in quarantine
+        and (action := dsn_action_reported_here_or_none(recipient)) is not None
     ]
-    if not told or not incoming.envelope_sender or _is_spam_or_unverified(environment, incoming):
+    if (
+        not reported_recipients
+        or not incoming.envelope_sender
+        or is_dsn_backscatter(environment, incoming)
+    ):
         return
     try:
-        await _enqueue_dsn(environment, incoming, accepted_recipients[0], told)
+        await _enqueue_dsn(environment, incoming, accepted_recipients[0], reported_recipients)
     except Exception:  # the message is stored; the client must not send it again
-        log.exception("a report was not sent", extra={"id": incoming.trace.queue_id})
+        log.exception(
+            "Delivery status notification not sent", extra={"id": incoming.trace.queue_id}
+        )
 
 
 _DELIVERED_RESULT = DeliveryResult(
@@ -89,35 +99,38 @@ _DELIVERED_RESULT = DeliveryResult(
 )
 
 
-def _is_spam_or_unverified(environment: Environment, incoming: "IncomingMessage") -> bool:
-    """Return True if the message is spam or its sender was checked and is not verified."""
-    found = _sender_facts(environment, incoming)
-    scan = incoming.message.scan or ScanResult()
-    score = max(found.score.value, verdict.score_from_scan(scan, verdict.SpamThresholds()))
-    return score >= verdict.FLAGGED_SCORE or _is_sender_forged_or_unverified(incoming, found)
+def is_dsn_backscatter(environment: Environment, incoming: "IncomingMessage") -> bool:
+    """Return True if a DSN could reach somebody who did not send the message.
+
+    That holds for spam, and if the sender was checked and is not verified.
+    """
+    return is_spam_or_forged(environment, incoming) or is_sender_forged_or_unverified(
+        environment, incoming
+    )
+
+
+def is_spam_or_forged(environment: Environment, incoming: "IncomingMessage") -> bool:
+    """Return True if the message is spam, or DMARC failed."""
+    facts, scan = _sender_facts(environment, incoming), incoming.message.scan or ScanResult()
+    score = max(facts.score.value, verdict.score_from_scan(scan, verdict.SpamThresholds()))
+    return facts.is_forged or score >= verdict.FLAGGED_SCORE
 
 
 def _sender_facts(environment: Environment, incoming: "IncomingMessage") -> verdict.SpamFacts:
     """Return the facts about the sender and the spam score."""
-    letter, believed = incoming.message, environment.options.spam_headers
-    opinions = letter.facts.spam_headers if incoming.from_trusted_server else ()
+    message, believed = incoming.message, environment.options.spam_headers
+    opinions = message.facts.spam_headers if incoming.from_trusted_server else ()
     return verdict.spam_facts(
-        opinions, believed, incoming.envelope_sender, letter.verification, letter.scan
+        opinions, believed, incoming.envelope_sender, message.authentication, message.scan
     )
 
 
 def is_sender_forged_or_unverified(environment: Environment, incoming: "IncomingMessage") -> bool:
-    """Return True if the sender was checked and is not verified."""
-    return _is_sender_forged_or_unverified(incoming, _sender_facts(environment, incoming))
-
-
-def _is_sender_forged_or_unverified(
-    incoming: "IncomingMessage", sender_facts: verdict.SpamFacts
-) -> bool:
     """Return True if the sender is forged, or was checked and is not verified."""
-    if sender_facts.is_forged:
+    facts = _sender_facts(environment, incoming)
+    if facts.is_forged:
         return True
-    sure = sender_facts.spf_passed or (incoming.message.verification or {}).get("dmarc") == "pass"
+    sure = facts.spf_passed or (incoming.message.authentication or {}).get("dmarc") == "pass"
     return (
         not sure
         and not incoming.from_trusted_server
@@ -135,18 +148,20 @@ async def _enqueue_dsn(
     tenants = [person.recipient.tenant_id for person in first_accepted.accounts]
     tenants += [onward.tenant_id for onward in first_accepted.forwards]
     tenant = next(iter(tenants), first_accepted.domain_id or 0)
-    about = ReportedMessage(
+    reported_message = ReportedMessage(
         incoming.envelope_sender,
         environment.now(),
         incoming.trace.queue_id,
         first_accepted.dsn_request,
     )
-    report = await _build_dsn(environment, incoming, (about, reported_recipients), tenant)
+    report = await _build_dsn(
+        environment, incoming, (reported_message, reported_recipients), tenant
+    )
     await store_blobs_and_run_transaction(
         environment,
         tenant,
         report.message,
-        lambda turn, kept: enqueue_dsn_once(turn, report, kept),
+        lambda turn, stored_blobs: enqueue_dsn_once(turn, report, stored_blobs),
         PLATFORM,
     )
 
@@ -168,14 +183,18 @@ async def _build_dsn(
     tenant_id: int,
 ) -> SuccessDsn:
     """Build the DSN and the key that identifies a repeat."""
-    about, told = message_and_recipients
+    reported_message, reported_recipients = message_and_recipients
     head = await read_beginning(
         incoming.raw_message, min(incoming.message.facts.structure.body_start, MAX_HEADER_BYTES)
     )
-    letter = await parse_storable_message(build_report(environment, about, told, head))
-    named = ",".join(each.address for each in told)
-    known = f"{incoming.envelope_sender}\0told\0{named}\0{incoming.content_digest}"
-    return SuccessDsn(letter, incoming.envelope_sender, tenant_id, known)
+    dsn_message = await parse_storable_message(
+        build_report(environment, reported_message, reported_recipients, head)
+    )
+    address_text = ",".join(
+        reported_recipient.address for reported_recipient in reported_recipients
+    )
+    digest_text = f"{incoming.envelope_sender}\0told\0{address_text}\0{incoming.content_digest}"
+    return SuccessDsn(dsn_message, incoming.envelope_sender, tenant_id, digest_text)
 
 
 def enqueue_dsn_once(
@@ -183,13 +202,13 @@ def enqueue_dsn_once(
 ) -> None:
     """Enqueue a DSN once, in a transaction that locks PLATFORM. Its bytes must be stored."""
     if record_receipt_if_new(transaction, dsn.repeat_key):
-        given = build_submission_and_insert_blobs(
+        submission = build_submission_and_insert_blobs(
             transaction, dsn.message, stored_blobs, "", [dsn.recipient]
         )
-        enqueue(transaction, SubmissionOwner(None, dsn.tenant_id), given)
+        enqueue(transaction, SubmissionOwner(None, dsn.tenant_id), submission)
 
 
-async def success_dsn_of_released(
+async def success_dsn_of_released_if_requested(
     environment: Environment,
     incoming: "IncomingMessage",
     item_row: ColumnRow,
@@ -200,17 +219,24 @@ async def success_dsn_of_released(
     The spam verdict is ignored, since the release has decided. The sender was verified when the
     message was quarantined; otherwise the stored request has no SUCCESS.
     """
-    wish = request_from_record(item_row.wish)
+    dsn_request = dsn_request_from_record_or_default(item_row.dsn_request)
     if (
-        wish.conditions is None
-        or NotifyCondition.SUCCESS not in wish.conditions
+        dsn_request.conditions is None
+        or NotifyCondition.SUCCESS not in dsn_request.conditions
         or not incoming.envelope_sender
     ):
         return None
-    told = [
+    reported_recipients = [
         ReportedRecipient(
-            item_row.wish["address"], DsnAction.DELIVERED, _DELIVERED_RESULT, wish.orcpt
+            item_row.dsn_request["address"],
+            DsnAction.DELIVERED,
+            _DELIVERED_RESULT,
+            dsn_request.orcpt,
         )
     ]
-    about = ReportedMessage(incoming.envelope_sender, item_row.created_at, item_row.queue_id, wish)
-    return await _build_dsn(environment, incoming, (about, told), recipient.tenant_id)
+    reported_message = ReportedMessage(
+        incoming.envelope_sender, item_row.created_at, item_row.queue_id, dsn_request
+    )
+    return await _build_dsn(
+        environment, incoming, (reported_message, reported_recipients), recipient.tenant_id
+    )

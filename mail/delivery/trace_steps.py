@@ -7,17 +7,24 @@ from mail.addresses.address_syntax import normalized_domain
 from mail.delivery.account_forwards import ForwardOutcome
 from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.batch_resolution import load_domain_ids_by_name
-from mail.recipients.recipient_routes import AcceptedRecipient, AutoreplyAddress, OutgoingForward
+from mail.recipients.recipient_routes import (
+    AcceptedRecipient,
+    AcceptedResource,
+    AutoreplyAddress,
+    OutgoingForward,
+)
 from mail.spam.verdict import SpamVerdict
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.message_trace import TraceRecorder, new_queue_id
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.errors import RequestError
-from models.messages.message_trace import LogComponent, MessageTraceEventKind
+from models.logs.entries import LogComponent
+from models.messages.message_trace import MessageTraceEventKind
 from models.runtime.environment import Environment
 
 if TYPE_CHECKING:
+    from mail.delivery.failed_deliveries import FailedDelivery
     from mail.delivery.quarantine import QuarantineReason
 
 
@@ -31,6 +38,7 @@ _ERROR_LABELS = {
     "RejectedByScript": "Rejected",
     "RequestError": "Refused",
     "RewrittenToExternal": "Outside",
+    "ResourceMailRefused": "NoInvitation",
     "ScriptError": "NotCompiled",
     "ServiceUnavailable": "Unavailable",
     "SpamForwardRefused": "Held",
@@ -52,11 +60,11 @@ def record_sender_and_accepted(
     trace.queue_id = trace.queue_id or next(
         (e.queue_id for e in accepted_recipients if e.queue_id), new_queue_id(environment)
     )
-    for each in accepted_recipients:
+    for recipient in accepted_recipients:
         trace.record_step(
             environment,
             MessageTraceEventKind.ACCEPTED,
-            _address_and_domain(each),
+            _address_and_domain(recipient),
             f"from <{envelope_sender}>",
         )
 
@@ -65,18 +73,25 @@ async def record_rejected_recipients(
     environment: Environment, trace: TraceRecorder, accepted_recipients: Sequence[AcceptedRecipient]
 ) -> None:
     """Record the refused recipients with the SMTP reply. No statement if there are none."""
-    away = [one for each in accepted_recipients for one in each.rejected_recipients]
-    if not away or not environment.options.message_trace_retention:
+    rejected_recipients = [
+        rejected_recipient
+        for accepted_recipient in accepted_recipients
+        for rejected_recipient in accepted_recipient.rejected_recipients
+    ]
+    if not rejected_recipients or not environment.options.message_trace_retention:
         return
     names = {
-        one.address: make_storable(normalized_domain(one.address.rpartition("@")[2]))
-        for one in away
+        recipient.address: make_storable(normalized_domain(recipient.address.rpartition("@")[2]))
+        for recipient in rejected_recipients
     }
-    places = await load_domain_ids_by_name(environment, set(names.values()))
-    for one in away:
-        domain_id = next(iter(places.get(names[one.address], ())), None)
+    domain_ids_by_name = await load_domain_ids_by_name(environment, set(names.values()))
+    for recipient in rejected_recipients:
+        domain_id = next(iter(domain_ids_by_name.get(names[recipient.address], ())), None)
         trace.record_step(
-            environment, MessageTraceEventKind.REJECTED, (one.address, domain_id), one.smtp_reply
+            environment,
+            MessageTraceEventKind.REJECTED,
+            (recipient.address, domain_id),
+            recipient.smtp_reply,
         )
 
 
@@ -84,12 +99,12 @@ def record_verdict(
     environment: Environment, trace: TraceRecorder, recipient: LocalRecipient, verdict: SpamVerdict
 ) -> None:
     """Record the spam verdict of a recipient."""
-    said = f"{'spam' if verdict.is_spam else 'no spam'}, score {verdict.score}, by {verdict.reason}"
+    text = f"{'spam' if verdict.is_spam else 'no spam'}, score {verdict.score}, by {verdict.reason}"
     trace.record_step(
         environment,
         MessageTraceEventKind.CLASSIFIED,
         (recipient.address, recipient.domain_id),
-        said,
+        text,
         component=LogComponent.SPAM,
     )
 
@@ -101,12 +116,12 @@ def record_quarantined(
     reason: "QuarantineReason",
 ) -> None:
     """Record that the message was quarantined, and why."""
-    said = f"{reason.virus}, a virus" if reason.virus else f"spam, {reason.score:g} points"
+    text = f"{reason.virus}, a virus" if reason.virus else f"spam, {reason.score:g} points"
     trace.record_step(
         environment,
         MessageTraceEventKind.QUARANTINED,
         (recipient.address, recipient.domain_id),
-        said,
+        text,
         component=LogComponent.SPAM,
     )
 
@@ -137,7 +152,7 @@ def record_stored_and_forwarded(
     forward_outcome: ForwardOutcome | None,
 ) -> None:
     """Record where the message was stored, and whether it was forwarded."""
-    _record_stored(environment, trace, recipient, inserted)
+    _record_stored_or_not_stored(environment, trace, recipient, inserted)
     if forward_outcome is not None:
         is_sent = forward_outcome is ForwardOutcome.SENT
         whose = recipient.address, recipient.domain_id
@@ -145,7 +160,7 @@ def record_stored_and_forwarded(
         trace.record_step(environment, event, whose, forward_outcome.lower())
 
 
-def _record_stored(
+def _record_stored_or_not_stored(
     environment: Environment,
     trace: TraceRecorder,
     recipient: LocalRecipient,
@@ -162,7 +177,7 @@ def _record_stored(
             component=LogComponent.STORE,
         )
     else:
-        where = f"uid {inserted.uid}{_rewrite_text(recipient)}"
+        where = f"uid {inserted.uid}{_rewrite_text_or_empty(recipient)}"
         trace.record_step(
             environment,
             MessageTraceEventKind.STORED,
@@ -183,17 +198,30 @@ def new_trace_of_released(
 
     The pair is the inserted message, None if rules did not store it, and the name of the releaser.
     """
-    placed, by = inserted_and_releaser
-    way = TraceRecorder(queue_id)
-    way.record_step(
+    inserted, releaser = inserted_and_releaser
+    trace = TraceRecorder(queue_id)
+    trace.record_step(
         environment,
         MessageTraceEventKind.RELEASED,
         (recipient.address, recipient.domain_id),
-        f"by {by}",
+        f"by {releaser}",
         component=LogComponent.SPAM,
     )
-    _record_stored(environment, way, recipient, placed)
-    return way
+    _record_stored_or_not_stored(environment, trace, recipient, inserted)
+    return trace
+
+
+def record_invitation(
+    environment: Environment, trace: TraceRecorder, resource: AcceptedResource, answer: str
+) -> None:
+    """Record how a resource answered an invitation. A cancellation gets no reply."""
+    whose = resource.given_address, resource.domain_id
+    event = (
+        MessageTraceEventKind.AUTOREPLY_SENT
+        if answer.startswith(("ACCEPTED", "DECLINED"))
+        else MessageTraceEventKind.AUTOREPLY_NOT_SENT
+    )
+    trace.record_step(environment, event, whose, answer)
 
 
 def record_forward(
@@ -209,6 +237,44 @@ def record_forward(
     )
 
 
+def record_spam_not_forwarded(
+    environment: Environment, trace: TraceRecorder, forward: OutgoingForward
+) -> None:
+    """Record that the message was not forwarded to the targets of an address."""
+    trace.record_step(
+        environment,
+        MessageTraceEventKind.NOT_FORWARDED,
+        (forward.address, forward.tenant_id),
+        ForwardOutcome.SPAM.lower(),
+    )
+
+
+def record_refused_targets(
+    environment: Environment,
+    trace: TraceRecorder,
+    accepted: AcceptedRecipient,
+    failures: "Sequence[FailedDelivery]",
+    forward_errors: Sequence[BaseException],
+) -> None:
+    """Record the targets that refuse a message for good, while another target has it."""
+    for failure in failures:
+        if isinstance(failure.error, RequestError) and not failure.is_retried:
+            trace.record_step(
+                environment,
+                MessageTraceEventKind.REFUSED,
+                (failure.address, failure.tenant_id),
+                _refusal_text(failure.error),
+            )
+    for error in forward_errors:
+        if isinstance(error, RequestError):
+            trace.record_step(
+                environment,
+                MessageTraceEventKind.NOT_FORWARDED,
+                _address_and_domain(accepted),
+                _refusal_text(error),
+            )
+
+
 def record_refused_and_schedule_write(
     environment: Environment,
     trace: TraceRecorder,
@@ -217,32 +283,32 @@ def record_refused_and_schedule_write(
     results: Sequence[object],
 ) -> None:
     """Record refused and dropped recipients and schedule the write of the trace."""
-    for each, outcome in zip(accepted_recipients, results, strict=True):
+    for recipient, outcome in zip(accepted_recipients, results, strict=True):
         if isinstance(outcome, RequestError):
             trace.record_step(
                 environment,
                 MessageTraceEventKind.REFUSED,
-                _address_and_domain(each),
-                f"{_error_label(outcome)}: {outcome.message}",
+                _address_and_domain(recipient),
+                _refusal_text(outcome),
             )
         elif isinstance(outcome, BaseException):
             trace.record_step(
                 environment,
                 MessageTraceEventKind.REFUSED,
-                _address_and_domain(each),
-                "something broke: it comes again",
+                _address_and_domain(recipient),
+                "temporary error: the sending server tries again",
             )
-        elif not (each.accounts or each.forwards):
+        elif not (recipient.accounts or recipient.forwards or recipient.resource):
             trace.record_step(
-                environment, MessageTraceEventKind.DISCARDED, _address_and_domain(each)
+                environment, MessageTraceEventKind.DISCARDED, _address_and_domain(recipient)
             )
     trace.schedule_write(environment, message)
 
 
-def _error_label(error: RequestError) -> str:
-    """Return the label of an error in delivery traces."""
+def _refusal_text(error: RequestError) -> str:
+    """Return the label and the text of an error in delivery traces."""
     name = type(error).__name__
-    return _ERROR_LABELS.get(name, name)
+    return f"{_ERROR_LABELS.get(name, name)}: {error.message}"
 
 
 def _address_and_domain(accepted: AcceptedRecipient) -> tuple[str, int | None]:
@@ -254,6 +320,6 @@ def _address_and_domain(accepted: AcceptedRecipient) -> tuple[str, int | None]:
     ].tenant_id if accepted.forwards else accepted.domain_id
 
 
-def _rewrite_text(recipient: LocalRecipient) -> str:
+def _rewrite_text_or_empty(recipient: LocalRecipient) -> str:
     """Return the text about a rewritten recipient, "" if it was not rewritten."""
     return f", as {recipient.rewritten_address}" if recipient.rewritten_address else ""

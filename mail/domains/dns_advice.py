@@ -15,12 +15,15 @@ from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import private_keys
 from mail.domains import mta_sts_policy
 from mail.domains.mta_sts_policy import HOST_PREFIX, MODE_OFF
+from mail.domains.submission_servers import SubmissionServer, SubmissionTlsMode
 from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 
 MAX_SHOWN_RECORDS = 10  # of one name
 MAX_SHOWN_CHARACTERS = 1000  # of one record
 STRICT_POLICIES = ("quarantine", "reject")
+NOT_OFFERED = "This server does not offer the service."
+NO_WEB_HOST = "Set MERGANSER_PUBLIC_URL to an https URL with port 443."
 PASS_QUALIFIERS = ("+", "")  # of SPF mechanisms
 
 
@@ -76,19 +79,21 @@ class DomainDnsFacts:
     signing_keys: tuple[PublishedSigningKey, ...] = ()
     mta_sts_mode: str = MODE_OFF
     spki_sha256: str | None = None  # SHA-256 of the SMTP server's public key, in hexadecimal
+    submission_servers: tuple[SubmissionServer, ...] = ()
+    web_host: str = ""  # the host that serves HTTPS on port 443; empty: none
 
 
 def advise_records(facts: DomainDnsFacts) -> list[RecordAdvice]:
     """All records that a domain should have, in the order of setting them up."""
     domain, host = ascii_domain(facts.domain), facts.hostname.lower()
-    return [*_mail_records(facts, domain, host), *_service_records(facts.spki_sha256, domain, host)]
+    return [*_mail_records(facts, domain, host), *_service_records(facts, domain, host)]
 
 
 def _mail_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordAdvice]:
     """The records for receiving and sending mail."""
     report_tag = f"rua=mailto:postmaster@{domain}"
     has_host_name = "." in host
-    no_name_text = None if has_host_name else "set MERGANSER_HOSTNAME to the name of this server"
+    no_name_text = None if has_host_name else "Set MERGANSER_HOSTNAME to the name of this server."
 
     def check_mx_records(published: Sequence[str]) -> RecordCheck:
         return check_mx(published, host, is_backup_mx=facts.is_backup_mx)
@@ -139,7 +144,7 @@ def _dkim_records(facts: DomainDnsFacts, domain: str) -> list[RecordAdvice]:
             f"dkim._domainkey.{domain}",
             None,
             DnsRecordPurpose.DKIM,
-            missing_configuration="create a DKIM key for the domain",
+            missing_configuration="Create a DKIM key for the domain.",
         )
     ]
 
@@ -148,11 +153,6 @@ def _mta_sts_records(facts: DomainDnsFacts, domain: str, host: str) -> list[Reco
     has_policy = bool(host) and facts.mta_sts_mode != MODE_OFF and not facts.is_backup_mx
     no_policy_text = None if has_policy else _missing_policy_text(facts, host)
     record = mta_sts_policy.record_value(host, facts.mta_sts_mode)
-
-    def check_cname(published: Sequence[str]) -> RecordCheck:
-        return _record_check(
-            published, is_right=[text.rstrip(".").lower() for text in published] == [host]
-        )
 
     return [
         RecordAdvice(
@@ -168,7 +168,7 @@ def _mta_sts_records(facts: DomainDnsFacts, domain: str, host: str) -> list[Reco
             f"{HOST_PREFIX}{domain}",
             f"{host}." if has_policy else None,
             DnsRecordPurpose.MTA_STS_HOST,
-            check_cname if has_policy else None,
+            partial(check_cname, host=host) if has_policy else None,
             no_policy_text,
         ),
     ]
@@ -177,10 +177,10 @@ def _mta_sts_records(facts: DomainDnsFacts, domain: str, host: str) -> list[Reco
 def _missing_policy_text(facts: DomainDnsFacts, host: str) -> str:
     """Return what to configure before the domain can have an MTA-STS policy."""
     if facts.is_backup_mx:
-        return "the primary server of the domain has the MTA-STS policy"
+        return "The primary server of the domain has the MTA-STS policy."
     if not host:
-        return "set MERGANSER_HOSTNAME to the name of this server"
-    return "set mtaSts.mode to testing or enforce"
+        return "Set MERGANSER_HOSTNAME to the name of this server."
+    return "Set mtaSts.mode to testing or enforce."
 
 
 def check_mta_sts(published: Sequence[str], record: str) -> RecordCheck:
@@ -203,10 +203,10 @@ def dkim_record_advice(domain: str, signing_key: PublishedSigningKey) -> RecordA
     )
 
 
-def _service_records(spki_sha256: str | None, domain: str, host: str) -> list[RecordAdvice]:
+def _service_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordAdvice]:
     """The TLSA record, and the records that mail programs look up."""
-    not_offered_text = "this server does not offer the service"
-    tlsa_digest = spki_sha256 if "." in host else None  # without a host name there is no TLSA name
+    # without a host name there is no TLSA name
+    tlsa_digest = facts.spki_sha256 if "." in host else None
     return [
         RecordAdvice(
             DnsRecordKind.TLSA,
@@ -214,18 +214,80 @@ def _service_records(spki_sha256: str | None, domain: str, host: str) -> list[Re
             f"3 1 1 {tlsa_digest}" if tlsa_digest else None,
             DnsRecordPurpose.DANE,
             partial(check_tlsa, spki_sha256=tlsa_digest) if tlsa_digest else None,
-            None if tlsa_digest else "add a TLS certificate for the name of this server",
+            None if tlsa_digest else "Add a TLS certificate for the name of this server.",
         ),
-        *(
-            RecordAdvice(kind, name, None, purpose, missing_configuration=not_offered_text)
-            for kind, name, purpose in (
-                (DnsRecordKind.CNAME, f"autoconfig.{domain}", DnsRecordPurpose.AUTOCONFIG),
-                (DnsRecordKind.SRV, f"_autodiscover._tcp.{domain}", DnsRecordPurpose.AUTODISCOVER),
-                (DnsRecordKind.SRV, f"_imaps._tcp.{domain}", DnsRecordPurpose.IMAPS),
-                (DnsRecordKind.SRV, f"_submissions._tcp.{domain}", DnsRecordPurpose.SUBMISSIONS),
-            )
+        *_configuration_records(facts, domain),
+        RecordAdvice(
+            DnsRecordKind.SRV,
+            f"_imaps._tcp.{domain}",
+            None,
+            DnsRecordPurpose.IMAPS,
+            missing_configuration=NOT_OFFERED,
         ),
+        _submissions_record(facts, domain),
     ]
+
+
+def _configuration_records(facts: DomainDnsFacts, domain: str) -> list[RecordAdvice]:
+    """The records by which mail programs find their settings."""
+    name_by_purpose = {
+        DnsRecordPurpose.AUTOCONFIG: (DnsRecordKind.CNAME, f"autoconfig.{domain}"),
+        DnsRecordPurpose.AUTODISCOVER: (DnsRecordKind.SRV, f"_autodiscover._tcp.{domain}"),
+    }
+    if facts.is_backup_mx or not facts.submission_servers or not facts.web_host:
+        is_offered = facts.submission_servers and not facts.is_backup_mx
+        reason = NO_WEB_HOST if is_offered else NOT_OFFERED
+        return [
+            RecordAdvice(kind, name, None, purpose, missing_configuration=reason)
+            for purpose, (kind, name) in name_by_purpose.items()
+        ]
+    web_host = facts.web_host.lower()
+    return [
+        RecordAdvice(
+            kind,
+            name,
+            f"{web_host}." if kind is DnsRecordKind.CNAME else f"0 0 443 {web_host}.",
+            purpose,
+            partial(check_cname, host=web_host)
+            if kind is DnsRecordKind.CNAME
+            else partial(check_srv, host=web_host, port=443),
+        )
+        for purpose, (kind, name) in name_by_purpose.items()
+    ]
+
+
+def _submissions_record(facts: DomainDnsFacts, domain: str) -> RecordAdvice:
+    """The record of the submission server with implicit TLS (RFC 8314)."""
+    name = f"_submissions._tcp.{domain}"
+    for server in () if facts.is_backup_mx else facts.submission_servers:
+        if server.tls_mode is SubmissionTlsMode.IMPLICIT:
+            return RecordAdvice(
+                DnsRecordKind.SRV,
+                name,
+                f"0 1 {server.port} {server.host.lower()}.",
+                DnsRecordPurpose.SUBMISSIONS,
+                partial(check_srv, host=server.host.lower(), port=server.port),
+            )
+    return RecordAdvice(
+        DnsRecordKind.SRV,
+        name,
+        None,
+        DnsRecordPurpose.SUBMISSIONS,
+        missing_configuration=NOT_OFFERED,
+    )
+
+
+def check_cname(published: Sequence[str], *, host: str) -> RecordCheck:
+    """Check a CNAME record: exactly this host."""
+    return _record_check(
+        published, is_right=[text.rstrip(".").lower() for text in published] == [host]
+    )
+
+
+def check_srv(published: Sequence[str], *, host: str, port: int) -> RecordCheck:
+    """Check SRV records like "0 1 465 mx.example.org.": one must have this host and port."""
+    targets = [text.rstrip(".").lower().split()[2:] for text in published]
+    return _record_check(published, is_right=[str(port), host] in targets)
 
 
 def check_mx(published: Sequence[str], host: str, *, is_backup_mx: bool) -> RecordCheck:
@@ -289,7 +351,9 @@ def check_tlsa(published: Sequence[str], *, spki_sha256: str) -> RecordCheck:
     if any(record[:1] == ["2"] for record in records):
         shown_records = tuple(text[:MAX_SHOWN_CHARACTERS] for text in published[:MAX_SHOWN_RECORDS])
         return RecordCheck(
-            DnsState.UNKNOWN, shown_records, "it names an authority, and no key of ours"
+            DnsState.UNKNOWN,
+            shown_records,
+            "The TLSA record names a certificate authority, and no key of this server.",
         )
     return _record_check(published, is_right=False)
 

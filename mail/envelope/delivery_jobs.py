@@ -31,7 +31,7 @@ class JobRecipient:
     address: str
     attempts: int  # including the current one
     expires_at: datetime
-    secret: str | None = field(default=None, repr=False)  # `Delivery.secret`
+    secret: str | None = field(default=None, repr=False)  # `QueueEntry.secret`
     dsn_request: DsnRequest = DEFAULT_REPORTS
     is_delay_reported: bool = False  # the sender has got a delay report
 
@@ -60,6 +60,13 @@ class DeliveryJob:
     originates_here: bool = False  # submitted on this server, so it gets DKIM signatures
 
     @property
+    def has_arrival_record(self) -> bool:
+        """True if it is a received message that could not be delivered at once."""
+        return self.endpoint_url is None and any(
+            recipient.secret is not None for recipient in self.recipients
+        )
+
+    @property
     def journal_stream(self) -> int:
         """The journal stream of the submission."""
         return PLATFORM if self.user_id is None else self.user_id
@@ -77,6 +84,7 @@ class DeliveryResult:
     is_uncertain: bool = False  # the final dot was sent, so the server may have the message
     is_reported_remotely: bool = False  # the server offers DSN and sends the success report
     local_action: DsnAction | None = None  # the delivery ended on this server, with this action
+    is_spam_refusal: bool = False  # a DSN would be backscatter
     paused_for: timedelta | None = None  # no attempt was made, since the destination is paused
 
     @classmethod

@@ -86,7 +86,9 @@ def split_notify(notify: str) -> list[str]:
     return [] if notify == NOTIFY_NEVER else notify.split(",")
 
 
-def record_from_request(request: DsnRequest, address: str) -> dict[str, str | None] | None:
+def record_unless_default_request(
+    request: DsnRequest, address: str
+) -> dict[str, str | None] | None:
     """A JSON record of an address and its DSN request. None for the default request."""
     if request == DEFAULT_REPORTS:
         return None
@@ -99,12 +101,18 @@ def record_from_request(request: DsnRequest, address: str) -> dict[str, str | No
     return {"address": address, **values}
 
 
-def request_from_record(record: Mapping[str, str | None] | None) -> DsnRequest:
-    """The DSN request of a record that `record_from_request` made."""
+def dsn_request_from_record_or_default(record: Mapping[str, str | None] | None) -> DsnRequest:
+    """The DSN request of a record that `record_unless_default_request` made.
+
+    A record without request is the default request.
+    """
     if record is None:
         return DEFAULT_REPORTS
     return DsnRequest(
-        conditions_from_notify(record["notify"]), record["orcpt"], record["envid"], record["ret"]
+        conditions_from_notify(record.get("notify")),
+        record.get("orcpt"),
+        record.get("envid"),
+        record.get("ret"),
     )
 
 

@@ -22,7 +22,8 @@ class LocalRecipient:
     has_sender_rules: bool = False  # of the account, its tags, its domain or the platform
     domain_id: int | None = None  # of the address, or else of the account
     tags: Sequence[str] = ()  # of the address
-    rewritten_address: str | None = None  # the address after a rewrite
+    # after a rewrite, or of the account if a connector gives mail another recipient
+    rewritten_address: str | None = None
     has_bcc_rules: bool = False  # BCC rules may apply: mail/delivery/recipient_rewrites.py
     has_script: bool = False  # an active script: mail/delivery/delivery_plan.py
     has_filters: bool = False  # mail/delivery/filter_execution.py
@@ -34,3 +35,8 @@ class LocalRecipient:
     label: str = ""  # of the subaddress
     original_address: str | None = None  # the envelope recipient, if it differs from `address`
     role: Role = Role.USER  # of the account
+
+    @property
+    def receiving_address(self) -> str:
+        """The local address that receives the mail: after a rewrite, else as given."""
+        return self.rewritten_address or self.address

@@ -76,6 +76,9 @@ POLICY_REPLY = "550 5.7.1 Rejected for policy reasons"
 TRY_LATER_REPLY = "451 4.3.0 Temporary local problem, please try again later"
 NO_SPACE_REPLY = "452 4.3.1 Insufficient system storage"
 
+NOT_ACCEPTED_NOW_REPLY = (
+    "454 4.7.0 Temporary authentication failure: no sessions of this user are accepted now"
+)
 SHUTDOWN_REPLY = "421 4.3.2 {hostname} Service shutting down, closing transmission channel"
 TOO_MANY_CONNECTIONS_REPLY = (
     "421 4.3.2 {hostname} Too many concurrent connections, please try again later"
@@ -83,6 +86,8 @@ TOO_MANY_CONNECTIONS_REPLY = (
 TOO_MANY_CONNECTIONS_FROM_IP_REPLY = (
     "421 4.7.0 {hostname} Too many connections from your IP address"
 )
+NETWORK_BANNED_REPLY = "554 5.7.1 {hostname} Your network is banned"
+NETWORK_BANNED_IN_SESSION_REPLY = "421 4.7.0 {hostname} Your network is banned"
 TIMEOUT_REPLY = "421 4.4.2 {hostname} Error: timeout exceeded"
 TOO_MANY_ERRORS_REPLY = "421 4.7.0 {hostname} Error: too many errors"
 TOO_MANY_UNKNOWN_RECIPIENTS_REPLY = "421 4.7.0 {hostname} Error: too many unknown recipients"
@@ -94,6 +99,12 @@ FAR_TOO_LARGE_REPLY = (
     "421 4.3.0 {hostname} Message size exceeds fixed maximum message size, closing connection"
 )
 SERVER_ERROR_REPLY = "421 4.3.0 {hostname} Temporary local problem, closing connection"
+
+
+def session_terminated_reply(hostname: str, reason: str | None) -> str:
+    """Return the reply to the client of a session that an administrator ends."""
+    text = (reason or "Session closed by the administrator").encode("ascii", "replace").decode()
+    return f"421 4.3.2 {hostname} {text}"
 
 
 def syntax_reply(usage: str) -> str:
@@ -113,7 +124,7 @@ def unsupported_option_reply(parameter_name: str) -> str:
 
 def bad_parameter_reply(problem: str) -> str:
     """Return the reply to an invalid value of a parameter of MAIL or RCPT."""
-    return f"501 5.5.4 {problem}"
+    return f"501 5.5.4 {_without_period(problem)}"
 
 
 def duplicate_parameter_reply(parameter_name: str) -> str:
@@ -140,8 +151,8 @@ def script_reply(text: str) -> str:
     """Return the reply to a message that a Sieve script rejects: one line, in ASCII."""
     line = " ".join(text.split()).encode("ascii", "replace").decode()
     printable = "".join(character for character in line if character.isprintable())
-    shown = printable[:MAX_SCRIPT_TEXT].strip() or "Message rejected by recipient"
-    return f"550 5.7.1 {shown}"
+    reason = printable[:MAX_SCRIPT_TEXT].strip() or "Message rejected by recipient"
+    return f"550 5.7.1 {reason}"
 
 
 def dmarc_reply(from_domain: str) -> str:
@@ -152,24 +163,29 @@ def dmarc_reply(from_domain: str) -> str:
 
 def sending_limit_reply(problem: str) -> str:
     """Return the reply to a user who has reached a sending limit."""
-    return f"450 4.7.1 Sending limit exceeded: {problem}"
+    return f"450 4.7.1 Sending limit exceeded: {_without_period(problem)}"
 
 
 def sender_not_allowed_reply(problem: str) -> str:
     """Return the reply to MAIL if the user may not send as the address."""
-    return f"553 5.7.1 Sender address rejected: {problem}"
+    return f"553 5.7.1 Sender address rejected: {_without_period(problem)}"
 
 
 def invalid_sender_reply(problem: str) -> str:
     """Return the reply to MAIL if the address of the sender is invalid."""
-    return f"{BAD_SENDER_REPLY}: {problem}"
+    return f"{BAD_SENDER_REPLY}: {_without_period(problem)}"
 
 
 def message_not_allowed_reply(problem: str) -> str:
     """Return the reply to a submitted message that the user may not send."""
-    return f"550 5.7.1 Message rejected: {problem}"
+    return f"550 5.7.1 Message rejected: {_without_period(problem)}"
 
 
 def invalid_message_reply(problem: str) -> str:
     """Return the reply to a submitted message that is not valid."""
-    return f"554 5.6.0 Message rejected: {problem}"
+    return f"554 5.6.0 Message rejected: {_without_period(problem)}"
+
+
+def _without_period(problem: str) -> str:
+    """Return an error message without its final period, since replies have none."""
+    return problem.removesuffix(".")

@@ -65,8 +65,8 @@ class ResumableFile:
         Raises UploadBytesLostError if the file is shorter.
         """
         with self._lock:
-            if (found := os.fstat(self._handle).st_size) < size:
-                raise UploadBytesLostError(f"the file ends at {found}")
+            if (file_size := os.fstat(self._handle).st_size) < size:
+                raise UploadBytesLostError(f"The file ends at {file_size}.")
             os.ftruncate(self._handle, size)
             self.size, self._named = size, size > 0
 
@@ -79,11 +79,11 @@ class ResumableFile:
     def append(self, data: bytes | bytearray) -> None:
         """Append bytes. If the disk is full, as many as fit are written before the OSError."""
         with self._lock, memoryview(data) as rest:
-            done = 0
-            while done < len(rest):
-                written = os.pwrite(self._handle, rest[done:], self.size)
-                self.size += written
-                done += written
+            written_count = 0
+            while written_count < len(rest):
+                count = os.pwrite(self._handle, rest[written_count:], self.size)
+                self.size += count
+                written_count += count
 
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` to before `end`.
@@ -95,7 +95,7 @@ class ResumableFile:
             while start < end:
                 part = os.pread(self._handle, end - start, start)
                 if not part:
-                    raise UploadBytesLostError(f"the file ends at {start}")
+                    raise UploadBytesLostError(f"The file ends at {start}.")
                 parts.append(part)
                 start += len(part)
         return b"".join(parts)
@@ -103,9 +103,11 @@ class ResumableFile:
     def write(self, start: int, data: bytes) -> None:
         """Overwrite the bytes from `start` on."""
         with self._lock, memoryview(data) as rest:
-            done = 0
-            while done < len(rest):
-                done += os.pwrite(self._handle, rest[done:], start + done)
+            written_count = 0
+            while written_count < len(rest):
+                written_count += os.pwrite(
+                    self._handle, rest[written_count:], start + written_count
+                )
 
     def update_hashes(self, start: int, end: int, *hashes: "hashlib._Hash") -> None:
         """Add the bytes from `start` to before `end` to each of the hashes.
@@ -114,8 +116,8 @@ class ResumableFile:
         """
         for at in range(start, end, HASH_CHUNK):
             chunk = self.read(at, min(at + HASH_CHUNK, end))
-            for each in hashes:
-                each.update(chunk)
+            for hash_ in hashes:
+                hash_.update(chunk)
 
     def sync(self) -> None:
         """Wait until the bytes and the name of the file are on the disk."""
@@ -154,14 +156,14 @@ def remove_file(folder: Path, key: int) -> None:
 
 def list_file_keys(folder: Path) -> list[int]:
     """Return the keys of all files of uploads in the folder."""
-    found = []
+    keys = []
     for path in folder.glob(f"{NAME_PREFIX}*"):
         with suppress(ValueError):
-            found.append(int(path.name.removeprefix(NAME_PREFIX), 16))
-    return found
+            keys.append(int(path.name.removeprefix(NAME_PREFIX), 16))
+    return keys
 
 
-def remove_files(folder: Path, keys: Collection[int]) -> int:
+def remove_files_and_count_keys(folder: Path, keys: Collection[int]) -> int:
     """Remove the files with these keys, and return the number of keys."""
     for key in keys:
         remove_file(folder, key)

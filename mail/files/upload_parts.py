@@ -17,7 +17,7 @@ from sqlmodel import col
 
 from mail.files.resumable_file import ResumableFile, UploadBytesLostError
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.blobs.object_stores import object_name
+from mail.storage.blobs.object_stores import new_object_name
 from models.files.blobs import UploadPart
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, select_columns
@@ -62,7 +62,7 @@ async def store_part(
     The bytes are held in memory.
     """
     content, digest = await asyncio.to_thread(_read_and_hash, file, start, end)
-    name = object_name(digest, environment.new_id())
+    name = new_object_name(digest, environment.new_id())
     await environment.object_store.put(name, content)
     return StoredPart(start, end - start, digest, name)
 
@@ -96,10 +96,12 @@ async def fetch_missing_bytes_and_hash(
         for part in await _load_earlier_parts(environment, upload_id, request_start):
             if part.start != position:
                 break
-            upload_hash = await _verify_part_and_extend_hash(environment, file, part, upload_hash)
+            upload_hash = await _fetch_part_if_differing_and_extend_hash(
+                environment, file, part, upload_hash
+            )
             position = part.start + part.size
         if position != request_start:
-            raise UploadBytesLostError(f"no part has the bytes from {position} on")
+            raise UploadBytesLostError(f"No part has the bytes from {position} on.")
     await asyncio.to_thread(file.update_hashes, position, size, upload_hash)
     return upload_hash.hexdigest()
 
@@ -113,7 +115,7 @@ async def _load_earlier_parts(
     return await environment.database.read(part.order_by(col(UploadPart.start)))
 
 
-async def _verify_part_and_extend_hash(
+async def _fetch_part_if_differing_and_extend_hash(
     environment: Environment, file: ResumableFile, part: ColumnRow, upload_hash: "hashlib._Hash"
 ) -> "hashlib._Hash":
     """Return the hash of the upload up to the end of a part.
@@ -121,15 +123,15 @@ async def _verify_part_and_extend_hash(
     If the file has other bytes there, the part is fetched into it. Raises UploadBytesLostError.
     """
     end = part.start + part.size
-    found, extended = hashlib.sha256(), upload_hash.copy()
-    await asyncio.to_thread(file.update_hashes, part.start, end, found, extended)
-    if found.hexdigest() == part.digest:
+    part_hash, extended = hashlib.sha256(), upload_hash.copy()
+    await asyncio.to_thread(file.update_hashes, part.start, end, part_hash, extended)
+    if part_hash.hexdigest() == part.digest:
         return extended
     await _fetch_part(environment, file, part)
-    found = hashlib.sha256()
-    await asyncio.to_thread(file.update_hashes, part.start, end, found, upload_hash)
-    if found.hexdigest() != part.digest:
-        raise UploadBytesLostError(f"the object {part.name} has other bytes than were stored")
+    part_hash = hashlib.sha256()
+    await asyncio.to_thread(file.update_hashes, part.start, end, part_hash, upload_hash)
+    if part_hash.hexdigest() != part.digest:
+        raise UploadBytesLostError(f"The object {part.name} has other bytes than were stored.")
     return upload_hash
 
 
@@ -142,4 +144,4 @@ async def _fetch_part(environment: Environment, file: ResumableFile, part: Colum
                 await asyncio.to_thread(file.write, at, chunk)
                 at += len(chunk)
     except (KeyError, CorruptBlob) as problem:
-        raise UploadBytesLostError(f"the object {part.name} cannot be read") from problem
+        raise UploadBytesLostError(f"The object {part.name} can't be read.") from problem

@@ -30,18 +30,18 @@ class _OutputBuffer:
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
 
-    def write(self, piece: bytes) -> int:
-        self._pieces.append(bytes(piece))
-        return len(piece)
+    def write(self, chunk: bytes) -> int:
+        self._pieces.append(bytes(chunk))
+        return len(chunk)
 
     def flush(self) -> None:
         """Do nothing."""
 
     def take_bytes(self) -> bytes:
         """Return and remove all bytes that were written."""
-        found = b"".join(self._pieces)
+        data = b"".join(self._pieces)
         self._pieces.clear()
-        return found
+        return data
 
 
 async def stream_zip(members: Sequence[ZipMember], modified_at: datetime) -> AsyncGenerator[bytes]:
@@ -69,8 +69,8 @@ async def stream_zip(members: Sequence[ZipMember], modified_at: datetime) -> Asy
                             entry.write(chunk)
                         else:
                             await asyncio.to_thread(entry.write, chunk)
-                        if piece := sink.take_bytes():
-                            yield piece
-            if piece := sink.take_bytes():
-                yield piece
+                        if zip_bytes := sink.take_bytes():
+                            yield zip_bytes
+            if zip_bytes := sink.take_bytes():
+                yield zip_bytes
     yield sink.take_bytes()

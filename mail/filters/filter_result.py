@@ -39,6 +39,7 @@ class FilterResult:
     replies: Sequence[FilterReplyContent] = ()
     webhook_ids: Sequence[int] = ()
     matched_filter_ids: Sequence[int] = ()  # filters that matched, in order
+    stopped_filter_ids: Sequence[int] = ()  # filters that a step limit stopped or skipped
 
 
 NO_FILTERS = FilterResult()

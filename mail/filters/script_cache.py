@@ -21,15 +21,15 @@ def compile_script_cached(script_text: str) -> SieveProgram:
         if digest in _programs:
             _programs.move_to_end(digest)
             return _programs[digest]
-    made = sieve.compile_script(script_text)
+    script = sieve.compile_script(script_text)
     with _lock:
-        _programs[digest] = made
+        _programs[digest] = script
         while len(_programs) > MAX_PROGRAMS:
             _programs.popitem(last=False)
-    return made
+    return script
 
 
-def included_program(script_text: str | None) -> SieveProgram | None:
+def compile_included_script_or_none(script_text: str | None) -> SieveProgram | None:
     """Return the program of an included script, None if it is missing or does not compile."""
     try:
         return None if script_text is None else compile_script_cached(script_text)
@@ -39,11 +39,11 @@ def included_program(script_text: str | None) -> SieveProgram | None:
 
 def redirect_addresses(program: SieveProgram) -> set[str]:
     """Return the addresses a script redirects to; `*` for one that is computed at run time."""
-    found, calls = set[str](), list(program.calls)
+    addresses, calls = set[str](), list(program.calls)
     while calls:
         call = calls.pop()
         calls += [inner for block in call.blocks for inner in block]
         if call.name == "redirect":
             address = call.string_argument("address")
-            found.add(address.lower() if isinstance(address, str) else COMPUTED_ADDRESS)
-    return found
+            addresses.add(address.lower() if isinstance(address, str) else COMPUTED_ADDRESS)
+    return addresses

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, case, func, select
 from sqlmodel import col
 
-from mail.filters.script_cache import compile_script_cached, included_program
+from mail.filters.script_cache import compile_included_script_or_none, compile_script_cached
 from mail.recipients.address_resolution import ENCRYPTION_KEY
 from mail.sieve import SieveEnvironment, SieveError, SieveProgram
 from models.addresses.tables import Address, AddressKind
@@ -44,27 +44,34 @@ class ScriptMailboxes:
     mailboxes: Sequence[ScriptMailbox] = ()
     new_mailbox_key: str | None = None  # encryption key of a new mailbox
 
-    def by_path(self, path: str) -> ScriptMailbox | None:
+    def find_by_path(self, path: str) -> ScriptMailbox | None:
         """Return the mailbox with this path, or None."""
-        return next((box for box in self.mailboxes if box.path == path), None)
+        return next((mailbox for mailbox in self.mailboxes if mailbox.path == path), None)
 
-    def by_id(self, mailbox_id: int | None) -> ScriptMailbox | None:
+    def find_by_id(self, mailbox_id: int | None) -> ScriptMailbox | None:
         """Return the mailbox with this ID, or None."""
-        return next((box for box in self.mailboxes if box.id == mailbox_id), None)
+        return next((mailbox for mailbox in self.mailboxes if mailbox.id == mailbox_id), None)
 
     def find_by_special_use_or_path(
         self, path: str, special_use_name: str | None
     ) -> ScriptMailbox | None:
         """Return the mailbox with this special use as IMAP writes it, else with this path."""
-        known = {f"\\{each.value}".lower(): each for each in SpecialUse}
-        return self.by_special_use(
-            known.get(special_use_name.lower()) if special_use_name else None
-        ) or self.by_path(path)
+        paths_by_special_use = {
+            f"\\{special_use.value}".lower(): special_use for special_use in SpecialUse
+        }
+        return self.find_by_special_use(
+            paths_by_special_use.get(special_use_name.lower()) if special_use_name else None
+        ) or self.find_by_path(path)
 
-    def by_special_use(self, special_use: SpecialUse | None) -> ScriptMailbox | None:
+    def find_by_special_use(self, special_use: SpecialUse | None) -> ScriptMailbox | None:
         """Return the mailbox with this special use, or None."""
         return next(
-            (box for box in self.mailboxes if special_use and box.special_use is special_use), None
+            (
+                mailbox
+                for mailbox in self.mailboxes
+                if special_use and mailbox.special_use is special_use
+            ),
+            None,
         )
 
 
@@ -85,7 +92,7 @@ class UserScript:
     def find_included(self, location: str, name: str) -> SieveProgram | None:
         """Return the program of an included script, or None."""
         return (
-            included_program(self.other_scripts.get(name))
+            compile_included_script_or_none(self.other_scripts.get(name))
             if location == PERSONAL_LOCATION
             else None
         )
@@ -107,11 +114,11 @@ class ScriptAccount:
         return SieveEnvironment(
             now=environment.now(),
             addresses=self.addresses,
-            mailboxes={box.path for box in self.mailboxes.mailboxes},
+            mailboxes={mailbox.path for mailbox in self.mailboxes.mailboxes},
             special_uses={
-                box.path: [f"\\{box.special_use.capitalize()}"]
-                for box in self.mailboxes.mailboxes
-                if box.special_use and box.special_use is not SpecialUse.INBOX
+                mailbox.path: [f"\\{mailbox.special_use.capitalize()}"]
+                for mailbox in self.mailboxes.mailboxes
+                if mailbox.special_use and mailbox.special_use is not SpecialUse.INBOX
             },
             metadata=self.annotations,
             items={
@@ -129,34 +136,38 @@ class ScriptAccount:
 def used_extensions(script: UserScript) -> frozenset[str]:
     """Return the extensions of a script and the scripts it includes. Call it in a thread."""
     try:
-        found = compile_script_cached(script.text).extensions
+        extensions = compile_script_cached(script.text).extensions
     except SieveError:
         return frozenset()
-    return found.union(
-        *(one.extensions for one in map(included_program, script.other_scripts.values()) if one)
+    return extensions.union(
+        *(
+            included.extensions
+            for included in map(compile_included_script_or_none, script.other_scripts.values())
+            if included
+        )
     )
 
 
 @prepare_cached
 def _select_scripts(dialect: str, *, only_active: bool) -> Select[*tuple[Any, ...]]:
     names = {"id", "user_id", "name", "content", "requires"}
-    asked = select(*select_columns(SieveScript, names)).where(
+    statement = select(*select_columns(SieveScript, names)).where(
         is_in_parameter(dialect, col(SieveScript.user_id), "users")
     )
-    return asked.where(col(SieveScript.active)) if only_active else asked
+    return statement.where(col(SieveScript.active)) if only_active else statement
 
 
 async def load_active_scripts(
     environment: Environment, user_ids: Collection[int]
 ) -> dict[int, UserScript]:
     """Return the active scripts by account ID: one SQL statement, two if one uses `include`."""
-    asked, find = {"users": list(user_ids)}, environment.database.read_prepared
-    rows = await find(_select_scripts(environment.database.dialect, only_active=True), asked)
+    parameters, find = {"users": list(user_ids)}, environment.database.read_prepared
+    rows = await find(_select_scripts(environment.database.dialect, only_active=True), parameters)
     others: defaultdict[int, dict[str, str]] = defaultdict(dict)
     required = {row.user_id: set(row.requires) for row in rows}
     if including := [row.user_id for row in rows if "include" in row.content.lower()]:
-        more = _select_scripts(environment.database.dialect, only_active=False)
-        for row in await find(more, {"users": including}):
+        other_scripts_statement = _select_scripts(environment.database.dialect, only_active=False)
+        for row in await find(other_scripts_statement, {"users": including}):
             others[row.user_id][row.name] = row.content
             required[row.user_id].update(row.requires)
     return {
@@ -173,18 +184,24 @@ async def load_script_accounts(
     Loads only what the extensions need. The number of SQL statements does not depend on the number
     of accounts.
     """
-    boxes = await load_script_mailboxes(environment, extensions_by_user)
+    mailboxes_by_user = await load_script_mailboxes(environment, extensions_by_user)
     answering = [user for user, names in extensions_by_user.items() if _VACATION_EXTENSION in names]
-    noted = [
+    metadata_users = [
         user
         for user, names in extensions_by_user.items()
         if _METADATA_EXTENSIONS.intersection(names)
     ]
-    addresses = await _load_addresses(environment, answering) if answering else {}
-    metadata = await _load_annotations(environment, noted) if noted else {}
+    addresses = await _load_lowercase_addresses_by_user(environment, answering) if answering else {}
+    metadata = (
+        await _load_annotations_by_user_and_mailbox_path(environment, metadata_users)
+        if metadata_users
+        else {}
+    )
     return {
         user: ScriptAccount(
-            boxes.get(user, NO_MAILBOXES), addresses.get(user, ()), metadata.get(user, {})
+            mailboxes_by_user.get(user, NO_MAILBOXES),
+            addresses.get(user, ()),
+            metadata.get(user, {}),
         )
         for user in extensions_by_user
     }
@@ -208,40 +225,40 @@ async def load_script_mailboxes(
     environment: Environment, user_ids: Collection[int]
 ) -> dict[int, ScriptMailboxes]:
     """Return the mailboxes by account ID, without the one for snoozed messages."""
-    asked = _select_mailboxes(environment.database.dialect)
-    found: defaultdict[int, list[ColumnRow]] = defaultdict(list)
-    for row in await environment.database.read_prepared(asked, {"users": list(user_ids)}):
+    statement = _select_mailboxes(environment.database.dialect)
+    rows_by_user: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    for row in await environment.database.read_prepared(statement, {"users": list(user_ids)}):
         if row.special_use not in HOLDING_USES:
-            found[row.user_id].append(row)
+            rows_by_user[row.user_id].append(row)
     return {
         user: ScriptMailboxes(
             [ScriptMailbox(row.id, row.path, row.special_use, row.key) for row in rows], rows[0].new
         )
-        for user, rows in found.items()
+        for user, rows in rows_by_user.items()
     }
 
 
-async def _load_addresses(
+async def _load_lowercase_addresses_by_user(
     environment: Environment, user_ids: Sequence[int]
 ) -> dict[int, list[str]]:
     """Return the addresses in lower case by account ID."""
-    asked = select(col(Address.user_id), col(Address.shown)).where(
+    statement = select(col(Address.user_id), col(Address.display_address)).where(
         col(Address.user_id).in_(user_ids),
         col(Address.kind) == AddressKind.MAILBOX,
         col(Address.domain_id).is_not(None),
         ~col(Address.local).contains("*"),
     )
-    found: defaultdict[int, list[str]] = defaultdict(list)
-    for row in await environment.database.read(asked):
-        found[row.user_id].append(row.shown.lower())
-    return found
+    addresses_by_user: defaultdict[int, list[str]] = defaultdict(list)
+    for row in await environment.database.read(statement):
+        addresses_by_user[row.user_id].append(row.display_address.lower())
+    return addresses_by_user
 
 
-async def _load_annotations(
+async def _load_annotations_by_user_and_mailbox_path(
     environment: Environment, user_ids: Sequence[int]
 ) -> dict[int, dict[tuple[str, str], str]]:
     """Return the mailbox annotations by account ID; keys are (mailbox path, entry name)."""
-    asked = (
+    statement = (
         select(
             col(Mailbox.user_id),
             col(Mailbox.path),
@@ -251,13 +268,13 @@ async def _load_annotations(
         .join(Mailbox, col(Mailbox.id) == col(MailboxAnnotation.mailbox_id))
         .where(col(Mailbox.user_id).in_(user_ids))
     )
-    found: defaultdict[int, dict[tuple[str, str], str]] = defaultdict(dict)
-    for row in await environment.database.read(asked):
-        found[row.user_id][row.path, row.key] = row.value
-    return found
+    values_by_user: defaultdict[int, dict[tuple[str, str], str]] = defaultdict(dict)
+    for row in await environment.database.read(statement):
+        values_by_user[row.user_id][row.path, row.key] = row.value
+    return values_by_user
 
 
-async def load_ids_known_from_other_deliveries(
+async def load_duplicate_ids_of_other_deliveries(
     environment: Environment, ids_by_user_and_receipt: Mapping[tuple[int, str], Collection[str]]
 ) -> dict[int, set[str]]:
     """Return the known IDs of `duplicate` tests by account ID.
@@ -265,16 +282,16 @@ async def load_ids_known_from_other_deliveries(
     The mapping is by account ID and receipt: IDs that an earlier attempt of the same delivery has
     stored don't count.
     """
-    keys = {key for wanted in ids_by_user_and_receipt.values() for key in wanted}
+    keys = {key for ids in ids_by_user_and_receipt.values() for key in ids}
     rows = select(*select_columns(SieveMemory, {"user_id", "key", "receipt"})).where(
         col(SieveMemory.user_id).in_({user for user, _ in ids_by_user_and_receipt}),
         col(SieveMemory.kind) == SieveMemoryKind.DUPLICATE,
         col(SieveMemory.key).in_(keys),
         col(SieveMemory.until) > environment.now(),
     )
-    found: defaultdict[int, set[str]] = defaultdict(set)
+    known_ids: defaultdict[int, set[str]] = defaultdict(set)
     for row in await environment.database.read(rows):
-        for (user, receipt), wanted in ids_by_user_and_receipt.items():
-            if row.user_id == user and row.receipt != receipt and row.key in wanted:
-                found[user].add(row.key)
-    return found
+        for (user, receipt), ids in ids_by_user_and_receipt.items():
+            if row.user_id == user and row.receipt != receipt and row.key in ids:
+                known_ids[user].add(row.key)
+    return known_ids

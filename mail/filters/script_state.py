@@ -2,9 +2,8 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import UpdateBase, select
 from sqlmodel import col
 
 from models.filters.sieve_scripts import SieveMemory, SieveMemoryKind
@@ -17,10 +16,10 @@ def is_remembered(
     transaction: DatabaseTransaction, user_id: int, memory_kind: SieveMemoryKind, memory_key: str
 ) -> bool:
     """Return True if the key is remembered."""
-    return bool(remembered_keys(transaction, user_id, memory_kind, [memory_key]))
+    return bool(load_remembered_sieve_keys(transaction, user_id, memory_kind, [memory_key]))
 
 
-def remembered_keys(
+def load_remembered_sieve_keys(
     transaction: DatabaseTransaction,
     user_id: int,
     memory_kind: SieveMemoryKind,
@@ -28,18 +27,18 @@ def remembered_keys(
     except_receipt: str = "",
 ) -> frozenset[str]:
     """Return the remembered keys, without those that the delivery `except_receipt` has stored."""
-    asked = select(col(SieveMemory.key)).where(
+    statement = select(col(SieveMemory.key)).where(
         col(SieveMemory.user_id) == user_id,
         col(SieveMemory.kind) == memory_kind,
         col(SieveMemory.key).in_(memory_keys),
         col(SieveMemory.until) > transaction.environment.now(),
         col(SieveMemory.receipt) != (except_receipt or "-"),
     )
-    return frozenset(transaction.connection.execute(asked).scalars())
+    return frozenset(transaction.connection.execute(statement).scalars())
 
 
 @prepare_cached
-def _upsert_memory(dialect: str) -> Any:
+def _upsert_memory(dialect: str) -> UpdateBase:
     new = insert_with_conflict(dialect, SieveMemory)
     values = {"until": new.excluded.until, "receipt": new.excluded.receipt}
     return new.on_conflict_do_update(
@@ -47,7 +46,7 @@ def _upsert_memory(dialect: str) -> Any:
     ).inline()
 
 
-def remember_key(
+def upsert_remembered_sieve_key(
     transaction: DatabaseTransaction,
     user_id: int,
     kind_and_key: tuple[SieveMemoryKind, str],

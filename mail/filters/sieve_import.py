@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail import sieve
+from mail.filters.filter_compiler import OTHER_ACTION_PREFIX
 from mail.filters.sieve_to_actions import BlockEffect, effect_of_commands
 from mail.filters.sieve_to_conditions import (
     ImportProblems,
     QueryForm,
-    query_from_test,
+    query_from_test_or_add_problem,
     query_requiring_all,
 )
 from mail.sieve import ScriptProblem, limits
@@ -27,9 +28,6 @@ from mail.sieve.source_position import SourcePosition
 MAX_NAME = 255  # characters
 MAX_COMMENT_LINES = 20  # lines above a branch that are searched
 _ROUNDCUBE_NAME = re.compile(r"rule:\[(.*)\]")  # format of Roundcube
-_EXPORT_COMMENT = (
-    "Sieve does not say:"  # begins the comment of Filter.sieve about targets and webhooks
-)
 
 BranchByIf = Mapping[SourcePosition, int]  # branch number by the position of the `if`
 
@@ -53,18 +51,20 @@ class SieveImport:
     warnings: Sequence[ScriptProblem]  # in the order of the script, at most 20
 
 
-def import_script(script_text: str, *, reply_interval: int, max_filters: int) -> SieveImport:
+def filters_and_problems_from_sieve_script(
+    script_text: str, *, reply_interval: int, max_filters: int
+) -> SieveImport:
     """Import a script. Raises SieveError if it does not compile. Call it in a thread.
 
     `reply_interval` is the seconds between two replies to a sender.
     """
-    program, told = sieve.compile_script(script_text), ImportProblems()
-    reader = _ScriptImporter(script_text, reply_interval, max_filters, told)
+    program, problems = sieve.compile_script(script_text), ImportProblems()
+    reader = _ScriptImporter(script_text, reply_interval, max_filters, problems)
     reader.import_block(program.calls, [], {}, None)
     reader.warn_about_export_comments()
     filters = reader.adjust_and_check_filters()
-    faults = sorted(set(told.errors))[: limits.MAX_PROBLEMS]
-    return SieveImport(filters, faults, sorted(told.warnings.values())[: limits.MAX_PROBLEMS])
+    faults = sorted(set(problems.errors))[: limits.MAX_PROBLEMS]
+    return SieveImport(filters, faults, sorted(problems.warnings.values())[: limits.MAX_PROBLEMS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class _ImportedBlock:
 
     def can_follow(self, earlier: "_ImportedBlock") -> bool:
         """Return True if one message can run both blocks: not two branches of the same `if`."""
-        mine = self.branches
-        return all(mine.get(which, nth) == nth for which, nth in earlier.branches.items())
+        own_branches = self.branches
+        return all(own_branches.get(branch, nth) == nth for branch, nth in earlier.branches.items())
 
 
 class _ScriptImporter:
@@ -110,7 +110,9 @@ class _ScriptImporter:
                 continue
             plain.append(call)
             if call.name == "stop" and nth + 1 < len(calls):
-                self.problems.warn(calls[nth + 1].position, "nothing comes here: it is left out")
+                self.problems.warn(
+                    calls[nth + 1].position, "The command is never reached: it was omitted."
+                )
                 break
         self.add_filter(plain, conditions, branches, position)
 
@@ -121,18 +123,18 @@ class _ScriptImporter:
         before: list[QueryForm] = []
         for nth, block in enumerate(call.blocks):
             test = call.tests[nth] if nth < len(call.tests) else None
-            query = query_from_test(test, self.problems) if test else {}
+            query = query_from_test_or_add_problem(test, self.problems) if test else {}
             if test and test.name == "false":
-                self.problems.warn(test.position, "this is never so: it is left out")
+                self.problems.warn(test.position, "The test is never true: it was omitted.")
                 continue
-            ours = [*conditions, *([{"not": before}] if before else []), query]
-            place = test.position if test and nth else call.position
+            queries = [*conditions, *([{"not": before}] if before else []), query]
+            position = test.position if test and nth else call.position
             if not test and block:
-                place = block[0].position
-            self.import_block(block, ours, {**branches, call.position: nth}, place)
+                position = block[0].position
+            self.import_block(block, queries, {**branches, call.position: nth}, position)
             if test and test.name == "true":
                 break
-            if not any(one.name == "stop" for one in block):
+            if not any(command.name == "stop" for command in block):
                 before = [*before, query]
 
     def add_filter(
@@ -146,68 +148,70 @@ class _ScriptImporter:
         if not commands:
             return
         if len(self.blocks) == self.max_filters:
-            words = f"a script becomes at most {self.max_filters} filters"
+            words = f"A script can become at most {self.max_filters} filters."
             self.problems.errors.append(ScriptProblem(*commands[0].position, words))
             return
         first = commands[0].position
-        deed = effect_of_commands(commands, self.reply_interval, self.problems)
-        made = ImportedFilter(
-            self.name_from_comments(position or first),
+        effect = effect_of_commands(commands, self.reply_interval, self.problems)
+        new_filter = ImportedFilter(
+            self.name_from_comments_or_empty(position or first),
             query_requiring_all(conditions),
-            deed.action,
+            effect.action,
             first,
         )
-        self.blocks.append(_ImportedBlock(made, deed, branches))
+        self.blocks.append(_ImportedBlock(new_filter, effect, branches))
 
-    def name_from_comments(self, position: SourcePosition) -> str:
+    def name_from_comments_or_empty(self, position: SourcePosition) -> str:
         """Return the name from the comments above a line; Roundcube writes `rule:[name]`."""
         name = ""
         for line in reversed(
             self.lines[max(position.line - 1 - MAX_COMMENT_LINES, 0) : position.line - 1]
         ):
             comment = _comment_text(line)
-            if comment is None or comment.startswith(_EXPORT_COMMENT):
+            if comment is None or comment.startswith(OTHER_ACTION_PREFIX):
                 break
             rule = _ROUNDCUBE_NAME.fullmatch(comment)
             if rule:
                 name = rule[1]
                 break
             name = name or comment
-        shown = "".join(sign for sign in " ".join(name.split()) if sign.isprintable())
-        return shown[:MAX_NAME].strip()
+        clean_name = "".join(sign for sign in " ".join(name.split()) if sign.isprintable())
+        return clean_name[:MAX_NAME].strip()
 
     def warn_about_export_comments(self) -> None:
         """Warn about actions that an exported script only has as comments."""
         for nth, line in enumerate(self.lines):
-            if (_comment_text(line) or "").startswith(_EXPORT_COMMENT):
-                self.problems.warn(SourcePosition(nth + 1, 1), "what no script says is left out")
+            if (_comment_text(line) or "").startswith(OTHER_ACTION_PREFIX):
+                self.problems.warn(
+                    SourcePosition(nth + 1, 1), "The comment can't be imported: it was omitted."
+                )
 
     def adjust_and_check_filters(self) -> list[ImportedFilter]:
         """Return the filters, adjusted so that none overrides the result of the script.
 
         A message that one filter stores is not deleted by a later filter.
         """
-        kept: list[ImportedFilter] = []
-        for nth, one in enumerate(self.blocks):
-            behind = [] if "stop" in one.imported.action else self.blocks[nth + 1 :]
-            later = [other for other in behind if one.can_follow(other)]
-            action = dict(one.imported.action)
-            if one.effect.is_explicit_store and any(
+        kept_filters: list[ImportedFilter] = []
+        for nth, block in enumerate(self.blocks):
+            behind = [] if "stop" in block.imported.action else self.blocks[nth + 1 :]
+            later = [other for other in behind if block.can_follow(other)]
+            action = dict(block.imported.action)
+            if block.effect.is_explicit_store and any(
                 "delete" in other.effect.action for other in later
             ):
                 action["delete"] = False
-                if "copyTo" in action and not _has_storage_target(one):
-                    words = "besides the copy it stays where it is, whatever is behind"
-                    self.problems.warn(one.imported.position, words)
-            self.report_delete_before_store(one, later)
-            self.warn_about_differences(one, later)
+                if "copyTo" in action and not _has_storage_target(block):
+                    words = "The message also stays in the mailbox, whatever follows."
+                    self.problems.warn(block.imported.position, words)
+            self.report_delete_before_store(block, later)
+            self.warn_about_differences(block, later)
             if action:
-                kept.append(
+                kept_filters.append(
                     ImportedFilter(
-                        one.imported.name, one.imported.query, action, one.imported.position
+                        block.imported.name, block.imported.query, action, block.imported.position
                     )
                 )
-        return kept
+        return kept_filters
 
     def report_delete_before_store(
         self, block: _ImportedBlock, later: Sequence[_ImportedBlock]
@@ -216,7 +220,10 @@ class _ScriptImporter:
         storing = next((other for other in later if other.effect.is_explicit_store), None)
         if "delete" in block.effect.action and storing:
             line = storing.imported.position.line
-            words = f"what a filter throws away line {line} cannot store: write stop here"
+            words = (
+                f"A filter can't store a message that the command in line {line} "
+                "discards: add `stop` here."
+            )
             self.problems.errors.append(ScriptProblem(*block.imported.position, words))
 
     def warn_about_differences(
@@ -225,22 +232,26 @@ class _ScriptImporter:
         """Warn about differences between the filters and the script."""
         line = block.imported.position.line
         for other in later:
-            place, deed = other.imported.position, other.effect
+            position, effect = other.imported.position, other.effect
             if (
                 _has_storage_target(block)
                 and _has_storage_target(other)
                 and _storage_target(block) != _storage_target(other)
             ):
-                words = f"what line {line} stores is not stored here as well"
-                self.problems.warn(place, words, "place")
-            if (block.effect.added_flags and deed.resets_flags) or _has_flag_conflict(
-                block.effect, deed
+                words = (
+                    f"The message that the command in line {line} stores is not also stored here."
+                )
+                self.problems.warn(position, words, "place")
+            if (block.effect.added_flags and effect.resets_flags) or _has_flag_conflict(
+                block.effect, effect
             ):
-                words = f"of a flag that line {line} names it is that which counts"
-                self.problems.warn(place, words, "flag")
-            elif block.effect.is_explicit_store and (deed.added_flags or deed.removed_flags):
-                words = f"these flags count for what line {line} stores, too"
-                self.problems.warn(place, words, "flags")
+                words = f"The flags of the command in line {line} apply."
+                self.problems.warn(position, words, "flag")
+            elif block.effect.is_explicit_store and (effect.added_flags or effect.removed_flags):
+                words = (
+                    f"These flags also apply to the message that the command in line {line} stores."
+                )
+                self.problems.warn(position, words, "flags")
 
 
 def _has_flag_conflict(effect: BlockEffect, other_effect: BlockEffect) -> bool:

@@ -9,7 +9,7 @@ from mail.filters.sieve_to_conditions import (
     ImportProblems,
     NoFilterEquivalent,
     require_allowed_arguments,
-    string_arguments,
+    require_string_arguments_without_variables,
 )
 from mail.mailboxes.paths import canonical_path
 from mail.mime import ParsedPart, decoded_content, parse_structure
@@ -102,7 +102,7 @@ class _EffectBuilder:
         elif command.name == "fileinto":
             self.add_fileinto(command)
         elif command.name == "redirect":
-            self.targets += string_arguments(command, "address")
+            self.targets += require_string_arguments_without_variables(command, "address")
             self.cancelled = self.cancelled or not command.has_argument("copy")
         elif command.name == "vacation":
             self.set_reply(command)
@@ -111,12 +111,14 @@ class _EffectBuilder:
         elif command.name == "stop":
             self.stopped = True
         else:
-            raise NoFilterEquivalent(command.position, f"filters have no {command.name}")
+            raise NoFilterEquivalent(
+                command.position, f"Filters have no equivalent of the command {command.name}."
+            )
 
     def add_flag_command(self, command: SieveCall) -> None:
         """Add the effect of `addflag`, `setflag` or `removeflag`."""
         if command.has_argument("variable"):
-            raise NoFilterEquivalent(command.position, "filters have no variables")
+            raise NoFilterEquivalent(command.position, "Filters have no variables.")
         names = _flags_of_argument(command, "list")
         if command.name == "removeflag":
             self.removed_flags |= names
@@ -134,29 +136,32 @@ class _EffectBuilder:
     def add_fileinto(self, command: SieveCall) -> None:
         """Add the effect of `fileinto`."""
         require_allowed_arguments(command, _FILEINTO_ARGUMENTS)
-        (path,) = string_arguments(command, "mailbox")
-        use = "".join(string_arguments(command, "specialuse")).lower() or None
-        to = self.copied_to if command.has_argument("copy") else self.stored_in
-        to.append(MailboxName(canonical_path(path), use, command.position))
+        (path,) = require_string_arguments_without_variables(command, "mailbox")
+        use = (
+            "".join(require_string_arguments_without_variables(command, "specialuse")).lower()
+            or None
+        )
+        mailboxes = self.copied_to if command.has_argument("copy") else self.stored_in
+        mailboxes.append(MailboxName(canonical_path(path), use, command.position))
         self.add_flags_of_store(command)
 
     def add_flags_of_store(self, command: SieveCall) -> None:
         """Record the flags that a command stores the message with."""
-        own = (
+        own_flags = (
             _flags_of_argument(command, "flags")
             if command.has_argument("flags")
             else self.added_flags
         )
-        self.flags_at_stores.append((command.position, frozenset(own)))
-        self.added_flags = {**self.added_flags, **own}
+        self.flags_at_stores.append((command.position, frozenset(own_flags)))
+        self.added_flags = {**self.added_flags, **own_flags}
 
     def set_reply(self, command: SieveCall) -> None:
         """Set the reply from a `vacation` command."""
         require_allowed_arguments(command, (*_VACATION_ARGUMENTS, "reason"))
         if self.reply is not None:
-            raise NoFilterEquivalent(command.position, "a filter answers once")
-        (text,) = string_arguments(command, "reason")
-        subject = "".join(string_arguments(command, "subject"))
+            raise NoFilterEquivalent(command.position, "A filter can reply only once.")
+        (text,) = require_string_arguments_without_variables(command, "reason")
+        subject = "".join(require_string_arguments_without_variables(command, "subject"))
         texts = (
             _texts_of_entity(text, command.position)
             if command.has_argument("mime")
@@ -164,30 +169,30 @@ class _EffectBuilder:
         )
         self.reply = {"subject": subject.strip(), "text": "", "html": "", **texts}
         if self.reply_interval != _vacation_interval(command):
-            words = f"filters answer a sender once in {self.reply_interval} seconds"
+            words = f"Filters reply to a sender once in {self.reply_interval} seconds."
             self.problems.warn(command.position, words)
         if command.has_argument("from") or command.has_argument("addresses"):
-            words = "filters answer for the addresses of the account, and no others"
+            words = "Filters reply only for the addresses of the account."
             self.problems.warn(command.position, words)
 
     def combined_effect_with_warnings(self) -> BlockEffect:
         """Return the combined effect and warn about flags that differ between stores."""
         stays = self.kept or not (self.stored_in or self.cancelled)
-        for place, flags in self.flags_at_stores:
+        for index, flags in self.flags_at_stores:
             if flags != frozenset(self.added_flags):
-                self.problems.warn(place, "a filter sets its flags wherever the message is stored")
-        found: dict[str, Any] = {"stop": True} if self.stopped else {}
-        found |= {name: True for low, name in _FIELD_BY_FLAG.items() if low in self.added_flags}
-        found |= {name: False for low, name in _FIELD_BY_FLAG.items() if low in self.removed_flags}
-        found |= self._storage_fields(keeps_default=stays)
-        found["keywords"] = [
+                self.problems.warn(index, "A filter sets its flags wherever the message is stored.")
+        effect: dict[str, Any] = {"stop": True} if self.stopped else {}
+        effect |= {name: True for low, name in _FIELD_BY_FLAG.items() if low in self.added_flags}
+        effect |= {name: False for low, name in _FIELD_BY_FLAG.items() if low in self.removed_flags}
+        effect |= self._storage_fields(keeps_default=stays)
+        effect["keywords"] = [
             name for low, name in self.added_flags.items() if low not in _FIELD_BY_FLAG
         ]
-        found["removeKeywords"] = [
+        effect["removeKeywords"] = [
             name for low, name in self.removed_flags.items() if low not in _FIELD_BY_FLAG
         ]
-        found |= {"forwardTo": list(dict.fromkeys(self.targets)), "reply": self.reply}
-        action = {name: value for name, value in found.items() if value or value is False}
+        effect |= {"forwardTo": list(dict.fromkeys(self.targets)), "reply": self.reply}
+        action = {name: value for name, value in effect.items() if value or value is False}
         stores = bool(self.stored_in or self.copied_to or self.kept)
         return BlockEffect(
             action,
@@ -206,7 +211,7 @@ class _EffectBuilder:
         if not folders:
             return {"delete": True}
         first, *others = folders
-        others = [one for one in dict.fromkeys(others) if one != first]
+        others = [other for other in dict.fromkeys(others) if other != first]
         if first.special_use == JUNK_USE:
             return {"spam": True, "copyTo": others}
         return {"mailbox": first, "copyTo": others}
@@ -216,7 +221,7 @@ def _flags_of_argument(command: SieveCall, argument_name: str) -> dict[str, str]
     """Return the flags of an argument as written, by lower case."""
     return {
         word.lower(): word
-        for text in string_arguments(command, argument_name)
+        for text in require_string_arguments_without_variables(command, argument_name)
         for word in text.split()
     }
 
@@ -234,13 +239,13 @@ def _vacation_interval(command: SieveCall) -> int:
 def _texts_of_entity(mime_entity: str, position: SourcePosition) -> dict[str, str]:
     """Return text and HTML of a MIME entity. Raises NoFilterEquivalent for other content."""
     raw = mime_entity.encode()
-    whole = parse_structure(raw)
+    structure = parse_structure(raw)
     parts: tuple[ParsedPart, ...] = (
-        whole.parts if whole.content_type == _ALTERNATIVE_TYPE else (whole,)
+        structure.parts if structure.content_type == _ALTERNATIVE_TYPE else (structure,)
     )
     kinds = [_FIELD_BY_TYPE.get(part.content_type) for part in parts]
     if None in kinds or len(set(kinds)) < len(kinds) or not kinds:
-        raise NoFilterEquivalent(position, "a filter answers by a text, HTML, or both")
+        raise NoFilterEquivalent(position, "A filter replies with text, HTML or both.")
     return {
         kind: decode_text(decoded_content(raw, part), part.params.get("charset"))
         for kind, part in zip(kinds, parts, strict=True)

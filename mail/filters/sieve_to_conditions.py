@@ -66,24 +66,26 @@ class ImportProblems:
         )
 
 
-def string_arguments(call: SieveCall, argument_name: str) -> list[str]:
+def require_string_arguments_without_variables(call: SieveCall, argument_name: str) -> list[str]:
     """Return the strings of an argument. Raises NoFilterEquivalent if it has variables."""
     value = call.arguments.get(argument_name, ())
     listed = value if isinstance(value, tuple) else (value,)
-    found = [one for one in listed if isinstance(one, str)]
-    if len(found) < len(listed):
-        raise NoFilterEquivalent(call.position, "filters have no variables")
-    return found
+    strings = [value for value in listed if isinstance(value, str)]
+    if len(strings) < len(listed):
+        raise NoFilterEquivalent(call.position, "Filters have no variables.")
+    return strings
 
 
 def require_allowed_arguments(call: SieveCall, allowed_names: Iterable[str]) -> None:
     """Raise NoFilterEquivalent if a call has arguments that filters don't have."""
     for name in call.arguments:
         if name not in allowed_names:
-            raise NoFilterEquivalent(call.position, f"filters have no {call.name} with :{name}")
+            raise NoFilterEquivalent(
+                call.position, f"Filters have no equivalent of {call.name} with :{name}."
+            )
 
 
-def query_from_test(test: SieveCall, problems: ImportProblems) -> QueryForm:
+def query_from_test_or_add_problem(test: SieveCall, problems: ImportProblems) -> QueryForm:
     """Return the test as a query. Returns {} and adds an error if there is no equivalent."""
     try:
         return _CONVERTERS.get(test.name, _unknown_test)(test, problems)
@@ -97,17 +99,22 @@ def query_requiring_all(queries: Iterable[QueryForm]) -> QueryForm:
 
     A field that occurs twice moves into `all`, in the order that filter_compiler writes.
     """
-    found: QueryForm = {}
-    for one in queries:
-        twice = (found.keys() & one.keys()) - {"all", "not"}
+    combined_query: QueryForm = {}
+    for query in queries:
+        twice = (combined_query.keys() & query.keys()) - {"all", "not"}
         if twice == {"any"}:
-            found["all"] = [*found.get("all", ()), {"any": found.pop("any")}]
+            combined_query["all"] = [
+                *combined_query.get("all", ()),
+                {"any": combined_query.pop("any")},
+            ]
         elif twice:
-            found["all"] = [*found.get("all", ()), one]
+            combined_query["all"] = [*combined_query.get("all", ()), query]
             continue
-        for name, value in one.items():
-            found[name] = [*found.get(name, ()), *value] if name in ("all", "not") else value
-    return found
+        for name, value in query.items():
+            combined_query[name] = (
+                [*combined_query.get(name, ()), *value] if name in ("all", "not") else value
+            )
+    return combined_query
 
 
 def _any_query(queries: Sequence[QueryForm]) -> QueryForm:
@@ -117,7 +124,7 @@ def _any_query(queries: Sequence[QueryForm]) -> QueryForm:
 
 def _unknown_test(test: SieveCall, _problems: ImportProblems) -> QueryForm:
     """Raise NoFilterEquivalent for a test without equivalent."""
-    raise NoFilterEquivalent(test.position, f"filters have no test {test.name}")
+    raise NoFilterEquivalent(test.position, f"Filters have no equivalent of the test {test.name}.")
 
 
 def _query_of_true(_test: SieveCall, _problems: ImportProblems) -> QueryForm:
@@ -129,15 +136,17 @@ def _query_of_false(_test: SieveCall, _problems: ImportProblems) -> QueryForm:
 
 
 def _query_of_allof(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    return query_requiring_all([query_from_test(one, problems) for one in test.tests])
+    return query_requiring_all(
+        [query_from_test_or_add_problem(test, problems) for test in test.tests]
+    )
 
 
 def _query_of_anyof(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    return _any_query([query_from_test(one, problems) for one in test.tests])
+    return _any_query([query_from_test_or_add_problem(test, problems) for test in test.tests])
 
 
 def _query_of_not(test: SieveCall, problems: ImportProblems) -> QueryForm:
-    inner = query_from_test(test.tests[0], problems)
+    inner = query_from_test_or_add_problem(test.tests[0], problems)
     if list(inner) == ["hasAttachment"]:
         return {"hasAttachment": not inner["hasAttachment"]}
     return {"not": [inner]}
@@ -157,7 +166,10 @@ def _query_of_size(test: SieveCall, _problems: ImportProblems) -> QueryForm:
 def _query_of_exists(test: SieveCall, _problems: ImportProblems) -> QueryForm:
     require_allowed_arguments(test, ("names",))
     return query_requiring_all(
-        [_header_exists_query(name) for name in string_arguments(test, "names")]
+        [
+            _header_exists_query(name)
+            for name in require_string_arguments_without_variables(test, "names")
+        ]
     )
 
 
@@ -169,25 +181,25 @@ def _header_exists_query(header_name: str) -> QueryForm:
 def _query_of_header(test: SieveCall, problems: ImportProblems) -> QueryForm:
     require_allowed_arguments(test, _COMPARISON_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
-    names = string_arguments(test, "names")
-    return _any_query([one for key in keys for one in _header_queries(names, kind, key)])
+    names = require_string_arguments_without_variables(test, "names")
+    return _any_query([query for key in keys for query in _header_queries(names, kind, key)])
 
 
 def _header_queries(header_names: Sequence[str], match_type: str, key: str) -> list[QueryForm]:
     """Return queries of which one holds if one of the header fields matches the key."""
-    part = _substring_of_key(match_type, key)
+    part = _substring_of_key_or_none(match_type, key)
     if part is None:
         return [_regex_query(name, _regex_of_key(match_type, key)) for name in header_names]
     if not part:
         return [_header_exists_query(name) for name in header_names]
     left = {name.lower() for name in header_names}
-    found: list[QueryForm] = []
+    queries: list[QueryForm] = []
     for name, fields in HEADER_FIELDS.items():
         if left.issuperset(fields):
-            found.append({name: part})
+            queries.append({name: part})
             left.difference_update(fields)
     others = dict.fromkeys(name for name in header_names if name.lower() in left)
-    return [*found, *({"header": {"key": name, "value": part}} for name in others)]
+    return [*queries, *({"header": {"key": name, "value": part}} for name in others)]
 
 
 def _query_of_body(test: SieveCall, problems: ImportProblems) -> QueryForm:
@@ -198,21 +210,23 @@ def _query_of_body(test: SieveCall, problems: ImportProblems) -> QueryForm:
 
 def _body_query(test: SieveCall, match_type: str, key: str) -> QueryForm:
     """Return the query for a key in the text."""
-    part = _substring_of_key(match_type, key)
+    part = _substring_of_key_or_none(match_type, key)
     if part is None:
         return _regex_query(None, _regex_of_key(match_type, key))
     if not part:
-        raise NoFilterEquivalent(test.position, "filters do not ask whether there is a text")
+        raise NoFilterEquivalent(
+            test.position, "Filters can't test whether the message has a text."
+        )
     return {"text": part}
 
 
 def _match_type_and_keys(test: SieveCall, problems: ImportProblems) -> tuple[str, list[str]]:
     """Return the match type and the keys of a test."""
     if test.chosen_tag("comparator", "") == NUMERIC:
-        raise NoFilterEquivalent(test.position, "filters compare no numbers")
+        raise NoFilterEquivalent(test.position, "Filters can't compare numbers.")
     if test.chosen_tag("comparator", "") == OCTET:
-        problems.warn(test.position, "filters look in any case")
-    return test.chosen_tag("match", "is"), string_arguments(test, "keys")
+        problems.warn(test.position, "Filters ignore case.")
+    return test.chosen_tag("match", "is"), require_string_arguments_without_variables(test, "keys")
 
 
 def _regex_query(header_name: str | None, pattern: str) -> QueryForm:
@@ -220,32 +234,32 @@ def _regex_query(header_name: str | None, pattern: str) -> QueryForm:
     return {"regex": {"key": header_name, "pattern": pattern}}
 
 
-def _substring_of_key(match_type: str, key: str) -> str | None:
+def _substring_of_key_or_none(match_type: str, key: str) -> str | None:
     """Return the substring that a key searches for: "" for anything, None for other keys."""
     if match_type == "contains":
         return key
     if match_type != "matches":
         return None
-    signs = _wildcard_tokens(key)
-    if not signs or signs[0] != "*" or signs[-1] != "*":
+    tokens = _wildcard_tokens(key)
+    if not tokens or tokens[0] != "*" or tokens[-1] != "*":
         return None
-    inner = signs[1:-1]
+    inner = tokens[1:-1]
     if any(sign in ("*", "?") for sign in inner):
-        return "" if set(signs) == {"*"} else None
+        return "" if set(tokens) == {"*"} else None
     part = "".join(sign[1:] for sign in inner)
     return part if part.split() or not part else None
 
 
 def _wildcard_tokens(key: str) -> list[str]:
     """Split a `:matches` pattern into tokens: wildcards alone, other characters after `=`."""
-    found: list[str] = []
-    signs = iter(key)
-    for sign in signs:
+    tokens: list[str] = []
+    characters = iter(key)
+    for sign in characters:
         if sign in ("*", "?"):
-            found.append(sign)
+            tokens.append(sign)
         else:
-            found.append("=" + (next(signs, sign) if sign == "\\" else sign))
-    return found
+            tokens.append("=" + (next(characters, sign) if sign == "\\" else sign))
+    return tokens
 
 
 def _escape_regex(text: str) -> str:
@@ -264,8 +278,11 @@ def _regex_of_key(match_type: str, key: str) -> str:
 def _unanchored_regex_of_key(match_type: str, key: str, character_class: str) -> str:
     """Return the regular expression of a key; a wildcard matches the character class."""
     if match_type == "matches":
-        meant = {"*": f"{character_class}*", "?": character_class}
-        return "".join(meant.get(one) or _escape_regex(one[1:]) for one in _wildcard_tokens(key))
+        regex_by_wildcard = {"*": f"{character_class}*", "?": character_class}
+        return "".join(
+            regex_by_wildcard.get(token) or _escape_regex(token[1:])
+            for token in _wildcard_tokens(key)
+        )
     around = f"{character_class}*" if match_type == "contains" else ""
     return f"{around}{_escape_regex(key)}{around}"
 
@@ -273,21 +290,24 @@ def _unanchored_regex_of_key(match_type: str, key: str, character_class: str) ->
 def _query_of_address(test: SieveCall, problems: ImportProblems) -> QueryForm:
     require_allowed_arguments(test, _ADDRESS_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
-    names, part = string_arguments(test, "names"), test.chosen_tag("part", "all")
+    names, part = (
+        require_string_arguments_without_variables(test, "names"),
+        test.chosen_tag("part", "all"),
+    )
     if kind == "regex":
         raise NoFilterEquivalent(
-            test.position, "filters try expressions on whole fields: write header"
+            test.position, "Filters match regular expressions with whole fields only: use `header`."
         )
-    if part == "all" and all(_substring_of_key(kind, key) is not None for key in keys):
-        problems.warn(test.position, "filters look into the names beside addresses, too")
-        return _any_query([one for key in keys for one in _header_queries(names, kind, key)])
+    if part == "all" and all(_substring_of_key_or_none(kind, key) is not None for key in keys):
+        problems.warn(test.position, "Filters also test the display names of addresses.")
+        return _any_query([query for key in keys for query in _header_queries(names, kind, key)])
     if "" in keys:
-        raise NoFilterEquivalent(test.position, "filters do not look for an empty address")
+        raise NoFilterEquivalent(test.position, "Filters can't test for an empty address.")
     patterns = [_address_regex(part, kind, key) for key in keys]
     return _any_query(
         [
-            _regex_query(name, _field_regex_of_address(name, one))
-            for one in patterns
+            _regex_query(name, _field_regex_of_address(name, pattern))
+            for pattern in patterns
             for name in names
         ]
     )
@@ -297,11 +317,11 @@ def _address_regex(address_part: str, match_type: str, key: str) -> str:
     """Return the regular expression of an address of which this part matches."""
     if address_part == "all":
         return _unanchored_regex_of_key(match_type, key, _ADDRESS_CHARACTER)
-    half = _unanchored_regex_of_key(match_type, key, _LOCAL_CHARACTER)
+    local_part_regex = _unanchored_regex_of_key(match_type, key, _LOCAL_CHARACTER)
     return (
-        f"{half}@{_LOCAL_CHARACTER}*"
+        f"{local_part_regex}@{_LOCAL_CHARACTER}*"
         if address_part == "localpart"
-        else f"{_ADDRESS_CHARACTER}*@{half}"
+        else f"{_ADDRESS_CHARACTER}*@{local_part_regex}"
     )
 
 

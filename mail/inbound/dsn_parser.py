@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mail.addresses.address_syntax import MAX_ADDRESS
 from mail.envelope.delivery_jobs import DsnAction
 from mail.mime import ByteSource, FileSource, ParsedPart, decoded_content, parse_message_ids
 from mail.mime.byte_source import read_range
-from mail.mime.header_fields import parse_fields as header_fields
+from mail.mime.header_fields import parse_fields_with_lowercase_names as header_fields
 from mail.storage.storable_message import StorableMessage
 
 MAX_STATUS_SIZE = 1 << 20  # bytes of the status part
@@ -28,7 +29,7 @@ MAX_SERVER_NAME = 255  # characters
 STATUS_TYPES = frozenset({"message/delivery-status", "message/global-delivery-status"})
 HEADER_TYPES = frozenset({"text/rfc822-headers", "message/global-headers"})
 MESSAGE_TYPES = frozenset({"message/rfc822", "message/global"})
-ACTIONS_BY_NAME = {str(each): each for each in DsnAction}
+ACTIONS_BY_NAME = {str(dsn_action): dsn_action for dsn_action in DsnAction}
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
@@ -61,7 +62,7 @@ class ReceivedDsn:
     recipient_results: Sequence[RecipientResult]
 
 
-async def dsn_of_message(
+async def dsn_of_message_or_none(
     raw_message: bytes | Path, message: StorableMessage, envelope_sender: str
 ) -> ReceivedDsn | None:
     """Return the DSN that a message is, None if it is not one.
@@ -75,10 +76,10 @@ async def dsn_of_message(
     if kind.strip().lower() != "delivery-status":
         return None
     raw = FileSource(raw_message, message.size) if isinstance(raw_message, Path) else raw_message
-    return await asyncio.to_thread(parse_dsn, raw, message.facts.structure)
+    return await asyncio.to_thread(parse_dsn_or_none, raw, message.facts.structure)
 
 
-def parse_dsn(raw_message: bytes | ByteSource, structure: ParsedPart) -> ReceivedDsn | None:
+def parse_dsn_or_none(raw_message: bytes | ByteSource, structure: ParsedPart) -> ReceivedDsn | None:
     """Parse a DSN. Returns None if it reports no recipient."""
     parts = structure.parts[:MAX_PARTS]
     status = next((part for part in parts if part.content_type in STATUS_TYPES), None)
@@ -87,15 +88,17 @@ def parse_dsn(raw_message: bytes | ByteSource, structure: ParsedPart) -> Receive
     groups = list(_field_groups(decoded_content(raw_message, status)))
     if not groups:
         return None
-    about, fates = groups[0], list[RecipientResult]()
+    message_fields, fates = groups[0], list[RecipientResult]()
     for group in groups:
-        if len(fates) < MAX_RECIPIENTS and (fate := _result_of_group(group)):
+        if len(fates) < MAX_RECIPIENTS and (fate := _result_of_group_or_none(group)):
             fates.append(fate)
     if not fates:
         return None
-    by = _value_after_type(about.get("reporting-mta", ""))[:MAX_SERVER_NAME]
-    envid = about.get("original-envelope-id", "").strip()[:MAX_STORED_TEXT]
-    return ReceivedDsn(by, envid or None, _original_message_id(raw_message, parts), fates)
+    reporting_server = _value_after_type(message_fields.get("reporting-mta", ""))[:MAX_SERVER_NAME]
+    envid = message_fields.get("original-envelope-id", "").strip()[:MAX_STORED_TEXT]
+    return ReceivedDsn(
+        reporting_server, envid or None, _original_message_id(raw_message, parts), fates
+    )
 
 
 def _field_groups(status_body: bytes) -> Iterator[dict[str, str]]:
@@ -123,40 +126,53 @@ def _field_groups(status_body: bytes) -> Iterator[dict[str, str]]:
         yield group
 
 
-def _result_of_group(fields: dict[str, str]) -> RecipientResult | None:
+def _result_of_group_or_none(fields: dict[str, str]) -> RecipientResult | None:
     """Return the result that a group of fields reports, None if it has no action or address."""
     word = _WORD.match(fields.get("action", ""))
     action = ACTIONS_BY_NAME.get(word[1].lower()) if word else None
-    given = [fields.get(name, "") for name in ("original-recipient", "final-recipient")]
-    addresses = tuple(address for each in given if (address := _address_of_typed_value(each)))
+    recipient_fields = [fields.get(name, "") for name in ("original-recipient", "final-recipient")]
+    addresses = tuple(
+        address
+        for recipient_field in recipient_fields
+        if (address := _address_of_typed_value_or_none(recipient_field))
+    )
     if action is None or not addresses:
         return None
-    orcpt = ";".join(part.strip() for part in given[0].partition(";")[::2]).lower()
+    orcpt = ";".join(part.strip() for part in recipient_fields[0].partition(";")[::2]).lower()
     code, text = _reply_of_group(action, fields)
     return RecipientResult(
-        action, addresses, orcpt[:MAX_FIELD_VALUE] if given[0] else None, code, text
+        action, addresses, orcpt[:MAX_FIELD_VALUE] if recipient_fields[0] else None, code, text
     )
 
 
-def _address_of_typed_value(field_value: str) -> str | None:
+def _address_of_typed_value_or_none(field_value: str) -> str | None:
     """Return the address of a typed field value (`rfc822; user@host`), None if it is not valid."""
-    kind, mark, text = field_value.partition(";")
-    if not mark or kind.strip().lower() not in _ADDRESS_TYPES:
+    kind, separator, text = field_value.partition(";")
+    if not separator or kind.strip().lower() not in _ADDRESS_TYPES:
         return None
     address = (
-        _UTF8_ESCAPE.sub(_unescaped_character, text.strip()).removeprefix("<").removesuffix(">")
+        _UTF8_ESCAPE.sub(_unescaped_character_or_empty, text.strip())
+        .removeprefix("<")
+        .removesuffix(">")
     )
     sound = "@" in address and len(address) <= MAX_ADDRESS and not _UNPRINTABLE.search(address)
     return address if sound and " " not in address else None
 
 
-def _unescaped_character(escape_match: re.Match[str]) -> str:
+def _unescaped_character_or_empty(escape_match: re.Match[str]) -> str:
     """Return the character of an RFC 6533 escape, "" if the number is out of range."""
     number = int(escape_match[1], 16)
     return chr(number) if number <= 0x10FFFF else ""  # noqa: PLR2004 - the last of Unicode
 
 
-def _reply_of_group(action: DsnAction, fields: dict[str, str]) -> tuple[int, str]:
+class _ServerReply(NamedTuple):
+    """The SMTP reply of the last server."""
+
+    code: int
+    text: str
+
+
+def _reply_of_group(action: DsnAction, fields: dict[str, str]) -> _ServerReply:
     """Return reply code and text of the last server."""
     status = _STATUS_CODE.match(fields.get("status", ""))
     text = " ".join(
@@ -169,7 +185,7 @@ def _reply_of_group(action: DsnAction, fields: dict[str, str]) -> tuple[int, str
         number = _default_reply_code(action, status[1] if status else "")
     if status and status[1] not in text:
         text = f"{status[1]} {text}".strip()
-    return number, (text or str(action))[:MAX_STORED_TEXT]
+    return _ServerReply(number, (text or str(action))[:MAX_STORED_TEXT])
 
 
 def _default_reply_code(action: DsnAction, status_code: str) -> int:
@@ -181,8 +197,8 @@ def _default_reply_code(action: DsnAction, status_code: str) -> int:
 
 def _value_after_type(field_value: str) -> str:
     """Return a field value without its type, in one line."""
-    kind, mark, text = field_value.partition(";")
-    return " ".join(_UNPRINTABLE.sub(" ", text if mark else kind).split())
+    kind, separator, text = field_value.partition(";")
+    return " ".join(_UNPRINTABLE.sub(" ", text if separator else kind).split())
 
 
 def _original_message_id(
@@ -195,12 +211,12 @@ def _original_message_id(
         elif part.content_type in MESSAGE_TYPES:
             small = part.size <= MAX_HEADER_SIZE  # some servers encode it, against RFC 3464
             end = min(part.body_end, part.body_start + MAX_HEADER_SIZE)
-            whole = (
+            content = (
                 decoded_content(raw_message, part)
                 if small
                 else read_range(raw_message, part.body_start, end)
             )
-            head = _BLANK_LINE.split(whole.lstrip(b"\r\n"), maxsplit=1)[0]
+            head = _BLANK_LINE.split(content.lstrip(b"\r\n"), maxsplit=1)[0]
         else:
             continue
         for name, value in header_fields(head.replace(b"\0", b"")):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mail import sieve
 from mail.envelope.client import SmtpClientInfo
-from mail.envelope.dsn_parameters import DEFAULT_REPORTS, DsnRequest, NotifyCondition
+from mail.envelope.dsn_parameters import DEFAULT_REPORTS, FULL, DsnRequest, NotifyCondition
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.dsn_parser import ReceivedDsn
 from mail.mime import FileSource
@@ -45,6 +45,7 @@ class IncomingMessage:
     client: SmtpClientInfo | None = None  # None: it was not received by SMTP
     from_trusted_server: bool = False  # its spam and authentication fields are trusted
     skip_spam_filter: bool = False  # it comes from a trusted forwarding host
+    is_scanned: bool = False  # the scan is finished; its result is in `message.scan`
     fetched: FetchedMessageState | None = None  # None: no connector fetched it
     applies_bcc_rules: bool = True  # False for a copy
     submission_id: int = COPY_OF_RECEIVED  # of a local user who sent it
@@ -63,20 +64,33 @@ class IncomingMessage:
         raw = FileSource(source, self.message.size) if isinstance(source, Path) else source
         return sieve.ParsedSieveMessage(raw, self.message.facts.structure)
 
-    def dsn_request_of(self, recipient: LocalRecipient) -> DsnRequest:
+    def dsn_request_of_recipient_or_default(self, recipient: LocalRecipient) -> DsnRequest:
         """Return the DSN request for an account, in any of its mailboxes."""
-        theirs = (
-            wish for (user, _), wish in self.dsn_requests.items() if user == recipient.user_id
+        dsn_requests = (
+            dsn_request
+            for (user, _), dsn_request in self.dsn_requests.items()
+            if user == recipient.user_id
         )
-        return next(theirs, DEFAULT_REPORTS)
+        return next(dsn_requests, DEFAULT_REPORTS)
 
-    def dsn_request_for_forward(self, recipient: LocalRecipient) -> DsnRequest:
+    def dsn_request_for_forward_without_success(self, recipient: LocalRecipient) -> DsnRequest:
         """Return the DSN request for the targets of an account.
 
-        Success is not reported: the message has reached the account.
+        Success is not reported: the message has reached the account. A failure returns a fetched
+        message completely, since its source can be deleted.
         """
-        wish = self.dsn_request_of(recipient)
-        return DsnRequest(wish.without_condition(NotifyCondition.SUCCESS).conditions, ret=wish.ret)
+        dsn_request = self.dsn_request_of_recipient_or_default(recipient)
+        return DsnRequest(
+            dsn_request.without_condition(NotifyCondition.SUCCESS).conditions,
+            ret=dsn_request.ret if self.fetched is None else FULL,
+        )
+
+    def redirect_sender(self, recipient: LocalRecipient) -> str:
+        """Return the envelope sender of redirects that an account makes of the message.
+
+        A fetched message has no envelope sender, but its account must learn of failures.
+        """
+        return self.envelope_sender if self.fetched is None else recipient.receiving_address
 
     @property
     def is_small_and_in_memory(self) -> bool:
@@ -91,4 +105,4 @@ class IncomingMessage:
     @property
     def authentication_results(self) -> str | None:
         """The Authentication-Results of the message for an ARC seal, None if it was not checked."""
-        return (self.message.verification or {}).get("results")
+        return (self.message.authentication or {}).get("results")

@@ -26,8 +26,8 @@ async def require_accepted_by_verdict(
     if not recipient_verdict.verdict.is_refused:
         return
     if incoming.message.scan and incoming.message.scan.virus_name:
-        raise VirusRefused("there is a virus in it")
-    raise SpamRefused("it is spam")
+        raise VirusRefused("The message contains a virus.")
+    raise SpamRefused("The message is spam.")
 
 
 def require_forwardable(incoming: "IncomingMessage") -> None:
@@ -40,8 +40,8 @@ def require_sendable_scan_result(scan_result: ScanResult | None) -> None:
     if scan_result is None:
         return
     if scan_result.virus_name:
-        raise VirusRefused("there is a virus in it")
+        raise VirusRefused("The message contains a virus.")
     if scan_result.is_forced_reject or (
         scan_result.score is not None and scan_result.score >= DEFAULT_REJECT_POINTS
     ):
-        raise SpamRefused("it is spam")
+        raise SpamRefused("The message is spam.")

@@ -36,7 +36,7 @@ class RecipientVerdict:
     verdict: SpamVerdict
 
 
-async def compute_verdicts(
+async def compute_verdicts_and_set_junk_mailboxes(
     environment: Environment,
     message: StorableMessage,
     envelope_sender: str,
@@ -49,29 +49,40 @@ async def compute_verdicts(
     Spam header fields are trusted if a trusted server handed the message over. No SQL statement if
     there are no sender rules and the message is not spam.
     """
-    known = _spam_facts(
+    facts = _spam_facts(
         environment, message, envelope_sender, from_trusted_server=from_trusted_server
     )
-    rules = await _matching_sender_rules_by_user(environment, message, envelope_sender, recipients)
+    rules = await _load_matching_sender_rules_by_user(
+        environment, message, envelope_sender, recipients
+    )
     viruses = (
         environment.options.virus_action != "tag"
     )  # quarantined viruses don't reach this point
     verdicts = [
         verdict.compute_verdict(
-            known,
-            rules.get(to.user_id, ()),
-            to.spam_level,
-            thresholds_of(to, refuse_viruses=viruses),
+            facts,
+            rules.get(recipient.user_id, ()),
+            recipient.spam_level,
+            thresholds_of_recipient(recipient, refuse_viruses=viruses),
         )
-        for to in recipients
+        for recipient in recipients
     ]
-    junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]
-    places = await _junk_mailbox_and_key_by_user(environment, junked) if junked else {}
+    junked = [
+        recipient.user_id
+        for recipient, verdict in zip(recipients, verdicts, strict=True)
+        if verdict.is_spam
+    ]
+    mailboxes_and_keys = (
+        await _load_junk_mailbox_and_key_by_user(environment, junked) if junked else {}
+    )
     return [
         RecipientVerdict(
-            _with_junk_mailbox(to, places.get(to.user_id)) if each.is_spam else to, each
+            _with_junk_mailbox(recipient, mailboxes_and_keys.get(recipient.user_id))
+            if verdict.is_spam
+            else recipient,
+            verdict,
         )
-        for to, each in zip(recipients, verdicts, strict=True)
+        for recipient, verdict in zip(recipients, verdicts, strict=True)
     ]
 
 
@@ -82,17 +93,17 @@ async def is_spam_for_address(
 
     Uses the default level and the sender rules of its tags, its domain and the platform.
     """
-    letter, sender = incoming.message, incoming.envelope_sender
-    known = _spam_facts(
-        environment, letter, sender, from_trusted_server=incoming.from_trusted_server
+    message, sender = incoming.message, incoming.envelope_sender
+    facts = _spam_facts(
+        environment, message, sender, from_trusted_server=incoming.from_trusted_server
     )
     nobody = _AddressWithoutAccount(
         domain_id=autoreply_address.domain_id, tags=autoreply_address.tags
     )
     (rules,) = await sender_rules.load_matching_rules(
-        environment, [nobody], sender, _from_address(letter)
+        environment, [nobody], sender, _first_from_address_or_empty(message)
     )
-    return verdict.compute_verdict(known, rules, DEFAULT_SPAM_LEVEL).is_spam
+    return verdict.compute_verdict(facts, rules, DEFAULT_SPAM_LEVEL).is_spam
 
 
 def _spam_facts(
@@ -108,7 +119,7 @@ def _spam_facts(
         environment.options.spam_headers,
     )
     return verdict.spam_facts(
-        opinions, believed, envelope_sender, message.verification, message.scan
+        opinions, believed, envelope_sender, message.authentication, message.scan
     )
 
 
@@ -121,7 +132,7 @@ class _AddressWithoutAccount(NamedTuple):
     role: Role = Role.USER
 
 
-def thresholds_of(recipient: LocalRecipient, *, refuse_viruses: bool) -> SpamThresholds:
+def thresholds_of_recipient(recipient: LocalRecipient, *, refuse_viruses: bool) -> SpamThresholds:
     """Return the spam thresholds of a recipient. Defaults are adjusted to stay in order."""
     reject = (
         max(DEFAULT_REJECT_POINTS, recipient.junk_score or 0.0)
@@ -145,41 +156,47 @@ def _with_junk_mailbox(
     )
 
 
-async def _matching_sender_rules_by_user(
+async def _load_matching_sender_rules_by_user(
     environment: Environment,
     message: StorableMessage,
     envelope_sender: str,
     recipients: Sequence[LocalRecipient],
 ) -> Mapping[int, Sequence[SenderRuleMatch]]:
     """Return the matching sender rules by account ID."""
-    ruled = [to for to in recipients if to.has_sender_rules]
-    if not ruled:
+    recipients_with_rules = [recipient for recipient in recipients if recipient.has_sender_rules]
+    if not recipients_with_rules:
         return {}
-    asked = select(col(UserTag.user_id), col(UserTag.tag)).where(
-        col(UserTag.user_id).in_([to.user_id for to in ruled])
+    statement = select(col(UserTag.user_id), col(UserTag.tag)).where(
+        col(UserTag.user_id).in_([recipient.user_id for recipient in recipients_with_rules])
     )
     tags: dict[int, list[str]] = {}
-    for row in await environment.database.read(asked):
+    for row in await environment.database.read(statement):
         tags.setdefault(row.user_id, []).append(row.tag)
-    receivers = [replace(to, tags=[*to.tags, *tags.get(to.user_id, ())]) for to in ruled]
-    found = await sender_rules.load_matching_rules(
-        environment, receivers, envelope_sender, _from_address(message)
+    receivers = [
+        replace(recipient, tags=[*recipient.tags, *tags.get(recipient.user_id, ())])
+        for recipient in recipients_with_rules
+    ]
+    rules = await sender_rules.load_matching_rules(
+        environment, receivers, envelope_sender, _first_from_address_or_empty(message)
     )
-    return {to.user_id: each for to, each in zip(ruled, found, strict=True)}
+    return {
+        recipient.user_id: user_rules
+        for recipient, user_rules in zip(recipients_with_rules, rules, strict=True)
+    }
 
 
-def _from_address(message: StorableMessage) -> str:
+def _first_from_address_or_empty(message: StorableMessage) -> str:
     """Return the first From address, "" if there is none."""
     return message.facts.from_[0].address if message.facts.from_ else ""
 
 
-async def _junk_mailbox_and_key_by_user(
+async def _load_junk_mailbox_and_key_by_user(
     environment: Environment, user_ids: Sequence[int]
 ) -> dict[int, tuple[int, str | None]]:
     """Return id and encryption key of the Junk mailbox by account ID."""
-    asked = (
+    statement = (
         select(col(Mailbox.user_id), col(Mailbox.id), ENCRYPTION_KEY.label("key"))
         .join(User, col(User.id) == col(Mailbox.user_id))
         .where(col(Mailbox.user_id).in_(user_ids), col(Mailbox.special_use) == SpecialUse.JUNK)
     )
-    return {row.user_id: (row.id, row.key) for row in await environment.database.read(asked)}
+    return {row.user_id: (row.id, row.key) for row in await environment.database.read(statement)}

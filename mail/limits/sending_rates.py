@@ -23,11 +23,11 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from mail.limits.user_limits import ReachedLimit, journal_limit
+from mail.limits.user_limits import ReachedLimit, journal_reached_limit
 from models.errors import RateLimited
 from models.events.journal import PLATFORM
 from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
-from models.queue.rate_values import RatePeriod, parse_rate
+from models.queue.rate_values import RatePeriod, parse_rate_or_unlimited
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
 from models.store.columns import BIG_INTEGER, UtcDateTime, core_table, insert_with_conflict
@@ -47,9 +47,9 @@ SOURCES = (
 )  # in the order of their locks
 MIN_REPORT_INTERVAL = timedelta(minutes=1)  # between two reports of refusals to a user
 SOURCE_PHRASES = {
-    LimitSource.USER: "this account",
-    LimitSource.DOMAIN: "all accounts of the domain together",
-    LimitSource.PLATFORM: "all accounts together",
+    LimitSource.USER: "This account",
+    LimitSource.DOMAIN: "All accounts of the domain together",
+    LimitSource.PLATFORM: "All accounts together",
 }
 
 
@@ -70,7 +70,7 @@ class FullRateWindow:
         limit_text = f"{self.allowed} {messages} {article} {self.per.lower()}"
         retry_after = max(self.ends_at - now, timedelta(0))
         return RateLimited(
-            f"{SOURCE_PHRASES[self.source]} may send {limit_text}", retry_after=retry_after
+            f"{SOURCE_PHRASES[self.source]} can send at most {limit_text}.", retry_after=retry_after
         )
 
 
@@ -91,7 +91,7 @@ def increment_and_find_exceeded_window(
     return last_ending_full_window(exceeded, user_id) if exceeded else None
 
 
-def full_windows_query(
+def full_windows_query_and_values(
     environment: Environment, user_id: int
 ) -> tuple[PreparedStatement, dict[str, Any]]:
     """The statement for the full windows of a user, and its parameters."""
@@ -101,7 +101,7 @@ def full_windows_query(
 
 
 def last_ending_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow:
-    """The full window that ends last, as a row of `full_windows_query` or of the count."""
+    """The full window that ends last, as a row of `full_windows_query_and_values` or a count."""
     row = max(rows, key=lambda row: row.until)
     source = LimitSource.PLATFORM if row.id == PLATFORM else LimitSource.DOMAIN
     if row.id == user_id:
@@ -116,17 +116,19 @@ async def record_and_report_refusal_once(
 
     Windows that are shorter than a minute are reported once a minute.
     """
-    statement = select(col(RateLimitHold.until), col(RateLimitHold.told_until)).where(
+    statement = select(col(RateLimitHold.until), col(RateLimitHold.notified_until)).where(
         col(RateLimitHold.id) == user_id
     )
 
-    def store_refusal(transaction: DatabaseTransaction) -> None:
+    def store_and_journal_refusal_if_new(transaction: DatabaseTransaction) -> None:
         connection, now = transaction.connection, environment.now()
         row = connection.execute(statement).first()
         if window.ends_at <= now or (row and row.until >= window.ends_at):
             return
-        silent = row is not None and row.told_until > now
-        until = row.told_until if row and silent else max(window.ends_at, now + MIN_REPORT_INTERVAL)
+        silent = row is not None and row.notified_until > now
+        until = (
+            row.notified_until if row and silent else max(window.ends_at, now + MIN_REPORT_INTERVAL)
+        )
         values = {
             "window_id": window.window_id,
             "source": window.source,
@@ -134,7 +136,7 @@ async def record_and_report_refusal_once(
             "per": window.per,
             "since": now,
             "until": window.ends_at,
-            "told_until": until,
+            "notified_until": until,
         }
         new = insert_with_conflict(connection.dialect.name, RateLimitHold).values(
             id=user_id, **values
@@ -144,18 +146,18 @@ async def record_and_report_refusal_once(
             reached = ReachedLimit(
                 LimitKind.RATE, window.allowed, window.allowed, window.ends_at, is_refusal=True
             )
-            journal_limit(transaction, user_id, reached)
+            journal_reached_limit(transaction, user_id, reached)
 
     rows = await environment.database.read(statement)
     if not rows or rows[0].until < window.ends_at:
-        await environment.run_transaction(store_refusal, user_id)
+        await environment.run_transaction(store_and_journal_refusal_if_new, user_id)
 
 
 def _statement_parameters(options: Options, user_id: int, now: datetime) -> dict[str, Any]:
     """The parameters of both statements."""
     parameters: dict[str, Any] = {"user": user_id, "now": now}
     for source, text in _default_rates(options).items():
-        rate = parse_rate(text)
+        rate = parse_rate_or_unlimited(text)
         parameters |= {f"{source}_value": rate.messages, f"{source}_frame": rate.per}
     return parameters | {f"until_{frame}": now + frame.length for frame in RatePeriod}
 
@@ -169,13 +171,13 @@ def _default_rates(options: Options) -> dict[LimitSource, str]:
     }
 
 
-def _select_limits() -> Select[*tuple[Any, ...]]:
+def _select_rate_limits_of_user() -> Select[*tuple[Any, ...]]:
     """Select the limits that apply to a user, in the order their windows are locked."""
     is_user = col(User.id) == integer_parameter("user")
     domain_id = col(User.domain_id)
     parts = [
-        _select_limit(0, col(User.id)).where(is_user),
-        _select_limit(1, domain_id).where(is_user, domain_id.is_not(None)),
+        _select_rate_limit_or_default(0, col(User.id)).where(is_user),
+        _select_rate_limit_or_default(1, domain_id).where(is_user, domain_id.is_not(None)),
         select(
             literal(2, Integer).label("nth"),
             literal(PLATFORM, BIG_INTEGER).label("id"),
@@ -187,7 +189,7 @@ def _select_limits() -> Select[*tuple[Any, ...]]:
     return select(limits).where(limits.c.allowed > 0)
 
 
-def _select_limit(position: int, owner_id: Any) -> Select[*tuple[Any, ...]]:
+def _select_rate_limit_or_default(position: int, owner_id: Any) -> Select[*tuple[Any, ...]]:
     """Select the limit of the user or the domain, or the default."""
     source = SOURCES[position]
     is_owner = col(RateLimit.id) == owner_id
@@ -220,7 +222,7 @@ def _time_parameter(name: str) -> ColumnElement[datetime]:
 @prepare_cached
 def _select_full_windows() -> SqlStatement:
     """Prepared select of the full windows of a user."""
-    limits = _select_limits().subquery("held")
+    limits = _select_rate_limits_of_user().subquery("held")
     window = RateWindow
     is_running = (col(window.until) > _time_parameter("now")) & (col(window.per) == limits.c.per)
     return (
@@ -233,7 +235,7 @@ def _select_full_windows() -> SqlStatement:
 @prepare_cached
 def _increment_windows_statement(dialect: str) -> SqlStatement:
     """Statement that counts messages in all windows of a user and returns the new counts."""
-    limits = _select_limits().subquery("counted")
+    limits = _select_rate_limits_of_user().subquery("counted")
     end_by_frame = [
         (limits.c.per == frame, _time_parameter(f"until_{frame}"))
         for frame in list(RatePeriod)[:-1]

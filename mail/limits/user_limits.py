@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, bindparam, func, insert, null, select, update
 from sqlmodel import col
 
+from mail.logs.message_entries import ReachedLimitEntry, record_limited_message
 from models.admin.tasks import Task, TaskKind
 from models.domains.tables import Domain
 from models.errors import NotFound, RateLimited
@@ -27,7 +28,7 @@ STORAGE_QUOTA = func.coalesce(  # bytes; 0: no limit
     .scalar_subquery(),
     bindparam("platform", type_=BIG_INTEGER),
 )
-TOO_MUCH_MAIL = "too much mail for this mailbox"
+TOO_MUCH_MAIL = "The account receives mail too quickly."
 SELECT_RECEIVED = select(
     col(User.received), col(User.received_per_hour), col(User.received_until)
 ).where(col(User.id) == bindparam("user"), col(User.deleted_at).is_(None))
@@ -70,7 +71,9 @@ def usage_level(options: Options, used_amount: int, allowed_amount: int) -> Usag
     return UsageLevel.NORMAL
 
 
-def journal_limit(transaction: DatabaseTransaction, user_id: int, limit: ReachedLimit) -> None:
+def journal_reached_limit(
+    transaction: DatabaseTransaction, user_id: int, limit: ReachedLimit
+) -> None:
     """Write LIMIT_REACHED to the user's journal stream."""
     resets_at = limit.resets_at
     data = {
@@ -87,7 +90,7 @@ def journal_limit(transaction: DatabaseTransaction, user_id: int, limit: Reached
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
 
 
-def report_raised_storage_level(
+def report_storage_level_if_raised(
     transaction: DatabaseTransaction,
     user_id: int,
     usage: ColumnRow,
@@ -106,13 +109,15 @@ def report_raised_storage_level(
         options, usage.used - added_bytes, usage.allowed
     ):
         return
-    journal_limit(transaction, user_id, ReachedLimit(LimitKind.STORAGE, usage.used, usage.allowed))
+    journal_reached_limit(
+        transaction, user_id, ReachedLimit(LimitKind.STORAGE, usage.used, usage.allowed)
+    )
     if send_message:
         # the message about a full mailbox also covers later refusals
-        told_until = transaction.environment.now() if level_now is UsageLevel.FULL else None
+        notified_until = transaction.environment.now() if level_now is UsageLevel.FULL else None
         statement = update(User).where(col(User.id) == user_id)
-        transaction.connection.execute(statement.values(storage_told_until=told_until))
-        _create_message_task(transaction, user_id, level_now)
+        transaction.connection.execute(statement.values(storage_notified_until=notified_until))
+        _create_limit_warning_task_if_enabled(transaction, user_id, level_now)
 
 
 def report_received_limit_if_reached(
@@ -123,7 +128,7 @@ def report_received_limit_if_reached(
     limit = options.limits_received_per_hour if own_limit is None else own_limit
     if limit and usage.received - message_count < limit <= usage.received:
         reached = ReachedLimit(LimitKind.RECEIVED, usage.received, limit, usage.received_until)
-        journal_limit(transaction, user_id, reached)
+        journal_reached_limit(transaction, user_id, reached)
 
 
 def received_limit_error(
@@ -145,7 +150,7 @@ def received_limit_error(
     return UserLimitExceeded(TOO_MUCH_MAIL, limit_status, now)
 
 
-def _create_message_task(
+def _create_limit_warning_task_if_enabled(
     transaction: DatabaseTransaction, user_id: int, level_: UsageLevel, *, is_refusal: bool = False
 ) -> None:
     """Create the task that writes a message about the limit to the user."""
@@ -190,19 +195,24 @@ def count_forwards_within_daily_limit(
     used, until = (row.used, row.until) if row else (0, now + DAY)
     if limit and used >= limit:
         limit_status = ReachedLimit(LimitKind.FORWARDS, used, limit, until, is_refusal=True)
-        raise UserLimitExceeded("this account has forwarded as much as it may", limit_status, now)
+        raise UserLimitExceeded(
+            "The account has reached its limit of forwarded mail.", limit_status, now
+        )
     insertion = insert_with_conflict(connection.dialect.name, Usage).values(
         user_id=user_id, kind=UsageKind.FORWARDS, used=used + target_count, until=until
     )
-    changed_values = {"used": insertion.excluded.used, "until": insertion.excluded.until}
+    changed_values: dict[str, Any] = {
+        "used": insertion.excluded.used,
+        "until": insertion.excluded.until,
+    }
     if row is None:
-        changed_values["told_until"] = null()
+        changed_values["notified_until"] = null()
     upsert = insertion.on_conflict_do_update(
         index_elements=["user_id", "kind"], set_=changed_values
     )
     connection.execute(upsert)
     if limit and used + target_count >= limit:
-        journal_limit(
+        journal_reached_limit(
             transaction,
             user_id,
             ReachedLimit(LimitKind.FORWARDS, used + target_count, limit, until),
@@ -217,41 +227,46 @@ async def report_refusal_once_per_period(
     For storage the period is a day, or until the usage level changes; only the first refusal sends
     a message. Further refusals cost one select.
     """
-    told_until, is_row = _told_until_column_and_condition(user_id, limit.limit_kind)
-    statement = select(told_until).where(is_row)
+    notified_until, is_row = _notified_until_column_and_condition(user_id, limit.limit_kind)
+    statement = select(notified_until).where(is_row)
 
-    def store_refusal(transaction: DatabaseTransaction) -> None:
+    def store_and_journal_refusal_if_new(transaction: DatabaseTransaction) -> None:
         row = transaction.connection.execute(statement).first()
         if row is None or is_already_reported(environment, row[0]):
             return
         until = limit.resets_at or environment.now() + DAY
         transaction.connection.execute(
-            update(told_until.table).where(is_row).values({told_until: until})
+            update(notified_until.table).where(is_row).values({notified_until: until})
         )
-        journal_limit(transaction, user_id, limit)
+        journal_reached_limit(transaction, user_id, limit)
         level_ = usage_level(environment.options, limit.used_amount, limit.allowed_amount)
         is_first = limit.limit_kind is LimitKind.STORAGE and row[0] is None
         if is_first and level_ is not UsageLevel.NORMAL:
-            _create_message_task(transaction, user_id, level_, is_refusal=True)
+            _create_limit_warning_task_if_enabled(transaction, user_id, level_, is_refusal=True)
 
+    if limit.limit_kind is not LimitKind.RECIPIENTS:  # those are logged when they are refused
+        record_limited_message(
+            environment,
+            ReachedLimitEntry(user_id, limit.limit_kind, limit.allowed_amount, limit.resets_at),
+        )
     rows = await environment.database.read(statement)
     if rows and not is_already_reported(environment, rows[0][0]):
-        await environment.run_transaction(store_refusal, user_id)
+        await environment.run_transaction(store_and_journal_refusal_if_new, user_id)
 
 
-def is_already_reported(environment: Environment, told_until: datetime | None) -> bool:
-    """True if refusals are not reported again before `told_until`."""
-    return told_until is not None and told_until > environment.now()
+def is_already_reported(environment: Environment, notified_until: datetime | None) -> bool:
+    """True if refusals are not reported again before `notified_until`."""
+    return notified_until is not None and notified_until > environment.now()
 
 
-def _told_until_column_and_condition(
+def _notified_until_column_and_condition(
     user_id: int, limit_kind: LimitKind
 ) -> tuple[Column[Any], ColumnElement[bool]]:
     """The column with the end of the report interval, and the condition for its row."""
     users, usages = core_table(User).c, core_table(Usage).c
     if limit_kind in (LimitKind.RECIPIENTS, LimitKind.FORWARDS):
         is_counter = (usages.user_id == user_id) & (usages.kind == UsageKind(limit_kind.value))
-        return usages.told_until, is_counter
+        return usages.notified_until, is_counter
     is_storage = limit_kind is LimitKind.STORAGE
-    column = users.storage_told_until if is_storage else users.received_told_until
+    column = users.storage_notified_until if is_storage else users.received_notified_until
     return column, users.id == user_id

@@ -15,7 +15,7 @@ from models.store.columns import select_columns
 from models.users.tables import User
 
 
-def find_or_create_mailbox_id(
+def find_or_create_mailbox_id_or_none_at_limit(
     transaction: DatabaseTransaction, user_id: int, path: str
 ) -> int | None:
     """Return the ID of the mailbox with a path. It is created with its parents if missing.
@@ -33,7 +33,7 @@ def find_or_create_mailbox_id(
     rows = _new_rows_with_reserved_uid_validity(transaction, user_id, missing)
     transaction.connection.execute(insert(Mailbox), rows)
     digests = [
-        sha256(each.encode()).hexdigest() for each in missing
+        sha256(path.encode()).hexdigest() for path in missing
     ]  # subscriptions of missing mailboxes; the new ones are subscribed themselves
     transaction.connection.execute(
         delete(MailboxSubscription).where(
@@ -74,14 +74,14 @@ def _new_rows_with_reserved_uid_validity(
             "uid_validity": last - count + 1 + nth,
             "uid_next": 1,
             "modseq": 0,
-            "modify_index": 0,
-            "total": 0,
-            "unseen": 0,
+            "message_count": 0,
+            "unseen_count": 0,
             "size": 0,
             "subscribed": True,
             "hidden": False,
             "encrypt_messages": False,
             "retention": retention,
+            "retention_inherited": True,
             "created_at": now,
         }
         for nth, path in enumerate(paths)

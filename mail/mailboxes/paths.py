@@ -40,17 +40,17 @@ def validate_path(
     levels = clean.split("/")
     problem = None
     if len(levels) > MAX_LEVELS or any(len(level) > MAX_LEVEL_LENGTH for level in levels):
-        problem = f"a path has at most {MAX_LEVELS} levels of {MAX_LEVEL_LENGTH} characters"
+        problem = f"A path has at most {MAX_LEVELS} levels of {MAX_LEVEL_LENGTH} characters."
     elif not all(level.strip() for level in levels):
-        problem = "a path has no empty levels"
+        problem = "A path must not contain empty levels."
     elif not _REFUSED_CATEGORIES.isdisjoint(map(unicodedata.category, clean)):
-        problem = "a path has no control characters"
+        problem = "A path must not contain control characters."
     if problem:
         raise InvalidInput(
             problem, constraint=ValidationConstraint.PATTERN, path=input_path, index=index
         )
     if any(confusables.is_confusable_with(level, SPECIAL_USE_NAMES) for level in levels):
-        text = "a name that passes for that of another folder"
+        text = "The name looks like the name of another mailbox."
         raise InvalidInput(
             text, constraint=ValidationConstraint.LOOKALIKE, path=input_path, index=index
         )
@@ -69,11 +69,13 @@ def canonical_path(path: str) -> str:
 
 def missing_paths_with_parents(paths: Iterable[str], existing: Collection[str] = ()) -> list[str]:
     """Return the paths and their parents without repeats, except existing ones."""
-    found: dict[str, None] = {}
+    missing_paths: dict[str, None] = {}
     for path in paths:
         levels = path.split("/")
-        found |= dict.fromkeys("/".join(levels[:depth]) for depth in range(1, len(levels) + 1))
-    return [path for path in found if path not in existing]
+        missing_paths |= dict.fromkeys(
+            "/".join(levels[:depth]) for depth in range(1, len(levels) + 1)
+        )
+    return [path for path in missing_paths if path not in existing]
 
 
 @lru_cache(4096)
@@ -96,7 +98,7 @@ def _encode_run(match: re.Match[str]) -> str:
 
 
 @lru_cache(maxsize=PATTERN_CACHE_SIZE)
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_folded_path_pattern(pattern: str) -> re.Pattern[str]:
     """Return the regular expression of a pattern for whole, folded paths.
 
     The pattern has at most MAX_PATTERN_LENGTH characters.
@@ -104,7 +106,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(_pattern_regex(fold_text(pattern)), re.DOTALL)
 
 
-def patterns_regex(patterns: Sequence[str], *, input_path: Sequence[str] = ("patterns",)) -> str:
+def patterns_regex_with_atomic_groups(
+    patterns: Sequence[str], *, input_path: Sequence[str] = ("patterns",)
+) -> str:
     """Return a regular expression for whole paths that match a pattern.
 
     * matches anything, % within one level. If a part matches at its first position, a later
@@ -114,11 +118,13 @@ def patterns_regex(patterns: Sequence[str], *, input_path: Sequence[str] = ("pat
     """
     if len(patterns) > MAX_PATTERNS:
         raise InvalidInput(
-            f"at most {MAX_PATTERNS} patterns", constraint=ValidationConstraint.MAX, path=input_path
+            f"At most {MAX_PATTERNS} patterns are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=input_path,
         )
     for index, pattern in enumerate(patterns):
         if len(pattern) > MAX_PATTERN_LENGTH:
-            text = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
+            text = f"A pattern has at most {MAX_PATTERN_LENGTH} characters."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.MAX, path=input_path, index=index
             )
@@ -130,10 +136,11 @@ def _pattern_regex(pattern: str) -> str:
     if not others:
         return _pattern_without_stars(first)
     *between, last = others
-    found = "".join(rf"(?>(?:[^/]*/)*?{_pattern_without_stars('%' + part)})" for part in between)
-    return (
-        rf"(?>{_pattern_without_stars(first)}){found}(?:.*/)?{_pattern_without_stars('%' + last)}"
+    middle_pattern = "".join(
+        rf"(?>(?:[^/]*/)*?{_pattern_without_stars('%' + part)})" for part in between
     )
+    last_pattern = _pattern_without_stars("%" + last)
+    return rf"(?>{_pattern_without_stars(first)}){middle_pattern}(?:.*/)?{last_pattern}"
 
 
 def _pattern_without_stars(part: str) -> str:
@@ -141,4 +148,4 @@ def _pattern_without_stars(part: str) -> str:
     if not others:
         return first
     *between, last = others
-    return first + "".join(f"(?>[^/]*?{one})" for one in between) + f"[^/]*?{last}"
+    return first + "".join(f"(?>[^/]*?{part})" for part in between) + f"[^/]*?{last}"

@@ -103,7 +103,7 @@ SCHEDULED_NAMES = {  # the mailbox of messages that are sent later
 }  # fmt: skip
 
 
-def special_use_names(language: str | None) -> dict[SpecialUse, str]:
+def default_mailbox_names(language: str | None) -> dict[SpecialUse, str]:
     """Return the names of the special-use mailboxes in a language such as `de` or `pt-BR`.
 
     Unknown languages get English names.

@@ -3,13 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, exists, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, exists, select, update
 from sqlmodel import col
 
 from mail.maintenance import row_batches
-from mail.storage.held_copies import has_unfinished_legal_hold
+from mail.storage.held_copies import has_legal_hold_with_uncopied_messages
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry
@@ -27,16 +27,16 @@ async def move_expired_to_deleted_messages(environment: Environment) -> int:
     )
     statement = statement.order_by(col(Message.expires_at), col(Message.id))
     return await row_batches.run_in_batches_by_user(
-        environment, statement, _move_to_deleted_messages
+        environment, statement, _move_to_deleted_messages_if_still_expired
     )
 
 
-def _expired_message_conditions(environment: Environment) -> list[Any]:
+def _expired_message_conditions(environment: Environment) -> list[ColumnElement[bool]]:
     """SQL conditions for expired messages in a mailbox."""
     return [col(Message.expires_at) <= environment.now(), col(Message.mailbox_id).is_not(None)]
 
 
-async def _move_to_deleted_messages(
+async def _move_to_deleted_messages_if_still_expired(
     environment: Environment, user_id: int, message_ids: Sequence[int]
 ) -> int:
     """Move these expired messages of a user to the deleted messages. Returns their number."""
@@ -45,7 +45,7 @@ async def _move_to_deleted_messages(
         col(Message.id).in_(message_ids), *_expired_message_conditions(environment)
     )
 
-    def delete_batch(transaction: DatabaseTransaction) -> int:
+    def move_batch_to_deleted_messages(transaction: DatabaseTransaction) -> int:
         rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
         if rows:
             facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
@@ -55,7 +55,7 @@ async def _move_to_deleted_messages(
             _lower_mailbox_and_user_counters(transaction, user_id, rows, last)
         return len(rows)
 
-    return await environment.run_transaction(delete_batch, user_id)
+    return await environment.run_transaction(move_batch_to_deleted_messages, user_id)
 
 
 def _remove_from_mailboxes_until_purge(
@@ -88,19 +88,18 @@ def _lower_mailbox_and_user_counters(
     """Lower the counters of mailboxes and user by these messages."""
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for row in messages:
-        counts[row.mailbox_id].update(total=1, unseen=not row.seen, size=row.size)
+        counts[row.mailbox_id].update(message_count=1, unseen_count=not row.seen, size=row.size)
     table = core_table(Mailbox)
     new_values = {
-        name: table.c[name] - bindparam(f"by_{name}") for name in ("total", "unseen", "size")
+        name: table.c[name] - bindparam(f"by_{name}")
+        for name in ("message_count", "unseen_count", "size")
     }
     statement = (
-        update(table)
-        .where(table.c.id == bindparam("key"))
-        .values(**new_values, modseq=modseq, modify_index=modseq)
+        update(table).where(table.c.id == bindparam("key")).values(**new_values, modseq=modseq)
     )
     parameters = [
-        {"key": key, **{f"by_{name}": many[name] for name in new_values}}
-        for key, many in counts.items()
+        {"key": key, **{f"by_{name}": count[name] for name in new_values}}
+        for key, count in counts.items()
     ]
     transaction.connection.execute(statement, parameters)
     total_size = sum(row.size for row in messages)
@@ -111,12 +110,21 @@ def _lower_mailbox_and_user_counters(
     )
 
 
-async def purge_messages_and_empty_threads(environment: Environment) -> tuple[int, int]:
+class PurgedCounts(NamedTuple):
+    """How many messages and threads were deleted."""
+
+    message_count: int
+    thread_count: int
+
+
+async def purge_due_messages_and_empty_threads(environment: Environment) -> PurgedCounts:
     """Delete messages at the end of their retention, and threads without messages.
 
     Returns the number of messages and of threads.
     """
-    is_audited = has_unfinished_legal_hold(col(Message.user_id))  # a running legal hold needs them
+    is_audited = has_legal_hold_with_uncopied_messages(
+        col(Message.user_id)
+    )  # a running legal hold needs them
     conditions = [
         col(Message.purge_at) <= environment.now(),
         col(Message.mailbox_id).is_(None),
@@ -131,14 +139,12 @@ async def purge_messages_and_empty_threads(environment: Environment) -> tuple[in
         ids = [row.id for row in rows]
         deletion = delete(Message).where(col(Message.id).in_(ids), *conditions)
 
-        def delete_batch(
-            transaction: DatabaseTransaction, removal: Any = deletion
-        ) -> tuple[int, int]:
+        def delete_batch(transaction: DatabaseTransaction, removal: Any = deletion) -> PurgedCounts:
             thread_ids = transaction.connection.execute(
                 removal.returning(col(Message.thread_id))
             ).scalars()
             left = list(thread_ids)
-            return len(left), _delete_threads_if_empty(transaction, set(left))
+            return PurgedCounts(len(left), _delete_threads_if_empty(transaction, set(left)))
 
         # The streams are locked, since a delivery could add a message to one of these threads.
         batch_count, ended_threads = await environment.run_transaction(
@@ -147,7 +153,7 @@ async def purge_messages_and_empty_threads(environment: Environment) -> tuple[in
         message_count, thread_count = message_count + batch_count, thread_count + ended_threads
         if len(rows) < row_batches.BATCH_SIZE or not batch_count:
             break
-    return message_count, thread_count
+    return PurgedCounts(message_count, thread_count)
 
 
 def _delete_threads_if_empty(transaction: DatabaseTransaction, thread_ids: Collection[int]) -> int:

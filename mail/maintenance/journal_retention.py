@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Select,
+    Subquery,
     and_,
     bindparam,
     case,
@@ -47,12 +48,16 @@ class JournalReader:
 
 
 # Entries that one of these has not read are kept for UNREAD_GRACE longer. A reader detects
-# deleted entries by `Stream.gone`.
+# deleted entries by `Stream.pruned_position`.
 READERS = (
     JournalReader(
-        "webhooks", webhooks.last_webhook_read_position, webhooks.is_stream_needed_by_webhooks
+        "webhooks",
+        webhooks.last_webhook_read_position,
+        webhooks.is_stream_covered_by_active_webhooks,
     ),
-    JournalReader("push", push_channels.last_push_read_position, push_channels.has_active_channel),
+    JournalReader(
+        "push", push_channels.lowest_push_read_position, push_channels.has_active_channel
+    ),
 )
 
 
@@ -87,7 +92,7 @@ def _select_deletion_ends(
     """
     now, options = environment.now(), environment.options
     oldest_kept = now - options.journal_retention
-    streams = _select_streams_to_shorten(
+    streams = _select_streams_with_old_or_excess_entries(
         _has_entry_before(oldest_kept) if by_age else None, last_id, options.journal_max_events
     )
     position, changed_at = col(Change.last), col(Change.at)
@@ -110,13 +115,13 @@ def _select_deletion_ends(
         position < func.coalesce(with_first_kept.c.stays, with_first_kept.c.last + 1),
     )
     return select(
-        with_first_kept.c.id, with_first_kept.c.gone, end.scalar_subquery().label("end")
+        with_first_kept.c.id, with_first_kept.c.pruned_position, end.scalar_subquery().label("end")
     ).order_by(with_first_kept.c.id)
 
 
-def _select_streams_to_shorten(
+def _select_streams_with_old_or_excess_entries(
     has_old_entry: ColumnElement[bool] | None, last_id: int, max_events: int
-) -> Any:
+) -> Subquery:
     """Subquery: the next streams with entries to delete, and the position of each reader."""
     stream_id = col(Stream.id)
     read_positions = []
@@ -126,10 +131,10 @@ def _select_streams_to_shorten(
             (feed.is_followed(stream_id), read_position), else_=col(Stream.last)
         )
         read_positions.append(position_or_last.label(_read_position_label(feed)))
-    has_too_many = col(Stream.last) - col(Stream.gone) > max_events
-    statement = select(stream_id, col(Stream.last), col(Stream.gone), *read_positions).where(
-        stream_id > last_id
-    )
+    has_too_many = col(Stream.last) - col(Stream.pruned_position) > max_events
+    statement = select(
+        stream_id, col(Stream.last), col(Stream.pruned_position), *read_positions
+    ).where(stream_id > last_id)
     statement = statement.where(
         has_too_many if has_old_entry is None else has_too_many | has_old_entry
     )
@@ -147,7 +152,8 @@ def _has_entry_before(oldest_kept: Any) -> ColumnElement[bool]:
         select(col(Change.at)).where(is_same_stream).order_by(col(Change.last)).limit(1)
     )
     return and_(
-        col(Stream.last) > col(Stream.gone), first_changed_at.scalar_subquery() < oldest_kept
+        col(Stream.last) > col(Stream.pruned_position),
+        first_changed_at.scalar_subquery() < oldest_kept,
     )
 
 
@@ -156,7 +162,7 @@ def _split_into_transactions(deletion_ends: Iterable[ColumnRow]) -> Iterator[dic
     end_by_stream: dict[int, int] = {}
     event_count = 0
     for row in deletion_ends:
-        position = row.gone
+        position = row.pruned_position
         while row.end is not None and position < row.end:
             end = min(position + EVENTS_PER_TRANSACTION, row.end)
             end_by_stream[row.id], event_count, position = end, event_count + end - position, end
@@ -181,13 +187,15 @@ def _delete_entries_up_to_positions(
     statement = select(
         stream, func.max(position).label("last"), func.max(col(Change.at)).label("at")
     )
-    ends = transaction.connection.execute(statement.where(is_deleted).group_by(stream)).all()
-    if not ends:
+    stream_ends = transaction.connection.execute(statement.where(is_deleted).group_by(stream)).all()
+    if not stream_ends:
         return 0
     table = core_table(Stream)
     update_stream = update(table).where(table.c.id == bindparam("key"))
-    update_stream = update_stream.values(gone=bindparam("end"), gone_at=bindparam("at"))
+    update_stream = update_stream.values(
+        pruned_position=bindparam("end"), pruned_at=bindparam("at")
+    )
     deleted_count = transaction.connection.execute(delete(Change).where(is_deleted)).rowcount
-    parameters = [{"key": row.stream_id, "end": row.last, "at": row.at} for row in ends]
+    parameters = [{"key": row.stream_id, "end": row.last, "at": row.at} for row in stream_ends]
     transaction.connection.execute(update_stream, parameters)
     return deleted_count

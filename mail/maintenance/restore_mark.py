@@ -24,7 +24,7 @@ from sqlmodel import col
 from models.events import incarnation
 from models.events.incarnation import MARK_OBJECT_NAME, SELECT_INCARNATION, Incarnation, from_row
 from models.events.journal import Stream
-from models.events.wakeups import GrowthEvent, wait_for_any
+from models.events.wakeups import GrowthEvent, wait_for_any_event_or_timeout
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.outages import StorageUnavailable
 
@@ -34,12 +34,12 @@ CHECK_INTERVAL = 5.0  # seconds between two checks, and between two marks
 IDLE_MARK_INTERVAL = 60.0  # seconds between two marks if no stream grows
 MAX_STREAMS = 500  # the last changed ones: a restore loses the newest changes
 CLUSTER_CHANGED = (
-    "the database belongs to another PostgreSQL cluster, and the server was not stopped cleanly"
+    "The database belongs to another PostgreSQL cluster, and the server was not stopped cleanly."
 )
-FOREIGN_MARK = "the mark in the object store belongs to another database"
-MARK_MISSING = "the mark in the object store is missing"
-DATABASE_OLDER = "the database is older than the mark in the object store"
-CHANGES_LOST = "the database lacks changes that this server has made or seen"
+FOREIGN_MARK = "The mark in the object store belongs to another database."
+MARK_MISSING = "The mark in the object store is missing."
+DATABASE_OLDER = "The database is older than the mark in the object store."
+CHANGES_LOST = "The database lacks changes that this server has made or seen."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +72,26 @@ class RestoreMark:
         return Incarnation(self.store, self.number, self.base, self.beat)
 
 
-async def read_mark(environment: Environment) -> RestoreMark | None:
+async def read_mark_or_none(environment: Environment) -> RestoreMark | None:
     """Read the mark. Returns None if it is missing or damaged."""
     try:
         values: dict[str, Any] = orjson.loads(await environment.object_store.get(MARK_OBJECT_NAME))
     except KeyError:
         return None
     except orjson.JSONDecodeError:
-        log.warning(
-            "the mark of the incarnation cannot be read", extra={"object": MARK_OBJECT_NAME}
-        )
+        log.warning("Could not read the incarnation mark", extra={"object": MARK_OBJECT_NAME})
         return None
     values["streams"] = {int(key): int(last) for key, last in values["streams"].items()}
     values["cluster"] = PostgresCluster(values["cluster"]["system"])
     return RestoreMark(**values)
 
 
-async def write_mark(environment: Environment, mark: RestoreMark) -> None:
+async def write_mark(environment: Environment, restore_mark: RestoreMark) -> None:
     """Write the mark. Its beat must be in the database already."""
-    values = {**asdict(mark), "streams": {str(key): last for key, last in mark.streams.items()}}
+    values = {
+        **asdict(restore_mark),
+        "streams": {str(key): last for key, last in restore_mark.streams.items()},
+    }
     await environment.object_store.put(MARK_OBJECT_NAME, orjson.dumps(values))
 
 
@@ -160,7 +161,7 @@ async def begin_incarnation_unless_begun(
 
     new_incarnation = await environment.run_transaction(begin_if_unchanged)
     log_fields = {"reason": reason, "incarnation": new_incarnation.number}
-    log.warning("the database was restored, so clients read their state again", extra=log_fields)
+    log.warning("The database was restored; clients read the state again", extra=log_fields)
     environment.enter_incarnation_and_wake_followers(new_incarnation)
     return new_incarnation
 
@@ -179,15 +180,18 @@ class RestoreGuard:
         self._is_failing = False
         self._is_started = not writes_marks  # the mark was compared, so it can be written
 
-    async def try_compare_with_mark(self) -> None:
-        """Call `compare_with_mark`, or leave that to later checks if a store does not answer."""
+    async def try_begin_incarnation_if_restored(self) -> None:
+        """Call `begin_incarnation_if_restored_and_write_mark`.
+
+        If a store does not answer, a later check does it.
+        """
         try:
-            await self.compare_with_mark()
+            await self.begin_incarnation_if_restored_and_write_mark()
         except (BaseError, OSError, StorageUnavailable) as problem:
             facts = {"problem": type(problem).__name__}
-            log.warning("the mark of the incarnation cannot be read yet", extra=facts)
+            log.warning("Could not read the incarnation mark; retrying", extra=facts)
 
-    async def compare_with_mark(self) -> None:
+    async def begin_incarnation_if_restored_and_write_mark(self) -> None:
         """Compare database and mark, begin a new incarnation if needed, and write a mark."""
         environment = self._environment
         store_id = secrets.token_hex(16)
@@ -196,37 +200,46 @@ class RestoreGuard:
                 transaction.connection, store_id
             )
         )
-        current, mark = await load_and_enter_incarnation(environment), await read_mark(environment)
+        current, restore_mark = (
+            await load_and_enter_incarnation(environment),
+            await read_mark_or_none(environment),
+        )
         cluster = await read_cluster(environment)
-        if mark is None and current.beat == 0:
+        if restore_mark is None and current.beat == 0:
             await write_mark(
                 environment, RestoreMark(current.store, current.number, current.base, 0)
             )
-        elif reason := await self._restore_reason(current, mark, cluster):
+        elif reason := await self._restore_reason(current, restore_mark, cluster):
             current = await begin_incarnation_unless_begun(
-                environment, reason, current, mark.incarnation if mark else None
+                environment, reason, current, restore_mark.incarnation if restore_mark else None
             )
         self._seen_incarnation, self._is_started = current, True
         await self._write_next_mark()
 
     async def _restore_reason(
-        self, current: Incarnation, mark: RestoreMark | None, cluster: PostgresCluster
+        self, current: Incarnation, restore_mark: RestoreMark | None, cluster: PostgresCluster
     ) -> str | None:
         """The reason for a new incarnation. None if the database has lost nothing."""
-        if mark is None:
+        if restore_mark is None:
             return MARK_MISSING
-        if mark.store != current.store:
+        if restore_mark.store != current.store:
             return FOREIGN_MARK
-        if mark.base > current.base or mark.beat > current.beat:
+        if restore_mark.base > current.base or restore_mark.beat > current.beat:
             return DATABASE_OLDER
-        if mark.base == current.base and await has_lost_changes(self._environment, mark.streams):
+        if restore_mark.base == current.base and await has_lost_changes(
+            self._environment, restore_mark.streams
+        ):
             return DATABASE_OLDER
-        has_both_ids = 0 not in (mark.cluster.system, cluster.system)
-        if has_both_ids and mark.cluster.system != cluster.system and not mark.clean:
+        has_both_ids = 0 not in (restore_mark.cluster.system, cluster.system)
+        if (
+            has_both_ids
+            and restore_mark.cluster.system != cluster.system
+            and not restore_mark.clean
+        ):
             return CLUSTER_CHANGED
         return None
 
-    async def check_until_cancelled(self) -> None:
+    async def check_and_write_marks_until_cancelled(self) -> None:
         """Check the database every `CHECK_INTERVAL` seconds, and at once after a reconnect."""
         environment = self._environment
         engine = environment.database.engine.sync_engine
@@ -242,9 +255,9 @@ class RestoreGuard:
             with environment.wakeups.follow_all_streams() as wake_ups:
                 written_at = monotonic()
                 while True:
-                    await wait_for_any([self._reconnected], CHECK_INTERVAL)
+                    await wait_for_any_event_or_timeout([self._reconnected], CHECK_INTERVAL)
                     self._reconnected.clear()
-                    has_grown = self._remember_grown_positions(wake_ups)
+                    has_grown = self._take_positions_and_return_has_grown(wake_ups)
                     if await self._try_check_and_write_mark(
                         write=has_grown or monotonic() - written_at > IDLE_MARK_INTERVAL
                     ):
@@ -256,8 +269,8 @@ class RestoreGuard:
     def _on_connect(self, *_: object) -> None:
         self._reconnected.set()
 
-    def _remember_grown_positions(self, wake_ups: GrowthEvent) -> bool:
-        """Remember the positions of the streams that have grown. Returns True if there are any."""
+    def _take_positions_and_return_has_grown(self, wake_ups: GrowthEvent) -> bool:
+        """Take the positions of grown streams from the event. Returns True if there are any."""
         positions = {
             key: last for key, last in wake_ups.take_positions().items() if key >= 0 and last > 0
         }
@@ -272,14 +285,14 @@ class RestoreGuard:
         """Check the database, and write a mark if `write` is set. True if one was written."""
         try:
             if not self._is_started:
-                await self.compare_with_mark()
+                await self.begin_incarnation_if_restored_and_write_mark()
             await self.begin_incarnation_if_older_than_seen()
             if write and self._writes_marks:
                 await self._write_next_mark()
         except Exception as problem:  # noqa: BLE001 - any outage: the next check runs later
             if not self._is_failing:
                 log_fields = {"problem": type(problem).__name__}
-                log.warning("the mark of the incarnation cannot be kept", extra=log_fields)
+                log.warning("Could not write the incarnation mark", extra=log_fields)
             self._is_failing = True
             return False
         self._is_failing = False
@@ -331,7 +344,7 @@ class RestoreGuard:
         if current.base != environment.incarnation.base:
             self._use_incarnation(current)  # another process has begun it
         self._seen_incarnation = current
-        mark = RestoreMark(
+        restore_mark = RestoreMark(
             current.store,
             current.number,
             current.base,
@@ -341,7 +354,7 @@ class RestoreGuard:
             await read_cluster(environment),
             dict(self._position_by_stream),
         )
-        await write_mark(environment, mark)
+        await write_mark(environment, restore_mark)
 
     async def write_clean_stop_mark(self) -> None:
         """Write the mark of a clean stop, if the mark was compared before."""
@@ -351,7 +364,7 @@ class RestoreGuard:
             await self._write_next_mark(is_clean_stop=True)
 
 
-async def begin_after_consistent_restore(environment: Environment) -> Incarnation:
+async def begin_incarnation_after_consistent_restore(environment: Environment) -> Incarnation:
     """Begin a new incarnation after database and objects were restored to the same time."""
     store_id = secrets.token_hex(16)
     await environment.run_transaction(
@@ -359,9 +372,15 @@ async def begin_after_consistent_restore(environment: Environment) -> Incarnatio
             transaction.connection, store_id
         )
     )
-    current, mark = await load_and_enter_incarnation(environment), await read_mark(environment)
-    await begin_incarnation_unless_begun(
-        environment, "merganser check --restored", current, mark.incarnation if mark else None
+    current, restore_mark = (
+        await load_and_enter_incarnation(environment),
+        await read_mark_or_none(environment),
     )
-    await RestoreGuard(environment).compare_with_mark()
+    await begin_incarnation_unless_begun(
+        environment,
+        "merganser check --restored",
+        current,
+        restore_mark.incarnation if restore_mark else None,
+    )
+    await RestoreGuard(environment).begin_incarnation_if_restored_and_write_mark()
     return environment.incarnation

@@ -1,11 +1,9 @@
 """Return snoozed messages to their mailboxes when their time has come."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlmodel import col
 
 from mail.maintenance.row_batches import run_in_batches_by_user
@@ -13,6 +11,7 @@ from mail.storage.mailbox_move import COLUMNS, move_messages
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.worker_stop import is_worker_stopping, sleep_until_worker_stops
 from models.store.columns import ColumnRow, select_columns
 
 log = logging.getLogger(__name__)
@@ -22,24 +21,24 @@ MIN_POLL_INTERVAL = 0.05  # seconds
 COLUMNS_WITH_ORIGIN = (*COLUMNS, "snoozed_from")
 
 
-async def run_forever(environment: Environment) -> None:
-    """Return due messages until cancelled.
+async def unsnooze_until_worker_stops(environment: Environment) -> None:
+    """Return due messages until cancelled or stopped.
 
     Several processes can run it at the same time. Messages that became due while none was running
     return at the start.
     """
-    while True:
+    while not is_worker_stopping():
         seconds = MAX_POLL_INTERVAL
         try:
-            if message_count := await return_due_messages(environment):
-                log.info("brought back what was snoozed", extra={"messages": message_count})
-            seconds = await _seconds_until_next(environment)
+            if message_count := await unsnooze_due_messages(environment):
+                log.info("Snoozed messages returned", extra={"messages": message_count})
+            seconds = await _load_seconds_until_next(environment)
         except Exception:  # the next poll may succeed
-            log.exception("what was snoozed could not be brought back")
-        await asyncio.sleep(seconds)
+            log.exception("Could not return snoozed messages")
+        await sleep_until_worker_stops(seconds)
 
 
-async def _seconds_until_next(environment: Environment) -> float:
+async def _load_seconds_until_next(environment: Environment) -> float:
     """Seconds until the next snoozed message is due, within the limits of the poll interval."""
     next_ = func.min(col(Message.snoozed_until)).label("next")
     (row,) = await environment.database.read(
@@ -51,23 +50,23 @@ async def _seconds_until_next(environment: Environment) -> float:
     return min(MAX_POLL_INTERVAL, max(MIN_POLL_INTERVAL, seconds))
 
 
-async def return_due_messages(environment: Environment) -> int:
+async def unsnooze_due_messages(environment: Environment) -> int:
     """Return all due messages to their mailboxes. Returns their number."""
     statement = select(col(Message.id), col(Message.user_id)).where(*_due_conditions(environment))
     return await run_in_batches_by_user(
         environment,
         statement.order_by(col(Message.snoozed_until), col(Message.id)),
-        _return_messages_of_user,
+        _unsnooze_messages_of_user_if_still_due,
     )
 
 
-def _due_conditions(environment: Environment) -> list[Any]:
+def _due_conditions(environment: Environment) -> list[ColumnElement[bool]]:
     """SQL conditions for snoozed messages that are due."""
     snoozed_until = col(Message.snoozed_until)
     return [snoozed_until.is_not(None), snoozed_until <= environment.now()]
 
 
-async def _return_messages_of_user(
+async def _unsnooze_messages_of_user_if_still_due(
     environment: Environment, user_id: int, message_ids: Sequence[int]
 ) -> int:
     """Return these messages of a user if they are still due. Returns their number."""
@@ -75,7 +74,7 @@ async def _return_messages_of_user(
         col(Message.id).in_(message_ids), *_due_conditions(environment)
     )
 
-    def return_batch(transaction: DatabaseTransaction) -> int:
+    def unsnooze_batch(transaction: DatabaseTransaction) -> int:
         rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
         in_mailbox = [row for row in rows if row.mailbox_id is not None]
         if in_mailbox:
@@ -87,7 +86,7 @@ async def _return_messages_of_user(
             )
         return len(rows)
 
-    return await environment.run_transaction(return_batch, user_id)
+    return await environment.run_transaction(unsnooze_batch, user_id)
 
 
 def _move_to_former_mailboxes_unread(
@@ -110,6 +109,6 @@ def _former_mailbox_or_inbox_by_message(
         col(Mailbox.id).in_(mailbox_ids) | (col(Mailbox.path) == "INBOX"),
     )
     mailboxes = transaction.connection.execute(statement).all()
-    by_id = {box.id: box for box in mailboxes}
-    inbox = next(box for box in mailboxes if box.path == "INBOX")
+    by_id = {mailbox.id: mailbox for mailbox in mailboxes}
+    inbox = next(mailbox for mailbox in mailboxes if mailbox.path == "INBOX")
     return {row.id: by_id.get(row.snoozed_from, inbox) for row in messages}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import idna
 
-from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words
+from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words_and_drop_controls
 
 MAX_ADDRESSES = 10_000
 _MAX_DOMAIN_LENGTH = 255
@@ -63,17 +63,17 @@ def parse_address_list(value: str) -> list[ParsedAddress]:
     Members of groups are listed like other addresses. A comment is the name of an address that has
     no other. Never raises.
     """
-    found: list[ParsedAddress] = []
+    addresses: list[ParsedAddress] = []
     position, end = 0, len(value)
     for _ in range(2 * MAX_ADDRESSES):  # empty addresses cost time too
         separators = _SEPARATORS.match(value, position)  # it always matches
         position = separators.end() if separators else end
-        if position >= end or len(found) >= MAX_ADDRESSES:
+        if position >= end or len(addresses) >= MAX_ADDRESSES:
             break
         angle_match = _NAME_AND_ANGLE_ADDRESS.match(value, position)
         if angle_match and _ADDR_SPEC.fullmatch(angle_match.group(3)):
             name = angle_match.group(1) or angle_match.group(2)
-            found.append(
+            addresses.append(
                 ParsedAddress(
                     _decode_display_name(name) if name else None,
                     _address_with_unicode_domain(angle_match.group(3)),
@@ -83,11 +83,11 @@ def parse_address_list(value: str) -> list[ParsedAddress]:
             continue
         bare_match = _BARE_ADDRESS.match(value, position)
         if bare_match and _ADDR_SPEC.fullmatch(bare_match.group(1)):
-            found.append(ParsedAddress(None, _address_with_unicode_domain(bare_match.group(1))))
+            addresses.append(ParsedAddress(None, _address_with_unicode_domain(bare_match.group(1))))
             position = bare_match.end()
             continue
-        position = _parse_and_append_address(value, position, found)
-    return found
+        position = _parse_and_append_address(value, position, addresses)
+    return addresses
 
 
 def _parse_and_append_address(value: str, position: int, addresses: list[ParsedAddress]) -> int:
@@ -98,7 +98,7 @@ def _parse_and_append_address(value: str, position: int, addresses: list[ParsedA
         position, end = token.end(), token.start()
         special = token.group("special")
         if special == "(":
-            position = _read_comment(value, position, entry)
+            position = _append_comment_and_return_end(value, position, entry)
         elif (special == ";" and not entry.is_in_angle) or (
             special == "," and not _is_in_source_route(entry)
         ):
@@ -152,7 +152,7 @@ def _append_token(entry: _AddressTokens, token: re.Match[str]) -> None:
         entry.phrase_source.append(token.group())
 
 
-def _read_comment(value: str, position: int, entry: _AddressTokens) -> int:
+def _append_comment_and_return_end(value: str, position: int, entry: _AddressTokens) -> int:
     """Add the comment that began before `position`, and return the position after it.
 
     Comments can be nested (RFC 5322, section 3.2.2).
@@ -183,10 +183,10 @@ def _append_address(
             address = address.rpartition(":")[2]  # a route, RFC 5322, section 4.4
         name = _decode_display_name(phrase)
         if not address and "@" in phrase:
-            name, address = _split_name_and_address(decode_encoded_words(phrase))
-    elif _QUOTED_LOCAL.fullmatch(written := "".join(entry.phrase_source).strip()):
-        name, address = None, written
-    elif "@" in (text := decode_encoded_words(phrase)):
+            name, address = _split_name_and_address(decode_encoded_words_and_drop_controls(phrase))
+    elif _QUOTED_LOCAL.fullmatch(written_address := "".join(entry.phrase_source).strip()):
+        name, address = None, written_address
+    elif "@" in (text := decode_encoded_words_and_drop_controls(phrase)):
         name, address = _split_name_and_address(text)
     else:
         words = text.split()
@@ -215,13 +215,13 @@ def _split_name_and_address(text: str) -> tuple[str | None, str]:
 
 
 def _decode_display_name(phrase: str) -> str | None:
-    return collapse_whitespace(decode_encoded_words(phrase)) or None
+    return collapse_whitespace(decode_encoded_words_and_drop_controls(phrase)) or None
 
 
 def _address_with_unicode_domain(address: str) -> str:
     """Convert a punycode domain to Unicode. A domain that can't be converted stays."""
     if "xn--" not in address and "XN--" not in address:
-        return address if address.isprintable() else decode_encoded_words(address)
+        return address if address.isprintable() else decode_encoded_words_and_drop_controls(address)
     local, at, domain = address.rpartition("@")
     if len(domain) > _MAX_DOMAIN_LENGTH:
         return address

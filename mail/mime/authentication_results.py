@@ -51,20 +51,20 @@ def authentication_results_fields(
 ) -> list[AuthenticationResultsField]:
     """Return the first 10 Authentication-Results fields of a message, topmost first."""
     total = sum(name == "received" for name, _ in header_fields)
-    found: list[AuthenticationResultsField] = []
+    results_fields: list[AuthenticationResultsField] = []
     above = 0
     for name, value in header_fields:
         above += name == "received"
-        if name == _NAME and len(found) < MAX_FIELDS:
-            found.append(
+        if name == _NAME and len(results_fields) < MAX_FIELDS:
+            results_fields.append(
                 AuthenticationResultsField(
                     above, total - above, unfold_and_decode_utf8(value[:MAX_FIELD_LENGTH]).strip()
                 )
             )
-    return found
+    return results_fields
 
 
-def trusted_results(
+def results_of_trusted_servers_or_none(
     results_fields: Sequence[AuthenticationResultsField],
     authserv_ids: Collection[str],
     border_hop: int,
@@ -76,13 +76,15 @@ def trusted_results(
     field number `border_hop` from the top. Of several DKIM signatures, one of `sender_domain` or of
     a parent domain counts first. Returns None if there is no trusted field.
     """
-    trusted_names = {each.casefold() for each in authserv_ids}
+    trusted_names = {authserv_id.casefold() for authserv_id in authserv_ids}
     fields_above_border = [
-        each
-        for each in results_fields
-        if each.received_above < border_hop <= each.received_above + each.received_below
+        field
+        for field in results_fields
+        if field.received_above < border_hop <= field.received_above + field.received_below
     ]
-    parsed_fields = [(each.text, *_parse_results_field(each.text)) for each in fields_above_border]
+    parsed_fields = [
+        (field.text, *_authserv_id_and_method_results(field.text)) for field in fields_above_border
+    ]
     trusted_fields = [
         (text, results) for text, name, results in parsed_fields if name.casefold() in trusted_names
     ]
@@ -99,15 +101,15 @@ def trusted_results(
     }
 
 
-def authserv_id(text: str) -> str:
+def authserv_id_or_empty(text: str) -> str:
     """Return the authserv-id of an unfolded field, "" if it has none."""
-    return _parse_results_field(text[:MAX_FIELD_LENGTH])[0]
+    return _authserv_id_and_method_results(text[:MAX_FIELD_LENGTH])[0]
 
 
-def method_result(text: str, method: str) -> str | None:
+def method_result_or_none(text: str, method: str) -> str | None:
     """Return the result of a method in an unfolded field, None if it has none."""
-    _, results = _parse_results_field(text[:MAX_FIELD_LENGTH])
-    return next((each.result for each in results if each.method == method), None)
+    _, results = _authserv_id_and_method_results(text[:MAX_FIELD_LENGTH])
+    return next((result.result for result in results if result.method == method), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class MethodVerdict:
     reason: str | None = None
 
 
-def method_verdict(
+def method_verdict_or_none(
     fields_text: str, method: str, preferred_domain: str | None = None
 ) -> MethodVerdict | None:
     """Return the result of a method in unfolded fields, one a line; None if they have none.
@@ -128,34 +130,49 @@ def method_verdict(
     Of several results one that passed for `preferred_domain` counts, else the first that passed,
     else the first.
     """
-    verdicts = [
+    verdicts = _verdicts_of_fields(fields_text, method)
+    passed = [verdict for verdict in verdicts if verdict.result is AuthenticationResultCode.PASS]
+    preferred = [result for result in passed if result.domain == preferred_domain]
+    return next(iter([*preferred, *passed, *verdicts]), None)
+
+
+def passed_domains(fields_text: str, method: str) -> list[str]:
+    """Return the domains that a method passed for in unfolded fields, one a line."""
+    return [
+        verdict.domain
+        for verdict in _verdicts_of_fields(fields_text, method)
+        if verdict.result is AuthenticationResultCode.PASS and verdict.domain
+    ]
+
+
+def _verdicts_of_fields(fields_text: str, method: str) -> list[MethodVerdict]:
+    return [
         verdict
         for text in fields_text.split("\n")  # a comment can have other line separators of Unicode
         for verdict in _method_verdicts(text[:MAX_FIELD_LENGTH], method)
     ]
-    passed = [each for each in verdicts if each.result is AuthenticationResultCode.PASS]
-    preferred = [each for each in passed if each.domain == preferred_domain]
-    return next(iter([*preferred, *passed, *verdicts]), None)
 
 
 def _method_verdicts(text: str, method: str) -> Iterator[MethodVerdict]:
     """Yield the results of a method in one field. Results with unknown words are left out."""
-    _, parsed_results = _parse_results_field(text)
-    results = [each for each in parsed_results if each.method == method]
+    _, parsed_results = _authserv_id_and_method_results(text)
+    results = [result for result in parsed_results if result.method == method]
     comments = re.findall(rf"(?i)(?:^|;)\s*{method}\s*=\s*\w+\s*(\([^()]*\))?", text)
     has_comments = len(comments) == len(results)  # else a comment can't be told from a value
-    for nth, each in enumerate(results):
-        code = AuthenticationResultCode.__members__.get(each.result.upper())
+    for nth, result in enumerate(results):
+        code = AuthenticationResultCode.__members__.get(result.result.upper())
         if code is None:
             continue
-        given = (each.properties.get(name) for name in _DOMAIN_PROPERTIES[method])
-        domain = next((found for one in given if one and (found := _valid_domain(one))), None)
+        domain_values = (result.properties.get(name) for name in _DOMAIN_PROPERTIES[method])
+        domain = next(
+            (found for value in domain_values if value and (found := _valid_domain(value))), None
+        )
         comment = comments[nth].strip("()").strip() if has_comments else ""
-        reason = each.properties.get("reason") or comment or None
-        yield MethodVerdict(code, domain, each.properties.get("header.s"), reason)
+        reason = result.properties.get("reason") or comment or None
+        yield MethodVerdict(code, domain, result.properties.get("header.s"), reason)
 
 
-def _parse_results_field(text: str) -> tuple[str, list[_MethodResult]]:
+def _authserv_id_and_method_results(text: str) -> tuple[str, list[_MethodResult]]:
     """Return the authserv-id and the method results of a field."""
     first, *rest = _without_comments_and_quotes(text).split(";")
     results = []
@@ -163,8 +180,8 @@ def _parse_results_field(text: str) -> tuple[str, list[_MethodResult]]:
         words = re.sub(r"\s*=\s*", "=", statement.strip()).split()
         pairs = [word.partition("=") for word in words if "=" in word]
         if pairs:
-            (method, _, result), *more = pairs
-            properties = {name.lower(): value for name, _, value in reversed(more)}
+            (method, _, result), *method_pairs = pairs
+            properties = {name.lower(): value for name, _, value in reversed(method_pairs)}
             results.append(
                 _MethodResult(method.partition("/")[0].lower(), result.lower(), properties)
             )
@@ -203,9 +220,11 @@ def _passed_domains(
     results: Sequence[_MethodResult], method: str, property_name: str, fallback_property: str
 ) -> Iterator[str]:
     """Yield the domain of each passed result of a method, read from the named property."""
-    for each in results:
-        if each.method == method and each.result == "pass":
-            given = each.properties.get(property_name) or each.properties.get(fallback_property, "")
+    for result in results:
+        if result.method == method and result.result == "pass":
+            given = result.properties.get(property_name) or result.properties.get(
+                fallback_property, ""
+            )
             if domain := _valid_domain(given):
                 yield domain
 
@@ -224,5 +243,5 @@ def _valid_domain(address: str) -> str | None:
 
 def _method_verdict(results: Sequence[_MethodResult], method: str) -> str | None:
     """Return the first result of a method if it is pass, fail or none; else None."""
-    said = next((each.result for each in results if each.method == method), None)
-    return said if said in VERDICTS else None
+    result_word = next((result.result for result in results if result.method == method), None)
+    return result_word if result_word in VERDICTS else None

@@ -29,19 +29,9 @@ def encoded_length(content_size: int, wrapping: LineWrapping) -> int:
     return characters + breaks * len(wrapping.eol)
 
 
-def decode_if_restorable(text: bytes) -> tuple[bytes, LineWrapping] | None:
-    """Decode text that `encode_range` can restore, and return the content with its wrapping.
-
-    Returns None if `encode_range` would not restore the same text.
-    """
-    wrapping = detect_wrapping(text, 0, len(text))
-    try:
-        return b"".join(decode_chunks(text, 0, len(text), wrapping)), wrapping
-    except IrregularBase64:
-        return None
-
-
-def decode_chunks(raw: bytes, start: int, end: int, wrapping: LineWrapping) -> Iterator[bytes]:
+def decode_restorable_chunks(
+    raw: bytes, start: int, end: int, wrapping: LineWrapping
+) -> Iterator[bytes]:
     """Yield the content of the text from `start` to `end` in chunks.
 
     Raises IrregularBase64, at the latest after the last chunk, if `encode_range` would not restore
@@ -77,16 +67,16 @@ def encode_range(content: bytes, wrapping: LineWrapping, text_start: int, text_e
     Only the part of the content that this range needs is encoded.
     """
     if not wrapping.width:
-        return _base64_characters(content, text_start, text_end)
+        return _encode_base64_range(content, text_start, text_end)
     width, stride = wrapping.width, wrapping.width + len(wrapping.eol)
     row = text_start // stride
     rows = text_end // stride + 2  # one more line, so that the line before it gets its line break
-    characters = _base64_characters(content, row * width, rows * width)
+    characters = _encode_base64_range(content, row * width, rows * width)
     lines = (characters[at : at + width] for at in range(0, len(characters), width))
     return wrapping.eol.join(lines)[text_start - row * stride : text_end - row * stride]
 
 
-def _base64_characters(content: bytes, start: int, end: int) -> bytes:
+def _encode_base64_range(content: bytes, start: int, end: int) -> bytes:
     """Return the Base64 characters from `start` to `end`, counted without line breaks."""
     quad, quads = start // 4, -(-end // 4)
     characters = binascii.b2a_base64(content[quad * 3 : quads * 3], newline=False)
@@ -95,8 +85,8 @@ def _base64_characters(content: bytes, start: int, end: int) -> bytes:
 
 def range_without_whitespace(raw: bytes, start: int, end: int) -> tuple[int, int]:
     """Return start and end of the range without the white space at both ends."""
-    found = _BLANK.match(raw, start, end)
-    start = found.end() if found else start
+    match = _BLANK.match(raw, start, end)
+    start = match.end() if match else start
     while start < end:
         tail = raw[max(start, end - CHUNK_BYTES) : end]
         text_length = len(tail.rstrip(WHITESPACE))

@@ -55,7 +55,7 @@ class ParsedCalendarEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class _ContentLine:
+class ContentLine:
     """A content line (RFC 5545, section 3.1): name, parameters and unescaped value."""
 
     name: str
@@ -69,7 +69,7 @@ class _CalendarReader:
 
     method: str | None = None
     time_zones: dict[str, CalendarTimeZone] = field(default_factory=dict)
-    events: list[list[_ContentLine]] = field(default_factory=list)
+    events: list[list[ContentLine]] = field(default_factory=list)
     open_components: list[str] = field(default_factory=list)  # names, outermost first
     time_zone_id: str = ""  # of the VTIMEZONE that is being read
     observance_values: dict[str, str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class _CalendarReader:
         """True if a limit is exceeded and the rest is not read."""
         return len(self.open_components) > MAX_COMPONENT_DEPTH or len(self.events) > MAX_EVENTS
 
-    def read_line(self, line: _ContentLine) -> None:
+    def read_line(self, line: ContentLine) -> None:
         """Apply one content line."""
         value = line.value.strip()
         if line.name == "BEGIN":
@@ -102,8 +102,8 @@ class _CalendarReader:
     def _end_component_and_store_observance(self) -> None:
         """Close the innermost component and store a complete observance."""
         within_zone = self.open_components[1:2] == ["VTIMEZONE"]
-        known = self.time_zone_id in self.time_zones or len(self.time_zones) < MAX_TIME_ZONES
-        if within_zone and self.open_components[2:] in (["STANDARD"], ["DAYLIGHT"]) and known:
+        is_accepted = self.time_zone_id in self.time_zones or len(self.time_zones) < MAX_TIME_ZONES
+        if within_zone and self.open_components[2:] in (["STANDARD"], ["DAYLIGHT"]) and is_accepted:
             self.time_zones.setdefault(
                 self.time_zone_id, CalendarTimeZone()
             ).add_observance_or_mark_unsupported(self.observance_values)
@@ -112,12 +112,12 @@ class _CalendarReader:
 
 def calendar_parts(structure: ParsedPart) -> list[ParsedPart]:
     """Return the calendar parts of a message, at most 10."""
-    found = [
+    calendar_parts = [
         part
         for part, _ in walk_own_parts_with_parents(structure)
         if part.content_type in CALENDAR_TYPES
     ]
-    return found[:MAX_CALENDAR_PARTS]
+    return calendar_parts[:MAX_CALENDAR_PARTS]
 
 
 def unfold_lines(content: bytes) -> bytes:
@@ -134,70 +134,80 @@ def parse_events(text: str, fallback_method: str | None = None) -> list[ParsedCa
     calendar = _read_calendar(text)
     method_name = calendar.method or fallback_method or ""
     fallback_method = method_name.upper() if _METHOD.fullmatch(method_name) else DEFAULT_METHOD
-    found = (
-        _event_from_lines(fallback_method, lines, calendar.time_zones) for lines in calendar.events
+    events = (
+        _event_from_lines_or_none(fallback_method, lines, calendar.time_zones)
+        for lines in calendar.events
     )
-    return [event for event in found if event][:MAX_EVENTS]
+    return [event for event in events if event][:MAX_EVENTS]
+
+
+def parse_time_zones(text: str) -> Mapping[str, CalendarTimeZone]:
+    """Parse the time zones of an unfolded calendar by their names, at most 50. Never raises."""
+    return _read_calendar(text).time_zones
 
 
 def _read_calendar(text: str) -> _CalendarReader:
     calendar = _CalendarReader()
-    for line in _content_lines(text):
+    for line in content_lines(text):
         calendar.read_line(line)
         if calendar.is_full:
             break
     return calendar
 
 
-def _content_lines(text: str) -> Iterator[_ContentLine]:
+def content_lines(text: str) -> Iterator[ContentLine]:
     """Yield the valid content lines of a calendar."""
-    for written in _LINE_END.split(text):
-        found = _LINE.fullmatch(written)
-        if found:
-            name, parameters, value = found.groups()
+    for line in _LINE_END.split(text):
+        match = _LINE.fullmatch(line)
+        if match:
+            name, parameters, value = match.groups()
             pairs = _PARAMETER.findall(parameters)
-            known = {key.upper(): quoted or plain for key, quoted, plain in pairs}
-            yield _ContentLine(name.upper(), known, value)
+            property_parameters = {key.upper(): quoted or plain for key, quoted, plain in pairs}
+            yield ContentLine(name.upper(), property_parameters, value)
 
 
-def _event_from_lines(
-    method: str, lines: list[_ContentLine], time_zones: Mapping[str, CalendarTimeZone]
+def _event_from_lines_or_none(
+    method: str, lines: list[ContentLine], time_zones: Mapping[str, CalendarTimeZone]
 ) -> ParsedCalendarEvent | None:
     """Build an event of its lines. Returns None if it has neither UID nor start."""
-    first: dict[str, _ContentLine] = {}
+    first: dict[str, ContentLine] = {}
     for line in lines:
         first.setdefault(line.name, line)
     start, end = first.get("DTSTART"), first.get("DTEND")
-    uid = _text_value(first.get("UID"))
+    uid = text_value_or_none(first.get("UID"))
     if not uid and not start:
         return None
-    people = [_calendar_address(line) for line in lines if line.name == "ATTENDEE"][:MAX_ATTENDEES]
+    people = [calendar_address_or_none(line) for line in lines if line.name == "ATTENDEE"][
+        :MAX_ATTENDEES
+    ]
     event = ParsedCalendarEvent(
         method,
         uid or "",
-        _text_value(first.get("SUMMARY")),
-        _utc_time_of_line(start, time_zones),
-        _utc_time_of_line(end, time_zones),
+        text_value_or_none(first.get("SUMMARY")),
+        _utc_time_of_line_or_none(start, time_zones),
+        _utc_time_of_line_or_none(end, time_zones),
         start is not None and _is_date_without_time(start),
-        _text_value(first.get("LOCATION")),
-        _calendar_address(first["ORGANIZER"]) if "ORGANIZER" in first else None,
+        text_value_or_none(first.get("LOCATION")),
+        calendar_address_or_none(first["ORGANIZER"]) if "ORGANIZER" in first else None,
         tuple(person for person in people if person),
     )
     if end is None and event.starts_at and "DURATION" in first:
-        return replace(event, ends_at=_add_duration(event.starts_at, first["DURATION"].value))
+        return replace(
+            event, ends_at=_add_duration_or_none(event.starts_at, first["DURATION"].value)
+        )
     return event
 
 
-def _text_value(line: _ContentLine | None) -> str | None:
+def text_value_or_none(line: ContentLine | None) -> str | None:
     """Return the unescaped text of a line, cut to 1,000 characters; None if empty."""
     if line is None:
         return None
     value = line.value[: 2 * MAX_TEXT_LENGTH].replace("\0", "")
-    plain = _ESCAPE.sub(lambda found: "\n" if found[1] in "nN" else found[1], value)
+    plain = _ESCAPE.sub(lambda pair: "\n" if pair[1] in "nN" else pair[1], value)
     return plain.strip()[:MAX_TEXT_LENGTH] or None
 
 
-def _calendar_address(line: _ContentLine) -> ParsedAddress | None:
+def calendar_address_or_none(line: ContentLine) -> ParsedAddress | None:
     """Return the address and name (CN) of an organizer or attendee, None if empty."""
     scheme, colon, address = line.value.strip().partition(":")
     if not colon or scheme.lower() != "mailto":
@@ -206,34 +216,34 @@ def _calendar_address(line: _ContentLine) -> ParsedAddress | None:
     return ParsedAddress(name, address[:MAX_TEXT_LENGTH]) if address else None
 
 
-def _is_date_without_time(line: _ContentLine) -> bool:
-    found = _DATE_TIME.fullmatch(line.value.strip())
-    return found is not None and found[4] is None
+def _is_date_without_time(line: ContentLine) -> bool:
+    match = _DATE_TIME.fullmatch(line.value.strip())
+    return match is not None and match[4] is None
 
 
-def _utc_time_of_line(
-    line: _ContentLine | None, time_zones: Mapping[str, CalendarTimeZone]
+def _utc_time_of_line_or_none(
+    line: ContentLine | None, time_zones: Mapping[str, CalendarTimeZone]
 ) -> datetime | None:
     """Return the UTC time of a DATE or DATE-TIME line; None if invalid or zone unknown."""
-    found = _DATE_TIME.fullmatch(line.value.strip()) if line else None
-    if line is None or found is None:
+    match = _DATE_TIME.fullmatch(line.value.strip()) if line else None
+    if line is None or match is None:
         return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
     try:
         local = datetime(year, month, day, hour, minute, min(second, _LEAP_SECOND - 1))  # noqa: DTZ001 - the zone follows below
     except ValueError:
         return None
-    if found[7] or _is_date_without_time(line):
+    if match[7] or _is_date_without_time(line):
         return local.replace(tzinfo=UTC)
     return utc_from_local(local, line.parameters.get("TZID", ""), time_zones)
 
 
-def _add_duration(start: datetime, duration: str) -> datetime | None:
+def _add_duration_or_none(start: datetime, duration: str) -> datetime | None:
     """Add an RFC 5545 duration. Returns None if it is invalid or negative."""
-    found = _DURATION.fullmatch(duration.strip())
-    if found is None or found[1] == "-":
+    match = _DURATION.fullmatch(duration.strip())
+    if match is None or match[1] == "-":
         return None
-    weeks, days, hours, minutes, seconds = (int(part or 0) for part in found.groups()[1:])
+    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[1:])
     long = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
     try:
         return start + long

@@ -112,7 +112,7 @@ _ISO_2022 = re.compile(rb"\x1b\$[@B]|\x1b\([BJI]")
 
 
 @lru_cache(maxsize=512)
-def codec_name(label: str) -> str:
+def codec_name_or_empty(label: str) -> str:
     """Return the Python codec name of a charset label, "" for an unknown label.
 
     Accepts the labels of all text codecs of Python except refused ones, and of the WHATWG Encoding
@@ -131,8 +131,8 @@ def codec_name(label: str) -> str:
     if name in _REFUSED_CODECS or name not in _KNOWN_NAMES:
         return ""
     name = aliases.get(name, name)
-    found = codecs.lookup(name)
-    return _SUPERSET_CODECS.get(name, name) if found._is_text_encoding else ""  # noqa: SLF001
+    codec = codecs.lookup(name)
+    return _SUPERSET_CODECS.get(name, name) if codec._is_text_encoding else ""  # noqa: SLF001
 
 
 def decode_text(data: bytes, charset: str | None) -> str:
@@ -140,7 +140,7 @@ def decode_text(data: bytes, charset: str | None) -> str:
 
     Decodes by the charset label if it fits, else as UTF-8, else as windows-1252.
     """
-    return _decode(data, charset, "utf_8_sig")
+    return _decode_by_charset_or_fallback(data, charset, "utf_8_sig")
 
 
 def decode_header_text(data: bytes, charset: str | None) -> str:
@@ -148,19 +148,23 @@ def decode_header_text(data: bytes, charset: str | None) -> str:
 
     In a protocol element that has a charset label, U+FEFF is a character (RFC 3629, section 6).
     """
-    return _decode(data, charset, "utf_8")
+    return _decode_by_charset_or_fallback(data, charset, "utf_8")
 
 
-def _decode(data: bytes, charset: str | None, utf8_codec: str) -> str:
+def _decode_by_charset_or_fallback(data: bytes, charset: str | None, utf8_codec: str) -> str:
     """Decode by the charset label if it fits, else as UTF-8, else as windows-1252."""
     if data.isascii() and b"\x1b" not in data and b"+" not in data and b"~" not in data:
-        name = codec_name(charset) if charset else ""
+        name = codec_name_or_empty(charset) if charset else ""
         if not name or _is_ascii_compatible(name):
             return data.decode("ascii")
     else:
-        name = codec_name(charset) if charset else ("iso2022_jp" if _ISO_2022.search(data) else "")
+        name = (
+            codec_name_or_empty(charset)
+            if charset
+            else ("iso2022_jp" if _ISO_2022.search(data) else "")
+        )
     if name not in _UTF8_TRIED_FIRST:
-        text = _decode_strictly(data, name)
+        text = _decode_strictly_or_none(data, name)
         if text is not None:
             return text
     return _decode_leniently(data, name, utf8_codec)
@@ -175,13 +179,13 @@ def _is_ascii_compatible(codec: str) -> bool:
         return False
 
 
-def declared_html_charset(html: bytes) -> str | None:
+def declared_html_charset_or_none(html: bytes) -> str | None:
     """Return the charset label of a meta element of an HTML page, None if there is none."""
-    found = _META.search(html[:_META_SEARCH_BYTES])
-    return found.group(1).decode("ascii", "replace") if found else None
+    match = _META.search(html[:_META_SEARCH_BYTES])
+    return match.group(1).decode("ascii", "replace") if match else None
 
 
-def _decode_strictly(data: bytes, codec: str) -> str | None:
+def _decode_strictly_or_none(data: bytes, codec: str) -> str | None:
     """Decode with a codec. Returns None if a byte is invalid."""
     try:
         text = data.decode(codec)
@@ -194,7 +198,7 @@ def _decode_strictly(data: bytes, codec: str) -> str | None:
 
 def _decode_leniently(data: bytes, codec: str, utf8_codec: str) -> str:
     """Decode as UTF-8, else by the codec with few replacements, else as windows-1252."""
-    text = _decode_strictly(data, "utf_8_sig" if codec == "utf_8_sig" else utf8_codec)
+    text = _decode_strictly_or_none(data, "utf_8_sig" if codec == "utf_8_sig" else utf8_codec)
     if text is not None:
         return text
     if codec == "utf_8":

@@ -23,7 +23,7 @@ def unfold_and_decode_utf8(value: str) -> str:
     return value.strip()
 
 
-def decode_encoded_words(value: str) -> str:
+def decode_encoded_words_and_drop_controls(value: str) -> str:
     """Decode the encoded words of a value and remove control characters."""
     if "=?" not in value:
         return _CONTROLS.sub("", value) if not value.isprintable() else value
@@ -40,7 +40,7 @@ def decode_encoded_words(value: str) -> str:
         if not joined:
             out.append(gap)
         charset = word.group(1).lower()
-        adjacent_words.append(_encoded_word_bytes(word.group(2), word.group(3)))
+        adjacent_words.append(_decode_word_leniently(word.group(2), word.group(3)))
         end = word.end()
     if adjacent_words:
         out.append(decode_header_text(b"".join(adjacent_words), charset))
@@ -53,8 +53,8 @@ def collapse_whitespace(value: str) -> str:
     return " ".join(value.split())
 
 
-def _encoded_word_bytes(encoding: str, text: str) -> bytes:
-    """Decode the text of an encoded word; the encoding is B or Q."""
+def _decode_word_leniently(encoding: str, text: str) -> bytes:
+    """Decode the text of an encoded word, B or Q. Characters that are not base64 are skipped."""
     body = text.encode("utf-8", "replace")
     if encoding in "qQ":
         return binascii.a2b_qp(body, header=True)

@@ -28,34 +28,38 @@ class NamedAddress(NamedTuple):
     name: str | None = None
 
 
-def unstructured_field(key: str, value: str) -> bytes:
+def unstructured_field(field_name: str, free_text: str) -> bytes:
     """Encode and fold a field of free text, such as Subject, with its CRLF."""
-    value = value.strip()
-    pieces = _WORD_WITH_SPACE.findall(value)
+    free_text = free_text.strip()
+    words = _WORD_WITH_SPACE.findall(free_text)
     plain = (
-        value.isascii() and "=?" not in value and all(len(each) < MAX_PLAIN_WORD for each in pieces)
+        free_text.isascii()
+        and "=?" not in free_text
+        and all(len(word) < MAX_PLAIN_WORD for word in words)
     )
     if not plain:
-        pieces = encoded_words(value)
-    elif pieces:
-        pieces[0] = f" {pieces[0]}"
-    return _fold_field(key, pieces)
+        words = encoded_words(free_text)
+    elif words:
+        words[0] = f" {words[0]}"
+    return _fold_field(field_name, words)
 
 
-def address_field(key: str, addresses: Sequence[NamedAddress], *, utf8: bool = False) -> bytes:
+def address_field(
+    field_name: str, addresses: Sequence[NamedAddress], *, utf8: bool = False
+) -> bytes:
     """Encode and fold a field of addresses.
 
     With `utf8` domains stay in Unicode, else they are written in ASCII.
     """
-    pieces: list[str] = []
+    chunks: list[str] = []
     for nth, (address, name) in enumerate(addresses):
         comma = "," if nth + 1 < len(addresses) else ""
-        shown = _quote_local_part(address if utf8 else with_ascii_domain(address))
+        shown_address = _quote_local_part(address if utf8 else with_ascii_domain(address))
         if name and name.strip():
-            pieces += [*phrase_words(name), f" <{shown}>{comma}"]
+            chunks += [*phrase_words(name), f" <{shown_address}>{comma}"]
         else:
-            pieces.append(f" {shown}{comma}")
-    return _fold_field(key, pieces)
+            chunks.append(f" {shown_address}{comma}")
+    return _fold_field(field_name, chunks)
 
 
 def _quote_local_part(address: str) -> str:
@@ -67,9 +71,9 @@ def _quote_local_part(address: str) -> str:
     return f'"{escaped}"@{domain}'
 
 
-def words_field(key: str, words: Iterable[str]) -> bytes:
+def words_field(field_name: str, words: Iterable[str]) -> bytes:
     """Fold a field of words separated by spaces, such as References."""
-    return _fold_field(key, [f" {word}" for word in words])
+    return _fold_field(field_name, [f" {word}" for word in words])
 
 
 def phrase_words(display_name: str) -> list[str]:
@@ -88,11 +92,11 @@ def encoded_words(text: str) -> list[str]:
     words: list[str] = []
     chunk = b""
     for character in text:
-        more = character.encode()
-        if len(chunk) + len(more) > ENCODED_WORD_BYTES:
+        encoded_character = character.encode()
+        if len(chunk) + len(encoded_character) > ENCODED_WORD_BYTES:
             words.append(_encoded_word(chunk))
             chunk = b""
-        chunk += more
+        chunk += encoded_character
     return [*words, _encoded_word(chunk)] if chunk else words
 
 
@@ -111,12 +115,12 @@ def _encoded_word(chunk: bytes) -> str:
     return f" =?utf-8?B?{base64.b64encode(chunk).decode()}?="
 
 
-def _fold_field(key: str, words: Iterable[str]) -> bytes:
+def _fold_field(field_name: str, words: Iterable[str]) -> bytes:
     """Write a field, folded before words. Each word begins with white space."""
-    lines, line, empty = list[str](), f"{key}:", True
-    for piece in words:
-        if not empty and len(line) + len(piece) > FOLD_LENGTH:
+    lines, line, empty = list[str](), f"{field_name}:", True
+    for word in words:
+        if not empty and len(line) + len(word) > FOLD_LENGTH:
             lines.append(line)
             line = ""
-        line, empty = line + piece, False
+        line, empty = line + word, False
     return "\r\n".join([*lines, line, ""]).encode()

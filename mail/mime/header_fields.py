@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_tz
 
 from mail.mime.byte_source import ByteSource, read_range
-from mail.mime.encoded_words import decode_encoded_words, unfold_and_decode_utf8
+from mail.mime.encoded_words import decode_encoded_words_and_drop_controls, unfold_and_decode_utf8
 from mail.mime.mime_tree import ParsedPart
 
 MAX_HEADER_BYTES = 1 << 20
@@ -44,7 +44,7 @@ class DecodedField:
     raw: str  # as in the message, without the last line end
 
 
-def header_text(header_block: bytes) -> str:
+def latin1_header_text_with_lf(header_block: bytes) -> str:
     """Decode a header block, one character per byte, with LF as line end."""
     text = header_block.decode("latin-1")
     if "\r" in text:
@@ -54,9 +54,12 @@ def header_text(header_block: bytes) -> str:
     return text
 
 
-def parse_fields(header_block: bytes) -> list[RawField]:
+def parse_fields_with_lowercase_names(header_block: bytes) -> list[RawField]:
     """Return the fields of a header block in order. Invalid lines are skipped."""
-    return [(name.lower(), value) for name, value in _FIELD.findall(header_text(header_block))]
+    return [
+        (name.lower(), value)
+        for name, value in _FIELD.findall(latin1_header_text_with_lf(header_block))
+    ]
 
 
 def find_fields_end(raw: bytes, start: int, end: int) -> int:
@@ -87,14 +90,14 @@ def decoded_fields(raw: bytes | ByteSource, part: ParsedPart) -> list[DecodedFie
     For a message/rfc822 part these are the fields of the part itself. The fields of the attached
     message belong to the part inside.
     """
-    text = header_text(read_range(raw, part.header_start, part.body_start))
+    text = latin1_header_text_with_lf(read_range(raw, part.header_start, part.body_start))
     return [
         DecodedField(
-            found.group(1),
-            decode_encoded_words(unfold_and_decode_utf8(found.group(2))),
-            utf8_if_valid(found.group()),
+            match.group(1),
+            decode_encoded_words_and_drop_controls(unfold_and_decode_utf8(match.group(2))),
+            utf8_if_valid(match.group()),
         )
-        for found in _FIELD.finditer(text)
+        for match in _FIELD.finditer(text)
     ]
 
 
@@ -113,20 +116,22 @@ def parse_message_ids(value: str) -> list[str]:
     """
     if "<" not in value:
         return [f"<{word}>" for word in value.split() if "@" in word]
-    ids = ("".join(found.split()) for found in _MESSAGE_ID.findall(value))
-    return [f"<{each}>" for each in ids if 0 < len(each) <= _MAX_MESSAGE_ID_LENGTH]
+    ids = ("".join(message_id.split()) for message_id in _MESSAGE_ID.findall(value))
+    return [
+        f"<{message_id}>" for message_id in ids if 0 < len(message_id) <= _MAX_MESSAGE_ID_LENGTH
+    ]
 
 
-def parse_date(value: str) -> datetime | None:
+def parse_date_or_none(value: str) -> datetime | None:
     """Return the UTC time of a date (RFC 5322, section 3.3, and common deviations).
 
     Returns None if it can't be read.
     """
     value = value[:_MAX_DATE_LENGTH]
-    found = _DATE.match(value)
-    if found is None:
-        return _parse_unusual_date(value)
-    day, month, year, hour, minute, second, sign, hours, minutes, _ = found.groups()
+    match = _DATE.match(value)
+    if match is None:
+        return _parse_unusual_date_or_none(value)
+    day, month, year, hour, minute, second, sign, hours, minutes, _ = match.groups()
     try:
         zone = UTC
         if sign:
@@ -145,14 +150,14 @@ def parse_date(value: str) -> datetime | None:
         return None
 
 
-def _parse_unusual_date(value: str) -> datetime | None:
+def _parse_unusual_date_or_none(value: str) -> datetime | None:
     try:
-        found = parsedate_tz(value)
-        if found is None:
+        parsed_date = parsedate_tz(value)
+        if parsed_date is None:
             exact = datetime.fromisoformat(value)
             return exact.replace(tzinfo=exact.tzinfo or UTC).astimezone(UTC)
-        year, month, day, hour, minute, second = found[:6]
-        zone = timezone(timedelta(seconds=found[9] or 0))
+        year, month, day, hour, minute, second = parsed_date[:6]
+        zone = timezone(timedelta(seconds=parsed_date[9] or 0))
         second = min(second, _LEAP_SECOND - 1)
         return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -4,7 +4,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from mail.mime.charsets import decode_header_text
-from mail.mime.encoded_words import decode_encoded_words
+from mail.mime.encoded_words import decode_encoded_words_and_drop_controls
 
 MAX_PARAMETER_BYTES = 64 << 10
 _MAX_PARAMETERS = 1000
@@ -24,7 +24,7 @@ _INVISIBLE = re.compile(
 _FILENAME_PARAMETERS = ("filename", "name")  # often contain spaces and brackets without quotes
 
 
-def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
+def parse_value_and_parameters(value: str) -> tuple[str, dict[str, str]]:
     """Return the unfolded value's first word in lower case, and its decoded parameters.
 
     `name*` goes before `name*0`, which goes before `name`; the first of equal names counts.
@@ -41,18 +41,18 @@ def parse_parameters(value: str) -> tuple[str, dict[str, str]]:
         return main_value, {}
     values: dict[str, str] = {}
     extended: dict[str, dict[int, tuple[str, bool]]] = {}
-    for count, found in enumerate(_PARAMETER.finditer(value, 0, MAX_PARAMETER_BYTES)):
+    for count, match in enumerate(_PARAMETER.finditer(value, 0, MAX_PARAMETER_BYTES)):
         if count == _MAX_PARAMETERS:
             break
-        name, text = found.group(1).lower(), _parameter_text(found)
+        name, text = match.group(1).lower(), _parameter_text(match)
         segment = _SEGMENT.fullmatch(name) if "*" in name else None
         if segment is None:
             values.setdefault(name, text)
             continue
         base, number, star = segment.groups()
-        place = -1 if number is None else int(number)
+        segment_number = -1 if number is None else int(number)
         segments = extended.setdefault(base, {})
-        segments.setdefault(place, (text, number is None or star == "*"))
+        segments.setdefault(segment_number, (text, number is None or star == "*"))
     for base, segments in extended.items():
         values[base] = _join_segments(segments)
     return main_value, values
@@ -64,12 +64,14 @@ def first_filename(*candidates: str | None) -> str | None:
     Encoded words are not allowed in parameters, but common. Returns None if there is no name.
     """
     for candidate in candidates:
-        if candidate and (name := safe_filename(decode_encoded_words(candidate))):
+        if candidate and (
+            name := safe_filename_or_none(decode_encoded_words_and_drop_controls(candidate))
+        ):
             return name
     return None
 
 
-def safe_filename(text: str) -> str | None:
+def safe_filename_or_none(text: str) -> str | None:
     """Return the last part of a path without control and bidirectional characters.
 
     Returns None if nothing is left.
@@ -79,16 +81,16 @@ def safe_filename(text: str) -> str | None:
     return names[-1] if names else None
 
 
-def strip_comments(value: str) -> str:
+def strip_comments(field_value: str) -> str:
     """Remove the comments of a value, also nested ones."""
     out: list[str] = []
     depth = end = 0
-    at = value.find("(")
-    while at >= 0 and (edge := _COMMENT_EDGE.search(value, at)):
+    at = field_value.find("(")
+    while at >= 0 and (edge := _COMMENT_EDGE.search(field_value, at)):
         at = edge.end()
         if edge.group() == "(":
             if depth == 0:
-                out.append(value[end : edge.start()])
+                out.append(field_value[end : edge.start()])
             depth += 1
         elif edge.group() == "\\":
             at += 1
@@ -96,7 +98,7 @@ def strip_comments(value: str) -> str:
             depth -= 1
             end = at if depth == 0 else end
     if depth == 0:
-        out.append(value[end:])
+        out.append(field_value[end:])
     return "".join(out)
 
 
@@ -122,8 +124,8 @@ def _join_segments(segments: dict[int, tuple[str, bool]]) -> str:
         segments = {0: segments[-1]}
     label = "utf-8"
     body = b""
-    for place, number in enumerate(sorted(segments)):
-        if place != number:
+    for index, number in enumerate(sorted(segments)):
+        if index != number:
             break  # a segment is missing
         text, is_encoded = segments[number]
         if not is_encoded:

@@ -7,7 +7,7 @@ import idna
 from mail.mime.address_lists import ParsedAddress, parse_address_list
 from mail.mime.byte_source import ByteSource, read_range
 from mail.mime.encoded_words import collapse_whitespace, unfold_and_decode_utf8
-from mail.mime.header_fields import parse_fields
+from mail.mime.header_fields import parse_fields_with_lowercase_names
 from mail.mime.mime_tree import ParsedPart, walk_parts
 
 _NIL = "NIL"
@@ -18,16 +18,17 @@ _EMPTY_TEXT_PART = (
 
 def imap_envelope(raw: bytes | ByteSource, part: ParsedPart) -> str:
     """Return the ENVELOPE of the message that begins with the header of the part."""
-    own = _fields_by_name(raw, part)
+    own_fields = _fields_by_name(raw, part)
     people = {
-        name: parse_address_list(own.get(name, ""))
+        name: parse_address_list(own_fields.get(name, ""))
         for name in ("from", "sender", "reply-to", "to", "cc", "bcc")
     }
     for name in ("sender", "reply-to"):
         people[name] = people[name] or people["from"]
-    lists = [_address_list(found) for found in people.values()]
+    lists = [_address_list(person) for person in people.values()]
     date, subject, answered, own_id = (
-        _quoted_string(own.get(name)) for name in ("date", "subject", "in-reply-to", "message-id")
+        _quoted_string(own_fields.get(name))
+        for name in ("date", "subject", "in-reply-to", "message-id")
     )
     return f"({date} {subject} {' '.join(lists)} {answered} {own_id})"
 
@@ -36,30 +37,30 @@ def imap_bodystructure(
     raw: bytes | ByteSource, structure: ParsedPart, *, extended: bool = True
 ) -> str:
     """Return the BODYSTRUCTURE of a tree, or its BODY if not `extended`."""
-    written: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for part in reversed(list(walk_parts(structure))):
-        inside = [written.pop(child.section) for child in part.parts]
+        inside = [parameters.pop(child.section) for child in part.parts]
         if part.content_type.startswith("multipart/"):
-            written[part.section] = _multipart_structure(part, inside, extended=extended)
+            parameters[part.section] = _multipart_structure(part, inside, extended=extended)
         else:
-            written[part.section] = _leaf_structure(raw, part, inside, extended=extended)
-    return written[structure.section]
+            parameters[part.section] = _leaf_structure(raw, part, inside, extended=extended)
+    return parameters[structure.section]
 
 
 def _multipart_structure(part: ParsedPart, child_structures: list[str], *, extended: bool) -> str:
     subtype = _quoted_string(part.content_type.partition("/")[2])
-    more = (
+    extension_fields = (
         f" {_parameter_list(part.params)} {_disposition_structure(part)} NIL NIL"
         if extended
         else ""
     )
-    return f"({''.join(child_structures) or _EMPTY_TEXT_PART} {subtype}{more})"
+    return f"({''.join(child_structures) or _EMPTY_TEXT_PART} {subtype}{extension_fields})"
 
 
 def _leaf_structure(
     raw: bytes | ByteSource, part: ParsedPart, child_structures: list[str], *, extended: bool
 ) -> str:
-    own = _fields_by_name(raw, part)
+    own_fields = _fields_by_name(raw, part)
     kind, _, subtype = part.content_type.partition("/")
     if part.content_type in ("message/rfc822", "message/global") and not child_structures:
         kind, subtype = "application", "octet-stream"  # not parsed, so it has no envelope
@@ -68,7 +69,7 @@ def _leaf_structure(
         _quoted_string(subtype),
         _parameter_list(part.params),
         _quoted_string(f"<{part.content_id}>" if part.content_id else None),
-        _quoted_string(own.get("content-description")),
+        _quoted_string(own_fields.get("content-description")),
         _quoted_string(part.encoding),
         str(part.size),
     ]
@@ -77,16 +78,16 @@ def _leaf_structure(
     elif kind == "text":
         items.append(str(part.lines or 0))
     if extended:
-        language, location = own.get("content-language"), own.get("content-location")
-        items += [_quoted_string(own.get("content-md5")), _disposition_structure(part)]
+        language, location = own_fields.get("content-language"), own_fields.get("content-location")
+        items += [_quoted_string(own_fields.get("content-md5")), _disposition_structure(part)]
         items += [_quoted_string(language), _quoted_string(location)]
     return f"({' '.join(items)})"
 
 
 def _fields_by_name(raw: bytes | ByteSource, part: ParsedPart) -> dict[str, str]:
     """Return the decoded fields of a header; of equal names the last one counts."""
-    found = parse_fields(read_range(raw, part.header_start, part.body_start))
-    return {name: collapse_whitespace(unfold_and_decode_utf8(value)) for name, value in found}
+    fields = parse_fields_with_lowercase_names(read_range(raw, part.header_start, part.body_start))
+    return {name: collapse_whitespace(unfold_and_decode_utf8(value)) for name, value in fields}
 
 
 def _address_list(addresses: list[ParsedAddress]) -> str:

@@ -16,11 +16,16 @@ from mail.mime.authentication_results import (
 from mail.mime.byte_source import ByteSource, read_range
 from mail.mime.encoded_words import (
     collapse_whitespace,
-    decode_encoded_words,
+    decode_encoded_words_and_drop_controls,
     unfold_and_decode_utf8,
 )
-from mail.mime.header_fields import RawField, parse_date, parse_fields, parse_message_ids
-from mail.mime.header_parameters import safe_filename
+from mail.mime.header_fields import (
+    RawField,
+    parse_date_or_none,
+    parse_fields_with_lowercase_names,
+    parse_message_ids,
+)
+from mail.mime.header_parameters import safe_filename_or_none
 from mail.mime.mime_tree import ParsedPart, walk_own_parts_with_parents
 from mail.mime.parser import parse_structure_and_fields
 from mail.mime.part_content import content_size_and_hash, decode_transfer_encoding
@@ -102,25 +107,27 @@ class _TopFields:
     addresses: dict[str, list[ParsedAddress]]
     values: dict[str, str]
 
-    def unfolded_value(self, name: str) -> str:
+    def unfolded_value_or_empty(self, name: str) -> str:
         """Return the unfolded value of a field, "" if there is none."""
         value = self.values.get(name)
         return unfold_and_decode_utf8(value) if value else ""
 
 
-def read_facts(raw: bytes) -> MessageFacts:
+def facts_from_message_bytes(raw: bytes) -> MessageFacts:
     """Return the facts of a message. Never raises, for any bytes."""
-    structure, own = parse_structure_and_fields(raw)
-    top = _top_fields(own)
-    subject = collapse_whitespace(decode_encoded_words(top.unfolded_value("subject")))[
-        :MAX_SUBJECT_LENGTH
-    ]
+    structure, own_fields = parse_structure_and_fields(raw)
+    top = _merge_top_header_fields(own_fields)
+    subject = collapse_whitespace(
+        decode_encoded_words_and_drop_controls(top.unfolded_value_or_empty("subject"))
+    )[:MAX_SUBJECT_LENGTH]
     base = base_subject(subject)
-    message_id = next(iter(parse_message_ids(top.unfolded_value("message-id"))), None)
-    in_reply_to = parse_message_ids(top.unfolded_value("in-reply-to"))
-    references = parse_message_ids(top.unfolded_value("references"))[-MAX_REFERENCES:]
+    message_id = next(iter(parse_message_ids(top.unfolded_value_or_empty("message-id"))), None)
+    in_reply_to = parse_message_ids(top.unfolded_value_or_empty("in-reply-to"))
+    references = parse_message_ids(top.unfolded_value_or_empty("references"))[-MAX_REFERENCES:]
     ids = ([message_id] if message_id else []) + in_reply_to[:MAX_REFERENCES] + references[::-1]
-    unsubscribe = collapse_whitespace(decode_encoded_words(top.unfolded_value("list-unsubscribe")))
+    unsubscribe = collapse_whitespace(
+        decode_encoded_words_and_drop_controls(top.unfolded_value_or_empty("list-unsubscribe"))
+    )
     url = _HTTP_URL.search(unsubscribe)
     text = (body_text(raw, structure) or "").replace("\0", "")
     attachments = _attachment_facts(raw, structure)
@@ -133,12 +140,12 @@ def read_facts(raw: bytes) -> MessageFacts:
         to=top.addresses.get("to", []),
         cc=top.addresses.get("cc", []),
         bcc=top.addresses.get("bcc", []),
-        date=parse_date(top.unfolded_value("date")),
+        date=parse_date_or_none(top.unfolded_value_or_empty("date")),
         message_id=message_id,
         in_reply_to=in_reply_to[0] if in_reply_to else None,
         references=references,
-        thread_keys=thread_keys(ids, top.unfolded_value("thread-index"), base),
-        list_id=_parse_list_id(top.unfolded_value("list-id")),
+        thread_keys=thread_keys(ids, top.unfolded_value_or_empty("thread-index"), base),
+        list_id=_parse_list_id(top.unfolded_value_or_empty("list-id")),
         list_unsubscribe=unsubscribe or None,
         list_unsubscribe_url=url.group() if url else None,
         one_click=url is not None and _is_one_click_unsubscribe(top),
@@ -148,39 +155,47 @@ def read_facts(raw: bytes) -> MessageFacts:
         encrypted=_is_encrypted(raw, structure),
         preview=build_preview(text),
         attachments=attachments,
-        attachment_count=sum(not each.inline for each in attachments),
+        attachment_count=sum(not attachment.inline for attachment in attachments),
         structure=structure,
         header_size=structure.body_start,
         search_text=_search_text(subject, top, text, attachments),
-        authentication_results=authentication_results_fields(own),
-        spam_headers=spam_header_fields(own),
+        authentication_results=authentication_results_fields(own_fields),
+        spam_headers=spam_header_fields(own_fields),
     )
 
 
-def _top_fields(header_fields: list[RawField]) -> _TopFields:
+def _merge_top_header_fields(header_fields: list[RawField]) -> _TopFields:
     """Group header fields: address fields are merged, of other fields the last one counts."""
     people: dict[str, list[ParsedAddress]] = {}
     values: dict[str, str] = {}
     for name, value in header_fields:
         if name not in _ADDRESS_FIELDS:
             values[name] = value
-        elif found := parse_address_list(unfold_and_decode_utf8(value)):
-            people.setdefault(name, []).extend(found)
+        elif addresses := parse_address_list(unfold_and_decode_utf8(value)):
+            people.setdefault(name, []).extend(addresses)
     return _TopFields(people, values)
 
 
 def _parse_list_id(value: str) -> str | None:
-    found = _IN_ANGLES.search(value)
-    return (found.group(1) if found else value).strip()[:_MAX_LIST_ID_LENGTH] or None
+    match = _IN_ANGLES.search(value)
+    return (match.group(1) if match else value).strip()[:_MAX_LIST_ID_LENGTH] or None
 
 
 def _is_one_click_unsubscribe(top: _TopFields) -> bool:
     """True if one request unsubscribes (RFC 8058)."""
-    return "list-unsubscribe=one-click" in top.unfolded_value("list-unsubscribe-post").lower()
+    return (
+        "list-unsubscribe=one-click" in top.unfolded_value_or_empty("list-unsubscribe-post").lower()
+    )
 
 
 def _is_auto_submitted(top: _TopFields) -> bool:
-    word = top.unfolded_value("auto-submitted").partition(";")[0].partition("(")[0].strip().lower()
+    word = (
+        top.unfolded_value_or_empty("auto-submitted")
+        .partition(";")[0]
+        .partition("(")[0]
+        .strip()
+        .lower()
+    )
     return word not in ("", "no")
 
 
@@ -221,13 +236,13 @@ def _is_related(parents: tuple[ParsedPart, ...]) -> bool:
 
 
 def _attachment_facts(raw: bytes | ByteSource, structure: ParsedPart) -> list[AttachmentFacts]:
-    found: list[AttachmentFacts] = []
+    attachments: list[AttachmentFacts] = []
     for part, parents in file_parts(structure):
         size, digest = content_size_and_hash(raw, part)
-        found.append(
+        attachments.append(
             AttachmentFacts(
                 section=part.section,
-                filename=part.filename or _attached_message_filename(raw, part),
+                filename=part.filename or _attached_message_filename_or_none(raw, part),
                 content_type=part.content_type,
                 disposition=part.disposition,
                 encoding=part.encoding,
@@ -237,7 +252,7 @@ def _attachment_facts(raw: bytes | ByteSource, structure: ParsedPart) -> list[At
                 sha256=digest,
             )
         )
-    return found
+    return attachments
 
 
 def _is_amp_alternative(part: ParsedPart, parents: tuple[ParsedPart, ...]) -> bool:
@@ -247,16 +262,22 @@ def _is_amp_alternative(part: ParsedPart, parents: tuple[ParsedPart, ...]) -> bo
     )
 
 
-def _attached_message_filename(raw: bytes | ByteSource, part: ParsedPart) -> str | None:
+def _attached_message_filename_or_none(raw: bytes | ByteSource, part: ParsedPart) -> str | None:
     """Return a file name from the subject of an attached message, else None."""
     if not part.parts:
         return None
     within_it = part.parts[0]
-    own = dict(parse_fields(read_range(raw, within_it.header_start, within_it.body_start)))
+    own_fields = dict(
+        parse_fields_with_lowercase_names(
+            read_range(raw, within_it.header_start, within_it.body_start)
+        )
+    )
     subject = collapse_whitespace(
-        decode_encoded_words(unfold_and_decode_utf8(own.get("subject", "")))
+        decode_encoded_words_and_drop_controls(
+            unfold_and_decode_utf8(own_fields.get("subject", ""))
+        )
     )[:100]
-    name = safe_filename(subject.replace("/", "_").replace("\\", "_"))
+    name = safe_filename_or_none(subject.replace("/", "_").replace("\\", "_"))
     return f"{name or 'message'}.eml"
 
 
@@ -267,10 +288,10 @@ def _search_text(
     words = [subject]
     for people in top.addresses.values():
         words.extend(
-            f"{each.name} {each.address}" if each.name else each.address
-            for each in people[:_MAX_SEARCHED_ADDRESSES]
+            f"{person.name} {person.address}" if person.name else person.address
+            for person in people[:_MAX_SEARCHED_ADDRESSES]
         )
-    words.extend(each.filename for each in attachments if each.filename)
+    words.extend(attachment.filename for attachment in attachments if attachment.filename)
     words.append(text[:MAX_SEARCH_BYTES])
     joined = "\n".join(words)
     if len(joined) * 4 <= MAX_SEARCH_BYTES or joined.isascii():

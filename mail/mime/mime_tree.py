@@ -61,29 +61,29 @@ def walk_own_parts_with_parents(
 
 def find_part(part: ParsedPart, section: str) -> ParsedPart | None:
     """Return the part with a section, None if there is none."""
-    return next((each for each in walk_parts(part) if each.section == section), None)
+    return next((part for part in walk_parts(part) if part.section == section), None)
 
 
 def json_rows_from_tree(part: ParsedPart) -> list[Any]:
     """Return a tree as JSON rows, one per part, parents first, with the number of children."""
     return [
         [
-            each.section,
-            each.content_type,
-            each.header_start,
-            each.body_start,
-            each.body_end,
-            each.params or 0,
-            each.disposition,
-            each.disposition_params or 0,
-            each.filename,
-            each.content_id,
-            each.encoding,
-            each.lines,
-            int(each.truncated),
-            len(each.parts),
+            part.section,
+            part.content_type,
+            part.header_start,
+            part.body_start,
+            part.body_end,
+            part.params or 0,
+            part.disposition,
+            part.disposition_params or 0,
+            part.filename,
+            part.content_id,
+            part.encoding,
+            part.lines,
+            int(part.truncated),
+            len(part.parts),
         ]
-        for each in walk_parts(part)
+        for part in walk_parts(part)
     ]
 
 

@@ -9,8 +9,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mail.mime.encoded_words import unfold_and_decode_utf8
-from mail.mime.header_fields import MAX_HEADER_BYTES, RawField, find_fields_end, parse_fields
-from mail.mime.header_parameters import MAX_PARAMETER_BYTES, first_filename, parse_parameters
+from mail.mime.header_fields import (
+    MAX_HEADER_BYTES,
+    RawField,
+    find_fields_end,
+    parse_fields_with_lowercase_names,
+)
+from mail.mime.header_parameters import (
+    MAX_PARAMETER_BYTES,
+    first_filename,
+    parse_value_and_parameters,
+)
 from mail.mime.mime_tree import ParsedPart
 
 MAX_PART_DEPTH = 100
@@ -108,18 +117,18 @@ def parse_structure_and_fields(raw: bytes) -> tuple[ParsedPart, list[RawField]]:
     """Return the tree of a message and its own header fields, which are read once."""
     reading = _ParserState(raw, b"\r--" in raw)
     at = _begin_part_and_nested_messages(reading, 0)
-    while reading.open_boundaries and (found := _next_delimiter(reading, at)):
-        _close_parts_inside(reading, found)
-        at = found.end
-        if found.closes:
-            _remove_boundary(reading, found.stack_index)
+    while reading.open_boundaries and (delimiter := _next_delimiter(reading, at)):
+        _close_parts_inside(reading, delimiter)
+        at = delimiter.end
+        if delimiter.closes:
+            _remove_boundary(reading, delimiter.stack_index)
         elif raw.startswith(b"--", at) and _delimiter_at(reading, at - 1):
             continue  # two adjacent boundary lines enclose no part
         elif len(reading.nodes) >= MAX_PARTS:
-            _add_opaque_rest(reading, found.end)
+            _add_opaque_rest(reading, delimiter.end)
             break
         else:
-            at = _begin_part_and_nested_messages(reading, found.end)
+            at = _begin_part_and_nested_messages(reading, delimiter.end)
     end = len(raw)
     for node in reading.open_nodes:
         node.body_end = end
@@ -169,13 +178,13 @@ def _read_header(state: _ParserState, node: _PartBuilder) -> None:
     last = find_fields_end(raw, start, block_end)
     if last < block_end:
         block_end = node.body_start = last
-    found = parse_fields(raw[start:block_end])
+    fields = parse_fields_with_lowercase_names(raw[start:block_end])
     if not state.nodes:
-        state.root_fields = found
+        state.root_fields = fields
     parent = state.open_nodes[-1] if state.open_nodes else None
     if parent and parent.content_type == "multipart/digest":
         node.content_type = "message/rfc822"
-    _apply_content_fields(node, found)
+    _apply_content_fields(node, fields)
     node.child_prefix = f"{node.section}."
     if node.content_type.startswith("multipart/"):
         if parent is None:
@@ -195,7 +204,7 @@ def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> 
     if "content-type" in content:
         _apply_content_type(node, unfold_and_decode_utf8(content["content-type"]))
     if "content-disposition" in content:
-        kind, node.disposition_params = parse_parameters(
+        kind, node.disposition_params = parse_value_and_parameters(
             unfold_and_decode_utf8(content["content-disposition"])
         )
         node.disposition = kind or None
@@ -217,7 +226,7 @@ def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> 
 
 
 def _apply_content_type(node: _PartBuilder, value: str) -> None:
-    kind, node.params = parse_parameters(value)
+    kind, node.params = parse_value_and_parameters(value)
     if _MEDIA_TYPE.fullmatch(kind):
         node.content_type = kind
     elif kind == "text":  # a value of the time before MIME
@@ -272,16 +281,16 @@ def _find_header_end(state: _ParserState, start: int) -> _HeaderEnd:
 
 def _find_uniform_header_end(raw: bytes, start: int, limit: int) -> tuple[int, int] | None:
     """Find the blank line quickly if all line ends are of one kind, else return None."""
-    near = min(limit, start + 16 * _HEADER_SEARCH_BYTES)
-    first = raw.find(b"\n", start, near)
+    search_end = min(limit, start + 16 * _HEADER_SEARCH_BYTES)
+    first = raw.find(b"\n", start, search_end)
     if first <= start:
         return None
     if raw[first - 1] == _CR:
-        end = raw.find(b"\r\n\r\n", start, near) + 2
+        end = raw.find(b"\r\n\r\n", start, search_end) + 2
         text = raw[start:end]
         is_plain = end > 1 and text.count(b"\n") == text.count(b"\r") == text.count(b"\r\n")
         return (end, end + 2) if is_plain else None
-    end = raw.find(b"\n\n", start, near) + 1
+    end = raw.find(b"\n\n", start, search_end) + 1
     return (end, end + 1) if end and raw.find(b"\r", start, end) < 0 else None
 
 
@@ -297,9 +306,9 @@ def _next_delimiter(state: _ParserState, start: int) -> _Delimiter | None:
             start = raw.find(b"\n--", start)
         if start < 0:
             return None
-        found = _delimiter_at(state, start)
-        if found:
-            return found
+        delimiter = _delimiter_at(state, start)
+        if delimiter:
+            return delimiter
         start += 1
 
 
@@ -309,13 +318,13 @@ def _delimiter_at(state: _ParserState, line_end: int) -> _Delimiter | None:
     if line is None:
         return None
     text = line.group(1).rstrip(b" \t")
-    places = state.open_boundaries.get(text)
+    indexes = state.open_boundaries.get(text)
     closes = False
-    if places is None and text.endswith(b"--"):
-        places, closes = state.open_boundaries.get(text[:-2]), True
-    if not places:
+    if indexes is None and text.endswith(b"--"):
+        indexes, closes = state.open_boundaries.get(text[:-2]), True
+    if not indexes:
         return None
-    return _Delimiter(line_end, line.end(), places[-1], closes)
+    return _Delimiter(line_end, line.end(), indexes[-1], closes)
 
 
 def _close_parts_inside(state: _ParserState, delimiter: _Delimiter) -> None:
@@ -333,10 +342,10 @@ def _close_parts_inside(state: _ParserState, delimiter: _Delimiter) -> None:
 
 def _remove_boundary(state: _ParserState, stack_index: int) -> None:
     boundary = state.open_nodes[stack_index].boundary
-    places = state.open_boundaries.get(boundary)
-    if places and places[-1] == stack_index:
-        places.pop()
-        if not places:
+    indexes = state.open_boundaries.get(boundary)
+    if indexes and indexes[-1] == stack_index:
+        indexes.pop()
+        if not indexes:
             del state.open_boundaries[boundary]
 
 
@@ -356,9 +365,9 @@ def _build_tree(state: _ParserState) -> ParsedPart:
     nodes[0].truncated = any(node.truncated for node in nodes)
     lines = _count_lines(state)
     parts: dict[int, ParsedPart] = {}
-    for place in range(len(nodes) - 1, -1, -1):
-        node = nodes[place]
-        parts[place] = ParsedPart(
+    for index in range(len(nodes) - 1, -1, -1):
+        node = nodes[index]
+        parts[index] = ParsedPart(
             section=node.section,
             content_type=node.content_type,
             header_start=node.header_start,
@@ -371,7 +380,7 @@ def _build_tree(state: _ParserState) -> ParsedPart:
             content_id=node.content_id,
             encoding=node.encoding,
             parts=tuple([parts.pop(child) for child in node.children]),
-            lines=lines.get(place),
+            lines=lines.get(index),
             truncated=node.truncated,
         )
     return parts[0]
@@ -383,8 +392,8 @@ def _count_lines(state: _ParserState) -> dict[int, int]:
     Messages can be nested: counting each one alone would take time by their depth.
     """
     counted = {
-        place: node
-        for place, node in enumerate(state.nodes)
+        index: node
+        for index, node in enumerate(state.nodes)
         if node.content_type.startswith(("text/", "message/"))
     }
     offsets = {node.body_start for node in counted.values()}
@@ -395,4 +404,4 @@ def _count_lines(state: _ParserState) -> dict[int, int]:
         total += state.raw.count(b"\n", before, offset)
         upto[offset] = total
         before = offset
-    return {place: upto[node.body_end] - upto[node.body_start] for place, node in counted.items()}
+    return {index: upto[node.body_end] - upto[node.body_start] for index, node in counted.items()}

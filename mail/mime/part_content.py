@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from mail.mime import base64_lines
 from mail.mime.byte_source import ByteSource, read_range
-from mail.mime.charsets import declared_html_charset, decode_text
+from mail.mime.charsets import declared_html_charset_or_none, decode_text
 from mail.mime.mime_tree import ParsedPart
 
 _ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
@@ -59,13 +59,15 @@ def _content_chunks(raw: bytes, part: ParsedPart) -> Iterator[bytes] | None:
     """Return the content in chunks, None for an encoding that can't be decoded in chunks."""
     if part.encoding == "base64":
         start, end = base64_lines.range_without_whitespace(raw, part.body_start, part.body_end)
-        return base64_lines.decode_chunks(
+        return base64_lines.decode_restorable_chunks(
             raw, start, end, base64_lines.detect_wrapping(raw, start, end)
         )
     if part.encoding in ("quoted-printable", "x-uuencode"):
         return None
     at = range(part.body_start, part.body_end, base64_lines.CHUNK_BYTES)
-    return (raw[one : min(one + base64_lines.CHUNK_BYTES, part.body_end)] for one in at)
+    return (
+        raw[position : min(position + base64_lines.CHUNK_BYTES, part.body_end)] for position in at
+    )
 
 
 def part_text(raw: bytes | ByteSource, part: ParsedPart) -> str:
@@ -73,7 +75,7 @@ def part_text(raw: bytes | ByteSource, part: ParsedPart) -> str:
     body = decoded_content(raw, part)
     label = part.params.get("charset")
     if label is None and part.content_type == "text/html":
-        label = declared_html_charset(body)
+        label = declared_html_charset_or_none(body)
     text = decode_text(body, label)
     if "\r" in text:
         text = _normalize_line_ends(text)
@@ -84,16 +86,16 @@ def part_text(raw: bytes | ByteSource, part: ParsedPart) -> str:
 
 def _normalize_line_ends(text: str) -> str:
     """Replace CRLF and CR by LF, in chunks, since one call would hold the GIL too long."""
-    pieces: list[str] = []
+    chunks: list[str] = []
     at, size = 0, len(text)
     while at < size:
         end = min(at + TEXT_CHUNK, size)
         while end < size and text[end - 1] == "\r":
             end += 1
         # split and join are quicker than replacing two characters by one
-        pieces.append("\n".join(text[at:end].split("\r\n")).replace("\r", "\n"))
+        chunks.append("\n".join(text[at:end].split("\r\n")).replace("\r", "\n"))
         at = end
-    return "".join(pieces)
+    return "".join(chunks)
 
 
 def _decode_base64(body: bytes) -> bytes:
@@ -140,26 +142,26 @@ def _decode_uuencoded_line(line: bytes) -> bytes:
 def _unfold_flowed(text: str, *, delete_space: bool) -> str:
     """Join the lines that a format=flowed sender broke (RFC 3676, section 4)."""
     out: list[str] = []
-    pieces: list[str] = []  # of the open paragraph
+    chunks: list[str] = []  # of the open paragraph
     depth = 0
     for line in text.split("\n"):
         quotes = _QUOTES.match(line)
-        marks = quotes.group() if quotes else ""
-        level = marks.count(">")
+        quote_marks = quotes.group() if quotes else ""
+        level = quote_marks.count(">")
         # One blank after the quote marks, or at the line's start, is stuffing.
-        rest = line[len(marks) :] if level else line.removeprefix(" ")
-        if pieces and (level != depth or rest == "-- "):
-            out.append(_with_quote_marks("".join(pieces), depth))
-            pieces = []
+        rest = line[len(quote_marks) :] if level else line.removeprefix(" ")
+        if chunks and (level != depth or rest == "-- "):
+            out.append(_with_quote_marks("".join(chunks), depth))
+            chunks = []
         depth = level
         if rest.endswith(" ") and rest != "-- ":
-            pieces.append(rest[:-1] if delete_space else rest)
+            chunks.append(rest[:-1] if delete_space else rest)
             continue
-        pieces.append(rest)
-        out.append(_with_quote_marks("".join(pieces), depth))
-        pieces = []
-    if pieces:
-        out.append(_with_quote_marks("".join(pieces), depth))
+        chunks.append(rest)
+        out.append(_with_quote_marks("".join(chunks), depth))
+        chunks = []
+    if chunks:
+        out.append(_with_quote_marks("".join(chunks), depth))
     return "\n".join(out)
 
 

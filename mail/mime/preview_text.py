@@ -17,26 +17,26 @@ def build_preview(text: str) -> str:
 
     Quotes and ruler lines are left out.
     """
-    kept: list[str] = []
+    lines: list[str] = []
     length = 0
     for line in _BRACKETED.sub("", text[:_MAX_READ_CHARACTERS]).split("\n"):
         words = " ".join(_INVISIBLE.sub("", line).split())
         if not words or words[0] == ">" or _RULER.fullmatch(words):
             continue
-        kept.append(words)
+        lines.append(words)
         length += len(words) + 1
         if length > MAX_PREVIEW_LENGTH + 1:
             break
-    return shorten_text(" ".join(kept), MAX_PREVIEW_LENGTH)
+    return shorten_text_at_word_end(" ".join(lines), MAX_PREVIEW_LENGTH)
 
 
-def shorten_text(text: str, max_length: int) -> str:
+def shorten_text_at_word_end(text: str, max_length: int) -> str:
     """Cut a text at the end of a word and add an ellipsis, if it is too long."""
     if len(text) <= max_length:
         return text
-    cut = text[: max_length - 1]
+    shortened = text[: max_length - 1]
     if not text[max_length - 1].isspace():
-        head, blank, tail = cut.rpartition(" ")
+        head, blank, tail = shortened.rpartition(" ")
         # A very long word is cut inside, since nothing would be left otherwise.
-        cut = head if blank and len(tail) < max_length // 2 else cut
-    return cut.rstrip() + "…"
+        shortened = head if blank and len(tail) < max_length // 2 else shortened
+    return shortened.rstrip() + "…"

@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from mail.mime.message_facts import MessageFacts, read_facts
+from mail.mime.message_facts import MessageFacts, facts_from_message_bytes
 from models.runtime.helper_process import HelperProcesses
 
 MAX_INLINE_BYTES = 8 << 10  # bytes: the most expensive message takes some milliseconds
@@ -52,4 +52,4 @@ async def close_readers() -> None:
 
 
 def _facts_of_bytes_or_file(message: bytes | Path) -> MessageFacts:
-    return read_facts(message.read_bytes() if isinstance(message, Path) else message)
+    return facts_from_message_bytes(message.read_bytes() if isinstance(message, Path) else message)

@@ -33,10 +33,10 @@ class SpamHeaderField:
 
 def spam_header_fields(header_fields: Sequence[RawField]) -> list[SpamHeaderField]:
     """Return the fields of spam filters, topmost first."""
-    found = [(name, value) for name, value in header_fields if name in _NAMES]
-    if len(found) > 2 * MAX_FIELDS_PER_END:
-        found = [*found[:MAX_FIELDS_PER_END], *found[-MAX_FIELDS_PER_END:]]
+    spam_fields = [(name, value) for name, value in header_fields if name in _NAMES]
+    if len(spam_fields) > 2 * MAX_FIELDS_PER_END:
+        spam_fields = [*spam_fields[:MAX_FIELDS_PER_END], *spam_fields[-MAX_FIELDS_PER_END:]]
     return [
         SpamHeaderField(name, unfold_and_decode_utf8(value[:MAX_FIELD_LENGTH]))
-        for name, value in found
+        for name, value in spam_fields
     ]

@@ -37,17 +37,19 @@ def is_body_part(part: ParsedPart) -> bool:
 def body_text(raw: bytes | ByteSource, structure: ParsedPart) -> str | None:
     """Return the text of a message, converted from HTML if needed; None without a body."""
     bodies = _body_parts(structure)
-    chosen = [body for body in bodies if not (body.is_html and body.is_alternative)] or bodies
-    if not chosen:
+    chosen_bodies = [
+        body for body in bodies if not (body.is_html and body.is_alternative)
+    ] or bodies
+    if not chosen_bodies:
         return None
-    return "\n".join(_body_part_text(raw, body) for body in chosen)
+    return "\n".join(_body_part_text(raw, body) for body in chosen_bodies)
 
 
 def body_html_parts(raw: bytes | ByteSource, structure: ParsedPart) -> list[str]:
     """Return the HTML of a message as sent, not sanitized, one string per shown part."""
     bodies = _body_parts(structure)
-    chosen = [body for body in bodies if body.is_html or not body.is_alternative] or bodies
-    return [_body_part_html(raw, body) for body in chosen]
+    chosen_bodies = [body for body in bodies if body.is_html or not body.is_alternative] or bodies
+    return [_body_part_html(raw, body) for body in chosen_bodies]
 
 
 def shown_body_parts(structure: ParsedPart) -> list[ParsedPart]:
@@ -57,9 +59,11 @@ def shown_body_parts(structure: ParsedPart) -> list[ParsedPart]:
 
 def html_from_text(text: str) -> str:
     """Return plain text as escaped HTML paragraphs."""
-    paragraphs = (each.strip("\n") for each in escape(text, quote=False).split("\n\n"))
+    paragraphs = (paragraph.strip("\n") for paragraph in escape(text, quote=False).split("\n\n"))
     return "\n".join(
-        f"<p>{each.replace(chr(10), '<br/>' + chr(10))}</p>" for each in paragraphs if each.strip()
+        f"<p>{paragraph.replace(chr(10), '<br/>' + chr(10))}</p>"
+        for paragraph in paragraphs
+        if paragraph.strip()
     )
 
 

@@ -27,8 +27,8 @@ def base_subject(subject: str) -> str:
     Prefixes of many languages, list tags and "(fwd)" are removed repeatedly.
     """
     at, end = 0, len(subject)
-    while found := _PREFIX.match(subject, at):
-        at = found.end()
+    while match := _PREFIX.match(subject, at):
+        at = match.end()
     while subject[max(at, end - len(_FORWARD_MARK)) : end].lower() == _FORWARD_MARK:
         end -= len(_FORWARD_MARK)
         while end > at and subject[end - 1] == " ":
@@ -41,7 +41,7 @@ def thread_keys(message_ids: Iterable[str], thread_index: str, base_subject: str
 
     A new subject is a new thread. The key of the head of Outlook's Thread-Index is last.
     """
-    names = ["id:" + each.strip("<>") for each in message_ids]
+    names = ["id:" + message_id.strip("<>") for message_id in message_ids]
     head = "".join(thread_index.split())[:_THREAD_INDEX_HEAD]
     if len(head) == _THREAD_INDEX_HEAD:
         names.append("index:" + head)

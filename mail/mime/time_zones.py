@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _IANA_NAME = re.compile(r"(?:/(?:[^/]+/)*?)?([A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2})")
 _MAX_ZONE_NAME_LENGTH = 64
 MAX_OBSERVANCES = 50  # of one time zone
-_OFFSET = re.compile(r"([+-])(\d\d)(\d\d)(?:\d\d)?")
+_OFFSET = re.compile(r"([+-])([01]\d|2[0-3])([0-5]\d)(?:\d\d)?")  # less than a day
 _WEEK_AND_DAY = re.compile(r"([+-]?[1-5])(MO|TU|WE|TH|FR|SA|SU)")
 _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 
@@ -42,7 +42,9 @@ class _Observance:
         years = (year for year in (local_time.year, local_time.year - 1) if year >= self.start.year)
         onsets = (_onset_in_year(year, self.yearly_rule, self.start) for year in years)
         past = [
-            one for one in onsets if one <= local_time and (not self.until or one <= self.until)
+            onset
+            for onset in onsets
+            if onset <= local_time and (not self.until or onset <= self.until)
         ]
         return max(past, default=self.start)
 
@@ -58,22 +60,31 @@ class CalendarTimeZone:
         """Add an observance by its properties. An unsupported one makes the zone unusable."""
         try:
             if len(self.observances) >= MAX_OBSERVANCES:
-                raise ValueError("no zone has so many")
+                raise ValueError("too many observances of a time zone")
             self.observances.append(_parse_observance(properties))
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             self.has_unsupported_rule = True
 
     def utc_from_local(self, local_time: datetime) -> datetime | None:
         """Convert a local time of this zone to UTC, None if the zone is unusable."""
         if self.has_unsupported_rule or not self.observances:
             return None
-        begun = [(one.last_onset(local_time), one) for one in self.observances]
-        past = [(onset, one) for onset, one in begun if onset]
+        begun = [(observance.last_onset(local_time), observance) for observance in self.observances]
+        past = [(onset, observance) for onset, observance in begun if onset]
         if past:
             offset = max(past, key=lambda pair: pair[0])[1].offset
         else:
-            offset = min(self.observances, key=lambda one: one.start).offset_before
+            offset = min(self.observances, key=lambda item: item.start).offset_before
         return (local_time - offset).replace(tzinfo=UTC)
+
+
+def iana_zone_or_none(zone_name: str) -> ZoneInfo | None:
+    """Return the IANA zone of this name, with or without a prefix; None if there is none."""
+    try:
+        match = _IANA_NAME.fullmatch(zone_name) if len(zone_name) <= _MAX_ZONE_NAME_LENGTH else None
+        return ZoneInfo(match[1]) if match else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None  # for example a custom name
 
 
 def utc_from_local(
@@ -83,14 +94,11 @@ def utc_from_local(
 
     An IANA name goes before the VTIMEZONE of the calendar, which is wrong more often.
     """
-    try:
-        usual = _IANA_NAME.fullmatch(zone_name) if len(zone_name) <= _MAX_ZONE_NAME_LENGTH else None
-        if usual:
-            return local_time.replace(tzinfo=ZoneInfo(usual[1])).astimezone(UTC)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        pass  # not an IANA zone, for example a custom name
-    except OverflowError:
-        return None
+    if zone := iana_zone_or_none(zone_name):
+        try:
+            return local_time.replace(tzinfo=zone).astimezone(UTC)
+        except OverflowError:
+            return None
     try:
         return (
             calendar_zones[zone_name].utc_from_local(local_time)
@@ -102,7 +110,7 @@ def utc_from_local(
 
 
 def _parse_observance(properties: Mapping[str, str]) -> _Observance:
-    """Raises KeyError or ValueError if a property is missing or unsupported."""
+    """Raises KeyError, ValueError or OverflowError if a property is missing or unsupported."""
     start = datetime.strptime(properties["DTSTART"], "%Y%m%dT%H%M%S")  # noqa: DTZ007 - a local time
     rule = dict(part.partition("=")[::2] for part in properties.get("RRULE", "").upper().split(";"))
     until = None
@@ -110,8 +118,8 @@ def _parse_observance(properties: Mapping[str, str]) -> _Observance:
         until = datetime.strptime(rule["UNTIL"][:8], "%Y%m%d") + timedelta(days=1)  # noqa: DTZ007
     return _Observance(
         start,
-        _parse_offset(properties["TZOFFSETFROM"]),
-        _parse_offset(properties["TZOFFSETTO"]),
+        _parse_icalendar_offset(properties["TZOFFSETFROM"]),
+        _parse_icalendar_offset(properties["TZOFFSETTO"]),
         _parse_yearly_rule(rule, start) if rule.get("FREQ") else None,
         until,
     )
@@ -120,21 +128,21 @@ def _parse_observance(properties: Mapping[str, str]) -> _Observance:
 def _parse_yearly_rule(rule: Mapping[str, str], start: datetime) -> _YearlyRule:
     """Parse a yearly rule. Raises ValueError if it is not one that time zones use."""
     day = _WEEK_AND_DAY.fullmatch(rule.get("BYDAY", ""))
-    known = {"FREQ", "BYMONTH", "BYDAY", "UNTIL", "INTERVAL", "WKST"}
-    if rule["FREQ"] != "YEARLY" or not day or rule.keys() - known:
-        raise ValueError("another rule than those of time zones")
+    supported_parts = {"FREQ", "BYMONTH", "BYDAY", "UNTIL", "INTERVAL", "WKST"}
+    if rule["FREQ"] != "YEARLY" or not day or rule.keys() - supported_parts:
+        raise ValueError("unsupported recurrence rule of a time zone")
     if rule.get("INTERVAL", "1") != "1":
-        raise ValueError("not every year")
+        raise ValueError("rules with an interval are not supported")
     month = int(rule.get("BYMONTH", start.month))
     datetime(start.year, month, 1)  # noqa: DTZ001 - checks the month
     return _YearlyRule(month, int(day[1]), _DAYS.index(day[2]))
 
 
-def _parse_offset(text: str) -> timedelta:
-    found = _OFFSET.fullmatch(text.strip())
-    if found is None:
+def _parse_icalendar_offset(text: str) -> timedelta:
+    match = _OFFSET.fullmatch(text.strip())
+    if match is None:
         raise ValueError("no offset")
-    sign, hours, minutes = found.groups()
+    sign, hours, minutes = match.groups()
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     return -offset if sign == "-" else offset
 
@@ -145,8 +153,8 @@ def _onset_in_year(year: int, yearly_rule: _YearlyRule, start: datetime) -> date
     if week > 0:
         first = start.replace(year=year, month=month, day=1)
         away = (day - first.weekday()) % 7 + 7 * (week - 1)
-        found = first + timedelta(days=away)
-        return found if found.month == month else found - timedelta(days=7)
+        onset = first + timedelta(days=away)
+        return onset if onset.month == month else onset - timedelta(days=7)
     following = start.replace(year=year + month // 12, month=month % 12 + 1, day=1)
     last = following - timedelta(days=1)
     return last - timedelta(days=(last.weekday() - day) % 7 + 7 * (-week - 1))

@@ -9,6 +9,8 @@ import dns.flags
 import dns.resolver
 from dns.asyncresolver import Resolver
 
+from mail.network.dns_cache import DnsAnswerCache
+
 CACHE_SIZE = 5000  # answers; each is kept for its TTL
 UDP_PAYLOAD = 1232  # bytes (DNS flag day 2020)
 
@@ -27,7 +29,7 @@ def create_resolver(name_server: str | None) -> Resolver:
     return configured
 
 
-async def query_records(
+async def query_dns_records_or_none(
     name_server: str | None, name: str, record_type: str, timeout_seconds: float
 ) -> list[Any] | None:
     """Query the records of a name. Empty if there are none, None if DNS does not answer."""
@@ -42,16 +44,21 @@ async def query_records(
     return list(answer)
 
 
-async def resolve_host(name_server: str, host_name: str, timeout_seconds: float) -> list[str]:
+async def require_host_addresses(
+    name_server: str, host_name: str, timeout_seconds: float
+) -> list[str]:
     """Query a name server for the IPv4 and IPv6 addresses of a host.
 
     Raises OSError if it has none or the name server does not answer.
     """
     answers = await asyncio.gather(
-        *(query_records(name_server, host_name, kind, timeout_seconds) for kind in ("A", "AAAA"))
+        *(
+            query_dns_records_or_none(name_server, host_name, kind, timeout_seconds)
+            for kind in ("A", "AAAA")
+        )
     )
     if answers == [None, None]:
-        raise OSError("the name server does not answer")
+        raise OSError("the name server does not respond")
     addresses = [str(record.address) for answer in answers for record in answer or []]
     if not addresses:
         raise OSError("the host has no address")
@@ -69,5 +76,5 @@ def enable_dnssec(configured: Resolver) -> Resolver:
 def cached_resolver(name_server: str | None, *, trusts_dnssec: bool) -> Resolver:
     """The shared resolver of this process for a name server, with a cache of answers."""
     configured = create_resolver(name_server)
-    configured.cache = dns.resolver.LRUCache(CACHE_SIZE)
+    configured.cache = DnsAnswerCache(CACHE_SIZE)
     return enable_dnssec(configured) if trusts_dnssec else configured

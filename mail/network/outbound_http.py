@@ -8,21 +8,25 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import httptools
 import idna
 
-from mail.network.special_ranges import embedded_ipv4, is_special
+from mail.network.special_ranges import embedded_ipv4_or_none, is_special
 from models.errors import InvalidInput
 from models.runtime.options import Options
 from models.validation_constraints import ValidationConstraint
 
 MAX_URL_LENGTH = 2048  # characters
 MAX_HEADER_BYTES = 16 << 10  # of a response
+READ_SIZE = 4096  # bytes
 REQUEST_TIMEOUT = 10.0  # seconds
 CONNECT_TIMEOUT = 4.0  # seconds, for one address
 MAX_ADDRESSES = 3  # attempted for one host
+PRIVATE_HOST_TEXT = "The host is in a private network: use a public address."
+UNKNOWN_HOST_TEXT = "The host name was not found."
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PRIVATE_SUFFIXES = (
     ".localhost",
@@ -59,8 +63,8 @@ class HttpTarget:
 async def resolve_by_system(host: str, port: int) -> Sequence[str]:
     """Resolve the addresses of a host with the system's resolver."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    address_infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in address_infos))
 
 
 def resolver_for_name_server(name_server: str | None) -> ResolveHost:
@@ -72,9 +76,9 @@ def resolver_for_name_server(name_server: str | None) -> ResolveHost:
     async def resolve(host: str, port: int) -> Sequence[str]:
         if name_server is None or "." not in host or _is_ip_address(host):
             return await resolve_by_system(host, port)
-        from mail.network.dns_resolver import resolve_host  # noqa: PLC0415 - commands need no DNS
+        from mail.network.dns_resolver import require_host_addresses  # noqa: PLC0415 - commands need no DNS
 
-        return await resolve_host(name_server, host, CONNECT_TIMEOUT)
+        return await require_host_addresses(name_server, host, CONNECT_TIMEOUT)
 
     return resolve
 
@@ -106,18 +110,18 @@ class NetworkPolicy:
         try:
             addresses = await self.resolve(host, port)
         except (OSError, UnicodeError):
-            raise HttpRequestFailed("the host is not known") from None
+            raise HttpRequestFailed(UNKNOWN_HOST_TEXT) from None
         allowed = [
             address
             for address in addresses
             if self.allows_private or not is_private_address(address)
         ]
         if not allowed:
-            raise HttpRequestFailed("the host is inside" if addresses else "the host is not known")
+            raise HttpRequestFailed(PRIVATE_HOST_TEXT if addresses else UNKNOWN_HOST_TEXT)
         return allowed
 
 
-def parse_target(
+def parse_http_target(
     url: str, *, allow_private: bool, error_path: Sequence[str] = ("url",)
 ) -> HttpTarget:
     """Parse a URL that requests are sent to. Raises Invalid.
@@ -130,7 +134,7 @@ def parse_target(
         ascii_name = ascii_host(host)
     except (ValueError, idna.IDNAError):
         raise InvalidInput(
-            "Not a URL", constraint=ValidationConstraint.URL, path=error_path
+            "Not a URL.", constraint=ValidationConstraint.URL, path=error_path
         ) from None
     if (
         parts.scheme not in DEFAULT_PORTS
@@ -138,10 +142,10 @@ def parse_target(
         or len(url) > MAX_URL_LENGTH
         or not url.isprintable()
     ):
-        text = f"A URL with http:// or https://, at most {MAX_URL_LENGTH} characters"
+        text = f"Must be a URL with http:// or https://, of at most {MAX_URL_LENGTH} characters."
         raise InvalidInput(text, constraint=ValidationConstraint.URL, path=error_path)
     if "@" in parts.netloc or parts.fragment or " " in url:
-        text = "The URL can't contain a username, password or fragment"
+        text = "The URL can't contain a username, password or fragment."
         raise InvalidInput(text, constraint=ValidationConstraint.URL, path=error_path)
     require_public_host_name(ascii_name, allow_private=allow_private, error_path=error_path)
     request_path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -160,7 +164,7 @@ def require_public_host_name(host: str, *, allow_private: bool, error_path: Sequ
         f".{host}".endswith(PRIVATE_SUFFIXES) or (_is_ip_address(host) and is_private_address(host))
     ):
         raise InvalidInput(
-            "The host is in a private network: use a public address",
+            PRIVATE_HOST_TEXT,
             constraint=ValidationConstraint.PRIVATE_NETWORK,
             path=error_path,
         )
@@ -185,19 +189,28 @@ def is_private_address(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if is_special(parsed):
         return True
-    effective = embedded_ipv4(parsed) or parsed
+    effective = embedded_ipv4_or_none(parsed) or parsed
     return not effective.is_global or effective.is_multicast or effective.is_reserved
 
 
-async def post(
+async def post_and_return_status(
     http_target: HttpTarget, headers: Mapping[str, str], body: bytes, policy: NetworkPolicy
 ) -> int:
     """Send a POST request and return the status. Redirects are not followed.
 
     Raises HttpRequestFailed.
     """
-    status, _ = await post_and_read(http_target, headers, body, policy)
-    return status
+    response = await _send_request(
+        http_target, _encode_post_request(http_target, headers, body), policy, max_body_bytes=None
+    )
+    return response.status
+
+
+class HttpResponse(NamedTuple):
+    """The status and the body of a response."""
+
+    status: int
+    body: bytes  # empty if it was not read
 
 
 async def post_and_read(
@@ -205,47 +218,62 @@ async def post_and_read(
     headers: Mapping[str, str],
     body: bytes,
     policy: NetworkPolicy,
-    max_body_bytes: int = 0,
-) -> tuple[int, bytes]:
-    """Send a POST request and return status and body. Does not read a body for limit 0.
+    max_body_bytes: int,
+) -> HttpResponse:
+    """Send a POST request and return status and body.
 
     Raises HttpRequestFailed, also if the body is longer than `max_body_bytes` or incomplete.
     """
     return await _send_request(
-        http_target, _post_request(http_target, headers, body), policy, max_body_bytes
+        http_target, _encode_post_request(http_target, headers, body), policy, max_body_bytes
     )
 
 
-async def fetch(
-    http_target: HttpTarget, policy: NetworkPolicy, max_body_bytes: int
-) -> tuple[int, bytes]:
+async def get_and_read(
+    http_target: HttpTarget,
+    policy: NetworkPolicy,
+    max_body_bytes: int,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
     """Send a GET request and return status and body, as `post_and_read`.
 
     Raises HttpRequestFailed.
     """
-    return await _send_request(http_target, _get_request(http_target), policy, max_body_bytes)
+    request = _encode_get_request(http_target, headers or {})
+    return await _send_request(http_target, request, policy, max_body_bytes)
 
 
 async def _send_request(
-    http_target: HttpTarget, request: bytes, policy: NetworkPolicy, max_body_bytes: int
-) -> tuple[int, bytes]:
-    """Send a request and return status and body. Raises HttpRequestFailed."""
+    http_target: HttpTarget, request: bytes, policy: NetworkPolicy, max_body_bytes: int | None
+) -> HttpResponse:
+    """Send a request and return status and body; with limit None, the status without the body.
+
+    Raises HttpRequestFailed.
+    """
     try:
         async with asyncio.timeout(policy.timeout_seconds):
             reader, writer = await open_connection(http_target, policy)
             try:
                 writer.write(request)
                 await writer.drain()
+                if max_body_bytes is None:
+                    return HttpResponse(await _read_response_status(reader), b"")
                 return await _read_response(reader, max_body_bytes)
             finally:
                 writer.transport.abort()  # the rest of the response is not read
     except TimeoutError:
-        raise HttpRequestFailed(f"no answer within {policy.timeout_seconds:g} seconds") from None
+        raise HttpRequestFailed(
+            f"The server did not respond within {policy.timeout_seconds:g} seconds."
+        ) from None
     except ssl.SSLError as problem:
-        reason = getattr(problem, "verify_message", None) or problem.reason or "no TLS"
-        raise HttpRequestFailed(f"TLS: {reason}") from None
+        reason = getattr(problem, "verify_message", None) or problem.reason or "not supported"
+        raise HttpRequestFailed(f"The TLS handshake failed: {reason}.") from None
     except (OSError, httptools.HttpParserError) as problem:
-        text = "the connection failed" if isinstance(problem, OSError) else "the answer is no HTTP"
+        text = (
+            "The connection failed."
+            if isinstance(problem, OSError)
+            else "The response is not HTTP."
+        )
         raise HttpRequestFailed(text) from None
 
 
@@ -276,7 +304,7 @@ def _default_tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _post_request(http_target: HttpTarget, headers: Mapping[str, str], body: bytes) -> bytes:
+def _encode_post_request(http_target: HttpTarget, headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of a POST request."""
     fields = {
         "Host": http_target.authority,
@@ -290,10 +318,17 @@ def _post_request(http_target: HttpTarget, headers: Mapping[str, str], body: byt
     return f"POST {http_target.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
-def _get_request(http_target: HttpTarget) -> bytes:
+def _encode_get_request(http_target: HttpTarget, headers: Mapping[str, str]) -> bytes:
     """The bytes of a GET request."""
-    lines = f"Host: {http_target.authority}\r\nUser-Agent: Merganser\r\nAccept: */*\r\n"
-    return f"GET {http_target.path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode()
+    fields = {
+        "Host": http_target.authority,
+        "User-Agent": "Merganser",
+        "Accept": "*/*",
+        **headers,
+        "Connection": "close",
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"GET {http_target.path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
 class _ResponseParser:
@@ -317,38 +352,56 @@ class _ResponseParser:
         if status >= 200 and not self.status:  # noqa: PLR2004 - 1xx are interim responses
             self.status = status
 
-    def on_body(self, piece: bytes) -> None:
+    def on_body(self, chunk: bytes) -> None:
         if not self.is_complete:
-            self.body += piece
+            self.body += chunk
 
     def on_message_complete(self) -> None:
         self.is_complete |= bool(self.status)
 
 
-async def _read_response(reader: asyncio.StreamReader, max_body_bytes: int) -> tuple[int, bytes]:
-    """Read status and body of a response. For limit 0 it stops after the header.
+async def _read_response_status(reader: asyncio.StreamReader) -> int:
+    """Read a response up to the end of its header, and return the status."""
+    parser, read_bytes = _ResponseParser(), 0
+    while not parser.status:
+        data = await reader.read(READ_SIZE)
+        read_bytes += len(data)
+        _require_bytes_within_limit(data, read_bytes, MAX_HEADER_BYTES)
+        try:
+            parser.parser.feed_data(data)
+        except httptools.HttpParserError:
+            if not parser.status:  # data after the header is ignored
+                raise
+    return parser.status
+
+
+async def _read_response(reader: asyncio.StreamReader, max_body_bytes: int) -> HttpResponse:
+    """Read status and body of a response.
 
     Raises HttpRequestFailed if the response is too long or incomplete.
     """
     parser, read_bytes = _ResponseParser(), 0
-    while not (parser.is_complete if max_body_bytes else parser.status):
-        data = await reader.read(4096)
+    while not parser.is_complete:
+        data = await reader.read(READ_SIZE)
         read_bytes += len(data)
         if not data and parser.status and not parser.has_length:
             break  # without a length, the body ends with the connection
-        if not data or read_bytes > MAX_HEADER_BYTES + max_body_bytes:
-            raise HttpRequestFailed(
-                "the answer ends early" if not data else "the answer has no end"
-            )
+        _require_bytes_within_limit(data, read_bytes, MAX_HEADER_BYTES + max_body_bytes)
         try:
             parser.parser.feed_data(data)
         except httptools.HttpParserError:
-            is_done = parser.is_complete if max_body_bytes else parser.status
-            if not is_done:  # data after the response is ignored
+            if not parser.is_complete:  # data after the response is ignored
                 raise
-        if max_body_bytes and len(parser.body) > max_body_bytes:
-            raise HttpRequestFailed(f"an answer of more than {max_body_bytes} bytes")
-    return parser.status, bytes(parser.body)
+        if len(parser.body) > max_body_bytes:
+            raise HttpRequestFailed(f"The response has more than {max_body_bytes} bytes.")
+    return HttpResponse(parser.status, bytes(parser.body))
+
+
+def _require_bytes_within_limit(data: bytes, read_bytes: int, max_bytes: int) -> None:
+    if not data or read_bytes > max_bytes:
+        raise HttpRequestFailed(
+            "The response is truncated." if not data else "The end of the response is missing."
+        )
 
 
 def status_problem(status: int) -> str | None:
@@ -356,5 +409,5 @@ def status_problem(status: int) -> str | None:
     if 200 <= status < 300:  # noqa: PLR2004 - status classes of HTTP
         return None
     if 300 <= status < 400:  # noqa: PLR2004
-        return f"status {status}: redirections are not followed"
-    return f"status {status}"
+        return f"Unexpected status {status}: redirects are not followed."
+    return f"Unexpected status {status}."

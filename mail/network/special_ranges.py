@@ -51,7 +51,7 @@ _UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
-def embedded_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | None:
+def embedded_ipv4_or_none(address: IPv4Address | IPv6Address) -> IPv4Address | None:
     """Return the IPv4 address that an IPv4-mapped, 6to4 or NAT64 address holds."""
     if isinstance(address, IPv4Address):
         return None
@@ -65,7 +65,7 @@ def is_special(address: IPv4Address | IPv6Address) -> bool:
 
     Every Teredo address is special.
     """
-    address = embedded_ipv4(address) or address
+    address = embedded_ipv4_or_none(address) or address
     if isinstance(address, IPv4Address):
         return any(address in special_network for special_network in _IPV4)
     return address not in _UNICAST or any(address in special_network for special_network in _IPV6)

@@ -19,7 +19,7 @@ from models.observability import metrics
 from models.runtime.environment import Environment
 
 CONNECTIONS_COUNTER = metrics.counter(
-    "merganser_queue_connections", "Connections to servers elsewhere, by whether new.", "kind"
+    "merganser_queue_connections", "Outgoing connections: new, or used again.", "kind"
 )
 
 
@@ -38,12 +38,12 @@ class SmtpConnectionPool:
     closing_tasks: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     @asynccontextmanager
-    async def connection(self, host: NextHop) -> AsyncGenerator[SmtpConnection]:
+    async def lease_connection(self, host: NextHop) -> AsyncGenerator[SmtpConnection]:
         """Take an idle connection or open a new one. Raises ServerFailed.
 
         At the end of the block the connection becomes idle, unless it failed or enough are idle.
         """
-        channel = await self._take_idle(host) or await self._open(host)
+        channel = await self._take_idle(host) or await self._open_connection(host)
         try:
             yield channel
         except BaseException:
@@ -70,18 +70,18 @@ class SmtpConnectionPool:
         while self.idle[host]:
             channel = self.idle[host].pop()
             self._cancel_timer(channel)
-            if await channel.reset_for_next_message():
+            if await channel.try_reset_for_next_message():
                 CONNECTIONS_COUNTER.add("reused")
                 return channel
             channel.abort()
         del self.idle[host]
         return None
 
-    async def _open(self, host: NextHop) -> SmtpConnection:
+    async def _open_connection(self, host: NextHop) -> SmtpConnection:
         """Open a connection. Raises ServerFailed."""
         CONNECTIONS_COUNTER.add("new")
         hostname = self.environment.options.hostname
-        return await smtp_connect.connect(
+        return await smtp_connect.connect_to_next_hop(
             host, self.limits, local_hostname=hostname, tls_contexts=self.tls_contexts
         )
 

@@ -40,7 +40,7 @@ class DestinationPacing:
     clock: Callable[[], float]
     paused: dict[str, PausedDestination] = field(default_factory=dict)
 
-    def paused_result(
+    def paused_result_or_none(
         self, destination: str, flushed_at: datetime | None = None
     ) -> DeliveryResult | None:
         """The result for recipients of a paused destination. None if it can be attempted.
@@ -70,7 +70,7 @@ class DestinationPacing:
         self.paused.pop(destination, None)
 
 
-async def reserve_slot_and_get_wait(
+async def reserve_slot_and_get_wait_seconds(
     environment: Environment, destination: str, per_minute: int
 ) -> float:
     """Reserve a delivery slot. Returns the seconds until the slot.
@@ -79,11 +79,11 @@ async def reserve_slot_and_get_wait(
     """
     interval = timedelta(minutes=1) / per_minute
 
-    def reserve(transaction: DatabaseTransaction) -> timedelta:
+    def reserve_slot(transaction: DatabaseTransaction) -> timedelta:
         now = environment.now()
         (row,) = transaction.fetch_rows(
             _insert_or_lock_slot_statement(transaction.connection.dialect.name),
-            place=destination,
+            destination=destination,
             now=now,
         )
         time_until_free: timedelta = row.free_at - now
@@ -107,7 +107,7 @@ async def reserve_slot_and_get_wait(
         )
         return slot_at - now
 
-    return (await environment.run_transaction(reserve)).total_seconds()
+    return (await environment.run_transaction(reserve_slot)).total_seconds()
 
 
 @prepare_cached
@@ -115,10 +115,10 @@ def _insert_or_lock_slot_statement(dialect: str) -> SqlStatement:
     """Statement that inserts or locks the slot row of a destination and returns it."""
     now = bindparam("now", type_=UtcDateTime())
     insertion = insert_with_conflict(dialect, DestinationSlot).values(
-        place=bindparam("place"), free_at=now, until=now
+        destination=bindparam("destination"), free_at=now, until=now
     )
     upsert = insertion.on_conflict_do_update(
-        index_elements=["place"], set_={"place": insertion.excluded.place}
+        index_elements=["destination"], set_={"destination": insertion.excluded.destination}
     )
     statement: SqlStatement = upsert.returning(
         col(DestinationSlot.free_at), col(DestinationSlot.until)
@@ -128,7 +128,7 @@ def _insert_or_lock_slot_statement(dialect: str) -> SqlStatement:
 
 _UPDATE_SLOTS = PreparedStatement(
     update(DestinationSlot)
-    .where(col(DestinationSlot.place) == bindparam("of"))
+    .where(col(DestinationSlot.destination) == bindparam("of"))
     .values(
         free_at=bindparam("free", type_=UtcDateTime()), until=bindparam("last", type_=UtcDateTime())
     )

@@ -13,8 +13,8 @@ from mail.network.outbound_http import (
     DEFAULT_PORTS,
     HttpRequestFailed,
     NetworkPolicy,
-    parse_target,
-    post,
+    parse_http_target,
+    post_and_return_status,
     status_problem,
 )
 from mail.outbound.wire_format import StreamedBytes, WireMessage
@@ -30,7 +30,7 @@ TEMPORARY_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
 )  # the 4xx codes that are retried
-UNREADABLE_URL_TEXT = "4.3.5 Its address cannot be read"
+UNREADABLE_URL_TEXT = "4.3.5 The address of the relay can't be parsed"
 
 
 def is_webhook(job: DeliveryJob) -> bool:
@@ -78,17 +78,17 @@ async def post_to_webhook(
     Raises TypeError if the message is streamed.
     """
     if isinstance(message.data, StreamedBytes):
-        raise TypeError("a page is sent it whole")
+        raise TypeError("a webhook needs the whole message in memory")
     headers = {
         "Content-Type": "message/rfc822",
         "X-Envelope-From": _percent_encoded(job.sender),
         "X-Envelope-To": _percent_encoded(job.recipients[0].address),
     }
     try:
-        target_url = parse_target(
+        target_url = parse_http_target(
             _decrypt_endpoint_url(environment, job), allow_private=network_policy.allows_private
         )
-        status = await post(target_url, headers, message.data, network_policy)
+        status = await post_and_return_status(target_url, headers, message.data, network_policy)
     except (InvalidInput, HttpRequestFailed, Unroutable) as problem:
         return DeliveryResult.from_refusal(451, f"4.4.1 {problem}", job.endpoint_url)
     problem_text = status_problem(status)

@@ -53,27 +53,27 @@ async def run_route_test(  # noqa: PLR0913, PLR0917 - the arguments of the field
     log: list[str] = []
     forced_route = await _load_forced_route(environment, relay_host_id, transport_id)
     if recipient is None and forced_route is None:
-        raise NotFound("neither a recipient nor a way is named", path=["recipient"])
+        raise NotFound("", path=["recipient"], noun="Recipient")
     domain = normalized_domain((recipient or "").rpartition("@")[2])
     if forced_route is None and await recipient_routes.is_local_domain(environment, domain):
-        log.append(f"{domain} is ours: it is delivered here, and does not leave")
+        log.append(f"{domain} is a local domain: the message is delivered on this server")
         return RouteTestResult(is_accepted=True, log_lines=log)
     request = RouteRequest(sender or "", recipient or "", domain)
     try:
         async with asyncio.timeout(TOTAL_TIMEOUT):
-            route_found = await route_selection.select_route_with_cache(
+            route_found = await route_selection.select_route_or_raise_unroutable(
                 RouteCache(environment, route), request, log, forced_route
             )
             return RouteTestResult(
-                await _test_envelope_at_first_answering_server(
+                await _test_if_first_answering_server_accepts(
                     environment, route, request, (route_found.next_hops, log)
                 ),
                 log,
             )
     except Unroutable as problem:
-        log.append(f"no way: {problem.reply_code} {problem.reply_text}")
+        log.append(f"no route: {problem.reply_code} {problem.reply_text}")
     except TimeoutError:
-        log.append(f"not done within {TOTAL_TIMEOUT:g} seconds")
+        log.append(f"not finished within {TOTAL_TIMEOUT:g} seconds")
     return RouteTestResult(is_accepted=False, log_lines=log)
 
 
@@ -85,16 +85,16 @@ async def _load_forced_route(
         statement = select(*core_table(RelayHost).c).where(col(RelayHost.id) == relay_host_id)
         if rows := await environment.database.read(statement):
             return RelayHost(**rows[0]._asdict())
-        raise NotFound("there is no such relay host", path=["relayHost"])
+        raise NotFound(str(relay_host_id), path=["relayHost"], noun="Relay host")
     if transport_id is not None:
         statement = select(*core_table(Transport).c).where(col(Transport.id) == transport_id)
         if rows := await environment.database.read(statement):
             return Transport(**rows[0]._asdict())
-        raise NotFound("there is no such transport", path=["transport"])
+        raise NotFound(str(transport_id), path=["transport"], noun="Transport")
     return None
 
 
-async def _test_envelope_at_first_answering_server(
+async def _test_if_first_answering_server_accepts(
     environment: Environment,
     route: OutboundSettings,
     request: RouteRequest,
@@ -106,7 +106,7 @@ async def _test_envelope_at_first_answering_server(
     for host in servers[:MAX_ADDRESSES]:
         log.append(f"connecting to {host.name} ({host.address}), port {host.port}")
         try:
-            channel = await smtp_connect.connect(
+            channel = await smtp_connect.connect_to_next_hop(
                 host, LIMITS, local_hostname=environment.options.hostname, tls_contexts=contexts
             )
         except ServerFailed as problem:
@@ -114,7 +114,7 @@ async def _test_envelope_at_first_answering_server(
             continue
         try:
             _log_connection(channel, host, log)
-            return await _test_envelope(channel, request, log)
+            return await _test_if_envelope_accepted(channel, request, log)
         except ServerFailed as problem:
             log.append(f"failed: {problem.reply_code} {problem.reply_text}")
         finally:
@@ -130,21 +130,23 @@ def _log_connection(channel: SmtpConnection, host: NextHop, log: list[str]) -> N
     if host.username is not None:
         log.append(f"signed in as {host.username}")
     extensions = ", ".join(sorted(extension.upper() for extension in channel.smtp.esmtp_extensions))
-    log.append(f"it offers: {extensions or 'nothing'}")
+    log.append(f"extensions of the server: {extensions or 'none'}")
 
 
-async def _test_envelope(channel: SmtpConnection, request: RouteRequest, log: list[str]) -> bool:
+async def _test_if_envelope_accepted(
+    channel: SmtpConnection, request: RouteRequest, log: list[str]
+) -> bool:
     """Send MAIL and RCPT, then RSET. Returns True if the server accepted them."""
     utf8 = any(needs_smtputf8(address) for address in (request.sender, request.recipient))
     if utf8 and not channel.has_extension("smtputf8"):
-        log.append("it does not take such addresses (SMTPUTF8)")
+        log.append("the server does not support SMTPUTF8, which the address requires")
         return False
     sender, recipient = (
-        smtp_client.command_address(request.sender or "x"),
-        smtp_client.command_address(request.recipient),
+        smtp_client.command_address_or_none(request.sender or "x"),
+        smtp_client.command_address_or_none(request.recipient),
     )
     if sender is None or (request.recipient and recipient is None):
-        log.append("that is no address")
+        log.append("not an email address")
         return False
     mail_arguments = [f"FROM:<{sender if request.sender else ''}>", *(["SMTPUTF8"] if utf8 else [])]
     commands = [("MAIL", *mail_arguments)]
@@ -162,6 +164,6 @@ async def _send_and_log_command(
 ) -> bool:
     """Send a command, log it with its reply, and return True if the reply is positive."""
     log.append(f"> {' '.join(words)}")
-    reply = await smtp_client.request_reply(channel, *words)
+    reply = await smtp_client.send_command_and_read_reply(channel, *words)
     log.append(f"< {reply.code} {reply.message}")
     return reply.code in ACCEPTED_CODES

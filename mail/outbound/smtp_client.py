@@ -102,7 +102,7 @@ class SmtpConnection:
         self.is_reusable = self.is_reusable and reply.code != CLOSING
         return reply
 
-    async def reset_for_next_message(self) -> bool:
+    async def try_reset_for_next_message(self) -> bool:
         """End an unfinished transaction with RSET. Returns True if another message can be sent."""
         if self.is_in_transaction:
             try:
@@ -141,18 +141,16 @@ async def transmit_message(
     results = {
         recipient.delivery_id: problem
         for recipient in recipients
-        if (problem := _invalid_recipient_result(channel, recipient))
+        if (problem := _invalid_recipient_result_or_none(channel, recipient))
     }
     valid_recipients = [
         recipient for recipient in recipients if recipient.delivery_id not in results
     ]
     if not valid_recipients:
         return results
-    mail_command = _mail_command(channel, message, valid_recipients, dsn_parameters)
+    mail_command = _mail_command_or_refusal(channel, message, valid_recipients, dsn_parameters)
     if isinstance(mail_command, DeliveryResult):
-        return results | dict.fromkeys(
-            (recipient.delivery_id for recipient in valid_recipients), mail_command
-        )
+        return results | _same_result_for_all(valid_recipients, mail_command)
     rcpt_commands = (
         _rcpt_command(recipient, with_dsn=dsn_parameters is not None)
         for recipient in valid_recipients
@@ -168,13 +166,11 @@ async def transmit_message(
             if problem := await _read_mail_refusal(channel, sequence):
                 if sequence.may_refuse_dsn_parameters(problem.reply_code):
                     return results
-                return results | dict.fromkeys(
-                    (recipient.delivery_id for recipient in valid_recipients), problem
-                )
-            accepted = await _read_rcpt_replies(sequence, valid_recipients, results)
+                return results | _same_result_for_all(valid_recipients, problem)
+            accepted = await _collect_rcpt_replies(sequence, valid_recipients, results)
         sequence.has_all_rcpt_replies = True
         if accepted:
-            results |= await _send_data(sequence, message, accepted, before_final_dot)
+            results |= await _send_message_data(sequence, message, accepted, before_final_dot)
         else:
             await sequence.read_remaining_replies()
     except (SMTPException, OSError) as problem:
@@ -183,12 +179,18 @@ async def transmit_message(
         if not sequence.has_all_rcpt_replies:
             raise ServerFailed(451, text) from problem
         failure = channel.refusal_result(451, text)
-        results |= {
-            recipient.delivery_id: failure
-            for recipient in valid_recipients
-            if recipient.delivery_id not in results
-        }
+        unanswered = [
+            recipient for recipient in valid_recipients if recipient.delivery_id not in results
+        ]
+        results |= _same_result_for_all(unanswered, failure)
     return results
+
+
+def _same_result_for_all(
+    recipients: Sequence[JobRecipient], result: DeliveryResult
+) -> dict[int, DeliveryResult]:
+    """Return the result for each recipient, by delivery id."""
+    return dict.fromkeys((recipient.delivery_id for recipient in recipients), result)
 
 
 class _TransactionCommands:
@@ -229,7 +231,7 @@ class _TransactionCommands:
                 await self.channel.send_command(".")
 
 
-async def request_reply(channel: SmtpConnection, *words: str) -> SMTPResponse:
+async def send_command_and_read_reply(channel: SmtpConnection, *words: str) -> SMTPResponse:
     """Send a command and return its reply, cut to `MAX_REPLY_CHARACTERS`. Raises ServerFailed."""
     try:
         reply_code, reply_text = await channel.send_command(*words)
@@ -244,18 +246,18 @@ def error_text(problem: Exception) -> str:
     return UNPRINTABLE.sub(" ", str(problem) or type(problem).__name__)[:MAX_REPLY_CHARACTERS]
 
 
-def _invalid_recipient_result(
+def _invalid_recipient_result_or_none(
     channel: SmtpConnection, recipient: JobRecipient
 ) -> DeliveryResult | None:
     """The result for a recipient that can't be sent to this server. None if it can."""
-    if not command_address(recipient.address):
-        return channel.refusal_result(553, "5.1.3 Not an address")
+    if not command_address_or_none(recipient.address):
+        return channel.refusal_result(553, "5.1.3 Bad destination address syntax")
     if needs_smtputf8(recipient.address) and not channel.has_extension("smtputf8"):
         return channel.refusal_result(550, _smtputf8_error_text(channel, recipient.address))
     return None
 
 
-def command_address(address: str) -> str | None:
+def command_address_or_none(address: str) -> str | None:
     """The address as SMTP commands have it. None if it is invalid."""
     try:
         return None if _UNSAFE.search(address) else with_ascii_domain(address)
@@ -265,10 +267,10 @@ def command_address(address: str) -> str | None:
 
 def _smtputf8_error_text(channel: SmtpConnection, address: str) -> str:
     ascii_address = address.encode("ascii", "backslashreplace").decode()
-    return f"5.6.7 {channel.host.name} does not take addresses such as {ascii_address} (SMTPUTF8)"
+    return f"5.6.7 {channel.host.name} does not support SMTPUTF8, which {ascii_address} requires"
 
 
-def _mail_command(
+def _mail_command_or_refusal(
     channel: SmtpConnection,
     message: WireMessage,
     recipients: Sequence[JobRecipient],
@@ -283,13 +285,13 @@ def _mail_command(
         return channel.refusal_result(550, _smtputf8_error_text(channel, message.sender))
     if message.has_8bit and not channel.has_extension("8bitmime"):
         return channel.refusal_result(
-            554, f"5.6.3 {channel.host.name} takes no 8-bit text (8BITMIME)"
+            554, f"5.6.3 {channel.host.name} does not support 8BITMIME, which the message requires"
         )
     if channel.has_extension("size"):
         max_size = channel.smtp.esmtp_extensions["size"].strip()
         if max_size.isdecimal() and 0 < int(max_size) < len(message.data):
             return channel.refusal_result(
-                552, f"5.3.4 {channel.host.name} takes at most {max_size} bytes"
+                552, f"5.3.4 {channel.host.name} accepts at most {max_size} bytes"
             )
         parameters.append(f"SIZE={len(message.data)}")
     if message.has_8bit or needs_utf8_:
@@ -297,9 +299,9 @@ def _mail_command(
     if needs_utf8_:
         parameters.append("SMTPUTF8")
     parameters += dsn_parameters or ()
-    sender = command_address(message.sender) if message.sender else ""
+    sender = command_address_or_none(message.sender) if message.sender else ""
     if sender is None:
-        return channel.refusal_result(553, "5.1.7 Not an address of a sender")
+        return channel.refusal_result(553, "5.1.7 Bad sender address syntax")
     return " ".join([f"MAIL FROM:<{sender}>", *parameters])
 
 
@@ -327,7 +329,7 @@ def _recipient_addresses(recipients: Sequence[JobRecipient]) -> list[str]:
     return [recipient.address for recipient in recipients]
 
 
-async def _read_rcpt_replies(
+async def _collect_rcpt_replies(
     sequence: _TransactionCommands,
     recipients: Sequence[JobRecipient],
     results_by_delivery_id: dict[int, DeliveryResult],
@@ -356,7 +358,7 @@ def failure_code_or_451(reply_code: int) -> int:
     return reply_code if 400 <= reply_code < 600 else 451  # noqa: PLR2004 - RFC 5321, section 4.2.1
 
 
-async def _send_data(
+async def _send_message_data(
     sequence: _TransactionCommands,
     message: WireMessage,
     accepted: Sequence[JobRecipient],
@@ -376,7 +378,7 @@ async def _send_data(
         reply = await channel.send_command(".", timeout=channel.limits.final_reply_timeout)
     except (SMTPException, OSError) as problem:
         channel.is_reusable = False
-        text = f"4.4.2 {channel.host.name} did not say whether it took it: {error_text(problem)}"
+        text = f"4.4.2 {channel.host.name} did not confirm the message: {error_text(problem)}"
         state = DeliveryState.DEFERRED
         uncertain_result = DeliveryResult(
             state, 451, text, channel.host.name, channel.tls_description, is_uncertain=True
@@ -397,11 +399,11 @@ async def _send_data(
 
 async def _write_message(channel: SmtpConnection, message: WireMessage) -> None:
     """Write the message with dot stuffing, but without the final dot."""
-    async with aclosing(message.iter_pieces()) as pieces:
-        async for piece in pieces:
+    async with aclosing(message.iter_pieces()) as chunks:
+        async for chunk in chunks:
             await _wait_for_write_buffer(channel)
-            stuffed = piece.replace(b"\n.", b"\n..")
-            channel.protocol.write(b"." + stuffed if piece.startswith(b".") else stuffed)
+            stuffed = chunk.replace(b"\n.", b"\n..")
+            channel.protocol.write(b"." + stuffed if chunk.startswith(b".") else stuffed)
 
 
 async def _wait_for_write_buffer(channel: SmtpConnection) -> None:
@@ -418,6 +420,6 @@ async def _wait_for_write_buffer(channel: SmtpConnection) -> None:
         if buffer_size != last_size:
             last_size, changed_at = buffer_size, now
         elif now - changed_at > channel.limits.stall_timeout:
-            raise SMTPServerDisconnected("the message was not taken any further")
+            raise SMTPServerDisconnected("the rest of the message was not accepted")
         await asyncio.sleep(DRAIN_POLL_SECONDS)
     raise SMTPServerDisconnected("connection lost while the message was sent")

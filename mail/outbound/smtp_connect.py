@@ -28,7 +28,7 @@ from mail.outbound.tls_client import TlsContexts, TlsFailed, verify_and_describe
 from mail.routing.mx_hosts import NextHop, TlsLevel
 
 
-async def connect(
+async def connect_to_next_hop(
     host: NextHop, limits: QueueLimits, *, local_hostname: str, tls_contexts: TlsContexts
 ) -> SmtpConnection:
     """Open a connection with EHLO, TLS and login as the host requires. Raises ServerFailed.
@@ -39,7 +39,7 @@ async def connect(
         return await _connect_once(host, limits, local_hostname, tls_contexts)
     except TlsFailed as problem:
         if host.tls_level is not TlsLevel.OPPORTUNISTIC:
-            raise ServerFailed(451, f"4.7.5 TLS failed: {problem}") from problem
+            raise ServerFailed(451, f"4.7.5 TLS handshake failed: {problem}") from problem
         unencrypted_host = replace(host, tls_level=TlsLevel.NEVER)
         return await _connect_once(unencrypted_host, limits, local_hostname, tls_contexts)
 
@@ -65,7 +65,7 @@ async def _connect_once(
                 tls_description = await _connect_with_implicit_tls(smtp, host, limits)
             else:
                 await smtp.connect()
-            await _send_ehlo(smtp)
+            await _send_ehlo_or_helo(smtp)
             if host.tls_level not in (TlsLevel.WRAPPED, TlsLevel.NEVER):
                 tls_description = await _start_tls_if_offered(smtp, host, tls_context)
             if host.username is not None:
@@ -74,7 +74,7 @@ async def _connect_once(
     except BaseException as problem:
         _abort_connection(smtp)
         if isinstance(problem, SMTPAuthenticationError):
-            raise ServerFailed(454, f"4.7.0 Our password was refused: {problem.code}") from problem
+            raise ServerFailed(454, f"4.7.0 Authentication failed: {problem.code}") from problem
         if isinstance(problem, SMTPResponseException):
             text = UNPRINTABLE.sub(" ", problem.message)[:MAX_REPLY_CHARACTERS]
             raise ServerFailed(
@@ -123,11 +123,11 @@ def _tls_object(smtp: SMTP) -> ssl.SSLObject:
     """The TLS object of the connection. Raises TlsFailed if the connection is lost."""
     tls_object = smtp.get_transport_info("ssl_object")
     if not isinstance(tls_object, ssl.SSLObject):
-        raise TlsFailed("the connection is lost")
+        raise TlsFailed("connection lost")
     return tls_object
 
 
-async def _send_ehlo(smtp: SMTP) -> None:
+async def _send_ehlo_or_helo(smtp: SMTP) -> None:
     """Send EHLO, or HELO if the server does not know EHLO."""
     try:
         await smtp.ehlo()
@@ -146,12 +146,12 @@ async def _start_tls_if_offered(
     """
     if not smtp.supports_extension("starttls"):
         if host.tls_level is not TlsLevel.OPPORTUNISTIC:
-            raise TlsFailed("not offered")
+            raise TlsFailed("STARTTLS not offered")
         return None
     try:
         await smtp.starttls(server_hostname=host.name, tls_context=tls_context)
         tls_description = verify_and_describe_tls(_tls_object(smtp), host)
-        await _send_ehlo(smtp)
+        await _send_ehlo_or_helo(smtp)
     except (SMTPException, OSError, ssl.SSLError) as problem:
         raise TlsFailed(error_text(problem)) from problem
     return tls_description

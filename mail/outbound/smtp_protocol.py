@@ -65,8 +65,8 @@ class SmtpProtocol(asyncio.Protocol):
                     self._waiter = asyncio.get_running_loop().create_future()
                     await self._waiter
         except TimeoutError as problem:
-            self._abort("no answer in time")
-            raise SMTPReadTimeoutError("no answer in time") from problem
+            self._abort("response timed out")
+            raise SMTPReadTimeoutError("response timed out") from problem
         return self._replies.popleft()
 
     def data_received(self, data: bytes) -> None:
@@ -77,7 +77,7 @@ class SmtpProtocol(asyncio.Protocol):
             del self._buffer[: line_end + 1]
             self._parse_line(line)
         if len(self._buffer) > MAX_LINE_BYTES:
-            self._abort("a line of its answer has no end")
+            self._abort("response line too long")
         self._wake_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,11 +91,11 @@ class SmtpProtocol(asyncio.Protocol):
         self._reply_size += len(line)
         code, separator = line[:3], line[3:4]
         if not self.expected_replies and code != b"421":
-            self._abort("it answers what was not asked")
+            self._abort("unexpected response")
         elif self._reply_size > MAX_REPLY_BYTES or len(line) > MAX_LINE_BYTES:
-            self._abort("its answer has no end")
+            self._abort("response too long")
         elif not code.isdigit():
-            self._abort("its answer is no SMTP")
+            self._abort("response can't be parsed")
         else:
             self._lines.append(line[4:].decode("utf-8", "replace").strip())
             if separator != b"-":

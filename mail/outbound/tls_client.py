@@ -105,9 +105,7 @@ def verify_and_describe_tls(tls_object: ssl.SSLObject, host: NextHop) -> str:
             str(value) for kind, value in _subject_alt_names(tls_object) if kind == "DNS"
         ]
         if not matches_names(certificate_names, proof.names):
-            raise TlsFailed(
-                f"its certificate is for {', '.join(certificate_names)[:200] or 'nobody'}"
-            )
+            raise TlsFailed(f"certificate is for {', '.join(certificate_names)[:200] or 'no name'}")
     elif proof.check is CertificateCheck.PRINTS:
         _verify_fingerprint(_server_certificate(tls_object), proof.fingerprints)
     elif proof.check is CertificateCheck.TLSA:
@@ -126,11 +124,11 @@ def _server_certificate(tls_object: ssl.SSLObject) -> x509.Certificate:
     """The certificate of the server. Raises TlsFailed if there is none or it can't be parsed."""
     der = tls_object.getpeercert(binary_form=True)
     if der is None:
-        raise TlsFailed("it shows no certificate")
+        raise TlsFailed("no certificate presented")
     try:
         return x509.load_der_x509_certificate(der)
     except ValueError:
-        raise TlsFailed("its certificate cannot be read") from None
+        raise TlsFailed("certificate can't be parsed") from None
 
 
 def _public_key_der(certificate: x509.Certificate) -> bytes:
@@ -138,7 +136,7 @@ def _public_key_der(certificate: x509.Certificate) -> bytes:
     try:
         key = certificate.public_key()
     except (ValueError, TypeError, LookupError):
-        raise TlsFailed("the key of its certificate cannot be read") from None
+        raise TlsFailed("key of the certificate can't be parsed") from None
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -150,7 +148,7 @@ def _verify_fingerprint(
     fingerprints = {hashlib.sha256(der).digest() for der in der_values}
     fingerprints |= {hashlib.sha1(der, usedforsecurity=False).digest() for der in der_values}
     if fingerprints.isdisjoint(allowed_fingerprints):
-        raise TlsFailed("its certificate has none of the fingerprints that are known")
+        raise TlsFailed("certificate matches no fingerprint")
 
 
 def _verify_dane(
@@ -170,7 +168,7 @@ def _verify_dane(
     anchors = [record for record in records if record.usage == DANE_TA]
     if anchors and _is_chain_anchored([certificate, *_sent_chain(tls_object)], anchors, names):
         return
-    raise TlsFailed("its certificate is none of those that DNS names")
+    raise TlsFailed("certificate matches no TLSA record")
 
 
 def _sent_chain(tls_object: ssl.SSLObject) -> list[x509.Certificate]:

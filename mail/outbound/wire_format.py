@@ -59,20 +59,22 @@ class WireMessage:
         return cls(sender, data, not data.isascii(), _has_utf8_header(data))
 
     @classmethod
-    async def from_stream(cls, sender: str, open_stream: Callable[[], ByteStream]) -> "WireMessage":
-        """Make a wire message that is streamed, without Bcc. Raises what `open_stream` raises."""
+    async def from_stream_without_bcc(
+        cls, sender: str, open_stream: Callable[[], ByteStream]
+    ) -> "WireMessage":
+        """Create a streamed wire message without Bcc fields. Raises what `open_stream` raises."""
         size, first_piece, has_8bit, has_long_lines = 0, b"", False, False
-        async with aclosing(wire_pieces(open_stream())) as pieces:
-            async for piece in pieces:
-                first_piece = first_piece or piece
-                size += len(piece)
-                has_8bit = has_8bit or not piece.isascii()
-                has_long_lines = has_long_lines or has_long_line(piece)
-        streamed = StreamedBytes(size, first_piece, lambda: wire_pieces(open_stream()))
+        async with aclosing(wire_pieces_without_bcc(open_stream())) as chunks:
+            async for chunk in chunks:
+                first_piece = first_piece or chunk
+                size += len(chunk)
+                has_8bit = has_8bit or not chunk.isascii()
+                has_long_lines = has_long_lines or has_long_line(chunk)
+        streamed = StreamedBytes(size, first_piece, lambda: wire_pieces_without_bcc(open_stream()))
         return cls(sender, streamed, has_8bit, _has_utf8_header(first_piece), has_long_lines)
 
     @property
-    def header_bytes(self) -> bytes:
+    def header_or_whole_message_bytes(self) -> bytes:
         """The header of a streamed message, or the whole message if it is in memory."""
         if not isinstance(self.data, StreamedBytes):
             return self.data
@@ -88,8 +90,8 @@ class WireMessage:
         """
         if isinstance(self.data, StreamedBytes):
             async with aclosing(self.data.open_stream()) as stream:
-                async for piece in stream:
-                    yield piece
+                async for chunk in stream:
+                    yield chunk
             return
         start = 0
         while start < len(self.data):
@@ -100,7 +102,7 @@ class WireMessage:
             start = end
 
 
-async def wire_pieces(stream: ByteStream) -> ByteStream:
+async def wire_pieces_without_bcc(stream: ByteStream) -> ByteStream:
     """Convert a stream to CRLF lines without Bcc. The first piece has the whole header.
 
     It pauses after each piece, so that other tasks can run.
@@ -115,8 +117,8 @@ async def wire_pieces(stream: ByteStream) -> ByteStream:
                     continue
                 buffer = without_bcc(buffer)
             if piece_end := _piece_end(buffer):
-                piece, buffer = _with_crlf(buffer[:piece_end]), buffer[piece_end:]
-                yield piece
+                line_chunk, buffer = _with_crlf(buffer[:piece_end]), buffer[piece_end:]
+                yield line_chunk
                 await asyncio.sleep(PIECE_PAUSE)
     last_piece = _with_crlf(buffer if has_header else without_bcc(buffer))
     if last_piece or not has_header:

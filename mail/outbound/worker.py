@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mail.compose.message_builder import without_bcc
 from mail.delivery import local_delivery
 from mail.envelope.delivery_jobs import (
     MAX_TRANSACTION_RECIPIENTS,
@@ -20,7 +19,13 @@ from mail.outbound import destination_pacing, relay_delivery, smtp_client
 from mail.outbound.dkim_signing import sign_if_submitted_here
 from mail.outbound.smtp_client import LeaseLost, ServerFailed
 from mail.outbound.wire_format import WireMessage
-from mail.outbound.worker_state import DEFAULT_LIMITS, DestinationLane, QueueWorker, keep_leases
+from mail.outbound.wire_message import load_wire_message
+from mail.outbound.worker_state import (
+    DEFAULT_LIMITS,
+    DestinationLane,
+    QueueWorker,
+    process_registered_with_lane_leases,
+)
 from mail.queue import dsn_requests, message_body, pending_reports, recipient_leases
 from mail.queue.delivery_results import record_results_and_report
 from mail.queue.destination_order import LAST_RANK, ClaimCapacity
@@ -29,9 +34,8 @@ from mail.routing import route_selection, tls_requirements
 from mail.routing.mx_hosts import NextHop, OutboundSettings, Unroutable
 from mail.routing.route_selection import RecipientRoute
 from mail.routing.route_snapshot import RouteCache
-from mail.runtime.background_loops import run_in_background
+from mail.runtime.background_loops import run_loop_in_background_during_block
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.message_content import read_all
 from models.events.wakeups import QUEUE
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
@@ -40,9 +44,8 @@ from models.store.outages import StorageUnavailable
 log = logging.getLogger(__name__)
 
 MIN_PAUSE = 0.05  # seconds; due recipients may be locked by another worker
-INLINE_MAX_BYTES = 100_000  # larger messages are converted in a thread
 FIRST_WRITE_RETRY, MAX_WRITE_RETRY = 0.2, 5.0  # seconds between attempts to write results
-LEASE_LOST_TEXT = "the lease has passed to another worker"
+LEASE_LOST_TEXT = "Lease passed to another worker"
 
 
 async def run_until_stopped(
@@ -59,34 +62,38 @@ async def run_until_stopped(
     worker = QueueWorker(environment, route, limits)
     with environment.wakeups.follow([QUEUE]) as wake_up:
         async with (
-            keep_leases(worker),
-            run_in_background(pending_reports.send_owed_reports_forever(environment, limits)),
+            process_registered_with_lane_leases(worker),
+            run_loop_in_background_during_block(
+                pending_reports.send_owed_reports_forever(environment, limits)
+            ),
         ):
             try:
                 while not stop.is_set():
                     wake_up.clear()  # before the poll, so that a later wake-up is not lost
                     worker.lane_ended.clear()
-                    seconds = await _start_due_jobs_and_get_wait(worker)
+                    seconds = await _start_due_jobs_and_get_wait_seconds(worker)
                     await _wait_for_work(worker, (wake_up, stop), seconds)
             finally:
                 await _stop_lanes(worker, is_graceful=stop.is_set())
 
 
-async def _start_due_jobs_and_get_wait(worker: QueueWorker) -> float:
+async def _start_due_jobs_and_get_wait_seconds(worker: QueueWorker) -> float:
     """Lease due recipients and start lanes for them. Returns the seconds until the next poll."""
     limits = worker.limits
     worker.has_blocked = len(worker.lanes) >= limits.max_destinations
     if worker.has_blocked:
         return limits.poll_interval
     try:
-        claimed = await recipient_leases.claim_due_jobs(
+        claimed = await recipient_leases.release_held_and_claim_due_jobs(
             worker.environment, limits, _free_capacity(worker), worker.cursor
         )
     except Exception:  # the database may be available at the next poll
-        log.exception("the queue could not be read")
+        log.exception("Could not read the queue")
         return limits.poll_interval
     if claimed.uncertain_count:
-        log.warning("mail may arrive twice", extra={"recipients": claimed.uncertain_count})
+        log.warning(
+            "Messages may be delivered twice", extra={"recipients": claimed.uncertain_count}
+        )
     worker.has_blocked = claimed.has_more_blocked
     by_domain: defaultdict[str, list[DeliveryJob]] = defaultdict(list)
     for job in claimed.jobs:
@@ -115,11 +122,11 @@ def _free_capacity(worker: QueueWorker) -> ClaimCapacity:
         limits.claim_size,
         limits.max_destinations - len(worker.lanes),
         max(limits.max_destinations - limits.max_destinations // 4 - last_rank_count, 0),
-        _busy_domains(worker),
+        _domains_at_connection_limit(worker),
     )
 
 
-def _busy_domains(worker: QueueWorker) -> list[str]:
+def _domains_at_connection_limit(worker: QueueWorker) -> list[str]:
     """Domains that have as many connections as allowed."""
     if worker.route.next_hop:
         return []
@@ -165,29 +172,32 @@ async def _attempt_job(worker: QueueWorker, lane: DestinationLane, job: Delivery
         log.warning(LEASE_LOST_TEXT, extra={"queue": job.queue_id})
     except CorruptBlob as damage:  # a repair or restore is possible before the message expires
         extra = {"queue": job.queue_id, "damage": str(damage)}
-        log.warning("a queued message is damaged", extra=extra)
-        await _defer_job(worker, lane, "4.3.0 The stored message is damaged")
+        log.warning("A queued message is damaged", extra=extra)
+        await _defer_current_job(worker, lane, "4.3.0 The stored message is damaged")
     except Exception:  # a failing message must not stop the others
-        log.exception("sending broke", extra={"queue": job.queue_id})
-        await _defer_job(worker, lane, "4.3.0 Something broke on our side")
+        log.exception("Delivery failed with an internal error", extra={"queue": job.queue_id})
+        await _defer_current_job(worker, lane, "4.3.0 Internal error")
 
 
-async def _defer_job(worker: QueueWorker, lane: DestinationLane, reason: str) -> None:
+async def _defer_current_job(worker: QueueWorker, lane: DestinationLane, reason: str) -> None:
     """Defer all recipients of the current job of a lane."""
     job = lane.jobs[0]
     result = DeliveryResult(DeliveryState.DEFERRED, 451, reason, is_uncertain=lane.has_sent_dot)
     try:
         await _record_and_remove_recipients(worker, lane, _same_result_for_all(job, result), b"")
     except Exception:  # the database does not answer
-        log.exception("that could not be written", extra={"queue": job.queue_id})
-        recipient_leases.release_after_error(worker.environment, lane.jobs[0])
+        log.exception("Could not write the delivery results", extra={"queue": job.queue_id})
+        recipient_leases.schedule_release_after_error(worker.environment, lane.jobs[0])
 
 
 async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: DeliveryJob) -> None:
     """Deliver a job: locally, to a webhook, or by SMTP over the route of each recipient."""
     environment = worker.environment
-    if job.endpoint_url is None and await worker.route_cache.load_once(
-        "ours", job.domain, lambda: recipient_routes.is_local_domain(environment, job.domain)
+    if job.endpoint_url is None and (
+        job.has_arrival_record  # its domain was local, and may have been deleted
+        or await worker.route_cache.load_unless_recently_loaded(
+            "ours", job.domain, lambda: recipient_routes.is_local_domain(environment, job.domain)
+        )
     ):
         raw_message = await message_body.read_message(environment, job)
         await _record_and_remove_recipients(
@@ -201,24 +211,24 @@ async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: Delivery
             return
     if relay_delivery.is_webhook(job):
         message = await sign_if_submitted_here(
-            environment, job, await _load_wire_message(environment, job)
+            environment, job, await load_wire_message(environment, job)
         )
         policy = _forward_network_policy(worker)
         result = await relay_delivery.post_to_webhook(environment, job, message, policy)
         await _record_and_remove_recipients(
-            worker, lane, _same_result_for_all(job, result), message.header_bytes
+            worker, lane, _same_result_for_all(job, result), message.header_or_whole_message_bytes
         )
         return
     parts = await _group_by_route_and_wait_for_slots(worker, job)
     if not parts:
         return
     message = await sign_if_submitted_here(
-        environment, job, await _load_wire_message(environment, job)
+        environment, job, await load_wire_message(environment, job)
     )
     for part in parts:
         is_whole_job = len(part.recipients) == len(job.recipients)
         part_job = job if is_whole_job else replace(job, recipients=part.recipients)
-        await _send_part(worker, lane, part_job, (part, message))
+        await _send_route_part_to_first_accepting_host(worker, lane, part_job, (part, message))
 
 
 async def _record_and_remove_recipients(
@@ -230,7 +240,7 @@ async def _record_and_remove_recipients(
     """Record results of the current job and remove these recipients from it."""
     if results_by_delivery_id:
         await _record_with_retries(worker, lane.jobs[0], results_by_delivery_id, raw_message)
-        lane.jobs[0] = local_delivery.job_without_delivered(lane.jobs[0], results_by_delivery_id)
+        lane.jobs[0] = local_delivery.job_without_results(lane.jobs[0], results_by_delivery_id)
 
 
 async def _record_with_retries(
@@ -250,7 +260,9 @@ async def _record_with_retries(
                 worker.environment, job, results_by_delivery_id, raw_message
             )
         except StorageUnavailable:
-            log.warning("results wait for the store", extra={"queue": job.queue_id})
+            log.warning(
+                "Delivery results are waiting for the database", extra={"queue": job.queue_id}
+            )
             await asyncio.sleep(seconds)
             seconds = min(seconds * 2, MAX_WRITE_RETRY)
         else:
@@ -280,7 +292,7 @@ async def _group_by_route_and_wait_for_slots(
     if job.endpoint_url is None:
         parts = await route_selection.group_recipients_by_route(worker.route_cache, job)
     else:
-        parts = [await _relay_part(worker, job)]
+        parts = [await _forward_relay_route_part(worker, job)]
     environment = worker.environment
     rate = environment.options.outbound_messages_per_minute_per_domain
     if not rate:
@@ -289,7 +301,7 @@ async def _group_by_route_and_wait_for_slots(
     for part in parts:
         seconds = 0.0
         if isinstance(part.route, RecipientRoute) and part.route.destination:
-            seconds = await destination_pacing.reserve_slot_and_get_wait(
+            seconds = await destination_pacing.reserve_slot_and_get_wait_seconds(
                 environment, part.route.destination, rate
             )
         if seconds >= destination_pacing.MAX_SLOT_WAIT:
@@ -314,7 +326,9 @@ def _forward_network_policy(worker: QueueWorker) -> NetworkPolicy:
     )
 
 
-async def _relay_part(worker: QueueWorker, job: DeliveryJob) -> route_selection.RoutePart:
+async def _forward_relay_route_part(
+    worker: QueueWorker, job: DeliveryJob
+) -> route_selection.RoutePart:
     """The route part of a job that goes to the relay of a forward."""
     policy = _forward_network_policy(worker)
     try:
@@ -327,7 +341,7 @@ async def _relay_part(worker: QueueWorker, job: DeliveryJob) -> route_selection.
     )
 
 
-async def _send_part(
+async def _send_route_part_to_first_accepting_host(
     worker: QueueWorker,
     lane: DestinationLane,
     job: DeliveryJob,
@@ -338,17 +352,23 @@ async def _send_part(
     if isinstance(part.route, Unroutable):
         last_result = DeliveryResult.from_refusal(part.route.reply_code, part.route.reply_text)
         await _record_and_remove_recipients(
-            worker, lane, _same_result_for_all(job, last_result), message.header_bytes
+            worker,
+            lane,
+            _same_result_for_all(job, last_result),
+            message.header_or_whole_message_bytes,
         )
         return
     destination, is_unreachable, started_at = part.route.destination, True, worker.environment.now()
     # no attempt is made while the destination is paused
-    if paused_result := worker.pacing.paused_result(destination, job.flushed_at):
+    if paused_result := worker.pacing.paused_result_or_none(destination, job.flushed_at):
         await _record_and_remove_recipients(
-            worker, lane, _same_result_for_all(job, paused_result), message.header_bytes
+            worker,
+            lane,
+            _same_result_for_all(job, paused_result),
+            message.header_or_whole_message_bytes,
         )
         return
-    last_result = DeliveryResult.from_refusal(451, "4.4.1 No server answered")
+    last_result = DeliveryResult.from_refusal(451, "4.4.1 No MX host responded")
     for host in part.route.next_hops:
         try:
             await _send_to_host(worker, lane, job, (host, message))
@@ -366,7 +386,7 @@ async def _send_part(
         worker,
         lane,
         _same_result_for_all(_without_recorded(lane, job), last_result),
-        message.header_bytes,
+        message.header_or_whole_message_bytes,
     )
 
 
@@ -385,9 +405,9 @@ async def _send_to_host(
     while True:
         message_count, remaining_job = 0, _without_recorded(lane, job)
         try:
-            async with worker.pool.connection(host) as channel:
+            async with worker.pool.lease_connection(host) as channel:
                 message_count = channel.message_count
-                await _transmit_job(worker, lane, channel, (remaining_job, message))
+                await _transmit_and_record_job(worker, lane, channel, (remaining_job, message))
                 return
         except ServerFailed:
             has_progress = len(_without_recorded(lane, job).recipients) < len(
@@ -396,37 +416,13 @@ async def _send_to_host(
             if not (message_count or has_progress):
                 raise
             if has_failed and not has_progress:
-                error_text = f"4.4.2 {host.name} closes connections that it just opened"
+                error_text = f"4.4.2 {host.name} closes new connections"
                 raise ServerFailed(451, error_text, is_unreachable=True) from None
             has_failed = not has_progress
             await worker.pool.discard_idle(host)
 
 
-async def _load_wire_message(environment: Environment, job: DeliveryJob) -> WireMessage:
-    """Load the wire message of a job. Large messages are streamed to SMTP servers."""
-    stored_message = await message_body.open_message(environment, job)
-    if stored_message.size < INLINE_MAX_BYTES:  # a thread would take longer than the work
-        return _wire_message_from_bytes(job, await read_all(stored_message.stream_raw()))
-    if stored_message.size < message_body.STREAMING_MIN_BYTES or relay_delivery.is_webhook(job):
-        return await asyncio.to_thread(
-            _wire_message_from_bytes, job, await read_all(stored_message.stream_raw())
-        )
-    message = await WireMessage.from_stream(job.sender, stored_message.stream_raw)
-    if message.has_long_lines and job.user_id is not None:  # a stream can't be encoded again
-        return await asyncio.to_thread(
-            _wire_message_from_bytes, job, await read_all(stored_message.stream_raw())
-        )
-    return message
-
-
-def _wire_message_from_bytes(job: DeliveryJob, raw_message: bytes) -> WireMessage:
-    """The wire message. Only mail of users of this server is encoded again."""
-    return WireMessage.from_bytes(
-        job.sender, without_bcc(raw_message), reencode_long_lines=job.user_id is not None
-    )
-
-
-async def _transmit_job(
+async def _transmit_and_record_job(
     worker: QueueWorker,
     lane: DestinationLane,
     channel: smtp_client.SmtpConnection,
@@ -439,7 +435,9 @@ async def _transmit_job(
     job, message = job_and_message
 
     async def mark_before_final_dot(delivery_ids: Sequence[int]) -> None:
-        if not await recipient_leases.mark_final_dot(worker.environment, job, delivery_ids):
+        if not await recipient_leases.mark_final_dot_if_leased(
+            worker.environment, job, delivery_ids
+        ):
             raise LeaseLost
         worker.environment.reach_fault_point("dot")
         lane.has_sent_dot = True
@@ -459,15 +457,17 @@ async def _transmit_job(
             channel, message, recipients, mark_before_final_dot, parameters
         )
         worker.environment.reach_fault_point("sent")
-        await _record_and_remove_recipients(worker, lane, results, message.header_bytes)
+        await _record_and_remove_recipients(
+            worker, lane, results, message.header_or_whole_message_bytes
+        )
         lane.has_sent_dot = False
         if unanswered := [
             recipient for recipient in recipients if recipient.delivery_id not in results
         ]:
             # the server refuses the DSN parameters that it offers
             batches.insert(0, (unanswered, None))
-        if batches and not await channel.reset_for_next_message():
-            raise ServerFailed(451, f"4.4.2 {channel.host.name} ended the session")
+        if batches and not await channel.try_reset_for_next_message():
+            raise ServerFailed(451, f"4.4.2 {channel.host.name} closed the connection")
 
 
 def split_into_batches(

@@ -61,7 +61,7 @@ class QueueWorker:
 
 
 @asynccontextmanager
-async def keep_leases(worker: QueueWorker) -> AsyncGenerator[None]:
+async def process_registered_with_lane_leases(worker: QueueWorker) -> AsyncGenerator[None]:
     """Keep this process registered, and the leases of its lanes, until the end of the block."""
 
     def restore_leases(transaction: DatabaseTransaction) -> None:
@@ -77,7 +77,7 @@ async def keep_leases(worker: QueueWorker) -> AsyncGenerator[None]:
     process.restore_leases.append(restore_leases)
     process.sending_entry_ids.append(leased_delivery_ids)
     try:
-        async with leases.registered_process(worker.environment):
+        async with leases.keep_process_registered(worker.environment):
             yield
     finally:
         process.restore_leases.remove(restore_leases)

@@ -25,7 +25,7 @@ MAX_SUBMISSIONS = 500  # submissions in one transaction
 CANCELLED_VALUES = {
     "state": DeliveryState.CANCELLED,
     "next_at": None,
-    "turn_at": None,
+    "ready_at": None,
     "held_at": None,
     "lease": None,
     "holder": None,
@@ -54,7 +54,7 @@ def update_deliveries_returning_submission_ids(
     return list(transaction.connection.execute(returning_ids).scalars().all())
 
 
-def cancel_unleased_and_copies(
+def cancel_unleased_entries_and_rule_copies(
     transaction: DatabaseTransaction, submission_ids: Sequence[int]
 ) -> list[int]:
     """Cancel the queue entries of these submissions that no process holds.
@@ -80,7 +80,7 @@ def cancel_unleased_and_copies(
     statement = update(Submission).where(col(Submission.id).in_(ended_ids))
     transaction.connection.execute(statement.values(release_at=None))
     _delete_unneeded_blob_references(transaction, [*set(cancelled_ids), *copy_ids])
-    refresh_submission_states(transaction, [*set(cancelled_ids), *copy_ids])
+    refresh_and_journal_submission_states(transaction, [*set(cancelled_ids), *copy_ids])
     return cancelled_ids
 
 
@@ -92,7 +92,9 @@ def copy_ids_of_submissions(
     return list(transaction.connection.execute(statement).scalars().all()) if submission_ids else []
 
 
-def flush_deferred(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> list[int]:
+def flush_deferred_entries(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int]
+) -> list[int]:
     """Make deferred queue entries due now, unless they are held or leased.
 
     Returns the submission id of each entry that is now due.
@@ -102,20 +104,20 @@ def flush_deferred(transaction: DatabaseTransaction, submission_ids: Sequence[in
     flushed_ids = update_deliveries_returning_submission_ids(
         transaction,
         submission_ids,
-        {"next_at": now, "turn_at": now, "hurried_at": now},
+        {"next_at": now, "ready_at": now, "flushed_at": now},
         *unleased_open_conditions(),
         *conditions,
     )
     transaction.workers_to_wake.add(QUEUE)
-    refresh_submission_states(transaction, list(set(flushed_ids)))
+    refresh_and_journal_submission_states(transaction, list(set(flushed_ids)))
     return flushed_ids
 
 
-def hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
+def hold_submissions(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
     """Hold the open queue entries of these submissions. A running attempt continues."""
-    values = {"held_at": transaction.environment.now(), "turn_at": None}
+    values = {"held_at": transaction.environment.now(), "ready_at": None}
     conditions = col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.held_at).is_(None)
-    refresh_submission_states(
+    refresh_and_journal_submission_states(
         transaction,
         list(
             set(
@@ -127,7 +129,9 @@ def hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> Non
     )
 
 
-def release_hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
+def release_held_submissions(
+    transaction: DatabaseTransaction, submission_ids: Sequence[int]
+) -> None:
     """Release the held queue entries of these submissions.
 
     Their expiry moves by the time they were held.
@@ -145,10 +149,10 @@ def release_hold(transaction: DatabaseTransaction, submission_ids: Sequence[int]
         ]
         transaction.connection.execute(update_entry, parameters)
     transaction.workers_to_wake.add(QUEUE)
-    refresh_submission_states(transaction, sorted({row.submission_id for row in rows}))
+    refresh_and_journal_submission_states(transaction, sorted({row.submission_id for row in rows}))
 
 
-def refresh_submission_states(
+def refresh_and_journal_submission_states(
     transaction: DatabaseTransaction, submission_ids: Sequence[int]
 ) -> None:
     """Set the states of these submissions from their queue entries, and journal the change."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from sqlalchemy import bindparam, case, func, null, select, update
@@ -14,20 +14,22 @@ from sqlmodel import col
 from mail.addresses import srs
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, DsnAction, JobRecipient
 from mail.envelope.dsn_parameters import NotifyCondition
+from mail.logs.message_entries import DeliveryAttempt, record_delivery_attempt
 from mail.queue import dsn_requests
 from mail.queue.destination_order import LAST_RANK
 from mail.queue.dsn_requests import DELIVERED_STATES, FAILED_STATES
 from mail.queue.dsn_writer import report_from_results
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import MessagePlacement, insert_message
+from mail.storage.message_insert import MessagePlacement, insert_message_and_take_quota
 from mail.storage.received_messages import (
     parse_storable_message,
     store_all_blobs_and_run_transaction,
 )
 from mail.storage.storable_message import StorableMessage
+from models.addresses.tables import Address
 from models.errors import InvalidInput, OverQuota
-from models.events.journal import JournalEntry
+from models.events.journal import PLATFORM, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
@@ -47,7 +49,7 @@ PAUSE_SHARE_OF_AGE = (
 SECOND = timedelta(seconds=1)
 
 RESULTS_COUNTER = metrics.counter(
-    "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
+    "merganser_queue_results", "Results of delivery attempts, for each recipient.", "state"
 )
 SECURITY_STATUS_PREFIX = "4.7."  # security status codes (RFC 3463, section 3.8)
 OPEN_STATES = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
@@ -96,15 +98,54 @@ async def record_results_and_report(
         and recipient.delivery_id not in delivered
     }
     if job.is_copy and any(result.state in FAILED_STATES for result in undelivered.values()):
-        log.warning("a copy was not taken", extra={"queue": job.queue_id})
+        log.warning("BCC copy not delivered", extra={"queue": job.queue_id})
     reports = dsn_requests.results_to_report(environment, job, undelivered, now) | success_reports
     if reports:
-        await record_with_reports(environment, job, undelivered, reports, raw_message)
+        await record_if_leased_and_store_reports(
+            environment, job, undelivered, reports, raw_message
+        )
     elif undelivered:
         await environment.run_transaction(
             lambda transaction: _write_results_if_leased(transaction, job, undelivered, now),
             job.journal_stream,
         )
+    _count_usage(environment, job, delivered | undelivered, len(raw_message))
+    _record_attempts_in_log(environment, job, delivered | undelivered)
+
+
+def _count_usage(
+    environment: Environment,
+    job: DeliveryJob,
+    results_by_delivery_id: Mapping[int, DeliveryResult],
+    message_size: int,
+) -> None:
+    """Count the recipients that got the message, or whose delivery has failed, for its sender."""
+    for result in results_by_delivery_id.values():
+        if result.state in DELIVERED_STATES:
+            environment.usage.count_sent_message(job.user_id, message_size)
+        elif result.state in FAILED_STATES:
+            environment.usage.count_bounced_message(job.user_id)
+
+
+def _record_attempts_in_log(
+    environment: Environment, job: DeliveryJob, results_by_delivery_id: Mapping[int, DeliveryResult]
+) -> None:
+    """Write each attempt to the log store."""
+    for recipient in job.recipients:
+        result = results_by_delivery_id.get(recipient.delivery_id)
+        if result is not None and result.paused_for is None:
+            attempt = DeliveryAttempt(
+                job.queue_id,
+                job.message_id_header,
+                job.user_id,
+                job.sender,
+                recipient.address,
+                result.state,
+                f"{result.reply_code} {result.reply_text}",
+                result.mx,
+                result.tls_description,
+            )
+            record_delivery_attempt(environment, attempt)
 
 
 def _expire_overdue(
@@ -125,7 +166,7 @@ def _expire_overdue(
     )
 
 
-async def record_with_reports(
+async def record_if_leased_and_store_reports(
     environment: Environment,
     job: DeliveryJob,
     unrecorded_results: Mapping[int, DeliveryResult],
@@ -134,37 +175,51 @@ async def record_with_reports(
 ) -> None:
     """Write results and store the DSNs for the sender, in one transaction.
 
-    `reports` maps each NOTIFY condition to the results to report. A user gets the DSN in INBOX; for
-    other senders it is queued.
+    `reports` maps each NOTIFY condition to the results to report. A user gets the DSN in INBOX. For
+    other senders, and for a user whose mailbox is full, it is queued.
     """
     now, delayed_ids = environment.now(), reports.get(NotifyCondition.DELAY, ())
     report_messages = {
-        on: await parse_storable_message(report_from_results(environment, job, of, raw_message, on))
-        for on, of in reports.items()
+        on: await parse_storable_message(
+            report_from_results(environment, job, submission_row, raw_message, on)
+        )
+        for on, submission_row in reports.items()
     }
 
-    def write(transaction: DatabaseTransaction, blobs: Sequence[StoredMessageBlobs]) -> None:
+    def write_results_and_reports(
+        transaction: DatabaseTransaction, blobs: Sequence[StoredMessageBlobs], *, in_queue: bool
+    ) -> None:
         is_lease_held = not unrecorded_results or _write_results_if_leased(
             transaction, job, unrecorded_results, now
         )
-        for (on, letter), report_blobs in zip(report_messages.items(), blobs, strict=True):
+        for (on, message), report_blobs in zip(report_messages.items(), blobs, strict=True):
             if not (
                 _clear_owed_successes_if_all_owed(transaction, reports[on])
                 if on is NotifyCondition.SUCCESS
                 else is_lease_held
             ):
                 continue
-            if job.user_id is None:
-                _queue_report(transaction, job, letter, report_blobs)
+            if in_queue or job.user_id is None:
+                _queue_report(transaction, job, message, report_blobs)
             else:
-                _store_report_in_inbox(transaction, job, (letter, report_blobs), job.user_id)
+                _store_report_in_inbox(transaction, job, (message, report_blobs), job.user_id)
         if is_lease_held and delayed_ids:
             delayed_entries = update(QueueEntry).where(col(QueueEntry.id).in_(delayed_ids))
-            transaction.connection.execute(delayed_entries.values(delay_told_at=now))
+            transaction.connection.execute(delayed_entries.values(delay_reported_at=now))
 
-    await store_all_blobs_and_run_transaction(
-        environment, job.tenant_id, list(report_messages.values()), write, job.journal_stream
-    )
+    async def store_reports(*, in_queue: bool, streams: Collection[int]) -> None:
+        await store_all_blobs_and_run_transaction(
+            environment,
+            job.tenant_id,
+            list(report_messages.values()),
+            partial(write_results_and_reports, in_queue=in_queue),
+            *streams,
+        )
+
+    try:
+        await store_reports(in_queue=False, streams={job.journal_stream})
+    except OverQuota:  # the queue delivers the DSN when there is room, like other mail
+        await store_reports(in_queue=True, streams={PLATFORM, job.journal_stream})
 
 
 def _clear_owed_successes_if_all_owed(
@@ -175,12 +230,12 @@ def _clear_owed_successes_if_all_owed(
     Returns False, and changes nothing, if another process has sent one of them.
     """
     still_owed = select(col(QueueEntry.id)).where(
-        col(QueueEntry.id).in_(delivery_ids), col(QueueEntry.success_owed).is_not(None)
+        col(QueueEntry.id).in_(delivery_ids), col(QueueEntry.pending_dsn_action).is_not(None)
     )
     if len(transaction.connection.execute(still_owed.with_for_update()).all()) < len(delivery_ids):
         return False
     statement = update(QueueEntry).where(col(QueueEntry.id).in_(delivery_ids))
-    transaction.connection.execute(statement.values(success_owed=None))
+    transaction.connection.execute(statement.values(pending_dsn_action=None))
     return True
 
 
@@ -192,10 +247,15 @@ def _queue_report(
 ) -> None:
     """Queue a DSN with an empty envelope sender for the sender of the job.
 
-    If that is an SRS address of this server, the DSN goes to the original sender.
+    If that is an SRS address of this server, the DSN goes to the original sender. A user gets it at
+    the main address, since the sender address of the job can be one without mailbox.
     """
     recipient, local_part = job.sender, job.sender.rpartition("@")[0]
-    if srs.is_srs(local_part):
+    if job.user_id is not None:
+        is_main_address = col(Address.user_id) == job.user_id, col(Address.main)
+        statement = select(col(Address.display_address)).where(*is_main_address)
+        recipient = transaction.connection.execute(statement).scalar() or recipient
+    elif srs.is_srs(local_part):
         with suppress(InvalidInput):  # an SRS address of another server
             recipient = srs.verified_original_sender(transaction.environment, local_part)
     enqueue(
@@ -213,13 +273,16 @@ def _store_report_in_inbox(
     message_and_blobs: tuple[StorableMessage, StoredMessageBlobs],
     user_id: int,
 ) -> None:
-    """Store a DSN in the INBOX of a user. Logs a warning if there is no INBOX or no quota left."""
+    """Store a DSN in the INBOX of a user. Raises OverQuota; logs a warning without INBOX."""
     statement = select(col(Mailbox.id)).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.INBOX
     )
     mailbox_id = transaction.connection.execute(statement).scalar()
     if mailbox_id is None:
-        log.warning("no INBOX for a report", extra={"user": user_id, "queue": job.queue_id})
+        log.warning(
+            "The account has no INBOX; delivery status notification not stored",
+            extra={"user": user_id, "queue": job.queue_id},
+        )
         return
     destination = MessagePlacement(
         user_id,
@@ -228,10 +291,7 @@ def _store_report_in_inbox(
         envelope_from="",
         envelope_to=[job.sender],
     )
-    try:
-        insert_message(transaction, *message_and_blobs, destination)
-    except OverQuota:  # raised before any write; the submission's state shows the result
-        log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
+    insert_message_and_take_quota(transaction, *message_and_blobs, destination)
 
 
 def _write_results_if_leased(
@@ -266,7 +326,7 @@ def _write_results_if_leased(
                     transaction.environment, job, recipient, values["next_at"]
                 )
             if recipient.delivery_id in owed_report_ids:
-                values["success_owed"] = result.local_action or DsnAction.RELAYED
+                values["pending_dsn_action"] = result.local_action or DsnAction.RELAYED
             parameters = {f"to_{name}": value for name, value in values.items()}
             statement = _result_update_statement(tuple(sorted(values)))
             written_count += len(
@@ -276,9 +336,9 @@ def _write_results_if_leased(
             )
     if written_count < len(results_by_delivery_id):
         lost_count = len(results_by_delivery_id) - written_count
-        log.warning("a lease was lost", extra={"queue": job.queue_id, "recipients": lost_count})
+        log.warning("Lease lost", extra={"queue": job.queue_id, "recipients": lost_count})
     if written_count:
-        refresh_submission_state(
+        refresh_and_journal_submission_state(
             transaction, job.journal_stream, job.submission_id, changed_at=finished_at
         )
     return written_count == len(results_by_delivery_id)
@@ -295,7 +355,7 @@ def _result_update_statement(column_names: tuple[str, ...]) -> PreparedStatement
     values: dict[str, Any] = {
         name: bindparam(f"to_{name}", type_=table_columns[name].type) for name in column_names
     }
-    values["hurried_at"] = null()
+    values["flushed_at"] = null()
     values["rank"] = case(
         (col(QueueEntry.rank) < NORMAL_RANK, NORMAL_RANK), else_=LAST_RANK
     )  # after its first attempt it yields to new messages
@@ -312,7 +372,7 @@ def _result_values(
         "lease": None,
         "holder": None,
         "next_at": min(retry_at, recipient.expires_at) if is_deferred else None,
-        "turn_at": None,
+        "ready_at": None,
         **({} if is_deferred else {"held_at": None}),
         "last_code": result.reply_code,
         "last_response": result.reply_text,
@@ -382,7 +442,7 @@ _UPDATE_STATE = PreparedStatement(
 )
 
 
-def refresh_submission_state(
+def refresh_and_journal_submission_state(
     transaction: DatabaseTransaction, stream: int, submission_id: int, *, changed_at: datetime
 ) -> SubmissionState:
     """Set the state of a submission from its deliveries, and journal the change."""

@@ -1,6 +1,6 @@
 """The order in which due recipients are attempted: round robin over destinations.
 
-A recipient that is due has `turn_at` set and waits in the line of its destination and rank. A poll
+A recipient that is due has `ready_at` set and waits in the line of its destination and rank. A poll
 takes recipients from a limited number of lines and continues after the last of them at the next
 poll, so its cost does not depend on the length of the lines. Few recipients are taken at once,
 since the transaction blocks other writers. The recipients of one message at one destination are
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -47,8 +47,8 @@ FIRST_RANK_BY_POLL = (0, 1, 0, 1, 0, 1, 2)
 LAST_RANK = RANK_COUNT - 1
 MAX_LINES_PER_POLL = 8  # each line is a separate index range
 
-_NEXT_DOMAIN_SQL = """(SELECT waiting.domain FROM deliveries AS waiting
- WHERE waiting.turn_at IS NOT NULL AND waiting.rank = {0}.rank AND waiting.domain > {0}.domain
+_NEXT_DOMAIN_SQL = """(SELECT waiting.domain FROM queue_entries AS waiting
+ WHERE waiting.ready_at IS NOT NULL AND waiting.rank = {0}.rank AND waiting.domain > {0}.domain
  ORDER BY waiting.domain LIMIT 1)"""
 # A loose scan of the index: from each domain to the next one, not from row to row.
 _walk_statement: Any = (
@@ -71,7 +71,7 @@ _walk_statement: Any = (
     .columns(rank=Integer(), domain=String())
 )
 _SELECT_DOMAINS = PreparedStatement(_walk_statement)
-_FROM_LINE_SQL = "FROM deliveries WHERE turn_at IS NOT NULL AND rank = {0} AND domain = {1}"
+_FROM_LINE_SQL = "FROM queue_entries WHERE ready_at IS NOT NULL AND rank = {0} AND domain = {1}"
 _LOCK_SQL = {"postgresql": " FOR UPDATE SKIP LOCKED"}
 
 
@@ -102,7 +102,7 @@ class ChosenRecipients:
     has_more_blocked: bool  # more are due, but exceed the capacity
 
 
-def choose_recipients(
+def line_up_due_and_choose_recipients(
     transaction: DatabaseTransaction, capacity: ClaimCapacity, cursor: LineCursor
 ) -> ChosenRecipients:
     """Choose the due recipients to attempt next, and advance the cursor.
@@ -111,7 +111,7 @@ def choose_recipients(
     """
     joined_count = _move_due_into_lines(transaction, capacity.max_recipients)
     domains_before = list(cursor.last_domains)
-    lines, has_blocked = _choose_lines(transaction, capacity, cursor)
+    lines, has_blocked = _choose_lines_and_advance_cursor(transaction, capacity, cursor)
     has_more_lines = has_blocked and MAX_LINES_PER_POLL == len(lines) < capacity.max_destinations
     if not lines:
         return ChosenRecipients(
@@ -165,7 +165,7 @@ def _with_last_message_whole_or_omitted(
     taken_count = sum(row.submission_id == last_row.submission_id for row in first_rows)
     missing_count = MAX_TRANSACTION_RECIPIENTS - taken_count % MAX_TRANSACTION_RECIPIENTS
     position = {
-        "at": last_row.turn_at,
+        "at": last_row.ready_at,
         "last": last_row.id,
         "rank": last_row.rank,
         "domain": last_row.domain,
@@ -184,7 +184,7 @@ _select_due = (
     .where(
         col(QueueEntry.next_at) <= bindparam("now", type_=UtcDateTime()),
         col(QueueEntry.next_at).is_not(None),
-        col(QueueEntry.turn_at).is_(None),
+        col(QueueEntry.ready_at).is_(None),
         col(QueueEntry.held_at).is_(None),
         col(QueueEntry.lease).is_(None),
         ~exists().where(
@@ -210,7 +210,7 @@ _SELECT_LATER_DUE = PreparedStatement(
 def _move_into_lines_statement(dialect: str) -> UpdateBase:
     """Prepared statement that puts deliveries into the line of their destination."""
     deliveries = update(QueueEntry).where(is_in_parameter(dialect, col(QueueEntry.id), "ids"))
-    return deliveries.values(turn_at=QueueEntry.next_at)
+    return deliveries.values(ready_at=QueueEntry.next_at)
 
 
 def _move_due_into_lines(transaction: DatabaseTransaction, max_recipients: int) -> int:
@@ -241,9 +241,16 @@ def _move_due_into_lines(transaction: DatabaseTransaction, max_recipients: int) 
     return len(ids)
 
 
-def _choose_lines(
+class _ChosenLines(NamedTuple):
+    """Queue lines to take entries from, and whether the capacity excludes another line."""
+
+    ranks_and_domains: list[tuple[int, str]]
+    is_line_excluded: bool
+
+
+def _choose_lines_and_advance_cursor(
     transaction: DatabaseTransaction, capacity: ClaimCapacity, cursor: LineCursor
-) -> tuple[list[tuple[int, str]], bool]:
+) -> _ChosenLines:
     """Choose the (rank, domain) lines to take from, and advance the cursor.
 
     The second value is True if the capacity excludes a line.
@@ -271,8 +278,12 @@ def _choose_lines(
             seen_domains.add(domain)
             lines.append((rank, domain))
             cursor.last_domains[rank] = domain
-    return lines, has_blocked or any(
-        domain in capacity.busy_domains for some in domains_by_rank for domain in some
+    return _ChosenLines(
+        lines,
+        has_blocked
+        or any(
+            domain in capacity.busy_domains for domains in domains_by_rank for domain in domains
+        ),
     )
 
 
@@ -286,9 +297,9 @@ def _select_first_rows(dialect: str, line_count: int) -> PreparedStatement:
     """Prepared statement for the first rows of this number of lines."""
     lock = _LOCK_SQL.get(dialect, "")
     parts = (
-        f"SELECT {nth} AS nth, line{nth}.* FROM (SELECT id, submission_id, turn_at, rank, domain "  # noqa: S608 - numbers
+        f"SELECT {nth} AS nth, line{nth}.* FROM (SELECT id, submission_id, ready_at, rank, domain "  # noqa: S608 - numbers
         f"{_FROM_LINE_SQL.format(f':rank{nth}', f':domain{nth}')} "
-        f"ORDER BY turn_at, id LIMIT :each{lock}) AS line{nth}"
+        f"ORDER BY ready_at, id LIMIT :each{lock}) AS line{nth}"
         for nth in range(line_count)
     )
     ranks = (bindparam(f"rank{nth}", type_=Integer()) for nth in range(line_count))
@@ -303,9 +314,9 @@ def _select_first_rows(dialect: str, line_count: int) -> PreparedStatement:
 def _select_following_rows(dialect: str) -> PreparedStatement:
     """Prepared statement for rows of one message after a position in its line."""
     statement = text(
-        "SELECT line.* FROM (SELECT id, submission_id, turn_at, rank, domain "  # noqa: S608 - constant text
-        f"{_FROM_LINE_SQL.format(':rank', ':domain')} AND (turn_at, id) > (:at, :last) "
-        f"ORDER BY turn_at, id LIMIT :most{_LOCK_SQL.get(dialect, '')}) AS line "
+        "SELECT line.* FROM (SELECT id, submission_id, ready_at, rank, domain "  # noqa: S608 - constant text
+        f"{_FROM_LINE_SQL.format(':rank', ':domain')} AND (ready_at, id) > (:at, :last) "
+        f"ORDER BY ready_at, id LIMIT :most{_LOCK_SQL.get(dialect, '')}) AS line "
         "WHERE line.submission_id = :submission"
     )
     numbers = (bindparam(name, type_=BigInteger()) for name in ("last", "submission", "most"))
@@ -321,7 +332,7 @@ def _prepare_line_rows(statement: TextClause, **extra_columns: Integer) -> Prepa
         **extra_columns,
         id=BigInteger(),
         submission_id=BigInteger(),
-        turn_at=UtcDateTime(),
+        ready_at=UtcDateTime(),
         rank=Integer(),
         domain=String(),
     )
@@ -331,7 +342,7 @@ def _prepare_line_rows(statement: TextClause, **extra_columns: Integer) -> Prepa
 _SELECT_NEXT_DUE_AT = PreparedStatement(
     select(func.min(col(QueueEntry.next_at)).label("at")).where(
         col(QueueEntry.next_at).is_not(None),
-        col(QueueEntry.turn_at).is_(None),
+        col(QueueEntry.ready_at).is_(None),
         col(QueueEntry.held_at).is_(None),
         col(QueueEntry.lease).is_(None),
     )

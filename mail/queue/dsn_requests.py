@@ -9,7 +9,7 @@ import hmac
 import re
 from base64 import b32encode
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, JobRecipient
@@ -47,7 +47,7 @@ def results_to_report(
     for recipient in job.recipients:
         result = results_by_delivery_id.get(recipient.delivery_id)
         condition = (
-            _report_condition(environment, job, recipient, result, now)
+            _report_condition_or_none(environment, job, recipient, result, now)
             if result is not None
             else None
         )
@@ -60,7 +60,7 @@ def results_to_report(
     return reports
 
 
-def _report_condition(
+def _report_condition_or_none(
     environment: Environment,
     job: DeliveryJob,
     recipient: JobRecipient,
@@ -69,7 +69,7 @@ def _report_condition(
 ) -> NotifyCondition | None:
     """The NOTIFY condition that a result meets. None if it needs no report now."""
     if result.state in FAILED_STATES:
-        return NotifyCondition.FAILURE
+        return None if result.is_spam_refusal else NotifyCondition.FAILURE
     if result.state in DELIVERED_STATES:
         return None if result.is_reported_remotely else NotifyCondition.SUCCESS
     report_at = delay_report_at(environment, job, recipient)
@@ -101,7 +101,7 @@ def clamp_attempt_to_report_or_expiry(
     return min(planned_at, recipient.expires_at, *earlier_times)
 
 
-def forwarded_request(
+def dsn_request_for_next_server(
     environment: Environment, job: DeliveryJob, recipient: JobRecipient
 ) -> DsnRequest:
     """The DSN request for a recipient that is sent to the next server."""
@@ -119,7 +119,7 @@ def forwarded_request(
 
 def mail_from_parameters(environment: Environment, job: DeliveryJob) -> list[str]:
     """DSN parameters of MAIL FROM, for a server that offers DSN."""
-    return format_mail_parameters(forwarded_request(environment, job, job.recipients[0]))
+    return format_mail_parameters(dsn_request_for_next_server(environment, job, job.recipients[0]))
 
 
 def rcpt_to_parameters(recipient: JobRecipient) -> list[str]:
@@ -142,10 +142,18 @@ def envelope_id_proof(environment: Environment, queue_id: str, domain: str) -> s
     )
 
 
-def split_own_envelope_id(envid: str) -> tuple[str, str] | None:
-    """Queue id and proof of an envelope id of this server. None for other ids. Ignores case."""
+@dataclass(frozen=True)
+class OwnEnvelopeId:
+    """The members of an envelope id that this server has given. They are not verified."""
+
+    queue_id: str
+    proof: str
+
+
+def parse_own_envelope_id_or_none(envid: str) -> OwnEnvelopeId | None:
+    """Parse an envelope id in any case. None for an id of another server."""
     match = _OWN_ENVID.fullmatch(envid.strip().lower())
-    return (match[1], match[2]) if match else None
+    return OwnEnvelopeId(match[1], match[2]) if match else None
 
 
 def is_valid_proof(environment: Environment, queue_id: str, domain: str, candidate: str) -> bool:

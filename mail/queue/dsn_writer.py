@@ -117,11 +117,13 @@ def build_report(
     parts = [
         _7bit_mime_part(
             "text/plain; charset=utf-8",
-            _explanation(
+            _dsn_explanation_for_people(
                 recipients, is_attached=bool(raw_message), is_whole_attached=returns_whole
             ),
         ),
-        _status_mime_part(_status_fields(environment, message, recipients, now), is_utf8=is_utf8),
+        _status_mime_part(
+            _delivery_status_field_lines(environment, message, recipients, now), is_utf8=is_utf8
+        ),
     ]
     if raw_message:
         parts.append(
@@ -133,7 +135,7 @@ def build_report(
     delimiter, closing_delimiter = f"--{boundary}\r\n".encode(), f"--{boundary}--\r\n".encode()
     header_lines = [
         *_header_lines(environment, message, recipients, raw_message, now),
-        *_mime_header_lines(boundary, eight_bit=eight_bit),
+        *_mime_header_lines_with_end(boundary, eight_bit=eight_bit),
     ]
     return b"".join([*header_lines, *(delimiter + part for part in parts), closing_delimiter])
 
@@ -154,7 +156,7 @@ def _header_lines(
             "From", [NamedAddress(f"MAILER-DAEMON@{host}", "Mail delivery")]
         ),
         header_encoding.address_field("To", [NamedAddress(message.sender)], utf8=True),
-        header_encoding.unstructured_field("Subject", _subject(recipients)),
+        header_encoding.unstructured_field("Subject", _dsn_subject_text(recipients)),
         header_encoding.words_field("Date", format_datetime(now).split(" ")),
         header_encoding.words_field(
             "Message-ID", [new_message_id(environment.random_bytes(16), host)]
@@ -167,18 +169,20 @@ def _header_lines(
     return lines
 
 
-def _subject(recipients: Sequence[ReportedRecipient]) -> str:
+def _dsn_subject_text(recipients: Sequence[ReportedRecipient]) -> str:
     actions = {recipient.action for recipient in recipients}
     if actions == {DsnAction.FAILED}:
         return "Your message could not be delivered"
     if actions == {DsnAction.DELAYED}:
         return "Your message is delayed"
     return (
-        "Your message was delivered" if actions == {DsnAction.DELIVERED} else "Your message went on"
+        "Your message was delivered"
+        if actions == {DsnAction.DELIVERED}
+        else "Your message was relayed"
     )
 
 
-def _mime_header_lines(boundary: str, *, eight_bit: bool) -> list[bytes]:
+def _mime_header_lines_with_end(boundary: str, *, eight_bit: bool) -> list[bytes]:
     """MIME header fields of the DSN, with the empty line after the header."""
     content_type = f'multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"'
     transfer_encoding = b"Content-Transfer-Encoding: 8bit\r\n" if eight_bit else b""
@@ -231,7 +235,7 @@ def _status_mime_part(lines: Iterable[str], *, is_utf8: bool) -> bytes:
     )
 
 
-def _explanation(
+def _dsn_explanation_for_people(
     recipients: Sequence[ReportedRecipient], *, is_attached: bool, is_whole_attached: bool
 ) -> bytes:
     """The text of the DSN for people, with a line for each recipient."""
@@ -239,11 +243,11 @@ def _explanation(
     for recipient in recipients:
         lines += [f"  {recipient.address}: {_outcome_phrase(recipient)}"]
         reply = _CONTROL.sub(" ", f"{recipient.result.reply_code} {recipient.result.reply_text}")
-        lines += ["", *()] if recipient.result.local_action else [f"    {reply}", ""]
+        lines += [""] if recipient.result.local_action else [f"    {reply}", ""]
     if recipients[0].action is DsnAction.FAILED:
-        lines.append("It will not be tried again.")
+        lines.append("No further delivery attempts will be made.")
     elif recipients[0].action is DsnAction.DELAYED:
-        lines.append("You need not do anything, and need not send it again.")
+        lines.append("You need not do anything. Don't send the message again.")
     if is_attached:
         attached_part = "Your message" if is_whole_attached else "The header of your message"
         lines[-1:] = [f"{lines[-1]} {attached_part} is attached.".lstrip()]
@@ -252,28 +256,28 @@ def _explanation(
 
 _FIRST_LINES = {
     DsnAction.FAILED: "Your message could not be delivered to:",
-    DsnAction.DELAYED: "Your message could not be delivered yet. It is still being tried for:",
+    DsnAction.DELAYED: "Your message could not be delivered yet. Delivery continues for:",
     DsnAction.DELIVERED: "Your message was delivered to:",
-    DsnAction.RELAYED: "Your message was handed on to a server that sends no reports, for:",
-    DsnAction.EXPANDED: "Your message was delivered to an address that passes it on to others:",
+    DsnAction.RELAYED: "Your message was relayed to a server that sends no reports, for:",
+    DsnAction.EXPANDED: "Your message was delivered to an address that forwards it to others:",
 }
 
 
 def _outcome_phrase(recipient: ReportedRecipient) -> str:
-    """What happened to a recipient, as the end of a sentence."""
+    """The result of the delivery to a recipient, and the server that gave it."""
     by_server = f" by {recipient.result.mx}" if recipient.result.mx else ""
     if recipient.action is DsnAction.FAILED:
         is_expired = recipient.result.state is DeliveryState.EXPIRED
-        return f"nobody took it in time{by_server}" if is_expired else f"it was refused{by_server}"
+        return f"not accepted in time{by_server}" if is_expired else f"rejected{by_server}"
     if recipient.action is DsnAction.DELAYED:
         until_text = (
             f" until {format_datetime(recipient.retry_until)}" if recipient.retry_until else ""
         )
-        return f"it was not taken{by_server}, and is tried again{until_text}"
-    return f"it was taken{by_server}"
+        return f"deferred{by_server}; retries continue{until_text}"
+    return f"accepted{by_server}"
 
 
-def _status_fields(
+def _delivery_status_field_lines(
     environment: Environment,
     message: ReportedMessage,
     recipients: Sequence[ReportedRecipient],
@@ -299,7 +303,7 @@ def _recipient_status_fields(
         yield f"Original-Recipient: {recipient.orcpt}"
     yield f"Final-Recipient: {typed_address(recipient.address).replace(';', '; ', 1)}"
     yield f"Action: {recipient.action}"
-    yield f"Status: {status_code(recipient.action, result)}"
+    yield f"Status: {enhanced_status_code(recipient.action, result)}"
     if result.mx and result.mx != environment.options.hostname:
         yield f"Remote-MTA: {'x-url' if '://' in result.mx else 'dns'}; {result.mx}"
     if not result.local_action:
@@ -314,7 +318,7 @@ def _recipient_status_fields(
         yield f"Will-Retry-Until: {format_datetime(recipient.retry_until)}"
 
 
-def status_code(action: DsnAction, result: DeliveryResult) -> str:
+def enhanced_status_code(action: DsnAction, result: DeliveryResult) -> str:
     """The enhanced status code (RFC 3463) of a recipient."""
     if result.state is DeliveryState.EXPIRED:
         return "4.4.7"

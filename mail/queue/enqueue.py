@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlmodel import col
 
-from mail.compose.message_builder import Priority
+from mail.compose.message_draft import Priority
 from mail.envelope.dsn_parameters import (
     DEFAULT_REPORTS,
     NOTIFY_NEVER,
@@ -18,8 +18,8 @@ from mail.envelope.dsn_parameters import (
 from mail.queue.destination_order import LAST_RANK
 from mail.recipients.forward_targets import ForwardEndpoint
 from mail.storage import held_copies, message_trace
-from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
-from mail.storage.message_columns import content_columns
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, upsert_blob_rows
+from mail.storage.message_columns import content_and_reset_state_columns
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
 from models.events.journal import PLATFORM, JournalEntry
@@ -69,6 +69,7 @@ class NewSubmission:
     message_id_header: str | None = None  # value of Message-ID, for the delivery trace
     dsn_requests: Mapping[str, DsnRequest] = field(default_factory=dict)  # by recipient
     originates_here: bool = False  # it gets DKIM signatures of the author's domain
+    arrival_records: Mapping[str, str] = field(default_factory=dict)  # by recipient
 
 
 def build_submission_and_insert_blobs(  # noqa: PLR0913 - the envelope, and what is sent
@@ -87,7 +88,7 @@ def build_submission_and_insert_blobs(  # noqa: PLR0913 - the envelope, and what
     fields of the submission.
     """
     if stored_copy is None:
-        id_by_blob = insert_blob_rows(transaction, stored_blobs)
+        id_by_blob = upsert_blob_rows(transaction, stored_blobs)
         root_blob_id, needed_ids = id_by_blob[stored_blobs.layout_digest], list(id_by_blob.values())
     else:
         root_blob_id, needed_ids = stored_copy.layout_blob_id, list(stored_copy.blob_ids)
@@ -117,11 +118,11 @@ def enqueue(
 
     Returns the submission id. Workers are woken at commit if it is due soon.
     """
-    (key,) = enqueue_all(transaction, owner, [submission])
+    (key,) = insert_submissions_in_one_batch(transaction, owner, [submission])
     return key
 
 
-def enqueue_all(
+def insert_submissions_in_one_batch(
     transaction: DatabaseTransaction, owner: SubmissionOwner, submissions: Sequence[NewSubmission]
 ) -> list[int]:
     """Insert several submissions as `enqueue` does, in one batch. Returns their ids in order."""
@@ -195,7 +196,7 @@ def _submission_row(
         "envid": dsn_request.envid,
         "ret": dsn_request.ret,
         "header_id": message_trace.stored_text(submission.message_id_header),
-        "ours": submission.originates_here,
+        "originates_here": submission.originates_here,
         "created_at": transaction.environment.now(),
     }
 
@@ -220,15 +221,18 @@ def _delivery_rows(
         "state": DeliveryState.PENDING,
         "attempts": 0,
         "next_at": submission.due_at,
-        "turn_at": submission.due_at if submission.due_at <= now else None,
+        "ready_at": submission.due_at if submission.due_at <= now else None,
         "rank": RANK_BY_PRIORITY[submission.priority],
         "created_at": now,
         "expires_at": submission.due_at + transaction.environment.options.queue_lifetime,
     }
-    return [{**common_values, **row} for row in _recipient_values(transaction, submission)]
+    return [
+        {**common_values, **row}
+        for row in _values_that_differ_by_queue_entry(transaction, submission)
+    ]
 
 
-def record_held_copy(
+def copy_to_running_legal_holds(
     transaction: DatabaseTransaction,
     owner_and_submission_ids: tuple[int, int],
     message: StorableMessage,
@@ -240,23 +244,35 @@ def record_held_copy(
     """
     owner_id, submission_id = owner_and_submission_ids
     values = {
-        **content_columns(message),
+        **content_and_reset_state_columns(message),
         "blob_id": submission.root_blob_id,
         "received_at": transaction.environment.now(),
         "envelope_from": submission.sender,
         "envelope_to": list(submission.recipients),
     }
-    held_copies.copy_sent_message(transaction, owner_id, submission_id, values, submission.blob_ids)
+    held_copies.copy_sent_message_to_legal_holds(
+        transaction, owner_id, submission_id, values, submission.blob_ids
+    )
 
 
-def _recipient_values(
+def _values_that_differ_by_queue_entry(
     transaction: DatabaseTransaction, submission: NewSubmission
 ) -> Iterator[dict[str, Any]]:
     """Column values that differ between the queue entries of a submission."""
     for address in submission.recipients:
-        domain = address.rpartition("@")[2]
-        values = {"id": transaction.environment.new_id(), "recipient": address, "domain": domain}
-        yield {**values, "via": None, "secret": None, **_dsn_values(submission, address)}
+        delivery_id = transaction.environment.new_id()
+        values = {
+            "id": delivery_id,
+            "recipient": address,
+            "domain": address.rpartition("@")[2],
+            "via": None,
+            "secret": None,
+        }
+        if (record := submission.arrival_records.get(address)) is not None:
+            values["secret"] = transaction.environment.secret_box.encrypt(
+                record, secret_context(delivery_id)
+            )
+        yield {**values, **_dsn_values(submission, address)}
     for endpoint in submission.endpoints:
         delivery_id = transaction.environment.new_id()
         sealed_url = transaction.environment.secret_box.encrypt(
@@ -280,5 +296,5 @@ def _dsn_values(submission: NewSubmission, address: str) -> dict[str, str | None
 
 
 def secret_context(delivery_id: int) -> str:
-    """The secret box context that the URL of a delivery's forward endpoint is encrypted for."""
+    """The secret box context that `QueueEntry.secret` is encrypted for."""
     return f"via:{delivery_id}"

@@ -1,8 +1,7 @@
 """Held and scheduled messages: their copies in SCHEDULED, and the end of the hold.
 
 While a submission is held, its copy is in the mailbox with the special use SCHEDULED, and
-`Submission.release_at` is set. No queue entry of it is due before `release_or_cancel_due` has
-cleared that column.
+`Submission.release_at` is set. No queue entry of it is due before that column is cleared.
 """
 
 from collections import defaultdict
@@ -43,7 +42,7 @@ _SELECT_DUE = PreparedStatement(
 )
 
 
-async def release_or_cancel_due(environment: Environment) -> int:
+async def release_or_cancel_due_submission_batch(environment: Environment) -> int:
     """Release the held submissions that are due. Returns their number.
 
     The transaction that makes the queue entries due also moves the copy from SCHEDULED to the
@@ -90,15 +89,15 @@ def release_or_cancel_submissions(
     )
     deleted_ids = [row.id for row in rows if _has_deleted_copy(row, copy_by_message_id)]
     if deleted_ids:
-        bulk_updates.cancel_unleased_and_copies(transaction, deleted_ids)
+        bulk_updates.cancel_unleased_entries_and_rule_copies(transaction, deleted_ids)
     released = [row for row in rows if row.id not in set(deleted_ids)]
     _clear_release_times(transaction, [row.id for row in released])
     held_ids = [row.id for row in released if row.state in HELD_STATES]
     held_submissions = update(Submission).where(col(Submission.id).in_(held_ids))
     transaction.connection.execute(held_submissions.values(state=SubmissionState.QUEUED))
-    bulk_updates.refresh_submission_states(transaction, held_ids)
+    bulk_updates.refresh_and_journal_submission_states(transaction, held_ids)
     for user_id, user_rows in _submissions_to_move_by_user(released).items():
-        _move_to_sent(transaction, user_id, user_rows, copy_by_message_id)
+        _move_scheduled_copies_to_sent(transaction, user_id, user_rows, copy_by_message_id)
     transaction.workers_to_wake.add(QUEUE)
 
 
@@ -137,7 +136,7 @@ def _submissions_to_move_by_user(submissions: Sequence[ColumnRow]) -> dict[int, 
     return rows_by_user
 
 
-def _move_to_sent(
+def _move_scheduled_copies_to_sent(
     transaction: DatabaseTransaction,
     user_id: int,
     submissions: Sequence[ColumnRow],
@@ -224,10 +223,12 @@ def cancel_and_make_drafts(
 ) -> list[int]:
     """Cancel submissions and make drafts of held copies.
 
-    Cancels as `bulk_updates.cancel_unleased_and_copies`. Returns the submission id of each
-    cancelled queue entry.
+    Cancels as `bulk_updates.cancel_unleased_entries_and_rule_copies`. Returns the submission id of
+    each cancelled queue entry.
     """
-    cancelled_ids = bulk_updates.cancel_unleased_and_copies(transaction, submission_ids)
+    cancelled_ids = bulk_updates.cancel_unleased_entries_and_rule_copies(
+        transaction, submission_ids
+    )
     make_drafts_of_cancelled(transaction, submission_ids, only_held=True)
     return cancelled_ids
 

@@ -16,7 +16,7 @@ from sqlmodel import col
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, DsnAction, QueueLimits
 from mail.envelope.dsn_parameters import NotifyCondition
 from mail.queue import message_body, recipient_leases
-from mail.queue.delivery_results import record_with_reports
+from mail.queue.delivery_results import record_if_leased_and_store_reports
 from mail.queue.dsn_requests import DELIVERED_STATES
 from models.queue.tables import QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -30,10 +30,10 @@ _PAGE_KEY = col(QueueEntry.submission_id), col(QueueEntry.id)
 _SELECT_OWED = (
     recipient_leases.SELECT_RECIPIENTS.add_columns(
         *map(col, (QueueEntry.state, QueueEntry.last_code, QueueEntry.last_response)),
-        *map(col, (QueueEntry.mx, QueueEntry.tls, QueueEntry.success_owed)),
+        *map(col, (QueueEntry.mx, QueueEntry.tls, QueueEntry.pending_dsn_action)),
     )
     .where(
-        col(QueueEntry.success_owed).is_not(None),
+        col(QueueEntry.pending_dsn_action).is_not(None),
         tuple_(*_PAGE_KEY) > tuple_(integer_parameter("submission"), integer_parameter("last")),
     )
     .order_by(*_PAGE_KEY)
@@ -48,7 +48,7 @@ async def send_owed_reports_forever(environment: Environment, limits: QueueLimit
         try:
             owed_before = await send_reports_still_owed(environment, owed_before)
         except Exception:  # the database may be available at the next poll
-            log.exception("what is owed could not be read")
+            log.exception("Could not read the pending delivery status notifications")
         await asyncio.sleep(limits.report_poll_interval)
 
 
@@ -62,14 +62,16 @@ async def send_reports_still_owed(
         owed_ids |= {row.id for row in rows}
         parameters |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
         overdue_rows = [row for row in rows if row.id in owed_before]
-        for job in recipient_leases.jobs_from_rows(overdue_rows, 0):
+        for job in recipient_leases.delivery_jobs_from_recipient_rows(overdue_rows, 0):
             delivery_ids = {recipient.delivery_id for recipient in job.recipients}
             try:
                 await _send_reports_of_job(
                     environment, job, [row for row in overdue_rows if row.id in delivery_ids]
                 )
             except Exception:  # a report that fails must not stop the others
-                log.exception("a report was not made", extra={"queue": job.queue_id})
+                log.exception(
+                    "Could not create a delivery status notification", extra={"queue": job.queue_id}
+                )
     return frozenset(owed_ids)
 
 
@@ -86,11 +88,13 @@ async def _send_reports_of_job(
     rows = [row for row in rows if row.state in DELIVERED_STATES]
     if rows:
         message_head = await message_body.read_beginning_or_empty(environment, job)
-        for action in sorted({row.success_owed for row in rows}):
+        for action in sorted({row.pending_dsn_action for row in rows}):
             results_by_id = {
-                row.id: _stored_result(row) for row in rows if row.success_owed == action
+                row.id: _delivery_result_from_row(row)
+                for row in rows
+                if row.pending_dsn_action == action
             }
-            await record_with_reports(
+            await record_if_leased_and_store_reports(
                 environment, job, {}, {NotifyCondition.SUCCESS: results_by_id}, message_head
             )
 
@@ -98,12 +102,12 @@ async def _send_reports_of_job(
 def _clear_owed_marks(transaction: DatabaseTransaction, delivery_ids: Sequence[int]) -> None:
     """Remove the marks of owed success reports."""
     statement = update(QueueEntry).where(col(QueueEntry.id).in_(delivery_ids))
-    transaction.connection.execute(statement.values(success_owed=None))
+    transaction.connection.execute(statement.values(pending_dsn_action=None))
 
 
-def _stored_result(row: Any) -> DeliveryResult:
+def _delivery_result_from_row(row: Any) -> DeliveryResult:
     """The delivery result that is stored in a row."""
-    action = DsnAction(row.success_owed)
+    action = DsnAction(row.pending_dsn_action)
     local_action = None if action is DsnAction.RELAYED else action
     return DeliveryResult(
         row.state, row.last_code, row.last_response, row.mx, row.tls, local_action=local_action

@@ -17,7 +17,7 @@ from mail.queue.destination_order import (
     ChosenRecipients,
     ClaimCapacity,
     LineCursor,
-    choose_recipients,
+    line_up_due_and_choose_recipients,
     next_due_at_outside_lines,
 )
 from models.observability import metrics
@@ -38,9 +38,8 @@ SECONDS_AFTER_ERROR = 120.0  # until a recipient is retried whose result could n
 OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
 
 UNCERTAIN_COUNTER = metrics.counter(
-    "merganser_queue_uncertain",
-    "Recipients tried again though they may have the message: after its end no answer was written "
-    "down.",
+    "merganser_queue_possible_duplicates",
+    "Recipients tried again although they may have the message: no reply to its end was stored.",
 )
 
 
@@ -65,7 +64,7 @@ class _LeasedRecipients:
     next_at: datetime | None  # when more are due; None also if more can be taken at once
 
 
-async def claim_due_jobs(
+async def release_held_and_claim_due_jobs(
     environment: Environment,
     limits: QueueLimits,
     capacity: ClaimCapacity | None = None,
@@ -76,23 +75,30 @@ async def claim_due_jobs(
     By default it leases as many as `limits` allows. A lease ends when its result is written, or
     when the heartbeat of this process stops.
     """
-    await held_messages.release_or_cancel_due(environment)
+    await held_messages.release_or_cancel_due_submission_batch(environment)
     lease, process_id = environment.new_id(), await leases.ensure_registered(environment)
     capacity = capacity or ClaimCapacity(
         limits.claim_size, limits.max_destinations, limits.max_destinations
     )
 
     def lease_recipients(transaction: DatabaseTransaction) -> _LeasedRecipients:
-        chosen = choose_recipients(transaction, capacity, cursor or LineCursor())
+        recipients = line_up_due_and_choose_recipients(
+            transaction, capacity, cursor or LineCursor()
+        )
         rows: Sequence[Any] = []
-        if chosen.delivery_ids:
-            parameters = {"ids": chosen.delivery_ids, "new_lease": lease, "process": process_id}
+        if recipients.delivery_ids:
+            parameters = {"ids": recipients.delivery_ids, "new_lease": lease, "process": process_id}
             transaction.execute_statements(
-                [(_lease_statement(transaction.connection.dialect.name), parameters)]
+                [
+                    (
+                        _lease_deliveries_by_id_statement(transaction.connection.dialect.name),
+                        parameters,
+                    )
+                ]
             )
             rows = _load_rows_by_lease(transaction, lease)
-        next_at = None if chosen.has_more else next_due_at_outside_lines(transaction)
-        return _LeasedRecipients(chosen, rows, next_at)
+        next_at = None if recipients.has_more else next_due_at_outside_lines(transaction)
+        return _LeasedRecipients(recipients, rows, next_at)
 
     leased = await environment.run_transaction(lease_recipients)
     rows = leased.rows
@@ -100,7 +106,7 @@ async def claim_due_jobs(
     if uncertain_count:
         UNCERTAIN_COUNTER.add(amount=uncertain_count)
     return ClaimedJobs(
-        jobs_from_rows(rows, lease),
+        delivery_jobs_from_recipient_rows(rows, lease),
         leased.next_at,
         len(rows),
         uncertain_count,
@@ -110,7 +116,7 @@ async def claim_due_jobs(
 
 
 @prepare_cached
-def _lease_statement(dialect: str) -> UpdateBase:
+def _lease_deliveries_by_id_statement(dialect: str) -> UpdateBase:
     """Prepared statement that leases deliveries to a registered process."""
     return (
         update(QueueEntry)
@@ -121,7 +127,7 @@ def _lease_statement(dialect: str) -> UpdateBase:
         .values(
             lease=integer_parameter("new_lease"),
             holder=integer_parameter("process"),
-            turn_at=None,
+            ready_at=None,
             attempts=QueueEntry.attempts + 1,
         )
     )
@@ -140,8 +146,8 @@ SELECT_RECIPIENTS = (  # the columns that jobs are made of
         col(QueueEntry.rank),
         col(QueueEntry.notify),
         col(QueueEntry.orcpt),
-        col(QueueEntry.delay_told_at),
-        col(QueueEntry.hurried_at),
+        col(QueueEntry.delay_reported_at),
+        col(QueueEntry.flushed_at),
         col(Submission.id).label("submission_id"),
         col(Submission.queue_id),
         col(Submission.user_id),
@@ -156,7 +162,7 @@ SELECT_RECIPIENTS = (  # the columns that jobs are made of
         col(Submission.header_id),
         col(Submission.send_at),
         col(Submission.undoable_until),
-        col(Submission.ours),
+        col(Submission.originates_here),
     )
     .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
     .outerjoin(User, col(User.id) == col(Submission.user_id))
@@ -170,21 +176,21 @@ _SELECT_LEASED = PreparedStatement(
 
 def load_jobs_by_lease(transaction: DatabaseTransaction, lease: int) -> list[DeliveryJob]:
     """Load the jobs with all recipients that are held under a lease."""
-    return jobs_from_rows(_load_rows_by_lease(transaction, lease), lease)
+    return delivery_jobs_from_recipient_rows(_load_rows_by_lease(transaction, lease), lease)
 
 
-def _load_rows_by_lease(transaction: DatabaseTransaction, lease: int) -> Sequence[Any]:
+def _load_rows_by_lease(transaction: DatabaseTransaction, lease: int) -> Sequence[ColumnRow]:
     return transaction.fetch_rows(_SELECT_LEASED, lease=lease)
 
 
-def jobs_from_rows(rows: Sequence[Any], lease: int) -> list[DeliveryJob]:
+def delivery_jobs_from_recipient_rows(rows: Sequence[Any], lease_id: int) -> list[DeliveryJob]:
     """Make one job for the rows of each submission and domain."""
     rows_by_destination: defaultdict[tuple[int, str], list[ColumnRow]] = defaultdict(list)
     for row in rows:
         rows_by_destination[row.submission_id, row.domain].append(row)
     return [
         DeliveryJob(
-            lease=lease,
+            lease=lease_id,
             submission_id=submission_id,
             queue_id=group[0].queue_id,
             user_id=group[0].user_id,
@@ -200,32 +206,39 @@ def jobs_from_rows(rows: Sequence[Any], lease: int) -> list[DeliveryJob]:
             requires_tls=bool(group[0].require_outbound_tls),
             message_id_header=group[0].header_id,
             first_due_at=_first_due_at(group[0]),
-            flushed_at=max((row.hurried_at for row in group if row.hurried_at), default=None),
-            originates_here=group[0].ours,
+            flushed_at=max((row.flushed_at for row in group if row.flushed_at), default=None),
+            originates_here=group[0].originates_here,
         )
         for (submission_id, domain), group in rows_by_destination.items()
     ]
 
 
-def _job_recipient(row: ColumnRow) -> JobRecipient:
+def _job_recipient(recipient_row: ColumnRow) -> JobRecipient:
     """The job recipient of a row."""
-    dsn_request = DsnRequest(conditions_from_notify(row.notify), row.orcpt, row.envid, row.ret)
-    is_delay_reported = row.delay_told_at is not None
+    dsn_request = DsnRequest(
+        conditions_from_notify(recipient_row.notify),
+        recipient_row.orcpt,
+        recipient_row.envid,
+        recipient_row.ret,
+    )
+    is_delay_reported = recipient_row.delay_reported_at is not None
     return JobRecipient(
-        row.id,
-        row.recipient,
-        row.attempts,
-        row.expires_at,
-        row.secret,
+        recipient_row.id,
+        recipient_row.recipient,
+        recipient_row.attempts,
+        recipient_row.expires_at,
+        recipient_row.secret,
         dsn_request,
         is_delay_reported,
     )
 
 
-def _first_due_at(row: ColumnRow) -> datetime:
+def _first_due_at(recipient_row: ColumnRow) -> datetime:
     """Time of the first attempt: creation, scheduled time or end of the undo period."""
     latest: datetime = max(
-        at for at in (row.created_at, row.send_at, row.undoable_until) if at is not None
+        at
+        for at in (recipient_row.created_at, recipient_row.send_at, recipient_row.undoable_until)
+        if at is not None
     )
     return latest
 
@@ -246,12 +259,12 @@ def restore_leases(transaction: DatabaseTransaction, jobs: Sequence[DeliveryJob]
             values = {
                 "lease": job.lease,
                 "holder": transaction.environment.process.id,
-                "turn_at": None,
+                "ready_at": None,
             }
             transaction.connection.execute(statement.values(values))
 
 
-def release_after_error(environment: Environment, job: DeliveryJob) -> None:
+def schedule_release_after_error(environment: Environment, job: DeliveryJob) -> None:
     """End the leases of a job that failed here. Its recipients are retried after a pause."""
     ids = [recipient.delivery_id for recipient in job.recipients]
     conditions = col(QueueEntry.lease) == job.lease, col(QueueEntry.id).in_(ids)
@@ -281,7 +294,7 @@ async def release_unattempted(
                     lease=None,
                     holder=None,
                     next_at=now + timedelta(seconds=delay),
-                    turn_at=None if delay else case((col(QueueEntry.held_at).is_(None), now)),
+                    ready_at=None if delay else case((col(QueueEntry.held_at).is_(None), now)),
                     final_dot_at=None,
                     attempts=QueueEntry.attempts - 1,
                 )
@@ -290,7 +303,7 @@ async def release_unattempted(
     await environment.run_transaction(release)
 
 
-async def mark_final_dot(
+async def mark_final_dot_if_leased(
     environment: Environment, job: DeliveryJob, delivery_ids: Sequence[int]
 ) -> bool:
     """Record that the final dot of DATA is about to be sent. False if a lease was lost.
@@ -299,14 +312,14 @@ async def mark_final_dot(
     """
     now = environment.now()
 
-    def mark(transaction: DatabaseTransaction) -> bool:
+    def mark_deliveries(transaction: DatabaseTransaction) -> bool:
         marked_rows = [
             transaction.fetch_rows(_MARK_FINAL_DOT, delivery=delivery_id, held=job.lease, now=now)
             for delivery_id in delivery_ids
         ]
         return all(marked_rows)
 
-    return await environment.run_transaction(mark)
+    return await environment.run_transaction(mark_deliveries)
 
 
 _NOW = bindparam("now", type_=UtcDateTime())

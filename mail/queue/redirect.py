@@ -12,20 +12,18 @@ from sqlmodel import col
 
 from mail import mime
 from mail.addresses import srs
-from mail.authentication import make_arc_fields
-from mail.envelope.dsn_parameters import DsnRequest
+from mail.authentication import make_arc_fields_or_empty
 from mail.limits import user_limits
 from mail.mime.header_encoding import with_ascii_domain
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.recipients.recipient_routes import (
-    AcceptedRecipient,
     MailLoop,
     OutgoingForward,
     require_below_address_forward_limit,
 )
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.header_prepend import prepend_fields, read_beginning
+from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
 from mail.storage.message_insert import upsert_receipt
 from mail.storage.received_messages import store_blobs_and_run_transaction
 from mail.storage.storable_message import StorableMessage
@@ -50,7 +48,7 @@ class PreparedRedirect:
     forward: OutgoingForward
 
 
-async def check_mail_loop(
+async def require_no_mail_loop(
     source: bytes | Path, message: StorableMessage, forwarding_address: str | None
 ) -> None:
     """Raise Loop if the message has passed this address, or `MAX_HOPS` servers."""
@@ -67,7 +65,7 @@ async def check_mail_loop(
         for name, field in zip(field_names, fields, strict=True)
     )
     if was_here or field_names.count("received") >= MAX_HOPS:
-        raise MailLoop("the mail goes in circles")
+        raise MailLoop("Mail loop detected.")
 
 
 async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
@@ -78,12 +76,12 @@ async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
     authentication_results: str | None = None,
     message: StorableMessage | None = None,
 ) -> None:
-    """Prepare and queue a redirect as `prepare_redirect` and `enqueue_prepared_redirect_once` do.
+    """Build a redirect with Delivered-To and an ARC seal, and queue it once.
 
     The message is durable when the function returns. Raises Loop, RateLimited or NotFound.
     """
     with ExitStack() as files:
-        prepared = await prepare_redirect(
+        prepared = await build_redirect_with_delivered_to_and_arc(
             environment, source, digest_and_sender, forward, files, authentication_results, message
         )
 
@@ -96,7 +94,7 @@ async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
         )
 
 
-async def prepare_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
+async def build_redirect_with_delivered_to_and_arc(  # noqa: PLR0913, PLR0917 - envelope and message
     environment: Environment,
     source: bytes | Path,
     digest_and_sender: tuple[str, str],
@@ -114,67 +112,19 @@ async def prepare_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
     message = message or await received_messages.parse_storable_message(source)
     arc_fields = b""
     if forward.is_backup_mx:  # the message is not changed; its Received field is the trace
-        await check_mail_loop(source, message, None)
+        await require_no_mail_loop(source, message, None)
         return PreparedRedirect(message, *digest_and_sender, forward)
     if not forward.is_returned_bounce:
-        await check_mail_loop(source, message, forward.address)
-        arc_fields = await make_arc_fields(
+        await require_no_mail_loop(source, message, forward.address)
+        arc_fields = await make_arc_fields_or_empty(
             environment, source, forward.address.rpartition("@")[2], authentication_results
         )
     new_fields = f"Delivered-To: {with_ascii_domain(forward.address)}\r\n".encode() + arc_fields
     return PreparedRedirect(
-        await prepend_fields(source, message, new_fields, file_stack), *digest_and_sender, forward
+        await prepend_header_fields_to_message(source, message, new_fields, file_stack),
+        *digest_and_sender,
+        forward,
     )
-
-
-async def enqueue_for_later_local_delivery(
-    environment: Environment,
-    source: bytes | Path,
-    digest_and_sender: tuple[str, str],
-    recipients: Sequence[AcceptedRecipient],
-) -> None:
-    """Queue a message for recipients that could not take it now, for delivery on this server.
-
-    The message is durable when the function returns. If the delivery fails later, the sender gets a
-    DSN. `digest_and_sender` are as in `prepare_redirect`.
-    """
-    letter = await received_messages.parse_storable_message(source)
-    requests_by_tenant: dict[int, dict[str, DsnRequest]] = {}
-    for recipient in recipients:
-        tenant_ids = [person.recipient.tenant_id for person in recipient.accounts]
-        tenant_ids += [onward.tenant_id for onward in recipient.forwards]
-        requests_by_tenant.setdefault(next(iter(tenant_ids), PLATFORM), {})[recipient.address] = (
-            recipient.dsn_request
-        )
-    for tenant_id, requests_by_address in requests_by_tenant.items():
-        await _enqueue_deferred_once_for_tenant(
-            environment, letter, digest_and_sender, (tenant_id, requests_by_address)
-        )
-
-
-async def _enqueue_deferred_once_for_tenant(
-    environment: Environment,
-    message: StorableMessage,
-    digest_and_sender: tuple[str, str],
-    tenant_and_requests: tuple[int, dict[str, DsnRequest]],
-) -> None:
-    """Queue a message for deferred recipients of one tenant, once within the receipt period."""
-    (digest, sender), (tenant_id, requests_by_address) = digest_and_sender, tenant_and_requests
-    receipt_text = f"{sender}\0later\0{','.join(requests_by_address)}\0{digest}"
-
-    def write(transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs) -> None:
-        if record_receipt_if_new(transaction, receipt_text):
-            mail = build_submission_and_insert_blobs(
-                transaction,
-                message,
-                stored_blobs,
-                sender,
-                list(requests_by_address),
-                dsn_requests=requests_by_address,
-            )
-            enqueue(transaction, SubmissionOwner(None, tenant_id), mail)
-
-    await store_blobs_and_run_transaction(environment, tenant_id, message, write, PLATFORM)
 
 
 def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -> bool:
@@ -182,16 +132,27 @@ def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -
 
     The stream of the platform must be locked.
     """
-    digest, now = hashlib.sha256(receipt_text.encode()).hexdigest(), transaction.environment.now()
-    since = now - transaction.environment.options.duplicate_delivery_retention
+    digest = hashlib.sha256(receipt_text.encode()).hexdigest()
+    if _is_receipt_known(transaction, digest):
+        return False
+    _record_receipt(transaction, digest)
+    return True
+
+
+def _is_receipt_known(transaction: DatabaseTransaction, digest: str) -> bool:
+    """Return True if there is a receipt with this digest within the receipt period."""
+    since = (
+        transaction.environment.now() - transaction.environment.options.duplicate_delivery_retention
+    )
     statement = select(col(DeliveryReceipt.digest)).where(
         col(DeliveryReceipt.digest) == digest, col(DeliveryReceipt.at) > since
     )
-    if transaction.connection.execute(statement).first():
-        return False
-    receipt = {"digest": digest, "message_id": 0, "at": now}
+    return transaction.connection.execute(statement).first() is not None
+
+
+def _record_receipt(transaction: DatabaseTransaction, digest: str) -> None:
+    receipt = {"digest": digest, "message_id": 0, "at": transaction.environment.now()}
     transaction.execute_statements([(upsert_receipt(transaction.connection.dialect.name), receipt)])
-    return True
 
 
 def enqueue_prepared_redirect_once(
@@ -200,16 +161,19 @@ def enqueue_prepared_redirect_once(
     """Queue a prepared redirect, once within the receipt period.
 
     The streams of the platform and of the user must be locked. Raises RateLimited if a forwarding
-    limit is reached and NotFound if the address is deleted.
+    limit is reached and NotFound if the address or the user is deleted, before any change.
     """
     forward = redirect.forward
     targets = [*forward.target_addresses, *(via.public_url for via in forward.endpoints)]
     owner_key = forward.address_id if forward.user_id is None else f"user {forward.user_id}"
     receipt_text = f"{redirect.sender}\0onward\0{owner_key}\0{','.join(targets)}"
-    if not record_receipt_if_new(transaction, f"{receipt_text}\0{redirect.original_digest}"):
+    receipt_text = f"{receipt_text}\0{redirect.original_digest}"
+    digest = hashlib.sha256(receipt_text.encode()).hexdigest()
+    if _is_receipt_known(transaction, digest):
         return
-    _count_forwards_within_limits(transaction, forward, len(targets))
-    sender = _envelope_sender(transaction.environment, redirect)
+    _count_forwards_within_limits(transaction, forward, len(targets))  # raises before any change
+    _record_receipt(transaction, digest)
+    sender = _original_or_srs_sender(transaction.environment, redirect)
     dsn_requests = dict.fromkeys(
         [*forward.target_addresses, *(via.recipient for via in forward.endpoints)],
         forward.dsn_request,
@@ -256,7 +220,7 @@ def _record_targets_on_message(
     transaction.connection.execute(statement)
 
 
-def _envelope_sender(environment: Environment, redirect: PreparedRedirect) -> str:
+def _original_or_srs_sender(environment: Environment, redirect: PreparedRedirect) -> str:
     """The envelope sender of a redirect: rewritten with SRS unless it must be kept."""
     forward = redirect.forward
     if forward.is_returned_bounce or forward.is_backup_mx:

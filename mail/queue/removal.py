@@ -16,7 +16,9 @@ from models.runtime.environment import DatabaseTransaction, Environment
 REMOVED_RESULT = DeliveryResult(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
 
 
-async def bounce_submissions(environment: Environment, submission_ids: Sequence[int]) -> int:
+async def bounce_unleased_queue_entries(
+    environment: Environment, submission_ids: Sequence[int]
+) -> int:
     """Bounce the unleased queue entries of these submissions. Returns their number.
 
     The entries are leased first, so that no worker sends a message that is reported as unsent.
@@ -52,7 +54,7 @@ async def _lease_open_entries(
             col(QueueEntry.id).in_(delivery_ids), leases.is_registered(process_id)
         )
         transaction.connection.execute(
-            deliveries.values(**leases.lease_values(process_id, lease), turn_at=None)
+            deliveries.values(**leases.lease_values(process_id, lease), ready_at=None)
         )
         return recipient_leases.load_jobs_by_lease(transaction, lease)
 

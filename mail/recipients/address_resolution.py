@@ -19,7 +19,7 @@ For mail, a recipient rewrite is applied once before: that of the address, else 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Boolean,
@@ -41,19 +41,19 @@ from sqlmodel import col
 from mail.addresses.address_syntax import (
     UNSTORABLE,
     _folded_parts,
-    local_parts_to_look_up,
     normalized_address,
     patterns_matching_local_parts,
+    undotted_local_parts_to_look_up,
     username_key,
 )
-from mail.addresses.subaddress import subaddress_label
+from mail.addresses.subaddress import subaddress_label_or_empty
 from mail.envelope.local_recipient import LocalRecipient
 from mail.limits import user_limits
 from mail.limits.user_limits import STORAGE_QUOTA, ReachedLimit
 from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.addresses.tables import Address, AddressKind
 from models.autoreply import is_autoreply_active
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import NotFound, OverQuota, RateLimited
 from models.filters.sieve_scripts import has_active_script
 from models.filters.tables import has_active_filter
@@ -81,8 +81,8 @@ ReadStatement = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitabl
 
 def _domain_ids_sql(domain_name: Any) -> Select[int]:
     """SQL: the ID of the domain with this name, and of the one it is an alias of."""
-    other = select(col(AliasDomain.domain_id)).where(
-        col(AliasDomain.alias) == domain_name, col(AliasDomain.active)
+    other = select(col(DomainAlias.domain_id)).where(
+        col(DomainAlias.alias) == domain_name, col(DomainAlias.active)
     )
     is_it = or_(col(Domain.name) == domain_name, col(Domain.id).in_(other))
     return select(col(Domain.id)).where(is_it, col(Domain.active))
@@ -91,22 +91,24 @@ def _domain_ids_sql(domain_name: Any) -> Select[int]:
 @prepare_cached
 def _select_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the unexpired address rows with one of the local parts and patterns in `best`."""
-    named = bindparam("name", type_=String)
-    home, there = aliased(Domain), _domain_ids_sql(named)
+    domain_name = bindparam("name", type_=String)
+    home_domain, domain_ids = aliased(Domain), _domain_ids_sql(domain_name)
     onward = select(col(Domain.id)).where(  # mail/recipients/backup_mx.py
-        col(Domain.id).in_(there), col(Domain.backup_mx), ~col(Domain.relay_unknown_only)
+        col(Domain.id).in_(domain_ids), col(Domain.backup_mx), ~col(Domain.relay_unknown_only)
     )
-    own = col(home.name) == named
+    is_own_domain = col(home_domain.name) == domain_name
     return (
         select(
-            *select_columns(Address), own.label("is_own_domain"), onward.exists().label("relayed")
+            *select_columns(Address),
+            is_own_domain.label("is_own_domain"),
+            onward.exists().label("relayed"),
         )
-        .join(home, col(home.id) == col(Address.domain_id), isouter=True)
+        .join(home_domain, col(home_domain.id) == col(Address.domain_id), isouter=True)
         .where(
             is_in_parameter(dialect, col(Address.local), "best", String),
             or_(
-                col(Address.domain_id).in_(there),
-                and_(col(Address.domain_id).is_(None), there.exists()),
+                col(Address.domain_id).in_(domain_ids),
+                and_(col(Address.domain_id).is_(None), domain_ids.exists()),
             ),
             or_(
                 col(Address.expires_at).is_(None),
@@ -121,15 +123,17 @@ def _select_addresses_and_rewrites(dialect: str) -> Any:
     """Select the same rows, and the rewrites of the address: those have a `target`."""
     rows: Select[*tuple[Any, ...]] = _select_addresses(dialect).statement
     more = literal(None, String).label("target"), literal(None, Boolean).label("outside")
-    found = rows.add_columns(*more).subquery()
-    nothing = {name: null().label(name) for name in found.c.keys()}  # noqa: SIM118 - no mapping
-    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", *REWRITE_COLUMNS)}
-    instead = select(*{**nothing, **there}.values()).where(
+    addresses_and_rewrites = rows.add_columns(*more).subquery()
+    nothing = {name: null().label(name) for name in addresses_and_rewrites.c.keys()}  # noqa: SIM118 - no mapping
+    rewrite_columns = {
+        name: getattr(RecipientRewrite, name) for name in ("id", "local", *REWRITE_COLUMNS)
+    }
+    instead = select(*{**nothing, **rewrite_columns}.values()).where(
         col(RecipientRewrite.domain) == bindparam("name", type_=String),
         col(RecipientRewrite.local).in_([bindparam("local", type_=String), ""]),
         col(RecipientRewrite.active),
     )
-    return union_all(select(found), instead)
+    return union_all(select(addresses_and_rewrites), instead)
 
 
 REWRITE_COLUMNS = ("target", "outside")  # of the rewrite row
@@ -155,8 +159,8 @@ _SELECT_ACCOUNT = PreparedStatement(
         col(User.received),
         col(User.received_per_hour),
         col(User.received_until),
-        col(User.received_told_until),
-        col(User.storage_told_until),
+        col(User.received_notified_until),
+        col(User.storage_notified_until),
         col(Mailbox.id).label("box"),
         ENCRYPTION_KEY.label("key"),
         col(User.spam_level),
@@ -183,8 +187,8 @@ _SELECT_ACCOUNT = PreparedStatement(
 )
 
 _DOMAIN_ID = select(col(Domain.id)).where(col(Domain.name) == bindparam("domain"))
-_ALIASED_DOMAIN_ID = select(col(AliasDomain.domain_id)).where(
-    col(AliasDomain.alias) == bindparam("domain"), col(AliasDomain.active)
+_ALIASED_DOMAIN_ID = select(col(DomainAlias.domain_id)).where(
+    col(DomainAlias.alias) == bindparam("domain"), col(DomainAlias.active)
 )
 _IS_MAILBOX_ADDRESS = and_(col(Address.active), col(Address.kind) == AddressKind.MAILBOX)
 # SQL: the user ID of a login name, see `sign_in_parameters`. Only exact addresses
@@ -206,27 +210,27 @@ _SELECT_SIGN_IN_USER = PreparedStatement(
 )
 
 
-async def resolve_address(environment: Environment, address: str) -> ColumnRow:
+async def require_receiving_address_row(environment: Environment, address: str) -> ColumnRow:
     """Return the row of the address record that receives mail for an address. Raises NotFound.
 
     One SQL statement. Beside the columns of an address the row has `is_own_domain`, False if it
     was found in the target of an alias domain.
     """
-    sought, asked = _lookup_and_parameters(environment, address)
-    found = await environment.database.read_prepared(
-        _select_addresses(environment.database.dialect), asked
+    lookup, parameters = _lookup_and_parameters(environment, address)
+    rows = await environment.database.read_prepared(
+        _select_addresses(environment.database.dialect), parameters
     )
-    return _require_active_winner(address, sought.best_row(found))
+    return _require_active_winner(address, lookup.row_with_precedence(rows))
 
 
 def _lookup_and_parameters(
     environment: Environment, address: str
 ) -> tuple["AddressLookup", dict[str, Any]]:
     """Return the lookup of an address and the parameters of the statement. Raises NotFound."""
-    sought = AddressLookup.from_address(environment, address)
-    if sought is None:
+    lookup = AddressLookup.from_address(environment, address)
+    if lookup is None:
         raise NotFound(address, path=["address"])
-    return sought, {"best": sought.candidates, "name": sought.domain, "now": environment.now()}
+    return lookup, {"best": lookup.candidates, "name": lookup.domain, "now": environment.now()}
 
 
 def _require_active_winner(address: str, winner: ColumnRow | None) -> ColumnRow:
@@ -249,28 +253,37 @@ class RewrittenToExternal(NotFound):
     """A rewrite leads to this address, which is not local and can be on another server."""
 
 
-async def resolve_with_rewrite(environment: Environment, address: str) -> tuple[ColumnRow, str]:
+class ResolvedAddress(NamedTuple):
+    """The row that receives mail for an address, and the address after a rewrite."""
+
+    row: ColumnRow
+    address: str
+
+
+async def resolve_with_rewrite(environment: Environment, address: str) -> ResolvedAddress:
     """Return the address row that receives mail for the address, and the address after a rewrite.
 
     Raises NotFound; RewrittenToExternal if the target is not local and the rewrite allows that. One
     SQL statement without a rewrite, two with one.
     """
-    sought, asked = _lookup_and_parameters(environment, address)
-    local = sought.local_part_forms[-1]
-    found = await environment.database.read_prepared(
-        _select_addresses_and_rewrites(environment.database.dialect), {**asked, "local": local}
+    lookup, parameters = _lookup_and_parameters(environment, address)
+    local = lookup.local_part_forms[-1]
+    rows = await environment.database.read_prepared(
+        _select_addresses_and_rewrites(environment.database.dialect), {**parameters, "local": local}
     )
-    rewrites = {row.local: row for row in found if row.target is not None}
-    winner = sought.best_row(row for row in found if row.target is None)
+    rewrites = {row.local: row for row in rows if row.target is not None}
+    winner = lookup.row_with_precedence(row for row in rows if row.target is None)
     rewrite = rewrites.get(local) or rewrites.get("")
     if rewrite and await _can_rewrite_maker_administer_account(environment, rewrite, winner):
         address = rewritten_address(address, rewrite.target)
         try:
-            return await resolve_address(environment, address), address
+            return ResolvedAddress(
+                await require_receiving_address_row(environment, address), address
+            )
         except NotFound as refusal:
             elsewhere = RewrittenToExternal(address, path=["address"])
             raise (elsewhere if rewrite.outside else refusal) from None
-    return _require_active_winner(address, winner), address
+    return ResolvedAddress(_require_active_winner(address, winner), address)
 
 
 async def _can_rewrite_maker_administer_account(
@@ -279,8 +292,8 @@ async def _can_rewrite_maker_administer_account(
     """Return True if the maker of the rewrite can administer the account, or there is none."""
     if winner is None or winner.user_id is None:
         return True
-    given = {"user": winner.user_id, "rule": rewrite_row.id}
-    rows = await environment.database.read_prepared(_SELECT_REWRITE_MAKER, given)
+    parameters = {"user": winner.user_id, "rule": rewrite_row.id}
+    rows = await environment.database.read_prepared(_SELECT_REWRITE_MAKER, parameters)
     return all(applies_to_user(row, RuleSubject(winner.user_id, row.role)) for row in rows)
 
 
@@ -298,8 +311,14 @@ class AddressLookup:
         if UNSTORABLE.search(address):
             return None
         local, name = _folded_parts(address)
-        found = local_parts_to_look_up(local, environment.options.addresses_subaddress_delimiters)
-        return cls(name, found, patterns_matching_local_parts(*found)) if found[0] else None
+        local_parts = undotted_local_parts_to_look_up(
+            local, environment.options.addresses_subaddress_delimiters
+        )
+        return (
+            cls(name, local_parts, patterns_matching_local_parts(*local_parts))
+            if local_parts[0]
+            else None
+        )
 
     def sort_key(self, address_row: Any) -> tuple[bool, int, bool]:
         """Return the sort key of an address row; the lowest one decides."""
@@ -309,14 +328,14 @@ class AddressLookup:
             not address_row.is_own_domain,
         )
 
-    def best_row(self, address_rows: Iterable[Any]) -> Any:
+    def row_with_precedence(self, address_rows: Iterable[Any]) -> Any:
         """Return the row that decides, None if no row matches."""
-        fit = (
+        matching_rows = (
             row
             for row in address_rows
             if row.domain_id is not None or row.local in self.local_part_forms
         )
-        return min(fit, key=self.sort_key, default=None)
+        return min(matching_rows, key=self.sort_key, default=None)
 
 
 async def load_recipient_below_limits(environment: Environment, address: str) -> LocalRecipient:
@@ -326,8 +345,8 @@ async def load_recipient_below_limits(environment: Environment, address: str) ->
     OverQuota if the mailbox is full, RateLimited at the hourly limit. The first refusal in a
     while is reported to the account.
     """
-    row, there = await resolve_with_rewrite(environment, address)
-    return await load_row_recipient_below_limits(environment, row, address, there)
+    row, rewrite = await resolve_with_rewrite(environment, address)
+    return await load_row_recipient_below_limits(environment, row, address, rewrite)
 
 
 async def load_row_recipient_below_limits(
@@ -337,19 +356,19 @@ async def load_row_recipient_below_limits(
 
     `rewritten_to` is the address after a rewrite.
     """
-    given = {
+    parameters = {
         "user": address_row.user_id,
         "platform": environment.options.users_default_quota,
         "now": environment.now(),
     }
-    row = next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, given)), None)
+    row = next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, parameters)), None)
     if row is None or address_row.kind is not AddressKind.MAILBOX:
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:
         full = ReachedLimit(LimitKind.STORAGE, row.used, row.allowed, is_refusal=True)
-        await _report_limit_unless_reported(environment, row.id, full, row.storage_told_until)
+        await _report_limit_unless_reported(environment, row.id, full, row.storage_notified_until)
         raise OverQuota(used=row.used, limit=row.allowed)
-    await _require_below_hourly_received_limit(environment, row)
+    await _require_below_received_limit_or_report(environment, row)
     return LocalRecipient(
         row.id,
         row.tenant_id,
@@ -371,7 +390,7 @@ async def load_row_recipient_below_limits(
         row.reject_score,
         bool(row.forward_to),
         SubaddressAction(row.subaddress_action),
-        subaddress_label(
+        subaddress_label_or_empty(
             rewritten_to or address,
             address_row.local,
             environment.options.addresses_subaddress_delimiters,
@@ -380,7 +399,7 @@ async def load_row_recipient_below_limits(
     )
 
 
-async def _require_below_hourly_received_limit(
+async def _require_below_received_limit_or_report(
     environment: Environment, account_row: ColumnRow
 ) -> None:
     """Raise RateLimited if the account has received its hourly limit."""
@@ -395,7 +414,7 @@ async def _require_below_hourly_received_limit(
             LimitKind.RECEIVED, account_row.received, most, until, is_refusal=True
         )
         await _report_limit_unless_reported(
-            environment, account_row.id, reached, account_row.received_told_until
+            environment, account_row.id, reached, account_row.received_notified_until
         )
         raise RateLimited(user_limits.TOO_MUCH_MAIL, retry_after=until - now)
 
@@ -412,10 +431,10 @@ async def _report_limit_unless_reported(
 
 async def find_sign_in_user_id(environment: Environment, login_name: str) -> int | None:
     """Return the ID of the user with this username or address, None if there is none."""
-    found = await environment.database.read_prepared(
+    rows = await environment.database.read_prepared(
         _SELECT_SIGN_IN_USER, sign_in_parameters(environment, login_name)
     )
-    return found[0].id if found else None
+    return rows[0].id if rows else None
 
 
 def sign_in_parameters(environment: Environment, login_name: str) -> dict[str, Any]:
@@ -434,7 +453,7 @@ def sign_in_parameters(environment: Environment, login_name: str) -> dict[str, A
 async def find_user_id_that_sends_as(environment: Environment, address: str) -> int | None:
     """Return the ID of the account that can send as the address, None if there is none."""
     try:
-        row = await resolve_address(environment, address)
+        row = await require_receiving_address_row(environment, address)
     except NotFound:
         return None
     return row.user_id if row.kind is AddressKind.MAILBOX and row.send_as else None

@@ -18,15 +18,15 @@ from sqlalchemy import String, bindparam, or_, select
 from sqlmodel import col
 
 from mail.addresses.address_syntax import UNSTORABLE, normalized_domain
-from mail.recipients.batch_resolution import resolve_addresses
-from models.domains.tables import AliasDomain, Domain
+from mail.recipients.batch_resolution import load_receiving_address_rows
+from models.domains.tables import Domain, DomainAlias
 from models.errors import NotFound
 from models.runtime.environment import Environment
 from models.store.prepared_statements import PreparedStatement
 
 _DOMAIN_NAME: Any = bindparam("name", type_=String)
-_ALIAS_TARGET_IDS = select(col(AliasDomain.domain_id)).where(
-    col(AliasDomain.alias) == _DOMAIN_NAME, col(AliasDomain.active)
+_ALIAS_TARGET_IDS = select(col(DomainAlias.domain_id)).where(
+    col(DomainAlias.alias) == _DOMAIN_NAME, col(DomainAlias.active)
 )
 _SELECT_RELAYING_DOMAIN = PreparedStatement(
     select(col(Domain.id)).where(
@@ -49,6 +49,6 @@ async def require_relaying_domain_id(environment: Environment, not_found: NotFou
     rows = await environment.database.read_prepared(
         _SELECT_RELAYING_DOMAIN, {"name": normalized_domain(domain)}
     )
-    if not rows or await resolve_addresses(environment, [not_found.ref]):
+    if not rows or await load_receiving_address_rows(environment, [not_found.ref]):
         raise not_found
     return int(rows[0].id)

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from mail.recipients.address_resolution import AddressLookup, ReadStatement
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, UtcDateTime, select_columns
 from models.store.prepared_statements import is_in_parameter, prepare_cached
@@ -26,24 +26,26 @@ async def load_domain_ids_by_name(
     By name: domain IDs, each with True if the name is the domain's own and not an alias. The
     domain with the name itself comes first. Unknown names are missing.
     """
-    found, _ = await load_domains_and_backup_mx(environment, domain_names, read_rows)
-    return found
+    domains_by_name, _ = await load_domains_and_backup_mx(environment, domain_names, read_rows)
+    return domains_by_name
 
 
 async def load_domains_and_backup_mx(
     environment: Environment, domain_names: Collection[str], read_rows: ReadStatement | None = None
 ) -> tuple[DomainIdsByName, set[str]]:
     """Return the domains as `load_domain_ids_by_name`, and the names that are backup MX domains."""
-    found: defaultdict[str, dict[int, bool]] = defaultdict(dict)
+    domains_by_name: defaultdict[str, dict[int, bool]] = defaultdict(dict)
     held = set[str]()
-    asked = _select_domains(environment.database.dialect).statement
-    for row in await (read_rows or environment.database.read)(asked, {"names": list(domain_names)}):
-        found[row.name].setdefault(row.id, row.own)
+    statement = _select_domains(environment.database.dialect).statement
+    for row in await (read_rows or environment.database.read)(
+        statement, {"names": list(domain_names)}
+    ):
+        domains_by_name[row.name].setdefault(row.id, row.own)
         held |= {row.name} if row.held else set()
-    return found, held
+    return domains_by_name, held
 
 
-async def resolve_addresses(
+async def load_receiving_address_rows(
     environment: Environment,
     addresses: Collection[str],
     read_rows: ReadStatement | None = None,
@@ -55,33 +57,37 @@ async def resolve_addresses(
     are missing. Each row has the name of its domain as `place`, None if it is valid in all domains.
     """
     read_rows = read_rows or environment.database.read
-    wanted = {
-        text: one for text in addresses if (one := AddressLookup.from_address(environment, text))
+    lookups_by_text = {
+        text: lookup
+        for text in addresses
+        if (lookup := AddressLookup.from_address(environment, text))
     }
-    if not wanted:
+    if not lookups_by_text:
         return {}
     if domains_by_name is None:
         domains_by_name = await load_domain_ids_by_name(
-            environment, {one.domain for one in wanted.values()}, read_rows
+            environment, {lookup.domain for lookup in lookups_by_text.values()}, read_rows
         )
-    best = list({local for one in wanted.values() for local in one.candidates})
-    keys = list({key for found in domains_by_name.values() for key in found})
+    local_parts = list(
+        {local for lookup in lookups_by_text.values() for local in lookup.candidates}
+    )
+    keys = list({key for domain in domains_by_name.values() for key in domain})
     rows: defaultdict[str, list[ColumnRow]] = defaultdict(list)
-    asked_for = {"best": best, "keys": keys, "now": environment.now()}
+    asked_for = {"best": local_parts, "keys": keys, "now": environment.now()}
     for row in await read_rows(
         _select_addresses(environment.database.dialect).statement, asked_for
     ):
         rows[row.local].append(row)
     winners: dict[str, ColumnRow] = {}
-    for text, one in wanted.items():
-        here = domains_by_name.get(one.domain, {})
-        fit = [
-            AddressCandidate(row, is_own_domain=here.get(row.domain_id, True))
-            for local in one.candidates
+    for text, lookup in lookups_by_text.items():
+        domain_ids = domains_by_name.get(lookup.domain, {})
+        candidates = [
+            AddressCandidate(row, is_own_domain=domain_ids.get(row.domain_id, True))
+            for local in lookup.candidates
             for row in rows[local]
-            if row.domain_id in here or (row.domain_id is None and here)
+            if row.domain_id in domain_ids or (row.domain_id is None and domain_ids)
         ]
-        if winner := one.best_row(fit):
+        if winner := lookup.row_with_precedence(candidates):
             winners[text] = winner.address_row
     return winners
 
@@ -107,30 +113,32 @@ class AddressCandidate(NamedTuple):
 @prepare_cached
 def _select_domains(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the active domains and alias domains of `names`."""
-    own = is_in_parameter(dialect, col(Domain.name), "names", String)
-    far = is_in_parameter(dialect, col(AliasDomain.alias), "names", String)
-    here: Select[*tuple[Any, ...]] = select(
+    is_own_domain = is_in_parameter(dialect, col(Domain.name), "names", String)
+    is_alias_domain = is_in_parameter(dialect, col(DomainAlias.alias), "names", String)
+    own_domains: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("name"),
         col(Domain.id).label("id"),
         true().label("own"),
         col(Domain.backup_mx).label("held"),
     )
-    there = (
-        select(col(AliasDomain.alias), col(AliasDomain.domain_id), false(), col(Domain.backup_mx))
-        .join(Domain, col(Domain.id) == col(AliasDomain.domain_id))
-        .where(far, col(AliasDomain.active), col(Domain.active))
+    alias_domains = (
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id), false(), col(Domain.backup_mx))
+        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
+        .where(is_alias_domain, col(DomainAlias.active), col(Domain.active))
     )
-    both = union_all(here.where(own, col(Domain.active)), there).subquery()
-    return select(both).order_by(both.c.own.desc())
+    all_domains = union_all(
+        own_domains.where(is_own_domain, col(Domain.active)), alias_domains
+    ).subquery()
+    return select(all_domains).order_by(all_domains.c.own.desc())
 
 
 @prepare_cached
 def _select_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the unexpired address rows of `best` in the domains `keys`."""
-    home: Any = aliased(Domain)
+    domain_table: Any = aliased(Domain)
     rows: Select[*tuple[Any, ...]] = select(
-        *select_columns(Address), col(home.name).label("place")
-    ).join(home, col(home.id) == col(Address.domain_id), isouter=True)
+        *select_columns(Address), col(domain_table.name).label("domain_name")
+    ).join(domain_table, col(domain_table.id) == col(Address.domain_id), isouter=True)
     return rows.where(
         is_in_parameter(dialect, col(Address.local), "best", String),
         or_(

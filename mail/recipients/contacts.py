@@ -16,8 +16,8 @@ from sqlmodel import col
 from mail import mime
 from mail.addresses.address_syntax import UNSTORABLE, normalized_domain
 from mail.mime import ByteSource, ParsedPart
-from mail.recipients.batch_resolution import resolve_addresses
-from mail.storage.message_content import ReadRows, StoredMessage, examine_messages
+from mail.recipients.batch_resolution import load_receiving_address_rows
+from mail.storage.message_content import ReadRows, StoredMessage, run_on_message_sources_in_thread
 from models.addresses.tables import Address, Contact
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.runtime.environment import Environment
@@ -50,7 +50,7 @@ class MessageContacts:
     received_at_by_address: Mapping[int, datetime] = field(default_factory=dict)  # by address ID
 
 
-async def contacts_of_messages(
+async def load_contacts_of_messages(
     environment: Environment,
     message_rows: Sequence[Any],
     stored_messages: Sequence[StoredMessage],
@@ -60,11 +60,15 @@ async def contacts_of_messages(
 
     The number of SQL statements does not depend on the number of messages.
     """
-    boxes = {row.mailbox_id for row in message_rows if row.mailbox_id}
-    asked = select(col(Mailbox.id), col(Mailbox.special_use)).where(col(Mailbox.id).in_(boxes))
-    uses = {row.id: row.special_use for row in (await read_rows(asked, {}) if boxes else ())}
-    to = await resolve_addresses(
-        environment, {one for row in message_rows for one in row.envelope_to}, read_rows
+    mailbox_ids = {row.mailbox_id for row in message_rows if row.mailbox_id}
+    statement = select(col(Mailbox.id), col(Mailbox.special_use)).where(
+        col(Mailbox.id).in_(mailbox_ids)
+    )
+    uses = {
+        row.id: row.special_use for row in (await read_rows(statement, {}) if mailbox_ids else ())
+    }
+    receiving_rows = await load_receiving_address_rows(
+        environment, {address for row in message_rows for address in row.envelope_to}, read_rows
     )
 
     def is_ignored(index: int, source: ByteSource | None) -> bool:
@@ -75,14 +79,16 @@ async def contacts_of_messages(
             return True
         return is_automatic(source, stored_messages[index].structure)
 
-    unheard = await examine_messages(stored_messages, is_ignored)
-    found = []
+    unheard = await run_on_message_sources_in_thread(stored_messages, is_ignored)
+    contacts = []
     for row, skipped in zip(message_rows, unheard, strict=True):
-        winners = (to.get(one) for one in row.envelope_to)
-        came = {winner.id: row.received_at for winner in winners if winner is not None}
+        winners = (receiving_rows.get(address) for address in row.envelope_to)
+        received_at_by_address = {
+            winner.id: row.received_at for winner in winners if winner is not None
+        }
         people = [] if skipped else _contact_rows(environment, row, uses[row.mailbox_id])
-        found.append(MessageContacts(people, came))
-    return found
+        contacts.append(MessageContacts(people, received_at_by_address))
+    return contacts
 
 
 def _contact_rows(
@@ -92,32 +98,32 @@ def _contact_rows(
     pairs = [[message_row.from_name, message_row.from_address]]
     if special_use is SpecialUse.SENT:
         pairs = [*message_row.to, *message_row.cc, *message_row.bcc]
-    known: dict[str, Mapping[str, Any]] = {}
-    for name, address in pairs[:MAX_CONTACTS_PER_MESSAGE]:
-        key = contact_key(address)
-        if key is not None and key not in known:
-            called = _printable_name(name)
-            known[key] = {
+    rows_by_key: dict[str, Mapping[str, Any]] = {}
+    for given_name, address in pairs[:MAX_CONTACTS_PER_MESSAGE]:
+        key = contact_key_or_none(address)
+        if key is not None and key not in rows_by_key:
+            name = _printable_name(given_name)
+            rows_by_key[key] = {
                 "id": environment.new_id(),
                 "user_id": message_row.user_id,
                 "key": key,
-                "called": called and called.casefold(),
+                "folded_name": name and name.casefold(),
                 "address": address,
-                "name": called,
+                "name": name,
                 "last_used_at": message_row.received_at,
             }
-    return list(known.values())
+    return list(rows_by_key.values())
 
 
 def is_automatic(source: ByteSource, structure: ParsedPart) -> bool:
     """Return True if a mailing list or a program sent the message (RFC 2919, RFC 3834)."""
     fields = mime.decoded_fields(source, structure)
-    said = {one.key.casefold(): one.value.strip().casefold() for one in fields}
-    automatic = said.get("auto-submitted", "no").partition(";")[0].strip() != "no"
-    return automatic or "list-id" in said or "x-auto-response-suppress" in said
+    values_by_name = {field.key.casefold(): field.value.strip().casefold() for field in fields}
+    automatic = values_by_name.get("auto-submitted", "no").partition(";")[0].strip() != "no"
+    return automatic or "list-id" in values_by_name or "x-auto-response-suppress" in values_by_name
 
 
-def contact_key(address: str | None) -> str | None:
+def contact_key_or_none(address: str | None) -> str | None:
     """Return the key of a contact, None for a no-reply address or a text that is no address."""
     local, at, domain = (address or "").strip().rpartition("@")
     if (
@@ -132,7 +138,9 @@ def contact_key(address: str | None) -> str | None:
 
 def _printable_name(display_name: str | None) -> str | None:
     """Return the printable part of a name, None if nothing is left."""
-    text = "".join(letter for letter in (display_name or "") if letter.isprintable()).strip()
+    text = "".join(
+        character for character in (display_name or "") if character.isprintable()
+    ).strip()
     return text[:MAX_NAME] or None
 
 
@@ -141,19 +149,21 @@ def record_contacts_and_last_received(
 ) -> None:
     """Write the contacts and the last use of addresses in the caller's transaction."""
     newest: dict[tuple[int, str], Mapping[str, Any]] = {}
-    came: dict[int, datetime] = {}
-    for one in message_contacts:
-        for row in one.contact_rows:
-            place = row["user_id"], row["key"]
-            before = newest.get(place)
+    received_at_by_address: dict[int, datetime] = {}
+    for contact in message_contacts:
+        for row in contact.contact_rows:
+            user_and_key = row["user_id"], row["key"]
+            before = newest.get(user_and_key)
             if before is None or before["last_used_at"] <= row["last_used_at"]:
-                newest[place] = row
-        for key, at in one.received_at_by_address.items():
-            came[key] = max(at, came.get(key, at))
+                newest[user_and_key] = row
+        for key, at in contact.received_at_by_address.items():
+            received_at_by_address[key] = max(at, received_at_by_address.get(key, at))
     if newest:
-        _upsert_and_trim_contacts(connection, [newest[place] for place in sorted(newest)])
-    if came:
-        _update_last_received(connection, came)
+        _upsert_and_trim_contacts(
+            connection, [newest[user_and_key] for user_and_key in sorted(newest)]
+        )
+    if received_at_by_address:
+        _update_last_received(connection, received_at_by_address)
 
 
 def _upsert_and_trim_contacts(
@@ -162,29 +172,29 @@ def _upsert_and_trim_contacts(
     """Upsert contacts and delete the oldest ones beyond MAX_CONTACTS."""
     table = core_table(Contact)
     new = insert_with_conflict(connection.dialect.name, Contact)
-    named = new.excluded.name.is_not(None)
+    has_name = new.excluded.name.is_not(None)
     values = {
         "address": new.excluded.address,
         "last_used_at": new.excluded.last_used_at,
-        "name": case((named, new.excluded.name), else_=table.c.name),
-        "called": case((named, new.excluded.called), else_=table.c.called),
+        "name": case((has_name, new.excluded.name), else_=table.c.name),
+        "folded_name": case((has_name, new.excluded.folded_name), else_=table.c.folded_name),
     }
-    put = new.on_conflict_do_update(
+    statement = new.on_conflict_do_update(
         index_elements=["user_id", "key"],
         set_=values,
         where=table.c.last_used_at <= new.excluded.last_used_at,
     )
-    connection.execute(put, list(contact_rows))
-    mine = table.c.user_id == bindparam("user")
+    connection.execute(statement, list(contact_rows))
+    is_of_user = table.c.user_id == bindparam("user")
     last = (
         select(table.c.last_used_at)
-        .where(mine)
+        .where(is_of_user)
         .order_by(table.c.last_used_at.desc(), table.c.id.desc())
         .offset(MAX_CONTACTS - 1)
         .limit(1)
         .scalar_subquery()
     )
-    old = delete(table).where(mine, table.c.last_used_at < last)
+    old = delete(table).where(is_of_user, table.c.last_used_at < last)
     connection.execute(
         old, [{"user": user} for user in sorted({row["user_id"] for row in contact_rows})]
     )
@@ -195,10 +205,10 @@ def _update_last_received(
 ) -> None:
     """Update when addresses last received mail. Rows locked by others are skipped."""
     table = core_table(Address)
-    free = select(table.c.id).where(table.c.id.in_(received_at_by_address)).order_by(table.c.id)
-    keys = connection.execute(free.with_for_update(skip_locked=True)).scalars().all()
+    unlocked = select(table.c.id).where(table.c.id.in_(received_at_by_address)).order_by(table.c.id)
+    keys = connection.execute(unlocked.with_for_update(skip_locked=True)).scalars().all()
     earlier = or_(table.c.last_received_at.is_(None), table.c.last_received_at < bindparam("at"))
-    this = update(table).where(table.c.id == bindparam("address"), earlier)
-    given = [{"address": key, "at": received_at_by_address[key]} for key in keys]
-    if given:
-        connection.execute(this.values(last_received_at=bindparam("at")), given)
+    statement = update(table).where(table.c.id == bindparam("address"), earlier)
+    parameter_sets = [{"address": key, "at": received_at_by_address[key]} for key in keys]
+    if parameter_sets:
+        connection.execute(statement.values(last_received_at=bindparam("at")), parameter_sets)

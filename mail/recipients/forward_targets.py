@@ -29,7 +29,7 @@ def seal_context(address_id: int) -> str:
     return f"relays:{address_id}"
 
 
-def encrypt_relay_urls(
+def encrypt_relay_urls_if_any(
     environment: Environment, address_id: int, secret_urls: Mapping[str, str]
 ) -> str | None:
     """Return the encrypted secret URLs by public URL, None if there are none."""
@@ -46,10 +46,10 @@ def decrypt_relay_urls(
     """Return the secret URLs by public URL. Raises Sealed if they can't be decrypted."""
     if sealed_relays is None:
         return {}
-    found: dict[str, str] = orjson.loads(
+    urls: dict[str, str] = orjson.loads(
         environment.secret_box.decrypt(sealed_relays, seal_context(address_id))
     )
-    return found
+    return urls
 
 
 def targets_with_passwords(environment: Environment, address_row: Any) -> list[str]:
@@ -57,5 +57,5 @@ def targets_with_passwords(environment: Environment, address_row: Any) -> list[s
 
     The row has `id`, `forward_to` and `relays`.
     """
-    known = decrypt_relay_urls(environment, address_row.id, address_row.relays)
-    return [known.get(target, target) for target in address_row.forward_to]
+    relay_urls = decrypt_relay_urls(environment, address_row.id, address_row.relays)
+    return [relay_urls.get(target, target) for target in address_row.forward_to]

@@ -8,6 +8,7 @@ address decides:
   itself; to other targets the mail is forwarded.
 - DISCARD: the mail is accepted and dropped.
 - LEARN_SPAM, LEARN_HAM: the spam filter is trained with it, if training is configured.
+- RESOURCE: invitations book the resource (mail/resources). Other addresses don't forward to it.
 
 Mail of a backup MX domain can be relayed: mail/recipients/backup_mx.py.
 
@@ -17,6 +18,7 @@ address of this server goes to the original sender.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -25,17 +27,19 @@ from mail.addresses import srs
 from mail.addresses.address_syntax import normalized_domain
 from mail.envelope.dsn_parameters import DEFAULT_REPORTS, DsnRequest
 from mail.envelope.local_recipient import LocalRecipient
+from mail.envelope.resource_refusal import ONLY_INVITATIONS_TEXT, ResourceMailRefused
 from mail.recipients import address_resolution, backup_mx, forward_targets
 from mail.recipients.address_resolution import RewrittenToExternal
 from mail.recipients.batch_resolution import (
     load_domain_ids_by_name,
     load_domains_and_backup_mx,
-    resolve_addresses,
+    load_receiving_address_rows,
 )
 from mail.recipients.forward_targets import ForwardEndpoint
 from models.addresses.rewrites import RecipientRewrite
 from models.addresses.tables import TRAINING_KINDS, AddressKind
 from models.errors import Conflict, InvalidInput, NotFound, RateLimited, RequestError
+from models.resources.tables import Resource
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 
@@ -56,13 +60,14 @@ class OutgoingForward:
     is_rewritten: bool = False  # by an administrator; counts against no limit
     dsn_request: DsnRequest = DEFAULT_REPORTS  # for the next server
     is_backup_mx: bool = False  # to the servers this one is a backup of
+    is_local_retry: bool = False  # its target is an account here that takes no mail now
     stored_message_id: int | None = None  # the stored copy, which remembers its forwards
 
     @property
     def is_returned_bounce(self) -> bool:
         """True if it is a bounce to an SRS address; its sender is not rewritten."""
-        ours = self.is_rewritten or self.is_backup_mx
-        return self.address_id is None and self.user_id is None and not ours
+        accepts_here = self.is_rewritten or self.is_backup_mx
+        return self.address_id is None and self.user_id is None and not accepts_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,16 @@ class AutoreplyAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedResource:
+    """A resource that accepts invitations, by its address as given and as stored."""
+
+    resource_id: int
+    domain_id: int
+    given_address: str
+    stored_address: str
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptedRecipient:
     """A recipient that was accepted, and where its mail goes. Without destination it is dropped."""
 
@@ -113,6 +128,7 @@ class AcceptedRecipient:
     rejected_recipients: Sequence[RejectedRecipient] = ()  # refused recipients of the same message
     autoreply_address: AutoreplyAddress | None = None
     dsn_request: DsnRequest = DEFAULT_REPORTS  # of the client
+    resource: AcceptedResource | None = None
 
     @property
     def user_id(self) -> int | None:
@@ -123,7 +139,8 @@ class AcceptedRecipient:
     def is_relayed_unchanged(self) -> bool:
         """True if the mail goes to the same address on another server."""
         return any(
-            each.is_backup_mx and self.address in each.target_addresses for each in self.forwards
+            forward.is_backup_mx and self.address in forward.target_addresses
+            for forward in self.forwards
         )
 
 
@@ -140,6 +157,13 @@ class _ForwardExpansion:
     seen_address_ids: set[int] = field(default_factory=set)
     refusals: list[RequestError] = field(default_factory=list)
     train_as_spam: bool | None = None
+    is_discarded: bool = False  # a target discards its mail
+
+    @property
+    def leads_nowhere(self) -> bool:
+        """True if no target delivers, forwards or trains with the mail, and none is DISCARD."""
+        is_handled = self.is_discarded or self.train_as_spam is not None
+        return not (self.accounts or self.forwards or is_handled)
 
 
 async def accept_recipient(
@@ -153,33 +177,26 @@ async def accept_recipient(
     if srs.is_srs(address.rpartition("@")[0]):
         return await _accept_srs_bounce(environment, address, envelope_sender)
     try:
-        row, there = await address_resolution.resolve_with_rewrite(environment, address)
+        row, rewrite = await address_resolution.resolve_with_rewrite(environment, address)
     except RewrittenToExternal as to:
         return await _accept_rewritten_external(environment, address, to)
     except NotFound as refusal:
         return _accept_for_backup_mx(
             address, refusal.ref, await backup_mx.require_relaying_domain_id(environment, refusal)
         )
-    if row.kind is AddressKind.MAILBOX and row.relayed:
-        return _accept_for_backup_mx(address, there, _tenant_id_of_address(row))
     if row.kind is AddressKind.MAILBOX:
-        return AcceptedRecipient(
-            address,
-            [
-                AcceptedAccount(
-                    await address_resolution.load_row_recipient_below_limits(
-                        environment, row, address, there
-                    )
-                )
-            ],
-        )
+        return await _accept_account_or_relay(environment, row, address, rewrite)
+    if row.kind is AddressKind.RESOURCE:
+        return await _accept_resource(environment, row, address, envelope_sender)
     walk = _ForwardExpansion(seen_address_ids={row.id})
-    await _expand_targets(environment, walk, row, there, 1)
+    await _add_expanded_targets(environment, walk, row, rewrite, 1)
     if not (walk.accounts or walk.forwards) and walk.refusals:
         raise walk.refusals[0]
+    if walk.leads_nowhere:  # its targets are in a loop, or too deep in a chain of addresses
+        raise MailLoop("The targets of the address form a loop.", path=["address"])
     people = [
-        replace(one, recipient=replace(one.recipient, original_address=address))
-        for one in walk.accounts.values()
+        replace(account, recipient=replace(account.recipient, original_address=address))
+        for account in walk.accounts.values()
     ]
     return AcceptedRecipient(
         address,
@@ -189,6 +206,39 @@ async def accept_recipient(
         row.domain_id,
         autoreply_address=_autoreply_address(row, address),
     )
+
+
+async def _accept_account_or_relay(
+    environment: Environment, address_row: ColumnRow, address: str, rewritten_to: str
+) -> AcceptedRecipient:
+    """Accept mail for the account of an address, or for the servers this one is a backup of.
+
+    Raises as `address_resolution.load_recipient_below_limits`.
+    """
+    if address_row.relayed:
+        return _accept_for_backup_mx(address, rewritten_to, _tenant_id_or_zero(address_row))
+    recipient = await address_resolution.load_row_recipient_below_limits(
+        environment, address_row, address, rewritten_to
+    )
+    return AcceptedRecipient(address, [AcceptedAccount(recipient)])
+
+
+async def _accept_resource(
+    environment: Environment, address_row: ColumnRow, address: str, envelope_sender: str
+) -> AcceptedRecipient:
+    """Accept mail for a resource.
+
+    Raises ResourceMailRefused for mail with the null sender, NotFound if the resource was deleted.
+    """
+    if not envelope_sender:
+        raise ResourceMailRefused(ONLY_INVITATIONS_TEXT)
+    statement = select(col(Resource.id)).where(col(Resource.address_id) == address_row.id)
+    for row in await environment.database.read(statement):
+        resource = AcceptedResource(
+            row.id, address_row.domain_id, address, address_row.display_address
+        )
+        return AcceptedRecipient(address, domain_id=address_row.domain_id, resource=resource)
+    raise NotFound(address, path=["address"])
 
 
 def _accept_for_backup_mx(address: str, rewritten_to: str, tenant_id: int) -> AcceptedRecipient:
@@ -222,7 +272,7 @@ async def _accept_rewritten_external(
     )
 
 
-async def _expand_targets(
+async def _add_expanded_targets(
     environment: Environment,
     expansion: _ForwardExpansion,
     address_row: ColumnRow,
@@ -231,6 +281,7 @@ async def _expand_targets(
 ) -> None:
     """Add the targets of an address that is not of an account. Raises NotFound, RateLimited."""
     if address_row.kind is AddressKind.DISCARD:
+        expansion.is_discarded = True
         return
     if address_row.kind in TRAINING_KINDS and environment.options.rspamd_learn_url:
         expansion.train_as_spam = address_row.kind is AddressKind.LEARN_SPAM
@@ -242,14 +293,18 @@ async def _expand_targets(
         forward_targets.targets_with_passwords(environment, address_row),
         strict=True,
     )
-    endpoints = [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown]
-    local_rows, remote_addresses = await _resolve_targets(
-        environment, [one for one in address_row.forward_to if "://" not in one]
+    endpoints = [
+        ForwardEndpoint(address, public_target, full_target)
+        for public_target, full_target in pairs
+        if "://" in public_target
+    ]
+    active_rows, queued_addresses, unreachable_addresses = await _resolve_targets(
+        environment, [target for target in address_row.forward_to if "://" not in target]
     )
-    for target, target_row in local_rows.items():
+    expansion.refusals += [NotFound(target, path=["address"]) for target in unreachable_addresses]
+    for target, target_row in active_rows.items():
         if (
-            target_row.active
-            and target_row.id not in expansion.seen_address_ids
+            target_row.id not in expansion.seen_address_ids
             and depth < MAX_FORWARD_DEPTH
             and _has_room(expansion)
         ):
@@ -259,32 +314,37 @@ async def _expand_targets(
                 expansion,
                 target_row,
                 target,
-                OutgoingForward(
-                    address, address_row.id, _tenant_id_of_address(address_row), [target]
-                ),
+                OutgoingForward(address, address_row.id, _tenant_id_or_zero(address_row), [target]),
             )
-            if target_row.kind is not AddressKind.MAILBOX:
-                await _expand_targets(environment, expansion, target_row, target, depth + 1)
-    if remote_addresses or endpoints:
+            if target_row.kind is AddressKind.RESOURCE:
+                expansion.refusals.append(ResourceMailRefused(ONLY_INVITATIONS_TEXT))
+            elif target_row.kind is not AddressKind.MAILBOX:
+                await _add_expanded_targets(environment, expansion, target_row, target, depth + 1)
+    if queued_addresses or endpoints:
         require_below_address_forward_limit(environment, address_row)
         expansion.forwards.append(
             OutgoingForward(
                 address,
                 address_row.id,
-                _tenant_id_of_address(address_row),
-                remote_addresses[:MAX_DESTINATIONS],
+                _tenant_id_or_zero(address_row),
+                queued_addresses[:MAX_DESTINATIONS],
                 endpoints[:MAX_DESTINATIONS],
             )
         )
 
 
+class _ResolvedTargets(NamedTuple):
+    """Targets by how mail reaches them."""
+
+    active_row_by_address: dict[str, ColumnRow]  # with an address record here
+    queued_addresses: list[str]  # on other servers, or rewritten here
+    unreachable_addresses: list[str]  # unknown or inactive
+
+
 async def _resolve_targets(
     environment: Environment, target_addresses: Collection[str]
-) -> tuple[dict[str, ColumnRow], list[str]]:
-    """Return the rows of the local targets by address, and the targets on other servers.
-
-    Unknown addresses in local domains are in neither.
-    """
+) -> _ResolvedTargets:
+    """Find out which targets are addresses here, and which ones the queue delivers."""
     domain_names = {
         address: normalized_domain(address.rpartition("@")[2]) for address in target_addresses
     }
@@ -293,25 +353,40 @@ async def _resolve_targets(
         if domain_names
         else ({}, set())
     )
-    rows = await resolve_addresses(environment, domain_names, domains_by_name=local_domains)
-    ours = {
+    rows = await load_receiving_address_rows(
+        environment, domain_names, domains_by_name=local_domains
+    )
+    handled_domains = {
         *local_domains,
         *await _load_fully_rewritten_domains(
             environment, {*domain_names.values()}.difference(local_domains)
         ),
     }
-    ours -= backup_mx_domains  # the queue decides which of these are local
+    handled_domains -= backup_mx_domains  # the queue decides which of these are local
     rows = {
         address: row
         for address, row in rows.items()
         if domain_names[address] not in backup_mx_domains
     }
-    remote_addresses = [
-        address
-        for address, name in domain_names.items()
-        if address not in rows and name not in ours
-    ]
-    return rows, remote_addresses
+    queued_addresses = list[str]()
+    unreachable_addresses = [address for address, row in rows.items() if not row.active]
+    for address, name in domain_names.items():
+        if address not in rows:
+            is_queued = name not in handled_domains or await _is_rewritten(environment, address)
+            (queued_addresses if is_queued else unreachable_addresses).append(address)
+    active_rows = {address: row for address, row in rows.items() if row.active}
+    return _ResolvedTargets(active_rows, queued_addresses, unreachable_addresses)
+
+
+async def _is_rewritten(environment: Environment, address: str) -> bool:
+    """Return True if a rewrite leads from an address without a record to a recipient."""
+    try:
+        await address_resolution.resolve_with_rewrite(environment, address)
+    except RewrittenToExternal:
+        return True
+    except NotFound:
+        return False
+    return True
 
 
 async def _add_target_account_or_refusal(
@@ -321,20 +396,22 @@ async def _add_target_account_or_refusal(
     target: str,
     forward: OutgoingForward,
 ) -> None:
-    """Add the account of a target. If it refuses for now, the queue retries by the forward."""
+    """Add the account of a target. If it refuses for now, the queue delivers later."""
     if address_row.kind is not AddressKind.MAILBOX:
         return
     try:
-        to = await address_resolution.load_row_recipient_below_limits(
+        recipient = await address_resolution.load_row_recipient_below_limits(
             environment, address_row, target
         )
     except NotFound as refusal:
         expansion.refusals.append(refusal)
     except RequestError as refusal:  # the refusal can be temporary: the queue retries
         expansion.refusals.append(refusal)
-        expansion.forwards.append(forward)
+        expansion.forwards.append(replace(forward, is_local_retry=True))
     else:
-        expansion.accounts.setdefault((to.user_id, to.mailbox_id), AcceptedAccount(to, forward))
+        expansion.accounts.setdefault(
+            (recipient.user_id, recipient.mailbox_id), AcceptedAccount(recipient, forward)
+        )
 
 
 def _has_room(expansion: _ForwardExpansion) -> bool:
@@ -342,7 +419,7 @@ def _has_room(expansion: _ForwardExpansion) -> bool:
     return len(expansion.accounts) + len(expansion.forwards) < MAX_DESTINATIONS
 
 
-def _tenant_id_of_address(address_row: ColumnRow) -> int:
+def _tenant_id_or_zero(address_row: ColumnRow) -> int:
     """Return the tenant ID of an address, 0 if it has no domain."""
     return int(address_row.domain_id or 0)
 
@@ -356,7 +433,9 @@ def require_below_address_forward_limit(environment: Environment, address_row: C
     )
     until, now = address_row.forwarded_until, environment.now()
     if most and address_row.forwarded >= most and until and until > now:
-        raise RateLimited("this address has forwarded as much as it may", retry_after=until - now)
+        raise RateLimited(
+            "The address has reached its limit of forwarded mail.", retry_after=until - now
+        )
 
 
 async def _accept_srs_bounce(
@@ -365,15 +444,18 @@ async def _accept_srs_bounce(
     """Accept a bounce to an SRS address. Raises NotFound for mail with an envelope sender."""
     local, _, domain = address.rpartition("@")
     name = normalized_domain(domain)
-    places = (await load_domain_ids_by_name(environment, [name])).get(name)
-    if envelope_sender or not (places or await _load_fully_rewritten_domains(environment, [name])):
+    domain_ids = (await load_domain_ids_by_name(environment, [name])).get(name)
+    if envelope_sender or not (
+        domain_ids or await _load_fully_rewritten_domains(environment, [name])
+    ):
         raise NotFound(address, path=["address"])
     try:
         origin = srs.verified_original_sender(environment, local)
     except InvalidInput as problem:
         raise NotFound(address, path=["address"]) from problem
     return AcceptedRecipient(
-        address, forwards=[OutgoingForward(address, None, next(iter(places or ()), 0), [origin])]
+        address,
+        forwards=[OutgoingForward(address, None, next(iter(domain_ids or ()), 0), [origin])],
     )
 
 
@@ -390,9 +472,13 @@ async def _load_fully_rewritten_domains(
     environment: Environment, domain_names: Collection[str]
 ) -> set[str]:
     """Return the domains with a rewrite for all of their mail."""
-    whole = select(col(RecipientRewrite.domain)).where(
+    statement = select(col(RecipientRewrite.domain)).where(
         col(RecipientRewrite.domain).in_(domain_names),
         col(RecipientRewrite.local) == "",
         col(RecipientRewrite.active),
     )
-    return {row.domain for row in await environment.database.read(whole)} if domain_names else set()
+    return (
+        {row.domain for row in await environment.database.read(statement)}
+        if domain_names
+        else set()
+    )

@@ -100,7 +100,7 @@ def parse_policy_parameters(
         name, equals_sign, value = word.partition("=")
         if not equals_sign or not value:
             raise InvalidInput(
-                f"{word[:40]}: write name=value",
+                f"{word[:40]}: must be name=value.",
                 constraint=ValidationConstraint.PARAMETERS,
                 path=ERROR_PATH,
             )
@@ -109,16 +109,16 @@ def parse_policy_parameters(
                 _parse_fingerprints(value) if expects_fingerprints else _parse_match_names(value)
             )
         elif name == "protocols":
-            minimum_version, maximum_version = _parse_protocols(value)
+            minimum_version, maximum_version = _parse_lowest_and_highest_protocol(value)
         else:
             raise InvalidInput(
-                f"{name[:40]} is not known: there are match and protocols",
+                f"{name[:40]} is unknown: use match and protocols.",
                 constraint=ValidationConstraint.PARAMETERS,
                 path=ERROR_PATH,
             )
     if len(match_values) > MAX_MATCHES:
         raise InvalidInput(
-            f"match= names at most {MAX_MATCHES}",
+            f"match= has at most {MAX_MATCHES} names.",
             constraint=ValidationConstraint.PARAMETERS,
             path=ERROR_PATH,
         )
@@ -130,7 +130,7 @@ def _parse_match_names(value: str) -> list[str]:
     names = [part.lower() for part in value.split(":")]
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
-            text = f"match={value[:80]}: names of servers, with : between them"
+            text = f"match={value[:80]}: must be server names, separated by a colon."
             raise InvalidInput(text, constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH)
     return names
 
@@ -141,13 +141,15 @@ def _parse_fingerprints(value: str) -> list[str]:
     for value_part in value.lower().split("|"):
         digits = value_part.removeprefix("sha256:").removeprefix("sha1:").replace(":", "")
         if not _FINGERPRINT.fullmatch(digits):
-            text = "match= takes SHA-256 or SHA-1 fingerprints, with | between them"
+            text = "match= must have SHA-256 or SHA-1 fingerprints, separated by |."
             raise InvalidInput(text, constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH)
         fingerprints.append(digits)
     return fingerprints
 
 
-def _parse_protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None]:
+def _parse_lowest_and_highest_protocol(
+    value: str,
+) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None]:
     """The lowest and highest version of ">=TLSv1.2" or "!TLSv1:!TLSv1.1". Raises Invalid.
 
     None means no limit.
@@ -160,7 +162,7 @@ def _parse_protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion 
         if version_name in OBSOLETE_VERSIONS and word.startswith("!"):
             continue
         if version_name not in VERSION_BY_NAME:
-            text = f"protocols={value[:80]}: such as >=TLSv1.2, or !TLSv1:!TLSv1.1"
+            text = f"protocols={value[:80]}: must be such as >=TLSv1.2 or !TLSv1:!TLSv1.1."
             raise InvalidInput(text, constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH)
         version = VERSION_BY_NAME[version_name]
         if word.startswith(">="):
@@ -183,7 +185,9 @@ def _parse_protocols(value: str) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion 
     ]
     if not allowed:
         raise InvalidInput(
-            "protocols= leaves none", constraint=ValidationConstraint.PARAMETERS, path=ERROR_PATH
+            "protocols= excludes every version.",
+            constraint=ValidationConstraint.PARAMETERS,
+            path=ERROR_PATH,
         )
     minimum = allowed[0] if excluded or listed or lowest else None
     maximum = allowed[-1] if excluded or listed or highest else None

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import delete, or_, select
 from sqlmodel import col
 
-from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, fetch
-from mail.routing.mx_hosts import OutboundSettings, Unroutable, query_dns
+from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, get_and_read
+from mail.routing.mx_hosts import OutboundSettings, Unroutable, query_dns_or_raise_unroutable
 from models.errors import InvalidInput
 from models.routing.mta_sts import MtaStsMode, MtaStsPolicy
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -61,25 +62,32 @@ def parse_policy(policy_text: bytes) -> FetchedStsPolicy:
         if separator:
             fields.setdefault(name.strip().lower(), []).append(value.strip())
     if fields.get("version", [""])[0] != "STSv1":
-        raise _invalid_policy("it is no STSv1")
+        raise _invalid_policy("the version is not STSv1")
     try:
         mode = MtaStsMode(fields.get("mode", [""])[0])
         max_age = fields.get("max_age", [""])[0]
     except ValueError:
-        raise _invalid_policy("its mode is none we know") from None
+        raise _invalid_policy("the mode is unknown") from None
     if not (max_age.isascii() and max_age.isdecimal() and len(max_age) <= 10):  # noqa: PLR2004 - RFC 8461
-        raise _invalid_policy("its max_age is no number")
+        raise _invalid_policy("max_age is not a number")
     patterns = [pattern.lower().rstrip(".") for pattern in fields.get("mx", [])[:MAX_PATTERNS]]
     if not all(_PATTERN.fullmatch(pattern) for pattern in patterns) or (
         mode is not MtaStsMode.NONE and not patterns
     ):
-        raise _invalid_policy("it names no servers")
+        raise _invalid_policy("the policy has no MX host")
     return FetchedStsPolicy(mode, tuple(patterns), min(int(max_age), MAX_POLICY_AGE))
+
+
+class PolicyWithTraceText(NamedTuple):
+    """The valid policy of a domain, if it has one, with a phrase for the delivery trace."""
+
+    policy: FetchedStsPolicy | None
+    trace_text: str
 
 
 async def load_or_fetch_policy(
     environment: Environment, outbound_settings: OutboundSettings, domain: str
-) -> tuple[FetchedStsPolicy | None, str]:
+) -> PolicyWithTraceText:
     """The valid policy of a domain, or None, with a phrase for the delivery trace.
 
     Fetches the policy if its id in DNS has changed or it is older than `REFRESH_INTERVAL`.
@@ -87,29 +95,35 @@ async def load_or_fetch_policy(
     stored_policy = await _load_stored_policy(environment, domain)
     now = environment.now()
     is_valid = stored_policy is not None and now < stored_policy.expires_at
-    published_id = await _query_policy_id(outbound_settings, domain)
+    published_id = await _query_policy_id_or_none(outbound_settings, domain)
     if published_id is None or (
         stored_policy is not None and stored_policy.retry_at and now < stored_policy.retry_at
     ):
         if not is_valid:
-            return None, "no policy" if published_id is None else "its policy could not be read"
-        return _policy_from_row(stored_policy), "its policy as it was read before"
+            return PolicyWithTraceText(
+                None, "no policy" if published_id is None else "policy not available"
+            )
+        return PolicyWithTraceText(_policy_from_row(stored_policy), "cached policy")
     is_current = (
         stored_policy is not None
         and stored_policy.policy_id == published_id
         and now < stored_policy.fetched_at + REFRESH_INTERVAL
     )
     if is_valid and is_current:
-        return _policy_from_row(stored_policy), f"its policy {published_id}"
+        return PolicyWithTraceText(_policy_from_row(stored_policy), f"policy {published_id}")
     try:
         fetched = await _fetch_policy(outbound_settings, domain)
     except (InvalidInput, HttpRequestFailed) as problem:
-        await environment.run_transaction(partial(_store_failure, domain, published_id, now))
+        await environment.run_transaction(partial(_store_fetch_failure, domain, published_id, now))
         if is_valid:
-            return _policy_from_row(stored_policy), f"its policy as it was read before: {problem}"
-        return None, f"its policy could not be read: {problem}"
-    await environment.run_transaction(partial(_store_policy, domain, published_id, fetched, now))
-    return fetched, f"its policy {published_id}, read just now"
+            return PolicyWithTraceText(
+                _policy_from_row(stored_policy), f"cached policy: {str(problem).removesuffix('.')}"
+            )
+        return PolicyWithTraceText(None, f"policy not available: {str(problem).removesuffix('.')}")
+    await environment.run_transaction(
+        partial(_store_policy_and_delete_expired, domain, published_id, fetched, now)
+    )
+    return PolicyWithTraceText(fetched, f"policy {published_id}, fetched now")
 
 
 async def _load_stored_policy(environment: Environment, domain: str) -> MtaStsPolicy | None:
@@ -122,10 +136,10 @@ def _policy_from_row(row: MtaStsPolicy | None) -> FetchedStsPolicy | None:
     return FetchedStsPolicy(row.mode, tuple(row.mx), row.max_age) if row else None
 
 
-async def _query_policy_id(outbound_settings: OutboundSettings, domain: str) -> str | None:
+async def _query_policy_id_or_none(outbound_settings: OutboundSettings, domain: str) -> str | None:
     """The policy id in DNS. None unless there is exactly one valid record."""
     try:
-        answer = await query_dns(outbound_settings, f"_mta-sts.{domain}", "TXT")
+        answer = await query_dns_or_raise_unroutable(outbound_settings, f"_mta-sts.{domain}", "TXT")
     except Unroutable:
         return None
     record_texts = [
@@ -149,7 +163,9 @@ async def _fetch_policy(outbound_settings: OutboundSettings, domain: str) -> Fet
             try:
                 addresses += [
                     str(record.address)
-                    for record in (await query_dns(outbound_settings, name, kind)).records
+                    for record in (
+                        await query_dns_or_raise_unroutable(outbound_settings, name, kind)
+                    ).records
                 ]
             except Unroutable:
                 continue
@@ -161,17 +177,17 @@ async def _fetch_policy(outbound_settings: OutboundSettings, domain: str) -> Fet
         resolve_host,
         FETCH_TIMEOUT,
     )
-    status, body = await fetch(
+    status, body = await get_and_read(
         HttpTarget(True, host, outbound_settings.mta_sts_port, POLICY_PATH),
         network_policy,
         MAX_POLICY_BYTES,
     )
     if status != 200:  # noqa: PLR2004 - a redirection is not followed (RFC 8461, section 3.3)
-        raise HttpRequestFailed(f"status {status}")
+        raise HttpRequestFailed(f"Unexpected status {status}.")
     return parse_policy(body)
 
 
-def _store_policy(
+def _store_policy_and_delete_expired(
     domain: str,
     policy_id: str,
     fetched: FetchedStsPolicy,
@@ -197,7 +213,7 @@ def _store_policy(
     transaction.connection.execute(expired)
 
 
-def _store_failure(
+def _store_fetch_failure(
     domain: str, policy_id: str, now: datetime, transaction: DatabaseTransaction
 ) -> None:
     """Store the time of the next fetch. A stored policy keeps its validity."""

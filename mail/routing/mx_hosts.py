@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import dns.exception
@@ -114,7 +114,7 @@ def parse_next_hop(url: str) -> NextHop:
     level_by_query = {"": None, "tls=never": TlsLevel.NEVER, "tls=required": TlsLevel.REQUIRED}
     if parts.scheme not in ("smtp", "smtps") or not name or parts.query not in level_by_query:
         raise InvalidInput(
-            "not host:port, smtp:// or smtps://",
+            "Must be host:port, or a URL with smtp:// or smtps://",
             constraint=ValidationConstraint.URL,
             path=["nextHop"],
         )
@@ -160,11 +160,11 @@ async def resolve_mx_hosts(
     host, and with 4xx if DNS does not answer.
     """
     if domain.startswith("["):
-        raise Unroutable(550, "5.1.2 Address literals are not delivered to")
+        raise Unroutable(550, "5.1.2 Address literals are not supported")
     try:
         name = ascii_domain(domain)
     except idna.IDNAError:
-        raise Unroutable(550, "5.1.2 Not a domain name") from None
+        raise Unroutable(550, "5.1.2 Bad destination domain syntax") from None
     mx_names, is_signed = await _query_usable_mx_names(environment, outbound_settings, name)
     answers = await asyncio.gather(
         *(_query_addresses(outbound_settings, exchanger) for _, exchanger in mx_names[:MAX_HOSTS]),
@@ -174,7 +174,7 @@ async def resolve_mx_hosts(
     problem: Unroutable | None = None
     for (preference, mx_name), answer in zip(mx_names, answers, strict=False):
         if isinstance(answer, Unroutable):
-            problem = _problem_to_report(problem, answer)
+            problem = _temporary_or_newer_problem(problem, answer)
         elif isinstance(answer, BaseException):
             raise answer
         elif allowed := _allowed_addresses(mx_name, answer, route_log, allow_private=allow_private):
@@ -189,14 +189,16 @@ async def resolve_mx_hosts(
                 )
             )
         else:
-            private_only = Unroutable(550, f"5.4.4 {mx_name} has private addresses only")
-            problem = _problem_to_report(problem, answer.problem or private_only)
+            private_only = Unroutable(550, f"5.4.4 {mx_name} has only private IP addresses")
+            problem = _temporary_or_newer_problem(problem, answer.problem or private_only)
     if not mx_hosts:
-        raise problem or Unroutable(550, f"5.4.4 No server of {name} has an address")
+        raise problem or Unroutable(550, f"5.4.4 No MX host of {name} has an IP address")
     return mx_hosts
 
 
-def _problem_to_report(first_problem: Unroutable | None, new_problem: Unroutable) -> Unroutable:
+def _temporary_or_newer_problem(
+    first_problem: Unroutable | None, new_problem: Unroutable
+) -> Unroutable:
     """The temporary problem of the two, so that an unanswered query does not cause a bounce."""
     if first_problem is None or first_problem.reply_code >= 500:  # noqa: PLR2004
         return new_problem
@@ -213,22 +215,29 @@ def _allowed_addresses(
         else [address for address in answer.records if is_private_address(address)]
     )
     route_log += [
-        f"{name} ({address}): left out, it is inside, and "
+        f"{name} ({address}): skipped, private network and "
         "MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off"
         for address in excluded
     ]
     return [address for address in answer.records if address not in excluded]
 
 
+class _UsableMxNames(NamedTuple):
+    """The MX hosts of a domain, the best first, and whether DNSSEC signs them."""
+
+    preferences_and_names: list[tuple[int | None, str]]
+    is_signed: bool
+
+
 async def _query_usable_mx_names(
     environment: Environment, outbound_settings: OutboundSettings, name: str
-) -> tuple[list[tuple[int | None, str]], bool]:
+) -> _UsableMxNames:
     """(preference, name) of the MX hosts, best first, and True if that is signed by DNSSEC."""
-    answer = await query_dns(outbound_settings, name, "MX")
+    answer = await query_dns_or_raise_unroutable(outbound_settings, name, "MX")
     if not answer.records:
-        return [
-            (None, name)
-        ], answer.is_signed  # RFC 5321, section 5.1: the domain itself is the MX host
+        return _UsableMxNames(
+            [(None, name)], answer.is_signed
+        )  # RFC 5321, section 5.1: the domain itself is the MX host
     mx_names: list[tuple[int, str]] = []
     for preference, same_preference in groupby(
         sorted(answer.records, key=_mx_preference), key=_mx_preference
@@ -239,7 +248,7 @@ async def _query_usable_mx_names(
         shuffled = sorted(exchange_names, key=lambda _: environment.random_bytes(4))
         mx_names += [(preference, mx_name) for mx_name in shuffled]
     if {mx_name for _, mx_name in mx_names} <= {"", ".", "@"}:
-        raise Unroutable(556, f"5.1.10 {name} takes no mail (null MX)")
+        raise Unroutable(556, f"5.1.10 Domain {name} does not accept mail (nullMX)")
     own_name = environment.options.hostname.lower()
     known_names = [mx_name for _, mx_name in mx_names]
     if own_name in known_names:
@@ -248,11 +257,11 @@ async def _query_usable_mx_names(
             mx_name for mx_name in mx_names if mx_name[0] < own_preference
         ]  # hosts of lower priority would send it back to this server
         if not mx_names:
-            raise Unroutable(550, f"5.4.6 Mail for {name} would come back to us")
+            raise Unroutable(550, f"5.4.6 Mail for {name} loops back to this server")
     usable_names = [
         (preference, mx_name) for preference, mx_name in mx_names if mx_name not in ("", ".", "@")
     ]
-    return [*usable_names], answer.is_signed
+    return _UsableMxNames([*usable_names], answer.is_signed)
 
 
 def _mx_preference(record: Any) -> int:
@@ -269,7 +278,7 @@ async def _query_addresses(outbound_settings: OutboundSettings, name: str) -> Dn
     last_problem: Unroutable | None = None
     for kind in ("A", "AAAA"):
         try:
-            answer = await query_dns(outbound_settings, name, kind)
+            answer = await query_dns_or_raise_unroutable(outbound_settings, name, kind)
         except Unroutable as problem:
             last_problem = problem
             continue
@@ -277,7 +286,7 @@ async def _query_addresses(outbound_settings: OutboundSettings, name: str) -> Dn
         is_signed = is_signed and answer.is_signed
         canonical_name = answer.canonical_name if answer.records else canonical_name
     if not addresses:
-        raise last_problem or Unroutable(550, f"5.4.4 {name} has no address")
+        raise last_problem or Unroutable(550, f"5.4.4 {name} has no IP address")
     return DnsAnswer(addresses, is_signed, canonical_name, last_problem)
 
 
@@ -286,7 +295,9 @@ async def resolve_host(outbound_settings: OutboundSettings, name: str) -> DnsAns
     return await _query_addresses(outbound_settings, name)
 
 
-async def query_dns(outbound_settings: OutboundSettings, name: str, record_type: str) -> DnsAnswer:
+async def query_dns_or_raise_unroutable(
+    outbound_settings: OutboundSettings, name: str, record_type: str
+) -> DnsAnswer:
     """Query DNS. The answer is empty if the name has no records of this type.
 
     Raises Unroutable with 550 if the name does not exist, and with 451 if DNS does not answer.
@@ -296,12 +307,12 @@ async def query_dns(outbound_settings: OutboundSettings, name: str, record_type:
             f"{name}.", record_type, raise_on_no_answer=False
         )
     except dns.resolver.NXDOMAIN:
-        raise Unroutable(550, f"5.1.2 There is no domain {name}") from None
+        raise Unroutable(550, f"5.1.2 Domain {name} not found") from None
     except dns.exception.SyntaxError:
-        raise Unroutable(550, "5.1.2 Not a domain name") from None
+        raise Unroutable(550, "5.1.2 Bad destination domain syntax") from None
     except (dns.exception.DNSException, OSError) as problem:
         error_name = type(problem).__name__
-        raise Unroutable(451, f"4.4.3 DNS does not answer for {name}: {error_name}") from problem
+        raise Unroutable(451, f"4.4.3 DNS lookup of {name} failed: {error_name}") from problem
     is_signed = outbound_settings.trusts_dnssec and bool(answer.response.flags & dns.flags.AD)
     canonical_name = answer.canonical_name.to_text(omit_final_dot=True).lower()
     return DnsAnswer(list(answer.rrset or ()), is_signed, canonical_name)

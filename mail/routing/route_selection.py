@@ -68,12 +68,12 @@ async def select_route(
     route_log: list[str] | None = None,
 ) -> RecipientRoute:
     """Select the route of one recipient. Raises Unroutable. Appends its steps to `route_log`."""
-    return await select_route_with_cache(
+    return await select_route_or_raise_unroutable(
         RouteCache(environment, outbound_settings), request, route_log
     )
 
 
-async def select_route_with_cache(
+async def select_route_or_raise_unroutable(
     cache: RouteCache,
     request: RouteRequest,
     route_log: list[str] | None = None,
@@ -85,11 +85,11 @@ async def select_route_with_cache(
     """
     route_log = [] if route_log is None else route_log
     if isinstance(forced_route, RelayHost):
-        return await _relay_host_route(cache, request, forced_route, route_log)
+        return await _select_relay_host_route(cache, request, forced_route, route_log)
     return await _route_by_transport_or_default(
         cache,
         request,
-        forced_route or await cache.load_transport(request.recipient, request.domain),
+        forced_route or await cache.find_transport(request.recipient, request.domain),
         route_log,
     )
 
@@ -99,18 +99,18 @@ async def _route_by_transport_or_default(
 ) -> RecipientRoute:
     """Select the route for this transport of the recipient, which can be None."""
     if transport is not None:
-        return await _transport_route(cache, request, transport, route_log)
+        return await _select_transport_route(cache, request, transport, route_log)
     sender_domain = normalized_domain(request.sender.rpartition("@")[2])
-    if sender_domain and (relay := await cache.load_relay_host(sender_domain)):
-        route_log.append(f"sender's domain {sender_domain}: by its relay host")
-        return await _relay_host_route(cache, request, relay, route_log)
+    if sender_domain and (relay := await cache.find_relay_host(sender_domain)):
+        route_log.append(f"sender domain {sender_domain}: relay host of the domain")
+        return await _select_relay_host_route(cache, request, relay, route_log)
     if hop := cache.outbound_settings.next_hop:
-        route_log.append(f"all mail: next hop {hop.name}:{hop.port}")
-        return await _configured_hosts_route(cache, request, [hop], route_log)
+        route_log.append(f"default next hop {hop.name}:{hop.port}")
+        return await _select_configured_hosts_route(cache, request, [hop], route_log)
     allow_private = cache.environment.options.mx_allow_private_networks or await cache.is_backup_mx(
         request.domain
     )
-    return await _mx_route(
+    return await _select_mx_route(
         cache,
         request,
         (request.domain, cache.outbound_settings.mx_port),
@@ -124,7 +124,7 @@ async def group_recipients_by_route(cache: RouteCache, job: DeliveryJob) -> list
     recipients_by_transport: dict[int | None, list[JobRecipient]] = {}
     transport_by_id: dict[int | None, Transport | None] = {}
     for recipient in job.recipients:
-        transport = await cache.load_transport(recipient.address, job.domain)
+        transport = await cache.find_transport(recipient.address, job.domain)
         transport_id = transport.id if transport else None
         transport_by_id[transport_id] = transport
         recipients_by_transport.setdefault(transport_id, []).append(recipient)
@@ -171,18 +171,20 @@ def parse_host_port(host_and_port: str) -> HostPort:
     return HostPort(name.lower(), int(port or SMTP_PORT), is_bracketed)
 
 
-async def _transport_route(
+async def _select_transport_route(
     cache: RouteCache, request: RouteRequest, transport: Transport, route_log: list[str]
 ) -> RecipientRoute:
     """The route over a transport: its host, or the MX hosts of its name. Raises Unroutable."""
     route_log.append(f"recipient: transport {transport.destination} to {transport.next_hop}")
     try:
-        found = parse_host_port(transport.next_hop)
+        host_and_port = parse_host_port(transport.next_hop)
     except ValueError:
-        raise Unroutable(451, "4.3.5 The next hop of its transport cannot be read") from None
-    name, port = found.name, found.port
-    if transport.lookup_mx and not found.is_bracketed:
-        mx_route = await _mx_route(cache, request, (name, port), route_log, allow_private=True)
+        raise Unroutable(451, "4.3.5 The next hop of the transport is invalid") from None
+    name, port = host_and_port.name, host_and_port.port
+    if transport.lookup_mx and not host_and_port.is_bracketed:
+        mx_route = await _select_mx_route(
+            cache, request, (name, port), route_log, allow_private=True
+        )
         with_login = [
             _with_login_over_tls(cache, replace(next_hop, is_relay=True), transport, route_log)
             for next_hop in mx_route.next_hops
@@ -191,10 +193,12 @@ async def _transport_route(
     host = _with_login_over_tls(
         cache, NextHop(name, port, name, is_relay=True), transport, route_log
     )
-    return await _configured_hosts_route(cache, request, [_with_implicit_tls(host)], route_log)
+    return await _select_configured_hosts_route(
+        cache, request, [_with_implicit_tls(host)], route_log
+    )
 
 
-async def _relay_host_route(
+async def _select_relay_host_route(
     cache: RouteCache, request: RouteRequest, relay_host: RelayHost, route_log: list[str]
 ) -> RecipientRoute:
     """The route over a relay host. Raises Unroutable."""
@@ -204,7 +208,9 @@ async def _relay_host_route(
     host = _with_login_over_tls(
         cache, NextHop(name, relay_host.port, name, tls_level, is_relay=True), relay_host, route_log
     )
-    return await _configured_hosts_route(cache, request, [_with_implicit_tls(host)], route_log)
+    return await _select_configured_hosts_route(
+        cache, request, [_with_implicit_tls(host)], route_log
+    )
 
 
 def _with_implicit_tls(host: NextHop) -> NextHop:
@@ -225,14 +231,14 @@ def _with_login_over_tls(
     try:
         password = cache.environment.secret_box.decrypt(row.secret, context) if row.secret else ""
     except DecryptionError:
-        raise Unroutable(451, "4.3.5 The password for the next hop cannot be opened") from None
+        raise Unroutable(451, "4.3.5 The password for the next hop can't be decrypted") from None
     route_log.append(f"signing in as {row.username}")
     is_weak = host.tls_level in (TlsLevel.OPPORTUNISTIC, TlsLevel.NEVER)
     tls_level = TlsLevel.REQUIRED if is_weak else host.tls_level
     return replace(host, tls_level=tls_level, username=row.username, password=password)
 
 
-async def _configured_hosts_route(
+async def _select_configured_hosts_route(
     cache: RouteCache, request: RouteRequest, hosts: list[NextHop], route_log: list[str]
 ) -> RecipientRoute:
     """The route over configured hosts, by their TLS policy or that of the recipient's domain."""
@@ -244,17 +250,17 @@ async def _configured_hosts_route(
         f"[{first.name}]",
         *destinations_of_domain(first.name),
     )
-    policy = await cache.load_tls_policy(own_destinations)
+    policy = await cache.find_tls_policy(own_destinations)
     if policy is not None:
         requirements = [
-            await tls_requirements.requirement_from_policy(
+            await tls_requirements.configured_requirement_or_problem(
                 cache.outbound_settings, next_hop, policy, first.name
             )
             for next_hop in hosts
         ]
-        next_hops = tls_requirements.usable_next_hops(requirements, route_log)
+        next_hops = tls_requirements.require_usable_next_hops(requirements, route_log)
     else:
-        recipient_policy = await cache.load_tls_policy(destinations_of_domain(request.domain))
+        recipient_policy = await cache.find_tls_policy(destinations_of_domain(request.domain))
         next_hops = [
             tls_requirements.with_recipient_policy(next_hop, recipient_policy, route_log)
             for next_hop in hosts
@@ -268,7 +274,7 @@ async def _configured_hosts_route(
     )
 
 
-async def _mx_route(
+async def _select_mx_route(
     cache: RouteCache,
     request: RouteRequest,
     domain_and_port: tuple[str, int],
@@ -295,20 +301,20 @@ async def _mx_route(
         MxNextHop(mx_host, NextHop(mx_host.name, port, mx_host.addresses[0]))
         for mx_host in mx_hosts
     ]
-    policy = await cache.load_tls_policy((f"[{domain}]:{port}", *destinations_of_domain(domain)))
+    policy = await cache.find_tls_policy((f"[{domain}]:{port}", *destinations_of_domain(domain)))
     if policy is not None:
         requirements = [
-            await tls_requirements.requirement_from_policy(
-                cache.outbound_settings, place.next_hop, policy, ascii_name, place.mx_host
+            await tls_requirements.configured_requirement_or_problem(
+                cache.outbound_settings, next_hop.next_hop, policy, ascii_name, next_hop.mx_host
             )
-            for place in mx_next_hops
+            for next_hop in mx_next_hops
         ]
     else:
-        requirements = await tls_requirements.requirements_of_domain(
+        requirements = await tls_requirements.look_up_published_tls_requirements(
             cache, ascii_name, mx_next_hops, route_log
         )
     hosts = tls_requirements.enforce_sender_tls(
-        tls_requirements.usable_next_hops(requirements, route_log),
+        tls_requirements.require_usable_next_hops(requirements, route_log),
         route_log,
         requires_tls=request.requires_tls,
     )

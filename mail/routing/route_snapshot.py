@@ -40,7 +40,7 @@ class RouteCache:
         default_factory=lambda: defaultdict(asyncio.Lock)
     )
 
-    async def load_once(
+    async def load_unless_recently_loaded(
         self, kind: str, subject: object, load: Callable[[], Awaitable[Loaded]]
     ) -> Loaded:
         """Return the cached value of a kind and subject, or load it.
@@ -56,24 +56,24 @@ class RouteCache:
         value: Loaded = entry[1]
         return value
 
-    async def load_transport(self, address: str, domain: str) -> Transport | None:
+    async def find_transport(self, address: str, domain: str) -> Transport | None:
         """Load the transport of an address, by address, domain, parent domain or pattern."""
-        by_address, patterns = await self.load_once(
+        by_address, patterns = await self.load_unless_recently_loaded(
             "special", None, self._load_address_and_pattern_transports
         )
         address = address.lower()
-        if found := by_address.get(address):
-            return found
-        if found := await self.load_once(
-            "transport", domain, lambda: self._load_domain_transport(domain)
+        if address_transport := by_address.get(address):
+            return address_transport
+        if address_transport := await self.load_unless_recently_loaded(
+            "transport", domain, lambda: self._find_domain_transport(domain)
         ):
-            return found
+            return address_transport
         for expression, transport in patterns:
             if expression.is_found_in(address):
                 return transport
         return None
 
-    async def load_relay_host(self, sender_domain: str) -> RelayHost | None:
+    async def find_relay_host(self, sender_domain: str) -> RelayHost | None:
         """Load the active relay host of a sender's domain."""
 
         async def load() -> RelayHost | None:
@@ -85,9 +85,9 @@ class RouteCache:
             rows = await self.environment.database.read(statement)
             return RelayHost(**rows[0]._asdict()) if rows else None
 
-        return await self.load_once("relay", sender_domain, load)
+        return await self.load_unless_recently_loaded("relay", sender_domain, load)
 
-    async def load_tls_policy(self, destinations: tuple[str, ...]) -> TlsPolicy | None:
+    async def find_tls_policy(self, destinations: tuple[str, ...]) -> TlsPolicy | None:
         """Load the active TLS policy of the first destination that has one."""
 
         async def load() -> TlsPolicy | None:
@@ -100,7 +100,7 @@ class RouteCache:
             ]
             return min(rows, key=lambda row: destinations.index(row.destination), default=None)
 
-        return await self.load_once("policy", destinations, load)
+        return await self.load_unless_recently_loaded("policy", destinations, load)
 
     async def is_backup_mx(self, domain: str) -> bool:
         """True if an administrator made this server a backup MX of the domain."""
@@ -113,7 +113,7 @@ class RouteCache:
             )
             return bool(await self.environment.database.read(statement))
 
-        return await self.load_once("held", domain, load)
+        return await self.load_unless_recently_loaded("held", domain, load)
 
     async def _load_address_and_pattern_transports(
         self,
@@ -135,7 +135,7 @@ class RouteCache:
         ]
         return {row.destination.lower(): row for row in rows if "@" in row.destination}, patterns
 
-    async def _load_domain_transport(self, domain: str) -> Transport | None:
+    async def _find_domain_transport(self, domain: str) -> Transport | None:
         """Load the transport of a domain or its nearest parent domain."""
         destinations = destinations_of_domain(domain)
         statement = select(*core_table(Transport).c).where(

@@ -44,12 +44,14 @@ class TlsRequirement:
     problem: str = ""
 
 
-def usable_next_hops(requirements: Sequence[TlsRequirement], route_log: list[str]) -> list[NextHop]:
+def require_usable_next_hops(
+    requirements: Sequence[TlsRequirement], route_log: list[str]
+) -> list[NextHop]:
     """The usable next hops. Raises Unroutable with 451 if there is none."""
     route_log += dict.fromkeys(requirement.log_line for requirement in requirements)
     hosts = [requirement.next_hop for requirement in requirements if requirement.next_hop]
     if not hosts:
-        last_problem = requirements[-1].problem if requirements else "no server is left"
+        last_problem = requirements[-1].problem if requirements else "no usable MX host"
         raise Unroutable(REQUIREMENT_FAILED_CODE, f"4.7.5 {last_problem}")
     return hosts
 
@@ -60,7 +62,7 @@ def enforce_sender_tls(
     """The next hops, with TLS enforced if the sender requires it."""
     if not requires_tls:
         return next_hops
-    route_log.append("the sender wants TLS, or nothing is sent")
+    route_log.append("REQUIRETLS: TLS is required")
     requirement = CertificateRequirement(CertificateCheck.NOTHING, source="account")
     return [
         replace(host, tls_level=TlsLevel.ENCRYPTED, certificate_requirement=requirement)
@@ -103,7 +105,7 @@ def with_recipient_policy(
     return next_hop
 
 
-async def requirement_from_policy(
+async def configured_requirement_or_problem(
     outbound_settings: OutboundSettings,
     next_hop: NextHop,
     policy: TlsPolicy,
@@ -119,7 +121,9 @@ async def requirement_from_policy(
             policy.parameters, expects_fingerprints=has_fingerprints
         )
     except InvalidInput as problem:
-        return TlsRequirement(None, f"{log_line}, which cannot be read", f"The policy: {problem}")
+        return TlsRequirement(
+            None, f"{log_line}, which is invalid", f"The TLS policy is invalid: {problem}"
+        )
     if level in (TlsPolicyLevel.DANE, TlsPolicyLevel.DANE_ONLY):
         is_dane_only = level is TlsPolicyLevel.DANE_ONLY
         return await _requirement_from_dane_policy(
@@ -150,7 +154,7 @@ async def requirement_from_policy(
             log_line,
         )
     if has_fingerprints and not parameters_.match_values:
-        return TlsRequirement(None, log_line, "The policy names no fingerprint")
+        return TlsRequirement(None, log_line, "The TLS policy has no fingerprint")
     return TlsRequirement(
         _with_policy_level(next_hop, level, parameters_, destination_name), log_line
     )
@@ -222,15 +226,15 @@ async def _requirement_from_dane_policy(
     next_hop: NextHop,
     destination_and_mx_host: tuple[str, MxHost | None],
     params: TlsPolicyParameters,
-    line_and_only: tuple[str, bool],
+    log_line_and_is_dane_only: tuple[str, bool],
 ) -> TlsRequirement:
     """The TLS requirement of a next hop with a DANE or DANE_ONLY policy.
 
     `line_and_only` has the text for the log, and True for DANE_ONLY.
     """
-    log_line, is_dane_only = line_and_only
+    log_line, is_dane_only = log_line_and_is_dane_only
     destination_name, mx_host = destination_and_mx_host
-    requirement = await _requirement_from_dane(
+    requirement = await _requirement_from_dane_or_none(
         outbound_settings, next_hop, destination_name, mx_host
     )
     if requirement is not None and requirement.next_hop is not None:
@@ -238,9 +242,7 @@ async def _requirement_from_dane_policy(
             is_dane_only
             and requirement.next_hop.certificate_requirement.check is not CertificateCheck.TLSA
         ):
-            return TlsRequirement(
-                None, log_line, f"DNS names no certificate of {next_hop.name} we can check"
-            )
+            return TlsRequirement(None, log_line, f"No usable TLSA record of {next_hop.name}")
         with_versions = _with_requirement(
             next_hop,
             requirement.next_hop.tls_level,
@@ -251,23 +253,23 @@ async def _requirement_from_dane_policy(
     if requirement is not None:
         return requirement
     if is_dane_only:
-        return TlsRequirement(None, log_line, f"DNS names no certificate of {next_hop.name}")
+        return TlsRequirement(None, log_line, f"No TLSA record of {next_hop.name}")
     if next_hop.tls_level in UNENCRYPTED_LEVELS:
         no_check = _with_versions(CertificateRequirement(CertificateCheck.NOTHING), params)
         return TlsRequirement(
             replace(next_hop, tls_level=TlsLevel.OPPORTUNISTIC, certificate_requirement=no_check),
-            f"{log_line}: none in DNS",
+            f"{log_line}: no TLSA record",
         )
     return TlsRequirement(
         replace(
             next_hop,
             certificate_requirement=_with_versions(next_hop.certificate_requirement, params),
         ),
-        f"{log_line}: none in DNS",
+        f"{log_line}: no TLSA record",
     )
 
 
-async def _requirement_from_dane(
+async def _requirement_from_dane_or_none(
     outbound_settings: OutboundSettings,
     next_hop: NextHop,
     destination_name: str,
@@ -293,7 +295,7 @@ async def _requirement_from_dane(
     except Unroutable as problem:
         if mx_host is None and problem.reply_code >= tlsa_records.FIRST_PERMANENT_CODE:
             return None
-        text = f"DNS does not say which certificate {next_hop.name} has"
+        text = f"TLSA lookup of {next_hop.name} failed"
         return TlsRequirement(None, f"TLS to {next_hop.name}: {text}", text)
     names = tuple(dict.fromkeys([next_hop.name, canonical_name, destination_name]))
     return _requirement_from_tlsa(next_hop, tlsa, names) if tlsa.has_records else None
@@ -305,7 +307,10 @@ def _requirement_from_tlsa(
     """The requirement of TLSA records: at least encryption (RFC 7672, section 2.2)."""
     if not tlsa.usable_records:
         requirement = CertificateRequirement(CertificateCheck.NOTHING, source="DANE")
-        text = f"TLS to {next_hop.name}: encrypted, by records in DNS that cannot be checked"
+        text = (
+            f"TLS to {next_hop.name}: encrypted without certificate check, since the "
+            "TLSA records are unusable"
+        )
         return TlsRequirement(
             replace(next_hop, tls_level=TlsLevel.ENCRYPTED, certificate_requirement=requirement),
             text,
@@ -315,25 +320,24 @@ def _requirement_from_tlsa(
     )
     record_count = len(tlsa.usable_records)
     text = (
-        f"TLS to {next_hop.name}: DANE, {record_count} record{'s' if record_count > 1 else ''} "
-        "in DNS"
+        f"TLS to {next_hop.name}: DANE, {record_count} TLSA record{'s' if record_count > 1 else ''}"
     )
     return TlsRequirement(
         replace(next_hop, tls_level=TlsLevel.REQUIRED, certificate_requirement=requirement), text
     )
 
 
-async def requirements_of_domain(
+async def look_up_published_tls_requirements(
     cache: RouteCache, domain: str, mx_next_hops: Sequence[MxNextHop], route_log: list[str]
 ) -> list[TlsRequirement]:
     """The requirements that a domain publishes for its MX hosts: DANE, else MTA-STS."""
     dane_requirements = [
-        await _requirement_from_dane(cache.outbound_settings, p.next_hop, domain, p.mx_host)
+        await _requirement_from_dane_or_none(cache.outbound_settings, p.next_hop, domain, p.mx_host)
         for p in mx_next_hops
     ]
     policy = None
     if not all(dane_requirements):
-        policy, phrase = await cache.load_once(
+        policy, phrase = await cache.load_unless_recently_loaded(
             "sts",
             domain,
             lambda: mta_sts.load_or_fetch_policy(
@@ -343,8 +347,8 @@ async def requirements_of_domain(
         mode = f" ({policy.mode})" if policy else ""
         route_log.append(f"MTA-STS of {domain}: {phrase}{mode}")
     return [
-        demand or _requirement_from_mta_sts(place.next_hop, policy)
-        for place, demand in zip(mx_next_hops, dane_requirements, strict=True)
+        demand or _requirement_from_mta_sts(next_hop.next_hop, policy)
+        for next_hop, demand in zip(mx_next_hops, dane_requirements, strict=True)
     ]
 
 
@@ -356,10 +360,10 @@ def _requirement_from_mta_sts(
         return TlsRequirement(next_hop, f"TLS to {next_hop.name}: {next_hop.tls_level}")
     is_listed = policy.is_listed(next_hop.name)
     if policy.mode is MtaStsMode.TESTING:
-        note = "" if is_listed else ", though MTA-STS does not name it"
+        note = "" if is_listed else ", not matched by MTA-STS"
         return TlsRequirement(next_hop, f"TLS to {next_hop.name}: {next_hop.tls_level}{note}")
     if not is_listed:
-        text = f"MTA-STS does not name {next_hop.name}"
+        text = f"The MTA-STS policy does not match {next_hop.name}"
         return TlsRequirement(None, f"TLS to {next_hop.name}: {text}", text)
     requirement = CertificateRequirement(CertificateCheck.NAMES, source="MTA-STS")
     return TlsRequirement(

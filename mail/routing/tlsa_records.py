@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mail.routing.certificate_checks import TlsaRecord
-from mail.routing.mx_hosts import OutboundSettings, Unroutable, query_dns
+from mail.routing.mx_hosts import OutboundSettings, Unroutable, query_dns_or_raise_unroutable
 
 MAX_RECORDS = 50  # of one host
 FIRST_PERMANENT_CODE = 500  # codes from here on mean that the name does not exist
@@ -26,7 +26,9 @@ async def query_signed_tlsa(
     """
     for name in dict.fromkeys(host_names):
         try:
-            answer = await query_dns(outbound_settings, f"_{port}._tcp.{name}", "TLSA")
+            answer = await query_dns_or_raise_unroutable(
+                outbound_settings, f"_{port}._tcp.{name}", "TLSA"
+            )
         except Unroutable as problem:
             if problem.reply_code >= FIRST_PERMANENT_CODE:
                 continue

@@ -8,7 +8,9 @@ from typing import Any
 
 
 @asynccontextmanager
-async def run_in_background(loop: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+async def run_loop_in_background_during_block(
+    loop: Coroutine[Any, Any, None],
+) -> AsyncGenerator[None]:
     """Run an endless loop as a task, which the end of the block cancels."""
     task = asyncio.create_task(loop)
     try:

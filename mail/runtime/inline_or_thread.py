@@ -33,9 +33,9 @@ async def run_inline_or_in_thread(
     """
     results = None
     if in_memory and sum(_cpu_times.get(key, INLINE_LIMIT) for key in jobs) < INLINE_LIMIT:
-        results = _run_inline(jobs)
+        results = _run_inline_unless_slow(jobs)
     if results is None:
-        results = await asyncio.to_thread(lambda: _run_timed(jobs))
+        results = await asyncio.to_thread(lambda: _run_and_measure_cpu_time(jobs))
     for key, (cpu_time, _) in results.items():
         _cpu_times[key] = max(cpu_time, _cpu_times.pop(key, 0) * DECAY)
     while len(_cpu_times) > MAX_JOB_KEYS:
@@ -47,7 +47,7 @@ class InlineTimeExceeded(BaseException):
     """A job on the event loop takes too long. Handlers of Exception must not catch it."""
 
 
-def check_time_limit() -> None:
+def require_inline_time_left() -> None:
     """Raise InlineTimeExceeded if the current job runs on the event loop and takes too long.
 
     Loops over the content of a message must call this regularly.
@@ -57,20 +57,20 @@ def check_time_limit() -> None:
         raise InlineTimeExceeded
 
 
-def _run_inline(
+def _run_inline_unless_slow(
     jobs: Mapping[JobKey, Callable[[], JobResult]],
 ) -> dict[JobKey, tuple[float, JobResult]] | None:
     """Run the jobs on the event loop. Returns None if they take too long."""
     _deadline.until = time.thread_time() + INLINE_TIMEOUT
     try:
-        return _run_timed(jobs)
+        return _run_and_measure_cpu_time(jobs)
     except InlineTimeExceeded:
         return None
     finally:
         _deadline.until = None
 
 
-def _run_timed(
+def _run_and_measure_cpu_time(
     jobs: Mapping[JobKey, Callable[[], JobResult]],
 ) -> dict[JobKey, tuple[float, JobResult]]:
     """Run the jobs and return CPU time and result of each."""

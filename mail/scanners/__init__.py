@@ -4,9 +4,9 @@ Each scanner scans a message once for all recipients; both run at the same time.
 the setting decides: the message is accepted without a scan, or deferred.
 """
 
-from mail.scanners.scan_requests import scan_incoming_and_store_result, scan_outgoing
+from mail.scanners.scan_requests import scan_incoming_and_store_result, scan_outgoing_if_enabled
 
 __all__ = [
     "scan_incoming_and_store_result",
-    "scan_outgoing",
+    "scan_outgoing_if_enabled",
 ]

@@ -20,7 +20,7 @@ class ScanBody:
     open_pieces: Callable[[], AsyncGenerator[bytes]]
 
 
-def scan_body(raw_message: bytes | Path, size: int) -> ScanBody:
+def body_for_scanner(raw_message: bytes | Path, size: int) -> ScanBody:
     """Return the scan body of a message in memory or in a file."""
 
     async def pieces_of_bytes() -> AsyncGenerator[bytes]:
@@ -32,8 +32,8 @@ def scan_body(raw_message: bytes | Path, size: int) -> ScanBody:
         assert isinstance(raw_message, Path)  # noqa: S101 - checked by the caller
         file: IO[bytes] = await asyncio.to_thread(_open_unbuffered, raw_message)
         try:
-            while piece := await asyncio.to_thread(file.read, PIECE_SIZE):
-                yield piece
+            while chunk := await asyncio.to_thread(file.read, PIECE_SIZE):
+                yield chunk
         finally:
             file.close()
 
@@ -48,14 +48,14 @@ async def send_and_receive(
     send: Coroutine[Any, Any, None], receive: Coroutine[Any, Any, ResponseT]
 ) -> ResponseT:
     """Send a request and return the response. If the response is early, sending stops."""
-    sent, coming = asyncio.create_task(send), asyncio.create_task(receive)
+    sent, receive_task = asyncio.create_task(send), asyncio.create_task(receive)
     try:
-        await asyncio.wait({sent, coming}, return_when=asyncio.FIRST_COMPLETED)
-        if not coming.done():
+        await asyncio.wait({sent, receive_task}, return_when=asyncio.FIRST_COMPLETED)
+        if not receive_task.done():
             with suppress(ConnectionError):  # the scanner can reply before it closes the connection
                 await sent
-        return await coming
+        return await receive_task
     finally:
         sent.cancel()
-        coming.cancel()
-        await asyncio.gather(sent, coming, return_exceptions=True)
+        receive_task.cancel()
+        await asyncio.gather(sent, receive_task, return_exceptions=True)

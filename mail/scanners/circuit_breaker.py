@@ -22,13 +22,14 @@ MAX_FAILURES = 3  # in a row, that open the breaker
 OPEN_FOR = timedelta(seconds=10)  # then one request decides
 SCANS = metrics.counter(
     "merganser_scans",
-    "Messages for a scanner: judged, clean, virus; failed, shut, busy, too_large.",
+    "Messages for a scanner: scored, clean, virus, failed, paused (after failures), busy, "
+    "too_large.",
     "scanner",
     "result",
 )
-SCAN_SECONDS = metrics.histogram("merganser_scan_seconds", "Time of a scan.", "scanner")
+SCAN_SECONDS = metrics.histogram("merganser_scan_seconds", "Duration of a scan.", "scanner")
 SCANNERS_DOWN = metrics.up_down_counter(
-    "merganser_scanners_down", "Scanners that are not asked for now.", "scanner"
+    "merganser_scanners_paused", "Scanners that are paused after failures.", "scanner"
 )
 
 
@@ -49,7 +50,7 @@ class ScannerCircuitBreaker:
         self.open_until: datetime | None = None  # no requests before
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_SCANS)
 
-    async def call(
+    async def call_unless_open(
         self,
         environment: Environment,
         timeout_seconds: float,
@@ -59,21 +60,21 @@ class ScannerCircuitBreaker:
 
         Raises ScannerUnavailable, MessageTooLargeForScanner.
         """
-        if self._is_open_except_for_probe(environment):
-            SCANS.add(self.scanner_name, "shut")
-            raise ScannerUnavailable("not asked: it has not answered for a while")
+        if self._reserve_probe_or_report_open(environment):
+            SCANS.add(self.scanner_name, "paused")
+            raise ScannerUnavailable("scanner paused after failures")
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._slots.acquire()
         except TimeoutError:
             SCANS.add(self.scanner_name, "busy")
-            raise ScannerUnavailable("too many questions wait for it") from None
+            raise ScannerUnavailable("too many requests are waiting") from None
         try:
-            return await self._call_with_timeout(environment, timeout_seconds, request)
+            return await self._call_and_count_failure(environment, timeout_seconds, request)
         finally:
             self._slots.release()
 
-    async def _call_with_timeout(
+    async def _call_and_count_failure(
         self,
         environment: Environment,
         timeout_seconds: float,
@@ -83,22 +84,24 @@ class ScannerCircuitBreaker:
         begun = monotonic()
         try:
             async with asyncio.timeout(timeout_seconds):
-                found = await request()
+                response = await request()
         except TimeoutError:
-            self._count_failure(environment, f"no answer within {timeout_seconds:g} seconds")
-            raise ScannerUnavailable(f"no answer within {timeout_seconds:g} seconds") from None
+            self._count_failure_and_open_at_limit(
+                environment, f"no response within {timeout_seconds:g} seconds"
+            )
+            raise ScannerUnavailable(f"no response within {timeout_seconds:g} seconds") from None
         except ScannerUnavailable as problem:
-            self._count_failure(environment, str(problem))
+            self._count_failure_and_open_at_limit(environment, str(problem))
             raise
         except MessageTooLargeForScanner:
             SCANS.add(self.scanner_name, "too_large")
-            self._reset()
+            self._close_after_response()
             raise
         SCAN_SECONDS.observe(monotonic() - begun, self.scanner_name)
-        self._reset()
-        return found
+        self._close_after_response()
+        return response
 
-    def _is_open_except_for_probe(self, environment: Environment) -> bool:
+    def _reserve_probe_or_report_open(self, environment: Environment) -> bool:
         """Return True if the breaker is open. After the interval one request is let through."""
         now = environment.now()
         if self.open_until is None:
@@ -108,23 +111,21 @@ class ScannerCircuitBreaker:
         self.open_until = now + OPEN_FOR  # others wait for the result of this request
         return False
 
-    def _count_failure(self, environment: Environment, reason: str) -> None:
+    def _count_failure_and_open_at_limit(self, environment: Environment, reason: str) -> None:
         """Count a failure and open the breaker after MAX_FAILURES in a row."""
         SCANS.add(self.scanner_name, "failed")
         self.failure_count += 1
         if self.failure_count < MAX_FAILURES:
             return
         if self.failure_count == MAX_FAILURES:  # one log line for all concurrent failures
-            log.error(
-                "a scanner does not answer", extra={"scanner": self.scanner_name, "why": reason}
-            )
+            log.error("Scanner unavailable", extra={"scanner": self.scanner_name, "why": reason})
             SCANNERS_DOWN.add(self.scanner_name)
         self.open_until = environment.now() + OPEN_FOR
 
-    def _reset(self) -> None:
+    def _close_after_response(self) -> None:
         """Close the breaker after a response."""
         if self.failure_count >= MAX_FAILURES:
-            log.info("a scanner answers again", extra={"scanner": self.scanner_name})
+            log.info("Scanner available again", extra={"scanner": self.scanner_name})
             SCANNERS_DOWN.add(self.scanner_name, amount=-1)
         self.failure_count, self.open_until = 0, None
 

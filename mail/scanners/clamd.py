@@ -25,30 +25,40 @@ async def scan_for_virus(endpoint: str, body: ScanBody) -> str | None:
     try:
         # A plain socket: clamd replies before it closes the connection. A stream that
         # can't be written to any more would lose the reply.
-        with await _connect(endpoint) as there:
-            return virus_name_from_response(
-                await send_and_receive(_send_instream(there, body), _read_response(there))
+        with await _connect(endpoint) as connection:
+            return virus_name_from_response_or_none(
+                await send_and_receive(_send_instream(connection, body), _read_response(connection))
             )
     except (OSError, OverflowError, UnicodeError):  # the last two: invalid port or host name
-        raise ScannerUnavailable("the connection failed") from None
+        raise ScannerUnavailable("connection failed") from None
+
+
+async def query_clamd_version(endpoint: str) -> str:
+    """Return the versions of clamd and its database, as in "ClamAV 1.4.1/27500/Mon Jan 1".
+
+    Raises OSError or ScannerUnavailable.
+    """
+    with await _connect(endpoint) as connection:
+        await asyncio.get_running_loop().sock_sendall(connection, b"zVERSION\0")
+        return single_line(await _read_response(connection))
 
 
 async def _connect(endpoint: str) -> socket.socket:
     """Connect to the first address that accepts. Raises OSError if none does."""
     last: OSError | None = None
     for family, address in await _socket_addresses(endpoint):
-        one = socket.socket(family, socket.SOCK_STREAM)
-        one.setblocking(False)
+        new_socket = socket.socket(family, socket.SOCK_STREAM)
+        new_socket.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(one, address)
+            await asyncio.get_running_loop().sock_connect(new_socket, address)
         except OSError as problem:  # try the next address
-            one.close()
+            new_socket.close()
             last = problem
         except BaseException:
-            one.close()
+            new_socket.close()
             raise
         else:
-            return one
+            return new_socket
     raise last or OSError
 
 
@@ -58,17 +68,17 @@ async def _socket_addresses(endpoint: str) -> Sequence[tuple[int, Any]]:
         return [(socket.AF_UNIX, endpoint.removeprefix("unix:"))]
     host, _, port = endpoint.rpartition(":")
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    return [(each[0], each[4]) for each in found]
+    address_infos = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    return [(address_info[0], address_info[4]) for address_info in address_infos]
 
 
 async def _send_instream(connection: socket.socket, body: ScanBody) -> None:
     """Send the message in chunks with a length prefix. An empty chunk ends it."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(connection, b"zINSTREAM\0")
-    async with aclosing(body.open_pieces()) as pieces:
-        async for piece in pieces:
-            await loop.sock_sendall(connection, len(piece).to_bytes(4, "big") + piece)
+    async with aclosing(body.open_pieces()) as chunks:
+        async for chunk in chunks:
+            await loop.sock_sendall(connection, len(chunk).to_bytes(4, "big") + chunk)
     await loop.sock_sendall(connection, bytes(4))
 
 
@@ -76,24 +86,24 @@ async def _read_response(connection: socket.socket) -> str:
     """Read the response up to its NUL. Raises ScannerUnavailable if it is cut off or too long."""
     heard = b""
     while b"\0" not in heard:
-        piece = await asyncio.get_running_loop().sock_recv(connection, MAX_RESPONSE)
-        heard += piece
-        if not piece:
-            raise ScannerUnavailable("the answer ends early")
+        chunk = await asyncio.get_running_loop().sock_recv(connection, MAX_RESPONSE)
+        heard += chunk
+        if not chunk:
+            raise ScannerUnavailable("response truncated")
         if len(heard) > MAX_RESPONSE:
-            raise ScannerUnavailable("the answer is too long")
+            raise ScannerUnavailable("response too long")
     return heard.partition(b"\0")[0].decode(errors="replace")
 
 
-def virus_name_from_response(response: str) -> str | None:
+def virus_name_from_response_or_none(response: str) -> str | None:
     """Return the name of the virus in a response, or None.
 
     Raises ScannerUnavailable, MessageTooLargeForScanner.
     """
     if response == "stream: OK":
         return None
-    if found := _VIRUS_FOUND.fullmatch(response):
-        return single_line(found[1]) or "unknown"
+    if match := _VIRUS_FOUND.fullmatch(response):
+        return single_line(match[1]) or "unknown"
     if "size limit exceeded" in response:
         raise MessageTooLargeForScanner
-    raise ScannerUnavailable("the answer is no verdict")
+    raise ScannerUnavailable("response has no verdict")

@@ -42,8 +42,8 @@ class _ResponseParser:
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
 
-    def on_body(self, piece: bytes) -> None:
-        self.body += piece
+    def on_body(self, chunk: bytes) -> None:
+        self.body += chunk
 
     def on_message_complete(self) -> None:
         self.is_complete = self.status >= FIRST_FINAL_STATUS
@@ -68,25 +68,25 @@ async def post_to_scanner(
     except HttpRequestFailed as problem:
         raise ScannerUnavailable(str(problem)) from None
     except ssl.SSLError:
-        raise ScannerUnavailable("no TLS that we trust") from None
+        raise ScannerUnavailable("TLS certificate not trusted") from None
     except OSError:
-        raise ScannerUnavailable("the connection failed") from None
+        raise ScannerUnavailable("connection failed") from None
     except httptools.HttpParserError:
-        raise ScannerUnavailable("the answer is no HTTP") from None
+        raise ScannerUnavailable("response is not HTTP") from None
 
 
 def _request_head(
     http_target: HttpTarget, header_fields: Sequence[tuple[str, str]], body_size: int
 ) -> bytes:
     """Return the request line and header."""
-    usual = [
+    default_headers = [
         ("Host", http_target.authority),
         ("User-Agent", "Merganser"),
         ("Connection", "close"),
         ("Content-Length", str(body_size)),
     ]
     lines = "".join(
-        f"{name}: {_header_value(value)}\r\n" for name, value in [*usual, *header_fields]
+        f"{name}: {_header_value(value)}\r\n" for name, value in [*default_headers, *header_fields]
     )
     return f"POST {http_target.path} HTTP/1.1\r\n{lines}\r\n".encode(errors="replace")
 
@@ -94,9 +94,9 @@ def _request_head(
 async def _send_request(writer: asyncio.StreamWriter, head: bytes, body: ScanBody) -> None:
     """Send head and body."""
     writer.write(head)
-    async with aclosing(body.open_pieces()) as pieces:
-        async for piece in pieces:
-            writer.write(piece)
+    async with aclosing(body.open_pieces()) as chunks:
+        async for chunk in chunks:
+            writer.write(chunk)
             await writer.drain()
 
 
@@ -107,15 +107,17 @@ def _header_value(value: str) -> str:
 
 async def _read_response(reader: asyncio.StreamReader) -> ScannerResponse:
     """Read the response. Raises ScannerUnavailable if it is cut off or too long."""
-    found, read = _ResponseParser(), 0
-    while not found.is_complete:
-        piece = await reader.read(64 << 10)
-        read += len(piece)
-        if not piece:
+    parser, read_bytes = _ResponseParser(), 0
+    while not parser.is_complete:
+        chunk = await reader.read(64 << 10)
+        read_bytes += len(chunk)
+        if not chunk:
             break
-        found.parser.feed_data(piece)
-        if (read > MAX_HEADER and found.status < FIRST_FINAL_STATUS) or len(found.body) > MAX_BODY:
-            raise ScannerUnavailable("the answer is too long")
-    if not found.is_complete and (found.has_length or not found.status):
-        raise ScannerUnavailable("the answer ends early")
-    return ScannerResponse(found.status, bytes(found.body))
+        parser.parser.feed_data(chunk)
+        if (read_bytes > MAX_HEADER and parser.status < FIRST_FINAL_STATUS) or len(
+            parser.body
+        ) > MAX_BODY:
+            raise ScannerUnavailable("response too long")
+    if not parser.is_complete and (parser.has_length or not parser.status):
+        raise ScannerUnavailable("response truncated")
+    return ScannerResponse(parser.status, bytes(parser.body))

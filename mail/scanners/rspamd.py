@@ -12,7 +12,7 @@ import orjson
 from pydantic import SecretStr
 
 from mail.envelope.client import SmtpClientInfo
-from mail.network.outbound_http import HttpTarget, parse_target
+from mail.network.outbound_http import HttpTarget, parse_http_target
 from mail.scanners.body_stream import ScanBody
 from mail.scanners.circuit_breaker import ScannerUnavailable
 from mail.scanners.http_client import post_to_scanner
@@ -36,7 +36,7 @@ class RspamdEndpoint:
     def command_target(self, command: str) -> HttpTarget:
         """Return the target of a command. Raises ScannerUnavailable if the URL is not valid."""
         try:
-            return parse_target(f"{self.url.rstrip('/')}/{command}", allow_private=True)
+            return parse_http_target(f"{self.url.rstrip('/')}/{command}", allow_private=True)
         except InvalidInput as problem:
             raise ScannerUnavailable(problem.message) from None
 
@@ -58,13 +58,17 @@ class ScanEnvelope:
     @property
     def header_fields(self) -> list[tuple[str, str]]:
         """The envelope as header fields for Rspamd."""
-        told = [("From", self.envelope_sender)] if self.envelope_sender else []
-        told += [("Rcpt", each) for each in self.recipients[:MAX_RECIPIENTS]]
+        header_fields = [("From", self.envelope_sender)] if self.envelope_sender else []
+        header_fields += [("Rcpt", recipient) for recipient in self.recipients[:MAX_RECIPIENTS]]
         if self.client is not None:
-            by = self.client
-            known = (("IP", by.ip_address), ("Helo", by.helo_name), ("User", by.username))
-            told += [(name, value) for name, value in known if value]
-        return [*told, ("Queue-Id", self.queue_id)] if self.queue_id else told
+            client = self.client
+            connection_fields = (
+                ("IP", client.ip_address),
+                ("Helo", client.helo_name),
+                ("User", client.username),
+            )
+            header_fields += [(name, value) for name, value in connection_fields if value]
+        return [*header_fields, ("Queue-Id", self.queue_id)] if self.queue_id else header_fields
 
 
 async def scan_for_spam(
@@ -76,10 +80,12 @@ async def scan_for_spam(
     )
     if answer.status != OK:
         raise ScannerUnavailable(f"status {answer.status}")
-    return parse_response(answer.body)
+    return parse_scan_response(answer.body)
 
 
-async def train(endpoint: RspamdEndpoint, body: ScanBody, *, is_spam: bool) -> bool:
+async def try_train_with_message(
+    endpoint: RspamdEndpoint, body: ScanBody, *, is_spam: bool
+) -> bool:
     """Train Rspamd with a message. Returns False if it refuses to learn it.
 
     Raises ScannerUnavailable.
@@ -92,44 +98,46 @@ async def train(endpoint: RspamdEndpoint, body: ScanBody, *, is_spam: bool) -> b
     return answer.status in {OK, ALREADY_LEARNED}
 
 
-def parse_response(response_body: bytes) -> ScanResult:
+def parse_scan_response(response_body: bytes) -> ScanResult:
     """Parse a scan response. Raises ScannerUnavailable if it has no score."""
     try:
-        said = orjson.loads(response_body)
+        response_json = orjson.loads(response_body)
     except orjson.JSONDecodeError:
-        raise ScannerUnavailable("the answer is no JSON") from None
-    if not isinstance(said, dict):
-        raise ScannerUnavailable("the answer is no report")
-    score = _bounded_number(said.get("score"))
+        raise ScannerUnavailable("response is not JSON") from None
+    if not isinstance(response_json, dict):
+        raise ScannerUnavailable("response has no report")
+    score = _bounded_number(response_json.get("score"))
     if score is None:
-        raise ScannerUnavailable("the answer has no score")
+        raise ScannerUnavailable("response has no score")
     if (
-        said.get("is_skipped") is True and not score
+        response_json.get("is_skipped") is True and not score
     ):  # with a score the result is final without a scan
         return ScanResult((SCANNER_NAME,))
-    action = said.get("action")
+    action = response_json.get("action")
     return ScanResult(
         (SCANNER_NAME,),
         score,
-        _bounded_number(said.get("required_score")) or 0.0,
+        _bounded_number(response_json.get("required_score")) or 0.0,
         single_line(action).lower() if isinstance(action, str) else "",
-        _parse_symbols(said.get("symbols")),
+        _parse_weightiest_symbols(response_json.get("symbols")),
     )
 
 
-def _parse_symbols(symbols_json: object) -> list[SpamScanSymbol]:
+def _parse_weightiest_symbols(symbols_json: object) -> list[SpamScanSymbol]:
     """Return the symbols of a response that weigh most."""
-    found = []
-    for name, each in symbols_json.items() if isinstance(symbols_json, dict) else ():
-        if isinstance(each, dict):
-            text = each.get("description")
+    symbols = []
+    for name, symbol_json in symbols_json.items() if isinstance(symbols_json, dict) else ():
+        if isinstance(symbol_json, dict):
+            text = symbol_json.get("description")
             words = single_line(text) if isinstance(text, str) else None
-            found.append(
+            symbols.append(
                 SpamScanSymbol(
-                    single_line(name), _bounded_number(each.get("score")) or 0.0, words or None
+                    single_line(name),
+                    _bounded_number(symbol_json.get("score")) or 0.0,
+                    words or None,
                 )
             )
-    return weightiest_symbols(found)
+    return weightiest_symbols(symbols)
 
 
 def _bounded_number(json_value: object) -> float | None:

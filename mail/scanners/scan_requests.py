@@ -8,7 +8,7 @@ from typing import TypeVar
 from mail.inbound.incoming_message import IncomingMessage
 from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.scanners import clamd, rspamd
-from mail.scanners.body_stream import ScanBody, scan_body
+from mail.scanners.body_stream import ScanBody, body_for_scanner
 from mail.scanners.circuit_breaker import (
     SCANS,
     MessageTooLargeForScanner,
@@ -62,30 +62,33 @@ async def scan_incoming_and_store_result(
     incoming: "IncomingMessage",
     accepted_recipients: Sequence[AcceptedRecipient],
 ) -> None:
-    """Scan an incoming message and store the result in it.
+    """Scan an incoming message and store the result in it, unless it was scanned before.
 
     Raises Unavailable if a scanner does not respond and its setting defers mail.
     """
-    options, letter = environment.options, incoming.message
+    options, message = environment.options, incoming.message
     sent = not (
         incoming.from_trusted_server or incoming.client or incoming.fetched
     )  # by a local user
-    if sent or not (options.rspamd_url or options.clamd_address):
+    if sent or incoming.is_scanned or not (options.rspamd_url or options.clamd_address):
         return
-    body = scan_body(incoming.raw_message, letter.size)
+    body = body_for_scanner(incoming.raw_message, message.size)
     envelope = ScanEnvelope(
-        incoming.envelope_sender, [each.address for each in accepted_recipients], incoming.client
+        incoming.envelope_sender,
+        [recipient.address for recipient in accepted_recipients],
+        incoming.client,
     )
     scanners = (
         _config_for_message(incoming, rspamd_config(options)),
         _config_for_message(incoming, clamd_config(options)),
     )
     incoming.message = replace(
-        letter, scan=await _scan_with_both(environment, scanners, envelope, body)
+        message, scan=await _scan_with_both(environment, scanners, envelope, body)
     )
+    incoming.is_scanned = True
 
 
-async def scan_outgoing(
+async def scan_outgoing_if_enabled(
     environment: Environment, raw_message: bytes, envelope: ScanEnvelope
 ) -> ScanResult | None:
     """Scan a message that a user sends. Returns None if the setting turns scans off.
@@ -99,7 +102,7 @@ async def scan_outgoing(
     if options.outbound_scan == "off" or not (viruses.endpoint or spam.endpoint):
         return None
     return await _scan_with_both(
-        environment, (spam, viruses), envelope, scan_body(raw_message, len(raw_message))
+        environment, (spam, viruses), envelope, body_for_scanner(raw_message, len(raw_message))
     )
 
 
@@ -112,7 +115,7 @@ async def _scan_with_both(
     """Run both scanners and merge the results. Raises Unavailable if one is down and defers."""
     options, (spam, viruses) = environment.options, scanners
     at = RspamdEndpoint(options.rspamd_url, options.rspamd_password)
-    found = await asyncio.gather(
+    results = await asyncio.gather(
         _scan_with_breaker(
             environment, spam, body, lambda: rspamd.scan_for_spam(at, envelope, body)
         ),
@@ -120,10 +123,10 @@ async def _scan_with_both(
             environment, viruses, body, lambda: _scan_with_clamd(options.clamd_address, body)
         ),
     )
-    for each in found:
-        if isinstance(each, ServiceUnavailable):
-            raise each
-    return _merge_results(*found)
+    for result in results:
+        if isinstance(result, ServiceUnavailable):
+            raise result
+    return _merge_scan_results(*results)
 
 
 def _config_for_message(incoming: "IncomingMessage", config: ScannerConfig) -> ScannerConfig:
@@ -131,10 +134,10 @@ def _config_for_message(incoming: "IncomingMessage", config: ScannerConfig) -> S
 
     Fetched messages name their scanners; Rspamd does not scan mail of forwarding hosts.
     """
-    wanted = incoming.fetched is None or config.name in incoming.fetched.scanner_names
+    is_enabled = incoming.fetched is None or config.name in incoming.fetched.scanner_names
     if incoming.skip_spam_filter and config.name == rspamd.SCANNER_NAME:
-        wanted = False
-    return config if wanted else replace(config, endpoint="")
+        is_enabled = False
+    return config if is_enabled else replace(config, endpoint="")
 
 
 async def _scan_with_clamd(endpoint: str, body: ScanBody) -> ScanResult:
@@ -155,25 +158,25 @@ async def _scan_with_breaker(
         SCANS.add(config.name, "too_large")
         return None
     try:
-        found = await breaker_of_scanner(environment.database, config.name, config.endpoint).call(
-            environment, config.timeout_seconds, request
-        )
+        verdict = await breaker_of_scanner(
+            environment.database, config.name, config.endpoint
+        ).call_unless_open(environment, config.timeout_seconds, request)
     except MessageTooLargeForScanner:
         return None
     except ScannerUnavailable:
-        text = "a scanner does not answer"
+        text = "A scanner does not respond."
         return ServiceUnavailable(text, component=config.name) if config.defer_if_down else None
-    judged = "judged" if found.score is not None else "clean"
-    SCANS.add(config.name, "virus" if found.virus_name else judged)
-    return found
+    outcome = "scored" if verdict.score is not None else "clean"
+    SCANS.add(config.name, "virus" if verdict.virus_name else outcome)
+    return verdict
 
 
-def _merge_results(*scan_results: ScanResult | ServiceUnavailable | None) -> ScanResult | None:
+def _merge_scan_results(*scan_results: ScanResult | ServiceUnavailable | None) -> ScanResult | None:
     """Merge the results of the scanners. Returns None if none has scanned."""
-    scans = [each for each in scan_results if isinstance(each, ScanResult)]
+    scans = [result for result in scan_results if isinstance(result, ScanResult)]
     if not scans:
         return None
     first = scans[0]
-    sources = [name for each in scans for name in each.scanner_names]
-    virus = next((each.virus_name for each in scans if each.virus_name), None)
+    sources = [name for scan in scans for name in scan.scanner_names]
+    virus = next((scan.virus_name for scan in scans if scan.virus_name), None)
     return replace(first, scanner_names=sources, virus_name=virus)

@@ -27,8 +27,10 @@ async def reindex_unchanged_messages(
     if rows:
         await connection.execute(text_index.delete_statement("postgresql"), rows)
         await connection.execute(text_index.insert_statement("postgresql"), rows)
-        mark = update(Message).where(col(Message.id).in_(unchanged_ids), ~col(Message.indexed))
-        await connection.execute(mark.values(indexed=True))
+        mark_statement = update(Message).where(
+            col(Message.id).in_(unchanged_ids), ~col(Message.indexed)
+        )
+        await connection.execute(mark_statement.values(indexed=True))
     return len(rows)
 
 
@@ -50,7 +52,7 @@ async def add_to_new_index(connection: AsyncConnection, entries: Sequence[IndexE
     return len(rows)
 
 
-async def activate_new_index(connection: AsyncConnection) -> None:
+async def activate_new_index_and_mark_missing_messages(connection: AsyncConnection) -> None:
     """Replace the current index by the new one.
 
     Messages that arrived or changed during the rebuild are marked to be indexed.
@@ -77,7 +79,9 @@ async def activate_new_index(connection: AsyncConnection) -> None:
         await connection.exec_driver_sql(statement)
 
 
-async def merge_segments(connection: AsyncConnection, *, is_first: bool) -> bool:
+async def merge_segments_and_return_has_more(
+    connection: AsyncConnection, *, is_first: bool
+) -> bool:
     """Merge some segments of an SQLite index. Returns True if there are more.
 
     A negative number of pages starts a merge of all segments in FTS5.
@@ -92,5 +96,7 @@ async def merge_segments(connection: AsyncConnection, *, is_first: bool) -> bool
 
 async def _lock_unchanged(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> set[int]:
     """Lock the messages with unchanged content, and return their ids."""
-    asked = select(col(Message.id)).where(unchanged_messages_condition(entries)).with_for_update()
-    return set((await connection.execute(asked)).scalars())
+    statement = (
+        select(col(Message.id)).where(unchanged_messages_condition(entries)).with_for_update()
+    )
+    return set((await connection.execute(statement)).scalars())

@@ -18,6 +18,7 @@ from mail.storage import message_content, message_open
 from models.events.wakeups import UNINDEXED
 from models.messages.tables import Message
 from models.runtime.environment import Environment
+from models.runtime.worker_stop import is_worker_stopping
 from models.search import text_index
 from models.store.columns import select_columns
 
@@ -32,22 +33,24 @@ Built = TypeVar("Built")
 log = logging.getLogger(__name__)
 
 MESSAGE_COLUMNS = {
-    "id", "user_id", "blob_id", "structure", "subject", "from_name", "from_address",
+    "id", "user_id", "blob_id", "mime_structure", "subject", "from_name", "from_address",
     "to", "cc", "bcc", "attachments", *contacts.MESSAGE_COLUMNS,
 }  # fmt: skip
 
 
-async def run(environment: Environment) -> None:
-    """Index new messages until canceled."""
+async def index_new_messages_until_worker_stops(environment: Environment) -> None:
+    """Index new messages until canceled or stopped."""
     with environment.wakeups.follow([UNINDEXED]) as bell:
-        while True:
+        while not is_worker_stopping():
             bell.clear()
             try:
-                while count := await index_next_batch(environment):
+                while not is_worker_stopping() and (
+                    count := await index_next_batch_and_record_contacts(environment)
+                ):
                     if count < BATCH_SIZE:
                         await asyncio.sleep(GATHER_SECONDS)
             except Exception:  # the worker continues, since the rows still show what to index
-                log.exception("the text index could not be filled")
+                log.exception("Could not update the text index")
             try:
                 async with asyncio.timeout(
                     POLL_SECONDS
@@ -57,7 +60,7 @@ async def run(environment: Environment) -> None:
                 continue
 
 
-async def index_next_batch(environment: Environment) -> int:
+async def index_next_batch_and_record_contacts(environment: Environment) -> int:
     """Index the next messages, and return their number."""
     # NOT is written as in the partial index: SQLite compares the text.
     query = select(*select_columns(Message, MESSAGE_COLUMNS)).where(text("NOT messages.indexed"))
@@ -92,18 +95,18 @@ async def load_index_entries(
     With `is_reindex` contacts are not updated, since they were when it was first indexed.
     """
     dialect = environment.database.dialect
-    sources = await message_open.open_messages(environment, rows, read_rows)
+    sources = await message_open.open_messages_and_log_damage(environment, rows, read_rows)
     contact_updates = [NO_CONTACTS for _ in rows]
     if not is_reindex:
-        contact_updates = await contacts.contacts_of_messages(
+        contact_updates = await contacts.load_contacts_of_messages(
             environment, rows, sources, read_rows or environment.database.read
         )
 
     def build_entry(row: Any, words: MessageWords) -> IndexEntry:
-        made = {"id": row.id, **index_values(dialect, row.user_id, words)}
-        return IndexEntry(row.id, row.blob_id, made)
+        entry_values = {"id": row.id, **index_values(dialect, row.user_id, words)}
+        return IndexEntry(row.id, row.blob_id, entry_values)
 
-    index_entries = await _map_words(environment, rows, sources, build_entry)
+    index_entries = await _build_entries_from_message_words(environment, rows, sources, build_entry)
     return [
         IndexEntry(entry.id, entry.blob_id, entry.words, heard)
         for entry, heard in zip(index_entries, contact_updates, strict=True)
@@ -112,16 +115,18 @@ async def load_index_entries(
 
 def unchanged_messages_condition(entries: Sequence[IndexEntry]) -> ColumnElement[bool]:
     """Return the SQL condition for messages that still have the blob that was read."""
-    read = [(entry.id, entry.blob_id) for entry in entries]
-    return tuple_(col(Message.id), col(Message.blob_id)).in_(read)
+    ids_and_blobs = [(entry.id, entry.blob_id) for entry in entries]
+    return tuple_(col(Message.id), col(Message.blob_id)).in_(ids_and_blobs)
 
 
 def insert_unindexed_and_record_contacts(
     connection: Connection, entries: Sequence[IndexEntry]
 ) -> int:
     """Insert the messages that are not indexed yet, and return their number."""
-    mark = update(Message).where(unchanged_messages_condition(entries), ~col(Message.indexed))
-    marked = connection.execute(mark.values(indexed=True).returning(col(Message.id)))
+    mark_statement = update(Message).where(
+        unchanged_messages_condition(entries), ~col(Message.indexed)
+    )
+    marked = connection.execute(mark_statement.values(indexed=True).returning(col(Message.id)))
     new_ids = set(marked.scalars())  # without those that another process indexed
     rows = [entry.words for entry in entries if entry.id in new_ids]
     if rows:
@@ -139,11 +144,13 @@ async def load_words(
 
     `read_rows` is the same parameter as of `message_content.sources`.
     """
-    sources = await message_open.open_messages(environment, rows, read_rows)
-    return await _map_words(environment, rows, sources, lambda _, words: words)
+    sources = await message_open.open_messages_and_log_damage(environment, rows, read_rows)
+    return await _build_entries_from_message_words(
+        environment, rows, sources, lambda _, words: words
+    )
 
 
-async def _map_words(
+async def _build_entries_from_message_words(
     environment: Environment,
     rows: Sequence[Any],
     sources: Sequence[message_content.StoredMessage],
@@ -156,19 +163,24 @@ async def _map_words(
         body = body_text(source, sources[index].structure) if source is not None else ""
         return build(rows[index], read_words(searchable_text(rows[index], body, longest)))
 
-    return await message_content.examine_messages(sources, build_of_message)
+    return await message_content.run_on_message_sources_in_thread(sources, build_of_message)
 
 
 async def load_index_values(
-    environment: Environment, row: Any, stored: message_content.StoredMessage
+    environment: Environment, message_row: Any, stored: message_content.StoredMessage
 ) -> dict[str, Any]:
     """Return the index values of a row, which are also needed to remove it from FTS5."""
 
     def build_row(_: Any, words: MessageWords) -> dict[str, Any]:
-        return {"id": row.id, **index_values(environment.database.dialect, row.user_id, words)}
+        return {
+            "id": message_row.id,
+            **index_values(environment.database.dialect, message_row.user_id, words),
+        }
 
-    (found,) = await _map_words(environment, [row], [stored], build_row)
-    return found
+    (entry,) = await _build_entries_from_message_words(
+        environment, [message_row], [stored], build_row
+    )
+    return entry
 
 
 def body_text(source: ByteSource, structure: ParsedPart) -> str:
@@ -176,13 +188,18 @@ def body_text(source: ByteSource, structure: ParsedPart) -> str:
     return mime.body_text(source, structure) or ""
 
 
-def searchable_text(row: Any, body: str, max_length: int) -> str:
+def searchable_text(message_row: Any, body: str, max_length: int) -> str:
     """Return subject, addresses, file names and body of a message, cut to `max_length`."""
-    people = [*row.to, *row.cc, *row.bcc, [row.from_name, row.from_address]]
+    people = [
+        *message_row.to,
+        *message_row.cc,
+        *message_row.bcc,
+        [message_row.from_name, message_row.from_address],
+    ]
     parts = [
-        row.subject,
+        message_row.subject,
         *(word for pair in people for word in pair if word),
-        *(file["filename"] or "" for file in row.attachments),
+        *(file["filename"] or "" for file in message_row.attachments),
         body,
     ]
     return "\n".join(parts)[:max_length]

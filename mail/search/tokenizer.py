@@ -31,7 +31,7 @@ _BLANKS = {code: " " for code in range(0x80) if not chr(code).isalnum()}
 _LOWER = bytes(ord(_BLANKS.get(code, chr(code).lower())) for code in range(0x80))
 _BLANKED = _LOWER + bytes(range(0x80, 0x100))
 _PART_SEPARATOR = " \n"
-_POSITIONS = [str(place) for place in range(1, MAX_ORDERED_WORDS + 1)]
+_POSITIONS = [str(word_position) for word_position in range(1, MAX_ORDERED_WORDS + 1)]
 _HAS_MARKS_OR_SYMBOLS = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00010000-\U0001fbff]")
 _BEYOND = r"(?![\x00-\x7f])"
 _OTHER = r"(?![\x00-/:-@\[-`{-\x7f])"  # skips ASCII separators quickly
@@ -79,18 +79,20 @@ class MessageWords(NamedTuple):
 def _non_ascii_word_pattern() -> re.Pattern[str]:
     r"""Return the pattern of words with vowel signs and of emoji, which `\w` leaves out."""
     dropped = dropped_characters()
-    marks, symbols = [], []
+    mark_ranges, symbols = [], []
     for code in chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00)):
-        letter = chr(code)
-        kind = unicodedata.category(letter)
-        if letter in dropped:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        if character in dropped:
             continue
         if kind[0] == "M":
-            marks.append(letter)
+            mark_ranges.append(character)
         elif kind == "So" and (0x2100 <= code < 0x2C00 or code >= 0x1F000):  # noqa: PLR2004
-            symbols.append(letter)
-    mark, symbol = map(character_ranges, (marks, symbols))
-    return re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]")
+            symbols.append(character)
+    mark_class, symbol = map(character_ranges, (mark_ranges, symbols))
+    return re.compile(
+        rf"{_OTHER}(?:[^\W_]+|[{mark_class}])(?:{_BEYOND}[{mark_class}]+[^\W_]*)*|[{symbol}]"
+    )
 
 
 def _query_runs(text: str) -> Iterator[list[str]]:
@@ -114,8 +116,8 @@ def _runs_of_folded(text: str) -> Iterator[list[str]]:
         for undivided in _UNDIVIDED.finditer(run):
             if undivided.start() > at:
                 yield [run[at : undivided.start()][:MAX_WORD_LENGTH]]
-            letters = undivided.group()
-            yield [*(a + b for a, b in pairwise(letters)), letters[-1]]
+            undivided_text = undivided.group()
+            yield [*(a + b for a, b in pairwise(undivided_text)), undivided_text[-1]]
             at = undivided.end()
         if at < len(run):
             yield [run[at:][:MAX_WORD_LENGTH]]
@@ -134,13 +136,13 @@ def split_words(text: str) -> list[str]:
     raw = text.encode(errors="surrogatepass")
     if len(raw) > NON_ASCII_BYTE_RATIO * len(text):
         return _truncate_words(list(chain.from_iterable(_words_by_part(fold_text(text)))))
-    found = raw.translate(_BLANKED).decode(errors="surrogatepass").split()
-    foreign = [nth for nth, part in enumerate(found) if not part.isascii()]
+    words = raw.translate(_BLANKED).decode(errors="surrogatepass").split()
+    foreign = [nth for nth, part in enumerate(words) if not part.isascii()]
     if not foreign:
-        return _truncate_words(found)
+        return _truncate_words(words)
     # a space before the newline, since `fold_text` splits long texts at spaces
-    plain = fold_text(_PART_SEPARATOR.join([found[nth] for nth in foreign]))
-    return _truncate_words(_replace_at(found, foreign, _words_by_part(plain)))
+    plain = fold_text(_PART_SEPARATOR.join([words[nth] for nth in foreign]))
+    return _truncate_words(_replace_at(words, foreign, _words_by_part(plain)))
 
 
 def _words_by_part(folded_text: str) -> Iterator[Sequence[str]]:
@@ -156,30 +158,30 @@ def _replace_at(
     original_words: Sequence[str], indexes: Sequence[int], replacements: Iterable[Sequence[str]]
 ) -> list[str]:
     """Return the words, with those at the indexes replaced by other words."""
-    made, at = list[str](), 0
-    for place, some in zip(indexes, replacements, strict=True):
-        made += original_words[at:place]
-        made += some
-        at = place + 1
-    return made + list(original_words[at:])
+    chunks, at = list[str](), 0
+    for index, replacement in zip(indexes, replacements, strict=True):
+        chunks += original_words[at:index]
+        chunks += replacement
+        at = index + 1
+    return chunks + list(original_words[at:])
 
 
-def _truncate_words(found: list[str]) -> list[str]:
-    if found and len(max(found, key=len)) > MAX_WORD_LENGTH:
-        return [word[:MAX_WORD_LENGTH] for word in found]
-    return found
+def _truncate_words(words: list[str]) -> list[str]:
+    if words and len(max(words, key=len)) > MAX_WORD_LENGTH:
+        return [word[:MAX_WORD_LENGTH] for word in words]
+    return words
 
 
 def message_words(text: str) -> MessageWords:
     """Return the words of a message's text, within the limits of the index."""
-    found = split_words(text)
-    first = found[:MAX_ORDERED_WORDS]
-    if len(found) == len(first):
+    words = split_words(text)
+    first = words[:MAX_ORDERED_WORDS]
+    if len(words) == len(first):
         return MessageWords(first, ())
     ordered_words = set(first)
     remaining_bytes = MAX_UNORDERED_BYTES - sum(len(word.encode()) for word in ordered_words)
     others: dict[str, None] = {}
-    for word in found[MAX_ORDERED_WORDS:]:
+    for word in words[MAX_ORDERED_WORDS:]:
         if word not in ordered_words and word not in others:
             remaining_bytes -= len(word.encode())
             if remaining_bytes < 0:
@@ -204,11 +206,11 @@ def _tsvector(user_id: int, words: MessageWords) -> str:
 
     A word with too many positions continues as a lexeme with a number after it.
     """
-    places: defaultdict[str, list[str]] = defaultdict(list)
-    for word, place in zip(words.ordered, _POSITIONS, strict=False):
-        places[word].append(place)
+    positions_by_word: defaultdict[str, list[str]] = defaultdict(list)
+    for word, word_position in zip(words.ordered, _POSITIONS, strict=False):
+        positions_by_word[word].append(word_position)
     lexemes = [f"'{user_token(user_id)}'"]
-    for word, at in places.items():
+    for word, at in positions_by_word.items():
         for start in range(0, len(at), MAX_POSITIONS_PER_LEXEME):
             name = f"{word}_{start // MAX_POSITIONS_PER_LEXEME}" if start else word
             lexemes.append(f"'{name}':{','.join(at[start : start + MAX_POSITIONS_PER_LEXEME])}")
@@ -218,15 +220,15 @@ def _tsvector(user_id: int, words: MessageWords) -> str:
 
 def parse_query(query: str) -> list[SearchTerm]:
     """Parse a query: words, "phrases", prefixes such as begin*, and -excluded words."""
-    found = []
+    terms = []
     for minus, phrase, word in _QUERY_TERM.findall(query):
-        term = term_from_text(phrase or word, is_prefix=not phrase and word.endswith("*"))
+        term = term_from_text_or_none(phrase or word, is_prefix=not phrase and word.endswith("*"))
         if term:
-            found.append(SearchTerm(term.words, term.is_prefix, bool(minus)))
-    return found
+            terms.append(SearchTerm(term.words, term.is_prefix, bool(minus)))
+    return terms
 
 
-def term_from_text(text: str, *, is_prefix: bool = False) -> SearchTerm | None:
+def term_from_text_or_none(text: str, *, is_prefix: bool = False) -> SearchTerm | None:
     """Return the term of adjacent words, None if the text has no words."""
     runs = list(_query_runs(text))
     if not runs:
@@ -285,8 +287,8 @@ class WordPositions:
         self._positions: Mapping[str, list[int]] = {
             word: [] for word in (*words.ordered, *words.unordered)
         }
-        for place, word in enumerate(words.ordered):
-            self._positions[word].append(place)
+        for word_position, word in enumerate(words.ordered):
+            self._positions[word].append(word_position)
 
     def matches(self, expression: SearchExpression) -> bool:
         """True if the message matches, by the same rules as the index."""
@@ -300,15 +302,21 @@ class WordPositions:
 
     def _has_term(self, term: SearchTerm) -> bool:
         *begin, last = term.words
-        ends = [w for w in self._positions if w.startswith(last)] if term.is_prefix else [last]
+        last_words = (
+            [w for w in self._positions if w.startswith(last)] if term.is_prefix else [last]
+        )
         if not begin:
-            return any(word in self._positions for word in ends)
-        found: set[int] | None = None
+            return any(word in self._positions for word in last_words)
+        matching_ids: set[int] | None = None
         for nth, word in enumerate(begin):
-            at = {place - nth for place in self._positions.get(word, ())}
-            found = at if found is None else found & at
-        rest = {place - len(begin) for word in ends for place in self._positions.get(word, ())}
-        return bool(rest.intersection(found or ()))
+            at = {word_position - nth for word_position in self._positions.get(word, ())}
+            matching_ids = at if matching_ids is None else matching_ids & at
+        rest = {
+            word_position - len(begin)
+            for word in last_words
+            for word_position in self._positions.get(word, ())
+        }
+        return bool(rest.intersection(matching_ids or ()))
 
 
 def terms_in_text(text: str, terms: Sequence[SearchTerm]) -> list[SearchTerm]:
@@ -320,5 +328,5 @@ def terms_in_text(text: str, terms: Sequence[SearchTerm]) -> list[SearchTerm]:
     likely = [term for term in terms if all(word in folded_text for word in term.words)]
     if not likely:
         return []
-    places = WordPositions(message_words(text))
-    return [term for term in likely if places.matches(term)]
+    word_positions = WordPositions(message_words(text))
+    return [term for term in likely if word_positions.matches(term)]

@@ -92,7 +92,7 @@ class _Compiler:
     def compile_commands(
         self, tree: Sequence[CommandNode], *, is_top_level: bool = False
     ) -> tuple[SieveCall, ...]:
-        found: list[SieveCall] = []
+        calls: list[SieveCall] = []
         may_require = is_top_level
         at = 0
         while at < len(tree) and not self.has_enough_problems():
@@ -107,22 +107,22 @@ class _Compiler:
                 if command.name == "require":
                     self.compile_require(command, may_require=may_require)
                 elif command.name == "if":
-                    found.append(self.compile_if(command, chain))
+                    calls.append(self.compile_if(command, chain))
                 else:
-                    found.append(self.compile_command(command))
+                    calls.append(self.compile_command(command))
             except _InvalidNodeError:
                 pass
             may_require = may_require and command.name == "require"
-        return tuple(found)
+        return tuple(calls)
 
     def compile_require(self, command: CommandNode, *, may_require: bool) -> None:
         if not may_require:
-            self.add_problem(command.position, "require stands before all else")
+            self.add_problem(command.position, "require must come before all other commands.")
         call = self.compile_command(command)
         positions = _string_positions(command.arguments)
-        for name, place in zip(call.strings_argument("capabilities"), positions, strict=True):
+        for name, position in zip(call.strings_argument("capabilities"), positions, strict=True):
             if not isinstance(name, str) or name not in EXTENSIONS:
-                self.add_problem(place, f'there is no extension "{str(name)[:100]}"')
+                self.add_problem(position, f'Unknown extension "{str(name)[:100]}".')
             else:
                 self.enable_extension(name)
 
@@ -138,9 +138,9 @@ class _Compiler:
         is_decided = has_else = False
         for command in (first, *chain):
             if has_else:
-                self.add_problem(command.position, f"{command.name} stands behind else")
+                self.add_problem(command.position, f"The command {command.name} can't follow else.")
             has_else = has_else or command.name == "else"
-            self.check_branch_shape(
+            self.require_branch_shape(
                 command, TestCount.NONE if command.name == "else" else TestCount.ONE
             )
             if is_decided:
@@ -149,7 +149,7 @@ class _Compiler:
             if command.name != "else":
                 test = self.compile_test_or_record(command.tests[0])
                 tests += [test] if test else []
-                result = self.constant_result(test) if test else None
+                result = self.constant_result_under_ihave(test) if test else None
             blocks.append(() if result is False else self.compile_commands(command.block or ()))
             is_decided = result is True
         return SieveCall(COMMANDS["if"], first.position, {}, tuple(tests), tuple(blocks))
@@ -161,21 +161,23 @@ class _Compiler:
         except _InvalidNodeError:
             return None
 
-    def check_branch_shape(self, command: CommandNode, test_count: TestCount) -> None:
+    def require_branch_shape(self, command: CommandNode, test_count: TestCount) -> None:
         """Check that a branch has no arguments, the right number of tests, and a block."""
         if command.arguments:
             raise self.record_problem_as_error(
-                command.position, f"{command.name} takes no arguments"
+                command.position, f"The command {command.name} takes no arguments."
             )
         if len(command.tests) != (test_count is TestCount.ONE):
-            wanted = "one test" if test_count is TestCount.ONE else "no test"
-            raise self.record_problem_as_error(command.position, f"{command.name} takes {wanted}")
+            expected = "one test" if test_count is TestCount.ONE else "no test"
+            raise self.record_problem_as_error(
+                command.position, f"The command {command.name} takes {expected}."
+            )
         if command.block is None:
             raise self.record_problem_as_error(
-                command.position, f"{command.name} has a block in {{}}"
+                command.position, f"The command {command.name} must have a block in {{}}."
             )
 
-    def constant_result(self, call: SieveCall) -> bool | None:
+    def constant_result_under_ihave(self, call: SieveCall) -> bool | None:
         """Return the constant result of a test that `ihave` decides (RFC 5463, section 4).
 
         Returns None if the result depends on the message.
@@ -186,7 +188,7 @@ class _Compiler:
             return call.name == "true"
         if call.name == "ihave":
             return set(call.strings_argument("capabilities")) <= self.enabled_extensions
-        inner = [self.constant_result(one) for one in call.tests]
+        inner = [self.constant_result_under_ihave(test) for test in call.tests]
         if call.name in ("anyof", "allof") and (decides := call.name == "anyof") in inner:
             return decides
         if not inner or None in inner:
@@ -197,21 +199,34 @@ class _Compiler:
         signature = COMMANDS.get(command.name)
         if command.name in ("elsif", "else"):
             raise self.record_problem_as_error(
-                command.position, f"{command.name} stands behind no if"
+                command.position, f"The command {command.name} must follow an if or elsif."
             )
         call = self.compile_call(signature, command)
         if call.signature.has_block is not (command.block is not None):
-            text = "has a block in {}" if call.signature.has_block else "ends in a semicolon"
-            raise self.record_problem_as_error(command.position, f"{command.name} {text}")
+            ending = (
+                "must have a block in {}"
+                if call.signature.has_block
+                else "must end with a semicolon"
+            )
+            raise self.record_problem_as_error(
+                command.position, f"The command {command.name} {ending}."
+            )
         if command.name == "foreverypart":
             self.open_loops.append(str(call.string_argument("name")).lower())
             call = replace(call, blocks=(self.compile_commands(command.block or ()),))
             self.open_loops.pop()
         elif command.name in _IN_LOOPS:
-            named = str(call.string_argument("name")).lower() if call.has_argument("name") else ""
-            if not self.open_loops or (named and named not in self.open_loops):
+            handle_name = (
+                str(call.string_argument("name")).lower() if call.has_argument("name") else ""
+            )
+            if not self.open_loops or (handle_name and handle_name not in self.open_loops):
+                loop = (
+                    f'foreverypart loop with the name "{handle_name}"'
+                    if handle_name
+                    else "foreverypart loop"
+                )
                 raise self.record_problem_as_error(
-                    command.position, f"{command.name} stands in such a foreverypart"
+                    command.position, f"The command {command.name} must be inside a {loop}."
                 )
         return call
 
@@ -228,22 +243,27 @@ class _Compiler:
                 raise _InvalidNodeError
             self.unknown_names.add(node.name)
             raise self.record_problem_as_error(
-                node.position, f"there is no {node_kind} {node.name[:100]}"
+                node.position, f"Unknown {node_kind} {node.name[:100]}."
             )
-        self.check_extension(signature.extension, node.position, node.name)
+        self.require_declared_extension(signature.extension, node.position, node.name)
         if not _is_allowed_test_count(signature.test_count, len(node.tests)):
-            wanted = {TestCount.NONE: "no test", TestCount.ONE: "one test", TestCount.MANY: "tests"}
+            expected_by_count = {
+                TestCount.NONE: "no test",
+                TestCount.ONE: "one test",
+                TestCount.MANY: "tests",
+            }
             raise self.record_problem_as_error(
-                node.position, f"{node.name} takes {wanted[signature.test_count]}"
+                node.position,
+                f"The {node_kind} {node.name} takes {expected_by_count[signature.test_count]}.",
             )
         values = self.compile_arguments(signature, node)
         variable = str(values.get("name", values.get("variable", "")))
         if signature.name in _VARIABLE_SETTERS and variable.lower().startswith("global."):
-            self.check_extension("include", node.position, "the namespace global")
-        tests = self.compile_inner_tests(signature, node.tests)
+            self.require_declared_extension("include", node.position, "the namespace global")
+        tests = self.compile_inner_tests_until_decided(signature, node.tests)
         call = SieveCall(signature, node.position, values, tests)
         if call.name == "ihave":
-            self.enable_by_ihave(call)
+            self.enable_ihave_extensions_if_all_exist(call)
         elif call.name == "include":
             self.includes.append(IncludedScript(*script_key(call)))
         if call.chosen_tag("match", "is") == "regex":
@@ -251,44 +271,46 @@ class _Compiler:
                 call.strings_argument("list")
             )
             if self.regex_count > limits.MAX_REGEXES:
-                text = f"at most {limits.MAX_REGEXES} regular expressions in a script"
+                text = f"A script can have at most {limits.MAX_REGEXES} regular expressions."
                 raise self.record_problem_as_error(node.position, text)
         problem = signature.find_problem(call) if signature.find_problem else None
         if problem:
             raise self.record_problem_as_error(node.position, problem)
         return call
 
-    def compile_inner_tests(
+    def compile_inner_tests_until_decided(
         self, signature: CallSignature, tests: Iterable[TestNode]
     ) -> tuple[SieveCall, ...]:
         """Compile the tests inside of a test, up to one that decides its result."""
         decides = {"anyof": True, "allof": False}.get(signature.name)
-        found: list[SieveCall] = []
+        calls: list[SieveCall] = []
         for test in tests:
-            found.append(self.compile_test(test))
-            known = self.constant_result(found[-1])
-            if known is not None and known is decides:
+            calls.append(self.compile_test(test))
+            constant = self.constant_result_under_ihave(calls[-1])
+            if constant is not None and constant is decides:
                 break
-        return tuple(found)
+        return tuple(calls)
 
-    def enable_by_ihave(self, call: SieveCall) -> None:
+    def enable_ihave_extensions_if_all_exist(self, call: SieveCall) -> None:
         """Enable the extensions of an `ihave` test, if all of them exist."""
         names = [name for name in call.strings_argument("capabilities") if isinstance(name, str)]
         if set(names) <= set(EXTENSIONS):
             for name in names:
                 self.enable_extension(name)
 
-    def check_extension(
+    def require_declared_extension(
         self, extension: str | tuple[str, ...] | None, position: SourcePosition, element: str
     ) -> None:
         """Check that the extensions of an element exist and are required by the script."""
-        wanted = (extension,) if isinstance(extension, str) else extension or ()
-        for name in wanted:
+        extensions = (extension,) if isinstance(extension, str) else extension or ()
+        for name in extensions:
             if name not in EXTENSIONS:
-                raise self.record_problem_as_error(position, f"there is no {element}")
+                raise self.record_problem_as_error(
+                    position, f"This server does not support {element}."
+                )
             if name not in self.enabled_extensions:
                 raise self.record_problem_as_error(
-                    position, f'{element} is there with require "{name}"'
+                    position, f'The script must require "{name}" to use {element}.'
                 )
 
     def compile_arguments(
@@ -306,11 +328,11 @@ class _Compiler:
                 continue
             if untagged:
                 raise self.record_problem_as_error(
-                    argument.position, "tags stand before other arguments"
+                    argument.position, "Tagged arguments must come before other arguments."
                 )
             option = options_by_name.get(argument.name)
             if option is None:
-                text = f"{node.name} knows no :{argument.name[:100]}"
+                text = f"{node.name} does not support :{argument.name[:100]}."
                 raise self.record_problem_as_error(argument.position, text)
             self.compile_tag(option, argument, remaining, values)
         self.compile_positional(signature, node, untagged, values)
@@ -324,9 +346,11 @@ class _Compiler:
         arguments: dict[str, ArgumentValue],
     ) -> None:
         """Add a tag and the argument after it to `arguments`."""
-        self.check_extension(option.extension, tag.position, f":{tag.name}")
+        self.require_declared_extension(option.extension, tag.position, f":{tag.name}")
         if tag.name in arguments or (option.group and option.group in arguments):
-            raise self.record_problem_as_error(tag.position, f":{tag.name} is one too many")
+            raise self.record_problem_as_error(
+                tag.position, f"The tag :{tag.name} conflicts with an earlier tag."
+            )
         if option.group:
             arguments[option.group] = option.name
         if option.value_type is None:
@@ -334,7 +358,7 @@ class _Compiler:
             return
         if not remaining or isinstance(remaining[-1], TagNode):
             raise self.record_problem_as_error(
-                tag.position, f"behind :{tag.name} stands {option.value_type.value}"
+                tag.position, f"The tag :{tag.name} must be followed by {option.value_type.value}."
             )
         value = remaining.pop()
         constant = option.is_constant
@@ -342,12 +366,12 @@ class _Compiler:
             option.value_type, value, f":{tag.name}", is_constant=constant
         )
         if option.name == "comparator":
-            self.check_comparator(str(arguments["comparator"]), value.position)
+            self.require_declared_comparator(str(arguments["comparator"]), value.position)
 
-    def check_comparator(self, name: str, position: SourcePosition) -> None:
+    def require_declared_comparator(self, name: str, position: SourcePosition) -> None:
         if name not in COMPARATORS:
-            raise self.record_problem_as_error(position, f'there is no comparator "{name[:100]}"')
-        self.check_extension(_COMPARATOR + name, position, f'comparator "{name}"')
+            raise self.record_problem_as_error(position, f'Unknown comparator "{name[:100]}".')
+        self.require_declared_extension(_COMPARATOR + name, position, f'comparator "{name}"')
 
     def compile_positional(
         self,
@@ -357,18 +381,21 @@ class _Compiler:
         arguments: dict[str, ArgumentValue],
     ) -> None:
         """Add the arguments without tags to `arguments`, by their names."""
-        wanted: Sequence[PositionalArgument] = signature.positional
-        if len(untagged) < len(wanted):
-            wanted = [given for given in wanted if not given.is_optional]
-        if len(untagged) != len(wanted):
-            many = f"{len(wanted)} argument{'s' * (len(wanted) != 1)} without a tag"
+        expected_arguments: Sequence[PositionalArgument] = signature.positional
+        if len(untagged) < len(expected_arguments):
+            expected_arguments = [
+                expected for expected in expected_arguments if not expected.is_optional
+            ]
+        if len(untagged) != len(expected_arguments):
+            count = len(expected_arguments)
+            expected_text = f"{count} argument{'s' * (count != 1)} without a tag"
             raise self.record_problem_as_error(
-                node.position, f"{node.name} takes {many}, not {len(untagged)}"
+                node.position, f"Expected {expected_text} for {node.name}, found {len(untagged)}."
             )
-        for given, argument in zip(wanted, untagged, strict=True):
-            name = f"the {given.name} of {node.name}"
-            arguments[given.name] = self.compile_value(
-                given.argument_type, argument, name, is_constant=given.is_constant
+        for expected, argument in zip(expected_arguments, untagged, strict=True):
+            name = f"The {expected.name} of {node.name}"
+            arguments[expected.name] = self.compile_value(
+                expected.argument_type, argument, name, is_constant=expected.is_constant
             )
 
     def compile_value(
@@ -388,11 +415,11 @@ class _Compiler:
         ):
             listed = (argument,) if isinstance(argument, StringNode) else argument.values
             return tuple(
-                self.compile_string(one, description, is_constant=is_constant) for one in listed
+                self.compile_string(value, description, is_constant=is_constant) for value in listed
             )
         verb = "are" if argument_type is ArgumentType.STRINGS else "is"
         raise self.record_problem_as_error(
-            argument.position, f"{description} {verb} {argument_type.value}"
+            argument.position, f"{description} {verb} {argument_type.value}."
         )
 
     def compile_string(
@@ -401,21 +428,23 @@ class _Compiler:
         value = text.value
         if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
             raise self.record_problem_as_error(
-                text.position, "no text holds a NUL or half a character"
+                text.position, "A string must not contain NUL or a surrogate."
             )
         try:
             if "encoded-character" in self.enabled_extensions:
-                value = string_templates.decode_characters(value)
+                value = string_templates.decode_encoded_characters(value)
             if "variables" not in self.enabled_extensions:
                 return value
-            found = string_templates.parse_template(
+            template = string_templates.parse_variable_references(
                 value, allow_globals="include" in self.enabled_extensions
             )
         except ValueError as problem:
             raise self.record_problem_as_error(text.position, str(problem)) from problem
-        if is_constant and not isinstance(found, str):
-            raise self.record_problem_as_error(text.position, f"{description} holds no variables")
-        return found
+        if is_constant and not isinstance(template, str):
+            raise self.record_problem_as_error(
+                text.position, f"{description} can't have variables."
+            )
+        return template
 
 
 def _is_allowed_test_count(allowed: TestCount, count: int) -> bool:
@@ -424,10 +453,10 @@ def _is_allowed_test_count(allowed: TestCount, count: int) -> bool:
 
 def _string_positions(arguments: Iterable[Argument]) -> list[SourcePosition]:
     """Return the position of each string of the arguments."""
-    found: list[SourcePosition] = []
+    positions: list[SourcePosition] = []
     for argument in arguments:
         if isinstance(argument, StringListNode):
-            found += [text.position for text in argument.values]
+            positions += [text.position for text in argument.values]
         else:
-            found.append(argument.position)
-    return found
+            positions.append(argument.position)
+    return positions

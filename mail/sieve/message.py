@@ -161,8 +161,8 @@ class ParsedSieveMessage:
     def contents_of_types(self, content_types: Sequence[str]) -> Iterator[str]:
         """Yield the content of each part with one of the types (RFC 5173, section 5.2)."""
         for part in walk_parts(self._structure):
-            whole, half = part.content_type, part.content_type.partition("/")[0]
-            if any(kind in ("", whole, half) for kind in content_types):
+            content_type, main_type = part.content_type, part.content_type.partition("/")[0]
+            if any(kind in ("", content_type, main_type) for kind in content_types):
                 yield self._content_of_part(part)
 
     def _content_of_part(self, part: ParsedPart) -> str:

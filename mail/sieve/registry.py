@@ -21,7 +21,7 @@ from mail.sieve.extensions import (
 )
 
 COMMANDS = {
-    one.name: one
+    command.name: command
     for family in (
         ihave,
         core_commands,
@@ -35,10 +35,10 @@ COMMANDS = {
         vacation,
         variables,
     )
-    for one in family.COMMANDS
+    for command in family.COMMANDS
 }
 TESTS = {
-    one.name: one
+    test.name: test
     for family in (
         metadata,
         ihave,
@@ -53,7 +53,7 @@ TESTS = {
         environment,
         variables,
     )
-    for one in family.TESTS
+    for test in family.TESTS
 }
 EXTENSIONS = (
     "body",

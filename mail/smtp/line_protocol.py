@@ -65,9 +65,9 @@ class CommandReader:
 
     def take_buffered(self) -> bytes:
         """Return the buffered bytes and empty the buffer."""
-        taken = bytes(self._buffer)
+        data = bytes(self._buffer)
         self._buffer.clear()
-        return taken
+        return data
 
     async def read_line(self) -> bytes:
         """Return the next line without its CRLF.
@@ -92,23 +92,23 @@ class CommandReader:
         """Return exactly this number of bytes. Raises ConnectionClosed."""
         while len(self._buffer) < size:
             self._buffer += await self.read_piece(from_buffer=False)
-        taken = bytes(self._buffer[:size])
+        data = bytes(self._buffer[:size])
         del self._buffer[:size]
-        return taken
+        return data
 
     async def read_piece(self, *, from_buffer: bool = True) -> bytes:
         """Return available bytes, as soon as there are any. Raises ConnectionClosed at the end."""
         if from_buffer and self._buffer:
-            piece = bytes(self._buffer[:PIECE_SIZE])
+            chunk = bytes(self._buffer[:PIECE_SIZE])
             del self._buffer[:PIECE_SIZE]
-            return piece
+            return chunk
         try:
-            piece = await self._read(PIECE_SIZE)
+            chunk = await self._read(PIECE_SIZE)
         except ConnectionError:
             raise ConnectionClosed from None
-        if not piece:
+        if not chunk:
             raise ConnectionClosed
-        return piece
+        return chunk
 
     @property
     def has_buffered_line(self) -> bool:
@@ -135,7 +135,7 @@ class SmtpTransaction:
     dsn_request: DsnRequest = dsn_parameters.DEFAULT_REPORTS  # parameters of MAIL
 
 
-def parse_command(line: bytes) -> tuple[str, str]:
+def parse_verb_and_argument(line: bytes) -> tuple[str, str]:
     """Return the verb in capitals and the argument. Raises CommandRejected."""
     try:
         text = line.decode()
@@ -147,18 +147,18 @@ def parse_command(line: bytes) -> tuple[str, str]:
     return verb.upper(), argument.strip()
 
 
-def parse_path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
+def parse_address_and_parameters(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
     """Return the address in angle brackets and the parameters after it. Raises CommandRejected.
 
     `keyword` is FROM: or TO:.
     """
     if not argument.upper().startswith(keyword):
         raise CommandRejected(SYNTAX_REPLIES[keyword])
-    found = PATH_PATTERN.fullmatch(argument[len(keyword) :].strip())
-    if not found:
+    match = PATH_PATTERN.fullmatch(argument[len(keyword) :].strip())
+    if not match:
         raise CommandRejected(BAD_PATH_REPLIES[keyword])
     parameters = {}
-    for word in (found[2] or "").split():
+    for word in (match[2] or "").split():
         parameter = PARAMETER_PATTERN.fullmatch(word)
         if not parameter:
             raise CommandRejected(BAD_PARAMETER_REPLY)
@@ -166,16 +166,18 @@ def parse_path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
         if name in parameters:
             raise CommandRejected(duplicate_parameter_reply(name))
         parameters[name] = parameter[2] or ""
-    return found[1], parameters
+    return match[1], parameters
 
 
-def transaction_from_mail(envelope_sender: str, parameters: dict[str, str]) -> SmtpTransaction:
+def pop_parameters_into_transaction(
+    envelope_sender: str, parameters: dict[str, str]
+) -> SmtpTransaction:
     """Return the transaction that MAIL begins. Raises CommandRejected for bad parameters."""
     utf8 = parameters.pop("SMTPUTF8", None)
     body = parameters.pop("BODY", "7BIT").upper()
     size = parameters.pop("SIZE", "0")
     try:
-        wish = dsn_parameters.pop_mail_parameters(parameters)
+        dsn_request = dsn_parameters.pop_mail_parameters(parameters)
     except InvalidDsnParameter as wrong:
         raise CommandRejected(bad_parameter_reply(str(wrong))) from None
     _require_no_other_parameters(parameters)
@@ -185,20 +187,22 @@ def transaction_from_mail(envelope_sender: str, parameters: dict[str, str]) -> S
         raise CommandRejected(BAD_BODY_REPLY)
     if not SIZE_PATTERN.fullmatch(size):
         raise CommandRejected(BAD_SIZE_REPLY)
-    check_smtputf8(envelope_sender, smtputf8=utf8 is not None)
-    return SmtpTransaction(envelope_sender, int(size), utf8 is not None, dsn_request=wish)
+    require_smtputf8_for_address(envelope_sender, smtputf8=utf8 is not None)
+    return SmtpTransaction(envelope_sender, int(size), utf8 is not None, dsn_request=dsn_request)
 
 
-def recipient_dsn_request(transaction: SmtpTransaction, parameters: dict[str, str]) -> DsnRequest:
+def pop_recipient_dsn_request(
+    transaction: SmtpTransaction, parameters: dict[str, str]
+) -> DsnRequest:
     """Return the DSN request of RCPT. Raises CommandRejected for bad parameters."""
     try:
-        wish = dsn_parameters.pop_rcpt_parameters(
+        dsn_request = dsn_parameters.pop_rcpt_parameters(
             parameters, transaction.dsn_request, allows_utf8=transaction.smtputf8
         )
     except InvalidDsnParameter as wrong:
         raise CommandRejected(bad_parameter_reply(str(wrong))) from None
     _require_no_other_parameters(parameters)
-    return wish
+    return dsn_request
 
 
 def _require_no_other_parameters(parameters: dict[str, str]) -> None:
@@ -207,7 +211,7 @@ def _require_no_other_parameters(parameters: dict[str, str]) -> None:
         raise CommandRejected(unsupported_option_reply(next(iter(parameters))))
 
 
-def check_smtputf8(address: str, *, smtputf8: bool) -> None:
+def require_smtputf8_for_address(address: str, *, smtputf8: bool) -> None:
     """Raise CommandRejected if an address is not ASCII without SMTPUTF8 (RFC 6531)."""
     if not smtputf8 and not address.isascii():
         raise CommandRejected(SMTPUTF8_REQUIRED_REPLY)

@@ -2,15 +2,22 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from mail.envelope.smtp_replies import SHUTDOWN_REPLY
+from mail.envelope.smtp_replies import (
+    NETWORK_BANNED_REPLY,
+    SHUTDOWN_REPLY,
+    session_terminated_reply,
+)
+from mail.network.gated_server import GatedServer
 from mail.smtp.connection_limits import SessionLimits, limits_from_options
 from mail.smtp.metrics import ProtocolMetrics
 from mail.smtp.spool_file import ByteBudget, free_disk_bytes, lock_and_clean_spool_folder
 from models.runtime.environment import Environment
+from models.sessions.live_sessions import SessionService
 
 
 class ListenerSession(Protocol):
@@ -30,6 +37,7 @@ class SmtpFamilyListener:
     """A listener with its sessions, byte budget and running deliveries."""
 
     metrics: ProtocolMetrics  # of its protocol
+    service: SessionService  # of its sessions
 
     def __init__(
         self,
@@ -48,7 +56,7 @@ class SmtpFamilyListener:
         self.is_closing = False
         self.port = 0
         self._deliveries: set[asyncio.Task[list[str]]] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[GatedServer] = []
         self._folder_lock: int | None = None
 
     @property
@@ -62,18 +70,44 @@ class SmtpFamilyListener:
         """Return a session for a new connection."""
         raise NotImplementedError
 
-    async def start(self, **address: Any) -> None:
-        """Listen at `host` and `port`, or on `sock`. `port` is then the port in use."""
+    @property
+    def _sends_refusal(self) -> bool:
+        """True if a banned network gets a reply. With TLS from the first byte there is none."""
+        return True
+
+    def _refusal_of_ip(self, ip: str | None) -> bytes | None:
+        """Return what a refused client gets instead of a session; None to accept it.
+
+        Banned networks are refused, and all clients while the node is DRAINING or DOWN.
+        """
+        environment = self.environment
+        if reason := environment.own_node.refusal_reason:
+            reply = session_terminated_reply(environment.options.hostname, reason)
+        elif environment.refuses_ip(ip):
+            reply = NETWORK_BANNED_REPLY.format(hostname=environment.options.hostname)
+        else:
+            return None
+        return f"{reply}\r\n".encode() if self._sends_refusal else b""
+
+    async def start(
+        self, host: str = "", port: int = 0, *, sock: socket.socket | None = None
+    ) -> None:
+        """Listen at an IP address and port, or use a listening socket.
+
+        `port` is then the port in use.
+        """
         self._folder_lock = self._folder_lock or await asyncio.to_thread(
             lock_and_clean_spool_folder, self.spool_folder
         )
-        loop = asyncio.get_running_loop()
         try:
-            self._servers.append(await loop.create_server(self.create_session, **address))
+            if sock is None:
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                sock = socket.create_server((host, port), family=family)
         except OSError:
             self._release_folder()
             raise
-        self.port = self._servers[0].sockets[0].getsockname()[1]
+        self._servers.append(GatedServer(sock, self._refusal_of_ip, self.create_session))
+        self.port = self._servers[0].socket.getsockname()[1]
 
     async def close(self, timeout: float = 30) -> None:  # noqa: ASYNC109 - when patience ends
         """Stop accepting mail, wait for messages in DATA, then close all connections.
@@ -113,10 +147,12 @@ class SmtpFamilyListener:
 
     def has_room(self, message_size: int) -> bool:
         """Return True if a message of that size can be received now."""
-        free = free_disk_bytes(self.spool_folder) - self.limits.disk_reserve
-        return self.byte_budget.fits(message_size) and message_size <= free
+        free_bytes = free_disk_bytes(self.spool_folder) - self.limits.disk_reserve
+        return self.byte_budget.fits(message_size) and message_size <= free_bytes
 
-    async def run_to_end(self, delivery: Coroutine[Any, Any, list[str]]) -> list[str]:
+    async def run_shielded_from_disconnect(
+        self, delivery: Coroutine[Any, Any, list[str]]
+    ) -> list[str]:
         """Run a delivery to its end even if the client disconnects. Returns the replies."""
         task = asyncio.create_task(delivery)
         self._deliveries.add(task)

@@ -16,6 +16,7 @@ from mail.smtp.session import SmtpFamilySession
 from mail.smtp.spool_file import SpoolFile
 from mail.storage import message_trace
 from models.runtime.environment import Environment
+from models.sessions.live_sessions import SessionService
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class LmtpListener(SmtpFamilyListener):
     """The LMTP listener. Its backend accepts recipients and delivers messages."""
 
     metrics = metrics.LMTP
+    service = SessionService.LMTP
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class LmtpSession(SmtpFamilySession):
             "EHLO": self._handle_helo,
         }
 
-    async def _greeting(self) -> str:
+    async def _set_up_session_and_get_greeting(self) -> str:
         return f"220 {self.hostname} LMTP"
 
     async def _handle_lhlo(self, argument: str) -> str:
@@ -85,17 +87,22 @@ class LmtpSession(SmtpFamilySession):
     async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
         """Deliver the message and return one reply per recipient."""
         size = spool.size
-        to = self._recipients_with_queue_id(
+        recipients = self._recipients_with_queue_id(
             transaction, message_trace.new_queue_id(self.listener.environment)
         )
         with spool:
             try:
                 source = await spool.raw_message()
-                found = await self._backend.deliver(source, to, transaction.envelope_sender)
+                outcomes = await self._backend.deliver(
+                    source, recipients, transaction.envelope_sender
+                )
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
                 return self._count_refusal_and_reply(transaction, reply_from_error(error))
         self.listener.environment.reach_fault_point("reply")
-        replies = [log_result_and_build_reply(*each, size) for each in zip(to, found, strict=True)]
+        replies = [
+            log_result_and_build_reply(*recipient, size)
+            for recipient in zip(recipients, outcomes, strict=True)
+        ]
         self.listener.metrics.count_replies(replies, size)
         return replies
 
@@ -107,9 +114,11 @@ def log_result_and_build_reply(
     user = accepted.user_id
     if isinstance(result, BaseException):
         reply = reply_from_error(result, user_id=user)
-        log.info("not delivered", extra={"user": user, "bytes": message_size, "reply": reply})
+        log.info(
+            "Message not delivered", extra={"user": user, "bytes": message_size, "reply": reply}
+        )
         return reply
-    log.info("delivered", extra={"user": user, "bytes": message_size})
+    log.info("Message delivered", extra={"user": user, "bytes": message_size})
     return smtp_replies.queued_reply(accepted.queue_id)
 
 

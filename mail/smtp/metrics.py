@@ -15,18 +15,18 @@ class ProtocolMetrics:
     """The metrics of one protocol."""
 
     def __init__(self, metric_prefix: str, protocol_name: str) -> None:
-        begins = f"merganser_{metric_prefix}"
+        name_prefix = f"merganser_{metric_prefix}"
         self.recipients = metrics.counter(
-            f"{begins}_recipients",
-            f"Recipients of mail that came by {protocol_name}: delivered; later, refused for now; "
-            "refused for good.",
+            f"{name_prefix}_recipients",
+            f"Recipients of messages received by {protocol_name}: delivered; later, temporarily "
+            "refused; refused, permanently.",
             "outcome",
         )
         self.received_bytes = metrics.counter(
-            f"{begins}_bytes", f"Bytes of messages that came by {protocol_name} and were taken."
+            f"{name_prefix}_bytes", f"Bytes of accepted messages received by {protocol_name}."
         )
         self.open_sessions = metrics.up_down_counter(
-            f"{begins}_sessions", f"{protocol_name} sessions that are open."
+            f"{name_prefix}_sessions", f"Open {protocol_name} connections."
         )
 
     def count_replies(self, replies: Sequence[str], message_size: int = 0) -> None:

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mail.authentication.forwarding_hosts import find_forwarder
-from mail.delivery.listener_backend import ListenerBackend, LocalBackend, SmtpArrival
+from mail.delivery.listener_backend import LocalBackend, MxBackend, SmtpArrival
 from mail.envelope.smtp_replies import (
     MAIL_LOOP_REPLY,
     MAILBOX_LIMIT_REPLY,
@@ -30,23 +29,11 @@ from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig, SmtpSession
 from mail.smtp.spool_file import SpoolFile
 from mail.spam.greylist import Greylist
 from models.runtime.environment import Environment
+from models.sessions.live_sessions import SessionService
 
 log = logging.getLogger(__name__)
 
 MAX_HEADER = 1 << 20  # bytes of a large message that are searched for Received fields
-
-
-class MxBackend(ListenerBackend, Protocol):
-    """A backend that can also enqueue messages it could not deliver."""
-
-    async def enqueue_for_retry(
-        self,
-        raw_message: bytes | Path,
-        accepted_recipients: Sequence[AcceptedRecipient],
-        envelope_sender: str,
-        arrival: SmtpArrival,
-    ) -> None:
-        """Enqueue the message for these recipients, with a DSN if it fails. Then it is durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +50,7 @@ class MxListener(SmtpListener):
     """The MX listener."""
 
     metrics = metrics.SMTP
+    service = SessionService.SMTP
 
     def __init__(
         self,
@@ -109,13 +97,13 @@ class MxSession(SmtpSession):
             address = f"{address}@{options.users_default_domain or options.hostname}"
         try:
             async with asyncio.timeout(mx.rules.recipient_timeout):
-                taken = await mx.backend.accept_recipient(address, transaction.envelope_sender)
-                await self._check_tls_limit_and_greylist(transaction, taken)
+                outcome = await mx.backend.accept_recipient(address, transaction.envelope_sender)
+                await self._require_tls_rate_and_greylist_passed(transaction, outcome)
         except TimeoutError:
             raise CommandRejected(TRY_LATER_REPLY) from None
-        return taken
+        return outcome
 
-    async def _check_tls_limit_and_greylist(
+    async def _require_tls_rate_and_greylist_passed(
         self, transaction: SmtpTransaction, accepted: AcceptedRecipient
     ) -> None:
         """Raise CommandRejected if the client can't write to the recipient now.
@@ -132,7 +120,7 @@ class MxSession(SmtpSession):
         ):
             raise CommandRejected(MAILBOX_LIMIT_REPLY)
         if greylist := self._mx_listener.rules.greylist:
-            wait = await greylist.record_attempt_and_get_wait(
+            wait = await greylist.record_attempt_and_get_wait_seconds(
                 self.ip, transaction.envelope_sender, accepted.address
             )
             if wait and await find_forwarder(self._mx_listener.environment, self.ip) is None:
@@ -142,7 +130,7 @@ class MxSession(SmtpSession):
         self, accepted_recipients: Sequence[AcceptedRecipient]
     ) -> set[object]:
         """Return the keys that messages to these accounts are counted by."""
-        people = [person for each in accepted_recipients for person in each.accounts]
+        people = [person for recipient in accepted_recipients for person in recipient.accounts]
         return {(self.network, person.recipient.user_id) for person in people}
 
     def _added_fields(self, transaction: SmtpTransaction) -> bytes:
@@ -151,55 +139,38 @@ class MxSession(SmtpSession):
         return self._received_field(transaction, self._queue_id)
 
     async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
-        """Deliver the message and return one reply for all recipients."""
+        """Deliver the message and return one reply for all recipients.
+
+        If one recipient took the message, the queue has the rest and the reply is 250.
+        """
         size, arrived = spool.size, SmtpArrival(self.client, transaction.content_digest)
-        sender = transaction.envelope_sender
-        to = self._recipients_with_queue_id(transaction, self._queue_id)
+        recipients = self._recipients_with_queue_id(transaction, self._queue_id)
         with spool:
             try:
                 source = await spool.raw_message()
                 if await asyncio.to_thread(_is_mail_loop, source):
                     return self._count_refusal_and_reply(transaction, MAIL_LOOP_REPLY)
-                outcomes = await self._mx_listener.backend.deliver(source, to, sender, arrived)
+                outcomes = await self._mx_listener.backend.deliver_for_one_reply(
+                    source, recipients, transaction.envelope_sender, arrived
+                )
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
                 return self._count_refusal_and_reply(transaction, reply_from_error(error))
-            replies = [
-                log_result_and_build_reply(*each, size) for each in zip(to, outcomes, strict=True)
-            ]
-            failed = [
-                each
-                for each, outcome in zip(to, outcomes, strict=True)
-                if isinstance(outcome, BaseException)
-            ]
-            if len(failed) == len(replies):  # the client sends it again if that can help
-                reply = min(replies)  # 4xx before 5xx
-            else:
-                reply = await self._enqueue_failed_and_accept(source, failed, sender, arrived)
+        replies = [
+            log_result_and_build_reply(*recipient, size)
+            for recipient in zip(recipients, outcomes, strict=True)
+        ]
+        reached = [
+            recipient
+            for recipient, outcome in zip(recipients, outcomes, strict=True)
+            if not isinstance(outcome, BaseException)
+        ]
         self._mx_listener.metrics.count_replies(replies, size)
-        self._count_against_network_limits([each for each in to if each not in failed])
+        self._count_against_network_limits(reached)
         self._mx_listener.environment.reach_fault_point("reply")
-        return [reply]
-
-    async def _enqueue_failed_and_accept(
-        self,
-        raw_message: bytes | Path,
-        failed_recipients: list[AcceptedRecipient],
-        envelope_sender: str,
-        arrival: SmtpArrival,
-    ) -> str:
-        """Return the reply for a message that was delivered to some recipients.
-
-        For the others the queue retries, and reports to the sender.
-        """
-        if failed_recipients:
-            try:
-                await self._mx_listener.backend.enqueue_for_retry(
-                    raw_message, failed_recipients, envelope_sender, arrival
-                )
-            except Exception as error:  # noqa: BLE001 - the client sends it again; it is stored once
-                return reply_from_error(error)
-        log.info("taken", extra={"id": self._queue_id, "ip": self.ip})
-        return queued_reply(self._queue_id)
+        if not reached:  # the client sends it again if that can help
+            return [min(replies)]  # 4xx before 5xx
+        log.info("Message accepted", extra={"id": self._queue_id, "ip": self.ip})
+        return [queued_reply(self._queue_id)]
 
     def _count_against_network_limits(
         self, accepted_recipients: Sequence[AcceptedRecipient]

@@ -24,11 +24,13 @@ async def read_client_ip(reader: CommandReader) -> str | None:
     """
     begin = await reader.read_exactly(len(SIGNATURE))
     if begin == SIGNATURE:
-        return await _read_version_2(reader)
-    return await _read_version_1(reader, begin)
+        return await _read_version_2_client_ip_or_none(reader)
+    return await _read_version_1_client_ip_or_none(reader, begin)
 
 
-async def _read_version_1(reader: CommandReader, first_bytes: bytes) -> str | None:
+async def _read_version_1_client_ip_or_none(
+    reader: CommandReader, first_bytes: bytes
+) -> str | None:
     """Read the rest of a version 1 header."""
     line = first_bytes
     while not line.endswith(b"\r\n"):
@@ -50,12 +52,12 @@ async def _read_version_1(reader: CommandReader, first_bytes: bytes) -> str | No
     return str(address)
 
 
-async def _read_version_2(reader: CommandReader) -> str | None:
+async def _read_version_2_client_ip_or_none(reader: CommandReader) -> str | None:
     """Read the rest of a version 2 header."""
     command, family, size = struct.unpack("!BBH", await reader.read_exactly(4))
     if command not in (0x20, 0x21) or size > MAX_HEADER:
         raise ConnectionClosed
-    told = await reader.read_exactly(size)
+    data = await reader.read_exactly(size)
     if command == 0x20:  # noqa: PLR2004 - LOCAL
         return None
     width = ADDRESS_SIZES.get(family)
@@ -63,4 +65,4 @@ async def _read_version_2(reader: CommandReader) -> str | None:
         return None
     if size < 2 * width + 4:
         raise ConnectionClosed
-    return str(ipaddress.ip_address(told[:width]))
+    return str(ipaddress.ip_address(data[:width]))

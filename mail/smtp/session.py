@@ -17,6 +17,7 @@ from aiosmtpd.smtp import SMTP
 from mail.envelope import smtp_replies
 from mail.network.byte_stream import ConnectionClosed
 from mail.recipients.recipient_routes import AcceptedRecipient, RejectedRecipient
+from mail.smtp.command_usage import UNKNOWN_VERB, CommandUsage
 from mail.smtp.connection_limits import SessionLimits
 from mail.smtp.line_protocol import (
     BareLineFeed,
@@ -24,17 +25,24 @@ from mail.smtp.line_protocol import (
     CommandReader,
     CommandRejected,
     SmtpTransaction,
-    check_smtputf8,
-    parse_command,
-    parse_path,
-    recipient_dsn_request,
-    transaction_from_mail,
+    parse_address_and_parameters,
+    parse_verb_and_argument,
+    pop_parameters_into_transaction,
+    pop_recipient_dsn_request,
+    require_smtputf8_for_address,
 )
 from mail.smtp.listener import SmtpFamilyListener
 from mail.smtp.replies import MISTAKE_CODES, reply_from_error
+from mail.smtp.session_peer import peer_of_transport
 from mail.smtp.spool_file import DataParser, OutOfSpoolSpace, SpoolFile
 from models.errors import NotFound, RequestError
 from models.runtime.options import MIB
+from models.sessions.live_sessions import (
+    ActivityClock,
+    SessionPeer,
+    SessionService,
+    SessionTermination,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +71,17 @@ class SmtpFamilySession(SMTP):
         self.listener = listener
         self.limits = limits
         self.is_receiving = False  # between the 354 reply and the final replies
+        self._is_delivering = False  # between the end of the message and the final replies
         self.closed: asyncio.Future[None] = self.loop.create_future()
+        self.session_id = listener.environment.new_id()
+        self.connected_at = listener.environment.now()
+        self.peer = SessionPeer()
+        self._activity_clock = ActivityClock()
+        self._termination_reply: str | None = None  # ends the session after the message
         self._transaction: SmtpTransaction | None = None
         self._has_greeted = False
         self._mistake_count = self._unknown_recipient_count = self._command_count = 0
+        self._command_usage = CommandUsage(listener.environment.usage, self)
         self._is_ending = False
         self._deadline = self.loop.time() + limits.session_timeout
         self._held_replies: list[str] = []  # replies to pipelined commands
@@ -81,7 +96,38 @@ class SmtpFamilySession(SMTP):
             "QUIT": self._handle_quit,
         }
 
-    async def _greeting(self) -> str:
+    @property
+    def service(self) -> SessionService:
+        """The service of the listener."""
+        return self.listener.service
+
+    @property
+    def user_id(self) -> int | None:
+        """The user who has signed in; None without one."""
+        return None
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last command or piece of a message."""
+        return self._activity_clock.idle_seconds
+
+    @property
+    def subscription_count(self) -> int:
+        """The session has no GraphQL subscriptions."""
+        return 0
+
+    def terminate(self, termination: SessionTermination) -> None:
+        """Close the session with reply 421; unless forced, after the message in DATA.
+
+        A delivery always ends first: the client would send a delivered message again after 421.
+        """
+        reply = smtp_replies.session_terminated_reply(self.hostname, termination.reason)
+        if self._is_delivering or (self.is_receiving and not termination.is_forced):
+            self._termination_reply = reply
+        else:
+            self.close_with_reply(reply)
+
+    async def _set_up_session_and_get_greeting(self) -> str:
         """Return the greeting, or the reply with which the session ends."""
         raise NotImplementedError
 
@@ -89,7 +135,7 @@ class SmtpFamilySession(SMTP):
         self, envelope_sender: str, parameters: dict[str, str]
     ) -> SmtpTransaction:
         """Return the transaction of MAIL. Raises CommandRejected or Refused."""
-        return transaction_from_mail(envelope_sender, parameters)
+        return pop_parameters_into_transaction(envelope_sender, parameters)
 
     async def _accept_recipient(
         self, transaction: SmtpTransaction, address: str
@@ -114,7 +160,9 @@ class SmtpFamilySession(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register the session; close it if there are too many."""
         super().connection_made(transport)
+        self.peer = peer_of_transport(cast("asyncio.Transport", transport))
         self.listener.sessions.add(self)
+        self.listener.environment.live_sessions.add(self)
         self.listener.metrics.open_sessions.add()
         if self.listener.is_closing:
             self.close_with_reply(self._with_hostname(smtp_replies.SHUTDOWN_REPLY))
@@ -131,6 +179,7 @@ class SmtpFamilySession(SMTP):
         """Unregister the session."""
         del task
         self.listener.sessions.discard(self)
+        self.listener.environment.live_sessions.remove(self)
         self.listener.metrics.open_sessions.add(amount=-1)
         if not self.closed.done():
             self.closed.set_result(None)
@@ -159,6 +208,7 @@ class SmtpFamilySession(SMTP):
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Restart the timeout, but not beyond the deadline of the session."""
+        self._activity_clock.note_activity()
         left = max(self._deadline - self.loop.time(), 0.001)
         super()._reset_timeout(min(duration or self.limits.command_timeout, left))
 
@@ -184,18 +234,19 @@ class SmtpFamilySession(SMTP):
     async def _handle_client(self) -> None:
         self._command_reader = CommandReader(self._reader)
         try:
-            greeting = await self._greeting()
+            greeting = await self._set_up_session_and_get_greeting()
             await self._send_or_hold_reply(greeting)
-            await self._end_session_at_limit(greeting)
+            await self._count_mistake_and_end_at_limit(greeting)
             while not self._is_ending:
                 reply = await self._handle_command()
+                self._command_usage.count_command_with_reply(reply)
                 await self._send_or_hold_reply(reply)
-                await self._end_session_at_limit(reply)
+                await self._count_mistake_and_end_at_limit(reply)
         except ConnectionClosed:
             pass
         finally:
             if self.is_receiving:
-                log.info("session ended inside DATA")
+                log.info("Session ended in DATA")
             if self.transport is not None:
                 self.transport.close()
 
@@ -206,17 +257,35 @@ class SmtpFamilySession(SMTP):
         elif smtp_reply:
             await self.push(smtp_reply)
 
-    async def _end_session_at_limit(self, smtp_reply: str) -> None:
+    async def _count_mistake_and_end_at_limit(self, smtp_reply: str) -> None:
         """Count a reply to a mistake, and end the session if a limit is reached."""
         self._mistake_count += smtp_reply.startswith(MISTAKE_CODES)
         if self._is_ending:
             return
         if ending := self._closing_reply_at_limit():
             self._is_ending = True
+            is_abuse = self._is_abuse_limit_reached()
             await self.push(ending)
+            if is_abuse:
+                await self._count_abuse_and_ban_at_limit()
+
+    async def _count_abuse_and_ban_at_limit(self) -> None:
+        """Count a limit that the client has reached. LMTP clients are trusted."""
+
+    def _is_abuse_limit_reached(self) -> bool:
+        """True if the session ends because of mistakes or unknown recipients.
+
+        Many commands are no abuse: a host that sends many messages needs them.
+        """
+        return (
+            self._mistake_count > self.limits.max_mistakes
+            or self._unknown_recipient_count > self.limits.max_unknown_recipients
+        )
 
     def _closing_reply_at_limit(self) -> str | None:
         """Return the reply with which the session ends now, None if it continues."""
+        if self._termination_reply is not None:
+            return self._termination_reply
         if self.listener.is_closing:
             return self._with_hostname(smtp_replies.SHUTDOWN_REPLY)
         if self._mistake_count > self.limits.max_mistakes:
@@ -234,9 +303,10 @@ class SmtpFamilySession(SMTP):
     async def _handle_command(self) -> str:
         """Handle one command and return its reply; "" if it is already sent."""
         try:
-            verb, argument = parse_command(await self._command_reader.read_line())
+            verb, argument = parse_verb_and_argument(await self._command_reader.read_line())
             self._reset_timeout()
             self._command_count += 1
+            self._command_usage.begin_command(verb if verb in self._handlers else UNKNOWN_VERB)
             if verb not in self._handlers:
                 return smtp_replies.UNKNOWN_COMMAND_REPLY
             return await self._handlers[verb](argument)
@@ -294,7 +364,7 @@ class SmtpFamilySession(SMTP):
             return smtp_replies.greeting_required_reply(self.greeting_commands)
         if self._transaction:
             return smtp_replies.NESTED_MAIL_REPLY
-        sender, parameters = parse_path("FROM:", argument)
+        sender, parameters = parse_address_and_parameters("FROM:", argument)
         transaction = await self._begin_transaction(sender, parameters)
         if transaction.declared_size > self.limits.max_message_size:
             return smtp_replies.TOO_LARGE_REPLY
@@ -306,15 +376,15 @@ class SmtpFamilySession(SMTP):
     async def _handle_rcpt(self, argument: str) -> str:
         if not self._transaction:
             return smtp_replies.MAIL_REQUIRED_REPLY
-        address, parameters = parse_path("TO:", argument)
-        wish = recipient_dsn_request(self._transaction, parameters)
+        address, parameters = parse_address_and_parameters("TO:", argument)
+        dsn_request = pop_recipient_dsn_request(self._transaction, parameters)
         if not address:
             return smtp_replies.BAD_RECIPIENT_REPLY
-        check_smtputf8(address, smtputf8=self._transaction.smtputf8)
+        require_smtputf8_for_address(address, smtputf8=self._transaction.smtputf8)
         if len(self._transaction.accepted_recipients) >= self.limits.max_recipients:
             return smtp_replies.TOO_MANY_RECIPIENTS_REPLY
         try:
-            taken = await self._accept_recipient(self._transaction, address)
+            outcome = await self._accept_recipient(self._transaction, address)
         except RequestError as error:
             self._unknown_recipient_count += isinstance(error, NotFound)
             reply = reply_from_error(error)
@@ -324,7 +394,7 @@ class SmtpFamilySession(SMTP):
         except CommandRejected as wrong:
             self._note_rejected(address, str(wrong))
             raise
-        self._transaction.accepted_recipients.append(replace(taken, dsn_request=wish))
+        self._transaction.accepted_recipients.append(replace(outcome, dsn_request=dsn_request))
         return smtp_replies.RECIPIENT_OK_REPLY
 
     def _note_rejected(self, address: str, smtp_reply: str) -> None:
@@ -336,8 +406,13 @@ class SmtpFamilySession(SMTP):
         self, transaction: SmtpTransaction, queue_id: str
     ) -> list[AcceptedRecipient]:
         """Return the recipients with the queue ID; the first one has the refused recipients."""
-        to = [replace(each, queue_id=queue_id) for each in transaction.accepted_recipients]
-        return [replace(to[0], rejected_recipients=transaction.rejected_recipients), *to[1:]]
+        recipients = [
+            replace(recipient, queue_id=queue_id) for recipient in transaction.accepted_recipients
+        ]
+        return [
+            replace(recipients[0], rejected_recipients=transaction.rejected_recipients),
+            *recipients[1:],
+        ]
 
     async def _handle_data(self, argument: str) -> str:
         if argument:
@@ -360,15 +435,21 @@ class SmtpFamilySession(SMTP):
         with ExitStack() as until_handed_over:
             spool = SpoolFile(self.listener.spool_folder, self.listener.byte_budget)
             until_handed_over.enter_context(spool)
-            ends = self._deadline
-            self._deadline = min(ends, self.loop.time() + self.limits.message_timeout)
-            trouble = await self._read_into_spool_or_refuse(spool, transaction)
-            self._deadline = ends
-            if trouble:
-                return self._count_refusal_and_reply(transaction, trouble)
+            deadline = self._deadline
+            self._deadline = min(deadline, self.loop.time() + self.limits.message_timeout)
+            refusal = await self._read_into_spool_or_refuse(spool, transaction)
+            self._deadline = deadline
+            if refusal:
+                return self._count_refusal_and_reply(transaction, refusal)
             until_handed_over.pop_all()
         super()._reset_timeout(self.limits.delivery_timeout)
-        return await self.listener.run_to_end(self._deliver(spool, transaction))
+        self._is_delivering = True
+        try:
+            return await self.listener.run_shielded_from_disconnect(
+                self._deliver(spool, transaction)
+            )
+        finally:
+            self._is_delivering = False
 
     async def _read_into_spool_or_refuse(
         self, spool: SpoolFile, transaction: SmtpTransaction
@@ -377,27 +458,27 @@ class SmtpFamilySession(SMTP):
 
         Raises CommandRejected if a refused message is far too large.
         """
-        body, trouble, seen, rest = DataParser(), None, 0, b""
+        body, refusal, seen, rest = DataParser(), None, 0, b""
         digest, on_top = hashlib.sha256(), self._added_fields(transaction)
         while not body.has_ended:
-            added, rest = body.feed(await self._command_reader.read_piece())
+            added, rest = body.split_at_end_of_data(await self._command_reader.read_piece())
             self._reset_timeout()
             if added and not seen:
                 self.listener.environment.reach_fault_point("data")
                 on_top += END_OF_HEADER if added[:1] in b" \t" else b""
             seen += len(added)
             digest.update(added)
-            trouble = trouble or await self._append_to_spool_or_refuse(
+            refusal = refusal or await self._append_to_spool_or_refuse(
                 spool, body, on_top + added, seen
             )
             on_top = b""
-            if trouble:
+            if refusal:
                 spool.discard()
                 if seen > self.limits.max_message_size + MAX_DISCARDED:
                     raise CommandRejected(self._with_hostname(smtp_replies.FAR_TOO_LARGE_REPLY))
         self._command_reader.push_back(rest)
         transaction.content_digest = digest.hexdigest()
-        return trouble
+        return refusal
 
     async def _append_to_spool_or_refuse(
         self, spool: SpoolFile, body: DataParser, data: bytes, received_size: int

@@ -6,7 +6,6 @@ It handles the client's network, TLS, the greeting and the Received field.
 import asyncio
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from mail.envelope import smtp_replies
 from mail.envelope.client import SmtpClientInfo
@@ -17,10 +16,13 @@ from mail.smtp.connection_limits import SessionLimits
 from mail.smtp.line_protocol import SmtpTransaction
 from mail.smtp.listener import SmtpFamilyListener
 from mail.smtp.received_header import HELO_PATTERN, ReceivedField
+from mail.smtp.replies import reply_from_error
 from mail.smtp.session import SmtpFamilySession
+from mail.throttling.network_failures import count_failure_and_ban_at_limit
 from mail.tls.server_tls import CertificateSource, TlsStream
 from models.runtime.concurrency_limits import ConcurrencyLimiter, ConcurrencySlot
 from models.runtime.environment import Environment
+from models.throttling.policy import BanCause
 
 MAX_CONNECTIONS_PER_NETWORK = 20
 
@@ -61,6 +63,10 @@ class SmtpListener(SmtpFamilyListener):
             limits, max_message_size=largest, byte_budget=max(limits.byte_budget, largest)
         )
 
+    @property
+    def _sends_refusal(self) -> bool:
+        return not self.config.implicit_tls
+
 
 class SmtpSession(SmtpFamilySession):
     """An SMTP session, without the delivery of messages."""
@@ -68,7 +74,6 @@ class SmtpSession(SmtpFamilySession):
     def __init__(self, listener: SmtpListener) -> None:
         super().__init__(listener)
         self.config = listener.config
-        self.ip: str | None = None
         self.helo = ""
         self.tls_description: str | None = None  # version and cipher
         self.login_name: str | None = None  # user who has signed in
@@ -84,6 +89,11 @@ class SmtpSession(SmtpFamilySession):
         }
 
     @property
+    def ip(self) -> str | None:
+        """The address of the client, also behind a trusted proxy; None without one."""
+        return self.peer.ip
+
+    @property
     def client(self) -> SmtpClientInfo:
         """The address, HELO name, TLS and user of the client."""
         return SmtpClientInfo(self.ip, self.helo, self.tls_description, self.login_name)
@@ -93,11 +103,16 @@ class SmtpSession(SmtpFamilySession):
         """The network of the client, which limits apply to."""
         return network_for_limits(self.ip)
 
-    async def _greeting(self) -> str:
-        peer = cast("asyncio.Transport", self.transport).get_extra_info("peername")
-        self.ip = str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else None
+    async def _set_up_session_and_get_greeting(self) -> str:
         if is_in_networks(self.ip, self.config.proxy_networks):
-            self.ip = await proxy_protocol.read_client_ip(self._command_reader) or self.ip
+            client_ip = await proxy_protocol.read_client_ip(self._command_reader)
+            if client_ip is not None:
+                self.peer = replace(self.peer, ip=client_ip, is_proxied=True)
+            if self.listener.environment.refuses_ip(self.ip):
+                if self.config.implicit_tls:
+                    raise ConnectionClosed  # no reply before TLS
+                self._is_ending = True
+                return self._with_hostname(smtp_replies.NETWORK_BANNED_REPLY)
         self._connection_slot = self._connection_limiter.acquire(self.network)
         if self._connection_slot is None:
             self._is_ending = True
@@ -127,13 +142,27 @@ class SmtpSession(SmtpFamilySession):
         Raises ConnectionClosed if the handshake fails.
         """
         assert self.config.certificates is not None  # noqa: S101 - else it is not offered
-        context = self.config.certificates.current_context()
+        context = self.config.certificates.current_or_reloaded_context()
         tunnel = TlsStream(context, self._reader.read, super()._write, received)
         self._is_handshaking = True
         self.tls_description = await tunnel.do_handshake()
         self._is_handshaking, self._tls_stream = False, tunnel
         self._command_reader.read_from(tunnel.read)
         self._reset_timeout()
+
+    def _closing_reply_at_limit(self) -> str | None:
+        if self.listener.environment.refuses_ip(self.ip):
+            return self._with_hostname(smtp_replies.NETWORK_BANNED_IN_SESSION_REPLY)
+        return super()._closing_reply_at_limit()
+
+    async def _count_abuse_and_ban_at_limit(self) -> None:
+        """Count a reached limit as a failure of the client's network."""
+        try:
+            await count_failure_and_ban_at_limit(
+                self.listener.environment, self.ip, BanCause.SMTP_ABUSE
+            )
+        except Exception as error:  # noqa: BLE001 - the session ends; the error is logged there
+            reply_from_error(error)
 
     def close_with_reply(self, smtp_reply: str) -> None:
         """Cancel what the session does, send a reply and close the connection."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import tempfile
 import threading
 from asyncio import to_thread
@@ -58,7 +59,7 @@ class DataParser:
         self._has_data = False
         self._line_size = 0  # bytes of the current line
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+    def split_at_end_of_data(self, data: bytes) -> tuple[bytes, bytes]:
         """Return the message bytes of this piece, and the bytes after the end of the data.
 
         A piece must be shorter than MAX_LINE, so that a line that is too long is noticed.
@@ -66,9 +67,9 @@ class DataParser:
         seen = self._pending + data
         end = seen.find(END_OF_DATA)
         self.has_ended = end >= 0
-        cut = end + 2 if self.has_ended else len(seen) - _size_of_partial_end(seen)
-        self._pending = seen[cut:]
-        added = seen[:cut].replace(b"\r\n.", b"\r\n")
+        data_end = end + 2 if self.has_ended else len(seen) - _size_of_partial_end(seen)
+        self._pending = seen[data_end:]
+        added = seen[:data_end].replace(b"\r\n.", b"\r\n")
         if added and not self._has_data:
             self._has_data = True
             added = added[2:]
@@ -133,12 +134,12 @@ class SpoolFile:
             self._is_discarded = True
             if self._file is not None:
                 self._file.close()
-                place = Path(self._file.name)
-                place.unlink(missing_ok=True)
-                for piece in place.parent.glob(
-                    f"{place.name}.*"
+                spool_path = Path(self._file.name)
+                spool_path.unlink(missing_ok=True)
+                for path in spool_path.parent.glob(
+                    f"{spool_path.name}.*"
                 ):  # parts that the MIME parser wrote
-                    piece.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
                 self._file = None
         self._memory = bytearray()
         self._budget.release(self.size)
@@ -170,8 +171,7 @@ class SpoolFile:
 
 def free_disk_bytes(folder: Path) -> int:
     """Return the bytes that are free on the disk of this folder."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return shutil.disk_usage(folder).free
 
 
 def lock_and_clean_spool_folder(folder: Path) -> int:

@@ -5,21 +5,22 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import cast
 
-from mail.addresses.address_syntax import validated_address
+from mail.addresses.address_syntax import normalize_and_validate_address
 from mail.envelope import smtp_replies
-from mail.envelope.dsn_parameters import DsnRequest
 from mail.recipients.recipient_routes import AcceptedRecipient
-from mail.smtp import metrics
+from mail.smtp import bearer_responses, metrics
 from mail.smtp.connection_limits import SessionLimits
+from mail.smtp.credential_watch import CredentialWatch
 from mail.smtp.line_protocol import CommandRejected, SmtpTransaction
 from mail.smtp.replies import reply_from_error
 from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig, SmtpSession
 from mail.smtp.spool_file import SpoolFile
+from mail.smtp.submission_backend import SmtpSubmitter, SubmissionBackend
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -29,55 +30,21 @@ from models.errors import (
     Unauthenticated,
 )
 from models.runtime.environment import Environment
+from models.sessions.live_sessions import SessionService
 
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # failed sign-ins per session
+PASSWORD_MECHANISMS = ("PLAIN", "LOGIN")
+TOKEN_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpSubmitter:
-    """The user who has signed in to a session."""
-
-    user_id: int
-    login_name: str
-    auth_version: int
-    ip: str | None
-    app_password_id: int | None = None  # None: signed in with the password of the account
-
-
-class SubmissionBackend(Protocol):
-    """The backend that signs users in and queues their messages."""
-
-    async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
-        """Sign a user in. Raises Refused if that fails."""
-
-    async def require_sender_and_sending_limits(
-        self, submitter: SmtpSubmitter, envelope_sender: str
-    ) -> None:
-        """Raise Refused if the user may not send as this address, or has reached a sending limit.
-
-        "" is the null sender.
-        """
-
-    async def submit(
-        self,
-        submitter: SmtpSubmitter,
-        raw_message: bytes | Path,
-        envelope_sender: str,
-        recipients: Sequence[tuple[str, DsnRequest]],
-    ) -> str:
-        """Queue a message for recipients, each with its DSN request; return the queue ID.
-
-        Raises Refused; then nothing is queued.
-        """
 
 
 class SubmissionListener(SmtpListener):
     """The submission listener."""
 
     metrics = metrics.SUBMISSION
+    service = SessionService.SUBMISSION
 
     def __init__(
         self,
@@ -88,6 +55,8 @@ class SubmissionListener(SmtpListener):
     ) -> None:
         super().__init__(environment, spool_folder, config)
         self.backend = backend
+        sessions = cast("set[SubmissionSession]", self.sessions)
+        self.credential_watch = CredentialWatch(environment, backend, sessions)
 
     @property
     def limits(self) -> SessionLimits:
@@ -100,6 +69,11 @@ class SubmissionListener(SmtpListener):
         """Return a session for a new connection."""
         return SubmissionSession(self)
 
+    async def close(self, timeout: float = 30) -> None:  # noqa: ASYNC109 - as in the base class
+        """Close all connections as the base class does, and stop the watch of credentials."""
+        await super().close(timeout)
+        self.credential_watch.close()
+
 
 class SubmissionSession(SmtpSession):
     """A submission session. MAIL is refused before TLS and AUTH."""
@@ -107,17 +81,34 @@ class SubmissionSession(SmtpSession):
     def __init__(self, listener: SubmissionListener) -> None:
         super().__init__(listener)
         self._backend = listener.backend
+        self._credential_watch = listener.credential_watch
         self._submitter: SmtpSubmitter | None = None
         self._failure_count = 0
         self._handlers["AUTH"] = self._handle_auth
 
+    @property
+    def submitter(self) -> SmtpSubmitter | None:
+        """The user who has signed in, with the credential; None without one."""
+        return self._submitter
+
+    @property
+    def user_id(self) -> int | None:
+        """The user who has signed in; None without one."""
+        return self._submitter.user_id if self._submitter else None
+
     def _extensions(self) -> list[str]:
         offers = super()._extensions()
         return (
-            [*offers, "AUTH PLAIN LOGIN"]
+            [*offers, f"AUTH {' '.join(self._mechanisms)}"]
             if self.tls_description and not self._submitter
             else offers
         )
+
+    @property
+    def _mechanisms(self) -> tuple[str, ...]:
+        """The SASL mechanisms. Those with tokens are offered if OAuth clients can get tokens."""
+        has_oauth = bool(self.listener.environment.options.public_url)
+        return (*PASSWORD_MECHANISMS, *TOKEN_MECHANISMS) if has_oauth else PASSWORD_MECHANISMS
 
     def _closing_reply_at_limit(self) -> str | None:
         if self._failure_count >= MAX_FAILURES:
@@ -128,16 +119,48 @@ class SubmissionSession(SmtpSession):
         if problem := self._reply_if_auth_not_allowed():
             return problem
         mechanism, _, initial = argument.partition(" ")
-        if mechanism.upper() not in {"PLAIN", "LOGIN"}:
+        if mechanism.upper() not in self._mechanisms:
             return smtp_replies.UNKNOWN_MECHANISM_REPLY
+        if mechanism.upper() in TOKEN_MECHANISMS:
+            return await self._handle_token_auth(mechanism.upper(), initial)
         plain = mechanism.upper() == "PLAIN"
         try:
-            shown = await (self._read_plain(initial) if plain else self._read_login(initial))
+            credentials = await (
+                self._read_plain_credentials_or_none(initial)
+                if plain
+                else self._read_login_credentials_or_none(initial)
+            )
         except (binascii.Error, UnicodeDecodeError):
             return smtp_replies.UNDECODABLE_RESPONSE_REPLY
-        if shown is None:
+        if credentials is None:
             return smtp_replies.AUTHENTICATION_ABORTED_REPLY
-        return await self._sign_in_and_reply(*shown)
+        return await self._sign_in_and_reply(self._backend.sign_in(*credentials, self.ip))
+
+    async def _handle_token_auth(self, mechanism: str, initial: str) -> str:
+        """Handle AUTH XOAUTH2 and AUTH OAUTHBEARER (RFC 7628)."""
+        try:
+            text = await self._read_response("", initial)
+        except (binascii.Error, UnicodeDecodeError):
+            return smtp_replies.UNDECODABLE_RESPONSE_REPLY
+        if text is None:
+            return smtp_replies.AUTHENTICATION_ABORTED_REPLY
+        credentials = bearer_responses.parse_bearer_response_or_none(mechanism, text)
+        if credentials is None:
+            return smtp_replies.UNDECODABLE_RESPONSE_REPLY
+        reply = await self._sign_in_and_reply(
+            self._backend.sign_in_by_token(credentials.login_name, credentials.token, self.ip)
+        )
+        if reply == smtp_replies.CREDENTIALS_INVALID_REPLY:
+            await self._send_token_error(mechanism)
+        return reply
+
+    async def _send_token_error(self, mechanism: str) -> None:
+        """Send the error of a token as a challenge, and read the client's empty response."""
+        issuer = self.listener.environment.options.public_url.rstrip("/")
+        challenge = bearer_responses.error_challenge(mechanism, issuer)
+        await self.push(f"334 {challenge}")
+        await self._command_reader.read_line()
+        self._reset_timeout()
 
     def _reply_if_auth_not_allowed(self) -> str | None:
         """Return the reply to AUTH if the session does not allow it now, else None."""
@@ -149,7 +172,7 @@ class SubmissionSession(SmtpSession):
             return smtp_replies.AUTH_IN_TRANSACTION_REPLY
         return None if self.tls_description else smtp_replies.ENCRYPTION_REQUIRED_REPLY
 
-    async def _read_plain(self, initial: str) -> tuple[str, str] | None:
+    async def _read_plain_credentials_or_none(self, initial: str) -> tuple[str, str] | None:
         """Return name and password of AUTH PLAIN (RFC 4616), None if it is cancelled.
 
         Raises CommandRejected if the response has another form.
@@ -157,12 +180,12 @@ class SubmissionSession(SmtpSession):
         text = await self._read_response("", initial)
         if text is None:
             return None
-        wanted, *shown = text.split("\0")
-        if len(shown) != 2 or wanted not in ("", shown[0]):  # noqa: PLR2004
+        authorization_id, *credentials = text.split("\0")
+        if len(credentials) != 2 or authorization_id not in ("", credentials[0]):  # noqa: PLR2004
             raise CommandRejected(smtp_replies.BAD_PLAIN_RESPONSE_REPLY)
-        return shown[0], shown[1]
+        return credentials[0], credentials[1]
 
-    async def _read_login(self, initial: str) -> tuple[str, str] | None:
+    async def _read_login_credentials_or_none(self, initial: str) -> tuple[str, str] | None:
         """Return name and password of AUTH LOGIN, None if it is cancelled."""
         name = await self._read_response("Username:", initial)
         password = None if name is None else await self._read_response("Password:")
@@ -182,22 +205,28 @@ class SubmissionSession(SmtpSession):
                 return None
         return base64.b64decode(b"" if line == b"=" else line, validate=True).decode()
 
-    async def _sign_in_and_reply(self, login_name: str, password: str) -> str:
-        """Sign the user in and return the reply."""
+    async def _sign_in_and_reply(self, signing_in: Awaitable[SmtpSubmitter]) -> str:
+        """Await a sign-in and return the reply."""
+        change_count = self._credential_watch.change_count
         try:
-            self._submitter = await self._backend.sign_in(login_name, password, self.ip)
+            submitter = await signing_in
         except RateLimited:
             self._failure_count += 1
             return smtp_replies.AUTHENTICATION_THROTTLED_REPLY
         except (AuthenticationFailed, Unauthenticated, Forbidden, InvalidInput):
             self._failure_count += 1
             return smtp_replies.CREDENTIALS_INVALID_REPLY
-        self.login_name = self._submitter.login_name
+        if not self.listener.environment.live_sessions.accepts_sessions_of(submitter.user_id):
+            return smtp_replies.NOT_ACCEPTED_NOW_REPLY
+        self._submitter, self.login_name = submitter, submitter.login_name
+        self._credential_watch.note_sign_in(submitter.user_id, change_count)
         return smtp_replies.AUTHENTICATED_REPLY
 
-    def _reply_to_refusal(self, error: RequestError, *, is_about_sender: bool = False) -> str:
+    def _reply_to_refusal_and_end_after_421(
+        self, error: RequestError, *, is_about_sender: bool = False
+    ) -> str:
         """Return the reply to a refusal. After 421 the session ends (RFC 5321, section 4.2.2)."""
-        text = submission_reply(error, self.hostname, is_about_sender=is_about_sender)
+        text = submission_reply_from_error(error, self.hostname, is_about_sender=is_about_sender)
         self._is_ending |= text.startswith("421")
         return text
 
@@ -221,14 +250,16 @@ class SubmissionSession(SmtpSession):
         try:
             await self._backend.require_sender_and_sending_limits(writer, envelope_sender)
         except RequestError as error:
-            raise CommandRejected(self._reply_to_refusal(error, is_about_sender=True)) from error
+            raise CommandRejected(
+                self._reply_to_refusal_and_end_after_421(error, is_about_sender=True)
+            ) from error
         return transaction
 
     async def _accept_recipient(
         self, transaction: SmtpTransaction, address: str
     ) -> AcceptedRecipient:
         del transaction
-        return AcceptedRecipient(validated_address(address))
+        return AcceptedRecipient(normalize_and_validate_address(address))
 
     def _added_fields(self, transaction: SmtpTransaction) -> bytes:
         return self._received_field(transaction, f"{self.listener.environment.new_id():x}")
@@ -236,25 +267,34 @@ class SubmissionSession(SmtpSession):
     async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
         """Queue the message and return one reply for all recipients."""
         writer, size = self._require_submitter(), spool.size
-        to = [(taken.address, taken.dsn_request) for taken in transaction.accepted_recipients]
+        recipients = [
+            (recipient.address, recipient.dsn_request)
+            for recipient in transaction.accepted_recipients
+        ]
         with spool:
             try:
                 source = await spool.raw_message()
-                key = await self._backend.submit(writer, source, transaction.envelope_sender, to)
+                key = await self._backend.submit(
+                    writer, source, transaction.envelope_sender, recipients
+                )
             except RequestError as error:
-                return self._count_refusal_and_reply(transaction, self._reply_to_refusal(error))
+                return self._count_refusal_and_reply(
+                    transaction, self._reply_to_refusal_and_end_after_421(error)
+                )
             except Exception as error:  # noqa: BLE001 - nothing is lost: the client still has the message
                 return self._count_refusal_and_reply(
                     transaction, reply_from_error(error, user_id=writer.user_id)
                 )
         answer = smtp_replies.queued_reply(key)
-        log.info("submitted", extra={"user": writer.user_id, "bytes": size, "id": key})
-        self.listener.metrics.count_replies([answer] * len(to), size)
+        log.info("Message submitted", extra={"user": writer.user_id, "bytes": size, "id": key})
+        self.listener.metrics.count_replies([answer] * len(recipients), size)
         self.listener.environment.reach_fault_point("reply")
         return [answer]
 
 
-def submission_reply(error: RequestError, hostname: str, *, is_about_sender: bool = False) -> str:
+def submission_reply_from_error(
+    error: RequestError, hostname: str, *, is_about_sender: bool = False
+) -> str:
     """Return the reply to a refusal, with its own text: the reader has signed in."""
     text = UNPRINTABLE.sub("?", error.message)[:200]
     if isinstance(error, RateLimited):

@@ -1,6 +1,6 @@
 """The result of the scanners for a message."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,14 +42,21 @@ class ScanResult:
             "score": self.score or 0.0,
             "required": self.reject_score,
             "action": self.action,
-            "symbols": [[one.name, one.score, one.description] for one in self.symbols],
+            "symbols": [[symbol.name, symbol.score, symbol.description] for symbol in self.symbols],
             "virus": self.virus_name,
         }
 
 
+def scan_result_from_record(record: Mapping[str, Any]) -> ScanResult:
+    """Return the result of a record that `dataclasses.asdict` made."""
+    symbols = [SpamScanSymbol(**symbol) for symbol in record["symbols"]]
+    values: dict[str, Any] = {**record, "symbols": symbols}
+    return ScanResult(**values)
+
+
 def weightiest_symbols(symbols: Sequence[SpamScanSymbol]) -> list[SpamScanSymbol]:
     """Return the MAX_SYMBOLS symbols with the highest absolute score."""
-    return sorted(symbols, key=lambda one: (-abs(one.score), one.name))[:MAX_SYMBOLS]
+    return sorted(symbols, key=lambda item: (-abs(item.score), item.name))[:MAX_SYMBOLS]
 
 
 def single_line(text: str) -> str:

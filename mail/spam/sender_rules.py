@@ -23,19 +23,19 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import (
     MAX_ADDRESS,
-    checked_domain,
+    normalize_and_validate_address,
+    normalize_and_validate_domain,
     normalized_domain,
-    validated_address,
 )
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.spam.sender_rules import (
-    PLATFORM_PLACE,
+    PLATFORM_SCOPE,
     SenderAction,
     SenderRule,
-    place_of_domain,
-    place_of_tag,
-    place_of_user,
+    scope_of_domain,
+    scope_of_tag,
+    scope_of_user,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import is_in_parameter, prepare_cached
@@ -52,7 +52,7 @@ from models.validation_constraints import ValidationConstraint
 MAX_LABELS = 10  # labels in the domain of a subdomain pattern
 SUBDOMAIN_PREFIX = "*."
 ACCOUNT_RANK = 0  # rank of rules of the account itself
-_COLUMNS = frozenset({"id", "place", "pattern", "action"})
+_COLUMNS = frozenset({"id", "scope", "pattern", "action"})
 
 
 class RuleReceiver(Protocol):
@@ -93,33 +93,33 @@ def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None)
         pattern, local, at = domain, "", ""
     try:
         if at and "*" not in local:
-            return _comparable_address(validated_address(pattern))
+            return _comparable_address(normalize_and_validate_address(pattern))
         if not pattern.startswith(SUBDOMAIN_PREFIX):
-            return checked_domain(pattern)
-        name = checked_domain(pattern.removeprefix(SUBDOMAIN_PREFIX))
+            return normalize_and_validate_domain(pattern)
+        name = normalize_and_validate_domain(pattern.removeprefix(SUBDOMAIN_PREFIX))
     except InvalidInput:
-        words = "an address, a domain, *@domain, or *.domain for all below it"
+        words = "Must be an address, a domain, *@domain, or *.domain for all subdomains."
         raise InvalidInput(
             words, constraint=ValidationConstraint.PATTERN, path=path, index=index
         ) from None
     if name.count(".") >= MAX_LABELS:
-        words = f"at most {MAX_LABELS} labels behind {SUBDOMAIN_PREFIX}"
+        words = f"At most {MAX_LABELS} labels are allowed after {SUBDOMAIN_PREFIX}"
         raise InvalidInput(words, constraint=ValidationConstraint.MAX, path=path, index=index)
     return SUBDOMAIN_PREFIX + name
 
 
-def patterns_matching(address: str) -> list[str]:
+def patterns_matching_sender(address: str) -> list[str]:
     """Return all patterns that match a sender; [] if it is not an address."""
     local, _, domain = address.strip().rpartition("@")
     if not local or not domain or len(address) > MAX_ADDRESS or not _is_storable(address):
         return []
-    whole = _comparable_address(f"{local}@{domain}")
-    local, _, domain = whole.rpartition("@")
+    comparable_address = _comparable_address(f"{local}@{domain}")
+    local, _, domain = comparable_address.rpartition("@")
     bare = local.partition("+")[0]
     labels = domain.split(".")
     above = (labels[start:] for start in range(1, len(labels)))
     below = [SUBDOMAIN_PREFIX + ".".join(rest) for rest in above if len(rest) <= MAX_LABELS]
-    return list(dict.fromkeys([whole, f"{bare or local}@{domain}", domain, *below]))
+    return list(dict.fromkeys([comparable_address, f"{bare or local}@{domain}", domain, *below]))
 
 
 def _comparable_address(address: str) -> str:
@@ -135,12 +135,12 @@ def _is_storable(text: str) -> bool:
 
 @prepare_cached
 def _select_rules(dialect: str) -> Select[*tuple[Any, ...]]:
-    """Select the rules of `places` with one of the `patterns`."""
+    """Select the rules of these scopes with one of the `patterns`."""
     return (
         select(*select_columns(SenderRule, _COLUMNS), *maker_columns(SenderRule))
         .outerjoin(Maker, is_active_maker(SenderRule))
         .where(
-            is_in_parameter(dialect, col(SenderRule.place), "places", String),
+            is_in_parameter(dialect, col(SenderRule.scope), "scopes", String),
             is_in_parameter(dialect, col(SenderRule.pattern), "patterns", String),
         )
     )
@@ -158,30 +158,37 @@ async def load_matching_rules(
     receivers, none if both addresses are not valid. A rule of a domain, a tag or the platform does
     not apply to accounts that its maker can't administer.
     """
-    envelope, header = patterns_matching(envelope_sender), patterns_matching(from_address)
-    wanted = list(dict.fromkeys([*envelope, *header]))
-    if not wanted or not receivers:
+    envelope, header = (
+        patterns_matching_sender(envelope_sender),
+        patterns_matching_sender(from_address),
+    )
+    addresses = list(dict.fromkeys([*envelope, *header]))
+    if not addresses or not receivers:
         return [[] for _ in receivers]
-    each = [_ranks_by_place(one) for one in receivers]
-    asked = {"places": sorted({name for names in each for name in names}), "patterns": wanted}
+    ranks_by_receiver = [_ranks_by_scope(receiver) for receiver in receivers]
+    parameters = {
+        "scopes": sorted({name for names in ranks_by_receiver for name in names}),
+        "patterns": addresses,
+    }
     rows: dict[str, list[ColumnRow]] = {}
     for row in await environment.database.read_prepared(
-        _select_rules(environment.database.dialect), asked
+        _select_rules(environment.database.dialect), parameters
     ):
-        rows.setdefault(row.place, []).append(row)
+        rows.setdefault(row.scope, []).append(row)
     return [
         [
             SenderRuleMatch(row.id, row.action, rank, row.pattern not in envelope)
-            for place, rank in names.items()
-            for row in rows.get(place, ())
-            if rank == ACCOUNT_RANK or applies_to_user(row, RuleSubject(to.user_id, to.role))
+            for receiver_scope, rank in names.items()
+            for row in rows.get(receiver_scope, ())
+            if rank == ACCOUNT_RANK
+            or applies_to_user(row, RuleSubject(receiver.user_id, receiver.role))
         ]
-        for to, names in zip(receivers, each, strict=True)
+        for receiver, names in zip(receivers, ranks_by_receiver, strict=True)
     ]
 
 
-def _ranks_by_place(receiver: RuleReceiver) -> dict[str, int]:
-    """Return the places with rules for a receiver, and the rank of each."""
-    domain = {} if receiver.domain_id is None else {place_of_domain(receiver.domain_id): 2}
-    tags = {place_of_tag(tag.strip().casefold()): 1 for tag in receiver.tags}
-    return {place_of_user(receiver.user_id): ACCOUNT_RANK, **tags, **domain, PLATFORM_PLACE: 3}
+def _ranks_by_scope(receiver: RuleReceiver) -> dict[str, int]:
+    """Return the scopes with rules for a receiver, and the rank of each."""
+    domain = {} if receiver.domain_id is None else {scope_of_domain(receiver.domain_id): 2}
+    tags = {scope_of_tag(tag.strip().casefold()): 1 for tag in receiver.tags}
+    return {scope_of_user(receiver.user_id): ACCOUNT_RANK, **tags, **domain, PLATFORM_SCOPE: 3}

@@ -110,27 +110,31 @@ class SpamVerdict:
     rule_id: int | None = None
     is_refused: bool = False  # the message must not be stored
 
+    def allows_forwards(self, no_forward_score: int) -> bool:
+        """Return True if the message is no spam and its score is below the limit for forwards."""
+        return not self.is_spam and self.score < no_forward_score
+
 
 def spam_facts(
     header_fields: Sequence[SpamHeaderField],
     trusted_names: Collection[str],
     envelope_sender: str = "",
-    verification: Mapping[str, object] | None = None,
+    authentication: Mapping[str, object] | None = None,
     scan_result: ScanResult | None = None,
 ) -> SpamFacts:
     """Return the spam facts of a message that a trusted server handed over.
 
-    `trusted_names` are names of header fields, in any case. `verification` is the stored result of
-    authentication. For other messages pass no header fields.
+    `trusted_names` are names of header fields, in any case. `authentication` is the stored result
+    of authentication. For other messages pass no header fields.
     """
-    found = verification or {}
-    policy = SCORES_BY_DMARC_POLICY.get(str(found.get("policy")))
-    domain, passed = envelope_sender.rpartition("@")[2], found.get("spf")
+    results = authentication or {}
+    policy = SCORES_BY_DMARC_POLICY.get(str(results.get("policy")))
+    domain, passed = envelope_sender.rpartition("@")[2], results.get("spf")
     vouched = bool(domain) and isinstance(passed, str) and _is_same_domain(passed, domain)
     score = header_score(header_fields, trusted_names)
     if policy is not None and (score.source is None or policy > score.value):
         score = HeaderScore(policy, "authentication-results")
-    forged = found.get("dmarc") == "fail" and not found.get("sealer")
+    forged = results.get("dmarc") == "fail" and not results.get("sealer")
     return SpamFacts(score, forged, vouched, scan_result)
 
 
@@ -144,12 +148,12 @@ def header_score(
 ) -> HeaderScore:
     """Return the highest score of the trusted header fields."""
     names = {name.lower() for name in trusted_names}
-    best = HeaderScore()
-    for one in header_fields:
-        value = _SCORE_READERS[one.name](one.text) if one.name in names else None
-        if value is not None and (best.source is None or value > best.value):
-            best = HeaderScore(value, one.name)
-    return best
+    best_score = HeaderScore()
+    for field in header_fields:
+        value = _SCORE_READERS[field.name](field.text) if field.name in names else None
+        if value is not None and (best_score.source is None or value > best_score.value):
+            best_score = HeaderScore(value, field.name)
+    return best_score
 
 
 def compute_verdict(
@@ -172,7 +176,7 @@ def compute_verdict(
         )
     if spam_level >= LEVEL_NO_SPAM:
         return SpamVerdict(is_spam=False, score=score, reason=VerdictReason.LEVEL)
-    if rule := _decisive_rule(facts, rule_matches):
+    if rule := _decisive_rule_or_none(facts, rule_matches):
         blocked = rule.action is SenderAction.BLOCK
         refused = refused and blocked
         return SpamVerdict(blocked, score, VerdictReason.RULE, rule_id=rule.id, is_refused=refused)
@@ -217,7 +221,7 @@ def verdict_after_filter(verdict: SpamVerdict, filter_spam: bool | None) -> Spam
     return replace(verdict, is_spam=filter_spam, reason=VerdictReason.FILTER, rule_id=None)
 
 
-def _decisive_rule(
+def _decisive_rule_or_none(
     facts: SpamFacts, rule_matches: Sequence[SenderRuleMatch]
 ) -> SenderRuleMatch | None:
     """Return the rule that decides, None if there is none.
@@ -242,26 +246,26 @@ def _score_of_flag(text: str) -> int:
 
 def _proportional_score(points: float, required: float, score_at_required: int) -> int:
     """Return points as a score, where `required` points give `score_at_required`."""
-    whole = int(
+    whole_score = int(
         max(score_at_required * points / required, 0) + 1e-9
     )  # rounding must not reach the threshold
-    return min(whole, 100)
+    return min(whole_score, 100)
 
 
 def _score_of_stars(text: str) -> int | None:
     """Return the score of `X-Spam-Level: ****`."""
-    found = _STARS.match(text)
-    return _proportional_score(len(found[1]), SPAMASSASSIN_POINTS, FLAGGED_SCORE) if found else None
+    match = _STARS.match(text)
+    return _proportional_score(len(match[1]), SPAMASSASSIN_POINTS, FLAGGED_SCORE) if match else None
 
 
 def _score_of_points(text: str) -> int | None:
     """Return the score of `X-Spam-Score: 7.2 / 15`."""
-    found = _POINTS_AT_START.match(text)
-    if found is None:
+    match = _POINTS_AT_START.match(text)
+    if match is None:
         return None
-    required = float(found[2] or SPAMASSASSIN_POINTS)
+    required = float(match[2] or SPAMASSASSIN_POINTS)
     return _proportional_score(
-        float(found[1]), required if required > 0 else SPAMASSASSIN_POINTS, FLAGGED_SCORE
+        float(match[1]), required if required > 0 else SPAMASSASSIN_POINTS, FLAGGED_SCORE
     )
 
 
@@ -281,13 +285,13 @@ def _score_of_status(text: str) -> int:
 
 def _score_of_spamd_result(text: str) -> int | None:
     """Return the score of `default: False [3.20 / 15.00]; …`, relative to the second number."""
-    found = _SPAMD_RESULT.match(text)
-    if found is None:
+    match = _SPAMD_RESULT.match(text)
+    if match is None:
         return None
-    needed = float(found[3])
+    needed = float(match[3])
     return max(
-        _proportional_score(float(found[2]), needed, REFUSED_SCORE) if needed > 0 else 0,
-        _score_of_flag(found[1]),
+        _proportional_score(float(match[2]), needed, REFUSED_SCORE) if needed > 0 else 0,
+        _score_of_flag(match[1]),
     )
 
 

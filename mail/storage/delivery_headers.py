@@ -15,7 +15,11 @@ import idna
 
 from mail.envelope.local_recipient import LocalRecipient
 from mail.mime.header_encoding import unstructured_field, with_ascii_domain
-from mail.storage.header_prepend import prepend_fields, read_beginning, replace_beginning
+from mail.storage.header_prepend import (
+    copy_with_new_beginning,
+    prepend_header_fields_to_message,
+    read_beginning,
+)
 from mail.storage.received_messages import parse_storable_message
 from mail.storage.storable_message import StorableMessage
 from models.users.tables import SubaddressAction
@@ -24,7 +28,7 @@ _UNSAFE_CHARACTER = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SUBJECT_FIELD = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
-async def add_delivery_headers_and_label(
+async def add_delivery_headers_and_subject_label(
     source: bytes | Path,
     message: StorableMessage,
     recipient: LocalRecipient,
@@ -39,16 +43,16 @@ async def add_delivery_headers_and_label(
     prefix = delivery_header_fields(recipient, sender)
     message = replace(message, received_digest=message.received_digest or message.digest)
     if not (recipient.label and recipient.subaddress_action is SubaddressAction.SUBJECT):
-        return await prepend_fields(source, message, prefix, temporary_files)
+        return await prepend_header_fields_to_message(source, message, prefix, temporary_files)
     end = message.facts.structure.body_start
     head = prefix + _label_subject(await read_beginning(source, end), message, recipient.label)
     fresh = await parse_storable_message(
-        await replace_beginning(source, head, end, temporary_files)
+        await copy_with_new_beginning(source, head, end, temporary_files)
     )
     return replace(
         fresh,
         received_digest=message.received_digest,
-        verification=message.verification,
+        authentication=message.authentication,
         scan=message.scan,
     )
 
@@ -77,15 +81,15 @@ def _ascii_address(address: str) -> str:
 def _label_subject(header: bytes, message: StorableMessage, label: str) -> bytes:
     """The header with the label before the text of its subject."""
     text = _UNSAFE_CHARACTER.sub("", f"[{label}] {message.facts.subject}")
-    return b"".join(_replace_subject(header, unstructured_field("Subject", text)))
+    return b"".join(_replace_or_prepend_subject(header, unstructured_field("Subject", text)))
 
 
-def _replace_subject(header: bytes, subject_field: bytes) -> Iterator[bytes]:
+def _replace_or_prepend_subject(header: bytes, subject_field: bytes) -> Iterator[bytes]:
     """Yield the header with the new subject field in the place of the old, or before all fields."""
-    kept, reached, found = list[bytes](), 0, False
-    for each in _SUBJECT_FIELD.finditer(header):
-        kept += [header[reached : each.start()], b"" if found else subject_field]
-        reached, found = each.end(), True
-    yield b"" if found else subject_field
-    yield from kept
+    kept_fields, reached, has_subject = list[bytes](), 0, False
+    for match in _SUBJECT_FIELD.finditer(header):
+        kept_fields += [header[reached : match.start()], b"" if has_subject else subject_field]
+        reached, has_subject = match.end(), True
+    yield b"" if has_subject else subject_field
+    yield from kept_fields
     yield header[reached:]

@@ -14,18 +14,18 @@ from mail.mime import MessageFacts
 from mail.storage import held_copies
 from mail.storage.blobs.blob_writer import (
     StoredMessageBlobs,
-    insert_blob_rows,
-    reference_statements,
+    blob_reference_insert_statements,
+    upsert_blob_rows,
 )
-from mail.storage.message_columns import content_columns
+from mail.storage.message_columns import content_and_reset_state_columns
 from mail.storage.message_flags import MAX_KEYWORDS, imap_flags
 from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
-    count_messages_and_take_uids,
-    quota_error,
+    add_to_mailbox_counters_and_take_uids,
     source_columns,
 )
+from mail.storage.quota import error_of_refused_quota
 from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import (
     delete_empty_threads_statement,
@@ -48,7 +48,7 @@ from models.users.tables import User
 
 INPUT_PATH = ("replaces",)
 _MESSAGE_COLUMNS = {
-    *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires_at"),
+    *("id", "mailbox_id", "uid", "modseq", "thread_id", "sha256", "size", "indexed", "expires_at"),
     *("seen", "flagged", "answered", "draft", "keywords", "public_metadata"),
 }
 _SELECT_EARLIER = (
@@ -80,11 +80,10 @@ _UPDATE_OLD_MAILBOX = (
     update(Mailbox)
     .where(col(Mailbox.id) == bindparam("box"))
     .values(
-        total=Mailbox.total - 1,
-        unseen=Mailbox.unseen - bindparam("unread", type_=BigInteger),
+        message_count=Mailbox.message_count - 1,
+        unseen_count=Mailbox.unseen_count - bindparam("unread", type_=BigInteger),
         size=Mailbox.size - bindparam("bytes", type_=BigInteger),
         modseq=bindparam("last"),
-        modify_index=bindparam("last"),
     )
 )
 _SELECT_THREADS_BY_KEY = (
@@ -115,7 +114,7 @@ class EarlierDraft:
     clears_metadata: bool = False
 
 
-def replace_message(
+def replace_draft_message(
     transaction: DatabaseTransaction,
     message: StorableMessage,
     stored_blobs: StoredMessageBlobs,
@@ -128,46 +127,35 @@ def replace_message(
     new UID. Raises Conflict if the earlier message is gone or its draft flag has changed, Stale
     if it has other content, and OverQuota, NotFound and BlobRowDeleted.
     """
-    row = _lock_earlier_message(transaction, earlier, placement.user_id)
-    last, now = transaction.reserve_positions(placement.user_id, 1), transaction.environment.now()
-    more = message.size - row.size
-    use = _add_to_quota(transaction, placement.user_id, more, ignores_quota=earlier.ignores_quota)
-    held_copies.copy_messages_before_removal(transaction, placement.user_id, [row.id])
-    taken = _update_counters_and_take_uid(transaction, message, row, placement, last)
-    blobs = insert_blob_rows(transaction, stored_blobs)
-    thread_id = _assign_thread(transaction, message.facts, row, placement.user_id)
+    row = _lock_unchanged_earlier_message(transaction, earlier, placement.user_id)
+    modseq = transaction.reserve_positions_returning_last(placement.user_id, 1)
+    now = transaction.environment.now()
+    added_bytes = message.size - row.size
+    usage = _add_to_quota(
+        transaction, placement.user_id, added_bytes, ignores_quota=earlier.ignores_quota
+    )
+    held_copies.copy_removed_messages_to_incomplete_holds(transaction, placement.user_id, [row.id])
+    uid_and_counters = _update_counters_and_take_uid(transaction, message, row, placement, modseq)
+    blob_ids = upsert_blob_rows(transaction, stored_blobs)
+    thread_id = _find_keep_or_create_thread(transaction, message.facts, row, placement.user_id)
     values = {
-        **content_columns(message),
+        **content_and_reset_state_columns(message),
         "mailbox_id": placement.mailbox_id,
-        "uid": taken.uid_next - 1,
-        "modseq": last,
+        "uid": uid_and_counters.uid_next - 1,
+        "modseq": modseq,
         "thread_id": thread_id,
-        "blob_id": blobs[stored_blobs.layout_digest],
+        "blob_id": blob_ids[stored_blobs.layout_digest],
         "received_at": placement.received_at,
         "listed_at": placement.received_at,
         "saved_at": now,
-        "expires_at": now + timedelta(seconds=taken.retention)
-        if taken.retention
+        "expires_at": now + timedelta(seconds=uid_and_counters.retention)
+        if uid_and_counters.retention
         else row.expires_at,
-        "seen": placement.seen,
-        "flagged": placement.flagged or row.flagged,
-        "answered": row.answered,
-        "draft": placement.draft,
-        "envelope_from": placement.envelope_from,
-        "envelope_to": list(placement.envelope_to),
-        "keywords": list(dict.fromkeys([*row.keywords, *placement.keywords]))[:MAX_KEYWORDS],
-        "public_metadata": row.public_metadata
-        if placement.public_metadata is None and not earlier.clears_metadata
-        else placement.public_metadata,
-        **(source_columns(placement) if placement.source else {}),
+        **_placement_columns(placement, row, clears_metadata=earlier.clears_metadata),
     }
-    _update_message(transaction, row.id, values, list(blobs.values()))
-    if thread_id != row.thread_id:
-        transaction.connection.execute(delete_empty_threads_statement([row.thread_id]))
-    transaction.execute_statements(
-        thread_key_insert_statements(
-            transaction, placement.user_id, message.facts.thread_keys, thread_id
-        )
+    _update_message_and_blob_references(transaction, row.id, values, list(blob_ids.values()))
+    _insert_thread_keys_and_delete_empty_thread(
+        transaction, message.facts, row, placement.user_id, thread_id
     )
     text_index.delete_message_from_indexes(
         transaction.connection, earlier.indexed_words, is_indexed=row.indexed
@@ -175,17 +163,45 @@ def replace_message(
     entry = _replacement_entry(row, placement, values)
     transaction.insert_entry_at_reserved_positions(placement.user_id, entry, at=now)
     transaction.workers_to_wake.add(UNINDEXED)
-    if more > 0:
-        user_limits.report_raised_storage_level(transaction, placement.user_id, use, more)
-    if taken.audited:
+    if added_bytes > 0:
+        user_limits.report_storage_level_if_raised(
+            transaction, placement.user_id, usage, added_bytes
+        )
+    if uid_and_counters.audited:
         origin = CopyOrigin.SAVED if placement.envelope_from is None else CopyOrigin.SENT
-        held_copies.copy_stored_messages(transaction, placement.user_id, [row.id], origin)
+        held_copies.copy_stored_messages_to_legal_holds(
+            transaction, placement.user_id, [row.id], origin
+        )
     return InsertedMessage(
-        row.id, taken.uid_next - 1, last, blobs[stored_blobs.layout_digest], list(blobs.values())
+        row.id,
+        uid_and_counters.uid_next - 1,
+        modseq,
+        blob_ids[stored_blobs.layout_digest],
+        list(blob_ids.values()),
     )
 
 
-def _lock_earlier_message(
+def _placement_columns(
+    placement: MessagePlacement, earlier_row: ColumnRow, *, clears_metadata: bool
+) -> dict[str, Any]:
+    """Return flags, keywords, envelope and metadata: those of the placement, else the earlier."""
+    keywords = dict.fromkeys([*earlier_row.keywords, *placement.keywords])
+    return {
+        "seen": placement.seen,
+        "flagged": placement.flagged or earlier_row.flagged,
+        "answered": earlier_row.answered,
+        "draft": placement.draft,
+        "envelope_from": placement.envelope_from,
+        "envelope_to": list(placement.envelope_to),
+        "keywords": list(keywords)[:MAX_KEYWORDS],
+        "public_metadata": earlier_row.public_metadata
+        if placement.public_metadata is None and not clears_metadata
+        else placement.public_metadata,
+        **(source_columns(placement) if placement.source else {}),
+    }
+
+
+def _lock_unchanged_earlier_message(
     transaction: DatabaseTransaction, earlier: EarlierDraft, user_id: int
 ) -> ColumnRow:
     """Lock the message to replace and return its row. Raises Conflict or StaleObject."""
@@ -193,13 +209,13 @@ def _lock_earlier_message(
         _SELECT_EARLIER, {"key": earlier.id, "user": user_id}
     ).first()
     if row is None or row.draft is not earlier.must_be_draft:
-        raise Conflict("the draft is gone", path=earlier.input_path)
-    if row.digest != earlier.digest:
+        raise Conflict("The draft was deleted.", path=earlier.input_path)
+    if row.sha256 != earlier.digest:
         raise StaleObject(current_modseq=row.modseq, path=earlier.input_path)
     return row
 
 
-def _update_message(
+def _update_message_and_blob_references(
     transaction: DatabaseTransaction,
     message_id: int,
     values: Mapping[str, Any],
@@ -212,7 +228,22 @@ def _update_message(
     transaction.connection.execute(
         delete(MessageBlob).where(col(MessageBlob.message_id) == message_id)
     )
-    transaction.execute_statements(reference_statements(message_id, blob_ids))
+    transaction.execute_statements(blob_reference_insert_statements(message_id, blob_ids))
+
+
+def _insert_thread_keys_and_delete_empty_thread(
+    transaction: DatabaseTransaction,
+    message_facts: MessageFacts,
+    earlier_row: ColumnRow,
+    user_id: int,
+    thread_id: int,
+) -> None:
+    """Add the keys of the message to its thread, and delete its earlier thread if that is empty."""
+    if thread_id != earlier_row.thread_id:
+        transaction.connection.execute(delete_empty_threads_statement([earlier_row.thread_id]))
+    transaction.execute_statements(
+        thread_key_insert_statements(transaction, user_id, message_facts.thread_keys, thread_id)
+    )
 
 
 def _replacement_entry(
@@ -237,11 +268,16 @@ def _add_to_quota(
     A message that doesn't grow is never refused.
     """
     platform = transaction.environment.options.users_default_quota
-    given = {"user": user_id, "platform": platform, "more": added_bytes, "beyond": ignores_quota}
-    taken = transaction.connection.execute(_UPDATE_QUOTA, given).first()
-    if taken is None:
-        raise quota_error(transaction, user_id)
-    return taken
+    parameters = {
+        "user": user_id,
+        "platform": platform,
+        "more": added_bytes,
+        "beyond": ignores_quota,
+    }
+    quota_row = transaction.connection.execute(_UPDATE_QUOTA, parameters).first()
+    if quota_row is None:
+        raise error_of_refused_quota(transaction, user_id)
+    return quota_row
 
 
 def _update_counters_and_take_uid(
@@ -252,14 +288,14 @@ def _update_counters_and_take_uid(
     modseq: int,
 ) -> ColumnRow:
     """Update the counters of the old and the new mailbox, and take the next UID."""
-    gone = {
+    parameters = {
         "box": earlier_row.mailbox_id,
         "unread": int(not earlier_row.seen),
         "bytes": earlier_row.size,
         "last": modseq,
     }
-    transaction.connection.execute(_UPDATE_OLD_MAILBOX, gone)
-    return count_messages_and_take_uids(
+    transaction.connection.execute(_UPDATE_OLD_MAILBOX, parameters)
+    return add_to_mailbox_counters_and_take_uids(
         transaction,
         placement,
         modseq,
@@ -268,7 +304,7 @@ def _update_counters_and_take_uid(
     )
 
 
-def _assign_thread(
+def _find_keep_or_create_thread(
     transaction: DatabaseTransaction,
     message_facts: MessageFacts,
     earlier_row: ColumnRow,
@@ -278,20 +314,24 @@ def _assign_thread(
 
     Otherwise a new thread is created.
     """
-    given = {"thread": earlier_row.thread_id, "key": earlier_row.id}
-    alone = transaction.connection.execute(_SELECT_OTHER_IN_THREAD, given).first() is None
-    led = {"user": user_id, "keys": message_facts.thread_keys}
-    known = (
-        set(transaction.connection.execute(_SELECT_THREADS_BY_KEY, led).scalars())
+    parameters = {"thread": earlier_row.thread_id, "key": earlier_row.id}
+    is_only_message = (
+        transaction.connection.execute(_SELECT_OTHER_IN_THREAD, parameters).first() is None
+    )
+    thread_parameters = {"user": user_id, "keys": message_facts.thread_keys}
+    thread_ids = (
+        set(transaction.connection.execute(_SELECT_THREADS_BY_KEY, thread_parameters).scalars())
         if message_facts.thread_keys
         else set()
     )
-    if found := known - {earlier_row.thread_id} if alone else known:
-        return int(min(found))
-    if not alone:
+    if other_thread_ids := thread_ids - {earlier_row.thread_id} if is_only_message else thread_ids:
+        return int(min(other_thread_ids))
+    if not is_only_message:
         key, new = new_thread_insert(transaction, user_id, make_storable(message_facts.subject))
         transaction.execute_statements([new])
         return key
-    mine = update(Thread).where(col(Thread.id) == earlier_row.thread_id)
-    transaction.connection.execute(mine.values(subject=make_storable(message_facts.subject)))
+    thread_update = update(Thread).where(col(Thread.id) == earlier_row.thread_id)
+    transaction.connection.execute(
+        thread_update.values(subject=make_storable(message_facts.subject))
+    )
     return int(earlier_row.thread_id)

@@ -24,22 +24,22 @@ COPY_CHUNK_SIZE = 1 << 20  # bytes
 _HEADER_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
-async def prepend_fields(
+async def prepend_header_fields_to_message(
     source: bytes | Path, message: StorableMessage, prefix: bytes, temporary_files: ExitStack
 ) -> StorableMessage:
     """The message, which was read from `source`, with these header fields before it.
 
-    Its verification and scan results stay; its digest changes. New files are registered with
+    Its authentication and scan results stay; its digest changes. New files are registered with
     `temporary_files`.
     """
     if message.facts.structure.truncated or not await _begins_with_field(source):
         fresh = await parse_storable_message(
-            await replace_beginning(source, prefix, 0, temporary_files)
+            await copy_with_new_beginning(source, prefix, 0, temporary_files)
         )
         return replace(
             fresh,
             received_digest=message.received_digest,
-            verification=message.verification,
+            authentication=message.authentication,
             scan=message.scan,
         )
     if isinstance(source, bytes) and len(source) < THREAD_THRESHOLD:
@@ -49,7 +49,7 @@ async def prepend_fields(
     return _prepend_without_parsing(replace(message, digest=digest), prefix)
 
 
-async def replace_beginning(
+async def copy_with_new_beginning(
     source: bytes | Path, head: bytes, old_size: int, temporary_files: ExitStack
 ) -> bytes | Path:
     """The message with `head` in the place of its first `old_size` bytes.
@@ -79,12 +79,12 @@ def temporary_file_beside(source: Path) -> Generator[Path]:
     """
     handle, name = tempfile.mkstemp(dir=source.parent, prefix=f"{source.name}.")
     os.close(handle)
-    place = Path(name)
+    base_path = Path(name)
     try:
-        yield place
+        yield base_path
     finally:
-        for each in (place, *place.parent.glob(f"{place.name}.*")):
-            each.unlink(missing_ok=True)
+        for path in (base_path, *base_path.parent.glob(f"{base_path.name}.*")):
+            path.unlink(missing_ok=True)
 
 
 def _write_with_new_beginning(source: Path, path: Path, head: bytes, old_size: int) -> None:
@@ -112,28 +112,28 @@ def _read_file_beginning(source: Path, byte_count: int) -> bytes:
 
 
 def _digest_with_prefix(prefix: bytes, source: bytes | Path) -> str:
-    found = hashlib.sha256(prefix)
+    digest = hashlib.sha256(prefix)
     if isinstance(source, bytes):
-        found.update(source)
+        digest.update(source)
     else:
         with source.open("rb", buffering=0) as file:
             while step := file.read(COPY_CHUNK_SIZE):
-                found.update(step)
-    return found.hexdigest()
+                digest.update(step)
+    return digest.hexdigest()
 
 
 def _prepend_without_parsing(message: StorableMessage, prefix: bytes) -> StorableMessage:
     """The message with `prefix` before it. Nothing is parsed again; its offsets move."""
-    more, facts = len(prefix), message.facts
-    structure = _shift_parts(facts.structure, more)
+    prefix_size, facts = len(prefix), message.facts
+    structure = _shift_parts(facts.structure, prefix_size)
     root = message.layout_blob.content
     if isinstance(root, ContentFile):
         raise TypeError("a skeleton lies in memory")
     skeleton = prepend_to_layout(root, prefix)
     return replace(
         message,
-        facts=replace(facts, structure=structure, header_size=facts.header_size + more),
-        size=message.size + more,
+        facts=replace(facts, structure=structure, header_size=facts.header_size + prefix_size),
+        size=message.size + prefix_size,
         layout_blob=NewBlob(content_digest(skeleton), skeleton),
         structure_json=orjson.dumps(mime.json_rows_from_tree(structure)),
         stored_blobs_by_tenant={},
@@ -142,13 +142,13 @@ def _prepend_without_parsing(message: StorableMessage, prefix: bytes) -> Storabl
 
 def _shift_parts(root: ParsedPart, shift: int) -> ParsedPart:
     """The MIME tree with its offsets moved by `shift`; the header of the root still begins at 0."""
-    done: dict[int, ParsedPart] = {}
+    shifted_parts: dict[int, ParsedPart] = {}
     for part in reversed(list(mime.walk_parts(root))):  # children before their parents
-        done[id(part)] = replace(
+        shifted_parts[id(part)] = replace(
             part,
             header_start=0 if part is root else part.header_start + shift,
             body_start=part.body_start + shift,
             body_end=part.body_end + shift,
-            parts=tuple(done[id(child)] for child in part.parts),
+            parts=tuple(shifted_parts[id(child)] for child in part.parts),
         )
-    return done[id(root)]
+    return shifted_parts[id(root)]

@@ -18,7 +18,10 @@ from sqlmodel import col
 
 from mail.archives import mbox_format
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
+from mail.storage.blobs.damage_check import (
+    MAX_VERIFIED_BYTES,
+    require_intact_blobs_and_return_budget,
+)
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.message_layout import parse_layout, rebuild_message
 from models.admin.legal_holds import CopyOrigin, HeldCopy, LegalHold, LegalHoldBlob
@@ -31,11 +34,11 @@ from models.store.columns import ColumnRow, UtcDateTime, select_columns
 COPIES_PER_READ = 1000  # copies that one statement reads
 BLOBS_PER_READ = 100  # blob rows that one statement reads, some with their bytes
 HASHED_COLUMNS = (  # what the hash of a copy covers besides the previous hash
-    "legal_hold_id", "position", "origin_id", "origin", "mailbox_path", "digest", "size",
+    "legal_hold_id", "position", "origin_id", "origin", "mailbox_path", "sha256", "size",
     "received_at", "envelope_from", "envelope_to", "copied_at",
 )  # fmt: skip
 COPIED_COLUMNS = (  # columns that a copy takes from the message
-    "digest", "size", "blob_id", "received_at", "date", "subject", "from_name", "from_address",
+    "sha256", "size", "blob_id", "received_at", "date", "subject", "from_name", "from_address",
     "to", "cc", "bcc", "message_id", "preview", "attachment_count", "envelope_from",
     "envelope_to",
 )  # fmt: skip
@@ -62,7 +65,7 @@ _SELECT_MESSAGES = (
 _SELECT_BLOB_IDS = select(col(MessageBlob.message_id), col(MessageBlob.blob_id)).where(
     col(MessageBlob.message_id).in_(bindparam("ids", expanding=True))
 )
-_SELECT_EXISTING_COPIES = select(col(HeldCopy.origin_id), col(HeldCopy.digest)).where(
+_SELECT_EXISTING_COPIES = select(col(HeldCopy.origin_id), col(HeldCopy.sha256)).where(
     col(HeldCopy.legal_hold_id) == bindparam("legal_hold"),
     col(HeldCopy.origin_id).in_(bindparam("ids", expanding=True)),
 )
@@ -79,7 +82,7 @@ _SELECT_BLOBS: Select[*tuple[Any, ...]] = (
 )
 
 
-def has_unfinished_legal_hold(user_id: Any) -> ColumnElement[bool]:
+def has_legal_hold_with_uncopied_messages(user_id: Any) -> ColumnElement[bool]:
     """SQL: true if a legal hold of this user has not yet copied the existing messages."""
     return exists().where(
         col(LegalHold.user_id) == user_id, ~col(LegalHold.copied), col(LegalHold.ended_at).is_(None)
@@ -95,7 +98,7 @@ def is_any_in_period(legal_hold: Any, *times: datetime) -> bool:
     )
 
 
-def copy_stored_messages(
+def copy_stored_messages_to_legal_holds(
     transaction: DatabaseTransaction, user_id: int, message_ids: Sequence[int], origin: CopyOrigin
 ) -> None:
     """Copy messages that were just stored, for all running legal holds of their user.
@@ -115,7 +118,7 @@ def copy_stored_messages(
             )
 
 
-def copy_sent_message(
+def copy_sent_message_to_legal_holds(
     transaction: DatabaseTransaction,
     user_id: int,
     submission_id: int,
@@ -124,10 +127,10 @@ def copy_sent_message(
 ) -> None:
     """Copy a submission that leaves no message in a mailbox."""
     entry = _unfiled_entry(submission_id, CopyOrigin.SENT, column_values)
-    _copy_unfiled_message(transaction, user_id, entry, blob_ids)
+    _copy_unfiled_message_to_legal_holds(transaction, user_id, entry, blob_ids)
 
 
-def copy_quarantined_message(
+def copy_quarantined_message_to_legal_holds(
     transaction: DatabaseTransaction,
     user_id: int,
     quarantine_item_id: int,
@@ -136,7 +139,7 @@ def copy_quarantined_message(
 ) -> None:
     """Copy a received message that goes to quarantine."""
     entry = _unfiled_entry(quarantine_item_id, CopyOrigin.RECEIVED, column_values)
-    _copy_unfiled_message(transaction, user_id, entry, blob_ids)
+    _copy_unfiled_message_to_legal_holds(transaction, user_id, entry, blob_ids)
 
 
 def _unfiled_entry(
@@ -147,7 +150,7 @@ def _unfiled_entry(
     return {**copied_values, "origin_id": origin_id, "mailbox_path": None, "origin": origin}
 
 
-def _copy_unfiled_message(
+def _copy_unfiled_message_to_legal_holds(
     transaction: DatabaseTransaction, user_id: int, entry: dict[str, Any], blob_ids: Sequence[int]
 ) -> None:
     """Append the entry to all legal holds of the user that are running and include this time."""
@@ -157,7 +160,7 @@ def _copy_unfiled_message(
             _append_copies(transaction, legal_hold, [entry], {entry["origin_id"]: blob_ids})
 
 
-def copy_messages_before_removal(
+def copy_removed_messages_to_incomplete_holds(
     transaction: DatabaseTransaction, user_id: int, message_ids: Sequence[int]
 ) -> None:
     """Copy messages before they are removed or replaced, for incomplete legal holds."""
@@ -202,10 +205,10 @@ def _copy_missing_messages(
     origin: CopyOrigin | None = None,
 ) -> int:
     """Copy the messages that the legal hold has no copy of and return their number."""
-    given = {"legal_hold": legal_hold.id, "ids": [row.id for row in message_rows]}
-    known = {
-        (each.origin_id, each.digest)
-        for each in transaction.connection.execute(_SELECT_EXISTING_COPIES, given)
+    parameters = {"legal_hold": legal_hold.id, "ids": [row.id for row in message_rows]}
+    existing_copies = {
+        (copy_row.origin_id, copy_row.sha256)
+        for copy_row in transaction.connection.execute(_SELECT_EXISTING_COPIES, parameters)
     }
     entries = [
         {
@@ -215,12 +218,13 @@ def _copy_missing_messages(
             "origin": origin or (CopyOrigin.DELETED if row.deleted_at else CopyOrigin.STORED),
         }
         for row in message_rows
-        if (row.id, row.digest) not in known  # a draft that was saved again is another message
+        if (row.id, row.sha256)
+        not in existing_copies  # a draft that was saved again is another message
     ]
     if entries:
         blobs: defaultdict[int, list[int]] = defaultdict(list)
         for row in transaction.connection.execute(
-            _SELECT_BLOB_IDS, {"ids": [one["origin_id"] for one in entries]}
+            _SELECT_BLOB_IDS, {"ids": [entry["origin_id"] for entry in entries]}
         ):
             blobs[row.message_id].append(row.blob_id)
         _append_copies(transaction, legal_hold, entries, blobs)
@@ -235,8 +239,8 @@ def _append_copies(
 ) -> None:
     """Append copies to the hash chain of a legal hold. Locks the row of the legal hold."""
     size = sum(entry["size"] for entry in copy_values)
-    given = {"legal_hold": legal_hold.id, "many": len(copy_values), "bytes": size}
-    count, head = transaction.connection.execute(_UPDATE_COUNTERS, given).one()
+    parameters = {"legal_hold": legal_hold.id, "many": len(copy_values), "bytes": size}
+    count, head = transaction.connection.execute(_UPDATE_COUNTERS, parameters).one()
     rows, needs = [], []
     for position, entry in enumerate(copy_values, count - len(copy_values) + 1):
         row = {
@@ -246,10 +250,10 @@ def _append_copies(
             "position": position,
             "copied_at": transaction.environment.now(),
         }
-        head = row["hash"] = chain_hash(head, row)
+        head = row["chain_hash"] = chain_hash(head, row)
         rows.append(row)
-        wanted = {*blob_ids_by_origin.get(entry["origin_id"], ()), entry["blob_id"]}
-        needs += [{"copy_id": row["id"], "blob_id": blob} for blob in sorted(wanted)]
+        blob_ids = {*blob_ids_by_origin.get(entry["origin_id"], ()), entry["blob_id"]}
+        needs += [{"copy_id": row["id"], "blob_id": blob} for blob in sorted(blob_ids)]
     transaction.connection.execute(insert(HeldCopy), rows)
     transaction.connection.execute(insert(LegalHoldBlob), needs)
     transaction.connection.execute(
@@ -268,22 +272,22 @@ def _json_value(value: Any) -> Any:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
-async def first_broken_position(environment: Environment, legal_hold: ColumnRow) -> int | None:
+async def find_first_broken_position(environment: Environment, legal_hold: ColumnRow) -> int | None:
     """Return the first position of the hash chain with a wrong copy, or None if all are right.
 
     If copies are missing at the end, this is the position after the last copy.
     """
     reached, head = 0, ""
-    asked = select(*select_columns(HeldCopy, {*HASHED_COLUMNS, "hash"})).where(
+    statement = select(*select_columns(HeldCopy, {*HASHED_COLUMNS, "chain_hash"})).where(
         col(HeldCopy.legal_hold_id) == legal_hold.id, col(HeldCopy.position) <= legal_hold.copies
     )
     while True:
-        part = asked.where(col(HeldCopy.position) > reached).order_by(col(HeldCopy.position))
+        part = statement.where(col(HeldCopy.position) > reached).order_by(col(HeldCopy.position))
         rows = await environment.database.read(part.limit(COPIES_PER_READ))
         for row in rows:
             head = chain_hash(head, row._asdict())
             reached += 1
-            if row.position != reached or row.hash != head:
+            if row.position != reached or row.chain_hash != head:
                 return reached
         if len(rows) < COPIES_PER_READ:
             return None if (reached, head) == (legal_hold.copies, legal_hold.head) else reached + 1
@@ -296,34 +300,38 @@ async def read_copied_message(environment: Environment, copy: ColumnRow) -> byte
         for row in await environment.database.read(
             _SELECT_BLOBS.where(condition), {"copy": copy.id}
         ):
-            return await blob_reader.read(environment.object_store, row)
-        raise CorruptBlob(f"The copy {copy.id} of a legalHold lacks a piece")
+            return await blob_reader.read_and_verify_content(environment.object_store, row)
+        raise CorruptBlob(f"A part of the copy {copy.id} of a legal hold is missing")
 
     skeleton = parse_layout(await read_blob(col(Blob.id) == copy.blob_id))
     parts = rebuild_message(skeleton, lambda digest: read_blob(col(Blob.digest) == digest))
     return b"".join([part async for part in parts])
 
 
-async def check_blobs_of_copies(
+async def require_intact_blobs_of_copies(
     environment: Environment, legal_hold_id: int, last_position: int
 ) -> None:
     """Raise CorruptBlob if a blob of the copies up to `last_position` is damaged.
 
-    See `require_intact_blobs` for the limit of bytes that are read.
+    See `require_intact_blobs_and_return_budget` for the limit of bytes that are read.
     """
-    mine = (
+    held_blobs = (
         select(col(LegalHoldBlob.blob_id))
         .join(HeldCopy, col(HeldCopy.id) == col(LegalHoldBlob.copy_id))
         .where(
             col(HeldCopy.legal_hold_id) == legal_hold_id, col(HeldCopy.position) <= last_position
         )
     )
-    asked = select(*blob_reader.COLUMNS).where(col(Blob.id).in_(mine)).order_by(col(Blob.id))
+    statement = (
+        select(*blob_reader.COLUMNS).where(col(Blob.id).in_(held_blobs)).order_by(col(Blob.id))
+    )
     budget, reached = MAX_VERIFIED_BYTES, 0
     while rows := await environment.database.read(
-        asked.where(col(Blob.id) > reached).limit(BLOBS_PER_READ)
+        statement.where(col(Blob.id) > reached).limit(BLOBS_PER_READ)
     ):
-        budget = await require_intact_blobs(environment.object_store, rows, budget)
+        budget = await require_intact_blobs_and_return_budget(
+            environment.object_store, rows, budget
+        )
         reached = rows[-1].id
 
 
@@ -332,17 +340,19 @@ async def stream_mbox(
 ) -> AsyncGenerator[bytes]:
     """Yield the copies up to `last_position` in mboxrd format, one message at a time."""
     names = ("id", "position", "blob_id", "received_at", "envelope_from", "from_address")
-    asked = select(*select_columns(HeldCopy, names)).where(
+    statement = select(*select_columns(HeldCopy, names)).where(
         col(HeldCopy.legal_hold_id) == legal_hold_id, col(HeldCopy.position) <= last_position
     )
     reached = 0
     while True:
-        part = asked.where(col(HeldCopy.position) > reached).order_by(col(HeldCopy.position))
+        part = statement.where(col(HeldCopy.position) > reached).order_by(col(HeldCopy.position))
         rows = await environment.database.read(part.limit(COPIES_PER_READ))
         for row in rows:
             sender = row.envelope_from or row.from_address
             raw = await read_copied_message(environment, row)
-            yield await asyncio.to_thread(mbox_format.mbox_entry, raw, sender, row.received_at)
+            yield await asyncio.to_thread(
+                mbox_format.encode_mbox_entry, raw, sender, row.received_at
+            )
             reached = row.position
         if len(rows) < COPIES_PER_READ:
             return

@@ -39,7 +39,7 @@ def move_messages(
     columns of the messages, such as flags, that change at the same time. Updates the journal
     and the counters.
     """
-    uids = _take_uids(transaction, Counter(box.id for box in mailboxes_by_message.values()))
+    uids = _take_uids(transaction, Counter(mailbox.id for mailbox in mailboxes_by_message.values()))
     new_uids = {row.id: uids[mailboxes_by_message[row.id].id].pop(0) for row in message_rows}
     facts = {
         "mailbox": [mailboxes_by_message[row.id].id for row in message_rows],
@@ -67,12 +67,14 @@ def move_messages(
             **column_changes,
         )
     )
-    given = []
+    moved_rows = []
     for row in message_rows:
-        box = mailboxes_by_message[row.id]
-        ends = now + timedelta(seconds=box.retention) if box.retention else None
-        given.append({"key": row.id, "box": box.id, "number": new_uids[row.id], "ends": ends})
-    transaction.connection.execute(statement, given)
+        mailbox = mailboxes_by_message[row.id]
+        expires_at = now + timedelta(seconds=mailbox.retention) if mailbox.retention else None
+        moved_rows.append(
+            {"key": row.id, "box": mailbox.id, "number": new_uids[row.id], "ends": expires_at}
+        )
+    transaction.connection.execute(statement, moved_rows)
     _update_counters(transaction, message_rows, mailboxes_by_message, column_changes, last)
 
 
@@ -80,25 +82,25 @@ def _flags_after(message_row: ColumnRow, column_changes: Mapping[str, Any]) -> l
     """The flags of a message after the changes, as the journal names them."""
     after = {name: column_changes.get(name, getattr(message_row, name)) for name in SYSTEM_FLAGS}
     system = {f"\\{name.capitalize()}" for name in SYSTEM_FLAGS}
-    named = [f"\\{name.capitalize()}" for name in SYSTEM_FLAGS if after[name]]
-    return [*named, *(flag for flag in imap_flags(message_row) if flag not in system)]
+    flag_names = [f"\\{name.capitalize()}" for name in SYSTEM_FLAGS if after[name]]
+    return [*flag_names, *(flag for flag in imap_flags(message_row) if flag not in system)]
 
 
 def _take_uids(
     transaction: DatabaseTransaction, count_by_mailbox: Mapping[int, int]
 ) -> dict[int, list[int]]:
     """Take the next UIDs of each mailbox."""
-    found = {}
-    for key, many in sorted(count_by_mailbox.items()):
-        taken = (
+    uids_by_mailbox = {}
+    for key, message_count in sorted(count_by_mailbox.items()):
+        statement = (
             update(Mailbox)
             .where(col(Mailbox.id) == key)
-            .values(uid_next=Mailbox.uid_next + many)
+            .values(uid_next=Mailbox.uid_next + message_count)
             .returning(col(Mailbox.uid_next))
         )
-        end = int(transaction.connection.execute(taken).scalar_one())
-        found[key] = list(range(end - many, end))
-    return found
+        end = int(transaction.connection.execute(statement).scalar_one())
+        uids_by_mailbox[key] = list(range(end - message_count, end))
+    return uids_by_mailbox
 
 
 def _update_counters(
@@ -111,18 +113,23 @@ def _update_counters(
     """Update the counters of the old and the new mailboxes."""
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for row in message_rows:
-        unseen = int(not column_changes.get("seen", row.seen))
-        counts[row.mailbox_id].subtract({"total": 1, "unseen": int(not row.seen), "size": row.size})
+        unseen_count = int(not column_changes.get("seen", row.seen))
+        counts[row.mailbox_id].subtract(
+            {"message_count": 1, "unseen_count": int(not row.seen), "size": row.size}
+        )
         counts[mailboxes_by_message[row.id].id].update(
-            {"total": 1, "unseen": unseen, "size": row.size}
+            {"message_count": 1, "unseen_count": unseen_count, "size": row.size}
         )
     table = core_table(Mailbox)
-    more = {name: table.c[name] + bindparam(f"by_{name}") for name in ("total", "unseen", "size")}
+    counter_changes = {
+        name: table.c[name] + bindparam(f"by_{name}")
+        for name in ("message_count", "unseen_count", "size")
+    }
     statement = update(table).where(table.c.id == bindparam("key"))
-    given = [
-        {"key": key, **{f"by_{name}": many[name] for name in more}}
-        for key, many in sorted(counts.items())
+    parameter_sets = [
+        {"key": key, **{f"by_{name}": count[name] for name in counter_changes}}
+        for key, count in sorted(counts.items())
     ]
     transaction.connection.execute(
-        statement.values(**more, modseq=modseq, modify_index=modseq), given
+        statement.values(**counter_changes, modseq=modseq), parameter_sets
     )

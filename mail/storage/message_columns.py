@@ -9,14 +9,14 @@ from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 
 
-def content_columns(message: StorableMessage) -> dict[str, Any]:
+def content_and_reset_state_columns(message: StorableMessage) -> dict[str, Any]:
     """The values of the columns that depend only on the content of a message."""
     facts = message.facts
-    named = facts.from_[:1]
-    sender = named[0] if named else None
-    other = facts.sender[0] if facts.sender and facts.sender[:1] != named else None
-    shown = {
-        "digest": message.digest,
+    senders = facts.from_[:1]
+    sender = senders[0] if senders else None
+    other = facts.sender[0] if facts.sender and facts.sender[:1] != senders else None
+    columns = {
+        "sha256": message.digest,
         "size": message.size,
         "date": facts.date,
         "subject": facts.subject,
@@ -37,7 +37,7 @@ def content_columns(message: StorableMessage) -> dict[str, Any]:
         "encrypted": facts.encrypted,
         "attachment_count": facts.attachment_count,
         "attachments": [asdict(attachment) for attachment in facts.attachments],
-        "structure": message.structure_json,
+        "mime_structure": message.structure_json,
         "answered": False,
         "deleted": False,
         "keywords": [],
@@ -47,7 +47,7 @@ def content_columns(message: StorableMessage) -> dict[str, Any]:
         "purge_at": None,
         "indexed": False,
     }
-    return {name: make_storable(value) for name, value in shown.items()}
+    return {name: make_storable(value) for name, value in columns.items()}
 
 
 def _name_address_pairs(addresses: Sequence[ParsedAddress]) -> list[list[str | None]]:

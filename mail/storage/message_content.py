@@ -54,12 +54,16 @@ class BlobOwnerQueries(NamedTuple):
 
 
 def _blob_owner_queries(owner_id: Any, reference_owner_id: Any, blob_id: Any) -> BlobOwnerQueries:
-    mine, named = reference_owner_id == bindparam("holder"), col(Blob.digest) == bindparam("digest")
-    piece = select(*blob_reader.COLUMNS).join_from(
+    is_of_owner, has_digest = (
+        reference_owner_id == bindparam("holder"),
+        col(Blob.digest) == bindparam("digest"),
+    )
+    blob_rows = select(*blob_reader.COLUMNS).join_from(
         Blob, reference_owner_id.class_, blob_id == col(Blob.id)
     )
     return BlobOwnerQueries(
-        piece.where(mine, named), select(owner_id).where(owner_id == bindparam("holder"))
+        blob_rows.where(is_of_owner, has_digest),
+        select(owner_id).where(owner_id == bindparam("holder")),
     )
 
 
@@ -100,6 +104,17 @@ def ignore_bytes_read(_count: int) -> None:
     """Ignore the number of bytes read."""
 
 
+CONTENT_KEY = "message content"  # the first part of the keys of `content_cache_key`
+
+
+def content_cache_key(blob_id: int, *parts: Hashable) -> tuple[Hashable, ...]:
+    """Return the key in the ByteCache of a value that was computed from the bytes of a message.
+
+    The second part is the id of the blob with the message, which tells whose mail the value is.
+    """
+    return (CONTENT_KEY, blob_id, *parts)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
     """A stored message. `row` has the columns that its reader selected.
@@ -133,7 +148,9 @@ class StoredMessage:
         """Bytes of the whole message."""
         return len(self.layout)
 
-    async def share(self, key: Hashable, compute: Callable[[], Awaitable[Result]]) -> Result:
+    async def compute_shared_by_concurrent_callers(
+        self, key: Hashable, compute: Callable[[], Awaitable[Result]]
+    ) -> Result:
         """Return the result of `compute`; concurrent callers with this key share one result."""
         shared = self._shared.setdefault(key, SharedResult())
         shared.waiting += 1
@@ -141,8 +158,8 @@ class StoredMessage:
             async with shared.lock:
                 if shared.value is None:
                     shared.value = (await compute(),)
-                found: Result = shared.value[0]
-                return found
+                result: Result = shared.value[0]
+                return result
         finally:
             shared.waiting -= 1
             if not shared.waiting:
@@ -150,9 +167,11 @@ class StoredMessage:
 
     async def read_blob(self, digest: str) -> bytes:
         """Read and verify the content of a blob of this message."""
-        return await blob_reader.read(self._store, await self._find_blob_row(digest))
+        return await blob_reader.read_and_verify_content(
+            self._store, await self._require_blob_row(digest)
+        )
 
-    async def _find_blob_row(self, digest: str) -> ColumnRow:
+    async def _require_blob_row(self, digest: str) -> ColumnRow:
         """Find the row of a blob.
 
         Raises CorruptBlob without it, and NotFound if the message is deleted.
@@ -162,7 +181,7 @@ class StoredMessage:
         ):
             return row
         if await self._read_rows(self._queries.select_owner, {"holder": self.row.id}):
-            raise CorruptBlob(f"The message {self.row.id} lacks its piece {digest}")
+            raise CorruptBlob(f"The part {digest} of the message {self.row.id} is missing")
         raise NotFound(str(self.row.id))  # deleted while it was read
 
     async def stream_raw(self, start: int = 0, end: int | None = None) -> ContentStream:
@@ -194,33 +213,33 @@ class StoredMessage:
             if literals is not None:
                 await literals.close()
 
-    async def check_intact(self, start: int = 0, end: int | None = None) -> None:
+    async def require_intact(self, start: int = 0, end: int | None = None) -> None:
         """Raise CorruptBlob if a blob between two offsets of the message is lost or damaged."""
         layout = self.layout
         entries = list(
             layout.spans_between(start, self.size if end is None else min(end, self.size))
         )
         if isinstance(layout, LazyMessageLayout) and any(
-            isinstance(one, LiteralSpan) for one in entries
+            isinstance(entry, LiteralSpan) for entry in entries
         ):
             await require_intact_blob(self._store, layout.blob)
         for entry in entries:
             if isinstance(entry, BlobSpan):
-                await require_intact_blob(self._store, await self._find_span_blob(entry))
+                await require_intact_blob(self._store, await self._require_span_blob(entry))
 
-    async def _find_span_blob(self, blob_span: BlobSpan) -> ColumnRow:
-        piece = await self._find_blob_row(blob_span.digest)
-        if piece.size != blob_span.content_size:
+    async def _require_span_blob(self, blob_span: BlobSpan) -> ColumnRow:
+        blob_row = await self._require_blob_row(blob_span.digest)
+        if blob_row.size != blob_span.content_size:
             raise CorruptBlob(f"The content of {blob_span.digest} has another size")
-        return piece
+        return blob_row
 
     async def _stream_blob_span(self, blob_span: BlobSpan, start: int, end: int) -> ContentStream:
         start, end = start - blob_span.start, end - blob_span.start
-        piece = await self._find_span_blob(blob_span)
+        blob_row = await self._require_span_blob(blob_span)
         if blob_span.wrapping is None:
-            chunks = blob_reader.stream_content(self._store, piece, start, end)
+            chunks = blob_reader.stream_content(self._store, blob_row, start, end)
         else:
-            chunks = self._stream_base64(blob_span, piece, start, end)
+            chunks = self._stream_base64(blob_span, blob_row, start, end)
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -238,16 +257,16 @@ class StoredMessage:
             rest = b""
             async for chunk in content:
                 rest += chunk
-                whole = len(rest) - len(rest) % 3
-                text = lines.encode_from(rest[:whole], at)
+                whole_size = len(rest) - len(rest) % 3
+                text = lines.encode_from(rest[:whole_size], at)
                 yield text[max(0, start - lines.text_offset(at)) : end - lines.text_offset(at)]
-                at, rest = at + whole // 3 * 4, rest[whole:]
+                at, rest = at + whole_size // 3 * 4, rest[whole_size:]
             if rest:  # the last quad, padded
                 yield lines.encode_from(rest, at)[
                     max(0, start - lines.text_offset(at)) : end - lines.text_offset(at)
                 ]
 
-    async def examine(
+    async def run_on_source(
         self, function: Callable[[ByteSource], Result], *, in_thread: bool = False
     ) -> Result:
         """Return the result of `function`, which reads the raw message without its blobs.
@@ -283,9 +302,9 @@ class StoredMessage:
             return PartContent(
                 part.size,
                 self._unencoded_stream(part),
-                lambda start, end: self.check_intact(begin + start, min(begin + end, last)),
+                lambda start, end: self.require_intact(begin + start, min(begin + end, last)),
             )
-        if part.encoding == "base64" and (gap := await self._blob_span_of_whole_body(part)):
+        if part.encoding == "base64" and (gap := await self._base64_span_of_whole_body(part)):
             return PartContent(gap.content_size, self._blob_stream(gap), self._blob_check(gap))
         body = await read_all(self.stream_raw(part.body_start, part.body_end))
         if len(body) < THREAD_THRESHOLD:
@@ -294,9 +313,9 @@ class StoredMessage:
             await asyncio.to_thread(decode_transfer_encoding, body, part.encoding)
         )
 
-    async def _blob_span_of_whole_body(self, part: ParsedPart) -> BlobSpan | None:
+    async def _base64_span_of_whole_body(self, part: ParsedPart) -> BlobSpan | None:
         """The blob span that is the whole body of the part, apart from white space around it."""
-        found: BlobSpan | None = None
+        span: BlobSpan | None = None
         for entry in self.layout.spans_between(part.body_start, part.body_end):
             first, last = max(part.body_start, entry.start), min(part.body_end, entry.end)
             if isinstance(entry, LiteralSpan):
@@ -304,11 +323,11 @@ class StoredMessage:
                     await read_all(self.stream_raw(first, last))
                 ).strip(WHITESPACE):
                     return None
-            elif found or entry.wrapping is None or (first, last) != (entry.start, entry.end):
+            elif span or entry.wrapping is None or (first, last) != (entry.start, entry.end):
                 return None
             else:
-                found = entry
-        return found
+                span = entry
+        return span
 
     def _unencoded_stream(self, part: ParsedPart) -> Callable[[int, int], ContentStream]:
         def stream(start: int, end: int) -> ContentStream:
@@ -319,9 +338,9 @@ class StoredMessage:
 
     def _blob_stream(self, blob_span: BlobSpan) -> Callable[[int, int], ContentStream]:
         async def stream(start: int, end: int) -> ContentStream:
-            piece = await self._find_blob_row(blob_span.digest)
+            blob_row = await self._require_blob_row(blob_span.digest)
             async with aclosing(
-                blob_reader.stream_content(self._store, piece, start, end)
+                blob_reader.stream_content(self._store, blob_row, start, end)
             ) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -330,7 +349,7 @@ class StoredMessage:
 
     def _blob_check(self, blob_span: BlobSpan) -> Callable[[int, int], Awaitable[None]]:
         async def check(_start: int, _end: int) -> None:
-            await require_intact_blob(self._store, await self._find_span_blob(blob_span))
+            await require_intact_blob(self._store, await self._require_span_blob(blob_span))
 
         return check
 
@@ -349,7 +368,7 @@ class StoredMessage:
                 yield chunk
 
 
-async def examine_messages(
+async def run_on_message_sources_in_thread(
     messages: Sequence[StoredMessage], function: Callable[[int, ByteSource | None], Result]
 ) -> list[Result]:
     """Return the result of `function` for each message; it gets the index and the source.
@@ -359,55 +378,42 @@ async def examine_messages(
     """
     outlines = [
         nth
-        for nth, one in enumerate(messages)
-        if isinstance(one.layout_or_error, LazyMessageLayout)
+        for nth, message in enumerate(messages)
+        if isinstance(message.layout_or_error, LazyMessageLayout)
     ]
     held = [
         nth
-        for nth, one in enumerate(messages)
-        if not isinstance(one.layout_or_error, LazyMessageLayout)
+        for nth, message in enumerate(messages)
+        if not isinstance(message.layout_or_error, LazyMessageLayout)
     ]
 
     def examine_held() -> dict[int, Result]:
         return {nth: function(nth, _source_or_none(messages[nth])) for nth in held}
 
-    found = await asyncio.to_thread(examine_held) if held else {}
+    results = await asyncio.to_thread(examine_held) if held else {}
     for nth in outlines:
         try:
-            found[nth] = await messages[nth].examine(partial(function, nth), in_thread=True)
+            results[nth] = await messages[nth].run_on_source(partial(function, nth), in_thread=True)
         except CorruptBlob:  # logged when its layout was read, or by the next check
-            found[nth] = await asyncio.to_thread(function, nth, None)
-    return [found[nth] for nth in range(len(messages))]
+            results[nth] = await asyncio.to_thread(function, nth, None)
+    return [results[nth] for nth in range(len(messages))]
 
 
 def _source_or_none(message: StoredMessage) -> ByteSource | None:
     return None if isinstance(message.layout_or_error, CorruptBlob) else message.layout_or_error
 
 
-def log_damage(message: StoredMessage) -> None:
+def log_if_damaged(message: StoredMessage) -> None:
     """Log that the layout of a message is damaged, if it is."""
     if isinstance(message.layout_or_error, CorruptBlob):
         extra = {"blob": message.row.blob_id, "damage": str(message.layout_or_error)}
-        log.warning("a stored message is damaged", extra=extra)
+        log.warning("A stored message is damaged", extra=extra)
 
 
 async def read_all(stream: ContentStream) -> bytes:
     """All bytes of a stream."""
     async with aclosing(stream):
         return b"".join([chunk async for chunk in stream])
-
-
-async def _groups_of_three(content: ContentStream) -> ContentStream:
-    """Yield the same bytes in multiples of three; only the last chunk can have another size."""
-    rest = b""
-    async with aclosing(content):
-        async for chunk in content:
-            rest += chunk
-            whole = len(rest) - len(rest) % 3
-            yield rest[:whole]
-            rest = rest[whole:]
-    if rest:
-        yield rest
 
 
 def _content_in_memory(content: bytes) -> PartContent:

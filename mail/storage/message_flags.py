@@ -9,17 +9,17 @@ SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
 _FLAGS_OF_ROW = attrgetter(*SYSTEM_FLAGS, "keywords")
 _FLAGS_OF_MAPPING = itemgetter(*SYSTEM_FLAGS, "keywords")
 FLAG_NAMES_BY_VALUES = {  # their names in IMAP, by which of them are set
-    marks: [f"\\{name.capitalize()}" for name in compress(SYSTEM_FLAGS, marks)]
-    for marks in product((False, True), repeat=len(SYSTEM_FLAGS))
+    flag_values: [f"\\{name.capitalize()}" for name in compress(SYSTEM_FLAGS, flag_values)]
+    for flag_values in product((False, True), repeat=len(SYSTEM_FLAGS))
 }
 MAX_KEYWORDS = 64  # of one message
 _COLUMN_BY_FLAG = {"\\seen": "seen", "\\flagged": "flagged", "\\answered": "answered"}
 
 
-def imap_flags(row: Any) -> list[str]:
+def imap_flags(message_row: Any) -> list[str]:
     """Return the IMAP flags and keywords of a row, or of a mapping by column."""
     return imap_flags_from_values(
-        *(_FLAGS_OF_MAPPING if isinstance(row, dict) else _FLAGS_OF_ROW)(row)
+        *(_FLAGS_OF_MAPPING if isinstance(message_row, dict) else _FLAGS_OF_ROW)(message_row)
     )
 
 
@@ -28,13 +28,13 @@ def imap_flags_from_values(*flags_and_keywords: Any) -> list[str]:
     return [*FLAG_NAMES_BY_VALUES[flags_and_keywords[:-1]], *flags_and_keywords[-1]]
 
 
-def columns_from_flags(flags: Sequence[str]) -> dict[str, Any]:
+def columns_from_script_flags(flags: Sequence[str]) -> dict[str, Any]:
     r"""Return IMAP flags as message columns.
 
     `\Draft` and `\Deleted` are ignored: a script can't set them on a received message.
     """
-    found = {
+    columns = {
         _COLUMN_BY_FLAG[low]: True for flag in flags if (low := flag.lower()) in _COLUMN_BY_FLAG
     }
     words = [flag for flag in flags if not flag.startswith("\\")]
-    return {**found, "keywords": words[:MAX_KEYWORDS]}
+    return {**columns, "keywords": words[:MAX_KEYWORDS]}

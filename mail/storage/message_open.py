@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, select
 from sqlmodel import col
 
-from mail.mime import read_facts
+from mail.mime import facts_from_message_bytes
 from mail.storage.blobs import blob_reader
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.large_layout import (
     MAX_LAYOUT_IN_MEMORY,
-    read_large_layout,
+    read_lazy_or_whole_layout,
 )
 from mail.storage.blobs.message_layout import MessageLayout, parse_layout
 from mail.storage.message_content import (
@@ -22,7 +22,7 @@ from mail.storage.message_content import (
     ReadRows,
     StoredMessage,
     ignore_bytes_read,
-    log_damage,
+    log_if_damaged,
 )
 from mail.storage.message_structure import read_structure
 from models.files.blobs import Blob
@@ -38,10 +38,10 @@ _SELECT_LAYOUT_BLOBS = select(*blob_reader.COLUMNS).where(
 SELECT_LAYOUT_BLOB = PreparedStatement(
     select(*blob_reader.COLUMNS).where(col(Blob.id) == integer_parameter("blob"))
 )
-_EMPTY_STRUCTURE = read_facts(b"").structure
+_EMPTY_STRUCTURE = facts_from_message_bytes(b"").structure
 
 
-async def open_messages(
+async def open_messages_and_log_damage(
     environment: Environment,
     rows: Sequence[ColumnRow],
     read_rows: ReadRows | None = None,
@@ -55,12 +55,12 @@ async def open_messages(
     sees its own changes. Damage to one message is logged, and raised as CorruptBlob when it is
     read.
     """
-    found = await open_messages_unlogged(
+    messages = await open_messages_unlogged(
         environment, rows, read_rows, queries, count_bytes_read=count_bytes_read
     )
-    for one in found:
-        log_damage(one)
-    return found
+    for message in messages:
+        log_if_damaged(message)
+    return messages
 
 
 async def open_messages_unlogged(
@@ -71,7 +71,7 @@ async def open_messages_unlogged(
     *,
     count_bytes_read: Callable[[int], None] = ignore_bytes_read,
 ) -> list[StoredMessage]:
-    """Open stored messages as `open_messages`, but without a log record of damage.
+    """Open stored messages as `open_messages_and_log_damage`, but without a log record of damage.
 
     It is for callers that log CorruptBlob themselves.
     """
@@ -126,13 +126,15 @@ async def open_layouts(
     environment: Environment, layout_blobs: Sequence[ColumnRow]
 ) -> dict[int, MessageLayout | CorruptBlob]:
     """Open the layouts in these blobs, by blob id; the error instead of a damaged layout."""
-    turn = asyncio.Semaphore(CONCURRENT_LAYOUT_READS)
+    read_slots = asyncio.Semaphore(CONCURRENT_LAYOUT_READS)
     if len(layout_blobs) == 1:
         return {
-            layout_blobs[0].id: await _open_layout(environment.object_store, layout_blobs[0], turn)
+            layout_blobs[0].id: await _open_layout(
+                environment.object_store, layout_blobs[0], read_slots
+            )
         }
     opened = await asyncio.gather(
-        *(_open_layout(environment.object_store, blob, turn) for blob in layout_blobs)
+        *(_open_layout(environment.object_store, blob, read_slots) for blob in layout_blobs)
     )
     return dict(zip((blob.id for blob in layout_blobs), opened, strict=True))
 
@@ -141,8 +143,8 @@ def layout_of_row(
     row: ColumnRow, layouts: Mapping[int, MessageLayout | CorruptBlob]
 ) -> MessageLayout | CorruptBlob:
     """The layout of a row, or the error if it is lost or damaged."""
-    found = layouts.get(row.blob_id)
-    return CorruptBlob(f"The skeleton {row.blob_id} has no row") if found is None else found
+    layout = layouts.get(row.blob_id)
+    return CorruptBlob(f"The skeleton {row.blob_id} has no row") if layout is None else layout
 
 
 async def _open_layout(
@@ -151,7 +153,7 @@ async def _open_layout(
     try:
         async with semaphore:
             if blob.size > MAX_LAYOUT_IN_MEMORY:
-                return await read_large_layout(store, blob)
-            return parse_layout(await blob_reader.read(store, blob))
+                return await read_lazy_or_whole_layout(store, blob)
+            return parse_layout(await blob_reader.read_and_verify_content(store, blob))
     except CorruptBlob as problem:
         return CorruptBlob(f"The skeleton {blob.digest} cannot be read. {problem}")

@@ -19,9 +19,9 @@ async def read_structure(row: ColumnRow) -> ParsedPart:
 
 def is_large_structure(row: ColumnRow) -> bool:
     """True if the MIME tree of a row must be parsed in a thread."""
-    return len(row.structure) >= THREAD_THRESHOLD
+    return len(row.mime_structure) >= THREAD_THRESHOLD
 
 
 def structure_from_row(row: ColumnRow) -> ParsedPart:
     """Parse the MIME tree of a row."""
-    return tree_from_json_rows(orjson.loads(row.structure))
+    return tree_from_json_rows(orjson.loads(row.mime_structure))

@@ -15,9 +15,11 @@ from typing import Any
 from sqlalchemy import insert
 
 from mail.addresses.address_syntax import normalized_address
+from mail.logs.message_entries import record_trace_steps
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
-from models.messages.message_trace import DeliveryTraceStep, LogComponent, MessageTraceEventKind
+from models.logs.entries import LogComponent
+from models.messages.message_trace import DeliveryTraceStep, MessageTraceEventKind
 from models.observability import metrics
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table
@@ -34,7 +36,9 @@ MAX_TEXT_LENGTH = (
 
 _INSERT_STEP = PreparedStatement(insert(DeliveryTraceStep).inline())
 
-LOST_STEPS = metrics.counter("merganser_trace_lost", "Steps of messages that could not be written.")
+LOST_STEPS = metrics.counter(
+    "merganser_trace_steps_dropped", "Steps of the delivery trace that could not be written."
+)
 
 
 @dataclass
@@ -44,6 +48,7 @@ class _PendingSteps:
     rows: list[dict[str, Any]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    lost_count: int = 0  # steps that could not be written
 
 
 @lru_cache(maxsize=4)
@@ -87,8 +92,10 @@ class TraceRecorder:
         )
 
     def schedule_write(self, environment: Environment, message: StorableMessage) -> None:
-        """Write the recorded steps in the background."""
-        _enqueue_or_drop_steps(environment, self._take_rows(message))
+        """Write the recorded steps in the background, and to the log store."""
+        rows = self._take_rows(message)
+        record_trace_steps(environment, rows)
+        _enqueue_or_drop_steps(environment, rows)
 
     def write_in_transaction(
         self, transaction: DatabaseTransaction, message: StorableMessage
@@ -100,13 +107,13 @@ class TraceRecorder:
 
     def _take_rows(self, message: StorableMessage) -> list[dict[str, Any]]:
         """Remove the recorded steps and return their rows."""
-        known = {"queue_id": self.queue_id, "message_id": stored_text(message.facts.message_id)}
-        known |= _sender_columns(self.sender)
+        columns = {"queue_id": self.queue_id, "message_id": stored_text(message.facts.message_id)}
+        columns |= _sender_columns(self.sender)
         steps, self.steps = self.steps, []
         return [
             {
                 **step,
-                **known,
+                **columns,
                 **_recipient_columns(step["address"]),
                 "detail": stored_text(step["detail"]),
             }
@@ -121,8 +128,8 @@ def new_queue_id(environment: Environment) -> str:
 
 def stored_text(text: str | None) -> str | None:
     """The stored and searched form of a text, shortened to MAX_TEXT_LENGTH."""
-    made: str | None = make_storable(text[:MAX_TEXT_LENGTH]) if text else None
-    return made
+    clean_text: str | None = make_storable(text[:MAX_TEXT_LENGTH]) if text else None
+    return clean_text
 
 
 def search_key(address: str) -> str | None:
@@ -135,7 +142,7 @@ def _sender_columns(address: str) -> dict[str, str | None]:
     key = search_key(address) if address else None
     return {
         "sender": stored_text(address),
-        "sender_compared": key,
+        "normalized_sender_address": key,
         "sender_domain": _domain_of(key),
     }
 
@@ -143,7 +150,11 @@ def _sender_columns(address: str) -> dict[str, str | None]:
 def _recipient_columns(address: str) -> dict[str, str | None]:
     """The columns of a recipient."""
     key = search_key(address)
-    return {"address": stored_text(address), "compared": key, "recipient_domain": _domain_of(key)}
+    return {
+        "address": stored_text(address),
+        "normalized_address": key,
+        "recipient_domain": _domain_of(key),
+    }
 
 
 def _domain_of(normalized_address: str | None) -> str | None:
@@ -187,21 +198,23 @@ def _enqueue_or_drop_steps(environment: Environment, rows: Sequence[dict[str, An
     room = max(0, MAX_WAITING - len(waiting.rows))
     if len(rows) > room:
         LOST_STEPS.add(amount=len(rows) - room)
-        log.warning("steps of messages are lost: too many wait", extra={"rows": len(rows) - room})
+        log.warning(
+            "Message trace steps dropped; the queue is full", extra={"rows": len(rows) - room}
+        )
     waiting.rows += rows[:room]
     if waiting.timer is None:
         loop = asyncio.get_running_loop()
-        waiting.timer = loop.call_later(WRITE_DELAY, _start_write, environment, waiting)
+        waiting.timer = loop.call_later(WRITE_DELAY, _start_writing_pending, environment, waiting)
 
 
-def _start_write(environment: Environment, pending: _PendingSteps) -> None:
+def _start_writing_pending(environment: Environment, pending: _PendingSteps) -> None:
     pending.timer = None
-    task = asyncio.create_task(_write_pending(environment, pending))
+    task = asyncio.create_task(_write_pending_or_log_loss(environment, pending))
     pending.tasks.add(task)
     task.add_done_callback(pending.tasks.discard)
 
 
-async def _write_pending(environment: Environment, pending: _PendingSteps) -> None:
+async def _write_pending_or_log_loss(environment: Environment, pending: _PendingSteps) -> None:
     rows, pending.rows = pending.rows, []
     if not rows:
         return
@@ -215,13 +228,28 @@ async def _write_pending(environment: Environment, pending: _PendingSteps) -> No
         Exception
     ):  # outermost code of a task: the message is stored, and later steps must be written
         LOST_STEPS.add(amount=len(rows))
-        log.exception("steps of messages are lost", extra={"rows": len(rows)})
+        pending.lost_count += len(rows)
+        log.exception("Could not write message trace steps", extra={"rows": len(rows)})
 
 
-async def flush(environment: Environment) -> None:
+async def write_pending_trace_steps(environment: Environment) -> None:
     """Write all waiting steps: before they are read here, and before the database is closed."""
     waiting = _pending_steps(environment.database)
     if waiting.timer is not None:
         waiting.timer.cancel()
         waiting.timer = None
-    await asyncio.gather(_write_pending(environment, waiting), *waiting.tasks)
+    await asyncio.gather(_write_pending_or_log_loss(environment, waiting), *waiting.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStepCounts:
+    """The number of steps that wait to be written, and of those that could not be written."""
+
+    waiting: int
+    lost: int  # since the start of the process
+
+
+def count_pending_trace_steps(environment: Environment) -> PendingStepCounts:
+    """Count the steps of the delivery trace that wait in this process."""
+    pending = _pending_steps(environment.database)
+    return PendingStepCounts(len(pending.rows), pending.lost_count)

@@ -56,9 +56,14 @@ async def encrypt_unless_encrypted(
     bytes_ = await encrypt_to_bytes_unless_encrypted(environment, source, message, user_key)
     if bytes_ is None:
         return message
-    made = await received_messages.parse_storable_message(bytes_)
-    came = message.received_digest or message.digest
-    return replace(made, received_digest=came, verification=message.verification, scan=message.scan)
+    encrypted_message = await received_messages.parse_storable_message(bytes_)
+    digest = message.received_digest or message.digest
+    return replace(
+        encrypted_message,
+        received_digest=digest,
+        authentication=message.authentication,
+        scan=message.scan,
+    )
 
 
 async def encrypt_to_bytes_unless_encrypted(
@@ -72,14 +77,16 @@ async def encrypt_to_bytes_unless_encrypted(
         return None
     user_id, key = user_key
     if isinstance(source, bytes) and len(source) + len(key) < THREAD_THRESHOLD:
-        made = _encrypt_source(environment, source, message, key)
+        encrypted_message = _encrypt_source(environment, source, message, key)
     else:
-        made = await asyncio.to_thread(_encrypt_source, environment, source, message, key)
-    if made is None:
-        log.warning("it cannot be encrypted", extra={"user": user_id})
-        text = "it cannot be encrypted to the key of the account, which may be over"
+        encrypted_message = await asyncio.to_thread(
+            _encrypt_source, environment, source, message, key
+        )
+    if encrypted_message is None:
+        log.warning("Message not encrypted", extra={"user": user_id})
+        text = "The message can't be encrypted to the key of the account, which may have expired."
         raise ServiceUnavailable(text, component="encryption")
-    return made
+    return encrypted_message
 
 
 async def encrypt_to_keys(
@@ -88,7 +95,9 @@ async def encrypt_to_keys(
     """Encrypt a message to all of these keys. Raises Unavailable if one of them can't be used."""
 
     def encrypt() -> bytes | None:
-        outer, inner = _split_for_encryption(raw, mime.read_facts(raw).structure.body_start)
+        outer, inner = _split_for_encryption(
+            raw, mime.facts_from_message_bytes(raw).structure.body_start
+        )
         armored = _encrypt_armored(environment, inner, *armored_keys)
         return (
             None
@@ -96,10 +105,10 @@ async def encrypt_to_keys(
             else _pgp_mime_message(outer, armored, environment.random_bytes(16).hex())
         )
 
-    if (made := await asyncio.to_thread(encrypt)) is None:
-        text = "it cannot be encrypted to the key of a recipient, which may be over"
+    if (encrypted_bytes := await asyncio.to_thread(encrypt)) is None:
+        text = "The message can't be encrypted to the key of a recipient, which may have expired."
         raise ServiceUnavailable(text, component="encryption")
-    return made
+    return encrypted_bytes
 
 
 def _encrypt_source(
@@ -164,7 +173,7 @@ def _encrypt_to_short_key(
     """
     try:
         short = (
-            openpgp_short_rsa.parse_encryption_key(armored_keys[0], environment.now())
+            openpgp_short_rsa.parse_encryption_key_or_none(armored_keys[0], environment.now())
             if len(armored_keys) == 1
             else None
         )

@@ -49,7 +49,7 @@ class ShortRsaKey:
         return self.public_key.key_size
 
 
-def parse_encryption_key(armored_certificate: str, now: datetime) -> ShortRsaKey | None:
+def parse_encryption_key_or_none(armored_certificate: str, now: datetime) -> ShortRsaKey | None:
     """The RSA encryption key of a certificate; None if it has none with 1,024 bits or more.
 
     None also for a revoked or expired certificate. Raises ValueError or RuntimeError if the
@@ -68,9 +68,9 @@ def parse_encryption_key(armored_certificate: str, now: datetime) -> ShortRsaKey
         else None
     )
     revocations = [SignatureType.KeyRevocation, SignatureType.SubkeyRevocation]
-    if primary is None or any(one.signature_type in revocations for one in packets):
+    if primary is None or any(packet.signature_type in revocations for packet in packets):
         return None
-    user_id, found, ends = "", None, None
+    user_id, email_address, expires_at = "", None, None
     for key, signature in _newest_signatures(_valid_self_signatures(packets, primary)):
         flags, period = signature.key_flags, signature.key_validity_period
         expires = key.key_created + period if period else None
@@ -79,22 +79,22 @@ def parse_encryption_key(armored_certificate: str, now: datetime) -> ShortRsaKey
                 return None  # the whole certificate is over
             continue
         if key is packets[0]:
-            ends = expires
+            expires_at = expires
         encrypts = flags and (flags.transport_encryption or flags.storage_encryption)
         if (
             encrypts
             and (public := _rsa_key_from_packet(key.body))
             and public.key_size >= MIN_RSA_BITS
         ):
-            found = (public, bytes.fromhex(key.key_id), expires)
+            email_address = (public, bytes.fromhex(key.key_id), expires)
     for packet in packets:
         if packet.tag == Tag.UserID:
             user_id = packet.user_id or ""
             break
-    if found is None or primary.key_size < MIN_RSA_BITS:
+    if email_address is None or primary.key_size < MIN_RSA_BITS:
         return None
-    public, key_id, expires = found
-    limits = [one for one in (expires, ends) if one]
+    public, key_id, expires = email_address
+    limits = [moment for moment in (expires, expires_at) if moment]
     return ShortRsaKey(public, key_id, packets[0].fingerprint, user_id, min(limits, default=None))
 
 
@@ -118,12 +118,12 @@ def encrypt(content: bytes, key: ShortRsaKey) -> bytes:
 
 def _newest_signatures(keys_with_signatures: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """Each key with its newest self-signature, the only one that counts (RFC 9580, 5.2.3.10)."""
-    found: dict[int, tuple[Any, Any]] = {}
+    signatures_by_key: dict[int, tuple[Any, Any]] = {}
     for key, signature in keys_with_signatures:
-        known = found.get(id(key))
-        if known is None or signature.signature_created >= known[1].signature_created:
-            found[id(key)] = key, signature
-    return list(found.values())
+        newest = signatures_by_key.get(id(key))
+        if newest is None or signature.signature_created >= newest[1].signature_created:
+            signatures_by_key[id(key)] = key, signature
+    return list(signatures_by_key.values())
 
 
 def _valid_self_signatures(packets: list[Any], primary: RSAPublicKey) -> Iterator[tuple[Any, Any]]:
@@ -137,10 +137,10 @@ def _valid_self_signatures(packets: list[Any], primary: RSAPublicKey) -> Iterato
         SignatureType.CasualCertification,
         SignatureType.PositiveCertification,
     ]
-    key, named = packets[0], b""
+    key, user_id_packet = packets[0], b""
     for packet in packets[1:]:
         if packet.tag == Tag.UserID:
-            named = b"\xb4" + len(packet.body).to_bytes(4) + packet.body
+            user_id_packet = b"\xb4" + len(packet.body).to_bytes(4) + packet.body
         elif packet.tag == Tag.PublicSubkey:
             key = packet
         elif packet.tag == Tag.Signature:
@@ -148,7 +148,7 @@ def _valid_self_signatures(packets: list[Any], primary: RSAPublicKey) -> Iterato
             if packet.signature_type == SignatureType.SubkeyBinding:
                 signed = first + _key_packet_for_hash(key.body)
             elif packet.signature_type in certifications and key is packets[0]:
-                signed = first + named
+                signed = first + user_id_packet
             if signed and _is_valid_signature(primary, signed, packet.body):
                 yield key, packet
 

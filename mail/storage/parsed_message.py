@@ -40,15 +40,15 @@ async def parse_message(source: bytes | Path) -> ParsedMessage:
 
 
 def _parse_source(source: bytes | Path) -> ParsedMessage:
-    raw, beside = (source, None) if isinstance(source, bytes) else (source.read_bytes(), source)
-    facts = mime.read_facts(raw)
-    packed = split_message(raw, list(_attachment_bodies(facts)), beside)
+    raw, base_path = (source, None) if isinstance(source, bytes) else (source.read_bytes(), source)
+    facts = mime.facts_from_message_bytes(raw)
+    packed = split_message(raw, list(_large_attachment_bodies(facts)), base_path)
     root = NewBlob(content_digest(packed.layout_bytes), packed.layout_bytes)
     structure = orjson.dumps(mime.json_rows_from_tree(facts.structure))
     return ParsedMessage(facts, len(raw), content_digest(raw), root, packed.blobs, structure)
 
 
-def _attachment_bodies(facts: MessageFacts) -> Iterator[EncodedBody]:
+def _large_attachment_bodies(facts: MessageFacts) -> Iterator[EncodedBody]:
     """The encoded bodies of large attachments."""
     attached = {attachment.section for attachment in facts.attachments}
     return (

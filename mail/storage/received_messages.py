@@ -18,18 +18,19 @@ from mail.storage.blobs.blob_writer import (
     BlobRowDeleted,
     StoredMessageBlobs,
     inline_blobs_of_small_message,
-    store_message_blobs,
+    store_objects_and_prepare_blob_rows,
 )
 from mail.storage.message_insert import (
     RECEIVED_KINDS,
     InsertedMessage,
-    InsertKind,
     MessagePlacement,
-    insert_message,
+    insert_message_and_take_quota,
 )
 from mail.storage.parsed_message import parse_message
+from mail.storage.quota import InsertKind
 from mail.storage.storable_message import StorableMessage
 from models.errors import OverQuota, require_found
+from models.events.journal import PLATFORM
 from models.messages.tables import DeliveryReceipt, Message
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import UtcDateTime
@@ -51,18 +52,18 @@ _SELECT_BY_RECEIPT = PreparedStatement(
 
 async def parse_storable_message(source: bytes | Path) -> StorableMessage:
     """Parse a message for storage."""
-    found = await parse_message(source)
+    message = await parse_message(source)
     return StorableMessage(
-        found.facts,
-        found.size,
-        found.digest,
-        found.layout_blob,
-        found.part_blobs,
-        found.structure_json,
+        message.facts,
+        message.size,
+        message.digest,
+        message.layout_blob,
+        message.part_blobs,
+        message.structure_json,
     )
 
 
-async def store_blobs(
+async def store_blobs_once_per_tenant(
     environment: Environment, tenant_id: int, message: StorableMessage, *, store_again: bool = False
 ) -> StoredMessageBlobs:
     """Store the blobs of a message, once for all its recipients in a tenant."""
@@ -71,7 +72,7 @@ async def store_blobs(
             environment, tenant_id, message.layout_blob, message.part_blobs
         )
         message.stored_blobs_by_tenant[tenant_id] = small or asyncio.ensure_future(
-            store_message_blobs(
+            store_objects_and_prepare_blob_rows(
                 environment,
                 tenant_id,
                 message.layout_blob,
@@ -80,9 +81,9 @@ async def store_blobs(
                 part_blobs_by_tenant=message.part_blobs_by_tenant,
             )
         )
-    kept = await asyncio.shield(message.stored_blobs_by_tenant[tenant_id])
+    stored_blobs = await asyncio.shield(message.stored_blobs_by_tenant[tenant_id])
     environment.reach_fault_point("commit")
-    return kept
+    return stored_blobs
 
 
 async def store_blobs_and_run_transaction(
@@ -117,18 +118,20 @@ async def store_all_blobs_and_run_transaction(
 
     See `store_blobs_and_run_transaction`.
     """
-    kept = [await store_blobs(environment, tenant_id, letter) for letter in messages]
+    stored_blobs = [
+        await store_blobs_once_per_tenant(environment, tenant_id, message) for message in messages
+    ]
     try:
         return await environment.run_transaction(
-            lambda transaction: function(transaction, kept), *stream_ids
+            lambda transaction: function(transaction, stored_blobs), *stream_ids
         )
     except BlobRowDeleted:
-        kept = [
-            await store_blobs(environment, tenant_id, letter, store_again=True)
-            for letter in messages
+        stored_blobs = [
+            await store_blobs_once_per_tenant(environment, tenant_id, message, store_again=True)
+            for message in messages
         ]
         return await environment.run_transaction(
-            lambda transaction: function(transaction, kept), *stream_ids
+            lambda transaction: function(transaction, stored_blobs), *stream_ids
         )
 
 
@@ -147,13 +150,13 @@ async def store_once_for_recipient(
     TooMany if the user has received the limit of the hour, and notifies the user of both;
     NotFound if the user is gone.
     """
-    there = placement or default_placement(environment, recipient, sender)
-    placed = await store_copies_once(
+    used_placement = placement or default_placement(environment, recipient, sender)
+    inserted = await store_copies_once(
         environment,
         recipient,
-        DeliveryCopies(receipt_digest(message, recipient, sender), [(message, there)]),
+        DeliveryCopies(receipt_digest(message, recipient, sender), [(message, used_placement)]),
     )
-    return require_found(placed, recipient.address)
+    return require_found(inserted, recipient.address)
 
 
 def default_placement(
@@ -166,8 +169,8 @@ def default_placement(
 
 def receipt_digest(message: StorableMessage, recipient: LocalRecipient, sender: str) -> str:
     """The digest that identifies a repeated delivery."""
-    came = message.received_digest or message.digest
-    return hashlib.sha256(f"{sender}\0{recipient.user_id}\0{came}".encode()).hexdigest()
+    digest = message.received_digest or message.digest
+    return hashlib.sha256(f"{sender}\0{recipient.user_id}\0{digest}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,23 +180,30 @@ class DeliveryCopies:
     receipt_digest: str  # identifies a repeated delivery
     placements: Sequence[tuple[StorableMessage, MessagePlacement]]
     kind: InsertKind = InsertKind.RECEIVED
+    queued_messages: Sequence[StorableMessage] = ()  # `after_insert` queues them
+
+
+AfterInsert = Callable[
+    [DatabaseTransaction, InsertedMessage | None, Sequence[StoredMessageBlobs]], None
+]
 
 
 async def store_copies_once(
     environment: Environment,
     recipient: LocalRecipient,
     copies: DeliveryCopies,
-    after_insert: Callable[[DatabaseTransaction, InsertedMessage | None], None] | None = None,
+    after_insert: AfterInsert | None = None,
 ) -> InsertedMessage | None:
     """Store a message in several mailboxes of one recipient, in one transaction.
 
-    Returns the first copy, or None without any. `after_insert` runs in the same transaction,
-    but not for a repeated delivery. A mailbox gets the message once. Raises as
+    Returns the first copy, or None without any. `after_insert` runs in the same transaction, but
+    not for a repeated delivery. It gets the first copy and the blobs of the queued messages, for
+    which PLATFORM is locked too. A mailbox gets the message once. Raises as
     `store_once_for_recipient`.
     """
 
     def insert_copies_unless_received(
-        transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]
+        transaction: DatabaseTransaction, stored_blobs: Sequence[StoredMessageBlobs]
     ) -> InsertedMessage | None:
         since = environment.now() - environment.options.duplicate_delivery_retention
         if earlier := transaction.fetch_rows(
@@ -201,19 +211,17 @@ async def store_copies_once(
         ):
             row = earlier[0]
             return InsertedMessage(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
-        placed = insert_copies_in_mailboxes(transaction, copies, kept)
+        copy_count = len(copies.placements)
+        inserted = insert_copies_in_mailboxes(transaction, copies, stored_blobs[:copy_count])
         if after_insert is not None:
-            after_insert(transaction, placed)
-        return placed
+            after_insert(transaction, inserted, stored_blobs[copy_count:])
+        return inserted
 
-    letters = [letter for letter, _ in copies.placements]
+    messages = [*(message for message, _ in copies.placements), *copies.queued_messages]
+    streams = [PLATFORM, recipient.user_id] if copies.queued_messages else [recipient.user_id]
     try:
         return await store_all_blobs_and_run_transaction(
-            environment,
-            recipient.tenant_id,
-            letters,
-            insert_copies_unless_received,
-            recipient.user_id,
+            environment, recipient.tenant_id, messages, insert_copies_unless_received, *streams
         )
     except UserLimitExceeded as refusal:
         await user_limits.report_refusal_once_per_period(
@@ -233,18 +241,20 @@ def insert_copies_in_mailboxes(
 ) -> InsertedMessage | None:
     """Insert the copies of a message in the transaction of the caller; return the first, or None.
 
-    Raises as `insert_message`.
+    Raises as `insert_message_and_take_quota`.
     """
-    first, taken = None, set[int]()
-    for (letter, wanted), safe in zip(copies.placements, stored_blobs, strict=True):
-        there = resolve_or_create_mailbox(transaction, wanted)
-        if there.mailbox_id not in taken:
-            taken.add(there.mailbox_id)
-            there = replace(there, receipt_digest=None if first else copies.receipt_digest)
+    first, thread_ids = None, set[int]()
+    for (message, placement), message_blobs in zip(copies.placements, stored_blobs, strict=True):
+        mailbox = resolve_or_create_mailbox(transaction, placement)
+        if mailbox.mailbox_id not in thread_ids:
+            thread_ids.add(mailbox.mailbox_id)
+            mailbox = replace(mailbox, receipt_digest=None if first else copies.receipt_digest)
             arrives = copies.kind in RECEIVED_KINDS
-            way = InsertKind.RECEIVED_COPY if first and arrives else copies.kind
-            placed = insert_message(transaction, letter, safe, there, kind=way)
-            first = first or placed
+            kind = InsertKind.RECEIVED_COPY if first and arrives else copies.kind
+            inserted = insert_message_and_take_quota(
+                transaction, message, message_blobs, mailbox, kind=kind
+            )
+            first = first or inserted
     return first
 
 
@@ -256,7 +266,7 @@ def resolve_or_create_mailbox(
         return placement
     return replace(
         placement,
-        mailbox_id=creation.find_or_create_mailbox_id(
+        mailbox_id=creation.find_or_create_mailbox_id_or_none_at_limit(
             transaction, placement.user_id, placement.mailbox_path
         )
         or placement.mailbox_id,

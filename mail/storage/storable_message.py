@@ -16,7 +16,7 @@ from mail.storage.parsed_message import ParsedMessage
 class StorableMessage(ParsedMessage):
     """A parsed message, ready to be stored for all its recipients."""
 
-    verification: dict[str, Any] | None = None  # results of SPF, DKIM, DMARC and ARC
+    authentication: dict[str, Any] | None = None  # results of SPF, DKIM, DMARC and ARC
     scan: ScanResult | None = None  # results of the scanners
     stored_blobs_by_tenant: dict[int, asyncio.Future[StoredMessageBlobs]] = field(
         default_factory=dict

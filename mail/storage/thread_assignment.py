@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Delete, Select, String, delete, func, insert, select, update
+from sqlalchemy import Delete, Select, String, UpdateBase, delete, func, insert, select, update
 from sqlmodel import col
 
 from models.events.event_types import EventType
@@ -25,7 +25,7 @@ _INSERT_THREAD = PreparedStatement(insert(Thread).inline())
 
 
 @prepare_cached
-def _insert_thread_key(dialect: str) -> Any:
+def _insert_thread_key(dialect: str) -> UpdateBase:
     return insert_with_conflict(dialect, ThreadKey).on_conflict_do_nothing().inline()
 
 
@@ -51,7 +51,7 @@ class ThreadAssignment(NamedTuple):
     key_inserts: list[StatementWithValues]
 
 
-def plan_thread_assignments(
+def plan_thread_assignments_unless_merging(
     transaction: DatabaseTransaction,
     user_id: int,
     keys_and_subjects: Sequence[tuple[Sequence[str], str]],
@@ -61,26 +61,26 @@ def plan_thread_assignments(
     Returns None if one of several messages merges threads: the merge must be written before the
     next message can be assigned.
     """
-    keys = sorted({key for theirs, _ in keys_and_subjects for key in theirs})
-    known: dict[str, tuple[int, bool]] = {}
+    keys = sorted({key for keys, _ in keys_and_subjects for key in keys})
+    threads_by_key: dict[str, tuple[int, bool]] = {}
     if keys:
-        asked = _select_threads_by_key(transaction.connection.dialect.name)
-        rows = transaction.fetch_rows(asked, user=user_id, keys=keys)
-        known = {row.key: (row.id, row.muted) for row in rows}
-    made = []
-    for theirs, subject in keys_and_subjects:
-        there = dict(known[key] for key in theirs if key in known)
-        if len(there) > 1 and len(keys_and_subjects) > 1:
+        statement = _select_threads_by_key(transaction.connection.dialect.name)
+        rows = transaction.fetch_rows(statement, user=user_id, keys=keys)
+        threads_by_key = {row.key: (row.id, row.muted) for row in rows}
+    assignments = []
+    for thread_keys, subject in keys_and_subjects:
+        known_threads = dict(threads_by_key[key] for key in thread_keys if key in threads_by_key)
+        if len(known_threads) > 1 and len(keys_and_subjects) > 1:
             return None
-        new = [key for key in theirs if key not in known]
-        if there:
-            (first, *others), begun_by = sorted(there), list[StatementWithValues]()
+        new = [key for key in thread_keys if key not in threads_by_key]
+        if known_threads:
+            (first, *others), begun_by = sorted(known_threads), list[StatementWithValues]()
         else:
-            (first, one), others = new_thread_insert(transaction, user_id, subject), []
-            begun_by = [one]
-        muted = any(there.values())
-        known.update(dict.fromkeys(new, (first, muted)))
-        made.append(
+            (first, new_thread), others = new_thread_insert(transaction, user_id, subject), []
+            begun_by = [new_thread]
+        muted = any(known_threads.values())
+        threads_by_key.update(dict.fromkeys(new, (first, muted)))
+        assignments.append(
             ThreadAssignment(
                 first,
                 others,
@@ -89,20 +89,27 @@ def plan_thread_assignments(
                 thread_key_insert_statements(transaction, user_id, new, first),
             )
         )
-    return made
+    return assignments
 
 
 def insert_statements(assignments: Iterable[ThreadAssignment]) -> list[StatementWithValues]:
     """The statements that insert the new threads, then their keys."""
     return [
-        *(new for one in assignments for new in one.thread_inserts),
-        *(ref for one in assignments for ref in one.key_inserts),
+        *(new for assignment in assignments for new in assignment.thread_inserts),
+        *(ref for assignment in assignments for ref in assignment.key_inserts),
     ]
+
+
+class NewThreadInsert(NamedTuple):
+    """The ID of a new thread, and the statement that inserts it."""
+
+    thread_id: int
+    statement: StatementWithValues
 
 
 def new_thread_insert(
     transaction: DatabaseTransaction, user_id: int, subject: str
-) -> tuple[int, StatementWithValues]:
+) -> NewThreadInsert:
     """The id of a new thread and its insert statement. The subject must be storable."""
     key = transaction.environment.new_id()
     row = {
@@ -112,7 +119,7 @@ def new_thread_insert(
         "created_at": transaction.environment.now(),
         "muted": False,
     }
-    return key, (_INSERT_THREAD, row)
+    return NewThreadInsert(key, (_INSERT_THREAD, row))
 
 
 def delete_empty_threads_statement(thread_ids: Collection[int]) -> Delete:
@@ -148,27 +155,31 @@ def merge_threads_unless_large(
     to null.
     """
     sizes = _count_messages(transaction, [thread_id, *other_thread_ids])
-    taken = [key for key in other_thread_ids if sizes.get(key, 0) < MAX_MERGED_MESSAGES]
-    if not taken or sizes.get(thread_id, 0) >= MAX_MERGED_MESSAGES:
+    merged_ids = [key for key in other_thread_ids if sizes.get(key, 0) < MAX_MERGED_MESSAGES]
+    if not merged_ids or sizes.get(thread_id, 0) >= MAX_MERGED_MESSAGES:
         return
-    theirs, here = col(Message.user_id) == user_id, transaction.connection
-    muted = select(func.count()).where(col(Thread.id).in_([thread_id, *taken]), col(Thread.muted))
-    if here.execute(muted).scalar_one():
-        here.execute(update(Thread).where(col(Thread.id) == thread_id).values(muted=True))
-    moved = update(Message).where(without_index(theirs), col(Message.thread_id).in_(taken))
-    here.execute(moved.values(thread_id=thread_id))
-    led = update(ThreadKey).where(
-        col(ThreadKey.user_id) == user_id, col(ThreadKey.thread_id).in_(taken)
+    is_own_message, connection = col(Message.user_id) == user_id, transaction.connection
+    muted = select(func.count()).where(
+        col(Thread.id).in_([thread_id, *merged_ids]), col(Thread.muted)
     )
-    here.execute(led.values(thread_id=thread_id))
-    here.execute(delete(Thread).where(col(Thread.id).in_(taken)))
-    entry = JournalEntry(EventType.THREAD_CHANGED, [thread_id, *taken], {}, origin)
+    if connection.execute(muted).scalar_one():
+        connection.execute(update(Thread).where(col(Thread.id) == thread_id).values(muted=True))
+    moved = update(Message).where(
+        without_index(is_own_message), col(Message.thread_id).in_(merged_ids)
+    )
+    connection.execute(moved.values(thread_id=thread_id))
+    key_update = update(ThreadKey).where(
+        col(ThreadKey.user_id) == user_id, col(ThreadKey.thread_id).in_(merged_ids)
+    )
+    connection.execute(key_update.values(thread_id=thread_id))
+    connection.execute(delete(Thread).where(col(Thread.id).in_(merged_ids)))
+    entry = JournalEntry(EventType.THREAD_CHANGED, [thread_id, *merged_ids], {}, origin)
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
 
 
 def _count_messages(transaction: DatabaseTransaction, thread_ids: Sequence[int]) -> dict[int, int]:
-    asked = select(col(Message.thread_id), func.count().label("many")).where(
+    statement = select(col(Message.thread_id), func.count().label("many")).where(
         col(Message.thread_id).in_(thread_ids)
     )
-    rows = transaction.connection.execute(asked.group_by(col(Message.thread_id))).all()
+    rows = transaction.connection.execute(statement.group_by(col(Message.thread_id))).all()
     return {row.thread_id: row.many for row in rows}

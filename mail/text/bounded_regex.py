@@ -50,15 +50,15 @@ class CharacterSet:
     def matches(self, character: str, *, ignore_case: bool = True) -> bool:
         """True if the set contains a character, by default in either case."""
         forms = {character, character.lower(), character.upper()} if ignore_case else {character}
-        found = not forms.isdisjoint(self.singles) or any(
+        is_member = not forms.isdisjoint(self.singles) or any(
             low <= form <= high for form in forms for low, high in self.ranges
         )
-        if not found:
-            found = any(
+        if not is_member:
+            is_member = any(
                 CHARACTER_CLASSES[kind.lower()](character) is kind.islower()
                 for kind in self.classes
             )
-        return found is not self.is_negated
+        return is_member is not self.is_negated
 
 
 @dataclass(slots=True)
@@ -113,9 +113,11 @@ class BoundedRegex:
         Raises Invalid if the pattern is invalid or not in the supported subset.
         """
         if not pattern or len(pattern) > MAX_PATTERN_LENGTH:
-            raise _pattern_error(f"1 to {MAX_PATTERN_LENGTH} characters")
+            raise _pattern_error(f"Must have from 1 to {MAX_PATTERN_LENGTH} characters.")
         self.states: list[NfaState] = []
-        reader = _PatternParser(_without_slashes(pattern) if allow_slashes else pattern)
+        reader = _PatternParser(
+            _without_perl_slashes_and_options(pattern) if allow_slashes else pattern
+        )
         self.first_state, self.last_state = self._build(reader.parse())
         self.group_count = reader.group_count
 
@@ -134,8 +136,8 @@ class BoundedRegex:
         return False
 
     def _states_after(self, states: Iterable[int], character: str) -> Iterator[int]:
-        for one in states:
-            state = self.states[one]
+        for reached_state in states:
+            state = self.states[reached_state]
             if isinstance(state.condition, CharacterSet) and state.condition.matches(character):
                 yield from state.next_states
 
@@ -144,21 +146,21 @@ class BoundedRegex:
         seen, left = set(states), list(states)
         while left:
             state = self.states[left.pop()]
-            free = state.condition is None
-            free = (
-                free
+            is_unconditional = state.condition is None
+            is_unconditional = (
+                is_unconditional
                 or (state.condition == BEGIN and at_start)
                 or (state.condition == END and at_end)
             )
-            for way in state.next_states if free else ():
-                if way not in seen:
-                    seen.add(way)
-                    left.append(way)
+            for next_state in state.next_states if is_unconditional else ():
+                if next_state not in seen:
+                    seen.add(next_state)
+                    left.append(next_state)
         return seen
 
     def _add_state(self, condition: CharacterSet | str | None = None) -> int:
         if len(self.states) >= MAX_STATES:
-            raise _pattern_error("too long with its repetitions written out")
+            raise _pattern_error("The pattern is too long with its repetitions expanded.")
         self.states.append(NfaState(condition))
         return len(self.states) - 1
 
@@ -226,7 +228,7 @@ class _PatternParser:
     def read_character(self) -> str:
         sign = self.next_character
         if not sign:
-            raise _pattern_error("it ends early")
+            raise _pattern_error("The pattern ends early.")
         self.position += 1
         return sign
 
@@ -234,12 +236,12 @@ class _PatternParser:
         """Parse the whole pattern. Raises Invalid."""
         node = self.parse_alternation(0)
         if self.next_character:
-            raise _pattern_error("a ) closes nothing")
+            raise _pattern_error("A closing bracket has no opening bracket.")
         return node
 
     def parse_alternation(self, depth: int) -> PatternNode:
         if depth > MAX_GROUP_DEPTH:
-            raise _pattern_error(f"at most {MAX_GROUP_DEPTH} groups in each other")
+            raise _pattern_error(f"Groups are nested at most {MAX_GROUP_DEPTH} levels deep.")
         items = [self.parse_concatenation(depth)]
         while self.next_character == "|":
             self.read_character()
@@ -265,7 +267,7 @@ class _PatternParser:
         if sign == "\\":
             return self.parse_escape()
         if sign in "*+?{":
-            raise _pattern_error(f"{sign} repeats nothing")
+            raise _pattern_error(f"{sign} has nothing to repeat.")
         return CharacterSet(frozenset(sign))
 
     def parse_group(self, depth: int) -> PatternNode:
@@ -277,12 +279,12 @@ class _PatternParser:
                 self.read_character()
                 return Concatenation(())  # every search ignores case
             if sign != ":":
-                raise _pattern_error("of groups with ? only (?:…), and (?i)")
+                raise _pattern_error("Of groups with ?, only (?:…) and (?i) are supported.")
         else:
             self.group_count = number = self.group_count + 1
         node = self.parse_alternation(depth + 1)
         if self.read_character() != ")":
-            raise _pattern_error("a group has no end")
+            raise _pattern_error("A group is not closed.")
         return CaptureGroup(node, number) if number else node
 
     def parse_escape(self) -> CharacterSet:
@@ -290,9 +292,7 @@ class _PatternParser:
         if sign.lower() in CHARACTER_CLASSES:
             return CharacterSet(classes=(sign,))
         if sign.isalnum():
-            raise _pattern_error(
-                f"\\{sign} is not known: there are \\d, \\w, \\s, and their opposites"
-            )
+            raise _pattern_error(f"\\{sign} is unknown: use \\d, \\w, \\s and their opposites.")
         return CharacterSet(frozenset(sign))
 
     def parse_bracket(self) -> CharacterSet:
@@ -301,19 +301,19 @@ class _PatternParser:
             self.read_character()
         singles, spans, kinds = set[str](), list[tuple[str, str]](), list[str]()
         while not (self.next_character == "]" and (singles or spans or kinds)):
-            one = self.parse_bracket_member(kinds)
-            if one is None:
+            member = self.parse_bracket_member(kinds)
+            if member is None:
                 continue
             if self.next_character == "-" and self.pattern[
                 self.position + 1 : self.position + 2
             ] not in ("", "]"):
                 self.read_character()
                 high = self.parse_bracket_member(kinds)
-                if high is None or high < one:
-                    raise _pattern_error("a span goes from a lower to a higher character")
-                spans.append((one, high))
+                if high is None or high < member:
+                    raise _pattern_error("A range must go from a lower to a higher character.")
+                spans.append((member, high))
             else:
-                singles.add(one)
+                singles.add(member)
         self.read_character()
         return CharacterSet(frozenset(singles), tuple(spans), tuple(kinds), others)
 
@@ -325,26 +325,26 @@ class _PatternParser:
             return None
         if sign != "\\":
             return sign
-        meant = self.parse_escape()
-        classes += meant.classes
-        return next(iter(meant.singles), None)
+        escaped = self.parse_escape()
+        classes += escaped.classes
+        return next(iter(escaped.singles), None)
 
     def parse_posix_class(self) -> str:
         name, end, _ = self.pattern[self.position + 1 :].partition(":]")
         if not end or len(name) == 1 or name not in CHARACTER_CLASSES:
-            raise _pattern_error("there is no such kind of characters in [::]")
+            raise _pattern_error("The character class in [::] is unknown.")
         self.position += len(name) + 3
         return name
 
     def parse_repetitions(self, node: PatternNode) -> PatternNode:
         while self.next_character and self.next_character in "*+?{":
             sign = self.read_character()
-            least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (0, 0))
+            min_count, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (0, 0))
             if sign == "{":
-                least, most = self.parse_counts()
+                min_count, most = self.parse_counts()
             if isinstance(node, str):
-                raise _pattern_error(f"{sign} repeats nothing")
-            node = Repetition(node, least, most)
+                raise _pattern_error(f"{sign} has nothing to repeat.")
+            node = Repetition(node, min_count, most)
             if self.next_character == "?":  # greediness doesn't change whether there is a match
                 self.read_character()
         return node
@@ -358,15 +358,15 @@ class _PatternParser:
         low, comma, high = inside.partition(",")
         texts = [low, *([high] if high else [])]
         if not all(text.isascii() and text.isdigit() and len(text) <= 2 for text in texts):  # noqa: PLR2004
-            raise _pattern_error("in braces stand one number, or two with a comma")
-        least = int(low)
-        most = int(high) if high else None if comma else least
-        if max(least, most or 0) > MAX_REPEAT_COUNT or (most is not None and most < least):
-            raise _pattern_error(f"counts rise, up to {MAX_REPEAT_COUNT}")
-        return least, most
+            raise _pattern_error("Braces must contain one number, or two separated by a comma.")
+        min_count = int(low)
+        most = int(high) if high else None if comma else min_count
+        if max(min_count, most or 0) > MAX_REPEAT_COUNT or (most is not None and most < min_count):
+            raise _pattern_error(f"The counts in braces must rise, up to {MAX_REPEAT_COUNT}.")
+        return min_count, most
 
 
-def _without_slashes(pattern: str) -> str:
+def _without_perl_slashes_and_options(pattern: str) -> str:
     """Remove the slashes and options that Perl writes around a pattern."""
     if pattern.startswith("/"):
         inner, slash, options = pattern[1:].rpartition("/")

@@ -45,7 +45,7 @@ def is_confusable_with(name: str, names: tuple[str, ...]) -> bool:
 def _refuse_confusable(name: str, domain: str, path: str) -> None:
     has_ascii_tld = domain.rpartition(".")[2].isascii()
     if any(_is_confusable_part(part, latin_context=has_ascii_tld) for part in name.split(".")):
-        text = "letters that pass for others: write it in one script"
+        text = "The text mixes letters of several scripts that look alike: use one script."
         raise InvalidInput(text, constraint=ValidationConstraint.LOOKALIKE, path=[path])
 
 
@@ -57,15 +57,17 @@ def _is_confusable_part(part: str, *, latin_context: bool) -> bool:
     folded = unicodedata.normalize("NFC", part.lower())
     if unicodedata.normalize("NFKC", folded) != folded:
         return True
-    letters = [letter for letter in folded if letter.isalpha()]
-    scripts = {_script_name(letter) for letter in letters}
-    if len(scripts) > 1 and not any(scripts <= usual for usual in COMBINED_SCRIPTS):
+    folded_letters = [character for character in folded if character.isalpha()]
+    scripts = {_script_name(character) for character in folded_letters}
+    if len(scripts) > 1 and not any(
+        scripts <= common_scripts for common_scripts in COMBINED_SCRIPTS
+    ):
         return True
-    return latin_context and bool(letters) and LATIN_LOOKALIKES.issuperset(letters)
+    return latin_context and bool(folded_letters) and LATIN_LOOKALIKES.issuperset(folded_letters)
 
 
-def _script_name(letter: str) -> str:
-    return unicodedata.name(letter, "?").partition(" ")[0].partition("-")[0]
+def _script_name(character: str) -> str:
+    return unicodedata.name(character, "?").partition(" ")[0].partition("-")[0]
 
 
 @lru_cache
@@ -80,7 +82,7 @@ def _appearances(names: tuple[str, ...]) -> frozenset[str]:
 
 def _appearance(name: str) -> str:
     """Return a name as people see it: Latin letters for lookalikes, single spaces."""
-    usual = unicodedata.normalize("NFKC", name)
-    shown = "".join(sign for sign in usual if unicodedata.category(sign) != "Cf")
-    small = "".join(_CAPITAL_LOOKALIKES.get(sign, sign) for sign in shown).lower()
+    normalized_name = unicodedata.normalize("NFKC", name)
+    visible_text = "".join(sign for sign in normalized_name if unicodedata.category(sign) != "Cf")
+    small = "".join(_CAPITAL_LOOKALIKES.get(sign, sign) for sign in visible_text).lower()
     return " ".join("".join(_LATIN_LOOKALIKES.get(sign, sign) for sign in small).split())

@@ -14,8 +14,8 @@ def text_in_language(language: str | None, texts_by_language: Mapping[str, Text]
     Returns None if there is none.
     """
     code = (language or "").lower().replace("_", "-")
-    found = None
-    while code and not found:
-        found = texts_by_language.get(EQUIVALENT_CODES.get(code, code))
+    text_or_none = None
+    while code and not text_or_none:
+        text_or_none = texts_by_language.get(EQUIVALENT_CODES.get(code, code))
         code = code.rpartition("-")[0]
-    return found
+    return text_or_none

@@ -11,8 +11,8 @@ def has_longer_run(text: AnyStr, separator: AnyStr, max_length: int) -> bool:
     rfind: Any = text.rfind  # of str and bytes
     run_start = 0
     while len(text) - run_start > max_length:
-        found = rfind(separator, run_start, run_start + max_length + len(separator))
-        if found < 0:
+        run_end = rfind(separator, run_start, run_start + max_length + len(separator))
+        if run_end < 0:
             return True
-        run_start = found + len(separator)
+        run_start = run_end + len(separator)
     return False

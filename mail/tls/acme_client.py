@@ -4,7 +4,6 @@ mail/tls/acme_library_client.py implements the client. mail/tls/acme_connection.
 """
 
 import datetime
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+
+from models.base64url import encode_base64url
 
 RSA_KEY_SIZE = 2048
 DEFAULT_ADVICE_SECONDS = 6 * 60 * 60  # without Retry-After (RFC 9773, section 4.3.3)
@@ -104,14 +105,10 @@ def certificate_renewal_id(chain_pem: str) -> str | None:
         certificate.serial_number.bit_length() // 8 + 1, "big"
     )
     key = extension.value.key_identifier
-    return f"{_base64url(key)}.{_base64url(serial)}" if key else None
+    return f"{encode_base64url(key)}.{encode_base64url(serial)}" if key else None
 
 
-def _base64url(octets: bytes) -> str:
-    return urlsafe_b64encode(octets).decode().rstrip("=")
-
-
-def certificate_request(key_pem: str, dns_names: Sequence[str]) -> bytes:
+def certificate_request_pem(key_pem: str, dns_names: Sequence[str]) -> bytes:
     """The certificate signing request for these names, as PEM."""
     private_key: Any = serialization.load_pem_private_key(key_pem.encode(), None)
     alternative_names = x509.SubjectAlternativeName([x509.DNSName(name) for name in dns_names])
@@ -127,6 +124,10 @@ class AcmeClient(Protocol):
     """A client of an ACME server. All methods block and raise AcmeError."""
 
     @property
+    def accepts_orders(self) -> bool:
+        """True if the directory has a URL for new orders, as each ACME directory must have."""
+
+    @property
     def caa_identities(self) -> tuple[str, ...]:
         """The CAA identities of the authority. Empty if it publishes none."""
 
@@ -137,7 +138,7 @@ class AcmeClient(Protocol):
     def load_renewal_advice(self, chain_pem: str) -> RenewalAdvice:
         """Load the suggested renewal window of a certificate. Raises AcmeError if it is invalid."""
 
-    def open_account(self, account_url: str | None, contact_address: str) -> str:
+    def register_or_use_account(self, account_url: str | None, contact_address: str) -> str:
         """Use the account with this URL, or create one and agree to the terms. Returns its URL."""
 
     def create_order(
@@ -148,13 +149,13 @@ class AcmeClient(Protocol):
         `replaced_id` is the renewal id of the certificate that it replaces (RFC 9773, section 5).
         """
 
-    def load_challenge(self, authorization_url: str) -> HttpChallenge | None:
+    def load_challenge_unless_valid(self, authorization_url: str) -> HttpChallenge | None:
         """Load the HTTP-01 challenge of an authorization. None if it is valid already."""
 
     def answer_challenge(self, challenge: HttpChallenge) -> None:
         """Tell the server that the challenge can be checked."""
 
-    def poll_authorizations(self) -> bool:
+    def poll_authorizations_and_return_are_valid(self) -> bool:
         """Poll the pending authorizations once. Returns True if all are valid.
 
         Raises AcmeError if the server refused one. It returns after about two seconds, so callers
@@ -164,7 +165,7 @@ class AcmeClient(Protocol):
     def finalize_order(self) -> None:
         """Tell the server to issue the certificate."""
 
-    def poll_certificate(self) -> str | None:
+    def poll_certificate_or_none(self) -> str | None:
         """Poll for the certificate chain, as PEM. None if it is not issued yet."""
 
     def revoke(self, chain_pem: str, reason: RevocationReason) -> None:
@@ -179,5 +180,5 @@ class AcmeClient(Protocol):
 
 def failure_of_names(dns_names: Sequence[str], reason: str, *, error_type: str = "") -> AcmeError:
     """The failure for these names, with the reason of the first one."""
-    other_names = f"; and not {', '.join(dns_names[1:])}" if dns_names[1:] else ""
+    other_names = f" Also affected: {', '.join(dns_names[1:])}." if dns_names[1:] else ""
     return AcmeError(f"{dns_names[0]}: {reason}{other_names}", error_type=error_type)

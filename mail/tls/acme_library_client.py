@@ -47,8 +47,8 @@ PARSE_ERRORS = (
     OverflowError,
 )  # what invalid responses raise
 BINDING_MISSING_TEXT = (
-    "the authority asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
-    "MERGANSER_ACME_EAB_HMAC"
+    "The ACME server requires an external account: set "
+    "MERGANSER_ACME_EAB_KEY_ID and MERGANSER_ACME_EAB_HMAC."
 )
 REASON_CODES = {
     RevocationReason.UNSPECIFIED: 0,
@@ -88,12 +88,16 @@ class _LibraryClient(AcmeClient):
         self._current_order: OrderResource | None = None
         self._pending: deque[AuthorizationResource] = deque()  # authorizations without a result
         try:
-            with _acme_errors():
+            with _convert_library_errors():
                 directory = ClientV2.get_directory(server.directory_url, self._network)
         except AcmeError:
             self.close()
             raise
         self._client = ClientV2(directory, self._network)
+
+    @property
+    def accepts_orders(self) -> bool:
+        return "newOrder" in self._client.directory.to_partial_json()
 
     @property
     def caa_identities(self) -> tuple[str, ...]:
@@ -110,28 +114,28 @@ class _LibraryClient(AcmeClient):
         # (RFC 9773, section 4.2).
         renewal_id = certificate_renewal_id(chain_pem)
         if renewal_id is None:
-            raise AcmeError("the certificate does not say which key signed it")
-        with _acme_errors():
+            raise AcmeError("The certificate does not name the key of its issuer.")
+        with _convert_library_errors():
             base_url = str(self._client.directory["renewalInfo"]).rstrip("/")
             response = self._network.get(f"{base_url}/{renewal_id}")
             window = messages.RenewalInfo.from_json(response.json()).suggested_window
             local_now = datetime.datetime.now()  # noqa: DTZ005 - the library uses local time
             valid_for = ClientV2.retry_after(response, DEFAULT_ADVICE_SECONDS) - local_now
             if not window.start < window.end:
-                raise AcmeError("the authority's window for the renewal ends before it starts")
+                raise AcmeError("The renewal window of the ACME server ends before it starts.")
             return RenewalAdvice(window.start, window.end, valid_for)
 
-    def open_account(self, account_url: str | None, contact_address: str) -> str:
+    def register_or_use_account(self, account_url: str | None, contact_address: str) -> str:
         if account_url:
             self._network.account = messages.RegistrationResource(
                 uri=account_url, body=messages.Registration()
             )
             return account_url
-        with _acme_errors():
+        with _convert_library_errors():
             registration = messages.NewRegistration.from_data(
                 email=contact_address or None,
                 terms_of_service_agreed=True,
-                external_account_binding=self._external_account_binding(),
+                external_account_binding=self._external_account_binding_if_required(),
             )
             try:
                 account = self._client.new_account(registration)
@@ -142,7 +146,7 @@ class _LibraryClient(AcmeClient):
                 return str(conflict.location)
         return str(account.uri)
 
-    def _external_account_binding(self) -> dict[str, Any] | None:
+    def _external_account_binding_if_required(self) -> dict[str, Any] | None:
         """The external account binding (RFC 8555, section 7.3.4), if the server requires one.
 
         Raises AcmeError if it is not configured.
@@ -159,12 +163,14 @@ class _LibraryClient(AcmeClient):
     def create_order(
         self, csr_pem: bytes, dns_names: Sequence[str], replaced_id: str | None = None
     ) -> list[str]:
-        with _acme_errors():
+        with _convert_library_errors():
             response = self._post_order(dns_names, replaced_id)
             body = messages.Order.from_json(response.json())
             authorization_urls = [str(url) for url in body.authorizations]
             if len(authorization_urls) > len(dns_names):
-                raise AcmeError("the authority wants more proved than was asked for")
+                raise AcmeError(
+                    "The ACME server requires the validation of names that were not ordered."
+                )
             self._current_order = OrderResource(
                 body=body, uri=response.headers["Location"], authorizations=(), csr_pem=csr_pem
             )
@@ -188,8 +194,8 @@ class _LibraryClient(AcmeClient):
                     raise
         return self._post(url, messages.NewOrder(identifiers=identifiers))
 
-    def load_challenge(self, authorization_url: str) -> HttpChallenge | None:
-        with _acme_errors():
+    def load_challenge_unless_valid(self, authorization_url: str) -> HttpChallenge | None:
+        with _convert_library_errors():
             body = messages.Authorization.from_json(self._post(authorization_url, None).json())
             if body.status == messages.STATUS_VALID:
                 return None
@@ -198,25 +204,25 @@ class _LibraryClient(AcmeClient):
                 offered for offered in body.challenges if isinstance(offered.chall, HTTP01)
             ]
             if not http_challenges:
-                raise AcmeError(f"the authority offers no challenge by HTTP for {dns_name}")
+                raise AcmeError(f"The ACME server offers no HTTP challenge for {dns_name}.")
             key_authorization = http_challenges[0].chall.validation(self._key)
             token = http_challenges[0].chall.encode("token")
             if (
                 len(token) > MAX_TOKEN_CHARACTERS
                 or len(key_authorization) > 2 * MAX_TOKEN_CHARACTERS
             ):
-                raise AcmeError("the authority makes tokens that are too long")
+                raise AcmeError("The tokens of the ACME server are too long.")
             self._pending.append(AuthorizationResource(body=body, uri=authorization_url))
             return HttpChallenge(token, key_authorization, http_challenges[0])
 
     def answer_challenge(self, challenge: HttpChallenge) -> None:
-        with _acme_errors():
+        with _convert_library_errors():
             response = challenge.challenge_body.chall.response(self._key)
             self._client.answer_challenge(challenge.challenge_body, response)
 
-    def poll_authorizations(self) -> bool:
+    def poll_authorizations_and_return_are_valid(self) -> bool:
         deadline, failed = time.monotonic() + POLL_TIME.total_seconds(), []
-        with _acme_errors():
+        with _convert_library_errors():
             for _ in range(len(self._pending)):
                 if time.monotonic() > deadline:
                     break
@@ -232,11 +238,11 @@ class _LibraryClient(AcmeClient):
         return not self._pending
 
     def finalize_order(self) -> None:
-        with _acme_errors():
+        with _convert_library_errors():
             self._current_order = self._client.begin_finalization(self._required_order)
 
-    def poll_certificate(self) -> str | None:
-        with _acme_errors():
+    def poll_certificate_or_none(self) -> str | None:
+        with _convert_library_errors():
             try:  # the library uses local time
                 deadline = datetime.datetime.now() + POLL_TIME  # noqa: DTZ005
                 self._current_order = self._client.poll_finalization(self._required_order, deadline)
@@ -246,7 +252,7 @@ class _LibraryClient(AcmeClient):
 
     def revoke(self, chain_pem: str, reason: RevocationReason) -> None:
         certificate = x509.load_pem_x509_certificate(chain_pem.encode())
-        with _acme_errors():
+        with _convert_library_errors():
             try:
                 self._client.revoke(certificate, REASON_CODES[reason])
             except messages.Error as problem:
@@ -276,7 +282,7 @@ class _LibraryClient(AcmeClient):
 
 
 @contextmanager
-def _acme_errors() -> Generator[None]:
+def _convert_library_errors() -> Generator[None]:
     """Convert exceptions of the library to AcmeError. Texts contain no key."""
     try:
         yield
@@ -285,13 +291,13 @@ def _acme_errors() -> Generator[None]:
     except errors.IssuanceError as problem:
         raise _failure_from_problem(problem.error) from None
     except SSLError:
-        text = "the ACME server's certificate is not to be trusted: set MERGANSER_ACME_CA"
+        text = "The TLS certificate of the ACME server is not trusted: set MERGANSER_ACME_CA."
         raise AcmeError(text) from None
     except (RequestException, OSError) as problem:
-        text = f"the ACME server does not answer: {type(problem).__name__}"
+        text = f"The ACME server does not respond: {type(problem).__name__}."
         raise AcmeError(text) from None
     except (errors.Error, DeserializationError, KeyError, *PARSE_ERRORS) as problem:
-        text = f"the ACME server says what makes no sense: {type(problem).__name__}"
+        text = f"The response of the ACME server can't be parsed: {type(problem).__name__}."
         raise AcmeError(text) from None
 
 
@@ -314,5 +320,5 @@ def _failure_of_authorizations(authorizations: Sequence[AuthorizationResource]) 
         if challenge.error is not None
     )
     problem = next(problems, None)
-    failure = _failure_from_problem(problem) if problem else AcmeError("the challenge failed")
+    failure = _failure_from_problem(problem) if problem else AcmeError("The challenge failed.")
     return failure_of_names(dns_names, str(failure), error_type=failure.code)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mail.addresses.address_syntax import ascii_domain, checked_domain
+from mail.addresses.address_syntax import ascii_domain, normalize_and_validate_domain
 from mail.tls.server_tls import context_from_pem
 from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
@@ -64,14 +64,18 @@ class CertificateWithKey:
 
 def parse_server_name(name_text: str) -> str:
     """A server name in ASCII and lower case. Raises Invalid."""
-    name = ascii_domain(checked_domain(name_text, path="serverName"))
+    name = ascii_domain(normalize_and_validate_domain(name_text, path="serverName"))
     if not all(LABEL.fullmatch(label) for label in name.split(".")):
         raise InvalidInput(
-            "not the name of a server", constraint=ValidationConstraint.DOMAIN, path=["serverName"]
+            "Must be the name of a server.",
+            constraint=ValidationConstraint.DOMAIN,
+            path=["serverName"],
         )
     if name.rpartition(".")[2].isdecimal():
         raise InvalidInput(
-            "a name, not an address", constraint=ValidationConstraint.DOMAIN, path=["serverName"]
+            "Must be a name, not an IP address.",
+            constraint=ValidationConstraint.DOMAIN,
+            path=["serverName"],
         )
     return name
 
@@ -80,7 +84,7 @@ def parse_public_name(name_text: str) -> str:
     """A server name that an authority can know: it has a dot. Raises Invalid."""
     name = parse_server_name(name_text)
     if "." not in name:
-        name_text = "no authority knows a name without a dot"
+        name_text = "ACME requires a name with a dot."
         raise InvalidInput(name_text, constraint=ValidationConstraint.DOMAIN, path=["serverName"])
     return name
 
@@ -92,14 +96,14 @@ def parse_additional_acme_names(server_name: str, texts: Sequence[str]) -> list[
     """
     path, limit_text = (
         ["acmeNames"],
-        f"at most {MAX_ACME_NAMES} names, that of the server among them",
+        f"At most {MAX_ACME_NAMES} names are allowed, including the name of the server.",
     )
     if len(texts) > MAX_ACME_NAMES:
         raise InvalidInput(limit_text, constraint=ValidationConstraint.MAX, path=path)
     names: dict[str, None] = {}
     for index, text in enumerate(texts):
         if text.strip().startswith("*."):
-            problem = "no wildcard: it cannot be proved by HTTP"
+            problem = "ACME does not support wildcards, since they can't be validated over HTTP."
             raise InvalidInput(
                 problem, constraint=ValidationConstraint.WILDCARD, path=path, index=index
             )
@@ -138,18 +142,20 @@ def validate_certificate(
     given_key = _find_key(certificate, pem_blocks)
     if given_key is None and old_key_pem is None:
         raise InvalidInput(
-            "its key is missing", constraint=ValidationConstraint.REQUIRED, path=["privateKey"]
+            "The private key is missing.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["privateKey"],
         )
     key = _parse_private_key(given_key or old_key_pem or "")
     certificates = _parse_certificates(pem_blocks, "cert")
     if not certificates:
-        problem = "no certificate stands in it: PEM begins with -----BEGIN CERTIFICATE-----"
+        problem = "The PEM text has no certificate: it must begin with -----BEGIN CERTIFICATE-----."
         raise InvalidInput(problem, constraint=ValidationConstraint.PEM, path=["cert"])
     for index, problem in enumerate(certificate.ca_pems):
         ca_certificates = _parse_certificates(list(_pem_blocks(problem, "ca", index)), "ca", index)
         if not ca_certificates:
             raise InvalidInput(
-                "no certificate stands in it",
+                "The PEM text has no certificate.",
                 constraint=ValidationConstraint.PEM,
                 path=["ca"],
                 index=index,
@@ -157,7 +163,7 @@ def validate_certificate(
         certificates += ca_certificates
     if len(certificates) > MAX_CERTIFICATES:
         raise InvalidInput(
-            f"at most {MAX_CERTIFICATES} certificates",
+            f"The PEM text has at most {MAX_CERTIFICATES} certificates.",
             constraint=ValidationConstraint.MAX,
             path=["cert"],
         )
@@ -171,7 +177,7 @@ def validate_certificate(
         None,
     )
     if leaf is None:
-        problem = "key and certificate do not belong together"
+        problem = "The private key does not match the certificate."
         raise InvalidInput(
             problem,
             constraint=ValidationConstraint.MISMATCH,
@@ -181,7 +187,7 @@ def validate_certificate(
     unused_count = len(
         {candidate.fingerprint(hashes.SHA256()) for candidate in certificates}
     ) - len(chain)
-    result = _certificate_with_key(key, leaf, chain, unused_count)
+    result = _certificate_with_matching_key(key, leaf, chain, unused_count)
     _require_loadable_by_openssl(result)
     return result
 
@@ -195,13 +201,17 @@ def _find_key(certificate: CertificateInput, pem_blocks: Sequence[tuple[str, str
             if kind.endswith("KEY")
         ]
         if not keys:
-            text = "no private key stands in it: PEM begins with -----BEGIN PRIVATE KEY-----"
+            text = (
+                "The PEM text has no private key: it must begin with -----BEGIN PRIVATE KEY-----."
+            )
             raise InvalidInput(text, constraint=ValidationConstraint.PEM, path=["privateKey"])
     else:
         keys = [pem for kind, pem in pem_blocks if kind.endswith("PRIVATE KEY")]
     if len(keys) > 1:
         raise InvalidInput(
-            "more than one key", constraint=ValidationConstraint.MAX, path=["privateKey"]
+            "The PEM text has more than one private key.",
+            constraint=ValidationConstraint.MAX,
+            path=["privateKey"],
         )
     return keys[0] if keys else None
 
@@ -209,7 +219,7 @@ def _find_key(certificate: CertificateInput, pem_blocks: Sequence[tuple[str, str
 def _pem_blocks(pem_text: str, field: str, index: int | None = None) -> Iterator[tuple[str, str]]:
     """The type and text of each PEM block. Raises Invalid if the text is too long."""
     if len(pem_text) > MAX_PEM_CHARACTERS:
-        words = f"at most {MAX_PEM_CHARACTERS} characters"
+        words = f"The PEM text has at most {MAX_PEM_CHARACTERS} characters."
         raise InvalidInput(words, constraint=ValidationConstraint.LENGTH, path=[field], index=index)
     for match in PEM_BLOCK.finditer(pem_text):
         yield match[1], match[0]
@@ -225,7 +235,7 @@ def _parse_certificates(
             x509.load_pem_x509_certificate(pem.encode()) for pem in pems[: MAX_CERTIFICATES + 1]
         ]
     except PARSE_ERRORS:
-        text = "the certificate cannot be read"
+        text = "The certificate can't be parsed."
         raise InvalidInput(
             text, constraint=ValidationConstraint.PEM, path=[field], index=index
         ) from None
@@ -243,24 +253,24 @@ def _parse_private_key(pem: str) -> PrivateKey:
     """Parse a private key. Raises Invalid if it is encrypted, weak or of another type."""
     path = ["privateKey"]
     if "ENCRYPTED" in pem:
-        text = "the key is encrypted: send it without a passphrase, it is sealed here"
+        text = "The private key is encrypted: send it without a passphrase. It is stored encrypted."
         raise InvalidInput(text, constraint=ValidationConstraint.ENCRYPTED_KEY, path=path)
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
     except PARSE_ERRORS:
         raise InvalidInput(
-            "the key cannot be read", constraint=ValidationConstraint.PEM, path=path
+            "The private key can't be parsed.", constraint=ValidationConstraint.PEM, path=path
         ) from None
     if isinstance(key, rsa.RSAPrivateKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-            text = f"a key of RSA has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits"
+            text = f"An RSA key must have from {MIN_RSA_BITS} to {MAX_RSA_BITS} bits."
             raise InvalidInput(text, constraint=ValidationConstraint.WEAK, path=path)
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in ALLOWED_CURVES:
         return key
     if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
         return key
-    text = "keys are of RSA, ECDSA (P-256, P-384, P-521) or EdDSA"
+    text = "The key must be RSA, ECDSA (P-256, P-384, P-521) or EdDSA."
     raise InvalidInput(text, constraint=ValidationConstraint.WEAK, path=path)
 
 
@@ -305,7 +315,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     return True
 
 
-def _certificate_with_key(
+def _certificate_with_matching_key(
     private_key: PrivateKey,
     leaf: x509.Certificate,
     chain: Sequence[x509.Certificate],
@@ -316,7 +326,9 @@ def _certificate_with_key(
     names = _dns_names(leaf)
     if len(names) > MAX_NAMES:
         raise InvalidInput(
-            f"at most {MAX_NAMES} names", constraint=ValidationConstraint.MAX, path=["cert"]
+            f"The certificate has at most {MAX_NAMES} names.",
+            constraint=ValidationConstraint.MAX,
+            path=["cert"],
         )
     return CertificateWithKey(
         private_key.private_bytes(Encoding.PEM, key_format, no_encryption).decode(),
@@ -325,7 +337,7 @@ def _certificate_with_key(
         leaf.fingerprint(hashes.SHA1()).hex(),  # noqa: S303 - shown beside SHA-256
         leaf.fingerprint(hashes.SHA256()).hex(),
         _spki_sha256(leaf),
-        _issuer_text(leaf),
+        _issuer_text_or_empty(leaf),
         leaf.not_valid_before_utc,
         leaf.not_valid_after_utc,
         _is_for_servers(leaf),
@@ -351,7 +363,7 @@ def _is_valid_name(name: str) -> bool:
     return len(name) <= 253 and all(map(LABEL.fullmatch, labels))  # noqa: PLR2004 - RFC 1035
 
 
-def _issuer_text(certificate: x509.Certificate) -> str:
+def _issuer_text_or_empty(certificate: x509.Certificate) -> str:
     """The issuer as printable text, cut to `MAX_ISSUER_CHARACTERS`. Empty if it is invalid."""
     try:
         text = certificate.issuer.rfc4514_string()
@@ -376,7 +388,7 @@ def _require_loadable_by_openssl(certificate: CertificateWithKey) -> None:
         context_from_pem(certificate.chain_pem, certificate.key_pem)
     except ssl.SSLError as problem:
         reason = (problem.reason or "no reason given").lower().replace("_", " ")
-        text = f"it cannot be used for TLS: {reason}"
+        text = f"The certificate can't be used for TLS: {reason}."
         raise InvalidInput(
             text, constraint=ValidationConstraint.UNUSABLE_CERTIFICATE, path=["cert"]
         ) from None

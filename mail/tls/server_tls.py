@@ -30,7 +30,7 @@ class CertificateSource(Protocol):
     def is_ready(self) -> bool:
         """True if there is a certificate. Otherwise the listener offers no TLS."""
 
-    def current_context(self) -> ssl.SSLContext:
+    def current_or_reloaded_context(self) -> ssl.SSLContext:
         """The context for a new connection. It needs `ready`."""
 
 
@@ -97,16 +97,18 @@ class CertificateFiles:
         """Always True, since the files were loaded."""
         return True
 
-    def current_context(self) -> ssl.SSLContext:
+    def current_or_reloaded_context(self) -> ssl.SSLContext:
         """The context for a new connection. Invalid new files leave the last context in use."""
         try:
             stamps = self._file_stamps()
             if stamps != self._loaded_stamps:
                 self._loaded_stamps, self._context = stamps, self._load_context()
-                log.info("certificate read anew", extra={"file": str(self._paths[0])})
+                log.info("Certificate reloaded", extra={"file": str(self._paths[0])})
         except OSError as problem:
             reason = problem.strerror or type(problem).__name__
-            log.error("certificate not read", extra={"file": str(self._paths[0]), "why": reason})
+            log.error(
+                "Could not read the certificate", extra={"file": str(self._paths[0]), "why": reason}
+            )
         return self._context
 
     def _file_stamps(self) -> list[_FileStamp]:
@@ -125,11 +127,11 @@ class TlsStream:
     def __init__(
         self,
         context: ssl.SSLContext,
-        read: ReadBytes,
+        read_bytes: ReadBytes,
         write: Callable[[bytes], object],
         received: bytes = b"",
     ) -> None:
-        self._read = read
+        self._read = read_bytes
         self._write = write
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._incoming.write(received)
@@ -142,11 +144,11 @@ class TlsStream:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
-                if not await self._receive():
+                if not await self._receive_unless_ended():
                     raise ConnectionClosed from None
             except ssl.SSLError as problem:
                 self._flush()  # the alert
-                log.info("no TLS", extra={"why": problem.reason or "unknown"})
+                log.info("TLS handshake failed", extra={"why": problem.reason or "unknown"})
                 raise ConnectionClosed from None
             else:
                 self._flush()
@@ -160,7 +162,7 @@ class TlsStream:
                 return self._tls.read(max_bytes)
             except ssl.SSLWantReadError:
                 self._flush()
-                if not await self._receive():
+                if not await self._receive_unless_ended():
                     return b""
             except ssl.SSLError:  # an error ends the stream
                 return b""
@@ -173,7 +175,7 @@ class TlsStream:
             raise ConnectionResetError from None
         self._flush()
 
-    async def _receive(self) -> bool:
+    async def _receive_unless_ended(self) -> bool:
         """Read encrypted bytes from the connection. False at its end."""
         data = await self._read(PIECE_SIZE)
         self._incoming.write(data)

@@ -79,9 +79,13 @@ class SniCertificates:
         """True if there is any certificate."""
         return bool(self._certificate_file or self._by_id)
 
-    def current_context(self) -> ssl.SSLContext:
+    def current_or_reloaded_context(self) -> ssl.SSLContext:
         """The context for a new connection."""
         return self._initial_context
+
+    def use_certificate_file(self, certificate_file: CertificateSource | None) -> None:
+        """Use another certificate from files, or none. Open connections are not affected."""
+        self._certificate_file = certificate_file
 
     @property
     def version_by_id(self) -> dict[int, int]:
@@ -92,8 +96,10 @@ class SniCertificates:
         self, removed_ids: Iterable[int], added: Sequence[StoredCertificate]
     ) -> None:
         """Remove and add certificates. Open connections are not affected."""
-        kept = {key: value for key, value in self._by_id.items() if key not in set(removed_ids)}
-        self._by_id = kept | {certificate.id: certificate for certificate in added}
+        remaining = {
+            key: value for key, value in self._by_id.items() if key not in set(removed_ids)
+        }
+        self._by_id = remaining | {certificate.id: certificate for certificate in added}
         by_name: defaultdict[str, list[StoredCertificate]] = defaultdict(list)
         for stored in self._by_id.values():
             for name in {stored.server_name, *stored.dns_names}:
@@ -118,7 +124,7 @@ class SniCertificates:
             reverse=True,
         )
 
-    def context_for_name(self, server_name: str | None) -> ssl.SSLContext | None:
+    def context_for_name_or_default(self, server_name: str | None) -> ssl.SSLContext | None:
         """The context for a server name. None if there is no usable certificate."""
         server_name = (server_name or "").lower().rstrip(".")
         if context := self._first_usable_context(
@@ -126,7 +132,7 @@ class SniCertificates:
         ):
             return context
         if self._certificate_file is not None:
-            return self._certificate_file.current_context()
+            return self._certificate_file.current_or_reloaded_context()
         if context := self._first_usable_context(self.certificates_for_name(self._own_name)):
             return context
         now = self._now()
@@ -142,10 +148,15 @@ class SniCertificates:
     ) -> ssl.SSLContext | None:
         """The context of the first certificate that can be loaded."""
         return next(
-            (context for held in certificates if (context := self._load_context(held))), None
+            (
+                context
+                for held in certificates
+                if (context := self._load_cached_context_or_none(held))
+            ),
+            None,
         )
 
-    def _load_context(self, certificate: StoredCertificate) -> ssl.SSLContext | None:
+    def _load_cached_context_or_none(self, certificate: StoredCertificate) -> ssl.SSLContext | None:
         """The context of a certificate. None if it can't be loaded, which is logged."""
         key = (certificate.id, certificate.version)
         if key not in self._contexts:
@@ -154,7 +165,7 @@ class SniCertificates:
                 context = context_from_pem(certificate.chain_pem, self._decrypt_key(certificate))
             except (DecryptionError, OSError, ValueError) as problem:  # ssl.SSLError is an OSError
                 log_fields = {"serverName": certificate.server_name, "why": type(problem).__name__}
-                log.error("certificate cannot be used", extra=log_fields)
+                log.error("Certificate can't be used", extra=log_fields)
             self._contexts[key] = context
             if len(self._contexts) > MAX_CONTEXTS:
                 self._contexts.popitem(last=False)
@@ -168,7 +179,7 @@ class SniCertificates:
         _first: ssl.SSLContext,
     ) -> int | None:
         """The SNI callback: set the context of the handshake, or return a TLS alert."""
-        if context := self.context_for_name(server_name):
+        if context := self.context_for_name_or_default(server_name):
             handshake.context = context
             return None
         return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE

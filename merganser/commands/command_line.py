@@ -9,8 +9,28 @@ from typer.main import get_group
 from merganser.commands import top_level_declarations
 from merganser.commands.lazy_commands import LazyCommandGroup
 
+# Name, module with the declarations, and help text, in the order of the help
+COMMAND_GROUPS = (
+    ("user", "users.user_declarations", "Create, list and change accounts."),
+    ("api-key", "users.api_key_declarations", "Create, list and revoke API keys."),
+    ("domain", "domains.domain_declarations", "Create, list, rename and delete domains."),
+    ("certificate", "certificates.certificate_declarations", "List, set and renew certificates."),
+    ("connector", "connectors.connector_declarations", "List, check and run connectors."),
+    ("session", "sessions.session_declarations", "List and end the open sessions of all nodes."),
+    (
+        "cache",
+        "cache.cache_declarations",
+        "List, flush and remove cached values and pending writes of all nodes.",
+    ),
+    ("documents", "admin.document_declarations", "Add, list and remove trusted documents."),
+    ("setting", "admin.setting_declarations", "List and change settings while a server runs."),
+    ("cluster", "cluster.cluster_declarations", "Print which node serves which user."),
+    ("ban", "throttling.ban_declarations", "List, add and lift bans of networks."),
+    ("keys", "admin.key_declarations", "List and rotate the keys that encrypt stored secrets."),
+)
 
-def print_version_and_exit(is_requested: bool) -> None:
+
+def print_version_and_exit_if_requested(is_requested: bool) -> None:
     """Print the version, and end."""
     if is_requested:
         # it takes 20 ms to import, which other commands don't need
@@ -24,14 +44,17 @@ def main_command(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=print_version_and_exit, is_eager=True, help="Print the version."
+            "--version",
+            callback=print_version_and_exit_if_requested,
+            is_eager=True,
+            help="Print the version.",
         ),
     ] = False,
 ) -> None:
-    """Mail behind one GraphQL API.
+    """A mail platform with one GraphQL API.
 
-    Environment variables set it up: `merganser settings` lists them. What changes while it runs
-    is stored: `merganser setting list`.
+    Environment variables configure it: see `merganser settings`. Some settings can be changed
+    while a server runs: see `merganser setting list`.
     """
 
 
@@ -46,52 +69,7 @@ def create_command_line() -> TyperGroup:
     app.callback()(main_command)
     app.add_typer(top_level_declarations.declarations)
     command_line = get_group(app)
-    for group in _create_groups():
+    for name, module, help_text in COMMAND_GROUPS:
+        group = LazyCommandGroup(name, f"merganser.commands.{module}", help_text)
         command_line.add_command(group)
     return command_line
-
-
-def _create_groups() -> list[LazyCommandGroup]:
-    """Create the groups in the order of the help text."""
-    return [
-        LazyCommandGroup(
-            "user",
-            "merganser.commands.users.user_declarations",
-            "Make, list and change accounts.",
-        ),
-        LazyCommandGroup(
-            "token",
-            "merganser.commands.users.api_key_declarations",
-            "Make, list and revoke API keys.",
-        ),
-        LazyCommandGroup(
-            "domain",
-            "merganser.commands.domains.domain_declarations",
-            "Make, list, rename and delete domains.",
-        ),
-        LazyCommandGroup(
-            "certificate",
-            "merganser.commands.certificates.certificate_declarations",
-            "List, set and renew certificates.",
-        ),
-        LazyCommandGroup(
-            "connector",
-            "merganser.commands.connectors.connector_declarations",
-            "List, check and run connectors.",
-        ),
-        LazyCommandGroup(
-            "documents",
-            "merganser.commands.admin.document_declarations",
-            "Add, list and remove trusted documents.",
-        ),
-        LazyCommandGroup(
-            "setting",
-            "merganser.commands.admin.setting_declarations",
-            "List and change settings while a server runs.",
-        ),
-        LazyCommandGroup(
-            "keys",
-            "merganser.commands.admin.key_declarations",
-            "Keys that secrets in the store are sealed with.",
-        ),
-    ]

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from merganser.errors import EXIT_FAILURE
+
 PIPE_WIDTH = 400  # characters, so that lines in a pipe are not wrapped
 
 
@@ -18,7 +20,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) ->
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_WIDTH)
@@ -46,3 +48,15 @@ def print_table_or_json(
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def text_or_empty(_column: str, value: Any) -> str:
+    """Return the text of a value in a table; none for None."""
+    return "" if value is None else str(value)
+
+
+def exit_if_nodes_are_missing(text: str, nodes: Sequence[str]) -> None:
+    """Print a text about nodes in place of `{}`, and end with exit code 1 if there is one."""
+    if nodes:
+        typer.echo(text.format(", ".join(nodes)), err=True)
+        raise typer.Exit(EXIT_FAILURE)

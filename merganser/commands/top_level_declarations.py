@@ -13,7 +13,8 @@ PassphraseStdin = Annotated[
     bool,
     typer.Option(
         "--passphrase-stdin",
-        help="Read from stdin what locks the passwords of connectors, 12 to 1024 characters.",
+        help="Read the passphrase that encrypts passwords of connectors from stdin. "
+        "12 to 1024 characters.",
     ),
 ]
 
@@ -24,20 +25,22 @@ declarations = typer.Typer()
 @implemented_in("merganser.commands.server.serve_command")
 def serve(
     demo: Annotated[
-        bool, typer.Option("--demo", help="Make the demo account first, and say how to use it.")
+        bool, typer.Option("--demo", help="Create the demo account and print how to use it.")
     ] = False,
     demo_count: Annotated[int, typer.Option(min=1, hidden=True)] = 520,
     workers: Annotated[
         int,
         typer.Option(
-            min=1, max=256, help="Processes that listen; from 2 on one works behind them."
+            min=1,
+            max=256,
+            help="Number of listening processes. With 2 or more, one more does background work.",
         ),
     ] = 1,
 ) -> None:
     """Run the server: HTTP, LMTP and the background workers, in one process or several.
 
-    The store is created or migrated first. Ctrl-C or SIGTERM stops the server. No accepted
-    message is lost.
+    The database is created or migrated first. Ctrl-C or SIGTERM stops the server. No accepted
+    message is lost. SIGHUP reads the settings file MERGANSER_CONFIG and the certificates again.
 
     Example: MERGANSER_HTTP_LISTEN=127.0.0.1:9000 merganser serve
     """
@@ -46,7 +49,7 @@ def serve(
 @declarations.command("init")
 @implemented_in("merganser.commands.server.init_command")
 def init() -> None:
-    """Make the store, or migrate it, and no more.
+    """Create or migrate the database, without starting a server.
 
     Example: MERGANSER_DATABASE_URL=postgresql://mail@localhost/mail merganser init
     """
@@ -54,12 +57,12 @@ def init() -> None:
 
 @declarations.command("demo")
 @implemented_in("merganser.commands.server.demo_command")
-def create_demo_account(
-    count: Annotated[int, typer.Option(min=1, help="How many letters.")] = 520,
+def create_missing_demo_accounts(
+    count: Annotated[int, typer.Option(min=1, help="Number of messages.")] = 520,
 ) -> None:
-    """Make a demo account with letters of all kinds, and say how to get in.
+    """Create a demo account with messages of all kinds, and print its credentials.
 
-    Once made it is only shown: what you changed or deleted stays so.
+    If the account exists, only its credentials are printed.
 
     Example: merganser demo
     """
@@ -68,19 +71,20 @@ def create_demo_account(
 @declarations.command("export")
 @implemented_in("merganser.commands.transfer.export_command")
 def export_account(
-    path: Annotated[Path, typer.Argument(help="The file: .zip, .tar, .jsonl or .mbox.")],
-    user: Annotated[str, typer.Option("--user", "-u", help="Whose: user name or address.")],
+    path: Annotated[Path, typer.Argument(help="File to write: .zip, .tar, .jsonl or .mbox.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="Account: username or address.")],
     kind: Annotated[
         str | None,
         typer.Option(
-            "--format", help="EML_ZIP, MAILDIR_TAR, JSON or MBOX. Without it: by the file's name."
+            "--format",
+            help="EML_ZIP, MAILDIR_TAR, JSON or MBOX. Default: by the extension of the file.",
         ),
     ] = None,
-    mailbox: Annotated[str | None, typer.Option(help="This mailbox alone.")] = None,
-    settings: Annotated[bool, typer.Option(help="Settings and key-values too.")] = True,
+    mailbox: Annotated[str | None, typer.Option(help="Export only this mailbox.")] = None,
+    settings: Annotated[bool, typer.Option(help="Include settings and key-value entries.")] = True,
     passphrase_stdin: PassphraseStdin = False,
 ) -> None:
-    """Write an account into one file: folders, messages, flags, dates and settings.
+    """Export an account to a file: folders, messages, flags, dates and settings.
 
     `merganser import` restores the account on this server or another one. An mbox file has only
     the messages. An existing file is not overwritten, and an incomplete file is removed. The file
@@ -100,23 +104,24 @@ def import_account(
     path: Annotated[
         Path,
         typer.Argument(
-            help="An mbox file, a Maildir, a folder of .eml, or an archive: .zip, .tar, .jsonl."
+            help="An mbox file, a Maildir, a folder of .eml files, or an archive: .zip, .tar, "
+            ".jsonl."
         ),
     ],
-    user: Annotated[str, typer.Option("--user", "-u", help="Whose mail: user name or address.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="Account: username or address.")],
     mailbox: Annotated[
         str | None,
-        typer.Option(help="One mailbox for all of it. Without it: the folders of the source."),
+        typer.Option(help="Mailbox for all messages. Default: the folders of the source."),
     ] = None,
     settings: Annotated[
-        bool, typer.Option(help="Settings too, where an archive of ours has them.")
+        bool, typer.Option(help="Import settings too, if the archive has them.")
     ] = True,
     passphrase_stdin: PassphraseStdin = False,
 ) -> None:
-    """Bring in mail that another program has kept, or an account that was exported.
+    """Import mail of another program, or an exported account.
 
-    Stopped or killed at any message, it goes on from there when it is run again. What a mailbox
-    has already is not stored twice. Flags and times of arrival are kept.
+    If the command is interrupted, run it again: it continues. A message that the mailbox already
+    has is not stored twice. Flags and arrival times are kept.
 
     Example: merganser import ~/Maildir --user ada
 
@@ -130,13 +135,15 @@ def import_account(
 
 @declarations.command("send-test")
 @implemented_in("merganser.commands.server.send_test_command")
-def send_test(
-    to: Annotated[str, typer.Option(help="Address; the demo account's, where there is one.")] = "",
+def send_test_message_over_lmtp(
+    to: Annotated[str, typer.Option(help="Recipient. Default: the demo account.")] = "",
     sender: Annotated[str, typer.Option("--from", help="Sender.")] = "tester@merganser.example",
     subject: Annotated[str, typer.Option(help="Subject.")] = "A test from merganser",
-    attach: Annotated[list[Path] | None, typer.Option(help="A file to send along.")] = None,
+    attach: Annotated[
+        list[Path] | None, typer.Option(help="File to attach; can be repeated.")
+    ] = None,
 ) -> None:
-    """Send a message to the running server, by LMTP, and say what it answered.
+    """Send a test message to the running server by LMTP, and print the reply.
 
     Example: merganser send-test --to ada@example.org --attach photo.jpg
     """
@@ -153,8 +160,8 @@ def print_schema() -> None:
 
 @declarations.command("settings")
 @implemented_in("merganser.commands.server.settings_command")
-def print_settings_table() -> None:
-    """Print what can be set, as a Markdown table: environment variables and their defaults.
+def print_settings_page() -> None:
+    """Print all settings as a Markdown page: variable, value, default and meaning, by topic.
 
     Example: merganser settings
     """
@@ -165,9 +172,9 @@ def print_settings_table() -> None:
 def run_doctor(
     as_json: JsonOption = False,
 ) -> None:
-    """Look at store, disk, permissions, ports and DNS, and say what to do.
+    """Check the database, disk, permissions, ports and DNS, and print what to do.
 
-    Ends with 1 where something needs to be done.
+    The exit code is 1 if something must be done.
 
     Example: merganser doctor
     """
@@ -177,23 +184,60 @@ def run_doctor(
 @implemented_in("merganser.commands.server.check_command")
 def check_store(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what can be mended; needs the server stopped.")
+        bool, typer.Option("--repair", help="Repair the differences. Stop all servers first.")
     ] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Do not read every stored byte again.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Don't read stored bytes.")] = False,
     restored: Annotated[
         bool,
         typer.Option(
             "--restored",
-            help="Database and objects were restored to the same moment: make all clients read "
-            "their state again. Needs the server stopped.",
+            help="Database and objects were restored to the same moment: all clients must read "
+            "their state again. Stop all servers first.",
         ),
     ] = False,
 ) -> None:
-    """Compute again what the store says of itself, and print all differences as JSON.
+    """Verify the database and the stored objects, and print all differences as JSON.
 
-    Ends with 1 where a difference is left.
+    Counters, quotas, references and the search index are computed again and compared. The exit
+    code is 1 if a difference remains.
 
     Example: merganser check --quick
+    """
+
+
+@declarations.command("log")
+@implemented_in("merganser.commands.logs.log_command")
+def print_log(
+    component: Annotated[
+        list[str] | None,
+        typer.Option("--component", "-c", help="Part of the server, such as MTA; can be repeated."),
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="Lowest level: DEBUG, INFO, WARNING, ERROR.")
+    ] = "DEBUG",
+    since: Annotated[
+        str | None, typer.Option(help='Duration such as "2 hours", or a date and time.')
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(help='Duration such as "1 hour", or a date and time.')
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Username or address.")] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="Words that an entry must have.")
+    ] = None,
+    queue_id: Annotated[str | None, typer.Option(help="Queue ID of a message.")] = None,
+    message_id: Annotated[str | None, typer.Option(help="Message-ID of a message.")] = None,
+    limit: Annotated[int, typer.Option(min=0, max=100_000, help="Number of entries.")] = 100,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new entries until Ctrl-C.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the newest entries of the log of all processes, the oldest of them first.
+
+    A server can run at the same time. With --json each entry is a line.
+
+    Example: merganser log --component MTA --level WARNING --since "2 hours"
+
+    Example: merganser log --follow --query ada@example.org
     """

@@ -1,10 +1,11 @@
-"""Create the demo account, and deliver its messages once through the delivery code."""
+"""Create the demo accounts, and deliver messages once through the delivery code."""
 
 import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,17 @@ from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from merganser.commands.users.user_operations import set_password
 from merganser.demo import DemoMessage, generate_messages
-from merganser.demo.credentials import ADDRESS, USERNAME, DemoAccount, read_account
+from merganser.demo.credentials import (
+    ADDRESS,
+    ADMINISTRATOR_USERNAME,
+    DOMAIN,
+    SECOND_USERNAME,
+    USERNAME,
+    DemoAccount,
+    DemoAccounts,
+    account_file,
+    read_account_or_none,
+)
 from merganser.errors import CommandError
 from merganser.server.environment_factory import root_context, user_context
 from merganser.server.private_files import replace_private_file
@@ -25,17 +36,19 @@ from models.auth.credentials import ApiKey
 from models.errors import OverQuota
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
+from models.users.roles import Role
 from models.users.tables import User
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 from resolvers.auth.authentication import secret_digest
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains import mutations as domain_mutations
 from resolvers.domains.mutations import DomainValues
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.messages.bulk import flags, row_changes
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.messages.bulk import flag_changes, flags, row_changes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
@@ -46,49 +59,58 @@ RANDOM_SEED = 1
 ShowDemoProgress = Callable[[int, int], None]  # takes the number delivered and the total
 
 
-async def ensure_demo_account(
+async def ensure_demo_accounts_with_messages(
     environment: Environment,
     data_folder: Path,
     message_count: int,
     report_progress: ShowDemoProgress,
-) -> DemoAccount:
-    """Create the demo account if it is missing, and deliver its messages once.
+) -> DemoAccounts:
+    """Create the demo accounts that are missing, and deliver the messages of the user once.
 
-    Returns its credentials. Raises CommandError if the messages exceed the quota.
+    Returns their credentials. Raises CommandError if the messages exceed the quota.
     """
-    account = await _ensure_credentials(environment, data_folder)
-    row = await _load_user(environment)
+    account = await _ensure_user_key_and_credentials_file(environment, data_folder, USERNAME)
+    row = await _load_user_or_none(environment, USERNAME)
     if row is not None and not (row.private_metadata or {}).get("demo", {}).get("filled"):
         await _deliver_missing_messages(environment, row, message_count, report_progress)
-    return account
+    return DemoAccounts(
+        account,
+        await _ensure_user_key_and_credentials_file(
+            environment, data_folder, ADMINISTRATOR_USERNAME, Role.ADMIN
+        ),
+        await _ensure_user_key_and_credentials_file(environment, data_folder, SECOND_USERNAME),
+    )
 
 
-async def _ensure_credentials(environment: Environment, data_folder: Path) -> DemoAccount:
+async def _ensure_user_key_and_credentials_file(
+    environment: Environment, data_folder: Path, username: str, role: Role = Role.USER
+) -> DemoAccount:
     """Create the user and API key that are missing; return credentials that are still valid."""
-    stored_account = read_account(data_folder)
-    account = stored_account or DemoAccount(await _generate_password(environment))
-    row = await _load_user(environment)
+    stored_account = read_account_or_none(data_folder, username)
+    account = stored_account or DemoAccount(
+        await _generate_password(environment), username=username, address=f"{username}@{DOMAIN}"
+    )
+    path = account_file(data_folder, username)
+    row = await _load_user_or_none(environment, username)
     if stored_account is None:
-        replace_private_file(
-            data_folder / "demo.json", json.dumps(asdict(account))
-        )  # before the user exists
+        replace_private_file(path, json.dumps(asdict(account)))  # before the user exists
     if row is None:
         if account.password is None:
             account = replace(account, password=await _generate_password(environment))
-        row = await _create_user(environment, account)
+        row = await _create_user_and_missing_domain(environment, account, role)
     elif stored_account is None and account.password:
         await set_password(root_context(environment), row.id, account.password)
-    elif not await password_hashes.check_password(
-        environment, row.password, account.password or ""
+    elif not await password_hashes.retry_while_hash_workers_are_busy(
+        partial(password_hashes.check_password, environment, row.password, account.password or "")
     ):
         account = replace(account, password=None)
     if account.key is None or not await _is_api_key_stored(environment, account.key):
-        new = NewApiKey("demo", row.role, user_id=row.id)
+        new = NewApiKey(username, row.role, user_id=row.id)
         account = replace(
-            account, key=(await api_keys.create_api_key(root_context(environment), new))[1]
+            account, key=(await api_key_mutations.create_api_key(root_context(environment), new))[1]
         )
     if account != stored_account:
-        replace_private_file(data_folder / "demo.json", json.dumps(asdict(account)))
+        replace_private_file(path, json.dumps(asdict(account)))
     return account
 
 
@@ -99,8 +121,8 @@ async def _generate_password(environment: Environment) -> str:
     )
 
 
-async def _load_user(environment: Environment) -> Any:
-    key = await address_resolution.find_sign_in_user_id(environment, USERNAME)
+async def _load_user_or_none(environment: Environment, username: str) -> Any:
+    key = await address_resolution.find_sign_in_user_id(environment, username)
     statement = select(
         col(User.id),
         col(User.tenant_id),
@@ -111,20 +133,25 @@ async def _load_user(environment: Environment) -> Any:
     return next(iter(await environment.database.read(statement)), None)
 
 
-async def _create_user(environment: Environment, account: DemoAccount) -> Any:
+async def _create_user_and_missing_domain(
+    environment: Environment, account: DemoAccount, role: Role
+) -> Any:
     note = {"at": environment.now().isoformat(), "filled": False}
     new = NewUser(
         username=account.username,
+        role=role,
         name="Demo Duck",
         address=account.address,
         password=account.password,
         private_metadata={"demo": note},
     )
-    ctx, domain = root_context(environment), ADDRESS.rpartition("@")[2]
-    if await domain_loaders.find_administered_domain(ctx, domain) is None:
-        await domain_mutations.create_domain(ctx, domain, DomainValues(), with_dkim_key=False)
-    await creation_create.create_user(ctx, new)
-    return await _load_user(environment)
+    ctx = root_context(environment)
+    if await domain_loaders.find_administered_domain(ctx, DOMAIN) is None:
+        await domain_mutations.create_domain(ctx, DOMAIN, DomainValues(), with_dkim_key=False)
+    await password_hashes.retry_while_hash_workers_are_busy(
+        partial(creation_create.create_user, ctx, new)
+    )
+    return await _load_user_or_none(environment, account.username)
 
 
 async def _is_api_key_stored(environment: Environment, api_key: str) -> bool:
@@ -141,7 +168,7 @@ async def _deliver_missing_messages(
     messages = await asyncio.to_thread(
         lambda: list(generate_messages(RANDOM_SEED, message_count, now=now, owner_address=ADDRESS))
     )
-    mailbox_ids = await _ensure_mailboxes(
+    mailbox_ids = await _ensure_mailbox_ids_by_path(
         environment, user.id, {message.mailbox for message in messages}
     )
     stored_digests = await _load_message_digests(environment, user.id)
@@ -149,13 +176,15 @@ async def _deliver_missing_messages(
     while batch := list(islice(remaining, MAX_CONCURRENT_DELIVERIES)):
         await asyncio.gather(
             *(
-                _deliver_message(environment, user, mailbox_ids, stored_digests, one)
-                for one in batch
+                _deliver_message_unless_stored(environment, user, mailbox_ids, stored_digests, row)
+                for row in batch
             )
         )
         delivered_count += len(batch)
         report_progress(delivered_count, len(messages))
-    await _mark_answered(environment, user.id, [one for one in messages if one.is_answered])
+    await _mark_answered(
+        environment, user.id, [message for message in messages if message.is_answered]
+    )
 
     def mark_filled(transaction: DatabaseTransaction) -> None:
         data = {**(user.private_metadata or {}), "demo": {**note, "filled": True}}
@@ -166,25 +195,26 @@ async def _deliver_missing_messages(
     await environment.run_transaction(mark_filled, user.id)
 
 
-async def _ensure_mailboxes(
+async def _ensure_mailbox_ids_by_path(
     environment: Environment, user_id: int, paths: set[str]
 ) -> dict[str, int]:
     ctx = user_context(environment, user_id)
     ids_by_path = {
-        row.path: int(row.id) for row in await mailbox_loaders.load_all_of_user(ctx, user_id, ())
+        row.path: int(row.id)
+        for row in await mailbox_loaders.load_visible_mailboxes_of_user(ctx, user_id, ())
     }
     for path in sorted(paths - ids_by_path.keys()):
-        for box in await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path])):
-            ids_by_path[box.path] = box.id
+        for mailbox in await mailbox_create.create_mailboxes(ctx, NewMailboxes([path])):
+            ids_by_path[mailbox.path] = mailbox.id
     return ids_by_path
 
 
 async def _load_message_digests(environment: Environment, user_id: int) -> set[str]:
-    statement = select(col(Message.digest)).where(col(Message.user_id) == user_id)
-    return {row.digest for row in await environment.database.read(statement)}
+    statement = select(col(Message.sha256)).where(col(Message.user_id) == user_id)
+    return {row.sha256 for row in await environment.database.read(statement)}
 
 
-async def _deliver_message(
+async def _deliver_message_unless_stored(
     environment: Environment,
     user: Any,
     mailbox_ids: dict[str, int],
@@ -194,11 +224,11 @@ async def _deliver_message(
     parsed_message = await received_messages.parse_storable_message(message.raw)
     if parsed_message.digest in stored_digests:
         return
-    box, sender = mailbox_ids[message.mailbox], message.envelope_from
-    to = local_recipient.LocalRecipient(user.id, user.tenant_id, box, 0, ADDRESS)
+    mailbox_id, sender = mailbox_ids[message.mailbox], message.envelope_from
+    recipient = local_recipient.LocalRecipient(user.id, user.tenant_id, mailbox_id, 0, ADDRESS)
     placement = message_insert.MessagePlacement(
         user.id,
-        box,
+        mailbox_id,
         message.received_at,
         seen=message.is_seen,
         flagged=message.is_flagged,
@@ -208,21 +238,23 @@ async def _deliver_message(
     )
     try:
         await received_messages.store_once_for_recipient(
-            environment, parsed_message, to, sender, placement=placement
+            environment, parsed_message, recipient, sender, placement=placement
         )
     except OverQuota as refusal:
-        raise CommandError(f"the demo account is full: {refusal}") from refusal
+        raise CommandError(str(refusal)) from refusal
 
 
 async def _mark_answered(
     environment: Environment, user_id: int, messages: Sequence[DemoMessage]
 ) -> None:
     ctx = user_context(environment, user_id)
-    digests = [(await received_messages.parse_storable_message(one.raw)).digest for one in messages]
+    digests = [
+        (await received_messages.parse_storable_message(message.raw)).digest for message in messages
+    ]
     async with ctx.write_session(user_id) as session:
         statement = select(col(Message.id)).where(
-            col(Message.user_id) == user_id, col(Message.digest).in_(digests)
+            col(Message.user_id) == user_id, col(Message.sha256).in_(digests)
         )
         ids = [row.id for row in await ctx.read(statement)]
         rows = await row_changes.load_rows_in_transaction(session, ids)
-        await flags.change_flags(ctx, session, rows, row_changes.FlagChanges({"answered": True}))
+        await flags.change_flags(ctx, session, rows, flag_changes.FlagChanges({"answered": True}))

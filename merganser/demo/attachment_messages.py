@@ -4,7 +4,12 @@ from dataclasses import replace
 
 from merganser.demo import file_formats, html_pages, media, mime, text_messages
 from merganser.demo.mime import DemoFile, DemoPart
-from merganser.demo.text_library import GeneratorState, MessageText, random_words, wrapped_text
+from merganser.demo.text_library import (
+    GeneratorState,
+    MessageText,
+    random_words_by_placeholder,
+    wrapped_text,
+)
 
 HANDBOOK, PHOTO, TERMS = "handbook", "photo", "terms"
 _WORDS = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -30,7 +35,7 @@ def create_shared_files(state: GeneratorState) -> dict[str, DemoFile]:
 def _text_with_files(
     state: GeneratorState, message_text: MessageText, *attachments: DemoFile
 ) -> DemoPart:
-    parts = (mime.attachment_part(each) for each in attachments)
+    parts = (mime.attachment_part(attachment) for attachment in attachments)
     return mime.multipart_part(
         "mixed", text_messages.quoted_printable_text(state, message_text), *parts
     )
@@ -58,8 +63,8 @@ def alternative_with_receipt(state: GeneratorState, message_text: MessageText) -
     """Text and page, with a document of its own and the usual terms."""
     text_and_html = text_messages.text_and_html(state, message_text)
     parts = (
-        mime.attachment_part(each)
-        for each in (_receipt_file(state, message_text), state.shared_files[TERMS])
+        mime.attachment_part(part)
+        for part in (_receipt_file(state, message_text), state.shared_files[TERMS])
     )
     return mime.multipart_part("mixed", text_and_html, *parts)
 
@@ -72,7 +77,7 @@ def alternative_with_handbook(state: GeneratorState, message_text: MessageText) 
     )
 
 
-def related_with_photo(state: GeneratorState, message_text: MessageText) -> DemoPart:
+def html_with_picture_and_photo(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """A page with its picture, and the photograph."""
     return mime.multipart_part(
         "mixed",
@@ -131,10 +136,8 @@ def text_with_odt(state: GeneratorState, message_text: MessageText) -> DemoPart:
 def text_with_inline_csv(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """Text and an inline CSV table."""
     days = range(1, state.rng.randint(9, 25))
-    counts = [
-        f"2025-06-{day:02};{random_words(state)['place']};{state.rng.randint(3, 140)}"
-        for day in days
-    ]
+    places = {day: random_words_by_placeholder(state)["place"] for day in days}
+    counts = [f"2025-06-{day:02};{places[day]};{state.rng.randint(3, 140)}" for day in days]
     rows = ["date;place;ducks", *counts]
     part = mime.text_part("\n".join(rows) + "\n", "utf-8", "quoted-printable", "text/csv")
     fields = (*part.fields, 'Content-Disposition: inline; filename="count.csv"')
@@ -278,7 +281,7 @@ def photo_with_long_file_name(state: GeneratorState, message_text: MessageText) 
     )
 
 
-def worded_name(state: GeneratorState, message_text: MessageText) -> DemoPart:
+def photo_with_encoded_word_name(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """Text and a photograph whose name is an encoded word, which RFC 2047 forbids and many do."""
     name = f"Eiskönigin {state.rng.randint(1, 99)}.png"
     encoded_name = mime.encode_words(name, "utf-8", "b")
@@ -289,7 +292,9 @@ def worded_name(state: GeneratorState, message_text: MessageText) -> DemoPart:
 
 def photo_between_texts(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """Text, a photograph, and more text below it."""
-    after = mime.text_part(f"That was {random_words(state)['place']}, as promised.\n", "us-ascii")
+    after = mime.text_part(
+        f"That was {random_words_by_placeholder(state)['place']}, as promised.\n", "us-ascii"
+    )
     photo = mime.attachment_part(state.shared_files[PHOTO], "inline")
     return mime.multipart_part(
         "mixed", text_messages.unencoded_text(state, message_text), photo, after
@@ -355,7 +360,7 @@ def parallel_parts(state: GeneratorState, message_text: MessageText) -> DemoPart
     """Text, picture and sound in a parallel multipart (RFC 2046 section 5.1.6)."""
     picture = DemoFile("badge.gif", "image/gif", media.draw_badge_gif(state.rng))
     sound_file = DemoFile("quack.wav", "audio/x-wav", media.synthesize_quack_wav(state.rng))
-    parts = (mime.attachment_part(each, "inline") for each in (picture, sound_file))
+    parts = (mime.attachment_part(part, "inline") for part in (picture, sound_file))
     return mime.multipart_part(
         "parallel", text_messages.unencoded_text(state, message_text), *parts
     )
@@ -369,8 +374,10 @@ def appledouble_file(state: GeneratorState, message_text: MessageText) -> DemoPa
     picture = mime.attachment_part(
         DemoFile("duck.gif", "image/gif", media.draw_badge_gif(state.rng))
     )
-    whole = mime.multipart_part("appledouble", fork, picture)
-    return mime.multipart_part("mixed", text_messages.unencoded_text(state, message_text), whole)
+    file_part = mime.multipart_part("appledouble", fork, picture)
+    return mime.multipart_part(
+        "mixed", text_messages.unencoded_text(state, message_text), file_part
+    )
 
 
 def text_with_tnef(state: GeneratorState, message_text: MessageText) -> DemoPart:

@@ -54,9 +54,9 @@ def _pdf_stream(entries: str, content: bytes) -> bytes:
 def _pdf_file(objects: list[bytes]) -> bytes:
     content = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n"
     offsets = []
-    for number, each in enumerate(objects, 1):
+    for number, object_ in enumerate(objects, 1):
         offsets.append(len(content))
-        content += f"{number} 0 obj\n".encode() + each + b"\nendobj\n"
+        content += f"{number} 0 obj\n".encode() + object_ + b"\nendobj\n"
     table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
     count = len(objects) + 1
     tail = (
@@ -78,7 +78,9 @@ def create_zip(members: dict[str, bytes]) -> bytes:
 
 def create_docx(paragraphs: list[str]) -> bytes:
     """Write paragraphs as a word processor's document."""
-    rows = "".join(f"<w:p><w:r><w:t>{escape(each)}</w:t></w:r></w:p>" for each in paragraphs)
+    rows = "".join(
+        f"<w:p><w:r><w:t>{escape(paragraph)}</w:t></w:r></w:p>" for paragraph in paragraphs
+    )
     space = f'xmlns:w="{_OFFICE}/wordprocessingml/2006/main"'
     document = f"{_XML}<w:document {space}><w:body>{rows}</w:body></w:document>"
     return _create_office_file("word/document.xml", _WORD, document)
@@ -98,14 +100,14 @@ def _create_office_file(main: str, kind: str, document: str) -> bytes:
         f'<Relationship Id="rId1" Type="{relation}" Target="{main}"/></Relationships>'
     )
     members = {"[Content_Types].xml": types, "_rels/.rels": links, main: document}
-    return create_zip({name: each.encode() for name, each in members.items()})
+    return create_zip({name: member.encode() for name, member in members.items()})
 
 
 def create_odt(paragraphs: list[str]) -> bytes:
     """Write paragraphs as an OpenDocument text."""
     space = "urn:oasis:names:tc:opendocument:xmlns"
     kind = "application/vnd.oasis.opendocument.text"
-    rows = "".join(f"<text:p>{escape(each)}</text:p>" for each in paragraphs)
+    rows = "".join(f"<text:p>{escape(paragraph)}</text:p>" for paragraph in paragraphs)
     content = (
         f'<?xml version="1.0" encoding="UTF-8"?><office:document-content office:version="1.2" '
         f'xmlns:office="{space}:office:1.0" xmlns:text="{space}:text:1.0">'
@@ -119,7 +121,7 @@ def create_odt(paragraphs: list[str]) -> bytes:
         f"</manifest:manifest>"
     )
     members = {"mimetype": kind, "content.xml": content, "META-INF/manifest.xml": listing}
-    return create_zip({name: each.encode() for name, each in members.items()})
+    return create_zip({name: member.encode() for name, member in members.items()})
 
 
 def duck_svg(colour: str) -> bytes:

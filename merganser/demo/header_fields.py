@@ -42,7 +42,7 @@ def new_message_id(state: GeneratorState, sender: Person) -> str:
     return f"<{local}@{domain}>"
 
 
-def envelope_from(message_text: MessageText, routing: MessageRouting) -> str:
+def envelope_sender(message_text: MessageText, routing: MessageRouting) -> str:
     """Return the envelope sender, empty for a bounce."""
     if message_text.genre in _NOTICES:
         return ""
@@ -54,17 +54,17 @@ def envelope_from(message_text: MessageText, routing: MessageRouting) -> str:
     return message_text.sender.address
 
 
-def _encoded_word_style(message_text: MessageText) -> tuple[str, str]:
+def _encoded_word_charset_and_style(message_text: MessageText) -> tuple[str, str]:
     charset = "utf-8" if message_text.charset.startswith("utf") else message_text.charset
     return charset, "b" if message_text.language in _BASE64_SCRIPTS else "q"
 
 
 def _address_list(message_text: MessageText, people: tuple[Person, ...]) -> str:
-    charset, style = _encoded_word_style(message_text)
+    charset, style = _encoded_word_charset_and_style(message_text)
     rows = []
-    for each in people:
-        used_charset = charset if can_encode(each.name, charset) else "utf-8"
-        rows.append(mime.format_mailbox(each.name, each.address, used_charset, style))
+    for person in people:
+        used_charset = charset if can_encode(person.name, charset) else "utf-8"
+        rows.append(mime.format_mailbox(person.name, person.address, used_charset, style))
     return ", ".join(rows)
 
 
@@ -82,9 +82,8 @@ def create_fields(
     rows += [f"To: {_to_field_value(state, message_text, routing)}"]
     if routing.cc:
         rows.append(f"Cc: {_address_list(message_text, routing.cc)}")
-    rows.append(
-        f"Subject: {mime.encode_words(message_text.subject, *_encoded_word_style(message_text))}"
-    )
+    charset, style = _encoded_word_charset_and_style(message_text)
+    rows.append(f"Subject: {mime.encode_words(message_text.subject, charset, style)}")
     written_at = routing.sent_at - timedelta(
         seconds=0 if routing.is_own else state.rng.randint(2, 90)
     )
@@ -110,7 +109,7 @@ def _to_field_value(
 def _transport_fields(
     state: GeneratorState, message_text: MessageText, routing: MessageRouting
 ) -> list[str]:
-    rng, sender = state.rng, envelope_from(message_text, routing)
+    rng, sender = state.rng, envelope_sender(message_text, routing)
     domain = (sender or message_text.sender.address).rsplit("@", 1)[-1]
     ip_address = f"192.0.2.{rng.randint(1, 254)}"
     arrived = format_datetime(routing.sent_at)

@@ -14,7 +14,7 @@ _FONTS = (
 
 
 def _html_paragraphs(message_text: MessageText) -> list[str]:
-    return [escape(each).replace("\n", "<br>\n") for each in message_text.paragraphs]
+    return [escape(paragraph).replace("\n", "<br>\n") for paragraph in message_text.paragraphs]
 
 
 def _html_document(message_text: MessageText, head: str, body: str) -> str:
@@ -106,5 +106,5 @@ def markdown_text(message_text: MessageText) -> str:
 
 def enriched_text(message_text: MessageText) -> str:
     """Write a note as text/enriched (RFC 1896)."""
-    rows = [each.replace("<", "<<") for each in message_text.paragraphs]
+    rows = [paragraph.replace("<", "<<") for paragraph in message_text.paragraphs]
     return "\n\n".join((f"<bold>{message_text.subject}</bold>", *rows)) + "\n"

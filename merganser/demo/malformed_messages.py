@@ -218,7 +218,9 @@ def unknown_encoding(_: GeneratorState, message_text: MessageText, fields: list[
 
 def encoded_multipart(state: GeneratorState, message_text: MessageText, fields: list[str]) -> bytes:
     """A multipart in base64, which RFC 2045 forbids."""
-    fields_, body = mime.serialize_part(text_messages.text_and_html(state, message_text), _BOUNDARY)
+    fields_, body = mime.serialize_part_fields_and_body(
+        text_messages.text_and_html(state, message_text), _BOUNDARY
+    )
     part = DemoPart(fields_[0].removeprefix("Content-Type: "), mime.base64_lines(body))
     return _serialize(fields, replace(part, fields=("Content-Transfer-Encoding: base64",)))
 

@@ -46,8 +46,8 @@ def _ellipse_row_span(
     lift = (y - middle[1]) / radii[1]
     if abs(lift) >= 1:
         return None
-    half = radii[0] * math.sqrt(1 - lift * lift)
-    return max(0, round(middle[0] - half)), round(middle[0] + half)
+    half_width = radii[0] * math.sqrt(1 - lift * lift)
+    return max(0, round(middle[0] - half_width)), round(middle[0] + half_width)
 
 
 def _draw_duck_row(row: bytearray, y: int, size: tuple[int, int]) -> None:
@@ -85,11 +85,6 @@ def draw_pond_png(rng: Random, width: int, height: int, grain: int = 16) -> byte
     return encode_png(width, rows)
 
 
-def tracking_pixel_gif() -> bytes:
-    """Write the smallest GIF, as senders use it to see that a message was opened."""
-    return encode_gif(1, 1, [0])
-
-
 def encode_gif(width: int, height: int, pixels: list[int]) -> bytes:
     """Write pixels of four colours as a GIF, with a clear code often enough to stay at 3 bits."""
     codes = []
@@ -104,7 +99,7 @@ def encode_gif(width: int, height: int, pixels: list[int]) -> bytes:
     palette = bytes((255, 255, 255, 40, 90, 110, 240, 200, 40, 20, 30, 40))
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x91, 0, 0) + palette
     frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02"
-    return head + frame + b"".join(bytes((len(each),)) + each for each in blocks) + b"\0;"
+    return head + frame + b"".join(bytes((len(block),)) + block for block in blocks) + b"\0;"
 
 
 def draw_badge_gif(rng: Random) -> bytes:
@@ -133,7 +128,7 @@ def encode_jpeg(columns: int, tiles: list[Colour]) -> bytes:
     """Write tiles of 8 by 8 pixels, given as Y, Cb, Cr, as a baseline JPEG without detail."""
     rows = len(tiles) // columns
     frame = struct.pack(">BHHB", 8, rows * 8, columns * 8, 3)
-    frame += b"".join(bytes((each, 0x11, 0)) for each in (1, 2, 3))
+    frame += b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
     before = [0, 0, 0]
     stream = []
     for tile in tiles:

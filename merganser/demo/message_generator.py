@@ -11,7 +11,7 @@ from merganser.demo.header_fields import (
     MAILING_LIST,
     MessageRouting,
     create_fields,
-    envelope_from,
+    envelope_sender,
     new_message_id,
 )
 from merganser.demo.malformed_messages import MALFORMED_BUILDERS
@@ -93,15 +93,15 @@ def _create_message(
     state: GeneratorState, message_text: MessageText, routing: MessageRouting, part: DemoPart
 ) -> DemoMessage:
     mailbox = _choose_mailbox(state, message_text, routing)
-    own = mailbox in (_SENT, _DRAFTS)
+    is_own = mailbox in (_SENT, _DRAFTS)
     return DemoMessage(
         raw=mime.serialize_message(
             create_fields(state, message_text, routing), part, _new_boundary_token(state)
         ),
-        envelope_from=envelope_from(message_text, routing),
+        envelope_from=envelope_sender(message_text, routing),
         received_at=routing.sent_at,
         mailbox=mailbox,
-        is_seen=own or state.rng.random() < _seen_probability(state, routing),
+        is_seen=is_own or state.rng.random() < _seen_probability(state, routing),
         is_flagged=state.rng.random() < 1 / 16,
         is_answered=False,
         is_draft=mailbox == _DRAFTS,
@@ -158,13 +158,13 @@ def _generate_single_messages(state: GeneratorState, count: int) -> Iterator[Dem
             message = replace(message, mailbox=_DRAFTS, is_draft=True)
         if number % _MESSAGES_PER_OMITTED_FIELD == _MESSAGES_PER_OMITTED_FIELD - 1:
             omitted = _OMITTED[number // _MESSAGES_PER_OMITTED_FIELD % len(_OMITTED)]
-            message = replace(message, raw=_omit(message.raw, omitted))
+            message = replace(message, raw=_without_header_field(message.raw, omitted))
         yield replace(message, shape_name=shape.name)
 
 
 def _write_text(state: GeneratorState, key: str, charset: str, number: int) -> MessageText:
-    own = key in ("family", "pond", "club", "team") and number % 7 == 0
-    return write_text(state, key, charset, state.owner if own else None)
+    is_own = key in ("family", "pond", "club", "team") and number % 7 == 0
+    return write_text(state, key, charset, state.owner if is_own else None)
 
 
 def _vary_subject(state: GeneratorState, message_text: MessageText, number: int) -> MessageText:
@@ -184,25 +184,27 @@ def _vary_subject(state: GeneratorState, message_text: MessageText, number: int)
 def _routing_of_single(
     state: GeneratorState, message_text: MessageText, number: int
 ) -> MessageRouting:
-    own = message_text.sender == state.owner
+    is_own = message_text.sender == state.owner
     senders = state.library.sections[message_text.genre].senders
-    to: tuple[Person, ...] = (state.owner,)
-    if own:
-        to = tuple(state.rng.sample(senders, state.rng.randint(1, 2)))
+    to_people: tuple[Person, ...] = (state.owner,)
+    if is_own:
+        to_people = tuple(state.rng.sample(senders, state.rng.randint(1, 2)))
     elif message_text.genre == "list":
-        to = (MAILING_LIST,)
+        to_people = (MAILING_LIST,)
     elif message_text.genre == "pond" and number % 2:
-        to = (state.owner, *state.rng.sample(senders, 2))
+        to_people = (state.owner, *state.rng.sample(senders, 2))
     cc = (
         (state.rng.choice(senders),)
         if message_text.genre in ("team", "club") and number % 3 == 1
         else ()
     )
     sent_at = state.now - _NEWEST if number == 1 else _random_time(state)
-    return MessageRouting(to, cc, sent_at, new_message_id(state, message_text.sender), is_own=own)
+    return MessageRouting(
+        to_people, cc, sent_at, new_message_id(state, message_text.sender), is_own=is_own
+    )
 
 
-def _omit(raw: bytes, name: str) -> bytes:
+def _without_header_field(raw: bytes, name: str) -> bytes:
     head, gap, body = raw.partition(b"\r\n\r\n")
     kept_lines: list[bytes] = []
     skipping = False
@@ -224,7 +226,7 @@ def _generate_thread(state: GeneratorState) -> list[DemoMessage]:
     sizes: set[int] = set()
     for at, thread_message in enumerate(thread_messages):
         state.current_time = thread_message.sent_at
-        build, part = _reply_part(state, thread_message.text, sizes)
+        build, part = _reply_part_of_unused_size(state, thread_message.text, sizes)
         message = _create_message(
             state,
             thread_message.text,
@@ -236,14 +238,14 @@ def _generate_thread(state: GeneratorState) -> list[DemoMessage]:
     return messages
 
 
-def _reply_part(
+def _reply_part_of_unused_size(
     state: GeneratorState, message_text: MessageText, sizes: set[int]
 ) -> tuple[message_shapes.BuildPart, DemoPart]:
     # Answers have one subject, so no two of them may have the same size.
     while True:
         build = state.rng.choice(message_shapes.REPLY_BUILDERS)
         part = build(state, message_text)
-        size = len(mime.serialize_part(part, "")[1])
+        size = len(mime.serialize_part_fields_and_body(part, "")[1])
         if size not in sizes:
             sizes.add(size)
             return build, part
@@ -252,25 +254,27 @@ def _reply_part(
 def _routing_of_reply(
     state: GeneratorState, thread_message: ThreadMessage, thread_messages: list[ThreadMessage]
 ) -> MessageRouting:
-    own = thread_message.text.sender == state.owner
-    people = list(dict.fromkeys([each.text.sender for each in thread_messages] + [state.owner]))
-    other_people = tuple(each for each in people if each != thread_message.text.sender)
-    to, cc = other_people[:1], other_people[1:]
+    is_own = thread_message.text.sender == state.owner
+    people = list(
+        dict.fromkeys([message.text.sender for message in thread_messages] + [state.owner])
+    )
+    other_people = tuple(person for person in people if person != thread_message.text.sender)
+    to_people, cc = other_people[:1], other_people[1:]
     if thread_message.text.genre == "list":
-        to, cc = (MAILING_LIST,), ()
+        to_people, cc = (MAILING_LIST,), ()
     parent = (
         thread_messages[thread_message.parent_index].message_id
         if thread_message.parent_index >= 0
         else ""
     )
     return MessageRouting(
-        to,
+        to_people,
         cc,
         thread_message.sent_at,
         thread_message.message_id,
         thread_message.references,
         parent,
-        own,
+        is_own,
     )
 
 

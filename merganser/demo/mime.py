@@ -70,17 +70,19 @@ def encode_words(text: str, charset: str, style: str = "q") -> str:
         return text
     if style == "q" and charset.startswith("iso-2022"):
         style = "b"
-    found: list[str] = []
+    encoded_words: list[str] = []
     chunk = ""
     for character in text:
         if (
             len(_encoded_word((chunk + character).encode(charset), charset, style))
             > _MAX_ENCODED_WORD
         ):
-            found.append(chunk)
+            encoded_words.append(chunk)
             chunk = ""
         chunk += character
-    return " ".join(_encoded_word(each.encode(charset), charset, style) for each in (*found, chunk))
+    return " ".join(
+        _encoded_word(word.encode(charset), charset, style) for word in (*encoded_words, chunk)
+    )
 
 
 def format_mailbox(name: str, address: str, charset: str = "utf-8", style: str = "q") -> str:
@@ -176,8 +178,8 @@ def message_part(raw: bytes, fields: tuple[str, ...] = ()) -> DemoPart:
 def _multipart_body(part: DemoPart, boundary: str, token: str) -> bytes:
     path = boundary.removesuffix(token)
     rows = [encode_text(f"{part.preamble}\n", "ascii")] if part.preamble else []
-    for index, each in enumerate(part.parts):
-        fields, body = serialize_part(each, token, f"{path}{index}.")
+    for index, nested_part in enumerate(part.parts):
+        fields, body = serialize_part_fields_and_body(nested_part, token, f"{path}{index}.")
         head = "".join(f"{fold_field(field)}\r\n" for field in fields)
         # The line end before a boundary belongs to the boundary (RFC 2046 section 5.1.1).
         rows.append(f"--{boundary}\r\n{head}\r\n".encode() + body + b"\r\n")
@@ -186,7 +188,9 @@ def _multipart_body(part: DemoPart, boundary: str, token: str) -> bytes:
     return b"".join(rows)
 
 
-def serialize_part(part: DemoPart, token: str, path: str = "") -> tuple[list[str], bytes]:
+def serialize_part_fields_and_body(
+    part: DemoPart, token: str, path: str = ""
+) -> tuple[list[str], bytes]:
     """Return the content fields of a part, unfolded, and its body. `token` makes boundaries."""
     parameters, body = part.parameters, part.body
     if part.parts:
@@ -207,7 +211,7 @@ def serialize_part(part: DemoPart, token: str, path: str = "") -> tuple[list[str
 
 def serialize_message(fields: list[str], part: DemoPart, token: str) -> bytes:
     """Write a whole message: its fields, MIME-Version, the content fields, the body."""
-    content, body = serialize_part(part, token)
+    content, body = serialize_part_fields_and_body(part, token)
     version = ["MIME-Version: 1.0"] if part.content_type else []
     head = "".join(f"{fold_field(field)}\r\n" for field in (*fields, *version, *content))
     return head.encode() + b"\r\n" + body

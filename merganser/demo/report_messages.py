@@ -78,10 +78,10 @@ def nested_messages(state: GeneratorState, message_text: MessageText) -> DemoPar
     raw = embedded_message(state, _other_text(state))
     for _ in range(2):
         other = _other_text(state)
-        whole = mime.multipart_part(
+        body_part = mime.multipart_part(
             "mixed", text_messages.unencoded_text(state, other), mime.message_part(raw)
         )
-        raw = embedded_message(state, other, whole)
+        raw = embedded_message(state, other, body_part)
     return mime.multipart_part(
         "mixed", text_messages.unencoded_text(state, message_text), mime.message_part(raw)
     )
@@ -145,20 +145,20 @@ def _original_message(state: GeneratorState, recipient: Person) -> bytes:
 
 def dsn_failed(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """A bounce with the whole message (RFC 3464)."""
-    to = _unknown_recipient(state)
-    whole = mime.message_part(_original_message(state, to))
-    status = _delivery_status_part(to, "failed", "5.1.1")
+    unknown_recipient = _unknown_recipient(state)
+    body_part = mime.message_part(_original_message(state, unknown_recipient))
+    status = _delivery_status_part(unknown_recipient, "failed", "5.1.1")
     return _report_part(
-        "delivery-status", text_messages.unencoded_text(state, message_text), status, whole
+        "delivery-status", text_messages.unencoded_text(state, message_text), status, body_part
     )
 
 
 def dsn_delayed(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """A DSN about a delay, with the header of the message (RFC 3464)."""
-    to = _unknown_recipient(state)
-    header = _original_message(state, to).split(b"\r\n\r\n")[0] + b"\r\n"
+    unknown_recipient = _unknown_recipient(state)
+    header = _original_message(state, unknown_recipient).split(b"\r\n\r\n")[0] + b"\r\n"
     top = DemoPart("text/rfc822-headers", header)
-    status = _delivery_status_part(to, "delayed", "4.4.1")
+    status = _delivery_status_part(unknown_recipient, "delayed", "4.4.1")
     return _report_part(
         "delivery-status", text_messages.unencoded_text(state, message_text), status, top
     )
@@ -198,9 +198,9 @@ def abuse_report(state: GeneratorState, message_text: MessageText) -> DemoPart:
     report_part = DemoPart(
         "message/feedback-report", mime.encode_text("\n".join(rows) + "\n", "ascii")
     )
-    whole = mime.message_part(_original_message(state, _unknown_recipient(state)))
+    body_part = mime.message_part(_original_message(state, _unknown_recipient(state)))
     return _report_part(
-        "feedback-report", text_messages.unencoded_text(state, message_text), report_part, whole
+        "feedback-report", text_messages.unencoded_text(state, message_text), report_part, body_part
     )
 
 
@@ -222,8 +222,8 @@ def tls_report(state: GeneratorState, message_text: MessageText) -> DemoPart:
 
 
 def _signed_part(inside: DemoPart, protocol: str, micalg: str, signature: DemoPart) -> DemoPart:
-    about = (mime.encode_parameter("protocol", protocol), f"micalg={micalg}")
-    return mime.multipart_part("signed", inside, signature, parameters=about)
+    parameters = (mime.encode_parameter("protocol", protocol), f"micalg={micalg}")
+    return mime.multipart_part("signed", inside, signature, parameters=parameters)
 
 
 def _pgp_signature_part(state: GeneratorState) -> DemoPart:
@@ -265,8 +265,8 @@ def pgp_encrypted_message(state: GeneratorState, message_text: MessageText) -> D
     hidden = mime.encode_text(file_formats.pgp_armor("MESSAGE", state.rng.randbytes(size)), "ascii")
     parameters = ('name="encrypted.asc"',)
     secret = DemoPart("application/octet-stream", hidden, parameters=parameters)
-    about = ('protocol="application/pgp-encrypted"',)
-    return mime.multipart_part("encrypted", version, secret, parameters=about)
+    content_parameters = ('protocol="application/pgp-encrypted"',)
+    return mime.multipart_part("encrypted", version, secret, parameters=content_parameters)
 
 
 def smime_encrypted_message(state: GeneratorState, message_text: MessageText) -> DemoPart:
@@ -350,12 +350,16 @@ def text_with_event_file(state: GeneratorState, message_text: MessageText) -> De
 def text_with_external_body(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """Text and a reference to a file on another server (RFC 2046 section 5.2.3)."""
     number = state.rng.randint(1, 9999)
-    about = ("access-type=URL", f'URL="http://example.com/big/{number}.tar.gz"', f"size={number}")
+    parameters = (
+        "access-type=URL",
+        f'URL="http://example.com/big/{number}.tar.gz"',
+        f"size={number}",
+    )
     body = (
         "Content-Type: application/gzip\r\nContent-ID: "
         f"<{text_messages.new_content_id(state, 'big')}>\r\n\r\n"
     )
-    external_part = DemoPart("message/external-body", body.encode(), parameters=about)
+    external_part = DemoPart("message/external-body", body.encode(), parameters=parameters)
     return mime.multipart_part(
         "mixed", text_messages.unencoded_text(state, message_text), external_part
     )
@@ -363,6 +367,6 @@ def text_with_external_body(state: GeneratorState, message_text: MessageText) ->
 
 def partial_message(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """The first third of a message, with its header (RFC 2046 section 5.2.2)."""
-    about = ("number=1", "total=3", f'id="{state.rng.getrandbits(40):x}@example.com"')
+    parameters = ("number=1", "total=3", f'id="{state.rng.getrandbits(40):x}@example.com"')
     body = embedded_message(state, with_charset(message_text, "utf-8"))
-    return DemoPart("message/partial", body, parameters=about)
+    return DemoPart("message/partial", body, parameters=parameters)

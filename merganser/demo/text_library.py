@@ -166,7 +166,7 @@ def _add_line(section: TextSection, line: str) -> None:
         section.topics[-1].paragraphs.append(line)
 
 
-def random_words(state: GeneratorState) -> dict[str, str]:
+def random_words_by_placeholder(state: GeneratorState) -> dict[str, str]:
     """Draw a random word for each placeholder of a message."""
     rng = state.rng
     chosen_words = {key: rng.choice(choices) for key, choices in state.library.words.items()}
@@ -208,11 +208,11 @@ def write_text(
 ) -> MessageText:
     """Write a text on a random topic of a section, with an unused subject."""
     section, rng = state.library.sections[section_key], state.rng
-    filled, topic = random_words(state), rng.choice(section.topics)
+    filled, topic = random_words_by_placeholder(state), rng.choice(section.topics)
     for _ in range(_MAX_SUBJECT_TRIES):
         if topic.subject.format_map(filled) not in state.used_subjects:
             break
-        filled, topic = random_words(state), rng.choice(section.topics)
+        filled, topic = random_words_by_placeholder(state), rng.choice(section.topics)
     subject = topic.subject.format_map(filled)
     while subject in state.used_subjects:
         subject = f"{topic.subject.format_map(filled)} [{rng.randint(2, 10**6)}]"
@@ -221,7 +221,8 @@ def write_text(
     extras = rng.sample(section.extras, min(len(section.extras), rng.choice((0, 0, 1, 1, 2, 3))))
     paragraphs = _with_greeting_and_closing(state, section, sender, [*topic.paragraphs, *extras])
     body = tuple(
-        each.format_map(filled | {"me": signing_name(section, sender)}) for each in paragraphs
+        paragraph.format_map(filled | {"me": signing_name(section, sender)})
+        for paragraph in paragraphs
     )
     message_text = MessageText(section_key, section.language, "utf-8", sender, subject, body)
     return with_charset(message_text, charset or _choose_charset(state, message_text))
@@ -235,7 +236,7 @@ def _with_greeting_and_closing(
     if sender == state.owner:
         end = [f"{state.rng.choice(('Best wishes', 'Yours', 'Quack'))},|{{me}}"] if end else []
         start = []
-    return [each.replace("|", "\n") for each in (*start, *body, *end)]
+    return [line.replace("|", "\n") for line in (*start, *body, *end)]
 
 
 def _choose_charset(state: GeneratorState, message_text: MessageText) -> str:
@@ -244,7 +245,7 @@ def _choose_charset(state: GeneratorState, message_text: MessageText) -> str:
         return state.rng.choice(CHARSETS[message_text.language])
     if text.isascii():
         return state.rng.choice(_ENGLISH_CHARSETS)
-    return next(each for each in _ENGLISH_CHARSETS if can_encode(text, each))
+    return next(charset for charset in _ENGLISH_CHARSETS if can_encode(text, charset))
 
 
 def with_charset(message_text: MessageText, charset: str) -> MessageText:
@@ -269,12 +270,12 @@ def write_reply(
 ) -> MessageText:
     """Write a reply that quotes the replied text."""
     section, rng = state.library.sections[replied_text.genre], state.rng
-    filled = random_words(state) | {"me": signing_name(section, sender)}
+    filled = random_words_by_placeholder(state) | {"me": signing_name(section, sender)}
     says = [rng.choice(section.replies)]
     if section.extras and rng.random() < 0.5:  # noqa: PLR2004 (every other one)
         says.append(rng.choice(section.extras))
     says.append("{me}")
-    body = tuple(each.format_map(filled) for each in says)
+    body = tuple(sentence.format_map(filled) for sentence in says)
     quoted = (
         f"On {replied_at:%Y-%m-%d at %H:%M}, {replied_text.sender.name} "
         f"wrote:\n{_quote_lines(wrapped_text(replied_text))}"
@@ -304,7 +305,9 @@ def _quote_lines(text: str) -> str:
 
 def wrapped_text(message_text: MessageText, width: int = _WIDTH) -> str:
     """Return the body as wrapped lines."""
-    paragraphs = ["\n".join(_wrap_paragraph(each, width)) for each in message_text.paragraphs]
+    paragraphs = [
+        "\n".join(_wrap_paragraph(paragraph, width)) for paragraph in message_text.paragraphs
+    ]
     return (
         "\n\n".join(
             (*paragraphs, message_text.quoted_text) if message_text.quoted_text else paragraphs

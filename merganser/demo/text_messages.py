@@ -239,9 +239,9 @@ def newsletter_with_pictures(state: GeneratorState, message_text: MessageText) -
         mime.attachment_part(photo, "inline", head),
         mime.attachment_part(logo, "inline", name),
     )
-    whole = mime.multipart_part("related", html, *inside)
+    body_part = mime.multipart_part("related", html, *inside)
     return mime.multipart_part(
-        "alternative", _text_part(message_text, wrapped_text(message_text), _BASE64), whole
+        "alternative", _text_part(message_text, wrapped_text(message_text), _BASE64), body_part
     )
 
 

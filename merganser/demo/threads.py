@@ -47,7 +47,7 @@ def _next_message(
     # Most replies are to the last message, some to an earlier one.
     answered_index = rng.choice((len(turns) - 1,) * 3 + (rng.randrange(len(turns)),))
     parent = turns[answered_index]
-    sender = rng.choice([each for each in people if each != parent.text.sender])
+    sender = rng.choice([person for person in people if person != parent.text.sender])
     seconds = int(wait.total_seconds() * rng.uniform(0.1, 1))
     sent_at = turns[-1].sent_at + timedelta(seconds=seconds)
     message_text = write_reply(state, parent.text, sender, parent.sent_at)

@@ -14,24 +14,24 @@ from merganser.doctor.findings import Finding, action_finding, hint_finding, ok_
 from merganser.errors import CommandError
 from merganser.server import environment_factory
 from merganser.settings.settings import PREFIX, Settings
-from models.certificates import Certificate
-from models.store.columns import select_columns
+from models.certificates import AcmeState, Certificate
+from models.store.columns import ColumnRow, select_columns
 
 EXPIRY_WARNING = timedelta(days=14)
 MAX_SHOWN = 20
-SELECTED_COLUMNS = ("server_name", "not_after", "acme", "acme_failures", "acme_state")
+SELECTED_COLUMNS = ("server_name", "not_after", "acme", "acme_state", "acme_error")
 
 
 async def check_certificates(settings: Settings) -> list[Finding]:
     """Check the certificate file and the stored certificates."""
     now = datetime.now(UTC)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if settings.tls_cert is not None:
-        found += _check_certificate_file(settings.tls_cert, now)
-    rows = await _load_problem_certificates(settings, now)
+        findings += _check_certificate_file(settings.tls_cert, now)
+    rows = await _load_problem_certificates_if_readable(settings, now)
     for row in rows[:MAX_SHOWN]:
-        found += _check_stored_certificate(row, now)
-    return found
+        findings += _check_stored_certificate(row, now)
+    return findings
 
 
 def _check_certificate_file(file: Path, now: datetime) -> list[Finding]:
@@ -39,15 +39,19 @@ def _check_certificate_file(file: Path, now: datetime) -> list[Finding]:
     subject = f"{PREFIX}TLS_CERT"
     try:
         text = file.read_text(errors="replace")
-        blocks = [each[0] for each in PEM_BLOCK.finditer(text) if each[1].endswith("CERTIFICATE")]
+        blocks = [
+            block[0] for block in PEM_BLOCK.finditer(text) if block[1].endswith("CERTIFICATE")
+        ]
         expires_at = x509.load_pem_x509_certificate(blocks[0].encode()).not_valid_after_utc
     except (OSError, ValueError, IndexError):
-        return action_finding(subject, f"{file} cannot be read", "put a certificate there, PEM")
-    return _expiry_finding(subject, str(file), expires_at, now, "put another in its place")
+        return action_finding(subject, f"{file} can't be read", "provide a PEM certificate")
+    return _expiry_finding(subject, str(file), expires_at, now, "replace it")
 
 
-async def _load_problem_certificates(settings: Settings, now: datetime) -> Sequence[Any]:
-    """Load certificates that expire soon or failed to renew.
+async def _load_problem_certificates_if_readable(
+    settings: Settings, now: datetime
+) -> Sequence[ColumnRow]:
+    """Load certificates that expire soon, are revoked, or that ACME does not order.
 
     Returns none if the database can't be read, which the check of the database reports.
     """
@@ -56,6 +60,7 @@ async def _load_problem_certificates(settings: Settings, now: datetime) -> Seque
         .where(
             (col(Certificate.not_after) < now + EXPIRY_WARNING)
             | (col(Certificate.acme_failures) > 0)
+            | col(Certificate.acme_state).in_((AcmeState.TERMS_NOT_AGREED, AcmeState.REVOKED))
         )
         .order_by(col(Certificate.not_after))
         .limit(MAX_SHOWN)
@@ -72,24 +77,37 @@ async def _load_problem_certificates(settings: Settings, now: datetime) -> Seque
 
 def _can_database_exist(settings: Settings) -> bool:
     """True if the SQLite file exists, and for PostgreSQL. Opening an SQLite file creates it."""
-    url = environment_factory.checked_database_url(settings)
+    url = environment_factory.checked_database_url_without_password(settings)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
 
 
-def _check_stored_certificate(row: Any, now: datetime) -> list[Finding]:
-    subject, advice = "certificate", "send another by certificateSet"
-    if row.acme:
-        advice = f"see why it is not renewed: {row.acme_state}"
-    if row.not_after is None:
-        return hint_finding(subject, f"{row.server_name} has none yet", advice)
-    return _expiry_finding(subject, row.server_name, row.not_after, now, advice)
+def _check_stored_certificate(certificate_row: Any, now: datetime) -> list[Finding]:
+    subject, advice = "certificate", "replace it by certificateSet"
+    if certificate_row.acme:
+        error = f": {certificate_row.acme_error}" if certificate_row.acme_error else ""
+        advice = f"ACME state {certificate_row.acme_state}{error}"
+    if certificate_row.acme_state == AcmeState.REVOKED:
+        return action_finding(
+            subject,
+            f"{certificate_row.server_name} is revoked",
+            "run merganser certificate delete again",
+        )
+    if certificate_row.not_after is None:
+        return hint_finding(subject, f"{certificate_row.server_name} has none yet", advice)
+    if certificate_row.acme and certificate_row.not_after >= now + EXPIRY_WARNING:
+        end_date = f"{certificate_row.not_after:%Y-%m-%d}"
+        problem = f"{certificate_row.server_name} is valid until {end_date}, and not renewed"
+        return hint_finding(subject, problem, advice)
+    return _expiry_finding(
+        subject, certificate_row.server_name, certificate_row.not_after, now, advice
+    )
 
 
 def _expiry_finding(
     subject: str, name: str, expires_at: datetime, now: datetime, advice: str
 ) -> list[Finding]:
     if expires_at <= now:
-        return action_finding(subject, f"{name} ended on {expires_at:%Y-%m-%d}", advice)
+        return action_finding(subject, f"{name} expired on {expires_at:%Y-%m-%d}", advice)
     if expires_at < now + EXPIRY_WARNING:
-        return action_finding(subject, f"{name} ends on {expires_at:%Y-%m-%d}", advice)
+        return action_finding(subject, f"{name} expires on {expires_at:%Y-%m-%d}", advice)
     return ok_finding(subject, f"{name} is valid until {expires_at:%Y-%m-%d}")

@@ -58,17 +58,17 @@ async def run_checks(settings: Settings) -> list[Finding]:
         "ports": _check_ports,
         "names": _check_dns,
     }
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
-        environment_factory.checked_database_url(settings)
+        environment_factory.checked_database_url_without_password(settings)
     except CommandError as trouble:
-        return action_finding("store", trouble.message, f"set {PREFIX}DATABASE_URL right")
+        return action_finding("store", trouble.message, f"correct {PREFIX}DATABASE_URL")
     for name, check in checks.items():
         try:
-            found += await check(settings)
+            findings += await check(settings)
         except CommandError as trouble:
-            found += action_finding(name, trouble.message, "see there")
-    return found
+            findings += action_finding(name, trouble.message, "see there")
+    return findings
 
 
 async def _check_versions(_settings: Settings) -> list[Finding]:
@@ -88,15 +88,17 @@ async def _check_clock(_settings: Settings) -> list[Finding]:
 async def _check_data_folder(settings: Settings) -> list[Finding]:
     data = settings.data
     if not data.exists():
-        return hint_finding("data folder", f"{data} is not there yet", "`merganser init` makes it")
+        return hint_finding(
+            "data folder", f"{data} does not exist yet", "`merganser init` creates it"
+        )
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         return action_finding(
-            "data folder", f"{data} is not ours to write", "chown it to this user"
+            "data folder", f"no permission to write to {data}", "chown it to this user"
         )
     mode = stat.S_IMODE(data.stat().st_mode)
     if mode & OTHERS_PERMISSIONS:
         return action_finding(
-            "data folder", f"others may look into {data} ({mode:o})", f"chmod 700 {data}"
+            "data folder", f"other users can read {data} ({mode:o})", f"chmod 700 {data}"
         )
     return ok_finding("data folder", str(data.absolute()))
 
@@ -106,30 +108,34 @@ async def _check_secret_file(settings: Settings) -> list[Finding]:
         return ok_finding("secret", f"from {PREFIX}SIGNING_SECRET")
     path = settings.data / "secret"
     if not path.exists():
-        return hint_finding("secret", f"{path} is not there yet", "`merganser init` makes it")
+        return hint_finding("secret", f"{path} does not exist yet", "`merganser init` creates it")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & OTHERS_PERMISSIONS:
-        return action_finding("secret", f"others may read {path} ({mode:o})", f"chmod 600 {path}")
-    environment_factory.load_or_create_secret(settings)
+        return action_finding(
+            "secret", f"other users can read {path} ({mode:o})", f"chmod 600 {path}"
+        )
+    environment_factory.load_or_create_signing_secret(settings)
     return ok_finding("secret", str(path))
 
 
 async def _check_disk_space(settings: Settings) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for folder in _folders_on_different_disks(settings):
-        free = shutil.disk_usage(_first_existing_parent(folder)).free
-        free_space = f"{format_size(free)} free for {folder}"
-        if free < FULL_DISK_SPACE:
-            found += action_finding("disk", free_space, "make room: mail is refused with 452 soon")
-        elif free < LOW_DISK_SPACE:
-            found += hint_finding("disk", free_space, "make room before it is urgent")
+        free_bytes = shutil.disk_usage(_folder_or_first_existing_parent(folder)).free
+        free_space = f"{format_size(free_bytes)} free for {folder}"
+        if free_bytes < FULL_DISK_SPACE:
+            findings += action_finding(
+                "disk", free_space, "free space: mail will soon be rejected with 452"
+            )
+        elif free_bytes < LOW_DISK_SPACE:
+            findings += hint_finding("disk", free_space, "free space soon")
         else:
-            found += ok_finding("disk", free_space)
-    return found
+            findings += ok_finding("disk", free_space)
+    return findings
 
 
 def _folders_on_different_disks(settings: Settings) -> list[Path]:
-    url = environment_factory.checked_database_url(settings)
+    url = environment_factory.checked_database_url_without_password(settings)
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)
@@ -137,20 +143,24 @@ def _folders_on_different_disks(settings: Settings) -> list[Path]:
     folders += [Path(url) for url in urls if url and "://" not in url]
     devices: dict[int, Path] = {}
     for folder in folders:
-        devices.setdefault(_first_existing_parent(folder).stat().st_dev, folder)
+        devices.setdefault(_folder_or_first_existing_parent(folder).stat().st_dev, folder)
     return list(devices.values())
 
 
-def _first_existing_parent(folder: Path) -> Path:
-    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+def _folder_or_first_existing_parent(folder: Path) -> Path:
+    return next(
+        folder_path
+        for folder_path in (folder.absolute(), *folder.absolute().parents)
+        if folder_path.exists()
+    )
 
 
 async def _check_database(settings: Settings) -> list[Finding]:
-    url = environment_factory.checked_database_url(settings)
+    url = environment_factory.checked_database_url_without_password(settings)
     database_url = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not _path_exists(url.database or ""):
         return hint_finding(
-            "store", f"{database_url} is not there yet", "`merganser init` makes it"
+            "store", f"{database_url} does not exist yet", "`merganser init` creates it"
         )
     async with environment_factory.open_database(settings) as store:
         try:
@@ -159,7 +169,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
                 version = await _postgres_version_text(store)
         except CommandError as trouble:
             return action_finding(
-                "store", trouble.message, f"start it, or set {PREFIX}DATABASE_URL right"
+                "store", trouble.message, f"start it, or correct {PREFIX}DATABASE_URL"
             )
     if missing:
         return action_finding(
@@ -170,19 +180,24 @@ async def _check_database(settings: Settings) -> list[Finding]:
 
 async def _check_key_file(settings: Settings) -> list[Finding]:
     """Check that the key file exists, is private, and has all keys that the database needs."""
-    path, fingerprints = key_file.key_file_path(settings), await _load_key_fingerprints(settings)
+    path, fingerprints = (
+        key_file.key_file_path(settings),
+        await _load_key_fingerprints_if_readable(settings),
+    )
     if not path.exists() and not fingerprints:
-        return hint_finding("vault", f"{path} is not there yet", "`merganser init` makes it")
+        return hint_finding("vault", f"{path} does not exist yet", "`merganser init` creates it")
     try:
-        lacking = key_file.missing_key_names(path, fingerprints)
+        lacking = key_file.missing_or_different_key_names(path, fingerprints)
     except CommandError as trouble:
         return action_finding(
-            "vault", trouble.message, "bring the file back, or set its rights right"
+            "vault", trouble.message, "restore the file, or correct its permissions"
         )
     if lacking:
-        todo = "bring back the file that has them: the secrets of users lie under them"
-        return action_finding("vault", f"{path} has not the keys {' '.join(lacking)}", todo)
-    return ok_finding("vault", f"{path} has all keys of the store")
+        next_step = "restore the file with the keys: secrets of users are encrypted with them"
+        return action_finding(
+            "vault", f"{path} does not have the keys {' '.join(lacking)}", next_step
+        )
+    return ok_finding("vault", f"{path} has all keys of the database")
 
 
 async def _check_arc_keys(settings: Settings) -> list[Finding]:
@@ -190,23 +205,23 @@ async def _check_arc_keys(settings: Settings) -> list[Finding]:
     if settings.arc_keys_folder is None:
         return []
     try:
-        arc_key_states = arc_keys.check_arc_keys(settings.arc_keys_folder)
+        arc_key_states = arc_keys.check_arc_keys_and_return_dns_names(settings.arc_keys_folder)
     except CommandError as trouble:
         return action_finding(
-            "seals", trouble.message, "make the key anew, or set its rights right"
+            "seals", trouble.message, "create the key again, or correct its permissions"
         )
     if not arc_key_states:
-        todo = "make one by `merganser domain arc-key`"
-        return hint_finding("seals", f"no key in {settings.arc_keys_folder}", todo)
+        next_step = "create one with `merganser domain arc-key`"
+        return hint_finding("seals", f"no key in {settings.arc_keys_folder}", next_step)
     return ok_finding("seals", f"keys in {settings.arc_keys_folder}: {len(arc_key_states)}")
 
 
-async def _load_key_fingerprints(settings: Settings) -> dict[str, str]:
+async def _load_key_fingerprints_if_readable(settings: Settings) -> dict[str, str]:
     """Load the fingerprints of the keys that the database needs, by key name.
 
     Returns none if the database can't be read, which its own check reports.
     """
-    url = environment_factory.checked_database_url(settings)
+    url = environment_factory.checked_database_url_without_password(settings)
     if url.get_backend_name() == "sqlite" and not _path_exists(url.database or ""):
         return {}
     async with environment_factory.open_database(settings) as store:
@@ -229,57 +244,57 @@ async def _postgres_version_text(store: Database) -> str:
 
 
 async def _check_object_stores(settings: Settings) -> list[Finding]:
-    found = await _check_object_store("blobs", settings.object_store_url, "OBJECT_STORE_URL")
+    findings = await _check_object_store("blobs", settings.object_store_url, "OBJECT_STORE_URL")
     if settings.cold_object_store_url is not None:
-        found += await _check_object_store(
+        findings += await _check_object_store(
             "cold blobs", settings.cold_object_store_url, "COLD_OBJECT_STORE_URL"
         )
-    return found
+    return findings
 
 
 async def _check_object_store(subject: str, url: str, setting_name: str) -> list[Finding]:
     if "://" not in url and not _path_exists(url):
-        return hint_finding(subject, f"{url} is not there yet", "`merganser init` makes it")
+        return hint_finding(subject, f"{url} does not exist yet", "`merganser init` creates it")
     store = environment_factory.open_object_store_of_setting(url, f"{PREFIX}{setting_name}")
     name = "00/merganser-doctor"
     try:
         await store.put(name, b"looked")
-        read = await store.get(name)
+        read_data = await store.get(name)
         await store.delete([name])
     except Exception as problem:  # noqa: BLE001 - each error of the object store's client is a finding
-        text = f"cannot write there: {problem}".splitlines()[0]
-        return action_finding(subject, text, f"give us the right to, or set {PREFIX}{setting_name}")
+        text = f"cannot write to it: {problem}".splitlines()[0]
+        return action_finding(subject, text, f"grant the permission, or set {PREFIX}{setting_name}")
     finally:
         await store.close()
-    if read != b"looked":
+    if read_data != b"looked":
         return action_finding(
-            subject, "what was written came back otherwise", "check disk and bucket"
+            subject, "the written bytes differ when read", "check disk and bucket"
         )
     return ok_finding(subject, f"{url.partition('?')[0]} can be written and read")
 
 
 async def _check_ports(settings: Settings) -> list[Finding]:
     server_pid = store_lock.sqlite_server_pid(settings.database_url)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name, setting in sockets.listen_addresses(settings).items():
         subject = f"{name} port"
         try:
-            for connection in sockets.bind_sockets(name, setting):
+            for connection in sockets.open_listening_sockets(name, setting):
                 connection.close()
         except CommandError as trouble:
             greeting = await asyncio.to_thread(_is_served_by_merganser, name, setting)
             if greeting:
-                served = f" by our server (pid {server_pid})" if server_pid else ""
-                found += ok_finding(subject, f"{setting} is served{served}")
+                served = f" by this server (pid {server_pid})" if server_pid else ""
+                findings += ok_finding(subject, f"{setting} is in use{served}")
             else:
-                todo = f"stop who has it, or set {PREFIX}{name}_LISTEN"
-                found += action_finding(subject, trouble.message, todo)
+                next_step = f"stop the process that uses it, or set {PREFIX}{name}_LISTEN"
+                findings += action_finding(subject, trouble.message, next_step)
         else:
-            found += ok_finding(subject, f"{setting} is free")
-    for name in sockets.exposed_listeners(settings):
-        todo = "see that a firewall or proxy stands before it"
-        found += hint_finding(f"{name} port", "other machines can reach it", todo)
-    return found
+            findings += ok_finding(subject, f"{setting} is free")
+    for name in sockets.exposed_listener_names(settings):
+        next_step = "make sure that a firewall or proxy protects it"
+        findings += hint_finding(f"{name} port", "other machines can reach it", next_step)
+    return findings
 
 
 def _is_served_by_merganser(listener_name: str, address: str) -> bool:
@@ -303,20 +318,20 @@ def _is_served_by_merganser(listener_name: str, address: str) -> bool:
 
 async def _check_dns(settings: Settings) -> list[Finding]:
     if settings.hostname == "localhost":
-        todo = f"set {PREFIX}HOSTNAME to this machine's name before mail leaves it"
-        return hint_finding("DNS", "the host has no name of its own", todo)
+        next_step = f"set {PREFIX}HOSTNAME to the name of this machine before it sends mail"
+        return hint_finding("DNS", "the host name is not configured", next_step)
     resolver = resolver_at(settings.dns_resolver)
-    answers = [await _check_dns_records(resolver, settings.hostname, ("A", "AAAA"))]
+    answers = [await _check_any_dns_record_exists(resolver, settings.hostname, ("A", "AAAA"))]
     answers += await asyncio.gather(
         *(
-            _check_dns_records(resolver, name, ("MX", "A"))
-            for name in await _load_names_of_domains_to_check(settings)
+            _check_any_dns_record_exists(resolver, name, ("MX", "A"))
+            for name in await _load_domain_names_to_check_if_readable(settings)
         )
     )
     return answers
 
 
-async def _load_names_of_domains_to_check(settings: Settings) -> list[str]:
+async def _load_domain_names_to_check_if_readable(settings: Settings) -> list[str]:
     """Load the names of active domains.
 
     Returns none if the database can't be read, which its own check reports.
@@ -330,11 +345,11 @@ async def _load_names_of_domains_to_check(settings: Settings) -> list[str]:
             return []  # the check of the database reports why
 
 
-async def _check_dns_records(
+async def _check_any_dns_record_exists(
     resolver: Resolver, domain: str, record_types: tuple[str, ...]
 ) -> Finding:
     if domain.rpartition(".")[2] in RESERVED_TOP_LEVEL_DOMAINS:
-        return Finding("DNS", Verdict.OK, f"{domain} is a name for trials, which nobody looks up")
+        return Finding("DNS", Verdict.OK, f"{domain} is a reserved name, which is not looked up")
     offline = ""
     for kind in record_types:
         try:
@@ -349,9 +364,12 @@ async def _check_dns_records(
             first = " ".join(str(next(iter(answer))).split())
             return Finding("DNS", Verdict.OK, f"{domain} has {kind} {first}")
     if offline:
-        todo = "look again when this machine reaches a name server"
-        return Finding("DNS", Verdict.HINT, f"no answer for {domain} ({offline})", todo)
-    todo = f"publish a record {' or '.join(record_types)} for {domain}, or mail does not find us"
+        next_step = "run the check again when a name server is reachable"
+        return Finding("DNS", Verdict.HINT, f"no response for {domain} ({offline})", next_step)
+    next_step = (
+        f"publish a record {' or '.join(record_types)} for {domain}, or mail "
+        "can't be delivered to this server"
+    )
     return Finding(
-        "DNS", Verdict.ACTION, f"{domain} has neither {' nor '.join(record_types)}", todo
+        "DNS", Verdict.ACTION, f"{domain} has no {' and no '.join(record_types)} record", next_step
     )

@@ -22,16 +22,16 @@ class Finding:
     todo: str = ""
 
 
-def ok_finding(subject: str, found: str) -> list[Finding]:
+def ok_finding(subject: str, detail: str) -> list[Finding]:
     """A list with one finding that all is well."""
-    return [Finding(subject, Verdict.OK, found)]
+    return [Finding(subject, Verdict.OK, detail)]
 
 
-def hint_finding(subject: str, found: str, todo: str) -> list[Finding]:
+def hint_finding(subject: str, detail: str, next_step: str) -> list[Finding]:
     """A list with one finding that something works, but could be better."""
-    return [Finding(subject, Verdict.HINT, found, todo)]
+    return [Finding(subject, Verdict.HINT, detail, next_step)]
 
 
-def action_finding(subject: str, found: str, todo: str) -> list[Finding]:
+def action_finding(subject: str, detail: str, next_step: str) -> list[Finding]:
     """A list with one finding that something does not work, or not for long."""
-    return [Finding(subject, Verdict.ACTION, found, todo)]
+    return [Finding(subject, Verdict.ACTION, detail, next_step)]

@@ -6,21 +6,26 @@ It reads one short request per connection and has no other feature of HTTP.
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
+from mail.network.connection_gate import ConnectionGate
 from mail.network.ip_networks import network_for_limits
 from mail.tls.acme_client import CHALLENGE_PATH, MAX_TOKEN_CHARACTERS
 from merganser.server import sockets
+from merganser.server.components.listener_component import ListenerDefinition
 from merganser.server.processes.process_roles import ProcessRole
 from merganser.settings.settings import Settings
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
-from resolvers.certificates import acme_worker
+from resolvers.certificates import acme_challenges
 
 log = logging.getLogger(__name__)
 
 LISTENER_NAME = "ACME_HTTP"
+COMPONENT_NAME = "acmeHttp"
 MAX_REQUEST_SIZE = 8192  # bytes
 REQUEST_TIMEOUT = 10.0  # seconds to receive the request, and to send the response
 MAX_CONNECTIONS, MAX_CONNECTIONS_PER_NETWORK = 200, 20
@@ -46,21 +51,29 @@ class AcmeHttpListener:
         port: int = self._servers[0].sockets[0].getsockname()[1]
         return port
 
-    async def start(self, **socket_options: object) -> None:
+    async def start(self, **socket_options: Any) -> None:
         """Listen on `host` and `port`, or on the bound socket `sock`. Raises OSError."""
-        server = await asyncio.start_server(
-            self._handle_connection,
-            limit=MAX_REQUEST_SIZE,
-            **socket_options,  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+        loop = asyncio.get_running_loop()
+
+        def create_stream() -> asyncio.StreamReaderProtocol:
+            reader = asyncio.StreamReader(limit=MAX_REQUEST_SIZE, loop=loop)
+            return asyncio.StreamReaderProtocol(reader, self._answer_challenge_and_close, loop=loop)
+
+        def create_gate() -> ConnectionGate:
+            return ConnectionGate(self._world.refuses_ip, create_stream)
+
+        server = await loop.create_server(
+            create_gate,
+            **socket_options,
         )
         self._servers.append(server)
 
-    def close(self) -> None:
-        """Stop accepting connections. Open ones end by their timeout."""
+    async def close(self, timeout: float = 0) -> None:  # noqa: ASYNC109
+        """Stop accepting connections. Open ones end by their own timeout."""
         for server in self._servers:
             server.close()
 
-    async def _handle_connection(
+    async def _answer_challenge_and_close(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         peer = writer.get_extra_info("peername")
@@ -75,7 +88,7 @@ class AcmeHttpListener:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # not a certificate authority
         except Exception:  # other connections must still be served
-            log.exception("a challenge was not answered")
+            log.exception("Could not answer an ACME challenge")
         finally:
             if slot is not None:
                 slot.release()
@@ -88,7 +101,7 @@ class AcmeHttpListener:
         """The HTTP response to a request head: the key authorization, or 404."""
         request = CHALLENGE_REQUEST.match(request_head)
         key_authorization = (
-            await acme_worker.find_challenge_answer(self._world, request[2].decode())
+            await acme_challenges.find_challenge_answer(self._world, request[2].decode())
             if request
             else None
         )
@@ -110,24 +123,20 @@ class AcmeHttpListener:
         return response_head if request and request[1] == b"HEAD" else response_head + body
 
 
-async def start_listeners(
-    settings: Settings, environment: Environment, process_role: ProcessRole, stack: AsyncExitStack
-) -> Sequence[AcmeHttpListener]:
-    """Start the ACME listener if MERGANSER_ACME_HTTP_LISTEN is set, and close it with the stack.
+def open_and_define_acme_listener(
+    settings: Settings, environment: Environment, process_role: ProcessRole
+) -> Generator[ListenerDefinition]:
+    """Yield the ACME listener if MERGANSER_ACME_HTTP_LISTEN is set, with its open socket.
 
     Raises CommandError if the address can't be bound.
     """
-    if settings.acme_http_listen is None:
-        return []
-    listener = AcmeHttpListener(environment)
-    stack.callback(listener.close)
-    if LISTENER_NAME in process_role.smtp_sockets:
-        for bound_socket in process_role.smtp_sockets[LISTENER_NAME]:
-            await listener.start(sock=bound_socket)
-        return [listener]
-    host, port = sockets.split_host_port(settings.acme_http_listen)
-    try:
-        await listener.start(host=host, port=port)
-    except OSError as problem:
-        raise sockets.bind_failure(LISTENER_NAME, settings.acme_http_listen, problem) from problem
-    return [listener]
+    if (address := settings.acme_http_listen) is None:
+        return
+    yield ListenerDefinition(
+        COMPONENT_NAME,
+        address=address,
+        bound_sockets=process_role.smtp_sockets.get(LISTENER_NAME)
+        or sockets.open_listening_sockets(LISTENER_NAME, address),
+        create_listener=partial(AcmeHttpListener, environment),
+        finish_timeout=REQUEST_TIMEOUT,
+    )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mail.addresses.address_syntax import checked_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain
 from mail.authentication import arc_seal
 from mail.authentication.public_keys import is_domain
 from merganser.errors import EXIT_USAGE, CommandError
@@ -21,17 +21,17 @@ class StoredArcKey:
     is_new: bool
 
 
-def create_arc_key(folder: Path, domain: str, selector: str) -> StoredArcKey:
+def create_or_load_arc_key(folder: Path, domain: str, selector: str) -> StoredArcKey:
     """Create the ARC key of a domain, or load the one that exists.
 
     Raises CommandError if the domain or the selector is invalid, or the file can't be used.
     """
     try:
-        ascii_domain = arc_seal.ascii_name(checked_domain(domain, path="domain"))
+        ascii_domain = arc_seal.ascii_name(normalize_and_validate_domain(domain, path="domain"))
     except RequestError as problem:
-        raise CommandError(f"{domain} is no domain", exit_code=EXIT_USAGE) from problem
+        raise CommandError(f"{domain} is not a domain name.", exit_code=EXIT_USAGE) from problem
     if not is_domain(selector):
-        raise CommandError(f"--selector: {selector} is no name of a key", exit_code=EXIT_USAGE)
+        raise CommandError(f"--selector: {selector} is not a valid selector.", exit_code=EXIT_USAGE)
     dns_name = f"{selector}{arc_seal.DOMAINKEY_LABEL}{ascii_domain}"
     path = folder / f"{dns_name}.pem"
     try:
@@ -39,15 +39,15 @@ def create_arc_key(folder: Path, domain: str, selector: str) -> StoredArcKey:
         is_new = not path.exists()
         if is_new:
             create_private_file_if_missing(path, arc_seal.new_key_pem())
-        key = arc_seal.load_key(path)
+        key = arc_seal.load_arc_private_key(path)
     except OSError as problem:
-        raise CommandError(f"cannot write {path}: {problem.strerror}") from problem
+        raise CommandError(f"Cannot write {path}: {problem.strerror}.") from problem
     except arc_seal.UnusableSealKey as problem:
         raise CommandError(str(problem)) from problem
-    return StoredArcKey(path, dns_name, arc_seal.dns_record(key), is_new)
+    return StoredArcKey(path, dns_name, arc_seal.arc_key_dns_record(key), is_new)
 
 
-def check_arc_keys(folder: Path) -> list[str]:
+def check_arc_keys_and_return_dns_names(folder: Path) -> list[str]:
     """Check all ARC keys of the folder and return their DNS names.
 
     Raises CommandError if a key can't be used.
@@ -55,9 +55,9 @@ def check_arc_keys(folder: Path) -> list[str]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".pem")
         for path in paths:
-            arc_seal.load_key(path)
+            arc_seal.load_arc_private_key(path)
     except OSError as problem:
-        raise CommandError(f"cannot read {folder}: {problem.strerror}") from problem
+        raise CommandError(f"Cannot read {folder}: {problem.strerror}.") from problem
     except arc_seal.UnusableSealKey as problem:
         raise CommandError(str(problem)) from problem
     return [path.stem for path in paths]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from merganser.demo.credentials import DemoAccount
+from merganser.demo.credentials import DemoAccount, DemoAccounts
 from merganser.server import sockets
 from merganser.server.sockets import split_host_port
 from merganser.settings.settings import Settings
@@ -20,31 +20,33 @@ EXAMPLE_QUERY = (
 _LOOPBACK_OF_WILDCARD = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not bound here, but replaced by loopback
 
 
-def print_demo_banner(settings: Settings, account: DemoAccount) -> None:
+def print_demo_banner(settings: Settings, accounts: DemoAccounts) -> None:
     """Print the addresses and credentials, and commands that can be copied."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    password = account.password or "(not the one we made: somebody has changed it)"
-    account_lines = (
+    account = accounts.user
+    address_lines = (
         ("GraphiQL", graphql_url(settings)),
-        ("User", account.username),
-        ("Password", password),
-        ("API key", account.key or ""),
+        ("Documentation", graphql_url(settings).removesuffix("graphql") + "docs/"),
     )
     mail_addresses = [
         (name, listen_address)
         for name, listen_address in sockets.listen_addresses(settings).items()
         if name != "HTTP"
     ]
-    console.print("\nMerganser is running. Ctrl-C ends it.\n", style="bold")
-    for name, value in (*account_lines, *mail_addresses):
+    console.print("\nMerganser is running. Press Ctrl-C to stop it.\n", style="bold")
+    for name, value in (*address_lines, *mail_addresses):
         console.print(f"  {name:<16}{value}")
+    for title, demo_account in accounts.by_title().items():
+        console.print(f"\n  {title:<16}{demo_account.username}")
+        console.print(f"  {'Password':<16}{demo_account.password_text}")
+        console.print(f"  {'API key':<16}{demo_account.key or ''}")
     console.print("\nRead three subjects:\n", style="bold")
     console.print(f"  {curl_command(settings, account)}")
     console.print("\nSend the account a message:\n", style="bold")
-    console.print(f"  {send_test_command(settings, account)}\n")
+    console.print(f"  {test_message_shell_command(settings, account)}\n")
 
 
-def send_test_command(settings: Settings, account: DemoAccount) -> str:
+def test_message_shell_command(settings: Settings, account: DemoAccount) -> str:
     """The shell command that sends a test message to the demo account."""
     is_default_lmtp = settings.lmtp_listen == Settings.model_fields["lmtp_listen"].default
     lmtp_variable = (

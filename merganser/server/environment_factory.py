@@ -15,21 +15,31 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from mail.maintenance import restore_mark
 from mail.mime import close_readers
 from mail.storage import message_trace
-from mail.storage.blobs.object_stores import open_store
+from mail.storage.blob_cache.blob_cache import BlobCache
+from mail.storage.blob_cache.cache_folder import (
+    BlobCacheFolder,
+    ForeignFolder,
+    store_id_from_url,
+)
+from mail.storage.blob_cache.cached_store import CachedStore, blob_cache_of_store
+from mail.storage.blobs.object_stores import BucketStore, open_store
 from mail.storage.blobs.tiered_store import TieredStore
+from mail.throttling import ban_changes
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.event_bus import create_wakeups
-from merganser.server.key_file import load_secret_box
+from merganser.server.key_file import load_or_create_registered_secret_box
+from merganser.server.observability.log_store import create_log_store
 from merganser.server.private_files import create_private_file_if_missing
 from merganser.server.store.common_facts import (
     BLOBS_FACT,
     COLD_BLOBS_FACT,
-    compare_lock,
-    compare_object_store,
-    compare_secret,
+    lock_facts_if_postgres,
+    mark_or_compare_object_store,
+    register_secret_unless_other_server_differs,
 )
-from merganser.server.store.migration import load_missing_revisions, upgrade
+from merganser.server.store.migration import load_missing_revisions, run_missing_migrations
 from merganser.settings.settings import Settings
+from models.logs.recorder import LogRecorder
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.object_store import ObjectStoreProtocol
@@ -40,9 +50,10 @@ from resolvers.admin import settings as admin_settings
 from resolvers.auth import credential_cache
 from resolvers.auth.authentication import wait_for_background_tasks
 from resolvers.auth.passwords import password_hashes
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 
-NOT_MIGRATED = "the store is not ready: run `merganser init` first"
+NOT_MIGRATED = "The database is not ready: run `merganser init` first."
 
 
 @asynccontextmanager
@@ -58,19 +69,19 @@ async def open_environment(
     if not migrate and not _can_database_exist(settings):
         raise CommandError(NOT_MIGRATED)  # before any file is created
     create_data_folders(settings)
-    key = load_or_create_secret(settings)
+    key = load_or_create_signing_secret(settings)
     async with open_database(settings) as store:
         with database_errors_as_command_errors(settings):
             if migrate:
-                await upgrade(store)
+                await run_missing_migrations(store)
                 await store.refresh_planner_statistics()
             elif await load_missing_revisions(store):
                 raise CommandError(NOT_MIGRATED)
             object_store = open_object_store(settings)
-            async with compare_lock(settings):
-                secret_box = await load_secret_box(settings, store)
-                await compare_secret(settings, store, key)
-                await _compare_object_stores(settings, store, object_store)
+            async with lock_facts_if_postgres(settings):
+                secret_box = await load_or_create_registered_secret_box(settings, store)
+                await register_secret_unless_other_server_differs(settings, store, key)
+                await _mark_or_compare_object_stores(settings, store, object_store)
         process_wakeups = create_wakeups(settings, key)
         environment = Environment(
             store,
@@ -79,35 +90,44 @@ async def open_environment(
             secret_box=secret_box,
             options=settings.options(),
             wakeups=process_wakeups,
+            logs=LogRecorder(create_log_store(settings, store)),
             reach_fault_point=fault_point_killer(settings.fault),
+        )
+        environment.refused_networks.replace_never_refused_addresses(
+            proxies=[*settings.trusted_proxies, *settings.smtp_trusted_proxies]
         )
         credential_cache.follow_drops_of_other_processes(environment)
         try:
             with database_errors_as_command_errors(settings):
                 admin_settings.log_unusable_settings(
-                    await admin_settings.apply_settings_and_return_invalid_keys(environment)
+                    await admin_settings.apply_stored_settings_and_list_invalid(environment)
                 )
                 await restore_mark.load_and_enter_incarnation(environment)
+                await ban_changes.refresh_refused_networks_from_database(environment)
+                await ban_changes.apply_server_addresses(environment)
             yield environment
         finally:
             await wait_for_background_tasks(
                 environment
             )  # uses of credentials are stored in the background
-            await message_trace.flush(environment)
+            await message_trace.write_pending_trace_steps(environment)
+            await environment.logs.stop()
             await process_wakeups.close()
             await object_store.close()
+            if blob_cache := blob_cache_of_store(object_store):
+                await blob_cache.close()
             await close_readers()
             await password_hashes.close_workers(environment)
 
 
-async def _compare_object_stores(
+async def _mark_or_compare_object_stores(
     settings: Settings, store: Database, objects: ObjectStoreProtocol
 ) -> None:
     """Compare the marks of the object stores with the database. Raises CommandError."""
     hot = objects.hot if isinstance(objects, TieredStore) else objects
-    await compare_object_store(store, hot, BLOBS_FACT, settings.object_store_url)
+    await mark_or_compare_object_store(store, hot, BLOBS_FACT, settings.object_store_url)
     if isinstance(objects, TieredStore) and settings.cold_object_store_url is not None:
-        await compare_object_store(
+        await mark_or_compare_object_store(
             store, objects.cold, COLD_BLOBS_FACT, settings.cold_object_store_url
         )
 
@@ -131,18 +151,18 @@ def database_errors_as_command_errors(settings: Settings) -> Generator[None]:
     except (DBAPIError, OSError, StorageUnavailable) as problem:
         cause = problem.__cause__ if isinstance(problem, StorageUnavailable) else None
         reason = _first_line(getattr(cause or problem, "orig", None) or cause or problem)
-        url = checked_database_url(settings).render_as_string(hide_password=True)
-        raise CommandError(f"cannot use the store {url}: {reason}") from problem
+        url = checked_database_url_without_password(settings).render_as_string(hide_password=True)
+        raise CommandError(f"Cannot use the database {url}: {reason}.") from problem
     except PostgresAddressError as problem:
         raise CommandError(
             f"MERGANSER_DATABASE_URL is wrong: {problem}", exit_code=EXIT_USAGE
         ) from problem
     except ModuleNotFoundError as problem:
-        text = f"a PostgreSQL store needs {problem.name}: pip install 'merganser[postgres]'"
+        text = f"A PostgreSQL database requires {problem.name}: pip install 'merganser[postgres]'"
         raise CommandError(text) from problem
 
 
-def checked_database_url(settings: Settings) -> URL:
+def checked_database_url_without_password(settings: Settings) -> URL:
     """The database URL of the settings, without a password.
 
     Raises CommandError if it is no URL, or names an SQLite database in memory.
@@ -159,12 +179,11 @@ def checked_database_url(settings: Settings) -> URL:
             f"MERGANSER_DATABASE_URL is wrong: {problem}", exit_code=EXIT_USAGE
         ) from problem
     except (ArgumentError, ValueError) as problem:
-        raise CommandError(
-            "MERGANSER_DATABASE_URL is wrong: it cannot be read as a URL"
-        ) from problem
+        raise CommandError("MERGANSER_DATABASE_URL is wrong: it is not a URL.") from problem
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise CommandError(
-            "MERGANSER_DATABASE_URL is wrong: name a file, or all is lost at the end"
+            "MERGANSER_DATABASE_URL is wrong: it must name a file, since an "
+            "in-memory database is lost at the end."
         )
     return url
 
@@ -176,7 +195,7 @@ def _first_line(problem: BaseException) -> str:
 
 def _can_database_exist(settings: Settings) -> bool:
     """True if the SQLite file exists, and for PostgreSQL. Opening an SQLite file creates it."""
-    url = checked_database_url(settings)
+    url = checked_database_url_without_password(settings)
     return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
 
 
@@ -185,7 +204,7 @@ def create_data_folders(settings: Settings) -> None:
 
     Raises CommandError if one can't be created or is not writable.
     """
-    url = checked_database_url(settings)
+    url = checked_database_url_without_password(settings)
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)
@@ -193,12 +212,16 @@ def create_data_folders(settings: Settings) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as problem:
-            raise CommandError(f"cannot make the folder {folder}: {problem.strerror}") from problem
+            raise CommandError(
+                f"Cannot create the folder {folder}: {problem.strerror}."
+            ) from problem
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise CommandError(f"may not write into the folder {folder}: give it to this user")
+            raise CommandError(
+                f"No permission to write into the folder {folder}: give it to this user."
+            )
 
 
-def load_or_create_secret(settings: Settings) -> bytes:
+def load_or_create_signing_secret(settings: Settings) -> bytes:
     """The secret that tokens and cursors are signed with.
 
     It is the setting, or else the content of the file `secret`, which is created at first.
@@ -212,27 +235,53 @@ def load_or_create_secret(settings: Settings) -> bytes:
             create_private_file_if_missing(path, secrets.token_hex(32))
         return bytes.fromhex(path.read_text())
     except OSError as problem:
-        raise CommandError(f"cannot read {path}: {problem.strerror}") from problem
+        raise CommandError(f"Cannot read {path}: {problem.strerror}.") from problem
     except ValueError as problem:
-        raise CommandError(
-            f"{path} holds no secret of ours: remove it, or set it right"
-        ) from problem
+        raise CommandError(f"{path} has no valid secret: remove it, or restore it.") from problem
 
 
 def open_object_store(settings: Settings) -> ObjectStoreProtocol:
     """Open the object store, with its cold tier if one is set.
 
-    Raises CommandError if one of them can't be opened.
+    Objects of a remote store are read through the blob cache, if one is set. Raises CommandError
+    if a store or the cache can't be opened.
     """
-    hot = open_object_store_of_setting(settings.object_store_url, "MERGANSER_OBJECT_STORE_URL")
-    if settings.cold_object_store_url is None:
-        return hot
-    return TieredStore(
-        hot,
-        open_object_store_of_setting(
-            settings.cold_object_store_url, "MERGANSER_COLD_OBJECT_STORE_URL"
-        ),
-    )
+    hot_url, cold_url = settings.object_store_url, settings.cold_object_store_url
+    hot = open_object_store_of_setting(hot_url, "MERGANSER_OBJECT_STORE_URL")
+    cold = None
+    if cold_url is not None:
+        cold = open_object_store_of_setting(cold_url, "MERGANSER_COLD_OBJECT_STORE_URL")
+    if isinstance(hot, BucketStore) or isinstance(cold, BucketStore):
+        cache = _open_blob_cache(settings)
+        if cache is not None:
+            hot = _with_cache_if_remote(hot, cache, hot_url)
+            cold = _with_cache_if_remote(cold, cache, cold_url or "") if cold else None
+    return hot if cold is None else TieredStore(hot, cold)
+
+
+def _with_cache_if_remote(
+    store: ObjectStoreProtocol, cache: BlobCache, url: str
+) -> ObjectStoreProtocol:
+    if isinstance(store, BucketStore):
+        return CachedStore(store, cache, store_id_from_url(url))
+    return store
+
+
+def _open_blob_cache(settings: Settings) -> BlobCache | None:
+    """Open the blob cache; None if none is set. Raises CommandError if the folder is unusable."""
+    folder = settings.blob_cache
+    if folder is None:
+        return None
+    try:
+        return BlobCache(BlobCacheFolder(folder, settings.blob_cache_size))
+    except OSError as problem:
+        raise CommandError(
+            f"MERGANSER_BLOB_CACHE cannot be used: {folder}: {problem.strerror}."
+        ) from problem
+    except ForeignFolder as problem:
+        raise CommandError(
+            f"MERGANSER_BLOB_CACHE cannot be used: {folder} has other files. Name an empty folder."
+        ) from problem
 
 
 def open_object_store_of_setting(url: str, setting_name: str) -> ObjectStoreProtocol:

@@ -59,9 +59,10 @@ def _create_event_bus(settings: Settings, bus_setting: str, secret: bytes) -> Ev
         extra = {"redis": "redis", "nats": "nats"}.get(
             str(problem.name).partition(".")[0], "postgres"
         )
-        text = f"{PREFIX}EVENT_BUS_URL needs {problem.name}: pip install 'merganser[{extra}]'"
+        text = f"{PREFIX}EVENT_BUS_URL requires {problem.name}: pip install 'merganser[{extra}]'"
         raise CommandError(text, exit_code=EXIT_USAGE) from problem
     except (OSError, ValueError) as problem:
         raise CommandError(
-            f"{PREFIX}EVENT_BUS_URL cannot be used: {problem}", exit_code=EXIT_USAGE
+            f"{PREFIX}EVENT_BUS_URL cannot be used: {str(problem).rstrip('.')}.",
+            exit_code=EXIT_USAGE,
         ) from problem

@@ -7,8 +7,9 @@ one pass per second checks all connections, so that a request needs no timer.
 import ipaddress
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from graph.http.response_headers import CONTENT_SECURITY_POLICY, DEFAULT_HEADERS, DENY_ALL_POLICY
+from mail.network.connection_gate import ConnectionGate, IsRefused
 from models.runtime.concurrency_limits import ConcurrencyLimiter, ConcurrencySlot
 
 MAX_HEAD_SIZE = 64 << 10  # bytes of the request line and the header fields
@@ -46,10 +48,14 @@ class ConnectionTracker:
     write_timeout: float = 30  # for a client to read what was sent
     slots_by_connection: dict[object, ConcurrencySlot] = field(default_factory=dict)
 
-    def register(self, connection: object, address: str | None) -> bool:
+    def register_unless_limit_reached(self, connection: object, address: str | None) -> bool:
         """Count a new connection from this IP address. Returns False if a limit is reached."""
-        each = self.limiter.limit if self._is_trusted_proxy(address) else self.limiter.limit_per_key
-        slot = self.limiter.acquire(address, each)
+        slot_limit = (
+            self.limiter.limit
+            if self._is_trusted_proxy_or_unix_socket(address)
+            else self.limiter.limit_per_key
+        )
+        slot = self.limiter.acquire(address, slot_limit)
         if slot:
             self.slots_by_connection[connection] = slot
         return slot is not None
@@ -64,7 +70,7 @@ class ConnectionTracker:
         if slot := self.slots_by_connection.pop(connection, None):
             slot.release()
 
-    def _is_trusted_proxy(self, address: str | None) -> bool:
+    def _is_trusted_proxy_or_unix_socket(self, address: str | None) -> bool:
         try:
             address_object = ipaddress.ip_address((address or "").partition("%")[0])
         except ValueError:
@@ -93,12 +99,14 @@ def error_response(status: str, error_code: str, message: str, *extra_header_lin
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-RESPONSE_MALFORMED = error_response("400 Bad Request", "BAD_USER_INPUT", "This is no HTTP request.")
+RESPONSE_MALFORMED = error_response("400 Bad Request", "BAD_USER_INPUT", "Not an HTTP request.")
 RESPONSE_TIMEOUT = error_response(
-    "408 Request Timeout", "DEADLINE_EXCEEDED", "The request did not come in time."
+    "408 Request Timeout", "DEADLINE_EXCEEDED", "The request was not received in time."
 )
 RESPONSE_HEAD_TOO_LARGE = error_response(
-    "431 Request Header Fields Too Large", "TOO_LARGE", f"A head has at most {MAX_HEAD_SIZE} bytes."
+    "431 Request Header Fields Too Large",
+    "TOO_LARGE",
+    f"A request header has at most {MAX_HEAD_SIZE} bytes.",
 )
 RESPONSE_TOO_MANY_CONNECTIONS = error_response(
     "503 Service Unavailable", "UNAVAILABLE", "Too many connections.", "Retry-After: 5"
@@ -112,7 +120,9 @@ class SendProgress:
     unread_bytes: int = 0
     since_time: float = 0.0
 
-    def is_stuck(self, transport: Any, now: float, timeout: float) -> bool:
+    def record_progress_and_return_if_stuck(
+        self, transport: Any, now: float, timeout: float
+    ) -> bool:
         """True if the client read less than MIN_BYTES_READ of waiting data within the timeout.
 
         Call it about once per second with the time of the monotonic clock.
@@ -143,8 +153,10 @@ class HttpConnection(HttpToolsProtocol):
         self.is_ending = False
         self.active_request: Any = None  # pipelined requests wait for its response
         self.send_progress = SendProgress()
-        if not self.tracker.register(self, self.client[0] if self.client else None):
-            self._send_and_close(RESPONSE_TOO_MANY_CONNECTIONS)
+        if not self.tracker.register_unless_limit_reached(
+            self, self.client[0] if self.client else None
+        ):
+            self._abandon_requests_and_send_last_response(RESPONSE_TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting the connection."""
@@ -159,14 +171,14 @@ class HttpConnection(HttpToolsProtocol):
         if self.deadline and not self.is_ending:
             self.head_size += len(data)
             if self.head_size > MAX_HEAD_SIZE:
-                self._send_and_close(RESPONSE_HEAD_TOO_LARGE)
+                self._abandon_requests_and_send_last_response(RESPONSE_HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """Begin with a request. Raises ValueError, which becomes status 400, beyond a limit."""
         if len(self.headers) > MAX_HEADER_FIELDS or len(self.pipeline) > MAX_PIPELINED_REQUESTS:
-            raise ValueError("too much")
+            raise ValueError("too many header fields or requests")
         if self.parser is not None and self.parser.get_http_version() not in HTTP_VERSIONS:
-            raise ValueError("a version of which we know nothing")
+            raise ValueError("unsupported HTTP version")
         self.deadline, self.head_size = 0.0, 0
         super().on_headers_complete()
 
@@ -189,7 +201,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Respond with status 400 and a GraphQL error, in place of uvicorn's text."""
-        self._send_and_close(RESPONSE_MALFORMED)
+        self._abandon_requests_and_send_last_response(RESPONSE_MALFORMED)
 
     def resume_writing(self) -> None:
         """Record that the client has read all bytes that were sent."""
@@ -199,18 +211,20 @@ class HttpConnection(HttpToolsProtocol):
     def close_if_too_slow(self, now: float) -> None:
         """Close the connection if a deadline of the monotonic clock has passed."""
         is_late = self.deadline and now > self.deadline
-        if (is_late and self.is_ending) or self.send_progress.is_stuck(
+        if (is_late and self.is_ending) or self.send_progress.record_progress_and_return_if_stuck(
             self.transport, now, self.tracker.write_timeout
         ):
             self.transport.abort()
         elif is_late and not self.transport.is_closing():
-            self._send_and_close(RESPONSE_TIMEOUT if self.head_size else b"")
+            self._abandon_requests_and_send_last_response(
+                RESPONSE_TIMEOUT if self.head_size else b""
+            )
 
-    def _send_and_close(self, response: bytes) -> None:
-        """Send a last response and close.
+    def _abandon_requests_and_send_last_response(self, response: bytes) -> None:
+        """Abandon the requests of the connection, send a last response, and close our side.
 
         A client that is still sending may lose the response if the connection is reset, so it
-        gets CLOSE_TIMEOUT to read it.
+        gets CLOSE_TIMEOUT to read it. Nothing is sent if a response has already begun.
         """
         if self.is_ending or self.transport.is_closing():
             return
@@ -278,7 +292,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def close_if_too_slow(self, now: float) -> None:
         """Close the connection if a deadline of the monotonic clock has passed."""
         is_late = not self.handshake_initiated and now > self.deadline
-        if is_late or self.send_progress.is_stuck(self.transport, now, self.tracker.write_timeout):
+        if is_late or self.send_progress.record_progress_and_return_if_stuck(
+            self.transport, now, self.tracker.write_timeout
+        ):
             self.transport.abort()
 
 
@@ -289,3 +305,17 @@ def bind_protocol_classes(
     return type("HttpConnection", (HttpConnection,), {"tracker": tracker}), type(
         "Socket", (WebSocketConnection,), {"tracker": tracker}
     )
+
+
+def gated_protocol_factory(
+    protocol_class: type[HttpConnection], is_refused: IsRefused
+) -> Callable[..., ConnectionGate]:
+    """Return the function that uvicorn calls for each connection instead of the class.
+
+    Connections of refused addresses are closed before an object of the class is created.
+    """
+
+    def create_gate(*arguments: Any, **options: Any) -> ConnectionGate:
+        return ConnectionGate(is_refused, partial(protocol_class, *arguments, **options))
+
+    return create_gate

@@ -6,23 +6,26 @@ import ipaddress
 import math
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import uvicorn
 from sqlalchemy import exists, or_, select
 from sqlmodel import col
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from graph.app import GraphqlApp
 from graph.http.admission_control import AdmissionControl
 from graph.http.graphql_endpoint import EndpointSettings as Endpoint
 from graph.http.rate_budgets import PointRates, RateBudgets
+from graph.http.session_peer import ConnectedAddressRecorder
 from graph.http.upload_body import UploadLimits
 from merganser.errors import CommandError
 from merganser.server import http_connections
 from merganser.server.http_connections import ConnectionTracker
 from merganser.server.processes.process_shares import limit_of_process
-from merganser.server.sockets import exposed_listeners
+from merganser.server.sockets import exposed_listener_names
 from merganser.settings.settings import PREFIX, Settings
 from models.auth.credentials import ApiKey
 from models.runtime.concurrency_limits import ConcurrencyLimiter
@@ -48,11 +51,12 @@ class HttpServer(uvicorn.Server):
         """Close connections that are too slow, once per second."""
         if counter % TICKS_PER_SWEEP == 0:
             now = time.monotonic()
-            for one in list(self.server_state.connections):
+            for connection in list(self.server_state.connections):
                 if isinstance(
-                    one, http_connections.HttpConnection | http_connections.WebSocketConnection
+                    connection,
+                    http_connections.HttpConnection | http_connections.WebSocketConnection,
                 ):
-                    one.close_if_too_slow(now)
+                    connection.close_if_too_slow(now)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -80,30 +84,39 @@ def create_http_server(
 ) -> HttpServer:
     """Create the HTTP server of this app. It calls `on_started` when it accepts requests."""
     http, websocket = http_connections.bind_protocol_classes(create_connection_tracker(settings))
+    is_refused = app.endpoint.environment.refuses_ip
     return HttpServer(
         app,
         uvicorn.Config(
-            app,
+            _with_client_addresses(app, settings.trusted_proxies),
+            proxy_headers=False,  # the middleware above does it
             log_config=None,
             access_log=False,  # operations are logged by name, not by path
             server_header=False,
-            http=http,
+            # uvicorn only calls it, so a function serves as well as a class
+            http=cast("Any", http_connections.gated_protocol_factory(http, is_refused)),
             ws=websocket,  # sansio: a third of the memory of a socket, with deflate off
             ws_per_message_deflate=False,
             ws_max_size=1 << 20,
             timeout_keep_alive=math.ceil(settings.http_keep_alive.total_seconds()),
-            forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         ),
         on_started,
     )
 
 
+def _with_client_addresses(app: Any, trusted_proxies: Sequence[str]) -> Any:
+    """Return the app behind middleware that reads the client's address from trusted proxies."""
+    # `Any`, since Uvicorn and Starlette have different types for an ASGI app
+    middleware: Any = ProxyHeadersMiddleware(app, list(trusted_proxies))
+    return ConnectedAddressRecorder(middleware)
+
+
 def create_connection_tracker(settings: Settings) -> ConnectionTracker:
     """Create the limits and timeouts of HTTP connections from the settings."""
     return ConnectionTracker(
         ConcurrencyLimiter(settings.http_connections, settings.http_connections_per_client),
-        tuple(ipaddress.ip_network(each) for each in settings.trusted_proxies),
+        tuple(ipaddress.ip_network(proxy) for proxy in settings.trusted_proxies),
         head_timeout=settings.http_header_timeout.total_seconds(),
         keep_alive_timeout=settings.http_keep_alive.total_seconds(),
         write_timeout=settings.http_write_timeout.total_seconds(),
@@ -138,14 +151,16 @@ def graphql_endpoint_settings(settings: Settings) -> Endpoint:
 
 def upload_limits_of_process(settings: Settings, process_count: int) -> UploadLimits:
     """The upload limits of one of several processes. The largest upload always fits."""
-    usual = UploadLimits()
-    budget = max(limit_of_process(usual.memory_budget, process_count), settings.upload_max_size)
-    return replace(usual, memory_budget=budget, disk_reserve=settings.disk_reserve)
+    default_limits = UploadLimits()
+    budget = max(
+        limit_of_process(default_limits.memory_budget, process_count), settings.upload_max_size
+    )
+    return replace(default_limits, memory_budget=budget, disk_reserve=settings.disk_reserve)
 
 
-async def check_credential_exists(environment: Environment, settings: Settings) -> None:
+async def require_credential_if_reachable(environment: Environment, settings: Settings) -> None:
     """Raise CommandError if other machines can reach the server and no credential exists."""
-    names = exposed_listeners(settings)
+    names = exposed_listener_names(settings)
     if not names or settings.bootstrap_key:
         return
     now = environment.now()
@@ -157,6 +172,7 @@ async def check_credential_exists(environment: Environment, settings: Settings) 
     (row,) = await environment.database.read(select(has_credential.label("known")))
     if not row.known:
         raise CommandError(
-            f"{PREFIX}{names[0]}_LISTEN is open to other machines and no credential is set: "
-            "make one with `merganser token create --name root --role ROOT`"
+            f"{PREFIX}{names[0]}_LISTEN is reachable from other machines, and no "
+            "credential exists: create one with `merganser api-key create --name root "
+            "--role ROOT`."
         )

@@ -14,7 +14,7 @@ from merganser.server.store.common_facts import (
     has_other_servers,
     key_file_copy_hint,
     load_fact,
-    register_fact,
+    register_or_replace_fact,
 )
 from merganser.settings.settings import Settings
 from models.auth.credentials import SecretBoxKey
@@ -30,39 +30,40 @@ def key_file_path(settings: Settings) -> Path:
     return settings.encryption_keys_file or settings.data / "vault"
 
 
-async def load_secret_box(settings: Settings, store: Database) -> SecretBox:
+async def load_or_create_registered_secret_box(settings: Settings, store: Database) -> SecretBox:
     """Load the keys as a secret box; create the key file if the database needs none yet.
 
-    The caller holds `common_facts.compare_lock`, or two servers of an empty store would create
-    two key files. Raises CommandError if a key is missing that stored secrets are encrypted with,
-    or if the file has a key that other running servers don't know.
+    The caller holds the lock of `lock_facts_if_postgres`. Otherwise two servers of an empty store
+    would create two key files. Raises CommandError if a key is missing that stored secrets are
+    encrypted with, or if the file has a key that other running servers don't know.
     """
     path, stored_fingerprints = key_file_path(settings), await load_key_fingerprints(store)
     if not path.exists():
         if stored_fingerprints:
             raise CommandError(
-                f"the key file {path} is missing, and the store holds secrets sealed with it:"
-                f" bring it back from where you keep it{await key_file_copy_hint(store)}"
+                f"The key file {path} is missing, and the database has secrets that are "
+                "encrypted with it: restore it from a "
+                f"backup{await key_file_copy_hint(store)}."
             )
         create_private_file_if_missing(path, key_file_text(dict([generate_key()])))
-    for name in missing_key_names(path, stored_fingerprints):
+    for name in missing_or_different_key_names(path, stored_fingerprints):
         raise CommandError(
-            f"the key file {path} has not the key {name} that the store needs: bring the file"
-            f" back{await key_file_copy_hint(store)}"
+            f"The key file {path} does not have the key {name} that the database "
+            f"requires: restore the file{await key_file_copy_hint(store)}."
         )
-    secret_box = SecretBox(read_keys(path))
+    secret_box = SecretBox(read_encryption_keys_by_name(path))
     unregistered_names = [name for name in secret_box.keys if name not in stored_fingerprints]
     if stored_fingerprints and unregistered_names and await has_other_servers(settings, store):
         raise CommandError(
-            f"the key file {path} has the key {unregistered_names[0]}, which the other servers "
-            "of this store"
-            f" don't know: stop them first{await key_file_copy_hint(store)}"
+            f"The key file {path} has the key {unregistered_names[0]}, which the "
+            "other servers of this database don't know: stop them "
+            f"first{await key_file_copy_hint(store)}."
         )
-    await register_keys(store, secret_box)
+    await insert_missing_encryption_key_rows(store, secret_box)
     fingerprint = secret_box.key_fingerprint(secret_box.newest_key_name)
     fact = await load_fact(store, KEY_FILE_FACT)
     if fact is None or fact.digest != fingerprint:
-        await register_fact(store, KEY_FILE_FACT, fingerprint, str(path.absolute()))
+        await register_or_replace_fact(store, KEY_FILE_FACT, fingerprint, str(path.absolute()))
     return secret_box
 
 
@@ -72,12 +73,14 @@ async def load_key_fingerprints(store: Database) -> dict[str, str]:
     return {row.name: row.proof for row in await store.read(statement)}
 
 
-def missing_key_names(path: Path, fingerprints_by_name: Mapping[str, str]) -> list[str]:
+def missing_or_different_key_names(
+    path: Path, fingerprints_by_name: Mapping[str, str]
+) -> list[str]:
     """The names of needed keys that are not in the file, or differ from their fingerprint.
 
-    Raises CommandError as `read_keys`.
+    Raises CommandError as `read_encryption_keys_by_name`.
     """
-    secret_box = SecretBox(read_keys(path))
+    secret_box = SecretBox(read_encryption_keys_by_name(path))
     return [
         name
         for name, fingerprint in fingerprints_by_name.items()
@@ -85,7 +88,7 @@ def missing_key_names(path: Path, fingerprints_by_name: Mapping[str, str]) -> li
     ]
 
 
-def read_keys(path: Path) -> dict[str, bytes]:
+def read_encryption_keys_by_name(path: Path) -> dict[str, bytes]:
     """Read the keys of the file by name.
 
     Raises CommandError if the file can't be read, is invalid, or is readable by other users.
@@ -93,25 +96,25 @@ def read_keys(path: Path) -> dict[str, bytes]:
     try:
         mode, text = path.stat().st_mode, path.read_text()
     except OSError as problem:
-        raise CommandError(f"cannot read {path}: {problem.strerror}") from problem
+        raise CommandError(f"Cannot read {path}: {problem.strerror}.") from problem
     if mode & OTHERS_PERMISSIONS:
-        raise CommandError(f"others may read {path} ({mode & 0o777:o}): chmod 600 {path}")
+        raise CommandError(f"Other users can read {path} ({mode & 511:o}): run chmod 600 {path}")
     try:
         lines = [line.split() for line in text.splitlines() if line.strip()]
         keys = {name: bytes.fromhex(key) for name, key in lines}
     except ValueError:
         keys = {}
     if not keys or any(len(key) != KEY_SIZE for key in keys.values()):
-        raise CommandError(f"{path} holds no keys of ours: bring back the right file")
+        raise CommandError(f"{path} is not a key file: restore the right file.")
     return keys
 
 
-def write_keys(path: Path, keys: Mapping[str, bytes]) -> None:
+def write_key_file(path: Path, keys: Mapping[str, bytes]) -> None:
     """Replace the content of the key file. Raises CommandError if it can't be written."""
     try:
         replace_private_file(path, key_file_text(keys))
     except OSError as problem:
-        raise CommandError(f"cannot write {path}: {problem.strerror}") from problem
+        raise CommandError(f"Cannot write {path}: {problem.strerror}.") from problem
 
 
 def key_file_text(keys: Mapping[str, bytes]) -> str:
@@ -119,7 +122,7 @@ def key_file_text(keys: Mapping[str, bytes]) -> str:
     return "".join(f"{name} {key.hex()}\n" for name, key in keys.items())
 
 
-async def register_keys(store: Database, secret_box: SecretBox) -> None:
+async def insert_missing_encryption_key_rows(store: Database, secret_box: SecretBox) -> None:
     """Insert the keys into the database, before a secret is encrypted with them."""
     registered_names = {row.name for row in await store.read(select(col(SecretBoxKey.name)))}
     rows = [

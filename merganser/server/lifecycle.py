@@ -8,54 +8,76 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
+from itertools import chain
 
 from pydantic import SecretStr
 
-from graph.app import create_app
+from graph.app import GraphqlApp, create_app
+from graph.http.health import HealthCheck
 from graph.http.metrics import MetricsAccess, MetricsReaders
-from graph.notifications.webhooks import delivery_body
-from graph.types import global_ids
-from mail.maintenance import housekeeping, snooze_worker
 from mail.maintenance.restore_mark import RestoreGuard
-from mail.outbound import worker as outbound_worker
 from mail.routing import mx_hosts
 from mail.routing.mx_hosts import OutboundSettings
-from mail.scanners import training_worker
-from mail.search import index_worker
-from mail.smtp.lmtp import LmtpListener, start_lmtp_listener
 from mail.smtp.spool_file import lock_and_clean_spool_folder
+from merganser.bundled_folders import bundled_folder
 from merganser.errors import EXIT_USAGE, CommandError
-from merganser.server import acme_http, http_server, readiness, smtp_listeners, sockets
+from merganser.server import (
+    acme_http,
+    http_server,
+    node_registration,
+    readiness,
+    smtp_listeners,
+    sockets,
+)
+from merganser.server.components.listener_component import (
+    FixedListenerComponent,
+    add_disabled_listeners,
+    running_listeners,
+)
+from merganser.server.components.workers import running_workers
+from merganser.server.config_reload import ConfigReloader
 from merganser.server.environment_factory import (
     create_data_folders,
     database_errors_as_command_errors,
     open_environment,
 )
 from merganser.server.observability import otlp
+from merganser.server.observability.health_entries import record_health_until_cancelled
+from merganser.server.observability.log_store import record_logs_in_log_store
+from merganser.server.process_memory import limit_malloc_arenas
 from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.server_identity import hold_server_id
 from merganser.server.shutdown import GracefulShutdown
 from merganser.server.store import store_lock
-from merganser.server.store.store_use import use_beside_servers
+from merganser.server.store.store_use import register_process_beside_servers
 from merganser.settings.settings import Settings
 from models.errors import InvalidInput
 from models.runtime import leases
+from models.runtime.components import HTTP, LISTENER_NAMES
 from models.runtime.environment import Environment
-from resolvers.admin import settings as admin_settings
-from resolvers.admin import tasks
-from resolvers.certificates import acme_worker
-from resolvers.changes import stream_reader, wakeups
-from resolvers.connectors import worker as connector_worker
-from resolvers.domains import dkim_rotation
-from resolvers.notifications import push_worker, webhook_worker
+from resolvers.auth.credential_cache import cache_of_database
+from resolvers.cache.request_kinds import CACHE_REQUEST_KINDS
+from resolvers.cluster import process_requests
+from resolvers.cluster.session_requests import CLUSTER_REQUEST_KINDS
+from resolvers.health.prober import stop_probing
+from resolvers.health.request_kinds import HEALTH_REQUEST_KINDS
+from resolvers.health.server_control import reload_config_of_server_or_log_error
+from resolvers.metrics.request_kinds import METRICS_REQUEST_KINDS
+from resolvers.metrics.worker import write_statistics_until_cancelled
+from resolvers.sessions.request_kinds import SESSION_REQUEST_KINDS
 
 log = logging.getLogger("merganser")
 
-WORKER_STOP_TIMEOUT = 25.0  # seconds
+PROCESS_REQUEST_KINDS = (
+    *SESSION_REQUEST_KINDS,
+    *METRICS_REQUEST_KINDS,
+    *HEALTH_REQUEST_KINDS,
+    *CLUSTER_REQUEST_KINDS,
+    *CACHE_REQUEST_KINDS,
+)
 
 BeforeListening = Callable[[Environment], Awaitable[None]]
 AfterStart = Callable[[], None]
@@ -74,28 +96,30 @@ async def serve(
     `after_start` when HTTP accepts requests. Raises CommandError if the server can't start or a
     worker fails.
     """
-    otlp.enabled_signals(settings)  # raises before a file is created
+    otlp.exportable_signals_or_fail_command(settings)  # raises before a file is created
+    limit_malloc_arenas()
     shutdown = GracefulShutdown(
         settings.shutdown_drain.total_seconds(), start_task=asyncio.current_task()
     )
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, log.info, "Not started yet; settings are read once")
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, shutdown.handle_signal, signal_number)
+        loop.add_signal_handler(signal_number, shutdown.begin_stop_or_skip_drain, signal_number)
     if process_role.parent_pipe is not None:
         loop.add_reader(
             process_role.parent_pipe, _stop_after_parent_ended, shutdown, process_role.parent_pipe
         )
     try:
-        async with _open_server_environment(settings, process_role, shutdown) as (
+        async with _lock_migrate_and_open_server_environment(settings, process_role, shutdown) as (
             environment,
             guard,
         ):
-            guard_task = _start_worker(guard.check_until_cancelled(), shutdown)
-            try:
+            guarding = guard.check_and_write_marks_until_cancelled()
+            async with _run_in_background_or_stop_server(guarding, shutdown):
                 if before_listening is not None:
                     await before_listening(environment)
                 if process_role.accepts_connections:
-                    await _run_listeners(
+                    await _run_listeners_and_workers_until_shutdown(
                         settings,
                         environment,
                         shutdown,
@@ -103,42 +127,45 @@ async def serve(
                         process_role,
                     )
                 else:
-                    await _run_background(settings, environment, shutdown, process_role)
-            finally:
-                guard_task.cancel()
-                await asyncio.wait([guard_task])
+                    await _run_background_workers_until_cancelled(
+                        settings, environment, shutdown, process_role
+                    )
     except asyncio.CancelledError:
         if not shutdown.is_requested:
             raise
     if shutdown.worker_error is not None:
-        raise CommandError("a worker ended by itself, so the server stopped: see its log")
+        raise CommandError("A worker ended unexpectedly, and the server stopped: see its log.")
 
 
-async def prepare_database(settings: Settings, server_id: str) -> None:
+async def migrate_free_old_leases_and_check_settings(settings: Settings, server_id: str) -> None:
     """Migrate the database, free the leases of the server's former run, and check the settings.
 
     Raises CommandError if the settings don't allow the server to listen.
     """
-    otlp.enabled_signals(settings)
+    otlp.exportable_signals_or_fail_command(settings)
     smtp_listeners.load_certificate_files(settings)
     async with open_environment(settings, migrate=True) as environment:
-        await leases.delete_server_registrations(environment, server_id)
+        await leases.delete_server_registrations_and_free_leases(environment, server_id)
+        environment.process.server_id = server_id
         with database_errors_as_command_errors(settings):
-            await RestoreGuard(environment).try_compare_with_mark()
-        _outbound_settings(environment)
-        await http_server.check_credential_exists(environment, settings)
-        await smtp_listeners.check_certificate_available(settings, environment)
+            await RestoreGuard(environment).try_begin_incarnation_if_restored()
+        _outbound_settings_or_fail_command(environment)
+        await http_server.require_credential_if_reachable(environment, settings)
+        await smtp_listeners.require_certificate_for_submission(settings, environment)
+        await node_registration.register_server(
+            environment, node_registration.node_address(settings)
+        )
 
 
 def _stop_after_parent_ended(shutdown: GracefulShutdown, parent: int) -> None:
     asyncio.get_running_loop().remove_reader(parent)
-    log.error("the first process has ended, so this one ends too")
-    shutdown.handle_signal(signal.SIGTERM)
+    log.error("The first process has ended; stopping")
+    shutdown.begin_stop_or_skip_drain(signal.SIGTERM)
 
 
 @asynccontextmanager
-async def _open_server_environment(
-    settings: Settings, part: ProcessRole, shutdown: GracefulShutdown
+async def _lock_migrate_and_open_server_environment(
+    settings: Settings, process_role: ProcessRole, shutdown: GracefulShutdown
 ) -> AsyncGenerator[tuple[Environment, RestoreGuard]]:
     """Open the environment of a server process, with the guard that detects a restored database.
 
@@ -146,7 +173,7 @@ async def _open_server_environment(
     first one has migrated and compared it before.
     """
     create_data_folders(settings)
-    is_whole_server = part is WHOLE_SERVER
+    is_whole_server = process_role is WHOLE_SERVER
     async with AsyncExitStack() as stack:
         if is_whole_server or store_lock.sqlite_lock_path(settings.database_url) is None:
             with database_errors_as_command_errors(settings):
@@ -154,92 +181,189 @@ async def _open_server_environment(
         environment = await stack.enter_async_context(
             open_environment(settings, migrate=is_whole_server)
         )
+        stack.push_async_callback(stop_probing, environment)
         process = environment.process
-        process.server_id = part.server_id or stack.enter_context(hold_server_id(settings.data))
-        process.name = part.fleet_metrics.name if part.fleet_metrics else "alone"
-        process.on_reserved = partial(shutdown.handle_signal, signal.SIGTERM)
+        process.server_id = process_role.server_id or stack.enter_context(
+            hold_server_id(settings.data)
+        )
+        process.name = process_role.fleet_metrics.name if process_role.fleet_metrics else "alone"
+        process.answers_requests = True
+        stack.enter_context(record_logs_in_log_store(environment))
+        _set_server_control_and_sighup_handler(settings, environment, shutdown, process_role)
+        process.on_reserved = partial(shutdown.begin_stop_or_skip_drain, signal.SIGTERM)
         if is_whole_server:
-            await leases.delete_server_registrations(environment, process.server_id)
+            await leases.delete_server_registrations_and_free_leases(environment, process.server_id)
         if store_lock.sqlite_lock_path(settings.database_url) is not None:
             await leases.delete_exclusive_registrations(
                 environment
             )  # the lock of the file proves it
-        await stack.enter_async_context(use_beside_servers(environment))
-        guard = RestoreGuard(environment, writes_marks=part.runs_workers)
+        responder = await stack.enter_async_context(AsyncExitStack())  # outlives the registration
+        await stack.enter_async_context(register_process_beside_servers(environment))
+        await responder.enter_async_context(
+            _answer_process_requests_during_block(environment, shutdown)
+        )
+        writing = write_statistics_until_cancelled(environment)
+        await stack.enter_async_context(_run_in_background_or_stop_server(writing, shutdown))
+        guard = RestoreGuard(environment, writes_marks=process_role.runs_workers)
         if is_whole_server:
             with database_errors_as_command_errors(settings):
-                await guard.try_compare_with_mark()
-        if part.runs_workers:
+                await guard.try_begin_incarnation_if_restored()
+        if process_role.runs_workers:
             stack.push_async_callback(guard.write_clean_stop_mark)
         yield environment, guard
 
 
-async def _run_background(
-    settings: Settings, environment: Environment, shutdown: GracefulShutdown, part: ProcessRole
+def _set_server_control_and_sighup_handler(
+    settings: Settings,
+    environment: Environment,
+    shutdown: GracefulShutdown,
+    process_role: ProcessRole,
+) -> None:
+    """Let operations of this process stop its server and read its settings again."""
+
+    def stop_server_or_skip_drain() -> None:
+        if process_role.parent_pipe is None:
+            shutdown.begin_stop_or_skip_drain(signal.SIGTERM)
+        else:
+            os.kill(os.getppid(), signal.SIGTERM)
+
+    def stop_server(grace_seconds: float) -> None:
+        stop_server_or_skip_drain()
+        if grace_seconds < shutdown.drain_seconds:
+            loop.call_later(grace_seconds, stop_server_or_skip_drain)
+
+    def reload_config_in_background() -> None:
+        cache_of_database(environment.database).run_in_background(
+            reload_config_of_server_or_log_error(environment)
+        )
+
+    loop = asyncio.get_running_loop()
+    reloader = ConfigReloader(settings, environment, process_role.listening_process_count)
+    control = environment.server_control
+    control.stop_server = stop_server
+    control.check_config, control.reload_config = reloader.check, reloader.reload
+    control.folders["spool"] = settings.data / "spool"
+    loop.add_signal_handler(signal.SIGHUP, reload_config_in_background)
+
+
+@asynccontextmanager
+async def _answer_process_requests_during_block(
+    environment: Environment, shutdown: GracefulShutdown
+) -> AsyncGenerator[None]:
+    """Answer the requests of other processes in the background, until the end of the block."""
+    has_looked = asyncio.Event()
+    answering = process_requests.answer_requests_until_cancelled(
+        environment, PROCESS_REQUEST_KINDS, has_looked
+    )
+    async with _run_in_background_or_stop_server(answering, shutdown):
+        await has_looked.wait()
+        yield
+
+
+async def _run_background_workers_until_cancelled(
+    settings: Settings,
+    environment: Environment,
+    shutdown: GracefulShutdown,
+    process_role: ProcessRole,
 ) -> None:
     """Run the workers until the process is cancelled, while other processes answer requests."""
-    outbound, spool = _outbound_settings(environment), settings.data / "spool" / "http"
+    outbound, spool = (
+        _outbound_settings_or_fail_command(environment),
+        settings.data / "spool" / "http",
+    )
     sockets.raise_open_file_limit()
-    async with (
-        _telemetry_export(settings, environment, part),
-        _running_workers(environment, outbound, shutdown, spool, part),
-    ):
-        part.mark_up()
-        log.info("working")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_telemetry_export(settings, environment, process_role))
+        await node_registration.register_node_and_apply_its_state(
+            environment, settings, process_role, (), stack
+        )
+        await stack.enter_async_context(
+            running_workers(environment, outbound, shutdown, spool, process_role)
+        )
+        process_role.mark_up()
+        log.info("Background process started")
         await asyncio.get_running_loop().create_future()
 
 
-async def _run_listeners(
+async def _run_listeners_and_workers_until_shutdown(
     settings: Settings,
     environment: Environment,
     shutdown: GracefulShutdown,
     after: AfterStart | None,
-    part: ProcessRole,
+    process_role: ProcessRole,
 ) -> None:
     """Run listeners and workers until shutdown, then close them in the reverse order."""
-    outbound = _outbound_settings(environment)
-    await http_server.check_credential_exists(environment, settings)
+    outbound = _outbound_settings_or_fail_command(environment)
+    await http_server.require_credential_if_reachable(environment, settings)
     spool = settings.data / "spool"
     sockets.raise_open_file_limit()
-    app = create_app(
-        environment,
-        spool_folder=spool / "http",
-        bootstrap_key=_secret_text(settings.bootstrap_key),
-        settings=http_server.graphql_endpoint_settings(settings),
-        metrics_readers=MetricsReaders(
-            MetricsAccess(settings.metrics_access), _secret_text(settings.metrics_key)
-        ),
-        checks=await readiness.readiness_checks(environment, shutdown, spool / "http", part),
-        process_counts=readiness.process_counter(part),
-        is_compiled=settings.compiled_executor,
-        process_metrics=part.fleet_metrics,
-        upload_limits=http_server.upload_limits_of_process(settings, part.listening_process_count),
+    health_checks = await readiness.readiness_checks(
+        environment, shutdown, spool / "http", process_role
     )
+    app = _create_http_app(settings, environment, health_checks, process_role)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_telemetry_export(settings, environment, part))
+        await stack.enter_async_context(_telemetry_export(settings, environment, process_role))
         stack.callback(
             os.close, await asyncio.to_thread(lock_and_clean_spool_folder, spool / "http")
         )
-        bound_sockets = part.http_sockets or sockets.bind_sockets(
+        bound_sockets = process_role.http_sockets or sockets.open_listening_sockets(
             "HTTP", settings.http_listen, unread_timeout=settings.http_write_timeout
         )
         for http_socket in bound_sockets:
             stack.callback(http_socket.close)
-        await stack.enter_async_context(
-            _running_workers(environment, outbound, shutdown, spool / "http", part)
+        await node_registration.register_node_and_apply_its_state(
+            environment, settings, process_role, bound_sockets, stack
         )
-        lmtp = await _start_lmtp(settings, environment, part)
-        stack.push_async_callback(lmtp.close)
-        await smtp_listeners.start_listeners(settings, environment, part, stack)
-        await acme_http.start_listeners(settings, environment, part, stack)
+        await stack.enter_async_context(
+            running_workers(environment, outbound, shutdown, spool / "http", process_role)
+        )
+        http = FixedListenerComponent(HTTP, environment.now, address=settings.http_listen)
+        environment.components.add(http)
+        await http.start()
+        arguments = settings, environment, process_role
+        definitions = chain(
+            [smtp_listeners.open_and_define_lmtp_listener(*arguments)],
+            await smtp_listeners.load_certificates_and_define_listeners(*arguments, stack),
+            acme_http.open_and_define_acme_listener(*arguments),
+        )
+        await stack.enter_async_context(running_listeners(environment, definitions))
+        add_disabled_listeners(environment.components, LISTENER_NAMES, environment.now)
+        if process_role.process_index == 0:  # one process of a server is enough
+            recording = record_health_until_cancelled(environment, health_checks)
+            await stack.enter_async_context(_run_in_background_or_stop_server(recording, shutdown))
         shutdown.http_server = http_server.create_http_server(app, settings, after)
         stack.push_async_callback(app.end_subscriptions)
         addresses = {
             name.lower(): address for name, address in sockets.listen_addresses(settings).items()
         }
-        log.info("listening", extra=addresses)
+        log.info("Listening", extra=addresses)
         await shutdown.http_server.serve(sockets=list(bound_sockets))
-        log.info("stopping")
+        log.info("Stopping")
+
+
+def _create_http_app(
+    settings: Settings,
+    environment: Environment,
+    health_checks: Mapping[str, HealthCheck],
+    process_role: ProcessRole,
+) -> GraphqlApp:
+    return create_app(
+        environment,
+        spool_folder=settings.data / "spool" / "http",
+        bootstrap_key=_secret_text(settings.bootstrap_key),
+        settings=http_server.graphql_endpoint_settings(settings),
+        metrics_readers=MetricsReaders(
+            MetricsAccess(settings.metrics_access), _secret_text(settings.metrics_key)
+        ),
+        checks=health_checks,
+        process_counts=readiness.process_counter(process_role),
+        is_compiled=settings.compiled_executor,
+        process_metrics=process_role.fleet_metrics,
+        upload_limits=http_server.upload_limits_of_process(
+            settings, process_role.listening_process_count
+        ),
+        documentation_folder=bundled_folder("docs"),
+    )
 
 
 def _telemetry_export(
@@ -254,7 +378,7 @@ def _secret_text(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def _outbound_settings(environment: Environment) -> OutboundSettings:
+def _outbound_settings_or_fail_command(environment: Environment) -> OutboundSettings:
     try:
         return mx_hosts.outbound_settings_from_options(environment)
     except InvalidInput as problem:
@@ -263,89 +387,24 @@ def _outbound_settings(environment: Environment) -> OutboundSettings:
         ) from problem
 
 
-async def _start_lmtp(
-    settings: Settings, environment: Environment, part: ProcessRole
-) -> LmtpListener:
-    spool = settings.data / "spool" / "lmtp"
-    if part.lmtp_sockets:
-        lmtp = LmtpListener(environment, spool, process_count=part.listening_process_count)
-        for bound_socket in part.lmtp_sockets:
-            await lmtp.start(sock=bound_socket)
-        return lmtp
-    host, port = sockets.split_host_port(settings.lmtp_listen)
-    try:
-        return await start_lmtp_listener(environment, host, port, spool_folder=spool)
-    except OSError as problem:
-        raise sockets.bind_failure("LMTP", settings.lmtp_listen, problem) from problem
-
-
 @asynccontextmanager
-async def _running_workers(
-    environment: Environment,
-    outbound: OutboundSettings,
-    shutdown: GracefulShutdown,
-    spool: Path,
-    part: ProcessRole,
+async def _run_in_background_or_stop_server(
+    coroutine: Coroutine[None, None, None], shutdown: GracefulShutdown
 ) -> AsyncGenerator[None]:
-    """Run the workers, and stop them at the end. If one fails, the server stops.
+    """Run a coroutine until the end of the block, and cancel it there.
 
-    Each process follows events; only one of several processes runs the other workers.
+    If it ends before, by an error or not, the server stops.
     """
-    cancellable = [
-        stream_reader.poll_followed_streams(environment),
-        wakeups.receive_wakeups(environment),
-        admin_settings.follow_stored_settings(environment),
-    ]
-    if part.fleet_metrics is not None:
-        cancellable.append(part.fleet_metrics.run())
-    stoppable: list[Coroutine[None, None, None]] = []
-    if part.runs_workers:
-        stoppable += [
-            outbound_worker.run_until_stopped(environment, outbound, stop=shutdown.stop_event),
-            housekeeping.run_until_stopped(environment, shutdown.stop_event, spool),
-        ]
-        cancellable += [
-            index_worker.run(environment),
-            snooze_worker.run_forever(environment),
-            training_worker.run_worker(environment),
-            tasks.run_worker(environment),
-            webhook_worker.run_worker(environment, delivery_body),
-            push_worker.run_worker(environment, global_ids.encode),
-            dkim_rotation.run_worker(environment),
-            acme_worker.run_worker(environment),
-            connector_worker.run_worker(environment),
-        ]
-    stoppable_tasks = [_start_worker(worker, shutdown) for worker in stoppable]
-    cancellable_tasks = [_start_worker(worker, shutdown) for worker in cancellable]
-    shutdown.worker_tasks = [*stoppable_tasks, *cancellable_tasks]
+    task = asyncio.create_task(coroutine)
+
+    def stop_server_unless_cancelled(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            problem = task.exception() or RuntimeError("the worker returned")
+            shutdown.stop_after_worker_error(problem)
+
+    task.add_done_callback(stop_server_unless_cancelled)
     try:
         yield
     finally:
-        shutdown.stop_event.set()
-        for task in cancellable_tasks:
-            task.cancel()
-        _, late_tasks = await asyncio.wait(
-            [*stoppable_tasks, *cancellable_tasks], timeout=WORKER_STOP_TIMEOUT
-        )
-        for task in late_tasks:
-            task.cancel()
-        await asyncio.gather(*late_tasks, return_exceptions=True)
-
-
-def _start_worker(
-    coroutine: Coroutine[None, None, None], shutdown: GracefulShutdown
-) -> asyncio.Task[None]:
-    task = asyncio.create_task(coroutine)
-
-    def stop_server_unless_expected(task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (task.exception() is None and shutdown.stop_event.is_set()):
-            return
-        shutdown.worker_error = task.exception() or RuntimeError("it returned")
-        log.error("a worker ended by itself", exc_info=shutdown.worker_error)
-        if shutdown.http_server is not None:
-            shutdown.http_server.should_exit = True
-        elif shutdown.start_task is not None:
-            shutdown.start_task.cancel()
-
-    task.add_done_callback(stop_server_unless_expected)
-    return task
+        task.cancel()
+        await asyncio.wait([task])

@@ -25,9 +25,9 @@ def replace_private_file(path: Path, text: str) -> None:
         os.close(folder_descriptor)
 
 
-def write_temporary_file(path: Path, text: str) -> Path:
+def write_temporary_file(target_path: Path, text: str) -> Path:
     """Write a temporary file beside `path`, synced to the disk, and return its path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = target_path.with_name(f".{target_path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.write(descriptor, text.encode())

@@ -13,6 +13,8 @@ from graph.http.health import HealthCheck
 from mail.smtp.spool_file import FILE_PREFIX
 from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.shutdown import GracefulShutdown
+from models.cluster.nodes import AdministrativeNodeState
+from models.runtime.components import ComponentKind, ComponentState
 from models.runtime.environment import Environment
 from models.store.database import Database
 
@@ -41,15 +43,23 @@ async def readiness_checks(
         return await load_migration_versions(environment.database) == versions_at_start
 
     async def are_workers_running() -> bool:
-        return bool(shutdown.worker_tasks) and not any(
-            task.done() for task in shutdown.worker_tasks
+        workers = [
+            component
+            for component in environment.components
+            if component.kind is ComponentKind.WORKER
+        ]
+        return bool(workers) and not any(
+            worker.state is ComponentState.FAILED for worker in workers
         )
 
     async def is_spool_writable() -> bool:
-        return await asyncio.to_thread(_can_write_file, spool_folder)
+        return await asyncio.to_thread(_write_and_delete_test_file, spool_folder)
 
     async def is_not_stopping() -> bool:
         return not shutdown.is_requested
+
+    async def is_node_up() -> bool:
+        return environment.own_node.state is AdministrativeNodeState.UP
 
     async def is_any_process_up() -> bool:
         return (
@@ -62,6 +72,7 @@ async def readiness_checks(
         "workers": are_workers_running,
         "spool": is_spool_writable,
         "serving": is_not_stopping,
+        "node": is_node_up,
     }
     return (
         checks_by_name
@@ -82,7 +93,7 @@ def process_counter(process_role: ProcessRole) -> Callable[[], Mapping[str, int]
     return count_processes
 
 
-def _can_write_file(folder: Path) -> bool:
+def _write_and_delete_test_file(folder: Path) -> bool:
     """True if a file can be written in the folder. Raises OSError otherwise."""
     descriptor, name = tempfile.mkstemp(
         prefix=FILE_PREFIX, dir=folder

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from merganser.server.http_server import HttpServer
 
@@ -25,11 +25,18 @@ class GracefulShutdown:
     worker_error: BaseException | None = (
         None  # of a worker that ended although no stop was requested
     )
-    worker_tasks: list[asyncio.Task[None]] = field(default_factory=list)
     drain_timer: asyncio.TimerHandle | None = None  # ends the drain time
-    stop_event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def handle_signal(self, signal_number: signal.Signals) -> None:
+    def stop_after_worker_error(self, problem: BaseException) -> None:
+        """Log the error with which a worker ended unexpectedly, and stop the server."""
+        self.worker_error = problem
+        log.error("A worker ended unexpectedly", exc_info=problem)
+        if self.http_server is not None:
+            self.http_server.should_exit = True
+        elif self.start_task is not None:
+            self.start_task.cancel()
+
+    def begin_stop_or_skip_drain(self, signal_number: signal.Signals) -> None:
         """Begin to stop. A second signal skips the drain time, a second Ctrl-C also requests."""
         is_draining, self.is_requested = self.drain_seconds > 0 and not self.is_requested, True
         if self.drain_timer is not None:
@@ -38,7 +45,7 @@ class GracefulShutdown:
             if self.start_task is not None:
                 self.start_task.cancel()
         elif is_draining:
-            log.info("draining", extra={"seconds": self.drain_seconds})
+            log.info("Draining", extra={"seconds": self.drain_seconds})
             loop = asyncio.get_running_loop()
             self.drain_timer = loop.call_later(
                 self.drain_seconds, self.http_server.handle_exit, signal_number, None

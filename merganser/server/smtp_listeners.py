@@ -1,12 +1,14 @@
 """The SMTP listeners: for mail from other servers, and for submission."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from mail.smtp.connection_limits import BYTE_BUDGET, SessionLimits
-from mail.smtp.listener import SmtpFamilyListener
+from mail.smtp.lmtp import LmtpListener
 from mail.smtp.mx_server import MxListener, MxRules
 from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig
 from mail.smtp.submission_server import SubmissionListener
@@ -15,6 +17,7 @@ from mail.tls.server_tls import CertificateFiles
 from mail.tls.sni_certificates import SniCertificates
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server import sockets
+from merganser.server.components.listener_component import ListenerDefinition
 from merganser.server.processes.process_roles import ProcessRole
 from merganser.settings.settings import PREFIX, Settings
 from models.runtime.environment import Environment
@@ -23,6 +26,12 @@ from resolvers.submission.smtp_submission import SmtpSubmissionService
 
 MAX_COMMANDS = 2000  # per connection
 MAX_UNKNOWN_RECIPIENTS = 50  # per connection
+COMPONENT_NAMES = {  # by listener name
+    "LMTP": "lmtp",
+    "SMTP": "smtp",
+    "SUBMISSION": "submission",
+    "SUBMISSION_TLS": "submissionTls",
+}
 
 
 class SharedListenerOptions(NamedTuple):
@@ -43,11 +52,11 @@ def load_certificate_files(settings: Settings) -> CertificateFiles | None:
         return CertificateFiles(settings.tls_cert, settings.tls_key)
     except OSError as problem:
         reason = problem.strerror or str(problem)
-        text = f"{PREFIX}TLS_CERT cannot be used: {settings.tls_cert}: {reason}"
+        text = f"{PREFIX}TLS_CERT cannot be used: {settings.tls_cert}: {reason}."
         raise CommandError(text, exit_code=EXIT_USAGE) from problem
 
 
-async def check_certificate_available(settings: Settings, environment: Environment) -> None:
+async def require_certificate_for_submission(settings: Settings, environment: Environment) -> None:
     """Raise CommandError if a submission listener is set and no certificate is set or stored."""
     if settings.tls_cert is not None or await certificate_reload.is_any_certificate_stored(
         environment
@@ -56,8 +65,8 @@ async def check_certificate_available(settings: Settings, environment: Environme
     for name in ("SUBMISSION", "SUBMISSION_TLS"):
         if name in sockets.listen_addresses(settings):
             text = (
-                f"{PREFIX}{name}_LISTEN takes a certificate: set {PREFIX}TLS_CERT, or store one "
-                "with `merganser certificate set`"
+                f"{PREFIX}{name}_LISTEN requires a certificate: set {PREFIX}TLS_CERT, or "
+                "store one with `merganser certificate set`."
             )
             raise CommandError(text, exit_code=EXIT_USAGE)
 
@@ -66,51 +75,69 @@ async def _load_and_follow_certificates(
     settings: Settings, environment: Environment, stack: AsyncExitStack
 ) -> SniCertificates:
     """Load all certificates, and follow their changes until the stack closes."""
+
+    def use_certificate_files(chain: Path | None, key: Path | None) -> None:
+        certificates.use_certificate_file(CertificateFiles(chain, key) if chain else None)
+
     certificates = certificate_reload.new_empty_keyring(
         environment, load_certificate_files(settings)
     )
     await certificate_reload.update_keyring_from_database(environment, certificates)
     follow_task = asyncio.create_task(
-        certificate_reload.keep_keyring_up_to_date(environment, certificates)
+        certificate_reload.keep_keyring_up_to_date_forever(environment, certificates)
     )
     stack.callback(follow_task.cancel)
+    environment.server_control.use_certificate_files = use_certificate_files
     return certificates
 
 
-async def start_listeners(
+async def load_certificates_and_define_listeners(
     settings: Settings, environment: Environment, process_role: ProcessRole, stack: AsyncExitStack
-) -> Sequence[SmtpFamilyListener]:
-    """Start the SMTP listeners that are set, and close them with the stack.
+) -> Iterator[ListenerDefinition]:
+    """Return the SMTP listeners that are set. The iterator opens the socket of each.
 
-    Raises CommandError if a certificate is missing or an address can't be bound.
+    The certificates are followed until the stack closes. Raises CommandError if a certificate is
+    missing; the iterator raises it if an address can't be bound.
     """
-    started: list[SmtpFamilyListener] = []
-    stack.push_async_callback(close_listeners, started)
-    await check_certificate_available(settings, environment)
+    await require_certificate_for_submission(settings, environment)
     common = SharedListenerOptions(
         await _load_and_follow_certificates(settings, environment, stack),
         BYTE_BUDGET // process_role.listening_process_count,
     )
-    for name, address in sockets.listen_addresses(settings).items():
-        if name in ("HTTP", "LMTP", "ACME_HTTP"):
-            continue
-        listener = _create_listener(name, settings, environment, common)
-        started.append(listener)
-        if name in process_role.smtp_sockets:
-            for bound_socket in process_role.smtp_sockets[name]:
-                await listener.start(sock=bound_socket)
-            continue
-        host, port = sockets.split_host_port(address)
-        try:
-            await listener.start(host=host, port=port)
-        except OSError as problem:
-            raise sockets.bind_failure(name, address, problem) from problem
-    return started
+    return (
+        ListenerDefinition(
+            COMPONENT_NAMES[name],
+            address=address,
+            bound_sockets=process_role.smtp_sockets.get(name)
+            or sockets.open_listening_sockets(name, address),
+            create_listener=partial(_create_listener, name, settings, environment, common),
+            finish_timeout=settings.smtp_message_timeout.total_seconds(),
+        )
+        for name, address in sockets.listen_addresses(settings).items()
+        if name not in ("HTTP", "LMTP", "ACME_HTTP")
+    )
 
 
-async def close_listeners(listeners: Sequence[SmtpFamilyListener]) -> None:
-    """Close all listeners concurrently; each one finishes the message that it is storing."""
-    await asyncio.gather(*(listener.close() for listener in listeners))
+def open_and_define_lmtp_listener(
+    settings: Settings, environment: Environment, process_role: ProcessRole
+) -> ListenerDefinition:
+    """Return the LMTP listener with its open socket.
+
+    Raises CommandError if its address can't be bound.
+    """
+    return ListenerDefinition(
+        COMPONENT_NAMES["LMTP"],
+        address=settings.lmtp_listen,
+        bound_sockets=process_role.lmtp_sockets
+        or sockets.open_listening_sockets("LMTP", settings.lmtp_listen),
+        create_listener=partial(
+            LmtpListener,
+            environment,
+            settings.data / "spool" / "lmtp",
+            process_count=process_role.listening_process_count,
+        ),
+        finish_timeout=settings.smtp_message_timeout.total_seconds(),
+    )
 
 
 def _create_listener(

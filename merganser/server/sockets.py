@@ -17,7 +17,9 @@ def split_host_port(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def resolve_address(listener_name: str, listen_address: str) -> list[tuple[int, tuple[str, int]]]:
+def socket_families_and_addresses(
+    listener_name: str, listen_address: str
+) -> list[tuple[int, tuple[str, int]]]:
     """Return family, and host with port, of each socket for a listen address.
 
     Raises CommandError if the host has no address.
@@ -29,14 +31,14 @@ def resolve_address(listener_name: str, listen_address: str) -> list[tuple[int, 
         )
     except (socket.gaierror, OverflowError, UnicodeError) as problem:
         raise CommandError(
-            f"{PREFIX}{listener_name}_LISTEN: there is no place {listen_address} to listen on"
+            f"{PREFIX}{listener_name}_LISTEN: {listen_address} is not an address of this machine."
         ) from problem
     return [
         (family, (str(address[0]), int(address[1]))) for family, _, _, _, address in address_infos
     ]
 
 
-def bind_sockets(
+def open_listening_sockets(
     listener_name: str,
     listen_address: str,
     *,
@@ -51,28 +53,28 @@ def bind_sockets(
     """
     bound_sockets: list[socket.socket] = []
     try:
-        for family, address in resolve_address(listener_name, listen_address):
+        for family, address in socket_families_and_addresses(listener_name, listen_address):
             # asyncio sets TCP_NODELAY only if the protocol is named: without it each response on
             # a kept connection waits 40 ms for an acknowledgement
-            one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            bound_sockets.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            new_socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            bound_sockets.append(new_socket)
+            new_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if is_shared:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            _drop_dead_peers(one, unread_timeout)
+                new_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _let_kernel_drop_dead_peers(new_socket, unread_timeout)
             if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind(address)
-            one.listen(BACKLOG)
-            one.setblocking(False)
+                new_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            new_socket.bind(address)
+            new_socket.listen(BACKLOG)
+            new_socket.setblocking(False)
     except OSError as problem:
-        for one in bound_sockets:
-            one.close()
+        for new_socket in bound_sockets:
+            new_socket.close()
         raise bind_failure(listener_name, listen_address, problem) from problem
     return bound_sockets
 
 
-def _drop_dead_peers(listener: socket.socket, unread_timeout: timedelta) -> None:
+def _let_kernel_drop_dead_peers(listener: socket.socket, unread_timeout: timedelta) -> None:
     """Let the kernel drop peers that vanished or never read; accepted sockets inherit it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if unread_timeout and hasattr(socket, "TCP_USER_TIMEOUT"):  # only on Linux
@@ -90,7 +92,8 @@ def bind_failure(listener_name: str, address: str, problem: OSError) -> CommandE
     """Return the error that names the setting of an address that can't be bound."""
     reason = (problem.strerror or str(problem)).lower()
     return CommandError(
-        f"cannot listen on {address}: {reason}; set {PREFIX}{listener_name}_LISTEN to another place"
+        f"Cannot listen on {address}: {reason}. Set "
+        f"{PREFIX}{listener_name}_LISTEN to another address."
     )
 
 
@@ -107,12 +110,15 @@ def listen_addresses(settings: Settings) -> dict[str, str]:
     return {name: address for name, address in addresses.items() if address}
 
 
-def exposed_listeners(settings: Settings) -> list[str]:
+def exposed_listener_names(settings: Settings) -> list[str]:
     """Return the names of listeners that other machines can reach."""
     return [
         name
         for name, setting in listen_addresses(settings).items()
-        if not all(is_loopback_address(address[0]) for _, address in resolve_address(name, setting))
+        if not all(
+            is_loopback_address(address[0])
+            for _, address in socket_families_and_addresses(name, setting)
+        )
     ]
 
 

@@ -33,31 +33,31 @@ class HttpSettings(BaseSettings):
     http_connections: int = Field(
         default=10_000,
         ge=1,
-        description="Concurrent HTTP and WebSocket connections. The server answers more with 503.",
+        description="Largest number of concurrent HTTP and WebSocket connections. Further ones "
+        "get 503.",
     )
     http_connections_per_client: int = Field(
         default=1000,
         ge=1,
-        description="Concurrent connections of one IP address, except trusted proxies. The "
-        "server answers more with 503.",
+        description="Largest number of concurrent connections of one IP address, except trusted "
+        "proxies. Further ones get 503.",
     )
     subscriptions_per_user: int = Field(
         default=200,
         ge=1,
-        description="Concurrent WebSockets and event streams of one user, and of one IP address "
-        "for anonymous clients.",
+        description="Largest number of concurrent WebSockets and event streams of one user, and "
+        "of one IP address for anonymous clients.",
     )
     concurrent_operations: int = Field(
         default=1000,
         ge=2,
-        description="Queries and mutations that run at the same time. The server answers more "
-        "with 503.",
+        description="Largest number of concurrent queries and mutations. Further ones get 503.",
     )
     concurrent_operations_per_client: int = Field(
         default=100,
         ge=1,
-        description="Queries and mutations of one user or IP address that run at the same time. "
-        "The server answers more with 429. A key of ADMIN or above can use half of "
+        description="Largest number of concurrent queries and mutations of one user or IP "
+        "address. Further ones get 429. A key of ADMIN or above can use half of "
         "MERGANSER_CONCURRENT_OPERATIONS.",
     )
     cost_budget_anonymous: int = Field(

@@ -28,16 +28,16 @@ class IncomingSettings(BaseSettings):
     )
     authentication_check: Literal["off", "smtp", "all"] = Field(
         default="smtp",
-        description="Which incoming mail is checked by SPF, DKIM, DMARC and ARC: smtp, mail "
-        "received by SMTP; all, also mail received by LMTP, without SPF; off, none, and the "
+        description="Which incoming mail is checked by SPF, DKIM, DMARC and ARC. smtp: mail "
+        "received by SMTP. all: also mail received by LMTP, without SPF. off: none, and the "
         "results of the server in front are trusted for all mail.",
         json_schema_extra={"hint": "write off, smtp or all"},
     )
     dmarc_on_failure: Literal["ignore", "junk", "reject"] = Field(
         default="junk",
         description="What happens to mail that fails DMARC if the policy of its domain is "
-        "quarantine or reject: junk, delivery to Junk; reject, rejection if the policy is reject, "
-        "else delivery to Junk; ignore, nothing.",
+        "quarantine or reject. junk: delivery to Junk. reject: rejection if the policy is reject, "
+        "else delivery to Junk. ignore: nothing.",
         json_schema_extra={"hint": "write ignore, junk or reject"},
     )
     arc_trusted_domains: WordList = Field(
@@ -48,8 +48,8 @@ class IncomingSettings(BaseSettings):
     arc_keys_folder: Path | None = Field(
         default=DEFAULT_OPTIONS.arc_keys_folder,
         description="Folder of the keys that seal forwarded mail by ARC: a file "
-        "`selector._domainkey.example.org.pem` for each domain, readable only by the server's "
-        "user. `merganser domain arc-key` makes one.",
+        "`selector._domainkey.example.org.pem` for each domain, readable only by the "
+        "system user of the server. `merganser domain arc-key` makes one.",
     )
     spam_headers: WordList = Field(
         default=DEFAULT_OPTIONS.spam_headers,
@@ -84,14 +84,14 @@ class IncomingSettings(BaseSettings):
         default=DEFAULT_OPTIONS.quarantine_max_messages_per_user,
         ge=1,
         le=10_000,
-        description="Messages of a user in the quarantine. The oldest are deleted if there are "
-        "more.",
+        description="Largest number of messages of a user in the quarantine. The oldest are "
+        "deleted if there are more.",
     )
     quarantine_max_bytes_per_user: ByteSize = Field(
         default=DEFAULT_OPTIONS.quarantine_max_bytes_per_user,
         ge=1 << 16,
-        description="Size of the messages of a user in the quarantine. The oldest are deleted if "
-        "there are more.",
+        description="Total size of the messages of a user in the quarantine. The oldest are "
+        "deleted if it is larger.",
     )
     quarantine_url: str = Field(
         default=DEFAULT_OPTIONS.quarantine_url,
@@ -103,11 +103,11 @@ class IncomingSettings(BaseSettings):
 
     @field_validator("spam_headers")
     @classmethod
-    def _check_spam_headers(cls, field_names: tuple[str, ...]) -> tuple[str, ...]:
+    def _normalize_spam_headers(cls, field_names: tuple[str, ...]) -> tuple[str, ...]:
         known_fields = {name.lower(): name for name in DEFAULT_OPTIONS.spam_headers}
         if field_names == ("none",):
             return ()
-        for each in field_names:
-            if each.lower() not in known_fields:
-                raise ValueError("not a field of a spam filter that we read")
-        return tuple(known_fields[each.lower()] for each in field_names)
+        for field_name in field_names:
+            if field_name.lower() not in known_fields:
+                raise ValueError("not a supported header field of a spam filter")
+        return tuple(known_fields[field_name.lower()] for field_name in field_names)

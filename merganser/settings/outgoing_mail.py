@@ -35,26 +35,28 @@ class OutgoingSettings(BaseSettings):
         default=DEFAULT_OPTIONS.outbound_connections_per_domain,
         ge=1,
         le=100,
-        description="Concurrent connections of one process to the servers of one domain.",
+        description="Largest number of concurrent connections of one process to the servers of "
+        "one domain.",
     )
     outbound_messages_per_minute_per_domain: int = Field(
         default=DEFAULT_OPTIONS.outbound_messages_per_minute_per_domain,
         ge=0,
         le=1_000_000,
-        description="Messages in a minute to one domain, relay or next hop, of all processes "
-        "together. 0: unlimited.",
+        description="Largest number of messages in a minute to one domain, relay or next hop, of "
+        "all processes together. 0: unlimited.",
     )
     outbound_messages_per_connection: int = Field(
         default=DEFAULT_OPTIONS.outbound_messages_per_connection,
         ge=1,
         le=10_000,
-        description="Messages that are sent over one connection.",
+        description="Largest number of messages that are sent over one connection.",
     )
     outbound_idle_connections: int = Field(
         default=DEFAULT_OPTIONS.outbound_idle_connections,
         ge=0,
         le=100,
-        description="Idle connections to one server that are kept for the next message.",
+        description="Largest number of idle connections to one server that are kept for the next "
+        "message.",
     )
     outbound_idle_timeout: Duration = Field(
         default=DEFAULT_OPTIONS.outbound_idle_timeout,

@@ -28,6 +28,11 @@ class RetentionSettings(BaseSettings):
         default=DEFAULT_OPTIONS.deleted_messages_retention,
         description="How long deleted messages can be restored.",
     )
+    scim_deletion_grace_period: Duration = Field(
+        default=DEFAULT_OPTIONS.scim_deletion_grace_period,
+        description="How long an account that a directory deleted by SCIM can be restored. Then "
+        "its data is removed. 0 s: the data is removed at once.",
+    )
     backup_restore_window: Duration = Field(
         default=DEFAULT_OPTIONS.backup_restore_window,
         description="How old a database backup can be when you restore it. Objects that no row "
@@ -51,13 +56,13 @@ class RetentionSettings(BaseSettings):
     journal_max_events: int = Field(
         default=DEFAULT_OPTIONS.journal_max_events,
         ge=1000,
-        description="Changes of one account that clients can still read.",
+        description="Largest number of changes of one account that clients can still read.",
     )
     subscriptions_max_lag_events: int = Field(
         default=DEFAULT_OPTIONS.subscriptions_max_lag_events,
         ge=500,
-        description="Changes by which a subscription can lag behind. A client that lags further "
-        "reads the current state again.",
+        description="Largest number of changes by which a subscription can lag behind. A client "
+        "that lags further reads the current state again.",
     )
     security_log_retention: Duration = Field(
         default=DEFAULT_OPTIONS.security_log_retention,
@@ -73,9 +78,17 @@ class RetentionSettings(BaseSettings):
         description="How long the log of administrative changes is kept.",
     )
 
+    cluster_node_retention: Duration = Field(
+        default=DEFAULT_OPTIONS.cluster_node_retention,
+        ge=timedelta(minutes=1),
+        description="How long the node of a server that has stopped is listed. Nodes that "
+        "`clusterNodeAdd` added stay.",
+        json_schema_extra={"hint": "write at least 1 minute"},
+    )
+
     @field_validator("journal_retention")
     @classmethod
     def _check_whole_days(cls, retention: timedelta) -> timedelta:
         if retention % timedelta(days=1):
-            raise ValueError("not whole days")
+            raise ValueError("must be whole days")
         return retention

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
-from mail.network.outbound_http import parse_target
+from mail.network.outbound_http import parse_http_target
 from merganser.settings.value_types import DEFAULT_OPTIONS, HOST_PORT_PATTERN, ByteSize, Duration
 from models.errors import InvalidInput
 
@@ -26,7 +26,7 @@ class ScannerSettings(BaseSettings):
     )
     rspamd_password: SecretStr | None = Field(
         default=DEFAULT_OPTIONS.rspamd_password,
-        description="Password of rspamd.",
+        description="Password of the rspamd controller (`enable_password`), which training needs.",
     )
     rspamd_timeout: Duration = Field(
         default=DEFAULT_OPTIONS.rspamd_timeout,
@@ -92,11 +92,11 @@ class ScannerSettings(BaseSettings):
     def _check_scanner_url(cls, url: str) -> str:
         if url:
             try:
-                parse_target(url, allow_private=True)
+                parse_http_target(url, allow_private=True)
             except InvalidInput as problem:
                 raise ValueError(problem.message) from None
         if "?" in url:
-            raise ValueError("without a query")
+            raise ValueError("must have no query")
         return url
 
     @field_validator("clamd_address")
@@ -108,5 +108,5 @@ class ScannerSettings(BaseSettings):
             not re.fullmatch(HOST_PORT_PATTERN, address)
             or not 0 < int(address.rpartition(":")[2]) < 1 << 16
         ):
-            raise ValueError("not a place")
+            raise ValueError("must be a host and port, or a path")
         return address

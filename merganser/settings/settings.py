@@ -1,26 +1,29 @@
 """All settings of the environment. Only this module reads the variables."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import timedelta
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
 
 from merganser.errors import EXIT_USAGE, CommandError
+from merganser.settings.blob_cache import BlobCacheSettings
+from merganser.settings.config_file import ConfigLine, InvalidConfigFile, read_config_file
 from merganser.settings.http import HttpSettings
+from merganser.settings.identity_providers import IdentityProviderSettings
 from merganser.settings.incoming_mail import IncomingSettings
+from merganser.settings.log_store import LogStoreSettings
 from merganser.settings.outgoing_mail import OutgoingSettings
 from merganser.settings.retention import RetentionSettings
 from merganser.settings.scanners import ScannerSettings
 from merganser.settings.signatures import SigningSettings
 from merganser.settings.smtp import SmtpSettings
-from merganser.settings.units import format_duration, format_size, parse_size
+from merganser.settings.suggestions import suggest_settings
 from merganser.settings.users import AccountSettings
 from merganser.settings.value_types import (
     DEFAULT_OPTIONS,
@@ -36,6 +39,7 @@ from models.runtime.renamed_settings import RENAMED_VARIABLES, rename_message
 from models.store.postgres.address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 FAULT_PATTERN = r"^[a-z]+:[1-9][0-9]*$"
 DRIVER_BY_SCHEME = {
     "sqlite": "sqlite+aiosqlite",
@@ -51,8 +55,8 @@ BUS_NAMES = ("auto", "process", "unix", "postgresql")  # values without a URL
 
 def database_url_with_driver(url: str) -> str:
     """Add the driver of SQLAlchemy to a database URL. Raises ValueError if it is unsupported."""
-    scheme, mark, rest = url.partition("://")
-    if not mark or scheme not in DRIVER_BY_SCHEME:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in DRIVER_BY_SCHEME:
         raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
     if is_postgres(url):
         parse_postgres_address(url)
@@ -71,6 +75,9 @@ class Settings(
     SigningSettings,
     ScannerSettings,
     RetentionSettings,
+    LogStoreSettings,
+    BlobCacheSettings,
+    IdentityProviderSettings,
 ):
     """All settings. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
@@ -82,6 +89,12 @@ class Settings(
         hide_input_in_errors=True,
     )
 
+    config: Path | None = Field(
+        default=None,
+        description="File with more settings: lines VARIABLE=value with the names of this list, at "
+        "most 256 KiB. Variables of the environment precede it. `configReload` and SIGHUP read it "
+        "again.",
+    )
     data: Path = Field(
         default=Path("var"),
         description="Folder for the database, object store, spool files and keys of this server.",
@@ -95,8 +108,8 @@ class Settings(
     )
     object_store_url: str = Field(
         default_factory=lambda values: f"{values['data']}/blobs",
-        description="Where messages, attachments and files are stored: a folder, or an S3 bucket "
-        "as in s3://bucket/prefix.",
+        description="Object store for messages, attachments and files: a folder, or an S3 bucket "
+        "as in s3://bucket/prefix?endpoint=https://s3.example.org&region=eu-west-1.",
         json_schema_extra=table_default("{data}/blobs"),
     )
     cold_object_store_url: str | None = Field(
@@ -106,10 +119,10 @@ class Settings(
     )
     event_bus_url: SecretStr = Field(
         default=SecretStr("auto"),
-        description="How processes that share a database wake each other: process, not at all; "
-        "unix, by sockets in {data}/bells, or unix:///folder; postgresql, by NOTIFY of the "
-        "database, or postgresql://… of another; redis://…, rediss://…, nats://… or tls://… by a "
-        "Redis or NATS server; auto, unix with SQLite and postgresql with PostgreSQL.",
+        description="How processes that share a database wake each other. process: not at all. "
+        "unix: by sockets in {data}/bells, or unix:///folder. postgresql: by NOTIFY of the "
+        "database, or postgresql://… of another. redis://…, rediss://…, nats://… or tls://…: by a "
+        "Redis or NATS server. auto: unix with SQLite and postgresql with PostgreSQL.",
         json_schema_extra={
             **table_default("auto"),
             "hint": "write auto, process, unix, postgresql, or the URL of Redis or NATS",
@@ -130,8 +143,8 @@ class Settings(
     bootstrap_key: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="A bearer key with the role ROOT, at least 16 characters. It works before "
-        "the database has any key.",
+        description="A bearer key with the role ROOT, at least 16 characters. It works even if "
+        "the database has no key.",
         json_schema_extra={"hint": "it needs 16 characters at least"},
     )
     signing_secret: SecretStr | None = Field(
@@ -163,9 +176,23 @@ class Settings(
         "Without it they are paths only.",
         json_schema_extra={"hint": "write https://host, without a slash at its end"},
     )
+    node_address: str | None = Field(
+        default=None,
+        pattern=HOST_PORT_PATTERN,
+        description="Address at which load balancers reach HTTP of this server: host:port. It "
+        "names the node of the server, so each server needs another one.",
+        json_schema_extra={
+            **table_default(
+                "`MERGANSER_HOSTNAME`, or the name of the machine if it is localhost, with the "
+                "port of `MERGANSER_HTTP_LISTEN`"
+            ),
+            "hint": "write host:port",
+        },
+    )
     cors_origins: WordList = Field(
         default=(),
-        description="Web origins that may call GraphQL from a browser (CORS), separated by spaces.",
+        description="Web origins that can call the server from a browser (CORS), separated by "
+        "spaces, such as https://app.example.org. The port * allows all ports: http://localhost:*",
     )
     users_default_domain: str | None = Field(
         default=DEFAULT_OPTIONS.users_default_domain,
@@ -230,18 +257,19 @@ class Settings(
     disk_reserve: ByteSize = Field(
         default=DEFAULT_OPTIONS.disk_reserve,
         description="Space that stays free on the disk of the data folder, so that the database "
-        "can still be written. With less, mail is answered 452 and uploads 507.",
+        "can still be written. With less, mail is refused with 452 and uploads with "
+        "507.",
     )
     search_max_characters: ByteSize = Field(
         default=DEFAULT_OPTIONS.search_max_characters,
         ge=1024,
         le=16 << 20,
-        description="Characters of a message that full-text search finds. A new value applies to "
-        "new messages.",
+        description="Largest number of characters of a message that full-text search finds. A new "
+        "value applies to new messages.",
     )
     files_quota: ByteSize = Field(
         default=DEFAULT_OPTIONS.files_quota,
-        description="Storage of a user for files that are shared or wait for a draft. 0: "
+        description="Storage of a user for files that are shared or attached to a draft. 0: "
         "unlimited.",
     )
     import_folder: Path | None = Field(
@@ -252,7 +280,7 @@ class Settings(
     mailboxes_max_per_user: int = Field(
         default=DEFAULT_OPTIONS.mailboxes_max_per_user,
         ge=5,
-        description="Folders that a user can have.",
+        description="Largest number of mailboxes of a user.",
     )
     share_across_domains: bool = Field(
         default=DEFAULT_OPTIONS.share_across_domains,
@@ -263,7 +291,7 @@ class Settings(
     submission_max_recipients: int = Field(
         default=DEFAULT_OPTIONS.submission_max_recipients,
         ge=1,
-        description="Recipients of a message that is sent.",
+        description="Largest number of recipients of a message that is sent.",
     )
     webhooks_allow_private_networks: bool = Field(
         default=DEFAULT_OPTIONS.webhooks_allow_private_networks,
@@ -288,14 +316,14 @@ class Settings(
         default=DEFAULT_OPTIONS.connectors_max_runs,
         ge=1,
         le=256,
-        description="Concurrent runs of connectors. Runs that only wait for events (IMAP IDLE) "
-        "don't count.",
+        description="Largest number of concurrent runs of connectors. Runs that only wait for "
+        "events (IMAP IDLE) don't count.",
     )
     connectors_max_runs_per_host: int = Field(
         default=DEFAULT_OPTIONS.connectors_max_runs_per_host,
         ge=1,
         le=64,
-        description="Concurrent runs of connectors with one remote host.",
+        description="Largest number of concurrent runs of connectors with one remote host.",
     )
     push_contact: str = Field(
         default=DEFAULT_OPTIONS.push_contact,
@@ -311,19 +339,21 @@ class Settings(
     bulk_max_items: int = Field(
         default=DEFAULT_OPTIONS.bulk_max_items,
         ge=1,
-        description="Messages that one request changes directly; more become a task. Also the "
-        "most objects that most mutations accept in one list.",
+        description="Largest number of messages that one request changes directly; more become a "
+        "task. Also the largest number of objects that most mutations accept in one "
+        "list.",
     )
     shutdown_drain: Duration = Field(
         default=timedelta(0),
         description="How long the server still answers requests after SIGTERM, while "
-        "`/health/ready` returns 503, so that load balancers can stop sending requests.",
+        "`/health/ready` returns 503, so that load balancers stop sending requests. 0 "
+        "s: not at all.",
     )
     metrics_access: Literal["key", "loopback", "off"] = Field(
         default="key",
-        description="Who can read `/metrics`: key, with `MERGANSER_METRICS_KEY` or a credential "
-        "of an ADMIN; loopback, also every client on this machine, so no proxy may forward the "
-        "path; off, nobody.",
+        description="Who can read `/metrics`. key: clients with `MERGANSER_METRICS_KEY` or a "
+        "credential of an ADMIN. loopback: also every client on this machine, so no proxy may "
+        "forward the path. off: nobody.",
         json_schema_extra={"hint": "write key, loopback or off"},
     )
     metrics_key: SecretStr | None = Field(
@@ -355,7 +385,7 @@ class Settings(
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO",
-        description="Least level of log lines: DEBUG, INFO, WARNING or ERROR.",
+        description="Lowest level of log lines that are written.",
     )
     fault: str | None = Field(
         default=None,
@@ -367,10 +397,10 @@ class Settings(
 
     @field_validator("event_bus_url")
     @classmethod
-    def _check_wakeups(cls, setting: SecretStr) -> SecretStr:
+    def _check_event_bus_url(cls, setting: SecretStr) -> SecretStr:
         bus = setting.get_secret_value()
-        scheme, mark, rest = bus.partition("://")
-        if not (scheme in BUS_URL_SCHEMES and rest if mark else bus in BUS_NAMES):
+        scheme, separator, rest = bus.partition("://")
+        if not (scheme in BUS_URL_SCHEMES and rest if separator else bus in BUS_NAMES):
             raise ValueError(scheme)
         return setting
 
@@ -385,13 +415,14 @@ class Settings(
 
     def options(self) -> Options:
         """The values that models, mail and resolvers use."""
-        return Options(**{each.name: getattr(self, each.name) for each in fields(Options)})
+        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from the environment, and from the settings file if one is set.
 
-    Raises CommandError with the name of the variable if one is unknown, renamed or invalid.
+    Raises CommandError with the name of the variable if one is unknown, renamed or invalid, and
+    with the line of the settings file if it is from there.
     """
     variables = [(PREFIX + name).upper() for name in Settings.model_fields]
     renamed_variables = sorted(os.environ.keys() & RENAMED_VARIABLES.keys())
@@ -400,14 +431,63 @@ def read_settings() -> Settings:
         raise CommandError(message, exit_code=EXIT_USAGE)
     for name in os.environ:
         if name.startswith(PREFIX) and name not in variables:
-            similar_name = get_close_matches(name, variables, 1, 0.0)[0]
-            raise CommandError(
-                f"{name} is no setting; did you mean {similar_name}?", exit_code=EXIT_USAGE
-            )
+            raise CommandError(_unknown_setting_message(name), exit_code=EXIT_USAGE)
+    lines = _read_lines_of_config_file(variables)
+    values: dict[str, Any] = {
+        variable.removeprefix(PREFIX).lower(): line.value
+        for variable, line in lines.items()
+        if line.value and not os.environ.get(variable)
+    }
     try:
-        return Settings()
+        return Settings(**values)
     except ValidationError as problem:
-        raise CommandError(_validation_message(problem), exit_code=EXIT_USAGE) from problem
+        field = str(problem.errors(include_url=False, include_input=False)[0]["loc"][0])
+        place = ""
+        if field in values:
+            line = lines[(PREFIX + field).upper()]
+            place = f"{os.environ[CONFIG_VARIABLE]}, line {line.line_number}: "
+        message = place + _validation_message(problem)
+        raise CommandError(message, exit_code=EXIT_USAGE) from problem
+
+
+def _read_lines_of_config_file(variables: Sequence[str]) -> dict[str, ConfigLine]:
+    """Read the settings file; empty if none is set.
+
+    Raises CommandError if it can't be read, or has a variable that is not one of these.
+    """
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        return {}
+    try:
+        lines = read_config_file(Path(path))
+    except InvalidConfigFile as problem:
+        raise CommandError(str(problem), exit_code=EXIT_USAGE) from problem
+    for variable, line in lines.items():
+        place = f"{path}, line {line.line_number}: "
+        if variable in RENAMED_VARIABLES:
+            raise CommandError(place + rename_message(variable), exit_code=EXIT_USAGE)
+        if variable == CONFIG_VARIABLE:
+            text = f"{place}{CONFIG_VARIABLE} must be a variable of the environment."
+            raise CommandError(text, exit_code=EXIT_USAGE)
+        if variable not in variables:
+            raise CommandError(place + _unknown_setting_message(variable), exit_code=EXIT_USAGE)
+    return lines
+
+
+def _unknown_setting_message(variable: str) -> str:
+    """A sentence about an unknown variable, with the settings that it may mean."""
+    descriptions = {
+        name: field.description or ""
+        for name, field in Settings.model_fields.items()
+        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"))
+    }
+    names = [
+        (PREFIX + name).upper()
+        for name in suggest_settings(variable.removeprefix(PREFIX), descriptions)
+    ]
+    choice = " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    question = f" Did you mean {choice}?" if choice else ""
+    return f"{variable} is not a setting.{question} `merganser settings` lists all settings."
 
 
 def _validation_message(error: ValidationError) -> str:
@@ -418,41 +498,3 @@ def _validation_message(error: ValidationError) -> str:
     hint = extra.get("hint") if isinstance(extra, dict) else None
     reason = str(hint or first["msg"]).removeprefix("Value error, ")
     return f"{(PREFIX + field).upper()} is wrong: {reason[:1].lower()}{reason[1:]}"
-
-
-def settings_table(settings_class: type[Settings] = Settings) -> str:
-    """The settings as a Markdown table, which docs/settings.md has."""
-    lines = ["| variable | default | meaning |", "|---|---|---|"]
-    field_infos = settings_class.model_fields
-    grouped_classes = (
-        *(RetentionSettings, AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings),
-        *(SigningSettings, ScannerSettings, HttpSettings),
-    )
-    fields_of_parts = [
-        part.model_fields for part in grouped_classes
-    ]  # a stable sort: other settings first, then part by part
-    for name in sorted(field_infos, key=lambda name: [name in each for each in fields_of_parts]):
-        field_info = field_infos[name]
-        extra = (
-            field_info.json_schema_extra if isinstance(field_info.json_schema_extra, dict) else {}
-        )
-        if not extra.get("hidden"):
-            default = extra.get("default") or _default_text(field_info)
-            lines.append(f"| `{(PREFIX + name).upper()}` | {default} | {field_info.description} |")
-    return "\n".join(lines)
-
-
-def _default_text(field_info: FieldInfo) -> str:
-    value = field_info.default
-    if value in (None, "", ()):
-        return "none"
-    if isinstance(value, timedelta):
-        return format_duration(value)
-    if isinstance(value, tuple) and isinstance(value[0], timedelta):
-        return ", ".join(map(format_duration, value))
-    if any(
-        isinstance(each, BeforeValidator) and each.func is parse_size
-        for each in field_info.metadata
-    ):
-        return format_size(value)
-    return str(value)

@@ -19,10 +19,9 @@ class SigningSettings(BaseSettings):
     )
     mta_sts_mode: Literal["off", "testing", "enforce"] = Field(
         default="off",
-        description="Mode of the MTA-STS policy (RFC 8461) that is served for the domains here "
-        "at `https://mta-sts.example.org/.well-known/mta-sts.txt`: testing, failures of "
-        "encryption are only reported; enforce, mail is only sent encrypted; off, there is no "
-        "policy.",
+        description="Mode of the MTA-STS policy (RFC 8461) that is served for the domains here at "
+        "`https://mta-sts.example.org/.well-known/mta-sts.txt`. testing: failures of encryption "
+        "are only reported. enforce: mail is only sent encrypted. off: there is no policy.",
         json_schema_extra={"hint": "write off, testing or enforce"},
     )
     dkim_retired_key_retention: Duration = Field(

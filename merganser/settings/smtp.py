@@ -123,18 +123,18 @@ class SmtpSettings(BaseSettings):
     smtp_connections: int = Field(
         default=200,
         ge=1,
-        description="Concurrent connections of each SMTP listener.",
+        description="Largest number of concurrent connections of each SMTP listener.",
     )
     smtp_connections_per_client: int = Field(
         default=20,
         ge=1,
-        description="Concurrent connections of one network (/24 of IPv4, /64 of IPv6) to each "
-        "SMTP listener.",
+        description="Largest number of concurrent connections of one network (/24 of IPv4, /64 of "
+        "IPv6) to each SMTP listener.",
     )
     smtp_max_recipients: int = Field(
         default=100,
         ge=100,
-        description="Recipients of a message that is received by SMTP.",
+        description="Largest number of recipients of a message that is received by SMTP.",
     )
     smtp_idle_timeout: Duration = Field(
         default=timedelta(minutes=5),
@@ -161,14 +161,14 @@ class SmtpSettings(BaseSettings):
     smtp_messages_per_hour_per_network: int = Field(
         default=1000,
         ge=0,
-        description="Messages that are accepted from one network in an hour. Further messages "
-        "are deferred. 0: unlimited.",
+        description="Largest number of messages that are accepted from one network in an hour. "
+        "Further messages are deferred. 0: unlimited.",
     )
     smtp_messages_per_hour_per_account: int = Field(
         default=100,
         ge=0,
-        description="Messages that are accepted from one network for one account in an hour. 0: "
-        "unlimited.",
+        description="Largest number of messages that are accepted from one network for one "
+        "account in an hour. Further messages are deferred. 0: unlimited.",
     )
     greylist_delay: Duration = Field(
         default=timedelta(0),

@@ -14,7 +14,7 @@ _SECONDS_BY_UNIT = {
 _NUMBER_WITH_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
-def parse_size(text: object) -> object:
+def parse_size_if_text(text: object) -> object:
     """Parse a size such as "1 GiB", "500 MB" or "1024" to bytes.
 
     Returns values that are not strings unchanged. Raises ValueError if the text is no size.
@@ -28,7 +28,7 @@ def parse_size(text: object) -> object:
     return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
-def parse_duration(text: object) -> object:
+def parse_duration_if_text(text: object) -> object:
     """Parse a duration such as "10 min", "24 h" or "14 days" to a timedelta.
 
     Returns values that are not strings unchanged. Raises ValueError if the text is no duration.
@@ -46,7 +46,7 @@ def parse_duration(text: object) -> object:
         raise ValueError("that is too long") from None
 
 
-def format_size(byte_count: int) -> str:
+def format_size_in_whole_units(byte_count: int) -> str:
     """Format a size in the largest unit that divides it: "1 GiB", "1500 bytes"."""
     for name, unit in BINARY_UNITS:
         if byte_count and byte_count % unit == 0:
@@ -54,7 +54,7 @@ def format_size(byte_count: int) -> str:
     return f"{byte_count} bytes"
 
 
-def format_duration(duration: timedelta) -> str:
+def format_duration_in_whole_units(duration: timedelta) -> str:
     """Format a duration in the largest unit that divides it: "14 days", "24 h", "10 min"."""
     seconds = int(duration.total_seconds())
     for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):

@@ -30,7 +30,7 @@ class AccountSettings(BaseSettings):
     app_passwords_max_per_user: int = Field(
         default=DEFAULT_OPTIONS.app_passwords_max_per_user,
         ge=0,
-        description="Application passwords that a user can have.",
+        description="Largest number of application passwords of a user.",
     )
     key_value_stores: WordList = Field(
         default=DEFAULT_OPTIONS.key_value_stores,
@@ -51,7 +51,8 @@ class AccountSettings(BaseSettings):
         default=DEFAULT_OPTIONS.key_value_max_key_levels,
         ge=1,
         le=512,
-        description="Levels of a key in a key-value store. Slashes separate levels.",
+        description="Largest number of levels of a key in a key-value store. Slashes separate "
+        "levels.",
     )
     key_value_max_value_size: ByteSize = Field(
         default=DEFAULT_OPTIONS.key_value_max_value_size,
@@ -62,13 +63,13 @@ class AccountSettings(BaseSettings):
         default=DEFAULT_OPTIONS.key_value_max_entries,
         ge=0,
         le=10_000,
-        description="Entries of a user in all key-value stores, and of all shared entries "
-        "together.",
+        description="Largest number of entries of a user in all key-value stores, and of all "
+        "shared entries together.",
     )
     key_value_max_total_size: ByteSize = Field(
         default=DEFAULT_OPTIONS.key_value_max_total_size,
         le=64 << 20,
-        description="Size of all keys and values of a user, and of all shared ones together.",
+        description="Total size of all keys and values of a user, and of all shared ones together.",
     )
     webauthn_rp_id: str = Field(
         default=DEFAULT_OPTIONS.webauthn_rp_id,
@@ -106,8 +107,12 @@ class AccountSettings(BaseSettings):
     profile_smtp_server: str = Field(
         default=DEFAULT_OPTIONS.profile_smtp_server,
         pattern=rf"^$|{HOST_PORT_PATTERN}",
-        description="Submission server with TLS in profiles for Apple devices: host:port.",
-        json_schema_extra={**table_default("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
+        description="Submission server with TLS that is named to mail programs, in profiles for "
+        "Apple devices, autoconfig and Autodiscover: host:port. Port 587 means STARTTLS.",
+        json_schema_extra={
+            **table_default("`MERGANSER_HOSTNAME` with the port of the submission listener"),
+            "hint": "write host:port",
+        },
     )
     profile_cert: Path | None = Field(
         default=DEFAULT_OPTIONS.profile_cert,
@@ -122,13 +127,14 @@ class AccountSettings(BaseSettings):
     limits_recipients_per_day: int = Field(
         default=DEFAULT_OPTIONS.limits_recipients_per_day,
         ge=0,
-        description="Recipients to whom a user can write in 24 hours. 0: unlimited.",
+        description="Largest number of recipients to whom a user can write in 24 hours. 0: "
+        "unlimited.",
     )
     limits_received_per_hour: int = Field(
         default=DEFAULT_OPTIONS.limits_received_per_hour,
         ge=0,
-        description="Messages that a user receives in an hour before further messages are "
-        "deferred. 0: unlimited.",
+        description="Largest number of messages that a user receives in an hour. Further messages "
+        "are deferred. 0: unlimited.",
     )
     limits_send_rate_per_user: str = Field(
         default=DEFAULT_OPTIONS.limits_send_rate_per_user,
@@ -153,8 +159,8 @@ class AccountSettings(BaseSettings):
     limits_forwards_per_day: int = Field(
         default=DEFAULT_OPTIONS.limits_forwards_per_day,
         ge=0,
-        description="Messages that an account or address without its own limit can forward in 24 "
-        "hours. 0: unlimited.",
+        description="Largest number of messages that an account or address without its own limit "
+        "can forward in 24 hours. 0: unlimited.",
     )
     spam_no_forward_score: int = Field(
         default=DEFAULT_OPTIONS.spam_no_forward_score,
@@ -173,18 +179,19 @@ class AccountSettings(BaseSettings):
         default=DEFAULT_OPTIONS.filters_max_per_user,
         ge=0,
         le=1000,
-        description="Filters that a user can have.",
+        description="Largest number of filters of a user.",
     )
     addresses_max_temporary_per_user: int = Field(
         default=DEFAULT_OPTIONS.addresses_max_temporary_per_user,
         ge=0,
-        description="Temporary addresses that a user can have.",
+        description="Largest number of temporary addresses of a user.",
     )
     addresses_subaddress_delimiters: str = Field(
         default=DEFAULT_OPTIONS.addresses_subaddress_delimiters,
         pattern=r"^[+\-_=#]*$",
         description="Characters that begin a subaddress (RFC 5233): ada+news@ is delivered to "
-        "ada@, unless ada+news@ is an address of its own. Some of `+-_=#`.",
+        "ada@, unless ada+news@ is an address of its own. Allowed characters: "
+        "`+-_=#`.",
         json_schema_extra={"hint": "write some of + - _ = #, or nothing"},
     )
     limits_warning_percent: int = Field(
@@ -247,8 +254,8 @@ class AccountSettings(BaseSettings):
     breached_passwords_file: Path | None = Field(
         default=DEFAULT_OPTIONS.breached_passwords_file,
         description="File of breached passwords, which new passwords must not be in if "
-        "`allowUnsafe` is false: one password per line, or its SHA-1 in hex, sorted by bytes. "
-        "Without it a built-in list of a few hundred common passwords is used.",
+        "`allowUnsafe` is false. It has one password per line, or its SHA-1 in hex, sorted by "
+        "bytes. Without it a built-in list of a few hundred common passwords is used.",
     )
     breached_passwords_url: str | None = Field(
         default=DEFAULT_OPTIONS.breached_passwords_url,
@@ -260,7 +267,7 @@ class AccountSettings(BaseSettings):
     )
     welcome_folder: Path | None = Field(
         default=DEFAULT_OPTIONS.welcome_folder,
-        description="Folder of messages that a new account with an address gets: for each a "
+        description="Folder of messages that a new account with an address gets. Each has a "
         "NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html or "
         "NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are replaced.",
     )
@@ -309,7 +316,8 @@ class AccountSettings(BaseSettings):
     sign_in_exempt_networks: WordList = Field(
         default=DEFAULT_OPTIONS.sign_in_exempt_networks,
         description="Addresses and networks that are never locked out for all accounts, "
-        "separated by spaces. One account can still be locked for them.",
+        "separated by spaces. One account can still be locked for them. Their failures don't "
+        "count towards a ban.",
         json_schema_extra={"hint": "write addresses and networks such as 10.0.0.0/8"},
     )
     tokens_idle_timeout: Duration = Field(
@@ -320,6 +328,24 @@ class AccountSettings(BaseSettings):
         default=DEFAULT_OPTIONS.tokens_max_age,
         description="A token expires at this age, even if it is in use.",
     )
+    oauth_access_token_ttl: Duration = Field(
+        default=DEFAULT_OPTIONS.oauth_access_token_ttl,
+        ge=timedelta(minutes=1),
+        le=timedelta(days=1),
+        description="Lifetime of an access token of an OAuth client. Use does not extend it.",
+    )
+    oauth_refresh_token_ttl: Duration = Field(
+        default=DEFAULT_OPTIONS.oauth_refresh_token_ttl,
+        ge=timedelta(hours=1),
+        le=timedelta(days=3650),
+        description="A refresh token of an OAuth client expires if it is unused for this time.",
+    )
+    oauth_registration: bool = Field(
+        default=DEFAULT_OPTIONS.oauth_registration,
+        description="Programs can register themselves as public OAuth clients at "
+        "`/oauth/register` (RFC 7591). If off, only an ADMIN creates clients.",
+        json_schema_extra={"hint": "write on or off"},
+    )
 
     @field_validator("sign_in_exempt_networks")
     @classmethod
@@ -329,15 +355,15 @@ class AccountSettings(BaseSettings):
     @field_validator("key_value_stores")
     @classmethod
     def _check_key_value_store_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for each in names:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", each):
+        for name in names:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
                 raise ValueError("not a name of a store")
         return names
 
     @field_validator("webauthn_origins")
     @classmethod
-    def _check_webauthn_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for each in origins:
-            if not re.fullmatch(r"https?://[^\s/?#]+", each):
+    def _normalize_webauthn_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[^\s/?#]+", origin):
                 raise ValueError("not an origin")
-        return tuple(each.lower() for each in origins)
+        return tuple(origin.lower() for origin in origins)

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from merganser.settings.units import parse_duration, parse_size
+from merganser.settings.units import (
+    parse_duration_if_text,
+    parse_size_if_text,
+)
 from models.runtime.options import Options
 
 HOST_PORT_PATTERN = (
@@ -23,13 +26,13 @@ def _split_words(text: object) -> object:
 
 def check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     """Return IP addresses and networks unchanged. Raises ValueError if one is invalid."""
-    for each in networks:
-        ip_network(each)
+    for network in networks:
+        ip_network(network)
     return networks
 
 
-ByteSize = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
+ByteSize = Annotated[int, BeforeValidator(parse_size_if_text), Field(ge=0)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration_if_text), Field(ge=timedelta(0))]
 DurationList = Annotated[
     tuple[Duration, ...], NoDecode, BeforeValidator(_split_words), Field(min_length=1)
 ]

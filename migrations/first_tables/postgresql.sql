@@ -8,6 +8,35 @@ CREATE TABLE acme_accounts (
     CONSTRAINT uq_acme_accounts_directory UNIQUE (directory)
 );
 
+CREATE TABLE ban_change_counters (
+    id BIGINT NOT NULL,
+    last_change BIGINT NOT NULL,
+    CONSTRAINT pk_ban_change_counters PRIMARY KEY (id)
+);
+
+CREATE TABLE ban_list_hosts (
+    name VARCHAR NOT NULL,
+    addresses JSONB NOT NULL,
+    resolved_at TIMESTAMP WITH TIME ZONE,
+    checked_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    problem VARCHAR,
+    CONSTRAINT pk_ban_list_hosts PRIMARY KEY (name)
+);
+
+CREATE TABLE ban_policies (
+    id BIGINT NOT NULL,
+    ban_seconds BIGINT NOT NULL,
+    ban_time_increment BOOLEAN NOT NULL,
+    max_attempts BIGINT NOT NULL,
+    retry_window_seconds BIGINT NOT NULL,
+    netmask_ipv4 BIGINT NOT NULL,
+    netmask_ipv6 BIGINT NOT NULL,
+    allowlist JSONB NOT NULL,
+    denylist JSONB NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_ban_policies PRIMARY KEY (id)
+);
+
 CREATE TABLE blobs (
     id BIGINT NOT NULL,
     tenant_id BIGINT NOT NULL,
@@ -42,7 +71,8 @@ CREATE TABLE certificates (
     acme_names JSONB NOT NULL,
     acme_directory VARCHAR,
     acme_renew_at TIMESTAMP WITH TIME ZONE,
-    acme_state VARCHAR,
+    acme_state VARCHAR(32),
+    acme_error VARCHAR,
     acme_next_at TIMESTAMP WITH TIME ZONE,
     acme_failures BIGINT NOT NULL,
     lease BIGINT,
@@ -56,6 +86,48 @@ CREATE INDEX certificates_leased ON certificates (holder) WHERE holder IS NOT NU
 CREATE INDEX ix_certificates_acme_next_at ON certificates (acme_next_at);
 CREATE INDEX ix_certificates_not_after ON certificates (not_after);
 
+CREATE TABLE cluster_nodes (
+    id BIGINT NOT NULL,
+    host VARCHAR NOT NULL,
+    port BIGINT NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    tag VARCHAR,
+    weight BIGINT NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    state_changed_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    drain_seconds BIGINT NOT NULL,
+    drain_ends_at TIMESTAMP WITH TIME ZONE,
+    is_added BOOLEAN NOT NULL,
+    server VARCHAR,
+    version VARCHAR,
+    process_count BIGINT NOT NULL,
+    smtp_port BIGINT,
+    submission_port BIGINT,
+    ip_addresses JSONB NOT NULL,
+    change_number BIGINT NOT NULL,
+    applied_change_number BIGINT NOT NULL,
+    heartbeat_count BIGINT NOT NULL,
+    last_heartbeat_at TIMESTAMP WITH TIME ZONE,
+    unreachable_at TIMESTAMP WITH TIME ZONE,
+    last_failure_at TIMESTAMP WITH TIME ZONE,
+    last_failure VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_cluster_nodes PRIMARY KEY (id),
+    CONSTRAINT uq_cluster_nodes_address UNIQUE (host, port)
+);
+CREATE INDEX cluster_nodes_by_creation ON cluster_nodes (created_at, id);
+CREATE INDEX cluster_nodes_by_host ON cluster_nodes (host, id);
+CREATE INDEX cluster_nodes_by_state_change ON cluster_nodes (state_changed_at, id);
+CREATE INDEX ix_cluster_nodes_server ON cluster_nodes (server);
+
+CREATE TABLE component_holds (
+    component VARCHAR NOT NULL,
+    node VARCHAR NOT NULL,
+    is_stopped BOOLEAN NOT NULL,
+    changed_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_component_holds PRIMARY KEY (component, node)
+);
+
 CREATE TABLE credential_changes (
     id BIGSERIAL NOT NULL,
     user_id BIGINT NOT NULL,
@@ -66,13 +138,48 @@ CREATE TABLE credential_changes (
 CREATE INDEX ix_credential_changes_at ON credential_changes (at);
 CREATE INDEX ix_credential_changes_position ON credential_changes (position);
 
-CREATE TABLE documents (
-    hash BYTEA NOT NULL,
-    text VARCHAR NOT NULL,
-    operations JSONB NOT NULL,
-    added_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_documents PRIMARY KEY (hash)
+CREATE TABLE delivery_receipts (
+    digest VARCHAR NOT NULL,
+    message_id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_delivery_receipts PRIMARY KEY (digest)
 );
+CREATE INDEX ix_delivery_receipts_at ON delivery_receipts (at);
+
+CREATE TABLE delivery_trace_steps (
+    id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    queue_id VARCHAR NOT NULL,
+    message_id VARCHAR,
+    component VARCHAR(32) NOT NULL,
+    event VARCHAR(32) NOT NULL,
+    detail VARCHAR,
+    address VARCHAR,
+    normalized_address VARCHAR,
+    recipient_domain VARCHAR,
+    sender VARCHAR,
+    normalized_sender_address VARCHAR,
+    sender_domain VARCHAR,
+    stored_message_id BIGINT,
+    domain_id BIGINT,
+    submission_id BIGINT,
+    CONSTRAINT pk_delivery_trace_steps PRIMARY KEY (id)
+);
+CREATE INDEX delivery_trace_steps_of_message_id ON delivery_trace_steps (message_id, at, id) WHERE message_id IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_queue_id ON delivery_trace_steps (queue_id, at, id);
+CREATE INDEX delivery_trace_steps_of_recipient ON delivery_trace_steps (normalized_address, at, id) WHERE normalized_address IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_recipient_domain ON delivery_trace_steps (recipient_domain, at, id) WHERE recipient_domain IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_sender ON delivery_trace_steps (normalized_sender_address, at, id) WHERE normalized_sender_address IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_sender_domain ON delivery_trace_steps (sender_domain, at, id) WHERE sender_domain IS NOT NULL;
+CREATE INDEX ix_delivery_trace_steps_at ON delivery_trace_steps (at);
+
+CREATE TABLE destination_slots (
+    destination VARCHAR NOT NULL,
+    free_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_destination_slots PRIMARY KEY (destination)
+);
+CREATE INDEX ix_destination_slots_until ON destination_slots (until);
 
 CREATE TABLE domains (
     id BIGINT NOT NULL,
@@ -101,6 +208,7 @@ CREATE TABLE domains (
     CONSTRAINT uq_domains_name UNIQUE (name)
 );
 CREATE INDEX domains_by_age ON domains (created_at, id);
+CREATE INDEX domains_by_relay_host ON domains (relay_host_id, name, id) WHERE relay_host_id IS NOT NULL;
 CREATE INDEX domains_by_user_count ON domains (user_count, id);
 
 CREATE TABLE dropped_objects (
@@ -120,13 +228,23 @@ CREATE TABLE forwarding_hosts (
     CONSTRAINT uq_forwarding_hosts_host UNIQUE (host)
 );
 
-CREATE TABLE greylisted (
+CREATE TABLE greylist_entries (
     key VARCHAR NOT NULL,
     since TIMESTAMP WITH TIME ZONE NOT NULL,
     until TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_greylisted PRIMARY KEY (key)
+    CONSTRAINT pk_greylist_entries PRIMARY KEY (key)
 );
-CREATE INDEX ix_greylisted_until ON greylisted (until);
+CREATE INDEX ix_greylist_entries_until ON greylist_entries (until);
+
+CREATE TABLE idempotent_payloads (
+    principal VARCHAR NOT NULL,
+    key VARCHAR NOT NULL,
+    request_digest VARCHAR NOT NULL,
+    answer JSONB NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_idempotent_payloads PRIMARY KEY (principal, key)
+);
+CREATE INDEX ix_idempotent_payloads_at ON idempotent_payloads (at);
 
 CREATE TABLE legal_holds (
     id BIGINT NOT NULL,
@@ -150,48 +268,109 @@ CREATE TABLE legal_holds (
 CREATE INDEX ix_legal_holds_expires_at ON legal_holds (expires_at);
 CREATE INDEX ix_legal_holds_user_id ON legal_holds (user_id);
 
-CREATE TABLE message_steps (
-    id BIGINT NOT NULL,
-    at TIMESTAMP WITH TIME ZONE NOT NULL,
-    queue_id VARCHAR NOT NULL,
-    message_id VARCHAR,
-    component VARCHAR(32) NOT NULL,
-    event VARCHAR(32) NOT NULL,
-    detail VARCHAR,
-    address VARCHAR,
-    compared VARCHAR,
-    recipient_domain VARCHAR,
-    sender VARCHAR,
-    sender_compared VARCHAR,
-    sender_domain VARCHAR,
-    stored_message_id BIGINT,
-    domain_id BIGINT,
-    submission_id BIGINT,
-    CONSTRAINT pk_message_steps PRIMARY KEY (id)
+CREATE TABLE metric_resets (
+    name VARCHAR NOT NULL,
+    reset_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_metric_resets PRIMARY KEY (name)
 );
-CREATE INDEX ix_message_steps_at ON message_steps (at);
-CREATE INDEX message_steps_of_message_id ON message_steps (message_id, at, id) WHERE message_id IS NOT NULL;
-CREATE INDEX message_steps_of_queue_id ON message_steps (queue_id, at, id);
-CREATE INDEX message_steps_of_recipient ON message_steps (compared, at, id) WHERE compared IS NOT NULL;
-CREATE INDEX message_steps_of_recipient_domain ON message_steps (recipient_domain, at, id) WHERE recipient_domain IS NOT NULL;
-CREATE INDEX message_steps_of_sender ON message_steps (sender_compared, at, id) WHERE sender_compared IS NOT NULL;
-CREATE INDEX message_steps_of_sender_domain ON message_steps (sender_domain, at, id) WHERE sender_domain IS NOT NULL;
 
-CREATE TABLE place_turns (
-    place VARCHAR NOT NULL,
-    free_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    until TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_place_turns PRIMARY KEY (place)
-);
-CREATE INDEX ix_place_turns_until ON place_turns (until);
-
-CREATE TABLE push_keys (
+CREATE TABLE mta_sts_policies (
     id BIGINT NOT NULL,
-    public VARCHAR NOT NULL,
-    private VARCHAR NOT NULL,
+    domain VARCHAR NOT NULL,
+    policy_id VARCHAR NOT NULL,
+    mode VARCHAR(32) NOT NULL,
+    mx JSONB NOT NULL,
+    max_age BIGINT NOT NULL,
+    fetched_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    retry_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_mta_sts_policies PRIMARY KEY (id),
+    CONSTRAINT uq_mta_sts_policies_domain UNIQUE (domain)
+);
+CREATE INDEX ix_mta_sts_policies_expires_at ON mta_sts_policies (expires_at);
+
+CREATE TABLE network_bans (
+    id BIGINT NOT NULL,
+    network VARCHAR NOT NULL,
+    first_ip VARCHAR NOT NULL,
+    last_ip VARCHAR NOT NULL,
+    cause VARCHAR(32) NOT NULL,
+    reason VARCHAR,
+    failure_count BIGINT NOT NULL,
+    ban_count BIGINT NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    ends_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    change_number BIGINT NOT NULL,
+    CONSTRAINT pk_network_bans PRIMARY KEY (id),
+    CONSTRAINT uq_network_bans_network UNIQUE (network)
+);
+CREATE INDEX ix_network_bans_change_number ON network_bans (change_number);
+CREATE INDEX network_bans_by_end ON network_bans (ends_at, id);
+CREATE INDEX network_bans_by_ip ON network_bans (first_ip, last_ip);
+CREATE INDEX network_bans_by_start ON network_bans (started_at, id);
+
+CREATE TABLE network_failures (
+    network VARCHAR NOT NULL,
+    first_ip VARCHAR NOT NULL,
+    last_ip VARCHAR NOT NULL,
+    failure_count BIGINT NOT NULL,
+    window_ends_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_network_failures PRIMARY KEY (network)
+);
+CREATE INDEX ix_network_failures_window_ends_at ON network_failures (window_ends_at);
+CREATE INDEX network_failures_by_ip ON network_failures (first_ip, last_ip);
+
+CREATE TABLE oauth_clients (
+    id BIGINT NOT NULL,
+    client_id VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    secret_digest VARCHAR,
+    redirect_uris JSONB NOT NULL,
+    grant_types JSONB NOT NULL,
+    scopes JSONB NOT NULL,
+    created_by VARCHAR,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_push_keys PRIMARY KEY (id)
+    updated_at TIMESTAMP WITH TIME ZONE,
+    secret_rotated_at TIMESTAMP WITH TIME ZONE,
+    last_used_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_oauth_clients PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_clients_client_id UNIQUE (client_id)
 );
+CREATE INDEX ix_oauth_clients_created_at ON oauth_clients (created_at, id);
+CREATE INDEX ix_oauth_clients_name ON oauth_clients (name, id);
+
+CREATE TABLE oauth_signing_keys (
+    id BIGINT NOT NULL,
+    kid VARCHAR NOT NULL,
+    public_key JSONB NOT NULL,
+    private_key VARCHAR NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    activates_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    retires_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_oauth_signing_keys PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_signing_keys_kid UNIQUE (kid)
+);
+
+CREATE TABLE process_answers (
+    id BIGINT NOT NULL,
+    request_id BIGINT NOT NULL,
+    process_id BIGINT NOT NULL,
+    answer JSONB NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_process_answers PRIMARY KEY (id)
+);
+CREATE INDEX ix_process_answers_created_at ON process_answers (created_at);
+CREATE INDEX ix_process_answers_request_id ON process_answers (request_id);
+
+CREATE TABLE process_requests (
+    id BIGINT NOT NULL,
+    kind VARCHAR NOT NULL,
+    arguments JSONB NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    reply_by TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_process_requests PRIMARY KEY (id)
+);
+CREATE INDEX ix_process_requests_created_at ON process_requests (created_at);
 
 CREATE TABLE rate_windows (
     id BIGINT NOT NULL,
@@ -202,14 +381,6 @@ CREATE TABLE rate_windows (
     CONSTRAINT pk_rate_windows PRIMARY KEY (id)
 );
 CREATE INDEX ix_rate_windows_until ON rate_windows (until);
-
-CREATE TABLE receipts (
-    digest VARCHAR NOT NULL,
-    message_id BIGINT NOT NULL,
-    at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_receipts PRIMARY KEY (digest)
-);
-CREATE INDEX ix_receipts_at ON receipts (at);
 
 CREATE TABLE recipient_rewrites (
     made_by BIGINT,
@@ -239,15 +410,12 @@ CREATE TABLE relay_hosts (
     CONSTRAINT pk_relay_hosts PRIMARY KEY (id)
 );
 
-CREATE TABLE replays (
-    principal VARCHAR NOT NULL,
-    key VARCHAR NOT NULL,
-    asked VARCHAR NOT NULL,
-    answer JSONB NOT NULL,
-    at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_replays PRIMARY KEY (principal, key)
+CREATE TABLE secret_box_keys (
+    name VARCHAR NOT NULL,
+    proof VARCHAR NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_secret_box_keys PRIMARY KEY (name)
 );
-CREATE INDEX ix_replays_at ON replays (at);
 
 CREATE TABLE server_clocks (
     server VARCHAR NOT NULL,
@@ -263,19 +431,21 @@ CREATE TABLE server_processes (
     name VARCHAR NOT NULL,
     exclusive VARCHAR,
     host VARCHAR NOT NULL,
+    ip_addresses JSONB NOT NULL,
     pid BIGINT NOT NULL,
     version VARCHAR NOT NULL,
+    answers_requests BOOLEAN NOT NULL,
     boot VARCHAR NOT NULL,
-    beats BIGINT NOT NULL,
-    beat_at BIGINT NOT NULL,
-    vault_keys JSONB NOT NULL,
+    heartbeat_count BIGINT NOT NULL,
+    heartbeat_at BIGINT NOT NULL,
+    secret_box_keys JSONB NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE NOT NULL,
     seen_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_server_processes PRIMARY KEY (id)
 );
 CREATE INDEX ix_server_processes_server ON server_processes (server);
 
-CREATE TABLE setting_changes (
+CREATE TABLE setting_history (
     id BIGINT NOT NULL,
     key VARCHAR NOT NULL,
     before JSONB,
@@ -284,22 +454,56 @@ CREATE TABLE setting_changes (
     actor VARCHAR NOT NULL,
     actor_id BIGINT,
     reason VARCHAR,
-    CONSTRAINT pk_setting_changes PRIMARY KEY (id)
+    CONSTRAINT pk_setting_history PRIMARY KEY (id)
 );
-CREATE INDEX ix_setting_changes_key ON setting_changes (key, at, id);
+CREATE INDEX ix_setting_history_key ON setting_history (key, at, id);
 
-CREATE TABLE settings (
+CREATE TABLE setting_values (
     key VARCHAR NOT NULL,
     value JSONB,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_settings PRIMARY KEY (key)
+    CONSTRAINT pk_setting_values PRIMARY KEY (key)
+);
+
+CREATE TABLE statistic_steps (
+    domain_id BIGINT NOT NULL,
+    step_seconds BIGINT NOT NULL,
+    started_at BIGINT NOT NULL,
+    sign_ins BIGINT NOT NULL,
+    sign_in_failures BIGINT NOT NULL,
+    messages_in BIGINT NOT NULL,
+    bytes_in BIGINT NOT NULL,
+    messages_junk BIGINT NOT NULL,
+    viruses BIGINT NOT NULL,
+    messages_out BIGINT NOT NULL,
+    bytes_out BIGINT NOT NULL,
+    messages_bounced BIGINT NOT NULL,
+    api_operations BIGINT NOT NULL,
+    latency_0 BIGINT NOT NULL,
+    latency_1 BIGINT NOT NULL,
+    latency_2 BIGINT NOT NULL,
+    latency_3 BIGINT NOT NULL,
+    latency_4 BIGINT NOT NULL,
+    latency_5 BIGINT NOT NULL,
+    latency_6 BIGINT NOT NULL,
+    latency_7 BIGINT NOT NULL,
+    latency_8 BIGINT NOT NULL,
+    latency_9 BIGINT NOT NULL,
+    latency_10 BIGINT NOT NULL,
+    latency_11 BIGINT NOT NULL,
+    latency_12 BIGINT NOT NULL,
+    latency_13 BIGINT NOT NULL,
+    storage BIGINT,
+    active_users BIGINT,
+    queue_length BIGINT,
+    CONSTRAINT pk_statistic_steps PRIMARY KEY (domain_id, step_seconds, started_at)
 );
 
 CREATE TABLE store_facts (
     name VARCHAR NOT NULL,
     digest VARCHAR NOT NULL,
     host VARCHAR NOT NULL,
-    place VARCHAR NOT NULL,
+    location VARCHAR NOT NULL,
     at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_store_facts PRIMARY KEY (name)
 );
@@ -318,34 +522,27 @@ CREATE TABLE store_incarnation (
 CREATE TABLE streams (
     id BIGINT NOT NULL,
     last BIGINT NOT NULL,
-    gone BIGINT NOT NULL,
-    gone_at TIMESTAMP WITH TIME ZONE,
+    pruned_position BIGINT NOT NULL,
+    pruned_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_streams PRIMARY KEY (id)
 );
 
-CREATE TABLE sts_policies (
-    id BIGINT NOT NULL,
-    domain VARCHAR NOT NULL,
-    policy_id VARCHAR NOT NULL,
-    mode VARCHAR(32) NOT NULL,
-    mx JSONB NOT NULL,
-    max_age BIGINT NOT NULL,
-    fetched_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    retry_at TIMESTAMP WITH TIME ZONE,
-    CONSTRAINT pk_sts_policies PRIMARY KEY (id),
-    CONSTRAINT uq_sts_policies_domain UNIQUE (domain)
-);
-CREATE INDEX ix_sts_policies_expires_at ON sts_policies (expires_at);
-
 CREATE TABLE throttles (
+    id BIGINT NOT NULL,
     key VARCHAR NOT NULL,
     failures BIGINT NOT NULL,
     times BIGINT NOT NULL,
     until TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_throttles PRIMARY KEY (key)
+    wait_since TIMESTAMP WITH TIME ZONE,
+    network VARCHAR,
+    first_ip VARCHAR,
+    last_ip VARCHAR,
+    CONSTRAINT pk_throttles PRIMARY KEY (id),
+    CONSTRAINT uq_throttles_key UNIQUE (key)
 );
 CREATE INDEX ix_throttles_until ON throttles (until);
+CREATE INDEX throttles_by_ip ON throttles (first_ip, last_ip) WHERE first_ip IS NOT NULL;
+CREATE INDEX throttles_by_wait ON throttles (wait_since, id) WHERE wait_since IS NOT NULL;
 
 CREATE TABLE tls_policies (
     id BIGINT NOT NULL,
@@ -372,11 +569,29 @@ CREATE TABLE transports (
     CONSTRAINT uq_transports_destination UNIQUE (destination)
 );
 
-CREATE TABLE vault_keys (
-    name VARCHAR NOT NULL,
-    proof VARCHAR NOT NULL,
+CREATE TABLE trusted_documents (
+    hash BYTEA NOT NULL,
+    text VARCHAR NOT NULL,
+    operations JSONB NOT NULL,
+    added_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_trusted_documents PRIMARY KEY (hash)
+);
+
+CREATE TABLE used_identity_tokens (
+    id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_used_identity_tokens PRIMARY KEY (id),
+    CONSTRAINT uq_used_identity_tokens_digest UNIQUE (digest)
+);
+CREATE INDEX ix_used_identity_tokens_expires_at ON used_identity_tokens (expires_at);
+
+CREATE TABLE vapid_key_pairs (
+    id BIGINT NOT NULL,
+    public VARCHAR NOT NULL,
+    private VARCHAR NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_vault_keys PRIMARY KEY (name)
+    CONSTRAINT pk_vapid_key_pairs PRIMARY KEY (id)
 );
 
 CREATE TABLE write_probes (
@@ -467,7 +682,7 @@ CREATE TABLE dkim_keys (
     public VARCHAR NOT NULL,
     state VARCHAR(32) NOT NULL,
     description VARCHAR,
-    looks BIGINT NOT NULL,
+    dns_check_count BIGINT NOT NULL,
     due_at TIMESTAMP WITH TIME ZONE,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     activated_at TIMESTAMP WITH TIME ZONE,
@@ -507,7 +722,7 @@ CREATE TABLE held_copies (
     origin_id BIGINT NOT NULL,
     origin VARCHAR(32) NOT NULL,
     mailbox_path VARCHAR,
-    digest VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
     size BIGINT NOT NULL,
     blob_id BIGINT NOT NULL,
     received_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -524,14 +739,34 @@ CREATE TABLE held_copies (
     envelope_from VARCHAR,
     envelope_to JSONB NOT NULL,
     copied_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    hash VARCHAR NOT NULL,
+    chain_hash VARCHAR NOT NULL,
     CONSTRAINT pk_held_copies PRIMARY KEY (id),
     CONSTRAINT uq_held_copies_legal_hold_id_position UNIQUE (legal_hold_id, position),
     CONSTRAINT fk_held_copies_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );
-CREATE UNIQUE INDEX held_copies_of_origin ON held_copies (legal_hold_id, origin_id, digest);
+CREATE UNIQUE INDEX held_copies_of_origin ON held_copies (legal_hold_id, origin_id, sha256);
 
-CREATE TABLE key_values (
+CREATE TABLE identity_providers (
+    id BIGINT NOT NULL,
+    domain_id BIGINT NOT NULL,
+    issuer VARCHAR NOT NULL,
+    client_id VARCHAR NOT NULL,
+    client_secret VARCHAR,
+    scopes JSONB NOT NULL,
+    username_claim VARCHAR NOT NULL,
+    groups_claim VARCHAR NOT NULL,
+    admin_groups JSONB NOT NULL,
+    active_claim VARCHAR,
+    user_creation_allowed BOOLEAN NOT NULL,
+    password_sign_in_allowed BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_identity_providers PRIMARY KEY (id),
+    CONSTRAINT uq_identity_providers_domain_id UNIQUE (domain_id),
+    CONSTRAINT fk_identity_providers_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+
+CREATE TABLE key_value_entries (
     id BIGINT NOT NULL,
     stream_id BIGINT NOT NULL,
     store VARCHAR NOT NULL,
@@ -541,13 +776,13 @@ CREATE TABLE key_values (
     size BIGINT NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE,
     value VARCHAR NOT NULL,
-    CONSTRAINT pk_key_values PRIMARY KEY (id),
-    CONSTRAINT fk_key_values_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+    CONSTRAINT pk_key_value_entries PRIMARY KEY (id),
+    CONSTRAINT fk_key_value_entries_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_key_values_expires_at ON key_values (expires_at);
-CREATE INDEX ix_key_values_level ON key_values (stream_id, store, level, key);
-CREATE INDEX ix_key_values_size ON key_values (stream_id, expires_at, size);
-CREATE UNIQUE INDEX uq_key_values_key ON key_values (stream_id, store, key);
+CREATE INDEX ix_key_value_entries_expires_at ON key_value_entries (expires_at);
+CREATE INDEX ix_key_value_entries_level ON key_value_entries (stream_id, store, level, key);
+CREATE INDEX ix_key_value_entries_size ON key_value_entries (stream_id, expires_at, size);
+CREATE UNIQUE INDEX uq_key_value_entries_key ON key_value_entries (stream_id, store, key);
 
 CREATE TABLE legal_hold_accesses (
     id BIGINT NOT NULL,
@@ -562,6 +797,22 @@ CREATE TABLE legal_hold_accesses (
     CONSTRAINT fk_legal_hold_accesses_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );
 CREATE INDEX legal_hold_accesses_of_legal_hold ON legal_hold_accesses (legal_hold_id, at, id);
+
+CREATE TABLE scim_groups (
+    id BIGINT NOT NULL,
+    domain_id BIGINT NOT NULL,
+    display_name VARCHAR NOT NULL,
+    name_key VARCHAR NOT NULL,
+    external_id VARCHAR,
+    version BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_scim_groups PRIMARY KEY (id),
+    CONSTRAINT fk_scim_groups_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX scim_groups_by_external_id ON scim_groups (external_id, id);
+CREATE INDEX scim_groups_by_name ON scim_groups (domain_id, name_key, id);
+CREATE INDEX scim_groups_of_domain ON scim_groups (domain_id, id);
 
 CREATE TABLE users (
     id BIGINT NOT NULL,
@@ -590,6 +841,7 @@ CREATE TABLE users (
     second_factors JSONB NOT NULL,
     disabled_scopes JSONB NOT NULL,
     webmail_access BOOLEAN NOT NULL,
+    allow_local BOOLEAN NOT NULL,
     permissions JSONB NOT NULL,
     admin_permissions JSONB NOT NULL,
     allowed_senders JSONB NOT NULL,
@@ -610,10 +862,10 @@ CREATE TABLE users (
     received_per_hour BIGINT,
     received BIGINT NOT NULL,
     received_until TIMESTAMP WITH TIME ZONE,
-    received_told_until TIMESTAMP WITH TIME ZONE,
+    received_notified_until TIMESTAMP WITH TIME ZONE,
     quota BIGINT,
     used BIGINT NOT NULL,
-    storage_told_until TIMESTAMP WITH TIME ZONE,
+    storage_notified_until TIMESTAMP WITH TIME ZONE,
     message_count BIGINT NOT NULL,
     uid_validity BIGINT NOT NULL,
     language VARCHAR,
@@ -631,45 +883,24 @@ CREATE INDEX ix_users_created_at ON users (created_at, id);
 CREATE INDEX ix_users_domain_id ON users (domain_id);
 CREATE INDEX ix_users_forwards ON users (id) WHERE forward_to <> '[]';
 CREATE INDEX ix_users_inactive ON users (username_key, id) WHERE NOT active;
-CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id);
+CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id, active, suspended);
+CREATE INDEX ix_users_of_domain_by_update ON users (domain_id, updated_at, username_key, id);
 CREATE INDEX ix_users_staff ON users (role, id) WHERE role <> 'USER';
 CREATE INDEX ix_users_suspended ON users (username_key, id) WHERE suspended;
 CREATE INDEX ix_users_used ON users (used, id);
 
-CREATE TABLE webhook_feeds (
+CREATE TABLE webhook_read_positions (
     stream_id BIGINT NOT NULL,
     number BIGINT NOT NULL,
-    CONSTRAINT pk_webhook_feeds PRIMARY KEY (stream_id),
-    CONSTRAINT fk_webhook_feeds_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+    CONSTRAINT pk_webhook_read_positions PRIMARY KEY (stream_id),
+    CONSTRAINT fk_webhook_read_positions_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
 );
-
-CREATE TABLE access_tokens (
-    id BIGINT NOT NULL,
-    user_id BIGINT NOT NULL,
-    digest VARCHAR NOT NULL,
-    auth_version BIGINT NOT NULL,
-    scope VARCHAR(32) NOT NULL,
-    protocol VARCHAR(32) NOT NULL,
-    ip VARCHAR,
-    pending BOOLEAN NOT NULL,
-    temporary BOOLEAN NOT NULL,
-    actor_id BIGINT,
-    actor_key_id BIGINT,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    last_used_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_access_tokens PRIMARY KEY (id),
-    CONSTRAINT fk_access_tokens_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT uq_access_tokens_digest UNIQUE (digest)
-);
-CREATE INDEX ix_access_tokens_expires_at ON access_tokens (expires_at);
-CREATE INDEX ix_access_tokens_user_id ON access_tokens (user_id);
 
 CREATE TABLE addresses (
     id BIGINT NOT NULL,
     local VARCHAR NOT NULL,
     domain_id BIGINT,
-    shown VARCHAR NOT NULL,
+    display_address VARCHAR NOT NULL,
     kind VARCHAR(32) NOT NULL,
     user_id BIGINT,
     forward_to JSONB NOT NULL,
@@ -725,6 +956,7 @@ CREATE TABLE api_keys (
     made_by BIGINT,
     made_by_key BIGINT,
     maker VARCHAR,
+    creator_id BIGINT,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE,
     last_used_at TIMESTAMP WITH TIME ZONE,
@@ -735,7 +967,7 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX ix_api_keys_user_id ON api_keys (user_id);
 
-CREATE TABLE app_passwords (
+CREATE TABLE application_passwords (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     description VARCHAR NOT NULL,
@@ -753,38 +985,12 @@ CREATE TABLE app_passwords (
     maker VARCHAR,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE,
-    CONSTRAINT pk_app_passwords PRIMARY KEY (id),
-    CONSTRAINT fk_app_passwords_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_application_passwords PRIMARY KEY (id),
+    CONSTRAINT fk_application_passwords_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_app_passwords_expires_at ON app_passwords (expires_at);
-CREATE INDEX ix_app_passwords_user_id ON app_passwords (user_id);
-CREATE UNIQUE INDEX uq_app_passwords_selector ON app_passwords (user_id, selector);
-
-CREATE TABLE auth_events (
-    id BIGINT NOT NULL,
-    user_id BIGINT,
-    fold VARCHAR NOT NULL,
-    action VARCHAR(32) NOT NULL,
-    result VARCHAR(32) NOT NULL,
-    protocol VARCHAR(32),
-    ip VARCHAR,
-    ip_key VARCHAR,
-    session_id VARCHAR,
-    by VARCHAR,
-    by_id BIGINT,
-    detail JSONB,
-    count BIGINT NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    last_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    told_at TIMESTAMP WITH TIME ZONE,
-    CONSTRAINT pk_auth_events PRIMARY KEY (id),
-    CONSTRAINT fk_auth_events_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT uq_auth_events_fold UNIQUE (fold)
-);
-CREATE INDEX ix_auth_events_action ON auth_events (action, created_at, id);
-CREATE INDEX ix_auth_events_created_at ON auth_events (created_at, id);
-CREATE INDEX ix_auth_events_ip_key ON auth_events (ip_key, created_at, id);
-CREATE INDEX ix_auth_events_user_id ON auth_events (user_id, created_at, id);
+CREATE INDEX ix_application_passwords_expires_at ON application_passwords (expires_at);
+CREATE INDEX ix_application_passwords_user_id ON application_passwords (user_id);
+CREATE UNIQUE INDEX uq_application_passwords_selector ON application_passwords (user_id, selector);
 
 CREATE TABLE compose_listeners (
     id BIGINT NOT NULL,
@@ -800,7 +1006,7 @@ CREATE TABLE compose_requests (
     user_id BIGINT NOT NULL,
     identity_id BIGINT,
     mailbox_id BIGINT,
-    written JSONB NOT NULL,
+    content JSONB NOT NULL,
     requested_by VARCHAR,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -838,7 +1044,7 @@ CREATE TABLE connectors (
     remote_timeout BIGINT NOT NULL,
     local_timeout BIGINT NOT NULL,
     custom_options JSONB NOT NULL,
-    bringing JSONB,
+    import_options JSONB,
     spam_check BOOLEAN NOT NULL,
     virus_check BOOLEAN NOT NULL,
     apply_filters BOOLEAN NOT NULL,
@@ -853,7 +1059,7 @@ CREATE TABLE connectors (
     holder BIGINT,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE,
-    once BOOLEAN NOT NULL,
+    is_one_time BOOLEAN NOT NULL,
     CONSTRAINT pk_connectors PRIMARY KEY (id),
     CONSTRAINT fk_connectors_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
@@ -861,20 +1067,20 @@ CREATE INDEX connectors_due ON connectors (next_run_at) WHERE next_run_at IS NOT
 CREATE INDEX connectors_leased ON connectors (holder) WHERE holder IS NOT NULL;
 CREATE INDEX ix_connectors_user_id ON connectors (user_id);
 
-CREATE TABLE correspondents (
+CREATE TABLE contacts (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     key VARCHAR COLLATE "C" NOT NULL,
-    called VARCHAR COLLATE "C",
+    folded_name VARCHAR COLLATE "C",
     address VARCHAR NOT NULL,
     name VARCHAR,
     last_used_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_correspondents PRIMARY KEY (id),
-    CONSTRAINT fk_correspondents_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_contacts PRIMARY KEY (id),
+    CONSTRAINT fk_contacts_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_correspondents_called ON correspondents (user_id, called);
-CREATE INDEX ix_correspondents_used ON correspondents (user_id, last_used_at, id);
-CREATE UNIQUE INDEX uq_correspondents_user_id_key ON correspondents (user_id, key);
+CREATE INDEX ix_contacts_folded_name ON contacts (user_id, folded_name);
+CREATE INDEX ix_contacts_used ON contacts (user_id, last_used_at, id);
+CREATE UNIQUE INDEX uq_contacts_user_id_key ON contacts (user_id, key);
 
 CREATE TABLE deleted_users (
     id BIGINT NOT NULL,
@@ -965,7 +1171,7 @@ CREATE TABLE identities (
     user_id BIGINT NOT NULL,
     local VARCHAR NOT NULL,
     domain VARCHAR NOT NULL,
-    shown VARCHAR NOT NULL,
+    display_address VARCHAR NOT NULL,
     name VARCHAR,
     preferred BOOLEAN NOT NULL,
     reply_to VARCHAR,
@@ -980,6 +1186,28 @@ CREATE TABLE identities (
 );
 CREATE INDEX ix_identities_user_id ON identities (user_id);
 CREATE UNIQUE INDEX uq_identities_preferred ON identities (user_id) WHERE preferred;
+
+CREATE TABLE identity_links (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    provider_id BIGINT NOT NULL,
+    issuer VARCHAR NOT NULL,
+    client_id VARCHAR NOT NULL,
+    subject VARCHAR NOT NULL,
+    is_admin_by_group BOOLEAN NOT NULL,
+    refresh_token VARCHAR,
+    check_due_at TIMESTAMP WITH TIME ZONE,
+    is_checking BOOLEAN NOT NULL,
+    access_ended_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_sign_in_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_identity_links PRIMARY KEY (id),
+    CONSTRAINT uq_identity_links_user_id UNIQUE (user_id),
+    CONSTRAINT fk_identity_links_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_identity_links_provider_id FOREIGN KEY(provider_id) REFERENCES identity_providers (id) ON DELETE CASCADE
+);
+CREATE INDEX identity_links_due ON identity_links (check_due_at) WHERE check_due_at IS NOT NULL;
+CREATE UNIQUE INDEX uq_identity_links_subject ON identity_links (provider_id, issuer, client_id, subject);
 
 CREATE TABLE import_archives (
     id BIGINT NOT NULL,
@@ -1037,21 +1265,37 @@ CREATE TABLE mailboxes (
     uid_validity BIGINT NOT NULL,
     uid_next BIGINT NOT NULL,
     modseq BIGINT NOT NULL,
-    modify_index BIGINT NOT NULL,
-    total BIGINT NOT NULL,
-    unseen BIGINT NOT NULL,
+    message_count BIGINT NOT NULL,
+    unseen_count BIGINT NOT NULL,
     size BIGINT NOT NULL,
     subscribed BOOLEAN NOT NULL,
     hidden BOOLEAN NOT NULL,
     encrypt_messages BOOLEAN NOT NULL,
     retention BIGINT,
+    retention_inherited BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_mailboxes PRIMARY KEY (id),
+    CONSTRAINT uq_mailboxes_user_id_path UNIQUE (user_id, path),
     CONSTRAINT fk_mailboxes_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE UNIQUE INDEX uq_mailboxes_path ON mailboxes (user_id, md5(path));
 CREATE INDEX ix_mailboxes_user_id ON mailboxes (user_id);
+CREATE UNIQUE INDEX uq_mailboxes_path ON mailboxes (user_id, md5(path));
 CREATE UNIQUE INDEX uq_mailboxes_special_use ON mailboxes (user_id, special_use) WHERE special_use IS NOT NULL;
+
+CREATE TABLE oauth_grants (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    client_id BIGINT NOT NULL,
+    scopes JSONB NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_used_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_oauth_grants PRIMARY KEY (id),
+    CONSTRAINT fk_oauth_grants_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_oauth_grants_client_id FOREIGN KEY(client_id) REFERENCES oauth_clients (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oauth_grants_client_id ON oauth_grants (client_id);
+CREATE INDEX oauth_grants_of_user ON oauth_grants (user_id, created_at, id);
+CREATE UNIQUE INDEX uq_oauth_grants_user_id_client_id ON oauth_grants (user_id, client_id);
 
 CREATE TABLE push_channels (
     id BIGINT NOT NULL,
@@ -1102,12 +1346,12 @@ CREATE TABLE quarantine_items (
     tests VARCHAR NOT NULL,
     virus VARCHAR,
     size BIGINT NOT NULL,
-    digest VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
     blob_id BIGINT NOT NULL,
-    structure BYTEA NOT NULL,
+    mime_structure BYTEA NOT NULL,
     attachments JSONB NOT NULL,
-    verification JSONB,
-    wish JSONB,
+    authentication JSONB,
+    dsn_request JSONB,
     notified BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -1122,7 +1366,7 @@ CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
 CREATE INDEX quarantine_by_score ON quarantine_items (score, id);
 CREATE INDEX quarantine_by_size ON quarantine_items (size, id);
 CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
-CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
+CREATE INDEX quarantine_unnotified ON quarantine_items (created_at) WHERE NOT notified;
 
 CREATE TABLE rate_limit_holds (
     id BIGINT NOT NULL,
@@ -1132,11 +1376,11 @@ CREATE TABLE rate_limit_holds (
     per VARCHAR(32) NOT NULL,
     since TIMESTAMP WITH TIME ZONE NOT NULL,
     until TIMESTAMP WITH TIME ZONE NOT NULL,
-    told_until TIMESTAMP WITH TIME ZONE NOT NULL,
+    notified_until TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_rate_limit_holds PRIMARY KEY (id),
     CONSTRAINT fk_rate_limit_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_rate_limit_holds_told_until ON rate_limit_holds (told_until);
+CREATE INDEX ix_rate_limit_holds_notified_until ON rate_limit_holds (notified_until);
 CREATE INDEX rate_limit_holds_by_age ON rate_limit_holds (since, id);
 
 CREATE TABLE rate_limits (
@@ -1179,11 +1423,61 @@ CREATE TABLE saved_searches (
 );
 CREATE INDEX ix_saved_searches_user_id ON saved_searches (user_id);
 
+CREATE TABLE scim_group_members (
+    group_id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    CONSTRAINT pk_scim_group_members PRIMARY KEY (group_id, user_id),
+    CONSTRAINT fk_scim_group_members_group_id FOREIGN KEY(group_id) REFERENCES scim_groups (id) ON DELETE CASCADE,
+    CONSTRAINT fk_scim_group_members_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_scim_group_members_user_id ON scim_group_members (user_id);
+
+CREATE TABLE scim_users (
+    user_id BIGINT NOT NULL,
+    external_id VARCHAR,
+    formatted_name VARCHAR,
+    family_name VARCHAR,
+    given_name VARCHAR,
+    middle_name VARCHAR,
+    honorific_prefix VARCHAR,
+    honorific_suffix VARCHAR,
+    suspended_by_scim BOOLEAN NOT NULL,
+    CONSTRAINT pk_scim_users PRIMARY KEY (user_id),
+    CONSTRAINT fk_scim_users_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX scim_users_by_external_id ON scim_users (external_id, user_id);
+
+CREATE TABLE security_events (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    fold VARCHAR NOT NULL,
+    action VARCHAR(32) NOT NULL,
+    result VARCHAR(32) NOT NULL,
+    protocol VARCHAR(32),
+    ip VARCHAR,
+    ip_key VARCHAR,
+    session_id VARCHAR,
+    by VARCHAR,
+    by_id BIGINT,
+    detail JSONB,
+    count BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    journaled_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_security_events PRIMARY KEY (id),
+    CONSTRAINT fk_security_events_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_security_events_fold UNIQUE (fold)
+);
+CREATE INDEX ix_security_events_action ON security_events (action, created_at, id);
+CREATE INDEX ix_security_events_created_at ON security_events (created_at, id);
+CREATE INDEX ix_security_events_ip_key ON security_events (ip_key, created_at, id);
+CREATE INDEX ix_security_events_user_id ON security_events (user_id, created_at, id);
+
 CREATE TABLE sender_rules (
     made_by BIGINT,
     made_as VARCHAR(32) NOT NULL,
     id BIGINT NOT NULL,
-    place VARCHAR COLLATE "C" NOT NULL,
+    scope VARCHAR COLLATE "C" NOT NULL,
     pattern VARCHAR COLLATE "C" NOT NULL,
     action VARCHAR(32) NOT NULL,
     user_id BIGINT,
@@ -1198,7 +1492,7 @@ CREATE TABLE sender_rules (
 CREATE INDEX ix_sender_rules_domain_id ON sender_rules (domain_id);
 CREATE INDEX ix_sender_rules_pattern ON sender_rules (pattern, id);
 CREATE INDEX ix_sender_rules_user_id ON sender_rules (user_id);
-CREATE UNIQUE INDEX uq_sender_rules_place ON sender_rules (place, pattern);
+CREATE UNIQUE INDEX uq_sender_rules_scope ON sender_rules (scope, pattern);
 
 CREATE TABLE sieve_memories (
     user_id BIGINT NOT NULL,
@@ -1237,8 +1531,8 @@ CREATE TABLE tasks (
     user_id BIGINT,
     actor_id BIGINT,
     not_before TIMESTAMP WITH TIME ZONE,
-    done BIGINT NOT NULL,
-    total BIGINT,
+    done_count BIGINT NOT NULL,
+    total_count BIGINT,
     "order" JSONB NOT NULL,
     checkpoint JSONB,
     result JSONB,
@@ -1269,29 +1563,29 @@ CREATE TABLE threads (
 );
 CREATE INDEX ix_threads_user_id ON threads (user_id);
 
-CREATE TABLE totp_seeds (
+CREATE TABLE totp_secrets (
     user_id BIGINT NOT NULL,
     seed VARCHAR,
     pending VARCHAR,
     pending_at TIMESTAMP WITH TIME ZONE,
     last_step BIGINT,
     enabled_at TIMESTAMP WITH TIME ZONE,
-    CONSTRAINT pk_totp_seeds PRIMARY KEY (user_id),
-    CONSTRAINT fk_totp_seeds_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_totp_secrets PRIMARY KEY (user_id),
+    CONSTRAINT fk_totp_secrets_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 
-CREATE TABLE undos (
+CREATE TABLE undo_records (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     digest VARCHAR NOT NULL,
     before JSONB NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_undos PRIMARY KEY (id),
-    CONSTRAINT fk_undos_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT uq_undos_digest UNIQUE (digest)
+    CONSTRAINT pk_undo_records PRIMARY KEY (id),
+    CONSTRAINT fk_undo_records_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_undo_records_digest UNIQUE (digest)
 );
-CREATE INDEX ix_undos_expires_at ON undos (expires_at);
-CREATE INDEX ix_undos_user_id ON undos (user_id);
+CREATE INDEX ix_undo_records_expires_at ON undo_records (expires_at);
+CREATE INDEX ix_undo_records_user_id ON undo_records (user_id);
 
 CREATE TABLE uploads (
     id BIGINT NOT NULL,
@@ -1301,7 +1595,7 @@ CREATE TABLE uploads (
     digest VARCHAR,
     content_type VARCHAR NOT NULL,
     filename VARCHAR,
-    told VARCHAR,
+    client_metadata VARCHAR,
     blob_name VARCHAR,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -1317,11 +1611,23 @@ CREATE TABLE usages (
     kind VARCHAR(32) NOT NULL,
     used BIGINT NOT NULL,
     until TIMESTAMP WITH TIME ZONE NOT NULL,
-    told_until TIMESTAMP WITH TIME ZONE,
+    notified_until TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_usages PRIMARY KEY (user_id, kind),
     CONSTRAINT fk_usages_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_usages_until ON usages (until);
+
+CREATE TABLE user_affinities (
+    user_id BIGINT NOT NULL,
+    node_id BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_user_affinities PRIMARY KEY (user_id),
+    CONSTRAINT fk_user_affinities_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_user_affinities_node_id FOREIGN KEY(node_id) REFERENCES cluster_nodes (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_user_affinities_expires_at ON user_affinities (expires_at);
+CREATE INDEX ix_user_affinities_node_id ON user_affinities (node_id);
 
 CREATE TABLE user_tags (
     tag VARCHAR NOT NULL,
@@ -1381,6 +1687,33 @@ CREATE TABLE webhooks (
 CREATE INDEX ix_webhooks_domain_id ON webhooks (domain_id);
 CREATE INDEX ix_webhooks_user_id ON webhooks (user_id);
 
+CREATE TABLE access_tokens (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    auth_version BIGINT NOT NULL,
+    scope VARCHAR(32) NOT NULL,
+    protocol VARCHAR(32) NOT NULL,
+    ip VARCHAR,
+    pending BOOLEAN NOT NULL,
+    temporary BOOLEAN NOT NULL,
+    actor_id BIGINT,
+    actor_key_id BIGINT,
+    oauth_grant_id BIGINT,
+    oauth_family_id BIGINT,
+    oauth_scopes JSONB,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_used_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_access_tokens PRIMARY KEY (id),
+    CONSTRAINT fk_access_tokens_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_access_tokens_digest UNIQUE (digest),
+    CONSTRAINT fk_access_tokens_oauth_grant_id FOREIGN KEY(oauth_grant_id) REFERENCES oauth_grants (id) ON DELETE CASCADE
+);
+CREATE INDEX access_tokens_of_grant ON access_tokens (oauth_grant_id, oauth_family_id) WHERE oauth_grant_id IS NOT NULL;
+CREATE INDEX access_tokens_of_user ON access_tokens (user_id, created_at, id);
+CREATE INDEX ix_access_tokens_expires_at ON access_tokens (expires_at);
+
 CREATE TABLE autoreplies (
     id BIGINT NOT NULL,
     user_id BIGINT,
@@ -1406,17 +1739,6 @@ CREATE TABLE autoreplies (
 );
 CREATE INDEX ix_autoreplies_address_id ON autoreplies (address_id);
 CREATE INDEX ix_autoreplies_user_id ON autoreplies (user_id);
-
-CREATE TABLE connector_folders (
-    id BIGINT NOT NULL,
-    connector_id BIGINT NOT NULL,
-    name VARCHAR COLLATE "C" NOT NULL,
-    validity BIGINT NOT NULL,
-    modseq BIGINT NOT NULL,
-    CONSTRAINT pk_connector_folders PRIMARY KEY (id),
-    CONSTRAINT fk_connector_folders_connector_id FOREIGN KEY(connector_id) REFERENCES connectors (id) ON DELETE CASCADE
-);
-CREATE UNIQUE INDEX connector_folders_by_name ON connector_folders (connector_id, name);
 
 CREATE TABLE connector_runs (
     id BIGINT NOT NULL,
@@ -1445,19 +1767,19 @@ CREATE TABLE connector_runs (
 CREATE INDEX connector_runs_of_connector ON connector_runs (connector_id, id);
 CREATE INDEX ix_connector_runs_user_id ON connector_runs (user_id);
 
-CREATE TABLE export_pieces (
+CREATE TABLE export_parts (
     id BIGINT NOT NULL,
     export_id BIGINT NOT NULL,
     part BIGINT NOT NULL,
     position BIGINT NOT NULL,
     size BIGINT NOT NULL,
     blob_id BIGINT NOT NULL,
-    CONSTRAINT pk_export_pieces PRIMARY KEY (id),
-    CONSTRAINT fk_export_pieces_export_id FOREIGN KEY(export_id) REFERENCES exports (id) ON DELETE CASCADE,
-    CONSTRAINT fk_export_pieces_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+    CONSTRAINT pk_export_parts PRIMARY KEY (id),
+    CONSTRAINT fk_export_parts_export_id FOREIGN KEY(export_id) REFERENCES exports (id) ON DELETE CASCADE,
+    CONSTRAINT fk_export_parts_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
 );
-CREATE UNIQUE INDEX export_pieces_in_order ON export_pieces (export_id, part, position);
-CREATE INDEX ix_export_pieces_blob_id ON export_pieces (blob_id);
+CREATE UNIQUE INDEX export_pieces_in_order ON export_parts (export_id, part, position);
+CREATE INDEX ix_export_parts_blob_id ON export_parts (blob_id);
 
 CREATE TABLE file_shares (
     id BIGINT NOT NULL,
@@ -1482,6 +1804,19 @@ CREATE INDEX ix_file_shares_blob_id ON file_shares (blob_id);
 CREATE INDEX ix_file_shares_expires_at ON file_shares (expires_at);
 CREATE INDEX ix_file_shares_file_id ON file_shares (file_id);
 CREATE INDEX ix_file_shares_user_id ON file_shares (user_id);
+
+CREATE TABLE identity_sessions (
+    id BIGINT NOT NULL,
+    link_id BIGINT NOT NULL,
+    session_digest VARCHAR NOT NULL,
+    family_id BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_identity_sessions PRIMARY KEY (id),
+    CONSTRAINT fk_identity_sessions_link_id FOREIGN KEY(link_id) REFERENCES identity_links (id) ON DELETE CASCADE
+);
+CREATE INDEX identity_sessions_of_digest ON identity_sessions (session_digest, link_id);
+CREATE INDEX ix_identity_sessions_family_id ON identity_sessions (family_id);
+CREATE INDEX ix_identity_sessions_link_id ON identity_sessions (link_id);
 
 CREATE TABLE mailbox_annotations (
     mailbox_id BIGINT NOT NULL,
@@ -1511,7 +1846,7 @@ CREATE TABLE messages (
     modseq BIGINT NOT NULL,
     thread_id BIGINT NOT NULL,
     blob_id BIGINT NOT NULL,
-    digest VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
     received_at TIMESTAMP WITH TIME ZONE NOT NULL,
     listed_at TIMESTAMP WITH TIME ZONE NOT NULL,
     saved_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -1544,12 +1879,12 @@ CREATE TABLE messages (
     encrypted BOOLEAN NOT NULL,
     attachment_count BIGINT NOT NULL,
     attachments JSONB NOT NULL,
-    structure BYTEA NOT NULL,
+    mime_structure BYTEA NOT NULL,
     envelope_from VARCHAR,
     envelope_to JSONB NOT NULL,
     public_metadata JSONB,
-    verification JSONB,
-    spam JSONB,
+    authentication JSONB,
+    spam_report JSONB,
     filters JSONB,
     forwarded_to JSONB,
     source_id BIGINT,
@@ -1579,6 +1914,45 @@ CREATE INDEX messages_unseen ON messages (mailbox_id, listed_at, id) WHERE NOT s
 CREATE INDEX messages_waiting ON messages (user_id, indexed, id) WHERE NOT indexed;
 CREATE INDEX messages_with_keywords ON messages (user_id, deleted_at) WHERE keywords <> '[]';
 
+CREATE TABLE oauth_authorization_codes (
+    id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    page_digest VARCHAR NOT NULL,
+    grant_id BIGINT NOT NULL,
+    scopes JSONB NOT NULL,
+    redirect_uri VARCHAR NOT NULL,
+    code_challenge VARCHAR NOT NULL,
+    nonce VARCHAR,
+    auth_version BIGINT NOT NULL,
+    signed_in_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    used_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_oauth_authorization_codes PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_authorization_codes_digest UNIQUE (digest),
+    CONSTRAINT uq_oauth_authorization_codes_page_digest UNIQUE (page_digest),
+    CONSTRAINT fk_oauth_authorization_codes_grant_id FOREIGN KEY(grant_id) REFERENCES oauth_grants (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oauth_authorization_codes_expires_at ON oauth_authorization_codes (expires_at);
+CREATE INDEX ix_oauth_authorization_codes_grant_id ON oauth_authorization_codes (grant_id);
+
+CREATE TABLE oauth_refresh_tokens (
+    id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    grant_id BIGINT NOT NULL,
+    family_id BIGINT NOT NULL,
+    scopes JSONB NOT NULL,
+    auth_version BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    replaced_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_oauth_refresh_tokens PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_refresh_tokens_digest UNIQUE (digest),
+    CONSTRAINT fk_oauth_refresh_tokens_grant_id FOREIGN KEY(grant_id) REFERENCES oauth_grants (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oauth_refresh_tokens_expires_at ON oauth_refresh_tokens (expires_at);
+CREATE INDEX oauth_refresh_tokens_of_family ON oauth_refresh_tokens (grant_id, family_id);
+
 CREATE TABLE quarantine_blobs (
     item_id BIGINT NOT NULL,
     blob_id BIGINT NOT NULL,
@@ -1588,15 +1962,61 @@ CREATE TABLE quarantine_blobs (
 );
 CREATE INDEX ix_quarantine_blobs_blob_id ON quarantine_blobs (blob_id);
 
-CREATE TABLE thread_refs (
+CREATE TABLE remote_mailboxes (
+    id BIGINT NOT NULL,
+    connector_id BIGINT NOT NULL,
+    name VARCHAR COLLATE "C" NOT NULL,
+    validity BIGINT NOT NULL,
+    modseq BIGINT NOT NULL,
+    CONSTRAINT pk_remote_mailboxes PRIMARY KEY (id),
+    CONSTRAINT fk_remote_mailboxes_connector_id FOREIGN KEY(connector_id) REFERENCES connectors (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX connector_folders_by_name ON remote_mailboxes (connector_id, name);
+
+CREATE TABLE resources (
+    id BIGINT NOT NULL,
+    domain_id BIGINT NOT NULL,
+    address_id BIGINT NOT NULL,
+    local VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    folded_name VARCHAR COLLATE "C" NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    booking_policy VARCHAR(32) NOT NULL,
+    booking_limit BIGINT,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_resources PRIMARY KEY (id),
+    CONSTRAINT fk_resources_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE,
+    CONSTRAINT uq_resources_address_id UNIQUE (address_id),
+    CONSTRAINT fk_resources_address_id FOREIGN KEY(address_id) REFERENCES addresses (id) ON DELETE CASCADE
+);
+CREATE INDEX resources_by_age ON resources (created_at, id);
+CREATE INDEX resources_by_name ON resources (folded_name, id);
+CREATE INDEX resources_of_domain_by_age ON resources (domain_id, created_at, id);
+CREATE INDEX resources_of_domain_by_name ON resources (domain_id, folded_name, id);
+
+CREATE TABLE scim_addresses (
+    address_id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    type VARCHAR,
+    is_primary BOOLEAN,
+    created_by_scim BOOLEAN NOT NULL,
+    CONSTRAINT pk_scim_addresses PRIMARY KEY (address_id),
+    CONSTRAINT fk_scim_addresses_address_id FOREIGN KEY(address_id) REFERENCES addresses (id) ON DELETE CASCADE,
+    CONSTRAINT fk_scim_addresses_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_scim_addresses_user_id ON scim_addresses (user_id);
+
+CREATE TABLE thread_keys (
     user_id BIGINT NOT NULL,
     key VARCHAR NOT NULL,
     thread_id BIGINT NOT NULL,
-    CONSTRAINT pk_thread_refs PRIMARY KEY (user_id, key),
-    CONSTRAINT fk_thread_refs_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT fk_thread_refs_thread_id FOREIGN KEY(thread_id) REFERENCES threads (id) ON DELETE CASCADE
+    CONSTRAINT pk_thread_keys PRIMARY KEY (user_id, key),
+    CONSTRAINT fk_thread_keys_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_thread_keys_thread_id FOREIGN KEY(thread_id) REFERENCES threads (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_thread_refs_thread_id ON thread_refs (thread_id);
+CREATE INDEX ix_thread_keys_thread_id ON thread_keys (thread_id);
 
 CREATE TABLE upload_parts (
     id BIGINT NOT NULL,
@@ -1655,20 +2075,30 @@ CREATE TABLE autoreply_senders (
 );
 CREATE INDEX ix_autoreply_senders_until ON autoreply_senders (until);
 
-CREATE TABLE connector_messages (
-    folder_id BIGINT NOT NULL,
-    mark VARCHAR COLLATE "C" NOT NULL,
-    digest VARCHAR NOT NULL,
-    message_id BIGINT,
-    flags VARCHAR NOT NULL,
-    fetched_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    removed BOOLEAN NOT NULL,
-    safe BOOLEAN NOT NULL,
-    CONSTRAINT pk_connector_messages PRIMARY KEY (folder_id, mark),
-    CONSTRAINT fk_connector_messages_folder_id FOREIGN KEY(folder_id) REFERENCES connector_folders (id) ON DELETE CASCADE
+CREATE TABLE bookings (
+    id BIGINT NOT NULL,
+    resource_id BIGINT NOT NULL,
+    series_key VARCHAR NOT NULL,
+    uid VARCHAR NOT NULL,
+    occurrence_at TIMESTAMP WITH TIME ZONE,
+    sequence BIGINT NOT NULL,
+    stamped_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    starts_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    ends_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    organizer VARCHAR NOT NULL,
+    organizer_name VARCHAR,
+    organizer_user_id BIGINT,
+    summary VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_bookings PRIMARY KEY (id),
+    CONSTRAINT fk_bookings_resource_id FOREIGN KEY(resource_id) REFERENCES resources (id) ON DELETE CASCADE
 );
-CREATE INDEX connector_messages_by_digest ON connector_messages (folder_id, digest);
-CREATE INDEX connector_messages_of_message ON connector_messages (message_id);
+CREATE INDEX bookings_by_age ON bookings (ends_at);
+CREATE INDEX bookings_by_end ON bookings (resource_id, ends_at, id);
+CREATE INDEX bookings_by_start ON bookings (resource_id, starts_at, id) WHERE state = 'BOOKED';
+CREATE INDEX bookings_of_series ON bookings (resource_id, series_key, occurrence_at);
+CREATE INDEX bookings_released ON bookings (resource_id, organizer, id) WHERE state = 'RELEASED';
 
 CREATE TABLE draft_files (
     message_id BIGINT NOT NULL,
@@ -1680,18 +2110,20 @@ CREATE TABLE draft_files (
 );
 CREATE INDEX ix_draft_files_file_id ON draft_files (file_id);
 
-CREATE TABLE lessons (
-    message_id BIGINT NOT NULL,
-    spam BOOLEAN NOT NULL,
-    turn BIGINT NOT NULL,
-    due_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    holder BIGINT,
-    attempts BIGINT NOT NULL,
-    CONSTRAINT pk_lessons PRIMARY KEY (message_id),
-    CONSTRAINT fk_lessons_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE
+CREATE TABLE fetched_messages (
+    folder_id BIGINT NOT NULL,
+    remote_id VARCHAR COLLATE "C" NOT NULL,
+    digest VARCHAR NOT NULL,
+    message_id BIGINT,
+    flags VARCHAR NOT NULL,
+    fetched_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    removed BOOLEAN NOT NULL,
+    may_delete_source BOOLEAN NOT NULL,
+    CONSTRAINT pk_fetched_messages PRIMARY KEY (folder_id, remote_id),
+    CONSTRAINT fk_fetched_messages_folder_id FOREIGN KEY(folder_id) REFERENCES remote_mailboxes (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_lessons_due_at ON lessons (due_at);
-CREATE INDEX lessons_leased ON lessons (holder) WHERE holder IS NOT NULL;
+CREATE INDEX connector_messages_by_digest ON fetched_messages (folder_id, digest);
+CREATE INDEX connector_messages_of_message ON fetched_messages (message_id);
 
 CREATE TABLE message_blobs (
     message_id BIGINT NOT NULL,
@@ -1718,7 +2150,7 @@ CREATE TABLE submissions (
     envid VARCHAR,
     header_id VARCHAR,
     ret VARCHAR,
-    ours BOOLEAN NOT NULL,
+    originates_here BOOLEAN NOT NULL,
     release_at TIMESTAMP WITH TIME ZONE,
     sent_mailbox_id BIGINT,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -1738,7 +2170,20 @@ CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN 
 CREATE INDEX submissions_waiting_by_size ON submissions (size, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 
-CREATE TABLE deliveries (
+CREATE TABLE training_messages (
+    message_id BIGINT NOT NULL,
+    spam BOOLEAN NOT NULL,
+    revision BIGINT NOT NULL,
+    due_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    holder BIGINT,
+    attempts BIGINT NOT NULL,
+    CONSTRAINT pk_training_messages PRIMARY KEY (message_id),
+    CONSTRAINT fk_training_messages_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_training_messages_due_at ON training_messages (due_at);
+CREATE INDEX training_messages_leased ON training_messages (holder) WHERE holder IS NOT NULL;
+
+CREATE TABLE queue_entries (
     id BIGINT NOT NULL,
     user_id BIGINT,
     submission_id BIGINT NOT NULL,
@@ -1749,10 +2194,10 @@ CREATE TABLE deliveries (
     state VARCHAR(32) NOT NULL,
     attempts BIGINT NOT NULL,
     next_at TIMESTAMP WITH TIME ZONE,
-    turn_at TIMESTAMP WITH TIME ZONE,
+    ready_at TIMESTAMP WITH TIME ZONE,
     rank BIGINT NOT NULL,
     held_at TIMESTAMP WITH TIME ZONE,
-    hurried_at TIMESTAMP WITH TIME ZONE,
+    flushed_at TIMESTAMP WITH TIME ZONE,
     holder BIGINT,
     lease BIGINT,
     final_dot_at TIMESTAMP WITH TIME ZONE,
@@ -1763,26 +2208,26 @@ CREATE TABLE deliveries (
     delivered_at TIMESTAMP WITH TIME ZONE,
     notify VARCHAR,
     orcpt VARCHAR,
-    delay_told_at TIMESTAMP WITH TIME ZONE,
-    success_owed VARCHAR,
+    delay_reported_at TIMESTAMP WITH TIME ZONE,
+    pending_dsn_action VARCHAR,
     reported_at TIMESTAMP WITH TIME ZONE,
     dsn_reporter VARCHAR,
     dsn_verified BOOLEAN,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_deliveries PRIMARY KEY (id),
-    CONSTRAINT fk_deliveries_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT fk_deliveries_submission_id FOREIGN KEY(submission_id) REFERENCES submissions (id) ON DELETE CASCADE
+    CONSTRAINT pk_queue_entries PRIMARY KEY (id),
+    CONSTRAINT fk_queue_entries_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_queue_entries_submission_id FOREIGN KEY(submission_id) REFERENCES submissions (id) ON DELETE CASCADE
 );
-CREATE INDEX deliveries_deferred ON deliveries (submission_id) WHERE state = 'DEFERRED';
-CREATE INDEX deliveries_due ON deliveries (next_at, id) WHERE next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL;
-CREATE INDEX deliveries_held ON deliveries (submission_id) WHERE held_at IS NOT NULL;
-CREATE INDEX deliveries_leased ON deliveries (lease, submission_id) WHERE lease IS NOT NULL;
-CREATE INDEX deliveries_open ON deliveries (submission_id) WHERE state IN ('PENDING', 'DEFERRED');
-CREATE INDEX deliveries_owed ON deliveries (submission_id, id) WHERE success_owed IS NOT NULL;
-CREATE INDEX deliveries_turn ON deliveries (rank, domain, turn_at, id) WHERE turn_at IS NOT NULL;
-CREATE INDEX ix_deliveries_submission_id ON deliveries (submission_id);
-CREATE INDEX ix_deliveries_user_id ON deliveries (user_id);
+CREATE INDEX ix_queue_entries_submission_id ON queue_entries (submission_id);
+CREATE INDEX ix_queue_entries_user_id ON queue_entries (user_id);
+CREATE INDEX queue_entries_deferred ON queue_entries (submission_id) WHERE state = 'DEFERRED';
+CREATE INDEX queue_entries_due ON queue_entries (next_at, id) WHERE next_at IS NOT NULL AND ready_at IS NULL AND held_at IS NULL AND lease IS NULL;
+CREATE INDEX queue_entries_held ON queue_entries (submission_id) WHERE held_at IS NOT NULL;
+CREATE INDEX queue_entries_leased ON queue_entries (lease, submission_id) WHERE lease IS NOT NULL;
+CREATE INDEX queue_entries_open ON queue_entries (submission_id) WHERE state IN ('PENDING', 'DEFERRED');
+CREATE INDEX queue_entries_pending_dsn ON queue_entries (submission_id, id) WHERE pending_dsn_action IS NOT NULL;
+CREATE INDEX queue_entries_ready ON queue_entries (rank, domain, ready_at, id) WHERE ready_at IS NOT NULL;
 
 CREATE TABLE submission_blobs (
     submission_id BIGINT NOT NULL,

@@ -8,6 +8,35 @@ CREATE TABLE acme_accounts (
     CONSTRAINT uq_acme_accounts_directory UNIQUE (directory)
 );
 
+CREATE TABLE ban_change_counters (
+    id INTEGER NOT NULL,
+    last_change INTEGER NOT NULL,
+    CONSTRAINT pk_ban_change_counters PRIMARY KEY (id)
+);
+
+CREATE TABLE ban_list_hosts (
+    name VARCHAR NOT NULL,
+    addresses JSON NOT NULL,
+    resolved_at DATETIME,
+    checked_at DATETIME NOT NULL,
+    problem VARCHAR,
+    CONSTRAINT pk_ban_list_hosts PRIMARY KEY (name)
+);
+
+CREATE TABLE ban_policies (
+    id INTEGER NOT NULL,
+    ban_seconds INTEGER NOT NULL,
+    ban_time_increment BOOLEAN NOT NULL,
+    max_attempts INTEGER NOT NULL,
+    retry_window_seconds INTEGER NOT NULL,
+    netmask_ipv4 INTEGER NOT NULL,
+    netmask_ipv6 INTEGER NOT NULL,
+    allowlist JSON NOT NULL,
+    denylist JSON NOT NULL,
+    updated_at DATETIME NOT NULL,
+    CONSTRAINT pk_ban_policies PRIMARY KEY (id)
+);
+
 CREATE TABLE blobs (
     id INTEGER NOT NULL,
     tenant_id INTEGER NOT NULL,
@@ -42,7 +71,8 @@ CREATE TABLE certificates (
     acme_names JSON NOT NULL,
     acme_directory VARCHAR,
     acme_renew_at DATETIME,
-    acme_state VARCHAR,
+    acme_state VARCHAR(32),
+    acme_error VARCHAR,
     acme_next_at DATETIME,
     acme_failures INTEGER NOT NULL,
     lease INTEGER,
@@ -56,6 +86,48 @@ CREATE INDEX certificates_leased ON certificates (holder) WHERE holder IS NOT NU
 CREATE INDEX ix_certificates_acme_next_at ON certificates (acme_next_at);
 CREATE INDEX ix_certificates_not_after ON certificates (not_after);
 
+CREATE TABLE cluster_nodes (
+    id INTEGER NOT NULL,
+    host VARCHAR NOT NULL,
+    port INTEGER NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    tag VARCHAR,
+    weight INTEGER NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    state_changed_at DATETIME NOT NULL,
+    drain_seconds INTEGER NOT NULL,
+    drain_ends_at DATETIME,
+    is_added BOOLEAN NOT NULL,
+    server VARCHAR,
+    version VARCHAR,
+    process_count INTEGER NOT NULL,
+    smtp_port INTEGER,
+    submission_port INTEGER,
+    ip_addresses JSON NOT NULL,
+    change_number INTEGER NOT NULL,
+    applied_change_number INTEGER NOT NULL,
+    heartbeat_count INTEGER NOT NULL,
+    last_heartbeat_at DATETIME,
+    unreachable_at DATETIME,
+    last_failure_at DATETIME,
+    last_failure VARCHAR,
+    created_at DATETIME NOT NULL,
+    CONSTRAINT pk_cluster_nodes PRIMARY KEY (id),
+    CONSTRAINT uq_cluster_nodes_address UNIQUE (host, port)
+);
+CREATE INDEX cluster_nodes_by_creation ON cluster_nodes (created_at, id);
+CREATE INDEX cluster_nodes_by_host ON cluster_nodes (host, id);
+CREATE INDEX cluster_nodes_by_state_change ON cluster_nodes (state_changed_at, id);
+CREATE INDEX ix_cluster_nodes_server ON cluster_nodes (server);
+
+CREATE TABLE component_holds (
+    component VARCHAR NOT NULL,
+    node VARCHAR NOT NULL,
+    is_stopped BOOLEAN NOT NULL,
+    changed_at DATETIME NOT NULL,
+    CONSTRAINT pk_component_holds PRIMARY KEY (component, node)
+);
+
 CREATE TABLE credential_changes (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
@@ -66,13 +138,48 @@ CREATE TABLE credential_changes (
 CREATE INDEX ix_credential_changes_at ON credential_changes (at);
 CREATE INDEX ix_credential_changes_position ON credential_changes (position);
 
-CREATE TABLE documents (
-    hash BLOB NOT NULL,
-    text VARCHAR NOT NULL,
-    operations JSON NOT NULL,
-    added_at DATETIME NOT NULL,
-    CONSTRAINT pk_documents PRIMARY KEY (hash)
+CREATE TABLE delivery_receipts (
+    digest VARCHAR NOT NULL,
+    message_id INTEGER NOT NULL,
+    at DATETIME NOT NULL,
+    CONSTRAINT pk_delivery_receipts PRIMARY KEY (digest)
 );
+CREATE INDEX ix_delivery_receipts_at ON delivery_receipts (at);
+
+CREATE TABLE delivery_trace_steps (
+    id INTEGER NOT NULL,
+    at DATETIME NOT NULL,
+    queue_id VARCHAR NOT NULL,
+    message_id VARCHAR,
+    component VARCHAR(32) NOT NULL,
+    event VARCHAR(32) NOT NULL,
+    detail VARCHAR,
+    address VARCHAR,
+    normalized_address VARCHAR,
+    recipient_domain VARCHAR,
+    sender VARCHAR,
+    normalized_sender_address VARCHAR,
+    sender_domain VARCHAR,
+    stored_message_id INTEGER,
+    domain_id INTEGER,
+    submission_id INTEGER,
+    CONSTRAINT pk_delivery_trace_steps PRIMARY KEY (id)
+);
+CREATE INDEX delivery_trace_steps_of_message_id ON delivery_trace_steps (message_id, at, id) WHERE message_id IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_queue_id ON delivery_trace_steps (queue_id, at, id);
+CREATE INDEX delivery_trace_steps_of_recipient ON delivery_trace_steps (normalized_address, at, id) WHERE normalized_address IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_recipient_domain ON delivery_trace_steps (recipient_domain, at, id) WHERE recipient_domain IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_sender ON delivery_trace_steps (normalized_sender_address, at, id) WHERE normalized_sender_address IS NOT NULL;
+CREATE INDEX delivery_trace_steps_of_sender_domain ON delivery_trace_steps (sender_domain, at, id) WHERE sender_domain IS NOT NULL;
+CREATE INDEX ix_delivery_trace_steps_at ON delivery_trace_steps (at);
+
+CREATE TABLE destination_slots (
+    destination VARCHAR NOT NULL,
+    free_at DATETIME NOT NULL,
+    until DATETIME NOT NULL,
+    CONSTRAINT pk_destination_slots PRIMARY KEY (destination)
+);
+CREATE INDEX ix_destination_slots_until ON destination_slots (until);
 
 CREATE TABLE domains (
     id INTEGER NOT NULL,
@@ -101,6 +208,7 @@ CREATE TABLE domains (
     CONSTRAINT uq_domains_name UNIQUE (name)
 );
 CREATE INDEX domains_by_age ON domains (created_at, id);
+CREATE INDEX domains_by_relay_host ON domains (relay_host_id, name, id) WHERE relay_host_id IS NOT NULL;
 CREATE INDEX domains_by_user_count ON domains (user_count, id);
 
 CREATE TABLE dropped_objects (
@@ -120,13 +228,23 @@ CREATE TABLE forwarding_hosts (
     CONSTRAINT uq_forwarding_hosts_host UNIQUE (host)
 );
 
-CREATE TABLE greylisted (
+CREATE TABLE greylist_entries (
     "key" VARCHAR NOT NULL,
     since DATETIME NOT NULL,
     until DATETIME NOT NULL,
-    CONSTRAINT pk_greylisted PRIMARY KEY ("key")
+    CONSTRAINT pk_greylist_entries PRIMARY KEY ("key")
 );
-CREATE INDEX ix_greylisted_until ON greylisted (until);
+CREATE INDEX ix_greylist_entries_until ON greylist_entries (until);
+
+CREATE TABLE idempotent_payloads (
+    principal VARCHAR NOT NULL,
+    "key" VARCHAR NOT NULL,
+    request_digest VARCHAR NOT NULL,
+    answer JSON NOT NULL,
+    at DATETIME NOT NULL,
+    CONSTRAINT pk_idempotent_payloads PRIMARY KEY (principal, "key")
+);
+CREATE INDEX ix_idempotent_payloads_at ON idempotent_payloads (at);
 
 CREATE TABLE legal_holds (
     id INTEGER NOT NULL,
@@ -150,48 +268,109 @@ CREATE TABLE legal_holds (
 CREATE INDEX ix_legal_holds_expires_at ON legal_holds (expires_at);
 CREATE INDEX ix_legal_holds_user_id ON legal_holds (user_id);
 
-CREATE TABLE message_steps (
-    id INTEGER NOT NULL,
-    at DATETIME NOT NULL,
-    queue_id VARCHAR NOT NULL,
-    message_id VARCHAR,
-    component VARCHAR(32) NOT NULL,
-    event VARCHAR(32) NOT NULL,
-    detail VARCHAR,
-    address VARCHAR,
-    compared VARCHAR,
-    recipient_domain VARCHAR,
-    sender VARCHAR,
-    sender_compared VARCHAR,
-    sender_domain VARCHAR,
-    stored_message_id INTEGER,
-    domain_id INTEGER,
-    submission_id INTEGER,
-    CONSTRAINT pk_message_steps PRIMARY KEY (id)
+CREATE TABLE metric_resets (
+    name VARCHAR NOT NULL,
+    reset_at DATETIME NOT NULL,
+    CONSTRAINT pk_metric_resets PRIMARY KEY (name)
 );
-CREATE INDEX ix_message_steps_at ON message_steps (at);
-CREATE INDEX message_steps_of_message_id ON message_steps (message_id, at, id) WHERE message_id IS NOT NULL;
-CREATE INDEX message_steps_of_queue_id ON message_steps (queue_id, at, id);
-CREATE INDEX message_steps_of_recipient ON message_steps (compared, at, id) WHERE compared IS NOT NULL;
-CREATE INDEX message_steps_of_recipient_domain ON message_steps (recipient_domain, at, id) WHERE recipient_domain IS NOT NULL;
-CREATE INDEX message_steps_of_sender ON message_steps (sender_compared, at, id) WHERE sender_compared IS NOT NULL;
-CREATE INDEX message_steps_of_sender_domain ON message_steps (sender_domain, at, id) WHERE sender_domain IS NOT NULL;
 
-CREATE TABLE place_turns (
-    place VARCHAR NOT NULL,
-    free_at DATETIME NOT NULL,
-    until DATETIME NOT NULL,
-    CONSTRAINT pk_place_turns PRIMARY KEY (place)
-);
-CREATE INDEX ix_place_turns_until ON place_turns (until);
-
-CREATE TABLE push_keys (
+CREATE TABLE mta_sts_policies (
     id INTEGER NOT NULL,
-    public VARCHAR NOT NULL,
-    private VARCHAR NOT NULL,
+    domain VARCHAR NOT NULL,
+    policy_id VARCHAR NOT NULL,
+    mode VARCHAR(32) NOT NULL,
+    mx JSON NOT NULL,
+    max_age INTEGER NOT NULL,
+    fetched_at DATETIME NOT NULL,
+    expires_at DATETIME NOT NULL,
+    retry_at DATETIME,
+    CONSTRAINT pk_mta_sts_policies PRIMARY KEY (id),
+    CONSTRAINT uq_mta_sts_policies_domain UNIQUE (domain)
+);
+CREATE INDEX ix_mta_sts_policies_expires_at ON mta_sts_policies (expires_at);
+
+CREATE TABLE network_bans (
+    id INTEGER NOT NULL,
+    network VARCHAR NOT NULL,
+    first_ip VARCHAR NOT NULL,
+    last_ip VARCHAR NOT NULL,
+    cause VARCHAR(32) NOT NULL,
+    reason VARCHAR,
+    failure_count INTEGER NOT NULL,
+    ban_count INTEGER NOT NULL,
+    started_at DATETIME NOT NULL,
+    ends_at DATETIME NOT NULL,
+    change_number INTEGER NOT NULL,
+    CONSTRAINT pk_network_bans PRIMARY KEY (id),
+    CONSTRAINT uq_network_bans_network UNIQUE (network)
+);
+CREATE INDEX ix_network_bans_change_number ON network_bans (change_number);
+CREATE INDEX network_bans_by_end ON network_bans (ends_at, id);
+CREATE INDEX network_bans_by_ip ON network_bans (first_ip, last_ip);
+CREATE INDEX network_bans_by_start ON network_bans (started_at, id);
+
+CREATE TABLE network_failures (
+    network VARCHAR NOT NULL,
+    first_ip VARCHAR NOT NULL,
+    last_ip VARCHAR NOT NULL,
+    failure_count INTEGER NOT NULL,
+    window_ends_at DATETIME NOT NULL,
+    CONSTRAINT pk_network_failures PRIMARY KEY (network)
+);
+CREATE INDEX ix_network_failures_window_ends_at ON network_failures (window_ends_at);
+CREATE INDEX network_failures_by_ip ON network_failures (first_ip, last_ip);
+
+CREATE TABLE oauth_clients (
+    id INTEGER NOT NULL,
+    client_id VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    secret_digest VARCHAR,
+    redirect_uris JSON NOT NULL,
+    grant_types JSON NOT NULL,
+    scopes JSON NOT NULL,
+    created_by VARCHAR,
     created_at DATETIME NOT NULL,
-    CONSTRAINT pk_push_keys PRIMARY KEY (id)
+    updated_at DATETIME,
+    secret_rotated_at DATETIME,
+    last_used_at DATETIME,
+    CONSTRAINT pk_oauth_clients PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_clients_client_id UNIQUE (client_id)
 );
+CREATE INDEX ix_oauth_clients_created_at ON oauth_clients (created_at, id);
+CREATE INDEX ix_oauth_clients_name ON oauth_clients (name, id);
+
+CREATE TABLE oauth_signing_keys (
+    id INTEGER NOT NULL,
+    kid VARCHAR NOT NULL,
+    public_key JSON NOT NULL,
+    private_key VARCHAR NOT NULL,
+    created_at DATETIME NOT NULL,
+    activates_at DATETIME NOT NULL,
+    retires_at DATETIME,
+    CONSTRAINT pk_oauth_signing_keys PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_signing_keys_kid UNIQUE (kid)
+);
+
+CREATE TABLE process_answers (
+    id INTEGER NOT NULL,
+    request_id INTEGER NOT NULL,
+    process_id INTEGER NOT NULL,
+    answer JSON NOT NULL,
+    created_at DATETIME NOT NULL,
+    CONSTRAINT pk_process_answers PRIMARY KEY (id)
+);
+CREATE INDEX ix_process_answers_created_at ON process_answers (created_at);
+CREATE INDEX ix_process_answers_request_id ON process_answers (request_id);
+
+CREATE TABLE process_requests (
+    id INTEGER NOT NULL,
+    kind VARCHAR NOT NULL,
+    arguments JSON NOT NULL,
+    created_at DATETIME NOT NULL,
+    reply_by DATETIME NOT NULL,
+    CONSTRAINT pk_process_requests PRIMARY KEY (id)
+);
+CREATE INDEX ix_process_requests_created_at ON process_requests (created_at);
 
 CREATE TABLE rate_windows (
     id INTEGER NOT NULL,
@@ -202,14 +381,6 @@ CREATE TABLE rate_windows (
     CONSTRAINT pk_rate_windows PRIMARY KEY (id)
 );
 CREATE INDEX ix_rate_windows_until ON rate_windows (until);
-
-CREATE TABLE receipts (
-    digest VARCHAR NOT NULL,
-    message_id INTEGER NOT NULL,
-    at DATETIME NOT NULL,
-    CONSTRAINT pk_receipts PRIMARY KEY (digest)
-);
-CREATE INDEX ix_receipts_at ON receipts (at);
 
 CREATE TABLE recipient_rewrites (
     made_by INTEGER,
@@ -239,15 +410,12 @@ CREATE TABLE relay_hosts (
     CONSTRAINT pk_relay_hosts PRIMARY KEY (id)
 );
 
-CREATE TABLE replays (
-    principal VARCHAR NOT NULL,
-    "key" VARCHAR NOT NULL,
-    asked VARCHAR NOT NULL,
-    answer JSON NOT NULL,
-    at DATETIME NOT NULL,
-    CONSTRAINT pk_replays PRIMARY KEY (principal, "key")
+CREATE TABLE secret_box_keys (
+    name VARCHAR NOT NULL,
+    proof VARCHAR NOT NULL,
+    created_at DATETIME NOT NULL,
+    CONSTRAINT pk_secret_box_keys PRIMARY KEY (name)
 );
-CREATE INDEX ix_replays_at ON replays (at);
 
 CREATE TABLE server_clocks (
     server VARCHAR NOT NULL,
@@ -263,19 +431,21 @@ CREATE TABLE server_processes (
     name VARCHAR NOT NULL,
     "exclusive" VARCHAR,
     host VARCHAR NOT NULL,
+    ip_addresses JSON NOT NULL,
     pid INTEGER NOT NULL,
     version VARCHAR NOT NULL,
+    answers_requests BOOLEAN NOT NULL,
     boot VARCHAR NOT NULL,
-    beats INTEGER NOT NULL,
-    beat_at INTEGER NOT NULL,
-    vault_keys JSON NOT NULL,
+    heartbeat_count INTEGER NOT NULL,
+    heartbeat_at INTEGER NOT NULL,
+    secret_box_keys JSON NOT NULL,
     started_at DATETIME NOT NULL,
     seen_at DATETIME NOT NULL,
     CONSTRAINT pk_server_processes PRIMARY KEY (id)
 );
 CREATE INDEX ix_server_processes_server ON server_processes (server);
 
-CREATE TABLE setting_changes (
+CREATE TABLE setting_history (
     id INTEGER NOT NULL,
     "key" VARCHAR NOT NULL,
     "before" JSON,
@@ -284,22 +454,56 @@ CREATE TABLE setting_changes (
     actor VARCHAR NOT NULL,
     actor_id INTEGER,
     reason VARCHAR,
-    CONSTRAINT pk_setting_changes PRIMARY KEY (id)
+    CONSTRAINT pk_setting_history PRIMARY KEY (id)
 );
-CREATE INDEX ix_setting_changes_key ON setting_changes ("key", at, id);
+CREATE INDEX ix_setting_history_key ON setting_history ("key", at, id);
 
-CREATE TABLE settings (
+CREATE TABLE setting_values (
     "key" VARCHAR NOT NULL,
     value JSON,
     updated_at DATETIME NOT NULL,
-    CONSTRAINT pk_settings PRIMARY KEY ("key")
+    CONSTRAINT pk_setting_values PRIMARY KEY ("key")
+);
+
+CREATE TABLE statistic_steps (
+    domain_id INTEGER NOT NULL,
+    step_seconds INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    sign_ins INTEGER NOT NULL,
+    sign_in_failures INTEGER NOT NULL,
+    messages_in INTEGER NOT NULL,
+    bytes_in INTEGER NOT NULL,
+    messages_junk INTEGER NOT NULL,
+    viruses INTEGER NOT NULL,
+    messages_out INTEGER NOT NULL,
+    bytes_out INTEGER NOT NULL,
+    messages_bounced INTEGER NOT NULL,
+    api_operations INTEGER NOT NULL,
+    latency_0 INTEGER NOT NULL,
+    latency_1 INTEGER NOT NULL,
+    latency_2 INTEGER NOT NULL,
+    latency_3 INTEGER NOT NULL,
+    latency_4 INTEGER NOT NULL,
+    latency_5 INTEGER NOT NULL,
+    latency_6 INTEGER NOT NULL,
+    latency_7 INTEGER NOT NULL,
+    latency_8 INTEGER NOT NULL,
+    latency_9 INTEGER NOT NULL,
+    latency_10 INTEGER NOT NULL,
+    latency_11 INTEGER NOT NULL,
+    latency_12 INTEGER NOT NULL,
+    latency_13 INTEGER NOT NULL,
+    storage INTEGER,
+    active_users INTEGER,
+    queue_length INTEGER,
+    CONSTRAINT pk_statistic_steps PRIMARY KEY (domain_id, step_seconds, started_at)
 );
 
 CREATE TABLE store_facts (
     name VARCHAR NOT NULL,
     digest VARCHAR NOT NULL,
     host VARCHAR NOT NULL,
-    place VARCHAR NOT NULL,
+    location VARCHAR NOT NULL,
     at DATETIME NOT NULL,
     CONSTRAINT pk_store_facts PRIMARY KEY (name)
 );
@@ -318,34 +522,27 @@ CREATE TABLE store_incarnation (
 CREATE TABLE streams (
     id INTEGER NOT NULL,
     last INTEGER NOT NULL,
-    gone INTEGER NOT NULL,
-    gone_at DATETIME,
+    pruned_position INTEGER NOT NULL,
+    pruned_at DATETIME,
     CONSTRAINT pk_streams PRIMARY KEY (id)
 );
 
-CREATE TABLE sts_policies (
-    id INTEGER NOT NULL,
-    domain VARCHAR NOT NULL,
-    policy_id VARCHAR NOT NULL,
-    mode VARCHAR(32) NOT NULL,
-    mx JSON NOT NULL,
-    max_age INTEGER NOT NULL,
-    fetched_at DATETIME NOT NULL,
-    expires_at DATETIME NOT NULL,
-    retry_at DATETIME,
-    CONSTRAINT pk_sts_policies PRIMARY KEY (id),
-    CONSTRAINT uq_sts_policies_domain UNIQUE (domain)
-);
-CREATE INDEX ix_sts_policies_expires_at ON sts_policies (expires_at);
-
 CREATE TABLE throttles (
+    id INTEGER NOT NULL,
     "key" VARCHAR NOT NULL,
     failures INTEGER NOT NULL,
     times INTEGER NOT NULL,
     until DATETIME NOT NULL,
-    CONSTRAINT pk_throttles PRIMARY KEY ("key")
+    wait_since DATETIME,
+    network VARCHAR,
+    first_ip VARCHAR,
+    last_ip VARCHAR,
+    CONSTRAINT pk_throttles PRIMARY KEY (id),
+    CONSTRAINT uq_throttles_key UNIQUE ("key")
 );
 CREATE INDEX ix_throttles_until ON throttles (until);
+CREATE INDEX throttles_by_ip ON throttles (first_ip, last_ip) WHERE first_ip IS NOT NULL;
+CREATE INDEX throttles_by_wait ON throttles (wait_since, id) WHERE wait_since IS NOT NULL;
 
 CREATE TABLE tls_policies (
     id INTEGER NOT NULL,
@@ -372,11 +569,29 @@ CREATE TABLE transports (
     CONSTRAINT uq_transports_destination UNIQUE (destination)
 );
 
-CREATE TABLE vault_keys (
-    name VARCHAR NOT NULL,
-    proof VARCHAR NOT NULL,
+CREATE TABLE trusted_documents (
+    hash BLOB NOT NULL,
+    text VARCHAR NOT NULL,
+    operations JSON NOT NULL,
+    added_at DATETIME NOT NULL,
+    CONSTRAINT pk_trusted_documents PRIMARY KEY (hash)
+);
+
+CREATE TABLE used_identity_tokens (
+    id INTEGER NOT NULL,
+    digest VARCHAR NOT NULL,
+    expires_at DATETIME NOT NULL,
+    CONSTRAINT pk_used_identity_tokens PRIMARY KEY (id),
+    CONSTRAINT uq_used_identity_tokens_digest UNIQUE (digest)
+);
+CREATE INDEX ix_used_identity_tokens_expires_at ON used_identity_tokens (expires_at);
+
+CREATE TABLE vapid_key_pairs (
+    id INTEGER NOT NULL,
+    public VARCHAR NOT NULL,
+    private VARCHAR NOT NULL,
     created_at DATETIME NOT NULL,
-    CONSTRAINT pk_vault_keys PRIMARY KEY (name)
+    CONSTRAINT pk_vapid_key_pairs PRIMARY KEY (id)
 );
 
 CREATE TABLE write_probes (
@@ -467,7 +682,7 @@ CREATE TABLE dkim_keys (
     public VARCHAR NOT NULL,
     state VARCHAR(32) NOT NULL,
     description VARCHAR,
-    looks INTEGER NOT NULL,
+    dns_check_count INTEGER NOT NULL,
     due_at DATETIME,
     created_at DATETIME NOT NULL,
     activated_at DATETIME,
@@ -507,7 +722,7 @@ CREATE TABLE held_copies (
     origin_id INTEGER NOT NULL,
     origin VARCHAR(32) NOT NULL,
     mailbox_path VARCHAR,
-    digest VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
     size INTEGER NOT NULL,
     blob_id INTEGER NOT NULL,
     received_at DATETIME NOT NULL,
@@ -524,14 +739,34 @@ CREATE TABLE held_copies (
     envelope_from VARCHAR,
     envelope_to JSON NOT NULL,
     copied_at DATETIME NOT NULL,
-    hash VARCHAR NOT NULL,
+    chain_hash VARCHAR NOT NULL,
     CONSTRAINT pk_held_copies PRIMARY KEY (id),
     CONSTRAINT uq_held_copies_legal_hold_id_position UNIQUE (legal_hold_id, position),
     CONSTRAINT fk_held_copies_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );
-CREATE UNIQUE INDEX held_copies_of_origin ON held_copies (legal_hold_id, origin_id, digest);
+CREATE UNIQUE INDEX held_copies_of_origin ON held_copies (legal_hold_id, origin_id, sha256);
 
-CREATE TABLE key_values (
+CREATE TABLE identity_providers (
+    id INTEGER NOT NULL,
+    domain_id INTEGER NOT NULL,
+    issuer VARCHAR NOT NULL,
+    client_id VARCHAR NOT NULL,
+    client_secret VARCHAR,
+    scopes JSON NOT NULL,
+    username_claim VARCHAR NOT NULL,
+    groups_claim VARCHAR NOT NULL,
+    admin_groups JSON NOT NULL,
+    active_claim VARCHAR,
+    user_creation_allowed BOOLEAN NOT NULL,
+    password_sign_in_allowed BOOLEAN NOT NULL,
+    created_at DATETIME NOT NULL,
+    updated_at DATETIME,
+    CONSTRAINT pk_identity_providers PRIMARY KEY (id),
+    CONSTRAINT uq_identity_providers_domain_id UNIQUE (domain_id),
+    CONSTRAINT fk_identity_providers_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+
+CREATE TABLE key_value_entries (
     id INTEGER NOT NULL,
     stream_id INTEGER NOT NULL,
     store VARCHAR NOT NULL,
@@ -541,13 +776,13 @@ CREATE TABLE key_values (
     size INTEGER NOT NULL,
     expires_at DATETIME,
     value VARCHAR NOT NULL,
-    CONSTRAINT pk_key_values PRIMARY KEY (id),
-    CONSTRAINT fk_key_values_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+    CONSTRAINT pk_key_value_entries PRIMARY KEY (id),
+    CONSTRAINT fk_key_value_entries_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_key_values_expires_at ON key_values (expires_at);
-CREATE INDEX ix_key_values_level ON key_values (stream_id, store, level, "key");
-CREATE INDEX ix_key_values_size ON key_values (stream_id, expires_at, size);
-CREATE UNIQUE INDEX uq_key_values_key ON key_values (stream_id, store, "key");
+CREATE INDEX ix_key_value_entries_expires_at ON key_value_entries (expires_at);
+CREATE INDEX ix_key_value_entries_level ON key_value_entries (stream_id, store, level, "key");
+CREATE INDEX ix_key_value_entries_size ON key_value_entries (stream_id, expires_at, size);
+CREATE UNIQUE INDEX uq_key_value_entries_key ON key_value_entries (stream_id, store, "key");
 
 CREATE TABLE legal_hold_accesses (
     id INTEGER NOT NULL,
@@ -562,6 +797,22 @@ CREATE TABLE legal_hold_accesses (
     CONSTRAINT fk_legal_hold_accesses_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );
 CREATE INDEX legal_hold_accesses_of_legal_hold ON legal_hold_accesses (legal_hold_id, at, id);
+
+CREATE TABLE scim_groups (
+    id INTEGER NOT NULL,
+    domain_id INTEGER NOT NULL,
+    display_name VARCHAR NOT NULL,
+    name_key VARCHAR NOT NULL,
+    external_id VARCHAR,
+    version INTEGER NOT NULL,
+    created_at DATETIME NOT NULL,
+    updated_at DATETIME NOT NULL,
+    CONSTRAINT pk_scim_groups PRIMARY KEY (id),
+    CONSTRAINT fk_scim_groups_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX scim_groups_by_external_id ON scim_groups (external_id, id);
+CREATE INDEX scim_groups_by_name ON scim_groups (domain_id, name_key, id);
+CREATE INDEX scim_groups_of_domain ON scim_groups (domain_id, id);
 
 CREATE TABLE users (
     id INTEGER NOT NULL,
@@ -590,6 +841,7 @@ CREATE TABLE users (
     second_factors JSON NOT NULL,
     disabled_scopes JSON NOT NULL,
     webmail_access BOOLEAN NOT NULL,
+    allow_local BOOLEAN NOT NULL,
     permissions JSON NOT NULL,
     admin_permissions JSON NOT NULL,
     allowed_senders JSON NOT NULL,
@@ -610,10 +862,10 @@ CREATE TABLE users (
     received_per_hour INTEGER,
     received INTEGER NOT NULL,
     received_until DATETIME,
-    received_told_until DATETIME,
+    received_notified_until DATETIME,
     quota INTEGER,
     used INTEGER NOT NULL,
-    storage_told_until DATETIME,
+    storage_notified_until DATETIME,
     message_count INTEGER NOT NULL,
     uid_validity INTEGER NOT NULL,
     language VARCHAR,
@@ -631,45 +883,24 @@ CREATE INDEX ix_users_created_at ON users (created_at, id);
 CREATE INDEX ix_users_domain_id ON users (domain_id);
 CREATE INDEX ix_users_forwards ON users (id) WHERE forward_to <> '[]';
 CREATE INDEX ix_users_inactive ON users (username_key, id) WHERE NOT active;
-CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id);
+CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id, active, suspended);
+CREATE INDEX ix_users_of_domain_by_update ON users (domain_id, updated_at, username_key, id);
 CREATE INDEX ix_users_staff ON users (role, id) WHERE role <> 'USER';
 CREATE INDEX ix_users_suspended ON users (username_key, id) WHERE suspended;
 CREATE INDEX ix_users_used ON users (used, id);
 
-CREATE TABLE webhook_feeds (
+CREATE TABLE webhook_read_positions (
     stream_id INTEGER NOT NULL,
     number INTEGER NOT NULL,
-    CONSTRAINT pk_webhook_feeds PRIMARY KEY (stream_id),
-    CONSTRAINT fk_webhook_feeds_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+    CONSTRAINT pk_webhook_read_positions PRIMARY KEY (stream_id),
+    CONSTRAINT fk_webhook_read_positions_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
 );
-
-CREATE TABLE access_tokens (
-    id INTEGER NOT NULL,
-    user_id INTEGER NOT NULL,
-    digest VARCHAR NOT NULL,
-    auth_version INTEGER NOT NULL,
-    scope VARCHAR(32) NOT NULL,
-    protocol VARCHAR(32) NOT NULL,
-    ip VARCHAR,
-    pending BOOLEAN NOT NULL,
-    "temporary" BOOLEAN NOT NULL,
-    actor_id INTEGER,
-    actor_key_id INTEGER,
-    created_at DATETIME NOT NULL,
-    last_used_at DATETIME NOT NULL,
-    expires_at DATETIME NOT NULL,
-    CONSTRAINT pk_access_tokens PRIMARY KEY (id),
-    CONSTRAINT fk_access_tokens_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT uq_access_tokens_digest UNIQUE (digest)
-);
-CREATE INDEX ix_access_tokens_expires_at ON access_tokens (expires_at);
-CREATE INDEX ix_access_tokens_user_id ON access_tokens (user_id);
 
 CREATE TABLE addresses (
     id INTEGER NOT NULL,
     local VARCHAR NOT NULL,
     domain_id INTEGER,
-    shown VARCHAR NOT NULL,
+    display_address VARCHAR NOT NULL,
     kind VARCHAR(32) NOT NULL,
     user_id INTEGER,
     forward_to JSON NOT NULL,
@@ -725,6 +956,7 @@ CREATE TABLE api_keys (
     made_by INTEGER,
     made_by_key INTEGER,
     maker VARCHAR,
+    creator_id INTEGER,
     created_at DATETIME NOT NULL,
     expires_at DATETIME,
     last_used_at DATETIME,
@@ -735,7 +967,7 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX ix_api_keys_user_id ON api_keys (user_id);
 
-CREATE TABLE app_passwords (
+CREATE TABLE application_passwords (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     description VARCHAR NOT NULL,
@@ -753,38 +985,12 @@ CREATE TABLE app_passwords (
     maker VARCHAR,
     created_at DATETIME NOT NULL,
     updated_at DATETIME,
-    CONSTRAINT pk_app_passwords PRIMARY KEY (id),
-    CONSTRAINT fk_app_passwords_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_application_passwords PRIMARY KEY (id),
+    CONSTRAINT fk_application_passwords_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_app_passwords_expires_at ON app_passwords (expires_at);
-CREATE INDEX ix_app_passwords_user_id ON app_passwords (user_id);
-CREATE UNIQUE INDEX uq_app_passwords_selector ON app_passwords (user_id, selector);
-
-CREATE TABLE auth_events (
-    id INTEGER NOT NULL,
-    user_id INTEGER,
-    fold VARCHAR NOT NULL,
-    action VARCHAR(32) NOT NULL,
-    result VARCHAR(32) NOT NULL,
-    protocol VARCHAR(32),
-    ip VARCHAR,
-    ip_key VARCHAR,
-    session_id VARCHAR,
-    "by" VARCHAR,
-    by_id INTEGER,
-    detail JSON,
-    count INTEGER NOT NULL,
-    created_at DATETIME NOT NULL,
-    last_at DATETIME NOT NULL,
-    told_at DATETIME,
-    CONSTRAINT pk_auth_events PRIMARY KEY (id),
-    CONSTRAINT fk_auth_events_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT uq_auth_events_fold UNIQUE (fold)
-);
-CREATE INDEX ix_auth_events_action ON auth_events (action, created_at, id);
-CREATE INDEX ix_auth_events_created_at ON auth_events (created_at, id);
-CREATE INDEX ix_auth_events_ip_key ON auth_events (ip_key, created_at, id);
-CREATE INDEX ix_auth_events_user_id ON auth_events (user_id, created_at, id);
+CREATE INDEX ix_application_passwords_expires_at ON application_passwords (expires_at);
+CREATE INDEX ix_application_passwords_user_id ON application_passwords (user_id);
+CREATE UNIQUE INDEX uq_application_passwords_selector ON application_passwords (user_id, selector);
 
 CREATE TABLE compose_listeners (
     id INTEGER NOT NULL,
@@ -800,7 +1006,7 @@ CREATE TABLE compose_requests (
     user_id INTEGER NOT NULL,
     identity_id INTEGER,
     mailbox_id INTEGER,
-    written JSON NOT NULL,
+    content JSON NOT NULL,
     requested_by VARCHAR,
     created_at DATETIME NOT NULL,
     expires_at DATETIME NOT NULL,
@@ -838,7 +1044,7 @@ CREATE TABLE connectors (
     remote_timeout INTEGER NOT NULL,
     local_timeout INTEGER NOT NULL,
     custom_options JSON NOT NULL,
-    bringing JSON,
+    import_options JSON,
     spam_check BOOLEAN NOT NULL,
     virus_check BOOLEAN NOT NULL,
     apply_filters BOOLEAN NOT NULL,
@@ -853,7 +1059,7 @@ CREATE TABLE connectors (
     holder INTEGER,
     created_at DATETIME NOT NULL,
     updated_at DATETIME,
-    once BOOLEAN NOT NULL,
+    is_one_time BOOLEAN NOT NULL,
     CONSTRAINT pk_connectors PRIMARY KEY (id),
     CONSTRAINT fk_connectors_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
@@ -861,20 +1067,20 @@ CREATE INDEX connectors_due ON connectors (next_run_at) WHERE next_run_at IS NOT
 CREATE INDEX connectors_leased ON connectors (holder) WHERE holder IS NOT NULL;
 CREATE INDEX ix_connectors_user_id ON connectors (user_id);
 
-CREATE TABLE correspondents (
+CREATE TABLE contacts (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     "key" VARCHAR NOT NULL,
-    called VARCHAR,
+    folded_name VARCHAR,
     address VARCHAR NOT NULL,
     name VARCHAR,
     last_used_at DATETIME NOT NULL,
-    CONSTRAINT pk_correspondents PRIMARY KEY (id),
-    CONSTRAINT fk_correspondents_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_contacts PRIMARY KEY (id),
+    CONSTRAINT fk_contacts_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_correspondents_called ON correspondents (user_id, called);
-CREATE INDEX ix_correspondents_used ON correspondents (user_id, last_used_at, id);
-CREATE UNIQUE INDEX uq_correspondents_user_id_key ON correspondents (user_id, "key");
+CREATE INDEX ix_contacts_folded_name ON contacts (user_id, folded_name);
+CREATE INDEX ix_contacts_used ON contacts (user_id, last_used_at, id);
+CREATE UNIQUE INDEX uq_contacts_user_id_key ON contacts (user_id, "key");
 
 CREATE TABLE deleted_users (
     id INTEGER NOT NULL,
@@ -965,7 +1171,7 @@ CREATE TABLE identities (
     user_id INTEGER NOT NULL,
     local VARCHAR NOT NULL,
     domain VARCHAR NOT NULL,
-    shown VARCHAR NOT NULL,
+    display_address VARCHAR NOT NULL,
     name VARCHAR,
     preferred BOOLEAN NOT NULL,
     reply_to VARCHAR,
@@ -980,6 +1186,28 @@ CREATE TABLE identities (
 );
 CREATE INDEX ix_identities_user_id ON identities (user_id);
 CREATE UNIQUE INDEX uq_identities_preferred ON identities (user_id) WHERE preferred;
+
+CREATE TABLE identity_links (
+    id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    provider_id INTEGER NOT NULL,
+    issuer VARCHAR NOT NULL,
+    client_id VARCHAR NOT NULL,
+    subject VARCHAR NOT NULL,
+    is_admin_by_group BOOLEAN NOT NULL,
+    refresh_token VARCHAR,
+    check_due_at DATETIME,
+    is_checking BOOLEAN NOT NULL,
+    access_ended_at DATETIME,
+    created_at DATETIME NOT NULL,
+    last_sign_in_at DATETIME NOT NULL,
+    CONSTRAINT pk_identity_links PRIMARY KEY (id),
+    CONSTRAINT uq_identity_links_user_id UNIQUE (user_id),
+    CONSTRAINT fk_identity_links_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_identity_links_provider_id FOREIGN KEY(provider_id) REFERENCES identity_providers (id) ON DELETE CASCADE
+);
+CREATE INDEX identity_links_due ON identity_links (check_due_at) WHERE check_due_at IS NOT NULL;
+CREATE UNIQUE INDEX uq_identity_links_subject ON identity_links (provider_id, issuer, client_id, subject);
 
 CREATE TABLE import_archives (
     id INTEGER NOT NULL,
@@ -1037,14 +1265,14 @@ CREATE TABLE mailboxes (
     uid_validity INTEGER NOT NULL,
     uid_next INTEGER NOT NULL,
     modseq INTEGER NOT NULL,
-    modify_index INTEGER NOT NULL,
-    total INTEGER NOT NULL,
-    unseen INTEGER NOT NULL,
+    message_count INTEGER NOT NULL,
+    unseen_count INTEGER NOT NULL,
     size INTEGER NOT NULL,
     subscribed BOOLEAN NOT NULL,
     hidden BOOLEAN NOT NULL,
     encrypt_messages BOOLEAN NOT NULL,
     retention INTEGER,
+    retention_inherited BOOLEAN NOT NULL,
     created_at DATETIME NOT NULL,
     CONSTRAINT pk_mailboxes PRIMARY KEY (id),
     CONSTRAINT uq_mailboxes_user_id_path UNIQUE (user_id, path),
@@ -1052,6 +1280,21 @@ CREATE TABLE mailboxes (
 );
 CREATE INDEX ix_mailboxes_user_id ON mailboxes (user_id);
 CREATE UNIQUE INDEX uq_mailboxes_special_use ON mailboxes (user_id, special_use) WHERE special_use IS NOT NULL;
+
+CREATE TABLE oauth_grants (
+    id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    client_id INTEGER NOT NULL,
+    scopes JSON NOT NULL,
+    created_at DATETIME NOT NULL,
+    last_used_at DATETIME,
+    CONSTRAINT pk_oauth_grants PRIMARY KEY (id),
+    CONSTRAINT fk_oauth_grants_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_oauth_grants_client_id FOREIGN KEY(client_id) REFERENCES oauth_clients (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oauth_grants_client_id ON oauth_grants (client_id);
+CREATE INDEX oauth_grants_of_user ON oauth_grants (user_id, created_at, id);
+CREATE UNIQUE INDEX uq_oauth_grants_user_id_client_id ON oauth_grants (user_id, client_id);
 
 CREATE TABLE push_channels (
     id INTEGER NOT NULL,
@@ -1102,12 +1345,12 @@ CREATE TABLE quarantine_items (
     tests VARCHAR NOT NULL,
     virus VARCHAR,
     size INTEGER NOT NULL,
-    digest VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
     blob_id INTEGER NOT NULL,
-    structure BLOB NOT NULL,
+    mime_structure BLOB NOT NULL,
     attachments JSON NOT NULL,
-    verification JSON,
-    wish JSON,
+    authentication JSON,
+    dsn_request JSON,
     notified BOOLEAN NOT NULL,
     created_at DATETIME NOT NULL,
     expires_at DATETIME NOT NULL,
@@ -1122,7 +1365,7 @@ CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
 CREATE INDEX quarantine_by_score ON quarantine_items (score, id);
 CREATE INDEX quarantine_by_size ON quarantine_items (size, id);
 CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
-CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
+CREATE INDEX quarantine_unnotified ON quarantine_items (created_at) WHERE NOT notified;
 
 CREATE TABLE rate_limit_holds (
     id INTEGER NOT NULL,
@@ -1132,11 +1375,11 @@ CREATE TABLE rate_limit_holds (
     per VARCHAR(32) NOT NULL,
     since DATETIME NOT NULL,
     until DATETIME NOT NULL,
-    told_until DATETIME NOT NULL,
+    notified_until DATETIME NOT NULL,
     CONSTRAINT pk_rate_limit_holds PRIMARY KEY (id),
     CONSTRAINT fk_rate_limit_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_rate_limit_holds_told_until ON rate_limit_holds (told_until);
+CREATE INDEX ix_rate_limit_holds_notified_until ON rate_limit_holds (notified_until);
 CREATE INDEX rate_limit_holds_by_age ON rate_limit_holds (since, id);
 
 CREATE TABLE rate_limits (
@@ -1179,11 +1422,61 @@ CREATE TABLE saved_searches (
 );
 CREATE INDEX ix_saved_searches_user_id ON saved_searches (user_id);
 
+CREATE TABLE scim_group_members (
+    group_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    CONSTRAINT pk_scim_group_members PRIMARY KEY (group_id, user_id),
+    CONSTRAINT fk_scim_group_members_group_id FOREIGN KEY(group_id) REFERENCES scim_groups (id) ON DELETE CASCADE,
+    CONSTRAINT fk_scim_group_members_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_scim_group_members_user_id ON scim_group_members (user_id);
+
+CREATE TABLE scim_users (
+    user_id INTEGER NOT NULL,
+    external_id VARCHAR,
+    formatted_name VARCHAR,
+    family_name VARCHAR,
+    given_name VARCHAR,
+    middle_name VARCHAR,
+    honorific_prefix VARCHAR,
+    honorific_suffix VARCHAR,
+    suspended_by_scim BOOLEAN NOT NULL,
+    CONSTRAINT pk_scim_users PRIMARY KEY (user_id),
+    CONSTRAINT fk_scim_users_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX scim_users_by_external_id ON scim_users (external_id, user_id);
+
+CREATE TABLE security_events (
+    id INTEGER NOT NULL,
+    user_id INTEGER,
+    fold VARCHAR NOT NULL,
+    action VARCHAR(32) NOT NULL,
+    result VARCHAR(32) NOT NULL,
+    protocol VARCHAR(32),
+    ip VARCHAR,
+    ip_key VARCHAR,
+    session_id VARCHAR,
+    "by" VARCHAR,
+    by_id INTEGER,
+    detail JSON,
+    count INTEGER NOT NULL,
+    created_at DATETIME NOT NULL,
+    last_at DATETIME NOT NULL,
+    journaled_at DATETIME,
+    CONSTRAINT pk_security_events PRIMARY KEY (id),
+    CONSTRAINT fk_security_events_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_security_events_fold UNIQUE (fold)
+);
+CREATE INDEX ix_security_events_action ON security_events (action, created_at, id);
+CREATE INDEX ix_security_events_created_at ON security_events (created_at, id);
+CREATE INDEX ix_security_events_ip_key ON security_events (ip_key, created_at, id);
+CREATE INDEX ix_security_events_user_id ON security_events (user_id, created_at, id);
+
 CREATE TABLE sender_rules (
     made_by INTEGER,
     made_as VARCHAR(32) NOT NULL,
     id INTEGER NOT NULL,
-    place VARCHAR NOT NULL,
+    scope VARCHAR NOT NULL,
     pattern VARCHAR NOT NULL,
     action VARCHAR(32) NOT NULL,
     user_id INTEGER,
@@ -1198,7 +1491,7 @@ CREATE TABLE sender_rules (
 CREATE INDEX ix_sender_rules_domain_id ON sender_rules (domain_id);
 CREATE INDEX ix_sender_rules_pattern ON sender_rules (pattern, id);
 CREATE INDEX ix_sender_rules_user_id ON sender_rules (user_id);
-CREATE UNIQUE INDEX uq_sender_rules_place ON sender_rules (place, pattern);
+CREATE UNIQUE INDEX uq_sender_rules_scope ON sender_rules (scope, pattern);
 
 CREATE TABLE sieve_memories (
     user_id INTEGER NOT NULL,
@@ -1237,8 +1530,8 @@ CREATE TABLE tasks (
     user_id INTEGER,
     actor_id INTEGER,
     not_before DATETIME,
-    done INTEGER NOT NULL,
-    total INTEGER,
+    done_count INTEGER NOT NULL,
+    total_count INTEGER,
     "order" JSON NOT NULL,
     checkpoint JSON,
     result JSON,
@@ -1269,29 +1562,29 @@ CREATE TABLE threads (
 );
 CREATE INDEX ix_threads_user_id ON threads (user_id);
 
-CREATE TABLE totp_seeds (
+CREATE TABLE totp_secrets (
     user_id INTEGER NOT NULL,
     seed VARCHAR,
     pending VARCHAR,
     pending_at DATETIME,
     last_step INTEGER,
     enabled_at DATETIME,
-    CONSTRAINT pk_totp_seeds PRIMARY KEY (user_id),
-    CONSTRAINT fk_totp_seeds_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_totp_secrets PRIMARY KEY (user_id),
+    CONSTRAINT fk_totp_secrets_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 
-CREATE TABLE undos (
+CREATE TABLE undo_records (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     digest VARCHAR NOT NULL,
     "before" JSON NOT NULL,
     expires_at DATETIME NOT NULL,
-    CONSTRAINT pk_undos PRIMARY KEY (id),
-    CONSTRAINT fk_undos_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT uq_undos_digest UNIQUE (digest)
+    CONSTRAINT pk_undo_records PRIMARY KEY (id),
+    CONSTRAINT fk_undo_records_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_undo_records_digest UNIQUE (digest)
 );
-CREATE INDEX ix_undos_expires_at ON undos (expires_at);
-CREATE INDEX ix_undos_user_id ON undos (user_id);
+CREATE INDEX ix_undo_records_expires_at ON undo_records (expires_at);
+CREATE INDEX ix_undo_records_user_id ON undo_records (user_id);
 
 CREATE TABLE uploads (
     id INTEGER NOT NULL,
@@ -1301,7 +1594,7 @@ CREATE TABLE uploads (
     digest VARCHAR,
     content_type VARCHAR NOT NULL,
     filename VARCHAR,
-    told VARCHAR,
+    client_metadata VARCHAR,
     blob_name VARCHAR,
     created_at DATETIME NOT NULL,
     expires_at DATETIME NOT NULL,
@@ -1317,11 +1610,23 @@ CREATE TABLE usages (
     kind VARCHAR(32) NOT NULL,
     used INTEGER NOT NULL,
     until DATETIME NOT NULL,
-    told_until DATETIME,
+    notified_until DATETIME,
     CONSTRAINT pk_usages PRIMARY KEY (user_id, kind),
     CONSTRAINT fk_usages_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_usages_until ON usages (until);
+
+CREATE TABLE user_affinities (
+    user_id INTEGER NOT NULL,
+    node_id INTEGER NOT NULL,
+    created_at DATETIME NOT NULL,
+    expires_at DATETIME,
+    CONSTRAINT pk_user_affinities PRIMARY KEY (user_id),
+    CONSTRAINT fk_user_affinities_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_user_affinities_node_id FOREIGN KEY(node_id) REFERENCES cluster_nodes (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_user_affinities_expires_at ON user_affinities (expires_at);
+CREATE INDEX ix_user_affinities_node_id ON user_affinities (node_id);
 
 CREATE TABLE user_tags (
     tag VARCHAR NOT NULL,
@@ -1381,6 +1686,33 @@ CREATE TABLE webhooks (
 CREATE INDEX ix_webhooks_domain_id ON webhooks (domain_id);
 CREATE INDEX ix_webhooks_user_id ON webhooks (user_id);
 
+CREATE TABLE access_tokens (
+    id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    digest VARCHAR NOT NULL,
+    auth_version INTEGER NOT NULL,
+    scope VARCHAR(32) NOT NULL,
+    protocol VARCHAR(32) NOT NULL,
+    ip VARCHAR,
+    pending BOOLEAN NOT NULL,
+    "temporary" BOOLEAN NOT NULL,
+    actor_id INTEGER,
+    actor_key_id INTEGER,
+    oauth_grant_id INTEGER,
+    oauth_family_id INTEGER,
+    oauth_scopes JSON,
+    created_at DATETIME NOT NULL,
+    last_used_at DATETIME NOT NULL,
+    expires_at DATETIME NOT NULL,
+    CONSTRAINT pk_access_tokens PRIMARY KEY (id),
+    CONSTRAINT fk_access_tokens_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_access_tokens_digest UNIQUE (digest),
+    CONSTRAINT fk_access_tokens_oauth_grant_id FOREIGN KEY(oauth_grant_id) REFERENCES oauth_grants (id) ON DELETE CASCADE
+);
+CREATE INDEX access_tokens_of_grant ON access_tokens (oauth_grant_id, oauth_family_id) WHERE oauth_grant_id IS NOT NULL;
+CREATE INDEX access_tokens_of_user ON access_tokens (user_id, created_at, id);
+CREATE INDEX ix_access_tokens_expires_at ON access_tokens (expires_at);
+
 CREATE TABLE autoreplies (
     id INTEGER NOT NULL,
     user_id INTEGER,
@@ -1406,17 +1738,6 @@ CREATE TABLE autoreplies (
 );
 CREATE INDEX ix_autoreplies_address_id ON autoreplies (address_id);
 CREATE INDEX ix_autoreplies_user_id ON autoreplies (user_id);
-
-CREATE TABLE connector_folders (
-    id INTEGER NOT NULL,
-    connector_id INTEGER NOT NULL,
-    name VARCHAR NOT NULL,
-    validity INTEGER NOT NULL,
-    modseq INTEGER NOT NULL,
-    CONSTRAINT pk_connector_folders PRIMARY KEY (id),
-    CONSTRAINT fk_connector_folders_connector_id FOREIGN KEY(connector_id) REFERENCES connectors (id) ON DELETE CASCADE
-);
-CREATE UNIQUE INDEX connector_folders_by_name ON connector_folders (connector_id, name);
 
 CREATE TABLE connector_runs (
     id INTEGER NOT NULL,
@@ -1445,19 +1766,19 @@ CREATE TABLE connector_runs (
 CREATE INDEX connector_runs_of_connector ON connector_runs (connector_id, id);
 CREATE INDEX ix_connector_runs_user_id ON connector_runs (user_id);
 
-CREATE TABLE export_pieces (
+CREATE TABLE export_parts (
     id INTEGER NOT NULL,
     export_id INTEGER NOT NULL,
     part INTEGER NOT NULL,
     position INTEGER NOT NULL,
     size INTEGER NOT NULL,
     blob_id INTEGER NOT NULL,
-    CONSTRAINT pk_export_pieces PRIMARY KEY (id),
-    CONSTRAINT fk_export_pieces_export_id FOREIGN KEY(export_id) REFERENCES exports (id) ON DELETE CASCADE,
-    CONSTRAINT fk_export_pieces_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+    CONSTRAINT pk_export_parts PRIMARY KEY (id),
+    CONSTRAINT fk_export_parts_export_id FOREIGN KEY(export_id) REFERENCES exports (id) ON DELETE CASCADE,
+    CONSTRAINT fk_export_parts_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
 );
-CREATE UNIQUE INDEX export_pieces_in_order ON export_pieces (export_id, part, position);
-CREATE INDEX ix_export_pieces_blob_id ON export_pieces (blob_id);
+CREATE UNIQUE INDEX export_pieces_in_order ON export_parts (export_id, part, position);
+CREATE INDEX ix_export_parts_blob_id ON export_parts (blob_id);
 
 CREATE TABLE file_shares (
     id INTEGER NOT NULL,
@@ -1482,6 +1803,19 @@ CREATE INDEX ix_file_shares_blob_id ON file_shares (blob_id);
 CREATE INDEX ix_file_shares_expires_at ON file_shares (expires_at);
 CREATE INDEX ix_file_shares_file_id ON file_shares (file_id);
 CREATE INDEX ix_file_shares_user_id ON file_shares (user_id);
+
+CREATE TABLE identity_sessions (
+    id INTEGER NOT NULL,
+    link_id INTEGER NOT NULL,
+    session_digest VARCHAR NOT NULL,
+    family_id INTEGER NOT NULL,
+    created_at DATETIME NOT NULL,
+    CONSTRAINT pk_identity_sessions PRIMARY KEY (id),
+    CONSTRAINT fk_identity_sessions_link_id FOREIGN KEY(link_id) REFERENCES identity_links (id) ON DELETE CASCADE
+);
+CREATE INDEX identity_sessions_of_digest ON identity_sessions (session_digest, link_id);
+CREATE INDEX ix_identity_sessions_family_id ON identity_sessions (family_id);
+CREATE INDEX ix_identity_sessions_link_id ON identity_sessions (link_id);
 
 CREATE TABLE mailbox_annotations (
     mailbox_id INTEGER NOT NULL,
@@ -1511,7 +1845,7 @@ CREATE TABLE messages (
     modseq INTEGER NOT NULL,
     thread_id INTEGER NOT NULL,
     blob_id INTEGER NOT NULL,
-    digest VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL,
     received_at DATETIME NOT NULL,
     listed_at DATETIME NOT NULL,
     saved_at DATETIME NOT NULL,
@@ -1544,12 +1878,12 @@ CREATE TABLE messages (
     encrypted BOOLEAN NOT NULL,
     attachment_count INTEGER NOT NULL,
     attachments JSON NOT NULL,
-    structure BLOB NOT NULL,
+    mime_structure BLOB NOT NULL,
     envelope_from VARCHAR,
     envelope_to JSON NOT NULL,
     public_metadata JSON,
-    verification JSON,
-    spam JSON,
+    authentication JSON,
+    spam_report JSON,
     filters JSON,
     forwarded_to JSON,
     source_id INTEGER,
@@ -1579,6 +1913,45 @@ CREATE INDEX messages_unseen ON messages (mailbox_id, listed_at, id) WHERE NOT s
 CREATE INDEX messages_waiting ON messages (user_id, "indexed", id) WHERE NOT indexed;
 CREATE INDEX messages_with_keywords ON messages (user_id, deleted_at) WHERE keywords <> '[]';
 
+CREATE TABLE oauth_authorization_codes (
+    id INTEGER NOT NULL,
+    digest VARCHAR NOT NULL,
+    page_digest VARCHAR NOT NULL,
+    grant_id INTEGER NOT NULL,
+    scopes JSON NOT NULL,
+    redirect_uri VARCHAR NOT NULL,
+    code_challenge VARCHAR NOT NULL,
+    nonce VARCHAR,
+    auth_version INTEGER NOT NULL,
+    signed_in_at DATETIME NOT NULL,
+    created_at DATETIME NOT NULL,
+    expires_at DATETIME NOT NULL,
+    used_at DATETIME,
+    CONSTRAINT pk_oauth_authorization_codes PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_authorization_codes_digest UNIQUE (digest),
+    CONSTRAINT uq_oauth_authorization_codes_page_digest UNIQUE (page_digest),
+    CONSTRAINT fk_oauth_authorization_codes_grant_id FOREIGN KEY(grant_id) REFERENCES oauth_grants (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oauth_authorization_codes_expires_at ON oauth_authorization_codes (expires_at);
+CREATE INDEX ix_oauth_authorization_codes_grant_id ON oauth_authorization_codes (grant_id);
+
+CREATE TABLE oauth_refresh_tokens (
+    id INTEGER NOT NULL,
+    digest VARCHAR NOT NULL,
+    grant_id INTEGER NOT NULL,
+    family_id INTEGER NOT NULL,
+    scopes JSON NOT NULL,
+    auth_version INTEGER NOT NULL,
+    created_at DATETIME NOT NULL,
+    expires_at DATETIME NOT NULL,
+    replaced_at DATETIME,
+    CONSTRAINT pk_oauth_refresh_tokens PRIMARY KEY (id),
+    CONSTRAINT uq_oauth_refresh_tokens_digest UNIQUE (digest),
+    CONSTRAINT fk_oauth_refresh_tokens_grant_id FOREIGN KEY(grant_id) REFERENCES oauth_grants (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oauth_refresh_tokens_expires_at ON oauth_refresh_tokens (expires_at);
+CREATE INDEX oauth_refresh_tokens_of_family ON oauth_refresh_tokens (grant_id, family_id);
+
 CREATE TABLE quarantine_blobs (
     item_id INTEGER NOT NULL,
     blob_id INTEGER NOT NULL,
@@ -1588,15 +1961,61 @@ CREATE TABLE quarantine_blobs (
 );
 CREATE INDEX ix_quarantine_blobs_blob_id ON quarantine_blobs (blob_id);
 
-CREATE TABLE thread_refs (
+CREATE TABLE remote_mailboxes (
+    id INTEGER NOT NULL,
+    connector_id INTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    validity INTEGER NOT NULL,
+    modseq INTEGER NOT NULL,
+    CONSTRAINT pk_remote_mailboxes PRIMARY KEY (id),
+    CONSTRAINT fk_remote_mailboxes_connector_id FOREIGN KEY(connector_id) REFERENCES connectors (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX connector_folders_by_name ON remote_mailboxes (connector_id, name);
+
+CREATE TABLE resources (
+    id INTEGER NOT NULL,
+    domain_id INTEGER NOT NULL,
+    address_id INTEGER NOT NULL,
+    local VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    folded_name VARCHAR NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    booking_policy VARCHAR(32) NOT NULL,
+    booking_limit INTEGER,
+    active BOOLEAN NOT NULL,
+    created_at DATETIME NOT NULL,
+    updated_at DATETIME NOT NULL,
+    CONSTRAINT pk_resources PRIMARY KEY (id),
+    CONSTRAINT fk_resources_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE,
+    CONSTRAINT uq_resources_address_id UNIQUE (address_id),
+    CONSTRAINT fk_resources_address_id FOREIGN KEY(address_id) REFERENCES addresses (id) ON DELETE CASCADE
+);
+CREATE INDEX resources_by_age ON resources (created_at, id);
+CREATE INDEX resources_by_name ON resources (folded_name, id);
+CREATE INDEX resources_of_domain_by_age ON resources (domain_id, created_at, id);
+CREATE INDEX resources_of_domain_by_name ON resources (domain_id, folded_name, id);
+
+CREATE TABLE scim_addresses (
+    address_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    type VARCHAR,
+    is_primary BOOLEAN,
+    created_by_scim BOOLEAN NOT NULL,
+    CONSTRAINT pk_scim_addresses PRIMARY KEY (address_id),
+    CONSTRAINT fk_scim_addresses_address_id FOREIGN KEY(address_id) REFERENCES addresses (id) ON DELETE CASCADE,
+    CONSTRAINT fk_scim_addresses_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_scim_addresses_user_id ON scim_addresses (user_id);
+
+CREATE TABLE thread_keys (
     user_id INTEGER NOT NULL,
     "key" VARCHAR NOT NULL,
     thread_id INTEGER NOT NULL,
-    CONSTRAINT pk_thread_refs PRIMARY KEY (user_id, "key"),
-    CONSTRAINT fk_thread_refs_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT fk_thread_refs_thread_id FOREIGN KEY(thread_id) REFERENCES threads (id) ON DELETE CASCADE
+    CONSTRAINT pk_thread_keys PRIMARY KEY (user_id, "key"),
+    CONSTRAINT fk_thread_keys_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_thread_keys_thread_id FOREIGN KEY(thread_id) REFERENCES threads (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_thread_refs_thread_id ON thread_refs (thread_id);
+CREATE INDEX ix_thread_keys_thread_id ON thread_keys (thread_id);
 
 CREATE TABLE upload_parts (
     id INTEGER NOT NULL,
@@ -1655,20 +2074,30 @@ CREATE TABLE autoreply_senders (
 );
 CREATE INDEX ix_autoreply_senders_until ON autoreply_senders (until);
 
-CREATE TABLE connector_messages (
-    folder_id INTEGER NOT NULL,
-    mark VARCHAR NOT NULL,
-    digest VARCHAR NOT NULL,
-    message_id INTEGER,
-    flags VARCHAR NOT NULL,
-    fetched_at DATETIME NOT NULL,
-    removed BOOLEAN NOT NULL,
-    safe BOOLEAN NOT NULL,
-    CONSTRAINT pk_connector_messages PRIMARY KEY (folder_id, mark),
-    CONSTRAINT fk_connector_messages_folder_id FOREIGN KEY(folder_id) REFERENCES connector_folders (id) ON DELETE CASCADE
+CREATE TABLE bookings (
+    id INTEGER NOT NULL,
+    resource_id INTEGER NOT NULL,
+    series_key VARCHAR NOT NULL,
+    uid VARCHAR NOT NULL,
+    occurrence_at DATETIME,
+    sequence INTEGER NOT NULL,
+    stamped_at DATETIME NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    starts_at DATETIME NOT NULL,
+    ends_at DATETIME NOT NULL,
+    organizer VARCHAR NOT NULL,
+    organizer_name VARCHAR,
+    organizer_user_id INTEGER,
+    summary VARCHAR,
+    created_at DATETIME NOT NULL,
+    CONSTRAINT pk_bookings PRIMARY KEY (id),
+    CONSTRAINT fk_bookings_resource_id FOREIGN KEY(resource_id) REFERENCES resources (id) ON DELETE CASCADE
 );
-CREATE INDEX connector_messages_by_digest ON connector_messages (folder_id, digest);
-CREATE INDEX connector_messages_of_message ON connector_messages (message_id);
+CREATE INDEX bookings_by_age ON bookings (ends_at);
+CREATE INDEX bookings_by_end ON bookings (resource_id, ends_at, id);
+CREATE INDEX bookings_by_start ON bookings (resource_id, starts_at, id) WHERE state = 'BOOKED';
+CREATE INDEX bookings_of_series ON bookings (resource_id, series_key, occurrence_at);
+CREATE INDEX bookings_released ON bookings (resource_id, organizer, id) WHERE state = 'RELEASED';
 
 CREATE TABLE draft_files (
     message_id INTEGER NOT NULL,
@@ -1680,18 +2109,20 @@ CREATE TABLE draft_files (
 );
 CREATE INDEX ix_draft_files_file_id ON draft_files (file_id);
 
-CREATE TABLE lessons (
-    message_id INTEGER NOT NULL,
-    spam BOOLEAN NOT NULL,
-    turn INTEGER NOT NULL,
-    due_at DATETIME NOT NULL,
-    holder INTEGER,
-    attempts INTEGER NOT NULL,
-    CONSTRAINT pk_lessons PRIMARY KEY (message_id),
-    CONSTRAINT fk_lessons_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE
+CREATE TABLE fetched_messages (
+    folder_id INTEGER NOT NULL,
+    remote_id VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    message_id INTEGER,
+    flags VARCHAR NOT NULL,
+    fetched_at DATETIME NOT NULL,
+    removed BOOLEAN NOT NULL,
+    may_delete_source BOOLEAN NOT NULL,
+    CONSTRAINT pk_fetched_messages PRIMARY KEY (folder_id, remote_id),
+    CONSTRAINT fk_fetched_messages_folder_id FOREIGN KEY(folder_id) REFERENCES remote_mailboxes (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_lessons_due_at ON lessons (due_at);
-CREATE INDEX lessons_leased ON lessons (holder) WHERE holder IS NOT NULL;
+CREATE INDEX connector_messages_by_digest ON fetched_messages (folder_id, digest);
+CREATE INDEX connector_messages_of_message ON fetched_messages (message_id);
 
 CREATE TABLE message_blobs (
     message_id INTEGER NOT NULL,
@@ -1718,7 +2149,7 @@ CREATE TABLE submissions (
     envid VARCHAR,
     header_id VARCHAR,
     ret VARCHAR,
-    ours BOOLEAN NOT NULL,
+    originates_here BOOLEAN NOT NULL,
     release_at DATETIME,
     sent_mailbox_id INTEGER,
     created_at DATETIME NOT NULL,
@@ -1738,7 +2169,20 @@ CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN 
 CREATE INDEX submissions_waiting_by_size ON submissions (size, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 
-CREATE TABLE deliveries (
+CREATE TABLE training_messages (
+    message_id INTEGER NOT NULL,
+    spam BOOLEAN NOT NULL,
+    revision INTEGER NOT NULL,
+    due_at DATETIME NOT NULL,
+    holder INTEGER,
+    attempts INTEGER NOT NULL,
+    CONSTRAINT pk_training_messages PRIMARY KEY (message_id),
+    CONSTRAINT fk_training_messages_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_training_messages_due_at ON training_messages (due_at);
+CREATE INDEX training_messages_leased ON training_messages (holder) WHERE holder IS NOT NULL;
+
+CREATE TABLE queue_entries (
     id INTEGER NOT NULL,
     user_id INTEGER,
     submission_id INTEGER NOT NULL,
@@ -1749,10 +2193,10 @@ CREATE TABLE deliveries (
     state VARCHAR(32) NOT NULL,
     attempts INTEGER NOT NULL,
     next_at DATETIME,
-    turn_at DATETIME,
+    ready_at DATETIME,
     rank INTEGER NOT NULL,
     held_at DATETIME,
-    hurried_at DATETIME,
+    flushed_at DATETIME,
     holder INTEGER,
     lease INTEGER,
     final_dot_at DATETIME,
@@ -1763,26 +2207,26 @@ CREATE TABLE deliveries (
     delivered_at DATETIME,
     notify VARCHAR,
     orcpt VARCHAR,
-    delay_told_at DATETIME,
-    success_owed VARCHAR,
+    delay_reported_at DATETIME,
+    pending_dsn_action VARCHAR,
     reported_at DATETIME,
     dsn_reporter VARCHAR,
     dsn_verified BOOLEAN,
     created_at DATETIME NOT NULL,
     expires_at DATETIME NOT NULL,
-    CONSTRAINT pk_deliveries PRIMARY KEY (id),
-    CONSTRAINT fk_deliveries_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
-    CONSTRAINT fk_deliveries_submission_id FOREIGN KEY(submission_id) REFERENCES submissions (id) ON DELETE CASCADE
+    CONSTRAINT pk_queue_entries PRIMARY KEY (id),
+    CONSTRAINT fk_queue_entries_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_queue_entries_submission_id FOREIGN KEY(submission_id) REFERENCES submissions (id) ON DELETE CASCADE
 );
-CREATE INDEX deliveries_deferred ON deliveries (submission_id) WHERE state = 'DEFERRED';
-CREATE INDEX deliveries_due ON deliveries (next_at, id) WHERE next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL;
-CREATE INDEX deliveries_held ON deliveries (submission_id) WHERE held_at IS NOT NULL;
-CREATE INDEX deliveries_leased ON deliveries (lease, submission_id) WHERE lease IS NOT NULL;
-CREATE INDEX deliveries_open ON deliveries (submission_id) WHERE state IN ('PENDING', 'DEFERRED');
-CREATE INDEX deliveries_owed ON deliveries (submission_id, id) WHERE success_owed IS NOT NULL;
-CREATE INDEX deliveries_turn ON deliveries (rank, domain, turn_at, id) WHERE turn_at IS NOT NULL;
-CREATE INDEX ix_deliveries_submission_id ON deliveries (submission_id);
-CREATE INDEX ix_deliveries_user_id ON deliveries (user_id);
+CREATE INDEX ix_queue_entries_submission_id ON queue_entries (submission_id);
+CREATE INDEX ix_queue_entries_user_id ON queue_entries (user_id);
+CREATE INDEX queue_entries_deferred ON queue_entries (submission_id) WHERE state = 'DEFERRED';
+CREATE INDEX queue_entries_due ON queue_entries (next_at, id) WHERE next_at IS NOT NULL AND ready_at IS NULL AND held_at IS NULL AND lease IS NULL;
+CREATE INDEX queue_entries_held ON queue_entries (submission_id) WHERE held_at IS NOT NULL;
+CREATE INDEX queue_entries_leased ON queue_entries (lease, submission_id) WHERE lease IS NOT NULL;
+CREATE INDEX queue_entries_open ON queue_entries (submission_id) WHERE state IN ('PENDING', 'DEFERRED');
+CREATE INDEX queue_entries_pending_dsn ON queue_entries (submission_id, id) WHERE pending_dsn_action IS NOT NULL;
+CREATE INDEX queue_entries_ready ON queue_entries (rank, domain, ready_at, id) WHERE ready_at IS NOT NULL;
 
 CREATE TABLE submission_blobs (
     submission_id INTEGER NOT NULL,

@@ -31,7 +31,8 @@ def upgrade() -> None:
     if dialect == "postgresql":
         _create_fold_text_function(connection)
     for statement in (
-        "INSERT INTO streams (id, last, gone) VALUES (0, 0, 0)",  # the stream of the platform
+        # the stream of the platform
+        "INSERT INTO streams (id, last, pruned_position) VALUES (0, 0, 0)",
         *text_index.CREATE_TABLE[dialect],
         *search_index.CREATE_INDEXES[dialect],
         *total_triggers.CREATE_TRIGGERS[dialect],

@@ -28,6 +28,7 @@ class AddressKind(StrEnum):
     DISCARD = "DISCARD"
     LEARN_SPAM = "LEARN_SPAM"
     LEARN_HAM = "LEARN_HAM"
+    RESOURCE = "RESOURCE"  # models/resources/tables.py
 
 
 TRAINING_KINDS = (AddressKind.LEARN_SPAM, AddressKind.LEARN_HAM)
@@ -73,7 +74,7 @@ class Address(RowWithId, table=True):
 
     local: str  # normal form: mail/addresses/address_syntax.py
     domain_id: int | None = foreign_key("domains.id", default=None)
-    shown: str  # the whole address as its owner writes it
+    display_address: str  # the whole address as its owner writes it
     kind: AddressKind = enum_column(AddressKind, default=AddressKind.MAILBOX)
     user_id: int | None = foreign_key("users.id", default=None)
     forward_to: list[str] = json_column(list)  # of a FORWARD, without passwords
@@ -107,18 +108,18 @@ class Address(RowWithId, table=True):
 class Contact(UserOwnedRow, table=True):
     """An address the user has received mail from or sent mail to."""
 
-    __tablename__ = "correspondents"
+    __tablename__ = "contacts"
     __table_args__ = (
-        Index("uq_correspondents_user_id_key", "user_id", "key", unique=True),
-        Index("ix_correspondents_called", "user_id", "called"),
-        Index("ix_correspondents_used", "user_id", "last_used_at", "id"),
+        Index("uq_contacts_user_id_key", "user_id", "key", unique=True),
+        Index("ix_contacts_folded_name", "user_id", "folded_name"),
+        Index("ix_contacts_used", "user_id", "last_used_at", "id"),
     )
 
     user_id: int = foreign_key("users.id", index=False)
     key: str = Field(
         sa_type=BYTEWISE_TEXT
     )  # the address in normal form: mail/addresses/address_syntax.py
-    called: str | None = Field(default=None, sa_type=BYTEWISE_TEXT)  # the name, case folded
+    folded_name: str | None = Field(default=None, sa_type=BYTEWISE_TEXT)  # the name, case folded
     address: str  # as it was last written
     name: str | None = None
     last_used_at: Timestamp

@@ -11,11 +11,13 @@ from models.store.columns import BYTEWISE_TEXT, Int64, RowWithId, UtcDateTime, f
 class KeyValueEntry(RowWithId, table=True):
     """A value of a user's stream, or of PLATFORM: those are readable by all signed-in users."""
 
-    __tablename__ = "key_values"
+    __tablename__ = "key_value_entries"
     __table_args__ = (
-        Index("uq_key_values_key", "stream_id", "store", "key", unique=True),
-        Index("ix_key_values_level", "stream_id", "store", "level", "key"),
-        Index("ix_key_values_size", "stream_id", "expires_at", "size"),  # all that room asks for
+        Index("uq_key_value_entries_key", "stream_id", "store", "key", unique=True),
+        Index("ix_key_value_entries_level", "stream_id", "store", "level", "key"),
+        Index(
+            "ix_key_value_entries_size", "stream_id", "expires_at", "size"
+        ),  # all that room asks for
     )
 
     stream_id: int = foreign_key("streams.id", index=False)

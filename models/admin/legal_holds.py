@@ -69,7 +69,7 @@ class HeldCopy(RowWithId, table=True):
     __tablename__ = "held_copies"
     __table_args__ = (
         UniqueConstraint("legal_hold_id", "position"),
-        Index("held_copies_of_origin", "legal_hold_id", "origin_id", "digest", unique=True),
+        Index("held_copies_of_origin", "legal_hold_id", "origin_id", "sha256", unique=True),
     )
 
     legal_hold_id: int = foreign_key("legal_holds.id", index=False)
@@ -77,7 +77,7 @@ class HeldCopy(RowWithId, table=True):
     origin_id: Int64  # the message, or the submission if there is no message
     origin: CopyOrigin = enum_column(CopyOrigin)
     mailbox_path: str | None = None
-    digest: str  # SHA-256 of the whole message, hex
+    sha256: str  # SHA-256 of the whole message, hex
     size: Int64
     blob_id: Int64
     received_at: Timestamp
@@ -94,7 +94,7 @@ class HeldCopy(RowWithId, table=True):
     envelope_from: str | None = None
     envelope_to: list[str] = json_column(list)
     copied_at: Timestamp
-    hash: str  # of the other columns and the copy before: mail/storage/held_copies.py
+    chain_hash: str  # of the other columns and the copy before: mail/storage/held_copies.py
 
 
 class LegalHoldBlob(SQLModel, table=True):

@@ -11,18 +11,18 @@ from models.store.columns import JSON_TYPE, OptionalInt64, RowWithId, Timestamp,
 class SettingValue(SQLModel, table=True):
     """A setting with another value than its default."""
 
-    __tablename__ = "settings"
+    __tablename__ = "setting_values"
 
     key: str = Field(primary_key=True)
     value: dict[str, Any] = Field(sa_column=Column(JSON_TYPE, nullable=True))  # {"value": …}
     updated_at: Timestamp
 
 
-class SettingChange(RowWithId, table=True):
+class SettingHistoryEntry(RowWithId, table=True):
     """A change of a setting, and who made it."""
 
-    __tablename__ = "setting_changes"
-    __table_args__ = (Index("ix_setting_changes_key", "key", "at", "id"),)
+    __tablename__ = "setting_history"
+    __table_args__ = (Index("ix_setting_history_key", "key", "at", "id"),)
 
     key: str
     before: dict[str, Any] | None = json_column()  # {"value": …}; None: the default

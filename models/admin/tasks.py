@@ -36,6 +36,8 @@ class TaskState(StrEnum):
 class TaskKind(StrEnum):
     """What a task does."""
 
+    BLOB_COLLECT = "BLOB_COLLECT"
+    BLOB_DELETE = "BLOB_DELETE"
     DELETED_MESSAGES_RESTORE = "DELETED_MESSAGES_RESTORE"
     FILTER_APPLY = "FILTER_APPLY"
     HELD_COPY = "HELD_COPY"
@@ -85,8 +87,8 @@ class Task(RowWithId, table=True):
     # the administrator who requested it for another user
     actor_id: int | None = Field(default=None, sa_type=BIG_INTEGER, index=True)
     not_before: OptionalTimestamp = None  # it starts no earlier
-    done: Int64 = 0
-    total: OptionalInt64 = None
+    done_count: Int64 = 0
+    total_count: OptionalInt64 = None
     order: dict[str, Any] = json_column(dict)  # the input
     checkpoint: dict[str, Any] | None = json_column()
     result: dict[str, Any] | None = json_column()
@@ -103,7 +105,7 @@ class Task(RowWithId, table=True):
 class UndoRecord(UserOwnedRow, table=True):
     """The data that reverts a change of messages. It is valid for ten minutes, once."""
 
-    __tablename__ = "undos"
+    __tablename__ = "undo_records"
 
     digest: str = Field(unique=True)  # SHA-256 of the token, hex
     before: dict[str, Any] = json_column(

@@ -12,7 +12,7 @@ class TrustedDocument(SQLModel, table=True):
     It belongs to no stream: only the command line writes it, for the whole installation.
     """
 
-    __tablename__ = "documents"
+    __tablename__ = "trusted_documents"
 
     hash: bytes = Field(primary_key=True, sa_type=LargeBinary)  # SHA-256 of `text` in UTF-8
     text: str

@@ -18,8 +18,10 @@ from models.store.columns import (
 class ApplicationPassword(UserOwnedRow, table=True):
     """A password for one mail program. Its selector finds it, so that one hash is checked."""
 
-    __tablename__ = "app_passwords"
-    __table_args__ = (Index("uq_app_passwords_selector", "user_id", "selector", unique=True),)
+    __tablename__ = "application_passwords"
+    __table_args__ = (
+        Index("uq_application_passwords_selector", "user_id", "selector", unique=True),
+    )
 
     description: str
     selector: str  # of the password: five hex digits of its SHA-256

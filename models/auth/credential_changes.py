@@ -65,14 +65,14 @@ WATCHED_TABLES = {
         "id",
         (
             "role", "permissions", "admin_permissions", "domain_id", "auth_version", "active",
-            "suspended", "deleted_at",
+            "suspended", "deleted_at", "allow_local",
         ),
     ),
     "access_tokens": WatchedTable(
         "user_id",
         (
             "digest", "user_id", "auth_version", "scope", "pending", "temporary", "actor_id",
-            "actor_key_id", "created_at",
+            "actor_key_id", "oauth_grant_id", "oauth_scopes", "created_at",
         ),
         expiry_column="expires_at",
     ),
@@ -83,6 +83,8 @@ WATCHED_TABLES = {
             "allowed_ips", "made_by", "made_by_key", "expires_at",
         ),
     ),
+    # the end of an administrator ends credentials that it made for others
+    "identity_links": WatchedTable("user_id", ("user_id", "access_ended_at")),
     "domain_admins": WatchedTable("user_id", ("user_id", "domain_id"), on_insert=True),
     # a share that ends deletes its row, which is checked at each use
     "mailbox_shares": WatchedTable("user_id", on_insert=True, on_delete=False),
@@ -157,7 +159,7 @@ CREATE_TRIGGERS = {
 }
 
 
-def is_deletable_change(now: datetime) -> ColumnElement[bool]:
+def is_old_change_not_among_newest(now: datetime) -> ColumnElement[bool]:
     """Return SQL that is true for changes that every process has read or does not need.
 
     The newest are kept at any age: the clocks of the database and of `now` may differ.
@@ -174,7 +176,7 @@ def _unread_changes_statement(dialect: str) -> PreparedStatement:
     transaction: a change that was not visible to a statement belongs to a transaction at or after
     the `xmin` of its snapshot. `started` distinguishes servers.
     """
-    one = select(literal(1).label("one")).subquery("one")
+    one_row = select(literal(1).label("one")).subquery("one")
     newest = select(func.coalesce(func.max(col(CredentialChange.position)), 0) + 1)
     if dialect == "postgresql":
         horizon: Any = func.txid_snapshot_xmin(func.txid_current_snapshot(), type_=BIG_INTEGER)
@@ -191,7 +193,7 @@ def _unread_changes_statement(dialect: str) -> PreparedStatement:
             col(CredentialChange.id).label("change"),
             col(CredentialChange.user_id).label("user_id"),
         )
-        .select_from(one)
+        .select_from(one_row)
         .outerjoin(StoreIncarnation, col(StoreIncarnation.id) == ROW_ID)
         .outerjoin(CredentialChange, unseen)
     )
@@ -207,11 +209,13 @@ class CredentialChangeReader:
     _database_identity: tuple[Any, ...] | None = field(default=None)
     _beat: int = 0
 
-    def unread_statement(self, dialect: str) -> tuple[PreparedStatement, dict[str, int]]:
+    def unread_statement_and_values(self, dialect: str) -> tuple[PreparedStatement, dict[str, int]]:
         """Return the statement that reads new changes, and the values of its parameters."""
         return _unread_changes_statement(dialect), {"seen": self._next_position}
 
-    def unread_user_ids_unless_other_database(self, rows: Sequence[Any]) -> frozenset[int] | None:
+    def take_unread_user_ids_unless_other_database(
+        self, rows: Sequence[Any]
+    ) -> frozenset[int] | None:
         """Return the users of the changes that were not read before.
 
         None if this is another database than before, such as a restored one or a former standby:

@@ -16,7 +16,7 @@ from models.store.columns import (
 class TotpSecret(SQLModel, table=True):
     """The encrypted TOTP secrets of a user (models/runtime/secret_box.py)."""
 
-    __tablename__ = "totp_seeds"
+    __tablename__ = "totp_secrets"
 
     user_id: int = foreign_key("users.id", primary_key=True, index=False)
     seed: str | None = None  # in use

@@ -45,6 +45,10 @@ class AuthEventAction(StrEnum):
     MESSAGES_TRANSFER = "MESSAGES_TRANSFER"
     MESSAGE_REDIRECT = "MESSAGE_REDIRECT"
     MESSAGE_SEND = "MESSAGE_SEND"
+    NETWORK_BAN = "NETWORK_BAN"
+    OAUTH_GRANT_CREATE = "OAUTH_GRANT_CREATE"
+    OAUTH_GRANT_REVOKE = "OAUTH_GRANT_REVOKE"
+    OAUTH_TOKEN_REPLAY = "OAUTH_TOKEN_REPLAY"  # noqa: S105 - a name
     PASSWORD_CHANGE = "PASSWORD_CHANGE"  # noqa: S105 - a name
     PASSWORD_GUESSING = "PASSWORD_GUESSING"  # noqa: S105 - a name
     PASSWORD_RESET = "PASSWORD_RESET"  # noqa: S105 - a name
@@ -92,12 +96,12 @@ class AuthProtocol(StrEnum):
 class SecurityEvent(RowWithId, table=True):
     """A security event. Equal events within six hours of the first one are one row."""
 
-    __tablename__ = "auth_events"
+    __tablename__ = "security_events"
     __table_args__ = (
-        Index("ix_auth_events_user_id", "user_id", "created_at", "id"),
-        Index("ix_auth_events_created_at", "created_at", "id"),
-        Index("ix_auth_events_action", "action", "created_at", "id"),
-        Index("ix_auth_events_ip_key", "ip_key", "created_at", "id"),
+        Index("ix_security_events_user_id", "user_id", "created_at", "id"),
+        Index("ix_security_events_created_at", "created_at", "id"),
+        Index("ix_security_events_action", "action", "created_at", "id"),
+        Index("ix_security_events_ip_key", "ip_key", "created_at", "id"),
     )
 
     user_id: int | None = foreign_key("users.id", index=False, default=None)  # None: of no user
@@ -114,7 +118,7 @@ class SecurityEvent(RowWithId, table=True):
     count: Int64 = 1
     created_at: Timestamp
     last_at: Timestamp
-    told_at: OptionalTimestamp = None  # when the last journal entry about it was written
+    journaled_at: OptionalTimestamp = None  # when the last journal entry about it was written
 
 
 _SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the security log
@@ -140,6 +144,8 @@ _SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the 
     (AuthEventAction.APP_PASSWORD_CREATE, True): EventType.APP_PASSWORD_CREATED,
     (AuthEventAction.APP_PASSWORD_UPDATE, True): EventType.APP_PASSWORD_UPDATED,
     (AuthEventAction.APP_PASSWORD_DELETE, True): EventType.APP_PASSWORD_DELETED,
+    (AuthEventAction.OAUTH_GRANT_CREATE, True): EventType.OAUTH_GRANT_CREATED,
+    (AuthEventAction.OAUTH_GRANT_REVOKE, True): EventType.OAUTH_GRANT_REVOKED,
     (AuthEventAction.API_KEY_CREATE, True): EventType.API_KEY_CREATED,
     (AuthEventAction.API_KEY_UPDATE, True): EventType.API_KEY_UPDATED,
     (AuthEventAction.API_KEY_DELETE, True): EventType.API_KEY_DELETED,

@@ -55,7 +55,7 @@ class DkimKey(RowWithId, table=True):
     public: str  # the p= tag of its DNS record
     state: DkimKeyState = enum_column(DkimKeyState)
     description: str | None = None
-    looks: Int64 = 0  # DNS checks of a PENDING key
+    dns_check_count: Int64 = 0  # DNS checks of a PENDING key
     due_at: OptionalTimestamp = None  # time of the next check, or of the deletion of a RETIRED key
     created_at: Timestamp
     activated_at: OptionalTimestamp = None

@@ -1,6 +1,6 @@
 """Tables of domains, alias domains and storage totals."""
 
-from sqlalchemy import Index
+from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
 from models.store.columns import (
@@ -21,6 +21,14 @@ class Domain(RowWithId, table=True):
     __table_args__ = (
         Index("domains_by_age", "created_at", "id"),
         Index("domains_by_user_count", "user_count", "id"),
+        Index(
+            "domains_by_relay_host",
+            "relay_host_id",
+            "name",
+            "id",
+            sqlite_where=text("relay_host_id IS NOT NULL"),
+            postgresql_where=text("relay_host_id IS NOT NULL"),
+        ),
     )
 
     name: str = Field(unique=True)  # normal form: mail/addresses/address_syntax.py
@@ -47,7 +55,7 @@ class Domain(RowWithId, table=True):
     updated_at: Timestamp
 
 
-class AliasDomain(RowWithId, table=True):
+class DomainAlias(RowWithId, table=True):
     """A second name of a domain, with the same addresses. An alias has no aliases."""
 
     __tablename__ = "domain_aliases"

@@ -141,7 +141,7 @@ def _raise_positions_and_delete_changes(connection: Connection, base: int, at: d
     room = col(Stream.last) + MIN_POSITION_GAP
     last = case((room > base, room), else_=cast(base, BigInteger))
     connection.execute(delete(Change))
-    connection.execute(update(Stream).values(last=last, gone=last, gone_at=at))
+    connection.execute(update(Stream).values(last=last, pruned_position=last, pruned_at=at))
 
 
 def _renew_uid_validity_of_all_mailboxes(connection: Connection, minimum: int) -> None:

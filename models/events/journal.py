@@ -64,9 +64,9 @@ class Stream(RowWithId, table=True):
     __tablename__ = "streams"
 
     last: Int64 = 0  # position of the newest event: MODSEQ (RFC 7162) if the stream is a user's
-    gone: Int64 = 0  # position of the newest event that is no longer kept
+    pruned_position: Int64 = 0  # position of the newest event that is no longer kept
     # time of that event; None if there is none, or if all events were dropped
-    gone_at: OptionalTimestamp = None
+    pruned_at: OptionalTimestamp = None
 
 
 class Change(SQLModel, table=True):
@@ -167,7 +167,9 @@ async def lock_streams(session: AsyncSession, stream_ids: Sequence[int]) -> None
         await (await session.connection()).execute(_LOCK_STREAMS, {"streams": list(stream_ids)})
 
 
-def reserve_positions(connection: Connection, stream_id: int, position_count: int) -> int:
+def reserve_journal_positions_returning_last(
+    connection: Connection, stream_id: int, position_count: int
+) -> int:
     """Reserve the next positions of a stream, and return the last one.
 
     The update locks the stream's row until the commit. So entries of one stream become visible in
@@ -187,19 +189,25 @@ def insert_entry_at_reserved_positions(
 ) -> None:
     """Write an entry. Its positions, up to `last_position`, must be reserved."""
     execute_statements(
-        connection, [(_INSERT_CHANGE, _change_row(stream_id, entry, last=last_position, at=at))]
+        connection,
+        [(_INSERT_CHANGE, _journal_row_from_entry(stream_id, entry, last=last_position, at=at))],
     )
 
 
 def statements_to_record_entries(
-    stream_id: int, entries: Sequence[JournalEntry], *, last_position: int, at: datetime
+    stream_id: int, entries: Sequence[JournalEntry], *, current_last_position: int, at: datetime
 ) -> list[StatementWithValues]:
     """Return the statements that record entries in a locked stream with this last position."""
     appended: list[StatementWithValues] = []
     for entry in entries:
-        last_position += len(entry.ids)
-        appended.append((_INSERT_CHANGE, _change_row(stream_id, entry, last=last_position, at=at)))
-    return [(_SET_LAST_POSITION, {"stream": stream_id, "to": last_position}), *appended]
+        current_last_position += len(entry.ids)
+        appended.append(
+            (
+                _INSERT_CHANGE,
+                _journal_row_from_entry(stream_id, entry, last=current_last_position, at=at),
+            )
+        )
+    return [(_SET_LAST_POSITION, {"stream": stream_id, "to": current_last_position}), *appended]
 
 
 def record_entries_in_existing_streams(
@@ -229,13 +237,13 @@ def record_entries_in_existing_streams(
             last = row.last - totals[row.id]
             for entry in entries_by_stream[row.id]:
                 last += len(entry.ids)
-                rows.append(_change_row(row.id, entry, last=last, at=at))
+                rows.append(_journal_row_from_entry(row.id, entry, last=last, at=at))
     if rows:
         connection.execute(insert(Change), rows)
     return positions
 
 
-async def record_entry(
+async def append_journal_entry(
     session: AsyncSession, stream_id: int, entry: JournalEntry, *, at: datetime
 ) -> int:
     """Record an entry in the transaction of the session, and return its last position.
@@ -243,17 +251,17 @@ async def record_entry(
     Raises NotFound if there is no such stream.
     """
 
-    def write(connection: Connection) -> int:
-        last = reserve_positions(connection, stream_id, len(entry.ids))
+    def append_entry(connection: Connection) -> int:
+        last = reserve_journal_positions_returning_last(connection, stream_id, len(entry.ids))
         insert_entry_at_reserved_positions(connection, stream_id, entry, last_position=last, at=at)
         return last
 
-    last = await (await session.connection()).run_sync(write)
+    last = await (await session.connection()).run_sync(append_entry)
     session.info["reached"] = {**recorded_positions(session), stream_id: last}
     return last
 
 
-async def force_resync(
+async def delete_changes_and_force_resync(
     session: AsyncSession, user_ids: Sequence[int], *, origin: str | None, at: datetime
 ) -> None:
     """Make all followers of these users' streams resync. The caller has locked the streams.
@@ -263,11 +271,13 @@ async def force_resync(
     """
     connection, these = await session.connection(), col(Stream.id).in_(user_ids)
     await connection.execute(delete(Change).where(col(Change.stream_id).in_(user_ids)))
-    positions = {"last": Stream.last + 2, "gone": Stream.last + 1, "gone_at": None}
+    positions = {"last": Stream.last + 2, "pruned_position": Stream.last + 1, "pruned_at": None}
     ahead = update(Stream).where(these).values(positions)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
-        _change_row(key, JournalEntry(EventType.USER_UPDATED, [key], {}, origin), last=last, at=at)
+        _journal_row_from_entry(
+            key, JournalEntry(EventType.USER_UPDATED, [key], {}, origin), last=last, at=at
+        )
         for key, last in counted
     ]
     if rows:
@@ -278,7 +288,7 @@ async def force_resync(
     }
 
 
-async def raise_positions_and_force_resync(
+async def delete_changes_and_raise_positions(
     session: AsyncSession, stream_ids: Sequence[int], *, last_position: int
 ) -> None:
     """Set a higher last position of these locked streams.
@@ -289,7 +299,9 @@ async def raise_positions_and_force_resync(
         connection, these = await session.connection(), col(Stream.id).in_(stream_ids)
         await connection.execute(delete(Change).where(col(Change.stream_id).in_(stream_ids)))
         await connection.execute(
-            update(Stream).where(these).values(last=last_position, gone=last_position, gone_at=None)
+            update(Stream)
+            .where(these)
+            .values(last=last_position, pruned_position=last_position, pruned_at=None)
         )
 
 
@@ -309,7 +321,9 @@ async def record_entries_in_streams_or_raise(
     session.info["reached"] = {**recorded_positions(session), **lasts}
 
 
-def _change_row(stream_id: int, entry: JournalEntry, *, last: int, at: datetime) -> dict[str, Any]:
+def _journal_row_from_entry(
+    stream_id: int, entry: JournalEntry, *, last: int, at: datetime
+) -> dict[str, Any]:
     return {
         "stream_id": stream_id,
         "last": last,
@@ -323,8 +337,8 @@ def _change_row(stream_id: int, entry: JournalEntry, *, last: int, at: datetime)
 
 def recorded_positions(session: AsyncSession) -> StreamPositions:
     """Return the last positions of the streams in which this session has recorded changes."""
-    known: StreamPositions = session.info.get("reached", {})
-    return known
+    positions: StreamPositions = session.info.get("reached", {})
+    return positions
 
 
 _NEXT_CHANGES = (  # of one stream, the usual case: building it takes longer than running it
@@ -345,8 +359,13 @@ def next_changes_select_and_parameters(
     if len(positions) != 1:
         return next_changes_select(positions, max_events), {}
     ((stream, last),) = positions.items()
-    to = last + max_events + MAX_IDS_PER_ROW
-    return _NEXT_CHANGES, {"stream": stream, "first": last + 1, "to": to, "most": max_events}
+    end_position = last + max_events + MAX_IDS_PER_ROW
+    return _NEXT_CHANGES, {
+        "stream": stream,
+        "first": last + 1,
+        "to": end_position,
+        "most": max_events,
+    }
 
 
 def next_changes_select(

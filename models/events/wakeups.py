@@ -29,6 +29,7 @@ LESSONS = -5
 CONNECTORS = -6
 CERTIFICATES = -7
 QUEUE = -8
+PROCESS_REQUESTS, PROCESS_ANSWERS = -9, -10
 WORKERS_OF_ALL_STREAMS = frozenset({WEBHOOKS, PUSHES})  # these workers follow all streams
 
 
@@ -111,6 +112,10 @@ class Wakeups:
             for bell in self._events[stream_id]:
                 bell.set()
 
+    def known_position(self, stream_id: int) -> int:
+        """Return the highest position that was announced of a followed stream; 0 for none."""
+        return self._last_positions.get(stream_id, 0)
+
     def announce(self, positions: Mapping[int, int]) -> None:
         """Wake the followers of these streams, in all processes."""
         for stream, last in positions.items():
@@ -122,6 +127,11 @@ class Wakeups:
         The id is 0 for credentials without a user, and None for all credentials.
         """
         self._credentials_listeners.append(listener)
+
+    def remove_credentials_listener(self, listener: CredentialsListener) -> None:
+        """Stop calling a listener, if it was added."""
+        with contextlib.suppress(ValueError):
+            self._credentials_listeners.remove(listener)
 
     def announce_credentials_changed(self, user_ids: Collection[int | None]) -> None:
         """Call the credentials listeners for these users, in all processes."""
@@ -138,7 +148,15 @@ class Wakeups:
         for bell in set().union(*(self._events[key] for key in self._events if key < 0)):
             bell.set()
 
-    async def receive(self, on_connected: Callable[[], None]) -> None:
+    @property
+    def bus_name(self) -> str | None:
+        """The name of the event bus; None without one."""
+        return None
+
+    async def check_bus(self) -> None:
+        """Send an empty message over the event bus. Raises the error of the bus."""
+
+    async def receive_forever(self, on_connected: Callable[[], None]) -> None:
         """Receive wake-ups of other processes until cancelled.
 
         `on_connected` is called whenever that begins, also after a reconnect.
@@ -171,6 +189,17 @@ class BusWakeups(Wakeups):
         self._reconnect_delay = MIN_RECONNECT_DELAY
         self._is_failure_logged = False
 
+    @property
+    def bus_name(self) -> str | None:
+        """The name of the event bus."""
+        return self._bus.name
+
+    async def check_bus(self) -> None:
+        """Send an empty message over the event bus. Raises the error of the bus."""
+        if self.is_disconnected:
+            raise ConnectionError("The event bus is disconnected.")
+        await self._bus.send(self._sender_name)
+
     def announce(self, positions: Mapping[int, int]) -> None:
         """Wake the followers in this process, and send the positions to other processes."""
         super().announce(positions)
@@ -199,15 +228,17 @@ class BusWakeups(Wakeups):
                 return  # disconnected; followers find the changes when they read
             try:
                 for message in _messages_from_lines(self._sender_name, lines):
-                    await self._send_message(message)
+                    await self._send_message_retrying_once(message)
             except Exception as problem:  # noqa: BLE001 - no event depends on the bus
-                self._log_failure(problem)
-                self._retry_at = asyncio.get_running_loop().time() + self._next_reconnect_delay()
+                self._log_first_failure(problem)
+                self._retry_at = (
+                    asyncio.get_running_loop().time() + self._take_reconnect_delay_and_double()
+                )
                 return
             self._log_recovery_and_reset_delay()
             await asyncio.sleep(SEND_INTERVAL)
 
-    async def _send_message(self, message: str) -> None:
+    async def _send_message_retrying_once(self, message: str) -> None:
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.send(message)
@@ -217,28 +248,28 @@ class BusWakeups(Wakeups):
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.send(message)
 
-    def _log_failure(self, problem: BaseException | None) -> None:
+    def _log_first_failure(self, problem: BaseException | None) -> None:
         """Log a failure once until the bus works again."""
         if not self._is_failure_logged:
-            reason = type(problem).__name__ if problem else "it was closed"
+            reason = type(problem).__name__ if problem else "closed"
             facts = {"bus": self._bus.name, "problem": reason}
-            log.warning("wake-ups are not passed on, changes are looked for", extra=facts)
+            log.warning("Event bus unavailable; polling the journal", extra=facts)
         self._is_failure_logged = True
 
     def _log_recovery_and_reset_delay(self) -> None:
         if self._is_failure_logged and not self.is_disconnected:
-            log.info("wake-ups are passed on again", extra={"bus": self._bus.name})
+            log.info("Event bus available again", extra={"bus": self._bus.name})
             self._is_failure_logged = False
         self._retry_at, self._reconnect_delay = 0.0, MIN_RECONNECT_DELAY
 
-    def _next_reconnect_delay(self) -> float:
+    def _take_reconnect_delay_and_double(self) -> float:
         pause, self._reconnect_delay = (
             self._reconnect_delay,
             min(self._reconnect_delay * 2, MAX_RECONNECT_DELAY),
         )
         return pause * random.uniform(0.75, 1)  # noqa: S311 - so that not all come at once
 
-    async def receive(self, on_connected: Callable[[], None]) -> None:
+    async def receive_forever(self, on_connected: Callable[[], None]) -> None:
         """Receive wake-ups of other processes until cancelled; reconnect after each failure."""
 
         def note_connected() -> None:
@@ -249,12 +280,14 @@ class BusWakeups(Wakeups):
         while True:
             problem: Exception | None = None
             try:
-                await self._bus.receive(self._wake_or_recheck_from_message, note_connected)
+                await self._bus.receive_until_disconnected(
+                    self._wake_or_recheck_from_message, note_connected
+                )
             except Exception as broken:  # noqa: BLE001 - no event depends on the bus
                 problem = broken
             self.is_disconnected = True
-            self._log_failure(problem)
-            await asyncio.sleep(self._next_reconnect_delay())
+            self._log_first_failure(problem)
+            await asyncio.sleep(self._take_reconnect_delay_and_double())
 
     def _wake_or_recheck_from_message(self, message: str) -> None:
         name, *lines = message.split("\n")
@@ -276,7 +309,7 @@ class BusWakeups(Wakeups):
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._bus.close()
         except Exception as problem:  # noqa: BLE001 - it is gone either way
-            log.info("the bus was not left in peace", extra={"problem": type(problem).__name__})
+            log.info("Could not close the event bus", extra={"problem": type(problem).__name__})
 
 
 def _messages_from_lines(sender_name: str, lines: list[str]) -> Iterator[str]:
@@ -290,7 +323,9 @@ def _messages_from_lines(sender_name: str, lines: list[str]) -> Iterator[str]:
     yield message
 
 
-async def wait_for_any(events: Iterable[asyncio.Event], timeout_seconds: float) -> None:
+async def wait_for_any_event_or_timeout(
+    events: Iterable[asyncio.Event], timeout_seconds: float
+) -> None:
     """Wait for one of these events, or for the timeout."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:

@@ -76,7 +76,7 @@ class Upload(UserOwnedRow, table=True):
     digest: str | None = None  # SHA-256, hex
     content_type: str
     filename: str | None = None
-    told: str | None = None  # Upload-Metadata header, unchanged
+    client_metadata: str | None = None  # Upload-Metadata header, unchanged
     blob_name: str | None = Field(default=None, unique=True)  # of the object, not compressed
     created_at: Timestamp
     expires_at: datetime = Field(sa_type=UtcDateTime, index=True)

@@ -59,16 +59,16 @@ class Mailbox(UserOwnedRow, table=True):
     special_use: SpecialUse | None = enum_column(SpecialUse, default=None, nullable=True)
     uid_validity: Int64  # increases for each user, also if a path is used again
     uid_next: Int64 = 1  # RFC 9051, section 2.3.1.1
-    modseq: Int64 = 0  # position of the newest change of its messages in the user's stream
-    modify_index: Int64 = 0  # position of its newest change, that of the mailbox itself included
-    total: Int64 = 0  # messages
-    unseen: Int64 = 0
+    modseq: Int64 = 0  # HIGHESTMODSEQ (RFC 7162): position of the newest change of its messages
+    message_count: Int64 = 0
+    unseen_count: Int64 = 0
     size: Int64 = 0  # bytes
     subscribed: bool = True
     hidden: bool = False
     encrypt_messages: bool = False  # new messages are encrypted to the user's key
-    # seconds until new messages are deleted
+    # seconds until new messages are deleted; None: they are kept for ever
     retention: int | None = Field(default=None, sa_type=BIG_INTEGER)
+    retention_inherited: bool = True  # `retention` is that of the user, and changes with it
     created_at: Timestamp
 
 

@@ -5,15 +5,8 @@ from enum import StrEnum
 from sqlalchemy import Index, text
 from sqlmodel import Field
 
+from models.logs.entries import LogComponent
 from models.store.columns import OptionalInt64, RowWithId, Timestamp, enum_column
-
-
-class LogComponent(StrEnum):
-    """A part of the server that decides about mail."""
-
-    MTA = "MTA"
-    SPAM = "SPAM"
-    STORE = "STORE"
 
 
 class MessageTraceEventKind(StrEnum):
@@ -47,26 +40,26 @@ class MessageTraceEventKind(StrEnum):
 class DeliveryTraceStep(RowWithId, table=True):
     """A step of a message for one recipient. With a submission: that it entered the queue."""
 
-    __tablename__ = "message_steps"
+    __tablename__ = "delivery_trace_steps"
     __table_args__ = (
-        Index("message_steps_of_queue_id", "queue_id", "at", "id"),
+        Index("delivery_trace_steps_of_queue_id", "queue_id", "at", "id"),
         Index(
-            "message_steps_of_message_id",
+            "delivery_trace_steps_of_message_id",
             *("message_id", "at", "id"),
             sqlite_where=text("message_id IS NOT NULL"),
             postgresql_where=text("message_id IS NOT NULL"),
         ),
         *(
             Index(
-                f"message_steps_of_{name}",
+                f"delivery_trace_steps_of_{name}",
                 *(column, "at", "id"),
                 sqlite_where=text(f"{column} IS NOT NULL"),
                 postgresql_where=text(f"{column} IS NOT NULL"),
             )
             for name, column in (
-                ("recipient", "compared"),
+                ("recipient", "normalized_address"),
                 ("recipient_domain", "recipient_domain"),
-                ("sender", "sender_compared"),
+                ("sender", "normalized_sender_address"),
                 ("sender_domain", "sender_domain"),
             )
         ),
@@ -80,11 +73,11 @@ class DeliveryTraceStep(RowWithId, table=True):
     event: MessageTraceEventKind = enum_column(MessageTraceEventKind)
     detail: str | None = None
     address: str | None = None  # of the recipient, as given
-    compared: str | None = None  # the same in normal form
-    recipient_domain: str | None = None  # of `compared`
+    normalized_address: str | None = None  # the same in normal form
+    recipient_domain: str | None = None  # of `normalized_address`
     sender: str | None = None  # of the envelope, as given; None if it is empty or not known
-    sender_compared: str | None = None  # the same in normal form
-    sender_domain: str | None = None  # of `sender_compared`
+    normalized_sender_address: str | None = None  # the same in normal form
+    sender_domain: str | None = None  # of `normalized_sender_address`
     # the message that was stored or is sent; it may be deleted
     stored_message_id: OptionalInt64 = None
     domain_id: OptionalInt64 = None  # its administrators can see the step; it may be deleted

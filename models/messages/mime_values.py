@@ -10,11 +10,11 @@ class AttachmentDisposition(StrEnum):
     INLINE = "INLINE"
 
     @classmethod
-    def from_header_word(cls, word: str | None) -> "AttachmentDisposition | None":
-        """Return the disposition of a Content-Disposition header; None without the header."""
-        if not word:
+    def from_disposition_type(cls, disposition_type: str | None) -> "AttachmentDisposition | None":
+        """Return the disposition that a Content-Disposition header names; None without it."""
+        if not disposition_type:
             return None
-        return cls.INLINE if word.lower() == "inline" else cls.ATTACHMENT
+        return cls.INLINE if disposition_type.lower() == "inline" else cls.ATTACHMENT
 
 
 class CalendarMethod(StrEnum):

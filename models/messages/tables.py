@@ -1,6 +1,7 @@
 """Tables of messages, threads and delivery receipts."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index, LargeBinary, text
@@ -25,6 +26,14 @@ def _index_condition(condition: str) -> dict[str, Any]:
 def _received_at(inserted: Any) -> datetime:
     at: datetime = inserted.get_current_parameters()["received_at"]
     return at
+
+
+class MessageRelationKind(StrEnum):
+    """How a message is related to the message that it replies to or forwards."""
+
+    REPLY = "REPLY"
+    REPLY_ALL = "REPLY_ALL"
+    FORWARD = "FORWARD"
 
 
 class Message(UserOwnedRow, table=True):
@@ -81,7 +90,7 @@ class Message(UserOwnedRow, table=True):
     modseq: Int64
     thread_id: int = foreign_key("threads.id", ondelete="RESTRICT")
     blob_id: Int64  # the message without large attachments; a reference row keeps it
-    digest: str  # SHA-256 of the whole message, hex
+    sha256: str  # SHA-256 of the whole message, hex
     received_at: Timestamp
     # its time in lists: the arrival, or the end of the snooze
     listed_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"default": _received_at})
@@ -115,15 +124,15 @@ class Message(UserOwnedRow, table=True):
     encrypted: bool = False
     attachment_count: Int64 = 0
     attachments: list[dict[str, Any]] = json_column(list)
-    structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
+    mime_structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
     envelope_from: str | None = None  # None: it was not received over SMTP
     envelope_to: list[str] = json_column(list)
     public_metadata: dict[str, Any] | None = json_column()
-    verification: dict[str, Any] | None = (
+    authentication: dict[str, Any] | None = (
         json_column()
     )  # spf, dkim, dmarc, arc, results; on arrival
     # results of scanners: score, required, action, symbols [name, score, description], virus
-    spam: dict[str, Any] | None = json_column()
+    spam_report: dict[str, Any] | None = json_column()
     filters: list[int] | None = json_column()  # that acted on it at delivery; they may be deleted
     # targets it was forwarded to at delivery, without passwords; None: none
     forwarded_to: list[str] | None = json_column()
@@ -149,7 +158,7 @@ class Thread(UserOwnedRow, table=True):
 class ThreadKey(SQLModel, table=True):
     """A Message-ID with a normalized subject, and the thread it belongs to."""
 
-    __tablename__ = "thread_refs"
+    __tablename__ = "thread_keys"
 
     user_id: int = foreign_key("users.id", primary_key=True, index=False)
     key: str = Field(primary_key=True)  # hash: mail/messages
@@ -159,7 +168,7 @@ class ThreadKey(SQLModel, table=True):
 class DeliveryReceipt(SQLModel, table=True):
     """A finished delivery, kept for a day: it identifies a repeat after a lost reply."""
 
-    __tablename__ = "receipts"
+    __tablename__ = "delivery_receipts"
 
     digest: str = Field(primary_key=True)  # of envelope sender, recipient, whole message
     message_id: Int64

@@ -81,7 +81,7 @@ class PushChannel(UserOwnedRow, table=True):
 class VapidKeyPair(RowWithId, table=True):
     """The key pair that identifies this platform to push services (RFC 8292): the only row."""
 
-    __tablename__ = "push_keys"
+    __tablename__ = "vapid_key_pairs"
 
     public: str  # base64url of the uncompressed point, as browsers need it
     private: str  # encrypted
@@ -93,7 +93,7 @@ def has_active_channel(stream_id: Mapped[int]) -> ColumnElement[bool]:
     return exists().where(col(PushChannel.user_id) == stream_id, col(PushChannel.active))
 
 
-def last_push_read_position(stream_id: Mapped[int]) -> Select[int]:
+def lowest_push_read_position(stream_id: Mapped[int]) -> Select[int]:
     """Return SQL for the lowest position that the active channels of a stream have read."""
     first = select(func.min(col(PushChannel.number)))
     return first.where(col(PushChannel.user_id) == stream_id, col(PushChannel.active))

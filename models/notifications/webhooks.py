@@ -77,7 +77,7 @@ def is_platform_webhook() -> ColumnElement[bool]:
     return col(Webhook.user_id).is_(None) & col(Webhook.domain_id).is_(None)
 
 
-def has_user_or_domain_webhook(stream_id: Mapped[int]) -> ColumnElement[bool]:
+def is_platform_stream_or_has_scoped_webhook(stream_id: Mapped[int]) -> ColumnElement[bool]:
     """Return SQL that is true if active webhooks of users or domains may need a stream."""
     active = col(Webhook.active)
     users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
@@ -92,19 +92,19 @@ def has_user_or_domain_webhook(stream_id: Mapped[int]) -> ColumnElement[bool]:
     return or_(stream_id == PLATFORM, *(stream_id.in_(ids) for ids in selects))
 
 
-def is_stream_needed_by_webhooks(stream_id: Mapped[int]) -> ColumnElement[bool]:
+def is_stream_covered_by_active_webhooks(stream_id: Mapped[int]) -> ColumnElement[bool]:
     """Return SQL that is true if any active webhook may need a stream."""
     active = col(Webhook.active)
     return or_(
         exists().where(active, is_platform_webhook()),
-        and_(exists().where(active), has_user_or_domain_webhook(stream_id)),
+        and_(exists().where(active), is_platform_stream_or_has_scoped_webhook(stream_id)),
     )
 
 
 class WebhookReadPosition(SQLModel, table=True):
     """The position up to which a stream was read for webhooks; no row: not read yet."""
 
-    __tablename__ = "webhook_feeds"
+    __tablename__ = "webhook_read_positions"
 
     stream_id: int = foreign_key("streams.id", primary_key=True, index=False)
     number: Int64 = 0
@@ -171,7 +171,7 @@ def last_webhook_read_position(stream_id: Mapped[int]) -> Select[int]:
     )
 
 
-def insert_deliveries_of_existing_webhooks(
+def insert_deliveries_and_lanes_if_webhook_exists(
     connection: Connection, now: datetime, deliveries: Sequence[dict[str, Any]]
 ) -> None:
     """Insert deliveries at the end of their lanes, except those of webhooks that were deleted."""

@@ -120,15 +120,15 @@ class Histogram:
         self.max_combinations = max_combinations
         self._rows: dict[Labels, list[float]] = {}  # a count for each bound, one more, the sum
         if not labels:
-            self._create_row(())
+            self._create_row_or_use_other_at_limit(())
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one value for these labels."""
-        row = self._rows.get(labels) or self._create_row(labels)
+        row = self._rows.get(labels) or self._create_row_or_use_other_at_limit(labels)
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
 
-    def _create_row(self, labels: Labels) -> list[float]:
+    def _create_row_or_use_other_at_limit(self, labels: Labels) -> list[float]:
         labels = _labels_or_other_at_limit(
             self.labels, labels, len(self._rows), self.max_combinations
         )

@@ -41,14 +41,14 @@ def merge_families(processes: Iterable[ProcessFamilies]) -> list[MetricFamily]:
         for family in process.families:
             if not process.is_up and not _is_sum(family):
                 continue
-            own = (
+            labelled_family = (
                 _with_worker_label(family, process.name)
                 if family.aggregation is ProcessAggregation.EACH
                 else family
             )
             existing = merged_families.get(family.name)
-            points = _add_points(existing.points if existing else (), own.points)
-            merged_families[family.name] = own._replace(points=points)
+            points = _add_points(existing.points if existing else (), labelled_family.points)
+            merged_families[family.name] = labelled_family._replace(points=points)
     return list(merged_families.values())
 
 
@@ -61,12 +61,14 @@ def add_earlier_counts(
     earlier: Sequence[MetricFamily], current: Sequence[MetricFamily]
 ) -> list[MetricFamily]:
     """Add the counts of an earlier run of a process to its current ones."""
-    then = {family.name: family for family in earlier if _is_sum(family)}
+    earlier_families = {family.name: family for family in earlier if _is_sum(family)}
     return [
         family._replace(
-            points=_add_points(then[family.name].points, family.points, MAX_COMBINATIONS)
+            points=_add_points(
+                earlier_families[family.name].points, family.points, MAX_COMBINATIONS
+            )
         )
-        if family.name in then
+        if family.name in earlier_families
         else family
         for family in current
     ]

@@ -40,31 +40,40 @@ def _start_time_of_process(_pid: int) -> float:  # the id is the cache key: a fo
 
 def collect_families() -> list[MetricFamily]:
     """Return the standard process metrics of Prometheus."""
-    each = ProcessAggregation.EACH
+    per_process = ProcessAggregation.EACH
     cpu = MetricFamily(
         "process_cpu_seconds",
         MetricKind.COUNTER,
-        "Time on the CPU.",
+        "CPU time in user and system mode.",
         (),
         [MetricPoint((), time.process_time())],
-        aggregation=each,
+        aggregation=per_process,
     )
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = [
+    families = [
         cpu,
         gauge_family(
-            "process_start_time_seconds", "Start, since the epoch.", process_start_time(), each
+            "process_start_time_seconds",
+            "Start time since the Unix epoch.",
+            process_start_time(),
+            per_process,
         ),
-        gauge_family("process_max_fds", "File descriptors there may be.", most, each),
+        gauge_family(
+            "process_max_fds", "Maximum number of open file descriptors.", most, per_process
+        ),
     ]
     try:
         virtual, resident, *_ = map(int, PROC_SELF.joinpath("statm").read_text().split())
         handles = len(os.listdir(PROC_SELF / "fd"))  # noqa: PTH208 - thousands, only counted
     except OSError:  # no /proc, or not one file descriptor left
-        return found
+        return families
     return [
-        *found,
-        gauge_family("process_virtual_memory_bytes", "Address space.", virtual * PAGE_SIZE, each),
-        gauge_family("process_resident_memory_bytes", "Memory in RAM.", resident * PAGE_SIZE, each),
-        gauge_family("process_open_fds", "File descriptors that are open.", handles, each),
+        *families,
+        gauge_family(
+            "process_virtual_memory_bytes", "Virtual memory.", virtual * PAGE_SIZE, per_process
+        ),
+        gauge_family(
+            "process_resident_memory_bytes", "Resident memory.", resident * PAGE_SIZE, per_process
+        ),
+        gauge_family("process_open_fds", "Open file descriptors.", handles, per_process),
     ]

@@ -33,9 +33,9 @@ class Span:
         self.children_left -= 1
         if self.children_left < 0:
             return None
-        made = Span(name, children_left=0)
-        self.children.append(made)
-        return made
+        child_span = Span(name, children_left=0)
+        self.children.append(child_span)
+        return child_span
 
     @property
     def dropped_count(self) -> int:
@@ -61,8 +61,8 @@ class TimedBlock:
         self.span: Span | None = None
 
     def __enter__(self) -> "TimedBlock":
-        if (whole := current.get()) is not None:
-            self.span = whole.begin_child(self._name)
+        if (trace := current.get()) is not None:
+            self.span = trace.begin_child(self._name)
         self._began = perf_counter()
         return self
 

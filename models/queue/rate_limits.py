@@ -64,4 +64,4 @@ class RateLimitHold(SQLModel, table=True):
     since: Timestamp
     until: Timestamp
     # the user gets no other notice before
-    told_until: datetime = Field(sa_type=UtcDateTime, index=True)
+    notified_until: datetime = Field(sa_type=UtcDateTime, index=True)

@@ -40,7 +40,7 @@ UNLIMITED = Rate(0, RatePeriod.HOUR)
 
 
 @lru_cache(maxsize=64)
-def parse_rate(text: str) -> Rate:
+def parse_rate_or_unlimited(text: str) -> Rate:
     """Parse the rate of a setting, such as 100/HOUR. Return UNLIMITED for any other text."""
-    found = RATE_PATTERN.fullmatch(text)
-    return Rate(int(found[1]), RatePeriod(found[2])) if found else UNLIMITED
+    match = RATE_PATTERN.fullmatch(text)
+    return Rate(int(match[1]), RatePeriod(match[2])) if match else UNLIMITED

@@ -30,7 +30,7 @@ class DeliveryState(StrEnum):
 
 
 # Entries that become due at a time: not in the queue of their destination, not held, not leased.
-IS_SCHEDULED = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL"
+IS_SCHEDULED = "next_at IS NOT NULL AND ready_at IS NULL AND held_at IS NULL AND lease IS NULL"
 # Entries that are not finished. The text is exactly that of the index: a parameter can't use it.
 IS_OPEN = "state IN ('PENDING', 'DEFERRED')"
 IS_DEFERRED = "state = 'DEFERRED'"  # entries that are retried
@@ -41,29 +41,34 @@ NORMAL_RANK = 1
 class QueueEntry(OptionallyOwnedRow, table=True):
     """One recipient of a submission. The process that sends it has a lease."""
 
-    __tablename__ = "deliveries"
+    __tablename__ = "queue_entries"
     __table_args__ = (
-        partial_index("deliveries_due", IS_SCHEDULED, "next_at", "id"),
-        partial_index("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
-        partial_index("deliveries_open", IS_OPEN, "submission_id"),
-        partial_index("deliveries_deferred", IS_DEFERRED, "submission_id"),
-        partial_index("deliveries_held", "held_at IS NOT NULL", "submission_id"),
-        partial_index("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
-        partial_index("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
+        partial_index("queue_entries_due", IS_SCHEDULED, "next_at", "id"),
+        partial_index(
+            "queue_entries_ready", "ready_at IS NOT NULL", "rank", "domain", "ready_at", "id"
+        ),
+        partial_index("queue_entries_open", IS_OPEN, "submission_id"),
+        partial_index("queue_entries_deferred", IS_DEFERRED, "submission_id"),
+        partial_index("queue_entries_held", "held_at IS NOT NULL", "submission_id"),
+        partial_index("queue_entries_leased", "lease IS NOT NULL", "lease", "submission_id"),
+        partial_index(
+            "queue_entries_pending_dsn", "pending_dsn_action IS NOT NULL", "submission_id", "id"
+        ),
     )
 
     submission_id: int = foreign_key("submissions.id")
     recipient: str
     domain: str  # or `via`: entries with the same value share connections
     via: str | None = None  # the relay or webhook it goes to, without its password
-    secret: str | None = None  # `via` with its password, encrypted
+    # Encrypted: `via` with its password; without `via`, the arrival record of a received message.
+    secret: str | None = None
     state: DeliveryState = enum_column(DeliveryState, default=DeliveryState.PENDING)
     attempts: Int64 = 0
     next_at: OptionalTimestamp = None  # None: no more attempts
-    turn_at: OptionalTimestamp = None  # its place in the queue of its destination; None: not in it
+    ready_at: OptionalTimestamp = None  # its place in the queue of its destination; None: not in it
     rank: Int64 = NORMAL_RANK  # see RANK_COUNT
     held_at: OptionalTimestamp = None  # when an administrator put it on hold
-    hurried_at: OptionalTimestamp = None  # when an immediate attempt was requested
+    flushed_at: OptionalTimestamp = None  # when an immediate attempt was requested
     holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py
     lease: OptionalInt64 = None  # number of the current lease
     final_dot_at: OptionalTimestamp = None  # since then the other server may have the whole message
@@ -74,8 +79,8 @@ class QueueEntry(OptionallyOwnedRow, table=True):
     delivered_at: OptionalTimestamp = None
     notify: str | None = None  # NOTIFY (RFC 3461); None: absent
     orcpt: str | None = None  # the original recipient: type;address
-    delay_told_at: OptionalTimestamp = None
-    success_owed: str | None = None  # the result that the sender is still to be notified of
+    delay_reported_at: OptionalTimestamp = None
+    pending_dsn_action: str | None = None  # the result that the sender is still to be notified of
     reported_at: OptionalTimestamp = (
         None  # when another server, which accepted the message, sent a DSN
     )
@@ -88,9 +93,9 @@ class QueueEntry(OptionallyOwnedRow, table=True):
 class DestinationSlot(SQLModel, table=True):
     """The next free delivery slot of a destination with a limit of messages per minute."""
 
-    __tablename__ = "place_turns"
+    __tablename__ = "destination_slots"
 
-    place: str = Field(primary_key=True)
+    destination: str = Field(primary_key=True)
     free_at: Timestamp  # time of the next free slot
     until: Timestamp = Field(index=True)  # time of the last slot of entries that were postponed
 

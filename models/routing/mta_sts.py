@@ -27,7 +27,7 @@ class MtaStsMode(StrEnum):
 class MtaStsPolicy(RowWithId, table=True):
     """The policy of a domain, or a failed attempt to fetch it."""
 
-    __tablename__ = "sts_policies"
+    __tablename__ = "mta_sts_policies"
 
     domain: str = Field(unique=True)  # in ASCII
     policy_id: str  # `id` of the DNS record when it was fetched

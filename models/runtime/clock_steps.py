@@ -25,6 +25,7 @@ from models.auth.credentials import Throttle
 from models.certificates import Certificate
 from models.connectors import Connector
 from models.domains.dkim_keys import DkimKey, DkimKeyState
+from models.identity_providers import IdentityLink
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import Webhook, WebhookDelivery, WebhookLane
 from models.queue.rate_limits import RateLimitHold, RateWindow
@@ -62,7 +63,7 @@ _IS_SCHEDULED = exists().where(
     col(Submission.send_at).is_not(None),
 )
 _IS_UNDO_WINDOW = (col(Submission.release_at).is_not(None), col(Submission.send_at).is_(None))
-_IS_UNCLAIMED = (col(QueueEntry.turn_at).is_(None), col(QueueEntry.lease).is_(None))
+_IS_UNCLAIMED = (col(QueueEntry.ready_at).is_(None), col(QueueEntry.lease).is_(None))
 WAIT_COLUMNS = (
     WaitColumn(QueueEntry, QueueEntry.next_at, (*_IS_UNCLAIMED, ~_IS_SCHEDULED)),
     WaitColumn(Submission, Submission.undoable_until, _IS_UNDO_WINDOW),
@@ -78,15 +79,16 @@ WAIT_COLUMNS = (
     WaitColumn(DkimKey, DkimKey.due_at, (col(DkimKey.state) == DkimKeyState.PENDING,)),
     WaitColumn(MtaStsPolicy, MtaStsPolicy.retry_at),
     WaitColumn(GreylistEntry, GreylistEntry.since),
+    WaitColumn(IdentityLink, IdentityLink.check_due_at),
     # windows in which something is counted, and locks
     WaitColumn(Throttle, Throttle.until),
     WaitColumn(RateWindow, RateWindow.until),
     WaitColumn(RateLimitHold, RateLimitHold.until),
-    WaitColumn(RateLimitHold, RateLimitHold.told_until),
+    WaitColumn(RateLimitHold, RateLimitHold.notified_until),
     WaitColumn(Usage, Usage.until),
-    WaitColumn(Usage, Usage.told_until),
+    WaitColumn(Usage, Usage.notified_until),
     WaitColumn(User, User.received_until),
-    WaitColumn(User, User.received_told_until),
+    WaitColumn(User, User.received_notified_until),
     WaitColumn(Address, Address.forwarded_until),
     WaitColumn(Address, Address.replied_until),
 )
@@ -100,7 +102,7 @@ def is_plausible_wait_running(until: datetime, now: datetime, longest_wait: time
     return now < until <= now + longest_wait
 
 
-def store_clock_and_shorten_waits(
+def store_clock_and_shorten_waits_if_set_back(
     transaction: DatabaseTransaction, *, is_steady: bool = True
 ) -> bool:
     """Store the clock of this server. If it was set back, shorten all waits by that time.
@@ -128,7 +130,7 @@ def store_clock_and_shorten_waits(
     )
     process.stored_clock_ahead = ahead
     if set_back_by > LARGEST_IGNORED_STEP:
-        shorten_waits(transaction, set_back_by)
+        shorten_waits_and_lower_other_clocks(transaction, set_back_by)
     return set_back_by > LARGEST_IGNORED_STEP
 
 
@@ -148,7 +150,7 @@ def _clock_ahead_before_step_ms(
     return max(registration.clock_ahead_before_step - followed, clock_ahead_ms)
 
 
-def is_clock_steady_since_last_check(environment: Environment) -> bool:
+def is_clock_steady_or_note_step(environment: Environment) -> bool:
     """Note a step of the clock since the last heartbeat; return False if there was one.
 
     Transactions that read the clock before the step may still be running then.
@@ -160,7 +162,7 @@ def is_clock_steady_since_last_check(environment: Environment) -> bool:
     return False
 
 
-def delete_ended_clocks_and_shorten_waits(transaction: DatabaseTransaction) -> bool:
+def delete_ended_clocks_and_shorten_waits_if_ahead(transaction: DatabaseTransaction) -> bool:
     """Delete the clocks of servers that have ended.
 
     If one of them was ahead of this server's clock, shorten all waits by that time. Return True if
@@ -184,11 +186,13 @@ def delete_ended_clocks_and_shorten_waits(transaction: DatabaseTransaction) -> b
         transaction.connection.execute(delete(ServerClock).where(*is_ended, is_unusable))
     if max(unusable, default=now) <= now:
         return False
-    shorten_waits(transaction, max(unusable) - now)
+    shorten_waits_and_lower_other_clocks(transaction, max(unusable) - now)
     return True
 
 
-def shorten_waits(transaction: DatabaseTransaction, difference: timedelta) -> None:
+def shorten_waits_and_lower_other_clocks(
+    transaction: DatabaseTransaction, difference: timedelta
+) -> None:
     """Make everything that waits due earlier by this time.
 
     That includes the waits that other servers wrote. The stored clocks of those servers become
@@ -209,7 +213,7 @@ def shorten_waits(transaction: DatabaseTransaction, difference: timedelta) -> No
         values = {column.name: _earlier_time_sql(dialect, column, difference)}
         changed += transaction.connection.execute(these.values(values)).rowcount
     facts = {"seconds": round(difference / _SECOND), "waits": changed}
-    log.warning("a clock was set back: waits are shorter by that time", extra=facts)
+    log.warning("The clock was set back; waits are shorter by that time", extra=facts)
 
 
 def _earlier_time_sql(dialect: str, column: Any, difference: timedelta) -> ColumnElement[Any]:

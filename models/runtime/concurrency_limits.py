@@ -12,7 +12,7 @@ class ConcurrencySlot:
     key: Hashable
     is_in_use: bool = True
 
-    def move_to_key(self, key: Hashable, limit_per_key: int) -> bool:
+    def try_move_to_key(self, key: Hashable, limit_per_key: int) -> bool:
         """Count this slot for another key; return False if all slots of that key are in use."""
         if self.limiter.count_of_key(key) >= limit_per_key:
             return False

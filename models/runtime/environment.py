@@ -10,14 +10,20 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.cluster.own_node import OwnNode
 from models.errors import require_found
 from models.events import journal
 from models.events.incarnation import Incarnation
 from models.events.journal import JournalEntry
 from models.events.wakeups import Wakeups
+from models.logs.recorder import LogRecorder
+from models.metrics.usage_recorder import UsageRecorder
+from models.runtime.components import ComponentRegistry
 from models.runtime.options import Options
 from models.runtime.registration import ObservedClock, ProcessRegistration
 from models.runtime.secret_box import SecretBox
+from models.runtime.server_control import ServerControl
+from models.sessions.live_sessions import LiveSessionRegistry
 from models.store.byte_cache import ByteCache
 from models.store.committed_transactions import is_committed
 from models.store.database import Database
@@ -32,6 +38,7 @@ from models.store.prepared_statements import (
     fetch_rows,
     fetch_rows_of_each,
 )
+from models.throttling.refused_networks import RefusedNetworks
 
 Result = TypeVar("Result")
 
@@ -69,10 +76,17 @@ class Environment:
     options: Options = field(default_factory=Options)
     wakeups: Wakeups = field(default_factory=Wakeups)
     byte_cache: ByteCache = field(default_factory=ByteCache, repr=False)
+    refused_networks: RefusedNetworks = field(default_factory=RefusedNetworks, repr=False)
     now: Callable[[], datetime] = _current_time
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     new_id: Callable[[], int] = field(default_factory=IdGenerator)
     process: ProcessRegistration = field(default_factory=ProcessRegistration, repr=False)
+    own_node: OwnNode = field(default_factory=OwnNode, repr=False)  # of this process
+    live_sessions: LiveSessionRegistry = field(default_factory=LiveSessionRegistry, repr=False)
+    components: ComponentRegistry = field(default_factory=ComponentRegistry, repr=False)
+    server_control: ServerControl = field(default_factory=ServerControl, repr=False)
+    logs: LogRecorder = field(default_factory=LogRecorder, repr=False)  # of this process
+    usage: UsageRecorder = field(default_factory=UsageRecorder, repr=False)  # of this process
     reach_fault_point: Callable[[str], None] = _ignore_fault_point
     clock: ObservedClock = field(init=False, repr=False)  # the same object as `now`
     initial_options: Options = field(
@@ -98,6 +112,13 @@ class Environment:
             object.__setattr__(self, "options_position", committed.position)
             object.__setattr__(self, "options", committed.options)
 
+    def use_initial_options(self, options: Options) -> None:
+        """Use other options from now on where no stored setting precedes them.
+
+        The caller must apply the stored settings again.
+        """
+        object.__setattr__(self, "initial_options", options)
+
     def enter_incarnation_and_wake_followers(self, incarnation: Incarnation) -> None:
         """Work in this incarnation of the database. If it is another one, wake all followers."""
         previous = self.incarnation
@@ -105,6 +126,10 @@ class Environment:
         if previous.base != incarnation.base:
             for stream in self.wakeups.followed_streams:
                 self.wakeups.wake_followers(stream, incarnation.base)
+
+    def refuses_ip(self, ip: str | None) -> bool:
+        """True if connections from this IP address are refused: a ban, or the deny list."""
+        return self.refused_networks.refuses(ip, self.now)
 
     @asynccontextmanager
     async def write_session(self, *stream_ids: int) -> AsyncGenerator[AsyncSession]:
@@ -118,7 +143,7 @@ class Environment:
         session: AsyncSession | None = None
         try:
             async with (
-                self.database.wait_for_streams(stream_ids),
+                self.database.hold_stream_gate_places(stream_ids),
                 self.database.write_session() as session,
             ):
                 await journal.lock_streams(session, stream_ids)
@@ -140,17 +165,19 @@ class Environment:
         if a generated id is in use. Followers are woken after the commit.
         """
 
-        def run(connection: Connection) -> tuple[Result, DatabaseTransaction]:
+        def lock_streams_and_work(connection: Connection) -> tuple[Result, DatabaseTransaction]:
             positions = (
                 journal.lock_and_read_positions(connection, stream_ids) if stream_ids else {}
             )
             transaction = DatabaseTransaction(connection, self, positions)
             return work(transaction), transaction
 
-        async with self.database.wait_for_streams(stream_ids):
+        async with self.database.hold_stream_gate_places(stream_ids):
             for tries_left in reversed(range(MAX_TRIES)):
                 try:
-                    outcome, transaction = await self.database.run_transaction(run)
+                    outcome, transaction = await self.database.run_transaction(
+                        lock_streams_and_work
+                    )
                     break
                 except Exception as problem:
                     if not tries_left or not is_generated_id_collision(problem):
@@ -165,11 +192,11 @@ class Environment:
     ) -> Result:
         """Run `work` in a transaction on the connection that is reserved for heartbeats."""
 
-        def run(connection: Connection) -> tuple[Result, DatabaseTransaction]:
+        def work_without_streams(connection: Connection) -> tuple[Result, DatabaseTransaction]:
             transaction = DatabaseTransaction(connection, self)
             return work(transaction), transaction
 
-        outcome, transaction = await self.database.run_heartbeat_transaction(run)
+        outcome, transaction = await self.database.run_heartbeat_transaction(work_without_streams)
         self.wakeups.announce(
             {**transaction.recorded_positions, **dict.fromkeys(transaction.workers_to_wake, 0)}
         )
@@ -180,11 +207,11 @@ class Environment:
     ) -> Result:
         """Run `work`, a synchronous function, inside the transaction of this session."""
 
-        def run(connection: Connection) -> tuple[Result, DatabaseTransaction]:
+        def work_in_session(connection: Connection) -> tuple[Result, DatabaseTransaction]:
             transaction = DatabaseTransaction(connection, self)
             return work(transaction), transaction
 
-        outcome, transaction = await (await session.connection()).run_sync(run)
+        outcome, transaction = await (await session.connection()).run_sync(work_in_session)
         session.info["reached"] = {
             **journal.recorded_positions(session),
             **transaction.recorded_positions,
@@ -201,8 +228,8 @@ def wake_workers_after_commit(session: AsyncSession, *worker_ids: int) -> None:
 
 def _workers_to_wake(session: AsyncSession) -> dict[int, int]:
     """Return the ids of the workers that are woken after the commit, each with the value 0."""
-    known: dict[int, int] = session.info.get("bells", {})
-    return known
+    workers: dict[int, int] = session.info.get("bells", {})
+    return workers
 
 
 @dataclass(slots=True)
@@ -219,13 +246,15 @@ class DatabaseTransaction:
     recorded_positions: dict[int, int] = field(default_factory=dict)
     workers_to_wake: set[int] = field(default_factory=set)
 
-    def reserve_positions(self, stream_id: int, position_count: int) -> int:
+    def reserve_positions_returning_last(self, stream_id: int, position_count: int) -> int:
         """Reserve the next positions of a stream, and return the last one.
 
         The caller must append entries for all of them. Raises NotFound if there is no such stream.
         """
-        last = self.recorded_positions[stream_id] = journal.reserve_positions(
-            self.connection, stream_id, position_count
+        last = self.recorded_positions[stream_id] = (
+            journal.reserve_journal_positions_returning_last(
+                self.connection, stream_id, position_count
+            )
         )
         self.locked_positions.pop(stream_id, None)
         return last
@@ -241,11 +270,11 @@ class DatabaseTransaction:
 
     def record_entry(self, stream_id: int, entry: JournalEntry, *, at: datetime) -> int:
         """Reserve positions for an entry and write it; return its last position."""
-        last = self.reserve_positions(stream_id, len(entry.ids))
+        last = self.reserve_positions_returning_last(stream_id, len(entry.ids))
         self.insert_entry_at_reserved_positions(stream_id, entry, at=at)
         return last
 
-    def lock_stream(self, stream_id: int) -> int:
+    def lock_stream_and_read_position(self, stream_id: int) -> int:
         """Lock a stream until the end of the transaction, and return its last position.
 
         Raises NotFound if there is no such stream.
@@ -261,11 +290,11 @@ class DatabaseTransaction:
 
         Locks the stream. The caller must execute the statements.
         """
-        position = self.lock_stream(stream_id)
+        position = self.lock_stream_and_read_position(stream_id)
         last = position + sum(len(entry.ids) for entry in entries)
         self.locked_positions[stream_id] = self.recorded_positions[stream_id] = last
         return last, journal.statements_to_record_entries(
-            stream_id, entries, last_position=position, at=at
+            stream_id, entries, current_last_position=position, at=at
         )
 
     def fetch_rows(self, statement: PreparedStatement, **parameters: Any) -> LazyRows:

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import (
@@ -40,11 +39,13 @@ from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import WebhookLane
 from models.queue.tables import QueueEntry
 from models.runtime.clock_steps import (
-    delete_ended_clocks_and_shorten_waits,
-    is_clock_steady_since_last_check,
-    store_clock_and_shorten_waits,
+    delete_ended_clocks_and_shorten_waits_if_ahead,
+    is_clock_steady_or_note_step,
+    store_clock_and_shorten_waits_if_set_back,
 )
 from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.installed_version import installed_version
+from models.runtime.machine_addresses import machine_ip_addresses
 from models.runtime.registration import (
     AbandonedLease,
     Heartbeat,
@@ -54,6 +55,7 @@ from models.runtime.registration import (
 )
 from models.runtime.server_processes import ServerProcess
 from models.spam.training import TrainingMessage
+from models.store.columns import ColumnRow
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ LEASED_TABLES: tuple[Any, ...] = (
 _LEASE_KEYS: tuple[tuple[Any, Any], ...] = (
     (col(QueueEntry.id), col(QueueEntry.lease)),
     *((col(table.lease), col(table.lease)) for table in LEASED_TABLES[1:-1]),
-    (col(TrainingMessage.message_id), col(TrainingMessage.turn)),
+    (col(TrainingMessage.message_id), col(TrainingMessage.revision)),
 )
 REGISTRATION_LOCK = 0x6D657269  # of PostgreSQL's advisory locks: one process registers at a time
 WORKERS = (
@@ -87,7 +89,7 @@ def freed_lease_values(table: Any) -> dict[str, Any]:
     if table is not TrainingMessage:
         values["lease"] = None
     if table is QueueEntry:
-        values["turn_at"] = case((col(QueueEntry.held_at).is_(None), col(QueueEntry.next_at)))
+        values["ready_at"] = case((col(QueueEntry.held_at).is_(None), col(QueueEntry.next_at)))
     return values
 
 
@@ -132,13 +134,13 @@ async def ensure_registered(environment: Environment) -> int:
         if process.id is None:
             key = environment.new_id()
 
-            def register(transaction: DatabaseTransaction) -> None:
+            def replace_registration(transaction: DatabaseTransaction) -> None:
                 _replace_registration_and_free_leases(transaction, key)
                 _shorten_waits_after_steps(
                     transaction
                 )  # no other transaction of this process is running
 
-            await environment.run_transaction(register)
+            await environment.run_transaction(replace_registration)
             process.id = key
     return process.id
 
@@ -161,12 +163,14 @@ def _replace_registration_and_free_leases(
         "name": process.name,
         "exclusive": process.exclusive_purpose,
         "host": socket.gethostname(),
+        "ip_addresses": machine_ip_addresses(),
         "pid": os.getpid(),
-        "version": version("merganser"),
+        "version": installed_version(),
+        "answers_requests": process.answers_requests,
         "boot": boot_id(),
-        "beats": 0,
-        "beat_at": milliseconds_since_boot(),
-        "vault_keys": list(transaction.environment.secret_box.keys),
+        "heartbeat_count": 0,
+        "heartbeat_at": milliseconds_since_boot(),
+        "secret_box_keys": list(transaction.environment.secret_box.keys),
         "started_at": now,
         "seen_at": now,
     }
@@ -176,9 +180,9 @@ def _replace_registration_and_free_leases(
 
 def _shorten_waits_after_steps(transaction: DatabaseTransaction, *, is_steady: bool = True) -> None:
     """Shorten waits if the clock of this server, or of one that has ended, was set back."""
-    if store_clock_and_shorten_waits(
+    if store_clock_and_shorten_waits_if_set_back(
         transaction, is_steady=is_steady
-    ) | delete_ended_clocks_and_shorten_waits(transaction):
+    ) | delete_ended_clocks_and_shorten_waits_if_ahead(transaction):
         transaction.workers_to_wake |= set(WORKERS)
 
 
@@ -189,19 +193,26 @@ def _require_process_may_use_database(transaction: DatabaseTransaction) -> None:
     reserved = select(col(ServerProcess.exclusive)).where(col(ServerProcess.exclusive).is_not(None))
     purpose = transaction.connection.execute(reserved.limit(1)).scalar()
     if purpose is not None:
-        raise DatabaseReserved(f"this store is in use by a command that has to {purpose}")
+        raise DatabaseReserved(f"The database is in use by a command that has to {purpose}.")
     needed = set(transaction.connection.execute(select(col(SecretBoxKey.name))).scalars())
     if transaction.environment.process.open_blocks and not needed <= set(
         transaction.environment.secret_box.keys
     ):
-        raise DatabaseReserved("the secrets of this store were sealed with other keys meanwhile")
+        raise DatabaseReserved("The secrets of the database were encrypted with other keys.")
 
 
-async def load_other_processes(environment: Environment) -> Sequence[Any]:
-    """Return `id`, `beats`, `host` and `pid` of the other registered processes."""
-    columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.host, ServerProcess.pid)
-    asked = select(*map(col, columns)).where(col(ServerProcess.id) != (environment.process.id or 0))
-    return await environment.database.read(asked)
+async def load_other_processes(environment: Environment) -> Sequence[ColumnRow]:
+    """Return `id`, `heartbeat_count`, `host` and `pid` of the other registered processes."""
+    columns = (
+        ServerProcess.id,
+        ServerProcess.heartbeat_count,
+        ServerProcess.host,
+        ServerProcess.pid,
+    )
+    statement = select(*map(col, columns)).where(
+        col(ServerProcess.id) != (environment.process.id or 0)
+    )
+    return await environment.database.read(statement)
 
 
 def free_orphaned_leases(transaction: DatabaseTransaction) -> int:
@@ -218,7 +229,9 @@ def free_orphaned_leases(transaction: DatabaseTransaction) -> int:
     return count
 
 
-async def delete_server_registrations(environment: Environment, server_id: str) -> None:
+async def delete_server_registrations_and_free_leases(
+    environment: Environment, server_id: str
+) -> None:
     """Delete the registrations of a server that has certainly ended, with their leases."""
 
     def delete_processes(transaction: DatabaseTransaction) -> None:
@@ -229,7 +242,7 @@ async def delete_server_registrations(environment: Environment, server_id: str) 
     await environment.run_transaction(delete_processes)
 
 
-async def free_own_stale_leases(environment: Environment) -> int:
+async def free_own_leases_found_stale_twice(environment: Environment) -> int:
     """End the leases of this process that no work uses; return the number of rows.
 
     A commit can be lost after it was reported: an asynchronous standby that replaces the primary
@@ -242,12 +255,12 @@ async def free_own_stale_leases(environment: Environment) -> int:
         return 0
     parts = [
         select(
-            literal_column(str(place)).label("place"), key.label("work"), lease.label("lease")
-        ).where(col(LEASED_TABLES[place].holder) == process.id, lease.is_not(None))
-        for place, (key, lease) in enumerate(_LEASE_KEYS)
+            literal_column(str(index)).label("place"), key.label("work"), lease.label("lease")
+        ).where(col(LEASED_TABLES[index].holder) == process.id, lease.is_not(None))
+        for index, (key, lease) in enumerate(_LEASE_KEYS)
     ]
-    asked = union_all(*parts).subquery()
-    rows = await environment.database.read(select(*asked.c))
+    subquery = union_all(*parts).subquery()
+    rows = await environment.database.read(select(*subquery.c))
     held = [LeasedRow(row.place, row.work, row.lease) for row in rows]
     work = set(process.work_keys).union(*(list_work() for list_work in process.sending_entry_ids))
     unused = frozenset(row for row in held if row.work_key not in work)
@@ -255,7 +268,7 @@ async def free_own_stale_leases(environment: Environment) -> int:
     if not stale:
         return 0
 
-    def free(transaction: DatabaseTransaction) -> int:
+    def free_found_leases(transaction: DatabaseTransaction) -> int:
         count = 0
         for row in stale:  # work that has ended meanwhile has ended the lease
             table, (work_column, lease_column) = (
@@ -272,9 +285,9 @@ async def free_own_stale_leases(environment: Environment) -> int:
         transaction.workers_to_wake |= set(WORKERS)
         return count
 
-    row_count = await environment.run_heartbeat_transaction(free)
+    row_count = await environment.run_heartbeat_transaction(free_found_leases)
     if row_count:
-        log.warning("leases without work were given back", extra={"rows": row_count})
+        log.warning("Released leases without work", extra={"rows": row_count})
     return row_count
 
 
@@ -287,7 +300,7 @@ async def delete_exclusive_registrations(environment: Environment) -> None:
 
 
 @asynccontextmanager
-async def registered_process(environment: Environment) -> AsyncGenerator[None]:
+async def keep_process_registered(environment: Environment) -> AsyncGenerator[None]:
     """Keep this process registered, with heartbeats. Its leases end with the last block."""
     process = environment.process
     process.open_blocks += 1
@@ -298,9 +311,9 @@ async def registered_process(environment: Environment) -> AsyncGenerator[None]:
             except DatabaseReserved:
                 raise
             except Exception:  # the heartbeats try again
-                log.exception("this process could not be registered")
+                log.exception("Could not register this process")
             process.heartbeat_task = asyncio.create_task(
-                _send_heartbeats_and_free_leases(environment)
+                _send_heartbeats_and_free_leases_forever(environment)
             )
         yield
     finally:
@@ -310,10 +323,33 @@ async def registered_process(environment: Environment) -> AsyncGenerator[None]:
                 process.heartbeat_task.cancel()
                 await asyncio.gather(process.heartbeat_task, return_exceptions=True)
             with contextlib.suppress(Exception):  # its leases end with its heartbeats
-                await deregister_process(environment)
+                await deregister_process_and_free_leases(environment)
 
 
-async def deregister_process(environment: Environment) -> None:
+async def free_leases_of_stopped_worker(environment: Environment, table: Any) -> int:
+    """End the leases of this process in a table; return the number of rows.
+
+    Only after the worker of that table has ended in this process: no work uses the leases.
+    """
+    process_id = environment.process.id
+    if process_id is None:
+        return 0
+
+    def free_worker_leases(transaction: DatabaseTransaction) -> int:
+        held = update(table).where(col(table.holder) == process_id)
+        count = transaction.connection.execute(held.values(**freed_lease_values(table))).rowcount
+        if count:
+            transaction.workers_to_wake |= set(WORKERS)
+        return count
+
+    process = environment.process
+    process.abandoned_leases = [
+        lease for lease in process.abandoned_leases if lease.table is not table
+    ]
+    return await environment.run_transaction(free_worker_leases)
+
+
+async def deregister_process_and_free_leases(environment: Environment) -> None:
     """Delete the registration of this process, and end its leases."""
     process = environment.process
     if process.id is not None:
@@ -327,27 +363,27 @@ async def deregister_process(environment: Environment) -> None:
         await environment.run_transaction(delete_registration)
 
 
-async def _send_heartbeats_and_free_leases(environment: Environment) -> None:
+async def _send_heartbeats_and_free_leases_forever(environment: Environment) -> None:
     """Send heartbeats until cancelled, and free dead and stale leases."""
     failing = False
     while True:
         await asyncio.sleep(environment.process.heartbeat_seconds)
         try:
-            await send_heartbeat(environment)
-            await deregister_dead_processes(environment)
-            await free_own_stale_leases(environment)
+            await send_heartbeat_or_register_again(environment)
+            await deregister_dead_processes_and_free_leases(environment)
+            await free_own_leases_found_stale_twice(environment)
             failing = False
         except DatabaseReserved as reserved:
-            log.error("this process must not use the store", extra={"why": str(reserved)})
+            log.error("This process must not use the database", extra={"why": str(reserved)})
             if environment.process.on_reserved is not None:
                 environment.process.on_reserved()
         except Exception:  # the store may be back at the next heartbeat
             if not failing:
-                log.exception("the heartbeat of this process could not be written")
+                log.exception("Could not write the heartbeat of this process")
             failing = True
 
 
-async def send_heartbeat(environment: Environment) -> None:
+async def send_heartbeat_or_register_again(environment: Environment) -> None:
     """Increase the counter of this process.
 
     If another process has deleted the registration, register this process again.
@@ -355,10 +391,13 @@ async def send_heartbeat(environment: Environment) -> None:
     process = environment.process
     process_id = await ensure_registered(environment)
     due_leases = [lease for lease in process.abandoned_leases if lease.due_at <= time.monotonic()]
-    steady = is_clock_steady_since_last_check(environment)
+    steady = is_clock_steady_or_note_step(environment)
 
-    def beat(transaction: DatabaseTransaction) -> bool:
-        values = {"beats": ServerProcess.beats + 1, "beat_at": milliseconds_since_boot()}
+    def increase_heartbeat_or_register_again(transaction: DatabaseTransaction) -> bool:
+        values = {
+            "heartbeat_count": ServerProcess.heartbeat_count + 1,
+            "heartbeat_at": milliseconds_since_boot(),
+        }
         own_row = update(ServerProcess).where(col(ServerProcess.id) == process_id)
         increased = own_row.values(**values, seen_at=transaction.environment.now())
         is_deleted = not transaction.connection.execute(increased).rowcount
@@ -375,8 +414,8 @@ async def send_heartbeat(environment: Environment) -> None:
             transaction.workers_to_wake |= set(WORKERS)
         return is_deleted
 
-    if await environment.run_heartbeat_transaction(beat):
-        log.warning("this process was taken for dead: others may have done a part of its work")
+    if await environment.run_heartbeat_transaction(increase_heartbeat_or_register_again):
+        log.warning("This process lost its leases; others may have done a part of its work")
     process.abandoned_leases = [
         lease for lease in process.abandoned_leases if lease not in due_leases
     ]
@@ -392,32 +431,44 @@ def end_lease_at_later_heartbeat(
     environment.process.abandoned_leases.append(lease)
 
 
-async def deregister_dead_processes(environment: Environment) -> int:
+async def deregister_dead_processes_and_free_leases(environment: Environment) -> int:
     """Delete the processes without a heartbeat, and end their leases.
 
     Return the number of processes.
     """
     process = environment.process
-    columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.boot, ServerProcess.beat_at)
-    asked = select(*map(col, columns))
+    columns = (
+        ServerProcess.id,
+        ServerProcess.heartbeat_count,
+        ServerProcess.boot,
+        ServerProcess.heartbeat_at,
+    )
+    statement = select(*map(col, columns))
     rows = await environment.run_heartbeat_transaction(
-        lambda transaction: transaction.connection.execute(asked).all()
+        lambda transaction: transaction.connection.execute(statement).all()
     )
     heartbeats = [
-        Heartbeat(row.id, row.beats, row.boot, row.beat_at) for row in rows if row.id != process.id
+        Heartbeat(row.id, row.heartbeat_count, row.boot, row.heartbeat_at)
+        for row in rows
+        if row.id != process.id
     ]
     dead = process.observer.note_heartbeats_and_find_dead(
         heartbeats, is_one_machine=environment.database.dialect == "sqlite"
     )
-    found = frozenset(heartbeat.process_id for heartbeat in heartbeats)
-    gone, process.known_process_ids = process.known_process_ids - found, found
-    if not dead and not gone:
+    live_process_ids = frozenset(heartbeat.process_id for heartbeat in heartbeats)
+    dead_process_ids, process.known_process_ids = (
+        process.known_process_ids - live_process_ids,
+        live_process_ids,
+    )
+    if not dead and not dead_process_ids:
         return 0
     count = await environment.run_heartbeat_transaction(
         lambda transaction: _deregister_unless_beating(transaction, dead)
     )
     if count:
-        log.warning("processes without a heartbeat were taken for dead", extra={"processes": count})
+        log.warning(
+            "Processes without a heartbeat; releasing their leases", extra={"processes": count}
+        )
     return count
 
 
@@ -429,7 +480,7 @@ def _deregister_unless_beating(
     for heartbeat in dead_heartbeats:
         row = delete(ServerProcess).where(
             col(ServerProcess.id) == heartbeat.process_id,
-            col(ServerProcess.beats) == heartbeat.beat_count,
+            col(ServerProcess.heartbeat_count) == heartbeat.beat_count,
         )
         count += transaction.connection.execute(row).rowcount
     free_orphaned_leases(transaction)

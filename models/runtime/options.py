@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 MIB = 1 << 20
-DEFAULT_RETRY_DELAYS = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240))
+DEFAULT_RETRY_DELAYS = tuple(timedelta(minutes=seconds) for seconds in (1, 5, 15, 30, 60, 120, 240))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,8 @@ class Options:
     profile_imap_server: str = ""  # host:port of the IMAP server that profiles name; "": none
     profile_pop3_server: str = ""
     profile_smtp_server: str = ""  # host:port that profiles name; "": `hostname` and 465
+    submission_listen: str | None = None  # host:port of submission with STARTTLS; None: off
+    submission_tls_listen: str | None = None  # the same with implicit TLS
     profile_cert: Path | None = None  # signs profiles for Apple devices
     profile_key: Path | None = None  # None: in the same file
     limits_recipients_per_day: int = 2000  # of a user without a limit; 0: unlimited
@@ -165,8 +167,14 @@ class Options:
     # an access token expires if it is unused for this time
     tokens_idle_timeout: timedelta = timedelta(days=14)
     tokens_max_age: timedelta = timedelta(days=180)
+    oauth_access_token_ttl: timedelta = timedelta(hours=1)
+    # a refresh token expires if it is unused for this time
+    oauth_refresh_token_ttl: timedelta = timedelta(days=30)
+    oauth_registration: bool = False  # public clients can register themselves (RFC 7591)
     undo_window: timedelta = timedelta(minutes=10)
     deleted_messages_retention: timedelta = timedelta(days=25)
+    # how long an account that SCIM deleted can be restored
+    scim_deletion_grace_period: timedelta = timedelta(days=30)
     backup_restore_window: timedelta = timedelta(
         days=7
     )  # objects are kept for a restore; 0: not kept
@@ -184,8 +192,15 @@ class Options:
     # retention of the delivery trace; 0: nothing is written
     message_trace_retention: timedelta = timedelta(days=7)
     audit_log_retention: timedelta = timedelta(days=365)
+    cluster_node_retention: timedelta = timedelta(days=7)  # of the node of a stopped server
+    # lowest level of stored log entries, then exceptions: models/logs/levels.py
+    logs_levels: str = "INFO"
+    logs_retention: timedelta = timedelta(days=14)
+    logs_max_size: int = 1024 * MIB  # bytes of the log store
     webhooks_allow_private_networks: bool = False  # webhooks can be in private networks
     push_allow_private_networks: bool = False  # push targets can be in private networks
+    identity_providers_allow_private_networks: bool = False  # also without TLS
+    identity_providers_check_interval: timedelta = timedelta(hours=1)  # of accounts that signed in
     # connectors can use private networks, and unencrypted connections
     connectors_allow_private_networks: bool = False
     connectors_max_runs: int = 8  # runs; those that only wait for events (IMAP IDLE) don't count

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HEARTBEAT_SECONDS = 5.0  # seconds between two heartbeats
+MAX_REQUESTS_AT_ONCE = 4  # of one process to the others
 DEAD_AFTER_SECONDS = 15.0  # seconds without a heartbeat after which a process counts as dead
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 UNKNOWN_BOOT_ID = "unknown"  # boot identity outside Linux
@@ -43,8 +45,8 @@ class ObservedClock:
 
     __slots__ = ("_highest", "read")
 
-    def __init__(self, read: Callable[[], datetime]) -> None:
-        self.read = read
+    def __init__(self, read_time: Callable[[], datetime]) -> None:
+        self.read = read_time
         self._highest: int | None = None
 
     def __call__(self) -> datetime:
@@ -93,22 +95,24 @@ class HeartbeatObserver:
         now, before = time.monotonic(), self._checked_at
         passed = 0.0 if before is None else min(now - before, self.interval_seconds)
         self._checked_at = now
-        known, self._unchanged = self._unchanged, {}
+        last_unchanged, self._unchanged = self._unchanged, {}
         for heartbeat in heartbeats:
-            beats, seconds = known.get(heartbeat.process_id, (None, 0.0))
+            beats, seconds = last_unchanged.get(heartbeat.process_id, (None, 0.0))
             unchanged = seconds + passed if beats == heartbeat.beat_count else 0.0
             self._unchanged[heartbeat.process_id] = (heartbeat.beat_count, unchanged)
         if is_one_machine:
             return [
-                each for each in heartbeats if self._is_old(each, is_first_check=before is None)
+                heartbeat
+                for heartbeat in heartbeats
+                if self._is_from_other_boot_or_old(heartbeat, is_first_check=before is None)
             ]
         return [
-            each
-            for each in heartbeats
-            if self._unchanged[each.process_id][1] >= self.dead_after_seconds
+            heartbeat
+            for heartbeat in heartbeats
+            if self._unchanged[heartbeat.process_id][1] >= self.dead_after_seconds
         ]
 
-    def _is_old(self, heartbeat: Heartbeat, *, is_first_check: bool) -> bool:
+    def _is_from_other_boot_or_old(self, heartbeat: Heartbeat, *, is_first_check: bool) -> bool:
         """True if a heartbeat is from another boot, or too old by CLOCK_BOOTTIME."""
         if heartbeat.boot_id != boot_id():
             return True
@@ -144,7 +148,7 @@ class ProcessRegistration:
     process was taken for dead. They run in the transaction that registers the process again.
     `sending_entry_ids` has functions that return the ids of the queue entries that this process
     sends; `work_keys` has the keys of all other work that needs a lease. All other leases of this
-    process are ended: see `leases.free_own_stale_leases`.
+    process are ended: see `leases.free_own_leases_found_stale_twice`.
     """
 
     server_id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -152,10 +156,15 @@ class ProcessRegistration:
     exclusive_purpose: str | None = (
         None  # the work for which a command needs the database for itself
     )
+    answers_requests: bool = False  # of other processes: see resolvers/cluster/process_requests.py
+    own_request_ids: set[int] = field(default_factory=set)  # requests to other processes
+    request_slots: asyncio.Semaphore = field(  # for requests to other processes at once
+        default_factory=partial(asyncio.Semaphore, MAX_REQUESTS_AT_ONCE)
+    )
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     dead_after_seconds: float = DEAD_AFTER_SECONDS
     id: int | None = None
-    open_blocks: int = 0  # `leases.registered_process` blocks that are open
+    open_blocks: int = 0  # `leases.keep_process_registered` blocks that are open
     restore_leases: list[Callable[[Any], None]] = field(default_factory=list)
     sending_entry_ids: list[Callable[[], Iterable[int]]] = field(default_factory=list)
     work_keys: Counter[int] = field(default_factory=Counter)  # several rows may share a lease

@@ -39,24 +39,26 @@ class SecretBox:
         """The name of the key that encrypts."""
         return list(self.keys)[-1]
 
-    def encrypt(self, text: str, place: str) -> str:
+    def encrypt(self, text: str, encryption_context: str) -> str:
         """Encrypt a text for one place, such as `totp:` and the user's id."""
         name, nonce = self.newest_key_name, secrets.token_bytes(NONCE_SIZE)
-        sealed = AESGCM(self.keys[name]).encrypt(nonce, text.encode(), place.encode())
+        sealed = AESGCM(self.keys[name]).encrypt(nonce, text.encode(), encryption_context.encode())
         return f"{name}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
-    def decrypt(self, encrypted: str, place: str) -> str:
+    def decrypt(self, encrypted: str, encryption_context: str) -> str:
         """Decrypt a text that was encrypted for this place. Raises DecryptionError."""
         name, _, text = encrypted.partition(".")
         if name not in self.keys:
-            raise DecryptionError(f"there is no key {name}")
+            raise DecryptionError(f"The key {name} is missing.")
         try:
             raw = base64.urlsafe_b64decode(text)
             opened = AESGCM(self.keys[name]).decrypt(
-                raw[:NONCE_SIZE], raw[NONCE_SIZE:], place.encode()
+                raw[:NONCE_SIZE], raw[NONCE_SIZE:], encryption_context.encode()
             )
         except (InvalidTag, ValueError, binascii.Error) as problem:
-            raise DecryptionError("it was sealed for another place, or is damaged") from problem
+            raise DecryptionError(
+                "The secret belongs to another object, or is damaged."
+            ) from problem
         return opened.decode()
 
     def key_fingerprint(self, key_name: str) -> str:

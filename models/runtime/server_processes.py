@@ -8,8 +8,8 @@ from models.store.columns import Int64, RowWithId, Timestamp, json_column
 class ServerProcess(RowWithId, table=True):
     """A process that uses the database. Its leases end when its row is deleted.
 
-    The process increases `beats` every few seconds. Another process deletes the row when the
-    counter stops: see models/runtime/leases.py.
+    The process increases `heartbeat_count` every few seconds. Another process deletes the row
+    when the counter stops: see models/runtime/leases.py.
     """
 
     __tablename__ = "server_processes"
@@ -18,12 +18,14 @@ class ServerProcess(RowWithId, table=True):
     name: str  # of the process within its server, or of the command
     exclusive: str | None = None  # the work for which a command needs the database for itself
     host: str
+    ip_addresses: list[str] = json_column(list)  # of the machine: they are never banned
     pid: Int64
     version: str
+    answers_requests: bool = False  # False: a command, which requests to all processes omit
     boot: str  # identity of the machine's boot
-    beats: Int64 = 0
-    beat_at: Int64  # of the last heartbeat: milliseconds of CLOCK_BOOTTIME on that machine
-    vault_keys: list[str] = json_column(list)  # names of the keys of its secret box
+    heartbeat_count: Int64 = 0
+    heartbeat_at: Int64  # of the last heartbeat: milliseconds of CLOCK_BOOTTIME on that machine
+    secret_box_keys: list[str] = json_column(list)  # names of the keys of its secret box
     started_at: Timestamp
     seen_at: Timestamp  # time of day of the last heartbeat; for people only
 

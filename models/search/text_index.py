@@ -48,8 +48,8 @@ def _create_index_sql_by_dialect(table_name: str) -> dict[str, tuple[str, ...]]:
 CREATE_TABLE = _create_index_sql_by_dialect(TABLE_NAME)
 DROP_TABLE = (f"DROP TABLE {TABLE_NAME}",)
 CREATE_NEXT_TABLE = {
-    dialect: (f"DROP TABLE IF EXISTS {NEXT_TABLE_NAME}", *made)
-    for dialect, made in _create_index_sql_by_dialect(NEXT_TABLE_NAME).items()
+    dialect: (f"DROP TABLE IF EXISTS {NEXT_TABLE_NAME}", *create_sql)
+    for dialect, create_sql in _create_index_sql_by_dialect(NEXT_TABLE_NAME).items()
 }
 RENAME_NEXT_TABLE = {
     "sqlite": (f"ALTER TABLE {NEXT_TABLE_NAME} RENAME TO {TABLE_NAME}",),
@@ -103,10 +103,10 @@ def indexed_ids_table(dialect: str, table_name: str = TABLE_NAME) -> TableClause
 def index_exists_statement(dialect: str, table_name: str) -> TextClause:
     """Return SQL that selects a row if there is an index of this name."""
     if dialect == "sqlite":
-        asked = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
+        statement = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
     else:
-        asked = "SELECT 1 WHERE to_regclass(:name) IS NOT NULL"
-    return text(asked).bindparams(name=table_name)
+        statement = "SELECT 1 WHERE to_regclass(:name) IS NOT NULL"
+    return text(statement).bindparams(name=table_name)
 
 
 def insert_statement(dialect: str, table_name: str = TABLE_NAME) -> TextClause:
@@ -137,12 +137,12 @@ def match_statement(dialect: str, match_query: str, extra_ids: Sequence[int] = (
 
     `match_query` is written by mail/search/tokenizer.py.
     """
-    asked = _MATCH[dialect]
-    given: list[BindParameter[Any]] = [bindparam("query", match_query, unique=True)]
+    statement = _MATCH[dialect]
+    parameters: list[BindParameter[Any]] = [bindparam("query", match_query, unique=True)]
     if extra_ids:
-        asked += f" UNION ALL {_IDS_OF_LIST[dialect]}"
-        given.append(bindparam("ids", orjson.dumps(list(extra_ids)).decode(), unique=True))
-    return text(asked).bindparams(*given)
+        statement += f" UNION ALL {_IDS_OF_LIST[dialect]}"
+        parameters.append(bindparam("ids", orjson.dumps(list(extra_ids)).decode(), unique=True))
+    return text(statement).bindparams(*parameters)
 
 
 # For SQLite, with the same parameters. The result is one row, since a thread waits for the

@@ -30,7 +30,7 @@ class QuarantineItem(UserOwnedRow, table=True):
         Index("quarantine_by_size", "size", "id"),
         Index("quarantine_of_user", "user_id", "created_at", "id"),
         Index(
-            "quarantine_untold",
+            "quarantine_unnotified",
             "created_at",
             sqlite_where=text("NOT notified"),
             postgresql_where=text("NOT notified"),
@@ -52,13 +52,13 @@ class QuarantineItem(UserOwnedRow, table=True):
     tests: str = ""  # their names, with spaces between
     virus: str | None = None  # its name
     size: Int64  # bytes
-    digest: str  # SHA-256 of the whole message, hex
+    sha256: str  # SHA-256 of the whole message, hex
     blob_id: Int64
-    structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
+    mime_structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
     attachments: list[dict[str, Any]] = json_column(list)
-    verification: dict[str, Any] | None = json_column()  # as in `Message`
-    # the DSN request of the sender; None: absent
-    wish: dict[str, Any] | None = json_column()
+    authentication: dict[str, Any] | None = json_column()  # as in `Message`
+    # the DSN request of the sender, or the account of a fetched message; None: neither
+    dsn_request: dict[str, Any] | None = json_column()
     notified: bool = False  # the user got a notice about it
     created_at: Timestamp
     expires_at: datetime = Field(sa_type=UtcDateTime, index=True)

@@ -8,7 +8,7 @@ from sqlmodel import Field
 from models.store.columns import BYTEWISE_TEXT, RowWithId, Timestamp, enum_column, foreign_key
 from models.users.rule_makers import RuleWithMaker
 
-PLATFORM_PLACE = "all"  # `place` of rules for all users
+PLATFORM_SCOPE = "all"  # `scope` of rules for all users
 
 
 class SenderAction(StrEnum):
@@ -19,19 +19,19 @@ class SenderAction(StrEnum):
 
 
 class SenderRule(RowWithId, RuleWithMaker, table=True):
-    """A pattern of senders, once for each `place`.
+    """A pattern of senders, once for each `scope`.
 
-    At most one of `user_id`, `domain_id` and `tag` is set. `place` is the same as text, and is what
+    At most one of `user_id`, `domain_id` and `tag` is set. `scope` is the same as text, and is what
     deliveries read by.
     """
 
     __tablename__ = "sender_rules"
     __table_args__ = (
-        Index("uq_sender_rules_place", "place", "pattern", unique=True),
+        Index("uq_sender_rules_scope", "scope", "pattern", unique=True),
         Index("ix_sender_rules_pattern", "pattern", "id"),
     )
 
-    place: str = Field(sa_type=BYTEWISE_TEXT)
+    scope: str = Field(sa_type=BYTEWISE_TEXT)
     pattern: str = Field(sa_type=BYTEWISE_TEXT)  # normal form: mail/spam/sender_rules.py
     action: SenderAction = enum_column(SenderAction)
     user_id: int | None = foreign_key("users.id", default=None)
@@ -41,16 +41,16 @@ class SenderRule(RowWithId, RuleWithMaker, table=True):
     created_at: Timestamp
 
 
-def place_of_user(user_id: int) -> str:
-    """Return the `place` of a user's rules."""
+def scope_of_user(user_id: int) -> str:
+    """Return the `scope` of a user's rules."""
     return f"user:{user_id}"
 
 
-def place_of_tag(folded_tag: str) -> str:
-    """Return the `place` of the rules for all users with a tag, which is case folded."""
+def scope_of_tag(folded_tag: str) -> str:
+    """Return the `scope` of the rules for all users with a tag, which is case folded."""
     return f"tag:{folded_tag}"
 
 
-def place_of_domain(domain_id: int) -> str:
-    """Return the `place` of a domain's rules."""
+def scope_of_domain(domain_id: int) -> str:
+    """Return the `scope` of a domain's rules."""
     return f"domain:{domain_id}"

@@ -1,11 +1,22 @@
 """A cache of values that were computed from bytes that never change."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 CAPACITY = 16 << 20  # bytes
 LARGEST_ENTRY = CAPACITY // 16  # bytes; one entry must not push out all others
+
+
+@dataclass(slots=True)
+class CachedBytesValue:
+    """A value of the cache."""
+
+    value: Any
+    size: int  # bytes, estimated
+    used_at: float  # seconds since 1970
 
 
 class ByteCache:
@@ -18,31 +29,36 @@ class ByteCache:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.used_bytes = 0
         self._capacity = capacity
-        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, CachedBytesValue] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: Hashable) -> Any:
         """Return the cached value, or None."""
-        found = self._entries.get(key)
-        if found is None:
+        entry = self._entries.get(key)
+        if entry is None:
             return None
         self._entries.move_to_end(key)
-        return found[0]
+        entry.used_at = time.time()
+        return entry.value
 
     def put(self, key: Hashable, value: Any, size: int) -> None:
         """Cache a value of about `size` bytes unless it is too large."""
         if size > min(LARGEST_ENTRY, self._capacity):
             return
         self.remove(key)
-        self._entries[key] = (value, size)
+        self._entries[key] = CachedBytesValue(value, size, time.time())
         self.used_bytes += size
         while self.used_bytes > self._capacity:
-            _, (_, gone) = self._entries.popitem(last=False)
-            self.used_bytes -= gone
+            _, removed_entry = self._entries.popitem(last=False)
+            self.used_bytes -= removed_entry.size
 
     def remove(self, key: Hashable) -> None:
         """Remove a key, which can be absent."""
-        _, size = self._entries.pop(key, (None, 0))
-        self.used_bytes -= size
+        if (entry := self._entries.pop(key, None)) is not None:
+            self.used_bytes -= entry.size
+
+    def list_entries(self) -> list[tuple[Hashable, CachedBytesValue]]:
+        """Return the keys with their values, the least recently used first."""
+        return list(self._entries.items())

@@ -51,7 +51,7 @@ def datetime_for_storage(value: datetime) -> datetime:
     The first or last instant takes its place. Raises ValueError for a naive datetime.
     """
     if value.tzinfo is None:
-        raise ValueError("naive datetime: say which zone it is in")
+        raise ValueError("The datetime has no time zone.")
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -167,6 +167,6 @@ def core_table(table_class: type[SQLModel]) -> Table:
     return core
 
 
-def insert_with_conflict(dialect: str, table: type[SQLModel]) -> Any:
+def insert_with_conflict(dialect: str, table: type[SQLModel]) -> sqlite.Insert | postgresql.Insert:
     """Return an insert that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)

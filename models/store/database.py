@@ -30,7 +30,10 @@ from models.store import cancel_safety, text_folding
 from models.store.committed_transactions import commit_even_if_cancelled, is_committed, note_commit
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps, run_steps_async
 from models.store.facts import upsert_write_probe
-from models.store.generated_id_collision import GeneratedIdCollision, raise_generated_id_collisions
+from models.store.generated_id_collision import (
+    GeneratedIdCollision,
+    make_engine_raise_generated_id_collisions,
+)
 from models.store.outage_log import OUTAGES
 from models.store.outages import is_deadlock, storage_failure
 from models.store.postgres.address import is_postgres
@@ -38,7 +41,7 @@ from models.store.postgres.reader import PostgresReaders, ping_idle_connections_
 from models.store.postgres.stream_gate import StreamGate
 from models.store.prepared_statements import LazyRows, PreparedStatement
 from models.store.sqlite.group_commit import GroupCommit, WriteQueue
-from models.store.sqlite.lost_savepoint import raise_first_failure_for_lost_savepoints
+from models.store.sqlite.lost_savepoint import make_engine_raise_cause_of_lost_savepoints
 from models.store.sqlite.planner_statistics import refresh_statistics
 from models.store.sqlite.wal_checkpoints import CheckpointThread
 from models.store.sqlite.write_lock import WriteLock
@@ -53,9 +56,9 @@ def _json_text(value: object) -> str:
 
 
 DURATION = metrics.histogram(
-    "merganser_store_seconds",
-    "Time at the store, waiting for a turn included: read, a select; find, one that was made "
-    "once; unit, a unit of work; apply, one in one go.",
+    "merganser_database_seconds",
+    "Duration of database work, including the wait for a connection: read, a "
+    "query; prepared_query; search; transaction; statement, a transaction of one statement.",
     "work",
 )
 # Settings of PostgreSQL for reads. A word that all messages have needs another plan than a rare
@@ -128,18 +131,18 @@ class Database:
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _configure_sqlite_writer)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite_transaction)
-            raise_first_failure_for_lost_savepoints(self.engine.sync_engine)
+            make_engine_raise_cause_of_lost_savepoints(self.engine.sync_engine)
             writer = create_engine(
                 make_url(url).set(drivername="sqlite"),
                 isolation_level="AUTOCOMMIT",
                 **ENGINE_OPTIONS,
             )  # `WriteQueue` begins and ends its transactions
             event.listen(writer, "connect", _configure_sqlite_writer)
-            turn = WriteLock(make_url(url).database)
+            write_lock = WriteLock(make_url(url).database)
             checkpoints = CheckpointThread(writer)
             self._readers, self._group_commit = (
                 SqliteReaders(url),
-                GroupCommit(self.engine, turn, checkpoints),
+                GroupCommit(self.engine, write_lock, checkpoints),
             )
             self._write_queue = WriteQueue(writer, self._group_commit, checkpoints)
         else:
@@ -155,13 +158,13 @@ class Database:
             self._readers = PostgresReaders(reading, self.engine)
 
         for engine in self.engines:
-            raise_generated_id_collisions(engine)
+            make_engine_raise_generated_id_collisions(engine)
 
     @property
     def engines(self) -> list[Engine]:
         """All engines of statements, except that of heartbeats."""
-        more = [self._write_queue.engine] if self._write_queue else []
-        return [self.engine.sync_engine, self._readers.engine, *more]
+        engines = [self._write_queue.engine] if self._write_queue else []
+        return [self.engine.sync_engine, self._readers.engine, *engines]
 
     async def read(
         self, statement: Select[*Columns], parameters: Mapping[str, Any] | None = None
@@ -171,39 +174,43 @@ class Database:
         Hot paths build their select once, and pass the values of its parameters here. Like all
         methods of this class, raises StorageUnavailable if the database can't answer now.
         """
-        if (transaction := self._current_transaction()) is not None:
+        if (transaction := self._current_transaction_or_none()) is not None:
             rows = await transaction.read(statement, parameters)
             if rows is not None:
                 return rows
-        with TimedBlock(DURATION, "store read", "read"), _outage_guard:
+        with TimedBlock(DURATION, "database read", "read"), _outage_guard:
             return await self._readers.read(statement, parameters)
 
-    def _current_transaction(self) -> OpenTransaction | None:
+    def _current_transaction_or_none(self) -> OpenTransaction | None:
         """Return the open transaction of the current request on this database, or None."""
-        found = current_transaction.get()
-        return found if found is not None and found.database is self and found.is_open else None
+        transaction = current_transaction.get()
+        return (
+            transaction
+            if transaction is not None and transaction.database is self and transaction.is_open
+            else None
+        )
 
     async def read_prepared(
         self, statement: PreparedStatement, parameters: Mapping[str, Any]
     ) -> Sequence[Any]:
         """Return the rows of a prepared select with these values of its parameters."""
-        if self._current_transaction() is not None:
+        if self._current_transaction_or_none() is not None:
             return await self.read(statement.statement, parameters)
-        with TimedBlock(DURATION, "store find", "find"), _outage_guard:
+        with TimedBlock(DURATION, "database prepared query", "prepared_query"), _outage_guard:
             return await self._readers.read_prepared(statement, parameters)
 
     async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:
         """Run dependent selects one after the other, and return their result."""
-        if self._current_transaction() is not None:
+        if self._current_transaction_or_none() is not None:
             return await run_steps_async(steps, self._read_step)
-        with TimedBlock(DURATION, "store search", "search"), _outage_guard:
+        with TimedBlock(DURATION, "database search", "search"), _outage_guard:
             return await self._readers.run_select_steps(steps)
 
     async def _read_step(self, step: SelectStep) -> Sequence[Any]:
         """Return the rows of one step of dependent selects."""
-        statement, given = step
+        statement, parameters = step
         plain = statement.statement if isinstance(statement, PreparedStatement) else statement
-        return await self.read(plain, given)
+        return await self.read(plain, parameters)
 
     async def ping(self) -> None:
         """Read from the database; raises if it does not answer."""
@@ -213,7 +220,9 @@ class Database:
         """Write a row; raises if the database can't be written."""
         await self.run_transaction(upsert_write_probe)
 
-    def wait_for_streams(self, stream_ids: Sequence[int]) -> AbstractAsyncContextManager[None]:
+    def hold_stream_gate_places(
+        self, stream_ids: Sequence[int]
+    ) -> AbstractAsyncContextManager[None]:
         """Wait for a place among the transactions of these streams before taking a connection.
 
         On SQLite all transactions wait for one writer, without a connection each.
@@ -232,7 +241,7 @@ class Database:
         ended. `is_committed` shows whether the transaction is stored.
         """
         opened: AsyncSession | None = None
-        with TimedBlock(DURATION, "store unit", "unit"), _outage_guard:
+        with TimedBlock(DURATION, "database transaction", "transaction"), _outage_guard:
             try:
                 async with (
                     self._group_commit.write_session()
@@ -250,7 +259,7 @@ class Database:
         On SQLite it takes one hop to the writer's thread, for any number of statements, and shares
         its wait for the disk with other transactions.
         """
-        with TimedBlock(DURATION, "store apply", "apply"), _outage_guard:
+        with TimedBlock(DURATION, "database statement", "statement"), _outage_guard:
             if self._write_queue:
                 outcome = await self._write_queue.run_transaction(work)
             else:
@@ -271,7 +280,7 @@ class Database:
         """
         if self._heartbeat_engine is None:
             return await self.run_transaction(work)
-        with TimedBlock(DURATION, "store apply", "apply"), _outage_guard:
+        with TimedBlock(DURATION, "database statement", "statement"), _outage_guard:
             async with self._heartbeat_engine.begin() as connection:
                 return await connection.run_sync(work)
 
@@ -318,7 +327,7 @@ class _OutageGuard:
             return
         if failure is not problem:
             failure.__cause__ = problem
-        OUTAGES.note_failure(failure)
+        OUTAGES.count_failure_and_log_first(failure)
         failure.is_noted = True
         if failure is not problem:
             raise failure from problem
@@ -390,10 +399,10 @@ class SqliteReaders:
         return await loop.run_in_executor(self._threads, run_steps, steps, self._read_step)
 
     def _read_step(self, step: SelectStep) -> Sequence[Any]:
-        statement, given = step
+        statement, parameters = step
         if not isinstance(statement, PreparedStatement):
-            return self._read_in_thread(statement, given)
-        driven, values = statement.compile_with_values_and_notify(self.engine, given)
+            return self._read_in_thread(statement, parameters)
+        driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
         connection = self.engine.raw_connection()
         try:
             return LazyRows(driven, connection.cursor().execute(driven.sql, values).fetchall())

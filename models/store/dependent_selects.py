@@ -13,25 +13,27 @@ SelectStep = tuple[PreparedStatement | Select[*tuple[Any, ...]], Mapping[str, An
 SelectSteps = Generator[SelectStep, Sequence[Any], Result]
 
 
-def run_steps(steps: SelectSteps[Result], read: Callable[[SelectStep], Sequence[Any]]) -> Result:
+def run_steps(
+    steps: SelectSteps[Result], read_rows: Callable[[SelectStep], Sequence[Any]]
+) -> Result:
     """Run the selects of a generator with `read`, and return its result."""
     try:
         step = next(steps)
         while True:
-            step = steps.send(read(step))
+            step = steps.send(read_rows(step))
     except StopIteration as end:
         outcome: Result = end.value
         return outcome
 
 
 async def run_steps_async(
-    steps: SelectSteps[Result], read: Callable[[SelectStep], Awaitable[Sequence[Any]]]
+    steps: SelectSteps[Result], read_rows: Callable[[SelectStep], Awaitable[Sequence[Any]]]
 ) -> Result:
     """Run the selects of a generator with the coroutine function `read`, and return its result."""
     try:
         step = next(steps)
         while True:
-            step = steps.send(await read(step))
+            step = steps.send(await read_rows(step))
     except StopIteration as end:
         outcome: Result = end.value
         return outcome
@@ -39,5 +41,5 @@ async def run_steps_async(
 
 def single_step(step: SelectStep) -> SelectSteps[Sequence[Any]]:
     """Yield one select, and return its rows."""
-    found = yield step
-    return found
+    rows = yield step
+    return rows

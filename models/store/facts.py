@@ -13,8 +13,8 @@ from models.store.columns import RowWithId, Timestamp, insert_with_conflict
 class StoreFact(SQLModel, table=True):
     """A thing that every server of this database must have, such as the signing secret.
 
-    `digest` identifies it and does not reveal it. `host` and `place` name the machine and the file
-    of the server that registered it.
+    `digest` identifies it and does not reveal it. `host` and `location` name the machine and the
+    file of the server that registered it.
     """
 
     __tablename__ = "store_facts"
@@ -22,7 +22,7 @@ class StoreFact(SQLModel, table=True):
     name: str = Field(primary_key=True)
     digest: str
     host: str
-    place: str
+    location: str
     at: Timestamp
 
 

@@ -31,8 +31,8 @@ def is_generated_id_collision(problem: BaseException | None) -> bool:
     if problem is None or isinstance(problem, GeneratedIdCollision):
         return problem is not None
     text = str(getattr(problem, "orig", None) or problem)
-    found = _POSTGRES_COLLISION.search(text) or _SQLITE_COLLISION.search(text)
-    return found is not None and found[1] in _tables_with_generated_id()
+    match = _POSTGRES_COLLISION.search(text) or _SQLITE_COLLISION.search(text)
+    return match is not None and match[1] in _tables_with_generated_id()
 
 
 def _raise_key_collision(context: ExceptionContext) -> None:
@@ -41,7 +41,7 @@ def _raise_key_collision(context: ExceptionContext) -> None:
         raise GeneratedIdCollision(str(original)) from original
 
 
-def raise_generated_id_collisions(engine: Engine) -> None:
+def make_engine_raise_generated_id_collisions(engine: Engine) -> None:
     """Let the statements of this engine raise GeneratedIdCollision instead of IntegrityError.
 
     Code that reports a conflict for an IntegrityError then never sees a collision of ids.

@@ -7,16 +7,18 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
 SortValue = datetime | str | int | float
 
 MAX_PAGE_SIZE = 250  # a larger page is refused, not cut, so that clients notice
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_INT64 = (1 << 63) - 1
 MAX_CURSOR_LENGTH = 2048  # characters of a cursor
 
 
@@ -30,7 +32,11 @@ class Cursor:
 
     def __str__(self) -> str:
         plain = f"1|{self.ordering}|{_encode_sort_value(self.sort_value)}|{self.id}"
-        return base64.urlsafe_b64encode(f"{plain}|{_checksum(plain)}".encode()).decode().rstrip("=")
+        return (
+            base64.urlsafe_b64encode(f"{plain}|{_cursor_checksum(plain)}".encode())
+            .decode()
+            .rstrip("=")
+        )
 
     @classmethod
     def parse(cls, text: str, ordering: str, *, path: str) -> "Cursor":
@@ -45,13 +51,19 @@ class Cursor:
             plain, check = decoded.rsplit("|", 1)
             version, name, rest = plain.split("|", 2)
             at, key = rest.rsplit("|", 1)
-            if (version, name, check) != ("1", ordering, _checksum(plain)):
+            if (version, name, check) != ("1", ordering, _cursor_checksum(plain)):
                 raise ValueError(text)
-            return cls(name, _decode_sort_value(at), int(key))
+            return cls(name, _decode_sort_value(at), _int64_from_text(key))
         except (ValueError, OverflowError) as problem:
-            raise InvalidInput(
-                "Not a cursor of this list", constraint=ValidationConstraint.CURSOR, path=[path]
-            ) from problem
+            raise _cursor_refusal(path) from problem
+
+
+def _cursor_refusal(argument_name: str) -> InvalidInput:
+    return InvalidInput(
+        "Not a cursor of this list.",
+        constraint=ValidationConstraint.CURSOR,
+        path=[argument_name],
+    )
 
 
 def _encode_sort_value(value: SortValue) -> str:
@@ -69,7 +81,7 @@ def _decode_sort_value(text: str) -> SortValue:
     if kind == "t":
         return EPOCH + timedelta(microseconds=int(value))
     if kind == "n":
-        return int(value)
+        return _int64_from_text(value)
     if kind == "f" and math.isfinite(number := float(value)):
         return number
     if kind == "s":
@@ -77,7 +89,15 @@ def _decode_sort_value(text: str) -> SortValue:
     raise ValueError(text)
 
 
-def _checksum(text: str) -> str:
+def _int64_from_text(text: str) -> int:
+    """Return an integer of 64 bit, as databases have it. Raises ValueError for a larger one."""
+    number = int(text)
+    if abs(number) > MAX_INT64:
+        raise ValueError(text)
+    return number
+
+
+def _cursor_checksum(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -90,11 +110,26 @@ def ordering_name(name: str, conditions: object = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Rows in reading order, and whether there are more before and after them."""
+    """Rows in reading order, and whether there are more before and after them.
+
+    A page whose search ended before it was full has a cursor of the place where it ended.
+    """
 
     rows: Sequence[Item]
     has_next: bool
     has_previous: bool
+    search_start_cursor: Cursor | None = None  # of a page that was read backwards
+    search_end_cursor: Cursor | None = None
+
+
+class PageSizes(NamedTuple):
+    """Numbers of items on a page: the default, and the highest that a client can request."""
+
+    default: int
+    max: int
+
+
+USUAL_PAGE_SIZES = PageSizes(default=20, max=MAX_PAGE_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,33 +141,51 @@ class PageRequest:
     cursor: Cursor | None = None
     is_backward: bool = False
 
+    def cursor_sort_value(self, value_type: type[Value]) -> Value | None:
+        """Return the sort value of the cursor; None without one.
+
+        Raises InvalidInput if the value has another type.
+        """
+        if self.cursor is None:
+            return None
+        if not isinstance(self.cursor.sort_value, value_type):
+            raise self.cursor_refusal()
+        return self.cursor.sort_value
+
+    def cursor_refusal(self) -> InvalidInput:
+        """Return the error for a cursor that is not one of this list."""
+        return _cursor_refusal("before" if self.is_backward else "after")
+
     @classmethod
-    def from_arguments(
+    def from_arguments(  # noqa: PLR0913 - the page arguments of GraphQL
         cls,
         ordering: str,
         first: int | None,
         after: str | None,
         last: int | None,
         before: str | None,
+        *,
+        sizes: PageSizes = USUAL_PAGE_SIZES,
     ) -> "PageRequest":
         """Convert the page arguments of a client. Raises InvalidInput if they contradict."""
         if first is not None and last is not None:
             raise InvalidInput(
-                "first and last can't be combined", constraint=ValidationConstraint.PAGE
+                "`first` and `last` can't be combined.", constraint=ValidationConstraint.PAGE
             )
         back = last is not None
         if (after if back else before) is not None:
             raise InvalidInput(
-                "after requires first, before requires last", constraint=ValidationConstraint.PAGE
+                "`after` requires `first`, and `before` requires `last`.",
+                constraint=ValidationConstraint.PAGE,
             )
-        count = last if last is not None else 20 if first is None else first
-        if not 0 <= count <= MAX_PAGE_SIZE:
+        count = last if last is not None else sizes.default if first is None else first
+        if not 0 <= count <= sizes.max:
             raise InvalidInput(
-                f"A page has 0 to {MAX_PAGE_SIZE} items", constraint=ValidationConstraint.PAGE
+                f"A page has from 0 to {sizes.max} items.", constraint=ValidationConstraint.PAGE
             )
         name, text = ("before", before) if back else ("after", after)
-        place = Cursor.parse(text, ordering, path=name) if text is not None else None
-        return cls(ordering, count, place, back)
+        cursor = Cursor.parse(text, ordering, path=name) if text is not None else None
+        return cls(ordering, count, cursor, back)
 
     def page_from_rows(self, rows_found: Sequence[Item], *, has_more: bool = False) -> Page[Item]:
         """Return the page of these rows, which were selected in the order of the request.

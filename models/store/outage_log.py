@@ -41,21 +41,21 @@ class OutageLog:
         """True if there is no outage, which is the usual case and must cost nothing."""
         return not self._open
 
-    def note_failure(self, failure: StorageUnavailable) -> None:
+    def count_failure_and_log_first(self, failure: StorageUnavailable) -> None:
         """Count a failed call. The first of an outage is logged."""
         name, now = outage_name(failure), time.monotonic()
         with self._lock:
             outage = self._open.get(name)
-            begins = outage is None
+            is_first_failure = outage is None
             if outage is None:
                 outage = self._open[name] = Outage(now, now)
             outage.last_failure_at = now
             outage.failures += 1
-        if begins:
+        if is_first_failure:
             cause = failure.__cause__ or failure
             reason = next(iter(str(getattr(cause, "orig", cause)).splitlines()), "")
             facts = {"component": name, "problem": type(cause).__name__, "reason": reason[:200]}
-            log.warning("a component is unavailable", extra=facts)
+            log.warning("Component unavailable", extra=facts)
 
     def note_suppressed_record(self, failure: StorageUnavailable) -> None:
         """Count a log record that is not written, since an outage caused it."""
@@ -63,7 +63,7 @@ class OutageLog:
             if outage := self._open.get(outage_name(failure)):
                 outage.suppressed_records += 1
                 return
-        self.note_failure(failure)
+        self.count_failure_and_log_first(failure)
 
     def end_outages_if_quiet(self, component: StorageComponent = StorageComponent.STORE) -> None:
         """Log the end of an outage if nothing has failed for a moment."""
@@ -84,7 +84,7 @@ class OutageLog:
                 "failures": outage.failures,
                 "records": outage.suppressed_records,
             }
-            log.warning("a component is available again", extra=facts)
+            log.warning("Component available again", extra=facts)
 
 
 def outage_name(failure: StorageUnavailable) -> str:

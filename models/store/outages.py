@@ -34,7 +34,7 @@ class StorageUnavailable(Exception):
 
     def __init__(
         self,
-        message: str = "the store does not answer, try again later",
+        message: str = "The database does not respond: retry later.",
         *,
         component: StorageComponent = StorageComponent.STORE,
         retry_after: timedelta = RETRY_AFTER,
@@ -50,20 +50,20 @@ class StreamBusy(StorageUnavailable):
     """Another transaction holds the lock of a stream for too long."""
 
     def __init__(self) -> None:
-        super().__init__("the account is locked by another transaction, try again later")
+        super().__init__("The account is locked by another transaction: retry later.")
 
 
 class DiskFull(StorageUnavailable):
     """A disk is full: that of the database, of the object store, or of the data folder."""
 
     def __init__(self, component: StorageComponent) -> None:
-        super().__init__(f"{FULL_DISKS[component]} is full, try again later", component=component)
+        super().__init__(f"{FULL_DISKS[component]} is full: retry later.", component=component)
 
 
 FULL_DISKS = {
-    StorageComponent.STORE: "the disk of the store",
-    StorageComponent.BLOBS: "the disk of the object storage",
-    StorageComponent.DISK: "the disk of the data folder",
+    StorageComponent.STORE: "The disk of the database",
+    StorageComponent.BLOBS: "The disk of the object storage",
+    StorageComponent.DISK: "The disk of the data folder",
 }
 # error numbers of a system call: the disk, or the process' share of it, is full
 NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -89,24 +89,24 @@ CONNECTION_ENDED_MESSAGES = (
 
 def is_deadlock(problem: BaseException | None) -> bool:
     """True if the database rolled a transaction back because of another one, as in a deadlock."""
-    return any(_sqlstate(cause) in CONFLICT_SQLSTATES for cause in _causes(problem))
+    return any(_sqlstate(cause) in CONFLICT_SQLSTATES for cause in _error_and_causes(problem))
 
 
 def storage_failure(problem: BaseException | None) -> StorageUnavailable | None:
     """Return the StorageUnavailable that this failure, or its cause, means; None if it is a bug."""
-    for cause in _causes(problem):
+    for cause in _error_and_causes(problem):
         if isinstance(cause, StorageUnavailable):
             return cause
         if _sqlstate(cause) == LOCK_TIMEOUT_SQLSTATE:
             return StreamBusy()
-        if (component := _component_of_full_disk(cause)) is not None:
+        if (component := _component_of_full_disk_or_none(cause)) is not None:
             return DiskFull(component)
         if _is_temporary(cause):
             return StorageUnavailable()
     return None
 
 
-def _component_of_full_disk(problem: BaseException) -> StorageComponent | None:
+def _component_of_full_disk_or_none(problem: BaseException) -> StorageComponent | None:
     """Return the component with the full disk, if the exception means that."""
     if isinstance(problem, OSError):
         return StorageComponent.DISK if problem.errno in NO_SPACE_ERRNOS else None
@@ -115,7 +115,7 @@ def _component_of_full_disk(problem: BaseException) -> StorageComponent | None:
     return StorageComponent.STORE if is_full else None
 
 
-def _causes(problem: BaseException | None) -> Iterator[BaseException]:
+def _error_and_causes(problem: BaseException | None) -> Iterator[BaseException]:
     """Yield the exception, that of the driver, and those it was raised from."""
     seen: set[int] = set()
     while problem is not None and id(problem) not in seen:

@@ -129,13 +129,13 @@ def execute_statements(connection: Connection, statements: Sequence[StatementWit
     statement. PostgreSQL gets all in few round trips, since a round trip costs more than the work.
     """
     parameter_sets: dict[PreparedStatement, list[Mapping[str, Any]]] = {}
-    for statement, given in statements:
-        parameter_sets.setdefault(statement, []).append(given)
+    for statement, parameters in statements:
+        parameter_sets.setdefault(statement, []).append(parameters)
     dialect = connection.dialect
     texts: Iterable[SqlWithValues] = (
         text
-        for statement, given in parameter_sets.items()
-        for text in statement.compiled(dialect).sql_with_values(given)
+        for statement, parameters in parameter_sets.items()
+        for text in statement.compiled(dialect).sql_with_values(parameters)
     )
     if dialect.name != "sqlite":
         texts = _combine_statements(texts)
@@ -304,7 +304,7 @@ class CompiledStatement:
         )
         entries = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
         self.columns = {
-            entry.keyname: ResultColumn(entry.type, _result_converter(entry.type, dialect))
+            entry.keyname: ResultColumn(entry.type, _result_converter_or_none(entry.type, dialect))
             for entry in entries
         }
         self.column_indexes = {name: at for at, name in enumerate(self.columns)}
@@ -381,7 +381,7 @@ def _build_row_builder(columns: Mapping[str, ResultColumn]) -> RowBuilder:
     return build
 
 
-def _result_converter(
+def _result_converter_or_none(
     column_type: TypeEngine[Any], dialect: Dialect
 ) -> Callable[[Any], Any] | None:
     """Return the function that converts the driver's values of a type, if one is needed."""
@@ -413,9 +413,9 @@ def is_in_parameter(
 ) -> ColumnElement[bool]:
     """Return SQL that is true if a key is in a list, which is a single parameter of any length."""
     if dialect == "sqlite":
-        each = func.json_each(bindparam(parameter_name, type_=JSON)).table_valued("value")
-        found: ColumnElement[bool] = key.in_(select(each.c.value))
-        return found
+        json_values = func.json_each(bindparam(parameter_name, type_=JSON)).table_valued("value")
+        condition: ColumnElement[bool] = key.in_(select(json_values.c.value))
+        return condition
     return cast(
         "ColumnElement[bool]", key == any_(bindparam(parameter_name, type_=ARRAY(element_type)))
     )
@@ -424,17 +424,17 @@ def is_in_parameter(
 def rows_from_parameter(dialect: str, parameter_name: str, columns: Sequence[str]) -> Subquery:
     """Return SQL for rows of integers with these columns; the parameter is a list of lists."""
     if dialect == "sqlite":
-        each = func.json_each(bindparam(parameter_name, type_=JSON)).table_valued("value")
+        json_values = func.json_each(bindparam(parameter_name, type_=JSON)).table_valued("value")
         texts = [f"json_extract(value, '$[{nth}]')" for nth in range(len(columns))]
     else:
-        each = func.jsonb_array_elements(bindparam(parameter_name, type_=JSONB)).table_valued(
-            "value"
-        )
+        json_values = func.jsonb_array_elements(
+            bindparam(parameter_name, type_=JSONB)
+        ).table_valued("value")
         texts = [f"cast(value ->> {nth} AS bigint)" for nth in range(len(columns))]
     values = zip(texts, columns, strict=True)
     return (
         select(*(literal_column(text, BIG_INTEGER).label(column) for text, column in values))
-        .select_from(each)
+        .select_from(json_values)
         .subquery(parameter_name)
     )
 

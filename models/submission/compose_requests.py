@@ -22,7 +22,7 @@ class ComposeRequest(UserOwnedRow, table=True):
 
     identity_id: OptionalInt64 = None  # also of an identity without a row
     mailbox_id: OptionalInt64 = None  # it may be deleted
-    written: dict[str, Any] = json_column(dict)  # the contents of the window, by field
+    content: dict[str, Any] = json_column(dict)  # the contents of the window, by field
     requested_by: str | None = None
     created_at: Timestamp
     expires_at: Timestamp = Field(sa_type=UtcDateTime, index=True)

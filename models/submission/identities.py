@@ -10,7 +10,7 @@ class Identity(UserOwnedRow, table=True):
 
     The id of one of the user's own addresses is the id of that address, so it follows a rename. Any
     other id is computed from user and address, so it is known before there is a row:
-    resolvers/submission/identities.py.
+    resolvers/submission/identities/loaders.py.
     """
 
     __tablename__ = "identities"
@@ -27,7 +27,7 @@ class Identity(UserOwnedRow, table=True):
     # with `domain`: normal form, mail/addresses/address_syntax.py
     local: str
     domain: str
-    shown: str  # the whole address as it is written
+    display_address: str  # the whole address as it is written
     name: str | None = None  # None: that of the address, or of the user
     preferred: bool = False  # the default identity; without such a row, the main address
     reply_to: str | None = None

@@ -120,7 +120,7 @@ class Submission(OptionallyOwnedRow, table=True):
     envid: str | None = None
     header_id: str | None = None
     ret: str | None = None  # RET (RFC 3461): FULL or HDRS; None: absent
-    ours: bool = False  # composed here: it is signed for the domain of its author
+    originates_here: bool = False  # composed here: it is signed for the domain of its author
     # End of the hold: a scheduled time or an undo window. Null if the submission is not held.
     release_at: OptionalTimestamp = None
     # The mailbox that the copy moves to from SCHEDULED when the hold ends; null: there is no copy.

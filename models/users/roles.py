@@ -42,6 +42,7 @@ class Scope(StrEnum):
     POP3 = "POP3"
     SMTP = "SMTP"
     SIEVE = "SIEVE"
+    SCIM = "SCIM"
 
 
 class AdminPermission(StrEnum):

@@ -119,10 +119,12 @@ def user_search_text_contains(dialect: str, part: str) -> ColumnElement[bool]:
     held: ColumnElement[bool] = col(User.words).contains(part, autoescape=True)
     if dialect == "sqlite":
         quoted = '"' + part.replace('"', '""') + '"'
-        found = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
+        matching_ids = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
         # unique: there may be others in the statement
-        given: BindParameter[str] = bindparam("part", quoted, unique=True)
-        return col(User.id).in_(found.bindparams(given).columns(rowid=BIG_INTEGER)) & held
+        parameter: BindParameter[str] = bindparam("part", quoted, unique=True)
+        return (
+            col(User.id).in_(matching_ids.bindparams(parameter).columns(rowid=BIG_INTEGER)) & held
+        )
     grams = sorted({part[at : at + TRIGRAM_LENGTH] for at in range(len(part) - TRIGRAM_LENGTH + 1)})
     indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))
     return indexed.contains(grams) & held
@@ -131,8 +133,8 @@ def user_search_text_contains(dialect: str, part: str) -> ColumnElement[bool]:
 def has_prefix(dialect: str, column: Any, prefix: str) -> ColumnElement[bool]:
     """Return SQL that is true if a column begins with a prefix, in the same case."""
     text = collate(column, "C") if dialect == "postgresql" else column
-    found: ColumnElement[bool] = (text >= prefix) & (text < prefix + LAST_CHARACTER)
-    return found
+    condition: ColumnElement[bool] = (text >= prefix) & (text < prefix + LAST_CHARACTER)
+    return condition
 
 
 def last_login_column(dialect: str) -> Label[datetime]:

@@ -93,7 +93,9 @@ class User(RowWithId, table=True):
     __table_args__ = (
         Index("ix_users_created_at", "created_at", "id"),
         Index("ix_users_used", "used", "id"),
-        Index("ix_users_of_domain", "domain_id", "username_key", "id"),
+        # with `active` and `suspended`: SCIM counts by them without reading the rows
+        Index("ix_users_of_domain", "domain_id", "username_key", "id", "active", "suspended"),
+        Index("ix_users_of_domain_by_update", "domain_id", "updated_at", "username_key", "id"),
         Index("ix_users_inactive", "username_key", "id", **_index_condition("NOT active")),
         Index("ix_users_suspended", "username_key", "id", **_index_condition("suspended")),
         Index("ix_users_staff", "role", "id", **_index_condition("role <> 'USER'")),
@@ -127,6 +129,7 @@ class User(RowWithId, table=True):
     second_factors: list[str] = json_column(list)  # those that are enabled: TOTP, WEBAUTHN, CUSTOM
     disabled_scopes: list[str] = json_column(list)  # of IMAP, POP3, SMTP
     webmail_access: bool = True  # can sign in for a token
+    allow_local: bool = False  # belongs to no directory: models/identity_providers.py
     permissions: list[str] = json_column(list)  # of a USER: models/users/roles.py
     admin_permissions: list[str] = json_column(list)  # of a DOMAIN_ADMIN
     # additional From addresses: addresses, domains, patterns
@@ -153,11 +156,11 @@ class User(RowWithId, table=True):
     # messages in the current hour; in this row, which each delivery updates anyway
     received: Int64 = 0
     received_until: OptionalTimestamp = None  # end of that hour
-    received_told_until: OptionalTimestamp = None  # no other notice about refused mail before
+    received_notified_until: OptionalTimestamp = None  # no other notice about refused mail before
     quota: OptionalInt64 = None  # bytes; None: the domain's, 0: unlimited
     used: Int64 = 0  # bytes
     # no other notice about a full quota before; None: no notice since storage reached a level
-    storage_told_until: OptionalTimestamp = None
+    storage_notified_until: OptionalTimestamp = None
     message_count: Int64 = 0
     uid_validity: Int64 = 0  # the last one of a mailbox; increases by at least one
     language: str | None = None
@@ -196,7 +199,7 @@ class Usage(SQLModel, table=True):
     kind: UsageKind = enum_column(UsageKind, primary_key=True)
     used: Int64 = 0
     until: datetime = Field(sa_type=UtcDateTime, index=True)
-    told_until: OptionalTimestamp = None  # no other notice before
+    notified_until: OptionalTimestamp = None  # no other notice before
 
 
 class DeletedUser(SQLModel, table=True):

@@ -51,14 +51,16 @@ def validate_autoreply(columns: Mapping[str, Any], path: Sequence[str]) -> dict[
     `addresses` is given.
     """
     problems = ErrorCollector()
-    values = autoreply_validation.validate_columns(columns, problems, path)
+    values = autoreply_validation.validate_autoreply_columns(columns, problems, path)
     with problems.collecting():
         if not columns:
             raise InvalidInput(
-                "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=path
+                "At least one field of the autoreply is required.",
+                constraint=ValidationConstraint.REQUIRED,
+                path=path,
             )
         if values.get("addresses"):
-            error_text = "an address answers for itself: only an account names addresses"
+            error_text = "The autoreply of an address can't have `addresses`."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.EXCLUSIVE, path=[*path, "addresses"]
             )
@@ -70,19 +72,19 @@ def require_forward_kind(kind: AddressKind, path: Sequence[str]) -> None:
     """Raise InvalidInput unless the kind is FORWARD, the only kind with an autoreply of its own."""
     if kind is not AddressKind.FORWARD:
         error_text = (
-            f"only a FORWARD answers by itself, not a {kind}; an account does by autoreplySet"
+            f"An address of the kind {kind} can't have an autoreply: the kind must be FORWARD."
         )
         raise InvalidInput(error_text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
 
 
-def set_new_autoreply(
+def set_autoreply_row_if_changed(
     autoreplies: AddressAutoreplies,
     address_id: int,
     columns: Mapping[str, Any],
     now: datetime,
     path: Sequence[str],
 ) -> None:
-    """Set columns of an address' autoreply, to be stored by `store_changes`.
+    """Set columns of an address' autoreply, to be stored by `store_changed_address_autoreplies`.
 
     Raises InvalidInput if the autoreply is enabled without a text.
     """
@@ -117,7 +119,9 @@ async def load_autoreplies_of_forwards(
     )
 
 
-async def store_changes(session: AsyncSession, autoreplies: AddressAutoreplies) -> None:
+async def store_changed_address_autoreplies(
+    session: AsyncSession, autoreplies: AddressAutoreplies
+) -> None:
     """Write the changed autoreplies and delete the ones marked for deletion."""
     await autoreply_validation.store_rows_and_forget_senders(
         session, autoreplies.new_rows, autoreplies.changed_columns

@@ -2,18 +2,23 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, false, func, select, tuple_, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import NormalizedAddress, normalized_address, validated_address
+from mail.addresses.address_syntax import (
+    NormalizedAddress,
+    normalize_and_validate_address,
+    normalized_address,
+)
 from mail.delivery.recipient_rewrites import checked_rule_address
 from models.addresses.rewrites import BccDirection, BccRule
 from models.addresses.tables import Address
 from models.auth.security_log import AuthEventAction
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import (
     Conflict,
     ErrorCollector,
@@ -28,19 +33,29 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.validation_constraints import ValidationConstraint
-from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.domains.loaders import DomainIdOrName, is_referenced_domain
+from resolvers.list_orders import list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
+from resolvers.sql_text import contains_text_sql
 
-CURSOR_KIND = "bcc-rules"
+
+class BccRuleOrder(StrEnum):
+    """The order of a list of BCC rules; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(BccRuleOrder)
 MAX_RULES_PER_DOMAIN = 1000  # rules of one domain
-RULE_EXISTS_TEXT = "there is such a rule already"
+RULE_EXISTS_TEXT = "A BCC rule for this address and direction already exists."
 SECURITY_LOG_FIELDS = ("bccTo", "direction", "active")  # what the security log tells of a rule
 
 
@@ -52,6 +67,14 @@ class NewBccRule:
     bcc_to: str
     direction: BccDirection
     active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BccRuleConditions:
+    """Conditions of a list of BCC rules; all must hold."""
+
+    query: str | None = None  # part of the matched address or of the address of the copies
+    domain: DomainIdOrName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +103,7 @@ def _select_visible_rules(
     ctx: Context, column_names: Collection[str] | None = None
 ) -> Select[*tuple[Any, ...]]:
     """Select the visible rules with `name`, the name of their domain."""
-    columns = None if column_names is None else {"id", "created_at", *column_names} - {"name"}
+    columns = None if column_names is None else {"id", *column_names} - {"name"}
     return (
         select(*select_columns(BccRule, columns), col(Domain.name).label("name"))
         .join(Domain, col(Domain.id) == col(BccRule.domain_id))
@@ -93,25 +116,43 @@ async def load_visible_rules_by_id(ctx: Context, ids: list[int]) -> list[ColumnR
     return await read_by_keys(ctx, _select_visible_rules(ctx), col(BccRule.id), ids)
 
 
-async def read_rule_page(
-    ctx: Context, page_request: PageRequest, columns: Collection[str]
+async def read_visible_bcc_rule_page(
+    ctx: Context,
+    conditions: BccRuleConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: BccRuleOrder = BccRuleOrder.CREATED_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the visible rules, the oldest first."""
-    sort_key = (col(BccRule.created_at), col(BccRule.id))
-    return await pagination.read_page(
-        ctx,
-        PageScan(_select_visible_rules(ctx, columns), page_request, sort_key, is_descending=False),
+    """Read a page of the visible rules. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    statement = _select_visible_rules(ctx, {list_order.column, *columns}).where(
+        *_filter_clauses(conditions)
     )
+    return await read_ordered_page(ctx, statement, BccRule, page_request, list_order)
 
 
-async def count_rules(ctx: Context) -> int:
-    """Count the visible rules."""
-    statement = select(func.count().label("many")).select_from(BccRule)
-    (row,) = await ctx.read(statement.where(_is_visible_rule(ctx)))
+async def count_visible_bcc_rules(ctx: Context, conditions: BccRuleConditions) -> int:
+    """Count the visible rules that meet the conditions."""
+    statement = _select_visible_rules(ctx, {"id"}).where(*_filter_clauses(conditions))
+    (row,) = await ctx.read(select(func.count().label("many")).select_from(statement.subquery()))
     return int(row.many)
 
 
-async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
+def _filter_clauses(conditions: BccRuleConditions) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses of a filter, for a select that joins the domains of the rules."""
+    clauses: list[ColumnElement[bool]] = []
+    if conditions.query:
+        matched_address = col(BccRule.local).concat("@").concat(col(Domain.name))
+        clauses.append(
+            contains_text_sql(matched_address, conditions.query)
+            | contains_text_sql(col(BccRule.bcc_to), conditions.query)
+        )
+    if conditions.domain is not None:
+        clauses.append(is_referenced_domain(conditions.domain))
+    return clauses
+
+
+async def create_bcc_rule(ctx: Context, new_rule: NewBccRule) -> int:
     """Create a BCC rule and return its id.
 
     Raises InvalidInput if an address is not allowed, NotFound if the viewer does not administer
@@ -123,7 +164,7 @@ async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
     with problems.collecting():
         matched_address = checked_rule_address(new_rule.match, path="match")
     with problems.collecting():
-        bcc_to = validated_address(new_rule.bcc_to, path="bccTo")
+        bcc_to = normalize_and_validate_address(new_rule.bcc_to, path="bccTo")
     problems.raise_collected()
     domain = await _require_visible_domain_of_match(ctx, matched_address)
     _refuse_self_copy(matched_address, domain.name, bcc_to)
@@ -144,21 +185,23 @@ async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
     ) as session:  # rules are made one after another
         await _require_domain_not_reassigned(ctx, matched_address, domain)
         await require_role_to_administer_owner(ctx, matched_address, ["match"])
-        await _require_room_for_rules(ctx, domain, 1)
+        await _require_below_rule_limit(ctx, domain, 1)
         await _require_rule_keys_free(ctx, [], {(rule.direction, rule.domain_id, rule.local): 0})
         session.add(rule)
         await session.flush()
-        values_after = _audit_log_values(await _require_visible_rules(ctx, [rule_id]))[rule_id]
-        await _record_domains_changed(ctx, session, {domain.id})
+        values_after = _audit_log_values_by_rule(await _require_visible_rules(ctx, [rule_id]))[
+            rule_id
+        ]
+        await _journal_domain_changes(ctx, session, {domain.id})
         entry = NewAuditLogEntry("bccRuleCreate", "BccRule", rule_id, domain.id, None, values_after)
-        await _write_admin_and_security_logs(ctx, session, [entry], [values_after["match"]])
+        await _write_audit_and_security_logs(ctx, session, [entry], [values_after["match"]])
     return rule_id
 
 
-async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges) -> None:
+async def update_bcc_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges) -> None:
     """Change BCC rules, all or none, and make the viewer their maker.
 
-    Raises Conflict if two rules would match the same mail, and the errors of `create_rule`.
+    Raises Conflict if two rules would match the same mail, and the errors of `create_bcc_rule`.
     """
     problems = ErrorCollector()
     matched_address = None
@@ -168,7 +211,7 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
             matched_address = checked_rule_address(changes.match, path="match")
     with problems.collecting():
         if changes.bcc_to is not None:
-            columns["bcc_to"] = validated_address(changes.bcc_to, path="bccTo")
+            columns["bcc_to"] = normalize_and_validate_address(changes.bcc_to, path="bccTo")
     problems.raise_collected()
     domain = (
         await _require_visible_domain_of_match(ctx, matched_address) if matched_address else None
@@ -182,7 +225,9 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
     columns |= {column: value for column, value in optional_columns.items() if value is not None}
     if not columns:
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)} | (
         {domain.id} if domain else set()
@@ -196,11 +241,11 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
         statement = update(BccRule).where(col(BccRule.id).in_(ids))
         columns |= {**maker_columns(ctx), "updated_at": ctx.environment.now()}
         await connection.execute(statement.values(**columns))
-        values_after = _audit_log_values(await _require_visible_rules(ctx, ids))
-        await _record_domains_changed(ctx, session, domain_ids)
+        values_after = _audit_log_values_by_rule(await _require_visible_rules(ctx, ids))
+        await _journal_domain_changes(ctx, session, domain_ids)
         logged_changes = _values_before_and_after(before, values_after)
         entries = [_log_entry_of_update(row, *pair) for row, pair in logged_changes]
-        await _write_admin_and_security_logs(
+        await _write_audit_and_security_logs(
             ctx,
             session,
             entries,
@@ -208,8 +253,11 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
         )
 
 
-async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete BCC rules, all or none. Raises the errors of `create_rule` for a rule's address."""
+async def delete_bcc_rules(ctx: Context, ids: Sequence[int]) -> None:
+    """Delete BCC rules, all or none.
+
+    Raises the errors of `create_bcc_rule` for a rule's address.
+    """
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = await _require_visible_rules(ctx, ids)
@@ -220,20 +268,20 @@ async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
                 )
         connection = await session.connection()
         await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
-        await _record_domains_changed(ctx, session, domain_ids)
-        values_before = _audit_log_values(rows)
+        await _journal_domain_changes(ctx, session, domain_ids)
+        values_before = _audit_log_values_by_rule(rows)
         entries = [
             NewAuditLogEntry(
                 "bccRuleDelete", "BccRule", row.id, row.domain_id, values_before[row.id]
             )
             for row in rows
         ]
-        await _write_admin_and_security_logs(
+        await _write_audit_and_security_logs(
             ctx, session, entries, *([values_before[row.id]["match"]] for row in rows)
         )
 
 
-async def _write_admin_and_security_logs(
+async def _write_audit_and_security_logs(
     ctx: Context,
     session: AsyncSession,
     entries: Sequence[NewAuditLogEntry],
@@ -244,12 +292,12 @@ async def _write_admin_and_security_logs(
     `rule_matches` holds, for each entry, the address patterns of its rule before and after the
     change.
     """
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
     entries_and_matches = zip(entries, rule_matches, strict=True)
     entries_by_address = {
-        normalized_address(text): one
-        for one, of in entries_and_matches
-        for text in of
+        normalized_address(text): entry
+        for entry, match in entries_and_matches
+        for text in match
         if not text.startswith("@")
     }
     if not entries_by_address:
@@ -275,7 +323,7 @@ async def _write_admin_and_security_logs(
             event = NewSecurityEvent(
                 action, row.user_id, target=str(entry.target_id), detail=detail
             )
-            await security_log.log_event(ctx, inner, event)
+            await security_log.log_event_and_queue_notice(ctx, inner, event)
 
 
 async def _require_visible_domain_of_match(
@@ -285,8 +333,8 @@ async def _require_visible_domain_of_match(
 
     Raises NotFound if the viewer can't see the domain.
     """
-    alias_statement = select(col(AliasDomain.domain_id)).where(
-        col(AliasDomain.alias) == matched_address.domain
+    alias_statement = select(col(DomainAlias.domain_id)).where(
+        col(DomainAlias.alias) == matched_address.domain
     )
     has_name = (col(Domain.name) == matched_address.domain) | col(Domain.id).in_(alias_statement)
     statement = select(col(Domain.id), col(Domain.name)).where(
@@ -316,17 +364,19 @@ async def _require_visible_rules(ctx: Context, ids: Sequence[int]) -> list[Colum
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput(
-            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+            "At least one BCC rule is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["ids"],
         )
     return list(rows.values())
 
 
-async def _require_room_for_rules(ctx: Context, domain: ColumnRow, additional_count: int) -> None:
+async def _require_below_rule_limit(ctx: Context, domain: ColumnRow, additional_count: int) -> None:
     """Raise LimitReached if the domain can't have this number of additional rules."""
     statement = select(func.count().label("many")).where(col(BccRule.domain_id) == domain.id)
     (counted,) = await ctx.read(statement)
     if counted.many + additional_count > MAX_RULES_PER_DOMAIN:
-        text = f"a domain has at most {MAX_RULES_PER_DOMAIN} rules"
+        text = f"A domain has at most {MAX_RULES_PER_DOMAIN:,} BCC rules."
         raise LimitReached(text, limit=MAX_RULES_PER_DOMAIN, used=counted.many, path=["match"])
 
 
@@ -384,7 +434,7 @@ async def _validate_changed_rules(
     if {"direction", "local"} & set(columns):
         await _require_rule_keys_free(ctx, [row.id for row in rules], index_by_key)
     if new_domain:
-        await _require_room_for_rules(
+        await _require_below_rule_limit(
             ctx, new_domain, sum(row.domain_id != new_domain.id for row in rules)
         )
 
@@ -399,11 +449,11 @@ def _refuse_self_copy(
         and bcc_address.local_part == matched_address.local_part
         and bcc_address.domain in (matched_address.domain, domain_name)
     ):
-        text = "that is the address itself"
+        text = "The address `bccTo` must differ from the address of the rule."
         raise InvalidInput(text, constraint=ValidationConstraint.SELF, path=["bccTo"], index=index)
 
 
-def _audit_log_values(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
+def _audit_log_values_by_rule(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
     """Return the values of rules for the admin log, by rule id."""
     return {
         row.id: {
@@ -420,7 +470,7 @@ def _values_before_and_after(
     rules: Sequence[ColumnRow], values_after: Mapping[int, dict[str, Any]]
 ) -> list[tuple[ColumnRow, tuple[dict[str, Any], dict[str, Any]]]]:
     """Pair each rule with its admin log values before and after the change."""
-    values_before = _audit_log_values(rules)
+    values_before = _audit_log_values_by_rule(rules)
     return [(row, (values_before[row.id], values_after[row.id])) for row in rules]
 
 
@@ -437,7 +487,7 @@ def _log_entry_of_update(
     )
 
 
-async def _record_domains_changed(
+async def _journal_domain_changes(
     ctx: Context, session: AsyncSession, domain_ids: Collection[int]
 ) -> None:
     """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select, func, null, select, union, union_all
 from sqlmodel import col
 
-from mail.recipients.contacts import contact_key
+from mail.recipients.contacts import contact_key_or_none
 from models.addresses.tables import Address, Contact
 from models.domains.tables import Domain
 from models.errors import InvalidInput
@@ -15,7 +15,7 @@ from models.store.keyset_pages import MAX_PAGE_SIZE
 from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import is_visible
+from resolvers.access import is_own_or_shared
 from resolvers.context import Context
 from resolvers.pagination import read_union
 
@@ -47,7 +47,7 @@ async def load_visible_contacts_by_id(ctx: Context, ids: list[int]) -> list[Colu
     An id is that of a contact of the viewer, or that of the main address of a colleague.
     """
     contact_statement = select(*CONTACT_COLUMNS).where(
-        is_visible(ctx, Contact), col(Contact.id).in_(ids)
+        is_own_or_shared(ctx, Contact), col(Contact.id).in_(ids)
     )
     colleague_statement = _select_colleagues(ctx).where(col(Address.id).in_(ids))
     union_statement: Select[*tuple[Any, ...]] = select(
@@ -71,7 +71,7 @@ def _select_colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
         select(
             col(Address.id).label("id"),
             func.coalesce(col(Address.name), col(User.name)).label("name"),
-            col(Address.shown).label("address"),
+            col(Address.display_address).label("address"),
             null().label("last_used_at"),
         )
         .join(User, col(User.id) == col(Address.user_id))
@@ -85,19 +85,21 @@ def _select_colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
     )
 
 
-def validate_search(query: str, limit: int) -> tuple[str, int]:
+def validated_query_and_limit(query: str, limit: int) -> tuple[str, int]:
     """Return the trimmed query and the limit. Raises InvalidInput if one is not allowed."""
     if len(query) > MAX_QUERY_LENGTH:
-        error_text = f"at most {MAX_QUERY_LENGTH} characters"
+        error_text = f"The search text has at most {MAX_QUERY_LENGTH} characters."
         raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["query"])
     if not 0 < limit <= MAX_PAGE_SIZE:
         raise InvalidInput(
-            f"from 1 to {MAX_PAGE_SIZE}", constraint=ValidationConstraint.RANGE, path=["first"]
+            f"Must be from 1 to {MAX_PAGE_SIZE}.",
+            constraint=ValidationConstraint.RANGE,
+            path=["first"],
         )
     return query.strip(), limit
 
 
-async def load_contacts_by_search(
+async def load_contacts_and_colleagues_by_search(
     ctx: Context, searches: list[ContactSearch]
 ) -> list[list[ColumnRow]]:
     """Load the contacts of each search, the last used first, and then colleagues.
@@ -119,11 +121,11 @@ async def load_contacts_by_search(
     colleagues_by_search = dict(zip(own_searches, colleague_rows, strict=True))
     results = []
     for search, rows in zip(searches, contact_rows, strict=True):
-        known_keys = {contact_key(row.address) for row in rows}
+        known_keys = {contact_key_or_none(row.address) for row in rows}
         new_colleagues = [
             row
             for row in colleagues_by_search.get(search, ())
-            if contact_key(row.address) not in known_keys
+            if contact_key_or_none(row.address) not in known_keys
         ]
         results.append([*rows[::-1], *new_colleagues][: search.limit])
     return results
@@ -137,17 +139,17 @@ def _select_colleagues_of_search(ctx: Context, search: ContactSearch) -> Select[
         statement = statement.where(user_search_text_contains(dialect, query_part))
     elif query_part:
         statement = statement.where(has_prefix(dialect, col(Address.local), query_part))
-    return statement.order_by(col(Address.shown)).limit(search.limit)
+    return statement.order_by(col(Address.display_address)).limit(search.limit)
 
 
 def _select_contacts_of_search(ctx: Context, search: ContactSearch) -> Select[*tuple[Any, ...]]:
     """Select the contacts that a search finds, the last used first."""
     dialect, is_of_user = ctx.environment.database.dialect, col(Contact.user_id) == search.user_id
-    statement = select(*CONTACT_COLUMNS).where(is_of_user, is_visible(ctx, Contact))
+    statement = select(*CONTACT_COLUMNS).where(is_of_user, is_own_or_shared(ctx, Contact))
     if search.query:
         # two ranges of indexes: an OR would read all of the account
         id_statement = select(col(Contact.id))
-        name_matches = has_prefix(dialect, col(Contact.called), search.query.casefold())
+        name_matches = has_prefix(dialect, col(Contact.folded_name), search.query.casefold())
         address_matches = has_prefix(dialect, col(Contact.key), search.query.casefold())
         statement = statement.where(
             col(Contact.id).in_(

@@ -23,7 +23,7 @@ class AddressChangeDetails:
     streams_by_user: Mapping[int, Collection[int]] = field(default_factory=dict)
 
 
-async def record_address_changes(
+async def journal_address_changes(
     ctx: Context, session: AsyncSession, addresses: Iterable[Any], details: AddressChangeDetails
 ) -> None:
     """Record changed addresses in the streams of their users and domains.

@@ -11,9 +11,9 @@ from sqlalchemy import literal as plain
 from sqlmodel import col
 
 from mail.addresses.address_syntax import normalized_address
-from mail.recipients.address_resolution import resolve_address
+from mail.recipients.address_resolution import require_receiving_address_row
 from models.addresses.tables import Address, AddressKind
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import InvalidInput, NotFound, check_count_from_one_to_limit
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -24,8 +24,13 @@ from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName, is_referenced_domain
-from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
-from resolvers.pagination import PageScan, read_union
+from resolvers.list_orders import (
+    OwnerPageKey,
+    SortColumn,
+    list_orders,
+    read_list_pages,
+    read_ordered_page,
+)
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql, equals_ignoring_case_sql
 
 MAX_TAGS = 100  # per filter
@@ -44,7 +49,7 @@ _SORT_COLUMNS = {
     "ADDRESS": SortColumn("local", str),
     "CREATED": SortColumn("created_at", datetime),
 }
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in AddressOrder}
+LIST_ORDERS = list_orders(AddressOrder, _SORT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +77,11 @@ class AddressConditions:
 
 
 @dataclass(frozen=True, slots=True)
-class AddressPageKey:
-    """A page of one user's addresses, ordered by their normal form."""
+class AddressPageKey(OwnerPageKey):
+    """A page of one user's addresses that meet the conditions."""
 
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
-    query: str | None = None
-    temporary: bool = False  # only temporary addresses
+    conditions: AddressConditions = AddressConditions()
+    is_temporary: bool = False  # only temporary addresses that have not expired
 
 
 def is_visible_address(ctx: Context) -> ColumnElement[bool]:
@@ -109,6 +111,16 @@ async def load_visible_addresses_by_text(
 
     The domain part can be the name of a domain or of an alias domain.
     """
+    return await load_addresses_by_text(ctx, texts, is_visible_address(ctx))
+
+
+async def load_addresses_by_text(
+    ctx: Context, texts: Sequence[str], condition: ColumnElement[bool]
+) -> list[ColumnRow | None]:
+    """Load the addresses that meet a condition by their text. None if no address fits.
+
+    See `load_visible_addresses_by_text`.
+    """
     normal_forms = [
         normalized_address(f"*{text}" if text.startswith("@") else text) for text in texts
     ]
@@ -116,30 +128,30 @@ async def load_visible_addresses_by_text(
         col(Domain.name).label("called"), col(Domain.id).label("id"), plain(0).label("far")
     )
     alias_names: Select[*tuple[Any, ...]] = select(
-        col(AliasDomain.alias), col(AliasDomain.domain_id), plain(1)
+        col(DomainAlias.alias), col(DomainAlias.domain_id), plain(1)
     )
     domain_parts = [normal_form.domain for normal_form in normal_forms]
     domain_ids_by_name = union_all(
         domain_names.where(col(Domain.name).in_(domain_parts)),
-        alias_names.where(col(AliasDomain.alias).in_(domain_parts)),
+        alias_names.where(col(DomainAlias.alias).in_(domain_parts)),
     ).subquery()
     statement = (
         select(*select_columns(Address), domain_ids_by_name.c.called, domain_ids_by_name.c.far)
         .outerjoin(domain_ids_by_name, domain_ids_by_name.c.id == col(Address.domain_id))
         .where(
-            col(Address.local).in_([one.local_part for one in normal_forms]),
+            col(Address.local).in_([form.local_part for form in normal_forms]),
             or_(domain_ids_by_name.c.id.is_not(None), col(Address.domain_id).is_(None)),
-            is_visible_address(ctx),
+            condition,
         )
         .order_by(
             domain_ids_by_name.c.far.desc()
         )  # the row of the domain itself overwrites that of an alias domain
     )
     rows = {(row.local, row.called or "*"): row for row in await ctx.read(statement)}
-    return [rows.get((one.local_part, one.domain)) for one in normal_forms]
+    return [rows.get((form.local_part, form.domain)) for form in normal_forms]
 
 
-async def load_referenced_addresses(
+async def require_visible_referenced_addresses(
     ctx: Context, refs: Sequence[AddressIdOrText], *, path: str = "addresses"
 ) -> list[ColumnRow]:
     """Load the referenced addresses in the order of the references, each once.
@@ -148,7 +160,9 @@ async def load_referenced_addresses(
     address that the viewer can't see.
     """
     limit = ctx.environment.options.bulk_max_items
-    check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} addresses", path=[path])
+    check_count_from_one_to_limit(
+        len(refs), limit, f"From 1 to {limit:,} addresses are required.", path=[path]
+    )
     ids = [ref.id for ref in refs if ref.id is not None]
     texts = [ref.address for ref in refs if ref.id is None]
     by_id = dict(zip(ids, await load_visible_addresses_by_id(ctx, ids), strict=True)) if ids else {}
@@ -166,19 +180,19 @@ async def load_referenced_addresses(
     return list(rows_by_id.values())
 
 
-async def find_receiving_address(ctx: Context, address: str) -> ColumnRow | None:
+async def find_visible_receiving_address(ctx: Context, address: str) -> ColumnRow | None:
     """Return the address record that receives mail for this address.
 
     Returns None if there is none or the viewer can't see it.
     """
     try:
-        row = await resolve_address(ctx.environment, address)
+        row = await require_receiving_address_row(ctx.environment, address)
     except NotFound:
         return None
     return await ctx.load(load_visible_addresses_by_id, row.id)
 
 
-async def read_address_page(
+async def read_visible_address_page(
     ctx: Context,
     conditions: AddressConditions,
     page_request: PageRequest,
@@ -188,22 +202,28 @@ async def read_address_page(
     """Read a page of the visible addresses. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]
     statement = select(*select_columns(Address, {"id", list_order.column, *columns})).where(
-        *_where_clauses(ctx, conditions)
+        *_visible_and_filtered_address_clauses(ctx, conditions)
     )
     return await read_ordered_page(ctx, statement, Address, page_request, list_order)
 
 
 async def count_visible_addresses(ctx: Context, conditions: AddressConditions) -> int:
     """Count the visible addresses that meet the conditions."""
-    statement = select(func.count()).select_from(Address).where(*_where_clauses(ctx, conditions))
+    statement = (
+        select(func.count())
+        .select_from(Address)
+        .where(*_visible_and_filtered_address_clauses(ctx, conditions))
+    )
     (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-def _where_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElement[bool]]:
+def _visible_and_filtered_address_clauses(
+    ctx: Context, conditions: AddressConditions
+) -> list[ColumnElement[bool]]:
     clauses = [is_visible_address(ctx), *_tag_clauses(ctx, conditions)]
     if conditions.query:
-        clauses.append(contains_text_sql(col(Address.shown), conditions.query))
+        clauses.append(contains_text_sql(col(Address.display_address), conditions.query))
     if conditions.forward:
         dialect = ctx.environment.database.dialect
         clauses.append(
@@ -233,7 +253,9 @@ def _tag_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnElem
     for name, terms in (("tags", conditions.tags), ("requiredTags", conditions.required_tags)):
         if len(terms or ()) > MAX_TAGS:
             raise InvalidInput(
-                f"at most {MAX_TAGS}", constraint=ValidationConstraint.MAX, path=["filter", name]
+                f"At most {MAX_TAGS} tags are allowed.",
+                constraint=ValidationConstraint.MAX,
+                path=["filter", name],
             )
     if () in (conditions.tags, conditions.required_tags):
         return [false()]
@@ -261,38 +283,30 @@ async def load_visible_main_addresses_by_user(
     return await pagination.read_by_keys(ctx, statement, col(Address.user_id), user_ids)
 
 
-def _page_clauses(ctx: Context, page_key: AddressPageKey) -> list[ColumnElement[bool]]:
-    clauses = [col(Address.user_id) == page_key.user_id, is_visible_address(ctx)]
-    if page_key.temporary:
+def _select_of_page(
+    ctx: Context, page_key: AddressPageKey, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    clauses = _visible_and_filtered_address_clauses(ctx, page_key.conditions)
+    if page_key.is_temporary:
         clauses.append(_is_unexpired_temporary_address(ctx))
-    return (
-        [*clauses, contains_text_sql(col(Address.shown), page_key.query)]
-        if page_key.query
-        else clauses
+    return select(*select_columns(Address, columns)).where(
+        col(Address.user_id) == page_key.owner_id, *clauses
     )
 
 
-async def load_address_pages_by_user(
+async def load_visible_address_pages_by_user(
     ctx: Context, page_keys: list[AddressPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of users' addresses, each in reading order."""
-    columns = frozenset({"id", "local"}).union(*(key.columns for key in page_keys))
-    sort_key = (col(Address.local), col(Address.id))
-    scans = []
-    for page_key in page_keys:
-        statement = select(*select_columns(Address, columns)).where(*_page_clauses(ctx, page_key))
-        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=False))
-    return await pagination.read_pages(ctx, scans)
+    """Load pages of users' addresses. Raises InvalidInput for a cursor of another order."""
+    return await read_list_pages(ctx, Address, page_keys, _select_of_page)
 
 
-async def count_addresses_by_user(ctx: Context, page_keys: list[AddressPageKey]) -> list[int]:
+async def count_visible_addresses_by_user(
+    ctx: Context, page_keys: list[AddressPageKey]
+) -> list[int]:
     """Count the addresses of each list, in the given order."""
-    count = func.count().label("many")
-    statements = [
-        select(count).select_from(Address).where(*_page_clauses(ctx, page_key))
-        for page_key in page_keys
-    ]
-    return [row.many for (row,) in await read_union(ctx, statements)]
+    statements = [_select_of_page(ctx, key, {"id"}) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
 
 
 async def count_visible_unexpired_temporary_addresses_by_user(

@@ -21,7 +21,7 @@ from resolvers.context import Context
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.quota.quota_allocation import (
     effective_quota,
-    reallocate_quotas,
+    reallocate_quotas_or_raise,
     require_user_slot,
 )
 
@@ -42,7 +42,7 @@ async def find_main_address(ctx: Context, user_id: int) -> ColumnRow | None:
     )
 
 
-async def set_main_address(
+async def set_main_address_and_user_domain(
     ctx: Context, session: AsyncSession, user: ColumnRow, address: Any, path: Sequence[str]
 ) -> MainAddressChange:
     """Make an address the main address of its user.
@@ -59,28 +59,28 @@ async def set_main_address(
         changed.former_rows.append(former)
     statement = update(Address).where(col(Address.id) == address.id)
     await connection.execute(statement.values(main=True, updated_at=now))
-    await update_user_for_main_address(ctx, session, user, address, path)
+    await update_user_search_words_and_domain(ctx, session, user, address, path)
     changed.streams_by_user[user.id] = {user.domain_id or PLATFORM, address.domain_id or PLATFORM}
     return changed
 
 
-async def update_user_for_main_address(
+async def update_user_search_words_and_domain(
     ctx: Context, session: AsyncSession, user: ColumnRow, address: Any, path: Sequence[str]
 ) -> None:
     """Update the user's search words and domain to match the main address.
 
-    Raises Forbidden or LimitReached as `set_main_address`.
+    Raises Forbidden or LimitReached as `set_main_address_and_user_domain`.
     """
-    search_words = search_text(user.username, user.name, address.shown)
+    search_words = search_text(user.username, user.name, address.display_address)
     values = {"words": search_words, "updated_at": ctx.environment.now()}
     if address.domain_id != user.domain_id:
-        await _check_and_count_domain_move(ctx, session, user, address.domain_id, path)
+        await _check_domain_move_and_update_counters(ctx, session, user, address.domain_id, path)
         values["domain_id"] = address.domain_id
     statement = update(User).where(col(User.id) == user.id)
     await (await session.connection()).execute(statement.values(**values))
 
 
-async def _check_and_count_domain_move(
+async def _check_domain_move_and_update_counters(
     ctx: Context, session: AsyncSession, user: ColumnRow, new_domain_id: int, path: Sequence[str]
 ) -> None:
     """Count the user in the new domain and no longer in the former one.
@@ -92,14 +92,14 @@ async def _check_and_count_domain_move(
     administers_both = {user.domain_id, new_domain_id} <= viewer.administered_domains
     if not (administers_both or viewer.role.includes(Role.ADMIN)):
         required_role = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
-        message = f"to move an account to another domain needs the role {required_role}"
+        message = f"Requires the role {required_role} to move a user to another domain."
         raise Forbidden(message, requires=required_role, path=path)
     await session.flush()
     domain = require_found(
         await session.get(Domain, new_domain_id, populate_existing=True), str(new_domain_id)
     )
     require_user_slot(domain, path=path)
-    reallocate_quotas(
+    reallocate_quotas_or_raise(
         ctx.environment,
         domain,
         [],

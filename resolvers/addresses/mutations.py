@@ -31,8 +31,8 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.autoreplies import AddressAutoreplies
-from resolvers.addresses.events import AddressChangeDetails, record_address_changes
-from resolvers.addresses.loaders import AddressIdOrText, load_referenced_addresses
+from resolvers.addresses.events import AddressChangeDetails, journal_address_changes
+from resolvers.addresses.loaders import AddressIdOrText, require_visible_referenced_addresses
 from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.targets import (
     TargetsWithRelayPasswords,
@@ -43,19 +43,21 @@ from resolvers.addresses.targets import (
 from resolvers.addresses.validation import (
     ALL_DOMAINS_SIGN,
     can_be_main,
-    check_column_combinations,
+    collect_column_combination_errors,
+    validate_address_columns,
     validate_address_text,
-    validate_columns,
 )
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
-from resolvers.users.selection import load_managed_user
+from resolvers.users.limit_values import limit_or_none
+from resolvers.users.selection import require_managed_user
 from resolvers.users.validation import schema_name
+from resolvers.viewer import GuardRule
 
-ADDRESS_TAKEN_TEXT = "the address is taken"
+ADDRESS_TAKEN_TEXT = "The address already exists."
 AUTOREPLY_PATH = ("autoreply",)  # its place in the input
 AUDIT_LOG_COLUMNS = (
     "kind",
@@ -93,10 +95,8 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         display_name = validate_address_text(
             new_address.address, allows_wildcard=new_address.wildcard
         )
-    values, forward_targets_of_input = (
-        validate_columns(new_address.columns, problems),
-        TargetsWithRelayPasswords(),
-    )
+    values = validate_address_columns(new_address.columns, problems)
+    forward_targets_of_input = TargetsWithRelayPasswords()
     with problems.collecting():
         forward_targets_of_input = validate_forward_targets(
             ctx, new_address.forward_to, {}, ["forwardTo"]
@@ -105,49 +105,70 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         AddressKind.FORWARD if new_address.user_id is None else AddressKind.MAILBOX
     )
     now, address_id = ctx.environment.now(), ctx.environment.new_id()
-    _check_kind_and_expiry(kind, new_address.user_id, values.get("expires_at"), now, problems)
+    _collect_kind_and_expiry_errors(
+        kind, new_address.user_id, values.get("expires_at"), now, problems
+    )
     local, domain_name = normalized_address(display_name)
-    draft_address = SimpleNamespace(
-        id=address_id,
-        local=local,
-        domain_id=None
-        if domain_name == ALL_DOMAINS_SIGN
-        else address_id,  # some domain: it is not looked for yet
-        kind=kind,
-        forward_to=forward_targets_of_input.shown_targets,
-        forwards_per_day=values.get("forwards_per_day"),
-        expires_at=values.get("expires_at"),
-        main=new_address.main,
-    )
-    check_column_combinations(
-        draft_address, problems, spam_filter_learns=bool(ctx.environment.options.rspamd_learn_url)
-    )
-    address_autoreplies = AddressAutoreplies()
-    if new_address.autoreply is not None:
-        with problems.collecting():
-            _set_validated_autoreply(address_autoreplies, draft_address, new_address.autoreply, now)
-            values["answers"] = address_autoreplies.is_enabled(address_id)
-    problems.raise_collected()
     address = Address(
         id=address_id,
         local=local,
-        shown=display_name,
+        display_address=display_name,
         kind=kind,
         user_id=new_address.user_id,
         forward_to=list(forward_targets_of_input.shown_targets),
-        relays=forward_targets.encrypt_relay_urls(
+        relays=forward_targets.encrypt_relay_urls_if_any(
             ctx.environment, address_id, forward_targets_of_input.relays_with_password
         ),
         created_at=now,
         updated_at=now,
         **values,
     )
+    address_autoreplies = _collect_combination_errors_set_autoreply(
+        ctx, new_address, address, domain_name, problems
+    )
+    problems.raise_collected()
     return await insert_address(
         ctx, address, domain_name, is_main=new_address.main, address_autoreplies=address_autoreplies
     )
 
 
-def _check_kind_and_expiry(
+def _collect_combination_errors_set_autoreply(
+    ctx: Context,
+    new_address: NewAddress,
+    address: Address,
+    domain_name: str,
+    problems: ErrorCollector,
+) -> AddressAutoreplies:
+    """Add an error to `problems` for values that exclude each other; set `Address.answers`.
+
+    Returns the autoreply of the address, if the input has one.
+    """
+    draft_address = SimpleNamespace(
+        id=address.id,
+        local=address.local,
+        domain_id=None
+        if domain_name == ALL_DOMAINS_SIGN
+        else address.id,  # some domain: it is not looked for yet
+        kind=address.kind,
+        forward_to=address.forward_to,
+        forwards_per_day=address.forwards_per_day,
+        expires_at=address.expires_at,
+        main=new_address.main,
+    )
+    collect_column_combination_errors(
+        draft_address, problems, spam_filter_learns=bool(ctx.environment.options.rspamd_learn_url)
+    )
+    address_autoreplies = AddressAutoreplies()
+    if new_address.autoreply is not None:
+        with problems.collecting():
+            _set_validated_autoreply(
+                address_autoreplies, draft_address, new_address.autoreply, address.created_at
+            )
+            address.answers = address_autoreplies.is_enabled(address.id)
+    return address_autoreplies
+
+
+def _collect_kind_and_expiry_errors(
     kind: AddressKind,
     user_id: int | None,
     expires_at: datetime | None,
@@ -157,12 +178,14 @@ def _check_kind_and_expiry(
     """Add an error to `problems` if the kind does not fit the user, or the address has expired."""
     with problems.collecting():
         if (kind is AddressKind.MAILBOX) is (user_id is None):
-            error_text = "a MAILBOX has a user, and nothing else has"
+            error_text = "An address must have a user if its kind is MAILBOX, and none otherwise."
             raise InvalidInput(error_text, constraint=ValidationConstraint.REQUIRED, path=["user"])
     with problems.collecting():
         if expires_at and expires_at <= now:
             raise InvalidInput(
-                "that is over already", constraint=ValidationConstraint.MIN, path=["expiresAt"]
+                "The expiry time must be in the future.",
+                constraint=ValidationConstraint.MIN,
+                path=["expiresAt"],
             )
 
 
@@ -175,9 +198,20 @@ def _set_validated_autoreply(
     """
     autoreplies.require_forward_kind(address.kind, AUTOREPLY_PATH)
     autoreply_columns = autoreplies.validate_autoreply(columns, AUTOREPLY_PATH)
-    autoreplies.set_new_autoreply(
+    autoreplies.set_autoreply_row_if_changed(
         address_autoreplies, address.id, autoreply_columns, now, AUTOREPLY_PATH
     )
+
+
+async def _reload_user_in_same_domain(ctx: Context, user: ColumnRow) -> ColumnRow:
+    """Load the user again. Raises Conflict if the user has moved to another domain."""
+    reloaded_user = await require_managed_user(ctx, user.id)
+    if reloaded_user.domain_id != user.domain_id:
+        raise Conflict(
+            "Another request moved the user to another domain at the same time: retry.",
+            path=["user"],
+        )
+    return reloaded_user
 
 
 async def insert_address(
@@ -193,7 +227,7 @@ async def insert_address(
     Makes it the main address of its user if `is_main` is set or the user has none. Raises
     NotFound, Forbidden, Conflict or LimitReached.
     """
-    user = None if address.user_id is None else await load_managed_user(ctx, address.user_id)
+    user = None if address.user_id is None else await require_managed_user(ctx, address.user_id)
     domain_before = (
         None
         if domain_name == ALL_DOMAINS_SIGN
@@ -204,10 +238,8 @@ async def insert_address(
     try:
         async with ctx.write_session(*stream_ids) as session:
             if user is not None:
-                domain_id_before, user = user.domain_id, await load_managed_user(ctx, user.id)
-                if user.domain_id != domain_id_before:
-                    raise Conflict("the account has moved meanwhile", path=["user"])
-            domain = await _lock_domain_unless_all_domains(ctx, session, domain_name)
+                user = await _reload_user_in_same_domain(ctx, user)
+            domain = await _lock_or_create_domain_unless_for_all(ctx, session, domain_name)
             address.domain_id = domain.id if domain else None
             refuse_self_forward(
                 address, await load_alias_names_by_domain(ctx, [address.domain_id]), ["forwardTo"]
@@ -219,22 +251,22 @@ async def insert_address(
             session.add(address)
             await session.flush()
             if address_autoreplies:
-                await autoreplies.store_changes(session, address_autoreplies)
+                await autoreplies.store_changed_address_autoreplies(session, address_autoreplies)
             main_change = MainAddressChange()
             if user is not None:
                 main_change = await _set_main_address_if_needed(
                     ctx, session, user, address, is_requested=is_main
                 )
-            await record_address_changes(
+            await journal_address_changes(
                 ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
             )
-            await record_address_changes(
+            await journal_address_changes(
                 ctx,
                 session,
                 main_change.former_rows,
                 AddressChangeDetails(streams_by_user=main_change.streams_by_user),
             )
-            await _log_created_address(
+            await _write_audit_log_of_created_address(
                 ctx, session, address, user.username if user else None, address_autoreplies
             )
     except IntegrityError as clash:  # another writer inserted the same address first
@@ -249,12 +281,14 @@ async def _set_main_address_if_needed(
     is_first_main = can_be_main(address) and not await main_address.find_main_address(ctx, user.id)
     if not (is_requested or is_first_main):
         return MainAddressChange()
-    main_change = await main_address.set_main_address(ctx, session, user, address, ["main"])
+    main_change = await main_address.set_main_address_and_user_domain(
+        ctx, session, user, address, ["main"]
+    )
     await session.refresh(address)
     return main_change
 
 
-async def _log_created_address(
+async def _write_audit_log_of_created_address(
     ctx: Context,
     session: AsyncSession,
     address: Address,
@@ -263,7 +297,7 @@ async def _log_created_address(
 ) -> None:
     """Write the admin log entry of a new address."""
     values_after = {
-        "address": address.shown,
+        "address": address.display_address,
         "user": username,
         **audit_log_values(address, AUDIT_LOG_COLUMNS),
     }
@@ -274,10 +308,10 @@ async def _log_created_address(
     entry = NewAuditLogEntry(
         "addressCreate", "Address", address.id, address.domain_id, None, values_after
     )
-    await audit_log.log_changes(ctx, session, entry)
+    await audit_log.insert_audit_log_entries(ctx, session, entry)
 
 
-async def _lock_domain_unless_all_domains(
+async def _lock_or_create_domain_unless_for_all(
     ctx: Context, session: AsyncSession, domain_name: str
 ) -> Domain | None:
     """Return the locked domain of a new address; None for an address of all domains.
@@ -290,7 +324,7 @@ async def _lock_domain_unless_all_domains(
             ctx, session, domain_name, path="address"
         )
     if not ctx.viewer.role.includes(Role.ADMIN):
-        error_text = "an address in all domains needs the role ADMIN"
+        error_text = "Requires the role ADMIN: the address is valid in all domains."
         raise Forbidden(error_text, requires=Role.ADMIN, path=["address"])
     return None
 
@@ -316,34 +350,40 @@ async def delete_addresses(ctx: Context, refs: Sequence[AddressIdOrText]) -> lis
     its user, and Forbidden if the viewer does not administer it. Owners can delete the
     temporary addresses that they created.
     """
-    rows_before = await load_referenced_addresses(ctx, refs)
+    rows_before = await require_visible_referenced_addresses(ctx, refs)
     ids = [row.id for row in rows_before]
     async with ctx.write_session(*stream_ids_of_addresses(rows_before)) as session:
         rows = await require_visible_addresses(ctx, ids, ["addresses"])
         if stream_ids_of_addresses(rows) != stream_ids_of_addresses(rows_before):
-            raise Conflict("an address was changed meanwhile", path=["addresses"])
+            raise Conflict(
+                "Another request changed an address at the same time: retry.", path=["addresses"]
+            )
         await require_changeable_addresses(ctx, rows, ["addresses"])
         for index, row in enumerate(rows):
             if not is_administered_by_viewer(ctx, row) and not row.masked:
-                error_text = "whoever is in charge of the domain deletes it"
-                raise forbidden_at_index(error_text, Role.DOMAIN_ADMIN, ["addresses"], index)
+                error_text = "Only an administrator of the domain can delete this address."
+                raise Forbidden(
+                    error_text, requires=Role.DOMAIN_ADMIN, path=["addresses"], index=index
+                )
             if row.main:
-                error_text = "the main address of a user: name another as main first"
+                error_text = (
+                    "The main address of a user can't be deleted: set another main address first."
+                )
                 raise Conflict(error_text, path=["addresses"], index=index)
         connection = await session.connection()
         await connection.execute(delete(Address).where(col(Address.id).in_([r.id for r in rows])))
         await update_domain_counters(ctx, session, [], [row._asdict() for row in rows], sign=-1)
-        await record_address_changes(
+        await journal_address_changes(
             ctx, session, rows, AddressChangeDetails(EventType.ADDRESS_DELETED)
         )
         logged_rows = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
         entries = [
             NewAuditLogEntry(
-                "addressDelete", "Address", row.id, row.domain_id, {"address": row.shown}
+                "addressDelete", "Address", row.id, row.domain_id, {"address": row.display_address}
             )
             for row in logged_rows
         ]
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return ids
 
 
@@ -381,11 +421,15 @@ def is_administered_by_viewer(ctx: Context, address: Any) -> bool:
 async def require_changeable_addresses(
     ctx: Context, addresses: Sequence[ColumnRow], path: Sequence[str]
 ) -> None:
-    """Raise Forbidden if the viewer may not change one of the addresses.
+    """Raise Forbidden if the viewer may not change one of the addresses, Conflict for a resource's.
 
     Owners change their own addresses, administrators those of their domains. The owner's role
     must not exceed the viewer's. Checks role, scope and permission.
     """
+    for index, row in enumerate(addresses):
+        if row.kind is AddressKind.RESOURCE:
+            error_text = "The address belongs to a resource: change or delete the resource."
+            raise Conflict(error_text, path=path, index=index)
     viewer, viewer_id = ctx.viewer, ctx.viewer.user_id
     if any(row.user_id != viewer_id or not viewer_id for row in addresses):
         viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
@@ -399,25 +443,24 @@ async def require_changeable_addresses(
     for index, row in enumerate(addresses):
         role = roles_by_user.get(row.user_id, Role.USER)
         if row.user_id != viewer_id and not is_administered_by_viewer(ctx, row):
-            error_text = "this needs to be in charge of its domain"
-            raise forbidden_at_index(error_text, Role.ADMIN, path, index)
+            error_text = "Only an administrator of the domain can change this address."
+            raise Forbidden(error_text, requires=Role.ADMIN, path=path, index=index)
         if role is not Role.USER if higher_roles is None else role in higher_roles:
-            raise forbidden_at_index(f"this needs the role {role}", role, path, index)
-
-
-def forbidden_at_index(
-    message: str, required_role: Role, path: Sequence[str], index: int
-) -> Forbidden:
-    """Return a Forbidden error for one of several addresses."""
-    error = Forbidden(message, requires=required_role, path=path)
-    error.index = index
-    return error
+            text = f"Requires the role {role}."
+            raise Forbidden(text, requires=role, path=path, index=index)
 
 
 def audit_log_values(address: Any, column_names: Collection[str]) -> dict[str, Any]:
     """Return the columns of an address that are not None, by their GraphQL name."""
+    values = {name: getattr(address, name) for name in column_names}
+    return address_values_by_graphql_name(
+        {name: value for name, value in values.items() if value is not None}
+    )
+
+
+def address_values_by_graphql_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns of an address by their GraphQL name; None is an unlimited limit."""
     return {
-        schema_name(name): getattr(address, name)
-        for name in column_names
-        if getattr(address, name) is not None
+        schema_name(name): limit_or_none(value) if name == "forwards_per_day" else value
+        for name, value in values.items()
     }

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -27,7 +28,7 @@ from mail.delivery.recipient_rewrites import (
     has_rewrite_loop,
 )
 from models.addresses.rewrites import RecipientRewrite
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -41,16 +42,25 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
-from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
+from resolvers.sql_text import contains_text_sql
 
-CURSOR_KIND = "recipient-rewrites"
+
+class RecipientRewriteOrder(StrEnum):
+    """The order of a list of recipient rewrites; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(RecipientRewriteOrder)
 MAX_REWRITES = 5000  # rewrites of the platform
-REWRITE_EXISTS_TEXT = "there is such a rewrite already"
+REWRITE_EXISTS_TEXT = "A recipient rewrite for this address already exists."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ def _is_visible_rewrite(ctx: Context) -> ColumnElement[bool]:
 def _select_visible_rewrites(
     ctx: Context, column_names: Collection[str] | None = None
 ) -> Select[*tuple[Any, ...]]:
-    columns = None if column_names is None else {"id", "created_at", *column_names}
+    columns = None if column_names is None else {"id", *column_names}
     return select(*select_columns(RecipientRewrite, columns)).where(_is_visible_rewrite(ctx))
 
 
@@ -87,7 +97,9 @@ async def load_visible_rewrites_by_id(ctx: Context, ids: list[int]) -> list[Colu
     return await read_by_keys(ctx, _select_visible_rewrites(ctx), col(RecipientRewrite.id), ids)
 
 
-async def load_ids_by_recipient(ctx: Context, recipients: Sequence[str]) -> dict[str, int]:
+async def load_visible_rewrite_ids_by_recipient(
+    ctx: Context, recipients: Sequence[str]
+) -> dict[str, int]:
     """Load the ids of recipient rewrites by the replaced recipient, with one statement.
 
     A recipient that is invalid or has no rewrite is missing in the result.
@@ -98,7 +110,9 @@ async def load_ids_by_recipient(ctx: Context, recipients: Sequence[str]) -> dict
             addresses[recipient] = checked_rule_address(recipient, path="from")
     columns = (col(RecipientRewrite.local), col(RecipientRewrite.domain))
     statement = select(col(RecipientRewrite.id), *columns).where(
-        tuple_(*columns).in_([(one.local_part, one.domain) for one in addresses.values()]),
+        tuple_(*columns).in_(
+            [(address.local_part, address.domain) for address in addresses.values()]
+        ),
         _is_visible_rewrite(ctx),
     )
     ids = {(row.local, row.domain): int(row.id) for row in await ctx.read(statement)}
@@ -109,24 +123,39 @@ async def load_ids_by_recipient(ctx: Context, recipients: Sequence[str]) -> dict
     }
 
 
-async def read_rewrite_page(
-    ctx: Context, page_request: PageRequest, columns: Collection[str]
+async def read_visible_rewrite_page(
+    ctx: Context,
+    query: str | None,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: RecipientRewriteOrder = RecipientRewriteOrder.CREATED_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of all recipient rewrites, the oldest first."""
-    sort_key = (col(RecipientRewrite.created_at), col(RecipientRewrite.id))
-    return await pagination.read_page(
-        ctx,
-        PageScan(
-            _select_visible_rewrites(ctx, columns), page_request, sort_key, is_descending=False
-        ),
+    """Read a page of the recipient rewrites that the query finds; without a query, of all.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    list_order = LIST_ORDERS[order]
+    statement = _select_visible_rewrites(ctx, {list_order.column, *columns}).where(
+        *_filter_clauses(query)
     )
+    return await read_ordered_page(ctx, statement, RecipientRewrite, page_request, list_order)
 
 
-async def count_rewrites(ctx: Context) -> int:
-    """Count the recipient rewrites."""
+async def count_visible_rewrites(ctx: Context, query: str | None) -> int:
+    """Count the recipient rewrites that the query finds."""
     statement = select(func.count().label("many")).select_from(RecipientRewrite)
-    (row,) = await ctx.read(statement.where(_is_visible_rewrite(ctx)))
+    (row,) = await ctx.read(statement.where(_is_visible_rewrite(ctx), *_filter_clauses(query)))
     return int(row.many)
+
+
+def _filter_clauses(query: str | None) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses for rewrites with this text in either address."""
+    if not query:
+        return []
+    replaced = col(RecipientRewrite.local).concat("@").concat(col(RecipientRewrite.domain))
+    return [
+        contains_text_sql(replaced, query) | contains_text_sql(col(RecipientRewrite.target), query)
+    ]
 
 
 async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
@@ -138,7 +167,7 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
     """
     matched_address = checked_rule_address(new_rewrite.match, path="from")
     target = checked_rewrite_target(new_rewrite.to, matched_address)
-    own_domain_ids = await _load_own_domain_ids_by_name(
+    own_domain_ids = await _load_hosted_domain_ids_by_name(
         ctx, [matched_address.domain, normalized_address(target).domain]
     )
     now, rewrite_id = ctx.environment.now(), ctx.environment.new_id()
@@ -158,7 +187,7 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
     ) as session:  # one after another
         existing_rewrites = await _load_all_matches_by_id(ctx)
         if len(existing_rewrites) >= MAX_REWRITES:
-            text = f"at most {MAX_REWRITES} rewrites"
+            text = f"At most {MAX_REWRITES:,} recipient rewrites are allowed."
             raise LimitReached(text, limit=MAX_REWRITES, used=len(existing_rewrites), path=["from"])
         if matched_address in existing_rewrites.values():
             raise Conflict(REWRITE_EXISTS_TEXT, path=["from"])
@@ -166,7 +195,7 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
         await require_role_to_administer_owner(ctx, matched_address, ["from"])
         session.add(rewrite)
         await session.flush()
-        await _record_domains_changed(ctx, session, own_domain_ids)
+        await _journal_domain_changes(ctx, session, own_domain_ids)
         (stored_rewrite,) = await _require_visible_rewrites(ctx, [rewrite_id])
         entry = NewAuditLogEntry(
             "recipientRewriteCreate",
@@ -174,7 +203,7 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
             rewrite_id,
             after=_audit_log_values(stored_rewrite),
         )
-        await audit_log.log_changes(ctx, session, entry)
+        await audit_log.insert_audit_log_entries(ctx, session, entry)
     return rewrite_id
 
 
@@ -187,17 +216,21 @@ async def update_rewrites(
     )
     if matched_address is None and changes.to is None and changes.active is None:
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     domain_names = _domain_names(
         await _require_visible_rewrites(ctx, ids), matched_address, changes.to
     )
-    own_domain_ids = await _load_own_domain_ids_by_name(ctx, domain_names)
+    own_domain_ids = await _load_hosted_domain_ids_by_name(ctx, domain_names)
     async with ctx.write_session(PLATFORM, *own_domain_ids.values()) as session:
         before = await _require_visible_rewrites(ctx, ids)
         if matched_address is not None:
             other_matches = {
-                of for key, of in (await _load_all_matches_by_id(ctx)).items() if key not in ids
+                match
+                for key, match in (await _load_all_matches_by_id(ctx)).items()
+                if key not in ids
             }
             if len(before) > 1 or matched_address in other_matches:
                 raise Conflict(REWRITE_EXISTS_TEXT, path=["from"])
@@ -209,7 +242,7 @@ async def update_rewrites(
         columns |= {} if changes.active is None else {"active": changes.active}
         if matched_address is not None or changes.to is not None:
             await _require_no_loop(
-                ctx, _matches_and_targets_after_change(before, matched_address, changes.to)
+                ctx, _validated_matches_and_targets(before, matched_address, changes.to)
             )
         if changes.to is not None:
             target = checked_rewrite_target(
@@ -228,28 +261,28 @@ async def update_rewrites(
         statement = update(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids))
         await connection.execute(statement.values(**columns, updated_at=ctx.environment.now()))
         rows_after = {row.id: row for row in await _require_visible_rewrites(ctx, ids)}
-        await _record_domains_changed(ctx, session, own_domain_ids)
+        await _journal_domain_changes(ctx, session, own_domain_ids)
         entries = (_log_entry_of_update(row, rows_after[row.id]) for row in before)
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 async def delete_rewrites(ctx: Context, ids: Sequence[int]) -> None:
     """Delete recipient rewrites, all or none. Raises NotFound if one does not exist."""
-    own_domain_ids = await _load_own_domain_ids_by_name(
+    own_domain_ids = await _load_hosted_domain_ids_by_name(
         ctx, _domain_names(await _require_visible_rewrites(ctx, ids))
     )
     async with ctx.write_session(PLATFORM, *own_domain_ids.values()) as session:
         rows = await _require_visible_rewrites(ctx, ids)
         connection = await session.connection()
         await connection.execute(delete(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids)))
-        await _record_domains_changed(ctx, session, own_domain_ids)
+        await _journal_domain_changes(ctx, session, own_domain_ids)
         entries = (
             NewAuditLogEntry(
                 "recipientRewriteDelete", "RecipientRewrite", row.id, before=_audit_log_values(row)
             )
             for row in rows
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 def _matched_address(rewrite: ColumnRow) -> NormalizedAddress:
@@ -272,7 +305,7 @@ def _domain_names(
     )
 
 
-def _matches_and_targets_after_change(
+def _validated_matches_and_targets(
     rewrites: Sequence[ColumnRow], new_match: NormalizedAddress | None, new_target: str | None
 ) -> dict[int, tuple[NormalizedAddress, str]]:
     """Return the match and target of each rewrite after the change, by id.
@@ -305,7 +338,7 @@ async def _require_no_loop(
         target_address = normalized_address(target)
         error_index = index if len(changed_rewrites) > 1 else None
         if target_address == name:
-            text = "that is the recipient itself"
+            text = "The new recipient must differ from the original recipient."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.SELF, path=["to"], index=error_index
             )
@@ -316,19 +349,21 @@ async def _require_no_loop(
     }
     if has_rewrite_loop(targets_by_match | dict(changed_rewrites.values())):
         raise InvalidInput(
-            "with others it goes in a circle", constraint=ValidationConstraint.CYCLE, path=["to"]
+            "The recipient rewrites must not form a loop.",
+            constraint=ValidationConstraint.CYCLE,
+            path=["to"],
         )
 
 
-async def _load_own_domain_ids_by_name(
+async def _load_hosted_domain_ids_by_name(
     ctx: Context, domain_names: Collection[str]
 ) -> dict[str, int]:
     """Return the domain ids of these names that are domains or alias domains of the platform."""
     domain_statement: Select[*tuple[Any, ...]] = select(
         col(Domain.name).label("name"), col(Domain.id).label("key")
     ).where(col(Domain.name).in_(domain_names))
-    alias_statement = select(col(AliasDomain.alias), col(AliasDomain.domain_id)).where(
-        col(AliasDomain.alias).in_(domain_names)
+    alias_statement = select(col(DomainAlias.alias), col(DomainAlias.domain_id)).where(
+        col(DomainAlias.alias).in_(domain_names)
     )
     union_statement = union_all(domain_statement, alias_statement).subquery()
     return {row.name: row.key for row in await ctx.read(select(union_statement))}
@@ -343,7 +378,9 @@ async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[Co
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput(
-            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["ids"]
+            "At least one recipient rewrite is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["ids"],
         )
     return list(rows.values())
 
@@ -373,7 +410,7 @@ def _log_entry_of_update(rewrite_before: ColumnRow, rewrite_after: ColumnRow) ->
     )
 
 
-async def _record_domains_changed(
+async def _journal_domain_changes(
     ctx: Context, session: AsyncSession, own_domain_ids: Mapping[str, int]
 ) -> None:
     """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""

@@ -10,10 +10,10 @@ import idna
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import normalized_address, validated_address
+from mail.addresses.address_syntax import normalize_and_validate_address, normalized_address
 from mail.network import outbound_http
 from mail.recipients.forward_targets import MASKED_TEXT
-from models.domains.tables import AliasDomain
+from models.domains.tables import DomainAlias
 from models.errors import ErrorCollector, InvalidInput
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
@@ -45,7 +45,9 @@ def validate_forward_targets(
     """
     if len(targets) > MAX_TARGETS:
         raise InvalidInput(
-            f"at most {MAX_TARGETS} targets", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_TARGETS} targets are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     problems, shown_by_key, relays_with_password = (
         ErrorCollector(),
@@ -55,7 +57,7 @@ def validate_forward_targets(
     for index, target in enumerate(targets):
         with problems.collecting():
             try:
-                target_text, relay_with_password = _validate_target(
+                target_text, relay_with_password = _validate_forward_target(
                     ctx, target.strip(), stored_relays_with_password, path
                 )
             except InvalidInput as refusal:
@@ -75,7 +77,7 @@ class _ValidatedTarget(NamedTuple):
     relay_with_password: str | None = None
 
 
-def _validate_target(
+def _validate_forward_target(
     ctx: Context, target: str, stored_relays_with_password: Mapping[str, str], path: Sequence[str]
 ) -> _ValidatedTarget:
     """Return a target as shown, and with its password if it is a relay that has one.
@@ -83,18 +85,18 @@ def _validate_target(
     Raises InvalidInput if the target is not allowed.
     """
     if len(target) > MAX_TARGET_LENGTH or not target.isprintable():
-        message = f"at most {MAX_TARGET_LENGTH} printable characters"
+        message = f"A target has at most {MAX_TARGET_LENGTH:,} printable characters."
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     scheme, colon, _ = target.partition("://")
     if not colon:
         if "*" in target:
             raise InvalidInput(
-                "a target is one address", constraint=ValidationConstraint.PATTERN, path=path
+                "A target must not contain `*`.", constraint=ValidationConstraint.PATTERN, path=path
             )
-        return _ValidatedTarget(validated_address(target))
+        return _ValidatedTarget(normalize_and_validate_address(target))
     allows_private = ctx.environment.options.forwards_allow_private_networks
     if scheme.lower() in outbound_http.DEFAULT_PORTS:
-        outbound_http.parse_target(target, allow_private=allows_private, error_path=path)
+        outbound_http.parse_http_target(target, allow_private=allows_private, error_path=path)
         return _ValidatedTarget(target)
     if HIDDEN_PASSWORD_PART in target and target in stored_relays_with_password:
         return _ValidatedTarget(target, stored_relays_with_password[target])
@@ -114,7 +116,9 @@ def _validate_relay(
         user, password = (unquote(part or "") for part in (parts.username, parts.password))
     except (ValueError, idna.IDNAError):
         raise InvalidInput(
-            "not the address of a relay", constraint=ValidationConstraint.URL, path=path
+            "The target must be a valid URL of a relay, such as smtp://host:port.",
+            constraint=ValidationConstraint.URL,
+            path=path,
         ) from None
     if (
         parts.scheme not in RELAY_SCHEMES
@@ -122,18 +126,22 @@ def _validate_relay(
         or parts.path.strip("/")
         or not host.isprintable()
     ):
-        message = "an address, smtp://host, smtps://host, http:// or https://"
+        message = "A target must be an address or a URL with smtp, smtps, http or https."
         raise InvalidInput(message, constraint=ValidationConstraint.URL, path=path)
     if parts.query or parts.fragment or port == 0 or " " in relay_url:
         raise InvalidInput(
-            "a relay is a host and a port", constraint=ValidationConstraint.URL, path=path
+            "The URL of a relay must have only a host, a port and credentials.",
+            constraint=ValidationConstraint.URL,
+            path=path,
         )
     if bool(user) != bool(password) or not (user + password).isprintable():
         raise InvalidInput(
-            "a relay has user and password, or none", constraint=ValidationConstraint.URL, path=path
+            "The URL of a relay must have both a user name and a password, or neither.",
+            constraint=ValidationConstraint.URL,
+            path=path,
         )
     if password == MASKED_TEXT:
-        message = "the password of a relay is shown so, and is given as it is"
+        message = "The URL of a relay must contain the password itself, not the masked one."
         raise InvalidInput(message, constraint=ValidationConstraint.SECRET, path=path)
     outbound_http.require_public_host_name(host, allow_private=allows_private, error_path=path)
     host_and_port = f"[{host}]" if ":" in host else host
@@ -153,9 +161,9 @@ async def load_alias_names_by_domain(
     """Load the names of the alias domains of these domains, by domain id."""
     names_by_domain: defaultdict[int, set[str]] = defaultdict(set)
     known_ids = {key for key in domain_ids if key}
-    statement = select(col(AliasDomain.domain_id), col(AliasDomain.alias))
+    statement = select(col(DomainAlias.domain_id), col(DomainAlias.alias))
     for row in (
-        await ctx.read(statement.where(col(AliasDomain.domain_id).in_(known_ids)))
+        await ctx.read(statement.where(col(DomainAlias.domain_id).in_(known_ids)))
         if known_ids
         else ()
     ):
@@ -167,7 +175,7 @@ def refuse_self_forward(
     address: Any, alias_names: Mapping[int, set[str]], path: Sequence[str]
 ) -> None:
     """Raise InvalidInput if an address forwards to itself under any name of its domain."""
-    local, domain_name = normalized_address(address.shown)
+    local, domain_name = normalized_address(address.display_address)
     domain_names = {domain_name, *alias_names.get(address.domain_id, ())}
     for index, target in enumerate(address.forward_to):
         target_address = normalized_address(target)
@@ -176,7 +184,7 @@ def refuse_self_forward(
             and target_address.local_part == local
             and target_address.domain in domain_names
         ):
-            message = "an address does not forward to itself"
+            message = "An address can't forward to itself."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.SELF, path=path, index=index
             )

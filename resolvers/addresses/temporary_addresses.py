@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
@@ -17,16 +17,17 @@ from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.addresses import main_address
-from resolvers.addresses.events import AddressChangeDetails, record_address_changes
+from resolvers.addresses.events import AddressChangeDetails, journal_address_changes
 from resolvers.addresses.mutations import ADDRESS_TAKEN_TEXT, require_address_free
 from resolvers.addresses.validation import MAX_COMMENT_LENGTH
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
-from resolvers.sql_text import validate_text
-from resolvers.users.selection import load_managed_user
+from resolvers.sql_text import validated_trimmed_text
+from resolvers.users.selection import require_managed_user
+from resolvers.viewer import GuardRule
 
 RANDOM_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters that are hard to confuse
 RANDOM_LENGTH = 12  # characters, which are 60 bits
@@ -55,7 +56,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     if user_id != ctx.viewer.user_id:
         ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
     user, domain_name_row = (
-        await load_managed_user(ctx, user_id),
+        await require_managed_user(ctx, user_id),
         await _require_domain_of_user(ctx, user_id, new_address.domain),
     )
     now = ctx.environment.now()
@@ -63,7 +64,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
         id=ctx.environment.new_id(),
         local=_random_local_part(ctx),
         domain_id=domain_name_row.id,
-        shown="",
+        display_address="",
         user_id=user.id,
         send_as=True,
         masked=True,
@@ -73,10 +74,10 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
         created_at=now,
         updated_at=now,
     )
-    address.shown = f"{address.local}@{domain_name_row.name}"
+    address.display_address = f"{address.local}@{domain_name_row.name}"
     try:
         async with ctx.write_session(user.id, domain_name_row.id) as session:
-            await _require_below_limit(ctx, user.id)
+            await _require_below_temporary_address_limit(ctx, user.id)
             domain = await domain_loaders.lock_domain_with_address_room(
                 session, domain_name_row.id, domain_name_row.name, path="domain"
             )
@@ -84,15 +85,15 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
             domain.address_count += 1
             session.add_all([domain, address])
             await session.flush()
-            await record_address_changes(
+            await journal_address_changes(
                 ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
             )
             if user.id != ctx.viewer.user_id:
-                values_after = {"address": address.shown, "user": user.username}
+                values_after = {"address": address.display_address, "user": user.username}
                 entry = NewAuditLogEntry(
                     "temporaryAddressCreate", "Address", address.id, domain.id, None, values_after
                 )
-                await audit_log.log_changes(ctx, session, entry)
+                await audit_log.insert_audit_log_entries(ctx, session, entry)
     except IntegrityError as clash:
         raise Conflict(ADDRESS_TAKEN_TEXT, path=["domain"]) from clash
     return address
@@ -107,19 +108,21 @@ def _validated_comment_and_site_domain(
     """
     problems, comment, site_domain = ErrorCollector(), None, None
     with problems.collecting():
-        comment = validate_text(
+        comment = validated_trimmed_text(
             new_address.comment, max_length=MAX_COMMENT_LENGTH, path=["comment"]
         )
     with problems.collecting():
         site_domain = (
-            checked_domain(new_address.for_site, path="forSite") if new_address.for_site else None
+            normalize_and_validate_domain(new_address.for_site, path="forSite")
+            if new_address.for_site
+            else None
         )
     with problems.collecting():
         if (
             new_address.validity is not None
             and not timedelta(0) < new_address.validity <= MAX_VALIDITY
         ):
-            message = f"longer than nothing, and at most {MAX_VALIDITY.days} days"
+            message = f"The validity must be above 0 and at most {MAX_VALIDITY.days:,} days."
             raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["validity"])
     problems.raise_collected()
     return comment, site_domain
@@ -142,7 +145,7 @@ async def _require_domain_of_user(
     if domain is None:
         main_row = await main_address.find_main_address(ctx, user_id)
         if main_row is None:
-            message = "there is no main address, so say which domain"
+            message = "The domain is required, since the user has no main address."
             raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["domain"])
         is_domain = col(Domain.id) == main_row.domain_id
     else:
@@ -157,7 +160,7 @@ async def _require_domain_of_user(
     return row
 
 
-async def _require_below_limit(ctx: Context, user_id: int) -> None:
+async def _require_below_temporary_address_limit(ctx: Context, user_id: int) -> None:
     """Raise LimitReached if the user has the highest number of temporary addresses.
 
     The transaction must hold the lock on the user's stream.
@@ -168,5 +171,5 @@ async def _require_below_limit(ctx: Context, user_id: int) -> None:
     )
     ((count,),) = await ctx.read(statement)
     if count >= limit:
-        message = f"a user has at most {limit} temporary addresses"
+        message = f"A user has at most {limit:,} temporary addresses."
         raise LimitReached(message, limit=limit, used=count, path=["user"])

@@ -7,17 +7,19 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import validated_address
+from mail.addresses.address_syntax import normalize_and_validate_address
 from mail.delivery import recipient_rewrites
-from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.batch_resolution import load_receiving_address_rows
 from mail.recipients.recipient_routes import is_local_domain
 from mail.spam import verdict as spam_verdict
 from mail.spam.sender_rules import load_matching_rules
 from mail.spam.verdict import SpamFacts, VerdictReason
 from models.addresses.tables import AddressKind
 from models.addresses.trace_stages import TraceStage
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import InvalidInput
+from models.resources.tables import Resource
+from models.store.columns import ColumnRow
 from models.users.roles import Role
 from models.users.tables import UserTag
 from resolvers.addresses import loaders as address_loaders
@@ -26,6 +28,7 @@ from resolvers.autoreply.autoreplies import AutoreplyState
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.filters import loaders as filter_loaders
+from resolvers.resources.loaders import is_visible_resource
 from resolvers.spam import sender_rules
 from resolvers.users import loaders as user_loaders
 
@@ -66,7 +69,7 @@ async def trace_address(
     viewer can't see are treated as if they did not exist.
     """
     try:
-        state = AddressTraceState(validated_address(address), sender)
+        state = AddressTraceState(normalize_and_validate_address(address), sender)
     except InvalidInput:  # the same step as for an unknown address
         return [AddressTraceStep(TraceStage.ADDRESS, address)]
     for stage in STAGES:
@@ -102,11 +105,11 @@ async def _trace_alias_domain(ctx: Context, state: AddressTraceState) -> None:
     """Replace an alias domain by its target domain."""
     local, _, name = state.address.rpartition("@")
     statement = (
-        select(col(AliasDomain.id), col(Domain.name))
-        .join(Domain, col(Domain.id) == col(AliasDomain.domain_id))
+        select(col(DomainAlias.id), col(Domain.name))
+        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
         .where(
-            col(AliasDomain.alias) == name,
-            col(AliasDomain.active),
+            col(DomainAlias.alias) == name,
+            col(DomainAlias.active),
             col(Domain.active),
             domain_loaders.is_administered_domain(ctx),
         )
@@ -129,9 +132,9 @@ async def _end_trace_at_backup_mx(ctx: Context, state: AddressTraceState) -> Non
     domain = await domain_loaders.find_administered_domain(ctx, _domain_part(state.address))
     if domain is None or not (domain.active and domain.backup_mx):
         return
-    address_row = (await resolve_addresses(ctx.environment, [state.address], ctx.read)).get(
-        state.address
-    )
+    address_row = (
+        await load_receiving_address_rows(ctx.environment, [state.address], ctx.read)
+    ).get(state.address)
     is_relayed = domain.relay_all_recipients
     if address_row is not None:
         is_active_mailbox = address_row.active and address_row.kind is AddressKind.MAILBOX
@@ -147,7 +150,7 @@ async def _end_trace_at_backup_mx(ctx: Context, state: AddressTraceState) -> Non
 
 async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> None:
     """Find the address or catch-all that receives the mail. An inactive address ends the trace."""
-    rows_by_address = await resolve_addresses(ctx.environment, [state.address], ctx.read)
+    rows_by_address = await load_receiving_address_rows(ctx.environment, [state.address], ctx.read)
     row = rows_by_address.get(state.address)
     (visible_row,) = (
         await address_loaders.load_visible_addresses_by_id(ctx, [row.id]) if row else [None]
@@ -168,20 +171,41 @@ async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> No
         output = (
             visible_row.forward_to
             if visible_row.kind is AddressKind.FORWARD
-            else [visible_row.shown]
+            else [visible_row.display_address]
         )
         output = () if visible_row.kind is AddressKind.DISCARD else output
     step = AddressTraceStep(
-        TraceStage.ADDRESS, state.address, output, ("Address", visible_row.id), visible_row.shown
+        TraceStage.ADDRESS,
+        state.address,
+        output,
+        ("Address", visible_row.id),
+        visible_row.display_address,
     )
     state.steps.append(step)
+    if visible_row.active and visible_row.kind is AddressKind.RESOURCE:
+        await _add_resource_step(ctx, state, visible_row)
     state.address_row, state.is_ended = (
         visible_row,
         not visible_row.active or visible_row.kind is not AddressKind.MAILBOX,
     )
     if visible_row.active and visible_row.answers:
         _add_active_autoreply_steps(
-            state, await autoreplies.load_autoreplies_by_address(ctx, [visible_row.id])
+            state,
+            await autoreplies.load_visible_autoreplies_by_forward_address(ctx, [visible_row.id]),
+        )
+
+
+async def _add_resource_step(
+    ctx: Context, state: AddressTraceState, address_row: ColumnRow
+) -> None:
+    """Add the step of the resource that answers invitations to its address."""
+    statement = select(col(Resource.id)).where(
+        col(Resource.address_id) == address_row.id, is_visible_resource(ctx)
+    )
+    for row in await ctx.read(statement):
+        text = address_row.display_address
+        state.steps.append(
+            AddressTraceStep(TraceStage.RESOURCE, text, [text], ("Resource", row.id))
         )
 
 
@@ -212,7 +236,7 @@ async def _trace_receiving_user(ctx: Context, state: AddressTraceState) -> None:
     output = [user.username] if user is not None and is_accepted else []
     record = ("User", user.id) if user is not None else None
     state.steps.append(
-        AddressTraceStep(TraceStage.ACCOUNT, state.address_row.shown, output, record)
+        AddressTraceStep(TraceStage.ACCOUNT, state.address_row.display_address, output, record)
     )
     state.user_row, state.is_ended = user, not is_accepted
 
@@ -256,11 +280,14 @@ class _SenderRuleReceiver(NamedTuple):
 
 async def _trace_redirecting_or_deleting_filters(ctx: Context, state: AddressTraceState) -> None:
     """Add the active filters that redirect or delete messages, as far as the viewer sees them."""
-    for row in await filter_loaders.load_all_of_user(ctx, state.address_row.user_id):
+    for row in await filter_loaders.load_visible_filters_of_user(ctx, state.address_row.user_id):
         if row.active and (row.forward_to or row.action.get("delete")):
             state.steps.append(
                 AddressTraceStep(
-                    TraceStage.FILTER, state.address_row.shown, row.forward_to, ("Filter", row.id)
+                    TraceStage.FILTER,
+                    state.address_row.display_address,
+                    row.forward_to,
+                    ("Filter", row.id),
                 )
             )
 
@@ -268,7 +295,7 @@ async def _trace_redirecting_or_deleting_filters(ctx: Context, state: AddressTra
 async def _trace_user_autoreply(ctx: Context, state: AddressTraceState) -> None:
     """Add the autoreply of the user."""
     _add_active_autoreply_steps(
-        state, await autoreplies.load_autoreplies_by_user(ctx, [state.user_row.id])
+        state, await autoreplies.load_visible_autoreplies_by_user(ctx, [state.user_row.id])
     )
 
 

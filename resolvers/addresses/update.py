@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,12 +28,13 @@ from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import autoreplies, main_address
 from resolvers.addresses.autoreplies import AddressAutoreplies
-from resolvers.addresses.events import AddressChangeDetails, record_address_changes
-from resolvers.addresses.loaders import AddressIdOrText, load_referenced_addresses
+from resolvers.addresses.events import AddressChangeDetails, journal_address_changes
+from resolvers.addresses.loaders import AddressIdOrText, require_visible_referenced_addresses
 from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.mutations import (
     ADDRESS_TAKEN_TEXT,
     AUDIT_LOG_COLUMNS,
+    address_values_by_graphql_name,
     is_administered_by_viewer,
     require_address_free,
     require_changeable_addresses,
@@ -46,17 +48,17 @@ from resolvers.addresses.targets import (
     validate_forward_targets,
 )
 from resolvers.addresses.validation import (
-    check_column_combinations,
+    collect_column_combination_errors,
+    validate_address_columns,
     validate_address_text,
-    validate_columns,
 )
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
-from resolvers.users.selection import load_managed_user
-from resolvers.users.validation import schema_name, schema_path
+from resolvers.users.selection import require_managed_user
+from resolvers.users.validation import patch_path, schema_name
 
 PATCH_PATH = ("set",)  # the place of the patch in the input
 AUTOREPLY_PATH = (*PATCH_PATH, "autoreply")
@@ -86,7 +88,7 @@ class AddressPatchValues:
         }
         column_names = {
             *self.columns,
-            *(name for name, given in optional_values.items() if given is not None),
+            *(name for name, value in optional_values.items() if value is not None),
         }
         return (
             column_names | {"autoreply"}
@@ -100,20 +102,23 @@ class AddressUpdate:
     """Stored addresses with the new values of each, by address id and column."""
 
     rows: Sequence[ColumnRow]
+    locked_stream_ids: Collection[int]
     new_values: dict[int, dict[str, Any]] = field(default_factory=dict)
     autoreplies: AddressAutoreplies = field(default_factory=AddressAutoreplies)
 
-    def changed_values(self, row: ColumnRow) -> dict[str, Any]:
+    def changed_values(self, address_row: ColumnRow) -> dict[str, Any]:
         """Return the new values that differ from the stored ones."""
-        values = self.new_values.get(row.id, {})
-        return {name: value for name, value in values.items() if getattr(row, name) != value}
+        values = self.new_values.get(address_row.id, {})
+        return {
+            name: value for name, value in values.items() if getattr(address_row, name) != value
+        }
 
-    def updated_address(self, row: ColumnRow) -> Any:
+    def updated_address(self, address_row: ColumnRow) -> Any:
         """Return the address with its new values."""
         stored_values = {
-            column.name: getattr(row, column.name) for column in select_columns(Address)
+            column.name: getattr(address_row, column.name) for column in select_columns(Address)
         }
-        return SimpleNamespace(**{**stored_values, **self.new_values.get(row.id, {})})
+        return SimpleNamespace(**{**stored_values, **self.new_values.get(address_row.id, {})})
 
 
 async def update_addresses(
@@ -125,31 +130,16 @@ async def update_addresses(
     Raises InvalidInput, NotFound, Forbidden, LimitReached, or Conflict if another transaction
     changed an address or the new text is in use.
     """
-    if not patch.changed_names:
-        raise InvalidInput(
-            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
-        )
-    problems = ErrorCollector()
-    values, new_text = validate_columns(patch.columns, problems, PATCH_PATH), None
-    with problems.collecting():
-        if patch.address is not None:
-            new_text = validate_address_text(
-                patch.address, allows_wildcard=False, path=[*PATCH_PATH, "address"]
-            )
-    autoreply_columns = dict[str, Any]()
-    with problems.collecting():
-        if patch.autoreply is not None:
-            autoreply_columns = autoreplies.validate_autoreply(patch.autoreply, AUTOREPLY_PATH)
-    problems.raise_collected()
-    rows_before = await load_referenced_addresses(ctx, refs)
+    patch = _validate_patch(patch)
+    rows_before = await require_visible_referenced_addresses(ctx, refs)
     _refuse_text_or_main_for_several(rows_before, patch)
     stream_ids = stream_ids_of_addresses(rows_before)
     for row in _rows_affecting_main_address(rows_before, patch):
-        user = await load_managed_user(ctx, row.user_id, path="addresses")
+        user = await require_managed_user(ctx, row.user_id, path="addresses")
         stream_ids.add(user.domain_id or PLATFORM)
-    if new_text is not None:
+    if patch.address is not None:
         new_domain = await domain_loaders.find_administered_domain(
-            ctx, normalized_address(new_text).domain
+            ctx, normalized_address(patch.address).domain
         )
         stream_ids |= {new_domain.id} if new_domain else set()
     try:
@@ -158,24 +148,46 @@ async def update_addresses(
                 ctx, [row.id for row in rows_before], ["addresses"]
             )
             if not stream_ids_of_addresses(rows) <= stream_ids:
-                raise Conflict("an address was changed meanwhile", path=["addresses"])
-            await _require_permission(ctx, rows, patch)
-            address_update = AddressUpdate(rows, {row.id: dict(values) for row in rows})
+                raise Conflict(
+                    "Another request changed an address at the same time: retry.",
+                    path=["addresses"],
+                )
+            await _require_permission_for_patch(ctx, rows, patch)
+            address_update = AddressUpdate(
+                rows, stream_ids, {row.id: dict(patch.columns) for row in rows}
+            )
             if {"autoreply", "kind"} & patch.changed_names:
                 address_update.autoreplies = await autoreplies.load_autoreplies_of_forwards(
                     session, rows
                 )
-            await _check_and_compute_new_values(
-                ctx,
-                session,
-                address_update,
-                replace(patch, autoreply=autoreply_columns or None),
-                new_text,
-            )
-            await _store_and_log_new_values(ctx, session, address_update, patch, stream_ids)
+            await _validate_and_set_new_values(ctx, session, address_update, patch)
+            await _store_and_log_new_values(ctx, session, address_update, patch)
     except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(ADDRESS_TAKEN_TEXT, path=[*PATCH_PATH, "address"]) from clash
     return [row.id for row in rows_before]
+
+
+def _validate_patch(patch: AddressPatchValues) -> AddressPatchValues:
+    """Return the patch with normalized values. Raises InvalidInput with all problems."""
+    if not patch.changed_names:
+        raise InvalidInput(
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=PATCH_PATH,
+        )
+    problems = ErrorCollector()
+    columns, address = validate_address_columns(patch.columns, problems, PATCH_PATH), None
+    with problems.collecting():
+        if patch.address is not None:
+            address = validate_address_text(
+                patch.address, allows_wildcard=False, path=[*PATCH_PATH, "address"]
+            )
+    autoreply = None
+    with problems.collecting():
+        if patch.autoreply is not None:
+            autoreply = autoreplies.validate_autoreply(patch.autoreply, AUTOREPLY_PATH) or None
+    problems.raise_collected()
+    return replace(patch, columns=columns, address=address, autoreply=autoreply)
 
 
 def _rows_affecting_main_address(
@@ -189,15 +201,15 @@ def _rows_affecting_main_address(
 def _refuse_text_or_main_for_several(rows: Sequence[ColumnRow], patch: AddressPatchValues) -> None:
     """Raise InvalidInput if the patch has values for one address only but there are several."""
     given_by_name = {"address": patch.address is not None, "main": bool(patch.main)}
-    for name, given in given_by_name.items():
-        if given and len(rows) > 1:
-            message = "that is of one address only"
+    for name, value in given_by_name.items():
+        if value and len(rows) > 1:
+            message = "This field can be changed for one address only."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.EXCLUSIVE, path=[*PATCH_PATH, name]
             )
 
 
-async def _require_permission(
+async def _require_permission_for_patch(
     ctx: Context, rows: Sequence[ColumnRow], patch: AddressPatchValues
 ) -> None:
     """Raise Forbidden if the viewer may not make these changes to one of the addresses."""
@@ -211,18 +223,19 @@ async def _require_permission(
             required_role = (
                 Role.ADMIN if ctx.viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
             )
-            message = f"to change {schema_name(forbidden_names[0])} needs the role {required_role}"
-            path = [*PATCH_PATH, *schema_path(forbidden_names[0])]
-            raise Forbidden(f"{row.shown}: {message}", requires=required_role, path=path)
+            message = (
+                f"Requires the role {required_role} to change {schema_name(forbidden_names[0])}."
+            )
+            path = [*PATCH_PATH, *patch_path(patch.columns, forbidden_names[0])]
+            raise Forbidden(f"{row.display_address}: {message}", requires=required_role, path=path)
     await require_changeable_addresses(ctx, rows, ["addresses"])
 
 
-async def _check_and_compute_new_values(
+async def _validate_and_set_new_values(
     ctx: Context,
     session: AsyncSession,
     address_update: AddressUpdate,
     patch: AddressPatchValues,
-    new_text: str | None,
 ) -> None:
     """Compute the new values of each address.
 
@@ -233,104 +246,112 @@ async def _check_and_compute_new_values(
     )
     spam_filter_learns = bool(ctx.environment.options.rspamd_learn_url)
     for row in address_update.rows:
-        with prefix_error_messages(row.shown):
+        with prefix_error_messages(row.display_address):
             problems = ErrorCollector()
             with problems.collecting():
                 _check_kind_and_clear_targets(row, address_update, patch)
             with problems.collecting():
-                _set_targets(ctx, row, address_update, patch)
+                _validate_and_set_forward_targets(ctx, row, address_update, patch)
             with problems.collecting():
                 _set_or_delete_autoreply(ctx, row, address_update, patch)
             with problems.collecting():
                 _set_main_and_check_expiry(ctx, row, address_update, patch)
-            check_column_combinations(
+            collect_column_combination_errors(
                 address_update.updated_address(row),
                 problems,
                 PATCH_PATH,
                 spam_filter_learns=spam_filter_learns,
             )
             problems.raise_collected()
-            if new_text is not None:
-                await _set_address_text(ctx, session, row, address_update, new_text)
+            if patch.address is not None:
+                await _add_new_address_text_to_update(
+                    ctx, session, row, address_update, patch.address
+                )
             refuse_self_forward(
                 address_update.updated_address(row), alias_names, [*PATCH_PATH, "forwardTo"]
             )
 
 
 def _check_kind_and_clear_targets(
-    row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+    address_row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
-    kind = patch.columns.get("kind", row.kind)
-    if kind is None or (kind is AddressKind.MAILBOX) is not (row.kind is AddressKind.MAILBOX):
-        message = "an address stays a MAILBOX, or stays none: make another one"
+    kind = patch.columns.get("kind", address_row.kind)
+    if kind is None or (kind is AddressKind.MAILBOX) is not (
+        address_row.kind is AddressKind.MAILBOX
+    ):
+        message = "The kind can't change to or from MAILBOX: create another address."
         raise InvalidInput(
             message, constraint=ValidationConstraint.ADDRESS_KIND, path=[*PATCH_PATH, "kind"]
         )
-    if kind is not AddressKind.FORWARD and patch.forward_to is None and row.forward_to:
-        address_update.new_values[row.id] |= {"forward_to": [], "relays": None}
+    if kind is not AddressKind.FORWARD and patch.forward_to is None and address_row.forward_to:
+        address_update.new_values[address_row.id] |= {"forward_to": [], "relays": None}
 
 
-def _set_targets(
-    ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+def _validate_and_set_forward_targets(
+    ctx: Context, address_row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
     if patch.forward_to is None:
         return
     try:
-        known_relays = forward_targets.decrypt_relay_urls(ctx.environment, row.id, row.relays)
+        known_relays = forward_targets.decrypt_relay_urls(
+            ctx.environment, address_row.id, address_row.relays
+        )
     except DecryptionError:  # the key is lost, so the passwords must be given again
         known_relays = {}
     targets: TargetsWithRelayPasswords = validate_forward_targets(
         ctx, patch.forward_to, known_relays, [*PATCH_PATH, "forwardTo"]
     )
-    address_update.new_values[row.id]["forward_to"] = list(targets.shown_targets)
+    address_update.new_values[address_row.id]["forward_to"] = list(targets.shown_targets)
     if dict(targets.relays_with_password) != known_relays:
-        address_update.new_values[row.id]["relays"] = forward_targets.encrypt_relay_urls(
-            ctx.environment, row.id, targets.relays_with_password
+        address_update.new_values[address_row.id]["relays"] = (
+            forward_targets.encrypt_relay_urls_if_any(
+                ctx.environment, address_row.id, targets.relays_with_password
+            )
         )
 
 
 def _set_or_delete_autoreply(
-    ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+    ctx: Context, address_row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
-    kind = patch.columns.get("kind") or row.kind
+    kind = patch.columns.get("kind") or address_row.kind
     if patch.autoreply is not None:
         autoreplies.require_forward_kind(kind, AUTOREPLY_PATH)
         now, columns = ctx.environment.now(), patch.autoreply
-        autoreplies.set_new_autoreply(
-            address_update.autoreplies, row.id, columns, now, AUTOREPLY_PATH
+        autoreplies.set_autoreply_row_if_changed(
+            address_update.autoreplies, address_row.id, columns, now, AUTOREPLY_PATH
         )
-        is_enabled = address_update.autoreplies.is_enabled(row.id)
-        address_update.new_values[row.id]["answers"] = is_enabled
-    elif row.id in address_update.autoreplies.stored_rows and (
+        is_enabled = address_update.autoreplies.is_enabled(address_row.id)
+        address_update.new_values[address_row.id]["answers"] = is_enabled
+    elif address_row.id in address_update.autoreplies.stored_rows and (
         patch.deletes_autoreply or kind is not AddressKind.FORWARD
     ):
-        autoreplies.mark_autoreply_for_deletion(address_update.autoreplies, row.id)
-        address_update.new_values[row.id]["answers"] = False
+        autoreplies.mark_autoreply_for_deletion(address_update.autoreplies, address_row.id)
+        address_update.new_values[address_row.id]["answers"] = False
 
 
 def _set_main_and_check_expiry(
-    ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
+    ctx: Context, address_row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
-    if patch.main is False and row.main:
-        message = "name another address as main"
+    if patch.main is False and address_row.main:
+        message = "The main address can't be unset: set another address as main address."
         raise InvalidInput(
             message, constraint=ValidationConstraint.MAIN_ADDRESS, path=[*PATCH_PATH, "main"]
         )
     if patch.main:
-        address_update.new_values[row.id]["main"] = True
+        address_update.new_values[address_row.id]["main"] = True
     expires_at = patch.columns.get("expires_at")
     if expires_at and expires_at <= ctx.environment.now():
         raise InvalidInput(
-            "that is over already",
+            "The expiry time must be in the future.",
             constraint=ValidationConstraint.MIN,
             path=[*PATCH_PATH, "expiresAt"],
         )
 
 
-async def _set_address_text(
+async def _add_new_address_text_to_update(
     ctx: Context,
     session: AsyncSession,
-    row: ColumnRow,
+    address_row: ColumnRow,
     address_update: AddressUpdate,
     new_text: str,
 ) -> None:
@@ -339,12 +360,12 @@ async def _set_address_text(
     Raises InvalidInput for a catch-all and the errors of `lock_or_create_domain_for_address`.
     """
     path = [*PATCH_PATH, "address"]
-    if "*" in row.shown:
-        message = "a pattern is not renamed: make another one"
+    if "*" in address_row.display_address:
+        message = "An address with * can't be renamed: create another address."
         raise InvalidInput(message, constraint=ValidationConstraint.WILDCARD, path=path)
     local, domain_name = normalized_address(new_text)
-    domain_id = row.domain_id
-    if domain_name != normalized_address(row.shown).domain:
+    domain_id = address_row.domain_id
+    if domain_name != normalized_address(address_row.display_address).domain:
         try:
             domain = await domain_loaders.lock_or_create_domain_for_address(
                 ctx, session, domain_name, path="address", input_path=PATCH_PATH
@@ -353,8 +374,12 @@ async def _set_address_text(
             refusal.path = path
             raise
         domain_id = domain.id
-    await require_address_free(ctx, local, domain_id, path, except_id=row.id)
-    address_update.new_values[row.id] |= {"local": local, "shown": new_text, "domain_id": domain_id}
+    await require_address_free(ctx, local, domain_id, path, except_id=address_row.id)
+    address_update.new_values[address_row.id] |= {
+        "local": local,
+        "display_address": new_text,
+        "domain_id": domain_id,
+    }
 
 
 async def _store_and_log_new_values(
@@ -362,53 +387,34 @@ async def _store_and_log_new_values(
     session: AsyncSession,
     address_update: AddressUpdate,
     patch: AddressPatchValues,
-    locked_stream_ids: Collection[int],
 ) -> None:
-    """Store the changed values and record them in the journals and the admin log.
-
-    Addresses with the same new values share one statement.
-    """
-    connection, now = await session.connection(), ctx.environment.now()
-    changed, former_domain_ids, table = (
-        list[ColumnRow](),
-        dict[int, int | None](),
-        core_table(Address),
+    """Store the changed values and record them in the journals and the admin log."""
+    changed = [
+        row
+        for row in address_update.rows
+        if address_update.changed_values(row)
+        or row.id in address_update.autoreplies.changed_address_ids
+    ]
+    former_domain_ids: dict[int, int | None] = {
+        row.id: row.domain_id
+        for row in address_update.rows
+        if "domain_id" in address_update.changed_values(row)
+    }
+    # first, since a user has at most one main address
+    main_change = await _set_main_addresses(
+        ctx, session, address_update, patch, _rows_affecting_main_address(changed, patch)
     )
-    ids_by_values: dict[str, list[int]] = {}
-    for row in address_update.rows:
-        differing_values = address_update.changed_values(row)
-        if differing_values or row.id in address_update.autoreplies.changed_address_ids:
-            changed.append(row)
-            ids_by_values.setdefault(repr(address_update.new_values[row.id]), []).append(row.id)
-        if "domain_id" in differing_values:
-            former_domain_ids[row.id] = row.domain_id
-    main_change = MainAddressChange()
-    for row in _rows_affecting_main_address(
-        changed, patch
-    ):  # first, since a user has at most one main address
-        user, updated_row = (
-            await load_managed_user(ctx, row.user_id, path="addresses"),
-            address_update.updated_address(row),
-        )
-        if (user.domain_id or PLATFORM) not in locked_stream_ids:
-            raise Conflict("the account has moved meanwhile", path=["addresses"])
-        path = [*PATCH_PATH, "main" if patch.main else "address"]
-        main_change = await main_address.set_main_address(ctx, session, user, updated_row, path)
-    for address_ids in ids_by_values.values():
-        values = {**address_update.new_values[address_ids[0]], "updated_at": now}
-        await connection.execute(update(table).where(table.c.id.in_(address_ids)).values(values))
-    await autoreplies.store_changes(session, address_update.autoreplies)
-    for sign, address_counts in (
-        (-1, former_domain_ids),
-        (1, {key: address_update.new_values[key]["domain_id"] for key in former_domain_ids}),
-    ):
-        counted_addresses = [{"domain_id": domain_id} for domain_id in address_counts.values()]
+    await _update_address_rows(session, address_update, changed, ctx.environment.now())
+    await autoreplies.store_changed_address_autoreplies(session, address_update.autoreplies)
+    new_domain_ids = [address_update.new_values[key]["domain_id"] for key in former_domain_ids]
+    for sign, domain_ids in ((-1, former_domain_ids.values()), (1, new_domain_ids)):
+        counted_addresses = [{"domain_id": domain_id} for domain_id in domain_ids]
         await update_domain_counters(ctx, session, [], counted_addresses, sign=sign)
     rows_after = [address_update.updated_address(row) for row in changed]
     former_main_rows = [
-        row for row in main_change.former_rows if row.id not in {one.id for one in changed}
+        row for row in main_change.former_rows if row.id not in {change.id for change in changed}
     ]
-    await record_address_changes(
+    await journal_address_changes(
         ctx,
         session,
         [*rows_after, *former_main_rows],
@@ -421,17 +427,65 @@ async def _store_and_log_new_values(
         for row in changed
         if row.user_id != ctx.viewer.user_id or not row.user_id
     ]
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
+
+
+async def _set_main_addresses(
+    ctx: Context,
+    session: AsyncSession,
+    address_update: AddressUpdate,
+    patch: AddressPatchValues,
+    rows: Sequence[ColumnRow],
+) -> MainAddressChange:
+    """Make these addresses the main address of their user.
+
+    Raises Conflict if the domain of a user isn't locked, because the user has moved.
+    """
+    main_change = MainAddressChange()
+    for row in rows:
+        user = await require_managed_user(ctx, row.user_id, path="addresses")
+        if (user.domain_id or PLATFORM) not in address_update.locked_stream_ids:
+            raise Conflict(
+                "Another request moved the user to another domain at the same time: retry.",
+                path=["addresses"],
+            )
+        path = [*PATCH_PATH, "main" if patch.main else "address"]
+        main_change = await main_address.set_main_address_and_user_domain(
+            ctx, session, user, address_update.updated_address(row), path
+        )
+    return main_change
+
+
+async def _update_address_rows(
+    session: AsyncSession,
+    address_update: AddressUpdate,
+    rows: Sequence[ColumnRow],
+    now: datetime,
+) -> None:
+    """Update the rows of addresses. Addresses with the same new values share one statement."""
+    connection, table = await session.connection(), core_table(Address)
+    ids_by_values: dict[str, list[int]] = {}
+    for row in rows:
+        ids_by_values.setdefault(repr(address_update.new_values[row.id]), []).append(row.id)
+    for address_ids in ids_by_values.values():
+        values = {**address_update.new_values[address_ids[0]], "updated_at": now}
+        await connection.execute(update(table).where(table.c.id.in_(address_ids)).values(values))
 
 
 def _log_entry_of_update(
-    row: ColumnRow, changed_values: Mapping[str, Any], address_autoreplies: AddressAutoreplies
+    address_row: ColumnRow,
+    changed_values: Mapping[str, Any],
+    address_autoreplies: AddressAutoreplies,
 ) -> NewAuditLogEntry:
-    column_names = [name for name in (*LOGGED_COLUMNS, "shown") if name in changed_values]
-    before = {schema_name(name): getattr(row, name) for name in column_names}
-    after = {schema_name(name): changed_values[name] for name in column_names}
-    if row.id in address_autoreplies.changed_address_ids:
+    column_names = [name for name in (*LOGGED_COLUMNS, "display_address") if name in changed_values]
+    before = address_values_by_graphql_name(
+        {name: getattr(address_row, name) for name in column_names}
+    )
+    after = address_values_by_graphql_name({name: changed_values[name] for name in column_names})
+    if address_row.id in address_autoreplies.changed_address_ids:
         before["autoreply"], after["autoreply"] = (
-            address_autoreplies.audit_log_values_before_and_after(row.id)
+            address_autoreplies.audit_log_values_before_and_after(address_row.id)
         )
-    return NewAuditLogEntry("addressUpdate", "Address", row.id, row.domain_id, before, after)
+    return NewAuditLogEntry(
+        "addressUpdate", "Address", address_row.id, address_row.domain_id, before, after
+    )

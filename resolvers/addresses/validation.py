@@ -7,8 +7,8 @@ from typing import Any
 from mail.addresses.address_syntax import (
     MAX_ADDRESS,
     MAX_FIXED_PART,
-    checked_domain,
-    validated_address,
+    normalize_and_validate_address,
+    normalize_and_validate_domain,
 )
 from mail.text import confusables
 from models.addresses.tables import TRAINING_KINDS, AddressKind
@@ -16,7 +16,7 @@ from models.errors import ErrorCollector, InvalidInput
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.users import custom_data
-from resolvers.users.limit_values import LimitValue, stored_limit
+from resolvers.users.limit_values import LimitValue, validated_stored_limit
 from resolvers.users.validation import schema_path
 
 MAX_NAME_LENGTH = 128  # characters
@@ -37,14 +37,14 @@ def validate_address_text(
     text = f"*{text}" if text.startswith("@") else text
     local, _, domain = text.rpartition("@")
     if "*" not in text:
-        address: str = _check_with_path(path, validated_address, text)
+        address: str = _check_with_path(path, normalize_and_validate_address, text)
         if "+" in address.rpartition("@")[0]:
-            message = "an address has no label: mail to one finds it without"
+            message = "An address must not contain a subaddress (+)."
             raise InvalidInput(message, constraint=ValidationConstraint.SUBADDRESS, path=path)
         _check_with_path(path, confusables.refuse_confusable_address, address)
         return address
     if not allows_wildcard:
-        message = "an address with * takes allowWildcard"
+        message = "An address with * requires allowWildcard: true."
         raise InvalidInput(message, constraint=ValidationConstraint.WILDCARD, path=path)
     fixed_part = local.strip("*")
     is_one_wildcard = (
@@ -58,19 +58,21 @@ def validate_address_text(
         or "+" in fixed_part
         or len(text) > MAX_ADDRESS
     ):
-        message = "a pattern is *@domain, *end@domain, begin*@domain or name@*"
+        message = "A pattern must be *@domain, *suffix@domain, prefix*@domain or name@*."
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     if domain != ALL_DOMAINS_SIGN:
-        domain = _check_with_path(path, checked_domain, domain)
+        domain = _check_with_path(path, normalize_and_validate_domain, domain)
         if len(fixed_part.replace(".", "")) > MAX_FIXED_PART:
-            message = f"what is fixed of a pattern has at most {MAX_FIXED_PART} characters"
+            message = (
+                f"The local part of a pattern has at most {MAX_FIXED_PART} characters besides *."
+            )
             raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=path)
     if fixed_part:
         # dots do not count, so a fixed part may begin or end with one
         fixed_without_dots = fixed_part.replace(".", "")
         _check_with_path(
             path,
-            validated_address,
+            normalize_and_validate_address,
             f"{fixed_without_dots}@{'x' if domain == ALL_DOMAINS_SIGN else domain}",
         )
         _check_with_path(path, confusables.refuse_confusable_address, f"{fixed_part}@{domain}")
@@ -86,7 +88,7 @@ def _check_with_path(path: Sequence[str], check: Callable[..., Any], *arguments:
         raise
 
 
-def validate_columns(
+def validate_address_columns(
     columns: Mapping[str, Any], problems: ErrorCollector, path: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the columns in their stored form.
@@ -101,7 +103,7 @@ def validate_columns(
     return validated
 
 
-def check_column_combinations(
+def collect_column_combination_errors(
     address: Any, problems: ErrorCollector, path: Sequence[str] = (), *, spam_filter_learns: bool
 ) -> None:
     """Add an error to `problems` for each combination of columns that is not allowed.
@@ -110,25 +112,33 @@ def check_column_combinations(
     """
     kind, targets = AddressKind(address.kind), list(address.forward_to)
     with problems.collecting():
+        if kind is AddressKind.RESOURCE:
+            message = "An address of the kind RESOURCE is created by resourceCreate only."
+            raise InvalidInput(
+                message, constraint=ValidationConstraint.ADDRESS_KIND, path=[*path, "kind"]
+            )
+    with problems.collecting():
         if kind in TRAINING_KINDS and not spam_filter_learns:
-            message = "there is no spam filter here that learns"
+            message = "This kind requires a configured spam filter that can be trained."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.UNSUPPORTED, path=[*path, "kind"]
             )
     with problems.collecting():
         if kind is AddressKind.FORWARD and not targets:
-            message = "say where it forwards to"
+            message = "An address of the kind FORWARD requires at least one target."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.REQUIRED, path=[*path, "forwardTo"]
             )
         if kind is not AddressKind.FORWARD and targets:
-            message = f"only a FORWARD has targets, not a {kind}"
+            message = f"An address of the kind {kind} can't have targets: the kind must be FORWARD."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.EXCLUSIVE, path=[*path, "forwardTo"]
             )
     with problems.collecting():
         if kind is not AddressKind.FORWARD and address.forwards_per_day is not None:
-            message = f"only a FORWARD forwards, not a {kind}"
+            message = (
+                f"An address of the kind {kind} can't have this limit: the kind must be FORWARD."
+            )
             raise InvalidInput(
                 message,
                 constraint=ValidationConstraint.EXCLUSIVE,
@@ -136,7 +146,7 @@ def check_column_combinations(
             )
     with problems.collecting():
         if address.main and not can_be_main(address):
-            message = "a main address is a MAILBOX, without * and without an end"
+            message = "A main address must have the kind MAILBOX, no * and no expiry time."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.MAIN_ADDRESS, path=[*path, "main"]
             )
@@ -148,36 +158,38 @@ def can_be_main(address: Any) -> bool:
     return is_single_address and address.kind == AddressKind.MAILBOX and address.expires_at is None
 
 
-def _validate_name(text: str | None, path: Sequence[str]) -> str | None:
-    name = sql_text.validate_text(text, max_length=MAX_NAME_LENGTH, path=path)
+def _validate_address_name(text: str | None, path: Sequence[str]) -> str | None:
+    name = sql_text.validated_trimmed_text(text, max_length=MAX_NAME_LENGTH, path=path)
     if name and not name.isprintable():
         raise InvalidInput(
-            "no control characters", constraint=ValidationConstraint.PATTERN, path=path
+            "The name must not contain control characters.",
+            constraint=ValidationConstraint.PATTERN,
+            path=path,
         )
     return name
 
 
 def _validate_comment(text: str | None, path: Sequence[str]) -> str | None:
-    return sql_text.validate_text(text, max_length=MAX_COMMENT_LENGTH, path=path)
+    return sql_text.validated_trimmed_text(text, max_length=MAX_COMMENT_LENGTH, path=path)
 
 
 def _validate_tags(tags: Sequence[str] | None, path: Sequence[str]) -> list[str]:
-    return sql_text.validate_tags(tags or (), path=path)
+    return sql_text.validated_distinct_tags(tags or (), path=path)
 
 
 def _validate_forwards_per_day(limit: LimitValue, path: Sequence[str]) -> int | None:
-    return stored_limit(limit, FORWARDS_PER_DAY_END, path)
+    return validated_stored_limit(limit, FORWARDS_PER_DAY_END, path)
 
 
 def _require_true_or_false(value: bool | None, path: Sequence[str]) -> bool:
     if value is None:
-        message = "it is either so or not: null says neither"
+        message = "Must be true or false, not null."
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
     return value
 
 
 COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
-    "name": _validate_name,
+    "name": _validate_address_name,
     "tags": _validate_tags,
     "forwards_per_day": _validate_forwards_per_day,
     "active": _require_true_or_false,

@@ -1,7 +1,7 @@
 """The admin log: changes that administrators made to others, and who can read them."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -12,14 +12,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.audit_log import AuditLogEntry
 from models.errors import InvalidInput
+from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin.redaction import redact_secrets
-from resolvers.auth.security_log import load_actor_id_and_name
+from resolvers.auth.log_actors import load_log_actor
 from resolvers.context import Context
-from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
 
 MAX_CONDITION_LENGTH = 128  # characters
@@ -37,7 +38,7 @@ class AuditLogOrder(StrEnum):
 
 
 _SORT_COLUMNS = {"CREATED": SortColumn("at", datetime)}
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in AuditLogOrder}
+LIST_ORDERS = list_orders(AuditLogOrder, _SORT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +51,25 @@ class NewAuditLogEntry:
     domain_id: int | None = None  # its administrators can read the entry
     before: Mapping[str, Any] | None = None  # only changed values; secrets are removed later
     after: Mapping[str, Any] | None = None
+    # if neither a user nor a key acts; None: the viewer
+    actor_name: str | None = field(default=None, kw_only=True)
 
 
-async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAuditLogEntry) -> None:
+async def insert_audit_log_entries(
+    ctx: Context, session: AsyncSession, *entries: NewAuditLogEntry
+) -> None:
     """Insert entries into the admin log in the transaction that makes the changes."""
     if not entries:
         return
     connection = await session.connection()
-    now, (actor_id, actor_name) = (
-        ctx.environment.now(),
-        await load_actor_id_and_name(session, ctx.viewer),
-    )
+    now = ctx.environment.now()
+    actor = await load_log_actor(session, ctx.viewer)
     rows = [
         {
             "id": ctx.environment.new_id(),
             "at": now,
-            "actor": actor_name,
-            "actor_id": actor_id or None,
+            "actor": entry.actor_name or actor.name,
+            "actor_id": actor.user_id,
             "role": ctx.viewer.role,
             "ip": ctx.client_ip,
             "mutation": entry.mutation,
@@ -85,6 +88,12 @@ async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAuditLog
         )
 
 
+async def record_platform_entries(ctx: Context, *entries: NewAuditLogEntry) -> None:
+    """Insert entries about the platform in a transaction of their own, or of the request."""
+    async with ctx.write_session(PLATFORM) as session:
+        await insert_audit_log_entries(ctx, session, *entries)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditLogConditions:
     """Conditions of an admin log list; all must hold."""
@@ -95,7 +104,7 @@ class AuditLogConditions:
     since: datetime | None = None  # inclusive
     before: datetime | None = None  # exclusive
 
-    def where_clauses(self) -> list[ColumnElement[bool]]:
+    def validated_where_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses. Raises InvalidInput if the mutation name is not allowed."""
         clauses: list[ColumnElement[bool]] = []
         if self.actor_id is not None:
@@ -108,7 +117,7 @@ class AuditLogConditions:
             ]
         if self.mutation is not None:
             if not self.mutation.isprintable() or len(self.mutation) > MAX_CONDITION_LENGTH:
-                text = f"at most {MAX_CONDITION_LENGTH} printable characters"
+                text = f"A condition has at most {MAX_CONDITION_LENGTH} printable characters."
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.LENGTH, path=["filter", "mutation"]
                 )
@@ -138,7 +147,7 @@ def _is_visible_entry(ctx: Context) -> ColumnElement[bool]:
     return false()
 
 
-async def read_entry_page(
+async def read_visible_audit_log_page(
     ctx: Context,
     conditions: AuditLogConditions,
     page_request: PageRequest,
@@ -148,15 +157,17 @@ async def read_entry_page(
     """Read a page of visible entries. Raises InvalidInput for a cursor of another order."""
     column_names = ENTRY_COLUMNS.intersection(columns) | {"at", "id"}
     statement = select(*select_columns(AuditLogEntry, column_names)).where(
-        _is_visible_entry(ctx), *conditions.where_clauses()
+        _is_visible_entry(ctx), *conditions.validated_where_clauses()
     )
     return await read_ordered_page(ctx, statement, AuditLogEntry, page_request, LIST_ORDERS[order])
 
 
-async def count_entries(ctx: Context, conditions: AuditLogConditions) -> int:
+async def count_visible_audit_log_entries(ctx: Context, conditions: AuditLogConditions) -> int:
     """Count the visible entries that meet the conditions."""
     statement = select(func.count().label("many")).select_from(AuditLogEntry)
-    (row,) = await ctx.read(statement.where(_is_visible_entry(ctx), *conditions.where_clauses()))
+    (row,) = await ctx.read(
+        statement.where(_is_visible_entry(ctx), *conditions.validated_where_clauses())
+    )
     return int(row.many)
 
 

@@ -16,38 +16,38 @@ _CONTROL_CHARACTERS = re.compile(
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # not supported by every database
 
 
-def validate_key(key: str) -> str:
+def validate_key_value_key(key: str) -> str:
     """Return the key. Keys are compared character by character.
 
     Raises InvalidInput if the key is too long, or has control characters or empty levels.
     """
-    check_characters_and_length(key, "key")
+    require_plain_text_within_limit(key, "key")
     if not all(key.split("/")):
         raise InvalidInput(
-            "A key can't begin or end with a slash, or contain two slashes in a row",
+            "A key can't begin or end with a slash, or contain two slashes in a row.",
             constraint=ValidationConstraint.PATTERN,
             path=["key"],
         )
     return key
 
 
-def check_characters_and_length(text: str, field_name: str) -> None:
+def require_plain_text_within_limit(text: str, field_name: str) -> None:
     """Raise InvalidInput if a text has control characters or more than MAX_KEY_BYTES bytes."""
     if _CONTROL_CHARACTERS.search(text):
         raise InvalidInput(
-            f"A {field_name} can't contain control characters",
+            f"A {field_name} can't contain control characters.",
             constraint=ValidationConstraint.PATTERN,
             path=[field_name],
         )
     if len(text.encode()) > MAX_KEY_BYTES:
         raise InvalidInput(
-            f"A {field_name} has at most {MAX_KEY_BYTES} bytes",
+            f"A {field_name} has at most {MAX_KEY_BYTES} bytes.",
             constraint=ValidationConstraint.MAX,
             path=[field_name],
         )
 
 
-def check_key_limits(ctx: Context, key: str) -> None:
+def require_key_within_limits(ctx: Context, key: str) -> None:
     """Raise LimitReached if a new key is longer or deeper than the settings allow."""
     options = ctx.environment.options
     for unit, used, limit in (
@@ -55,30 +55,32 @@ def check_key_limits(ctx: Context, key: str) -> None:
         ("levels", key.count("/") + 1, options.key_value_max_key_levels),
     ):
         if used > limit:
-            message = f"A key has at most {limit} {unit}"
+            message = f"A key has at most {limit} {unit}."
             raise LimitReached(message, limit=limit, used=used, path=["key"])
 
 
-def check_value(ctx: Context, value: str) -> None:
+def require_storable_value(ctx: Context, value: str) -> None:
     """Raise InvalidInput if a value can't be stored, LimitReached if it is too large."""
     if _NOT_STORABLE.search(value):
-        message = "A value can't contain NUL or unpaired surrogates"
+        message = "A value can't contain NUL or unpaired surrogates."
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=["value"])
     if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
-        message_of_limit = f"A value has at most {limit} bytes"
+        message_of_limit = f"A value has at most {limit} bytes."
         raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
 
 
-def expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
+def validated_expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | None:
     """Return when an entry with this time to live expires; None: never. Raises InvalidInput."""
     if ttl is None:
         return None
     shortest, longest = MIN_AND_MAX_TTL
     if ttl < shortest:
-        raise InvalidInput("At least 1 second", constraint=ValidationConstraint.MIN, path=["ttl"])
+        raise InvalidInput(
+            "The time must be at least 1 second.", constraint=ValidationConstraint.MIN, path=["ttl"]
+        )
     if ttl > longest:
         raise InvalidInput(
-            f"At most {longest.days} days",
+            f"The time must be at most {longest.days} days.",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )
@@ -90,7 +92,7 @@ def parse_whole_number(value: str) -> int:
     try:
         return quantities.parse_integer(value)
     except ValueError as problem:
-        message = "The stored value is not an integer below 2^53"
+        message = "The stored value is not an integer below 2^53."
         raise InvalidInput(
             message, constraint=ValidationConstraint.NUMBER, path=["key"]
         ) from problem

@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, cast, delete, func, null, select, true
+from sqlalchemy import ColumnElement, String, UpdateBase, cast, delete, func, null, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -22,26 +23,37 @@ from models.users.roles import Role, Scope, expand_scopes
 from models.users.search_index import has_prefix
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
-from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.key_value_validation import (
-    check_characters_and_length,
-    check_key_limits,
-    check_value,
-    expiry_time,
     parse_whole_number,
-    validate_key,
+    require_key_within_limits,
+    require_plain_text_within_limit,
+    require_storable_value,
+    validate_key_value_key,
+    validated_expiry_time,
 )
-from resolvers.context import Context, GuardRule
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.context import Context
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
+from resolvers.viewer import GuardRule
 
 DEFAULT_STORE = "default"  # used if the input names no store
 READER_OF_OTHERS = Role.ADMIN  # roles below it need a token to act as the user
 WRITER_OF_OTHERS = Role.ROOT
 WRITER_OF_SHARED = Role.ADMIN  # writes the entries that all users can read
 READ_SCOPES = frozenset({Scope.READ, Scope.SETTINGS})  # one of them is needed to load entries by id
+
+
+class KeyValueEntryOrder(StrEnum):
+    """The order of a list of entries, in byte order."""
+
+    KEY_ASC = "KEY_ASC"
+    KEY_DESC = "KEY_DESC"
+
+
+LIST_ORDERS = list_orders(KeyValueEntryOrder, {"KEY": SortColumn("key", str)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ class KeyValueListConditions:
         key = col(KeyValueEntry.key)
         clauses = [
             *_namespace_clauses(self.namespace),
-            _is_visible_entry(ctx, [self.namespace.owner_id]),
+            _is_unexpired_own_shared_or_visible_entry(ctx, [self.namespace.owner_id]),
         ]
         if self.is_exact:
             return [*clauses, key == self.prefix]
@@ -93,10 +105,10 @@ class NewKeyValue:
 async def find_entry(ctx: Context, namespace: KeyValueNamespace, key: str) -> ColumnRow | None:
     """Return the entry of a key, or None if the viewer sees none."""
     _require_known_store(ctx, namespace)
-    return await ctx.load(load_entries_by_key, (namespace, validate_key(key)))
+    return await ctx.load(load_visible_entries_by_key, (namespace, validate_key_value_key(key)))
 
 
-async def load_entries_by_key(
+async def load_visible_entries_by_key(
     ctx: Context, namespaces_and_keys: list[tuple[KeyValueNamespace, str]]
 ) -> list[ColumnRow | None]:
     """Load entries by namespace and key, in the given order. None if the viewer sees none."""
@@ -106,11 +118,11 @@ async def load_entries_by_key(
         col(KeyValueEntry.stream_id).in_(owner_ids),
         col(KeyValueEntry.store).in_({within.store for within, _ in namespaces_and_keys}),
         col(KeyValueEntry.key).in_({key for _, key in namespaces_and_keys}),
-        _is_visible_entry(ctx, owner_ids),
+        _is_unexpired_own_shared_or_visible_entry(ctx, owner_ids),
     )
     rows = await ctx.read(statement)
     rows_by_key = {(KeyValueNamespace(row.stream_id, row.store), row.key): row for row in rows}
-    return [rows_by_key.get(one) for one in namespaces_and_keys]
+    return [rows_by_key.get(and_key) for and_key in namespaces_and_keys]
 
 
 async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -119,44 +131,46 @@ async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[Colum
         return [None] * len(ids)
     return await read_by_keys(
         ctx,
-        select(*select_columns(KeyValueEntry)).where(_is_visible_entry(ctx)),
+        select(*select_columns(KeyValueEntry)).where(
+            _is_unexpired_own_shared_or_visible_entry(ctx)
+        ),
         col(KeyValueEntry.id),
         ids,
     )
 
 
-async def read_entry_page(
+async def read_visible_key_value_page(  # noqa: PLR0913 - a list without values
     ctx: Context,
     conditions: KeyValueListConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: KeyValueEntryOrder = KeyValueEntryOrder.KEY_ASC,
     *,
     with_values: bool = True,
 ) -> Page[ColumnRow]:
-    """Read a page of entries, ordered by key. Without `with_values` no value is read.
+    """Read a page of entries. Without `with_values` no value is read.
 
-    Raises InvalidInput if the store is unknown or the prefix is not allowed.
+    Raises InvalidInput if the store is unknown or the prefix is not allowed, and for a cursor of
+    another order.
     """
-    _check_list_conditions(ctx, conditions)
-    column_names = {"id", "key", *columns} - (set() if with_values else {"value"})
+    _require_valid_list_conditions(ctx, conditions)
+    list_order = LIST_ORDERS[order]
+    column_names = {"id", list_order.column, *columns} - (set() if with_values else {"value"})
     selected_columns: list[Any] = [*select_columns(KeyValueEntry, column_names)]
     if not with_values:
         selected_columns.append(cast(null(), String).label("value"))
     rows = select(*selected_columns).where(*conditions.where_clauses(ctx))
-    sort_key = (col(KeyValueEntry.key), col(KeyValueEntry.id))
-    return await pagination.read_page(
-        ctx, PageScan(rows, page_request, sort_key, is_descending=False)
-    )
+    return await read_ordered_page(ctx, rows, KeyValueEntry, page_request, list_order)
 
 
-async def count_entries(ctx: Context, conditions: KeyValueListConditions) -> int:
+async def count_visible_key_values(ctx: Context, conditions: KeyValueListConditions) -> int:
     """Count the entries of a list."""
     statement = select(func.count().label("many")).select_from(KeyValueEntry)
     (row,) = await ctx.read(statement.where(*conditions.where_clauses(ctx)))
     return int(row.many)
 
 
-def _is_visible_entry(
+def _is_unexpired_own_shared_or_visible_entry(
     ctx: Context, owner_ids: Collection[int] | None = None
 ) -> ColumnElement[bool]:
     """Return the WHERE clause for entries that the viewer sees and that are not expired.
@@ -191,26 +205,26 @@ def _parent_level(key: str) -> str:
     return key[: key.rfind("/") + 1]
 
 
-def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> None:
+def _require_valid_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> None:
     _require_known_store(ctx, conditions.namespace)
-    check_characters_and_length(conditions.prefix, "prefix")
+    require_plain_text_within_limit(conditions.prefix, "prefix")
     if conditions.is_exact and not conditions.prefix:
         raise InvalidInput(
-            "A key is required", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
+            "A key is required.", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
         )
 
 
 def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
         raise InvalidInput(
-            "There is no key-value store with this name",
+            "There is no key-value store with this name.",
             constraint=ValidationConstraint.UNKNOWN,
             path=["store"],
             allowed_values=ctx.environment.options.key_value_stores,
         )
 
 
-async def set_value(
+async def set_key_value(
     ctx: Context, namespace: KeyValueNamespace, key: str, new_value: NewKeyValue
 ) -> KeyValueEntry:
     """Set the value of a key and when it expires; without TTL it never expires.
@@ -218,21 +232,21 @@ async def set_value(
     Raises StaleObject if the stored version is not `if_version`, and Forbidden, InvalidInput or
     LimitReached.
     """
-    _check_key_and_write_access(ctx, namespace, key)
-    check_value(ctx, new_value.value)
-    expires_at = expiry_time(ctx, new_value.ttl)
+    _require_valid_key_and_write_access(ctx, namespace, key)
+    require_storable_value(ctx, new_value.value)
+    expires_at = validated_expiry_time(ctx, new_value.ttl)
     async with ctx.write_session(namespace.owner_id) as session:
-        stored = await _load_unexpired_entry(ctx, namespace, key)
+        stored = await _find_unexpired_entry(ctx, namespace, key)
         version = stored.version if stored else 0
         if new_value.if_version is not None and new_value.if_version != version:
             raise StaleObject(current_modseq=version, path=["ifVersion"])
-        entry = _new_entry(
+        entry = _key_value_entry_to_store(
             ctx, namespace, key, stored, value=new_value.value, expires_at=expires_at
         )
-        return await _store_entry(ctx, session, "keyValueSet", entry, stored)
+        return await _store_and_log_key_value_entry(ctx, session, "keyValueSet", entry, stored)
 
 
-async def increment_value(
+async def increment_key_value(
     ctx: Context,
     namespace: KeyValueNamespace,
     key: str,
@@ -245,26 +259,32 @@ async def increment_value(
     Raises NotFound if there is no entry and `create_missing` is false, and InvalidInput if the
     value is not a number or would exceed 2^53.
     """
-    _check_key_and_write_access(ctx, namespace, key)
+    _require_valid_key_and_write_access(ctx, namespace, key)
     async with ctx.write_session(namespace.owner_id) as session:
-        stored = await _load_unexpired_entry(ctx, namespace, key)
+        stored = await _find_unexpired_entry(ctx, namespace, key)
         if stored is None and not create_missing:
             raise NotFound(key, path=["key"])
         # the stream is locked, so no other transaction changes the same number
         number = (parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
             constraint = ValidationConstraint.MAX if number > 0 else ValidationConstraint.MIN
-            raise InvalidInput("The result would reach 2^53", constraint=constraint, path=["delta"])
+            raise InvalidInput(
+                "The result would reach 2^53.", constraint=constraint, path=["delta"]
+            )
         expires_at = stored.expires_at if stored else None
-        entry = _new_entry(ctx, namespace, key, stored, value=str(number), expires_at=expires_at)
-        return await _store_entry(ctx, session, "keyValueIncrement", entry, stored)
+        entry = _key_value_entry_to_store(
+            ctx, namespace, key, stored, value=str(number), expires_at=expires_at
+        )
+        return await _store_and_log_key_value_entry(
+            ctx, session, "keyValueIncrement", entry, stored
+        )
 
 
-async def delete_entries(
+async def delete_key_values(
     ctx: Context, namespace: KeyValueNamespace, key: str, *, recursive: bool = False
 ) -> int:
     """Delete an entry, with `recursive` also all entries below it, and return their number."""
-    _check_key_and_write_access(ctx, namespace, key)
+    _require_valid_key_and_write_access(ctx, namespace, key)
     is_deleted: ColumnElement[bool] = col(KeyValueEntry.key) == key
     if recursive:
         dialect, key_column = ctx.environment.database.dialect, col(KeyValueEntry.key)
@@ -282,7 +302,7 @@ async def delete_entries(
             await ctx.record_change(session, namespace.owner_id, EventType.KEY_VALUE_CHANGED, ids)
             before = {"store": namespace.store, "key": key, "entries": len(ids)}
             target = ids[0] if len(ids) == 1 else None
-            await _log_change_unless_own(
+            await _write_audit_log_unless_own_entry(
                 ctx,
                 session,
                 namespace,
@@ -312,19 +332,21 @@ async def delete_entries_of_users(
     )
 
 
-def _check_key_and_write_access(ctx: Context, namespace: KeyValueNamespace, key: str) -> None:
+def _require_valid_key_and_write_access(
+    ctx: Context, namespace: KeyValueNamespace, key: str
+) -> None:
     """Raise Forbidden if the viewer may not write here, and InvalidInput for a bad key or store.
 
     Shared entries and those of other users need a higher role and the scope FULL.
     """
     _require_known_store(ctx, namespace)
-    validate_key(key)
+    validate_key_value_key(key)
     if namespace.owner_id == PLATFORM or namespace.owner_id != ctx.viewer.user_id:
         role = WRITER_OF_SHARED if namespace.owner_id == PLATFORM else WRITER_OF_OTHERS
         ctx.viewer.require(GuardRule(role=role, scope=Scope.FULL))
 
 
-async def _load_unexpired_entry(
+async def _find_unexpired_entry(
     ctx: Context, namespace: KeyValueNamespace, key: str
 ) -> ColumnRow | None:
     """Return the stored entry after its stream is locked.
@@ -338,7 +360,7 @@ async def _load_unexpired_entry(
     return next(iter(await ctx.read(statement)), None)
 
 
-def _new_entry(
+def _key_value_entry_to_store(
     ctx: Context, namespace: KeyValueNamespace, key: str, stored: ColumnRow | None, **columns: Any
 ) -> KeyValueEntry:
     """Return the entry to store. It keeps the id of the stored one; its version is set later."""
@@ -354,7 +376,7 @@ def _new_entry(
     )
 
 
-async def _store_entry(
+async def _store_and_log_key_value_entry(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
@@ -366,8 +388,8 @@ async def _store_entry(
     Raises LimitReached if the owner has no room for it.
     """
     if stored is None:
-        check_key_limits(ctx, entry.key)
-    await _require_room(ctx, entry, stored)
+        require_key_within_limits(ctx, entry.key)
+    await _require_below_entry_and_byte_limits(ctx, entry, stored)
     event_type, namespace = (
         EventType.KEY_VALUE_CHANGED,
         KeyValueNamespace(entry.stream_id, entry.store),
@@ -378,7 +400,7 @@ async def _store_entry(
     store_and_key = {"store": entry.store, "key": entry.key}
     before = {**store_and_key, "version": stored.version} if stored else None
     after = {**store_and_key, "version": entry.version}
-    await _log_change_unless_own(
+    await _write_audit_log_unless_own_entry(
         ctx,
         session,
         namespace,
@@ -388,7 +410,7 @@ async def _store_entry(
 
 
 @cache
-def _upsert_statement(dialect: str) -> Any:
+def _upsert_statement(dialect: str) -> UpdateBase:
     """Return the statement that inserts an entry or overwrites the one of the same key.
 
     The stored one can be an expired entry. An UPDATE alone would miss a row that housekeeping
@@ -402,7 +424,9 @@ def _upsert_statement(dialect: str) -> Any:
     )
 
 
-async def _require_room(ctx: Context, entry: KeyValueEntry, stored: ColumnRow | None) -> None:
+async def _require_below_entry_and_byte_limits(
+    ctx: Context, entry: KeyValueEntry, stored: ColumnRow | None
+) -> None:
     """Raise LimitReached if the entry does not fit. Expired entries are not counted."""
     difference = entry.size - (stored.size if stored else 0)
     if stored and difference <= 0:
@@ -414,9 +438,11 @@ async def _require_room(ctx: Context, entry: KeyValueEntry, stored: ColumnRow | 
     (totals,) = await ctx.read(statement)
     options = ctx.environment.options
     if stored is None and totals.many >= (limit := options.key_value_max_entries):
-        raise LimitReached(f"at most {limit} entries", limit=limit, used=totals.many, path=["key"])
+        raise LimitReached(
+            f"At most {limit} entries are allowed.", limit=limit, used=totals.many, path=["key"]
+        )
     if totals.bytes + difference > (limit := options.key_value_max_total_size):
-        message = f"All keys and values of an owner have at most {limit} bytes"
+        message = f"All keys and values of an owner have at most {limit} bytes."
         raise LimitReached(message, limit=limit, used=int(totals.bytes), path=["value"])
 
 
@@ -436,7 +462,7 @@ async def _delete_and_return_unexpired_ids(
     return ids_by_owner
 
 
-async def _log_change_unless_own(
+async def _write_audit_log_unless_own_entry(
     ctx: Context, session: AsyncSession, namespace: KeyValueNamespace, entry: NewAuditLogEntry
 ) -> None:
     """Write an entry without values to the admin log, unless the entry is the viewer's own.
@@ -444,8 +470,10 @@ async def _log_change_unless_own(
     For a private entry of another user the target is that user.
     """
     if namespace.owner_id == PLATFORM:
-        await audit_log.log_changes(ctx, session, replace(entry, target_kind="KeyValueEntry"))
+        await audit_log.insert_audit_log_entries(
+            ctx, session, replace(entry, target_kind="KeyValueEntry")
+        )
     elif namespace.owner_id != ctx.viewer.user_id:
-        await audit_log.log_changes(
+        await audit_log.insert_audit_log_entries(
             ctx, session, replace(entry, target_kind="User", target_id=namespace.owner_id)
         )

@@ -1,11 +1,12 @@
 """Legal holds: created and ended by administrators, with a log of every access to the copies."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, false, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Select, false, func, insert, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -16,7 +17,7 @@ from models.admin.legal_holds import (
     LegalHoldAccess,
     LegalHoldAccessAction,
 )
-from models.admin.tasks import Task, TaskKind, TaskState
+from models.admin.tasks import Task, TaskState
 from models.errors import (
     Forbidden,
     InvalidInput,
@@ -27,7 +28,6 @@ from models.errors import (
 )
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
-from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
@@ -35,21 +35,49 @@ from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
-from resolvers.auth import security_log
+from resolvers.admin.held_copy_task import TASK_KIND
+from resolvers.admin.task_steps import insert_tasks_and_wake_workers
+from resolvers.auth import log_actors
 from resolvers.context import Context
-from resolvers.pagination import PageScan, read_by_keys
-from resolvers.users.selection import load_managed_user
+from resolvers.list_orders import (
+    OwnerPageKey,
+    SortColumn,
+    list_orders,
+    read_ordered_page,
+    read_owner_pages,
+)
+from resolvers.pagination import read_by_keys
+from resolvers.users.selection import require_managed_user
 
-TASK_KIND = TaskKind.HELD_COPY  # the task that copies the stored messages
-CHUNK_SIZE = 500  # messages per transaction
 MAX_ACTIVE_LEGAL_HOLDS = 10  # per user
 MAX_LEGAL_HOLD_TIME = timedelta(days=36_500)
 MAX_REASON_LENGTH = 1000  # characters
-NEWEST, COPIES, ACCESSES = "legal_holds-", "copies+", "accesses-"
-LEGAL_HOLD_SORT_KEY = (col(LegalHold.created_at), col(LegalHold.id))
-COPY_SORT_KEY = (col(HeldCopy.position), col(HeldCopy.id))
-ACCESS_SORT_KEY = (col(LegalHoldAccess.at), col(LegalHoldAccess.id))
+
+
+class LegalHoldOrder(StrEnum):
+    """The order of a list of legal holds; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+class HeldCopyOrder(StrEnum):
+    """The order of a list of copies, by their position in the hash chain."""
+
+    POSITION_ASC = "POSITION_ASC"
+    POSITION_DESC = "POSITION_DESC"
+
+
+class LegalHoldAccessOrder(StrEnum):
+    """The order of a list of accesses; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LEGAL_HOLD_ORDERS = list_orders(LegalHoldOrder)
+COPY_ORDERS = list_orders(HeldCopyOrder, {"POSITION": SortColumn("position", int)})
+ACCESS_ORDERS = list_orders(LegalHoldAccessOrder, {"CREATED": SortColumn("at", datetime)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +89,6 @@ class NewLegalHold:
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LegalHoldPageKey:
-    """A page of the copies or accesses of one legal hold, with the selected columns."""
-
-    legal_hold_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
 
 
 def is_visible_legal_hold(ctx: Context) -> ColumnElement[bool]:
@@ -103,10 +122,31 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
     NotFound, Forbidden for the viewer's own account, and LimitReached if the user has too many
     active legal holds.
     """
-    now = ctx.environment.now()
+    _validate_new_legal_hold(new_legal_hold, ctx.environment.now())
+    user = await require_managed_user(ctx, new_legal_hold.user_id)
+    if user.id == ctx.viewer.user_id:
+        raise Forbidden("Your own account can't have a legal hold.", path=["user"])
+    async with ctx.write_session(PLATFORM, user.id) as session:
+        await _require_below_active_legal_hold_limit(ctx, user.id)
+        legal_hold = await _insert_legal_hold_and_task(ctx, session, user, new_legal_hold)
+        values_after = {
+            "user": user.username,
+            "startsAt": new_legal_hold.starts_at,
+            "endsAt": new_legal_hold.ends_at,
+            "expiresAt": new_legal_hold.expires_at,
+        }
+        entry = NewAuditLogEntry(
+            "legalHoldCreate", "LegalHold", legal_hold.id, None, None, values_after
+        )
+        await audit_log.insert_audit_log_entries(ctx, session, entry)
+        return legal_hold.id
+
+
+def _validate_new_legal_hold(new_legal_hold: NewLegalHold, now: datetime) -> None:
+    """Raise InvalidInput if the times or the reason are not allowed."""
     if not now < new_legal_hold.expires_at <= now + MAX_LEGAL_HOLD_TIME:
         raise InvalidInput(
-            "The end of a legal hold is in the future and at most 36,500 days ahead",
+            "The end of a legal hold must be in the future and at most 36,500 days ahead.",
             constraint=ValidationConstraint.RANGE,
             path=["expiresAt"],
         )
@@ -116,63 +156,56 @@ async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
         and new_legal_hold.starts_at >= new_legal_hold.ends_at
     ):
         raise InvalidInput(
-            "The end must be after the start",
+            "The end must be after the start.",
             constraint=ValidationConstraint.RANGE,
             path=["endsAt"],
         )
     if new_legal_hold.reason and len(new_legal_hold.reason) > MAX_REASON_LENGTH:
         raise InvalidInput(
-            f"at most {MAX_REASON_LENGTH} characters",
+            f"The reason has at most {MAX_REASON_LENGTH} characters.",
             constraint=ValidationConstraint.MAX,
             path=["reason"],
         )
-    user = await load_managed_user(ctx, new_legal_hold.user_id)
-    if user.id == ctx.viewer.user_id:
-        raise Forbidden("your own account can't have a legal hold", path=["user"])
-    async with ctx.write_session(PLATFORM, user.id) as session:
-        statement = select(func.count()).select_from(LegalHold)
-        ((count,),) = await ctx.read(
-            statement.where(col(LegalHold.user_id) == user.id, col(LegalHold.ended_at).is_(None))
+
+
+async def _require_below_active_legal_hold_limit(ctx: Context, user_id: int) -> None:
+    """Raise LimitReached if the user has MAX_ACTIVE_LEGAL_HOLDS active legal holds."""
+    statement = select(func.count()).select_from(LegalHold)
+    ((count,),) = await ctx.read(
+        statement.where(col(LegalHold.user_id) == user_id, col(LegalHold.ended_at).is_(None))
+    )
+    if count >= MAX_ACTIVE_LEGAL_HOLDS:
+        raise LimitReached(
+            f"An account has at most {MAX_ACTIVE_LEGAL_HOLDS} active legal holds.",
+            limit=MAX_ACTIVE_LEGAL_HOLDS,
+            used=count,
         )
-        if count >= MAX_ACTIVE_LEGAL_HOLDS:
-            raise LimitReached(
-                f"at most {MAX_ACTIVE_LEGAL_HOLDS} legal holds of an account",
-                limit=MAX_ACTIVE_LEGAL_HOLDS,
-                used=count,
-            )
-        legal_hold_id, (_, actor_name) = (
-            ctx.environment.new_id(),
-            await security_log.load_actor_id_and_name(session, ctx.viewer),
-        )
-        (task,) = await insert_tasks(ctx, session, TASK_KIND, [{"legal_hold": legal_hold_id}])
-        legal_hold = LegalHold(
-            id=legal_hold_id,
-            user_id=user.id,
-            username=user.username,
-            starts_at=new_legal_hold.starts_at,
-            ends_at=new_legal_hold.ends_at,
-            expires_at=new_legal_hold.expires_at,
-            reason=new_legal_hold.reason,
-            created_at=now,
-            created_by=actor_name,
-            task_id=task.id,
-        )
-        session.add(legal_hold)
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
-        values_after = {
-            "user": user.username,
-            "startsAt": new_legal_hold.starts_at,
-            "endsAt": new_legal_hold.ends_at,
-            "expiresAt": new_legal_hold.expires_at,
-        }
-        await audit_log.log_changes(
-            ctx,
-            session,
-            NewAuditLogEntry(
-                "legalHoldCreate", "LegalHold", legal_hold_id, None, None, values_after
-            ),
-        )
-    return legal_hold_id
+
+
+async def _insert_legal_hold_and_task(
+    ctx: Context, session: AsyncSession, user: ColumnRow, new_legal_hold: NewLegalHold
+) -> LegalHold:
+    """Insert a legal hold and the task that copies the stored messages."""
+    legal_hold_id = ctx.environment.new_id()
+    actor = await log_actors.load_log_actor(session, ctx.viewer)
+    (task,) = await insert_tasks_and_wake_workers(
+        ctx, session, TASK_KIND, [{"legal_hold": legal_hold_id}]
+    )
+    legal_hold = LegalHold(
+        id=legal_hold_id,
+        user_id=user.id,
+        username=user.username,
+        starts_at=new_legal_hold.starts_at,
+        ends_at=new_legal_hold.ends_at,
+        expires_at=new_legal_hold.expires_at,
+        reason=new_legal_hold.reason,
+        created_at=ctx.environment.now(),
+        created_by=actor.name,
+        task_id=task.id,
+    )
+    session.add(legal_hold)
+    await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+    return legal_hold
 
 
 async def end_legal_holds_and_mark_removed(ctx: Context, ids: Sequence[int]) -> None:
@@ -202,7 +235,7 @@ async def end_legal_holds_and_mark_removed(ctx: Context, ids: Sequence[int]) -> 
             )
             for row in rows.values()
         ]
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 async def load_visible_legal_holds_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -229,19 +262,25 @@ async def load_copy_task_states_by_legal_hold(ctx: Context, ids: list[int]) -> l
     return [states_by_id.get(key, TaskState.CANCELLED) for key in ids]
 
 
-async def read_legal_hold_page(
-    ctx: Context, user_id: int | None, page_request: PageRequest, columns: frozenset[str]
+async def read_visible_legal_hold_page(
+    ctx: Context,
+    user_id: int | None,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: LegalHoldOrder = LegalHoldOrder.CREATED_DESC,
 ) -> Page[ColumnRow]:
-    """Read a page of legal holds of one user or of all users, the newest first."""
-    statement = select(*select_columns(LegalHold, {"id", "created_at", *columns})).where(
+    """Read a page of legal holds of one user or of all users.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    list_order = LEGAL_HOLD_ORDERS[order]
+    statement = select(*select_columns(LegalHold, {"id", list_order.column, *columns})).where(
         *_legal_hold_list_clauses(ctx, user_id)
     )
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, LEGAL_HOLD_SORT_KEY, is_descending=True)
-    )
+    return await read_ordered_page(ctx, statement, LegalHold, page_request, list_order)
 
 
-async def count_legal_holds(ctx: Context, user_id: int | None) -> int:
+async def count_visible_legal_holds(ctx: Context, user_id: int | None) -> int:
     """Count the visible legal holds of one user or of all users."""
     (row,) = await ctx.read(
         select(func.count()).select_from(LegalHold).where(*_legal_hold_list_clauses(ctx, user_id))
@@ -257,41 +296,37 @@ def _legal_hold_list_clauses(ctx: Context, user_id: int | None) -> list[ColumnEl
 
 
 async def load_copy_pages_and_log_access(
-    ctx: Context, page_keys: list[LegalHoldPageKey]
+    ctx: Context, page_keys: list[OwnerPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of copies in chain order, and log the access in the same transaction."""
-    columns = frozenset({"id", "position"}).union(*(key.columns for key in page_keys))
-    scans = []
-    for page_key in page_keys:
-        statement = select(*select_columns(HeldCopy, columns)).where(
-            *_copy_list_clauses(ctx, page_key)
-        )
-        scans.append(PageScan(statement, page_key.page_request, COPY_SORT_KEY, is_descending=False))
-    async with ctx.separate_write_session() as (separate_ctx, session):
-        await _log_access(
+    """Load pages of the copies of legal holds, and log the access in the same transaction.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    async with ctx.separate_or_nested_write_session() as (separate_ctx, session):
+        await _insert_access_rows_of_legal_holds(
             separate_ctx,
             session,
-            [key.legal_hold_id for key in page_keys],
+            [key.owner_id for key in page_keys],
             LegalHoldAccessAction.LIST,
         )
-        return await pagination.read_pages(separate_ctx, scans)
+        return await read_owner_pages(separate_ctx, HeldCopy, page_keys, _select_copies)
 
 
-async def count_copies_by_legal_hold(ctx: Context, page_keys: list[LegalHoldPageKey]) -> list[int]:
+async def count_visible_copies_by_legal_hold(
+    ctx: Context, page_keys: list[OwnerPageKey]
+) -> list[int]:
     """Count the copies of legal holds, in the given order."""
-    count = func.count().label("many")
-    statements = [
-        select(count).select_from(HeldCopy).where(*_copy_list_clauses(ctx, key))
-        for key in page_keys
-    ]
-    return [row.many for (row,) in await pagination.read_union(ctx, statements)]
+    statements = [_select_copies(ctx, key.owner_id, ["id"]) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
 
 
-def _copy_list_clauses(ctx: Context, page_key: LegalHoldPageKey) -> list[ColumnElement[bool]]:
-    return [
-        col(HeldCopy.legal_hold_id) == page_key.legal_hold_id,
+def _select_copies(
+    ctx: Context, legal_hold_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(HeldCopy, columns)).where(
+        col(HeldCopy.legal_hold_id) == legal_hold_id,
         _is_of_visible_active_legal_hold(ctx, col(HeldCopy.legal_hold_id)),
-    ]
+    )
 
 
 async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -301,9 +336,9 @@ async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list
     )
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None for _ in ids]
-    async with ctx.separate_write_session() as (separate_ctx, session):
+    async with ctx.separate_or_nested_write_session() as (separate_ctx, session):
         rows = await read_by_keys(separate_ctx, statement, col(HeldCopy.id), ids)
-        await _log_access(
+        await _insert_access_rows_of_legal_holds(
             separate_ctx,
             session,
             sorted({row.legal_hold_id for row in rows if row}),
@@ -312,40 +347,32 @@ async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list
     return rows
 
 
-async def load_access_pages_by_legal_hold(
-    ctx: Context, page_keys: list[LegalHoldPageKey]
+async def load_visible_access_pages_by_legal_hold(
+    ctx: Context, page_keys: list[OwnerPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of the accesses to legal holds, the latest first."""
-    columns = frozenset({"id", "at"}).union(*(key.columns for key in page_keys))
-    scans = []
-    for page_key in page_keys:
-        statement = select(*select_columns(LegalHoldAccess, columns)).where(
-            *_access_list_clauses(ctx, page_key)
-        )
-        scans.append(
-            PageScan(statement, page_key.page_request, ACCESS_SORT_KEY, is_descending=True)
-        )
-    return await pagination.read_pages(ctx, scans)
+    """Load pages of the accesses to legal holds.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    return await read_owner_pages(ctx, LegalHoldAccess, page_keys, _select_accesses)
 
 
-async def count_accesses_by_legal_hold(
-    ctx: Context, page_keys: list[LegalHoldPageKey]
+async def count_visible_accesses_by_legal_hold(
+    ctx: Context, page_keys: list[OwnerPageKey]
 ) -> list[int]:
     """Count the accesses to legal holds, in the given order."""
-    count = func.count().label("many")
-    statements = [
-        select(count).select_from(LegalHoldAccess).where(*_access_list_clauses(ctx, key))
-        for key in page_keys
-    ]
-    return [row.many for (row,) in await pagination.read_union(ctx, statements)]
+    statements = [_select_accesses(ctx, key.owner_id, ["id"]) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
 
 
-def _access_list_clauses(ctx: Context, page_key: LegalHoldPageKey) -> list[ColumnElement[bool]]:
+def _select_accesses(
+    ctx: Context, legal_hold_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
     legal_hold_ids = select(col(LegalHold.id)).where(is_visible_legal_hold(ctx))
-    return [
-        col(LegalHoldAccess.legal_hold_id) == page_key.legal_hold_id,
+    return select(*select_columns(LegalHoldAccess, columns)).where(
+        col(LegalHoldAccess.legal_hold_id) == legal_hold_id,
         col(LegalHoldAccess.legal_hold_id).in_(legal_hold_ids),
-    ]
+    )
 
 
 async def load_visible_accesses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -357,7 +384,7 @@ async def load_visible_accesses_by_id(ctx: Context, ids: list[int]) -> list[Colu
     return await read_by_keys(ctx, statement, col(LegalHoldAccess.id), ids)
 
 
-async def _log_access(
+async def _insert_access_rows_of_legal_holds(
     ctx: Context,
     session: AsyncSession,
     legal_hold_ids: Sequence[int],
@@ -372,14 +399,14 @@ async def _log_access(
     visible_ids = {row.id for row in await ctx.read(statement)}
     if not visible_ids:
         return
-    actor_id, actor_name = await security_log.load_actor_id_and_name(session, ctx.viewer)
+    actor = await log_actors.load_log_actor(session, ctx.viewer)
     rows = [
         {
             "id": ctx.environment.new_id(),
             "legal_hold_id": key,
             "at": ctx.environment.now(),
-            "actor": actor_name,
-            "actor_id": actor_id or None,
+            "actor": actor.name,
+            "actor_id": actor.user_id,
             "role": ctx.viewer.role,
             "ip": ctx.client_ip,
             "action": action,
@@ -403,13 +430,15 @@ async def export_mbox_and_log_access(
         )
         if row.ended_at is not None:
             raise NotFound(str(legal_hold_id))
-        await _log_access(ctx, session, [legal_hold_id], LegalHoldAccessAction.EXPORT)
+        await _insert_access_rows_of_legal_holds(
+            ctx, session, [legal_hold_id], LegalHoldAccessAction.EXPORT
+        )
     if verifies_copies:
-        await held_copies.check_blobs_of_copies(ctx.environment, legal_hold_id, row.copies)
+        await held_copies.require_intact_blobs_of_copies(ctx.environment, legal_hold_id, row.copies)
     return held_copies.stream_mbox(ctx.environment, legal_hold_id, row.copies)
 
 
-async def find_broken_position(ctx: Context, legal_hold: ColumnRow) -> int | None:
+async def find_broken_chain_position(ctx: Context, legal_hold: ColumnRow) -> int | None:
     """Return the position where the chain of copies is broken.
 
     None if it is intact or the legal hold has ended.
@@ -417,62 +446,5 @@ async def find_broken_position(ctx: Context, legal_hold: ColumnRow) -> int | Non
     return (
         None
         if legal_hold.ended_at is not None
-        else await held_copies.first_broken_position(ctx.environment, legal_hold)
-    )
-
-
-async def plan_lock_of_held_user(
-    ctx: Context, task_order: dict[str, Any], _checkpoint: dict[str, Any]
-) -> TaskStepPlan:
-    """Plan the next chunk.
-
-    Locks the stream of the user, so that no message is deleted before the copy.
-    """
-    statement = select(col(LegalHold.user_id)).where(col(LegalHold.id) == task_order["legal_hold"])
-    return TaskStepPlan([row.user_id for row in await ctx.read(statement)])
-
-
-async def copy_next_messages(
-    ctx: Context,
-    session: AsyncSession,
-    task_order: dict[str, Any],
-    checkpoint: dict[str, Any],
-    _: TaskStepPlan,
-) -> TaskStepResult:
-    """Copy the next messages, including deleted ones, in the order of their ids."""
-    statement = select(*select_columns(LegalHold)).where(
-        col(LegalHold.id) == task_order["legal_hold"], col(LegalHold.ended_at).is_(None)
-    )
-    legal_hold = next(iter(await ctx.read(statement)), None)
-    if legal_hold is None:
-        return TaskStepResult(checkpoint)
-    message_ids = select(col(Message.id)).where(
-        col(Message.user_id) == legal_hold.user_id, col(Message.id) > checkpoint.get("after", 0)
-    )
-    if legal_hold.starts_at:
-        message_ids = message_ids.where(col(Message.received_at) >= legal_hold.starts_at)
-    if legal_hold.ends_at:
-        message_ids = message_ids.where(col(Message.received_at) < legal_hold.ends_at)
-    ids = [
-        message.id
-        for message in await ctx.read(message_ids.order_by(col(Message.id)).limit(CHUNK_SIZE))
-    ]
-    copied_count = (
-        await ctx.environment.run_in_session(
-            session,
-            lambda transaction: held_copies.copy_messages_without_copy(
-                transaction, legal_hold, ids
-            ),
-        )
-        if ids
-        else 0
-    )
-    has_more = len(ids) == CHUNK_SIZE
-    if not has_more:
-        completion = update(LegalHold).where(col(LegalHold.id) == legal_hold.id).values(copied=True)
-        await (await session.connection()).execute(completion)
-    return TaskStepResult(
-        {"after": ids[-1] if ids else checkpoint.get("after", 0)},
-        done_count=copied_count,
-        has_more=has_more,
+        else await held_copies.find_first_broken_position(ctx.environment, legal_hold)
     )

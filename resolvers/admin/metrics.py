@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import func, select, text
 from sqlmodel import col
@@ -37,7 +38,7 @@ async def read_backlog_figures(environment: Environment) -> BacklogFigures:
     database, now = environment.database, environment.now()
     open_deliveries = (
         select(col(QueueEntry.submission_id), col(QueueEntry.state))
-        .where(text(f"deliveries.{IS_OPEN}"))  # the same condition as the partial index
+        .where(text(f"queue_entries.{IS_OPEN}"))  # the same condition as the partial index
         .limit(MAX_COUNTED_ROWS)
         .subquery()
     )
@@ -53,8 +54,8 @@ async def read_backlog_figures(environment: Environment) -> BacklogFigures:
     )
     # it is in the future while a worker has a lease; held entries do not count
     next_attempt = select(func.min(col(QueueEntry.next_at)).label("at")).where(text(IS_SCHEDULED))
-    next_slot = select(func.min(col(QueueEntry.turn_at)).label("at")).where(
-        col(QueueEntry.turn_at).is_not(None)
+    next_slot = select(func.min(col(QueueEntry.ready_at)).label("at")).where(
+        col(QueueEntry.ready_at).is_not(None)
     )
     due_rows = [*await database.read(next_attempt), *await database.read(next_slot)]
     # the same NOT condition as the partial index
@@ -79,7 +80,14 @@ async def read_backlog_figures(environment: Environment) -> BacklogFigures:
     )
 
 
-async def _read_certificate_figures(environment: Environment) -> tuple[datetime | None, int]:
+class _CertificateFigures(NamedTuple):
+    """When the first certificate expires, and how many ACME fails to issue."""
+
+    first_expires_at: datetime | None
+    failed_count: int
+
+
+async def _read_certificate_figures(environment: Environment) -> _CertificateFigures:
     """Return when the first certificate expires, and how many certificates ACME fails to issue."""
     expiry_statement = select(func.min(col(Certificate.not_after)).label("at")).where(
         col(Certificate.chain).is_not(None)
@@ -89,4 +97,4 @@ async def _read_certificate_figures(environment: Environment) -> tuple[datetime 
         await environment.database.read(expiry_statement),
         await environment.database.read(failing_statement),
     )
-    return first.at, count.many
+    return _CertificateFigures(first.at, count.many)

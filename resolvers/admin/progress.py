@@ -13,7 +13,7 @@ from resolvers.admin import tasks
 from resolvers.changes import stream_reader
 from resolvers.changes.managed_streams import ManagedStreams
 from resolvers.changes.stream_reader import FollowRequest
-from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
+from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams_and_note_sharing
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.context import Context
 from resolvers.submission import loaders as submission_loaders
@@ -43,7 +43,7 @@ _FOLLOWED_TASK = FollowedWork(
     tasks.load_visible_tasks_by_id,
     TASK_CHANGES,
     lambda row: row.id,
-    lambda row: (row.state, row.done, row.total),
+    lambda row: (row.state, row.done_count, row.total_count),
 )
 _FOLLOWED_RUN = FollowedWork(
     connector_loaders.load_visible_runs_by_id,
@@ -53,23 +53,23 @@ _FOLLOWED_RUN = FollowedWork(
 )
 
 
-def follow_task(ctx: Context, task_id: int) -> AsyncGenerator[ColumnRow]:
+def follow_task_until_finished(ctx: Context, task_id: int) -> AsyncGenerator[ColumnRow]:
     """Yield the current task, and each change of its state or count, until it has finished.
 
     Raises NotFound if the viewer can't see it. Stops if the viewer can no longer see it.
     """
-    return _follow_until_finished(ctx, task_id, _FOLLOWED_TASK)
+    return _require_and_follow_work_until_finished(ctx, task_id, _FOLLOWED_TASK)
 
 
-def follow_connector_run(ctx: Context, run_id: int) -> AsyncGenerator[ColumnRow]:
+def follow_connector_run_until_finished(ctx: Context, run_id: int) -> AsyncGenerator[ColumnRow]:
     """Yield the current connector run and each change, until it has finished.
 
-    Raises NotFound as `follow_task`.
+    Raises NotFound as `follow_task_until_finished`.
     """
-    return _follow_until_finished(ctx, run_id, _FOLLOWED_RUN)
+    return _require_and_follow_work_until_finished(ctx, run_id, _FOLLOWED_RUN)
 
 
-async def _follow_until_finished(
+async def _require_and_follow_work_until_finished(
     ctx: Context, work_id: int, kind: FollowedWork
 ) -> AsyncGenerator[ColumnRow]:
     (row,) = await kind.load_by_id(ctx, [work_id])
@@ -94,7 +94,7 @@ async def _follow_until_finished(
             yield row
         if row.finished_at:
             break
-        await anext(batches)
+        await stream_reader.wait_for_events(batches)
         (row,) = await kind.load_by_id(ctx, [work_id])
     await batches.aclose()
 
@@ -104,7 +104,7 @@ def _selector_of_work_stream(
 ) -> SelectStreams:
     """Return a stream selector for the stream of work that the viewer can see."""
     if stream_id == ctx.viewer.user_id != PLATFORM:
-        return load_viewer_streams
+        return load_viewer_streams_and_note_sharing
 
     async def select_other_stream(_ctx: Context) -> ManagedStreams:
         return ManagedStreams({stream_id: event_types})
@@ -116,7 +116,7 @@ async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield each submission of the viewer after it changes."""
     require_user_id(ctx)
     async for batch in stream_reader.follow_changes(
-        ctx, FollowRequest(types=SUBMISSION_EVENT_TYPES)
+        ctx, FollowRequest(ctx.last_seen_position, SUBMISSION_EVENT_TYPES)
     ):
         submission_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
@@ -128,7 +128,9 @@ async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
                 yield row
 
 
-async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[ColumnRow]:
+async def follow_submission_until_finished(
+    ctx: Context, submission_id: int
+) -> AsyncGenerator[ColumnRow]:
     """Yield the current submission of the viewer and each change, until it is finished.
 
     Raises NotFound if the viewer has no such submission.
@@ -144,7 +146,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
         yield row
         if row.state not in UNFINISHED_STATES:
             break
-        await anext(batches)
+        await stream_reader.wait_for_events(batches)
         (row,) = await submission_loaders.load_own_submissions_by_id(ctx, [submission_id])
     await batches.aclose()
 
@@ -152,7 +154,9 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
 async def follow_connector_runs(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield the last run of each of the viewer's connectors after it changes."""
     require_user_id(ctx)
-    async for batch in stream_reader.follow_changes(ctx, FollowRequest(types=CONNECTOR_CHANGES)):
+    async for batch in stream_reader.follow_changes(
+        ctx, FollowRequest(ctx.last_seen_position, CONNECTOR_CHANGES)
+    ):
         connector_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
             await connector_loaders.load_own_last_runs_by_connector(ctx, connector_ids)

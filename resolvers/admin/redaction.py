@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from models.quantities import format_duration
+from models.quantities import format_iso_duration
 
 HIDDEN_VALUE = "(hidden)"  # replaces a secret that is set
 SECRET_WORDS = frozenset(
@@ -63,13 +63,13 @@ def _redact_value(value: Any, depth: int) -> Any:
         case int():
             json_value = value if abs(value) < 1 << 63 else str(value)
         case timedelta():
-            json_value = format_duration(value)
+            json_value = format_iso_duration(value)
         case Mapping() | list() | tuple() | set() | frozenset() if depth >= MAX_DEPTH:
             json_value = "…"
         case Mapping():
             json_value = _redact_members(value, depth + 1)
         case list() | tuple() | set() | frozenset():
-            json_value = [_redact_value(each, depth + 1) for each in list(value)[:MAX_ITEMS]]
+            json_value = [_redact_value(item, depth + 1) for item in list(value)[:MAX_ITEMS]]
         case bytes() | bytearray():
             json_value = f"{len(value)} bytes"
         case _:

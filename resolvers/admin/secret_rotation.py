@@ -8,6 +8,7 @@ from sqlalchemy import func, select, update
 from sqlmodel import SQLModel
 
 from mail.authentication import signing_keys
+from mail.queue import enqueue
 from mail.recipients import forward_targets
 from mail.routing import password_contexts
 from models.addresses.tables import Address
@@ -15,17 +16,22 @@ from models.auth.second_factors import TotpSecret
 from models.certificates import AcmeAccount, Certificate
 from models.connectors import Connector
 from models.domains.dkim_keys import DkimKey
+from models.identity_providers import IdentityLink, IdentityProvider
 from models.notifications.push_channels import PushChannel, VapidKeyPair
 from models.notifications.webhooks import Webhook
+from models.oauth.tables import OauthSigningKey
+from models.queue.tables import QueueEntry
 from models.routing.tables import RelayHost, Transport
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.tables import User
 from resolvers.auth.second_factors import totp
-from resolvers.certificates import acme_accounts, certificates
+from resolvers.certificates import acme_accounts, stored_certificates
 from resolvers.connectors import credentials
+from resolvers.identity_providers import provider_records
 from resolvers.notifications import push_requests, web_push, webhook_signatures
+from resolvers.oauth import signing_keys as oauth_signing_keys
 
 ROWS_PER_TRANSACTION = 500
 
@@ -53,8 +59,16 @@ ENCRYPTED_COLUMNS = (
     EncryptedColumns(DkimKey, "id", ("private",), signing_keys.secret_name),
     EncryptedColumns(RelayHost, "id", ("secret",), password_contexts.relay_host_context),
     EncryptedColumns(Transport, "id", ("secret",), password_contexts.transport_context),
-    EncryptedColumns(Certificate, "id", ("private_key",), certificates.encryption_context),
+    EncryptedColumns(Certificate, "id", ("private_key",), stored_certificates.encryption_context),
     EncryptedColumns(AcmeAccount, "id", ("private_key",), acme_accounts.encryption_context),
+    EncryptedColumns(IdentityProvider, "id", ("client_secret",), provider_records.secret_purpose),
+    EncryptedColumns(
+        IdentityLink, "id", ("refresh_token",), provider_records.refresh_token_purpose
+    ),
+    EncryptedColumns(QueueEntry, "id", ("secret",), enqueue.secret_context),
+    EncryptedColumns(
+        OauthSigningKey, "id", ("private_key",), oauth_signing_keys.encryption_context
+    ),
 )
 
 
@@ -85,7 +99,7 @@ async def count_encrypted_values_by_key(
     return count_by_key
 
 
-async def reencrypt_all(
+async def reencrypt_all_secrets(
     environment: Environment, report_progress: ReencryptionProgress = lambda _count, _total: None
 ) -> ReencryptionResult:
     """Encrypt all values with the newest key, ROWS_PER_TRANSACTION rows per transaction.
@@ -110,7 +124,7 @@ async def reencrypt_all(
             rows = await environment.database.read(statement)
             if not rows:
                 break
-            await _reencrypt_rows(environment, table_columns, rows, result)
+            await _reencrypt_secrets_of_rows(environment, table_columns, rows, result)
             last_key, passed_count = rows[-1][columns.index(key_column)], passed_count + len(rows)
             report_progress(passed_count, total)
             environment.reach_fault_point("reseal")
@@ -123,7 +137,7 @@ async def _count_rows(environment: Environment, table_columns: EncryptedColumns)
     return int(row.many)
 
 
-async def _reencrypt_rows(
+async def _reencrypt_secrets_of_rows(
     environment: Environment,
     table_columns: EncryptedColumns,
     rows: Iterable[ColumnRow],

@@ -8,11 +8,12 @@ from resolvers.admin.setting_types import (
     SettingDefinition,
     SettingKind,
     convert_domain,
-    convert_retry_delays,
-    normalize_delimiters,
-    validate_contact,
-    validate_rate,
+    validate_and_convert_retry_delays,
+    validate_contact_or_empty,
+    validate_log_levels,
+    validate_rate_or_empty,
     validate_whole_days,
+    validated_delimiters,
     validator_of_choices,
 )
 
@@ -21,12 +22,12 @@ MINUTE, ZERO, CENTURY = timedelta(minutes=1), timedelta(0), timedelta(days=36_50
 NUMBER, SIZE, DURATION = SettingKind.NUMBER, SettingKind.SIZE, SettingKind.DURATION
 # Each has key, type, name and description for people, and range.
 DEFINITIONS: dict[str, SettingDefinition] = {
-    one.key: one
-    for one in (
+    definition.key: definition
+    for definition in (
         SettingDefinition(
             "acme.contact", SettingKind.STRING, "Contact address for certificates",
             "E-mail address that the ACME certificate authority stores with this server's "
-            "account. Empty: none.", convert=validate_contact,
+            "account. Empty: none.", convert=validate_contact_or_empty,
         ),
         SettingDefinition(
             "acme.termsAgreed", SettingKind.BOOLEAN, "Terms of the certificate authority",
@@ -41,7 +42,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "addresses.subaddressDelimiters", SettingKind.STRING, "Subaddress delimiters",
             "Characters that begin a subaddress (RFC 5233): ada+news@ is delivered to ada@, unless "
             "ada+news@ is an address of its own. Some of + - _ = #. Empty: no subaddresses.",
-            convert=normalize_delimiters,
+            convert=validated_delimiters,
         ),
         SettingDefinition(
             "auditLog.retention", DURATION, "Administrative log",
@@ -119,6 +120,11 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "How long the response to a mutation with an idempotency key is kept.", ZERO, CENTURY,
         ),
         SettingDefinition(
+            "identityProviders.allowPrivateNetworks", SettingKind.BOOLEAN,
+            "Identity providers in private networks",
+            "Identity providers can use private, loopback and link-local addresses, and http.",
+        ),
+        SettingDefinition(
             "journal.maxEvents", NUMBER, "Length of the journal",
             "Changes of one account that clients can still read.", 1000, 100_000_000,
         ),
@@ -160,21 +166,36 @@ DEFINITIONS: dict[str, SettingDefinition] = {
         SettingDefinition(
             "limits.sendRatePerDomain", SettingKind.STRING, "Send rate of a domain",
             "Messages that all accounts of a domain without its own rate limit can send together "
-            "in a time, such as 100/HOUR. Empty: unlimited.", convert=validate_rate,
+            "in a time, such as 100/HOUR. Empty: unlimited.", convert=validate_rate_or_empty,
         ),
         SettingDefinition(
             "limits.sendRatePerUser", SettingKind.STRING, "Send rate of an account",
             "Messages that an account without its own rate limit can send in a time, such as "
-            "100/HOUR. Empty: unlimited.", convert=validate_rate,
+            "100/HOUR. Empty: unlimited.", convert=validate_rate_or_empty,
         ),
         SettingDefinition(
             "limits.sendRatePlatform", SettingKind.STRING, "Send rate of the platform",
             "Messages that all accounts can send together in a time, such as 100/HOUR. Empty: "
-            "unlimited.", convert=validate_rate,
+            "unlimited.", convert=validate_rate_or_empty,
         ),
         SettingDefinition(
             "limits.warningPercent", NUMBER, "Level WARNING of limits",
             "Percent of a limit from which its level is WARNING. 0: never.", 0, 99,
+        ),
+        SettingDefinition(
+            "logs.levels", SettingKind.STRING, "Levels of the log store",
+            "From which level entries of the log store are kept: DEBUG, INFO, WARNING, ERROR or "
+            "OFF, then exceptions for components, as in INFO API=WARNING SPAM=OFF.",
+            convert=validate_log_levels,
+        ),
+        SettingDefinition(
+            "logs.maxSize", SIZE, "Size of the log store",
+            "Largest size of the log store. Beyond it the oldest entries are deleted.",
+            16 * MIB, TIB,
+        ),
+        SettingDefinition(
+            "logs.retention", DURATION, "Log store",
+            "How long entries of the log store can be read.", timedelta(hours=1), CENTURY,
         ),
         SettingDefinition(
             "mailboxes.maxPerUser", NUMBER, "Folders", "Folders that a user can have.", 5, 100_000
@@ -258,7 +279,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
         SettingDefinition(
             "queue.retryDelays", SettingKind.LIST, "Retry delays",
             "Delays between delivery attempts. The last one repeats. Each varies at random by up "
-            "to a fifth.", convert=convert_retry_delays,
+            "to a fifth.", convert=validate_and_convert_retry_delays,
         ),
         SettingDefinition(
             "quota.warningEmails", SettingKind.BOOLEAN, "Quota warnings",

@@ -7,9 +7,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from mail.addresses.address_syntax import LABEL_DELIMITERS, checked_domain
+from mail.addresses.address_syntax import LABEL_DELIMITERS, normalize_and_validate_domain
 from models import quantities
 from models.errors import InvalidInput
+from models.logs.levels import parse_levels
 from models.queue.rate_values import RATE_PATTERN
 from models.runtime.options import Options
 from models.validation_constraints import ValidationConstraint
@@ -57,7 +58,7 @@ class SettingDefinition:
         """The field in models/runtime/options.py: `queue_lifetime` for `queue.lifetime`."""
         return WORD_BOUNDARY.sub("_", self.key).lower()
 
-    def parse(self, value: object) -> Any:
+    def parse_value(self, value: object) -> Any:
         """Return the option value of a JSON value.
 
         Raises InvalidInput with the broken rule if the value is not allowed.
@@ -71,10 +72,10 @@ class SettingDefinition:
                 f"{self.key}: {problem}", constraint=ValidationConstraint.TYPE, path=VALUE_PATH
             ) from None
         if self.minimum is not None and parsed < self.minimum:
-            message = f"{self.key} is {json_from_value(self.minimum)} at least"
+            message = f"{self.key} must be at least {json_from_value(self.minimum)}."
             raise InvalidInput(message, constraint=ValidationConstraint.MIN, path=VALUE_PATH)
         if self.maximum is not None and parsed > self.maximum:
-            message = f"{self.key} is {json_from_value(self.maximum)} at most"
+            message = f"{self.key} must be at most {json_from_value(self.maximum)}."
             raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=VALUE_PATH)
         return self.convert(parsed) if self.convert else parsed
 
@@ -87,69 +88,80 @@ def json_from_value(value: Any) -> SettingJson:
     """Return the value of an option as JSON."""
     if isinstance(value, tuple):
         return [json_from_value(item) for item in value]
-    return quantities.format_duration(value) if isinstance(value, timedelta) else value
+    return quantities.format_iso_duration(value) if isinstance(value, timedelta) else value
 
 
 def _parse_string(value: object) -> str:
     if isinstance(value, str):
         return value
-    raise ValueError("not text")
+    raise ValueError("The value must be a string.")
 
 
 def _parse_boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise ValueError("neither true nor false")
+    raise ValueError("The value must be true or false.")
 
 
 def _parse_list(value: object) -> list[Any]:
     if isinstance(value, list) and len(value) <= MAX_LIST_ITEMS:
         return value
-    raise ValueError(f"not a list of at most {MAX_LIST_ITEMS}")
+    raise ValueError(f"The value must be a list of at most {MAX_LIST_ITEMS} items.")
 
 
 PARSERS: Mapping[SettingKind, Callable[[object], Any]] = {
     SettingKind.STRING: _parse_string,
     SettingKind.BOOLEAN: _parse_boolean,
     SettingKind.NUMBER: quantities.parse_integer,
-    SettingKind.SIZE: quantities.parse_size,
-    SettingKind.DURATION: quantities.parse_duration,
+    SettingKind.SIZE: quantities.parse_byte_count,
+    SettingKind.DURATION: quantities.parse_iso_duration,
     SettingKind.LIST: _parse_list,
 }
 
 
 def convert_domain(value: str) -> str:
     """Return the domain in normal form. Raises InvalidInput if it is none."""
-    return checked_domain(value, path="value")
+    return normalize_and_validate_domain(value, path="value")
 
 
-def validate_contact(value: str) -> str:
+def validate_contact_or_empty(value: str) -> str:
     """Return an e-mail address or "". Raises InvalidInput otherwise."""
     if not CONTACT_PATTERN.fullmatch(value):
         raise InvalidInput(
-            "A mail address or an empty text",
+            "Must be an email address or an empty string.",
             constraint=ValidationConstraint.PATTERN,
             path=VALUE_PATH,
         )
     return value
 
 
-def normalize_delimiters(value: str) -> str:
+def validated_delimiters(value: str) -> str:
     """Return the subaddress delimiters, each once. Raises InvalidInput if one is not allowed."""
     if not set(value) <= set(LABEL_DELIMITERS):
         raise InvalidInput(
-            f"Only these characters: {' '.join(LABEL_DELIMITERS)}",
+            f"Only these characters are allowed: {' '.join(LABEL_DELIMITERS)}",
             constraint=ValidationConstraint.PATTERN,
             path=VALUE_PATH,
         )
     return "".join(dict.fromkeys(value))
 
 
-def validate_rate(value: str) -> str:
+def validate_log_levels(value: str) -> str:
+    """Return levels of the log store. Raises InvalidInput if one is no level or component."""
+    try:
+        parse_levels(value)
+    except ValueError as problem:
+        raise InvalidInput(
+            f"`logs.levels`: {problem}", constraint=ValidationConstraint.PATTERN, path=VALUE_PATH
+        ) from None
+    return value
+
+
+def validate_rate_or_empty(value: str) -> str:
     """Return a rate such as 100/HOUR or "". Raises InvalidInput otherwise."""
     if value and not RATE_PATTERN.fullmatch(value):
         raise InvalidInput(
-            "A rate such as 100/HOUR, or an empty text",
+            "Must be a rate such as 100/HOUR, or an empty string.",
             constraint=ValidationConstraint.PATTERN,
             path=VALUE_PATH,
         )
@@ -162,7 +174,7 @@ def validator_of_choices(*choices: str) -> Callable[[str], str]:
     def validate_choice(value: str) -> str:
         if value not in choices:
             raise InvalidInput(
-                f"one of {', '.join(choices)}",
+                f"Must be one of {', '.join(choices)}.",
                 constraint=ValidationConstraint.PATTERN,
                 path=VALUE_PATH,
                 allowed_values=choices,
@@ -176,22 +188,26 @@ def validate_whole_days(value: timedelta) -> timedelta:
     """Return a duration of whole days. Raises InvalidInput otherwise."""
     if value % DAY:
         raise InvalidInput(
-            "The duration must be a number of whole days",
+            "The duration must be a number of whole days.",
             constraint=ValidationConstraint.PATTERN,
             path=VALUE_PATH,
         )
     return value
 
 
-def convert_retry_delays(value: list[Any]) -> tuple[timedelta, ...]:
+def validate_and_convert_retry_delays(value: list[Any]) -> tuple[timedelta, ...]:
     """Return the retry delays of the queue. Raises InvalidInput if one is out of range."""
     try:
-        durations = tuple(map(quantities.parse_duration, value))
+        durations = tuple(map(quantities.parse_iso_duration, value))
     except ValueError as problem:
         raise InvalidInput(
-            f"queue.retryDelays: {problem}", constraint=ValidationConstraint.TYPE, path=VALUE_PATH
+            f"`queue.retryDelays`: {problem}", constraint=ValidationConstraint.TYPE, path=VALUE_PATH
         ) from None
-    if not durations or not all(timedelta(seconds=1) <= each <= 7 * DAY for each in durations):
-        message = "queue.retryDelays: at least one duration, each from 1 second to 7 days"
+    if not durations or not all(
+        timedelta(seconds=1) <= duration <= 7 * DAY for duration in durations
+    ):
+        message = (
+            "`queue.retryDelays` must have at least one duration, each from 1 second to 7 days."
+        )
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=VALUE_PATH)
     return durations

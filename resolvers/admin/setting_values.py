@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,7 +27,7 @@ MAX_KEY_LENGTH = 128  # characters
 MAX_CUSTOM_VALUE_BYTES = 4096  # as JSON
 
 
-def validate_custom_value(value: object) -> SettingJson:
+def validate_custom_scalar_or_list(value: object) -> SettingJson:
     """Return the value of a custom setting: text, number, boolean, or a list of these.
 
     Raises InvalidInput if it has another type or is too long.
@@ -35,14 +35,16 @@ def validate_custom_value(value: object) -> SettingJson:
     items = value if isinstance(value, list) else [value]
     if len(items) > MAX_LIST_ITEMS:
         raise InvalidInput(
-            f"at most {MAX_LIST_ITEMS} items", constraint=ValidationConstraint.MAX, path=VALUE_PATH
+            f"A list has at most {MAX_LIST_ITEMS} items.",
+            constraint=ValidationConstraint.MAX,
+            path=VALUE_PATH,
         )
     if not all(map(_is_storable_scalar, items)):
-        message = "A custom value is a string, number or boolean, or a list of these"
+        message = "A custom value is a string, number or boolean, or a list of these."
         raise InvalidInput(message, constraint=ValidationConstraint.TYPE, path=VALUE_PATH)
     if len(orjson.dumps(value)) > MAX_CUSTOM_VALUE_BYTES:
         raise InvalidInput(
-            f"at most {MAX_CUSTOM_VALUE_BYTES} bytes of JSON",
+            f"The value has at most {MAX_CUSTOM_VALUE_BYTES} bytes of JSON.",
             constraint=ValidationConstraint.MAX,
             path=VALUE_PATH,
         )
@@ -74,7 +76,9 @@ def validate_setting_key(
     """
     if key in DEFINITIONS or (len(key) <= MAX_KEY_LENGTH and CUSTOM_KEY_PATTERN.fullmatch(key)):
         return key
-    message = f"There is no such setting. Custom settings begin with {CUSTOM_PREFIX}"
+    message = (
+        f"The setting does not exist. The key of a custom setting begins with `{CUSTOM_PREFIX}`."
+    )
     if key in RENAMED_KEYS:
         message = rename_message(key)
     raise InvalidInput(message, constraint=ValidationConstraint.UNKNOWN, path=path, index=index)
@@ -89,16 +93,23 @@ def type_of_custom_value(value: SettingJson) -> SettingKind:
     return SettingKind.LIST if isinstance(value, list) else SettingKind.STRING
 
 
+class StoredOptions(NamedTuple):
+    """The options with the stored values, and the keys whose values can't be used."""
+
+    options: Options
+    unusable_keys: list[str]
+
+
 def options_with_stored_values(
     initial_options: Options, values_by_key: Mapping[str, Any]
-) -> tuple[Options, list[str]]:
+) -> StoredOptions:
     """Return the options with the stored values, and the keys of unusable values."""
     invalid_keys = []
     option_values: dict[str, Any] = {}
     for key, value in values_by_key.items():
         try:
             if not key.startswith(CUSTOM_PREFIX):
-                option_values[DEFINITIONS[key].option] = DEFINITIONS[key].parse(value)
+                option_values[DEFINITIONS[key].option] = DEFINITIONS[key].parse_value(value)
         except (KeyError, InvalidInput):
             invalid_keys.append(key)
-    return replace(initial_options, **option_values), invalid_keys
+    return StoredOptions(replace(initial_options, **option_values), invalid_keys)

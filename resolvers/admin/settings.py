@@ -1,19 +1,19 @@
 """Settings in the database: read, changed and applied while the process runs."""
 
-import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, literal, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.admin.settings import SettingChange, SettingValue
+from models.admin.settings import SettingHistoryEntry, SettingValue
 from models.domains.tables import Domain
 from models.errors import InvalidInput, LimitReached
 from models.events.event_types import EventType
@@ -33,12 +33,14 @@ from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
     options_with_stored_values,
     type_of_custom_value,
-    validate_custom_value,
+    validate_custom_scalar_or_list,
     validate_setting_key,
 )
-from resolvers.auth.security_log import load_actor_id_and_name
-from resolvers.context import Context, GuardRule
-from resolvers.pagination import PageScan, read_by_keys, read_union
+from resolvers.auth.log_actors import load_log_actor
+from resolvers.context import Context
+from resolvers.list_orders import ListOrder, SortColumn, list_orders, read_list_pages
+from resolvers.pagination import read_by_keys, rows_beyond_cursor
+from resolvers.viewer import GuardRule
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,25 @@ WRITE_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 READ_RULE = GuardRule(role=Role.ADMIN, scope=Scope.READ)
 MAX_CUSTOM_SETTINGS = 200
 MAX_KEYS_PER_CALL = 100
-POLL_SECONDS = 1.0  # between checks for changes whose wake-up was lost
-HISTORY_CURSOR_KIND = "settings-newest"
 SELECT_STORED_VALUES = select(*select_columns(SettingValue, ("key", "value")))
+
+
+class SettingOrder(StrEnum):
+    """The order of a list of settings."""
+
+    KEY_ASC = "KEY_ASC"
+    KEY_DESC = "KEY_DESC"
+
+
+class SettingHistoryEntryOrder(StrEnum):
+    """The order of a list of changes of a setting; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+SETTING_ORDERS = list_orders(SettingOrder, {"KEY": SortColumn("key", str)})
+HISTORY_ORDERS = list_orders(SettingHistoryEntryOrder, {"CREATED": SortColumn("at", datetime)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +83,7 @@ class CurrentSetting:
     restart_required: bool = False
 
 
-async def list_settings(ctx: Context, key_part: str | None = None) -> list[CurrentSetting]:
+async def load_current_settings(ctx: Context, key_part: str | None = None) -> list[CurrentSetting]:
     """Return the settings with a key that contains this text in any case, ordered by key.
 
     Raises Forbidden unless the viewer is an ADMIN.
@@ -80,22 +98,20 @@ async def list_settings(ctx: Context, key_part: str | None = None) -> list[Curre
     ]
 
 
-def page_of_keys(
-    settings: Sequence[CurrentSetting], page_request: PageRequest
+def page_of_settings(
+    settings: Sequence[CurrentSetting], page_request: PageRequest, order: SettingOrder
 ) -> Page[CurrentSetting]:
-    """Return the page of these settings, which are ordered by key."""
-    cursor, is_backward = page_request.cursor, page_request.is_backward
-    remaining = [
-        setting
-        for setting in settings
-        if cursor is None
-        or (
-            setting.key < str(cursor.sort_value)
-            if is_backward
-            else setting.key > str(cursor.sort_value)
-        )
-    ]
-    return page_request.page_from_rows(remaining)
+    """Return the page of these settings, which are in ascending order of their keys.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    list_order = SETTING_ORDERS[order]
+    list_order.require_fitting_cursor(page_request)
+    if cursor := page_request.cursor:
+        keys = [setting.key for setting in settings]
+        is_backward = page_request.is_backward is not list_order.is_descending
+        settings = rows_beyond_cursor(settings, keys, cursor.sort_value, is_backward=is_backward)
+    return page_request.page_from_rows(settings[::-1] if list_order.is_descending else settings)
 
 
 async def find_setting(ctx: Context, key: str) -> CurrentSetting | None:
@@ -126,7 +142,7 @@ def _current_setting(
     value, is_set = default, False
     if key in stored_values:
         with suppress(InvalidInput):  # of another version: the default applies
-            value, is_set = json_from_value(definition.parse(stored_values[key])), True
+            value, is_set = json_from_value(definition.parse_value(stored_values[key])), True
     return CurrentSetting(
         key,
         value,
@@ -139,7 +155,7 @@ def _current_setting(
     )
 
 
-async def set_setting(ctx: Context, key: str, value: object) -> CurrentSetting:
+async def store_setting_value(ctx: Context, key: str, value: object) -> CurrentSetting:
     """Store the value of a setting; this process uses it as soon as the commit is durable.
 
     Raises Forbidden, and InvalidInput if the key is unknown or the value has the wrong type or
@@ -149,13 +165,15 @@ async def set_setting(ctx: Context, key: str, value: object) -> CurrentSetting:
     validate_setting_key(key)
     definition = DEFINITIONS.get(key)
     json_value = (
-        json_from_value(definition.parse(value)) if definition else validate_custom_value(value)
+        json_from_value(definition.parse_value(value))
+        if definition
+        else validate_custom_scalar_or_list(value)
     )
     async with ctx.write_session(PLATFORM) as session:
         stored_values = await _read_locked_values(session)
         if _stored_json(stored_values, key) != _stored_json({key: json_value}, key):
             values_after = {**stored_values, key: json_value}
-            await _store_changes(
+            await _store_changed_settings_with_history_and_logs(
                 ctx, session, _SettingsChange("settingSet", stored_values, values_after)
             )
     return _current_setting(ctx.environment, key, {key: json_value})
@@ -176,7 +194,7 @@ async def reset_settings(ctx: Context, keys: Sequence[str]) -> SettingsReset:
     ctx.viewer.require(WRITE_RULE)
     if len(keys) > MAX_KEYS_PER_CALL:
         raise InvalidInput(
-            f"at most {MAX_KEYS_PER_CALL} at once",
+            f"At most {MAX_KEYS_PER_CALL} settings can be changed at once.",
             constraint=ValidationConstraint.MAX,
             path=["keys"],
         )
@@ -186,7 +204,7 @@ async def reset_settings(ctx: Context, keys: Sequence[str]) -> SettingsReset:
         stored_values = await _read_locked_values(session)
         values_left = {key: value for key, value in stored_values.items() if key not in keys}
         if values_left != stored_values:
-            await _store_changes(
+            await _store_changed_settings_with_history_and_logs(
                 ctx, session, _SettingsChange("settingDelete", stored_values, values_left)
             )
     default_indexes = [index for index, key in enumerate(keys) if key not in stored_values]
@@ -219,7 +237,9 @@ class _SettingsChange:
         return [key for key in keys if _stored_json(before, key) != _stored_json(after, key)]
 
 
-async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsChange) -> None:
+async def _store_changed_settings_with_history_and_logs(
+    ctx: Context, session: AsyncSession, change: _SettingsChange
+) -> None:
     """Store the differing values with history, admin log and journal entries.
 
     The options apply when the transaction is committed. Raises LimitReached if there are too
@@ -227,20 +247,20 @@ async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsC
     """
     custom_keys = [key for key in change.values_after if key.startswith(CUSTOM_PREFIX)]
     if len(custom_keys) > MAX_CUSTOM_SETTINGS:
-        message = f"At most {MAX_CUSTOM_SETTINGS} custom settings"
+        message = f"At most {MAX_CUSTOM_SETTINGS} custom settings are allowed."
         raise LimitReached(
             message, limit=MAX_CUSTOM_SETTINGS, used=MAX_CUSTOM_SETTINGS, path=["key"]
         )
     now, initial_options = ctx.environment.now(), ctx.environment.initial_options
-    history_rows = await _history_rows(ctx, session, change, now)
-    await _write_values(session, change, now)
-    await (await session.connection()).execute(insert(SettingChange), history_rows)
-    await _log_changes(ctx, session, change)
+    history_rows = await _setting_history_rows(ctx, session, change, now)
+    await _write_changed_setting_values(session, change, now)
+    await (await session.connection()).execute(insert(SettingHistoryEntry), history_rows)
+    await _write_audit_log_of_settings(ctx, session, change)
     (options_before, _), (options, _) = (
         options_with_stored_values(initial_options, change.values_before),
         options_with_stored_values(initial_options, change.values_after),
     )
-    await _adjust_allocated_quota(
+    await _adjust_and_record_allocated_quota(
         ctx, session, options.users_default_quota - options_before.users_default_quota
     )
     history_ids = [row["id"] for row in history_rows]
@@ -250,12 +270,12 @@ async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsC
     session.info[CommittedOptions] = CommittedOptions(options, position)
 
 
-async def _history_rows(
+async def _setting_history_rows(
     ctx: Context, session: AsyncSession, change: _SettingsChange, now: datetime
 ) -> list[dict[str, Any]]:
     """Return a row of the settings' history for each changed key."""
     before, after = change.values_before, change.values_after
-    actor_id, actor_name = await load_actor_id_and_name(session, ctx.viewer)
+    actor = await load_log_actor(session, ctx.viewer)
     return [
         {
             "id": ctx.environment.new_id(),
@@ -263,15 +283,17 @@ async def _history_rows(
             "before": {"value": before[key]} if key in before else None,
             "after": {"value": after[key]} if key in after else None,
             "at": now,
-            "actor": actor_name,
-            "actor_id": actor_id or None,
+            "actor": actor.name,
+            "actor_id": actor.user_id,
             "reason": ctx.reason,
         }
         for key in change.changed_keys
     ]
 
 
-async def _write_values(session: AsyncSession, change: _SettingsChange, now: datetime) -> None:
+async def _write_changed_setting_values(
+    session: AsyncSession, change: _SettingsChange, now: datetime
+) -> None:
     """Insert, update or delete the stored values of the changed keys."""
     connection, changed_keys, after = (
         await session.connection(),
@@ -279,13 +301,15 @@ async def _write_values(session: AsyncSession, change: _SettingsChange, now: dat
         change.values_after,
     )
     await connection.run_sync(
-        _upsert_values, {key: after[key] for key in changed_keys if key in after}, now
+        _upsert_setting_values, {key: after[key] for key in changed_keys if key in after}, now
     )
     deleted_keys = [key for key in changed_keys if key not in after]
     await connection.execute(delete(SettingValue).where(col(SettingValue.key).in_(deleted_keys)))
 
 
-async def _log_changes(ctx: Context, session: AsyncSession, change: _SettingsChange) -> None:
+async def _write_audit_log_of_settings(
+    ctx: Context, session: AsyncSession, change: _SettingsChange
+) -> None:
     """Write an admin log entry for each changed key."""
     before, after = change.values_before, change.values_after
     entries = [
@@ -297,7 +321,7 @@ async def _log_changes(ctx: Context, session: AsyncSession, change: _SettingsCha
         )
         for key in change.changed_keys
     ]
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 def _stored_json(values_by_key: Mapping[str, Any], key: str) -> bytes | None:
@@ -305,7 +329,9 @@ def _stored_json(values_by_key: Mapping[str, Any], key: str) -> bytes | None:
     return orjson.dumps(values_by_key[key]) if key in values_by_key else None
 
 
-def _upsert_values(connection: Connection, values: Mapping[str, Any], updated_at: Any) -> None:
+def _upsert_setting_values(
+    connection: Connection, values: Mapping[str, Any], updated_at: Any
+) -> None:
     if values:
         insert = insert_with_conflict(connection.dialect.name, SettingValue).values(
             [
@@ -317,7 +343,7 @@ def _upsert_values(connection: Connection, values: Mapping[str, Any], updated_at
         connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=changed))
 
 
-async def _adjust_allocated_quota(
+async def _adjust_and_record_allocated_quota(
     ctx: Context, session: AsyncSession, default_quota_difference: int
 ) -> None:
     """Add the difference of the default quota to the allocated quota of domains.
@@ -353,7 +379,7 @@ async def _adjust_allocated_quota(
         await ctx.record_change(session, PLATFORM, EventType.DOMAIN_UPDATED, ids)
 
 
-async def apply_settings_and_return_invalid_keys(environment: Environment) -> list[str]:
+async def apply_stored_settings_and_list_invalid(environment: Environment) -> list[str]:
     """Apply the stored settings in this process and return the keys with unusable values."""
     statement = select(col(Stream.last)).where(col(Stream.id) == PLATFORM)
     position = next((row.last for row in await environment.database.read(statement)), 0)
@@ -365,68 +391,31 @@ async def apply_settings_and_return_invalid_keys(environment: Environment) -> li
     return invalid_keys
 
 
-async def follow_stored_settings(environment: Environment) -> None:
-    """Apply settings that other processes store, until cancelled.
-
-    A wake-up triggers it at once; changes are also checked every POLL_SECONDS.
-    """
-    warned_keys: list[str] = []
-    with environment.wakeups.follow([PLATFORM]) as wakeup:
-        while True:
-            wakeup.clear()  # before reading: a later change sets it again
-            try:
-                if await _has_new_changes(environment):
-                    invalid_keys = await apply_settings_and_return_invalid_keys(environment)
-                    log_unusable_settings([key for key in invalid_keys if key not in warned_keys])
-                    warned_keys = invalid_keys
-            except Exception:  # keep running: the next attempt can succeed
-                log.exception("the settings could not be read")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await wakeup.wait()
-
-
 def log_unusable_settings(keys: Sequence[str]) -> None:
     """Log a warning for stored values that are not usable by this version."""
     for key in keys:
-        log.warning(
-            "a stored setting is of no use, and its default is in force", extra={"key": key}
-        )
-
-
-async def _has_new_changes(environment: Environment) -> bool:
-    statement = select(col(Stream.last)).where(
-        col(Stream.id) == PLATFORM, col(Stream.last) != environment.options_position
-    )
-    return bool(await environment.database.read(statement))
+        log.warning("Invalid stored setting; using the default", extra={"key": key})
 
 
 @dataclass(frozen=True, slots=True)
 class SettingHistoryPageKey:
-    """A page of the changes of one setting, the newest first."""
+    """A page of the changes of one setting."""
 
     key: str
     page_request: PageRequest
+    order: ListOrder
     columns: frozenset[str]
 
 
 async def load_history_pages(
     ctx: Context, page_keys: list[SettingHistoryPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of setting changes, each in reading order.
+    """Load pages of setting changes.
 
-    Raises Forbidden unless the viewer is an ADMIN.
+    Raises Forbidden unless the viewer is an ADMIN, and InvalidInput for a cursor of another order.
     """
     ctx.viewer.require(READ_RULE)
-    columns = {"id", "at"}.union(*(key.columns for key in page_keys))
-    sort_key = (col(SettingChange.at), col(SettingChange.id))
-    scans = []
-    for page_key in page_keys:
-        statement = select(*select_columns(SettingChange, columns)).where(
-            col(SettingChange.key) == page_key.key
-        )
-        scans.append(PageScan(statement, page_key.page_request, sort_key, is_descending=True))
-    return await pagination.read_pages(ctx, scans)
+    return await read_list_pages(ctx, SettingHistoryEntry, page_keys, _select_changes_of_setting)
 
 
 async def count_history_entries(ctx: Context, page_keys: list[SettingHistoryPageKey]) -> list[int]:
@@ -435,9 +424,16 @@ async def count_history_entries(ctx: Context, page_keys: list[SettingHistoryPage
     Raises Forbidden unless the viewer is an ADMIN.
     """
     ctx.viewer.require(READ_RULE)
-    count = func.count().label("many")
-    statements = [select(count).where(col(SettingChange.key) == key.key) for key in page_keys]
-    return [row.many for (row,) in await read_union(ctx, statements)]
+    statements = [_select_changes_of_setting(ctx, key, ["id"]) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
+
+
+def _select_changes_of_setting(
+    _ctx: Context, page_key: SettingHistoryPageKey, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(SettingHistoryEntry, columns)).where(
+        col(SettingHistoryEntry.key) == page_key.key
+    )
 
 
 async def load_visible_changes_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -445,5 +441,5 @@ async def load_visible_changes_by_id(ctx: Context, ids: list[int]) -> list[Colum
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None] * len(ids)
     return await read_by_keys(
-        ctx, select(*select_columns(SettingChange)), col(SettingChange.id), ids
+        ctx, select(*select_columns(SettingHistoryEntry)), col(SettingHistoryEntry.id), ids
     )

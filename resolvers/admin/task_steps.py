@@ -77,7 +77,7 @@ def step_result_after_ids(
     return TaskStepResult({"at": offset}, done_count, has_more=offset < len(task_order["ids"]))
 
 
-async def insert_tasks(
+async def insert_tasks_and_wake_workers(
     ctx: Context,
     session: AsyncSession,
     task_kind: TaskKind,
@@ -87,9 +87,9 @@ async def insert_tasks(
     """Insert a task for each order and wake the task workers; return them in this order.
 
     The caller records the journal entries. With `user_id` in the columns the tasks belong to
-    that user. Otherwise they have no user, and the viewer is their actor.
+    that user. The viewer is the actor of tasks that belong to another user or to none.
     """
-    if not columns.get("user_id"):
+    if columns.get("user_id") != ctx.viewer.user_id:
         columns["actor_id"] = ctx.viewer.user_id or None
     tasks = [
         Task(

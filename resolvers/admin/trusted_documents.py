@@ -13,7 +13,8 @@ from models.errors import NotFound
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role, Scope
-from resolvers.context import MAX_BATCH_KEYS, Context, GuardRule
+from resolvers.context import MAX_BATCH_KEYS, Context
+from resolvers.viewer import GuardRule
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ async def add_documents_and_count_new(ctx: Context, documents: Sequence[NewTrust
             added += len(
                 (await connection.execute(statement.returning(col(TrustedDocument.hash)))).all()
             )
-    log.info("documents added", extra={"documents": added, "by": ctx.viewer.principal})
+    log.info("Trusted documents added", extra={"documents": added, "by": ctx.viewer.principal})
     return added
 
 
@@ -86,7 +87,7 @@ async def list_documents(ctx: Context) -> Sequence[ColumnRow]:
     )
 
 
-async def remove_documents(ctx: Context, hashes: Sequence[bytes]) -> None:
+async def remove_trusted_documents(ctx: Context, hashes: Sequence[bytes]) -> None:
     """Stop trusting documents, all or none.
 
     Raises NotFound with the index of a missing one, and Forbidden unless the viewer is ROOT.
@@ -102,4 +103,6 @@ async def remove_documents(ctx: Context, hashes: Sequence[bytes]) -> None:
             )
             if not (await connection.execute(statement)).all():
                 raise NotFound(document_hash_of_row.hex(), path=["hashes"], index=index)
-    log.info("documents removed", extra={"documents": len(hashes), "by": ctx.viewer.principal})
+    log.info(
+        "Trusted documents removed", extra={"documents": len(hashes), "by": ctx.viewer.principal}
+    )

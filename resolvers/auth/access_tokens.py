@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, delete, or_, select
 from sqlmodel import col
@@ -13,14 +14,34 @@ from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
 from models.auth.security_log import AuthEventAction, AuthProtocol
 from models.errors import require_all_found
 from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.access import is_visible
+from resolvers import pagination
+from resolvers.access import is_own_or_shared
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.credential_status import TOKEN_PREFIX, generate_secret, secret_digest
-from resolvers.auth.security_log import NewSecurityEvent, log_event
-from resolvers.context import Context, GuardRule
-from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.auth.security_log import log_event_and_queue_notice
+from resolvers.context import Context
+from resolvers.list_orders import OwnerPageKey, list_orders, read_owner_pages
+from resolvers.oauth.refresh_token_end import (
+    delete_refresh_tokens_of_grants,
+    delete_refresh_tokens_of_users,
+)
+from resolvers.pagination import read_by_keys
+from resolvers.viewer import GuardRule
+
+
+class AccessTokenOrder(StrEnum):
+    """The order of a list of access tokens; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(AccessTokenOrder)
+VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(AccessToken)) - {"digest"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +56,19 @@ class NewAccessToken:
     actor_id: int | None = None
     actor_key_id: int | None = None
     is_temporary_password: bool = False  # signed in with a temporary password
+    oauth_family_id: int | None = None  # of the OAuth tokens that the sign-in can lead to
+
+
+class CreatedAccessToken(NamedTuple):
+    """The secret of a new access token, which is not stored, and its expiry."""
+
+    secret: str
+    expires_at: datetime
 
 
 async def create_access_token(
     ctx: Context, session: AsyncSession, new_token: NewAccessToken
-) -> tuple[str, datetime]:
+) -> CreatedAccessToken:
     """Create a token in a transaction that locks the user.
 
     Returns its secret, which is not stored, and its end.
@@ -60,20 +89,24 @@ async def create_access_token(
             actor_id=new_token.actor_id,
             actor_key_id=new_token.actor_key_id,
             temporary=new_token.is_temporary_password,
+            oauth_family_id=new_token.oauth_family_id,
             created_at=now,
             last_used_at=now,
             expires_at=expires_at,  # also while pending: it keeps the idle lifetime
         )
     )
-    return secret, min(expires_at, now + SECOND_FACTOR_TIMEOUT) if new_token.pending else expires_at
+    return CreatedAccessToken(
+        secret, min(expires_at, now + SECOND_FACTOR_TIMEOUT) if new_token.pending else expires_at
+    )
 
 
-async def revoke_own_access_tokens(
+async def revoke_own_access_tokens_and_count(
     ctx: Context, ids_or_current: Collection[int] | None = None, *, all: bool = False
 ) -> int:
     """Revoke tokens of the viewer: these ids, all, or else the current one. Return their number.
 
-    Without a credential nothing is revoked. Raises NotFound if an id is not the viewer's.
+    The refresh tokens of the OAuth clients that had one of the tokens end as well. Without a
+    credential nothing is revoked. Raises NotFound if an id is not the viewer's.
     """
     viewer = ctx.viewer
     owner_id = viewer.pending_user_id or viewer.user_id
@@ -89,13 +122,20 @@ async def revoke_own_access_tokens(
     if ids_or_current is not None and not all:
         condition &= col(AccessToken.id).in_(ids_or_current)
     async with ctx.write_session(owner_id) as session:
+        columns = col(AccessToken.id), col(AccessToken.oauth_grant_id)
         result = await (await session.connection()).execute(
-            delete(AccessToken).where(condition).returning(col(AccessToken.id))
+            delete(AccessToken).where(condition).returning(*columns)
         )
-        deleted_ids = set(result.scalars())
+        deleted_rows = result.all()
+        deleted_ids = {row.id for row in deleted_rows}
         require_all_found(ids_or_current or (), deleted_ids)
+        if all and owner_id:
+            await delete_refresh_tokens_of_users(session, [owner_id])
+        else:
+            grant_ids = {row.oauth_grant_id for row in deleted_rows} - {None}
+            await delete_refresh_tokens_of_grants(session, grant_ids)
         if deleted_ids and owner_id:
-            await log_event(
+            await log_event_and_queue_notice(
                 ctx,
                 session,
                 NewSecurityEvent(
@@ -106,24 +146,42 @@ async def revoke_own_access_tokens(
     return len(deleted_ids)
 
 
-async def load_own_tokens_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
-    """Load the valid tokens of these users, newest first; `current` marks that of the request.
+async def load_own_token_pages(
+    ctx: Context, page_keys: list[OwnerPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of the valid tokens of users; `current` marks that of the request.
 
     A viewer sees only the viewer's own tokens.
     """
-    order = col(AccessToken.created_at).desc(), col(AccessToken.id).desc()
-    statement = _select_own_valid_tokens(ctx).order_by(*order)
-    return await read_all_by_keys(ctx, statement, col(AccessToken.user_id), user_ids)
+    return await read_owner_pages(ctx, AccessToken, page_keys, _select_of_user)
+
+
+async def count_own_tokens(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+    """Count the valid tokens of the users that the viewer sees, in the order of the keys."""
+    statements = [_select_of_user(ctx, key.owner_id, {"id"}) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
+
+
+def _select_of_user(
+    ctx: Context, user_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return _select_valid_tokens_marking_current(ctx, columns).where(
+        col(AccessToken.user_id) == user_id
+    )
 
 
 async def load_own_tokens_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's tokens by id, in this order; None if missing."""
-    return await read_by_keys(ctx, _select_own_valid_tokens(ctx), col(AccessToken.id), ids)
+    return await read_by_keys(
+        ctx, _select_valid_tokens_marking_current(ctx), col(AccessToken.id), ids
+    )
 
 
-def _select_own_valid_tokens(ctx: Context) -> Select[*tuple[Any, ...]]:
-    """SQL: the valid tokens of the viewer, with the column `current`."""
-    columns = [column for column in select_columns(AccessToken) if column.name != "digest"]
+def _select_valid_tokens_marking_current(
+    ctx: Context, names: Collection[str] = VISIBLE_COLUMNS
+) -> Select[*tuple[Any, ...]]:
+    """SQL: the valid tokens of the viewer with these columns and the column `current`."""
+    columns = select_columns(AccessToken, VISIBLE_COLUMNS.intersection(names))
     now, is_current = ctx.environment.now(), col(AccessToken.id) == (ctx.viewer.token_id or 0)
     conditions = (
         col(AccessToken.expires_at) > now,
@@ -132,4 +190,4 @@ def _select_own_valid_tokens(ctx: Context) -> Select[*tuple[Any, ...]]:
     )
     statement = select(*columns, is_current.label("current"))
     statement = statement.join(User, col(User.id) == col(AccessToken.user_id))
-    return statement.where(or_(is_visible(ctx, AccessToken), is_current), *conditions)
+    return statement.where(or_(is_own_or_shared(ctx, AccessToken), is_current), *conditions)

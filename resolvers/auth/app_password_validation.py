@@ -7,7 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
 
-from mail.addresses.address_syntax import validated_address as checked_address
+from mail.addresses.address_syntax import normalize_and_validate_address as checked_address
 from models.errors import ErrorCollector, Forbidden, InvalidInput
 from models.runtime.environment import Environment
 from models.runtime.options import Options
@@ -38,7 +38,11 @@ class AppPasswordScope(StrEnum):
     ALL = "ALL"
 
 
-ALL_SCOPES = frozenset(Scope(each) for each in AppPasswordScope if each is not AppPasswordScope.ALL)
+ALL_SCOPES = frozenset(
+    Scope(app_password_scope)
+    for app_password_scope in AppPasswordScope
+    if app_password_scope is not AppPasswordScope.ALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def normalize_app_password(password: str) -> str | None:
     return normal if PASSWORD_PATTERN.fullmatch(normal) else None
 
 
-def require_impersonation_scopes(scopes: Sequence[str]) -> list[str]:
+def require_within_impersonation_and_expand_all(scopes: Sequence[str]) -> list[str]:
     """Return these scopes, ALL as those of userImpersonate.
 
     Raises Forbidden for a scope userImpersonate does not have.
@@ -71,22 +75,22 @@ def require_impersonation_scopes(scopes: Sequence[str]) -> list[str]:
         return sorted(ALL_SCOPES & expand_scopes(credential_makers.IMPERSONATION_SCOPES))
     if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.IMPERSONATION_SCOPES):
         text = (
-            "An application password for another user can't exceed the scopes of a token of "
-            "userImpersonate"
+            "An application password for another user can't exceed the scopes of a "
+            "token of userImpersonate."
         )
         raise Forbidden(text, requires="the account itself", path=["scopes"])
     return list(scopes)
 
 
-def validate_new_password(new_password: NewAppPassword, options: Options) -> None:
+def validate_new_app_password_fields(new_password: NewAppPassword, options: Options) -> None:
     """Raise Invalid, with all errors, if the password can't be created as described."""
     problems = ErrorCollector()
     with problems.collecting():
         validate_description(new_password.description)
     with problems.collecting():
-        scopes = stored_scopes(new_password.scopes)
+        scopes = validated_scopes_collapsed_to_all(new_password.scopes)
         if new_password.profile:
-            apple_profiles.incoming_protocol(options, scopes, scopes_field="scopes")
+            apple_profiles.incoming_protocol_or_raise(options, scopes, scopes_field="scopes")
     with problems.collecting():
         validated_lifetime_seconds(new_password.ttl)
     with problems.collecting():
@@ -103,25 +107,29 @@ def validate_description(text: str) -> str:
     text = text.strip()
     if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
         raise InvalidInput(
-            f"a description has 1 to {MAX_DESCRIPTION_LENGTH} printable characters",
+            f"The description has from 1 to {MAX_DESCRIPTION_LENGTH} printable characters.",
             constraint=ValidationConstraint.PATTERN,
             path=["description"],
         )
     return text
 
 
-def stored_scopes(scopes: Collection[AppPasswordScope]) -> list[str]:
+def validated_scopes_collapsed_to_all(scopes: Collection[AppPasswordScope]) -> list[str]:
     """Return the scopes in stored form: ALL alone, if it is given or all others are."""
     if not scopes:
         raise InvalidInput(
-            "At least one scope is required",
+            "At least one scope is required.",
             constraint=ValidationConstraint.REQUIRED,
             path=["scopes"],
         )
     scope_set = set(scopes)
     if AppPasswordScope.ALL in scope_set or len(scope_set) == len(ALL_SCOPES):
         return [AppPasswordScope.ALL.value]
-    return [each.value for each in AppPasswordScope if each in scope_set]
+    return [
+        app_password_scope.value
+        for app_password_scope in AppPasswordScope
+        if app_password_scope in scope_set
+    ]
 
 
 def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
@@ -130,10 +138,14 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
         return None
     min_lifetime, max_lifetime = LIFETIME_RANGE
     if lifetime < min_lifetime:
-        raise InvalidInput("At least 1 minute", constraint=ValidationConstraint.MIN, path=["ttl"])
+        raise InvalidInput(
+            "The validity must be at least 1 minute.",
+            constraint=ValidationConstraint.MIN,
+            path=["ttl"],
+        )
     if lifetime > max_lifetime:
         raise InvalidInput(
-            f"At most {max_lifetime.days} days",
+            f"The validity must be at most {max_lifetime.days} days.",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )
@@ -144,13 +156,13 @@ def _validate_given_password(text: str) -> None:
     """Raise Invalid if a given password has another form or is easy to guess."""
     if not PASSWORD_PATTERN.fullmatch(text):
         raise InvalidInput(
-            f"Must be exactly {LENGTH} lower-case letters from a to z",
+            f"The password must have exactly {LENGTH} lower-case letters from a to z.",
             constraint=ValidationConstraint.PATTERN,
             path=["password"],
         )
     if _is_weak(text):
         raise InvalidInput(
-            "The password is too easy to guess",
+            "The password is too easy to guess.",
             constraint=ValidationConstraint.WEAK,
             path=["password"],
         )

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -22,7 +22,7 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.auth import credential_makers, security_log
+from resolvers.auth import credential_makers, log_actors, security_log
 from resolvers.auth.app_password_validation import (
     ALL_SCOPES,
     MAX_TYPED_LENGTH,
@@ -30,19 +30,20 @@ from resolvers.auth.app_password_validation import (
     NewAppPassword,
     generate_password,
     normalize_app_password,
-    require_impersonation_scopes,
-    stored_scopes,
+    require_within_impersonation_and_expand_all,
     validate_description,
-    validate_new_password,
+    validate_new_app_password_fields,
     validated_lifetime_seconds,
+    validated_scopes_collapsed_to_all,
 )
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.passwords import password_hashes
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, GuardRule
-from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
+from resolvers.pagination import read_by_keys
 from resolvers.users import apple_profiles, managed_objects
-from resolvers.users.selection import load_managed_user
+from resolvers.users.selection import require_managed_user
+from resolvers.viewer import GuardRule
 
 SELECTOR_LENGTH = 5  # hex digits
 
@@ -116,15 +117,15 @@ async def find_app_password(
     return row if is_right else None
 
 
-def has_ended_with_maker(row: ColumnRow) -> bool:
+def has_ended_with_maker(app_password_row: ColumnRow) -> bool:
     """True if another user made this password and has lost the role or the permission.
 
-    `row` has the columns of `credential_makers.add_maker_columns`, and `owners`, the role of its
+    The row has the columns of `credential_makers.add_maker_columns`, and `owners`, the role of its
     user.
     """
-    has_maker = credential_makers.has_maker(row)
+    has_maker = credential_makers.has_maker(app_password_row)
     return has_maker and not credential_makers.can_maker_act(
-        row, row.owners, AdminPermission.APP_PASSWORDS
+        app_password_row, app_password_row.owners, AdminPermission.APP_PASSWORDS
     )
 
 
@@ -140,8 +141,8 @@ def _is_not_expired_sql(now: datetime) -> ColumnElement[bool]:
     )
 
 
-async def record_use_unless_changed(
-    ctx: Context, session: AsyncSession, row: ColumnRow, event_id: int | None = None
+async def record_use_and_extend_unless_changed(
+    ctx: Context, session: AsyncSession, app_password_row: ColumnRow, event_id: int | None = None
 ) -> bool:
     """Record a sign-in by this password in the transaction of the sign-in, and move its end.
 
@@ -154,11 +155,11 @@ async def record_use_unless_changed(
         "last_used_ip": ctx.client_ip,
         "last_event_id": event_id,
     }
-    if row.ttl:
-        values["expires_at"] = now + timedelta(seconds=row.ttl)
+    if app_password_row.ttl:
+        values["expires_at"] = now + timedelta(seconds=app_password_row.ttl)
     is_unchanged = (
-        col(ApplicationPassword.id) == row.id,
-        col(ApplicationPassword.password) == row.password,
+        col(ApplicationPassword.id) == app_password_row.id,
+        col(ApplicationPassword.password) == app_password_row.password,
     )
     result = await (await session.connection()).execute(
         update(ApplicationPassword).where(*is_unchanged, _is_valid_sql(environment)).values(values)
@@ -183,17 +184,17 @@ async def create_app_password(
     Raises Forbidden, Invalid, LimitReached or Conflict.
     """
     environment = ctx.environment
-    user = await load_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
+    user = await require_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
     _require_permission(ctx, user.id)
-    validate_new_password(new_password, environment.options)
+    validate_new_app_password_fields(new_password, environment.options)
     is_for_another_user = user.id != ctx.viewer.user_id and not credential_makers.is_operator(
         ctx.viewer
     )
-    scopes = stored_scopes(new_password.scopes)
+    scopes = validated_scopes_collapsed_to_all(new_password.scopes)
     if is_for_another_user:
-        scopes, new_password = _inherit_limits_of_impersonation(ctx, new_password)
+        scopes, new_password = _require_and_limit_to_impersonation(ctx, new_password)
     address = (
-        await apple_profiles.profile_address(ctx, user, new_password.address)
+        await apple_profiles.require_profile_address(ctx, user, new_password.address)
         if new_password.profile
         else ""
     )
@@ -221,57 +222,81 @@ async def create_app_password(
     )
     async with ctx.write_session(user.id) as session:
         if is_for_another_user:
-            await _set_maker(ctx, session, row)
+            await _set_viewer_as_maker(ctx, session, row)
         await _delete_expired_and_require_below_limit(ctx, session, user.id)
-        try:
-            async with session.begin_nested():
-                session.add(row)
-        except IntegrityError as clash:  # once in twenty thousand, with 50 of them
-            raise Conflict(
-                "The password is too similar to another one of the user: retry", path=["password"]
-            ) from clash
-        new_values = {"description": row.description, "scopes": row.scopes}
-        admin_entry = NewAuditLogEntry(
-            "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
-        )
-        await _write_admin_and_security_logs(
-            ctx, session, user.id, AuthEventAction.APP_PASSWORD_CREATE, [admin_entry]
-        )
+        await _insert_app_password_and_log(ctx, session, user, row)
     return CreatedAppPassword(row, text, profile)
 
 
-async def _set_maker(ctx: Context, session: AsyncSession, row: ApplicationPassword) -> None:
-    """Set the viewer as the maker of a password for another user."""
-    row.made_by, row.made_by_key = (
-        ctx.viewer.user_id or None,
-        credential_makers.acting_key_id(ctx.viewer),
+async def _insert_app_password_and_log(
+    ctx: Context, session: AsyncSession, user: ColumnRow, app_password_row: ApplicationPassword
+) -> None:
+    """Insert an application password, and log it.
+
+    Raises Conflict if the user has another password with the same selector.
+    """
+    try:
+        async with session.begin_nested():
+            session.add(app_password_row)
+    except IntegrityError as clash:  # once in twenty thousand, with 50 of them
+        raise Conflict(
+            "The password is too similar to another one of the user: retry.", path=["password"]
+        ) from clash
+    new_values = {"description": app_password_row.description, "scopes": app_password_row.scopes}
+    admin_entry = NewAuditLogEntry(
+        "appPasswordCreate", "AppPassword", app_password_row.id, user.domain_id, None, new_values
     )
-    row.maker = (await security_log.load_actor_id_and_name(session, ctx.viewer))[1]
+    await _write_security_log_and_audit_if_other(
+        ctx, session, user.id, AuthEventAction.APP_PASSWORD_CREATE, [admin_entry]
+    )
 
 
-def _inherit_limits_of_impersonation(
+async def _set_viewer_as_maker(
+    ctx: Context, session: AsyncSession, app_password_row: ApplicationPassword
+) -> None:
+    """Set the viewer as the maker of a password for another user."""
+    app_password_row.made_by, app_password_row.made_by_key = (
+        ctx.viewer.user_id or None,
+        credential_makers.platform_admin_key_id_or_none(ctx.viewer),
+    )
+    app_password_row.maker = (await log_actors.load_log_actor(session, ctx.viewer)).name
+
+
+class _LimitedAppPassword(NamedTuple):
+    """An application password for another user, with the scopes that it is limited to."""
+
+    scopes: list[str]
+    new_password: NewAppPassword
+
+
+def _require_and_limit_to_impersonation(
     ctx: Context, new_password: NewAppPassword
-) -> tuple[list[str], NewAppPassword]:
+) -> _LimitedAppPassword:
     """Limit a password for another user to scopes and lifetime of a token of userImpersonate.
 
     ALL becomes all scopes that remain. The end is fixed: uses do not move it. Raises Forbidden or
     Invalid if more is asked for.
     """
-    if not ctx.viewer.user_id and credential_makers.acting_key_id(ctx.viewer) is None:
+    if (
+        not ctx.viewer.user_id
+        and credential_makers.platform_admin_key_id_or_none(ctx.viewer) is None
+    ):
         raise Forbidden(
-            "An API key for domains can't create credentials for a user",
+            "An API key for domains can't create credentials for a user.",
             requires=Role.ADMIN,
             path=["user"],
         )
-    scopes = require_impersonation_scopes(stored_scopes(new_password.scopes))
+    scopes = require_within_impersonation_and_expand_all(
+        validated_scopes_collapsed_to_all(new_password.scopes)
+    )
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
-        text = "An application password for another user expires after at most 4 hours"
+        text = "An application password for another user expires after at most 4 hours."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["ttl"])
     if new_password.profile:
-        text = "A configuration profile can be created by the user alone"
+        text = "Only the user can create a configuration profile."
         raise Forbidden(text, requires="the account itself", path=["profile"])
-    return scopes, replace(new_password, ttl=lifetime)
+    return _LimitedAppPassword(scopes, replace(new_password, ttl=lifetime))
 
 
 def _require_permission(ctx: Context, user_id: int) -> None:
@@ -296,7 +321,7 @@ async def _delete_expired_and_require_below_limit(
         (await connection.execute(select(col(ApplicationPassword.id)).where(is_of_user))).all()
     )
     if used_count >= (limit := ctx.environment.options.app_passwords_max_per_user):
-        text = f"at most {limit} application passwords"
+        text = f"At most {limit} application passwords are allowed."
         raise LimitReached(text, limit=limit, used=used_count, path=["user"])
 
 
@@ -311,18 +336,18 @@ async def update_app_passwords(
     if patch.description is not None:
         values["description"] = validate_description(patch.description)
     if patch.scopes is not None:
-        values["scopes"] = stored_scopes(patch.scopes)
+        values["scopes"] = validated_scopes_collapsed_to_all(patch.scopes)
     if patch.active is not None:
         values["active"] = patch.active
     if not values:
         raise InvalidInput(
-            "At least one field is required", constraint=ValidationConstraint.REQUIRED
+            "At least one field is required.", constraint=ValidationConstraint.REQUIRED
         )
-    owner_ids = await _load_owner_ids(ctx, ids)
+    owner_ids = await _require_visible_password_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
-        rows = await _load_locked_rows(ctx, session, ids)
+        rows = await _require_managed_rows_in_transaction(ctx, session, ids)
         if patch.scopes is not None and any(row.maker for row in rows):
-            values["scopes"] = require_impersonation_scopes(values["scopes"])
+            values["scopes"] = require_within_impersonation_and_expand_all(values["scopes"])
         connection = await session.connection()
         is_one_of_these = col(ApplicationPassword.id).in_(ids)
         now = ctx.environment.now()
@@ -343,7 +368,7 @@ async def update_app_passwords(
                 for row in rows
                 if row.user_id == owner_id
             ]
-            await _write_admin_and_security_logs(
+            await _write_security_log_and_audit_if_other(
                 ctx, session, owner_id, AuthEventAction.APP_PASSWORD_UPDATE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
@@ -352,9 +377,9 @@ async def update_app_passwords(
 
 async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
     """Delete these passwords, all or none. The security log keeps their descriptions."""
-    owner_ids = await _load_owner_ids(ctx, ids)
+    owner_ids = await _require_visible_password_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
-        rows = await _load_locked_rows(ctx, session, ids)
+        rows = await _require_managed_rows_in_transaction(ctx, session, ids)
         connection = await session.connection()
         await connection.execute(
             delete(ApplicationPassword).where(col(ApplicationPassword.id).in_(ids))
@@ -371,13 +396,13 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
                 for row in rows
                 if row.user_id == owner_id
             ]
-            await _write_admin_and_security_logs(
+            await _write_security_log_and_audit_if_other(
                 ctx, session, owner_id, AuthEventAction.APP_PASSWORD_DELETE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
 
 
-async def _write_admin_and_security_logs(
+async def _write_security_log_and_audit_if_other(
     ctx: Context,
     session: AsyncSession,
     user_id: int,
@@ -389,30 +414,34 @@ async def _write_admin_and_security_logs(
         values = {**(entry.before or {}), **(entry.after or {})}
         target = values.get("description") or str(entry.target_id)
         detail = {"id": entry.target_id, **values}
-        await security_log.log_event(
+        await security_log.log_event_and_queue_notice(
             ctx, session, NewSecurityEvent(action, user_id, target=target, detail=detail)
         )
     if ctx.viewer.user_id != user_id:
-        await audit_log.log_changes(ctx, session, *admin_entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *admin_entries)
 
 
-async def _load_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
+async def _require_visible_password_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
     """Load the user ids of these passwords. Raises NotFound if the viewer does not see one."""
     return managed_objects.require_owner_ids_of_rows(
         ids, await load_visible_app_passwords_by_id(ctx, list(ids))
     )
 
 
-async def _load_locked_rows(
+async def _require_managed_rows_in_transaction(
     ctx: Context, session: AsyncSession, ids: Sequence[int]
 ) -> list[ColumnRow]:
     """Load the rows of these passwords inside the transaction that locks their users."""
-    return await managed_objects.load_managed_rows_in_transaction(
-        ctx, session, ApplicationPassword, VISIBLE_COLUMNS, (ids, _is_visible_sql(ctx))
+    return await managed_objects.require_managed_rows_in_transaction(
+        ctx,
+        session,
+        ApplicationPassword,
+        VISIBLE_COLUMNS,
+        (ids, _is_visible_and_unexpired_sql(ctx)),
     )
 
 
-def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
+def _is_visible_and_unexpired_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for passwords that the viewer may manage and that have not expired."""
     is_not_expired = _is_not_expired_sql(ctx.environment.now())
     return (
@@ -421,29 +450,17 @@ def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     )
 
 
-def _select_visible(ctx: Context) -> Select[*tuple[Any, ...]]:
-    """SQL: the visible passwords."""
-    return select(*select_columns(ApplicationPassword, VISIBLE_COLUMNS)).where(_is_visible_sql(ctx))
-
-
-async def load_app_passwords_of_users(
-    ctx: Context, user_ids_and_idle_included: list[tuple[int, bool]]
-) -> list[list[ColumnRow]]:
-    """Load the passwords of users by (user id, with idle lifetime), newest first.
-
-    Passwords that end when they are not used are left out unless the flag is True.
-    """
-    rows = _select_visible(ctx).order_by(col(ApplicationPassword.id).desc())
-    users = [user_id for user_id, _ in user_ids_and_idle_included]
-    rows_by_user = await read_all_by_keys(ctx, rows, col(ApplicationPassword.user_id), users)
-    return [
-        [row for row in user_rows if with_idle_lifetime or row.ttl is None]
-        for user_rows, (_, with_idle_lifetime) in zip(
-            rows_by_user, user_ids_and_idle_included, strict=True
-        )
-    ]
+def select_visible_app_passwords(
+    ctx: Context, columns: Collection[str] = VISIBLE_COLUMNS
+) -> Select[*tuple[Any, ...]]:
+    """Return the select of these columns of the passwords that the viewer may manage."""
+    names = VISIBLE_COLUMNS.intersection(columns)
+    return select(*select_columns(ApplicationPassword, names)).where(
+        _is_visible_and_unexpired_sql(ctx)
+    )
 
 
 async def load_visible_app_passwords_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load passwords by id, in this order; None for a password the viewer does not see."""
-    return await read_by_keys(ctx, _select_visible(ctx), col(ApplicationPassword.id), ids)
+    statement = select_visible_app_passwords(ctx)
+    return await read_by_keys(ctx, statement, col(ApplicationPassword.id), ids)

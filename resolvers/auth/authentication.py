@@ -45,9 +45,10 @@ from resolvers.auth.credential_status import API_KEY_PREFIX, TOKEN_PREFIX
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.second_factors import second_factor_check
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInEntry, SignInRequest
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,7 @@ SECRET_PREFIX_BY_HEADER = {
     "token": "",
 }
 
-CREDENTIALS_REFUSED = metrics.counter(
-    "merganser_credentials_refused", "Tokens and keys that were shown and are not good."
-)
+CREDENTIALS_REFUSED = metrics.counter("merganser_credentials_refused", "Refused tokens and keys.")
 USE_RECORD_INTERVAL = timedelta(hours=1)  # between two records of a credential's use
 MIN_TOKEN_LIFETIME = timedelta(minutes=1)
 
@@ -87,7 +86,9 @@ async def authenticate_request(
     passwords. `bootstrap` is the key of the operator. Whether the credential can be used for a
     document or a path is checked by `refuse_own_password` and `refuse_operation_limited_key`.
     """
-    secret_and_prefix = _secret_from_headers(headers) or _secret_from_headers(
+    secret_and_prefix = _secret_and_required_prefix_from_headers(
+        headers
+    ) or _secret_and_required_prefix_from_headers(
         {key.lower(): text for key, text in (params or {}).items()}
     )
     if secret_and_prefix is None:
@@ -95,19 +96,19 @@ async def authenticate_request(
     secret, prefix = secret_and_prefix
     if prefix == BASIC:
         return await authenticate_basic(environment, secret, ip)
-    if bootstrap and hmac.compare_digest(_encode(secret), _encode(bootstrap)):
+    if bootstrap and hmac.compare_digest(_comparable_bytes(secret), _comparable_bytes(bootstrap)):
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL}))
     is_well_formed = SECRET_PATTERN.fullmatch(secret) and secret.startswith(prefix)
-    credential = await _load_credential(environment, secret) if is_well_formed else None
+    credential = await _load_valid_or_none(environment, secret) if is_well_formed else None
     if credential is None or (
         credential.allowed_networks and not is_in_networks(ip, credential.allowed_networks)
     ):
         CREDENTIALS_REFUSED.add()
-        log.info("credential refused", extra={"ip": ip})
+        log.info("Credential refused", extra={"ip": ip})
         if credential:
-            _log_use_from_wrong_network(environment, credential, ip)
+            _write_wrong_network_to_security_log(environment, credential, ip)
         raise Unauthenticated
-    _record_use_in_background(environment, credential, ip)
+    _record_use_in_background_if_due(environment, credential, ip)
     return credential.viewer
 
 
@@ -115,7 +116,7 @@ def refuse_own_password(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a user's own password, which runs no documents."""
     is_own_password = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
     if viewer.user_id and is_own_password:
-        text = "GraphQL documents require an access token, an API key or an application password"
+        text = "GraphQL documents require an access token, an API key or an application password."
         raise Forbidden(text, requires="an application password")
     return viewer
 
@@ -124,22 +125,23 @@ def refuse_operation_limited_key(viewer: Viewer) -> Viewer:
     """Return the viewer. Raises Forbidden for a key that is limited to some operations."""
     if viewer.allowed_operations:
         raise Forbidden(
-            "The API key is restricted to some operations", requires="a key for all operations"
+            "The API key is restricted to some operations.", requires="a key for all operations"
         )
     return viewer
 
 
-async def has_credential_ended_or_narrowed(environment: Environment, viewer: Viewer) -> bool:
-    """True if the viewer's credential has ended or lost rights.
-
-    Counts as a use of the credential.
-    """
+async def record_use_and_return_has_ended_or_narrowed(
+    environment: Environment, viewer: Viewer
+) -> bool:
+    """True if the viewer's credential has ended or lost rights. The call counts as a use of it."""
     if viewer.token_id:
-        credential = await credential_status.load_valid_token(environment, id=viewer.token_id)
+        credential = await credential_status.load_token_if_valid(environment, id=viewer.token_id)
     elif viewer.api_key_id:
-        credential = await credential_status.load_valid_api_key(environment, id=viewer.api_key_id)
+        credential = await credential_status.load_api_key_if_valid(
+            environment, id=viewer.api_key_id
+        )
     elif viewer.app_password_id:
-        credential = await credential_status.load_valid_app_password(
+        credential = await credential_status.load_app_password_for_http_if_valid(
             environment, viewer.app_password_id
         )
     elif viewer.user_id:
@@ -150,11 +152,13 @@ async def has_credential_ended_or_narrowed(environment: Environment, viewer: Vie
         return False
     if credential is None:
         return True
-    _record_use_in_background(environment, credential, None)
+    _record_use_in_background_if_due(environment, credential, None)
     return not credential_status.has_same_rights(credential, viewer)
 
 
-def _secret_from_headers(headers: Mapping[str, Any]) -> tuple[str, str] | None:
+def _secret_and_required_prefix_from_headers(
+    headers: Mapping[str, Any],
+) -> tuple[str, str] | None:
     """Return the secret of a request and the prefix it must have, BASIC for a name and a password.
 
     Returns None without a credential. Raises Unauthenticated for a malformed header.
@@ -174,27 +178,27 @@ def _secret_from_headers(headers: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _encode(text: str) -> bytes:
+def _comparable_bytes(text: str) -> bytes:
     """Encode text for a comparison in constant time."""
     return text.encode(errors="surrogatepass")
 
 
-async def _load_credential(environment: Environment, secret: str) -> CachedCredential | None:
+async def _load_valid_or_none(environment: Environment, secret: str) -> CachedCredential | None:
     """Return the token or key of this secret from the cache or the database; None if not valid."""
     digest = credential_status.secret_digest(secret)
     if cached := await credential_cache.get_cached_if_still_valid(environment, digest):
         return cached
     load = (
-        credential_status.load_valid_token
+        credential_status.load_token_if_valid
         if secret.startswith(TOKEN_PREFIX)
-        else credential_status.load_valid_api_key
+        else credential_status.load_api_key_if_valid
     )
-    return await credential_cache.read_and_cache(
+    return await credential_cache.join_or_start_read_and_cache(
         environment, digest, partial(load, environment, digest=digest)
     )
 
 
-def _log_use_from_wrong_network(
+def _write_wrong_network_to_security_log(
     environment: Environment, credential: CachedCredential, ip: str | None
 ) -> None:
     """Log that a key was used from a network it is not for: it may be stolen."""
@@ -209,7 +213,7 @@ def _log_use_from_wrong_network(
     security_log.log_event_in_background(ctx, event)
 
 
-def _record_use_in_background(
+def _record_use_in_background_if_due(
     environment: Environment, credential: CachedCredential, ip: str | None
 ) -> None:
     """Record the use of a credential in the background.
@@ -232,7 +236,10 @@ def _record_use_in_background(
             environment, replace(credential), now, ip
         )
         credential.used_at = now  # not again while the credential is cached
-        cache_of_database(environment.database).run_in_background(recording)
+        cache = cache_of_database(environment.database)
+        cache.write_in_background(
+            cache.await_token_use_write_and_track(credential.owner_ids[0], now, recording)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +269,7 @@ class _ProvenSignIn:
     missing_factors: list[TwoFactorMethod]
 
 
-async def authenticate(
+async def authenticate_user_by_password(
     ctx: Context, username: str, password: str, sign_in_request: SignInRequest | None = None
 ) -> AuthenticatedUser:
     """Sign in by username or address. Must not be called inside a transaction that has written.
@@ -274,7 +281,7 @@ async def authenticate(
     """
     environment, sign_in_request = (
         ctx.environment,
-        _validate_sign_in_request(ctx.environment, sign_in_request or SignInRequest()),
+        _validate_and_set_default_lifetime(ctx.environment, sign_in_request or SignInRequest()),
     )
     if not password_hashes.is_possible_password(password):
         raise AuthenticationFailed
@@ -288,9 +295,9 @@ async def authenticate(
         raise AuthenticationFailed
     try:
         auth_sign_in.require_sign_in_allowed(ctx, user, proof, sign_in_request)
-        outstanding = await _missing_factors_after_proof(ctx, user, sign_in_request)
+        outstanding = await _use_up_proof_and_return_missing_factors(ctx, user, sign_in_request)
     except (AuthenticationFailed, Forbidden) as refusal:
-        auth_sign_in.log_failed_sign_in(ctx, entry, sign_in_request, proof, refusal.message)
+        auth_sign_in.log_failure_in_background(ctx, entry, sign_in_request, proof, refusal.message)
         raise
     sign_in = _ProvenSignIn(entry, user, proof, sign_in_request, outstanding)
     is_own_password = proof.kind is PasswordKind.FULL
@@ -304,35 +311,39 @@ async def authenticate(
         # refused if the others have used up the limit.
         await throttles.require_not_throttled(ctx, entry.limits, user.id)
         await throttles.delete_failures(ctx, entry.throttle_key)
-        authenticated_user = await _store_sign_in(ctx, session, sign_in, password_hash)
-    auth_sign_in.SIGN_INS.add("signed in")
+        authenticated_user = await _store_sign_in_with_token(ctx, session, sign_in, password_hash)
+    auth_sign_in.count_sign_in(ctx, user.id)
     log_fields = {"user": user.id, "protocol": sign_in_request.protocol, "ip": ctx.client_ip}
-    log.info("signed in", extra=log_fields)
+    log.info("Signed in", extra=log_fields)
     return authenticated_user
 
 
-def _validate_sign_in_request(
+def _validate_and_set_default_lifetime(
     environment: Environment, sign_in_request: SignInRequest
 ) -> SignInRequest:
     """Validate a sign-in request and fill in its default lifetime. Raises Invalid."""
     idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
     if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
-        text = "An access token requires the scope FULL"
+        text = "An access token requires the scope FULL."
         raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=["token"])
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
-        raise InvalidInput("At least 1 minute", constraint=ValidationConstraint.MIN, path=path)
+        raise InvalidInput(
+            "The lifetime must be at least 1 minute.",
+            constraint=ValidationConstraint.MIN,
+            path=path,
+        )
     if idle_lifetime > (max_lifetime := environment.options.tokens_max_age):
         raise InvalidInput(
-            f"At most {max_lifetime.days} days",
+            f"The lifetime must be at most {max_lifetime.days} days.",
             constraint=ValidationConstraint.MAX,
             path=path,
         )
     return sign_in_request
 
 
-async def _missing_factors_after_proof(
+async def _use_up_proof_and_return_missing_factors(
     ctx: Context, user: ColumnRow, sign_in_request: SignInRequest
 ) -> list[TwoFactorMethod]:
     """Return the second factors of which one must still be proved; empty if none.
@@ -362,11 +373,11 @@ async def _rehash_if_outdated(environment: Environment, password_hash: str, pass
         try:
             return await password_hashes.hash_password(environment, password)
         except RateLimited:
-            log.info("no time to hash a password again")
+            log.info("Password not rehashed; the hash workers are busy")
     return password_hash
 
 
-async def _store_sign_in(
+async def _store_sign_in_with_token(
     ctx: Context, session: AsyncSession, sign_in: _ProvenSignIn, password_hash: str | None
 ) -> AuthenticatedUser:
     """Update the user, create the token that the sign-in asks for, and log the sign-in.
@@ -375,22 +386,21 @@ async def _store_sign_in(
     """
     proof, sign_in_request = sign_in.proof, sign_in.request
     is_temporary_password = proof.kind is PasswordKind.TEMPORARY
-    is_pending = (
-        bool(sign_in.missing_factors)
-        and sign_in_request.token
-        and not _is_checked_by_front_end(ctx, sign_in.missing_factors)
+    is_checked_later = sign_in_request.stays_pending or _is_checked_by_front_end(
+        ctx, sign_in.missing_factors
     )
+    is_pending = bool(sign_in.missing_factors) and sign_in_request.token and not is_checked_later
     changes: dict[str, Any] = {} if is_pending else {"last_login_at": ctx.environment.now()}
     if is_temporary_password:
         changes["password_change_required"] = True
-    user = await _update_signed_in_user(session, sign_in.user, password_hash, changes)
+    user = await _require_unchanged_and_update_user(session, sign_in.user, password_hash, changes)
     token_and_end: tuple[str | None, datetime | None] = (None, None)
     if sign_in_request.token:
         new_token = NewAccessToken(
             user,
             sign_in_request.ttl or ctx.environment.options.tokens_idle_timeout,
             sign_in_request.protocol,
-            pending=is_pending,
+            pending=is_pending or sign_in_request.stays_pending,
             is_temporary_password=is_temporary_password,
         )
         token_and_end = await access_tokens.create_access_token(ctx, session, new_token)
@@ -398,7 +408,7 @@ async def _store_sign_in(
         {"requiredTwoFactorMethods": sign_in.missing_factors} if sign_in.missing_factors else {}
     )
     event = auth_sign_in.sign_in_event(sign_in.entry, sign_in_request, proof, **log_detail)
-    await _log_sign_in_and_use(ctx, session, event, proof.app_password)
+    await _log_sign_in_and_record_use_or_refuse(ctx, session, event, proof.app_password)
     return AuthenticatedUser(
         user,
         sign_in_request.scope,
@@ -409,7 +419,7 @@ async def _store_sign_in(
     )
 
 
-async def _update_signed_in_user(
+async def _require_unchanged_and_update_user(
     session: AsyncSession, user: ColumnRow, password_hash: str | None, changes: dict[str, Any]
 ) -> ColumnRow:
     """Store the sign-in on the user's row and return the row.
@@ -436,21 +446,21 @@ async def _update_signed_in_user(
     return row
 
 
-async def _log_sign_in_and_use(
+async def _log_sign_in_and_record_use_or_refuse(
     ctx: Context, session: AsyncSession, event: NewSecurityEvent, app_password: ColumnRow | None
 ) -> None:
     """Write the sign-in to the user's security log, and the use of the application password.
 
     Raises AuthenticationFailed if the application password has changed since it was checked.
     """
-    event_id = await security_log.log_event(ctx, session, event)
-    if app_password and not await app_passwords.record_use_unless_changed(
+    event_id = await security_log.log_event_and_queue_notice(ctx, session, event)
+    if app_password and not await app_passwords.record_use_and_extend_unless_changed(
         ctx, session, app_password, event_id
     ):
         raise AuthenticationFailed  # it has changed since we looked
 
 
-async def complete_pending_token(ctx: Context, session: AsyncSession) -> None:
+async def complete_pending_token_and_log(ctx: Context, session: AsyncSession) -> None:
     """Make the viewer's pending token valid, after the second factor was proved.
 
     Must be called inside the transaction that proves it and locks the user. Does nothing if no
@@ -486,5 +496,5 @@ async def complete_pending_token(ctx: Context, session: AsyncSession) -> None:
     event = NewSecurityEvent(
         AuthEventAction.AUTHENTICATE, row.user_id, protocol=row.protocol, detail={"completed": True}
     )
-    await security_log.log_event(ctx, session, event)
-    ctx.call_after_commit(partial(drop_cached_credentials, environment, row.user_id))
+    await security_log.log_event_and_queue_notice(ctx, session, event)
+    ctx.call_after_commit_or_now(partial(drop_cached_credentials, environment, row.user_id))

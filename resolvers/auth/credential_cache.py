@@ -26,7 +26,7 @@ from models.runtime.clock_steps import is_plausible_wait_running
 from models.runtime.environment import Environment
 from models.runtime.registration import milliseconds_since_boot
 from models.store.database import Database, current_transaction
-from resolvers.context import ShareVisibility, Viewer
+from resolvers.viewer import ShareVisibility, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +57,28 @@ class CachedCredential:
     read_at_boot_ms: int = field(
         default_factory=milliseconds_since_boot
     )  # milliseconds since the boot
+    last_hit_at: datetime | None = None  # last use of the cached credential
 
 
 @dataclass(frozen=True, slots=True)
+class UnwrittenTokenUse:
+    """A use of an access token or API key that is being written to the database."""
+
+    owner_id: int  # 0: a key of the platform
+    used_at: datetime
+
+
+@dataclass(slots=True)
 class CachedPasswordChecks:
     """Results of the password checks of one sign-in, by a digest of stored hash and password."""
 
     results: dict[str, bool]
+    owner_id: int  # user who has signed in
     read_at_time: datetime
     read_at_boot_ms: int = field(
         default_factory=milliseconds_since_boot
     )  # milliseconds since the boot
+    last_hit_at: datetime | None = None  # last use of one of the results
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,8 @@ class CredentialCache:
     )  # by digest, oldest first
     # by user id (0: keys of the platform): what was read before this time is not cached
     not_cached_until: dict[int, datetime] = field(default_factory=dict)
-    background_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    background_tasks: set[asyncio.Task[bool]] = field(default_factory=set)
+    background_writes: set[asyncio.Task[bool]] = field(default_factory=set)  # of these tasks
     share_visibilities: WeakValueDictionary[int, ShareVisibility] = field(
         default_factory=WeakValueDictionary
     )
@@ -110,6 +122,10 @@ class CredentialCache:
         default_factory=list
     )  # not yet written by resolvers/auth/security_log.py
     events_written_at: float = 0.0  # seconds on the clock of the event loop
+    unwritten_uses: dict[int, UnwrittenTokenUse] = field(
+        default_factory=dict
+    )  # by a number of the write
+    failed_write_count: int = 0  # background writes that raised an error
 
     def get(self, digest: str, now: datetime) -> CachedCredential | None:
         """Return the credential if its age is below the limit and it has not expired; else None."""
@@ -118,7 +134,10 @@ class CredentialCache:
             credential, now, MAX_AGE if credential.is_in_change_list else RECHECK_AFTER
         ):
             return None
-        return credential if credential.expires_at is None or now < credential.expires_at else None
+        if credential.expires_at is not None and now >= credential.expires_at:
+            return None
+        credential.last_hit_at = now
+        return credential
 
     def add_unless_dropped(
         self, digest: str, credential: CachedCredential, drop_count_before_read: int
@@ -160,9 +179,9 @@ class CredentialCache:
             if is_plausible_wait_running(until, now, RECHECK_AFTER)
         }
         self.not_cached_until |= dict.fromkeys(user_ids, now + RECHECK_AFTER)
-        return self.drop_owners(user_ids)
+        return self.drop_credentials_of_owners_and_count(user_ids)
 
-    def drop_owners(self, user_ids: Collection[int]) -> int:
+    def drop_credentials_of_owners_and_count(self, user_ids: Collection[int]) -> int:
         """Drop the credentials of these users, also those that are being read.
 
         Return their number.
@@ -179,7 +198,11 @@ class CredentialCache:
             self._remove(digest)
         return len(dropped_digests)
 
-    def clear(self) -> int:
+    def drop_digest(self, digest: str) -> None:
+        """Drop the credential with this digest. It can be cached again at once."""
+        self._remove(digest)
+
+    def clear_and_count(self) -> int:
         """Drop all entries and return their number."""
         count = len(self.credentials)
         self.drop_count += 1
@@ -208,9 +231,53 @@ class CredentialCache:
 
         Errors are logged.
         """
-        task = asyncio.create_task(_run_and_log_errors(coroutine))
+        self._start_task(coroutine)
+
+    def write_in_background(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine that writes data, as `run_in_background`. `cacheFlush` waits for it.
+
+        Errors are also counted.
+        """
+        task = self._start_task(coroutine)
+        self.background_writes.add(task)
+        task.add_done_callback(self._note_end_of_write)
+
+    def _start_task(self, coroutine: Coroutine[Any, Any, object]) -> asyncio.Task[bool]:
+        task = asyncio.create_task(self._try_run_and_log_errors(coroutine))
         self.background_tasks.add(task)
         task.add_done_callback(self.background_tasks.discard)
+        return task
+
+    def _note_end_of_write(self, task: "asyncio.Task[bool]") -> None:
+        self.background_writes.discard(task)
+        if task.cancelled() or not task.result():
+            self.failed_write_count += 1
+
+    async def _try_run_and_log_errors(self, coroutine: Coroutine[Any, Any, object]) -> bool:
+        """Return False if the coroutine raised an error."""
+        try:
+            await coroutine
+        except Exception:  # a background task has no waiter; the next request tries again
+            log.exception("Background task after a response failed")
+            return False
+        return True
+
+    async def await_token_use_write_and_track(
+        self, owner_id: int, used_at: datetime, recording: Coroutine[Any, Any, object]
+    ) -> None:
+        """Await a coroutine that writes a use, which is listed as unwritten until then."""
+        number = id(recording)
+        self.unwritten_uses[number] = UnwrittenTokenUse(owner_id, used_at)
+        try:
+            await recording
+        finally:
+            del self.unwritten_uses[number]
+
+    async def wait_for_started_writes(self) -> None:
+        """Wait for the background writes that have been started before this call."""
+        if tasks := list(self.background_writes):
+            await asyncio.wait(tasks)
+            await asyncio.sleep(0)  # the failed ones are counted
 
 
 def is_recent(
@@ -226,22 +293,33 @@ async def get_cached_if_still_valid(
 ) -> CachedCredential | None:
     """Return a cached credential if no change is known that may end it; else None.
 
-    Reads the credential changes first if the entry is older than `RECHECK_AFTER`. Raises
-    StoreUnavailable if the database can't be read for that.
+    Reads the credential changes first if the entry is older than `RECHECK_AFTER`. Counts the hit or
+    miss. Raises StoreUnavailable if the database can't be read for that.
     """
+    credential = await _reread_changes_and_get_cached(environment, digest)
+    if credential is None:
+        environment.usage.auth_cache_misses += 1
+    else:
+        environment.usage.auth_cache_hits += 1
+    return credential
+
+
+async def _reread_changes_and_get_cached(
+    environment: Environment, digest: str
+) -> CachedCredential | None:
     cache, now = cache_of_database(environment.database), environment.now()
     if cache.tokens_max_age != environment.options.tokens_max_age:
-        cache.clear()
+        cache.clear_and_count()
         cache.tokens_max_age = environment.options.tokens_max_age
     credential = cache.get(digest, now)
     if credential is None or is_recent(credential, now, RECHECK_AFTER):
         return credential
-    if await read_changes_and_drop_unless_recent(environment, cache, now):
+    if await reread_changes_unless_read_recently(environment, cache, now):
         return cache.get(digest, environment.now())
     return credential
 
 
-async def read_changes_and_drop_unless_recent(
+async def reread_changes_unless_read_recently(
     environment: Environment, cache: CredentialCache, now: datetime
 ) -> bool:
     """Read the credential changes of the database and drop the credentials that they end.
@@ -280,20 +358,24 @@ async def _read_changes_and_drop(environment: Environment, cache: CredentialCach
     """Read the credential changes and drop the credentials of the users they name."""
     try:
         begun_at = milliseconds_since_boot(), environment.now()
-        statement, parameters = cache.change_reader.unread_statement(environment.database.dialect)
+        statement, parameters = cache.change_reader.unread_statement_and_values(
+            environment.database.dialect
+        )
         rows = await environment.database.read_prepared(statement, parameters)
-        changed_user_ids = cache.change_reader.unread_user_ids_unless_other_database(rows)
+        changed_user_ids = cache.change_reader.take_unread_user_ids_unless_other_database(rows)
         if changed_user_ids is None:
-            cache.clear()
+            cache.clear_and_count()
         elif changed_user_ids:
-            cache.drop_owners(changed_user_ids)
+            cache.drop_credentials_of_owners_and_count(changed_user_ids)
         cache.changes_read_at = begun_at
     finally:
         cache.reading_changes = None
 
 
-async def read_and_cache(
-    environment: Environment, digest: str, read: Callable[[], Awaitable[CachedCredential | None]]
+async def join_or_start_read_and_cache(
+    environment: Environment,
+    digest: str,
+    read_credential: Callable[[], Awaitable[CachedCredential | None]],
 ) -> CachedCredential | None:
     """Read a credential with `read` and cache it. Concurrent calls for one digest share one read.
 
@@ -302,7 +384,7 @@ async def read_and_cache(
     cache = cache_of_database(environment.database)
     running = cache.lookups.get(digest)
     if running is None or not _is_lookup_current(running, cache):
-        task = _create_detached_task(_read_and_cache(cache, digest, read))
+        task = _create_detached_task(_read_and_cache(cache, digest, read_credential))
         running = cache.lookups[digest] = CredentialLookup(
             task, cache.drop_count, milliseconds_since_boot()
         )
@@ -318,12 +400,14 @@ def _is_lookup_current(lookup: CredentialLookup, cache: CredentialCache) -> bool
 
 
 async def _read_and_cache(
-    cache: CredentialCache, digest: str, read: Callable[[], Awaitable[CachedCredential | None]]
+    cache: CredentialCache,
+    digest: str,
+    read_credential: Callable[[], Awaitable[CachedCredential | None]],
 ) -> CachedCredential | None:
     """Run the read of a shared lookup and cache its result."""
     drop_count, begun_at = cache.drop_count, milliseconds_since_boot()
     try:
-        credential = await read()
+        credential = await read_credential()
         if credential:
             credential.is_in_change_list, credential.read_at_boot_ms = True, begun_at
             cache.add_unless_dropped(digest, credential, drop_count)
@@ -352,14 +436,6 @@ def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
         task.exception()
 
 
-async def _run_and_log_errors(coroutine: Coroutine[Any, Any, object]) -> None:
-    """Await a background coroutine and log its exception."""
-    try:
-        await coroutine
-    except Exception:  # a background task has no waiter; the next request tries again
-        log.exception("what was to be noted behind an answer was not")
-
-
 @lru_cache(maxsize=4)
 def cache_of_database(_database: Database) -> CredentialCache:
     """Return the credential cache of this database."""
@@ -383,7 +459,7 @@ def follow_drops_of_other_processes(environment: Environment) -> None:
     def drop_in_this_process(user_id: int | None) -> None:
         cache = cache_of_database(environment.database)
         if user_id is None:
-            cache.clear()
+            cache.clear_and_count()
         else:
             cache.drop_owners_and_pause_caching([user_id], environment.now())
 

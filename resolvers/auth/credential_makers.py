@@ -1,15 +1,14 @@
 """Credentials that an administrator, or a key of the platform, creates for another user.
 
 Such a credential has the scopes and the lifetime of a token of userImpersonate. It ends when its
-maker loses
-the role or the permission.
+maker loses the role or the permission, or when an identity provider ends the maker's access.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, cast, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, String, and_, cast, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -17,7 +16,8 @@ from models.auth.credentials import ApiKey
 from models.store.columns import ColumnRow
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import DomainAdmin, User
-from resolvers.context import Viewer
+from resolvers.identity_providers.provider_records import is_access_ended_sql
+from resolvers.viewer import Viewer
 
 # no scope that creates credentials
 IMPERSONATION_SCOPES = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})
@@ -33,7 +33,7 @@ def is_operator(viewer: Viewer) -> bool:
     return viewer.role is Role.ROOT and not (viewer.user_id or viewer.api_key_id)
 
 
-def acting_key_id(viewer: Viewer) -> int | None:
+def platform_admin_key_id_or_none(viewer: Viewer) -> int | None:
     """Return the id of the viewer's key without a user, which may act for users; else None.
 
     Only keys of the role ADMIN or ROOT, and the bootstrap key (`OPERATOR_KEY_ID`).
@@ -43,7 +43,7 @@ def acting_key_id(viewer: Viewer) -> int | None:
     return viewer.api_key_id or OPERATOR_KEY_ID
 
 
-def scopes_for_another_user(scopes: Sequence[Scope]) -> frozenset[Scope]:
+def scopes_within_impersonation_or_all_of_it(scopes: Sequence[Scope]) -> frozenset[Scope]:
     """Return the part of these scopes that a credential for another user keeps.
 
     Empty: all allowed.
@@ -76,7 +76,12 @@ def add_maker_columns(
     `maker_id` and `maker_key_id` are the columns of the maker's user id and key id. `now` is the
     time, or its parameter.
     """
-    maker_can_sign_in = col(Maker.active), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
+    can_sign_in = (
+        col(Maker.active),
+        ~col(Maker.suspended),
+        col(Maker.deleted_at).is_(None),
+        ~is_access_ended_sql(Maker),
+    )
     is_key_valid = (
         col(MakerKey.active),
         or_(col(MakerKey.expires_at).is_(None), col(MakerKey.expires_at) > now),
@@ -96,41 +101,36 @@ def add_maker_columns(
         statement.add_columns(*columns)
         .outerjoin(
             Maker,
-            (col(Maker.id) == maker_id)
-            & maker_can_sign_in[0]
-            & maker_can_sign_in[1]
-            & maker_can_sign_in[2],
+            and_(col(Maker.id) == maker_id, *can_sign_in),
         )
         .outerjoin(
             MakerKey,
-            (col(MakerKey.id) == maker_key_id)
-            & is_key_valid[0]
-            & is_key_valid[1]
-            & is_key_valid[2],
+            and_(col(MakerKey.id) == maker_key_id, *is_key_valid),
         )
     )
 
 
-def has_maker(row: ColumnRow) -> bool:
+def has_maker(credential_row: ColumnRow) -> bool:
     """True if another user or a key created this credential."""
-    return row.maker_id is not None or row.maker_key_id is not None
+    return credential_row.maker_id is not None or credential_row.maker_key_id is not None
 
 
-def can_maker_act(row: ColumnRow, role: Role, permission: AdminPermission) -> bool:
+def can_maker_act(credential_row: ColumnRow, role: Role, permission: AdminPermission) -> bool:
     """True if the maker may still act for the user, who has this role.
 
-    `row` has the columns of `add_maker_columns`, and the user's `domain_id`.
+    `credential_row` has the columns of `add_maker_columns`, and the user's `domain_id`.
     """
-    if row.maker_id is None:
-        if row.maker_key_id == OPERATOR_KEY_ID:
+    if credential_row.maker_id is None:
+        if credential_row.maker_key_id == OPERATOR_KEY_ID:
             return True
-        if row.maker_key_role is None or row.maker_key_domains:
+        if credential_row.maker_key_role is None or credential_row.maker_key_domains:
             return False
-        return bool(row.maker_key_role.includes(Role.ADMIN)) and bool(
-            row.maker_key_role.administers(role)
+        return bool(credential_row.maker_key_role.includes(Role.ADMIN)) and bool(
+            credential_row.maker_key_role.administers(role)
         )
-    if row.maker_role is None or not row.maker_role.administers(role):
+    if credential_row.maker_role is None or not credential_row.maker_role.administers(role):
         return False
-    return row.maker_role is not Role.DOMAIN_ADMIN or (
-        permission in row.maker_permissions and row.domain_id in parse_domain_ids(row.maker_domains)
+    return credential_row.maker_role is not Role.DOMAIN_ADMIN or (
+        permission in credential_row.maker_permissions
+        and credential_row.domain_id in parse_domain_ids(credential_row.maker_domains)
     )

@@ -1,6 +1,5 @@
 """Status of access tokens, API keys and application passwords, with their role and scopes."""
 
-import base64
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -12,7 +11,9 @@ from sqlmodel import col
 
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken, ApiKey
+from models.base64url import encode_base64url
 from models.mailboxes.shares import MailboxShare
+from models.oauth.tables import OauthScope
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns
 from models.store.prepared_statements import prepare_cached
@@ -21,7 +22,8 @@ from models.users.tables import User
 from resolvers.auth import app_passwords, credential_makers
 from resolvers.auth.credential_cache import CachedCredential, cache_of_database
 from resolvers.auth.credential_makers import IMPERSONATION_SCOPES
-from resolvers.context import ShareVisibility, Viewer
+from resolvers.oauth.scopes import opens_http, product_scopes, scopes_for_role
+from resolvers.viewer import ShareVisibility, Viewer
 
 # prefixes of secrets: scanners of leaked text recognize them
 TOKEN_PREFIX, API_KEY_PREFIX = "mgt_", "mgk_"
@@ -44,7 +46,7 @@ def secret_digest(secret: str) -> str:
 
 def generate_secret(environment: Environment, prefix: str) -> str:
     """Return a new random secret of 256 bits in base64url, with this prefix."""
-    return prefix + base64.urlsafe_b64encode(environment.random_bytes(32)).decode().rstrip("=")
+    return prefix + encode_base64url(environment.random_bytes(32))
 
 
 def is_user_enabled_sql() -> ColumnElement[bool]:
@@ -75,7 +77,7 @@ def token_lookup_sql(column: str) -> Select[*tuple[Any, ...]]:
     return credential_makers.add_maker_columns(statement, *actor, now)
 
 
-async def load_valid_token(
+async def load_token_if_valid(
     environment: Environment, *, digest: str = "", id: int | None = None
 ) -> CachedCredential | None:
     """Load an access token with the rights of its user, by digest or id; None if it is not valid.
@@ -116,6 +118,8 @@ async def load_valid_token(
             expires_at_pending = min(expires_at, row.created_at + SECOND_FACTOR_TIMEOUT)
             viewer = Viewer(token_id=row.id, pending_user_id=user_id, expires_at=expires_at_pending)
             return CachedCredential(viewer, now, now, expires_at_pending, owner_ids=(user_id,))
+        if row.oauth_grant_id is not None:
+            return _oauth_credential_if_http_scope_or_none(environment, row, now, expires_at)
         rights: dict[str, Any] = dict(NEW_PASSWORD_ONLY)
         if not row.temporary:
             rights = {"scopes": frozenset({row.scope}), **_role_rights(row, row.owners)}
@@ -133,6 +137,34 @@ async def load_valid_token(
             viewer, now, last_used_at, expires_at, idle_lifetime=idle_lifetime, owner_ids=(user_id,)
         )
     return None
+
+
+def _oauth_credential_if_http_scope_or_none(
+    environment: Environment, row: ColumnRow, now: datetime, expires_at: datetime
+) -> CachedCredential | None:
+    """Return the credential of an OAuth client; None if it has no scope for HTTP.
+
+    Its role is USER, as that of an application password. With the scope DOMAIN_ADMIN it has this
+    role and all rights as long as its user has the role. A use does not extend it.
+    """
+    oauth_scopes = scopes_for_role(row.oauth_scopes, row.owners)
+    if not opens_http(oauth_scopes):
+        return None
+    role, scopes = Role.USER, product_scopes(oauth_scopes)
+    if OauthScope.DOMAIN_ADMIN in oauth_scopes:
+        role, scopes = Role.DOMAIN_ADMIN, frozenset({Scope.FULL})
+    viewer = Viewer(
+        row.user_id,
+        role,
+        scopes,
+        **_role_rights(row, role),
+        token_id=row.id,
+        expires_at=expires_at,
+        auth_version=row.auth_version,
+        share_visibility=_update_share_visibility(environment, row.user_id, row),
+    )
+    owner_ids = (row.user_id,)
+    return CachedCredential(viewer, now, row.last_used_at, expires_at, owner_ids=owner_ids)
 
 
 @prepare_cached
@@ -154,7 +186,7 @@ def api_key_lookup_sql(column: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-async def load_valid_api_key(
+async def load_api_key_if_valid(
     environment: Environment, *, digest: str = "", id: int | None = None
 ) -> CachedCredential | None:
     """Load an API key with its rights, by digest or id; None if it is not valid.
@@ -177,7 +209,9 @@ async def load_valid_api_key(
                 return None
             role, scopes = (
                 Role.USER,
-                credential_makers.scopes_for_another_user([*map(Scope, row.scopes)]),
+                credential_makers.scopes_within_impersonation_or_all_of_it(
+                    [*map(Scope, row.scopes)]
+                ),
             )
         user_id = row.user_id or 0
         role_rights: dict[str, Any] = _role_rights(row, role)
@@ -218,8 +252,8 @@ async def load_valid_api_key(
 
 def _earliest_end(row: ColumnRow) -> datetime | None:
     """Return the end of a credential, or of the key that made it, whichever is earlier."""
-    ends = [end for end in (row.expires_at, row.maker_key_expires_at) if end]
-    return min(ends, default=None)
+    ends_at = [end for end in (row.expires_at, row.maker_key_expires_at) if end]
+    return min(ends_at, default=None)
 
 
 APP_PASSWORD_OWNER_COLUMNS = [
@@ -230,15 +264,15 @@ APP_PASSWORD_OWNER_COLUMNS = [
 ]
 
 
-async def load_valid_app_password(
+async def load_app_password_for_http_if_valid(
     environment: Environment, app_password_id: int
 ) -> CachedCredential | None:
     """Load an application password by id, with its rights over HTTP; None if it is not valid."""
-    row = await load_valid_app_password_row(environment, app_password_id)
-    return http_credential_of_app_password(environment, row, row) if row else None
+    row = await load_app_password_row_if_valid(environment, app_password_id)
+    return app_password_credential_for_http_or_none(environment, row, row) if row else None
 
 
-async def load_valid_app_password_row(
+async def load_app_password_row_if_valid(
     environment: Environment, app_password_id: int
 ) -> ColumnRow | None:
     """Load the row of an application password with columns of its user; None if it has ended."""
@@ -263,7 +297,7 @@ async def load_valid_app_password_row(
     return None
 
 
-def http_credential_of_app_password(
+def app_password_credential_for_http_or_none(
     environment: Environment, row: ColumnRow, user: ColumnRow
 ) -> CachedCredential | None:
     """Return the viewer of an application password over HTTP; None if it has no scope for HTTP."""
@@ -296,7 +330,7 @@ async def is_unchanged_without_second_factor(
     return any(not row.second_factors for row in await environment.database.read(statement))
 
 
-async def load_kick_times(
+async def load_session_end_times(
     environment: Environment, user_ids: Collection[int]
 ) -> Mapping[int, datetime]:
     """Load when the sessions of these users were last ended by `sessionTerminate`, by user id.
@@ -385,7 +419,7 @@ async def record_use_and_extend_token(
 def has_same_rights(credential: CachedCredential | None, viewer: Viewer) -> bool:
     """True if a credential still has all the rights that `viewer` has.
 
-    A new password of the user ends tokens, which `load_valid_token` no longer finds, except the
+    A new password of the user ends tokens, which `load_token_if_valid` no longer finds, except the
     token that has set it. It ends neither API keys nor application passwords.
     """
     if credential is None:

@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
 GUESSING_ACTION = AuthEventAction.PASSWORD_GUESSING  # its name in the security log
@@ -28,6 +28,6 @@ async def log_guessing_and_alert_user(ctx: Context, user_id: int) -> None:
         )
         recent_report = (await connection.execute(recent_reports.limit(1))).first()
         event = NewSecurityEvent(GUESSING_ACTION, user_id, AuthEventResult.FAILURE)
-        await security_log.log_event(ctx, session, event)
+        await security_log.log_event_and_queue_notice(ctx, session, event)
         if recent_report is None:
             await security_log.queue_message_to_user(ctx, session, event)

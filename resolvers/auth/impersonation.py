@@ -18,8 +18,8 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import access_tokens, credential_status, security_log
 from resolvers.auth.access_tokens import NewAccessToken
 from resolvers.auth.authentication import AuthenticatedUser
-from resolvers.auth.credential_makers import MAX_LIFETIME, acting_key_id
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.credential_makers import MAX_LIFETIME, platform_admin_key_id_or_none
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
 MIN_IMPERSONATION_LIFETIME, DEFAULT_IMPERSONATION_LIFETIME, MAX_IMPERSONATION_LIFETIME = (
@@ -39,11 +39,11 @@ async def create_impersonation_token(
     domain, which belongs to no user, Invalid for a lifetime out of range, and NotFound or Conflict
     if the user is not visible or can't sign in.
     """
-    actor_key_id = acting_key_id(ctx.viewer)
+    actor_key_id = platform_admin_key_id_or_none(ctx.viewer)
     ttl = DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl
     actor_id = require_user_id(ctx) if actor_key_id is None else None
     if not MIN_IMPERSONATION_LIFETIME <= ttl <= MAX_IMPERSONATION_LIFETIME:
-        text = "Must be from 1 minute to 4 hours"
+        text = "The lifetime must be from 1 minute to 4 hours."
         raise InvalidInput(
             text,
             constraint=ValidationConstraint.MAX
@@ -53,12 +53,12 @@ async def create_impersonation_token(
         )
     if ctx.viewer.is_acting:
         raise Forbidden(
-            "A token of userImpersonate can't impersonate another user", requires=Scope.FULL
+            "A token of userImpersonate can't impersonate another user.", requires=Scope.FULL
         )
-    user = await _load_user_to_impersonate(ctx, user_id)
+    user = await _require_user_to_impersonate(ctx, user_id)
     if user_id == actor_id:
         raise InvalidInput(
-            "The user must be another one than the caller",
+            "The user must be another one than the caller.",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["user"],
         )
@@ -69,19 +69,19 @@ async def create_impersonation_token(
         new_token = replace(new_token, actor_key_id=actor_key_id)
         secret, expires_at = await access_tokens.create_access_token(ctx, session, new_token)
         detail = {"until": expires_at.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
-        await security_log.log_event(
+        await security_log.log_event_and_queue_notice(
             ctx, session, NewSecurityEvent(AuthEventAction.USER_IMPERSONATE, user_id, detail=detail)
         )
         admin_entry = NewAuditLogEntry(
             "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}
         )
-        await audit_log.log_changes(ctx, session, admin_entry)
+        await audit_log.insert_audit_log_entries(ctx, session, admin_entry)
     return AuthenticatedUser(
         user, Scope.MAIL, password_change_required=False, token=secret, expires_at=expires_at
     )
 
 
-async def _load_user_to_impersonate(ctx: Context, user_id: int) -> ColumnRow:
+async def _require_user_to_impersonate(ctx: Context, user_id: int) -> ColumnRow:
     """Load the user to act as. Raises NotFound, Forbidden or Conflict if that is not possible."""
     statement = select(
         *select_columns(User),
@@ -90,8 +90,8 @@ async def _load_user_to_impersonate(ctx: Context, user_id: int) -> ColumnRow:
     )
     for row in await ctx.read(statement.where(col(User.id) == user_id, is_visible_user(ctx))):
         if not row.free:
-            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=["user"])
+            raise Forbidden(f"Requires the role {row.role}.", requires=row.role, path=["user"])
         if not row.open:
-            raise Conflict("The user is disabled or suspended", path=["user"])
+            raise Conflict("The user is disabled or suspended.", path=["user"])
         return row
     raise NotFound(str(user_id), path=["user"])

@@ -21,7 +21,7 @@ class SecurityMessageTexts:
 ENGLISH_TEXTS = SecurityMessageTexts(
     subject="Your account was changed by an administrator",
     intro="An administrator changed the security settings of your account {address}.",
-    guessing_subject="Somebody tries to guess your password",
+    guessing_subject="Someone is trying to guess your password",
     guessing_intro="There were many wrong passwords for your account {address}. Sign-ins from that "
     "network are refused for a while. You can still sign in from your usual networks.",
     advice="If you did not expect this, ask your administrator. The security log of your account "

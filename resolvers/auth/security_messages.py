@@ -3,10 +3,10 @@
 from typing import Any
 
 from mail.compose import message_builder
-from mail.compose.message_builder import CustomHeader, MessageDraft
+from mail.compose.message_draft import CustomHeader, MessageDraft
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_insert import MessagePlacement
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.text.languages import text_in_language
 from models.admin.tasks import TaskKind
 from models.runtime.environment import Environment
@@ -14,9 +14,13 @@ from models.store.columns import ColumnRow
 from resolvers.admin.task_steps import TaskStepPlan
 from resolvers.auth.security_message_texts import ENGLISH_TEXTS, TEXTS_BY_LANGUAGE
 from resolvers.context import Context
-from resolvers.users.quota.quota_warnings import StoredNotice, insert_notice, load_message_recipient
+from resolvers.users.quota.quota_warnings import (
+    StoredNotice,
+    insert_notice_into_inbox,
+    load_warned_user_with_inbox,
+)
 
-__all__ = ["KIND", "build_message_and_store_blobs", "insert_notice"]
+__all__ = ["KIND", "build_message_and_store_blobs", "insert_notice_into_inbox"]
 
 KIND = TaskKind.SECURITY_NOTIFICATION
 MAX_VALUE_LENGTH = 200  # characters of a value
@@ -29,12 +33,14 @@ async def build_message_and_store_blobs(
 
     Returns an empty plan if the user no longer exists.
     """
-    row = None if checkpoint else await load_message_recipient(ctx)
+    row = None if checkpoint else await load_warned_user_with_inbox(ctx)
     if row is None:
         return TaskStepPlan()
     message_draft = _build_message_draft(ctx.environment, row, order)
-    message = await parse_storable_message(message_builder.build_message(message_draft))
-    stored_message = await store_blobs(ctx.environment, row.tenant_id, message)
+    message = await parse_storable_message(
+        message_builder.validate_and_build_message(message_draft)
+    )
+    stored_message = await store_blobs_once_per_tenant(ctx.environment, row.tenant_id, message)
     recipients = [person.address for person in message_draft.to]
     placement = MessagePlacement(
         row.id, row.box, ctx.environment.now(), envelope_from="", envelope_to=recipients
@@ -47,7 +53,7 @@ def _build_message_draft(
 ) -> MessageDraft:
     """Return the message in the user's language."""
     texts = text_in_language(row.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
-    name = row.shown or row.username
+    name = row.display_address or row.username
     address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
     lines = [

@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -20,10 +21,12 @@ from mail.network.ip_networks import is_in_networks
 from mail.recipients.address_resolution import SIGN_IN_USER_ID, sign_in_parameters
 from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.errors import Forbidden
+from models.metrics.usage_recorder import NO_USER, UsageCaller
 from models.observability import metrics
 from models.runtime.environment import Environment
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
 from models.store.prepared_statements import PreparedStatement
+from models.throttling.policy import BanCause
 from models.users.roles import Scope
 from models.users.tables import User
 from resolvers.auth import (
@@ -37,20 +40,25 @@ from resolvers.auth.credential_cache import cache_of_database
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.new_passwords import GENERATED_PATTERN
 from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.auth.throttles import LimitsByKey
 from resolvers.context import Context
+from resolvers.identity_providers.provider_records import (
+    ACCESS_ENDED_COLUMN,
+    PASSWORD_SIGN_IN_COLUMN,
+    columns_with_password_rule,
+)
+from resolvers.throttling import client_failures
 
 log = logging.getLogger(__name__)
 
-SIGN_INS = metrics.counter(
-    "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
-)
+SIGN_INS = metrics.counter("merganser_sign_ins", "Sign-ins with a password by result.", "result")
 OWN_HASH_PREFIX = "$argon2"  # hashes with another prefix are imported
+REQUIRED_PROVIDER = "the identity provider of the domain"
 MAX_LOGGED_NAME_LENGTH = 128  # characters
 
 _SELECT_USER_BY_LOGIN = PreparedStatement(
-    select(*select_columns(User)).where(col(User.id) == SIGN_IN_USER_ID)
+    select(*columns_with_password_rule()).where(col(User.id) == SIGN_IN_USER_ID)
 )
 
 
@@ -71,6 +79,7 @@ class SignInRequest:
     token: bool = False
     ttl: timedelta | None = None  # the token ends if it is not used for this time
     proof: SecondFactorProof = field(default_factory=SecondFactorProof)
+    stays_pending: bool = False  # the token has no use, but it ends with the tokens of the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,13 @@ class PasswordProof:
     app_password: ColumnRow | None = None  # the row of the application password
 
 
+class CheckedPassword(NamedTuple):
+    """The security log entry of a sign-in, and the proof of the right password."""
+
+    entry: SignInEntry
+    proof: PasswordProof | None  # None for a wrong name or password
+
+
 async def check_name_and_password(
     ctx: Context,
     username: str,
@@ -105,7 +121,7 @@ async def check_name_and_password(
     *,
     allow_app_passwords: bool,
     check: password_hashes.PasswordCheck | None = None,
-) -> tuple[SignInEntry, PasswordProof | None]:
+) -> CheckedPassword:
     """Resolve a name and check its password; the proof is None if the password is wrong.
 
     `allow_app_passwords` also checks application passwords. `check` compares passwords with hashes.
@@ -113,17 +129,20 @@ async def check_name_and_password(
     inside a transaction.
     """
     with password_hashes.sign_in_slot(ctx.environment):
-        entry = await _resolve_name_unless_throttled(ctx, username)
-        return entry, await _check_password(
-            ctx.environment,
-            entry.user,
-            password,
-            check or password_hashes.check_password,
-            allow_app_passwords=allow_app_passwords,
+        entry = await resolve_name_unless_throttled(ctx, username)
+        return CheckedPassword(
+            entry,
+            await _check_password(
+                ctx.environment,
+                entry.user,
+                password,
+                check or password_hashes.check_password,
+                allow_app_passwords=allow_app_passwords,
+            ),
         )
 
 
-async def _resolve_name_unless_throttled(ctx: Context, username: str) -> SignInEntry:
+async def resolve_name_unless_throttled(ctx: Context, username: str) -> SignInEntry:
     """Resolve a name to its user and check its throttles. Raises RateLimited if it must wait."""
     environment = ctx.environment
     is_possible_name = len(username) <= MAX_ADDRESS and "\0" not in username
@@ -198,27 +217,45 @@ def require_sign_in_allowed(
     """Raise Forbidden if the proven password does not allow what the sign-in asks for."""
     scope, source, now = sign_in_request.scope, proof.kind, ctx.environment.now()
     if source is PasswordKind.TEMPORARY and user.temporary_from and now < user.temporary_from:
-        raise Forbidden("the temporary password is not valid yet")
+        raise Forbidden("The temporary password is not valid yet.")
+    require_protocol_allowed(ctx, user, scope)
+    require_password_sign_in_allowed(user, source)
+    if scope is Scope.FULL:
+        if sign_in_request.token and not user.webmail_access:
+            raise Forbidden("The user can't get an access token.", requires="webmailAccess")
+    elif proof.app_password is not None:
+        if scope not in app_passwords.scopes_of_app_password(proof.app_password.scopes):
+            raise Forbidden(
+                f"The application password does not have the scope {scope}.", requires=scope
+            )
+    elif source is PasswordKind.TEMPORARY or user.second_factors:
+        required = "an application password"
+        raise Forbidden(f"{scope} requires {required} for this user.", requires=required)
+
+
+def require_password_sign_in_allowed(user: ColumnRow, kind: PasswordKind) -> None:
+    """Raise Forbidden if the user must sign in at the identity provider of its domain."""
+    if kind is PasswordKind.APP:
+        return
+    if getattr(user, ACCESS_ENDED_COLUMN):
+        text = "The identity provider has ended the access of this account: sign in there again."
+        raise Forbidden(text, requires=REQUIRED_PROVIDER)
+    if not getattr(user, PASSWORD_SIGN_IN_COLUMN):
+        text = "The domain requires sign-in at its identity provider, or an application password."
+        raise Forbidden(text, requires=REQUIRED_PROVIDER)
+
+
+def require_protocol_allowed(ctx: Context, user: ColumnRow, scope: Scope) -> None:
+    """Raise Forbidden if the protocol of a scope is turned off for the user or this network."""
     if scope in user.disabled_scopes:
-        raise Forbidden(f"{scope} is turned off for this user", requires=scope)
+        raise Forbidden(f"{scope} is turned off for this user.", requires=scope)
     allowed_networks = tuple(user.smtp_allowed_networks)
     if (
         scope is Scope.SMTP
         and allowed_networks
         and not is_in_networks(ctx.client_ip, allowed_networks)
     ):
-        raise Forbidden("SMTP is not allowed from this network", requires="smtpAllowedNetworks")
-    if scope is Scope.FULL:
-        if sign_in_request.token and not user.webmail_access:
-            raise Forbidden("The user can't get an access token", requires="webmailAccess")
-    elif proof.app_password is not None:
-        if scope not in app_passwords.scopes_of_app_password(proof.app_password.scopes):
-            raise Forbidden(
-                f"The application password does not have the scope {scope}", requires=scope
-            )
-    elif source is PasswordKind.TEMPORARY or user.second_factors:
-        required = "an application password"
-        raise Forbidden(f"{scope} requires {required} for this user", requires=required)
+        raise Forbidden("SMTP is not allowed from this network.", requires="smtpAllowedNetworks")
 
 
 def sign_in_event(
@@ -248,6 +285,13 @@ def sign_in_event(
     )
 
 
+def count_sign_in(ctx: Context, user_id: int) -> None:
+    """Count a sign-in with a right password in the metrics."""
+    SIGN_INS.add("signed in")
+    caller = UsageCaller(user_id, ctx.client_ip)
+    ctx.environment.usage.count_sign_in(caller, has_failed=False)
+
+
 async def count_and_log_failed_sign_in(
     ctx: Context, entry: SignInEntry, sign_in_request: SignInRequest, proof: PasswordProof | None
 ) -> None:
@@ -258,25 +302,29 @@ async def count_and_log_failed_sign_in(
     SIGN_INS.add("failed")
     user_id = entry.user.id if entry.user else None
     log_fields = {"user": user_id, "protocol": sign_in_request.protocol, "ip": ctx.client_ip}
-    log.info("sign-in failed", extra=log_fields)
-    reached_keys = await throttles.count_failure(ctx.environment, entry.limits)
-    log_failed_sign_in(ctx, entry, sign_in_request, proof)
+    log.info("Sign-in failed", extra=log_fields)
+    await client_failures.count_failure_and_log_ban(ctx, BanCause.SIGN_IN, user_id)
+    reached_keys = await throttles.count_failure_return_reached_keys(ctx.environment, entry.limits)
+    log_failure_in_background(ctx, entry, sign_in_request, proof)
     if entry.can_sign_in and any(
         key.startswith(entry.throttle_key.rpartition("@")[0]) for key in reached_keys
     ):
-        cache_of_database(ctx.environment.database).run_in_background(
+        cache_of_database(ctx.environment.database).write_in_background(
             guess_alerts.log_guessing_and_alert_user(ctx, user_id or 0)
         )
 
 
-def log_failed_sign_in(
+def log_failure_in_background(
     ctx: Context,
     entry: SignInEntry,
     sign_in_request: SignInRequest,
     proof: PasswordProof | None,
     reason: str = "",
 ) -> None:
-    """Write a failed sign-in to the security log in the background. `reason` is the refusal."""
+    """Count a failed sign-in, and write it to the security log in the background.
+
+    `reason` is the refusal.
+    """
     user, result = entry.user, AuthEventResult.FAILURE
     if user is not None and not entry.can_sign_in:
         result = (
@@ -284,6 +332,8 @@ def log_failed_sign_in(
             if user.suspended and user.active
             else AuthEventResult.DISABLED
         )
+    caller = UsageCaller(user.id if user else NO_USER, ctx.client_ip)
+    ctx.environment.usage.count_sign_in(caller, has_failed=True)
     extra_detail = {"reason": reason} if reason else {}
     security_log.log_event_in_background(
         ctx, sign_in_event(entry, sign_in_request, proof, result=result, **extra_detail)

@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from ipaddress import ip_network
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import UpdateBase, bindparam, delete, select, update
 from sqlmodel import col
 
 from mail.network.ip_networks import is_in_networks, network_for_limits
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
 from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.errors import RateLimited
+from models.logs.entries import LogComponent, LogLevel, NewLogEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.prepared_statements import PreparedStatement
+from models.throttling.networks import network_number, parse_ip_network_or_none
 from resolvers.context import Context
 
 MAX_DOUBLINGS = 20  # longer waits would exceed any maximum
@@ -38,6 +40,7 @@ class ThrottleCounts:
     failures: int  # in the current window
     exhausted_windows: int
     until: datetime  # end of the window or of the wait
+    wait_since: datetime | None  # when the limit was reached; None: it was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,19 @@ class FailureLimit:
     def counts_after_failure(self, row: ColumnRow, now: datetime) -> ThrottleCounts:
         """Return the counts of this row after one more failure."""
         failures, times, until = row.failures, row.times, row.until
+        wait_since = row.wait_since
         if until <= now:
             was_exhausted_lately = failures >= self.max_failures and now < until + THROTTLE_RESET
             failures, times, until = 0, times if was_exhausted_lately else 0, now + self.window
+            wait_since = None
         failures += 1
         if failures == self.max_failures:
+            wait_since = now
             if times:
                 doubled_wait = self.window * 2 ** min(times, MAX_DOUBLINGS)
                 until = max(until, now + min(doubled_wait, self.max_wait))
             times += 1
-        return ThrottleCounts(failures, times, until)
+        return ThrottleCounts(failures, times, until, wait_since)
 
 
 LimitsByKey = Mapping[str, FailureLimit]  # by throttle key
@@ -135,9 +141,33 @@ async def require_not_throttled(
     exempt_keys = {row.key for row in exhausted if limits[row.key].exempts_known_networks}
     if exempt_keys and not await is_known_network(ctx, user_id):
         exempt_keys = set()
-    _raise_if_throttled([row for row in exhausted if row.key not in exempt_keys], now)
+    reached = [row for row in exhausted if row.key not in exempt_keys]
+    if reached:
+        _write_throttled_attempt_to_log_store(ctx, [row.until for row in reached], user_id)
+    _raise_if_throttled(reached, now)
     remaining_limits = {key: limit for key, limit in limits.items() if key not in exempt_keys}
     return FailureState(frozenset(row.key for row in rows), remaining_limits)
+
+
+def _write_throttled_attempt_to_log_store(
+    ctx: Context, wait_ends: Sequence[datetime], user_id: int
+) -> None:
+    """Write an attempt that is refused because of earlier failures to the log store."""
+    level = LogLevel.WARNING
+    if not ctx.environment.logs.is_recorded(LogComponent.THROTTLE, level):
+        return
+    ctx.environment.logs.enqueue_or_drop_entry(
+        NewLogEntry(
+            ctx.environment.now(),
+            LogComponent.THROTTLE,
+            level,
+            __name__,
+            "Attempt refused after too many failures",
+            {"ip": ctx.client_ip, "until": max(wait_ends).isoformat()},
+            user_id=user_id or None,
+            correlation_id=ctx.request_id or None,
+        )
+    )
 
 
 async def is_known_network(ctx: Context, user_id: int) -> bool:
@@ -160,6 +190,7 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
     tokens = select(col(AccessToken.ip)).where(
         col(AccessToken.user_id) == user_id,
         ~col(AccessToken.pending),
+        col(AccessToken.oauth_grant_id).is_(None),  # its IP address is that of the client
         col(AccessToken.expires_at) > ctx.environment.now(),
     )
     return any(network_for_limits(row.ip) == caller_network for row in await ctx.read(tokens))
@@ -169,11 +200,20 @@ def ip_key_range(network: str) -> tuple[str, str]:
     """Return the lowest and the highest `AuthEvent.ip_key` of a network in CIDR notation."""
     block = ip_network(network)
     ipv4_prefix = 0xFFFF_0000_0000 if block.version == 4 else 0  # noqa: PLR2004 - as ::ffff:a.b.c.d
-    ends = int(block.network_address), int(block.broadcast_address)
-    return f"{ipv4_prefix | ends[0]:032x}", f"{ipv4_prefix | ends[1]:032x}"
+    first_and_last = int(block.network_address), int(block.broadcast_address)
+    return f"{ipv4_prefix | first_and_last[0]:032x}", f"{ipv4_prefix | first_and_last[1]:032x}"
 
 
-async def count_failure(environment: Environment, limits: LimitsByKey) -> frozenset[str]:
+class _CountedFailure(NamedTuple):
+    """The result of a counted failure."""
+
+    earlier_wait_ends: list[datetime]  # of the waits that began before it
+    reached_keys: frozenset[str]  # of the limits that it reached
+
+
+async def count_failure_return_reached_keys(
+    environment: Environment, limits: LimitsByKey
+) -> frozenset[str]:
     """Count a failure in a separate transaction that no rollback undoes.
 
     Returns the keys of the limits that this failure reached. Raises RateLimited if concurrent
@@ -183,8 +223,8 @@ async def count_failure(environment: Environment, limits: LimitsByKey) -> frozen
 
     def count_in_transaction(
         transaction: DatabaseTransaction,
-    ) -> tuple[list[datetime], frozenset[str]]:
-        return _count_failure_in_transaction(transaction.connection, limits, now)
+    ) -> _CountedFailure:
+        return _count_failure_in_transaction(transaction, limits, now)
 
     wait_ends, reached_keys = await environment.run_transaction(count_in_transaction)
     if wait_ends:
@@ -193,14 +233,17 @@ async def count_failure(environment: Environment, limits: LimitsByKey) -> frozen
 
 
 def _count_failure_in_transaction(
-    connection: Connection, limits: LimitsByKey, now: datetime
-) -> tuple[list[datetime], frozenset[str]]:
+    transaction: DatabaseTransaction, limits: LimitsByKey, now: datetime
+) -> _CountedFailure:
     """Count one more failure in the open transaction.
 
     Returns the ends of the waits that began before it, and the keys of the limits that it reached.
     """
-    initial = {"failures": 0, "times": 0, "until": now}
-    new_rows = [{"key": key, **initial} for key in sorted(limits)]  # one order: no deadlock
+    connection = transaction.connection
+    new_rows = [
+        {"id": transaction.environment.new_id(), **_initial_row_values(key, now)}
+        for key in sorted(limits)  # one order: no deadlock
+    ]
     locked_rows = connection.execute(
         _insert_or_lock_rows_sql(connection.dialect.name), new_rows
     ).all()
@@ -213,6 +256,7 @@ def _count_failure_in_transaction(
                 "failures": counts.failures,
                 "times": counts.exhausted_windows,
                 "until": counts.until,
+                "wait_since": counts.wait_since,
             }
             for key, counts in sorted(counts_by_key.items())
         ],
@@ -222,13 +266,36 @@ def _count_failure_in_transaction(
         for key, counts in counts_by_key.items()
         if counts.failures > limits[key].max_failures
     ]
-    return wait_ends, frozenset(
-        key for key, counts in counts_by_key.items() if counts.failures == limits[key].max_failures
+    return _CountedFailure(
+        wait_ends,
+        frozenset(
+            key
+            for key, counts in counts_by_key.items()
+            if counts.failures == limits[key].max_failures
+        ),
     )
 
 
+def _initial_row_values(throttle_key: str, now: datetime) -> dict[str, object]:
+    """Return the column values of a new throttle row, without its id."""
+    kind, _, name = throttle_key.partition(":")
+    network = name if kind == "network" else name.rpartition("@")[2] if "@" in name else ""
+    parsed = parse_ip_network_or_none(network)
+    first_ip, last_ip = network_number(parsed).first_and_last_digits if parsed else (None, None)
+    return {
+        "key": throttle_key,
+        "failures": 0,
+        "times": 0,
+        "until": now,
+        "wait_since": None,
+        "network": str(parsed) if parsed else None,
+        "first_ip": first_ip,
+        "last_ip": last_ip,
+    }
+
+
 @cache
-def _insert_or_lock_rows_sql(dialect: str) -> Any:
+def _insert_or_lock_rows_sql(dialect: str) -> UpdateBase:
     """SQL: insert or lock the throttle rows until the transaction ends, and return them."""
     new_rows = insert_with_conflict(dialect, Throttle)
     unchanged = {"key": new_rows.excluded.key}
@@ -246,10 +313,12 @@ def _raise_if_throttled(exhausted: Sequence[ColumnRow], now: datetime) -> None:
 def _rate_limited_error(wait_ends: Sequence[datetime], now: datetime) -> RateLimited:
     """Return the error with the time until the last of these waits ends."""
     wait = max(wait_ends) - now
-    return RateLimited("Too many failed attempts: wait before the next one", retry_after=wait)
+    return RateLimited("Too many failed attempts: wait before you retry.", retry_after=wait)
 
 
-async def delete_failures(ctx: Context, key: str) -> None:
+async def delete_failures(ctx: Context, throttle_key: str) -> None:
     """Delete the failure count of a throttle key."""
     async with ctx.write_session() as session:
-        await (await session.connection()).execute(delete(Throttle).where(col(Throttle.key) == key))
+        await (await session.connection()).execute(
+            delete(Throttle).where(col(Throttle.key) == throttle_key)
+        )

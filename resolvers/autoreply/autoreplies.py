@@ -35,10 +35,10 @@ from resolvers.autoreply.validation import (
     delete_rows,
     load_stored_rows,
     store_rows_and_forget_senders,
-    validate_columns,
+    validate_autoreply_columns,
 )
 from resolvers.context import Context
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 from resolvers.users.validation import schema_name
 
@@ -67,7 +67,7 @@ class AutoreplyState:
     address: str | None = None  # None for the autoreply of a user
 
 
-async def load_autoreplies_by_user(
+async def load_visible_autoreplies_by_user(
     ctx: Context, user_ids: list[int]
 ) -> list[AutoreplyState | None]:
     """Load the autoreplies of users, in the given order. None for users the viewer can't see."""
@@ -79,11 +79,11 @@ async def load_autoreplies_by_user(
         .where(col(User.id).in_(user_ids), is_overseen_user(ctx))
     )
     rows = await ctx.read(statement)
-    text_by_address = await _load_address_texts(
+    address_text_by_id = await _load_address_texts(
         ctx, [key for row in rows for key in row.addresses or ()]
     )
     autoreply_by_user = {
-        row.its: _autoreply_state(ctx, row.its, row, text_by_address) for row in rows
+        row.its: _autoreply_state(ctx, row.its, row, address_text_by_id) for row in rows
     }
     return [autoreply_by_user.get(key) for key in user_ids]
 
@@ -92,23 +92,25 @@ async def _load_address_texts(ctx: Context, address_ids: Sequence[int]) -> dict[
     """Load the texts of addresses by id, without deleted ones."""
     if not address_ids:
         return {}
-    statement = select(col(Address.id), col(Address.shown)).where(
+    statement = select(col(Address.id), col(Address.display_address)).where(
         col(Address.id).in_(set(address_ids))
     )
-    return {row.id: row.shown for row in await ctx.read(statement)}
+    return {row.id: row.display_address for row in await ctx.read(statement)}
 
 
-async def load_autoreplies_by_id(ctx: Context, ids: list[int]) -> list[AutoreplyState | None]:
+async def load_visible_autoreplies_by_id(
+    ctx: Context, ids: list[int]
+) -> list[AutoreplyState | None]:
     """Load autoreplies by the id of their user or address, in the given order.
 
     None if none is set, the viewer can't see it, or the credential has no scope in READ_SCOPES.
     """
     if not READ_SCOPES & expand_scopes(ctx.viewer.scopes):
         return [None] * len(ids)
-    autoreply_by_id = dict(zip(ids, await load_autoreplies_by_user(ctx, ids), strict=True))
-    other_ids = [key for key, one in autoreply_by_id.items() if one is None]
+    autoreply_by_id = dict(zip(ids, await load_visible_autoreplies_by_user(ctx, ids), strict=True))
+    other_ids = [key for key, autoreply in autoreply_by_id.items() if autoreply is None]
     autoreply_by_id |= zip(
-        other_ids, await load_autoreplies_by_address(ctx, other_ids), strict=True
+        other_ids, await load_visible_autoreplies_by_forward_address(ctx, other_ids), strict=True
     )
     return [
         autoreply if autoreply and autoreply.created_at else None
@@ -116,13 +118,13 @@ async def load_autoreplies_by_id(ctx: Context, ids: list[int]) -> list[Autoreply
     ]
 
 
-async def load_autoreplies_by_address(
+async def load_visible_autoreplies_by_forward_address(
     ctx: Context, address_ids: list[int]
 ) -> list[AutoreplyState | None]:
     """Load the autoreplies of forwarding addresses, in the given order. None for others."""
     statement = (
         select(
-            *(col(Address.id).label("its"), col(Address.shown)),
+            *(col(Address.id).label("its"), col(Address.display_address)),
             *select_columns(Autoreply, {*SETTABLE_COLUMNS, "created_at"}),
         )
         .outerjoin(Autoreply, col(Autoreply.id) == col(Address.id))
@@ -134,24 +136,33 @@ async def load_autoreplies_by_address(
     )
     rows = await ctx.read(statement) if address_ids else ()
     autoreply_by_address = {
-        row.its: replace(_autoreply_state(ctx, row.its, row, {}), address=row.shown) for row in rows
+        row.its: replace(_autoreply_state(ctx, row.its, row, {}), address=row.display_address)
+        for row in rows
     }
     return [autoreply_by_address.get(key) for key in address_ids]
 
 
 def _autoreply_state(
-    ctx: Context, owner_id: int, row: Any, text_by_address: Mapping[int, str]
+    ctx: Context, owner_id: int, autoreply_row: Any, address_text_by_id: Mapping[int, str]
 ) -> AutoreplyState:
-    rule = AutoreplyRule() if row.created_at is None else AutoreplyRule.from_row(row)
+    rule = (
+        AutoreplyRule()
+        if autoreply_row.created_at is None
+        else AutoreplyRule.from_row(autoreply_row)
+    )
     interval = ctx.environment.options.autoreply_interval
-    if row.interval is not None:
-        interval = timedelta(seconds=row.interval)
+    if autoreply_row.interval is not None:
+        interval = timedelta(seconds=autoreply_row.interval)
     is_active = rule.inactive_reason(ctx.environment.now()) is None
-    address_texts = [text_by_address[each] for each in rule.addresses if each in text_by_address]
-    return AutoreplyState(owner_id, rule, address_texts, interval, is_active, row.created_at)
+    address_texts = [
+        address_text_by_id[address] for address in rule.addresses if address in address_text_by_id
+    ]
+    return AutoreplyState(
+        owner_id, rule, address_texts, interval, is_active, autoreply_row.created_at
+    )
 
 
-async def export_own_autoreply(ctx: Context, user_id: int) -> dict[str, Any] | None:
+async def export_own_autoreply_if_set(ctx: Context, user_id: int) -> dict[str, Any] | None:
     """Return the autoreply of the viewer by column for an export, or None if none is set."""
     statement = select(*select_columns(Autoreply, SETTABLE_COLUMNS)).where(
         col(Autoreply.id) == user_id
@@ -161,8 +172,8 @@ async def export_own_autoreply(ctx: Context, user_id: int) -> dict[str, Any] | N
     )
     if row is None:
         return None
-    text_by_address = await _load_address_texts(ctx, row.addresses)
-    return {**row._asdict(), "addresses": list(text_by_address.values())}
+    address_text_by_id = await _load_address_texts(ctx, row.addresses)
+    return {**row._asdict(), "addresses": list(address_text_by_id.values())}
 
 
 def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,15 +187,15 @@ def parse_exported_autoreply(exported: Mapping[str, Any]) -> dict[str, Any]:
         json_type: Any = JSON_TYPES.get(name, str)
         if value is not None and not isinstance(value, json_type):
             raise InvalidInput(
-                "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[name]
+                "The value has the wrong type.", constraint=ValidationConstraint.TYPE, path=[name]
             )
         if name.endswith("_at"):
             value = parse_timestamp(value)
         elif name == "interval" and value is not None:
             value = timedelta(seconds=max(0, min(value, int(MAX_INTERVAL.total_seconds()))))
-        elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
+        elif name == "addresses" and not all(isinstance(item, str) for item in value or ()):
             raise InvalidInput(
-                "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[name]
+                "The value has the wrong type.", constraint=ValidationConstraint.TYPE, path=[name]
             )
         columns[name] = bool(value) if name == "enabled" else value
     return columns
@@ -200,15 +211,15 @@ async def set_autoreplies(
     """
     if not columns:
         raise InvalidInput(
-            "At least one field is required",
+            "At least one field is required.",
             constraint=ValidationConstraint.REQUIRED,
             path=PATCH_PATH,
         )
     problems = ErrorCollector()
-    validated = validate_columns(columns, problems, PATCH_PATH)
+    validated = validate_autoreply_columns(columns, problems, PATCH_PATH)
     problems.raise_collected()
     if validated.get("addresses"):
-        validated["addresses"] = await _address_ids_of_single_user(
+        validated["addresses"] = await _require_address_ids_of_single_user(
             ctx, selection, validated["addresses"]
         )
     now = ctx.environment.now()
@@ -232,8 +243,8 @@ async def set_autoreplies(
             locked_users.session, {key: rows[key] for key in changes_to_store}, changes_to_store
         )
         changes = AutoreplyChanges(stored_rows, changes_to_store, rows)
-        await _record_changes(ctx, locked_users, changes)
-        await _log_changes_of_other_users(ctx, locked_users, "autoreplySet", changes)
+        await _journal_autoreply_changes(ctx, locked_users, changes)
+        await _write_audit_log_of_others_autoreplies(ctx, locked_users, "autoreplySet", changes)
     return [row.id for row in locked_users.rows]
 
 
@@ -249,12 +260,12 @@ async def delete_autoreplies(ctx: Context, selection: UserSelector) -> list[int]
             key: ["enabled"] if row.enabled else [] for key, row in stored_rows.items()
         }
         changes = AutoreplyChanges(stored_rows, changed_columns, disabled_rows)
-        await _record_changes(ctx, locked_users, changes)
-        await _log_changes_of_other_users(ctx, locked_users, "autoreplyDelete", changes)
+        await _journal_autoreply_changes(ctx, locked_users, changes)
+        await _write_audit_log_of_others_autoreplies(ctx, locked_users, "autoreplyDelete", changes)
     return [row.id for row in locked_users.rows]
 
 
-async def _address_ids_of_single_user(
+async def _require_address_ids_of_single_user(
     ctx: Context, selection: UserSelector, address_texts: Sequence[str]
 ) -> list[int]:
     """Return the ids of the user's addresses, each once.
@@ -265,16 +276,18 @@ async def _address_ids_of_single_user(
     path = [*PATCH_PATH, "addresses"]
     if len(address_texts) > MAX_ADDRESSES:
         raise InvalidInput(
-            f"at most {MAX_ADDRESSES} addresses", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_ADDRESSES} addresses are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
-    rows = await load_selected_users(ctx, selection)
+    rows = await require_selected_users(ctx, selection)
     if len(rows) > 1:
-        address_text = "Addresses can only be set for one user"
+        address_text = "`addresses` can be set for one user only."
         raise InvalidInput(address_text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
     address_ids = list[int]()
     for index, address_text in enumerate(address_texts):
         try:
-            address = address_syntax.validated_address(address_text)
+            address = address_syntax.normalize_and_validate_address(address_text)
         except InvalidInput as error:
             rule = error.constraint
             raise InvalidInput(error.message, constraint=rule, path=path, index=index) from error
@@ -283,7 +296,7 @@ async def _address_ids_of_single_user(
             raise NotFound(address_text, path=path, index=index)
         if "*" in row.local:
             pattern_message = (
-                "Mail to this address is received by a catch-all: create the address first"
+                "Mail to this address is received by a catch-all: create the address first."
             )
             raise InvalidInput(
                 pattern_message, constraint=ValidationConstraint.PATTERN, path=path, index=index
@@ -301,7 +314,7 @@ class AutoreplyChanges:
     new_rows: Mapping[int, Mapping[str, Any]]
 
 
-async def _record_changes(
+async def _journal_autoreply_changes(
     ctx: Context, locked_users: LockedUsers, changes: AutoreplyChanges
 ) -> None:
     """Record the changed columns in the streams of users, and whether it was switched."""
@@ -318,7 +331,7 @@ async def _record_changes(
     )
 
 
-async def _log_changes_of_other_users(
+async def _write_audit_log_of_others_autoreplies(
     ctx: Context, locked_users: LockedUsers, mutation: str, changes: AutoreplyChanges
 ) -> None:
     """Write changes of other users' autoreplies to the admin log, without texts."""
@@ -333,4 +346,4 @@ async def _log_changes_of_other_users(
             log_entries.append(
                 NewAuditLogEntry(mutation, "User", row.id, row.domain_id, before, after)
             )
-    await audit_log.log_changes(ctx, locked_users.session, *log_entries)
+    await audit_log.insert_audit_log_entries(ctx, locked_users.session, *log_entries)

@@ -17,7 +17,7 @@ from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import is_overseen_user, is_visible
+from resolvers.access import is_overseen_user, is_own_or_shared
 from resolvers.addresses.loaders import is_visible_address
 from resolvers.autoreply.autoreplies import AutoreplyState
 from resolvers.context import Context
@@ -25,7 +25,7 @@ from resolvers.messages import content
 
 MESSAGE_COLUMNS = (
     *("id", "user_id", "subject", "message_id", "in_reply_to", "references", "content_type"),
-    *("to", "cc", "envelope_from", "envelope_to", "verification"),
+    *("to", "cc", "envelope_from", "envelope_to", "authentication"),
 )
 
 
@@ -61,34 +61,27 @@ async def preview_autoreply(
     Raises InvalidInput if the sender is missing or not an address, and NotFound if the user has
     no address `to` or no such message.
     """
-    trigger = await _build_trigger(ctx, autoreply, preview_input)
+    trigger = await _load_trigger_from_message_or_input(ctx, autoreply, preview_input)
     if preview_input.sender is None and not trigger.envelope_sender:
         if preview_input.message_id is None:
             raise InvalidInput(
-                "sender or message is required",
+                "`sender` or `message` is required.",
                 constraint=ValidationConstraint.REQUIRED,
                 path=["sender"],
             )
         return AutoreplyPreviewResult(NoReplyReason.NO_SENDER)
     load_facts = (
-        _load_reply_conditions_of_users
+        _load_reply_conditions_by_user_and_sender
         if autoreply.address is None
         else _load_reply_conditions_of_addresses
     )
     facts = await ctx.load(load_facts, (autoreply.id, trigger.envelope_sender))
     if facts is None:
         raise NotFound(str(autoreply.id), path=["user"])
-    address_record = (
-        await answering.find_receiving_address_record(ctx.environment, trigger.recipient_address)
-        if trigger.recipient_address
-        else None
-    )
     owner_ids = (autoreply.id, 0) if autoreply.address is None else (None, autoreply.id)
-    if preview_input.to is not None and (
-        address_record is None
-        or not answering.is_address_of_user_or_same(address_record, *owner_ids)
-    ):
-        raise NotFound(preview_input.to, path=["to"])
+    address_record = await _find_or_require_receiving_address(
+        ctx, trigger, preview_input, owner_ids
+    )
     may_send_as = autoreply.address is not None or address_record is None or address_record.send_as
     from_address = answering.from_address_of_reply(
         may_send_as, trigger.recipient_address, facts.row.main
@@ -119,11 +112,37 @@ async def preview_autoreply(
     )
 
 
+async def _find_or_require_receiving_address(
+    ctx: Context,
+    trigger: AutoreplyTrigger,
+    preview_input: AutoreplyPreviewInput,
+    owner_ids: tuple[int | None, int],
+) -> ColumnRow | None:
+    """Return the record of the address that the message is sent to, or None.
+
+    `owner_ids` are the ids of a user and of an address. Raises NotFound if the input names an
+    address that belongs to neither.
+    """
+    address_record = (
+        await answering.find_receiving_address_record(ctx.environment, trigger.recipient_address)
+        if trigger.recipient_address
+        else None
+    )
+    if preview_input.to is not None and (
+        address_record is None
+        or not answering.is_address_of_user_or_same(address_record, *owner_ids)
+    ):
+        raise NotFound(preview_input.to, path=["to"])
+    return address_record
+
+
 def _no_reply_reason(
     ctx: Context, autoreply: AutoreplyState, trigger: AutoreplyTrigger, reply_conditions: ColumnRow
 ) -> NoReplyReason | None:
     """Return why no reply would be sent, checked in the same order as for received mail."""
-    decision = answering.decide_reply(autoreply.rule, trigger, ctx.environment.now())
+    decision = answering.autoreply_or_reason_for_none(
+        autoreply.rule, trigger, ctx.environment.now()
+    )
     if reply_conditions.suspended:
         return NoReplyReason.SUSPENDED
     if isinstance(decision, NoReplyReason):
@@ -133,7 +152,7 @@ def _no_reply_reason(
     return None
 
 
-async def _build_trigger(
+async def _load_trigger_from_message_or_input(
     ctx: Context, autoreply: AutoreplyState, preview_input: AutoreplyPreviewInput
 ) -> AutoreplyTrigger:
     """Return the trigger for the input, or for the stored message that it names.
@@ -143,11 +162,14 @@ async def _build_trigger(
     sender = (
         None
         if preview_input.sender is None
-        else address_syntax.validated_address(preview_input.sender, path="sender")
+        else address_syntax.normalize_and_validate_address(preview_input.sender, path="sender")
     )
     if preview_input.message_id is None:
         return AutoreplyTrigger(sender or "", preview_input.to or "", preview_input.subject or "")
-    is_visible_message = (is_visible(ctx, Message), col(Message.id) == preview_input.message_id)
+    is_visible_message = (
+        is_own_or_shared(ctx, Message),
+        col(Message.id) == preview_input.message_id,
+    )
     statement = select(*select_columns(Message, MESSAGE_COLUMNS)).where(
         *is_visible_message, col(Message.user_id) == autoreply.id
     )
@@ -169,7 +191,7 @@ async def _build_trigger(
         is_addressed=await answering.is_account_in_header_addresses(
             ctx.environment, (autoreply.id, 0), recipient, header_recipients
         ),
-        is_spam=(row.verification or {}).get("dmarc") == "fail",
+        is_spam=(row.authentication or {}).get("dmarc") == "fail",
     )
 
 
@@ -181,14 +203,14 @@ class _ReplyConditions:
     sender_address: ColumnRow | None
 
 
-async def _load_reply_conditions_of_users(
+async def _load_reply_conditions_by_user_and_sender(
     ctx: Context, user_ids_and_senders: list[tuple[int, str]]
 ) -> list[_ReplyConditions | None]:
     """Load the facts about users and senders, with one statement for each sender."""
     statement = (
         select(
             *select_columns(User, ("id", "name", "suspended")),
-            col(Address.shown).label("main"),
+            col(Address.display_address).label("main"),
             col(Address.id).label("main_id"),
             answering.is_sender_internal_sql(col(User.domain_id)).label("internal"),
             answering.is_sender_answered_sql(col(User.id)).label("answered"),
@@ -209,11 +231,11 @@ async def _load_reply_conditions_of_addresses(
 
     A catch-all replies from the address that received the mail only.
     """
-    is_no_catch_all = col(Address.shown).not_like("%*%")
+    is_no_catch_all = col(Address.display_address).not_like("%*%")
     statement = select(
         *select_columns(Address, ("id", "name")),
         false().label("suspended"),
-        case((is_no_catch_all, col(Address.shown))).label("main"),
+        case((is_no_catch_all, col(Address.display_address))).label("main"),
         col(Address.id).label("main_id"),
         answering.is_sender_internal_sql(col(Address.domain_id)).label("internal"),
         answering.is_sender_answered_sql(col(Address.id)).label("answered"),
@@ -230,14 +252,16 @@ async def _load_reply_conditions_by_sender(
     facts_by_key: dict[tuple[int, str], _ReplyConditions] = {}
     for sender in dict.fromkeys(sender for _, sender in ids_and_senders):
         statement_of_sender = statement.where(
-            id_column.in_([one for one, by in ids_and_senders if by == sender])
+            id_column.in_(
+                [row_id for row_id, row_sender in ids_and_senders if row_sender == sender]
+            )
         )
         parameters = {
-            "sender": answering.normalized_sender(sender),
+            "sender": answering.sender_without_label_and_batv_tag(sender),
             "domain": address_syntax.normalized_domain(sender.rpartition("@")[2]),
             "now": ctx.environment.now(),
         }
         sender_address = await answering.find_receiving_address_record(ctx.environment, sender)
         for row in await ctx.read(statement_of_sender, parameters):
             facts_by_key[row.id, sender] = _ReplyConditions(row, sender_address)
-    return [facts_by_key.get(one) for one in ids_and_senders]
+    return [facts_by_key.get(sender) for sender in ids_and_senders]

@@ -34,7 +34,7 @@ _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def validate_columns(
+def validate_autoreply_columns(
     columns: Mapping[str, Any], problems: ErrorCollector, input_path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the columns in their stored form. Adds an error to `problems` for each invalid one."""
@@ -42,14 +42,14 @@ def validate_columns(
     for name, value in columns.items():
         path = [*input_path, *schema_path(name)]
         with problems.collecting():
-            validated[name] = _validate_value(name, value, path)
+            validated[name] = _validate_autoreply_value(name, value, path)
     starts_at, ends_at = validated.get("starts_at"), validated.get("ends_at")
     with problems.collecting():
-        _check_times(starts_at, ends_at, input_path)
+        _require_start_before_end(starts_at, ends_at, input_path)
     return validated
 
 
-def _validate_value(column: str, value: Any, path: Sequence[str]) -> Any:
+def _validate_autoreply_value(column: str, value: Any, path: Sequence[str]) -> Any:
     if column == "interval":
         return None if value is None else _validate_interval(value, path)
     if column == "addresses":
@@ -60,42 +60,50 @@ def _validate_value(column: str, value: Any, path: Sequence[str]) -> Any:
         return None if column == "name" or column.startswith("internal") else ""
     if column == "name":
         if len(value) > MAX_NAME_LENGTH or _CONTROLS.search(value):
-            message = f"at most {MAX_NAME_LENGTH} characters, and no control characters"
+            message = (
+                f"The name has at most {MAX_NAME_LENGTH} characters, and no control characters."
+            )
             raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
         return value.strip() or None
     is_single_line = column.endswith("subject")
     if (_CONTROLS if is_single_line else _NOT_STORABLE).search(value):
         message = (
-            "A subject is one line without control characters"
+            "The subject must be one line without control characters."
             if is_single_line
-            else "A text can't contain NUL"
+            else "The text must not contain NUL."
         )
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     limit = MAX_SUBJECT_BYTES if is_single_line else MAX_TEXT_BYTES
     if len(value.encode()) > limit:
-        raise InvalidInput(f"at most {limit} bytes", constraint=ValidationConstraint.MAX, path=path)
+        raise InvalidInput(
+            f"The text has at most {limit} bytes.", constraint=ValidationConstraint.MAX, path=path
+        )
     return value.strip() if is_single_line else value
 
 
 def _validate_interval(interval: timedelta, path: Sequence[str]) -> int:
     if not HOUR <= interval <= MAX_INTERVAL:
         raise InvalidInput(
-            "From 1 hour to 366 days", constraint=ValidationConstraint.RANGE, path=path
+            "The interval must be from 1 hour to 366 days.",
+            constraint=ValidationConstraint.RANGE,
+            path=path,
         )
     return int(interval.total_seconds())
 
 
-def _check_times(starts_at: datetime | None, ends_at: datetime | None, path: Sequence[str]) -> None:
+def _require_start_before_end(
+    starts_at: datetime | None, ends_at: datetime | None, path: Sequence[str]
+) -> None:
     if starts_at and ends_at and ends_at <= starts_at:
-        message = "The end must be after the start"
+        message = "The end must be after the start."
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=[*path, "endsAt"])
 
 
 async def load_stored_rows(session: AsyncSession, ids: Collection[int]) -> dict[int, ColumnRow]:
     """Load the stored autoreplies with these ids, by id."""
     statement = select(*select_columns(Autoreply)).where(col(Autoreply.id).in_(ids))
-    found = (await (await session.connection()).execute(statement)).all()
-    return {row.id: row for row in found}
+    rows = (await (await session.connection()).execute(statement)).all()
+    return {row.id: row for row in rows}
 
 
 def build_and_check_row(
@@ -121,10 +129,10 @@ def build_and_check_row(
     if stored is not None:
         values_of_row |= stored._asdict()
     values_of_row |= values
-    _check_times(values_of_row["starts_at"], values_of_row["ends_at"], path)
+    _require_start_before_end(values_of_row["starts_at"], values_of_row["ends_at"], path)
     texts = (values_of_row[name] for name in TEXT_COLUMNS if not name.endswith("subject"))
     if values_of_row["enabled"] and not any(text and text.strip() for text in texts):
-        message = "An enabled autoreply requires text or html"
+        message = "An enabled autoreply requires `text` or `html`."
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"])
     return values_of_row | {"updated_at": now}
 

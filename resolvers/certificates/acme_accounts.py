@@ -70,7 +70,7 @@ async def load_or_create_account(environment: Environment, directory_url: str) -
             row.url,
         )
     except DecryptionError:
-        text = "the key of our account cannot be opened: bring the vault back"
+        text = "The key of the ACME account can't be decrypted: restore the key file."
         raise acme_client.AcmeError(text) from None
 
 

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from mail.tls import acme_client, acme_connection
 from mail.tls.acme_client import AcmeError, RevocationReason
-from models.certificates import Certificate
+from models.certificates import AcmeState, Certificate
 from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailable
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
@@ -27,21 +27,23 @@ MAX_REVOCATIONS = 20  # per call, since a client waits for the authority
 REVOCATION_TIMEOUT = 30.0  # seconds per certificate
 
 
-def check_and_select_revocable(ctx: Context, certificates: Sequence[ColumnRow]) -> list[ColumnRow]:
+def require_issued_by_acme_and_select_unexpired(
+    ctx: Context, certificates: Sequence[ColumnRow]
+) -> list[ColumnRow]:
     """Return the certificates that can be revoked: issued and not expired.
 
     Raises InvalidInput if there are too many, and Conflict if ACME did not issue one or its
     terms are not agreed to.
     """
     if len(certificates) > MAX_REVOCATIONS:
-        message = f"At most {MAX_REVOCATIONS} certificates can be revoked at once"
+        message = f"At most {MAX_REVOCATIONS} certificates can be revoked at once."
         raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=["ids"])
     if not ctx.environment.options.acme_terms_agreed:
-        message = "The terms of the authority are not agreed to: set acme.termsAgreed"
+        message = "The terms of the ACME server are not accepted: set acme.termsAgreed."
         raise Conflict(message, path=["revoke"])
     for index, row in enumerate(certificates):
         if row.chain and not row.acme_directory:
-            message = "The certificate was not issued by ACME, so that ACME can't revoke it"
+            message = "ACME can't revoke the certificate, since ACME did not issue it."
             raise Conflict(message, path=["ids"], index=index)
     return [row for row in certificates if row.chain and row.not_after > ctx.environment.now()]
 
@@ -60,11 +62,15 @@ async def revoke_certificates(
             async with asyncio.timeout(REVOCATION_TIMEOUT):
                 await _revoke_certificate(ctx.environment, row, reason)
         except (AcmeError, TimeoutError) as problem:
-            failure = problem if isinstance(problem, AcmeError) else AcmeError("it takes too long")
-            log.warning("certificate not revoked", extra={**log_values, "why": str(failure)})
-            await _store_revoked_state(ctx, certificates[:index], reason)
+            failure = (
+                problem
+                if isinstance(problem, AcmeError)
+                else AcmeError("The ACME server did not respond in time.")
+            )
+            log.warning("Certificate not revoked", extra={**log_values, "why": str(failure)})
+            await _store_and_log_revoked_state(ctx, certificates[:index], reason)
             raise _revocation_error(row, failure, certificates[:index]) from None
-        log.info("certificate revoked", extra=log_values)
+        log.info("Certificate revoked", extra=log_values)
 
 
 async def _revoke_certificate(
@@ -73,10 +79,10 @@ async def _revoke_certificate(
     """Revoke a certificate with the account that ordered it. Raises AcmeError."""
     account = await acme_accounts.load_or_create_account(environment, certificate.acme_directory)
     if account.url is None:
-        raise AcmeError("its authority does not know our account any more")
+        raise AcmeError("The ACME server no longer knows the account.")
     server = acme_accounts.acme_server(environment, certificate.acme_directory)
     async with acme_connection.connect_acme(server, account.private_key) as client:
-        await asyncio.to_thread(client.open_account, account.url, "")
+        await asyncio.to_thread(client.register_or_use_account, account.url, "")
         await asyncio.to_thread(client.revoke, certificate.chain, reason)
 
 
@@ -87,7 +93,7 @@ def _revocation_error(
         f"{certificate.server_name} was not revoked, and no certificate was deleted: {failure}"
     )
     if revoked:
-        message += f"; revoked by now: {', '.join(one.server_name for one in revoked)}"
+        message += f" Already revoked: {', '.join(row.server_name for row in revoked)}."
     if failure.code == acme_client.UNREASONABLE:
         return InvalidInput(
             message, constraint=ValidationConstraint.REVOCATION_REASON, path=["revoke"]
@@ -95,7 +101,7 @@ def _revocation_error(
     return ServiceUnavailable(message, component="acme")
 
 
-async def _store_revoked_state(
+async def _store_and_log_revoked_state(
     ctx: Context, certificates: Sequence[ColumnRow], reason: RevocationReason
 ) -> None:
     """Store and log that these are revoked, in a transaction that the failure does not undo."""
@@ -105,9 +111,8 @@ async def _store_revoked_state(
     async with ctx.environment.write_session(PLATFORM) as session:
         now = ctx.environment.now()
         statement = update(Certificate).where(col(Certificate.id).in_(ids))
-        state = f"revoked on {now:%Y-%m-%d}, {reason}, and not deleted yet"
         await (await session.connection()).execute(
-            statement.values(acme_state=state, updated_at=now)
+            statement.values(acme_state=AcmeState.REVOKED, acme_error=None, updated_at=now)
         )
         await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_CHANGED, ids)
         entries = (
@@ -116,4 +121,4 @@ async def _store_revoked_state(
             )
             for certificate_id in ids
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)

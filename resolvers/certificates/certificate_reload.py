@@ -1,8 +1,6 @@
 """Load stored certificates into the listeners of this process when they change."""
 
-import asyncio
 import logging
-from contextlib import suppress
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -10,10 +8,10 @@ from sqlmodel import col
 from mail.tls.server_tls import CertificateSource
 from mail.tls.sni_certificates import SniCertificates, StoredCertificate
 from models.certificates import Certificate
-from models.events.wakeups import CERTIFICATES
+from models.events.wakeups import CERTIFICATES, wait_for_any_event_or_timeout
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
-from resolvers.certificates.certificates import encryption_context
+from resolvers.certificates.stored_certificates import encryption_context
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ async def update_keyring_from_database(
     keyring_to_update.replace_certificates(
         [key for key in held_versions if key not in stored_versions], loaded
     )
-    log.info("certificates changed", extra={"held": len(stored_versions), "read": len(loaded)})
+    log.info("Certificates reloaded", extra={"held": len(stored_versions), "read": len(loaded)})
 
 
 def _certificate_from_row(row: ColumnRow) -> StoredCertificate:
@@ -100,7 +98,7 @@ def _certificate_from_row(row: ColumnRow) -> StoredCertificate:
     )
 
 
-async def keep_keyring_up_to_date(
+async def keep_keyring_up_to_date_forever(
     environment: Environment, keyring_to_update: SniCertificates
 ) -> None:
     """Keep the key ring up to date until cancelled.
@@ -113,7 +111,5 @@ async def keep_keyring_up_to_date(
             try:
                 await update_keyring_from_database(environment, keyring_to_update)
             except Exception:  # keep running: the next attempt can succeed
-                log.exception("the certificates could not be read")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await wakeup.wait()
+                log.exception("Could not read the certificates")
+            await wait_for_any_event_or_timeout([wakeup], POLL_SECONDS)

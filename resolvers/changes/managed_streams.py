@@ -22,12 +22,12 @@ from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_managed_user
 from resolvers.changes.stream_reader import EventFilter
-from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams
+from resolvers.changes.visible_streams import SelectStreams, load_viewer_streams_and_note_sharing
 from resolvers.context import Context
 from resolvers.domains.loaders import (
     DomainIdOrName,
+    find_administered_domain_by_ref,
     is_administered_domain,
-    is_referenced_domain,
     reference_text,
 )
 from resolvers.users import listing as user_listing
@@ -39,7 +39,7 @@ MAX_FOLLOWED_DOMAINS = 99  # a position contains at most 100 streams
 ALL_EVENT_TYPES = frozenset(EventType)
 USER_AND_ADDRESS_EVENT_TYPES = USER_EVENT_TYPES | ADDRESS_EVENT_TYPES
 DOMAIN_RULE_EVENT_TYPES = frozenset(
-    {EventType.SENDER_RULE_CHANGED}
+    {EventType.SENDER_RULE_CHANGED, EventType.RESOURCE_CHANGED}
 )  # in streams of domains; the platform's stream has all others
 
 
@@ -76,7 +76,7 @@ class ManagedStreams:
         """Return the positions in these streams; 0 for a stream that the position has not."""
         return {stream: position.get(stream, 0) for stream in self.types_by_stream}
 
-    def visible_event(self, event: JournalEvent) -> JournalEvent | None:
+    def visible_event_or_none(self, event: JournalEvent) -> JournalEvent | None:
         """Return the event without its origin, or None if its type is not visible."""
         is_visible = event.type in self.types_by_stream.get(event.stream_id, ())
         return replace(event, origin=None) if is_visible else None
@@ -93,7 +93,9 @@ class ManagedStreams:
 def selector_of_user_stream(user_id: int | None) -> SelectStreams:
     """Return a selector of another user's stream; of the viewer's streams for None."""
     return (
-        load_viewer_streams if user_id is None else partial(_require_managed_user_stream, user_id)
+        load_viewer_streams_and_note_sharing
+        if user_id is None
+        else partial(_require_managed_user_stream, user_id)
     )
 
 
@@ -104,22 +106,32 @@ async def _require_managed_user_stream(user_id: int, ctx: Context) -> ManagedStr
     not manage the user.
     """
     if not can_see_managed_mail_records(ctx):
-        raise Forbidden("this needs the right to act as the user", requires="IMPERSONATE")
+        raise Forbidden("Requires the right to act as the user.", requires="IMPERSONATE")
     statement = select(col(User.id)).where(col(User.id) == user_id, is_managed_user(ctx))
     if not await ctx.read(statement):
         raise NotFound(str(user_id), path=["user"])
     return ManagedStreams({user_id: ALL_EVENT_TYPES})
 
 
+async def load_administered_domain_id(
+    ctx: Context, domain: DomainIdOrName, *, path: Sequence[str]
+) -> int:
+    """Return the ID of a domain. Raises NotFound if the viewer doesn't administer it."""
+    row = await find_administered_domain_by_ref(ctx, domain)
+    if row is None:
+        raise NotFound(reference_text(domain), path=path)
+    return int(row.id)
+
+
 def selector_of_domain_streams(
-    domain: DomainIdOrName | None, event_types: EventTypes, *, path: Sequence[str]
+    domain_id: int | None, event_types: EventTypes, *, path: Sequence[str]
 ) -> SelectStreams:
-    """Return a selector of the streams of administered domains: the referenced one, or all."""
-    return partial(_load_administered_domain_streams, domain, event_types, path)
+    """Return a selector of the streams of administered domains: the given one, or all."""
+    return partial(_require_administered_domain_streams, domain_id, event_types, path)
 
 
-async def _load_administered_domain_streams(
-    domain: DomainIdOrName | None, event_types: EventTypes, path: Sequence[str], ctx: Context
+async def _require_administered_domain_streams(
+    domain_id: int | None, event_types: EventTypes, path: Sequence[str], ctx: Context
 ) -> ManagedStreams:
     """Return the streams of administered domains, for an ADMIN with that of the platform.
 
@@ -127,24 +139,22 @@ async def _load_administered_domain_streams(
     too many.
     """
     statement = select(col(Domain.id)).where(is_administered_domain(ctx)).order_by(col(Domain.id))
-    if domain is not None:
-        statement = statement.where(is_referenced_domain(domain))
+    if domain_id is not None:
+        statement = statement.where(col(Domain.id) == domain_id)
     ids = [row.id for row in await ctx.read(statement.limit(MAX_FOLLOWED_DOMAINS + 1))]
     if len(ids) > MAX_FOLLOWED_DOMAINS:
-        message = (
-            f"more than {MAX_FOLLOWED_DOMAINS} domains are too many to follow at once: name one"
-        )
+        message = f"You manage more than {MAX_FOLLOWED_DOMAINS} domains: name one domain."
         raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=path)
-    if domain is not None and not ids:
-        raise NotFound(reference_text(domain), path=path)
-    if domain is None and ctx.viewer.role.includes(Role.ADMIN):
+    if domain_id is not None and not ids:
+        raise NotFound(str(domain_id), path=path)
+    if domain_id is None and ctx.viewer.role.includes(Role.ADMIN):
         # it also has all changes of domains, and those of no domain
         return ManagedStreams(
             {PLATFORM: event_types, **dict.fromkeys(ids, event_types - DOMAIN_EVENT_TYPES)},
             required_stream_id=PLATFORM,
         )
     if not ids:
-        raise Forbidden("you are in charge of no domain", requires="a domain")
+        raise Forbidden("You don't manage a domain.", requires="a domain")
     return ManagedStreams(dict.fromkeys(ids, event_types))
 
 
@@ -168,7 +178,9 @@ async def _filter_user_events(
         )
         owner_by_address = {row.id: row.user_id for row in await ctx.read(statement)}
     user_ids = [owner_by_address.get(e.object_id, e.object_id) for e in events]
-    excluded_ids = await user_listing.ids_not_matching(ctx, conditions, set(user_ids) - {None})
+    excluded_ids = await user_listing.load_visible_ids_not_matching(
+        ctx, conditions, set(user_ids) - {None}
+    )
     return [
         event
         for event, user_id in zip(events, user_ids, strict=True)

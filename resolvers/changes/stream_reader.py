@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -15,32 +16,34 @@ from sqlmodel import col
 from models.errors import InvalidInput
 from models.events import journal
 from models.events.event_types import EventType
-from models.events.journal import JournalEvent, Stream, StreamPositions
+from models.events.journal import Change, JournalEvent, Stream, StreamPositions
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import credential_cache
-from resolvers.changes.visible_streams import FollowedStreams, SelectStreams, load_viewer_streams
+from resolvers.changes.event_folding import drop_superseded_events
+from resolvers.changes.visible_streams import (
+    FollowedStreams,
+    SelectStreams,
+    load_viewer_streams_and_note_sharing,
+)
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
 RESYNCS_METRIC = metrics.counter(
-    "merganser_change_resyncs", "Followers who were told to read afresh, and why.", "reason"
+    "merganser_change_resyncs",
+    "RESYNC events that were sent to subscribers, by reason.",
+    "reason",
 )
 LAG_METRIC = metrics.histogram(
     "merganser_change_lag_seconds",
-    "Time from a change to the batch that brings it to a follower who had read all before it.",
+    "Time from a change to its event for a subscriber that has received all earlier ones.",
 )
 POLL_SECONDS = 15.0  # between checks for changes whose wake-up was lost
 EventFilter = Callable[[Context, Sequence[JournalEvent]], Awaitable[Sequence[JournalEvent]]]
-FOLDABLE_TYPES = frozenset(
-    {EventType.MESSAGE_UPDATED, EventType.SUBMISSION_CHANGED, EventType.TASK_CHANGED}
-)
-LAST_VALUE_FACTS = frozenset(
-    {"modseq", "flags"}
-)  # facts whose value in the last change replaces earlier ones
+MAX_UNREPORTED_EVENTS = 1000  # invisible ones of other users, for which a position is not reported
 
 
 class ResyncReason(StrEnum):
@@ -68,6 +71,14 @@ class EventBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class PositionUpdate:
+    """A later position of a follower that has nothing else to receive."""
+
+    position: StreamPositions
+    has_more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FollowRequest:
     """Which changes a follower reads. The default is all changes of the viewer from now on."""
 
@@ -75,7 +86,7 @@ class FollowRequest:
     types: Collection[EventType] | None = None  # None: all
     mailbox_ids: Collection[int] | None = None  # None: all
     min_interval: timedelta = timedelta(milliseconds=50)  # between two batches
-    select_streams: SelectStreams = load_viewer_streams
+    select_streams: SelectStreams = load_viewer_streams_and_note_sharing
     object_ids: Collection[int] = ()  # only changes of these; empty: all
     filter_events: EventFilter | None = (
         None  # its number of statements must not depend on the number of events
@@ -85,14 +96,14 @@ class FollowRequest:
 
 async def load_stream_bounds(ctx: Context, stream_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load the last position and the last deleted position of streams, by stream id."""
-    statement = select(col(Stream.id), col(Stream.last), col(Stream.gone)).where(
+    statement = select(col(Stream.id), col(Stream.last), col(Stream.pruned_position)).where(
         col(Stream.id).in_(stream_ids)
     )
     return {row.id: row for row in await ctx.read(statement)}
 
 
 async def load_last_stream_positions(
-    ctx: Context, select_streams: SelectStreams = load_viewer_streams
+    ctx: Context, select_streams: SelectStreams = load_viewer_streams_and_note_sharing
 ) -> dict[int, int]:
     """Return the last positions of the selected streams; by default those the viewer follows."""
     streams = await select_streams(ctx)
@@ -127,14 +138,12 @@ async def read_event_page(ctx: Context, request: FollowRequest, limit: int) -> E
     Raises InvalidInput for a position of other streams.
     """
     streams = await request.select_streams(ctx)
-    position, resync_reason = await _resolve_start_position(
-        ctx, request, streams, overflow_limit=None
-    )
-    if resync_reason:
-        RESYNCS_METRIC.add(resync_reason)
-        return EventBatch([], dict(position), resync_reason=resync_reason)
-    batch, _ = await _read_next_batch(ctx, position, request, streams, limit)
-    return batch or EventBatch([], streams.positions_in_streams(position))
+    start = await _load_start_position(ctx, request, streams, overflow_limit=None)
+    if start.resync_reason:
+        RESYNCS_METRIC.add(start.resync_reason)
+        return EventBatch([], dict(start.position), resync_reason=start.resync_reason)
+    batch, _ = await _read_next_batch(ctx, start.position, request, streams, limit)
+    return batch or EventBatch([], streams.positions_in_streams(start.position))
 
 
 async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator[EventBatch]:
@@ -142,116 +151,122 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
 
     By default these are changes of the viewer and of mailboxes shared with the viewer, with the
     rights at the time of delivery. The first batch is sent at once; events within
-    `min_interval` of it are collected, and folded on request. Raises InvalidInput for a
-    position of other streams.
+    `min_interval` of it are collected, and folded on request. A batch with `has_more` is always
+    followed by another one, which can be empty. Raises InvalidInput for a position of other
+    streams.
     """
-    drop_count, streams = (
-        credential_cache.drop_count(ctx.environment),
-        await request.select_streams(ctx),
-    )
+    drop_count = credential_cache.drop_count(ctx.environment)
+    streams = await request.select_streams(ctx)
     with ExitStack() as exit_stack:
         wakeup, listened_ids = asyncio.Event(), set[int]()
         is_live, position, incarnation = False, None, ctx.environment.incarnation
+        reported = EventBatch([], {})
         while True:
             for stream_id in set(streams.stream_ids) - listened_ids:
                 exit_stack.enter_context(ctx.environment.wakeups.follow([stream_id], wakeup))
                 listened_ids.add(stream_id)
             if position is None or incarnation.base != ctx.environment.incarnation.base:
-                incarnation, overflow_limit = (
-                    ctx.environment.incarnation,
-                    ctx.environment.options.subscriptions_max_lag_events,
+                incarnation = ctx.environment.incarnation
+                start = await _load_start_position(
+                    ctx,
+                    request if position is None else replace(request, after_position=position),
+                    streams,
+                    overflow_limit=ctx.environment.options.subscriptions_max_lag_events,
                 )
-                start_request = (
-                    request if position is None else replace(request, after_position=position)
-                )
-                position, resync_reason = await _resolve_start_position(
-                    ctx, start_request, streams, overflow_limit=overflow_limit
-                )
-                if resync_reason:
-                    RESYNCS_METRIC.add(resync_reason)
-                    yield EventBatch([], dict(position), resync_reason=resync_reason)
+                position = start.position
+                reported = EventBatch([], dict(position), resync_reason=start.resync_reason)
+                if reported.resync_reason:
+                    RESYNCS_METRIC.add(reported.resync_reason)
+                    yield reported
             wakeup.clear()  # before reading: a later change sets it again
             batch, streams = await _read_next_batch(
                 ctx, position, request, streams, journal.MAX_BATCH_EVENTS
             )
+            if batch is None and reported.has_more:
+                batch = EventBatch([], position)
             if batch is None:
                 is_live = True
                 await wakeup.wait()
                 continue
-            if ctx.drop_ended_subscribers and (
-                batch.may_end_credential
-                or drop_count != credential_cache.drop_count(ctx.environment)
-            ):
-                drop_count = credential_cache.drop_count(ctx.environment)
-                await ctx.drop_ended_subscribers()
-            if (
-                batch.resync_reason
-                or batch.events
-                or _has_advanced(streams, position, batch.position)
-            ):
+            drop_count = await _drop_ended_subscribers_if_needed(ctx, batch, drop_count)
+            if _needs_report(streams, reported, batch):
+                reported = batch
                 _record_batch_metrics(ctx, batch, is_live=is_live)
-                yield (
-                    replace(batch, events=_drop_superseded_events(batch.events))
-                    if request.folds_events
-                    else batch
-                )
+                yield _folded_batch(batch) if request.folds_events else batch
             is_live = is_live and not batch.has_more
             position = dict(batch.position)
             if not batch.has_more:
                 await asyncio.sleep(request.min_interval.total_seconds())
-                if listened_ids.issuperset(
-                    streams.stream_ids
-                ):  # every change since the read sets the wake-up
+                # every change since the read sets the wake-up
+                if listened_ids.issuperset(streams.stream_ids):
                     is_live = True
                     await wakeup.wait()
 
 
-def _drop_superseded_events(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:
-    """Return the events without those that a later event of the same object makes superfluous.
+async def wait_for_events(batches: AsyncGenerator[EventBatch]) -> None:
+    """Read batches until one has events or a resync, and until no further events exist already.
 
-    Such events have the same type and origin, and differ only in LAST_VALUE_FACTS.
+    So one reading of the rows afterwards covers all events that were read here.
     """
-    if len(events) == 1:
-        return events
-    kept_events, event_keys = list[JournalEvent](), set[tuple[object, ...]]()
-    for event in reversed(events):
-        if event.type in FOLDABLE_TYPES:
-            compared_facts = sorted(
-                one for one in event.facts.items() if one[0] not in LAST_VALUE_FACTS
-            )
-            event_key = (
-                event.type,
-                event.stream_id,
-                event.object_id,
-                event.origin,
-                repr(compared_facts),
-            )
-            if event_key in event_keys:
-                continue
-            event_keys.add(event_key)
-        kept_events.append(event)
-    return kept_events[::-1]
+    is_affected, has_more = False, False
+    while has_more or not is_affected:
+        batch = await anext(batches)
+        is_affected = is_affected or bool(batch.events or batch.resync_reason)
+        has_more = batch.has_more
 
 
-def _has_advanced(
-    streams: FollowedStreams, old_position: StreamPositions, new_position: StreamPositions
-) -> bool:
+async def _drop_ended_subscribers_if_needed(
+    ctx: Context, batch: EventBatch, drop_count: int
+) -> int:
+    """Drop subscribers whose credential may have ended since `drop_count`; return the new count."""
+    new_drop_count = credential_cache.drop_count(ctx.environment)
+    if ctx.drop_ended_subscribers and (batch.may_end_credential or drop_count != new_drop_count):
+        await ctx.drop_ended_subscribers()
+        return new_drop_count
+    return drop_count
+
+
+def _folded_batch(batch: EventBatch) -> EventBatch:
+    """Return the batch without the events that later ones make superfluous."""
+    return replace(batch, events=drop_superseded_events(batch.events))
+
+
+def _needs_report(streams: FollowedStreams, reported: EventBatch, batch: EventBatch) -> bool:
+    """True if a batch has events or a new position for the follower.
+
+    The position of a stream that is not reported counts after many events, so that the follower
+    does not fall behind without knowing.
+    """
+    if batch.events or batch.resync_reason or reported.has_more:
+        return True
     return any(
-        new_position.get(stream) != old_position.get(stream)
+        batch.position.get(stream) != reported.position.get(stream)
         for stream in streams.reported_stream_ids
-    )
+    ) or (events_between(reported.position, batch.position) >= MAX_UNREPORTED_EVENTS)
 
 
-async def _resolve_start_position(
+def events_between(earlier: StreamPositions, later: StreamPositions) -> int:
+    """Return the number of events between two positions, in the streams that both have."""
+    return sum(number - earlier.get(stream, number) for stream, number in later.items())
+
+
+class _StartPosition(NamedTuple):
+    """The position to read from, and the reason if it is not the requested one."""
+
+    position: StreamPositions
+    resync_reason: ResyncReason | None
+
+
+async def _load_start_position(
     ctx: Context, request: FollowRequest, streams: FollowedStreams, *, overflow_limit: int | None
-) -> tuple[StreamPositions, ResyncReason | None]:
+) -> _StartPosition:
     """Return the position to start at, and the reason if it is not the requested one.
 
     Raises InvalidInput for a position of other streams.
     """
     if request.after_position and not streams.includes_position(request.after_position):
         raise InvalidInput(
-            "a position in somebody else's stream",
+            "The cursor is a position in the events of another user.",
             constraint=ValidationConstraint.CURSOR,
             path=["after"],
         )
@@ -260,15 +275,55 @@ async def _resolve_start_position(
     if request.after_position is None:
         if ctx.subscription_start:
             ctx.subscription_start.on_start(dict(current_position))
-        return current_position, None
+        return _StartPosition(current_position, None)
     positions_in_streams = streams.positions_in_streams(request.after_position)
     start_position = {
         stream_id: positions_in_streams.get(stream_id, 0) for stream_id in current_position
     }
-    resync_reason = _resync_reason(
-        start_position, streams_by_id, overflow_limit, ctx.environment.incarnation.base
-    )
-    return (current_position if resync_reason else start_position), resync_reason
+    resync_reason = _resync_reason(start_position, streams_by_id, ctx.environment.incarnation.base)
+    if resync_reason:
+        return _StartPosition(current_position, resync_reason)
+    if overflow_limit is not None and request.types is not None:
+        start_position = await _skip_changes_of_other_types(
+            ctx, request.types, start_position, current_position, overflow_limit
+        )
+    if (
+        overflow_limit is not None
+        and events_between(start_position, current_position) > overflow_limit
+    ):
+        return _StartPosition(current_position, ResyncReason.OVERFLOW)
+    return _StartPosition(start_position, None)
+
+
+async def _skip_changes_of_other_types(
+    ctx: Context,
+    types: Collection[EventType],
+    start_position: StreamPositions,
+    current_position: StreamPositions,
+    overflow_limit: int,
+) -> dict[int, int]:
+    """Return a later position, if more than `overflow_limit` changes follow this one.
+
+    No change of these types is between the two positions. So a follower that has received all of
+    them continues, however many others there were.
+    """
+    position = dict(start_position)
+    if events_between(position, current_position) <= overflow_limit:
+        return position
+    if not {EventType.MESSAGE_ADDED, EventType.MESSAGE_PURGED}.isdisjoint(types):
+        types = {*types, EventType.MESSAGE_MOVED}  # it is visible as one of these in a share
+    for stream_id, number in position.items():
+        is_unread = col(Change.last).between(number + 1, current_position[stream_id])
+        statement = (
+            select(col(Change.last))
+            .where(col(Change.stream_id) == stream_id, is_unread, col(Change.type).in_(types))
+            .order_by(col(Change.last))
+            .limit(1)
+        )
+        rows = await ctx.read(statement)
+        first = rows[0].last - journal.MAX_IDS_PER_ROW if rows else current_position[stream_id]
+        position[stream_id] = max(number, first)
+    return position
 
 
 def _record_batch_metrics(ctx: Context, batch: EventBatch, *, is_live: bool) -> None:
@@ -279,26 +334,25 @@ def _record_batch_metrics(ctx: Context, batch: EventBatch, *, is_live: bool) -> 
 
 
 def _resync_reason(
-    start_position: StreamPositions,
-    streams_by_id: dict[int, ColumnRow],
-    overflow_limit: int | None,
-    incarnation_base: int,
+    start_position: StreamPositions, streams_by_id: dict[int, ColumnRow], incarnation_base: int
 ) -> ResyncReason | None:
     if any(
-        position_number < incarnation_base <= streams_by_id[stream_id].gone
+        position_number < incarnation_base <= streams_by_id[stream_id].pruned_position
         for stream_id, position_number in start_position.items()
     ):
         return ResyncReason.STORE_RESTORED
     if any(number > streams_by_id[key].last for key, number in start_position.items()):
         return ResyncReason.CURSOR_UNKNOWN
-    if any(number < streams_by_id[key].gone for key, number in start_position.items()):
+    if any(number < streams_by_id[key].pruned_position for key, number in start_position.items()):
         return ResyncReason.CURSOR_EXPIRED
-    event_count = sum(streams_by_id[key].last - number for key, number in start_position.items())
-    return (
-        ResyncReason.OVERFLOW
-        if overflow_limit is not None and event_count > overflow_limit
-        else None
-    )
+    return None
+
+
+class _NextBatch(NamedTuple):
+    """The next events, None if there are none, and the streams at the time of reading."""
+
+    batch: EventBatch | None
+    streams: FollowedStreams
 
 
 async def _read_next_batch(
@@ -307,7 +361,7 @@ async def _read_next_batch(
     request: FollowRequest,
     streams: FollowedStreams,
     limit: int,
-) -> tuple[EventBatch | None, FollowedStreams]:
+) -> _NextBatch:
     """Read the next events, with the viewer's rights at the time of reading.
 
     Returns None as batch if there are none, and the streams as they are then.
@@ -315,36 +369,46 @@ async def _read_next_batch(
     change_rows = await ctx.read(
         *journal.next_changes_select_and_parameters(from_position, limit + 1)
     )
-    if not change_rows:
-        return None, streams
-    position_after_gap = _position_after_gap(change_rows, from_position)
+    position_after_gap = _position_after_pruned_changes(change_rows, from_position)
+    if position_after_gap is None and len(change_rows) <= limit:
+        position_after_gap = await _position_after_silent_gap(ctx, change_rows, from_position)
     if position_after_gap:
-        return EventBatch(
-            [], position_after_gap, resync_reason=ResyncReason.CURSOR_EXPIRED, has_more=True
-        ), streams
+        return _NextBatch(
+            EventBatch(
+                [], position_after_gap, resync_reason=ResyncReason.CURSOR_EXPIRED, has_more=True
+            ),
+            streams,
+        )
+    if not change_rows:
+        return _NextBatch(None, streams)
     events = list(islice(journal.events_after_positions(change_rows, from_position), limit + 1))
     page_events = events[:limit]  # the next event shows that there are more
     may_end = streams.may_end_credential(page_events)
     if streams.needs_reload(page_events):
         streams = await request.select_streams(ctx)
     visible_events = [
-        visible_event for event in page_events if (visible_event := streams.visible_event(event))
+        visible_event
+        for event in page_events
+        if (visible_event := streams.visible_event_or_none(event))
     ]
     requested_events: Sequence[JournalEvent] = [
-        event for event in visible_events if _is_requested(event, request)
+        event for event in visible_events if _is_requested_event(event, request)
     ]
     if request.filter_events and requested_events:
         requested_events = await request.filter_events(ctx, requested_events)
     position = streams.positions_in_streams(page_events[-1].positions)
-    return EventBatch(
-        requested_events,
-        position,
-        has_more=len(events) > len(page_events),
-        may_end_credential=may_end,
-    ), streams
+    return _NextBatch(
+        EventBatch(
+            requested_events,
+            position,
+            has_more=len(events) > len(page_events),
+            may_end_credential=may_end,
+        ),
+        streams,
+    )
 
 
-def _position_after_gap(
+def _position_after_pruned_changes(
     changes: Sequence[ColumnRow], position: StreamPositions
 ) -> StreamPositions | None:
     """Return the position before the oldest kept change of each stream with a gap.
@@ -362,7 +426,31 @@ def _position_after_gap(
     return {**position, **gaps} if gaps else None
 
 
-def _is_requested(event: JournalEvent, request: FollowRequest) -> bool:
+async def _position_after_silent_gap(
+    ctx: Context, changes: Sequence[ColumnRow], position: StreamPositions
+) -> StreamPositions | None:
+    """Return the position after the deleted changes of streams that have grown without a change.
+
+    This happens if the position of a stream is raised by more than one read covers. Returns None,
+    without a statement, if no stream has grown without a change.
+    """
+    wakeups, read_ids = ctx.environment.wakeups, {change.stream_id for change in changes}
+    silent_ids = [
+        stream_id
+        for stream_id, number in position.items()
+        if stream_id not in read_ids and wakeups.known_position(stream_id) > number
+    ]
+    if not silent_ids:
+        return None
+    gaps = {
+        stream_id: row.pruned_position
+        for stream_id, row in (await load_stream_bounds(ctx, silent_ids)).items()
+        if row.pruned_position > position[stream_id]
+    }
+    return {**position, **gaps} if gaps else None
+
+
+def _is_requested_event(event: JournalEvent, request: FollowRequest) -> bool:
     if request.types is not None and event.type not in request.types:
         return False
     if request.object_ids and event.object_id not in request.object_ids:
@@ -375,14 +463,14 @@ def _is_requested(event: JournalEvent, request: FollowRequest) -> bool:
     return bool(related_mailbox_ids.intersection(request.mailbox_ids))
 
 
-async def poll_followed_streams(environment: Environment) -> None:
+async def poll_followed_streams_until_cancelled(environment: Environment) -> None:
     """Poll for changes whose wake-up was lost, with one query for the whole process."""
     while True:
         await asyncio.sleep(POLL_SECONDS)
         try:
             await wake_followers_of_changed_streams(environment)
         except Exception:  # keep running: the next attempt can succeed
-            log.exception("the journal could not be read")
+            log.exception("Could not read the journal")
 
 
 async def wake_followers_of_changed_streams(environment: Environment) -> None:

@@ -35,7 +35,7 @@ class FollowedStreams(Protocol):
     def positions_in_streams(self, position: StreamPositions) -> dict[int, int]:
         """Return the positions in these streams, and no others."""
 
-    def visible_event(self, event: JournalEvent) -> JournalEvent | None:
+    def visible_event_or_none(self, event: JournalEvent) -> JournalEvent | None:
         """Return the event as the viewer sees it, or None if it is not visible."""
 
     def needs_reload(self, events: Iterable[JournalEvent]) -> bool:
@@ -91,7 +91,7 @@ class ViewerStreams:
             positions[owner] = position.get(owner, since)
         return positions
 
-    def visible_event(self, event: JournalEvent) -> JournalEvent | None:
+    def visible_event_or_none(self, event: JournalEvent) -> JournalEvent | None:
         """Return the event as the viewer sees it, or None if it is not visible.
 
         Of other users these are events in shared mailboxes since they were shared. A
@@ -104,16 +104,20 @@ class ViewerStreams:
         if event.type is EventType.MESSAGE_MOVED:
             return self._visible_move(event)
         if event.type.startswith("MAILBOX_"):
-            is_visible = self._had_right_at_event(event, event.object_id, ShareRight.LOOKUP)
+            is_visible = self._has_right_granted_before_event(
+                event, event.object_id, ShareRight.LOOKUP
+            )
         else:
             mailbox_id = event.facts.get("mailbox") if event.type.startswith("MESSAGE_") else None
-            is_visible = self._had_right_at_event(event, mailbox_id, ShareRight.READ)
+            is_visible = self._has_right_granted_before_event(event, mailbox_id, ShareRight.READ)
         return event if is_visible else None
 
     def _visible_move(self, event: JournalEvent) -> JournalEvent | None:
         facts = event.facts
-        sees_target = self._had_right_at_event(event, facts["mailbox"], ShareRight.READ)
-        sees_source = self._had_right_at_event(event, facts["fromMailbox"], ShareRight.READ)
+        sees_target = self._has_right_granted_before_event(event, facts["mailbox"], ShareRight.READ)
+        sees_source = self._has_right_granted_before_event(
+            event, facts["fromMailbox"], ShareRight.READ
+        )
         visible_facts: dict[str, Any] = {"modseq": facts["modseq"]}
         if sees_target and not sees_source:
             visible_facts |= {name: facts[name] for name in ("mailbox", "uid", "flags")}
@@ -123,7 +127,7 @@ class ViewerStreams:
             return replace(event, type=EventType.MESSAGE_PURGED, facts=visible_facts)
         return event if sees_target else None
 
-    def _had_right_at_event(
+    def _has_right_granted_before_event(
         self, event: JournalEvent, mailbox_id: int | None, right: ShareRight
     ) -> bool:
         share = self.shares_by_owner.get(event.stream_id, {}).get(mailbox_id or 0)
@@ -132,7 +136,7 @@ class ViewerStreams:
         return bool(event.positions[event.stream_id] > share.since)
 
 
-async def load_viewer_streams(ctx: Context) -> ViewerStreams:
+async def load_viewer_streams_and_note_sharing(ctx: Context) -> ViewerStreams:
     """Load the streams that the viewer can follow now.
 
     Also notes in the viewer whether mailboxes are shared with them.

@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 DISCONNECTED_POLL_SECONDS = 1.0  # between checks for changes while the event bus is disconnected
 
 
-async def receive_wakeups(environment: Environment) -> None:
+async def receive_wakeups_forever(environment: Environment) -> None:
     """Receive wake-ups until cancelled; poll while disconnected, and once after a reconnect."""
     wakeups, connected = environment.wakeups, asyncio.Event()
-    receiver = asyncio.create_task(wakeups.receive(connected.set))
+    receiver = asyncio.create_task(wakeups.receive_forever(connected.set))
     try:
         while not receiver.done():
             with suppress(TimeoutError):
@@ -37,4 +37,4 @@ async def _wake_workers_and_followers(environment: Environment) -> None:
     try:
         await stream_reader.wake_followers_of_changed_streams(environment)
     except Exception:  # keep running: the next attempt can succeed
-        log.exception("the journal could not be read")
+        log.exception("Could not read the journal")

@@ -69,26 +69,28 @@ async def check_new_connector(
     RateLimited if eight checks are running. A failure of the server is part of the result.
     """
     options = ctx.environment.options
-    values = connector_validation.validate_fields(fields, {}, options)
+    values = connector_validation.validate_connector_fields(fields, {}, options)
     credential = connector_validation.validate_secret(password)
     if validate_only:
         return ConnectorTestResult([])
-    gate = NetworkPolicy.from_options(
+    network_policy = NetworkPolicy.from_options(
         options, allows_private=options.connectors_allow_private_networks
     )
     oauth = fields.get("oauth")
-    with _check_slot(MAX_RUNNING_CHECKS):
+    with _reserve_check_slot_or_raise_rate_limited(MAX_RUNNING_CHECKS):
         try:
             if oauth:
                 secret = {"password": credential, "client": oauth.get("client_secret")}
                 credential = (
-                    await credentials.request_access_token(values["oauth"], secret, gate)
+                    await credentials.request_access_token(values["oauth"], secret, network_policy)
                 )["access_token"]
         except RemoteFailure as problem:
             return ConnectorTestResult(_stages_until_failure([], problem), failure=problem)
         server = _server_from_fields(values, credential)
         return await _open_and_list_mailboxes(
-            connect_and_sign_in_session(server, gate, options.message_max_size, ssl_context),
+            connect_and_sign_in_session(
+                server, network_policy, options.message_max_size, ssl_context
+            ),
             _expected_stages(values),
         )
 
@@ -105,21 +107,21 @@ async def check_stored_connector(
     )
     row = require_found(next(iter(await ctx.read(statement)), None), str(connector_id))
     options = ctx.environment.options
-    gate = NetworkPolicy.from_options(
+    network_policy = NetworkPolicy.from_options(
         options, allows_private=options.connectors_allow_private_networks
     )
-    with _check_slot(MAX_RUNNING_CHECKS):
+    with _reserve_check_slot_or_raise_rate_limited(MAX_RUNNING_CHECKS):
         opening = credentials.open_session_of_connector(
-            ctx.environment, row, (gate, ssl_context), STORED_CHECK_TIMEOUT
+            ctx.environment, row, (network_policy, ssl_context), STORED_CHECK_TIMEOUT
         )
         return await _open_and_list_mailboxes(opening, _expected_stages(row._asdict()))
 
 
 @contextmanager
-def _check_slot(max_checks: int) -> Generator[None]:
+def _reserve_check_slot_or_raise_rate_limited(max_checks: int) -> Generator[None]:
     """Count a check of this process while it runs. Raises RateLimited if there are too many."""
     if len(_RUNNING_CHECKS) >= max_checks:
-        text = f"{max_checks} accounts are being checked: try again"
+        text = f"{max_checks} accounts are being checked: retry later."
         raise RateLimited(text, retry_after=timedelta(seconds=10))
     slot = object()
     _RUNNING_CHECKS.add(slot)
@@ -147,11 +149,11 @@ async def _open_and_list_mailboxes(
 ) -> ConnectorTestResult:
     try:
         async with opening as session:
-            found = await session.run(session.remote.list_mailboxes)
+            mailboxes = await session.run_in_thread(session.remote.list_mailboxes)
             capabilities = sorted(session.remote.capabilities)
     except RemoteFailure as problem:
         return ConnectorTestResult(_stages_until_failure(stages, problem), failure=problem)
-    names = [mailbox_mapping.remote_path(each) for each in found[:MAX_LISTED_MAILBOXES]]
+    names = [mailbox_mapping.remote_path(mailbox) for mailbox in mailboxes[:MAX_LISTED_MAILBOXES]]
     return ConnectorTestResult(
         [StageResult(stage, ok=True) for stage in stages], capabilities, names
     )

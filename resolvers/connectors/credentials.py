@@ -20,7 +20,12 @@ from mail.connectors.remote_server import (
     printable_text,
 )
 from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
-from mail.network.outbound_http import HttpRequestFailed, NetworkPolicy, parse_target, post_and_read
+from mail.network.outbound_http import (
+    HttpRequestFailed,
+    NetworkPolicy,
+    parse_http_target,
+    post_and_read,
+)
 from models.connectors import AuthMechanism, Connector, ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
@@ -73,42 +78,44 @@ def decrypt_secret(environment: Environment, connector_id: int, secret: str) -> 
     Raises CredentialFailure if its key is no longer in the key file.
     """
     try:
-        found: dict[str, Any] = orjson.loads(
+        credentials: dict[str, Any] = orjson.loads(
             environment.secret_box.decrypt(secret, secret_purpose(connector_id))
         )
     except DecryptionError:
         raise CredentialFailure(
-            ConnectorStage.LOGIN, "its password cannot be opened: set it anew"
+            ConnectorStage.LOGIN, "The stored password can't be decrypted: set the password again."
         ) from None
-    return found
+    return credentials
 
 
 @asynccontextmanager
 async def open_session_of_connector(
     environment: Environment,
     connector: ColumnRow,
-    gate_and_ssl: tuple[NetworkPolicy, ssl.SSLContext | None],
+    policy_and_ssl_context: tuple[NetworkPolicy, ssl.SSLContext | None],
     max_timeout: float = 0,
 ) -> AsyncGenerator[ThreadedSession]:
     """Open a session that is signed in.
 
     Raises RemoteFailure if the server or the credential fails.
 
-    `gate_and_ssl` is the gate and the SSL context. `max_timeout` limits the timeout, in seconds,
-    if it is not 0. If the server refuses a cached access token, it is refreshed once.
+    `max_timeout` limits the timeout, in seconds, if it is not 0. If the server refuses a cached
+    access token, it is refreshed once.
     """
-    gate, ssl_context = gate_and_ssl
+    network_policy, ssl_context = policy_and_ssl_context
     max_message_size = environment.options.message_max_size
     async with AsyncExitStack() as stack:
         for refresh in (False, True):
-            server, is_cached_token = await _server_with_credential(
-                environment, connector, gate, refresh=refresh
+            server, is_cached_token = await _load_server_login_or_raise(
+                environment, connector, network_policy, refresh=refresh
             )
             if max_timeout:
                 server = replace(server, timeout=min(server.timeout, max_timeout))
             try:
                 session_state = await stack.enter_async_context(
-                    connect_and_sign_in_session(server, gate, max_message_size, ssl_context)
+                    connect_and_sign_in_session(
+                        server, network_policy, max_message_size, ssl_context
+                    )
                 )
                 break
             except RemoteFailure as problem:
@@ -121,8 +128,8 @@ async def open_session_of_connector(
         yield session_state
 
 
-async def _server_with_credential(
-    environment: Environment, connector: ColumnRow, gate: NetworkPolicy, *, refresh: bool
+async def _load_server_login_or_raise(
+    environment: Environment, connector: ColumnRow, network_policy: NetworkPolicy, *, refresh: bool
 ) -> ServerLogin:
     """Return the server and its credential. With `refresh` a cached access token is replaced.
 
@@ -131,16 +138,17 @@ async def _server_with_credential(
     secret = decrypt_secret(environment, connector.id, connector.secret)
     if not secret.get("password"):
         raise CredentialFailure(
-            ConnectorStage.LOGIN, "it has no password: set one", is_permanent=True
+            ConnectorStage.LOGIN, "The connector has no password: set one.", is_permanent=True
         )
-    if connector.security == ConnectorSecurity.NONE and not gate.allows_private:
+    if connector.security == ConnectorSecurity.NONE and not network_policy.allows_private:
         raise CredentialFailure(
-            ConnectorStage.CONNECT, "without encryption it may not be reached any more"
+            ConnectorStage.CONNECT,
+            "Connections without TLS are no longer allowed: change `security`.",
         )
     credential, is_cached_token = secret["password"], False
     if connector.auth_mechanism in TOKEN_MECHANISMS and connector.oauth:
-        credential, is_cached_token = await _cached_or_refreshed_token(
-            environment, connector, gate, refresh=refresh
+        credential, is_cached_token = await _cached_or_refreshed_and_stored_token(
+            environment, connector, network_policy, refresh=refresh
         )
     server = RemoteServer(
         ConnectorProtocol(connector.protocol),
@@ -156,8 +164,8 @@ async def _server_with_credential(
     return ServerLogin(server, is_cached_token)
 
 
-async def _cached_or_refreshed_token(
-    environment: Environment, connector: ColumnRow, gate: NetworkPolicy, *, refresh: bool
+async def _cached_or_refreshed_and_stored_token(
+    environment: Environment, connector: ColumnRow, network_policy: NetworkPolicy, *, refresh: bool
 ) -> OauthAccessToken:
     """Return the access token of a connector (RFC 6749, section 6).
 
@@ -174,7 +182,7 @@ async def _cached_or_refreshed_token(
     )
     if is_valid and not refresh:
         return OauthAccessToken(str(secret["access"]), is_cached=True)
-    response = await request_access_token(connector.oauth, secret, gate)
+    response = await request_access_token(connector.oauth, secret, network_policy)
     expires_in = response.get("expires_in", DEFAULT_TOKEN_SECONDS)
     seconds = (
         expires_in
@@ -200,7 +208,7 @@ async def _cached_or_refreshed_token(
 
 
 async def request_access_token(
-    client: Mapping[str, Any], secret: Mapping[str, Any], gate: NetworkPolicy
+    client: Mapping[str, Any], secret: Mapping[str, Any], network_policy: NetworkPolicy
 ) -> dict[str, Any]:
     """Request an access token with the refresh token, and return the response.
 
@@ -214,19 +222,25 @@ async def request_access_token(
         **({"scope": client["scope"]} if client.get("scope") else {}),
     }
     try:
-        endpoint = parse_target(client["token_url"], allow_private=gate.allows_private)
+        endpoint = parse_http_target(
+            client["token_url"], allow_private=network_policy.allows_private
+        )
+        form_body = urlencode(form).encode()
         status, body = await post_and_read(
-            endpoint, TOKEN_REQUEST_HEADERS, urlencode(form).encode(), gate, MAX_TOKEN_RESPONSE
+            endpoint, TOKEN_REQUEST_HEADERS, form_body, network_policy, MAX_TOKEN_RESPONSE
         )
     except (HttpRequestFailed, InvalidInput) as problem:
-        raise CredentialFailure(ConnectorStage.LOGIN, f"the server of tokens: {problem}") from None
+        raise CredentialFailure(
+            ConnectorStage.LOGIN, f"Request to the OAuth token endpoint failed: {problem}"
+        ) from None
     try:
         response = orjson.loads(body)
     except orjson.JSONDecodeError:
         response = None
     if not isinstance(response, dict):
         raise CredentialFailure(
-            ConnectorStage.LOGIN, f"the server of tokens: status {status}, and no JSON"
+            ConnectorStage.LOGIN,
+            f"The OAuth token endpoint answered with status {status} and without JSON.",
         )
     token = response.get("access_token")
     if (
@@ -246,7 +260,9 @@ async def request_access_token(
             "unauthorized_client",
         )
         raise CredentialFailure(
-            ConnectorStage.LOGIN, f"the server of tokens: {reason}", is_permanent=refused
+            ConnectorStage.LOGIN,
+            f"The OAuth token endpoint refused the request: {reason}",
+            is_permanent=refused,
         )
     return response
 

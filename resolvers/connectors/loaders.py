@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select, true
@@ -12,17 +13,45 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
-from resolvers import pagination
 from resolvers.access import is_managed_user
-from resolvers.context import Context, GuardRule
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.context import Context
+from resolvers.list_orders import (
+    OwnerPageKey,
+    SortColumn,
+    list_orders,
+    read_ordered_page,
+    read_owner_pages,
+)
+from resolvers.pagination import read_by_keys
 from resolvers.users.selection import UserSelector, selection_condition
+from resolvers.viewer import GuardRule
 
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Connector)) - {
     "secret",
     "lease",
     "holder",
 }
+
+
+class ConnectorOrder(StrEnum):
+    """The order of a list of connectors; ties by id."""
+
+    USER_ASC = "USER_ASC"  # by the creation of the account
+    USER_DESC = "USER_DESC"
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+class ConnectorRunOrder(StrEnum):
+    """The order of a list of runs."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+_CREATED = SortColumn("id", int)  # ids are in the order of creation
+LIST_ORDERS = list_orders(ConnectorOrder, {"USER": SortColumn("user_id", int), "CREATED": _CREATED})
+RUN_ORDERS = list_orders(ConnectorRunOrder, {"CREATED": _CREATED})
 GUARD_FOR_OTHERS = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.CONNECTORS)
 
 
@@ -37,7 +66,7 @@ class ConnectorWhere:
 
 def is_visible_connector(ctx: Context) -> ColumnElement[bool]:
     """Return the SQL condition for connectors of the viewer and of accounts the viewer manages."""
-    return col(Connector.once).is_(False) & _is_visible_owner(ctx, col(Connector.user_id))
+    return col(Connector.is_one_time).is_(False) & _is_visible_owner(ctx, col(Connector.user_id))
 
 
 def _is_visible_owner(ctx: Context, owner_column: Any) -> ColumnElement[bool]:
@@ -58,7 +87,9 @@ async def load_visible_connectors_by_id(ctx: Context, ids: list[int]) -> list[Co
     return await read_by_keys(ctx, visible_connectors, col(Connector.id), ids)
 
 
-async def _filter_conditions(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool]]:
+async def _visible_and_filtered_connector_terms(
+    ctx: Context, where: ConnectorWhere
+) -> list[ColumnElement[bool]]:
     terms = [is_visible_connector(ctx)]
     if where.users is not None:
         user_condition = await selection_condition(ctx, where.users, path="filter")
@@ -71,65 +102,58 @@ async def _filter_conditions(ctx: Context, where: ConnectorWhere) -> list[Column
     return terms
 
 
-async def read_connector_page(
-    ctx: Context, where: ConnectorWhere, page_request: PageRequest, columns: Collection[str]
+async def read_visible_connector_page(
+    ctx: Context,
+    where: ConnectorWhere,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: ConnectorOrder = ConnectorOrder.USER_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of connectors, by account and then in the order of creation."""
-    names = VISIBLE_COLUMNS.intersection(columns) | {"user_id", "id"}
-    rows = select(*select_columns(Connector, names)).where(*await _filter_conditions(ctx, where))
-    order_columns = (col(Connector.user_id), col(Connector.id))
-    return await pagination.read_page(
-        ctx, PageScan(rows, page_request, order_columns, is_descending=False)
+    """Read a page of connectors. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    names = VISIBLE_COLUMNS.intersection(columns) | {list_order.column, "id"}
+    rows = select(*select_columns(Connector, names)).where(
+        *await _visible_and_filtered_connector_terms(ctx, where)
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectorPageKey:
-    """A page of the connectors of an account, which the viewer is known to see."""
-
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
+    return await read_ordered_page(ctx, rows, Connector, page_request, list_order)
 
 
 async def load_visible_connector_pages_by_user(
-    ctx: Context, page_keys: list[ConnectorPageKey]
+    ctx: Context, page_keys: list[OwnerPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of the visible connectors of accounts, in the order of creation."""
-    column_names = VISIBLE_COLUMNS.intersection(name for one in page_keys for name in one.columns)
-    statement = select(*select_columns(Connector, column_names | {"user_id", "id"})).where(
-        is_visible_connector(ctx)
+    """Load pages of the visible connectors of accounts."""
+    return await read_owner_pages(ctx, Connector, page_keys, _select_visible_connectors_of_user)
+
+
+def _select_visible_connectors_of_user(
+    ctx: Context, user_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Connector, VISIBLE_COLUMNS.intersection(columns))).where(
+        col(Connector.user_id) == user_id, is_visible_connector(ctx)
     )
-    order_columns = (col(Connector.user_id), col(Connector.id))
-    scans = [
-        PageScan(
-            statement.where(col(Connector.user_id) == one.user_id),
-            one.page_request,
-            order_columns,
-            is_descending=False,
-        )
-        for one in page_keys
-    ]
-    return await pagination.read_pages(ctx, scans)
 
 
 async def count_visible_connectors_by_user(
-    ctx: Context, page_keys: list[ConnectorPageKey]
+    ctx: Context, page_keys: list[OwnerPageKey]
 ) -> list[int]:
     """Count the connectors of each account that the viewer sees."""
     statement = select(col(Connector.user_id), func.count().label("many")).where(
         is_visible_connector(ctx)
     )
-    statement = statement.where(col(Connector.user_id).in_({one.user_id for one in page_keys}))
+    statement = statement.where(
+        col(Connector.user_id).in_({page_key.owner_id for page_key in page_keys})
+    )
     rows = await ctx.read(statement.group_by(col(Connector.user_id)))
-    found = {row.user_id: row.many for row in rows}
-    return [found.get(one.user_id, 0) for one in page_keys]
+    counts = {row.user_id: row.many for row in rows}
+    return [counts.get(page_key.owner_id, 0) for page_key in page_keys]
 
 
-async def count_connectors(ctx: Context, where: ConnectorWhere) -> int:
+async def count_visible_connectors(ctx: Context, where: ConnectorWhere) -> int:
     """Count the connectors of a list."""
     statement = select(func.count().label("many")).select_from(Connector)
-    (row,) = await ctx.read(statement.where(*await _filter_conditions(ctx, where)))
+    (row,) = await ctx.read(
+        statement.where(*await _visible_and_filtered_connector_terms(ctx, where))
+    )
     return int(row.many)
 
 
@@ -141,42 +165,29 @@ async def load_visible_runs_by_id(ctx: Context, ids: list[int]) -> list[ColumnRo
     return await read_by_keys(ctx, visible_runs, col(ConnectorRun.id), ids)
 
 
-@dataclass(frozen=True, slots=True)
-class RunPageKey:
-    """A page of the runs of a connector, which the viewer is known to see."""
-
-    connector_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
-
-
 async def load_run_pages_by_connector(
-    ctx: Context, page_keys: list[RunPageKey]
+    ctx: Context, page_keys: list[OwnerPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of the runs of connectors, newest first, with one statement."""
-    column_names = frozenset({"connector_id", "id"}).union(*(one.columns for one in page_keys))
-    order_columns = (col(ConnectorRun.connector_id), col(ConnectorRun.id))
-    statement = select(*select_columns(ConnectorRun, column_names))
-    scans = [
-        PageScan(
-            statement.where(col(ConnectorRun.connector_id) == one.connector_id),
-            one.page_request,
-            order_columns,
-            True,
-        )
-        for one in page_keys
-    ]
-    return await pagination.read_pages(ctx, scans)
+    """Load pages of the runs of connectors, which the viewer is known to see."""
+    return await read_owner_pages(ctx, ConnectorRun, page_keys, _select_runs_of_connector)
 
 
-async def count_runs_by_connector(ctx: Context, page_keys: list[RunPageKey]) -> list[int]:
+def _select_runs_of_connector(
+    _ctx: Context, connector_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(ConnectorRun, columns)).where(
+        col(ConnectorRun.connector_id) == connector_id
+    )
+
+
+async def count_runs_by_connector(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
     """Count the stored runs of each connector."""
-    connector_ids = {one.connector_id for one in page_keys}
+    connector_ids = {page_key.owner_id for page_key in page_keys}
     statement = select(col(ConnectorRun.connector_id), func.count().label("many"))
     statement = statement.where(col(ConnectorRun.connector_id).in_(connector_ids))
     rows = await ctx.read(statement.group_by(col(ConnectorRun.connector_id)))
-    found = {row.connector_id: row.many for row in rows}
-    return [found.get(one.connector_id, 0) for one in page_keys]
+    counts = {row.connector_id: row.many for row in rows}
+    return [counts.get(page_key.owner_id, 0) for page_key in page_keys]
 
 
 async def load_last_logs_by_connector(
@@ -187,8 +198,8 @@ async def load_last_logs_by_connector(
     rows = await ctx.read(
         statement.where(col(ConnectorRun.id).in_(_select_newest_run_ids(connector_ids)))
     )
-    found = {row.connector_id: row.log for row in rows}
-    return [found.get(key) for key in connector_ids]
+    logs = {row.connector_id: row.log for row in rows}
+    return [logs.get(key) for key in connector_ids]
 
 
 async def load_own_last_runs_by_connector(
@@ -201,8 +212,8 @@ async def load_own_last_runs_by_connector(
     rows = await ctx.read(
         select(*select_columns(ConnectorRun)).where(col(ConnectorRun.id).in_(newest))
     )
-    found = {row.connector_id: row for row in rows}
-    return [found.get(key) for key in connector_ids]
+    runs = {row.connector_id: row for row in rows}
+    return [runs.get(key) for key in connector_ids]
 
 
 def _select_newest_run_ids(connector_ids: list[int]) -> Select[int]:

@@ -9,7 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes import paths
-from mail.storage.blobs.blob_writer import insert_blob_rows
+from mail.storage.blobs.blob_writer import upsert_blob_rows
 from models.connectors import (
     AuthMechanism,
     Connector,
@@ -33,21 +33,25 @@ from resolvers.connectors.loaders import GUARD_FOR_OTHERS
 from resolvers.connectors.mutations import wake_connector_workers_after_commit
 from resolvers.connectors.one_time_imports import OneTimeImport
 from resolvers.connectors.schedule import new_queued_run
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.files.stored_files import blob_rows_of_uncompressed_object
 from resolvers.files.uploads import ReceivedFile
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.messages.content_access import log_content_read, require_readable_account
+from resolvers.messages.content_access import (
+    require_readable_account,
+    write_content_read_to_security_log,
+)
 from resolvers.messages.filters import filter_match
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.transfer import imports
+from resolvers.transfer import import_archives
 from resolvers.users.selection import (
     VIEWER_ONLY,
     UserSelector,
-    load_managed_user,
-    load_selected_users,
+    require_managed_user,
+    require_selected_users,
 )
+from resolvers.viewer import GuardRule
 
 MAX_UNFINISHED_IMPORTS = 10  # of one account
 REMOTE_GUARD = GuardRule(user_permission=UserPermission.CONNECTORS)
@@ -94,16 +98,16 @@ class _ValidatedImport:
     source: _ValidatedSource
 
 
-async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
+async def queue_mail_imports_and_return_run_ids(ctx: Context, request: NewMailImport) -> list[int]:
     """Queue a run for each account and return the run ids, in the order of the account ids.
 
     Raises Forbidden, Invalid, NotFound, and LimitReached if an account has ten unfinished imports.
     """
-    users = await load_selected_users(ctx, request.users)
+    users = await require_selected_users(ctx, request.users)
     user_ids = [user.id for user in users]
     if set(user_ids) - {ctx.viewer.user_id}:
         ctx.viewer.require(GUARD_FOR_OTHERS)
-    parent_paths = await _load_parent_paths_by_user(ctx, user_ids, request.parent_mailbox)
+    parent_paths = await _require_parent_paths_by_user(ctx, user_ids, request.parent_mailbox)
     source = await _validate_source(ctx, request, user_ids)
     if not users:
         return []
@@ -111,11 +115,11 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
     read_user_ids = {request.source_user_id or 0} - {0, ctx.viewer.user_id}
     async with ctx.write_session(*user_ids, *read_user_ids) as session:
         await _require_below_import_limit(ctx, user_ids)
-        runs = await _insert_connectors_and_runs(ctx, session, validated)
-        await _store_uploaded_archive(ctx, session, validated, runs)
+        runs = await _insert_connectors_and_return_run_ids(ctx, session, validated)
+        await _move_upload_to_import_archives(ctx, session, validated, runs)
         other_users = [user for user in users if user.id != ctx.viewer.user_id]
         after = {"source": source.connector_values["protocol"], "path": request.server_path}
-        await audit_log.log_changes(
+        await audit_log.insert_audit_log_entries(
             ctx,
             session,
             *(
@@ -123,7 +127,7 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
                 for user in other_users
             ),
         )
-        await log_content_read(ctx, read_user_ids)
+        await write_content_read_to_security_log(ctx, read_user_ids)
     wake_connector_workers_after_commit(ctx)
     return runs
 
@@ -154,22 +158,24 @@ async def _validate_source(
     if request.source_user_id is not None:
         await _validate_source_account(ctx, request.source_user_id, user_ids, message_filter)
         values = {**local_values, "protocol": ConnectorProtocol.USER, "name": "account"}
-        return _ValidatedSource({**values, "bringing": settings})
+        return _ValidatedSource({**values, "import_options": settings})
     values = {**local_values, "protocol": ConnectorProtocol.ARCHIVE, "name": "archive"}
     if request.server_path is not None:
-        await imports.require_importable_server_file(ctx, request.server_path, ["source", "path"])
-        return _ValidatedSource({**values, "bringing": settings})
-    upload_with_name = await imports.read_uploaded_archive(
+        await import_archives.require_importable_server_file(
+            ctx, request.server_path, ["source", "path"]
+        )
+        return _ValidatedSource({**values, "import_options": settings})
+    upload_with_name = await import_archives.require_own_uploaded_archive(
         ctx, request.upload_id or 0, ["source", "upload"]
     )
-    return _ValidatedSource({**values, "bringing": settings}, upload=upload_with_name)
+    return _ValidatedSource({**values, "import_options": settings}, upload=upload_with_name)
 
 
 def _validate_remote_source(
     ctx: Context, remote_account: RemoteAccount, settings: OneTimeImport
 ) -> _ValidatedSource:
     try:
-        values = connector_validation.validate_fields(
+        values = connector_validation.validate_connector_fields(
             remote_account.fields, {}, ctx.environment.options
         )
         password = connector_validation.validate_secret(remote_account.password)
@@ -182,7 +188,7 @@ def _validate_remote_source(
             problem.message, constraint=problem.constraint, path=path, index=problem.index
         ) from None
     return _ValidatedSource(
-        {**values, "bringing": settings}, {"password": password, "client": client or None}
+        {**values, "import_options": settings}, {"password": password, "client": client or None}
     )
 
 
@@ -196,19 +202,19 @@ async def _validate_source_account(
     path = ["source", "user"]
     if source_user_id in user_ids:
         raise InvalidInput(
-            "Source and destination are the same account",
+            "Source and destination must be different accounts.",
             constraint=ValidationConstraint.SELF,
             path=path,
         )
     require_readable_account(ctx, source_user_id)
-    await load_managed_user(ctx, source_user_id, path="source")
+    await require_managed_user(ctx, source_user_id, path="source")
     if message_filter:
-        await MessageSelector(conditions=message_filter).with_filter_sql(
+        await MessageSelector(conditions=message_filter).validated_with_filter_sql(
             ctx, [source_user_id]
         )  # fails now instead of in each run
 
 
-async def _load_parent_paths_by_user(
+async def _require_parent_paths_by_user(
     ctx: Context, user_ids: Sequence[int], parent_mailbox: MailboxSelector | None
 ) -> Mapping[int, str | None]:
     """Return the path of the mailbox of each account in which all others are created.
@@ -221,7 +227,7 @@ async def _load_parent_paths_by_user(
     if parent_mailbox.path is not None:
         return dict.fromkeys(user_ids, paths.validate_path(parent_mailbox.path, input_path=path))
     if parent_mailbox.special_use is None and len(user_ids) > 1:
-        text = "For several users, refer to the mailbox by path or special use"
+        text = "For several users, refer to the mailbox by path or special use."
         raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     reference_column = (
         "special_use"
@@ -245,7 +251,7 @@ async def _require_below_import_limit(ctx: Context, user_ids: Sequence[int]) -> 
     count_column = func.count().label("many")
     conditions = (
         col(Connector.user_id).in_(user_ids),
-        col(Connector.once),
+        col(Connector.is_one_time),
         col(Connector.next_run_at).is_not(None),
     )
     statement = (
@@ -255,16 +261,16 @@ async def _require_below_import_limit(ctx: Context, user_ids: Sequence[int]) -> 
     )
     used = max((row.many for row in await ctx.read(statement)), default=0)
     if used >= MAX_UNFINISHED_IMPORTS:
-        text = f"At most {MAX_UNFINISHED_IMPORTS} unfinished imports of an account"
+        text = f"An account has at most {MAX_UNFINISHED_IMPORTS} unfinished imports."
         raise LimitReached(text, limit=MAX_UNFINISHED_IMPORTS, used=used, path=["users"])
 
 
-async def _insert_connectors_and_runs(
+async def _insert_connectors_and_return_run_ids(
     ctx: Context, session: AsyncSession, validated: _ValidatedImport
 ) -> list[int]:
     """Insert a hidden connector and a queued run of it for each account; returns the run ids."""
     environment, now, source = ctx.environment, ctx.environment.now(), validated.source
-    settings: OneTimeImport = source.connector_values["bringing"]
+    settings: OneTimeImport = source.connector_values["import_options"]
     connectors, runs = list[Connector](), list[ConnectorRun]()
     for user in validated.users:
         connector_id, run_id = environment.new_id(), environment.new_id()
@@ -279,8 +285,8 @@ async def _insert_connectors_and_runs(
             "target_folder": validated.parent_paths[user.id],
             "subscribe_all": validated.request.subscribe,
             "interval": None,
-            "bringing": user_settings,
-            "once": True,
+            "import_options": user_settings,
+            "is_one_time": True,
             "run_id": run_id,
             "next_run_at": now,
             "created_at": now,
@@ -290,12 +296,15 @@ async def _insert_connectors_and_runs(
     for rows in (connectors, runs):
         session.add_all(rows)
         await session.flush()
-    journal_entries = {one.user_id: [(EventType.CONNECTOR_CHANGED, [one.id])] for one in connectors}
+    journal_entries = {
+        connector.user_id: [(EventType.CONNECTOR_CHANGED, [connector.id])]
+        for connector in connectors
+    }
     await ctx.record_changes(session, journal_entries)
     return [run.id for run in runs]
 
 
-async def _store_uploaded_archive(
+async def _move_upload_to_import_archives(
     ctx: Context, session: AsyncSession, validated: _ValidatedImport, run_ids: Sequence[int]
 ) -> None:
     """Keep an uploaded archive as long as a run needs it; its blob belongs to the first tenant."""
@@ -306,10 +315,12 @@ async def _store_uploaded_archive(
         ctx.environment, validated.users[0].tenant_id, received, name
     )
 
-    def insert_archives(transaction: DatabaseTransaction) -> None:
+    def delete_upload_and_insert_archives(transaction: DatabaseTransaction) -> None:
         upload_id = validated.request.upload_id or 0
-        imports.delete_upload_row(transaction, ctx.viewer.user_id, upload_id, ["source", "upload"])
-        blob_id = insert_blob_rows(transaction, stored_blob)[stored_blob.layout_digest]
+        import_archives.delete_upload_row(
+            transaction, ctx.viewer.user_id, upload_id, ["source", "upload"]
+        )
+        blob_id = upsert_blob_rows(transaction, stored_blob)[stored_blob.layout_digest]
         rows = [
             {
                 "id": transaction.environment.new_id(),
@@ -324,4 +335,4 @@ async def _store_uploaded_archive(
         ]
         transaction.connection.execute(insert(core_table(ImportArchive)), rows)
 
-    await ctx.environment.run_in_session(session, insert_archives)
+    await ctx.environment.run_in_session(session, delete_upload_and_insert_archives)

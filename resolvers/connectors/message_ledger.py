@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.source_message import SourceMessage, parse_date_field
+from mail.archives.source_message import SourceMessage, parse_date_field_or_none
 from mail.connectors.remote_server import RemoteMessage
 from mail.storage.storable_message import StorableMessage
 from models.connectors import FetchedMessage, RemoteMailbox
@@ -35,11 +36,13 @@ class DownloadsByLedger:
     """Downloaded messages, sorted by whether the ledger of the connector has them."""
 
     ledger_rows: list[LedgerRow] = field(default_factory=list)  # of messages that need no storing
+    # of duplicates of new messages, which are in the ledger only together with these
+    duplicate_rows: list[LedgerRow] = field(default_factory=list)
     new_messages: list[DownloadedMessage] = field(default_factory=list)
     used_marks: list[str] = field(default_factory=list)  # earlier marks of renumbered messages
 
 
-async def sort_by_ledger(
+async def separate_new_from_known_messages(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     mailbox_id: int,
@@ -52,29 +55,44 @@ async def sort_by_ledger(
     """
     by_ledger = DownloadsByLedger()
     ledger_rows = by_ledger.ledger_rows
-    for one in messages:
-        digest = one.parsed.digest
-        if one.head.message_id in delivered_ids:
-            await _is_duplicate_else_remember(
+    for message in messages:
+        digest = message.parsed.digest
+        if message.head.message_id in delivered_ids:
+            await _is_duplicate_or_remember_digest(
                 state, remote_mailbox, mailbox_id, digest
             )  # so that equal messages are duplicates
             ledger_rows.append(
-                ledger_row(state, remote_mailbox, one, delivered_ids[one.head.message_id])
+                ledger_row_of_fetched_message(
+                    state, remote_mailbox, message, delivered_ids[message.head.message_id]
+                )
             )
         elif earlier := remote_mailbox.renumbered.get(digest):
-            mark, message_id = earlier.pop()
-            by_ledger.used_marks.append(mark)
-            ledger_rows.append(ledger_row(state, remote_mailbox, one, message_id))
+            earlier_row = earlier.pop()
+            by_ledger.used_marks.append(earlier_row.remote_id)
+            ledger_rows.append(
+                ledger_row_of_fetched_message(
+                    state,
+                    remote_mailbox,
+                    message,
+                    earlier_row.message_id,
+                    may_delete_source=earlier_row.may_delete_source,
+                )
+            )
         elif state.message_filter is not None and not await _matches_import_filter(
-            state, remote_mailbox, one
+            state, remote_mailbox, message
         ):
             ledger_rows.append(
-                ledger_row(state, remote_mailbox, one, None, may_delete_source=False)
+                ledger_row_of_fetched_message(
+                    state, remote_mailbox, message, None, may_delete_source=False
+                )
             )
-        elif await _is_duplicate_else_remember(state, remote_mailbox, mailbox_id, digest):
-            ledger_rows.append(ledger_row(state, remote_mailbox, one, None))
+        elif await _is_duplicate_or_remember_digest(state, remote_mailbox, mailbox_id, digest):
+            is_of_new = any(digest == new.parsed.digest for new in by_ledger.new_messages)
+            (by_ledger.duplicate_rows if is_of_new else ledger_rows).append(
+                ledger_row_of_fetched_message(state, remote_mailbox, message, None)
+            )
         else:
-            by_ledger.new_messages.append(one)
+            by_ledger.new_messages.append(message)
     return by_ledger
 
 
@@ -91,7 +109,7 @@ async def _matches_import_filter(
         "",
         0,
         message.raw,
-        received_at=received_at(state, message),
+        received_at=received_or_header_date_not_in_future(state, message),
         flags=message.flags,
     )
     message_filter = state.message_filter or MessageConditions()
@@ -100,7 +118,7 @@ async def _matches_import_filter(
     )
 
 
-async def _is_duplicate_else_remember(
+async def _is_duplicate_or_remember_digest(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, mailbox_id: int, digest: str
 ) -> bool:
     """True if the message is a duplicate to skip. Otherwise its digest is remembered."""
@@ -113,11 +131,11 @@ async def _is_duplicate_else_remember(
         state.all_digests.add(short_digest)
     if state.connector.remove_duplicates:
         if mailbox_id not in state.digests_by_mailbox:
-            statement = select(col(Message.digest)).where(
+            statement = select(col(Message.sha256)).where(
                 col(Message.mailbox_id) == mailbox_id, col(Message.deleted_at).is_(None)
             )
             stored_digests = {
-                shorten_digest(row.digest) for row in await state.run.ctx.read(statement)
+                shorten_digest(row.sha256) for row in await state.run.ctx.read(statement)
             }
             state.digests_by_mailbox[mailbox_id] = stored_digests | await _load_ledger_digests(
                 state, remote_mailbox.id
@@ -129,7 +147,10 @@ async def _is_duplicate_else_remember(
 
 
 async def _load_ledger_digests(state: FetchState, remote_mailbox_id: int | None) -> set[bytes]:
-    """Return the short digests in the ledger of a remote mailbox, or of all if None."""
+    """Return the short digests in the ledger of a remote mailbox, or of all if None.
+
+    Messages that were refused here, or whose source was deleted, are no originals of duplicates.
+    """
     own_mailboxes = select(col(RemoteMailbox.id)).where(
         col(RemoteMailbox.connector_id) == state.connector.id
     )
@@ -139,11 +160,13 @@ async def _load_ledger_digests(state: FetchState, remote_mailbox_id: int | None)
         if remote_mailbox_id is None
         else mailbox_column == remote_mailbox_id
     )
-    rows = await state.run.ctx.read(select(col(FetchedMessage.digest)).where(condition))
+    is_original = col(FetchedMessage.may_delete_source), ~col(FetchedMessage.removed)
+    statement = select(col(FetchedMessage.digest)).where(condition, *is_original)
+    rows = await state.run.ctx.read(statement)
     return {shorten_digest(row.digest) for row in rows}
 
 
-def ledger_row(
+def ledger_row_of_fetched_message(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     message: DownloadedMessage,
@@ -154,20 +177,22 @@ def ledger_row(
     """Return the ledger row of a message, whose source is deleted later if that is allowed."""
     return {
         "folder_id": remote_mailbox.id,
-        "mark": message.head.message_id,
+        "remote_id": message.head.message_id,
         "digest": message.parsed.digest,
         "message_id": message_id,
         "flags": flags_text(message.head.flags),
         "fetched_at": state.run.ctx.environment.now(),
         "removed": False,
-        "safe": may_delete_source,
+        "may_delete_source": may_delete_source,
     }
 
 
-def received_at(state: FetchState, message: DownloadedMessage) -> Any:
+def received_or_header_date_not_in_future(
+    state: FetchState, message: DownloadedMessage
+) -> datetime:
     """Return when a message arrived there; if unknown, its Date, and never a future time."""
     now = state.run.ctx.environment.now()
-    received_at = message.head.received_at or parse_date_field(
+    received_at = message.head.received_at or parse_date_field_or_none(
         message.raw[: message.raw.find(b"\r\n\r\n") + 2]
     )
     return min(received_at or now, now)

@@ -14,7 +14,10 @@ from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
 from mail.archives.source_message import SourceMessage
-from mail.authentication.results_removal import own_authserv_ids, remove_results
+from mail.authentication.results_removal import (
+    own_authserv_ids,
+    remove_authentication_results_of_servers,
+)
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteMessage
 from mail.delivery import pipeline
 from mail.delivery.script_rejection import RejectedByScript
@@ -27,7 +30,8 @@ from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import InsertedMessage, InsertKind
+from mail.storage.message_insert import InsertedMessage
+from mail.storage.quota import InsertKind
 from mail.storage.received_messages import receipt_digest
 from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
@@ -38,13 +42,19 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import select_columns
 from resolvers.connectors.message_ledger import (
     DownloadedMessage,
+    DownloadsByLedger,
     LedgerRow,
-    ledger_row,
-    received_at,
-    sort_by_ledger,
+    ledger_row_of_fetched_message,
+    received_or_header_date_not_in_future,
+    separate_new_from_known_messages,
 )
-from resolvers.connectors.run_state import IGNORED_FLAGS, FetchState, OpenRemoteMailbox
-from resolvers.messages.bulk import flags, row_changes
+from resolvers.connectors.run_state import (
+    IGNORED_FLAGS,
+    FetchState,
+    OpenRemoteMailbox,
+    require_no_worker_stop,
+)
+from resolvers.messages.bulk import flag_changes, flags
 from resolvers.transfer import import_mailboxes, import_writer
 from resolvers.transfer.import_writer import MAX_BATCH_MESSAGES, ImportableMessage
 
@@ -61,7 +71,7 @@ async def store_fetched_messages(
     """Store fetched messages and their ledger rows.
 
     Raises OverQuota if they do not all fit, and RemoteFailure if the database is too slow or a
-    delivery fails.
+    delivery fails. Raises RunInterrupted between two transactions if the worker stops.
     """
     writer = state.writer
     path = remote_mailbox.mapped.local_path
@@ -75,7 +85,9 @@ async def store_fetched_messages(
     for start in range(0, len(heads_and_bytes), MAX_BATCH_MESSAGES):
         messages = list[DownloadedMessage]()
         for head, raw in heads_and_bytes[start : start + MAX_BATCH_MESSAGES]:
-            cleaned = remove_results(raw, own_authserv_ids(state.run.ctx.environment.options))
+            cleaned = remove_authentication_results_of_servers(
+                raw, own_authserv_ids(state.run.ctx.environment.options)
+            )
             messages.append(
                 DownloadedMessage(
                     head,
@@ -85,60 +97,87 @@ async def store_fetched_messages(
                 )
             )
             await asyncio.sleep(0)  # parsing small messages must not block the event loop
-        state.counts.size += sum(len(one.raw) for one in messages)
+        state.counts.size += sum(len(message.raw) for message in messages)
         delivered_ids = (
             await _load_delivered_ids_by_mark(state, remote_mailbox, state.recipient, messages)
             if needs_delivery and state.recipient
             else {}
         )
-        by_ledger = await sort_by_ledger(state, remote_mailbox, mailbox_id, messages, delivered_ids)
-        ledger_rows, new_messages = by_ledger.ledger_rows, by_ledger.new_messages
-        state.counts.imported_count += len(delivered_ids)
-        state.counts.skipped_count += len(ledger_rows) - len(delivered_ids)
-        if needs_delivery and state.recipient:
-            ledger_rows += await _deliver_messages(
-                state, remote_mailbox, state.recipient, new_messages
-            )
-            new_messages = []
-        await _store_as_many_as_fit(
-            state, remote_mailbox, (mailbox_id, new_messages), ledger_rows, by_ledger.used_marks
+        by_ledger = await separate_new_from_known_messages(
+            state, remote_mailbox, mailbox_id, messages, delivered_ids
         )
+        state.counts.imported_count += len(delivered_ids)
+        skipped_rows = [*by_ledger.ledger_rows, *by_ledger.duplicate_rows]
+        state.counts.skipped_count += len(skipped_rows) - len(delivered_ids)
+        if needs_delivery and state.recipient:
+            rows = await _deliver_fetched_messages(
+                state, remote_mailbox, state.recipient, by_ledger.new_messages
+            )
+            by_ledger = _with_delivered_rows(by_ledger, rows)
+        await _store_messages_and_ledger_rows_until_over_quota(
+            state, remote_mailbox, mailbox_id, by_ledger
+        )
+        require_no_worker_stop()
 
 
 def local_flags(head: RemoteMessage) -> list[str]:
     """Return the flags that a message has here: known system flags and the first keywords."""
     valid_flags = sorted(
-        flag for flag in head.flags - IGNORED_FLAGS if row_changes.is_flag_or_keyword(flag)
+        flag for flag in head.flags - IGNORED_FLAGS if flag_changes.is_flag_or_keyword(flag)
     )
     system = [flag for flag in valid_flags if flag[:1] == "\\"]
     return system + [flag for flag in valid_flags if flag[:1] != "\\"][: flags.MAX_KEYWORDS]
 
 
-async def _store_as_many_as_fit(
+async def _store_messages_and_ledger_rows_until_over_quota(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
-    mailbox_id_and_messages: tuple[int, list[DownloadedMessage]],
-    ledger_rows: list[LedgerRow],
-    used_marks: list[str],
+    mailbox_id: int,
+    downloads: DownloadsByLedger,
 ) -> None:
     """Store new messages and the ledger rows.
 
-    If the quota is exceeded, stores one message at a time.
+    If the quota is exceeded, stores one message at a time, each with the rows of its duplicates.
 
     Raises OverQuota for the first message that does not fit.
     """
-    mailbox_id, new_messages = mailbox_id_and_messages
-    prepared = [_importable_message(state, remote_mailbox, mailbox_id, one) for one in new_messages]
+    new_messages, used_marks = downloads.new_messages, downloads.used_marks
+    prepared = [
+        _importable_message(state, remote_mailbox, mailbox_id, message) for message in new_messages
+    ]
+    all_rows = [*downloads.ledger_rows, *downloads.duplicate_rows]
     try:
-        await _store_in_transaction(
-            state, remote_mailbox, (new_messages, prepared), ledger_rows, used_marks
+        await _store_messages_and_ledger_rows(
+            state, remote_mailbox, (new_messages, prepared), all_rows, used_marks
         )
     except OverQuota:
-        if len(new_messages) <= 1 and not ledger_rows:
+        if len(new_messages) <= 1 and not downloads.ledger_rows:
             raise
-        await _store_in_transaction(state, remote_mailbox, ([], []), ledger_rows, used_marks)
-        for one in new_messages:
-            await _store_as_many_as_fit(state, remote_mailbox, (mailbox_id, [one]), [], [])
+        await _store_messages_and_ledger_rows(
+            state, remote_mailbox, ([], []), downloads.ledger_rows, used_marks
+        )
+        for message in new_messages:
+            rows = [r for r in downloads.duplicate_rows if r["digest"] == message.parsed.digest]
+            single_download = DownloadsByLedger(new_messages=[message], duplicate_rows=rows)
+            await _store_messages_and_ledger_rows_until_over_quota(
+                state, remote_mailbox, mailbox_id, single_download
+            )
+
+
+def _with_delivered_rows(
+    downloads: DownloadsByLedger, delivered_rows: Sequence[LedgerRow]
+) -> DownloadsByLedger:
+    """Return the downloads after the delivery of all new messages.
+
+    The source of a duplicate may be deleted only if its original was not refused.
+    """
+    refused = {row["digest"] for row in delivered_rows if not row["may_delete_source"]}
+    duplicate_rows = [
+        {**row, "may_delete_source": row["digest"] not in refused}
+        for row in downloads.duplicate_rows
+    ]
+    rows = [*downloads.ledger_rows, *delivered_rows, *duplicate_rows]
+    return DownloadsByLedger(ledger_rows=rows, used_marks=downloads.used_marks)
 
 
 def _importable_message(
@@ -155,7 +194,7 @@ def _importable_message(
         "",
         0,
         raw,
-        received_at=received_at(state, message),
+        received_at=received_or_header_date_not_in_future(state, message),
         flags=message.flags,
     )
     origin = (
@@ -176,11 +215,12 @@ def _is_new_mail(
     return (
         is_unread
         and not remote_mailbox.is_first_fetch
-        and received_at(state, message) >= state.run.ctx.environment.now() - NEW_MAIL_AGE
+        and received_or_header_date_not_in_future(state, message)
+        >= state.run.ctx.environment.now() - NEW_MAIL_AGE
     )
 
 
-async def _store_in_transaction(
+async def _store_messages_and_ledger_rows(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     messages_and_prepared: tuple[list[DownloadedMessage], list[ImportableMessage]],
@@ -190,28 +230,36 @@ async def _store_in_transaction(
     new_messages, prepared = messages_and_prepared
     imported_count = state.counts.imported_count + len(prepared)
 
-    def insert_rows(transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]) -> None:
+    def insert_messages_and_ledger_rows(
+        transaction: DatabaseTransaction, stored_blobs: Sequence[StoredMessageBlobs]
+    ) -> None:
         inserted = import_writer.insert_without_deleted_flag_and_expiry(
-            state.writer, transaction, prepared, kept
+            state.writer, transaction, prepared, stored_blobs
         )
         rows = [
-            ledger_row(state, remote_mailbox, one, inserted_message.message_id)
-            for one, inserted_message in zip(new_messages, inserted, strict=True)
+            ledger_row_of_fetched_message(
+                state, remote_mailbox, message, inserted_message.message_id
+            )
+            for message, inserted_message in zip(new_messages, inserted, strict=True)
         ]
         if ledger_rows or rows:
             transaction.connection.execute(insert(FetchedMessage), [*ledger_rows, *rows])
         if used_marks:
-            used = col(FetchedMessage.mark).in_(used_marks)
+            used = col(FetchedMessage.remote_id).in_(used_marks)
             is_in_mailbox = col(FetchedMessage.folder_id) == remote_mailbox.id
             transaction.connection.execute(delete(FetchedMessage).where(is_in_mailbox, used))
-        state.run.record_progress_in_transaction(
+        state.run.require_lease_and_record_in_transaction(
             transaction, **{**state.progress_columns, "imported_count": imported_count}
         )
 
-    async def run_transaction(kept: Sequence[StoredMessageBlobs]) -> None:
-        await state.run_transaction_with_timeout(partial(insert_rows, kept=kept))
+    async def run_transaction(stored_blobs: Sequence[StoredMessageBlobs]) -> None:
+        await state.run_transaction_with_timeout(
+            partial(insert_messages_and_ledger_rows, stored_blobs=stored_blobs)
+        )
 
-    await import_writer.store_with_blobs(state.writer, prepared, run_transaction)
+    await import_writer.store_blobs_then_call_with_one_retry(
+        state.writer, prepared, run_transaction
+    )
     state.counts.imported_count = imported_count
     state.run.ctx.environment.reach_fault_point("fetched")
 
@@ -245,10 +293,13 @@ async def _load_delivery_recipient(state: FetchState) -> LocalRecipient | None:
     address_row = next(iter(await environment.database.read(statement)), None)
     if address_row is None:
         return None
-    address = address_row.shown
-    if row.target_domain:
-        address = f"{address.rpartition('@')[0]}@{row.target_domain}"
-    recipient = await load_row_recipient_below_limits(environment, address_row, address)
+    own_address = address_row.display_address
+    address = own_address
+    if row.target_domain:  # it need not be a domain of this server
+        address = f"{own_address.rpartition('@')[0]}@{row.target_domain}"
+    recipient = await load_row_recipient_below_limits(
+        environment, address_row, address, rewritten_to=own_address
+    )
     if not row.spam_check:
         recipient = replace(recipient, has_sender_rules=False, spam_level=DEFAULT_SPAM_LEVEL)
     if not row.apply_filters:
@@ -271,9 +322,9 @@ async def _load_delivered_ids_by_mark(
     environment = state.run.ctx.environment
     marks_by_receipt = {
         receipt_digest(
-            _with_source_identity(remote_mailbox, one), recipient, ""
-        ): one.head.message_id
-        for one in messages
+            _with_source_identity(remote_mailbox, message), recipient, ""
+        ): message.head.message_id
+        for message in messages
     }
     statement = (
         select(col(DeliveryReceipt.digest), col(Message.id))
@@ -298,7 +349,7 @@ def _with_source_identity(
     return replace(message.parsed, received_digest=source_identity)
 
 
-async def _deliver_messages(
+async def _deliver_fetched_messages(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     recipient: LocalRecipient,
@@ -310,28 +361,32 @@ async def _deliver_messages(
     """
     semaphore = asyncio.Semaphore(MAX_PARALLEL_DELIVERIES)
 
-    async def deliver_one(one: DownloadedMessage) -> object:
+    async def deliver_one(message: DownloadedMessage) -> object:
         async with semaphore:
-            return await _deliver_message(state, remote_mailbox, one, recipient)
+            return await _deliver_fetched_message(state, remote_mailbox, message, recipient)
 
     outcomes = await asyncio.gather(*map(deliver_one, messages), return_exceptions=True)
     state.run.ctx.environment.reach_fault_point("sifted")
     rows, failed = list[LedgerRow](), list[BaseException]()
-    for one, outcome in zip(messages, outcomes, strict=True):
+    for message, outcome in zip(messages, outcomes, strict=True):
         if isinstance(outcome, SpamRefused | RejectedByScript):
             state.run.add_log_line(
-                f"{remote_mailbox.name}, {one.head.message_id}: refused: {outcome}"
+                f"{remote_mailbox.name}, {message.head.message_id}: rejected: {outcome}"
             )
             state.counts.skipped_count += 1
-            rows.append(ledger_row(state, remote_mailbox, one, None, may_delete_source=False))
+            rows.append(
+                ledger_row_of_fetched_message(
+                    state, remote_mailbox, message, None, may_delete_source=False
+                )
+            )
         elif isinstance(outcome, BaseException):
             failed.append(outcome)
         else:
             state.counts.imported_count += 1
             key = outcome.message_id if isinstance(outcome, InsertedMessage) else None
-            rows.append(ledger_row(state, remote_mailbox, one, key))
+            rows.append(ledger_row_of_fetched_message(state, remote_mailbox, message, key))
     if failed and rows:  # receipts expire; the ledger must know the delivered ones
-        async with state.write_session() as unit:
+        async with state.write_session_with_timeout() as unit:
             await (await unit.connection()).execute(insert(FetchedMessage), rows)
             await state.record_progress(unit)
     if failed:
@@ -345,7 +400,7 @@ def _failure_from_outcome(outcome: BaseException) -> BaseException:
     return outcome
 
 
-async def _deliver_message(
+async def _deliver_fetched_message(
     state: FetchState,
     remote_mailbox: OpenRemoteMailbox,
     message: DownloadedMessage,
@@ -354,7 +409,7 @@ async def _deliver_message(
     environment, row = state.run.ctx.environment, state.connector
     scanners = {rspamd.SCANNER_NAME: row.spam_check, clamd.SCANNER_NAME: row.virus_check}
     fetched_facts = FetchedMessageState(
-        received_at(state, message),
+        received_or_header_date_not_in_future(state, message),
         frozenset(name for name, is_requested in scanners.items() if is_requested),
         is_new_mail=_is_new_mail(state, remote_mailbox, message),
         seen="\\Seen" in message.flags,
@@ -371,5 +426,5 @@ async def _deliver_message(
         applies_bcc_rules=False,
     )
     accepted = AcceptedRecipient(recipient.address, [AcceptedAccount(recipient)])
-    (outcome,) = await pipeline.deliver(environment, mail, [accepted])
+    (outcome,) = await pipeline.deliver_to_accepted_recipients(environment, mail, [accepted])
     return outcome

@@ -23,7 +23,7 @@ from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.connectors import credentials, one_time_imports
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import (
@@ -33,9 +33,10 @@ from resolvers.connectors.loaders import (
     load_visible_runs_by_id,
 )
 from resolvers.connectors.schedule import new_queued_run, next_run_time
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.users import managed_objects
-from resolvers.users.selection import load_managed_users
+from resolvers.users.selection import require_managed_users
+from resolvers.viewer import GuardRule
 
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
@@ -63,17 +64,17 @@ async def create_connector(
         ctx.environment.new_id(),
     )
     _require_permission(ctx, [owner_id])
-    values = connector_validation.validate_fields(fields, {}, environment.options)
+    values = connector_validation.validate_connector_fields(fields, {}, environment.options)
     now = environment.now()
     runs_now = values.get("active", True) and values.get("interval")
     async with ctx.write_session(owner_id) as session:
-        (user,) = await load_managed_users(ctx, [owner_id], path="user")
+        (user,) = await require_managed_users(ctx, [owner_id], path="user")
         await _require_below_connector_limit(ctx, owner_id)
         row = Connector(
             id=connector_id,
             user_id=owner_id,
             secret=credentials.encrypt_secret(
-                environment, connector_id, _updated_secret({}, fields, password)
+                environment, connector_id, _merged_connector_secret({}, None, fields, password)
             ),
             created_at=now,
             next_run_at=now if runs_now else None,
@@ -86,22 +87,33 @@ async def create_connector(
         log_entry = NewAuditLogEntry(
             "connectorCreate", "Connector", connector_id, user.domain_id, None, after
         )
-        await _write_admin_and_security_logs(ctx, session, user, log_entry)
+        await _write_audit_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)
     return connector_id
 
 
-def _updated_secret(
-    before: Mapping[str, Any], fields: Mapping[str, Any], password: str | None
+def _merged_connector_secret(
+    before: Mapping[str, Any],
+    old_oauth: Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    password: str | None,
 ) -> Any:
-    """Return the secret to store. A new password removes the tokens of the old one."""
+    """Return the secret to store. A new password removes the tokens of the old one.
+
+    A client secret belongs to one client at one token endpoint: a new one of these removes it.
+    """
     secret = dict(before)
+    oauth, old_oauth = fields.get("oauth"), old_oauth or {}
     if password is not None:
         secret = {
             "password": connector_validation.validate_secret(password),
             "client": before.get("client"),
         }
-    if (oauth := fields.get("oauth")) and oauth.get("client_secret"):
+    if "oauth" in fields and (
+        not oauth or any(oauth[name] != old_oauth.get(name) for name in ("token_url", "client_id"))
+    ):
+        secret.pop("client", None)
+    if oauth and oauth.get("client_secret"):
         secret["client"] = connector_validation.validate_secret(
             oauth["client_secret"], "oauth", "clientSecret"
         )
@@ -116,34 +128,33 @@ async def update_connectors(
     Raises NotFound, Invalid, LimitReached, Forbidden, and Conflict if one is moved to another user
     while it runs.
     """
-    owner_ids = {
-        *managed_objects.require_owner_ids_of_rows(
-            ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
-        )
-    }
-    if (new_owner_id := fields.get("user_id")) is not None:
-        owner_ids.add(new_owner_id)
-    _require_permission(ctx, owner_ids)
-    async with ctx.write_session(*owner_ids) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
-        for row in await _lock_visible_connectors(ctx, session, ids):
+    owner_ids = managed_objects.require_owner_ids_of_rows(
+        ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
+    )
+    new_owner_ids = [] if fields.get("user_id") is None else [fields["user_id"]]
+    _require_permission(ctx, [*owner_ids, *new_owner_ids])
+    async with ctx.write_session(*owner_ids, *new_owner_ids) as session:
+        owners = await require_managed_users(ctx, owner_ids, path="ids")
+        new_owners = await require_managed_users(ctx, new_owner_ids, path="user")
+        users = {user.id: user for user in (*owners, *new_owners)}
+        for row in await _require_and_lock_visible_connectors(ctx, session, ids):
             values = await _update_connector(ctx, session, row, fields, password)
             for owner in {row.user_id, values.get("user_id", row.user_id)}:
                 await ctx.record_change(session, owner, EventType.CONNECTOR_CHANGED, [row.id])
-            logged = [{name: each.get(name, getattr(row, name)) for name in LOGGED_COLUMNS}
-                    for each in ({}, values)]  # fmt: skip
+            logged = [{name: settings.get(name, getattr(row, name)) for name in LOGGED_COLUMNS}
+                    for settings in ({}, values)]  # fmt: skip
             user = users[row.user_id]
             log_entry = NewAuditLogEntry(
                 "connectorUpdate", "Connector", row.id, user.domain_id, *logged
             )
-            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+            await _write_audit_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)
 
 
 async def _update_connector(
     ctx: Context,
     session: AsyncSession,
-    row: ColumnRow,
+    connector_row: ColumnRow,
     fields: Mapping[str, Any],
     password: str | None,
 ) -> dict[str, Any]:
@@ -153,74 +164,88 @@ async def _update_connector(
         ctx.environment.now(),
         await session.connection(),
     )
+    new_user_id = fields.get("user_id", connector_row.user_id)
     own_fields = {name: value for name, value in fields.items() if name != "user_id"}
-    values = connector_validation.validate_fields(own_fields, row._asdict(), environment.options)
-    _require_password_for_new_server(row, values, password)
-    _require_password_to_activate(environment, row, values, password)
-    if password is not None or (fields.get("oauth") or {}).get("client_secret"):
+    values = connector_validation.validate_connector_fields(
+        own_fields, connector_row._asdict(), environment.options
+    )
+    _require_password_for_new_server(connector_row, {**values, "user_id": new_user_id}, password)
+    _require_password_to_activate(environment, connector_row, values, password)
+    if password is not None or "oauth" in fields:
         try:
-            before = credentials.decrypt_secret(environment, row.id, row.secret)
+            before = credentials.decrypt_secret(environment, connector_row.id, connector_row.secret)
         except RemoteFailure as problem:
             if password is None:
                 raise InvalidInput(
                     problem.message, constraint=ValidationConstraint.DECRYPTION, path=["password"]
                 ) from None
             before = {}
-        secret = _updated_secret(before, fields, password)
-        values["secret"] = credentials.encrypt_secret(environment, row.id, secret)
+        secret = _merged_connector_secret(before, connector_row.oauth, fields, password)
+        values["secret"] = credentials.encrypt_secret(environment, connector_row.id, secret)
     values |= {"updated_at": now, "failures": 0}
-    values["next_run_at"] = _next_run_at(row, values, now)
-    if fields.get("user_id", row.user_id) != row.user_id:
-        if row.run_id is not None:
-            raise Conflict("The connector is running: cancel the run first", path=["set", "user"])
-        await _require_below_connector_limit(ctx, fields["user_id"])
-        values["user_id"] = fields["user_id"]
+    values["next_run_at"] = _next_run_at(connector_row, values, now)
+    if new_user_id != connector_row.user_id:
+        if connector_row.run_id is not None:
+            raise Conflict("The connector is running: cancel the run first.", path=["set", "user"])
+        await _require_below_connector_limit(ctx, new_user_id)
+        values["user_id"] = new_user_id
         for table in (RemoteMailbox, ConnectorRun):  # they describe the mail of the previous user
-            is_of_connector = col(table.connector_id) == row.id
+            is_of_connector = col(table.connector_id) == connector_row.id
             await connection.execute(delete(table).where(is_of_connector))
-    statement = update(Connector).where(col(Connector.id) == row.id)
+    statement = update(Connector).where(col(Connector.id) == connector_row.id)
     await connection.execute(statement.values(values))
     return values
 
 
 def _require_password_for_new_server(
-    row: ColumnRow, new_values: Mapping[str, Any], password: str | None
+    connector_row: ColumnRow, new_values: Mapping[str, Any], password: str | None
 ) -> None:
-    """Raise Invalid if a stored password would be sent to another server or without TLS."""
-    server_columns = ("host", "oauth", "user_id")
-    is_other_server = any(
-        new_values.get(name, getattr(row, name)) != getattr(row, name) for name in server_columns
+    """Raise Invalid if a stored password would be sent elsewhere or would serve another user."""
+    bound_columns = ("host", "username", "oauth", "user_id")
+    is_new_use = any(
+        new_values.get(name, getattr(connector_row, name)) != getattr(connector_row, name)
+        for name in bound_columns
     )
     loses_tls = (
-        new_values.get("security", row.security) is ConnectorSecurity.NONE is not row.security
+        new_values.get("security", connector_row.security)
+        is ConnectorSecurity.NONE
+        is not connector_row.security
     )
-    if password is None and (is_other_server or loses_tls):
-        text = "Another server or user requires the password again"
+    if password is None and (is_new_use or loses_tls):
+        text = (
+            "The password is required, since the server, its security, the username or the user "
+            "changes."
+        )
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
 def _require_password_to_activate(
-    environment: Environment, row: ColumnRow, new_values: Mapping[str, Any], password: str | None
+    environment: Environment,
+    connector_row: ColumnRow,
+    new_values: Mapping[str, Any],
+    password: str | None,
 ) -> None:
     """Raise Invalid if a connector without a password is activated."""
-    if password is not None or row.active or not new_values.get("active"):
+    if password is not None or connector_row.active or not new_values.get("active"):
         return
     with contextlib.suppress(RemoteFailure):  # reported by the run
-        if not credentials.decrypt_secret(environment, row.id, row.secret).get("password"):
-            text = "An active connector requires a password"
+        if not credentials.decrypt_secret(environment, connector_row.id, connector_row.secret).get(
+            "password"
+        ):
+            text = "An active connector requires a password."
             raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 
-def _next_run_at(row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:
-    active = new_values.get("active", row.active)
-    interval = new_values.get("interval", row.interval)
-    if row.run_id is not None:
-        return row.next_run_at  # it is running or queued
+def _next_run_at(connector_row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:
+    active = new_values.get("active", connector_row.active)
+    interval = new_values.get("interval", connector_row.interval)
+    if connector_row.run_id is not None:
+        return connector_row.next_run_at  # it is running or queued
     if not active or interval is None:
         return None
-    if not row.active or row.next_run_at is None:
+    if not connector_row.active or connector_row.next_run_at is None:
         return now
-    return min(row.next_run_at, next_run_time(now, interval, 0) or now)
+    return min(connector_row.next_run_at, next_run_time(now, interval, 0) or now)
 
 
 async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
@@ -230,8 +255,8 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
     )
     _require_permission(ctx, owner_ids)
     async with ctx.write_session(*owner_ids) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
-        rows = await _lock_visible_connectors(ctx, session, ids)
+        users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
+        rows = await _require_and_lock_visible_connectors(ctx, session, ids)
         connection = await session.connection()
         await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
         for row in rows:
@@ -241,7 +266,7 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
             log_entry = NewAuditLogEntry(
                 "connectorDelete", "Connector", row.id, user.domain_id, before, None
             )
-            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+            await _write_audit_and_security_logs(ctx, session, user, log_entry)
 
 
 async def queue_or_find_runs(
@@ -257,9 +282,9 @@ async def queue_or_find_runs(
     _require_permission(ctx, owner_ids)
     run_ids: dict[int, int] = {}
     async with ctx.write_session(*owner_ids) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
+        users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
         connection, now = await session.connection(), ctx.environment.now()
-        for row in await _lock_visible_connectors(ctx, session, connector_ids):
+        for row in await _require_and_lock_visible_connectors(ctx, session, connector_ids):
             run_id = row.run_id
             if run_id is None:
                 run_id = ctx.environment.new_id()
@@ -273,7 +298,7 @@ async def queue_or_find_runs(
             log_entry = NewAuditLogEntry(
                 "connectorStart", "Connector", row.id, user.domain_id, None, after
             )
-            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+            await _write_audit_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)
     return [run_ids[key] for key in connector_ids]
 
@@ -305,14 +330,14 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
         waiting_connectors = select(*select_columns(Connector)).where(
             col(Connector.run_id).in_(cancelled_ids)
         )
-        for one in (await connection.execute(waiting_connectors.with_for_update())).all():
-            next_run = next_run_time(now, one.interval, 0) if one.active else None
-            update_statement = update(Connector).where(col(Connector.id) == one.id)
+        for connector in (await connection.execute(waiting_connectors.with_for_update())).all():
+            next_run = next_run_time(now, connector.interval, 0) if connector.active else None
+            update_statement = update(Connector).where(col(Connector.id) == connector.id)
             await connection.execute(update_statement.values(run_id=None, next_run_at=next_run))
         await one_time_imports.delete_one_time_import_data(session, cancelled_ids)
         running = statement.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))
-        users = {user.id: user for user in await load_managed_users(ctx, owner_ids, path="ids")}
+        users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
         for row in filter(None, rows):
             event_type, user = EventType.CONNECTOR_CHANGED, users[row.user_id]
             await ctx.record_change(session, row.user_id, event_type, [row.connector_id])
@@ -320,16 +345,16 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
             log_entry = NewAuditLogEntry(
                 "connectorRunCancel", "ConnectorRun", row.id, user.domain_id, before, None
             )
-            await _write_admin_and_security_logs(ctx, session, user, log_entry)
+            await _write_audit_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)
 
 
 def wake_connector_workers_after_commit(ctx: Context) -> None:
     """Wake the connector workers after the transaction."""
-    ctx.call_after_commit(lambda: ctx.environment.wakeups.announce({CONNECTORS: 0}))
+    ctx.call_after_commit_or_now(lambda: ctx.environment.wakeups.announce({CONNECTORS: 0}))
 
 
-async def _lock_visible_connectors(
+async def _require_and_lock_visible_connectors(
     ctx: Context, session: AsyncSession, connector_ids: Sequence[int]
 ) -> list[ColumnRow]:
     statement = select(*select_columns(Connector)).where(
@@ -344,12 +369,12 @@ async def _lock_visible_connectors(
 
 
 async def _require_below_connector_limit(ctx: Context, user_id: int) -> None:
-    conditions = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
+    conditions = col(Connector.user_id) == user_id, col(Connector.is_one_time).is_(False)
     statement = select(func.count().label("many")).where(*conditions)
     (row,) = await ctx.read(statement)
     if row.many >= MAX_CONNECTORS:
         raise LimitReached(
-            f"at most {MAX_CONNECTORS} connectors",
+            f"At most {MAX_CONNECTORS} connectors are allowed.",
             limit=MAX_CONNECTORS,
             used=row.many,
             path=["user"],
@@ -362,13 +387,13 @@ def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
         ctx.viewer.require(GUARD_FOR_OTHERS)
 
 
-async def _write_admin_and_security_logs(
+async def _write_audit_and_security_logs(
     ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAuditLogEntry
 ) -> None:
     if (action := SECURITY_LOG_ACTIONS.get(log_entry.mutation)) is not None:
         facts = {**(log_entry.before or {}), **(log_entry.after or {})}
         detail = {name: facts[name] for name in ("host", "username") if facts.get(name)}
         event = NewSecurityEvent(action, user.id, target=str(log_entry.target_id), detail=detail)
-        await security_log.log_event(ctx, session, event)
+        await security_log.log_event_and_queue_notice(ctx, session, event)
     if user.id != ctx.viewer.user_id:
-        await audit_log.log_changes(ctx, session, log_entry)
+        await audit_log.insert_audit_log_entries(ctx, session, log_entry)

@@ -33,18 +33,18 @@ class OneTimeImport:
 
 def one_time_import_of(connector: ColumnRow) -> OneTimeImport:
     """Return the settings of a one-time import, or the defaults for another connector."""
-    return OneTimeImport(**(connector.bringing or {}))
+    return OneTimeImport(**(connector.import_options or {}))
 
 
 async def delete_one_time_import_data(session: AsyncSession, run_ids: Collection[int]) -> None:
     """Delete secret, ledger and archive of one-time imports after their runs have ended."""
     connection = await session.connection()
     connector_ids = select(col(ConnectorRun.connector_id)).where(col(ConnectorRun.id).in_(run_ids))
-    is_one_time = col(Connector.once) & col(Connector.id).in_(connector_ids)
+    is_one_time = col(Connector.is_one_time) & col(Connector.id).in_(connector_ids)
     one_time_ids = select(col(Connector.id)).where(is_one_time)
     ledger = delete(RemoteMailbox).where(col(RemoteMailbox.connector_id).in_(one_time_ids))
     await connection.execute(ledger)
-    cleared_values = {"secret": "", "bringing": None, "oauth": None, "next_run_at": None}
+    cleared_values = {"secret": "", "import_options": None, "oauth": None, "next_run_at": None}
     await connection.execute(update(Connector).where(is_one_time).values(cleared_values))
     archives = delete(ImportArchive).where(col(ImportArchive.task_id).in_(run_ids))
     await connection.execute(archives)

@@ -13,7 +13,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.archives.mail_sources import MailSource, inspect_mail_source, read_messages
+from mail.archives.mail_sources import (
+    MailSource,
+    inspect_mail_source,
+    read_source_messages_and_skips,
+)
 from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure
 from mail.storage import message_flags, message_open
@@ -31,17 +35,23 @@ from models.transfer import ImportArchive
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors.one_time_imports import OneTimeImport, one_time_import_of
-from resolvers.connectors.run_state import ActiveRun, RunCounts
-from resolvers.context import Context, Viewer
+from resolvers.connectors.run_state import ActiveRun, RunCounts, require_no_worker_stop
+from resolvers.context import Context
 from resolvers.messages.filters import filter_match
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.transfer import export_writer, import_mailboxes, import_writer, imports
+from resolvers.transfer import (
+    export_writer,
+    import_archives,
+    import_mailboxes,
+    import_writer,
+)
 from resolvers.transfer.import_writer import ImportableMessage, SourceReader
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
+from resolvers.viewer import Viewer
 
 MESSAGE_COLUMNS = frozenset(
-    {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
+    {"id", "blob_id", "mime_structure", "size", "received_at", "envelope_from", "keywords",
      *message_flags.SYSTEM_FLAGS}
 )  # fmt: skip
 
@@ -91,7 +101,9 @@ async def run_one_time_import(run: "ActiveRun") -> None:
     """
     row, settings = run.row, one_time_import_of(run.connector)
     begun_id = (row.checkpoint or {}).get("begun") or run.ctx.environment.new_id()
-    writer = await import_writer.begin_import(run.ctx, run.connector.user_id, None, begun_id)
+    writer = await import_writer.load_initial_import_state(
+        run.ctx, run.connector.user_id, None, begun_id
+    )
     writer.subscribes = settings.subscribe
     checkpoint = {**(row.checkpoint or {}), "begun": begun_id}
     tally = RunCounts(row.seen_count, row.imported_count, row.skipped_count, size=row.size)
@@ -104,7 +116,7 @@ async def run_one_time_import(run: "ActiveRun") -> None:
         local_paths=await import_mailboxes.load_paths_by_special_use(writer.ctx),
     )
     if run.connector.protocol is ConnectorProtocol.USER:
-        await _import_account(state)
+        await _import_mail_of_source_account(state)
     else:
         await _import_archive(state)
     run.add_log_line(state.counts.log_line())
@@ -114,25 +126,30 @@ async def _import_archive(state: OneTimeImportState) -> None:
     """Import an archive, from the checkpoint on."""
     environment, path = state.writer.ctx.environment, state.settings.path
     is_of_run = col(ImportArchive.task_id) == state.run.row.id
-    async with imports.open_archive_file(state.writer.ctx, path, is_of_run) as file:
+    async with import_archives.open_server_file_or_archive_copy(
+        state.writer.ctx, path, is_of_run
+    ) as file:
         source_archive = await asyncio.to_thread(_open_archive, file, environment)
         if (
             path is not None
             and state.checkpoint.get("stamp", source_archive.stamp) != source_archive.stamp
         ):
-            raise RemoteFailure(ConnectorStage.FETCH, "the file has changed since the run began")
+            raise RemoteFailure(ConnectorStage.FETCH, "The file changed after the run began.")
         state.checkpoint["stamp"] = source_archive.stamp
         if source_archive.account:
             state.source_uses = {
-                box["path"]: use
-                for box in source_archive.account.mailboxes
+                mailbox["path"]: use
+                for mailbox in source_archive.account.mailboxes
                 for use in SpecialUse
-                if box.get("specialUse") == use
+                if mailbox.get("specialUse") == use
             }
         state.message_filter = state.settings.message_filter
-        reading = SourceReader(read_messages(source_archive, state.checkpoint.get("after")))
-        while group := await asyncio.to_thread(_read_group, reading):
-            await _store_group(state, group)
+        reading = SourceReader(
+            read_source_messages_and_skips(source_archive, state.checkpoint.get("after"))
+        )
+        while group := await asyncio.to_thread(_read_next_source_messages, reading):
+            await _store_source_messages(state, group)
+            require_no_worker_stop()
         if reading.problem:
             raise RemoteFailure(ConnectorStage.FETCH, reading.problem)
 
@@ -141,34 +158,33 @@ def _open_archive(file: Any, environment: Environment) -> MailSource:
     try:
         return inspect_mail_source(file, environment.options.message_max_size)
     except (UnusableMessageError, OSError) as problem:
-        raise RemoteFailure(
-            ConnectorStage.FETCH, f"the archive cannot be read: {problem}"
-        ) from None
+        raise RemoteFailure(ConnectorStage.FETCH, f"The archive can't be read: {problem}") from None
 
 
-def _read_group(reading: SourceReader) -> list[SourceMessage]:
+def _read_next_source_messages(reading: SourceReader) -> list[SourceMessage]:
     try:
         return reading.read_batch()
     except OSError as problem:
         raise RemoteFailure(
-            ConnectorStage.FETCH, f"the archive cannot be read: {problem.strerror}"
+            ConnectorStage.FETCH, f"The archive can't be read: {problem.strerror}."
         ) from None
 
 
-async def _import_account(state: OneTimeImportState) -> None:
+async def _import_mail_of_source_account(state: OneTimeImportState) -> None:
     """Import the mail that another account had when the run began."""
     environment, user_id = state.writer.ctx.environment, state.settings.user or 0
     source_ctx = Context(environment, Viewer(user_id, Role.USER, frozenset({Scope.FULL})))
     statement = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_(None))
     if not await source_ctx.read(statement):
-        raise RemoteFailure(ConnectorStage.FETCH, "the account that it comes from is gone")
+        raise RemoteFailure(ConnectorStage.FETCH, "The source account was deleted.")
     selection = MessageSelector(conditions=state.settings.message_filter or MessageConditions())
     after = int(state.checkpoint.get("after") or 0)
-    message_ids = await export_writer.load_message_ids(source_ctx, user_id, selection)
+    message_ids = await export_writer.load_visible_message_ids(source_ctx, user_id, selection)
     message_ids = [key for key in message_ids if after < key < state.writer.first_new_id]
     async with aclosing(_read_message_groups(state, source_ctx, message_ids)) as groups:
         async for group in groups:
-            await _store_group(state, group)
+            await _store_source_messages(state, group)
+            require_no_worker_stop()
 
 
 async def _read_message_groups(
@@ -193,14 +209,16 @@ async def _read_message_groups(
         }
         group, group_bytes = list[SourceMessage](), 0
         for row, stored in zip(
-            rows, await message_open.open_messages(source_ctx.environment, rows), strict=True
+            rows,
+            await message_open.open_messages_and_log_damage(source_ctx.environment, rows),
+            strict=True,
         ):
-            if (found := await _source_message_from_row(row, stored)) is None:
+            if (source_message := await _source_message_from_row(row, stored)) is None:
                 continue
             if group and group_bytes + row.size > import_writer.MAX_BATCH_BYTES:
                 yield group
                 group, group_bytes = [], 0
-            group.append(found)
+            group.append(source_message)
             group_bytes += row.size
         if group:
             yield group
@@ -213,28 +231,29 @@ async def _source_message_from_row(row: ColumnRow, stored: StoredMessage) -> Sou
     try:
         raw = await read_all(stored.stream_raw())
     except CorruptBlob:
-        return message_without_bytes.with_skip_reason("it is damaged")
+        return message_without_bytes.with_skip_reason("The message is damaged.")
     except NotFound:
         return None  # deleted while it was read
     facts = {"received_at": row.received_at, "sender": row.envelope_from}
     return message_without_bytes.with_message(raw, **facts, flags=message_flags.imap_flags(row))
 
 
-async def _store_group(state: OneTimeImportState, group: Sequence[SourceMessage]) -> None:
+async def _store_source_messages(state: OneTimeImportState, group: Sequence[SourceMessage]) -> None:
     """Store messages; if the account is full, as many as fit, and then raise RemoteFailure."""
-    prepared_messages = [await _parse_and_filter_message(state, found) for found in group]
+    prepared_messages = [
+        await _parse_and_filter_message(state, source_message) for source_message in group
+    ]
     try:
         await _store_messages_and_checkpoint(state, prepared_messages)
     except OverQuota:
-        for one in prepared_messages:
+        for message in prepared_messages:
             try:
-                await _store_messages_and_checkpoint(state, [one])
+                await _store_messages_and_checkpoint(state, [message])
             except OverQuota as full:
-                text = f"the account is full: {full.message}"
-                raise RemoteFailure(ConnectorStage.STORE, text) from None
+                raise RemoteFailure(ConnectorStage.STORE, full.message) from None
     except NotFound:
         raise RemoteFailure(
-            ConnectorStage.STORE, "the account, or a folder of it, is gone"
+            ConnectorStage.STORE, "The account or a mailbox of it was deleted."
         ) from None
 
 
@@ -245,12 +264,14 @@ async def _parse_and_filter_message(
     state.writer.outcome = ImportOutcome()
     parsed = None
     if state.message_filter is not None and source_message.raw is not None:
-        parsed = await import_writer.parse_message(state.writer.ctx.environment, source_message.raw)
+        parsed = await import_writer.parse_message_without_own_results(
+            state.writer.ctx.environment, source_message.raw
+        )
         if not await filter_match.matches_unstored_message(
             state.message_filter, source_message, parsed, state.writer.ctx.environment.now()
         ):
             return PreparedImportMessage(source_message, None)
-    prepared = await import_writer.importable_message_unless_known(
+    prepared = await import_writer.create_mailbox_and_prepare_message(
         state.writer, state.with_target_path(source_message), parsed
     )
     for name, reason in state.writer.outcome.skipped:
@@ -267,27 +288,33 @@ async def _store_messages_and_checkpoint(
         state.counts,
         prepared_messages[-1].source_message,
     )
-    prepared = [one.prepared for one in prepared_messages if one.prepared]
+    prepared = [message.prepared for message in prepared_messages if message.prepared]
     counts = RunCounts(
         counts_before.seen_count + len(prepared_messages),
         counts_before.imported_count + len(prepared),
         counts_before.skipped_count + len(prepared_messages) - len(prepared),
         size=counts_before.size
-        + sum(len(one.source_message.raw or b"") for one in prepared_messages),
+        + sum(len(message.source_message.raw or b"") for message in prepared_messages),
     )
     checkpoint = {**state.checkpoint, "after": last_message.checkpoint}
 
-    async def write_rows(stored_blobs: Sequence[StoredMessageBlobs]) -> None:
+    async def insert_messages_and_record_progress(
+        stored_blobs: Sequence[StoredMessageBlobs],
+    ) -> None:
         async with writer.ctx.write_session(writer.user.id) as session:
             if prepared:
-                await import_writer.insert_messages(writer, session, prepared, stored_blobs)
+                await import_writer.insert_messages_with_flags(
+                    writer, session, prepared, stored_blobs
+                )
             facts = {
                 "stage": ConnectorStage.STORE,
                 "folder": make_storable(last_message.folder),
                 "checkpoint": checkpoint,
             }
-            await state.run.record_progress(session, **facts, **asdict(counts))
+            await state.run.require_lease_and_record_progress(session, **facts, **asdict(counts))
 
-    await import_writer.store_with_blobs(writer, prepared, write_rows)
+    await import_writer.store_blobs_then_call_with_one_retry(
+        writer, prepared, insert_messages_and_record_progress
+    )
     state.counts, state.checkpoint = counts, checkpoint
-    writer.ctx.environment.reach_fault_point("brought")
+    writer.ctx.environment.reach_fault_point("messages imported")

@@ -32,15 +32,27 @@ class OptionName(StrEnum):
 
 OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.DRY_RUN: "Every run is a dry run. It stores and deletes nothing.",
-    OptionName.INCLUDE: "Fetches only remote mailboxes whose path contains a match of this "
-    "regular expression.",
-    OptionName.INCLUDE_PATTERN: "Fetches only remote mailboxes whose whole path matches this "
-    "pattern with `*` and `?`. Can be repeated.",
-    OptionName.EXCLUDE_PATTERN: "Does not fetch remote mailboxes whose whole path matches this "
-    "pattern with `*` and `?`. Can be repeated.",
-    OptionName.SUBSCRIBED: "Fetches only remote mailboxes that are subscribed on the remote "
-    "server (IMAP).",
-    OptionName.MIN_AGE: "Fetches only messages that are at least this old, such as P1D.",
+    OptionName.INCLUDE: (
+        "Fetches only remote mailboxes whose path contains a match of this regular "
+        "expression, ignoring case."
+    ),
+    OptionName.INCLUDE_PATTERN: (
+        "Fetches only remote mailboxes whose whole path matches one of these patterns, "
+        "ignoring case. `*` matches any characters, also `/`; `?` matches one. Can be "
+        "repeated."
+    ),
+    OptionName.EXCLUDE_PATTERN: (
+        "Does not fetch remote mailboxes whose whole path matches one of these patterns, "
+        "ignoring case. `*` matches any characters, also `/`; `?` matches one. Can be "
+        "repeated."
+    ),
+    OptionName.SUBSCRIBED: (
+        "Fetches only INBOX and remote mailboxes that are subscribed on the remote server (IMAP)."
+    ),
+    OptionName.MIN_AGE: (
+        "Fetches only messages that arrived on the remote server at least this ISO 8601 "
+        "duration ago, such as P1D. No effect with POP3."
+    ),
     OptionName.MIN_SIZE: "Fetches only messages of at least this size, in bytes or such as 1 MiB.",
     OptionName.MAX_SIZE: "Fetches only messages of at most this size, in bytes or such as 1 MiB.",
     OptionName.NO_FLAGS: "Ignores later changes of flags on the remote server (IMAP).",
@@ -67,7 +79,7 @@ class ConnectorOptions:
     idle: bool = False
 
 
-def parse_options(stored_options: Sequence[Mapping[str, Any]]) -> ConnectorOptions:
+def parse_connector_options(stored_options: Sequence[Mapping[str, Any]]) -> ConnectorOptions:
     """Parse the stored options of a connector."""
     parsed = ConnectorOptions()
     for option in stored_options:
@@ -82,20 +94,22 @@ def parse_options(stored_options: Sequence[Mapping[str, Any]]) -> ConnectorOptio
     return parsed
 
 
-def validate_options(
+def validate_connector_options(
     options: Sequence[Mapping[str, Any]], *, is_pop3: bool
 ) -> list[dict[str, str]]:
     """Return the options in stored form. Raises Invalid."""
     if len(options) > MAX_OPTIONS:
         raise InvalidInput(
-            f"at most {MAX_OPTIONS}", constraint=ValidationConstraint.MAX, path=INPUT_PATH
+            f"At most {MAX_OPTIONS} options are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=INPUT_PATH,
         )
     used_names: set[OptionName] = set()
     for index, option in enumerate(options):
         name = OptionName(option["name"])
         if name in used_names and name not in REPEATABLE_OPTIONS:
             raise InvalidInput(
-                f"{name} is given twice",
+                f"The option {name} is given twice.",
                 constraint=ValidationConstraint.UNIQUE,
                 path=INPUT_PATH,
                 index=index,
@@ -103,7 +117,7 @@ def validate_options(
         used_names.add(name)
         if is_pop3 and name in IMAP_OPTIONS:
             raise InvalidInput(
-                f"{name} requires IMAP",
+                f"The option {name} requires IMAP.",
                 constraint=ValidationConstraint.UNSUPPORTED,
                 path=INPUT_PATH,
                 index=index,
@@ -120,25 +134,28 @@ def validate_options(
             raise InvalidInput(
                 text, constraint=problem.constraint, path=INPUT_PATH, index=index
             ) from None
-    return [{"name": OptionName(one["name"]), "value": one.get("value") or ""} for one in options]
+    return [
+        {"name": OptionName(option["name"]), "value": option.get("value") or ""}
+        for option in options
+    ]
 
 
 def _parse_bool(text: str) -> bool:
     if text.lower() not in ("", "true", "false"):
-        raise ValueError("true or false; true, where it has no value")
+        raise ValueError("Must be true or false. Without a value, it is true.")
     return text.lower() != "false"
 
 
 def _parse_pattern(text: str) -> str:
     if not 0 < len(text) <= MAX_PATTERN_LENGTH or not text.isprintable():
-        raise ValueError(f"1 to {MAX_PATTERN_LENGTH} characters")
+        raise ValueError(f"Must have from 1 to {MAX_PATTERN_LENGTH} characters.")
     return text
 
 
 def _parse_age_seconds(text: str) -> float:
-    seconds = quantities.parse_duration(text).total_seconds()
+    seconds = quantities.parse_iso_duration(text).total_seconds()
     if seconds < 0:
-        raise ValueError("0 or more")
+        raise ValueError("Must be at least 0.")
     return seconds
 
 
@@ -149,8 +166,8 @@ VALUE_PARSERS: Mapping[OptionName, Callable[[str], Any]] = {
     OptionName.EXCLUDE_PATTERN: _parse_pattern,
     OptionName.SUBSCRIBED: _parse_bool,
     OptionName.MIN_AGE: _parse_age_seconds,
-    OptionName.MIN_SIZE: quantities.parse_size,
-    OptionName.MAX_SIZE: quantities.parse_size,
+    OptionName.MIN_SIZE: quantities.parse_byte_count,
+    OptionName.MAX_SIZE: quantities.parse_byte_count,
     OptionName.NO_FLAGS: _parse_bool,
     OptionName.IDLE: _parse_bool,
 }

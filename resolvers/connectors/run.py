@@ -6,10 +6,12 @@ server before it is stored here.
 """
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from mail.connectors import mailbox_mapping
@@ -28,10 +30,16 @@ from mail.text.bounded_regex import BoundedRegex
 from models.connectors import ConnectorProtocol, FetchedMessage, RemoteMailbox
 from models.mailboxes.tables import SpecialUse
 from models.runtime.clock_steps import is_plausible_wait_running
-from models.store.columns import select_columns
+from models.store.columns import ColumnRow, select_columns
 from resolvers.connectors import credentials, message_storage, one_time_run, synchronization
 from resolvers.connectors.one_time_imports import one_time_import_of
-from resolvers.connectors.run_state import ActiveRun, FetchState, OpenRemoteMailbox, RunCounts
+from resolvers.connectors.run_state import (
+    ActiveRun,
+    FetchState,
+    OpenRemoteMailbox,
+    RunCounts,
+    require_no_worker_stop,
+)
 from resolvers.transfer import import_mailboxes, import_writer
 
 RELISTEN_DELAY, RELISTEN_DELAY_AFTER_FAILURE = (
@@ -41,10 +49,13 @@ RELISTEN_DELAY, RELISTEN_DELAY_AFTER_FAILURE = (
 MAX_IDLE_SECONDS = 240.0  # then the end of listening is checked again
 
 
-async def fetch_and_synchronize(run: "ActiveRun", gate: NetworkPolicy, ssl_context: Any) -> None:
+async def fetch_and_synchronize(
+    run: "ActiveRun", network_policy: NetworkPolicy, ssl_context: Any
+) -> None:
     """Fetch new messages.
 
-    Raises RemoteFailure if the other server fails, RequestError if storing fails.
+    Raises RemoteFailure if the other server fails, RequestError if storing fails, and
+    RunInterrupted after the current group of messages if the worker stops.
     """
     ctx, connector = run.ctx, run.connector
     if connector.protocol in (ConnectorProtocol.ARCHIVE, ConnectorProtocol.USER):
@@ -52,10 +63,12 @@ async def fetch_and_synchronize(run: "ActiveRun", gate: NetworkPolicy, ssl_conte
         return
     run.add_log_line(f"connecting to {connector.host}, port {connector.port}")
     async with credentials.open_session_of_connector(
-        ctx.environment, connector, (gate, ssl_context)
+        ctx.environment, connector, (network_policy, ssl_context)
     ) as session:
         run.add_log_line("signed in")
-        writer = await import_writer.begin_import(ctx, connector.user_id, None, run.row.id)
+        writer = await import_writer.load_initial_import_state(
+            ctx, connector.user_id, None, run.row.id
+        )
         writer.subscribes = connector.subscribe_all
         run_row = run.row  # continues its counts
         counts = RunCounts(0, run_row.imported_count, 0, run_row.deleted_remote_count, run_row.size)
@@ -66,51 +79,51 @@ async def fetch_and_synchronize(run: "ActiveRun", gate: NetworkPolicy, ssl_conte
             counts,
             message_filter=one_time_import_of(connector).message_filter,
         )
-        mapped_mailboxes = await _map_mailboxes(state)
+        mapped_mailboxes = await _list_and_map_remote_mailboxes(state)
         deleted_marks: list[tuple[OpenRemoteMailbox, list[str]]] = []
         for mapped in mapped_mailboxes:
-            remote_mailbox, marks = await _fetch_and_synchronize_mailbox(state, mapped)
-            if marks_to_delete := await synchronization.delete_remote_after_retention(
-                state, remote_mailbox, marks
+            remote_mailbox, remote_ids = await _fetch_and_synchronize_mailbox(state, mapped)
+            if marks_to_delete := await synchronization.delete_remote_messages_after_retention(
+                state, remote_mailbox, remote_ids
             ):
                 deleted_marks.append((remote_mailbox, marks_to_delete))
         inbox = next(
             (
-                one
-                for one in mapped_mailboxes
-                if mailbox_mapping.remote_path(one.remote_mailbox).upper() == INBOX
+                mailbox
+                for mailbox in mapped_mailboxes
+                if mailbox_mapping.remote_path(mailbox.remote_mailbox).upper() == INBOX
             ),
             None,
         )
         if run.options.idle and run.may_listen and inbox:
             await _listen_and_fetch_inbox(state, inbox)
-    for remote_mailbox, marks in deleted_marks:  # POP3 deletes at the end of a session
-        await synchronization.record_remote_deletions(state, remote_mailbox, marks)
+    for remote_mailbox, remote_ids in deleted_marks:  # POP3 deletes at the end of a session
+        await synchronization.record_remote_deletions(state, remote_mailbox, remote_ids)
     await _log_and_record_totals(state)
 
 
 async def _log_and_record_totals(state: FetchState) -> None:
     state.run.add_log_line(state.counts.log_line())
-    async with state.write_session() as unit:
+    async with state.write_session_with_timeout() as unit:
         await state.record_progress(unit, folder=None)
 
 
-async def _map_mailboxes(state: FetchState) -> list[MailboxMapping]:
+async def _list_and_map_remote_mailboxes(state: FetchState) -> list[MailboxMapping]:
     """Return the remote mailboxes that are fetched, with their mailboxes here."""
     row, options, remote = state.connector, state.options, state.session.remote
-    listed = await state.session.run(remote.list_mailboxes)
+    listed = await state.session.run_in_thread(remote.list_mailboxes)
     if options.subscribed and isinstance(remote, ImapSession):
-        subscribed_names = await state.session.run(remote.list_subscribed)
+        subscribed_names = await state.session.run_in_thread(remote.list_subscribed)
         listed = [
-            one
-            for one in listed
-            if one.raw_name in subscribed_names or one.raw_name.upper() == b"INBOX"
+            mailbox
+            for mailbox in listed
+            if mailbox.raw_name in subscribed_names or mailbox.raw_name.upper() == b"INBOX"
         ]
     local_paths = await import_mailboxes.load_paths_by_special_use(state.run.ctx)
     local_paths.pop(SpecialUse.INBOX, None)
     rewrites = [
-        (compile_regex(one["pattern"], ignore_case=True), one["replacement"])
-        for one in row.folder_rewrites
+        (compile_regex(rewrite["pattern"], ignore_case=True), rewrite["replacement"])
+        for rewrite in row.folder_rewrites
     ]
     rules = MappingRules(
         BoundedRegex(row.exclude, allow_slashes=False) if row.exclude else None,
@@ -119,48 +132,57 @@ async def _map_mailboxes(state: FetchState) -> list[MailboxMapping]:
         options.exclude_patterns,
         rewrites,
         row.auto_map_folders,
-        None if row.target_folder == INBOX and not row.once else row.target_folder,
+        None if row.target_folder == INBOX and not row.is_one_time else row.target_folder,
     )
-    found = mailbox_mapping.select_and_map_mailboxes(listed, rules, local_paths)
-    state.run.add_log_line(f"{len(listed)} folders, {len(found)} of them are fetched")
-    return found
+    mappings = mailbox_mapping.select_and_map_mailboxes(listed, rules, local_paths)
+    state.run.add_log_line(f"{len(listed)} mailboxes found, {len(mappings)} selected")
+    return mappings
+
+
+class _SynchronizedMailbox(NamedTuple):
+    """A remote mailbox with the marks of all its messages."""
+
+    remote_mailbox: OpenRemoteMailbox
+    marks: list[str]
 
 
 async def _fetch_and_synchronize_mailbox(
     state: FetchState, mapped: MailboxMapping, *, is_repeat: bool = False
-) -> tuple[OpenRemoteMailbox, list[str]]:
+) -> _SynchronizedMailbox:
     """Fetch new messages and changes of a mailbox. Returns it with the marks of all its messages.
 
     With `is_repeat`, messages seen before are not counted once more.
     """
+    require_no_worker_stop()
     session, remote = state.session, state.session.remote
     needs_write = state.connector.source_retention is not None and not state.run.is_dry_run
-    opened = await session.run(
+    opened = await session.run_in_thread(
         lambda: remote.open_mailbox(mapped.remote_mailbox, writable=needs_write)
     )
     remote_mailbox = await _read_or_create_remote_mailbox(state, mapped, opened)
-    marks = await session.run(remote.list_message_ids)
-    known_marks = await synchronization.read_known_marks(state, remote_mailbox, marks)
-    new_marks = [mark for mark in marks if mark not in known_marks]
-    heads = await session.run(remote.fetch_metadata, new_marks)
-    heads_to_fetch = _heads_to_fetch(state, remote_mailbox, heads)
-    state.counts.seen_count += len(new_marks) if is_repeat else len(marks)
+    remote_ids = await session.run_in_thread(remote.list_message_ids)
+    known_marks = await synchronization.read_known_marks(state, remote_mailbox, remote_ids)
+    new_marks = [remote_id for remote_id in remote_ids if remote_id not in known_marks]
+    heads = await session.run_in_thread(remote.fetch_metadata, new_marks)
+    heads_to_fetch = _heads_within_size_and_age_limits(state, remote_mailbox, heads)
+    state.counts.seen_count += len(new_marks) if is_repeat else len(remote_ids)
     state.counts.skipped_count += len(heads) - len(heads_to_fetch)
     if new_marks:
         state.run.add_log_line(
-            f"{remote_mailbox.name}: {len(marks)} messages, {len(heads_to_fetch)} to fetch"
+            f"{remote_mailbox.name}: {len(remote_ids)} messages, {len(heads_to_fetch)} to fetch"
         )
     if state.run.is_dry_run:
         state.counts.imported_count += len(heads_to_fetch)
-        return remote_mailbox, marks
-    async for heads_and_bytes in session.stream_messages(heads_to_fetch):
-        await message_storage.store_fetched_messages(state, remote_mailbox, heads_and_bytes)
+        return _SynchronizedMailbox(remote_mailbox, remote_ids)
+    async with aclosing(session.stream_messages(heads_to_fetch)) as groups:
+        async for heads_and_bytes in groups:
+            await message_storage.store_fetched_messages(state, remote_mailbox, heads_and_bytes)
     await synchronization.copy_remote_flag_changes(
-        state, remote_mailbox, [mark for mark in marks if mark in known_marks]
+        state, remote_mailbox, [remote_id for remote_id in remote_ids if remote_id in known_marks]
     )
     if state.connector.mirror_deletes:
-        await synchronization.archive_messages_deleted_remotely(state, remote_mailbox, marks)
-    return remote_mailbox, marks
+        await synchronization.delete_messages_deleted_remotely(state, remote_mailbox, remote_ids)
+    return _SynchronizedMailbox(remote_mailbox, remote_ids)
 
 
 async def _read_or_create_remote_mailbox(
@@ -171,11 +193,9 @@ async def _read_or_create_remote_mailbox(
     If UIDVALIDITY has changed, the marks of the ledger are invalidated; digests identify the
     messages then.
     """
-    ctx, wire_name, name = (
-        state.run.ctx,
-        mapped.remote_mailbox.raw_name.decode("latin-1"),
-        mailbox_mapping.remote_path(mapped.remote_mailbox),
-    )
+    ctx = state.run.ctx
+    wire_name = mapped.remote_mailbox.raw_name.decode("latin-1")
+    name = mailbox_mapping.remote_path(mapped.remote_mailbox)
     is_this_mailbox = (
         col(RemoteMailbox.connector_id) == state.connector.id,
         col(RemoteMailbox.name) == wire_name,
@@ -185,7 +205,7 @@ async def _read_or_create_remote_mailbox(
         row = rows[0] if rows and rows[0].validity == opened.uid_validity else None
         return OpenRemoteMailbox(row.id if row else 0, name, mapped, opened, row is None, 0, {})
     ctx.clear_loaded()  # mailboxes can have been created since
-    async with state.write_session() as unit:
+    async with state.write_session_with_timeout() as unit:
         connection = await unit.connection()
         row = (
             await connection.execute(select(*select_columns(RemoteMailbox)).where(*is_this_mailbox))
@@ -202,17 +222,8 @@ async def _read_or_create_remote_mailbox(
                 insert(RemoteMailbox), [{**new, "validity": opened.uid_validity}]
             )
         elif row.validity != opened.uid_validity:
-            state.run.add_log_line(f"{name}: the server has numbered it anew")
-            has_valid_mark = (
-                col(FetchedMessage.folder_id) == mailbox_id,
-                ~col(FetchedMessage.mark).contains(":"),
-            )
-            renamed = f"{row.validity}:" + col(FetchedMessage.mark)
-            await connection.execute(
-                update(FetchedMessage).where(*has_valid_mark).values(mark=renamed)
-            )
-            statement = update(RemoteMailbox).where(col(RemoteMailbox.id) == mailbox_id)
-            await connection.execute(statement.values(validity=opened.uid_validity, modseq=0))
+            state.run.add_log_line(f"{name}: UIDVALIDITY changed")
+            await _store_uid_validity_and_invalidate_marks(connection, row, opened.uid_validity)
         await state.record_progress(unit, folder=name)
     is_same_numbering = row is not None and row.validity == opened.uid_validity
     renumbered = await _read_renumbered_by_digest(state, mailbox_id) if row is not None else {}
@@ -227,22 +238,38 @@ async def _read_or_create_remote_mailbox(
     )
 
 
+async def _store_uid_validity_and_invalidate_marks(
+    connection: AsyncConnection, remote_mailbox_row: ColumnRow, uid_validity: int
+) -> None:
+    """Store the new UIDVALIDITY of a remote mailbox; the marks of the old one become invalid."""
+    has_valid_mark = (
+        col(FetchedMessage.folder_id) == remote_mailbox_row.id,
+        ~col(FetchedMessage.remote_id).contains(":"),
+    )
+    invalid_mark = f"{remote_mailbox_row.validity}:" + col(FetchedMessage.remote_id)
+    await connection.execute(
+        update(FetchedMessage).where(*has_valid_mark).values(remote_id=invalid_mark)
+    )
+    statement = update(RemoteMailbox).where(col(RemoteMailbox.id) == remote_mailbox_row.id)
+    await connection.execute(statement.values(validity=uid_validity, modseq=0))
+
+
 async def _read_renumbered_by_digest(
     state: FetchState, remote_mailbox_id: int
-) -> dict[str, list[tuple[str, int | None]]]:
-    """Return mark and message id of ledger rows with invalid marks, by digest."""
-    statement = select(
-        col(FetchedMessage.mark), col(FetchedMessage.digest), col(FetchedMessage.message_id)
-    ).where(
-        col(FetchedMessage.folder_id) == remote_mailbox_id, col(FetchedMessage.mark).contains(":")
+) -> dict[str, list[ColumnRow]]:
+    """Return the ledger rows with invalid marks, by digest."""
+    names = ("remote_id", "digest", "message_id", "may_delete_source")
+    statement = select(*select_columns(FetchedMessage, names)).where(
+        col(FetchedMessage.folder_id) == remote_mailbox_id,
+        col(FetchedMessage.remote_id).contains(":"),
     )
-    found: dict[str, list[tuple[str, int | None]]] = {}
+    renumbered: dict[str, list[ColumnRow]] = {}
     for row in await state.run.ctx.read(statement):
-        found.setdefault(row.digest, []).append((row.mark, row.message_id))
-    return found
+        renumbered.setdefault(row.digest, []).append(row)
+    return renumbered
 
 
-def _heads_to_fetch(
+def _heads_within_size_and_age_limits(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, heads: Sequence[RemoteMessage]
 ) -> list[RemoteMessage]:
     """Return the messages that fit the size and age limits of the connector."""
@@ -251,7 +278,7 @@ def _heads_to_fetch(
     too_large = sum(head.size > max_size for head in heads)
     if too_large:
         state.run.add_log_line(
-            f"{remote_mailbox.name}: {too_large} are larger than {max_size} bytes, and left out"
+            f"{remote_mailbox.name}: skipped {too_large} messages larger than {max_size} bytes"
         )
     min_size, max_allowed = options.min_size, min(max_size, options.max_size or max_size)
 
@@ -270,7 +297,7 @@ async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> N
     if state.run.is_dry_run or row.interval is None or not isinstance(remote, ImapSession):
         return
     if "IDLE" not in remote.capabilities:
-        state.run.add_log_line("the server offers no IDLE")
+        state.run.add_log_line("the server does not support IDLE")
         return
     until = environment.now() + timedelta(seconds=row.interval)
     has_changes, state.run.next_run_delay = (
@@ -285,13 +312,14 @@ async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> N
             await _fetch_and_synchronize_mailbox(state, inbox, is_repeat=True)
             state.session.connection.stage = ConnectorStage.IDLE
             await _log_and_record_totals(state)
+        require_no_worker_stop()
         state.run.set_listening(is_listening=True)
         try:
-            has_changes = await state.session.run(
+            has_changes = await state.session.run_in_thread(
                 remote.wait_for_changes, min(seconds_left, MAX_IDLE_SECONDS)
             )
         except RemoteFailure as problem:  # servers close idle connections
-            state.run.add_log_line(f"listening has ended: {problem.message}")
+            state.run.add_log_line(f"IDLE ended: {problem.message}")
             state.run.next_run_delay = RELISTEN_DELAY_AFTER_FAILURE
             break
         finally:

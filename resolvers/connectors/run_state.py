@@ -18,6 +18,7 @@ from mail.envelope.local_recipient import LocalRecipient
 from models.connectors import Connector, ConnectorRun
 from models.events.event_types import EventType
 from models.runtime.environment import DatabaseTransaction
+from models.runtime.worker_stop import is_worker_stopping
 from models.store.columns import ColumnRow
 from resolvers.connectors.options import ConnectorOptions
 from resolvers.context import Context
@@ -36,6 +37,16 @@ class RunLeaseLost(Exception):
 
 class RunCancelled(Exception):
     """The run was cancelled."""
+
+
+class RunInterrupted(Exception):
+    """The worker of this process stops. A worker continues the run later."""
+
+
+def require_no_worker_stop() -> None:
+    """Raise RunInterrupted if the worker stops. For calls between two groups of messages."""
+    if is_worker_stopping():
+        raise RunInterrupted
 
 
 @dataclass
@@ -76,16 +87,21 @@ class ActiveRun:
             del self.log_lines[MAX_LOG_LINES // 2]
         self.log_lines.append(f"{stamp} {line}")
 
-    async def record_progress(self, session: AsyncSession, **columns: Any) -> None:
+    async def require_lease_and_record_progress(
+        self, session: AsyncSession, **columns: Any
+    ) -> None:
         """Write the progress of the run in this transaction.
 
         Raises RunLeaseLost or RunCancelled.
         """
         await self.ctx.environment.run_in_session(
-            session, lambda transaction: self.record_progress_in_transaction(transaction, **columns)
+            session,
+            lambda transaction: self.require_lease_and_record_in_transaction(
+                transaction, **columns
+            ),
         )
 
-    def record_progress_in_transaction(
+    def require_lease_and_record_in_transaction(
         self, transaction: DatabaseTransaction, **columns: Any
     ) -> None:
         """Write the progress of the run in a transaction that is a plain function.
@@ -122,8 +138,8 @@ class RunCounts:
         """Return the counts as a line of the log."""
         parts = (
             f"{self.seen_count} seen",
-            f"{self.imported_count} brought",
-            f"{self.skipped_count} left out",
+            f"{self.imported_count} imported",
+            f"{self.skipped_count} skipped",
         )
         return ", ".join(parts)
 
@@ -138,8 +154,9 @@ class OpenRemoteMailbox:
     opened: OpenedMailbox
     is_first_fetch: bool  # True if it was never fetched before
     modseq: int  # up to this MODSEQ flags are stored here
-    # invalid marks after a renumbering, with message ids here, by digest
-    renumbered: dict[str, list[tuple[str, int | None]]]
+    # ledger rows with invalid marks after a renumbering, by digest: mark, message id here, and
+    # whether the source may be deleted
+    renumbered: dict[str, list[ColumnRow]]
 
 
 @dataclass
@@ -169,7 +186,9 @@ class FetchState:
 
     async def record_progress(self, session: AsyncSession, **columns: Any) -> None:
         """Write the progress of the run, with further columns, in this transaction."""
-        await self.run.record_progress(session, **self.progress_columns, **columns)
+        await self.run.require_lease_and_record_progress(
+            session, **self.progress_columns, **columns
+        )
 
     @property
     def progress_columns(self) -> dict[str, Any]:
@@ -177,7 +196,7 @@ class FetchState:
         return {"stage": self.session.connection.stage, **asdict(self.counts)}
 
     @asynccontextmanager
-    async def write_session(self) -> AsyncGenerator[AsyncSession]:
+    async def write_session_with_timeout(self) -> AsyncGenerator[AsyncSession]:
         """Open a transaction of the account.
 
         Raises RemoteFailure if it exceeds the local timeout.
@@ -216,7 +235,8 @@ class FetchState:
     def _timeout_failure(self) -> RemoteFailure:
         seconds = self.connector.local_timeout
         return RemoteFailure(
-            ConnectorStage.STORE, f"our own store took more than {seconds} seconds"
+            ConnectorStage.STORE,
+            f"The database or object store did not respond within {seconds} seconds.",
         )
 
 

@@ -19,44 +19,48 @@ from resolvers.connectors.run_state import (
     flags_text,
 )
 from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.messages.bulk import flag_changes, row_changes
 from resolvers.messages.bulk import flags as bulk_flags
-from resolvers.messages.bulk import row_changes
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 
-LEDGER_COLUMNS = {"mark", "flags", "message_id"}
+LEDGER_COLUMNS = {"remote_id", "flags", "message_id"}
 _UPDATE_FLAGS = (
     update(core_table(FetchedMessage))
     .where(
         col(FetchedMessage.folder_id) == bindparam("folder"),
-        col(FetchedMessage.mark) == bindparam("its"),
+        col(FetchedMessage.remote_id) == bindparam("its"),
     )
     .values(flags=bindparam("now"))
 )
 
 
 async def read_known_marks(
-    state: FetchState, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
 ) -> set[str]:
     """Return the marks that the ledger has."""
     known_marks: set[str] = set()
-    for batch in batches_of_marks(marks):
-        statement = select(col(FetchedMessage.mark)).where(
+    for batch in batches_of_marks(remote_ids):
+        statement = select(col(FetchedMessage.remote_id)).where(
             *_ledger_conditions(remote_mailbox, batch)
         )
-        known_marks |= {row.mark for row in await state.run.ctx.read(statement)}
+        known_marks |= {row.remote_id for row in await state.run.ctx.read(statement)}
     return known_marks
 
 
-def batches_of_marks(marks: Sequence[str]) -> list[Sequence[str]]:
+def batches_of_marks(remote_ids: Sequence[str]) -> list[Sequence[str]]:
     """Split marks into batches of the size of one statement."""
     return [
-        marks[at : at + MAX_MARKS_PER_STATEMENT]
-        for at in range(0, len(marks), MAX_MARKS_PER_STATEMENT)
+        remote_ids[at : at + MAX_MARKS_PER_STATEMENT]
+        for at in range(0, len(remote_ids), MAX_MARKS_PER_STATEMENT)
     ]
 
 
-def _ledger_conditions(remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]) -> tuple[Any, Any]:
-    return col(FetchedMessage.folder_id) == remote_mailbox.id, col(FetchedMessage.mark).in_(marks)
+def _ledger_conditions(
+    remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
+) -> tuple[Any, Any]:
+    return col(FetchedMessage.folder_id) == remote_mailbox.id, col(FetchedMessage.remote_id).in_(
+        remote_ids
+    )
 
 
 async def copy_remote_flag_changes(
@@ -71,20 +75,26 @@ async def copy_remote_flag_changes(
         return
     if known_marks and not (new_modseq and new_modseq == remote_mailbox.modseq):
         if new_modseq and remote_mailbox.modseq:
-            flags_by_mark = await state.session.run(
-                remote.fetch_changed_flags, remote_mailbox.modseq
+            flags_by_mark = await state.session.run_in_thread(
+                remote.fetch_changed_or_all_flags, remote_mailbox.modseq
             )
-            for batch in batches_of_marks([mark for mark in known_marks if mark in flags_by_mark]):
+            for batch in batches_of_marks(
+                [remote_id for remote_id in known_marks if remote_id in flags_by_mark]
+            ):
                 await _copy_changed_flags(
-                    state, remote_mailbox, {mark: flags_by_mark[mark] for mark in batch}
+                    state,
+                    remote_mailbox,
+                    {remote_id: flags_by_mark[remote_id] for remote_id in batch},
                 )
         else:
             for batch in batches_of_marks(known_marks):
                 await _copy_changed_flags(
-                    state, remote_mailbox, await state.session.run(remote.fetch_flags, batch)
+                    state,
+                    remote_mailbox,
+                    await state.session.run_in_thread(remote.fetch_flags, batch),
                 )
     if new_modseq != remote_mailbox.modseq:
-        async with state.write_session() as unit:
+        async with state.write_session_with_timeout() as unit:
             statement = update(RemoteMailbox).where(col(RemoteMailbox.id) == remote_mailbox.id)
             await (await unit.connection()).execute(statement.values(modseq=new_modseq))
             await state.record_progress(unit)
@@ -100,18 +110,21 @@ async def _copy_changed_flags(
     rows = [
         row
         for row in await state.run.ctx.read(statement)
-        if row.flags != flags_text(flags_by_mark[row.mark])
+        if row.flags != flags_text(flags_by_mark[row.remote_id])
     ]
     if not rows:
         return
     groups: dict[tuple[frozenset[str], frozenset[str]], list[int]] = {}
     for row in rows:
-        old_flags, new_flags = frozenset(row.flags.split()), flags_by_mark[row.mark] - IGNORED_FLAGS
+        old_flags, new_flags = (
+            frozenset(row.flags.split()),
+            flags_by_mark[row.remote_id] - IGNORED_FLAGS,
+        )
         if row.message_id is not None:
             groups.setdefault((new_flags - old_flags, old_flags - new_flags), []).append(
                 row.message_id
             )
-    async with state.write_session() as session:
+    async with state.write_session_with_timeout() as session:
         connection = await session.connection()
         for (added, removed), message_ids in groups.items():
             message_rows = await row_changes.load_rows_in_transaction(session, message_ids)
@@ -125,8 +138,8 @@ async def _copy_changed_flags(
             [
                 {
                     "folder": remote_mailbox.id,
-                    "its": row.mark,
-                    "now": flags_text(flags_by_mark[row.mark]),
+                    "its": row.remote_id,
+                    "now": flags_text(flags_by_mark[row.remote_id]),
                 }
                 for row in rows
             ],
@@ -135,25 +148,37 @@ async def _copy_changed_flags(
 
 
 def _settable_flags(flags: frozenset[str]) -> list[str]:
-    return sorted(flag for flag in flags if row_changes.is_flag_or_keyword(flag))
+    return sorted(flag for flag in flags if flag_changes.is_flag_or_keyword(flag))
 
 
-async def archive_messages_deleted_remotely(
+async def delete_messages_deleted_remotely(
     state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_marks: Sequence[str]
 ) -> None:
-    """Delete messages here that were deleted on the other server; they stay as deleted messages."""
+    """Delete messages here that were deleted on the other server; they stay as deleted messages.
+
+    Messages with an invalid mark stay: after a new UIDVALIDITY, a message that the limits of size
+    and age exclude is not recognized, but can still be on the server.
+    """
     present, ctx = set(remote_marks), state.run.ctx
-    statement = select(col(FetchedMessage.mark), col(FetchedMessage.message_id)).where(
-        col(FetchedMessage.folder_id) == remote_mailbox.id, col(FetchedMessage.removed).is_(False)
+    statement = select(col(FetchedMessage.remote_id), col(FetchedMessage.message_id)).where(
+        col(FetchedMessage.folder_id) == remote_mailbox.id,
+        col(FetchedMessage.removed).is_(False),
+        ~col(FetchedMessage.remote_id).contains(":"),
     )
     deleted_ids_by_mark = {
-        row.mark: row.message_id for row in await ctx.read(statement) if row.mark not in present
+        row.remote_id: row.message_id
+        for row in await ctx.read(statement)
+        if row.remote_id not in present
     }
-    mailboxes = await mailbox_loaders.load_all_of_user(ctx, state.connector.user_id, {"path"})
-    paths = {box.id: box.path for box in mailboxes}
+    mailboxes = await mailbox_loaders.load_visible_mailboxes_of_user(
+        ctx, state.connector.user_id, {"path"}
+    )
+    paths = {mailbox.id: mailbox.path for mailbox in mailboxes}
     for batch in batches_of_marks(list(deleted_ids_by_mark)):
-        message_ids = [key for mark in batch if (key := deleted_ids_by_mark[mark]) is not None]
-        async with state.write_session() as session:
+        message_ids = [
+            key for remote_id in batch if (key := deleted_ids_by_mark[remote_id]) is not None
+        ]
+        async with state.write_session_with_timeout() as session:
             rows: Sequence[ColumnRow] = (
                 await row_changes.load_rows_in_transaction(session, message_ids)
                 if message_ids
@@ -166,12 +191,13 @@ async def archive_messages_deleted_remotely(
             await state.record_progress(session)
     if deleted_ids_by_mark:
         state.run.add_log_line(
-            f"{remote_mailbox.name}: {len(deleted_ids_by_mark)} are gone there, and put away here"
+            f"{remote_mailbox.name}: {len(deleted_ids_by_mark)} messages deleted on "
+            "the server, and moved to the deleted messages here"
         )
 
 
-async def delete_remote_after_retention(
-    state: FetchState, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
+async def delete_remote_messages_after_retention(
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
 ) -> list[str]:
     """Delete messages on the other server that are stored here long enough; returns their marks.
 
@@ -181,34 +207,36 @@ async def delete_remote_after_retention(
     if retention_seconds is None or state.run.is_dry_run:
         return deleted_marks
     stored_before = state.run.ctx.environment.now() - timedelta(seconds=retention_seconds)
-    for batch in batches_of_marks(marks):
-        statement = select(col(FetchedMessage.mark)).where(
+    for batch in batches_of_marks(remote_ids):
+        statement = select(col(FetchedMessage.remote_id)).where(
             *_ledger_conditions(remote_mailbox, batch),
             col(FetchedMessage.removed).is_(False),
-            col(FetchedMessage.safe),
+            col(FetchedMessage.may_delete_source),
             col(FetchedMessage.fetched_at) <= stored_before,
         )
-        deleted_marks += [row.mark for row in await state.run.ctx.read(statement)]
+        deleted_marks += [row.remote_id for row in await state.run.ctx.read(statement)]
     if deleted_marks:
-        await state.session.run(state.session.remote.delete_messages, deleted_marks)
+        await state.session.run_in_thread(state.session.remote.delete_messages, deleted_marks)
         state.run.ctx.environment.reach_fault_point("expunged")
     return deleted_marks
 
 
 async def record_remote_deletions(
-    state: FetchState, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
 ) -> None:
     """Record in the ledger that these messages were deleted on the other server."""
-    for batch in batches_of_marks(marks):
-        async with state.write_session() as session:
+    for batch in batches_of_marks(remote_ids):
+        async with state.write_session_with_timeout() as session:
             await _set_removed_in_ledger(session, remote_mailbox, batch)
             state.counts.deleted_remote_count += len(batch)
             await state.record_progress(session)
-    state.run.add_log_line(f"{remote_mailbox.name}: {len(marks)} deleted there")
+    state.run.add_log_line(
+        f"{remote_mailbox.name}: {len(remote_ids)} messages deleted on the server"
+    )
 
 
 async def _set_removed_in_ledger(
-    session: AsyncSession, remote_mailbox: OpenRemoteMailbox, marks: Sequence[str]
+    session: AsyncSession, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
 ) -> None:
-    statement = update(FetchedMessage).where(*_ledger_conditions(remote_mailbox, marks))
+    statement = update(FetchedMessage).where(*_ledger_conditions(remote_mailbox, remote_ids))
     await (await session.connection()).execute(statement.values(removed=True))

@@ -25,8 +25,9 @@ from resolvers.connectors import credentials
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.options import OptionName
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.transfer.running_import import RunningImport
+from resolvers.viewer import GuardRule
 
 FILE_FIELDS: Mapping[str, tuple[str, type]] = {  # name in the file: column and type
     "name": ("name", str),
@@ -62,7 +63,7 @@ OAUTH_FIELDS = {"tokenUrl": "token_url", "clientId": "client_id", "scope": "scop
 REQUIRED_FIELDS = ("protocol", "host", "security", "authMechanism", "username")
 SECRET_BOUND_FIELDS = ("protocol", "host", "port", "security", "authMechanism", "username", "oauth")
 MAX_NUMBER = 1 << 40  # in a file
-SWITCHED_OFF_NOTE = "it is switched off until one is set"
+SWITCHED_OFF_NOTE = "The connector is inactive until a password is set."
 IMPORT_GUARD = GuardRule(user_permission=UserPermission.CONNECTORS)
 
 ConnectorRecord = Mapping[str, Any]
@@ -73,27 +74,29 @@ async def export_connectors(ctx: Context, user_id: int, passphrase: str | None) 
 
     Without a passphrase there are no passwords. A password that can't be decrypted is left out.
     """
-    conditions = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
+    conditions = col(Connector.user_id) == user_id, col(Connector.is_one_time).is_(False)
     statement = select(*select_columns(Connector)).where(*conditions).order_by(col(Connector.id))
     rows = await ctx.read(statement)
-    found = {"connectors": [_record_from_row(row) for row in rows]}
+    export = {"connectors": [_record_from_row(row) for row in rows]}
     if passphrase is None or not rows:
-        return found
+        return export
     lock = await asyncio.to_thread(ArchiveCipher.for_new_archive, passphrase)
-    for row, entry in zip(rows, found["connectors"], strict=True):
+    for row, entry in zip(rows, export["connectors"], strict=True):
         secret = _decrypt_secret_or_empty(ctx.environment, row)
         if secret.get("password"):
             secret_parts = {name: secret.get(name) for name in ("password", "client")}
             entry["secret"] = lock.encrypt(
                 orjson.dumps(secret_parts).decode(), _secret_binding(entry)
             )
-    return {**found, "connectorLock": lock.derivation_record()}
+    return {**export, "connectorLock": lock.derivation_record()}
 
 
-def _record_from_row(row: ColumnRow) -> dict[str, Any]:
-    record = {name: getattr(row, column) for name, (column, _) in FILE_FIELDS.items()}
-    if row.oauth:
-        record["oauth"] = {name: row.oauth.get(column) for name, column in OAUTH_FIELDS.items()}
+def _record_from_row(connector_row: ColumnRow) -> dict[str, Any]:
+    record = {name: getattr(connector_row, column) for name, (column, _) in FILE_FIELDS.items()}
+    if connector_row.oauth:
+        record["oauth"] = {
+            name: connector_row.oauth.get(column) for name, column in OAUTH_FIELDS.items()
+        }
     return {name: value for name, value in record.items() if value is not None}
 
 
@@ -104,9 +107,9 @@ def _secret_binding(record: ConnectorRecord) -> bytes:
     )
 
 
-def _decrypt_secret_or_empty(environment: Environment, row: ColumnRow) -> dict[str, Any]:
+def _decrypt_secret_or_empty(environment: Environment, connector_row: ColumnRow) -> dict[str, Any]:
     try:
-        return credentials.decrypt_secret(environment, row.id, row.secret)
+        return credentials.decrypt_secret(environment, connector_row.id, connector_row.secret)
     except RemoteFailure:
         return {}
 
@@ -127,22 +130,22 @@ async def import_connectors(
 
     Those without a password are switched off. Problems are added to the outcome of the import.
     """
-    lock, missing_reason = None, "no passphrase was given"
+    lock, missing_reason = None, "No passphrase was given."
     if account.connectors and account.lock and passphrase is not None:
         try:
             lock = await asyncio.to_thread(
                 ArchiveCipher.from_derivation_record, account.lock, passphrase
             )
         except ArchiveDecryptionError as problem:
-            missing_reason = f"its lock was {problem}"
+            missing_reason = str(problem)
     for record in account.connectors:
         secret = _decrypt_file_secret(record, lock, missing_reason)
         name = str(record.get("name") or record.get("host") or "")[:100]
         try:
             writer.ctx.viewer.require(IMPORT_GUARD)
-            if not await _import_and_return_has_password(writer.ctx, record, secret):
+            if not await _import_connector_and_return_has_password(writer.ctx, record, secret):
                 writer.outcome.add_skipped(
-                    f"password of connector {name}", f"{secret.missing_reason}: {SWITCHED_OFF_NOTE}"
+                    f"password of connector {name}", f"{secret.missing_reason} {SWITCHED_OFF_NOTE}"
                 )
         except RequestError as problem:
             writer.outcome.add_skipped(f"connector {name}", str(problem))
@@ -154,7 +157,7 @@ def _decrypt_file_secret(
     record: ConnectorRecord, lock: ArchiveCipher | None, missing_reason: str
 ) -> _FileSecret:
     if "secret" not in record:
-        return _FileSecret(missing_reason="the archive has none")
+        return _FileSecret(missing_reason="The archive contains no password.")
     if lock is None:
         return _FileSecret(missing_reason=missing_reason)
     try:
@@ -163,18 +166,18 @@ def _decrypt_file_secret(
             return _FileSecret(parts["password"], parts["client"])
     except (ArchiveDecryptionError, orjson.JSONDecodeError, KeyError, TypeError):
         pass
-    return _FileSecret(missing_reason="the passphrase does not open it")
+    return _FileSecret(missing_reason="The passphrase does not decrypt the password.")
 
 
-async def _import_and_return_has_password(
+async def _import_connector_and_return_has_password(
     ctx: Context, record: ConnectorRecord, secret: _FileSecret
 ) -> bool:
     """Create a connector, or add the password to an existing one; True if it has a password now.
 
     Raises Invalid, LimitReached or Forbidden.
     """
-    fields = _fields_from_record(record)
-    values = connector_validation.validate_fields(fields, {}, ctx.environment.options)
+    fields = _validated_fields_of_record(record)
+    values = connector_validation.validate_connector_fields(fields, {}, ctx.environment.options)
     if fields.get("oauth") and secret.client_secret:
         fields["oauth"] = {**fields["oauth"], "client_secret": secret.client_secret}
     existing = await _find_same_connector(ctx, {**fields, **values})
@@ -200,12 +203,12 @@ async def _import_and_return_has_password(
 async def _find_same_connector(ctx: Context, values: ConnectorRecord) -> ColumnRow | None:
     is_same = [col(getattr(Connector, name)) == values[name]
             for name in ("protocol", "host", "port", "username")]  # fmt: skip
-    is_own = col(Connector.user_id) == require_user_id(ctx), col(Connector.once).is_(False)
+    is_own = col(Connector.user_id) == require_user_id(ctx), col(Connector.is_one_time).is_(False)
     rows = await ctx.read(select(*select_columns(Connector)).where(*is_own, *is_same))
     return next(iter(rows), None)
 
 
-def _fields_from_record(record: ConnectorRecord) -> dict[str, Any]:
+def _validated_fields_of_record(record: ConnectorRecord) -> dict[str, Any]:
     """Return the columns of a connector in a file.
 
     Raises Invalid if a field is missing or wrong.
@@ -215,34 +218,34 @@ def _fields_from_record(record: ConnectorRecord) -> dict[str, Any]:
         if (value := record.get(name)) is None:
             if name in REQUIRED_FIELDS:
                 raise InvalidInput(
-                    "The field is required", constraint=ValidationConstraint.REQUIRED, path=[name]
+                    "The field is required.", constraint=ValidationConstraint.REQUIRED, path=[name]
                 )
             continue
         is_number = kind in (int, timedelta)
         has_type = isinstance(value, int if is_number else kind)
         if not has_type or (is_number and (isinstance(value, bool) or not 0 <= value < MAX_NUMBER)):
             raise InvalidInput(
-                "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[name]
+                "The value has the wrong type.", constraint=ValidationConstraint.TYPE, path=[name]
             )
         fields[column] = timedelta(seconds=value) if kind is timedelta else value
-    fields["protocol"] = _enum_member(ConnectorProtocol, fields["protocol"], "protocol")
-    fields["security"] = _enum_member(ConnectorSecurity, fields["security"], "security")
+    fields["protocol"] = _enum_member_or_raise(ConnectorProtocol, fields["protocol"], "protocol")
+    fields["security"] = _enum_member_or_raise(ConnectorSecurity, fields["security"], "security")
     if oauth := fields.get("oauth"):
-        _check_text_fields(oauth, ("tokenUrl", "clientId"), ("scope",), "oauth")
+        _require_text_fields(oauth, ("tokenUrl", "clientId"), ("scope",), "oauth")
         fields["oauth"] = {column: oauth.get(name) for name, column in OAUTH_FIELDS.items()}
     for item in fields.get("folder_rewrites", ()):
-        _check_text_fields(item, ("pattern", "replacement"), (), "folderRewrites")
+        _require_text_fields(item, ("pattern", "replacement"), (), "folderRewrites")
     for item in fields.get("custom_options", ()):
-        _check_text_fields(item, ("name",), ("value",), "customOptions")
-        _enum_member(OptionName, item["name"], "customOptions")
+        _require_text_fields(item, ("name",), ("value",), "customOptions")
+        _enum_member_or_raise(OptionName, item["name"], "customOptions")
     return fields
 
 
-def _enum_member(enum_class: type[StrEnum], value: str, field_name: str) -> StrEnum:
+def _enum_member_or_raise(enum_class: type[StrEnum], value: str, field_name: str) -> StrEnum:
     try:
         return enum_class(value)
     except ValueError:
-        text = f"one of {', '.join(enum_class)}"
+        text = f"Must be one of {', '.join(enum_class)}."
         raise InvalidInput(
             text,
             constraint=ValidationConstraint.UNKNOWN,
@@ -251,7 +254,7 @@ def _enum_member(enum_class: type[StrEnum], value: str, field_name: str) -> StrE
         ) from None
 
 
-def _check_text_fields(
+def _require_text_fields(
     value: Any, required: tuple[str, ...], optional: tuple[str, ...], field_name: str
 ) -> None:
     """Raise Invalid if this is no object, lacks a text, or has other fields."""
@@ -261,5 +264,5 @@ def _check_text_fields(
         is_valid &= all(isinstance(value.get(name), str | None) for name in optional)
     if not is_valid:
         raise InvalidInput(
-            "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=[field_name]
+            "The value has the wrong type.", constraint=ValidationConstraint.TYPE, path=[field_name]
         )

@@ -31,7 +31,7 @@ POP3_MECHANISMS = frozenset(AuthMechanism) - {AuthMechanism.CRAM_MD5}
 ColumnValues = dict[str, Any]
 
 
-def validate_fields(
+def validate_connector_fields(
     fields: Mapping[str, Any], stored_fields: Mapping[str, Any], options: Options
 ) -> ColumnValues:
     """Return the given columns in stored form, checked together with the stored ones.
@@ -44,12 +44,12 @@ def validate_fields(
     all_fields = {**stored_fields, **values}
     if all_fields["protocol"] not in (ConnectorProtocol.IMAP, ConnectorProtocol.POP3):
         raise InvalidInput(
-            "The protocol must be IMAP or POP3",
+            "The protocol must be IMAP or POP3.",
             constraint=ValidationConstraint.UNSUPPORTED,
             path=["protocol"],
         )
     is_pop3 = all_fields["protocol"] is ConnectorProtocol.POP3
-    values["custom_options"] = connector_options.validate_options(
+    values["custom_options"] = connector_options.validate_connector_options(
         all_fields.get("custom_options") or (), is_pop3=is_pop3
     )
     protocol_and_security = all_fields["protocol"], all_fields["security"]
@@ -57,7 +57,7 @@ def validate_fields(
         "port" not in values and protocol_and_security != _protocol_and_security(stored_fields)
     ):
         values["port"] = PORTS[protocol_and_security]
-    _check_combination(all_fields, options)
+    _require_compatible_fields(all_fields, options)
     if not all_fields.get("name"):
         values["name"] = f"{all_fields['username']}@{all_fields['host']}"[:MAX_NAME_LENGTH]
     return values
@@ -67,30 +67,30 @@ def _protocol_and_security(fields: Mapping[str, Any]) -> tuple[Any, Any]:
     return fields.get("protocol"), fields.get("security")
 
 
-def _check_combination(fields: Mapping[str, Any], options: Options) -> None:
+def _require_compatible_fields(fields: Mapping[str, Any], options: Options) -> None:
     """Raise Invalid if fields exclude each other."""
     if (
         fields["security"] is ConnectorSecurity.NONE
         and not options.connectors_allow_private_networks
     ):
-        text = "NONE requires the setting MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS"
+        text = "NONE requires the setting MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS."
         raise InvalidInput(text, constraint=ValidationConstraint.SECURITY, path=["security"])
     is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
     if is_pop3 and fields["auth_mechanism"] not in POP3_MECHANISMS:
-        text = f"POP3 supports {', '.join(sorted(POP3_MECHANISMS))}"
+        text = f"POP3 supports {', '.join(sorted(POP3_MECHANISMS))}."
         raise InvalidInput(
             text, constraint=ValidationConstraint.UNSUPPORTED, path=["authMechanism"]
         )
     if fields.get("oauth") and fields["auth_mechanism"] not in TOKEN_MECHANISMS:
-        text = f"OAuth requires the mechanism {' or '.join(sorted(TOKEN_MECHANISMS))}"
+        text = f"OAuth requires the mechanism {' or '.join(sorted(TOKEN_MECHANISMS))}."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["oauth"])
     if is_pop3 and fields.get("mirror_deletes"):
-        text = "mirrorDeletes requires IMAP"
+        text = "`mirrorDeletes` requires IMAP."
         raise InvalidInput(
             text, constraint=ValidationConstraint.UNSUPPORTED, path=["mirrorDeletes"]
         )
     if fields.get("mirror_deletes") and fields.get("source_retention") is not None:
-        text = "mirrorDeletes can't be combined with sourceRetention"
+        text = "`mirrorDeletes` can't be combined with `sourceRetention`."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mirrorDeletes"])
 
 
@@ -105,7 +105,7 @@ def _validate_host(value: str, options: Options) -> str:
         or not all(sign.isalnum() or sign in ".-:" for sign in host)
     ):
         raise InvalidInput(
-            "A host name or an IP address",
+            "Must be a host name or an IP address.",
             constraint=ValidationConstraint.HOST,
             path=["host"],
         )
@@ -118,7 +118,7 @@ def _validate_host(value: str, options: Options) -> str:
 def _validate_port(value: int | None, _options: Options) -> int | None:
     if value is not None and not 0 < value < 1 << 16:
         raise InvalidInput(
-            "A port is a number from 1 to 65535",
+            "The port must be a number from 1 to 65535.",
             constraint=ValidationConstraint.RANGE,
             path=["port"],
         )
@@ -126,13 +126,16 @@ def _validate_port(value: int | None, _options: Options) -> int | None:
 
 
 def _validate_name(value: str | None, _options: Options) -> str:
-    return sql_text.validate_text(value or "", max_length=MAX_NAME_LENGTH, path=["name"]) or ""
+    return (
+        sql_text.validated_trimmed_text(value or "", max_length=MAX_NAME_LENGTH, path=["name"])
+        or ""
+    )
 
 
 def _validate_username(value: str, _options: Options) -> str:
     if not value or len(value) > MAX_NAME_LENGTH or not value.isprintable():
         raise InvalidInput(
-            f"1 to {MAX_NAME_LENGTH} characters",
+            f"Must have from 1 to {MAX_NAME_LENGTH} characters.",
             constraint=ValidationConstraint.LENGTH,
             path=["username"],
         )
@@ -142,14 +145,14 @@ def _validate_username(value: str, _options: Options) -> str:
 def validate_secret(value: str, *path: str) -> str:
     """Return a password or token. Raises Invalid unless it is one line of 1 to 8,192 characters."""
     if not value or len(value) > MAX_SECRET_LENGTH or any(sign in value for sign in "\r\n\0"):
-        text = f"1 to {MAX_SECRET_LENGTH} characters on one line"
+        text = f"Must have from 1 to {MAX_SECRET_LENGTH} characters on one line."
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=path or ["password"])
     return value
 
 
 def _validate_mechanism(value: str, _options: Options) -> AuthMechanism:
     if value not in {*AuthMechanism}:
-        text = f"one of {', '.join(AuthMechanism)}"
+        text = f"Must be one of {', '.join(AuthMechanism)}."
         raise InvalidInput(
             text,
             constraint=ValidationConstraint.UNKNOWN,
@@ -163,7 +166,7 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
     """Return token endpoint, client and scope, without the client secret. Raises Invalid."""
     if value is None:
         return None
-    outbound_http.parse_target(
+    outbound_http.parse_http_target(
         value["token_url"],
         allow_private=options.connectors_allow_private_networks,
         error_path=["oauth", "tokenUrl"],
@@ -172,7 +175,7 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
         "https://"
     ):
         raise InvalidInput(
-            "The URL must begin with https://",
+            "The URL must begin with `https://`.",
             constraint=ValidationConstraint.URL,
             path=["oauth", "tokenUrl"],
         )
@@ -183,7 +186,7 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
             or not text.isprintable()
             or (name == "client_id" and not text)
         ):
-            error_text = f"at most {MAX_SCOPE_LENGTH} characters on one line"
+            error_text = f"The scope has at most {MAX_SCOPE_LENGTH} characters on one line."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.LENGTH, path=["oauth", label]
             )
@@ -197,7 +200,7 @@ def _validate_target_domain(value: str | None, _options: Options) -> str | None:
         return ascii_host(value.strip())
     except (idna.IDNAError, UnicodeError):
         raise InvalidInput(
-            "Not a domain name", constraint=ValidationConstraint.DOMAIN, path=["targetDomain"]
+            "Must be a domain name.", constraint=ValidationConstraint.DOMAIN, path=["targetDomain"]
         ) from None
 
 
@@ -208,8 +211,8 @@ def _duration_validator(
         if value is None:
             return None
         if not (minimum < value if is_minimum_exclusive else minimum <= value) or value > maximum:
-            prefix = "more than " if is_minimum_exclusive else ""
-            text = f"{prefix}{minimum} and at most {maximum}"
+            prefix = "above " if is_minimum_exclusive else ""
+            text = f"The duration must be {prefix}{minimum} and at most {maximum}."
             raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=[field_name])
         return int(value.total_seconds())
 
@@ -219,11 +222,11 @@ def _duration_validator(
 def _validate_exclude(value: str | None, _options: Options) -> str | None:
     if not value:
         return None
-    _check_expression(value, ["exclude"])
+    _require_valid_expression(value, ["exclude"])
     return value
 
 
-def _check_expression(pattern: str, path: Sequence[str], index: int | None = None) -> None:
+def _require_valid_expression(pattern: str, path: Sequence[str], index: int | None = None) -> None:
     try:
         BoundedRegex(pattern, allow_slashes=False)
     except InvalidInput as problem:
@@ -237,18 +240,20 @@ def _validate_rewrites(
 ) -> list[dict[str, str]]:
     if len(value) > MAX_REWRITES:
         raise InvalidInput(
-            f"at most {MAX_REWRITES}", constraint=ValidationConstraint.MAX, path=["folderRewrites"]
+            f"At most {MAX_REWRITES} rewrites are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=["folderRewrites"],
         )
     for index, rewrite in enumerate(value):
-        _check_expression(rewrite["pattern"], ["folderRewrites", "pattern"], index)
+        _require_valid_expression(rewrite["pattern"], ["folderRewrites", "pattern"], index)
         if (
             len(rewrite["replacement"]) > MAX_NAME_LENGTH
             or not rewrite["replacement"].isprintable()
         ):
-            text = f"at most {MAX_NAME_LENGTH} characters"
+            text = f"A name has at most {MAX_NAME_LENGTH} characters."
             path = ["folderRewrites", "replacement"]
             raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=path, index=index)
-    return [dict(one) for one in value]
+    return [dict(item) for item in value]
 
 
 def _validate_target_path(value: str | None, _options: Options) -> str | None:
@@ -257,7 +262,7 @@ def _validate_target_path(value: str | None, _options: Options) -> str | None:
 
 def _validate_rate(value: int | None, _options: Options) -> int | None:
     if value is not None and value < 1:
-        text = "At least 1 byte per second; null is unlimited"
+        text = "Must be at least 1 byte per second. Null means unlimited."
         raise InvalidInput(text, constraint=ValidationConstraint.MIN, path=["maxBytesPerSecond"])
     return value
 

@@ -22,16 +22,23 @@ from models.events.event_types import EventType
 from models.events.wakeups import CONNECTORS
 from models.observability import metrics
 from models.runtime import leases
-from models.runtime.environment import Environment
+from models.runtime.environment import Environment, wake_workers_after_commit
+from models.runtime.worker_stop import is_worker_stopping
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors import one_time_imports
 from resolvers.connectors import run as connector_run
-from resolvers.connectors.options import parse_options
-from resolvers.connectors.run_state import ActiveRun, RunCancelled, RunLeaseLost
+from resolvers.connectors.options import parse_connector_options
+from resolvers.connectors.run_state import (
+    ActiveRun,
+    RunCancelled,
+    RunInterrupted,
+    RunLeaseLost,
+)
 from resolvers.connectors.schedule import new_queued_run, next_run_time
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +50,12 @@ MAX_STORED_RUNS = 100  # of a connector
 
 
 RUNS_ENDED = metrics.counter(
-    "merganser_connector_runs", "Runs of connectors that ended.", "outcome"
+    "merganser_connector_runs", "Ended connector runs: succeeded, failed, cancelled.", "outcome"
 )
 MESSAGES_FETCHED = metrics.counter(
-    "merganser_connector_messages", "Messages that connectors imported and so on.", "outcome"
+    "merganser_connector_messages",
+    "Messages of connectors: imported, skipped, deleted on the remote server.",
+    "outcome",
 )
 BYTES_FETCHED = metrics.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
 
@@ -64,7 +73,7 @@ class ConnectorWorker:
     """The state of the connector worker of this process."""
 
     environment: Environment
-    gate: NetworkPolicy | None = None  # None: from the settings when a run begins
+    network_policy: NetworkPolicy | None = None  # None: from the settings when a run begins
     ssl_context: Any = None
     running: "dict[asyncio.Task[None], ActiveRun]" = field(default_factory=dict)
     slot_freed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,34 +85,48 @@ class ConnectorWorker:
 
 
 async def run_worker(
-    environment: Environment, gate: NetworkPolicy | None = None, ssl_context: Any = None
+    environment: Environment, network_policy: NetworkPolicy | None = None, ssl_context: Any = None
 ) -> None:
-    """Run due connectors until cancelled, and take over runs of dead processes."""
-    async with leases.registered_process(environment):
-        await _run_loop(environment, gate, ssl_context)
+    """Run due connectors until cancelled or stopped, and take over runs of dead processes."""
+    async with leases.keep_process_registered(environment):
+        await _start_due_runs_until_worker_stops(environment, network_policy, ssl_context)
 
 
-async def _run_loop(environment: Environment, gate: NetworkPolicy | None, ssl_context: Any) -> None:
-    worker = ConnectorWorker(environment, gate, ssl_context)
+async def _start_due_runs_until_worker_stops(
+    environment: Environment, network_policy: NetworkPolicy | None, ssl_context: Any
+) -> None:
+    worker = ConnectorWorker(environment, network_policy, ssl_context)
     with environment.wakeups.follow([CONNECTORS]) as wakeup:
         try:
-            while True:
+            while not is_worker_stopping():
                 wakeup.clear()
                 worker.slot_freed.clear()
                 try:
                     await start_due_runs(worker)
                 except Exception:  # the worker must survive; it reads again
-                    log.exception("connectors could not be looked at")
-                waits = [asyncio.ensure_future(each.wait()) for each in (wakeup, worker.slot_freed)]
+                    log.exception("Could not look for due connectors")
+                waits = [
+                    asyncio.ensure_future(event.wait()) for event in (wakeup, worker.slot_freed)
+                ]
                 await asyncio.wait(waits, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for event in waits:
                     event.cancel()
                 if wakeup.is_set():
                     request_cancel_checks(worker)
+            await _wait_for_runs_and_cancel_listening(worker)
         finally:
             for task in worker.running:
                 task.cancel()
             await asyncio.gather(*worker.running, return_exceptions=True)
+
+
+async def _wait_for_runs_and_cancel_listening(worker: ConnectorWorker) -> None:
+    """Wait until each run has stored its current group of messages. A run that listens has none."""
+    for task, run in worker.running.items():
+        if run.is_listening:
+            task.cancel()
+    if worker.running:
+        await asyncio.wait(worker.running)
 
 
 def request_cancel_checks(worker: ConnectorWorker) -> None:
@@ -125,7 +148,7 @@ async def start_due_runs(worker: ConnectorWorker) -> None:
             for host, run_count in worker.run_count_by_host.items()
             if host and run_count >= max_per_host
         ]
-        claimed = await _claim_due_run(worker.environment, full_hosts)
+        claimed = await _lease_next_due_run(worker.environment, full_hosts)
         if claimed is None:
             return
         claimed.slot_freed = worker.slot_freed
@@ -139,7 +162,7 @@ def _release_slot(worker: ConnectorWorker, task: "asyncio.Task[None]") -> None:
     worker.slot_freed.set()
 
 
-async def _claim_due_run(
+async def _lease_next_due_run(
     environment: Environment, full_hosts: list[str], connector_id: int | None = None
 ) -> ActiveRun | None:
     """Claim the next due connector that no process runs, or return None.
@@ -171,7 +194,7 @@ async def _claim_due_run(
             row = (await (await session.connection()).execute(claimed)).first()
             run_row = await _start_or_continue_run(ctx, session, row) if row else None
         if row and run_row:
-            options = parse_options(row.custom_options)
+            options = parse_connector_options(row.custom_options)
             return ActiveRun(ctx, row, run_row, lease, options, log_lines=list(run_row.log))
 
 
@@ -203,14 +226,14 @@ async def _run_with_lease(worker: ConnectorWorker, run: ActiveRun) -> None:
 
 
 async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
-    log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
-    progress_task = asyncio.create_task(_record_progress_regularly(run))
+    log.info("Connector run started", extra={"connector": run.connector.id, "run": run.row.id})
+    progress_task = asyncio.create_task(_record_progress_until_lease_lost(run))
     options = worker.environment.options
-    gate = worker.gate or NetworkPolicy.from_options(
+    network_policy = worker.network_policy or NetworkPolicy.from_options(
         options, allows_private=options.connectors_allow_private_networks
     )
     fetch_task = asyncio.create_task(
-        connector_run.fetch_and_synchronize(run, gate, worker.ssl_context)
+        connector_run.fetch_and_synchronize(run, network_policy, worker.ssl_context)
     )
     state, error, stage = TaskState.SUCCEEDED, None, None
     try:
@@ -221,7 +244,12 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
             progress_task.result()
         fetch_task.result()
     except RunLeaseLost:
-        log.warning("connector taken over", extra={"connector": run.connector.id})
+        log.warning(
+            "Connector run taken over from another process", extra={"connector": run.connector.id}
+        )
+        return
+    except RunInterrupted:
+        await _release_lease(run)
         return
     except RunCancelled:
         state = TaskState.CANCELLED
@@ -235,22 +263,29 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
         await _release_lease(run)
         raise
     except Exception:
-        log.exception("connector broke", extra={"connector": run.connector.id})
-        state, error = TaskState.FAILED, "it broke on our side"
+        log.exception(
+            "Connector run failed with an internal error", extra={"connector": run.connector.id}
+        )
+        state, error = (
+            TaskState.FAILED,
+            "Internal error. The administrator finds the cause in the server log.",
+        )
     finally:
         progress_task.cancel()
         await asyncio.gather(progress_task, return_exceptions=True)
     try:
         await _store_result_and_next_run(run, state, error, stage)
     except Exception:
-        log.exception("the end of a run was not written", extra={"connector": run.connector.id})
+        log.exception(
+            "Could not write the end of a connector run", extra={"connector": run.connector.id}
+        )
         is_leased = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
         leases.end_lease_at_later_heartbeat(
             worker.environment, Connector, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
         )
 
 
-async def _record_progress_regularly(run: ActiveRun) -> None:
+async def _record_progress_until_lease_lost(run: ActiveRun) -> None:
     """Write the progress of a run until its lease is lost or it is cancelled."""
     while True:
         with suppress(TimeoutError):
@@ -261,7 +296,7 @@ async def _record_progress_regularly(run: ActiveRun) -> None:
             run.ctx.fresh_copy()
         )  # a context of its own, since the other one can have an open transaction
         async with own_ctx.write_session(run.connector.user_id) as session:
-            await run.record_progress(session)
+            await run.require_lease_and_record_progress(session)
 
 
 async def _release_lease(run: ActiveRun) -> None:
@@ -270,6 +305,7 @@ async def _release_lease(run: ActiveRun) -> None:
         is_leased = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
         statement = update(Connector).where(*is_leased).values(lease=None, holder=None)
         await (await session.connection()).execute(statement)
+        wake_workers_after_commit(session, CONNECTORS)
 
 
 async def _store_result_and_next_run(
@@ -307,7 +343,7 @@ async def _store_result_and_next_run(
             *select_columns(ConnectorRun, COUNT_COLUMNS)
         )
         counts = (await connection.execute(run_update)).one()
-        if row.once:
+        if row.is_one_time:
             await one_time_imports.delete_one_time_import_data(session, [run.row.id])
         expired_runs = (
             select(col(ConnectorRun.id))
@@ -317,7 +353,7 @@ async def _store_result_and_next_run(
         )
         await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(expired_runs)))
         await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [connector_id])
-    if row.once:  # it can have imported a whole account
+    if row.is_one_time:  # it can have imported a whole account
         await ctx.environment.database.refresh_planner_statistics()
     RUNS_ENDED.add(state.value.lower())
     for name, outcome in OUTCOME_BY_COLUMN.items():
@@ -326,23 +362,26 @@ async def _store_result_and_next_run(
 
 
 def _next_run_at(
-    run: ActiveRun, row: ColumnRow, now: datetime, failure_count: int
+    run: ActiveRun, connector_row: ColumnRow, now: datetime, failure_count: int
 ) -> datetime | None:
-    if not row.active:
+    if not connector_row.active:
         return None
     if run.next_run_delay is not None and not failure_count:
         return now + run.next_run_delay
-    return next_run_time(now, row.interval, failure_count)
+    return next_run_time(now, connector_row.interval, failure_count)
 
 
 async def run_connector_if_due(
-    environment: Environment, connector_id: int, gate: NetworkPolicy, ssl_context: Any = None
+    environment: Environment,
+    connector_id: int,
+    network_policy: NetworkPolicy,
+    ssl_context: Any = None,
 ) -> bool:
     """Run one connector in this process; False if it is not due or another process runs it."""
-    claimed = await _claim_due_run(environment, [], connector_id)
+    claimed = await _lease_next_due_run(environment, [], connector_id)
     if claimed is None:
         return False
     claimed.may_listen = False
-    async with leases.registered_process(environment):
-        await _run_with_lease(ConnectorWorker(environment, gate, ssl_context), claimed)
+    async with leases.keep_process_registered(environment):
+        await _run_with_lease(ConnectorWorker(environment, network_policy, ssl_context), claimed)
     return True

@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain, normalized_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain, normalized_domain
 from mail.text import confusables
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -22,16 +23,25 @@ from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.validation_constraints import ValidationConstraint
-from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 
+
+class DomainAliasOrder(StrEnum):
+    """The order of a list of alias domains; ties by id."""
+
+    ALIAS_ASC = "ALIAS_ASC"
+    ALIAS_DESC = "ALIAS_DESC"
+
+
+LIST_ORDERS = list_orders(DomainAliasOrder, {"ALIAS": SortColumn("alias", str)})
 MAX_ALIASES = 1000  # per domain
 
 
@@ -45,39 +55,41 @@ class NewAliasDomain:
 
 
 def _is_visible_alias(ctx: Context) -> ColumnElement[bool]:
-    return domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id))
+    return domain_loaders.is_in_administered_domain(ctx, col(DomainAlias.domain_id))
 
 
 async def load_visible_aliases_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load alias domains by id, in the given order. None for ids that the viewer can't see."""
-    statement = select(*select_columns(AliasDomain)).where(_is_visible_alias(ctx))
-    return await read_by_keys(ctx, statement, col(AliasDomain.id), ids)
+    statement = select(*select_columns(DomainAlias)).where(_is_visible_alias(ctx))
+    return await read_by_keys(ctx, statement, col(DomainAlias.id), ids)
 
 
-async def find_alias(ctx: Context, alias: str) -> ColumnRow | None:
+async def find_visible_alias(ctx: Context, alias: str) -> ColumnRow | None:
     """Return the alias domain of this name, or None if the viewer sees none."""
-    statement = select(*select_columns(AliasDomain)).where(
-        col(AliasDomain.alias) == normalized_domain(alias), _is_visible_alias(ctx)
+    statement = select(*select_columns(DomainAlias)).where(
+        col(DomainAlias.alias) == normalized_domain(alias), _is_visible_alias(ctx)
     )
     return next(iter(await ctx.read(statement)), None)
 
 
 async def read_alias_page(
-    ctx: Context, query: str | None, page_request: PageRequest, columns: Collection[str]
+    ctx: Context,
+    query: str | None,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: DomainAliasOrder = DomainAliasOrder.ALIAS_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the visible alias domains, ordered by name."""
-    statement = select(*select_columns(AliasDomain, {"id", "alias", *columns})).where(
+    """Read a page of the visible aliases. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    statement = select(*select_columns(DomainAlias, {"id", list_order.column, *columns})).where(
         *_where_clauses(ctx, query)
     )
-    sort_key = (col(AliasDomain.alias), col(AliasDomain.id))
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
-    )
+    return await read_ordered_page(ctx, statement, DomainAlias, page_request, list_order)
 
 
 async def count_aliases(ctx: Context, query: str | None) -> int:
     """Count the visible alias domains that the query finds."""
-    statement = select(func.count()).select_from(AliasDomain).where(*_where_clauses(ctx, query))
+    statement = select(func.count()).select_from(DomainAlias).where(*_where_clauses(ctx, query))
     (row,) = await ctx.read(statement)
     return int(row[0])
 
@@ -86,32 +98,34 @@ def _where_clauses(ctx: Context, query: str | None) -> list[ColumnElement[bool]]
     if not query:
         return [_is_visible_alias(ctx)]
     domain_ids = select(col(Domain.id)).where(contains_text_sql(col(Domain.name), query))
-    matches = contains_text_sql(col(AliasDomain.alias), query) | col(AliasDomain.domain_id).in_(
+    matches = contains_text_sql(col(DomainAlias.alias), query) | col(DomainAlias.domain_id).in_(
         domain_ids
     )
     return [_is_visible_alias(ctx), matches]
 
 
-async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
+async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> DomainAlias:
     """Create an alias domain.
 
     Raises InvalidInput for a bad name, NotFound if the viewer does not administer the domain,
     Conflict if the name is in use or the domain is itself an alias, and LimitReached if the
     domain has too many aliases.
     """
-    alias = checked_domain(new_alias.alias, path="alias")
+    alias = normalize_and_validate_domain(new_alias.alias, path="alias")
     confusables.refuse_confusable_domain(alias, path="alias")
     domain_name = normalized_domain(new_alias.domain.name or "")
-    domain = await domain_loaders.find_referenced_domain(ctx, new_alias.domain)
+    domain = await domain_loaders.find_administered_domain_by_ref(ctx, new_alias.domain)
     if alias == (domain_name if domain is None else domain.name):
         raise InvalidInput(
-            "a domain is no alias of itself", constraint=ValidationConstraint.SELF, path=["alias"]
+            "A domain can't be an alias of itself.",
+            constraint=ValidationConstraint.SELF,
+            path=["alias"],
         )
     if domain is None:
-        if domain_name and await find_alias(ctx, domain_name) is not None:
-            raise Conflict(f"{domain_name} is an alias: it has none itself", path=["domain"])
+        if domain_name and await find_visible_alias(ctx, domain_name) is not None:
+            raise Conflict(f"{domain_name} is an alias and can't have aliases.", path=["domain"])
         raise _unknown_domain(new_alias.domain)
-    alias_domain = AliasDomain(
+    alias_domain = DomainAlias(
         id=ctx.environment.new_id(),
         alias=alias,
         domain_id=domain.id,
@@ -124,12 +138,12 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
             if locked_domain is None or locked_domain.name != domain.name:
                 raise _unknown_domain(new_alias.domain)
             if await domain_loaders.find_domain_name_conflicts(session, alias, path="alias"):
-                raise Conflict(f"{alias} is taken", path=["alias"])
+                raise Conflict(f"{alias} already exists.", path=["alias"])
             (existing,) = await ctx.read(
-                select(func.count().label("many")).where(col(AliasDomain.domain_id) == domain.id)
+                select(func.count().label("many")).where(col(DomainAlias.domain_id) == domain.id)
             )
             if existing.many >= MAX_ALIASES:
-                message = f"a domain has at most {MAX_ALIASES} aliases"
+                message = f"A domain has at most {MAX_ALIASES:,} aliases."
                 raise LimitReached(message, limit=MAX_ALIASES, used=existing.many, path=["domain"])
             session.add(alias_domain)
             await session.flush()
@@ -139,9 +153,9 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
             entry = NewAuditLogEntry(
                 "domainAliasCreate", "DomainAlias", alias_domain.id, domain.id, after=values_after
             )
-            await audit_log.log_changes(ctx, session, entry)
+            await audit_log.insert_audit_log_entries(ctx, session, entry)
     except IntegrityError as clash:
-        raise Conflict(f"{alias} is taken", path=["alias"]) from clash
+        raise Conflict(f"{alias} already exists.", path=["alias"]) from clash
     return alias_domain
 
 
@@ -149,11 +163,11 @@ def _unknown_domain(ref: DomainIdOrName) -> NotFound:
     return NotFound(domain_loaders.reference_text(ref), path=["domain"])
 
 
-async def load_alias_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
+async def load_visible_alias_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
     """Load the ids of visible alias domains by the given names. Unknown names are left out."""
     normal_names = {name: normalized_domain(name) for name in names}
-    statement = select(col(AliasDomain.alias), col(AliasDomain.id)).where(
-        col(AliasDomain.alias).in_(set(normal_names.values())), _is_visible_alias(ctx)
+    statement = select(col(DomainAlias.alias), col(DomainAlias.id)).where(
+        col(DomainAlias.alias).in_(set(normal_names.values())), _is_visible_alias(ctx)
     )
     ids_by_name: dict[str, int] = {row.alias: row.id for row in await ctx.read(statement)}
     return {
@@ -167,7 +181,7 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(
-        len(alias_ids), limit, f"name 1 to {limit} aliases", path=["domainAliases"]
+        len(alias_ids), limit, f"From 1 to {limit:,} aliases are required.", path=["domainAliases"]
     )
     domain_ids = [row.domain_id for row in await load_visible_aliases_by_id(ctx, alias_ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
@@ -177,7 +191,7 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
                 raise NotFound(str(alias_ids[index]), path=["domainAliases", str(index), "id"])
             rows[row.id] = row
         connection = await session.connection()
-        await connection.execute(delete(AliasDomain).where(col(AliasDomain.id).in_(rows)))
+        await connection.execute(delete(DomainAlias).where(col(DomainAlias.id).in_(rows)))
         await dkim_key_mutations.delete_keys_of_aliases(
             ctx, session, [row.alias for row in rows.values()]
         )
@@ -197,4 +211,4 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
             )
             for row in rows.values()
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)

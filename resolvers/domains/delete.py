@@ -11,10 +11,11 @@ from models.addresses.rewrites import RecipientRewrite
 from models.addresses.tables import Address
 from models.auth.credentials import ApiKey
 from models.domains.dkim_keys import DkimKey
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM, Stream
+from models.resources.tables import Resource
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import DomainAdmin, User
 from resolvers.admin import audit_log
@@ -22,7 +23,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.streams import address_changes_by_stream, lock_domains_and_users
+from resolvers.domains.streams import address_changes_by_stream, lock_platform_domains_and_users
 
 
 async def delete_domains_and_dependents(
@@ -34,8 +35,8 @@ async def delete_domains_and_dependents(
     addresses or aliases.
     """
     async with ctx.write_session() as session:
-        await lock_domains_and_users(session, domain_ids)
-        rows = await domain_loaders.load_locked_domains(ctx, domain_ids)
+        await lock_platform_domains_and_users(session, domain_ids)
+        rows = await domain_loaders.reload_locked_domains_or_raise(ctx, domain_ids)
         await _require_deletable(ctx, rows, cascade=cascade)
         changes_by_stream = await address_changes_by_stream(
             ctx, domain_ids, EventType.ADDRESS_DELETED
@@ -44,15 +45,18 @@ async def delete_domains_and_dependents(
         key_statement = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(domain_ids))
         if key_ids := [row.id for row in await ctx.read(key_statement.order_by(col(DkimKey.id)))]:
             changes_by_stream[PLATFORM].append((EventType.DKIM_KEY_DELETED, key_ids))
+        resource_statement = select(col(Resource.id)).where(col(Resource.domain_id).in_(domain_ids))
+        if resource_ids := [row.id for row in await ctx.read(resource_statement)]:
+            changes_by_stream[PLATFORM].append((EventType.RESOURCE_CHANGED, resource_ids))
         admin_statement = select(col(DomainAdmin.user_id)).where(
             col(DomainAdmin.domain_id).in_(domain_ids)
         )
         admins = {row.user_id for row in await ctx.read(admin_statement)}
         connection = await session.connection()
-        admins |= await _delete_rewrites_and_narrow_api_keys(ctx, session, rows)
+        admins |= await _delete_rewrites_and_limit_api_keys(ctx, session, rows)
         for table, column in (
             (Address, col(Address.domain_id)),
-            (AliasDomain, col(AliasDomain.domain_id)),
+            (DomainAlias, col(DomainAlias.domain_id)),
             (Domain, col(Domain.id)),
             (Stream, col(Stream.id)),
         ):
@@ -62,12 +66,12 @@ async def delete_domains_and_dependents(
             NewAuditLogEntry("domainDelete", "Domain", row.id, before={"name": row.name})
             for row in rows
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
     drop_cached_credentials(ctx.environment, *admins)
     return domain_ids
 
 
-async def _delete_rewrites_and_narrow_api_keys(
+async def _delete_rewrites_and_limit_api_keys(
     ctx: Context, session: AsyncSession, domains: Sequence[ColumnRow]
 ) -> set[int]:
     """Delete the recipient rewrites and API keys of deleted domains.
@@ -77,7 +81,7 @@ async def _delete_rewrites_and_narrow_api_keys(
     the keys, 0 for none.
     """
     connection, domain_ids = await session.connection(), {row.id for row in domains}
-    alias_names = select(col(AliasDomain.alias)).where(col(AliasDomain.domain_id).in_(domain_ids))
+    alias_names = select(col(DomainAlias.alias)).where(col(DomainAlias.domain_id).in_(domain_ids))
     matches_name = col(RecipientRewrite.domain).in_([row.name for row in domains])
     matches_domain = matches_name | col(RecipientRewrite.domain).in_(alias_names)
     keys = select(*select_columns(ApiKey, {"id", "user_id", "domains"})).where(
@@ -99,7 +103,7 @@ async def _delete_rewrites_and_narrow_api_keys(
             await connection.execute(statement)
     await connection.execute(delete(ApiKey).where(col(ApiKey.id).in_(deleted_key_ids)))
     entries += [NewAuditLogEntry("domainDelete", "ApiKey", key) for key in deleted_key_ids]
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return {key.user_id or 0 for key in limited_keys}
 
 
@@ -110,9 +114,9 @@ async def _require_deletable(ctx: Context, domains: Sequence[ColumnRow], *, casc
     """
     domain_ids = [row.id for row in domains]
     columns_by_reason = {
-        "users live in it": col(User.domain_id),
-        "addresses are in it": col(Address.domain_id),
-        "other names stand for it": col(AliasDomain.domain_id),
+        "The domain has users.": col(User.domain_id),
+        "The domain has addresses.": col(Address.domain_id),
+        "The domain has aliases.": col(DomainAlias.domain_id),
     }
     for reason, column in list(columns_by_reason.items())[: 1 if cascade else None]:
         statement: Select[*tuple[Any, ...]] = (

@@ -10,7 +10,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import ascii_domain, normalized_domain
 from mail.authentication.public_keys import MAX_NAME_LENGTH
 from models.domains.dkim_keys import ALL_DOMAINS
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import (
     Forbidden,
     InvalidInput,
@@ -21,6 +21,7 @@ from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.loaders import DomainIdOrName
 
 DEFAULT_SELECTOR = "dkim"  # used if the input has none
 
@@ -40,30 +41,28 @@ class DkimDomain:
         return PLATFORM if self.domain_id is None else self.domain_id
 
 
-async def resolve_dkim_domains(
+async def require_administered_dkim_domains(
     ctx: Context,
-    domain_names: Sequence[str],
+    refs: Sequence[DomainIdOrName],
     *,
     path: str = "domains",
     selector: str = DEFAULT_SELECTOR,
 ) -> list[DkimDomain]:
-    """Return the named domains and alias domains, each once.
+    """Return the referenced domains and alias domains, each once. ALL_DOMAINS is a name here.
 
     Raises NotFound if the viewer does not administer one, Forbidden for ALL_DOMAINS unless the
     viewer is an ADMIN, and InvalidInput if selector and name are too long for a DNS name.
     """
-    if not 0 < len(domain_names) <= MAX_DOMAINS_PER_CALL:
+    if not 0 < len(refs) <= MAX_DOMAINS_PER_CALL:
         raise InvalidInput(
-            f"name 1 to {MAX_DOMAINS_PER_CALL} domains",
+            f"From 1 to {MAX_DOMAINS_PER_CALL} domains are required.",
             constraint=ValidationConstraint.MAX,
             path=[path],
         )
-    normal_names = [
-        name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
-    ]
+    normal_names = await _require_normal_names(ctx, refs, path)
     is_visible_domain, is_administered_alias = (
         domain_loaders.is_administered_domain(ctx),
-        domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id)),
+        domain_loaders.is_in_administered_domain(ctx, col(DomainAlias.domain_id)),
     )
     rows = await ctx.read(
         _select_domains_by_name(normal_names, is_visible_domain, is_administered_alias)
@@ -74,12 +73,12 @@ async def resolve_dkim_domains(
     domains_by_name: dict[str, DkimDomain] = {}
     for index, name in enumerate(normal_names):
         if name == ALL_DOMAINS and ALL_DOMAINS not in ids_by_name:
-            message = "keys for all domains are an ADMIN's"
-            raise Forbidden(message, requires=Role.ADMIN, path=[path])
+            message = "Requires the role ADMIN: the DKIM keys are for all domains."
+            raise Forbidden(message, requires=Role.ADMIN, path=[path], index=index)
         if name not in ids_by_name:
-            raise NotFound(domain_names[index], path=[path], index=index)
+            raise NotFound(domain_loaders.reference_text(refs[index]), path=[path], index=index)
         if is_too_long_for_dns(selector, name):
-            selector_message = "with the domain it is too long for a name in DNS"
+            selector_message = "The selector and the domain are too long for a name in DNS."
             raise InvalidInput(
                 selector_message,
                 constraint=ValidationConstraint.SELECTOR,
@@ -88,6 +87,22 @@ async def resolve_dkim_domains(
             )
         domains_by_name.setdefault(name, DkimDomain(name, ids_by_name[name]))
     return list(domains_by_name.values())
+
+
+async def _require_normal_names(
+    ctx: Context, refs: Sequence[DomainIdOrName], path: str
+) -> list[str]:
+    """Return the normalized names of domains. Raises NotFound for an id of no administered one."""
+    ids = [ref.id for ref in refs if ref.id is not None]
+    rows = await ctx.load_many(domain_loaders.load_administered_domains_by_id, ids) if ids else []
+    name_by_id = {row.id: row.name for row in rows if row}
+    names = list[str]()
+    for index, ref in enumerate(refs):
+        if ref.id is not None and ref.id not in name_by_id:
+            raise NotFound(str(ref.id), path=[path], index=index)
+        name = name_by_id[ref.id] if ref.id is not None else ref.name or ""
+        names.append(name if name == ALL_DOMAINS else normalized_domain(name))
+    return names
 
 
 def _select_domains_by_name(
@@ -99,15 +114,15 @@ def _select_domains_by_name(
     own_names: Select[*tuple[Any, ...]] = select(
         col(Domain.id).label("key"), col(Domain.name).label("name")
     ).where(col(Domain.name).in_(domain_names), domain_condition)
-    alias_names = select(col(AliasDomain.domain_id), col(AliasDomain.alias)).where(
-        col(AliasDomain.alias).in_(domain_names), alias_condition
+    alias_names = select(col(DomainAlias.domain_id), col(DomainAlias.alias)).where(
+        col(DomainAlias.alias).in_(domain_names), alias_condition
     )
     return select(union_all(own_names, alias_names).subquery())
 
 
 async def require_unchanged_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> None:
     """Raise NotFound if a domain was deleted or renamed since it was loaded."""
-    domain_names = [one.name for one in dkim_domains]
+    domain_names = [domain.name for domain in dkim_domains]
     rows = await ctx.read(_select_domains_by_name(domain_names, true(), true()))
     names_and_ids = {(row.name, row.key) for row in rows} | {(ALL_DOMAINS, None)}
     for index, dkim_domain in enumerate(dkim_domains):

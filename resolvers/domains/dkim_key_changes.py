@@ -20,7 +20,7 @@ from resolvers.domains import dkim_keys
 AuditLogValues = dict[str, Any]  # of a key, by GraphQL name
 
 
-async def record_and_log_key_changes(
+async def journal_and_audit_key_changes(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
@@ -35,13 +35,13 @@ async def record_and_log_key_changes(
         col(DkimKey.id).in_(ids)
     )
     after = {row.id: row for row in await ctx.read(statement)}
-    await record_key_changes(
+    await journal_key_changes(
         ctx,
         session,
         [after[key] for key in ids if key in before],
         event_type=EventType.DKIM_KEY_UPDATED,
     )
-    await record_key_changes(
+    await journal_key_changes(
         ctx,
         session,
         [after[key] for key in ids if key not in before],
@@ -56,22 +56,22 @@ async def record_and_log_key_changes(
                 mutation, "DkimKey", key_id, row.domain_id, values_before, audit_log_values(row)
             )
         )
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
-def audit_log_values(key: ColumnRow | DkimKey) -> AuditLogValues:
+def audit_log_values(dkim_key: ColumnRow | DkimKey) -> AuditLogValues:
     """Return the values of a DKIM key for the admin log."""
     return {
-        "domain": key.domain,
-        "selector": key.selector,
-        "algorithm": key.algorithm.value,
-        "keySize": key.key_size,
-        "fingerprint": private_keys.fingerprint(key.public),
-        "state": key.state.value,
+        "domain": dkim_key.domain,
+        "selector": dkim_key.selector,
+        "algorithm": dkim_key.algorithm.value,
+        "keySize": dkim_key.key_size,
+        "fingerprint": private_keys.fingerprint(dkim_key.public),
+        "state": dkim_key.state.value,
     }
 
 
-async def record_key_changes(
+async def journal_key_changes(
     ctx: Context,
     session: AsyncSession,
     keys: Sequence[ColumnRow | DkimKey],

@@ -37,15 +37,16 @@ from resolvers.domains.dkim_domains import (
     DEFAULT_SELECTOR,
     DkimDomain,
     is_too_long_for_dns,
+    require_administered_dkim_domains,
     require_unchanged_domains,
-    resolve_dkim_domains,
 )
 from resolvers.domains.dkim_key_changes import (
     AuditLogValues,
     audit_log_values,
-    record_and_log_key_changes,
-    record_key_changes,
+    journal_and_audit_key_changes,
+    journal_key_changes,
 )
+from resolvers.domains.loaders import DomainIdOrName, reference_text
 
 MAX_KEYS_PER_DOMAIN = 20
 MAX_LABEL_LENGTH = 63  # characters between two dots of a selector
@@ -88,7 +89,7 @@ class UnstoredDkimKey:
             "public": self.private_key.public_key_text(),
             "description": self.description,
             "state": self.state,
-            "looks": 0,
+            "dns_check_count": 0,
             "due_at": None if active else now,
             "activated_at": now if active else None,
             "retired_at": None,
@@ -96,7 +97,7 @@ class UnstoredDkimKey:
 
 
 async def set_active_keys(
-    ctx: Context, domain_names: Sequence[str], new_key: NewDkimKey
+    ctx: Context, domains: Sequence[DomainIdOrName], new_key: NewDkimKey
 ) -> list[int]:
     """Make domains sign with a new or given key; return the key ids in the order of domains.
 
@@ -108,7 +109,7 @@ async def set_active_keys(
     with problems.collecting():
         selector = validate_selector(new_key.selector)
     with problems.collecting():
-        description = sql_text.validate_text(
+        description = sql_text.validated_trimmed_text(
             new_key.description, max_length=MAX_DESCRIPTION_LENGTH, path=["description"]
         )
     with problems.collecting():
@@ -118,11 +119,13 @@ async def set_active_keys(
     given_key = (
         None if new_key.private_key is None else await _parse_private_key(new_key.private_key)
     )
-    dkim_domains = await resolve_dkim_domains(ctx, domain_names, selector=selector)
+    dkim_domains = await require_administered_dkim_domains(ctx, domains, selector=selector)
     private_keys_by_domain = (
         [given_key] * len(dkim_domains)
         if given_key
-        else await generate_keys(ctx, [(new_key.algorithm, new_key.key_size)] * len(dkim_domains))
+        else await generate_dkim_private_keys(
+            ctx, [(new_key.algorithm, new_key.key_size)] * len(dkim_domains)
+        )
     )
     new_keys = [
         UnstoredDkimKey(dkim_domain, selector, key, description)
@@ -134,24 +137,24 @@ async def set_active_keys(
 
 
 async def copy_active_keys(
-    ctx: Context, source_name: str, target_names: Sequence[str]
+    ctx: Context, source_ref: DomainIdOrName, target_refs: Sequence[DomainIdOrName]
 ) -> list[int]:
     """Make other domains sign with the active keys of a domain; return the ids of the copies.
 
     Raises NotFound if the source has no active key, InvalidInput if a target is the source.
     """
-    (source,) = await resolve_dkim_domains(ctx, [source_name], path="fromDomain")
+    (source,) = await require_administered_dkim_domains(ctx, [source_ref], path="fromDomain")
     active = col(DkimKey.state) == DkimKeyState.ACTIVE
     columns = select_columns(DkimKey, ("id", "selector", "description", "private"))
     statement = select(*columns).where(col(DkimKey.domain) == source.name, active)
     rows = await ctx.read(statement.order_by(col(DkimKey.id)))
     if not rows:
-        raise NotFound(source_name, path=["fromDomain"])
-    target_domains = await resolve_dkim_domains(ctx, target_names, path="toDomains")
+        raise NotFound(reference_text(source_ref), path=["fromDomain"])
+    target_domains = await require_administered_dkim_domains(ctx, target_refs, path="toDomains")
     for index, target_domain in enumerate(target_domains):
         if target_domain.name == source.name:
             raise InvalidInput(
-                "that is where they are",
+                "The target domain must differ from the source domain.",
                 constraint=ValidationConstraint.SELF,
                 path=["toDomains"],
                 index=index,
@@ -160,7 +163,7 @@ async def copy_active_keys(
     rows_and_keys = [
         (
             row,
-            private_keys.parse_key(
+            private_keys.parse_dkim_private_key(
                 secret_box.decrypt(row.private, secret_name(row.id)), is_trusted=True
             ),
         )
@@ -175,19 +178,21 @@ async def copy_active_keys(
 
 
 async def delete_keys_by_id_or_domain(
-    ctx: Context, key_ids: Sequence[int], domain_names: Sequence[str]
+    ctx: Context, key_ids: Sequence[int], domains: Sequence[DomainIdOrName]
 ) -> list[int]:
     """Delete these keys and all keys of these domains, all or none; return their ids.
 
     Raises InvalidInput if nothing is given, NotFound if a key or a domain's keys are missing.
     """
-    if not key_ids and not domain_names:
+    if not key_ids and not domains:
         raise InvalidInput(
-            "name a key or a domain", constraint=ValidationConstraint.REQUIRED, path=["dkimKeys"]
+            "At least one key or domain is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["dkimKeys"],
         )
-    dkim_domains = await resolve_dkim_domains(ctx, domain_names) if domain_names else []
+    dkim_domains = await require_administered_dkim_domains(ctx, domains) if domains else []
     domain_ids = {row.domain_id for row in await require_visible_keys(ctx, key_ids)} | {
-        one.domain_id for one in dkim_domains
+        domain.domain_id for domain in dkim_domains
     }
     async with ctx.write_session(PLATFORM, *(key for key in domain_ids if key)) as session:
         rows = {row.id: row for row in await require_visible_keys(ctx, key_ids)}
@@ -198,7 +203,7 @@ async def delete_keys_by_id_or_domain(
         rows |= {row.id: row for row in keys_of_domains}
         connection = await session.connection()
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(rows)))
-        await record_key_changes(
+        await journal_key_changes(
             ctx, session, list(rows.values()), event_type=EventType.DKIM_KEY_DELETED
         )
         entries = (
@@ -207,7 +212,7 @@ async def delete_keys_by_id_or_domain(
             )
             for row in rows.values()
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return list(rows)
 
 
@@ -216,7 +221,10 @@ def validate_selector(text: str, field_name: str = "selector") -> str:
     selector = text.strip().lower()
     labels = selector.split(".")
     if not is_domain(selector) or not all(0 < len(label) <= MAX_LABEL_LENGTH for label in labels):
-        message = "letters, digits and hyphens; dots between parts of at most 63"
+        message = (
+            "A selector has letters, digits and hyphens, and dots between parts of "
+            "at most 63 characters."
+        )
         raise InvalidInput(message, constraint=ValidationConstraint.SELECTOR, path=[field_name])
     return selector
 
@@ -224,7 +232,7 @@ def validate_selector(text: str, field_name: str = "selector") -> str:
 def require_rsa_size(bits: int) -> None:
     """Raise InvalidInput if this number of bits is not allowed for an RSA key."""
     if bits not in RSA_SIZES:
-        message = f"one of {', '.join(map(str, RSA_SIZES))}"
+        message = f"The key size must be one of {', '.join(map(str, RSA_SIZES))} bits."
         raise InvalidInput(
             message,
             constraint=ValidationConstraint.ENUM,
@@ -236,14 +244,14 @@ def require_rsa_size(bits: int) -> None:
 async def _parse_private_key(pem: str) -> DkimPrivateKey:
     """Parse a private key in a thread. Raises InvalidInput if it can't be used."""
     try:
-        return await asyncio.to_thread(private_keys.parse_key, pem)
+        return await asyncio.to_thread(private_keys.parse_dkim_private_key, pem)
     except UnusableKey as problem:
         raise InvalidInput(
             str(problem), constraint=ValidationConstraint.KEY, path=["privateKey"]
         ) from None
 
 
-async def generate_keys(
+async def generate_dkim_private_keys(
     ctx: Context, algorithms_and_sizes: Sequence[tuple[DkimAlgorithm, int]]
 ) -> list[DkimPrivateKey]:
     """Generate private keys in threads, since the work releases the interpreter lock.
@@ -251,7 +259,7 @@ async def generate_keys(
     Raises Forbidden for several RSA keys inside a transaction, which would stay open as long.
     """
     if ctx.is_writing and sum(kind is DkimAlgorithm.RSA for kind, _ in algorithms_and_sizes) > 1:
-        raise Forbidden("in a larger unit keys are made one by one")
+        raise Forbidden("An @atomic request can generate only one RSA key.")
     generation_slots = asyncio.Semaphore(CONCURRENT_GENERATIONS)
 
     async def generate_key(algorithm: DkimAlgorithm, bits: int) -> DkimPrivateKey:
@@ -275,7 +283,7 @@ async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain])
 def require_key_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
     if is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
-        message = "the record of its key would have too long a name for DNS"
+        message = "The DNS name of the DKIM record would have more than 253 characters."
         raise InvalidInput(message, constraint=ValidationConstraint.SELECTOR, path=path)
 
 
@@ -289,14 +297,14 @@ async def insert_first_pending_key(
     new_key = UnstoredDkimKey(
         dkim_domain, DEFAULT_SELECTOR, private_key, state=DkimKeyState.PENDING
     )
-    row = _table_row(ctx, new_key, ctx.environment.new_id())
+    row = _dkim_key_row(ctx, new_key, ctx.environment.new_id())
     session.add(row)
     await session.flush()
-    await record_key_changes(ctx, session, [row], event_type=EventType.DKIM_KEY_CREATED)
+    await journal_key_changes(ctx, session, [row], event_type=EventType.DKIM_KEY_CREATED)
     return audit_log_values(row)
 
 
-def _table_row(ctx: Context, new_key: UnstoredDkimKey, key_id: int) -> DkimKey:
+def _dkim_key_row(ctx: Context, new_key: UnstoredDkimKey, key_id: int) -> DkimKey:
     return DkimKey(
         id=key_id,
         domain_id=new_key.domain.domain_id,
@@ -318,7 +326,7 @@ async def store_keys_and_retire_superseded(
 
     Raises NotFound, LimitReached, or Conflict if there are keys that must not be replaced.
     """
-    dkim_domains = list(dict.fromkeys(one.domain for one in new_keys))
+    dkim_domains = list(dict.fromkeys(new_key.domain for new_key in new_keys))
     stream_ids = {
         dkim_domain.domain_id for dkim_domain in dkim_domains if dkim_domain.domain_id is not None
     }
@@ -338,7 +346,7 @@ async def store_keys_and_retire_superseded(
             row = rows_by_name.get((new_key.domain.name, new_key.selector))
             key_id = row.id if row else ctx.environment.new_id()
             if row is None:
-                inserted_rows.append(_table_row(ctx, new_key, key_id))
+                inserted_rows.append(_dkim_key_row(ctx, new_key, key_id))
             else:
                 columns = new_key.column_values(ctx, key_id)
                 await session.exec(
@@ -352,9 +360,9 @@ async def store_keys_and_retire_superseded(
             )
         session.add_all(inserted_rows)
         await session.flush()
-        await retire_keys(ctx, session, retired_ids - set(ids))
+        await set_dkim_keys_to_retired(ctx, session, retired_ids - set(ids))
         changed = [*ids, *sorted(retired_ids - set(ids))]
-        await record_and_log_key_changes(
+        await journal_and_audit_key_changes(
             ctx, session, mutation, ({row.id: row for row in existing}, changed)
         )
     return ids
@@ -375,7 +383,7 @@ def superseded_key_ids(existing: Sequence[ColumnRow], new_key: UnstoredDkimKey) 
     }
 
 
-async def retire_keys(ctx: Context, session: AsyncSession, key_ids: set[int]) -> None:
+async def set_dkim_keys_to_retired(ctx: Context, session: AsyncSession, key_ids: set[int]) -> None:
     """Set keys to RETIRED. They are deleted when their DNS records are no longer needed."""
     if not key_ids:
         return
@@ -398,7 +406,7 @@ def _require_no_key_replaced(
             for row in existing
         )
         if has_same_selector or superseded_key_ids(existing, new_key):
-            message = f"{new_key.domain.name} has a key already"
+            message = f"{new_key.domain.name} already has this DKIM key."
             raise Conflict(message, path=["domains"], index=index)
 
 
@@ -406,15 +414,16 @@ def _require_below_key_limit(
     existing: Sequence[ColumnRow], new_keys: Sequence[UnstoredDkimKey]
 ) -> None:
     names_and_selectors = {(row.domain, row.selector) for row in existing}
-    count_by_domain = Counter(
-        name
-        for name, _ in names_and_selectors | {(one.domain.name, one.selector) for one in new_keys}
-    )
-    for count in count_by_domain.values():
-        if count > MAX_KEYS_PER_DOMAIN:
-            message = f"at most {MAX_KEYS_PER_DOMAIN} keys of a domain"
+    names_and_selectors |= {(new_key.domain.name, new_key.selector) for new_key in new_keys}
+    count_by_domain = Counter(name for name, _ in names_and_selectors)
+    for index, new_key in enumerate(new_keys):
+        if count_by_domain[new_key.domain.name] > MAX_KEYS_PER_DOMAIN:
             raise LimitReached(
-                message, limit=MAX_KEYS_PER_DOMAIN, used=MAX_KEYS_PER_DOMAIN, path=["domains"]
+                f"A domain has at most {MAX_KEYS_PER_DOMAIN} DKIM keys.",
+                limit=MAX_KEYS_PER_DOMAIN,
+                used=MAX_KEYS_PER_DOMAIN,
+                path=["domains"],
+                index=index,
             )
 
 
@@ -427,7 +436,7 @@ async def require_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[Col
     return list(rows.values())
 
 
-async def rename_domain_of_keys(
+async def rename_domain_of_keys_and_count(
     ctx: Context, session: AsyncSession, domain_id: int, old_name: str, new_name: str
 ) -> int:
     """Set the new domain name in the keys of a renamed domain, and return their number."""
@@ -439,7 +448,7 @@ async def rename_domain_of_keys(
         connection = await session.connection()
         update_statement = update(DkimKey).where(col(DkimKey.id).in_([row.id for row in rows]))
         await connection.execute(update_statement.values(domain=new_name))
-        await record_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_UPDATED)
+        await journal_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_UPDATED)
     return len(rows)
 
 
@@ -455,4 +464,4 @@ async def delete_keys_of_aliases(
         connection = await session.connection()
         key_ids = [row.id for row in rows]
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(key_ids)))
-        await record_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_DELETED)
+        await journal_key_changes(ctx, session, rows, event_type=EventType.DKIM_KEY_DELETED)

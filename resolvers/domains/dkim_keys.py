@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, select
@@ -12,16 +13,25 @@ from mail.domains.dns_advice import DnsState, PublishedSigningKey, RecordAdvice,
 from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKey, DkimKeyState
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
-from resolvers import pagination
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.dns_records import query_and_judge_records
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.domains.dns_records import query_dns_and_compare_records
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 
+
+class DkimKeyOrder(StrEnum):
+    """The order of a list of DKIM keys; ties by id."""
+
+    DOMAIN_ASC = "DOMAIN_ASC"
+    DOMAIN_DESC = "DOMAIN_DESC"
+
+
+LIST_ORDERS = list_orders(DkimKeyOrder, {"DOMAIN": SortColumn("domain", str)})
 READABLE_COLUMNS = frozenset(column.name for column in select_columns(DkimKey)) - {
     "private",
-    "looks",
+    "dns_check_count",
     "due_at",
 }
 STATES_WITH_RECORD = (
@@ -51,25 +61,26 @@ def _domain_conditions(query: str | None) -> list[ColumnElement[bool]]:
     return [contains_text_sql(col(DkimKey.domain), query)] if query else []
 
 
-async def read_key_page(
-    ctx: Context, query: str | None, page_request: PageRequest, columns: Collection[str]
+async def read_visible_key_page(
+    ctx: Context,
+    query: str | None,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: DkimKeyOrder = DkimKeyOrder.DOMAIN_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the visible DKIM keys, ordered by domain and age."""
+    """Read a page of the visible DKIM keys. Raises InvalidInput for a cursor of another order."""
     statement = _select_visible_keys(ctx, columns).where(*_domain_conditions(query))
-    sort_key = (col(DkimKey.domain), col(DkimKey.id))
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
-    )
+    return await read_ordered_page(ctx, statement, DkimKey, page_request, LIST_ORDERS[order])
 
 
-async def count_keys(ctx: Context, query: str | None) -> int:
+async def count_visible_keys(ctx: Context, query: str | None) -> int:
     """Count the visible DKIM keys that the query finds."""
     statement = select(func.count().label("many")).select_from(DkimKey)
     (row,) = await ctx.read(statement.where(is_visible_key(ctx), *_domain_conditions(query)))
     return int(row.many)
 
 
-async def load_current_keys_by_domain(
+async def load_visible_active_or_pending_keys(
     ctx: Context, domain_names: list[str]
 ) -> list[ColumnRow | None]:
     """Load the key in use of each domain: an active one, RSA first, else a pending one.
@@ -114,7 +125,9 @@ def expected_record(record: DkimRecordKey) -> RecordAdvice:
     return dkim_record_advice(record.domain, key)
 
 
-async def query_record_states(ctx: Context, records: list[DkimRecordKey]) -> list[DnsState]:
+async def query_record_states_unless_writing(
+    ctx: Context, records: list[DkimRecordKey]
+) -> list[DnsState]:
     """Compare the records of keys with DNS, within one deadline.
 
     UNKNOWN inside a transaction, which would stay open as long, and for keys of all domains.
@@ -122,11 +135,11 @@ async def query_record_states(ctx: Context, records: list[DkimRecordKey]) -> lis
     advices = [expected_record(record) for record in records]
     queried = [
         advice
-        for advice, one in zip(advices, records, strict=True)
-        if one.domain != ALL_DOMAINS and not ctx.is_writing
+        for advice, record in zip(advices, records, strict=True)
+        if record.domain != ALL_DOMAINS and not ctx.is_writing
     ]
     judgements_by_id = (
-        await query_and_judge_records(ctx.environment.options.dns_resolver, queried)
+        await query_dns_and_compare_records(ctx.environment.options.dns_resolver, queried)
         if queried
         else {}
     )

@@ -3,7 +3,6 @@
 A new key waits until DNS has its record. Then it signs, and the old key is kept for a while.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,15 +21,22 @@ from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.observability import metrics
 from models.runtime.environment import Environment
+from models.runtime.worker_stop import is_worker_stopping, sleep_until_worker_stops
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys
-from resolvers.domains.dkim_domains import DEFAULT_SELECTOR, DkimDomain, resolve_dkim_domains
-from resolvers.domains.dkim_key_changes import record_and_log_key_changes, record_key_changes
+from resolvers.domains.dkim_domains import (
+    DEFAULT_SELECTOR,
+    DkimDomain,
+    require_administered_dkim_domains,
+)
+from resolvers.domains.dkim_key_changes import journal_and_audit_key_changes, journal_key_changes
 from resolvers.domains.dkim_key_mutations import UnstoredDkimKey
 from resolvers.domains.dkim_keys import DkimRecordKey
+from resolvers.domains.loaders import DomainIdOrName
+from resolvers.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +50,9 @@ DELETE_RETRY = timedelta(days=1)  # until the next check whether a retired key c
 SELECTORS_PER_DAY = 26
 
 ROTATION_STEPS_METRIC = metrics.counter(
-    "merganser_dkim_rotation", "Keys whose record was seen, and old ones deleted.", "step"
+    "merganser_dkim_rotation",
+    "DKIM keys: seen, the record was found in DNS; deleted, a retired key was deleted.",
+    "step",
 )
 
 
@@ -58,7 +66,7 @@ class DkimRotationValues:
 
 
 async def create_pending_successor_keys(
-    ctx: Context, domain_names: Sequence[str], values: DkimRotationValues
+    ctx: Context, domains: Sequence[DomainIdOrName], values: DkimRotationValues
 ) -> list[int]:
     """Create a pending successor for each active key of these domains, and return their ids.
 
@@ -70,8 +78,8 @@ async def create_pending_successor_keys(
     )
     if values.key_size is not None:
         dkim_key_mutations.require_rsa_size(values.key_size)
-    dkim_domains = await resolve_dkim_domains(
-        ctx, domain_names, selector=selector or DEFAULT_SELECTOR
+    dkim_domains = await require_administered_dkim_domains(
+        ctx, domains, selector=selector or DEFAULT_SELECTOR
     )
     planned_keys = _plan_successor_keys(
         ctx,
@@ -79,7 +87,7 @@ async def create_pending_successor_keys(
         await dkim_key_mutations.load_keys_of_domains(ctx, dkim_domains),
         (selector, values),
     )
-    private_keys = await dkim_key_mutations.generate_keys(
+    private_keys = await dkim_key_mutations.generate_dkim_private_keys(
         ctx, [(planned.algorithm, planned.key_size) for planned in planned_keys]
     )
     pending = DkimKeyState.PENDING
@@ -94,7 +102,10 @@ async def create_pending_successor_keys(
             ctx, dkim_domains
         )  # check that no other transaction changed them
         if _plan_successor_keys(ctx, dkim_domains, existing, (selector, values)) != planned_keys:
-            raise Conflict("its keys were changed meanwhile", path=["domains"])
+            raise Conflict(
+                "Another request changed the keys of the domain at the same time: retry.",
+                path=["domains"],
+            )
         return await dkim_key_mutations.store_keys_and_retire_superseded(
             ctx, new_keys, "dkimKeyRotate"
         )
@@ -131,7 +142,7 @@ def _plan_successor_keys(
             raise NotFound(dkim_domain.name, path=["domains"], index=index)
         algorithms = list(active_by_algorithm) or [values.algorithm]
         if selector is not None and len(algorithms) > 1:
-            message = "say of which algorithm: two keys cannot have one selector"
+            message = "The algorithm is required, since two keys can't have the same selector."
             raise InvalidInput(
                 message, constraint=ValidationConstraint.REQUIRED, path=["algorithm"]
             )
@@ -141,16 +152,16 @@ def _plan_successor_keys(
                 row.algorithm is algorithm and row.state is DkimKeyState.PENDING
                 for row in keys_of_domain
             ):
-                message = f"a new key of {dkim_domain.name} waits already"
+                message = f"{dkim_domain.name} already has a pending key of this algorithm."
                 raise Conflict(message, path=["domains"], index=index)
             predecessor = active_by_algorithm.get(algorithm)
-            key_selector = selector or _unused_dated_selector(
+            key_selector = selector or _dated_selector_unused_if_possible(
                 ctx,
                 predecessor.selector if predecessor else DEFAULT_SELECTOR,
                 selectors_in_use,
             )
             if key_selector in selectors_in_use:
-                message = f"{dkim_domain.name} has a key with this selector"
+                message = f"{dkim_domain.name} already has a key with this selector."
                 raise Conflict(message, path=["selector"], index=index)
             selectors_in_use.add(key_selector)
             size = values.key_size or (predecessor.key_size if predecessor else None) or 2048
@@ -165,8 +176,13 @@ def _plan_successor_keys(
     return planned_keys
 
 
-def _unused_dated_selector(ctx: Context, old_selector: str, selectors_in_use: set[str]) -> str:
-    """Return an unused selector with today's date: `dkim-20300131`, `dkim-20300131b` and so on."""
+def _dated_selector_unused_if_possible(
+    ctx: Context, old_selector: str, selectors_in_use: set[str]
+) -> str:
+    """Return a selector with today's date: `dkim-20300131`, `dkim-20300131b` and so on.
+
+    It is one in use if all SELECTORS_PER_DAY are.
+    """
     base, _, tail = old_selector.rpartition("-")
     prefix = base if base and tail[:8].isdecimal() and len(tail) in (8, 9) else old_selector
     prefix_with_date = f"{prefix[:40]}-{ctx.environment.now():%Y%m%d}"
@@ -181,18 +197,20 @@ def _unused_dated_selector(ctx: Context, old_selector: str, selectors_in_use: se
     )
 
 
-async def activate_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
+async def activate_dkim_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
     """Make keys sign now, also without a DNS record, and retire the keys that they replace.
 
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
     if not key_ids:
         raise InvalidInput(
-            "name at least one", constraint=ValidationConstraint.REQUIRED, path=["dkimKeys"]
+            "At least one DKIM key is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["dkimKeys"],
         )
     rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
-        message = "two of one domain and algorithm cannot both sign"
+        message = "Two keys of the same domain and algorithm can't both be activated."
         raise Conflict(message, path=["dkimKeys"])
     domain_ids = {row.domain_id for row in rows if row.domain_id is not None}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
@@ -229,28 +247,28 @@ async def _activate_and_retire_others(
     await connection.execute(
         update(DkimKey).where(col(DkimKey.id).in_(activated_ids)).values(values)
     )
-    await dkim_key_mutations.retire_keys(ctx, session, retired_ids)
+    await dkim_key_mutations.set_dkim_keys_to_retired(ctx, session, retired_ids)
     changed = [*activated_ids, *sorted(retired_ids)]
     if changed:
-        await record_and_log_key_changes(
+        await journal_and_audit_key_changes(
             ctx, session, "dkimKeyActivate", (keys_of_domains, changed)
         )
 
 
-async def run_worker(environment: Environment) -> None:
-    """Activate pending keys and delete retired ones, until cancelled."""
-    while True:
+async def activate_or_delete_due_keys_forever(environment: Environment) -> None:
+    """Activate pending keys and delete retired ones, until cancelled or stopped."""
+    while not is_worker_stopping():
         try:
-            while await activate_or_delete_due_keys(environment) == MAX_KEYS_PER_STEP:
+            while await activate_or_delete_due_keys_and_count_due(environment) == MAX_KEYS_PER_STEP:
                 pass
         except Exception:  # keep running: the database or DNS can be back at the next attempt
-            log.exception("keys could not be looked after")
-        await asyncio.sleep(POLL_SECONDS)
+            log.exception("DKIM key rotation failed with an internal error")
+        await sleep_until_worker_stops(POLL_SECONDS)
 
 
-async def activate_or_delete_due_keys(environment: Environment) -> int:
+async def activate_or_delete_due_keys_and_count_due(environment: Environment) -> int:
     """Activate due pending keys, delete due retired ones, and return the number of due keys."""
-    columns = {*dkim_keys.READABLE_COLUMNS, "looks"}
+    columns = {*dkim_keys.READABLE_COLUMNS, "dns_check_count"}
     is_due = col(DkimKey.due_at) <= environment.now()
     statement = (
         select(*select_columns(DkimKey, columns)).where(is_due).order_by(col(DkimKey.due_at))
@@ -259,7 +277,7 @@ async def activate_or_delete_due_keys(environment: Environment) -> int:
     ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     pending_keys = [row for row in rows if row.state is DkimKeyState.PENDING]
     record_states = (
-        await dkim_keys.query_record_states(
+        await dkim_keys.query_record_states_unless_writing(
             ctx, [DkimRecordKey.from_row(row) for row in pending_keys]
         )
         if pending_keys
@@ -273,55 +291,60 @@ async def activate_or_delete_due_keys(environment: Environment) -> int:
     return len(rows)
 
 
-async def _activate_or_retry(ctx: Context, key: ColumnRow, *, has_record: bool) -> None:
+async def _activate_or_retry(ctx: Context, dkim_key: ColumnRow, *, has_record: bool) -> None:
     """Activate a pending key if its DNS record exists, else check again after a longer pause."""
-    is_pending_key = [col(DkimKey.id) == key.id, col(DkimKey.state) == DkimKeyState.PENDING]
-    async with ctx.write_session(PLATFORM, *_domain_stream_ids(key)) as session:
-        if not has_record or key.domain == ALL_DOMAINS:
-            pause = min(FIRST_DNS_RETRY * 2 ** min(key.looks, 10), MAX_DNS_RETRY)
+    is_pending_key = [col(DkimKey.id) == dkim_key.id, col(DkimKey.state) == DkimKeyState.PENDING]
+    async with ctx.write_session(PLATFORM, *_domain_stream_ids(dkim_key)) as session:
+        if not has_record or dkim_key.domain == ALL_DOMAINS:
+            pause = min(FIRST_DNS_RETRY * 2 ** min(dkim_key.dns_check_count, 10), MAX_DNS_RETRY)
             next_check = (
-                None if key.domain == ALL_DOMAINS else ctx.environment.now() + pause
+                None if dkim_key.domain == ALL_DOMAINS else ctx.environment.now() + pause
             )  # such a key has no DNS record
             connection = await session.connection()
             await connection.execute(
                 update(DkimKey)
                 .where(*is_pending_key)
-                .values(looks=DkimKey.looks + 1, due_at=next_check)
+                .values(dns_check_count=DkimKey.dns_check_count + 1, due_at=next_check)
             )
             return
         pending_rows = await ctx.read(
             select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(*is_pending_key)
         )
-        if pending_rows and pending_rows[0].public == key.public:
+        if pending_rows and pending_rows[0].public == dkim_key.public:
             await _activate_and_retire_others(ctx, session, pending_rows)
             ROTATION_STEPS_METRIC.add("seen")
-            log.info("key active", extra={"domain": key.domain, "selector": key.selector})
+            log.info(
+                "DKIM key activated",
+                extra={"domain": dkim_key.domain, "selector": dkim_key.selector},
+            )
 
 
-async def _delete_retired_key_if_replaced(ctx: Context, key: ColumnRow) -> None:
+async def _delete_retired_key_if_replaced(ctx: Context, dkim_key: ColumnRow) -> None:
     """Delete a key whose retention has ended, unless its domain has no active key."""
     other: Any = aliased(DkimKey)
     now = ctx.environment.now()
     has_active_key = exists().where(
         other.domain == col(DkimKey.domain), other.state == DkimKeyState.ACTIVE
     )
-    is_retired_key = [col(DkimKey.id) == key.id, col(DkimKey.state) == DkimKeyState.RETIRED]
-    async with ctx.write_session(PLATFORM, *_domain_stream_ids(key)) as session:
+    is_retired_key = [col(DkimKey.id) == dkim_key.id, col(DkimKey.state) == DkimKeyState.RETIRED]
+    async with ctx.write_session(PLATFORM, *_domain_stream_ids(dkim_key)) as session:
         connection = await session.connection()
         deleted = await connection.execute(
             delete(DkimKey).where(*is_retired_key, col(DkimKey.due_at) <= now, has_active_key)
         )
         if deleted.rowcount:
-            await record_key_changes(ctx, session, [key], event_type=EventType.DKIM_KEY_DELETED)
+            await journal_key_changes(
+                ctx, session, [dkim_key], event_type=EventType.DKIM_KEY_DELETED
+            )
             ROTATION_STEPS_METRIC.add("deleted")
             return
-        next_check = now + DELETE_RETRY if key.state is DkimKeyState.RETIRED else None
+        next_check = now + DELETE_RETRY if dkim_key.state is DkimKeyState.RETIRED else None
         await connection.execute(
             update(DkimKey)
-            .where(col(DkimKey.id) == key.id, col(DkimKey.state) == key.state)
+            .where(col(DkimKey.id) == dkim_key.id, col(DkimKey.state) == dkim_key.state)
             .values(due_at=next_check)
         )
 
 
-def _domain_stream_ids(key: ColumnRow) -> list[int]:
-    return [] if key.domain_id is None else [key.domain_id]
+def _domain_stream_ids(dkim_key: ColumnRow) -> list[int]:
+    return [] if dkim_key.domain_id is None else [dkim_key.domain_id]

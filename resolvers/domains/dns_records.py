@@ -19,20 +19,21 @@ from mail.domains.dns_advice import (
     RecordCheck,
     advise_records,
 )
+from mail.domains.submission_servers import public_https_host_or_empty, public_submission_servers
 from mail.network.dns_resolver import create_resolver
 from models.domains.dkim_keys import ALL_DOMAINS, DkimKey, DkimKeyState
 from models.errors import Forbidden
 from models.store.columns import ColumnRow, select_columns
-from resolvers.certificates.certificates import find_served_spki_sha256
+from resolvers.certificates.served_keys import find_served_spki_sha256
 from resolvers.context import Context
 
 OPERATION_TIMEOUT = 4.0  # seconds for all queries of one operation
 QUERY_TIMEOUT = 1.5  # seconds until a query is repeated
 MAX_CONCURRENT_QUERIES = 32
 AdviceIdentity = int  # `id()` of a RecordAdvice
-NOT_QUERIED = RecordCheck(DnsState.UNKNOWN, problem="not looked up")
-TIMED_OUT = RecordCheck(DnsState.UNKNOWN, problem="no answer in time")
-NO_NAME_SERVER = RecordCheck(DnsState.UNKNOWN, problem="no name server is known")
+NOT_QUERIED = RecordCheck(DnsState.UNKNOWN, problem="Not looked up.")
+TIMED_OUT = RecordCheck(DnsState.UNKNOWN, problem="The name server did not respond in time.")
+NO_NAME_SERVER = RecordCheck(DnsState.UNKNOWN, problem="No name server is configured.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class DnsRecordsKey:
         return cls(row.name, row.backup_mx, checks_dns)
 
 
-async def load_expected_records_by_domain(
+async def compute_expected_records_and_query_dns(
     ctx: Context, record_keys: list[DnsRecordsKey]
 ) -> list[list[CheckedDnsRecord]]:
     """Return the expected records of domains, in the given order.
@@ -66,12 +67,16 @@ async def load_expected_records_by_domain(
     transaction, which would stay open as long.
     """
     if ctx.is_writing and any(question.checks_dns for question in record_keys):
-        raise Forbidden("a look-up in DNS takes no part in a unit")
+        raise Forbidden("An @atomic request can't query DNS.")
     options = ctx.environment.options
     signing_keys_by_domain = await _load_keys_to_publish_by_domain(
-        ctx, [each.domain_name for each in record_keys]
+        ctx, [record_key.domain_name for record_key in record_keys]
     )
     served_spki = await find_served_spki_sha256(ctx.environment, options.hostname.lower())
+    submission_servers, web_host = (
+        public_submission_servers(options),
+        public_https_host_or_empty(options),
+    )
     advices_by_domain = [
         advise_records(
             DomainDnsFacts(
@@ -81,6 +86,8 @@ async def load_expected_records_by_domain(
                 tuple(signing_keys_by_domain[item.domain_name]),
                 options.mta_sts_mode,
                 served_spki,
+                submission_servers,
+                web_host,
             )
         )
         for item in record_keys
@@ -92,18 +99,18 @@ async def load_expected_records_by_domain(
         if key.checks_dns and advice.check_published
     ]
     judgements_by_id = (
-        await query_and_judge_records(ctx.environment.options.dns_resolver, queried)
+        await query_dns_and_compare_records(ctx.environment.options.dns_resolver, queried)
         if queried
         else {}
     )
     return [
         [
             CheckedDnsRecord(
-                each,
-                judgements_by_id.get(id(each))
-                or (NOT_QUERIED if each.check_published else _unconfigured_check(each)),
+                advice,
+                judgements_by_id.get(id(advice))
+                or (NOT_QUERIED if advice.check_published else _unconfigured_check(advice)),
             )
-            for each in advices
+            for advice in advices
         ]
         for advices in advices_by_domain
     ]
@@ -146,7 +153,7 @@ def _keys_to_publish(
     return own_keys
 
 
-async def query_and_judge_records(
+async def query_dns_and_compare_records(
     name_server: str | None, advices: Sequence[RecordAdvice]
 ) -> dict[AdviceIdentity, RecordCheck]:
     """Query the records of advices and judge them, by the id of the advice.
@@ -176,14 +183,14 @@ async def query_and_judge_records(
             task.cancel()
         await asyncio.gather(*tasks_by_question.values(), return_exceptions=True)
     return {
-        id(advice_asked): _judge_answer(
+        id(advice_asked): _check_of_dns_answer(
             advice_asked, tasks_by_question[advice_asked.name, advice_asked.type]
         )
         for advice_asked in advices
     }
 
 
-def _judge_answer(
+def _check_of_dns_answer(
     advice: RecordAdvice, query_task: "asyncio.Task[Sequence[str] | RecordCheck]"
 ) -> RecordCheck:
     if query_task.cancelled():
@@ -207,7 +214,7 @@ async def _query_texts(
     except dns.exception.Timeout:
         return TIMED_OUT
     except (dns.exception.DNSException, OSError, ValueError) as problem:
-        message = f"the name server fails: {type(problem).__name__}"
+        message = f"The name server reports an error: {type(problem).__name__}."
         return RecordCheck(DnsState.UNKNOWN, problem=message)
     return [_record_text(record, record_type) for record in answer.rrset or ()]
 

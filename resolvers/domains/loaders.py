@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, 
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import checked_domain, normalized_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain, normalized_domain
 from mail.text import confusables
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, LimitReached, NotFound, check_count_from_one_to_limit
 from models.events import journal
 from models.events.event_types import EventType
@@ -24,7 +24,7 @@ from models.users.roles import Role
 from models.users.tables import DomainAdmin, User
 from models.warning_codes import WarningCode
 from resolvers.context import Context
-from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql, equals_ignoring_case_sql
 
@@ -45,7 +45,7 @@ _SORT_COLUMNS = {
     "CREATED": SortColumn("created_at", datetime),
     "USER_COUNT": SortColumn("user_count", int),
 }
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in DomainOrder}
+LIST_ORDERS = list_orders(DomainOrder, _SORT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def reference_text(ref: DomainIdOrName | None) -> str:
     return "" if ref is None else ref.name or str(ref.id)
 
 
-async def find_referenced_domain(ctx: Context, ref: DomainIdOrName) -> ColumnRow | None:
+async def find_administered_domain_by_ref(ctx: Context, ref: DomainIdOrName) -> ColumnRow | None:
     """Return the referenced domain, or None if the viewer doesn't administer it."""
     statement = select(*select_columns(Domain)).where(
         is_referenced_domain(ref), is_administered_domain(ctx)
@@ -140,7 +140,7 @@ async def find_administered_domain(ctx: Context, name: str) -> ColumnRow | None:
     return next(iter(rows), None)
 
 
-async def load_referenced_domains(
+async def require_administered_domains_by_ref(
     ctx: Context, refs: Sequence[DomainIdOrName], *, path: str = "domains"
 ) -> list[ColumnRow]:
     """Load the referenced domains in the order of the references, each once.
@@ -149,7 +149,9 @@ async def load_referenced_domains(
     domain that the viewer doesn't administer.
     """
     limit = ctx.environment.options.bulk_max_items
-    check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} domains", path=[path])
+    check_count_from_one_to_limit(
+        len(refs), limit, f"From 1 to {limit:,} domains are required.", path=[path]
+    )
     names = [None if ref.name is None else normalized_domain(ref.name) for ref in refs]
     is_referenced = or_(
         col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),
@@ -169,7 +171,9 @@ async def load_referenced_domains(
     return list(rows_by_id.values())
 
 
-async def load_locked_domains(ctx: Context, domain_ids: Sequence[int]) -> list[ColumnRow]:
+async def reload_locked_domains_or_raise(
+    ctx: Context, domain_ids: Sequence[int]
+) -> list[ColumnRow]:
     """Load the current rows of locked domains in this order. Raises NotFound if one is deleted."""
     rows_by_id = {
         row.id: row
@@ -256,12 +260,12 @@ async def lock_or_create_domain_for_address(
     doesn't administer the domain or it may not be created, Conflict if the name is an alias
     domain, and LimitReached if the domain can't have another address.
     """
-    name = checked_domain(name, path=path)
+    name = normalize_and_validate_domain(name, path=path)
     viewer, connection = ctx.viewer, await session.connection()
     is_admin = viewer.role.includes(Role.ADMIN)
     alias_row = (await connection.execute(_select_alias_target(name))).first()
     if alias_row and (is_admin or alias_row.domain_id in viewer.administered_domains):
-        raise Conflict(f"{name} is an alias of another domain", path=[path])
+        raise Conflict(f"{name} is an alias of another domain.", path=[path])
     statement = select(col(Domain.id)).where(col(Domain.name) == name)
     row = (await connection.execute(statement)).first()
     if row is None and can_create_domain_for_address(ctx):
@@ -271,7 +275,9 @@ async def lock_or_create_domain_for_address(
             confusables.refuse_confusable_domain(name, path=path)
             await require_domain_name_free(session, name, path=path)
             warn_domain_created(ctx, name, path=[*input_path, path])
-            return await insert_domain(ctx, session, new_domain_with_defaults(ctx, name))
+            return await insert_domain_with_stream(
+                ctx, session, new_domain_with_defaults(ctx, name)
+            )
     if row is None:
         raise unknown_domain_error(ctx, name, path=[path])
     if not (is_admin or row.id in viewer.administered_domains):
@@ -295,7 +301,7 @@ async def lock_domain_with_address_room(
         raise NotFound(name, path=[path])
     if domain.max_addresses and domain.address_count >= domain.max_addresses:
         raise LimitReached(
-            "the domain has all its addresses",
+            "The domain has reached its limit of addresses.",
             limit=domain.max_addresses,
             used=domain.address_count,
             path=[path],
@@ -304,7 +310,7 @@ async def lock_domain_with_address_room(
 
 
 def _select_alias_target(name: str) -> Select[int]:
-    return select(col(AliasDomain.domain_id)).where(col(AliasDomain.alias) == name)
+    return select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
 
 
 def can_create_domain_for_address(ctx: Context) -> bool:
@@ -335,7 +341,7 @@ def unknown_domain_error(ctx: Context, name: str, *, path: Sequence[str]) -> Not
     error = NotFound(name, path=path)
     if ctx.viewer.role.includes(Role.ADMIN):
         error.message = (
-            f"there is no domain {name}: create it first, by domainCreate or `merganser domain add`"
+            f"Domain not found: {name}. Create it first, by domainCreate or `merganser domain add`."
         )
     return error
 
@@ -343,7 +349,7 @@ def unknown_domain_error(ctx: Context, name: str, *, path: Sequence[str]) -> Not
 def warn_domain_created(ctx: Context, name: str, *, path: Sequence[str]) -> None:
     """Warn the caller that an address has created a domain, whose name can be a typing error."""
     ctx.add_warning(
-        WarningCode.DOMAIN_CREATED, f"the domain {name} did not exist, and is created", path=path
+        WarningCode.DOMAIN_CREATED, f"The domain {name} did not exist. It was created.", path=path
     )
 
 
@@ -357,9 +363,9 @@ async def find_domain_name_conflicts(
     connection = await session.connection()
     conflicts = []
     if (await connection.execute(select(col(Domain.id)).where(col(Domain.name) == name))).first():
-        conflicts.append(Conflict(f"{name} is a domain already", path=[path]))
+        conflicts.append(Conflict(f"The domain {name} already exists.", path=[path]))
     if (await connection.execute(_select_alias_target(name))).first():
-        conflicts.append(Conflict(f"{name} is an alias of a domain", path=[path]))
+        conflicts.append(Conflict(f"{name} is an alias of a domain.", path=[path]))
     return conflicts
 
 
@@ -369,7 +375,7 @@ async def require_domain_name_free(session: AsyncSession, name: str, *, path: st
         raise conflict
 
 
-async def insert_domain(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
+async def insert_domain_with_stream(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
     """Insert a new domain with its stream, in a transaction that has locked PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import checked_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain
 from mail.text import confusables
 from models.domains.dkim_keys import DkimAlgorithm
 from models.domains.tables import Domain
@@ -41,7 +41,7 @@ from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations
 from resolvers.users import delete as user_delete
-from resolvers.users.limit_values import limit_or_none, stored_limit
+from resolvers.users.limit_values import limit_or_none, validated_stored_limit
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector
 
@@ -75,6 +75,10 @@ GRAPHQL_NAMES = {  # names of these columns in the schema
     "password_classes": "passwordPolicy.minClasses",
     RATE_COLUMN: "rateLimit",
 }
+INHERITING_FIELDS = {  # that set a column to None
+    RATE_COLUMN: "inheritRateLimit",
+    "default_user_quota": "inheritDefaultUserQuota",
+}
 PASSWORD_POLICY_MAXIMA = {
     "password_min": password_hashes.MAX_LENGTH,
     "password_classes": CHARACTER_CLASS_COUNT,
@@ -83,6 +87,15 @@ PERMISSION_OF_COLUMN = {
     "description": AdminPermission.DOMAIN_DESCRIPTION,
     RATE_COLUMN: AdminPermission.RATE_LIMITS,
 }
+
+
+@dataclass(frozen=True)
+class UserQuotaSummary:
+    """The quotas of the users of a domain."""
+
+    highest_given: int | None  # in bytes; None if all users inherit the default
+    unlimited_count: int
+    inheriting_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +107,11 @@ class DomainValues:
 
     def path_of_column(self, column: str) -> list[str]:
         """Return the path of a column in the input."""
+        if column in INHERITING_FIELDS and self.columns.get(column, column) is None:
+            return [*self.input_path, INHERITING_FIELDS[column]]
         return [*self.input_path, *GRAPHQL_NAMES.get(column, column).split(".")]
 
-    def validate(self, problems: ErrorCollector) -> dict[str, Any]:
+    def validated_columns(self, problems: ErrorCollector) -> dict[str, Any]:
         """Return the values in their stored form.
 
         Adds an error to `problems` for each invalid one.
@@ -110,24 +125,26 @@ class DomainValues:
     def _validate_value(self, column: str, value: Any) -> Any:
         path = self.path_of_column(column)
         if column == "description":
-            return sql_text.validate_text(value, max_length=MAX_DESCRIPTION_LENGTH, path=path)
+            return sql_text.validated_trimmed_text(
+                value, max_length=MAX_DESCRIPTION_LENGTH, path=path
+            )
         if column == RATE_COLUMN:
-            return rate_limit_mutations.validate_rate(value, path=[*path, "messages"])
+            return rate_limit_mutations.validate_rate(value, path=path)
         if column == "tags":
-            return sql_text.validate_tags(value or (), path=path)
+            return sql_text.validated_distinct_tags(value or (), path=path)
         if column in LIMIT_ENDS:
-            return stored_limit(value, LIMIT_ENDS[column], path)
+            return validated_stored_limit(value, LIMIT_ENDS[column], path)
         if (
             column in PASSWORD_POLICY_MAXIMA
             and value is not None
             and not 1 <= value <= PASSWORD_POLICY_MAXIMA[column]
         ):
-            message = f"from 1 to {PASSWORD_POLICY_MAXIMA[column]}"
+            message = f"Must be from 1 to {PASSWORD_POLICY_MAXIMA[column]}."
             raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=path)
         if column in PASSWORD_POLICY_MAXIMA or column == "relay_host_id":
             return value
         if value is None:
-            message = "it is either so or not: null says neither"
+            message = "Must be true or false, not null."
             raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
         return value
 
@@ -142,23 +159,23 @@ async def create_domain(
     """
     problems = ErrorCollector()
     with problems.collecting():
-        name = checked_domain(name, path="name")
+        name = normalize_and_validate_domain(name, path="name")
         confusables.refuse_confusable_domain(name)
         if with_dkim_key:
             dkim_key_mutations.require_key_name_fits_dns(name, path=["createDkim"])
-    columns = values.validate(problems)
+    columns = values.validated_columns(problems)
     rate_limit = columns.pop(RATE_COLUMN, None)
     domain = domain_loaders.new_domain_with_defaults(ctx, name, **columns)
-    _check_limits_and_flags(ctx, domain, values, problems)
+    _collect_limit_and_flag_errors(ctx, domain, values, problems)
     problems.raise_collected()
-    private_keys = await dkim_key_mutations.generate_keys(
+    private_keys = await dkim_key_mutations.generate_dkim_private_keys(
         ctx, [FIRST_KEY_ALGORITHM_AND_SIZE] if with_dkim_key else []
     )
     try:
         async with ctx.write_session(PLATFORM) as session:
             await domain_loaders.require_domain_name_free(session, name, path="name")
             await _require_relay_host(ctx, values, columns)
-            await domain_loaders.insert_domain(ctx, session, domain)
+            await domain_loaders.insert_domain_with_stream(ctx, session, domain)
             values_after = {"name": name, **_audit_log_values(columns)}
             for private_key in private_keys:
                 dkim_domain = DkimDomain(name, domain.id)
@@ -166,13 +183,13 @@ async def create_domain(
                     ctx, session, dkim_domain, private_key
                 )
             if rate_limit:
-                await rate_limit_mutations.set_or_delete_rates(
+                await rate_limit_mutations.set_or_delete_rates_and_return_former(
                     ctx, session, [domain.id], rate_limit, "domain_id"
                 )
                 values_after[GRAPHQL_NAMES[RATE_COLUMN]] = rate_limit_mutations.audit_log_values(
                     rate_limit
                 )
-            await audit_log.log_changes(
+            await audit_log.insert_audit_log_entries(
                 ctx,
                 session,
                 _domain_log_entry(
@@ -180,7 +197,7 @@ async def create_domain(
                 ),
             )
     except IntegrityError as clash:  # an address created it at the same time
-        raise Conflict(f"{name} is a domain already", path=["name"]) from clash
+        raise Conflict(f"The domain {name} already exists.", path=["name"]) from clash
     return domain
 
 
@@ -195,29 +212,31 @@ async def update_domains(
     _require_permission_for_columns(ctx, values)
     if not values.columns:
         raise InvalidInput(
-            "say what to change",
+            "At least one field is required.",
             constraint=ValidationConstraint.REQUIRED,
             path=list(values.input_path),
         )
     problems = ErrorCollector()
-    columns = values.validate(problems)
+    columns = values.validated_columns(problems)
     problems.raise_collected()
-    domain_ids = [row.id for row in await domain_loaders.load_referenced_domains(ctx, refs)]
+    domain_ids = [
+        row.id for row in await domain_loaders.require_administered_domains_by_ref(ctx, refs)
+    ]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
-        rows_before = await domain_loaders.load_locked_domains(ctx, domain_ids)
+        rows_before = await domain_loaders.reload_locked_domains_or_raise(ctx, domain_ids)
         await _require_relay_host(ctx, values, columns)
-        quota_use = (
-            await _load_user_quota_totals(ctx, domain_ids)
+        user_quotas_by_domain = (
+            await _load_user_quota_summaries(ctx, domain_ids)
             if set(QUOTA_COLUMNS) & set(columns)
             else {}
         )
         for row in rows_before:
             with prefix_error_messages(row.name):
-                _validate_new_limits(ctx, row, values, columns, quota_use.get(row.id))
+                _validate_new_limits(ctx, row, values, columns, user_quotas_by_domain.get(row.id))
         rates_before_and_after = {}
         if RATE_COLUMN in columns:
             rate_limit = columns.pop(RATE_COLUMN)
-            old_rates = await rate_limit_mutations.set_or_delete_rates(
+            old_rates = await rate_limit_mutations.set_or_delete_rates_and_return_former(
                 ctx, session, domain_ids, rate_limit, "domain_id"
             )
             rates_before_and_after = {
@@ -225,13 +244,13 @@ async def update_domains(
                 for key, old_rate in old_rates.items()
             }
         await _update_rows_and_allocated_quota(ctx, session, domain_ids, columns)
-        rows_after = await domain_loaders.load_locked_domains(ctx, domain_ids)
+        rows_after = await domain_loaders.reload_locked_domains_or_raise(ctx, domain_ids)
         changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         await ctx.record_changes(
             session, {**changes_by_stream, PLATFORM: [(EventType.DOMAIN_UPDATED, domain_ids)]}
         )
         pairs = zip(rows_before, rows_after, strict=True)
-        await audit_log.log_changes(
+        await audit_log.insert_audit_log_entries(
             ctx,
             session,
             *(_log_entry_of_update(columns, rates_before_and_after, *pair) for pair in pairs),
@@ -257,44 +276,51 @@ def _require_permission_for_columns(ctx: Context, values: DomainValues) -> None:
         permission = PERMISSION_OF_COLUMN.get(name)
         if permission is None or permission not in viewer.permissions:
             required = permission or Role.ADMIN
-            message = f"to change {GRAPHQL_NAMES.get(name, name)} needs {required}"
+            message = f"Requires {required} to change {GRAPHQL_NAMES.get(name, name)}."
             raise Forbidden(message, requires=required, path=values.path_of_column(name))
 
 
 def _validate_new_limits(
     ctx: Context,
-    row: ColumnRow,
+    domain_row: ColumnRow,
     values: DomainValues,
     columns: Mapping[str, Any],
-    quota_use: ColumnRow | None,
+    user_quotas: UserQuotaSummary | None,
 ) -> None:
     """Raise InvalidInput if the new values contradict each other.
 
     Raises LimitReached if a limit is below the current use.
     """
-    stored = {column.name: getattr(row, column.name) for column in select_columns(Domain)}
+    stored = {column.name: getattr(domain_row, column.name) for column in select_columns(Domain)}
     domain = Domain(**{**stored, **columns})
     problems = ErrorCollector()
-    _check_limits_and_flags(ctx, domain, values, problems)
+    _collect_limit_and_flag_errors(ctx, domain, values, problems)
     problems.raise_collected()
-    for name, used in (("max_users", row.user_count), ("max_addresses", row.address_count)):
+    for name, used in (
+        ("max_users", domain_row.user_count),
+        ("max_addresses", domain_row.address_count),
+    ):
         limit = columns.get(name)
         if limit and used > limit:
-            message = f"the domain has {used} already"
+            message = f"The domain already uses {used:,}."
             raise LimitReached(message, limit=limit, used=used, path=values.path_of_column(name))
-    if quota_use is None:
+    if user_quotas is None:
         return
     changed_quotas = [
         name for name in ("quota", "max_user_quota", "default_user_quota") if name in columns
     ]
     default_quota = effective_quota(ctx.environment, domain, None)
-    allocated = row.quota_allocated + quota_use.inheriting * (
-        default_quota - effective_quota(ctx.environment, row, None)
+    allocated = domain_row.quota_allocated + user_quotas.inheriting_count * (
+        default_quota - effective_quota(ctx.environment, domain_row, None)
     )
-    highest_quota = max(quota_use.highest or 0, default_quota if quota_use.inheriting else 0)
+    highest_quota = max(
+        user_quotas.highest_given or 0, default_quota if user_quotas.inheriting_count else 0
+    )
     limit_in_force = domain.quota or domain.max_user_quota
-    if limit_in_force and (quota_use.unlimited or (quota_use.inheriting and not default_quota)):
-        message = "a user of the domain has unlimited storage"
+    if limit_in_force and (
+        user_quotas.unlimited_count or (user_quotas.inheriting_count and not default_quota)
+    ):
+        message = "A user of the domain has unlimited storage."
         raise LimitReached(
             message,
             limit=limit_in_force,
@@ -303,18 +329,18 @@ def _validate_new_limits(
         )
     if domain.max_user_quota and highest_quota > domain.max_user_quota:
         blamed_column = "max_user_quota" if "max_user_quota" in columns else changed_quotas[0]
-        message = f"a user of the domain has {highest_quota} bytes already"
+        message = f"A user of the domain has a quota of {highest_quota:,} bytes."
         limit = domain.max_user_quota
         raise LimitReached(
             message, limit=limit, used=highest_quota, path=values.path_of_column(blamed_column)
         )
     if domain.quota and allocated > domain.quota:
-        message = f"the users of the domain have {allocated} bytes together"
+        message = f"The users of the domain have quotas of {allocated:,} bytes in total."
         path = values.path_of_column(changed_quotas[0])
         raise LimitReached(message, limit=domain.quota, used=allocated, path=path)
 
 
-def _check_limits_and_flags(
+def _collect_limit_and_flag_errors(
     ctx: Context, domain: Domain, values: DomainValues, problems: ErrorCollector
 ) -> None:
     """Add errors to `problems` for limits and flags of the input that contradict each other."""
@@ -338,7 +364,9 @@ def _check_limits_and_flags(
                     else given_columns[0]
                 )
                 names = GRAPHQL_NAMES[smaller_column], GRAPHQL_NAMES[larger_column]
-                message = f"{names[0]} is {small or 'unlimited'}, more than {names[1]}, {large}"
+                message = (
+                    f"{names[0]} ({small or 'unlimited'}) must not exceed {names[1]} ({large})."
+                )
                 raise InvalidInput(
                     message,
                     constraint=ValidationConstraint.MAX,
@@ -357,9 +385,7 @@ def _check_limits_and_flags(
     with problems.collecting():
         for flag, is_set, required_flag, has_required in requirements if given_flags else ():
             if is_set and not has_required:
-                message = (
-                    f"{GRAPHQL_NAMES[flag]} is for a domain with {GRAPHQL_NAMES[required_flag]}"
-                )
+                message = f"{GRAPHQL_NAMES[flag]} requires {GRAPHQL_NAMES[required_flag]}."
                 name = flag if flag in given_flags else required_flag
                 raise InvalidInput(
                     message,
@@ -368,8 +394,10 @@ def _check_limits_and_flags(
                 )
 
 
-async def _load_user_quota_totals(ctx: Context, domain_ids: Sequence[int]) -> dict[int, ColumnRow]:
-    """Load the quotas given to users by domain, with one statement."""
+async def _load_user_quota_summaries(
+    ctx: Context, domain_ids: Sequence[int]
+) -> dict[int, UserQuotaSummary]:
+    """Load the quotas of users by domain, with one statement. Omits domains without users."""
     quota_column = col(User.quota)
     statement: Select[*tuple[Any, ...]] = (
         select(
@@ -381,7 +409,10 @@ async def _load_user_quota_totals(ctx: Context, domain_ids: Sequence[int]) -> di
         .where(col(User.domain_id).in_(domain_ids))
         .group_by(col(User.domain_id))
     )
-    return {row.domain_id: row for row in await ctx.read(statement)}
+    return {
+        row.domain_id: UserQuotaSummary(row.highest, row.unlimited, row.inheriting)
+        for row in await ctx.read(statement)
+    }
 
 
 async def _update_rows_and_allocated_quota(
@@ -434,11 +465,11 @@ def _audit_log_values(columns: Mapping[str, Any]) -> dict[str, Any]:
         if column == "default_user_quota":
             values["defaultUserQuotaInherited"] = value is None
         name, _, member = GRAPHQL_NAMES.get(column, column).partition(".")
-        shown = limit_or_none(value) if column in LIMIT_ENDS else value
+        limit = limit_or_none(value) if column in LIMIT_ENDS else value
         if member:
-            values.setdefault(name, {})[member] = shown
+            values.setdefault(name, {})[member] = limit
         else:
-            values[name] = shown
+            values[name] = limit
     return values
 
 
@@ -456,12 +487,14 @@ async def delete_domains(
     Raises Conflict if a domain has users, addresses or aliases and `cascade` is false. With
     `cascade` its users are deleted as by `userDelete`, at most the bulk limit.
     """
-    rows = await domain_loaders.load_referenced_domains(ctx, refs)
+    rows = await domain_loaders.require_administered_domains_by_ref(ctx, refs)
     async with ctx.combined_transaction():
         users_statement = select(col(User.id)).where(
             col(User.domain_id).in_([row.id for row in rows])
         )
         if cascade and await ctx.read(users_statement.limit(1)):
             user_selection = UserSelector(domains=tuple(DomainIdOrName(id=row.id) for row in rows))
-            await user_delete.delete_users(ctx, user_selection, mutation="domainDelete")
+            await user_delete.delete_users_or_reschedule_purge(
+                ctx, user_selection, mutation="domainDelete"
+            )
         return await delete_domains_and_dependents(ctx, [row.id for row in rows], cascade=cascade)

@@ -37,7 +37,7 @@ async def rename_domain_in_address_targets(
     )
 
 
-async def rename_domain_in_user_columns(
+async def rename_domain_in_user_targets_and_senders(
     ctx: Context, session: AsyncSession, old_name: str, new_name: str
 ) -> list[int]:
     """Replace a domain name in the targets and allowed senders of users.

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Executable,
     Select,
     String,
     and_,
@@ -20,11 +21,15 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses.address_syntax import ascii_domain, checked_domain, checked_username
+from mail.addresses.address_syntax import (
+    ascii_domain,
+    normalize_and_validate_domain,
+    normalize_and_validate_username,
+)
 from mail.text import confusables
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, InvalidInput, MultipleErrors, NotFound, RequestError
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
@@ -38,7 +43,7 @@ from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, references
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
-from resolvers.domains.streams import address_changes_by_stream, lock_domains_and_users
+from resolvers.domains.streams import address_changes_by_stream, lock_platform_domains_and_users
 
 MAX_LISTED_CONFLICTS = 100  # conflicts of usernames in one response
 MAX_USERNAME_LENGTH = 128  # characters
@@ -73,7 +78,10 @@ class DomainRenameNames:
     @property
     def username_suffixes(self) -> tuple[str, str]:
         """The old and new suffix of usernames, always in ASCII."""
-        return f"@{ascii_domain(self.old_name)}", f"@{ascii_domain(self.new_name)}"
+        return (
+            f"@{ascii_domain(self.old_name)}",
+            f"@{ascii_domain(self.new_name)}",
+        )
 
     @property
     def username_key_suffixes(self) -> tuple[str, str]:
@@ -102,16 +110,16 @@ class DomainRenameNames:
     def new_username(self) -> Any:
         """The usernames with the new suffix."""
         old_suffix, new_suffix = self.username_suffixes
-        return without_suffix_sql(col(User.username), old_suffix) + new_suffix
+        return cut_by_suffix_length_sql(col(User.username), old_suffix) + new_suffix
 
     @property
     def new_username_key(self) -> Any:
         """The compared forms of usernames with the new suffix."""
         old_suffix, new_suffix = self.username_key_suffixes
-        return without_suffix_sql(col(User.username_key), old_suffix) + new_suffix
+        return cut_by_suffix_length_sql(col(User.username_key), old_suffix) + new_suffix
 
 
-def without_suffix_sql(column: Any, suffix: str) -> Any:
+def cut_by_suffix_length_sql(column: Any, suffix: str) -> Any:
     """Return the SQL expression for a column without this suffix."""
     return func.substr(column, 1, func.length(column) - len(suffix), type_=String)
 
@@ -122,19 +130,21 @@ async def rename_domain(ctx: Context, ref: DomainIdOrName, new_name: str) -> Dom
     Uses one transaction, and a number of statements that does not depend on the number of
     users. Raises NotFound, InvalidInput, or MultipleErrors with every conflict.
     """
-    new_name = checked_domain(new_name, path="newName")
+    new_name = normalize_and_validate_domain(new_name, path="newName")
     confusables.refuse_confusable_domain(new_name, path="newName")
-    domain = await domain_loaders.find_referenced_domain(ctx, ref)
+    domain = await domain_loaders.find_administered_domain_by_ref(ctx, ref)
     old_name = domain_loaders.reference_text(ref)
     if domain is None:
         raise NotFound(old_name, path=["domain"])
     if domain.name == new_name:
         raise InvalidInput(
-            "that is its name", constraint=ValidationConstraint.SAME, path=["newName"]
+            "The new name must differ from the current name.",
+            constraint=ValidationConstraint.SAME,
+            path=["newName"],
         )
     names = DomainRenameNames(domain.id, domain.name, new_name)
     async with ctx.write_session() as session:
-        await lock_domains_and_users(session, [domain.id])
+        await lock_platform_domains_and_users(session, [domain.id])
         if (await _load_domain(ctx, domain.id, old_name)).name != domain.name:
             raise NotFound(old_name, path=["domain"])  # another transaction renamed it first
         errors = [
@@ -144,7 +154,7 @@ async def rename_domain(ctx: Context, ref: DomainIdOrName, new_name: str) -> Dom
         ]
         if errors:
             raise MultipleErrors(errors)
-        changed = await _rename_rows(ctx, session, names)
+        changed = await _rename_domain_in_all_rows_and_count(ctx, session, names)
         row_after = await _load_domain(ctx, domain.id, old_name)
         entry = NewAuditLogEntry(
             mutation="domainRename",
@@ -154,7 +164,7 @@ async def rename_domain(ctx: Context, ref: DomainIdOrName, new_name: str) -> Dom
             before={"name": names.old_name},
             after={"name": new_name},
         )
-        await audit_log.log_changes(ctx, session, entry)
+        await audit_log.insert_audit_log_entries(ctx, session, entry)
     return DomainRenameResult(row_after, **changed)
 
 
@@ -175,7 +185,9 @@ async def _username_problems(ctx: Context, names: DomainRenameNames) -> list[Req
         .limit(MAX_LISTED_CONFLICTS)
     )
     errors: list[RequestError] = [
-        Conflict(f"the user {row.username} would be called as {row.other} is", path=["newName"])
+        Conflict(
+            f"The user {row.username} would get the name of the user {row.other}.", path=["newName"]
+        )
         for row in await ctx.read(conflict_statement)
     ]
     length_statement = select(func.max(func.length(names.new_username)).label("longest"))
@@ -190,25 +202,25 @@ async def _rewrite_problems(ctx: Context, names: DomainRenameNames) -> list[Requ
     is_target = col(RecipientRewrite.target).endswith(f"@{names.new_name}", autoescape=True)
     uses_name = (col(RecipientRewrite.domain) == names.new_name) | is_target
     if await ctx.read(select(col(RecipientRewrite.id)).where(uses_name).limit(1)):
-        return [Conflict(f"a recipient rewrite is about {names.new_name}", path=["newName"])]
+        return [Conflict(f"A recipient rewrite already uses {names.new_name}.", path=["newName"])]
     return []
 
 
-def _suffix_problems(suffix: str, max_length: int) -> list[RequestError]:
-    if max_length > MAX_USERNAME_LENGTH:
+def _suffix_problems(suffix: str, longest_username_length: int) -> list[RequestError]:
+    if longest_username_length > MAX_USERNAME_LENGTH:
         message = (
-            f"a user name would have {max_length} characters, and {MAX_USERNAME_LENGTH} are the "
-            "most"
+            f"A user name has at most {MAX_USERNAME_LENGTH} characters, not "
+            f"{longest_username_length}."
         )
         return [InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["newName"])]
     try:
-        checked_username(f"x{suffix}", path=["newName"])
+        normalize_and_validate_username(f"x{suffix}", path=["newName"])
     except InvalidInput as problem:
         return [problem]
     return []
 
 
-async def _rename_rows(
+async def _rename_domain_in_all_rows_and_count(
     ctx: Context, session: AsyncSession, names: DomainRenameNames
 ) -> dict[str, int]:
     """Update all rows, record the changes, and return the counts of `DomainRenameResult`."""
@@ -221,7 +233,7 @@ async def _rename_rows(
     for row in await ctx.read(_changed_users_statement(names)):
         user_ids_by_stream.setdefault(row.domain_id or PLATFORM, []).append(row.id)
         search_word_parameters.append({"user": row.id, "found_by": _search_words_after(names, row)})
-    alias_statement = select(func.count()).where(col(AliasDomain.domain_id) == names.domain_id)
+    alias_statement = select(func.count()).where(col(DomainAlias.domain_id) == names.domain_id)
     ((alias_count,),) = await ctx.read(alias_statement)
 
     at = ctx.environment.now()
@@ -237,10 +249,10 @@ async def _rename_rows(
         changes_by_stream.setdefault(stream, []).append(
             (EventType.DOMAIN_UPDATED, [names.domain_id])
         )
-    await _rename_references(ctx, session, names, changes_by_stream)
+    await _rename_references_and_add_changes(ctx, session, names, changes_by_stream)
     await ctx.record_changes(session, changes_by_stream)
     user_count = sum(len(ids) for ids in user_ids_by_stream.values())
-    key_count = await dkim_key_mutations.rename_domain_of_keys(
+    key_count = await dkim_key_mutations.rename_domain_of_keys_and_count(
         ctx, session, names.domain_id, names.old_name, names.new_name
     )
     return {
@@ -251,7 +263,7 @@ async def _rename_rows(
     }
 
 
-async def _rename_references(
+async def _rename_references_and_add_changes(
     ctx: Context,
     session: AsyncSession,
     names: DomainRenameNames,
@@ -263,7 +275,7 @@ async def _rename_references(
     """
     for event_type, rename_references in (
         (EventType.ADDRESS_UPDATED, references.rename_domain_in_address_targets),
-        (EventType.USER_UPDATED, references.rename_domain_in_user_columns),
+        (EventType.USER_UPDATED, references.rename_domain_in_user_targets_and_senders),
     ):
         if ids := await rename_references(ctx, session, names.old_name, names.new_name):
             changes_by_stream.setdefault(PLATFORM, []).append((event_type, ids))
@@ -276,7 +288,7 @@ def _changed_users_statement(names: DomainRenameNames) -> Select[*tuple[Any, ...
         select(
             *select_columns(User, {"id", "domain_id", "username", "name"}),
             names.has_renamed_username.label("called"),
-            col(Address.shown).label("main"),
+            col(Address.display_address).label("main"),
         )
         .outerjoin(Address, is_main_address)
         .where(or_(names.has_renamed_username, names.has_main_address_in_domain))
@@ -284,14 +296,15 @@ def _changed_users_statement(names: DomainRenameNames) -> Select[*tuple[Any, ...
     )
 
 
-def _address_and_domain_statements(names: DomainRenameNames, now: datetime) -> list[Any]:
+def _address_and_domain_statements(names: DomainRenameNames, now: datetime) -> list[Executable]:
     """Return the statements that rename the addresses of the domain, and the domain."""
-    text_column = col(Address.shown)
+    text_column = col(Address.display_address)
     return [
         update(Address)
         .where(col(Address.domain_id) == names.domain_id)
         .values(
-            shown=without_suffix_sql(text_column, f"@{names.old_name}") + f"@{names.new_name}",
+            display_address=cut_by_suffix_length_sql(text_column, f"@{names.old_name}")
+            + f"@{names.new_name}",
             updated_at=now,
         ),
         update(Domain)
@@ -300,19 +313,19 @@ def _address_and_domain_statements(names: DomainRenameNames, now: datetime) -> l
     ]
 
 
-def _rule_statements(names: DomainRenameNames) -> list[Any]:
+def _rule_statements(names: DomainRenameNames) -> list[Executable]:
     """Return the statements that rename the domain in recipient rewrites and BCC targets.
 
     BCC rules refer to the domain of their match by id.
     """
     old_suffix = f"@{names.old_name}"
 
-    def suffix_update(table: Any, column: Any) -> Any:
+    def suffix_update(table: Any, column: Any) -> Executable:
         has_suffix = column.endswith(old_suffix, autoescape=True)
         return (
             update(table)
             .where(has_suffix)
-            .values({column: without_suffix_sql(column, old_suffix) + f"@{names.new_name}"})
+            .values({column: cut_by_suffix_length_sql(column, old_suffix) + f"@{names.new_name}"})
         )
 
     match_update = update(RecipientRewrite).where(col(RecipientRewrite.domain) == names.old_name)
@@ -323,7 +336,7 @@ def _rule_statements(names: DomainRenameNames) -> list[Any]:
     ]
 
 
-def _user_statement(names: DomainRenameNames, now: datetime) -> Any:
+def _user_statement(names: DomainRenameNames, now: datetime) -> Executable:
     """Return the statement that renames usernames and touches users with renamed main address."""
     has_renamed_username = names.has_renamed_username
     username, key_column = col(User.username), col(User.username_key)

@@ -13,7 +13,7 @@ from models.users.tables import User
 from resolvers.context import Context
 
 
-async def lock_domains_and_users(session: AsyncSession, domain_ids: Sequence[int]) -> None:
+async def lock_platform_domains_and_users(session: AsyncSession, domain_ids: Sequence[int]) -> None:
     """Lock PLATFORM, these domains, and all users that live or have an address in them.
 
     Runs the query twice, since users can be added while it waits for the locks.

@@ -8,20 +8,20 @@ from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlmodel import col
 
 from mail.files.upload_parts import StoredPart, delete_part_rows
-from mail.files.upload_removal import delete_upload_rows, drop_unreferenced_objects
-from mail.storage.blobs.object_stores import object_name
+from mail.files.upload_removal import delete_upload_rows_up_to_limit, drop_unreferenced_objects
+from mail.storage.blobs.object_stores import new_object_name
 from models.errors import LimitReached, NotFound, RequestError, require_found
 from models.files.blobs import Upload, UploadPart
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
-from resolvers.access import is_visible
+from resolvers.access import is_own_or_shared
 from resolvers.context import Context
 from resolvers.files.uploads import (
     LIFETIME,
-    check_upload_limits,
     put_object,
-    require_upload_owner_id,
-    waiting_uploads_query,
+    require_below_upload_limits,
+    require_upload_scope_and_owner_id,
+    unexpired_upload_totals_query,
 )
 
 MOST_PARTS = 10_000  # of one upload
@@ -44,7 +44,7 @@ class OffsetMoved(Exception):
     """Raised if another request has added bytes; the upload continues at `offset`."""
 
     def __init__(self, offset: int) -> None:
-        super().__init__(f"the upload goes on at {offset}")
+        super().__init__(f"The next byte of the upload must be at offset {offset}.")
         self.offset = offset
 
 
@@ -71,7 +71,7 @@ async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
     All announced bytes count for the limits. Raises RateLimited at 100 waiting uploads of the
     viewer, LimitReached if they exceed 1 GiB, and Forbidden without the scope MAIL or SUBMIT.
     """
-    environment, owner_id = ctx.environment, require_upload_owner_id(ctx)
+    environment, owner_id = ctx.environment, require_upload_scope_and_owner_id(ctx)
     row = {
         "id": environment.new_id(),
         "user_id": owner_id,
@@ -79,54 +79,56 @@ async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
         "received": 0,
         "content_type": announced.content_type,
         "filename": announced.filename,
-        "told": announced.client_metadata,
+        "client_metadata": announced.client_metadata,
         "created_at": environment.now(),
         "expires_at": environment.now() + LIFETIME,
     }
 
-    def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
-        check_upload_limits(
+    def insert_upload_within_limits(transaction: DatabaseTransaction) -> ColumnRow:
+        require_below_upload_limits(
             environment,
-            transaction.connection.execute(waiting_uploads_query(environment, owner_id)).one(),
+            transaction.connection.execute(
+                unexpired_upload_totals_query(environment, owner_id)
+            ).one(),
             announced.size,
         )
         return transaction.connection.execute(
             insert(Upload).returning(*select_columns(Upload)), row
         ).one()
 
-    return await environment.run_transaction(insert_row, owner_id)
+    return await environment.run_transaction(insert_upload_within_limits, owner_id)
 
 
 async def read_own_upload_row(ctx: Context, upload_id: int) -> ColumnRow:
     """Read the viewer's upload, finished or not. Raises NotFound or Forbidden."""
-    require_upload_owner_id(ctx)
+    require_upload_scope_and_owner_id(ctx)
     statement = select(*select_columns(Upload)).where(_is_own_upload(ctx, upload_id))
     return require_found(next(iter(await ctx.read(statement)), None), str(upload_id))
 
 
-async def acknowledge_bytes(ctx: Context, upload_id: int, progress: UploadProgress) -> None:
+async def advance_upload_offset(ctx: Context, upload_id: int, progress: UploadProgress) -> None:
     """Acknowledge bytes that are stored in the spool file. Raises NotFound or OffsetMoved."""
 
-    def advance(transaction: DatabaseTransaction) -> bool:
+    def advance_offset(transaction: DatabaseTransaction) -> bool:
         return _advance_offset_if_unchanged(ctx, transaction, upload_id, progress)
 
-    if not await ctx.environment.run_transaction(advance):
+    if not await ctx.environment.run_transaction(advance_offset):
         raise await _offset_error(ctx, upload_id)
 
 
-async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
+async def store_part_or_delete_object(ctx: Context, upload_id: int, part: StoredPart) -> None:
     """Acknowledge bytes that are stored as an object. Raises NotFound, OffsetMoved or LimitReached.
 
     If the part is refused, its object is deleted.
     """
     environment, progress = ctx.environment, UploadProgress(part.start, part.end)
 
-    def insert_part(transaction: DatabaseTransaction) -> bool:
+    def try_insert_part_and_advance_offset(transaction: DatabaseTransaction) -> bool:
         if not _advance_offset_if_unchanged(ctx, transaction, upload_id, progress):
             return False
         statement = select(func.count()).where(col(UploadPart.upload_id) == upload_id)
         if (used := transaction.connection.execute(statement).scalar_one()) >= MOST_PARTS:
-            text = f"At most {MOST_PARTS} parts of an upload: send more bytes in each request"
+            text = f"An upload has at most {MOST_PARTS} parts: send more bytes in each request."
             raise LimitReached(text, limit=MOST_PARTS, used=used)
         transaction.connection.execute(
             insert(UploadPart), part.column_values(transaction.environment.new_id(), upload_id)
@@ -134,7 +136,7 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
         return True
 
     try:
-        if not await environment.run_transaction(insert_part):
+        if not await environment.run_transaction(try_insert_part_and_advance_offset):
             raise await _offset_error(ctx, upload_id)
     except (RequestError, OffsetMoved):  # after other failures a row may name the object
         await environment.object_store.delete([part.name])
@@ -151,22 +153,22 @@ async def require_offset(ctx: Context, upload_id: int, expected_offset: int) -> 
         raise OffsetMoved(next_offset(row))
 
 
-async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> ColumnRow:
+async def complete_upload(ctx: Context, upload_id: int, upload: WholeUpload) -> ColumnRow:
     """Store all bytes for 24 hours from now and return the row. Raises NotFound or OffsetMoved."""
     environment = ctx.environment
-    object_key = object_name(whole.digest, environment.new_id())
+    object_key = new_object_name(upload.digest, environment.new_id())
     try:
-        await put_object(environment, object_key, whole.source)
+        await put_object(environment, object_key, upload.source)
     except FileNotFoundError:  # the upload may have ended, and the file with it
-        await require_offset(ctx, upload_id, whole.acknowledged)
+        await require_offset(ctx, upload_id, upload.acknowledged)
         raise
     values: dict[str, Any] = {
         "received": col(Upload.size),
-        "digest": whole.digest,
+        "digest": upload.digest,
         "blob_name": object_key,
         "expires_at": environment.now() + LIFETIME,
     }
-    is_unfinished = _is_unfinished_at(ctx, upload_id, whole.acknowledged)
+    is_unfinished = _is_unfinished_at(ctx, upload_id, upload.acknowledged)
     statement = (
         update(Upload).where(is_unfinished).values(**values).returning(*select_columns(Upload))
     )
@@ -185,10 +187,10 @@ async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> C
 
 async def delete_upload(ctx: Context, upload_id: int) -> None:
     """Delete the upload, finished or not. Raises NotFound or Forbidden."""
-    require_upload_owner_id(ctx)
+    require_upload_scope_and_owner_id(ctx)
     is_this_upload = _is_own_upload(ctx, upload_id)
     removed = await ctx.environment.run_transaction(
-        lambda transaction: delete_upload_rows(transaction, is_this_upload)
+        lambda transaction: delete_upload_rows_up_to_limit(transaction, is_this_upload)
     )
     if not removed.count:
         raise NotFound(str(upload_id))
@@ -222,4 +224,4 @@ def _is_unfinished_at(ctx: Context, upload_id: int, next_byte: int) -> ColumnEle
 
 def _is_own_upload(ctx: Context, upload_id: int) -> ColumnElement[bool]:
     is_not_expired = col(Upload.expires_at) > ctx.environment.now()
-    return (col(Upload.id) == upload_id) & is_visible(ctx, Upload) & is_not_expired
+    return (col(Upload.id) == upload_id) & is_own_or_shared(ctx, Upload) & is_not_expired

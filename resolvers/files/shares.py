@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, false, func, or_, select, true, up
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
+from mail.storage.blobs.blob_writer import StoredMessageBlobs, upsert_blob_rows
 from models.errors import (
     Forbidden,
     InvalidInput,
@@ -27,16 +27,18 @@ from models.events.journal import JournalEntry
 from models.files.tables import File, FileAttachmentMode, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, select_columns
+from models.throttling.policy import BanCause
 from models.users.roles import Role
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import is_visible
+from resolvers.access import is_own_or_shared
 from resolvers.auth import credential_status, throttles
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context
 from resolvers.files import stored_files
 from resolvers.files.uploads import ReceivedFile
 from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.throttling import client_failures
 
 MAX_LINKS_PER_FILE = 100  # of one file
 IDLE_LIFETIME = timedelta(days=100)  # without an end, a link expires so long after the last access
@@ -78,19 +80,19 @@ def create_share_token(environment: Environment, share_id: int) -> str:
     return _encode_token(signed_bytes + _token_signature(environment, signed_bytes))
 
 
-def parse_share_token(environment: Environment, token: str) -> ShareToken:
+def verify_and_parse_share_token(environment: Environment, token: str) -> ShareToken:
     """Parse the token of a link. Raises NotFound unless this server has signed it."""
     try:
         raw = base64.urlsafe_b64decode(token.encode("ascii"))
     except ValueError:
-        raise NotFound("share") from None
+        raise NotFound("", noun="Link to a file") from None
     signed_bytes, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
     is_valid = len(signed_bytes) in (
         KEY_BYTES,
         KEY_BYTES + INCARNATION_BYTES,
     ) and hmac.compare_digest(signature, _token_signature(environment, signed_bytes))
     if not is_valid or _encode_token(raw) != token:
-        raise NotFound("share")
+        raise NotFound("", noun="Link to a file")
     return ShareToken(
         int.from_bytes(signed_bytes[:KEY_BYTES], "big"),
         int.from_bytes(signed_bytes[KEY_BYTES:], "big"),
@@ -128,17 +130,19 @@ def _is_not_expired(ctx: Context) -> ColumnElement[bool]:
     return or_(expires_at.is_(None), expires_at > ctx.environment.now())
 
 
-async def load_own_shares_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_unexpired_shares_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's links, in the order of the ids; None if one is expired or unknown."""
     own_shares = select(*select_columns(FileShare)).where(
-        is_visible(ctx, FileShare), _is_not_expired(ctx)
+        is_own_or_shared(ctx, FileShare), _is_not_expired(ctx)
     )
     return await read_by_keys(ctx, own_shares, col(FileShare.id), ids)
 
 
-async def load_shares_by_file(ctx: Context, file_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_visible_unexpired_shares_by_file(
+    ctx: Context, file_ids: list[int]
+) -> list[list[ColumnRow]]:
     """Load the links of each file, oldest first: of the viewer's files, for a ROOT of all files."""
-    is_visible_share = true() if ctx.viewer.role is Role.ROOT else is_visible(ctx, FileShare)
+    is_visible_share = true() if ctx.viewer.role is Role.ROOT else is_own_or_shared(ctx, FileShare)
     visible_shares = select(*select_columns(FileShare)).where(
         is_visible_share, _is_not_expired(ctx)
     )
@@ -147,52 +151,52 @@ async def load_shares_by_file(ctx: Context, file_ids: list[int]) -> list[list[Co
     )
 
 
-async def create_share(ctx: Context, new: NewShare) -> int:
+async def create_share(ctx: Context, new_share: NewShare) -> int:
     """Create a link and return its id.
 
     Raises NotFound if the file is not the viewer's, Invalid, and LimitReached at 100 links of a
     file.
     """
-    share = await validate_and_build_share(ctx, new)
+    share = await validate_and_build_share(ctx, new_share)
     async with ctx.write_session(share.user_id) as session:
         await insert_shares(ctx, session, [share])
     return share.id
 
 
-async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
+async def validate_and_build_share(ctx: Context, new_share: NewShare) -> FileShare:
     """Return a new link that `insert_shares` stores later, so that its address is known before.
 
     Raises NotFound if the file is not the viewer's, Forbidden without the scope MAIL, and Invalid.
     """
     owner_id, now = stored_files.require_writing_owner_id(ctx), ctx.environment.now()
-    if new.mode is FileAttachmentMode.ATTACH:
-        text = "The mode must be LINK, READ_ONLY_LINK or WRITABLE_LINK"
+    if new_share.mode is FileAttachmentMode.ATTACH:
+        text = "The mode must be LINK, READ_ONLY_LINK or WRITABLE_LINK."
         raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=["mode"])
-    if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
+    if new_share.expires_at is not None and not now < new_share.expires_at <= now + MAX_LIFETIME:
         raise InvalidInput(
-            "The time must be in the future, at most 100 years from now",
+            "The time must be in the future, at most 100 years from now.",
             constraint=ValidationConstraint.RANGE,
             path=["expiresAt"],
         )
     require_found(
-        await ctx.load(stored_files.load_own_files_by_id, new.file_id),
-        str(new.file_id),
+        await ctx.load(stored_files.load_own_files_by_id, new_share.file_id),
+        str(new_share.file_id),
         path=["file"],
     )
     password_hash = None
-    if new.password is not None:
+    if new_share.password is not None:
         password_hashes.validate_password(
-            new.password, min_length=ctx.environment.options.passwords_min_length
+            new_share.password, min_length=ctx.environment.options.passwords_min_length
         )
-        password_hash = await password_hashes.hash_password(ctx.environment, new.password)
+        password_hash = await password_hashes.hash_password(ctx.environment, new_share.password)
     return FileShare(
         id=ctx.environment.new_id(),
         user_id=owner_id,
-        file_id=new.file_id,
-        mode=new.mode,
+        file_id=new_share.file_id,
+        mode=new_share.mode,
         password=password_hash,
-        expires_at=new.expires_at or now + IDLE_LIFETIME,
-        idle=new.expires_at is None,
+        expires_at=new_share.expires_at or now + IDLE_LIFETIME,
+        idle=new_share.expires_at is None,
         created_at=now,
     )
 
@@ -212,7 +216,7 @@ async def insert_shares(ctx: Context, session: AsyncSession, shares: Sequence[Fi
         ((link_count,),) = await ctx.read(statement.where(col(FileShare.file_id) == file.id))
         if link_count >= MAX_LINKS_PER_FILE:
             raise LimitReached(
-                f"at most {MAX_LINKS_PER_FILE} links to a file",
+                f"A file has at most {MAX_LINKS_PER_FILE} links.",
                 limit=MAX_LINKS_PER_FILE,
                 used=link_count,
             )
@@ -220,35 +224,37 @@ async def insert_shares(ctx: Context, session: AsyncSession, shares: Sequence[Fi
             row.blob_id, row.size, row.digest = file.blob_id, file.size, file.digest
             owner, size = row.user_id, file.size
             await ctx.environment.run_in_session(
-                session, partial(_check_file_quota, owner_id=owner, size=size)
+                session, partial(_require_file_quota, owner_id=owner, size=size)
             )
         session.add(row)
     if shares:
-        await _touch_and_record_files(
+        await _touch_files_and_journal_changes(
             ctx, session, shares[0].user_id, list({row.file_id: 1 for row in shares})
         )
 
 
-def _check_file_quota(transaction: DatabaseTransaction, *, owner_id: int, size: int) -> None:
-    stored_files.check_file_quota(transaction, owner_id, size)
+def _require_file_quota(transaction: DatabaseTransaction, *, owner_id: int, size: int) -> None:
+    stored_files.require_file_quota(transaction, owner_id, size)
 
 
 async def delete_shares(ctx: Context, ids: Sequence[int]) -> None:
     """Delete links, all or none. Raises NotFound or Forbidden."""
     owner_id = stored_files.require_writing_owner_id(ctx)
     async with ctx.write_session(owner_id) as session:
-        statement = delete(FileShare).where(is_visible(ctx, FileShare), col(FileShare.id).in_(ids))
+        statement = delete(FileShare).where(
+            is_own_or_shared(ctx, FileShare), col(FileShare.id).in_(ids)
+        )
         columns = col(FileShare.id), col(FileShare.file_id)
         deleted = (await (await session.connection()).execute(statement.returning(*columns))).all()
         deleted_ids = {row.id for row in deleted}
         require_all_found(ids, deleted_ids, path=["fileShares"])
         if deleted:
-            await _touch_and_record_files(
+            await _touch_files_and_journal_changes(
                 ctx, session, owner_id, sorted({row.file_id for row in deleted})
             )
 
 
-async def _touch_and_record_files(
+async def _touch_files_and_journal_changes(
     ctx: Context, session: AsyncSession, owner_id: int, file_ids: Sequence[int]
 ) -> None:
     """Record that the links of these files have changed."""
@@ -259,14 +265,20 @@ async def _touch_and_record_files(
     await ctx.record_change(session, owner_id, EventType.FILE_CHANGED, file_ids)
 
 
-async def read_share_by_token(ctx: Context, token: str) -> ColumnRow:
+async def require_share_by_token_and_count_forgery(ctx: Context, token: str) -> ColumnRow:
     """Read the link of a token and its file.
 
-    Raises NotFound if link or account is expired or disabled.
+    Raises NotFound if link or account is expired or disabled. A token that is not signed here
+    counts as a failure of the client's network.
 
     Columns: `share_id`, `user_id`, `mode`, `password`, `filename`, `content_type`, `file_id`, and
     `size`, `digest` and `blob_id` of the shared version.
     """
+    try:
+        share_token = verify_and_parse_share_token(ctx.environment, token)
+    except NotFound:
+        await client_failures.count_failure_and_log_ban(ctx, BanCause.FORGED_LINK)
+        raise
     columns = [
         col(FileShare.id).label("share_id"),
         *select_columns(FileShare, {"user_id", "mode", "password"}),
@@ -281,15 +293,17 @@ async def read_share_by_token(ctx: Context, token: str) -> ColumnRow:
         .join(File, col(File.id) == col(FileShare.file_id))
         .join(User, col(User.id) == col(FileShare.user_id))
         .where(
-            _is_share_of_token(ctx.environment, parse_share_token(ctx.environment, token)),
+            _is_share_of_token(ctx.environment, share_token),
             _is_not_expired(ctx),
             credential_status.is_user_enabled_sql(),
         )
     )
-    return require_found(next(iter(await ctx.read(statement)), None), "share")
+    return require_found(next(iter(await ctx.read(statement)), None), noun="Link to a file")
 
 
-async def verify_share_password(ctx: Context, share: ColumnRow, password: str | None) -> bool:
+async def check_share_password_and_count_failure(
+    ctx: Context, share: ColumnRow, password: str | None
+) -> bool:
     """Return whether this password opens the link. Raises RateLimited after too many wrong ones."""
     if share.password is None:
         return True
@@ -302,7 +316,8 @@ async def verify_share_password(ctx: Context, share: ColumnRow, password: str | 
         await throttles.require_not_throttled(ctx, limits)
         if await password_hashes.check_password(environment, share.password, password):
             return True
-    await throttles.count_failure(environment, limits)
+    await client_failures.count_failure_and_log_ban(ctx, BanCause.LINK_PASSWORD, share.user_id)
+    await throttles.count_failure_return_reached_keys(environment, limits)
     return False
 
 
@@ -319,7 +334,7 @@ async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRo
             statement.values(access_count=FileShare.access_count + 1, last_access_at=now)
         )
         if not result.rowcount:
-            raise NotFound("share")
+            raise NotFound("", noun="Link to a file")
         await connection.execute(
             statement.where(col(FileShare.idle)).values(expires_at=now + IDLE_LIFETIME)
         )
@@ -333,7 +348,7 @@ async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRo
 def require_writable(share: ColumnRow) -> None:
     """Raise Forbidden if a link is read-only."""
     if share.mode is not FileAttachmentMode.WRITABLE_LINK:
-        raise Forbidden("The link is read-only")
+        raise Forbidden("The link is read-only.")
 
 
 async def replace_shared_file(
@@ -346,7 +361,7 @@ async def replace_shared_file(
     """
 
     def row_writer(stored_blobs: StoredMessageBlobs) -> stored_files.RowWriter:
-        def write_rows(transaction: DatabaseTransaction) -> int:
+        def replace_file_blob_or_raise_stale(transaction: DatabaseTransaction) -> int:
             now, owner = transaction.environment.now(), share.user_id
             live = select(col(FileShare.id)).where(
                 col(FileShare.id) == share.share_id, _is_not_expired(ctx)
@@ -354,14 +369,16 @@ async def replace_shared_file(
             file_query = select(col(File.size), col(File.digest)).where(
                 col(File.id) == share.file_id, live.exists()
             )
-            file_row = require_found(transaction.connection.execute(file_query).first(), "share")
+            file_row = require_found(
+                transaction.connection.execute(file_query).first(), noun="Link to a file"
+            )
             if expected_digest is not None and file_row.digest != expected_digest:
                 raise StaleObject(current_modseq=0)
-            stored_files.check_file_quota(transaction, owner, received.size - file_row.size)
+            stored_files.require_file_quota(transaction, owner, received.size - file_row.size)
             values = {
                 "size": received.size,
                 "digest": received.digest,
-                "blob_id": insert_blob_rows(transaction, stored_blobs)[stored_blobs.layout_digest],
+                "blob_id": upsert_blob_rows(transaction, stored_blobs)[stored_blobs.layout_digest],
                 "updated_at": now,
                 "used_at": now,
             }
@@ -371,6 +388,6 @@ async def replace_shared_file(
             transaction.record_entry(owner, entry, at=now)
             return int(share.file_id)
 
-        return write_rows
+        return replace_file_blob_or_raise_stale
 
     await stored_files.store_blob_with_rows(ctx, received, row_writer)

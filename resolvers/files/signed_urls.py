@@ -1,6 +1,5 @@
 """Sign URLs that give read access to the bytes behind them for 15 to 20 minutes."""
 
-import base64
 import hashlib
 import hmac
 import math
@@ -11,14 +10,18 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
+from models.base64url import encode_base64url
 from models.errors import Unauthenticated
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
+from models.throttling.policy import BanCause
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import credential_status
 from resolvers.auth.credential_cache import CachedCredential
-from resolvers.context import ShareVisibility, Viewer
+from resolvers.context import Context
+from resolvers.throttling import client_failures
+from resolvers.viewer import ShareVisibility, Viewer
 
 MIN_LIFETIME = timedelta(minutes=15)  # at least
 EXPIRY_STEP = 300  # seconds; the end is rounded up, so that the URL changes rarely
@@ -41,15 +44,26 @@ def sign_path(
         math.ceil((now + MIN_LIFETIME).timestamp() / EXPIRY_STEP) * EXPIRY_STEP,
         signer.credential_key,
     )
-    signature = _signature(environment, path, credential, user_id, expires_at)
+    signature = _url_signature(environment, path, credential, user_id, expires_at)
     return f"{path}?exp={expires_at}&user={user_id}&by={credential}&sig={signature}"
 
 
-def user_id_of_signed_path(environment: Environment, path: str, query: Mapping[str, str]) -> int:
+def verified_user_id_of_signed_path(
+    environment: Environment, path: str, query: Mapping[str, str]
+) -> int:
     """Return the id of the user that a signed path is read as.
 
     Raises Unauthenticated if it is expired or not signed here.
     """
+    if not is_signed_here(environment, path, query):
+        raise Unauthenticated
+    if int(query["exp"]) <= environment.now().timestamp():
+        raise Unauthenticated
+    return int(query["user"])
+
+
+def is_signed_here(environment: Environment, path: str, query: Mapping[str, str]) -> bool:
+    """True if this platform signed a path. It can be expired."""
     expires_at, user_id, credential, given_signature = (
         query.get(part, "") for part in ("exp", "user", "by", "sig")
     )
@@ -58,25 +72,38 @@ def user_id_of_signed_path(environment: Environment, path: str, query: Mapping[s
         and _OWNER.fullmatch(user_id)
         and _CREDENTIAL.fullmatch(credential)
     ):
-        raise Unauthenticated
-    expected_signature = _signature(environment, path, credential, int(user_id), int(expires_at))
-    if not hmac.compare_digest(
+        return False
+    expected_signature = _url_signature(
+        environment, path, credential, int(user_id), int(expires_at)
+    )
+    return hmac.compare_digest(
         expected_signature.encode(), given_signature.encode(errors="surrogatepass")
-    ):
-        raise Unauthenticated
-    if int(expires_at) <= environment.now().timestamp():
-        raise Unauthenticated
-    return int(user_id)
+    )
+
+
+async def _verify_user_id_and_count_forgery(
+    environment: Environment, path: str, query: Mapping[str, str], ip: str | None
+) -> int:
+    """Return the id of the user that a signed path is read as.
+
+    A path that was not signed here counts as a failure of the network of `ip`. Raises
+    Unauthenticated as `verified_user_id_of_signed_path` does.
+    """
+    if not is_signed_here(environment, path, query):
+        ctx = Context(environment, Viewer(), client_ip=ip)
+        await client_failures.count_failure_and_log_ban(ctx, BanCause.FORGED_LINK)
+    return verified_user_id_of_signed_path(environment, path, query)
 
 
 async def read_only_viewer_of_signed_path(
-    environment: Environment, path: str, query: Mapping[str, str]
+    environment: Environment, path: str, query: Mapping[str, str], *, ip: str | None
 ) -> Viewer:
     """Return a read-only viewer of the user of a signed path.
 
-    Raises Unauthenticated if the signature, the account or the credential is no longer valid.
+    `ip` is the address of the client, whose forged signatures are counted. Raises Unauthenticated
+    if the signature, the account or the credential is no longer valid.
     """
-    user_id = user_id_of_signed_path(environment, path, query)
+    user_id = await _verify_user_id_and_count_forgery(environment, path, query, ip)
     kind, credential_id = query["by"][0], int(query["by"][1:] or 0)
     statement = select(
         col(User.auth_version), credential_status.has_shared_mailboxes_sql(col(User.id))
@@ -97,14 +124,15 @@ async def read_only_viewer_of_signed_path(
 
 
 async def signer_of_signed_path(
-    environment: Environment, path: str, query: Mapping[str, str]
+    environment: Environment, path: str, query: Mapping[str, str], *, ip: str | None
 ) -> Viewer:
     """Return the signer of a path as a viewer with the present rights of the credential.
 
-    Use it for what the role of the signer allows. Raises Unauthenticated if the signature or the
+    Use it for what the role of the signer allows. `ip` is the address of the client, whose forged
+    signatures are counted. Raises Unauthenticated if the signature or the
     credential is no longer valid.
     """
-    user_id_of_signed_path(environment, path, query)
+    await _verify_user_id_and_count_forgery(environment, path, query, ip)
     kind, credential_id = query["by"][0], int(query["by"][1:] or 0)
     if kind == "b":
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL}))
@@ -122,10 +150,10 @@ async def _load_credential_of_signer(
     environment: Environment, kind: str, credential_id: int
 ) -> CachedCredential | None:
     if kind == "t":
-        return await credential_status.load_valid_token(environment, id=credential_id)
+        return await credential_status.load_token_if_valid(environment, id=credential_id)
     if kind == "k":
-        return await credential_status.load_valid_api_key(environment, id=credential_id)
-    return await credential_status.load_valid_app_password(environment, credential_id)
+        return await credential_status.load_api_key_if_valid(environment, id=credential_id)
+    return await credential_status.load_app_password_for_http_if_valid(environment, credential_id)
 
 
 def absolute_url(environment: Environment, path: str, request_origin: str) -> str:
@@ -137,7 +165,7 @@ def absolute_url(environment: Environment, path: str, request_origin: str) -> st
     return (environment.options.public_url or request_origin).rstrip("/") + path
 
 
-def _signature(
+def _url_signature(
     environment: Environment, path: str, credential: str, user_id: int, expires_at: int
 ) -> str:
     # Fields of a fixed form come last, so that no path can contain them.
@@ -147,4 +175,4 @@ def _signature(
     digest = hmac.digest(
         environment.signing_secret, text.encode(errors="surrogatepass"), hashlib.sha256
     )
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return encode_base64url(digest)

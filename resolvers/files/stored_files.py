@@ -1,11 +1,13 @@
 """Create, list, read and delete stored files."""
 
 import mimetypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -13,20 +15,20 @@ from mail.storage.blobs.blob_writer import (
     BlobRowDeleted,
     StoredMessageBlobs,
     find_intact_and_damaged_blobs,
-    insert_blob_rows,
-    store_message_blobs,
+    store_objects_and_prepare_blob_rows,
+    upsert_blob_rows,
 )
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.message_layout import NewBlob
-from mail.storage.blobs.object_stores import object_name
+from mail.storage.blobs.object_stores import new_object_name
 from models.errors import (
     Forbidden,
     InvalidInput,
     LimitReached,
     NotFound,
-    check_limit,
     require_all_found,
     require_found,
+    require_within_limit,
 )
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry
@@ -39,17 +41,25 @@ from models.users.roles import Scope
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
-from resolvers.access import is_visible, is_visible_or_managed, require_user_id
+from resolvers.access import is_own_or_shared, is_visible_or_managed, require_user_id
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.files.uploads import DEFAULT_MEDIA_TYPE, ReceivedFile
+from resolvers.list_orders import ListOrder, list_orders, read_list_pages
 from resolvers.messages.content_access import withhold_content_or_log_read
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 
+
+class FileOrder(StrEnum):
+    """The order of a list of files; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(FileOrder)
 MAX_FILES = 10_000  # of one user
-LIST_ORDERING = "files-"
-SORT_COLUMNS = (col(File.created_at), col(File.id))
 WITHHELD_COLUMNS = frozenset({"filename", "digest"})  # hidden for files of other users
 USED_AT_INTERVAL = timedelta(days=1)  # between two updates of `used_at`
 _MEDIA_TYPES = mimetypes.MimeTypes()  # only Python's own table, the same on every machine
@@ -72,21 +82,24 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class FilePageKey:
-    """A page of a user's files, newest first, with the requested columns."""
+    """A page of a user's files, with the requested columns."""
 
     user_id: int
     page_request: PageRequest
+    order: ListOrder
     columns: frozenset[str]
     query: str | None = None  # part of the file name, case-insensitive
 
 
 async def load_own_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's files, in the order of the ids; None for an unknown id."""
-    own_files = select(*select_columns(File)).where(is_visible(ctx, File))
+    own_files = select(*select_columns(File)).where(is_own_or_shared(ctx, File))
     return await read_by_keys(ctx, own_files, col(File.id), ids)
 
 
-async def load_visible_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_files_or_withhold_content(
+    ctx: Context, ids: list[int]
+) -> list[ColumnRow | None]:
     """Load the files that the viewer sees, in the order of the ids; None for any other id.
 
     Name and digest of other users' files are withheld unless the viewer may read their content.
@@ -94,25 +107,32 @@ async def load_visible_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnR
     rows = await ctx.read(
         select(*select_columns(File)).where(is_visible_or_managed(ctx, File), col(File.id).in_(ids))
     )
-    found = {row.id: row for row in await withhold_content_or_log_read(ctx, rows, WITHHELD_COLUMNS)}
-    return [found.get(key) for key in ids]
+    rows_by_id = {
+        row.id: row for row in await withhold_content_or_log_read(ctx, rows, WITHHELD_COLUMNS)
+    }
+    return [rows_by_id.get(key) for key in ids]
 
 
-async def load_file_pages(ctx: Context, page_keys: list[FilePageKey]) -> list[Page[ColumnRow]]:
-    """Load pages of files, each in reading order."""
-    columns = frozenset({"id", "user_id", "created_at"}).union(*(key.columns for key in page_keys))
-    scans = []
-    for key in page_keys:
-        rows = select(*select_columns(File, columns)).where(*_list_conditions(ctx, key))
-        scans.append(PageScan(rows, key.page_request, SORT_COLUMNS, is_descending=True))
-    loaded_pages = await pagination.read_pages(ctx, scans)
+async def load_visible_file_pages_or_withhold_content(
+    ctx: Context, page_keys: list[FilePageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of files. Raises InvalidInput for a cursor of another order."""
+    loaded_pages = await read_list_pages(ctx, File, page_keys, _select_visible_files)
     return [
         replace(page, rows=await withhold_content_or_log_read(ctx, page.rows, WITHHELD_COLUMNS))
         for page in loaded_pages
     ]
 
 
-async def count_files(ctx: Context, page_keys: list[FilePageKey]) -> list[int]:
+def _select_visible_files(
+    ctx: Context, page_key: FilePageKey, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(File, {"user_id", *columns})).where(
+        *_list_conditions(ctx, page_key)
+    )
+
+
+async def count_files_of_lists(ctx: Context, page_keys: list[FilePageKey]) -> list[int]:
     """Count the files of each list, in the order of the keys."""
     count_column = func.count().label("many")
     scans = [
@@ -137,7 +157,7 @@ def require_writing_owner_id(ctx: Context) -> int:
     owner_id = require_user_id(ctx)
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
-        raise Forbidden("The credential is read-only", requires="a credential that writes")
+        raise Forbidden("The credential is read-only.", requires="a credential that writes")
     return owner_id
 
 
@@ -149,30 +169,30 @@ async def store_received_file(ctx: Context, received: ReceivedFile) -> int:
     )
 
 
-async def create_file(ctx: Context, new: NewFile) -> int:
+async def store_new_file(ctx: Context, new_file: NewFile) -> int:
     """Store a file and return its id.
 
     The object of an upload becomes the object of the file. Raises NotFound if the upload does not
     exist, Invalid, Forbidden, and LimitReached at 10,000 files or the quota.
     """
-    if new.upload_id is None:
+    if new_file.upload_id is None:
         max_size = ctx.environment.options.upload_max_size
-        content = new.content or b""
-        check_limit(
-            len(content), max_size, f"a file has at most {max_size} bytes", path=["content"]
+        content = new_file.content or b""
+        require_within_limit(
+            len(content), max_size, f"A file has at most {max_size} bytes.", path=["content"]
         )
         name, media_type = _validated_name_and_type(
-            ctx.environment, new.filename, new.content_type, new.default_type
+            ctx.environment, new_file.filename, new_file.content_type, new_file.default_type
         )
         digest = content_digest(content)
         return await store_received_file(
             ctx, ReceivedFile(content, len(content), digest, media_type, name)
         )
     owner_id = require_writing_owner_id(ctx)
-    upload_row = await ctx.load(uploads.load_own_uploads_by_id, new.upload_id)
-    row: ColumnRow = require_found(upload_row, str(new.upload_id), path=["content"])
+    upload_row = await ctx.load(uploads.load_own_complete_uploads_by_id, new_file.upload_id)
+    row: ColumnRow = require_found(upload_row, str(new_file.upload_id), path=["content"])
     name, media_type = _validated_name_and_type(
-        ctx.environment, new.filename or row.filename, new.content_type, row.content_type
+        ctx.environment, new_file.filename or row.filename, new_file.content_type, row.content_type
     )
     received = ReceivedFile(b"", row.size, row.digest, media_type, name)
     tenant_id = await read_tenant_id(ctx, owner_id)
@@ -219,10 +239,10 @@ async def _store_blob(
 ) -> StoredMessageBlobs:
     """Store the bytes: compressed if they are in memory, else uncompressed from the file."""
     if isinstance(received.source, bytes):
-        return await store_message_blobs(
+        return await store_objects_and_prepare_blob_rows(
             environment, tenant_id, NewBlob(received.digest, received.source), ()
         )
-    object_key = object_name(received.digest, environment.new_id())
+    object_key = new_object_name(received.digest, environment.new_id())
     await uploads.put_object(environment, object_key, received.source)
     return await blob_rows_of_uncompressed_object(environment, tenant_id, received, object_key)
 
@@ -255,8 +275,8 @@ async def read_tenant_id(ctx: Context, user_id: int) -> int:
 def _file_row_writer(
     ctx: Context, owner_id: int, stored_blob: StoredMessageBlobs, received: ReceivedFile
 ) -> RowWriter:
-    def write_rows(transaction: DatabaseTransaction) -> int:
-        check_file_quota(transaction, owner_id, received.size, file_count=1)
+    def insert_file_and_journal_entry(transaction: DatabaseTransaction) -> int:
+        require_file_quota(transaction, owner_id, received.size, file_count=1)
         key, now = transaction.environment.new_id(), transaction.environment.now()
         row = {
             "id": key,
@@ -266,7 +286,7 @@ def _file_row_writer(
             "content_type": received.content_type,
             "size": received.size,
             "digest": received.digest,
-            "blob_id": insert_blob_rows(transaction, stored_blob)[stored_blob.layout_digest],
+            "blob_id": upsert_blob_rows(transaction, stored_blob)[stored_blob.layout_digest],
             "created_at": now,
             "updated_at": now,
             "used_at": now,
@@ -277,10 +297,10 @@ def _file_row_writer(
         )
         return key
 
-    return write_rows
+    return insert_file_and_journal_entry
 
 
-def check_file_quota(
+def require_file_quota(
     transaction: DatabaseTransaction, owner_id: int, size: int, *, file_count: int = 0
 ) -> None:
     """Raise LimitReached if these bytes and files exceed the limits of an account.
@@ -295,12 +315,16 @@ def check_file_quota(
         .where(is_own_share)
         .scalar_subquery(),
     ).where(is_own_file)
-    many, used, copied = transaction.connection.execute(statement).one()
-    if many + file_count > MAX_FILES:
-        raise LimitReached(f"at most {MAX_FILES} files", limit=MAX_FILES, used=many)
+    stored_count, used, copied = transaction.connection.execute(statement).one()
+    if stored_count + file_count > MAX_FILES:
+        raise LimitReached(
+            f"A user has at most {MAX_FILES} files.", limit=MAX_FILES, used=stored_count
+        )
     limit, used = transaction.environment.options.files_quota, int(used) + int(copied)
     if limit and used + size > limit:
-        raise LimitReached(f"At most {limit} bytes in all files of a user", limit=limit, used=used)
+        raise LimitReached(
+            f"The files of a user have at most {limit} bytes in total.", limit=limit, used=used
+        )
 
 
 def name_and_type_from_headers(
@@ -318,17 +342,21 @@ def name_and_type_from_headers(
 def _validated_name_and_type(
     environment: Environment, filename: str | None, content_type: str | None, default_type: str
 ) -> tuple[str, str]:
-    name = uploads.filename_from_path(filename or "")
+    name = uploads.filename_from_path_or_none(filename or "")
     if name is not None and not name.isprintable():
         raise InvalidInput(
-            "The name must be printable", constraint=ValidationConstraint.PATTERN, path=["filename"]
+            "The name must be printable.",
+            constraint=ValidationConstraint.PATTERN,
+            path=["filename"],
         )
     guessed_type = _MEDIA_TYPES.guess_type(name)[0] if name else None
     declared_type = (content_type or "").partition(";")[0].strip().lower()
     valid_type = uploads.media_type_or_default(declared_type) if declared_type else None
     if valid_type == DEFAULT_MEDIA_TYPE != declared_type:
         raise InvalidInput(
-            "Must be a media type", constraint=ValidationConstraint.PATTERN, path=["contentType"]
+            "Must be a media type, such as text/plain.",
+            constraint=ValidationConstraint.PATTERN,
+            path=["contentType"],
         )
     media_type = valid_type or guessed_type or default_type
     return name or _generated_filename(environment, media_type), media_type
@@ -350,7 +378,7 @@ async def delete_files_in_transaction(
     ctx: Context, session: AsyncSession, ids: Sequence[int]
 ) -> set[int]:
     """Delete files of the viewer in the caller's transaction, and return their ids."""
-    statement = delete(File).where(is_visible(ctx, File), col(File.id).in_(ids))
+    statement = delete(File).where(is_own_or_shared(ctx, File), col(File.id).in_(ids))
     result = await (await session.connection()).execute(statement.returning(col(File.id)))
     deleted_ids = set(result.scalars())
     if deleted_ids:
@@ -367,7 +395,7 @@ async def touch_file_and_read_blob(ctx: Context, file: ColumnRow) -> ColumnRow:
     """
     now = ctx.environment.now()
     if file.used_at <= now - USED_AT_INTERVAL:
-        async with ctx.separate_write_session() as (_, session):
+        async with ctx.separate_or_nested_write_session() as (_, session):
             statement = update(File).where(col(File.id) == file.id).values(used_at=now)
             await (await session.connection()).execute(statement)
     return await read_blob_row(ctx, file.blob_id)

@@ -11,17 +11,17 @@ from typing import Any
 from sqlalchemy import Select, func, insert, select
 from sqlmodel import col
 
-from mail.mime.header_parameters import first_filename, parse_parameters
+from mail.mime.header_parameters import first_filename, parse_value_and_parameters
 from mail.storage.blobs.compression import verify_digest
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.blobs.object_stores import object_name
+from mail.storage.blobs.object_stores import new_object_name
 from models.errors import Forbidden, LimitReached, RateLimited, RequestError, require_found
 from models.files.blobs import Upload
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import MIB
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope, expand_scopes
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
 from resolvers.pagination import read_by_keys
 
@@ -49,8 +49,8 @@ class ReceivedFile:
 def type_and_name_from_headers(headers: Mapping[str, str]) -> tuple[str, str | None]:
     """Return media type and file name from HTTP headers with names in lower case."""
     media_type = headers.get("content-type", "").partition(";")[0]
-    _, disposition = parse_parameters(headers.get("content-disposition", ""))
-    return media_type_or_default(media_type), filename_from_path(
+    _, disposition = parse_value_and_parameters(headers.get("content-disposition", ""))
+    return media_type_or_default(media_type), filename_from_path_or_none(
         first_filename(disposition.get("filename")) or ""
     )
 
@@ -61,7 +61,7 @@ def media_type_or_default(text: str) -> str:
     return media_type if _MEDIA_TYPE.fullmatch(media_type) else DEFAULT_MEDIA_TYPE
 
 
-def filename_from_path(text: str) -> str | None:
+def filename_from_path_or_none(text: str) -> str | None:
     """Return the last part of a path, at most 255 characters, or None if it is empty."""
     return text.replace("\\", "/").rsplit("/", 1)[-1][:MAX_NAME_LENGTH] or None
 
@@ -72,13 +72,15 @@ async def require_upload_allowed(ctx: Context, size: int = 0) -> None:
     Raises Forbidden without the scope MAIL or SUBMIT; RateLimited and LimitReached at the limits
     of waiting uploads.
     """
-    owner_id = require_upload_owner_id(ctx)
-    check_upload_limits(
-        ctx.environment, (await ctx.read(waiting_uploads_query(ctx.environment, owner_id)))[0], size
+    owner_id = require_upload_scope_and_owner_id(ctx)
+    require_below_upload_limits(
+        ctx.environment,
+        (await ctx.read(unexpired_upload_totals_query(ctx.environment, owner_id)))[0],
+        size,
     )
 
 
-def require_upload_owner_id(ctx: Context) -> int:
+def require_upload_scope_and_owner_id(ctx: Context) -> int:
     """Return the id of the user who owns the viewer's uploads.
 
     Raises Forbidden without the scope MAIL or SUBMIT.
@@ -86,11 +88,13 @@ def require_upload_owner_id(ctx: Context) -> int:
     viewer = ctx.viewer
     owner_id = require_user_id(ctx)
     if viewer.read_only or not {Scope.MAIL, Scope.SUBMIT} & expand_scopes(viewer.scopes):
-        raise Forbidden("this needs the scope MAIL or SUBMIT", requires=Scope.MAIL)
+        raise Forbidden("Requires the scope MAIL or SUBMIT.", requires=Scope.MAIL)
     return owner_id
 
 
-def waiting_uploads_query(environment: Environment, owner_id: int) -> Select[*tuple[Any, ...]]:
+def unexpired_upload_totals_query(
+    environment: Environment, owner_id: int
+) -> Select[*tuple[Any, ...]]:
     """Return the query for unexpired uploads: `many`, `bytes`, and when the `first` expires."""
     return select(
         func.count().label("many"),
@@ -99,15 +103,15 @@ def waiting_uploads_query(environment: Environment, owner_id: int) -> Select[*tu
     ).where(col(Upload.user_id) == owner_id, col(Upload.expires_at) > environment.now())
 
 
-def check_upload_limits(environment: Environment, waiting: ColumnRow, size: int) -> None:
+def require_below_upload_limits(environment: Environment, waiting: ColumnRow, size: int) -> None:
     """Raise RateLimited at 100 waiting uploads, LimitReached if the new size exceeds 1 GiB."""
     if waiting.many >= MAX_UPLOADS:
         retry_after = max(waiting.first - environment.now(), timedelta(seconds=1))
         raise RateLimited(
-            f"At most {MAX_UPLOADS} unused uploads of a user", retry_after=retry_after
+            f"A user has at most {MAX_UPLOADS} unused uploads.", retry_after=retry_after
         )
     if waiting.bytes + size > MAX_TOTAL_BYTES:
-        text = f"At most {MAX_TOTAL_BYTES} bytes in unused uploads of a user"
+        text = f"The unused uploads of a user have at most {MAX_TOTAL_BYTES} bytes in total."
         raise LimitReached(text, limit=MAX_TOTAL_BYTES, used=int(waiting.bytes))
 
 
@@ -118,7 +122,7 @@ async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
     """
     environment, owner_id = ctx.environment, require_user_id(ctx)
     upload_id = environment.new_id()
-    object_key = object_name(received.digest, upload_id)
+    object_key = new_object_name(received.digest, upload_id)
     row = {
         "id": upload_id,
         "user_id": owner_id,
@@ -132,10 +136,12 @@ async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
         "expires_at": environment.now() + LIFETIME,
     }
 
-    def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
-        check_upload_limits(
+    def insert_upload_within_limits(transaction: DatabaseTransaction) -> ColumnRow:
+        require_below_upload_limits(
             environment,
-            transaction.connection.execute(waiting_uploads_query(environment, owner_id)).one(),
+            transaction.connection.execute(
+                unexpired_upload_totals_query(environment, owner_id)
+            ).one(),
             received.size,
         )
         statement = insert(Upload).returning(*select_columns(Upload))
@@ -143,7 +149,7 @@ async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
 
     await put_object(environment, object_key, received.source)
     try:
-        return await environment.run_transaction(insert_row, owner_id)
+        return await environment.run_transaction(insert_upload_within_limits, owner_id)
     except RequestError:  # no row names the object; after other failures one can
         await environment.object_store.delete([object_key])
         raise
@@ -157,10 +163,10 @@ async def put_object(environment: Environment, name: str, source: bytes | Path) 
         await environment.object_store.put(name, source)
 
 
-async def load_own_uploads_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_complete_uploads_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's uploads, in the order of the ids; None if one is expired or unfinished."""
     own_uploads = select(*select_columns(Upload)).where(
-        is_visible(ctx, Upload),
+        is_own_or_shared(ctx, Upload),
         col(Upload.expires_at) > ctx.environment.now(),
         col(Upload.blob_name).is_not(None),
     )
@@ -185,7 +191,7 @@ async def read_and_verify_upload(ctx: Context, upload_id: int, *, path: str = "i
 
     Raises NotFound if the viewer has none, CorruptBlob if it is damaged.
     """
-    row = await ctx.load(load_own_uploads_by_id, upload_id)
+    row = await ctx.load(load_own_complete_uploads_by_id, upload_id)
     row = require_found(row, str(upload_id), path=[path])
     try:
         content = await ctx.environment.object_store.get(row.blob_name)

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail.filters.filter_compiler import ACTION_NAMES, required_queries
+from mail.filters.filter_compiler import required_queries
+from mail.filters.filter_evaluation import ACTION_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,10 @@ def _query_descriptions(terms: FilterTerms, query: Mapping[str, Any]) -> Iterato
         yield LabelAndValue(header["key"], terms.present if value is None else value)
     if regex := query.get("regex"):
         yield LabelAndValue(regex.get("key") or terms.text, f"/{regex['pattern']}/")
-    for one in required_queries(query):
-        yield from _query_descriptions(terms, one)
-    if some := query.get("any"):
-        yield LabelAndValue(terms.any, _describe_queries_inline(terms, some))
+    for nested_query in required_queries(query):
+        yield from _query_descriptions(terms, nested_query)
+    if alternatives := query.get("any"):
+        yield LabelAndValue(terms.any, _describe_queries_inline(terms, alternatives))
     if none := query.get("not"):
         yield LabelAndValue(terms.not_, _describe_queries_inline(terms, none))
 
@@ -134,14 +135,14 @@ def _size_descriptions(terms: FilterTerms, query: Mapping[str, Any]) -> Iterator
 
 def _describe_queries_inline(terms: FilterTerms, queries: Sequence[Mapping[str, Any]]) -> str:
     """Describe queries in one line, each in brackets."""
-    each = (
-        ", ".join(f"{part.label}: {part.value}" for part in _query_descriptions(terms, one))
-        for one in queries
+    descriptions = (
+        ", ".join(f"{part.label}: {part.value}" for part in _query_descriptions(terms, query))
+        for query in queries
     )
-    return " ".join(f"({one})" for one in each)
+    return " ".join(f"({description})" for description in descriptions)
 
 
-def describe_action(
+def describe_filter_action(
     terms: FilterTerms, action: Mapping[str, Any], path_by_mailbox: Mapping[int, str]
 ) -> list[LabelAndValue]:
     """Describe an action for people."""

@@ -1,23 +1,16 @@
 """A dry run of an account's filters on a message."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from mail.filters import filter_compiler
-from mail.filters.filter_compiler import EvaluatedFilter, FilterTestMessage
-from mail.mime import parse_structure
+from mail.filters import filter_evaluation
+from mail.filters.filter_evaluation import CompiledFilter, EvaluatedFilter, FilterTestMessage
 from mail.sieve import ParsedSieveMessage
-from models.errors import InvalidInput, NotFound, check_limit
 from models.store.columns import ColumnRow
-from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.filters import descriptions
 from resolvers.filters import loaders as filter_loaders
-from resolvers.messages import content
-
-Result = TypeVar("Result")
+from resolvers.filters.dry_run_messages import DryRunMessage, load_and_examine_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,41 +20,52 @@ class FilterDryRun:
     filter_row: ColumnRow
     matches: bool
     action_descriptions: Sequence[str]
+    exceeds_limit: bool  # it was stopped, or not run, because of a step limit
 
 
-async def run_filters_on_message(
-    ctx: Context, user_id: int, message_id: int | None, raw_message: str | None
+async def dry_run_filters_on_message(
+    ctx: Context, user_id: int, message: DryRunMessage
 ) -> list[FilterDryRun]:
     """Run the filters of an account, also inactive ones, on a message, without any effect.
 
-    Inactive filters report a match but no actions. Raises InvalidInput unless one of message and
-    raw is given, NotFound if the viewer can't see the message, and LimitReached.
+    Inactive filters report a match but no actions. Raises NotFound if the viewer
+    can't see the message, InvalidInput and LimitReached for raw text (see
+    `load_and_examine_message`).
     """
-    rows = await filter_loaders.load_all_of_user(ctx, user_id)
+    rows = await filter_loaders.load_visible_filters_of_user(ctx, user_id)
     active = [filter_loaders.rule_from_row(row) for row in rows if row.active]
     inactive_rules = [filter_loaders.rule_from_row(row) for row in rows if not row.active]
 
-    def run_filters(parsed_message: ParsedSieveMessage) -> dict[int, EvaluatedFilter]:
+    def evaluate_filters(parsed_message: ParsedSieveMessage) -> dict[int, EvaluatedFilter]:
         test_message = FilterTestMessage(parsed_message)
-        found = filter_compiler.evaluate_filters(active, test_message, continue_after_stop=True)
-        return {one.compiled_filter.filter_id: one for one in found} | {
-            rule.filter_id: EvaluatedFilter(rule, test_message.matches_and_steps(rule.query)[0])
-            for rule in inactive_rules
+        evaluated_filters = filter_evaluation.evaluate_filters(
+            active, test_message, continue_after_stop=True
+        )
+        return {
+            evaluated_filter.compiled_filter.filter_id: evaluated_filter
+            for evaluated_filter in evaluated_filters
+        } | {
+            rule.filter_id: _evaluate_inactive_filter(rule, test_message) for rule in inactive_rules
         }
 
-    found = await _run_on_stored_or_raw_message(ctx, message_id, raw_message, run_filters)
-    terms = await filter_loaders.load_terms_of_user(ctx, user_id)
-    return [await _result_of_filter(ctx, row, found.get(row.id), terms) for row in rows]
+    results = await load_and_examine_message(ctx, message, evaluate_filters)
+    terms = await filter_loaders.load_filter_wording_of_user(ctx, user_id)
+    return [await _result_of_filter(ctx, row, results[row.id], terms) for row in rows]
+
+
+def _evaluate_inactive_filter(
+    rule: CompiledFilter, test_message: FilterTestMessage
+) -> EvaluatedFilter:
+    query_match = test_message.matches_and_steps(rule.query)
+    return EvaluatedFilter(rule, query_match.matches, exceeds_limit=query_match.exceeds_limit)
 
 
 async def _result_of_filter(
     ctx: Context,
     filter_row: ColumnRow,
-    outcome: EvaluatedFilter | None,
+    outcome: EvaluatedFilter,
     terms: descriptions.FilterTerms,
 ) -> FilterDryRun:
-    if outcome is None:
-        return FilterDryRun(filter_row, False, ())
     names = await filter_loaders.load_sieve_names(ctx, outcome.compiled_filter.action)
     parts = (
         descriptions.describe_action_part(
@@ -70,40 +74,8 @@ async def _result_of_filter(
         for name in outcome.effective_actions
     )
     return FilterDryRun(
-        filter_row, outcome.matches, [f"{part.label}: {part.value}" for part in parts]
-    )
-
-
-async def _run_on_stored_or_raw_message(
-    ctx: Context,
-    message_id: int | None,
-    raw_message: str | None,
-    run_filters: Callable[[ParsedSieveMessage], Result],
-) -> Result:
-    if (message_id is None) is (raw_message is None):
-        raise InvalidInput(
-            "Exactly one of message and raw is required",
-            constraint=ValidationConstraint.EXCLUSIVE,
-            path=["message"],
-        )
-    if raw_message is None:
-        stored = await content.load_stored_message(ctx, message_id or 0)
-        if stored is None:
-            raise NotFound(str(message_id), path=["message"])
-        tree = stored.structure
-        return await stored.examine(
-            lambda source: run_filters(ParsedSieveMessage(source, tree)), in_thread=True
-        )
-    try:
-        message_bytes = raw_message.encode()
-    except UnicodeEncodeError as half:
-        raise InvalidInput(
-            "The text has an unpaired surrogate",
-            constraint=ValidationConstraint.UNICODE,
-            path=["raw"],
-        ) from half
-    max_bytes = ctx.environment.options.message_max_size
-    check_limit(len(message_bytes), max_bytes, f"at most {max_bytes} bytes", path=["raw"])
-    return await asyncio.to_thread(
-        lambda: run_filters(ParsedSieveMessage(message_bytes, parse_structure(message_bytes)))
+        filter_row,
+        outcome.matches,
+        [f"{part.label}: {part.value}" for part in parts],
+        outcome.exceeds_limit,
     )

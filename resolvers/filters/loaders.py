@@ -11,7 +11,8 @@ from sqlmodel import col
 
 from mail import sieve
 from mail.filters import filter_compiler
-from mail.filters.filter_compiler import CompiledFilter, ScriptNames
+from mail.filters.filter_compiler import ScriptNames
+from mail.filters.filter_evaluation import CompiledFilter
 from mail.filters.filter_result import FilterTarget
 from mail.text.languages import text_in_language
 from models.errors import InvalidInput, LimitReached
@@ -27,7 +28,7 @@ from resolvers.access import is_overseen_user
 from resolvers.context import Context
 from resolvers.filters import descriptions
 from resolvers.filters.descriptions import ENGLISH_TERMS, TERMS_BY_LANGUAGE, LabelAndValue
-from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import PageScan, read_by_keys, read_union
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql
 
@@ -48,7 +49,7 @@ _SORT_COLUMNS = {
     "POSITION": SortColumn("position", int),
     "CREATED": SortColumn("created_at", datetime),
 }
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in FilterOrder}
+LIST_ORDERS = list_orders(FilterOrder, _SORT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ async def load_visible_by_ids(ctx: Context, filter_ids: list[int]) -> list[Colum
     return await read_by_keys(ctx, statement, col(Filter.id), filter_ids)
 
 
-async def load_all_of_user(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
+async def load_visible_filters_of_user(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
     """Load the filters of a user in the order they run, with inactive ones."""
     statement = select(*select_columns(Filter, VISIBLE_COLUMNS)).where(
         is_visible_filter_sql(ctx), col(Filter.user_id) == user_id
@@ -97,7 +98,9 @@ async def load_all_of_user(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
     return await ctx.read(statement.order_by(*RUN_SORT_KEY))
 
 
-async def load_pages(ctx: Context, listings: list[FilterListing]) -> list[Page[ColumnRow]]:
+async def load_visible_filter_pages(
+    ctx: Context, listings: list[FilterListing]
+) -> list[Page[ColumnRow]]:
     """Load the pages of these listings. Raises InvalidInput for a cursor of another order."""
     orders = [LIST_ORDERS[key.order] for key in listings]
     names = VISIBLE_COLUMNS.intersection(
@@ -116,7 +119,9 @@ async def load_pages(ctx: Context, listings: list[FilterListing]) -> list[Page[C
     return await pagination.read_pages(ctx, scans)
 
 
-async def count_listings(ctx: Context, listings: list[FilterListing]) -> list[int]:
+async def count_visible_filters_of_listings(
+    ctx: Context, listings: list[FilterListing]
+) -> list[int]:
     """Count the filters of these listings."""
     statement = (
         select(func.count().label("many")).select_from(Filter).where(is_visible_filter_sql(ctx))
@@ -141,7 +146,7 @@ def _list_conditions(ctx: Context, conditions: FilterListConditions) -> list[Col
     return terms
 
 
-async def load_page_of_all_users(
+async def load_visible_filter_page(
     ctx: Context,
     conditions: FilterListConditions,
     page_request: PageRequest,
@@ -155,15 +160,15 @@ async def load_page_of_all_users(
     """
     list_order = LIST_ORDERS[order]
     if list_order.column == "position" and conditions.user_id is None:
-        text = "this order needs the condition filter.user"
+        text = "This order requires the condition `filter.user`."
         raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["orderBy"])
     names = VISIBLE_COLUMNS.intersection(columns) | {list_order.column, "id"}
     rows = select(*select_columns(Filter, names)).where(*_list_conditions(ctx, conditions))
     return await read_ordered_page(ctx, rows, Filter, page_request, list_order)
 
 
-async def count_of_all_users(ctx: Context, conditions: FilterListConditions) -> int:
-    """Count the filters of the list that `load_page_of_all_users` reads."""
+async def count_visible_filters(ctx: Context, conditions: FilterListConditions) -> int:
+    """Count the filters of the list that `load_visible_filter_page` reads."""
     statement = select(func.count().label("many")).select_from(Filter)
     (row,) = await ctx.read(statement.where(*_list_conditions(ctx, conditions)))
     return int(row.many)
@@ -231,8 +236,8 @@ async def load_mailbox_paths(ctx: Context, mailbox_ids: list[int]) -> list[str |
     Without a check of the viewer's rights, since a visible filter names them.
     """
     statement = select(col(Mailbox.id), col(Mailbox.path)).where(col(Mailbox.id).in_(mailbox_ids))
-    found = {row.id: row.path for row in await ctx.read(statement)}
-    return [found.get(key) for key in mailbox_ids]
+    paths = {row.id: row.path for row in await ctx.read(statement)}
+    return [paths.get(key) for key in mailbox_ids]
 
 
 async def load_sieve_names(ctx: Context, action: Mapping[str, Any]) -> ScriptNames:
@@ -243,28 +248,25 @@ async def load_sieve_names(ctx: Context, action: Mapping[str, Any]) -> ScriptNam
     return ScriptNames({key: path for key, path in ids_and_paths if path}, seconds)
 
 
-async def sieve_script(ctx: Context, filter_row: ColumnRow) -> str:
+async def load_filter_as_sieve_script(ctx: Context, filter_row: ColumnRow) -> str:
     """Return a filter as a Sieve script. Actions without a Sieve form are comments at its start."""
     action = action_with_targets(filter_row.action, filter_row.forward_to)
-    other_actions = filter_compiler.actions_without_sieve(action)
-    lines = [
-        f"# Sieve does not say: it is sent on to {one}\n" for one in other_actions["forwardTo"]
-    ]
-    lines += ["# Sieve does not say: a webhook is called\n" for _ in other_actions["webhook"]]
     tree = filter_compiler.script_from_filter(
         filter_row.id, filter_row.query, action, await load_sieve_names(ctx, action)
     )
-    return "".join(lines) + sieve.print_script(tree)
+    return "".join(filter_compiler.comments_on_actions_without_sieve(action)) + sieve.print_script(
+        tree
+    )
 
 
 async def load_languages(ctx: Context, user_ids: list[int]) -> list[str | None]:
     """Load the languages of these users, in this order."""
     statement = select(col(User.id), col(User.language)).where(col(User.id).in_(user_ids))
-    found = {row.id: row.language for row in await ctx.read(statement)}
-    return [found.get(key) for key in user_ids]
+    languages = {row.id: row.language for row in await ctx.read(statement)}
+    return [languages.get(key) for key in user_ids]
 
 
-async def load_terms_of_user(ctx: Context, user_id: int) -> descriptions.FilterTerms:
+async def load_filter_wording_of_user(ctx: Context, user_id: int) -> descriptions.FilterTerms:
     """Load the terms in the user's language, else in English."""
     return (
         text_in_language(await ctx.load(load_languages, user_id), TERMS_BY_LANGUAGE)
@@ -275,16 +277,18 @@ async def load_terms_of_user(ctx: Context, user_id: int) -> descriptions.FilterT
 async def describe_query(ctx: Context, filter_row: ColumnRow) -> list[LabelAndValue]:
     """Describe the tests of a filter for people."""
     return descriptions.describe_query(
-        await load_terms_of_user(ctx, filter_row.user_id), filter_row.query
+        await load_filter_wording_of_user(ctx, filter_row.user_id), filter_row.query
     )
 
 
-async def describe_action(ctx: Context, filter_row: ColumnRow) -> list[LabelAndValue]:
+async def load_action_descriptions_of_filter(
+    ctx: Context, filter_row: ColumnRow
+) -> list[LabelAndValue]:
     """Describe the actions of a filter for people."""
     action = action_with_targets(filter_row.action, filter_row.forward_to)
     names = await load_sieve_names(ctx, action)
-    return descriptions.describe_action(
-        await load_terms_of_user(ctx, filter_row.user_id), action, names.mailbox_paths
+    return descriptions.describe_filter_action(
+        await load_filter_wording_of_user(ctx, filter_row.user_id), action, names.mailbox_paths
     )
 
 
@@ -297,5 +301,8 @@ async def require_filter_capacity(
     (row,) = await ctx.read(statement)
     if row.many + new_count > max_filters:
         raise LimitReached(
-            f"at most {max_filters} filters", limit=max_filters, used=row.many, path=[input_field]
+            f"A user has at most {max_filters} filters.",
+            limit=max_filters,
+            used=row.many,
+            path=[input_field],
         )

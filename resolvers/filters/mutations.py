@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from sqlalchemy import delete, func, insert, select, update
@@ -22,17 +22,18 @@ from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, GuardRule
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
 from resolvers.filters import validation as filter_validation
 from resolvers.filters.loaders import (
     is_visible_filter_sql,
-    load_all_of_user,
+    load_visible_filters_of_user,
     mailbox_ids_in_action,
     require_filter_capacity,
 )
 from resolvers.filters.validation import CheckedAction, FilterBeforeChange
-from resolvers.users.selection import load_managed_users
+from resolvers.users.selection import require_managed_users
+from resolvers.viewer import GuardRule
 
 MAX_NAME_LENGTH = 255  # characters
 POSITION_RANGE = range(-(1 << 31), 1 << 31)
@@ -57,10 +58,10 @@ async def create_filter(ctx: Context, user_id: int | None, values: FilterInputVa
     owner = require_user_id(ctx) if user_id is None else user_id
     require_permission_for_others_filters(ctx, [owner])
     async with ctx.write_session(owner) as session:
-        (user,) = await load_managed_users(ctx, [owner], path="user")
+        (user,) = await require_managed_users(ctx, [owner], path="user")
         await require_filter_capacity(ctx, owner)
         validated = await validate_new_filter(ctx, owner, values)
-        validated.row.setdefault("position", await next_position(ctx, owner))
+        validated.row.setdefault("position", await position_after_all_filters(ctx, owner))
         await insert_filters(ctx, session, user, [validated], "filterCreate")
     return int(validated.row["id"])
 
@@ -100,30 +101,32 @@ async def insert_filters(
     mutation_name: str,
 ) -> None:
     """Insert filters of a user with a locked stream, and record and log it."""
-    rows = {int(one.row["id"]): one for one in filters}
+    rows = {int(filter_.row["id"]): filter_ for filter_ in filters}
     if rows:
         table = core_table(Filter)
-        await (await session.connection()).execute(insert(table), [one.row for one in filters])
+        await (await session.connection()).execute(
+            insert(table), [filter_.row for filter_ in filters]
+        )
         await ctx.record_change(session, user.id, EventType.FILTER_CHANGED, list(rows))
     await _log_new_targets_to_security_log(
-        ctx, session, {key: (user.id, one.new_targets) for key, one in rows.items()}
+        ctx, session, {key: (user.id, row.new_targets) for key, row in rows.items()}
     )
-    await _log_for_admins(
+    await _write_audit_log_of_others_filters(
         ctx,
         session,
         mutation_name,
-        {key: LoggedFilterChange(user, None, one.row) for key, one in rows.items()},
+        {key: LoggedFilterChange(user, None, row.row) for key, row in rows.items()},
     )
 
 
-async def delete_all_of_user(
+async def delete_all_filters_of_user(
     ctx: Context, session: AsyncSession, user: ColumnRow, mutation_name: str
 ) -> None:
     """Delete all filters of a user with a locked stream, and record and log it."""
-    rows = await load_all_of_user(ctx, user.id)
+    rows = await load_visible_filters_of_user(ctx, user.id)
     await _delete_rows(session, [row.id for row in rows])
-    await _record_changes(ctx, session, rows)
-    await _log_for_admins(
+    await _journal_filter_changes(ctx, session, rows)
+    await _write_audit_log_of_others_filters(
         ctx,
         session,
         mutation_name,
@@ -131,7 +134,7 @@ async def delete_all_of_user(
     )
 
 
-async def next_position(ctx: Context, owner_id: int) -> int:
+async def position_after_all_filters(ctx: Context, owner_id: int) -> int:
     """Return the position after all filters of a user."""
     statement = select(func.max(col(Filter.position)).label("last")).where(
         col(Filter.user_id) == owner_id
@@ -149,14 +152,16 @@ async def update_filters(
     """
     if not new_values:
         raise InvalidInput(
-            "At least one field is required", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
-    visible_rows = await _load_visible_rows(ctx, filter_ids)
-    require_all_found(filter_ids, {row.id for row in visible_rows})
-    owners = {row.user_id for row in visible_rows}
+    visible_rows = {row.id: row for row in await _load_visible_rows(ctx, filter_ids)}
+    require_all_found(filter_ids, visible_rows)
+    owners = [visible_rows[filter_id].user_id for filter_id in filter_ids]
     require_permission_for_others_filters(ctx, owners)
     async with ctx.write_session(*owners) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, owners, path="ids")}
+        users = {user.id: user for user in await require_managed_users(ctx, owners, path="ids")}
         rows = await _load_visible_rows(ctx, filter_ids)
         require_all_found(filter_ids, {row.id for row in rows})
         changes_by_filter, new_targets_by_filter = (
@@ -174,18 +179,25 @@ async def update_filters(
                     update(core_table(Filter)).where(col(Filter.id) == key).values(values)
                 )
         changed_rows = [row for row in rows if changes_by_filter[row.id]]
-        await _record_changes(ctx, session, changed_rows)
+        await _journal_filter_changes(ctx, session, changed_rows)
         await _log_new_targets_to_security_log(ctx, session, new_targets_by_filter)
         log = {
             row.id: LoggedFilterChange(users[row.user_id], row._asdict(), changes_by_filter[row.id])
             for row in changed_rows
         }
-        await _log_for_admins(ctx, session, "filterUpdate", log)
+        await _write_audit_log_of_others_filters(ctx, session, "filterUpdate", log)
+
+
+class _ValidatedFilterUpdate(NamedTuple):
+    """The new columns of a filter, and its action after the update."""
+
+    columns: dict[str, Any]
+    checked_action: CheckedAction
 
 
 async def _updated_columns(
     ctx: Context, filter_row: ColumnRow, values: FilterInputValues
-) -> tuple[dict[str, Any], CheckedAction]:
+) -> _ValidatedFilterUpdate:
     """Return the new column values and the validated action."""
     query, at = filter_row.query, ["set", "query"]
     if values.get("query") is not None:
@@ -203,29 +215,32 @@ async def _updated_columns(
             ctx, values["action"], filter_state, ["set", "action"]
         )
     filter_validation.require_filter_fits_into_script(filter_row.id, query, checked_action)
-    return {
-        **_validated_simple_columns(values, ("set",)),
-        **_query_and_action_columns(query, checked_action),
-    }, checked_action
+    return _ValidatedFilterUpdate(
+        {
+            **_validated_simple_columns(values, ("set",)),
+            **_query_and_action_columns(query, checked_action),
+        },
+        checked_action,
+    )
 
 
 async def delete_filters(ctx: Context, filter_ids: Sequence[int]) -> None:
     """Delete filters, all or none. Raises NotFound or Forbidden."""
-    visible_rows = await _load_visible_rows(ctx, filter_ids)
-    require_all_found(filter_ids, {row.id for row in visible_rows})
-    owners = {row.user_id for row in visible_rows}
+    visible_rows = {row.id: row for row in await _load_visible_rows(ctx, filter_ids)}
+    require_all_found(filter_ids, visible_rows)
+    owners = [visible_rows[filter_id].user_id for filter_id in filter_ids]
     require_permission_for_others_filters(ctx, owners)
     async with ctx.write_session(*owners) as session:
-        users = {user.id: user for user in await load_managed_users(ctx, owners, path="ids")}
+        users = {user.id: user for user in await require_managed_users(ctx, owners, path="ids")}
         rows = await _load_visible_rows(ctx, filter_ids)
         require_all_found(filter_ids, {row.id for row in rows})
         await _delete_rows(session, [row.id for row in rows])
-        await _record_changes(ctx, session, rows)
+        await _journal_filter_changes(ctx, session, rows)
         log = {row.id: LoggedFilterChange(users[row.user_id], row._asdict(), None) for row in rows}
-        await _log_for_admins(ctx, session, "filterDelete", log)
+        await _write_audit_log_of_others_filters(ctx, session, "filterDelete", log)
 
 
-async def delete_filters_using_mailboxes(
+async def delete_filters_and_build_journal_entries(
     ctx: Context, session: AsyncSession, mailbox_ids_by_user: Mapping[int, Collection[int]]
 ) -> dict[int, list[JournalEntry]]:
     """Delete the filters that use one of these mailboxes. Returns the journal entries by user.
@@ -277,27 +292,27 @@ def _validated_simple_columns(
 
     For most, None means no change. Raises InvalidInput.
     """
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     if "name" in values:
-        found["name"] = (
-            sql_text.validate_text(
+        columns["name"] = (
+            sql_text.validated_trimmed_text(
                 values["name"], max_length=MAX_NAME_LENGTH, path=[*input_path, "name"]
             )
             or ""
         )
     if values.get("active") is not None:
-        found["active"] = values["active"]
+        columns["active"] = values["active"]
     if values.get("position") is not None:
         if values["position"] not in POSITION_RANGE:
             raise InvalidInput(
-                "The position must be a 32-bit integer",
+                "The position must be a 32-bit integer.",
                 constraint=ValidationConstraint.RANGE,
                 path=[*input_path, "position"],
             )
-        found["position"] = values["position"]
+        columns["position"] = values["position"]
     if "public_metadata" in values:
-        found["public_metadata"] = values["public_metadata"]
-    return found
+        columns["public_metadata"] = values["public_metadata"]
+    return columns
 
 
 def _query_and_action_columns(
@@ -311,7 +326,9 @@ def _query_and_action_columns(
     }
 
 
-async def _record_changes(ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]) -> None:
+async def _journal_filter_changes(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
+) -> None:
     filter_ids_by_user: dict[int, list[int]] = {}
     for row in rows:
         filter_ids_by_user.setdefault(row.user_id, []).append(row.id)
@@ -330,11 +347,13 @@ async def _log_new_targets_to_security_log(
 ) -> None:
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
-        NewSecurityEvent(AuthEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(one))
+        NewSecurityEvent(
+            AuthEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(target)
+        )
         for owner, new_targets in owner_and_targets_by_filter.values()
-        for one in new_targets
+        for target in new_targets
     ]
-    await security_log.log_events(ctx, session, events)
+    await security_log.insert_security_events_and_queue_notices(ctx, session, events)
 
 
 def _target_without_secrets(target: str) -> str:
@@ -354,7 +373,7 @@ class LoggedFilterChange:
     values_after: FilterInputValues | None
 
 
-async def _log_for_admins(
+async def _write_audit_log_of_others_filters(
     ctx: Context,
     session: AsyncSession,
     mutation_name: str,
@@ -368,7 +387,7 @@ async def _log_for_admins(
         logged = {name: values[name] for name in LOGGED_COLUMNS if name in values}
         if "forward_to" in logged:
             targets = logged.pop("forward_to")
-            logged["forwardTo"] = [_target_without_secrets(one) for one in targets]
+            logged["forwardTo"] = [_target_without_secrets(target) for target in targets]
         return logged
 
     entries = [
@@ -383,4 +402,4 @@ async def _log_for_admins(
         for key, change in changes_by_filter.items()
         if change.owner.id != ctx.viewer.user_id
     ]
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)

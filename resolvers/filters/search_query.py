@@ -15,8 +15,10 @@ _ANY_TIME = datetime(
     1970, 1, 1, tzinfo=UTC
 )  # terms with a time are refused, so the value doesn't matter
 _WORD_PATTERN = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
-NOT_AT_DELIVERY_MESSAGE = "this is not known when a message is delivered"
-NO_TEST_MESSAGE = "filters can't test this: use from:, to:, cc:, subject:, list:, header: or body:"
+NOT_AT_DELIVERY_MESSAGE = "The term can't be tested when a message is delivered."
+NO_TEST_MESSAGE = (
+    "A filter can't test this: use from:, to:, cc:, subject:, list:, header: or body:."
+)
 _FIELDS_NOT_AT_DELIVERY = frozenset(
     ("mailbox", "mailboxes", "mailboxPatterns", "searchable", "thread", "uids", "seqs", "emailIds",
      "seen", "flagged", "answered", "draft", "deleted", "forwarded", "keyword", "receivedSince",
@@ -34,19 +36,22 @@ def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -
     """
     if not search_text.strip():
         raise InvalidInput(
-            "At least 1 character; null removes the test",
+            "Must have at least 1 character. Null removes the test.",
             constraint=ValidationConstraint.LENGTH,
             path=input_path,
         )
-    found = parse_search_query(search_text, _ANY_TIME)
-    if found.problems:
-        error_text = "; ".join(map(str, found.problems[:5]))
+    query = parse_search_query(search_text, _ANY_TIME)
+    if query.problems:
+        error_text = " ".join(map(str, query.problems[:5]))
         raise InvalidInput(error_text, constraint=ValidationConstraint.SYNTAX, path=input_path)
     refused = parse_search_query(search_text, _ANY_TIME, _require_testable_at_delivery).problems
     if refused:
-        terms = "; ".join(f"{one.term[:40]!r} at {one.position}: {one.message}" for one in refused)
+        terms = " ".join(
+            f"{problem.term[:40]!r} at position {problem.position}: {problem.message}"
+            for problem in refused
+        )
         raise InvalidInput(terms, constraint=ValidationConstraint.UNSUPPORTED, path=input_path)
-    return _query_from_fields(found.fields)
+    return _query_from_fields(query.fields)
 
 
 def _require_testable_at_delivery(fields: FilterFields) -> None:
@@ -106,7 +111,7 @@ def _all_test(_name: str, value: Sequence[FilterFields]) -> QueryForm:
 
 
 def _any_test(_name: str, value: Sequence[FilterFields]) -> QueryForm:
-    return {"any": [_query_from_fields(one) for one in value]} if value else NEVER_TRUE
+    return {"any": [_query_from_fields(item) for item in value]} if value else NEVER_TRUE
 
 
 def _not_test(_name: str, value: FilterFields) -> QueryForm:

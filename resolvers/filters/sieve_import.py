@@ -20,7 +20,7 @@ from resolvers.filters.mutations import POSITION_RANGE, ValidatedFilter
 from resolvers.filters.sieve_script_mutations import not_compiled_error, validated_script_size
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.users.selection import load_managed_users
+from resolvers.users.selection import require_managed_users
 
 MUTATION_NAME = "filterImport"
 SPECIAL_USE_BY_FLAG = {f"\\{use.lower()}": use for use in SpecialUse if use is not SpecialUse.INBOX}
@@ -44,18 +44,20 @@ async def import_script(
     owner = require_user_id(ctx) if user_id is None else user_id
     filter_mutations.require_permission_for_others_filters(ctx, [owner])
     validated_script_size(script_text)
-    reading = await asyncio.to_thread(_parse_script, ctx, script_text)
+    reading = await asyncio.to_thread(_parse_supported_script_or_raise, ctx, script_text)
     async with ctx.write_session(owner) as session:
-        (user,) = await load_managed_users(ctx, [owner], path="user")
+        (user,) = await require_managed_users(ctx, [owner], path="user")
         if replaces_existing:
-            await filter_mutations.delete_all_of_user(ctx, session, user, MUTATION_NAME)
+            await filter_mutations.delete_all_filters_of_user(ctx, session, user, MUTATION_NAME)
         await require_filter_capacity(ctx, owner, len(reading.filters), "content")
         validated_filters = await _validate_filters(ctx, owner, reading.filters)
-        first = await filter_mutations.next_position(ctx, owner)
-        for nth, one in enumerate(validated_filters):
-            one.row["position"] = min(first + nth, POSITION_RANGE[-1])
+        first = await filter_mutations.position_after_all_filters(ctx, owner)
+        for nth, filter_ in enumerate(validated_filters):
+            filter_.row["position"] = min(first + nth, POSITION_RANGE[-1])
         await filter_mutations.insert_filters(ctx, session, user, validated_filters, MUTATION_NAME)
-    return SieveImportResult([int(one.row["id"]) for one in validated_filters], reading.warnings)
+    return SieveImportResult(
+        [int(filter_.row["id"]) for filter_ in validated_filters], reading.warnings
+    )
 
 
 def text_with_position(problem: ScriptProblem) -> str:
@@ -63,19 +65,22 @@ def text_with_position(problem: ScriptProblem) -> str:
     return f"line {problem.line}, column {problem.column}: {problem.message}"
 
 
-def _parse_script(ctx: Context, script_text: str) -> SieveImport:
+def _parse_supported_script_or_raise(ctx: Context, script_text: str) -> SieveImport:
     options = ctx.environment.options
     interval = int(options.autoreply_interval.total_seconds())
     try:
-        found = sieve_import.import_script(
+        imported = sieve_import.filters_and_problems_from_sieve_script(
             script_text, reply_interval=interval, max_filters=options.filters_max_per_user
         )
     except SieveError as error:
         raise not_compiled_error(error) from error
     _raise_if_any(
-        [_invalid_script_error(one, ValidationConstraint.UNSUPPORTED) for one in found.errors]
+        [
+            _invalid_script_error(error, ValidationConstraint.UNSUPPORTED)
+            for error in imported.errors
+        ]
     )
-    return found
+    return imported
 
 
 def _invalid_script_error(problem: ScriptProblem, constraint: ValidationConstraint) -> InvalidInput:
@@ -86,20 +91,21 @@ async def _validate_filters(
     ctx: Context, owner_id: int, filters: Sequence[ImportedFilter]
 ) -> list[ValidatedFilter]:
     """Validate the filters. Raises the first problems together."""
-    mailboxes = await _load_selectors_by_folder(ctx, owner_id, filters)
+    mailboxes = await _require_selectors_by_folder(ctx, owner_id, filters)
     validated_filters: list[ValidatedFilter] = []
     problems: list[RequestError] = []
-    for one in filters:
+    for filter_ in filters:
         action = {
-            name: _with_mailbox_selectors(value, mailboxes) for name, value in one.action.items()
+            name: _with_mailbox_selectors(value, mailboxes)
+            for name, value in filter_.action.items()
         }
-        values = {"name": one.name, "query": one.query, "action": action}
+        values = {"name": filter_.name, "query": filter_.query, "action": action}
         try:
             validated_filters.append(
                 await filter_mutations.validate_new_filter(ctx, owner_id, values)
             )
         except (InvalidInput, NotFound, MultipleErrors) as refusal:
-            problems += [_with_script_position(one, each) for each in refusal.all_errors]
+            problems += [_with_script_position(filter_, error) for error in refusal.all_errors]
         if len(problems) >= limits.MAX_PROBLEMS:
             break
     _raise_if_any(problems)
@@ -121,30 +127,32 @@ def _with_script_position(parsed_filter: ImportedFilter, refusal: RequestError) 
     )
 
 
-async def _load_selectors_by_folder(
+async def _require_selectors_by_folder(
     ctx: Context, owner_id: int, filters: Sequence[ImportedFilter]
 ) -> dict[MailboxName, MailboxSelector]:
     """Find the mailbox for each folder of a script. Raises InvalidInput for each missing one."""
-    folders = list(dict.fromkeys(folder for one in filters for folder in _folders_in_action(one)))
-    names = {one: _candidate_selectors(one) for one in folders}
+    folders = list(
+        dict.fromkeys(folder for filter_ in filters for folder in _folders_in_action(filter_))
+    )
+    names = {folder: _candidate_selectors(folder) for folder in folders}
     keys = list(dict.fromkeys((owner_id, name) for each in names.values() for name in each))
-    rows = await mailbox_loaders.load_by_selectors(ctx, keys) if keys else []
+    rows = await mailbox_loaders.load_visible_by_selectors(ctx, keys) if keys else []
     existing_folders = {name for (_, name), row in zip(keys, rows, strict=True) if row is not None}
-    found: dict[MailboxName, MailboxSelector] = {}
+    selectors_by_name: dict[MailboxName, MailboxSelector] = {}
     problems: list[RequestError] = []
     for folder in folders:
         name = next((name for name in names[folder] if name in existing_folders), None)
         if name is None:
-            error_text = f'there is no folder "{folder.path}"'
+            error_text = f"Mailbox not found: {folder.path}."
             problems.append(
                 _invalid_script_error(
                     ScriptProblem(*folder.position, error_text), ValidationConstraint.UNKNOWN
                 )
             )
         else:
-            found[folder] = name
+            selectors_by_name[folder] = name
     _raise_if_any(problems)
-    return found
+    return selectors_by_name
 
 
 def _folders_in_action(parsed_filter: ImportedFilter) -> list[MailboxName]:
@@ -165,5 +173,7 @@ def _with_mailbox_selectors(
     if isinstance(value, MailboxName):
         return selector_by_folder[value]
     if isinstance(value, list):
-        return [selector_by_folder[one] if isinstance(one, MailboxName) else one for one in value]
+        return [
+            selector_by_folder[item] if isinstance(item, MailboxName) else item for item in value
+        ]
     return value

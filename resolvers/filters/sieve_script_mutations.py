@@ -33,11 +33,12 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, GuardRule
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
 from resolvers.filters.sieve_scripts import required_extensions
 from resolvers.users.selection import UserSelector
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
+from resolvers.viewer import GuardRule
 
 MAX_SCRIPTS = 25  # per account
 MAX_NAME_LENGTH = 128  # characters (RFC 5804, section 1.6)
@@ -76,11 +77,14 @@ class StoredScripts:
     missing_includes: Sequence[str] = ()
 
 
-def validate_name(name: str, input_field: str = "name") -> str:
+def validate_script_name(name: str, input_field: str = "name") -> str:
     """Return the name in its stored form (NFC). Raises InvalidInput."""
     name = unicodedata.normalize("NFC", name)
     if not 0 < len(name) <= MAX_NAME_LENGTH or _REFUSED_CHARACTERS.search(name) or not name.strip():
-        text = f"a name has 1 to {MAX_NAME_LENGTH} characters, no control character and no slash"
+        text = (
+            f"A name has from 1 to {MAX_NAME_LENGTH} characters, without control "
+            "characters and slashes."
+        )
         raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[input_field])
     return name
 
@@ -93,7 +97,7 @@ async def put_script(
     Raises NotCompiled for each mistake, InvalidInput, Forbidden, or LimitReached for too many
     scripts.
     """
-    name = validate_name(name)
+    name = validate_script_name(name)
     compiled = await asyncio.to_thread(_compile_script, script_text)
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptSet") as changes:
         now = ctx.environment.now()
@@ -109,7 +113,7 @@ async def put_script(
                 changes.deactivate_scripts(user, except_name=name)
             if before is None:
                 if len(rows) >= MAX_SCRIPTS:
-                    text = f"at most {MAX_SCRIPTS} scripts"
+                    text = f"A user has at most {MAX_SCRIPTS} scripts."
                     raise LimitReached(text, limit=MAX_SCRIPTS, used=len(rows), path=["name"])
                 changes.add_script(
                     user, {**values, "name": name, "active": active, "created_at": now}
@@ -120,12 +124,12 @@ async def put_script(
             elif before.active != active:
                 changes.set_values(before, active=active, updated_at=now)
         missing = {
-            one
+            included_name
             for rows in changes.scripts_by_user.values()
-            for one in compiled.included_names
-            if one not in {*rows, name}
+            for included_name in compiled.included_names
+            if included_name not in {*rows, name}
         }
-    return StoredScripts(changes.script_ids_by_name(name), sorted(missing))
+    return StoredScripts(changes.script_ids_with_name_after_changes(name), sorted(missing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ def _compile_script(script_text: str) -> CompiledScript:
     return CompiledScript(
         size,
         requires,
-        [one.name for one in program.includes if one.location == PERSONAL_LOCATION],
+        [include.name for include in program.includes if include.location == PERSONAL_LOCATION],
     )
 
 
@@ -159,7 +163,7 @@ def validated_script_size(script_text: str) -> int:
     """Return the size of a script in bytes. Raises InvalidInput if it is too large."""
     size = len(script_text.encode(errors="surrogatepass"))
     if size > limits.MAX_SCRIPT_BYTES:
-        text = f"a script has at most {limits.MAX_SCRIPT_BYTES} bytes"
+        text = f"A script has at most {limits.MAX_SCRIPT_BYTES} bytes."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["content"])
     return size
 
@@ -168,8 +172,8 @@ def not_compiled_error(error: SieveError) -> MultipleErrors:
     """Return the errors of a script that does not compile."""
     return MultipleErrors(
         [
-            ScriptError(one.message, line=one.line, column=one.column, path=["content"])
-            for one in error.problems
+            ScriptError(problem.message, line=problem.line, column=problem.column, path=["content"])
+            for problem in error.problems
         ]
     )
 
@@ -212,14 +216,14 @@ async def delete_scripts(
     `deletes_active`.
     """
     if not 0 < len(selectors) <= MAX_SCRIPTS:
-        text = f"1 to {MAX_SCRIPTS} scripts"
+        text = f"From 1 to {MAX_SCRIPTS} scripts are required."
         raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["sieveScripts"])
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptDelete") as changes:
         selected: dict[int, ColumnRow] = {}
         for nth, selector in enumerate(selectors):
             for row in changes.require_scripts(selector, ["sieveScripts", str(nth)]):
                 if row.active and not deletes_active:
-                    text = "the script is active: deactivate it, or set ignoreActive"
+                    text = "The script is active: deactivate it, or set `ignoreActive`."
                     raise Conflict(text, path=["sieveScripts", str(nth)])
                 selected[row.id] = row
         changes.deleted_rows.extend(selected.values())
@@ -233,16 +237,16 @@ async def rename_script(
 
     Returns the script IDs. Raises NotFound, InvalidInput, or Conflict if the name is in use.
     """
-    new_name = validate_name(new_name, "newName")
+    new_name = validate_script_name(new_name, "newName")
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptRename") as changes:
         now = ctx.environment.now()
         for user, rows in changes.scripts_by_user.items():
             row = changes.require_script(user, selector)
             if new_name != row.name and new_name in rows:
-                raise Conflict("The user has another script with this name", path=["newName"])
+                raise Conflict("The user already has a script with this name.", path=["newName"])
             if new_name != row.name:
                 changes.set_values(row, name=new_name, updated_at=now)
-    return changes.script_ids_by_name(new_name)
+    return changes.script_ids_with_name_after_changes(new_name)
 
 
 class _ScriptChanges:
@@ -268,23 +272,23 @@ class _ScriptChanges:
         """Return the script with this ID, or with this name of each user. Raises NotFound."""
         if selector.name is not None:
             return [self.require_script(user, selector, path) for user in self.scripts_by_user]
-        found = [selector.find(scripts) for scripts in self.scripts_by_user.values()]
-        rows = [row for row in found if row]
+        scripts_found = [selector.find(scripts) for scripts in self.scripts_by_user.values()]
+        rows = [row for row in scripts_found if row]
         if not rows:
             raise NotFound(str(selector), path=[*path, "id"])
         return rows
 
-    def add_script(self, user_id: int, row: Mapping[str, Any]) -> None:
+    def add_script(self, user_id: int, script_row: Mapping[str, Any]) -> None:
         """Add a new script."""
         key = self.ctx.environment.new_id()
-        empty = {"last_error": None, "last_error_at": None, "updated_at": row["created_at"]}
-        self.new_rows.append({**row, **empty, "id": key, "user_id": user_id})
+        empty = {"last_error": None, "last_error_at": None, "updated_at": script_row["created_at"]}
+        self.new_rows.append({**script_row, **empty, "id": key, "user_id": user_id})
 
-    def set_values(self, row: ColumnRow, **values: Any) -> None:
+    def set_values(self, script_row: ColumnRow, **values: Any) -> None:
         """Set column values of a script."""
-        self.changes_by_script[row.id] = (
-            row,
-            {**self.changes_by_script.get(row.id, (row, {}))[1], **values},
+        self.changes_by_script[script_row.id] = (
+            script_row,
+            {**self.changes_by_script.get(script_row.id, (script_row, {}))[1], **values},
         )
 
     def deactivate_scripts(self, user_id: int, except_name: str = "") -> None:
@@ -293,26 +297,26 @@ class _ScriptChanges:
             if row.active and row.name != except_name:
                 self.set_values(row, active=False, updated_at=self.ctx.environment.now())
 
-    def script_ids_by_name(self, name: str) -> list[int]:
+    def script_ids_with_name_after_changes(self, name: str) -> list[int]:
         """Return the IDs of the scripts that have this name after the changes, by account."""
-        found = {row["user_id"]: row["id"] for row in self.new_rows if row["name"] == name}
+        ids_by_user = {row["user_id"]: row["id"] for row in self.new_rows if row["name"] == name}
         for user, rows in self.scripts_by_user.items():
             for row in rows.values():
                 after = self.changes_by_script.get(row.id, (row, {}))[1]
                 if after.get("name", row.name) == name:
-                    found[user] = row.id
-        return [found[user] for user in self.scripts_by_user if user in found]
+                    ids_by_user[user] = row.id
+        return [ids_by_user[user] for user in self.scripts_by_user if user in ids_by_user]
 
     @property
     def changed_ids_by_user(self) -> dict[int, list[int]]:
         """The IDs of new, changed and deleted scripts by user."""
-        found: dict[int, list[int]] = {}
+        ids_by_user: dict[int, list[int]] = {}
         pairs = [(row["user_id"], row["id"]) for row in self.new_rows]
         pairs += [(row.user_id, row.id) for row, _ in self.changes_by_script.values()]
         pairs += [(row.user_id, row.id) for row in self.deleted_rows]
         for user, key in pairs:
-            found.setdefault(user, []).append(key)
-        return found
+            ids_by_user.setdefault(user, []).append(key)
+        return ids_by_user
 
 
 @asynccontextmanager
@@ -324,7 +328,7 @@ async def _lock_scripts_and_store_changes(
         _require_permission_for_others_scripts(ctx, locked_users)
         changes = _ScriptChanges(ctx, await _load_scripts_by_user(locked_users))
         yield changes
-        await _write_changes(locked_users, changes)
+        await _write_script_changes(locked_users, changes)
         entries = {
             user: [JournalEntry(EventType.SIEVE_CHANGED, keys, {}, ctx.session_id)]
             for user, keys in changes.changed_ids_by_user.items()
@@ -332,8 +336,8 @@ async def _lock_scripts_and_store_changes(
         await journal.record_entries_in_streams_or_raise(
             locked_users.session, entries, at=ctx.environment.now()
         )
-        await _log_for_admins(ctx, locked_users, changes, mutation_name)
-        await security_log.log_events(
+        await _write_audit_log_of_others_scripts(ctx, locked_users, changes, mutation_name)
+        await security_log.insert_security_events_and_queue_notices(
             ctx, locked_users.session, await asyncio.to_thread(_new_redirect_events, changes)
         )
 
@@ -377,13 +381,13 @@ def _require_permission_for_others_scripts(ctx: Context, locked: LockedUsers) ->
 async def _load_scripts_by_user(locked: LockedUsers) -> dict[int, dict[str, ColumnRow]]:
     keys = [row.id for row in locked.rows]
     statement = select(*select_columns(SieveScript)).where(col(SieveScript.user_id).in_(keys))
-    found: dict[int, dict[str, ColumnRow]] = {key: {} for key in keys}
+    scripts_by_user: dict[int, dict[str, ColumnRow]] = {key: {} for key in keys}
     for row in await (await locked.session.connection()).execute(statement):
-        found[row.user_id][row.name] = row
-    return found
+        scripts_by_user[row.user_id][row.name] = row
+    return scripts_by_user
 
 
-async def _write_changes(locked: LockedUsers, changes: _ScriptChanges) -> None:
+async def _write_script_changes(locked: LockedUsers, changes: _ScriptChanges) -> None:
     """Write the changes.
 
     Scripts are deactivated first, since an account has at most one active script.
@@ -407,7 +411,7 @@ async def _write_changes(locked: LockedUsers, changes: _ScriptChanges) -> None:
         await connection.execute(insert(SieveScript), changes.new_rows)
 
 
-async def _log_for_admins(
+async def _write_audit_log_of_others_scripts(
     ctx: Context, locked: LockedUsers, changes: _ScriptChanges, mutation_name: str
 ) -> None:
     """Log changes of other users' scripts for administrators.
@@ -433,8 +437,8 @@ async def _log_for_admins(
         for user, script_id, before, after in [*created, *changed, *deleted]
         if user != ctx.viewer.user_id
     ]
-    await audit_log.log_changes(ctx, locked.session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, locked.session, *entries)
 
 
-def _logged_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in LOGGED_COLUMNS}
+def _logged_values(script_row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: script_row[name] for name in LOGGED_COLUMNS}

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlmodel import col
 
 from mail import mime, sieve
@@ -31,19 +33,30 @@ from models.errors import NotFound
 from models.filters.sieve_scripts import SieveScript
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest
+from models.store.keyset_pages import Page
 from models.users.roles import AdminPermission, Scope, expand_scopes
-from resolvers import pagination
-from resolvers.access import is_visible
+from resolvers.access import is_own_or_shared
 from resolvers.context import Context
-from resolvers.messages import content as message_content
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.filters.dry_run_messages import (
+    DryRunMessage,
+    StoredTestMessage,
+    load_and_examine_message,
+)
+from resolvers.list_orders import OwnerPageKey, SortColumn, list_orders, read_owner_pages
+from resolvers.pagination import read_by_keys
 from resolvers.users import managed_objects
 
-CURSOR_KIND = "sieve-scripts"  # sorted by name, then ID
+
+class SieveScriptOrder(StrEnum):
+    """The order of a list of Sieve scripts; ties by id."""
+
+    NAME_ASC = "NAME_ASC"
+    NAME_DESC = "NAME_DESC"
+
+
+LIST_ORDERS = list_orders(SieveScriptOrder, {"NAME": SortColumn("name", str)})
 READ_SCOPES = frozenset({Scope.READ, Scope.SIEVE})  # each of them allows reading scripts
 MAX_REASON_LENGTH = 200  # characters of a vacation reason in a description
-SORT_COLUMNS = frozenset({"id", "name", "user_id"})
 
 
 def is_visible_script_sql(ctx: Context) -> ColumnElement[bool]:
@@ -63,7 +76,7 @@ async def load_visible_by_ids(ctx: Context, script_ids: list[int]) -> list[Colum
 _ID = col(SieveScript.id)
 
 
-async def load_by_names(
+async def load_visible_scripts_by_names(
     ctx: Context, user_ids_and_names: list[tuple[int, str]]
 ) -> list[ColumnRow | None]:
     """Load scripts by user ID and name, in this order, with one statement."""
@@ -74,51 +87,40 @@ async def load_by_names(
     statement = select(*select_columns(SieveScript)).where(
         is_visible_script_sql(ctx), or_(*script_conditions)
     )
-    found = {(row.user_id, row.name): row for row in await ctx.read(statement)}
-    return [found.get(key) for key in user_ids_and_names]
+    rows_by_name = {(row.user_id, row.name): row for row in await ctx.read(statement)}
+    return [rows_by_name.get(key) for key in user_ids_and_names]
 
 
-@dataclass(frozen=True, slots=True)
-class SieveScriptListing:
-    """A page of the scripts of a user, sorted by name."""
-
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
+async def load_visible_script_pages(
+    ctx: Context, page_keys: list[OwnerPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of the scripts of users that the viewer can see."""
+    return await read_owner_pages(ctx, SieveScript, page_keys, _select_visible_scripts_of_user)
 
 
-async def load_pages(ctx: Context, listings: list[SieveScriptListing]) -> list[Page[ColumnRow]]:
-    """Load the pages of these listings, each in reading order."""
-    names = SORT_COLUMNS.union(*(key.columns for key in listings))
-    rows = select(*select_columns(SieveScript, names)).where(is_visible_script_sql(ctx))
-    order_columns = (col(SieveScript.name), _ID)
-    scans = [
-        PageScan(
-            rows.where(col(SieveScript.user_id) == key.user_id),
-            key.page_request,
-            order_columns,
-            is_descending=False,
-        )
-        for key in listings
-    ]
-    return await pagination.read_pages(ctx, scans)
+def _select_visible_scripts_of_user(
+    ctx: Context, user_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(SieveScript, columns)).where(
+        col(SieveScript.user_id) == user_id, is_visible_script_sql(ctx)
+    )
 
 
-async def count_listings(ctx: Context, listings: list[SieveScriptListing]) -> list[int]:
-    """Count the scripts of these listings."""
+async def count_visible_scripts(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+    """Count the scripts of each list, in the order of the keys."""
     statement = (
         select(col(SieveScript.user_id), func.count().label("many"))
         .where(
             is_visible_script_sql(ctx),
-            col(SieveScript.user_id).in_({key.user_id for key in listings}),
+            col(SieveScript.user_id).in_({key.owner_id for key in page_keys}),
         )
         .group_by(col(SieveScript.user_id))
     )
     count_by_user = {row.user_id: row.many for row in await ctx.read(statement)}
-    return [count_by_user.get(key.user_id, 0) for key in listings]
+    return [count_by_user.get(key.owner_id, 0) for key in page_keys]
 
 
-async def has_active_script(ctx: Context, user_id: int) -> bool:
+async def has_visible_active_script(ctx: Context, user_id: int) -> bool:
     """True if the user has an active script that the viewer can see."""
     statement = select(_ID).where(is_visible_script_sql(ctx), col(SieveScript.user_id) == user_id)
     return bool(await ctx.read(statement.where(col(SieveScript.active))))
@@ -145,43 +147,51 @@ class ScriptCheck:
 
 
 async def compile_and_dry_run_script(
-    ctx: Context, script_text: str, user_id: int, message_id: int | None
+    ctx: Context, script_text: str, user_id: int, message: DryRunMessage | None
 ) -> ScriptCheck:
-    """Compile a script of an account, and run it without effects on one of its messages.
+    """Compile a script of an account, and run it without effects on a message.
 
-    Nothing is stored: for the test `duplicate` the message is new. Raises NotFound if the account
-    has no such message, and Forbidden if the viewer can't read it.
+    Nothing is stored: for the test `duplicate` the message is new. The envelope of a raw message
+    is empty. Raises NotFound if the account has no such stored message, Forbidden if the viewer
+    can't read it, InvalidInput and LimitReached for raw text.
     """
-    found = await asyncio.to_thread(_compile_check, script_text)
-    if found.problems or message_id is None:
-        return found
-    is_own_message = (is_visible(ctx, Message), col(Message.id) == message_id)
-    names = {"id", "envelope_from", "envelope_to", "from_address"}
-    statement = select(*select_columns(Message, names)).where(
-        *is_own_message, col(Message.user_id) == user_id
-    )
-    row = next(iter(await ctx.read(statement)), None)
-    stored = await message_content.load_stored_message(ctx, message_id) if row else None
-    if row is None or stored is None:
-        raise NotFound(str(message_id), path=["message"])
-    script = await _with_includes(ctx, script_text, user_id)
+    result = await asyncio.to_thread(_compile_check, script_text)
+    if result.problems or message is None:
+        return result
+    envelope = SieveEnvelope("", "")
+    if isinstance(message, StoredTestMessage):
+        envelope = await _envelope_of_stored_message(ctx, user_id, message.message_id)
+    script = await _with_includable_scripts_of_user(ctx, script_text, user_id)
     used = {user_id: await asyncio.to_thread(script_environment.used_extensions, script)}
     around = (await script_environment.load_script_accounts(ctx.environment, used))[user_id]
     circumstances = around.sieve_environment(script, ctx.environment)
-    sender = row.envelope_from if row.envelope_from is not None else row.from_address
-    envelope = SieveEnvelope(sender or "", next(iter(row.envelope_to), ""))
 
-    def run_script(source: mime.ByteSource) -> ScriptCheck:
-        parsed_message = sieve.ParsedSieveMessage(source, stored.structure)
+    def run_script(parsed_message: sieve.ParsedSieveMessage) -> ScriptCheck:
         program = compile_script_cached(script_text)
         return _with_run_result(
-            found, lambda: sieve.run_script(program, parsed_message, envelope, circumstances)
+            result, lambda: sieve.run_script(program, parsed_message, envelope, circumstances)
         )
 
-    return await stored.examine(run_script, in_thread=True)
+    return await load_and_examine_message(ctx, message, run_script)
 
 
-async def _with_includes(ctx: Context, script_text: str, user_id: int) -> UserScript:
+async def _envelope_of_stored_message(ctx: Context, user_id: int, message_id: int) -> SieveEnvelope:
+    names = {"id", "envelope_from", "envelope_to", "from_address"}
+    statement = select(*select_columns(Message, names)).where(
+        is_own_or_shared(ctx, Message),
+        col(Message.id) == message_id,
+        col(Message.user_id) == user_id,
+    )
+    row = next(iter(await ctx.read(statement)), None)
+    if row is None:
+        raise NotFound(str(message_id), path=["message", "stored"])
+    sender = row.envelope_from if row.envelope_from is not None else row.from_address
+    return SieveEnvelope(sender or "", next(iter(row.envelope_to), ""))
+
+
+async def _with_includable_scripts_of_user(
+    ctx: Context, script_text: str, user_id: int
+) -> UserScript:
     """Return the script with those of the user that it can include."""
     statement = select(*select_columns(SieveScript, {"name", "content"})).where(
         is_visible_script_sql(ctx), col(SieveScript.user_id) == user_id
@@ -247,7 +257,7 @@ def _describe_action(action: Action) -> str:
         case Reject():
             parts = ["ereject" if action.is_ereject else "reject", _sieve_string(action.reason)]
         case VacationReply():
-            reason = mime.shorten_text(action.reason, MAX_REASON_LENGTH)
+            reason = mime.shorten_text_at_word_end(action.reason, MAX_REASON_LENGTH)
             parts = ["vacation", ":subject", _sieve_string(action.subject), _sieve_string(reason)]
         case MailNotification():
             parts = ["notify", _sieve_string(action.method)]

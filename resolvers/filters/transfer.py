@@ -35,7 +35,7 @@ async def export_filters(ctx: Context, user_id: int) -> list[dict[str, Any]]:
 
     Mailboxes are given by path. Webhooks and the passwords of relays are left out.
     """
-    rows = await filter_loaders.load_all_of_user(ctx, user_id)
+    rows = await filter_loaders.load_visible_filters_of_user(ctx, user_id)
     mailboxes = sorted({key for row in rows for key in mailbox_ids_in_action(row.action)})
     paths = dict(
         zip(
@@ -62,7 +62,9 @@ async def export_filters(ctx: Context, user_id: int) -> list[dict[str, Any]]:
 def _exported_query(query: FilterRecord) -> dict[str, Any]:
     """Return a query as in the input; of a search text only the text."""
     inner = {
-        name: [_exported_query(one) for one in query[name]] for name in GROUP_NAMES if name in query
+        name: [_exported_query(value) for value in query[name]]
+        for name in GROUP_NAMES
+        if name in query
     }
     text = {"query": query["query"]["text"]} if "query" in query else {}
     return {**query, **inner, **text}
@@ -71,15 +73,15 @@ def _exported_query(query: FilterRecord) -> dict[str, Any]:
 def _exported_action(
     action: FilterRecord, path_by_mailbox: Mapping[int, str | None]
 ) -> dict[str, Any]:
-    found = {name: value for name, value in action.items() if name in ACTION_TYPES}
+    exported = {name: value for name, value in action.items() if name in ACTION_TYPES}
     if "mailbox" in action:
-        found["mailbox"] = path_by_mailbox[action["mailbox"]]
+        exported["mailbox"] = path_by_mailbox[action["mailbox"]]
     if "copyTo" in action:
-        found["copyTo"] = [path_by_mailbox[key] for key in action["copyTo"]]
-    return found
+        exported["copyTo"] = [path_by_mailbox[key] for key in action["copyTo"]]
+    return exported
 
 
-async def import_filter_returning_dropped_targets(
+async def import_filter_returning_targets_without_password(
     ctx: Context, record: FilterRecord, mailbox_paths: Collection[str]
 ) -> list[str]:
     """Create a filter from an exported record, unless the user has an equal one.
@@ -92,15 +94,17 @@ async def import_filter_returning_dropped_targets(
     _require_query_types(query, ["query"], 0)
     _require_action_types(action, ["action"])
     targets = action.pop("forwardTo", None) or []
-    bare = [one for one in targets if f":{MASKED_TEXT}@" in one]
+    bare = [target for target in targets if f":{MASKED_TEXT}@" in target]
     if len(bare) < len(targets):
-        action["forwardTo"] = [one for one in targets if one not in bare]
+        action["forwardTo"] = [target for target in targets if target not in bare]
     if {**record, "action": action} in await export_filters(ctx, require_user_id(ctx)):
         return bare
     action_values = dict(action)
     for name in ("mailbox", "copyTo"):
         if value := action_values.get(name):
-            action_values[name] = _selectors_from_paths(value, mailbox_paths, ["action", name])
+            action_values[name] = _require_selectors_of_known_paths(
+                value, mailbox_paths, ["action", name]
+            )
     plain = {name: record[name] for name in ("name", "position", "active") if name in record}
     values = {
         **plain,
@@ -112,20 +116,20 @@ async def import_filter_returning_dropped_targets(
     return bare
 
 
-def _selectors_from_paths(
+def _require_selectors_of_known_paths(
     path_or_paths: str | list[str], mailbox_paths: Collection[str], input_path: Sequence[str]
 ) -> Any:
-    for one in [path_or_paths] if isinstance(path_or_paths, str) else path_or_paths:
-        if one not in mailbox_paths:
+    for path in [path_or_paths] if isinstance(path_or_paths, str) else path_or_paths:
+        if path not in mailbox_paths:
             raise InvalidInput(
-                "The mailbox does not exist",
+                "The mailbox does not exist.",
                 constraint=ValidationConstraint.UNKNOWN,
                 path=input_path,
             )
     return (
         MailboxSelector(path=path_or_paths)
         if isinstance(path_or_paths, str)
-        else [MailboxSelector(path=one) for one in path_or_paths]
+        else [MailboxSelector(path=path) for path in path_or_paths]
     )
 
 
@@ -138,7 +142,7 @@ def _require_types(
         has_right_type = value is None or (kind is not None and isinstance(value, kind))
         if not has_right_type or (kind is int and isinstance(value, bool)):
             raise InvalidInput(
-                "The value has the wrong type",
+                "The value has the wrong type.",
                 constraint=ValidationConstraint.TYPE,
                 path=[*input_path, name],
             )
@@ -147,7 +151,7 @@ def _require_types(
 def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> None:
     if not isinstance(query, dict) or depth > MAX_DEPTH:
         raise InvalidInput(
-            "The value has the wrong type", constraint=ValidationConstraint.TYPE, path=input_path
+            "The value has the wrong type.", constraint=ValidationConstraint.TYPE, path=input_path
         )
     _require_types(query, QUERY_TYPES, input_path)
     for name, required_key, other_key in (("header", "key", "value"), ("regex", "pattern", "key")):
@@ -155,21 +159,21 @@ def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> N
             _require_types(part, {required_key: str, other_key: str}, [*input_path, name])
             if not isinstance(part.get(required_key), str):
                 raise InvalidInput(
-                    f"The field {required_key} is required",
+                    f"The field {required_key} is required.",
                     constraint=ValidationConstraint.TYPE,
                     path=[*input_path, name],
                 )
     for name in GROUP_NAMES:
-        for one in query.get(name) or ():
-            _require_query_types(one, [*input_path, name], depth + 1)
+        for value in query.get(name) or ():
+            _require_query_types(value, [*input_path, name], depth + 1)
 
 
 def _require_action_types(action: FilterRecord, input_path: Sequence[str]) -> None:
     _require_types(action, ACTION_TYPES, input_path)
     for name, value in action.items():
-        if isinstance(value, list) and not all(isinstance(one, str) for one in value):
+        if isinstance(value, list) and not all(isinstance(value, str) for value in value):
             raise InvalidInput(
-                "The value has the wrong type",
+                "The value has the wrong type.",
                 constraint=ValidationConstraint.TYPE,
                 path=[*input_path, name],
             )

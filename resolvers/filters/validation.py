@@ -8,11 +8,11 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail import sieve
-from mail.compose import message_builder
+from mail.compose import draft_validation
 from mail.filters import filter_compiler
 from mail.filters.filter_compiler import GROUP_NAMES, MAX_DEPTH, ScriptNames
 from mail.recipients import forward_targets
-from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.batch_resolution import load_receiving_address_rows
 from mail.sieve import limits
 from mail.sieve.execution import regex_groups
 from mail.sieve.execution.flag_names import parse_flags
@@ -26,7 +26,7 @@ from resolvers.context import Context
 from resolvers.filters import search_query
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.messages.bulk.row_changes import validate_keyword
+from resolvers.messages.bulk.flag_changes import validate_keyword
 
 MAX_TEST_LENGTH = 255  # characters of a tested text
 MAX_HEADER_NAME_LENGTH = 128  # characters of a header field name
@@ -53,13 +53,13 @@ def validated_merged_query(
     Raises InvalidInput with all problems.
     """
     problems = ErrorCollector()
-    found = {**stored_query, **_validated_tests(values, path, problems, 0)}
+    merged_query = {**stored_query, **_validated_tests(values, path, problems, 0)}
     problems.raise_collected()
-    found = {name: value for name, value in found.items() if value is not None}
-    if filter_compiler.test_count(found) > MAX_TESTS:
-        error_text = f"at most {MAX_TESTS} tests and groups"
+    merged_query = {name: value for name, value in merged_query.items() if value is not None}
+    if filter_compiler.test_count(merged_query) > MAX_TESTS:
+        error_text = f"A filter has at most {MAX_TESTS} tests and groups."
         raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=path)
-    return found
+    return merged_query
 
 
 def _validated_tests(
@@ -67,29 +67,29 @@ def _validated_tests(
 ) -> dict[str, Any]:
     """Return the validated tests of a query. In nested queries, tests of None are removed."""
     if depth > MAX_DEPTH:
-        error_text = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep"
+        error_text = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep."
         raise InvalidInput(error_text, constraint=ValidationConstraint.DEPTH, path=path)
-    found: dict[str, Any] = {}
+    tests: dict[str, Any] = {}
     for name, value in values.items():
         at = [*path, name]
         with problems.collecting():
             if value is None or value == []:
-                found[name] = None
+                tests[name] = None
             elif name == "query":
-                found[name] = {"text": value, "tests": _tests_from_search_text(value, at, depth)}
+                tests[name] = {"text": value, "tests": _tests_from_search_text(value, at, depth)}
             elif name in GROUP_NAMES:
-                found[name] = _validated_group(value, at, problems, depth)
+                tests[name] = _validated_compound_query(value, at, problems, depth)
             else:
-                found[name] = _validated_test(name, value, at)
+                tests[name] = _validated_test(name, value, at)
     if depth:
-        return {name: value for name, value in found.items() if value is not None}
-    return found
+        return {name: value for name, value in tests.items() if value is not None}
+    return tests
 
 
 def _tests_from_search_text(search_text: str, path: InputPath, depth: int) -> dict[str, Any]:
     """Return the tests of a search text, validated like those of the input."""
     problems = ErrorCollector()
-    found = _validated_tests(
+    tests = _validated_tests(
         search_query.filter_tests_from_search_text(search_text, path), path, problems, depth + 1
     )
     try:
@@ -98,32 +98,34 @@ def _tests_from_search_text(search_text: str, path: InputPath, depth: int) -> di
         InvalidInput,
         MultipleErrors,
     ) as refused:  # the path of a test means nothing to the user
-        error_text = "; ".join(one.message for one in refused.all_errors[:5])
+        error_text = " ".join(error.message for error in refused.all_errors[:5])
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.SYNTAX, path=path
         ) from refused
-    return found
+    return tests
 
 
-def _validated_group(
+def _validated_compound_query(
     queries: Sequence[InputValues], path: InputPath, problems: ErrorCollector, depth: int
 ) -> list[dict[str, Any]]:
     if len(queries) > MAX_TESTS:
         raise InvalidInput(
-            f"at most {MAX_TESTS} at once", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_TESTS} tests are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     return [
-        _validated_tests(one, [*path, str(nth)], problems, depth + 1)
-        for nth, one in enumerate(queries)
+        _validated_tests(query, [*path, str(nth)], problems, depth + 1)
+        for nth, query in enumerate(queries)
     ]
 
 
 def _validated_test(test_name: str, value: Any, path: InputPath) -> Any:
     if test_name in TEXT_TESTS:
-        return _validate_text(value, path)
+        return _validate_test_text(value, path)
     if test_name in ("larger", "smaller"):
         if not 0 < value < 1 << 63:
-            error_text = "At least 1 byte; null removes the test"
+            error_text = "Must be at least 1 byte. Null removes the test."
             raise InvalidInput(error_text, constraint=ValidationConstraint.RANGE, path=path)
         return int(value)
     if test_name == "header":
@@ -133,11 +135,12 @@ def _validated_test(test_name: str, value: Any, path: InputPath) -> Any:
     return bool(value)
 
 
-def _validate_text(text: str, path: InputPath) -> str:
-    message_builder.validate_text(text, path, 4 * MAX_TEST_LENGTH)
+def _validate_test_text(text: str, path: InputPath) -> str:
+    draft_validation.validate_text_size_and_characters(text, path, 4 * MAX_TEST_LENGTH)
     if not text.split() or len(text) > MAX_TEST_LENGTH:
         error_text = (
-            f"1 to {MAX_TEST_LENGTH} characters, not only white space; null removes the test"
+            f"Must have from 1 to {MAX_TEST_LENGTH} characters, not only white space. "
+            "Null removes the test."
         )
         raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=path)
     return text
@@ -145,19 +148,22 @@ def _validate_text(text: str, path: InputPath) -> str:
 
 def _validated_header_test(values: InputValues, path: InputPath) -> dict[str, Any]:
     key, value = _validate_header_name(values["key"], path), values.get("value")
-    return {"key": key, "value": None if value is None else _validate_text(value, [*path, "value"])}
+    return {
+        "key": key,
+        "value": None if value is None else _validate_test_text(value, [*path, "value"]),
+    }
 
 
 def _validate_header_name(header_name: str, path: InputPath) -> str:
     limit = MAX_HEADER_NAME_LENGTH
     if len(header_name) > limit or not FIELD_NAME.fullmatch(header_name):
-        error_text = f"A field name has 1 to {limit} ASCII characters, without spaces and colons"
+        error_text = f"A field name has 1 to {limit} ASCII characters, without spaces and colons."
         raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "key"])
     return header_name
 
 
 def _validated_regex_test(values: InputValues, path: InputPath) -> dict[str, Any]:
-    key, pattern = values.get("key"), _validate_text(values["pattern"], [*path, "pattern"])
+    key, pattern = values.get("key"), _validate_test_text(values["pattern"], [*path, "pattern"])
     try:
         regex_groups.compile_regex(pattern, ignore_case=True)
     except InvalidInput as problem:
@@ -195,26 +201,28 @@ async def validated_merged_action(
 
     Raises InvalidInput with all problems, and NotFound for an unknown mailbox or webhook.
     """
-    problems, found = ErrorCollector(), dict(filter_state.stored_action)
+    problems, action = ErrorCollector(), dict(filter_state.stored_action)
     for name, value in values.items():
         with problems.collecting():
             if name != "forwardTo":
-                found[name] = await _validated_action_part(
+                action[name] = await _validated_action_part(
                     ctx, name, value, filter_state, [*path, name]
                 )
-    to = CheckedAction({}, filter_state.targets, filter_state.encrypted_relays)
+    checked_action = CheckedAction({}, filter_state.targets, filter_state.encrypted_relays)
     with problems.collecting():
         if "forwardTo" in values:
-            to = await _validate_and_encrypt_targets(
+            checked_action = await _validate_and_encrypt_targets(
                 ctx, values["forwardTo"] or (), filter_state, [*path, "forwardTo"]
             )
     problems.raise_collected()
-    found = {name: value for name, value in found.items() if value is not None}
-    if not (found or to.targets):
+    action = {name: value for name, value in action.items() if value is not None}
+    if not (action or checked_action.targets):
         raise InvalidInput(
-            "At least one action is required", constraint=ValidationConstraint.REQUIRED, path=path
+            "At least one action is required.", constraint=ValidationConstraint.REQUIRED, path=path
         )
-    return CheckedAction(found, to.targets, to.encrypted_relays, to.new_targets)
+    return CheckedAction(
+        action, checked_action.targets, checked_action.encrypted_relays, checked_action.new_targets
+    )
 
 
 async def _validated_action_part(
@@ -224,9 +232,9 @@ async def _validated_action_part(
     if value is None or value == [] or (action_name == "stop" and not value):
         return None
     if action_name == "mailbox":
-        (value,) = await _require_target_mailbox_ids(ctx, filter_state.user_id, [value], path)
+        (value,) = await _require_own_target_mailbox_ids(ctx, filter_state.user_id, [value], path)
     elif action_name == "copyTo":
-        value = await _require_target_mailbox_ids(
+        value = await _require_own_target_mailbox_ids(
             ctx, filter_state.user_id, value, path, is_list=True
         )
     elif action_name == "webhook":
@@ -234,11 +242,11 @@ async def _validated_action_part(
     elif action_name in ("keywords", "removeKeywords"):
         value = _validated_keywords(value, path)
     elif action_name == "reply":
-        value = _validated_reply(value, path)
+        value = _validated_filter_reply(value, path)
     return value
 
 
-async def _require_target_mailbox_ids(
+async def _require_own_target_mailbox_ids(
     ctx: Context,
     user_id: int,
     selectors: Sequence[MailboxSelector],
@@ -248,17 +256,19 @@ async def _require_target_mailbox_ids(
 ) -> list[int]:
     if len(selectors) > MAX_COPIES:
         raise InvalidInput(
-            f"at most {MAX_COPIES} mailboxes", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_COPIES} mailboxes are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
-    rows = await mailbox_loaders.load_by_selectors(ctx, [(user_id, one) for one in selectors])
+    rows = await mailbox_loaders.load_visible_by_selectors(
+        ctx, [(user_id, selector) for selector in selectors]
+    )
     for nth, (name, row) in enumerate(zip(selectors, rows, strict=True)):
         index = nth if is_list else None
         if row is None or row.user_id != user_id:
-            refusal = NotFound(str(name), path=path)
-            refusal.index = index
-            raise refusal
+            raise NotFound(str(name), path=path, index=index)
         if row.special_use in HOLDING_USES:  # messages are moved out of it later
-            error_text = "This mailbox is reserved for snoozed or scheduled messages"
+            error_text = "This mailbox is reserved for snoozed or scheduled messages."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.SPECIAL_USE, path=path, index=index
             )
@@ -268,7 +278,9 @@ async def _require_target_mailbox_ids(
 def _validated_keywords(names: Sequence[str], path: InputPath) -> list[str]:
     if len(names) > MAX_KEYWORDS:
         raise InvalidInput(
-            f"at most {MAX_KEYWORDS} keywords", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_KEYWORDS} keywords are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     for index, name in enumerate(names):
         try:
@@ -279,18 +291,21 @@ def _validated_keywords(names: Sequence[str], path: InputPath) -> list[str]:
             ) from error
         if parse_flags([name]) != (name,):
             raise InvalidInput(
-                "not a keyword", constraint=ValidationConstraint.PATTERN, path=path, index=index
+                "The value must be an IMAP keyword.",
+                constraint=ValidationConstraint.PATTERN,
+                path=path,
+                index=index,
             )
     return list(dict.fromkeys(names))
 
 
-def _validated_reply(values: InputValues, path: InputPath) -> dict[str, str]:
+def _validated_filter_reply(values: InputValues, path: InputPath) -> dict[str, str]:
     subject, text, html = (values.get(name) or "" for name in ("subject", "text", "html"))
-    message_builder.validate_line(subject, [*path, "subject"], MAX_SUBJECT_BYTES)
-    message_builder.validate_text(text, [*path, "text"], MAX_REPLY_BYTES)
-    message_builder.validate_text(html, [*path, "html"], MAX_REPLY_BYTES)
+    draft_validation.validate_single_line_text(subject, [*path, "subject"], MAX_SUBJECT_BYTES)
+    draft_validation.validate_text_size_and_characters(text, [*path, "text"], MAX_REPLY_BYTES)
+    draft_validation.validate_text_size_and_characters(html, [*path, "html"], MAX_REPLY_BYTES)
     if not (text.strip() or html.strip()):
-        error_text = "A reply requires text or html"
+        error_text = "A reply requires text or html."
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"]
         )
@@ -312,7 +327,9 @@ async def _validate_and_encrypt_targets(
     """Return the targets in their stored form. Raises InvalidInput for an address of the user."""
     if len(target_texts) > MAX_TARGETS:
         raise InvalidInput(
-            f"at most {MAX_TARGETS} targets", constraint=ValidationConstraint.MAX, path=path
+            f"At most {MAX_TARGETS} targets are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     old_relays = forward_targets.decrypt_relay_urls(
         ctx.environment, filter_state.filter_id, filter_state.encrypted_relays
@@ -320,22 +337,22 @@ async def _validate_and_encrypt_targets(
     targets: TargetsWithRelayPasswords = validate_forward_targets(
         ctx, target_texts, old_relays, path
     )
-    addresses = [one for one in targets.shown_targets if "://" not in one]
-    local_addresses = await resolve_addresses(ctx.environment, addresses, ctx.read)
+    addresses = [target for target in targets.shown_targets if "://" not in target]
+    local_addresses = await load_receiving_address_rows(ctx.environment, addresses, ctx.read)
     for index, text in enumerate(targets.shown_targets):
         if text in local_addresses and local_addresses[text].user_id == filter_state.user_id:
-            error_text = "A filter can't forward to its own account: use mailbox or copyTo"
+            error_text = "A filter can't forward to its own account: use `mailbox` or `copyTo`."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.SELF, path=path, index=index
             )
-    sealed = forward_targets.encrypt_relay_urls(
+    sealed = forward_targets.encrypt_relay_urls_if_any(
         ctx.environment, filter_state.filter_id, targets.relays_with_password
     )
     new_targets = [
-        one
-        for one in targets.shown_targets
-        if one not in filter_state.targets
-        or old_relays.get(one) != targets.relays_with_password.get(one)
+        target
+        for target in targets.shown_targets
+        if target not in filter_state.targets
+        or old_relays.get(target) != targets.relays_with_password.get(target)
     ]
     return CheckedAction({}, targets.shown_targets, sealed, new_targets)
 
@@ -350,5 +367,5 @@ def require_filter_fits_into_script(
         filter_compiler.script_from_filter(filter_id, stored_query, action_, ScriptNames(longest))
     )
     if len(script.encode()) > limits.MAX_SCRIPT_BYTES:
-        error_text = f"The Sieve form of a filter has at most {limits.MAX_SCRIPT_BYTES} bytes"
+        error_text = f"The Sieve form of a filter has at most {limits.MAX_SCRIPT_BYTES} bytes."
         raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["query"])

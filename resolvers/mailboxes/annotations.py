@@ -5,19 +5,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, true
 from sqlmodel import col
 
 from models.errors import InvalidInput, LimitReached
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
-from models.store.columns import ColumnRow, core_table, insert_with_conflict
-from models.store.prepared_statements import integer_parameter
+from models.store.columns import ColumnRow, insert_with_conflict
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
+from resolvers.access import is_of_managed_user, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox_of_each
-from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audit_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 MAX_KEY_LENGTH = 255  # characters
@@ -27,21 +26,21 @@ MAX_ANNOTATIONS = 100  # of one mailbox
 _KEY_PATTERN = re.compile(r"/(?:private|shared)(?:/[ !-$&-)+-.0-~]+)+")
 
 
-def validate_key(key: str) -> str:
+def validate_annotation_key(key: str) -> str:
     """Return the key in lower case, since keys ignore case.
 
     Raises InvalidInput if it is malformed.
     """
     if len(key) > MAX_KEY_LENGTH or not _KEY_PATTERN.fullmatch(key.lower()):
         text = (
-            "a name begins with /private/ or /shared/, and has at most "
-            f"{MAX_KEY_LENGTH} characters of ASCII, without * and %"
+            "A name begins with /private/ or /shared/, and has at most "
+            f"{MAX_KEY_LENGTH} ASCII characters, without * and %."
         )
         raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["key"])
     return key.lower()
 
 
-async def set_annotation(
+async def set_annotation_in_each_account(
     ctx: Context,
     selector: MailboxSelector,
     key_and_value: tuple[str, str],
@@ -51,21 +50,23 @@ async def set_annotation(
 
     Raises InvalidInput, NotFound or LimitReached.
     """
-    key, value = validate_key(key_and_value[0]), key_and_value[1]
+    key, value = validate_annotation_key(key_and_value[0]), key_and_value[1]
     if len(value.encode(errors="surrogatepass")) > MAX_VALUE_BYTES:
         raise InvalidInput(
-            f"a value has at most {MAX_VALUE_BYTES} bytes",
+            f"A value has at most {MAX_VALUE_BYTES} bytes.",
             constraint=ValidationConstraint.MAX,
             path=["value"],
         )
-    async with lock_mail_owners_and_log_change(ctx, users, "mailboxAnnotationSet") as locked_owners:
+    async with lock_mail_owners_and_audit_change(
+        ctx, users, "mailboxAnnotationSet"
+    ) as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         counts_and_values = await _annotation_counts_and_values(locked_owners, mailboxes, key)
         for mailbox in mailboxes:
             annotation_count, old_value = counts_and_values.get(mailbox.id, (0, None))
             if old_value is None and annotation_count >= MAX_ANNOTATIONS:
                 text = locked_owners.prefix_username_unless_viewer(
-                    mailbox.user_id, "too many annotations of the folder"
+                    mailbox.user_id, f"A mailbox has at most {MAX_ANNOTATIONS} annotations."
                 )
                 raise LimitReached(text, limit=MAX_ANNOTATIONS, used=annotation_count, path=["key"])
         new = [
@@ -80,19 +81,19 @@ async def set_annotation(
                 index_elements=["mailbox_id", "key"], set_={"value": upsert.excluded.value}
             )
             await (await locked_owners.session.connection()).execute(upsert, rows)
-            await _journal_updates_and_set_modify_index(locked_owners, new)
+            await _journal_mailbox_updates(locked_owners, new)
     return [(key, value) for _ in mailboxes]
 
 
-async def delete_annotation(
+async def delete_annotation_where_present(
     ctx: Context, selector: MailboxSelector, key: str, users: UserSelector = VIEWER_ONLY
 ) -> list[str]:
     """Delete an annotation of this mailbox of each account.
 
     Returns the key for each deleted one.
     """
-    key = validate_key(key)
-    async with lock_mail_owners_and_log_change(
+    key = validate_annotation_key(key)
+    async with lock_mail_owners_and_audit_change(
         ctx, users, "mailboxAnnotationDelete"
     ) as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
@@ -106,11 +107,13 @@ async def delete_annotation(
             .where(*is_annotation)
             .returning(col(MailboxAnnotation.mailbox_id))
         )
-        found = set((await (await locked_owners.session.connection()).execute(statement)).scalars())
-        await _journal_updates_and_set_modify_index(
-            locked_owners, [mailbox for mailbox in mailboxes if mailbox.id in found]
+        deleted_keys = set(
+            (await (await locked_owners.session.connection()).execute(statement)).scalars()
         )
-    return [key for _ in found]
+        await _journal_mailbox_updates(
+            locked_owners, [mailbox for mailbox in mailboxes if mailbox.id in deleted_keys]
+        )
+    return [key for _ in deleted_keys]
 
 
 async def _annotation_counts_and_values(
@@ -131,25 +134,17 @@ async def _annotation_counts_and_values(
     return {mailbox: (count, value) for mailbox, count, value in rows}
 
 
-async def _journal_updates_and_set_modify_index(
-    locked: LockedAccounts, mailboxes: Sequence[ColumnRow]
-) -> None:
+async def _journal_mailbox_updates(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> None:
     mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for mailbox in mailboxes:
         mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)
     event_type = EventType.MAILBOX_UPDATED
-    lasts = await locked.record_changes(
+    await locked.record_changes(
         {
             user: locked.ctx.journal_entries(event_type, ids)
             for user, ids in mailbox_ids_by_user.items()
         }
     )
-    parameters = [{"key": mailbox.id, "last": lasts[mailbox.user_id]} for mailbox in mailboxes]
-    if parameters:
-        table = core_table(Mailbox)
-        changed = update(table).where(table.c.id == integer_parameter("key"))
-        changed = changed.values(modify_index=integer_parameter("last"))
-        await (await locked.session.connection()).execute(changed, parameters)
 
 
 def _visible_annotations_query(
@@ -174,25 +169,27 @@ def _visible_annotations_query(
 def _is_visible_annotation_sql(ctx: Context) -> ColumnElement[bool]:
     """Build the condition that the viewer can see an annotation.
 
-    Only the owner sees those below /private/ (RFC 5464, section 3.3).
+    Only the owner, and administrators of the owner, see those below /private/ (RFC 5464, section
+    3.3).
     """
-    if not ctx.viewer.share_visibility.has_shared_mailboxes or can_see_managed_mail_records(ctx):
+    if not ctx.viewer.share_visibility.has_shared_mailboxes:
         return true()
     is_own_mailbox = col(Mailbox.user_id) == ctx.viewer.user_id
-    return is_own_mailbox | col(MailboxAnnotation.key).startswith("/shared/")
+    is_managed = is_of_managed_user(ctx, Mailbox)
+    return is_own_mailbox | is_managed | col(MailboxAnnotation.key).startswith("/shared/")
 
 
-async def load_annotations_by_mailbox(
+async def load_visible_annotations_by_mailbox(
     ctx: Context, mailbox_ids: list[int]
 ) -> list[list[ColumnRow]]:
     """Load the annotations of these mailboxes, in their order, each list sorted by key."""
-    found: defaultdict[int, list[ColumnRow]] = defaultdict(list)
+    rows_by_mailbox: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in await ctx.read(_visible_annotations_query(ctx, mailbox_ids)):
-        found[row.mailbox_id].append(row)
-    return [found[key] for key in mailbox_ids]
+        rows_by_mailbox[row.mailbox_id].append(row)
+    return [rows_by_mailbox[key] for key in mailbox_ids]
 
 
-async def load_annotations_by_key(
+async def load_visible_annotations_by_key(
     ctx: Context, mailbox_ids_and_keys: list[tuple[int, str]]
 ) -> list[ColumnRow | None]:
     """Load annotations by mailbox ID and key, in this order. None if there is none."""
@@ -200,5 +197,5 @@ async def load_annotations_by_key(
     statement = _visible_annotations_query(ctx, [key for key, _ in mailbox_ids_and_keys]).where(
         col(MailboxAnnotation.key).in_(names)
     )
-    found = {(row.mailbox_id, row.key): row for row in await ctx.read(statement)}
-    return [found.get(key) for key in mailbox_ids_and_keys]
+    rows_by_key = {(row.mailbox_id, row.key): row for row in await ctx.read(statement)}
+    return [rows_by_key.get(key) for key in mailbox_ids_and_keys]

@@ -16,8 +16,9 @@ from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.context import Context
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, require_own_or_shared_mailbox
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 from resolvers.mailboxes.owners import LockedAccounts
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -38,7 +39,7 @@ async def create_child_mailboxes(
     """
     if users.is_given:
         raise InvalidInput(
-            "a parent says whose they are",
+            "`users` can't be combined with a parent.",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["users"],
         )
@@ -46,13 +47,13 @@ async def create_child_mailboxes(
         ctx, parent, ShareRight.CREATE, path_in_input=PARENT_PATH
     )
     if mailbox.user_id == require_user_id(ctx):
-        return await mailbox_loaders.create_mailboxes(
-            ctx, _with_parent_path(new_mailboxes, mailbox)
-        )
+        return await mailbox_create.create_mailboxes(ctx, _with_parent_path(new_mailboxes, mailbox))
     if new_mailboxes.special_use:
-        raise Forbidden("roles are for the owner to give", path=["specialUse"])
+        raise Forbidden("Only the owner of a mailbox can set its special use.", path=["specialUse"])
     if new_mailboxes.encrypt_messages:
-        raise Forbidden("encryption is for the owner to ask for", path=["encryptMessages"])
+        raise Forbidden(
+            "Only the owner of a mailbox can set its encryption.", path=["encryptMessages"]
+        )
     async with ctx.write_session(mailbox.user_id) as session:
         mailbox = await require_own_or_shared_mailbox(
             ctx, MailboxSelector(id=mailbox.id), ShareRight.CREATE, path_in_input=PARENT_PATH
@@ -65,7 +66,7 @@ async def create_child_mailboxes(
             for nth, path in enumerate(below.paths)
         ]
         try:
-            found, created = await mailbox_loaders.create_with_parents_in_transaction(
+            mailboxes, created = await mailbox_create.create_with_parents_in_transaction(
                 locked_accounts, validated_paths, below
             )
         except LimitReached as full:  # only the owner may learn the count
@@ -73,7 +74,7 @@ async def create_child_mailboxes(
                 full.message, limit=full.limit, used=full.limit, path=PARENT_PATH
             ) from full
         await _copy_shares_of_parent(locked_accounts, mailbox, created)
-    return found
+    return mailboxes
 
 
 def _with_parent_path(new_mailboxes: NewMailboxes, parent: ColumnRow) -> NewMailboxes:

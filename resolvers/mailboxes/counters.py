@@ -21,7 +21,9 @@ COUNTER_CHANGE_KINDS = frozenset(
 )
 
 
-async def follow_counters(ctx: Context, user_id: int | None) -> AsyncGenerator[Sequence[ColumnRow]]:
+async def list_mailboxes_then_follow_counters(
+    ctx: Context, user_id: int | None
+) -> AsyncGenerator[Sequence[ColumnRow]]:
     """Yield all mailboxes of an account, then repeatedly the mailboxes with changed counters.
 
     For the viewer's own account it includes the mailboxes that others share.
@@ -30,30 +32,32 @@ async def follow_counters(ctx: Context, user_id: int | None) -> AsyncGenerator[S
     since = await stream_reader.load_last_stream_positions(
         ctx, hear
     )  # read before the rows, so that no change is lost
-    rows = await _load_mailboxes_of_user_or_viewer(ctx, user_id)
-    last_counters = {row.id: _counters(row) for row in rows}
+    rows = await _load_mailboxes_of_user_or_own_and_shared(ctx, user_id)
+    last_counters = {row.id: _message_and_unseen_counts(row) for row in rows}
     yield rows
     async for batch in stream_reader.follow_changes(
         ctx, FollowRequest(since, COUNTER_CHANGE_KINDS, select_streams=hear)
     ):
         keys = sorted(_affected_mailbox_ids(batch.events))
         rows = (
-            await _load_mailboxes_of_user_or_viewer(ctx, user_id)
+            await _load_mailboxes_of_user_or_own_and_shared(ctx, user_id)
             if batch.resync_reason
             else await _load_still_visible(ctx, keys)
         )
-        changed = [row for row in rows if last_counters.get(row.id) != _counters(row)]
-        last_counters |= {row.id: _counters(row) for row in changed}
+        changed = [
+            row for row in rows if last_counters.get(row.id) != _message_and_unseen_counts(row)
+        ]
+        last_counters |= {row.id: _message_and_unseen_counts(row) for row in changed}
         if changed:
             yield changed
 
 
-def _counters(row: ColumnRow) -> tuple[int, int]:
-    """Return total and unseen messages of a mailbox."""
-    return row.total, row.unseen
+def _message_and_unseen_counts(mailbox_row: ColumnRow) -> tuple[int, int]:
+    """Return the numbers of all and of unseen messages of a mailbox."""
+    return mailbox_row.message_count, mailbox_row.unseen_count
 
 
-async def _load_mailboxes_of_user_or_viewer(
+async def _load_mailboxes_of_user_or_own_and_shared(
     ctx: Context, user_id: int | None
 ) -> Sequence[ColumnRow]:
     statement = select(*select_columns(Mailbox)).where(
@@ -80,10 +84,10 @@ async def _load_still_visible(ctx: Context, mailbox_ids: list[int]) -> list[Colu
 
 def _affected_mailbox_ids(events: Iterable[JournalEvent]) -> set[int]:
     """Return the IDs of the mailboxes with counters that these events can change."""
-    found: set[int | None] = set()
+    mailbox_ids: set[int | None] = set()
     for event in events:
         if event.type.startswith("MAILBOX_"):
-            found.add(event.object_id)
+            mailbox_ids.add(event.object_id)
         else:
-            found |= {event.facts.get("mailbox"), event.facts.get("fromMailbox")}
-    return {key for key in found if key}
+            mailbox_ids |= {event.facts.get("mailbox"), event.facts.get("fromMailbox")}
+    return {key for key in mailbox_ids if key}

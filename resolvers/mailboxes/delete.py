@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound, require_within_limit
 from models.events.event_types import EventType
 from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.shares import MailboxShare
@@ -22,18 +22,16 @@ from resolvers.mailboxes import shares, subscriptions
 from resolvers.mailboxes.loaders import (
     MailboxSelector,
     MailboxTreeKey,
-    load_by_selectors,
-    load_trees,
+    load_visible_by_selectors,
+    load_visible_trees,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
-from resolvers.messages.bulk.row_changes import (
-    STATE_COLUMNS,
-    group_rows_by_user,
-    move_to_deleted,
-)
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audit_change
+from resolvers.messages.bulk.row_changes import STATE_COLUMNS, group_rows_by_user, move_to_deleted
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-TREE_COLUMNS = frozenset({"id", "user_id", "path", "special_use", "hidden", "total", "subscribed"})
+TREE_COLUMNS = frozenset(
+    {"id", "user_id", "path", "special_use", "hidden", "message_count", "subscribed"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +56,38 @@ async def delete_mailboxes(
     max_mailboxes = ctx.environment.options.bulk_max_items
     if not request.selectors:
         raise InvalidInput(
-            "name at least one folder", constraint=ValidationConstraint.REQUIRED, path=["mailboxes"]
+            "At least one mailbox is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["mailboxes"],
         )
-    check_limit(
+    require_within_limit(
         len(request.selectors),
         max_mailboxes,
-        f"at most {max_mailboxes} at once",
+        f"At most {max_mailboxes} mailboxes can be deleted at once.",
         path=["mailboxes"],
     )
-    async with lock_mail_owners_and_log_change(
-        ctx, users, "mailboxDelete", extra_streams=shares.load_grantee_ids
+    async with lock_mail_owners_and_audit_change(
+        ctx, users, "mailboxDelete", extra_locked_streams=shares.load_grantee_ids
     ) as locked_owners:
         all_trees = await ctx.load_many(
-            load_trees, [MailboxTreeKey(user, TREE_COLUMNS) for user in locked_owners.user_ids]
+            load_visible_trees,
+            [MailboxTreeKey(user, TREE_COLUMNS) for user in locked_owners.user_ids],
         )
         keys = [(user, name) for user in locked_owners.user_ids for name in request.selectors]
-        rows = iter(await ctx.load_many(load_by_selectors, keys))
+        rows = iter(await ctx.load_many(load_visible_by_selectors, keys))
         deleted_by_user: dict[int, list[ColumnRow]] = {}
         for user, tree in zip(locked_owners.user_ids, all_trees, strict=True):
             selected_rows = [next(rows) for _ in request.selectors]
-            deleted_by_user[user] = _mailboxes_to_delete(
+            deleted_by_user[user] = _require_deletable_mailboxes(
                 locked_owners, user, selected_rows, tree, request
             )
-        await _archive_and_delete_mailboxes(
+        await _delete_mailboxes_keeping_deleted_messages(
             locked_owners, deleted_by_user, deletes_subscriptions=request.deletes_subscriptions
         )
     return [row.id for user_rows in deleted_by_user.values() for row in user_rows]
 
 
-def _mailboxes_to_delete(
+def _require_deletable_mailboxes(
     locked: LockedAccounts,
     user_id: int,
     selected: Sequence[ColumnRow | None],
@@ -106,12 +107,12 @@ def _mailboxes_to_delete(
         below = [other for other in tree if other.path.startswith(f"{row.path}/")]
         if not request.is_recursive and any(other.id not in listed for other in below):
             text = locked.prefix_username_unless_viewer(
-                user_id, "there are folders below it: say recursive"
+                user_id, "The mailbox has child mailboxes: set `recursive` to delete them too."
             )
             raise Conflict(text, path=["mailboxes"], index=index)
-        for one in (row, *(below if request.is_recursive else ())):
-            _require_deletable(locked, one, index, requires_empty=request.requires_empty)
-            rows_by_id[one.id] = one
+        for mailbox in (row, *(below if request.is_recursive else ())):
+            _require_deletable(locked, mailbox, index, requires_empty=request.requires_empty)
+            rows_by_id[mailbox.id] = mailbox
     return list(rows_by_id.values())
 
 
@@ -120,18 +121,15 @@ def _require_deletable(
 ) -> None:
     """Raise Forbidden if the mailbox can't be deleted, and Conflict if it has to be empty."""
     if mailbox.special_use or mailbox.hidden:
-        text = "INBOX, hidden folders and those with a role stay"
-        refusal = Forbidden(
-            locked.prefix_username_unless_viewer(mailbox.user_id, text), path=["mailboxes"]
-        )
-        refusal.index = index
-        raise refusal
-    if requires_empty and mailbox.total:
-        text = locked.prefix_username_unless_viewer(mailbox.user_id, "the folder is not empty")
+        text = "INBOX, hidden mailboxes and mailboxes with a special use can't be deleted."
+        text = locked.prefix_username_unless_viewer(mailbox.user_id, text)
+        raise Forbidden(text, path=["mailboxes"], index=index)
+    if requires_empty and mailbox.message_count:
+        text = locked.prefix_username_unless_viewer(mailbox.user_id, "The mailbox is not empty.")
         raise Conflict(text, path=["mailboxes"], index=index)
 
 
-async def _archive_and_delete_mailboxes(
+async def _delete_mailboxes_keeping_deleted_messages(
     locked: LockedAccounts,
     mailboxes_by_user: Mapping[int, Sequence[ColumnRow]],
     *,
@@ -140,7 +138,7 @@ async def _archive_and_delete_mailboxes(
     """Archive the messages, delete the mailboxes with shares and filters, and record it."""
     connection = await locked.session.connection()
     rows = [row for user_rows in mailboxes_by_user.values() for row in user_rows]
-    await _archive_messages(locked, rows)
+    await _move_messages_of_mailboxes_to_deleted(locked, rows)
     for start in range(0, len(rows), MAX_IDS_PER_ROW):
         keys = [row.id for row in rows[start : start + MAX_IDS_PER_ROW]]
         await shares.end_shares(locked.ctx, locked.session, col(MailboxShare.mailbox_id).in_(keys))
@@ -156,7 +154,7 @@ async def _archive_and_delete_mailboxes(
         await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
     event_type = EventType.MAILBOX_DELETED
     keys_of = {user: {row.id for row in user_rows} for user, user_rows in mailboxes_by_user.items()}
-    filters = await filter_mutations.delete_filters_using_mailboxes(
+    filters = await filter_mutations.delete_filters_and_build_journal_entries(
         locked.ctx, locked.session, keys_of
     )
     await locked.record_changes(
@@ -185,7 +183,7 @@ async def delete_empty_mailboxes(
         col(Mailbox.id).in_(sorted(mailbox_ids))
     )
     rows = (await connection.execute(statement)).all()
-    empty = [row for row in rows if not (row.total or row.special_use or row.hidden)]
+    empty = [row for row in rows if not (row.message_count or row.special_use or row.hidden)]
     owners = sorted({row.user_id for row in empty})
     paths = select(col(Mailbox.id), col(Mailbox.user_id), col(Mailbox.path))
     existing_rows = (await connection.execute(paths.where(col(Mailbox.user_id).in_(owners)))).all()
@@ -201,7 +199,7 @@ async def delete_empty_mailboxes(
             deleted_rows_by_id[row.id] = row
     if deleted_rows_by_id:
         rows_by_user = group_rows_by_user(deleted_rows_by_id.values())
-        await _archive_and_delete_mailboxes(
+        await _delete_mailboxes_keeping_deleted_messages(
             LockedAccounts(ctx, session, []), rows_by_user, deletes_subscriptions=True
         )
     return list(deleted_rows_by_id)
@@ -211,10 +209,12 @@ def _subscribed_paths(mailboxes: Iterable[ColumnRow]) -> Iterable[str]:
     return (row.path for row in mailboxes if row.subscribed)
 
 
-async def _archive_messages(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> None:
+async def _move_messages_of_mailboxes_to_deleted(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow]
+) -> None:
     """Archive the messages of these mailboxes, a thousand at a time."""
     connection, paths = await locked.session.connection(), {row.id: row.path for row in mailboxes}
-    filled = [row.id for row in mailboxes if row.total]
+    filled = [row.id for row in mailboxes if row.message_count]
     for start in range(0, len(filled), MAX_IDS_PER_ROW):
         inside = col(Message.mailbox_id).in_(filled[start : start + MAX_IDS_PER_ROW])
         statement = (

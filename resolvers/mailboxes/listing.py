@@ -10,17 +10,24 @@ from sqlmodel import col
 from mail.mailboxes import paths
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest
+from models.store.keyset_pages import Page, PageRequest, PageSizes
 from models.store.prepared_statements import raw_values, rows_at
 from models.users.tables import User
 from resolvers import pagination
 from resolvers.access import is_visible_or_managed
 from resolvers.context import Context
-from resolvers.mailboxes.loaders import MailboxTreeKey, load_trees, matches_pattern_sql
+from resolvers.mailboxes.loaders import (
+    MailboxTreeKey,
+    load_visible_by_ids,
+    load_visible_trees,
+    matches_pattern_sql,
+)
 from resolvers.pagination import PageScan
 from resolvers.users.selection import UserSelector, selection_condition
 
 CURSOR_KIND = "mailboxes"
+TREE_ORDERING = "mailbox-tree"  # of the mailboxes of one user
+TREE_PAGE_SIZES = PageSizes(default=250, max=1500)  # a client can read a whole tree in one page
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,18 @@ class MailboxConditions:
     @property
     def path_pattern(self) -> str | None:
         """The regular expression that the paths must match, or None."""
-        return None if self.path_patterns is None else paths.patterns_regex(self.path_patterns)
+        return (
+            None
+            if self.path_patterns is None
+            else paths.patterns_regex_with_atomic_groups(self.path_patterns)
+        )
 
 
 class MailboxSums(NamedTuple):
     """Sums of the counters of several mailboxes. The size is in bytes."""
 
-    total: int
-    unseen: int
+    message_count: int
+    unseen_count: int
     size: int
 
 
@@ -53,7 +64,7 @@ async def list_mailboxes_of_user(
     needed_columns = {"special_use"} if conditions.has_special_use else set()
     needed_columns |= {"subscribed"} if conditions.is_subscribed is not None else set()
     rows = await ctx.load(
-        load_trees,
+        load_visible_trees,
         MailboxTreeKey(user_id, frozenset({*columns, *needed_columns}), conditions.path_pattern),
     )
     indexes = list(range(len(rows)))
@@ -67,6 +78,33 @@ async def list_mailboxes_of_user(
         subscribed = raw_values(rows, "subscribed")
         indexes = [at for at in indexes if bool(subscribed[at]) is conditions.is_subscribed]
     return rows if len(indexes) == len(rows) else rows_at(rows, indexes)
+
+
+def page_of_tree(rows: Sequence[ColumnRow], page_request: PageRequest) -> Page[ColumnRow]:
+    """Return the page of mailboxes that are in tree order. The sort value of a cursor is a path.
+
+    The cursor's mailbox need not exist any more.
+    """
+    if cursor := page_request.cursor:
+        sort_keys = [paths.tree_sort_key(path) for path in raw_values(rows, "path")]
+        cursor_key = paths.tree_sort_key(str(cursor.sort_value))
+        rows = pagination.rows_beyond_cursor(
+            rows, sort_keys, cursor_key, is_backward=page_request.is_backward
+        )
+    return page_request.page_from_rows(rows)
+
+
+async def load_page_of_visible_ids(
+    ctx: Context, mailbox_ids: Sequence[int], page_request: PageRequest
+) -> Page[ColumnRow]:
+    """Load a page of the mailboxes with these IDs, which are in ascending order."""
+    if cursor := page_request.cursor:
+        mailbox_ids = pagination.rows_beyond_cursor(
+            mailbox_ids, mailbox_ids, cursor.id, is_backward=page_request.is_backward
+        )
+    page = page_request.page_from_rows(mailbox_ids)
+    rows = await ctx.load_many(load_visible_by_ids, page.rows)
+    return Page([row for row in rows if row], page.has_next, page.has_previous)
 
 
 async def sum_counters(ctx: Context, user_id: int, conditions: MailboxConditions) -> MailboxSums:

@@ -15,7 +15,7 @@ from resolvers.access import can_see_managed_mail_records
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.selection import UserSelector, require_selected_users
 
 ExtraStreamsFunction = Callable[[Context, Sequence[int]], Awaitable[Sequence[int]]]
 
@@ -53,40 +53,41 @@ class LockedAccounts:
         return journal.recorded_positions(self.session)
 
 
-async def load_managed_mail_owners(
+async def require_permitted_mail_owners(
     ctx: Context, users: UserSelector, path_in_input: str
 ) -> list[ColumnRow]:
     """Load the selected users.
 
     Raises Forbidden for other users without the permission IMPERSONATE.
     """
-    rows = await load_selected_users(ctx, users, path=path_in_input)
+    rows = await require_selected_users(ctx, users, path=path_in_input)
     if any(row.id != ctx.viewer.user_id for row in rows) and not can_see_managed_mail_records(ctx):
-        text = f"this needs the permission {AdminPermission.IMPERSONATE}"
+        text = f"Requires the permission {AdminPermission.IMPERSONATE}."
         raise Forbidden(text, requires=AdminPermission.IMPERSONATE, path=[path_in_input])
     return rows
 
 
 @asynccontextmanager
-async def lock_mail_owners_and_log_change(
+async def lock_mail_owners_and_audit_change(
     ctx: Context,
     users: UserSelector,
     mutation_name: str,
     *,
     path: str = "users",
-    extra_streams: ExtraStreamsFunction | None = None,
+    extra_locked_streams: ExtraStreamsFunction | None = None,
 ) -> AsyncGenerator[LockedAccounts]:
     """Open a transaction on the mailboxes of the selected accounts.
 
-    It also locks the streams of the users that `extra_streams` returns. Changes of other users'
-    accounts are written to the admin log. Raises the errors of `load_managed_mail_owners`.
+    It also locks the streams of the users that `extra_locked_streams` returns. Changes of other
+    users' accounts are written to the audit log. Raises the errors of
+    `require_permitted_mail_owners`.
     """
-    rows = await load_managed_mail_owners(ctx, users, path)
+    rows = await require_permitted_mail_owners(ctx, users, path)
     ids = [row.id for row in rows]
     async with ctx.write_session(
-        *ids, *(await extra_streams(ctx, ids) if extra_streams else ())
+        *ids, *(await extra_locked_streams(ctx, ids) if extra_locked_streams else ())
     ) as session:
         yield LockedAccounts(ctx, session, rows)
         other_rows = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [NewAuditLogEntry(mutation_name, "User", row.id, row.domain_id) for row in other_rows]
-        await audit_log.log_changes(ctx, session, *log)
+        await audit_log.insert_audit_log_entries(ctx, session, *log)

@@ -13,19 +13,20 @@ from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow, core_table, select_columns
-from models.store.prepared_statements import integer_parameter
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.loaders import (
-    MailboxSelector,
+from resolvers.mailboxes.create import (
     build_mailbox_with_next_uid_validity,
-    load_by_selectors,
     load_refreshed_users,
-    load_visible_by_ids,
     require_mailbox_capacity,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
+from resolvers.mailboxes.loaders import (
+    MailboxSelector,
+    load_visible_by_ids,
+    load_visible_by_selectors,
+)
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audit_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 TEMPORARY_PREFIX = "//"  # no valid path begins with it
@@ -63,9 +64,9 @@ async def rename_mailbox(
     Conflict, InvalidInput or LimitReached, and Forbidden for INBOX and hidden mailboxes.
     """
     path = validate_path(request.new_path, input_path=["newPath"])
-    async with lock_mail_owners_and_log_change(ctx, users, "mailboxRename") as locked_owners:
+    async with lock_mail_owners_and_audit_change(ctx, users, "mailboxRename") as locked_owners:
         olds = await ctx.load_many(
-            load_by_selectors, [(user, request.mailbox) for user in locked_owners.user_ids]
+            load_visible_by_selectors, [(user, request.mailbox) for user in locked_owners.user_ids]
         )
         for user, old in zip(locked_owners.user_ids, olds, strict=True):
             _require_movable(locked_owners, user, old, request, path)
@@ -103,11 +104,11 @@ def _require_movable(
         return
     if mailbox.special_use is SpecialUse.INBOX or mailbox.hidden:
         text = locked.prefix_username_unless_viewer(
-            user_id, "INBOX and hidden folders keep their place"
+            user_id, "INBOX and hidden mailboxes can't be renamed."
         )
         raise Forbidden(text, path=["mailbox"])
     if new_path.startswith(f"{mailbox.path}/"):
-        raise Forbidden("a folder does not move below itself", path=["newPath"])
+        raise Forbidden("A mailbox can't be moved below itself.", path=["newPath"])
 
 
 def is_below_sql(path: str) -> ColumnElement[bool]:
@@ -153,11 +154,11 @@ def _require_free_targets(locked: LockedAccounts, user_id: int, move: MailboxMov
         target = move.new_path_of(row.path)
         if target.count("/") >= MAX_LEVELS:
             text = locked.prefix_username_unless_viewer(
-                user_id, f"a path has at most {MAX_LEVELS} levels"
+                user_id, f"A path has at most {MAX_LEVELS} levels."
             )
             raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["newPath"])
         if move.ids_by_occupied_path.get(target, row.id) not in moved_ids:
-            text = "there is already a folder of this path"
+            text = "A mailbox with this path already exists."
             raise Conflict(locked.prefix_username_unless_viewer(user_id, text), path=["newPath"])
 
 
@@ -178,7 +179,7 @@ async def _write_moves(
     locked.session.add_all(mailbox for mailboxes in parents.values() for mailbox in mailboxes)
     await locked.session.flush()
     await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
-    lasts = await _record_moves(locked, moves, parents)
+    lasts = await _journal_mailbox_moves(locked, moves, parents)
     await _update_paths(locked, moves, lasts)
     connection, table = await locked.session.connection(), core_table(Mailbox)
     for value in (True, False):
@@ -225,7 +226,7 @@ async def _build_missing_parents(
 def _folderless_subscriptions_after(
     move: MailboxMove,
     subscribed_before: set[str],
-    changes_by_mailbox: dict[int, bool],
+    collected_changes: dict[int, bool],
     *,
     moves_subscriptions: bool,
 ) -> set[str]:
@@ -247,11 +248,11 @@ def _folderless_subscriptions_after(
         is_wanted = target in after or (moves_subscriptions and row.subscribed)
         after.discard(target)
         if is_wanted != row.subscribed:
-            changes_by_mailbox[row.id] = is_wanted
+            collected_changes[row.id] = is_wanted
     return after
 
 
-async def _record_moves(
+async def _journal_mailbox_moves(
     locked: LockedAccounts,
     moves: Mapping[int, MailboxMove],
     parents: Mapping[int, Sequence[Mailbox]],
@@ -293,7 +294,7 @@ async def _update_paths(
     statement = (
         update(table)
         .where(table.c.user_id == bindparam("user"), is_in_tree)
-        .values(path=bindparam("to", type_=String) + tail, modify_index=integer_parameter("last"))
+        .values(path=bindparam("to", type_=String) + tail)
     )
 
     def _update_parameters(user_id: int, old_path: str, new_path: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,11 +20,12 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
-from resolvers.context import Context, GuardRule
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
+from resolvers.context import Context
 from resolvers.mailboxes.loaders import load_visible_by_ids, matches_pattern_sql
-from resolvers.mailboxes.owners import load_managed_mail_owners
+from resolvers.mailboxes.owners import require_permitted_mail_owners
 from resolvers.users.selection import UserSelector
+from resolvers.viewer import GuardRule
 
 TASK_KIND = TaskKind.MAILBOX_REPAIR
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
@@ -57,7 +58,7 @@ class MailboxRepairOutcome:
     task: Task | None = None
 
 
-async def repair_mailboxes(
+async def repair_mailboxes_or_queue_task(
     ctx: Context, request: MailboxRepairRequest, users: UserSelector
 ) -> MailboxRepairOutcome:
     """Check and repair mailboxes: at once if they are few, else in a task.
@@ -65,22 +66,22 @@ async def repair_mailboxes(
     Problems of an account itself are reported with the first of its mailboxes. Raises Forbidden.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.patterns_regex(request.path_patterns, input_path=["mailboxPatterns"])
+    paths.patterns_regex_with_atomic_groups(request.path_patterns, input_path=["mailboxPatterns"])
     if users.all:
-        return MailboxRepairOutcome(task=await _queue_task(ctx, request, None))
-    ids = [row.id for row in await load_managed_mail_owners(ctx, users, "users")]
+        return MailboxRepairOutcome(task=await _insert_mailbox_repair_task(ctx, request, None))
+    ids = [row.id for row in await require_permitted_mail_owners(ctx, users, "users")]
     mailboxes = await ctx.read(
         _mailboxes_query(ctx, request.path_patterns, ids).limit(MAX_INLINE_MAILBOXES + 1)
     )
     if (
         len(mailboxes) > MAX_INLINE_MAILBOXES
-        or sum(mailbox.total for mailbox in mailboxes) > MAX_INLINE_MESSAGES
+        or sum(mailbox.message_count for mailbox in mailboxes) > MAX_INLINE_MESSAGES
     ):
-        return MailboxRepairOutcome(task=await _queue_task(ctx, request, ids))
+        return MailboxRepairOutcome(task=await _insert_mailbox_repair_task(ctx, request, ids))
     mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for mailbox in mailboxes:
         mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)
-    found = {
+    problems_by_user = {
         user: await mailbox_checks.find_mailbox_problems(
             ctx.environment, user, keys, checks_user=True, reads_messages=request.reads_messages
         )
@@ -88,7 +89,7 @@ async def repair_mailboxes(
     }
     affected_user_ids = [
         user
-        for user, examined in found.items()
+        for user, examined in problems_by_user.items()
         if examined.broken_rows or examined.message_problems
     ]
     if not affected_user_ids:
@@ -96,7 +97,7 @@ async def repair_mailboxes(
     repaired: list[RepairedMailbox] = []
     async with ctx.write_session(*affected_user_ids) as session:
         for user in affected_user_ids:
-            findings = await _repair_problems(ctx, session, found[user])
+            findings = await _repair_problems(ctx, session, problems_by_user[user])
             repaired += await _repaired_mailboxes_from_findings(
                 ctx, findings, mailbox_ids_by_user[user]
             )
@@ -105,10 +106,12 @@ async def repair_mailboxes(
 
 def _mailboxes_query(
     ctx: Context, path_patterns: Sequence[str], user_ids: Sequence[int] | None
-) -> Any:
+) -> Select[*tuple[Any, ...]]:
     """Build the select of the mailboxes, in the order in which a task checks them."""
-    statement = select(*select_columns(Mailbox, ("id", "user_id", "total")))
-    statement = statement.where(matches_pattern_sql(ctx, paths.patterns_regex(path_patterns)))
+    statement = select(*select_columns(Mailbox, ("id", "user_id", "message_count")))
+    statement = statement.where(
+        matches_pattern_sql(ctx, paths.patterns_regex_with_atomic_groups(path_patterns))
+    )
     if user_ids is not None:
         statement = statement.where(col(Mailbox.user_id).in_(user_ids))
     return statement.order_by(col(Mailbox.user_id), col(Mailbox.id))
@@ -123,18 +126,20 @@ async def _repair_problems(
 
 
 async def _repaired_mailboxes_from_findings(
-    ctx: Context, findings: Sequence[Finding], mailbox_ids: Sequence[int]
+    ctx: Context, findings: Sequence[Finding], fallback_mailbox_ids: Sequence[int]
 ) -> list[RepairedMailbox]:
     """Return the mailboxes of these findings, each with its findings as texts."""
     mailboxes_and_uids = await _mailbox_and_uid_by_object(ctx, findings)
     texts: defaultdict[int, list[str]] = defaultdict(list)
     remaining_ids: set[int] = set()
     for finding in findings:
-        mailbox, what = mailboxes_and_uids.get(finding.object, (mailbox_ids[0], finding.object))
+        mailbox, uid_text = mailboxes_and_uids.get(
+            finding.object, (fallback_mailbox_ids[0], finding.object)
+        )
         if finding.object.startswith("mailboxes/"):
-            mailbox, what = int(finding.object.partition("/")[2]), "folder"
+            mailbox, uid_text = int(finding.object.partition("/")[2]), "folder"
         texts[mailbox].append(
-            f"{what}: {finding.rule} is {finding.found}, and should be {finding.expected}"
+            f"{uid_text}: {finding.rule} is {finding.found}, and should be {finding.expected}"
         )
         if not finding.repaired:
             remaining_ids.add(mailbox)
@@ -146,9 +151,9 @@ async def _mailbox_and_uid_by_object(
     ctx: Context, findings: Sequence[Finding]
 ) -> Mapping[str, tuple[int, str]]:
     """Return mailbox ID and a text with the UID for each message with a finding, by object name."""
-    names = {one.object for one in findings if one.object.startswith("messages/")}
+    names = {finding.object for finding in findings if finding.object.startswith("messages/")}
     keys = [int(name.partition("/")[2]) for name in names]
-    found: dict[str, tuple[int, str]] = {}
+    places_by_object: dict[str, tuple[int, str]] = {}
     for start in range(0, len(keys), 1000):
         part = col(Message.id).in_(keys[start : start + 1000])
         rows = await ctx.read(
@@ -156,11 +161,14 @@ async def _mailbox_and_uid_by_object(
         )
         for row in rows:
             if row.mailbox_id is not None:
-                found[f"messages/{row.id}"] = (row.mailbox_id, f"message of uid {row.uid}")
-    return found
+                places_by_object[f"messages/{row.id}"] = (
+                    row.mailbox_id,
+                    f"message of uid {row.uid}",
+                )
+    return places_by_object
 
 
-async def _queue_task(
+async def _insert_mailbox_repair_task(
     ctx: Context, request: MailboxRepairRequest, user_ids: Sequence[int] | None
 ) -> Task:
     """Queue the task that checks the mailboxes. `user_ids` of None means all users."""
@@ -172,12 +180,14 @@ async def _queue_task(
         "blobs": request.reads_messages,
     }
     async with ctx.write_session(PLATFORM) as session:
-        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], total=total)
+        (task,) = await insert_tasks_and_wake_workers(
+            ctx, session, TASK_KIND, [order], total_count=total
+        )
         await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
     return task
 
 
-async def check_next_mailbox(
+async def plan_repair_of_next_mailbox(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Check the next mailbox; with the first one of an account also the account."""
@@ -208,14 +218,14 @@ async def repair_checked_mailbox(
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    """Repair what `check_next_mailbox` found."""
+    """Repair what `plan_repair_of_next_mailbox` found."""
     if not task_plan.ids:
         return TaskStepResult(checkpoint)
     findings = await _repair_problems(ctx, session, task_plan.prepared)
     mended = sum(finding.repaired for finding in findings)
     next_checkpoint = {
         "after": list(task_plan.ids),
-        "corrected": checkpoint.get("corrected", 0) + mended,
-        "left": checkpoint.get("left", 0) + len(findings) - mended,
+        "correctedCount": checkpoint.get("correctedCount", 0) + mended,
+        "remainingCount": checkpoint.get("remainingCount", 0) + len(findings) - mended,
     }
     return TaskStepResult(next_checkpoint, done_count=1, has_more=True)

@@ -16,7 +16,9 @@ from resolvers.context import Context
 NO_RIGHTS: Rights = frozenset()
 
 
-async def load_rights(ctx: Context, owner_and_mailbox_ids: list[tuple[int, int]]) -> list[Rights]:
+async def load_viewer_rights(
+    ctx: Context, owner_and_mailbox_ids: list[tuple[int, int]]
+) -> list[Rights]:
     """Load the viewer's rights in these mailboxes, in this order.
 
     Keys are owner ID and mailbox ID.
@@ -75,4 +77,4 @@ def hide_quota_figures_from_others(ctx: Context, owner_id: int) -> Generator[Non
     except OverQuota:
         if owner_id == ctx.viewer.user_id:
             raise
-        raise OverQuota("the owner of the folder has no room for it") from None
+        raise OverQuota("The message exceeds the quota of the mailbox's owner.") from None

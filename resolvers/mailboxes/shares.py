@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,6 +24,7 @@ from resolvers import pagination
 from resolvers.access import (
     can_see_managed_mail_records,
     is_managed_user,
+    is_of_managed_user,
     is_shared,
     is_visible_or_managed,
     is_visible_user,
@@ -80,7 +81,7 @@ async def set_or_end_share(
     """
     new_rights = frozenset(rights) | ({ShareRight.LOOKUP} if rights else NO_RIGHTS)
     mailbox = await require_own_or_shared_mailbox(ctx, selector, ShareRight.LOOKUP)
-    grantee = await _find_grantee_id(ctx, mailbox, requested_grantee)
+    grantee = await _require_permitted_grantee_id(ctx, mailbox, requested_grantee)
     async with ctx.write_session(mailbox.user_id, grantee) as session:
         await _require_may_share(
             ctx,
@@ -90,13 +91,13 @@ async def set_or_end_share(
             grantee,
             new_rights,
         )
-        await _write_share(ctx, session, mailbox, (grantee, new_rights))
+        await _write_or_delete_share_if_changed(ctx, session, mailbox, (grantee, new_rights))
     if new_rights:
-        ctx.call_after_commit(lambda: mark_has_shared_mailboxes(ctx.environment, grantee))
+        ctx.call_after_commit_or_now(lambda: mark_has_shared_mailboxes(ctx.environment, grantee))
     return [row for row in await ctx.load_many(load_visible_by_ids, [mailbox.id]) if row]
 
 
-async def _find_grantee_id(ctx: Context, mailbox: ColumnRow, grantee: Grantee) -> int:
+async def _require_permitted_grantee_id(ctx: Context, mailbox: ColumnRow, grantee: Grantee) -> int:
     """Return the ID of the grantee.
 
     The user must be of the owner's domain, have a share already or be visible to the viewer, unless
@@ -137,11 +138,13 @@ async def _require_may_share(
     viewer_id = require_user_id(ctx)
     if grantee_id == mailbox.user_id:
         raise InvalidInput(
-            "the owner has all rights", constraint=ValidationConstraint.EXCLUSIVE, path=["user"]
+            "The owner of a mailbox always has all rights.",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["user"],
         )
     if viewer_id == mailbox.user_id or (grantee_id == viewer_id and not new_rights):
         return
-    (has,) = await mailbox_rights.load_rights(ctx, [(mailbox.user_id, mailbox.id)])
+    (has,) = await mailbox_rights.load_viewer_rights(ctx, [(mailbox.user_id, mailbox.id)])
     required_right: ShareRight | None = ShareRight.ADMIN
     if required_right in has and grantee_id != viewer_id:
         before = (await _shares_by_grantee(ctx, mailbox.id)).get(grantee_id)
@@ -151,9 +154,9 @@ async def _require_may_share(
         )
         if required_right is None:
             return
-    text = f"this needs the right {required_right} in the folder"
+    text = f"Requires the right {required_right} in the mailbox."
     if grantee_id == viewer_id:
-        text = "nobody gives rights to themselves"
+        text = "You can't change your own rights."
     raise Forbidden(text, requires=required_right, path=["rights"])
 
 
@@ -165,7 +168,7 @@ async def _shares_by_grantee(ctx: Context, mailbox_id: int) -> dict[int, ColumnR
     return {row.user_id: row for row in await ctx.read(statement)}
 
 
-async def _write_share(
+async def _write_or_delete_share_if_changed(
     ctx: Context, session: AsyncSession, mailbox: ColumnRow, grantee_and_rights: tuple[int, Rights]
 ) -> None:
     """Write the share if it changes, and record the change for owner and grantee."""
@@ -180,8 +183,7 @@ async def _write_share(
     last = await ctx.record_change(
         session, mailbox.user_id, EventType.MAILBOX_UPDATED, [mailbox.id]
     )
-    connection, this = await session.connection(), col(Mailbox.id) == mailbox.id
-    await connection.execute(update(Mailbox).where(this).values(modify_index=last))
+    connection = await session.connection()
     if new_rights:
         # the grantee gets no events from before the share; of messages, from before READ
         since = before.since if before and ShareRight.READ not in new_rights - had else last
@@ -209,14 +211,14 @@ async def _require_share_capacity(
 ) -> None:
     """Raise LimitReached if the mailbox has too many grantees, or the grantee too many owners."""
     if grantee_count >= MAX_GRANTEES:
-        text = "the folder is shared with too many"
+        text = "The mailbox is shared with the maximum number of users."
         raise LimitReached(text, limit=MAX_GRANTEES, used=grantee_count, path=["user"])
     statement = select(func.count(col(MailboxShare.owner_id).distinct()).label("many")).where(
         col(MailboxShare.user_id) == grantee_id, col(MailboxShare.owner_id) != owner_id
     )
     (row,) = await ctx.read(statement)
     if row.many >= MAX_OWNERS:
-        text = "too many share with this account"
+        text = "The account has the maximum number of mailboxes that others share."
         raise LimitReached(text, limit=MAX_OWNERS, used=row.many, path=["user"])
 
 
@@ -291,17 +293,20 @@ async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Seq
     await end_shares(ctx, session, is_of_users | col(MailboxShare.mailbox_id).in_(mailboxes))
 
 
-async def load_shares_by_mailbox(ctx: Context, mailbox_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_visible_shares_by_mailbox(
+    ctx: Context, mailbox_ids: list[int]
+) -> list[list[ColumnRow]]:
     """Load the shares of these mailboxes, in their order.
 
-    Owners, users with the right ADMIN and administrators see all shares; others only their own.
+    Owners, their administrators and users with the right ADMIN see all shares; others only their
+    own.
     """
-    all_of = (
-        is_visible_or_managed(ctx, Mailbox)
+    is_own_or_managed = (
+        is_of_managed_user(ctx, Mailbox)
         if can_see_managed_mail_records(ctx)
         else col(Mailbox.user_id) == require_user_id(ctx)
     )
-    is_visible_share = all_of | is_shared(ctx, Mailbox, ShareRight.ADMIN)
+    is_visible_share = is_own_or_managed | is_shared(ctx, Mailbox, ShareRight.ADMIN)
     statement = (
         select(*select_columns(MailboxShare, ("mailbox_id", "user_id", "rights")))
         .join(Mailbox, col(Mailbox.id) == col(MailboxShare.mailbox_id))
@@ -321,7 +326,8 @@ async def load_user_names(ctx: Context, user_ids: list[int]) -> list[ColumnRow |
     """Load the names and main addresses of these users, in their order."""
     main = and_(col(Address.user_id) == col(User.id), col(Address.main))
     statement = select(
-        *select_columns(User, ("id", "username", "name")), col(Address.shown).label("address")
+        *select_columns(User, ("id", "username", "name")),
+        col(Address.display_address).label("address"),
     ).outerjoin(Address, main)
     return await pagination.read_by_keys(ctx, statement, col(User.id), user_ids)
 
@@ -339,7 +345,9 @@ def _shared_mailboxes_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]
     return rows.join(MailboxShare, col(MailboxShare.mailbox_id) == col(Mailbox.id))
 
 
-async def load_pages(ctx: Context, listings: list[SharedMailboxListing]) -> list[Page[ColumnRow]]:
+async def load_visible_shared_mailbox_pages(
+    ctx: Context, listings: list[SharedMailboxListing]
+) -> list[Page[ColumnRow]]:
     """Load pages of mailboxes shared with users: by owner, the oldest mailbox first."""
     rows = _shared_mailboxes_query(frozenset[str]().union(*(key.columns for key in listings)))
     scans = [
@@ -354,7 +362,9 @@ async def load_pages(ctx: Context, listings: list[SharedMailboxListing]) -> list
     return await pagination.read_pages(ctx, scans)
 
 
-async def count_listings(ctx: Context, listings: list[SharedMailboxListing]) -> list[int]:
+async def count_visible_shared_mailboxes(
+    ctx: Context, listings: list[SharedMailboxListing]
+) -> list[int]:
     """Count the mailboxes of these listings."""
     count_column = func.count().label("many")
     scans = [

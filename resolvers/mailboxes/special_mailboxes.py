@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -14,8 +13,11 @@ from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
 from models.users.tables import User
 from resolvers.context import Context
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.users.limit_values import Unlimited
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 TREE_COLUMNS = frozenset({"id", "user_id", "path", "retention"})
@@ -38,7 +40,8 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
     If a mailbox with its name exists, the new one gets a number. Raises LimitReached.
     """
     existing = await ctx.load(
-        mailbox_loaders.load_by_selectors, (user_id, MailboxSelector(special_use=special.use))
+        mailbox_loaders.load_visible_by_selectors,
+        (user_id, MailboxSelector(special_use=special.use)),
     )
     if existing is not None:
         return existing
@@ -46,19 +49,27 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
     name = special.name_in(user.language)
     used_paths = {
         mailbox.path
-        for mailbox in await mailbox_loaders.load_all_of_user(ctx, user_id, TREE_COLUMNS)
+        for mailbox in await mailbox_loaders.load_visible_mailboxes_of_user(
+            ctx, user_id, TREE_COLUMNS
+        )
     }
     path, nth = name, 1
     while path in used_paths:
         nth += 1
         path = f"{name} {nth}"
-    new = NewMailboxes([path], retention=timedelta(0), special_use=special.use)
-    users = VIEWER_ONLY if user_id == ctx.viewer.user_id else UserSelector(ids=(user_id,))
-    (created,) = await mailbox_loaders.create_mailboxes(ctx, new, users)
+    new = NewMailboxes([path], retention=Unlimited.UNLIMITED, special_use=special.use)
+    users = (
+        VIEWER_ONLY
+        if user_id == ctx.viewer.user_id
+        else UserSelector(is_reference=True, ids=(user_id,))
+    )
+    (created,) = await mailbox_create.create_mailboxes(ctx, new, users)
     return require_found(await ctx.load(mailbox_loaders.load_visible_by_ids, created.id))
 
 
-async def placement_in_scheduled(ctx: Context, placement: MessagePlacement) -> MessagePlacement:
+async def placement_in_ensured_scheduled_mailbox(
+    ctx: Context, placement: MessagePlacement
+) -> MessagePlacement:
     """Return the placement of a copy of a held message: the mailbox SCHEDULED."""
     mailbox = await ensure_special_mailbox(ctx, placement.user_id, SCHEDULED)
     return replace(placement, mailbox_id=mailbox.id)

@@ -25,10 +25,10 @@ async def load_folderless_subscriptions(
     statement = select(col(MailboxSubscription.user_id), col(MailboxSubscription.path)).where(
         col(MailboxSubscription.user_id).in_(user_ids)
     )
-    found: defaultdict[int, set[str]] = defaultdict(set)
+    paths_by_user: defaultdict[int, set[str]] = defaultdict(set)
     for user_id, path in await (await session.connection()).execute(statement):
-        found[user_id].add(path)
-    return found
+        paths_by_user[user_id].add(path)
+    return paths_by_user
 
 
 async def write_changed_folderless_subscriptions(
@@ -64,7 +64,9 @@ def _rows_only_in_first(
     ]
 
 
-async def load_subscriptions_by_user(ctx: Context, user_ids: list[int]) -> list[list[str]]:
+async def load_visible_folderless_subscriptions(
+    ctx: Context, user_ids: list[int]
+) -> list[list[str]]:
     """Load the paths for these users, in their order. Empty for users the viewer can't see."""
     statement = select(col(MailboxSubscription.user_id), col(MailboxSubscription.path)).where(
         col(MailboxSubscription.user_id).in_(user_ids)
@@ -74,7 +76,7 @@ async def load_subscriptions_by_user(ctx: Context, user_ids: list[int]) -> list[
         statement = statement.where(col(MailboxSubscription.user_id).in_(query))
     else:
         statement = statement.where(col(MailboxSubscription.user_id) == require_user_id(ctx))
-    found: defaultdict[int, list[str]] = defaultdict(list)
+    paths_by_user: defaultdict[int, list[str]] = defaultdict(list)
     for row in await ctx.read(statement):
-        found[row.user_id].append(row.path)
-    return [found[key] for key in user_ids]
+        paths_by_user[row.user_id].append(row.path)
+    return [paths_by_user[key] for key in user_ids]

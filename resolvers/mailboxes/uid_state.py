@@ -20,15 +20,16 @@ from models.store.prepared_statements import integer_parameter
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.mailboxes.loaders import (
     OBJECT_ID_PATTERN,
     MailboxSelector,
     load_visible_by_ids,
     require_mailbox_of_each,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audit_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
+from resolvers.viewer import GuardRule
 
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_UID = 2**32 - 1  # RFC 9051, section 2.3.1.1
@@ -59,12 +60,13 @@ async def set_uid_state(
     """
     ctx.viewer.require(OPERATOR_RULE)
     _validate_state(new_state)
-    async with lock_mail_owners_and_log_change(ctx, users, "mailboxStateSet") as locked_owners:
+    async with lock_mail_owners_and_audit_change(ctx, users, "mailboxStateSet") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         if new_state.object_id is not None:
             await _require_unused_object_id(locked_owners, mailboxes, new_state.object_id)
         values = [
-            await _changed_columns(locked_owners, mailbox, new_state) for mailbox in mailboxes
+            await _claim_uid_validity_and_return_changed_columns(locked_owners, mailbox, new_state)
+            for mailbox in mailboxes
         ]
         changed = [
             (mailbox, changed_values)
@@ -81,9 +83,11 @@ async def set_uid_state(
 
 def _validate_state(state: MailboxUidState) -> None:
     """Raise InvalidInput if no value is set or a value is out of range."""
-    given_values = {one.name: getattr(state, one.name) for one in fields(state)}
+    given_values = {field.name: getattr(state, field.name) for field in fields(state)}
     if all(value is None for value in given_values.values()):
-        raise InvalidInput("set at least one thing", constraint=ValidationConstraint.REQUIRED)
+        raise InvalidInput(
+            "At least one field is required.", constraint=ValidationConstraint.REQUIRED
+        )
     for name, path, limit in (
         ("uid_validity", "uidValidity", MAX_UID_VALIDITY),
         ("min_next_uid", "minNextUid", MAX_UID),
@@ -91,11 +95,11 @@ def _validate_state(state: MailboxUidState) -> None:
     ):
         if given_values[name] is not None and not 1 <= given_values[name] <= limit:
             raise InvalidInput(
-                f"from 1 to {limit}", constraint=ValidationConstraint.RANGE, path=[path]
+                f"Must be from 1 to {limit}.", constraint=ValidationConstraint.RANGE, path=[path]
             )
     if state.object_id is not None and not OBJECT_ID_PATTERN.fullmatch(state.object_id):
         raise InvalidInput(
-            "an object ID has 32 hex digits",
+            "An object ID must have 32 hexadecimal digits.",
             constraint=ValidationConstraint.PATTERN,
             path=["objectId"],
         )
@@ -107,7 +111,7 @@ async def _require_unused_object_id(
     """Raise InvalidInput for several mailboxes, Conflict if the object ID is in use."""
     if len(mailboxes) > 1:
         raise InvalidInput(
-            "one folder has the object ID",
+            "An object ID can be set on only one mailbox.",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["objectId"],
         )
@@ -117,13 +121,16 @@ async def _require_unused_object_id(
         col(Mailbox.id).not_in([mailbox.id for mailbox in mailboxes]),
     )
     if (await (await locked.session.connection()).execute(used_object_ids)).first():
-        raise Conflict("another folder has this object ID", path=["objectId"])
+        raise Conflict("Another mailbox has this object ID.", path=["objectId"])
 
 
-async def _changed_columns(
+async def _claim_uid_validity_and_return_changed_columns(
     locked: LockedAccounts, mailbox: ColumnRow, state: MailboxUidState
 ) -> dict[str, Any]:
-    """Return the new column values of a mailbox, or {} if none changes."""
+    """Return the new column values of a mailbox, or {} if none changes.
+
+    A new UIDVALIDITY is claimed for the account. Raises InvalidInput or Conflict if it can't be.
+    """
     new_values = {
         "object_id": state.object_id or mailbox.object_id,
         "uid_validity": state.uid_validity or mailbox.uid_validity,
@@ -131,30 +138,32 @@ async def _changed_columns(
         "modseq": max(mailbox.modseq, state.min_highest_modseq or 0),
     }
     if new_values["uid_validity"] != mailbox.uid_validity:
-        await _increase_uid_validity_counter(locked, mailbox, new_values["uid_validity"])
+        await _claim_unused_uid_validity_for_account(locked, mailbox, new_values["uid_validity"])
     if all(getattr(mailbox, name) == value for name, value in new_values.items()):
         return {}
     return new_values
 
 
-async def _increase_uid_validity_counter(
-    locked: LockedAccounts, mailbox: ColumnRow, uid_validity: int
+async def _claim_unused_uid_validity_for_account(
+    locked: LockedAccounts, mailbox: ColumnRow, new_uid_validity: int
 ) -> None:
-    """Increase the account's UIDVALIDITY counter to this number.
+    """Store this number as the highest UIDVALIDITY of the account.
 
     Raises InvalidInput if the number is below the mailbox's, and Conflict if a mailbox may have had
     it.
     """
-    if uid_validity < mailbox.uid_validity:
+    if new_uid_validity < mailbox.uid_validity:
         text = locked.prefix_username_unless_viewer(
-            mailbox.user_id, f"it is {mailbox.uid_validity}, and does not fall"
+            mailbox.user_id, f"`uidValidity` must be at least {mailbox.uid_validity}."
         )
         raise InvalidInput(text, constraint=ValidationConstraint.MIN, path=["uidValidity"])
-    one = update(User).where(col(User.id) == mailbox.user_id, col(User.uid_validity) < uid_validity)
+    statement = update(User).where(
+        col(User.id) == mailbox.user_id, col(User.uid_validity) < new_uid_validity
+    )
     connection = await locked.session.connection()
-    if not (await connection.execute(one.values(uid_validity=uid_validity))).rowcount:
+    if not (await connection.execute(statement.values(uid_validity=new_uid_validity))).rowcount:
         text = locked.prefix_username_unless_viewer(
-            mailbox.user_id, "another folder may have had this number"
+            mailbox.user_id, "`uidValidity` may already have been used by another mailbox."
         )
         raise Conflict(text, path=["uidValidity"])
 
@@ -176,14 +185,14 @@ async def _write_states(
     lagging_ids = [
         row.id for row in (await connection.execute(lasts)).all() if row.last < modseq - 1
     ]
-    await journal.raise_positions_and_force_resync(
+    await journal.delete_changes_and_raise_positions(
         locked.session, lagging_ids, last_position=modseq - 1
     )
     entries = {
         mailbox.user_id: locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, [mailbox.id])
         for mailbox, _ in mailboxes_and_values
     }
-    reached = await locked.record_changes(entries)
+    await locked.record_changes(entries)
     statement = (
         update(table)
         .where(table.c.id == integer_parameter("key"))
@@ -192,13 +201,11 @@ async def _write_states(
             uid_validity=integer_parameter("its_uid_validity"),
             uid_next=integer_parameter("its_uid_next"),
             modseq=integer_parameter("its_modseq"),
-            modify_index=integer_parameter("last"),
         )
     )
     parameters = [
         {
             "key": mailbox.id,
-            "last": reached[mailbox.user_id],
             **{f"its_{name}": value for name, value in values.items()},
         }
         for mailbox, values in mailboxes_and_values

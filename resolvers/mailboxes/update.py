@@ -19,17 +19,16 @@ from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
 from resolvers.context import Context
+from resolvers.mailboxes.create import load_refreshed_users, require_openpgp_keys
 from resolvers.mailboxes.loaders import (
     MailboxSelector,
-    load_by_selectors,
-    load_refreshed_users,
     load_visible_by_ids,
-    require_openpgp_keys,
-    retention_seconds,
+    load_visible_by_selectors,
 )
-from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audit_change
+from resolvers.mailboxes.retention import own_retention_columns
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -42,7 +41,7 @@ class MailboxUpdate:
     """Which mailboxes of an account change, and how."""
 
     selectors: Sequence[MailboxSelector]
-    column_values: Mapping[str, Any]  # by column; retention is a timedelta
+    column_values: Mapping[str, Any]  # by column; retention is a MailboxRetention
     applies_retention: bool = False  # to existing messages
 
 
@@ -63,11 +62,13 @@ async def update_mailboxes(
     NotFound or Forbidden.
     """
     values = _validated_column_values(ctx, request)
-    async with lock_mail_owners_and_log_change(
+    async with lock_mail_owners_and_audit_change(
         ctx, user_selector, "mailboxUpdate", path="user"
     ) as locked_owners:
         (owner,) = locked_owners.user_ids
-        rows = await ctx.load_many(load_by_selectors, [(owner, name) for name in request.selectors])
+        rows = await ctx.load_many(
+            load_visible_by_selectors, [(owner, name) for name in request.selectors]
+        )
         mailboxes: dict[int, ColumnRow] = {}
         for index, (name, row) in enumerate(zip(request.selectors, rows, strict=True)):
             if row is None:
@@ -78,15 +79,10 @@ async def update_mailboxes(
                 )
             _require_changeable(row, values)
             mailboxes[row.id] = row
-        if values.get("encrypt_messages"):
-            require_openpgp_keys(
-                locked_owners,
-                (await load_refreshed_users(locked_owners, locked_owners.user_ids)).values(),
-                [*INPUT_PATH, "encryptMessages"],
-            )
+        await _add_owner_retention_and_require_key(locked_owners, values)
         await _write_columns_and_move_special_use(locked_owners, list(mailboxes.values()), values)
         task = (
-            await _apply_retention(locked_owners, list(mailboxes.values()))
+            await _set_expiry_now_or_queue_task(locked_owners, list(mailboxes.values()))
             if request.applies_retention
             else None
         )
@@ -101,39 +97,59 @@ def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, 
     check_count_from_one_to_limit(
         len(request.selectors),
         max_mailboxes,
-        f"name 1 to {max_mailboxes} folders",
+        f"From 1 to {max_mailboxes} mailboxes are required.",
         path=["mailboxes"],
     )
     if not values:
         raise InvalidInput(
-            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=INPUT_PATH
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=INPUT_PATH,
         )
     if values.get("special_use") and len(request.selectors) > 1:
         raise InvalidInput(
-            "one folder has the role",
+            "A special use can be set on only one mailbox.",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=[*INPUT_PATH, "specialUse"],
         )
     if request.applies_retention and "retention" not in values:
-        text = "say which retention is to be applied"
+        text = "`applyRetention` requires `retention` or `inheritRetention`."
         raise InvalidInput(
             text, constraint=ValidationConstraint.REQUIRED, path=[*INPUT_PATH, "retention"]
         )
-    if "retention" in values:
-        life = values["retention"] or timedelta()
-        values["retention"] = retention_seconds(life, path_in_input=[*INPUT_PATH, "retention"])
+    if values.get("retention") is not None:
+        values |= own_retention_columns(values["retention"], [*INPUT_PATH, "retention"])
     return values
+
+
+async def _add_owner_retention_and_require_key(
+    locked: LockedAccounts, values: dict[str, Any]
+) -> None:
+    """Set the retention if it is inherited from the owner of the mailboxes.
+
+    Raises InvalidInput if messages are to be encrypted and the owner has no OpenPGP key.
+    """
+    inherits_retention = "retention" in values and "retention_inherited" not in values
+    if not (inherits_retention or values.get("encrypt_messages")):
+        return
+    (owner,) = (await load_refreshed_users(locked, locked.user_ids)).values()
+    if inherits_retention:
+        values |= {"retention": owner.retention, "retention_inherited": True}
+    if values.get("encrypt_messages"):
+        require_openpgp_keys(locked, [owner], [*INPUT_PATH, "encryptMessages"])
 
 
 def _require_changeable(mailbox: ColumnRow, column_values: Mapping[str, Any]) -> None:
     """Raise Forbidden if a value of this mailbox can't change."""
     if column_values.get("hidden") and mailbox.special_use is SpecialUse.INBOX:
-        raise Forbidden("INBOX is not hidden", path=[*INPUT_PATH, "hidden"])
+        raise Forbidden("INBOX can't be hidden.", path=[*INPUT_PATH, "hidden"])
     if "special_use" in column_values and column_values["special_use"] != mailbox.special_use:
         if SpecialUse.INBOX in (mailbox.special_use, column_values["special_use"]):
-            raise Forbidden("INBOX is what it is", path=[*INPUT_PATH, "specialUse"])
+            raise Forbidden(
+                "The special use INBOX can't be set or removed.", path=[*INPUT_PATH, "specialUse"]
+            )
         if mailbox.special_use in NAMED_USES:
-            text = f"give {mailbox.special_use} to another folder first: mail is filed by it"
+            text = f"{mailbox.special_use} must be set on another mailbox first."
             raise Forbidden(text, path=[*INPUT_PATH, "specialUse"])
 
 
@@ -153,17 +169,19 @@ async def _write_columns_and_move_special_use(
         statement = select(col(Mailbox.id)).where(*has_special_use, col(Mailbox.id).not_in(keys))
         before = list((await connection.execute(statement)).scalars())
     changed = locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, [*before, *keys])
-    last = (await locked.record_changes({user_id: changed}))[user_id]
+    await locked.record_changes({user_id: changed})
     if before:
         without = update(Mailbox).where(col(Mailbox.id).in_(before))
-        await connection.execute(without.values(special_use=None, modify_index=last))
+        await connection.execute(without.values(special_use=None))
     update_statement = update(Mailbox).where(col(Mailbox.id).in_(keys))
-    await connection.execute(update_statement.values(**column_values, modify_index=last))
+    await connection.execute(update_statement.values(**column_values))
 
 
-async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow]) -> Task | None:
+async def _set_expiry_now_or_queue_task(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow]
+) -> Task | None:
     """Set the expiry of existing messages by the retention. Returns a task if there are many."""
-    ctx, message_count = locked.ctx, sum(row.total for row in mailboxes)
+    ctx, message_count = locked.ctx, sum(row.message_count for row in mailboxes)
     order = {"mailboxes": sorted(row.id for row in mailboxes)}
     if message_count <= ctx.environment.options.bulk_max_items:
         checkpoint: dict[str, Any] = {}
@@ -175,8 +193,8 @@ async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow
             checkpoint, has_more = result.checkpoint, result.has_more
         return None
     (owner,) = locked.user_ids
-    (task,) = await insert_tasks(
-        ctx, locked.session, TASK_KIND, [order], user_id=owner, total=message_count
+    (task,) = await insert_tasks_and_wake_workers(
+        ctx, locked.session, TASK_KIND, [order], user_id=owner, total_count=message_count
     )
     await ctx.record_change(locked.session, owner, EventType.TASK_CHANGED, [task.id])
     return task
@@ -202,14 +220,14 @@ async def set_expiry_of_next_messages(
         .order_by(*order_columns)
         .limit(MAX_IDS_PER_ROW)
     )
-    found = (await connection.execute(statement)).all()
-    keys = [row.id for row in found]
+    changed_rows = (await connection.execute(statement)).all()
+    keys = [row.id for row in changed_rows]
     rows = await row_changes.load_rows_in_transaction(
         session, keys, extra_columns=frozenset({"saved_at"})
     )
-    ends = {row.id: _state_with_new_expiry(row, lives[row.mailbox_id]) for row in rows}
-    await flags.set_columns_of_each(ctx, session, rows, ends)
-    next_checkpoint = {"after": list(found[-1][1:]) if found else after}
+    states = {row.id: _state_with_new_expiry(row, lives[row.mailbox_id]) for row in rows}
+    await flags.set_columns_of_each(ctx, session, rows, states)
+    next_checkpoint = {"after": list(changed_rows[-1][1:]) if changed_rows else after}
     return TaskStepResult(
         next_checkpoint, done_count=len(keys), has_more=len(keys) == MAX_IDS_PER_ROW
     )

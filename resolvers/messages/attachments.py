@@ -6,10 +6,11 @@ from typing import Any
 
 from models.errors import Forbidden
 from models.users.roles import Scope, UserPermission
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.messages import loaders
 from resolvers.messages.content_access import RowWithoutContent
 from resolvers.spam import quarantine
+from resolvers.viewer import GuardRule
 
 INDEX_BITS = 16  # of an attachment key, below the id of the message
 MAX_ATTACHMENTS = 1 << INDEX_BITS  # of a message

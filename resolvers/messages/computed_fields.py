@@ -18,7 +18,8 @@ from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
 from resolvers.access import is_visible_or_managed
 from resolvers.context import Context
-from resolvers.messages.content import MAX_RESPONSE_BYTES, compute_cached, read_range
+from resolvers.messages.content import compute_cached
+from resolvers.messages.message_bytes import MAX_RESPONSE_BYTES, read_message_bytes
 
 MESSAGE_CONTENT_TYPES = ("message/rfc822", "message/global")  # content types of attached messages
 
@@ -53,8 +54,8 @@ async def load_sequence_numbers(ctx: Context, message_ids: list[int]) -> list[in
     statement = select(col(Message.id), before.label("seq")).where(
         is_visible_or_managed(ctx, Message), col(Message.id).in_(message_ids)
     )
-    found = {row.id: row.seq for row in await ctx.read(statement)}
-    return [found.get(key, 0) for key in message_ids]
+    sequence_numbers = {row.id: row.seq for row in await ctx.read(statement)}
+    return [sequence_numbers.get(key, 0) for key in message_ids]
 
 
 async def load_blob_uses(ctx: Context, blob_ids: list[int]) -> list[BlobUse]:
@@ -66,22 +67,22 @@ async def load_blob_uses(ctx: Context, blob_ids: list[int]) -> list[BlobUse]:
         .where(col(Blob.id).in_(blob_ids))
         .group_by(col(Blob.id), col(Blob.digest))
     )
-    found = {row.id: BlobUse(row.digest, row.messages) for row in await ctx.read(statement)}
-    return [found.get(key, BlobUse("", 0)) for key in blob_ids]
+    uses_by_blob = {row.id: BlobUse(row.digest, row.messages) for row in await ctx.read(statement)}
+    return [uses_by_blob.get(key, BlobUse("", 0)) for key in blob_ids]
 
 
 async def crlf_size(message: StoredMessage) -> int:
     """Return the size of a message in bytes if all its lines end with CRLF, as IMAP counts it."""
-    return await compute_cached(message, "virtual size", lambda: _count_crlf_size(message))
+    return await compute_cached(message, "virtual size", lambda: _compute_size_with_crlf(message))
 
 
-async def _count_crlf_size(message: StoredMessage) -> int:
+async def _compute_size_with_crlf(message: StoredMessage) -> int:
     bare, before = 0, b""
     for entry in message.layout.spans_between(0, message.size):
         if isinstance(entry, BlobSpan) and entry.wrapping is not None:
             text = entry.end - entry.start
-            wide, eol = entry.wrapping.width, entry.wrapping.eol
-            bare += (text - 1) // (wide + 1) if eol == b"\n" else 0
+            line_width, eol = entry.wrapping.width, entry.wrapping.eol
+            bare += (text - 1) // (line_width + 1) if eol == b"\n" else 0
             before = b""
             continue
         async for chunk in message.stream_raw(entry.start, entry.end):
@@ -95,7 +96,9 @@ async def imap_envelope(message: StoredMessage) -> str:
     """Return the ENVELOPE of IMAP (RFC 9051, section 7.5.2)."""
 
     async def build_envelope() -> str:
-        return await message.examine(lambda source: mime.imap_envelope(source, message.structure))
+        return await message.run_on_source(
+            lambda source: mime.imap_envelope(source, message.structure)
+        )
 
     return await compute_cached(message, "envelope", build_envelope)
 
@@ -104,7 +107,7 @@ async def imap_bodystructure(message: StoredMessage, *, is_extended: bool) -> st
     """Return the BODYSTRUCTURE of IMAP, or BODY if not `is_extended`."""
 
     async def build_bodystructure() -> str:
-        return await message.examine(
+        return await message.run_on_source(
             lambda source: mime.imap_bodystructure(source, message.structure, extended=is_extended)
         )
 
@@ -117,7 +120,7 @@ async def calendar_events(message: StoredMessage) -> list[ParsedCalendarEvent]:
 
 
 async def _read_calendar_events(message: StoredMessage) -> list[ParsedCalendarEvent]:
-    found: dict[ParsedCalendarEvent, None] = {}
+    events: dict[ParsedCalendarEvent, None] = {}
     room = MAX_CALENDAR_BYTES
     for part in mime.calendar_parts(message.structure):
         if part.encoding in DECODED_ENCODINGS and part.size > 2 * MAX_CALENDAR_BYTES:
@@ -125,39 +128,44 @@ async def _read_calendar_events(message: StoredMessage) -> list[ParsedCalendarEv
         content = await message.open_part(part)
         body = unfold_lines(await read_all(content.stream(0, min(content.size, room))))
         room -= min(content.size, room)
-        alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
-        found |= dict.fromkeys(await asyncio.to_thread(_events_of_part, body, alone))
-    return list(found)[:MAX_EVENTS]
+        body_part = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
+        events |= dict.fromkeys(await asyncio.to_thread(_events_of_part, body, body_part))
+    return list(events)[:MAX_EVENTS]
 
 
 def _events_of_part(body: bytes, part: ParsedPart) -> list[ParsedCalendarEvent]:
     return mime.parse_events(mime.part_text(MemorySource(body), part), part.params.get("method"))
 
 
-async def read_attached_message(
+async def read_attached_message_or_none(
     message: StoredMessage, part: ParsedPart
 ) -> AttachedMessageContent | None:
     """Return the message that a part holds. None if it holds none or can't be read."""
     if part.content_type not in MESSAGE_CONTENT_TYPES or not part.parts:
         return None
     inner = part.parts[0]
-    head = await read_range(message, inner.header_start, inner.body_start)
+    head = await read_message_bytes(message, inner.header_start, inner.body_start)
     return AttachedMessageContent(message, inner, await mime.read_message_facts(head))
 
 
-async def text_of_attached_message(attached: AttachedMessageContent) -> str | None:
+async def text_of_attached_message_or_none(attached: AttachedMessageContent) -> str | None:
     """Return the plain text of an attached message. Raises LimitReached above 16 MiB."""
     message, part = attached.message, attached.part
     start, size = part.header_start, part.body_end - part.header_start
     if size > MAX_RESPONSE_BYTES:
-        text = f"it has more than {MAX_RESPONSE_BYTES} bytes: fetch its parts from their urls"
+        text = (
+            f"The field has more than {MAX_RESPONSE_BYTES} bytes: download the parts "
+            "from their `url`."
+        )
         raise LimitReached(text, limit=MAX_RESPONSE_BYTES, used=size, path=["text"])
 
     async def extract_text() -> str | None:
-        raw = await read_range(message, start, part.body_end)
+        raw = await read_message_bytes(message, start, part.body_end)
         return await asyncio.to_thread(_plain_text, raw)
 
-    return await message.share(("attached text", start), extract_text)
+    return await message.compute_shared_by_concurrent_callers(
+        ("attached text", start), extract_text
+    )
 
 
 def _plain_text(raw: bytes) -> str | None:

@@ -19,10 +19,10 @@ from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.access import can_see_managed_mail_records, is_managed_user, is_shared
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
-CONTENT_COLUMNS = frozenset({"subject", "preview", "structure", "attachments"})  # columns
+CONTENT_COLUMNS = frozenset({"subject", "preview", "mime_structure", "attachments"})  # columns
 READ_EVENT = AuthEventAction.MESSAGES_READ  # the name in the owner's security log
 
 
@@ -44,7 +44,8 @@ class RowWithoutContent:
 def content_refusal() -> Forbidden:
     """Return the error for an administrator who reads another user's mail."""
     return Forbidden(
-        "what is in other people's mail is read by acting as them", requires="userImpersonate"
+        "The content of another user's messages can only be read by acting as the user.",
+        requires="userImpersonate",
     )
 
 
@@ -59,10 +60,12 @@ async def withhold_content_or_log_read(
     foreign = [row for row in rows if row.user_id != ctx.viewer.user_id]
     if not foreign or not can_see_managed_mail_records(ctx):  # then the foreign rows are shared
         return rows
-    readable = await load_readable_mailbox_ids(ctx, {_mailbox_id_of_row(row) for row in foreign})
+    readable = await load_ids_of_readable_shared_mailboxes(
+        ctx, {_mailbox_id_of_row(row) for row in foreign}
+    )
     unreadable_rows = [row for row in foreign if _mailbox_id_of_row(row) not in readable]
     if ctx.viewer.role is Role.ROOT:
-        await log_content_read(ctx, {row.user_id for row in unreadable_rows})
+        await write_content_read_to_security_log(ctx, {row.user_id for row in unreadable_rows})
         return rows
     keys = {row.id for row in unreadable_rows}
     return [RowWithoutContent(row, withheld_columns) if row.id in keys else row for row in rows]
@@ -80,12 +83,14 @@ async def load_access_refusals(ctx: Context, user_ids: list[int]) -> list[Forbid
     if other_ids and can_see_managed_mail_records(ctx):
         statement = select(col(User.id)).where(col(User.id).in_(other_ids), is_managed_user(ctx))
         visible_ids |= {row.id for row in await ctx.read(statement)}
-    text = "you don't manage the mail of this account"
+    text = "You don't manage the mail of this account."
     no = Forbidden(text, requires=AdminPermission.IMPERSONATE)
     return [None if key in visible_ids else no for key in user_ids]
 
 
-async def load_readable_mailbox_ids(ctx: Context, mailbox_ids: Collection[int | None]) -> set[int]:
+async def load_ids_of_readable_shared_mailboxes(
+    ctx: Context, mailbox_ids: Collection[int | None]
+) -> set[int]:
     """Return those of these mailboxes that are shared with the viewer with the right READ."""
     keys = {key for key in mailbox_ids if key is not None}
     if not keys or not ctx.viewer.share_visibility.has_shared_mailboxes:
@@ -110,7 +115,7 @@ def require_readable_row(ctx: Context, row: Any) -> None:
         require_readable_account(ctx, row.user_id)
 
 
-async def log_content_read(ctx: Context, user_ids: Iterable[int]) -> None:
+async def write_content_read_to_security_log(ctx: Context, user_ids: Iterable[int]) -> None:
     """Log in these users' security logs that their mail is read, before it is read."""
     users: Collection[int] = sorted(user_ids)
     if not users:
@@ -120,8 +125,6 @@ async def log_content_read(ctx: Context, user_ids: Iterable[int]) -> None:
             event = NewSecurityEvent(READ_EVENT, user_id)
             ctx.call_after_dry_run(partial(security_log.log_event_in_background, ctx, event))
         return
-    async with ctx.separate_write_session(*users) as (separate_ctx, session):
-        for user_id in users:
-            await security_log.log_event(
-                separate_ctx, session, NewSecurityEvent(READ_EVENT, user_id)
-            )
+    async with ctx.separate_or_nested_write_session(*users) as (separate_ctx, session):
+        events = [NewSecurityEvent(READ_EVENT, user_id) for user_id in users]
+        await security_log.insert_security_events_and_queue_notices(separate_ctx, session, events)

@@ -24,12 +24,15 @@ from resolvers import pagination
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
 from resolvers.context import Context
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.bulk import flags, row_changes
-from resolvers.messages.bulk.row_changes import STATE_COLUMNS, FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
+from resolvers.messages.bulk.row_changes import STATE_COLUMNS
 from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import FilterSql, load_filter_sql
 from resolvers.messages.filters.filter_lookups import ScopedMessageFilter
@@ -37,7 +40,7 @@ from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import ALL_MESSAGES
 from resolvers.pagination import PageScan
 from resolvers.users import loaders as user_loaders
-from resolvers.users.selection import load_managed_user, load_managed_users
+from resolvers.users.selection import require_managed_user, require_managed_users
 
 TASK_KIND = TaskKind.DELETED_MESSAGES_RESTORE  # of the task that restores a period
 MESSAGES_PER_STEP = 1000  # per task step
@@ -80,7 +83,9 @@ def restorable_conditions_without_access(ctx: Context) -> list[ColumnElement[boo
     ]
 
 
-async def load_pages(ctx: Context, listings: list[DeletedMessageListing]) -> list[Page[ColumnRow]]:
+async def load_visible_deleted_message_pages(
+    ctx: Context, listings: list[DeletedMessageListing]
+) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
     names = frozenset({"deleted_at", "id", "user_id"}).union(*(key.columns for key in listings))
     scans = []
@@ -89,19 +94,21 @@ async def load_pages(ctx: Context, listings: list[DeletedMessageListing]) -> lis
             *_listing_conditions(ctx, key, filter_sql)
         )
         scans.append(PageScan(rows, key.page_request, SORT_KEY, is_descending=key.is_newest_first))
-    found = await pagination.read_pages(ctx, scans)
+    pages = await pagination.read_pages(ctx, scans)
     if not (
         ctx.viewer.role is Role.ROOT
         or ctx.viewer.share_visibility.has_shared_mailboxes
         or names & CONTENT_COLUMNS
     ):
-        return found
+        return pages
     return [
-        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in found
+        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in pages
     ]
 
 
-async def count_listings(ctx: Context, listings: list[DeletedMessageListing]) -> list[int]:
+async def count_visible_deleted_messages(
+    ctx: Context, listings: list[DeletedMessageListing]
+) -> list[int]:
     """Count the messages of these listings."""
     count_column = func.count().label("many")
     scans = [
@@ -137,13 +144,13 @@ async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[Colu
         *restorable_conditions_without_access(ctx),
         col(Message.id).in_(message_ids),
     )
-    found = {
+    rows_by_id = {
         row.id: row for row in await withhold_content_or_log_read(ctx, await ctx.read(statement))
     }
-    return [found.get(key) for key in message_ids]
+    return [rows_by_id.get(key) for key in message_ids]
 
 
-async def restore_messages(
+async def restore_deleted_messages(
     ctx: Context, message_ids: Sequence[int], mailbox: MailboxSelector | None
 ) -> None:
     """Restore deleted messages, all or none: into `mailbox`, else where each was, else INBOX.
@@ -162,9 +169,11 @@ async def restore_messages(
     )
     owners = {row.id: row.user_id for row in message_rows}
     _require_all_found(message_ids, owners)
-    other_owners = set(owners.values()) - {ctx.viewer.user_id}
+    owner_ids = [owners[message_id] for message_id in message_ids]
     accounts = (
-        await load_managed_users(ctx, other_owners, path="deletedMessages") if other_owners else []
+        await require_managed_users(ctx, owner_ids, path="deletedMessages")
+        if set(owner_ids) != {ctx.viewer.user_id}
+        else []
     )
     async with ctx.write_session(*owners.values()) as session:
         statement = select(*select_columns(Message, STATE_COLUMNS | ORIGIN_COLUMNS)).where(
@@ -174,14 +183,16 @@ async def restore_messages(
         _require_all_found(message_ids, rows)
         by_user = row_changes.group_rows_by_user(list(rows.values()))
         for user_id, user_message_ids in by_user.items():
-            box = (
-                await ctx.load(mailbox_loaders.load_by_selectors, (user_id, mailbox))
+            target_mailbox = (
+                await ctx.load(mailbox_loaders.load_visible_by_selectors, (user_id, mailbox))
                 if mailbox
                 else None
             )
-            if mailbox and box is None:
+            if mailbox and target_mailbox is None:
                 raise NotFound(str(mailbox), path=["mailbox"])
-            await _restore_rows(ctx, session, user_message_ids, box.id if box else None)
+            await _undelete_rows_into_given_or_former_mailbox(
+                ctx, session, user_message_ids, target_mailbox.id if target_mailbox else None
+            )
         entries = [
             NewAuditLogEntry(
                 "deletedMessageRestore",
@@ -191,8 +202,9 @@ async def restore_messages(
                 after={"messages": message_count},
             )
             for row, message_count in ((row, len(by_user[row.id])) for row in accounts)
+            if row.id != ctx.viewer.user_id
         ]
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 def _require_all_found(message_ids: Sequence[int], found_ids: Container[int]) -> None:
@@ -202,7 +214,7 @@ def _require_all_found(message_ids: Sequence[int], found_ids: Container[int]) ->
             raise NotFound(str(message_id), path=["deletedMessages", str(nth), "id"])
 
 
-async def _restore_rows(
+async def _undelete_rows_into_given_or_former_mailbox(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], mailbox_id: int | None
 ) -> None:
     r"""Restore deleted messages of one account into its mailboxes.
@@ -210,7 +222,7 @@ async def _restore_rows(
     The flag \Deleted is removed, since mail programs expunge messages with it.
     """
     columns = {"id", "user_id", "path", "retention", "special_use"}
-    mailboxes = await mailbox_loaders.load_all_of_user(ctx, rows[0].user_id, columns)
+    mailboxes = await mailbox_loaders.load_visible_mailboxes_of_user(ctx, rows[0].user_id, columns)
     by_id, by_path = (
         {mailbox.id: mailbox for mailbox in mailboxes},
         {mailbox.path: mailbox for mailbox in mailboxes},
@@ -224,7 +236,7 @@ async def _restore_rows(
             home_mailbox = None  # no snooze time would bring it back from there
         groups[(home_mailbox or by_path["INBOX"]).id].append(row)
     for key, group_rows in sorted(groups.items()):
-        await row_changes.restore_messages(ctx, session, group_rows, by_id[key])
+        await row_changes.restore_deleted_messages_to_mailbox(ctx, session, group_rows, by_id[key])
     if deleted_flag_ids := [row.id for row in rows if row.deleted]:
         flagged_rows = await row_changes.load_rows_in_transaction(session, deleted_flag_ids)
         await flags.change_flags(ctx, session, flagged_rows, FlagChanges({"deleted": False}))
@@ -237,15 +249,15 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     Forbidden.
     """
     if period.since >= period.before:
-        text = "before is later than since"
+        text = "`before` must be later than `since`."
         raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["before"])
-    user = await load_managed_user(
+    user = await require_managed_user(
         ctx, require_user_id(ctx) if period.user_id is None else period.user_id
     )
     foreign = user.id != ctx.viewer.user_id
     if foreign and not can_see_managed_mail_records(ctx):
         requires = AdminPermission.IMPERSONATE
-        raise Forbidden(f"this needs the permission {requires}", requires=requires)
+        raise Forbidden(f"Requires the permission {requires}.", requires=requires)
     # later deletions are not restored
     before = min(period.before, ctx.environment.now() + timedelta(microseconds=1))
     order = {
@@ -256,13 +268,15 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     async with ctx.write_session(user.id) as session:
         statement = select(func.count()).select_from(Message)
         ((total,),) = await ctx.read(statement.where(*_deleted_in_period_sql(ctx, user.id, order)))
-        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], user_id=user.id, total=total)
+        (task,) = await insert_tasks_and_wake_workers(
+            ctx, session, TASK_KIND, [order], user_id=user.id, total_count=total
+        )
         await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
         if foreign:
             entry = NewAuditLogEntry(
                 "deletedMessagesRestore", "User", user.id, user.domain_id, None, order
             )
-            await audit_log.log_changes(ctx, session, entry)
+            await audit_log.insert_audit_log_entries(ctx, session, entry)
     return task
 
 
@@ -305,7 +319,7 @@ async def restore_next_messages(
     if rows and task_order["together"] and target_mailbox_id is None:
         target_mailbox_id = await _find_or_create_restore_mailbox(ctx)
     if rows:
-        await _restore_rows(ctx, session, rows, target_mailbox_id)
+        await _undelete_rows_into_given_or_former_mailbox(ctx, session, rows, target_mailbox_id)
     return TaskStepResult(
         {"mailbox": target_mailbox_id},
         done_count=len(rows),
@@ -317,9 +331,11 @@ async def _find_or_create_restore_mailbox(ctx: Context) -> int:
     """Return the mailbox for messages restored today; create it if needed."""
     user = await ctx.load(user_loaders.load_visible_users_by_id, require_user_id(ctx))
     path = restored_mailbox_name(user.language if user else None, ctx.environment.now().date())
-    mailboxes = await mailbox_loaders.load_all_of_user(ctx, require_user_id(ctx), {"id", "path"})
+    mailboxes = await mailbox_loaders.load_visible_mailboxes_of_user(
+        ctx, require_user_id(ctx), {"id", "path"}
+    )
     if (
         existing_id := next((mailbox.id for mailbox in mailboxes if mailbox.path == path), None)
     ) is not None:
         return int(existing_id)
-    return (await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path])))[-1].id
+    return (await mailbox_create.create_mailboxes(ctx, NewMailboxes([path])))[-1].id

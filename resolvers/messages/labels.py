@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import String, cast, collate, func, literal_column, select
+from sqlalchemy import ColumnElement, String, cast, collate, func, literal_column, select
 from sqlalchemy.dialects import postgresql
 from sqlmodel import col
 from sqlmodel import select as instances
@@ -18,9 +18,9 @@ from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
-from resolvers.messages.bulk.row_changes import validate_keyword
+from resolvers.messages.bulk.flag_changes import validate_keyword
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.pagination import read_all_by_keys, read_by_keys
 
@@ -51,25 +51,28 @@ class LabelChange:
 class LabelCounts:
     """The number of messages with a label."""
 
-    total: int = 0
-    unseen: int = 0
+    message_count: int = 0
+    unseen_count: int = 0
 
 
 async def load_visible_by_ids(ctx: Context, label_ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's labels with these IDs, in this order. None if there is none."""
     return await read_by_keys(
-        ctx, select(*select_columns(Label)).where(is_visible(ctx, Label)), col(Label.id), label_ids
+        ctx,
+        select(*select_columns(Label)).where(is_own_or_shared(ctx, Label)),
+        col(Label.id),
+        label_ids,
     )
 
 
-async def load_labels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_own_labels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the labels of these users, each list sorted by name.
 
     Empty for other users than the viewer.
     """
-    statement = select(*select_columns(Label)).where(is_visible(ctx, Label))
-    found = await read_all_by_keys(ctx, statement, col(Label.user_id), user_ids)
-    return [sorted(rows, key=lambda row: (row.name.casefold(), row.id)) for rows in found]
+    statement = select(*select_columns(Label)).where(is_own_or_shared(ctx, Label))
+    rows = await read_all_by_keys(ctx, statement, col(Label.user_id), user_ids)
+    return [sorted(rows, key=lambda row: (row.name.casefold(), row.id)) for rows in rows]
 
 
 async def labels_of_keywords(
@@ -80,7 +83,9 @@ async def labels_of_keywords(
         return []
     folded_keywords = set(map(ascii_lower, keywords))
     return [
-        row for row in await ctx.load(load_labels_by_user, user_id) if row.folded in folded_keywords
+        row
+        for row in await ctx.load(load_own_labels_by_user, user_id)
+        if row.folded in folded_keywords
     ]
 
 
@@ -96,37 +101,37 @@ async def count_messages_by_label(
     keywords: Any = col(Message.keywords)
     dialect = ctx.environment.database.dialect
     if dialect == "sqlite":
-        each = func.json_each(keywords).table_valued("value", name="word")
+        json_keywords = func.json_each(keywords).table_valued("value", name="word")
     else:
-        each = func.jsonb_array_elements_text(keywords).table_valued("value", name="word")
-    value: Any = cast(each.c.value, String)
+        json_keywords = func.jsonb_array_elements_text(keywords).table_valued("value", name="word")
+    value: Any = cast(json_keywords.c.value, String)
     # SQLite folds only ASCII; the collation makes PostgreSQL do the same
     folded = func.lower(value if dialect == "sqlite" else collate(value, "C"))
     statement = (
         select(
             col(Message.user_id),
             folded.label("folded"),
-            func.count(col(Message.id).distinct()).label("total"),
-            func.count(col(Message.id).distinct()).filter(~col(Message.seen)).label("unseen"),
+            func.count(col(Message.id).distinct()).label("message_count"),
+            func.count(col(Message.id).distinct()).filter(~col(Message.seen)).label("unseen_count"),
         )
         .select_from(Message)
-        .join(each, onclause=literal_column("true"))
+        .join(json_keywords, onclause=literal_column("true"))
         .where(
-            is_visible(ctx, Message),
+            is_own_or_shared(ctx, Message),
             col(Message.user_id).in_(users),
             is_not_deleted_sql(),
             has_keywords_sql(),
         )
         .group_by(col(Message.user_id), folded)
     )
-    found = {
-        (row.user_id, row.folded): LabelCounts(row.total, row.unseen)
+    counts = {
+        (row.user_id, row.folded): LabelCounts(row.message_count, row.unseen_count)
         for row in await ctx.read(statement)
     }
-    return [found.get(key, LabelCounts()) for key in user_ids_and_keywords]
+    return [counts.get(key, LabelCounts()) for key in user_ids_and_keywords]
 
 
-def has_keywords_sql() -> Any:
+def has_keywords_sql() -> ColumnElement[bool]:
     """Build the condition that a message has keywords, as their index has it."""
     return col(Message.keywords).op("<>")(literal_column("'[]'", postgresql.JSONB))
 
@@ -135,7 +140,7 @@ async def load_ids_by_keyword(ctx: Context, keywords: Sequence[str]) -> dict[str
     """Load the IDs of the viewer's labels by keyword, in any case."""
     folded_by_keyword = {keyword: ascii_lower(keyword) for keyword in keywords}
     statement = select(col(Label.id), col(Label.folded)).where(
-        is_visible(ctx, Label), col(Label.folded).in_(set(folded_by_keyword.values()))
+        is_own_or_shared(ctx, Label), col(Label.folded).in_(set(folded_by_keyword.values()))
     )
     ids = {row.folded: int(row.id) for row in await ctx.read(statement)}
     return {keyword: ids[folded] for keyword, folded in folded_by_keyword.items() if folded in ids}
@@ -147,13 +152,15 @@ async def create_label(ctx: Context, new_label: NewLabel) -> int:
     Raises InvalidInput, Conflict if the keyword has a label, and LimitReached.
     """
     folded = _validated_folded_keyword(new_label.keyword)
-    name = _validated_name(new_label.name, path=["name"])
+    name = _validated_label_name(new_label.name, path=["name"])
     color = _validated_color(new_label.color, path=["color"])
     user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
-        statement = instances(Label).where(is_visible(ctx, Label), col(Label.folded) == folded)
+        statement = instances(Label).where(
+            is_own_or_shared(ctx, Label), col(Label.folded) == folded
+        )
         if (await session.exec(statement)).first():
-            raise Conflict("this keyword has a label", path=["keyword"])
+            raise Conflict("This keyword already has a label.", path=["keyword"])
         await _require_label_capacity(ctx)
         label = Label(
             id=ctx.environment.new_id(),
@@ -177,9 +184,11 @@ async def update_labels(ctx: Context, label_ids: Sequence[int], change: LabelCha
     """
     if change == LabelChange():
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
-    name = _validated_name(change.name, path=["set", "name"])
+    name = _validated_label_name(change.name, path=["set", "name"])
     color = _validated_color(change.color, path=["set", "color"])
     user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
@@ -212,7 +221,7 @@ async def _require_own_labels(
     ctx: Context, session: AsyncSession, label_ids: Sequence[int]
 ) -> list[Label]:
     """Load the viewer's labels, each once. Raises NotFound for the first that doesn't exist."""
-    statement = instances(Label).where(is_visible(ctx, Label), col(Label.id).in_(label_ids))
+    statement = instances(Label).where(is_own_or_shared(ctx, Label), col(Label.id).in_(label_ids))
     labels = {label.id: label for label in (await session.exec(statement)).all()}
     for nth, label_id in enumerate(label_ids):
         if label_id not in labels:
@@ -220,12 +229,12 @@ async def _require_own_labels(
     return [labels[label_id] for label_id in dict.fromkeys(label_ids)]
 
 
-def _validated_name(text: str | None, *, path: Sequence[str]) -> str | None:
+def _validated_label_name(text: str | None, *, path: Sequence[str]) -> str | None:
     """Return the trimmed name; None if it is not given. Raises InvalidInput."""
-    name = sql_text.validate_text(text, max_length=MAX_NAME_LENGTH, path=path)
+    name = sql_text.validated_trimmed_text(text, max_length=MAX_NAME_LENGTH, path=path)
     if text is not None and name is None:
         raise InvalidInput(
-            "a label has a name", constraint=ValidationConstraint.REQUIRED, path=path
+            "A label must have a name.", constraint=ValidationConstraint.REQUIRED, path=path
         )
     return name
 
@@ -235,7 +244,7 @@ def _validated_color(text: str | None, *, path: Sequence[str]) -> str | None:
     color = text.lower() if text else None
     if color is not None and not COLOR_PATTERN.fullmatch(color):
         raise InvalidInput(
-            "a color is # and six hexadecimal digits, such as #1e90ff",
+            "`color` must be # and six hexadecimal digits, such as #1e90ff.",
             constraint=ValidationConstraint.PATTERN,
             path=path,
         )
@@ -252,8 +261,11 @@ def ascii_lower(keyword: str) -> str:
 
 
 async def _require_label_capacity(ctx: Context) -> None:
-    (row,) = await ctx.read(select(func.count().label("many")).where(is_visible(ctx, Label)))
+    (row,) = await ctx.read(select(func.count().label("many")).where(is_own_or_shared(ctx, Label)))
     if row.many >= MAX_LABELS:
         raise LimitReached(
-            f"at most {MAX_LABELS} labels", limit=MAX_LABELS, used=row.many, path=["keyword"]
+            f"At most {MAX_LABELS} labels are allowed.",
+            limit=MAX_LABELS,
+            used=row.many,
+            path=["keyword"],
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlmodel import col
 
 from models.errors import Forbidden
@@ -35,11 +35,14 @@ from resolvers.messages.filters.filter_conditions import (
     load_lookups_of_scoped_filter,
     split_search_words,
 )
-from resolvers.messages.filters.filter_lookups import ScopedMessageFilter, iterate_parts
+from resolvers.messages.filters.filter_lookups import (
+    ScopedMessageFilter,
+    iterate_nested_conditions_requiring_limits,
+)
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.pagination import PageForm, PageScan, read_union
 from resolvers.search import index_pages
-from resolvers.search.index_query import requires_words
+from resolvers.search.index_query import requires_any_word
 
 NEWEST_FIRST, OLDEST_FIRST = "received-", "received+"
 SORT_KEY = (col(Message.listed_at), col(Message.id))
@@ -87,24 +90,26 @@ def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
     return row.listed_at, row.id
 
 
-def is_not_deleted_sql() -> Any:
+def is_not_deleted_sql() -> ColumnElement[bool]:
     """Build the condition that a message is in a mailbox, not deleted."""
     return col(Message.deleted_at).is_(None)
 
 
-async def load_pages(ctx: Context, listings: list[MessageListing]) -> list[Page[ColumnRow]]:
+async def load_visible_message_pages(
+    ctx: Context, listings: list[MessageListing]
+) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
     ordered = {column.key for key in listings for column in key.sort_key}
     columns = frozenset(ordered).union(*(key.columns for key in listings))
-    own = all(key.user_id == ctx.viewer.user_id for key in listings)
+    is_own = all(key.user_id == ctx.viewer.user_id for key in listings)
     plain = all(key.conditions.is_empty for key in listings) and (
-        own or not can_see_mail_of_others(ctx)
+        is_own or not can_see_mail_of_others(ctx)
     )
     if plain and len(listings) <= pagination.MAX_SEPARATE_PAGES:
-        return [await _load_unfiltered_page(ctx, key) for key in listings]
+        return [await _load_unfiltered_page_if_own(ctx, key) for key in listings]
     if (
         len(listings) == 1
-        and own
+        and is_own
         and (index_query := await _word_search_if_index_is_best(ctx, listings[0]))
     ):
         (key,) = listings
@@ -114,27 +119,29 @@ async def load_pages(ctx: Context, listings: list[MessageListing]) -> list[Page[
                 ctx, index_query, key.page_request, form, key.sort_key
             )
         ]
-    if not own:
+    if not is_own:
         columns |= {"user_id", "mailbox_id"}
     scans = []
-    for key, by in zip(listings, await _load_filters(ctx, listings), strict=True):
-        rows = select(*select_columns(Message, columns)).where(*_listing_conditions(ctx, key, by))
+    for key, filters_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
+        rows = select(*select_columns(Message, columns)).where(
+            *_listing_conditions(ctx, key, filters_sql)
+        )
         scans.append(
             PageScan(rows, key.page_request, key.sort_key, is_descending=key.is_newest_first)
         )
-    found = await pagination.read_pages(ctx, scans)
-    if own or not (
+    pages = await pagination.read_pages(ctx, scans)
+    if is_own or not (
         ctx.viewer.role is Role.ROOT
         or ctx.viewer.share_visibility.has_shared_mailboxes
         or columns & CONTENT_COLUMNS
     ):
-        return found
+        return pages
     return [
-        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in found
+        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in pages
     ]
 
 
-async def _load_unfiltered_page(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
+async def _load_unfiltered_page_if_own(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
     """Load a page without conditions, such as an inbox. It is empty for other users' messages."""
     if listing.user_id != ctx.viewer.user_id:
         return listing.page_request.page_from_rows([])
@@ -174,10 +181,10 @@ async def _word_search_if_index_is_best(
     """Build the query of the search index for the viewer's list, if the index is the best way."""
     if listing.conditions.is_empty:
         return None
-    list(iterate_parts(listing.conditions))  # checks the limits
+    list(iterate_nested_conditions_requiring_limits(listing.conditions))  # checks the limits
     search_words, statement = split_search_words(listing.conditions)
     is_index_only = has_only_flags(statement)
-    if search_words is None or not requires_words(search_words):
+    if search_words is None or not requires_any_word(search_words):
         return None
     if not is_index_only and ctx.environment.database.dialect == "postgresql":
         return None  # its planner weighs all conditions
@@ -190,8 +197,8 @@ async def _word_search_if_index_is_best(
     rest = index_pages.RemainingConditions(
         statement, is_index_only, lambda: build_conditions(ctx, statement, lookups)
     )
-    of = (listing.user_id, listing.mailbox_id, listing.thread_id)
-    return index_pages.WordSearch(*of, search_words, lookups.unindexed, rest)
+    listing_key = (listing.user_id, listing.mailbox_id, listing.thread_id)
+    return index_pages.WordSearch(*listing_key, search_words, lookups.unindexed, rest)
 
 
 async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> list[FilterSql]:
@@ -202,7 +209,9 @@ async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> lis
     return await ctx.load_many(load_filter_sql, scopes)
 
 
-def _listing_conditions(ctx: Context, listing: MessageListing, filter_sql: FilterSql) -> list[Any]:
+def _listing_conditions(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql
+) -> list[ColumnElement[bool]]:
     terms = [is_visible_or_managed(ctx, Message), col(Message.user_id) == listing.user_id]
     if listing.thread_id is not None:
         terms = [col(Message.thread_id) == listing.thread_id, without_index(*terms)]
@@ -213,36 +222,42 @@ def _listing_conditions(ctx: Context, listing: MessageListing, filter_sql: Filte
     return filter_sql.combine_with(ctx, terms)
 
 
-async def count_listings(ctx: Context, listings: list[MessageListing]) -> list[int]:
+async def count_visible_messages_of_listings(
+    ctx: Context, listings: list[MessageListing]
+) -> list[int]:
     """Count the messages of these listings.
 
     Without conditions it reads the counter of the mailbox.
     """
-    whole = {key.mailbox_id for key in listings if key.is_whole_mailbox}
-    found: dict[MessageListing, int] = {}
-    if whole:
-        mailboxes = select(col(Mailbox.id), col(Mailbox.total)).where(
-            col(Mailbox.id).in_(whole), is_mailbox_with_visible_records(ctx)
+    whole_mailbox_ids = {key.mailbox_id for key in listings if key.is_whole_mailbox}
+    counts: dict[MessageListing, int] = {}
+    if whole_mailbox_ids:
+        mailboxes = select(col(Mailbox.id), col(Mailbox.message_count)).where(
+            col(Mailbox.id).in_(whole_mailbox_ids), is_mailbox_with_visible_records(ctx)
         )
-        totals = {row.id: row.total for row in await ctx.read(mailboxes)}
-        found = {key: totals.get(key.mailbox_id, 0) for key in listings if key.is_whole_mailbox}
-    narrow = [key for key in listings if not key.is_whole_mailbox]
-    if narrow:
-        many = func.count().label("many")
+        totals = {row.id: row.message_count for row in await ctx.read(mailboxes)}
+        counts = {key: totals.get(key.mailbox_id, 0) for key in listings if key.is_whole_mailbox}
+    filtered_keys = [key for key in listings if not key.is_whole_mailbox]
+    if filtered_keys:
+        message_count = func.count().label("many")
         scans = [
-            select(many).select_from(Message).where(*_listing_conditions(ctx, key, by))
-            for key, by in zip(narrow, await _load_filters(ctx, narrow), strict=True)
+            select(message_count)
+            .select_from(Message)
+            .where(*_listing_conditions(ctx, key, filters_sql))
+            for key, filters_sql in zip(
+                filtered_keys, await _load_filters(ctx, filtered_keys), strict=True
+            )
         ]
         rows = await read_union(ctx, scans)
-        found |= {key: row.many for key, (row,) in zip(narrow, rows, strict=True)}
-    return [found[key] for key in listings]
+        counts |= {key: row.many for key, (row,) in zip(filtered_keys, rows, strict=True)}
+    return [counts[key] for key in listings]
 
 
 def require_can_change_messages(ctx: Context) -> None:
     """Raise Forbidden if the credential can't change messages."""
     ctx.viewer.require_scope(Scope.MAIL)
     if ctx.viewer.read_only:
-        raise Forbidden("this credential is for reading only", requires="a credential that writes")
+        raise Forbidden("The credential is read-only.", requires="a credential that writes")
 
 
 async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
@@ -255,10 +270,10 @@ async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[Colu
     statement = select(*select_columns(Message)).where(
         is_visible_or_managed(ctx, Message), is_not_deleted_sql(), col(Message.id).in_(message_ids)
     )
-    found = {
+    rows_by_id = {
         row.id: row for row in await withhold_content_or_log_read(ctx, await ctx.read(statement))
     }
-    return [found.get(key) for key in message_ids]
+    return [rows_by_id.get(key) for key in message_ids]
 
 
 @prepare_cached
@@ -296,13 +311,13 @@ async def load_visible_threads_by_ids(
         .group_by(*select_columns(Thread, {"id", "user_id", "subject", "muted"}))
     )
     rows = await ctx.read(statement.where(col(Thread.id).in_(thread_ids)))
-    found = {
+    rows_by_id = {
         row.id: row for row in await withhold_content_or_log_read(ctx, rows)
-    } | await _load_shared_threads(ctx, rows)
-    return [found.get(key) for key in thread_ids]
+    } | await _load_shared_threads_by_id(ctx, rows)
+    return [rows_by_id.get(key) for key in thread_ids]
 
 
-async def _load_shared_threads(ctx: Context, threads: Sequence[ColumnRow]) -> dict[int, Any]:
+async def _load_shared_threads_by_id(ctx: Context, threads: Sequence[ColumnRow]) -> dict[int, Any]:
     """Return those of these threads that others share, with the first shared subject."""
     foreign_threads = {row.id: row for row in threads if row.user_id != ctx.viewer.user_id}
     if not foreign_threads or not ctx.viewer.share_visibility.has_shared_mailboxes:
@@ -310,10 +325,12 @@ async def _load_shared_threads(ctx: Context, threads: Sequence[ColumnRow]) -> di
     statement = select(col(Message.thread_id), col(Message.subject)).where(
         col(Message.thread_id).in_(foreign_threads), without_index(is_shared(ctx, Message))
     )
-    found = {}
+    threads_by_id = {}
     for row in await ctx.read(statement.order_by(*(column.desc() for column in THREAD_SORT_KEY))):
-        found[row.thread_id] = ThreadWithSubject(foreign_threads[row.thread_id], row.subject)
-    return found
+        threads_by_id[row.thread_id] = ThreadWithSubject(
+            foreign_threads[row.thread_id], row.subject
+        )
+    return threads_by_id
 
 
 class ThreadWithSubject:
@@ -351,10 +368,10 @@ async def load_senders_of_threads(
         .group_by(col(Message.thread_id), col(Message.from_address))
         .order_by(func.min(col(Message.id)))
     )
-    found: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
+    senders_by_thread: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
     for row in await ctx.read(statement):
-        found[row.thread_id].append((row.name, row.from_address))
-    return [found[key] for key in thread_ids]
+        senders_by_thread[row.thread_id].append((row.name, row.from_address))
+    return [senders_by_thread[key] for key in thread_ids]
 
 
 async def load_mailbox_ids_of_threads(ctx: Context, thread_ids: list[int]) -> list[list[int]]:
@@ -368,7 +385,7 @@ async def load_mailbox_ids_of_threads(ctx: Context, thread_ids: list[int]) -> li
         )
         .distinct()
     )
-    found: defaultdict[int, list[int]] = defaultdict(list)
+    ids_by_thread: defaultdict[int, list[int]] = defaultdict(list)
     for row in await ctx.read(statement):
-        found[row.thread_id].append(row.mailbox_id)
-    return [sorted(found[key]) for key in thread_ids]
+        ids_by_thread[row.thread_id].append(row.mailbox_id)
+    return [sorted(ids_by_thread[key]) for key in thread_ids]

@@ -11,7 +11,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.authentication.results_removal import own_authserv_ids, remove_own_results, remove_results
+from mail.authentication.results_removal import (
+    own_authserv_ids,
+    remove_authentication_results_of_servers,
+    remove_own_results,
+)
 from mail.search import index_worker
 from mail.storage import draft_replacement, message_open, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
@@ -20,13 +24,13 @@ from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
 from mail.storage.message_content import StoredMessage
 from mail.storage.message_flags import MAX_KEYWORDS
 from mail.storage.message_insert import (
-    SELECT_QUOTA,
     InsertedMessage,
     InsertItem,
     MessagePlacement,
-    insert_message,
+    insert_message_and_take_quota,
 )
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.quota import SELECT_QUOTA
+from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from models.errors import (
     Conflict,
@@ -34,8 +38,8 @@ from models.errors import (
     InvalidInput,
     NotFound,
     OverQuota,
-    check_limit,
     require_found,
+    require_within_limit,
 )
 from models.mailboxes.shares import ALL_RIGHTS, Rights, ShareRight
 from models.messages.tables import Message
@@ -49,9 +53,12 @@ from resolvers.files import uploads
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
-from resolvers.mailboxes.owners import load_managed_mail_owners, lock_mail_owners_and_log_change
+from resolvers.mailboxes.owners import (
+    lock_mail_owners_and_audit_change,
+    require_permitted_mail_owners,
+)
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.bulk import row_changes
+from resolvers.messages.bulk import flag_changes
 from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.submission import composition, file_attachments
 from resolvers.submission.file_attachments import DraftFileChanges
@@ -79,33 +86,40 @@ class NewMessage:
     replaced_draft_id: int | None = None
 
 
-async def require_upload_allowed(ctx: Context, mailbox: MailboxSelector, byte_count: int) -> None:
+async def require_message_storable_in_mailbox(
+    ctx: Context, mailbox: MailboxSelector, byte_count: int
+) -> None:
     """Check that the viewer can store this many bytes in the mailbox, before they are received.
 
     Raises Forbidden, NotFound or OverQuota.
     """
     message_loaders.require_can_change_messages(ctx)
-    box = await require_own_or_shared_mailbox(ctx, mailbox, ShareRight.INSERT)
-    given = {"user": box.user_id, "platform": ctx.environment.options.users_default_quota}
-    row = require_found(next(iter(await ctx.read(SELECT_QUOTA, given)), None))
+    mailbox_row = await require_own_or_shared_mailbox(ctx, mailbox, ShareRight.INSERT)
+    parameters = {
+        "user": mailbox_row.user_id,
+        "platform": ctx.environment.options.users_default_quota,
+    }
+    row = require_found(next(iter(await ctx.read(SELECT_QUOTA, parameters)), None))
     if row.allowed and row.used + byte_count > row.allowed:
-        with mailbox_rights.hide_quota_figures_from_others(ctx, box.user_id):
+        with mailbox_rights.hide_quota_figures_from_others(ctx, mailbox_row.user_id):
             raise OverQuota(used=row.used, limit=row.allowed)
 
 
-async def store_message(ctx: Context, new_message: NewMessage) -> ColumnRow | None:
+async def store_imported_message_and_load_if_readable(
+    ctx: Context, new_message: NewMessage
+) -> ColumnRow | None:
     """Store the message and return it; None if the viewer can't read it.
 
     Raises OverQuota or NotFound, and Conflict or Stale for a draft that is replaced.
     """
     mailbox = await require_own_or_shared_mailbox(ctx, new_message.mailbox, ShareRight.INSERT)
-    replaced = await _find_replaced_draft(ctx, new_message, mailbox)
+    replaced = await _require_replaced_draft_if_given(ctx, new_message, mailbox)
     if replaced:
         new_message = replace(new_message, is_draft=True)
-    source = await _message_source(ctx, new_message)
+    source = await _require_single_message_source(ctx, new_message)
     parsed_message = await parse_storable_message(source)
-    share_rights = await ctx.load(mailbox_rights.load_rights, (mailbox.user_id, mailbox.id))
-    placement = _placement(ctx, new_message, mailbox, share_rights)
+    share_rights = await ctx.load(mailbox_rights.load_viewer_rights, (mailbox.user_id, mailbox.id))
+    placement = _placement_within_rights(ctx, new_message, mailbox, share_rights)
     earlier = await draft_to_replace(ctx, replaced, INPUT_PATH) if replaced else None
     owner = await composition.read_account(ctx, mailbox.user_id)
     if not placement.draft:
@@ -113,11 +127,11 @@ async def store_message(ctx: Context, new_message: NewMessage) -> ColumnRow | No
             ctx.environment, source, parsed_message, owner, mailbox
         )
     insert = MessageInsert(parsed_message, owner.tenant_id, placement, earlier)
-    message_id = await insert_or_replace_draft(ctx, insert)
+    message_id = await insert_message_or_replace_draft(ctx, insert)
     return await ctx.load(message_loaders.load_visible_by_ids, message_id)
 
 
-async def store_for_users(
+async def store_message_for_users(
     ctx: Context, new_message: NewMessage, users: UserSelector
 ) -> list[ColumnRow]:
     """Store a message in the mailbox of each of these users: of all or of none.
@@ -125,39 +139,47 @@ async def store_for_users(
     Only administrators can do this for other users. A draft can be replaced for one user only.
     Raises NotFound if a user lacks the mailbox, and OverQuota.
     """
-    rows = await load_managed_mail_owners(ctx, users, "users")
+    rows = await require_permitted_mail_owners(ctx, users, "users")
     if new_message.replaced_draft_id is not None:
         if len(rows) == 1:
-            return await _store_as_user(ctx, rows[0], new_message)
-        text = "a draft is replaced in one account: select one user"
+            return await _store_as_user_and_log(ctx, rows[0], new_message)
+        text = "A draft can only be replaced in one account: select one user."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["users"])
     mailboxes = await ctx.load_many(
-        mailbox_loaders.load_by_selectors, [(row.id, new_message.mailbox) for row in rows]
+        mailbox_loaders.load_visible_by_selectors, [(row.id, new_message.mailbox) for row in rows]
     )
     for row, mailbox in zip(rows, mailboxes, strict=True):
         if mailbox is None:
             raise NotFound(f"{row.username}: {new_message.mailbox}", path=["mailbox"])
     pairs = zip(rows, mailboxes, strict=True)
     targets = [
-        ImportTarget(row, mailbox, _placement(ctx, new_message, mailbox))
+        ImportTarget(row, mailbox, _placement_within_rights(ctx, new_message, mailbox))
         for row, mailbox in pairs
         if mailbox
     ]
     try:
-        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=False)
+        ids = await _insert_message_for_each_user(
+            ctx, new_message, targets, users, rewrite_blobs=False
+        )
     except BlobRowDeleted:
-        ids = await _insert_for_each(ctx, new_message, targets, users, rewrite_blobs=True)
+        ids = await _insert_message_for_each_user(
+            ctx, new_message, targets, users, rewrite_blobs=True
+        )
     return [row for row in await ctx.load_many(message_loaders.load_visible_by_ids, ids) if row]
 
 
-async def _store_as_user(ctx: Context, user: ColumnRow, new_message: NewMessage) -> list[ColumnRow]:
+async def _store_as_user_and_log(
+    ctx: Context, user: ColumnRow, new_message: NewMessage
+) -> list[ColumnRow]:
     """Store a message as this user. It is logged if the viewer is another user."""
     async with ctx.combined_transaction():
-        stored = await store_message(_context_of_user(ctx, user.id), new_message)
+        stored = await store_imported_message_and_load_if_readable(
+            _context_of_user(ctx, user.id), new_message
+        )
         if user.id != ctx.viewer.user_id:
             async with ctx.write_session(user.id) as session:
                 log = audit_log.NewAuditLogEntry("messageImport", "User", user.id, user.domain_id)
-                await audit_log.log_changes(ctx, session, log)
+                await audit_log.insert_audit_log_entries(ctx, session, log)
         ctx.clear_loaded()
         ids = [stored.id] if stored else []
         return [row for row in await ctx.load_many(message_loaders.load_visible_by_ids, ids) if row]
@@ -177,7 +199,7 @@ class ImportTarget:
     placement: MessagePlacement
 
 
-async def _insert_for_each(
+async def _insert_message_for_each_user(
     ctx: Context,
     new_message: NewMessage,
     targets: Sequence[ImportTarget],
@@ -185,7 +207,7 @@ async def _insert_for_each(
     *,
     rewrite_blobs: bool,
 ) -> list[int]:
-    source = await _message_source(ctx, new_message)
+    source = await _require_single_message_source(ctx, new_message)
     unencrypted = await parse_storable_message(source)
     prepared_inserts = list[InsertItem]()
     stored_digests = set[tuple[int, str]]()  # with the tenant id
@@ -196,7 +218,7 @@ async def _insert_for_each(
                 ctx.environment, source, unencrypted, target.user, target.mailbox
             )
         tenant_and_digest = (target.user.tenant_id, parsed_message.layout_blob.digest)
-        stored_blobs = await store_blobs(
+        stored_blobs = await store_blobs_once_per_tenant(
             ctx.environment,
             target.user.tenant_id,
             parsed_message,
@@ -204,17 +226,20 @@ async def _insert_for_each(
         )
         stored_digests.add(tenant_and_digest)
         if parsed_message is not unencrypted:
-            parsed_message = _without_content(parsed_message)
+            parsed_message = _without_message_bytes(parsed_message)
         prepared_inserts.append(InsertItem(parsed_message, stored_blobs, target.placement))
 
     def insert_in_transaction(transaction: DatabaseTransaction) -> list[int]:
-        return [insert_message(transaction, *item).message_id for item in prepared_inserts]
+        return [
+            insert_message_and_take_quota(transaction, *item).message_id
+            for item in prepared_inserts
+        ]
 
-    async with lock_mail_owners_and_log_change(ctx, users, "messageImport") as locked_owners:
+    async with lock_mail_owners_and_audit_change(ctx, users, "messageImport") as locked_owners:
         return await ctx.environment.run_in_session(locked_owners.session, insert_in_transaction)
 
 
-def _without_content(parsed_message: StorableMessage) -> StorableMessage:
+def _without_message_bytes(parsed_message: StorableMessage) -> StorableMessage:
     """Return a parsed message without its bytes, which are stored already."""
     return replace(
         parsed_message,
@@ -224,7 +249,7 @@ def _without_content(parsed_message: StorableMessage) -> StorableMessage:
     )
 
 
-def _placement(
+def _placement_within_rights(
     ctx: Context, new_message: NewMessage, mailbox: Any, rights: Rights = ALL_RIGHTS
 ) -> MessagePlacement:
     """Return the placement in the mailbox.
@@ -255,44 +280,44 @@ class MessageInsert:
     files: DraftFileChanges | None = None
 
 
-async def insert_or_replace_draft(ctx: Context, insert: MessageInsert) -> int:
+async def insert_message_or_replace_draft(ctx: Context, insert: MessageInsert) -> int:
     """Store the blobs of a message, and its row in one transaction. Return the id of the message.
 
     If a blob is deleted in between, both are done once more.
     """
     environment, tenant_id, message = ctx.environment, insert.tenant_id, insert.message
     try:
-        blobs = await store_blobs(environment, tenant_id, message)
+        blobs = await store_blobs_once_per_tenant(environment, tenant_id, message)
         return (await _insert_in_session(ctx, insert, blobs)).message_id
     except BlobRowDeleted:
-        blobs = await store_blobs(environment, tenant_id, message, store_again=True)
+        blobs = await store_blobs_once_per_tenant(environment, tenant_id, message, store_again=True)
         return (await _insert_in_session(ctx, insert, blobs)).message_id
 
 
 async def _insert_in_session(
     ctx: Context, insert: MessageInsert, blobs: StoredMessageBlobs
 ) -> InsertedMessage:
-    to = insert.placement
+    placement = insert.placement
 
     def insert_in_transaction(transaction: DatabaseTransaction) -> InsertedMessage:
         if insert.earlier:
-            inserted = draft_replacement.replace_message(
-                transaction, insert.message, blobs, to, insert.earlier
+            inserted = draft_replacement.replace_draft_message(
+                transaction, insert.message, blobs, placement, insert.earlier
             )
         else:
-            inserted = insert_message(transaction, insert.message, blobs, to)
-        if to.draft and insert.files:
+            inserted = insert_message_and_take_quota(transaction, insert.message, blobs, placement)
+        if placement.draft and insert.files:
             file_attachments.change_file_list_of_draft(
                 transaction, inserted.message_id, insert.files
             )
         return inserted
 
-    async with ctx.write_session(to.user_id) as session:
-        if to.user_id != require_user_id(ctx):  # the share may have ended
+    async with ctx.write_session(placement.user_id) as session:
+        if placement.user_id != require_user_id(ctx):  # the share may have ended
             await require_own_or_shared_mailbox(
-                ctx, MailboxSelector(id=to.mailbox_id), ShareRight.INSERT
+                ctx, MailboxSelector(id=placement.mailbox_id), ShareRight.INSERT
             )
-        with mailbox_rights.hide_quota_figures_from_others(ctx, to.user_id):
+        with mailbox_rights.hide_quota_figures_from_others(ctx, placement.user_id):
             return await ctx.environment.run_in_session(session, insert_in_transaction)
 
 
@@ -301,39 +326,39 @@ def validated_keywords(names: Sequence[str]) -> list[str]:
     keywords = list[str]()
     for index, name in enumerate(names):
         try:
-            keywords.append(row_changes.validate_keyword(name))
+            keywords.append(flag_changes.validate_keyword(name))
         except InvalidInput as error:
             path = ["keywords", str(index)]
             raise InvalidInput(error.message, constraint=error.constraint, path=path) from error
     keywords = list(dict.fromkeys(keywords))
     if len(keywords) > MAX_KEYWORDS:
-        text = f"a message has at most {MAX_KEYWORDS} keywords"
+        text = f"A message has at most {MAX_KEYWORDS} keywords."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["keywords"])
     return keywords
 
 
-async def _find_replaced_draft(
+async def _require_replaced_draft_if_given(
     ctx: Context, new_message: NewMessage, mailbox: ColumnRow
 ) -> StoredMessage | None:
     """Return the viewer's draft to replace. Raises NotFound, or Conflict if it is no draft."""
     if new_message.replaced_draft_id is None:
         return None
     if mailbox.user_id != require_user_id(ctx):
-        raise Forbidden("a draft can't move to another user's mailbox", path=["mailbox"])
-    return await open_own_draft(ctx, new_message.replaced_draft_id, INPUT_PATH)
+        raise Forbidden("A draft can't be moved to another user's mailbox.", path=["mailbox"])
+    return await require_own_draft(ctx, new_message.replaced_draft_id, INPUT_PATH)
 
 
-async def open_own_draft(ctx: Context, message_id: int, path: Sequence[str]) -> StoredMessage:
+async def require_own_draft(ctx: Context, message_id: int, path: Sequence[str]) -> StoredMessage:
     """Return a draft of the viewer. Raises NotFound, or Conflict if it is no draft."""
     statement = select(*select_columns(Message)).where(
         col(Message.user_id) == require_user_id(ctx),
         is_not_deleted_sql(),
         col(Message.id) == message_id,
     )
-    found = next(iter(await ctx.read(statement)), None)
-    row = require_found(found, str(message_id), path=path)
+    draft_row = next(iter(await ctx.read(statement)), None)
+    row = require_found(draft_row, str(message_id), path=path)
     if not row.draft:
-        raise Conflict("the message is not a draft", path=path)
+        raise Conflict("The message is not a draft.", path=path)
     (message,) = await message_open.open_messages_unlogged(ctx.environment, [row], ctx.read)
     return message
 
@@ -347,10 +372,10 @@ async def draft_to_replace(
     """
     row = message.row
     index_row = await index_worker.load_index_values(ctx.environment, row, message)
-    return EarlierDraft(row.id, row.digest, index_row, path)
+    return EarlierDraft(row.id, row.sha256, index_row, path)
 
 
-async def _message_source(ctx: Context, new_message: NewMessage) -> bytes | Path:
+async def _require_single_message_source(ctx: Context, new_message: NewMessage) -> bytes | Path:
     """Return the bytes of the message. Raises InvalidInput unless exactly one source is given."""
     if new_message.received_source is not None:
         return await remove_own_results(ctx.environment.options, new_message.received_source)
@@ -358,12 +383,12 @@ async def _message_source(ctx: Context, new_message: NewMessage) -> bytes | Path
     if has_raw is has_upload:
         path = ["rawUpload" if has_upload else "raw"]
         constraint = ValidationConstraint.EXCLUSIVE if has_raw else ValidationConstraint.REQUIRED
-        text = "give raw or rawUpload, one of them"
+        text = "Exactly one of `raw` and `rawUpload` is required."
         raise InvalidInput(text, constraint=constraint, path=path)
-    return await bytes_of_complete_message(ctx, new_message.raw, new_message.upload_id)
+    return await read_message_bytes_without_own_results(ctx, new_message.raw, new_message.upload_id)
 
 
-async def bytes_of_complete_message(
+async def read_message_bytes_without_own_results(
     ctx: Context, raw_message: str | None, upload_id: int | None
 ) -> bytes:
     """Return a complete message, given as text or base64 or uploaded before.
@@ -374,17 +399,19 @@ async def bytes_of_complete_message(
     if upload_id is not None:
         content = await uploads.read_and_verify_upload(ctx, upload_id, path="rawUpload")
     else:
-        content = decode_raw_message(raw_message or "")
+        content = message_bytes_from_text_or_base64(raw_message or "")
     limit = ctx.environment.options.message_max_size
     if not content.strip():
         raise InvalidInput(
-            "the message is empty", constraint=ValidationConstraint.REQUIRED, path=path
+            "The message must not be empty.", constraint=ValidationConstraint.REQUIRED, path=path
         )
-    check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)
-    return remove_results(content, own_authserv_ids(ctx.environment.options))
+    require_within_limit(len(content), limit, f"A message has at most {limit} bytes.", path=path)
+    return remove_authentication_results_of_servers(
+        content, own_authserv_ids(ctx.environment.options)
+    )
 
 
-def decode_raw_message(text: str) -> bytes:
+def message_bytes_from_text_or_base64(text: str) -> bytes:
     """Return the bytes of a message, given as text with any line ends or as base64.
 
     A message begins with a field name and a colon, which base64 never contains. Raises
@@ -395,7 +422,7 @@ def decode_raw_message(text: str) -> bytes:
             return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as problem:
             raise InvalidInput(
-                "neither a message nor base64",
+                "`raw` must be an RFC 5322 message or base64.",
                 constraint=ValidationConstraint.ENCODING,
                 path=["raw"],
             ) from problem

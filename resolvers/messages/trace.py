@@ -1,11 +1,12 @@
 """The trace of a message: recorded steps, and the state of its queue entries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, func, or_, select, true
 from sqlmodel import col
 
 from mail.addresses.address_syntax import normalized_address, normalized_domain
@@ -13,7 +14,8 @@ from mail.storage import message_trace
 from mail.storage.message_trace import search_key, stored_text
 from mail.text.storable_text import make_storable
 from models.errors import InvalidInput
-from models.messages.message_trace import DeliveryTraceStep, LogComponent, MessageTraceEventKind
+from models.logs.entries import LogComponent
+from models.messages.message_trace import DeliveryTraceStep, MessageTraceEventKind
 from models.queue.tables import QueueEntry, last_reply
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -25,7 +27,17 @@ from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
-from resolvers.pagination import PageScan
+from resolvers.list_orders import ListOrder, SortColumn, list_orders, read_list_pages
+
+
+class MessageTraceEventOrder(StrEnum):
+    """The order of a list of steps; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(MessageTraceEventOrder, {"CREATED": SortColumn("at", datetime)})
 
 MAX_ROWS = 1000  # of steps, submissions and queue entries each
 MAX_TEXT_LENGTH = 1000  # characters of a search text
@@ -34,8 +46,6 @@ STEP_COLUMNS = (
     "stored_message_id",
 )  # fmt: skip
 SUBMISSION_COLUMNS = ("id", "queue_id", "envelope_from", "copy_of", "created_at", "message_id")
-SORT_KEY = (col(DeliveryTraceStep.at), col(DeliveryTraceStep.id))
-CURSOR_KIND = "trace-newest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,58 +76,78 @@ class TraceFilter:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clause. `validate_trace_filter` must have accepted the conditions."""
-        found = self._address_conditions()
+        clauses = self._address_conditions()
         if self.since is not None:
-            found.append(col(DeliveryTraceStep.at) >= self.since)
+            clauses.append(col(DeliveryTraceStep.at) >= self.since)
         if self.before is not None:
-            found.append(col(DeliveryTraceStep.at) < self.before)
-        return found
+            clauses.append(col(DeliveryTraceStep.at) < self.before)
+        return clauses
 
     def _address_conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions on sender and recipient.
 
         A domain beside an address uses no index.
         """
-        whole, domains = list[ColumnElement[bool]](), list[ColumnElement[bool]]()
+        whole_addresses, domains = list[ColumnElement[bool]](), list[ColumnElement[bool]]()
         for name, address_column, domain_column in (
-            ("sender", DeliveryTraceStep.sender_compared, DeliveryTraceStep.sender_domain),
-            ("recipient", DeliveryTraceStep.compared, DeliveryTraceStep.recipient_domain),
+            (
+                "sender",
+                DeliveryTraceStep.normalized_sender_address,
+                DeliveryTraceStep.sender_domain,
+            ),
+            ("recipient", DeliveryTraceStep.normalized_address, DeliveryTraceStep.recipient_domain),
         ):
             text: str | None = getattr(self, name)
             if text is None:
                 continue
             local, _, domain = text.strip().rpartition("@")
             if local:
-                whole.append(col(address_column) == search_key(text))
+                whole_addresses.append(col(address_column) == search_key(text))
             else:
                 domains.append(col(domain_column) == stored_text(normalized_domain(domain)))
-        return [*whole, without_index(*domains)] if whole and domains else [*whole, *domains]
+        return (
+            [*whole_addresses, without_index(*domains)]
+            if whole_addresses and domains
+            else [*whole_addresses, *domains]
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TraceListing:
-    """A page of steps, newest first."""
+    """A page of steps."""
 
     page_request: PageRequest
+    order: ListOrder
     filter: TraceFilter
+    columns: frozenset[str] = frozenset(STEP_COLUMNS)
 
 
-async def load_pages(ctx: Context, listings: list[TraceListing]) -> list[Page[ColumnRow]]:
-    """Load pages of the steps that the viewer can see, newest first."""
-    await message_trace.flush(ctx.environment)
-    scans = []
-    for key in listings:
-        terms = _list_conditions(ctx, key.filter)
-        rows = select(*select_columns(DeliveryTraceStep, {"id", *STEP_COLUMNS})).where(*terms)
-        scans.append(PageScan(rows, key.page_request, SORT_KEY, is_descending=True))
-    return await pagination.read_pages(ctx, scans)
+async def load_visible_trace_step_pages(
+    ctx: Context, listings: list[TraceListing]
+) -> list[Page[ColumnRow]]:
+    """Load pages of the steps that the viewer can see.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    await message_trace.write_pending_trace_steps(ctx.environment)
+    return await read_list_pages(ctx, DeliveryTraceStep, listings, _select_visible_steps)
 
 
-async def count_listings(ctx: Context, listings: list[TraceListing]) -> list[int]:
+def _select_visible_steps(
+    ctx: Context, listing: TraceListing, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(DeliveryTraceStep, columns)).where(
+        *_list_conditions(ctx, listing.filter)
+    )
+
+
+async def count_visible_trace_steps(ctx: Context, listings: list[TraceListing]) -> list[int]:
     """Count the steps of these lists."""
-    many = func.count().label("many")
+    message_count = func.count().label("many")
     scans = [
-        select(many).select_from(DeliveryTraceStep).where(*_list_conditions(ctx, key.filter))
+        select(message_count)
+        .select_from(DeliveryTraceStep)
+        .where(*_list_conditions(ctx, key.filter))
         for key in listings
     ]
     return [row.many for (row,) in await pagination.read_union(ctx, scans)]
@@ -132,19 +162,19 @@ def validate_trace_filter(ctx: Context, trace_filter: TraceFilter) -> None:
     for name, text in (("sender", trace_filter.sender), ("recipient", trace_filter.recipient)):
         if text is not None and not _is_address_or_domain(text):
             error_text = (
-                f"{name} must be an address or a domain of at most {MAX_TEXT_LENGTH} characters"
+                f"`{name}` must be an address or a domain of at most {MAX_TEXT_LENGTH} characters."
             )
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.ADDRESS, path=["filter", name]
             )
     if trace_filter.since and trace_filter.before and trace_filter.since >= trace_filter.before:
-        error_text = "since must be earlier than before"
+        error_text = "`since` must be earlier than `before`."
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.RANGE, path=["filter", "since"]
         )
     is_time_alone = trace_filter.sender is None and trace_filter.recipient is None
     if is_time_alone and not ctx.viewer.role.includes(Role.ADMIN):
-        error_text = "name a sender or a recipient; only an ADMIN can search by time alone"
+        error_text = "A sender or a recipient is required: only an ADMIN can search by time alone."
         raise InvalidInput(error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"])
 
 
@@ -161,10 +191,10 @@ def _list_conditions(ctx: Context, trace_filter: TraceFilter) -> list[ColumnElem
     if ctx.viewer.role.includes(Role.ADMIN):
         return terms
     received = col(DeliveryTraceStep.submission_id).is_(None) & _is_of_administered_domain_sql(ctx)
-    return [*terms, received | _is_of_visible_submission_sql(ctx)]
+    return [*terms, received | _is_step_of_visible_submission_sql(ctx)]
 
 
-def _is_of_visible_submission_sql(ctx: Context) -> ColumnElement[bool]:
+def _is_step_of_visible_submission_sql(ctx: Context) -> ColumnElement[bool]:
     """Build the condition that a step belongs to a submission that the viewer can see."""
     visible_submissions = select(col(Submission.id)).where(
         col(Submission.id) == col(DeliveryTraceStep.submission_id), _is_visible_submission_sql(ctx)
@@ -184,40 +214,43 @@ class TraceRequest:
     recipient: str | None = None
 
 
-async def load_trace(ctx: Context, request: TraceRequest) -> list[MessageTraceStep]:
+async def write_pending_steps_and_load_trace(
+    ctx: Context, request: TraceRequest
+) -> list[MessageTraceStep]:
     """Load the steps of a message that the viewer can see, by time.
 
     A queue ID also returns the steps of its submissions. Steps of other domains are left out.
     Raises InvalidInput.
     """
-    request = _normalized_request(request)
-    await message_trace.flush(ctx.environment)
-    steps = await _load_recorded_steps(ctx, request)
+    request = _validate_and_normalize_trace_request(request)
+    await message_trace.write_pending_trace_steps(ctx.environment)
+    steps = await _load_visible_steps_without_submission(ctx, request)
     message_ids = {row.message_id for row in steps if row.message_id}
-    found = [MessageTraceStep(**_step_values(row)) for row in steps]
-    found += [
+    trace_steps = [MessageTraceStep(**_step_values(row)) for row in steps]
+    trace_steps += [
         step
         for step in await _load_submission_steps(ctx, request, message_ids)
         if _is_about_recipient(step, request.recipient)
     ]
-    return sorted(found, key=lambda step: step.at)
+    return sorted(trace_steps, key=lambda step: step.at)
 
 
-def _normalized_request(request: TraceRequest) -> TraceRequest:
+def _validate_and_normalize_trace_request(request: TraceRequest) -> TraceRequest:
     """Return the request in its stored form. Raises InvalidInput."""
     if (request.queue_id is None) is (request.message_id is None):
         error_text = (
-            "give queueId or messageId; messageTraceEvents finds messages by address and time"
+            "`queueId` or `messageId` is required: messageTraceEvents finds messages "
+            "by address and time."
         )
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["messageId"]
         )
     for name, value in (("queueId", request.queue_id), ("messageId", request.message_id)):
         if value is not None and not 0 < len(value.strip()) <= MAX_TEXT_LENGTH:
-            error_text = f"from 1 to {MAX_TEXT_LENGTH} characters"
+            error_text = f"Must have from 1 to {MAX_TEXT_LENGTH} characters."
             raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=[name])
     if len(request.recipient or "") > MAX_TEXT_LENGTH:
-        error_text = f"at most {MAX_TEXT_LENGTH} characters"
+        error_text = f"Must have at most {MAX_TEXT_LENGTH} characters."
         raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=["address"])
     message_id = request.message_id and request.message_id.strip()
     if message_id and not message_id.startswith("<"):
@@ -237,9 +270,15 @@ def _is_about_recipient(step: MessageTraceStep, recipient: str | None) -> bool:
     return normalized_address(step.address) == normalized_address(recipient)
 
 
-async def _load_recorded_steps(ctx: Context, request: TraceRequest) -> Sequence[ColumnRow]:
-    of = col(DeliveryTraceStep.queue_id), col(DeliveryTraceStep.message_id)
-    is_requested = of[0] == request.queue_id if request.queue_id else of[1] == request.message_id
+async def _load_visible_steps_without_submission(
+    ctx: Context, request: TraceRequest
+) -> Sequence[ColumnRow]:
+    step_columns = col(DeliveryTraceStep.queue_id), col(DeliveryTraceStep.message_id)
+    is_requested = (
+        step_columns[0] == request.queue_id
+        if request.queue_id
+        else step_columns[1] == request.message_id
+    )
     statement = select(*select_columns(DeliveryTraceStep, STEP_COLUMNS)).where(
         is_requested,
         col(DeliveryTraceStep.submission_id).is_(None),
@@ -247,7 +286,7 @@ async def _load_recorded_steps(ctx: Context, request: TraceRequest) -> Sequence[
     )
     if request.recipient:
         statement = statement.where(
-            col(DeliveryTraceStep.compared) == search_key(request.recipient)
+            col(DeliveryTraceStep.normalized_address) == search_key(request.recipient)
         )
     return await ctx.read(
         statement.order_by(col(DeliveryTraceStep.at), col(DeliveryTraceStep.id)).limit(MAX_ROWS)
@@ -300,8 +339,8 @@ async def _load_submission_steps(
         col(QueueEntry.submission_id).in_([r.id for r in rows])
     )
     parts: dict[int, list[ColumnRow]] = {}
-    for each in await ctx.read(statement.order_by(col(QueueEntry.id)).limit(MAX_ROWS)):
-        parts.setdefault(each.submission_id, []).append(each)
+    for entry_row in await ctx.read(statement.order_by(col(QueueEntry.id)).limit(MAX_ROWS)):
+        parts.setdefault(entry_row.submission_id, []).append(entry_row)
     return [step for row in rows for step in _steps_of_submission(row, parts.get(row.id, ()))]
 
 
@@ -313,19 +352,33 @@ def _steps_of_submission(
         MessageTraceEventKind.QUEUED if submission.copy_of is None else MessageTraceEventKind.COPIED
     )
     sender_text = f"from <{submission.envelope_from}>"
-    of = {"sender": submission.envelope_from or None, "stored_message_id": submission.message_id}
+    step_values = {
+        "sender": submission.envelope_from or None,
+        "stored_message_id": submission.message_id,
+    }
     yield MessageTraceStep(
-        submission.created_at, submission.queue_id, LogComponent.MTA, event, sender_text, **of
+        submission.created_at,
+        submission.queue_id,
+        LogComponent.MTA,
+        event,
+        sender_text,
+        **step_values,
     )
-    for each in deliveries:
-        at = each.reported_at or each.delivered_at or submission.created_at
-        state, sender_text = MessageTraceEventKind(each.state), _delivery_detail(each)
+    for delivery in deliveries:
+        at = delivery.reported_at or delivery.delivered_at or submission.created_at
+        state, sender_text = MessageTraceEventKind(delivery.state), _delivery_detail(delivery)
         yield MessageTraceStep(
-            at, submission.queue_id, LogComponent.MTA, state, sender_text, each.recipient, **of
+            at,
+            submission.queue_id,
+            LogComponent.MTA,
+            state,
+            sender_text,
+            delivery.recipient,
+            **step_values,
         )
 
 
-def _reporter_text(queue_entry: ColumnRow) -> str | None:
+def _dsn_reporter_and_proof(queue_entry: ColumnRow) -> str | None:
     """Return who reported after the handover, and whether the report is proven.
 
     None without a report.
@@ -343,7 +396,7 @@ def _delivery_detail(queue_entry: ColumnRow) -> str:
         "attempts": queue_entry.attempts,
         "by": queue_entry.mx,
         "answer": last_reply(queue_entry),
-        "reported by": _reporter_text(queue_entry),
+        "reported by": _dsn_reporter_and_proof(queue_entry),
         "next": queue_entry.next_at and queue_entry.next_at.isoformat(),
     }
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -10,9 +10,9 @@ from models.events.journal import JournalEvent, StreamPositions
 from models.store.columns import ColumnRow
 from models.users.tables import LimitKind, UsageLevel
 from resolvers.access import require_user_id
-from resolvers.auth import security_log
+from resolvers.auth import security_event_pages
 from resolvers.changes import stream_reader
-from resolvers.changes.stream_reader import FollowRequest
+from resolvers.changes.stream_reader import FollowRequest, PositionUpdate
 from resolvers.context import Context
 from resolvers.notifications.push_events import is_received_mail, read_notifiable_messages
 from resolvers.notifications.push_requests import NO_SUBJECT
@@ -22,6 +22,7 @@ EVENT_TYPES = SECURITY_EVENT_TYPES | {
     EventType.LIMIT_REACHED,
     EventType.SUBMISSION_BOUNCED,
 }
+EVENTS_PER_POSITION_UPDATE = 100  # without a notification
 UNSENT_TITLES = {
     "FAILED": "A message could not be sent",
     "PARTIAL": "A message did not reach all its recipients",
@@ -32,24 +33,25 @@ SECURITY_TITLES = {  # of security log entries that are shown
     EventType.IMPERSONATION_STARTED: "An administrator acts as you",
     EventType.PASSWORD_CHANGED: "The password was changed",
     EventType.PASSWORD_RESET: "The password was reset",
-    EventType.FORWARDING_CHANGED: "Mail is forwarded elsewhere",
-    EventType.TOTP_ENABLED: "Codes by time are on",
-    EventType.TOTP_DISABLED: "Codes by time are off",
+    EventType.FORWARDING_CHANGED: "Mail is forwarded to another address",
+    EventType.TOTP_ENABLED: "One-time codes (TOTP) are on",
+    EventType.TOTP_DISABLED: "One-time codes (TOTP) are off",
     EventType.EXTERNAL_TWO_FACTOR_ENABLED: "A second factor is on",
     EventType.EXTERNAL_TWO_FACTOR_DISABLED: "A second factor is off",
     EventType.WEBAUTHN_REGISTERED: "A security key was registered",
     EventType.WEBAUTHN_DELETED: "A security key was removed",
     EventType.TWO_FACTOR_DISABLED: "All second factors are off",
-    EventType.RECOVERY_CODES_CREATED: "New recovery codes were made",
-    EventType.APP_PASSWORD_CREATED: "An application password was made",
-    EventType.API_KEY_CREATED: "An API key was made",
+    EventType.RECOVERY_CODES_CREATED: "New recovery codes were created",
+    EventType.OAUTH_GRANT_CREATED: "An application was given access to the account",
+    EventType.APP_PASSWORD_CREATED: "An application password was created",
+    EventType.API_KEY_CREATED: "An API key was created",
 }
 LIMIT_TITLES = {
     LimitKind.STORAGE: "Storage",
-    LimitKind.RECIPIENTS: "Mail that may be sent",
-    LimitKind.RECEIVED: "Mail that may come in an hour",
-    LimitKind.FORWARDS: "Mail that may be forwarded",
-    LimitKind.RATE: "Mail that may be sent in a time",
+    LimitKind.RECIPIENTS: "Limit of sent mail",
+    LimitKind.RECEIVED: "Limit of received mail per hour",
+    LimitKind.FORWARDS: "Limit of forwarded mail",
+    LimitKind.RATE: "Limit of recipients",
 }
 
 
@@ -68,18 +70,20 @@ class LiveNotification:
 
 async def follow_notifications(
     ctx: Context, since: StreamPositions | None
-) -> AsyncGenerator[LiveNotification]:
+) -> AsyncGenerator[LiveNotification | PositionUpdate]:
     """Yield notifications of the viewer's own account: those after `since`, then new ones.
 
-    A notification of the type RESYNC is yielded if events are no longer kept.
+    A notification of the type RESYNC is yielded if events are no longer kept. Positions without a
+    notification are yielded after the start, after `has_more`, and after many other events.
     """
-    user_id = require_user_id(ctx)
+    user_id, reported = require_user_id(ctx), PositionUpdate({}, has_more=True)
     async for batch in stream_reader.follow_changes(ctx, FollowRequest(since, EVENT_TYPES)):
         if batch.resync_reason:
-            text = "Something may not have been told: look for yourself"
+            text = "Notifications may be missing: reload the page."
             yield LiveNotification(
                 EventType.RESYNC, text, None, None, ctx.environment.now(), batch.position
             )
+            reported = PositionUpdate(batch.position)
             continue
         notifications = await _notifications_from_events(
             ctx, [event for event in batch.events if event.stream_id == user_id]
@@ -88,6 +92,21 @@ async def follow_notifications(
             is_last = number == len(notifications)
             position = batch.position if is_last else notice.position
             yield replace(notice, position=position, has_more=batch.has_more or not is_last)
+        update = PositionUpdate(batch.position, batch.has_more)
+        if not notifications and _needs_position_update(reported, update):
+            yield update
+        elif not notifications:
+            continue
+        reported = update
+
+
+def _needs_position_update(reported: PositionUpdate, update: PositionUpdate) -> bool:
+    """True if a client without a new notification needs the position of the stream.
+
+    It resumes there. If its position stayed at the last notification, it would have to resync.
+    """
+    event_count = stream_reader.events_between(reported.position, update.position)
+    return (reported.has_more and not update.has_more) or event_count >= EVENTS_PER_POSITION_UPDATE
 
 
 async def _notifications_from_events(
@@ -101,7 +120,11 @@ async def _notifications_from_events(
         else {}
     )
     security_ids = [e.object_id for e in events if e.type in SECURITY_EVENT_TYPES]
-    rows = await security_log.load_visible_events_by_id(ctx, security_ids) if security_ids else []
+    rows = (
+        await security_event_pages.load_visible_events_by_id(ctx, security_ids)
+        if security_ids
+        else []
+    )
     security_rows = {row.id: row for row in rows if row}
     return [
         notice
@@ -116,7 +139,7 @@ def _notification_from_event(
     object_id = event.object_id
     if event.type is EventType.SUBMISSION_BOUNCED:
         title = UNSENT_TITLES.get(str(event.facts.get("state")))
-        return _notification(event, title, None) if title else None
+        return _live_notification(event, title, None) if title else None
     if event.type is EventType.LIMIT_REACHED:
         return _limit_notification(event)
     if event.type in SECURITY_EVENT_TYPES:
@@ -129,10 +152,10 @@ def _notification_from_event(
         return None
     message = messages[object_id]
     sender = message.from_name or message.from_address or "New mail"
-    return _notification(event, sender, message.subject or NO_SUBJECT, object_id)
+    return _live_notification(event, sender, message.subject or NO_SUBJECT, object_id)
 
 
-def _notification(
+def _live_notification(
     event: JournalEvent, title: str, text: str | None, message_id: int | None = None
 ) -> LiveNotification:
     return LiveNotification(event.type, title, text, message_id, event.at, event.positions)
@@ -144,8 +167,8 @@ def _security_notification(event: JournalEvent, row: ColumnRow) -> LiveNotificat
         event.type is EventType.SIGN_IN_SUCCEEDED and row._asdict()["count"] > 1
     ):
         return None
-    origin = " from ".join(each for each in (row.protocol, row.ip) if each)
-    return _notification(event, SECURITY_TITLES[event.type], origin or None)
+    origin = " from ".join(value for value in (row.protocol, row.ip) if value)
+    return _live_notification(event, SECURITY_TITLES[event.type], origin or None)
 
 
 def _limit_notification(event: JournalEvent) -> LiveNotification:
@@ -153,9 +176,9 @@ def _limit_notification(event: JournalEvent) -> LiveNotification:
     used, limit = int(facts["used"]), int(facts["limit"])
     percent = used * 100 // limit if limit else 100
     is_full = facts["refused"] or facts["level"] == UsageLevel.FULL
-    usage = "used up" if is_full else f"used up to {percent} %"
-    text = "Something was turned away" if facts["refused"] else None
+    usage = "limit reached" if is_full else f"{percent} % used"
+    text = "A message was rejected." if facts["refused"] else None
     if text and facts["limitKind"] == LimitKind.FORWARDS:
-        text = "Something was not forwarded"
+        text = "A message was not forwarded."
     title = f"{LIMIT_TITLES[LimitKind(facts['limitKind'])]}: {usage}"
-    return _notification(event, title, text)
+    return _live_notification(event, title, text)

@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.network.outbound_http import parse_target
+from mail.network.outbound_http import parse_http_target
 from mail.text.bounded_regex import BoundedRegex
 from models.auth.security_log import AuthEventAction
 from models.errors import ErrorCollector, InvalidInput, NotFound
@@ -25,22 +25,23 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, GuardRule
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
 from resolvers.mailboxes.loaders import MailboxSelector, require_mailbox_of_each
 from resolvers.mailboxes.owners import LockedAccounts
 from resolvers.notifications import web_push
+from resolvers.notifications.push_leases import CHANGED_FIELDS
 from resolvers.notifications.push_requests import (
     MAX_TEXT_LENGTH,
     MAX_TITLE_LENGTH,
     decrypt_target,
     secret_purpose,
 )
-from resolvers.notifications.push_worker import CHANGED_FIELDS
 from resolvers.pagination import read_all_by_keys, read_by_keys
-from resolvers.submission.sender_patterns import normalize_pattern
+from resolvers.submission.sender_patterns import validated_sender_pattern
 from resolvers.users import managed_objects
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.selection import UserSelector, require_selected_users
+from resolvers.viewer import GuardRule
 
 MAX_SENDERS = 100  # patterns of a channel
 MAX_MAILBOXES = 100  # of a channel
@@ -83,13 +84,13 @@ async def create_or_update_channels(
     Raises Invalid, NotFound if an account or mailbox does not exist, and Forbidden if the viewer
     may not read the mail of these accounts.
     """
-    rows = await load_selected_users(ctx, users)
+    rows = await require_selected_users(ctx, users)
     _require_permissions(ctx, [row.id for row in rows])
-    values, target_parts = _validate_change(ctx, change)
+    values, target_parts = _validated_columns_and_target_parts(ctx, change)
     user_ids = [row.id for row in rows]
     async with ctx.write_session(*user_ids) as session:
         channel_by_user = await _lock_channels_by_user(session, user_ids, change.kind)
-        mailbox_ids_by_user = await _mailbox_ids_by_user(
+        mailbox_ids_by_user = await _require_mailbox_ids_by_user(
             LockedAccounts(ctx, session, rows), change.mailbox_refs
         )
         positions = await _read_stream_positions(ctx, user_ids)
@@ -101,7 +102,7 @@ async def create_or_update_channels(
                 if mailbox_ids_by_user is None
                 else {**values, "mailboxes": mailbox_ids_by_user[user.id]}
             )
-            row = _channel_row(
+            row = _push_channel_row(
                 ctx,
                 (user.id, change.kind),
                 before,
@@ -120,8 +121,10 @@ async def create_or_update_channels(
                     _logged_values(row),
                 )
             )
-        await _write_rows(session, rows_with_previous)
-        await _record_changes(ctx, session, user_ids, change.kind, log_entries)
+        await _write_push_channel_rows(session, rows_with_previous)
+        await _journal_and_log_push_channel_changes(
+            ctx, session, user_ids, change.kind, log_entries
+        )
     _wake_worker(ctx)
     return [row["id"] for _, row in rows_with_previous]
 
@@ -133,9 +136,16 @@ def _require_permissions(ctx: Context, user_ids: Sequence[int]) -> None:
             ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
-def _validate_change(
+class _ValidatedChannelChange(NamedTuple):
+    """The new columns of a push channel, and the new parts of its target."""
+
+    columns: dict[str, Any]
+    target_parts: dict[str, Any]
+
+
+def _validated_columns_and_target_parts(
     ctx: Context, change: PushChannelChange
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> _ValidatedChannelChange:
     """Return the new columns and the new parts of the target.
 
     Raises Invalid with all that is wrong.
@@ -145,13 +155,13 @@ def _validate_change(
     for name, part in change.target.items():
         with problems.collecting():
             if name not in (*required, *optional):
-                text = f"A channel of the kind {change.kind} does not have this field"
+                text = f"A channel of the kind {change.kind} does not have this field."
                 raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[name])
             if part is not None:
                 target_parts[name] = _validate_target_part(ctx, change.kind, name, part)
     for name, max_length in (("title", MAX_TITLE_LENGTH), ("text", MAX_TEXT_LENGTH)):
         with problems.collecting():
-            _check_template(values.get(name), name, max_length)
+            _require_valid_template(values.get(name), name, max_length)
     with problems.collecting():
         if values.get("senders") is not None:
             values["senders"] = _validate_senders(values["senders"])
@@ -161,12 +171,12 @@ def _validate_change(
     with problems.collecting():
         if change.mailbox_refs is not None and len(change.mailbox_refs) > MAX_MAILBOXES:
             raise InvalidInput(
-                f"At most {MAX_MAILBOXES} mailboxes",
+                f"At most {MAX_MAILBOXES} mailboxes are allowed.",
                 constraint=ValidationConstraint.MAX,
                 path=["mailboxes"],
             )
     problems.raise_collected()
-    return values, target_parts
+    return _ValidatedChannelChange(values, target_parts)
 
 
 def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) -> Any:
@@ -177,27 +187,29 @@ def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) ->
             or not part.isascii()
             or not part.isprintable()
         ):
-            text = f"1 to {MAX_CREDENTIAL_LENGTH} printable ASCII characters"
+            text = f"Must have from 1 to {MAX_CREDENTIAL_LENGTH} printable ASCII characters."
             raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=[name])
         return part
     if kind is PushKind.WEB_PUSH:
         return web_push.validate_subscription(part, allow_private=private)
     if not isinstance(part, str):
-        raise InvalidInput("A URL as a string", constraint=ValidationConstraint.FORMAT, path=[name])
-    parse_target(part, allow_private=private, error_path=[name])
+        raise InvalidInput(
+            "Must be a URL as a string.", constraint=ValidationConstraint.FORMAT, path=[name]
+        )
+    parse_http_target(part, allow_private=private, error_path=[name])
     return part
 
 
-def _check_template(text: str | None, field_name: str, max_length: int) -> None:
+def _require_valid_template(text: str | None, field_name: str, max_length: int) -> None:
     if text is not None and not (0 < len(text) <= max_length and text.strip()):
         raise InvalidInput(
-            f"1 to {max_length} characters",
+            f"Must have from 1 to {max_length} characters.",
             constraint=ValidationConstraint.LENGTH,
             path=[field_name],
         )
     if text is not None and not text.replace("\n", "").isprintable():
         raise InvalidInput(
-            "Control characters are not allowed",
+            "Must not contain control characters.",
             constraint=ValidationConstraint.PATTERN,
             path=[field_name],
         )
@@ -206,9 +218,13 @@ def _check_template(text: str | None, field_name: str, max_length: int) -> None:
 def _validate_senders(senders: Sequence[str]) -> list[str]:
     if len(senders) > MAX_SENDERS:
         raise InvalidInput(
-            f"at most {MAX_SENDERS} senders", constraint=ValidationConstraint.MAX, path=["senders"]
+            f"At most {MAX_SENDERS} senders are allowed.",
+            constraint=ValidationConstraint.MAX,
+            path=["senders"],
         )
-    patterns = (normalize_pattern(one, ["senders"], index) for index, one in enumerate(senders))
+    patterns = (
+        validated_sender_pattern(sender, ["senders"], index) for index, sender in enumerate(senders)
+    )
     return list(dict.fromkeys(patterns))
 
 
@@ -224,7 +240,7 @@ async def _lock_channels_by_user(
     return {row.user_id: row for row in rows}
 
 
-async def _mailbox_ids_by_user(
+async def _require_mailbox_ids_by_user(
     locked_users: LockedAccounts, mailbox_refs: Sequence[MailboxSelector] | None
 ) -> dict[int, list[int]] | None:
     """Return the ids of the named mailboxes of each account.
@@ -239,9 +255,9 @@ async def _mailbox_ids_by_user(
             mailboxes = await require_mailbox_of_each(locked_users, mailbox_ref)
         except NotFound as refusal:
             raise NotFound(refusal.ref, path=["mailboxes"], index=index) from None
-        for box in mailboxes:
-            if box.id not in ids_by_user[box.user_id]:
-                ids_by_user[box.user_id].append(box.id)
+        for mailbox in mailboxes:
+            if mailbox.id not in ids_by_user[mailbox.user_id]:
+                ids_by_user[mailbox.user_id].append(mailbox.id)
     return ids_by_user
 
 
@@ -251,7 +267,7 @@ async def _read_stream_positions(ctx: Context, user_ids: Sequence[int]) -> dict[
     return {row.id: row.last for row in await ctx.read(statement)}
 
 
-def _channel_row(
+def _push_channel_row(
     ctx: Context,
     user_id_and_kind: tuple[int, PushKind],
     before: ColumnRow | None,
@@ -295,7 +311,10 @@ def _channel_row(
 
 
 def _merge_and_encrypt_target(
-    ctx: Context, row: Mapping[str, Any], before: ColumnRow | None, new_parts: Mapping[str, Any]
+    ctx: Context,
+    channel_row: Mapping[str, Any],
+    before: ColumnRow | None,
+    new_parts: Mapping[str, Any],
 ) -> str:
     """Return the encrypted target. Raises Invalid if a required part is missing."""
     target_parts: dict[str, Any] = {}
@@ -307,19 +326,19 @@ def _merge_and_encrypt_target(
     target_parts = {
         name: part for name, part in {**target_parts, **new_parts}.items() if part is not None
     }
-    for name in TARGET_PARTS[row["kind"]][0]:
+    for name in TARGET_PARTS[channel_row["kind"]][0]:
         if name not in target_parts:
             raise InvalidInput(
-                f"A channel of this kind requires {name}",
+                f"A channel of this kind requires {name}.",
                 constraint=ValidationConstraint.REQUIRED,
                 path=[name],
             )
     return ctx.environment.secret_box.encrypt(
-        orjson.dumps(target_parts).decode(), secret_purpose(row["id"])
+        orjson.dumps(target_parts).decode(), secret_purpose(channel_row["id"])
     )
 
 
-async def _write_rows(
+async def _write_push_channel_rows(
     session: AsyncSession, rows_with_previous: Sequence[tuple[Any, dict[str, Any]]]
 ) -> None:
     connection = await session.connection()
@@ -343,7 +362,7 @@ async def _write_rows(
         await connection.execute(statement, changed_rows)
 
 
-async def _record_changes(
+async def _journal_and_log_push_channel_changes(
     ctx: Context,
     session: AsyncSession,
     user_ids: Sequence[int],
@@ -356,23 +375,25 @@ async def _record_changes(
     events = [
         NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_SET, user, target=kind) for user in user_ids
     ]
-    await security_log.log_events(ctx, session, events)
+    await security_log.insert_security_events_and_queue_notices(ctx, session, events)
     entries_for_others = [
-        one for one, user in zip(log_entries, user_ids, strict=True) if user != ctx.viewer.user_id
+        entry
+        for entry, user in zip(log_entries, user_ids, strict=True)
+        if user != ctx.viewer.user_id
     ]
-    await audit_log.log_changes(ctx, session, *entries_for_others)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries_for_others)
 
 
-def _logged_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in LOGGED_COLUMNS}
+def _logged_values(channel_row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: channel_row[name] for name in LOGGED_COLUMNS}
 
 
 def _wake_worker(ctx: Context) -> None:
     """Wake the push worker after the transaction."""
-    ctx.call_after_commit(lambda: ctx.environment.wakeups.announce({PUSHES: 0}))
+    ctx.call_after_commit_or_now(lambda: ctx.environment.wakeups.announce({PUSHES: 0}))
 
 
-async def request_test(ctx: Context, ids: Sequence[int]) -> None:
+async def request_test_notifications(ctx: Context, ids: Sequence[int]) -> None:
     """Push a test notification to these channels, also to inactive ones.
 
     Raises NotFound or Forbidden.
@@ -383,7 +404,7 @@ async def request_test(ctx: Context, ids: Sequence[int]) -> None:
         statement = update(PushChannel).where(col(PushChannel.id).in_(ids))
         values = {"test_at": ctx.environment.now(), "retry_at": None}
         await (await session.connection()).execute(statement.values(values))
-        await audit_log.log_changes(
+        await audit_log.insert_audit_log_entries(
             ctx, session, *_log_entries_for_others(ctx, rows, "pushChannelTest")
         )
     _wake_worker(ctx)
@@ -402,8 +423,8 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
             NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)
             for row in rows
         ]
-        await security_log.log_events(ctx, session, events)
-        await audit_log.log_changes(
+        await security_log.insert_security_events_and_queue_notices(ctx, session, events)
+        await audit_log.insert_audit_log_entries(
             ctx, session, *_log_entries_for_others(ctx, rows, "pushChannelDelete")
         )
 
@@ -427,7 +448,7 @@ async def _owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
 async def _load_channels_in_transaction(
     ctx: Context, session: AsyncSession, ids: Sequence[int]
 ) -> list[ColumnRow]:
-    return await managed_objects.load_managed_rows_in_transaction(
+    return await managed_objects.require_managed_rows_in_transaction(
         ctx, session, PushChannel, VISIBLE_COLUMNS, (ids, _is_visible(ctx))
     )
 
@@ -440,7 +461,7 @@ def _visible_channels(ctx: Context) -> Select[*tuple[Any, ...]]:
     return select(*select_columns(PushChannel, VISIBLE_COLUMNS)).where(_is_visible(ctx))
 
 
-async def load_channels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_visible_channels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the channels of each account, sorted by kind."""
     rows = _visible_channels(ctx).order_by(col(PushChannel.kind))
     return await read_all_by_keys(ctx, rows, col(PushChannel.user_id), user_ids)

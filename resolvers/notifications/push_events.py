@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from mail import mime
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.message_open import open_messages
+from mail.storage.message_open import open_messages_and_log_damage
 from mail.text.bounded_regex import BoundedRegex
 from models.events.event_types import EventType
 from models.events.journal import MAX_IDS_PER_ROW, Change, JournalEvent
@@ -41,7 +41,7 @@ class PushMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelNews:
+class ChannelNewMessages:
     """The new messages for a channel, oldest first. The journal was read up to `position`."""
 
     messages: Sequence[PushMessage]
@@ -71,17 +71,17 @@ async def read_notifiable_messages(
             special_use.is_(None) | special_use.not_in(SILENT_USES),
         )
     )
-    found: dict[int, ColumnRow] = {}
+    rows_by_id: dict[int, ColumnRow] = {}
     ids = sorted(message_ids)
     for start in range(0, len(ids), MAX_IDS_PER_ROW):
         is_in_batch = col(Message.id).in_(ids[start : start + MAX_IDS_PER_ROW])
-        found |= {row.id: row for row in await read_rows(statement.where(is_in_batch))}
-    return found
+        rows_by_id |= {row.id: row for row in await read_rows(statement.where(is_in_batch))}
+    return rows_by_id
 
 
-async def read_channel_news(
+async def read_new_messages_by_channel(
     environment: Environment, channels: Sequence[ColumnRow]
-) -> dict[int, ChannelNews]:
+) -> dict[int, ChannelNewMessages]:
     """Read new messages for channels, by channel id, with a fixed number of statements.
 
     The column `last` of each channel is the end of its user's journal. Channels are left out if
@@ -100,7 +100,7 @@ async def read_channel_news(
     existing_mailbox_ids = (
         await _read_existing_mailbox_ids(environment, channels) if rows else set()
     )
-    news_by_channel: dict[int, ChannelNews] = {}
+    news_by_channel: dict[int, ChannelNewMessages] = {}
     for channel in channels:
         position = channel.last
         if last_read and channel.user_id > last_read[0]:
@@ -108,7 +108,7 @@ async def read_channel_news(
         if last_read and channel.user_id == last_read[0]:
             position = last_read[1]
         is_wanted = _message_filter(channel, existing_mailbox_ids)
-        news_by_channel[channel.id] = ChannelNews(
+        news_by_channel[channel.id] = ChannelNewMessages(
             [
                 PushMessage(rows[key], change.last)
                 for change in received_changes
@@ -190,11 +190,13 @@ async def read_urgent_message_ids(
     urgent_ids: set[int] = set()
     ids = sorted(message_ids)
     for start in range(0, len(ids), MAX_HEADERS):
-        statement = select(*select_columns(Message, ("id", "blob_id", "structure")))
+        statement = select(*select_columns(Message, ("id", "blob_id", "mime_structure")))
         statement = statement.where(col(Message.id).in_(ids[start : start + MAX_HEADERS]))
-        for stored in await open_messages(environment, await environment.database.read(statement)):
+        for stored in await open_messages_and_log_damage(
+            environment, await environment.database.read(statement)
+        ):
             with suppress(CorruptBlob):  # a damaged message is logged when it is opened
-                if await stored.examine(_urgency_reader(stored.structure)):
+                if await stored.run_on_source(_urgency_reader(stored.structure)):
                     urgent_ids.add(stored.row.id)
     return urgent_ids
 
@@ -202,7 +204,7 @@ async def read_urgent_message_ids(
 def _urgency_reader(structure: mime.ParsedPart) -> Callable[[mime.ByteSource], bool]:
     def is_urgent(source: mime.ByteSource) -> bool:
         fields = mime.decoded_fields(source, structure)
-        values = {each.key.lower(): each.value.strip().lower() for each in fields}
+        values = {field.key.lower(): field.value.strip().lower() for field in fields}
         has_urgent_field = any(
             values.get(name) == urgent_value for name, urgent_value in URGENT_FIELDS.items()
         )

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.charset import BASE64, Charset
 from email.header import Header
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import orjson
 
-from mail.network.outbound_http import parse_target
+from mail.network.outbound_http import parse_http_target
 from models.notifications.push_channels import PushKind
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
@@ -71,10 +71,10 @@ def decrypt_target(environment: Environment, channel: ColumnRow) -> dict[str, An
 
     Raises DecryptionError if its key is missing.
     """
-    found: dict[str, Any] = orjson.loads(
+    target: dict[str, Any] = orjson.loads(
         environment.secret_box.decrypt(channel.target, secret_purpose(channel.id))
     )
-    return found
+    return target
 
 
 def notification_of_message(
@@ -126,7 +126,14 @@ def sample_notification(channel: ColumnRow, environment: Environment) -> PushNot
     return PushNotification(*_fill_templates(channel, values))
 
 
-def _fill_templates(channel: ColumnRow, values: Mapping[str, str]) -> tuple[str, str]:
+class _NotificationTexts(NamedTuple):
+    """The texts of a push notification."""
+
+    title: str
+    text: str
+
+
+def _fill_templates(channel: ColumnRow, values: Mapping[str, str]) -> _NotificationTexts:
     """Return title and text. Inserted values are not expanded again."""
 
     def value_of_placeholder(placeholder: re.Match[str]) -> str:
@@ -136,7 +143,7 @@ def _fill_templates(channel: ColumnRow, values: Mapping[str, str]) -> tuple[str,
     text = _UNPRINTABLE.sub(
         "", _PLACEHOLDER.sub(value_of_placeholder, channel.text or DEFAULT_TEXT)
     ).strip()
-    return title or "New mail", text[:MAX_TEXT_LENGTH] or title or NO_SUBJECT
+    return _NotificationTexts(title or "New mail", text[:MAX_TEXT_LENGTH] or title or NO_SUBJECT)
 
 
 def _single_line(text: str) -> str:
@@ -211,9 +218,9 @@ async def _web_push_request(
         "message": encode_node_id("Message", notice.message_id) if notice.message_id else None,
     }
     url = subscription["endpoint"]
-    endpoint = parse_target(url, allow_private=True)  # the worker checks the address
+    endpoint = parse_http_target(url, allow_private=True)  # the worker checks the address
     payload = orjson.dumps(content)
-    headers, body = await web_push.build_request(
+    headers, body = await web_push.encrypt_and_build_push_request(
         environment, subscription, endpoint, payload, is_urgent=notice.is_urgent
     )
     return PushRequest(url, headers, body)

@@ -9,11 +9,12 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
-from mail.network.outbound_http import HttpTarget, parse_target
+from mail.network.outbound_http import HttpTarget, parse_http_target
+from models.base64url import encode_base64url
 from models.errors import InvalidInput
 from models.notifications.push_channels import VapidKeyPair
 from models.runtime.environment import Environment
@@ -42,11 +43,11 @@ def secret_purpose(row_id: int) -> str:
 
 async def get_or_create_public_key(environment: Environment) -> str:
     """Read the public key. The first call creates the key pair."""
-    found = await _read_key_row(environment)
-    if found is None:
-        await _create_keys(environment)
-        found = await _read_key_row(environment)
-    return str(found.public)
+    key_row = await _read_key_row(environment)
+    if key_row is None:
+        await _create_vapid_key_pair_if_missing(environment)
+        key_row = await _read_key_row(environment)
+    return str(key_row.public)
 
 
 async def get_or_create_key_pair(environment: Environment) -> VapidKeys:
@@ -62,7 +63,7 @@ async def _read_key_row(environment: Environment) -> Any:
     return next(iter(await environment.database.read(select(*select_columns(VapidKeyPair)))), None)
 
 
-async def _create_keys(environment: Environment) -> None:
+async def _create_vapid_key_pair_if_missing(environment: Environment) -> None:
     """Create the key pair, unless another process does at the same time."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
@@ -74,8 +75,10 @@ async def _create_keys(environment: Environment) -> None:
     )
     row = {
         "id": KEY_ROW_ID,
-        "public": _base64url(point),
-        "private": environment.secret_box.encrypt(_base64url(number), secret_purpose(KEY_ROW_ID)),
+        "public": encode_base64url(point),
+        "private": environment.secret_box.encrypt(
+            encode_base64url(number), secret_purpose(KEY_ROW_ID)
+        ),
         "created_at": environment.now(),
     }
     async with environment.write_session() as session:
@@ -85,11 +88,7 @@ async def _create_keys(environment: Environment) -> None:
         await (await session.connection()).execute(new, row)
 
 
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _decode_key(text: object, size: int, name: str) -> bytes:
+def _decode_subscription_key(text: object, size: int, name: str) -> bytes:
     """Decode a key from base64url. Raises Invalid if it does not have this size."""
     raw = b""
     if isinstance(text, str) and len(text) <= 2 * size:
@@ -100,7 +99,9 @@ def _decode_key(text: object, size: int, name: str) -> bytes:
             raw = b""
     if len(raw) != size:
         raise InvalidInput(
-            f"{name} has {size} bytes", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
+            f"`{name}` has a wrong length: {size} bytes.",
+            constraint=ValidationConstraint.FORMAT,
+            path=INPUT_PATH,
         )
     return raw
 
@@ -108,31 +109,31 @@ def _decode_key(text: object, size: int, name: str) -> bytes:
 def validate_subscription(subscription: object, *, allow_private: bool) -> dict[str, Any]:
     """Return the known fields of a browser's push subscription. Raises Invalid if one is wrong."""
     if not isinstance(subscription, Mapping) or not isinstance(subscription.get("endpoint"), str):
-        text = "A result of PushSubscription.toJSON(), with endpoint and keys"
+        text = "Must be a result of PushSubscription.toJSON(), with `endpoint` and `keys`."
         raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=INPUT_PATH)
     keys = subscription.get("keys")
     if not isinstance(keys, Mapping):
         raise InvalidInput(
-            "The subscription has no keys", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
+            "The subscription has no keys.", constraint=ValidationConstraint.FORMAT, path=INPUT_PATH
         )
-    endpoint = parse_target(
+    endpoint = parse_http_target(
         subscription["endpoint"], allow_private=allow_private, error_path=INPUT_PATH
     )
     if not endpoint.uses_tls:
         raise InvalidInput(
-            "The endpoint must begin with https:// (RFC 8030, section 8)",
+            "The endpoint must begin with `https://` (RFC 8030, section 8).",
             constraint=ValidationConstraint.URL,
             path=INPUT_PATH,
         )
     if ":" in endpoint.host:
         raise InvalidInput(
-            "The endpoint must contain a host name",
+            "The endpoint must contain a host name.",
             constraint=ValidationConstraint.URL,
             path=INPUT_PATH,
         )
     point, auth = (
-        _decode_key(keys.get("p256dh"), POINT_SIZE, "p256dh"),
-        _decode_key(keys.get("auth"), AUTH_SIZE, "auth"),
+        _decode_subscription_key(keys.get("p256dh"), POINT_SIZE, "p256dh"),
+        _decode_subscription_key(keys.get("auth"), AUTH_SIZE, "auth"),
     )
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
@@ -140,24 +141,31 @@ def validate_subscription(subscription: object, *, allow_private: bool) -> dict[
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
         raise InvalidInput(
-            "p256dh is not a point of P-256",
+            "`p256dh` is not a point of P-256.",
             constraint=ValidationConstraint.FORMAT,
             path=INPUT_PATH,
         ) from None
     return {
         "endpoint": subscription["endpoint"],
-        "keys": {"p256dh": _base64url(point), "auth": _base64url(auth)},
+        "keys": {"p256dh": encode_base64url(point), "auth": encode_base64url(auth)},
     }
 
 
-async def build_request(
+class EncryptedPushRequest(NamedTuple):
+    """Header fields and encrypted body of a Web Push request."""
+
+    header_fields: dict[str, str]
+    body: bytes
+
+
+async def encrypt_and_build_push_request(
     environment: Environment,
     subscription: Mapping[str, Any],
     endpoint: HttpTarget,
     payload: bytes,
     *,
     is_urgent: bool,
-) -> tuple[dict[str, str], bytes]:
+) -> EncryptedPushRequest:
     """Return header fields and body for a payload of at most 3,900 bytes.
 
     Raises DecryptionError.
@@ -179,12 +187,19 @@ async def build_request(
         "Urgency": "high" if is_urgent else "normal",
         "Authorization": signed,
     }
-    return fields, body
+    return EncryptedPushRequest(fields, body)
+
+
+class _SignedPush(NamedTuple):
+    """The Authorization field and the encrypted body of a Web Push request."""
+
+    authorization: str
+    body: bytes
 
 
 def _encrypt_and_sign(
     subscription: Mapping[str, Any], payload: bytes, private_key: str, claims: Mapping[str, Any]
-) -> tuple[str, bytes]:
+) -> _SignedPush:
     # These packages import two HTTP clients, which most installations don't need.
     from py_vapid import Vapid02  # noqa: PLC0415
     from pywebpush import WebPusher  # noqa: PLC0415
@@ -193,4 +208,4 @@ def _encrypt_and_sign(
     signer = Vapid02.from_raw(private_key.encode())
     signer.conf = {"no-strict": True}  # accepts a host without a dot
     signed: str = signer.sign(claims)["Authorization"]
-    return signed, body
+    return _SignedPush(signed, body)

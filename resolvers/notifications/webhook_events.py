@@ -44,7 +44,7 @@ class WebhookEvent:
         }
 
 
-def webhook_event_of_change(
+def webhook_event_of_change_or_none(
     change: ColumnRow, security_rows: Mapping[int, ColumnRow]
 ) -> WebhookEvent | None:
     """Return the event of a change; None if webhooks don't receive it.

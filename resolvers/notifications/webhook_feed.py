@@ -23,8 +23,8 @@ from models.notifications.webhooks import (
     Webhook,
     WebhookDeliveryState,
     WebhookReadPosition,
-    has_user_or_domain_webhook,
-    insert_deliveries_of_existing_webhooks,
+    insert_deliveries_and_lanes_if_webhook_exists,
+    is_platform_stream_or_has_scoped_webhook,
     is_platform_webhook,
 )
 from models.runtime.environment import Environment
@@ -36,7 +36,7 @@ from models.store.columns import (
     select_columns,
 )
 from models.users.tables import User
-from resolvers.notifications.webhook_events import WebhookEvent, webhook_event_of_change
+from resolvers.notifications.webhook_events import WebhookEvent, webhook_event_of_change_or_none
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ async def _read_grown_streams(
 ) -> list[GrownStream]:
     """Read the next streams with unread events, in the order of their ids."""
     position = func.coalesce(col(WebhookReadPosition.number), 0)
-    stream_columns = (getattr(Stream, name) for name in ("last", "gone", "gone_at"))
+    stream_columns = (getattr(Stream, name) for name in ("last", "pruned_position", "pruned_at"))
     statement = (
         select(col(Stream.id), position.label("number"), *stream_columns)
         .outerjoin(WebhookReadPosition, col(WebhookReadPosition.stream_id) == col(Stream.id))
@@ -128,7 +128,7 @@ async def _read_grown_streams(
         .limit(MAX_STREAMS)
     )
     if not scope.all_streams:
-        statement = statement.where(has_user_or_domain_webhook(col(Stream.id)))
+        statement = statement.where(is_platform_stream_or_has_scoped_webhook(col(Stream.id)))
     if stream_ids is not None:
         statement = statement.where(col(Stream.id).in_(sorted(stream_ids)))
     return [GrownStream(*row) for row in await environment.database.read(statement)]
@@ -155,26 +155,32 @@ async def _store_deliveries_of_next_events(
     )
     changes = await environment.database.read(statement)
     last_change = changes[-1] if len(changes) == MAX_CHANGES else None
-    positions = {each.stream_id: each.last_position for each in grown_streams}
+    positions = {stream.stream_id: stream.last_position for stream in grown_streams}
     if last_change is not None:
         positions = {key: last for key, last in positions.items() if key < last_change.stream_id}
         positions[last_change.stream_id] = last_change.last
     rows = await _missed_event_rows(
         environment,
-        [each for each in grown_streams if each.missed_count and each.stream_id in positions],
+        [
+            stream
+            for stream in grown_streams
+            if stream.missed_count and stream.stream_id in positions
+        ],
     )
     if changes:
-        rows += await delivery_rows(environment, changes, await _read_targets(environment, changes))
-    await _store_unless_read_meanwhile(
+        rows += await webhook_delivery_rows(
+            environment, changes, await _read_webhooks_of_changes(environment, changes)
+        )
+    await _store_deliveries_of_unchanged_streams(
         environment,
-        [each for each in grown_streams if each.stream_id in positions],
+        [stream for stream in grown_streams if stream.stream_id in positions],
         positions,
         rows,
     )
     return [
-        replace(each, position=positions.get(each.stream_id, each.position))
-        for each in grown_streams
-        if positions.get(each.stream_id, each.position) < each.last_position
+        replace(stream, position=positions.get(stream.stream_id, stream.position))
+        for stream in grown_streams
+        if positions.get(stream.stream_id, stream.position) < stream.last_position
     ]
 
 
@@ -207,7 +213,7 @@ class WebhookTarget:
     since: datetime
 
 
-async def delivery_rows(
+async def webhook_delivery_rows(
     environment: Environment, changes: Sequence[ColumnRow], targets: Sequence[WebhookTarget]
 ) -> list[dict[str, Any]]:
     """Return the delivery rows of these changes for these webhooks."""
@@ -217,11 +223,11 @@ async def delivery_rows(
         environment, sorted({key for change in security_changes for key in change.ids})
     )
     return [
-        _delivery_row(environment, target.id, event_for_target, owner)
+        _webhook_delivery_row(environment, target.id, event_for_target, owner)
         for change in changes
-        if not _is_excluded_from_delivery(change)
+        if not _is_duplicate_or_task_without_account(change)
         for owner in (owners.get(change.stream_id, StreamOwner(None, None)),)
-        for event in (webhook_event_of_change(change, security_rows),)
+        for event in (webhook_event_of_change_or_none(change, security_rows),)
         if event
         for target in targets
         if (event_for_target := _event_for_target(target, event, owner))
@@ -236,10 +242,12 @@ async def _missed_event_rows(
         return []
     base = environment.incarnation.base
     missed_count = sum(
-        each.missed_count for each in grown_streams if not each.crosses_incarnation(base)
+        stream.missed_count for stream in grown_streams if not stream.crosses_incarnation(base)
     )
-    log.warning("changes went before webhooks had them", extra={"events": missed_count})
-    owners = await _read_stream_owners(environment, {each.stream_id for each in grown_streams})
+    log.warning(
+        "Journal entries were deleted before webhooks received them", extra={"events": missed_count}
+    )
+    owners = await _read_stream_owners(environment, {stream.stream_id for stream in grown_streams})
     statement = select(
         *select_columns(Webhook, TARGET_COLUMNS), col(User.domain_id).label("home")
     ).outerjoin(User, col(User.id) == col(Webhook.user_id))
@@ -284,21 +292,21 @@ def _missed_event_row(
         "event": f"evt_{stream.stream_id}_{stream.deleted_position}-missed",
         "type": EventType.CHANGES_MISSED,
         "at": stream.deleted_at,
-        "body": {**facts, **_missed_facts(stream, environment.incarnation.base)},
+        "body": {**facts, **_missed_count_facts(stream, environment.incarnation.base)},
         "state": WebhookDeliveryState.PENDING,
         "attempt": 0,
         "expires_at": environment.now() + DELIVERY_LIFETIME,
     }
 
 
-def _missed_facts(stream: GrownStream, incarnation_base: int) -> dict[str, Any]:
+def _missed_count_facts(stream: GrownStream, incarnation_base: int) -> dict[str, Any]:
     """Return the number of missed events; None with a reason after a restore."""
     if stream.crosses_incarnation(incarnation_base):
         return {"missed": None, "reason": RESTORED_REASON}
     return {"missed": stream.missed_count}
 
 
-async def _read_targets(
+async def _read_webhooks_of_changes(
     environment: Environment, changes: Sequence[ColumnRow]
 ) -> list[WebhookTarget]:
     """Read the webhooks that can receive one of these changes."""
@@ -319,16 +327,16 @@ async def _read_security_rows(
 ) -> dict[int, ColumnRow]:
     """Read security log rows by id."""
     column_names = ("id", "action", "result", "protocol", "ip", "count")
-    found: dict[int, ColumnRow] = {}
+    rows_by_id: dict[int, ColumnRow] = {}
     for start in range(0, len(event_ids), MAX_IDS_PER_ROW):
         statement = select(*select_columns(SecurityEvent, column_names)).where(
             col(SecurityEvent.id).in_(event_ids[start : start + MAX_IDS_PER_ROW])
         )
-        found |= {row.id: row for row in await environment.database.read(statement)}
-    return found
+        rows_by_id |= {row.id: row for row in await environment.database.read(statement)}
+    return rows_by_id
 
 
-def _is_excluded_from_delivery(change: ColumnRow) -> bool:
+def _is_duplicate_or_task_without_account(change: ColumnRow) -> bool:
     """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
         return bool(change.type is EventType.TASK_CHANGED)
@@ -357,7 +365,7 @@ def _event_for_target(
 def _event_about_object(
     event: WebhookEvent, event_types: Collection[EventType], object_id: int | None
 ) -> WebhookEvent | None:
-    matching_objects = [each for each in event.objects if each["id"] == object_id]
+    matching_objects = [object_ for object_ in event.objects if object_["id"] == object_id]
     return (
         replace(event, objects=matching_objects)
         if matching_objects and event.change.type in event_types
@@ -365,7 +373,7 @@ def _event_about_object(
     )
 
 
-def _delivery_row(
+def _webhook_delivery_row(
     environment: Environment, webhook_id: int, event: WebhookEvent, owner: StreamOwner
 ) -> dict[str, Any]:
     return {
@@ -383,13 +391,13 @@ def _delivery_row(
     }
 
 
-async def _store_unless_read_meanwhile(
+async def _store_deliveries_of_unchanged_streams(
     environment: Environment,
     streams: Sequence[GrownStream],
     positions: Mapping[int, int],
     rows: Sequence[dict[str, Any]],
 ) -> None:
-    """Store deliveries and positions of streams that no other process has read.
+    """Store webhook deliveries and positions of the streams that no other process has read.
 
     If events of a stream were deleted during the read, it is read again, since they can be
     missing.
@@ -404,7 +412,7 @@ async def _store_unless_read_meanwhile(
         }
         unchanged_rows = [row for row in rows if row["stream_id"] in unchanged_ids]
         await connection.run_sync(
-            insert_deliveries_of_existing_webhooks, environment.now(), unchanged_rows
+            insert_deliveries_and_lanes_if_webhook_exists, environment.now(), unchanged_rows
         )
         table = core_table(WebhookReadPosition)
         statement = (
@@ -423,7 +431,7 @@ async def _insert_and_lock_positions(
     connection: AsyncConnection, streams: Sequence[GrownStream]
 ) -> dict[int, tuple[int, int]]:
     """Lock the positions of streams; returns the read and the deleted position of each."""
-    stream_ids = [each.stream_id for each in streams]
+    stream_ids = [stream.stream_id for stream in streams]
     new_rows = select(col(Stream.id), literal(0, BIG_INTEGER)).where(col(Stream.id).in_(stream_ids))
     insert_statement = insert_with_conflict(connection.dialect.name, WebhookReadPosition)
     insert_missing = insert_statement.from_select(
@@ -431,7 +439,7 @@ async def _insert_and_lock_positions(
     )
     await connection.execute(insert_missing.on_conflict_do_nothing())
     stream_column = col(WebhookReadPosition.stream_id)
-    statement = select(*select_columns(WebhookReadPosition), col(Stream.gone)).join(
+    statement = select(*select_columns(WebhookReadPosition), col(Stream.pruned_position)).join(
         Stream, col(Stream.id) == stream_column
     )
     statement = (
@@ -439,4 +447,7 @@ async def _insert_and_lock_positions(
         .order_by(stream_column)
         .with_for_update(of=WebhookReadPosition)
     )
-    return {row.stream_id: (row.number, row.gone) for row in await connection.execute(statement)}
+    return {
+        row.stream_id: (row.number, row.pruned_position)
+        for row in await connection.execute(statement)
+    }

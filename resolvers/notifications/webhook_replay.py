@@ -12,13 +12,13 @@ from models.admin.tasks import TaskKind
 from models.errors import InvalidInput, NotFound
 from models.events import journal
 from models.events.journal import Stream, StreamPositions
-from models.notifications.webhooks import Webhook, insert_deliveries_of_existing_webhooks
+from models.notifications.webhooks import Webhook, insert_deliveries_and_lanes_if_webhook_exists
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult
 from resolvers.context import Context
-from resolvers.notifications.webhook_feed import WebhookTarget, delivery_rows
+from resolvers.notifications.webhook_feed import WebhookTarget, webhook_delivery_rows
 
 TASK_KIND = TaskKind.WEBHOOK_REPLAY
 MAX_CHANGES_PER_STEP = 100  # in one transaction
@@ -42,11 +42,11 @@ async def validated_replay_order(
             or not _covers_stream(webhook, key, domain_by_user.get(key))
             or position > row.last
         ):
-            text = "The cursor is not a position of a user or domain of this webhook"
+            text = "The cursor is not a position of a user or domain of this webhook."
             raise InvalidInput(text, constraint=ValidationConstraint.CURSOR, path=path)
-        if position < row.gone:
+        if position < row.pruned_position:
             raise InvalidInput(
-                "The events after this cursor are older than the retention of the journal",
+                "The events after this cursor are older than the retention of the journal.",
                 constraint=ValidationConstraint.EXPIRED,
                 path=path,
             )
@@ -71,19 +71,19 @@ class PreparedReplay:
     delivery_rows: Sequence[dict[str, Any]]
 
 
-async def prepare_next_deliveries(
-    ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
+async def plan_deliveries_of_next_changes(
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Read the next changes of one stream and prepare their delivery rows."""
-    positions = {**order["after"], **checkpoint}
-    stream = next((key for key, last in order["until"].items() if positions[key] < last), None)
+    positions = {**task_order["after"], **checkpoint}
+    stream = next((key for key, last in task_order["until"].items() if positions[key] < last), None)
     if stream is None:
         return TaskStepPlan()
     statement = journal.next_changes_select({int(stream): positions[stream]}).limit(
         MAX_CHANGES_PER_STEP
     )
-    changes = [c for c in await ctx.read(statement) if c.last <= order["until"][stream]]
-    webhook = await _read_webhook(ctx, order["webhook"])
+    changes = [c for c in await ctx.read(statement) if c.last <= task_order["until"][stream]]
+    webhook = await _read_webhook(ctx, task_order["webhook"])
     target = WebhookTarget(
         webhook.id,
         webhook.user_id,
@@ -91,8 +91,8 @@ async def prepare_next_deliveries(
         webhook.types,
         changes[0].at if changes else webhook.since,
     )
-    rows = await delivery_rows(ctx.environment, changes, [target])
-    position = changes[-1].last if changes else order["until"][stream]
+    rows = await webhook_delivery_rows(ctx.environment, changes, [target])
+    position = changes[-1].last if changes else task_order["until"][stream]
     return TaskStepPlan(prepared=PreparedReplay(stream, position, rows))
 
 
@@ -116,7 +116,7 @@ async def insert_prepared_deliveries(
     replay: PreparedReplay = task_plan.prepared
     positions_before = {**order["after"], **checkpoint}
     await (await session.connection()).run_sync(
-        insert_deliveries_of_existing_webhooks, ctx.environment.now(), replay.delivery_rows
+        insert_deliveries_and_lanes_if_webhook_exists, ctx.environment.now(), replay.delivery_rows
     )
     positions_after = {**checkpoint, replay.stream: replay.position}
     has_more = any(

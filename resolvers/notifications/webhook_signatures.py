@@ -39,7 +39,8 @@ def signed_headers(
     if hook.old_secret and hook.old_until and now < hook.old_until:
         encrypted_secrets.append(hook.old_secret)
     secrets = [
-        environment.secret_box.decrypt(one, secret_purpose(hook.id)) for one in encrypted_secrets
+        environment.secret_box.decrypt(secret, secret_purpose(hook.id))
+        for secret in encrypted_secrets
     ]
     signed_bytes = f"{event_id}.{stamp}.".encode() + body
     return {

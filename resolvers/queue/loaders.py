@@ -18,7 +18,7 @@ from models.users.roles import Role
 from models.users.tables import User
 from resolvers.access import is_managed_user
 from resolvers.context import Context
-from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
@@ -38,7 +38,7 @@ class QueueEntryOrder(StrEnum):
 
 
 _SORT_COLUMNS = {"CREATED": SortColumn("created_at", datetime), "SIZE": SortColumn("size", int)}
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in QueueEntryOrder}
+LIST_ORDERS = list_orders(QueueEntryOrder, _SORT_COLUMNS)
 
 
 class QueueName(StrEnum):
@@ -91,10 +91,10 @@ def is_waiting_entry() -> ColumnElement[bool]:
 
 def is_open_delivery() -> ColumnElement[bool]:
     """Return the SQL condition of unfinished deliveries, as in the partial index."""
-    return cast("ColumnElement[bool]", text(f"deliveries.{IS_OPEN}"))
+    return cast("ColumnElement[bool]", text(f"queue_entries.{IS_OPEN}"))
 
 
-def queue_of_delivery(delivery: Any) -> QueueName | None:
+def queue_of_delivery_or_none(delivery: Any) -> QueueName | None:
     """Return the queue of one delivery, or None if it is finished."""
     if delivery.next_at is None:
         return None
@@ -115,7 +115,9 @@ async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[Colum
     return await read_by_keys(ctx, statement, col(Submission.id), ids)
 
 
-async def load_visible_ids_by_queue_id(ctx: Context, queue_ids: Sequence[str]) -> dict[str, int]:
+async def load_visible_waiting_ids_by_queue_id(
+    ctx: Context, queue_ids: Sequence[str]
+) -> dict[str, int]:
     """Load the ids of waiting queue entries that the viewer sees, by queue id."""
     statement = select(col(Submission.queue_id), col(Submission.id)).where(
         is_waiting_entry(), is_visible_entry(ctx), col(Submission.queue_id).in_(set(queue_ids))
@@ -148,7 +150,9 @@ async def load_entry_states(ctx: Context, entry_ids: list[int]) -> list[QueueEnt
         .where(col(QueueEntry.submission_id).in_(entry_ids), is_open_delivery())
         .group_by(col(QueueEntry.submission_id))
     )
-    state_by_entry = {row.submission_id: _entry_state(row) for row in await ctx.read(statement)}
+    state_by_entry = {
+        row.submission_id: _queue_entry_state(row) for row in await ctx.read(statement)
+    }
     return [state_by_entry.get(key, QueueEntryState()) for key in entry_ids]
 
 
@@ -156,13 +160,13 @@ def _any_row_sql(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.max(case((condition, 1), else_=0))
 
 
-def _entry_state(row: ColumnRow) -> QueueEntryState:
-    queue_name = QueueName.DEFERRED if row.deferred else QueueName.INCOMING
-    if row.active:
+def _queue_entry_state(entry_row: ColumnRow) -> QueueEntryState:
+    queue_name = QueueName.DEFERRED if entry_row.deferred else QueueName.INCOMING
+    if entry_row.active:
         queue_name = QueueName.ACTIVE
-    elif row.held:
+    elif entry_row.held:
         queue_name = QueueName.HOLD
-    return QueueEntryState(queue_name, row.next_at)
+    return QueueEntryState(queue_name, entry_row.next_at)
 
 
 async def load_last_errors_by_entry(ctx: Context, entry_ids: list[int]) -> list[str | None]:
@@ -223,7 +227,7 @@ async def _load_deferred_entry_ids_if_few(ctx: Context) -> set[int] | None:
     If there are more than MAX_DEFERRED_IDS, a page in list order finds the next ones soon. Few
     ones would need a check of every waiting entry.
     """
-    is_deferred = cast("ColumnElement[bool]", text(f"deliveries.{IS_DEFERRED}"))
+    is_deferred = cast("ColumnElement[bool]", text(f"queue_entries.{IS_DEFERRED}"))
     statement = select(col(QueueEntry.submission_id)).where(is_deferred)
     rows = await ctx.read(
         statement.order_by(col(QueueEntry.submission_id)).limit(MAX_DEFERRED_IDS + 1)
@@ -264,7 +268,7 @@ def _queue_clauses(queue_name: QueueName) -> list[ColumnElement[bool]]:
     return clauses_by_queue[queue_name]
 
 
-async def read_entry_page(
+async def read_visible_waiting_entry_page(
     ctx: Context,
     conditions: QueueEntryConditions,
     page_request: PageRequest,
@@ -280,7 +284,7 @@ async def read_entry_page(
     return await read_ordered_page(ctx, statement, Submission, page_request, list_order)
 
 
-async def count_entries(ctx: Context, conditions: QueueEntryConditions) -> int:
+async def count_visible_waiting_entries(ctx: Context, conditions: QueueEntryConditions) -> int:
     """Count the queue entries that meet the conditions."""
     statement = select(func.count().label("many")).select_from(Submission)
     (row,) = await ctx.read(
@@ -289,7 +293,7 @@ async def count_entries(ctx: Context, conditions: QueueEntryConditions) -> int:
     return int(row.many)
 
 
-async def filter_entries(
+async def load_matching_or_finished_queue_entries(
     ctx: Context, entry_ids: Sequence[int], entry_conditions: QueueEntryConditions
 ) -> list[ColumnRow]:
     """Load those of these entries that meet the conditions, in this order.

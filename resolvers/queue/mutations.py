@@ -24,17 +24,18 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
-    insert_tasks,
+    insert_tasks_and_wake_workers,
     next_ids_of_task,
     step_result_after_ids,
 )
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.queue.loaders import (
     QueueEntryConditions,
     is_visible_entry,
     is_waiting_entry,
     visible_entry_clauses,
 )
+from resolvers.viewer import GuardRule
 
 DELETE_TASK_KIND, FLUSH_TASK_KIND = TaskKind.QUEUE_DELETE, TaskKind.QUEUE_FLUSH
 MAX_ENTRIES = 1_000_000  # entries per call
@@ -51,7 +52,7 @@ class QueueSelection:
     def require_one_selector(self) -> None:
         """Raise InvalidInput unless exactly one selector is given."""
         if sum((self.entry_ids is not None, self.conditions is not None, self.selects_all)) != 1:
-            text = "give exactly one of queueEntries, filter and all"
+            text = "Exactly one of `queueEntries`, `filter` and `all` is required."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["queueEntries"]
             )
@@ -65,7 +66,7 @@ class QueueChangeResult:
     task: Task | None = None
 
 
-async def delete_entries(
+async def delete_entries_or_queue_task(
     ctx: Context, selection: QueueSelection, *, notifies_sender: bool = False
 ) -> QueueChangeResult:
     """Cancel the deliveries of queue entries that no worker has leased.
@@ -73,63 +74,71 @@ async def delete_entries(
     With `notifies_sender` a task sends a report to each sender. Raises InvalidInput, NotFound,
     Forbidden or LimitReached.
     """
-    return await _change_or_queue_task(ctx, selection, DELETE_TASK_KIND, needs_task=notifies_sender)
+    return await _change_entries_or_queue_task(
+        ctx, selection, DELETE_TASK_KIND, needs_task=notifies_sender
+    )
 
 
-async def flush_entries(ctx: Context, selection: QueueSelection) -> QueueChangeResult:
+async def flush_entries_or_queue_task(ctx: Context, selection: QueueSelection) -> QueueChangeResult:
     """Make deferred deliveries due now, except held ones.
 
     Raises InvalidInput, NotFound, Forbidden or LimitReached.
     """
-    return await _change_or_queue_task(ctx, selection, FLUSH_TASK_KIND)
+    return await _change_entries_or_queue_task(ctx, selection, FLUSH_TASK_KIND)
 
 
 async def hold_or_release_entries(ctx: Context, entry_ids: Sequence[int], *, is_held: bool) -> None:
     """Hold queue entries or release them. Raises NotFound."""
-    rows = await _load_selected_entries(
+    rows = await _require_selected_entries(
         ctx, QueueSelection(entry_ids), ctx.environment.options.bulk_max_items
     )
     ids = [row.id for row in rows]
     async with ctx.write_session(*_owner_stream_ids(rows)) as session:
-        update_hold = bulk_updates.hold if is_held else bulk_updates.release_hold
+        update_hold = (
+            bulk_updates.hold_submissions if is_held else bulk_updates.release_held_submissions
+        )
         await ctx.environment.run_in_session(
             session, lambda transaction: update_hold(transaction, ids)
         )
         mutation = "queueHold" if is_held else "queueRelease"
-        await _log_changes(ctx, session, mutation, rows, {"held": is_held})
+        await _write_audit_log_of_others_entries(ctx, session, mutation, rows, {"held": is_held})
 
 
-async def _change_or_queue_task(
+async def _change_entries_or_queue_task(
     ctx: Context, selection: QueueSelection, task_kind: TaskKind, *, needs_task: bool = False
 ) -> QueueChangeResult:
     """Change the selected entries now, or by a task if there are many or `needs_task` is set."""
     bulk_limit = ctx.environment.options.bulk_max_items
-    rows = await _load_selected_entries(ctx, selection, MAX_ENTRIES)
+    rows = await _require_selected_entries(ctx, selection, MAX_ENTRIES)
     ids = [row.id for row in rows]
     if not ids:
         return QueueChangeResult()
     if needs_task or len(ids) > bulk_limit:
         return QueueChangeResult(
-            task=await _insert_task(ctx, task_kind, rows, notifies_sender=needs_task)
+            task=await _insert_queue_task_and_audit_log_entry(
+                ctx, task_kind, rows, notifies_sender=needs_task
+            )
         )
     stream_ids = [*_owner_stream_ids(rows), *await _platform_stream_if_copied(ctx, ids)]
     async with ctx.write_session(*stream_ids) as session:
         change_entries = (
             held_messages.cancel_and_make_drafts
             if task_kind == DELETE_TASK_KIND
-            else bulk_updates.flush_deferred
+            else bulk_updates.flush_deferred_entries
         )
         changed_ids = await ctx.environment.run_in_session(
             session, lambda transaction: change_entries(transaction, ids)
         )
-        await _log_changes(ctx, session, MUTATION_BY_TASK_KIND[task_kind], rows, {})
+        await _write_audit_log_of_others_entries(
+            ctx, session, MUTATION_BY_TASK_KIND[task_kind], rows, {}
+        )
     return QueueChangeResult(len(changed_ids))
 
 
 MUTATION_BY_TASK_KIND = {DELETE_TASK_KIND: "queueDelete", FLUSH_TASK_KIND: "queueFlush"}
 
 
-async def _load_selected_entries(
+async def _require_selected_entries(
     ctx: Context, selection: QueueSelection, limit: int
 ) -> list[ColumnRow]:
     """Load the selected visible entries, the oldest first.
@@ -152,7 +161,10 @@ async def _load_selected_entries(
     rows = list(await ctx.read(statement.order_by(*order).limit(limit + 1)))
     if len(rows) > limit:
         raise LimitReached(
-            f"At most {limit} queue entries at once", limit=limit, used=len(rows), path=["filter"]
+            f"At most {limit} queue entries can be changed at once.",
+            limit=limit,
+            used=len(rows),
+            path=["filter"],
         )
     found_ids = {row.id for row in rows}
     for nth, entry_id in enumerate(selection.entry_ids or ()):
@@ -170,7 +182,7 @@ async def _platform_stream_if_copied(ctx: Context, entry_ids: Sequence[int]) -> 
     return [PLATFORM] if await ctx.read(statement) else []
 
 
-async def _insert_task(
+async def _insert_queue_task_and_audit_log_entry(
     ctx: Context, task_kind: TaskKind, rows: Sequence[ColumnRow], *, notifies_sender: bool
 ) -> Task:
     """Insert a task that changes those of the entries that are still waiting."""
@@ -180,13 +192,13 @@ async def _insert_task(
     stream_id = PLATFORM if owner_id is None else owner_id
     async with ctx.write_session(stream_id) as session:
         task_order = {"ids": ids, "notify": notifies_sender}
-        (task,) = await insert_tasks(
-            ctx, session, task_kind, [task_order], user_id=owner_id, total=len(ids)
+        (task,) = await insert_tasks_and_wake_workers(
+            ctx, session, task_kind, [task_order], user_id=owner_id, total_count=len(ids)
         )
         await ctx.record_change(session, stream_id, EventType.TASK_CHANGED, [task.id])
         if not is_own:
             values_after = {"entries": len(ids), "notifySender": notifies_sender}
-            await audit_log.log_changes(
+            await audit_log.insert_audit_log_entries(
                 ctx,
                 session,
                 NewAuditLogEntry(
@@ -196,7 +208,7 @@ async def _insert_task(
     return task
 
 
-async def _log_changes(
+async def _write_audit_log_of_others_entries(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
@@ -224,7 +236,7 @@ async def _log_changes(
         )
         for row in entries_of_others
     )
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 async def plan_or_bounce_next_entries(
@@ -236,7 +248,7 @@ async def plan_or_bounce_next_entries(
     """
     entry_ids = next_ids_of_task(task_order, checkpoint, bulk_updates.MAX_SUBMISSIONS)
     if task_order.get("notify"):
-        await removal.bounce_submissions(ctx.environment, entry_ids)
+        await removal.bounce_unleased_queue_entries(ctx.environment, entry_ids)
         return TaskStepPlan(ids=entry_ids)
     statement = select(col(Submission.user_id)).where(col(Submission.id).in_(entry_ids))
     rows = await ctx.read(statement.distinct())
@@ -245,7 +257,7 @@ async def plan_or_bounce_next_entries(
     )
 
 
-async def delete_planned_entries(
+async def cancel_planned_entries(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
@@ -271,7 +283,7 @@ async def flush_planned_entries(
     """Flush the planned entries and return the result of the task step."""
 
     def flush_in_transaction(transaction: DatabaseTransaction) -> None:
-        bulk_updates.flush_deferred(transaction, step_plan.ids)
+        bulk_updates.flush_deferred_entries(transaction, step_plan.ids)
 
     await ctx.environment.run_in_session(session, flush_in_transaction)
     return step_result_after_ids(step_plan.ids, task_order, checkpoint, len(step_plan.ids))

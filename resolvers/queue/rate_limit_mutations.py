@@ -12,7 +12,7 @@ from models.errors import Forbidden, InvalidInput
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
-from models.queue.rate_values import MAX_RATE, Rate
+from models.queue.rate_values import MAX_RATE, Rate, RatePeriod
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
@@ -22,8 +22,8 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
-from resolvers.users.limit_values import limit_or_none
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.limit_values import STORED_UNLIMITED, limit_or_none
+from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.user_locks import lock_users_and_store_changes
 
 LoggedRate = dict[str, Any] | None
@@ -37,31 +37,43 @@ class RateLimitOwners:
     domains: Sequence[DomainIdOrName] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NewRateLimit:
+    """The rate that an input sets. `messages` None is unlimited."""
+
+    messages: int | None
+    per: RatePeriod
+
+
 def validate_rate(
-    rate: Rate | None, *, path: Sequence[str] = ("rateLimit", "messages")
+    new_limit: NewRateLimit | None, *, path: Sequence[str] = ("rateLimit",)
 ) -> Rate | None:
-    """Return the rate. Raises InvalidInput if its value is not allowed."""
-    if rate is not None and not 0 <= rate.messages <= MAX_RATE:
-        raise InvalidInput(
-            f"from 1 to {MAX_RATE}; null: unlimited",
-            constraint=ValidationConstraint.RANGE,
-            path=path,
-        )
-    return rate
+    """Return the rate to store; None inherits the rate of the settings.
+
+    Raises InvalidInput if the number of messages is not allowed.
+    """
+    if new_limit is None:
+        return None
+    if new_limit.messages is None:
+        return Rate(STORED_UNLIMITED, new_limit.per)
+    if not 1 <= new_limit.messages <= MAX_RATE:
+        message = f"Must be from 1 to {MAX_RATE:,}. Null means unlimited."
+        raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=[*path, "messages"])
+    return Rate(new_limit.messages, new_limit.per)
 
 
 async def set_or_remove_rate_limits(
-    ctx: Context, owners: RateLimitOwners, rate: Rate | None
+    ctx: Context, owners: RateLimitOwners, new_limit: NewRateLimit | None
 ) -> list[int]:
     """Set the rate of users and domains, all or none; return their ids in order.
 
-    None removes their own rate. The running count stays unless the time frame changes. Raises
-    InvalidInput, NotFound or Forbidden.
+    None removes their own rate, so that they inherit that of the settings. The running count
+    stays unless the time frame changes. Raises InvalidInput, NotFound or Forbidden.
     """
     _require_owner(owners.users or owners.domains)
-    validate_rate(rate)
+    rate = validate_rate(new_limit)
     async with ctx.combined_transaction():
-        await _lock_all_streams(ctx, owners)
+        await _lock_streams_of_owners(ctx, owners)
         owner_ids: list[int] = []
         if owners.users is not None:
             async with lock_users_and_store_changes(
@@ -69,7 +81,7 @@ async def set_or_remove_rate_limits(
             ) as locked_users:
                 require_users_in_administered_domains(ctx, locked_users.rows, ["users"])
                 users_by_id = {row.id: row for row in locked_users.rows}
-                rates_before = await set_or_delete_rates(
+                rates_before = await set_or_delete_rates_and_return_former(
                     ctx, locked_users.session, users_by_id, rate, "user_id"
                 )
                 for owner_id, row in users_by_id.items():
@@ -79,17 +91,17 @@ async def set_or_remove_rate_limits(
                         )
             owner_ids += users_by_id
         if owners.domains is not None:
-            rows = await domain_loaders.load_referenced_domains(ctx, owners.domains)
+            rows = await domain_loaders.require_administered_domains_by_ref(ctx, owners.domains)
             domain_ids = [row.id for row in rows]
             async with ctx.write_session(PLATFORM, *domain_ids) as session:
-                rates_before = await set_or_delete_rates(
+                rates_before = await set_or_delete_rates_and_return_former(
                     ctx, session, domain_ids, rate, "domain_id"
                 )
                 changes = {
                     key: (old_rate, audit_log_values(rate))
                     for key, old_rate in rates_before.items()
                 }
-                await _record_domain_changes(ctx, session, "rateLimitSet", changes)
+                await _journal_and_audit_domain_changes(ctx, session, "rateLimitSet", changes)
             owner_ids += domain_ids
     return owner_ids
 
@@ -104,17 +116,17 @@ async def reset_rate_limits(
     """
     _require_owner(owners.users or owners.domains or includes_platform)
     if includes_platform and not ctx.viewer.role.includes(Role.ADMIN):
-        message = f"this needs the role {Role.ADMIN}"
+        message = f"Requires the role {Role.ADMIN}."
         raise Forbidden(message, requires=Role.ADMIN, path=["includePlatform"])
     async with ctx.combined_transaction():
-        await _lock_all_streams(ctx, owners)
+        await _lock_streams_of_owners(ctx, owners)
         owner_ids: list[int] = []
         if owners.users is not None:
             async with lock_users_and_store_changes(
                 ctx, owners.users, "rateLimitReset"
             ) as locked_users:
                 require_users_in_administered_domains(ctx, locked_users.rows, ["users"])
-                deleted_counts = await _delete_rate_windows_and_holds(
+                deleted_counts = await _delete_windows_and_holds_returning_counts(
                     ctx, locked_users.session, [row.id for row in locked_users.rows]
                 )
                 for row in locked_users.rows:
@@ -125,42 +137,56 @@ async def reset_rate_limits(
             owner_ids += [row.id for row in locked_users.rows]
         if owners.domains is not None:
             domain_ids = [
-                row.id for row in await domain_loaders.load_referenced_domains(ctx, owners.domains)
+                row.id
+                for row in await domain_loaders.require_administered_domains_by_ref(
+                    ctx, owners.domains
+                )
             ]
             async with ctx.write_session(PLATFORM, *domain_ids) as session:
-                deleted_counts = await _delete_rate_windows_and_holds(ctx, session, domain_ids)
+                deleted_counts = await _delete_windows_and_holds_returning_counts(
+                    ctx, session, domain_ids
+                )
                 changes: dict[int, tuple[LoggedRate, LoggedRate]] = {
                     owner_id: ({"used": used}, {"used": 0})
                     for owner_id, used in deleted_counts.items()
                 }
-                await _record_domain_changes(ctx, session, "rateLimitReset", changes)
+                await _journal_and_audit_domain_changes(ctx, session, "rateLimitReset", changes)
             owner_ids += domain_ids
         if includes_platform:
             async with ctx.write_session(PLATFORM) as session:
-                deleted_counts = await _delete_rate_windows_and_holds(ctx, session, [PLATFORM])
+                deleted_counts = await _delete_windows_and_holds_returning_counts(
+                    ctx, session, [PLATFORM]
+                )
                 values_before = {"rateLimit": {"used": deleted_counts.get(PLATFORM, 0)}}
                 values_after = {"rateLimit": {"used": 0}}
                 entry = NewAuditLogEntry("rateLimitReset", before=values_before, after=values_after)
-                await audit_log.log_changes(ctx, session, *([entry] if deleted_counts else []))
+                await audit_log.insert_audit_log_entries(
+                    ctx, session, *([entry] if deleted_counts else [])
+                )
     return owner_ids
 
 
 def _require_owner(owners: object) -> None:
     if not owners:
-        message = "Users or domains are required"
+        message = "`users` or `domains` is required."
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["users"])
 
 
-async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
+async def _lock_streams_of_owners(ctx: Context, owners: RateLimitOwners) -> None:
     """Lock the streams of all owners at once, since locks must be taken in one order."""
     stream_ids: set[int] = set()
     if owners.users is not None:
-        for row in await load_selected_users(ctx, owners.users):
+        for row in await require_selected_users(ctx, owners.users):
             stream_ids |= {row.id, row.domain_id or PLATFORM}
     if owners.domains is not None:
         stream_ids |= {
             PLATFORM,
-            *(row.id for row in await domain_loaders.load_referenced_domains(ctx, owners.domains)),
+            *(
+                row.id
+                for row in await domain_loaders.require_administered_domains_by_ref(
+                    ctx, owners.domains
+                )
+            ),
         }
     async with ctx.write_session(*stream_ids):
         pass
@@ -173,7 +199,7 @@ def audit_log_values(rate: Rate | None) -> LoggedRate:
     return {"messages": limit_or_none(rate.messages), "per": rate.per.value}
 
 
-async def set_or_delete_rates(
+async def set_or_delete_rates_and_return_former(
     ctx: Context,
     session: AsyncSession,
     owner_ids: Iterable[int],
@@ -215,7 +241,7 @@ def _rate_from_row(row: ColumnRow) -> Rate:
     return Rate(row.messages, row.per)
 
 
-async def _delete_rate_windows_and_holds(
+async def _delete_windows_and_holds_returning_counts(
     ctx: Context, session: AsyncSession, owner_ids: Sequence[int]
 ) -> dict[int, int]:
     """Delete the windows of these owners; return the counts of running ones by owner id."""
@@ -229,7 +255,7 @@ async def _delete_rate_windows_and_holds(
     return {row.id: row.used for row in deleted_rows if row.until > now}
 
 
-async def _record_domain_changes(
+async def _journal_and_audit_domain_changes(
     ctx: Context,
     session: AsyncSession,
     mutation: str,
@@ -252,4 +278,4 @@ async def _record_domain_changes(
         NewAuditLogEntry(mutation, "Domain", key, key, {"rateLimit": old}, {"rateLimit": new})
         for key, (old, new) in actual_changes.items()
     )
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)

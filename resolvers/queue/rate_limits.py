@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, or_, select
@@ -10,6 +11,7 @@ from sqlmodel import col
 
 from mail.limits import sending_rates
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
+from mail.logs.message_entries import UNKNOWN_MESSAGE, LimitedMessage, ReachedLimitEntry
 from models.domains.tables import Domain
 from models.errors import RateLimited
 from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
@@ -17,18 +19,35 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import LimitSource, User
-from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
 from resolvers.domains.loaders import is_administered_domain
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
+from resolvers.queue.refused_messages import record_refused_message
 
-LIMIT_CURSOR_KIND = "rate-limits"
-HOLD_CURSOR_KIND = "rate-holds"
 WINDOW_COLUMNS = frozenset({"used", "until"})  # columns of the current window
 LIMIT_COLUMNS = WINDOW_COLUMNS | {column.name for column in select_columns(RateLimit)}
 DOMAIN_COLUMN = "domain_id"  # of a hold whose limit is that of a domain
+
+
+class RateLimitOrder(StrEnum):
+    """The order of a list of rate limits; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+class RateLimitHoldOrder(StrEnum):
+    """The order of a list of rate limited users; ties by id."""
+
+    HELD_ASC = "HELD_ASC"
+    HELD_DESC = "HELD_DESC"
+
+
+LIMIT_ORDERS = list_orders(RateLimitOrder)
+HOLD_ORDERS = list_orders(RateLimitHoldOrder, {"HELD": SortColumn("since", datetime)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +67,16 @@ class SendingRateExceeded(RateLimited):
         self.user_id, self.full_window = user_id, full_window
 
 
-async def require_below_sending_rates(ctx: Context, user_id: int) -> None:
+async def require_below_sending_rates(
+    ctx: Context, user_id: int, message: LimitedMessage = UNKNOWN_MESSAGE
+) -> None:
     """Raise RateLimited if the user, the domain or the platform has used up its rate."""
-    statement, parameters = sending_rates.full_windows_query(ctx.environment, user_id)
+    statement, parameters = sending_rates.full_windows_query_and_values(ctx.environment, user_id)
     rows = await ctx.read_prepared(statement, **parameters)
     if rows:
-        raise record_and_build_rate_limited_error(
-            ctx, SendingRateExceeded(user_id, sending_rates.last_ending_full_window(rows, user_id))
-        )
+        window = sending_rates.last_ending_full_window(rows, user_id)
+        exceeded = SendingRateExceeded(user_id, window)
+        raise log_refusal_and_build_rate_limited_error(ctx, exceeded, message)
 
 
 def count_against_sending_rates(
@@ -71,15 +92,24 @@ def count_against_sending_rates(
         raise SendingRateExceeded(user_id, full_window)
 
 
-def record_and_build_rate_limited_error(ctx: Context, exceeded: SendingRateExceeded) -> RateLimited:
+def log_refusal_and_build_rate_limited_error(
+    ctx: Context, exceeded: SendingRateExceeded, message: LimitedMessage
+) -> RateLimited:
     """Return the RateLimited error. The first one of a window is also recorded for the user."""
+    window = exceeded.full_window
+    entry = ReachedLimitEntry(
+        exceeded.user_id,
+        f"RATE_{window.source}",
+        window.allowed,
+        window.ends_at,
+        message=message,
+    )
+    record_refused_message(ctx, entry)
     if not ctx.is_dry_run:
         # in the background, since the current transaction is rolled back
-        recording = record_and_report_refusal_once(
-            ctx.environment, exceeded.user_id, exceeded.full_window
-        )
-        cache_of_database(ctx.environment.database).run_in_background(recording)
-    return exceeded.full_window.rate_limited_error(ctx.environment.now())
+        recording = record_and_report_refusal_once(ctx.environment, exceeded.user_id, window)
+        cache_of_database(ctx.environment.database).write_in_background(recording)
+    return window.rate_limited_error(ctx.environment.now())
 
 
 def _is_visible_limit(ctx: Context) -> ColumnElement[bool]:
@@ -89,7 +119,9 @@ def _is_visible_limit(ctx: Context) -> ColumnElement[bool]:
     return col(RateLimit.user_id).in_(user_ids) | col(RateLimit.domain_id).in_(domain_ids)
 
 
-def _select_limits(ctx: Context, *columns: Any) -> Select[*tuple[Any, ...]]:
+def _select_visible_rate_limits_and_windows(
+    ctx: Context, *columns: Any
+) -> Select[*tuple[Any, ...]]:
     """Select visible limits with their current window."""
     window = RateWindow
     is_current_window = (
@@ -110,7 +142,7 @@ def _select_limit_columns(
 ) -> Select[*tuple[Any, ...]]:
     """Select columns of visible limits. WINDOW_COLUMNS are those of the current window."""
     window_columns = select_columns(RateWindow, WINDOW_COLUMNS.intersection(column_names))
-    return _select_limits(
+    return _select_visible_rate_limits_and_windows(
         ctx, *select_columns(RateLimit, set(column_names) - WINDOW_COLUMNS), *window_columns
     )
 
@@ -128,20 +160,23 @@ async def read_limit_page(
     conditions: RateLimitConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: RateLimitOrder = RateLimitOrder.CREATED_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the limits that are set, the oldest first."""
-    sort_key = (col(RateLimit.created_at), col(RateLimit.id))
-    statement = _select_limit_columns(ctx, {"id", "created_at", *columns}).where(
+    """Read a page of the limits that are set. Raises InvalidInput for a cursor of another order."""
+    list_order = LIMIT_ORDERS[order]
+    statement = _select_limit_columns(ctx, {"id", list_order.column, *columns}).where(
         *_where_clauses(conditions)
     )
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=False)
-    )
+    return await read_ordered_page(ctx, statement, RateLimit, page_request, list_order)
 
 
-async def count_limits(ctx: Context, conditions: RateLimitConditions) -> int:
+async def count_visible_limits(ctx: Context, conditions: RateLimitConditions) -> int:
     """Count the limits that meet the conditions."""
-    (row,) = await ctx.read(_select_limits(ctx, func.count()).where(*_where_clauses(conditions)))
+    (row,) = await ctx.read(
+        _select_visible_rate_limits_and_windows(ctx, func.count()).where(
+            *_where_clauses(conditions)
+        )
+    )
     return int(row[0])
 
 
@@ -159,7 +194,7 @@ def _where_clauses(conditions: RateLimitConditions) -> list[ColumnElement[bool]]
     return clauses
 
 
-def _select_rate_limited_users(
+def _select_visible_rate_limited_users(
     ctx: Context, user_ids: Collection[int] | None, *columns: Any
 ) -> Select[*tuple[Any, ...]]:
     """Select the visible users that are rate limited now, all or these."""
@@ -177,11 +212,9 @@ def _select_columns_of_rate_limit_holds(
 ) -> Select[*tuple[Any, ...]]:
     is_domain_limit = col(RateLimitHold.source) == LimitSource.DOMAIN
     domain = case((is_domain_limit, col(RateLimitHold.window_id))).label(DOMAIN_COLUMN)
-    stored_names = (
-        None if column_names is None else {"id", "since", *column_names} - {DOMAIN_COLUMN}
-    )
+    stored_names = None if column_names is None else {"id", *column_names} - {DOMAIN_COLUMN}
     extra_columns = [domain] if column_names is None or DOMAIN_COLUMN in column_names else []
-    return _select_rate_limited_users(
+    return _select_visible_rate_limited_users(
         ctx, user_ids, *select_columns(RateLimitHold, stored_names), *extra_columns
     )
 
@@ -201,16 +234,18 @@ async def read_rate_limit_hold_page(
     user_ids: Collection[int] | None,
     page_request: PageRequest,
     columns: Collection[str],
+    order: RateLimitHoldOrder = RateLimitHoldOrder.HELD_DESC,
 ) -> Page[ColumnRow]:
-    """Read a page of the users that are rate limited now, the last first."""
-    sort_key = (col(RateLimitHold.since), col(RateLimitHold.id))
-    statement = _select_columns_of_rate_limit_holds(ctx, user_ids, columns)
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=True)
-    )
+    """Read a page of the users that are rate limited now.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    list_order = HOLD_ORDERS[order]
+    statement = _select_columns_of_rate_limit_holds(ctx, user_ids, {list_order.column, *columns})
+    return await read_ordered_page(ctx, statement, RateLimitHold, page_request, list_order)
 
 
 async def count_rate_limited_users(ctx: Context, user_ids: Collection[int] | None) -> int:
     """Count the users that are rate limited now."""
-    (row,) = await ctx.read(_select_rate_limited_users(ctx, user_ids, func.count()))
+    (row,) = await ctx.read(_select_visible_rate_limited_users(ctx, user_ids, func.count()))
     return int(row[0])

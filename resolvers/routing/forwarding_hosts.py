@@ -8,8 +8,12 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
-from mail.addresses.address_syntax import ascii_domain, checked_domain
-from mail.authentication.sender_networks import MIN_PREFIX_LENGTH, find_networks, network_text
+from mail.addresses.address_syntax import ascii_domain, normalize_and_validate_domain
+from mail.authentication.sender_networks import (
+    MIN_PREFIX_LENGTH,
+    find_sender_networks_or_raise,
+    network_text,
+)
 from models.errors import Conflict, Forbidden, InvalidInput
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost
@@ -18,13 +22,17 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
-from resolvers.routing.loaders import FORWARDERS, load_visible_rows, select_rows
-from resolvers.routing.mutations import audit_log_values, require_room
+from resolvers.routing.loaders import (
+    FORWARDERS,
+    require_visible_routing_rows,
+    select_visible_routing_rows,
+)
+from resolvers.routing.mutations import audit_log_values, require_below_row_limit
 
 MAX_SOURCE_LENGTH = 255  # characters
 
 
-def parse_network(text: str) -> str | None:
+def parse_network_or_none(text: str) -> str | None:
     """Return an IP address or network in normal form, or None if the text is a name.
 
     Raises InvalidInput if the network is too large.
@@ -34,7 +42,7 @@ def parse_network(text: str) -> str | None:
     except ValueError:
         return None
     if network.prefixlen < MIN_PREFIX_LENGTH[network.version]:
-        message = f"The prefix length must be at least /{MIN_PREFIX_LENGTH[network.version]}"
+        message = f"The prefix length must be at least /{MIN_PREFIX_LENGTH[network.version]}."
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["hostname"])
     ipv4_address = getattr(network.network_address, "ipv4_mapped", None)
     return str(ipv4_address) if ipv4_address else network_text(network)
@@ -54,12 +62,14 @@ async def create_or_update_forwarding_hosts(
     Conflict if nothing would change, and Forbidden for a name inside a transaction, which would
     stay open during the DNS queries.
     """
-    network = parse_network(name_or_network)
+    network = parse_network_or_none(name_or_network)
     if network is None:
         if ctx.is_writing:
-            raise Forbidden("A look-up in DNS is not possible inside @atomic")
-        source_name = checked_domain(name_or_network, path="hostname")
-        hosts = await find_networks(ctx.environment.options.dns_resolver, ascii_domain(source_name))
+            raise Forbidden("An @atomic request can't query DNS.")
+        source_name = normalize_and_validate_domain(name_or_network, path="hostname")
+        hosts = await find_sender_networks_or_raise(
+            ctx.environment.options.dns_resolver, ascii_domain(source_name)
+        )
     else:
         source_name, hosts = network, [network]
     statement = select(*select_columns(ForwardingHost)).where(col(ForwardingHost.host).in_(hosts))
@@ -74,9 +84,9 @@ async def create_or_update_forwarding_hosts(
         ]
         if not new_hosts and not rows_to_update:
             raise Conflict(
-                "All addresses of the host are forwarding hosts already", path=["hostname"]
+                "All addresses of the host are forwarding hosts already.", path=["hostname"]
             )
-        await require_room(ctx, FORWARDERS, len(new_hosts))
+        await require_below_row_limit(ctx, FORWARDERS, len(new_hosts))
         common_values: dict[str, Any] = {"source": source_name, "filter_spam": filter_spam}
         ids_by_host = {host: ctx.environment.new_id() for host in new_hosts} | {
             row.host: row.id for row in rows_to_update
@@ -100,7 +110,7 @@ async def create_or_update_forwarding_hosts(
             _create_log_entry(host, key, common_values, rows_by_host.get(host))
             for host, key in ids_by_host.items()
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return [ids_by_host.get(host) or rows_by_host[host].id for host in hosts]
 
 
@@ -118,8 +128,8 @@ def _create_log_entry(
     )
 
 
-def _audit_log_values(row: ColumnRow) -> dict[str, Any]:
-    return audit_log_values(FORWARDERS, row)
+def _audit_log_values(host_row: ColumnRow) -> dict[str, Any]:
+    return audit_log_values(FORWARDERS, host_row)
 
 
 async def load_ids_by_host(ctx: Context, hosts: Sequence[str]) -> dict[str, int]:
@@ -131,7 +141,7 @@ async def load_ids_by_host(ctx: Context, hosts: Sequence[str]) -> dict[str, int]
     for host in hosts:
         with suppress(ValueError):
             stored_forms[host] = normalize_network(host)
-    statement = select_rows(ctx, FORWARDERS, {"host"}).where(
+    statement = select_visible_routing_rows(ctx, FORWARDERS, {"host"}).where(
         col(ForwardingHost.host).in_(stored_forms.values())
     )
     ids = {row.host: int(row.id) for row in await ctx.read(statement)}
@@ -144,7 +154,7 @@ async def delete_forwarding_hosts(ctx: Context, ids: Sequence[int]) -> list[int]
     Raises InvalidInput if nothing is given, NotFound if one does not exist.
     """
     async with ctx.write_session(PLATFORM) as session:
-        rows = await load_visible_rows(ctx, FORWARDERS, ids)
+        rows = await require_visible_routing_rows(ctx, FORWARDERS, ids)
         row_ids = [row.id for row in rows]
         connection = await session.connection()
         await connection.execute(delete(ForwardingHost).where(col(ForwardingHost.id).in_(row_ids)))
@@ -156,5 +166,5 @@ async def delete_forwarding_hosts(ctx: Context, ids: Sequence[int]) -> list[int]
             )
             for row in rows
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return row_ids

@@ -2,39 +2,78 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, false, func, select, true
-from sqlmodel import SQLModel, col
+from sqlalchemy import ColumnElement, Select, false, func, or_, select, true
+from sqlmodel import SQLModel
 
 from mail.routing import password_contexts
-from models.domains.tables import Domain
-from models.errors import InvalidInput, require_all_found
+from models.errors import InvalidInput, require_all_found, require_at_least_one_reference
 from models.events.event_types import EventType
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
-from models.validation_constraints import ValidationConstraint
-from resolvers import pagination
 from resolvers.context import BatchFunction, Context
-from resolvers.domains import loaders as domain_loaders
-from resolvers.pagination import PageScan, read_all_by_keys, read_by_keys
+from resolvers.list_orders import CREATED, ListOrder, SortColumn, list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
 from resolvers.routing import validation as routing_validation
+from resolvers.sql_text import contains_text_sql
 
 HAS_PASSWORD_COLUMN = "has_password"  # noqa: S105 - the name of a boolean column
 
 
+class RelayHostOrder(StrEnum):
+    """The order of a list of relay hosts; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+class TransportOrder(StrEnum):
+    """The order of a list of transports; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+    DESTINATION_ASC = "DESTINATION_ASC"
+    DESTINATION_DESC = "DESTINATION_DESC"
+
+
+class TlsPolicyOrder(StrEnum):
+    """The order of a list of TLS policies; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+    DESTINATION_ASC = "DESTINATION_ASC"
+    DESTINATION_DESC = "DESTINATION_DESC"
+
+
+class ForwardingHostOrder(StrEnum):
+    """The order of a list of forwarding hosts; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+    HOST_ASC = "HOST_ASC"
+    HOST_DESC = "HOST_DESC"
+
+
+_DESTINATION = {"DESTINATION": SortColumn("destination", str)}
+_HOST = {"HOST": SortColumn("host", str)}
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """One of the four tables with its names, limit and logged columns."""
+    """One of the four tables with its names, limit, logged and searched columns, and orders."""
 
     table: type[SQLModel]
     type_name: str  # of the GraphQL type
     event_type: EventType
     logged_columns: tuple[str, ...]  # columns in the admin log
+    searched_columns: tuple[str, ...]  # columns that the text of a filter is searched in
+    orders: Mapping[Any, ListOrder] = field(compare=False)  # by the values of its enum
     max_rows: int  # rows of the platform
     secret_column: str | None = None  # the column with the encrypted password
 
@@ -49,6 +88,8 @@ RELAYS = RoutingTable(
     "RelayHost",
     EventType.RELAY_HOST_CHANGED,
     ("host", "port", "username", "tls", "active"),
+    ("host", "username"),
+    list_orders(RelayHostOrder),
     1000,
     "secret",
 )
@@ -57,6 +98,8 @@ TRANSPORTS = RoutingTable(
     "Transport",
     EventType.TRANSPORT_CHANGED,
     ("destination", "next_hop", "lookup_mx", "username", "active"),
+    ("destination", "next_hop", "username"),
+    list_orders(TransportOrder, CREATED | _DESTINATION),
     5000,
     "secret",
 )
@@ -65,6 +108,8 @@ POLICIES = RoutingTable(
     "TlsPolicy",
     EventType.TLS_POLICY_CHANGED,
     ("destination", "level", "parameters", "active"),
+    ("destination",),
+    list_orders(TlsPolicyOrder, CREATED | _DESTINATION),
     5000,
 )
 FORWARDERS = RoutingTable(
@@ -72,6 +117,8 @@ FORWARDERS = RoutingTable(
     "ForwardingHost",
     EventType.FORWARDING_HOST_CHANGED,
     ("host", "source", "filter_spam"),
+    ("host", "source"),
+    list_orders(ForwardingHostOrder, CREATED | _HOST),
     10_000,
 )
 CONTEXT_OF_PASSWORD: Mapping[type[SQLModel], Callable[[int], str]] = {
@@ -80,18 +127,24 @@ CONTEXT_OF_PASSWORD: Mapping[type[SQLModel], Callable[[int], str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RoutingListing:
+    """A list of the rows of a routing table, all or those that contain a text."""
+
+    routing_table: RoutingTable
+    query: str | None = None
+
+
 def _is_visible_route(ctx: Context) -> ColumnElement[bool]:
     return true() if ctx.viewer.role.includes(Role.ADMIN) else false()
 
 
-def select_rows(
+def select_visible_routing_rows(
     ctx: Context, routing_table: RoutingTable, column_names: Collection[str] | None = None
 ) -> Select[*tuple[Any, ...]]:
     """Select the visible rows. Instead of a password only whether there is one."""
     table = core_table(routing_table.table)
-    requested_names = (
-        {*table.c.keys()} if column_names is None else {"id", "created_at", *column_names}
-    )
+    requested_names = {*table.c.keys()} if column_names is None else {"id", *column_names}
     columns: list[Any] = select_columns(
         routing_table.table, requested_names - {HAS_PASSWORD_COLUMN, routing_table.secret_column}
     )
@@ -106,7 +159,10 @@ async def _load_rows_by_id(
     routing_table: RoutingTable, ctx: Context, ids: list[int]
 ) -> list[ColumnRow | None]:
     return await read_by_keys(
-        ctx, select_rows(ctx, routing_table), core_table(routing_table.table).c.id, ids
+        ctx,
+        select_visible_routing_rows(ctx, routing_table),
+        core_table(routing_table.table).c.id,
+        ids,
     )
 
 
@@ -118,28 +174,44 @@ load_forwarding_hosts_by_id: BatchFunction[int, ColumnRow | None] = partial(
 )
 
 
-async def read_page(
-    ctx: Context, routing_table: RoutingTable, page_request: PageRequest, columns: Collection[str]
+async def read_visible_routing_page(
+    ctx: Context,
+    listing: RoutingListing,
+    page_request: PageRequest,
+    columns: Collection[str],
+    order: StrEnum,
 ) -> Page[ColumnRow]:
-    """Read a page of all rows of a routing table, the oldest first."""
-    table = core_table(routing_table.table)
-    sort_key = (table.c.created_at, table.c.id)
-    return await pagination.read_page(
+    """Read a page of rows of a routing table. Raises InvalidInput for a cursor of another order."""
+    routing_table = listing.routing_table
+    list_order = routing_table.orders[order]
+    statement = select_visible_routing_rows(ctx, routing_table, {list_order.column, *columns})
+    return await read_ordered_page(
         ctx,
-        PageScan(
-            select_rows(ctx, routing_table, columns), page_request, sort_key, is_descending=False
-        ),
+        statement.where(_contains_query(listing)),
+        routing_table.table,
+        page_request,
+        list_order,
     )
 
 
-async def count_rows(ctx: Context, routing_table: RoutingTable) -> int:
-    """Count the rows of a routing table."""
-    statement = select(func.count().label("many")).select_from(core_table(routing_table.table))
-    (row,) = await ctx.read(statement.where(_is_visible_route(ctx)))
+async def count_visible_routing_rows(ctx: Context, listing: RoutingListing) -> int:
+    """Count the rows of a list of routing records."""
+    table = core_table(listing.routing_table.table)
+    statement = select(func.count().label("many")).select_from(table)
+    (row,) = await ctx.read(statement.where(_is_visible_route(ctx), _contains_query(listing)))
     return int(row.many)
 
 
-async def load_visible_rows(
+def _contains_query(listing: RoutingListing) -> ColumnElement[bool]:
+    """Return the WHERE clause for rows with the text in a searched column; all without a text."""
+    if not listing.query:
+        return true()
+    columns = core_table(listing.routing_table.table).c
+    names = listing.routing_table.searched_columns
+    return or_(*(contains_text_sql(columns[name], listing.query) for name in names))
+
+
+async def require_visible_routing_rows(
     ctx: Context, routing_table: RoutingTable, ids: Sequence[int]
 ) -> list[ColumnRow]:
     """Load rows of a routing table in the order of the ids, each once.
@@ -147,20 +219,18 @@ async def load_visible_rows(
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
     rows_found = await read_by_keys(
-        ctx, select_rows(ctx, routing_table), core_table(routing_table.table).c.id, list(ids)
+        ctx,
+        select_visible_routing_rows(ctx, routing_table),
+        core_table(routing_table.table).c.id,
+        list(ids),
     )
     rows = {row.id: row for row in rows_found if row}
     require_all_found(ids, rows)
-    if not rows:
-        raise InvalidInput(
-            "At least one reference is required",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["ids"],
-        )
+    require_at_least_one_reference(ids)
     return list(rows.values())
 
 
-async def load_ids_by_destination(
+async def load_visible_ids_by_destination(
     routing_table: RoutingTable, ctx: Context, destinations: Sequence[str]
 ) -> dict[str, int]:
     """Load the ids of transports or TLS policies by destination, with one statement.
@@ -182,15 +252,3 @@ async def load_ids_by_destination(
     )
     ids = {row.destination: int(row.id) for row in await ctx.read(statement)}
     return {text: ids[form] for text, form in stored_forms.items() if form in ids}
-
-
-async def load_domains_by_relay_host(
-    ctx: Context, relay_host_ids: list[int]
-) -> list[list[ColumnRow]]:
-    """Load the domains that send through these relay hosts, ordered by name, with one statement."""
-    statement = (
-        select(*select_columns(Domain))
-        .where(domain_loaders.is_administered_domain(ctx))
-        .order_by(col(Domain.name))
-    )
-    return await read_all_by_keys(ctx, statement, col(Domain.relay_host_id), relay_host_ids)

@@ -32,11 +32,11 @@ from resolvers.routing.loaders import (
     RELAYS,
     TRANSPORTS,
     RoutingTable,
-    load_visible_rows,
+    require_visible_routing_rows,
 )
 
 DEFAULT_PORT = 25
-DESTINATION_EXISTS_TEXT = "Another record has the same destination"
+DESTINATION_EXISTS_TEXT = "Another record has the same destination."
 GRAPHQL_NAMES = {
     "next_hop": "nextHop",
     "lookup_mx": "lookupMx",
@@ -46,7 +46,7 @@ GRAPHQL_NAMES = {
 SERVER_COLUMNS = {RELAYS: ("host", "port"), TRANSPORTS: ("next_hop", "lookup_mx"), POLICIES: ()}
 
 
-async def create_row(
+async def create_routing_row(
     ctx: Context,
     routing_table: RoutingTable,
     columns: Mapping[str, Any],
@@ -56,7 +56,7 @@ async def create_row(
 
     Raises InvalidInput, LimitReached, or Conflict if the destination has a row already.
     """
-    values = _validate_columns(routing_table, columns, {}, password)
+    values = _validate_routing_columns(routing_table, columns, {}, password)
     if routing_table is RELAYS:
         values.setdefault("port", DEFAULT_PORT)
     created_at, row_id = ctx.environment.now(), ctx.environment.new_id()
@@ -65,11 +65,11 @@ async def create_row(
         values["secret"] = _encrypt_password(ctx, routing_table, row_id, password)
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
-        await require_room(ctx, routing_table, 1)
+        await require_below_row_limit(ctx, routing_table, 1)
         if "destination" in values:
             await _require_destination_free(ctx, routing_table, values["destination"], ())
         await (await session.connection()).execute(insert(table).values(values))
-        (row,) = await load_visible_rows(ctx, routing_table, [row_id])
+        (row,) = await require_visible_routing_rows(ctx, routing_table, [row_id])
         await ctx.record_change(session, PLATFORM, routing_table.event_type, [row_id])
         entry = NewAuditLogEntry(
             f"{_mutation_prefix(routing_table)}Create",
@@ -77,45 +77,48 @@ async def create_row(
             row_id,
             after=audit_log_values(routing_table, row),
         )
-        await audit_log.log_changes(ctx, session, entry)
+        await audit_log.insert_audit_log_entries(ctx, session, entry)
     return row_id
 
 
-async def update_rows(
+async def update_routing_rows(
     ctx: Context,
     routing_table: RoutingTable,
     ids: Sequence[int],
     columns: Mapping[str, Any],
     password: str | None = None,
 ) -> None:
-    """Update rows of a routing table, all or none. Raises NotFound and the errors of `create_row`.
+    """Update rows of a routing table, all or none.
 
-    Raises InvalidInput if a stored password would be sent to another server than before.
+    Raises NotFound and the errors of `create_routing_row`. Raises InvalidInput if a stored password
+    would be sent to another server than before.
     """
     if not columns and password is None:
         raise InvalidInput(
-            "At least one field is required", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
         before, connection = (
-            await load_visible_rows(ctx, routing_table, ids),
+            await require_visible_routing_rows(ctx, routing_table, ids),
             await session.connection(),
         )
         if "destination" in columns and len(before) > 1:
             raise Conflict(
-                "Records can't share a destination: change one record at a time",
+                "Records can't share a destination: change one record at a time.",
                 path=["destination"],
                 index=1,
             )
         for row in before:
-            values = _updated_columns(ctx, routing_table, row, columns, password)
+            values = _validated_update_of_row(ctx, routing_table, row, columns, password)
             if values.get("destination", column_or_none(row, "destination")) != column_or_none(
                 row, "destination"
             ):
                 await _require_destination_free(ctx, routing_table, values["destination"], [row.id])
             await connection.execute(update(table).where(table.c.id == row.id).values(values))
-        after = await load_visible_rows(ctx, routing_table, ids)
+        after = await require_visible_routing_rows(ctx, routing_table, ids)
         await ctx.record_change(
             session, PLATFORM, routing_table.event_type, [row.id for row in before]
         )
@@ -123,10 +126,12 @@ async def update_rows(
             _update_log_entry(routing_table, *pair, password)
             for pair in zip(before, after, strict=True)
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
-async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[int]) -> None:
+async def delete_routing_rows(
+    ctx: Context, routing_table: RoutingTable, ids: Sequence[int]
+) -> None:
     """Delete rows of a routing table, all or none.
 
     Domains that used a deleted relay host send directly then. Raises NotFound, and
@@ -134,11 +139,11 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
     """
     domain_ids = await _domain_ids_using_relay_hosts(ctx, routing_table, ids)
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
-        rows = await load_visible_rows(ctx, routing_table, ids)
+        rows = await require_visible_routing_rows(ctx, routing_table, ids)
         table, connection = core_table(routing_table.table), await session.connection()
         if routing_table is RELAYS:
             if set(await _domain_ids_using_relay_hosts(ctx, routing_table, ids)) - set(domain_ids):
-                message = "A domain began to use the relay host at the same time: retry"
+                message = "A domain began to use the relay host at the same time: retry."
                 raise ServiceUnavailable(message, component="store")
             update_statement = update(Domain).where(col(Domain.relay_host_id).in_(ids))
             await connection.execute(
@@ -158,7 +163,7 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
             )
             for row in rows
         )
-        await audit_log.log_changes(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 async def require_relay_host(ctx: Context, relay_host_id: int, *, path: Sequence[str]) -> None:
@@ -168,29 +173,32 @@ async def require_relay_host(ctx: Context, relay_host_id: int, *, path: Sequence
         raise NotFound(str(relay_host_id), path=path)
 
 
-async def require_room(ctx: Context, routing_table: RoutingTable, new_count: int) -> None:
+async def require_below_row_limit(
+    ctx: Context, routing_table: RoutingTable, new_count: int
+) -> None:
     """Raise LimitReached if the routing table can't have this number of new rows."""
     (row,) = await ctx.read(
         select(func.count().label("many")).select_from(core_table(routing_table.table))
     )
     if row.many + new_count > routing_table.max_rows:
         raise LimitReached(
-            f"At most {routing_table.max_rows} records of this type",
+            f"At most {routing_table.max_rows} records of this type are allowed.",
             limit=routing_table.max_rows,
             used=row.many,
         )
 
 
-def audit_log_values(routing_table: RoutingTable, row: ColumnRow) -> dict[str, Any]:
+def audit_log_values(routing_table: RoutingTable, routing_row: ColumnRow) -> dict[str, Any]:
     """Return the values of a row for the admin log."""
     return {
-        GRAPHQL_NAMES.get(name, name): getattr(row, name) for name in routing_table.logged_columns
+        GRAPHQL_NAMES.get(name, name): getattr(routing_row, name)
+        for name in routing_table.logged_columns
     }
 
 
-def column_or_none(row: ColumnRow, column_name: str) -> Any:
+def column_or_none(routing_row: ColumnRow, column_name: str) -> Any:
     """Return a column of a row, or None if the row has no such column."""
-    return getattr(row, column_name, None)
+    return getattr(routing_row, column_name, None)
 
 
 def _mutation_prefix(routing_table: RoutingTable) -> str:
@@ -217,26 +225,28 @@ async def _require_destination_free(
         raise Conflict(DESTINATION_EXISTS_TEXT, path=["destination"])
 
 
-def _updated_columns(
+def _validated_update_of_row(
     ctx: Context,
     routing_table: RoutingTable,
-    row: ColumnRow,
+    routing_row: ColumnRow,
     columns: Mapping[str, Any],
     password: str | None,
 ) -> dict[str, Any]:
     """Return the new columns of one row. Raises errors whose messages name the row."""
-    with prefix_error_messages(row.host if routing_table is RELAYS else row.destination):
-        values = _validate_columns(routing_table, columns, row._asdict(), password)
+    with prefix_error_messages(
+        routing_row.host if routing_table is RELAYS else routing_row.destination
+    ):
+        values = _validate_routing_columns(routing_table, columns, routing_row._asdict(), password)
     if "updated_at" in core_table(routing_table.table).c:
         values["updated_at"] = ctx.environment.now()
     if password is not None:
-        values["secret"] = _encrypt_password(ctx, routing_table, row.id, password)
+        values["secret"] = _encrypt_password(ctx, routing_table, routing_row.id, password)
     elif "username" in values and values["username"] is None:
         values["secret"] = None
     return values
 
 
-def _validate_columns(
+def _validate_routing_columns(
     routing_table: RoutingTable,
     columns: Mapping[str, Any],
     stored: Mapping[str, Any],
@@ -248,11 +258,11 @@ def _validate_columns(
     """
     problems, values = ErrorCollector(), dict(columns)
     if routing_table is RELAYS:
-        _validate_relay_host(values, problems)
+        _validate_and_normalize_relay_host(values, problems)
     elif routing_table is TRANSPORTS:
-        _validate_transport(values, stored, problems)
+        _validate_and_normalize_transport(values, stored, problems)
     else:
-        _validate_tls_policy(values, stored, problems)
+        _validate_and_normalize_tls_policy(values, stored, problems)
     with problems.collecting():
         if values.get("username") is not None:
             values["username"] = routing_validation.validate_username(values["username"])
@@ -265,7 +275,7 @@ def _validate_columns(
     return values
 
 
-def _validate_relay_host(values: dict[str, Any], problems: ErrorCollector) -> None:
+def _validate_and_normalize_relay_host(values: dict[str, Any], problems: ErrorCollector) -> None:
     with problems.collecting():
         if values.get("port") is not None:
             routing_validation.validate_port(values["port"])
@@ -274,13 +284,13 @@ def _validate_relay_host(values: dict[str, Any], problems: ErrorCollector) -> No
             relay = routing_validation.parse_host_and_port(values["host"], path=["host"])
             values["host"] = relay.host
             if relay.port is not None and values.setdefault("port", relay.port) != relay.port:
-                message = "The port in `host` differs from `port`"
+                message = "The port in `host` differs from `port`."
                 raise InvalidInput(
                     message, constraint=ValidationConstraint.EXCLUSIVE, path=["port"]
                 )
 
 
-def _validate_transport(
+def _validate_and_normalize_transport(
     values: dict[str, Any], stored: Mapping[str, Any], problems: ErrorCollector
 ) -> None:
     with problems.collecting():
@@ -294,7 +304,7 @@ def _validate_transport(
             )
 
 
-def _validate_tls_policy(
+def _validate_and_normalize_tls_policy(
     values: dict[str, Any], stored: Mapping[str, Any], problems: ErrorCollector
 ) -> None:
     with problems.collecting():
@@ -325,13 +335,13 @@ def _require_complete_credentials(
     keeps_password = bool(stored.get(HAS_PASSWORD_COLUMN)) and username is not None
     if password is not None and username is None:
         raise InvalidInput(
-            "A password requires a user name",
+            "A password requires a user name.",
             constraint=ValidationConstraint.REQUIRES,
             path=["username"],
         )
     if username is not None and password is None and not keeps_password:
         raise InvalidInput(
-            "A user name requires a password",
+            "A user name requires a password.",
             constraint=ValidationConstraint.REQUIRES,
             path=["password"],
         )
@@ -342,7 +352,7 @@ def _require_complete_credentials(
         for column in SERVER_COLUMNS[routing_table]
     )
     if changes_server:
-        message = "The password is required, since another server would receive the stored one"
+        message = "The password is required, since another server would receive the stored one."
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["password"])
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mail.addresses.address_syntax import validated_address
+from mail.addresses.address_syntax import normalize_and_validate_address
 from mail.outbound import route_test
 from mail.outbound.route_test import RouteTestResult
 from mail.routing.mx_hosts import outbound_settings_from_options
@@ -37,7 +37,7 @@ async def run_route_test(
     """
     if test_input.relay_host_id is not None and test_input.transport_id is not None:
         raise InvalidInput(
-            "Give a relay host or a transport, not both",
+            "A relay host and a transport can't be combined.",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["transport"],
         )
@@ -46,17 +46,23 @@ async def run_route_test(
         and test_input.transport_id is None
         and not test_input.recipient
     ):
-        message = "A recipient, a relay host or a transport is required"
+        message = "A recipient, a relay host or a transport is required."
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["recipient"])
-    sender = validated_address(test_input.sender, path="sender") if test_input.sender else ""
+    sender = (
+        normalize_and_validate_address(test_input.sender, path="sender")
+        if test_input.sender
+        else ""
+    )
     recipient = (
-        validated_address(test_input.recipient, path="recipient") if test_input.recipient else None
+        normalize_and_validate_address(test_input.recipient, path="recipient")
+        if test_input.recipient
+        else None
     )
     if ctx.is_writing:
-        raise Forbidden("A route test is not possible inside @atomic")
+        raise Forbidden("An @atomic request can't run a route test.")
     if is_dry_run:
         return RouteTestResult(is_accepted=True)
-    with _test_slot(MAX_CONCURRENT_TESTS):
+    with _test_slot_or_raise_rate_limited(MAX_CONCURRENT_TESTS):
         return await route_test.run_route_test(
             ctx.environment,
             outbound_settings_from_options(ctx.environment),
@@ -68,10 +74,10 @@ async def run_route_test(
 
 
 @contextmanager
-def _test_slot(limit: int) -> Generator[None]:
+def _test_slot_or_raise_rate_limited(limit: int) -> Generator[None]:
     """Hold one of the test slots of this process. Raises RateLimited if none is free."""
     if len(_RUNNING_TESTS) >= limit:
-        message = f"{limit} route tests are running: retry"
+        message = f"{limit} route tests are running: retry later."
         raise RateLimited(message, retry_after=timedelta(seconds=30))
     slot = object()
     _RUNNING_TESTS.add(slot)

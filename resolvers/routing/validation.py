@@ -8,7 +8,10 @@ from ipaddress import ip_address
 
 import idna
 
-from mail.addresses.address_syntax import checked_domain, validated_address
+from mail.addresses.address_syntax import (
+    normalize_and_validate_address,
+    normalize_and_validate_domain,
+)
 from mail.network.outbound_http import ascii_host
 from mail.routing import certificate_checks
 from mail.routing.certificate_checks import MAX_MATCHES
@@ -34,7 +37,7 @@ def validate_port(value: int, *, path: Sequence[str] = ("port",)) -> int:
     """Return the port number. Raises InvalidInput unless it is 1 to 65535."""
     if not 0 < value < PORT_LIMIT:
         raise InvalidInput(
-            "Must be from 1 to 65535", constraint=ValidationConstraint.RANGE, path=path
+            "Must be from 1 to 65535.", constraint=ValidationConstraint.RANGE, path=path
         )
     return value
 
@@ -42,7 +45,7 @@ def validate_port(value: int, *, path: Sequence[str] = ("port",)) -> int:
 def validate_host(text: str, *, path: Sequence[str]) -> str:
     """Return a host name in ASCII, or an IP address without brackets. Raises InvalidInput."""
     error = InvalidInput(
-        "Must be a host name or IP address", constraint=ValidationConstraint.HOST, path=path
+        "Must be a host name or IP address.", constraint=ValidationConstraint.HOST, path=path
     )
     text = text.strip()
     without_brackets = text[1:-1] if text.startswith("[") and text.endswith("]") else text
@@ -83,7 +86,7 @@ def parse_host_and_port(text: str, *, path: Sequence[str]) -> HostAndPort:
     match = _HOST_AND_PORT.fullmatch(text)
     if not match:
         raise InvalidInput(
-            "Must be host, host:port or [host]:port",
+            "Must be host, host:port or [host]:port.",
             constraint=ValidationConstraint.HOST,
             path=path,
         )
@@ -95,16 +98,16 @@ def parse_host_and_port(text: str, *, path: Sequence[str]) -> HostAndPort:
     )
 
 
-def validate_next_hop(message: str, *, lookup_mx: bool, path: Sequence[str] = ("nextHop",)) -> str:
+def validate_next_hop(text: str, *, lookup_mx: bool, path: Sequence[str] = ("nextHop",)) -> str:
     """Return the next hop of a transport as host:port, [host]:port or domain.
 
     Raises InvalidInput if it is not one of these, or not a domain with `lookup_mx`.
     """
-    next_hop = parse_host_and_port(message, path=path)
+    next_hop = parse_host_and_port(text, path=path)
     is_literal = _is_ip_address(next_hop.host)
     if lookup_mx and (next_hop.has_brackets or is_literal):
-        message = "With lookupMx the next hop must be a domain without brackets"
-        raise InvalidInput(message, constraint=ValidationConstraint.DOMAIN, path=path)
+        text = "With `lookupMx`, the next hop must be a domain without brackets."
+        raise InvalidInput(text, constraint=ValidationConstraint.DOMAIN, path=path)
     is_bracketed = next_hop.has_brackets or ":" in next_hop.host
     host_text = f"[{next_hop.host}]" if is_bracketed else next_hop.host
     if next_hop.port is None:
@@ -129,19 +132,19 @@ def validate_destination(text: str, *, path: Sequence[str] = ("destination",)) -
     if text.startswith("/"):
         return _validate_regex(text, path)
     if text.startswith("."):
-        return f".{_validate_domain(text[1:], path)}"
+        return f".{_validate_destination_domain(text[1:], path)}"
     if "@" in text:
         with _errors_with_path(path):
-            local, _, domain = validated_address(text).rpartition("@")
+            local, _, domain = normalize_and_validate_address(text).rpartition("@")
         return f"{local.lower()}@{domain}"
-    return _validate_domain(text, path)
+    return _validate_destination_domain(text, path)
 
 
 def _validate_regex(text: str, path: Sequence[str]) -> str:
     has_slashes = len(text) > 2 and text.endswith("/")  # noqa: PLR2004 - both slashes
     if not has_slashes or len(text) > MAX_REGEX_LENGTH or not text.isprintable():
         message = (
-            f"Must be a /regular expression/ of at most {MAX_REGEX_LENGTH} printable characters"
+            f"Must be a /regular expression/ of at most {MAX_REGEX_LENGTH} printable characters."
         )
         raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
     with _errors_with_path(path):
@@ -160,17 +163,17 @@ def validate_tls_destination(text: str, *, path: Sequence[str] = ("destination",
         port_suffix = "" if destination.port is None else f":{destination.port}"
         return f"[{destination.host}]{port_suffix}"
     if text.startswith("."):
-        return f".{_validate_domain(text[1:], path)}"
-    return _validate_domain(text, path)
+        return f".{_validate_destination_domain(text[1:], path)}"
+    return _validate_destination_domain(text, path)
 
 
-def _validate_domain(text: str, path: Sequence[str]) -> str:
+def _validate_destination_domain(text: str, path: Sequence[str]) -> str:
     if _is_ip_address(text):
         raise InvalidInput(
-            "An IP address must be in brackets", constraint=ValidationConstraint.DOMAIN, path=path
+            "An IP address must be in brackets.", constraint=ValidationConstraint.DOMAIN, path=path
         )
     with _errors_with_path(path):
-        return checked_domain(text)
+        return normalize_and_validate_domain(text)
 
 
 @contextmanager
@@ -185,7 +188,7 @@ def _errors_with_path(path: Sequence[str]) -> Generator[None]:
 def validate_username(text: str, *, path: Sequence[str] = ("username",)) -> str:
     """Return the username. Raises InvalidInput unless it is one printable line."""
     if not text or len(text) > MAX_USERNAME_LENGTH or not text.isprintable():
-        message = f"1 to {MAX_USERNAME_LENGTH} printable characters"
+        message = f"Must have from 1 to {MAX_USERNAME_LENGTH} printable characters."
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text
 
@@ -197,7 +200,7 @@ def validate_password(text: str, *, path: Sequence[str] = ("password",)) -> str:
         for character in text
     )
     if not text or len(text) > MAX_PASSWORD_LENGTH or has_control_characters:
-        message = f"1 to {MAX_PASSWORD_LENGTH} characters on one line"
+        message = f"Must have from 1 to {MAX_PASSWORD_LENGTH} characters on one line."
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     return text
 
@@ -219,11 +222,11 @@ def validate_tls_parameters(
     if level is TlsPolicyLevel.FINGERPRINT:
         validators["match"] = lambda value: _validate_fingerprints(value, path)
         if "match" not in attributes:
-            message = "FINGERPRINT requires match= with fingerprints"
+            message = "FINGERPRINT requires match= with fingerprints."
             raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=path)
     for name in attributes:
         if name not in validators:
-            message = f"{level} allows the parameters {' and '.join(sorted(validators)) or 'none'}"
+            message = f"{level} allows the parameters {' and '.join(sorted(validators)) or 'none'}."
             raise InvalidInput(message, constraint=ValidationConstraint.UNSUPPORTED, path=path)
     normalized = (
         " ".join(f"{name}={validators[name](attributes[name])}" for name in sorted(attributes))
@@ -238,13 +241,13 @@ def validate_tls_parameters(
 
 def _parse_attributes(text: str, path: Sequence[str]) -> dict[str, str]:
     if len(text) > MAX_PARAMETERS_LENGTH or not text.isascii() or not text.isprintable():
-        message = f"at most {MAX_PARAMETERS_LENGTH} printable characters of ASCII"
+        message = f"The parameters have at most {MAX_PARAMETERS_LENGTH} printable ASCII characters."
         raise InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=path)
     attributes: dict[str, str] = {}
     for item in text.replace(",", " ").split():
         name, equals, value = item.partition("=")
         if not equals or not value or name in attributes:
-            message = "Must be name=value, each name once, with spaces between them"
+            message = "Must be name=value, each name once, separated by spaces."
             raise InvalidInput(message, constraint=ValidationConstraint.PATTERN, path=path)
         attributes[name] = value
     return attributes
@@ -253,7 +256,8 @@ def _parse_attributes(text: str, path: Sequence[str]) -> dict[str, str]:
 def _validate_protocols(text: str, path: Sequence[str]) -> str:
     if not all(map(_PROTOCOL_VERSION.fullmatch, text.split(":"))):
         message = (
-            "protocols= and >=TLSv1.2, or versions with : between them, ! before those without"
+            "Must be protocols= with >=TLSv1.2, or with versions separated by a "
+            "colon. ! excludes a version."
         )
         raise InvalidInput(message, constraint=ValidationConstraint.TLS_PROTOCOLS, path=path)
     return text
@@ -263,7 +267,7 @@ def _validate_match_names(text: str, path: Sequence[str]) -> str:
     names = [name for name in text.lower().split(":") if name]
     if not 0 < len(names) <= MAX_MATCHES:
         raise InvalidInput(
-            f"match= must have 1 to {MAX_MATCHES} names",
+            f"match= must have from 1 to {MAX_MATCHES} names.",
             constraint=ValidationConstraint.MAX,
             path=path,
         )
@@ -281,7 +285,8 @@ def _validate_fingerprints(text: str, path: Sequence[str]) -> str:
     fingerprints = text.split("|")
     if len(fingerprints) > MAX_MATCHES or not all(map(_FINGERPRINT.fullmatch, fingerprints)):
         message = (
-            f"match= must have 1 to {MAX_MATCHES} SHA-256 fingerprints in hex, with | between them"
+            f"match= must have from 1 to {MAX_MATCHES} SHA-256 fingerprints in "
+            "hexadecimal, separated by |."
         )
         raise InvalidInput(message, constraint=ValidationConstraint.FINGERPRINT, path=path)
     return "|".join(fingerprints).replace(":", "").lower()

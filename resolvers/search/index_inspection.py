@@ -25,7 +25,7 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.filters.filter_conditions import split_search_words
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.search.index_query import requires_words
+from resolvers.search.index_query import requires_any_word
 from resolvers.search.index_tasks import IS_UNINDEXED, OPTIMIZE
 
 MAX_TEXT_LENGTH = 16_384  # characters of one text
@@ -46,8 +46,8 @@ async def count_indexed_messages(ctx: Context) -> int:
     Deleted messages count until they are removed.
     """
     listed = text_index.indexed_ids_table(ctx.environment.database.dialect)
-    ((many,),) = await ctx.read(select(func.count()).select_from(listed))
-    return int(many)
+    ((message_count,),) = await ctx.read(select(func.count()).select_from(listed))
+    return int(message_count)
 
 
 async def read_index_size(ctx: Context) -> int:
@@ -57,14 +57,16 @@ async def read_index_size(ctx: Context) -> int:
         .columns(column("size", BIG_INTEGER))
         .subquery()
     )
-    ((many,),) = await ctx.read(select(statement.c.size))
-    return int(many)
+    ((index_size,),) = await ctx.read(select(statement.c.size))
+    return int(index_size)
 
 
 async def count_unindexed_messages(ctx: Context) -> int:
     """Return the number of messages that are not indexed yet."""
-    ((many,),) = await ctx.read(select(func.count()).select_from(Message).where(IS_UNINDEXED))
-    return int(many)
+    ((message_count,),) = await ctx.read(
+        select(func.count()).select_from(Message).where(IS_UNINDEXED)
+    )
+    return int(message_count)
 
 
 async def load_last_optimized_at(ctx: Context) -> datetime | None:
@@ -81,15 +83,17 @@ def split_text_into_words(text: str) -> list[str]:
     Raises Invalid if the text has more than 16,384 characters.
     """
     if len(text) > MAX_TEXT_LENGTH:
-        text_ = f"a text has at most {MAX_TEXT_LENGTH} characters"
+        text_ = f"A text has at most {MAX_TEXT_LENGTH} characters."
         raise InvalidInput(text_, constraint=ValidationConstraint.MAX, path=["text"])
     return list(split_words(text))
 
 
-def index_expression_of_conditions(conditions: MessageConditions) -> SearchExpression | None:
+def index_expression_of_conditions_or_none(
+    conditions: MessageConditions,
+) -> SearchExpression | None:
     """Return the part of a filter that the index answers; None if it requires no words."""
-    found, _ = split_search_words(conditions)
-    return found if found is not None and requires_words(found) else None
+    words, _ = split_search_words(conditions)
+    return words if words is not None and requires_any_word(words) else None
 
 
 def index_query_for_users(
@@ -135,13 +139,13 @@ class IndexLookup(NamedTuple):
 
     def require_index_query(self, ctx: Context) -> str:
         """Return the query for the index. Raises Invalid if the filter requires no words."""
-        sought = index_expression_of_conditions(self.conditions)
-        if sought is None:
-            error_text = "The filter must require at least one word"
+        index_query = index_expression_of_conditions_or_none(self.conditions)
+        if index_query is None:
+            error_text = "The filter must require at least one word."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"]
             )
-        return index_query_for_users(ctx, self.user_ids, sought)
+        return index_query_for_users(ctx, self.user_ids, index_query)
 
 
 async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[IndexHit]:
@@ -151,24 +155,26 @@ async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[I
     """
     dialect, ask = ctx.environment.database.dialect, index_lookup.page_request
     first_border = 0 if ask.is_backward else MAX_MESSAGE_ID
-    found = text_index.scored_match_statement(
+    statement = text_index.scored_match_statement(
         dialect,
         index_lookup.require_index_query(ctx),
         ask.cursor.id if ask.cursor else first_border,
         ask.count + 1,
         is_ascending=ask.is_backward,
     )
-    hits = found.columns(column("rowid", BIG_INTEGER), column("score")).subquery()
-    rows = await ctx.read(select(hits.c.rowid, hits.c.score).order_by(hits.c.rowid.desc()))
+    hit_rows = statement.columns(column("rowid", BIG_INTEGER), column("score")).subquery()
+    rows = await ctx.read(
+        select(hit_rows.c.rowid, hit_rows.c.score).order_by(hit_rows.c.rowid.desc())
+    )
     _, rest = split_search_words(index_lookup.conditions)
     return ask.page_from_rows([IndexHit(row.rowid, row.score, rest.is_empty) for row in rows])
 
 
 async def count_index_hits(ctx: Context, index_lookup: IndexLookup) -> int:
     """Return the number of index hits. Raises Invalid if the filter requires no words."""
-    found = text_index.match_statement(
+    statement = text_index.match_statement(
         ctx.environment.database.dialect, index_lookup.require_index_query(ctx)
     )
-    hits = found.columns(column("rowid", BIG_INTEGER)).subquery()
-    ((many,),) = await ctx.read(select(func.count()).select_from(hits))
-    return int(many)
+    hit_rows = statement.columns(column("rowid", BIG_INTEGER)).subquery()
+    ((hit_count,),) = await ctx.read(select(func.count()).select_from(hit_rows))
+    return int(hit_count)

@@ -90,15 +90,15 @@ class PageQueryShape(NamedTuple):
 
     def base_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses of the user, mailbox and thread, without the search."""
-        found = [is_own_prepared(Message)]
-        found.append(
+        clauses = [is_own_prepared(Message)]
+        clauses.append(
             col(Message.mailbox_id) == integer_parameter("mailbox")
             if self.has_mailbox
             else col(Message.deleted_at).is_(None)
         )
         if self.has_thread:
-            found.append(col(Message.thread_id) == integer_parameter("thread"))
-        return found
+            clauses.append(col(Message.thread_id) == integer_parameter("thread"))
+        return clauses
 
     def ordered_page_select(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
         """Return a SELECT restricted to the rows after the cursor, in the order of the page."""
@@ -108,10 +108,14 @@ class PageQueryShape(NamedTuple):
         """Return the WHERE clauses of the messages in a scan range."""
         at, _ = self.sort_columns
         start, edge = (bindparam(name, type_=at.type) for name in ("start", "edge"))
-        found = [at >= start if self.is_ascending else at <= start] if scan_range.has_start else []
+        clauses = (
+            [at >= start if self.is_ascending else at <= start] if scan_range.has_start else []
+        )
         # Rows with the sort value of the end may follow it: the next range returns all of them.
         return (
-            found if scan_range.is_last else [*found, at < edge if self.is_ascending else at > edge]
+            clauses
+            if scan_range.is_last
+            else [*clauses, at < edge if self.is_ascending else at > edge]
         )
 
 
@@ -173,19 +177,19 @@ def _find_page_ids(
     parameters: dict[str, Any],
 ) -> Generator[SelectStep, Sequence[Any], list[int]]:
     """Return the IDs of a page and of one more message. If fewer match, return all of these."""
-    (some,) = yield _counted_matches_query(), {**parameters, "most": MAX_HITS_TO_SORT + 1}
-    if some.many <= MAX_HITS_TO_SORT:
-        hits = [*orjson.loads(some.ids), *unindexed_ids]
-        if len(hits) < parameters["count"] and remaining.conditions.is_empty:
-            return hits
-        parameters = {**parameters, "ids": _ids_as_json(hits)}
+    (matches_row,) = yield _counted_matches_query(), {**parameters, "most": MAX_HITS_TO_SORT + 1}
+    if matches_row.many <= MAX_HITS_TO_SORT:
+        hit_ids = [*orjson.loads(matches_row.ids), *unindexed_ids]
+        if len(hit_ids) < parameters["count"] and remaining.conditions.is_empty:
+            return hit_ids
+        parameters = {**parameters, "ids": _ids_as_json(hit_ids)}
     else:
-        found = yield from _find_page_ids_by_scan(shape, remaining, parameters)
-        if found is not None:
-            return found
+        page_ids = yield from _find_page_ids_by_scan(shape, remaining, parameters)
+        if page_ids is not None:
+            return page_ids
     sorted_ = _cached_sorted_ids_query if remaining.is_cacheable else _sorted_ids_query
     (page,) = yield (
-        sorted_(shape, remaining, has_listed_hits=some.many <= MAX_HITS_TO_SORT),
+        sorted_(shape, remaining, has_listed_hits=matches_row.many <= MAX_HITS_TO_SORT),
         parameters,
     )
     keys: list[int] = orjson.loads(page.ids)
@@ -198,19 +202,19 @@ def _find_page_ids_by_scan(
     """Return the IDs of a page by scanning ranges; None if the ranges do not fill it."""
     walk = _cached_ids_in_scan_range_query if remaining.is_cacheable else _ids_in_scan_range_query
     keys: list[int] = []
-    for each in SCAN_LENGTH_FACTORS:
+    for factor in SCAN_LENGTH_FACTORS:
         has_start = "start" in parameters
         range_end = yield (
             _scan_range_end_query(shape, has_start=has_start),
-            {**parameters, "many": each * parameters["count"]},
+            {**parameters, "many": factor * parameters["count"]},
         )
         edge = range_end[0].at if range_end else None
         page_parameters = {**parameters, "count": parameters["count"] - len(keys), "edge": edge}
-        (found,) = yield (
+        (page_ids,) = yield (
             walk(shape, remaining, ScanRange(has_start, not range_end)),
             page_parameters,
         )
-        keys += orjson.loads(found.ids)
+        keys += orjson.loads(page_ids.ids)
         if not range_end or len(keys) == parameters["count"]:
             return keys
         parameters = {**parameters, "start": edge}
@@ -222,7 +226,7 @@ def _postgres_page_query(
     shape: PageQueryShape, remaining: RemainingConditions, *, has_unindexed: bool
 ) -> Select[*tuple[Any, ...]]:
     """Build the SELECT for PostgreSQL. Its planner knows the frequency of the words."""
-    found = (
+    matches = (
         text_index.MATCHES_AND_LISTED["postgresql"]
         if has_unindexed
         else text_index.POSTGRES_MATCHES
@@ -230,16 +234,16 @@ def _postgres_page_query(
     rows = select(*select_columns(Message, shape.form.columns)).where(
         *shape.base_clauses(), *remaining.build_clauses()
     )
-    return shape.ordered_page_select(rows.where(MESSAGE_ID.in_(_ids_from_index_query(found))))
+    return shape.ordered_page_select(rows.where(MESSAGE_ID.in_(_ids_from_index_query(matches))))
 
 
 @prepare_cached
 def _counted_matches_query() -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the number of matches and, if they are few, of their IDs."""
-    found = text_index.COUNTED_MATCHES.columns(
+    matches = text_index.COUNTED_MATCHES.columns(
         column("many", Integer), column("ids", String)
     ).subquery()
-    return select(found.c.many, found.c.ids)
+    return select(matches.c.many, matches.c.ids)
 
 
 @prepare_cached
@@ -256,10 +260,10 @@ def _ids_in_scan_range_query(
 ) -> Select[*tuple[Any, ...]]:
     """Build the SELECT of the IDs of the matches in a scan range."""
     clauses = [*shape.base_clauses(), *shape.scan_range_clauses(scan_range)]
-    ends = select(func.min(MESSAGE_ID).label("low"), func.max(MESSAGE_ID).label("high"))
-    ends_ = ends.where(*clauses, *pagination.after_cursor_sql(shape.form, shape.sort_columns)).cte(
-        "stretch"
-    )
+    id_range = select(func.min(MESSAGE_ID).label("low"), func.max(MESSAGE_ID).label("high"))
+    ends_ = id_range.where(
+        *clauses, *pagination.after_cursor_sql(shape.form, shape.sort_columns)
+    ).cte("stretch")
     rows = select(MESSAGE_ID).where(
         *clauses,
         UNINDEXED_MESSAGE_ID.in_(_ids_from_index_query(text_index.MATCHES_IN_RANGE)),
@@ -275,11 +279,11 @@ def _sorted_ids_query(
 
     Inside a CASE expression SQLite uses no index, so it reads the hits first.
     """
-    found = (
+    matches = (
         text_index.SQLITE_LISTED_IDS if has_listed_hits else text_index.MATCHES_AND_LISTED["sqlite"]
     )
     rows = select(MESSAGE_ID).where(
-        MESSAGE_ID.in_(_ids_from_index_query(found)),
+        MESSAGE_ID.in_(_ids_from_index_query(matches)),
         case((and_(*shape.base_clauses(), *remaining.build_clauses()), 1), else_=0) == 1,
     )
     return _ids_in_one_row(shape.ordered_page_select(rows))
@@ -308,5 +312,5 @@ def _ids_from_index_query(index_query: TextClause) -> Select[*tuple[Any, ...]]:
 
 def _ids_in_one_row(id_query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Return a SELECT with one row: the IDs of a query as a JSON array."""
-    found = id_query.subquery()
-    return select(func.json_group_array(found.c.id, type_=String).label("ids"))
+    page_ids = id_query.subquery()
+    return select(func.json_group_array(page_ids.c.id, type_=String).label("ids"))

@@ -16,6 +16,7 @@ from mail.search.tokenizer import (
     index_query,
     parse_query,
 )
+from mail.storage.message_content import content_cache_key
 from models.errors import InvalidInput, ServiceUnavailable
 from models.messages.tables import Message
 from models.search import text_index
@@ -50,7 +51,7 @@ class UnindexedMessages:
         ]
 
 
-def expression_from_query(query: str) -> SearchExpression:
+def expression_from_query_or_raise(query: str) -> SearchExpression:
     """Return the expression of a search text.
 
     Raises Invalid if the text has no words, more than 1,024 characters or more than 32 terms.
@@ -58,23 +59,26 @@ def expression_from_query(query: str) -> SearchExpression:
     path = ["filter", "query"]
     parsed_query = parse_query(query[:MAX_QUERY_LENGTH])
     if len(query) > MAX_QUERY_LENGTH or not parsed_query:
-        error_text = f"a search has words, in at most {MAX_QUERY_LENGTH} characters"
+        error_text = (
+            "The search text must have at least one word, and at most "
+            f"{MAX_QUERY_LENGTH} characters."
+        )
         raise InvalidInput(error_text, constraint=ValidationConstraint.QUERY, path=path)
     if len(parsed_query) > MAX_TERMS:
-        error_text = f"a search has at most {MAX_TERMS} words and phrases"
+        error_text = f"The search text has at most {MAX_TERMS} words and phrases."
         raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=path)
     return parsed_query[0] if len(parsed_query) == 1 else AllOf(tuple(parsed_query))
 
 
-def requires_words(expression: SearchExpression) -> bool:
+def requires_any_word(expression: SearchExpression) -> bool:
     """True if the expression requires a word, and does not only exclude words."""
     match expression:
         case SearchTerm():
             return not expression.is_negated
         case AllOf():
-            return any(map(requires_words, expression.parts))
+            return any(map(requires_any_word, expression.parts))
         case _:
-            return all(map(requires_words, expression.parts))
+            return all(map(requires_any_word, expression.parts))
 
 
 def matches_words_sql(
@@ -83,12 +87,14 @@ def matches_words_sql(
     """Return the WHERE clause for messages that match an expression, indexed or not."""
     dialect = ctx.environment.database.dialect
     query = index_query(dialect, unindexed.user_ids, expression)
-    found = text_index.match_statement(dialect, query, unindexed.ids_of_matches(expression))
-    matching_rows = found.columns(column("rowid")).subquery()
+    matching_ids = text_index.match_statement(dialect, query, unindexed.ids_of_matches(expression))
+    matching_rows = matching_ids.columns(column("rowid")).subquery()
     return col(Message.id).in_(select(matching_rows.c.rowid))
 
 
-async def load_unindexed_messages(ctx: Context, user_ids: Collection[int]) -> UnindexedMessages:
+async def load_unindexed_messages_within_limit(
+    ctx: Context, user_ids: Collection[int]
+) -> UnindexedMessages:
     """Load the unindexed messages of these users, which a search must read itself.
 
     Raises Unavailable if there are more than 5,000, as after an import: the index catches up.
@@ -106,8 +112,7 @@ async def load_unindexed_messages(ctx: Context, user_ids: Collection[int]) -> Un
         rows = await ctx.read(statement.limit(MAX_UNINDEXED_MESSAGES + 1))
     if len(rows) > MAX_UNINDEXED_MESSAGES:
         raise ServiceUnavailable(
-            f"more than {MAX_UNINDEXED_MESSAGES} messages are about to be indexed: search again "
-            "in a while",
+            f"More than {MAX_UNINDEXED_MESSAGES} messages are not indexed yet: retry later.",
             component="search index",
         )
     return UnindexedMessages(
@@ -128,8 +133,13 @@ async def _load_word_positions(
 ) -> list[tuple[int, WordPositions]]:
     """Return the words of messages by message ID, from the cache or from their stored bytes."""
     shelf, longest = ctx.environment.byte_cache, ctx.environment.options.search_max_characters
-    found = [(key, shelf.get(("places", *key, longest))) for key in message_and_blob_ids]
-    positions_by_id = {key[0]: positions for key, positions in found if positions is not None}
+    cached_positions = [
+        (key, shelf.get(content_cache_key(key[1], "places", key[0], longest)))
+        for key in message_and_blob_ids
+    ]
+    positions_by_id = {
+        key[0]: positions for key, positions in cached_positions if positions is not None
+    }
     missing = [key for key, _ in message_and_blob_ids if key not in positions_by_id]
     if not missing:
         return list(positions_by_id.items())
@@ -139,11 +149,12 @@ async def _load_word_positions(
     rows = await ctx.read(statement)
     for start in range(0, len(rows), index_worker.BATCH_SIZE):
         batch = rows[start : start + index_worker.BATCH_SIZE]
-        read = await index_worker.load_words(ctx.environment, batch, ctx.read)
-        for row, message_words in zip(batch, read, strict=True):
+        words_by_message = await index_worker.load_words(ctx.environment, batch, ctx.read)
+        for row, message_words in zip(batch, words_by_message, strict=True):
             positions = positions_by_id[row.id] = WordPositions(message_words)
             size = BYTES_PER_CACHED_WORD * (
                 len(message_words.ordered) + len(message_words.unordered)
             )
-            shelf.put(("places", row.id, row.blob_id, longest), positions, size)
+            cache_key = content_cache_key(row.blob_id, "places", row.id, longest)
+            shelf.put(cache_key, positions, size)
     return list(positions_by_id.items())

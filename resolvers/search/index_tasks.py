@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, Select, func, select, text
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,11 +23,17 @@ from models.search import text_index
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.admin.task_steps import TaskRunner, TaskStepPlan, TaskStepResult, insert_tasks
-from resolvers.context import Context, GuardRule
+from resolvers.admin.task_steps import (
+    TaskRunner,
+    TaskStepPlan,
+    TaskStepResult,
+    insert_tasks_and_wake_workers,
+)
+from resolvers.context import Context
 from resolvers.mailboxes.loaders import matches_pattern_sql
-from resolvers.mailboxes.owners import load_managed_mail_owners
+from resolvers.mailboxes.owners import require_permitted_mail_owners
 from resolvers.users.selection import UserSelector
+from resolvers.viewer import GuardRule
 
 BUILD, REBUILD, OPTIMIZE = (
     TaskKind.SEARCH_INDEX_BUILD,
@@ -65,7 +71,9 @@ async def index_or_queue_unindexed_messages(
     Raises Forbidden if the viewer is no administrator, Invalid for a bad pattern or number.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.patterns_regex(request.mailbox_patterns, input_path=["mailboxPatterns"])
+    paths.patterns_regex_with_atomic_groups(
+        request.mailbox_patterns, input_path=["mailboxPatterns"]
+    )
     order: dict[str, Any] = {
         "ids": await _user_ids_of_selector(ctx, user_selector),
         "patterns": list(request.mailbox_patterns),
@@ -73,7 +81,7 @@ async def index_or_queue_unindexed_messages(
     if request.max_unindexed is not None:
         if request.max_unindexed < 0:
             raise InvalidInput(
-                "At least 0", constraint=ValidationConstraint.MIN, path=["maxRecent"]
+                "Must be at least 0.", constraint=ValidationConstraint.MIN, path=["maxRecent"]
             )
         order["without"] = await _load_crowded_mailbox_ids(ctx, order, request.max_unindexed)
     if not (request.always_queue or ctx.is_writing):
@@ -81,7 +89,9 @@ async def index_or_queue_unindexed_messages(
             _unindexed_messages_query(ctx, order).limit(MAX_MESSAGES_IN_REQUEST + 1)
         )
         if len(rows) <= MAX_MESSAGES_IN_REQUEST:
-            return IndexBuildResult(indexed_count=await _index_rows(ctx, rows))
+            return IndexBuildResult(
+                indexed_count=await _index_messages_and_record_contacts(ctx, rows)
+            )
     return IndexBuildResult(
         task=await _insert_task(
             ctx, BUILD, order, await _count_rows(ctx, _unindexed_messages_query(ctx, order))
@@ -100,9 +110,11 @@ async def queue_rebuild(ctx: Context, user_selector: UserSelector) -> Task:
     if ctx.environment.database.dialect == "sqlite":
         order["ids"] = None
     if order["ids"] is None:
-        going = select(col(Task.id)).where(col(Task.kind) == REBUILD, _is_unfinished_sql())
-        if any(True for _ in await ctx.read(going)):
-            error_text = "The index is already being rebuilt: wait for that task, or cancel it"
+        unfinished_rebuild = select(col(Task.id)).where(
+            col(Task.kind) == REBUILD, _is_unfinished_sql()
+        )
+        if any(True for _ in await ctx.read(unfinished_rebuild)):
+            error_text = "The index is being rebuilt: wait for that task, or cancel it."
             raise Conflict(error_text, path=["users"])
     return await _insert_task(ctx, REBUILD, order, await _count_rows(ctx, _messages_query(order)))
 
@@ -120,7 +132,7 @@ async def queue_optimize(ctx: Context) -> Task:
     return await _insert_task(ctx, OPTIMIZE, {}, total)
 
 
-def _is_unfinished_sql() -> Any:
+def _is_unfinished_sql() -> ColumnElement[bool]:
     """Return the WHERE clause for unfinished tasks."""
     return col(Task.finished_at).is_(None)
 
@@ -128,23 +140,27 @@ def _is_unfinished_sql() -> Any:
 async def _user_ids_of_selector(ctx: Context, user_selector: UserSelector) -> list[int] | None:
     """Return the IDs of the selected users; None for all users."""
     rows = (
-        None if user_selector.all else await load_managed_mail_owners(ctx, user_selector, "users")
+        None
+        if user_selector.all
+        else await require_permitted_mail_owners(ctx, user_selector, "users")
     )
     return None if rows is None else [row.id for row in rows]
 
 
-async def _index_rows(ctx: Context, message_rows: Sequence[ColumnRow]) -> int:
+async def _index_messages_and_record_contacts(
+    ctx: Context, message_rows: Sequence[ColumnRow]
+) -> int:
     """Index these messages and return how many were new."""
-    found = []
+    entries = []
     for start in range(0, len(message_rows), BATCH_SIZE):
-        found += await index_worker.load_index_entries(
+        entries += await index_worker.load_index_entries(
             ctx.environment, message_rows[start : start + BATCH_SIZE], ctx.read
         )
-    if not found:
+    if not entries:
         return 0
     async with ctx.write_session() as session:
         return await (await session.connection()).run_sync(
-            index_worker.insert_unindexed_and_record_contacts, found
+            index_worker.insert_unindexed_and_record_contacts, entries
         )
 
 
@@ -153,7 +169,9 @@ async def _insert_task(
 ) -> Task:
     """Insert a task and record it in the platform's journal."""
     async with ctx.write_session(PLATFORM) as session:
-        (task,) = await insert_tasks(ctx, session, task_kind, [task_order], total=total_count)
+        (task,) = await insert_tasks_and_wake_workers(
+            ctx, session, task_kind, [task_order], total_count=total_count
+        )
         await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
     return task
 
@@ -161,23 +179,25 @@ async def _insert_task(
 async def _count_rows(ctx: Context, message_query: Any) -> int:
     """Return the number of messages of a SELECT."""
     counted = message_query.with_only_columns(col(Message.id)).order_by(None).subquery()
-    ((many,),) = await ctx.read(select(func.count()).select_from(counted))
-    return int(many)
+    ((row_count,),) = await ctx.read(select(func.count()).select_from(counted))
+    return int(row_count)
 
 
-def _messages_query(task_order: dict[str, Any]) -> Any:
+def _messages_query(task_order: dict[str, Any]) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the messages of these users, by ID."""
     statement = select(*select_columns(Message, MESSAGE_COLUMNS)).order_by(col(Message.id))
     ids = task_order["ids"]
     return statement if ids is None else statement.where(col(Message.user_id).in_(ids))
 
 
-def _unindexed_messages_query(ctx: Context, task_order: dict[str, Any]) -> Any:
+def _unindexed_messages_query(ctx: Context, task_order: dict[str, Any]) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the unindexed messages in the mailboxes of a task order."""
-    boxes = select(col(Mailbox.id)).where(
-        matches_pattern_sql(ctx, paths.patterns_regex(task_order["patterns"]))
+    mailbox_ids = select(col(Mailbox.id)).where(
+        matches_pattern_sql(ctx, paths.patterns_regex_with_atomic_groups(task_order["patterns"]))
     )
-    statement = _messages_query(task_order).where(IS_UNINDEXED, col(Message.mailbox_id).in_(boxes))
+    statement = _messages_query(task_order).where(
+        IS_UNINDEXED, col(Message.mailbox_id).in_(mailbox_ids)
+    )
     return statement.where(col(Message.mailbox_id).not_in(task_order.get("without", ())))
 
 
@@ -216,25 +236,25 @@ async def _prepare_build_step(
     )
 
 
-async def _run_build_step(
+async def _insert_index_entries_in_step(
     _ctx: Context,
     session: AsyncSession,
     _: dict[str, Any],
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    rows, found = task_plan.prepared
+    rows, entries = task_plan.prepared
     if not rows:
         return TaskStepResult(checkpoint)
     return _result_after_rows(
         rows,
         await (await session.connection()).run_sync(
-            index_worker.insert_unindexed_and_record_contacts, found
+            index_worker.insert_unindexed_and_record_contacts, entries
         ),
     )
 
 
-async def _prepare_rebuild_step(
+async def _load_index_entries_of_step(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     rows = await _read_next_rows(ctx, _messages_query(task_order), checkpoint)
@@ -246,31 +266,31 @@ async def _prepare_rebuild_step(
     )
 
 
-async def _run_rebuild_step(
+async def _reindex_or_activate_new_index_in_step(
     _ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    rows, found = task_plan.prepared
+    rows, entries = task_plan.prepared
     connection = await session.connection()
     if task_order["ids"] is not None:
         if not rows:
             return TaskStepResult(checkpoint)
         return _result_after_rows(
-            rows, await index_rebuild.reindex_unchanged_messages(connection, found)
+            rows, await index_rebuild.reindex_unchanged_messages(connection, entries)
         )
     if not checkpoint:
         await index_rebuild.create_new_index(connection)
     if not rows:
-        await index_rebuild.activate_new_index(connection)
+        await index_rebuild.activate_new_index_and_mark_missing_messages(connection)
         wake_workers_after_commit(session, UNINDEXED)
         return TaskStepResult(checkpoint)
-    return _result_after_rows(rows, await index_rebuild.add_to_new_index(connection, found))
+    return _result_after_rows(rows, await index_rebuild.add_to_new_index(connection, entries))
 
 
-async def _prepare_optimize_step(
+async def _plan_rows_of_optimize_step(
     ctx: Context, _: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     if ctx.environment.database.dialect == "sqlite":
@@ -282,7 +302,7 @@ async def _prepare_optimize_step(
     return TaskStepPlan(ids=[row.rowid for row in await ctx.read(statement)])
 
 
-async def _run_optimize_step(
+async def _merge_segments_or_delete_rows_in_step(
     ctx: Context,
     session: AsyncSession,
     _: dict[str, Any],
@@ -291,7 +311,9 @@ async def _run_optimize_step(
 ) -> TaskStepResult:
     connection, at = await session.connection(), checkpoint.get("at", 0)
     if ctx.environment.database.dialect == "sqlite":
-        has_more = await index_rebuild.merge_segments(connection, is_first=not at)
+        has_more = await index_rebuild.merge_segments_and_return_has_more(
+            connection, is_first=not at
+        )
         return TaskStepResult({"at": at + 1}, done_count=1, has_more=has_more)
     if not task_plan.ids:
         return TaskStepResult(checkpoint)
@@ -299,14 +321,14 @@ async def _run_optimize_step(
     delete_result = await connection.execute(
         text_index.DELETE_ORPHANED_ROWS, {"after": at, "last": last}
     )
-    corrected = checkpoint.get("corrected", 0) + delete_result.rowcount
+    corrected = checkpoint.get("correctedCount", 0) + delete_result.rowcount
     return TaskStepResult(
-        {"at": last, "corrected": corrected}, done_count=len(task_plan.ids), has_more=True
+        {"at": last, "correctedCount": corrected}, done_count=len(task_plan.ids), has_more=True
     )
 
 
 TASK_RUNNERS = {
-    BUILD: TaskRunner(_prepare_build_step, _run_build_step),
-    REBUILD: TaskRunner(_prepare_rebuild_step, _run_rebuild_step),
-    OPTIMIZE: TaskRunner(_prepare_optimize_step, _run_optimize_step),
+    BUILD: TaskRunner(_prepare_build_step, _insert_index_entries_in_step),
+    REBUILD: TaskRunner(_load_index_entries_of_step, _reindex_or_activate_new_index_in_step),
+    OPTIMIZE: TaskRunner(_plan_rows_of_optimize_step, _merge_segments_or_delete_rows_in_step),
 }

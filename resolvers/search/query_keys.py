@@ -100,18 +100,18 @@ def is_key(key: str) -> bool:
     return key in KNOWN_KEYS
 
 
-def fields_from_key_and_value(key: str, text: str, now: datetime) -> FilterFields | None:
+def fields_from_key_and_value_or_none(key: str, text: str, now: datetime) -> FilterFields | None:
     """Return the filter fields of `key:text`; None if there is no such key.
 
     Raises InvalidValueError if the key does not accept the value.
     """
     if key in TEXT_FIELDS:
         if not text:
-            raise InvalidValueError("at least one character")
+            raise InvalidValueError("must have at least 1 character")
         return {TEXT_FIELDS[key]: text}
     if key in ("is", "has"):
         if text.lower() not in STATE_CONDITIONS:
-            raise InvalidValueError(f"one of {', '.join(sorted(STATE_CONDITIONS))}")
+            raise InvalidValueError(f"must be one of {', '.join(sorted(STATE_CONDITIONS))}")
         field, value = STATE_CONDITIONS[text.lower()]
         return {field: value}
     if key in FLAG_FIELDS or key == "hasattachment":
@@ -120,21 +120,23 @@ def fields_from_key_and_value(key: str, text: str, now: datetime) -> FilterField
         return {NUMBER_FIELDS[key]: _parse_number_or_size(text)}
     if key in LIST_FIELDS:
         return {LIST_FIELDS[key]: [_parse_submission_state(text) if key == "submission" else text]}
-    return _fields_from_part_or_mailbox_key(key, text) or _fields_from_time_key(key, text, now)
+    return _fields_from_part_or_mailbox_key_or_none(key, text) or _fields_from_time_key_or_none(
+        key, text, now
+    )
 
 
 def _fields_from_enum_key(key: str, text: str) -> FilterFields:
     """Return the fields of a key whose values are those of an enum. Raises InvalidValueError."""
     name, enum = ENUM_FIELDS[key]
     if text.upper() not in set(enum):
-        raise InvalidValueError(f"one of {', '.join(sorted(enum)).lower()}")
+        raise InvalidValueError(f"must be one of {', '.join(sorted(enum)).lower()}")
     return {name: text.upper()}
 
 
 def _parse_submission_state(text: str) -> str:
     """Return the submission state with this name. Raises InvalidValueError."""
     if text.upper() not in set(SubmissionState):
-        raise InvalidValueError("a state of a submission, such as scheduled")
+        raise InvalidValueError("must be a state of a submission, such as scheduled")
     return text.upper()
 
 
@@ -148,11 +150,11 @@ def _fields_from_flag_key(key: str, text: str) -> FilterFields:
             {"hasAttachment": True} if text.lower() == "any" else {"attachment": {"filename": text}}
         )
     if text.lower() not in BOOLEANS:
-        raise InvalidValueError("yes or no")
+        raise InvalidValueError("must be yes or no")
     return {FLAG_FIELDS.get(key, "hasAttachment"): BOOLEANS[text.lower()]}
 
 
-def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None:
+def _fields_from_part_or_mailbox_key_or_none(key: str, text: str) -> FilterFields | None:
     """Return the fields of an enum, header, attachment or mailbox key; None for another key.
 
     Raises InvalidValueError.
@@ -164,7 +166,7 @@ def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None
         return {"header": {"name": name} | ({"contains": part[1:]} if colon else {})}
     if key == "thread":
         if not text:
-            raise InvalidValueError("at least one character")
+            raise InvalidValueError("must have at least 1 character")
         return {"thread": {"id": text}}
     if key in ATTACHMENT_FIELDS:
         return {"attachment": {ATTACHMENT_FIELDS[key]: text}}
@@ -173,14 +175,14 @@ def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None
     return {"mailbox": {MAILBOX_FIELDS[key]: text}} if key in MAILBOX_FIELDS else None
 
 
-def _fields_from_time_key(key: str, text: str, now: datetime) -> FilterFields | None:
+def _fields_from_time_key_or_none(key: str, text: str, now: datetime) -> FilterFields | None:
     """Return the fields of a time or day key; None for another key. Raises InvalidValueError."""
     if key in TIME_FIELDS:
         return {TIME_FIELDS[key]: parse_time_bound(text, now)}
     if key in DAY_FIELDS:
-        day = _parse_day(text, now)
+        day = _parse_day_or_none(text, now)
         if day is None:
-            raise InvalidValueError("a day such as 2026-01-31")
+            raise InvalidValueError("must be a day such as 2026-01-31")
         name, until = DAY_FIELDS[key], day + timedelta(days=1)
         return {
             f"{name}Since": {"at": format_instant(day)},
@@ -194,9 +196,11 @@ def _parse_number_or_size(text: str) -> int:
     try:
         if text.isascii() and text.isdigit():
             return quantities.parse_integer(text)
-        return quantities.parse_size(re.sub(r"(?<=[0-9])([kmgtKMGT])$", r"\1iB", text.strip()))
+        return quantities.parse_byte_count(
+            re.sub(r"(?<=[0-9])([kmgtKMGT])$", r"\1iB", text.strip())
+        )
     except ValueError as problem:
-        raise InvalidValueError("a number, or a size such as 5M") from problem
+        raise InvalidValueError("must be a number, or a size such as 5M") from problem
 
 
 def parse_time_bound(text: str, now: datetime) -> FilterFields:
@@ -205,30 +209,32 @@ def parse_time_bound(text: str, now: datetime) -> FilterFields:
     Raises InvalidValueError for any other text.
     """
     try:
-        if found := _RELATIVE_TIME.fullmatch(text.strip().lower()):
-            seconds = int(found[1]) * _SECONDS_PER_UNIT[found[2][0]]
+        if match := _RELATIVE_TIME.fullmatch(text.strip().lower()):
+            seconds = int(match[1]) * _SECONDS_PER_UNIT[match[2][0]]
             if seconds > MAX_AGE.total_seconds():
                 raise ValueError(text)
-            return {"ago": quantities.format_duration(timedelta(seconds=seconds))}
+            return {"ago": quantities.format_iso_duration(timedelta(seconds=seconds))}
         if text.startswith("P"):
-            return {"ago": quantities.format_duration(quantities.parse_duration(text))}
+            return {"ago": quantities.format_iso_duration(quantities.parse_iso_duration(text))}
         if _UNIX_TIME.fullmatch(text):
             return {"at": format_instant(datetime.fromtimestamp(int(text), UTC))}
-        at = _parse_day(text, now) or datetime.fromisoformat(text)
+        at = _parse_day_or_none(text, now) or datetime.fromisoformat(text)
         return {"at": format_instant(at if at.tzinfo else at.replace(tzinfo=UTC))}
     except (ValueError, OverflowError) as problem:
-        raise InvalidValueError("a time such as 2026-01-31, 2026-01-31T08:00Z or 30d") from problem
+        raise InvalidValueError(
+            "must be a time such as 2026-01-31, 2026-01-31T08:00Z or 30d"
+        ) from problem
 
 
-def _parse_day(text: str, now: datetime) -> datetime | None:
+def _parse_day_or_none(text: str, now: datetime) -> datetime | None:
     """Return the midnight (UTC) of a day; None if the text names no day."""
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if text.lower() in ("today", "yesterday"):
         return midnight - timedelta(days=text.lower() == "yesterday")
     try:
-        if found := _IMAP_DATE.fullmatch(text):
-            month = _MONTHS.index(found[2].lower()) + 1
-            return datetime(int(found[3]), month, int(found[1]), tzinfo=UTC)
+        if match := _IMAP_DATE.fullmatch(text):
+            month = _MONTHS.index(match[2].lower()) + 1
+            return datetime(int(match[3]), month, int(match[1]), tzinfo=UTC)
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         return None
@@ -243,7 +249,7 @@ def _doveadm_key_like(key: str) -> DoveadmKey:
     """Return a key of doveadm that means the same as one of Merganser's keys."""
 
     def parse_value(text: str, now: datetime) -> FilterFields:
-        return fields_from_key_and_value(key, text, now) or {}
+        return fields_from_key_and_value_or_none(key, text, now) or {}
 
     return DoveadmKey(1, parse_value)
 

@@ -14,7 +14,7 @@ from resolvers.search.query_keys import (
     UNSUPPORTED_WORDS,
     FilterFields,
     InvalidValueError,
-    fields_from_key_and_value,
+    fields_from_key_and_value_or_none,
     is_key,
 )
 
@@ -25,8 +25,8 @@ GROUP_CHECKED_FIELDS = frozenset(
     {"query", "uids", "seqs"}
 )  # fields whose validity depends on other fields
 OPERATORS = frozenset({"AND", "OR", "NOT"})
-UNCLOSED_QUOTE_MESSAGE = "a quotation mark that is not closed"
-MISSING_VALUE_MESSAGE = "its value is missing"
+UNCLOSED_QUOTE_MESSAGE = "The closing quotation mark is missing."
+MISSING_VALUE_MESSAGE = "The value is missing."
 
 _TOKEN_PATTERN = re.compile(
     r"""\s*(?:
@@ -60,7 +60,9 @@ class QueryProblem(NamedTuple):
 
     def __str__(self) -> str:
         position_text = (
-            f"{self.first_token[:40]!r} at {self.position}" if self.first_token else "the end"
+            f"{self.first_token[:40]!r} at position {self.position}"
+            if self.first_token
+            else "End of the text"
         )
         return f"{position_text}: {self.message}"
 
@@ -86,23 +88,21 @@ def parse_search_query(
     Each of them is listed in `problems`. Raises no error.
     """
     if len(text) > MAX_QUERY_LENGTH:
-        message = f"a search has at most {MAX_QUERY_LENGTH} characters"
+        message = f"The search text has at most {MAX_QUERY_LENGTH} characters."
         return ParsedQuery({}, [QueryProblem(text, 1, message, text)], is_void=True)
     reader = _QueryParser(text, _tokenize(text), now, validate)
     try:
         fields = reader.parse_alternatives(0)
         while reader.token_index < len(reader.tokens):
-            reader.add_problem(
-                reader.tokens[reader.token_index], "there is no bracket that it closes"
-            )
+            reader.add_problem(reader.tokens[reader.token_index], "The opening bracket is missing.")
             reader.token_index += 1
             if reader.peek_token():
                 fields = _combine_with_and(fields, reader.parse_alternatives(0))
     except _QueryRejected:
         fields = None
-    if fields and validate and not reader.validate_whole_query(fields):
+    if fields and validate and not reader.add_problem_unless_query_valid(fields):
         fields = None
-    problems = sorted(reader.problems, key=lambda one: one.position)
+    problems = sorted(reader.problems, key=lambda item: item.position)
     return ParsedQuery(fields or {}, problems, is_void=fields is None)
 
 
@@ -132,20 +132,20 @@ def fields_from_valid_query(
     text: str, now: datetime, path_in_input: Sequence[str] = ("query",)
 ) -> dict[str, Any]:
     """Parse a search text. Raises Invalid with the positions if it has problems."""
-    found = parse_search_query(text, now)
-    if found.problems:
-        error_text = "; ".join(map(str, found.problems[:5]))
+    parsed_query = parse_search_query(text, now)
+    if parsed_query.problems:
+        error_text = " ".join(map(str, parsed_query.problems[:5]))
         raise InvalidInput(error_text, constraint=ValidationConstraint.SYNTAX, path=path_in_input)
-    return found.fields
+    return parsed_query.fields
 
 
 def _tokenize(text: str) -> list[QueryToken]:
     """Split a search text into tokens."""
     tokens = []
-    for found in _TOKEN_PATTERN.finditer(text):
-        kind = found.lastgroup
+    for match in _TOKEN_PATTERN.finditer(text):
+        kind = match.lastgroup
         if kind:
-            tokens.append(QueryToken(kind, found[kind], found.start(kind) + 1))
+            tokens.append(QueryToken(kind, match[kind], match.start(kind) + 1))
     return tokens
 
 
@@ -179,12 +179,12 @@ class _QueryParser:
         last = max(
             token,
             self.tokens[(end_index or self.token_index or 1) - 1],
-            key=lambda one: one.position,
+            key=lambda item: item.position,
         )
         term = self.text[token.position - 1 : last.position - 1 + len(last.text)]
         self.problems.append(QueryProblem(term, token.position, message, token.text))
 
-    def validate_whole_query(self, fields: FilterFields) -> bool:
+    def add_problem_unless_query_valid(self, fields: FilterFields) -> bool:
         """Check all fields of the text together.
 
         If they are refused, add a problem and return False.
@@ -204,16 +204,24 @@ class _QueryParser:
     def parse_alternatives(self, depth: int, *, in_list: bool = False) -> dict[str, Any] | None:
         """Parse conditions separated by OR, up to a closing bracket or the end."""
         if depth > MAX_BRACKET_DEPTH:
-            self.add_problem(self.peek_token(), f"brackets go {MAX_BRACKET_DEPTH} levels deep")
+            self.add_problem(
+                self.peek_token(), f"Brackets are nested at most {MAX_BRACKET_DEPTH} levels deep."
+            )
             raise _QueryRejected
-        read_ = [self.parse_conditions(depth, in_list=in_list)]
+        read_ = [self.parse_conditions_up_to_or(depth, in_list=in_list)]
         while (token := self.peek_token()) and token.kind == "word" and token.text == "OR":
             self.token_index += 1
-            read_.append(self.parse_conditions(depth, in_list=in_list, follows_or=True))
-        found = [one for one in read_ if one is not None]
-        return {"or": found} if len(found) > 1 else found[0] if found else None
+            read_.append(self.parse_conditions_up_to_or(depth, in_list=in_list, follows_or=True))
+        alternatives = [alternative for alternative in read_ if alternative is not None]
+        return (
+            {"or": alternatives}
+            if len(alternatives) > 1
+            else alternatives[0]
+            if alternatives
+            else None
+        )
 
-    def parse_conditions(
+    def parse_conditions_up_to_or(
         self, depth: int, *, in_list: bool, follows_or: bool = False
     ) -> dict[str, Any] | None:
         """Parse conditions joined by AND, up to OR, a closing bracket or the end."""
@@ -230,15 +238,15 @@ class _QueryParser:
                 continue
             self.term_count += 1
             if self.term_count > MAX_TERMS:
-                self.add_problem(token, f"a search has at most {MAX_TERMS} terms")
+                self.add_problem(token, f"The search text has at most {MAX_TERMS} terms.")
                 raise _QueryRejected
-            found = self.parse_condition(depth)
-            dropped_count += found is None
-            kept_count += found is not None
-            origins = {**dict.fromkeys(found or (), (token, self.token_index)), **origins}
-            _merge_fields(conditions, found or {})
+            condition = self.parse_condition(depth)
+            dropped_count += condition is None
+            kept_count += condition is not None
+            origins = {**dict.fromkeys(condition or (), (token, self.token_index)), **origins}
+            _merge_fields(conditions, condition or {})
         if not (kept_count or dropped_count) and (depth or follows_or or self.peek_token()):
-            self.add_problem(self.peek_token(), "something is missing before it")
+            self.add_problem(self.peek_token(), "A term is missing before it.")
             return None
         dropped = self.drop_fields_invalid_in_group(conditions, origins)
         return (
@@ -254,13 +262,13 @@ class _QueryParser:
         names = [
             name
             for name in sorted(GROUP_CHECKED_FIELDS & fields.keys())
-            if self.report_if_field_refused(fields, name, *origins[name])
+            if self.add_problem_if_field_refused(fields, name, *origins[name])
         ]
         for name in names:
             del fields[name]
         return bool(names)
 
-    def report_if_field_refused(
+    def add_problem_if_field_refused(
         self, fields: FilterFields, field_name: str, token: QueryToken, end_index: int
     ) -> bool:
         """True if a field is invalid in its group. A problem is added then."""
@@ -279,8 +287,12 @@ class _QueryParser:
         self.token_index += 1
         match token.kind:
             case "open":
-                found = self.parse_bracket(token, depth)
-                return found if found is None or set(found) == {"or"} else {"and": [found]}
+                condition = self.parse_bracket(token, depth)
+                return (
+                    condition
+                    if condition is None or set(condition) == {"or"}
+                    else {"and": [condition]}
+                )
             case "minus":
                 self.token_index += 1
                 return self.negate(self.parse_bracket(token, depth), token)
@@ -298,17 +310,17 @@ class _QueryParser:
 
     def parse_bracket(self, opening_token: QueryToken, depth: int) -> dict[str, Any] | None:
         """Parse the content of an open bracket. An unclosed bracket ends with the text."""
-        found = self.parse_alternatives(depth + 1)
+        condition = self.parse_alternatives(depth + 1)
         if (token := self.peek_token()) is None or token.kind != "close":
-            self.add_problem(opening_token, "a bracket that is not closed")
+            self.add_problem(opening_token, "The closing bracket is missing.")
         else:
             self.token_index += 1
-        return found
+        return condition
 
     def negate(self, fields: FilterFields | None, token: QueryToken) -> FilterFields | None:
         """Return the negation of fields; None if they are invalid."""
         if fields is None or any(
-            self.report_if_field_refused(fields, name, token, self.token_index)
+            self.add_problem_if_field_refused(fields, name, token, self.token_index)
             for name in sorted(GROUP_CHECKED_FIELDS & fields.keys())
         ):
             return None
@@ -318,36 +330,36 @@ class _QueryParser:
         """Parse a key and its value."""
         minus, key = token.text.startswith("-"), token.text.removeprefix("-").lower()
         value = self.tokens[self.token_index]
-        found: FilterFields | None
+        fields: FilterFields | None
         if value.kind == "open" and key in ("and", "or"):
             parts = self.parse_list(depth)
-            found = None if parts is None else {key: parts}
+            fields = None if parts is None else {key: parts}
         elif value.kind == "open" and key == "mailboxes":
             parts = self.parse_list(depth)
-            boxes = [one["mailbox"] for one in parts or () if "mailbox" in one]
-            found = None if parts is None else {"mailboxes": boxes}
+            mailboxes = [part["mailbox"] for part in parts or () if "mailbox" in part]
+            fields = None if parts is None else {"mailboxes": mailboxes}
         else:
             given = self.parse_value(token)
-            found = None if given is None else self.fields_from_key_and_values(token, key, given)
-        return self.negate(found, token) if minus and found else found
+            fields = None if given is None else self.fields_from_key_and_values(token, key, given)
+        return self.negate(fields, token) if minus and fields else fields
 
     def parse_list(self, depth: int) -> list[dict[str, Any]] | None:
         """Parse a list of filters in brackets, separated by commas."""
         opening = self.tokens[self.token_index]
         self.token_index += 1
-        found: list[dict[str, Any]] = []
-        many = 0
+        items: list[dict[str, Any]] = []
+        item_count = 0
         while (token := self.peek_token()) and token.kind != "close":
-            if many:
+            if item_count:
                 self.token_index += 1  # a comma: only a comma ends a list item
-            many += 1
-            one = self.parse_alternatives(depth + 1, in_list=True)
-            found += [] if one is None else [one]
+            item_count += 1
+            item = self.parse_alternatives(depth + 1, in_list=True)
+            items += [] if item is None else [item]
         if self.peek_token() is None:
-            self.add_problem(opening, "a bracket that is not closed")
+            self.add_problem(opening, "The closing bracket is missing.")
         else:
             self.token_index += 1
-        return found if found or not many else None
+        return items if items or not item_count else None
 
     def parse_value(self, key_token: QueryToken) -> str | None:
         """Parse the value of a key: a quoted text, or all characters up to the next blank."""
@@ -380,7 +392,7 @@ class _QueryParser:
         if text == "NOT":
             return self.parse_negation(token, depth)
         if text in UNSUPPORTED_WORDS:
-            self.add_problem(token, f"{UNSUPPORTED_WORDS[text]} is not known here")
+            self.add_problem(token, f"{UNSUPPORTED_WORDS[text]} is not supported.")
             return None
         return (
             self.parse_doveadm_key(token) if text in DOVEADM_KEYS else self.parse_plain_word(token)
@@ -397,7 +409,7 @@ class _QueryParser:
 
     def parse_doveadm_key(self, token: QueryToken) -> FilterFields | None:
         """Parse a key of doveadm and its values."""
-        given = []
+        values = []
         for _ in range(DOVEADM_KEYS[token.text].value_count):
             if (following := self.peek_token()) is None:
                 self.add_problem(token, MISSING_VALUE_MESSAGE)
@@ -405,16 +417,16 @@ class _QueryParser:
             value = self.parse_value(following if following.kind != "open" else token)
             if value is None:
                 return None
-            given.append(value)
-        return self.fields_from_key_and_values(token, token.text, *given)
+            values.append(value)
+        return self.fields_from_key_and_values(token, token.text, *values)
 
     def parse_negation(self, token: QueryToken, depth: int) -> FilterFields | None:
         """Parse the operand of NOT, and return its negation."""
         if (following := self.peek_token()) is None:
-            self.add_problem(token, "it says not what")
+            self.add_problem(token, "The value is missing.")
             return None
         if depth >= MAX_BRACKET_DEPTH:
-            self.add_problem(token, f"brackets go {MAX_BRACKET_DEPTH} levels deep")
+            self.add_problem(token, f"Brackets are nested at most {MAX_BRACKET_DEPTH} levels deep.")
             raise _QueryRejected
         if following.kind == "open":
             self.token_index += 1
@@ -427,21 +439,23 @@ class _QueryParser:
         """Return the fields of a key and its values; None, with a problem, if they are invalid."""
         try:
             if key in DOVEADM_KEYS:
-                found: FilterFields | None = DOVEADM_KEYS[key].parse_values(*values, self.now)
+                fields: FilterFields | None = DOVEADM_KEYS[key].parse_values(*values, self.now)
             else:
-                found = fields_from_key_and_value(key, values[0], self.now)
+                fields = fields_from_key_and_value_or_none(key, values[0], self.now)
         except InvalidValueError as problem:
-            self.add_problem(token, f"it takes {problem}")
+            self.add_problem(token, f"The value {problem}.")
             return None
-        if found is None:
-            self.add_problem(token, "there is no such key; put quotation marks around words")
+        if fields is None:
+            self.add_problem(
+                token, "Unknown search key. To search for the words, put them in quotation marks."
+            )
             return None
-        alone = found.keys() - GROUP_CHECKED_FIELDS
+        single_fields = fields.keys() - GROUP_CHECKED_FIELDS
         refused = any(
-            self.report_if_field_refused(found, name, token, self.token_index)
-            for name in sorted(alone)
+            self.add_problem_if_field_refused(fields, name, token, self.token_index)
+            for name in sorted(single_fields)
         )
-        return None if refused else found
+        return None if refused else fields
 
 
 def unquote(text: str) -> str:

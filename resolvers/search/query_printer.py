@@ -67,17 +67,17 @@ def _terms_from_conjunction(filters: list[FilterFields], now: datetime) -> Itera
     """Yield the terms of filters that must all match."""
     if not filters:
         yield "and:()"
-    for one in filters:
+    for filter_ in filters:
         # `(a OR b)` would be parsed as the alternatives without `and`
-        inside = query_from_fields(one, now)
-        yield f"and:({inside})" if set(one) == {"or"} else f"({inside})"
+        inside = query_from_fields(filter_, now)
+        yield f"and:({inside})" if set(filter_) == {"or"} else f"({inside})"
 
 
 def _term_from_alternatives(filters: list[FilterFields], now: datetime) -> str:
     """Return the term for filters of which at least one must match."""
     if len(filters) < 2:  # noqa: PLR2004 - fewer than two need `or:`
-        return f"or:({' '.join(query_from_fields(one, now) for one in filters)})"
-    return f"({' OR '.join(query_from_fields(one, now) for one in filters)})"
+        return f"or:({' '.join(query_from_fields(filter_, now) for filter_ in filters)})"
+    return f"({' OR '.join(query_from_fields(filter_, now) for filter_ in filters)})"
 
 
 def _term_from_negation(fields: FilterFields, now: datetime) -> str:
@@ -104,13 +104,13 @@ def _terms_from_field(name: str, value: Any) -> Iterator[str]:
         yield f"mailboxes:({' , '.join(map(_term_from_mailbox, value))})" if value else "or:()"
     elif name == "header":
         part = value.get("contains")
-        whole = value["name"] if part is None else f"{value['name']}: {part}"
-        yield f"header:{_quoted_if_needed(whole)}"
+        term = value["name"] if part is None else f"{value['name']}: {part}"
+        yield f"header:{_quoted_if_needed(term)}"
     elif name == "attachment":
         yield from _terms_from_attachment(value)
     else:
         key = next(key for key, field in LIST_FIELDS.items() if field == name)
-        yield from (f"{key}:{_quoted_if_needed(one)}" for one in value)
+        yield from (f"{key}:{_quoted_if_needed(item)}" for item in value)
         if not value:
             yield "or:()"
 

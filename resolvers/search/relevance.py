@@ -36,14 +36,15 @@ async def read_page_by_relevance(
     """
     search_terms = required_terms(split_search_words(listings[0].conditions)[0])
     if not search_terms:
-        text = "The order RELEVANCE requires a search with words"
+        text = "The order RELEVANCE requires a search with words."
         raise InvalidInput(text, constraint=ValidationConstraint.ORDER, path=["orderBy"])
     newest = PageRequest(NEWEST_FIRST, MAX_RANKED_MESSAGES)
     ranked_listings = [
-        replace(one, page_request=newest, columns=one.columns | RANKING_COLUMNS) for one in listings
+        replace(listing, page_request=newest, columns=listing.columns | RANKING_COLUMNS)
+        for listing in listings
     ]
-    found = await ctx.load_many(message_loaders.load_pages, ranked_listings)
-    every = (row for one in found for row in one.rows)
+    pages = await ctx.load_many(message_loaders.load_visible_message_pages, ranked_listings)
+    every = (row for page in pages for row in page.rows)
     rows = sorted(every, key=message_loaders.cursor_values, reverse=True)[:MAX_RANKED_MESSAGES]
     ranked = sorted(rows, key=lambda row: _relevance_score(row, search_terms), reverse=True)
     return _page_after_cursor(ranked, page_request)
@@ -91,7 +92,7 @@ def _page_after_cursor(
     else:
         at = [nth for nth, row in enumerate(ranked_messages) if row.id == page_request.cursor.id]
         if not at:
-            text = "The cursor is no longer valid: start with the first page"
+            text = "The cursor is no longer valid: start with the first page."
             raise InvalidInput(
                 text,
                 constraint=ValidationConstraint.CURSOR,

@@ -20,12 +20,15 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import PageRequest
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.filters.filter_lookups import READ_FIELDS, iterate_parts
+from resolvers.messages.filters.filter_lookups import (
+    READ_FIELDS,
+    iterate_nested_conditions_requiring_limits,
+)
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import NEWEST_FIRST, MessageListing
 from resolvers.pagination import read_all_by_keys, read_by_keys
@@ -58,15 +61,15 @@ class SavedSearchChange:
 class SavedSearchCounts(NamedTuple):
     """The number of messages that a search matches, and how many of these are unseen."""
 
-    total: int
-    unseen: int
+    message_count: int
+    unseen_count: int
 
 
 async def load_own_saved_searches_by_id(
     ctx: Context, search_ids: list[int]
 ) -> list[ColumnRow | None]:
     """Load the viewer's saved searches, in the order of the IDs; None if not found."""
-    statement = select(*select_columns(SavedSearch)).where(is_visible(ctx, SavedSearch))
+    statement = select(*select_columns(SavedSearch)).where(is_own_or_shared(ctx, SavedSearch))
     return await read_by_keys(ctx, statement, col(SavedSearch.id), search_ids)
 
 
@@ -74,9 +77,9 @@ async def load_visible_saved_searches_by_user(
     ctx: Context, user_ids: list[int]
 ) -> list[list[ColumnRow]]:
     """Load the saved searches of these users, sorted by name. Empty for other users."""
-    statement = select(*select_columns(SavedSearch)).where(is_visible(ctx, SavedSearch))
-    found = await read_all_by_keys(ctx, statement, col(SavedSearch.user_id), user_ids)
-    return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in found]
+    statement = select(*select_columns(SavedSearch)).where(is_own_or_shared(ctx, SavedSearch))
+    rows = await read_all_by_keys(ctx, statement, col(SavedSearch.user_id), user_ids)
+    return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in rows]
 
 
 def listing_for_count(
@@ -90,7 +93,7 @@ def listing_for_count(
     return MessageListing(user_id, PageRequest(NEWEST_FIRST, 0), frozenset(), conditions=conditions)
 
 
-async def count_matches(
+async def count_messages_of_search(
     ctx: Context, user_id: int, conditions: MessageConditions
 ) -> SavedSearchCounts:
     """Count the messages that a search matches."""
@@ -98,26 +101,27 @@ async def count_matches(
         listing_for_count(user_id, conditions),
         listing_for_count(user_id, conditions, only_unseen=True),
     ]
-    total, unseen = await ctx.load_many(message_loaders.count_listings, counts)
+    total, unseen = await ctx.load_many(message_loaders.count_visible_messages_of_listings, counts)
     return SavedSearchCounts(total, unseen)
 
 
 def require_countable_conditions(conditions: MessageConditions) -> None:
     """Raise Invalid if a filter has a condition that reads the messages at each count."""
-    for one in iterate_parts(conditions):
+    for condition in iterate_nested_conditions_requiring_limits(conditions):
         for name in READ_FIELDS:
-            if getattr(one, name) is not None:
-                text = "A saved search can't have this condition: use query, which is indexed"
+            if getattr(condition, name) is not None:
+                text = "A saved search can't have this condition: use `query`, which is indexed."
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.UNSUPPORTED, path=["filter", name]
                 )
 
 
-async def load_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
+async def load_own_saved_search_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
     """Load the IDs of the viewer's saved searches by name, in any case."""
     folded_by_name = {name: name.strip().casefold() for name in names}
     statement = select(col(SavedSearch.id), col(SavedSearch.folded)).where(
-        is_visible(ctx, SavedSearch), col(SavedSearch.folded).in_(set(folded_by_name.values()))
+        is_own_or_shared(ctx, SavedSearch),
+        col(SavedSearch.folded).in_(set(folded_by_name.values())),
     )
     ids = {row.folded: int(row.id) for row in await ctx.read(statement)}
     return {name: ids[folded] for name, folded in folded_by_name.items() if folded in ids}
@@ -131,12 +135,12 @@ async def create_saved_search(
     Raises InvalidInput if the filter can't be used, Conflict if the name is in use, and
     LimitReached if the filter is too long or 100 searches are stored.
     """
-    valid_name = _validate_name(name, path=["name"])
+    valid_name = _validate_search_name(name, path=["name"])
     user_id = require_user_id(ctx)
     await _require_usable_filter(ctx, fields, conditions, path=["filter"])
     async with ctx.write_session(user_id) as session:
         await _require_free_name(ctx, valid_name, path=["name"])
-        await _require_room_for_saved_search(ctx)
+        await _require_below_saved_search_limit(ctx)
         search = SavedSearch(
             id=ctx.environment.new_id(),
             user_id=user_id,
@@ -161,13 +165,15 @@ async def update_saved_searches(
     """
     if change == SavedSearchChange():
         raise InvalidInput(
-            "At least one field is required", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     name = None
     if change.name is not None:
-        name = _validate_name(change.name, path=["set", "name"])
+        name = _validate_search_name(change.name, path=["set", "name"])
         if len(set(search_ids)) > 1:
-            text = "Several saved searches can't get the same name"
+            text = "Several saved searches can't have the same name."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=["set", "name"]
             )
@@ -208,7 +214,7 @@ async def _require_own_saved_searches(
 ) -> list[SavedSearch]:
     """Load the viewer's saved searches, each once. Raises NotFound for the first missing one."""
     statement = instances(SavedSearch).where(
-        is_visible(ctx, SavedSearch), col(SavedSearch.id).in_(search_ids)
+        is_own_or_shared(ctx, SavedSearch), col(SavedSearch.id).in_(search_ids)
     )
     searches = {search.id: search for search in (await session.exec(statement)).all()}
     for nth, search_id in enumerate(search_ids):
@@ -227,32 +233,34 @@ async def _require_usable_filter(
     """Raise an error if a filter is too long, or can't be evaluated or counted."""
     require_countable_conditions(conditions)
     if (size := len(json.dumps(fields, ensure_ascii=False))) > MAX_FILTER_LENGTH:
-        text = f"a search has at most {MAX_FILTER_LENGTH} characters"
+        text = f"The search text has at most {MAX_FILTER_LENGTH} characters."
         raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=path)
-    await count_matches(ctx, require_user_id(ctx), conditions)
+    await count_messages_of_search(ctx, require_user_id(ctx), conditions)
 
 
 async def _require_free_name(ctx: Context, name: str, *, path: Sequence[str]) -> None:
     """Raise Conflict if the viewer has a saved search with this name, in any case."""
-    if await load_ids_by_name(ctx, [name]):
-        raise Conflict("Another saved search has this name", path=path)
+    if await load_own_saved_search_ids_by_name(ctx, [name]):
+        raise Conflict("Another saved search has this name.", path=path)
 
 
-def _validate_name(name: str, *, path: Sequence[str]) -> str:
+def _validate_search_name(name: str, *, path: Sequence[str]) -> str:
     """Return a validated name. Raises Invalid if it is empty or too long."""
-    valid_name = sql_text.validate_text(name, max_length=MAX_NAME_LENGTH, path=path)
+    valid_name = sql_text.validated_trimmed_text(name, max_length=MAX_NAME_LENGTH, path=path)
     if valid_name is None:
         raise InvalidInput(
-            "A name is required", constraint=ValidationConstraint.REQUIRED, path=path
+            "A name is required.", constraint=ValidationConstraint.REQUIRED, path=path
         )
     return valid_name
 
 
-async def _require_room_for_saved_search(ctx: Context) -> None:
+async def _require_below_saved_search_limit(ctx: Context) -> None:
     """Raise LimitReached if the viewer has 100 saved searches."""
-    (row,) = await ctx.read(select(func.count().label("many")).where(is_visible(ctx, SavedSearch)))
+    (row,) = await ctx.read(
+        select(func.count().label("many")).where(is_own_or_shared(ctx, SavedSearch))
+    )
     if row.many >= MAX_SAVED_SEARCHES:
-        text = f"At most {MAX_SAVED_SEARCHES} saved searches"
+        text = f"At most {MAX_SAVED_SEARCHES} saved searches are allowed."
         raise LimitReached(text, limit=MAX_SAVED_SEARCHES, used=row.many, path=["name"])
 
 
@@ -281,12 +289,11 @@ async def follow_saved_search(
             raise NotFound(str(search_id), path=["id"])
         if row is None:
             break
-        now = row, await count_matches(ctx, row.user_id, build_conditions(row.filter))
+        now = row, await count_messages_of_search(ctx, row.user_id, build_conditions(row.filter))
         spent = monotonic() - started_at
         if now != last_count:
             last_count = now
             yield now
         await asyncio.sleep(max(min_interval.total_seconds(), PAUSE_PER_COUNT_TIME * spent))
-        while (batch := await anext(batches)).has_more or not (batch.events or batch.resync_reason):
-            pass  # one count covers all events read here
+        await stream_reader.wait_for_events(batches)
     await batches.aclose()

@@ -16,7 +16,7 @@ from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import SELECTOR_FIELDS, MailboxSelector
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.filters.filter_lookups import iterate_parts
+from resolvers.messages.filters.filter_lookups import iterate_nested_conditions_requiring_limits
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
 from resolvers.users import selection
@@ -27,21 +27,21 @@ MAX_USERS = 100  # accounts of one search
 KnownMailboxes = frozenset[tuple[str, Any]]  # a selector field of a mailbox, and its value
 
 
-async def load_searched_user_ids(ctx: Context, user_selector: UserSelector) -> list[int]:
+async def require_searchable_user_ids(ctx: Context, user_selector: UserSelector) -> list[int]:
     """Return the IDs of the users to search: the viewer, or selected users.
 
     Raises LimitReached for more than 100 users, Forbidden if the viewer may not act as them.
     """
     if not user_selector.is_given:
         return [require_user_id(ctx)]
-    found = [row.id for row in await selection.load_selected_users(ctx, user_selector)]
-    if len(found) > MAX_USERS:
-        error_text = f"at most {MAX_USERS} accounts at once: narrow the selection"
-        raise LimitReached(error_text, limit=MAX_USERS, used=len(found), path=["users"])
-    if set(found) - {ctx.viewer.user_id} and not can_see_managed_mail_records(ctx):
-        error_text = "Only administrators who may act as a user see records of the user's mail"
+    user_ids = [row.id for row in await selection.require_selected_users(ctx, user_selector)]
+    if len(user_ids) > MAX_USERS:
+        error_text = f"At most {MAX_USERS} accounts can be searched at once: narrow the selection."
+        raise LimitReached(error_text, limit=MAX_USERS, used=len(user_ids), path=["users"])
+    if set(user_ids) - {ctx.viewer.user_id} and not can_see_managed_mail_records(ctx):
+        error_text = "Only administrators who may act as a user see records of the user's mail."
         raise Forbidden(error_text, requires="IMPERSONATE", path=["users"])
-    return found
+    return user_ids
 
 
 async def validate_mailboxes_of_search(
@@ -59,22 +59,24 @@ async def load_known_mailboxes(ctx: Context, user_ids: Sequence[int]) -> KnownMa
         statement.where(is_visible_or_managed(ctx, Mailbox), col(Mailbox.user_id).in_(user_ids))
     )
     return frozenset(
-        (by, _fold_if_text(getattr(row, by))) for row in rows for by in SELECTOR_FIELDS
+        (field_name, _fold_if_text(getattr(row, field_name)))
+        for row in rows
+        for field_name in SELECTOR_FIELDS
     )
 
 
-def require_known_mailboxes(conditions: MessageConditions, known: KnownMailboxes) -> None:
+def require_known_mailboxes(conditions: MessageConditions, known_mailboxes: KnownMailboxes) -> None:
     """Raise Invalid if a search names a mailbox that is not known."""
     for name in _mailbox_selectors(conditions):
-        given = [
-            (by, _fold_if_text(getattr(name, by)))
-            for by in SELECTOR_FIELDS
-            if getattr(name, by) is not None
+        given_keys = [
+            (field_name, _fold_if_text(getattr(name, field_name)))
+            for field_name in SELECTOR_FIELDS
+            if getattr(name, field_name) is not None
         ]
-        if known.isdisjoint(given):
-            error_text = f"There is no mailbox {str(name)[:80]!r}"
+        if known_mailboxes.isdisjoint(given_keys):
+            error_text = f"Mailbox not found: {str(name)[:80]}."
             if name.id is not None:
-                error_text = "There is no mailbox with this ID"
+                error_text = "Mailbox not found."
             raise InvalidInput(error_text, constraint=ValidationConstraint.MAILBOX, path=["query"])
 
 
@@ -82,19 +84,22 @@ def _mailbox_selectors(conditions: MessageConditions) -> set[MailboxSelector]:
     """Return the mailbox selectors of a filter."""
     return {
         name
-        for one in iterate_parts(conditions)
-        for name in (*(one.mailboxes or ()), *((one.mailbox,) if one.mailbox else ()))
+        for condition in iterate_nested_conditions_requiring_limits(conditions)
+        for name in (
+            *(condition.mailboxes or ()),
+            *((condition.mailbox,) if condition.mailbox else ()),
+        )
     }
 
 
-async def read_combined_page(ctx: Context, listings: Sequence[MessageListing]) -> Page[ColumnRow]:
+async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing]) -> Page[ColumnRow]:
     """Return one page of the merged listings, which must request the same page."""
     ask, falling = listings[0].page_request, listings[0].is_newest_first
-    found = await ctx.load_many(message_loaders.load_pages, listings)
-    every = (row for page in found for row in page.rows)
+    pages = await ctx.load_many(message_loaders.load_visible_message_pages, listings)
+    every = (row for page in pages for row in page.rows)
     rows = sorted(every, key=message_loaders.cursor_values, reverse=falling)
     return ask.page_from_rows(
-        rows, has_more=any(p.has_previous if ask.is_backward else p.has_next for p in found)
+        rows, has_more=any(p.has_previous if ask.is_backward else p.has_next for p in pages)
     )
 
 

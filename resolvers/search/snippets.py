@@ -5,7 +5,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from html import escape
 
-from mail.search.tokenizer import SearchTerm, term_from_text
+from mail.search.tokenizer import SearchTerm, term_from_text_or_none
 from mail.storage.message_content import StoredMessage
 from models.store.text_folding import fold_text
 from resolvers.context import Context
@@ -31,7 +31,9 @@ def remember_search_terms(
         ctx.search_words_by_path[response_path] = search_terms
 
 
-def search_terms_at(ctx: Context, response_paths: Iterable[Hashable]) -> Sequence[SearchTerm]:
+def search_terms_of_first_searched_path(
+    ctx: Context, response_paths: Iterable[Hashable]
+) -> Sequence[SearchTerm]:
     """Return the search terms of the first of these paths that has a searched list."""
     terms_by_path = ctx.search_words_by_path
     return (
@@ -48,7 +50,7 @@ def search_terms_at(ctx: Context, response_paths: Iterable[Hashable]) -> Sequenc
     )
 
 
-async def extract_snippet(
+async def extract_snippet_or_none(
     message: StoredMessage, terms: Sequence[SearchTerm], *, as_html: bool
 ) -> str | None:
     """Return the text around the first match; None without a match.
@@ -73,14 +75,14 @@ def _snippet_from_text(text: str, terms: Sequence[SearchTerm], *, as_html: bool)
         blank = text.find(" ", start, first[0])
         start = blank + 1 if blank >= 0 else start
     excerpt = text[start : max(start + SNIPPET_LENGTH, first[1])]
-    ends = ("…" if start else "", "…" if start + len(excerpt) < len(text.rstrip()) else "")
+    ellipses = ("…" if start else "", "…" if start + len(excerpt) < len(text.rstrip()) else "")
     if not as_html:
-        return ends[0] + " ".join(excerpt.split()) + ends[1]
+        return ellipses[0] + " ".join(excerpt.split()) + ellipses[1]
     parts, at = [], 0
     for low, high in _match_spans(excerpt, terms):
         parts += [escape(excerpt[at:low]), "<mark>", escape(excerpt[low:high]), "</mark>"]
         at = high
-    return ends[0] + " ".join("".join([*parts, escape(excerpt[at:])]).split()) + ends[1]
+    return ellipses[0] + " ".join("".join([*parts, escape(excerpt[at:])]).split()) + ellipses[1]
 
 
 def _match_spans(text: str, terms: Sequence[SearchTerm]) -> Iterator[tuple[int, int]]:
@@ -95,7 +97,7 @@ def _match_spans_in_word(
     text_run: str, start: int, searched_words: set[str], prefixes: tuple[str, ...]
 ) -> Iterator[tuple[int, int]]:
     """Yield start and end of the match in one word of the text, if there is one."""
-    plain_term = term_from_text(text_run)
+    plain_term = term_from_text_or_none(text_run)
     if plain_term is None:
         return
     if not any(
@@ -109,5 +111,5 @@ def _match_spans_in_word(
     if len(plain) != len(text_run) or not inside or len(plain_term.words) == 1:
         yield start, start + len(text_run)
         return
-    ends = [plain.find(word) + len(word) for word in searched_words if word in plain]
-    yield start + min(inside), start + max(ends)
+    word_ends = [plain.find(word) + len(word) for word in searched_words if word in plain]
+    yield start + min(inside), start + max(word_ends)

@@ -21,15 +21,19 @@ from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.context import Context
-from resolvers.list_orders import ListOrder, SortColumn, read_ordered_page
+from resolvers.list_orders import (
+    ListOrder,
+    SortColumn,
+    list_orders,
+    read_list_pages,
+    read_ordered_page,
+)
 from resolvers.messages import content
-from resolvers.messages.content_access import log_content_read
-from resolvers.pagination import PageScan, read_by_keys, read_union
+from resolvers.messages.content_access import write_content_read_to_security_log
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
 
-CURSOR_KIND = "quarantine-"
-SORT_COLUMNS = (col(QuarantineItem.created_at), col(QuarantineItem.id))
 READ_SCOPES = {Scope.READ, Scope.SETTINGS}  # one of these is enough
 MAX_TEXT_LENGTH = 1 << 16  # characters
 MAX_SCORE = 1e9
@@ -51,7 +55,7 @@ _SORT_COLUMNS = {
     "SCORE": SortColumn("score", float),
     "SIZE": SortColumn("size", int),
 }
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in QuarantineOrder}
+LIST_ORDERS = list_orders(QuarantineOrder, _SORT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,28 @@ class QuarantineConditions:
     has_virus: bool | None = None
     received_since: datetime | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InvalidInput if the score is out of range."""
+        if self.score_above is not None and not -MAX_SCORE <= self.score_above <= MAX_SCORE:
+            raise InvalidInput(
+                "The score must be from -1e9 to 1e9.",
+                constraint=ValidationConstraint.RANGE,
+                path=["filter", "scoreAbove"],
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class UserQuarantineListing:
-    """A request for a page of the quarantined messages of one user."""
+    """A request for a page of the quarantined messages of one user that meet conditions.
+
+    The conditions name no user.
+    """
 
     user_id: int
     page_request: PageRequest
+    order: ListOrder
     columns: frozenset[str]
+    conditions: QuarantineConditions
 
 
 def is_visible_item_sql(ctx: Context) -> ColumnElement[bool]:
@@ -107,31 +125,31 @@ async def load_visible_items_by_id(ctx: Context, item_ids: list[int]) -> list[Co
     return await read_by_keys(ctx, _select_visible_items(ctx), col(QuarantineItem.id), item_ids)
 
 
-async def _filter_conditions(
+async def _visible_and_filtered_item_clauses(
     ctx: Context, conditions: QuarantineConditions
 ) -> list[ColumnElement[bool]]:
-    """Return the WHERE clauses of a list. Raises Invalid if the score is out of range."""
-    terms = [is_visible_item_sql(ctx)]
+    """Return the WHERE clauses of a list."""
+    terms = [is_visible_item_sql(ctx), *_message_clauses(conditions)]
     if conditions.user_selector.is_given:
         statement = select(col(User.id)).where(
             await selection_condition(ctx, conditions.user_selector, path="filter")
         )
         terms.append(col(QuarantineItem.user_id).in_(statement))
+    return terms
+
+
+def _message_clauses(conditions: QuarantineConditions) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses of the conditions on the messages, without that on the users."""
+    terms: list[ColumnElement[bool]] = []
     if conditions.query:
         columns = ("subject", "sender", "recipient", "from_name", "from_address", "tests")
-        found: ColumnElement[bool] = false()
+        condition: ColumnElement[bool] = false()
         for name in columns:
-            found |= contains_text_sql(
+            condition |= contains_text_sql(
                 func.coalesce(getattr(QuarantineItem, name), ""), conditions.query
             )
-        terms.append(found)
+        terms.append(condition)
     if conditions.score_above is not None:
-        if not -MAX_SCORE <= conditions.score_above <= MAX_SCORE:
-            raise InvalidInput(
-                "The score must be between -1e9 and 1e9",
-                constraint=ValidationConstraint.RANGE,
-                path=["filter", "scoreAbove"],
-            )
         terms.append(col(QuarantineItem.score) > conditions.score_above)
     if conditions.has_virus is not None:
         empty = col(QuarantineItem.virus).is_(None)
@@ -152,48 +170,45 @@ async def read_item_page(
     list_order = LIST_ORDERS[order]
     names = {"id", list_order.column, *columns}
     rows = select(*select_columns(QuarantineItem, names)).where(
-        *await _filter_conditions(ctx, conditions)
+        *await _visible_and_filtered_item_clauses(ctx, conditions)
     )
     return await read_ordered_page(ctx, rows, QuarantineItem, page_request, list_order)
 
 
 async def count_items(ctx: Context, conditions: QuarantineConditions) -> int:
     """Return the number of quarantined messages that match."""
-    many = select(func.count().label("many")).select_from(QuarantineItem)
-    (row,) = await ctx.read(many.where(*await _filter_conditions(ctx, conditions)))
+    count_statement = select(func.count().label("many")).select_from(QuarantineItem)
+    clauses = await _visible_and_filtered_item_clauses(ctx, conditions)
+    (row,) = await ctx.read(count_statement.where(*clauses))
     return int(row.many)
 
 
-async def load_item_pages_by_user(
+async def load_visible_item_pages_by_user(
     ctx: Context, listings: list[UserQuarantineListing]
 ) -> list[Page[ColumnRow]]:
-    """Load these pages of quarantined messages, newest first."""
-    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in listings))
-    rows = _select_visible_items(ctx, columns)
-    scans = [
-        PageScan(
-            rows.where(col(QuarantineItem.user_id) == key.user_id),
-            key.page_request,
-            SORT_COLUMNS,
-            is_descending=True,
-        )
-        for key in listings
-    ]
-    return await pagination.read_pages(ctx, scans)
+    """Load pages of quarantined messages. Raises InvalidInput for a cursor of another order."""
+    return await read_list_pages(ctx, QuarantineItem, listings, _select_listed_items)
 
 
-async def count_items_by_user(ctx: Context, listings: list[UserQuarantineListing]) -> list[int]:
+async def count_visible_items_by_user(
+    ctx: Context, listings: list[UserQuarantineListing]
+) -> list[int]:
     """Return the number of quarantined messages of each listing."""
-    many = (
-        select(func.count().label("many"))
-        .select_from(QuarantineItem)
-        .where(is_visible_item_sql(ctx))
+    statements = [_select_listed_items(ctx, listing, ["id"]) for listing in listings]
+    return await pagination.count_rows(ctx, statements)
+
+
+def _select_listed_items(
+    ctx: Context, listing: UserQuarantineListing, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return _select_visible_items(ctx, columns).where(
+        col(QuarantineItem.user_id) == listing.user_id, *_message_clauses(listing.conditions)
     )
-    scans = [many.where(col(QuarantineItem.user_id) == key.user_id) for key in listings]
-    return [row.many for (row,) in await read_union(ctx, scans)]
 
 
-async def load_stored_messages(ctx: Context, item_ids: list[int]) -> list[StoredMessage | None]:
+async def load_visible_messages_and_log_reads(
+    ctx: Context, item_ids: list[int]
+) -> list[StoredMessage | None]:
     """Load the content of quarantined messages by ID; None for one the viewer may not see.
 
     Reading another user's message is written to that user's security log.
@@ -203,15 +218,17 @@ async def load_stored_messages(ctx: Context, item_ids: list[int]) -> list[Stored
             col(QuarantineItem.id).in_(item_ids)
         )
     )
-    await log_content_read(ctx, {row.user_id for row in rows} - {ctx.viewer.user_id})
+    await write_content_read_to_security_log(
+        ctx, {row.user_id for row in rows} - {ctx.viewer.user_id}
+    )
     opened_ones = await message_open.open_messages_unlogged(
         ctx.environment, rows, ctx.read, message_content.QUARANTINE_QUERIES
     )
-    found = {each.row.id: each for each in opened_ones}
-    return [found.get(key) for key in item_ids]
+    messages_by_id = {message.row.id: message for message in opened_ones}
+    return [messages_by_id.get(key) for key in item_ids]
 
 
 async def truncated_plain_text(message: StoredMessage) -> str | None:
     """Return up to 65,536 characters of the plain text, made from HTML if necessary."""
-    found = await content.plain_text(message)
-    return found and found[:MAX_TEXT_LENGTH]
+    text = await content.plain_text(message)
+    return text and text[:MAX_TEXT_LENGTH]

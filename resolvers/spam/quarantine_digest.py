@@ -12,11 +12,12 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
-from mail.compose.message_builder import CustomHeader, MessageDraft
+from mail.compose.message_draft import CustomHeader, MessageDraft
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import InsertKind, MessagePlacement, insert_message
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.message_insert import MessagePlacement, insert_message_and_take_quota
+from mail.storage.quota import InsertKind
+from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
@@ -55,30 +56,32 @@ class PreparedDigest:
     item_ids: Sequence[int]
 
 
-async def plan_digest(
+async def compose_digest_and_store_blobs(
     ctx: Context, _order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Compose the digest and store its blobs.
 
     Plans nothing if the digest was written already or no unreported message is left.
     """
-    account = None if checkpoint else await _load_recipient(ctx)
+    account = None if checkpoint else await _load_user_unless_digest_is_off(ctx)
     rows = await _load_unreported_items(ctx) if account else []
     if account is None or not rows:
         return TaskStepPlan()
     draft = _digest_draft(ctx.environment, account, rows)
-    parsed_message = await parse_storable_message(message_builder.build_message(draft))
-    stored_blobs = await store_blobs(ctx.environment, account.tenant_id, parsed_message)
-    to = [person.address for person in draft.to]
+    parsed_message = await parse_storable_message(message_builder.validate_and_build_message(draft))
+    stored_blobs = await store_blobs_once_per_tenant(
+        ctx.environment, account.tenant_id, parsed_message
+    )
+    addresses = [person.address for person in draft.to]
     placement = MessagePlacement(
-        account.id, account.box, ctx.environment.now(), envelope_from="", envelope_to=to
+        account.id, account.box, ctx.environment.now(), envelope_from="", envelope_to=addresses
     )
     return TaskStepPlan(
         prepared=PreparedDigest(parsed_message, stored_blobs, placement, [row.id for row in rows])
     )
 
 
-async def insert_digest(
+async def insert_digest_and_mark_items_reported(
     ctx: Context,
     session: AsyncSession,
     _order: dict[str, Any],
@@ -100,7 +103,7 @@ async def insert_digest(
         return TaskStepResult({})
     await ctx.record_change(session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids)
     insert_digest_message = partial(
-        insert_message,
+        insert_message_and_take_quota,
         message=digest.message,
         stored_blobs=digest.stored_blobs,
         placement=digest.placement,
@@ -110,16 +113,21 @@ async def insert_digest(
         async with session.begin_nested():
             await ctx.environment.run_in_session(session, insert_digest_message)
     except NotFound:  # the user or its INBOX was deleted in the meantime
-        log.warning("no INBOX for a letter", extra={"user": digest.placement.user_id})
+        log.warning(
+            "The account has no INBOX; quarantine digest not stored",
+            extra={"user": digest.placement.user_id},
+        )
         return TaskStepResult({})
     return TaskStepResult({"written": True}, done_count=1)
 
 
-async def _load_recipient(ctx: Context) -> ColumnRow | None:
+async def _load_user_unless_digest_is_off(ctx: Context) -> ColumnRow | None:
     """Load the user with INBOX and address; None if deleted or if the digest is turned off."""
     names = {"id", "tenant_id", "username", "name", "language"}
     statement = (
-        select(*select_columns(User, names), col(Mailbox.id).label("box"), col(Address.shown))
+        select(
+            *select_columns(User, names), col(Mailbox.id).label("box"), col(Address.display_address)
+        )
         .join(Mailbox, col(Mailbox.user_id) == col(User.id))
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
         .where(
@@ -146,7 +154,7 @@ def _digest_draft(
 ) -> MessageDraft:
     """Compose the digest in the user's language."""
     texts = text_in_language(user.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
-    name = user.shown or user.username
+    name = user.display_address or user.username
     address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
     rest, page = len(items) - MAX_LISTED_MESSAGES, environment.options.quarantine_url
@@ -173,9 +181,9 @@ def _item_description(texts: DigestTexts, item: ColumnRow) -> str:
     author = " ".join(filter(None, (item.from_name, f"<{item.from_address or item.sender}>")))
     until = texts.until.format(date=f"{item.expires_at:%Y-%m-%d}")
     notes = [until, *([texts.virus] if item.virus else [])]
-    about = f"{item.created_at:%Y-%m-%d %H:%M} UTC, {', '.join(notes)}"
+    details = f"{item.created_at:%Y-%m-%d %H:%M} UTC, {', '.join(notes)}"
     return "\n".join(
-        [_printable_line(item.subject) or "-", f"  {_printable_line(author)}", f"  {about}"]
+        [_printable_line(item.subject) or "-", f"  {_printable_line(author)}", f"  {details}"]
     )
 
 

@@ -18,12 +18,12 @@ class DigestTexts:
 
 ENGLISH_TEXTS = DigestTexts(
     subject="Messages held for you: {many}",
-    intro="These messages for {address} look unwanted or dangerous, and were not delivered.",
-    virus="holds a virus",
+    intro="These messages for {address} look unwanted or dangerous and were not delivered.",
+    virus="contains a virus",
     until="held until {date}",
-    more="Not shown here: {rest} more.",
+    more="{rest} more are not shown here.",
     page="See all of them: {page}",
-    advice="Let in what you want to have. All else is deleted on its day.",
+    advice="Release the messages that you want. All others are deleted on the date shown.",
 )
 TEXTS_BY_LANGUAGE = {
     "de": DigestTexts(

@@ -36,17 +36,16 @@ from models.spam.quarantine import QuarantineItem
 from models.spam.sender_rules import SenderAction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from models.users.tables import Frequency, User
+from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.spam import sender_rule_mutations
 from resolvers.spam.quarantine import is_visible_item_sql, load_visible_items_by_id
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
 from resolvers.users import managed_objects
-from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.user_locks import lock_users_and_store_changes
+from resolvers.viewer import GuardRule
 
 MAX_RELEASED_MESSAGES = 100  # messages per call
 ITEM_COLUMNS = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
@@ -70,7 +69,7 @@ class ReleaseOptions:
     allow_sender: bool = False
 
 
-async def release_messages(
+async def release_quarantined_messages(
     ctx: Context, item_ids: Sequence[int], options: ReleaseOptions
 ) -> list[int]:
     """Release quarantined messages, all or none, and return the message IDs in order.
@@ -81,46 +80,49 @@ async def release_messages(
     """
     if len(item_ids) > MAX_RELEASED_MESSAGES:
         raise InvalidInput(
-            f"At most {MAX_RELEASED_MESSAGES} messages at once",
+            f"At most {MAX_RELEASED_MESSAGES} messages can be released at once.",
             constraint=ValidationConstraint.MAX,
             path=["ids"],
         )
     item_ids = list(dict.fromkeys(item_ids))
-    rows = await _load_permitted_items(ctx, item_ids)
+    rows = await _require_permitted_items(ctx, item_ids)
     _require_release_rights(ctx, rows, options)
     owners = sorted({row.user_id for row in rows})
     accounts = await _load_users_with_inbox(ctx, owners)
     require_all_found([row.user_id for row in rows], accounts)
 
-    async def prepare_all(*, rewrite_blobs: bool) -> list[PreparedRelease]:
+    async def plan_releases_and_store_blobs(*, rewrite_blobs: bool) -> list[PreparedRelease]:
         return [
-            await _prepare_release(ctx, row, accounts[row.user_id], rewrite_blobs=rewrite_blobs)
+            await _plan_item_release_and_store_blobs(
+                ctx, row, accounts[row.user_id], rewrite_blobs=rewrite_blobs
+            )
             for row in rows
         ]
 
     try:
         return await _release_in_transaction(
-            ctx, item_ids, await prepare_all(rewrite_blobs=False), options
+            ctx, item_ids, await plan_releases_and_store_blobs(rewrite_blobs=False), options
         )
     except BlobRowDeleted:
         return await _release_in_transaction(
-            ctx, item_ids, await prepare_all(rewrite_blobs=True), options
+            ctx, item_ids, await plan_releases_and_store_blobs(rewrite_blobs=True), options
         )
     except NotFound as error:
         if error.path != ["mailbox"]:
             raise
         return await _release_in_transaction(
-            ctx, item_ids, await prepare_all(rewrite_blobs=False), options
+            ctx, item_ids, await plan_releases_and_store_blobs(rewrite_blobs=False), options
         )  # a mailbox was deleted in the meantime
 
 
-async def _load_permitted_items(ctx: Context, item_ids: Sequence[int]) -> list[ColumnRow]:
+async def _require_permitted_items(ctx: Context, item_ids: Sequence[int]) -> list[ColumnRow]:
     """Load quarantined messages. Raises NotFound, and Forbidden for those of other users."""
-    found = await load_visible_items_by_id(ctx, list(item_ids))
-    rows = [row for row in found if row]
+    items = await load_visible_items_by_id(ctx, list(item_ids))
+    rows = [row for row in items if row]
     require_all_found(item_ids, {row.id for row in rows})
-    if any(row.user_id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(OTHER_USERS_RULE)
+    for index, row in enumerate(rows):
+        if row.user_id != ctx.viewer.user_id:
+            ctx.viewer.require(OTHER_USERS_RULE, path=["ids"], index=index)
     return rows
 
 
@@ -128,12 +130,13 @@ def _require_release_rights(
     ctx: Context, items: Sequence[ColumnRow], options: ReleaseOptions
 ) -> None:
     """Raise Forbidden if the viewer may not release a virus or create sender rules."""
-    if ctx.viewer.role is Role.USER and any(row.virus for row in items):
-        text = "A message with a virus can be released by an administrator alone"
-        raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
+    if ctx.viewer.role is Role.USER:
+        for index, row in enumerate(items):
+            if row.virus:
+                text = "Only an administrator can release a message with a virus."
+                raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"], index=index)
     if options.allow_sender:
-        with _errors_at_input_field("allowSender"):
-            ctx.viewer.require(SENDER_RULES_RULE)
+        ctx.viewer.require(SENDER_RULES_RULE, path=["allowSender"])
 
 
 @contextmanager
@@ -166,7 +169,7 @@ async def _load_users_with_inbox(ctx: Context, user_ids: Sequence[int]) -> dict[
     return {row.id: row for row in await ctx.read(statement)}
 
 
-async def _prepare_release(
+async def _plan_item_release_and_store_blobs(
     ctx: Context, item: ColumnRow, user: ColumnRow, *, rewrite_blobs: bool
 ) -> PreparedRelease:
     """Read a quarantined message and store the blobs of its delivery."""
@@ -175,7 +178,7 @@ async def _prepare_release(
     )
     raw = await read_all(opened.stream_raw())
     instead = await recipient_rewrites.load_rewrites_by_address(ctx.environment, [item.recipient])
-    to = LocalRecipient(
+    recipient = LocalRecipient(
         user.id,
         user.tenant_id,
         user.box,
@@ -191,7 +194,7 @@ async def _prepare_release(
         role=user.role,
     )
     return await quarantine_release.plan_release_and_store_blobs(
-        ctx.environment, item, raw, to, rewrite_blobs=rewrite_blobs
+        ctx.environment, item, raw, recipient, rewrite_blobs=rewrite_blobs
     )
 
 
@@ -202,14 +205,16 @@ async def _release_in_transaction(
     options: ReleaseOptions,
 ) -> list[int]:
     """Deliver prepared messages and delete their items. Returns the message IDs in order."""
-    streams = {one.plan.recipient_verdict.recipient.user_id for one in prepared}
-    if any(one.needs_queue for one in prepared):
+    streams = {release.plan.recipient_verdict.recipient.user_id for release in prepared}
+    if any(release.needs_queue for release in prepared):
         streams.add(PLATFORM)
     async with ctx.write_session(*streams) as session:
-        rows = await _load_locked_items(ctx, session, item_ids)
-        by = {row.id: ctx.viewer.user_id == row.user_id for row in rows}
+        rows = await _require_visible_items_in_transaction(ctx, session, item_ids)
+        owner_flags = {row.id: ctx.viewer.user_id == row.user_id for row in rows}
         deliver = partial(
-            _deliver_prepared, prepared=prepared, released_by_owner=[by[key] for key in item_ids]
+            _deliver_prepared,
+            prepared=prepared,
+            released_by_owner=[owner_flags[key] for key in item_ids],
         )
         inserted = await ctx.environment.run_in_session(session, deliver)
         keys = [key for key in inserted if key is not None]
@@ -220,13 +225,11 @@ async def _release_in_transaction(
             ]
             await ctx.environment.run_in_session(
                 session,
-                lambda transaction: training_worker.enqueue_ham_lessons_of_released(
-                    transaction, clean
-                ),
+                lambda transaction: training_worker.enqueue_released_as_ham(transaction, clean),
             )
         if options.allow_sender:
             await _create_allow_rules(ctx, rows)
-        await _delete_items_and_record(
+        await _delete_items_journal_and_audit(
             ctx, session, rows, ("quarantineRelease", EventType.QUARANTINE_RELEASED)
         )
     return keys
@@ -242,10 +245,10 @@ def _deliver_prepared(
     Raises OverQuota or RateLimited with the index of the message.
     """
     keys = list[int | None]()
-    for index, (one, is_own) in enumerate(zip(prepared, released_by_owner, strict=True)):
+    for index, (release, is_own) in enumerate(zip(prepared, released_by_owner, strict=True)):
         try:
-            by = "its owner" if is_own else "an administrator"
-            inserted = quarantine_release.deliver_prepared_release(transaction, one, by)
+            releaser = "its owner" if is_own else "an administrator"
+            inserted = quarantine_release.deliver_prepared_release(transaction, release, releaser)
         except OverQuota as full:
             full.path, full.index = ["ids"], index
             raise
@@ -271,27 +274,27 @@ async def _create_allow_rules(ctx: Context, items: Sequence[ColumnRow]) -> None:
                 )
 
 
-async def delete_messages(ctx: Context, item_ids: Sequence[int]) -> None:
+async def delete_quarantined_messages(ctx: Context, item_ids: Sequence[int]) -> None:
     """Delete quarantined messages, all or none. Raises NotFound or Forbidden."""
-    rows = await _load_permitted_items(ctx, item_ids)
+    rows = await _require_permitted_items(ctx, item_ids)
     async with ctx.write_session(*{row.user_id for row in rows}) as session:
-        rows = await _load_locked_items(ctx, session, item_ids)
-        await _delete_items_and_record(
+        rows = await _require_visible_items_in_transaction(ctx, session, item_ids)
+        await _delete_items_journal_and_audit(
             ctx, session, rows, ("quarantineDelete", EventType.QUARANTINE_DELETED)
         )
 
 
-async def _load_locked_items(
+async def _require_visible_items_in_transaction(
     ctx: Context, session: AsyncSession, item_ids: Sequence[int]
 ) -> list[ColumnRow]:
     """Load visible quarantined messages inside the transaction. Raises NotFound."""
     conditions = item_ids, is_visible_item_sql(ctx)
-    return await managed_objects.load_managed_rows_in_transaction(
+    return await managed_objects.require_managed_rows_in_transaction(
         ctx, session, QuarantineItem, ITEM_COLUMNS, conditions
     )
 
 
-async def _delete_items_and_record(
+async def _delete_items_journal_and_audit(
     ctx: Context,
     session: AsyncSession,
     items: Sequence[ColumnRow],
@@ -315,27 +318,9 @@ async def _delete_items_and_record(
         for row in items
         if row.user_id != ctx.viewer.user_id
     )
-    await audit_log.log_changes(ctx, session, *log_entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *log_entries)
 
 
 def _audit_log_values(item: ColumnRow) -> dict[str, str]:
     """Return the values of a quarantined message for the admin log."""
     return {"sender": item.sender, "recipient": item.recipient}
-
-
-async def set_digest_frequency(
-    ctx: Context, user_selector: UserSelector, frequency: Frequency
-) -> list[int]:
-    """Set how often these users get a quarantine digest. Returns their IDs.
-
-    Raises Forbidden if other users are selected without the permission QUARANTINE.
-    """
-    rows = await load_selected_users(ctx, user_selector)
-    if any(row.id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(OTHER_USERS_RULE)
-    async with lock_users_and_store_changes(
-        ctx, user_selector, "quarantineNotificationSet"
-    ) as locked_users:
-        for row in locked_users.rows:
-            locked_users.set_columns(row, quarantine_notification=frequency)
-    return [row.id for row in locked_users.rows]

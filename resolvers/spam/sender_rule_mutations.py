@@ -14,12 +14,12 @@ from models.errors import Forbidden, InvalidInput, LimitReached, NotFound
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.spam.sender_rules import (
-    PLATFORM_PLACE,
+    PLATFORM_SCOPE,
     SenderAction,
     SenderRule,
-    place_of_domain,
-    place_of_tag,
-    place_of_user,
+    scope_of_domain,
+    scope_of_tag,
+    scope_of_user,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope
@@ -29,11 +29,12 @@ from resolvers import sql_text
 from resolvers.access import is_managed_user, maker_columns
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.spam.sender_rules import is_visible_rule_sql
-from resolvers.users.selection import load_managed_user
+from resolvers.users.selection import require_managed_user
+from resolvers.viewer import GuardRule
 
 MAX_PATTERNS_PER_CALL = 100
 MAX_RULES_PER_OWNER = 1000  # of one user, tag or domain
@@ -69,10 +70,10 @@ class NewSenderRules:
 
 
 @dataclass(frozen=True, slots=True)
-class _RulePlace:
-    """The place key of sender rules, with the columns of their owner."""
+class _RuleScope:
+    """The scope of sender rules, with the columns of their owner."""
 
-    place: str
+    scope: str
     user_id: int | None = None
     domain_id: int | None = None
     tag: str | None = None
@@ -89,7 +90,7 @@ class _RulePlace:
     def owner_columns(self) -> dict[str, Any]:
         """The columns that each rule of this owner has."""
         columns = {"user_id": self.user_id, "domain_id": self.domain_id, "tag": self.tag}
-        return {"place": self.place, **columns}
+        return {"scope": self.scope, **columns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class _RuleChange:
     """A rule that was created, changed or deleted, with its values before and after."""
 
     id: int
-    place: _RulePlace
+    scope: _RuleScope
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
 
@@ -110,19 +111,21 @@ async def create_or_update_sender_rules(
     Raises NotFound or Forbidden if the viewer may not change rules of this owner, LimitReached
     if there would be too many, and Invalid for a bad pattern.
     """
-    patterns, values = _validate_new_rules(new_rules)
-    home = await _resolve_rule_place(ctx, owner)
-    async with ctx.write_session(home.stream_id) as session:
-        home = await _resolve_rule_place(ctx, owner)  # again, now that the stream is locked
-        existing_by_pattern = await _load_existing_by_pattern(ctx, home, patterns)
-        new_patterns = [one for one in patterns if one not in existing_by_pattern]
-        await _require_rule_capacity(ctx, home, len(new_patterns))
+    patterns, values = _validated_patterns_and_rule_columns(new_rules)
+    rule_scope = await _require_permitted_rule_scope(ctx, owner)
+    async with ctx.write_session(rule_scope.stream_id) as session:
+        rule_scope = await _require_permitted_rule_scope(
+            ctx, owner
+        )  # again, now that the stream is locked
+        existing_by_pattern = await _load_existing_by_pattern(ctx, rule_scope, patterns)
+        new_patterns = [pattern for pattern in patterns if pattern not in existing_by_pattern]
+        await _require_rule_capacity(ctx, rule_scope, len(new_patterns))
         turned = [
             row
             for row in existing_by_pattern.values()
             if _audit_log_values_of_row(row) != {**_audit_log_values_of_row(row), **values}
         ]
-        new_rows = [_new_rule_row(ctx, home, pattern, values) for pattern in new_patterns]
+        new_rows = [_new_rule_row(ctx, rule_scope, pattern, values) for pattern in new_patterns]
         connection = await session.connection()
         if new_rows:
             await connection.execute(insert(SenderRule), new_rows)
@@ -131,23 +134,29 @@ async def create_or_update_sender_rules(
             await connection.execute(
                 update(SenderRule).where(is_changed_rule).values({**values, **maker_columns(ctx)})
             )
-        changed = [_RuleChange(row["id"], home, after=_audit_log_values(row)) for row in new_rows]
+        changed = [
+            _RuleChange(row["id"], rule_scope, after=_audit_log_values(row)) for row in new_rows
+        ]
         for row in turned:
             values_before = _audit_log_values_of_row(row)
-            changed.append(_RuleChange(row.id, home, values_before, {**values_before, **values}))
-        await _record_rule_changes(ctx, session, "senderRuleCreate", changed)
+            changed.append(
+                _RuleChange(row.id, rule_scope, values_before, {**values_before, **values})
+            )
+        await _journal_and_audit_rule_changes(ctx, session, "senderRuleCreate", changed)
     keys = {row.pattern: row.id for row in existing_by_pattern.values()}
     keys |= {row["pattern"]: row["id"] for row in new_rows}
     return [keys[pattern] for pattern in patterns]
 
 
-def _validate_new_rules(new_rules: NewSenderRules) -> tuple[list[str], dict[str, Any]]:
+def _validated_patterns_and_rule_columns(
+    new_rules: NewSenderRules,
+) -> tuple[list[str], dict[str, Any]]:
     """Return the normalized patterns, each once, and the column values of the rules.
 
     Raises Invalid for a bad pattern or number of patterns.
     """
     if not 0 < len(new_rules.patterns) <= MAX_PATTERNS_PER_CALL:
-        text = f"1 to {MAX_PATTERNS_PER_CALL} patterns"
+        text = f"From 1 to {MAX_PATTERNS_PER_CALL} patterns are required."
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["patterns"])
     patterns = [
         checked_pattern(text, path=["patterns"], index=nth)
@@ -155,67 +164,69 @@ def _validate_new_rules(new_rules: NewSenderRules) -> tuple[list[str], dict[str,
     ]
     values: dict[str, Any] = {"action": new_rules.action}
     if new_rules.sets_comment:
-        values["comment"] = sql_text.validate_text(
+        values["comment"] = sql_text.validated_trimmed_text(
             new_rules.comment, max_length=MAX_COMMENT_LENGTH, path=["comment"]
         )
     return list(dict.fromkeys(patterns)), values
 
 
-async def _resolve_rule_place(ctx: Context, owner: RuleOwner) -> _RulePlace:
-    """Return the place of an owner's rules. Raises NotFound or Forbidden."""
+async def _require_permitted_rule_scope(ctx: Context, owner: RuleOwner) -> _RuleScope:
+    """Return the scope of an owner's rules. Raises NotFound or Forbidden."""
     if owner.user_id is not None:
         if owner.user_id != ctx.viewer.user_id:
-            _require_guard_rule(ctx, OTHER_USERS_RULE, ["scope", "user"])
-        row = await load_managed_user(ctx, owner.user_id, path="scope")
-        return _RulePlace(place_of_user(row.id), user_id=row.id, log_domain_id=row.domain_id)
+            ctx.viewer.require(OTHER_USERS_RULE, path=["scope", "user"])
+        row = await require_managed_user(ctx, owner.user_id, path="scope")
+        return _RuleScope(scope_of_user(row.id), user_id=row.id, log_domain_id=row.domain_id)
     if owner.domain is not None:
-        _require_guard_rule(ctx, DOMAINS_RULE, ["scope", "domain"])
-        domain = await domain_loaders.find_referenced_domain(ctx, owner.domain)
+        ctx.viewer.require(DOMAINS_RULE, path=["scope", "domain"])
+        domain = await domain_loaders.find_administered_domain_by_ref(ctx, owner.domain)
         if domain is None:
             ref = owner.domain.name or str(owner.domain.id)
             raise NotFound(ref, path=["scope", "domain"])
-        return _RulePlace(place_of_domain(domain.id), domain_id=domain.id, log_domain_id=domain.id)
-    _require_guard_rule(ctx, PLATFORM_RULE, ["scope", "global" if owner.tag is None else "tag"])
+        return _RuleScope(scope_of_domain(domain.id), domain_id=domain.id, log_domain_id=domain.id)
+    ctx.viewer.require(PLATFORM_RULE, path=["scope", "global" if owner.tag is None else "tag"])
     if owner.tag is None:
-        return _RulePlace(PLATFORM_PLACE)
-    (tag,) = sql_text.validate_tags([owner.tag], path=["scope", "tag"])
-    return _RulePlace(place_of_tag(tag.casefold()), tag=tag.casefold())
-
-
-def _require_guard_rule(ctx: Context, rule: GuardRule, path_in_input: Sequence[str]) -> None:
-    """Raise Forbidden at this input field if role, scope or permission are not sufficient."""
-    try:
-        ctx.viewer.require(rule)
-    except Forbidden as refusal:
-        raise Forbidden(refusal.message, requires=refusal.requires, path=path_in_input) from None
+        return _RuleScope(PLATFORM_SCOPE)
+    (tag,) = sql_text.validated_distinct_tags([owner.tag], path=["scope", "tag"])
+    return _RuleScope(scope_of_tag(tag.casefold()), tag=tag.casefold())
 
 
 async def _load_existing_by_pattern(
-    ctx: Context, place: _RulePlace, patterns: Sequence[str]
+    ctx: Context, rule_scope: _RuleScope, patterns: Sequence[str]
 ) -> dict[str, ColumnRow]:
-    """Load the existing rules of a place with one of these patterns, by pattern."""
+    """Load the existing rules of a scope with one of these patterns, by pattern."""
     statement = select(*select_columns(SenderRule)).where(
-        col(SenderRule.place) == place.place, col(SenderRule.pattern).in_(patterns)
+        col(SenderRule.scope) == rule_scope.scope, col(SenderRule.pattern).in_(patterns)
     )
     return {row.pattern: row for row in await ctx.read(statement)}
 
 
-async def _require_rule_capacity(ctx: Context, place: _RulePlace, new_count: int) -> None:
+async def _require_rule_capacity(ctx: Context, rule_scope: _RuleScope, new_count: int) -> None:
     """Raise LimitReached if the new rules would exceed the limit of the owner."""
-    statement = select(func.count().label("many")).where(col(SenderRule.place) == place.place)
+    statement = select(func.count().label("many")).where(col(SenderRule.scope) == rule_scope.scope)
     (row,) = await ctx.read(statement)
-    most = MAX_PLATFORM_RULES if place.place == PLATFORM_PLACE else MAX_RULES_PER_OWNER
+    most = MAX_PLATFORM_RULES if rule_scope.scope == PLATFORM_SCOPE else MAX_RULES_PER_OWNER
     if new_count and row.many + new_count > most:
-        text = f"at most {most} rules"
+        text = f"At most {most} sender rules are allowed."
         raise LimitReached(text, limit=most, used=row.many, path=["patterns"])
 
 
 def _new_rule_row(
-    ctx: Context, place: _RulePlace, pattern: str, values: Mapping[str, Any]
+    ctx: Context, rule_scope: _RuleScope, pattern: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the column values of a new rule."""
-    own = {"id": ctx.environment.new_id(), "pattern": pattern, "created_at": ctx.environment.now()}
-    return {**place.owner_columns, **own, **maker_columns(ctx), "comment": None, **values}
+    new_values = {
+        "id": ctx.environment.new_id(),
+        "pattern": pattern,
+        "created_at": ctx.environment.now(),
+    }
+    return {
+        **rule_scope.owner_columns,
+        **new_values,
+        **maker_columns(ctx),
+        "comment": None,
+        **values,
+    }
 
 
 def _audit_log_values_of_row(rule: ColumnRow) -> dict[str, Any]:
@@ -224,16 +235,16 @@ def _audit_log_values_of_row(rule: ColumnRow) -> dict[str, Any]:
 
 def _audit_log_values(rule_values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a rule for the admin log."""
-    return {name: rule_values[name] for name in ("place", "pattern", "action", "comment")}
+    return {name: rule_values[name] for name in ("scope", "pattern", "action", "comment")}
 
 
-async def _record_rule_changes(
+async def _journal_and_audit_rule_changes(
     ctx: Context, session: AsyncSession, mutation_name: str, changes: Sequence[_RuleChange]
 ) -> None:
     """Record changes in the journal, and those of other users' rules in the admin log."""
     rule_ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
-    for one in changes:
-        rule_ids_by_stream[one.place.stream_id].append(one.id)
+    for change in changes:
+        rule_ids_by_stream[change.scope.stream_id].append(change.id)
     entries = {
         stream: [(EventType.SENDER_RULE_CHANGED, keys)]
         for stream, keys in rule_ids_by_stream.items()
@@ -241,12 +252,17 @@ async def _record_rule_changes(
     await ctx.record_changes(session, entries)
     log_entries = (
         NewAuditLogEntry(
-            mutation_name, "SenderRule", one.id, one.place.log_domain_id, one.before, one.after
+            mutation_name,
+            "SenderRule",
+            change.id,
+            change.scope.log_domain_id,
+            change.before,
+            change.after,
         )
-        for one in changes
-        if one.place.user_id is None or one.place.user_id != ctx.viewer.user_id
+        for change in changes
+        if change.scope.user_id is None or change.scope.user_id != ctx.viewer.user_id
     )
-    await audit_log.log_changes(ctx, session, *log_entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *log_entries)
 
 
 async def delete_sender_rules(ctx: Context, rule_ids: Sequence[int]) -> None:
@@ -254,22 +270,24 @@ async def delete_sender_rules(ctx: Context, rule_ids: Sequence[int]) -> None:
 
     Raises NotFound, or Forbidden for a rule that the viewer may only read.
     """
-    homes = await _load_deletable_rules(ctx, rule_ids)
-    async with ctx.write_session(*{home.stream_id for home, _ in homes.values()}) as session:
-        homes = await _load_deletable_rules(ctx, rule_ids)
+    scopes_and_rows = await _require_deletable_rules_with_scopes(ctx, rule_ids)
+    async with ctx.write_session(
+        *{rule_scope.stream_id for rule_scope, _ in scopes_and_rows.values()}
+    ) as session:
+        scopes_and_rows = await _require_deletable_rules_with_scopes(ctx, rule_ids)
         connection = await session.connection()
-        await connection.execute(delete(SenderRule).where(col(SenderRule.id).in_(homes)))
+        await connection.execute(delete(SenderRule).where(col(SenderRule.id).in_(scopes_and_rows)))
         changed = [
-            _RuleChange(key, home, _audit_log_values_of_row(row))
-            for key, (home, row) in homes.items()
+            _RuleChange(key, rule_scope, _audit_log_values_of_row(row))
+            for key, (rule_scope, row) in scopes_and_rows.items()
         ]
-        await _record_rule_changes(ctx, session, "senderRuleDelete", changed)
+        await _journal_and_audit_rule_changes(ctx, session, "senderRuleDelete", changed)
 
 
-async def _load_deletable_rules(
+async def _require_deletable_rules_with_scopes(
     ctx: Context, rule_ids: Sequence[int]
-) -> dict[int, tuple[_RulePlace, ColumnRow]]:
-    """Load rules with their places by rule ID. Raises NotFound or Forbidden."""
+) -> dict[int, tuple[_RuleScope, ColumnRow]]:
+    """Load rules with their scopes by rule ID. Raises NotFound or Forbidden."""
     owner: list[Any] = [
         col(User.domain_id).label("home"), col(User.role).label("owners"),
         is_managed_user(ctx).label("free"),
@@ -280,23 +298,24 @@ async def _load_deletable_rules(
         .where(col(SenderRule.id).in_(rule_ids), is_visible_rule_sql(ctx))
     )
     rows = {row.id: row for row in await ctx.read(statement)}
-    found = {}
+    scopes_by_id = {}
     for index, key in enumerate(rule_ids):
         if key not in rows:
             raise NotFound(str(key), path=["ids"], index=index)
         row = rows[key]
-        _require_delete_right(ctx, row)
-        columns = {name: getattr(row, name) for name in ("place", "user_id", "domain_id", "tag")}
-        found[key] = _RulePlace(**columns, log_domain_id=row.domain_id or row.home), row
-    return found
+        _require_delete_right(ctx, row, index)
+        columns = {name: getattr(row, name) for name in ("scope", "user_id", "domain_id", "tag")}
+        scopes_by_id[key] = _RuleScope(**columns, log_domain_id=row.domain_id or row.home), row
+    return scopes_by_id
 
 
-def _require_delete_right(ctx: Context, rule: ColumnRow) -> None:
-    """Raise Forbidden if the viewer may not delete this rule."""
+def _require_delete_right(ctx: Context, rule: ColumnRow, index: int) -> None:
+    """Raise Forbidden if the viewer may not delete this rule, the item `index` of the input."""
     if rule.user_id is None:
-        _require_guard_rule(ctx, PLATFORM_RULE if rule.domain_id is None else DOMAINS_RULE, ["ids"])
+        guard_rule = PLATFORM_RULE if rule.domain_id is None else DOMAINS_RULE
+        ctx.viewer.require(guard_rule, path=["ids"], index=index)
     elif rule.user_id != ctx.viewer.user_id:
-        _require_guard_rule(ctx, OTHER_USERS_RULE, ["ids"])
+        ctx.viewer.require(OTHER_USERS_RULE, path=["ids"], index=index)
         if not rule.free:
-            text = f"this needs the role {rule.owners}"
-            raise Forbidden(text, requires=rule.owners, path=["ids"])
+            text = f"Requires the role {rule.owners}."
+            raise Forbidden(text, requires=rule.owners, path=["ids"], index=index)

@@ -2,16 +2,18 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy import ColumnElement, Select, func, select, true
 from sqlmodel import col
 
 from models.spam.sender_rules import (
     SenderAction,
     SenderRule,
-    place_of_domain,
-    place_of_tag,
-    place_of_user,
+    scope_of_domain,
+    scope_of_tag,
+    scope_of_user,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -21,11 +23,25 @@ from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains.loaders import is_in_administered_domain
-from resolvers.pagination import PageScan, read_by_keys, read_union
+from resolvers.list_orders import (
+    ListOrder,
+    SortColumn,
+    list_orders,
+    read_list_pages,
+    read_ordered_page,
+)
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 
-CURSOR_KIND = "sender-rules"
-SORT_COLUMNS = (col(SenderRule.pattern), col(SenderRule.id))
+
+class SenderRuleOrder(StrEnum):
+    """The order of a list of sender rules; ties by id."""
+
+    PATTERN_ASC = "PATTERN_ASC"
+    PATTERN_DESC = "PATTERN_DESC"
+
+
+LIST_ORDERS = list_orders(SenderRuleOrder, {"PATTERN": SortColumn("pattern", str)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +60,13 @@ class SenderRuleConditions:
 
 @dataclass(frozen=True, slots=True)
 class DomainRuleListing:
-    """A request for a page of the sender rules of one domain."""
+    """A request for a page of the sender rules of one domain that meet conditions."""
 
     domain_id: int
     page_request: PageRequest
+    order: ListOrder
     columns: frozenset[str]
-    action: SenderAction | None = None
+    conditions: SenderRuleConditions
 
 
 def is_visible_rule_sql(ctx: Context) -> ColumnElement[bool]:
@@ -61,9 +78,9 @@ def is_visible_rule_sql(ctx: Context) -> ColumnElement[bool]:
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
         return true()
-    own = col(SenderRule.place) == place_of_user(viewer.user_id)
+    is_own_rule = col(SenderRule.scope) == scope_of_user(viewer.user_id)
     if viewer.role is not Role.DOMAIN_ADMIN or not viewer.administered_domains:
-        return own
+        return is_own_rule
     is_in_administered_domain = col(User.domain_id).in_(viewer.administered_domains)
     tags = (
         select(col(UserTag.tag))
@@ -71,7 +88,7 @@ def is_visible_rule_sql(ctx: Context) -> ColumnElement[bool]:
         .where(is_in_administered_domain)
     )
     is_visible = (
-        own
+        is_own_rule
         | col(SenderRule.domain_id).in_(viewer.administered_domains)
         | col(SenderRule.tag).in_(tags)
     )
@@ -87,19 +104,20 @@ async def load_visible_rules_by_id(ctx: Context, rule_ids: list[int]) -> list[Co
     return await read_by_keys(ctx, statement, col(SenderRule.id), rule_ids)
 
 
-def _filter_conditions(ctx: Context, conditions: SenderRuleConditions) -> list[ColumnElement[bool]]:
-    terms, order_columns = [is_visible_rule_sql(ctx)], col(SenderRule.place)
+def _where_clauses(conditions: SenderRuleConditions) -> list[ColumnElement[bool]]:
+    terms: list[ColumnElement[bool]] = []
+    scope = col(SenderRule.scope)
     if conditions.user_id is not None:
-        terms.append(order_columns == place_of_user(conditions.user_id))
+        terms.append(scope == scope_of_user(conditions.user_id))
     if conditions.tag is not None:
-        terms.append(order_columns == place_of_tag(conditions.tag.strip().casefold()))
+        terms.append(scope == scope_of_tag(conditions.tag.strip().casefold()))
     if conditions.domain_id is not None:
-        terms.append(order_columns == place_of_domain(conditions.domain_id))
+        terms.append(scope == scope_of_domain(conditions.domain_id))
     if conditions.action is not None:
         terms.append(col(SenderRule.action) == conditions.action)
     if conditions.query:
-        found = contains_text_sql(col(SenderRule.pattern), conditions.query)
-        terms.append(found | contains_text_sql(col(SenderRule.comment), conditions.query))
+        condition = contains_text_sql(col(SenderRule.pattern), conditions.query)
+        terms.append(condition | contains_text_sql(col(SenderRule.comment), conditions.query))
     return terms
 
 
@@ -108,51 +126,47 @@ async def read_rule_page(
     conditions: SenderRuleConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: SenderRuleOrder = SenderRuleOrder.PATTERN_ASC,
 ) -> Page[ColumnRow]:
-    """Return a page of sender rules, by pattern."""
-    names = {"id", "pattern", *columns}
-    rows = select(*select_columns(SenderRule, names)).where(*_filter_conditions(ctx, conditions))
-    return await pagination.read_page(
-        ctx, PageScan(rows, page_request, SORT_COLUMNS, is_descending=False)
+    """Return a page of sender rules. Raises InvalidInput for a cursor of another order."""
+    list_order = LIST_ORDERS[order]
+    names = {"id", list_order.column, *columns}
+    rows = select(*select_columns(SenderRule, names)).where(
+        is_visible_rule_sql(ctx), *_where_clauses(conditions)
     )
+    return await read_ordered_page(ctx, rows, SenderRule, page_request, list_order)
 
 
 async def count_rules(ctx: Context, conditions: SenderRuleConditions) -> int:
     """Return the number of sender rules that match."""
-    many = select(func.count().label("many")).select_from(SenderRule)
-    (row,) = await ctx.read(many.where(*_filter_conditions(ctx, conditions)))
+    count_statement = select(func.count().label("many")).select_from(SenderRule)
+    (row,) = await ctx.read(
+        count_statement.where(is_visible_rule_sql(ctx), *_where_clauses(conditions))
+    )
     return int(row.many)
 
 
-def _conditions_of_domain_listing(
-    ctx: Context, listing: DomainRuleListing
-) -> list[ColumnElement[bool]]:
-    terms = [
-        col(SenderRule.place) == place_of_domain(listing.domain_id),
+def _select_rules_of_domain(
+    ctx: Context, listing: DomainRuleListing, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(SenderRule, columns)).where(
+        col(SenderRule.scope) == scope_of_domain(listing.domain_id),
         is_in_administered_domain(ctx, col(SenderRule.domain_id)),
-    ]
-    return terms if listing.action is None else [*terms, col(SenderRule.action) == listing.action]
+        *_where_clauses(listing.conditions),
+    )
 
 
 async def load_rule_pages_by_domain(
     ctx: Context, listings: list[DomainRuleListing]
 ) -> list[Page[ColumnRow]]:
-    """Load these pages of the sender rules of domains, by pattern."""
-    columns = frozenset({"id", "pattern"}).union(*(key.columns for key in listings))
-    scans = []
-    for key in listings:
-        rows = select(*select_columns(SenderRule, columns)).where(
-            *_conditions_of_domain_listing(ctx, key)
-        )
-        scans.append(PageScan(rows, key.page_request, SORT_COLUMNS, is_descending=False))
-    return await pagination.read_pages(ctx, scans)
+    """Load these pages of the sender rules of domains.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    return await read_list_pages(ctx, SenderRule, listings, _select_rules_of_domain)
 
 
 async def count_rules_by_domain(ctx: Context, listings: list[DomainRuleListing]) -> list[int]:
     """Return the number of rules of each listing."""
-    many = func.count().label("many")
-    scans = [
-        select(many).select_from(SenderRule).where(*_conditions_of_domain_listing(ctx, key))
-        for key in listings
-    ]
-    return [row.many for (row,) in await read_union(ctx, scans)]
+    statements = [_select_rules_of_domain(ctx, listing, ["id"]) for listing in listings]
+    return await pagination.count_rows(ctx, statements)

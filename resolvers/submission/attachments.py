@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mail.compose.message_builder import MAX_FILES, OutgoingFile, sanitize_attachment
+from mail.compose.message_builder import sanitize_attachment
+from mail.compose.message_draft import MAX_FILES, OutgoingFile
 from mail.storage.message_content import StoredMessage
-from models.errors import InvalidInput, NotFound, check_limit, require_found
+from models.errors import InvalidInput, NotFound, require_found, require_within_limit
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.files import uploads
-from resolvers.messages import content as message_content
+from resolvers.messages import message_bytes
 
 INPUT_PATH = ("attachments",)
 MESSAGE_TYPE = "message/rfc822"
@@ -43,16 +44,23 @@ class AttachmentBudget:
     used_bytes: int = 0
     file_count: int = 0
 
-    def count_file(self, size: int, path: Sequence[str] = INPUT_PATH) -> None:
+    def count_file_or_raise(self, size: int, path: Sequence[str] = INPUT_PATH) -> None:
         """Count a file before it is read.
 
         Raises Invalid if the message gets too large or has too many.
         """
         self.used_bytes, self.file_count = self.used_bytes + size, self.file_count + 1
-        check_limit(self.used_bytes, self.max_bytes, f"more than {self.max_bytes} bytes", path=path)
+        require_within_limit(
+            self.used_bytes,
+            self.max_bytes,
+            f"The attachments have at most {self.max_bytes} bytes in total.",
+            path=path,
+        )
         if self.file_count > MAX_FILES:
             raise InvalidInput(
-                f"more than {MAX_FILES} files", constraint=ValidationConstraint.MAX, path=path
+                f"A message has at most {MAX_FILES} attachments.",
+                constraint=ValidationConstraint.MAX,
+                path=path,
             )
 
 
@@ -66,17 +74,19 @@ async def read_attachments(
     upload_ids = [file.upload_id for file in files if isinstance(file, UploadedAttachment)]
     rows = dict(
         zip(
-            upload_ids, await ctx.load_many(uploads.load_own_uploads_by_id, upload_ids), strict=True
+            upload_ids,
+            await ctx.load_many(uploads.load_own_complete_uploads_by_id, upload_ids),
+            strict=True,
         )
     )
     for index, file in enumerate(files):
         if isinstance(file, OutgoingFile):
-            budget.count_file(len(file.content))
+            budget.count_file_or_raise(len(file.content))
             continue
         path = [*INPUT_PATH, str(index), "upload"]
         if (row := rows[file.upload_id]) is None:
             raise NotFound(str(file.upload_id), path=path, index=index)
-        budget.count_file(row.size, path)
+        budget.count_file_or_raise(row.size, path)
     attachments: list[OutgoingFile] = []
     for file in files:
         if isinstance(file, UploadedAttachment):
@@ -89,7 +99,7 @@ async def read_attachments(
     return attachments
 
 
-def attachment_numbers(
+def require_attachment_numbers(
     message: StoredMessage, selection: AttachmentSelection, path: Sequence[str]
 ) -> list[int]:
     """Return the numbers of the selected attachments of a message.
@@ -97,19 +107,21 @@ def attachment_numbers(
     Raises NotFound if an attachment is selected that the message does not have.
     """
     if selection.all_unrelated:
-        return [n for n, each in enumerate(message.row.attachments) if not each["inline"]]
+        return [
+            n for n, attachment in enumerate(message.row.attachments) if not attachment["inline"]
+        ]
     for index, (key, number) in enumerate(selection.ids):
         if key != message.row.id or number >= len(message.row.attachments):
             raise NotFound(str(key), path=[*path, "ids"], index=index)
     return list(dict.fromkeys(number for _, number in selection.ids))
 
 
-def filename_from_text(text: str) -> str:
+def filename_from_text_or_empty(text: str) -> str:
     """Return a file name made of a text, or "" if no usable character is left."""
     return _UNSAFE_FILENAME_CHARACTERS.sub(" ", text).strip(" .")[:100]
 
 
-async def copy_attachments(
+async def read_selected_attachments(
     message: StoredMessage, numbers: Sequence[int], budget: AttachmentBudget, path: Sequence[str]
 ) -> list[OutgoingFile]:
     """Return the attachments of a message that have these numbers, decoded.
@@ -117,12 +129,12 @@ async def copy_attachments(
     Raises Invalid if the budget is exceeded.
     """
     for number in numbers:
-        budget.count_file(message.row.attachments[number]["size"], path)
+        budget.count_file_or_raise(message.row.attachments[number]["size"], path)
     attachments = []
     for number in numbers:
         facts, part = (
             message.row.attachments[number],
-            require_found(message_content.attachment_part(message, number)),
+            require_found(message_bytes.find_attachment_part(message, number)),
         )
         content = await message.read_part(part)
         name_and_type = facts["filename"], facts["content_type"], facts["content_id"]

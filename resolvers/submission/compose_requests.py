@@ -1,16 +1,17 @@
 """Ask the mail clients of an account to open a compose window, and deliver such requests."""
 
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, insert, select
 from sqlmodel import col
 
-from mail.compose import message_builder
-from mail.compose.message_builder import (
+from mail.compose import draft_validation
+from mail.compose.message_draft import (
     MAX_HTML_WITH_IMAGES_BYTES,
     MAX_NAME_BYTES,
     MAX_SUBJECT_BYTES,
@@ -25,21 +26,22 @@ from models.errors import (
     LimitReached,
     NotFound,
     ServiceUnavailable,
-    check_limit,
     require_found,
+    require_within_limit,
 )
 from models.events.event_types import EventType
+from models.events.journal import Change
 from models.files.tables import FileAttachmentMode
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.credential_cache import cache_of_database
-from resolvers.auth.security_log import load_actor_id_and_name
+from resolvers.auth.log_actors import load_log_actor
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest
 from resolvers.context import Context
@@ -47,12 +49,13 @@ from resolvers.files import shares as file_shares
 from resolvers.files import stored_files
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.pagination import read_by_keys
-from resolvers.submission import composition, file_attachments, identities
+from resolvers.submission import composition, file_attachments
 from resolvers.submission.composition import MessageFields
 from resolvers.submission.file_attachments import UrlFromPath
-from resolvers.submission.message_source import source_columns
+from resolvers.submission.identities import loaders as identity_loaders
+from resolvers.submission.message_source import source_id_and_relation_or_none
 from resolvers.submission.send_on_behalf import IMPERSONATE_GUARD, context_as_user
-from resolvers.users.selection import load_managed_user
+from resolvers.users.selection import require_managed_user
 
 LIFETIME = timedelta(minutes=10)  # after that a request is expired
 MAX_OPEN_REQUESTS = 100  # of one account
@@ -77,7 +80,9 @@ class CreatedComposeRequest:
     listener_count: int
 
 
-async def create_compose_request(ctx: Context, new: NewComposeRequest) -> CreatedComposeRequest:
+async def create_compose_request_for_listeners(
+    ctx: Context, new_request: NewComposeRequest
+) -> CreatedComposeRequest:
     """Store a compose request and notify the clients of the account. It expires after ten minutes.
 
     An administrator who may act as a user can do this for that user. Raises USER_OFFLINE if the
@@ -85,15 +90,15 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
     mailbox does not exist, Invalid if a field is wrong, and LimitReached if the account has 100
     open requests.
     """
-    user_id, domain = user_id_or_viewer(ctx, new.user_id), None
+    user_id, domain = user_id_or_viewer(ctx, new_request.user_id), None
     owner_ctx = ctx
     if user_id != ctx.viewer.user_id:
         ctx.viewer.require(IMPERSONATE_GUARD)
-        domain = (await load_managed_user(ctx, user_id)).domain_id
+        domain = (await require_managed_user(ctx, user_id)).domain_id
         owner_ctx = context_as_user(ctx, user_id)
-    content, shares = await _build_content(owner_ctx, new)
-    identity = new.fields.identity
-    mailbox_id = await _mailbox_id_from_ref(owner_ctx, new.mailbox_ref)
+    content, shares = await _validated_content_and_file_links(owner_ctx, new_request)
+    identity = new_request.fields.identity
+    mailbox_id = await _require_mailbox_id_if_given(owner_ctx, new_request.mailbox_ref)
     request_id, now = ctx.environment.new_id(), ctx.environment.now()
     async with ctx.write_session(user_id) as session:
         if owner_ctx is not ctx:
@@ -103,19 +108,20 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
             "user_id": user_id,
             "identity_id": identity,
             "mailbox_id": mailbox_id,
-            "written": content,
-            "requested_by": (await load_actor_id_and_name(session, ctx.viewer))[1],
+            "content": content,
+            "requested_by": (await load_log_actor(session, ctx.viewer)).name,
             "created_at": now,
             "expires_at": now + LIFETIME,
         }
         listener_count = await ctx.environment.run_in_session(
-            session, lambda transaction: _insert_and_count_listeners(transaction, user_id, row)
+            session,
+            lambda transaction: _require_listeners_and_insert_request(transaction, user_id, row),
         )
         await file_shares.insert_shares(owner_ctx, session, shares)
         await ctx.record_change(session, user_id, EventType.COMPOSE_REQUESTED, [request_id])
         if owner_ctx is not ctx:
             entry = NewAuditLogEntry("composeRequest", "User", user_id, domain)
-            await audit_log.log_changes(ctx, session, entry)
+            await audit_log.insert_audit_log_entries(ctx, session, entry)
     statement = select(*select_columns(ComposeRequest)).where(col(ComposeRequest.id) == request_id)
     return CreatedComposeRequest(
         require_found(next(iter(await ctx.read(statement)), None)), listener_count
@@ -127,8 +133,8 @@ def user_id_or_viewer(ctx: Context, user_id: int | None) -> int:
     return require_user_id(ctx) if user_id is None else user_id
 
 
-def _insert_and_count_listeners(
-    transaction: DatabaseTransaction, user_id: int, row: dict[str, Any]
+def _require_listeners_and_insert_request(
+    transaction: DatabaseTransaction, user_id: int, request_row: dict[str, Any]
 ) -> int:
     """Insert a compose request, delete expired ones, and return the number of listening clients.
 
@@ -148,7 +154,7 @@ def _insert_and_count_listeners(
         select(func.count()).select_from(ComposeListener).where(*is_listener)
     ).scalar_one()
     if not listener_count:
-        text = "the user has no client open that could show it"
+        text = "No client of the user is open that could show the request."
         raise ServiceUnavailable(text, code=ErrorCode.USER_OFFLINE)
     open_count: int = transaction.connection.execute(
         select(func.count())
@@ -157,40 +163,55 @@ def _insert_and_count_listeners(
     ).scalar_one()
     if open_count >= MAX_OPEN_REQUESTS:
         raise LimitReached(
-            f"at most {MAX_OPEN_REQUESTS} at a time", limit=MAX_OPEN_REQUESTS, used=open_count
+            f"At most {MAX_OPEN_REQUESTS} compose requests can be open at a time.",
+            limit=MAX_OPEN_REQUESTS,
+            used=open_count,
         )
-    transaction.connection.execute(insert(ComposeRequest), row)
+    transaction.connection.execute(insert(ComposeRequest), request_row)
     return listener_count
 
 
-async def _mailbox_id_from_ref(
+async def _require_mailbox_id_if_given(
     ctx: Context, mailbox_ref: mailbox_loaders.MailboxSelector | None
 ) -> int | None:
     if mailbox_ref is None:
         return None
-    (row,) = await mailbox_loaders.load_by_selectors(ctx, [(require_user_id(ctx), mailbox_ref)])
+    (row,) = await mailbox_loaders.load_visible_by_selectors(
+        ctx, [(require_user_id(ctx), mailbox_ref)]
+    )
     return int(
         require_found(row, str(mailbox_ref.path or mailbox_ref.id or ""), path=["mailbox"]).id
     )
 
 
-async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str, Any], list[Any]]:
+class _ValidatedContent(NamedTuple):
+    """The stored content of a compose window, and the new links to files."""
+
+    content: dict[str, Any]
+    file_links: list[Any]
+
+
+async def _validated_content_and_file_links(
+    ctx: Context, new_request: NewComposeRequest
+) -> _ValidatedContent:
     """Validate the fields and return the stored content of the window with the new links to files.
 
     Raises Invalid for all wrong fields together, and NotFound for a missing identity or file.
     """
-    fields, problems = new.fields, ErrorCollector()
-    _check_fields(ctx, fields, problems)
+    fields, problems = new_request.fields, ErrorCollector()
+    _collect_field_problems(ctx, fields, problems)
     problems.raise_collected()
     if fields.identity is not None:
-        (sender,) = await identities.load_visible_identities_by_id(ctx, [fields.identity])
+        (sender,) = await identity_loaders.load_visible_identities_by_id(ctx, [fields.identity])
         if sender is None or sender.user_id != require_user_id(ctx):
             raise NotFound(str(fields.identity), path=["identity"])
-    links = await file_attachments.prepare_links(ctx, fields.files, new.url_from_path)
-    filled = await composition.add_source_content(ctx, fields)
+    links = await file_attachments.prepare_links_of_unattached_files(
+        ctx, fields.files, new_request.url_from_path
+    )
+    filled = await composition.with_source_content(ctx, fields)
     text, html = file_attachments.append_links(filled.text, filled.html, links)
     attached_file_ids = [
-        one.file_id for one in fields.files if one.mode is FileAttachmentMode.ATTACH
+        file.file_id for file in fields.files if file.mode is FileAttachmentMode.ATTACH
     ]
     for nth, row in enumerate(
         await ctx.load_many(stored_files.load_own_files_by_id, attached_file_ids)
@@ -208,12 +229,12 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
         "html": html,
         "files": attached_file_ids,
         "priority": Priority(fields.priority).value,
-        "source": source_columns(fields.source),
+        "source": source_id_and_relation_or_none(fields.source),
     }
-    return content, [one.share for one in links]
+    return _ValidatedContent(content, [link.share for link in links])
 
 
-def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector) -> None:
+def _collect_field_problems(ctx: Context, fields: MessageFields, problems: ErrorCollector) -> None:
     """Add an error to `problems` for each field that is wrong."""
     address_lists = {
         "to": fields.to,
@@ -224,22 +245,32 @@ def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector)
     max_addresses = ctx.environment.options.submission_max_recipients
     for name, addresses in address_lists.items():
         with problems.collecting():
-            text = f"more than {max_addresses} addresses"
-            check_limit(len(addresses or ()), max_addresses, text, path=[name])
+            text = f"At most {max_addresses} addresses are allowed."
+            require_within_limit(len(addresses or ()), max_addresses, text, path=[name])
             for index, mailbox_address in enumerate(addresses or ()):
-                message_builder.validate_address(mailbox_address.address, name, index)
-                message_builder.validate_line(mailbox_address.name or "", [name], MAX_NAME_BYTES)
+                draft_validation.normalize_and_validate_address_with_index(
+                    mailbox_address.address, name, index
+                )
+                draft_validation.validate_single_line_text(
+                    mailbox_address.name or "", [name], MAX_NAME_BYTES
+                )
     with problems.collecting():
-        message_builder.validate_line(fields.subject or "", ["subject"], MAX_SUBJECT_BYTES)
+        draft_validation.validate_single_line_text(
+            fields.subject or "", ["subject"], MAX_SUBJECT_BYTES
+        )
     with problems.collecting():
-        message_builder.validate_text(fields.text or "", ["text"], MAX_TEXT_BYTES)
+        draft_validation.validate_text_size_and_characters(
+            fields.text or "", ["text"], MAX_TEXT_BYTES
+        )
     with problems.collecting():
-        message_builder.validate_text(fields.html or "", ["html"], MAX_HTML_WITH_IMAGES_BYTES)
+        draft_validation.validate_text_size_and_characters(
+            fields.html or "", ["html"], MAX_HTML_WITH_IMAGES_BYTES
+        )
     with problems.collecting():
-        file_attachments.check_file_attachment_settings(fields.files)
+        file_attachments.require_valid_file_attachments(fields.files)
     with problems.collecting():
         if fields.source and (fields.source.attachments or fields.source.includes_message):
-            text = "the client attaches what the message referred to has"
+            text = "`attachments` can't be set: the client attaches those of the original message."
             path = ["source", "attachments"]
             raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
 
@@ -248,12 +279,13 @@ def _name_address_pairs(addresses: Sequence[NamedAddress]) -> list[list[str | No
     return [[person.name, person.address] for person in addresses]
 
 
-async def load_own_compose_requests_by_id(
+async def load_own_open_compose_requests_by_id(
     ctx: Context, request_ids: list[int]
 ) -> list[ColumnRow | None]:
     """Load the viewer's requests, in the order of the ids; None for one that is expired."""
     open_requests = select(*select_columns(ComposeRequest)).where(
-        is_visible(ctx, ComposeRequest), col(ComposeRequest.expires_at) > ctx.environment.now()
+        is_own_or_shared(ctx, ComposeRequest),
+        col(ComposeRequest.expires_at) > ctx.environment.now(),
     )
     return await read_by_keys(ctx, open_requests, col(ComposeRequest.id), request_ids)
 
@@ -261,40 +293,72 @@ async def load_own_compose_requests_by_id(
 async def follow_compose_requests(
     ctx: Context, after_id: int | None = None
 ) -> AsyncGenerator[ColumnRow]:
-    """Yield new compose requests of the viewer.
+    """Yield new compose requests of the viewer, each once, in the order of their commits.
 
-    With `after_id`, first yield the open requests that are newer than that id. The client counts
-    as listening until the generator is closed.
+    With `after_id`, first yield the open requests that were committed after that one. The client
+    counts as listening until the generator is closed.
     """
-    require_user_id(ctx)
+    user_id = require_user_id(ctx)
+    # read first: a request that counts this client as listener is committed after this position
+    position = await stream_reader.load_last_stream_positions(ctx)
     async with _register_listener(ctx):
-        position = await stream_reader.load_last_stream_positions(ctx)
-        last_id = after_id or 0
+        earlier_ids = await _request_ids_in_commit_order(ctx, user_id, position[user_id])
+        # there are not more open ones, and each can be read from the journal and from the table
+        seen_ids = deque(earlier_ids, maxlen=MAX_OPEN_REQUESTS)
         if after_id is not None:
-            for row in await _read_requests_after(ctx, after_id):
-                last_id = row.id
+            for row in await _load_requests_committed_after(ctx, after_id, earlier_ids):
+                seen_ids.append(row.id)
                 yield row
         async for batch in stream_reader.follow_changes(ctx, FollowRequest(position, EVENT_TYPES)):
-            keys = [event.object_id for event in batch.events]
             if batch.resync_reason:  # open requests are still stored after their events are deleted
-                rows: Sequence[ColumnRow | None] = await _read_requests_after(ctx, last_id)
+                rows: Sequence[ColumnRow | None] = await _read_own_open_requests(ctx)
+            elif keys := [event.object_id for event in batch.events]:
+                rows = await load_own_open_compose_requests_by_id(ctx, keys)
             else:
-                rows = (
-                    await load_own_compose_requests_by_id(ctx, list(dict.fromkeys(keys)))
-                    if keys
-                    else []
-                )
-            for one in rows:
-                if one is not None:
-                    last_id = max(last_id, one.id)
-                    yield one
+                rows = []
+            for request_row in rows:
+                if request_row is not None and request_row.id not in seen_ids:
+                    seen_ids.append(request_row.id)
+                    yield request_row
 
 
-async def _read_requests_after(ctx: Context, after_id: int) -> Sequence[ColumnRow]:
+async def _request_ids_in_commit_order(ctx: Context, user_id: int, last_position: int) -> list[int]:
+    """Return the IDs of the requests among the last events of a user up to a position.
+
+    An ID is taken before the transaction of its request, so IDs are not in the order of commits.
+    """
+    oldest = last_position - ctx.environment.options.subscriptions_max_lag_events
+    statement = select(col(Change.ids)).where(
+        col(Change.stream_id) == user_id,
+        col(Change.type).in_(EVENT_TYPES),
+        col(Change.last).between(oldest, last_position),
+    )
+    rows = await ctx.read(statement.order_by(col(Change.last)))
+    return [request_id for row in rows for request_id in row.ids]
+
+
+async def _load_requests_committed_after(
+    ctx: Context, after_id: int, earlier_ids: Sequence[int]
+) -> Sequence[ColumnRow]:
+    """Return the open requests after a request. `earlier_ids` are in the order of commits.
+
+    If the events of requests are no longer kept, those with a higher ID count as later.
+    """
+    start = earlier_ids.index(after_id) + 1 if after_id in earlier_ids else 0
+    later_ids = list(earlier_ids[start:][-MAX_OPEN_REQUESTS:])
+    without_event = [
+        row
+        for row in await _read_own_open_requests(ctx)
+        if row.id > after_id and row.id not in earlier_ids
+    ]
+    later = await load_own_open_compose_requests_by_id(ctx, later_ids) if later_ids else []
+    return [*filter(None, later), *without_event]
+
+
+async def _read_own_open_requests(ctx: Context) -> Sequence[ColumnRow]:
     statement = select(*select_columns(ComposeRequest)).where(
-        is_visible(ctx, ComposeRequest),
+        is_own_or_shared(ctx, ComposeRequest),
         col(ComposeRequest.expires_at) > ctx.environment.now(),
-        col(ComposeRequest.id) > after_id,
     )
     return await ctx.read(statement.order_by(col(ComposeRequest.id)).limit(MAX_OPEN_REQUESTS))
 
@@ -307,7 +371,7 @@ async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
     row = {"id": environment.new_id(), "user_id": require_user_id(ctx), "holder": holder}
     is_this_listener = col(ComposeListener.id) == row["id"]
 
-    def register(transaction: DatabaseTransaction) -> None:
+    def insert_listener(transaction: DatabaseTransaction) -> None:
         dead = delete(ComposeListener).where(
             col(ComposeListener.user_id) == row["user_id"],
             ~leases.is_registered(col(ComposeListener.holder)),
@@ -321,15 +385,15 @@ async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
         ).first():
             transaction.connection.execute(insert(ComposeListener), row)
 
-    async def unregister() -> None:
+    async def remove_listener() -> None:
         await environment.run_transaction(
             lambda turn: turn.connection.execute(delete(ComposeListener).where(is_this_listener))
         )
 
-    await environment.run_transaction(register)
+    await environment.run_transaction(insert_listener)
     environment.process.restore_leases.append(insert_if_missing)
     try:
         yield
     finally:
         environment.process.restore_leases.remove(insert_if_missing)
-        cache_of_database(environment.database).run_in_background(unregister())
+        cache_of_database(environment.database).run_in_background(remove_listener())

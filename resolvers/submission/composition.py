@@ -9,8 +9,8 @@ from urllib.parse import quote
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.compose import message_builder, reply_quote
-from mail.compose.message_builder import CustomHeader, MessageDraft, OutgoingFile, Priority
+from mail.compose import draft_validation, message_builder, reply_quote
+from mail.compose.message_draft import CustomHeader, MessageDraft, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_content import StoredMessage
 from models.errors import InvalidInput, NotFound, require_found
@@ -19,20 +19,21 @@ from models.store.prepared_statements import PreparedStatement, integer_paramete
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
-from resolvers.submission import attachments, file_attachments, identities
+from resolvers.submission import attachments, file_attachments
 from resolvers.submission.attachments import (
     AttachmentBudget,
     UploadedAttachment,
 )
 from resolvers.submission.file_attachments import StoredFileAttachment
-from resolvers.submission.identities import SenderIdentity
+from resolvers.submission.identities import loaders as identity_loaders
+from resolvers.submission.identities.loaders import SenderIdentity
 from resolvers.submission.message_source import (
     InheritedContent,
     MessageSource,
     QuotePosition,
-    read_inherited_content,
+    read_inherited_header_and_content,
 )
-from resolvers.submission.sender_authorization import authorize_sender, read_main_address
+from resolvers.submission.sender_authorization import require_main_address, require_permitted_sender
 
 ACCOUNT_COLUMNS = frozenset(  # columns of the sending account
     {
@@ -109,7 +110,7 @@ async def read_account(ctx: Context, user_id: int) -> ColumnRow:
     return account
 
 
-async def resolve_sender_fields(
+async def authorize_sender_and_resolve_fields(
     ctx: Context, account: ColumnRow, fields: MessageFields
 ) -> SenderFields:
     """Determine the sender of a message from its address, its identity, or the default identity.
@@ -118,14 +119,17 @@ async def resolve_sender_fields(
     identity are given, and NotFound if the identity is not the account's.
     """
     if fields.from_ is not None and fields.identity is not None:
-        text = "who it is from says from, or an identity: not both"
+        text = "`from` and `identity` can't be combined."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["identity"])
     if fields.from_ is not None:
         from_address = NamedAddress(
-            message_builder.validate_address(fields.from_.address, "from"), fields.from_.name
+            draft_validation.normalize_and_validate_address_with_index(
+                fields.from_.address, "from"
+            ),
+            fields.from_.name,
         )
-        address_row = await authorize_sender(ctx, account, from_address.address, ["from"])
-        identity = await identities.identity_of_sender(
+        address_row = await require_permitted_sender(ctx, account, from_address.address, ["from"])
+        identity = await identity_loaders.identity_of_sender_or_none(
             ctx, account, from_address.address, address_row
         )
         if identity is None:
@@ -135,17 +139,17 @@ async def resolve_sender_fields(
             NamedAddress(from_address.address, name), identity, fields
         )
     if fields.identity is None:
-        identity = await identities.default_identity(ctx, account)
+        identity = await identity_loaders.require_default_identity(ctx, account)
     else:
         identity = await _read_own_identity(ctx, account, fields.identity)
-    await authorize_sender(ctx, account, identity.address, ["from"])
+    await require_permitted_sender(ctx, account, identity.address, ["from"])
     return _sender_fields_of_identity(
         NamedAddress(identity.address, identity.name), identity, fields
     )
 
 
 async def _read_own_identity(ctx: Context, account: ColumnRow, identity_id: int) -> SenderIdentity:
-    (identity,) = await identities.load_visible_identities_by_id(ctx, [identity_id])
+    (identity,) = await identity_loaders.load_visible_identities_by_id(ctx, [identity_id])
     if identity is None or identity.user_id != account.id:
         raise NotFound(str(identity_id), path=["identity"])
     return identity
@@ -176,25 +180,25 @@ async def compose_draft(
     environment = ctx.environment
     budget = AttachmentBudget(environment.options.message_max_size)
     kept_attachments = (
-        await _copy_kept_attachments(fields, basis.previous, budget)
+        await _read_kept_attachments(fields, basis.previous, budget)
         if basis.previous and basis.keeps_attachments
         else []
     )
     files = await attachments.read_attachments(ctx, fields.attachments or (), budget)
     files += await file_attachments.read_attached_files(ctx, fields.files, budget, files_field)
-    inherited = await _read_inherited_content(ctx, fields, basis, budget)
-    filled_fields = _add_inherited_content(fields, inherited)
-    to, cc = filled_fields.to or (), filled_fields.cc or ()
+    inherited = await _read_source_or_previous_references(ctx, fields, basis, budget)
+    filled_fields = _with_inherited_content(fields, inherited)
+    to_people, cc = filled_fields.to or (), filled_fields.cc or ()
     return MessageDraft(
         from_=sender_fields.from_,
         date=basis.date,
-        message_id=_message_id_of_draft(ctx, sender_fields.from_, basis),
+        message_id=_previous_or_new_message_id(ctx, sender_fields.from_, basis),
         reply_to=sender_fields.reply_to,
-        to=to,
+        to=to_people,
         cc=cc,
         bcc=[
             *fields.bcc,
-            *always_bcc_of_message(sender_fields.always_bcc, [*to, *cc, *fields.bcc]),
+            *always_bcc_addresses_to_add(sender_fields.always_bcc, [*to_people, *cc, *fields.bcc]),
         ],
         subject=filled_fields.subject,
         text=filled_fields.text,
@@ -208,7 +212,7 @@ async def compose_draft(
     )
 
 
-def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -> MessageFields:
+def _with_inherited_content(fields: MessageFields, inherited: InheritedContent) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message added."""
     text, html = fields.text, fields.html
     if inherited.quote and fields.source:
@@ -227,22 +231,22 @@ def _add_inherited_content(fields: MessageFields, inherited: InheritedContent) -
     )
 
 
-async def add_source_content(ctx: Context, fields: MessageFields) -> MessageFields:
+async def with_source_content(ctx: Context, fields: MessageFields) -> MessageFields:
     """Return the fields, with recipients, subject and quote of the referenced message.
 
     Attachments are not copied. Raises NotFound if the viewer has no such message.
     """
     if not fields.source:
         return fields
-    return _add_inherited_content(
+    return _with_inherited_content(
         fields,
-        await read_inherited_content(
+        await read_inherited_header_and_content(
             ctx, fields.source, AttachmentBudget(ctx.environment.options.message_max_size)
         ),
     )
 
 
-def always_bcc_of_message(
+def always_bcc_addresses_to_add(
     always_bcc: Sequence[str], recipients: Sequence[NamedAddress]
 ) -> list[NamedAddress]:
     """Return the addresses that are always copied and are not yet recipients.
@@ -257,7 +261,7 @@ def always_bcc_of_message(
     ]
 
 
-def _message_id_of_draft(ctx: Context, from_: NamedAddress, basis: DraftBasis) -> str:
+def _previous_or_new_message_id(ctx: Context, from_: NamedAddress, basis: DraftBasis) -> str:
     """Return the Message-ID of the earlier version, or a new one."""
     previous_id = basis.previous.message.row.message_id if basis.previous else None
     if previous_id and message_builder.is_message_id(previous_id):
@@ -275,19 +279,19 @@ def new_message_id(ctx: Context, sender_address: str) -> str:
     return message_builder.new_message_id(ctx.environment.random_bytes(16), domain)
 
 
-async def _read_inherited_content(
+async def _read_source_or_previous_references(
     ctx: Context, fields: MessageFields, basis: DraftBasis, budget: AttachmentBudget
 ) -> InheritedContent:
     """Read what the draft takes from the referenced message, or took when it was saved earlier."""
     if fields.source:
-        return await read_inherited_content(ctx, fields.source, budget)
+        return await read_inherited_header_and_content(ctx, fields.source, budget)
     if not basis.previous:
         return InheritedContent("")
     row = basis.previous.message.row
     return InheritedContent("", in_reply_to=row.in_reply_to, references=row.references)
 
 
-async def _copy_kept_attachments(
+async def _read_kept_attachments(
     fields: MessageFields, previous: PreviousDraft, budget: AttachmentBudget
 ) -> list[OutgoingFile]:
     """Return the attachments of the earlier version that stay.
@@ -298,12 +302,15 @@ async def _copy_kept_attachments(
     new_content_ids = {file.content_id for file in fields.attachments or ()}
     kept_numbers = [
         number
-        for number, each in enumerate(message.row.attachments)
+        for number, attachment in enumerate(message.row.attachments)
         if number not in previous.removed_numbers
-        and not (each["inline"] and each["content_id"] in new_content_ids)
-        and (not each["inline"] or _html_shows_content_id(each["content_id"], fields.html))
+        and not (attachment["inline"] and attachment["content_id"] in new_content_ids)
+        and (
+            not attachment["inline"]
+            or _html_shows_content_id(attachment["content_id"], fields.html)
+        )
     ]
-    return await attachments.copy_attachments(message, kept_numbers, budget, path)
+    return await attachments.read_selected_attachments(message, kept_numbers, budget, path)
 
 
 def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:
@@ -319,13 +326,13 @@ async def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -
 
     A `mime_entity` replaces text, HTML and attachments. Raises Invalid if a field is wrong.
     """
-    size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
+    size = sum(len(attachment.content) for attachment in draft.attachments) + len(draft.html or "")
     if size < MAX_INLINE_BYTES:
-        return message_builder.build_message(draft, mime_entity)
-    return await asyncio.to_thread(message_builder.build_message, draft, mime_entity)
+        return message_builder.validate_and_build_message(draft, mime_entity)
+    return await asyncio.to_thread(message_builder.validate_and_build_message, draft, mime_entity)
 
 
 async def main_sender(ctx: Context, account: ColumnRow) -> NamedAddress:
     """Return the main address of the account with its From name. Raises Invalid if it has none."""
-    row = await read_main_address(ctx, account)
-    return NamedAddress(row.shown, row.name or account.name)
+    row = await require_main_address(ctx, account)
+    return NamedAddress(row.display_address, row.name or account.name)

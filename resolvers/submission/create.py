@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
-from mail.storage.message_insert import InsertedMessage, InsertItem, insert_messages
+from mail.storage.message_insert import InsertedMessage, InsertItem, insert_messages_and_take_quota
 from models.errors import ErrorCollector, Forbidden, NotFound, OverQuota
 from models.files.tables import FileShare
 from models.runtime.environment import DatabaseTransaction
@@ -22,13 +23,13 @@ from resolvers.messages import loaders as message_loaders
 from resolvers.queue import rate_limits
 from resolvers.submission import composition
 from resolvers.submission import loaders as submission_loaders
-from resolvers.submission.enqueue import QueueableMessage, enqueue_messages
-from resolvers.submission.message_source import mark_source_message
+from resolvers.submission.enqueue import QueueableMessage, enqueue_messages_with_bcc_and_held_copies
+from resolvers.submission.message_source import flag_own_source_message
 from resolvers.submission.outgoing_messages import (
     ComposedMessage,
     EnvelopeOverride,
     SendRequest,
-    compose_messages,
+    compose_messages_of_request,
 )
 from resolvers.submission.prepared_messages import (
     NO_FOLDER_WARNING,
@@ -36,7 +37,7 @@ from resolvers.submission.prepared_messages import (
     PreparedMessage,
     parse_scan_and_encrypt_message,
     read_bcc_copy_recipients,
-    store_message_blobs,
+    store_blobs_of_message_and_copy,
 )
 from resolvers.users.quota import limits as quota_limits
 
@@ -79,7 +80,7 @@ class _CopyMailboxGone(Exception):
         super().__init__(mailbox_id)
         self.mailbox_id = mailbox_id
 
-    def without_copy(self, prepared: PreparedMessage) -> PreparedMessage:
+    def without_copy_in_deleted_mailbox(self, prepared: PreparedMessage) -> PreparedMessage:
         """Return the message without a copy if the copy was to be stored in the deleted mailbox."""
         if prepared.copy_place is None or prepared.copy_place.mailbox_id != self.mailbox_id:
             return prepared
@@ -95,15 +96,18 @@ class _StoredSubmission:
     no_copy_reason: str
 
 
-async def send_message(
+async def compose_and_queue_message(
     ctx: Context, request: SendRequest, problems: ErrorCollector | None = None
 ) -> SentMessage:
-    """Build one message, store its copy and queue it. See `send_messages` for errors."""
-    (sent_message,) = await send_messages(ctx, request, problems)
+    """Build one message, store its copy and queue it.
+
+    Raises as `compose_and_queue_messages` does.
+    """
+    (sent_message,) = await compose_and_queue_messages(ctx, request, problems)
     return sent_message
 
 
-async def send_messages(
+async def compose_and_queue_messages(
     ctx: Context,
     request: SendRequest,
     problems: ErrorCollector | None = None,
@@ -119,15 +123,18 @@ async def send_messages(
     """
     user_id = require_user_id(ctx)
     account = await composition.read_account(ctx, user_id)
-    await quota_limits.require_below_sending_limits(ctx, account)
-    batch = await compose_messages(ctx, account, request, problems or ErrorCollector())
-    stored_submissions = await store_submissions_and_copies(
+    await quota_limits.require_below_sending_limits(ctx, account, request.limited_message())
+    batch = await compose_messages_of_request(ctx, account, request, problems or ErrorCollector())
+    stored_submissions = await scan_and_queue_messages_with_copies(
         ctx, account, batch.messages, batch.shares
     )
     submission_ids = [
-        one.submission_id if needed_rows.submissions else None for one in stored_submissions
+        submission.submission_id if needed_rows.submissions else None
+        for submission in stored_submissions
     ]
-    copy_ids = [one.message_id if needed_rows.messages else None for one in stored_submissions]
+    copy_ids = [
+        submission.message_id if needed_rows.messages else None for submission in stored_submissions
+    ]
     submission_rows, copy_rows = (
         await _load_optional_rows(
             ctx, submission_loaders.load_own_submissions_by_id, submission_ids
@@ -139,10 +146,12 @@ async def send_messages(
             row,
             copy,
             ()
-            if one.message_id is not None
-            else ((WarningCode.NOT_SAVED_TO_SENT, one.no_copy_reason),),
+            if submission.message_id is not None
+            else ((WarningCode.NOT_SAVED_TO_SENT, submission.no_copy_reason),),
         )
-        for one, row, copy in zip(stored_submissions, submission_rows, copy_rows, strict=True)
+        for submission, row, copy in zip(
+            stored_submissions, submission_rows, copy_rows, strict=True
+        )
     ]
 
 
@@ -151,24 +160,31 @@ async def _load_optional_rows(
 ) -> list[ColumnRow | None]:
     """Load the rows with these ids. A None among the ids gives None."""
     given_ids = [key for key in ids if key is not None]
-    found = iter(await ctx.load_many(load_by_id, given_ids) if given_ids else ())
-    return [None if key is None else next(found) for key in ids]
+    rows = iter(await ctx.load_many(load_by_id, given_ids) if given_ids else ())
+    return [None if key is None else next(rows) for key in ids]
 
 
-async def store_submission_and_copy(
+class StoredSubmission(NamedTuple):
+    """The ids of a submission and of the copy that is stored for the sender."""
+
+    submission_id: int
+    copy_id: int | None
+
+
+async def scan_and_queue_message_with_copy(
     ctx: Context, account: ColumnRow, composed: ComposedMessage
-) -> tuple[int, int | None]:
+) -> StoredSubmission:
     """Store a copy of a message and queue it.
 
     Returns the ids of the submission and of the copy; None if no copy was stored.
 
-    Raises the errors of `store_submissions_and_copies`.
+    Raises the errors of `scan_and_queue_messages_with_copies`.
     """
-    (stored,) = await store_submissions_and_copies(ctx, account, [composed])
-    return stored.submission_id, stored.message_id
+    (stored,) = await scan_and_queue_messages_with_copies(ctx, account, [composed])
+    return StoredSubmission(stored.submission_id, stored.message_id)
 
 
-async def store_submissions_and_copies(
+async def scan_and_queue_messages_with_copies(
     ctx: Context,
     account: ColumnRow,
     composed_messages: Sequence[ComposedMessage],
@@ -178,27 +194,33 @@ async def store_submissions_and_copies(
 
     Raises Forbidden if the scanner rejects a message or the account may not send, and RateLimited.
     """
-    envelopes = [(one.sender, one.recipients) for one in composed_messages]
+    envelopes = [(message.sender, message.recipients) for message in composed_messages]
     copy_recipients = await read_bcc_copy_recipients(ctx, account, envelopes)
     prepared_messages, is_retry = (
         [
-            await parse_scan_and_encrypt_message(ctx, account, one, recipients_of_copies)
-            for one, recipients_of_copies in zip(composed_messages, copy_recipients, strict=True)
+            await parse_scan_and_encrypt_message(ctx, account, message, recipients_of_copies)
+            for message, recipients_of_copies in zip(
+                composed_messages, copy_recipients, strict=True
+            )
         ],
         False,
     )
     while True:
         try:
-            return await _store_prepared(ctx, account, prepared_messages, shares, is_retry=is_retry)
+            return await _store_and_queue_messages_within_limits(
+                ctx, account, prepared_messages, shares, is_retry=is_retry
+            )
         except BlobRowDeleted:
             if is_retry:
                 raise
             is_retry = True
         except _CopyMailboxGone as error:
-            prepared_messages = [error.without_copy(one) for one in prepared_messages]
+            prepared_messages = [
+                error.without_copy_in_deleted_mailbox(message) for message in prepared_messages
+            ]
 
 
-async def _store_prepared(
+async def _store_and_queue_messages_within_limits(
     ctx: Context,
     account: ColumnRow,
     prepared_messages: Sequence[PreparedMessage],
@@ -208,32 +230,44 @@ async def _store_prepared(
 ) -> list[_StoredSubmission]:
     """Store the blobs, and write all rows in one transaction."""
     stored_blobs = [
-        await store_message_blobs(ctx, account, one, is_retry=is_retry) for one in prepared_messages
+        await store_blobs_of_message_and_copy(ctx, account, message, is_retry=is_retry)
+        for message in prepared_messages
     ]
-    stream_ids = {stream for one in prepared_messages for stream in one.copy_recipients.stream_ids}
+    stream_ids = {
+        stream for message in prepared_messages for stream in message.copy_recipients.stream_ids
+    }
     outgoing = prepared_messages[0].request
 
-    def write_rows(transaction: DatabaseTransaction) -> list[_StoredSubmission]:
-        check_may_send(transaction, account.id)
-        recipient_count = sum(len(one.recipients) for one in prepared_messages)
+    def insert_copies_and_queue_within_limits(
+        transaction: DatabaseTransaction,
+    ) -> list[_StoredSubmission]:
+        require_sending_allowed(transaction, account.id)
+        recipient_count = sum(len(message.recipients) for message in prepared_messages)
         quota_limits.count_against_recipient_limit(transaction, account.id, recipient_count)
-        stored = _insert_rows(transaction, ctx, prepared_messages, stored_blobs)
+        stored = _insert_copies_and_queue_messages(
+            transaction, ctx, prepared_messages, stored_blobs
+        )
         rate_limits.count_against_sending_rates(transaction, account.id, len(prepared_messages))
         return stored
 
+    limited = prepared_messages[0].limited_message()
     if not shares and not outgoing.source:
-        with quota_limits.convert_exceeded_limits(ctx):
-            return await ctx.run_transaction(write_rows, account.id, *stream_ids)
-    with quota_limits.convert_exceeded_limits(ctx):
+        with quota_limits.convert_and_log_exceeded_limits(ctx, limited):
+            return await ctx.run_transaction(
+                insert_copies_and_queue_within_limits, account.id, *stream_ids
+            )
+    with quota_limits.convert_and_log_exceeded_limits(ctx, limited):
         async with ctx.write_session(account.id, *stream_ids) as session:
             await file_shares.insert_shares(ctx, session, shares)
-            stored = await ctx.environment.run_in_session(session, write_rows)
+            stored = await ctx.environment.run_in_session(
+                session, insert_copies_and_queue_within_limits
+            )
             if outgoing.source:
-                await mark_source_message(ctx, session, outgoing.source)
+                await flag_own_source_message(ctx, session, outgoing.source)
     return stored
 
 
-def _insert_rows(
+def _insert_copies_and_queue_messages(
     transaction: DatabaseTransaction,
     ctx: Context,
     prepared_messages: Sequence[PreparedMessage],
@@ -247,17 +281,17 @@ def _insert_rows(
             prepared_messages, stored_blobs, copies, strict=True
         )
     ]
-    submission_ids = enqueue_messages(transaction, ctx, messages_to_queue)
+    submission_ids = enqueue_messages_with_bcc_and_held_copies(transaction, ctx, messages_to_queue)
     return [
         _StoredSubmission(submission_id, inserted.message_id if inserted else None, warning)
         for submission_id, (inserted, warning) in zip(submission_ids, copies, strict=True)
     ]
 
 
-def check_may_send(transaction: DatabaseTransaction, user_id: int) -> None:
+def require_sending_allowed(transaction: DatabaseTransaction, user_id: int) -> None:
     """Raise Forbidden if the account is not active, or suspended."""
     if not transaction.fetch_rows(_USER_ALLOWED_TO_SEND, user=user_id):
-        raise Forbidden("this account may not send")
+        raise Forbidden("The account is not allowed to send.")
 
 
 def _insert_copies(
@@ -270,17 +304,17 @@ def _insert_copies(
     Raises _CopyMailboxGone if a mailbox was just deleted; the transaction must be rolled back.
     """
     copies_to_insert = [
-        InsertItem(one.copy, stored_blobs, one.copy_place)
-        for one, stored_blobs in zip(prepared_messages, copy_blobs, strict=True)
-        if one.copy_place
+        InsertItem(message.copy, stored_blobs, message.copy_place)
+        for message, stored_blobs in zip(prepared_messages, copy_blobs, strict=True)
+        if message.copy_place
     ]
     try:
         inserted = iter(_insert_as_quota_allows(transaction, copies_to_insert))
     except NotFound as error:
         raise _CopyMailboxGone(copies_to_insert[0].placement.mailbox_id) from error
     return [
-        (next(inserted), NO_ROOM_WARNING) if one.copy_place else (None, one.no_copy_reason)
-        for one in prepared_messages
+        (next(inserted), NO_ROOM_WARNING) if message.copy_place else (None, message.no_copy_reason)
+        for message in prepared_messages
     ]
 
 
@@ -291,8 +325,8 @@ def _insert_as_quota_allows(
     if not items:
         return []
     try:
-        return [*insert_messages(transaction, items)]
+        return [*insert_messages_and_take_quota(transaction, items)]
     except OverQuota:  # raised before anything is written
         if len(items) == 1:
             return [None]
-    return [one for item in items for one in _insert_as_quota_allows(transaction, [item])]
+    return [allow for item in items for allow in _insert_as_quota_allows(transaction, [item])]

@@ -11,9 +11,9 @@ from models.runtime.environment import DatabaseTransaction
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.queue import rate_limits
-from resolvers.submission.outgoing_messages import future_send_at
+from resolvers.submission.outgoing_messages import future_send_at_within_limit
 from resolvers.submission.prepared_messages import BccCopyRecipients, PreparedMessage
-from resolvers.submission.schedule import initial_schedule
+from resolvers.submission.schedule import validated_schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,23 @@ def enqueue_message(
 
     The caller counts it for the rate limits.
     """
-    (submission_id,) = enqueue_messages(
+    (submission_id,) = enqueue_messages_with_bcc_and_held_copies(
         transaction, ctx, [QueueableMessage(prepared, stored_blobs, copy)]
     )
     return submission_id
 
 
-def enqueue_messages(
+def enqueue_messages_with_bcc_and_held_copies(
     transaction: DatabaseTransaction, ctx: Context, messages: Sequence[QueueableMessage]
 ) -> list[int]:
     """Queue messages of one account and return the ids of their submissions.
 
     A message without a copy is copied to the legal holds of the account here.
     """
-    new_submissions = [_new_submission(transaction, message) for message in messages]
-    submission_ids = _enqueue_all_with_bcc_copies(
+    new_submissions = [
+        _build_submission_and_insert_blobs(transaction, message) for message in messages
+    ]
+    submission_ids = _enqueue_submissions_with_bcc_copies(
         transaction,
         ctx,
         new_submissions,
@@ -60,7 +62,7 @@ def enqueue_messages(
         messages, new_submissions, submission_ids, strict=True
     ):
         if message.copy is None:
-            enqueue.record_held_copy(
+            enqueue.copy_to_running_legal_holds(
                 transaction,
                 (require_user_id(ctx), submission_id),
                 message.prepared.message,
@@ -69,9 +71,11 @@ def enqueue_messages(
     return submission_ids
 
 
-def _new_submission(transaction: DatabaseTransaction, queueable: QueueableMessage) -> NewSubmission:
+def _build_submission_and_insert_blobs(
+    transaction: DatabaseTransaction, queueable: QueueableMessage
+) -> NewSubmission:
     prepared, copy = queueable.prepared, queueable.copy
-    schedule = initial_schedule(transaction.environment, prepared.request)
+    schedule = validated_schedule(transaction.environment, prepared.request)
     return enqueue.build_submission_and_insert_blobs(
         transaction,
         prepared.message,
@@ -82,7 +86,7 @@ def _new_submission(transaction: DatabaseTransaction, queueable: QueueableMessag
         stored_message_id=copy.message_id if copy else None,
         due_at=schedule.first_attempt_at,
         state=schedule.state,
-        send_at=future_send_at(transaction.environment, prepared.request),
+        send_at=future_send_at_within_limit(transaction.environment, prepared.request),
         undoable_until=schedule.undoable_until,
         sent_mailbox_id=prepared.sent_mailbox_id if copy else None,
         priority=prepared.request.priority,
@@ -91,7 +95,7 @@ def _new_submission(transaction: DatabaseTransaction, queueable: QueueableMessag
     )
 
 
-def enqueue_with_bcc_copies(
+def enqueue_with_bcc_copies_and_count_rate(
     transaction: DatabaseTransaction,
     ctx: Context,
     new_submission: NewSubmission,
@@ -100,28 +104,36 @@ def enqueue_with_bcc_copies(
     """Queue a submission of the viewer and its copies by BCC rules, and return its id.
 
     Counts one message for the rate limits. Call it inside
-    `quota_limits.convert_exceeded_limits`.
+    `quota_limits.convert_and_log_exceeded_limits`.
     """
-    (key,) = _enqueue_all_with_bcc_copies(transaction, ctx, [new_submission], [copy_recipients])
+    (key,) = _enqueue_submissions_with_bcc_copies(
+        transaction, ctx, [new_submission], [copy_recipients]
+    )
     rate_limits.count_against_sending_rates(transaction, require_user_id(ctx))
     return key
 
 
-def _enqueue_all_with_bcc_copies(
+def _enqueue_submissions_with_bcc_copies(
     transaction: DatabaseTransaction,
     ctx: Context,
     new_submissions: Sequence[NewSubmission],
     copy_recipients: Sequence[BccCopyRecipients],
 ) -> list[int]:
     tenant = copy_recipients[0].tenant_id
-    keys = enqueue.enqueue_all(
+    keys = enqueue.insert_submissions_in_one_batch(
         transaction, SubmissionOwner(require_user_id(ctx), tenant, ctx.origin), new_submissions
     )
     copies = [
-        replace(one, recipients=to.addresses, endpoints=(), stored_message_id=None, copy_of=key)
-        for one, to, key in zip(new_submissions, copy_recipients, keys, strict=True)
-        if to.addresses
+        replace(
+            submission,
+            recipients=recipient.addresses,
+            endpoints=(),
+            stored_message_id=None,
+            copy_of=key,
+        )
+        for submission, recipient, key in zip(new_submissions, copy_recipients, keys, strict=True)
+        if recipient.addresses
     ]
     if copies:
-        enqueue.enqueue_all(transaction, SubmissionOwner(None, tenant), copies)
+        enqueue.insert_submissions_in_one_batch(transaction, SubmissionOwner(None, tenant), copies)
     return keys

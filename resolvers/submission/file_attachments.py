@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.compose.message_builder import MAX_FILES, OutgoingFile
+from mail.compose.message_draft import MAX_FILES, OutgoingFile
 from mail.mime import html_to_text
 from mail.storage.blobs import blob_reader
 from models.errors import InvalidInput, NotFound
@@ -19,7 +19,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import DraftFile
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import is_visible
+from resolvers.access import is_own_or_shared
 from resolvers.context import Context
 from resolvers.files import shares, stored_files
 from resolvers.files.shares import NewShare
@@ -53,18 +53,20 @@ class FileLink:
     url: str
 
 
-def check_file_attachment_settings(
+def require_valid_file_attachments(
     files: Sequence[StoredFileAttachment], field_name: str = FIELD_NAME
 ) -> None:
     """Raise Invalid if there are too many files, or an attached one has settings of a link."""
     if len(files) > MAX_FILES:
         raise InvalidInput(
-            f"more than {MAX_FILES} files", constraint=ValidationConstraint.MAX, path=[field_name]
+            f"A message has at most {MAX_FILES} attachments.",
+            constraint=ValidationConstraint.MAX,
+            path=[field_name],
         )
-    for index, each in enumerate(files):
-        has_link_settings = each.expires_at is not None or each.password is not None
-        if each.mode is FileAttachmentMode.ATTACH and has_link_settings:
-            text = "what is attached has no end and no password"
+    for index, file in enumerate(files):
+        has_link_settings = file.expires_at is not None or file.password is not None
+        if file.mode is FileAttachmentMode.ATTACH and has_link_settings:
+            text = "An attached file can't have an expiry time or a password."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=[field_name, str(index)]
             )
@@ -82,7 +84,7 @@ async def read_attached_files(
     Invalid if the budget is exceeded.
     """
     attached_files = [
-        (n, each) for n, each in enumerate(files) if each.mode is FileAttachmentMode.ATTACH
+        (n, file) for n, file in enumerate(files) if file.mode is FileAttachmentMode.ATTACH
     ]
     if not attached_files:
         return []
@@ -90,12 +92,12 @@ async def read_attached_files(
         Scope.MAIL_READ
     )  # or a caller who may only send could read files by sending them
     rows = []
-    for nth, each in attached_files:
-        rows.append(await _read_file(ctx, each.file_id, nth, field_name))
-        budget.count_file(rows[-1].size, [field_name, str(nth)])
+    for nth, file in attached_files:
+        rows.append(await _read_file(ctx, file.file_id, nth, field_name))
+        budget.count_file_or_raise(rows[-1].size, [field_name, str(nth)])
     attachments = []
     for row in rows:
-        content = await blob_reader.read(
+        content = await blob_reader.read_and_verify_content(
             ctx.environment.object_store, await stored_files.touch_file_and_read_blob(ctx, row)
         )
         attachments.append(OutgoingFile(content, row.filename, row.content_type))
@@ -109,7 +111,7 @@ async def _read_file(ctx: Context, file_id: int, index: int, field_name: str) ->
     return row
 
 
-async def prepare_links(
+async def prepare_links_of_unattached_files(
     ctx: Context, files: Sequence[StoredFileAttachment], url_from_path: UrlFromPath
 ) -> list[FileLink]:
     """Prepare links to the files that are not attached. `shares.insert_shares` stores them later.
@@ -117,11 +119,11 @@ async def prepare_links(
     Raises NotFound if a file is not the viewer's, and Invalid if a setting of the link is wrong.
     """
     links = []
-    for index, each in enumerate(files):
-        if each.mode is FileAttachmentMode.ATTACH:
+    for index, file in enumerate(files):
+        if file.mode is FileAttachmentMode.ATTACH:
             continue
-        row = await _read_file(ctx, each.file_id, index, FIELD_NAME)
-        new = NewShare(each.file_id, each.mode, each.expires_at, each.password)
+        row = await _read_file(ctx, file.file_id, index, FIELD_NAME)
+        new = NewShare(file.file_id, file.mode, file.expires_at, file.password)
         try:
             share = await shares.validate_and_build_share(ctx, new)
         except InvalidInput as error:
@@ -146,8 +148,8 @@ def append_links(
         return text, html
     message_text = text if text is not None else html_to_text(html) if html is not None else ""
     lines = [
-        f"{one.filename} ({_size_text(one.size)}{_expiry_and_password_note(one)})\n{one.url}"
-        for one in links
+        f"{link.filename} ({_size_text(link.size)}{_expiry_and_password_note(link)})\n{link.url}"
+        for link in links
     ]
     text_with_links = (
         "\n\n".join(
@@ -158,9 +160,9 @@ def append_links(
     if html is None:
         return text_with_links, None
     items = "".join(
-        f'<li><a href="{escape(one.url)}">{escape(one.filename)}</a> '
-        f"({escape(_size_text(one.size) + _expiry_and_password_note(one))})</li>"
-        for one in links
+        f'<li><a href="{escape(link.url)}">{escape(link.filename)}</a> '
+        f"({escape(_size_text(link.size) + _expiry_and_password_note(link))})</li>"
+        for link in links
     )
     block = f"<ul>{items}</ul>"
     body_end = html.lower().rfind("</body")
@@ -226,7 +228,7 @@ async def load_own_files_by_draft(ctx: Context, message_ids: list[int]) -> list[
     statement = (
         select(col(DraftFile.message_id), *select_columns(File))
         .join(File, col(File.id) == col(DraftFile.file_id))
-        .where(col(DraftFile.message_id).in_(message_ids), is_visible(ctx, File))
+        .where(col(DraftFile.message_id).in_(message_ids), is_own_or_shared(ctx, File))
         .order_by(col(DraftFile.nth), col(DraftFile.file_id))
     )
     files_by_message: dict[int, list[ColumnRow]] = {key: [] for key in message_ids}

@@ -1,21 +1,33 @@
 """Load submissions and their queue entries in batches and pages."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlmodel import col
 
 from models.queue.tables import QueueEntry
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest, ordering_name
+from models.store.keyset_pages import Page, PageRequest
 from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.submission.tables import Submission, SubmissionState
 from resolvers import pagination
-from resolvers.access import is_visible, is_visible_or_managed
+from resolvers.access import is_own_or_shared, is_visible_or_managed
 from resolvers.context import Context
-from resolvers.pagination import PageScan
+from resolvers.list_orders import ListOrder, list_orders, read_list_pages
+
+
+class SubmissionOrder(StrEnum):
+    """The order of a list of submissions; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(SubmissionOrder)
 
 _SUBMISSION_BY_ID = PreparedStatement(
     select(*select_columns(Submission)).where(
@@ -29,7 +41,7 @@ async def load_own_submissions_by_id(ctx: Context, ids: list[int]) -> list[Colum
     """Load the viewer's submissions, in the order of the ids; None for an unknown id."""
     if len(ids) == 1:
         return [next(iter(await ctx.read_prepared(_SUBMISSION_BY_ID, id=ids[0])), None)]
-    own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
+    own_submissions = select(*select_columns(Submission)).where(is_own_or_shared(ctx, Submission))
     return await pagination.read_by_keys(ctx, own_submissions, col(Submission.id), ids)
 
 
@@ -48,14 +60,14 @@ async def load_own_submissions_by_queue_id(
     ctx: Context, queue_ids: list[str]
 ) -> list[ColumnRow | None]:
     """Load the viewer's submissions by queue id, in that order; None for an unknown id."""
-    own_submissions = select(*select_columns(Submission)).where(is_visible(ctx, Submission))
+    own_submissions = select(*select_columns(Submission)).where(is_own_or_shared(ctx, Submission))
     return await pagination.read_by_keys(ctx, own_submissions, col(Submission.queue_id), queue_ids)
 
 
 async def load_own_ids_by_queue_id(ctx: Context, queue_ids: Sequence[str]) -> dict[str, int]:
     """Load the ids of the viewer's submissions, by queue id."""
     statement = select(col(Submission.queue_id), col(Submission.id)).where(
-        is_visible(ctx, Submission), col(Submission.queue_id).in_(set(queue_ids))
+        is_own_or_shared(ctx, Submission), col(Submission.queue_id).in_(set(queue_ids))
     )
     return {row.queue_id: row.id for row in await ctx.read(statement)}
 
@@ -65,7 +77,7 @@ async def load_own_submissions_by_message(
 ) -> list[list[ColumnRow]]:
     """Load the viewer's submissions of each stored copy, oldest first."""
     statement = select(*select_columns(Submission)).where(
-        col(Submission.message_id).in_(message_ids), is_visible(ctx, Submission)
+        col(Submission.message_id).in_(message_ids), is_own_or_shared(ctx, Submission)
     )
     submissions_by_message: Mapping[int, list[ColumnRow]] = defaultdict(list)
     for row in await ctx.read(statement.order_by(col(Submission.created_at), col(Submission.id))):
@@ -73,7 +85,7 @@ async def load_own_submissions_by_message(
     return [submissions_by_message[key] for key in message_ids]
 
 
-async def load_queue_entries_by_submission(
+async def load_visible_queue_entries_by_submission(
     ctx: Context, submission_ids: list[int]
 ) -> list[list[ColumnRow]]:
     """Load the queue entries of each submission, in the order of its recipients."""
@@ -88,33 +100,29 @@ async def load_queue_entries_by_submission(
 
 @dataclass(frozen=True, slots=True)
 class SubmissionPageKey:
-    """A page of a user's submissions, newest first. `states` None selects all."""
+    """A page of a user's submissions. `states` None selects all."""
 
     user_id: int
     page_request: PageRequest
+    order: ListOrder
     columns: frozenset[str]
     states: frozenset[SubmissionState] | None = None
 
 
-def ordering_with_states(states: frozenset[SubmissionState] | None = None) -> str:
-    """Return the name of the ordering that cursors of such a page belong to."""
-    return ordering_name("submissions-", None if states is None else ("states", *sorted(states)))
-
-
-async def load_submission_pages(
+async def load_visible_submission_pages(
     ctx: Context, page_keys: list[SubmissionPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of submissions, each in reading order."""
-    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in page_keys))
-    order_columns = (col(Submission.created_at), col(Submission.id))
-    scans = []
-    for key in page_keys:
-        rows = select(*select_columns(Submission, columns)).where(*_list_conditions(ctx, key))
-        scans.append(PageScan(rows, key.page_request, order_columns, is_descending=True))
-    return await pagination.read_pages(ctx, scans)
+    """Load pages of submissions. Raises InvalidInput for a cursor of another order."""
+    return await read_list_pages(ctx, Submission, page_keys, _select_visible_submissions)
 
 
-async def count_submissions(ctx: Context, page_keys: list[SubmissionPageKey]) -> list[int]:
+def _select_visible_submissions(
+    ctx: Context, page_key: SubmissionPageKey, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Submission, columns)).where(*_list_conditions(ctx, page_key))
+
+
+async def count_visible_submissions(ctx: Context, page_keys: list[SubmissionPageKey]) -> list[int]:
     """Count the submissions of each list, in the order of the keys."""
     count_column = func.count().label("many")
     scans = [

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -12,20 +13,20 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import mime
 from mail.addresses.address_syntax import NormalizedAddress, normalized_address
 from mail.compose import reply_quote
-from mail.compose.message_builder import OutgoingFile
+from mail.compose.message_draft import OutgoingFile
 from mail.compose.reply_quote import OriginalMessage, QuotedMessage
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_content import StoredMessage, read_all
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import require_found
-from models.messages.tables import Message
+from models.messages.tables import Message, MessageRelationKind
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
 from resolvers.messages import content
-from resolvers.messages.bulk import flags, row_changes
+from resolvers.messages.bulk import flag_changes, flags, row_changes
 from resolvers.messages.content import HtmlOptions
 from resolvers.submission import attachments
 from resolvers.submission.attachments import AttachmentBudget, AttachmentSelection
@@ -36,14 +37,6 @@ _MESSAGE_COLUMNS = frozenset(
     {"id", "subject", "message_id", "references", "from_name", "from_address", "sender"}
     | {"reply_to", "to", "cc", "date"}
 )
-
-
-class MessageRelationKind(StrEnum):
-    """How a message is related to the message that it replies to or forwards."""
-
-    REPLY = "REPLY"
-    REPLY_ALL = "REPLY_ALL"
-    FORWARD = "FORWARD"
 
 
 class QuotePosition(StrEnum):
@@ -78,12 +71,12 @@ class InheritedContent:
     quote: QuotedMessage | None = None
 
 
-def source_columns(source: MessageSource | None) -> tuple[int, str] | None:
+def source_id_and_relation_or_none(source: MessageSource | None) -> tuple[int, str] | None:
     """Return id and relation of a source for the columns of a message."""
     return (source.message_id, source.relation.value) if source else None
 
 
-async def read_inherited_content(
+async def read_inherited_header_and_content(
     ctx: Context, source: MessageSource, budget: AttachmentBudget
 ) -> InheritedContent:
     """Read what a reply or forward inherits from a message of the viewer.
@@ -95,14 +88,14 @@ async def read_inherited_content(
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     statement = select(*select_columns(Message, _MESSAGE_COLUMNS)).where(
-        col(Message.id) == source.message_id, is_visible(ctx, Message)
+        col(Message.id) == source.message_id, is_own_or_shared(ctx, Message)
     )
     path = ["source", "message"]
     row = require_found(
         next(iter(await ctx.read(statement)), None), str(source.message_id), path=path
     )
     references = [*row.references, *([row.message_id] if row.message_id else [])]
-    copied_attachments = await _copy_source_attachments(ctx, source, budget)
+    copied_attachments = await _read_source_attachments(ctx, source, budget)
     quote = None
     if source.quote is not QuotePosition.NONE:
         quote, images = await _build_quote(ctx, row, source, budget)
@@ -114,12 +107,12 @@ async def read_inherited_content(
         return InheritedContent(
             subject, references=references, attachments=copied_attachments, quote=quote
         )
-    to, cc = await _reply_recipients(
+    to_addresses, cc = await _reply_recipients(
         ctx, row, reply_all=source.relation is MessageRelationKind.REPLY_ALL
     )
     return InheritedContent(
         _prefixed_subject(row.subject, "Re: "),
-        to,
+        to_addresses,
         cc,
         row.message_id,
         references,
@@ -128,15 +121,15 @@ async def read_inherited_content(
     )
 
 
-async def _copy_source_attachments(
+async def _read_source_attachments(
     ctx: Context, source: MessageSource, budget: AttachmentBudget
 ) -> list[OutgoingFile]:
     if source.attachments is None:
         return []
     path = ["source", "attachments"]
     message = await _read_content(ctx, source.message_id)
-    numbers = attachments.attachment_numbers(message, source.attachments, path)
-    return await attachments.copy_attachments(message, numbers, budget, path)
+    numbers = attachments.require_attachment_numbers(message, source.attachments, path)
+    return await attachments.read_selected_attachments(message, numbers, budget, path)
 
 
 async def _read_content(ctx: Context, message_id: int) -> StoredMessage:
@@ -145,11 +138,18 @@ async def _read_content(ctx: Context, message_id: int) -> StoredMessage:
     )
 
 
+class _QuoteWithFiles(NamedTuple):
+    """A quoted message, and the files that its HTML shows."""
+
+    quote: QuotedMessage
+    files: list[OutgoingFile]
+
+
 async def _build_quote(
-    ctx: Context, row: ColumnRow, source: MessageSource, budget: AttachmentBudget
-) -> tuple[QuotedMessage, list[OutgoingFile]]:
+    ctx: Context, message_row: ColumnRow, source: MessageSource, budget: AttachmentBudget
+) -> _QuoteWithFiles:
     """Return the quote and the images that its HTML shows."""
-    message, html, images = await _read_content(ctx, row.id), None, list[OutgoingFile]()
+    message, html, images = await _read_content(ctx, message_row.id), None, list[OutgoingFile]()
     numbers_by_content_id = content.attachment_numbers_by_content_id(message)
     shown_content_ids = set[str]()
 
@@ -158,8 +158,8 @@ async def _build_quote(
         return f"cid:{cid}" if cid in numbers_by_content_id else None
 
     if any(
-        each.content_type == "text/html"
-        for each, _ in mime.walk_own_parts_with_parents(message.structure)
+        part.content_type == "text/html"
+        for part, _ in mime.walk_own_parts_with_parents(message.structure)
     ):
         sanitized = await content.html_bodies(message, HtmlOptions(cid_url))
         html = "<br>".join(sanitized.bodies)
@@ -168,32 +168,37 @@ async def _build_quote(
         image_numbers = sorted(
             numbers_by_content_id[cid] for cid in shown_content_ids if cid in numbers_by_content_id
         )
-        images = await attachments.copy_attachments(
+        images = await attachments.read_selected_attachments(
             message, image_numbers, budget, ["source", "quote"]
         )
-    authors = [NamedAddress(row.from_address, row.from_name)] if row.from_address else []
+    authors = (
+        [NamedAddress(message_row.from_address, message_row.from_name)]
+        if message_row.from_address
+        else []
+    )
     original = OriginalMessage(
         await content.plain_text(message) or "",
         html,
-        row.subject,
-        row.date,
-        authors or _addresses_from_pairs([row.sender] if row.sender else []),
-        _addresses_from_pairs(row.to),
-        _addresses_from_pairs(row.cc),
+        message_row.subject,
+        message_row.date,
+        authors or _addresses_from_pairs([message_row.sender] if message_row.sender else []),
+        _addresses_from_pairs(message_row.to),
+        _addresses_from_pairs(message_row.cc),
     )
     is_forward = source.relation is MessageRelationKind.FORWARD
-    return reply_quote.forwarded_quote(original) if is_forward else reply_quote.reply_quote(
-        original
-    ), images
+    return _QuoteWithFiles(
+        reply_quote.forwarded_quote(original) if is_forward else reply_quote.reply_quote(original),
+        images,
+    )
 
 
 async def _message_as_attachment(
-    ctx: Context, row: ColumnRow, budget: AttachmentBudget
+    ctx: Context, message_row: ColumnRow, budget: AttachmentBudget
 ) -> OutgoingFile:
     """Return the whole message as an attachment with the suffix .eml."""
-    message = await _read_content(ctx, row.id)
-    budget.count_file(message.size, ["source", "includeMessage"])
-    name = attachments.filename_from_text(row.subject) or "message"
+    message = await _read_content(ctx, message_row.id)
+    budget.count_file_or_raise(message.size, ["source", "includeMessage"])
+    name = attachments.filename_from_text_or_empty(message_row.subject) or "message"
     raw = await read_all(message.stream_raw())
     return OutgoingFile(raw, f"{name}.eml", is_message=True)
 
@@ -202,9 +207,16 @@ def _prefixed_subject(subject: str, prefix: str) -> str:
     return subject if _SUBJECT_PREFIX.match(subject) else prefix + subject
 
 
+class _ReplyRecipients(NamedTuple):
+    """The recipients of a reply."""
+
+    to: list[NamedAddress]
+    cc: list[NamedAddress]
+
+
 async def _reply_recipients(
-    ctx: Context, row: ColumnRow, *, reply_all: bool
-) -> tuple[list[NamedAddress], list[NamedAddress]]:
+    ctx: Context, message_row: ColumnRow, *, reply_all: bool
+) -> _ReplyRecipients:
     """Return To and Cc of a reply.
 
     To is Reply-To, else From, else Sender; with `reply_all` also the recipients in To and Cc.
@@ -212,19 +224,23 @@ async def _reply_recipients(
     The user's own addresses are left out, unless there is no other recipient.
     """
     own_addresses = await _read_own_addresses(ctx)
-    authors = _addresses_from_pairs(row.reply_to)
-    if not authors and row.from_address:
-        authors = [NamedAddress(row.from_address, row.from_name)]
-    if not authors and row.sender:
-        authors = _addresses_from_pairs([row.sender])
-    to = _other_addresses(authors, own_addresses, ())
-    if not to:  # a reply to an own message goes to its recipients
-        to = _other_addresses(_addresses_from_pairs(row.to), own_addresses, ()) or authors
+    authors = _addresses_from_pairs(message_row.reply_to)
+    if not authors and message_row.from_address:
+        authors = [NamedAddress(message_row.from_address, message_row.from_name)]
+    if not authors and message_row.sender:
+        authors = _addresses_from_pairs([message_row.sender])
+    to_addresses = _other_addresses(authors, own_addresses, ())
+    if not to_addresses:  # a reply to an own message goes to its recipients
+        to_addresses = (
+            _other_addresses(_addresses_from_pairs(message_row.to), own_addresses, ()) or authors
+        )
     cc: list[NamedAddress] = []
     if reply_all:
-        to += _other_addresses(_addresses_from_pairs(row.to), own_addresses, to)
-        cc = _other_addresses(_addresses_from_pairs(row.cc), own_addresses, to)
-    return to, cc
+        to_addresses += _other_addresses(
+            _addresses_from_pairs(message_row.to), own_addresses, to_addresses
+        )
+        cc = _other_addresses(_addresses_from_pairs(message_row.cc), own_addresses, to_addresses)
+    return _ReplyRecipients(to_addresses, cc)
 
 
 def _addresses_from_pairs(pairs: Sequence[Sequence[str | None]]) -> list[NamedAddress]:
@@ -250,9 +266,9 @@ def _other_addresses(
 async def _read_own_addresses(ctx: Context) -> set[NormalizedAddress]:
     """Return the user's addresses in normal form, under every alias of their domains."""
     statement = (
-        select(col(Address.local), col(Domain.name), col(AliasDomain.alias))
+        select(col(Address.local), col(Domain.name), col(DomainAlias.alias))
         .join(Domain, col(Domain.id) == col(Address.domain_id))
-        .outerjoin(AliasDomain, col(AliasDomain.domain_id) == col(Domain.id))
+        .outerjoin(DomainAlias, col(DomainAlias.domain_id) == col(Domain.id))
         .where(col(Address.user_id) == require_user_id(ctx))
     )
     rows = await ctx.read(statement)
@@ -260,8 +276,10 @@ async def _read_own_addresses(ctx: Context) -> set[NormalizedAddress]:
     return names | {NormalizedAddress(row.local, row.alias) for row in rows if row.alias}
 
 
-async def mark_source_message(ctx: Context, session: AsyncSession, source: MessageSource) -> None:
-    """Set the answered flag, or $Forwarded, on the message referred to, in the sending transaction.
+async def flag_own_source_message(
+    ctx: Context, session: AsyncSession, source: MessageSource
+) -> None:
+    """Set the flag answered on the message referred to, and $Forwarded if it is forwarded.
 
     A message that another account shares is not changed.
     """
@@ -271,7 +289,7 @@ async def mark_source_message(ctx: Context, session: AsyncSession, source: Messa
     ):  # the transaction has no lock on its stream
         return
     is_forward = source.relation is MessageRelationKind.FORWARD
-    changes = row_changes.FlagChanges.from_flag_names(
+    changes = flag_changes.FlagChanges.from_flag_names(
         {"answered": True}, added=[FORWARDED_KEYWORD] if is_forward else []
     )
     await flags.change_flags(ctx, session, rows, changes)

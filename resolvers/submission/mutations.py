@@ -16,11 +16,11 @@ from models.events.wakeups import QUEUE
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.submission.tables import Submission, SubmissionState
-from resolvers.access import load_owner_ids
+from resolvers.access import load_visible_owner_ids
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import SCHEDULED, ensure_special_mailbox
 from resolvers.submission.loaders import load_own_submissions_by_id
-from resolvers.submission.outgoing_messages import check_send_at
+from resolvers.submission.outgoing_messages import require_send_time_within_limit
 
 STATES_BEFORE_FIRST_ATTEMPT = frozenset(
     {SubmissionState.SCHEDULED, SubmissionState.UNDOABLE, SubmissionState.QUEUED}
@@ -37,17 +37,17 @@ async def cancel_submissions(
     NotFound, and Conflict if a submission has no recipient left to cancel.
     """
     unique_ids = list(dict.fromkeys(ids))
-    async with ctx.write_session(*await _stream_ids(ctx, unique_ids)) as session:
-        await _read_submissions(ctx, unique_ids, ids)
+    async with ctx.write_session(*await _stream_ids_to_lock(ctx, unique_ids)) as session:
+        await _require_own_submissions(ctx, unique_ids, ids)
         cancelled_ids = set(
             await ctx.environment.run_in_session(
                 session,
-                lambda transaction: bulk_updates.cancel_unleased_and_copies(
+                lambda transaction: bulk_updates.cancel_unleased_entries_and_rule_copies(
                     transaction, unique_ids
                 ),
             )
         )
-        _require_all_changed(ids, cancelled_ids, "too late to take it back")
+        _require_all_changed(ids, cancelled_ids, "The submission can no longer be cancelled.")
         if make_drafts:
             await ctx.environment.run_in_session(
                 session,
@@ -65,20 +65,20 @@ async def reschedule_submissions(
     stays unchanged. Raises NotFound, Invalid if the time is too far ahead, and Conflict if a
     submission has no such recipient.
     """
-    check_send_at(ctx.environment, send_at)
+    require_send_time_within_limit(ctx.environment, send_at)
     unique_ids = list(dict.fromkeys(ids))
-    async with ctx.write_session(*await _stream_ids(ctx, unique_ids)) as session:
-        rows = await _read_submissions(ctx, unique_ids, ids)
+    async with ctx.write_session(*await _stream_ids_to_lock(ctx, unique_ids)) as session:
+        rows = await _require_own_submissions(ctx, unique_ids, ids)
         scheduled_mailboxes = {}
         if send_at > ctx.environment.now():
             users = sorted({row.user_id for row in rows if row.state is SubmissionState.QUEUED})
             scheduled_mailboxes = {
                 user: await ensure_special_mailbox(ctx, user, SCHEDULED) for user in users
             }
-        changed_ids = await _reschedule_in_transaction(
+        changed_ids = await _reschedule_and_return_changed_ids(
             ctx, session, rows, send_at, scheduled_mailboxes
         )
-        _require_all_changed(ids, changed_ids, "too late to send it at another time")
+        _require_all_changed(ids, changed_ids, "The submission can no longer be rescheduled.")
     return await _reload_submissions(ctx, ids)
 
 
@@ -107,7 +107,7 @@ class _NewSchedule:
         return cls(max(scheduled_at or now, earliest), scheduled_at, state)
 
 
-async def _reschedule_in_transaction(
+async def _reschedule_and_return_changed_ids(
     ctx: Context,
     session: AsyncSession,
     rows: Sequence[ColumnRow],
@@ -120,13 +120,13 @@ async def _reschedule_in_transaction(
     were in the queue.
     """
 
-    def update_rows(transaction: DatabaseTransaction) -> set[int]:
+    def reschedule_rows_and_return_changed_ids(transaction: DatabaseTransaction) -> set[int]:
         now, changed_ids, released_ids = transaction.environment.now(), set[int](), set[int]()
         for row in rows:
             schedule = _NewSchedule.for_send_at(row, send_at, now)
             values = {
                 "next_at": schedule.next_attempt_at,
-                "turn_at": None,  # the queue assigns it at that time
+                "ready_at": None,  # the queue assigns it at that time
                 "expires_at": schedule.next_attempt_at
                 + transaction.environment.options.queue_lifetime,
             }
@@ -157,23 +157,25 @@ async def _reschedule_in_transaction(
                 held_messages.return_copy_to_scheduled(
                     transaction, row, scheduled_mailboxes[row.user_id]
                 )
-        bulk_updates.refresh_submission_states(transaction, sorted(changed_ids - released_ids))
+        bulk_updates.refresh_and_journal_submission_states(
+            transaction, sorted(changed_ids - released_ids)
+        )
         transaction.workers_to_wake.add(QUEUE)
         return changed_ids
 
-    return await ctx.environment.run_in_session(session, update_rows)
+    return await ctx.environment.run_in_session(session, reschedule_rows_and_return_changed_ids)
 
 
-async def _stream_ids(ctx: Context, submission_ids: Sequence[int]) -> list[int]:
+async def _stream_ids_to_lock(ctx: Context, submission_ids: Sequence[int]) -> list[int]:
     """Return the streams to lock: of the owners, and of the platform for copies by rules."""
-    streams = await load_owner_ids(ctx, Submission, submission_ids)
+    streams = await load_visible_owner_ids(ctx, Submission, submission_ids)
     statement = (
         select(col(Submission.id)).where(col(Submission.copy_of).in_(submission_ids)).limit(1)
     )
     return [*streams, PLATFORM] if await ctx.read(statement) else streams
 
 
-async def _read_submissions(
+async def _require_own_submissions(
     ctx: Context, unique_ids: Sequence[int], ids: Sequence[int]
 ) -> list[ColumnRow]:
     rows = {row.id: row for row in await load_own_submissions_by_id(ctx, list(unique_ids)) if row}

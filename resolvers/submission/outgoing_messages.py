@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from mail.compose import message_builder, text_templates
-from mail.compose.message_builder import (
+from mail.compose import draft_validation, text_templates
+from mail.compose.message_draft import (
     KIB,
     MAX_HTML_WITH_IMAGES_BYTES,
     MAX_SUBJECT_BYTES,
@@ -16,8 +16,13 @@ from mail.compose.message_builder import (
     MIB,
     MessageDraft,
 )
-from mail.compose.submission_repair import RepairedMessage, find_ambiguous_address, repair_message
+from mail.compose.submission_repair import (
+    RepairedMessage,
+    find_ambiguous_recipient,
+    repair_message_or_raise,
+)
 from mail.envelope.dsn_parameters import DsnRequest
+from mail.logs.message_entries import LimitedMessage
 from mail.mime.header_encoding import NamedAddress
 from mail.storage import openpgp_encryption
 from models.errors import (
@@ -26,7 +31,7 @@ from models.errors import (
     MultipleErrors,
     NotFound,
     RequestError,
-    check_limit,
+    require_within_limit,
 )
 from models.files.tables import FileShare
 from models.mailboxes.tables import SpecialUse
@@ -42,10 +47,10 @@ from resolvers.submission.composition import (
     DraftBasis,
     MessageFields,
     SenderFields,
-    always_bcc_of_message,
+    always_bcc_addresses_to_add,
     new_message_id,
 )
-from resolvers.submission.sender_authorization import authorize_sender
+from resolvers.submission.sender_authorization import require_permitted_sender
 
 MAX_SEND_DELAY = timedelta(days=3653)
 MAX_PER_MERGE = 100
@@ -96,6 +101,12 @@ class SendRequest(MessageFields):
         _path_unchanged  # returns the URL of a path on this server
     )
 
+    def limited_message(self) -> LimitedMessage:
+        """Return the facts for the log if a limit refuses the message before it is built."""
+        given = (*(self.to or ()), *(self.cc or ()), *self.bcc)
+        sender = self.from_ and self.from_.address
+        return LimitedMessage(sender, [entry.address for entry in given], self.subject)
+
     @property
     def is_whole_message(self) -> bool:
         """True if the client hands in a complete message instead of fields."""
@@ -123,25 +134,25 @@ class ComposedBatch:
     shares: Sequence[FileShare] = ()
 
 
-def future_send_at(environment: Environment, request: SendRequest) -> datetime | None:
+def future_send_at_within_limit(environment: Environment, request: SendRequest) -> datetime | None:
     """Return the requested send time if it is in the future.
 
     Raises Invalid if it is too far ahead.
     """
     at = request.send_at
     if at:
-        check_send_at(environment, at)
+        require_send_time_within_limit(environment, at)
     return at if at and at > environment.now() else None
 
 
-def check_send_at(environment: Environment, send_at: datetime) -> None:
+def require_send_time_within_limit(environment: Environment, send_at: datetime) -> None:
     """Raise Invalid if the time is more than ten years ahead."""
     if send_at > environment.now() + MAX_SEND_DELAY:
-        text = f"at most {MAX_SEND_DELAY.days} days ahead"
+        text = f"The time must be at most {MAX_SEND_DELAY.days} days ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["sendAt"])
 
 
-async def compose_messages(
+async def compose_messages_of_request(
     ctx: Context, account: ColumnRow, request: SendRequest, problems: ErrorCollector
 ) -> ComposedBatch:
     """Compose the messages of a request with their envelopes. Nothing is stored yet.
@@ -149,78 +160,90 @@ async def compose_messages(
     Raises Invalid for all wrong fields together with the errors already in `problems`, Forbidden
     if the account may not use the sender, and NotFound for a missing mailbox, file or message.
     """
-    _check_combination(request)
-    file_attachments.check_file_attachment_settings(request.files)
+    _require_compatible_fields(request)
+    file_attachments.require_valid_file_attachments(request.files)
     if request.is_whole_message:
         problems.raise_collected()
-        return ComposedBatch([await _complete_whole_message(ctx, account, request)])
-    date = future_send_at(ctx.environment, request) or ctx.environment.now()
-    sender_fields = await composition.resolve_sender_fields(ctx, account, request)
-    links = await file_attachments.prepare_links(ctx, request.files, request.url_from_path)
+        return ComposedBatch([await _repair_and_authorize_whole_message(ctx, account, request)])
+    date = future_send_at_within_limit(ctx.environment, request) or ctx.environment.now()
+    sender_fields = await composition.authorize_sender_and_resolve_fields(ctx, account, request)
+    links = await file_attachments.prepare_links_of_unattached_files(
+        ctx, request.files, request.url_from_path
+    )
     base_draft = await composition.compose_draft(ctx, sender_fields, request, DraftBasis(date))
     drafts = _expand_merge_and_fill_templates(ctx, sender_fields, base_draft, request, problems)
-    texts = [file_attachments.append_links(each.text, each.html, links) for each in drafts]
+    texts = [file_attachments.append_links(draft.text, draft.html, links) for draft in drafts]
     drafts = [replace(d, text=t, html=h) for d, (t, h) in zip(drafts, texts, strict=True)]
     if request.encrypt and any(draft.bcc for draft in drafts):
-        text = "an encrypted message shows whose keys can read it: send the hidden copies apart"
+        text = (
+            "An encrypted message reveals whose keys can decrypt it: send to Bcc "
+            "recipients separately."
+        )
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["bcc"])
     built, total_bytes, recipient_count = list[ComposedMessage](), 0, 0
     for index, draft in enumerate(drafts):
         sender, recipients, raw = "", list[str](), b""
-        with problems.collecting(), _merge_entry_errors(request, index):
+        with problems.collecting(), _prefix_error_paths_with_merge_entry(request, index):
             sender, recipients = await _envelope_of_draft(ctx, account, draft, request)
-        with problems.collecting(), _merge_entry_errors(request, index):
+        with problems.collecting(), _prefix_error_paths_with_merge_entry(request, index):
             raw = await composition.build_message(draft)
         built.append(ComposedMessage(raw, sender, recipients, None, request))
         total_bytes, recipient_count = total_bytes + len(raw), recipient_count + len(recipients)
-        _check_merge_limits(total_bytes, recipient_count, request)
+        _require_within_merge_limits(total_bytes, recipient_count, request)
     problems.raise_collected()
-    copy_mailbox = await _mailbox_for_copy(ctx, request, sender_fields.sent_mailbox_id)
+    copy_mailbox = await _require_requested_or_default_mailbox(
+        ctx, request, sender_fields.sent_mailbox_id
+    )
     messages = [
         await _encrypt_if_requested(ctx, account, replace(composed, copy_mailbox=copy_mailbox))
         for composed in built
     ]
-    return ComposedBatch(messages, [one.share for one in links])
+    return ComposedBatch(messages, [link.share for link in links])
 
 
-def _check_combination(request: SendRequest) -> None:
+def _require_compatible_fields(request: SendRequest) -> None:
     """Raise Invalid if fields of the request exclude each other."""
     if request.mail_merge is not None:
         if not 0 < len(request.mail_merge) <= MAX_PER_MERGE:
-            text = f"1 to {MAX_PER_MERGE} messages"
+            text = f"`mailMerge` must have from 1 to {MAX_PER_MERGE} messages."
             raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["mailMerge"])
         lists = request.to, request.cc, request.bcc, request.envelope.recipients
         if any(lists) or request.is_whole_message:
-            text = "each message says to whom it goes, and is written from fields"
+            text = (
+                "`mailMerge` can't be combined with recipients of the request or with a "
+                "raw message."
+            )
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mailMerge"])
     if request.raw is not None and request.upload_id is not None:
-        text = "give raw or rawUpload, one of them"
+        text = "Exactly one of `raw` and `rawUpload` is required."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
     if request.is_whole_message and (request.template is not None or request.encrypt):
-        text = "a whole message goes as it is"
+        text = "A raw message can't be combined with `template` or `encrypt`."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
 
 
-def _check_merge_limits(total_bytes: int, recipient_count: int, request: SendRequest) -> None:
+def _require_within_merge_limits(
+    total_bytes: int, recipient_count: int, request: SendRequest
+) -> None:
     """Raise Invalid if a mail merge gets too large, before more of it is built."""
     if request.mail_merge is None:
         return
     if total_bytes > MAX_MERGE_BYTES:
         raise InvalidInput(
-            f"more than {MAX_MERGE_BYTES} bytes in all",
+            f"The messages of a mail merge have at most {MAX_MERGE_BYTES} bytes in total.",
             constraint=ValidationConstraint.MAX,
             path=["mailMerge"],
         )
     if recipient_count > MAX_MERGE_RECIPIENTS:
         raise InvalidInput(
-            f"more than {MAX_MERGE_RECIPIENTS} recipients in all",
+            f"A mail merge has at most {MAX_MERGE_RECIPIENTS} recipients in total.",
             constraint=ValidationConstraint.MAX,
             path=["mailMerge"],
         )
 
 
 @contextmanager
-def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
+def _prefix_error_paths_with_merge_entry(request: SendRequest, index: int) -> Generator[None]:
     """Prefix the path of errors raised inside with the entry of the mail merge."""
     try:
         yield
@@ -228,11 +251,11 @@ def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
         if request.mail_merge is None:
             raise
         raise MultipleErrors(
-            [_error_in_merge_entry(one, index) for one in refusal.all_errors]
+            [_move_error_path_into_merge_entry(error, index) for error in refusal.all_errors]
         ) from refusal
 
 
-def _error_in_merge_entry(error: RequestError, index: int) -> RequestError:
+def _move_error_path_into_merge_entry(error: RequestError, index: int) -> RequestError:
     # a text of the message is only wrong with the values of this entry
     inner_path = error.path if error.path[:1] in MERGE_FIELDS else ["values"]
     error.path = ["mailMerge", str(index), *inner_path]
@@ -264,13 +287,13 @@ def _expand_merge_and_fill_templates(
             cc=entry.cc,
             bcc=[
                 *entry.bcc,
-                *always_bcc_of_message(
+                *always_bcc_addresses_to_add(
                     sender_fields.always_bcc, [*entry.to, *entry.cc, *entry.bcc]
                 ),
             ],
             message_id=new_message_id(ctx, base_draft.from_.address),
         )
-        with problems.collecting(), _merge_entry_errors(request, index):
+        with problems.collecting(), _prefix_error_paths_with_merge_entry(request, index):
             values = common_values | text_templates.validated_value_texts(entry.values, ["values"])
             draft = _fill_templates(draft, values)
         drafts.append(draft)
@@ -301,9 +324,16 @@ class LocatedAddress:
     index: int
 
 
+class _SenderAndRecipients(NamedTuple):
+    """The envelope of a message: each recipient once."""
+
+    sender: str
+    recipients: list[str]
+
+
 async def _envelope_of_draft(
     ctx: Context, account: ColumnRow, draft: MessageDraft, request: SendRequest
-) -> tuple[str, list[str]]:
+) -> _SenderAndRecipients:
     """Return sender and recipients, each recipient once."""
     lists = {"to": draft.to, "cc": draft.cc, "bcc": draft.bcc}
     located_addresses = [
@@ -311,15 +341,17 @@ async def _envelope_of_draft(
         for path, header_addresses in lists.items()
         for index, person in enumerate(header_addresses)
     ]
-    return await _resolve_envelope(ctx, account, request, (draft.from_.address, located_addresses))
+    return await _validated_requested_or_default_envelope(
+        ctx, account, request, (draft.from_.address, located_addresses)
+    )
 
 
-async def _resolve_envelope(
+async def _validated_requested_or_default_envelope(
     ctx: Context,
     account: ColumnRow,
     request: SendRequest,
     default_envelope: tuple[str, Sequence[LocatedAddress]],
-) -> tuple[str, list[str]]:
+) -> _SenderAndRecipients:
     """Return the requested envelope, or else the `default_envelope` one, each recipient once.
 
     Raises Forbidden if the account may not use the sender, and Invalid if there is no recipient,
@@ -327,8 +359,10 @@ async def _resolve_envelope(
     """
     override, (sender, located_addresses) = request.envelope, default_envelope
     if override.sender is not None:
-        sender = message_builder.validate_address(override.sender, "envelope")
-        await authorize_sender(ctx, account, sender, ["envelope", "from"])
+        sender = draft_validation.normalize_and_validate_address_with_index(
+            override.sender, "envelope"
+        )
+        await require_permitted_sender(ctx, account, sender, ["envelope", "from"])
     if override.recipients is not None:
         located_addresses = [
             LocatedAddress(address, "envelope", index)
@@ -336,19 +370,24 @@ async def _resolve_envelope(
         ]
     recipients: dict[str, str] = {}
     for located in located_addresses:
-        address = message_builder.validate_address(
+        address = draft_validation.normalize_and_validate_address_with_index(
             located.address, located.input_field, located.index
         )
         recipients.setdefault(address.casefold(), address)
     max_recipients = ctx.environment.options.submission_max_recipients
-    check_limit(
-        len(recipients), max_recipients, f"more than {max_recipients} recipients", path=["to"]
+    require_within_limit(
+        len(recipients),
+        max_recipients,
+        f"A message has at most {max_recipients} recipients.",
+        path=["to"],
     )
     if not recipients:
         raise InvalidInput(
-            "nobody to send it to", constraint=ValidationConstraint.REQUIRED, path=["to"]
+            "The message must have at least one recipient.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["to"],
         )
-    return sender, list(recipients.values())
+    return _SenderAndRecipients(sender, list(recipients.values()))
 
 
 def header_recipients(repaired: RepairedMessage, field_name: str) -> list[LocatedAddress]:
@@ -356,15 +395,17 @@ def header_recipients(repaired: RepairedMessage, field_name: str) -> list[Locate
 
     Raises Invalid if an entry of an address field is no address.
     """
-    if broken_line := find_ambiguous_address(repaired.raw):
+    if broken_line := find_ambiguous_recipient(repaired.raw):
         raise InvalidInput(
-            f"no address: {broken_line}", constraint=ValidationConstraint.PATTERN, path=[field_name]
+            f"Not an email address: {broken_line}",
+            constraint=ValidationConstraint.PATTERN,
+            path=[field_name],
         )
     facts = repaired.facts
     lists = {"to": facts.to, "cc": facts.cc, "bcc": facts.bcc}
     for person in (*facts.to, *facts.cc, *facts.bcc):
         if not person.address and _means_an_address(person.name or ""):
-            text = f"no address: {(person.name or '')[:200]}"
+            text = f"Not an email address: {(person.name or '')[:200]}"
             raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[field_name])
     return [
         LocatedAddress(person.address, path, index)
@@ -382,32 +423,41 @@ def _means_an_address(text: str) -> bool:
     return "@" in text or "<" in text or " " not in text
 
 
-async def _complete_whole_message(
+async def _repair_and_authorize_whole_message(
     ctx: Context, account: ColumnRow, request: SendRequest
 ) -> ComposedMessage:
     """Complete a message that was handed in whole.
 
     Raises Forbidden for an author the account isn't.
     """
-    raw = await message_import.bytes_of_complete_message(ctx, request.raw, request.upload_id)
-    scheduled_at = future_send_at(ctx.environment, request)
+    raw = await message_import.read_message_bytes_without_own_results(
+        ctx, request.raw, request.upload_id
+    )
+    scheduled_at = future_send_at_within_limit(ctx.environment, request)
     date = scheduled_at or ctx.environment.now()
     message_id = new_message_id(ctx, (await composition.main_sender(ctx, account)).address)
     try:
         repaired = await asyncio.to_thread(
-            repair_message, raw, date, message_id, replace_date=scheduled_at is not None
+            repair_message_or_raise, raw, date, message_id, replace_date=scheduled_at is not None
         )
     except InvalidInput as error:
         raise InvalidInput(error.message, constraint=error.constraint, path=["raw"]) from error
-    for each in dict.fromkeys(repaired.writers):
-        await authorize_sender(ctx, account, message_builder.validate_address(each, "raw"), ["raw"])
+    for writer in dict.fromkeys(repaired.writers):
+        await require_permitted_sender(
+            ctx,
+            account,
+            draft_validation.normalize_and_validate_address_with_index(writer, "raw"),
+            ["raw"],
+        )
     default_envelope = repaired.writers[0], header_recipients(repaired, "raw")
-    sender, recipients = await _resolve_envelope(ctx, account, request, default_envelope)
-    copy_mailbox = await _mailbox_for_copy(ctx, request, None)
+    sender, recipients = await _validated_requested_or_default_envelope(
+        ctx, account, request, default_envelope
+    )
+    copy_mailbox = await _require_requested_or_default_mailbox(ctx, request, None)
     return ComposedMessage(repaired.raw, sender, recipients, copy_mailbox, request)
 
 
-async def _mailbox_for_copy(
+async def _require_requested_or_default_mailbox(
     ctx: Context, request: SendRequest, default_mailbox_id: int | None
 ) -> ColumnRow | None:
     """Return the mailbox of the copy: the requested one, else the default one, else Sent.
@@ -415,14 +465,16 @@ async def _mailbox_for_copy(
     Raises NotFound if the requested one does not exist.
     """
     if default_mailbox_id is not None and not request.mailbox:
-        (row,) = await mailbox_loaders.load_by_selectors(
+        (row,) = await mailbox_loaders.load_visible_by_selectors(
             ctx, [(require_user_id(ctx), mailbox_loaders.MailboxSelector(id=default_mailbox_id))]
         )
         if row is not None:
             return row
     sent = mailbox_loaders.MailboxSelector(special_use=SpecialUse.SENT)
     mailbox_ref = request.mailbox or sent
-    (row,) = await mailbox_loaders.load_by_selectors(ctx, [(require_user_id(ctx), mailbox_ref)])
+    (row,) = await mailbox_loaders.load_visible_by_selectors(
+        ctx, [(require_user_id(ctx), mailbox_ref)]
+    )
     if row is None and request.mailbox:
         raise NotFound(mailbox_ref.path or str(mailbox_ref.id or ""), path=["mailbox"])
     return row
@@ -434,7 +486,7 @@ async def _encrypt_if_requested(
     """Encrypt the message to its recipients if requested. Raises Invalid if a key is missing."""
     if not composed.request.encrypt:
         return composed
-    keys = await recipient_keys.read_recipient_keys(ctx, composed.recipients)
+    keys = await recipient_keys.require_recipient_keys(ctx, composed.recipients)
     own_keys = [account.openpgp_public_key] if account.openpgp_public_key else []
     raw = await openpgp_encryption.encrypt_to_keys(
         ctx.environment, composed.raw, [*dict.fromkeys([*keys, *own_keys])]

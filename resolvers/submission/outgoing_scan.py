@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mail.envelope.client import SmtpClientInfo
 from mail.inbound.scan_rejection import SpamRefused, VirusRefused, require_sendable_scan_result
-from mail.scanners import scan_outgoing
+from mail.scanners import scan_outgoing_if_enabled
 from mail.scanners.rspamd import ScanEnvelope
 from models.errors import Forbidden
 from models.observability import metrics
@@ -15,7 +15,9 @@ from resolvers.context import Context
 log = logging.getLogger(__name__)
 
 REFUSED_MESSAGES = metrics.counter(
-    "merganser_sent_refused", "Messages of our users that were not queued.", "reason"
+    "merganser_submissions_rejected",
+    "Messages of users that were not queued: virus, spam.",
+    "reason",
 )
 
 
@@ -36,13 +38,19 @@ async def scan_and_require_sendable(
     if not is_enabled(ctx):
         return
     if ctx.is_writing:
-        raise Forbidden("a message that is looked into takes no part in a unit")
+        raise Forbidden(
+            "An @atomic request can't send a message that is scanned for spam and viruses."
+        )
     client = SmtpClientInfo(ctx.client_ip, "", username=account.username)
-    scan = await scan_outgoing(ctx.environment, raw, ScanEnvelope(sender, recipients, client))
+    scan = await scan_outgoing_if_enabled(
+        ctx.environment, raw, ScanEnvelope(sender, recipients, client)
+    )
     try:
         require_sendable_scan_result(scan)
     except SpamRefused as found:
         reason = "virus" if isinstance(found, VirusRefused) else "spam"
         REFUSED_MESSAGES.add(reason)
-        log.warning("what a user sends was refused", extra={"user": account.id, "reason": reason})
-        raise Forbidden(f"it is not sent: {found.message}") from None
+        log.warning(
+            "Outgoing message rejected by a scanner", extra={"user": account.id, "reason": reason}
+        )
+        raise Forbidden(f"The message was not sent: {found.message}") from None

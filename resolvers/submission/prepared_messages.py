@@ -2,22 +2,24 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mail.delivery import recipient_rewrites
 from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest
+from mail.logs.message_entries import LimitedMessage
 from mail.storage import openpgp_encryption
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_insert import MessagePlacement
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from models.errors import ServiceUnavailable
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
 from resolvers.access import require_user_id
 from resolvers.context import Context
-from resolvers.mailboxes.special_mailboxes import placement_in_scheduled
+from resolvers.mailboxes.special_mailboxes import placement_in_ensured_scheduled_mailbox
 from resolvers.submission import outgoing_scan
-from resolvers.submission.message_source import source_columns
+from resolvers.submission.message_source import source_id_and_relation_or_none
 from resolvers.submission.outgoing_messages import ComposedMessage, SendRequest
 from resolvers.submission.schedule import is_held
 
@@ -57,6 +59,11 @@ class PreparedMessage:
     no_copy_reason: str = NO_ROOM_WARNING  # warning text if no copy is stored
     sent_mailbox_id: int | None = None  # of a held message: the mailbox of the copy after the hold
 
+    def limited_message(self) -> LimitedMessage:
+        """Return the facts for the log if a limit refuses the message."""
+        facts = self.message.facts
+        return LimitedMessage(self.sender, self.recipients, facts.subject, facts.message_id)
+
 
 async def parse_scan_and_encrypt_message(
     ctx: Context, account: ColumnRow, composed: ComposedMessage, copy_recipients: BccCopyRecipients
@@ -88,7 +95,7 @@ async def parse_scan_and_encrypt_message(
     if copy_place is not None and is_held(ctx.environment, outgoing):
         sent_mailbox_id, copy_place = (
             copy_place.mailbox_id,
-            await placement_in_scheduled(ctx, copy_place),
+            await placement_in_ensured_scheduled_mailbox(ctx, copy_place),
         )
     dsn_requests = (
         dict.fromkeys(composed.recipients, ALL_REPORTS)
@@ -122,27 +129,34 @@ def _placement_of_copy(
         envelope_from=composed.sender,
         envelope_to=composed.recipients,
         public_metadata=outgoing.public_metadata,
-        source=source_columns(outgoing.source),
+        source=source_id_and_relation_or_none(outgoing.source),
         origin=ctx.origin,
     )
 
 
-async def store_message_blobs(
+class MessageAndCopyBlobs(NamedTuple):
+    """The stored blobs of an outgoing message, and of the sender's copy."""
+
+    message: StoredMessageBlobs
+    copy_of_sender: StoredMessageBlobs
+
+
+async def store_blobs_of_message_and_copy(
     ctx: Context, account: ColumnRow, prepared: PreparedMessage, *, is_retry: bool
-) -> tuple[StoredMessageBlobs, StoredMessageBlobs]:
+) -> MessageAndCopyBlobs:
     """Store the blobs of a message and of its copy.
 
     With `is_retry`, no stored blob is reused. Raises BlobRowDeleted if a reused blob was just
     deleted.
     """
-    message_blobs = copy_blobs = await store_blobs(
+    message_blobs = copy_blobs = await store_blobs_once_per_tenant(
         ctx.environment, account.tenant_id, prepared.message, store_again=is_retry
     )
     if prepared.copy is not prepared.message:
-        copy_blobs = await store_blobs(
+        copy_blobs = await store_blobs_once_per_tenant(
             ctx.environment, account.tenant_id, prepared.copy, store_again=is_retry
         )
-    return message_blobs, copy_blobs
+    return MessageAndCopyBlobs(message_blobs, copy_blobs)
 
 
 async def read_bcc_copy_recipients(
@@ -152,7 +166,7 @@ async def read_bcc_copy_recipients(
 
     The transaction that queues a message must lock the streams of its copies too.
     """
-    copy_addresses = await recipient_rewrites.find_bcc_addresses_of_sent(
+    copy_addresses = await recipient_rewrites.find_bcc_addresses_per_envelope(
         ctx.environment, account.id, envelopes
     )
-    return [BccCopyRecipients(account.tenant_id, to) for to in copy_addresses]
+    return [BccCopyRecipients(account.tenant_id, address) for address in copy_addresses]

@@ -14,7 +14,7 @@ from resolvers.context import Context
 from resolvers.submission.sender_authorization import resolve_active_addresses
 
 
-async def read_recipient_keys(ctx: Context, recipients: Sequence[str]) -> list[str]:
+async def require_recipient_keys(ctx: Context, recipients: Sequence[str]) -> list[str]:
     """Return the armoured OpenPGP keys of all recipients, which must be addresses of accounts here.
 
     Raises Invalid if a recipient has no key.
@@ -35,6 +35,6 @@ async def read_recipient_keys(ctx: Context, recipients: Sequence[str]) -> list[s
     }
     without = [address for address in recipients if users.get(address) not in keys]
     if without:
-        text = f"no key is known of {', '.join(without[:3])}"
+        text = f"No OpenPGP key is known for {', '.join(without[:3])}."
         raise InvalidInput(text, constraint=ValidationConstraint.KEY, path=["encrypt"])
     return [keys[users[address]] for address in recipients]

@@ -7,7 +7,7 @@ from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
 from models.validation_constraints import ValidationConstraint
-from resolvers.submission.outgoing_messages import SendRequest, future_send_at
+from resolvers.submission.outgoing_messages import SendRequest, future_send_at_within_limit
 
 MAX_UNDO_WINDOW = timedelta(days=1)
 
@@ -21,16 +21,18 @@ class SubmissionSchedule:
     undoable_until: datetime | None
 
 
-def initial_schedule(environment: Environment, request: SendRequest) -> SubmissionSchedule:
+def validated_schedule(environment: Environment, request: SendRequest) -> SubmissionSchedule:
     """Return the schedule of a new submission.
 
     Raises Invalid if the undo window is longer than a day.
     """
-    now, scheduled_at = environment.now(), future_send_at(environment, request)
+    now, scheduled_at = environment.now(), future_send_at_within_limit(environment, request)
     undo_window = request.undo_window or timedelta()
     if not timedelta() <= undo_window <= MAX_UNDO_WINDOW:
         raise InvalidInput(
-            "from nothing to a day", constraint=ValidationConstraint.RANGE, path=["undoWindow"]
+            "`undoWindow` must be from 0 seconds to 1 day.",
+            constraint=ValidationConstraint.RANGE,
+            path=["undoWindow"],
         )
     undoable_until = now + undo_window if undo_window else None
     if scheduled_at:
@@ -43,4 +45,4 @@ def initial_schedule(environment: Environment, request: SendRequest) -> Submissi
 
 def is_held(environment: Environment, request: SendRequest) -> bool:
     """True if the message is sent later: at a scheduled time, or after its undo window."""
-    return initial_schedule(environment, request).state is not SubmissionState.QUEUED
+    return validated_schedule(environment, request).state is not SubmissionState.QUEUED

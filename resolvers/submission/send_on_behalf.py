@@ -14,10 +14,11 @@ from resolvers.access import is_of_managed_user_unshared
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, GuardRule, Viewer
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
 from resolvers.messages.loaders import is_not_deleted_sql
-from resolvers.users.selection import load_managed_user
+from resolvers.users.selection import require_managed_user
+from resolvers.viewer import GuardRule, Viewer
 
 SENT_FOR_USER_ACTION = AuthEventAction.MESSAGE_SEND  # in the security log of the account
 IMPERSONATE_GUARD = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.IMPERSONATE)
@@ -27,8 +28,11 @@ SUBMIT_SCOPES = frozenset({Scope.SUBMIT})
 
 
 @asynccontextmanager
-async def sending_context(
-    ctx: Context, user_id: int | None, mutation: str, scopes: frozenset[Scope] = SUBMIT_SCOPES
+async def logged_sending_transaction_as_user(
+    ctx: Context,
+    user_id: int | None,
+    mutation: str,
+    granted_scopes: frozenset[Scope] = SUBMIT_SCOPES,
 ) -> AsyncGenerator[Context]:
     """Return a context in which this account sends; by default the viewer's own.
 
@@ -40,15 +44,15 @@ async def sending_context(
         yield ctx
         return
     ctx.viewer.require(IMPERSONATE_GUARD)
-    user = await load_managed_user(ctx, user_id)
+    user = await require_managed_user(ctx, user_id)
     async with ctx.combined_transaction():
-        user_ctx = context_as_user(ctx, user_id, scopes)
+        user_ctx = context_as_user(ctx, user_id, granted_scopes)
         yield user_ctx
         async with ctx.write_session(user_id) as session:
-            await audit_log.log_changes(
+            await audit_log.insert_audit_log_entries(
                 ctx, session, NewAuditLogEntry(mutation, "User", user_id, user.domain_id)
             )
-            await security_log.log_event(
+            await security_log.log_event_and_queue_notice(
                 ctx, session, NewSecurityEvent(SENT_FOR_USER_ACTION, user_id)
             )
         if user_ctx.committed_position:
@@ -65,7 +69,7 @@ def context_as_user(
     return ctx.copy_for_viewer(Viewer(user_id, Role.USER, scopes, actor_id=ctx.viewer.user_id))
 
 
-async def managed_owner_id(ctx: Context, message_id: int) -> int | None:
+async def find_managed_owner_id(ctx: Context, message_id: int) -> int | None:
     """Return the owner of a message that the viewer manages.
 
     Returns None if the viewer does not manage the owner, or the message is shared with the viewer.

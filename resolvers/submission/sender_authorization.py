@@ -25,9 +25,9 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import address_resolution
-from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.batch_resolution import load_receiving_address_rows
 from models.addresses.tables import Address, AddressKind
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, InvalidInput, NotFound
 from models.mailboxes.shares import MailboxShare, ShareRight, has_right
 from models.runtime.environment import Environment
@@ -38,7 +38,7 @@ from resolvers.context import Context
 from resolvers.submission.sender_patterns import matches_sender_pattern
 
 _MAIN_ADDRESS = PreparedStatement(
-    select(*select_columns(Address, {"id", "shown", "name"})).where(
+    select(*select_columns(Address, {"id", "display_address", "name"})).where(
         col(Address.user_id) == integer_parameter("user"), col(Address.main), col(Address.active)
     )
 )
@@ -57,11 +57,11 @@ class SenderGrant(NamedTuple):
         row = self.address_row
         if row is None or row.user_id != user_id or row.kind is not AddressKind.MAILBOX:
             return None
-        exact = "*" not in row.local and (row.local, row.place) == normalized_address(address)
+        exact = "*" not in row.local and (row.local, row.domain_name) == normalized_address(address)
         return row if exact else None
 
 
-async def authorize_sender(
+async def require_permitted_sender(
     ctx: Context, account: ColumnRow, address: str, path: Sequence[str]
 ) -> ColumnRow | None:
     """Raise Forbidden if the account may not send as the address. The sender is never replaced.
@@ -69,7 +69,7 @@ async def authorize_sender(
     Returns the address record that grants it; None if allowedSenders does.
     """
     try:
-        row = await address_resolution.resolve_address(ctx.environment, address)
+        row = await address_resolution.require_receiving_address_row(ctx.environment, address)
     except NotFound:
         row = None
     if row and row.send_as and _is_own_address(row, account.id):
@@ -78,7 +78,7 @@ async def authorize_sender(
         return None
     if row and row.send_as and await _has_right_of_other_address(ctx, account.id, row):
         return row
-    raise Forbidden(f"you may not send as {address}", path=path)
+    raise Forbidden(f"You are not allowed to send as {address}.", path=path)
 
 
 def _is_own_address(address_row: ColumnRow, user_id: int) -> bool:
@@ -89,17 +89,19 @@ async def _has_right_of_other_address(ctx: Context, user_id: int, address_row: C
     if address_row.kind is AddressKind.FORWARD:
         return bool(await read_sendable_forwards(ctx, [user_id], [address_row.id]))
     is_mailbox = address_row.kind is AddressKind.MAILBOX
-    return is_mailbox and bool(await _read_post_rights(ctx, [user_id], [address_row.user_id]))
+    return is_mailbox and bool(
+        await _read_user_and_owner_pairs_with_post_right(ctx, [user_id], [address_row.user_id])
+    )
 
 
-async def read_main_address(ctx: Context, account: ColumnRow) -> ColumnRow:
+async def require_main_address(ctx: Context, account: ColumnRow) -> ColumnRow:
     """Read id, shown and name of the main address. Raises Invalid if the account has none."""
     row: ColumnRow | None = next(
         iter(await ctx.read_prepared(_MAIN_ADDRESS, user=account.id)), None
     )
     if row is None:
         raise InvalidInput(
-            "there is no main address to send from",
+            "The account has no main address to send from.",
             constraint=ValidationConstraint.FROM,
             path=["from"],
         )
@@ -119,7 +121,11 @@ async def read_sender_grants(
     sendable_rows = [row for row in rows.values() if row and row.send_as]
     owner_ids = {row.user_id for row in sendable_rows if row.kind is AddressKind.MAILBOX}
     forward_ids = [row.id for row in sendable_rows if row.kind is AddressKind.FORWARD]
-    post_rights = await _read_post_rights(ctx, user_ids, owner_ids) if owner_ids else set()
+    post_rights = (
+        await _read_user_and_owner_pairs_with_post_right(ctx, user_ids, owner_ids)
+        if owner_ids
+        else set()
+    )
     forward_members = (
         await read_sendable_forwards(ctx, user_ids, forward_ids) if forward_ids else []
     )
@@ -145,8 +151,8 @@ async def resolve_active_addresses(
 
     Needs two statements for any number of addresses.
     """
-    found = await resolve_addresses(ctx.environment, addresses, ctx.read)
-    rows = ((address, found.get(address)) for address in addresses)
+    rows_by_address = await load_receiving_address_rows(ctx.environment, addresses, ctx.read)
+    rows = ((address, rows_by_address.get(address)) for address in addresses)
     return {address: row if row is not None and row.active else None for address, row in rows}
 
 
@@ -156,7 +162,7 @@ def is_not_expired(environment: Environment) -> ColumnElement[bool]:
     return or_(expires_at.is_(None), expires_at > environment.now())
 
 
-async def _read_post_rights(
+async def _read_user_and_owner_pairs_with_post_right(
     ctx: Context, user_ids: Collection[int], owner_ids: Collection[int]
 ) -> set[tuple[int, int]]:
     """Return pairs of user and owner where the owner lets the user send in their name."""
@@ -178,16 +184,16 @@ async def read_sendable_forwards(
     an index.
     """
     dialect = ctx.environment.database.dialect
-    target_forms: Any = _target_forms_of_users(ctx.environment, user_ids).cte("mine")
+    target_forms: Any = _select_target_parts_of_users(ctx.environment, user_ids).cte("mine")
     address_domain, targets = aliased(Domain), col(Address.forward_to)
     json_elements = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
     target = json_elements(targets).table_valued("value", name="target")
-    local, domain = _split_target(dialect, target.c.value)
-    names = ("id", "local", "shown", "name")
+    local, domain = _local_part_and_domain_sql(dialect, target.c.value)
+    names = ("id", "local", "display_address", "name")
     statement = (
         select(
             *select_columns(Address, names),
-            col(address_domain.name).label("place"),
+            col(address_domain.name).label("domain_name"),
             target_forms.c.member,
         )
         .select_from(Address)
@@ -214,7 +220,7 @@ def is_sendable(
     return and_(is_it, col(Address.active), col(Address.send_as), is_not_expired(environment))
 
 
-def _target_forms_of_users(environment: Environment, user_ids: Collection[int]) -> Any:
+def _select_target_parts_of_users(environment: Environment, user_ids: Collection[int]) -> Any:
     """Return the SQL query for the local parts and domains of targets of these users."""
     conditions = (
         col(Address.user_id).in_(user_ids),
@@ -228,16 +234,16 @@ def _target_forms_of_users(environment: Environment, user_ids: Collection[int]) 
         Domain, col(Domain.id) == col(Address.domain_id)
     )
     alias_domains: Select[*tuple[Any, ...]] = (
-        select(*columns, col(AliasDomain.alias).label("domain"))
+        select(*columns, col(DomainAlias.alias).label("domain"))
         .join(Domain, col(Domain.id) == col(Address.domain_id))
-        .join(AliasDomain, col(AliasDomain.domain_id) == col(Domain.id))
+        .join(DomainAlias, col(DomainAlias.domain_id) == col(Domain.id))
     )
     return union_all(
-        own_domains.where(*conditions), alias_domains.where(*conditions, col(AliasDomain.active))
+        own_domains.where(*conditions), alias_domains.where(*conditions, col(DomainAlias.active))
     )
 
 
-def _split_target(dialect: str, target: Any) -> tuple[Any, Any]:
+def _local_part_and_domain_sql(dialect: str, target: Any) -> tuple[Any, Any]:
     """Return SQL for local part and domain of a target in normal form. SQLite lowers ASCII only.
 
     Both are null if the target is no address.

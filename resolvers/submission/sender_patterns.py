@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import select, union_all
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain, normalized_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain, normalized_domain
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, InvalidInput
 from models.users.roles import Role
 from models.users.tables import User
@@ -23,7 +23,7 @@ MAX_PATTERN_LENGTH = 128  # characters
 _FORBIDDEN_CHARACTERS = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff,;<>\"]")
 
 
-def normalize_pattern(text: str, path: Sequence[str], index: int) -> str:
+def validated_sender_pattern(text: str, path: Sequence[str], index: int) -> str:
     """Return the pattern in the form that is stored and compared. Raises Invalid if it is none."""
     pattern = _normalize_address(text.strip().removeprefix("@"))
     inner = pattern[1:] if pattern.startswith("*") else pattern.removesuffix("*")
@@ -36,12 +36,13 @@ def normalize_pattern(text: str, path: Sequence[str], index: int) -> str:
         local, at, domain = pattern.rpartition("@")
         is_valid = bool(local) or not at
         try:
-            checked_domain(domain)
+            normalize_and_validate_domain(domain)
         except InvalidInput:
             is_valid = False
     if not is_valid or pattern.count("@") > 1:
         error_text = (
-            f"an address, a domain, or one * at either end; at most {MAX_PATTERN_LENGTH} characters"
+            "Must be an address, a domain, or a pattern with one * at either end, of "
+            f"at most {MAX_PATTERN_LENGTH} characters."
         )
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.PATTERN, path=path, index=index
@@ -85,18 +86,18 @@ async def require_rights_for_patterns(
     if not patterns:
         return
     if not ctx.viewer.role.includes(Role.ADMIN):
-        await _require_administered_pattern_domains(ctx, patterns, path)
+        await _forbid_patterns_of_others_hosted_domains(ctx, patterns, path)
     await _forbid_patterns_of_higher_accounts(ctx, patterns, path)
 
 
-async def _require_administered_pattern_domains(
+async def _forbid_patterns_of_others_hosted_domains(
     ctx: Context, patterns: Sequence[str], path: Sequence[str]
 ) -> None:
     """Raise Forbidden if a pattern is not in one of the domains that the viewer administers."""
     pattern_domains = [_domain_of_pattern(pattern) for pattern in patterns]
     domain_names = union_all(
         select(col(Domain.name).label("name"), col(Domain.id).label("id")),
-        select(col(AliasDomain.alias), col(AliasDomain.domain_id)),
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id)),
     ).subquery()
     statement = select(domain_names.c.name, domain_names.c.id).where(
         domain_names.c.name.in_([n for n in pattern_domains if n])
@@ -106,10 +107,13 @@ async def _require_administered_pattern_domains(
         for row in await ctx.read(statement)
         if row.id not in ctx.viewer.administered_domains
     }
-    for name in pattern_domains:
+    for index, name in enumerate(pattern_domains):
         if name is None or name in foreign_domains:
-            error_text = "only an ADMIN lets somebody send in the name of other domains here"
-            raise Forbidden(error_text, requires=Role.ADMIN, path=path)
+            error_text = (
+                "Requires the role ADMIN: the pattern matches addresses of other "
+                "domains of this server."
+            )
+            raise Forbidden(error_text, requires=Role.ADMIN, path=path, index=index)
 
 
 async def _forbid_patterns_of_higher_accounts(
@@ -121,14 +125,17 @@ async def _forbid_patterns_of_higher_accounts(
         role for role in Role if not viewer.role.administers(role) and role is not Role.PUBLIC
     ]
     statement = (
-        select(col(Address.shown), col(User.role))
+        select(col(Address.display_address), col(User.role))
         .join(User, col(User.id) == col(Address.user_id))
         .where(col(User.role).in_(higher_roles), col(User.id) != viewer.user_id)
     )
     for row in await ctx.read(statement) if higher_roles else ():
         for index, pattern in enumerate(patterns):
-            if matches_sender_pattern([pattern], row.shown):
-                text = "an address of an account above yours fits this pattern"
+            if matches_sender_pattern([pattern], row.display_address):
+                text = (
+                    "The pattern matches an address of an account with a higher role than "
+                    "the caller."
+                )
                 raise Forbidden(text, requires=row.role, path=[*path, str(index)])
 
 
@@ -140,4 +147,4 @@ def _domain_of_pattern(pattern: str) -> str | None:
 
 def whole_addresses(patterns: Collection[str]) -> list[str]:
     """Return the patterns that are one address each, in order."""
-    return [each for each in patterns if "*" not in each and each.rpartition("@")[0]]
+    return [pattern for pattern in patterns if "*" not in pattern and pattern.rpartition("@")[0]]

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlmodel import col
 
 from mail.archives import archive_writer
@@ -20,7 +20,7 @@ from models.admin.key_values import KeyValueEntry
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.messages.tables import Message
-from models.spam.sender_rules import SenderRule, place_of_user
+from models.spam.sender_rules import SenderRule, scope_of_user
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
 from models.users.tables import User
@@ -49,7 +49,7 @@ SETTING_COLUMNS = (
     ),
 )
 MESSAGE_COLUMNS = frozenset(
-    {"id", "mailbox_id", "size", "digest", "received_at", "expires_at", "keywords",
+    {"id", "mailbox_id", "size", "sha256", "received_at", "expires_at", "keywords",
      "public_metadata", "envelope_from", "envelope_to", *SYSTEM_FLAGS}
 )  # fmt: skip
 SORT_COLUMNS = (col(Message.listed_at), col(Message.id))
@@ -68,14 +68,21 @@ class ExportChunk:
     unreadable_messages: list[str] = field(default_factory=list)
 
 
-async def write_account_record(
+class AccountRecordChunk(NamedTuple):
+    """The first chunk of an export, and the number of messages that follow."""
+
+    archive_chunk: ArchiveChunk
+    message_count: int
+
+
+async def encode_account_record(
     ctx: Context,
     export_format: ExportFormat,
     archive_state: ArchiveState,
     task_order: dict[str, Any],
     passphrase: str | None = None,
-) -> tuple[ArchiveChunk, int]:
-    """Write the account's record, and return its chunk with the number of messages to export.
+) -> AccountRecordChunk:
+    """Encode the account's record, and count the messages to export.
 
     A passphrase encrypts the passwords of connectors. Without it they are left out.
     """
@@ -85,8 +92,9 @@ async def write_account_record(
         if task_order["ids"] is not None
         else await _count_messages_to_export(ctx)
     )
-    names = {"id", "path", "special_use", "hidden", "subscribed", "retention", "encrypt_messages"}
-    rows = await mailbox_loaders.load_all_of_user(ctx, user_id, names)
+    names = {"id", "path", "special_use", "hidden", "subscribed", "encrypt_messages"}
+    names |= {"retention", "retention_inherited", "uid_validity", "uid_next"}
+    rows = await mailbox_loaders.load_visible_mailboxes_of_user(ctx, user_id, names)
     statement = select(*select_columns(MailboxAnnotation)).where(
         col(MailboxAnnotation.mailbox_id).in_([row.id for row in rows])
     )
@@ -94,26 +102,32 @@ async def write_account_record(
     if task_order["settings"]:
         for row in await ctx.read(statement):
             notes.setdefault(row.mailbox_id, {})[row.key] = row.value
-    boxes = [
+    mailbox_records = [
         {
             "path": row.path,
             "specialUse": row.special_use,
             "hidden": row.hidden,
             "subscribed": row.subscribed,
             "retention": row.retention,
+            "retentionInherited": row.retention_inherited,
             "encryptMessages": row.encrypt_messages,
+            "uidValidity": row.uid_validity,
+            "uidNext": row.uid_next,
             "metadata": notes.get(row.id, {}),
         }
         for row in rows
     ]
     now = ctx.environment.now()
-    account = {"exportedAt": now, "mailboxes": boxes, "messages": total}
+    account = {"exportedAt": now, "mailboxes": mailbox_records, "messages": total}
     if task_order["settings"]:
-        account |= await _settings_record(ctx, passphrase)
-    return archive_writer.encode_account_chunk(export_format, archive_state, account, now), total
+        account |= await _load_settings_for_export_record(ctx, passphrase)
+    chunk = archive_writer.encode_account_chunk_and_advance_state(
+        export_format, archive_state, account, now
+    )
+    return AccountRecordChunk(chunk, total)
 
 
-async def _settings_record(ctx: Context, passphrase: str | None) -> dict[str, Any]:
+async def _load_settings_for_export_record(ctx: Context, passphrase: str | None) -> dict[str, Any]:
     """Return the settings of the user for the record. Never contains the user's password."""
     user_id, now = ctx.viewer.user_id, ctx.environment.now()
     statement = select(*select_columns(User, {*SETTING_COLUMNS, "username"})).where(
@@ -131,16 +145,16 @@ async def _settings_record(ctx: Context, passphrase: str | None) -> dict[str, An
     facts = {name: getattr(user, name) for name in SETTING_COLUMNS}
     label_records = [
         {"keyword": row.keyword, "name": row.name, "color": row.color}
-        for row in await ctx.load(labels.load_labels_by_user, user_id)
+        for row in await ctx.load(labels.load_own_labels_by_user, user_id)
     ]
-    answered = await autoreplies.export_own_autoreply(ctx, user_id)
+    answered = await autoreplies.export_own_autoreply_if_set(ctx, user_id)
     return {
         "account": user.username,
         "settings": facts,
         "keyValues": stored,
         "labels": label_records,
         "autoreply": answered,
-        "identities": await _identity_records(ctx, user_id),
+        "identities": await _load_identities_for_export_record(ctx, user_id),
         "filters": await filter_transfer.export_filters(ctx, user_id),
         "sieveScripts": await sieve_scripts.export_scripts(ctx, user_id),
         "senderRules": await _sender_rule_records(ctx, user_id),
@@ -153,15 +167,23 @@ async def _sender_rule_records(ctx: Context, user_id: int) -> list[dict[str, Any
     """Return the user's sender rules for the record, by pattern."""
     names = ("pattern", "action", "comment")
     statement = select(*select_columns(SenderRule, names)).where(
-        col(SenderRule.place) == place_of_user(user_id)
+        col(SenderRule.scope) == scope_of_user(user_id)
     )
     rows = await ctx.read(statement.order_by(col(SenderRule.pattern)))
     return [dict(row._mapping) for row in rows]  # noqa: SLF001
 
 
-async def _identity_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+async def _load_identities_for_export_record(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """Return the user's identities for the record, also those that can't be used now."""
-    names = ("shown", "name", "preferred", "reply_to", "bcc", "signature_text", "signature_html")
+    names = (
+        "display_address",
+        "name",
+        "preferred",
+        "reply_to",
+        "bcc",
+        "signature_text",
+        "signature_html",
+    )
     statement = (
         select(*select_columns(Identity, names), col(Mailbox.path))
         .outerjoin(
@@ -173,7 +195,7 @@ async def _identity_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     )
     return [
         {
-            "address": row.shown,
+            "address": row.display_address,
             "name": row.name,
             "default": row.preferred,
             "replyTo": row.reply_to,
@@ -186,9 +208,11 @@ async def _identity_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     ]
 
 
-async def load_message_ids(ctx: Context, user_id: int, selector: MessageSelector) -> list[int]:
+async def load_visible_message_ids(
+    ctx: Context, user_id: int, selector: MessageSelector
+) -> list[int]:
     """Return the IDs of the messages in mailboxes that a selector matches."""
-    filter_sql = await selector.with_filter_sql(ctx, [user_id])
+    filter_sql = await selector.validated_with_filter_sql(ctx, [user_id])
     conditions = [
         is_visible_or_managed(ctx, Message),
         col(Message.user_id) == user_id,
@@ -212,12 +236,12 @@ async def _count_messages_to_export(ctx: Context) -> int:
     ) + await scheduled_messages.count_submissions_without_copy(ctx, require_user_id(ctx))
 
 
-def _own_message_clauses(ctx: Context) -> list[Any]:
+def _own_message_clauses(ctx: Context) -> list[ColumnElement[bool]]:
     """Return the WHERE clauses of the viewer's messages in mailboxes."""
     return [col(Message.user_id) == require_user_id(ctx), col(Message.deleted_at).is_(None)]
 
 
-async def write_next_chunk(
+async def encode_next_chunk(
     ctx: Context,
     export_format: ExportFormat,
     archive_state: ArchiveState,
@@ -231,14 +255,16 @@ async def write_next_chunk(
     `message_ids`. Scheduled messages that are in no mailbox follow at the end.
     """
     if not isinstance(position, dict):
-        found = await _write_mailbox_chunk(ctx, export_format, archive_state, message_ids, position)
-        if found is not None or message_ids is not None:
-            return found
+        chunk = await _encode_mailbox_chunk(
+            ctx, export_format, archive_state, message_ids, position
+        )
+        if chunk is not None or message_ids is not None:
+            return chunk
         position = {}
-    return await _write_scheduled_chunk(ctx, export_format, archive_state, position)
+    return await _encode_scheduled_chunk(ctx, export_format, archive_state, position)
 
 
-async def _write_mailbox_chunk(
+async def _encode_mailbox_chunk(
     ctx: Context,
     export_format: ExportFormat,
     archive_state: ArchiveState,
@@ -257,37 +283,37 @@ async def _write_mailbox_chunk(
         sizes = {
             row.id: row for row in await ctx.read(statement.where(col(Message.id).in_(chunk_ids)))
         }
-        chosen = _rows_of_next_chunk([sizes[key] for key in chunk_ids if key in sizes])
+        chosen_rows = _rows_of_next_chunk([sizes[key] for key in chunk_ids if key in sizes])
         next_position: ExportPosition = at + (
-            chunk_ids.index(chosen[-1].id) + 1 if chosen else len(chunk_ids)
+            chunk_ids.index(chosen_rows[-1].id) + 1 if chosen_rows else len(chunk_ids)
         )
     else:
         if isinstance(position, list):
             last_received_at, key = datetime.fromisoformat(position[0]), position[1]
             statement = statement.where(tuple_(*SORT_COLUMNS) > (last_received_at, key))
-        chosen = _rows_of_next_chunk(
+        chosen_rows = _rows_of_next_chunk(
             await ctx.read(statement.order_by(*SORT_COLUMNS).limit(MAX_CHUNK_MESSAGES))
         )
-        if not chosen:
+        if not chosen_rows:
             return None
-        next_position = [chosen[-1].listed_at.isoformat(), chosen[-1].id]
-    return await _write_messages(
-        ctx, export_format, archive_state, [row.id for row in chosen], next_position
+        next_position = [chosen_rows[-1].listed_at.isoformat(), chosen_rows[-1].id]
+    return await _encode_chunk_of_messages(
+        ctx, export_format, archive_state, [row.id for row in chosen_rows], next_position
     )
 
 
 def _rows_of_next_chunk(message_rows: Sequence[ColumnRow]) -> list[ColumnRow]:
     """Return the first rows, as many as fit into a chunk."""
-    chosen, weight = list[ColumnRow](), 0
+    chosen_rows, weight = list[ColumnRow](), 0
     for row in message_rows:
-        if chosen and weight + row.size > MAX_CHUNK_BYTES:
+        if chosen_rows and weight + row.size > MAX_CHUNK_BYTES:
             break
-        chosen.append(row)
+        chosen_rows.append(row)
         weight += row.size
-    return chosen
+    return chosen_rows
 
 
-async def _write_messages(
+async def _encode_chunk_of_messages(
     ctx: Context,
     export_format: ExportFormat,
     archive_state: ArchiveState,
@@ -302,8 +328,12 @@ async def _write_messages(
         .where(*_own_message_clauses(ctx), col(Message.id).in_(message_ids))
         .order_by(*SORT_COLUMNS)
     )
-    opened = await ctx.load_many(content.load_stored_messages, [row.id for row in rows])
-    waiting = await scheduled_messages.load_scheduled_copies(ctx, require_user_id(ctx), message_ids)
+    opened = await ctx.load_many(
+        content.load_stored_messages_and_log_read, [row.id for row in rows]
+    )
+    waiting = await scheduled_messages.load_drafts_mailbox_by_scheduled_copy(
+        ctx, require_user_id(ctx), message_ids
+    )
     outgoing: list[ExportedMessage] = []
     damaged: list[str] = []
     for row, stored in zip(rows, opened, strict=True):
@@ -324,7 +354,7 @@ async def _write_messages(
             row.public_metadata,
             row.envelope_from,
             row.envelope_to,
-            row.digest,
+            row.sha256,
         )
         box_id = row.mailbox_id
         if row.id in waiting:
@@ -350,7 +380,7 @@ async def _encode_in_thread(
     if not messages:
         return ArchiveChunk(b"")
     return await asyncio.to_thread(
-        archive_writer.encode_messages_chunk,
+        archive_writer.encode_messages_chunk_and_advance_state,
         export_format,
         archive_state,
         messages,
@@ -358,7 +388,7 @@ async def _encode_in_thread(
     )
 
 
-async def _write_scheduled_chunk(
+async def _encode_scheduled_chunk(
     ctx: Context, export_format: ExportFormat, archive_state: ArchiveState, position: dict[str, Any]
 ) -> ExportChunk | None:
     """Write the next chunk of scheduled messages that are in no mailbox."""
@@ -370,7 +400,7 @@ async def _write_scheduled_chunk(
     )
     if not rows:
         return None
-    box = await scheduled_messages.load_drafts_mailbox(ctx, require_user_id(ctx))
+    mailbox = await scheduled_messages.find_drafts_mailbox(ctx, require_user_id(ctx))
     outgoing: list[ExportedMessage] = []
     damaged: list[str] = []
     for row in rows:
@@ -384,10 +414,10 @@ async def _write_scheduled_chunk(
         except NotFound:
             continue  # removed since
         record, number = (
-            scheduled_messages.record_of_queued_draft(row, raw, box),
+            scheduled_messages.record_of_queued_draft(row, raw, mailbox),
             archive_state.messages + len(outgoing) + 1,
         )
-        outgoing.append(ExportedMessage(raw, record, box.id if box else 0, number))
+        outgoing.append(ExportedMessage(raw, record, mailbox.id if mailbox else 0, number))
     chunk = await _encode_in_thread(ctx, export_format, archive_state, outgoing)
     return ExportChunk(
         chunk, {"queued": scheduled_messages.position_of_submission(rows[-1])}, len(rows), damaged

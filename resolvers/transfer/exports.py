@@ -1,20 +1,28 @@
 """Export accounts as files: a task writes the file, which can be downloaded until it expires."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.archives import archive_writer
 from mail.archives.archive_writer import SUFFIXES_AND_MEDIA_TYPES, ArchiveState, ExportFormat
 from mail.storage.blobs import blob_reader
-from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows, store_message_blobs
+from mail.storage.blobs.blob_writer import (
+    StoredMessageBlobs,
+    store_objects_and_prepare_blob_rows,
+    upsert_blob_rows,
+)
 from mail.storage.blobs.compression import content_digest
-from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
+from mail.storage.blobs.damage_check import (
+    MAX_VERIFIED_BYTES,
+    require_intact_blobs_and_return_budget,
+)
 from mail.storage.blobs.message_layout import NewBlob
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import LimitReached, NotFound, require_found
@@ -22,20 +30,35 @@ from models.events.event_types import EventType
 from models.files.blobs import Blob
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
+from models.store.keyset_pages import Page
 from models.transfer import Export, ExportPart
 from models.users.roles import Role, Scope, expand_scopes
+from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
 from resolvers.context import Context
 from resolvers.files.stored_files import read_tenant_id
-from resolvers.messages.content_access import log_content_read, require_readable_account
+from resolvers.list_orders import OwnerPageKey, list_orders, read_owner_pages
+from resolvers.messages.content_access import (
+    require_readable_account,
+    write_content_read_to_security_log,
+)
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.pagination import read_by_keys
 from resolvers.transfer import export_writer, passphrases
-from resolvers.users.selection import load_managed_user
+from resolvers.users.selection import require_managed_user
 
+
+class UserExportOrder(StrEnum):
+    """The order of a list of exports; ties by id."""
+
+    CREATED_ASC = "CREATED_ASC"
+    CREATED_DESC = "CREATED_DESC"
+
+
+LIST_ORDERS = list_orders(UserExportOrder)
 TASK_KIND = TaskKind.USER_EXPORT
 MAX_RUNNING_EXPORTS = 2  # unfinished exports of a user
 MAX_STORED_EXPORTS = 5  # exports of a user; a new one deletes the oldest
@@ -58,7 +81,7 @@ class NewExport:
     passphrase: str | None = field(default=None, repr=False)
 
 
-def is_visible_export_sql(ctx: Context) -> ColumnElement[bool]:
+def is_readable_unexpired_export_sql(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for exports the viewer may see: the own ones, and all for ROOT.
 
     Exports with settings are visible only to credentials that can read settings.
@@ -78,25 +101,36 @@ async def load_visible_exports_by_id(ctx: Context, export_ids: list[int]) -> lis
     """Load exports in the order of the IDs; None for one the viewer may not see."""
     return await read_by_keys(
         ctx,
-        select(*select_columns(Export)).where(is_visible_export_sql(ctx)),
+        select(*select_columns(Export)).where(is_readable_unexpired_export_sql(ctx)),
         col(Export.id),
         export_ids,
     )
 
 
-async def load_exports_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
-    """Load the exports of these users, newest first."""
-    statement = select(*select_columns(Export)).where(is_visible_export_sql(ctx))
-    newest = statement.order_by(col(Export.created_at).desc(), col(Export.id).desc())
-    return await read_all_by_keys(ctx, newest, col(Export.user_id), user_ids)
+async def load_export_pages(ctx: Context, page_keys: list[OwnerPageKey]) -> list[Page[ColumnRow]]:
+    """Load pages of the exports of users that the viewer may see."""
+    return await read_owner_pages(ctx, Export, page_keys, _select_visible_exports_of_user)
 
 
-async def load_export_states(ctx: Context, export_ids: list[int]) -> list[TaskState]:
+async def count_exports(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+    """Count the exports of the lists, in the order of the keys."""
+    statements = [_select_visible_exports_of_user(ctx, key.owner_id, {"id"}) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
+
+
+def _select_visible_exports_of_user(
+    ctx: Context, user_id: int, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    statement = select(*select_columns(Export, columns))
+    return statement.where(is_readable_unexpired_export_sql(ctx), col(Export.user_id) == user_id)
+
+
+async def load_export_states_or_failed(ctx: Context, export_ids: list[int]) -> list[TaskState]:
     """Return the task state of each export; FAILED if an unfinished export has no task."""
     statement = (
         select(col(Export.id), col(Export.finished_at), col(Task.state))
         .outerjoin(Task, col(Task.id) == col(Export.task_id))
-        .where(is_visible_export_sql(ctx), col(Export.id).in_(export_ids))
+        .where(is_readable_unexpired_export_sql(ctx), col(Export.id).in_(export_ids))
     )
     states_by_id = {
         row.id: TaskState.SUCCEEDED if row.finished_at else row.state or TaskState.FAILED
@@ -105,14 +139,14 @@ async def load_export_states(ctx: Context, export_ids: list[int]) -> list[TaskSt
     return [states_by_id.get(key, TaskState.FAILED) for key in export_ids]
 
 
-async def create_export(ctx: Context, new_export: NewExport) -> int:
+async def create_and_queue_export(ctx: Context, new_export: NewExport) -> int:
     """Create an export, queue the task that writes it, and return the export ID.
 
     Raises Forbidden if the viewer may not read the mail, LimitReached if two exports are
     unfinished.
     """
     require_readable_account(ctx, new_export.user_id)
-    user = await load_managed_user(ctx, new_export.user_id)
+    user = await require_managed_user(ctx, new_export.user_id)
     foreign = user.id != ctx.viewer.user_id
     settings = new_export.with_settings and bool(SETTINGS_SCOPES & expand_scopes(ctx.viewer.scopes))
     carried = new_export.with_settings and new_export.format is not ExportFormat.MBOX
@@ -122,7 +156,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
     ids = await _load_selected_message_ids(ctx, new_export)
     now, key = ctx.environment.now(), ctx.environment.new_id()
     async with ctx.write_session(user.id) as session:
-        await _make_room_for_export(ctx, session, user.id)
+        await _require_export_limit_and_delete_oldest(ctx, session, user.id)
         order = {
             "export": key,
             "format": new_export.format,
@@ -131,7 +165,9 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
             **secret,
         }
         total = None if ids is None else len(ids)
-        (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], user_id=user.id, total=total)
+        (task,) = await insert_tasks_and_wake_workers(
+            ctx, session, TASK_KIND, [order], user_id=user.id, total_count=total
+        )
         ending, _ = SUFFIXES_AND_MEDIA_TYPES[new_export.format]
         row = Export(
             id=key,
@@ -148,8 +184,8 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
         if foreign:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
             entry = NewAuditLogEntry("userExport", "User", user.id, user.domain_id, None, after)
-            await audit_log.log_changes(ctx, session, entry)
-            await log_content_read(ctx, [user.id])
+            await audit_log.insert_audit_log_entries(ctx, session, entry)
+            await write_content_read_to_security_log(ctx, [user.id])
     return key
 
 
@@ -157,14 +193,16 @@ async def _load_selected_message_ids(ctx: Context, new_export: NewExport) -> lis
     """Return the IDs of the messages that match; None for the whole account."""
     if new_export.conditions is None or new_export.conditions.is_empty:
         return None
-    return await export_writer.load_message_ids(
+    return await export_writer.load_visible_message_ids(
         ctx, new_export.user_id, MessageSelector(conditions=new_export.conditions)
     )
 
 
-async def _make_room_for_export(ctx: Context, session: AsyncSession, user_id: int) -> None:
+async def _require_export_limit_and_delete_oldest(
+    ctx: Context, session: AsyncSession, user_id: int
+) -> None:
     """Raise LimitReached if too many exports are unfinished. Delete the oldest finished ones."""
-    await require_few_running_tasks(ctx, user_id, TASK_KIND, MAX_RUNNING_EXPORTS)
+    await require_below_running_task_limit(ctx, user_id, TASK_KIND, MAX_RUNNING_EXPORTS)
     statement = select(col(Export.id)).where(
         col(Export.user_id) == user_id, col(Export.finished_at).is_not(None)
     )
@@ -174,7 +212,7 @@ async def _make_room_for_export(ctx: Context, session: AsyncSession, user_id: in
         await (await session.connection()).execute(delete(Export).where(col(Export.id).in_(old)))
 
 
-async def require_few_running_tasks(
+async def require_below_running_task_limit(
     ctx: Context, user_id: int, task_kind: TaskKind, max_running: int
 ) -> None:
     """Raise LimitReached if a user has this many unfinished tasks of a kind."""
@@ -187,7 +225,7 @@ async def require_few_running_tasks(
     ((running,),) = await ctx.read(statement.where(*conditions))
     if running >= max_running:
         raise LimitReached(
-            f"At most {max_running} unfinished tasks of this kind for a user",
+            f"A user has at most {max_running} unfinished tasks of this kind.",
             limit=max_running,
             used=running,
         )
@@ -206,7 +244,7 @@ class StoredExport:
         """Size in bytes."""
         return sum(size for _, size in self.blob_ids_and_sizes)
 
-    async def require_undamaged(self, start: int, end: int) -> None:
+    async def require_undamaged_within_budget(self, start: int, end: int) -> None:
         """Raise Corrupt if bytes from `start` to `end` are damaged.
 
         Checks as much as the budget of `check_pieces` allows. Raises NotFound if the export was
@@ -222,7 +260,9 @@ class StoredExport:
             rows = await self.ctx.read(select(*blob_reader.COLUMNS).where(col(Blob.id).in_(keys)))
             if len(rows) < len(set(keys)):
                 raise NotFound(str(self.export.id))  # it was removed after the export was read
-            budget = await require_intact_blobs(self.ctx.environment.object_store, rows, budget)
+            budget = await require_intact_blobs_and_return_budget(
+                self.ctx.environment.object_store, rows, budget
+            )
 
     async def stream_bytes(self, start: int, end: int) -> AsyncGenerator[bytes]:
         """Yield the bytes from `start` to `end`."""
@@ -242,7 +282,9 @@ class StoredExport:
                     yield chunk
 
 
-async def open_export(ctx: Context, user_id: int, export_id: int) -> StoredExport:
+async def open_finished_export_and_log_access(
+    ctx: Context, user_id: int, export_id: int
+) -> StoredExport:
     """Return a finished export. Raises NotFound if there is none or it is unfinished.
 
     A download of another user's export, which only ROOT can do, is written to the security log.
@@ -251,12 +293,12 @@ async def open_export(ctx: Context, user_id: int, export_id: int) -> StoredExpor
     if row.user_id != user_id or row.finished_at is None:
         raise NotFound(str(export_id))
     if row.user_id != ctx.viewer.user_id:
-        await log_content_read(ctx, [row.user_id])
+        await write_content_read_to_security_log(ctx, [row.user_id])
     statement = select(col(ExportPart.blob_id), col(ExportPart.size)).where(
         col(ExportPart.export_id) == export_id
     )
     rows = await ctx.read(statement.order_by(col(ExportPart.part), col(ExportPart.position)))
-    return StoredExport(row, [(each.blob_id, each.size) for each in rows], ctx)
+    return StoredExport(row, [(row.blob_id, row.size) for row in rows], ctx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +320,7 @@ class PreparedExportChunk:
     total: int | None  # if the chunk determines it
 
 
-async def plan_next_chunk(
+async def store_next_export_chunk_blobs(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Write the next chunk and store its blobs."""
@@ -286,22 +328,24 @@ async def plan_next_chunk(
     note = {**checkpoint}
     done_count, total, chunk_parts = 0, None, list[tuple[int, bytes]]()
     if not checkpoint:
-        passphrase = passphrases.decrypt_passphrase(ctx.environment, ctx.viewer.user_id, task_order)
-        chunk, total = await export_writer.write_account_record(
+        passphrase = passphrases.decrypt_passphrase_or_none(
+            ctx.environment, ctx.viewer.user_id, task_order
+        )
+        chunk, total = await export_writer.encode_account_record(
             ctx, kind, state, task_order, passphrase
         )
         chunk_parts, note["after"] = (
             [(DATA_PART, chunk.data), (DIRECTORY_PART, chunk.directory)],
             None,
         )
-    elif part := await export_writer.write_next_chunk(
+    elif part := await export_writer.encode_next_chunk(
         ctx, kind, state, task_order["ids"], checkpoint["after"]
     ):
         chunk_parts = [
             (DATA_PART, part.archive_chunk.data),
             (DIRECTORY_PART, part.archive_chunk.directory),
         ]
-        note |= {"after": part.next_position, "stored": state.messages}
+        note |= {"after": part.next_position, "storedCount": state.messages}
         refused = [[text.partition(":")[0], text] for text in part.unreadable_messages]
         note["refused"] = [*checkpoint.get("refused", []), *refused][:MAX_REPORTED_MESSAGES]
         done_count = part.done_count
@@ -314,7 +358,7 @@ async def plan_next_chunk(
         StoredExportPart(
             part,
             len(content),
-            await store_message_blobs(
+            await store_objects_and_prepare_blob_rows(
                 ctx.environment, tenant, NewBlob(content_digest(content), content), ()
             ),
         )
@@ -324,7 +368,7 @@ async def plan_next_chunk(
     return TaskStepPlan(prepared=PreparedExportChunk(parts, note, done_count, total))
 
 
-async def store_chunk(
+async def insert_export_chunk_parts(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
@@ -370,7 +414,7 @@ def _insert_export_parts(
             "part": part.number,
             "position": position,
             "size": part.size,
-            "blob_id": insert_blob_rows(transaction, part.stored_blobs)[
+            "blob_id": upsert_blob_rows(transaction, part.stored_blobs)[
                 part.stored_blobs.layout_digest
             ],
         }

@@ -16,8 +16,8 @@ from resolvers.messages import labels
 from resolvers.messages.labels import LabelChange, NewLabel
 from resolvers.spam import sender_rule_mutations
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
-from resolvers.submission import identity_mutations
-from resolvers.submission.identity_mutations import IdentityChanges
+from resolvers.submission.identities import mutations as identity_mutations
+from resolvers.submission.identities.validation import IdentityChanges
 from resolvers.transfer import import_mailboxes
 from resolvers.transfer.running_import import RunningImport
 from resolvers.users import custom_data
@@ -36,99 +36,119 @@ IDENTITY_FIELDS = {  # column and type by the name in the record
 }
 
 
-async def import_settings(running: RunningImport, account: AccountRecord) -> None:
+async def import_settings_key_values_labels_and_rules(
+    running: RunningImport, account: AccountRecord
+) -> None:
     """Import the user's settings, key-values, labels and sender rules, as far as possible."""
     for name in SIMPLE_SETTINGS:
         if account.settings.get(name) is not None:
-            await _import_setting(running, name, account.settings[name])
+            await _set_setting_or_record_skipped(running, name, account.settings[name])
     if isinstance(account.settings.get("openpgp_public_key"), str):
-        await _import_setting(running, "openpgp_public_key", account.settings["openpgp_public_key"])
+        await _set_setting_or_record_skipped(
+            running, "openpgp_public_key", account.settings["openpgp_public_key"]
+        )
     if account.settings.get("encrypt_messages") is True:
-        await _import_setting(running, "encrypt_messages", True)
+        await _set_setting_or_record_skipped(running, "encrypt_messages", True)
     for entries, import_entry in (
-        (account.key_values, _import_key_value),
-        (account.labels, _import_label),
-        (account.sender_rules, _import_sender_rule),
+        (account.key_values, _import_key_value_unless_limit_reached),
+        (account.labels, _import_label_unless_limit_reached),
+        (account.sender_rules, _import_sender_rule_unless_limit_reached),
     ):
         for entry in entries:
             if not await import_entry(running, entry):
                 break
 
 
-async def import_identities_and_filters(running: RunningImport, account: AccountRecord) -> None:
+async def import_identities_filters_reply_and_scripts(
+    running: RunningImport, account: AccountRecord
+) -> None:
     """Import identities, filters, autoreply and scripts, which need the mailboxes."""
     for entry in account.identities:
-        if not await _import_identity(running, entry):
+        if not await _import_identity_unless_limit_reached(running, entry):
             break
     for entry in account.filters:
-        if not await _import_filter(running, entry):
+        if not await _import_filter_unless_limit_reached(running, entry):
             break
     if account.autoreply:
-        await _import_autoreply(running, account.autoreply)
+        await _import_autoreply_or_record_skipped(running, account.autoreply)
     for entry in account.scripts:
-        if not await _import_sieve_script(running, entry):
+        if not await _import_sieve_script_unless_limit_reached(running, entry):
             break
 
 
-async def _import_filter(running: RunningImport, record: Mapping[str, Any]) -> bool:
+async def _import_filter_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
     """Import a filter. Returns False if the limit on filters is reached."""
     name = f"filter {str(record.get('name') or '')[:100]}".strip()
     try:
-        for target in await transfer.import_filter_returning_dropped_targets(
+        for target in await transfer.import_filter_returning_targets_without_password(
             running.ctx, record, running.mailbox_ids
         ):
-            running.outcome.add_skipped(name, f"{target} is left out: a file has no passwords")
+            running.outcome.add_skipped(
+                name, f"The target {target} was not imported: an archive contains no passwords."
+            )
     except RequestError as problem:
         running.outcome.add_skipped(name, str(problem))
         return not isinstance(problem, LimitReached)
     return True
 
 
-async def _import_autoreply(running: RunningImport, record: Mapping[str, Any]) -> None:
+async def _import_autoreply_or_record_skipped(
+    running: RunningImport, record: Mapping[str, Any]
+) -> None:
     """Import the autoreply. It is turned off if one of its addresses does not exist."""
     try:
         facts = autoreplies.parse_exported_autoreply(record)
         try:
             await autoreplies.set_autoreplies(running.ctx, VIEWER_ONLY, facts)
         except NotFound as problem:
-            running.outcome.add_skipped("addresses of the automatic answer", problem.message)
+            running.outcome.add_skipped("addresses of the autoreply", problem.message)
             await autoreplies.set_autoreplies(
                 running.ctx, VIEWER_ONLY, {**facts, "addresses": [], "enabled": False}
             )
     except (RequestError, InvalidRecordError) as problem:
-        running.outcome.add_skipped("automatic answer", str(problem))
+        running.outcome.add_skipped("autoreply", str(problem))
 
 
-async def _import_sieve_script(running: RunningImport, record: Mapping[str, Any]) -> bool:
+async def _import_sieve_script_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
     """Import a Sieve script. Returns False if the limit is reached.
 
     An existing script of this name is not changed.
     """
     name, content = record.get("name"), record.get("content")
     if not isinstance(name, str) or not isinstance(content, str):
-        running.outcome.add_skipped("script", "not what it must be")
+        running.outcome.add_skipped("script", "The record is invalid.")
         return True
-    existing = await sieve_scripts.load_by_names(running.ctx, [(running.user.id, name)])
+    existing = await sieve_scripts.load_visible_scripts_by_names(
+        running.ctx, [(running.user.id, name)]
+    )
     if existing[0] is not None:
         if existing[0].content != content:
-            running.outcome.add_skipped(f"script {name}", "there is another script of this name")
+            running.outcome.add_skipped(f"Sieve script {name}", "Another script has this name.")
         return True
     try:
-        activate = record.get("active") is True and not await sieve_scripts.has_active_script(
+        activate = record.get(
+            "active"
+        ) is True and not await sieve_scripts.has_visible_active_script(
             running.ctx, running.user.id
         )
         await sieve_script_mutations.put_script(
             running.ctx, VIEWER_ONLY, name, content, activates=activate
         )
     except LimitReached as full:
-        running.outcome.add_skipped(f"script {name}", full.message)
+        running.outcome.add_skipped(f"Sieve script {name}", full.message)
         return False
     except RequestError as problem:
-        running.outcome.add_skipped(f"script {name}", problem.all_errors[0].message)
+        running.outcome.add_skipped(f"Sieve script {name}", problem.all_errors[0].message)
     return True
 
 
-async def _import_identity(running: RunningImport, record: Mapping[str, Any]) -> bool:
+async def _import_identity_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
     """Import an identity. Returns False if the limit on identities is reached."""
     address, path = record.get("address"), record.get("sentMailbox")
     try:
@@ -138,21 +158,27 @@ async def _import_identity(running: RunningImport, record: Mapping[str, Any]) ->
                 values[column] = value
                 if not isinstance(value, kind):
                     raise InvalidInput(
-                        "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+                        "The record is invalid.", constraint=ValidationConstraint.TYPE, path=[name]
                     )
         if not isinstance(address, str) or not all(
-            isinstance(one, str) for one in values.get("bcc", ())
+            isinstance(value, str) for value in values.get("bcc", ())
         ):
-            raise InvalidInput("no address", constraint=ValidationConstraint.TYPE, path=["address"])
-        box = (
+            raise InvalidInput(
+                "The address is missing.", constraint=ValidationConstraint.TYPE, path=["address"]
+            )
+        mailbox = (
             MailboxSelector(path=path)
             if isinstance(path, str) and path in running.mailbox_ids
             else None
         )
-        if path is not None and box is None:
-            running.outcome.add_skipped(f"folder for copies of {address}", "there is none such")
+        if path is not None and mailbox is None:
+            running.outcome.add_skipped(
+                f"mailbox for sent messages of {address}", "Mailbox not found."
+            )
         await identity_mutations.set_own_identity(
-            running.ctx, address, IdentityChanges(values, box, changes_mailbox=box is not None)
+            running.ctx,
+            address,
+            IdentityChanges(values, mailbox, changes_mailbox=mailbox is not None),
         )
     except RequestError as problem:
         running.outcome.add_skipped(f"identity {address}", str(problem))
@@ -160,13 +186,17 @@ async def _import_identity(running: RunningImport, record: Mapping[str, Any]) ->
     return True
 
 
-async def _import_sender_rule(running: RunningImport, record: Mapping[str, Any]) -> bool:
+async def _import_sender_rule_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
     """Import a sender rule. Returns False if the limit on rules is reached."""
     pattern, action, comment = (record.get(name) for name in ("pattern", "action", "comment"))
     try:
         if not isinstance(pattern, str) or action not in set(SenderAction):
             raise InvalidInput(
-                "no pattern, or no action", constraint=ValidationConstraint.TYPE, path=["pattern"]
+                "The pattern or action is missing.",
+                constraint=ValidationConstraint.TYPE,
+                path=["pattern"],
             )
         comment_text = comment if isinstance(comment, str) else None
         new = NewSenderRules(SenderAction(action), [pattern], comment_text, sets_comment=True)
@@ -174,18 +204,22 @@ async def _import_sender_rule(running: RunningImport, record: Mapping[str, Any])
             running.ctx, RuleOwner(user_id=running.user.id), new
         )
     except RequestError as problem:
-        running.outcome.add_skipped(f"rule about {pattern}", str(problem))
+        running.outcome.add_skipped(f"sender rule {pattern}", str(problem))
         return not isinstance(problem, LimitReached)
     return True
 
 
-async def _import_label(running: RunningImport, record: Mapping[str, Any]) -> bool:
+async def _import_label_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
     """Import a label. Returns False if the limit on labels is reached."""
     keyword, name, color = (record.get(part) for part in ("keyword", "name", "color"))
     try:
         if not (isinstance(keyword, str) and isinstance(name, str)):
             raise InvalidInput(
-                "no keyword, or no name", constraint=ValidationConstraint.TYPE, path=["keyword"]
+                "The keyword or name is missing.",
+                constraint=ValidationConstraint.TYPE,
+                path=["keyword"],
             )
         shade = color if isinstance(color, str) else None
         known_ids = await labels.load_ids_by_keyword(running.ctx, [keyword])
@@ -200,13 +234,13 @@ async def _import_label(running: RunningImport, record: Mapping[str, Any]) -> bo
     return True
 
 
-async def _import_setting(running: RunningImport, name: str, value: Any) -> None:
+async def _set_setting_or_record_skipped(running: RunningImport, name: str, value: Any) -> None:
     """Set one setting of the user. A refusal is added to the skipped items."""
     kinds = {"retention": int, "spam_level": int, "public_metadata": dict, "encrypt_messages": bool}
     try:
         if not isinstance(value, kinds.get(name, str)):
             raise InvalidInput(
-                "not what it must be", constraint=ValidationConstraint.TYPE, path=[name]
+                "The record is invalid.", constraint=ValidationConstraint.TYPE, path=[name]
             )
         if name == "openpgp_public_key":
             patch = UserChanges(openpgp_public_key=str(value))
@@ -215,7 +249,7 @@ async def _import_setting(running: RunningImport, name: str, value: Any) -> None
         else:
             patch = UserChanges(
                 {
-                    name: import_mailboxes.retention_from_seconds(value)
+                    name: import_mailboxes.retention_from_seconds_or_none(value)
                     if name == "retention"
                     else value
                 }
@@ -225,17 +259,21 @@ async def _import_setting(running: RunningImport, name: str, value: Any) -> None
         running.outcome.add_skipped(f"setting {name}", problem.message)
 
 
-async def _import_key_value(running: RunningImport, record: Mapping[str, Any]) -> bool:
+async def _import_key_value_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
     """Import a key-value. Returns False if the limit on key-values is reached."""
     store, key, value = (record.get(name) for name in ("store", "key", "value"))
     try:
         if not (isinstance(store, str) and isinstance(key, str) and isinstance(value, str)):
             raise InvalidInput(
-                "no key, store or value", constraint=ValidationConstraint.TYPE, path=["key"]
+                "The key, store or value is missing.",
+                constraint=ValidationConstraint.TYPE,
+                path=["key"],
             )
         expires = parse_timestamp(record.get("expires"))
         ttl = None if expires is None else expires - running.ctx.environment.now()
-        await key_values.set_value(
+        await key_values.set_key_value(
             running.ctx, KeyValueNamespace(running.user.id, store), key, NewKeyValue(value, ttl)
         )
     except (RequestError, InvalidRecordError) as problem:

@@ -13,11 +13,15 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.archives.json_lines import MessageRecord
 from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.archives.zip_format import DamagedArchiveError
-from mail.authentication.results_removal import own_authserv_ids, remove_results
+from mail.authentication.results_removal import (
+    own_authserv_ids,
+    remove_authentication_results_of_servers,
+)
 from mail.storage import message_insert, received_messages
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.compression import content_digest
-from mail.storage.message_insert import InsertedMessage, InsertKind, MessagePlacement
+from mail.storage.message_insert import InsertedMessage, MessagePlacement
+from mail.storage.quota import InsertKind
 from mail.storage.storable_message import StorableMessage
 from models.errors import RequestError
 from models.messages.tables import Message
@@ -26,7 +30,7 @@ from models.store.columns import select_columns
 from models.users.roles import UserPermission
 from models.users.tables import User
 from resolvers.context import Context
-from resolvers.messages.bulk import flags, row_changes
+from resolvers.messages.bulk import flag_changes, flags, row_changes
 from resolvers.transfer import import_mailboxes
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
 from resolvers.users import custom_data
@@ -56,22 +60,26 @@ class SourceReader:
 
     def read_batch(self) -> list[SourceMessage]:
         """Return the next messages; none at the end or after a problem. Runs in a thread."""
-        found: list[SourceMessage] = []
+        source_messages: list[SourceMessage] = []
         weight = 0
-        while self.problem is None and len(found) < MAX_BATCH_MESSAGES and weight < MAX_BATCH_BYTES:
+        while (
+            self.problem is None
+            and len(source_messages) < MAX_BATCH_MESSAGES
+            and weight < MAX_BATCH_BYTES
+        ):
             try:
-                one = next(self.remaining, None)
+                source_message = next(self.remaining, None)
             except DamagedArchiveError as problem:
                 self.problem = str(problem)
                 break
-            if one is None:
+            if source_message is None:
                 break
-            found.append(one)
-            weight += len(one.raw or b"")
-        return found
+            source_messages.append(source_message)
+            weight += len(source_message.raw or b"")
+        return source_messages
 
 
-async def begin_import(
+async def load_initial_import_state(
     ctx: Context, user_id: int, target_path: str | None, first_new_id: int
 ) -> RunningImport:
     """Begin an import into the account of this user, who is the viewer."""
@@ -79,19 +87,21 @@ async def begin_import(
     ((user),) = await ctx.read(
         select(*select_columns(User, columns)).where(col(User.id) == user_id)
     )
-    permissions = frozenset(each for each in UserPermission if each in user.permissions)
+    permissions = frozenset(
+        user_permission for user_permission in UserPermission if user_permission in user.permissions
+    )
     ctx = replace(ctx, viewer=replace(ctx.viewer, permissions=permissions))
     return RunningImport(
         ctx,
         user,
         target_path,
         first_new_id,
-        await import_mailboxes.load_mailbox_ids_by_path(ctx, user_id),
+        await import_mailboxes.load_import_mailbox_ids_by_path(ctx, user_id),
         ImportOutcome(),
     )
 
 
-async def importable_message_unless_known(
+async def create_mailbox_and_prepare_message(
     running: RunningImport, source: SourceMessage, message: StorableMessage | None = None
 ) -> ImportableMessage | None:
     """Return a message ready to be stored; None if it is in the mailbox already or is skipped.
@@ -101,9 +111,9 @@ async def importable_message_unless_known(
     try:
         if source.raw is None:
             raise UnusableMessageError(source.reason)
-        flag_changes = row_changes.FlagChanges.from_flag_names({}, added=source.flags)
-        if len(flag_changes.add) > flags.MAX_KEYWORDS:
-            raise UnusableMessageError(f"more than {flags.MAX_KEYWORDS} keywords")
+        source_flags = flag_changes.FlagChanges.from_flag_names({}, added=source.flags)
+        if len(source_flags.add) > flags.MAX_KEYWORDS:
+            raise UnusableMessageError(f"The message has more than {flags.MAX_KEYWORDS} keywords.")
         record = source.record
         meta = (
             custom_data.validate_custom_data(record.public_metadata, ["metadata"])
@@ -111,15 +121,17 @@ async def importable_message_unless_known(
             else None
         )
         target_path = running.target_path or source.folder
-        box = await import_mailboxes.get_or_create_mailbox_id(
+        mailbox_id = await import_mailboxes.get_or_create_mailbox_id(
             running.ctx, running.mailbox_ids, target_path, subscribe=running.subscribes
         )
     except (UnusableMessageError, RequestError) as problem:
         running.outcome.add_skipped(source.name, str(problem))
         return None
-    message = message or await parse_message(running.ctx.environment, source.raw)
+    message = message or await parse_message_without_own_results(
+        running.ctx.environment, source.raw
+    )
     if running.skips_known:
-        known_digests = await _load_digests_of_mailbox(running, box)
+        known_digests = await _load_cached_digests_before_import(running, mailbox_id)
         for digest in {
             shorten_digest(message.digest),
             shorten_digest(message.received_digest or message.digest),
@@ -128,16 +140,20 @@ async def importable_message_unless_known(
                 known_digests[digest] -= 1  # a message that exists twice is known twice
                 running.outcome.known += 1
                 return None
-    return ImportableMessage(source, message, box, flag_changes.touched_flag_names, meta)
+    return ImportableMessage(source, message, mailbox_id, source_flags.touched_flag_names, meta)
 
 
-async def parse_message(environment: Environment, raw_message: bytes) -> StorableMessage:
+async def parse_message_without_own_results(
+    environment: Environment, raw_message: bytes
+) -> StorableMessage:
     """Parse a message, without the Authentication-Results fields in this server's name.
 
     `received_digest` is the digest before the removal: a message that this server exported has
     such fields.
     """
-    cleaned = remove_results(raw_message, own_authserv_ids(environment.options))
+    cleaned = remove_authentication_results_of_servers(
+        raw_message, own_authserv_ids(environment.options)
+    )
     parsed_message = await received_messages.parse_storable_message(cleaned)
     return (
         parsed_message
@@ -146,14 +162,16 @@ async def parse_message(environment: Environment, raw_message: bytes) -> Storabl
     )
 
 
-async def _load_digests_of_mailbox(running: RunningImport, mailbox_id: int) -> Counter[bytes]:
+async def _load_cached_digests_before_import(
+    running: RunningImport, mailbox_id: int
+) -> Counter[bytes]:
     """Return the shortened digests of the messages that were in the mailbox before the import."""
     if mailbox_id not in running.digests_by_mailbox:
-        statement = select(col(Message.digest)).where(
+        statement = select(col(Message.sha256)).where(
             col(Message.mailbox_id) == mailbox_id, col(Message.id) < running.first_new_id
         )
         running.digests_by_mailbox[mailbox_id] = Counter(
-            shorten_digest(row.digest) for row in await running.ctx.read(statement)
+            shorten_digest(row.sha256) for row in await running.ctx.read(statement)
         )
     return running.digests_by_mailbox[mailbox_id]
 
@@ -169,14 +187,14 @@ async def store_blobs(
     """Store the blobs of these messages before the transaction that inserts them."""
     tenant, environment = running.user.tenant_id, running.ctx.environment
     return [
-        await received_messages.store_blobs(
-            environment, tenant, each.message, store_again=rewrite_blobs
+        await received_messages.store_blobs_once_per_tenant(
+            environment, tenant, message.message, store_again=rewrite_blobs
         )
-        for each in messages
+        for message in messages
     ]
 
 
-async def store_with_blobs(
+async def store_blobs_then_call_with_one_retry(
     running: RunningImport,
     messages: Sequence[ImportableMessage],
     store: Callable[[Sequence[StoredMessageBlobs]], Awaitable[None]],
@@ -188,7 +206,7 @@ async def store_with_blobs(
         await store(await store_blobs(running, messages, rewrite_blobs=True))
 
 
-async def insert_messages(
+async def insert_messages_with_flags(
     running: RunningImport,
     session: AsyncSession,
     messages: Sequence[ImportableMessage],
@@ -216,26 +234,30 @@ def insert_without_deleted_flag_and_expiry(
     pairs = zip(messages, stored_blobs, strict=True)
     for insert_kind, group in groupby(pairs, key=lambda pair: pair[0].insert_kind):
         items = [
-            message_insert.InsertItem(each.message, blobs, _placement_of_message(running, each))
-            for each, blobs in group
+            message_insert.InsertItem(
+                message.message, blobs, _placement_of_message(running, message)
+            )
+            for message, blobs in group
         ]
-        inserted += message_insert.insert_messages(transaction, items, kind=insert_kind)
+        inserted += message_insert.insert_messages_and_take_quota(
+            transaction, items, kind=insert_kind
+        )
     return inserted
 
 
 def _placement_of_message(running: RunningImport, message: ImportableMessage) -> MessagePlacement:
     """Return the mailbox, flags and envelope under which a message is inserted."""
-    found, record = message.source, message.source.record
+    source, record = message.source, message.source.record
     return MessagePlacement(
         running.user.id,
         message.mailbox_id,
-        found.received_at or running.ctx.environment.now(),
+        source.received_at or running.ctx.environment.now(),
         seen="\\Seen" in message.flags,
         flagged="\\Flagged" in message.flags,
         answered="\\Answered" in message.flags,
         draft="\\Draft" in message.flags,
-        keywords=row_changes.columns_from_flag_names(message.flags)["keywords"],
-        envelope_from=found.sender,
+        keywords=flag_changes.columns_from_flag_names(message.flags)["keywords"],
+        envelope_from=source.sender,
         envelope_to=record.recipients if record else (),
         public_metadata=message.public_metadata,
     )
@@ -249,11 +271,11 @@ async def _set_deleted_flag_and_expiry(
 ) -> None:
     """Set what messages cannot be inserted with: the deleted flag and the expiry."""
     states: dict[int, dict[str, Any]] = {}
-    for each, inserted_message in zip(messages, inserted, strict=True):
-        record = each.source.record
-        if "\\Deleted" in each.flags or record:
-            states[inserted_message.message_id] = row_changes.columns_from_flag_names(
-                each.flags
+    for message, inserted_message in zip(messages, inserted, strict=True):
+        record = message.source.record
+        if "\\Deleted" in message.flags or record:
+            states[inserted_message.message_id] = flag_changes.columns_from_flag_names(
+                message.flags
             ) | _expiry_columns(record)
     rows = await row_changes.load_rows_in_transaction(session, list(states)) if states else []
     for with_expiry in (False, True):  # of one call all have the same columns

@@ -22,10 +22,10 @@ def validate_passphrase(text: str | None) -> str | None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidInput(
-            "Must be valid Unicode text", constraint=ValidationConstraint.TYPE, path=[ORDER_KEY]
+            "Must be valid Unicode text.", constraint=ValidationConstraint.TYPE, path=[ORDER_KEY]
         ) from None
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
-        error_text = f"Must have {MIN_LENGTH} to {MAX_LENGTH} characters"
+        error_text = f"Must have from {MIN_LENGTH} to {MAX_LENGTH} characters."
         raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=[ORDER_KEY])
     return text
 
@@ -43,12 +43,12 @@ def encrypted_passphrase_field(
         return {}
     ctx.viewer.require_scope(Scope.SETTINGS)
     if not with_settings:
-        error_text = "A passphrase requires includeSettings, and a format with settings"
+        error_text = "A passphrase requires `includeSettings`, and a format with settings."
         raise InvalidInput(error_text, constraint=ValidationConstraint.EXCLUSIVE, path=[ORDER_KEY])
     return {ORDER_KEY: ctx.environment.secret_box.encrypt(passphrase, _secret_box_context(user_id))}
 
 
-def decrypt_passphrase(
+def decrypt_passphrase_or_none(
     environment: Environment, user_id: int, task_order: Mapping[str, Any]
 ) -> str | None:
     """Return the passphrase of a task order; None if it has none.
@@ -60,7 +60,7 @@ def decrypt_passphrase(
     try:
         return environment.secret_box.decrypt(task_order[ORDER_KEY], _secret_box_context(user_id))
     except DecryptionError:
-        error_text = "The passphrase can't be decrypted any more: start again"
+        error_text = "The passphrase can't be decrypted any more: start the task again."
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.DECRYPTION, path=[ORDER_KEY]
         ) from None

@@ -18,14 +18,14 @@ class ImportOutcome:
     stored: int = 0
     known: int = 0  # already in the mailbox
     skipped: list[list[str]] = field(default_factory=list)  # item and reason
-    untold: int = 0  # skipped items that are not listed
+    unlisted: int = 0  # skipped items that are not listed
 
     def add_skipped(self, item: str, reason: str) -> None:
         """Add an item that is not imported, with the reason."""
         if len(self.skipped) < MAX_REPORTED_ITEMS:
             self.skipped.append([make_storable(item[:MAX_ITEM_NAME_LENGTH]), reason])
         else:
-            self.untold += 1
+            self.unlisted += 1
 
 
 @dataclass(slots=True)

@@ -69,7 +69,7 @@ class DraftsMailbox(NamedTuple):
     id: int
 
 
-async def load_scheduled_copies(
+async def load_drafts_mailbox_by_scheduled_copy(
     ctx: Context, user_id: int, message_ids: Sequence[int]
 ) -> dict[int, DraftsMailbox | None]:
     """Return which of these messages are copies of scheduled ones, with the Drafts mailbox."""
@@ -79,10 +79,10 @@ async def load_scheduled_copies(
         col(Submission.state).in_(SCHEDULED_STATES),
     )
     keys = {row.message_id for row in await ctx.read(statement)}
-    return dict.fromkeys(keys, await load_drafts_mailbox(ctx, user_id)) if keys else {}
+    return dict.fromkeys(keys, await find_drafts_mailbox(ctx, user_id)) if keys else {}
 
 
-async def load_drafts_mailbox(ctx: Context, user_id: int) -> DraftsMailbox | None:
+async def find_drafts_mailbox(ctx: Context, user_id: int) -> DraftsMailbox | None:
     """Return the Drafts mailbox of a user; None if there is none."""
     statement = select(*select_columns(Mailbox, ("path", "id"))).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.DRAFTS
@@ -92,9 +92,9 @@ async def load_drafts_mailbox(ctx: Context, user_id: int) -> DraftsMailbox | Non
 
 def message_record_as_draft(record: MessageRecord, drafts: DraftsMailbox | None) -> MessageRecord:
     """Return the record of a message changed to a draft without envelope."""
-    marks = list(dict.fromkeys([*record.flags, "\\Draft"]))
+    flag_names = list(dict.fromkeys([*record.flags, "\\Draft"]))
     path = drafts.path if drafts else record.mailbox
-    return replace(record, mailbox=path, flags=marks, sender=None, recipients=[])
+    return replace(record, mailbox=path, flags=flag_names, sender=None, recipients=[])
 
 
 def _without_copy_clauses(user_id: int) -> list[Any]:

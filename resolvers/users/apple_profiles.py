@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mail.addresses import address_syntax
+from mail.domains.submission_servers import split_host_and_port, submission_server_of_profiles
 from mail.recipients import address_resolution
 from models.auth.application_passwords import ApplicationPassword
 from models.errors import InvalidInput, NotFound, ServiceUnavailable
@@ -21,26 +22,29 @@ from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
 
 IMAP, POP3, SMTP, ALL = "IMAP", "POP3", "SMTP", "ALL"
-SUBMISSIONS_PORT = 465  # implicit TLS (RFC 8314)
 ACCOUNT_TYPES = {IMAP: "EmailTypeIMAP", POP3: "EmailTypePOP"}
 
 
-def incoming_protocol(options: Options, scopes: Collection[str], *, scopes_field: str) -> str:
+def incoming_protocol_or_raise(
+    options: Options, scopes: Collection[str], *, scopes_field: str
+) -> str:
     """Return the protocol that the profile reads mail by: IMAP, or else POP3.
 
     Merganser serves neither: only a server that a setting names is offered. Apple's payload for
     mail must name one. Raises Invalid if none is set, or if the scopes don't allow it and SMTP.
     """
-    offered_protocols = [read for read in (IMAP, POP3) if _configured_server(options, read)]
+    offered_protocols = [
+        protocol for protocol in (IMAP, POP3) if _configured_server(options, protocol)
+    ]
     if not offered_protocols:
-        text = "there is no IMAP or POP3 server that a profile could name"
+        text = "A profile requires a configured IMAP or POP3 server."
         raise InvalidInput(
             text, constraint=ValidationConstraint.SERVER, path=["generateMobileconfig"]
         )
     for protocol in offered_protocols:
         if ALL in scopes or {protocol, SMTP} <= set(scopes):
             return protocol
-    text = f"a profile needs the scopes SMTP and {' or '.join(offered_protocols)}"
+    text = f"A profile requires the scopes SMTP and {' or '.join(offered_protocols)}."
     raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=[scopes_field])
 
 
@@ -49,7 +53,7 @@ def _configured_server(options: Options, protocol: str) -> str:
     return options.profile_imap_server if protocol == IMAP else options.profile_pop3_server
 
 
-async def profile_address(ctx: Context, user: ColumnRow, address: str | None) -> str:
+async def require_profile_address(ctx: Context, user: ColumnRow, address: str | None) -> str:
     """Return the address to write from: this, or the user's main address.
 
     Raises NotFound if the address is not the user's.
@@ -58,16 +62,11 @@ async def profile_address(ctx: Context, user: ColumnRow, address: str | None) ->
         (main_address,) = await load_visible_main_addresses_by_user(ctx, [user.id])
         if main_address is None:
             raise NotFound(user.username, path=["address"])
-        return str(main_address.shown)
-    displayed = address_syntax.validated_address(address)
+        return str(main_address.display_address)
+    displayed = address_syntax.normalize_and_validate_address(address)
     if await address_resolution.find_sign_in_user_id(ctx.environment, displayed) != user.id:
         raise NotFound(displayed, path=["address"])
     return displayed
-
-
-def _split_host_and_port(host_and_port: str) -> tuple[str, int]:
-    host, _, port = host_and_port.rpartition(":")
-    return host, int(port)
 
 
 async def build_profile(
@@ -101,10 +100,9 @@ def _profile_payload(
 ) -> dict[str, Any]:
     """Return the profile as the dictionary of a property list."""
     options = environment.options
-    protocol = incoming_protocol(options, app_password.scopes, scopes_field="scopes")
-    incoming_host, incoming_port = _split_host_and_port(_configured_server(options, protocol))
-    submission = options.profile_smtp_server or f"{options.hostname}:{SUBMISSIONS_PORT}"
-    outgoing_host, outgoing_port = _split_host_and_port(submission)
+    protocol = incoming_protocol_or_raise(options, app_password.scopes, scopes_field="scopes")
+    incoming_host, incoming_port = split_host_and_port(_configured_server(options, protocol))
+    outgoing_server = submission_server_of_profiles(options)
     reversed_hostname = ".".join(reversed(options.hostname.split(".")))
     account = {
         "EmailAccountDescription": app_password.description,
@@ -118,8 +116,8 @@ def _profile_payload(
         "IncomingMailServerUsername": user.username,
         "IncomingPassword": password,
         "OutgoingMailServerAuthentication": "EmailAuthPassword",
-        "OutgoingMailServerHostName": outgoing_host,
-        "OutgoingMailServerPortNumber": outgoing_port,
+        "OutgoingMailServerHostName": outgoing_server.host,
+        "OutgoingMailServerPortNumber": outgoing_server.port,
         "OutgoingMailServerUseSSL": True,
         "OutgoingMailServerUsername": user.username,
         "OutgoingPasswordSameAsIncomingPassword": True,
@@ -170,12 +168,12 @@ def _sign_profile(property_list: bytes, certificate_path: Path, key_path: Path) 
         certificate, *intermediates = x509.load_pem_x509_certificates(certificate_path.read_bytes())
         private_key: Any = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         if private_key.public_key() != certificate.public_key():
-            raise ValueError("the key is another certificate's")
+            raise ValueError("The private key belongs to another certificate.")
         builder = pkcs7.PKCS7SignatureBuilder().set_data(property_list)
         builder = builder.add_signer(certificate, private_key, hashes.SHA256())
         for intermediate in intermediates:
             builder = builder.add_certificate(intermediate)
         return builder.sign(serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary])
     except (OSError, ValueError, TypeError) as problem:
-        text = "profiles cannot be signed: certificate or key cannot be used"
+        text = "Profiles can't be signed: the certificate or private key is unusable."
         raise ServiceUnavailable(text, component="profile") from problem

@@ -20,7 +20,9 @@ def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] |
         return None
     if not isinstance(value, dict):
         raise InvalidInput(
-            "free data is a JSON object", constraint=ValidationConstraint.OBJECT, path=path
+            "The custom data must be a JSON object.",
+            constraint=ValidationConstraint.OBJECT,
+            path=path,
         )
     try:
         is_small = len(orjson.dumps(value)) <= MAX_SIZE
@@ -28,6 +30,6 @@ def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] |
         is_small = False
     if not is_small:
         raise InvalidInput(
-            "free data has at most 1 MiB", constraint=ValidationConstraint.MAX, path=path
+            "The custom data has at most 1 MiB.", constraint=ValidationConstraint.MAX, path=path
         )
     return value

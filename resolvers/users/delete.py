@@ -31,9 +31,10 @@ from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
-from models.errors import Conflict, Forbidden, InvalidInput, NotFound
+from models.errors import Conflict, Forbidden, InvalidInput, NotFound, RequestError
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
+from models.identity_providers import IdentityLink
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
@@ -41,12 +42,13 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.admin.task_steps import insert_tasks
+from resolvers.admin.task_steps import insert_tasks_and_wake_workers
 from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.mailboxes import shares
+from resolvers.oauth.refresh_token_end import delete_grants_of_users
 from resolvers.users.quota.quota_allocation import effective_quota
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.selection import UserSelector, require_selected_users
 
 KIND = TaskKind.USER_DELETE  # of the task that removes the data
 
@@ -75,7 +77,7 @@ def can_restore_or_purge_deleted_sql(ctx: Context) -> ColumnElement[bool]:
     return false()
 
 
-async def delete_users(
+async def delete_users_or_reschedule_purge(
     ctx: Context,
     selection: UserSelector,
     purge_at: datetime | None = None,
@@ -90,25 +92,23 @@ async def delete_users(
     """
     if not selection.is_given:
         raise InvalidInput(
-            "say which accounts", constraint=ValidationConstraint.REQUIRED, path=["users"]
+            "The users to delete are required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["users"],
         )
     try:
-        deleted_ids, rows = await _resolve_selection(ctx, selection)
+        deleted_ids, rows = await _load_deleted_ids_and_live_users(ctx, selection)
     except NotFound:  # a concurrent request may have deleted it
-        deleted_ids, rows = await _resolve_selection(ctx, selection)
+        deleted_ids, rows = await _load_deleted_ids_and_live_users(ctx, selection)
     if any(row.id == ctx.viewer.user_id for row in rows):
-        raise Forbidden("nobody deletes the own account", path=["users"])
+        error = Forbidden("The caller can't delete their own account.", path=["users"])
+        raise selection.move_error_path_to_user(error, ctx.viewer.user_id)
     ids = sorted({*deleted_ids, *(row.id for row in rows)})
-    stream_ids = {PLATFORM, *ids, *(row.domain_id for row in rows if row.domain_id)}
-    address_domains = select(col(Address.domain_id)).where(col(Address.user_id).in_(ids)).distinct()
-    stream_ids |= {row.domain_id for row in await ctx.read(address_domains) if row.domain_id}
-    stream_ids |= {
-        *await shares.load_grantee_ids(ctx, ids),
-        *await shares.load_sharing_owner_ids(ctx, ids),
-    }
+    stream_ids = await _load_changed_stream_ids(ctx, ids)
+    stream_ids |= {row.domain_id for row in rows if row.domain_id}
     purge_at = purge_at if purge_at and purge_at > ctx.environment.now() else None
     async with ctx.write_session(*stream_ids) as session:
-        tasks = await _reschedule_tasks(ctx, session, ids, purge_at)
+        tasks = await _reschedule_or_queue_deletion_tasks(ctx, session, ids, purge_at)
         statement = select(col(User.id), col(User.username), col(DeletedUser.domain_id))
         statement = statement.join(DeletedUser, col(DeletedUser.id) == col(User.id))
         rescheduled = await ctx.read(
@@ -118,7 +118,7 @@ async def delete_users(
             col(User.id).in_(ids), is_managed_user(ctx)
         )
         live_users = await ctx.read(live_statement.order_by(col(User.id)))
-        tasks |= await _mark_deleted(ctx, session, live_users, purge_at)
+        tasks |= await _mark_deleted_and_queue_purge_tasks(ctx, session, live_users, purge_at)
         await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, list(tasks.values()))
         new_values = {"purgeAt": purge_at}
         admin_entries = [
@@ -127,7 +127,7 @@ async def delete_users(
             )
             for row in [*rescheduled, *live_users]
         ]
-        await audit_log.log_changes(ctx, session, *admin_entries)
+        await audit_log.insert_audit_log_entries(ctx, session, *admin_entries)
         ids = [key for key in ids if key in tasks]
         task_statement = select(*select_columns(Task)).where(col(Task.id).in_(tasks.values()))
         tasks_by_id = {row.id: row for row in await ctx.read(task_statement)}
@@ -135,15 +135,47 @@ async def delete_users(
     return UserDeletion(ids, [tasks_by_id[tasks[key]] for key in ids])
 
 
-async def _resolve_selection(
+async def _load_changed_stream_ids(ctx: Context, user_ids: Sequence[int]) -> set[int]:
+    """Load the streams of these users, of their addresses' domains, and of sharing users."""
+    address_domains = (
+        select(col(Address.domain_id)).where(col(Address.user_id).in_(user_ids)).distinct()
+    )
+    return {
+        PLATFORM,
+        *user_ids,
+        *(row.domain_id for row in await ctx.read(address_domains) if row.domain_id),
+        *await shares.load_grantee_ids(ctx, user_ids),
+        *await shares.load_sharing_owner_ids(ctx, user_ids),
+    }
+
+
+async def _load_deleted_ids_and_live_users(
     ctx: Context, selection: UserSelector
 ) -> tuple[list[int], list[ColumnRow]]:
     """Resolve the selection to the ids of deleted users and the rows of the others."""
-    deleted_ids, rest = await _split_deleted(ctx, selection)
-    return deleted_ids, await load_selected_users(ctx, rest) if rest.is_given else []
+    deleted_ids, rest = await _deleted_ids_and_remaining_selection(ctx, selection)
+    if not rest.is_given:
+        return deleted_ids, []
+    try:
+        return deleted_ids, await require_selected_users(ctx, rest)
+    except RequestError as error:
+        _set_index_in_whole_selection(error, rest, selection)
+        raise
 
 
-async def _split_deleted(ctx: Context, selection: UserSelector) -> tuple[list[int], UserSelector]:
+def _set_index_in_whole_selection(
+    error: RequestError, part: UserSelector, whole_selector: UserSelector
+) -> None:
+    """Change the index of an error from that in a part of a selection to that in the whole."""
+    list_name = error.path[-1] if error.path else ""
+    if error.index is not None and list_name in ("ids", "usernames"):
+        value = getattr(part, list_name)[error.index]
+        error.index = getattr(whole_selector, list_name).index(value)
+
+
+async def _deleted_ids_and_remaining_selection(
+    ctx: Context, selection: UserSelector
+) -> tuple[list[int], UserSelector]:
     """Return the ids of named users that are deleted already, and the selection without them."""
     if not (selection.ids or selection.usernames):
         return [], selection
@@ -165,7 +197,7 @@ async def _split_deleted(ctx: Context, selection: UserSelector) -> tuple[list[in
     ids_by_key = {
         row.username_key: row.id for row in rows if row.username_key in names_by_key
     }  # the newest
-    ids_by_key = {key: found for key, found in ids_by_key.items() if key not in live_keys}
+    ids_by_key = {key: ids for key, ids in ids_by_key.items() if key not in live_keys}
     deleted_ids = {row.id for row in rows if row.id in selection.ids} | set(ids_by_key.values())
     rest = replace(
         selection,
@@ -175,7 +207,7 @@ async def _split_deleted(ctx: Context, selection: UserSelector) -> tuple[list[in
     return sorted(deleted_ids), rest
 
 
-async def _reschedule_tasks(
+async def _reschedule_or_queue_deletion_tasks(
     ctx: Context, session: AsyncSession, ids: Sequence[int], purge_at: datetime | None
 ) -> dict[int, int]:
     """Change the time of the deletion tasks of deleted users; return task ids by user id.
@@ -202,7 +234,7 @@ async def _reschedule_tasks(
         row.state in (TaskState.QUEUED, TaskState.RUNNING) and row.task_id not in rescheduled_ids
         for row in rows
     ):
-        raise Conflict("its data is being removed already", path=["purgeAt"])
+        raise Conflict("The removal of the user's data has already started.", path=["purgeAt"])
     without_task = [
         row.id for row in rows if row.state not in (TaskState.QUEUED, TaskState.RUNNING)
     ]
@@ -225,11 +257,11 @@ async def _queue_deletion_tasks(
     The tasks belong to no user, since they outlive them.
     """
     orders = [{"user": key} for key in ids]
-    tasks = await insert_tasks(ctx, session, KIND, orders, not_before=purge_at)
+    tasks = await insert_tasks_and_wake_workers(ctx, session, KIND, orders, not_before=purge_at)
     return {key: task.id for key, task in zip(ids, tasks, strict=True)}
 
 
-async def _mark_deleted(
+async def _mark_deleted_and_queue_purge_tasks(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], purge_at: datetime | None
 ) -> dict[int, int]:
     """Mark live users, which are locked, as deleted, and store what a restore needs.
@@ -266,6 +298,8 @@ async def _mark_deleted(
     await connection.execute(insert(DeletedUser), deleted_rows)
     await connection.execute(delete_rows(Address).where(col(Address.user_id).in_(ids)))
     await connection.execute(delete_rows(AccessToken).where(col(AccessToken.user_id).in_(ids)))
+    await delete_grants_of_users(session, ids)
+    await connection.execute(delete_rows(IdentityLink).where(col(IdentityLink.user_id).in_(ids)))
     await connection.execute(
         update(User)
         .where(col(User.id).in_(ids))
@@ -283,7 +317,9 @@ async def _mark_deleted(
         address for addresses in addresses_by_user.values() for address in addresses
     ]
     await update_domain_counters(ctx, session, rows, addresses_to_free, sign=-1)
-    await record_in_domain_journals(ctx, session, rows, addresses_to_free, is_restored=False)
+    await journal_users_and_addresses_in_domains(
+        ctx, session, rows, addresses_to_free, is_restored=False
+    )
     return tasks
 
 
@@ -329,7 +365,7 @@ async def update_domain_counters(
         await (await session.connection()).execute(statement, list(increments.values()))
 
 
-async def record_in_domain_journals(
+async def journal_users_and_addresses_in_domains(
     ctx: Context,
     session: AsyncSession,
     users: Collection[Any],

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -12,14 +13,23 @@ from models.domains.tables import Domain
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.tables import DeletedUser, User
-from resolvers import pagination
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName, is_referenced_domain
-from resolvers.pagination import PageScan, read_by_keys
+from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
+from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 from resolvers.users import restore
 from resolvers.users.delete import can_restore_or_purge_deleted_sql
 
+
+class DeletedUserOrder(StrEnum):
+    """The order of a list of deleted users; ties by id."""
+
+    DELETED_ASC = "DELETED_ASC"
+    DELETED_DESC = "DELETED_DESC"
+
+
+LIST_ORDERS = list_orders(DeletedUserOrder, {"DELETED": SortColumn("deleted_at", datetime)})
 ROW_COLUMNS = ("id", "deleted_at", "purge_at", "username", "used", "tags")
 
 
@@ -46,15 +56,17 @@ async def read_deleted_user_page(
     conditions: DeletedUserConditions,
     page_request: PageRequest,
     columns: Collection[str],
+    order: DeletedUserOrder = DeletedUserOrder.DELETED_DESC,
 ) -> Page[ColumnRow]:
-    """Read a page of the deleted users that the viewer can restore, the last deleted first."""
-    statement = select_deleted_users({"deleted_at", *columns}).where(
+    """Read a page of the deleted users that the viewer can restore.
+
+    Raises InvalidInput for a cursor of another order.
+    """
+    list_order = LIST_ORDERS[order]
+    statement = select_deleted_users({list_order.column, *columns}).where(
         *_where_clauses(ctx, conditions)
     )
-    sort_key = (col(DeletedUser.deleted_at), col(DeletedUser.id))
-    return await pagination.read_page(
-        ctx, PageScan(statement, page_request, sort_key, is_descending=True)
-    )
+    return await read_ordered_page(ctx, statement, DeletedUser, page_request, list_order)
 
 
 async def load_deleted_users_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -84,9 +96,11 @@ async def load_recoverable_addresses(ctx: Context, user_ids: list[int]) -> list[
         ctx, statement.where(can_restore_or_purge_deleted_sql(ctx)), col(DeletedUser.id), user_ids
     )
     stored = [address for row in rows if row for address in row.addresses]
-    free_ids = {address["id"] for address in await restore.recoverable_addresses(ctx, stored)}
+    free_ids = {address["id"] for address in await restore.load_recoverable_addresses(ctx, stored)}
     return [
-        [address["shown"] for address in row.addresses if address["id"] in free_ids] if row else []
+        [address["display_address"] for address in row.addresses if address["id"] in free_ids]
+        if row
+        else []
         for row in rows
     ]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
-from mail.recipients.batch_resolution import resolve_addresses
+from mail.recipients.batch_resolution import load_receiving_address_rows
 from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput
 from models.runtime.secret_box import DecryptionError
@@ -13,7 +13,7 @@ from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
 from resolvers.addresses.targets import TargetsWithRelayPasswords, validate_forward_targets
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.users.user_locks import LockedUsers
 
@@ -32,7 +32,7 @@ def validated_target_columns(
     validated = validate_forward_targets(ctx, targets, stored_relays, path)
     columns: dict[str, Any] = {"forward_to": list(validated.shown_targets)}
     if dict(validated.relays_with_password) != stored_relays:
-        columns["relays"] = forward_targets.encrypt_relay_urls(
+        columns["relays"] = forward_targets.encrypt_relay_urls_if_any(
             ctx.environment, user.id, validated.relays_with_password
         )
     return columns
@@ -60,13 +60,13 @@ def target_columns_of_new_user(
             },
             path,
         )
-    encrypted_relays = forward_targets.encrypt_relay_urls(
+    encrypted_relays = forward_targets.encrypt_relay_urls_if_any(
         ctx.environment, user_id, targets.relays_with_password
     )
     return {"forward_to": list(targets.shown_targets), "relays": encrypted_relays}
 
 
-async def set_forward_targets(
+async def set_forward_targets_and_log(
     ctx: Context, locked_users: LockedUsers, targets: Sequence[str], path: Sequence[str]
 ) -> None:
     """Set the targets of locked users and log the change to their security logs.
@@ -87,18 +87,20 @@ async def set_forward_targets(
     for row in locked_users.rows:
         displayed = columns_by_user[row.id]["forward_to"]
         _raise_if_own_address(
-            displayed, {one for one in displayed if owner_ids.get(one) == row.id}, path
+            displayed, {address for address in displayed if owner_ids.get(address) == row.id}, path
         )
-        if locked_users.set_columns(row, **columns_by_user[row.id]):
+        if locked_users.set_columns_to_store(row, **columns_by_user[row.id]):
             events.append(
-                _forwarding_event(row.id, [one for one in displayed if one not in row.forward_to])
+                _forwarding_event(
+                    row.id, [address for address in displayed if address not in row.forward_to]
+                )
             )
-    await security_log.log_events(ctx, locked_users.session, events)
+    await security_log.insert_security_events_and_queue_notices(ctx, locked_users.session, events)
 
 
 async def _load_owner_ids(ctx: Context, addresses: Collection[str]) -> Mapping[str, int | None]:
     """Load the user ids that these addresses deliver to."""
-    resolutions = await resolve_addresses(ctx.environment, addresses, ctx.read)
+    resolutions = await load_receiving_address_rows(ctx.environment, addresses, ctx.read)
     return {text: row.user_id for text, row in resolutions.items()}
 
 
@@ -108,7 +110,7 @@ def _raise_if_own_address(
     """Raise Invalid if a target is an own address."""
     for index, target in enumerate(targets):
         if target in own_addresses:
-            error_text = "an account does not forward to itself"
+            error_text = "A user can't forward to their own address."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.SELF, path=path, index=index
             )

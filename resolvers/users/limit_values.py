@@ -19,7 +19,7 @@ class Unlimited(Enum):
 LimitValue = int | Unlimited | None  # None: inherited
 
 
-def stored_limit(limit: LimitValue, end: int, path: Sequence[str]) -> int | None:
+def validated_stored_limit(limit: LimitValue, end: int, path: Sequence[str]) -> int | None:
     """Return a limit in its stored form: 0 is unlimited, None is inherited.
 
     Raises InvalidInput if a number is not between 1 and `end`, which is excluded.
@@ -29,7 +29,7 @@ def stored_limit(limit: LimitValue, end: int, path: Sequence[str]) -> int | None
     if isinstance(limit, Unlimited):
         return STORED_UNLIMITED
     if not 0 < limit < end:
-        text = f"from 1 to below 2^{end.bit_length() - 1}; null: unlimited"
+        text = f"Must be from 1 to below 2^{end.bit_length() - 1}. Null means unlimited."
         raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=path)
     return limit
 

@@ -29,7 +29,7 @@ from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
-from resolvers.list_orders import ListOrder, SortColumn
+from resolvers.list_orders import SortColumn, list_orders
 from resolvers.pagination import PageForm
 from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 from resolvers.sql_text import any_item_fits_sql as any_holding
@@ -76,10 +76,10 @@ _SORT_COLUMNS = {
     "STORAGE_USED": SortColumn("used", int),
     "LAST_LOGIN": SortColumn(LAST_LOGIN_COLUMN, datetime),
 }
-LIST_ORDERS = {order: ListOrder.of_value(order, _SORT_COLUMNS) for order in UserOrder}
+LIST_ORDERS = list_orders(UserOrder, _SORT_COLUMNS)
 
 
-async def load_user_page(
+async def load_visible_user_page(
     ctx: Context,
     filter: UserConditions,
     page_request: PageRequest,
@@ -103,7 +103,7 @@ async def load_user_page(
         extra_columns, sort_column = [], col(getattr(User, list_order.column))
     page_form = PageForm.of_page(page_request, frozenset(), is_descending=list_order.is_descending)
     sort_columns = (sort_column, col(User.id))
-    conditions = _filter_conditions(ctx, filter)
+    conditions = _validated_conditions_without_domain(ctx, filter)
     rows = select(*select_columns(User, names), *extra_columns)
     scans = [
         pagination.page_select(rows.where(*part, *conditions), page_form, sort_columns)
@@ -157,7 +157,7 @@ def _index_scan_conditions(ctx: Context, domain_id: int | None) -> list[list[Col
     ]
 
 
-async def count_users(ctx: Context, filter: UserConditions) -> int:
+async def count_visible_users(ctx: Context, filter: UserConditions) -> int:
     """Count the users of a list.
 
     The count of all users reads an index only; that of a domain reads its counter.
@@ -165,7 +165,7 @@ async def count_users(ctx: Context, filter: UserConditions) -> int:
     domain_id = await _load_filter_domain_id(ctx, filter)
     if filter.domain is not None and domain_id is None:
         return 0
-    conditions = _filter_conditions(ctx, filter)
+    conditions = _validated_conditions_without_domain(ctx, filter)
     statement = select(func.count()).select_from(User).where(is_visible_user(ctx), *conditions)
     if domain_id is not None:
         statement = statement.where(col(User.domain_id) == domain_id)
@@ -175,13 +175,16 @@ async def count_users(ctx: Context, filter: UserConditions) -> int:
     return int(row[0])
 
 
-async def ids_not_matching(
+async def load_visible_ids_not_matching(
     ctx: Context, filter: UserConditions, user_ids: Collection[int]
 ) -> set[int]:
     """Return those of these users that the viewer sees and that do not match the filter."""
     statement = select(col(User.id)).where(col(User.id).in_(user_ids), is_visible_user(ctx))
     matching_ids = {
-        row.id for row in await ctx.read(statement.where(*_filter_conditions(ctx, filter)))
+        row.id
+        for row in await ctx.read(
+            statement.where(*_validated_conditions_without_domain(ctx, filter))
+        )
     }
     return {row.id for row in await ctx.read(statement)} - matching_ids
 
@@ -211,7 +214,9 @@ async def _load_filter_domain_id(ctx: Context, filter: UserConditions) -> int | 
     return None if row is None else int(row.id)
 
 
-def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
+def _validated_conditions_without_domain(
+    ctx: Context, filter: UserConditions
+) -> list[ColumnElement[bool]]:
     """The conditions of a filter, apart from the domain.
 
     Raises Invalid for a filter that is too long.
@@ -256,13 +261,13 @@ def _validate_filter(filter: UserConditions) -> None:
     ):
         if len(terms or ()) > MAX_TAGS_OR_PATTERNS:
             raise InvalidInput(
-                f"at most {MAX_TAGS_OR_PATTERNS}",
+                f"At most {MAX_TAGS_OR_PATTERNS} items are allowed.",
                 constraint=ValidationConstraint.MAX,
                 path=["filter", name],
             )
     for name, search_text in (("query", filter.query), ("forward", filter.target_part)):
         if len(search_text or "") > MAX_SEARCH_LENGTH:
-            error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
+            error_text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.MAX, path=["filter", name]
             )

@@ -29,15 +29,15 @@ def is_visible_sql(
 
 
 def require_owner_ids_of_rows(ids: Sequence[int], rows: Sequence[ColumnRow | None]) -> list[int]:
-    """Return the ids of the users to lock, sorted. `rows` are those of `ids`.
+    """Return the id of the owner of each of the objects `ids`, which have these rows.
 
     Raises NotFound if the row of an id is missing.
     """
     require_all_found(ids, {row.id for row in rows if row})
-    return sorted({row.user_id for row in rows if row})
+    return [row.user_id for row in rows if row]
 
 
-async def load_managed_rows_in_transaction(
+async def require_managed_rows_in_transaction(
     ctx: Context,
     session: AsyncSession,
     table: type[UserOwnedRow],
@@ -66,5 +66,6 @@ async def load_managed_rows_in_transaction(
             raise NotFound(str(key), path=["ids"], index=index)
         if not rows[key].free:
             role = rows[key].owners
-            raise Forbidden(f"this needs the role {role}", requires=role, path=["ids"])
+            text = f"Requires the role {role}."
+            raise Forbidden(text, requires=role, path=["ids"], index=index)
     return list(rows.values())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parseaddr
-from typing import Any
+from typing import Any, NamedTuple
 
 from mail.storage import openpgp_short_rsa
 from models.errors import InvalidInput
@@ -50,52 +50,78 @@ async def validate_public_key(
     """
     if len(armored_key) > MAX_LENGTH:
         raise InvalidInput(
-            f"at most {MAX_LENGTH} characters", constraint=ValidationConstraint.MAX, path=path
+            f"The key has at most {MAX_LENGTH:,} characters.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     if ARMOR_BEGIN not in armored_key or "\0" in armored_key:
         raise InvalidInput(
-            "not an armoured OpenPGP public key", constraint=ValidationConstraint.KEY, path=path
+            "The key must be an ASCII-armored OpenPGP public key.",
+            constraint=ValidationConstraint.KEY,
+            path=path,
         )
-    key, problem = await asyncio.to_thread(_parse_key, armored_key, environment.now())
+    key, problem = await asyncio.to_thread(
+        _openpgp_key_or_reason_unusable, armored_key, environment.now()
+    )
     if key is None or "\0" in key.armored or "\0" in f"{key.name}{key.address}":
-        raise InvalidInput(problem or "no NUL", constraint=ValidationConstraint.KEY, path=path)
+        raise InvalidInput(
+            problem or "The key must not contain NUL.",
+            constraint=ValidationConstraint.KEY,
+            path=path,
+        )
     if key.expires_at and key.expires_at <= environment.now():
-        raise InvalidInput("the key is over", constraint=ValidationConstraint.EXPIRED, path=path)
+        raise InvalidInput(
+            "The key has expired.", constraint=ValidationConstraint.EXPIRED, path=path
+        )
     return key
 
 
 def warn_if_short(ctx: Context, key: OpenPgpPublicKey, *, path: Sequence[str]) -> None:
     """Add a warning to the payload if the key is too short."""
     if key.is_short:
-        text = "the key is accepted, but too short to be secure: RSA needs 2,048 bits"
+        text = "The key was stored, but is too short to be secure: RSA requires 2,048 bits."
         ctx.add_warning(WarningCode.WEAK_KEY, text, path=path)
 
 
-def _parse_key(armored_key: str, now: datetime) -> tuple[OpenPgpPublicKey | None, str]:
+class _ParsedOpenpgpKey(NamedTuple):
+    """A parsed key, or None with the reason why it can't be used."""
+
+    key: OpenPgpPublicKey | None
+    reason_unusable: str
+
+
+def _openpgp_key_or_reason_unusable(armored_key: str, now: datetime) -> _ParsedOpenpgpKey:
     """Return the key and an empty text, or None and the reason why it can't be used."""
     import pysequoia  # noqa: PLC0415 - few servers need it, and it delays the start
 
     try:
         cert = pysequoia.Cert.from_bytes(armored_key.encode())
     except (RuntimeError, ValueError):
-        return None, "not an armoured OpenPGP public key"
+        return _ParsedOpenpgpKey(None, "The key must be an ASCII-armored OpenPGP public key.")
     try:
         if cert.is_revoked:
-            return None, "the key is revoked"
+            return _ParsedOpenpgpKey(None, "The key is revoked.")
         pysequoia.encrypt(b"a trial", recipients=[cert])
         expires_at, user_ids = cert.expiration, [str(user_id) for user_id in cert.user_ids]
     except RuntimeError:
         if short_key := _parse_short_key(armored_key, cert, now):
-            return short_key, ""
-        return None, "nothing can be encrypted to this key: it cannot, is over, or is too weak"
+            return _ParsedOpenpgpKey(short_key, "")
+        return _ParsedOpenpgpKey(
+            None,
+            "The key can't be used for encryption: it has no valid encryption subkey, "
+            "is expired or is too weak.",
+        )
     name, address = parseaddr(user_ids[0]) if user_ids else ("", "")
-    return OpenPgpPublicKey(
-        str(cert),  # without a secret key
-        cert.fingerprint,
-        name or None,
-        address or None,
-        expires_at,
-    ), ""
+    return _ParsedOpenpgpKey(
+        OpenPgpPublicKey(
+            str(cert),  # without a secret key
+            cert.fingerprint,
+            name or None,
+            address or None,
+            expires_at,
+        ),
+        "",
+    )
 
 
 def _parse_short_key(armored_key: str, cert: Any, now: datetime) -> OpenPgpPublicKey | None:
@@ -104,7 +130,7 @@ def _parse_short_key(armored_key: str, cert: Any, now: datetime) -> OpenPgpPubli
     None if mail can't be encrypted to it.
     """
     try:
-        short = openpgp_short_rsa.parse_encryption_key(armored_key, now)
+        short = openpgp_short_rsa.parse_encryption_key_or_none(armored_key, now)
     except (RuntimeError, ValueError):
         return None
     if short is None:

@@ -7,7 +7,7 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_upload_rows
+from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_upload_rows_up_to_limit
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.admin.key_values import KeyValueEntry
 from models.auth.security_log import SecurityEvent
@@ -36,10 +36,10 @@ async def plan_purge(
     return TaskStepPlan([order["user"]])
 
 
-async def purge_chunk(
+async def delete_next_chunk_of_user_data(
     ctx: Context,
     session: AsyncSession,
-    order: dict[str, Any],
+    task_order: dict[str, Any],
     checkpoint: dict[str, Any],
     _: TaskStepPlan,
 ) -> TaskStepResult:
@@ -47,7 +47,7 @@ async def purge_chunk(
 
     Does nothing if the user was restored. Blobs are deleted by the garbage collector.
     """
-    user_id, phase_number = order["user"], checkpoint.get("phase", 0)
+    user_id, phase_number = task_order["user"], checkpoint.get("phase", 0)
     statement = select(col(User.id)).where(
         col(User.id) == user_id, col(User.deleted_at).is_not(None)
     )
@@ -68,14 +68,16 @@ async def purge_chunk(
 async def _purge_uploads(ctx: Context, session: AsyncSession, user_id: int) -> TaskStepResult:
     is_of_user = col(Upload.user_id) == user_id
     deleted = await ctx.environment.run_in_session(
-        session, lambda transaction: delete_upload_rows(transaction, is_of_user)
+        session, lambda transaction: delete_upload_rows_up_to_limit(transaction, is_of_user)
     )
     return TaskStepResult(
         {}, has_more=deleted.count == MAX_UPLOADS_PER_TRANSACTION, object_names=deleted.objects
     )
 
 
-async def _purge_messages(ctx: Context, session: AsyncSession, user_id: int) -> TaskStepResult:
+async def _delete_chunk_of_mailbox_messages(
+    ctx: Context, session: AsyncSession, user_id: int
+) -> TaskStepResult:
     """Delete a chunk of messages in mailboxes and update the counters of mailbox and user."""
     statement = select(*select_columns(Message, row_changes.STATE_COLUMNS)).where(
         col(Message.user_id) == user_id, col(Message.deleted_at).is_(None)
@@ -118,7 +120,9 @@ def _phase_purging_table(table: Any, owner_column: Any, key_column: Any) -> Purg
         )
         if table is Change and deleted_keys:
             statement = update(Stream).where(col(Stream.id) == user_id)
-            await (await session.connection()).execute(statement.values(gone=max(deleted_keys)))
+            await (await session.connection()).execute(
+                statement.values(pruned_position=max(deleted_keys))
+            )
         return TaskStepResult({}, has_more=len(deleted_keys) == CHUNK_ROWS)
 
     return delete_chunk
@@ -140,7 +144,7 @@ _PURGE_PHASES: tuple[PurgePhase, ...] = (
     _purge_uploads,
     _phase_purging_table(File, col(File.user_id), col(File.id)),
     _phase_purging_table(Submission, col(Submission.user_id), col(Submission.id)),
-    _purge_messages,
+    _delete_chunk_of_mailbox_messages,
     _purge_deleted_messages,
     _phase_purging_table(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
     _phase_purging_table(Change, col(Change.stream_id), col(Change.last)),

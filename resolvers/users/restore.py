@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.addresses.address_syntax import normalized_address, normalized_domain, username_key
 from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, NotFound
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
@@ -29,13 +29,13 @@ from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.delete import (
     can_restore_or_purge_deleted_sql,
-    record_in_domain_journals,
+    journal_users_and_addresses_in_domains,
     update_domain_counters,
 )
 from resolvers.users.quota.quota_allocation import (
-    allocated_after_increase,
     effective_quota,
     require_user_slot,
+    validated_allocation_after_increase,
 )
 
 StoredAddress = Mapping[str, Any]  # an address row of a deleted user
@@ -97,14 +97,14 @@ async def find_deleted_user(ctx: Context, ref: DeletedUserRef) -> ColumnRow | No
 async def _domain_ids_of_name(ctx: Context, name: str) -> set[int]:
     """Load the ids of the domain of this name and of the domain it is an alias of."""
     name = normalized_domain(name)
-    alias = select(col(AliasDomain.domain_id)).where(col(AliasDomain.alias) == name)
+    alias = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
     statement = select(col(Domain.id)).where(
         or_(col(Domain.name) == name, col(Domain.id).in_(alias))
     )
     return {row.id for row in await ctx.read(statement)}
 
 
-async def recoverable_addresses(
+async def load_recoverable_addresses(
     ctx: Context, stored_addresses: Sequence[StoredAddress]
 ) -> list[StoredAddress]:
     """Return the addresses that are still free, in domains that still exist."""
@@ -137,16 +137,18 @@ async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
     row = await find_deleted_user(ctx, ref)
     if row is None:
         await _raise_if_not_deleted(ctx, ref)
-        raise NotFound(ref.name or str(ref.id), path=["user"])
+        raise NotFound(ref.name or str(ref.id), path=["user"], noun="User")
     domain_ids = {address["domain_id"] for address in row.addresses} | {row.domain_id}
     try:
         async with ctx.write_session(PLATFORM, row.id, *(domain_ids - {None})) as session:
             row = await find_deleted_user(ctx, DeletedUserRef(row.id))
             if row is None:
-                raise Conflict("it was brought back, or removed, meanwhile", path=["user"])
-            restored = await _restore_in_transaction(ctx, session, row)
+                raise Conflict(
+                    "Another request restored or removed the user at the same time.", path=["user"]
+                )
+            restored = await _restore_user_rows_and_log(ctx, session, row)
     except IntegrityError as clash:  # a concurrent request took the name
-        raise Conflict("user name or address is taken", path=["user"]) from clash
+        raise Conflict("The user name or an address already exists.", path=["user"]) from clash
     drop_cached_credentials(ctx.environment, row.id)
     return restored
 
@@ -159,10 +161,10 @@ async def _raise_if_not_deleted(ctx: Context, ref: DeletedUserRef) -> None:
         else user_loaders.find_user_by_name(ctx, ref.name)
     )
     if await loading:
-        raise Conflict("this account is not deleted", path=["user"])
+        raise Conflict("The user is not deleted.", path=["user"])
 
 
-async def _restore_in_transaction(
+async def _restore_user_rows_and_log(
     ctx: Context, session: AsyncSession, row: ColumnRow
 ) -> RestoredUser:
     """Restore the rows of a deleted user that is locked."""
@@ -170,8 +172,8 @@ async def _restore_in_transaction(
     await _cancel_deletion_task(ctx, session, row)
     statement = select(col(User.id)).where(col(User.username_key) == row.username_key)
     if await ctx.read(statement):
-        raise Conflict("the user name is taken", path=["user"])
-    addresses = await recoverable_addresses(ctx, row.addresses)
+        raise Conflict("The user name already exists.", path=["user"])
+    addresses = await load_recoverable_addresses(ctx, row.addresses)
     main_address = _choose_main_address(ctx, row, addresses)
     domain_id = main_address["domain_id"] if main_address else row.domain_id
     domain = await session.get(Domain, domain_id, populate_existing=True) if domain_id else None
@@ -181,7 +183,7 @@ async def _restore_in_transaction(
     if domain:
         quota = effective_quota(ctx.environment, domain, row.quota)
         require_user_slot(domain, path=["user"])
-        allocated_after_increase(domain, quota, is_unlimited=not quota, path=["user"])
+        validated_allocation_after_increase(domain, quota, is_unlimited=not quota, path=["user"])
     await update_domain_counters(ctx, session, [user_place], addresses, sign=1)
     now = ctx.environment.now()
     session.add_all(
@@ -199,7 +201,7 @@ async def _restore_in_transaction(
             username_key=row.username_key,
             domain_id=user_place.domain_id,
             words=search_text(
-                row.username, row.name, main_address["shown"] if main_address else None
+                row.username, row.name, main_address["display_address"] if main_address else None
             ),
             updated_at=now,
         )
@@ -209,11 +211,13 @@ async def _restore_in_transaction(
     if addresses:
         ids = [address["id"] for address in addresses]
         await ctx.record_change(session, row.id, EventType.ADDRESS_RESTORED, ids)
-    await record_in_domain_journals(ctx, session, [user], addresses, is_restored=True)
-    recovered_addresses = [address["shown"] for address in addresses]
-    lost_addresses = [address["shown"] for address in row.addresses if address not in addresses]
+    await journal_users_and_addresses_in_domains(ctx, session, [user], addresses, is_restored=True)
+    recovered_addresses = [address["display_address"] for address in addresses]
+    lost_addresses = [
+        address["display_address"] for address in row.addresses if address not in addresses
+    ]
     new_values = {"recoveredAddresses": recovered_addresses, "lostAddresses": lost_addresses}
-    await audit_log.log_changes(
+    await audit_log.insert_audit_log_entries(
         ctx,
         session,
         NewAuditLogEntry("userRestore", "User", row.id, user_place.domain_id, None, new_values),
@@ -221,23 +225,23 @@ async def _restore_in_transaction(
     return RestoredUser(user, recovered_addresses, lost_addresses)
 
 
-async def _cancel_deletion_task(ctx: Context, session: AsyncSession, row: ColumnRow) -> None:
+async def _cancel_deletion_task(ctx: Context, session: AsyncSession, user_row: ColumnRow) -> None:
     """Cancel the waiting deletion task. Raises Conflict if it has begun."""
-    if row.task_id is None:
+    if user_row.task_id is None:
         return
-    now, is_this_task = ctx.environment.now(), col(Task.id) == row.task_id
+    now, is_this_task = ctx.environment.now(), col(Task.id) == user_row.task_id
     cancelled_values = {"state": TaskState.CANCELLED, "cancelled": True, "finished_at": now}
     statement = update(Task).where(is_this_task, col(Task.state) == TaskState.QUEUED)
     if (await (await session.connection()).execute(statement.values(**cancelled_values))).rowcount:
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [row.task_id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [user_row.task_id])
         return
     started_statement = select(col(Task.id)).where(is_this_task, col(Task.started_at).is_not(None))
     if await ctx.read(started_statement):
-        raise Conflict("its data is being removed already", path=["user"])
+        raise Conflict("The removal of the user's data has already started.", path=["user"])
 
 
 def _choose_main_address(
-    ctx: Context, row: ColumnRow, addresses: Sequence[StoredAddress]
+    ctx: Context, user_row: ColumnRow, addresses: Sequence[StoredAddress]
 ) -> StoredAddress | None:
     """Choose the main address: the former one, else the first, if possible in the user's domain.
 
@@ -253,5 +257,5 @@ def _choose_main_address(
             viewer.role.includes(Role.ADMIN) or address["domain_id"] in viewer.administered_domains
         )
     ]
-    ranked = sorted(candidates, key=lambda a: (not a["main"], a["domain_id"] != row.domain_id))
+    ranked = sorted(candidates, key=lambda a: (not a["main"], a["domain_id"] != user_row.domain_id))
     return next(iter(ranked), None)

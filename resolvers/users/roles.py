@@ -33,7 +33,7 @@ def stored_permissions(permissions: Iterable[StrEnum]) -> list[str]:
     return sorted({permission.value for permission in permissions})
 
 
-def check_domain_admin_fields(
+def require_domain_admin_fields_allowed(
     role: Role, domain_ids: Collection[int] | None, permissions: Collection[str] | None
 ) -> None:
     """Raise Invalid if domains, or permissions over them, are set for another role."""
@@ -41,7 +41,7 @@ def check_domain_admin_fields(
     for name, value in (("administers", domain_ids), ("adminPermissions", permissions)):
         with problems.collecting():
             if value and role is not Role.DOMAIN_ADMIN:
-                text = f"that is for a {Role.DOMAIN_ADMIN}"
+                text = f"This field requires the role {Role.DOMAIN_ADMIN} of the user."
                 raise InvalidInput(text, constraint=ValidationConstraint.ROLE, path=[name])
     problems.raise_collected()
 
@@ -50,7 +50,7 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
     """Raise NotFound if the viewer does not administer one of these domains."""
     if len(domain_ids) > MAX_ADMINISTERED_DOMAINS:
         raise InvalidInput(
-            f"at most {MAX_ADMINISTERED_DOMAINS} domains",
+            f"At most {MAX_ADMINISTERED_DOMAINS:,} domains are allowed.",
             constraint=ValidationConstraint.MAX,
             path=["administers"],
         )
@@ -72,23 +72,29 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
     role = change.role
     if change == RoleChange():
         raise InvalidInput(
-            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=["role"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["role"],
         )
     if role is Role.PUBLIC:
         raise InvalidInput(
-            "an account needs another role than PUBLIC",
+            "The role of a user can't be PUBLIC.",
             constraint=ValidationConstraint.ENUM,
             path=["role"],
             allowed_values=[role for role in Role if role is not Role.PUBLIC],
         )
     if role and not ctx.viewer.role.includes(role):
-        raise Forbidden(f"to make a {role} needs that role", requires=role, path=["role"])
+        raise Forbidden(
+            f"Requires the role {role} to give this role.", requires=role, path=["role"]
+        )
     await require_administered_domains(ctx, change.domain_ids or ())
     async with lock_users_and_store_changes(ctx, selection, "userRoleSet") as locked_users:
         domains_of_users = await _load_administered_domain_ids(locked_users)
         for row in locked_users.rows:
             new_role = role or row.role
-            check_domain_admin_fields(new_role, change.domain_ids, change.admin_permissions)
+            require_domain_admin_fields_allowed(
+                new_role, change.domain_ids, change.admin_permissions
+            )
             permissions = stored_permissions(change.admin_permissions or ())
             if change.admin_permissions is None:
                 permissions = list(row.admin_permissions)
@@ -97,7 +103,7 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
                 domain_ids = sorted(set(change.domain_ids))
             if new_role is not Role.DOMAIN_ADMIN:
                 permissions, domain_ids = [], []
-            locked_users.set_columns(row, role=new_role, admin_permissions=permissions)
+            locked_users.set_columns_to_store(row, role=new_role, admin_permissions=permissions)
             if domain_ids != domains_of_users[row.id]:
                 locked_users.report_change(row, "administers", domains_of_users[row.id], domain_ids)
         await _store_administered_domains(locked_users)
@@ -119,7 +125,9 @@ async def _load_administered_domain_ids(locked_users: LockedUsers) -> dict[int, 
 async def _store_administered_domains(locked_users: LockedUsers) -> None:
     """Store the administered domains that have changed."""
     changed = {
-        key: one["administers"] for key, one in locked_users.after.items() if "administers" in one
+        key: after_row["administers"]
+        for key, after_row in locked_users.after.items()
+        if "administers" in after_row
     }
     connection = await locked_users.session.connection()
     await connection.execute(delete(DomainAdmin).where(col(DomainAdmin.user_id).in_(changed)))
@@ -138,5 +146,5 @@ async def set_user_permissions(
     """Replace the permissions of users to change their own settings; return the user ids."""
     async with lock_users_and_store_changes(ctx, selection, "userPermissionsSet") as locked_users:
         for row in locked_users.rows:
-            locked_users.set_columns(row, permissions=stored_permissions(permissions))
+            locked_users.set_columns_to_store(row, permissions=stored_permissions(permissions))
     return [row.id for row in locked_users.rows]

@@ -1,8 +1,8 @@
 """Selections of users that a mutation is for."""
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
@@ -11,15 +11,23 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from mail.recipients import address_resolution
 from models.domains.tables import Domain
-from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, check_limit
+from models.errors import (
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    RequestError,
+    require_within_limit,
+)
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User, UserTag
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName
+from resolvers.viewer import GuardRule
 
 MAX_PATTERN_LENGTH = 128  # characters, as of a username
 _WILDCARDS = re.compile(r"[*?]+")
@@ -34,7 +42,7 @@ class UserSelector:
     """
 
     was_sent: bool = False  # the client sent a selection, maybe with empty lists
-    is_reference: bool = False  # the input has a UserRef, and no lists
+    is_reference: bool = False  # no list of the input names the users: a UserRef does, or nothing
 
     all: bool = False
     ids: tuple[int, ...] = ()
@@ -52,11 +60,26 @@ class UserSelector:
         """Return the path of a list of the selection in the input, or of the single reference."""
         return [path] if self.is_reference else [path, name]
 
+    def move_error_path_to_user(
+        self, error: RequestError, user_id: int, named_ids: Sequence[int] = ()
+    ) -> RequestError:
+        """Return the error with the path and index of the item that names a user.
+
+        The error has the path of the selection. `named_ids` are the IDs of `usernames`.
+        """
+        if self.is_reference:
+            return error
+        for name, ids in (("ids", self.ids), ("usernames", named_ids)):
+            if user_id in ids:
+                error.path, error.index = [*error.path, name], ids.index(user_id)
+                break
+        return error
+
 
 VIEWER_ONLY = UserSelector()
 
 
-async def load_selected_users(
+async def require_selected_users(
     ctx: Context, selection: UserSelector, *, only_managed: bool = True, path: str = "users"
 ) -> list[ColumnRow]:
     """Load the rows of the selected users, by id, up to the limit of one mutation.
@@ -68,9 +91,9 @@ async def load_selected_users(
     limit = ctx.environment.options.bulk_max_items
     if not selection.is_given:
         selection = UserSelector(ids=(require_user_id(ctx),))
-    named_ids = await _validate_and_resolve_names(ctx, selection, path)
+    named_ids = await _validate_and_resolve_user_ids(ctx, selection, path)
     conditions = [
-        *_selection_conditions(ctx.environment.database.dialect, selection),
+        *_alternative_user_conditions(ctx.environment.database.dialect, selection),
         col(User.id).in_(named_ids),
     ]
     is_visible = is_visible_user(ctx)
@@ -87,7 +110,7 @@ async def load_selected_users(
             raise NotFound(str(key), path=selection.path_of_list(path, "ids"), index=index)
     if len(rows) > limit:
         raise LimitReached(
-            f"at most {limit} accounts at once: narrow the selection",
+            f"At most {limit:,} users can be selected at once: narrow the selection.",
             limit=limit,
             used=len(rows),
             path=[path],
@@ -95,8 +118,21 @@ async def load_selected_users(
     explicit_ids = {*named_ids, *selection.ids}
     for row in rows:
         if not row.free and (row.id in explicit_ids or selection.all):
-            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
+            text = f"Requires the role {row.role}."
+            error = Forbidden(text, requires=row.role, path=[path])
+            raise selection.move_error_path_to_user(error, row.id, named_ids)
     return [row for row in rows if row.free]
+
+
+async def selector_with_ids_of_names(
+    ctx: Context, selection: UserSelector, path: str = "users"
+) -> UserSelector:
+    """Return the selection with the ids of its usernames and addresses in place of these.
+
+    Raises the errors of `selection_condition`.
+    """
+    named_ids = await _validate_and_resolve_user_ids(ctx, selection, path)
+    return replace(selection, usernames=(), ids=(*selection.ids, *named_ids))
 
 
 async def selection_condition(
@@ -108,60 +144,68 @@ async def selection_condition(
     """
     if not selection.is_given:
         selection = UserSelector(ids=(require_user_id(ctx),))
-    named_ids = await _validate_and_resolve_names(ctx, selection, path)
+    named_ids = await _validate_and_resolve_user_ids(ctx, selection, path)
     conditions = [
-        *_selection_conditions(ctx.environment.database.dialect, selection),
+        *_alternative_user_conditions(ctx.environment.database.dialect, selection),
         col(User.id).in_(named_ids),
     ]
     return is_visible_user(ctx) & or_(*conditions)
 
 
-async def _validate_and_resolve_names(
+async def _validate_and_resolve_user_ids(
     ctx: Context, selection: UserSelector, path: str
 ) -> list[int]:
     """Check the sizes of a selection; return the ids of its usernames and addresses.
 
-    Raises LimitReached, NotFound, or Forbidden for `all` without the role ADMIN.
+    Raises LimitReached, NotFound, InvalidInput if a pattern is too long, or Forbidden for `all`
+    without the role ADMIN.
     """
     limit = ctx.environment.options.bulk_max_items
     if selection.all:
         ctx.viewer.require(GuardRule(role=Role.ADMIN))
     for name in ("ids", "usernames", "patterns", "domains", "tags"):
-        text = f"at most {limit} at once"
-        check_limit(len(getattr(selection, name)), limit, text, path=[path, name])
-    return await _ids_of_names(ctx, selection, path)
+        text = f"At most {limit:,} items can be selected at once."
+        require_within_limit(len(getattr(selection, name)), limit, text, path=[path, name])
+    for index, pattern in enumerate(selection.patterns):
+        _require_short_pattern(pattern, selection.path_of_list(path, "patterns"), index)
+    return await _require_user_ids_of_names(ctx, selection, path)
 
 
-async def load_managed_user(ctx: Context, user_id: int, *, path: str = "user") -> ColumnRow:
+async def require_managed_user(ctx: Context, user_id: int, *, path: str = "user") -> ColumnRow:
     """Load a user that the viewer can change.
 
-    Raises NotFound or Forbidden as `load_managed_users` does.
+    Raises NotFound or Forbidden as `require_managed_users` does.
     """
-    (row,) = await load_managed_users(ctx, [user_id], path=path)
+    (row,) = await require_managed_users(ctx, [user_id], path=path)
     return row
 
 
-async def load_managed_users(
-    ctx: Context, user_ids: Collection[int], *, path: str
+async def require_managed_users(
+    ctx: Context, user_ids: Sequence[int], *, path: str
 ) -> Sequence[ColumnRow]:
-    """Load users that the viewer can change, by id.
+    """Load users that the viewer can change, each once, by id.
 
-    Raises NotFound if the viewer does not see one, Forbidden if one can't be changed.
+    Raises NotFound if the viewer does not see one, Forbidden if one can't be changed. The index
+    of these errors is that of the id in `user_ids`.
     """
+    if not user_ids:
+        return []
     is_managed = is_managed_user(ctx).label("free")
     statement = select(*select_columns(User), is_managed).where(
         col(User.id).in_(user_ids), is_visible_user(ctx)
     )
     rows: Sequence[ColumnRow] = await ctx.read(statement.order_by(col(User.id)))
-    for user_id in set(user_ids) - {row.id for row in rows}:
-        raise NotFound(str(user_id), path=[path])
-    for row in rows:
-        if not row.free:
-            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
+    rows_by_id = {row.id: row for row in rows}
+    for index, user_id in enumerate(user_ids):
+        if user_id not in rows_by_id:
+            raise NotFound(str(user_id), path=[path], index=index)
+        if not (row := rows_by_id[user_id]).free:
+            text = f"Requires the role {row.role}."
+            raise Forbidden(text, requires=row.role, path=[path], index=index)
     return rows
 
 
-async def _ids_of_names(ctx: Context, selection: UserSelector, path: str) -> list[int]:
+async def _require_user_ids_of_names(ctx: Context, selection: UserSelector, path: str) -> list[int]:
     """Return the ids of the selected usernames and addresses.
 
     Raises NotFound for an unknown one.
@@ -172,12 +216,14 @@ async def _ids_of_names(ctx: Context, selection: UserSelector, path: str) -> lis
         statement = select(col(User.id)).where(col(User.id) == (user_id or 0), is_visible_user(ctx))
         if user_id is None or not await ctx.read(statement):
             list_path = selection.path_of_list(path, "usernames")
-            raise NotFound(name, path=list_path, index=index)
+            raise NotFound(name, path=list_path, index=index, noun="User")
         user_ids.append(user_id)
     return user_ids
 
 
-def _selection_conditions(dialect: str, selection: UserSelector) -> list[ColumnElement[bool]]:
+def _alternative_user_conditions(
+    dialect: str, selection: UserSelector
+) -> list[ColumnElement[bool]]:
     """The alternative conditions of a selection, without its names."""
     conditions: list[ColumnElement[bool]] = []
     if selection.all:
@@ -211,16 +257,18 @@ def matches_patterns_sql(dialect: str, patterns: Sequence[str]) -> ColumnElement
     )
 
 
+def _require_short_pattern(pattern: str, path: Sequence[str], index: int) -> None:
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        message = f"A pattern has at most {MAX_PATTERN_LENGTH} characters."
+        raise InvalidInput(message, constraint=ValidationConstraint.MAX, path=path, index=index)
+
+
 def _matches_pattern_sql(dialect: str, pattern: str, index: int) -> ColumnElement[bool]:
     """SQL: users with a username that matches a pattern.
 
     Raises Invalid if the pattern is too long.
     """
-    if len(pattern) > MAX_PATTERN_LENGTH:
-        message = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
-        raise InvalidInput(
-            message, constraint=ValidationConstraint.MAX, path=["patterns"], index=index
-        )
+    _require_short_pattern(pattern, ["patterns"], index)
     username_key: Any = col(User.username_key)
     pattern = address_syntax.username_key(pattern)
     like_pattern = pattern

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -59,8 +59,15 @@ async def load_special_mailbox_paths(ctx: Context, user_ids: list[int]) -> list[
     return [paths_by_user[key] for key in user_ids]
 
 
+class EffectiveSetting(NamedTuple):
+    """A setting of a user with the value that applies, as text."""
+
+    key: str
+    value: str
+
+
 @dataclass(frozen=True, slots=True)
-class SettingsRequest:
+class EffectiveSettingsRequest:
     """Which settings to return: of one service, of these names, of the user row only.
 
     And a template.
@@ -72,10 +79,10 @@ class SettingsRequest:
     template: str | None = None
 
 
-async def load_service_settings(
-    ctx: Context, user: ColumnRow, request: SettingsRequest
-) -> list[tuple[str, str]]:
-    """Return names and values of a user's settings.
+async def load_effective_settings_of_user(
+    ctx: Context, user: ColumnRow, request: EffectiveSettingsRequest
+) -> list[EffectiveSetting]:
+    """Return the settings of a user with the values that apply.
 
     Unless `userdb_only`, with mailboxes and limits. With `service`, only what this service needs.
     The filled-in `template` is the value `expand`. Raises Invalid for an unknown service or
@@ -85,13 +92,13 @@ async def load_service_settings(
     if service is not None and service not in SERVICES:
         service_names = ", ".join(SERVICES)
         raise InvalidInput(
-            f"a service is one of {service_names}",
+            f"The service must be one of {service_names}.",
             constraint=ValidationConstraint.ENUM,
             path=["service"],
             allowed_values=SERVICES,
         )
     address = await ctx.load(address_loaders.load_visible_main_addresses_by_user, user.id)
-    displayed = address.shown if address else None
+    displayed = address.display_address if address else None
     setting_values: dict[str, Any] = {
         "user": user.username,
         "uid": user.id,
@@ -105,13 +112,17 @@ async def load_service_settings(
         setting_values["service/enabled"] = SERVICES[service] not in user.disabled_scopes
     if not request.userdb_only:
         setting_values |= await _mailbox_and_limit_settings(ctx, user, service)
-    pairs = [(name, _setting_text(value)) for name, value in setting_values.items()]
-    pairs = [pair for pair in pairs if request.fields is None or pair[0] in request.fields]
+    settings = [
+        EffectiveSetting(key, _setting_text(value))
+        for key, value in setting_values.items()
+        if request.fields is None or key in request.fields
+    ]
     if request.template is not None:
         local_part, at, domain = (displayed or user.username).partition("@")
         values = {"user": user.username, "local": local_part, "domain": domain if at else ""}
-        pairs.append(("expand", fill_in_template(request.template, values)))
-    return pairs
+        expanded = fill_in_template(request.template, values)
+        settings.append(EffectiveSetting("expand", expanded))
+    return settings
 
 
 async def _mailbox_and_limit_settings(
@@ -161,7 +172,8 @@ def fill_in_template(template: str, values: dict[str, str]) -> str:
             return "%"
         if name not in values:
             raise InvalidInput(
-                f"a template has {', '.join(f'%{{{each}}}' for each in values)} and %%",
+                "The template can only have "
+                f"{', '.join(f'%{{{value}}}' for value in values)} and %%.",
                 constraint=ValidationConstraint.TEMPLATE,
                 path=["expand"],
             )
@@ -169,7 +181,7 @@ def fill_in_template(template: str, values: dict[str, str]) -> str:
 
     if len(template) > MAX_TEMPLATE_LENGTH:
         raise InvalidInput(
-            f"at most {MAX_TEMPLATE_LENGTH} characters",
+            f"A template has at most {MAX_TEMPLATE_LENGTH:,} characters.",
             constraint=ValidationConstraint.MAX,
             path=["expand"],
         )

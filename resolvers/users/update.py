@@ -12,45 +12,50 @@ from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.auth.credentials import AccessToken
 from models.auth.security_log import AuthEventAction
-from models.errors import AuthenticationFailed, Conflict, ErrorCollector, Forbidden, InvalidInput
+from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
-from models.runtime.environment import Environment
+from models.scim import ScimUser
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from models.users.search_index import search_text
 from models.users.tables import UsageKind, User, UserTag
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_users_in_administered_domains
-from resolvers.auth import security_log, throttles
-from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
+from resolvers.auth import security_log
+from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
-from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors import factor_changes, proof_requirements
 from resolvers.auth.second_factors.second_factor_check import enabled_methods
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, GuardRule
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
+from resolvers.mailboxes.retention import update_inherited_retention
 from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
+from resolvers.users.existing_password import (
+    has_password,
+    require_existing_password_count_failure,
+    wrong_existing_password,
+)
 from resolvers.users.quota import user_usage_reset
-from resolvers.users.quota.quota_allocation import reallocate_quota_of_users
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.quota.quota_allocation import update_domain_allocations_for_new_quota
+from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 from resolvers.users.validation import (
     OWN_COLUMNS,
+    patch_path,
     require_column_permissions,
+    require_reject_score_not_below_junk_score,
     require_unlimited_quota_permission,
     schema_name,
     schema_path,
-    validate_columns,
+    validate_user_columns,
 )
+from resolvers.viewer import GuardRule
 
 PATCH_PATH = ("set",)  # of the patch in the input
 FORWARD_TO_PATH = (*PATCH_PATH, "forwardTo")
-ENCRYPTION_SETTINGS = {"encrypt_messages": "what arrives", "encrypt_forwarded": "what is forwarded"}
-NO_TEMPORARY_PASSWORD = {
-    "temporary_password": None,
-    "temporary_from": None,
-    "temporary_until": None,
-}
+ENCRYPTION_SETTINGS = {"encrypt_messages": "Incoming mail", "encrypt_forwarded": "Forwarded mail"}
+NO_TEMPORARY_PASSWORD = dict.fromkeys(("temporary_password", "temporary_from", "temporary_until"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +105,22 @@ async def update_users(
     """
     if not patch.changed_columns:
         raise InvalidInput(
-            "change at least one thing", constraint=ValidationConstraint.REQUIRED, path=PATCH_PATH
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=PATCH_PATH,
         )
     problems = ErrorCollector()
-    changes = validate_columns(patch.column_values, problems, PATCH_PATH)
-    changes |= _username_columns(patch.username, problems)
-    rows = await load_selected_users(ctx, selection)
-    _check_single_user_fields(rows, patch, existing_password, problems)
+    changes = validate_user_columns(patch.column_values, problems, PATCH_PATH)
+    changes |= _validated_username_columns(patch.username, problems)
+    rows = await require_selected_users(ctx, selection)
+    _collect_single_user_field_errors(rows, patch, existing_password, problems)
     _require_rights(ctx, rows, patch)
     for row in rows if patch.disable_2fa else ():
-        await second_factors_mutations.require_reason_to_disable_factors(
+        await proof_requirements.require_other_user_with_reason_to_disable_factors(
             ctx, row, [*PATCH_PATH, "disable2fa"]
         )
-    require_column_permissions(ctx, patch.changed_columns, PATCH_PATH)
+    is_of_others = any(row.id != ctx.viewer.user_id for row in rows)
+    require_column_permissions(ctx, patch.changed_columns, PATCH_PATH, of_others=is_of_others)
     changes |= await _public_key_columns(ctx, patch, problems)
     with problems.collecting():
         for row in rows:
@@ -120,32 +128,32 @@ async def update_users(
                 ctx, row, patch.forward_to or (), FORWARD_TO_PATH
             )
     password = await _validate_password(ctx, rows, patch, problems)
-    _check_existing_password_is_given(ctx, rows, patch, existing_password, problems)
+    _collect_missing_existing_password_error(ctx, rows, patch, existing_password, problems)
     problems.raise_collected()
     require_unlimited_quota_permission(ctx, changes.get("quota"), PATCH_PATH)
     await sender_patterns.require_rights_for_patterns(
         ctx, changes.get("allowed_senders", ()), [*PATCH_PATH, "allowedSenders"]
     )
-    await _verify_existing_password(ctx, rows, existing_password)
-    all_values = {**changes, **await _password_columns(ctx, patch, password)}
-    ids = UserSelector(ids=tuple(row.id for row in rows))
+    await require_existing_password_count_failure(ctx, rows, existing_password)
+    all_values = {**changes, **await _hash_password_and_return_columns(ctx, patch, password)}
+    ids = UserSelector(is_reference=True, ids=tuple(row.id for row in rows))
     if not rows:
         return []
     try:
         async with lock_users_and_store_changes(ctx, ids, "userUpdate") as locked_users:
             if existing_password is not None and locked_users.rows[0].password != rows[0].password:
-                raise _wrong_existing_password()  # a concurrent request changed it
+                raise wrong_existing_password()  # a concurrent request changed it
             await _change_locked_users(ctx, locked_users, patch, all_values)
             if patch.forward_to is not None:
-                await forward_targets.set_forward_targets(
+                await forward_targets.set_forward_targets_and_log(
                     ctx, locked_users, patch.forward_to, FORWARD_TO_PATH
                 )
     except IntegrityError as clash:
-        raise Conflict("the user name is taken", path=[*PATCH_PATH, "username"]) from clash
+        raise Conflict("The user name already exists.", path=[*PATCH_PATH, "username"]) from clash
     return list(ids.ids)
 
 
-def _check_single_user_fields(
+def _collect_single_user_field_errors(
     rows: Sequence[ColumnRow],
     patch: UserChanges,
     existing_password: str | None,
@@ -160,7 +168,7 @@ def _check_single_user_fields(
         with problems.collecting():
             if is_given and len(rows) > 1:
                 raise InvalidInput(
-                    "that is of one account only",
+                    "This field can be changed for one user only.",
                     constraint=ValidationConstraint.EXCLUSIVE,
                     path=path,
                 )
@@ -175,11 +183,13 @@ def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges)
             or patch.password_disabled
             or patch.password is None
         ):
-            text = "after signing in with a temporary password, set a new password first"
+            text = "A sign-in with a temporary password must set a new password first."
             raise Forbidden(text, requires="a new password", path=PATCH_PATH)
         if any(row.id != viewer.user_id for row in rows):
             raise Forbidden(
-                "this token is for its own account", requires=Role.ADMIN, path=PATCH_PATH
+                "A sign-in with a temporary password can change only its own user.",
+                requires=Role.ADMIN,
+                path=PATCH_PATH,
             )
     if patch.password and patch.password.is_hash:
         privileged_columns.append("hashed_password")
@@ -187,11 +197,11 @@ def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges)
         viewer.require(GuardRule(scope=Scope.FULL))
     if privileged_columns:
         require_users_in_administered_domains(
-            ctx, rows, [*PATCH_PATH, *schema_path(privileged_columns[0])]
+            ctx, rows, [*PATCH_PATH, *patch_path(patch.column_values, privileged_columns[0])]
         )
 
 
-def _check_existing_password_is_given(
+def _collect_missing_existing_password_error(
     ctx: Context,
     rows: Sequence[ColumnRow],
     patch: UserChanges,
@@ -206,64 +216,19 @@ def _check_existing_password_is_given(
             and patch.changes_password
             and any(has_password(ctx.environment, row) for row in own_rows)
         ):
-            text = "to change your password takes the one you have"
+            text = "The existing password is required to change the caller's password."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.REQUIRED, path=["existingPassword"]
             )
 
 
-async def _verify_existing_password(
-    ctx: Context, rows: Sequence[ColumnRow], existing_password: str | None
-) -> None:
-    """Raise AuthenticationFailed if the existing password is wrong.
-
-    Failures are counted; raises RateLimited after too many.
-    """
-    if existing_password is None:
-        return
-    for row in rows:
-        stored_hashes = [
-            row.password,
-            row.temporary_password if _has_valid_temporary_password(ctx.environment, row) else None,
-        ]
-        if not any(stored_hashes):
-            continue
-        limits = {
-            f"existing:{row.id}": throttles.limit_of_name_and_network(ctx.environment.options)
-        }
-        await throttles.require_not_throttled(ctx, limits)
-        for password_hash in filter(None, stored_hashes):
-            if await password_hashes.check_password(
-                ctx.environment, password_hash, existing_password
-            ):
-                break
-        else:
-            await throttles.count_failure(ctx.environment, limits)
-            raise _wrong_existing_password()
-
-
-def has_password(environment: Environment, row: ColumnRow) -> bool:
-    """True if the user can sign in with a password, also a temporary one."""
-    return bool(row.password) or _has_valid_temporary_password(environment, row)
-
-
-def _has_valid_temporary_password(environment: Environment, row: ColumnRow) -> bool:
-    has_begun = row.temporary_from is None or row.temporary_from <= environment.now()
-    has_expired = row.temporary_until is not None and row.temporary_until <= environment.now()
-    return bool(row.temporary_password) and has_begun and not has_expired
-
-
-def _wrong_existing_password() -> AuthenticationFailed:
-    error = AuthenticationFailed("the existing password is wrong")
-    error.path = ["existingPassword"]
-    return error
-
-
-def _username_columns(username: str | None, problems: ErrorCollector) -> dict[str, Any]:
+def _validated_username_columns(username: str | None, problems: ErrorCollector) -> dict[str, Any]:
     """Return the columns of a new username. Adds a problem if it is unusable."""
     with problems.collecting():
         if username is not None:
-            name = address_syntax.checked_username(username, path=[*PATCH_PATH, "username"])
+            name = address_syntax.normalize_and_validate_username(
+                username, path=[*PATCH_PATH, "username"]
+            )
             return {"username": name, "username_key": address_syntax.username_key(name)}
     return {}
 
@@ -295,7 +260,7 @@ async def _validate_password(
     """
     with problems.collecting():
         if patch.password and patch.password_disabled:
-            text = "passwordDisabled means: no password"
+            text = "A password can't be combined with `passwordDisabled`."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=[*PATCH_PATH, "password"]
             )
@@ -309,18 +274,32 @@ async def _validate_password(
     return None
 
 
-async def _password_columns(
+async def _hash_password_and_return_columns(
     ctx: Context, patch: UserChanges, password: NewPassword | None
 ) -> dict[str, Any]:
     """Hash a new password and return its columns; empty if the password stays."""
     if not patch.changes_password:
         return {}
     return {
-        "password": await new_passwords.hash_new_password(ctx, password) if password else None,
+        "password": await new_passwords.hash_new_password_unless_hash(ctx, password)
+        if password
+        else None,
         "password_changed_at": ctx.environment.now(),
         "password_change_required": patch.column_values.get("password_change_required", False),
         **NO_TEMPORARY_PASSWORD,
     }
+
+
+async def _delete_marks_of_scim_suspension(
+    locked_users: LockedUsers, rows: Sequence[ColumnRow]
+) -> None:
+    """Delete the marks that SCIM suspended these users: it lifts no suspension by others.
+
+    SCIM sets its own mark afterwards.
+    """
+    connection = await locked_users.session.connection()
+    is_of_user = col(ScimUser.user_id).in_([row.id for row in rows])
+    await connection.execute(update(ScimUser).where(is_of_user).values(suspended_by_scim=False))
 
 
 async def _change_locked_users(
@@ -331,13 +310,16 @@ async def _change_locked_users(
         await _require_username_free(locked_users, values["username_key"])
     if {"openpgp_public_key", *ENCRYPTION_SETTINGS} & values.keys():
         await _require_keys_for_encryption(locked_users, values)
-    changed_columns = {row.id: locked_users.set_columns(row, **values) for row in locked_users.rows}
+    _require_consistent_spam_scores(locked_users, values)
+    changed_columns = {
+        row.id: locked_users.set_columns_to_store(row, **values) for row in locked_users.rows
+    }
 
     def with_new(*names: str) -> list[ColumnRow]:
         return [row for row in locked_users.rows if set(names) & set(changed_columns[row.id])]
 
     if rows := with_new("quota"):
-        reallocate_quota_of_users(
+        update_domain_allocations_for_new_quota(
             ctx.environment,
             locked_users.domains_by_id,
             rows,
@@ -345,11 +327,31 @@ async def _change_locked_users(
             path=[*PATCH_PATH, "quota"],
         )
         locked_users.session.add_all(locked_users.domains_by_id.values())
+    if rows := with_new("retention"):
+        await update_inherited_retention(
+            ctx, locked_users.session, [row.id for row in rows], values["retention"]
+        )
     if rows := with_new("name", "username"):
         await _update_search_words(locked_users, rows, values)
     if rows := with_new("tags"):
         await _replace_tags(locked_users, rows, values["tags"])
+    if rows := with_new("suspended"):
+        await _delete_marks_of_scim_suspension(locked_users, rows)
     await _reset_counters_of_changed_limits(locked_users, with_new)
+    await _end_access_and_second_factors(ctx, locked_users, patch, values, changed_columns)
+    await _write_changes_to_security_log(
+        ctx, locked_users, with_new("allowed_senders"), patch, values
+    )
+
+
+async def _end_access_and_second_factors(
+    ctx: Context,
+    locked_users: LockedUsers,
+    patch: UserChanges,
+    values: Mapping[str, Any],
+    changed_columns: Mapping[int, Collection[str]],
+) -> None:
+    """Sign out users who lose access or have a new password; delete disabled second factors."""
     for row in locked_users.rows:
         changed = changed_columns[row.id]
         loses_access = ("active" in changed and not values["active"]) or (
@@ -358,14 +360,13 @@ async def _change_locked_users(
         if patch.changes_password or loses_access:
             locked_users.sign_out(row)
         if patch.disable_2fa and enabled_methods(row):
-            locked_users.set_columns(row, second_factors=[])
-            await second_factors_mutations.delete_secrets_of_all_factors(
+            locked_users.set_columns_to_store(row, second_factors=[])
+            await factor_changes.delete_secrets_of_all_factors_and_log(
                 ctx, locked_users.session, row
             )
-    await _log_senders_and_passwords(ctx, locked_users, with_new("allowed_senders"), patch, values)
 
 
-async def _log_senders_and_passwords(
+async def _write_changes_to_security_log(
     ctx: Context,
     locked_users: LockedUsers,
     users_with_new_senders: Sequence[ColumnRow],
@@ -379,9 +380,19 @@ async def _log_senders_and_passwords(
             NewSecurityEvent(AuthEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
             for row in users_with_new_senders
         ]
-        await security_log.log_events(ctx, locked_users.session, events)
+        await security_log.insert_security_events_and_queue_notices(
+            ctx, locked_users.session, events
+        )
     for row in locked_users.rows if patch.changes_password else ():
-        await _log_password_change_and_keep_token(ctx, locked_users, row, patch)
+        await _log_password_change_and_keep_own_token(ctx, locked_users, row, patch)
+
+
+def _require_consistent_spam_scores(locked_users: LockedUsers, values: Mapping[str, Any]) -> None:
+    """Raise Invalid if a new spam score does not fit the other score of a user."""
+    for row in locked_users.rows if {"junk_score", "reject_score"} & values.keys() else ():
+        junk_score = values.get("junk_score", row.junk_score)
+        reject_score = values.get("reject_score", row.reject_score)
+        require_reject_score_not_below_junk_score(junk_score, reject_score, PATCH_PATH)
 
 
 async def _require_keys_for_encryption(
@@ -394,7 +405,7 @@ async def _require_keys_for_encryption(
             continue
         for name, object_text in ENCRYPTION_SETTINGS.items():
             if values.get(name):
-                text = "this takes an OpenPGP key of the account"
+                text = "This field requires an OpenPGP key of the user."
                 raise InvalidInput(
                     text,
                     constraint=ValidationConstraint.REQUIRED,
@@ -402,7 +413,7 @@ async def _require_keys_for_encryption(
                 )
             if values.get(name, getattr(row, name)):
                 setting = schema_name(name)
-                text = f"{object_text} is encrypted to this key: end that first, by {setting}"
+                text = f"{object_text} is encrypted to this key: turn {setting} off first."
                 raise Conflict(text, path=[*PATCH_PATH, "openpgpPublicKey"])
         user_ids_without_key.append(row.id)
     if user_ids_without_key and "openpgp_public_key" in values:
@@ -410,7 +421,7 @@ async def _require_keys_for_encryption(
             col(Mailbox.user_id).in_(user_ids_without_key), col(Mailbox.encrypt_messages)
         )
         if (await (await locked_users.session.connection()).execute(statement.limit(1))).first():
-            text = "a folder has what arrives encrypted to this key: end that first"
+            text = "A mailbox encrypts incoming mail to this key: turn that off first."
             raise Conflict(text, path=[*PATCH_PATH, "openpgpPublicKey"])
 
 
@@ -431,23 +442,23 @@ async def _reset_counters_of_changed_limits(
         )
 
 
-async def _log_password_change_and_keep_token(
-    ctx: Context, locked_users: LockedUsers, row: ColumnRow, patch: UserChanges
+async def _log_password_change_and_keep_own_token(
+    ctx: Context, locked_users: LockedUsers, user_row: ColumnRow, patch: UserChanges
 ) -> None:
     """Log the new password, and keep the viewer's token valid: the viewer knew the old password."""
     detail = {"disabled": True} if patch.password_disabled else {}
-    await security_log.log_event(
+    await security_log.log_event_and_queue_notice(
         ctx,
         locked_users.session,
-        NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, row.id, detail=detail),
+        NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, user_row.id, detail=detail),
     )
-    if row.id == ctx.viewer.user_id and ctx.viewer.token_id:
+    if user_row.id == ctx.viewer.user_id and ctx.viewer.token_id:
         statement = update(AccessToken).where(
             col(AccessToken.id) == ctx.viewer.token_id,
-            col(AccessToken.auth_version) == row.auth_version,
+            col(AccessToken.auth_version) == user_row.auth_version,
         )
         connection = await locked_users.session.connection()
-        token_values = {"auth_version": row.auth_version + 1, "temporary": False}
+        token_values = {"auth_version": user_row.auth_version + 1, "temporary": False}
         await connection.execute(statement.values(**token_values))
 
 
@@ -458,21 +469,23 @@ async def _require_username_free(locked_users: LockedUsers, username_key: str) -
         col(User.username_key) == username_key, col(User.id).not_in(user_ids)
     )
     if (await (await locked_users.session.connection()).execute(statement)).first():
-        raise Conflict("the user name is taken", path=[*PATCH_PATH, "username"])
+        raise Conflict("The user name already exists.", path=[*PATCH_PATH, "username"])
 
 
 async def _update_search_words(
     locked_users: LockedUsers, rows: Sequence[ColumnRow], values: Mapping[str, Any]
 ) -> None:
     """Update the search words of users with changed names."""
-    statement = select(col(Address.user_id), col(Address.shown)).where(
+    statement = select(col(Address.user_id), col(Address.display_address)).where(
         col(Address.main), col(Address.user_id).in_([row.id for row in rows])
     )
     result = await (await locked_users.session.connection()).execute(statement)
-    main_addresses = {row.user_id: row.shown for row in result}
+    main_addresses = {row.user_id: row.display_address for row in result}
     for row in rows:
         username, name = values.get("username", row.username), values.get("name", row.name)
-        locked_users.set_columns(row, words=search_text(username, name, main_addresses.get(row.id)))
+        locked_users.set_columns_to_store(
+            row, words=search_text(username, name, main_addresses.get(row.id))
+        )
 
 
 async def _replace_tags(

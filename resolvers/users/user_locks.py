@@ -21,10 +21,11 @@ from models.users.tables import User
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication
-from resolvers.context import Context, GuardRule
+from resolvers.context import Context
 from resolvers.users.limit_values import limit_or_none
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.validation import schema_name, schema_path
+from resolvers.viewer import GuardRule
 
 # Columns that follow from others or mean nothing to clients.
 UNREPORTED_COLUMNS = frozenset(
@@ -55,24 +56,24 @@ class LockedUsers:
     after: dict[int, dict[str, Any]] = field(default_factory=dict)
     user_ids_to_sign_out: set[int] = field(default_factory=set)  # users whose tokens end
 
-    def set_columns(self, row: ColumnRow, **values: Any) -> Collection[str]:
+    def set_columns_to_store(self, user_row: ColumnRow, **values: Any) -> Collection[str]:
         """Set columns of a user. Returns the columns with a changed value."""
-        old_values = {name: getattr(row, name) for name in values}
+        old_values = {name: getattr(user_row, name) for name in values}
         changed = [name for name in values if old_values[name] != values[name]]
         if changed:
-            self.new_values.setdefault(row.id, {}).update(values)
+            self.new_values.setdefault(user_row.id, {}).update(values)
         for name in changed:
-            self.report_change(row, name, old_values[name], values[name])
+            self.report_change(user_row, name, old_values[name], values[name])
         return changed
 
-    def report_change(self, row: ColumnRow, name: str, before: Any, after: Any) -> None:
+    def report_change(self, user_row: ColumnRow, name: str, before: Any, after: Any) -> None:
         """Report a changed value in the journal and the admin log, without storing it."""
-        self.before.setdefault(row.id, {})[name] = before
-        self.after.setdefault(row.id, {})[name] = after
+        self.before.setdefault(user_row.id, {})[name] = before
+        self.after.setdefault(user_row.id, {})[name] = after
 
-    def sign_out(self, row: ColumnRow) -> None:
+    def sign_out(self, user_row: ColumnRow) -> None:
         """End the tokens of this user."""
-        self.user_ids_to_sign_out.add(row.id)
+        self.user_ids_to_sign_out.add(user_row.id)
 
     @property
     def changed_users(self) -> list[ColumnRow]:
@@ -81,10 +82,11 @@ class LockedUsers:
             row for row in self.rows if row.id in self.after or row.id in self.user_ids_to_sign_out
         ]
 
-    def changed_field_names(self, row: ColumnRow) -> list[str]:
+    def changed_field_names(self, user_row: ColumnRow) -> list[str]:
         """Return the changed columns of a user by their names in the schema."""
         return sorted(
-            schema_name(name) for name in self.after.get(row.id, {}).keys() - UNREPORTED_COLUMNS
+            schema_name(name)
+            for name in self.after.get(user_row.id, {}).keys() - UNREPORTED_COLUMNS
         )
 
 
@@ -94,10 +96,10 @@ async def lock_users_and_store_changes(
 ) -> AsyncGenerator[LockedUsers]:
     """Lock users for a change. On leaving, store the changes with journal and admin log entries.
 
-    Raises Forbidden or NotFound as `load_selected_users` does; users other than the viewer need a
-    credential with the scope FULL. Raises Conflict if a user moves to another domain.
+    Raises Forbidden or NotFound as `require_selected_users` does; users other than the viewer
+    need a credential with the scope FULL. Raises Conflict if a user moves to another domain.
     """
-    rows = await load_selected_users(ctx, selection, path=path)
+    rows = await require_selected_users(ctx, selection, path=path)
     if any(row.id != ctx.viewer.user_id for row in rows):
         ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
     user_ids, domain_streams = (
@@ -106,12 +108,17 @@ async def lock_users_and_store_changes(
     )
     async with ctx.write_session(*user_ids, *domain_streams) as session:
         rows = (
-            await load_selected_users(ctx, UserSelector(ids=user_ids), path=path)
+            await require_selected_users(
+                ctx, UserSelector(is_reference=True, ids=user_ids), path=path
+            )
             if user_ids
             else []
         )
         if not {row.domain_id or PLATFORM for row in rows} <= domain_streams:
-            raise Conflict("an account has moved to another domain meanwhile", path=[path])
+            raise Conflict(
+                "Another request moved a user to another domain at the same time: retry.",
+                path=[path],
+            )
         domains = {
             key: await session.get_one(Domain, key, populate_existing=True)
             for key in sorted(domain_streams - {PLATFORM})
@@ -120,7 +127,7 @@ async def lock_users_and_store_changes(
         yield locked_users
         await session.flush()
         await _store_user_changes(ctx, locked_users)
-        await _record_changes(ctx, locked_users, mutation)
+        await _journal_and_log_user_changes(ctx, locked_users, mutation)
     authentication.drop_cached_credentials(
         ctx.environment, *(row.id for row in locked_users.changed_users)
     )
@@ -149,7 +156,9 @@ async def _store_user_changes(ctx: Context, locked_users: LockedUsers) -> None:
         await connection.execute(update(table).where(table.c.id.in_(user_ids)).values(values))
 
 
-async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str) -> None:
+async def _journal_and_log_user_changes(
+    ctx: Context, locked_users: LockedUsers, mutation: str
+) -> None:
     """Write the changes to the journals and to the admin log."""
     rows = locked_users.changed_users
     users_by_stream: defaultdict[int, list[ColumnRow]] = defaultdict(list)
@@ -169,12 +178,16 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
     await journal.record_entries_in_streams_or_raise(
         locked_users.session, entries, at=ctx.environment.now()
     )
-    await audit_log.log_changes(
+    await audit_log.insert_audit_log_entries(
         ctx,
         locked_users.session,
         *(
             NewAuditLogEntry(
-                mutation, "User", row.id, row.domain_id, *_audit_log_values(locked_users, row)
+                mutation,
+                "User",
+                row.id,
+                row.domain_id,
+                *_old_and_new_audit_log_values(locked_users, row),
             )
             for row in rows
             if row.id != ctx.viewer.user_id
@@ -182,24 +195,29 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
     )
 
 
-def _audit_log_values(
-    locked_users: LockedUsers, row: ColumnRow
+def _old_and_new_audit_log_values(
+    locked_users: LockedUsers, user_row: ColumnRow
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return old and new values of a user for the admin log; a public key as its properties."""
     hidden_columns = UNREPORTED_COLUMNS - {"openpgp_key"} | {"openpgp_public_key"}
-    before, after = locked_users.before.get(row.id, {}), locked_users.after.get(row.id, {})
-    return _values_by_field(before, hidden_columns), _values_by_field(after, hidden_columns)
+    before, after = (
+        locked_users.before.get(user_row.id, {}),
+        locked_users.after.get(user_row.id, {}),
+    )
+    return _visible_values_by_field(before, hidden_columns), _visible_values_by_field(
+        after, hidden_columns
+    )
 
 
-def _values_by_field(values: Mapping[str, Any], hidden_columns: Set[str]) -> dict[str, Any]:
+def _visible_values_by_field(values: Mapping[str, Any], hidden_columns: Set[str]) -> dict[str, Any]:
     """Return columns of a user by the names of the API's fields; None is an unlimited limit."""
-    found: dict[str, Any] = {}
+    values_by_field: dict[str, Any] = {}
     for column, value in values.items():
         if column in hidden_columns:
             continue
         *parents, name = schema_path(column)
-        holder = found
+        holder = values_by_field
         for parent in parents:
             holder = holder.setdefault(parent, {})
         holder[name] = limit_or_none(value) if column in LIMIT_COLUMNS else value
-    return found
+    return values_by_field

@@ -7,14 +7,14 @@ from resolvers.admin import audit_log, key_values
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.users.selection import UserSelector, require_selected_users
 
 CLIENT_KEY_PREFIX = "ui/"  # of the keys of browser clients
 
 
 async def delete_browser_client_data(ctx: Context, selection: UserSelector) -> list[ColumnRow]:
     """Delete what browser clients store for these users in key-value stores. Returns the users."""
-    rows = await load_selected_users(ctx, selection)
+    rows = await require_selected_users(ctx, selection)
     ids = [row.id for row in rows]
     async with ctx.write_session(*ids) as session:
         await key_values.delete_entries_of_users(ctx, session, ids, CLIENT_KEY_PREFIX)
@@ -23,6 +23,6 @@ async def delete_browser_client_data(ctx: Context, selection: UserSelector) -> l
             NewAuditLogEntry("userPreferencesReset", "User", row.id, row.domain_id)
             for row in other_users
         ]
-        await audit_log.log_changes(ctx, session, *log)
+        await audit_log.insert_audit_log_entries(ctx, session, *log)
     reloaded = await ctx.load_many(user_loaders.load_visible_users_by_id, ids)
     return [row for row in reloaded if row is not None]

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from mail.autoreply import reply_sender
-from mail.maintenance.housekeeping import run_round
+from mail.maintenance.housekeeping import run_housekeeping_round
 from mail.smtp import lmtp
 from models.addresses.tables import Address
 from models.runtime.environment import Environment
@@ -79,7 +79,7 @@ async def test_sender_gets_one_reply_per_interval(
     await send_message_to_address(lmtp_client)
     assert await reply_recipients(environment) == ["carol@far.example", "eve@far.example"]
     clock.tick(hours=1)
-    assert (await run_round(environment)).autoreply_senders == 2
+    assert (await run_housekeeping_round(environment)).autoreply_senders == 2
     await send_message_to_address(lmtp_client)
     assert (await reply_recipients(environment))[2:] == ["carol@far.example"]
     _, errors = await try_update_addresses(
@@ -128,7 +128,9 @@ async def test_repeated_delivery_sends_reply_that_failed_before(
     finally:
         await rename_table(environment, "away", "autoreply_senders")
     assert reply.startswith("250 2.0.0")  # forwarded nevertheless
-    (record,) = [record for record in caplog.records if record.message == "not answered"]
+    (record,) = [
+        record for record in caplog.records if record.message == "Automatic reply not sent"
+    ]
     assert record.exc_text
     for secret in ("carol@", "heron", "a secret"):
         assert secret not in record.exc_text

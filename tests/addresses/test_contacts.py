@@ -64,7 +64,7 @@ async def deliver_message(client: GraphQLClient, address: str, **headers: str) -
 
 
 async def index_all(client: GraphQLClient) -> None:
-    while await index_worker.index_next_batch(client.environment):
+    while await index_worker.index_next_batch_and_record_contacts(client.environment):
         pass
 
 
@@ -196,7 +196,10 @@ async def test_contacts_of_a_batch_need_a_constant_number_of_statements(
                 From=f"x{message_count}y{n}@far.example",
             )
         del statements[:]
-        assert await index_worker.index_next_batch(ada.environment) == message_count
+        assert (
+            await index_worker.index_next_batch_and_record_contacts(ada.environment)
+            == message_count
+        )
         return len(statements)
 
     assert await count_statements(1) == await count_statements(20)
@@ -236,14 +239,14 @@ async def test_expired_temporary_address_is_deleted_after_30_days(
     expiring, _ = await try_create_temporary_address(ada, validity="P1D")
     unlimited, _ = await try_create_temporary_address(ada, validity=None)
     clock.tick(days=30)
-    assert (await housekeeping.run_round(ada.environment)).addresses == 0
+    assert (await housekeeping.run_housekeeping_round(ada.environment)).addresses == 0
     clock.tick(days=2)
     domain_id = await load_domain_id(ada.environment, "example.org")
     positions = {
         stream_id: await load_stream_position(ada.environment, stream_id)
         for stream_id in (domain_id, ada.user.id)
     }
-    assert (await housekeeping.run_round(ada.environment)).addresses == 1
+    assert (await housekeeping.run_housekeeping_round(ada.environment)).addresses == 1
     assert await load_address(root, expiring["address"]) is None
     assert await load_address(root, unlimited["address"]) is not None
     for stream_id, position in positions.items():

@@ -8,7 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from merganser.errors import EXIT_USAGE, CommandError
-from merganser.settings.settings import Settings, read_settings, settings_table
+from merganser.settings.settings import Settings, read_settings
+from merganser.settings.settings_page import settings_page
+from merganser.settings.suggestions import MAX_SUGGESTIONS, suggest_settings
 from models.runtime.options import Options
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,8 +32,8 @@ def test_listener_without_host_or_port_is_refused(address: str) -> None:
         Settings(lmtp_listen=address)
 
 
-def test_printed_table_equals_the_documentation() -> None:
-    assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_table() + "\n"
+def test_printed_page_equals_the_documentation() -> None:
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_page() + "\n"
 
 
 def test_every_option_is_a_setting_with_the_same_default() -> None:
@@ -40,24 +42,78 @@ def test_every_option_is_a_setting_with_the_same_default() -> None:
 
 
 def test_setting_for_crash_tests_is_not_documented() -> None:
-    assert "MERGANSER_FAULT" not in settings_table()
+    assert "MERGANSER_FAULT" not in settings_page()
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
+    ("wrong_name", "setting"),
     [
-        ("MERGANSER_DATABSE_URL", "MERGANSER_DATABASE_URL"),
-        ("MERGANSER_HTTPS_LISTEN", "MERGANSER_HTTP_LISTEN"),
+        ("DATABSE_URL", "DATABASE_URL"),
+        ("HTTPS_LISTEN", "HTTP_LISTEN"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("DEBUG", "LOG_LEVEL"),
+        ("MAX_MESSAGE_SIZE", "MESSAGE_MAX_SIZE"),
+        ("QUOTA", "USERS_DEFAULT_QUOTA"),
+        ("DB", "DATABASE_URL"),
+        ("POSTGRES_HOST", "DATABASE_URL"),
+        ("REDIS_URL", "EVENT_BUS_URL"),
+        ("DATA_DIR", "DATA"),
+        ("S3_BUCKET", "OBJECT_STORE_URL"),
+        ("PORT", "HTTP_LISTEN"),
+        ("SMTP_PORT", "SMTP_LISTEN"),
+        ("LMTP_PORT", "LMTP_LISTEN"),
+        ("SSL_CERT", "TLS_CERT"),
+        ("TLS_PRIVATE_KEY", "TLS_KEY"),
+        ("LETSENCRYPT_EMAIL", "ACME_CONTACT"),
+        ("SMARTHOST", "NEXT_HOP"),
+        ("CLAMAV_HOST", "CLAMD_ADDRESS"),
+        ("BASE_URL", "PUBLIC_URL"),
+        ("SECRET_KEY", "SIGNING_SECRET"),
+        ("ADMIN_PASSWORD", "BOOTSTRAP_KEY"),
+        ("CORS", "CORS_ORIGINS"),
+        ("DNS_SERVER", "DNS_RESOLVER"),
+        ("SESSION_TIMEOUT", "TOKENS_IDLE_TIMEOUT"),
+        ("METRICS_TOKEN", "METRICS_KEY"),
+        ("TRASH_DAYS", "DELETED_MESSAGES_RETENTION"),
+        ("PROXY", "TRUSTED_PROXIES"),
     ],
 )
-def test_misspelled_variable_is_reported_with_the_nearest_name(
-    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+def test_unknown_name_suggests_settings_by_spelling_and_meaning(
+    wrong_name: str, setting: str
+) -> None:
+    descriptions = {name: field.description or "" for name, field in Settings.model_fields.items()}
+    suggestions = suggest_settings(wrong_name, descriptions)
+    assert setting.lower() in suggestions
+    assert len(suggestions) <= MAX_SUGGESTIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "question"),
+    [
+        ("MERGANSER_DATABSE_URL", " Did you mean MERGANSER_DATABASE_URL?"),
+        (
+            "MERGANSER_PROXY",
+            " Did you mean MERGANSER_TRUSTED_PROXIES or MERGANSER_SMTP_TRUSTED_PROXIES?",
+        ),
+        (
+            "MERGANSER_MAX_CONNECTIONS",
+            " Did you mean MERGANSER_CONNECTORS_MAX_RUNS, "
+            "MERGANSER_CONNECTORS_MAX_RUNS_PER_HOST or "
+            "MERGANSER_SMTP_CONNECTIONS?",
+        ),
+        ("MERGANSER_XYZZY", ""),
+        ("MERGANSER_", ""),
+    ],
+)
+def test_unknown_variable_is_an_error_with_suggestions(
+    monkeypatch: pytest.MonkeyPatch, name: str, question: str
 ) -> None:
     monkeypatch.setenv(name, "x")
-    with pytest.raises(
-        CommandError, match=f"{name} is no setting; did you mean {nearest}"
-    ) as raised:
+    with pytest.raises(CommandError) as raised:
         read_settings()
+    assert str(raised.value) == (
+        f"{name} is not a setting.{question} `merganser settings` lists all settings."
+    )
     assert raised.value.exit_code == EXIT_USAGE
 
 

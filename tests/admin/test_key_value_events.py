@@ -25,6 +25,7 @@ from tests.support.accounts.key_value_operations import (
     set_value,
 )
 from tests.support.stores.counter_check import load_stream_position, select_rows
+from tests.support.time_limits import HANG_SECONDS
 
 FOLLOW = """subscription {
   changes(after: "AFTER", types: [KEY_VALUE_CHANGED], debounce: "PT0S") {
@@ -48,7 +49,7 @@ async def next_events(client: GraphQLClient, after: str, count: int) -> list[Any
     """Return the next events of a subscription."""
     events: list[Any] = []
     stream = subscription_results(client, FOLLOW.replace("AFTER", after))
-    async with asyncio.timeout(5), aclosing(stream) as results:
+    async with asyncio.timeout(HANG_SECONDS), aclosing(stream) as results:
         async for result in results:
             assert not result.errors
             events += result.data["changes"]["events"]
@@ -146,7 +147,7 @@ async def test_entries_are_deleted_when_the_user_is_purged(
     assert (await root(delete, i=delayed))["userDelete"]["errors"] == []
     node = "query ($id: ID!) { node(id: $id) { id } }"
     ((entry_id, *_), *_) = await select_rows(
-        environment, "SELECT id FROM key_values WHERE key = 'a/0'"
+        environment, "SELECT id FROM key_value_entries WHERE key = 'a/0'"
     )
     assert (await root(node, id=global_ids.encode("KeyValueEntry", entry_id)))["node"] is None
     restore = "mutation ($i: UserRestoreInput!) { userRestore(input: $i) { errors { code } } }"

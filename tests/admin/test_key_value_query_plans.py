@@ -11,7 +11,8 @@ from models.store.keyset_pages import Cursor, PageRequest
 from models.users.roles import Role, Scope
 from resolvers.admin import key_values
 from resolvers.admin.key_values import KeyValueListConditions, KeyValueNamespace
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_user
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
@@ -38,12 +39,12 @@ async def explained_plans(ada: GraphQLClient) -> AsyncIterator[QueryPlanRecorder
         await (await session.connection()).execute(insert(KeyValueEntry), rows)
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
-            await connection.execute(text("ANALYZE key_values"))
+            await connection.execute(text("ANALYZE key_value_entries"))
     with record_query_plans(environment) as recorder:
         yield recorder
 
 
-KEY_INDEX, LEVEL_INDEX = "uq_key_values_key", "ix_key_values_level"
+KEY_INDEX, LEVEL_INDEX = "uq_key_value_entries_key", "ix_key_value_entries_level"
 
 
 def assert_index_range(plan: str, *indexes: str) -> None:
@@ -79,7 +80,7 @@ async def test_page_reads_an_index_range_in_both_directions(
     ]
     for ctx in make_contexts(ada.environment, ada.user.id):
         for conditions, indexes in cases:
-            page = await key_values.read_entry_page(
+            page = await key_values.read_visible_key_value_page(
                 ctx, conditions, PageRequest("x", 250), {"value"}
             )
             row = page.rows[len(page.rows) // 2]
@@ -90,11 +91,11 @@ async def test_page_reads_an_index_range_in_both_directions(
                 PageRequest("x", 9, cursor),
                 PageRequest("x", 9, cursor, is_backward=True),
             ):
-                query = key_values.read_entry_page(
+                query = key_values.read_visible_key_value_page(
                     ctx, conditions, page_request, {"value"}, with_values=False
                 )
                 assert_index_range(
-                    await explained_plans.explain_select(query, "key_values"), *indexes
+                    await explained_plans.explain_select(query, "key_value_entries"), *indexes
                 )
 
 
@@ -105,25 +106,25 @@ async def test_entries_are_found_by_the_key_index(
         namespace = KeyValueNamespace(ada.user.id)
         assert_index_range(
             await explained_plans.explain_select(
-                key_values.find_entry(ctx, namespace, "a1/1"), "key_values"
+                key_values.find_entry(ctx, namespace, "a1/1"), "key_value_entries"
             ),
             KEY_INDEX,
         )
         keys = [(namespace, f"a{n % 7}/{n}") for n in range(0, 600, 3)]
         assert_index_range(
             await explained_plans.explain_select(
-                key_values.load_entries_by_key(ctx, keys), "key_values"
+                key_values.load_visible_entries_by_key(ctx, keys), "key_value_entries"
             ),
             KEY_INDEX,
             LEVEL_INDEX,
         )
-        query = key_values.read_entry_page(
+        query = key_values.read_visible_key_value_page(
             ctx,
             KeyValueListConditions(namespace, "a1/1", is_exact=True),
             PageRequest("x"),
             {"value"},
         )
-        assert KEY_INDEX in await explained_plans.explain_select(query, "key_values")
+        assert KEY_INDEX in await explained_plans.explain_select(query, "key_value_entries")
 
 
 async def test_recursive_delete_uses_a_key_range(
@@ -134,7 +135,7 @@ async def test_recursive_delete_uses_a_key_range(
         KeyValueNamespace(ada.user.id),
     )
     plan = await explained_plans.explain_select(
-        key_values.delete_entries(ctx, namespace, "a3", recursive=True), "key_values"
+        key_values.delete_key_values(ctx, namespace, "a3", recursive=True), "key_value_entries"
     )
     assert_index_range(plan, KEY_INDEX)
     assert "key>? AND key<?" in plan or "(key)::text >= 'a3/'" in plan, plan

@@ -23,13 +23,13 @@ from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.operations.id_references import id_refs
-from tests.support.operations.legal_hold_operations import (
+from tests.support.operations.message_sources import save_draft
+from tests.support.operations.platform.legal_hold_operations import (
     LEGAL_HOLD_EXPIRES,
     LEGAL_HOLD_FIELDS,
     LEGAL_HOLD_PAYLOAD,
     start_legal_hold,
 )
-from tests.support.operations.message_sources import save_draft
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,
@@ -39,9 +39,10 @@ from tests.support.stores.counter_check import (
 COPY = """position origin mailboxPath subject from { address } to { address } size sha256 chainHash
   preview
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
-LEGAL_HOLD_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{
+LEGAL_HOLD_QUERY = f"""query ($id: ID!, $orderBy: HeldCopyOrder! = POSITION_ASC, $first: Int,
+    $after: String) {{
   legalHold(by: {{id: $id}}) {{ {LEGAL_HOLD_FIELDS}
-  messages(first: $first, after: $after) {{
+  messages(orderBy: $orderBy, first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -95,6 +96,8 @@ async def test_stored_and_deleted_messages_are_copied(
         admin_client, legal_hold_id, first=1, after=page["pageInfo"]["endCursor"]
     )
     assert rest["messages"]["nodes"] == [second]
+    last = await load_legal_hold(admin_client, legal_hold_id, first=1, orderBy="POSITION_DESC")
+    assert (last["messages"]["totalCount"], last["messages"]["nodes"]) == (2, [second])
 
 
 async def test_later_messages_of_every_origin_are_copied(
@@ -116,7 +119,7 @@ async def test_later_messages_of_every_origin_are_copied(
             async with environment.write_session() as session:
                 await (await session.connection()).execute(text("UPDATE users SET quota = 1"))
         payload = await execute_mutation(
-            ada, "messageSend", "message { id }", subject=subject, to=recipients, text="x"
+            ada, "messageSend", "messages { id }", subject=subject, to=recipients, text="x"
         )
         assert payload["errors"] == []
     async with environment.write_session() as session:
@@ -180,7 +183,7 @@ async def test_only_messages_in_the_time_range_are_copied(
 async def test_legal_holds_have_separate_copies_without_duplicates(
     ada: GraphQLClient, admin_client: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.admin.legal_holds.CHUNK_SIZE", 2)
+    monkeypatch.setattr("resolvers.admin.held_copy_task.CHUNK_SIZE", 2)
     for n in range(5):
         await deliver_to(ada, f"{n}")
     first, second = [await start_legal_hold(admin_client, ada, runs_task=False) for _ in range(2)]
@@ -189,7 +192,9 @@ async def test_legal_holds_have_separate_copies_without_duplicates(
         assert await tasks.run_next_task(admin_client.environment)
     for legal_hold_id in (first, second):
         assert len(await load_copy_origins(admin_client, legal_hold_id)) == 6
-    hashes = await select_rows(admin_client.environment, "SELECT DISTINCT hash FROM held_copies")
+    hashes = await select_rows(
+        admin_client.environment, "SELECT DISTINCT chain_hash FROM held_copies"
+    )
     assert len(hashes) == 12
 
 
@@ -209,11 +214,11 @@ async def test_copies_outlive_message_archive_and_account(
     # copied before the permanent deletion, whatever the task does
     assert await load_copy_origins(admin_client, legal_hold_id) == {"small": "STORED"}
     clock.tick(days=30)
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     # not deleted, since the legal hold has not copied it yet
     assert await select_rows(environment, "SELECT count(*) FROM messages") == [(2,)]
     assert await tasks.run_next_task(environment)
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     assert await select_rows(environment, "SELECT count(*) FROM messages") == [(1,)]
     assert (
         await execute_mutation(root, "userPurge", "purgedIds", users={"ids": [user_global_id(ada)]})
@@ -261,7 +266,7 @@ async def test_expiry_deletes_the_copies_and_sets_ended_at(
     assert (await load_legal_hold(admin_client, legal_hold_id))["endedAt"] is None
     clock.tick(days=1)
     await deliver_to(ada, "b")
-    counts = await housekeeping.run_round(environment)
+    counts = await housekeeping.run_housekeeping_round(environment)
     assert (counts.legal_holds, counts.copies) == (1, 1)
     legal_hold = await load_legal_hold(admin_client, legal_hold_id)
     assert (legal_hold["endedAt"], legal_hold["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
@@ -285,7 +290,7 @@ async def test_only_root_can_delete_an_legal_hold(
     assert (await delete_legal_holds(root, legal_hold_id))["deletedIds"] == [legal_hold_id]
     assert await load_legal_hold(root, legal_hold_id) is None
     await deliver_to(ada, "b")
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     for table in ("legal_holds", "held_copies", "legal_hold_blobs", "legal_hold_accesses"):
         assert await select_rows(environment, f"SELECT * FROM {table}") == []  # noqa: S608
 
@@ -294,8 +299,8 @@ async def test_only_root_can_delete_an_legal_hold(
     ("tampering", "broken_position"),
     [
         ("UPDATE held_copies SET envelope_from = 'x@example.com' WHERE position = 2", 2),
-        ("UPDATE held_copies SET digest = 'x' WHERE position = 1", 1),
-        ("UPDATE held_copies SET hash = 'x' WHERE position = 3", 3),
+        ("UPDATE held_copies SET sha256 = 'x' WHERE position = 1", 1),
+        ("UPDATE held_copies SET chain_hash = 'x' WHERE position = 3", 3),
         ("DELETE FROM held_copies WHERE position = 2", 2),
         ("DELETE FROM held_copies WHERE position = 3", 3),
         ("UPDATE legal_holds SET copies = 2", 3),
@@ -330,8 +335,9 @@ async def test_each_access_is_logged(
 ) -> None:
     await deliver_to(ada, "a")
     legal_hold_id = await start_legal_hold(admin_client, ada)
-    document = """query ($id: ID!) { legalHold(by: {id: $id}) {
-      accessLog { nodes { actor role action } } } }"""
+    document = """query ($id: ID!, $orderBy: LegalHoldAccessOrder! = CREATED_DESC) {
+      legalHold(by: {id: $id}) { accessLog(orderBy: $orderBy) {
+        nodes { actor role action } } } }"""
     assert (await root(document, id=legal_hold_id))["legalHold"]["accessLog"]["nodes"] == []
     (copy,) = (await load_legal_hold(admin_client, legal_hold_id))["messages"]["nodes"]
     await root("query ($id: ID!) { node(id: $id) { id } }", id=copy["id"])
@@ -344,6 +350,8 @@ async def test_each_access_is_logged(
         ("over", "ADMIN", "EXPORT"),
         ("over", "ADMIN", "LIST"),
     ]
+    oldest_first = await root(document, id=legal_hold_id, orderBy="CREATED_ASC")
+    assert oldest_first["legalHold"]["accessLog"]["nodes"] == accesses[::-1]
 
 
 async def test_export_is_an_mbox_file(

@@ -1,111 +1,40 @@
 """Orders of lists: each reads an index, has pages without gaps, and needs one statement."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from enum import StrEnum
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
+from models.spam.quarantine import QuarantineItem
 from models.store.keyset_pages import Cursor, PageRequest
-from models.users.roles import Role
-from resolvers.addresses import loaders as address_loaders
-from resolvers.addresses.loaders import AddressConditions, AddressOrder
-from resolvers.admin import audit_log
-from resolvers.admin.audit_log import AuditLogConditions, AuditLogOrder
-from resolvers.context import Context, Viewer
-from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.loaders import DomainConditions, DomainOrder
-from resolvers.filters import loaders as filter_loaders
-from resolvers.filters.loaders import FilterListConditions, FilterOrder
-from resolvers.list_orders import ListOrder
-from resolvers.queue import loaders as queue_loaders
-from resolvers.queue.loaders import QueueEntryConditions, QueueEntryOrder
-from resolvers.spam import quarantine
-from resolvers.spam.quarantine import QuarantineConditions, QuarantineOrder
+from models.submission.tables import Submission, SubmissionState
+from models.users.roles import Role, Scope
+from resolvers.addresses.loaders import AddressOrder
+from resolvers.admin.audit_log import AuditLogOrder
+from resolvers.context import Context
+from resolvers.domains.loaders import DomainOrder
+from resolvers.filters.loaders import FilterOrder
+from resolvers.queue.loaders import QueueEntryOrder
+from resolvers.spam.quarantine import QuarantineOrder
+from resolvers.throttling.loaders import LoginPenaltyOrder, NetworkBanOrder
 from resolvers.users import deleted_listing
-from resolvers.users.deleted_listing import DeletedUserConditions
-from resolvers.users.selection import UserSelector
+from resolvers.users.deleted_listing import DeletedUserConditions, DeletedUserOrder
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
+from tests.support.lists.list_orders import ORDERED_LISTS
+from tests.support.lists.list_rows import FIRST_TIME, ROWS_PER_LIST, add_rows
 from tests.support.operations.filter_operations import add_filter
 from tests.support.stores.query_plans import record_query_plans
 
-LoadPage = Callable[..., Awaitable[Any]]
-
-
-@dataclass(frozen=True)
-class OrderedList:
-    """A list with orders: how it is read, and the index of each order."""
-
-    load_page: LoadPage
-    conditions: Any
-    table: str
-    orders: dict[Any, ListOrder]
-    indexes: dict[str, str]  # by the key of the order
-
-    def index_of(self, order: StrEnum) -> str:
-        return self.indexes[order.rpartition("_")[0]]
-
-
-ORDERED_LISTS = {
-    "domains": OrderedList(
-        domain_loaders.read_domain_page,
-        DomainConditions(),
-        "domains",
-        domain_loaders.LIST_ORDERS,
-        {
-            "NAME": "sqlite_autoindex_domains",
-            "CREATED": "domains_by_age",
-            "USER_COUNT": "domains_by_user_count",
-        },
-    ),
-    "addresses": OrderedList(
-        address_loaders.read_address_page,
-        AddressConditions(),
-        "addresses",
-        address_loaders.LIST_ORDERS,
-        {"ADDRESS": "addresses_by_local", "CREATED": "addresses_by_age"},
-    ),
-    "auditLog": OrderedList(
-        audit_log.read_entry_page,
-        AuditLogConditions(),
-        "audit_log",
-        audit_log.LIST_ORDERS,
-        {"CREATED": "ix_audit_log_at"},
-    ),
-    "filters": OrderedList(
-        filter_loaders.load_page_of_all_users,
-        FilterListConditions(user_id=7),
-        "filters",
-        filter_loaders.LIST_ORDERS,
-        {"POSITION": "ix_filters_position", "CREATED": "ix_filters"},
-    ),
-    "queue": OrderedList(
-        queue_loaders.read_entry_page,
-        QueueEntryConditions(user_selection=UserSelector()),
-        "submissions",
-        queue_loaders.LIST_ORDERS,
-        {"CREATED": "submissions_waiting", "SIZE": "submissions_waiting_by_size"},
-    ),
-    "quarantine": OrderedList(
-        quarantine.read_item_page,
-        QuarantineConditions(user_selector=UserSelector()),
-        "quarantine_items",
-        quarantine.LIST_ORDERS,
-        {
-            "RECEIVED": "quarantine_by_age",
-            "SCORE": "quarantine_by_score",
-            "SIZE": "quarantine_by_size",
-        },
-    ),
-}
 ORDER_ENUMS = (
     AddressOrder,
     AuditLogOrder,
     DomainOrder,
     FilterOrder,
+    LoginPenaltyOrder,
+    NetworkBanOrder,
     QuarantineOrder,
     QueueEntryOrder,
 )
@@ -113,7 +42,7 @@ ORDER_ENUMS = (
 
 def platform_context(environment: Environment) -> Context:
     """Return the context of a ROOT who is no user."""
-    return Context(environment, Viewer(role=Role.ROOT, user_id=0))
+    return Context(environment, Viewer(role=Role.ROOT, user_id=0, scopes=frozenset({Scope.FULL})))
 
 
 @pytest.mark.parametrize("list_name", ORDERED_LISTS)
@@ -146,15 +75,16 @@ async def test_each_order_reads_its_index_with_one_statement(
 async def test_list_of_deleted_users_reads_its_index(environment: Environment) -> None:
     ctx = platform_context(environment)
     with record_query_plans(environment) as plans:
-        plan = await plans.explain_select(
-            deleted_listing.read_deleted_user_page(
-                ctx, DeletedUserConditions(), PageRequest("x"), {"username"}
-            ),
-            "deleted_users",
-        )
-    if environment.database.dialect == "sqlite":
-        assert "deleted_users_by_age" in plan, plan
-        assert "TEMP B-TREE" not in plan, plan
+        for order in DeletedUserOrder:
+            plan = await plans.explain_select(
+                deleted_listing.read_deleted_user_page(
+                    ctx, DeletedUserConditions(), PageRequest("x"), {"username"}, order
+                ),
+                "deleted_users",
+            )
+            if environment.database.dialect == "sqlite":
+                assert "deleted_users_by_age" in plan, plan
+                assert "TEMP B-TREE" not in plan, plan
 
 
 @pytest.mark.parametrize("list_name", ORDERED_LISTS)
@@ -172,6 +102,14 @@ async def test_cursor_with_a_value_of_another_type_is_refused(
         assert list(refusal.value.path or ()) == ["after"]
 
 
+@pytest.mark.parametrize(
+    "cursor", [Cursor("x", "text", 1 << 63), Cursor("x", 1 << 63, 1), Cursor("x", 1, -(1 << 64))]
+)
+def test_cursor_with_a_number_beyond_64_bit_is_refused(cursor: Cursor) -> None:
+    with pytest.raises(InvalidInput):
+        Cursor.parse(str(cursor), "x", path="after")
+
+
 async def list_names(client: GraphQLClient, field: str, order: str, **page: Any) -> Any:
     """Return the page info and the names of the nodes of a page."""
     document = f"""query ($first: Int, $after: String, $last: Int, $before: String) {{
@@ -182,10 +120,39 @@ async def list_names(client: GraphQLClient, field: str, order: str, **page: Any)
     return answer["pageInfo"], [node["id"] for node in answer["nodes"]]
 
 
-@pytest.mark.parametrize("field", ["domains", "addresses", "auditLog", "filters"])
+async def add_queue_entries_and_quarantined_messages(client: GraphQLClient) -> None:
+    """Add rows of which some have the same size, score and time."""
+    columns: dict[str, Any] = {
+        "user_id": client.user.id,
+        "blob_id": 1,
+        "created_at": lambda n: FIRST_TIME + timedelta(minutes=n // 2),
+        "size": lambda n: 100 - n // 2,
+    }
+    await add_rows(
+        client.environment,
+        Submission,
+        tenant_id=client.user.id,
+        queue_id=lambda n: f"q{n}",
+        state=SubmissionState.QUEUED,
+        **columns,
+    )
+    expires_at = FIRST_TIME + timedelta(days=99)
+    await add_rows(
+        client.environment,
+        QuarantineItem,
+        score=lambda n: n % 3 + 0.5,
+        expires_at=expires_at,
+        **columns,
+    )
+
+
+@pytest.mark.parametrize(
+    "field", ["domains", "addresses", "auditLog", "filters", "queue", "quarantine"]
+)
 async def test_pages_of_each_order_have_no_gaps(
     root: GraphQLClient, ada: GraphQLClient, field: str
 ) -> None:
+    await add_queue_entries_and_quarantined_messages(ada)
     for number in range(5):
         await add_filter(ada, {}, {"seen": True}, name=str(number))
         created = await root(
@@ -216,6 +183,30 @@ async def test_pages_of_each_order_have_no_gaps(
             assert ascending == expected[::-1]
 
 
+async def test_queue_and_quarantine_are_sorted_by_the_values_of_their_orders(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await add_queue_entries_and_quarantined_messages(ada)
+    document = """query ($queue: QueueEntryOrder!, $quarantine: QuarantineOrder!) {
+      queue(orderBy: $queue) { nodes { arrivedAt size } }
+      quarantine(orderBy: $quarantine) { nodes { createdAt size score } } }"""
+    sort_fields = {
+        "queue": {"CREATED": "arrivedAt", "SIZE": "size"},
+        "quarantine": {"RECEIVED": "createdAt", "SIZE": "size", "SCORE": "score"},
+    }
+    for field, field_by_key in sort_fields.items():
+        for key, sort_field in field_by_key.items():
+            for direction in ("ASC", "DESC"):
+                orders = {"queue": "CREATED_ASC", "quarantine": "RECEIVED_ASC"}
+                variables = {**orders, field: f"{key}_{direction}"}
+                nodes = (await root(document, **variables))[field]["nodes"]
+                values = [node[sort_field] for node in nodes]
+                assert len(values) == ROWS_PER_LIST
+                assert values == sorted(values, reverse=direction == "DESC")
+    answer = await bob.execute(document, queue="SIZE_ASC", quarantine="SIZE_ASC")
+    assert answer["data"] == {"queue": {"nodes": []}, "quarantine": {"nodes": []}}
+
+
 async def test_filters_of_all_users_have_no_order_by_position(root: GraphQLClient) -> None:
     answer = await root.execute("{ filters(orderBy: POSITION_ASC) { nodes { id } } }")
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -227,3 +218,15 @@ def test_each_order_has_both_directions() -> None:
         names = {order.value for order in enum}
         keys = {name.rpartition("_")[0] for name in names}
         assert names == {f"{key}_{direction}" for key in keys for direction in ("ASC", "DESC")}
+
+
+async def test_lists_of_one_request_keep_their_own_orders(ada: GraphQLClient) -> None:
+    for number in range(5):
+        await add_filter(ada, {}, {"seen": True}, name=str(number), position=number * 3 % 5)
+    page_of_order = "filters(first: 3, orderBy: {}) {{ nodes {{ id name }} }}"
+    orders = ("POSITION_DESC", "CREATED_ASC", "CREATED_DESC", "POSITION_ASC")
+    together = " ".join(f"list{n}: {page_of_order.format(o)}" for n, o in enumerate(orders))
+    answer = (await ada(f"{{ viewer {{ user {{ {together} }} }} }}"))["viewer"]["user"]
+    for number, order in enumerate(orders):
+        alone = await ada(f"{{ viewer {{ user {{ {page_of_order.format(order)} }} }} }}")
+        assert answer[f"list{number}"] == alone["viewer"]["user"]["filters"]

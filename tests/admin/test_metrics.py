@@ -21,7 +21,7 @@ from graph.execution.telemetry import (
     OperationSpan,
     TraceParent,
     TraceSampler,
-    parse_traceparent,
+    parse_traceparent_or_none,
 )
 from graph.http.metrics import MetricsCollector
 from graph.http.openmetrics import metrics_text, prefers_openmetrics
@@ -40,9 +40,9 @@ from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role
 from resolvers.admin.metrics import BacklogFigures, read_backlog_figures
-from resolvers.context import Viewer
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 
 ODD_LABEL = 'a\\b"c\nd\u00fc{},='
@@ -143,19 +143,23 @@ def test_meter_name_is_unique() -> None:
 def test_operation_labels_of_anonymous_and_users_are_limited_apart() -> None:
     labels = OperationLabels()
     anonymous_labels = {
-        labels.operation_label_or_other(f"Flood{number}", signed_in=False)
+        labels.reserve_operation_label_or_other(f"Flood{number}", signed_in=False)
         for number in range(10_000)
     }
     assert len(anonymous_labels) == LABEL_COUNT_BY_SIGNED_IN[False] + 1
     assert "other" in anonymous_labels
-    assert labels.operation_label_or_other("Inbox", signed_in=True) == "Inbox"
-    assert labels.operation_label_or_other("Inbox", signed_in=False) == "Inbox"
+    assert labels.reserve_operation_label_or_other("Inbox", signed_in=True) == "Inbox"
+    assert labels.reserve_operation_label_or_other("Inbox", signed_in=False) == "Inbox"
     user_labels = {
-        labels.operation_label_or_other(f"Mine{number}", signed_in=True) for number in range(10_000)
+        labels.reserve_operation_label_or_other(f"Mine{number}", signed_in=True)
+        for number in range(10_000)
     }
     assert len(user_labels) == LABEL_COUNT_BY_SIGNED_IN[True]  # includes Inbox and `other`
-    assert labels.operation_label_or_other("x" * (MAX_NAME_LENGTH + 1), signed_in=True) == "other"
-    assert labels.operation_label_or_other(None, signed_in=False) == "anonymous"
+    assert (
+        labels.reserve_operation_label_or_other("x" * (MAX_NAME_LENGTH + 1), signed_in=True)
+        == "other"
+    )
+    assert labels.reserve_operation_label_or_other(None, signed_in=False) == "anonymous"
 
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -178,7 +182,7 @@ TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     ],
 )
 def test_traceparent_is_parsed_as_w3c_specifies(header: str, parent: object) -> None:
-    assert parse_traceparent(header) == parent
+    assert parse_traceparent_or_none(header) == parent
 
 
 class DiscardingExporter:
@@ -287,7 +291,7 @@ async def test_backlog_of_the_database_is_counted(
     assert await read_backlog_figures(environment) == BacklogFigures()
     await deliver_to(ada)
     recipients = [NamedAddress("bob@example.net"), NamedAddress("eve@example.net")]
-    await submission_create.send_message(
+    await submission_create.compose_and_queue_message(
         client_context(ada), SendRequest(to=recipients, subject="Hello", text="Hi.")
     )
     clock.tick(hours=1)
@@ -308,7 +312,7 @@ async def test_unavailable_database_is_reported_beside_other_metrics(
     families = await MetricsCollector(environment).collect_families()
     parse: Callable[[str], Any] = openmetrics
     values = sample_values(parse(metrics_text(families, is_openmetrics=True)))
-    assert values["merganser_store_up", ()] == 0
+    assert values["merganser_database_up", ()] == 0
     assert ("process_cpu_seconds_total", ()) in values
     transport = httpx.ASGITransport(app=create_app(environment, spool_folder=tmp_path))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:

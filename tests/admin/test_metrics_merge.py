@@ -120,7 +120,7 @@ def test_shared_memory_returns_the_last_write() -> None:
         assert entry[0] >= 0
         assert entry[1] == b"x" * number * 1000
     assert memory.read_with_age(0) is memory.read_with_age(2) is None
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(ValueError, match="too large"):
         memory.write(1, bytes(shared_metrics.MAX_METRICS_SIZE + 1))
     assert memory.read_with_age(1)[1] == b"x" * 4000  # type: ignore[index]
 
@@ -157,9 +157,9 @@ def test_fleet_reports_running_processes_and_never_decreases_counters() -> None:
     for index in (0, 1):
         board.set_up(index, up=True)
     LINES_LOST.add()
-    first.note()
-    other.note()
-    first_values = point_values(first.families())
+    first.write_metrics()
+    other.write_metrics()
+    first_values = point_values(first.merged_families())
     assert [first_values["merganser_worker_up", (name,)] for name in first.process_names] == [
         1,
         1,
@@ -170,24 +170,24 @@ def test_fleet_reports_running_processes_and_never_decreases_counters() -> None:
     assert ("process_resident_memory_bytes", ("2",)) in first_values
     board.set_up(1, up=False)
     successor = make_fleet_metrics(memory, board, 1)
-    successor.note()
-    values_after = point_values(first.families())
+    successor.write_metrics()
+    values_after = point_values(first.merged_families())
     assert values_after["merganser_worker_up", ("2",)] == 0
     assert ("process_resident_memory_bytes", ("2",)) not in values_after
     assert (
         values_after[lost_key] == 3 * own_value
     )  # includes the count of the previous process in this slot
     board.set_up(1, up=True)
-    assert point_values(first.families())["merganser_worker_up", ("2",)] == 1
+    assert point_values(first.merged_families())["merganser_worker_up", ("2",)] == 1
 
 
 def test_process_without_recent_metrics_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, board = SharedMetricsMemory(3), ProcessStatusBoard(3)
     board.set_up(0, up=True)
     fleet = make_fleet_metrics(memory, board, 0)
-    fleet.note()
+    fleet.write_metrics()
     monkeypatch.setattr(shared_metrics, "MAX_AGE", 0.0)
-    assert point_values(fleet.families())["merganser_worker_up", ("1",)] == 0
+    assert point_values(fleet.merged_families())["merganser_worker_up", ("1",)] == 0
 
 
 def test_too_large_metrics_are_logged_and_skipped(
@@ -196,7 +196,7 @@ def test_too_large_metrics_are_logged_and_skipped(
     memory = SharedMetricsMemory(3)
     fleet = make_fleet_metrics(memory, ProcessStatusBoard(3), 0)
     monkeypatch.setattr(shared_metrics, "MAX_METRICS_SIZE", 10)
-    fleet.note()
-    assert caplog.records[-1].message == "metrics could not be noted"
+    fleet.write_metrics()
+    assert caplog.records[-1].message == "Could not write metrics"
     assert memory.read_with_age(0) is None
-    assert point_values(fleet.families())["merganser_worker_up", ("1",)] == 0
+    assert point_values(fleet.merged_families())["merganser_worker_up", ("1",)] == 0

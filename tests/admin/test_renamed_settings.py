@@ -14,7 +14,8 @@ from merganser.settings.settings import PREFIX, Settings, read_settings
 from models.runtime.renamed_settings import RENAMED_KEYS, RENAMED_VARIABLES
 from resolvers.admin.setting_definitions import DEFINITIONS
 from tests.conftest import GraphQLClient
-from tests.support.operations.setting_operations import expect_refused_setting
+from tests.support.operations.platform.setting_operations import expect_refused_setting
+from tests.support.time_limits import HANG_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
 SETTING_DELETE = """mutation ($keys: [String!]!) { settingDelete(input: {keys: $keys}) {
@@ -76,7 +77,7 @@ def test_command_with_renamed_variable_names_the_new_one(tmp_path: Path) -> None
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert completed.returncode == EXIT_USAGE

@@ -99,7 +99,7 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
         await run_auth_mutation(
             root, "twoFactorDisable", user={"username": "bob"}, options={"reason": "lost"}
         ),
-        await ada("{ user { twoFactors { method } appPasswords { description } } }"),
+        await ada("{ user { twoFactors { method } appPasswords { nodes { description } } } }"),
     ]
 
     database_text = await stored_text(ada.environment)

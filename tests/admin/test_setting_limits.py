@@ -11,7 +11,7 @@ from tests.support.operations.message_sources import save_draft
 from tests.support.operations.quarantine_operations import set_options
 
 RECIPIENTS = [{"address": f"{name}@example.net"} for name in "ab"]
-TWO_ADDRESSES = [one["address"] for one in RECIPIENTS]
+TWO_ADDRESSES = [recipient["address"] for recipient in RECIPIENTS]
 MESSAGE_FIELDS = {
     "subject": "Hi",
     "text": "Hello",

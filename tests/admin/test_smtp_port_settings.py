@@ -7,7 +7,10 @@ import pytest
 
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server import sockets
-from merganser.server.smtp_listeners import check_certificate_available, load_certificate_files
+from merganser.server.smtp_listeners import (
+    load_certificate_files,
+    require_certificate_for_submission,
+)
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from tests.support.mail_servers.smtp_client import CertificateAuthority
@@ -27,14 +30,16 @@ async def test_submission_needs_a_certificate(
 ) -> None:
     arguments: Any = {name: "127.0.0.1:587"}
     with pytest.raises(CommandError) as raised:
-        await check_certificate_available(Settings(**arguments), environment)
+        await require_certificate_for_submission(Settings(**arguments), environment)
     assert (raised.value.exit_code, raised.value.message) == (
         EXIT_USAGE,
-        f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT, or store one with "
-        "`merganser certificate set`",
+        f"MERGANSER_{name.upper()} requires a certificate: set MERGANSER_TLS_CERT, or store one "
+        "with `merganser certificate set`.",
     )
     certificate_file = CertificateAuthority(tmp_path).issue_certificate()
-    await check_certificate_available(Settings(**arguments, tls_cert=certificate_file), environment)
+    await require_certificate_for_submission(
+        Settings(**arguments, tls_cert=certificate_file), environment
+    )
     assert load_certificate_files(Settings(**arguments, tls_cert=certificate_file)) is not None
     assert load_certificate_files(Settings(smtp_listen="127.0.0.1:25")) is None
 
@@ -42,7 +47,7 @@ async def test_submission_needs_a_certificate(
 def test_unusable_certificate_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere.pem"
     prefix = f"MERGANSER_TLS_CERT cannot be used: {missing}: "
-    assert certificate_error(tls_cert=missing) == prefix + "No such file or directory"
+    assert certificate_error(tls_cert=missing) == prefix + "No such file or directory."
     missing.write_text("nothing of use")
     assert certificate_error(tls_cert=missing).startswith(prefix)
     certificate_file = CertificateAuthority(tmp_path).issue_certificate()
@@ -55,4 +60,4 @@ def test_listen_addresses_follow_the_settings() -> None:
     address = "0.0.0.0:25"
     assert set(sockets.listen_addresses(Settings())) == {"HTTP", "LMTP"}
     assert sockets.listen_addresses(Settings(smtp_listen=address))["SMTP"] == address
-    assert sockets.exposed_listeners(Settings(smtp_listen=address)) == ["SMTP"]
+    assert sockets.exposed_listener_names(Settings(smtp_listen=address)) == ["SMTP"]

@@ -17,8 +17,10 @@ from models.events.wakeups import BusWakeups
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.database import Database
 from resolvers.admin import settings as admin_settings
+from resolvers.cluster import platform_follower
+from resolvers.cluster.platform_follower import follow_platform_forever
 from tests.conftest import TEST_OPTIONS, GraphQLClient, ManualClock
-from tests.support.operations.setting_operations import (
+from tests.support.operations.platform.setting_operations import (
     MAX_RECIPIENTS_KEY,
     SETTING_DELETE,
     SETTING_SET,
@@ -76,17 +78,17 @@ async def test_validate_only_and_rolled_back_settings_have_no_effect(root: Graph
     async with ctx.write_session():
         with contextlib.suppress(ZeroDivisionError):
             async with ctx.write_session():
-                await admin_settings.set_setting(ctx, MAX_RECIPIENTS_KEY, 9)
+                await admin_settings.store_setting_value(ctx, MAX_RECIPIENTS_KEY, 9)
                 raise ZeroDivisionError
     assert root.environment.options.submission_max_recipients == 50
     async with ctx.write_session():
-        await admin_settings.set_setting(ctx, MAX_RECIPIENTS_KEY, 11)
+        await admin_settings.store_setting_value(ctx, MAX_RECIPIENTS_KEY, 11)
         assert root.environment.options.submission_max_recipients == 50  # not before the commit
     assert root.environment.options.submission_max_recipients == 11
 
 
 async def test_newest_options_stay_in_effect(environment: Environment) -> None:
-    await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
+    await admin_settings.store_setting_value(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
     newest = environment.options
     environment.use_options_unless_outdated(
         CommittedOptions(TEST_OPTIONS, environment.options_position - 1)
@@ -104,7 +106,7 @@ async def test_concurrent_changes_all_take_effect(environment: Environment) -> N
     }
     await asyncio.gather(
         *(
-            admin_settings.set_setting(make_root_context(environment), *setting)
+            admin_settings.store_setting_value(make_root_context(environment), *setting)
             for setting in settings.items()
         )
     )
@@ -122,12 +124,14 @@ async def test_message_size_applies_to_later_sessions(
 ) -> None:
     lmtp = LmtpListener(environment, tmp_path)
     assert lmtp.limits.max_message_size == 64 << 20
-    await admin_settings.set_setting(make_root_context(environment), "message.maxSize", "1 MiB")
+    await admin_settings.store_setting_value(
+        make_root_context(environment), "message.maxSize", "1 MiB"
+    )
     assert lmtp.limits.max_message_size == 1 << 20
 
 
 @pytest.fixture
-async def other_process_world(
+async def other_process_environment(
     environment: Environment, clock: ManualClock
 ) -> AsyncIterator[Environment]:
     """Yield the environment of another process on the same database, without wake-ups."""
@@ -142,9 +146,14 @@ async def other_process_world(
     await database.close()
 
 
+def poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("POLL_SECONDS", "MIN_POLL_SECONDS"):
+        monkeypatch.setattr(platform_follower, name, 0.05)
+
+
 @contextlib.asynccontextmanager
 async def follow_settings(environment: Environment) -> AsyncIterator[None]:
-    task = asyncio.create_task(admin_settings.follow_stored_settings(environment))
+    task = asyncio.create_task(follow_platform_forever(environment))
     try:
         yield
     finally:
@@ -153,16 +162,20 @@ async def follow_settings(environment: Environment) -> AsyncIterator[None]:
 
 
 async def test_other_process_polls_changed_settings(
-    environment: Environment, other_process_world: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: Environment,
+    other_process_environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
-    monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
-    async with follow_settings(other_process_world):
-        await wait_until(lambda: other_process_world.options.submission_max_recipients == 50)
-        await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 60)
-        await wait_until(lambda: other_process_world.options.submission_max_recipients == 60)
+    await admin_settings.store_setting_value(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
+    poll_often(monkeypatch)
+    async with follow_settings(other_process_environment):
+        await wait_until(lambda: other_process_environment.options.submission_max_recipients == 50)
+        await admin_settings.store_setting_value(
+            make_root_context(environment), MAX_RECIPIENTS_KEY, 60
+        )
+        await wait_until(lambda: other_process_environment.options.submission_max_recipients == 60)
         await admin_settings.reset_settings(make_root_context(environment), [MAX_RECIPIENTS_KEY])
-        await wait_until(lambda: other_process_world.options.submission_max_recipients == 400)
+        await wait_until(lambda: other_process_environment.options.submission_max_recipients == 400)
 
 
 async def test_wakeup_applies_settings_at_once(
@@ -170,9 +183,9 @@ async def test_wakeup_applies_settings_at_once(
 ) -> None:
     own_wakeups, other_wakeups = BusWakeups(LocalBus(tmp_path)), BusWakeups(LocalBus(tmp_path))
     joined = asyncio.Event()
-    receive_task = asyncio.create_task(other_wakeups.receive(joined.set))
+    receive_task = asyncio.create_task(other_wakeups.receive_forever(joined.set))
     await joined.wait()
-    worlds = [
+    environments = [
         Environment(
             environment.database,
             environment.object_store,
@@ -183,12 +196,12 @@ async def test_wakeup_applies_settings_at_once(
         )
         for wakeups in (own_wakeups, other_wakeups)
     ]
-    async with follow_settings(worlds[1]):
+    async with follow_settings(environments[1]):
         await asyncio.sleep(0.1)
-        await admin_settings.set_setting(make_root_context(worlds[0]), MAX_RECIPIENTS_KEY, 50)
-        await wait_until(
-            lambda: worlds[1].options.submission_max_recipients == 50, 0.5
-        )  # POLL_SECONDS is longer
+        await admin_settings.store_setting_value(
+            make_root_context(environments[0]), MAX_RECIPIENTS_KEY, 50
+        )
+        await wait_until(lambda: environments[1].options.submission_max_recipients == 50)
     receive_task.cancel()
     for wakeups in (own_wakeups, other_wakeups):
         await wakeups.close()
@@ -197,18 +210,20 @@ async def test_wakeup_applies_settings_at_once(
 async def test_polling_does_not_read_unchanged_settings(
     environment: Environment, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
-    monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
+    await admin_settings.store_setting_value(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
+    poll_often(monkeypatch)
     async with follow_settings(environment):
         await asyncio.sleep(0.1)
         del statements[:]
         await asyncio.sleep(0.3)
     assert statements
-    assert not [statement for statement in statements if "FROM settings" in statement]
+    assert not [statement for statement in statements if "FROM setting_values" in statement]
 
 
 async def test_unknown_and_invalid_stored_settings_are_ignored(
-    environment: Environment, other_process_world: Environment, caplog: pytest.LogCaptureFixture
+    environment: Environment,
+    other_process_environment: Environment,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = environment.now()
     stored_values = {
@@ -223,7 +238,9 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
             for key, value in stored_values.items()
         ]
         await connection.execute(insert(SettingValue), rows)
-    invalid_keys = await admin_settings.apply_settings_and_return_invalid_keys(other_process_world)
+    invalid_keys = await admin_settings.apply_stored_settings_and_list_invalid(
+        other_process_environment
+    )
     admin_settings.log_unusable_settings(invalid_keys)
     assert sorted(invalid_keys) == [
         "mailboxes.maxPerUser",
@@ -231,20 +248,23 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
         "tokens.idleTimeout",
     ]
     assert len(caplog.records) == 3
-    assert other_process_world.options.submission_max_recipients == 50
-    assert other_process_world.options.mailboxes_max_per_user == TEST_OPTIONS.mailboxes_max_per_user
+    assert other_process_environment.options.submission_max_recipients == 50
+    assert (
+        other_process_environment.options.mailboxes_max_per_user
+        == TEST_OPTIONS.mailboxes_max_per_user
+    )
     setting = await admin_settings.find_setting(
-        make_root_context(other_process_world), "mailboxes.maxPerUser"
+        make_root_context(other_process_environment), "mailboxes.maxPerUser"
     )
     assert setting is not None
     assert (setting.value, setting.is_set) == (TEST_OPTIONS.mailboxes_max_per_user, False)
     assert (
         await admin_settings.find_setting(
-            make_root_context(other_process_world), "of.another.version"
+            make_root_context(other_process_environment), "of.another.version"
         )
         is None
     )
-    changed = await admin_settings.set_setting(
-        make_root_context(other_process_world), "mailboxes.maxPerUser", 70
+    changed = await admin_settings.store_setting_value(
+        make_root_context(other_process_environment), "mailboxes.maxPerUser", 70
     )
-    assert (changed.value, other_process_world.options.mailboxes_max_per_user) == (70, 70)
+    assert (changed.value, other_process_environment.options.mailboxes_max_per_user) == (70, 70)

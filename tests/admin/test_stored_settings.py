@@ -10,7 +10,7 @@ from sqlmodel import col
 from mail.consistency.all_checks import check_consistency
 from mail.maintenance import housekeeping
 from models.admin.audit_log import AuditLogEntry
-from models.admin.settings import SettingChange, SettingValue
+from models.admin.settings import SettingHistoryEntry, SettingValue
 from models.domains.tables import Domain
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM, Change, Stream
@@ -22,7 +22,7 @@ from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_values import options_with_stored_values
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
-from tests.support.operations.setting_operations import (
+from tests.support.operations.platform.setting_operations import (
     MAX_RECIPIENTS_KEY,
     SETTING_DELETE,
     SETTING_SET,
@@ -35,12 +35,16 @@ from tests.support.schema.error_paths import field_path, item_index
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
 SETTINGS_QUERY = """query ($filter: SettingFilter) { settings(filter: $filter, first: 250) {
   nodes { key value custom type } } }"""
-SETTING_PAGES_QUERY = """query ($first: Int, $after: String, $last: Int, $before: String) {
-  settings(first: $first, after: $after, last: $last, before: $before) {
+SETTING_PAGES_QUERY = """query ($filter: SettingFilter, $orderBy: SettingOrder! = KEY_ASC,
+    $first: Int, $after: String, $last: Int, $before: String) {
+  settings(filter: $filter, orderBy: $orderBy, first: $first, after: $after, last: $last,
+      before: $before) {
     totalCount nodes { key }
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
-HISTORY_QUERY = """query ($key: String!, $first: Int, $after: String, $last: Int, $before: String) {
-  setting(key: $key) { history(first: $first, after: $after, last: $last, before: $before) {
+HISTORY_QUERY = """query ($key: String!, $orderBy: SettingHistoryEntryOrder! = CREATED_DESC,
+    $first: Int, $after: String, $last: Int, $before: String) {
+  setting(key: $key) {
+    history(orderBy: $orderBy, first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id key at actor before after reason }
     pageInfo { hasNextPage startCursor endCursor } } } }"""
 
@@ -51,7 +55,7 @@ def test_every_setting_has_an_option_and_parses_its_default() -> None:
     for definition in DEFINITIONS.values():
         assert definition.option in option_names
         json_value = definition.json_from_options(defaults)
-        assert definition.parse(json_value) == getattr(defaults, definition.option)
+        assert definition.parse_value(json_value) == getattr(defaults, definition.option)
         assert definition.name
         assert definition.description.endswith(".")
         assert not definition.restart_required
@@ -212,11 +216,13 @@ async def test_delete_restores_the_default_and_is_idempotent(root: GraphQLClient
     assert payload["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["keys", "0"]}]
     assert await load_stored_settings(root.environment) == {}
     assert await root(SETTING_QUERY, key="custom.a") == {"setting": None}
-    changes = await root.environment.database.read(select(func.count()).select_from(SettingChange))
+    changes = await root.environment.database.read(
+        select(func.count()).select_from(SettingHistoryEntry)
+    )
     repeated = (await root(SETTING_DELETE, keys=keys))["settingDelete"]
     assert [item["path"] for item in repeated["warnings"]] == [["keys", str(n)] for n in range(4)]
     assert (
-        await root.environment.database.read(select(func.count()).select_from(SettingChange))
+        await root.environment.database.read(select(func.count()).select_from(SettingHistoryEntry))
         == changes
     )
 
@@ -282,6 +288,8 @@ async def test_history_shows_actor_values_and_reason(
         ("key root", None, 50, "spam"),
     ]
     assert history["totalCount"] == 3
+    oldest_first = await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, orderBy="CREATED_ASC")
+    assert oldest_first["setting"]["history"]["nodes"] == history["nodes"][::-1]
     first = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, first=1))["setting"]["history"]
     rest = await root(
         HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, first=9, after=first["pageInfo"]["endCursor"]
@@ -298,10 +306,10 @@ async def test_history_shows_actor_values_and_reason(
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     node = "query ($id: ID!) { node(id: $id) { __typename } }"
     change_id = history["nodes"][0]["id"]
-    assert (await admin(node, id=change_id))["node"] == {"__typename": "SettingChange"}
+    assert (await admin(node, id=change_id))["node"] == {"__typename": "SettingHistoryEntry"}
     assert (await ada(node, id=change_id))["node"] is None
     clock.tick(days=365)
-    assert (await housekeeping.run_round(root.environment, sweep=False)).settings == 4
+    assert (await housekeeping.run_housekeeping_round(root.environment, sweep=False)).settings == 4
 
 
 async def test_change_is_in_the_journal_and_the_audit_log(root: GraphQLClient) -> None:
@@ -342,6 +350,22 @@ async def test_settings_have_pages_in_both_directions(root: GraphQLClient) -> No
         await root(SETTING_PAGES_QUERY, last=3, before=next_page["pageInfo"]["startCursor"])
     )["settings"]
     assert [node["key"] for node in last_page["nodes"]] == sorted(DEFINITIONS)[4:7]
+    descending, keys = {"orderBy": "KEY_DESC"}, sorted(DEFINITIONS, reverse=True)
+    page = (await root(SETTING_PAGES_QUERY, **descending, first=3))["settings"]
+    assert [node["key"] for node in page["nodes"]] == keys[:3]
+    cursor = page["pageInfo"]["endCursor"]
+    page = (await root(SETTING_PAGES_QUERY, **descending, first=2, after=cursor))["settings"]
+    assert [node["key"] for node in page["nodes"]] == keys[3:5]
+    page = (await root(SETTING_PAGES_QUERY, **descending, last=1, before=cursor))["settings"]
+    assert [node["key"] for node in page["nodes"]] == keys[1:2]
+    found = (await root(SETTING_PAGES_QUERY, **descending, filter={"query": "undo"}))["settings"]
+    expected = [key for key in keys if "undo" in key.casefold()]
+    assert ([node["key"] for node in found["nodes"]], found["totalCount"]) == (
+        expected,
+        len(expected),
+    )
+    answer = await root.execute(SETTING_PAGES_QUERY, first=1, after=cursor)
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     answer = await root.execute(SETTING_PAGES_QUERY, first=1, after="x")
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 

@@ -10,7 +10,8 @@ from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from resolvers.admin import trusted_documents
 from resolvers.admin.trusted_documents import NewTrustedDocument, hash_of
-from resolvers.context import MAX_BATCH_KEYS, Context, Viewer
+from resolvers.context import MAX_BATCH_KEYS, Context
+from resolvers.viewer import Viewer
 from tests.conftest import ManualClock
 
 
@@ -46,7 +47,7 @@ async def test_documents_are_added_once_listed_and_removed(
         await trusted_documents.find_document_text(environment, document_hash)
         == new_document(1).text
     )
-    await trusted_documents.remove_documents(ctx, [document_hash])
+    await trusted_documents.remove_trusted_documents(ctx, [document_hash])
     assert await trusted_documents.find_document_text(environment, document_hash) is None
     assert len(await trusted_documents.list_documents(ctx)) == 2
 
@@ -60,7 +61,11 @@ async def test_many_documents_are_added_in_few_statements(
     ) == len(documents)
     assert (
         len(
-            [statement for statement in statements if statement.startswith("INSERT INTO documents")]
+            [
+                statement
+                for statement in statements
+                if statement.startswith("INSERT INTO trusted_documents")
+            ]
         )
         == 3
     )
@@ -74,7 +79,7 @@ async def test_removal_is_all_or_nothing(environment: Environment) -> None:
     )
     document_hash = hash_of(new_document(1).text)
     with pytest.raises(NotFound) as raised:
-        await trusted_documents.remove_documents(
+        await trusted_documents.remove_trusted_documents(
             root_context(environment), [document_hash, b"\0" * 32]
         )
     assert (raised.value.ref, raised.value.index) == ("00" * 32, 1)
@@ -88,7 +93,7 @@ async def test_only_root_can_manage_trusted_documents(environment: Environment) 
     admin = Context(environment, Viewer(1, Role.ADMIN, frozenset({Scope.FULL})))
     for operation in (
         trusted_documents.add_documents_and_count_new(admin, [new_document(1)]),
-        trusted_documents.remove_documents(admin, [b"\0" * 32]),
+        trusted_documents.remove_trusted_documents(admin, [b"\0" * 32]),
         trusted_documents.list_documents(admin),
     ):
         with pytest.raises(Forbidden):

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.events.wakeups import Wakeups
 from models.runtime.environment import Environment
 from models.store.database import Database
 from resolvers.auth import authentication
-from tests.conftest import ManualClock, record_sql
+from tests.conftest import ManualClock
 from tests.support.accounts.credential_check_process import OtherProcess
 from tests.support.accounts.sign_in_environment import SignInEnvironment
+from tests.support.stores.recorded_statements import record_sql
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def sign_in_environment(
         )
         await session.flush()
         session.add(
-            AliasDomain(
+            DomainAlias(
                 id=environment.new_id(),
                 alias="example.com",
                 domain_id=new_environment.domain_id,
@@ -49,7 +50,7 @@ async def other_process(sign_in_environment: SignInEnvironment) -> AsyncIterator
     environment = replace(sign_in_environment.environment, database=database, wakeups=Wakeups())
     yield OtherProcess(
         replace(sign_in_environment, environment=environment),
-        record_sql(database, "INSERT INTO message_steps"),
+        record_sql(database, with_background=True),
     )
     await authentication.wait_for_background_tasks(environment)
     await database.close()

@@ -16,11 +16,14 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers.auth import api_keys, authentication
-from resolvers.auth.api_keys import ApiKeyChange, NewApiKey
-from resolvers.context import Context, Viewer
+from resolvers.auth import authentication
+from resolvers.auth.api_keys import loaders as api_key_loaders
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import ApiKeyChange, NewApiKey
+from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_api_key
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import (
@@ -51,7 +54,7 @@ mutation ($input: ApiKeyUpdateInput!) {
 async def create_key_and_viewer(
     sign_in_environment: SignInEnvironment, ctx: Context, **fields: Any
 ) -> tuple[ApiKey, str, Viewer]:
-    row, secret = await api_keys.create_api_key(ctx, NewApiKey("k", **fields))
+    row, secret = await api_key_mutations.create_api_key(ctx, NewApiKey("k", **fields))
     return row, secret, await sign_in_environment.authenticate(secret)
 
 
@@ -168,8 +171,8 @@ async def test_key_creates_no_key_with_more_rights(
     if "user_id" in fields:
         fields = {"user_id": sign_in_environment.users["bob"]}
     with pytest.raises((Forbidden, NotFound)):
-        await api_keys.create_api_key(ctx, NewApiKey("k", **fields))
-    child, _ = await api_keys.create_api_key(ctx, NewApiKey("k"))
+        await api_key_mutations.create_api_key(ctx, NewApiKey("k", **fields))
+    child, _ = await api_key_mutations.create_api_key(ctx, NewApiKey("k"))
     assert child.operations == sorted(row.operations)
     assert (child.allowed_ips, child.expires_at) == (row.allowed_ips, row.expires_at)
 
@@ -182,7 +185,7 @@ async def test_scoped_or_read_only_key_creates_no_key(
             sign_in_environment, sign_in_environment.user_context("ada"), **fields
         )
         with pytest.raises(Forbidden):
-            await api_keys.create_api_key(
+            await api_key_mutations.create_api_key(
                 Context(sign_in_environment.environment, viewer), NewApiKey("k")
             )
 
@@ -207,12 +210,12 @@ async def test_key_does_not_loosen_its_own_restrictions(
         ApiKeyChange(removes_expiry=True),
     ):
         with pytest.raises(Forbidden):
-            await api_keys.update_api_keys(ctx, [row.id], change)
+            await api_key_mutations.update_api_keys(ctx, [row.id], change)
     narrower_change = ApiKeyChange("n", allowed_ips=["192.0.2.1/32"], expires_at=viewer.expires_at)
-    (updated_row,) = await api_keys.update_api_keys(ctx, [row.id], narrower_change)
+    (updated_row,) = await api_key_mutations.update_api_keys(ctx, [row.id], narrower_change)
     assert (updated_row.name, updated_row.allowed_ips) == ("n", ["192.0.2.1/32"])
     assert not await sign_in_environment.is_refused(secret)
-    (updated_row,) = await api_keys.update_api_keys(
+    (updated_row,) = await api_key_mutations.update_api_keys(
         sign_in_environment.user_context("ada"), [row.id], ApiKeyChange(removes_expiry=True)
     )
     assert updated_row.expires_at is None
@@ -222,13 +225,13 @@ async def test_user_does_not_change_key_with_more_rights(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.add_user("rex", role=Role.ROOT)
-    rex_key, _ = await api_keys.create_api_key(
+    rex_key, _ = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("rex", Role.ROOT), NewApiKey("r")
     )
-    root_key, _ = await api_keys.create_api_key(
+    root_key, _ = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("rex", Role.ROOT), NewApiKey("r", role=Role.ROOT)
     )
-    own_key, secret = await api_keys.create_api_key(
+    own_key, secret = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("ada"), NewApiKey("m")
     )
     deactivation = ApiKeyChange(active=False)
@@ -238,18 +241,18 @@ async def test_user_does_not_change_key_with_more_rights(
         (sign_in_environment.user_context("ada", scopes=frozenset({Scope.SETTINGS})), own_key.id),
     ):
         with pytest.raises(Forbidden):
-            await api_keys.update_api_keys(ctx, [own_key.id, api_key], deactivation)
+            await api_key_mutations.update_api_keys(ctx, [own_key.id, api_key], deactivation)
     await sign_in_environment.add_user("bob")
     with pytest.raises(NotFound):
-        await api_keys.update_api_keys(
+        await api_key_mutations.update_api_keys(
             sign_in_environment.user_context("bob"), [own_key.id], deactivation
         )
     assert not await sign_in_environment.is_refused(secret)
-    await api_keys.update_api_keys(
+    await api_key_mutations.update_api_keys(
         sign_in_environment.user_context("ada"), [own_key.id], deactivation
     )
     assert await sign_in_environment.is_refused(secret)
-    await api_keys.update_api_keys(
+    await api_key_mutations.update_api_keys(
         sign_in_environment.user_context("ada"), [own_key.id], ApiKeyChange(active=True)
     )
     assert not await sign_in_environment.is_refused(secret)
@@ -282,7 +285,7 @@ async def test_key_is_valid_only_from_its_networks(
     assert {(event.action, event.user_id) for event in rows} == {
         ("API_KEY_USE", sign_in_environment.users["ada"])
     }
-    (used_row,) = await api_keys.load_visible_api_keys_by_id(
+    (used_row,) = await api_key_loaders.load_visible_api_keys_by_id(
         sign_in_environment.user_context("ada"), [row.id]
     )
     assert used_row
@@ -362,12 +365,13 @@ async def test_key_limited_to_domains_creates_no_wider_key(
     payload = (await root(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
     assert payload["errors"] == []
     assert payload["apiKey"]["domains"] == [{"name": "example.org"}]
-    query = "{ viewer { role user { id } administers { name } apiKey { name } adminPermissions } }"
+    query = """{ viewer { role user { id } administers { nodes { name } }
+      apiKey { name } adminPermissions } }"""
     viewer = (await post_document(http, query, payload["secret"]))["data"]["viewer"]
     assert viewer == {
         "role": "DOMAIN_ADMIN",
         "user": None,
-        "administers": [{"name": "example.org"}],
+        "administers": {"nodes": [{"name": "example.org"}]},
         "apiKey": {"name": "k"},
         "adminPermissions": sorted(AdminPermission),
     }
@@ -400,7 +404,7 @@ async def test_key_loses_rights_with_its_demoted_maker(
     sign_in_environment.clock.tick(seconds=5)
     current_viewer = await sign_in_environment.authenticate(secret)
     assert (current_viewer.role, current_viewer.administered_domains) == (Role.USER, frozenset())
-    assert await authentication.has_credential_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
     assert replace(current_viewer, permissions=frozenset()).scopes == FULL_SCOPES

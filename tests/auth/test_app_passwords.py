@@ -9,42 +9,32 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from models.admin.audit_log import AuditLogEntry
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.security_log import SecurityEvent
-from models.errors import Forbidden, LimitReached, NotFound, RequestError
+from models.errors import LimitReached
 from models.runtime.environment import Environment
 from models.store.columns import core_table
-from models.users.roles import AdminPermission, Role, Scope, UserPermission
+from models.users.roles import Scope
 from resolvers.auth import app_password_validation, app_passwords
 from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
 from resolvers.auth.app_passwords import AppPasswordChanges
 from resolvers.auth.passwords import password_hashes
-from resolvers.context import Context, Viewer
-from tests.conftest import GraphQLClient, ManualClock, client_context, make_client
+from resolvers.context import Context
+from resolvers.viewer import Viewer
+from tests.conftest import GraphQLClient, ManualClock, client_context
+from tests.support.accounts.app_password_operations import SHOWN_FIELDS, create_app_password
 from tests.support.accounts.two_factor_operations import (
     load_all_rows,
-    load_domain_admin_context,
     mutation_error_codes,
     run_auth_mutation,
 )
+from tests.support.lists.list_rows import add_rows
 
 CHOSEN_LETTERS = "qwmzrtpkvbnhjdfg"
-SHOWN_FIELDS = (
-    "appPassword { id description scopes active lastUse { at } createdAt updatedAt expiresAt }"
-)
-LIST_QUERY = "query ($all: Boolean!) { user { appPasswords(showAll: $all) { description } } }"
-
-
-async def create_app_password(client: GraphQLClient, **arguments: Any) -> Any:
-    payload = await run_auth_mutation(
-        client,
-        "appPasswordCreate",
-        f"{SHOWN_FIELDS} password",
-        **{"description": "Phone", **arguments},
-    )
-    assert payload["errors"] == [], payload
-    return payload
+LIST_QUERY = """query ($filter: AppPasswordFilter, $first: Int, $after: String, $last: Int,
+  $before: String) { user { appPasswords(filter: $filter, first: $first, after: $after, last: $last,
+    before: $before) { nodes { description } totalCount
+      pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } } }"""
 
 
 async def find_app_password(environment: Environment, client: GraphQLClient, password: str) -> Any:
@@ -54,7 +44,7 @@ async def find_app_password(environment: Environment, client: GraphQLClient, pas
 async def record_use(client: GraphQLClient, row: Any, ip: str = "192.0.2.9") -> bool:
     ctx = Context(client.environment, Viewer(), client_ip=ip)
     async with ctx.write_session(client.user.id) as session:
-        return await app_passwords.record_use_unless_changed(ctx, session, row)
+        return await app_passwords.record_use_and_extend_unless_changed(ctx, session, row)
 
 
 async def test_created_app_password_is_found_in_any_spelling(ada: GraphQLClient) -> None:
@@ -106,8 +96,17 @@ async def test_one_hash_is_checked_for_any_password(
 
 
 async def test_app_password_is_found_by_an_index(ada: GraphQLClient) -> None:
+    await add_rows(
+        ada.environment,
+        ApplicationPassword,
+        5000,  # of a small table PostgreSQL reads all rows
+        user_id=ada.user.id,
+        selector=lambda n: f"s{n}",
+        active=True,
+    )
     query = select(col(ApplicationPassword.id)).where(
-        col(ApplicationPassword.user_id) == 7, col(ApplicationPassword.selector) == "abcde"
+        col(ApplicationPassword.user_id) == ada.user.id,
+        col(ApplicationPassword.selector) == "abcde",
     )
     engine = ada.environment.database.engine
     sql = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
@@ -116,10 +115,10 @@ async def test_app_password_is_found_by_an_index(ada: GraphQLClient) -> None:
         if ada.environment.database.dialect == "sqlite":
             rows = await connection.execute(text(f"EXPLAIN QUERY PLAN {sql}"))
         else:
-            await connection.execute(text("SET LOCAL enable_seqscan = off"))
+            await connection.execute(text("ANALYZE application_passwords"))
             rows = await connection.execute(text(f"EXPLAIN {sql}"))
         plan = " ".join(str(row) for row in rows)
-    assert "uq_app_passwords_selector" in plan
+    assert "uq_application_passwords_selector" in plan
 
 
 async def test_app_password_can_be_chosen(ada: GraphQLClient) -> None:
@@ -203,8 +202,8 @@ async def test_use_is_recorded_and_extends_expiry(ada: GraphQLClient, clock: Man
 async def test_last_use_has_time_and_event(ada: GraphQLClient, clock: ManualClock) -> None:
     payload = await create_app_password(ada)
     await record_use(ada, await find_app_password(ada.environment, ada, payload["password"]))
-    query = "{ user { appPasswords { lastUse { at event { action } } } } }"
-    (app_password,) = (await ada(query))["user"]["appPasswords"]
+    query = "{ user { appPasswords { nodes { lastUse { at event { action } } } } } }"
+    (app_password,) = (await ada(query))["user"]["appPasswords"]["nodes"]
     used_at = clock().isoformat().replace("+00:00", "Z")
     assert app_password == {"lastUse": {"at": used_at, "event": None}}
 
@@ -212,19 +211,19 @@ async def test_last_use_has_time_and_event(ada: GraphQLClient, clock: ManualCloc
         username: "ada", password: $password, scope: IMAP}) { errors { code } } }"""
     response = await ada(sign_in, password=payload["password"])
     assert response["authenticate"]["errors"] == []
-    (app_password,) = (await ada(query))["user"]["appPasswords"]
+    (app_password,) = (await ada(query))["user"]["appPasswords"]["nodes"]
     assert app_password == {"lastUse": {"at": used_at, "event": {"action": "AUTHENTICATE"}}}
 
 
 async def test_housekeeping_deletes_expired_app_passwords(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    from mail.maintenance.housekeeping import run_round
+    from mail.maintenance.housekeeping import run_housekeeping_round
 
     await create_app_password(ada, ttl="PT1H")
     await create_app_password(ada)
     clock.tick(hours=1)
-    assert (await run_round(ada.environment)).app_passwords == 1
+    assert (await run_housekeeping_round(ada.environment)).app_passwords == 1
     assert len(await load_all_rows(ada.environment, ApplicationPassword)) == 1
 
 
@@ -234,17 +233,49 @@ async def test_ttl_out_of_range_is_refused(ada: GraphQLClient, ttl: str) -> None
     assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["ttl"])]
 
 
-async def test_expiring_app_passwords_are_listed_only_with_show_all(ada: GraphQLClient) -> None:
+async def list_app_passwords(client: GraphQLClient, **arguments: Any) -> tuple[list[str], Any]:
+    """Return the descriptions of a page and the page."""
+    page = (await client(LIST_QUERY, **arguments))["user"]["appPasswords"]
+    return [node["description"] for node in page["nodes"]], page
+
+
+async def test_app_password_list_is_filtered(ada: GraphQLClient) -> None:
     await create_app_password(ada, description="stays")
     await create_app_password(ada, description="ends", ttl="P1D")
-    names = [
-        [
-            item["description"]
-            for item in (await ada(LIST_QUERY, all=show_all))["user"]["appPasswords"]
-        ]
-        for show_all in (False, True)
-    ]
-    assert names == [["stays"], ["ends", "stays"]]
+    await create_app_password(ada, description="off", active=False)
+    for conditions, expected in (
+        (None, ["off", "ends", "stays"]),
+        ({"hasTtl": True}, ["ends"]),
+        ({"hasTtl": False}, ["off", "stays"]),
+        ({"active": True}, ["ends", "stays"]),
+        ({"active": False}, ["off"]),
+        ({"active": True, "hasTtl": False}, ["stays"]),
+    ):
+        names, page = await list_app_passwords(ada, filter=conditions)
+        assert (names, page["totalCount"]) == (expected, len(expected))
+    answer = await ada.execute(LIST_QUERY, filter={})
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+async def test_app_password_list_is_paged_in_both_directions(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    for number in range(5):
+        await create_app_password(ada, description=f"p{number}")
+        clock.tick(seconds=number % 2)  # some have the same time
+    names, page = await list_app_passwords(ada, first=2)
+    assert (names, page["totalCount"]) == (["p4", "p3"], 5)
+    names, page = await list_app_passwords(ada, first=2, after=page["pageInfo"]["endCursor"])
+    assert (names, page["pageInfo"]["hasNextPage"]) == (["p2", "p1"], True)
+    names, page = await list_app_passwords(ada, first=2, after=page["pageInfo"]["endCursor"])
+    assert (names, page["pageInfo"]["hasNextPage"]) == (["p0"], False)
+    names, page = await list_app_passwords(ada, last=3)
+    assert (names, page["pageInfo"]["hasPreviousPage"]) == (["p2", "p1", "p0"], True)
+    names, page = await list_app_passwords(ada, last=3, before=page["pageInfo"]["startCursor"])
+    assert (names, page["pageInfo"]["hasPreviousPage"]) == (["p4", "p3"], False)
+    cursor = page["pageInfo"]["endCursor"]
+    answer = await ada.execute(LIST_QUERY, first=1, after=cursor, filter={"active": True})
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
 
 
 async def test_number_of_app_passwords_is_limited(ada: GraphQLClient, clock: ManualClock) -> None:
@@ -330,118 +361,6 @@ async def test_security_log_keeps_description_of_deleted_app_password(ada: Graph
     events = {row.action: row.detail for row in await load_all_rows(ada.environment, SecurityEvent)}
     for action in ("APP_PASSWORD_CREATE", "APP_PASSWORD_DELETE"):
         assert events[action]["description"] == "Old phone"
-
-
-async def test_app_password_of_other_user_is_hidden_and_unchangeable(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
-) -> None:
-    ada_password_id = (await create_app_password(ada))["appPassword"]["id"]
-    bob_password_id = (await create_app_password(bob))["appPassword"]["id"]
-    user = {"username": "ada"}
-    node = "query ($id: ID!) { node(id: $id) { id } }"
-    assert (await bob(node, id=ada_password_id))["node"] is None
-    assert await mutation_error_codes(bob, "appPasswordCreate", user=user, description="x") == [
-        "NOT_FOUND"
-    ]
-    for name, extra in (
-        ("appPasswordUpdate", {"set": {"active": False}}),
-        ("appPasswordDelete", {}),
-    ):
-        payload = await run_auth_mutation(
-            bob, name, appPasswords=[{"id": bob_password_id}, {"id": ada_password_id}], **extra
-        )
-        assert [(e["code"], e["path"]) for e in payload["errors"]] == [
-            ("NOT_FOUND", ["appPasswords", "1"])
-        ]
-    assert all(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
-    assert (
-        await mutation_error_codes(
-            root,
-            "appPasswordUpdate",
-            appPasswords=[{"id": bob_password_id}, {"id": ada_password_id}],
-            set={"active": False},
-        )
-        == []
-    )
-    assert not any(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
-    logged_mutations = {row.mutation for row in await load_all_rows(ada.environment, AuditLogEntry)}
-    assert logged_mutations == {"appPasswordUpdate", "userCreate"}
-
-
-async def test_domain_admin_needs_app_password_permission(
-    ada: GraphQLClient, bob: GraphQLClient
-) -> None:
-    new_phone = NewAppPassword("Phone")
-    row = (await app_passwords.create_app_password(client_context(ada), None, new_phone)).row
-    admin_without_permission, admin_with_permission = (
-        await load_domain_admin_context(bob),
-        await load_domain_admin_context(bob, AdminPermission.APP_PASSWORDS),
-    )
-    other_admin = await load_domain_admin_context(
-        bob, AdminPermission.APP_PASSWORDS, domain="elsewhere.example"
-    )
-    new_password, deactivation = NewAppPassword("x"), AppPasswordChanges(active=False)
-    with pytest.raises(Forbidden) as refusal:
-        await app_passwords.create_app_password(admin_without_permission, ada.user.id, new_password)
-    assert refusal.value.requires == AdminPermission.APP_PASSWORDS
-    for ctx in (admin_without_permission, other_admin):
-        assert await app_passwords.load_app_passwords_of_users(ctx, [(ada.user.id, True)]) == [[]]
-        assert await app_passwords.load_visible_app_passwords_by_id(ctx, [row.id]) == [None]
-        with pytest.raises(NotFound):
-            await app_passwords.update_app_passwords(ctx, [row.id], deactivation)
-        with pytest.raises(NotFound):
-            await app_passwords.delete_app_passwords(ctx, [row.id])
-    with pytest.raises(NotFound):
-        await app_passwords.create_app_password(other_admin, ada.user.id, new_password)
-    await app_passwords.create_app_password(
-        admin_without_permission, None, new_password
-    )  # for the own user
-    await app_passwords.create_app_password(admin_with_permission, ada.user.id, new_password)
-    assert (
-        len(
-            (
-                await app_passwords.load_app_passwords_of_users(
-                    admin_with_permission, [(ada.user.id, True)]
-                )
-            )[0]
-        )
-        == 2
-    )
-    await app_passwords.update_app_passwords(admin_with_permission, [row.id], deactivation)
-    admin = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
-    admin_row = (
-        await app_passwords.create_app_password(client_context(admin), None, new_password)
-    ).row
-    for operation in (
-        app_passwords.update_app_passwords(admin_with_permission, [admin_row.id], deactivation),
-        app_passwords.create_app_password(admin_with_permission, admin.user.id, new_password),
-    ):
-        with pytest.raises(RequestError):
-            await operation
-
-
-async def test_user_needs_app_password_permission(ada: GraphQLClient) -> None:
-    from sqlalchemy import update
-
-    from models.users.tables import User
-    from resolvers.auth import authentication
-
-    other_permissions = [
-        permission.value
-        for permission in UserPermission
-        if permission is not UserPermission.APP_PASSWORDS
-    ]
-    async with ada.environment.write_session() as session:
-        is_ada = col(User.id) == ada.user.id
-        await session.exec(update(User).where(is_ada).values(permissions=other_permissions))
-    authentication.drop_cached_credentials(ada.environment, ada.user.id)
-    assert await mutation_error_codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
-    assert await mutation_error_codes(ada, "appPasswordDelete", appPasswords=[]) == ["FORBIDDEN"]
-
-
-async def test_app_password_of_unknown_user_is_not_found(root: GraphQLClient) -> None:
-    arguments = {"user": {"username": "nobody"}, "description": "x"}
-    assert await mutation_error_codes(root, "appPasswordCreate", **arguments) == ["NOT_FOUND"]
 
 
 async def test_generated_app_passwords_use_letters_evenly(ada: GraphQLClient) -> None:

@@ -10,6 +10,9 @@ from graphql import (
     GraphQLInputObjectType,
     GraphQLList,
     GraphQLNonNull,
+    GraphQLObjectType,
+    get_named_type,
+    is_leaf_type,
 )
 
 from models.runtime.environment import Environment
@@ -93,6 +96,38 @@ async def test_authorization_runs_before_argument_validation(
             if code != DEFAULT_REFUSALS.get(caller, "FORBIDDEN"):
                 mismatches.append((f"{parent_name}.{name}", caller, code))
     assert mismatches == [], "\n".join(map(str, mismatches))
+
+
+def select_all_fields(payload: GraphQLObjectType) -> str:
+    """Return a selection of all fields of a payload, also of those that need a scope."""
+    parts = [
+        name if is_leaf_type(get_named_type(field.type)) else f"{name} {{ __typename }}"
+        for name, field in payload.fields.items()
+    ]
+    return f"{{ {' '.join(parts)} }}"
+
+
+async def test_mutation_without_credential_is_null_for_any_selection(
+    http: httpx.AsyncClient,
+) -> None:
+    headers = {"Accept": "application/graphql-response+json"}
+    mutations = [
+        name
+        for parent_name, name in field_coordinates()
+        if parent_name == "Mutation"
+        and "nobody" not in CALLERS_BY_CLASS[FIELD_RULES[f"Mutation.{name}"]]
+    ]
+    assert len(mutations) > 150
+    for name in mutations:
+        text, variables = make_document("Mutation", name)
+        field = SDL.type_map["Mutation"].fields[name]  # type: ignore[attr-defined]
+        selection = select_all_fields(get_named_type(field.type))
+        text = text.replace(sample_selection(field), selection)
+        body = {"query": text, "variables": variables}
+        response = await http.post("/graphql", json=body, headers=headers)
+        assert (name, response.status_code) == (name, 200)
+        assert response.json()["data"] == {name: None}
+        assert response.json()["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
 
 
 @pytest.mark.parametrize("atomic", ["", "@atomic"])

@@ -17,9 +17,10 @@ from models.store.columns import core_table
 from models.users.roles import Role, Scope
 from resolvers.auth import authentication
 from resolvers.auth.credential_cache import cache_of_database
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.support.accounts.sign_in_environment import (
     APP_PASSWORD,
     FULL_SCOPES,
@@ -60,7 +61,7 @@ async def test_app_password_signs_in_with_its_http_scopes(
         is authentication.refuse_operation_limited_key(viewer)
         is viewer
     )
-    assert not await authentication.has_credential_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
 
@@ -86,11 +87,11 @@ async def test_own_password_is_refused_for_graphql_or_with_a_factor(
     assert authentication.refuse_operation_limited_key(viewer) is viewer
     with pytest.raises(Forbidden):
         authentication.refuse_own_password(viewer)
-    assert not await authentication.has_credential_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
     await sign_in_environment.change_user("ada", second_factors=["TOTP"])
-    assert await authentication.has_credential_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(seconds=5)
@@ -133,7 +134,7 @@ async def test_flushed_cache_forgets_password_checks(
 ) -> None:
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
     hash_count = len(compared_hashes)
-    assert cache_of_database(sign_in_environment.environment.database).clear() == 1
+    assert cache_of_database(sign_in_environment.environment.database).clear_and_count() == 1
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
     assert len(compared_hashes) == 2 * hash_count
 
@@ -215,7 +216,7 @@ async def test_viewer_ends_with_its_app_password(sign_in_environment: SignInEnvi
     )
     with pytest.raises(Unauthenticated):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    assert await authentication.has_credential_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
 

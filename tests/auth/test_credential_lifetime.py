@@ -16,16 +16,24 @@ from models.errors import (
     Unauthenticated,
 )
 from models.store.columns import core_table
+from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
-from resolvers.auth import access_tokens, api_keys, authentication
-from resolvers.auth.api_keys import NewApiKey
-from resolvers.context import Context, Viewer
+from resolvers.auth import access_tokens, authentication
+from resolvers.auth.access_tokens import AccessTokenOrder
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
+from resolvers.context import Context
+from resolvers.list_orders import OwnerPageKey
+from resolvers.viewer import Viewer
 from tests.support.accounts.sign_in_environment import (
     FULL_SCOPES,
     SignInEnvironment,
     sign_in_by_token,
 )
+from tests.support.stores.recorded_statements import record_sql
 from tests.support.stores.row_counts import count_rows
+
+TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_DESC]
 
 
 async def test_request_without_credential_is_anonymous(
@@ -150,7 +158,7 @@ async def test_cached_credential_expires_on_time(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     expires_at = sign_in_environment.clock() + timedelta(seconds=60)
-    _, secret = await api_keys.create_api_key(
+    _, secret = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("ada"), NewApiKey("k", expires_at=expires_at)
     )
     sign_in_environment.clock.tick(seconds=58)
@@ -160,11 +168,11 @@ async def test_cached_credential_expires_on_time(
 
 
 async def test_use_is_recorded_once_an_hour(
-    sign_in_environment: SignInEnvironment, statements: list[str]
+    sign_in_environment: SignInEnvironment,
 ) -> None:
     token = await sign_in_environment.create_token("ada")
     await authentication.wait_for_background_tasks(sign_in_environment.environment)
-    del statements[:]
+    statements = record_sql(sign_in_environment.environment.database, with_background=True)
     for _ in range(4):
         sign_in_environment.clock.tick(minutes=30)
         await sign_in_environment.authenticate(token)
@@ -219,10 +227,10 @@ async def test_revoke_ends_the_current_token(sign_in_environment: SignInEnvironm
         await sign_in_by_token(sign_in_environment, "ada"),
         await sign_in_by_token(sign_in_environment, "ada"),
     )
-    assert await access_tokens.revoke_own_access_tokens(ctx) == 1
+    assert await access_tokens.revoke_own_access_tokens_and_count(ctx) == 1
     assert await sign_in_environment.is_refused(current_token)
     assert not await sign_in_environment.is_refused(other_token)
-    assert await access_tokens.revoke_own_access_tokens(ctx) == 0
+    assert await access_tokens.revoke_own_access_tokens_and_count(ctx) == 0
 
 
 async def test_revoke_without_token_revokes_nothing(sign_in_environment: SignInEnvironment) -> None:
@@ -230,7 +238,7 @@ async def test_revoke_without_token_revokes_nothing(sign_in_environment: SignInE
     for viewer in (Viewer(), Viewer(role=Role.ROOT, scopes=FULL_SCOPES)):
         for revokes_all in (True, False):
             assert (
-                await access_tokens.revoke_own_access_tokens(
+                await access_tokens.revoke_own_access_tokens_and_count(
                     Context(sign_in_environment.environment, viewer), all=revokes_all
                 )
                 == 0
@@ -247,7 +255,7 @@ async def test_revoke_all_ends_only_tokens_of_the_viewer(
         await sign_in_by_token(sign_in_environment, "ada"),
     )
     _, bob_token = await sign_in_by_token(sign_in_environment, "bob")
-    assert await access_tokens.revoke_own_access_tokens(ctx, all=True) == 2
+    assert await access_tokens.revoke_own_access_tokens_and_count(ctx, all=True) == 2
     assert [
         await sign_in_environment.is_refused(token)
         for token in (first_token, second_token, bob_token)
@@ -266,16 +274,23 @@ async def test_token_of_other_user_is_not_found(sign_in_environment: SignInEnvir
     )
     (bob_context, bob_token) = await sign_in_by_token(sign_in_environment, "bob")
     assert bob_context.viewer.token_id
-    (newest, current) = (await access_tokens.load_own_tokens_by_user(ctx, [ctx.viewer.user_id]))[0]
+    (page,) = await access_tokens.load_own_token_pages(
+        ctx, [OwnerPageKey(ctx.viewer.user_id, PageRequest("x"), TOKEN_ORDER)]
+    )
+    (newest, current) = page.rows
     assert (newest.current, current.current) == (False, True)
     with pytest.raises(NotFound) as refusal:
-        await access_tokens.revoke_own_access_tokens(ctx, [newest.id, bob_context.viewer.token_id])
+        await access_tokens.revoke_own_access_tokens_and_count(
+            ctx, [newest.id, bob_context.viewer.token_id]
+        )
     assert refusal.value.index == 1
     assert not await sign_in_environment.is_refused(own_token)  # all or nothing
     assert not await sign_in_environment.is_refused(bob_token)
-    assert await access_tokens.load_own_tokens_by_user(ctx, [bob_context.viewer.user_id]) == [[]]
+    bobs_key = OwnerPageKey(bob_context.viewer.user_id, PageRequest("x"), TOKEN_ORDER)
+    assert [page.rows for page in await access_tokens.load_own_token_pages(ctx, [bobs_key])] == [[]]
+    assert await access_tokens.count_own_tokens(ctx, [bobs_key]) == [0]
     assert await access_tokens.load_own_tokens_by_id(ctx, [bob_context.viewer.token_id]) == [None]
-    assert await access_tokens.revoke_own_access_tokens(ctx, [newest.id]) == 1
+    assert await access_tokens.revoke_own_access_tokens_and_count(ctx, [newest.id]) == 1
 
 
 async def test_credential_without_scope_master_revokes_no_token(
@@ -283,7 +298,7 @@ async def test_credential_without_scope_master_revokes_no_token(
 ) -> None:
     await sign_in_environment.create_token("ada")
     with pytest.raises(Forbidden):
-        await access_tokens.revoke_own_access_tokens(
+        await access_tokens.revoke_own_access_tokens_and_count(
             sign_in_environment.user_context("ada", scopes=frozenset({Scope.MAIL})), all=True
         )
 
@@ -293,7 +308,7 @@ async def test_revoked_token_stays_valid_until_the_transaction_commits(
 ) -> None:
     ctx, token = await sign_in_by_token(sign_in_environment, "ada")
     async with ctx.combined_transaction():
-        await access_tokens.revoke_own_access_tokens(ctx)
+        await access_tokens.revoke_own_access_tokens_and_count(ctx)
         outer_context = contextvars.Context()  # outside of the transaction
         refusal_task = asyncio.get_running_loop().create_task(
             sign_in_environment.is_refused(token), context=outer_context
@@ -307,22 +322,22 @@ async def test_role_change_ends_credential_of_open_connection(
 ) -> None:
     ctx, _ = await sign_in_by_token(sign_in_environment, "ada")
     viewer = ctx.viewer
-    assert not await authentication.has_credential_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(days=13)
-    assert not await authentication.has_credential_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )  # the check counts as a use
     await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(days=13)
-    assert not await authentication.has_credential_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
     await sign_in_environment.change_user("ada", role=Role.ADMIN)
-    assert await authentication.has_credential_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
-    assert not await authentication.has_credential_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, Viewer()
     )

@@ -183,13 +183,13 @@ async def test_failed_sign_ins_run_equal_hashes_for_all_usernames(
     await sign_in_environment.add_user("bare", password=None)
     await sign_in_environment.add_user("gone", suspended=True)
     pool, hashes = password_hashes.worker_pool(sign_in_environment.environment), []
-    original_run = type(pool).run
+    original_run = type(pool).run_job
 
     async def count_and_run(self: Any, *job: Any) -> Any:
         hashes.append(1)
         return await original_run(self, *job)
 
-    monkeypatch.setattr(type(pool), "run", count_and_run)
+    monkeypatch.setattr(type(pool), "run_job", count_and_run)
     hash_counts = set()
     for name in ("ada", "bare", "gone", "nobody"):
         hashes.clear()

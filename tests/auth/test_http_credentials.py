@@ -10,9 +10,10 @@ from models.runtime.environment import Environment
 from models.runtime.idempotency import IdempotentPayload
 from models.store.columns import core_table
 from models.users.roles import Role, Scope
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_api_key, make_client
 from tests.support.accounts.sign_in_environment import FULL_SCOPES, PASSWORD
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document

@@ -16,7 +16,8 @@ from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.auth import authentication
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import (
@@ -113,7 +114,7 @@ async def test_impersonation_token_ends_with_rights_of_the_admin(
             sign_in_environment.environment, sign_in_environment.users["rex"]
         )
     assert await sign_in_environment.is_refused(secret)
-    assert await authentication.has_credential_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
 

@@ -19,7 +19,7 @@ mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
 """
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { queueId } errors { code path ... on ForbiddenError { requires } } } }
+  submissions { queueId } errors { code path ... on ForbiddenError { requires } } } }
 """
 FORBIDDEN_ERRORS = [{"code": "FORBIDDEN", "path": [], "requires": "MAIL_READ"}]
 RECIPIENT = "mallory@example.net"

@@ -18,8 +18,9 @@ from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication, security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, Viewer
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_user
 from tests.support.accounts.security_events import (
     anonymous_context,
@@ -127,7 +128,9 @@ async def test_counted_failure_takes_no_lock_of_the_user(
 async def test_rolled_back_transaction_leaves_no_event(ada: GraphQLClient) -> None:
     ctx = anonymous_context(ada.environment)
     async with ctx.combined_transaction(commit=False), ctx.write_session(ada.user.id) as session:
-        assert await security_log.log_event(ctx, session, failed_sign_in_event(ada.user.id))
+        assert await security_log.log_event_and_queue_notice(
+            ctx, session, failed_sign_in_event(ada.user.id)
+        )
     assert await load_security_events(ada.environment) == []
     assert await load_journaled_event_ids(ada) == []
 
@@ -147,7 +150,9 @@ async def test_many_events_are_written_in_constant_statements(
                 NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, user_id)
                 for user_id in [*user_ids, user_ids[0]]
             ]
-            event_ids = await security_log.log_events(ctx, session, new_events)
+            event_ids = await security_log.insert_security_events_and_queue_notices(
+                ctx, session, new_events
+            )
             assert event_ids[0] == event_ids[-1]
             assert len(set(event_ids)) == len(batch)
         statement_counts.append(len(statements))
@@ -278,10 +283,10 @@ async def test_events_are_deleted_after_the_retention_setting(
     await log_events(ada, failed_sign_in_event(ada.user.id), failed_sign_in_event(None))
     clock.tick(days=29)
     await log_events(ada, failed_sign_in_event(ada.user.id))
-    round_result = await housekeeping.run_round(ada.environment, sweep=False)
+    round_result = await housekeeping.run_housekeeping_round(ada.environment, sweep=False)
     assert (round_result.events, len(await load_security_events(ada.environment))) == (0, 3)
     clock.tick(days=1)
-    round_result = await housekeeping.run_round(ada.environment, sweep=False)
+    round_result = await housekeeping.run_housekeeping_round(ada.environment, sweep=False)
     assert (round_result.events, len(await load_security_events(ada.environment))) == (2, 1)
 
 
@@ -297,7 +302,7 @@ async def test_no_event_is_written_if_retention_is_zero(
     ctx = anonymous_context(ada.environment)
     async with ctx.write_session(ada.user.id) as session:
         assert (
-            await security_log.log_event(
+            await security_log.log_event_and_queue_notice(
                 ctx, session, NewSecurityEvent(AuthEventAction.TOTP_ENABLE, ada.user.id)
             )
             == 0
@@ -305,7 +310,7 @@ async def test_no_event_is_written_if_retention_is_zero(
     await log_events(ada, failed_sign_in_event(None))
     assert len(await load_security_events(ada.environment)) == 1
     clock.tick(seconds=1)
-    assert (await housekeeping.run_round(ada.environment, sweep=False)).events == 1
+    assert (await housekeeping.run_housekeeping_round(ada.environment, sweep=False)).events == 1
 
 
 EVENT_SUBSCRIPTION = """subscription { changes(types: [SIGN_IN_FAILED, TOTP_ENABLED]) { events {

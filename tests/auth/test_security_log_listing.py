@@ -14,9 +14,15 @@ from models.domains.tables import Domain
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent, SecurityEventFilter, SecurityEventPageKey
-from resolvers.context import Context, Viewer
+from resolvers.auth import security_event_pages, sortable_ips
+from resolvers.auth.security_event_pages import (
+    AuthEventOrder,
+    SecurityEventFilter,
+    SecurityEventPageKey,
+)
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
 from tests.support.accounts.security_events import (
     failed_sign_in_event,
@@ -26,6 +32,7 @@ from tests.support.accounts.security_events import (
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 FIVE_ACTIONS = list(AuthEventAction)[:5]
+NEWEST_FIRST = security_event_pages.LIST_ORDERS[AuthEventOrder.CREATED_DESC]
 AUTH_LOG_QUERY = """query ($filter: AuthLogFilter, $first: Int, $after: String,
     $last: Int, $before: String) {
   authLog(filter: $filter, first: $first, after: $after, last: $last,
@@ -273,7 +280,7 @@ async def full_log(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -
                 "result": "FAILURE" if n % 4 else "SUCCESS",
                 "protocol": ("API", "IMAP")[n % 2],
                 "ip": ip,
-                "ip_key": security_log.sortable_ip_hex(ip),
+                "ip_key": sortable_ips.sortable_ip_hex(ip),
                 "count": 1,
                 "created_at": start + timedelta(seconds=30 * n),
                 "last_at": start,
@@ -283,7 +290,7 @@ async def full_log(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -
         for begin in range(0, EVENT_COUNT, 1000):
             await connection.execute(insert(SecurityEvent), rows[begin : begin + 1000])
         if ada.environment.database.dialect == "postgresql":
-            await connection.execute(text("ANALYZE auth_events"))
+            await connection.execute(text("ANALYZE security_events"))
     return ada
 
 
@@ -309,15 +316,15 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPl
         for user_id in (None, full_log.user.id):
             ctx = Context(full_log.environment, viewer)
             page_key = SecurityEventPageKey(
-                PageRequest("x"), frozenset({"action"}), log_filter, user_id
+                PageRequest("x"), NEWEST_FIRST, frozenset({"action"}), log_filter, user_id
             )
             plan = await plans.explain_select(
-                security_log.load_event_pages(ctx, [page_key]), "auth_events"
+                security_event_pages.load_visible_event_pages(ctx, [page_key]), "security_events"
             )
             assert "Seq Scan" not in plan, (name, plan)
-            assert "ix_auth_events" in plan, (name, plan)
+            assert "ix_security_events" in plan, (name, plan)
             if user_id is None:
-                assert f"ix_auth_events_{name.strip()}" in plan, (name, plan)
+                assert f"ix_security_events_{name.strip()}" in plan, (name, plan)
             if log_filter in (SecurityEventFilter(), filters["action"]) and user_id is None:
                 assert "sort" not in plan.lower().replace("cursor", ""), plan
                 assert "B-TREE" not in plan, plan
@@ -328,11 +335,17 @@ async def test_page_of_one_user_uses_index_without_sort(
 ) -> None:
     viewer = Viewer(full_log.user.id, Role.USER, frozenset({Scope.FULL}))
     page_key = SecurityEventPageKey(
-        PageRequest("x"), frozenset({"action"}), SecurityEventFilter(), full_log.user.id
+        PageRequest("x"),
+        NEWEST_FIRST,
+        frozenset({"action"}),
+        SecurityEventFilter(),
+        full_log.user.id,
     )
     ctx = Context(full_log.environment, viewer)
-    plan = await plans.explain_select(security_log.load_event_pages(ctx, [page_key]), "auth_events")
-    assert "ix_auth_events_user_id" in plan, plan
+    plan = await plans.explain_select(
+        security_event_pages.load_visible_event_pages(ctx, [page_key]), "security_events"
+    )
+    assert "ix_security_events_user_id" in plan, plan
     assert "B-TREE" not in plan, plan
     assert "Sort" not in plan, plan
 

@@ -10,10 +10,12 @@ from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import ApiKey
 from models.errors import Unauthenticated
 from models.users.tables import User
-from resolvers.auth import access_tokens, api_keys, authentication
-from resolvers.auth.api_keys import NewApiKey
-from resolvers.context import Context, Viewer
+from resolvers.auth import access_tokens, authentication
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
+from resolvers.context import Context
 from resolvers.files import signed_urls
+from resolvers.viewer import Viewer
 from tests.support.accounts.sign_in_environment import (
     APP_PASSWORD,
     PASSWORD,
@@ -41,7 +43,7 @@ def signed_query(sign_in_environment: SignInEnvironment, viewer: Viewer) -> dict
 async def is_refused(sign_in_environment: SignInEnvironment, query: dict[str, str]) -> bool:
     try:
         viewer = await signed_urls.read_only_viewer_of_signed_path(
-            sign_in_environment.environment, PATH, query
+            sign_in_environment.environment, PATH, query, ip=None
         )
     except Unauthenticated:
         return True
@@ -53,12 +55,14 @@ async def test_signed_url_ends_with_its_token(sign_in_environment: SignInEnviron
     viewer = await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
     query = signed_query(sign_in_environment, viewer)
     assert not await is_refused(sign_in_environment, query)
-    await access_tokens.revoke_own_access_tokens(Context(sign_in_environment.environment, viewer))
+    await access_tokens.revoke_own_access_tokens_and_count(
+        Context(sign_in_environment.environment, viewer)
+    )
     assert await is_refused(sign_in_environment, query)
 
 
 async def test_signed_url_ends_with_its_key(sign_in_environment: SignInEnvironment) -> None:
-    row, secret = await api_keys.create_api_key(
+    row, secret = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("ada"), NewApiKey("k")
     )
     query = signed_query(sign_in_environment, await sign_in_environment.authenticate(secret))

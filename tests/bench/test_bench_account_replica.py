@@ -29,7 +29,7 @@ MUTATIONS: list[tuple[str, Any]] = [
 
 async def create_replica(client: GraphQLClient) -> AccountReplica:
     user = (await client(SNAPSHOT_QUERY))["viewer"]["user"]
-    paths = {mailbox["id"]: mailbox["path"] for mailbox in user["mailboxes"]}
+    paths = {mailbox["id"]: mailbox["path"] for mailbox in user["mailboxes"]["nodes"]}
     return AccountReplica(
         user["cursor"], paths, exact_from=account_replica.event_number_from_cursor(user["cursor"])
     )

@@ -14,7 +14,9 @@ from models.runtime.environment import Environment
 STORED_MESSAGE_COUNT = (
     select(func.count()).where(col(Message.mailbox_id) == col(Mailbox.id)).scalar_subquery()
 )
-COUNTER_QUERY = select(col(Mailbox.path), col(Mailbox.total), STORED_MESSAGE_COUNT.label("held"))
+COUNTER_QUERY = select(
+    col(Mailbox.path), col(Mailbox.message_count), STORED_MESSAGE_COUNT.label("held")
+)
 
 
 async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None:
@@ -26,7 +28,7 @@ async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None
         for message_count in ("1,000", "2,000")
         for name in clients.DOCUMENTS
     ]
-    assert all(line.ours.count for line in lines)
+    assert all(line.merganser.count for line in lines)
 
 
 async def test_copied_accounts_have_correct_counters(environment: Environment) -> None:
@@ -34,5 +36,5 @@ async def test_copied_accounts_have_correct_counters(environment: Environment) -
     await clients.analyze(environment)
     assert account.message_count == 3000
     rows = await environment.database.read(COUNTER_QUERY)
-    assert {row.total for row in rows if row.path == "INBOX"} == {1801, 121}
-    assert all(row.total == row.held for row in rows)
+    assert {row.message_count for row in rows if row.path == "INBOX"} == {1801, 121}
+    assert all(row.message_count == row.held for row in rows)

@@ -68,7 +68,7 @@ async def test_cost_of_mailbox_page_does_not_grow_with_messages(
     tmp_path: Path, messages: int
 ) -> None:
     costs = await query_costs.measure_query_costs(
-        DatabaseKind.SQLITE, tmp_path, message_count=messages, neighbour_count=1
+        DatabaseKind.SQLITE, tmp_path, message_count=messages, other_account_count=1
     )
     list_cost = costs["lists of different length"]
     assert list_cost.statements > 0

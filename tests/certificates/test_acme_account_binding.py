@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_accounts, acme_worker
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_RENEW,
     SERVER_NAME,
     set_certificate,
@@ -32,9 +32,9 @@ async def test_account_is_bound_and_hmac_key_is_not_disclosed(
     async with run_acme_platform(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
         platform.set_options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         certificate = await platform.load_certificate()
-        assert certificate["acmeState"].startswith("valid"), certificate
+        assert certificate["acmeState"] == "VALID", certificate
         directory = platform.environment.options.acme_directory
         server = acme_accounts.acme_server(platform.environment, directory)
         stored_rows = [
@@ -55,8 +55,8 @@ async def test_account_is_bound_and_hmac_key_is_not_disclosed(
 @pytest.mark.parametrize(
     ("key_id", "hmac", "reason"),
     [
-        ("", None, "asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
-         "MERGANSER_ACME_EAB_HMAC"),
+        ("", None, "The ACME server requires an external account: set MERGANSER_ACME_EAB_KEY_ID "
+         "and MERGANSER_ACME_EAB_HMAC."),
         (KEY_ID, None, "set MERGANSER_ACME_EAB_KEY_ID and MERGANSER_ACME_EAB_HMAC"),
         ("", HMAC, "set MERGANSER_ACME_EAB_KEY_ID and MERGANSER_ACME_EAB_HMAC"),
         ("kid-2", HMAC, "unauthorized: "),
@@ -78,16 +78,16 @@ async def test_missing_or_wrong_binding_key_is_reported_until_corrected(  # noqa
         certificate = (await set_certificate(platform.root, serverName=SERVER_NAME, acme=True))[
             "certificate"
         ]
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        state = (await platform.load_certificate())["acmeState"]
-        assert state.startswith("failed, tried again 20"), state
-        assert reason in state
-        assert (hmac or "none") not in state
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        failed = await platform.load_certificate()
+        assert failed["acmeState"] == "FAILED"
+        assert reason in failed["acmeError"]
+        assert (hmac or "none") not in failed["acmeError"]
         assert await select_rows(environment, "SELECT url FROM acme_accounts") == [(None,)]
         platform.set_options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.load_certificate())["acmeState"].startswith("valid")
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        assert (await platform.load_certificate())["acmeState"] == "VALID"
 
 
 async def test_binding_key_is_not_sent_if_server_does_not_require_it(
@@ -96,6 +96,6 @@ async def test_binding_key_is_not_sent_if_server_does_not_require_it(
     async with run_acme_platform(environment, root, tmp_path) as platform:
         platform.set_options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.load_certificate())["acmeState"].startswith("valid")
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        assert (await platform.load_certificate())["acmeState"] == "VALID"
     assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()

@@ -12,8 +12,9 @@ from models.certificates import AcmeChallenge
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import set_certificate
+from tests.support.operations.platform.certificate_operations import set_certificate
 from tests.support.stores.counter_check import select_rows
+from tests.support.time_limits import HANG_SECONDS
 
 TOKEN = "a-_1"  # noqa: S105 - a challenge token is public
 PATH = b"/.well-known/acme-challenge/a-_1"
@@ -35,13 +36,13 @@ async def listener(
     http_listener = AcmeHttpListener(environment)
     await http_listener.start(host="127.0.0.1", port=0)
     yield http_listener
-    http_listener.close()
+    await http_listener.close()
 
 
 async def send_request(listener: AcmeHttpListener, raw_request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     writer.write(raw_request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         try:
             return await reader.read()
         except ConnectionError:

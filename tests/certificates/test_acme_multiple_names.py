@@ -9,10 +9,10 @@ import pytest
 
 from mail.tls.acme_client import AcmeError
 from models.runtime.environment import Environment
-from resolvers.certificates import acme_worker, certificate_reload, certificates
+from resolvers.certificates import acme_dns_checks, acme_worker, certificate_reload
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_BEGIN,
     CERTIFICATE_QUERY,
     CERTIFICATE_RENEW,
@@ -24,6 +24,7 @@ from tests.support.operations.certificate_operations import (
 from tests.support.schema.error_paths import field_path, item_index
 from tests.support.servers.acme_platforms import configure_unreachable_authority, run_acme_platform
 from tests.support.stores.counter_check import select_rows
+from tests.support.time_limits import HANG_SECONDS
 
 OTHER_NAMES = ["imap.example.org", "xn--bcher-kva.example", "mail.example.net"]
 RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [SERVER_NAME, *OTHER_NAMES]}
@@ -44,9 +45,9 @@ async def test_all_names_are_validated_served_and_kept_on_renewal(
             platform.root, serverName=SERVER_NAME, acme=True, acmeNames=acme_names
         )
         assert (answer["errors"], answer["certificate"]["acmeNames"]) == ([], OTHER_NAMES)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         certificate = await platform.load_certificate()
-        assert certificate["acmeState"].startswith("valid, renewed from "), certificate
+        assert certificate["acmeState"] == "VALID", certificate
         assert sorted(certificate["altNames"]) == sorted([SERVER_NAME, *OTHER_NAMES])
         assert await select_rows(environment, "SELECT * FROM acme_challenges") == []
         keyring = certificate_reload.new_empty_keyring(platform.environment)
@@ -60,14 +61,14 @@ async def test_all_names_are_validated_served_and_kept_on_renewal(
         await set_certificate(
             platform.root, serverName=SERVER_NAME, acme=True, description="Of mail"
         )
-        assert not await acme_worker.order_or_query_next_certificate(
+        assert not await acme_worker.order_or_query_next_due_certificate(
             platform.environment
         )  # the renewal schedule is unchanged
         expires_at = datetime.fromisoformat(certificate["expiresAt"])
         platform.clock.offset = expires_at - datetime.now(UTC) - 29 * ONE_DAY
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         renewed = await platform.load_certificate()
-        assert renewed["acmeState"].startswith("valid, renewed from "), renewed
+        assert renewed["acmeState"] == "VALID", renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
         assert sorted(renewed["altNames"]) == sorted([SERVER_NAME, *OTHER_NAMES])
 
@@ -77,21 +78,21 @@ async def test_added_name_is_ordered_at_once_and_removed_name_on_renewal(
 ) -> None:
     async with run_acme_platform(environment, root, tmp_path, RECORDS) as platform:
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         added = await set_certificate(
             platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES[:1]
         )
-        assert added["certificate"]["acmeState"] == certificates.STATE_WAITING
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert added["certificate"]["acmeState"] == "WAITING"
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         certificate = await platform.load_certificate()
         assert sorted(certificate["altNames"]) == sorted([SERVER_NAME, OTHER_NAMES[0]])
         removed = await set_certificate(
             platform.root, serverName=SERVER_NAME, acme=True, acmeNames=[]
         )
-        assert removed["certificate"]["acmeState"].startswith("valid")
-        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert removed["certificate"]["acmeState"] == "VALID"
+        assert not await acme_worker.order_or_query_next_due_certificate(platform.environment)
         await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await platform.load_certificate())["altNames"] == [SERVER_NAME]
 
 
@@ -103,11 +104,11 @@ async def test_unvalidated_name_is_reported_and_no_certificate_is_issued(
         await set_certificate(
             platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES
         )
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         certificate = await platform.load_certificate()
-        assert certificate["acmeState"].startswith("failed, tried again 20"), certificate
+        assert certificate["acmeState"] == "FAILED", certificate
         reported = [
-            f" UTC: {name}: connection: " in certificate["acmeState"] for name in OTHER_NAMES[1:]
+            certificate["acmeError"].startswith(f"{name}: connection: ") for name in OTHER_NAMES[1:]
         ]
         assert any(reported), certificate
         assert (certificate["altNames"], certificate["expiresAt"]) == ([], None)
@@ -123,10 +124,11 @@ async def test_name_refused_by_the_authority_is_reported(
         await set_certificate(
             platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES[:1]
         )
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        state = (await platform.load_certificate())["acmeState"]
-        assert "rejectedIdentifier: " in state
-        assert OTHER_NAMES[0] in state
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        failed = await platform.load_certificate()
+        assert failed["acmeState"] == "FAILED"
+        assert "rejectedIdentifier: " in failed["acmeError"]
+        assert OTHER_NAMES[0] in failed["acmeError"]
 
 
 async def test_names_without_dns_address_are_reported(
@@ -135,14 +137,15 @@ async def test_names_without_dns_address_are_reported(
     await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES)
     known_records = {key: value for key, value in RECORDS.items() if key[0] not in OTHER_NAMES[1:]}
     async with run_dns_server(FakeDnsServer(known_records)) as dns:
-        assert await acme_worker.order_or_query_next_certificate(
+        assert await acme_worker.order_or_query_next_due_certificate(
             configure_unreachable_authority(environment, dns.port)
         )
-    state = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"][
-        "acmeState"
-    ]
-    reason = "DNS has no address for it: publish A or AAAA"
-    assert state.endswith(f" UTC: {OTHER_NAMES[1]}: {reason}; and not {OTHER_NAMES[2]}"), state
+    failed = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"]
+    reason = "DNS has no A or AAAA record of the name: publish one."
+    assert (failed["acmeState"], failed["acmeError"]) == (
+        "FAILED",
+        f"{OTHER_NAMES[1]}: {reason} Also affected: {OTHER_NAMES[2]}.",
+    )
 
 
 async def test_failure_reason_is_reported_within_bounds_for_many_names(
@@ -151,17 +154,16 @@ async def test_failure_reason_is_reported_within_bounds_for_many_names(
     acme_names = [f"n{nth}.example.org" for nth in range(99)]
     await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=acme_names)
     async with run_dns_server(FakeDnsServer({})) as dns:
-        assert await acme_worker.order_or_query_next_certificate(
+        assert await acme_worker.order_or_query_next_due_certificate(
             configure_unreachable_authority(environment, dns.port)
         )
-    state = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"][
-        "acmeState"
-    ]
-    assert (
-        f" UTC: {SERVER_NAME}: DNS has no address for it: publish A or AAAA; and not n0.exam"
-        in state
+    failed = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"]
+    assert failed["acmeState"] == "FAILED"
+    assert failed["acmeError"].startswith(
+        f"{SERVER_NAME}: DNS has no A or AAAA record of the name: publish one. "
+        "Also affected: n0.exam"
     )
-    assert len(state) < 400
+    assert len(failed["acmeError"]) <= 300
 
 
 async def test_certificate_with_hundred_names_is_issued(
@@ -171,9 +173,9 @@ async def test_certificate_with_hundred_names_is_issued(
     records = {(name, "A"): ["127.0.0.1"] for name in [SERVER_NAME, *names]}
     async with run_acme_platform(environment, root, tmp_path, records) as platform:
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True, acmeNames=names)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         certificate = await platform.load_certificate()
-        assert certificate["acmeState"].startswith("valid"), certificate
+        assert certificate["acmeState"] == "VALID", certificate
         assert set(certificate["altNames"]) == {SERVER_NAME, *names}
 
 
@@ -226,8 +228,8 @@ async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
     certificate = (await set_certificate(root, **certificate_input, acmeNames=["a.example.org"]))[
         "certificate"
     ]
-    assert (certificate["acmeState"] == certificates.STATE_TERMS_NOT_AGREED) is is_pending
-    answer = await set_certificate(root, serverName=SERVER_NAME)
+    assert (certificate["acmeState"] == "TERMS_NOT_AGREED") is is_pending
+    answer = await set_certificate(root, serverName=SERVER_NAME, acme=False)
     assert (answer["certificate"]["acme"], answer["certificate"]["acmeNames"]) == (False, [])
 
 
@@ -237,9 +239,9 @@ async def test_change_of_names_cancels_the_running_order(
     async with run_acme_platform(environment, root, tmp_path, RECORDS) as platform:
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         order = asyncio.create_task(
-            acme_worker.order_or_query_next_certificate(platform.environment)
+            acme_worker.order_or_query_next_due_certificate(platform.environment)
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while not await select_rows(  # noqa: ASYNC110
                 environment, "SELECT lease FROM certificates WHERE lease IS NOT NULL"
             ):
@@ -249,7 +251,7 @@ async def test_change_of_names_cancels_the_running_order(
         )
         assert await order
         assert (await platform.load_certificate())["expiresAt"] is None
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert sorted((await platform.load_certificate())["altNames"]) == sorted(
             [SERVER_NAME, OTHER_NAMES[0]]
         )
@@ -264,7 +266,11 @@ async def test_caa_records_are_checked_for_each_name(
         acme_environment = configure_unreachable_authority(environment, dns.port)
 
         async def require_caa(name: str) -> None:
-            await acme_worker._require_caa_allows(acme_environment, name, ("ours.example",))  # noqa: SLF001
+            await acme_dns_checks.require_caa_allows(acme_environment, name, ("ours.example",))
 
-        with pytest.raises(AcmeError, match=r"mail\.example\.net: CAA of example\.net does"):
-            await acme_worker._check_each_name([SERVER_NAME, *OTHER_NAMES], require_caa)  # noqa: SLF001 - pebble has no names
+        with pytest.raises(
+            AcmeError, match=r"mail\.example\.net: The CAA record of example\.net does"
+        ):
+            await acme_dns_checks.check_each_name(
+                [SERVER_NAME, *OTHER_NAMES], require_caa
+            )  # pebble has no names

@@ -20,7 +20,7 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_RENEW,
     ONE_DAY,
     SERVER_NAME,
@@ -72,8 +72,8 @@ async def platform_with_renewal_info(
         proxy.renewal_reply = renewal_response
         platform.set_options(acme_directory=proxy.directory_url)
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.load_certificate())["acmeState"].startswith("valid")
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        assert (await platform.load_certificate())["acmeState"] == "VALID"
         yield platform, proxy
 
 
@@ -89,22 +89,20 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
         proxy,
     ):
         # fetches renewal info
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         renew_at, next_step_at = await renewal_times(environment)
         assert start - HOUR < renew_at < end + HOUR
         assert (
             2 * HOUR - timedelta(minutes=2) < next_step_at - now < 2 * HOUR + timedelta(minutes=9)
         )
         certificate = await platform.load_certificate()
-        assert (
-            certificate["acmeState"]
-            == f"valid, renewed on {renew_at:%Y-%m-%d} as its authority asks"
-        )
-        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert certificate["acmeState"] == "VALID"
+        assert parse_utc_time(certificate["acmeNextOrderAt"]) == renew_at
+        assert not await acme_worker.order_or_query_next_due_certificate(platform.environment)
 
         journal_length = len(await load_journal_entries(environment, PLATFORM))
         platform.clock.offset = 3 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await renewal_times(environment))[
             0
         ] == renew_at  # the random time is not chosen again
@@ -114,16 +112,16 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
         assert len(proxy.renewal_queries) == 2
 
         platform.clock.offset = renew_at - datetime.now(UTC) - timedelta(minutes=5)
-        assert await acme_worker.order_or_query_next_certificate(
+        assert await acme_worker.order_or_query_next_due_certificate(
             platform.environment
         )  # fetches it again
         assert (await platform.load_certificate())["fingerprintSha256"] == certificate[
             "fingerprintSha256"
         ]
         platform.clock.offset = renew_at - datetime.now(UTC) + timedelta(minutes=1)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         renewed = await platform.load_certificate()
-        assert renewed["acmeState"].startswith("valid"), renewed
+        assert renewed["acmeState"] == "VALID", renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
         (first, second) = proxy.orders
         assert "replaces" not in first
@@ -138,12 +136,12 @@ async def test_past_window_renews_at_most_once_a_day(
         environment, root, tmp_path, renewal_window_response(past, past + ONE_DAY)
     ) as (platform, proxy):
         certificate = await platform.load_certificate()
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert not await acme_worker.order_or_query_next_certificate(
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        assert not await acme_worker.order_or_query_next_due_certificate(
             platform.environment
         )  # a new certificate is not renewed for a day
         platform.clock.offset = 2 * ONE_DAY
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         renewed = await platform.load_certificate()
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
         assert len(proxy.orders) == 2
@@ -180,7 +178,7 @@ async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, 
         platform,
         _proxy,
     ):
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert min_delay < (await renewal_times(environment))[1] - datetime.now(UTC) < max_delay
 
 
@@ -216,9 +214,9 @@ async def test_default_renewal_time_is_kept_without_valid_renewal_info(
             await renewal_times(environment),
             await platform.load_certificate(),
         )
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert "does not say when" in caplog.text
-        assert "broke" not in caplog.text
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        assert "Could not query the ACME renewal information" in caplog.text
+        assert "internal error" not in caplog.text
         new_renew_at, next_step_at = await renewal_times(environment)
         assert new_renew_at == renew_at
         assert timedelta(hours=5) < next_step_at - datetime.now(UTC) < timedelta(hours=7)
@@ -239,25 +237,25 @@ async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
         platform,
         proxy,
     ):
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         early_renewal = (await renewal_times(environment))[0]
         proxy.renewal_reply = AcmeReply({}, 503)
         platform.clock.offset = 7 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await renewal_times(environment))[0] == early_renewal
         expires_at = parse_utc_time((await platform.load_certificate())["expiresAt"])
         proxy.renewal_reply = renewal_window_response(
             expires_at - 2 * HOUR, expires_at + 900 * ONE_DAY
         )
         platform.clock.offset = 20 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         late_renewal = (await renewal_times(environment))[0]
         assert expires_at - 2 * ONE_DAY < late_renewal < expires_at  # before it expires
         proxy.renewal_reply = AcmeReply({}, 503)
         platform.clock.offset = 50 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await renewal_times(environment))[0] < expires_at - 29 * ONE_DAY
-        assert (await platform.load_certificate())["acmeState"].startswith("valid, renewed from ")
+        assert (await platform.load_certificate())["acmeState"] == "VALID"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +279,7 @@ async def test_order_is_repeated_without_replaces_if_refused(
         certificate = await platform.load_certificate()
         proxy.replies_by_path[NEW_ORDER_PATH] = [refusal]
         await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await platform.load_certificate())["fingerprintSha256"] != certificate[
             "fingerprintSha256"
         ]
@@ -304,9 +302,12 @@ async def test_rate_limit_is_respected_and_refused_name_is_reported(
         limit = AcmeReply.from_problem("rateLimited", 429, subproblems=[subproblem | identifier])
         proxy.replies_by_path[NEW_ORDER_PATH] = [limit]
         await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        state = (await platform.load_certificate())["acmeState"]
-        assert state.endswith(f"rateLimited: As told.; {SERVER_NAME}: Not here."), state
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        failed = await platform.load_certificate()
+        assert (failed["acmeState"], failed["acmeError"]) == (
+            "FAILED",
+            f"rateLimited: As told.; {SERVER_NAME}: Not here.",
+        )
         assert len(proxy.orders) == 2
         ((next_at,),) = await select_rows(environment, "SELECT acme_next_at FROM certificates")
         assert parse_utc_time(next_at) - datetime.now(UTC) > timedelta(minutes=50)
@@ -324,7 +325,7 @@ async def test_former_authority_is_not_asked_for_renewal_info(
     ):
         renew_at = (await renewal_times(environment))[0]
         platform.set_options(acme_directory=platform.pebble.directory_url)
-        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert await renewal_times(environment) == (renew_at, renew_at)
         assert proxy.renewal_queries == []
         cert, key = CertificateSigner().issue_certificate(begin=datetime.now(UTC) - ONE_DAY)

@@ -17,7 +17,8 @@ from models.certificates import Certificate
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.id_references import id_refs
+from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_DELETE,
     ONE_DAY,
     SERVER_NAME,
@@ -25,7 +26,6 @@ from tests.support.operations.certificate_operations import (
     set_certificate,
     store_certificate,
 )
-from tests.support.operations.id_references import id_refs
 from tests.support.schema.error_paths import field_path, item_index
 from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
 from tests.support.servers.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
@@ -62,7 +62,7 @@ async def platform_with_certificates(
         ids, certificates = [], []
         for name in names:
             await set_certificate(platform.root, serverName=name, acme=True)
-            assert await acme_worker.order_or_query_next_certificate(platform.environment)
+            assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
             ids.append((await platform.load_certificate(name))["id"])
         for name in names:
             ((chain,),) = await select_rows(
@@ -188,11 +188,11 @@ async def test_partial_revocation_is_reported_and_can_be_retried(
         assert error["message"].startswith(
             f"{OTHER_NAME} was not revoked, and no certificate was deleted: "
         )
-        assert error["message"].endswith(f"; revoked by now: {SERVER_NAME}")
+        assert error["message"].endswith(f" Already revoked: {SERVER_NAME}.")
         assert (await status_at_pebble(platform, certificates[0]))[0] == "Revoked"
         revoked = await platform.load_certificate()
-        assert revoked["acmeState"].startswith("revoked on ")
-        assert "SUPERSEDED, and not deleted yet" in revoked["acmeState"]
+        assert (revoked["acmeState"], revoked["acmeError"]) == ("REVOKED", None)
+        assert revoked["acmeNextOrderAt"] is not None
         answer = await delete_certificates(platform.root, ids[:1], revoke="SUPERSEDED")
         assert answer == {"deletedIds": ids[:1], "revokedIds": ids[:1], "errors": []}
 

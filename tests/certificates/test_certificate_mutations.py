@@ -18,10 +18,10 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.admin import secret_rotation
-from resolvers.certificates import acme_accounts, certificates
+from resolvers.certificates import acme_accounts, stored_certificates
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_BEGIN,
     CERTIFICATE_DELETE,
     CERTIFICATE_QUERY,
@@ -112,10 +112,12 @@ async def test_second_set_changes_only_given_fields(root: GraphQLClient) -> None
     assert await set_certificate_error(root, serverName=SERVER_NAME, cert=other_cert) == (
         "VALIDATION", ["cert"], None, "MISMATCH",
     )  # fmt: skip
-    assert (await set_certificate(root, serverName=SERVER_NAME, acme=True))["certificate"][
-        "acmeState"
-    ] == ("valid, renewed from 2030-02-09")
-    assert (await set_certificate(root, serverName=SERVER_NAME))["certificate"]["acmeState"] is None
+    by_acme = (await set_certificate(root, serverName=SERVER_NAME, acme=True))["certificate"]
+    assert (by_acme["acmeState"], by_acme["acmeNextOrderAt"]) == ("VALID", "2030-02-09T00:00:00Z")
+    described = await set_certificate(root, serverName=SERVER_NAME, description="Main")
+    assert described["certificate"] == {**by_acme, "description": "Main"}
+    not_by_acme = (await set_certificate(root, serverName=SERVER_NAME, acme=False))["certificate"]
+    assert (not_by_acme["acmeState"], not_by_acme["acmeNextOrderAt"]) == (None, None)
 
 
 async def test_certificate_bundle_is_split_and_sorted(
@@ -273,6 +275,8 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
             break
         after = page["pageInfo"]["endCursor"]
     assert letters == ["a", "b", "c", "p"]
+    answer = await root.execute(CERTIFICATES_QUERY, first=3, after=after, filter={"query": "e"})
+    assert answer["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
     answer = await root.execute(CERTIFICATES_QUERY, filter={"query": "x" * 300})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
@@ -363,14 +367,14 @@ async def test_private_keys_are_encrypted_and_not_disclosed(
     assert "PRIVATE" in account.private_key
     assert account.private_key not in repr(account)
     stored_rows: list[Any] = []
-    for table in ("certificates", "acme_accounts", "changes", "audit_log", "replays"):
+    for table in ("certificates", "acme_accounts", "changes", "audit_log", "idempotent_payloads"):
         stored_rows += await select_rows(environment, f"SELECT * FROM {table}")  # noqa: S608 - our table names
     for output in (str(answer), str(refused_answer), str(stored_rows), caplog.text):
         assert key_body[20:60] not in output
         assert "PRIVATE KEY" not in output
     (row,) = await select_rows(environment, "SELECT id, private_key FROM certificates")
     assert environment.secret_box.decrypt(
-        row[1], certificates.encryption_context(row[0])
+        row[1], stored_certificates.encryption_context(row[0])
     ).startswith("-----BEGIN PRIV")
     encrypted_tables = {column.table for column in secret_rotation.ENCRYPTED_COLUMNS}
     assert {Certificate, AcmeAccount} <= encrypted_tables
@@ -399,7 +403,7 @@ async def test_acme_certificate_waits_for_agreement_to_the_terms(
     answer = await set_certificate(root, serverName="Bücher.example", acme=True)
     certificate = answer["certificate"]
     assert (answer["errors"], certificate["serverName"]) == ([], "xn--bcher-kva.example")
-    assert certificate["acmeState"] == certificates.STATE_TERMS_NOT_AGREED
+    assert certificate["acmeState"] == "TERMS_NOT_AGREED"
     assert [certificate[name] for name in ("fingerprint", "expiresAt", "issuer")] == [None] * 3
     assert (await root(CERTIFICATE_QUERY, by={"serverName": "bücher.example"}))[
         "certificate"

@@ -1,7 +1,6 @@
-"""Subscriptions to the changes of one mailbox, of another account and of domains."""
+"""Subscriptions to the changes of one mailbox and of another account, and their end."""
 
 import asyncio
-from typing import Any
 
 import httpx
 import orjson
@@ -10,10 +9,8 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from graph.types import global_ids
-from graph.types.scalars import SCALARS, Cursor
 from models.auth.credentials import ApiKey
 from models.events.event_types import EventType
-from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication
@@ -29,15 +26,11 @@ from tests.support.accounts.user_operations import try_create_user, try_update_u
 from tests.support.clients.change_followers import (
     CHANGE_BATCH_FIELDS,
     DOMAIN_CHANGES_SUBSCRIPTION,
+    EACH_TRANSPORT,
+    USERS_SUBSCRIPTION,
     open_subscription,
     received_events,
-)
-from tests.support.operations.domain_operations import (
-    DOMAIN_UPDATE,
-    create_domain,
-    load_domain_id,
-    make_admin_of_domains,
-    run_mutation,
+    wait_for_followers,
 )
 from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.servers.live_server import (
@@ -48,31 +41,14 @@ from tests.support.servers.live_server import (
     record_journal_entry,
     wait_until,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 USER_SUBSCRIPTION = f"""subscription ($user: UserRef, $after: Cursor) {{
   changes(user: $user, after: $after) {CHANGE_BATCH_FIELDS} }}"""
 MAILBOX_SUBSCRIPTION = f"""subscription ($id: ID!, $after: Cursor) {{
   mailboxChanges(mailbox: {{id: $id}}, after: $after) {CHANGE_BATCH_FIELDS} }}"""
-USERS_SUBSCRIPTION = f"""subscription ($filter: UserFilter, $after: Cursor) {{
-  userChanges(filter: $filter, after: $after) {CHANGE_BATCH_FIELDS} }}"""
 CHANGES_OF_MAILBOXES = f"""subscription ($mailboxes: [MailboxRef!], $after: Cursor) {{
   changes(mailboxes: $mailboxes, after: $after) {CHANGE_BATCH_FIELDS} }}"""
-EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
-
-
-def kinds_and_names(follower: SubscriptionFollower) -> list[Any]:
-    """Return the kind and the name of the object of each received event."""
-    return [
-        (event["type"], *(event["node"] or {"": None}).values())
-        for event in received_events(follower)
-    ]
-
-
-async def receives_no_event(follower: SubscriptionFollower) -> bool:
-    """True if no event arrives within 0.2 s."""
-    count = len(received_events(follower))
-    await asyncio.sleep(0.2)
-    return len(received_events(follower)) == count
 
 
 @EACH_TRANSPORT
@@ -291,133 +267,6 @@ async def test_revocation_by_another_process_is_found_by_next_account_change(
     await remaining_follower.unsubscribe()
 
 
-@EACH_TRANSPORT
-async def test_domain_admin_gets_events_of_own_domains_only(
-    live_server: LiveServer,
-    root: GraphQLClient,
-    environment: Environment,
-    http: httpx.AsyncClient,
-    transport: str,
-) -> None:
-    for name in ("a.test", "b.test"):
-        await create_domain(root, name)
-    domain_admin = await make_admin_of_domains(environment, http, "chief", "a.test")
-    user_follower = await open_subscription(
-        live_server, transport, domain_admin, USERS_SUBSCRIPTION
-    )
-    domain_follower = await open_subscription(
-        live_server, transport, domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
-    )
-    await try_create_user(root, address="x@b.test")
-    await run_mutation(root, DOMAIN_UPDATE, domains=[{"name": "b.test"}], set={"description": "B"})
-    await try_create_user(root, address="x@a.test")
-    await wait_until(lambda: received_events(user_follower) and received_events(domain_follower))
-    assert kinds_and_names(user_follower) == [("USER_CREATED", "x@a.test")]
-    assert received_events(user_follower)[0]["origin"] is None
-    await run_mutation(root, DOMAIN_UPDATE, domains=[{"name": "a.test"}], set={"description": "A"})
-    await wait_until(lambda: len(received_events(domain_follower)) == 2)
-    assert kinds_and_names(domain_follower) == [
-        ("USER_CREATED", "x@a.test"),
-        ("DOMAIN_UPDATED", "a.test"),
-    ]
-    assert await receives_no_event(user_follower)
-    for follower in (user_follower, domain_follower):
-        await follower.unsubscribe()
-
-
-async def test_admin_gets_events_of_all_and_new_domains(
-    live_server: LiveServer, root: GraphQLClient, admin_client: GraphQLClient
-) -> None:
-    follower = await open_subscription(
-        live_server, "follow", admin_client, DOMAIN_CHANGES_SUBSCRIPTION
-    )
-    await create_domain(root, "new.test")
-    await wait_until(lambda: received_events(follower))
-    # once, although two streams have the event
-    assert kinds_and_names(follower) == [("DOMAIN_CREATED", "new.test")]
-    await try_create_user(root, address="x@new.test")
-    await wait_until(lambda: len(received_events(follower)) == 2)
-    assert kinds_and_names(follower)[1] == ("USER_CREATED", "x@new.test")
-    cursor = received_events(follower)[0]["cursor"]
-    second_follower = await live_server.follow(
-        admin_client, DOMAIN_CHANGES_SUBSCRIPTION, after=cursor
-    )
-    await wait_until(lambda: received_events(second_follower))
-    assert kinds_and_names(second_follower) == [("USER_CREATED", "x@new.test")]
-    for subscription in (follower, second_follower):
-        await subscription.unsubscribe()
-
-
-async def test_user_filter_applies_except_to_deletions(
-    live_server: LiveServer, root: GraphQLClient, admin_client: GraphQLClient
-) -> None:
-    (await try_create_user(root, address="y@example.org", tags=["vip"]))
-    follower = await open_subscription(
-        live_server, "follow", admin_client, USERS_SUBSCRIPTION, filter={"tags": ["vip"]}
-    )
-    users, _ = await try_create_user(root, address="x@example.org")
-    vip, _ = await try_create_user(root, address="z@example.org", tags=["vip"])
-    await wait_until(lambda: received_events(follower))
-    assert [event["nodeId"] for event in received_events(follower)] == [vip["id"]]
-    await run_mailbox_mutation(root, "userDelete", "journalCursor", users={"ids": [users["id"]]})
-    await wait_until(lambda: len(received_events(follower)) > 1)
-    assert (users["id"], None) in [
-        (event["nodeId"], event["node"]) for event in received_events(follower)
-    ]
-    await follower.unsubscribe()
-
-
-async def test_domain_argument_selects_domain_or_is_refused(
-    live_server: LiveServer,
-    root: GraphQLClient,
-    ada: GraphQLClient,
-    environment: Environment,
-    http: httpx.AsyncClient,
-) -> None:
-    for name in ("a.test", "b.test"):
-        await create_domain(root, name)
-    domain_admin = await make_admin_of_domains(environment, http, "chief", "a.test", "b.test")
-    follower = await open_subscription(
-        live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain={"name": "B.Test"}
-    )
-    await try_create_user(root, address="x@a.test")
-    await try_create_user(root, address="x@b.test")
-    await wait_until(lambda: received_events(follower))
-    assert kinds_and_names(follower) == [("USER_CREATED", "x@b.test")]
-    await follower.unsubscribe()
-    assert (
-        await live_server.follow_until_refused(
-            domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain={"name": "example.org"}
-        )
-        == "NOT_FOUND"
-    )
-    assert (
-        await live_server.follow_until_refused(
-            domain_admin, USERS_SUBSCRIPTION, filter={"domain": {"name": "none.test"}}
-        )
-        == "NOT_FOUND"
-    )
-    for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live_server.follow_until_refused(ada, query) == "FORBIDDEN"
-        serialize_cursor: Any = SCALARS[Cursor].serialize
-        foreign_cursor = serialize_cursor({await load_domain_id(environment, "example.org"): 1})
-        assert (
-            await live_server.follow_until_refused(domain_admin, query, after=foreign_cursor)
-            == "BAD_CURSOR"
-        )
-        assert (
-            await live_server.follow_until_refused(domain_admin, query, after="1.x") == "BAD_CURSOR"
-        )
-
-
-async def test_domain_admin_without_domain_is_refused(
-    live_server: LiveServer, environment: Environment, http: httpx.AsyncClient
-) -> None:
-    domain_admin = await make_client(environment, http, "bare", role=Role.DOMAIN_ADMIN)
-    for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live_server.follow_until_refused(domain_admin, query) == "FORBIDDEN"
-
-
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
 async def test_slow_reader_gets_all_events(
     live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, by_socket: bool
@@ -426,8 +275,7 @@ async def test_slow_reader_gets_all_events(
       events { ... on MailboxChange { path } } } }"""
     with SlowClient(live_server.port) as slow:
         await slow.subscribe(admin_client, query, by_websocket=by_socket)
-        await wait_until(lambda: ada.environment.wakeups.followed_streams)
-        await asyncio.sleep(0.1)
+        await wait_for_followers(ada.environment)
         for number in range(60):
             await record_journal_entry(
                 ada, EventType.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}"
@@ -457,7 +305,7 @@ async def test_revoked_client_that_reads_nothing_does_not_delay_others(
         await wait_until(lambda: live_server.subscriber_count == 2)
         (group,), sent = live_server.groups, 0
         # until the sender waits
-        while not any(seat.result_queue._task for seat in group.members):  # noqa: SLF001
+        while not any(subscriber.result_queue._task for subscriber in group.members):  # noqa: SLF001
             await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [1], path="x" * 500_000)
             sent += 1
             await wait_until(lambda: len(healthy.events) == sent)  # noqa: B023
@@ -466,7 +314,7 @@ async def test_revoked_client_that_reads_nothing_does_not_delay_others(
         async with ada.environment.write_session(ada.user.id) as session:
             await session.exec(delete(ApiKey).where(col(ApiKey.name) == "deaf"))
         await try_update_users(ada, name="Ada")
-        await wait_until(lambda: len(healthy.events) == sent + 1, 2)
+        await wait_until(lambda: len(healthy.events) == sent + 1)
         await healthy.unsubscribe()
 
 
@@ -478,7 +326,7 @@ async def test_one_socket_can_have_100_subscriptions(
         frame = {"type": "subscribe", "id": str(number), "payload": {"query": CHANGES_SUBSCRIPTION}}
         await ws.send(orjson.dumps(frame).decode())
     codes = list[str]()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_SECONDS):
         while len(codes) < 9_900:
             frame = orjson.loads(await ws.recv())
             assert frame["type"] == "error"
@@ -541,9 +389,11 @@ async def test_idle_subscriptions_execute_no_statement(
         )
     ]
     await authentication.wait_for_background_tasks(ada.environment)
-    await asyncio.sleep(0.1)
-    del statements[:]
-    await asyncio.sleep(0.3)
+    for _ in range(20):  # on a busy machine the first reads can take longer than one pause
+        del statements[:]
+        await asyncio.sleep(0.3)
+        if not statements:
+            break
     assert statements == []
     for follower in followers:
         await follower.unsubscribe()

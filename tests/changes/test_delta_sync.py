@@ -33,7 +33,7 @@ CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $u
     ... on AccountChange { nodeId node { __typename } }
     ... on ResyncChange { reason } } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
-STATE_QUERY = """{ viewer { user { mailboxes { id path messageCount unseenCount }
+STATE_QUERY = """{ viewer { user { mailboxes { nodes { id path messageCount unseenCount } }
   messages(first: 200) { nodes { id seen mailbox { id } } } cursor } } }"""
 
 
@@ -156,11 +156,11 @@ async def test_invalid_and_unknown_cursors_have_different_errors(
 async def test_cursor_beyond_event_limit_gets_resync(ada: GraphQLClient) -> None:
     for number in range(4):
         await deliver_to(ada, f"Number {number}")
-    small_journal_world = replace(
+    small_journal_environment = replace(
         ada.environment, options=replace(ada.environment.options, journal_max_events=2)
     )
     assert (
-        await housekeeping.run_round(small_journal_world)
+        await housekeeping.run_housekeeping_round(small_journal_environment)
     ).changes == 4  # one row has all mailboxes of a new account
     (event,) = (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)))["events"]
     assert (event["type"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
@@ -178,7 +178,7 @@ async def test_cursor_older_than_retention_gets_resync(
         await deliver_to(ada, f"Number {number}")
     clock.tick(days=31)
     await deliver_to(ada, "New")
-    assert (await housekeeping.run_round(ada.environment)).changes
+    assert (await housekeeping.run_housekeeping_round(ada.environment)).changes
     (event,) = (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)))["events"]
     assert (event["type"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await current_cursor(ada)
@@ -244,7 +244,7 @@ async def test_admin_can_read_changes_of_another_account(
 ) -> None:
     user_ref = {"username": "ada"}
     state = await admin_client(
-        "query ($u: UserRef) { user(by: $u) { mailboxes { path } cursor } }", u=user_ref
+        "query ($u: UserRef) { user(by: $u) { mailboxes { nodes { path } } cursor } }", u=user_ref
     )
     start = state["user"]["cursor"]
     await deliver_to(ada, "Hello")

@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import col
 
 from mail.routing.mx_hosts import OutboundSettings
-from merganser.server import lifecycle
+from merganser.server.components.workers import running_workers
 from merganser.server.processes.process_roles import WHOLE_SERVER
 from merganser.server.shutdown import GracefulShutdown
 from models.messages.tables import Message
@@ -25,10 +25,13 @@ from tests.support.write_paths import (
     update_rows,
 )
 
+# They write nothing, or only tables without journal entries.
 READ_ONLY_WORKERS = {
-    "resolvers.changes.stream_reader.poll_followed_streams",
-    "resolvers.changes.wakeups.receive_wakeups",
-    "resolvers.admin.settings.follow_stored_settings",
+    "mail.throttling.list_hosts.resolve_list_hosts_until_worker_stops",
+    "resolvers.cluster.platform_follower.follow_platform_forever",
+    "resolvers.cluster.process_requests.answer_requests_until_cancelled",
+    "resolvers.changes.stream_reader.poll_followed_streams_until_cancelled",
+    "resolvers.changes.wakeups.receive_wakeups_forever",
 }
 
 
@@ -37,8 +40,8 @@ async def run_all_workers(environment: Environment, folder: Path) -> AsyncGenera
     """Run all workers of a server and yield their qualified names."""
     shutdown = GracefulShutdown(0.0, start_task=None)
     settings = OutboundSettings()
-    async with lifecycle._running_workers(environment, settings, shutdown, folder, WHOLE_SERVER):  # noqa: SLF001
-        coroutines: list[Any] = [task.get_coro() for task in shutdown.worker_tasks]
+    async with running_workers(environment, settings, shutdown, folder, WHOLE_SERVER) as workers:
+        coroutines: list[Any] = [worker.task.get_coro() for worker in workers if worker.task]
         yield {
             f"{coroutine.cr_frame.f_globals['__name__']}.{coroutine.__name__}"
             for coroutine in coroutines

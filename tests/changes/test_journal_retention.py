@@ -12,7 +12,7 @@ from mail.consistency import check_consistency
 from mail.maintenance import journal_retention
 from mail.maintenance.journal_retention import UNREAD_GRACE, delete_excess_and_old_entries
 from models.events.event_types import EventType
-from models.events.journal import PLATFORM, Change, JournalEntry, Stream, record_entry
+from models.events.journal import PLATFORM, Change, JournalEntry, Stream, append_journal_entry
 from models.notifications.push_channels import PushChannel, PushKind
 from models.notifications.webhooks import Webhook, WebhookReadPosition
 from models.runtime.environment import Environment
@@ -33,7 +33,7 @@ async def ada(environment: Environment) -> StoredAccount:
 async def record_events(home: StoredAccount, count: int = 1) -> None:
     async with home.environment.write_session(home.user_id) as session:
         entry = JournalEntry(EventType.USER_UPDATED, [home.user_id] * count)
-        await record_entry(session, home.user_id, entry, at=home.environment.now())
+        await append_journal_entry(session, home.user_id, entry, at=home.environment.now())
 
 
 async def load_stream(home: StoredAccount) -> Any:
@@ -81,15 +81,15 @@ async def test_unread_entry_is_kept_one_more_day_for_webhook(
     clock.tick(seconds=RETENTION.total_seconds())
     # the oldest entry is two hours past the retention
     assert await delete_excess_and_old_entries(environment) == 0
-    assert (await load_stream(ada)).gone == 0
+    assert (await load_stream(ada)).pruned_position == 0
     clock.tick(seconds=(UNREAD_GRACE - HOUR).total_seconds())
     assert await delete_excess_and_old_entries(environment) == 1  # one hour after the extra day
     stream = await load_stream(ada)
-    assert (stream.gone, stream.last) == (2, 3)
-    assert stream.gone_at == clock() - RETENTION - UNREAD_GRACE - HOUR
+    assert (stream.pruned_position, stream.last) == (2, 3)
+    assert stream.pruned_at == clock() - RETENTION - UNREAD_GRACE - HOUR
     clock.tick(hours=2)
     assert await delete_excess_and_old_entries(environment) == 1
-    assert (await load_stream(ada)).gone == 3
+    assert (await load_stream(ada)).pruned_position == 3
     await assert_consistent(environment)
 
 
@@ -102,26 +102,26 @@ async def test_read_entry_is_deleted_after_retention(
     await set_read_position(ada, 2)
     clock.tick(seconds=(RETENTION + HOUR).total_seconds())
     assert await delete_excess_and_old_entries(environment) == 1
-    assert (await load_stream(ada)).gone == 2
+    assert (await load_stream(ada)).pruned_position == 2
     await assert_consistent(environment)
 
 
 async def test_unread_excess_entries_are_kept_one_day(
     environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    short_journal_world = with_short_journal(environment)
+    short_journal_environment = with_short_journal(environment)
     await create_webhook(environment)
     await record_events(ada, 4)
     await record_events(ada, 3)
-    assert await delete_excess_and_old_entries(short_journal_world, by_age=False) == 0
+    assert await delete_excess_and_old_entries(short_journal_environment, by_age=False) == 0
     clock.tick(seconds=(UNREAD_GRACE + HOUR).total_seconds())
     await record_events(ada)
     await record_events(ada, 3)
     # the third entry is not a day old
-    assert await delete_excess_and_old_entries(short_journal_world, by_age=False) == 2
-    assert ((await load_stream(ada)).gone, (await load_stream(ada)).last) == (7, 11)
+    assert await delete_excess_and_old_entries(short_journal_environment, by_age=False) == 2
+    assert ((await load_stream(ada)).pruned_position, (await load_stream(ada)).last) == (7, 11)
     await set_read_position(ada, 8)
-    assert await delete_excess_and_old_entries(short_journal_world, by_age=False) == 1
+    assert await delete_excess_and_old_entries(short_journal_environment, by_age=False) == 1
     await assert_consistent(environment)
 
 
@@ -141,7 +141,7 @@ async def test_entries_are_not_kept_for_webhooks_that_do_not_get_them(
     await record_events(bob)
     clock.tick(seconds=(RETENTION + HOUR).total_seconds())
     assert await delete_excess_and_old_entries(environment) == (2 if webhook_case == "off" else 1)
-    assert (await load_stream(ada)).gone == 1
+    assert (await load_stream(ada)).pruned_position == 1
 
 
 @pytest.mark.parametrize("owner_column", ["user_id", "domain_id"])
@@ -218,12 +218,12 @@ async def create_streams(environment: Environment, stream_count: int, change_cou
 async def test_deletion_is_batched_with_constant_statements(
     environment: Environment, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short_journal_world, statement_counts = with_short_journal(environment), list[int]()
+    short_journal_environment, statement_counts = with_short_journal(environment), list[int]()
     for stream_count in (1, 20):
         await create_streams(environment, stream_count, 5)
         del statements[:]
         assert (
-            await delete_excess_and_old_entries(short_journal_world, by_age=False)
+            await delete_excess_and_old_entries(short_journal_environment, by_age=False)
             == 2 * stream_count
         )
         statement_counts.append(
@@ -241,11 +241,13 @@ async def test_deletion_is_batched_with_constant_statements(
     monkeypatch.setattr(journal_retention, "EVENTS_PER_TRANSACTION", 10)
     await create_streams(environment, 3, 33)
     del statements[:]
-    assert await delete_excess_and_old_entries(short_journal_world) == 90
+    assert await delete_excess_and_old_entries(short_journal_environment) == 90
     removed = [statement for statement in statements if statement.startswith("DELETE")]
     assert len(removed) == 9
-    excess_streams = select(col(Stream.id)).where(col(Stream.last) - col(Stream.gone) > 3)
-    assert await short_journal_world.database.read(excess_streams) == []
+    excess_streams = select(col(Stream.id)).where(
+        col(Stream.last) - col(Stream.pruned_position) > 3
+    )
+    assert await short_journal_environment.database.read(excess_streams) == []
 
 
 async def test_entries_to_delete_are_found_by_primary_key(
@@ -257,23 +259,23 @@ async def test_entries_to_delete_are_found_by_primary_key(
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE streams, changes"))
-    short_journal_world = with_short_journal(environment)
+    short_journal_environment = with_short_journal(environment)
     with record_query_plans(environment) as plans:
         excess_plan = await plans.explain_select(
-            delete_excess_and_old_entries(short_journal_world, by_age=False),
+            delete_excess_and_old_entries(short_journal_environment, by_age=False),
             "streams",
             containing="max(changes.last)",
         )
         age_plan = await plans.explain_select(
-            delete_excess_and_old_entries(short_journal_world),
+            delete_excess_and_old_entries(short_journal_environment),
             "streams",
             containing="max(changes.last)",
         )
     for plan in (excess_plan, age_plan):
         assert "SCAN changes" not in plan, plan
         assert "Seq Scan on changes" not in plan, plan
-        assert "webhook_feeds" in plan, plan
-    assert await short_journal_world.database.read(select(col(Change.last))) == []
+        assert "webhook_read_positions" in plan, plan
+    assert await short_journal_environment.database.read(select(col(Change.last))) == []
 
 
 async def test_platform_stream_is_trimmed(
@@ -281,7 +283,7 @@ async def test_platform_stream_is_trimmed(
 ) -> None:
     async with environment.write_session(PLATFORM) as session:
         entry = JournalEntry(EventType.SETTING_CHANGED, [ada.user_id])
-        await record_entry(session, PLATFORM, entry, at=clock())
+        await append_journal_entry(session, PLATFORM, entry, at=clock())
     clock.tick(seconds=(RETENTION + HOUR).total_seconds())
     webhook_id = await create_webhook(environment, user_id=ada.user_id)
     # the stream can have events about this user

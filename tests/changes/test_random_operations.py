@@ -10,15 +10,17 @@ from hypothesis import strategies as some
 
 from models.errors import RequestError
 from models.runtime.environment import Environment
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rename
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.mailboxes.delete import MailboxDeletion
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.mailboxes.rename import MailboxRename
 from resolvers.messages.bulk import bulk_changes, undo
 from resolvers.messages.bulk.bulk_requests import BulkRequest
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
@@ -104,7 +106,7 @@ class RandomOperations:
             await methods[operation](client_index, **arguments)
 
     async def apply_request(self, client_index: int, request: BulkRequest) -> None:
-        result = await bulk_changes.apply_bulk_request(
+        result = await bulk_changes.apply_or_queue_bulk_request(
             client_context(self.clients[client_index]), request
         )
         if result.undo_token:
@@ -137,12 +139,12 @@ class RandomOperations:
 
     async def undo(self, client_index: int) -> None:
         if self.tokens[client_index]:
-            await undo.undo_by_token(
+            await undo.undo_by_token_and_count_messages(
                 client_context(self.clients[client_index]), self.tokens[client_index].pop()
             )
 
     async def create(self, client_index: int, *, path: str) -> None:
-        await mailbox_loaders.create_mailboxes(
+        await mailbox_create.create_mailboxes(
             client_context(self.clients[client_index]), NewMailboxes([path])
         )
 
@@ -174,7 +176,8 @@ async def test_counters_match_after_random_operations(
 
     @given(some.lists(steps, min_size=5, max_size=25))
     @settings(
-        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        max_examples=25,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     def check_steps(step_list: list[Step]) -> None:
         run_on_loop(loop, run_and_check(step_list))

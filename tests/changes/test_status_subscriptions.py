@@ -16,6 +16,7 @@ from tests.support.accounts.shared_mailboxes import (
     run_mailbox_mutation,
     share_mailbox,
 )
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.operations.send_operations import send_outgoing_message
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
@@ -24,7 +25,9 @@ COUNTERS_SUBSCRIPTION = (
     "subscription ($user: UserRef) { mailboxCounters(user: $user) { path messageCount "
     "unseenCount } }"
 )
-TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(task: {id: $id}) { state done total } }"
+TASK_SUBSCRIPTION = (
+    "subscription ($id: ID!) { taskProgress(task: {id: $id}) { state doneCount totalCount } }"
+)
 SUBMISSION_SUBSCRIPTION = (
     "subscription ($submission: SubmissionRef) {"
     " submissionProgress(submission: $submission) { id state } }"
@@ -150,8 +153,8 @@ async def test_task_subscription_ends_with_the_task(
     assert await tasks.run_next_task(environment)
     await wait_until(lambda: follower.end_frame)
     last = follower.results[-1]
-    assert (last["state"], last["done"]) == ("SUCCEEDED", 3)
-    states = [(result["state"], result["done"]) for result in follower.results]
+    assert (last["state"], last["doneCount"]) == ("SUCCEEDED", 3)
+    states = [(result["state"], result["doneCount"]) for result in follower.results]
     assert len(states) == len(set(states))
     await follower.unsubscribe()
     second_follower = await live_server.follow(ada, TASK_SUBSCRIPTION, id=task_id)
@@ -222,12 +225,28 @@ async def test_submission_subscription_ends_with_the_submission(
     await follower.unsubscribe()
 
 
+async def test_submission_without_change_is_not_sent_again(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
+    sent = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
+    assert sent.submission
+    reference = {"id": global_ids.encode("Submission", sent.submission.id)}
+    follower = await live_server.follow(ada, SUBMISSION_SUBSCRIPTION, submission=reference)
+    await wait_until(lambda: follower.payloads)
+    for number in range(3):
+        await wait_for_followers(ada.environment)
+        await deliver_to(ada, f"Number {number}")
+    await submission_mutations.cancel_submissions(client_context(ada), [sent.submission.id])
+    await wait_until(lambda: follower.end_frame)
+    assert [result["state"] for result in follower.results] == ["UNDOABLE", "CANCELLED"]
+    await follower.unsubscribe()
+
+
 async def test_all_submissions_of_viewer_can_be_followed(
     live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     follower = await live_server.follow(ada, SUBMISSION_SUBSCRIPTION)
-    await wait_until(lambda: ada.environment.wakeups.followed_streams)
-    await asyncio.sleep(0.1)
+    await wait_for_followers(ada.environment)
     await send_outgoing_message(bob)
     first = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     await wait_until(lambda: follower.payloads)

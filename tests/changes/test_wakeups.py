@@ -25,9 +25,10 @@ from models.events.wakeups import (
 )
 from models.runtime.environment import Environment
 from resolvers.changes.stream_reader import POLL_SECONDS
-from resolvers.changes.wakeups import receive_wakeups
+from resolvers.changes.wakeups import receive_wakeups_forever
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.servers.bus_servers import BROKERS
+from tests.support.time_limits import HANG_SECONDS
 
 SECRET = b"s" * 32
 BUS_KINDS = ["unix", "postgresql", "redis", "nats"]
@@ -88,8 +89,8 @@ async def await_if_coroutine(value: Any) -> None:
 async def run_receiver(wakeups: Wakeups) -> AsyncGenerator[asyncio.Event]:
     """Receive wake-ups in a task. The event is set at each new connection to the bus."""
     connected = asyncio.Event()
-    task = asyncio.create_task(wakeups.receive(connected.set))
-    async with asyncio.timeout(10):
+    task = asyncio.create_task(wakeups.receive_forever(connected.set))
+    async with asyncio.timeout(HANG_SECONDS):
         await connected.wait()
     connected.clear()
     try:
@@ -101,7 +102,7 @@ async def run_receiver(wakeups: Wakeups) -> AsyncGenerator[asyncio.Event]:
         await wakeups.close()
 
 
-async def wait_for_wakeup(event: asyncio.Event, seconds: float = 2) -> None:
+async def wait_for_wakeup(event: asyncio.Event, seconds: float = HANG_SECONDS) -> None:
     async with asyncio.timeout(seconds):
         await event.wait()
     event.clear()
@@ -152,7 +153,7 @@ async def test_wakeups_arrive_after_bus_outage(
                 was_disconnected = was_disconnected or receiver.is_disconnected
             assert was_disconnected
             await await_if_coroutine(bus_setup.start())
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(HANG_SECONDS):
                 await receiver_connected.wait()
                 await sender_connected.wait()
             assert not receiver.is_disconnected
@@ -173,7 +174,9 @@ class CountingBus:
     async def send(self, message: str) -> None:
         self.messages.append(message)
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         on_connected()
         await asyncio.Event().wait()
 
@@ -216,7 +219,9 @@ async def test_invalid_bus_messages_are_ignored(tmp_path: Path) -> None:
 class UnreachableBus(CountingBus):
     """An event bus to which no connection is possible."""
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         raise ConnectionError
 
 
@@ -224,7 +229,7 @@ async def test_changes_of_other_processes_are_found_without_bus(
     environment: Environment, ada: GraphQLClient
 ) -> None:
     wakeups = BusWakeups(UnreachableBus())
-    task = asyncio.create_task(receive_wakeups(replace(environment, wakeups=wakeups)))
+    task = asyncio.create_task(receive_wakeups_forever(replace(environment, wakeups=wakeups)))
     try:
         with wakeups.follow([ada.user.id]) as event:
             await deliver_to(ada, "by another process")

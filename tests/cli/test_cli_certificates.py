@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients.command_line import CommandLine
-from tests.support.operations.certificate_operations import ONE_DAY, SERVER_NAME, CertificateSigner
+from tests.support.operations.platform.certificate_operations import (
+    ONE_DAY,
+    SERVER_NAME,
+    CertificateSigner,
+)
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
@@ -38,7 +42,7 @@ def test_certificate_is_set_listed_renewed_and_deleted(shell: CommandLine, tmp_p
     result = shell("certificate", "set", "other.example", "--acme")
     assert result.code == 0
     assert "none yet" in result.out
-    assert "acme.termsAgreed" in result.out
+    assert "ACME: TERMS_NOT_AGREED\n" in result.out
     assert shell("certificate", "renew", "other.example").code == 0
     arguments = ("--also", "a.example", "--also", "B.example")
     assert shell("certificate", "set", "other.example", "--acme", *arguments).code == 0
@@ -56,16 +60,34 @@ def test_certificate_errors_are_reported_in_one_line(shell: CommandLine, tmp_pat
     cert, key = write_certificate(tmp_path)
     assert shell("certificate", "set", "own.example", "--cert", cert, "--key", key).code == 0
     for arguments, error_text in (
-        (["set", SERVER_NAME], "say --cert FILE, or --acme"),
-        (["set", SERVER_NAME, "--cert", tmp_path / "none"], "cannot read"),
-        (["set", SERVER_NAME, "--cert", cert], "its key is missing"),
-        (["set", SERVER_NAME, "--cert", key, "--key", key], "no certificate stands in it"),
-        (["set", "a b", "--cert", cert, "--key", key], "not a domain name"),
-        (["set", SERVER_NAME, "--acme", "--also", "*.example"], "no wildcard"),
-        (["renew", SERVER_NAME], f"there is no certificate for {SERVER_NAME}"),
-        (["delete", "own.example", "--revoke", "boredom"], "--revoke is one of unspecified, key-"),
-        (["delete", "own.example", "--revoke", "superseded"], "terms of the authority are not"),
-        (["delete", SERVER_NAME], f"there is no certificate for {SERVER_NAME}"),
+        (["set", SERVER_NAME], "--cert FILE or --acme is required."),
+        (["set", SERVER_NAME, "--cert", tmp_path / "none"], "Cannot read"),
+        (["set", SERVER_NAME, "--cert", cert], "The private key is missing."),
+        (
+            ["set", SERVER_NAME, "--cert", key, "--key", key],
+            "The PEM text has no certificate: it must begin with",
+        ),
+        (["set", "a b", "--cert", cert, "--key", key], "Not a domain name."),
+        (
+            ["set", SERVER_NAME, "--acme", "--also", "*.example"],
+            "ACME does not support wildcards, since they can't be validated over HTTP.",
+        ),
+        (
+            ["renew", SERVER_NAME],
+            f"Certificate not found: {SERVER_NAME}. `merganser certificate list`",
+        ),
+        (
+            ["delete", "own.example", "--revoke", "boredom"],
+            "--revoke must be one of unspecified, key-",
+        ),
+        (
+            ["delete", "own.example", "--revoke", "superseded"],
+            "The terms of the ACME server are not accepted: set acme.termsAgreed.",
+        ),
+        (
+            ["delete", SERVER_NAME],
+            f"Certificate not found: {SERVER_NAME}. `merganser certificate list`",
+        ),
     ):
         result = shell("certificate", *arguments)
         assert result.code != 0, arguments
@@ -81,8 +103,8 @@ def test_certificate_errors_are_reported_in_one_line(shell: CommandLine, tmp_pat
     ("days", "verdict", "text"),
     [
         (90, None, ""),
-        (10, "action", f"{SERVER_NAME} ends on"),
-        (1, "action", f"{SERVER_NAME} ended on"),
+        (10, "action", f"{SERVER_NAME} expires on"),
+        (1, "action", f"{SERVER_NAME} expired on"),
     ],
 )
 def test_doctor_reports_certificate_that_expires_soon(
@@ -95,6 +117,46 @@ def test_doctor_reports_certificate_that_expires_soon(
     ]
     assert [check["verdict"] for check in checks] == ([verdict] if verdict else [])
     assert all(text in check["found"] for check in checks)
+
+
+def test_doctor_and_list_show_state_and_error_of_acme(shell: CommandLine, tmp_path: Path) -> None:
+    cert, key = write_certificate(tmp_path)
+    assert shell("certificate", "set", "new.example", "--acme").code == 0
+    assert shell("certificate", "set", "old.example", "--cert", cert, "--key", key).code == 0
+
+    def certificate_findings() -> list[tuple[str, str, str]]:
+        return [
+            (check["verdict"], check["found"], check["todo"])
+            for check in shell("doctor", "--json").json
+            if check["subject"] == "certificate"
+        ]
+
+    assert certificate_findings() == [
+        ("hint", "new.example has none yet", "ACME state TERMS_NOT_AGREED")
+    ]
+    failure = "DNS has no A or AAAA record of the name: publish one."
+    shell.change_store(
+        f"UPDATE certificates SET acme = 1, acme_state = 'FAILED', acme_error = '{failure}', "  # noqa: S608
+        "acme_failures = 1, acme_next_at = '2031-02-03 04:05:06.000000'"
+    )
+    todo = f"ACME state FAILED: {failure}"
+    old_until = f"{NOW + 89 * ONE_DAY:%Y-%m-%d}"
+    assert certificate_findings() == [
+        ("hint", "new.example has none yet", todo),
+        ("hint", f"old.example is valid until {old_until}, and not renewed", todo),
+    ]
+    new, old = shell("certificate", "list", "--json").json
+    for certificate in (new, old):
+        assert (certificate["acme_state"], certificate["acme_error"]) == ("FAILED", failure)
+        assert certificate["acme_next_order_at"] == "2031-02-03T04:05:06+00:00"
+    row = shell("certificate", "list").out.splitlines()[-1]
+    assert row.split(maxsplit=4)[:4] == ["old.example", old_until, "FAILED", "2031-02-03"]
+    assert failure in row
+    shell.change_store("UPDATE certificates SET acme_state = 'REVOKED', acme_error = NULL")
+    assert certificate_findings() == [
+        ("action", f"{name} is revoked", "run merganser certificate delete again")
+        for name in ("new.example", "old.example")
+    ]
 
 
 def test_doctor_checks_certificate_file(shell: CommandLine, tmp_path: Path) -> None:

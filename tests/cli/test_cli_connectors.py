@@ -66,7 +66,9 @@ def create_connector(remote_account: DovecotAccount, username: str, **extra: Any
 
     async def insert_connector() -> str:
         async with open_environment(read_settings()) as environment:
-            user = await user_operations.user_id_of_name(environment, extra.pop("user", "ada"))
+            user = await user_operations.find_user_id_or_fail_command(
+                environment, extra.pop("user", "ada")
+            )
             password = extra.pop("password", PASSWORD)
             connector_input = {
                 "name": "far",
@@ -144,7 +146,7 @@ def test_run_imports_new_messages_and_reports_counts(
     trial_result = connector_shell("connector", "run", connector_id, "--dry-run")
     assert trial_result.code == 0, trial_result.err
     assert trial_result.out.startswith(
-        "far: 3 messages would be brought, 0 left out, 0 deleted elsewhere"
+        "far: 3 messages would be imported, 0 skipped, 0 deleted on the server"
     )
     assert message_subjects(connector_shell) == []
     result = connector_shell("connector", "run", "far")  # by the name of the connector
@@ -153,7 +155,7 @@ def test_run_imports_new_messages_and_reports_counts(
     )
     ((size,),) = connector_shell.read_rows("SELECT sum(size) FROM messages")
     expected_prefix = (
-        f"far: 3 messages brought, 0 left out, 0 deleted elsewhere; {decimal(size)} in "
+        f"far: 3 messages imported, 0 skipped, 0 deleted on the server; {decimal(size)} in "
     )
     assert re.fullmatch(re.escape(expected_prefix) + r"\d+\.\d s\.\n", result.out)
     second_result = connector_shell("connector", "run", connector_id, "--json")
@@ -163,7 +165,7 @@ def test_run_imports_new_messages_and_reports_counts(
     assert run["run"].startswith("crn_")
     lines = connector_shell("connector", "log", connector_id).out.splitlines()
     assert "signed in" in lines[1]
-    assert lines[-1].endswith("3 seen, 0 brought, 0 left out")
+    assert lines[-1].endswith("3 seen, 0 imported, 0 skipped")
 
 
 def test_several_connectors_run_in_order_and_failure_is_reported(
@@ -178,8 +180,8 @@ def test_several_connectors_run_in_order_and_failure_is_reported(
     failure_line, count_line, *_ = [line for line in lines if line.startswith("bad: ")]
     assert failure_line.startswith("bad: failed at LOGIN: ")
     assert "Authentication failed" in failure_line
-    assert count_line.startswith("bad: 0 messages brought")
-    assert "far: 1 messages brought" in result.out
+    assert count_line.startswith("bad: 0 messages imported")
+    assert "far: 1 messages imported" in result.out
     assert message_subjects(connector_shell) == ["Mine"]
     (row,) = connector_shell("connector", "list", "--failing", "--json").json
     assert (row["name"], row["failures"], row["user"]) == ("bad", 1, "ada")
@@ -231,10 +233,10 @@ def test_unknown_connector_is_reported_in_one_line(
             remote_account, "x", name="twin", port=remote_account.ports["imap"] + number
         )
     for reference, error_text in (
-        ("con_AZpSKEwoAAE", "there is no connector con_AZpSKEwoAAE: `merganser connector list`"),
-        ("nothing", "there is no connector nothing"),
-        ("usr_AZpSKEwoAAE", "there is no connector usr_AZpSKEwoAAE"),
-        ("twin", "2 connectors are called twin: say by its id which"),
+        ("con_AZpSKEwoAAE", "Connector not found: con_AZpSKEwoAAE. `merganser connector list`"),
+        ("nothing", "Connector not found: nothing."),
+        ("usr_AZpSKEwoAAE", "Connector not found: usr_AZpSKEwoAAE."),
+        ("twin", "2 connectors have the name twin: use the ID."),
     ):
         result = connector_shell("connector", subcommand, reference)
         assert (result.code, result.out) == (1, "")
@@ -248,7 +250,7 @@ def test_connector_without_run_has_no_log(
 ) -> None:
     create_connector(remote_account, "x", name="new")
     result = connector_shell("connector", "log", "new")
-    assert (result.code, result.err) == (1, "merganser: new has not run yet\n")
+    assert (result.code, result.err) == (1, "merganser: new has not run yet.\n")
 
 
 def parse_stages(out: str) -> list[tuple[str, str]]:
@@ -312,7 +314,7 @@ def test_check_ends_at_failed_stage(
     connector_shell.set_settings(connectors_allow_private_networks="")
     result = connector_shell("connector", "check", "wrong")
     assert (result.code, parse_stages(result.out)) == (1, [("failed", "connection")])
-    assert "without encryption" in result.out
+    assert "Connections without TLS are no longer allowed" in result.out
     assert connector_shell.read_rows("SELECT count(*) FROM connector_runs") == [(0,)]
 
 
@@ -327,15 +329,15 @@ def test_ctrl_c_ends_run_at_safe_point(
     process.send_signal(signal.SIGINT)
     code, out, err = process.wait()
     assert code == 130, err
-    assert "it ends at the next safe point" in err
-    assert "far: ended before all had come" in err
+    assert "The run ends at the next safe point" in err
+    assert "far: cancelled before all messages were fetched" in err
     assert "later" not in out + err
     query = "SELECT state, imported_count FROM connector_runs"
     ((state, imported),) = connector_shell.read_rows(query)
     assert state == "CANCELLED"
     assert 0 < imported < 6
     assert connector_shell.read_rows("SELECT count(*) FROM messages") == [(imported,)]
-    assert out.startswith(f"far: {imported} messages brought")
+    assert out.startswith(f"far: {imported} messages imported")
     assert connector_shell.read_rows("SELECT count(*) FROM connectors WHERE lease IS NOT NULL") == [
         (0,)
     ]
@@ -345,7 +347,7 @@ def test_ctrl_c_ends_run_at_safe_point(
         0,
         [f"Large {number}" for number in range(6)],
     ), result.err
-    assert f"{6 - imported} messages brought" in result.out
+    assert f"{6 - imported} messages imported" in result.out
 
 
 def test_second_ctrl_c_ends_command_immediately(
@@ -362,7 +364,7 @@ def test_second_ctrl_c_ends_command_immediately(
     process.send_signal(signal.SIGINT)
     code, out, err = process.wait(10)
     assert (code, out) == (130, ""), err
-    assert err.splitlines()[-1].startswith("merganser: left at once")
+    assert err.splitlines()[-1].startswith("merganser: Left at once.")
 
 
 def test_run_of_other_process_is_followed(
@@ -375,10 +377,10 @@ def test_run_of_other_process_is_followed(
     result = connector_shell("connector", "run", connector_id, "--json")
     code, out, err = first.wait()
     assert (code, result.code) == (0, 0), err
-    assert "far: another process runs it, and it is followed" in result.err
+    assert "far: another process runs it; following it" in result.err
     assert result.json[0]["imported_count"] == 6
-    assert out.startswith("far: 6 messages brought")
-    assert re.search(r"^far: Box \d; [345] of [3456] brought, \d+\.\d kB$", err, re.MULTILINE), err
+    assert out.startswith("far: 6 messages imported")
+    assert re.search(r"^far: Box \d; [345] of [3456] imported, \d+\.\d kB$", err, re.MULTILINE), err
     assert connector_shell.read_rows("SELECT count(*) FROM connector_runs") == [(1,)]
     assert message_subjects(connector_shell) == [f"Large {number}" for number in range(6)]
 
@@ -398,7 +400,7 @@ def test_run_of_killed_process_is_taken_over(
     connector_shell.change_store("UPDATE connectors SET max_bytes_per_second = NULL")
     code, out, err = second.wait()
     assert code == 0, err
-    assert "brought" in out
+    assert "6 messages imported" in out
     assert connector_shell.read_rows("SELECT count(*), max(state) FROM connector_runs") == [
         (1, "SUCCEEDED")
     ]
@@ -424,8 +426,8 @@ def test_terminal_shows_progress_bar(remote_account: DovecotAccount) -> None:
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal_output.decode())
     assert len(set(re.findall(r"far: Box \d", text))) == 3
-    assert re.search(r"far: Box \d .* 2 of [23] brought, \d+\.\d kB, \d+\.\d kB/s", text), text
-    assert out.startswith(b"far: 3 messages brought")
+    assert re.search(r"far: Box \d .* 2 of [23] imported, \d+\.\d kB, \d+\.\d kB/s", text), text
+    assert out.startswith(b"far: 3 messages imported")
 
 
 @pytest.mark.parametrize("subcommand", ["list", "check", "run", "log"])

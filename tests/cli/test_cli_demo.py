@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 import pytest
 
 from merganser.demo import generate_messages
+from merganser.demo.credentials import read_account_or_none
+from models.users.roles import Role
 from tests.support.clients.command_line import (
     CommandLine,
     CommandResult,
@@ -32,7 +34,11 @@ def test_demo_account_has_messages_and_working_credentials(shell: CommandLine) -
     assert authenticate_bearer(read_output_value(result, "API key")).user_id
     assert not stat.S_IMODE((shell.data / "demo.json").stat().st_mode) & 0o077
     messages = list(generate_messages(count=60, now=datetime.now(UTC)))
-    message_counts = dict(shell.read_rows("SELECT path, total FROM mailboxes"))
+    rows = shell.read_rows(
+        "SELECT path, message_count FROM mailboxes"
+        " WHERE user_id = (SELECT id FROM users WHERE username = 'demo')"
+    )
+    message_counts = dict(rows)
     for path in {message.mailbox for message in messages}:
         assert message_counts[path] == sum(message.mailbox == path for message in messages)
     flags = shell.read_rows(
@@ -55,12 +61,18 @@ def test_demo_password_meets_password_policy(shell: CommandLine) -> None:
 def test_second_demo_run_only_shows_account(shell: CommandLine) -> None:
     first = shell("demo", "--count", "40")
     with sqlite3.connect(shell.data / "mail.db") as connection:
-        connection.execute("DELETE FROM mailboxes WHERE path = 'Trash'")
+        connection.execute(
+            "DELETE FROM mailboxes WHERE path = 'Trash'"
+            " AND user_id = (SELECT id FROM users WHERE username = 'demo')"
+        )
     connection.close()
     assert shell("demo", "--count", "90") == first
     assert shell.read_rows("SELECT count(*) FROM messages") == [(40,)]
-    assert not shell.read_rows("SELECT * FROM mailboxes WHERE path = 'Trash'")
-    assert shell.read_rows("SELECT count(*) FROM api_keys") == [(1,)]
+    assert not shell.read_rows(
+        "SELECT * FROM mailboxes WHERE path = 'Trash'"
+        " AND user_id = (SELECT id FROM users WHERE username = 'demo')"
+    )
+    assert shell.read_rows("SELECT count(*) FROM api_keys") == [(3,)]
 
 
 @pytest.mark.parametrize("fault_point", ["commit:1", "commit:30"])
@@ -69,14 +81,14 @@ def test_killed_demo_run_is_completed_by_next_run(shell: CommandLine, fault_poin
     assert run_forked(["demo", "--count", "60"], env).returncode == -9
     assert shell.read_rows("SELECT count(*) < 60 FROM messages") == [(1,)]
     assert shell("demo", "--count", "60").code == 0
-    assert shell.read_rows("SELECT count(*), count(DISTINCT digest) FROM messages") == [(60, 60)]
+    assert shell.read_rows("SELECT count(*), count(DISTINCT sha256) FROM messages") == [(60, 60)]
 
 
 def test_changed_demo_password_is_kept(shell: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     shell("demo", "--count", "20")
     monkeypatch.setattr("sys.stdin", io.StringIO("my very own\n"))
     shell("user", "passwd", "demo", "--password-stdin")
-    assert "somebody has changed it" in shell("demo", "--count", "20").out
+    assert "changed since the account was created" in shell("demo", "--count", "20").out
     assert can_sign_in("demo", "my very own")
 
 
@@ -85,6 +97,17 @@ def test_lost_demo_credentials_are_created_again(shell: CommandLine) -> None:
     (shell.data / "demo.json").unlink()
     result = shell("demo", "--count", "20")
     assert can_sign_in("demo", read_output_value(result, "Password"))
-    (key_id,) = [row["id"] for row in shell("token", "list", "--json").json[1:]]
-    shell("token", "revoke", key_id)
+    tokens = shell("api-key", "list", "--json").json
+    _, key_id = [row["id"] for row in tokens if row["name"] == "demo"]
+    shell("api-key", "revoke", key_id)
     assert authenticate_bearer(read_output_value(shell("demo"), "API key")).user_id
+
+
+def test_demo_has_administrator_and_second_user(shell: CommandLine) -> None:
+    shell("demo", "--count", "1")
+    for username, role in (("demo-admin", Role.ADMIN), ("demo-second", Role.USER)):
+        account = read_account_or_none(shell.data, username)
+        assert account
+        assert account.key
+        assert can_sign_in(username, account.password or "")
+        assert authenticate_bearer(account.key).role is role

@@ -62,7 +62,7 @@ def test_documents_of_all_file_formats_are_added_once(shell: CommandLine, files:
     expected = [(sha256_hex(text), [f"Q{number}"]) for number, text in enumerate(texts)]
     expected += [(sha256_hex(several), ["A", "B"]), (sha256_hex("{ viewer { role } }"), [])]
     assert list_documents(shell) == sorted(expected)
-    assert shell("documents", "add", *paths[:2]).out == "0 added. 3 were there already.\n"
+    assert shell("documents", "add", *paths[:2]).out == "0 added. 3 already existed.\n"
     assert f"{sha256_hex(several)}  A B" in shell("documents", "list").out
 
 
@@ -90,7 +90,7 @@ def test_invalid_document_is_reported_with_line_and_nothing_is_added(
     result = shell("documents", "add", *paths)
     assert (result.code, result.out) == (1, "")
     lines = [line.removeprefix(f"{files}/").split(": ", 1) for line in result.err.splitlines()]
-    assert lines.pop() == ["merganser", "nothing is added: 6 of 9 documents cannot be trusted"]
+    assert lines.pop() == ["merganser", "No documents were added: 6 of 9 documents are invalid."]
     assert [position for position, _ in lines] == [
         "bad.graphql:3", "broken.graphql:3", "fragment.graphql:1", "subscription.graphql:1",
         "all.json:3", "apollo.json:12",
@@ -105,14 +105,17 @@ def test_invalid_document_is_reported_with_line_and_nothing_is_added(
 @pytest.mark.parametrize(
     ("key", "error_text"),
     [
-        (hashlib.md5(VALID_DOCUMENT.encode(), usedforsecurity=False).hexdigest(), "a hash by MD5"),
+        (
+            hashlib.md5(VALID_DOCUMENT.encode(), usedforsecurity=False).hexdigest(),
+            "a MD5 hash: set the compiler to SHA-256",
+        ),
         (
             hashlib.sha1(VALID_DOCUMENT.encode(), usedforsecurity=False).hexdigest(),
-            "a hash by SHA-1",
+            "a SHA-1 hash: set the compiler to SHA-256",
         ),
-        (sha256_hex(VALID_DOCUMENT + " "), "that is not the SHA-256"),
-        (sha256_hex(VALID_DOCUMENT).upper(), "that is not the SHA-256"),
-        ("Good", "that is not the SHA-256"),
+        (sha256_hex(VALID_DOCUMENT + " "), "not the SHA-256 of the document"),
+        (sha256_hex(VALID_DOCUMENT).upper(), "not the SHA-256 of the document"),
+        ("Good", "not the SHA-256 of the document"),
     ],
 )
 def test_manifest_key_that_is_not_the_hash_is_reported(
@@ -127,15 +130,24 @@ def test_manifest_key_that_is_not_the_hash_is_reported(
 @pytest.mark.parametrize(
     ("content", "error_text"),
     [
-        ('{\n "a": ', ":2: that is not JSON"),
-        ("[" * 100_000, ":1: that is not JSON"),
-        ("[]", "is no manifest"),
-        ('{"a": 1}', "is no manifest"),
-        ('{"a": {"text": "x"}}', "is no manifest"),
-        (apollo_manifest(VALID_DOCUMENT, version=2), "a version that we do not know"),
-        (apollo_manifest(VALID_DOCUMENT, operations={}), "a version that we do not know"),
-        (apollo_manifest(VALID_DOCUMENT, operations=[1]), "is no manifest"),
-        (apollo_manifest(VALID_DOCUMENT, operations=[{"id": "x"}]), "is no manifest"),
+        ('{\n "a": ', ":2 is not JSON."),
+        ("[" * 100_000, ":1 is not JSON."),
+        ("[]", "is not a manifest: it must be an object of hashes and documents."),
+        ('{"a": 1}', "is not a manifest: it must be an object of hashes and documents."),
+        (
+            '{"a": {"text": "x"}}',
+            "is not a manifest: it must be an object of hashes and documents.",
+        ),
+        (apollo_manifest(VALID_DOCUMENT, version=2), "is a manifest of an unknown version."),
+        (apollo_manifest(VALID_DOCUMENT, operations={}), "is a manifest of an unknown version."),
+        (
+            apollo_manifest(VALID_DOCUMENT, operations=[1]),
+            "is not a manifest: it must be an object of hashes and documents.",
+        ),
+        (
+            apollo_manifest(VALID_DOCUMENT, operations=[{"id": "x"}]),
+            "is not a manifest: it must be an object of hashes and documents.",
+        ),
     ],
 )
 def test_invalid_manifest_is_reported_in_one_line(
@@ -161,7 +173,7 @@ def test_unreadable_file_is_reported_in_one_line(shell: CommandLine, files: Path
 
 def test_document_with_nul_is_refused(shell: CommandLine, files: Path) -> None:
     result = shell("documents", "add", write_file(files / "nul.graphql", VALID_DOCUMENT + "# \0"))
-    assert "must not hold the character NUL" in result.err
+    assert "must not contain the character NUL" in result.err
     assert list_documents(shell) == []
 
 
@@ -175,9 +187,9 @@ def test_documents_are_removed_all_or_none(shell: CommandLine, files: Path) -> N
     )
     assert_one_line_error(
         shell("documents", "remove", sha256_hex(VALID_DOCUMENT), sha256_hex("x")),
-        f"there is no document {sha256_hex('x')}",
+        f"Document not found: {sha256_hex('x')}.",
     )
-    assert_one_line_error(shell("documents", "remove", "Good"), "Good is no hash")
+    assert_one_line_error(shell("documents", "remove", "Good"), "Good is not a hash.")
     assert len(list_documents(shell)) == 2
     result = shell(
         "documents", "remove", sha256_hex(VALID_DOCUMENT), f"sha256:{sha256_hex(VALID_DOCUMENT)}"

@@ -14,7 +14,7 @@ from tests.support.clients.command_line import CommandLine
 def test_domain_is_created_listed_renamed_and_deleted(ada: CommandLine) -> None:
     result = ada("domain", "add", "NEW.example", "--max-users", "2", "--quota", "20 GiB")
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("NEW.example is made: dom_")
+    assert result.out.startswith("NEW.example created: dom_")
     existing_domain, new_domain = ada("domain", "list", "--json").json
     assert (existing_domain["name"], existing_domain["users"], existing_domain["quota"]) == (
         "example.org",
@@ -45,16 +45,19 @@ def test_domain_is_created_listed_renamed_and_deleted(ada: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [
-        (("add", "example.org"), "is a domain already"),
-        (("add", "a b"), "name: not a domain name"),
+        (("add", "example.org"), "The domain example.org already exists"),
+        (("add", "a b"), "name: Not a domain name."),
         (("add", "x.example", "--quota", "much"), "--quota: write a size"),
         (("add", "x.example", "--quota", "1 GiB", "--max-user-quota", "2 GiB"), "maxUserQuota"),
         (("add", "x.example", "--max-users", "-1"), "maxUsers"),
-        (("rename", "nowhere.example", "x.example"), "there is no domain nowhere.example"),
-        (("rename", "example.org", "example.org"), "that is its name"),
-        (("delete", "example.org"), "users live in it"),
-        (("delete", "nowhere.example"), "there is no domain nowhere.example"),
-        (("dns", "nowhere.example"), "there is no domain nowhere.example"),
+        (("rename", "nowhere.example", "x.example"), "Domain not found: nowhere.example."),
+        (
+            ("rename", "example.org", "example.org"),
+            "The new name must differ from the current name.",
+        ),
+        (("delete", "example.org"), "The domain has users."),
+        (("delete", "nowhere.example"), "Domain not found: nowhere.example."),
+        (("dns", "nowhere.example"), "Domain not found: nowhere.example."),
     ],
 )
 def test_domain_error_is_reported_in_one_line(
@@ -113,16 +116,19 @@ def test_arc_key_is_created_once_and_shown_again(shell: CommandLine, tmp_path: P
     name = "a1._domainkey.xn--bcher-kva.example"
     path = tmp_path / "keys" / f"{name}.pem"
     first, record = first_result.out.splitlines()
-    assert first == f"{path} is made. DNS should hold:"
+    assert first == f"{path} was created. Publish this DNS record:"
     assert record.startswith(f'{name}. TXT "v=DKIM1; k=rsa; p=MIIB')
     assert path.stat().st_mode & 0o777 == 0o600
     second_result = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
-    assert second_result.out.splitlines() == [f"{path} is there. DNS should hold:", record]
+    assert second_result.out.splitlines() == [f"{path} exists. Publish this DNS record:", record]
     assert arc_key_check(shell) == ("ok", f"keys in {path.parent}: 1")
     path.chmod(0o644)
-    assert arc_key_check(shell) == ("action", f"others may read {path.name}")
+    assert arc_key_check(shell) == ("action", f"Other users of the machine can read {path.name}.")
     result = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
-    assert (result.code, result.err) == (1, f"merganser: others may read {path.name}\n")
+    assert (result.code, result.err) == (
+        1,
+        f"merganser: Other users of the machine can read {path.name}.\n",
+    )
     for arguments in (
         ("a b",),
         ("example.org", "--selector", "../x"),
@@ -142,7 +148,7 @@ def test_dkim_keys_are_created_listed_and_rotated(ada: CommandLine) -> None:
     add_result = ada("domain", "dkim-add", "example.org")
     assert add_result.code == 0, add_result.err
     first_line, record = add_result.out.splitlines()
-    assert first_line == "DNS should hold:"
+    assert first_line == "Publish these DNS records:"
     assert record.startswith('dkim._domainkey.example.org. TXT "v=DKIM1; k=rsa; p=MIIB')
     assert all(len(part) <= 255 for part in record.split('"')[1::2])
     assert ada("domain", "dkim-add", "example.org", "--bits", "7").code == 1
@@ -164,12 +170,12 @@ def test_dkim_keys_are_created_listed_and_rotated(ada: CommandLine) -> None:
 
 def test_domain_is_created_with_or_without_dkim_key(ada: CommandLine) -> None:
     created_line, dns_line, record = ada("domain", "add", "keyed.example").out.splitlines()
-    assert created_line.startswith("keyed.example is made: dom_")
-    assert dns_line == "DNS should hold:"
+    assert created_line.startswith("keyed.example created: dom_")
+    assert dns_line == "Publish these DNS records:"
     assert record.startswith('dkim._domainkey.keyed.example. TXT "v=DKIM1; k=rsa; p=')
     result = ada("domain", "add", "bare.example", "--no-dkim")
     assert (result.code, result.err, result.out.count("\n")) == (0, "", 1)
-    assert result.out.startswith("bare.example is made: dom_")
+    assert result.out.startswith("bare.example created: dom_")
     for name, states in (("keyed.example", ["PENDING"]), ("bare.example", [])):
         keys = ada("domain", "dkim-list", name, "--no-check", "--json").json
         assert [key["state"] for key in keys] == states

@@ -43,7 +43,7 @@ def test_exported_account_is_imported_completely(
     ] == []
     counts_before, digest_query = (
         message_count_by_mailbox(ada),
-        "SELECT digest, received_at, seen FROM messages ORDER BY 1, 2",
+        "SELECT sha256, received_at, seen FROM messages ORDER BY 1, 2",
     )
     exported_rows = ada.read_rows(digest_query)
     assert ada("user", "add", "bob", "--address", "bob@example.org", "--no-password").code == 0
@@ -51,7 +51,7 @@ def test_exported_account_is_imported_completely(
     assert (result.code, result.out) == (0, f"{message_count} messages imported.\n"), result.err
     assert sorted(ada.read_rows(digest_query)) == sorted(exported_rows * 2)
     mailbox_rows = ada.read_rows(
-        "SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id"
+        "SELECT path, message_count FROM mailboxes WHERE message_count > 0 ORDER BY user_id"
     )
     assert mailbox_rows[len(counts_before) :] == mailbox_rows[: len(counts_before)]
 
@@ -73,12 +73,12 @@ def test_one_mailbox_is_exported_as_mbox(ada: CommandLine, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [
-        (("a.zip", "--user", "eve"), "there is no user eve"),
-        (("a.doc", "--user", "ada"), "say with --format how to write a.doc"),
-        (("a.zip", "--user", "ada", "--format", "PST"), "--format is one of"),
-        (("a.zip", "--user", "ada", "--mailbox", "None"), "there is no mailbox None"),
-        (("there.zip", "--user", "ada"), "is there already"),
-        (("none/a.zip", "--user", "ada"), "cannot write"),
+        (("a.zip", "--user", "eve"), "User not found: eve."),
+        (("a.doc", "--user", "ada"), "--format is required for a.doc"),
+        (("a.zip", "--user", "ada", "--format", "PST"), "--format must be one of"),
+        (("a.zip", "--user", "ada", "--mailbox", "None"), "Mailbox not found: None."),
+        (("there.zip", "--user", "ada"), "already exists."),
+        (("none/a.zip", "--user", "ada"), "Cannot write"),
     ],
 )
 def test_impossible_export_is_reported_in_one_line(
@@ -109,7 +109,7 @@ def create_connector(password: str) -> None:
         async with open_environment(read_settings()) as environment:
             await connector_mutations.create_connector(
                 root_context(environment),
-                await user_operations.user_id_of_name(environment, "ada"),
+                await user_operations.find_user_id_or_fail_command(environment, "ada"),
                 CONNECTOR_INPUT,
                 password,
             )
@@ -162,16 +162,21 @@ def test_connector_passwords_are_exported_with_passphrase(
         )
     assert run_with_passphrase("import", path, "--user", "bob").out == "0 messages imported.\n"
     wrong_passphrase_output = run_with_passphrase(
-        "import", path, "--user", "carol", stdin="another passphrase"
+        "import",
+        path,
+        "--user",
+        "carol",
+        stdin="The passphrase is wrong, or the secret is damaged or of another account.",
     ).out
-    disabled_note = "it is switched off until one is set."
+    disabled_note = "The connector is inactive until a password is set."
     skip_line = (
-        f"Skipped password of connector far: the passphrase does not open it: {disabled_note}"
+        "Skipped password of connector far: The passphrase does not decrypt the password. "
+        f"{disabled_note}"
     )
     assert wrong_passphrase_output.splitlines() == ["0 messages imported.", skip_line]
     no_passphrase_output = ada("import", path, "--user", "dora").out
     assert (
-        f"Skipped password of connector far: no passphrase was given: {disabled_note}"
+        f"Skipped password of connector far: No passphrase was given. {disabled_note}"
         in no_passphrase_output
     )
     assert read_connector_passwords() == [(True, "far-away-word")] * 2 + [(False, None)] * 2
@@ -183,11 +188,23 @@ def test_connector_passwords_are_exported_with_passphrase(
 @pytest.mark.parametrize(
     ("arguments", "stdin", "error_text"),
     [
-        (("export", "a.zip"), "short", "passphrase: Must have 12 to 1024 characters"),
-        (("import", "a.zip"), "", "passphrase: Must have 12 to 1024 characters"),
-        (("export", "a.mbox"), PASSPHRASE, "these are left out"),
-        (("export", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),
-        (("import", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),
+        (("export", "a.zip"), "short", "passphrase: Must have from 12 to 1024 characters."),
+        (("import", "a.zip"), "", "passphrase: Must have from 12 to 1024 characters."),
+        (
+            ("export", "a.mbox"),
+            PASSPHRASE,
+            "Passwords are part of the settings, which are not exported.",
+        ),
+        (
+            ("export", "a.zip", "--no-settings"),
+            PASSPHRASE,
+            "Passwords are part of the settings, which are not exported.",
+        ),
+        (
+            ("import", "a.zip", "--no-settings"),
+            PASSPHRASE,
+            "Passwords are part of the settings, which are not imported.",
+        ),
     ],
 )
 def test_invalid_passphrase_is_reported_in_one_line(

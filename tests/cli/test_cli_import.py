@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mail.archives.mail_sources import inspect_mail_source, read_messages
+from mail.archives.mail_sources import inspect_mail_source, read_source_messages_and_skips
 from mail.archives.source_message import SourceMessage, UnusableMessageError
 from tests.support.clients.command_line import CommandLine, message_count_by_mailbox, write_mbox
 from tests.support.servers.forked_process import run_forked
@@ -18,7 +18,9 @@ MAX_MESSAGE_BYTES = 1 << 20
 
 
 def read_source(path: Path, checkpoint: str | None = None) -> list[SourceMessage]:
-    return list(read_messages(inspect_mail_source(path, MAX_MESSAGE_BYTES), checkpoint))
+    return list(
+        read_source_messages_and_skips(inspect_mail_source(path, MAX_MESSAGE_BYTES), checkpoint)
+    )
 
 
 def test_mbox_messages_are_read_unchanged(tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_maildir_is_imported_with_folders_and_flags(ada: CommandLine, tmp_path: 
         ("3", 1, 0, 0, 1, "[]"),
         ("4", 0, 0, 0, 0, '["$Forwarded"]'),
     ]
-    assert ada.read_rows("SELECT unseen FROM mailboxes WHERE path = 'INBOX'") == [(3,)]
+    assert ada.read_rows("SELECT unseen_count FROM mailboxes WHERE path = 'INBOX'") == [(3,)]
     (received_row,) = ada.read_rows("SELECT received_at FROM messages WHERE subject = '0'")
     assert received_row[0].startswith("2023-11-14 22:13:20")
 
@@ -98,9 +100,9 @@ def test_folder_import_reports_skipped_files(ada: CommandLine, tmp_path: Path) -
     assert result.code == 0
     assert result.out.splitlines() == [
         "2 messages imported.",
-        "Skipped c.eml: larger than MERGANSER_MESSAGE_MAX_SIZE.",
-        "Skipped empty.eml: empty.",
-        "Skipped notes.txt: not an .eml file.",
+        "Skipped c.eml: The message is larger than MERGANSER_MESSAGE_MAX_SIZE.",
+        "Skipped empty.eml: The file is empty.",
+        "Skipped notes.txt: The file is not an .eml file.",
     ]
     assert message_count_by_mailbox(ada) == {"INBOX": 1, "Work/Old": 1}
     (received_row,) = ada.read_rows("SELECT received_at FROM messages WHERE subject = 'a'")
@@ -111,7 +113,7 @@ def test_existing_messages_are_not_imported_again(ada: CommandLine, tmp_path: Pa
     write_mbox(tmp_path / "a.mbox", 60)
     assert ada("import", tmp_path / "a.mbox", "-u", "ada").out == "60 messages imported.\n"
     second_output = ada("import", tmp_path / "a.mbox", "-u", "ada").out
-    assert second_output == "0 messages imported.\n60 were there already.\n"
+    assert second_output == "0 messages imported.\n60 already existed.\n"
     other_result = ada("import", tmp_path / "a.mbox", "-u", "ada", "--mailbox", "Old/2025")
     assert other_result.out == "60 messages imported.\n"
     assert message_count_by_mailbox(ada) == {"INBOX": 60, "Old/2025": 60}
@@ -130,9 +132,9 @@ def test_killed_import_continues_without_loss_or_duplicates(
     # counts the messages of both runs
     assert (result.code, result.out) == (0, "80 messages imported.\n")
     assert message_count_by_mailbox(ada) == {"INBOX": 80}
-    digest_counts = Counter(ada.read_rows("SELECT digest FROM messages"))
+    digest_counts = Counter(ada.read_rows("SELECT sha256 FROM messages"))
     assert set(digest_counts.values()) == {1}
-    states = ada.read_rows("SELECT state, attempts, done = total FROM tasks")
+    states = ada.read_rows("SELECT state, attempts, done_count = total_count FROM tasks")
     assert states == [("SUCCEEDED", 2, 1)]
     assert count_before == (
         0 if fault_point == "commit:1" else 32 * (2 if fault_point == "imported:2" else 1)
@@ -149,7 +151,7 @@ def test_import_into_full_account_continues_after_quota_increase(
     ada.set_settings(users_default_quota="20 KiB")
     result = ada("import", tmp_path / "a.mbox", "--user", "ada")
     assert result.code == 1
-    assert "merganser: the account is full" in result.err
+    assert "merganser: The account is full: " in result.err
     assert message_count_by_mailbox(ada) == {"INBOX": 20}
     ada.set_settings(users_default_quota="1 MiB")
     assert ada("import", tmp_path / "a.mbox", "--user", "ada").out == "50 messages imported.\n"
@@ -169,7 +171,7 @@ def test_cancelled_import_stops(ada: CommandLine, tmp_path: Path) -> None:
     result = ada(*arguments)
     assert (result.code, result.err) == (
         1,
-        "merganser: the import was cancelled; what it has brought in stays\n",
+        "merganser: The import was cancelled. Imported messages remain.\n",
     )
     assert ada.read_rows("SELECT state FROM tasks") == [("CANCELLED",)]
     assert message_count_by_mailbox(ada) == {"INBOX": 64}
@@ -178,10 +180,13 @@ def test_cancelled_import_stops(ada: CommandLine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [
-        (("nothing", "--user", "ada"), "there is nothing at"),
-        (("some.bin", "--user", "ada"), "neither an mbox file, nor a Maildir"),
-        (("a.eml", "--user", "bob"), "there is no user bob"),
-        (("a.eml", "--user", "ada", "--mailbox", "a//b"), "no empty levels"),
+        (("nothing", "--user", "ada"), "does not exist."),
+        (
+            ("some.bin", "--user", "ada"),
+            "The file is not an mbox file, Maildir or supported archive.",
+        ),
+        (("a.eml", "--user", "bob"), "User not found: bob."),
+        (("a.eml", "--user", "ada", "--mailbox", "a//b"), "A path must not contain empty levels."),
     ],
 )
 def test_impossible_import_is_reported_in_one_line(
@@ -206,7 +211,12 @@ def test_large_mbox_is_read_with_memory_of_one_message(tmp_path: Path) -> None:
             file.write((b"%d" % number * 70 + b"\n") * 4000 + b"\n")
     tracemalloc.start()
     try:
-        count = sum(1 for _ in read_messages(inspect_mail_source(path, MAX_MESSAGE_BYTES), None))
+        count = sum(
+            1
+            for _ in read_source_messages_and_skips(
+                inspect_mail_source(path, MAX_MESSAGE_BYTES), None
+            )
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

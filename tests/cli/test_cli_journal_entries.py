@@ -9,18 +9,21 @@ import pytest
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from tests.support.clients.command_line import CommandLine, all_commands, write_mbox
-from tests.support.operations.certificate_operations import CertificateSigner
+from tests.support.operations.platform.certificate_operations import CertificateSigner
 from tests.support.stores import store_fixtures
 from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
 from tests.support.stores.store_snapshot import StoreRows, snapshot_rows
 
 # commands without changes in the database, or with changes that other tests cover
 COMMANDS_WITHOUT_CHANGES = {
+    "ban list", "cache clean", "cache flush", "cache list", "cache rescan", "cluster map",
+    "session list",
+    "session terminate", "log",
     "certificate list", "connector check", "connector list", "connector log", "connector run",
     "doctor", "documents list", "domain arc-key", "domain dkim-list", "domain dns", "domain list",
     "export", "init",
     "keys list",
-    "schema", "send-test", "serve", "setting get", "setting list", "settings", "token list",
+    "schema", "send-test", "serve", "setting get", "setting list", "settings", "api-key list",
     "user list",
 }  # fmt: skip
 KEY = "submission.maxRecipients"
@@ -39,10 +42,10 @@ COMMANDS_BY_NAME: dict[str, tuple[list[str], ...]] = {
         ["user", "delete", "ada", "--after", "30 days", "--yes"],
         ["user", "restore", "ada"],
     ),
-    "token create": (["token", "create", "--name", "reports", "--user", "ada"],),
-    "token revoke": (
-        ["token", "create", "--name", "reports", "--user", "ada"],
-        ["token", "revoke", "{token}"],
+    "api-key create": (["api-key", "create", "--name", "reports", "--user", "ada"],),
+    "api-key revoke": (
+        ["api-key", "create", "--name", "reports", "--user", "ada"],
+        ["api-key", "revoke", "{token}"],
     ),
     "domain add": (["domain", "add", "new.example"],),
     "domain rename": (["domain", "rename", "example.org", "example.net"],),
@@ -66,6 +69,8 @@ COMMANDS_BY_NAME: dict[str, tuple[list[str], ...]] = {
         ["certificate", "set", "mx.example.org", "--acme"],
         ["certificate", "delete", "mx.example.org"],
     ),
+    "ban add": (["ban", "add", "203.0.113.0/24"],),
+    "ban lift": (["ban", "add", "203.0.113.0/24"], ["ban", "lift", "203.0.113.0/24"]),
     "setting set": (["setting", "set", KEY, "50"],),
     "setting unset": (["setting", "set", KEY, "50"], ["setting", "unset", KEY]),
     "documents add": (["documents", "add", "{document}"],),
@@ -118,7 +123,7 @@ def test_journal_matches_changes_of_command(
         (row,) = json.loads(ada("documents", "list", "--json").out)
         placeholders["{hash}"] = row["hash"]
     if "{token}" in arguments:
-        (row,) = json.loads(ada("token", "list", "--json").out)
+        (row,) = json.loads(ada("api-key", "list", "--json").out)
         placeholders["{token}"] = row["id"]
     if "--password-stdin" in arguments:
         monkeypatch.setattr("sys.stdin", StringIO(f"{PASSWORD}\n"))

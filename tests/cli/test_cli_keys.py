@@ -168,7 +168,7 @@ async def test_rotation_is_refused_while_server_runs(shell_with_secrets: Command
     async with store_lock.lock_as_server(read_settings().database_url):
         result = await asyncio.to_thread(shell_with_secrets, "keys", "rotate")
     assert result.code == 1
-    assert "stop it, then make other keys" in result.err
+    assert "stop it, then rotate the keys." in result.err
     assert key_file_path(shell_with_secrets).read_text() == old_file_text
 
 
@@ -176,7 +176,7 @@ def test_unreadable_secret_is_reported_and_its_key_is_kept(shell_with_secrets: C
     (old_name,) = key_names(shell_with_secrets)
     with sqlite3.connect(shell_with_secrets.data / "mail.db") as connection:
         connection.execute(
-            "UPDATE totp_seeds SET seed = ? || '.AAAA' WHERE user_id = 7", (old_name,)
+            "UPDATE totp_secrets SET seed = ? || '.AAAA' WHERE user_id = 7", (old_name,)
         )
     connection.close()
     result = shell_with_secrets("keys", "rotate")
@@ -194,7 +194,7 @@ def test_commands_fail_without_key_file(shell_with_secrets: CommandLine) -> None
     key_file_path(shell_with_secrets).unlink()
     result = list_users(shell_with_secrets)
     assert result.code == 1
-    assert f"the key file {key_file_path(shell_with_secrets)} is missing" in result.err
+    assert f"The key file {key_file_path(shell_with_secrets)} is missing" in result.err
     assert not key_file_path(shell_with_secrets).exists()
     assert "vault" in failed_key_file_checks(shell_with_secrets)
 
@@ -206,7 +206,7 @@ def test_commands_fail_with_other_key_file(shell_with_secrets: CommandLine) -> N
         key_file_path(shell_with_secrets).write_text(text)
         result = list_users(shell_with_secrets)
         assert result.code == 1
-        assert f"has not the key {old_name} that the store needs" in result.err
+        assert f"does not have the key {old_name} that the database requires" in result.err
         assert old_name in failed_key_file_checks(shell_with_secrets)["vault"]
 
 
@@ -215,7 +215,7 @@ def test_key_file_without_keys_is_reported(shell_with_secrets: CommandLine, text
     key_file_path(shell_with_secrets).write_text(text)
     result = list_users(shell_with_secrets)
     assert result.code == 1
-    assert "bring back the right file" in result.err
+    assert "restore the right file." in result.err
     assert "vault" in failed_key_file_checks(shell_with_secrets)
 
 
@@ -225,7 +225,7 @@ def test_key_file_readable_by_others_is_refused(shell_with_secrets: CommandLine,
     result = list_users(shell_with_secrets)
     assert result.code == 1
     assert f"chmod 600 {key_file_path(shell_with_secrets)}" in result.err
-    assert "others may" in failed_key_file_checks(shell_with_secrets)["vault"]
+    assert "Other users can read" in failed_key_file_checks(shell_with_secrets)["vault"]
     key_file_path(shell_with_secrets).chmod(0o600)
     assert list_users(shell_with_secrets).code == 0
     assert failed_key_file_checks(shell_with_secrets) == {}
@@ -274,7 +274,7 @@ def test_rotation_stops_if_key_file_cannot_be_written(
     monkeypatch.setattr(key_file, "replace_private_file", refuse_write)
     result = shell_with_secrets("keys", "rotate")
     assert result.code == 1
-    assert "cannot write" in result.err
+    assert "Cannot write" in result.err
     assert count_readable_secrets() == SECRET_COUNT
 
 

@@ -35,11 +35,12 @@ def test_user_demo_import_and_check_commands_work_on_postgres(
     write_mbox(tmp_path / "a.mbox", 70)
     arguments = ("import", tmp_path / "a.mbox", "--user", "ada@example.org")
     assert shell(*arguments).out == "70 messages imported.\n"
-    assert "70 were there already" in shell(*arguments).out
+    assert "70 already existed" in shell(*arguments).out
     message_counts = {
         row["username"]: row["messages"] for row in shell("user", "list", "--json").json
     }
-    assert message_counts == {"ada@example.org": 70, "demo": 40}
+    empty_accounts = {"demo-admin": 0, "demo-second": 0}
+    assert message_counts == {"ada@example.org": 70, "demo": 40, **empty_accounts}
     assert {row["verdict"] for row in shell("doctor", "--json").json} <= {"ok", "hint"}
     assert shell("check", "--repair").json["whole"]
     assert shell("check").code == 0

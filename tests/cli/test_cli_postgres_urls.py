@@ -52,5 +52,5 @@ def test_missing_root_certificate_is_reported_in_one_line(shell_without_store: C
     )
     result = shell_without_store("init")
     assert result.code == 1
-    assert "cannot use the store" in result.err
+    assert "Cannot use the database" in result.err
     assert "secret-password" not in result.err

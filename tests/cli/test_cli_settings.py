@@ -49,23 +49,29 @@ def test_setting_values_are_parsed_and_shown(
 
 def test_unset_deletes_custom_setting(shell: CommandLine) -> None:
     shell("setting", "set", "custom.a", "5")
-    assert shell("setting", "unset", "custom.a").out == "custom.a is gone\n"
+    assert shell("setting", "unset", "custom.a").out == "custom.a has its default again.\n"
     result = shell("setting", "get", "custom.a")
     assert (result.code, result.err) == (
         1,
-        "merganser: there is no setting custom.a: `merganser setting list` shows all\n",
+        "merganser: Setting not found: custom.a. `merganser setting list` lists all settings.\n",
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [
-        (("set", KEY, "many"), "value: submission.maxRecipients: not a whole number"),
-        (("set", KEY, "0"), "is 1 at least"),
-        (("set", "tokens.idleTimeout", "soon"), "not an ISO 8601 duration"),
-        (("set", "nothing", "1"), "key: There is no such setting"),
-        (("unset", "nothing"), "keys: There is no such setting"),
-        (("set", KEY, "5", "--reason", "a\tb"), "--reason: at most 255 printable"),
+        (("set", KEY, "many"), "value: submission.maxRecipients: Must be an integer below 2^53."),
+        (("set", KEY, "0"), "submission.maxRecipients must be at least 1."),
+        (
+            ("set", "tokens.idleTimeout", "soon"),
+            "Must be an ISO 8601 duration such as P30D or PT20M.",
+        ),
+        (("set", "nothing", "1"), "key: The setting does not exist."),
+        (("unset", "nothing"), "keys: The setting does not exist."),
+        (
+            ("set", KEY, "5", "--reason", "a\tb"),
+            "--reason: Must have at most 255 printable characters.",
+        ),
         (("set", "custom.a", "{}"), "value: A custom value is"),
         (("set", "custom.a", "[" * 100_000), "at most 4096 bytes"),
     ],
@@ -88,10 +94,10 @@ def test_invalid_stored_setting_is_reported_and_ignored(shell: CommandLine) -> N
             stored_value = json.dumps({"value": value})
             row = (key, stored_value, "2030-01-01 00:00:00")
             connection.execute(
-                "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)", row
+                "INSERT INTO setting_values (key, value, updated_at) VALUES (?, ?, ?)", row
             )
     connection.close()
     result = shell("setting", "get", KEY)
     assert (result.code, result.out) == (0, "400\n")
-    assert result.err.count("a stored setting is of no use") == 2
+    assert result.err.count("Invalid stored setting; using the default") == 2
     assert "of.another.version" in result.err

@@ -1,4 +1,4 @@
-"""Tests of `merganser user` and `merganser token`."""
+"""Tests of `merganser user` and `merganser api-key`."""
 
 import asyncio
 import io
@@ -12,8 +12,8 @@ from merganser.settings.settings import read_settings
 from models.errors import Unauthenticated
 from models.store.keyset_pages import MAX_PAGE_SIZE
 from models.users.roles import Role, Scope
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.support.clients.command_line import CommandLine, authenticate_bearer, can_sign_in
@@ -26,7 +26,7 @@ def test_user_is_created_listed_and_can_sign_in(
     arguments = ("user", "add", "ada@example.org", "--password-stdin", "--quota", "5 GiB")
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
     result = shell(*arguments)
-    assert (result.code, "there is no domain example.org" in result.err) == (1, True)
+    assert (result.code, "Domain not found: example.org." in result.err) == (1, True)
     assert shell("domain", "add", "example.org", "--no-dkim").code == 0
     monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
     result = shell(*arguments, "--role", "ADMIN")
@@ -52,8 +52,8 @@ def test_user_import_creates_users_and_reports_refused_lines(
     result = ada("user", "import", str(file))
     assert (result.code, result.out.strip()) == (1, "1 accounts created, 2 refused.")
     assert [line.split(":")[:2] for line in result.err.splitlines()] == [
-        ["line 3", " address"],
-        ["line 4", " password"],
+        ["Line 3", " address"],
+        ["Line 4", " password"],
     ]
     assert can_sign_in("eve@example.org", "secret")
     second_result = ada("user", "import", str(file), "--format", "CSV")
@@ -67,7 +67,7 @@ def test_user_import_creates_users_and_reports_refused_lines(
     )
     file.write_text("mail\nx\n")
     result = ada("user", "import", str(file))
-    assert (result.code, "unknown columns: mail" in result.err) == (1, True)
+    assert (result.code, "Unknown columns: mail." in result.err) == (1, True)
     assert ada("user", "import", str(tmp_path / "none")).code == 1
 
 
@@ -88,7 +88,7 @@ def test_password_must_meet_policy_of_domain(
     add = ("user", "add", "bob@example.org", "--password-stdin")
     for arguments in (("user", "passwd", "ada", "--password-stdin"), add):
         for password, code, error_text in (
-            ("eleven sign", 1, "password: at least 12 characters"),
+            ("eleven sign", 1, "password: The password must have at least 12 characters."),
             ("twelvesigns1", 0, ""),
         ):
             monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
@@ -100,25 +100,37 @@ def test_password_must_meet_policy_of_domain(
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [
-        (("user", "add", "ada", "--no-password"), "the user name is taken"),
-        (("user", "add", "bob", "--address", "ada@example.org", "--no-password"), "is taken"),
-        (("user", "add", "bob", "--no-password"), "has an address"),
-        (("user", "add", "b b", "--address", "b b@x.org", "--no-password"), "; username: a user"),
+        (("user", "add", "ada", "--no-password"), "The user name already exists"),
+        (
+            ("user", "add", "bob", "--address", "ada@example.org", "--no-password"),
+            "The address already exists.",
+        ),
+        (
+            ("user", "add", "bob", "--no-password"),
+            "An address is required, or `emptyAddress: true`.",
+        ),
+        (
+            ("user", "add", "b b", "--address", "b b@x.org", "--no-password"),
+            " username: A user name must have",
+        ),
         (("user", "add", "b@x.org", "--no-password", "--quota", "much"), "write a size"),
         (("user", "add", "b@x.org"), "--password-stdin"),
-        (("user", "passwd", "bob", "--password-stdin"), "there is no password on stdin"),
-        (("user", "delete", "ada"), "say --yes, or --after"),
-        (("user", "delete", "bob", "--yes"), "bob not found"),
-        (("user", "delete", "ada", "--after", "soon"), "--after: write"),
-        (("user", "restore", "bob"), "bob not found"),
-        (("user", "restore", "ada"), "not deleted"),
+        (("user", "passwd", "bob", "--password-stdin"), "Standard input has no password."),
+        (("user", "delete", "ada"), "confirm with --yes, or delay with --after."),
+        (("user", "delete", "bob", "--yes"), "User not found: bob."),
+        (
+            ("user", "delete", "ada", "--after", "soon"),
+            '--after: Must be a duration such as "30 days"',
+        ),
+        (("user", "restore", "bob"), "User not found: bob."),
+        (("user", "restore", "ada"), "The user is not deleted."),
         (("user", "list", "--query", "x" * 1001), "at most 1000"),
-        (("token", "create", "--name", "x"), "say whose key it is"),
-        (("token", "create", "--name", "x", "--user", "bob"), "there is no user bob"),
-        (("token", "create", "--name", "x", "--user", "ada", "--role", "ROOT"), "ROOT"),
-        (("token", "create", "--name", "x", "--user", "ada", "--expires", "soon"), "30 days"),
-        (("token", "revoke", "nonsense"), "no id of a key"),
-        (("token", "revoke", "key_A3ZQadz2HH4"), "there is no key"),
+        (("api-key", "create", "--name", "x"), "--user or --role ADMIN is required."),
+        (("api-key", "create", "--name", "x", "--user", "bob"), "User not found: bob."),
+        (("api-key", "create", "--name", "x", "--user", "ada", "--role", "ROOT"), "ROOT"),
+        (("api-key", "create", "--name", "x", "--user", "ada", "--expires", "soon"), "30 days"),
+        (("api-key", "revoke", "nonsense"), "Not the ID of an API key."),
+        (("api-key", "revoke", "key_A3ZQadz2HH4"), "API key not found: "),
     ],
 )
 def test_user_error_is_reported_in_one_line(
@@ -166,7 +178,7 @@ def test_deleted_user_is_restored(ada: CommandLine) -> None:
 
 def test_api_key_is_shown_once_works_and_is_revoked(ada: CommandLine) -> None:
     result = ada(
-        "token", "create", "--name", "backup", "--user", "ada", "--scope", "MAIL_READ",
+        "api-key", "create", "--name", "backup", "--user", "ada", "--scope", "MAIL_READ",
         "--read-only", "--expires", "30 days",
     )  # fmt: skip
     assert result.code == 0
@@ -179,18 +191,18 @@ def test_api_key_is_shown_once_works_and_is_revoked(ada: CommandLine) -> None:
         frozenset({Scope.MAIL_READ}),
         True,
     )
-    list_result = ada("token", "list", "--json")
+    list_result = ada("api-key", "list", "--json")
     (row,) = list_result.json
     assert (row["name"], row["user"], row["scopes"]) == ("backup", "ada", ["MAIL_READ"])
     assert secret not in list_result.out
-    assert ada("token", "revoke", row["id"]).code == 0
-    assert ada("token", "list", "--json").json == []
+    assert ada("api-key", "revoke", row["id"]).code == 0
+    assert ada("api-key", "list", "--json").json == []
     with pytest.raises(Unauthenticated):
         authenticate_bearer(secret)
 
 
 def test_platform_api_key_has_no_user(shell: CommandLine) -> None:
-    secret = shell("token", "create", "--name", "root", "--role", "ROOT").out.strip()
+    secret = shell("api-key", "create", "--name", "root", "--role", "ROOT").out.strip()
     viewer = authenticate_bearer(secret)
     assert (viewer.user_id, viewer.role) == (0, Role.ROOT)
 
@@ -201,14 +213,14 @@ def test_lists_longer_than_a_page_are_complete(shell: CommandLine) -> None:
             for number in range(MAX_PAGE_SIZE + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
                 created_user = await creation_create.create_user(root_context(environment), user)
-                await api_keys.create_api_key(
+                await api_key_mutations.create_api_key(
                     root_context(environment), NewApiKey("k", user_id=created_user.id)
                 )
 
     asyncio.run(create_users())
     usernames = [row["username"] for row in shell("user", "list", "--json").json]
     assert sorted(usernames) == sorted(f"u.{number}" for number in range(MAX_PAGE_SIZE + 5))
-    owners = [row["user"] for row in shell("token", "list", "--json").json]
+    owners = [row["user"] for row in shell("api-key", "list", "--json").json]
     assert sorted(owners) == sorted(usernames)
 
 
@@ -216,8 +228,8 @@ def test_database_error_is_reported_in_one_line(ada: CommandLine) -> None:
     with sqlite3.connect(ada.data / "mail.db") as connection:
         connection.execute("DROP TABLE api_keys")
     connection.close()
-    result = ada("token", "list")
+    result = ada("api-key", "list")
     assert (result.code, result.err) == (
         1,
-        "merganser: it could not be done: no such table: api_keys\n",
+        "merganser: The command failed: no such table: api_keys.\n",
     )

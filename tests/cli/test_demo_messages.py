@@ -216,9 +216,9 @@ def test_well_formed_messages_have_no_defects(seed: int) -> None:
             assert part.defects == [], demo_message.shape_name
             value_defects = [(value, value.defects) for value in part.values() if value.defects]
             # RFC 2047 section 5 forbids encoded words in file names, but they are common.
-            assert demo_message.shape_name == "worded-name" or value_defects == [], (
-                demo_message.shape_name
-            )
+            assert (
+                demo_message.shape_name == "photo-with-encoded-word-name" or value_defects == []
+            ), demo_message.shape_name
 
 
 def test_malformed_messages_have_distinct_shapes(messages: list[DemoMessage]) -> None:

@@ -31,7 +31,9 @@ async function persisted() {
   const first = await client.inbox();
   const second = await client.inbox();
   await client.close();
-  return { sent, same: JSON.stringify(first) === JSON.stringify(second) };
+  // not the cursor: the other programs change the account at the same time
+  const same = JSON.stringify(first.subjects) === JSON.stringify(second.subjects);
+  return { sent, same };
 }
 
 // A credential that is wrong is refused once, and not tried again.

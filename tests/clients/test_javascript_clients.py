@@ -37,6 +37,10 @@ ALLOWED_LICENSES = {  # licenses of programs that run in the tests and are not d
     "MIT", "(MIT OR Apache-2.0)", "Apache-2.0", "ISC", "0BSD", "BSD-2-Clause", "BSD-3-Clause",
     "BlueOak-1.0.0", "Python-2.0", "CC-BY-4.0",
 }  # fmt: skip
+PAGES_WITH_NODE_VERSION = [
+    npm_programs.EXAMPLES / "README.md",
+    npm_programs.PROJECT_FOLDER / "docs/tutorials/mail-client.md",
+]
 DOCUMENTS = {
     file.stem: file.read_text() for file in npm_programs.EXAMPLES.glob("operations/*.graphql")
 }
@@ -121,6 +125,33 @@ def test_client_runs_query_typed_errors_and_subscription(report: Any, name: str)
 @pytest.mark.parametrize("name", ["cut socket", "cut stream"])
 def test_subscription_continues_after_cut_connection(report: Any, name: str) -> None:
     assert program_result(report, name) == ["before", "meanwhile", "after"]
+
+
+@pytest.mark.parametrize("program", ["graphql-ws", "graphql-sse", "apollo", "urql", "relay"])
+async def test_client_program_runs_from_command_line(
+    compiler_output: str, server: MerganserProcess, tmp_path: Path, program: str
+) -> None:
+    """A path with a symbolic link names the same program."""
+    assert compiler_output
+    examples_link = tmp_path / "examples"
+    examples_link.symlink_to(npm_programs.EXAMPLES)
+    output = await asyncio.to_thread(
+        npm_programs.run_node,
+        examples_link / "clients" / f"{program}.ts",
+        ENDPOINT=f"{server.url}/graphql",
+        KEY=server.secrets["ada"],
+    )
+    assert "heard: [ 'MAILBOX_CREATED', 'MAILBOX_DELETED' ]" in output
+
+
+def test_node_is_in_supported_range() -> None:
+    """The documentation names the range of package.json, and this Node.js is in it."""
+    engines = json.loads((npm_programs.EXAMPLES / "package.json").read_text())["engines"]
+    assert engines == {"node": "^22.18.0 || >=24"}
+    major, minor = map(int, npm_programs.run_node("--version").lstrip("v").split(".")[:2])
+    assert major >= 24 or (major == 22 and minor >= 18)
+    for document in PAGES_WITH_NODE_VERSION:
+        assert "Node.js 22.18 or later (22, 24 or 26)" in " ".join(document.read_text().split())
 
 
 def test_relay_joins_pages_of_connection(report: Any) -> None:

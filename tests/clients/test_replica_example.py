@@ -186,7 +186,7 @@ async def trim_journal(server: MerganserProcess) -> None:
         low_limit_environment = replace(
             environment, options=replace(environment.options, journal_max_events=1)
         )
-        assert (await housekeeping.run_round(low_limit_environment)).changes > 0
+        assert (await housekeeping.run_housekeeping_round(low_limit_environment)).changes > 0
 
 
 async def test_replica_reads_new_state_after_expired_cursor(

@@ -2,13 +2,10 @@
 
 import base64
 import io
-import json
 import logging
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -18,19 +15,27 @@ from sqlmodel import col
 
 from mail.archives.secret_encryption import KEY_DERIVATION, ArchiveCipher, ArchiveDecryptionError
 from mail.network.outbound_http import NetworkPolicy
-from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
+from models.connectors import Connector, ConnectorRun
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from models.users.roles import Scope
 from resolvers.admin import tasks
-from resolvers.connectors import credentials
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.options import OptionName
 from resolvers.connectors.transfer import FILE_FIELDS
 from resolvers.transfer import passphrases
 from tests.conftest import GraphQLClient, client_context, make_api_key
+from tests.support.accounts.connector_exports import (
+    CLIENT_SECRET,
+    FULL_CONNECTOR,
+    OAUTH_CONNECTOR,
+    PASSPHRASE,
+    PASSWORDS,
+    account_record,
+    create_connectors,
+    load_connectors,
+)
 from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
     FULL_EXPORT_FORMATS,
@@ -46,72 +51,7 @@ from tests.support.stores.counter_check import select_rows
 from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-
-PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of tests
-PASSWORDS = ("pw-of-the-far-account", "refresh-token-xyzzy")
-CLIENT_SECRET = "secret-of-our-client"  # noqa: S105 - of the test
-DISABLED_TEXT = "it is switched off until one is set"
-FULL_CONNECTOR: dict[str, Any] = {  # no field has its default
-    "name": "Work",
-    "protocol": ConnectorProtocol.IMAP,
-    "host": "imap.example.net",
-    "port": 1993,
-    "security": ConnectorSecurity.STARTTLS,
-    "auth_mechanism": "LOGIN",
-    "username": "ada@example.net",
-    "target_domain": "example.org",
-    "target_folder": "Old/Work",
-    "interval": timedelta(hours=3),
-    "max_age": timedelta(days=99),
-    "max_bytes_per_second": 5 << 30,
-    "exclude": "Spam|Junk",
-    "folder_rewrites": [{"pattern": "^A/(.*)", "replacement": "B/$1"}],
-    "auto_map_folders": False,
-    "subscribe_all": False,
-    "skip_cross_duplicates": True,
-    "remove_duplicates": False,
-    "mirror_deletes": True,
-    "remote_timeout": timedelta(seconds=77),
-    "local_timeout": timedelta(seconds=88),
-    "custom_options": [{"name": OptionName.MIN_AGE, "value": "P1D"}],
-    "spam_check": False,
-    "virus_check": False,
-    "apply_filters": True,
-}
-OAUTH_CONNECTOR: dict[str, Any] = {
-    "name": "Tokens",
-    "protocol": ConnectorProtocol.IMAP,
-    "host": "mail.example.com",
-    "security": ConnectorSecurity.TLS,
-    "auth_mechanism": "XOAUTH2",
-    "username": "ada",
-    "interval": None,
-    "source_retention": timedelta(0),
-    "oauth": {
-        "token_url": "https://login.example.com/token",
-        "client_id": "merganser",
-        "client_secret": CLIENT_SECRET,
-        "scope": "mail",
-    },
-}
-
-
-async def create_connectors(client: GraphQLClient) -> None:
-    for arguments, password in zip((FULL_CONNECTOR, OAUTH_CONNECTOR), PASSWORDS, strict=True):
-        await connector_mutations.create_connector(
-            client_context(client), None, arguments, password
-        )
-
-
-async def load_connectors(client: GraphQLClient) -> list[dict[str, Any]]:
-    """Return the connectors of an account with decrypted secrets, without IDs and times."""
-    statement = select(*select_columns(Connector)).where(col(Connector.user_id) == client.user.id)
-    connectors = []
-    for row in await client.environment.database.read(statement.order_by(col(Connector.id))):
-        facts = {column: getattr(row, column) for column, _ in FILE_FIELDS.values()}
-        secret = credentials.decrypt_secret(client.environment, row.id, row.secret)
-        connectors.append({**facts, "secret": secret, "due": row.next_run_at is not None})
-    return connectors
+DISABLED_TEXT = "The connector is inactive until a password is set."
 
 
 def archive_bytes(content: bytes) -> bytes:
@@ -124,20 +64,6 @@ def archive_bytes(content: bytes) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             parts += [file.read() for member in archive if (file := archive.extractfile(member))]
     return b"\n".join(parts)
-
-
-def account_record(content: bytes) -> dict[str, Any]:
-    """Return the account record of a JSON Lines export."""
-    account: dict[str, Any] = json.loads(content.splitlines()[0])
-    return account
-
-
-def with_account_changes(content: bytes, **changes: Any) -> bytes:
-    """Return the export with changed fields of the account record."""
-    first_line, *other_lines = content.splitlines(keepends=True)
-    return b"".join(
-        [json.dumps({**json.loads(first_line), **changes}).encode(), b"\n", *other_lines]
-    )
 
 
 @pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
@@ -163,7 +89,7 @@ def test_export_has_every_configured_column() -> None:
         "id",
         "user_id",
         "secret",
-        "bringing",
+        "import_options",
         "last_run_at",
         "last_success_at",
         "last_error",
@@ -174,7 +100,7 @@ def test_export_has_every_configured_column() -> None:
         "holder",
         "created_at",
         "updated_at",
-        "once",
+        "is_one_time",
     }
     assert columns | internal_columns == {column.name for column in select_columns(Connector)}
     assert not columns & internal_columns
@@ -191,9 +117,13 @@ async def test_import_without_passphrase_disables_connectors(
     content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     arguments = {} if passphrase is None else {"passphrase": passphrase}
     result = (await import_account(bob, content, **arguments))["result"]
-    reason = "the passphrase does not open it" if passphrase else "no passphrase was given"
+    reason = (
+        "The passphrase does not decrypt the password."
+        if passphrase
+        else "No passphrase was given."
+    )
     assert result["refused"] == [
-        [f"password of connector {name}", f"{reason}: {DISABLED_TEXT}"]
+        [f"password of connector {name}", f"{reason} {DISABLED_TEXT}"]
         for name in ("Work", "Tokens")
     ]
     disabled_fields = {"active": False, "secret": {}, "due": False}
@@ -213,7 +143,7 @@ async def test_export_without_passphrase_has_no_passwords(
     assert "connectorLock" not in account_record(content)
     result = (await import_account(bob, content, passphrase=PASSPHRASE))["result"]
     assert result["refused"] == [
-        [f"password of connector {name}", f"the archive has none: {DISABLED_TEXT}"]
+        [f"password of connector {name}", f"The archive contains no password. {DISABLED_TEXT}"]
         for name in ("Work", "Tokens")
     ]
     assert [row["active"] for row in await load_connectors(bob)] == [False, False]
@@ -239,7 +169,7 @@ async def test_connector_without_password_is_enabled_with_a_password(
     )
     runs = select(col(ConnectorRun.stage), col(ConnectorRun.error))
     assert [tuple(row) for row in await bob.environment.database.read(runs)] == [
-        ("LOGIN", "it has no password: set one")
+        ("LOGIN", "The connector has no password: set one.")
     ]
     await connector_mutations.update_connectors(
         client_context(bob), [connector_id], {"active": True}, "word"
@@ -315,12 +245,12 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
 ) -> None:
     await create_connectors(ada)
     payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
-    other_world = replace(environment, secret_box=type(environment.secret_box).with_new_key())
-    while await tasks.run_next_task(other_world):
+    other_environment = replace(environment, secret_box=type(environment.secret_box).with_new_key())
+    while await tasks.run_next_task(other_environment):
         pass
     task = await load_task(ada, payload["userExport"]["task"]["id"])
     assert (task["state"], task["error"]) == (
-        "FAILED", "The passphrase can't be decrypted any more: start again"
+        "FAILED", "The passphrase can't be decrypted any more: start the task again."
     )  # fmt: skip
 
 
@@ -368,135 +298,11 @@ async def test_passphrase_needs_the_settings_scope(
     assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
 
 
-async def test_import_of_connectors_needs_the_permission(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
-) -> None:
-    await create_connectors(ada)
-    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    arguments = {"users": {"usernames": ["bob"]}, "permissions": []}
-    payload = await execute_mutation(root, "userPermissionsSet", "users { id }", **arguments)
-    assert payload["errors"] == []
-    result = (await import_account(bob, content, passphrase=PASSPHRASE))["result"]
-    expected = ["connector Work", "this needs the permission CONNECTORS"]
-    assert [refusal for refusal in result["refused"] if "connector" in refusal[0]] == [expected]
-    assert await load_connectors(bob) == []
-
-
-async def test_changed_connector_does_not_get_the_password(
-    ada: GraphQLClient, bob: GraphQLClient
-) -> None:
-    await create_connectors(ada)
-    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    first_connector, second_connector = account_record(content)["connectors"]
-    for change in (
-        {"host": "evil.example.org"},
-        {"port": 143},
-        {"security": "TLS"},
-        {"username": "eve"},
-        {"authMechanism": "PLAIN"},
-        {"secret": second_connector["secret"]},
-    ):
-        changed_content = with_account_changes(content, connectors=[{**first_connector, **change}])
-        result = (await import_account(bob, changed_content, passphrase=PASSPHRASE))["result"]
-        assert result["refused"][0][0] == "password of connector Work", change
-    oauth = {**second_connector["oauth"], "tokenUrl": "https://evil.example.org/"}
-    changed_content = with_account_changes(
-        content, connectors=[{**second_connector, "oauth": oauth}]
-    )
-    assert (
-        len(
-            (await import_account(bob, changed_content, passphrase=PASSPHRASE))["result"]["refused"]
-        )
-        == 1
-    )
-    assert not [row for row in await load_connectors(bob) if row["active"] or row["secret"]]
-
-
-async def test_changed_key_derivation_is_refused(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    await create_connectors(ada)
-    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    derivation: Mapping[str, Any] = account_record(content)["connectorLock"]
-    changes: tuple[dict[str, Any], ...] = ({"n": 1 << 30}, {"salt": "AAAA"}, {"salt": 1},
-                                           {"kdf": "none"}, {"r": 1 << 20})  # fmt: skip
-    for change in changes:
-        changed_content = with_account_changes(content, connectorLock={**derivation, **change})
-        result = (await import_account(bob, changed_content, passphrase=PASSPHRASE))["result"]
-        assert len(result["refused"]) == 2, change
-    failed_task = await import_account(
-        bob, with_account_changes(content, connectorLock=[1]), passphrase=PASSPHRASE
-    )
-    assert failed_task["state"] == "FAILED"
-
-
-INVALID_CHANGES: list[dict[str, Any]] = [
-    {"host": None},
-    {"host": 7},
-    {"host": "127.0.0.1"},
-    {"host": "mail.internal"},
-    {"protocol": "SMTP"},
-    {"protocol": "USER"},
-    {"security": "NONE"},
-    {"security": "NONE"},
-    {"port": "993"},
-    {"port": True},
-    {"port": 1 << 20},
-    {"interval": 1},
-    {"interval": -1},
-    {"interval": 1e9},
-    {"maxAge": 1 << 39},
-    {"maxBytesPerSecond": 1 << 70},
-    {"mirrorDeletes": "yes"},
-    {"exclude": "("},
-    {"authMechanism": "NTLM"},
-    {"oauth": {"tokenUrl": "https://x.example/", "clientId": "c"}},
-    {"oauth": {"tokenUrl": 1, "clientId": "c"}},
-    {"oauth": "x"},
-    {"folderRewrites": ["x"]},
-    {"folderRewrites": [{"pattern": "x"}]},
-    {"customOptions": [{"name": "RUN", "value": "rm"}]},
-    {"customOptions": [{"name": ["DRY_RUN"]}]},
-    {"customOptions": {}},
-    {"targetFolder": "a//b"},
-    {"username": ""},
-    {"active": 1},
-]
-
-
-async def test_imported_connectors_are_validated(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    await create_connectors(ada)
-    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
-    first_connector = account_record(content)["connectors"][0]
-    changed_content = with_account_changes(
-        content, connectors=[{**first_connector, **change} for change in INVALID_CHANGES]
-    )
-    task = await import_account(bob, changed_content, passphrase=PASSPHRASE)
-    assert task["state"] == "SUCCEEDED"
-    assert [subject for subject, _ in task["result"]["refused"]] == ["connector Work"] * len(
-        INVALID_CHANGES
-    )
-    assert await load_connectors(bob) == []
-
-
-async def test_import_stops_at_the_connector_limit(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    await create_connectors(ada)
-    content = (await export_account(ada, format="JSON"))["content"]
-    first_connector = account_record(content)["connectors"][0]
-    connectors = [
-        {**first_connector, "name": f"c{number}", "username": f"u{number}"} for number in range(60)
-    ]
-    result = (await import_account(bob, with_account_changes(content, connectors=connectors)))[
-        "result"
-    ]
-    assert len(await load_connectors(bob)) == connector_mutations.MAX_CONNECTORS
-    assert result["refused"][-1] == ["connector c50", "at most 50 connectors"]
-    assert len(result["refused"]) == connector_mutations.MAX_CONNECTORS + 1
-
-
 async def test_one_time_import_is_not_exported(ada: GraphQLClient) -> None:
     connector_id = await connector_mutations.create_connector(
         client_context(ada), None, {**OAUTH_CONNECTOR, "active": False}, "word"
     )
-    await update_connector_row(ada.environment, connector_id, once=True)
+    await update_connector_row(ada.environment, connector_id, is_one_time=True)
     content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     assert account_record(content)["connectors"] == []
 

@@ -131,7 +131,7 @@ async def test_changed_uidvalidity_does_not_fetch_again(
     await rerun_connector(ada.environment, connector_id)
     assert (await load_message_row(ada.environment, "Three")).flagged
     fetched_rows = await ada.environment.database.read(select(*select_columns(FetchedMessage)))
-    assert sum(":" in row.mark for row in fetched_rows) == 1  # the deleted remote message
+    assert sum(":" in row.remote_id for row in fetched_rows) == 1  # the deleted remote message
 
 
 async def test_duplicates_are_skipped(ada: GraphQLClient, dovecot_account: DovecotAccount) -> None:
@@ -215,6 +215,33 @@ async def test_mirror_deletes_archives_remotely_deleted_messages(
     deleted_message = await load_message_row(ada.environment, "Two")
     assert deleted_message.deleted_at is not None
     assert deleted_message.deleted_from == "INBOX"
+
+
+async def test_message_that_is_moved_back_remotely_is_stored_again(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_message(raw_message("One"))
+    connector_id = await add_connector(ada, dovecot_account, mirror_deletes=True)
+    await run_connector(ada.environment, connector_id)
+    dovecot_account.run_doveadm("expunge", "mailbox", "INBOX", "subject", "One")
+    await rerun_connector(ada.environment, connector_id)
+    assert await load_subjects_by_mailbox(ada.environment) == {}
+    dovecot_account.save_message(raw_message("One"))
+    await rerun_connector(ada.environment, connector_id)
+    assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["One"]}
+
+
+async def test_mirror_deletes_keeps_messages_that_are_too_old_after_renumbering(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_message(raw_message("One"), "Work")
+    connector_id = await add_connector(ada, dovecot_account, mirror_deletes=True)
+    await run_connector(ada.environment, connector_id)
+    dovecot_account.run_doveadm("mailbox delete", "Work")
+    dovecot_account.created_mailboxes.discard((dovecot_account.user, "Work"))
+    dovecot_account.save_message(raw_message("One"), "Work")
+    await rerun_connector(ada.environment, connector_id, max_age=3600)
+    assert await load_subjects_by_mailbox(ada.environment) == {"Work": ["One"]}
 
 
 @pytest.mark.parametrize(

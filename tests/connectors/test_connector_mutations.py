@@ -21,6 +21,7 @@ from tests.support.accounts import user_operations
 from tests.support.accounts.demo_account import subscription_results
 from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
+from tests.support.time_limits import HANG_SECONDS
 
 __all__ = ["dovecot_account", "shared_dovecot"]
 CONNECTOR_INPUT = {
@@ -223,7 +224,11 @@ async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> Non
         )
     )["connectors"]
     assert connector["port"] == 143
-    for arguments in ({"host": "other.example.net"}, {"user": {"username": "bob"}}):
+    for arguments in (
+        {"host": "other.example.net"},
+        {"username": "bob"},
+        {"user": {"username": "bob"}},
+    ):
         await assert_password_required(ada, ids[0], arguments)
     payload = await run_mutation(
         ada,
@@ -252,8 +257,24 @@ async def assert_password_required(
         "errors"
     ]
     assert [error["code"] for error in errors] in (["VALIDATION"], ["NOT_FOUND"])
-    if "host" in changes:
+    if "user" not in changes:
         assert (errors[0]["path"], errors[0]["constraint"]) == (["set", "password"], "REQUIRED")
+
+
+async def test_connector_of_another_user_needs_the_password(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
+    connector_id = (await create_connector(ada))["id"]
+    changes: dict[str, Any] = {"user": {"username": "bob"}}
+    payload = await run_mutation(root, UPDATE, connectors=object_refs(connector_id), set=changes)
+    (error,) = payload["errors"]
+    assert (error["path"], error["constraint"]) == (["set", "password"], "REQUIRED")
+    assert (await bob(LIST))["connectors"]["nodes"] == []
+    changes["password"] = "another"  # noqa: S105 - not a secret
+    payload = await run_mutation(root, UPDATE, connectors=object_refs(connector_id), set=changes)
+    assert payload["errors"] == []
+    assert (await ada(LIST))["connectors"]["nodes"] == []
+    assert len((await bob(LIST))["connectors"]["nodes"]) == 1
 
 
 async def test_number_of_connectors_is_limited(
@@ -297,7 +318,7 @@ async def test_run_is_queued_once_and_reported_by_subscription(
     next_run = asyncio.ensure_future(anext(all_runs))
     states = [(await anext(stream)).data["connectorRunProgress"]]
     work_task = asyncio.ensure_future(run_due_connectors(ada))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         states += [result.data["connectorRunProgress"] async for result in stream]
         await work_task
         event = (await next_run).data["connectorRunProgress"]
@@ -311,7 +332,7 @@ async def test_run_is_queued_once_and_reported_by_subscription(
       state connector { name } startedAt finishedAt } } } } }""")
     )["connectors"]["nodes"]
     assert (node["running"], node["runs"]["totalCount"]) == (False, 1)
-    assert "1 seen, 1 brought" in node["lastLog"]
+    assert "1 seen, 1 imported" in node["lastLog"]
     dry_run = (
         await run_mutation(ada, START, connectors=object_refs(connector["id"]), dryRun=True)
     )["connectorRuns"][0]
@@ -393,7 +414,7 @@ async def test_other_users_cannot_read_or_change_connectors(
             "errors"
         ]
         assert errors[0]["code"] in ("NOT_FOUND", "FORBIDDEN")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             run_argument = f'connectorRun: {{id: "{run_id}"}}'
             subscription = f"subscription {{ connectorRunProgress({run_argument}) {{ id }} }}"
             results = [result async for result in subscription_results(client, subscription)]

@@ -1,11 +1,6 @@
-"""Connectors with OAuth 2.0: access tokens are requested, stored, refreshed and refused."""
+"""Connectors with OAuth 2.0: access tokens are requested, stored, refreshed and checked."""
 
-import asyncio
 import json
-import logging
-from base64 import b64decode
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,200 +8,35 @@ from urllib.parse import parse_qsl
 import pytest
 
 from mail.connectors.remote_server import ConnectorStage
-from mail.network.outbound_http import NetworkPolicy
 from models.admin.tasks import TaskState
-from models.connectors import ConnectorProtocol, ConnectorSecurity
-from models.errors import InvalidInput
-from models.runtime.environment import Environment
-from resolvers.connectors import check, credentials
+from resolvers.connectors import check
 from resolvers.connectors import mutations as connector_mutations
-from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.worker import ConnectorWorker
-from tests.conftest import GraphQLClient, ManualClock, raw_message
-from tests.support.accounts.key_value_operations import change_options
-from tests.support.mail_servers.imap_and_pop3_servers import (
-    FakeImapServer,
-    FakePop3Server,
-    FakeRemoteMessage,
-    run_remote_server,
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.mail_servers.oauth_connectors import (
+    CLIENT_SECRET,
+    OTHER_REFRESH_TOKEN,
+    REFRESH_TOKEN,
+    TokenImapServer,
+    connector_fields,
+    create_connector,
+    imap_server,
+    load_secret,
+    remote_server,
+    run_connector,
+    token_response,
+    token_server,
 )
 from tests.support.mail_servers.scanner_servers import http_response
 from tests.support.operations.connector_operations import (
     context_with_connector_permission,
     load_connector_row,
-    load_newest_run,
     load_subjects_by_mailbox,
-    update_connector_row,
 )
-from tests.support.servers.webhook_receiver import (
-    ReceivedRequest,
-    WebhookReceiver,
-    run_webhook_receiver,
-)
+from tests.support.servers.webhook_receiver import ReceivedRequest, WebhookReceiver
 
+__all__ = ["imap_server", "remote_server", "token_server"]
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-REFRESH_TOKEN, CLIENT_SECRET, OTHER_REFRESH_TOKEN = (
-    "refresh-wörd/1",
-    "client-wörd/1",
-    "refresh-other",
-)
 MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
-DENIED_RESPONSE = "[AUTHENTICATIONFAILED] no such token"
-
-
-@dataclass
-class TokenVerifier:
-    """The accepted access tokens, and the response to others followed by the token."""
-
-    accepted_tokens: set[str] = field(default_factory=lambda: {"access-1"})
-    refusal: str = DENIED_RESPONSE
-    seen_tokens: list[str] = field(default_factory=list)
-
-    def verify_sasl_line(self, encoded: bytes) -> bytes | None:
-        """Return the refusal of a SASL response, or None if its token is accepted."""
-        decoded = b64decode(encoded).decode()
-        user_part, auth_part, end, rest = decoded.split("\x01")
-        assert (user_part in {"user=ada", "n,a=ada,"}, end, rest) == (True, "", "")
-        assert auth_part.startswith("auth=Bearer ")
-        access_token = auth_part.removeprefix("auth=Bearer ")
-        self.seen_tokens.append(access_token)
-        return (
-            None
-            if access_token in self.accepted_tokens
-            else f"{self.refusal} {access_token}".encode()
-        )
-
-
-@dataclass
-class TokenImapServer(FakeImapServer):
-    """An IMAP server that checks access tokens."""
-
-    verifier: TokenVerifier = field(default_factory=TokenVerifier)
-
-    async def send_reply(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
-        if command == "AUTHENTICATE" and (
-            refusal := self.verifier.verify_sasl_line(self.received_lines[-1])
-        ):
-            response = tag + b" NO " + refusal + b"\r\n"
-        return await super().send_reply(command, tag, response, *line)
-
-
-@dataclass
-class TokenPop3Server(FakePop3Server):
-    """A POP3 server that checks access tokens."""
-
-    verifier: TokenVerifier = field(default_factory=TokenVerifier)
-
-    async def send_reply(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
-        if command == "SASL" and (
-            refusal := self.verifier.verify_sasl_line(self.received_lines[-1])
-        ):
-            response = b"-ERR " + refusal + b"\r\n"
-        return await super().send_reply(command, tag, response, *line)
-
-
-@pytest.fixture(params=[TokenImapServer, TokenPop3Server], ids=["IMAP", "POP3"])
-async def remote_server(
-    request: pytest.FixtureRequest, environment: Environment
-) -> AsyncIterator[Any]:
-    change_options(environment, connectors_allow_private_networks=True)
-    async with run_remote_server(
-        request.param({1: FakeRemoteMessage(raw_message("One"))})
-    ) as server:
-        yield server
-
-
-@pytest.fixture
-async def imap_server(environment: Environment) -> AsyncIterator[TokenImapServer]:
-    change_options(environment, connectors_allow_private_networks=True)
-    server = TokenImapServer({1: FakeRemoteMessage(raw_message("One"))})
-    async with run_remote_server(server):
-        yield server
-
-
-@pytest.fixture
-async def token_server() -> AsyncIterator[WebhookReceiver]:
-    """A token server. Each access token is new and is valid for an hour."""
-    async with run_webhook_receiver() as receiver:
-
-        async def answer(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
-            writer.write(token_response(f"access-{len(receiver.requests)}"))
-
-        receiver.response = answer
-        yield receiver
-
-
-def token_response(access_token: Any, **extra: Any) -> bytes:
-    """Return an HTTP response with an access token."""
-    fields = {"access_token": access_token, "token_type": "Bearer", "expires_in": 3600, **extra}
-    return http_response(json.dumps(fields).encode())
-
-
-def connector_fields(
-    remote_server: TokenImapServer | TokenPop3Server,
-    token_server: WebhookReceiver,
-    mechanism: str = "XOAUTH2",
-) -> dict[str, Any]:
-    """Return the fields of a new connector."""
-    return {
-        "protocol": remote_server.protocol,
-        "host": "127.0.0.1",
-        "port": remote_server.port,
-        "security": ConnectorSecurity.NONE,
-        "username": "ada",
-        "auth_mechanism": mechanism,
-        "remote_timeout": timedelta(seconds=8),
-        "oauth": {
-            "token_url": f"http://127.0.0.1:{token_server.port}/token?x=1",
-            "client_id": "merganser",
-            "client_secret": CLIENT_SECRET,
-            "scope": "mail read",
-        },
-    }
-
-
-async def create_connector(
-    ada: GraphQLClient,
-    remote_server: TokenImapServer | TokenPop3Server,
-    token_server: WebhookReceiver,
-    *mechanism: str,
-) -> int:
-    arguments = {**connector_fields(remote_server, token_server, *mechanism), "interval": None}
-    return await connector_mutations.create_connector(
-        context_with_connector_permission(ada), None, arguments, REFRESH_TOKEN
-    )
-
-
-async def run_connector(environment: Environment, connector_id: int, **policy_options: Any) -> Any:
-    """Run the connector now and return the run."""
-    await update_connector_row(environment, connector_id, next_run_at=environment.now())
-    worker = ConnectorWorker(
-        environment, NetworkPolicy(**{"allows_private": True, **policy_options})
-    )
-    await connector_worker.start_due_runs(worker)
-    await asyncio.gather(*worker.running)
-    return await load_newest_run(environment, connector_id)
-
-
-async def load_secret(environment: Environment, connector_id: int) -> dict[str, Any]:
-    """Return the decrypted secret of a connector."""
-    return credentials.decrypt_secret(
-        environment, connector_id, (await load_connector_row(environment, connector_id)).secret
-    )
-
-
-async def assert_secrets_hidden(
-    environment: Environment, connector_id: int, caplog: pytest.LogCaptureFixture, *others: object
-) -> None:
-    """Check that the run, the connector and the logs contain no secrets."""
-    run, connector = (
-        await load_newest_run(environment, connector_id),
-        await load_connector_row(environment, connector_id),
-    )
-    text = f"{run} {connector} {others}"
-    text += " ".join(str(vars(record)) for record in caplog.records)
-    for secret in ("refresh-w", "client-w", "access-", "wörd", "w%C3%B6rd"):
-        assert secret not in text
 
 
 def form_fields(request: ReceivedRequest) -> dict[str, str]:
@@ -289,186 +119,6 @@ async def test_replaced_refresh_token_is_stored(
     ]
 
 
-async def test_refused_stored_token_is_replaced_once(
-    ada: GraphQLClient,
-    remote_server: Any,
-    token_server: WebhookReceiver,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, remote_server, token_server),
-    )
-    assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
-    remote_server.verifier.accepted_tokens = {"access-2"}
-    run = await run_connector(environment, connector_id)
-    assert run.state is TaskState.SUCCEEDED, run.log
-    assert remote_server.verifier.seen_tokens == ["access-1", "access-1", "access-2"]
-    remote_server.verifier.accepted_tokens = set()
-    with caplog.at_level(logging.DEBUG):
-        run = await run_connector(environment, connector_id)
-    assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
-    assert "no such token" in run.error
-    assert remote_server.verifier.seen_tokens[3:] == ["access-2", "access-3"]
-    assert len(token_server.requests) == 3
-    await assert_secrets_hidden(environment, connector_id, caplog)
-
-
-async def test_new_or_temporarily_refused_token_is_not_replaced(
-    ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
-) -> None:
-    remote_server.verifier.accepted_tokens = set()
-    connector_id = await create_connector(ada, remote_server, token_server)
-    temporary_code = (
-        "[UNAVAILABLE]" if remote_server.protocol is ConnectorProtocol.IMAP else "[SYS/TEMP]"
-    )
-    for refusal_text in (DENIED_RESPONSE, f"{temporary_code} try again"):
-        remote_server.verifier.refusal = refusal_text
-        run = await run_connector(ada.environment, connector_id)
-        assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
-    assert remote_server.verifier.seen_tokens == ["access-1"] * 2
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        ("400 Bad", {"error": "invalid_grant", "error_description": "It is over."}, "It is over."),
-        ("400 Bad", {"error": "invalid_grant"}, "invalid_grant"),
-        (
-            "401 Bad",
-            {"error": "x", "error_description": f"{CLIENT_SECRET}, not {REFRESH_TOKEN}"},
-            "…, not …",
-        ),
-        ("400 Bad", {"error": f"client-w%C3%B6rd%2F1 {REFRESH_TOKEN}"}, "… …"),
-        ("400 Bad", {"error": "x" * 290 + f" {REFRESH_TOKEN}"}, "x …"),
-        ("400 Bad", {"error": "x" * 280 + f" {CLIENT_SECRET} {REFRESH_TOKEN}"}, "x … …"),
-        ("400 Bad", {"error": {"a": [REFRESH_TOKEN]}}, "…"),
-        ("400 Bad", {"error": "two\r\nlines\0"}, "two lines"),
-        ("500 Bad", {}, "status 500"),
-    ],
-)
-async def test_refusal_of_token_server_is_reported_without_secrets(
-    ada: GraphQLClient,
-    imap_server: TokenImapServer,
-    token_server: WebhookReceiver,
-    caplog: pytest.LogCaptureFixture,
-    case: tuple[str, dict[str, Any], str],
-) -> None:
-    status, body, expected_text = case
-    token_server.response = http_response(json.dumps(body).encode(), status)
-    connector_id = await create_connector(ada, imap_server, token_server)
-    with caplog.at_level(logging.DEBUG):
-        run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
-    assert run.error.startswith("the server of tokens: ")
-    assert expected_text in run.error
-    assert run.error.isprintable()
-    row = await load_connector_row(ada.environment, connector_id)
-    assert (row.last_error, row.failures) == (run.error, 1)
-    assert (
-        imap_server.sessions,
-        (await load_secret(ada.environment, connector_id))["password"],
-    ) == (
-        set(),
-        REFRESH_TOKEN,
-    )
-    await assert_secrets_hidden(ada.environment, connector_id, caplog)
-
-
-async def answer_slowly(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
-    """Write one byte at a time, without an end."""
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        writer.write(b" ")
-        await writer.drain()
-        await asyncio.sleep(0.02)
-
-
-async def answer_nothing(_got: ReceivedRequest, _writer: asyncio.StreamWriter) -> None:
-    """Write no response."""
-    await asyncio.sleep(5)
-
-
-REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected_text"),
-    [
-        (answer_nothing, "no answer within 0.5 seconds"),
-        (answer_slowly, "no answer within 0.5 seconds"),
-        (http_response(b"<html>"), "status 200, and no JSON"),
-        (http_response(b"[1]"), "status 200, and no JSON"),
-        (http_response(b"\xff\xfe"), "status 200, and no JSON"),
-        (http_response(b"[" * 60_000), "status 200, and no JSON"),
-        (http_response(b""), "status 200, and no JSON"),
-        (REDIRECT, "status 302, and no JSON"),
-        (http_response(b" " * (1 << 20)), "bytes"),
-        (b"220 mail.example.org ESMTP\r\n\r\n", "the answer is no HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "ends early"),
-        (token_response("access-\r\nA1 LOGOUT"), "status 200"),
-        (token_response("access-\0"), "status 200"),
-        (token_response(""), "status 200"),
-        (token_response("access-" + "x" * 20_000), "status 200"),
-        (token_response(["access-1"]), "status 200"),
-    ],
-)
-async def test_invalid_token_response_is_reported(
-    ada: GraphQLClient,
-    imap_server: TokenImapServer,
-    token_server: WebhookReceiver,
-    answer: Any,
-    expected_text: str,
-) -> None:
-    token_server.response = answer
-    connector_id = await create_connector(ada, imap_server, token_server)
-    async with asyncio.timeout(5):
-        run = await run_connector(ada.environment, connector_id, timeout_seconds=0.5)
-    assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN"), run.log
-    assert run.error.startswith("the server of tokens: ")
-    assert expected_text in run.error
-    assert "access" not in run.error
-    assert (imap_server.sessions, "access" in await load_secret(ada.environment, connector_id)) == (
-        set(),
-        False,
-    )
-
-
-async def test_private_token_server_is_refused(
-    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
-) -> None:
-    async def resolve(_host: str, _port: int) -> Sequence[str]:
-        return ["127.0.0.1"]
-
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, imap_server, token_server),
-    )
-    await update_connector_row(environment, connector_id, security=ConnectorSecurity.TLS)
-    refusal = "the server of tokens: The host is in a private network: use a public address"
-    run = await run_connector(environment, connector_id, allows_private=False)
-    assert run.error == refusal
-    oauth = {**(await load_connector_row(environment, connector_id)).oauth}
-    oauth["token_url"] = f"http://login.example.com:{token_server.port}/token"
-    await update_connector_row(environment, connector_id, oauth=oauth)
-    run = await run_connector(environment, connector_id, allows_private=False, resolve=resolve)
-    assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
-    assert (token_server.requests, imap_server.sessions) == ([], set())
-    change_options(environment, connectors_allow_private_networks=False)
-    fields = {
-        **connector_fields(imap_server, token_server),
-        "host": "mail.example.com",
-        "security": ConnectorSecurity.TLS,
-    }
-    for url in (oauth["token_url"], "https://127.0.0.1/", "https://[::1]/", "https://x.internal/"):
-        fields["oauth"]["token_url"] = url
-        with pytest.raises(InvalidInput) as raised:
-            await connector_mutations.create_connector(
-                context_with_connector_permission(ada), None, fields, REFRESH_TOKEN
-            )
-        assert raised.value.path == ["oauth", "tokenUrl"]
-
-
 async def test_new_password_deletes_the_stored_access_token(
     ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
 ) -> None:
@@ -492,6 +142,32 @@ async def test_new_password_deletes_the_stored_access_token(
     imap_server.verifier.accepted_tokens = {"access-2"}
     assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
     assert form_fields(token_server.requests[1])["refresh_token"] == OTHER_REFRESH_TOKEN
+
+
+async def test_new_oauth_client_never_gets_the_stored_client_secret(
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
+) -> None:
+    environment = ada.environment
+    ctx = context_with_connector_permission(ada)
+    same_client = {
+        name: value
+        for name, value in connector_fields(imap_server, token_server)["oauth"].items()
+        if name != "client_secret"
+    }
+    for changes, expected_secret in (
+        ({**same_client, "scope": "mail"}, CLIENT_SECRET),
+        ({**same_client, "client_secret": "another"}, "another"),
+        ({**same_client, "token_url": "https://other.example.net/token"}, None),
+        ({**same_client, "client_id": "other"}, None),
+    ):
+        connector_id = await create_connector(ada, imap_server, token_server)
+        await connector_mutations.update_connectors(
+            ctx, [connector_id], {"oauth": changes}, OTHER_REFRESH_TOKEN
+        )
+        secret = await load_secret(environment, connector_id)
+        assert secret["password"] == OTHER_REFRESH_TOKEN
+        assert secret.get("client") == expected_secret, changes
+        await connector_mutations.delete_connectors(ctx, [connector_id])
 
 
 async def test_check_of_new_connector_stores_no_token(
@@ -526,7 +202,7 @@ async def test_check_of_new_connector_stores_no_token(
     assert report.failure is not None
     assert (report.failure.is_permanent, str(report.failure)) == (
         True,
-        "the server of tokens: no …",
+        "The OAuth token endpoint refused the request: no …",
     )
     assert len(remote_server.verifier.seen_tokens) == 2
 

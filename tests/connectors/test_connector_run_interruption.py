@@ -10,9 +10,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.network.outbound_http import NetworkPolicy
+from merganser.server.components.worker_component import WorkerComponent, WorkerDefinition
+from merganser.server.shutdown import GracefulShutdown
 from models.admin.tasks import TaskState
-from models.connectors import ConnectorProtocol, ConnectorRun, ConnectorSecurity
+from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
 from models.runtime import leases
+from models.runtime.components import ComponentState, HoldReason
 from models.runtime.environment import Environment
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
@@ -34,6 +37,7 @@ from tests.support.operations.connector_operations import (
 )
 from tests.support.servers.dovecot_server import DovecotAccount
 from tests.support.stores.other_processes import deregister_as_dead, make_other_process
+from tests.support.time_limits import HANG_SECONDS
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 __all__ = ["dovecot_account", "shared_dovecot"]
@@ -58,7 +62,7 @@ async def test_killed_run_continues_at_its_checkpoint(
         source_retention=source_retention,
         remove_duplicates=False,
     )
-    async with leases.registered_process(ada.environment):
+    async with leases.keep_process_registered(ada.environment):
         await run_connectors_until_killed(ada.environment, 1)
         await kill_again(ada.environment, connector_id)
         first_run = await load_newest_run(ada.environment, connector_id)
@@ -114,7 +118,7 @@ async def test_restarted_server_continues_its_runs_at_once(
     assert not await connector_worker.run_connector_if_due(ada.environment, connector_id, policy)
     worker_task = asyncio.create_task(connector_worker.run_worker(after, policy))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while not (await load_connector_row(ada.environment, connector_id)).last_success_at:  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.02)
     finally:
@@ -172,8 +176,77 @@ async def test_idle_fetches_new_messages_at_once(
     run = await load_newest_run(ada.environment, connector_id)
     await connector_mutations.cancel_runs(context_with_connector_permission(ada), [run.id])
     (task,) = worker.running
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_SECONDS)
     assert (await load_newest_run(ada.environment, connector_id)).state is TaskState.CANCELLED
+
+
+def connector_component(environment: Environment) -> WorkerComponent:
+    """Return the worker of connectors as the component of a server, not started."""
+    policy = NetworkPolicy(allows_private=True)
+    definition = WorkerDefinition(
+        "connectors",
+        lambda _: connector_worker.run_worker(environment, policy),
+        leased_table=Connector,
+    )
+    return WorkerComponent(definition, environment, GracefulShutdown())
+
+
+@pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
+async def test_stopped_worker_stores_the_current_messages_and_continues_later(
+    ada: GraphQLClient, dovecot_account: DovecotAccount, protocol: ConnectorProtocol
+) -> None:
+    names = [f"Nr {number}" for number in range(LONG_MESSAGE_COUNT)]
+    dovecot_account.save_messages([raw_message(name) for name in names])
+    connector_id = await add_connector(ada, dovecot_account, protocol=protocol)
+    environment, worker = ada.environment, connector_component(ada.environment)
+    holds: list[asyncio.Task[None]] = []
+
+    def stop_worker(fault_point: str) -> None:
+        if fault_point == "fetched" and not holds:  # a group of messages is being stored
+            holds.append(worker.begin_hold(HoldReason.COMPONENT_STOP))
+
+    object.__setattr__(environment, "reach_fault_point", stop_worker)
+    async with leases.keep_process_registered(environment):
+        await worker.start()
+        await wait_until(lambda: bool(holds))
+        await asyncio.wait_for(holds[0], 20)
+        assert worker.state is ComponentState.STOPPED
+        row = await load_connector_row(environment, connector_id)
+        assert (row.lease, row.holder) == (None, None)
+        run = await load_newest_run(environment, connector_id)
+        assert (run.id, run.state) == (row.run_id, TaskState.RUNNING)
+        stored = (await load_subjects_by_mailbox(environment))["INBOX"]
+        assert 0 < len(stored) == run.imported_count < LONG_MESSAGE_COUNT
+        await worker.release(HoldReason.COMPONENT_STOP)
+
+        async def is_finished() -> bool:
+            return bool((await load_connector_row(environment, connector_id)).last_success_at)
+
+        await wait_until(lambda: False, is_finished)
+        await worker.close()
+    assert (await load_newest_run(environment, connector_id)).id == run.id
+    assert sorted((await load_subjects_by_mailbox(environment))["INBOX"]) == sorted(names)
+
+
+async def test_stopped_worker_ends_runs_that_only_listen(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    idle = [{"name": "IDLE", "value": ""}]
+    connector_id = await add_connector(ada, dovecot_account, interval=600, custom_options=idle)
+    environment, worker = ada.environment, connector_component(ada.environment)
+
+    async def is_listening() -> bool:
+        row = await load_connector_row(environment, connector_id)
+        is_running = row.run_id is not None
+        return is_running and (await load_newest_run(environment, connector_id)).stage == "IDLE"
+
+    async with leases.keep_process_registered(environment):
+        await worker.start()
+        await wait_until(lambda: False, is_listening)
+        await asyncio.wait_for(worker.hold(HoldReason.COMPONENT_STOP), 20)
+        row = await load_connector_row(environment, connector_id)
+        assert (row.lease, row.holder) == (None, None)
+        await worker.close()
 
 
 async def is_in_inbox(environment: Environment, subject: str) -> bool:
@@ -183,7 +256,7 @@ async def is_in_inbox(environment: Environment, subject: str) -> bool:
 
 async def wait_until(is_done: Callable[[], bool], is_done_async: Any = None) -> None:
     """Wait up to 10 seconds until the condition is true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not (await is_done_async() if is_done_async else is_done()):  # noqa: ASYNC110 - of another thread
             await asyncio.sleep(0.02)
 
@@ -214,7 +287,7 @@ async def test_private_address_is_refused_before_connecting(
     await asyncio.gather(*worker.running)
     run = await load_newest_run(ada.environment, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
-    assert "without encryption" in run.error
+    assert run.error == "Connections without TLS are no longer allowed: change `security`."
     run = await rerun_connector(ada.environment, connector_id, security=ConnectorSecurity.TLS)
     assert (run.state, run.stage) == (TaskState.FAILED, "TLS")  # connected, but without TLS
     await update_connector_row(ada.environment, connector_id, next_run_at=ada.environment.now())
@@ -226,7 +299,7 @@ async def test_private_address_is_refused_before_connecting(
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
         assert (await load_newest_run(ada.environment, connector_id)).stage == stage
-    assert "inside" in next(
+    assert "The host is in a private network: use a public address." in next(
         line for line in await load_log_lines(ada.environment, connector_id) if "RESOLVE" in line
     )
 

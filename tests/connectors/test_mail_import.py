@@ -12,7 +12,9 @@ from mail.maintenance import housekeeping
 from models.connectors import Connector
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
+from models.runtime.worker_stop import create_worker_task
 from models.store.columns import select_columns
+from resolvers.connectors import worker as connector_worker
 from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.accounts.import_runs import (
@@ -57,7 +59,7 @@ async def test_mbox_import_skips_known_messages(
     (run_id,) = await start_import_runs(ada, mbox_file([raw_message("One"), raw_message("Two")]))
     statement_text = "SELECT user_id FROM import_archives"
     assert await select_rows(environment, statement_text) == [(ada.user.id,)]
-    await housekeeping.run_round(environment)  # keeps archives of waiting runs
+    await housekeeping.run_housekeeping_round(environment)  # keeps archives of waiting runs
     assert await select_rows(environment, statement_text) == [(ada.user.id,)]
     await run_due_imports(environment)
     import_run = await load_run(ada, run_id)
@@ -142,7 +144,8 @@ async def test_parent_mailbox_keeps_the_folder_tree(ada: GraphQLClient, bob: Gra
         expected |= {f"{path}/INBOX": ["In"], f"{path}/Sent": ["Mine"]}
         assert await load_subjects_by_mailbox(ada) == expected
     source = {"upload": await upload_content(ada, content)}
-    bobs_mailbox_id = (await bob("{ user { mailboxes { id } } }"))["user"]["mailboxes"][0]["id"]
+    user = (await bob("{ user { mailboxes(first: 1) { nodes { id } } } }"))["user"]
+    bobs_mailbox_id = user["mailboxes"]["nodes"][0]["id"]
     for parent in ({"path": "a//b"}, {"id": bobs_mailbox_id}):
         payload = await start_import(ada, source, parentMailbox=parent)
         assert [error["path"] for error in payload["errors"]] == [["parentMailbox"]]
@@ -163,7 +166,7 @@ async def test_subscribe_option_applies_to_created_folders(
 
 
 async def load_mailboxes(client: GraphQLClient) -> Any:
-    return await mailbox_loaders.load_all_of_user(
+    return await mailbox_loaders.load_visible_mailboxes_of_user(
         client_context(client), client.user.id, {"subscribed"}
     )
 
@@ -244,7 +247,7 @@ async def test_slow_worker_stores_nothing_after_a_takeover(
         await run_due_imports(ada.environment)
 
     def reach_fault_point(fault_point: str) -> None:
-        if fault_point == "brought" and not takeovers:
+        if fault_point == "messages imported" and not takeovers:
             takeovers.append(asyncio.create_task(take_over()))
 
     await run_due_imports(replace(ada.environment, reach_fault_point=reach_fault_point))
@@ -252,6 +255,37 @@ async def test_slow_worker_stores_nothing_after_a_takeover(
     import_run = await load_run(ada, run_id)
     assert (import_run["state"], message_counts(import_run)) == ("SUCCEEDED", (10, 10, 0))
     assert (await load_subjects_by_mailbox(ada))["INBOX"] == TEN_SUBJECTS
+
+
+@pytest.mark.usefixtures("small_transfer_chunks")
+@pytest.mark.parametrize("is_archive", [True, False], ids=["archive", "account"])
+async def test_stopped_worker_stores_the_current_group_and_continues_later(
+    ada: GraphQLClient, admin_client: GraphQLClient, is_archive: bool
+) -> None:
+    if is_archive:
+        (run_id,) = await start_import_runs(ada, ten_message_mbox())
+    else:
+        for name in TEN_SUBJECTS:
+            await store_raw_message(admin_client, raw_message(name))
+        users = {"usernames": ["ada"]}
+        payload = await start_import(admin_client, {"user": {"username": "over"}}, users=users)
+        run_id = payload["connectorRuns"][0]["id"]
+    stop = asyncio.Event()
+
+    def stop_worker(fault_point: str) -> None:
+        if fault_point == "messages imported":
+            stop.set()
+
+    environment = replace(ada.environment, reach_fault_point=stop_worker)
+    await create_worker_task(connector_worker.run_worker(environment), stop)
+    import_run = await load_run(ada, run_id)
+    assert (import_run["state"], message_counts(import_run)) == ("RUNNING", (4, 4, 0))
+    leases_of_connectors = await select_rows(environment, "SELECT lease, holder FROM connectors")
+    assert leases_of_connectors == [(None, None)]
+    await run_due_imports(ada.environment)
+    import_run = await load_run(ada, run_id)
+    assert (import_run["state"], message_counts(import_run)) == ("SUCCEEDED", (10, 10, 0))
+    assert len((await load_subjects_by_mailbox(ada))["INBOX"]) == len(TEN_SUBJECTS)
 
 
 @pytest.mark.usefixtures("small_transfer_chunks")
@@ -304,7 +338,7 @@ async def test_full_account_imports_what_fits_and_fails(
     await set_quota(7000)
     import_run = await import_archive(ada, ten_message_mbox(1000))
     assert (import_run["state"], import_run["stage"]) == ("FAILED", "STORE")
-    assert import_run["error"].startswith("the account is full")
+    assert import_run["error"].startswith("The account is full")
     stored = int(import_run["importedCount"])
     assert (await load_subjects_by_mailbox(ada))["INBOX"] == TEN_SUBJECTS[:stored]
     assert 3 <= stored <= 6
@@ -329,14 +363,16 @@ async def test_finished_run_is_deleted_after_30_days(
     ada: GraphQLClient, clock: ManualClock, environment: Environment
 ) -> None:
     run_id = (await import_archive(ada, ten_message_mbox()))["id"]
-    statement = select(*select_columns(Connector, {"secret", "bringing", "next_run_at", "run_id"}))
+    statement = select(
+        *select_columns(Connector, {"secret", "import_options", "next_run_at", "run_id"})
+    )
     (connector_row,) = await environment.database.read(statement)
     assert set(connector_row) == {"", None}
     (waiting_id,) = await start_import_runs(ada, ten_message_mbox())
     clock.tick(days=29)
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     assert await load_run(ada, run_id)
     clock.tick(days=2)
-    assert (await housekeeping.run_round(environment)).imports == 1
+    assert (await housekeeping.run_housekeeping_round(environment)).imports == 1
     assert await load_run(ada, run_id) is None
     assert (await load_run(ada, waiting_id))["state"] == "QUEUED"

@@ -189,12 +189,12 @@ async def test_remote_account_is_imported_once(
     assert await load_subjects_by_mailbox(ada) == expected
     assert await load_subjects_by_mailbox(bob) == {}
     (connector_row,) = await ada.environment.database.read(select(*select_columns(Connector)))
-    assert (connector_row.secret, connector_row.bringing, connector_row.next_run_at) == (
+    assert (connector_row.secret, connector_row.import_options, connector_row.next_run_at) == (
         "",
         None,
         None,
     )
-    assert await select_rows(ada.environment, "SELECT id FROM connector_folders") == []
+    assert await select_rows(ada.environment, "SELECT id FROM remote_mailboxes") == []
     subscribed = await select_rows(
         ada.environment, "SELECT subscribed FROM mailboxes WHERE path LIKE 'Far/%'"
     )
@@ -221,7 +221,7 @@ async def test_filtered_remote_messages_are_not_fetched_again(
     )
     run_id = payload["connectorRuns"][0]["id"]
     await crash_worker(ada.environment, 2, "commit")  # in the second folder
-    statement_text = "SELECT message_id IS NULL FROM connector_messages"
+    statement_text = "SELECT message_id IS NULL FROM fetched_messages"
     assert sorted(
         bool(is_skipped) for (is_skipped,) in await select_rows(ada.environment, statement_text)
     ) == [

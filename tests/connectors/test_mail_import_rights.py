@@ -10,8 +10,8 @@ import pytest
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, make_client, raw_message
 from tests.support.accounts.import_runs import (
     TEN_SUBJECTS,
@@ -139,7 +139,7 @@ async def test_import_for_other_users_needs_rights_over_them(
 async def test_import_of_another_account_keeps_all_facts(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Deep/er"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Deep/er"]))
     await store_raw_message(ada, raw_message("In"), seen=True, envelope_from="carol@example.com")
     await store_raw_message(ada, raw_message("Mine"), "Sent")
     flagged_id = await store_raw_message(
@@ -158,7 +158,7 @@ async def test_import_of_another_account_keeps_all_facts(
         **arguments,
     )
     assert refused["errors"]
-    query = "SELECT action FROM auth_events WHERE user_id = :u"
+    query = "SELECT action FROM security_events WHERE user_id = :u"
     assert ("MESSAGES_READ",) not in await select_rows(root.environment, query, u=ada.user.id)
     payload = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     assert payload["errors"] == []

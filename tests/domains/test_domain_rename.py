@@ -117,7 +117,7 @@ async def test_rename_changes_all_usernames_and_addresses(
     )
     assert names_by_id[user_ids["ada"]][0] == "ada"
     shown = await select_rows(
-        environment, "SELECT shown FROM addresses WHERE domain_id = :k", k=domain_id
+        environment, "SELECT display_address FROM addresses WHERE domain_id = :k", k=domain_id
     )
     assert sorted(address for (address,) in shown) == [
         "*@bücher.example",
@@ -156,7 +156,7 @@ async def test_rename_changes_all_usernames_and_addresses(
 async def test_renaming_back_restores_all_names(
     root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
-    address_query = "SELECT id, shown, local FROM addresses ORDER BY id"
+    address_query = "SELECT id, display_address, local FROM addresses ORDER BY id"
     state_before = await load_user_names(environment), await select_rows(environment, address_query)
     for old, new in ((OLD_DOMAIN, "straße.example"), ("STRASSE.example", NEW_DOMAIN)):
         _, errors = await rename_domain(root, old, new)
@@ -187,7 +187,7 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
         payload, errors = await rename_domain(root, options=options)
         assert (payload["domain"], payload["userCount"]) == (None, 0)
         assert [error["code"] for error in errors] == ["CONFLICT", "CONFLICT"]
-        assert "is a domain" in errors[0]["message"]
+        assert errors[0]["message"] == "The domain new.example already exists."
         assert "e.ve@old.example" in errors[1]["message"]
         assert {error["path"][0] for error in errors} == {"newName"}
         _, errors = await rename_domain(root, new="also.example", options=options)
@@ -240,7 +240,7 @@ async def insert_users(environment: Environment, count: int) -> None:
             id=environment.new_id(),
             local=f"u{number}",
             domain_id=domain_id,
-            shown=f"u{number}@old.example",
+            display_address=f"u{number}@old.example",
             user_id=user_id,
             main=True,
             **common,
@@ -272,12 +272,12 @@ async def test_rename_of_large_domain_runs_constant_statements(
     count_for_one, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
     assert (payload["userCount"], payload["journalCursor"][:2]) == (1, "1.")
     await count_statements(NEW_DOMAIN, OLD_DOMAIN)
-    await insert_users(environment, 3000)
+    await insert_users(environment, 1000)
     count_for_many, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
     assert (count_for_many, payload["userCount"], payload["addressCount"]) == (
         count_for_one,
-        3001,
-        3001,
+        1001,
+        1001,
     )
     assert payload["journalCursor"] is None  # the cursor of so many streams would be too long
     domain_id = await load_domain_id(environment, NEW_DOMAIN)
@@ -287,7 +287,7 @@ async def test_rename_of_large_domain_runs_constant_statements(
         if kind in USER_EVENT_TYPES
     ]
     assert (sum(entry_sizes), entry_sizes[-1]) == (
-        1 + 1 + 1 + 3001,
+        1 + 1 + 1 + 1001,
         1,
     )  # an entry has at most a thousand IDs
     query = "SELECT count(*) FROM users WHERE words LIKE '%old.example%'"
@@ -319,7 +319,7 @@ async def test_user_created_during_rename_has_a_consistent_domain(
     attempts.insert(3, rename_domain(root))
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {User, NotFound, tuple}
-    query = """SELECT a.shown, d.name, u.username FROM addresses a
+    query = """SELECT a.display_address, d.name, u.username FROM addresses a
         JOIN domains d ON d.id = a.domain_id JOIN users u ON u.id = a.user_id"""
     for shown, name, username in await select_rows(environment, query):
         assert shown == username

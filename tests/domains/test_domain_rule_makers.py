@@ -148,7 +148,7 @@ async def test_domain_sender_rule_skips_higher_roles(
             environment, client.address
         )
         message = await received_messages.parse_storable_message(raw_message(client.user.username))
-        (accepted_recipient,) = await spam_check.compute_verdicts(
+        (accepted_recipient,) = await spam_check.compute_verdicts_and_set_junk_mailboxes(
             environment, message, "boss@far.example", [recipient], from_trusted_server=True
         )
         assert accepted_recipient.verdict.is_spam is is_blocked

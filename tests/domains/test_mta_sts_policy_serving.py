@@ -6,13 +6,13 @@ import pytest
 
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
-from tests.support.operations.dkim_key_operations import use_dns_server
 from tests.support.operations.domain_operations import (
     DOMAIN_ALIAS_CREATE,
     DOMAIN_UPDATE,
     create_domain,
     run_mutation,
 )
+from tests.support.operations.platform.dkim_key_operations import use_dns_server
 
 PATH = "/.well-known/mta-sts.txt"
 ENFORCED_POLICY = "version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"

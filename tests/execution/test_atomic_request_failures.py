@@ -27,6 +27,7 @@ from tests.support.operations.atomic_operations import (
     load_key_values,
 )
 from tests.support.servers.live_server import LiveServer, run_live_server, wait_until
+from tests.support.time_limits import HANG_SECONDS
 
 COMMITTED_MUTATION = (
     f"mutation @atomic {{ {entry_field('a', alias='a')} {entry_field('b', alias='b')} }}"
@@ -60,7 +61,7 @@ async def gated_store(tmp_path: Path) -> AsyncIterator[GatedStore]:
 
 
 @pytest.fixture
-def gated_world(environment: Environment, gated_store: GatedStore) -> Environment:
+def gated_environment(environment: Environment, gated_store: GatedStore) -> Environment:
     """The test environment with blobs in `gated_store`."""
     return replace(environment, object_store=gated_store)
 
@@ -82,7 +83,7 @@ SendDocument = Callable[[LiveServer, GraphQLClient, str], Awaitable[Any]]
 
 
 async def send_by_post(server: LiveServer, client: GraphQLClient, query: str) -> Any:
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=HANG_SECONDS) as http:
         arguments = request_arguments(client, query)
         return (await http.post(f"http://127.0.0.1:{server.port}/graphql", **arguments)).json()
 
@@ -115,15 +116,15 @@ async def test_atomic_request_stores_all_or_none_on_each_transport(
 
 async def test_deadline_rolls_back_atomic_request(
     ada: GraphQLClient,
-    gated_world: Environment,
+    gated_environment: Environment,
     gated_store: GatedStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = incompressible_base64(ada)
-    async with client_in_world(gated_world, ada, tmp_path) as client:
+    async with client_in_environment(gated_environment, ada, tmp_path) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(schema, "limits", replace(schema.limits, deadline=0.5))
+            patch.setattr(schema, "limits", replace(schema.limits, deadline=5.0))
             answer = await client.execute(UPLOAD_MUTATION, text=content)
     assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
     assert gated_store.write_started.is_set()
@@ -134,12 +135,12 @@ async def test_deadline_during_commit_returns_the_payloads(
     ada: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ada(COMMITTED_MUTATION)  # compiles the statements before the measurement
-    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=1.5))
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=5.0))
     waits: list[float] = []
 
     def delay(_: Any) -> None:
         if not waits:
-            waits.append(2)
+            waits.append(6)
             time.sleep(waits[0])  # the event loop sees the deadline while the commit runs
 
     for engine in environment.database.engines:
@@ -157,13 +158,13 @@ async def test_deadline_during_commit_returns_the_payloads(
 async def test_client_disconnect_rolls_back_atomic_request(
     transport: str,
     ada: GraphQLClient,
-    gated_world: Environment,
+    gated_environment: Environment,
     gated_store: GatedStore,
     tmp_path: Path,
 ) -> None:
     content = incompressible_base64(ada)
     leave: Callable[[], Awaitable[None]]
-    async with run_live_server(gated_world, tmp_path) as server:
+    async with run_live_server(gated_environment, tmp_path) as server:
         if transport == "socket":
             operation = await server.follow(ada, UPLOAD_MUTATION, text=content)
             leave = operation.unsubscribe
@@ -172,7 +173,7 @@ async def test_client_disconnect_rolls_back_atomic_request(
             leave = operation.unsubscribe
         else:
             leave = await start_post(server, ada, content)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await gated_store.write_started.wait()
         await leave()
         limiter = server.endpoint.guards.operation_limiter
@@ -207,7 +208,7 @@ async def test_cancellation_during_statement_rolls_back_atomic_request(
         request.cancel()  # the next await is the statement that stores the row
         return new_ids[-1]
 
-    async with client_in_world(
+    async with client_in_environment(
         replace(ada.environment, new_id=new_id_and_cancel), ada, tmp_path
     ) as client:
         request = asyncio.create_task(client.execute(COMMITTED_MUTATION))
@@ -220,9 +221,9 @@ async def test_cancellation_during_statement_rolls_back_atomic_request(
 
 
 async def test_blocked_atomic_request_is_stored_when_blobs_are_written(
-    ada: GraphQLClient, gated_world: Environment, gated_store: GatedStore, tmp_path: Path
+    ada: GraphQLClient, gated_environment: Environment, gated_store: GatedStore, tmp_path: Path
 ) -> None:
-    async with client_in_world(gated_world, ada, tmp_path) as client:
+    async with client_in_environment(gated_environment, ada, tmp_path) as client:
         request = asyncio.create_task(client(UPLOAD_MUTATION, text=incompressible_base64(ada)))
         await gated_store.write_started.wait()
         assert await load_key_values(ada) == {}
@@ -232,7 +233,7 @@ async def test_blocked_atomic_request_is_stored_when_blobs_are_written(
 
 
 @asynccontextmanager
-async def client_in_world(
+async def client_in_environment(
     environment: Environment, client: GraphQLClient, spool: Path
 ) -> AsyncIterator[GraphQLClient]:
     transport = httpx.ASGITransport(app=create_app(environment, spool_folder=spool))
@@ -263,7 +264,7 @@ async def cause_deadlock(
     async with environment.database.write_session() as session:
         await session.exec(text("SET LOCAL deadlock_timeout = '1min'"))  # type: ignore[call-overload]
         await journal.lock_streams(session, [second])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while not (await is_waiting_for_lock(environment) or request.done()):  # noqa: ASYNC110 - no event is set
                 await asyncio.sleep(0.01)
         await journal.lock_streams(session, [first])  # the request is rolled back for this
@@ -275,7 +276,7 @@ async def test_atomic_request_is_repeated_after_deadlock(
     environment, users = ada.environment, (ada.user.id, bob.user.id)
     if environment.database.dialect != "postgresql":
         pytest.skip("one writer crosses with nobody")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_SECONDS):
         request = asyncio.create_task(root(update_names_document("ada", "bob")))
         # the request locks ada first and then waits for bob
         await cause_deadlock(environment, *users, request)

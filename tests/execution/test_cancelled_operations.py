@@ -13,7 +13,7 @@ ROW = "id subject size thread { id messages(first: 2) { nodes { id } } } mailbox
 DOCUMENTS = {
     "lists": f"""{{
         user {{
-            username mailboxes {{ path parent {{ path }} }}
+            username mailboxes {{ nodes {{ path parent {{ path }} }} }}
             identities(first: 2) {{ nodes {{ id }} }}
         }}
         newest: messages(first: 5) {{ nodes {{ {ROW} }} totalCount }}
@@ -22,9 +22,9 @@ DOCUMENTS = {
             authLog(first: 3) {{ nodes {{ id }} }} filters(first: 2) {{ nodes {{ id }} }}
         }}
     }}""",
-    "nested": """{ user { mailboxes { path messages(first: 3) { totalCount nodes {
+    "nested": """{ user { mailboxes(first: 9) { nodes { path messages(first: 3) { totalCount nodes {
         id rawSource headers { key value } thread { id messages(first: 2) { nodes { text } } }
-    } } } } }""",
+    } } } } } }""",
     "mutation": """mutation {
         mailboxCreate(input: {paths: ["Trial", "Trial/A"], options: {validateOnly: true}}) {
             mailboxes {
@@ -34,7 +34,7 @@ DOCUMENTS = {
             errors { code }
         }
         other: mailboxCreate(input: {paths: ["Other"], options: {validateOnly: true}}) {
-            mailboxes { path user { username mailboxes { path parent { path } } } }
+            mailboxes { path user { username mailboxes { nodes { path parent { path } } } } }
             errors { code }
         }
     }""",

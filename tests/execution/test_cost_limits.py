@@ -12,7 +12,8 @@ from graph.execution.documents.cost_limits import MAX_COUNT, OperationLimits, Se
 from graph.execution.documents.document_cache import DocumentCache
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.support.servers.small_schema_server import make_environment, make_schema
 
 SCHEMA = make_schema()
@@ -41,9 +42,9 @@ async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
 
 
 def error_codes(query: str, name: str | None = None, **limits: Any) -> set[str]:
-    prepared = DocumentCache(SCHEMA.documents.schema, OperationLimits(**limits)).find_or_prepare(
-        query, name
-    )
+    prepared = DocumentCache(
+        SCHEMA.documents.schema, OperationLimits(**limits)
+    ).find_or_prepare_with_faults(query, name)
     return {fault.code for fault in prepared.faults}
 
 
@@ -192,7 +193,7 @@ def test_selection_size_stops_at_maximum_count() -> None:
     ],
 )  # fmt: skip
 def test_cost_of_operation_with_variables(query: str, variables: dict[str, Any], cost: int) -> None:
-    prepared = SCHEMA.documents.find_or_prepare(query, None)
+    prepared = SCHEMA.documents.find_or_prepare_with_faults(query, None)
     assert not prepared.faults
     assert prepared.cost_with_variables(variables) == cost
 
@@ -203,7 +204,7 @@ def test_cost_with_variables_is_computed_fast() -> None:
       query ($n: Int!) {{ items(first: $n) {{ nodes {{ ...f0 }} }} }}
       {links} fragment f8 on Item {{ others(first: $n) {{ nodes {{ name }} }} }}
     """
-    prepared = SCHEMA.documents.find_or_prepare(query, None)
+    prepared = SCHEMA.documents.find_or_prepare_with_faults(query, None)
     assert not prepared.faults
     durations = []
     for _ in range(5):
@@ -216,7 +217,7 @@ def test_cost_with_variables_is_computed_fast() -> None:
 def test_cost_of_long_fragment_chain_is_computed() -> None:
     link = "others(first: $n) { totalCount } ... on Item { ...f{next} }"
     query = fragment_chain(39, link).replace("{ item", "query ($n: Int!) { item", 1)
-    prepared = SCHEMA.documents.find_or_prepare(query, None)
+    prepared = SCHEMA.documents.find_or_prepare_with_faults(query, None)
     assert not prepared.faults
     assert prepared.cost_with_variables({"n": 10}) == 1 + 39
 

@@ -12,7 +12,7 @@ from graphql.pyutils import is_awaitable
 from strawberry.types import get_object_definition
 
 from graph.execution import compiled_executor
-from graph.execution.compiled_executor import CompiledExecutor, executor_class
+from graph.execution.compiled_executor import CompiledExecutor, supported_executor_class
 from graph.execution.operation_execution import ExecutableSchema, OperationContext
 from graph.execution.plain_executor import PlainExecutor
 from graph.execution.resolver_plans import (
@@ -27,15 +27,17 @@ from graph.schema import schema
 from graph.types.row_mapping import NodeView
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from mail.search import index_worker
+from models.auth.credentials import Throttle
 from models.auth.security_log import AuthEventAction
 from models.queue.rate_values import RatePeriod
 from models.runtime.environment import Environment
 from models.users.tables import LimitSource
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Viewer
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.accounts import authenticators
+from tests.support.lists.list_rows import add_rows
 from tests.support.sample_mutations import SAMPLE_CALLS
 
 
@@ -138,7 +140,7 @@ async def test_document_is_compiled_on_second_use(
     await execute(small_schema, environment, text)
     assert plan_counters.compiled == {"cats": 1}
     assert plan_counters.used == {"cats": 2}
-    assert not plan_counters.fell
+    assert not plan_counters.fallback
 
 
 async def test_interfaces_and_unions_are_compiled(
@@ -158,7 +160,7 @@ async def test_interfaces_and_unions_are_compiled(
             [],
         )
     assert plan_counters.compiled == {"pets": 1, "either": 1}
-    assert not plan_counters.fell
+    assert not plan_counters.fallback
     assert not plan_counters.refused
 
 
@@ -216,8 +218,8 @@ async def test_value_that_does_not_fit_falls_back_to_graphql_core(
     assert first[1][0]["path"] == ["cats", 0, "lives"]
     for _ in range(2):
         assert await execute(small_schema, environment, text, cats=wrong_cats) == first
-    assert plan_counters.fell["cats"] > 0
-    assert FALLBACK_REASONS["fell", "GraphQLError"] > 0
+    assert plan_counters.fallback["cats"] > 0
+    assert FALLBACK_REASONS["fallback", "GraphQLError"] > 0
 
 
 async def test_plan_is_dropped_after_too_many_fallbacks(
@@ -228,7 +230,7 @@ async def test_plan_is_dropped_after_too_many_fallbacks(
     for _ in range(MAX_FALLBACKS + 20):
         await execute(small_schema, environment, text, cats=wrong_cats)
     plan_count = plan_counters.compiled["cats"]  # the list, its items, and both as nullable types
-    assert plan_counters.fell["cats"] == plan_count * MAX_FALLBACKS
+    assert plan_counters.fallback["cats"] == plan_count * MAX_FALLBACKS
     assert plan_counters.given_up["cats"] == plan_count
     assert (await execute(small_schema, environment, text))[0]["cats"][0] == {
         "name": "Tom",
@@ -239,15 +241,15 @@ async def test_plan_is_dropped_after_too_many_fallbacks(
 def test_unknown_graphql_core_executor_disables_compilation(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert executor_class(is_compiled=True) is CompiledExecutor
-    assert executor_class(is_compiled=False) is PlainExecutor
+    assert supported_executor_class(is_compiled=True) is CompiledExecutor
+    assert supported_executor_class(is_compiled=False) is PlainExecutor
 
     def complete_value(self: Any, something: Any) -> None:
         """Differs from the known method of graphql-core."""
 
     monkeypatch.setattr(Executor, "complete_value", complete_value)
     with caplog.at_level(logging.WARNING, compiled_executor.__name__):
-        assert executor_class(is_compiled=True) is PlainExecutor
+        assert supported_executor_class(is_compiled=True) is PlainExecutor
     assert len(caplog.records) == 1
 
 
@@ -275,14 +277,14 @@ def _plain_selection(kind: GraphQLObjectType, depth: int) -> str:
 
 
 LIST_BY_TYPE = {
-    "UserExport": "viewer { user { exports %s } }",
+    "UserExport": "viewer { user { exports { nodes %s } } }",
     "Message": "viewer { user { messages { nodes %s } } }",
-    "Mailbox": "viewer { user { mailboxes %s } }",
+    "Mailbox": "viewer { user { mailboxes { nodes %s } } }",
     "Address": "viewer { user { addresses { edges { cursor node %s } pageInfo { endCursor } } } }",
     "ContactSuggestion": 'viewer { user { contactSuggestions(query: "") %s } }',
     "AuditLogEntry": "auditLog { nodes %s }",
     "ApiKey": "apiKeys { nodes %s }",
-    "AppPassword": "viewer { user { appPasswords %s } }",
+    "AppPassword": "viewer { user { appPasswords { nodes %s } } }",
     "DeletedMessage": "viewer { user { deletedMessages { nodes %s } } }",
     "LegalHold": "legalHolds { nodes %s }",
     "LegalHoldAccess": "legalHolds { nodes { accessLog { nodes %s } } }",
@@ -290,6 +292,7 @@ LIST_BY_TYPE = {
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "BccRule": "bccRules { nodes %s }",
     "Certificate": "certificates { nodes %s }",
+    "ClusterNode": "clusterNodes { nodes %s }",
     "Connector": "connectors { nodes %s }",
     "ConnectorRun": "connectors { nodes { runs { nodes %s } } }",
     "DeletedUser": "deletedUsers { nodes %s }",
@@ -302,6 +305,8 @@ LIST_BY_TYPE = {
     "Identity": "viewer { user { identities { nodes %s } } }",
     "KeyValueEntry": 'keyValues(filter: {prefix: "ui/"}) { nodes %s }',
     "Label": "viewer { user { labels %s } }",
+    "OauthClient": "oauthClients { nodes %s }",
+    "OauthGrant": "viewer { user { oauthGrants { nodes %s } } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "QuarantineItem": "quarantine { nodes %s }",
     "RateLimitHold": "rateLimitHolds { nodes %s }",
@@ -312,9 +317,12 @@ LIST_BY_TYPE = {
     "RelayHost": "relayHosts { nodes %s }",
     "TlsPolicy": "tlsPolicies { nodes %s }",
     "Transport": "transports { nodes %s }",
+    "NetworkBan": "banPolicy { activeBans { nodes %s } }",
+    "LoginPenalty": "loginPenalties { nodes %s }",
+    "Resource": "resources { nodes %s }",
     "SavedSearch": "viewer { user { savedSearches %s } }",
     "SenderRule": "senderRules { nodes %s }",
-    "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
+    "SettingHistoryEntry": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "SieveScript": "viewer { user { sieveScripts { nodes %s } } }",
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
@@ -324,20 +332,23 @@ LIST_BY_TYPE = {
     "WebhookDelivery": "webhooks { nodes { deliveries { nodes %s } } }",
 }
 LIST_FIELD_NAMES = {  # where the name is not the plural
-    "KeyValueEntry": "keyValues",
+    "KeyValueEntry": "keyValues", "NetworkBan": "activeBans", "LoginPenalty": "loginPenalties",
     "UserExport": "exports",
     "Address": "addresses", "ContactSuggestion": "contactSuggestions",
     "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
     "HeldCopy": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
     "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
     "QuarantineItem": "quarantine", "QueueEntry": "queue", "TlsPolicy": "tlsPolicies",
-    "SavedSearch": "savedSearches", "SettingChange": "history", "WebhookDelivery": "deliveries",
+    "SavedSearch": "savedSearches", "SettingHistoryEntry": "history",
+    "WebhookDelivery": "deliveries",
 }  # fmt: skip
 TYPES_OF_ADMINS = {
     "AuditLogEntry",
+    "ClusterNode",
     "LegalHold",
     "LegalHoldAccess",
     "HeldCopy",
+    "OauthClient",
     "BccRule",
     "DkimKey",
     "Certificate",
@@ -345,11 +356,14 @@ TYPES_OF_ADMINS = {
     "Domain",
     "DomainAlias",
     "ForwardingHost",
+    "LoginPenalty",
+    "NetworkBan",
     "RateLimitHold",
     "RateLimit",
     "RecipientRewrite",
     "RelayHost",
-    "SettingChange",
+    "Resource",
+    "SettingHistoryEntry",
     "TlsPolicy",
     "Transport",
     "User",
@@ -360,7 +374,9 @@ TYPES_WITHOUT_LIST = {
     "AccessToken",
     "Attachment",
     "Autoreply",
+    "BanPolicy",
     "ComposeRequest",
+    "Session",
     "Thread",
 }  # no list of pages contains them
 
@@ -398,6 +414,11 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["recipientRewriteCreate"](ada, root))(root)
     for object_name in ("relayHost", "transport", "tlsPolicy", "forwardingHost"):
         await (await SAMPLE_CALLS[f"{object_name}Create"](ada, root))(root)
+    await (await SAMPLE_CALLS["resourceCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["clusterNodeAdd"](ada, root))(root)
+    await SAMPLE_CALLS["oauthGrantRevoke"](ada, root)  # of a grant that is not revoked
+    await (await SAMPLE_CALLS["banAdd"](ada, root))(root)
+    await add_rows(ada.environment, Throttle, 1, until=ada.environment.now() + timedelta(days=1))
     await (await SAMPLE_CALLS["rateLimitSet"](ada, root))(root)
     end = ada.environment.now() + timedelta(days=1)
     full_window = FullRateWindow(ada.user.id, LimitSource.USER, 1, RatePeriod.DAY, end)
@@ -407,7 +428,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await SAMPLE_CALLS["quarantineRelease"](ada, root)  # only prepares the item
     await SAMPLE_CALLS["queueHold"](ada, root)
     await (await SAMPLE_CALLS["connectorStart"](ada, root))(ada)
-    while await index_worker.index_next_batch(ada.environment):
+    while await index_worker.index_next_batch_and_record_contacts(ada.environment):
         pass
 
 
@@ -428,7 +449,7 @@ async def assert_list_is_compiled(
     plural = "mailboxes" if name == "Mailbox" else f"{name[0].lower()}{name[1:]}s"
     list_field = LIST_FIELD_NAMES.get(name, plural)
     assert plan_counters.compiled[list_field] + plan_counters.compiled["nodes"] >= 1, name
-    assert not plan_counters.fell, name
+    assert not plan_counters.fallback, name
     assert not plan_counters.refused[list_field], name
 
 

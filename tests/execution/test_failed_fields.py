@@ -13,9 +13,9 @@ pytestmark = pytest.mark.usefixtures("each_executor")
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
 def each_executor(request: pytest.FixtureRequest) -> Iterator[None]:
     """Each of the executors."""
-    schema.choose_executor(is_compiled=request.param)
+    schema.set_executor_and_clear_documents(is_compiled=request.param)
     yield
-    schema.choose_executor(is_compiled=True)
+    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ async def test_invalid_argument_leaves_siblings(ada: GraphQLClient, field: str) 
 
 
 async def test_malformed_id_is_a_single_null_in_nodes(ada: GraphQLClient) -> None:
-    mailboxes = (await ada("{ viewer { user { mailboxes { id } } } }"))["viewer"]["user"]
-    mailbox_id = mailboxes["mailboxes"][0]["id"]
+    mailboxes = (await ada("{ viewer { user { mailboxes { nodes { id } } } } }"))["viewer"]["user"]
+    mailbox_id = mailboxes["mailboxes"]["nodes"][0]["id"]
     document = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } viewer { role } }"
     global_ids = ["set_x", mailbox_id, "nonsense", mailbox_id]
     await ada.execute(document, ids=global_ids)

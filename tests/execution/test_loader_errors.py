@@ -6,7 +6,8 @@ from typing import cast
 import strawberry
 
 from models.runtime.environment import Environment
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 
 Info = strawberry.Info[Context, None]
 

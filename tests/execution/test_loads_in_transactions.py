@@ -9,17 +9,17 @@ from sqlmodel import col
 from models.auth.security_log import AuthEventAction, SecurityEvent
 from models.users.tables import User
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from tests.conftest import GraphQLClient, client_context
 
 
 async def load_usernames_and_log(ctx: Context, user_ids: list[int]) -> list[str]:
     """Write an entry about the users, then read their names."""
-    async with ctx.separate_write_session(*user_ids) as (separate_ctx, session):
+    async with ctx.separate_or_nested_write_session(*user_ids) as (separate_ctx, session):
         for user_id in user_ids:
             event = NewSecurityEvent(AuthEventAction.MESSAGES_READ, user_id)
-            await security_log.log_event(separate_ctx, session, event)
+            await security_log.log_event_and_queue_notice(separate_ctx, session, event)
             await asyncio.sleep(0.01)  # other loads run
         return await load_usernames(separate_ctx, user_ids)
 

@@ -9,7 +9,7 @@ import strawberry
 from graph.execution import list_steps
 from graph.execution.operation_execution import ExecutableSchema, OperationContext
 from models.runtime.environment import Environment
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
 from tests.support.servers.loop_step_timer import MAX_STEP_SECONDS, measure_steps
 
 ITEM_COUNT = 3_000
@@ -129,15 +129,19 @@ async def test_cancelled_long_list_leaves_no_coroutine(
     small_schema: ExecutableSchema, environment: Environment
 ) -> None:
     """A coroutine that is never awaited causes a warning, and warnings are errors in tests."""
+    cancelled_count = 0
     for turns in range(1, 30, 4):
         operation = asyncio.create_task(
             execute(small_schema, environment, "{ items { index later } }")
         )
         for _ in range(turns):
             await asyncio.sleep(0)
-        operation.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await operation
+        if not operation.done():  # a fast machine needs fewer turns for the whole list
+            operation.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await operation
+            cancelled_count += 1
+    assert cancelled_count >= 3
 
 
 async def test_long_list_is_completed_in_short_steps(

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from graphql import GraphQLObjectType, get_named_type
 
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_user
+from tests.support.lists.list_fields import LISTS_OUTSIDE_THE_DATABASE
 from tests.support.sample_mutations import SAMPLE_CALLS
 from tests.support.schema.printed_schema import SDL
 
@@ -20,14 +21,17 @@ CONNECTIONS = {
     "LegalHold.messages": ("legalHolds { nodes { messages { %s } } }", "held_copies", "preview"),
     "Domain.admins": ("domains { nodes { admins { %s } } }", "users", "password"),
     "Domain.aliases": ("domains { nodes { aliases { %s } } }", "domain_aliases", "created_at"),
-    "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
+    "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "display_address"),
     "Domain.senderRules": ("domains { nodes { senderRules { %s } } }", "sender_rules", "comment"),
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
-    "Query.addresses": ("addresses { %s }", "addresses", "shown"),
+    "Query.addresses": ("addresses { %s }", "addresses", "display_address"),
     "Query.auditLog": ("auditLog { %s }", "audit_log", "before"),
     "Query.legalHolds": ("legalHolds { %s }", "legal_holds", "reason"),
+    "BanPolicy.activeBans": ("banPolicy { activeBans { %s } }", "network_bans", "reason"),
+    "Query.loginPenalties": ("loginPenalties { %s }", "throttles", "failures"),
+    "Query.resources": ("resources { %s }", "resources", "booking_policy"),
     "Query.bccRules": ("bccRules { %s }", "bcc_rules", "bcc_to"),
     "Query.dkimKeys": ("dkimKeys { %s }", "dkim_keys", "public"),
     "Query.certificates": ("certificates { %s }", "certificates", "chain"),
@@ -36,16 +40,19 @@ CONNECTIONS = {
     "Query.rateLimits": ("rateLimits { %s }", "rate_limits", "messages"),
     "Query.queue": ("queue { %s }", "submissions", "envelope_from"),
     "Query.recipientRewrites": ("recipientRewrites { %s }", "recipient_rewrites", "target"),
+    "Query.clusterNodes": ("clusterNodes { %s }", "cluster_nodes", "last_failure"),
+    "Query.oauthClients": ("oauthClients { %s }", "oauth_clients", "redirect_uris"),
+    "User.oauthGrants": ("viewer { user { oauthGrants { %s } } }", "oauth_grants", "scopes"),
     "Query.relayHosts": ("relayHosts { %s }", "relay_hosts", "username"),
     "Query.transports": ("transports { %s }", "transports", "username"),
     "Query.tlsPolicies": ("tlsPolicies { %s }", "tls_policies", "parameters"),
     "Query.forwardingHosts": ("forwardingHosts { %s }", "forwarding_hosts", "source"),
-    "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
+    "Query.authLog": ("authLog { %s }", "security_events", "detail"),
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
     "SavedSearch.messages": ("viewer { user { savedSearches { messages { %s } } } }", "messages",
                              "preview"),
     "Setting.history": ('setting(key: "undo.window") { history { %s } }',
-                        "setting_changes", "after"),
+                        "setting_history", "after"),
     "Connector.runs": ("connectors { nodes { runs { %s } } }", "connector_runs", "log"),
     "Query.connectors": ("connectors { %s }", "connectors", "folder_rewrites"),
     "User.connectors": ("viewer { user { connectors { %s } } }", "connectors", "folder_rewrites"),
@@ -54,7 +61,7 @@ CONNECTIONS = {
     "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "objectId"),
     "Query.filters": ("filters { %s }", "filters", "public_metadata"),
-    "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
+    "Query.keyValues": ("keyValues { %s }", "key_value_entries", "value"),
     "Query.messages": ("messages { %s }", "messages", "preview"),
     "Query.senderRules": ("senderRules { %s }", "sender_rules", "comment"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
@@ -64,9 +71,9 @@ CONNECTIONS = {
                            "body"),
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
                         "messages", "preview"),
-    "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
+    "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "display_address"),
     "User.deletedMessages": ("viewer { user { deletedMessages { %s } } }", "messages", "preview"),
-    "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
+    "User.authLog": ("viewer { user { authLog { %s } } }", "security_events", "detail"),
     "User.files": ("viewer { user { files { %s } } }", "files", "digest"),
     "User.filters": ("viewer { user { filters { %s } } }", "filters", "public_metadata"),
     "User.identities": ("viewer { user { identities { %s } } }", "addresses", "public_metadata"),
@@ -74,11 +81,22 @@ CONNECTIONS = {
     "User.quarantine": ("viewer { user { quarantine { %s } } }", "quarantine_items", "symbols"),
     "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "objectId"),
     "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
-                                "shown"),
+                                "display_address"),
     "User.sieveScripts": ("viewer { user { sieveScripts { %s } } }", "sieve_scripts", "content"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
+    "User.accessTokens": ("viewer { user { accessTokens { %s } } }", "access_tokens", "digest"),
+    "User.appPasswords": (
+        "viewer { user { appPasswords { %s } } }", "application_passwords", "password"
+    ),
+    "User.exports": ("viewer { user { exports { %s } } }", "exports", "filename"),
+    "User.administers": ("viewer { user { administers { %s } } }", "domains", "description"),
+    "Viewer.administers": ("viewer { administers { %s } }", "domains", "description"),
+    "RelayHost.usedByDomains": ("relayHosts { nodes { usedByDomains { %s } } }", "domains",
+                                "description"),
 }  # fmt: skip
 LISTS_OF_ADMINS = {
+    "Query.clusterNodes", "Query.oauthClients",
+    "RelayHost.usedByDomains", "BanPolicy.activeBans", "Query.loginPenalties", "Query.resources",
     "LegalHold.accessLog", "LegalHold.messages", "Domain.addresses", "Domain.senderRules",
     "Domain.admins", "Domain.aliases", "Domain.users",
     "Query.addresses", "Query.auditLog", "Query.legalHolds", "Query.authLog", "Query.bccRules",
@@ -90,8 +108,15 @@ LISTS_OF_ADMINS = {
     "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 # Lists whose rows have no `id`: see tests/search/test_search_index.py,
-# tests/search/test_message_trace_search.py and tests/admin/test_stored_settings.py.
-LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "Query.settings", "SearchDiagnostics.hits"}
+# tests/search/test_message_trace_search.py, tests/admin/test_stored_settings.py and
+# tests/resources.
+# Lists of few rows, which are read as a whole: tests/mailboxes/test_mailbox_listing.py and
+# tests/messages/bulk/test_threads.py.
+LISTS_IN_MEMORY = {"User.mailboxes", "Thread.mailboxes"}
+LISTS_WITHOUT_ID = {
+    "Query.messageTraceEvents", "Query.settings", "SearchDiagnostics.hits",
+    "Resource.bookings", *LISTS_OUTSIDE_THE_DATABASE,
+}  # fmt: skip
 
 
 def test_every_connection_of_the_schema_is_tested() -> None:
@@ -102,7 +127,7 @@ def test_every_connection_of_the_schema_is_tested() -> None:
         for name, field in kind.fields.items()
         if get_named_type(field.type).name.endswith("Connection")
     }
-    assert connections == {*CONNECTIONS, *LISTS_WITHOUT_ID}
+    assert connections == {*CONNECTIONS, *LISTS_WITHOUT_ID, *LISTS_IN_MEMORY}
 
 
 def selected_columns(statements: list[str], table: str) -> list[set[str]]:
@@ -128,6 +153,8 @@ async def test_list_reads_only_requested_columns(
         await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
         await (await SAMPLE_CALLS["savedSearchCreate"](ada, root))(ada)
+    if name == "RelayHost.usedByDomains":
+        await (await SAMPLE_CALLS["relayHostCreate"](ada, root))(root)
     if name == "User.sieveScripts":
         await (await SAMPLE_CALLS["sieveScriptSet"](ada, root))(ada)
     if "onnector" in name:
@@ -179,9 +206,10 @@ async def test_many_parents_need_as_many_statements_as_one(
     assert len(set(statement_counts)) == 1
 
 
-MAILBOXES_QUERY = """{ viewer { user { mailboxes { path
+MAILBOXES_QUERY = """{ viewer { user { mailboxes { nodes { path
   messageCount unseenCount size parent { path }
-  messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } } } } } }"""
+  messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } }
+} } } } }"""
 
 
 async def test_many_mailboxes_need_as_many_statements_as_few(
@@ -194,9 +222,9 @@ async def test_many_mailboxes_need_as_many_statements_as_few(
         await ada(MAILBOXES_QUERY)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Box/0"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Box/0"]))
     expected_count = await count_statements()
-    await mailbox_loaders.create_mailboxes(
+    await mailbox_create.create_mailboxes(
         client_context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)])
     )
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
@@ -210,7 +238,7 @@ async def test_few_lists_are_read_by_prepared_statements(
     ada: GraphQLClient, statements: list[str]
 ) -> None:
     paths = [f"Box {n}" for n in range(6)]
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(paths))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(paths))
     for list_count, statement_count in ((2, 2), (4, 4), (5, 1), (6, 1)):
         parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:list_count])]
         for _ in range(3):  # parsed, then compiled, then from the cached plan
@@ -228,10 +256,11 @@ async def test_few_lists_are_read_by_prepared_statements(
 async def test_lists_of_one_mailbox_need_as_many_statements_as_twenty(
     ada: GraphQLClient, statements: list[str]
 ) -> None:
-    await mailbox_loaders.create_mailboxes(
+    await mailbox_create.create_mailboxes(
         client_context(ada), NewMailboxes([f"Box/{n}" for n in range(20)])
     )
-    document = '{ viewer { user { mailboxes(patterns: ["%s"]) { messages(first: 2) { %s } } } } }'
+    document = """{ viewer { user { mailboxes(filter: {patterns: ["%s"]}) { nodes {
+      messages(first: 2) { %s } } } } } }"""
 
     async def count_statements(patterns: str) -> int:
         del statements[:]

@@ -62,10 +62,10 @@ async def each_executor(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[None]:
     """Each of the executors, with a short deadline."""
-    schema.choose_executor(is_compiled=request.param)
-    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=3.0))
+    schema.set_executor_and_clear_documents(is_compiled=request.param)
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=5.0))
     yield
-    schema.choose_executor(is_compiled=True)
+    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 @asynccontextmanager

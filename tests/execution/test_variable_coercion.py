@@ -8,7 +8,7 @@ from graphql.execution.values import VariableValues, get_variable_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.execution.variables import try_to_coerce_variables, variable_signatures
+from graph.execution.variables import try_to_coerce_variables, variable_signatures_or_none
 from graph.schema import schema
 from graph.types import global_ids
 from models.errors import InvalidInput
@@ -103,7 +103,7 @@ def _assert_same_coercion(variables: dict[str, Any]) -> None:
     (operation,) = parse(DOCUMENT).definitions
     assert isinstance(operation, OperationDefinitionNode)
     graphql_schema = schema._schema  # noqa: SLF001 - the schema of graphql-core
-    signatures = variable_signatures(graphql_schema, operation.variable_definitions or ())
+    signatures = variable_signatures_or_none(graphql_schema, operation.variable_definitions or ())
     assert signatures is not None
     result = try_to_coerce_variables(signatures, variables)
     expected = get_variable_values(graphql_schema, operation.variable_definitions or (), variables)
@@ -121,6 +121,6 @@ def _sources(values: VariableValues) -> dict[str, Any]:
 def test_common_variables_need_no_graphql_core() -> None:
     (operation,) = parse("query ($input: MessageUpdateInput!) { __typename }").definitions
     assert isinstance(operation, OperationDefinitionNode)
-    signatures = variable_signatures(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
+    signatures = variable_signatures_or_none(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
     assert signatures is not None
     assert try_to_coerce_variables(signatures, {"input": UPDATE_INPUT}) is not None

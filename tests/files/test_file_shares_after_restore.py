@@ -28,7 +28,7 @@ async def test_share_url_lost_by_restore_opens_no_other_file(
     environment = ada.environment
     lost_share = await share_file(ada, await store_file(ada, "Ducks."))
     clock.tick(seconds=1)
-    await restore_mark.begin_after_consistent_restore(environment)
+    await restore_mark.begin_incarnation_after_consistent_restore(environment)
     new_share = await share_file(ada, await store_file(ada, "Swans!"))
     share_id = global_ids.decode("FileShare", lost_share["id"])
     await change_share_id(environment, global_ids.decode("FileShare", new_share["id"]), share_id)
@@ -45,7 +45,7 @@ async def test_restored_share_url_stays_valid(
     share = await share_file(ada, await store_file(ada, "Ducks."))
     for _ in range(restores):
         clock.tick(seconds=1)
-        await restore_mark.begin_after_consistent_restore(ada.environment)
+        await restore_mark.begin_incarnation_after_consistent_restore(ada.environment)
     assert (await ada.http.get(share["url"])).text == "Ducks."
     new_token = shares.create_share_token(
         ada.environment, global_ids.decode("FileShare", share["id"])

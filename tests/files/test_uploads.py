@@ -36,13 +36,14 @@ from tests.support.clients.upload_client import (
 )
 from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.servers.http_server import disconnect_during_upload, run_http_server
+from tests.support.time_limits import HANG_SECONDS
 
 MAX_UPLOAD_BYTES = 3 * MIB
 UPLOADS_PATH = "/rest/uploads"
 
 
 @pytest.fixture
-def limited_world(environment: Environment) -> Environment:
+def limited_environment(environment: Environment) -> Environment:
     """The environment with uploads of at most 3 MiB."""
     return replace(
         environment, options=replace(environment.options, upload_max_size=MAX_UPLOAD_BYTES)
@@ -53,11 +54,13 @@ HttpClientFactory = Callable[..., httpx.AsyncClient]
 
 
 @pytest.fixture
-async def connect(limited_world: Environment, tmp_path: Path) -> AsyncIterator[HttpClientFactory]:
+async def connect(
+    limited_environment: Environment, tmp_path: Path
+) -> AsyncIterator[HttpClientFactory]:
     async with contextlib.AsyncExitStack() as stack:
 
         def connect_client(limits: UploadLimits | None = None) -> httpx.AsyncClient:
-            app = make_upload_app(limited_world, tmp_path / "spool", limits)
+            app = make_upload_app(limited_environment, tmp_path / "spool", limits)
             http_client = httpx.AsyncClient(
                 transport=httpx.ASGITransport(app=app), base_url="http://test"
             )
@@ -68,13 +71,13 @@ async def connect(limited_world: Environment, tmp_path: Path) -> AsyncIterator[H
 
 
 @pytest.fixture
-async def carol(limited_world: Environment, connect: HttpClientFactory) -> GraphQLClient:
-    return await make_upload_client(limited_world, connect(), "carol")
+async def carol(limited_environment: Environment, connect: HttpClientFactory) -> GraphQLClient:
+    return await make_upload_client(limited_environment, connect(), "carol")
 
 
 @pytest.fixture
-async def dave(limited_world: Environment, connect: HttpClientFactory) -> GraphQLClient:
-    return await make_upload_client(limited_world, connect(), "dave")
+async def dave(limited_environment: Environment, connect: HttpClientFactory) -> GraphQLClient:
+    return await make_upload_client(limited_environment, connect(), "dave")
 
 
 async def post_upload(client: GraphQLClient, content: Any, **headers: str) -> httpx.Response:
@@ -104,7 +107,7 @@ async def test_upload_is_stored_for_a_day(
     upload_id = global_ids.decode("Upload", body.pop("id"))
     digest = hashlib.sha256(content).hexdigest()
     assert body == {"size": size, "sha256": digest, "expiresAt": "2030-01-02T00:00:00Z"}
-    (row,) = await uploads.load_own_uploads_by_id(client_context(carol), [upload_id])
+    (row,) = await uploads.load_own_complete_uploads_by_id(client_context(carol), [upload_id])
     assert row
     assert (row.content_type, row.filename) == ("image/png", "nü.png")
     assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == content
@@ -137,7 +140,9 @@ async def test_upload_is_visible_only_to_its_sender(
     carol: GraphQLClient, dave: GraphQLClient
 ) -> None:
     upload_id = global_ids.decode("Upload", (await post_upload(carol, b"mine")).json()["id"])
-    assert await uploads.load_own_uploads_by_id(client_context(dave), [upload_id]) == [None]
+    assert await uploads.load_own_complete_uploads_by_id(client_context(dave), [upload_id]) == [
+        None
+    ]
     for other_id in (upload_id, upload_id + 1):
         with pytest.raises(NotFound):
             await uploads.read_and_verify_upload(client_context(dave), other_id)
@@ -155,16 +160,19 @@ async def test_upload_is_visible_only_to_its_sender(
     ],
 )
 async def test_upload_needs_scope_to_write_or_send_mail(
-    limited_world: Environment, connect: HttpClientFactory, key_options: dict[str, Any], status: int
+    limited_environment: Environment,
+    connect: HttpClientFactory,
+    key_options: dict[str, Any],
+    status: int,
 ) -> None:
-    client = await make_upload_client(limited_world, connect(), "carol", **key_options)
+    client = await make_upload_client(limited_environment, connect(), "carol", **key_options)
     response = await post_upload(client, b"hello")
     assert response.status_code == status
-    assert len(await load_upload_rows(limited_world)) == (status == 201)
+    assert len(await load_upload_rows(limited_environment)) == (status == 201)
 
 
 async def test_upload_needs_signed_in_user(
-    limited_world: Environment, connect: HttpClientFactory
+    limited_environment: Environment, connect: HttpClientFactory
 ) -> None:
     http = connect()
     anonymous_response = await http.post(UPLOADS_PATH, content=b"x")
@@ -172,7 +180,7 @@ async def test_upload_needs_signed_in_user(
         401,
         "UNAUTHENTICATED",
     )
-    secret = await make_api_key(limited_world, "root", role=Role.ROOT, scopes=[Scope.FULL])
+    secret = await make_api_key(limited_environment, "root", role=Role.ROOT, scopes=[Scope.FULL])
     root_response = await http.post(UPLOADS_PATH, content=b"x", headers={"x-api-key": secret})
     assert (root_response.status_code, error_code(root_response)) == (403, "FORBIDDEN")
     assert (await http.get(UPLOADS_PATH)).status_code == 405
@@ -251,9 +259,11 @@ async def test_concurrent_uploads_stay_within_limit(
 
 
 async def test_concurrent_uploads_of_a_user_are_limited(
-    limited_world: Environment, connect: HttpClientFactory
+    limited_environment: Environment, connect: HttpClientFactory
 ) -> None:
-    client = await make_upload_client(limited_world, connect(UploadLimits(max_per_user=1)), "carol")
+    client = await make_upload_client(
+        limited_environment, connect(UploadLimits(max_per_user=1)), "carol"
+    )
     started, release = asyncio.Event(), asyncio.Event()
 
     async def slow_body() -> AsyncIterator[bytes]:
@@ -271,26 +281,26 @@ async def test_concurrent_uploads_of_a_user_are_limited(
 
 
 async def test_stalled_body_times_out(
-    limited_world: Environment, connect: HttpClientFactory, tmp_path: Path
+    limited_environment: Environment, connect: HttpClientFactory, tmp_path: Path
 ) -> None:
     async def stalled_body() -> AsyncIterator[bytes]:
         yield bytes(2 * MIB)
         await asyncio.sleep(60)
 
     idle_timeout_client = await make_upload_client(
-        limited_world, connect(UploadLimits(idle_timeout=0.1)), "carol"
+        limited_environment, connect(UploadLimits(idle_timeout=0.1)), "carol"
     )
     body_timeout_client = await make_upload_client(
-        limited_world, connect(UploadLimits(body_timeout=0.1)), "dave"
+        limited_environment, connect(UploadLimits(body_timeout=0.1)), "dave"
     )
     for client in (idle_timeout_client, body_timeout_client):
         response = await post_upload(client, stalled_body())
         assert (response.status_code, error_code(response)) == (408, "DEADLINE_EXCEEDED")
-    await assert_nothing_left(limited_world, tmp_path / "spool")
+    await assert_nothing_left(limited_environment, tmp_path / "spool")
 
 
 async def test_full_disk_or_memory_refuses_and_leaves_nothing(
-    limited_world: Environment,
+    limited_environment: Environment,
     connect: HttpClientFactory,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,15 +309,17 @@ async def test_full_disk_or_memory_refuses_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     carol = await make_upload_client(
-        limited_world, connect(UploadLimits(disk_reserve=1 << 60)), "carol"
+        limited_environment, connect(UploadLimits(disk_reserve=1 << 60)), "carol"
     )
-    dave = await make_upload_client(limited_world, connect(UploadLimits(memory_budget=MIB)), "dave")
-    erin = await make_upload_client(limited_world, connect(), "erin")
-    monkeypatch.setattr(limited_world.object_store, "put", raise_disk_full)
+    dave = await make_upload_client(
+        limited_environment, connect(UploadLimits(memory_budget=MIB)), "dave"
+    )
+    erin = await make_upload_client(limited_environment, connect(), "erin")
+    monkeypatch.setattr(limited_environment.object_store, "put", raise_disk_full)
     for client, size in ((carol, 1), (dave, 2 * MIB), (erin, 1)):
         response = await post_upload(client, bytes(size))
         assert (response.status_code, error_code(response)) == (507, "UNAVAILABLE")
-    await assert_nothing_left(limited_world, tmp_path / "spool")
+    await assert_nothing_left(limited_environment, tmp_path / "spool")
 
 
 async def test_damaged_or_lost_upload_is_not_returned(carol: GraphQLClient) -> None:
@@ -348,7 +360,7 @@ async def test_too_large_request_is_refused_before_its_body(
     async with run_http_server(make_upload_app(carol.environment, tmp_path / "spool")) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head.encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert (await reader.readline()).startswith(b"HTTP/1.1 413")
         writer.close()
 

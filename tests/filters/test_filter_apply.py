@@ -4,8 +4,8 @@ import pytest
 
 from graph.types import global_ids
 from models.runtime.environment import Environment
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.accounts.user_operations import execute_mutation, set_quota
 from tests.support.mail.stored_messages import subjects_by_mailbox
@@ -33,7 +33,7 @@ async def load_keywords_and_flags(environment: Environment) -> dict[str, list[st
 async def test_filter_task_moves_flags_copies_and_archives(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["A", "B"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["A", "B"]))
     await receive_messages(ada, "one a", "one b", "two", "three", "four")
     filter_ids = [
         (await add_filter(ada, query, action))["id"]
@@ -46,10 +46,15 @@ async def test_filter_task_moves_flags_copies_and_archives(
     ]
     await add_filter(ada, {}, {"delete": True})  # not selected for the task
     task, errors = await try_apply_filters(ada, *filter_ids, mailbox={"path": "INBOX"})
-    assert (errors, task["kind"], task["state"], task["total"]) == ([], "FILTER_APPLY", "QUEUED", 5)
+    assert (errors, task["kind"], task["state"], task["totalCount"]) == (
+        [],
+        "FILTER_APPLY",
+        "QUEUED",
+        5,
+    )
     finished = await run_task(ada, task)
-    assert (finished["state"], finished["done"], finished["error"]) == ("SUCCEEDED", 4, None)
-    assert finished["result"] == {"changed": 4, "left": 0}
+    assert (finished["state"], finished["doneCount"], finished["error"]) == ("SUCCEEDED", 4, None)
+    assert finished["result"] == {"changedCount": 4, "remainingCount": 0}
     assert await subjects_by_mailbox(environment, ada) == {
         "A": ["one b"], "B": ["two"], "INBOX": ["two", "four"], "Junk": ["one a"]
     }  # fmt: skip
@@ -62,7 +67,7 @@ async def test_filter_task_moves_flags_copies_and_archives(
         environment, "SELECT subject FROM messages WHERE deleted_at IS NOT NULL"
     )
     assert archived == [("three",)]
-    assert await select_rows(environment, "SELECT id FROM deliveries") == []
+    assert await select_rows(environment, "SELECT id FROM queue_entries") == []
     counts = [filter_["matchCount"] for filter_ in (await list_filters(ada))["nodes"]]
     assert counts == [2, 1, 1, 1, 0]
 
@@ -70,7 +75,7 @@ async def test_filter_task_moves_flags_copies_and_archives(
 async def test_filter_task_moves_junk_only_if_filter_says_no_spam(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["A"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["A"]))
     await receive_messages(ada, "one", "two", "three")
     move_to_junk = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"specialUse": "JUNK"}}
     assert (await execute_mutation(ada, "messageMove", "movedCount", **move_to_junk))[
@@ -99,7 +104,7 @@ async def test_filter_task_over_quota_skips_only_the_copy(
     copy_filter = await add_filter(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
     await set_quota(environment, ada.user, used_bytes + 1)
     task, _ = await try_apply_filters(ada, copy_filter["id"], mailbox={"path": "INBOX"})
-    assert (await run_task(ada, task))["result"] == {"changed": 1, "left": 1}
+    assert (await run_task(ada, task))["result"] == {"changedCount": 1, "remainingCount": 1}
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["one"]}
     assert (await load_keywords_and_flags(environment))["one"][1:] == ["flagged"]
     await set_quota(environment, ada.user, None)

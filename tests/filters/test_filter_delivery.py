@@ -14,6 +14,7 @@ from tests.support.operations.filter_operations import (
     add_filter,
     delete_filters,
     list_filters,
+    run_filter_test,
     try_update_filters,
 )
 from tests.support.operations.sieve_operations import put_sieve_script
@@ -117,7 +118,9 @@ async def test_spam_action_decides_between_junk_and_inbox(
 async def test_spam_level_100_keeps_mail_out_of_junk(
     ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await ada("mutation { userUpdate(input: {set: {spamLevel: 100}}) { errors { code message } } }")
+    await ada(
+        "mutation { userUpdate(input: {set: {spam: {level: 100}}}) { errors { code message } } }"
+    )
     await add_filter(ada, {}, {"spam": True})
     assert await deliver_without_queue_id(lmtp_client, raw_message("Bad")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Bad"]}
@@ -134,7 +137,9 @@ async def test_filter_redirects_once_per_target_and_hides_relay_password(
         "ada@example.org",
         "eve@example.net",
     ]
-    ((via,),) = await select_rows(environment, "SELECT via FROM deliveries WHERE via IS NOT NULL")
+    ((via,),) = await select_rows(
+        environment, "SELECT via FROM queue_entries WHERE via IS NOT NULL"
+    )
     assert "secret-word" not in str(via)
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["One"]}
 
@@ -254,3 +259,22 @@ async def test_filters_of_many_recipients_are_read_once(
 
     assert await count_filter_queries(ada.address) == 1
     assert await count_filter_queries(*(item.address for item in others)) == 1
+
+
+async def test_filters_beyond_step_limit_are_named_in_log_and_filter_test(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    costly = await add_filter(ada, {"to": "b@"}, {"flag": True}, name="costly")
+    await add_filter(ada, {"subject": "many"}, {"seen": True}, name="cheap")
+    inactive = await add_filter(ada, {"to": "c@"}, {"flag": True}, name="inactive", active=False)
+    recipients = b"".join(b"To: a%d@example.org\r\n" % number for number in range(6000))
+    message = recipients + raw_message("Many")
+    assert await deliver_without_queue_id(lmtp_client, message) == [DELIVERED_REPLY]
+    (record,) = [record for record in caplog.records if "too many steps" in record.message]
+    assert vars(record)["filters"] == [global_ids.decode("Filter", costly["id"])]
+    assert await message_flags(ada, "INBOX") == [["\\Seen"]]
+    results = await run_filter_test(ada, message={"raw": message.decode()})
+    assert [
+        (result["filter"]["name"], result["matches"], result["stepLimitReached"])
+        for result in results
+    ] == [("costly", False, True), ("cheap", True, False), (inactive["name"], False, True)]

@@ -1,16 +1,11 @@
-"""Test Sieve scripts at delivery by LMTP."""
+"""Sieve scripts at delivery by LMTP: stored messages, flags, duplicates and errors."""
 
 import asyncio
-import email
-from email.message import EmailMessage
-from email.policy import default
 from typing import Any
 
 import pytest
 
 from mail.delivery.listener_backend import LocalBackend
-from mail.maintenance.housekeeping import run_round
-from mail.mime.header_encoding import NamedAddress
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
 from tests.support.accounts.openpgp_keys import make_public_key
@@ -20,14 +15,7 @@ from tests.support.mail.stored_messages import message_flags, subjects_by_mailbo
 from tests.support.mail.trace_header_lines import TRACE_FIELDS
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import DELIVERED_REPLY, deliver_without_queue_id
-from tests.support.mail_servers.queue_worker import (
-    poll_until,
-    queue_message,
-    relay_settings,
-    run_queue_worker,
-    wait_until_tried,
-)
-from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.mail_servers.queue_worker import relay_queued_mail
 from tests.support.operations.sieve_operations import active_script_error, put_sieve_script
 from tests.support.stores.counter_check import select_rows
 
@@ -51,30 +39,6 @@ async def load_headers(client: GraphQLClient, path: str) -> list[str]:
         )
         for node in nodes
     ]
-
-
-async def relay_queued_mail(
-    environment: Environment, expected_count: int = 1
-) -> list[tuple[Any, EmailMessage]]:
-    """Deliver the queue to a test server. Return envelope and message of each mail."""
-    async with (
-        run_smtp_server(FakeSmtpServer()) as server,
-        run_queue_worker(environment, relay_settings(server)),
-    ):
-
-        async def has_received_all() -> bool:
-            return len(server.messages) >= expected_count
-
-        await poll_until(has_received_all)
-        for row in await select_rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
-            await wait_until_tried(environment, row[0])
-        return [(envelope, parse_message(envelope.raw)) for envelope in server.messages]
-
-
-def parse_message(raw: bytes) -> EmailMessage:
-    message = email.message_from_bytes(raw, policy=default)
-    assert isinstance(message, EmailMessage)
-    return message
 
 
 async def test_script_stores_in_several_mailboxes_with_flags(
@@ -129,7 +93,7 @@ async def test_fileinto_missing_mailbox_falls_back_to_inbox(
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
     assert (
         await active_script_error(environment)
-        == 'there is no mailbox "Nowhere": the message went to INBOX'
+        == 'There is no mailbox "Nowhere": the message was stored in INBOX.'
     )
 
 
@@ -264,165 +228,6 @@ async def test_message_over_quota_is_stored_in_no_mailbox(
     assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
 
 
-async def test_ereject_is_smtp_reply_to_sender(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
-) -> None:
-    await put_sieve_script(ada, 'require "ereject"; ereject "Nein,\r\n danke\u00a0- é";')
-    replies = await deliver_without_queue_id(
-        lmtp_client, raw_message("Hello"), ada.address, bob.address
-    )
-    assert replies == ["550 5.7.1 Nein, danke - ?", DELIVERED_REPLY]
-    assert (
-        await subjects_by_mailbox(environment, ada),
-        await subjects_by_mailbox(environment, bob),
-    ) == (
-        {},
-        {"INBOX": ["Hello"]},
-    )
-
-
-async def test_reject_of_local_message_sends_dsn(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
-) -> None:
-    await put_sieve_script(ada, 'require "reject"; reject "No, thanks";')
-    submission_id = await queue_message(bob, NamedAddress(ada.address))
-    async with (
-        run_smtp_server(FakeSmtpServer()) as server,
-        run_queue_worker(environment, relay_settings(server)),
-    ):
-        queue_entries = await wait_until_tried(environment, submission_id)
-
-        async def has_dsn() -> bool:
-            return "INBOX" in await subjects_by_mailbox(environment, bob)
-
-        await poll_until(has_dsn)
-    assert (queue_entries["ada"].last_code, queue_entries["ada"].state) == (550, "BOUNCED")
-    assert "No, thanks" in queue_entries["ada"].last_response
-    assert await subjects_by_mailbox(environment, ada) == {}
-
-
-async def test_redirect_rewrites_sender_with_srs(
-    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
-) -> None:
-    await put_sieve_script(ada, 'redirect "dave@example.com";')
-    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(environment, ada) == {}
-    ((envelope, message),) = await relay_queued_mail(environment)
-    assert envelope.sender.startswith("SRS0=")
-    assert envelope.sender.endswith("@example.org")
-    assert (envelope.to, message["Subject"]) == (["dave@example.com"], "Hello")
-    assert message["Delivered-To"] == "ada@example.org"
-
-
-async def test_redirect_of_mail_loop_keeps_message(
-    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
-) -> None:
-    await put_sieve_script(ada, 'redirect "dave@example.com";')
-    raw = b"Delivered-To: ada@example.org\r\n" + raw_message("Hello")
-    assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
-    assert (
-        await active_script_error(environment)
-        == "not sent on to dave@example.com: the mail goes in circles"
-    )
-    assert await queued_envelopes(environment) == []
-
-
-async def test_vacation_replies_once_per_sender(
-    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
-) -> None:
-    await put_sieve_script(
-        ada,
-        'require ["vacation", "fcc", "mailbox"];\n'
-        'vacation :days 3 :subject "Away" :from "Ada L <ada@example.org>" '
-        ':fcc "Answers" :create "I am away.";',
-    )
-    for number, sender in enumerate(["carol@example.com", "Carol+x@example.com", "d@example.net"]):
-        assert await deliver_without_queue_id(
-            lmtp_client, raw_message(f"Letter {number}"), sender=sender
-        ) == [DELIVERED_REPLY]
-    assert await queued_envelopes(environment) == [("", "carol@example.com"), ("", "d@example.net")]
-    subjects = await subjects_by_mailbox(environment, ada)
-    assert subjects["Answers"] == ["Away", "Away"]
-    assert subjects["INBOX"] == ["Letter 0", "Letter 1", "Letter 2"]
-    clock.tick(days=3)
-    assert await deliver_without_queue_id(lmtp_client, raw_message("Letter 4")) == [DELIVERED_REPLY]
-    assert len(await queued_envelopes(environment)) == 3
-    clock.tick(days=4)
-    await run_round(environment)
-    assert await select_rows(environment, "SELECT key FROM sieve_memories") == []
-
-
-async def test_vacation_reply_follows_rfc_5230(
-    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
-) -> None:
-    await put_sieve_script(
-        ada,
-        'require "vacation"; vacation :mime :from "eve@example.net" text:\r\n'
-        "Content-Type: text/html; charset=utf-8\r\nX-Mine: no\r\n\r\n<p>Grüße</p>\r\n.\r\n;",
-    )
-    assert await deliver_without_queue_id(
-        lmtp_client, raw_message("Hello", Message_ID="<a@example.com>")
-    ) == [DELIVERED_REPLY]
-    ((envelope, message),) = await relay_queued_mail(environment)
-    assert (envelope.sender, envelope.to) == ("<>", ["carol@example.com"])
-    assert message["From"] == "ada@example.org"  # she is not allowed to send as eve
-    assert message["Subject"] == "Auto: Hello"
-    assert (message["Auto-Submitted"], message["In-Reply-To"]) == (
-        "auto-replied",
-        "<a@example.com>",
-    )
-    assert (message.get_content_type(), message["X-Mine"]) == ("text/html", None)
-    assert message.get_content().strip() == "<p>Grüße</p>"
-
-
-@pytest.mark.parametrize(
-    "header",
-    [{"X_Autoreply": "yes"}, {"X_Spam_Flag": "YES"}, {"List_Id": "<x.example.com>"},
-     {"Auto_Submitted": "auto-generated"}, {"To": "others@example.net"}],
-)  # fmt: skip
-async def test_vacation_does_not_reply_to_machines_lists_and_spam(
-    ada: GraphQLClient,
-    environment: Environment,
-    lmtp_client: SmtpTestClient,
-    header: dict[str, str],
-) -> None:
-    await put_sieve_script(ada, 'require "vacation"; vacation "I am away.";')
-    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello", **header)) == [
-        DELIVERED_REPLY
-    ]
-    assert await queued_envelopes(environment) == []
-
-
-async def test_notify_sends_mail(
-    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
-) -> None:
-    await put_sieve_script(
-        ada,
-        'require "enotify";\n'
-        'notify :importance "1" :message "News of Carol" '
-        '"mailto:dave@example.com?body=Look&X-Tag=1&Received=no";',
-    )
-    for _ in range(2):
-        assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [
-            DELIVERED_REPLY
-        ]
-    assert await deliver_without_queue_id(
-        lmtp_client, raw_message("Robot", Auto_Submitted="auto-replied")
-    ) == [DELIVERED_REPLY]
-    ((envelope, message),) = await relay_queued_mail(environment)
-    assert (envelope.sender, envelope.to) == ("<>", ["dave@example.com"])
-    assert (message["Subject"], message["X-Tag"], message["Importance"]) == (
-        "News of Carol",
-        "1",
-        "high",
-    )
-    assert message["Auto-Submitted"] == 'auto-notified; owner-email="ada@example.org"'
-    assert message["Received"] is None
-    assert message.get_content().strip() == "Look"
-    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello", "Robot"]}
-
-
 async def test_duplicate_test_discards_second_message(
     ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
@@ -493,7 +298,7 @@ async def test_failing_script_has_no_effect_and_stores_error(
     assert await queued_envelopes(environment) == []
     assert (
         await active_script_error(environment)
-        == 'line 3, column 1: there is no script "gone" that compiles'
+        == 'line 3, column 1: There is no valid script "gone".'
     )
     changes = await select_rows(
         environment, "SELECT facts FROM changes WHERE type = 'SIEVE_FAILED'"

@@ -82,9 +82,9 @@ async def test_imported_filter_acts_on_message(ada: GraphQLClient) -> None:
     script = f'{REQUIRE_LINE}if header :is "subject" "Hello" {{ addflag "x"; fileinto "A"; }}'
     payload = await import_filters(ada, script)
     assert payload["errors"] == []
-    (outcome,) = await run_filter_test(ada, raw=raw_message("Hello").decode())
+    (outcome,) = await run_filter_test(ada, message={"raw": raw_message("Hello").decode()})
     assert (outcome["matches"], outcome["actions"]) == (True, ["Move to: A", "Add labels: x"])
-    (outcome,) = await run_filter_test(ada, raw=raw_message("Hello you").decode())
+    (outcome,) = await run_filter_test(ada, message={"raw": raw_message("Hello you").decode()})
     assert not outcome["matches"]
 
 
@@ -113,6 +113,20 @@ async def test_import_with_replace_deletes_other_filters(ada: GraphQLClient) -> 
     assert (await list_filters(ada))["totalCount"] == 0
 
 
+async def test_import_warns_about_actions_that_export_only_has_as_comments(
+    ada: GraphQLClient,
+) -> None:
+    targets = ["https://h.example/in", "eve@example.net"]
+    exported = await add_filter(ada, {"subject": "x"}, {"forwardTo": targets}, name="mine")
+    payload = await import_filters(ada, exported["sieve"])
+    assert payload["errors"] == []
+    assert [warning["message"] for warning in payload["warnings"]] == [
+        "line 1, column 1: The comment can't be imported: it was omitted."
+    ]
+    (imported,) = payload["filters"]
+    assert (imported["name"], imported["action"]["forwardTo"]) == ("", targets[1:])
+
+
 async def test_import_warns_where_filters_differ_from_script(ada: GraphQLClient) -> None:
     flags = 'if size :over 5 { addflag "x"; }\nsetflag "y";\nstop;\nkeep;'
     payload = await import_filters(ada, f'require "imap4flags";\n{flags}')
@@ -126,9 +140,9 @@ async def test_import_warns_where_filters_differ_from_script(ada: GraphQLClient)
 
 
 INVALID_SCRIPTS = [
-    ('if envelope "from" "a" { keep; stop; }', "UNSUPPORTED", "line 2, column 4: filters have no"),
-    ('fileinto "Nowhere";', "UNKNOWN", 'line 2, column 1: there is no folder "Nowhere"'),
-    ('fileinto :create "Nowhere";', "UNKNOWN", "line 2, column 1: there is no folder"),
+    ('if envelope "from" "a" { keep; stop; }', "UNSUPPORTED", "line 2, column 4: Filters have no"),
+    ('fileinto "Nowhere";', "UNKNOWN", 'line 2, column 1: Mailbox not found: Nowhere.'),
+    ('fileinto :create "Nowhere";', "UNKNOWN", "line 2, column 1: Mailbox not found: Nowhere."),
     ('if header :contains "x" " " { stop; }', "LENGTH", "line 2, column 31: "),
     (f'if header :contains "x" "{"y" * 256}" {{ stop; }}', "LENGTH", "line 2, column 286: "),
     (f'if header "x" "{"y" * 199}" {{ stop; }}', "PATTERN", "line 2, column 219: "),
@@ -162,7 +176,7 @@ async def test_invalid_script_imports_nothing(
 async def test_import_reports_all_errors_up_to_limit(ada: GraphQLClient) -> None:
     payload = await import_filters(ada, f'{REQUIRE_LINE}fileinto "A";\nfileinto "A"; fileinto "B";')
     assert [error["message"] for error in payload["errors"]] == [
-        'line 2, column 1: there is no folder "A"', 'line 3, column 15: there is no folder "B"'
+        "line 2, column 1: Mailbox not found: A.", "line 3, column 15: Mailbox not found: B."
     ]  # fmt: skip
     lines = 'if size :over 1 { addflag "\\\\Draft"; stop; }\n' * 30
     over_limit = await import_filters(ada, f"{REQUIRE_LINE}{lines}")
@@ -183,7 +197,7 @@ async def test_import_over_filter_limit_is_refused(ada: GraphQLClient) -> None:
     rule = "if size :over 9 { discard; stop; }\n"
     payload = await import_filters(ada, rule * 401)
     (error,) = payload["errors"]
-    assert error["message"] == "line 401, column 19: a script becomes at most 400 filters"
+    assert error["message"] == "line 401, column 19: A script can become at most 400 filters."
     assert (await import_filters(ada, rule * 400))["errors"] == []
     (error,) = (await import_filters(ada, rule))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 400, 400)

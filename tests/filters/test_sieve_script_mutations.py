@@ -19,7 +19,7 @@ SCRIPTS_QUERY = """query ($first: Int, $after: String) { viewer { user {
 SCRIPT_QUERY = (
     "query ($name: String!) { viewer { user { sieveScript(name: $name) { name content size } } } }"
 )
-SIEVE_CHECK = """query ($content: String!, $message: MessageRef, $user: UserRef) {
+SIEVE_CHECK = """query ($content: String!, $message: MessageSourceInput, $user: UserRef) {
   sieveTest(content: $content, message: $message, user: $user) {
     valid line column message requires actions problems { line column message }
     trace { line column script text } } }"""
@@ -92,7 +92,7 @@ async def test_uncompilable_script_reports_every_position(ada: GraphQLClient) ->
         ("SIEVE_COMPILE", 3, 1),
     ]
     assert {tuple(item["path"]) for item in answer["errors"]} == {("content",)}
-    assert answer["errors"][0]["message"] == 'fileinto is there with require "fileinto"'
+    assert answer["errors"][0]["message"] == 'The script must require "fileinto" to use fileinto.'
     assert await load_active_flags(ada) == {}
 
 
@@ -132,7 +132,7 @@ async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
 async def test_missing_include_is_a_warning(ada: GraphQLClient) -> None:
     text = 'require "include"; include "lists"; include :personal "main";'
     answer = await put_sieve_script(ada, text)
-    message = 'there is no script "lists" to include'
+    message = 'There is no script "lists" to include.'
     assert answer["warnings"] == [{"code": "SIEVE_INCLUDE_MISSING", "message": message}]
 
 
@@ -251,7 +251,7 @@ async def test_sieve_check_runs_script_on_message(ada: GraphQLClient) -> None:
     await put_sieve_script(
         ada, 'require "imap4flags"; setflag "\\\\Seen";', name="marks", activate=False
     )
-    message = {"id": global_ids.encode("Message", inserted.message_id)}
+    message = {"stored": {"id": global_ids.encode("Message", inserted.message_id)}}
     text = (
         'require ["fileinto", "include", "mailbox", "copy", "envelope", "imap4flags"];\n'
         'include "marks";\n'
@@ -269,19 +269,25 @@ async def test_sieve_check_runs_script_on_message(ada: GraphQLClient) -> None:
     ]
     assert trace[1] == ("marks", 1, 23, "setflag: \\Seen")
     assert (None, 3, 4, "envelope: true") in trace
+    raw = {"raw": "From: carol@example.com\r\nSubject: Hello\r\n\r\nx\r\n"}
+    check = (await ada(SIEVE_CHECK, content=text, message=raw))["sieveTest"]
+    assert check["actions"] == ['redirect "dave@example.com"']
     mailboxes = await select_rows(
         ada.environment, "SELECT path FROM mailboxes WHERE path LIKE 'C%'"
     )
-    assert (mailboxes, await select_rows(ada.environment, "SELECT id FROM deliveries")) == ([], [])
+    assert (mailboxes, await select_rows(ada.environment, "SELECT id FROM queue_entries")) == (
+        [],
+        [],
+    )
 
 
 async def test_sieve_check_reports_position_of_failure(ada: GraphQLClient) -> None:
     inserted = await deliver_to(ada, "Hello")
-    message = {"id": global_ids.encode("Message", inserted.message_id)}
+    message = {"stored": {"id": global_ids.encode("Message", inserted.message_id)}}
     text = 'require ["include", "fileinto"];\nfileinto "x";\ninclude "gone";'
     check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveTest"]
     assert (check["valid"], check["line"], check["column"]) == (True, 3, 1)
-    assert (check["message"], check["actions"]) == ('there is no script "gone" that compiles', [])
+    assert (check["message"], check["actions"]) == ('There is no valid script "gone".', [])
     assert check["trace"][0]["text"] == "fileinto: x"
 
 
@@ -293,7 +299,7 @@ async def test_script_of_another_user_is_not_found(ada: GraphQLClient, bob: Grap
     assert (await bob(document, id=ada_selection["ids"][0])) == {"user": None}
     node = await bob("query ($id: ID!) { node(id: $id) { id } }", id=script["id"])
     assert node == {"node": None}
-    message = {"id": global_ids.encode("Message", inserted.message_id)}
+    message = {"stored": {"id": global_ids.encode("Message", inserted.message_id)}}
     for extra in ({"message": message}, {"user": {"username": "ada"}}):
         answer = await bob.execute(SIEVE_CHECK, content="keep;", **extra)
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]

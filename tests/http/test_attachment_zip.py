@@ -9,16 +9,17 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlmodel import col
 
 from graph.http import download_urls
-from graph.http.zip_download import MAX_NAME_BYTES, distinct_file_names
+from graph.http.zip_download import MAX_NAME_BYTES, safe_and_distinct_file_names
 from mail.files.zip_stream import ZipMember, stream_zip
 from models.files.blobs import Blob
 from resolvers.messages import content as message_content
+from resolvers.messages import message_bytes
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.clients.http_requests import get_path, signed_path
 from tests.support.mail import multipart_message
@@ -116,12 +117,12 @@ SAFE_NAMES_BY_NAME = {
 
 @pytest.mark.parametrize(("name", "safe"), SAFE_NAMES_BY_NAME.items())
 def test_file_name_in_zip_is_safe(name: str, safe: str) -> None:
-    assert distinct_file_names([name]) == [safe]
+    assert safe_and_distinct_file_names([name]) == [safe]
 
 
 def test_file_names_are_distinct_on_every_system() -> None:
     names = ["a.txt", "A.TXT", "a.txt", "a (2).txt", "ﬁ.txt", "fi.txt", "a", "a"]
-    distinct_names = distinct_file_names(names)
+    distinct_names = safe_and_distinct_file_names(names)
     assert distinct_names[:3] == ["a.txt", "A (2).TXT", "a (3).txt"]
     assert distinct_names[6:] == ["a", "a (2)"]
     assert len({unicodedata.normalize("NFKC", name).casefold() for name in distinct_names}) == len(
@@ -130,9 +131,8 @@ def test_file_names_are_distinct_on_every_system() -> None:
 
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from(["a", "A", "a (2)", "../a", "con"])))
-@settings(deadline=None)
 def test_random_file_names_become_safe_and_distinct(names: list[str]) -> None:
-    distinct_names = distinct_file_names(names)
+    distinct_names = safe_and_distinct_file_names(names)
     assert len({name.casefold() for name in distinct_names}) == len(names)
     for name in distinct_names:
         assert 0 < len(name.encode()) <= MAX_NAME_BYTES
@@ -141,7 +141,7 @@ def test_random_file_names_become_safe_and_distinct(names: list[str]) -> None:
 
 
 def test_ten_thousand_equal_names_become_distinct() -> None:
-    distinct_names = distinct_file_names(["a.txt"] * 10_000)
+    distinct_names = safe_and_distinct_file_names(["a.txt"] * 10_000)
     assert len(set(distinct_names)) == 10_000
     assert distinct_names[-1] == "a (10000).txt"
 
@@ -185,7 +185,7 @@ async def test_zip_is_streamed_without_holding_whole_attachment(ada: GraphQLClie
     del raw
     message = await message_content.load_stored_message(client_context(ada), message_id)
     assert message
-    part = message_content.attachment_part(message, 0)
+    part = message_bytes.find_attachment_part(message, 0)
     assert part
     large = ZipMember("large.bin", lambda: message.open_part(part))
     size = 0

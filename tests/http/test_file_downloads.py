@@ -1,12 +1,9 @@
-"""Tests of downloads over HTTP: access, headers, ranges and signed URLs."""
+"""Downloads over HTTP: access, headers and ranges."""
 
 import asyncio
 import json
 import re
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,38 +18,25 @@ from graph.app import create_app
 from graph.http import byte_responses, download_urls
 from graph.http.graphql_request import RequestRejected
 from graph.types import global_ids
-from models.errors import InvalidInput, Unauthenticated
+from models.errors import InvalidInput
 from models.files.blobs import Blob
 from models.messages.tables import Message
 from models.runtime.environment import Environment
-from models.runtime.options import Options
 from models.store.columns import select_columns
 from models.users.roles import Role, Scope
-from models.users.tables import User
-from resolvers.context import Viewer
-from resolvers.files import signed_urls
 from resolvers.messages.attachments import MAX_ATTACHMENTS
-from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key
-from tests.support.clients.http_requests import get_path, signed_path
+from tests.conftest import GraphQLClient, deliver_to, make_api_key
+from tests.support.clients.download_requests import download_paths, error_code, message
+from tests.support.clients.http_requests import get_path
 from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import ATTACHMENT_OFFSETS, ATTACHMENTS, MULTIPART_MESSAGE
 from tests.support.servers.http_server import run_http_server
+from tests.support.time_limits import HANG_SECONDS
 
+__all__ = ["message"]
 FIXTURE_SETTINGS = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-@pytest.fixture
-async def message(ada: GraphQLClient) -> int:
-    """The multipart message in the mailbox of ada."""
-    return (await deliver_to(ada, MULTIPART_MESSAGE)).message_id
-
-
-def error_code(response: httpx.Response) -> str:
-    (error,) = response.json()["errors"]
-    assert error["message"]
-    return str(error["extensions"]["code"])
 
 
 async def test_message_source_is_sent_unchanged_as_attachment(
@@ -179,13 +163,13 @@ async def test_range_returns_exactly_its_bytes(
 def test_single_range_is_parsed_and_other_values_are_ignored(
     header: str, span: tuple[int, int] | None
 ) -> None:
-    assert byte_responses.parse_range(header, 10) == span
+    assert byte_responses.parse_range_or_none(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
 def test_empty_range_is_refused(header: str) -> None:
     with pytest.raises(RequestRejected) as error:
-        byte_responses.parse_range(header, 10)
+        byte_responses.parse_range_or_none(header, 10)
     assert error.value.status == 416
     assert error.value.headers == {"Content-Range": "bytes */10"}
 
@@ -251,14 +235,6 @@ async def test_mime_parts_are_served_by_section(ada: GraphQLClient, message: int
     assert (await get_path(ada, download_urls.mime_part_path(message, "77"))).status_code == 404
 
 
-def download_paths(message_id: int) -> list[str]:
-    return [
-        download_urls.message_source_path(message_id),
-        download_urls.attachment_download_path(message_id, 0),
-        download_urls.mime_part_path(message_id, "1.1"),
-    ]
-
-
 async def test_message_of_other_user_looks_like_missing_one(
     ada: GraphQLClient, bob: GraphQLClient, message: int
 ) -> None:
@@ -322,105 +298,11 @@ async def test_credential_for_submission_can_not_download(ada: GraphQLClient, me
         assert (response.status_code, error_code(response)) == (403, "FORBIDDEN")
 
 
-async def test_signed_url_needs_no_credential_for_fifteen_minutes(
-    ada: GraphQLClient, message: int, clock: ManualClock
-) -> None:
-    clock.tick(seconds=1.5)
-    for path in download_paths(message):
-        url = signed_path(ada, path)
-        assert (await ada.http.get(url)).status_code == 200
-        assert (await ada.http.head(url)).status_code == 200
-    clock.tick(minutes=15)
-    response = await ada.http.get(url)
-    assert response.status_code == 200
-    assert response.headers["cache-control"] == "private, max-age=300"
-    clock.tick(minutes=5)
-    expired_response = await ada.http.get(url)
-    assert (expired_response.status_code, error_code(expired_response)) == (401, "UNAUTHENTICATED")
-
-
-async def test_signed_url_is_stable_for_five_minutes(
-    ada: GraphQLClient, clock: ManualClock
-) -> None:
-    clock.tick(seconds=1)
-    first = signed_path(ada, "/rest/x")
-    clock.tick(minutes=4)
-    assert signed_path(ada, "/rest/x") == first
-    clock.tick(minutes=1)
-    assert signed_path(ada, "/rest/x") != first
-
-
-async def test_signature_is_valid_only_for_its_path_and_user(
-    ada: GraphQLClient, bob: GraphQLClient, message: int
-) -> None:
-    source, attachment, _ = download_paths(message)
-    query = signed_path(ada, source).partition("?")[2]
-    assert (await ada.http.get(f"{source}?{query}")).status_code == 200
-    assert (await ada.http.get(f"{attachment}?{query}")).status_code == 401
-    other_id = (await deliver_to(ada, "Other")).message_id
-    assert (
-        await ada.http.get(f"{download_urls.message_source_path(other_id)}?{query}")
-    ).status_code == 401
-    # Bob's signature is valid, but the message is not his.
-    response = await ada.http.get(signed_path(bob, source))
-    assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
-
-
-@pytest.mark.parametrize("name", ["exp", "user", "sig"])
-async def test_changed_signed_url_is_refused(
-    ada: GraphQLClient, bob: GraphQLClient, message: int, name: str
-) -> None:
-    url = httpx.URL("http://test" + signed_path(ada, download_urls.message_source_path(message)))
-    changes = {
-        "exp": [str(int(url.params["exp"]) + 300), "0" + url.params["exp"], "-1", "²", ""],
-        "user": [str(bob.user.id), "0", "9" * 30, ""],
-        "sig": [url.params["sig"][:-1], url.params["sig"][:-1] + "é", "", "A" * 43],
-    }
-    for value in changes[name]:
-        response = await ada.http.get(url.copy_set_param(name, value))
-        assert (response.status_code, error_code(response)) == (401, "UNAUTHENTICATED")
-    incomplete_response = await ada.http.get(url.copy_remove_param(name))
-    assert incomplete_response.status_code == 401
-
-
-async def test_invalid_signature_is_refused_despite_credential(
-    ada: GraphQLClient, message: int
-) -> None:
-    response = await get_path(
-        ada, f"{download_urls.message_source_path(message)}?exp=9&user=9&sig=x"
-    )
-    assert response.status_code == 401
-
-
-@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}])
-async def test_signed_url_ends_when_user_loses_access(
-    ada: GraphQLClient, message: int, change: dict[str, bool]
-) -> None:
-    url = signed_path(ada, download_urls.message_source_path(message))
-    async with ada.environment.write_session() as session:
-        statement = update(User).where(col(User.id) == ada.user.id).values(change)
-        await session.exec(statement)
-    assert (await ada.http.get(url)).status_code == 401
-
-
-def test_signed_url_is_absolute_with_public_url() -> None:
-    default_environment: Any = SimpleNamespace(options=Options())
-    public_environment: Any = SimpleNamespace(
-        options=Options(public_url="https://mail.example.org/m/")
-    )
-    assert (
-        signed_urls.absolute_url(default_environment, "/rest/x", "http://test:80/")
-        == "http://test:80/rest/x"
-    )
-    assert (
-        signed_urls.absolute_url(public_environment, "/rest/x", "http://test")
-        == "https://mail.example.org/m/rest/x"
-    )
-
-
 @given(st.integers(1, 2**63 - 1), st.integers(0, MAX_ATTACHMENTS - 1))
 def test_attachment_id_is_parsed_to_message_and_index(message_id: int, index: int) -> None:
-    assert download_urls.parse_attachment_id(download_urls.attachment_id(message_id, index)) == (
+    assert download_urls.parse_message_id_and_attachment_number(
+        download_urls.attachment_id(message_id, index)
+    ) == (
         message_id,
         index,
     )
@@ -433,7 +315,7 @@ def test_attachment_id_is_parsed_to_message_and_index(message_id: int, index: in
 @example("att_AAAAAAAAAAUAAB")
 def test_foreign_attachment_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
-        download_urls.parse_attachment_id(text)
+        download_urls.parse_message_id_and_attachment_number(text)
 
 
 async def test_damaged_message_is_reported_without_details(
@@ -462,7 +344,7 @@ async def test_damaged_attachment_is_refused_before_download_begins(
     await environment.object_store.put(name, bytes(content))
     async with (
         run_http_server(create_app(environment, spool_folder=tmp_path)) as port,
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(timeout=HANG_SECONDS) as http,
     ):
         url = f"http://127.0.0.1:{port}{download_urls.attachment_download_path(message, 0)}"
         damaged_response = await http.get(url, headers=ada.headers)
@@ -485,9 +367,9 @@ async def test_stream_is_closed_when_client_disconnects() -> None:
             closed.set()
 
     async def open_file() -> byte_responses.FileBytes:
-        return byte_responses.FileBytes(1 << 40, endless, check_intact)
+        return byte_responses.FileBytes(1 << 40, endless, require_intact)
 
-    async def check_intact(_start: int, _end: int) -> None: ...
+    async def require_intact(_start: int, _end: int) -> None: ...
 
     async def disconnect() -> dict[str, Any]:
         await asyncio.sleep(0.01)
@@ -501,22 +383,3 @@ async def test_stream_is_closed_when_client_disconnects() -> None:
     response = await byte_responses.serve_file(Request(scope), served_file)
     await response(scope, disconnect, send)
     assert closed.is_set()
-
-
-def test_signed_url_is_invalid_with_other_secret_path_or_time(environment: Environment) -> None:
-    url = signed_urls.sign_path(
-        environment, "/rest/x", 7, Viewer(7, auth_version=1), now=environment.now()
-    )
-    query = dict(httpx.URL(url).params)
-    assert signed_urls.user_id_of_signed_path(environment, "/rest/x", query) == 7
-    with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(
-            replace(environment, signing_secret=b"t" * 32), "/rest/x", query
-        )
-    with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(environment, "/rest/x\n7", query)
-    later = environment.now() + timedelta(minutes=21)
-    with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(
-            replace(environment, now=lambda: later), "/rest/x", query
-        )

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,12 +18,18 @@ from merganser.demo.credentials import ADDRESS
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.demo_account import make_demo_client, subscription_results
+from tests.support.clients.change_followers import wait_for_followers
+from tests.support.time_limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "graph" / "static"
 BUILT_EXAMPLES = json.loads((STATIC / "examples.json").read_text())
 EXAMPLES = {example["name"]: example["query"] for example in BUILT_EXAMPLES["examples"]}
 LIVE_EXAMPLE = "Live"
+UNDO_EXAMPLE = "UndoMutation"  # needs the token of another example
+EXAMPLE_COMMENT = re.compile(
+    r"# [A-Z][^.\n]+\. Role: (USER|DOMAIN_ADMIN|ADMIN)( with [^.\n]+)?\.\n"
+)
 # in parts, because this file must not contain a registry name itself
 REGISTRIES = [f"{name}.org" for name in ("registry.npmjs", "files.pythonhosted", "pypi")]
 REGISTRIES += [f"{name}.com" for name in ("registry.yarnpkg", "unpkg", "cdn.jsdelivr")]
@@ -47,17 +54,53 @@ async def deliver(demo: GraphQLClient, subject: str) -> None:
     )
 
 
+def example_role(document: str) -> str:
+    """Return the role that the first line of an example names."""
+    comment = EXAMPLE_COMMENT.match(document)
+    assert comment, document
+    return comment[1]
+
+
+async def run_example(client: GraphQLClient, name: str, **variables: str) -> Any:
+    """Execute an example without errors and return its data."""
+    data = await client(EXAMPLES[name], **variables)
+    for field, payload in data.items():
+        assert payload, (name, field)
+        assert not payload.get("errors"), (name, payload)
+    return data
+
+
 def test_examples_have_every_operation_type() -> None:
     operations = [get_operation_ast(parse(document)) for document in EXAMPLES.values()]
     assert {operation.operation for operation in operations if operation} == set(OperationType)
 
 
-async def test_all_examples_run_on_demo_account(demo: GraphQLClient) -> None:
+def test_examples_begin_with_sentence_and_role() -> None:
+    areas = [example["area"] for example in BUILT_EXAMPLES["examples"]]
+    assert len(EXAMPLES) == len(areas)  # names are unique
+    assert len(set(areas)) == 11
+    for document in EXAMPLES.values():
+        assert EXAMPLE_COMMENT.match(document), document
+
+
+async def test_examples_for_users_run_on_demo_account(demo: GraphQLClient) -> None:
     for name, document in EXAMPLES.items():
-        if name != LIVE_EXAMPLE:
-            for field, payload in (await demo(document)).items():
-                assert payload, field
-                assert not payload.get("errors"), (name, payload)
+        if example_role(document) == "USER" and name not in {LIVE_EXAMPLE, UNDO_EXAMPLE}:
+            await run_example(demo, name)
+
+
+async def test_undo_example_undoes_sent_message(demo: GraphQLClient) -> None:
+    sent = (await run_example(demo, "SendWithUndo"))["messageSend"]
+    await run_example(demo, UNDO_EXAMPLE, token=sent["undo"]["token"])
+
+
+async def test_examples_for_administrators_run_as_administrator(
+    admin_client: GraphQLClient,
+) -> None:
+    names = [name for name, document in EXAMPLES.items() if example_role(document) != "USER"]
+    assert len(names) > 10
+    for name in names:
+        await run_example(admin_client, name)
 
 
 async def test_examples_return_data(demo: GraphQLClient) -> None:
@@ -76,9 +119,9 @@ async def test_live_example_shows_delivery_and_changes_of_other_examples(
     demo: GraphQLClient,
 ) -> None:
     stream = subscription_results(demo, EXAMPLES[LIVE_EXAMPLE])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         next_result = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.2)  # until the subscription has started
+        await wait_for_followers(demo.environment)
         await deliver(demo, "Out of the blue")
         result = await next_result
         assert not result.errors

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from merganser.server.sockets import bind_sockets
+from merganser.server.sockets import open_listening_sockets
+from tests.support.time_limits import HANG_SECONDS
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
@@ -18,9 +19,9 @@ async def test_accepted_connections_send_small_packets_at_once(address: str) -> 
         options.put_nowait(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         writer.close()
 
-    (bound,) = bind_sockets("HTTP", address)
+    (bound,) = open_listening_sockets("HTTP", address)
     async with await asyncio.start_server(accept, sock=bound):
         _, writer = await asyncio.open_connection(*bound.getsockname()[:2])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await options.get() == 1
         writer.close()

@@ -23,12 +23,13 @@ from graph.http.rate_budgets import (
 )
 from graph.http.upload_body import UploadLimits as Uploads
 from merganser.server import http_server
-from merganser.server.processes.process_shares import settings_of_process
+from merganser.server.processes.process_shares import settings_with_process_share_of_limits
 from merganser.settings.settings import Settings as Operators
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
+from tests.support.servers.live_server import wait_until
 from tests.support.servers.small_schema_server import (
     authenticate_by_header,
     init_connection,
@@ -40,6 +41,7 @@ from tests.support.servers.small_schema_server import (
     send_frame,
     wait_for_close_code,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 ITEMS_QUERY = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
 USER_HEADERS = {"Authorization": "Bearer user"}
@@ -93,7 +95,7 @@ def test_smallest_budget_covers_most_expensive_operation() -> None:
 @pytest.mark.parametrize("process_count", [2, 3, 8])
 def test_limits_are_divided_between_processes(process_count: int) -> None:
     total_settings = Operators(cost_budget_admin=0, concurrent_operations_per_client=2)
-    process_settings = settings_of_process(total_settings, process_count)
+    process_settings = settings_with_process_share_of_limits(total_settings, process_count)
     for name in (
         "http_connections",
         "http_connections_per_client",
@@ -181,8 +183,8 @@ def test_concurrency_limiter_counts_total_and_per_key() -> None:
     first.release()
     first.release()
     assert (limiter.in_use_count, limiter.count_of_key("a"), limiter.is_full) == (2, 1, False)
-    assert not third.move_to_key("a", 1)
-    assert third.move_to_key("a", 2)
+    assert not third.try_move_to_key("a", 1)
+    assert third.try_move_to_key("a", 2)
     assert (limiter.count_of_key("a"), limiter.count_of_key("b")) == (2, 0)
     assert limiter.acquire("d", 0) is None
     assert limiter.acquire("d")
@@ -297,7 +299,7 @@ async def test_websocket_and_sse_are_charged(environment: Environment) -> None:
             assert frame["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
         body = {"query": ITEMS_QUERY, "variables": {"n": 9999}}
         events = {"Accept": "text/event-stream"}
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=HANG_SECONDS) as http:
             text = (await http.post(server.url, json=body, headers=events)).text
         assert '"RATE_LIMITED"' in text
 
@@ -307,21 +309,21 @@ async def test_concurrent_operations_are_limited(environment: Environment) -> No
         ManualClock(), operation_limiter=ConcurrencyLimiter(3, 2)
     )
     endpoint = GraphqlEndpoint(
-        make_schema(deadline=0.3),
+        make_schema(deadline=3),
         environment,
         authenticate_by_header,
         EndpointSettings(guards=admission_control),
     )
     async with open_http_client(endpoint) as http:
         slow_requests = [asyncio.create_task(post_query(http, "{ slow }")) for _ in range(2)]
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: admission_control.operation_limiter.in_use_count == 2)
         refused_response = await post_query(http, "{ hello }")
         assert (refused_response.status_code, refused_response.headers["retry-after"]) == (429, "1")
         assert refused_response.json()["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
         slow_requests.append(
             asyncio.create_task(post_query(http, "{ slow }", headers=USER_HEADERS))
         )
-        await asyncio.sleep(0.05)
+        await wait_until(lambda: admission_control.operation_limiter.in_use_count == 3)
         refused_response = await post_query(http, "{ hello }", headers=USER_HEADERS)
         assert (refused_response.status_code, refused_response.headers["retry-after"]) == (503, "1")
         assert refused_response.json()["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
@@ -341,7 +343,7 @@ async def test_query_is_cancelled_when_client_disconnects(environment: Environme
         request_head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request_head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while not admission_control.operation_limiter.in_use_count:  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.01)
             writer.close()

@@ -28,20 +28,24 @@ from tests.support.stores.counter_check import (
 )
 
 PAYLOAD_FIELDS = (
-    "repairResults { mailbox { path messageCount uidNext } findings fixed } task { id kind total }"
+    "repairResults { mailbox { path messageCount uidNext } findings fixed } "
+    "task { id kind totalCount }"
 )
 UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
 UPDATE_MESSAGE = "UPDATE messages SET {} WHERE subject = 'two' AND user_id = {{user}}"
 DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether repair fixes it
-    (UPDATE_INBOX.format("total = 77, unseen = 5, size = -1"), ["total", "unseen", "size"], True),
+    (
+        UPDATE_INBOX.format("message_count = 77, unseen_count = 5, size = -1"),
+        ["message_count", "unseen_count", "size"],
+        True,
+    ),
     (UPDATE_INBOX.format("uid_next = 1"), ["uid_next"], True),
     (UPDATE_INBOX.format("modseq = 1"), ["modseq"], True),
-    (UPDATE_INBOX.format("modify_index = 0"), ["modify_index"], True),
     ("UPDATE users SET used = 7, message_count = 7 WHERE id = {user}",
      ["used", "message_count"], True),
     ("UPDATE users SET uid_validity = 1 WHERE id = {user}", ["uid_validity"], True),
     (UPDATE_MESSAGE.format("indexed = true"), ["indexed"], True),
-    (UPDATE_MESSAGE.format("digest = 'x'"), ["message_digest"], False),
+    (UPDATE_MESSAGE.format("sha256 = 'x'"), ["message_digest"], False),
     (UPDATE_MESSAGE.format("blob_id = 5"), ["root_reference", "root"], False),
     ("DELETE FROM message_blobs WHERE message_id IN (SELECT id FROM messages "
      "WHERE subject = 'two' AND user_id = {user})", ["root_reference"], False),
@@ -136,11 +140,13 @@ async def test_repair_writes_event_and_validate_only_repairs_nothing(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await deliver_to(ada)
-    await execute_sql(ada.environment, UPDATE_INBOX.format("total = 77").format(user=ada.user.id))
+    await execute_sql(
+        ada.environment, UPDATE_INBOX.format("message_count = 77").format(user=ada.user.id)
+    )
     last = await load_stream_position(ada.environment, ada.user.id)
     validated = await repair(root, options={"validateOnly": True})
     assert validated["errors"] == []
-    assert (await ada.load_mailbox()).total == 77
+    assert (await ada.load_mailbox()).message_count == 77
     await repair(root)
     mailbox_id = (await ada.load_mailbox()).id
     assert await load_journal_entries(ada.environment, ada.user.id, last) == [
@@ -152,11 +158,13 @@ async def test_repair_checks_only_mailboxes_matching_patterns(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await create_mailboxes(ada, "A/B", "C")
-    await execute_sql(ada.environment, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
+    await execute_sql(
+        ada.environment, "UPDATE mailboxes SET message_count = 77 WHERE path IN ('A/B', 'C')"
+    )
     assert (await repair(root, "A", "%/X"))["repairResults"] == []
     (repaired,) = (await repair(root, "A/*"))["repairResults"]
     assert (repaired["mailbox"]["path"], repaired["fixed"]) == ("A/B", True)
-    assert (await ada.load_mailbox("C")).total == 77
+    assert (await ada.load_mailbox("C")).message_count == 77
     (error,) = (await repair(root, *["x"] * 21))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["mailboxPatterns"])
 
@@ -170,21 +178,32 @@ async def test_repair_of_many_mailboxes_runs_as_task(
 ) -> None:
     await append_unread_messages(ada, "Sent", "one")
     await append_unread_messages(bob, "Sent", "two")
-    sql = "UPDATE mailboxes SET total = 77 WHERE path = 'Sent'"
+    sql = "UPDATE mailboxes SET message_count = 77 WHERE path = 'Sent'"
     await execute_sql(environment, sql)
-    await execute_sql(environment, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
+    await execute_sql(environment, "UPDATE messages SET sha256 = 'x' WHERE subject = 'two'")
     monkeypatch.setattr(mailbox_repair, "MAX_INLINE_MAILBOXES", 3)
     for users in ({"all": True}, {"usernames": ["ada", "bob"]}):
         task = (await repair(root, users=users))["task"]
-        assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)
+        assert (task["kind"], task["totalCount"]) == ("MAILBOX_REPAIR", 10)
     assert await tasks.run_next_task(environment)
-    sql = "SELECT state, done, result FROM tasks WHERE kind = 'MAILBOX_REPAIR' AND done > 0"
+    sql = (
+        "SELECT state, done_count, result FROM tasks "
+        "WHERE kind = 'MAILBOX_REPAIR' AND done_count > 0"
+    )
     ((state, done_count, result),) = await select_rows(
         environment, sql
     )  # the other task is still queued
     result = json.loads(result) if isinstance(result, str) else result
-    assert (state, done_count, result["corrected"], result["left"]) == ("SUCCEEDED", 10, 2, 1)
-    assert ((await ada.load_mailbox("Sent")).total, (await bob.load_mailbox("Sent")).total) == (
+    assert (state, done_count, result["correctedCount"], result["remainingCount"]) == (
+        "SUCCEEDED",
+        10,
+        2,
+        1,
+    )
+    assert (
+        (await ada.load_mailbox("Sent")).message_count,
+        (await bob.load_mailbox("Sent")).message_count,
+    ) == (
         1,
         1,
     )

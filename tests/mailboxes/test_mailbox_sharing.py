@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
+from models.domains.tables import Domain
 from models.events.event_types import EventType
 from models.mailboxes.shares import MailboxShare, ShareRight, decode_rights, encode_rights
 from models.runtime.environment import CommittedOptions, Environment
-from models.users.roles import Role
+from models.users.roles import AdminPermission, Role
 from tests.conftest import GraphQLClient, make_client
+from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import (
     READ_RIGHTS,
     create_team_mailbox,
@@ -20,6 +22,7 @@ from tests.support.accounts.shared_mailboxes import (
     share_mailbox,
 )
 from tests.support.accounts.user_operations import PASSWORD
+from tests.support.lists.list_rows import add_rows
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import (
     assert_store_consistent,
@@ -39,7 +42,7 @@ query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
   messages(filter: {subject: $text}) { totalCount nodes { id } }
   words: messages(filter: {query: $text}) { totalCount nodes { id } }
   within: messages(filter: {mailbox: {id: $box}}) { totalCount nodes { id } }
-  viewer { user { sharedMailboxes { totalCount nodes { id } } mailboxes { path } } }
+  viewer { user { sharedMailboxes { totalCount nodes { id } } mailboxes { nodes { path } } } }
 }
 """
 MAILBOX_QUERY = """
@@ -47,7 +50,7 @@ query ($box: ID!, $text: String!) { mailbox(by: {id: $box}) {
   path myRights user { username } owner { username name address } messageCount
   shares { user { username } grantee { username } rights } parent { path }
   messages { totalCount nodes { subject text mailbox { path } thread { subject messageCount
-    mailboxes { path } participants { address } messages { nodes { subject } } } } }
+    mailboxes { nodes { path } } participants { address } messages { nodes { subject } } } } }
   words: messages(filter: {query: $text}) { totalCount nodes { subject snippet } }
   read: messages(filter: {text: $text}) { nodes { subject } }
   masked: messages(filter: {mailboxPatterns: ["*"]}) { nodes { subject } }
@@ -77,7 +80,7 @@ async def query_as_viewer(owner: GraphQLClient, viewer: GraphQLClient) -> Any:
     variables = {"box": location["mailbox"]["id"], "thread": location["thread"]["id"]}
     results = await viewer(ALL_QUERIES, message=message, text="Plan", **variables)
     user = results.pop("viewer")["user"]
-    assert user["mailboxes"] == OWN_MAILBOXES
+    assert user["mailboxes"]["nodes"] == OWN_MAILBOXES
     return results, user["sharedMailboxes"]
 
 
@@ -125,7 +128,7 @@ async def test_read_right_shows_only_the_shared_mailbox(
     thread = {
         "subject": "Plan",
         "messageCount": 1,
-        "mailboxes": [{"path": "Team"}],
+        "mailboxes": {"nodes": [{"path": "Team"}]},
         "participants": [{"address": "carol@example.com"}],
         "messages": {"nodes": [{"subject": "Plan"}]},
     }
@@ -436,3 +439,50 @@ async def test_private_annotations_are_hidden_from_grantee(
       annotation(key: "/private/comment") { value } } }"""
     expected = {"annotations": [{"key": "/shared/comment"}], "annotation": None}
     assert (await bob(document, b=mailbox_id))["mailbox"] == expected
+
+
+SHARED_MESSAGE = """query ($box: ID!, $message: ID!) {
+  mailbox(by: {id: $box}) {
+    annotations(prependPrefix: true) { key } private: annotation(key: "/private/comment") { key }
+    shares { grantee { username } } }
+  message(by: {id: $message}) { subject user { username } }
+}"""
+
+
+@pytest.mark.parametrize("role", [Role.USER, Role.DOMAIN_ADMIN, Role.ADMIN])
+async def test_share_shows_private_annotations_and_owner_to_administrators_only(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, role: Role
+) -> None:
+    await add_rows(environment, Domain, 1, name="other.example")
+    grantee = await make_client(environment, ada.http, "rita")
+    if role is Role.DOMAIN_ADMIN:  # of another domain than the owner's
+        permissions = list(AdminPermission)
+        domains = ("other.example",)
+        grantee = await make_domain_admin(
+            environment, ada.http, "gail", permissions, domains=domains
+        )
+    elif role is Role.ADMIN:
+        grantee = await make_client(environment, ada.http, "gina", role=Role.ADMIN)
+    mailbox_id = await create_team_mailbox(ada, "Plans")
+    for key in ("/private/comment", "/shared/comment"):
+        arguments = {"mailbox": {"path": "Team"}, "key": key, "value": "x"}
+        answer = await run_mailbox_mutation(
+            ada, "mailboxAnnotationSet", "annotations { key }", **arguments
+        )
+        assert answer["errors"] == []
+    assert await share_mailbox(ada, bob, *READ_RIGHTS) == []
+    assert await share_mailbox(ada, grantee, *READ_RIGHTS) == []
+    (message_id,) = await list_message_ids(ada, "Team")
+    seen = await grantee(SHARED_MESSAGE, box=mailbox_id, message=message_id)
+    is_administrator = role is Role.ADMIN
+    assert seen["message"] == {
+        "subject": "Plans",
+        "user": {"username": "ada"} if is_administrator else None,
+    }
+    keys = [entry["key"] for entry in seen["mailbox"]["annotations"]]
+    private_keys = ["/private/comment"] if is_administrator else []
+    assert keys == [*private_keys, "/shared/comment"]
+    assert (seen["mailbox"]["private"] is not None) is is_administrator
+    grantees = {share["grantee"]["username"] for share in seen["mailbox"]["shares"]}
+    others = {"bob"} if is_administrator else set[str]()
+    assert grantees == {grantee.user.username} | others

@@ -1,7 +1,6 @@
 """Test mailbox updates, subscriptions, concurrent renames, and mailboxes of other users."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,15 +9,13 @@ from models.errors import LimitReached
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
-from resolvers.admin import tasks
-from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import rename as mailbox_rename
 from resolvers.mailboxes import subscription_mutations
-from resolvers.mailboxes import update as mailbox_update
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.mailboxes.rename import MailboxRename
-from resolvers.mailboxes.update import MailboxUpdate
-from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
+from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
@@ -29,6 +26,7 @@ from tests.support.operations.mailbox_operations import (
     list_mailbox_paths,
     rename_mailbox,
     run_mailbox_mutation,
+    update_by_path,
 )
 from tests.support.schema.error_paths import item_index
 from tests.support.stores.counter_check import (
@@ -40,15 +38,6 @@ from tests.support.stores.counter_check import (
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def update_by_path(
-    client: GraphQLClient, *paths: str, apply: bool = False, **patch: Any
-) -> Any:
-    selection = "mailboxes { path hidden subscribed retention specialUse } task { id kind total }"
-    refs = [{"path": path} for path in paths]
-    arguments: dict[str, Any] = {"mailboxes": refs, "set": patch, "applyRetention": apply}
-    return await run_mailbox_mutation(client, "mailboxUpdate", selection, **arguments)
-
-
 def refs(*paths: str) -> list[dict[str, str]]:
     """Return references to mailboxes by path."""
     return [{"path": path} for path in paths]
@@ -56,9 +45,10 @@ def refs(*paths: str) -> list[dict[str, str]]:
 
 async def load_subscriptions(client: GraphQLClient) -> tuple[list[str], list[str]]:
     """Load the paths of subscribed mailboxes, and the subscribed paths without a mailbox."""
-    document = "{ user { mailboxes(subscribed: true, showHidden: true) { path } subscribedPaths } }"
+    document = """{ user { subscribedPaths
+      mailboxes(filter: {subscribed: true, showHidden: true}) { nodes { path } } } }"""
     user = (await client(document))["user"]
-    return [mailbox["path"] for mailbox in user["mailboxes"]], user["subscribedPaths"]
+    return [mailbox["path"] for mailbox in user["mailboxes"]["nodes"]], user["subscribedPaths"]
 
 
 async def test_rename_statement_count_is_independent_of_subtree(
@@ -73,7 +63,7 @@ async def test_rename_statement_count_is_independent_of_subtree(
 
     await create_mailboxes(ada, "A/B", "C")
     expected = await count_statements("A", "X/A")
-    await mailbox_loaders.create_mailboxes(
+    await mailbox_create.create_mailboxes(
         client_context(ada), NewMailboxes([f"C/{n}/D" for n in range(60)])
     )
     assert await count_statements("C", "Y/C") == expected
@@ -275,63 +265,6 @@ async def test_forbidden_mailbox_update_is_refused(
     assert await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id") == before
 
 
-async def load_expiry_times(environment: Environment) -> list[Any]:
-    return [
-        expires_at
-        for (expires_at,) in await select_rows(
-            environment, "SELECT expires_at FROM messages ORDER BY id"
-        )
-    ]
-
-
-async def test_retention_applies_to_new_messages_and_to_old_on_request(
-    ada: GraphQLClient, environment: Environment, clock: ManualClock
-) -> None:
-    await create_mailboxes(ada, "A")
-    await append_unread_messages(ada, "A", "one", "two")
-    clock.tick(days=1)
-    await update_by_path(ada, "A", retention="P7D")
-    await append_unread_messages(ada, "A", "three")
-    assert [bool(expires_at) for expires_at in await load_expiry_times(environment)] == [
-        False,
-        False,
-        True,
-    ]
-    last = await load_stream_position(environment, ada.user.id)
-    assert (await update_by_path(ada, "A", retention="P7D", apply=True))["task"] is None
-    assert [str(expires_at)[:10] for expires_at in await load_expiry_times(environment)] == [
-        "2030-01-08",
-        "2030-01-08",
-        "2030-01-09",
-    ]
-    assert [len(ids) for _, ids in await load_journal_entries(environment, ada.user.id, last)] == [
-        2
-    ]
-    await update_by_path(ada, "A", retention=None, apply=True)
-    assert await load_expiry_times(environment) == [None] * 3
-
-
-async def test_task_applies_retention_to_many_messages(
-    ada: GraphQLClient, environment: Environment
-) -> None:
-    await create_mailboxes(ada, "A")
-    await append_unread_messages(ada, "A", "one", "two", "three")
-    request = MailboxUpdate(
-        [MailboxSelector(path="A")], {"retention": timedelta(days=7)}, applies_retention=True
-    )
-    task = (
-        await mailbox_update.update_mailboxes(context_with_options(ada, bulk_max_items=2), request)
-    ).task
-    assert task is not None
-    assert (task.kind, task.total, await load_expiry_times(environment)) == (
-        "MAILBOX_RETENTION",
-        3,
-        [None] * 3,
-    )
-    assert await tasks.run_next_task(environment)
-    assert all(await load_expiry_times(environment))
-
-
 async def test_many_messages_are_archived_with_deleted_mailbox(
     ada: GraphQLClient, environment: Environment
 ) -> None:
@@ -471,4 +404,4 @@ async def test_messages_arrive_during_rename(ada: GraphQLClient) -> None:
     await asyncio.gather(
         *(deliver_to(ada, f"letter {n}") for n in range(3)), rename_mailbox(ada, "A", "C")
     )
-    assert (await ada.load_mailbox()).total == 3
+    assert (await ada.load_mailbox()).message_count == 3

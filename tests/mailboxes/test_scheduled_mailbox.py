@@ -44,16 +44,20 @@ async def test_held_message_moves_to_sent_when_queued(
     ada: GraphQLClient, environment: Environment, clock: ManualClock, send_options: dict[str, str]
 ) -> None:
     sent = await send_with_undo_window(ada, **send_options)
-    message_id = sent["message"]["id"]
+    message_id = sent["messages"][0]["id"]
     assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
-    claimed_before = await recipient_leases.claim_due_jobs(environment, QueueLimits())
+    claimed_before = await recipient_leases.release_held_and_claim_due_jobs(
+        environment, QueueLimits()
+    )
     assert claimed_before.recipient_count == 0
     assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
     clock.tick(days=400)
-    claimed = await recipient_leases.claim_due_jobs(environment, QueueLimits())
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
     assert claimed.recipient_count == 1
     assert await load_placements(ada) == {message_id: ("SENT", False)}
-    claimed_again = await recipient_leases.claim_due_jobs(environment, QueueLimits())
+    claimed_again = await recipient_leases.release_held_and_claim_due_jobs(
+        environment, QueueLimits()
+    )
     assert claimed_again.recipient_count == 0
 
 
@@ -62,7 +66,7 @@ async def test_move_to_sent_writes_change_event(
 ) -> None:
     await send_with_undo_window(ada, window="PT5S")
     clock.tick(seconds=6)
-    await recipient_leases.claim_due_jobs(environment, QueueLimits())
+    await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
     query = select(col(Change.type)).where(col(Change.stream_id) == ada.user.id)
     rows = await environment.database.read(query.order_by(col(Change.last)))
     kinds = [row.type.value for row in rows]
@@ -71,7 +75,7 @@ async def test_move_to_sent_writes_change_event(
 
 async def test_message_sent_at_once_is_in_sent(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada)
-    assert await load_placements(ada) == {sent["message"]["id"]: ("SENT", False)}
+    assert await load_placements(ada) == {sent["messages"][0]["id"]: ("SENT", False)}
 
 
 async def test_cancelled_and_undone_messages_become_drafts(
@@ -88,23 +92,23 @@ async def test_cancelled_and_undone_messages_become_drafts(
     resubmitted = await ada(
         """mutation ($key: ID!) { draftSend(input: {message: {id: $key}}) {
           submission { state } errors { code message } } }""",
-        key=cancelled["message"]["id"],
+        key=cancelled["messages"][0]["id"],
     )
     assert resubmitted["draftSend"]["errors"] == []
-    assert (await load_placements(ada))[cancelled["message"]["id"]] == ("SENT", False)
+    assert (await load_placements(ada))[cancelled["messages"][0]["id"]] == ("SENT", False)
 
 
 async def test_cancelled_queued_message_becomes_draft(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada)
     await cancel_submission(ada, sent)
-    assert await load_placements(ada) == {sent["message"]["id"]: ("DRAFTS", True)}
+    assert await load_placements(ada) == {sent["messages"][0]["id"]: ("DRAFTS", True)}
 
 
 async def cancel_submission(client: GraphQLClient, sent: Any) -> None:
     document = """mutation ($ids: [SubmissionRef!]!) {
       submissionCancel(input: {submissions: $ids}) {
       errors { code } } }"""
-    answer = await client(document, ids=[{"id": sent["submission"]["id"]}])
+    answer = await client(document, ids=[{"id": sent["submissions"][0]["id"]}])
     assert answer["submissionCancel"]["errors"] == []
 
 
@@ -117,11 +121,13 @@ async def test_deleted_scheduled_message_is_not_sent(
         """mutation ($ids: [ID!]!, $permanent: Boolean!) {
           messageDelete(input: {select: {ids: $ids}, permanent: $permanent}) {
             errors { code } } }""",
-        ids=[sent["message"]["id"]],
+        ids=[sent["messages"][0]["id"]],
         permanent=permanent,
     )
     clock.tick(days=400)
-    assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 0
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
+    ).recipient_count == 0
     assert await load_submission_states(environment) == [SubmissionState.CANCELLED]
     queue_entries = await environment.database.read(select(col(QueueEntry.state)))
     assert [row.state for row in queue_entries] == [DeliveryState.CANCELLED]
@@ -131,19 +137,23 @@ async def test_reschedule_moves_copy_to_scheduled_and_back(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     sent = await send_with_undo_window(ada)
-    message_id = sent["message"]["id"]
+    message_id = sent["messages"][0]["id"]
     await reschedule_submission(ada, sent, LATER)
     assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
-    assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 0
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
+    ).recipient_count == 0
     await reschedule_submission(ada, sent, (clock() + timedelta(0)).isoformat())
     assert await load_placements(ada) == {message_id: ("SENT", False)}
-    assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 1
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
+    ).recipient_count == 1
 
 
 async def reschedule_submission(client: GraphQLClient, sent: Any, send_at: str) -> None:
     document = """mutation ($ids: [SubmissionRef!]!, $at: DateTime!) {
       submissionReschedule(input: {submissions: $ids, sendAt: $at}) { errors { code message } } }"""
-    answer = await client(document, ids=[{"id": sent["submission"]["id"]}], at=send_at)
+    answer = await client(document, ids=[{"id": sent["submissions"][0]["id"]}], at=send_at)
     assert answer["submissionReschedule"]["errors"] == []
 
 
@@ -159,10 +169,10 @@ async def test_messages_are_filtered_by_submission_state(ada: GraphQLClient) -> 
         answer = await ada(FILTERED, states=list(state_names))
         return {message["id"] for message in answer["messages"]["nodes"]}
 
-    assert await find_message_ids("SCHEDULED") == {scheduled["message"]["id"]}
-    expected_ids = {scheduled["message"]["id"], held_sent["message"]["id"]}
+    assert await find_message_ids("SCHEDULED") == {scheduled["messages"][0]["id"]}
+    expected_ids = {scheduled["messages"][0]["id"], held_sent["messages"][0]["id"]}
     assert await find_message_ids("SCHEDULED", "UNDOABLE") == expected_ids
-    assert await find_message_ids("QUEUED") == {queued["message"]["id"]}
+    assert await find_message_ids("QUEUED") == {queued["messages"][0]["id"]}
     assert await find_message_ids() == set()
 
 
@@ -184,8 +194,8 @@ async def save_search(client: GraphQLClient, **fields: Any) -> tuple[str, set[st
 
 
 async def test_saved_search_filters_by_submission_state(ada: GraphQLClient) -> None:
-    scheduled_id = (await send_with_undo_window(ada, later=LATER))["message"]["id"]
-    queued_id = (await send_with_undo_window(ada))["message"]["id"]
+    scheduled_id = (await send_with_undo_window(ada, later=LATER))["messages"][0]["id"]
+    queued_id = (await send_with_undo_window(ada))["messages"][0]["id"]
     for text, expected in (
         ("submission:scheduled", {scheduled_id}),
         ("submission:Queued", {queued_id}),

@@ -21,12 +21,14 @@ from tests.support.accounts.shared_mailboxes import (
     run_mailbox_mutation,
     share_mailbox,
 )
+from tests.support.clients.change_followers import has_waiter, wait_for_followers, wakeup_events
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.servers.live_server import (
     NESTED_CHANGES_SUBSCRIPTION,
     run_live_server,
     wait_until,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 NO_INTERVAL = timedelta(0)
 LOCATION_FACTS = ("mailbox", "uid", "fromMailbox", "fromUid")
@@ -46,12 +48,15 @@ class ChangeFollower:
 
     async def start(self) -> "ChangeFollower":
         """Start to follow, before a test makes changes."""
+        events_before = wakeup_events(self.ctx.environment)
         self.pending = asyncio.ensure_future(anext(self.stream))
-        await asyncio.sleep(0.05)
+        await wait_until(
+            lambda: any(map(has_waiter, wakeup_events(self.ctx.environment) - events_before))
+        )
         return self
 
     async def next_batch(self) -> EventBatch:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             pending, self.pending = self.pending, None
             return await (pending or anext(self.stream))
 
@@ -273,7 +278,8 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
             await getattr(server, transport)(client, NESTED_CHANGES_SUBSCRIPTION)
             for client in (bob, bob, eve)
         ]
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: server.subscriber_count == 3)
+        await wait_for_followers(ada.environment, 2)  # bob's subscriptions share one
         await share_mailbox(ada, bob, *READ_RIGHTS)
         for subscription in subscriptions[:2]:
             await wait_until(lambda subscription=subscription: len(subscription.events) == 1)

@@ -80,7 +80,7 @@ async def message_actions(ada: GraphQLClient) -> dict[str, tuple[dict[str, Any],
     }
 
 
-SEND_FIELDS = "message { from { address } subject }"
+SEND_FIELDS = "messages { from { address } subject }"
 ACTION_NAMES = (
     *("seen", "flagged", "keyword", "data", "deleted", "delete", "purge", "move"),
     *("by folder", "by filter"),
@@ -124,6 +124,25 @@ async def load_message_state(client: GraphQLClient) -> Any:
     return await select_rows(
         client.environment, f"{query} WHERE user_id = :u ORDER BY id", u=client.user.id
     )
+
+
+async def test_only_owner_deletes_empty_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    team_id = await create_team_mailbox(ada, "One")
+    await share_mailbox(ada, bob, *ALL_RIGHTS)
+    before = await load_message_state(ada)
+    payload = await run_mailbox_mutation(
+        bob,
+        "messageDelete",
+        "deletedCount",
+        select={"mailbox": {"id": team_id}},
+        permanent=True,
+        deleteEmptyMailbox=True,
+    )
+    (error,) = payload["errors"]
+    assert error["code"] == "FORBIDDEN_OPERATION"
+    assert error["message"] == "Only the owner of a mailbox can delete it."
+    assert error["path"] == ["deleteEmptyMailbox"]
+    assert await load_message_state(ada) == before
 
 
 async def test_change_of_shared_messages_has_no_undo_token(
@@ -395,7 +414,7 @@ async def test_post_right_allows_sending_as_owner(ada: GraphQLClient, bob: Graph
     }
     answer = await run_mailbox_mutation(bob, "messageSend", SEND_FIELDS, **reply)
     assert answer["errors"] == []
-    assert answer["message"] == {"from": {"address": ada.address}, "subject": "Re: Plan"}
+    assert answer["messages"][0] == {"from": {"address": ada.address}, "subject": "Re: Plan"}
     assert (await ada("query ($m: ID!) { message(by: {id: $m}) { answered } }", m=message))[
         "message"
     ] == {"answered": False}

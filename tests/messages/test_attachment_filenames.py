@@ -90,13 +90,15 @@ async def test_stored_filename_is_sanitized_when_read(ada: GraphQLClient) -> Non
     unsafe_name = "/etc/\u202egpj.exe"
     environment = ada.environment
     (row,) = await environment.database.read(
-        select(col(Message.attachments), col(Message.structure))
+        select(col(Message.attachments), col(Message.mime_structure))
     )
     files = [{**row.attachments[0], "filename": unsafe_name}]
-    structure = row.structure.replace(b'"x.txt"', orjson.dumps(unsafe_name))
-    assert structure != row.structure
+    structure = row.mime_structure.replace(b'"x.txt"', orjson.dumps(unsafe_name))
+    assert structure != row.mime_structure
     async with environment.write_session() as session:
-        message_update = update(core_table(Message)).values(attachments=files, structure=structure)
+        message_update = update(core_table(Message)).values(
+            attachments=files, mime_structure=structure
+        )
         await (await session.connection()).execute(message_update)
     await assert_filename_is_shown(ada, "gpj.exe")
 

@@ -10,7 +10,8 @@ from sqlmodel import col
 
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
-from mail.storage.message_insert import InsertedMessage, InsertKind
+from mail.storage.message_insert import InsertedMessage
+from mail.storage.quota import InsertKind
 from models.errors import NotFound, OverQuota
 from models.events.event_types import EventType
 from models.events.journal import Change
@@ -49,7 +50,7 @@ async def insert_batch(
             for message, blobs in zip(messages, stored_blobs, strict=True)
         ]
         try:
-            return message_insert.insert_messages(transaction, items, kind=kind)
+            return message_insert.insert_messages_and_take_quota(transaction, items, kind=kind)
         except OverQuota:  # The transaction continues and keeps earlier writes.
             return []
 

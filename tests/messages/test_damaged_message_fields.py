@@ -26,6 +26,7 @@ from tests.support.operations.task_operations import run_task
 from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores.blob_damage import damage_blob
+from tests.support.time_limits import HANG_SECONDS
 
 DAMAGE_FUNCTIONS: dict[str, Callable[[bytes], bytes | None]] = {
     "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
@@ -111,9 +112,9 @@ async def ada_by_executor(
     request: pytest.FixtureRequest, ada: GraphQLClient
 ) -> AsyncIterator[GraphQLClient]:
     """Ada, by compiled and by plain execution."""
-    schema.choose_executor(is_compiled=request.param)
+    schema.set_executor_and_clear_documents(is_compiled=request.param)
     yield ada
-    schema.choose_executor(is_compiled=True)
+    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 class LogWarnings:
@@ -312,7 +313,7 @@ async def test_search_snippet_of_damaged_message_returns_error(
     ada: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
     await store_objects(ada)
-    while await index_worker.index_next_batch(ada.environment):
+    while await index_worker.index_next_batch_and_record_contacts(ada.environment):
         pass
     await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
@@ -332,7 +333,7 @@ async def test_subscription_event_with_damaged_message_returns_error(
     document = f"""subscription {{ changes(after: "1.{ada_by_executor.user.id}.0") {{ events {{
       ... on MessageChange {{ message {{ subject text }} }} }} }} }}"""
     results = subscription_results(ada_by_executor, document)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         result = await anext(results)
     await results.aclose()
     assert {error.extensions["code"] for error in result.errors} == {"DAMAGED"}
@@ -361,6 +362,9 @@ async def test_filter_task_skips_damaged_message(
     task, _ = await try_apply_filters(ada, filter_id, mailbox={"path": "INBOX"})
     await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     finished = await run_task(ada, task)
-    assert (finished["state"], finished["result"]) == ("SUCCEEDED", {"changed": 0, "left": 0})
+    assert (finished["state"], finished["result"]) == (
+        "SUCCEEDED",
+        {"changedCount": 0, "remainingCount": 0},
+    )
     (warning,) = take_warnings()
-    assert warning["message"] == "filters were not applied to a damaged message"
+    assert warning["message"] == "Filters not applied to a damaged message"

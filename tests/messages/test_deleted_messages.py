@@ -13,11 +13,12 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import delete as mailbox_delete
-from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rename
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.mailboxes.delete import MailboxDeletion
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -61,7 +62,7 @@ async def archive_owner(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient
     """Ada, who deleted a, b and c, one per minute; b from a mailbox that was renamed later."""
     for subject in "abc":
         await deliver_to(ada, subject)
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep/Here"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Keep/Here"]))
     move = {"select": inbox_selection("2"), "to": {"path": "Keep/Here"}}
     assert (await run_message_mutation(ada, "messageMove", **move))["errors"] == []
     for select in (inbox_selection("1"), {"mailbox": {"path": "Keep/Here"}}, inbox_selection("3")):
@@ -140,7 +141,7 @@ async def test_deleted_messages_are_found_by_filters(
     for _ in range(2):  # before and after text indexing
         answer = await load_archive(archive_owner, filter=condition or None)
         assert (join_subjects(answer), answer["totalCount"]) == (expected, len(expected))
-        await index_worker.index_next_batch(archive_owner.environment)
+        await index_worker.index_next_batch_and_record_contacts(archive_owner.environment)
 
 
 async def test_archive_hides_drafts_and_messages_due_for_purge(
@@ -170,12 +171,12 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
         archive_owner, "deletedMessageRestore", RESTORED_FIELDS, deletedMessages=refs_from_ids(keys)
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
-    await housekeeping.run_round(archive_owner.environment)
+    await housekeeping.run_housekeeping_round(archive_owner.environment)
     assert await select_rows(archive_owner.environment, "SELECT id FROM messages") == []
 
 
 async def test_restored_messages_return_to_their_mailboxes(archive_owner: GraphQLClient) -> None:
-    await index_worker.index_next_batch(archive_owner.environment)
+    await index_worker.index_next_batch_and_record_contacts(archive_owner.environment)
     last = await load_stream_position(archive_owner.environment, archive_owner.user.id)
     answer = await restore_by_subject(archive_owner, "b", "a")
     assert answer["errors"] == []
@@ -211,13 +212,13 @@ async def test_message_is_restored_to_given_mailbox_or_inbox(archive_owner: Grap
 async def test_restore_finds_recreated_mailbox_by_path(ada: GraphQLClient) -> None:
     await deliver_to(ada, "a")
     for _ in range(2):
-        await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
+        await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
         select: dict[str, Any] = {"all": True}
         await run_message_mutation(ada, "messageMove", select=select, to={"path": "Keep"})
         await mailbox_delete.delete_mailboxes(
             client_context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
         )
-        await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
+        await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
         assert (await load_archive(ada))["nodes"][0]["mailbox"] is None
         assert (await restore_by_subject(ada, "a"))["restored"][0]["mailbox"] == {"path": "Keep"}
         await run_message_mutation(ada, "messageMove", select=select, to={"path": "INBOX"})
@@ -268,7 +269,7 @@ async def restore_time_range(client: GraphQLClient, **fields: Any) -> Any:
     return await execute_mutation(
         client,
         "deletedMessagesRestore",
-        "task { kind state total user { username } }",
+        "task { kind state totalCount user { username } }",
         **(TIME_RANGE | fields),
     )
 
@@ -279,13 +280,13 @@ async def test_deleted_messages_restore_returns_messages_of_time_range(
     answer = await restore_time_range(archive_owner)
     assert answer["errors"] == []
     assert answer["task"] == {
-        "kind": "DELETED_MESSAGES_RESTORE", "state": "QUEUED", "total": 2,
+        "kind": "DELETED_MESSAGES_RESTORE", "state": "QUEUED", "totalCount": 2,
         "user": {"username": "ada"},
     }  # fmt: skip
     assert await list_messages(archive_owner) == []
     assert await tasks.run_next_task(archive_owner.environment)
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
-    assert await select_rows(archive_owner.environment, "SELECT state, done FROM tasks") == [
+    assert await select_rows(archive_owner.environment, "SELECT state, done_count FROM tasks") == [
         ("SUCCEEDED", 2)
     ]
 
@@ -320,10 +321,10 @@ async def test_deleted_messages_restore_task_stops_at_quota(
     assert (await restore_time_range(archive_owner))["errors"] == []
     assert await tasks.run_next_task(environment)
     ((state, done_count, error),) = await select_rows(
-        environment, "SELECT state, done, error FROM tasks"
+        environment, "SELECT state, done_count, error FROM tasks"
     )
     assert (state, done_count) == ("FAILED", 1)
-    assert "of 300 bytes are in use" in error
+    assert "of 300 bytes are used." in error
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here"}
     async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
@@ -397,7 +398,13 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
     assert (await restore_time_range(domain_admin, user={"id": user_global_id(archive_owner)}))[
         "errors"
     ] == []
+    (task,) = (await domain_admin("{ tasks { nodes { id state } } }"))["tasks"]["nodes"]
     assert await tasks.run_next_task(environment)
+    task_query = "query ($id: ID!) { task(by: {id: $id}) { state doneCount } }"
+    finished = await domain_admin(task_query, id=task["id"])
+    assert finished["task"] == {"state": "SUCCEEDED", "doneCount": 2}
+    other_admin = await make_domain_admin(environment, http, "deputy", permissions)
+    assert await other_admin(task_query, id=task["id"]) == {"task": None}
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
     (entry,) = (
         await root('{ auditLog(filter: {mutation: "deletedMessagesRestore"}) { nodes { actor } } }')

@@ -21,7 +21,7 @@ from tests.support.accounts.domain_admins import make_domain_admin
 METADATA_QUERY = """
 query ($name: String!) {
   user(by: {username: $name}) {
-    mailboxes { path messageCount }
+    mailboxes { nodes { path messageCount } }
     messages { totalCount nodes { id size flags receivedAt from { address } mailbox { path } } }
   }
 }"""
@@ -84,7 +84,9 @@ async def test_admin_sees_mailboxes_and_message_metadata(
     for client in await make_administrators(environment, http):
         for _ in range(2):
             user = (await client(METADATA_QUERY, name="ada"))["user"]
-            inbox = next(mailbox for mailbox in user["mailboxes"] if mailbox["path"] == "INBOX")
+            inbox = next(
+                mailbox for mailbox in user["mailboxes"]["nodes"] if mailbox["path"] == "INBOX"
+            )
             assert inbox["messageCount"] == 1
             (node,) = user["messages"]["nodes"]
             assert node["id"] == message_id
@@ -127,7 +129,7 @@ async def test_stranger_sees_no_mail(
             assert "Between us" not in str(answers)
         user = (await client.execute(METADATA_QUERY, name="ada"))["data"]["user"]
         if user is not None:  # a domain administrator without IMPERSONATE sees the account
-            assert user["mailboxes"] == []
+            assert user["mailboxes"]["nodes"] == []
             assert user["messages"]["totalCount"] == 0
         path = f"/rest/messages/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 404

@@ -62,8 +62,8 @@ MESSAGE_LIST_QUERIES = [
         PAGE_FIELDS
         % ', filter: {mailbox: {path: "INBOX"}, uids: "1500,1502,1504,1506,1508,1510"}'
     ),
-    INBOX_QUERY % "(first: 3) { nodes { id thread { id participants { address } mailboxes { path } "
-    "messages(first: 20) { totalCount nodes { id } } } } }",
+    INBOX_QUERY % "(first: 3) { nodes { id thread { id participants { address } "
+    "mailboxes { nodes { path } } messages(first: 20) { totalCount nodes { id } } } } }",
     INBOX_QUERY
     % "(last: 50) { nodes { id } } two: messages(first: 20) { nodes { id thread { id } } }",
 ]  # fmt: skip

@@ -56,7 +56,7 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
     arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"], "seen": False}
     answer = await run_message_mutation(ada_with_mail, "messageImport", **arguments)
     assert (answer["errors"], answer["messages"][0]["size"]) == ([], len(raw))
-    assert (await ada_with_mail.load_mailbox()).unseen == 4
+    assert (await ada_with_mail.load_mailbox()).unseen_count == 4
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_message_over_size_limit_or_quota_is_refused(
     )
     ctx = client_context(replace(ada_with_mail, environment=limited_environment))
     with pytest.raises(LimitReached) as raised:
-        await message_import.store_message(
+        await message_import.store_imported_message_and_load_if_readable(
             ctx, message_import.NewMessage(MailboxSelector(path="INBOX"), raw)
         )
     assert (raised.value.limit, raised.value.used) == (len(raw) - 1, len(raw))

@@ -8,7 +8,7 @@ import pytest
 from mail.storage.message_content import StoredMessage
 from models.errors import InvalidInput, LimitReached
 from models.store.byte_cache import CAPACITY, ByteCache
-from resolvers.messages import content
+from resolvers.messages import content, message_bytes
 from resolvers.messages.content import HtmlOptions
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.mail import multipart_message
@@ -30,8 +30,12 @@ async def load_message(client: GraphQLClient, key: int) -> StoredMessage:
 async def test_only_own_messages_are_loaded(
     ada: GraphQLClient, bob: GraphQLClient, message_id: int
 ) -> None:
-    assert await content.load_stored_messages(client_context(bob), [message_id]) == [None]
-    messages = await content.load_stored_messages(client_context(ada), [message_id + 1, message_id])
+    assert await content.load_stored_messages_and_log_read(client_context(bob), [message_id]) == [
+        None
+    ]
+    messages = await content.load_stored_messages_and_log_read(
+        client_context(ada), [message_id + 1, message_id]
+    )
     assert messages[0] is None
     assert isinstance(messages[1], StoredMessage)
     assert messages[1].row.id == message_id
@@ -48,21 +52,29 @@ async def test_message_has_texts_headers_and_parts(ada: GraphQLClient, message_i
     ]
     header_block = MULTIPART_MESSAGE[: MULTIPART_MESSAGE.index(b"Preamble")].decode()
     assert await content.header_block_text(loaded) == header_block
-    assert await content.imap_body_section(loaded, "HEADER") == header_block
-    assert await content.imap_body_section(loaded, "1.1") == multipart_message.PLAIN_TEXT
-    assert await content.imap_body_section(loaded, "1.2.MIME") == "Content-Type: text/html\r\n\r\n"
+    assert await message_bytes.imap_body_section_as_text_or_base64(loaded, "HEADER") == header_block
     assert (
-        await content.imap_body_section(loaded, "5.TEXT")
+        await message_bytes.imap_body_section_as_text_or_base64(loaded, "1.1")
+        == multipart_message.PLAIN_TEXT
+    )
+    assert (
+        await message_bytes.imap_body_section_as_text_or_base64(loaded, "1.2.MIME")
+        == "Content-Type: text/html\r\n\r\n"
+    )
+    assert (
+        await message_bytes.imap_body_section_as_text_or_base64(loaded, "5.TEXT")
         == multipart_message.INNER_MESSAGE.decode().partition("\r\n\r\n")[2]
     )
-    assert str(await content.imap_body_section(loaded, "5.header")).startswith(
-        "From: dora@example.com"
-    )
-    assert await content.imap_body_section(loaded, "5.1") == "Inner text"
+    assert str(
+        await message_bytes.imap_body_section_as_text_or_base64(loaded, "5.header")
+    ).startswith("From: dora@example.com")
+    assert await message_bytes.imap_body_section_as_text_or_base64(loaded, "5.1") == "Inner text"
     for missing_section in ("9.9", "MIME", "1.1.TEXT", "x", "0"):
-        assert await content.imap_body_section(loaded, missing_section) is None
-    assert await content.base64_part(loaded, "8") == "c21hbGw="
-    assert await content.base64_part(loaded, "88") is None
+        assert (
+            await message_bytes.imap_body_section_as_text_or_base64(loaded, missing_section) is None
+        )
+    assert await message_bytes.mime_part_as_base64(loaded, "8") == "c21hbGw="
+    assert await message_bytes.mime_part_as_base64(loaded, "88") is None
 
 
 async def test_html_is_sanitized_by_default(ada: GraphQLClient, message_id: int) -> None:
@@ -99,7 +111,9 @@ async def test_computed_content_is_cached_and_not_shared_with_others(
     del statements[:]
     assert await load_content() == first
     assert len(statements) == 1, "the row is read again"
-    assert await content.load_stored_messages(client_context(bob), [message_id]) == [None]
+    assert await content.load_stored_messages_and_log_read(client_context(bob), [message_id]) == [
+        None
+    ]
 
 
 async def test_image_urls_in_html_are_those_of_the_viewer(
@@ -177,35 +191,42 @@ async def test_source_is_cut_at_character_and_base64_if_not_utf8(
     loaded = await load_message(ada, message_id)
     middle = MULTIPART_MESSAGE.index("ü".encode())
     assert (
-        await content.message_source_text(loaded, middle + 1) == MULTIPART_MESSAGE[:middle].decode()
+        await message_bytes.message_source_as_text_or_base64(loaded, middle + 1)
+        == MULTIPART_MESSAGE[:middle].decode()
     )
     assert (
-        await content.message_source_text(loaded, middle + 2)
+        await message_bytes.message_source_as_text_or_base64(loaded, middle + 2)
         == MULTIPART_MESSAGE[: middle + 2].decode()
     )
     latin_raw = b"Subject: L\r\n\r\nGr\xfc\xdfe"
     latin_message = await load_message(ada, (await deliver_to(ada, latin_raw)).message_id)
-    assert await content.message_source_text(latin_message) == "U3ViamVjdDogTA0KDQpHcvzfZQ=="
-    for max_bytes in (0, -1, content.MAX_RESPONSE_BYTES + 1):
+    assert (
+        await message_bytes.message_source_as_text_or_base64(latin_message)
+        == "U3ViamVjdDogTA0KDQpHcvzfZQ=="
+    )
+    for max_bytes in (0, -1, message_bytes.MAX_RESPONSE_BYTES + 1):
         with pytest.raises(InvalidInput):
-            await content.message_source_text(loaded, max_bytes)
+            await message_bytes.message_source_as_text_or_base64(loaded, max_bytes)
 
 
 async def test_attachment_text_is_cut_at_character(ada: GraphQLClient, message_id: int) -> None:
     loaded = await load_message(ada, message_id)
     prose = multipart_message.MARKDOWN_TEXT.decode()
-    assert await content.attachment_text(loaded, 5, 1 << 20) == prose
-    assert await content.attachment_text(loaded, 5, 3) == "Gr"
-    assert await content.attachment_text(loaded, 0) is None
-    assert await content.attachment_text(loaded, 99) is None
+    assert await message_bytes.attachment_text_beginning_or_none(loaded, 5, 1 << 20) == prose
+    assert await message_bytes.attachment_text_beginning_or_none(loaded, 5, 3) == "Gr"
+    assert await message_bytes.attachment_text_beginning_or_none(loaded, 0) is None
+    assert await message_bytes.attachment_text_beginning_or_none(loaded, 99) is None
 
 
 async def test_part_over_response_limit_is_refused(
     ada: GraphQLClient, message_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content, "MAX_RESPONSE_BYTES", 1000)
+    monkeypatch.setattr(message_bytes, "MAX_RESPONSE_BYTES", 1000)
     loaded = await load_message(ada, message_id)
-    for part_read in (content.imap_body_section(loaded, "2"), content.base64_part(loaded, "2")):
+    for part_read in (
+        message_bytes.imap_body_section_as_text_or_base64(loaded, "2"),
+        message_bytes.mime_part_as_base64(loaded, "2"),
+    ):
         with pytest.raises(LimitReached):
             await part_read
 
@@ -214,6 +235,6 @@ async def test_source_cut_never_splits_a_character(ada: GraphQLClient) -> None:
     raw = "Subject: All\r\n\r\naü€😀ß𝄞".encode()
     loaded = await load_message(ada, (await deliver_to(ada, raw)).message_id)
     for max_bytes in range(1, len(raw) + 2):
-        assert await content.message_source_text(loaded, max_bytes) == raw[:max_bytes].decode(
-            errors="ignore"
-        )
+        assert await message_bytes.message_source_as_text_or_base64(loaded, max_bytes) == raw[
+            :max_bytes
+        ].decode(errors="ignore")

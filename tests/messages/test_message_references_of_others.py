@@ -270,7 +270,7 @@ async def test_forward_by_owner_sends_no_notification(
         [],
     )  # the message has no original targets
     log_rows = await select_rows(
-        environment, "SELECT action FROM auth_events WHERE action = 'MESSAGE_REDIRECT'"
+        environment, "SELECT action FROM security_events WHERE action = 'MESSAGE_REDIRECT'"
     )
     assert log_rows == []
 

@@ -14,7 +14,7 @@ from mail.mime.header_encoding import NamedAddress
 from mail.storage import message_trace
 from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
-from tests.conftest import GraphQLClient, ManualClock, raw_message, record_sql
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     try_create_user,
@@ -38,9 +38,12 @@ from tests.support.operations.trace_operations import (
     trace_steps,
 )
 from tests.support.stores.counter_check import select_rows
+from tests.support.stores.recorded_statements import record_sql
 
 CAROL = "carol@example.com"
-ARGUMENTS_HINT = "give queueId or messageId; messageTraceEvents finds messages by address and time"
+ARGUMENTS_HINT = (
+    "`queueId` or `messageId` is required: messageTraceEvents finds messages by address and time."
+)
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -121,7 +124,7 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
     assert refused.startswith("554 5.7.1")
     steps = await trace_steps(root, messageId=message_id_header(spam))
     assert [event for _, event, _, _ in steps] == ["ACCEPTED", "REFUSED"]
-    assert steps[1][3] == "Held: spam is not sent on"
+    assert steps[1][3] == "Held: Spam is not forwarded."
 
 
 async def test_trace_shows_recipients_rejected_at_rcpt(
@@ -224,9 +227,9 @@ async def test_trace_is_limited_to_domains_of_admin(
     [
         ({}, ARGUMENTS_HINT),
         ({"queueId": "a", "messageId": "b"}, ARGUMENTS_HINT),
-        ({"queueId": " "}, "from 1 to 1000 characters"),
-        ({"messageId": "x" * 1001}, "from 1 to 1000 characters"),
-        ({"queueId": "a", "address": "x" * 1001}, "at most 1000 characters"),
+        ({"queueId": " "}, "Must have from 1 to 1000 characters."),
+        ({"messageId": "x" * 1001}, "Must have from 1 to 1000 characters."),
+        ({"queueId": "a", "address": "x" * 1001}, "Must have at most 1000 characters."),
     ],
 )
 async def test_invalid_trace_arguments_are_refused(
@@ -254,7 +257,7 @@ async def test_odd_message_id_header_does_not_prevent_delivery(
         )
         assert not isinstance(delivered, BaseException)
     assert len(await trace_events(root, messageId="<" + "y" * 900 + "@x>")) == 3
-    steps = await select_rows(environment, "SELECT id FROM message_steps")
+    steps = await select_rows(environment, "SELECT id FROM delivery_trace_steps")
     assert len(steps) == 9
 
 
@@ -267,12 +270,12 @@ async def test_trace_can_be_disabled_and_old_steps_are_deleted(
         raw = raw_message(subject)
         await backend.deliver(raw, [await backend.accept_recipient(ada.address, CAROL)], CAROL)
         await queue_message(ada)
-        await message_trace.flush(environment)
-        return len(await select_rows(environment, "SELECT id FROM message_steps"))
+        await message_trace.write_pending_trace_steps(environment)
+        return len(await select_rows(environment, "SELECT id FROM delivery_trace_steps"))
 
     assert await deliver_and_count_steps("a") == 5
     clock.tick(days=8)
-    assert (await housekeeping.run_round(environment, sweep=False)).steps == 5
+    assert (await housekeeping.run_housekeeping_round(environment, sweep=False)).steps == 5
     environment.use_options_unless_outdated(
         CommittedOptions(replace(environment.options, message_trace_retention=timedelta(0)), 1)
     )
@@ -289,18 +292,19 @@ async def test_trace_buffer_is_bounded_and_lost_steps_are_counted(
         await backend.deliver(
             raw_message(subject), [await backend.accept_recipient(ada.address, CAROL)], CAROL
         )
-    await message_trace.flush(environment)
-    assert len(await select_rows(environment, "SELECT id FROM message_steps")) == 2
+    await message_trace.write_pending_trace_steps(environment)
+    assert len(await select_rows(environment, "SELECT id FROM delivery_trace_steps")) == 2
     assert message_trace.LOST_STEPS.value() - lost_before == 4
 
 
 async def test_trace_is_written_after_delivery(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    backend, statements = LocalBackend(environment), record_sql(environment.database)
+    backend = LocalBackend(environment)
+    statements = record_sql(environment.database, with_background=True)
     recipients = [await backend.accept_recipient(ada.address, CAROL)]
     await backend.deliver(raw_message("a"), recipients, CAROL)
-    assert not [statement for statement in statements if "message_steps" in statement]
-    await message_trace.flush(environment)
-    (statement,) = [statement for statement in statements if "message_steps" in statement]
+    assert not [statement for statement in statements if "delivery_trace_steps" in statement]
+    await message_trace.write_pending_trace_steps(environment)
+    (statement,) = [statement for statement in statements if "delivery_trace_steps" in statement]
     assert statement.startswith("INSERT")

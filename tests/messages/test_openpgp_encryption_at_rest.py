@@ -24,8 +24,8 @@ from models.errors import ServiceUnavailable
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
-from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.mailboxes.loaders import create_mailboxes as make
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.create import create_mailboxes as make
 from resolvers.messages import content
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
@@ -236,7 +236,7 @@ async def test_expired_key_refuses_delivery(
     replies = [(await lmtp_client.read_reply())[:9] for _ in range(2)]
     assert replies == ["451 4.3.0", "250 2.0.0"]
     assert (await count_messages(pgp_account.client), await count_messages(bob)) == (1, 1)
-    assert any("cannot be encrypted" in record.getMessage() for record in caplog.records)
+    assert any("Message not encrypted" in record.getMessage() for record in caplog.records)
     assert BODY_TEXT not in caplog.text
 
 
@@ -333,7 +333,9 @@ async def test_sent_copy_is_encrypted_but_outgoing_message_is_not(
     )["errors"] == []
     recipients = [NamedAddress("carol@example.net")]
     request = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT)
-    sent = await submission_create.send_message(client_context(pgp_account.client), request)
+    sent = await submission_create.compose_and_queue_message(
+        client_context(pgp_account.client), request
+    )
     assert sent.submission is not None
     assert sent.message is not None
     assert BODY_TEXT.encode() in await pgp_account.decrypt(sent.message.id)
@@ -367,13 +369,13 @@ async def test_search_of_encrypted_message_finds_header_words_only(
 ) -> None:
     raw = raw_message("Pond", body=BODY_TEXT)
     await deliver_locally(pgp_account.client.environment, raw, pgp_account.client, bob)
-    await index_worker.index_next_batch(pgp_account.client.environment)
+    await index_worker.index_next_batch_and_record_contacts(pgp_account.client.environment)
     assert await find_subjects(pgp_account.client, query="pond") == ["Pond"]
     assert await find_subjects(pgp_account.client, query="herons") == []
     assert await find_subjects(bob, query="herons") == ["Pond"]
     message_rows = await select_rows(
         pgp_account.client.environment,
-        "SELECT preview, encrypted, digest FROM messages WHERE user_id = :u",
+        "SELECT preview, encrypted, sha256 FROM messages WHERE user_id = :u",
         u=pgp_account.client.user.id,
     )
     ((preview, encrypted, digest),) = message_rows

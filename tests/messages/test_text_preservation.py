@@ -11,6 +11,7 @@ from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.message_sources import save_draft
+from tests.support.run_scope import RUNS_ALL_TESTS
 
 TEXT_STARTS = [
     "Hello",
@@ -26,7 +27,7 @@ TEXT_ENDS = ["", "\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", " ", " \n", "\t"]
 TEXTS = [word + end for word in TEXT_STARTS for end in TEXT_ENDS]
 BODY_QUERY = "query ($id: ID!) { message(by: {id: $id}) { text html } }"
 MESSAGE_SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  message { id } errors { code path } } }"""
+  messages { id } errors { code path } } }"""
 ATTACHMENT = {"content": "eA==", "filename": "x.bin"}
 
 
@@ -46,7 +47,7 @@ async def load_bodies(client: GraphQLClient, message_id: str) -> tuple[str, str]
 
 @pytest.mark.parametrize("files", [[], [ATTACHMENT]])
 async def test_draft_body_is_unchanged(ada: GraphQLClient, files: list[Any]) -> None:
-    for text in TEXTS:
+    for text in TEXTS if RUNS_ALL_TESTS else TEXTS[len(files) :: 2]:  # CI: half for each case
         answer = await save_draft(ada, text=text, addAttachments=files)
         assert answer["errors"] == []
         assert (await load_bodies(ada, answer["message"]["id"]))[0] == with_lf_line_ends(text), (
@@ -88,7 +89,7 @@ async def test_sent_text_is_the_same_for_recipients_and_sent_copy(
                 "messageSend"
             ]
             assert answer["errors"] == []
-            copies.append((await load_bodies(ada, answer["message"]["id"]))[0])
+            copies.append((await load_bodies(ada, answer["messages"][0]["id"]))[0])
 
         async def has_received_all() -> bool:
             return len(server.messages) == len(TEXTS)

@@ -10,7 +10,7 @@ from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProto
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from tests.conftest import GraphQLClient, client_context
 from tests.support.clients.change_followers import open_subscription
 from tests.support.operations.push_receivers import deliver_to_mailbox
@@ -70,6 +70,8 @@ async def test_new_mail_notifies_only_its_owner(
         "His"
     ]
     assert len(ada_follower.payloads) == 1
+    if transport == "stream":
+        assert ada_follower.event_ids == [notification["cursor"]]
     for follower in (ada_follower, bob_follower):
         await follower.unsubscribe()
 
@@ -151,8 +153,8 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         (notification["type"], notification["title"])
         for notification in received_notifications(follower)
     ] == [
-        ("LIMIT_REACHED", "Storage: used up to 81 %"),
-        ("LIMIT_REACHED", "Storage: used up"),
+        ("LIMIT_REACHED", "Storage: 81 % used"),
+        ("LIMIT_REACHED", "Storage: limit reached"),
         ("SIGN_IN_SUCCEEDED", "New sign-in"),
         ("SIGN_IN_FAILED", "A sign-in failed"),
         ("PASSWORD_CHANGED", "The password was changed"),

@@ -16,7 +16,7 @@ from mail.smtp.submission_server import SubmissionListener as Listener
 from mail.tls.server_tls import CertificateFiles
 from models.errors import RateLimited
 from models.queue.rate_limits import RateLimit, RateWindow
-from models.queue.rate_values import Rate, RatePeriod, parse_rate
+from models.queue.rate_values import Rate, RatePeriod, parse_rate_or_unlimited
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import insert_with_conflict
 from models.store.database import Database
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { id } errors { code message ... on RateLimitedError { retryAfter } } } }
+  submissions { id } errors { code message ... on RateLimitedError { retryAfter } } } }
 """
 FORWARD = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) { errors { code } } }
@@ -68,7 +68,7 @@ async def send_refused_message(client: GraphQLClient) -> Any:
     """Send a message that is refused, and return the error."""
     message = {"to": [{"address": "z@example.net"}], "subject": "Hi", "text": "Yo"}
     answer = (await client(SEND, input=message))["messageSend"]
-    assert answer["submission"] is None
+    assert answer["submissions"] == []
     (error,) = answer["errors"]
     return error
 
@@ -101,7 +101,7 @@ async def test_user_rate_counts_messages_not_recipients(
     message_counts = await select_rows(environment, "SELECT count(*) FROM messages")
     assert await send_refused_message(ada) == {
         "code": "RATE_LIMITED",
-        "message": "this account may send 2 messages an hour",
+        "message": "This account can send at most 2 messages an hour.",
         "retryAfter": "PT60S",
     }
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
@@ -145,14 +145,14 @@ async def test_user_domain_and_platform_limits_all_apply(
         ["RATE_LIMITED"],
     ]
     assert await try_send_message(bob, "a@example.net") == []
-    expected_message = "all accounts of the domain together may send 3 messages an hour"
+    expected_message = "All accounts of the domain together can send at most 3 messages an hour."
     assert (await send_refused_message(bob))["message"] == expected_message
     clock.tick(minutes=1)
     assert (await send_refused_message(ada))[
         "message"
     ] == expected_message  # the user's own limit allows more
     assert await try_send_message(other_domain_user, "a@example.net") == []
-    expected_message = "all accounts together may send 4 messages a day"
+    expected_message = "All accounts together can send at most 4 messages a day."
     assert (await send_refused_message(other_domain_user))["message"] == expected_message
     clock.tick(hours=1)
     assert (await send_refused_message(bob))["message"] == expected_message
@@ -180,10 +180,10 @@ async def test_settings_apply_without_a_stored_limit(
         ["RATE_LIMITED"],
     ]
     await wait_for_background_tasks(environment)
-    assert parse_rate("5/SECOND") == Rate(5, RatePeriod.SECOND)
-    assert [parse_rate(text).messages for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [
-        0
-    ] * 5
+    assert parse_rate_or_unlimited("5/SECOND") == Rate(5, RatePeriod.SECOND)
+    assert [
+        parse_rate_or_unlimited(text).messages for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")
+    ] == [0] * 5
 
 
 async def test_changed_frame_resets_the_count_and_changed_value_does_not(
@@ -254,7 +254,7 @@ async def test_processes_share_the_count_and_a_restart_keeps_it(
     other_database = Database(database.url)  # another process
 
     async def is_allowed(database: Database) -> bool:
-        process_world = Environment(
+        process_environment = Environment(
             database,
             environment.object_store,
             signing_secret=b"s" * 32,
@@ -269,7 +269,7 @@ async def test_processes_share_the_count_and_a_restart_keeps_it(
                 raise exceeded.rate_limited_error(transaction.environment.now())
 
         try:
-            await process_world.run_transaction(count_message, ada.user.id)
+            await process_environment.run_transaction(count_message, ada.user.id)
         except RateLimited:
             return False
         return True
@@ -348,10 +348,10 @@ async def test_ended_windows_are_deleted_by_housekeeping(
     await try_send_message(ada, "a@example.net")
     await try_send_message(ada, "a@example.net")
     await wait_for_background_tasks(environment)
-    counts = await housekeeping.run_round(environment)
+    counts = await housekeeping.run_housekeeping_round(environment)
     assert (counts.windows, counts.holds) == (0, 0)
     clock.tick(hours=1)
-    counts = await housekeeping.run_round(environment)
+    counts = await housekeeping.run_housekeeping_round(environment)
     assert (counts.windows, counts.holds) == (1, 1)
     assert await load_used_windows(environment) == []
 
@@ -433,7 +433,7 @@ async def test_smtp_submission_is_deferred_at_mail_command(
     )  # while the limit allows it
     assert (await submit_message(client)).startswith("250")
     other_client.send_bytes(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
-    answer = "450 4.7.1 Sending limit exceeded: this account may send 2 messages an hour"
+    answer = "450 4.7.1 Sending limit exceeded: This account can send at most 2 messages an hour"
     assert (await other_client.read_reply()).strip() == answer  # and no second reply
     assert (await client.run_command("MAIL FROM:<ada@example.org>")).strip() == answer
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]

@@ -1,4 +1,4 @@
-"""Rate limits and holds: mutations, lists, rights, journal and reset."""
+"""Rate limits: mutations, lists, rights and journal."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
-from resolvers.auth.authentication import wait_for_background_tasks
 from tests.conftest import GraphQLClient, ManualClock, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import try_send_message
@@ -18,86 +17,25 @@ from tests.support.accounts.user_operations import (
     load_journal_changes,
     make_admin_of_domain,
     try_create_user,
-    user_global_id,
 )
 from tests.support.operations.domain_operations import DOMAIN_CREATE, DOMAIN_UPDATE, run_mutation
 from tests.support.operations.quarantine_operations import set_options
+from tests.support.queue.rate_limit_operations import (
+    FIELDS,
+    HOLDS,
+    LIMITS,
+    UNLIMITED,
+    domains_input,
+    list_limits,
+    reset_rate,
+    send_until_refused,
+    set_rate_limit,
+    users_input,
+)
 from tests.support.stores.counter_check import load_stream_position, select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-
-FIELDS = "messages per used exhausted resetsAt user { username } domain { name }"
-LIMITS = f"""
-query ($filter: RateLimitFilter, $first: Int, $after: String, $last: Int, $before: String) {{
-  rateLimits(filter: $filter, first: $first, after: $after, last: $last, before: $before) {{
-    nodes {{ {FIELDS} }} totalCount
-    pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} }} }}
-"""
-HOLDS = """
-query ($filter: RateLimitHoldFilter, $first: Int, $after: String) {
-  rateLimitHolds(filter: $filter, first: $first, after: $after) {
-    nodes { user { username } source domain { name } messages per heldAt resetsAt }
-    totalCount pageInfo { hasNextPage endCursor } } }
-"""
-
-
-UNLIMITED = -1
 FIVE_PER_HOUR = {"messages": 5, "per": "HOUR"}
-
-
-async def set_rate_limit(
-    client: GraphQLClient, value: int | None, frame: str = "HOUR", **owners: Any
-) -> Any:
-    """Set the limit of users and domains; UNLIMITED is null in the input, None removes it."""
-    messages = None if value == UNLIMITED else value
-    rate_limit = None if value is None else {"messages": messages, "per": frame}
-    answer = await execute_mutation(
-        client, "rateLimitSet", f"rateLimits {{ {FIELDS} }}", rateLimit=rate_limit, **owners
-    )
-    return answer["rateLimits"], answer["errors"]
-
-
-async def reset_rate(client: GraphQLClient, **owners: Any) -> Any:
-    answer = await execute_mutation(
-        client, "rateLimitReset", f"rateLimits {{ {FIELDS} }}", **owners
-    )
-    return answer["rateLimits"], answer["errors"]
-
-
-def users_input(*clients_or_ids: GraphQLClient | int) -> dict[str, Any]:
-    return {"users": {"ids": [user_global_id(client_or_id) for client_or_id in clients_or_ids]}}
-
-
-def domains_input(*names: str) -> dict[str, Any]:
-    return {"domains": [{"name": name} for name in names]}
-
-
-async def list_limits(client: GraphQLClient, **filter: Any) -> list[tuple[str, int, str]]:
-    """Return owner, value and frame of each limit."""
-    page = (await client(LIMITS, filter=filter or None))["rateLimits"]
-    limits = [
-        ((node["user"] or {}).get("username") or node["domain"]["name"], node["messages"],
-         node["per"])
-        for node in page["nodes"]
-    ]  # fmt: skip
-    assert page["totalCount"] == len(limits)
-    return limits
-
-
-async def list_holds(client: GraphQLClient, **variables: Any) -> list[tuple[Any, ...]]:
-    page = (await client(HOLDS, **variables))["rateLimitHolds"]
-    holds = [
-        (node["user"]["username"], node["source"], node["domain"] and node["domain"]["name"])
-        for node in page["nodes"]
-    ]
-    assert page["totalCount"] == len(holds)
-    return holds
-
-
-async def send_until_refused(client: GraphQLClient) -> None:
-    while await try_send_message(client, "a@example.net") == []:
-        pass
-    await wait_for_background_tasks(client.environment)
 
 
 async def test_rate_limits_are_set_changed_listed_and_removed(
@@ -128,8 +66,12 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
         ("example.org", 5, "HOUR"),
     ]
     assert await list_limits(root, **users_input(ada)) == [("ada", 5, "HOUR")]
-    assert await list_limits(root, domains=["example.org"]) == [("example.org", 5, "HOUR")]
-    limits = await list_limits(root, domains=["example.org"], users={"usernames": ["bob"]})
+    assert await list_limits(root, domains=[{"name": "example.org"}]) == [
+        ("example.org", 5, "HOUR")
+    ]
+    limits = await list_limits(
+        root, domains=[{"name": "example.org"}], users={"usernames": ["bob"]}
+    )
     assert sorted(limits) == [
         ("bob", 1, "DAY"), ("example.org", 5, "HOUR")
     ]  # fmt: skip
@@ -149,20 +91,23 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
 async def test_user_and_domain_show_their_rate_limit(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    document = f"""{{ user {{ rateLimit {{ {FIELDS} }} }} }}"""
-    assert (await ada(document))["user"]["rateLimit"] is None
+    document = f"""{{ user {{ rateLimitInherited rateLimit {{ {FIELDS} }} }} }}"""
+    assert (await ada(document))["user"] == {"rateLimitInherited": True, "rateLimit": None}
     await set_rate_limit(root, 5, **users_input(ada), **domains_input("example.org"))
     await try_send_message(ada, "a@example.net")
-    rate_limit = (await ada(document))["user"]["rateLimit"]
+    user = (await ada(document))["user"]
+    assert not user["rateLimitInherited"]
+    rate_limit = user["rateLimit"]
     assert (rate_limit["messages"], rate_limit["used"], rate_limit["resetsAt"]) == (
         5,
         1,
         "2030-01-01T01:00:00Z",
     )
     domain_document = """query { domain(by: {name: "example.org"}) {
-      rateLimit { messages used domain { name } }
+      rateLimitInherited rateLimit { messages used domain { name } }
       users { nodes { rateLimit { messages used } } } } }"""
     domain = (await root(domain_document))["domain"]
+    assert not domain["rateLimitInherited"]
     assert domain["rateLimit"] == {"messages": 5, "used": 1, "domain": {"name": "example.org"}}
     assert domain["users"]["nodes"] == [{"rateLimit": {"messages": 5, "used": 1}}]
     # a user can't read the rate of the domain
@@ -200,7 +145,7 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
         ("RANGE", ["set", "rateLimit", "messages"])
     ]
     answer, _ = await run_mutation(
-        root, update_document, domains=domain_refs, set={"rateLimit": None}
+        root, update_document, domains=domain_refs, set={"inheritRateLimit": True}
     )
     assert answer["domains"][0]["rateLimit"] is None
     document = """{ auditLog(filter: {mutation: "domainUpdate"}) { nodes { before after } } }"""
@@ -209,60 +154,6 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
     assert [(entry["before"], entry["after"]) for entry in (entries[0], entries[-1])] == [
         (first, {"rateLimit": None}), ({"rateLimit": {"messages": 9, "per": "MINUTE"}}, first),
     ]  # fmt: skip
-
-
-async def test_rate_limit_holds_show_user_and_source(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
-) -> None:
-    environment = root.environment
-    await set_rate_limit(root, 1, **users_input(ada))
-    await set_rate_limit(root, 3, "DAY", **domains_input("example.org"))
-    await send_until_refused(ada)
-    assert await list_holds(root) == [("ada", "USER", None)]
-    clock.tick(seconds=5)
-    await send_until_refused(bob)
-    assert await list_holds(root) == [("bob", "DOMAIN", "example.org"), ("ada", "USER", None)]
-    (node, _) = (await root(HOLDS))["rateLimitHolds"]["nodes"]
-    assert [node[name] for name in ("messages", "per", "heldAt", "resetsAt")] == [
-        3, "DAY", "2030-01-01T00:00:05Z", "2030-01-02T00:00:00Z"
-    ]  # fmt: skip
-    assert await list_holds(root, filter=users_input(ada)) == [("ada", "USER", None)]
-    clock.tick(hours=1)
-    assert await list_holds(root) == [("bob", "DOMAIN", "example.org")]
-    set_options(environment, limits_send_rate_platform="1/DAY")
-    await set_rate_limit(root, None, **domains_input("example.org"))
-    assert await list_holds(root) == []
-    await send_until_refused(ada)
-    assert await list_holds(root) == [("ada", "PLATFORM", None)]
-    page = (await root(HOLDS, first=0))["rateLimitHolds"]
-    assert (page["nodes"], page["totalCount"]) == ([], 1)
-
-
-async def test_reset_ends_the_hold(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
-) -> None:
-    set_options(root.environment, limits_send_rate_platform="5/DAY")
-    await set_rate_limit(root, 1, **users_input(ada, bob))
-    await send_until_refused(ada)
-    await send_until_refused(bob)
-    ((limit,), errors) = await reset_rate(root, **users_input(ada))
-    assert (limit["used"], limit["resetsAt"], errors) == (0, None, [])
-    assert await list_holds(root) == [("bob", "USER", None)]
-    assert await try_send_message(ada, "a@example.net") == []
-    await set_rate_limit(root, UNLIMITED, **users_input(ada, bob))
-    await set_rate_limit(root, 1, "DAY", **domains_input("example.org"))
-    await send_until_refused(ada)
-    assert await list_holds(root) == [("ada", "DOMAIN", "example.org")]
-    assert (await reset_rate(root, **domains_input("example.org")))[1] == []
-    assert await list_holds(root) == []
-    await set_rate_limit(root, None, **domains_input("example.org"))
-    await send_until_refused(ada)
-    assert await list_holds(root) == [("ada", "PLATFORM", None)]
-    assert await reset_rate(root, includePlatform=True) == ([], [])
-    assert await try_send_message(ada, "a@example.net") == []
-    assert await select_rows(root.environment, "SELECT used FROM rate_windows WHERE id = 0") == [
-        (1,)
-    ]
 
 
 async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQLClient) -> None:
@@ -328,6 +219,8 @@ async def test_list_is_paged_from_both_ends(root: GraphQLClient) -> None:
         if not page["pageInfo"]["hasNextPage"]:
             break
     assert seen == list("abcde")
+    page = (await root(LIMITS, first=2, orderBy="CREATED_DESC"))["rateLimits"]
+    assert [node["user"]["username"] for node in page["nodes"]] == ["e", "d"]
     page = (await root(LIMITS, last=2))["rateLimits"]
     assert [node["user"]["username"] for node in page["nodes"]] == ["d", "e"]
     page = (await root(LIMITS, last=2, before=page["pageInfo"]["startCursor"]))["rateLimits"]
@@ -360,6 +253,16 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
     ("arguments", "code", "path"),
     [
         ({"rateLimit": FIVE_PER_HOUR}, "VALIDATION", ["users"]),
+        ({"users": {"usernames": ["ada"]}}, "VALIDATION", ["rateLimit"]),
+        (
+            {
+                "rateLimit": FIVE_PER_HOUR,
+                "inheritRateLimit": True,
+                "users": {"usernames": ["ada"]},
+            },
+            "VALIDATION",
+            ["inheritRateLimit"],
+        ),
         *(
             (
                 {"rateLimit": {"messages": count, "per": "DAY"}, "users": {"usernames": ["ada"]}},
@@ -453,9 +356,11 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
     assert await set_and_reset_errors(rate_admin, **users_input(ada, platform_admin)) == {"ADMIN"}
     (_, errors) = await reset_rate(rate_admin, includePlatform=True)
     assert [(e["requires"], e["path"]) for e in errors] == [("ADMIN", ["includePlatform"])]
-    set_rate = {"domains": [{"name": "example.org"}], "set": {"rateLimit": None}}
+    set_rate = {"domains": [{"name": "example.org"}], "set": {"inheritRateLimit": True}}
     _, errors = await run_mutation(admin_without_permission, DOMAIN_UPDATE, **set_rate)
-    assert [(e["requires"], e["path"]) for e in errors] == [("RATE_LIMITS", ["set", "rateLimit"])]
+    assert [(e["requires"], e["path"]) for e in errors] == [
+        ("RATE_LIMITS", ["set", "inheritRateLimit"])
+    ]
     assert await load_stored_rates(environment) == before
     assert await count_visible(rate_admin) == [2, 1]
     assert (

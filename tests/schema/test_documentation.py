@@ -32,6 +32,7 @@ from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from models.runtime.renamed_settings import RENAMED_VARIABLES
 from models.users.roles import Role
+from resolvers.admin.tasks import RESULT_NAMES
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
@@ -40,6 +41,8 @@ from tests.support.accounts.demo_account import (
     run_demo_server,
     subscription_results,
 )
+from tests.support.clients.change_followers import wait_for_followers
+from tests.support.operations.platform.cluster_operations import insert_node
 from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.schema.printed_schema import SDL
 from tests.support.servers.forked_program import forked_program
@@ -51,23 +54,60 @@ from tests.support.servers.webhook_receiver import (
     make_webhook_worker,
     post_until_idle,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "examples/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 BUILT_IN = {"ID", "Int", "Float", "String", "Boolean"}
-REFUSED_OPERATIONS = {"Rename"}  # operations that are examples of an error
+FENCE_KINDS = {
+    "", "text", "json", "yaml", "http", "html", "javascript", "typescript", "python", "sieve",
+    "haproxy", "nginx",
+    "graphql", "graphql admin", "graphql root",
+    "graphql reference",  # tests/schema/test_reference.py runs them
+    "graphql tutorial",  # tests/clients/test_tutorials.py runs them
+    "sh", "sh run", "sh backup", "sh restore", "sh first-server", "sh second-server",
+}  # fmt: skip
+NAMES_OUTSIDE_SCHEMA = {
+    "PushSubscription", "applicationServerKey", "documentId", "localStorage", "operationName",
+    "persistConfig", "requestId", "restoreRate", "retryAfterSeconds", "sessionStorage",
+}  # fmt: skip
+PAGES_WITH_DOCUMENTS = {
+    f"docs/{folder}/{name}.md"
+    for folder, names in {
+        "api": (
+            "addresses autoreplies errors export-and-import key-value-stores mailboxes messages "
+            "pages-and-ids push-notifications requests resources roles-and-permissions searching "
+            "sending sieve sign-in stored-settings subscriptions transactions "
+            "uploads-and-downloads users webhooks"
+        ),
+        "operating": (
+            "autoconfiguration bans blobs caches cluster components log-store oauth scim sessions "
+            "statistics"
+        ),
+        "mail": "authentication connectors filters quarantine spam trace",
+        "tutorials": "migrate-from-mailcow migrate-from-wildduck",
+    }.items()
+    for name in names.split()
+} | {"docs/signin.md"}
+REFUSED_OPERATIONS = {"EndSessions", "Rename"}  # operations that are examples of an error
 DEFAULT_ADDRESSES = {"127.0.0.1:8025": "http_port", "127.0.0.1:8024": "lmtp_port"}
+
+
+def page_path(page: Path) -> str:
+    """Return the path of a page in the project, such as `docs/settings.md`."""
+    return page.relative_to(ROOT).as_posix()
 
 
 @dataclass(frozen=True)
 class FencedBlock:
-    """A fenced block of a page: page, language line and text."""
+    """A fenced block of a page: path of the page in the project, language line and text."""
 
     page: str
     kind: str
@@ -79,14 +119,17 @@ class FencedBlock:
 
 def fenced_blocks(kind: str) -> list[FencedBlock]:
     return [
-        FencedBlock(page.name, block_kind, text)
+        FencedBlock(page_path(page), block_kind, text)
         for page in PAGES
         for block_kind, text in FENCE.findall(page.read_text())
         if block_kind == kind
     ]
 
 
-DOCUMENTS = fenced_blocks("graphql")
+# Documents with the mark `admin` run as an ADMIN, with `root` as a ROOT, others as the demo user.
+DOCUMENTS = [
+    block for kind in ("graphql", "graphql admin", "graphql root") for block in fenced_blocks(kind)
+]
 SHELL = [
     block for kind in ("sh", "sh run", "sh backup", "sh restore") for block in fenced_blocks(kind)
 ]
@@ -106,13 +149,19 @@ def documents_of_type(*operation_types: OperationType) -> list[FencedBlock]:
 
 @pytest.fixture
 async def demo(environment: Environment, http: httpx.AsyncClient, tmp_path: Path) -> GraphQLClient:
+    for host in ("mx1.example.org", "mx2.example.org"):  # as servers register themselves
+        await insert_node(environment, host)
     return await make_demo_client(environment, http, tmp_path)
 
 
 def test_pages_with_documents_are_known() -> None:
-    pages = {"README.md", "accounts.md", "api.md", "authentication.md", "autoreply.md"}
-    pages |= {"connectors.md", "delivery.md", "operating.md", "push.md", "sieve.md", "spam.md"}
-    assert {block.page for block in DOCUMENTS} == pages
+    """No page loses its documents unnoticed, for example by another kind of fence."""
+    assert {block.page for block in DOCUMENTS} == {"README.md", *PAGES_WITH_DOCUMENTS}
+
+
+def test_fences_have_known_kinds() -> None:
+    kinds = {kind for page in PAGES for kind, _ in FENCE.findall(page.read_text())}
+    assert kinds <= FENCE_KINDS
 
 
 @pytest.mark.parametrize("block", DOCUMENTS, ids=str)
@@ -144,10 +193,12 @@ async def test_queries_and_mutations_run_on_demo_account(demo: GraphQLClient) ->
     new_user = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
     await creation_create.create_user(environment_factory.root_context(demo.environment), new_user)
     admin = await make_client(demo.environment, demo.http, "chief", role=Role.ADMIN)
+    root = await make_client(demo.environment, demo.http, "top", role=Role.ROOT)
+    clients = {"graphql admin": admin, "graphql root": root}
     for block in documents_of_type(OperationType.QUERY, OperationType.MUTATION):
         name = operation_definition(block).name
         assert name
-        client = admin if block.page == "operating.md" else demo
+        client = clients.get(block.kind, demo)
         data = await client(block.text, **await variables_for(demo, block))
         for payload in data.values():
             assert payload
@@ -160,9 +211,9 @@ async def test_subscriptions_deliver_received_message(
     demo: GraphQLClient, block: FencedBlock
 ) -> None:
     stream: AsyncGenerator[Any] = subscription_results(demo, block.text)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         next_result = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.2)  # until the subscription is active
+        await wait_for_followers(demo.environment)
         message = await received_messages.parse_storable_message(raw_message("Out of the blue"))
         recipient = await address_resolution.load_recipient_below_limits(demo.environment, ADDRESS)
         await received_messages.store_once_for_recipient(
@@ -206,7 +257,7 @@ async def test_marked_commands_succeed_with_running_server(
         "bash", "-euc", text, cwd=ROOT, env=env, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(), HANG_SECONDS)
     assert process.returncode == 0, output.decode()
     assert b'"errors"' not in output, output.decode()
 
@@ -217,7 +268,7 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
     (block,) = (
         python_block
         for python_block in fenced_blocks("python")
-        if python_block.page == "webhooks.md"
+        if python_block.page.endswith("/webhooks.md")
     )
     program, port = tmp_path / "receiver.py", free_port()
     program.write_text(block.text)
@@ -230,7 +281,7 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await wait_for_listener(port)
         await deliver_to(ada, "Hello")
         await post_until_idle(make_webhook_worker(ada.environment))
@@ -280,7 +331,7 @@ def test_commands_of_project_exist(block: FencedBlock) -> None:
             assert words[1] in known_commands
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_path)
 def test_links_have_existing_targets(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         path, _, heading = link.partition("#")
@@ -295,7 +346,7 @@ def test_links_have_existing_targets(page: Path) -> None:
             }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_path)
 def test_settings_in_docs_exist(page: Path) -> None:
     variables = set(re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text()))
     if page.name == "CHANGELOG.md":  # earlier entries have the names of their time
@@ -306,13 +357,13 @@ def test_settings_in_docs_exist(page: Path) -> None:
 
 
 def table_keys(heading: str) -> set[str]:
-    """Return the code words in the first column of the table of docs/api.md with this heading."""
-    text = (ROOT / "docs" / "api.md").read_text()
+    """Return the code words in the first column of the table in docs/api/ with this heading."""
+    text = "".join(page.read_text() for page in sorted((ROOT / "docs/api").glob("*.md")))
     rows = text[text.index(f"| {heading} |") :].split("\n\n", 1)[0]
     return set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE))
 
 
-def test_tables_of_api_page_are_complete() -> None:
+def test_tables_of_api_pages_are_complete() -> None:
     codes = SDL.type_map["ErrorCode"]
     assert isinstance(codes, GraphQLEnumType)
     assert table_keys("`code` in a payload") == set(codes.values)
@@ -323,3 +374,29 @@ def test_tables_of_api_page_are_complete() -> None:
         assert f'"{code}"' in source
     raised = re.findall(r'(?:"code": |Rejected\(\d+, |Fault\([^"]*)"([A-Z_]+)"', source)
     assert set(raised) <= table_keys("`extensions.code`")
+
+
+def schema_names() -> set[str]:
+    """Return the names of types, fields, arguments and enum values, and `Type.field` of fields."""
+    names = set(SDL.type_map)
+    for type_name, schema_type in SDL.type_map.items():
+        if isinstance(schema_type, GraphQLEnumType):
+            names |= set(schema_type.values)
+        for name, field in (getattr(schema_type, "fields", None) or {}).items():
+            names |= {name, f"{type_name}.{name}", *getattr(field, "args", {})}
+    return names
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/api").glob("*.md")), ids=page_path)
+def test_schema_names_in_pages_for_clients_exist(page: Path) -> None:
+    names = schema_names() | NAMES_OUTSIDE_SCHEMA | set(RESULT_NAMES)
+    prose = FENCE.sub("", page.read_text())
+    spans = re.findall(r"`([^`]+)`", prose)
+    coordinates = {
+        match[0] for span in spans if (match := re.match(r"([A-Z]\w+)\.\w+", span))
+        and match[1] in SDL.type_map
+    }  # fmt: skip
+    camel_case = {
+        match[1] for span in spans if (match := re.match(r"([a-z]+[A-Z]\w*)(?:\(|$)", span))
+    }  # fmt: skip
+    assert coordinates | camel_case <= names

@@ -53,7 +53,7 @@ def test_all_filters_and_selections_are_condition_inputs() -> None:
     assert len(CONDITION_INPUTS) >= 15
 
 
-INPUT_LOCATIONS = {one.key: one for one in input_locations(CONDITION_INPUTS)}
+INPUT_LOCATIONS = {location.key: location for location in input_locations(CONDITION_INPUTS)}
 
 
 @pytest.fixture

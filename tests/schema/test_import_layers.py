@@ -1,10 +1,14 @@
-"""Imports between the modules of the product, and between test files."""
+"""Imports between the modules of the product and between test files, and their sizes."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+MAX_LINES = 500  # of a file
+MAX_MODULES = 25  # of a folder of the product
+MAX_TEST_MODULES = 27  # of a folder of tests and benchmarks
 LAYERS = ("merganser", "graph", "resolvers", "mail", "models")
 
 
@@ -131,3 +135,30 @@ def test_every_form_of_import_of_a_test_file_is_detected() -> None:
         ("tests.area.test_dotted", "tests.area.test_names"),
         ("tests.area.test_local", "tests.area.test_names"),
     }
+
+
+def python_files() -> list[Path]:
+    """Files of the product, its tests and benchmarks, without the migrations."""
+    folders = (*LAYERS, "tests", "bench")
+    return [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_no_file_has_more_than_500_lines() -> None:
+    line_counts = {path: path.read_text().count("\n") for path in python_files()}
+    too_long = {str(path): count for path, count in line_counts.items() if count > MAX_LINES}
+    assert not too_long, "move a part to a module of its own"
+
+
+def module_limit(folder: Path) -> int:
+    """Largest number of modules of a folder."""
+    is_product = folder.relative_to(ROOT).parts[0] in LAYERS
+    return MAX_MODULES if is_product else MAX_TEST_MODULES
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    modules = [path for path in python_files() if path.name != "__init__.py"]
+    counts = Counter(path.parent for path in modules)
+    too_full = {
+        str(folder): count for folder, count in counts.items() if count > module_limit(folder)
+    }
+    assert not too_full, "make a package"

@@ -11,6 +11,7 @@ from models.validation_constraints import ValidationConstraint
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.openpgp_keys import SIGN_ONLY_KEY
 from tests.support.operations.quarantine_operations import set_options
+from tests.support.reference.errors.documented_errors import assert_errors_are_documented
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.row_counts import USER_TABLES
 
@@ -47,7 +48,7 @@ USER_FIELDS = {
     "language": ("klingon", "language", "PATTERN"),
     "tags": (["ok", ""], "tags.1", "LENGTH"),
     "retention": ("P999Y", "retention", "RANGE"),
-    "spamLevel": (101, "spamLevel", "RANGE"),
+    "spam": ({"level": 101}, "spam.level", "RANGE"),
     "limits": ({"receivedPerHour": 0}, "limits.receivedPerHour", "RANGE"),
     "allowedSenders": (["a*b"], "allowedSenders.0", "PATTERN"),
     "metadata": ([1], "metadata", "OBJECT"),
@@ -174,14 +175,15 @@ async def load_errors(
     document = f"""mutation ($input: {kind}!) {{ {case.mutation}(input: $input) {{
       errors {{ code message path ... on ValidationError {{ constraint }} }} }} }}"""
     mutation_input = case.input(*names) | {"options": options}
-    errors = (await client(document, input=mutation_input))[case.mutation]["errors"]
+    data = await client(document, input=mutation_input)
+    errors = assert_errors_are_documented(document, {"data": data})["data"][case.mutation]["errors"]
     assert {error["code"] for error in errors} == {"VALIDATION"}, errors
     assert TOO_SHORT not in str(errors)
     return [(error["path"], error["constraint"]) for error in errors]
 
 
 async def load_all_rows(environment: Environment) -> list[Any]:
-    tables = (*USER_TABLES, "api_keys", "app_passwords")
+    tables = (*USER_TABLES, "api_keys", "application_passwords")
     counts = (f"SELECT count(*) FROM {table}" for table in tables)  # noqa: S608 - our own names
     users = await select_rows(environment, "SELECT * FROM users ORDER BY id")
     domains = await select_rows(environment, "SELECT * FROM domains ORDER BY id")
@@ -322,7 +324,8 @@ def test_other_errors_are_raised_immediately() -> None:
          ["USER", "DOMAIN_ADMIN", "ADMIN", "ROOT"]),
         ("settingSet", {"key": "dmarc.onFailure", "value": "x"}, ["value"],
          ["ignore", "junk", "reject"]),
-        ("userCreate", {"address": "e@example.org", "spamLevel": 101}, ["spamLevel"], None),
+        ("userCreate", {"address": "e@example.org", "spam": {"level": 101}},
+         ["spam", "level"], None),
     ],
 )  # fmt: skip
 async def test_error_of_closed_value_names_allowed_values(

@@ -6,6 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient
+from tests.support.reference.errors.documented_errors import assert_errors_are_documented
 
 UNKNOWN_KEY = 77_777  # the key of no row
 
@@ -55,6 +56,7 @@ async def test_not_found_error_contains_reference_of_client(
     document = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
       {name}(input: $input) {{ errors {{ code message ... on NotFoundError {{ ref }} }} }} }}"""
     client = root if USER in str(input_) else ada
-    (error,) = (await client(document, input=input_))[name]["errors"]
+    data = await client(document, input=input_)
+    (error,) = assert_errors_are_documented(document, {"data": data})["data"][name]["errors"]
     assert (error["code"], error["ref"]) == ("NOT_FOUND", ref)
     assert str(UNKNOWN_KEY) not in str(error)

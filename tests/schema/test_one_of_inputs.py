@@ -19,9 +19,9 @@ ONE_OF_INPUTS = {
     for name, kind in schema.type_map.items()
     if is_input_object_type(kind) and kind.is_one_of
 }
-INPUT_LOCATIONS = {one.key: one for one in input_locations(ONE_OF_INPUTS)}
+INPUT_LOCATIONS = {location.key: location for location in input_locations(ONE_OF_INPUTS)}
 # inputs that select users: their members are tested like those of a `@oneOf` input
-INPUT_LOCATIONS |= {one.key: one for one in input_locations({"UserSelection"})}
+INPUT_LOCATIONS |= {location.key: location for location in input_locations({"UserSelection"})}
 UNEXPECTED_CODES = {"INTERNAL_SERVER_ERROR", "GRAPHQL_VALIDATION_FAILED"}
 
 

@@ -19,25 +19,28 @@ REUSED_NAMES = {
     "LimitChange.limit",
     "Message.source",
 }  # old names that now mean something else
+SINGULAR_TABLES = {"audit_log", "setting_history", "store_incarnation"}
 # Words of the older vocabulary, as parts of names: see docs/glossary.md for the words to use.
 REMOVED_WORDS = (
     "account export", "account import", "act as", "acting for", "address register", "admin log",
     "adminlog", "app passwds", "archive restore", "archived", "audit access", "audit copies",
-    "audit create", "audited", "authlog", "batch window", "bcc maps", "client state", "custom two",
-    "delimiter action", "domain desc", "effective setting", "enabled2fa",
-    "evaluate priority", "extend sender", "from whitelist", "has password set", "headers text",
-    "in use error", "internal data", "intro", "is catch", "is relayed", "is wildcard", "key info",
-    "kick", "kicked", "login as", "mailbox metadata", "mask", "masks", "master",
-    "message forward", "message submit", "metadata entry", "named address", "only priority",
-    "post state", "profile reset", "pub key", "push public", "rate frame", "rate hold", "ratelimit",
+    "audit create", "audited", "authlog", "batch window", "bcc maps", "beats", "bringing",
+    "correspondents", "client state", "custom two", "delimiter action", "domain desc",
+    "effective setting", "enabled2fa", "evaluate priority", "extend sender", "from whitelist",
+    "gone", "has password set", "headers text", "in use error", "internal data", "intro",
+    "is catch", "is relayed", "is wildcard", "key info", "kick", "kicked", "lessons", "login as",
+    "looks", "mailbox metadata", "mask", "masks", "master", "message forward", "message submit",
+    "metadata entry", "named address", "only priority", "ours", "place turns", "post state",
+    "profile reset", "pub key", "push public", "rate frame", "rate hold", "ratelimit",
     "report proven", "reported by", "require2fa", "road", "send time", "share ro", "share rw",
-    "silence", "smtp ip", "spam alias", "syncjobs", "tls enforce", "totp check", "undo until",
-    "webauthn check", "whitelist",
+    "shown", "silence", "smtp ip", "spam alias", "syncjobs", "tls enforce", "told", "totp check",
+    "undo until", "webauthn check", "whitelist", "wish",
 )  # fmt: skip
 
 
 def removed_words_in(name: str) -> list[str]:
     """Return the removed words in a name, such as a coordinate, a setting or a column."""
+    name = re.sub(r"(Order\.\w+)_DESC$", r"\1", name)  # the direction of an order
     parts = [f" {' '.join(naming_rules.words(part))} " for part in re.split(r"[.(:)]", name)]
     return [removed for removed in REMOVED_WORDS if any(f" {removed} " in part for part in parts)]
 
@@ -71,6 +74,22 @@ def product_names() -> dict[str, set[str]]:
 def test_removed_words_do_not_return(place: str) -> None:
     found = {name: removed_words_in(name) for name in product_names()[place]}
     assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_tables_are_named_after_their_classes() -> None:
+    table_by_class = {
+        mapper.class_.__name__: str(mapper.class_.__tablename__)
+        for mapper in SQLModel._sa_registry.mappers  # noqa: SLF001 - no public list of the tables
+    }
+    assert {
+        name: table
+        for name, table in table_by_class.items()
+        if table.replace("_", "") not in _plurals(name.lower()) and table not in SINGULAR_TABLES
+    } == {}
+
+
+def _plurals(word: str) -> set[str]:
+    return {word + "s", word + "es", word.removesuffix("y") + "ies"}
 
 
 def test_removed_words_are_found_in_old_names() -> None:

@@ -1,15 +1,49 @@
-"""Descriptions say which role, scope and permission a field needs, and what it costs."""
+"""Descriptions say what role, scope and permission a field needs, for whom, and what it costs."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from graphql import DirectiveNode, parse, print_ast
 from graphql.language import ast
 
+from graph.types.fields import Auth
+from graph.types.object_access import (
+    MANAGED,
+    MANAGED_OR_DOMAINS,
+    OVERSEEN,
+    OWN,
+    OWN_OR_ROOT,
+    ObjectAccess,
+    Reach,
+    access_text,
+    argument_access_text,
+)
+from graph.types.requirement_texts import FIELD_NOUNS
+from graph.users.column_requirements import column_requirement
+from graph.users.part_types import SPAM_COLUMNS
+from graph.users.update_mutations import LIMIT_COLUMNS
+from models.users.roles import AdminPermission, Role, Scope
 from tests.conftest import GraphQLClient
-from tests.support.schema.printed_schema import SCHEMA_TEXT
+from tests.support.schema.access_matrix import ACCESS_MATRIX
+from tests.support.schema.declared_access import (
+    TYPES_WITH_ACCESS,
+    declared_access_by_coordinate,
+    guard_of,
+)
+from tests.support.schema.printed_schema import SCHEMA_TEXT, SDL
 
 NO_TEXT = {"role": {"USER", "PUBLIC"}, "weight": {"1"}, "perItem": {"false"}}
+# Their own descriptions say whose data they can be used for.
+FIELDS_WITH_OWN_ACCESS_TEXT = {
+    "Mutation.userAffinitySet", "Mutation.authCacheFlush",
+    "Mutation.cacheClean", "Mutation.cacheFlush", "Mutation.cacheRemove",
+    "Mutation.domainDelete", "Mutation.domainRename", "Mutation.identityProviderDelete",
+    "Mutation.identityProviderSet", "Mutation.identityProviderTest",
+    "Mutation.domainUpdate", "Mutation.legalHoldEnd", "Mutation.taskCancel", "Query.legalHold",
+    "Query.legalHolds", "Query.messageTraceEvents", "Query.node", "Query.nodes", "Query.resource",
+    "Query.resources", "Query.task", "Query.tasks", "Subscription.taskProgress",
+}  # fmt: skip
 INTROSPECTION = """query ($type: String!) {
   __type(name: $type) { description fields { name description } inputFields { name description } }
 }"""
@@ -47,3 +81,189 @@ async def test_introspected_descriptions_contain_all_requirements(ada: GraphQLCl
             missing.append((type_name, field_name, words, text))
     assert count > 100
     assert not missing
+
+
+def allowed_relations(access: ObjectAccess, guard: Auth) -> dict[str, set[str]]:
+    """The callers and relations of the access matrix that a declaration allows."""
+    others_of_domain_admin, others_of_admin = {
+        Reach.OWN: (set[str](), set[str]()),
+        Reach.OWN_OR_SHARED: (set[str](), set[str]()),
+        Reach.OWN_OR_ROOT: (set[str](), set[str]()),
+        Reach.OWN_OR_ADMINISTRATOR: (set[str](), {"user", "other"}),
+        Reach.OWN_OR_OVERSEEN: (set[str](), {"user", "above", "other"}),
+        Reach.MANAGED: ({"user"}, {"user", "other"}),
+        Reach.MANAGED_OR_DOMAINS: ({"user"}, {"user", "other"}),
+        Reach.OVERSEEN_OR_DOMAINS: ({"user"}, {"user", "above", "other"}),
+        Reach.OVERSEEN: ({"user"}, {"user", "above", "other"}),
+        Reach.ACCOUNTS: ({"user", "above"}, {"user", "above", "other"}),
+        Reach.DOMAINS: ({"user", "above"}, {"user", "above", "other"}),
+    }[access.reach]
+    allowed = {
+        "user": {"self"},
+        "domain-bare": {"self", *(() if access.permissions else others_of_domain_admin)},
+        "domain-admin": {"self", *others_of_domain_admin},
+        "admin": {"self", *others_of_admin},
+        "root-key": {"user", "above", "other"},
+    }
+    if access.reach in (Reach.OWN, Reach.OWN_OR_SHARED):
+        del allowed["root-key"]  # the key has no account
+    role = guard.role or Role.USER
+    refused = ["user"] if role.includes(Role.DOMAIN_ADMIN) else []
+    refused += ["domain-bare", "domain-admin"] if role.includes(Role.ADMIN) else []
+    refused += ["domain-bare"] if guard.admin_permission else []
+    return {caller: relations for caller, relations in allowed.items() if caller not in refused}
+
+
+def matrix_classes() -> dict[str, str]:
+    """The class of the access matrix of each field, without the variants of mutations."""
+    reads, targets = ({}, {})
+    for classes in ACCESS_MATRIX["reads"].values():
+        reads.update(classes)
+    for classes in ACCESS_MATRIX["targets"].values():
+        targets.update({f"Mutation.{name}": decision for name, decision in classes.items()})
+    return {name: decision for name, decision in (reads | targets).items() if " " not in name}
+
+
+def test_declared_access_is_that_of_the_access_matrix() -> None:
+    """tests/targets/test_target_access.py compares the matrix with a running server."""
+    declared, classes, wrong = declared_access_by_coordinate(), matrix_classes(), {}
+    for coordinate, access in declared.items():
+        expected = {
+            caller: set(relations.split())
+            for caller, relations in ACCESS_MATRIX["target-classes"][classes[coordinate]].items()
+        }
+        if allowed_relations(access, guard_of(coordinate)) != expected:
+            wrong[coordinate] = (classes[coordinate], access)
+    assert not wrong
+
+
+def test_every_field_that_reaches_other_users_declares_its_access() -> None:
+    undeclared = {
+        name
+        for name, decision in matrix_classes().items()
+        if name not in declared_access_by_coordinate()
+        and not (name.startswith("User.") and decision in ("record", "domain", "figures"))
+    }
+    assert undeclared == FIELDS_WITH_OWN_ACCESS_TEXT
+
+
+@pytest.mark.parametrize(
+    ("access", "role", "text"),
+    [
+        (OWN, Role.USER, "Nobody can use this query for other users."),
+        (OWN_OR_ROOT, Role.USER, "Only a ROOT can use this query for other users."),
+        (
+            MANAGED.with_permissions(AdminPermission.FILTERS),
+            Role.USER,
+            "A DOMAIN_ADMIN with the permission FILTERS can also use this query for a USER of an "
+            "administered domain. An ADMIN can use it for any user without the role ROOT.",
+        ),
+        (
+            MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS, AdminPermission.IMPERSONATE),
+            Role.USER,
+            "A DOMAIN_ADMIN with the permissions PUSH_CHANNELS and IMPERSONATE can also use this "
+            "query for a USER of an administered domain. An ADMIN can use it for any user without "
+            "the role ROOT.",
+        ),
+        (
+            OVERSEEN,
+            Role.DOMAIN_ADMIN,
+            "A DOMAIN_ADMIN can use this query for a USER of an administered domain. An ADMIN can "
+            "use it for any user.",
+        ),
+        (
+            MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
+            Role.USER,
+            "A DOMAIN_ADMIN can also use this query for an administered domain and a USER of it. "
+            "An ADMIN can use it for any domain, and any user without the role ROOT. For other "
+            "users the credential needs the scope FULL.",
+        ),
+        (MANAGED, Role.ADMIN, "An ADMIN can use this query for any user without the role ROOT."),
+    ],
+)
+def test_access_texts(access: ObjectAccess, role: Role, text: str) -> None:
+    assert access_text(access, role, "query") == text
+
+
+async def test_introspected_descriptions_contain_the_access(ada: GraphQLClient) -> None:
+    for type_name in TYPES_WITH_ACCESS:
+        described = (await ada(INTROSPECTION, type=type_name))["__type"]["fields"]
+        text_by_name = {member["name"]: member["description"] for member in described}
+        noun = FIELD_NOUNS.get(type_name, "field")
+        for coordinate, access in declared_access_by_coordinate().items():
+            parent, _, name = coordinate.partition(".")
+            if parent == type_name:
+                role = guard_of(coordinate).role or Role.USER
+                assert access_text(access, role, noun) in text_by_name[name]
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("name", ""),
+        ("active", "Requires role DOMAIN_ADMIN and scope FULL."),
+        (
+            "webmail_access",
+            "Requires role DOMAIN_ADMIN and scope FULL. A DOMAIN_ADMIN also needs the permission "
+            "WEBMAIL_ACCESS.",
+        ),
+        (
+            "spam_level",
+            "A USER also needs the permission SPAM_SCORE. A DOMAIN_ADMIN also needs the permission "
+            "SPAM_POLICY.",
+        ),
+        (
+            "quarantine_notification",
+            "A USER also needs the permission QUARANTINE_NOTIFICATION. For other users a "
+            "DOMAIN_ADMIN also needs the permission QUARANTINE.",
+        ),
+    ],
+)
+def test_fields_of_user_patch_say_who_can_change_them(column: str, text: str) -> None:
+    assert column_requirement(column) == text
+
+
+def test_columns_of_one_patch_field_have_the_same_requirement() -> None:
+    assert len({column_requirement(column) for column in SPAM_COLUMNS}) == 1
+    assert len({column_requirement(column) for column in LIMIT_COLUMNS}) == 1
+
+
+@pytest.mark.parametrize(
+    ("access", "role", "is_plural", "text"),
+    [
+        (OWN, Role.USER, False, "Only the signed-in user is accepted."),
+        (OWN_OR_ROOT, Role.USER, False, "Another user requires the role ROOT."),
+        (MANAGED, Role.USER, True, "Other users require the role DOMAIN_ADMIN."),
+        (MANAGED, Role.DOMAIN_ADMIN, True, ""),
+        (
+            MANAGED.with_scope(Scope.FULL),
+            Role.USER,
+            True,
+            "Other users require the scope FULL and the role DOMAIN_ADMIN.",
+        ),
+        (
+            MANAGED.with_permissions(AdminPermission.FILTERS),
+            Role.USER,
+            False,
+            "Another user requires the role DOMAIN_ADMIN with the permission FILTERS, or the role "
+            "ADMIN.",
+        ),
+    ],
+)
+def test_texts_of_arguments_that_name_users(
+    access: ObjectAccess, role: Role, is_plural: bool, text: str
+) -> None:
+    assert argument_access_text(access, role, is_plural=is_plural) == text
+
+
+def test_arguments_and_inputs_say_who_can_name_other_users() -> None:
+    connector: Any = SDL.type_map["ConnectorCreateInput"]
+    query: Any = SDL.query_type
+    assert connector.fields["user"].description == (
+        "User who gets the messages. Default: the signed-in user. Another user requires the role "
+        "DOMAIN_ADMIN with the permission CONNECTORS, or the role ADMIN."
+    )
+    assert query.fields["changes"].args["user"].description == (
+        "User whose events are returned. Default: the signed-in user. Another user requires the "
+        "role DOMAIN_ADMIN with the permission IMPERSONATE, or the role ADMIN."
+    )

@@ -23,6 +23,14 @@ SPECIFIED_DIRECTIVES = {directive.name for directive in specified_directives}
 TYPES_WITH_FIELDS = [
     kind for kind in OWN_TYPES if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType)
 ]
+EXTRA_CONNECTION_FIELDS = {
+    "ComponentConnection": {"unresponsiveNodes"},
+    "CacheEntryConnection": {"unresponsiveNodes"},
+    "MessageConnection": {"queryProblems"},
+    "SessionConnection": {"unresponsiveNodes"},
+    "SessionSummaryConnection": {"unresponsiveNodes"},
+    "MetricSetConnection": {"unresponsiveNodes"},
+}
 NODES_WITH_FIELDS: list[Any] = [
     node for node in parse(SCHEMA_TEXT).definitions if getattr(node, "fields", None)
 ]
@@ -57,7 +65,7 @@ def test_connections_are_well_formed() -> None:
     connections = [kind for kind in TYPES_WITH_FIELDS if kind.name.endswith("Connection")]
     assert connections
     for kind in connections:
-        extra_fields = {"queryProblems"} if kind.name == "MessageConnection" else set()
+        extra_fields = EXTRA_CONNECTION_FIELDS.get(kind.name, set())
         assert set(kind.fields) == {"edges", "nodes", "pageInfo", "totalCount", *extra_fields}, (
             kind.name
         )

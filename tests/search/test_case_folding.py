@@ -5,11 +5,11 @@ import unicodedata
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import func, literal, select, text
+from sqlalchemy import ColumnElement, String, cast, func, literal, select, text
 
 from models.runtime.environment import Environment
-from models.store.text_folding import PART_LENGTH, fold_text
-from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
+from models.store.text_folding import PART_LENGTH, FoldedText, fold_text
+from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.operations.search_operations import search_subjects
 
@@ -68,8 +68,8 @@ async def test_search_ignores_case_and_accents(ada: GraphQLClient) -> None:
 
 async def test_mailbox_search_ignores_case_without_exact_match(ada: GraphQLClient) -> None:
     await create_mailboxes(client_context(ada), NewMailboxes(["Bücher/Neu", "Work", "WORK"]))
-    user = (await ada("{ viewer { user { mailboxes { id path } } } }"))["viewer"]["user"]
-    ids_by_path = {mailbox["path"]: mailbox["id"] for mailbox in user["mailboxes"]}
+    user = (await ada("{ viewer { user { mailboxes { nodes { id path } } } } }"))["viewer"]["user"]
+    ids_by_path = {mailbox["path"]: mailbox["id"] for mailbox in user["mailboxes"]["nodes"]}
     for name in ("Bücher/Neu", "Work", "WORK"):
         await deliver_to(ada, name)
         await move_messages(ada, ids_by_path["INBOX"], ids_by_path[name])
@@ -113,6 +113,16 @@ async def test_database_folds_text_like_python(environment: Environment) -> None
         ]
     assert different == []
     assert (await environment.database.read(select(func.fold_text(text("NULL")))))[0][0] is None
+
+
+async def test_folded_column_equals_the_function(environment: Environment) -> None:
+    texts = [f"{chr(code)}e{chr(code)}Σ"[: 4 - code % 2] for code in range(1, 0x250)]
+    columns = [FoldedText(literal(item)).label(f"c{n}") for n, item in enumerate(texts)]
+    for start in range(0, len(columns), 100):
+        (row,) = await environment.database.read(select(*columns[start : start + 100]))
+        assert list(row) == [fold_text(item) for item in texts[start : start + 100]]
+    null: ColumnElement[str] = cast(None, String)
+    assert (await environment.database.read(select(FoldedText(null))))[0][0] is None
 
 
 @pytest.mark.parametrize("blank", [" ", "x"])

@@ -14,6 +14,7 @@ from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_t
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
+from tests.support.time_limits import HANG_SECONDS
 
 SAVED_SEARCH_FIELDS = "{ id name query filter messageCount unseenCount }"
 ERROR_FIELDS = "errors { __typename code path message ... on ValidationError { constraint } }"
@@ -245,7 +246,7 @@ async def test_rapid_changes_are_counted_once(
     updates = saved_searches.follow_saved_search(
         client_context(ada_with_mail), search_id, lambda _: MessageConditions(seen=False), window
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         _, counts = await anext(updates)
         assert counts == (3, 3)
         next_update = asyncio.ensure_future(anext(updates))

@@ -28,7 +28,7 @@ from tests.support.operations.search_operations import search_subjects
 from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 STATUS_QUERY = "{ searchIndexStatus { enabled engine documents size pending lastOptimizedAt } }"
-PAYLOAD_FIELDS = "indexedCount task { id kind total }"
+PAYLOAD_FIELDS = "indexedCount task { id kind totalCount }"
 EXPAND_QUERY = """query ($filter: MessageFilter!, $users: UserSelection) {
   searchDiagnostics {
     expansion(filter: $filter, users: $users) { original expanded terms native } } }"""
@@ -60,7 +60,9 @@ async def run_tasks(environment: Environment) -> list[tuple[Any, ...]]:
     """Run all queued tasks. Return their rows."""
     while await tasks.run_next_task(environment):
         pass
-    return await select_rows(environment, "SELECT kind, state, done, total FROM tasks ORDER BY id")
+    return await select_rows(
+        environment, "SELECT kind, state, done_count, total_count FROM tasks ORDER BY id"
+    )
 
 
 async def load_indexed_ids(environment: Environment) -> set[int]:
@@ -71,7 +73,7 @@ async def load_indexed_ids(environment: Environment) -> set[int]:
 
 
 async def index_all(environment: Environment) -> None:
-    while await index_worker.index_next_batch(environment):
+    while await index_worker.index_next_batch_and_record_contacts(environment):
         pass
 
 
@@ -143,7 +145,7 @@ async def test_index_build_runs_at_once_or_as_task(
         mailboxPatterns=["*"],
         background=True,
     )
-    assert (queued["indexedCount"], queued["task"]["total"]) == (None, 1)
+    assert (queued["indexedCount"], queued["task"]["totalCount"]) == (None, 1)
     assert await run_tasks(environment) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
     assert await load_indexed_ids(environment) == await load_message_ids(environment)
     assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
@@ -181,7 +183,7 @@ async def test_index_rebuild_restores_lost_entries(
     answer = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=users)
     rebuilds_all = users is ALL_USERS or environment.database.dialect == "sqlite"
     message_count = 4 if rebuilds_all else 3
-    assert (answer["errors"], answer["task"]["total"]) == ([], message_count)
+    assert (answer["errors"], answer["task"]["totalCount"]) == ([], message_count)
     assert await run_tasks(environment) == [
         ("SEARCH_INDEX_REBUILD", "SUCCEEDED", message_count, message_count)
     ]
@@ -206,7 +208,7 @@ async def test_rebuild_applies_changed_text_limit(
     short_limit = replace(
         environment, options=replace(environment.options, search_max_characters=100)
     )
-    while await index_worker.index_next_batch(short_limit):
+    while await index_worker.index_next_batch_and_record_contacts(short_limit):
         pass
     assert await search_subjects(ada_with_messages, "needle") == []
     await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ADA)

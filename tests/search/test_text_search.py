@@ -9,7 +9,7 @@ from graph.types import global_ids
 from mail.search import index_worker
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
+from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
 from tests.conftest import (
     GraphQLClient,
     ManualClock,
@@ -52,7 +52,7 @@ async def ada_with_messages(
         await deliver_to(ada, raw_message(subject, body=body))
         clock.tick(hours=1)
     await deliver_to(bob, raw_message("Secret", body="the bill of a duck"))
-    await index_worker.index_next_batch(environment)
+    await index_worker.index_next_batch_and_record_contacts(environment)
     return ada
 
 
@@ -98,38 +98,58 @@ async def search_valid_part(
     return [node["subject"] for node in connection["nodes"]], problems
 
 
-UNCLOSED_QUOTE = "a quotation mark that is not closed"
-MISSING_VALUE = "its value is missing"
+UNCLOSED_QUOTE = "The closing quotation mark is missing."
+MISSING_VALUE = "The value is missing."
 VALID_PART_CASES: list[tuple[str, list[str], tuple[str, int, str]]] = [
     ('bill from:"x', ["Lunch", "Bill"], ('from:"x', 6, UNCLOSED_QUOTE)),
     ('from:"x y bill', [], ('from:"x y bill', 1, UNCLOSED_QUOTE)),
     ('-duck bill -"du', ["Bill"], ('-"du', 12, UNCLOSED_QUOTE)),
     ("duck from:", ["Duck", "Lunch"], ("from:", 6, MISSING_VALUE)),
     ("from:", [], ("from:", 1, MISSING_VALUE)),
-    ("bill (duck OR see", ["Lunch"], ("(duck OR see", 6, "a bracket that is not closed")),
-    ("duck OR", ["Duck", "Lunch"], ("", 8, "something is missing before it")),
-    ("OR duck", ["Duck", "Lunch"], ("OR", 1, "something is missing before it")),
-    ("duck OR foo:x", ["Duck", "Lunch"], ("foo:x", 9, "there is no such key; put quotation")),
-    ("bill -foo:x", ["Lunch", "Bill"], ("-foo:x", 6, "there is no such key; put quotation")),
-    ("bill NOT", ["Lunch", "Bill"], ("NOT", 6, "it says not what")),
-    ("bill -(is:od)", ["Lunch", "Bill"], ("is:od", 8, "it takes one of")),
+    ("bill (duck OR see", ["Lunch"], ("(duck OR see", 6, "The closing bracket is missing.")),
+    ("duck OR", ["Duck", "Lunch"], ("", 8, "A term is missing before it.")),
+    ("OR duck", ["Duck", "Lunch"], ("OR", 1, "A term is missing before it.")),
+    (
+        "duck OR foo:x",
+        ["Duck", "Lunch"],
+        ("foo:x", 9, "Unknown search key. To search for the words, put them in quotation"),
+    ),
+    (
+        "bill -foo:x",
+        ["Lunch", "Bill"],
+        ("-foo:x", 6, "Unknown search key. To search for the words, put them in quotation"),
+    ),
+    ("bill NOT", ["Lunch", "Bill"], ("NOT", 6, "The value is missing.")),
+    ("bill -(is:od)", ["Lunch", "Bill"], ("is:od", 8, "The value must be one of")),
     ("bill FROM", ["Lunch", "Bill"], ("FROM", 6, MISSING_VALUE)),
-    ("bill in:Wor", ["Lunch", "Bill"], ("in:Wor", 6, "There is no mailbox 'Wor'")),
-    ("bill -in:Wor", ["Lunch", "Bill"], ("-in:Wor", 6, "There is no mailbox 'Wor'")),
-    ("bill uid:1:", ["Lunch", "Bill"], ("uid:1:", 6, "uids go with a mailbox")),
-    ("bill uid:1: in:inbox", ["Lunch", "Bill"], ("uid:1:", 6, 'a set of numbers is like "1,3')),
-    ("bill thread:zz", ["Lunch", "Bill"], ("thread:zz", 6, "Not the global ID of a Thread")),
+    ("bill in:Wor", ["Lunch", "Bill"], ("in:Wor", 6, "Mailbox not found: Wor.")),
+    ("bill -in:Wor", ["Lunch", "Bill"], ("-in:Wor", 6, "Mailbox not found: Wor.")),
+    ("bill uid:1:", ["Lunch", "Bill"], ("uid:1:", 6, "`uids` requires a mailbox.")),
+    (
+        "bill uid:1: in:inbox",
+        ["Lunch", "Bill"],
+        ("uid:1:", 6, 'Must be a set of numbers such as "1,3'),
+    ),
+    ("bill thread:zz", ["Lunch", "Bill"], ("thread:zz", 6, "Not the global ID of a Thread.")),
     (
         "bill emailid:12",
         ["Lunch", "Bill"],
-        ("emailid:12", 6, "An EMAILID has 32 hexadecimal digits"),
+        ("emailid:12", 6, "An EMAILID must have 32 hexadecimal digits."),
     ),
-    ("subject:bill !!! ???", ["Bill"], ("!!!", 14, "a search has words, in at most 1024")),
-    ("a " * 40 + "is:unread", ["Duck", "Lunch", "Bill"], ("a", 1, "a search has at most 32 words")),
-    ("bill after:soo", ["Lunch", "Bill"], ("after:soo", 6, "it takes a time such as")),
-    ("(is:seen OR " * 9 + "bill", [], ("is", 98, "brackets go 8 levels deep")),
-    ("is:seen OR " * 249 + "is:seen", [], ("is:seen", 1, "a filter has at most 250")),
-    ("x" * 5000, [], ("x" * 5000, 1, "a search has at most 4096 characters")),
+    (
+        "subject:bill !!! ???",
+        ["Bill"],
+        ("!!!", 14, "The search text must have at least one word, and at most 1024"),
+    ),
+    (
+        "a " * 40 + "is:unread",
+        ["Duck", "Lunch", "Bill"],
+        ("a", 1, "The search text has at most 32 words"),
+    ),
+    ("bill after:soo", ["Lunch", "Bill"], ("after:soo", 6, "The value must be a time such as")),
+    ("(is:seen OR " * 9 + "bill", [], ("is", 98, "Brackets are nested at most 8 levels deep.")),
+    ("is:seen OR " * 249 + "is:seen", [], ("is:seen", 1, "A filter has at most 250")),
+    ("x" * 5000, [], ("x" * 5000, 1, "The search text has at most 4096 characters.")),
 ]
 
 
@@ -190,7 +210,7 @@ async def test_query_problem_shows_no_database_key(ada_with_messages: GraphQLCli
         await search_valid_part(
             ada_with_messages, f"bill mailboxid:{global_ids.encode('Mailbox', database_key)}"
         )
-    )[1][0][2] == ("There is no mailbox with this ID")
+    )[1][0][2] == ("Mailbox not found.")
 
 
 @pytest.mark.parametrize(
@@ -242,11 +262,14 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
     }
     assert (await parse(query="duck (pond OR lake)"))["usesIndex"]
     assert not (await parse(query="-duck"))["usesIndex"]
-    assert (await parse(query="duck from:"))["problems"] == ["'from:' at 6: its value is missing"]
+    assert (await parse(query="duck from:"))["problems"] == [
+        "'from:' at position 6: The value is missing."
+    ]
     invalid = await parse(query="foo:bar UID 1")
     assert invalid["problems"] == [
-        "'foo' at 1: there is no such key; put quotation marks around words",
-        "uids go with a mailbox",
+        "'foo' at position 1: Unknown search key. To search for the words, "
+        "put them in quotation marks.",
+        "`uids` requires a mailbox.",
     ]
     mailbox = await ada_with_messages.load_mailbox()
     filters: list[dict[str, Any]] = [
@@ -338,7 +361,7 @@ async def test_most_relevant_messages_come_first(
     )["messages"]
     assert [node["subject"] for node in previous_page["nodes"]] == ["Person"]
     answer = await ada_with_messages.execute(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
-    assert answer["errors"][0]["message"] == "The order RELEVANCE requires a search with words"
+    assert answer["errors"][0]["message"] == "The order RELEVANCE requires a search with words."
 
 
 async def test_admin_searches_metadata_of_several_users(

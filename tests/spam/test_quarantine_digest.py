@@ -66,10 +66,10 @@ def digest_text(message: EmailMessage) -> str:
 
 
 async def set_frequency(client: GraphQLClient, frequency: str) -> None:
-    document = """mutation ($input: QuarantineNotificationSetInput!) {
-      quarantineNotificationSet(input: $input) { errors { message } } }"""
-    answer = await client(document, input={"frequency": frequency})
-    assert answer["quarantineNotificationSet"]["errors"] == []
+    document = """mutation ($input: UserUpdateInput!) {
+      userUpdate(input: $input) { errors { message } } }"""
+    answer = await client(document, input={"set": {"quarantineNotification": frequency}})
+    assert answer["userUpdate"]["errors"] == []
 
 
 async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: ManualClock) -> None:
@@ -92,11 +92,11 @@ async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: Manu
     assert digest["From"] == "Postmaster <postmaster@example.org>"
     assert digest["Auto-Submitted"] == "auto-generated"
     assert digest_text(digest) == (
-        "These messages for ada@example.org look unwanted or dangerous, and were not delivered.\n\n"
-        "-\n  <b@x.example>\n  2030-01-01 02:00 UTC, held until 2030-01-31, holds a virus\n\n"
+        "These messages for ada@example.org look unwanted or dangerous and were not delivered.\n\n"
+        "-\n  <b@x.example>\n  2030-01-01 02:00 UTC, held until 2030-01-31, contains a virus\n\n"
         "Cheap pills !\n  Carol C. <carol@x.example>\n"
         "  2030-01-01 00:00 UTC, held until 2030-01-31\n\n"
-        "Let in what you want to have. All else is deleted on its day.\n\n"
+        "Release the messages that you want. All others are deleted on the date shown.\n\n"
         "See all of them: https://mail.example.org/held\n"
     )
     changed_items = [
@@ -171,7 +171,7 @@ async def test_digest_lists_at_most_maximum_number_of_messages(
     (digest,) = await digest_messages(ada)
     assert digest["Subject"] == f"Messages held for you: {MAX_LISTED_MESSAGES + 2}"
     assert digest_text(digest).count("Offer") == MAX_LISTED_MESSAGES
-    assert "\nNot shown here: 2 more.\n" in digest_text(digest)
+    assert "\n2 more are not shown here.\n" in digest_text(digest)
     assert "Offer 001" not in digest_text(digest)
     assert all(row.notified for row in await load_quarantine_rows(ada.environment))
 

@@ -1,6 +1,7 @@
 """Lists of quarantined messages: filters, order, and cost for many accounts."""
 
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -48,8 +49,10 @@ async def test_quarantine_lists_are_read_in_index_order(
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(sql("ANALYZE quarantine_items"))
-    user_list = """query ($first: Int, $after: String) { viewer { user {
-      quarantine(first: $first, after: $after) { nodes { subject } pageInfo { endCursor } } } } }"""
+    user_list = """query ($orderBy: QuarantineOrder! = RECEIVED_DESC, $first: Int,
+        $after: String) { viewer { user {
+      quarantine(orderBy: $orderBy, first: $first, after: $after) {
+        nodes { subject } pageInfo { endCursor } } } } }"""
     list_cursor = (await ada(QUARANTINE_QUERY, first=9))["quarantine"]["pageInfo"]["endCursor"]
     user_list_cursor = (await ada(user_list, first=9))["viewer"]["user"]["quarantine"]["pageInfo"][
         "endCursor"
@@ -67,6 +70,10 @@ async def test_quarantine_lists_are_read_in_index_order(
                 assert index in plan, plan
                 assert "TEMP B-TREE" not in plan
                 assert "Sort  (" not in plan
+        plan = await plans.explain_select(
+            ada(user_list, first=50, orderBy="RECEIVED_ASC"), table.name, containing="LIMIT"
+        )
+        assert "quarantine_of_user" in plan, plan
 
 
 async def test_quarantine_list_is_filtered_and_sorted_newest_first(
@@ -113,13 +120,44 @@ async def test_quarantine_list_is_filtered_and_sorted_newest_first(
         "quarantine"
     ]
     assert [node["subject"] for node in rest["nodes"]] == ["Cheap Pills"]
-    user_answer = await ada(
-        "{ viewer { user { quarantine(first: 1) { totalCount nodes { subject } } } } }"
-    )
-    assert user_answer["viewer"]["user"]["quarantine"] == {
-        "totalCount": 3,
-        "nodes": [{"subject": "Invoice"}],
-    }
+
+
+QUARANTINE_OF_USER = """query ($filter: UserQuarantineFilter,
+    $orderBy: QuarantineOrder! = RECEIVED_DESC, $first: Int, $after: String) { viewer { user {
+  quarantine(filter: $filter, orderBy: $orderBy, first: $first, after: $after) {
+    totalCount nodes { subject } pageInfo { endCursor } } } } }"""
+
+
+async def test_quarantine_of_a_user_is_filtered_and_sorted(
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> None:
+    for subject, score, virus in (("b", 20.0, None), ("z", 6.0, "Eicar"), ("a", 9.0, None)):
+        await quarantine_message(ada, raw_message(subject), QuarantineReason(score, (), virus))
+        clock.tick(hours=1)
+
+    async def list_subjects(client: GraphQLClient, **arguments: Any) -> str:
+        page = (await client(QUARANTINE_OF_USER, **arguments))["viewer"]["user"]["quarantine"]
+        assert page["totalCount"] == len(page["nodes"])
+        return "".join(node["subject"] for node in page["nodes"])
+
+    for arguments, expected in (
+        ({}, "azb"),
+        ({"orderBy": "RECEIVED_ASC"}, "bza"),
+        ({"orderBy": "SCORE_DESC"}, "baz"),
+        ({"filter": {"query": "Z"}}, "z"),
+        ({"filter": {"virus": False}, "orderBy": "SCORE_ASC"}, "ab"),
+        ({"filter": {"scoreAbove": 6, "since": "2030-01-01T01:00:00Z"}}, "a"),
+    ):
+        assert await list_subjects(ada, **arguments) == expected, arguments
+        assert await list_subjects(bob, **arguments) == ""
+    page = (await ada(QUARANTINE_OF_USER, first=1))["viewer"]["user"]["quarantine"]
+    assert (page["totalCount"], page["nodes"]) == (3, [{"subject": "a"}])
+    for invalid, code in (
+        ({"filter": {"virus": True}, "after": page["pageInfo"]["endCursor"]}, "BAD_CURSOR"),
+        ({"filter": {"scoreAbove": 1e10}}, "BAD_USER_INPUT"),
+    ):
+        answer = await ada.execute(QUARANTINE_OF_USER, **invalid)
+        assert answer["errors"][0]["extensions"]["code"] == code
 
 
 QUARANTINE_OF_USERS = """{ users(first: 50) { nodes { username

@@ -19,11 +19,11 @@ from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
     QUARANTINE_DELETE,
-    QUARANTINE_NOTIFICATION_SET,
     QUARANTINE_QUERY,
     QUARANTINE_RELEASE,
     QUARANTINE_RELEASE_ERRORS,
     SPAM_HEADERS,
+    USER_UPDATE,
     deliver_message_to,
     delivery_header_fields,
     list_inbox_subjects,
@@ -217,7 +217,7 @@ async def test_quarantine_is_deleted_with_its_account(
     assert (await MutationCall("userDelete", delete_input)(root))["errors"] == []
     assert await list_quarantined_subjects(root) == []
     clock.tick(days=90)
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     while await tasks.run_next_task(environment):
         pass
     assert await load_quarantine_rows(environment) == []
@@ -245,7 +245,7 @@ async def test_message_gets_no_reply_and_is_copied_only_on_release(
     autoreply = {"set": {"enabled": True, "text": "I am away."}}
     assert (await MutationCall("autoreplySet", autoreply)(ada))["errors"] == []
     await deliver_message_to(environment, ada, raw=raw_message("Offer", **SPAM_HEADERS))
-    assert await select_rows(environment, "SELECT recipient FROM deliveries") == []
+    assert await select_rows(environment, "SELECT recipient FROM queue_entries") == []
     item_id = global_ids.encode("QuarantineItem", (await load_quarantine_rows(environment))[0].id)
     _, errors = await run_mutation(
         ada,
@@ -254,10 +254,10 @@ async def test_message_gets_no_reply_and_is_copied_only_on_release(
         options={"validateOnly": True},
     )
     assert errors == []
-    assert await select_rows(environment, "SELECT recipient FROM deliveries") == []
+    assert await select_rows(environment, "SELECT recipient FROM queue_entries") == []
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert errors == []
-    assert await select_rows(environment, "SELECT recipient FROM deliveries") == [
+    assert await select_rows(environment, "SELECT recipient FROM queue_entries") == [
         ("copies@else.example",)
     ]
 
@@ -265,19 +265,22 @@ async def test_message_gets_no_reply_and_is_copied_only_on_release(
 async def test_quarantine_notification_frequency_is_set(
     ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    answer, errors = await run_mutation(ada, QUARANTINE_NOTIFICATION_SET, frequency="HOURLY")
+    answer, errors = await run_mutation(ada, USER_UPDATE, set={"quarantineNotification": "HOURLY"})
     assert (answer["users"], errors) == (
         [{"username": "ada", "quarantineNotification": "HOURLY"}], [],
     )  # fmt: skip
     _, errors = await run_mutation(
-        ada, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="NEVER"
+        ada, USER_UPDATE, users={"usernames": ["bob"]}, set={"quarantineNotification": "NEVER"}
     )
     assert errors[0]["code"] == "NOT_FOUND"
     answer, errors = await run_mutation(
-        admin_client, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="WEEKLY"
+        admin_client,
+        USER_UPDATE,
+        users={"usernames": ["bob"]},
+        set={"quarantineNotification": "WEEKLY"},
     )
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
-    log = '{ auditLog(filter: {mutation: "quarantineNotificationSet"}) { nodes { before after } } }'
+    log = '{ auditLog(filter: {mutation: "userUpdate"}) { nodes { before after } } }'
     (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["after"] == {"quarantineNotification": "WEEKLY"}
     query = "{ viewer { user { quarantineNotification } } }"

@@ -57,7 +57,7 @@ async def test_released_message_is_learned_as_ham(
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert errors == []
     assert not learning_server.requests  # the release did not wait for the training
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     ((path, body),) = [(request.path, request.raw) for request in learning_server.requests]
     assert (path, body.endswith(raw)) == ("/learnham", True)
 
@@ -94,11 +94,11 @@ async def test_release_succeeds_if_spam_filter_is_unavailable(
         ada, QUARANTINE_RELEASE, quarantineItems=[{"id": await quarantine_message(ada, "Bill")}]
     )
     assert (errors, await list_inbox_subjects(ada)) == ([], ["Bill"])
-    assert not await training_worker.train_batch(ada.environment)
+    assert not await training_worker.try_train_with_next_messages(ada.environment)
     assert await pending_training(ada.environment) == [False]
     learning_server.response = answered(b'{"success":true}')
     clock.tick(minutes=1)
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     assert (learning_server.requests[-1].path, await pending_training(ada.environment)) == (
         "/learnham",
         [],

@@ -18,7 +18,7 @@ from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
-from tests.support.mail_servers.scanner_servers import reply_as_clamd, run_scripted_server
+from tests.support.mail_servers.scanner_servers import reply_as_clamd
 from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.quarantine_operations import (
     QUARANTINE_RELEASE,
@@ -26,6 +26,7 @@ from tests.support.operations.quarantine_operations import (
     list_inbox_subjects,
     load_quarantine_rows,
 )
+from tests.support.servers.scripted_server import run_scripted_server
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 VIRUS_NAME = "Win.Test"

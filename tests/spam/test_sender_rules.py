@@ -1,28 +1,26 @@
-"""Sender rules: who can create and see them, and how they apply."""
+"""Sender rules: creation, lists, limits, events, and how they apply."""
 
 import asyncio
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, text
 
 from graph.types import global_ids
 from mail.spam.sender_rules import load_matching_rules
-from models.events.event_types import EventType
-from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from models.spam.sender_rules import (
-    PLATFORM_PLACE,
+    PLATFORM_SCOPE,
     SenderAction,
     SenderRule,
-    place_of_domain,
-    place_of_user,
+    scope_of_domain,
+    scope_of_user,
 )
 from models.store.columns import core_table
-from models.users.roles import AdminPermission, Scope
+from models.users.roles import AdminPermission
 from resolvers.auth import authentication
-from tests.conftest import GraphQLClient, make_api_key, make_user
+from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.clients.change_followers import (
     DOMAIN_CHANGES_SUBSCRIPTION,
@@ -31,7 +29,6 @@ from tests.support.clients.change_followers import (
 )
 from tests.support.operations.domain_operations import (
     DOMAIN_DELETE,
-    ERRORS,
     create_domain,
     error_summary,
     load_domain_id,
@@ -39,48 +36,22 @@ from tests.support.operations.domain_operations import (
 )
 from tests.support.operations.id_references import id_refs
 from tests.support.operations.spam_operations import (
+    ADA_SCOPE,
+    DELETE_RULES,
+    GLOBAL_SCOPE,
+    LIST_RULES,
+    RULE_CHANGED,
+    RULE_NODE,
     SENDER_RULE_CREATE,
     SenderRuleRecipient,
     create_sender_rules,
+    rule_error,
+    rule_rows,
+    visible_patterns,
 )
-from tests.support.sample_mutations import MutationCall
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 from tests.support.stores.query_plans import record_query_plans
-
-DELETE_RULES = f"""mutation ($input: SenderRuleDeleteInput!) {{
-  senderRuleDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
-LIST_RULES = """query ($filter: SenderRuleFilter, $first: Int, $after: String, $last: Int,
-                 $before: String) {
-  senderRules(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
-    nodes { action pattern } totalCount pageInfo { startCursor endCursor hasNextPage } } }"""
-RULE_NODE = "query ($id: ID!) { node(id: $id) { ... on SenderRule { pattern } } }"
-ADA_SCOPE = {"user": {"username": "ada"}}
-GLOBAL_SCOPE = {"global": True}
-RULE_CHANGED = EventType.SENDER_RULE_CHANGED
-
-
-async def rule_error(client: GraphQLClient, **arguments: Any) -> tuple[Any, ...]:
-    """Return the error of a call that creates no rule."""
-    defaults = {"scope": ADA_SCOPE, "action": "ALLOW", "patterns": ["shop.example"]}
-    rows_before = await rule_rows(client.environment)
-    answer, errors = await run_mutation(client, SENDER_RULE_CREATE, **{**defaults, **arguments})
-    assert (answer["senderRules"], await rule_rows(client.environment)) == ([], rows_before)
-    return error_summary(errors)
-
-
-async def rule_rows(environment: Environment) -> list[Any]:
-    table = core_table(SenderRule)
-    async with environment.database.engine.connect() as connection:
-        return list((await connection.execute(select(table).order_by(table.c.id))).all())
-
-
-async def visible_patterns(client: GraphQLClient, **filter: Any) -> str:
-    """Return the patterns of the rules that the client can see."""
-    page = (await client(LIST_RULES, filter=filter or None))["senderRules"]
-    patterns = [node["pattern"] for node in page["nodes"]]
-    assert page["totalCount"] == len(patterns)
-    return " ".join(patterns)
 
 
 async def test_user_creates_and_deletes_own_rules(
@@ -171,199 +142,6 @@ async def test_invalid_or_forbidden_rule_is_refused(
     assert await rule_error(ada, **rule_input) == expected_error
 
 
-async def test_user_without_permission_keeps_rules_but_cannot_change_them(
-    ada: GraphQLClient, root: GraphQLClient
-) -> None:
-    (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
-    document = """mutation ($input: UserPermissionsSetInput!) {
-      userPermissionsSet(input: $input) { errors { message } } }"""
-    permission_input = {"users": {"usernames": ["ada"]}, "permissions": ["APP_PASSWORDS"]}
-    assert (await root(document, input=permission_input))["userPermissionsSet"]["errors"] == []
-    assert await visible_patterns(ada) == "shop.example"
-    for mutation, mutation_input in (
-        (SENDER_RULE_CREATE, {"scope": ADA_SCOPE, "action": "ALLOW", "patterns": ["shop.example"]}),
-        (DELETE_RULES, {"senderRules": [{"id": rule["id"]}]}),
-    ):
-        answer = next(iter((await ada(mutation, input=mutation_input)).values()))
-        assert error_summary(answer["errors"])[::3] == ("FORBIDDEN", "SPAM_POLICY")
-    assert await visible_patterns(ada) == "shop.example"
-
-
-async def test_other_user_cannot_see_or_change_rules(
-    ada: GraphQLClient, bob: GraphQLClient
-) -> None:
-    (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
-    rows_before = await rule_rows(ada.environment)
-    assert await visible_patterns(bob) == ""
-    assert await visible_patterns(bob, user=ADA_SCOPE["user"]) == ""
-    assert await bob(RULE_NODE, id=rule["id"]) == {"node": None}
-    _, errors = await run_mutation(bob, DELETE_RULES, senderRules=[{"id": rule["id"]}])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["senderRules"], 0)
-    await create_sender_rules(bob, {"user": {"username": "bob"}}, "shop.example", action="ALLOW")
-    assert await visible_patterns(bob, user={"username": "bob"}) == "shop.example"
-    assert [
-        row for row in await rule_rows(ada.environment) if row.user_id == ada.user.id
-    ] == rows_before
-
-
-async def test_domain_admin_manages_rules_of_own_domain_only(
-    ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, environment: Environment
-) -> None:
-    await create_domain(root, "far.example")
-    far_user = {"address": "far@far.example"}
-    payload = await MutationCall("userCreate", {**far_user, "passwordDisabled": True})(root)
-    assert payload["errors"] == []
-    all_permissions = list(AdminPermission)
-    domain_admin = await make_domain_admin(environment, http, "chief", all_permissions)
-    await create_sender_rules(root, {"domain": {"name": "far.example"}}, "far.test")
-    await create_sender_rules(root, {"user": far_user}, "fars.test")
-    await create_sender_rules(root, {"tag": "VIP"}, "tags.test")
-    await create_sender_rules(root, GLOBAL_SCOPE, "every.test")
-    position = await load_stream_position(
-        environment, await load_domain_id(environment, "example.org")
-    )
-    (domain_rule,) = await create_sender_rules(
-        domain_admin, {"domain": {"name": "Example.ORG"}}, "ours.test"
-    )
-    assert domain_rule["scope"] == {
-        "user": None, "tag": None, "domain": {"name": "example.org"}, "global": False,
-    }  # fmt: skip
-    rule_id = global_ids.decode("SenderRule", domain_rule["id"])
-    assert await load_journal_entries(
-        environment, await load_domain_id(environment, "example.org"), position
-    ) == [(RULE_CHANGED, [rule_id])]
-    (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
-    assert ada_rule["scope"]["user"] == {"username": "ada"}
-    assert await visible_patterns(domain_admin) == "adas.test ours.test"
-    assert await visible_patterns(domain_admin, domain={"name": "far.example"}) == ""
-    assert await visible_patterns(domain_admin, domain={"name": "example.org"}) == "ours.test"
-    assert await visible_patterns(ada) == "adas.test"
-    for scope, code in (
-        ({"domain": {"name": "far.example"}}, "NOT_FOUND"),
-        ({"user": far_user}, "NOT_FOUND"),
-        ({"user": {"username": "over"}}, "NOT_FOUND"),
-        ({"tag": "vip"}, "FORBIDDEN"),
-        (GLOBAL_SCOPE, "FORBIDDEN"),
-    ):
-        assert (await rule_error(domain_admin, scope=scope))[0] == code
-    log = '{ auditLog(filter: {mutation: "senderRuleCreate"}) { nodes { mutation after } } }'
-    entries = (await domain_admin(log))["auditLog"]["nodes"]
-    assert [(entry["mutation"], entry["after"]["pattern"]) for entry in entries] == [
-        ("senderRuleCreate", "adas.test"),
-        ("senderRuleCreate", "ours.test"),
-    ]
-
-
-async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
-    ada: GraphQLClient,
-    root: GraphQLClient,
-    admin_client: GraphQLClient,
-    http: httpx.AsyncClient,
-    environment: Environment,
-) -> None:
-    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
-    (rule,) = await create_sender_rules(admin_client, {"tag": " Größe "}, "tags.test")
-    assert rule["scope"]["tag"] == "grösse"
-    assert await load_journal_entries(
-        environment, PLATFORM, await load_stream_position(environment, PLATFORM) - 1
-    ) == [(RULE_CHANGED, [global_ids.decode("SenderRule", rule["id"])])]
-    assert (
-        await visible_patterns(domain_admin),
-        await visible_patterns(admin_client, tag="GRÖSSE"),
-    ) == (
-        "",
-        "tags.test",
-    )
-    document = """mutation ($input: UserUpdateInput!) {
-      userUpdate(input: $input) { errors { message } } }"""
-    update_input = {"users": {"usernames": ["ada"]}, "set": {"tags": ["GRÖSSE"]}}
-    assert (await root(document, input=update_input))["userUpdate"]["errors"] == []
-    assert (await visible_patterns(domain_admin), await visible_patterns(ada)) == ("tags.test", "")
-    _, errors = await run_mutation(domain_admin, DELETE_RULES, senderRules=[{"id": rule["id"]}])
-    assert error_summary(errors)[::3] == ("FORBIDDEN", "ADMIN")
-    recipient = SenderRuleRecipient(ada.user.id, None, ["GRÖSSE"])
-    ((match,),) = await load_matching_rules(environment, [recipient], "x@tags.test", "")
-    assert global_ids.encode("SenderRule", match.id) == rule["id"]
-    _, errors = await run_mutation(admin_client, DELETE_RULES, senderRules=[{"id": rule["id"]}])
-    assert errors == []
-    assert await rule_error(admin_client, scope={"tag": " "}) == (
-        "VALIDATION", ["scope", "tag"], None, "LENGTH",
-    )  # fmt: skip
-
-
-@pytest.mark.usefixtures("ada")
-async def test_domain_admin_without_permission_cannot_see_account_rules(
-    http: httpx.AsyncClient, environment: Environment
-) -> None:
-    domain_admin = await make_domain_admin(
-        environment, http, "chief", [AdminPermission.SPAM_POLICY]
-    )
-    admin_without_permission = await make_domain_admin(environment, http, "bare")
-    (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
-    (domain_rule,) = await create_sender_rules(
-        domain_admin, {"domain": {"name": "example.org"}}, "ours.test"
-    )
-    assert (
-        await visible_patterns(domain_admin),
-        await visible_patterns(admin_without_permission),
-    ) == ("adas.test ours.test", "ours.test")
-    assert await admin_without_permission(RULE_NODE, id=ada_rule["id"]) == {"node": None}
-    own_scope = {"user": {"username": "bare"}}
-    for rule_input in (
-        {"scope": own_scope},
-        {"scope": {"domain": {"name": "example.org"}}},
-        {"scope": ADA_SCOPE},
-    ):
-        assert (await rule_error(admin_without_permission, **rule_input))[::3] == (
-            "FORBIDDEN",
-            "SPAM_POLICY",
-        )
-    _, errors = await run_mutation(
-        admin_without_permission, DELETE_RULES, senderRules=[{"id": domain_rule["id"]}]
-    )
-    assert error_summary(errors)[::3] == ("FORBIDDEN", "SPAM_POLICY")
-
-
-async def test_domain_admin_sees_but_cannot_change_rules_of_higher_role(
-    admin_client: GraphQLClient, http: httpx.AsyncClient, environment: Environment
-) -> None:
-    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
-    scope = {"user": {"username": "over"}}
-    (rule,) = await create_sender_rules(admin_client, scope, "overs.test")
-    assert await visible_patterns(domain_admin) == "overs.test"
-    assert (await rule_error(domain_admin, scope=scope))[::3] == ("FORBIDDEN", "ADMIN")
-    _, errors = await run_mutation(domain_admin, DELETE_RULES, senderRules=[{"id": rule["id"]}])
-    assert error_summary(errors)[::3] == ("FORBIDDEN", "ADMIN")
-    assert await visible_patterns(admin_client) == "overs.test"
-
-
-@pytest.mark.usefixtures("ada")
-async def test_key_with_settings_scope_changes_only_own_rules(
-    http: httpx.AsyncClient, environment: Environment
-) -> None:
-    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
-    (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
-    (domain_rule,) = await create_sender_rules(
-        domain_admin, {"domain": {"name": "example.org"}}, "ours.test"
-    )
-    secret = await make_api_key(
-        environment,
-        "few",
-        user_id=domain_admin.user.id,
-        role=domain_admin.user.role,
-        scopes=[Scope.SETTINGS],
-    )
-    settings_client = GraphQLClient(http, environment, domain_admin.user, secret)
-    await create_sender_rules(settings_client, {"user": {"username": "chief"}}, "own.test")
-    for scope in (ADA_SCOPE, {"domain": {"name": "example.org"}}):
-        assert (await rule_error(settings_client, scope=scope))[::3] == ("FORBIDDEN", "FULL")
-    for rule in (ada_rule, domain_rule):
-        _, errors = await run_mutation(
-            settings_client, DELETE_RULES, senderRules=[{"id": rule["id"]}]
-        )
-        assert error_summary(errors)[::3] == ("FORBIDDEN", "FULL")
-
-
 async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> None:
     blocked = ["b.example", "*.z.example", "x@a.example"]
     await create_sender_rules(ada, ADA_SCOPE, *blocked, comment="Newsletters")
@@ -395,8 +173,10 @@ async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> N
     assert answer["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
 
 
-RULES_OF_DOMAINS = """query ($action: SenderAction, $first: Int, $after: String) {
-  domains(first: 50) { nodes { name senderRules(action: $action, first: $first, after: $after) {
+RULES_OF_DOMAINS = """query ($filter: DomainSenderRuleFilter,
+    $orderBy: SenderRuleOrder! = PATTERN_ASC, $first: Int, $after: String) {
+  domains(first: 50) { nodes { name
+    senderRules(filter: $filter, orderBy: $orderBy, first: $first, after: $after) {
     nodes { pattern action scope { domain { name } user { username } global } comment }
     totalCount pageInfo { endCursor } } } } }"""
 
@@ -434,11 +214,20 @@ async def test_rules_of_many_domains_need_as_many_statements_as_one(
     assert connection["nodes"][0]["scope"] == {
         "domain": {"name": "example.org"}, "user": None, "global": False,
     }  # fmt: skip
-    allowed = await rules_of_domain("example.org", action="ALLOW")
+    allowed = await rules_of_domain("example.org", filter={"action": "ALLOW"})
     assert (
         [expected_count["pattern"] for expected_count in allowed["nodes"]],
         allowed["totalCount"],
     ) == (["c.test"], 1)
+    descending = await rules_of_domain("example.org", orderBy="PATTERN_DESC", first=2)
+    assert [node["pattern"] for node in descending["nodes"]] == ["c.test", "b.test"]
+    assert descending["totalCount"] == 3
+    found = await rules_of_domain("example.org", filter={"action": "BLOCK", "query": "B.T"})
+    assert ([node["pattern"] for node in found["nodes"]], found["totalCount"]) == (["b.test"], 1)
+    cursor = descending["pageInfo"]["endCursor"]
+    for other in ({}, {"orderBy": "PATTERN_DESC", "filter": {"query": "test"}}):
+        answer = await root.execute(RULES_OF_DOMAINS, after=cursor, **other)
+        assert {error["extensions"]["code"] for error in answer["errors"]} == {"BAD_CURSOR"}
     assert [
         expected_count["pattern"]
         for expected_count in (await rules_of_domain("n7.example", first=1))["nodes"]
@@ -475,7 +264,7 @@ async def insert_rules(
     created_at, action = environment.now(), SenderAction.BLOCK
     rows_to_insert = [
         {
-            "id": environment.new_id(), "place": scope_key, "pattern": f"{number}.full.test",
+            "id": environment.new_id(), "scope": scope_key, "pattern": f"{number}.full.test",
             "action": action, "created_at": created_at, **columns,
         }
         for number in range(count)
@@ -488,9 +277,9 @@ async def test_number_of_rules_per_scope_is_limited(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     domain_id = await load_domain_id(environment, "example.org")
-    await insert_rules(environment, place_of_user(ada.user.id), 999, user_id=ada.user.id)
-    await insert_rules(environment, place_of_domain(domain_id), 1000, domain_id=domain_id)
-    await insert_rules(environment, PLATFORM_PLACE, 1001)
+    await insert_rules(environment, scope_of_user(ada.user.id), 999, user_id=ada.user.id)
+    await insert_rules(environment, scope_of_domain(domain_id), 1000, domain_id=domain_id)
+    await insert_rules(environment, PLATFORM_SCOPE, 1001)
     answer, errors = await run_mutation(
         ada, SENDER_RULE_CREATE, scope=ADA_SCOPE, action="BLOCK", patterns=["a.test", "b.test"]
     )
@@ -514,9 +303,9 @@ async def test_rule_lists_are_read_in_index_order(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     domain_id = await load_domain_id(environment, "example.org")
-    await insert_rules(environment, place_of_user(ada.user.id), 900, user_id=ada.user.id)
-    await insert_rules(environment, place_of_domain(domain_id), 900, domain_id=domain_id)
-    await insert_rules(environment, PLATFORM_PLACE, 3000)
+    await insert_rules(environment, scope_of_user(ada.user.id), 900, user_id=ada.user.id)
+    await insert_rules(environment, scope_of_domain(domain_id), 900, domain_id=domain_id)
+    await insert_rules(environment, PLATFORM_SCOPE, 3000)
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE sender_rules"))
@@ -529,8 +318,8 @@ async def test_rule_lists_are_read_in_index_order(
     root_list_cursor = (await root(LIST_RULES, first=9))["senderRules"]["pageInfo"]["endCursor"]
     with record_query_plans(environment) as plans:
         for client, document, after, index in (
-            (ada, LIST_RULES, list_cursor, "uq_sender_rules_place"),
-            (root, domain_list, domain_list_cursor, "uq_sender_rules_place"),
+            (ada, LIST_RULES, list_cursor, "uq_sender_rules_scope"),
+            (root, domain_list, domain_list_cursor, "uq_sender_rules_scope"),
             (root, LIST_RULES, root_list_cursor, "ix_sender_rules_pattern"),
         ):
             for page in ({"first": 50}, {"first": 50, "after": after}):

@@ -15,7 +15,6 @@ from merganser.server import http_server
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from models.store.database import Database
-from models.store.outage_log import OUTAGES
 from models.store.outages import DiskFull
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.stores import store_fixtures
@@ -42,7 +41,6 @@ async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Datab
         event.listen(engine, "checkout", limit_pages)
     yield database
     await database.close()
-    OUTAGES._open.clear()  # noqa: SLF001 - the next test has another database
 
 
 async def insert_in_session(database: Database, number: int, *, in_savepoint: bool) -> None:

@@ -9,10 +9,10 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
 from merganser.server.store.alembic_commands import alembic_config
-from merganser.server.store.migration import last_revision, upgrade
-from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
+from merganser.server.store.migration import last_revision, run_missing_migrations
 from models.store.database import Database
 from tests.support.stores import store_fixtures
 
@@ -37,8 +37,8 @@ def check_models(connection: Connection) -> None:
 async def test_migrations_create_all_tables_and_are_idempotent(
     empty_database: Database,
 ) -> None:
-    await upgrade(empty_database)
-    await upgrade(empty_database)
+    await run_missing_migrations(empty_database)
+    await run_missing_migrations(empty_database)
     async with empty_database.engine.begin() as connection:
         await connection.run_sync(check_models)
 
@@ -50,17 +50,17 @@ async def test_migrations_create_all_tables_and_are_idempotent(
 async def test_database_of_other_version_is_refused(
     empty_database: Database, revision: str, advice: str
 ) -> None:
-    await upgrade(empty_database)
+    await run_missing_migrations(empty_database)
     async with empty_database.engine.begin() as connection:
         await connection.execute(
             text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
         )
     with pytest.raises(CommandError, match=f"revision {revision}.*{advice}"):
-        await upgrade(empty_database)
+        await run_missing_migrations(empty_database)
 
 
 def test_migration_files_are_named_by_revision() -> None:
-    scripts = ScriptDirectory(str(MIGRATIONS_FOLDER))
+    scripts = ScriptDirectory(str(bundled_folder("migrations")))
     for script in scripts.walk_revisions():
         assert Path(script.path).name.startswith(f"v{script.revision}_")
     assert scripts.get_heads() == [last_revision()]

@@ -3,7 +3,6 @@
 import datetime
 import ipaddress
 import ssl
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -162,12 +161,10 @@ async def test_next_host_is_tried_after_a_failure(postgres: str) -> None:
     try:
         path = urlsplit(proxy.unix_socket_url).path
         url = f"postgresql://postgres:x@127.0.0.1:1,127.0.0.1:{proxy.port}{path}"
-        began = time.monotonic()
         assert await can_use_database(
             f"{url}?target_session_attrs=primary&load_balance_hosts=random"
         )
         assert await can_use_database(f"{url}?target_session_attrs=prefer-standby")
-        assert time.monotonic() - began < 60
         with pytest.raises(StorageUnavailable):
             await can_use_database(f"{url}?target_session_attrs=standby")
     finally:

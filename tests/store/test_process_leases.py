@@ -56,7 +56,7 @@ async def registered_names(environment: Environment) -> set[str]:
 @asynccontextmanager
 async def observe_processes(environment: Environment) -> AsyncGenerator[None]:
     """Register a process that looks for dead processes."""
-    async with leases.registered_process(environment):
+    async with leases.keep_process_registered(environment):
         yield
 
 
@@ -88,27 +88,40 @@ async def test_clock_step_does_not_end_a_lease(
     )
     submission_id = await queue_message(ada)
     async with observe_processes(first), observe_processes(second):
-        claimed = await recipient_leases.claim_due_jobs(first, WORKER_LIMITS)
+        claimed = await recipient_leases.release_held_and_claim_due_jobs(first, WORKER_LIMITS)
         assert len(delivery_ids(claimed)) == 2
         with leases.protect_leases_in_use(first, *delivery_ids(claimed)):
             assert (
-                delivery_ids(await recipient_leases.claim_due_jobs(second, WORKER_LIMITS)) == set()
+                delivery_ids(
+                    await recipient_leases.release_held_and_claim_due_jobs(second, WORKER_LIMITS)
+                )
+                == set()
             )
             clock.time += step
             for process in (first, second):
                 assert (
-                    delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS))
+                    delivery_ids(
+                        await recipient_leases.release_held_and_claim_due_jobs(
+                            process, WORKER_LIMITS
+                        )
+                    )
                     == set()
                 )
-                assert await removal.bounce_submissions(process, [submission_id]) == 0
+                assert await removal.bounce_unleased_queue_entries(process, [submission_id]) == 0
             await asyncio.sleep(1.5 * DEAD_AFTER_SECONDS)  # both processes still send heartbeats
             for process in (first, second):
                 assert (
-                    delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS))
+                    delivery_ids(
+                        await recipient_leases.release_held_and_claim_due_jobs(
+                            process, WORKER_LIMITS
+                        )
+                    )
                     == set()
                 )
         (job,) = claimed.jobs
-        assert await recipient_leases.mark_final_dot(first, job, sorted(delivery_ids(claimed)))
+        assert await recipient_leases.mark_final_dot_if_leased(
+            first, job, sorted(delivery_ids(claimed))
+        )
 
 
 @pytest.mark.parametrize("step", CLOCK_STEPS)
@@ -125,8 +138,10 @@ async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
     async with observe_processes(successor):
         await leases.ensure_registered(dead)  # without a heartbeat
         claimed_ids = delivery_ids(
-            await recipient_leases.claim_due_jobs(dead, WORKER_LIMITS)
-        ) or delivery_ids(await recipient_leases.claim_due_jobs(successor, WORKER_LIMITS))
+            await recipient_leases.release_held_and_claim_due_jobs(dead, WORKER_LIMITS)
+        ) or delivery_ids(
+            await recipient_leases.release_held_and_claim_due_jobs(successor, WORKER_LIMITS)
+        )
         assert len(claimed_ids) == 2
         await poll_until(lambda: is_unregistered(environment, "dead"))
         async with (
@@ -151,7 +166,7 @@ async def test_flush_makes_entries_of_a_dead_process_due(
 ) -> None:
     dead, successor = make_other_process(environment, name="dead"), make_other_process(environment)
     submission_id = await queue_message(ada)
-    claimed = await recipient_leases.claim_due_jobs(dead, WORKER_LIMITS)
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(dead, WORKER_LIMITS)
     deferred = DeliveryResult(State.DEFERRED, 451, "Later")
     await record_results_and_report(
         dead, claimed.jobs[0], dict.fromkeys(delivery_ids(claimed), deferred), b""
@@ -160,17 +175,29 @@ async def test_flush_makes_entries_of_a_dead_process_due(
         environment.write_session() as session
     ):  # it is leased for the retry, and then the process dies
         await (await session.connection()).execute(
-            update(QueueEntry).values(turn_at=environment.now())
+            update(QueueEntry).values(ready_at=environment.now())
         )
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(dead, WORKER_LIMITS))) == 2
+    assert (
+        len(
+            delivery_ids(
+                await recipient_leases.release_held_and_claim_due_jobs(dead, WORKER_LIMITS)
+            )
+        )
+        == 2
+    )
     async with observe_processes(successor):
         await poll_until(lambda: is_unregistered(environment, "dead"))
         await environment.run_transaction(
-            lambda transaction: bulk_updates.flush_deferred(transaction, [submission_id]),
+            lambda transaction: bulk_updates.flush_deferred_entries(transaction, [submission_id]),
             ada.user.id,
         )
         assert (
-            len(delivery_ids(await recipient_leases.claim_due_jobs(successor, WORKER_LIMITS))) == 2
+            len(
+                delivery_ids(
+                    await recipient_leases.release_held_and_claim_due_jobs(successor, WORKER_LIMITS)
+                )
+            )
+            == 2
         )
 
 
@@ -179,15 +206,18 @@ async def test_deregistered_process_claims_and_writes_nothing(
 ) -> None:
     slow, successor = make_other_process(environment, name="slow"), make_other_process(environment)
     await queue_message(ada)
-    claimed = await recipient_leases.claim_due_jobs(slow, WORKER_LIMITS)
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(slow, WORKER_LIMITS)
     async with observe_processes(successor):
         await poll_until(lambda: is_unregistered(environment, "slow"))
     assert (
-        delivery_ids(await recipient_leases.claim_due_jobs(slow, WORKER_LIMITS)) == set()
+        delivery_ids(await recipient_leases.release_held_and_claim_due_jobs(slow, WORKER_LIMITS))
+        == set()
     )  # it does not know yet
     (job,) = claimed.jobs
-    assert not await recipient_leases.mark_final_dot(slow, job, sorted(delivery_ids(claimed)))
-    claimed_again = await recipient_leases.claim_due_jobs(
+    assert not await recipient_leases.mark_final_dot_if_leased(
+        slow, job, sorted(delivery_ids(claimed))
+    )
+    claimed_again = await recipient_leases.release_held_and_claim_due_jobs(
         make_other_process(environment), WORKER_LIMITS
     )
     relayed = DeliveryResult(State.RELAYED, 250, "OK")
@@ -212,7 +242,9 @@ async def test_deregistered_process_leases_its_recipients_again(
                 return smtp_server.data_count == 1
 
             await poll_until(is_final_dot_sent)
-            await leases.delete_server_registrations(environment, slow.process.server_id)
+            await leases.delete_server_registrations_and_free_leases(
+                environment, slow.process.server_id
+            )
             rows = await load_queue_entries(environment, submission_id)
             assert {row.lease for row in rows.values()} <= {None}
 
@@ -223,7 +255,7 @@ async def test_deregistered_process_leases_its_recipients_again(
             await poll_until(are_leased_again)
             assert (
                 delivery_ids(
-                    await recipient_leases.claim_due_jobs(
+                    await recipient_leases.release_held_and_claim_due_jobs(
                         make_other_process(environment), WORKER_LIMITS
                     )
                 )
@@ -242,8 +274,22 @@ async def test_restarted_process_gets_its_leases_at_once(
     before, after = make_other_process(environment), make_other_process(environment)
     after.process.server_id = before.process.server_id
     await queue_message(ada)
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(before, WORKER_LIMITS))) == 2
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(after, WORKER_LIMITS))) == 2
+    assert (
+        len(
+            delivery_ids(
+                await recipient_leases.release_held_and_claim_due_jobs(before, WORKER_LIMITS)
+            )
+        )
+        == 2
+    )
+    assert (
+        len(
+            delivery_ids(
+                await recipient_leases.release_held_and_claim_due_jobs(after, WORKER_LIMITS)
+            )
+        )
+        == 2
+    )
 
 
 async def test_stopped_process_frees_its_leases_at_once(
@@ -254,11 +300,23 @@ async def test_stopped_process_frees_its_leases_at_once(
         make_other_process(environment),
     )
     await queue_message(ada)
-    async with leases.registered_process(stopping):
+    async with leases.keep_process_registered(stopping):
         assert (
-            len(delivery_ids(await recipient_leases.claim_due_jobs(stopping, WORKER_LIMITS))) == 2
+            len(
+                delivery_ids(
+                    await recipient_leases.release_held_and_claim_due_jobs(stopping, WORKER_LIMITS)
+                )
+            )
+            == 2
         )
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(successor, WORKER_LIMITS))) == 2
+    assert (
+        len(
+            delivery_ids(
+                await recipient_leases.release_held_and_claim_due_jobs(successor, WORKER_LIMITS)
+            )
+        )
+        == 2
+    )
 
 
 async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
@@ -266,18 +324,32 @@ async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
 ) -> None:
     process = make_other_process(environment, name="one")
     await queue_message(ada, NamedAddress("carol@example.net"))
-    async with leases.registered_process(process):
-        (job,) = (await recipient_leases.claim_due_jobs(process, WORKER_LIMITS)).jobs
+    async with leases.keep_process_registered(process):
+        (job,) = (
+            await recipient_leases.release_held_and_claim_due_jobs(process, WORKER_LIMITS)
+        ).jobs
         has_lease = col(QueueEntry.lease) == job.lease
         leases.end_lease_at_later_heartbeat(process, QueueEntry, has_lease, delay_seconds=0.1)
-        assert delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS)) == set()
+        assert (
+            delivery_ids(
+                await recipient_leases.release_held_and_claim_due_jobs(process, WORKER_LIMITS)
+            )
+            == set()
+        )
 
         async def is_free() -> bool:
             rows = await load_queue_entries(environment, job.submission_id)
             return all(row.holder is None for row in rows.values())
 
         await poll_until(is_free)
-        assert len(delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS))) == 1
+        assert (
+            len(
+                delivery_ids(
+                    await recipient_leases.release_held_and_claim_due_jobs(process, WORKER_LIMITS)
+                )
+            )
+            == 1
+        )
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)

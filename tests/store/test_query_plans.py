@@ -23,7 +23,7 @@ from models.store.columns import select_columns
 from models.store.database import Database
 from models.users.roles import Scope
 from models.users.tables import User
-from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
+from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
 from resolvers.messages import computed_fields
 from resolvers.messages import loaders as message_loaders
 from resolvers.search import index_query
@@ -167,7 +167,7 @@ async def copy_message(client: GraphQLClient, clock: ManualClock) -> None:
         )
     async with environment.write_session() as session:
         await (await session.connection()).execute(insert(Message), rows)
-    while await index_worker.index_next_batch(environment):
+    while await index_worker.index_next_batch_and_record_contacts(environment):
         pass
 
 
@@ -287,7 +287,7 @@ async def test_due_snoozed_messages_are_found_by_index(
     large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     plan = await query_plans.explain_select(
-        snooze_worker.return_due_messages(large_account.environment), "messages"
+        snooze_worker.unsnooze_due_messages(large_account.environment), "messages"
     )
     assert "messages_to_wake" in plan, plan
 
@@ -334,7 +334,8 @@ async def test_unindexed_messages_are_found_by_user(
 ) -> None:
     for owners in ([large_account.user.id], [large_account.user.id, large_account.user.id + 1]):
         plan = await query_plans.explain_select(
-            index_query.load_unindexed_messages(client_context(large_account), owners), "messages"
+            index_query.load_unindexed_messages_within_limit(client_context(large_account), owners),
+            "messages",
         )
         assert "messages_waiting" in plan or "messages_to_index" in plan, plan
 
@@ -343,7 +344,7 @@ async def test_index_worker_finds_unindexed_messages_by_index(
     large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     plan = await query_plans.explain_select(
-        index_worker.index_next_batch(large_account.environment), "messages"
+        index_worker.index_next_batch_and_record_contacts(large_account.environment), "messages"
     )
     assert "messages_to_index" in plan, plan
     assert not has_sort(plan), plan
@@ -426,7 +427,7 @@ async def test_mailboxes_are_found_by_path_and_user(
 ) -> None:
     for document in (
         '{ mailbox(by: {path: "Other"}) { path } }',
-        "{ viewer { user { mailboxes { path } } } }",
+        "{ viewer { user { mailboxes { nodes { path } } } } }",
     ):
         plan = await query_plans.explain_select(large_account(document), "mailboxes")
         assert "SCAN mailboxes" not in plan, plan
@@ -467,14 +468,14 @@ async def test_export_reads_the_messages_of_a_user_in_index_order(
     ctx = client_context(large_account)
     position: export_writer.ExportPosition = None
     for _ in range(3):
-        query = export_writer.write_next_chunk(
+        query = export_writer.encode_next_chunk(
             ctx, ExportFormat.JSON, ArchiveState(), None, position
         )
         plan = await query_plans.explain_select(query, "messages", containing="LIMIT")
         assert "messages_of_user" in plan
         assert "TEMP B-TREE" not in plan
         assert "Sort" not in plan.partition("JOIN")[0]
-        chunk = await export_writer.write_next_chunk(
+        chunk = await export_writer.encode_next_chunk(
             ctx, ExportFormat.JSON, ArchiveState(), None, position
         )
         assert chunk is not None

@@ -10,11 +10,11 @@ from sqlmodel import col
 
 from mail.consistency import check_consistency
 from mail.maintenance import restore_mark
-from mail.maintenance.restore_mark import RestoreGuard, read_mark
+from mail.maintenance.restore_mark import RestoreGuard, read_mark_or_none
 from mail.storage.blobs.garbage_collector import (
     collect_garbage,
+    delete_dropped_objects_now_or_after_window,
     insert_dropped_objects,
-    remove_or_mark_dropped_objects,
 )
 from models.errors import Unauthenticated
 from models.events.event_types import EventType
@@ -30,10 +30,11 @@ from resolvers.changes.stream_reader import (
     load_last_stream_positions,
     read_event_page,
 )
-from resolvers.context import Viewer
 from resolvers.files import signed_urls
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 from tests.support.servers.live_server import record_journal_entry
+from tests.support.time_limits import HANG_SECONDS
 
 RESTORE_WINDOW = timedelta(days=7)
 
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("restore_guard")
 async def restore_guard(environment: Environment) -> RestoreGuard:
     """Return the restore guard of the server after its first comparison."""
     started_guard = RestoreGuard(environment)
-    await started_guard.compare_with_mark()
+    await started_guard.begin_incarnation_if_restored_and_write_mark()
     return started_guard
 
 
@@ -64,9 +65,9 @@ async def decrement_stream(environment: Environment, stream_id: int) -> None:
 
 async def restart_process(environment: Environment) -> Environment:
     """Return the environment of the next process on the same database."""
-    next_world = replace(environment)
-    await RestoreGuard(next_world).compare_with_mark()
-    return next_world
+    next_environment = replace(environment)
+    await RestoreGuard(next_environment).begin_incarnation_if_restored_and_write_mark()
+    return next_environment
 
 
 async def simulate_restore(environment: Environment, client: GraphQLClient) -> None:
@@ -95,8 +96,8 @@ async def test_unrestored_database_keeps_its_incarnation(
         if clean_stop:
             await restore_guard.write_clean_stop_mark()
         await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
-        next_world = await restart_process(environment)
-        assert (next_world.incarnation.number, next_world.incarnation.base) == (0, 0)
+        next_environment = await restart_process(environment)
+        assert (next_environment.incarnation.number, next_environment.incarnation.base) == (0, 0)
     await restore_guard.begin_incarnation_if_older_than_seen()
     assert await uid_validities(environment) == before
 
@@ -110,12 +111,12 @@ async def test_database_older_than_the_mark_begins_a_new_incarnation(
     lost_positions = await load_last_stream_positions(client_context(ada))
     await restore_guard.write_clean_stop_mark()
     await simulate_restore(environment, ada)
-    next_world = await restart_process(environment)
-    assert next_world.incarnation.number == 1
-    mark = await read_mark(environment)
+    next_environment = await restart_process(environment)
+    assert next_environment.incarnation.number == 1
+    mark = await read_mark_or_none(environment)
     assert mark
-    assert (mark.number, mark.base) == (1, next_world.incarnation.base)
-    ada = replace(ada, environment=next_world)
+    assert (mark.number, mark.base) == (1, next_environment.incarnation.base)
+    ada = replace(ada, environment=next_environment)
     for _ in range(3):
         await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
     for positions in (old_positions, lost_positions):
@@ -126,13 +127,13 @@ async def test_database_older_than_the_mark_begins_a_new_incarnation(
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
     assert len(set(after.values())) == len(after)
-    assert not (await check_consistency(next_world)).unrepaired_findings
-    later_world = await restart_process(environment)
-    assert later_world.incarnation.base == next_world.incarnation.base
+    assert not (await check_consistency(next_environment)).unrepaired_findings
+    later_environment = await restart_process(environment)
+    assert later_environment.incarnation.base == next_environment.incarnation.base
 
 
 async def test_stream_positions_of_the_mark_reveal_a_restore(ada: GraphQLClient) -> None:
-    mark = await read_mark(ada.environment)
+    mark = await read_mark_or_none(ada.environment)
     assert mark
     positions = await load_last_stream_positions(client_context(ada))
     streams = {ada.user.id: positions[ada.user.id] + 1, 77: 5}
@@ -140,7 +141,7 @@ async def test_stream_positions_of_the_mark_reveal_a_restore(ada: GraphQLClient)
     assert (await restart_process(ada.environment)).incarnation.number == 1
 
 
-@pytest.mark.parametrize("damage", ["no mark", "another store", "no row"])
+@pytest.mark.parametrize("damage", ["no mark", "another database", "no row"])
 async def test_missing_or_foreign_mark_begins_a_new_incarnation(
     ada: GraphQLClient, damage: str
 ) -> None:
@@ -148,8 +149,8 @@ async def test_missing_or_foreign_mark_begins_a_new_incarnation(
     match damage:
         case "no mark":
             await environment.object_store.delete([MARK_OBJECT_NAME])
-        case "another store":
-            mark = await read_mark(environment)
+        case "another database":
+            mark = await read_mark_or_none(environment)
             assert mark
             await restore_mark.write_mark(environment, replace(mark, store="another"))
         case _:
@@ -169,9 +170,9 @@ async def test_base_of_each_incarnation_is_higher(ada: GraphQLClient) -> None:
 
 
 async def test_stopped_clock_repeats_no_numbers(ada: GraphQLClient) -> None:
-    first = await restore_mark.begin_after_consistent_restore(ada.environment)
+    first = await restore_mark.begin_incarnation_after_consistent_restore(ada.environment)
     first_validities = await uid_validities(ada.environment)
-    second = await restore_mark.begin_after_consistent_restore(ada.environment)
+    second = await restore_mark.begin_incarnation_after_consistent_restore(ada.environment)
     assert second.base > first.base
     assert not set(first_validities.values()) & set(
         (await uid_validities(ada.environment)).values()
@@ -181,7 +182,7 @@ async def test_stopped_clock_repeats_no_numbers(ada: GraphQLClient) -> None:
 async def test_servers_that_start_together_begin_one_incarnation(ada: GraphQLClient) -> None:
     await execute_sql(ada.environment, "UPDATE store_incarnation SET beat = 0")
     loaded = await restore_mark.load_and_enter_incarnation(ada.environment)
-    mark = await read_mark(ada.environment)
+    mark = await read_mark_or_none(ada.environment)
     assert mark
     incarnations = [
         await restore_mark.begin_incarnation_unless_begun(
@@ -198,7 +199,7 @@ async def test_running_server_detects_lost_commits(
     environment = ada.environment
     with environment.wakeups.follow_all_streams() as wakeup:
         await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
-        restore_guard._remember_grown_positions(wakeup)  # noqa: SLF001 - as the guard's loop does
+        restore_guard._take_positions_and_return_has_grown(wakeup)  # noqa: SLF001 - as the guard's loop does
     await restore_guard.begin_incarnation_if_older_than_seen()
     assert environment.incarnation.number == 0
     await decrement_stream(environment, ada.user.id)
@@ -212,8 +213,8 @@ async def test_waiting_follower_gets_a_resync(ada: GraphQLClient) -> None:
     next_batch = asyncio.ensure_future(anext(batches))
     await asyncio.sleep(0.2)
     assert not next_batch.done()
-    await restore_mark.begin_after_consistent_restore(ada.environment)
-    async with asyncio.timeout(20):
+    await restore_mark.begin_incarnation_after_consistent_restore(ada.environment)
+    async with asyncio.timeout(HANG_SECONDS):
         batch = await next_batch
         assert batch.resync_reason is ResyncReason.STORE_RESTORED
         position = await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
@@ -223,13 +224,13 @@ async def test_waiting_follower_gets_a_resync(ada: GraphQLClient) -> None:
 
 
 async def test_process_without_marks_enters_the_new_incarnation(ada: GraphQLClient) -> None:
-    other_world = replace(ada.environment)
-    other_guard = RestoreGuard(other_world, writes_marks=False)
-    await restore_mark.load_and_enter_incarnation(other_world)
-    other_guard._seen_incarnation = other_world.incarnation  # noqa: SLF001 - as the guard's loop does
-    incarnation = await restore_mark.begin_after_consistent_restore(ada.environment)
+    other_environment = replace(ada.environment)
+    other_guard = RestoreGuard(other_environment, writes_marks=False)
+    await restore_mark.load_and_enter_incarnation(other_environment)
+    other_guard._seen_incarnation = other_environment.incarnation  # noqa: SLF001 - as the guard's loop does
+    incarnation = await restore_mark.begin_incarnation_after_consistent_restore(ada.environment)
     await other_guard.begin_incarnation_if_older_than_seen()
-    assert other_world.incarnation.base == incarnation.base
+    assert other_environment.incarnation.base == incarnation.base
 
 
 async def test_signed_url_of_another_incarnation_is_refused(ada: GraphQLClient) -> None:
@@ -238,10 +239,10 @@ async def test_signed_url_of_another_incarnation_is_refused(ada: GraphQLClient) 
         environment, "/rest/x", ada.user.id, viewer, now=environment.now()
     ).partition("?")
     parameters = dict(pair.split("=") for pair in query.split("&"))
-    assert signed_urls.user_id_of_signed_path(environment, path, parameters) == ada.user.id
-    await restore_mark.begin_after_consistent_restore(environment)
+    assert signed_urls.verified_user_id_of_signed_path(environment, path, parameters) == ada.user.id
+    await restore_mark.begin_incarnation_after_consistent_restore(environment)
     with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(environment, path, parameters)
+        signed_urls.verified_user_id_of_signed_path(environment, path, parameters)
 
 
 async def test_beat_is_incremented_before_the_mark_is_written(
@@ -250,7 +251,7 @@ async def test_beat_is_incremented_before_the_mark_is_written(
     for _ in range(3):
         await restore_guard._write_next_mark()  # noqa: SLF001 - as the guard's loop does
         (row,) = await ada.environment.database.read(select(col(StoreIncarnation.beat)))
-        mark = await read_mark(ada.environment)
+        mark = await read_mark_or_none(ada.environment)
         assert mark
         assert mark.beat == row.beat
 
@@ -296,7 +297,7 @@ async def test_dropped_objects_are_kept_for_the_restore_window(
         == await environment.object_store.size(unreferenced_name)
         == 1
     )
-    await remove_or_mark_dropped_objects(environment, ["ef/" + "ef" * 32 + ".3"])
+    await delete_dropped_objects_now_or_after_window(environment, ["ef/" + "ef" * 32 + ".3"])
     clock.tick(days=6)
     await collect_garbage(environment, environment.object_store, keep_objects_for=RESTORE_WINDOW)
     assert await environment.object_store.size(name) == 1

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from mail.recipients import address_resolution
 from mail.storage import received_messages
-from mail.storage.blobs.object_stores import OWNER_MARK
+from mail.storage.blobs.object_names import OWNER_MARK
 from merganser.commands.domains import domain_operations
 from merganser.errors import CommandError
 from merganser.server.environment_factory import open_environment
@@ -114,7 +114,7 @@ async def test_second_server_needs_secret_key_file_and_objects_of_the_first(
         other_settings = make_settings(
             tmp_path, "second", database_url, object_store_url=str(tmp_path / "other")
         )
-        assert f"set it as on the server {os.uname().nodename}" in await startup_error(
+        assert f"Set it as on the server {os.uname().nodename}" in await startup_error(
             other_settings
         )
         assert f"is {tmp_path}/blobs" in await startup_error(other_settings)

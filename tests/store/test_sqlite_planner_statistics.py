@@ -67,7 +67,7 @@ async def test_small_tables_keep_no_statistics(large_account: GraphQLClient) -> 
 
 
 async def test_housekeeping_refreshes_the_statistics(large_account: GraphQLClient) -> None:
-    await housekeeping.run_round(large_account.environment)
+    await housekeeping.run_housekeeping_round(large_account.environment)
     assert ("messages",) in await select_rows(large_account.environment, SELECT_ANALYZED_TABLES)
 
 
@@ -89,7 +89,10 @@ async def test_opening_a_database_refreshes_the_statistics(
     numbers = "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 2000)"
     async with database.engine.begin() as connection:
         await connection.execute(
-            text(f"INSERT INTO streams (id, last, gone) {numbers} SELECT 100 + v, 0, 0 FROM n")  # noqa: S608
+            text(
+                f"INSERT INTO streams (id, last, pruned_position) {numbers} "  # noqa: S608
+                "SELECT 100 + v, 0, 0 FROM n"
+            )
         )
     await database.close()
     async with open_environment(

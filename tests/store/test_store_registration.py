@@ -12,7 +12,10 @@ from merganser.commands.admin import key_rotation
 from merganser.errors import CommandError
 from merganser.server import key_file
 from merganser.server.server_identity import hold_server_id
-from merganser.server.store.store_use import use_beside_servers, use_exclusively
+from merganser.server.store.store_use import (
+    register_process_beside_servers,
+    use_database_exclusively,
+)
 from merganser.settings.settings import Settings
 from models.auth.credentials import SecretBoxKey
 from models.runtime import leases
@@ -21,6 +24,7 @@ from models.runtime.server_processes import ServerProcess
 from models.store.columns import core_table
 from tests.support.mail_servers.queue_worker import poll_until
 from tests.support.stores.other_processes import make_other_process
+from tests.support.time_limits import HANG_SECONDS
 
 
 def make_settings(environment: Environment, folder: Path) -> Settings:
@@ -37,12 +41,14 @@ async def test_exclusive_command_is_refused_beside_a_live_server(
 ) -> None:
     """The server holds no lock, as after a restart of PostgreSQL, but it sends heartbeats."""
     settings, command = make_settings(environment, tmp_path), make_other_process(environment)
-    async with use_beside_servers(make_other_process(environment, name="server")):
-        with pytest.raises(CommandError, match=r"a merganser uses this store at .*stop it"):
-            async with use_exclusively(command, settings, "repair"):
+    async with register_process_beside_servers(make_other_process(environment, name="server")):
+        with pytest.raises(
+            CommandError, match=r"Merganser servers use this database at .*stop them"
+        ):
+            async with use_database_exclusively(command, settings, "repair"):
                 raise AssertionError("it must not begin")
         assert await registered_names(environment) == ["server"]
-    async with use_exclusively(make_other_process(environment), settings, "repair"):
+    async with use_database_exclusively(make_other_process(environment), settings, "repair"):
         assert await registered_names(environment) == ["repair"]
     assert await registered_names(environment) == []
 
@@ -51,16 +57,18 @@ async def test_key_rotation_is_refused_beside_a_live_server(
     environment: Environment, tmp_path: Path
 ) -> None:
     settings, command = make_settings(environment, tmp_path), make_other_process(environment)
-    key_file.write_keys(key_file.key_file_path(settings), environment.secret_box.keys)
+    key_file.write_key_file(key_file.key_file_path(settings), environment.secret_box.keys)
     before = key_file.key_file_path(settings).read_text()
-    async with use_beside_servers(make_other_process(environment, name="server")):
-        with pytest.raises(CommandError, match="stop it, then make other keys"):
-            await key_rotation.rotate_keys(command, settings, lambda _done, _all: None)
+    async with register_process_beside_servers(make_other_process(environment, name="server")):
+        with pytest.raises(CommandError, match=r"stop them, then rotate the keys\.$"):
+            await key_rotation.rotate_encryption_keys(command, settings, lambda _done, _all: None)
     assert key_file.key_file_path(settings).read_text() == before
-    rotation = await key_rotation.rotate_keys(
+    rotation = await key_rotation.rotate_encryption_keys(
         make_other_process(environment), settings, lambda _done, _all: None
     )
-    assert list(key_file.read_keys(key_file.key_file_path(settings))) == [rotation.new_key_name]
+    assert list(key_file.read_encryption_keys_by_name(key_file.key_file_path(settings))) == [
+        rotation.new_key_name
+    ]
 
 
 async def test_exclusive_command_waits_for_a_dead_server(
@@ -68,7 +76,7 @@ async def test_exclusive_command_waits_for_a_dead_server(
 ) -> None:
     dead = make_other_process(environment, name="dead")
     await leases.ensure_registered(dead)  # without a heartbeat
-    async with use_exclusively(
+    async with use_database_exclusively(
         make_other_process(environment), make_settings(environment, tmp_path), "repair"
     ):
         assert await registered_names(environment) == ["repair"]
@@ -77,41 +85,45 @@ async def test_exclusive_command_waits_for_a_dead_server(
 async def test_server_is_refused_beside_an_exclusive_command(
     environment: Environment, tmp_path: Path
 ) -> None:
-    async with use_exclusively(
+    async with use_database_exclusively(
         make_other_process(environment), make_settings(environment, tmp_path), "repair"
     ):
         with pytest.raises(CommandError, match="a command that has to repair"):
-            async with use_beside_servers(make_other_process(environment, name="server")):
+            async with register_process_beside_servers(
+                make_other_process(environment, name="server")
+            ):
                 raise AssertionError("it must not begin")
-    async with use_beside_servers(make_other_process(environment, name="server")):
+    async with register_process_beside_servers(make_other_process(environment, name="server")):
         assert await registered_names(environment) == ["server"]
 
 
 async def test_resumed_server_stops_beside_an_exclusive_command(environment: Environment) -> None:
     server, reserved = make_other_process(environment, name="server"), asyncio.Event()
     server.process.on_reserved = reserved.set
-    async with use_beside_servers(server):
-        await leases.delete_server_registrations(
+    async with register_process_beside_servers(server):
+        await leases.delete_server_registrations_and_free_leases(
             environment, server.process.server_id
         )  # it was suspended for too long
         command = make_other_process(environment, name="command")
         command.process.exclusive_purpose = "repair"
         await leases.ensure_registered(command)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await reserved.wait()
         assert await registered_names(environment) == ["command"]
-        await leases.deregister_process(command)
+        await leases.deregister_process_and_free_leases(command)
 
 
 async def test_resumed_server_with_old_keys_stops(environment: Environment) -> None:
     server, reserved = make_other_process(environment, name="server"), asyncio.Event()
     server.process.on_reserved = reserved.set
-    async with use_beside_servers(server):
+    async with register_process_beside_servers(server):
         key_row = {"name": "later", "proof": "x", "created_at": environment.now()}
         async with environment.write_session() as session:
             await (await session.connection()).execute(insert(core_table(SecretBoxKey)), key_row)
-        await leases.delete_server_registrations(environment, server.process.server_id)
-        async with asyncio.timeout(10):
+        await leases.delete_server_registrations_and_free_leases(
+            environment, server.process.server_id
+        )
+        async with asyncio.timeout(HANG_SECONDS):
             await reserved.wait()
     assert await registered_names(environment) == []
 
@@ -120,7 +132,7 @@ async def test_dead_command_does_not_block_servers(environment: Environment) -> 
     command = make_other_process(environment, name="command")
     command.process.exclusive_purpose = "repair"
     await leases.ensure_registered(command)  # without a heartbeat
-    async with use_beside_servers(make_other_process(environment, name="server")):
+    async with register_process_beside_servers(make_other_process(environment, name="server")):
 
         async def is_only_registration() -> bool:
             return await registered_names(environment) == ["server"]

@@ -20,6 +20,11 @@ from tests.support.stores.other_processes import free_leases_after_two_looks, ma
 from tests.support.stores.sample_rows import insert_unchecked, sample_row
 
 REPOSITORY = Path(__file__).parents[2]
+WORKER_BY_LEASE_MODULE = {  # the module that does the work under leases that another one takes
+    "resolvers/certificates/acme_leases.py": "resolvers/certificates/acme_worker.py",
+    "resolvers/notifications/push_leases.py": "resolvers/notifications/push_worker.py",
+    "resolvers/notifications/webhook_lanes.py": "resolvers/notifications/webhook_worker.py",
+}
 
 
 async def load_holder(environment: Environment, table: Any) -> int | None:
@@ -75,6 +80,9 @@ def test_every_module_that_takes_leases_protects_them() -> None:
         "resolvers/submission/compose_requests.py"
     )  # a listener is valid only while its process is registered
     assert len(module_texts) >= len(leases.LEASED_TABLES) - 1
+    for module, worker in WORKER_BY_LEASE_MODULE.items():
+        assert module in module_texts
+        module_texts[module] = (REPOSITORY / worker).read_text()
     assert [
         path for path, text in module_texts.items() if "leases.protect_leases_in_use(" not in text
     ] == []

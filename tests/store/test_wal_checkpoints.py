@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from models.store.database import Database
 from models.store.sqlite import wal_checkpoints
+from tests.support.time_limits import HANG_SECONDS
 
 ROW_COUNT = 20  # rows with far fewer pages than an automatic checkpoint needs
 
@@ -35,7 +36,7 @@ async def test_checkpoint_runs_beside_transactions(tmp_path: Path) -> None:
     try:
         await execute_in_transaction(database, "CREATE TABLE ducks (name)")
         inserted_count = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while count_rows_without_wal(file) < ROW_COUNT:
                 await execute_in_transaction(database, "INSERT INTO ducks VALUES ('Anas')")
                 inserted_count += 1
@@ -63,7 +64,7 @@ async def test_blocked_checkpoint_delays_no_transaction(tmp_path: Path) -> None:
             await asyncio.sleep(wal_checkpoints.INTERVAL / 4)
         assert count_rows_without_wal(file) < 10
         reader.execute("COMMIT")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while count_rows_without_wal(file) < 10:
                 await asyncio.sleep(wal_checkpoints.INTERVAL)
                 await execute_in_transaction(database, "DELETE FROM ducks WHERE 0")

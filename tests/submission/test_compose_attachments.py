@@ -18,13 +18,15 @@ from tests.support.operations.message_sources import (
 
 MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  message { id } errors { __typename code path } } }
+  messages { id } errors { __typename code path } } }
 """
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "Hi", "text": "Yo"}
 
 
 async def send_message(client: GraphQLClient, **fields: Any) -> Any:
-    return (await client(MESSAGE_SEND, input={**SEND_INPUT, **fields}))["messageSend"]
+    """Send one message and return the payload, with the copy as `message`."""
+    payload = (await client(MESSAGE_SEND, input={**SEND_INPUT, **fields}))["messageSend"]
+    return {**payload, "message": next(iter(payload["messages"]), None)}
 
 
 async def receive_rich_message(client: GraphQLClient) -> str:
@@ -130,7 +132,7 @@ async def test_submit_only_key_cannot_attach_files_of_messages(ada: GraphQLClien
     )
     sender = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     reference = {"message": {"id": message_id}, "relation": "FORWARD", "attachments": {"all": True}}
-    document = MESSAGE_SEND.replace("message { id }", "submission { id }")
+    document = MESSAGE_SEND.replace("messages { id }", "submissions { id }")
     arguments = {**SEND_INPUT, "source": reference}
     (error,) = (await sender(document, input=arguments))["messageSend"]["errors"]
     assert error["code"] == "FORBIDDEN"

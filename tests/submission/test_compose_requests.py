@@ -1,6 +1,6 @@
 """Test compose requests: a new message that opens in the clients of a user."""
 
-import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,14 +9,27 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
+from models.events import journal
 from models.runtime import leases
 from models.runtime.environment import Environment
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.users.roles import AdminPermission, Scope
+from resolvers.context import Context
 from resolvers.submission import compose_requests
-from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
+from resolvers.submission.compose_requests import NewComposeRequest
+from resolvers.submission.composition import MessageFields
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_api_key,
+    raw_message,
+)
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
+from tests.support.clients.change_followers import wait_for_followers
+from tests.support.mail_servers.queue_worker import poll_until
 from tests.support.operations.file_operations import store_file
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.other_processes import deregister_as_dead
@@ -45,11 +58,7 @@ async def wait_for_listeners(environment: Environment, expected: int) -> None:
     async def has_expected_count() -> bool:
         return await count_listeners(environment) == expected
 
-    for _ in range(500):
-        if await has_expected_count():
-            return
-        await asyncio.sleep(0.01)
-    assert await count_listeners(environment) == expected
+    await poll_until(has_expected_count)
 
 
 @pytest.mark.parametrize("transport", ["follow", "stream"])
@@ -119,9 +128,63 @@ async def test_reconnected_client_gets_missed_requests(
     after_expiry = await live_server.follow(ada, SUBSCRIPTION, after={"id": first_request["id"]})
     await wait_for_listeners(environment, 3)  # a listener does not expire
     assert after_expiry.payloads == []
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     assert not await environment.database.read(select(col(ComposeRequest.id)))
     for subscription in (first, resumed, after_expiry):
+        await subscription.unsubscribe()
+
+
+async def test_request_with_an_earlier_id_is_not_lost(
+    live_server: LiveServer, ada: GraphQLClient, environment: Environment
+) -> None:
+    """The ID of a request is taken before its transaction, on a server with its own clock."""
+    first, second = [await live_server.follow(ada, SUBSCRIPTION) for _ in range(2)]
+    await wait_for_listeners(environment, 2)
+    earlier_ids = [environment.new_id() for _ in range(20)]
+    one = (await request_compose(ada, subject="one"))["composeRequest"]
+    await wait_until(lambda: first.payloads and second.payloads)
+    await second.unsubscribe()
+    await wait_for_listeners(environment, 1)
+    other_server = replace(environment, new_id=iter(earlier_ids).__next__)
+    created = await compose_requests.create_compose_request_for_listeners(
+        Context(other_server, client_context(ada).viewer),
+        NewComposeRequest(MessageFields(subject="two")),
+    )
+    two = {"id": global_ids.encode("ComposeRequest", created.request.id)}
+    assert global_ids.decode("ComposeRequest", one["id"]) > created.request.id
+    for after, subjects in ((one, ["two", "three"]), (two, ["three"])):
+        resumed = await live_server.follow(ada, SUBSCRIPTION, after={"id": after["id"]})
+        await wait_for_listeners(environment, 2)
+        assert (await request_compose(ada, subject="three"))["errors"] == []
+        await wait_until(lambda resumed=resumed: "three" in str(resumed.payloads))
+        assert [request["subject"] for request in resumed.results][: len(subjects)] == subjects
+        await resumed.unsubscribe()
+        await wait_for_listeners(environment, 1)
+    await first.unsubscribe()
+
+
+async def test_open_requests_come_once_after_a_resync(
+    live_server: LiveServer, ada: GraphQLClient, environment: Environment
+) -> None:
+    early = await live_server.follow(ada, SUBSCRIPTION)
+    await wait_for_listeners(environment, 1)
+    assert (await request_compose(ada, subject="one"))["errors"] == []
+    await wait_until(lambda: early.payloads)
+    late = await live_server.follow(ada, SUBSCRIPTION)
+    await wait_for_followers(environment, 2)
+    assert (await request_compose(ada, subject="two"))["errors"] == []
+    await wait_until(lambda: len(early.payloads) == 2 and late.payloads)
+    async with environment.write_session(ada.user.id) as session:
+        await journal.delete_changes_and_force_resync(
+            session, [ada.user.id], origin=None, at=environment.now()
+        )
+    assert (await request_compose(ada, subject="three"))["errors"] == []
+    await wait_until(lambda: len(early.payloads) >= 3 and len(late.payloads) >= 2)
+    assert (await request_compose(ada, subject="four"))["errors"] == []
+    await wait_until(lambda: "four" in str(early.payloads) and "four" in str(late.payloads))
+    assert [request["subject"] for request in early.results] == ["one", "two", "three", "four"]
+    assert [request["subject"] for request in late.results] == ["two", "three", "four"]
+    for subscription in (early, late):
         await subscription.unsubscribe()
 
 
@@ -136,7 +199,7 @@ async def test_listener_of_dead_process_is_not_counted(
     assert (await request_compose(ada, subject="x"))["deliveredCount"] == 1
     await deregister_as_dead(environment)
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("USER_OFFLINE", [])]
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     assert await count_listeners(environment) == 0
 
 

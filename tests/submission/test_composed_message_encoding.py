@@ -222,7 +222,7 @@ async def test_invalid_message_fields_are_refused(
     path = path if path == ["draft"] else ["set", *path]
     (error,) = (await save_draft(ada, **arguments))["errors"]
     assert (error["constraint"], error["path"]) == (constraint, path)
-    assert (await ada.load_mailbox("Drafts")).total == 0
+    assert (await ada.load_mailbox("Drafts")).message_count == 0
     if path == ["draft"]:
         return
     stored = await save_draft(ada, addAttachments=[CSV, IMAGE], html=HTML_WITH_IMAGE)

@@ -1,10 +1,8 @@
-"""Test draftSave: a saved draft keeps its ID, and all that the patch does not change."""
+"""Saving drafts: a saved draft keeps its ID, attachments and thread."""
 
 import asyncio
 import base64
-import email
 from dataclasses import replace
-from email import policy
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,18 @@ from models.errors import Conflict, StaleObject
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.tables import User
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.operations.message_sources import (
+    FILE_A,
+    FILE_B,
+    FILE_C,
+    create_draft,
     import_message,
     load_attached_files,
-    load_message_source,
-    names_and_addresses,
+    new_attachment,
     parse_stored_message,
     save_draft,
     upload_bytes,
@@ -42,6 +43,7 @@ from tests.support.stores.counter_check import (
     load_stream_position,
     select_rows,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 SEARCH_QUERY = """
 query ($query: String!) { viewer { user { messages(filter: {query: $query}) { nodes { id } } } } }
@@ -51,16 +53,6 @@ mutation ($id: ID!) { messageUpdate(input: {select: {ids: [$id]},
   set: {flagged: true, addFlags: ["work"], metadata: {a: 1}}}) { errors { code } } }
 """
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-
-
-def new_attachment(name: str, content: bytes = b"x", **extra: Any) -> dict[str, Any]:
-    return {"content": base64.b64encode(content).decode(), "filename": name, **extra}
-
-
-async def create_draft(client: GraphQLClient, **fields: Any) -> Any:
-    answer = await save_draft(client, **{"text": "Dear Carol,", **fields})
-    assert answer["errors"] == []
-    return answer["message"]
 
 
 async def save_draft_again(client: GraphQLClient, draft: Any, **fields: Any) -> Any:
@@ -95,7 +87,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     expected_journal = [(EventType.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
     assert await load_journal_entries(environment, ada.user.id, before) == expected_journal
     drafts = await ada.load_mailbox("Drafts")
-    assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (
+    assert (drafts.message_count, drafts.unseen_count, drafts.size, drafts.uid_next) == (
         1,
         0,
         current["size"],
@@ -111,11 +103,6 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
 
 
 PIXEL = b"GIF89a"
-FILE_A, FILE_B, FILE_C = (
-    new_attachment("a.txt", b"A"),
-    new_attachment("b.txt", b"B"),
-    new_attachment("c.txt", b"C"),
-)
 IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", contentId="dot@here")
 OTHER_IMAGE = new_attachment("new.gif", b"GIF87a", contentType="image/gif", contentId="dot@here")
 HTML = '<img src="cid:dot@here">'
@@ -215,13 +202,13 @@ async def test_saved_draft_moves_to_given_mailbox(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     draft = await create_draft(ada)
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Later"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Later"]))
     before = await load_stream_position(environment, ada.user.id)
     answer = await save_draft_again(ada, draft, mailbox={"path": "Later"})
     assert answer["message"]["mailbox"] == {"path": "Later"}
-    assert (await ada.load_mailbox("Drafts")).total == 0
+    assert (await ada.load_mailbox("Drafts")).message_count == 0
     later = await ada.load_mailbox("Later")
-    assert (later.total, later.unseen) == (1, 0)
+    assert (later.message_count, later.unseen_count) == (1, 0)
     ((facts,),) = await select_rows(
         environment, "SELECT facts FROM changes WHERE last > :n", n=before
     )
@@ -237,13 +224,13 @@ async def test_removed_words_of_draft_are_not_found(
     )
     for indexed in (True, False, True):
         if indexed:
-            await index_worker.index_next_batch(environment)
+            await index_worker.index_next_batch_and_record_contacts(environment)
         assert await search_message_ids(ada, "quack" if indexed else "ducks") == [draft["id"]]
     await save_draft_again(ada, draft, subject="Geese", text="honk")
     for query in ("ducks", "quack"):
         assert await search_message_ids(ada, query) == []
     assert await search_message_ids(ada, "geese") == [draft["id"]]
-    assert await index_worker.index_next_batch(environment) == 1
+    assert await index_worker.index_next_batch_and_record_contacts(environment) == 1
     for query, expected in (("quack", []), ("ducks", []), ("honk", [draft["id"]])):
         assert await search_message_ids(ada, query) == expected, query
     assert await search_message_ids(ada, "pond") == [draft["id"]]
@@ -270,9 +257,11 @@ async def test_draft_saved_during_indexing_is_indexed_with_new_content(
     draft = (await import_message(ada, draft=True, raw=raw))["message"]
     blob_store = DelayedBlobStore(tmp_path / "blobs")
     indexing = asyncio.create_task(
-        index_worker.index_next_batch(replace(environment, object_store=blob_store))
+        index_worker.index_next_batch_and_record_contacts(
+            replace(environment, object_store=blob_store)
+        )
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         await blob_store.read_requested.wait()
     assert (await save_draft_again(ada, draft, subject="Geese"))["errors"] == []
     blob_store.read_allowed.set()
@@ -281,7 +270,7 @@ async def test_draft_saved_during_indexing_is_indexed_with_new_content(
     for _ in range(2):
         assert await search_message_ids(ada, "geese") == [draft["id"]]
         assert await search_message_ids(ada, "ducks") == []
-        await index_worker.index_next_batch(environment)
+        await index_worker.index_next_batch_and_record_contacts(environment)
 
 
 async def test_concurrent_saves_leave_one_complete_version(
@@ -311,16 +300,18 @@ async def test_changed_or_deleted_draft_is_not_replaced(
 ) -> None:
     draft = await create_draft(ada)
     draft_id = global_ids.decode("Message", draft["id"])
-    ((digest,),) = await select_rows(environment, "SELECT digest FROM messages")
+    ((digest,),) = await select_rows(environment, "SELECT sha256 FROM messages")
     message = await received_messages.parse_storable_message(raw_message("Mine"))
-    blobs = await received_messages.store_blobs(environment, ada.user.tenant_id, message)
+    blobs = await received_messages.store_blobs_once_per_tenant(
+        environment, ada.user.tenant_id, message
+    )
     placement = MessagePlacement(
         ada.user.id, (await ada.load_mailbox("Drafts")).id, environment.now()
     )
 
     async def replace_draft(earlier: EarlierDraft) -> None:
         await environment.run_transaction(
-            lambda transaction: draft_replacement.replace_message(
+            lambda transaction: draft_replacement.replace_draft_message(
                 transaction, message, blobs, placement, earlier
             ),
             ada.user.id,
@@ -429,145 +420,3 @@ async def test_old_draft_content_is_garbage_collected(
     await collect_garbage(environment, environment.object_store, list_objects=True)
     assert len(await select_rows(environment, "SELECT id FROM blobs")) == 1
     assert await search_message_ids(ada, "more") == [draft["id"]]
-
-
-async def read_fields(client: GraphQLClient, draft: Any) -> dict[str, Any]:
-    """Read what the fields of a draft say, without those that each save changes."""
-    raw = await load_message_source(client, draft["id"])
-    message = email.message_from_string(raw, policy=policy.SMTPUTF8)
-    names = ("From", "To", "Cc", "Bcc", "Reply-To", "Subject", "X-Priority", "X-Tag", "Message-ID")
-    values: dict[str, Any] = {name: message.get_all(name) for name in names}
-    for part in message.walk():
-        if not part.is_multipart():
-            values[part.get_filename() or part.get_content_type()] = part.get_content()
-    return values
-
-
-FULL_DRAFT: dict[str, Any] = {
-    "from": {"address": "ada@example.org", "name": "Ada, \u00dcnal"},
-    "to": [{"address": "carol@example.net", "name": "Carol \u00dc"}],
-    "cc": [{"address": "dan@example.net"}],
-    "bcc": [{"address": "eve@example.net"}],
-    "replyTo": [{"address": "desk@example.net", "name": "Desk"}],
-    "subject": "D\u00fccks  and geese, = ?",
-    "text": "Gr\u00fc\u00dfe \n\n-- \nAda",
-    "html": "<p>Gr\u00fc\u00dfe</p>",
-    "headers": [{"key": "X-Tag", "value": "one \u00fc"}, {"key": "X-Tag", "value": "two"}],
-    "priority": "HIGH",
-    "addAttachments": [FILE_A, FILE_B],
-}
-
-
-@pytest.mark.parametrize(
-    ("patch", "changed"),
-    [
-        ({"subject": "Geese"}, {"Subject": ["Geese"]}),
-        ({"subject": None}, {"Subject": [""]}),
-        ({"to": None}, {"To": None}),
-        ({"cc": []}, {"Cc": None}),
-        ({"bcc": None}, {"Bcc": None}),
-        ({"replyTo": None}, {"Reply-To": None}),
-        ({"headers": None}, {"X-Tag": None}),
-        ({"priority": None}, {"X-Priority": None}),
-        ({"from": None}, {"From": ["ada@example.org"]}),
-        ({"text": "Bye.\n"}, {"text/plain": "Bye.\n"}),
-        ({"html": "<p>Bye.</p>"}, {"text/plain": "Bye.", "text/html": "<p>Bye.</p>"}),
-        ({"html": None}, {"text/html": ...}),
-        ({"metadata": {"a": 1}}, {}),
-    ],
-    ids=str,
-)
-async def test_patch_changes_only_its_fields(
-    ada: GraphQLClient, patch: dict[str, Any], changed: dict[str, Any]
-) -> None:
-    draft = await create_draft(ada, **FULL_DRAFT)
-    expected = await read_fields(ada, draft)
-    for name, value in changed.items():
-        if value is ...:
-            del expected[name]
-        else:
-            expected[name] = value
-    for _ in range(3):
-        answer = await save_draft(ada, draft={"id": draft["id"]}, **patch)
-        assert answer["errors"] == []
-        assert answer["message"]["id"] == draft["id"]
-        found = await read_fields(ada, draft)
-        for values in (found, expected):
-            values["text/plain"] = values["text/plain"].rstrip("\r\n")
-        assert found == expected
-
-
-async def test_null_clears_metadata_and_absence_keeps_it(ada: GraphQLClient) -> None:
-    draft = await create_draft(ada, metadata={"a": 1})
-    assert draft["metadata"] == {"a": 1}
-    kept = await save_draft(ada, draft={"id": draft["id"]}, subject="x")
-    assert kept["message"]["metadata"] == {"a": 1}
-    cleared = await save_draft(ada, draft={"id": draft["id"]}, metadata=None)
-    assert (cleared["errors"], cleared["message"]["metadata"]) == ([], None)
-
-
-async def test_save_without_changes_is_refused(ada: GraphQLClient) -> None:
-    draft = await create_draft(ada)
-    answer = await save_draft(ada, draft={"id": draft["id"]})
-    assert [(e["code"], e["path"]) for e in answer["errors"]] == [("VALIDATION", ["set"])]
-    assert (await save_draft(ada))["errors"] == []  # a new draft can be empty
-
-
-async def test_save_after_other_change_is_stale(ada: GraphQLClient) -> None:
-    draft = await create_draft(ada, addAttachments=[FILE_A, FILE_B])
-    condition = {"draft": {"id": draft["id"]}, "ifUnchangedSince": draft["modseq"]}
-    saved = await save_draft(ada, **condition, subject="One")
-    assert saved["errors"] == []
-    removed = [{"id": draft["attachments"][0]["id"]}]
-    for patch in ({"subject": "Two"}, {"removeAttachments": removed}):
-        refused = await save_draft(ada, **condition, **patch)
-        assert [(e["code"], e["path"]) for e in refused["errors"]] == [
-            ("STALE", ["ifUnchangedSince"])
-        ]
-    condition["ifUnchangedSince"] = saved["message"]["modseq"]
-    assert (await save_draft(ada, **condition, removeAttachments=removed))["errors"] == []
-
-
-async def test_header_change_keeps_body_byte_for_byte(ada: GraphQLClient) -> None:
-    body = (
-        'Content-Type: multipart/mixed; boundary="b"\r\nMIME-Version: 1.0\r\n\r\npreamble\r\n'
-        "--b\r\nContent-Type: text/calendar; method=REQUEST\r\n\r\nBEGIN:VCALENDAR\r\n"
-        "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: in\r\n\r\nx\r\n--b--\r\nend\r\n"
-    )
-    raw = "Subject: old\r\nFrom: ada@example.org\r\n" + body
-    draft = (await import_message(ada, raw=raw, draft=True))["message"]
-    assert (await save_draft(ada, draft={"id": draft["id"]}, subject="new"))["errors"] == []
-    source = await load_message_source(ada, draft["id"])
-    assert source.endswith(body)
-    assert "Subject: new\r\n" in source
-
-
-async def test_attached_message_stays_a_message(ada: GraphQLClient) -> None:
-    message_id = global_ids.encode(
-        "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
-    )
-    source = {"message": {"id": message_id}, "relation": "FORWARD", "includeMessage": True}
-    draft = await create_draft(ada, source=source)
-    for text in ("one", "two"):
-        answer = await save_draft(ada, draft={"id": draft["id"]}, text=text)
-        message = await parse_stored_message(ada, answer)
-        types = [part.get_content_type() for part in message.iter_attachments()]
-        assert types == ["message/rfc822"]
-
-
-async def test_changed_sender_replaces_fields_of_earlier_identity(ada: GraphQLClient) -> None:
-    document = """mutation ($input: IdentityCreateInput!) {
-      identityCreate(input: $input) { identity { id } errors { code path } } }"""
-    identity = {
-        "address": "ada@example.org", "name": "Desk", "replyTo": "desk@example.org",
-        "bcc": ["archive@example.net"],
-    }  # fmt: skip
-    created = (await ada(document, input=identity))["identityCreate"]
-    assert created["errors"] == []
-    by_identity = {"identity": {"id": created["identity"]["id"]}}
-    draft = await create_draft(ada, **by_identity)
-    to = {"to": [{"address": "carol@example.net"}]}
-    answer = await save_draft(ada, draft={"id": draft["id"]}, **to)
-    message = await parse_stored_message(ada, answer)
-    assert names_and_addresses(message, "Bcc") == [("", "archive@example.net")]
-    assert names_and_addresses(message, "Reply-To") == [("", "desk@example.org")]

@@ -68,7 +68,7 @@ async def newest_message_id(client: GraphQLClient) -> str:
 
 async def load_queued_recipients(client: GraphQLClient) -> list[tuple[Any, ...]]:
     """Load recipient and relay or webhook of the queue entries of a user."""
-    query = "SELECT recipient, via FROM deliveries WHERE user_id = :user ORDER BY id"
+    query = "SELECT recipient, via FROM queue_entries WHERE user_id = :user ORDER BY id"
     return [tuple(row) for row in await select_rows(client.environment, query, user=client.user.id)]
 
 
@@ -367,6 +367,6 @@ async def test_bcc_copy_does_not_use_the_relay(
     await set_targets(ada, "smtps://us:secret@relay.example")
     message_id = await deliver_message(ada, lmtp_client)
     assert len(forwarded_targets(await forward_again(ada, message_id))) == 1
-    query = """SELECT d.recipient, d.via FROM deliveries d JOIN submissions s
+    query = """SELECT d.recipient, d.via FROM queue_entries d JOIN submissions s
         ON s.id = d.submission_id WHERE s.copy_of IS NOT NULL"""
     assert await select_rows(ada.environment, query) == [("boss@example.org", None)]

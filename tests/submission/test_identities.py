@@ -9,9 +9,9 @@ from models.addresses.tables import AddressKind
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
-from resolvers.submission.identity_mutations import MAX_IDENTITIES
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.submission.identities.mutations import MAX_IDENTITIES
 from tests.conftest import GraphQLClient, client_context, make_user
 from tests.support.accounts.address_rows import add_domain
 from tests.support.accounts.identity_operations import (
@@ -102,7 +102,7 @@ async def test_implied_identity_keeps_id_when_changed(
 
 
 async def test_identity_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Out"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Out"]))
     fields = {
         "name": "Ada", "replyTo": "A.da@example.net", "default": True,
         "bcc": ["x@example.net", "X@example.net", "y@xn--bcher-kva.example"],
@@ -162,7 +162,9 @@ async def test_identity_follows_its_address(ada: GraphQLClient, environment: Env
     owner = {"user_id": ada.user.id}
     address_id = await add_address(environment, "late@example.org", **owner)
     identity = await create_identity(ada, "late@example.org", name="Late")
-    await change_address(environment, address_id, local="early", shown="Early@example.org")
+    await change_address(
+        environment, address_id, local="early", display_address="Early@example.org"
+    )
     assert (await load_identities_by_address(ada))["Early@example.org"]["id"] == identity["id"]
     second_address_id = await add_address(environment, "late@example.org", **owner)
     assert (await load_identities_by_address(ada))["late@example.org"]["id"] == global_ids.encode(

@@ -8,7 +8,8 @@ import strawberry
 from strawberry.schema.config import StrawberryConfig
 
 import graph.schema
-from graph.submission.types import SubmissionMutation, SubmissionQuery
+from graph.submission.mutations import SubmissionMutation
+from graph.submission.types import SubmissionQuery
 from graph.types import global_ids
 from graph.types.errors import MutationError
 from graph.types.scalars import SCALARS
@@ -27,9 +28,9 @@ assert graph.schema.schema
 
 MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { id queueId state envelopeFrom sendAt undoableUntil message { subject }
+  submissions { id queueId state envelopeFrom sendAt undoableUntil message { subject }
     recipients { recipient state attempts nextAttemptAt lastResponse } }
-  message { id subject seen }
+  messages { id subject seen }
   warnings { code path }
   replayed
   errors { __typename code path }
@@ -89,15 +90,22 @@ async def test_message_is_sent_to_remote_and_local_recipient(
     ):
         sent = await execute(schema, ada, MESSAGE_SEND, input=arguments)
         assert (sent["errors"], sent["warnings"]) == ([], [])
-        assert sent["message"] == {"id": sent["message"]["id"], "subject": "Hi", "seen": True}
-        assert sent["submission"]["message"] == {"subject": "Hi"}
-        assert [recipient["recipient"] for recipient in sent["submission"]["recipients"]] == [
+        assert sent["messages"][0] == {
+            "id": sent["messages"][0]["id"],
+            "subject": "Hi",
+            "seen": True,
+        }
+        assert sent["submissions"][0]["message"] == {"subject": "Hi"}
+        assert [recipient["recipient"] for recipient in sent["submissions"][0]["recipients"]] == [
             "carol@example.net",
             "bob@example.org",
         ]
-        submission_id = global_ids.decode("Submission", sent["submission"]["id"])
+        submission_id = global_ids.decode("Submission", sent["submissions"][0]["id"])
         await wait_until_tried(environment, submission_id)
-    for by in ({"id": sent["submission"]["id"]}, {"queueId": sent["submission"]["queueId"]}):
+    for by in (
+        {"id": sent["submissions"][0]["id"]},
+        {"queueId": sent["submissions"][0]["queueId"]},
+    ):
         submission = await execute(schema, ada, SUBMISSION_QUERY, by=by)
         assert submission["state"] == "SENT"
         assert [recipient["state"] for recipient in submission["recipients"]] == [
@@ -116,9 +124,9 @@ async def test_held_submission_can_be_cancelled(
     schema: strawberry.Schema, ada: GraphQLClient
 ) -> None:
     sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, "undoWindow": "PT20S"})
-    assert sent["submission"]["state"] == "UNDOABLE"
-    assert sent["submission"]["undoableUntil"] == "2030-01-01T00:00:20Z"
-    submission_id = sent["submission"]["id"]
+    assert sent["submissions"][0]["state"] == "UNDOABLE"
+    assert sent["submissions"][0]["undoableUntil"] == "2030-01-01T00:00:20Z"
+    submission_id = sent["submissions"][0]["id"]
     undone = await execute(schema, ada, SUBMISSION_CANCEL, ids=[{"id": submission_id}])
     assert undone["submissions"] == [{"state": "CANCELLED", "recipients": [{"state": "CANCELLED"}]}]
     second_cancel = await execute(schema, ada, SUBMISSION_CANCEL, ids=[{"id": submission_id}])
@@ -155,7 +163,7 @@ async def test_invalid_send_returns_typed_error(
     schema: strawberry.Schema, ada: GraphQLClient, change: dict[str, Any], error: tuple[Any, ...]
 ) -> None:
     sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, **change})
-    assert (sent["submission"], sent["message"]) == (None, None)
+    assert (sent["submissions"], sent["messages"]) == ([], [])
     assert [(e["__typename"], e["code"], e["path"]) for e in sent["errors"]] == [error]
 
 
@@ -166,13 +174,13 @@ async def test_send_with_same_idempotency_key_runs_once(
     first = await execute(schema, ada, MESSAGE_SEND, input=arguments)
     repeated = await execute(schema, ada, MESSAGE_SEND, input=arguments)
     assert (first["replayed"], repeated["replayed"]) == (False, True)
-    assert repeated["submission"]["id"] == first["submission"]["id"]
+    assert repeated["submissions"][0]["id"] == first["submissions"][0]["id"]
     async with (
         run_smtp_server(FakeSmtpServer()) as server,
         run_queue_worker(environment, relay_settings(server)),
     ):
         await wait_until_tried(
-            environment, global_ids.decode("Submission", first["submission"]["id"])
+            environment, global_ids.decode("Submission", first["submissions"][0]["id"])
         )
     assert len(server.messages) == 1
 
@@ -197,8 +205,8 @@ async def test_reply_uses_subject_and_sender_of_original(
     }
     sent = await execute(schema, ada, MESSAGE_SEND, input={"text": "Yes.", "source": reference})
     assert sent["errors"] == []
-    assert sent["message"]["subject"] == "Re: Plans"
-    assert [recipient["recipient"] for recipient in sent["submission"]["recipients"]] == [
+    assert sent["messages"][0]["subject"] == "Re: Plans"
+    assert [recipient["recipient"] for recipient in sent["submissions"][0]["recipients"]] == [
         "carol@example.com"
     ]
     missing_reference = {**reference, "message": {"emailId": "0" * 32}}

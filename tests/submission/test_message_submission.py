@@ -1,6 +1,5 @@
 """Test sending of messages: storage, queue entries, refusals, cancellation and replies."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,7 +8,8 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.compose.message_builder import CustomHeader, OutgoingFile
+from graph.types import global_ids
+from mail.compose.message_draft import CustomHeader, OutgoingFile
 from mail.envelope.delivery_jobs import QueueLimits
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
@@ -19,7 +19,6 @@ from models.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
-    RequestError,
 )
 from models.events import wakeups
 from models.events.journal import Change
@@ -28,26 +27,26 @@ from models.files.blobs import SubmissionBlob
 from models.messages.tables import Message
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
 from models.store.keyset_pages import PageRequest
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 from models.warning_codes import WarningCode
 from resolvers.context import Context
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.mailboxes.delete import MailboxDeletion
-from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.submission import composition
 from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
-from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessage
-from resolvers.submission.loaders import SubmissionPageKey
-from resolvers.submission.message_source import MessageRelationKind, MessageSource
-from resolvers.submission.outgoing_messages import compose_messages
+from resolvers.submission.create import EnvelopeOverride, SentMessage
+from resolvers.submission.loaders import SubmissionOrder, SubmissionPageKey
+from resolvers.submission.outgoing_messages import compose_messages_of_request
 from resolvers.submission.prepared_messages import NO_FOLDER_WARNING
-from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.operations.send_operations import (
     OUTSIDE_RECIPIENT,
     SHORT_MESSAGE,
@@ -57,25 +56,15 @@ from tests.support.operations.send_operations import (
 
 async def load_queue_entries(client: GraphQLClient, sent: SentMessage) -> list[ColumnRow]:
     assert sent.submission is not None
-    (rows,) = await submission_loaders.load_queue_entries_by_submission(
+    (rows,) = await submission_loaders.load_visible_queue_entries_by_submission(
         client_context(client), [sent.submission.id]
     )
     return rows
 
 
-async def load_message(client: GraphQLClient, message_id: int) -> ColumnRow:
-    query = select(*select_columns(Message)).where(col(Message.id) == message_id)
-    (row,) = await client.environment.database.read(query)
-    return row
-
-
 async def count_rows(environment: Environment, table: Any) -> int:
     (row,) = await environment.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
-
-
-def pair_addresses(pairs: Sequence[Sequence[str | None]]) -> list[str | None]:
-    return [address for _, address in pairs]
 
 
 async def test_sent_message_is_stored_and_queued(
@@ -95,7 +84,7 @@ async def test_sent_message_is_stored_and_queued(
         (await ada.load_mailbox("Sent")).id,
         True,
     )
-    assert pair_addresses(sent.message.bcc) == ["eve@example.net"]
+    assert [address for _, address in sent.message.bcc] == ["eve@example.net"]
     assert sent.message.envelope_to == ["carol@example.net", "eve@example.net"]
     rows = await load_queue_entries(ada, sent)
     assert [(row.recipient, row.domain, row.state, row.next_at) for row in rows] == [
@@ -149,15 +138,17 @@ def test_wakeup_streams_are_distinct() -> None:
 async def test_message_is_sent_without_copy_if_mailbox_was_deleted(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Brief"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Brief"]))
     ctx, selector = client_context(ada), mailbox_loaders.MailboxSelector(path="Brief")
     account = await composition.read_account(ctx, ada.user.id)
     outgoing = replace(SHORT_MESSAGE, mailbox=selector)
-    batch = await compose_messages(
+    batch = await compose_messages_of_request(
         ctx, account, outgoing, ErrorCollector()
     )  # The mailbox is looked up here.
     await mailbox_delete.delete_mailboxes(client_context(ada), MailboxDeletion([selector]))
-    (stored,) = await submission_create.store_submissions_and_copies(ctx, account, batch.messages)
+    (stored,) = await submission_create.scan_and_queue_messages_with_copies(
+        ctx, account, batch.messages
+    )
     assert (stored.message_id, stored.no_copy_reason) == (None, NO_FOLDER_WARNING)
     assert stored.submission_id is not None
     (user,) = await environment.database.read(
@@ -305,7 +296,7 @@ async def test_past_send_at_queues_immediately(ada: GraphQLClient, clock: Manual
 
 async def claim_due_recipients(client: GraphQLClient) -> int:
     return (
-        await recipient_leases.claim_due_jobs(client.environment, QueueLimits())
+        await recipient_leases.release_held_and_claim_due_jobs(client.environment, QueueLimits())
     ).recipient_count
 
 
@@ -354,7 +345,7 @@ async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: Gra
     ctx = client_context(bob)
     assert await submission_loaders.load_own_submissions_by_id(ctx, [sent.id]) == [None]
     assert await submission_loaders.load_own_submissions_by_queue_id(ctx, [sent.queue_id]) == [None]
-    assert await submission_loaders.load_queue_entries_by_submission(ctx, [sent.id]) == [[]]
+    assert await submission_loaders.load_visible_queue_entries_by_submission(ctx, [sent.id]) == [[]]
     with pytest.raises(NotFound):
         await submission_mutations.cancel_submissions(ctx, [sent.id])
     (own_submission,) = await submission_loaders.load_own_submissions_by_queue_id(
@@ -364,7 +355,9 @@ async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: Gra
     assert own_submission.id == sent.id
 
 
-async def test_submissions_are_listed_newest_first(ada: GraphQLClient, clock: ManualClock) -> None:
+async def test_submissions_are_listed_by_state_and_order(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     submission_ids = []
     for _ in range(3):
         sent = (await send_outgoing_message(ada, send_at=one_hour_later(clock))).submission
@@ -374,19 +367,38 @@ async def test_submissions_are_listed_newest_first(ada: GraphQLClient, clock: Ma
     ctx = client_context(ada)
     await submission_mutations.cancel_submissions(ctx, [submission_ids[1]])
 
-    async def load_page(*states: SubmissionState, count: int = 20) -> tuple[list[int], bool]:
-        page_key = SubmissionPageKey(
-            ada.user.id, PageRequest("", count), frozenset({"id"}), frozenset(states) or None
+    def page_key(
+        *states: SubmissionState,
+        count: int = 20,
+        order: SubmissionOrder = SubmissionOrder.CREATED_DESC,
+    ) -> SubmissionPageKey:
+        page_request, list_order = PageRequest("", count), submission_loaders.LIST_ORDERS[order]
+        return SubmissionPageKey(
+            ada.user.id, page_request, list_order, frozenset({"id"}), frozenset(states) or None
         )
-        (page,) = await submission_loaders.load_submission_pages(ctx, [page_key])
+
+    async def load_page(*states: SubmissionState, **options: Any) -> tuple[list[int], bool]:
+        keys = [page_key(*states, **options)]
+        (page,) = await submission_loaders.load_visible_submission_pages(ctx, keys)
         return [row.id for row in page.rows], page.has_next
 
     assert await load_page() == (submission_ids[::-1], False)
     assert await load_page(count=2) == ([submission_ids[2], submission_ids[1]], True)
     assert await load_page(SubmissionState.CANCELLED) == ([submission_ids[1]], False)
-    states = frozenset({SubmissionState.SCHEDULED})
-    scheduled = SubmissionPageKey(ada.user.id, PageRequest(""), frozenset({"id"}), states)
-    assert await submission_loaders.count_submissions(ctx, [scheduled]) == [2]
+    assert await load_page(order=SubmissionOrder.CREATED_ASC) == (submission_ids, False)
+    scheduled = page_key(SubmissionState.SCHEDULED)
+    assert await submission_loaders.count_visible_submissions(ctx, [scheduled]) == [2]
+    document = """query ($filter: SubmissionFilter) { viewer { user {
+      submissions(filter: $filter, orderBy: CREATED_ASC) { totalCount nodes { id } } } } }"""
+    for filter_, numbers in (
+        ({"states": ["SCHEDULED"]}, [0, 2]),
+        ({"states": ["CANCELLED"]}, [1]),
+        ({"states": []}, []),
+        (None, [0, 1, 2]),
+    ):
+        page = (await ada(document, filter=filter_))["viewer"]["user"]["submissions"]
+        expected = [{"id": global_ids.encode("Submission", submission_ids[n])} for n in numbers]
+        assert page == {"totalCount": len(numbers), "nodes": expected}
 
 
 async def test_rolled_back_send_stores_nothing(
@@ -394,81 +406,12 @@ async def test_rolled_back_send_stores_nothing(
 ) -> None:
     ctx = client_context(ada)
     async with ctx.combined_transaction(commit=False):
-        sent = await submission_create.send_message(ctx, SHORT_MESSAGE)
+        sent = await submission_create.compose_and_queue_message(ctx, SHORT_MESSAGE)
         assert sent.submission is not None
     assert (await count_rows(environment, Submission), await count_rows(environment, Message)) == (
         0,
         0,
     )
-
-
-async def receive_original(client: GraphQLClient, **headers: str) -> int:
-    return (await deliver_to(client, raw_message("Plans", **headers))).message_id
-
-
-async def send_reply(
-    client: GraphQLClient, message_id: int, action: MessageRelationKind, **extra: Any
-) -> ColumnRow:
-    outgoing = SendRequest(source=MessageSource(message_id, action), text="Yes.", **extra)
-    sent = await submission_create.send_message(client_context(client), outgoing)
-    assert sent.message is not None
-    return sent.message
-
-
-async def test_reply_goes_to_sender_and_marks_original(ada: GraphQLClient) -> None:
-    message_id = await receive_original(ada, References="<0@example.com>")
-    first = await load_message(ada, message_id)
-    reply = await send_reply(ada, message_id, MessageRelationKind.REPLY)
-    assert (reply.subject, reply.to) == ("Re: Plans", [["Carol", "carol@example.com"]])
-    assert reply.in_reply_to == first.message_id
-    assert reply.references == ["<0@example.com>", first.message_id]
-    assert reply.thread_id == first.thread_id
-    current = await load_message(ada, message_id)
-    assert (current.answered, current.keywords, current.modseq > first.modseq) == (True, [], True)
-
-
-async def test_reply_all_excludes_own_addresses(ada: GraphQLClient) -> None:
-    message_id = await receive_original(
-        ada,
-        Reply_To="list@example.com",
-        To="Ada <A.da+x@example.org>, bob@example.org, LIST@example.com",
-        Cc="dora@example.com, bob@example.org",
-    )
-    reply = await send_reply(ada, message_id, MessageRelationKind.REPLY_ALL, subject="Mine")
-    assert pair_addresses(reply.to) == ["list@example.com", "bob@example.org"]
-    assert pair_addresses(reply.cc) == ["dora@example.com"]
-    assert reply.subject == "Mine"
-
-
-async def test_reply_to_own_message_goes_to_its_recipients(ada: GraphQLClient) -> None:
-    sent = (await send_outgoing_message(ada)).message
-    assert sent is not None
-    reply = await send_reply(ada, sent.id, MessageRelationKind.REPLY)
-    assert pair_addresses(reply.to) == ["carol@example.net"]
-
-
-async def test_forward_prefixes_subject_and_sets_keyword(ada: GraphQLClient) -> None:
-    message_id = await receive_original(ada)
-    forward = await send_reply(ada, message_id, MessageRelationKind.FORWARD, to=[OUTSIDE_RECIPIENT])
-    assert (forward.subject, forward.in_reply_to) == ("Fwd: Plans", None)
-    current = await load_message(ada, message_id)
-    assert (current.answered, current.keywords) == (True, ["$Forwarded"])
-
-
-async def test_reply_prefix_is_not_repeated(ada: GraphQLClient) -> None:
-    message_id = (await deliver_to(ada, raw_message("AW: Plans"))).message_id
-    assert (await send_reply(ada, message_id, MessageRelationKind.REPLY)).subject == "AW: Plans"
-
-
-async def test_failed_reply_does_not_mark_original(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    message_id = await receive_original(ada)
-    for client, extra in (
-        (ada, {"from_": NamedAddress(bob.address)}),
-        (bob, {"to": [OUTSIDE_RECIPIENT]}),
-    ):
-        with pytest.raises(RequestError):
-            await send_reply(client, message_id, MessageRelationKind.REPLY, **extra)
-    assert not (await load_message(ada, message_id)).answered
 
 
 async def test_copy_and_queue_entries_are_one_transaction(
@@ -481,7 +424,7 @@ async def test_copy_and_queue_entries_are_one_transaction(
 
     before = await count_rows(environment, Change)
     with pytest.raises(OSError, match="no randomness"):
-        await submission_create.send_message(
+        await submission_create.compose_and_queue_message(
             Context(
                 replace(environment, random_bytes=failing_random_bytes), client_context(ada).viewer
             ),

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from graph.types import global_ids
 from mail.envelope.dsn_parameters import DEFAULT_REPORTS
-from mail.smtp.submission_server import SmtpSubmitter
+from mail.smtp.submission_backend import SmtpSubmitter
 from models.errors import Forbidden, ServiceUnavailable
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -21,13 +21,13 @@ from tests.support.mail_servers.scanner_servers import (
     http_response,
     reply_as_clamd,
     rspamd_reply,
-    run_scripted_server,
 )
 from tests.support.operations.message_sources import save_draft
+from tests.support.servers.scripted_server import run_scripted_server
 from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 
 MESSAGE_SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-submission { id } message { id } errors { __typename code message } } }"""
+submissions { id } messages { id } errors { __typename code message } } }"""
 SEND_INPUT: dict[str, Any] = {
     "to": [{"address": "carol@example.net"}],
     "subject": "Hi",
@@ -67,7 +67,7 @@ async def test_outgoing_spam_is_refused_without_copy(
     rspamd.response = rspamd_reply(15.0)
     answer = await send_message(ada)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
-    assert answer["errors"][0]["message"] == "it is not sent: it is spam"
+    assert answer["errors"][0]["message"] == "The message was not sent: The message is spam."
     assert await count_submissions_and_messages(ada.environment) == (0, 0)
     rspamd.response = rspamd_reply(14.9)
     assert not (await send_message(ada))["errors"]
@@ -128,7 +128,10 @@ async def test_virus_only_scan_skips_rspamd(ada: GraphQLClient, rspamd: WebhookR
     async with run_scripted_server(reply_as_clamd(b"stream: Win.Test FOUND\0")) as port:
         change_options(ada.environment, clamd_address=f"127.0.0.1:{port}", outbound_scan="viruses")
         answer = await send_message(ada)
-        assert answer["errors"][0]["message"] == "it is not sent: there is a virus in it"
+        assert (
+            answer["errors"][0]["message"]
+            == "The message was not sent: The message contains a virus."
+        )
     assert not rspamd.requests
     assert await count_submissions_and_messages(ada.environment) == (0, 0)
 

@@ -7,8 +7,8 @@ import pytest
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import Scope
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, make_api_key
 from tests.support.accounts.identity_operations import (
     add_address,
@@ -29,13 +29,13 @@ CAROL = "carol@example.net"
 
 
 async def recipient_addresses(answer: Any) -> list[str]:
-    return [recipient["recipient"] for recipient in answer["submission"]["recipients"]]
+    return [recipient["recipient"] for recipient in answer["submissions"][0]["recipients"]]
 
 
 @pytest.fixture
 async def full_identity(ada: GraphQLClient) -> Any:
     """An identity with all fields, which is not the default."""
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Letters"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Letters"]))
     address_id = await add_address(ada.environment, "a.lovelace@example.org", user_id=ada.user.id)
     identity = await create_identity(
         ada, "a.lovelace@example.org", name="Countess", replyTo="desk@example.net",
@@ -53,7 +53,7 @@ async def test_missing_fields_come_from_identity(ada: GraphQLClient, full_identi
     for selection in selections:
         answer = await send_message(ada, **selection)
         assert answer["errors"] == []
-        message = answer["message"]
+        message = answer["messages"][0]
         sender = (
             selection.get("from", full_identity)["address"]
             .replace("ORG", "org")
@@ -63,7 +63,7 @@ async def test_missing_fields_come_from_identity(ada: GraphQLClient, full_identi
         assert message["replyTo"] == [{"address": "desk@example.net"}]
         assert message["bcc"] == [{"address": "log@example.net"}]  # carol is already a recipient
         assert message["mailbox"] == {"path": "Letters"}
-        assert answer["submission"]["envelopeFrom"] == sender
+        assert answer["submissions"][0]["envelopeFrom"] == sender
         assert await recipient_addresses(answer) == [CAROL, "log@example.net"]
 
 
@@ -75,12 +75,12 @@ async def test_given_fields_override_identity(ada: GraphQLClient, full_identity:
         "mailbox": {"path": "Sent"},
     }
     answer = await send_message(ada, **fields)
-    assert answer["message"]["from"]["name"] == "A. L."
-    assert answer["message"]["replyTo"] == fields["replyTo"]
-    assert answer["message"]["mailbox"] == {"path": "Sent"}
+    assert answer["messages"][0]["from"]["name"] == "A. L."
+    assert answer["messages"][0]["replyTo"] == fields["replyTo"]
+    assert answer["messages"][0]["mailbox"] == {"path": "Sent"}
     assert await recipient_addresses(answer) == [CAROL, "eve@example.net", "log@example.net"]
     empty_fields = {"from": {"address": full_identity["address"], "name": ""}, "replyTo": []}
-    message = (await send_message(ada, **empty_fields))["message"]
+    message = (await send_message(ada, **empty_fields))["messages"][0]
     assert (message["from"]["name"], message["replyTo"]) == (None, [])
     (error,) = (await send_message(ada, **fields, identity={"id": full_identity["id"]}))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["identity"])
@@ -89,15 +89,18 @@ async def test_given_fields_override_identity(ada: GraphQLClient, full_identity:
 async def test_default_identity_is_used_without_selection(
     ada: GraphQLClient, full_identity: Any
 ) -> None:
-    assert (await send_message(ada))["message"]["from"]["address"] == ada.address
+    assert (await send_message(ada))["messages"][0]["from"]["address"] == ada.address
     assert (await try_update_identities(ada, full_identity["id"], default=True))[1] == []
-    message = (await send_message(ada))["message"]
+    message = (await send_message(ada))["messages"][0]
     assert message["from"] == {"name": "Countess", "address": full_identity["address"]}
     main_id = (await load_identities_by_address(ada))[ada.address]["id"]
-    message = (await send_message(ada, identity={"id": main_id}))["message"]
+    message = (await send_message(ada, identity={"id": main_id}))["messages"][0]
     assert (message["from"]["address"], message["mailbox"]) == (ada.address, {"path": "Sent"})
     assert (await try_update_identities(ada, main_id, name="Ada", default=True))[1] == []
-    assert (await send_message(ada))["message"]["from"] == {"name": "Ada", "address": ada.address}
+    assert (await send_message(ada))["messages"][0]["from"] == {
+        "name": "Ada",
+        "address": ada.address,
+    }
 
 
 async def test_own_sender_address_gets_its_name(
@@ -112,7 +115,7 @@ async def test_own_sender_address_gets_its_name(
         ("b@example.net", None),
         ("a@example.com", None),
     ):
-        message = (await send_message(ada, **{"from": {"address": sender}}))["message"]
+        message = (await send_message(ada, **{"from": {"address": sender}}))["messages"][0]
         assert message["from"] == {"name": name, "address": sender}
 
 
@@ -122,7 +125,7 @@ async def test_forbidden_identity_is_not_used(
     assert (await try_update_identities(ada, full_identity["id"], default=True))[1] == []
     address_id = global_ids.decode("Identity", full_identity["id"])
     await change_address(environment, address_id, send_as=False)
-    message = (await send_message(ada))["message"]
+    message = (await send_message(ada))["messages"][0]
     assert (message["from"]["address"], message["bcc"]) == (ada.address, [])
     (error,) = (await send_message(ada, identity={"id": full_identity["id"]}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["identity"])
@@ -137,7 +140,7 @@ async def test_copy_goes_to_sent_if_identity_mailbox_was_deleted(
     document = """mutation { mailboxDelete(input: {mailboxes: [{path: "Letters"}]}) {
       errors { code } } }"""
     assert (await ada(document))["mailboxDelete"]["errors"] == []
-    assert (await send_message(ada, identity={"id": full_identity["id"]}))["message"][
+    assert (await send_message(ada, identity={"id": full_identity["id"]}))["messages"][0][
         "mailbox"
     ] == {"path": "Sent"}
     assert (await load_identities_by_address(ada))[full_identity["address"]]["sentMailbox"] is None
@@ -186,9 +189,9 @@ async def test_submit_only_key_can_send_as_identity(ada: GraphQLClient, full_ide
     secret = await make_api_key(ada.environment, "submits", **key_columns)
     submit_client = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-      submission { envelopeFrom } errors { code } } }"""
+      submissions { envelopeFrom } errors { code } } }"""
     arguments = {"to": [{"address": CAROL}], "text": "x", "identity": {"id": full_identity["id"]}}
     assert (await submit_client(document, input=arguments))["messageSend"] == {
-        "submission": {"envelopeFrom": full_identity["address"]},
+        "submissions": [{"envelopeFrom": full_identity["address"]}],
         "errors": [],
     }

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 async def send_message(client: GraphQLClient, **fields: Any) -> Any:
     answer = await execute_mutation(
-        client, "messageSend", "submission { id } message { size }", **SEND_INPUT, **fields
+        client, "messageSend", "submissions { id } messages { size }", **SEND_INPUT, **fields
     )
     errors = [(error["code"], error["path"][0], error.get("limit")) for error in answer["errors"]]
-    return answer["message"], errors
+    return (answer["messages"] or [None])[0], errors
 
 
 async def test_huge_attachments_are_refused_without_reading_them(ada: GraphQLClient) -> None:

@@ -20,8 +20,8 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
-SEND_FIELDS = """submission { id envelopeFrom recipients { recipient } }
-  message { subject text html metadata bcc { address } attachments { filename contentType } }
+SEND_FIELDS = """submissions { id envelopeFrom recipients { recipient } }
+  messages { subject text html metadata bcc { address } attachments { filename contentType } }
   warnings { code }"""
 TO_CAROL = {"to": [{"address": "carol@example.net"}]}
 RAW_MESSAGE = (
@@ -52,10 +52,10 @@ async def test_raw_message_goes_to_its_recipients(
         answer = await send_message(ada, raw=RAW_MESSAGE, metadata={"campaign": 7})
         assert answer["errors"] == []
         await wait_until_tried(
-            environment, global_ids.decode("Submission", answer["submission"]["id"])
+            environment, global_ids.decode("Submission", answer["submissions"][0]["id"])
         )
-    assert answer["message"]["metadata"] == {"campaign": 7}
-    assert answer["message"]["bcc"] == [{"address": "dave@example.net"}]
+    assert answer["messages"][0]["metadata"] == {"campaign": 7}
+    assert answer["messages"][0]["bcc"] == [{"address": "dave@example.net"}]
     (received,) = server.messages
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
     assert b"Bcc" not in received.raw
@@ -65,7 +65,7 @@ async def test_raw_message_goes_to_its_recipients(
     answer = await send_message(
         ada, raw=RAW_MESSAGE, envelope=envelope, sendAt="2030-01-02T00:00:00Z"
     )
-    assert answer["submission"]["recipients"] == [{"recipient": "erin@example.net"}]
+    assert answer["submissions"][0]["recipients"] == [{"recipient": "erin@example.net"}]
     assert b"Date: Wed, 02 Jan 2030" in (await load_queued_messages(environment))[1]
 
 
@@ -134,18 +134,18 @@ async def test_reply_quotes_original_text(ada: GraphQLClient) -> None:
     raw = raw_message("Ponds", body=f"One.\r\n> Two.\r\n{long_line}\r\n\r\n-- \r\nCarol\r\n")
     source_reference = await receive_and_reference(ada, raw, "REPLY", quote="BELOW")
     answer = await send_message(ada, text="Yes.", source=source_reference)
-    text = answer["message"]["text"].replace("\r\n", "\n")
+    text = answer["messages"][0]["text"].replace("\r\n", "\n")
     assert text.startswith("Yes.\n\nOn Tue, 01 Jan 2030 10:00:00 +0000, Carol <carol@")
     assert "\n> One.\n>> Two.\n> word word" in text
     assert all(len(line) <= 78 for line in text.split("\n")[3:])
     assert "-- " not in text
     quote_above = {**source_reference, "quote": "ABOVE"}
-    text = (await send_message(ada, text="Yes.", source=quote_above))["message"]["text"]
+    text = (await send_message(ada, text="Yes.", source=quote_above))["messages"][0]["text"]
     assert text.rstrip().endswith("Yes.")
     without_quote = await send_message(
         ada, text="Yes.", source={**source_reference, "quote": "NONE"}
     )
-    assert without_quote["message"]["text"].strip() == "Yes."
+    assert without_quote["messages"][0]["text"].strip() == "Yes."
 
 
 async def test_quoted_html_is_sanitized(ada: GraphQLClient, environment: Environment) -> None:
@@ -167,8 +167,8 @@ async def test_forward_quotes_header_of_original(ada: GraphQLClient) -> None:
         ada, raw_message("Ponds"), "FORWARD", quote="BELOW"
     )
     answer = await send_message(ada, **TO_CAROL, text="FYI", source=source_reference)
-    text = answer["message"]["text"].replace("\r\n", "\n")
-    assert answer["message"]["subject"] == "Fwd: Ponds"
+    text = answer["messages"][0]["text"].replace("\r\n", "\n")
+    assert answer["messages"][0]["subject"] == "Fwd: Ponds"
     assert "From: Carol <carol@example.com>\nDate: Tue, 01 Jan 2030" in text
     assert "\nSubject: Ponds\nTo: ada@example.org\n\nHi there." in text
 
@@ -237,12 +237,14 @@ async def test_message_is_encrypted_to_all_known_keys(
     assert (await try_update_users(bob, openpgpPublicKey=armored_public_key(bob_key)))[1] == []
     answer = await send_message(ada, **message_fields)
     assert answer["errors"] == []
-    assert "A secret." in answer["message"]["text"]  # Ada has no key: her copy is readable
+    assert "A secret." in answer["messages"][0]["text"]  # Ada has no key: her copy is readable
     (raw,) = await load_queued_messages(environment)
     assert b"A secret." not in raw
     assert b"A secret." in decrypt_message(raw, bob_key)
     assert (await try_update_users(ada, openpgpPublicKey=armored_public_key(ada_key)))[1] == []
-    assert "A secret." not in ((await send_message(ada, **message_fields))["message"]["text"] or "")
+    assert "A secret." not in (
+        (await send_message(ada, **message_fields))["messages"][0]["text"] or ""
+    )
     raw = (await load_queued_messages(environment))[1]
     assert b"A secret." in decrypt_message(raw, ada_key)
     with_unknown_key = {**message_fields, "cc": TO_CAROL["to"]}

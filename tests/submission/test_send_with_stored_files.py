@@ -13,7 +13,7 @@ from tests.support.mail_servers.queue_worker import load_queued_messages
 from tests.support.operations.file_operations import store_file
 from tests.support.stores.counter_check import select_rows
 
-SEND_FIELDS = "submission { id } message { text html attachments { filename } } warnings { code }"
+SEND_FIELDS = "submissions { id } messages { text html attachments { filename } } warnings { code }"
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look.",
       "html": "<html><body><p>Look.</p></body></html>"}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -36,7 +36,7 @@ async def test_attached_file_shares_its_blob(ada: GraphQLClient, environment: En
     for _ in range(3):
         answer = await send_with_files(ada, {"file": {"id": file["id"]}})
         assert answer["errors"] == []
-        assert answer["message"]["attachments"] == [{"filename": "pond.txt"}]
+        assert answer["messages"][0]["attachments"] == [{"filename": "pond.txt"}]
     after = await select_rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
     assert after[0][0] == before[0][0] + 3  # one blob per message for the rest of it
     assert after[0][1] - before[0][1] < 3 * 3000
@@ -54,9 +54,9 @@ async def test_file_links_are_added_below_text(
     attachment = {"file": {"id": file["id"]}, "mode": mode, "password": "open sesame"}
     sent = await send_with_files(ada, {**attachment, "expiresAt": {"fromNow": "P2D"}})
     assert sent["errors"] == []
-    text = sent["message"]["text"].replace("\r\n", "\n")
+    text = sent["messages"][0]["text"].replace("\r\n", "\n")
     assert text.startswith("Look.\n\na & b <c>.txt (6 bytes, until 2030-01-03, with a password)\n")
-    html = sent["message"]["html"]
+    html = sent["messages"][0]["html"]
     assert "a &amp; b &lt;c&gt;.txt" in html
     url = re.findall(r"https?://\S+/share/\S+", text)[0]
     path = url.partition("/share/")[2]

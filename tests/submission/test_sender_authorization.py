@@ -13,8 +13,8 @@ from models.errors import Forbidden, NotFound
 from models.runtime.environment import Environment
 from resolvers.submission import composition
 from resolvers.submission.sender_authorization import (
-    authorize_sender,
     read_sender_grants,
+    require_permitted_sender,
     resolve_active_addresses,
 )
 from tests.conftest import GraphQLClient, client_context
@@ -67,7 +67,9 @@ async def test_batch_resolution_equals_single_resolution(
         resolved = await resolve_active_addresses(ctx, [*senders, "", "+x@own.example"])
         for candidate, row in resolved.items():
             try:
-                expected = (await address_resolution.resolve_address(environment, candidate)).id
+                expected = (
+                    await address_resolution.require_receiving_address_row(environment, candidate)
+                ).id
             except NotFound:
                 expected = None
             assert (row and row.id) == expected, (patterns, candidate)
@@ -105,7 +107,7 @@ async def test_single_and_batch_sender_checks_agree(
     allowed = []
     for sender in SENDERS:
         try:
-            await authorize_sender(ctx, account, sender, ["from"])
+            await require_permitted_sender(ctx, account, sender, ["from"])
         except Forbidden:
             continue
         allowed.append(sender)

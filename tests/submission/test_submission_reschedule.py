@@ -51,9 +51,13 @@ async def test_rescheduled_submission_is_due_at_new_time(
     assert submission["state"] == "SCHEDULED"
     assert submission["sendAt"] == submission["recipients"][0]["nextAttemptAt"]
     clock.tick(days=9)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 0
     clock.tick(days=2)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 2
     assert {
         row.expires_at for row in (await load_queue_entries(environment, submission_id)).values()
     } == {send_at + timedelta(days=5)}
@@ -67,7 +71,9 @@ async def test_reschedule_to_past_queues_immediately(
         "submissions"
     ]
     assert (submission["state"], submission["sendAt"]) == ("QUEUED", None)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 2
 
 
 async def test_reschedule_keeps_undo_window(
@@ -76,13 +82,17 @@ async def test_reschedule_keeps_undo_window(
     submission_id = await queue_message(ada, undo_window=timedelta(minutes=5))
     (submission,) = (await reschedule(ada, [submission_id], clock()))["submissions"]
     assert submission["state"] == "UNDOABLE"
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 0
     (submission,) = (await reschedule(ada, [submission_id], clock() + timedelta(hours=1)))[
         "submissions"
     ]
     assert submission["state"] == "SCHEDULED"
     clock.tick(minutes=6)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 0
 
 
 async def test_reschedule_skips_leased_recipients(
@@ -93,7 +103,9 @@ async def test_reschedule_skips_leased_recipients(
     )
     jobs = {
         job.domain: job
-        for job in (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+        for job in (
+            await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+        ).jobs
     }
     dave_job = jobs["b.example"]
     results = {dave_job.recipients[0].delivery_id: DeliveryResult.from_refusal(450, "4.2.1 Later")}
@@ -105,13 +117,15 @@ async def test_reschedule_skips_leased_recipients(
     clock.tick(hours=1)
     await deregister_as_dead(environment)
     # the lease of the dead process is stale
-    claimed = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
     assert [job.domain for job in claimed.jobs] == ["a.example"]
     clock.tick(days=1)
     await deregister_as_dead(environment)
     assert {
         job.domain
-        for job in (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+        for job in (
+            await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+        ).jobs
     } == {
         "a.example",
         "b.example",
@@ -123,7 +137,9 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
 ) -> None:
     first = await queue_message(ada, send_at=clock() + timedelta(hours=1))
     leased = await queue_message(ada)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 2
     send_at = clock() + timedelta(days=1)
     assert error_details(await reschedule(ada, [first, leased], send_at)) == [
         ("CONFLICT", ["submissions"], 1)
@@ -136,7 +152,9 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
         ("VALIDATION", ["sendAt"], None)
     ]
     clock.tick(hours=1)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count >= 2
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count >= 2
     assert (
         await load_submission_state(environment, first) == "QUEUED"
     )  # it is due and was not rescheduled

@@ -29,9 +29,9 @@ MAILBOX_SUBMISSIONS_QUERY = """query ($mailbox: MailboxRef!, $count: Int!) {
 async def send_message(client: GraphQLClient) -> dict[str, Any]:
     fields = {"to": [{"address": "carol@example.net"}], "subject": "Secret", "text": "Hi."}
     answer = await execute_mutation(
-        client, "messageSend", f"submission {{ {SUBMISSION_FIELDS} }}", **fields
+        client, "messageSend", f"submissions {{ {SUBMISSION_FIELDS} }}", **fields
     )
-    submission: dict[str, Any] = answer["submission"]
+    submission: dict[str, Any] = answer["submissions"][0]
     return submission
 
 
@@ -53,7 +53,7 @@ async def test_admin_sees_submissions_of_managed_users(
         assert (await client(NODE_QUERY, id=submission["id"]))["node"] == submission
 
 
-@pytest.mark.parametrize("field", ["submissions { nodes { id } }", "exports { id }"])
+@pytest.mark.parametrize("field", ["submissions { nodes { id } }", "exports { nodes { id } }"])
 async def test_forbidden_list_of_user_is_an_error(
     field: str,
     ada: GraphQLClient,

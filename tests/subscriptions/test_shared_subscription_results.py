@@ -16,11 +16,11 @@ from graph.schema import schema
 from graph.subscriptions import result_stream, shared_subscriptions
 from models.runtime.environment import Environment
 from resolvers.changes import stream_reader
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.messages.bulk import bulk_changes
 from resolvers.messages.bulk.bulk_requests import BulkRequest
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import GraphQLClient, client_context, deliver_to
@@ -181,7 +181,7 @@ async def _last_position(client: GraphQLClient) -> int:
 async def _make_random_change(client: GraphQLClient, rng: random.Random, number: int) -> None:
     kind = rng.randrange(3)
     if kind == 0:
-        await mailbox_loaders.create_mailboxes(
+        await mailbox_create.create_mailboxes(
             client_context(client), NewMailboxes([f"Box {number}"])
         )
     elif kind == 1:
@@ -191,4 +191,35 @@ async def _make_random_change(client: GraphQLClient, rng: random.Random, number:
             MessageSelector(conditions=MessageConditions()),
             FlagChanges.from_flag_names({"flagged": rng.random() < 0.5}),
         )
-        await bulk_changes.apply_bulk_request(client_context(client), bulk_request)
+        await bulk_changes.apply_or_queue_bulk_request(client_context(client), bulk_request)
+
+
+async def create_mailbox(client: GraphQLClient, path: str) -> None:
+    await mailbox_create.create_mailboxes(client_context(client), NewMailboxes([path]))
+
+
+async def test_failed_group_is_replaced_and_delivers_each_event_once(
+    live_server: LiveServer,
+    ada: GraphQLClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    followers = [await live_server.follow(ada, CHANGES_SUBSCRIPTION) for _ in range(3)]
+    followers += [await live_server.stream(ada, CHANGES_SUBSCRIPTION) for _ in range(3)]
+    await wait_until(lambda: live_server.subscriber_count == 6)
+    # the group fails when it has passed the result to its first member
+    monkeypatch.setattr(shared_subscriptions, "MEMBERS_PER_STEP", 0)
+    await create_mailbox(ada, "One")
+    await wait_until(lambda: caplog.records)
+    monkeypatch.undo()
+    for count, path in enumerate(("Two", "Three"), 2):
+        await create_mailbox(ada, path)
+        await wait_until(lambda: all(len(each.events) == count for each in followers))  # noqa: B023
+    await wait_until(lambda: live_server.subscriber_count == 6)
+    assert len(live_server.groups) == 1
+    for follower in followers:
+        cursors = [event["cursor"] for event in follower.events]
+        assert cursors == [
+            stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + number) for number in (1, 2, 3)
+        ]
+        await follower.unsubscribe()

@@ -20,9 +20,10 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role, Scope
-from resolvers.context import Context, Viewer
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.context import Context
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, client_context, make_api_key
 from tests.support.servers.live_server import (
     CHANGES_SUBSCRIPTION,
@@ -61,7 +62,7 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 async def create(client: GraphQLClient, *paths: str) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(client), NewMailboxes(paths))
+    await mailbox_create.create_mailboxes(client_context(client), NewMailboxes(paths))
 
 
 async def test_event_is_executed_and_serialized_once_for_all(
@@ -258,11 +259,11 @@ def test_after_variable_is_not_part_of_sharing_key() -> None:
     ):
         all_variables = {"after": "1.7.3", **({"x": True} if query is directive_query else {})}
         request = GraphqlRequest(query, all_variables)
-        document = result_stream.find_subscription_document(schema, request, ctx)
+        document = result_stream.find_subscription_charging_if_uncached(schema, request, ctx)
         assert document
         subscription = result_stream.check_and_charge_subscription(schema, document, request, ctx)
         assert not isinstance(subscription, list)
-        sharing = result_stream.subscription_sharing(subscription, request)
+        sharing = result_stream.subscription_sharing_or_none(subscription, request)
         assert sharing
         assert (sharing.variables_json, sharing.after_positions) == (variables, {7: 3})
 

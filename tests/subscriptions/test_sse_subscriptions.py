@@ -17,6 +17,7 @@ from tests.support.servers.small_schema_server import (
     make_environment,
     run_small_schema_server,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 EVENT_STREAM_HEADERS = {"Accept": "text/event-stream"}
 COMPLETE_EVENT = ("complete", None)
@@ -38,7 +39,7 @@ async def server(environment: Environment) -> AsyncIterator[SmallSchemaServer]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=HANG_SECONDS) as client:
         yield client
 
 
@@ -192,7 +193,7 @@ async def test_disconnected_stream_is_removed(
     async with open_stream(http, server, "subscription { forever }") as response:
         await anext(read_events(response))
         assert len(server.endpoint.connection_watch.connections) == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
             await asyncio.sleep(0.01)
 

@@ -27,6 +27,7 @@ from tests.support.servers.live_server import (
     stream_cursor,
     wait_until,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 Event = dict[str, Any]
 
@@ -72,7 +73,7 @@ async def open_updates(
     url = f"http://127.0.0.1:{live_server.port}{updates_path(owner or client)}"
     header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(timeout=HANG_SECONDS) as http,
         http.stream("GET", url, headers={**client.headers, **header_fields}) as response,
     ):
         if response.status_code != 200:

@@ -19,6 +19,7 @@ from tests.support.servers.small_schema_server import (
     send_frame,
     wait_for_close_code,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 SUBPROTOCOL = "graphql-transport-ws"
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one server for all tests
@@ -29,7 +30,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Smal
     folder = tmp_path_factory.mktemp("frames")
     async with (
         make_environment(folder) as environment,
-        run_small_schema_server(environment, EndpointSettings(init_timeout=2)) as server,
+        run_small_schema_server(environment, EndpointSettings()) as server,
     ):
         yield server
 
@@ -226,6 +227,6 @@ async def test_normal_close_removes_connection(
     await subscribe(ws, "subscription { quiet }")
     await ws.close(1000)
     assert ws.close_code == 1000
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
             await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from graph.http.graphql_endpoint import EndpointSettings
+from graph.subscriptions.websocket import WebSocketHandler
 from models.runtime.environment import Environment
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
+from tests.support.servers.live_server import wait_until
 from tests.support.servers.small_schema_server import (
     SmallSchemaServer,
     init_connection,
@@ -23,7 +26,9 @@ from tests.support.servers.small_schema_server import (
     send_frame,
     wait_for_close_code,
 )
+from tests.support.time_limits import HANG_SECONDS
 
+BANNED_IP = "203.0.113.7"
 USER_HEADERS = {"Authorization": "Bearer user"}
 
 
@@ -36,9 +41,10 @@ async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
 @pytest.fixture
 async def server(environment: Environment) -> AsyncIterator[SmallSchemaServer]:
     settings = EndpointSettings(
-        init_timeout=0.3, max_operations_per_socket=4, allowed_origins=("https://mail.example.org",)
+        max_operations_per_socket=4,
+        allowed_origins=("https://mail.example.org", "http://localhost:*"),
     )
-    async with run_small_schema_server(environment, settings, deadline=0.3) as server:
+    async with run_small_schema_server(environment, settings) as server:
         yield server
 
 
@@ -123,8 +129,12 @@ async def test_connection_init_must_be_an_object(server: SmallSchemaServer) -> N
         assert await wait_for_close_code(ws) == 4400
 
 
-async def test_socket_without_connection_init_is_closed(server: SmallSchemaServer) -> None:
-    async with server.connect() as ws:
+async def test_socket_without_connection_init_is_closed(environment: Environment) -> None:
+    settings = EndpointSettings(init_timeout=0.3)
+    async with (
+        run_small_schema_server(environment, settings) as server,
+        server.connect() as ws,
+    ):
         assert await wait_for_close_code(ws) == 4408
 
 
@@ -132,6 +142,19 @@ async def test_subscribe_before_connection_init_closes_socket(server: SmallSchem
     async with server.connect() as ws:
         await subscribe(ws, "{ hello }")
         assert await wait_for_close_code(ws) == 4401
+
+
+async def test_ban_ends_an_open_websocket_at_its_next_operation(
+    server: SmallSchemaServer, environment: Environment, ws: ClientConnection
+) -> None:
+    (handler,) = server.endpoint.connection_watch.connections
+    assert isinstance(handler, WebSocketHandler)
+    handler.context.client_ip = BANNED_IP  # loopback is never refused
+    now = environment.now()
+    environment.refused_networks.set_or_remove_ban(BANNED_IP, now + timedelta(hours=1), now)
+    await subscribe(ws, "{ __typename }")
+    assert await wait_for_close_code(ws) == 4403
+    assert ws.close_reason == "Your network is banned."
 
 
 async def test_second_connection_init_closes_socket(ws: ClientConnection) -> None:
@@ -214,18 +237,29 @@ async def test_failing_event_source_is_masked(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_query_by_socket_ends_at_deadline(ws: ClientConnection) -> None:
-    await subscribe(ws, "{ slow }")
-    frame = await read_frame(ws)
+@pytest.fixture
+async def hurried_ws(environment: Environment) -> AsyncIterator[ClientConnection]:
+    """An initialized socket of a server with a short deadline of operations."""
+    async with (
+        run_small_schema_server(environment, EndpointSettings(), deadline=0.3) as server,
+        server.connect() as ws,
+    ):
+        await init_connection(ws)
+        yield ws
+
+
+async def test_query_by_socket_ends_at_deadline(hurried_ws: ClientConnection) -> None:
+    await subscribe(hurried_ws, "{ slow }")
+    frame = await read_frame(hurried_ws)
     assert frame["payload"][0]["extensions"] == {"code": "DEADLINE_EXCEEDED"}
 
 
-async def test_subscription_has_no_deadline(ws: ClientConnection) -> None:
-    await subscribe(ws, "subscription { forever }")
-    assert (await read_frame(ws))["payload"] == {"data": {"forever": 1}}
+async def test_subscription_has_no_deadline(hurried_ws: ClientConnection) -> None:
+    await subscribe(hurried_ws, "subscription { forever }")
+    assert (await read_frame(hurried_ws))["payload"] == {"data": {"forever": 1}}
     await asyncio.sleep(0.4)
-    await send_frame(ws, "ping")
-    assert await read_frame(ws) == {"type": "pong"}
+    await send_frame(hurried_ws, "ping")
+    assert await read_frame(hurried_ws) == {"type": "pong"}
 
 
 async def test_each_event_has_new_dataloaders(ws: ClientConnection) -> None:
@@ -260,9 +294,7 @@ async def test_aborted_connection_is_not_logged(
         await subscribe(ws, "subscription { flood }", id="3")
         await read_frame(ws)
         ws.transport.abort()
-    async with asyncio.timeout(5):
-        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: not server.endpoint.connection_watch.connections)
     assert not caplog.records
 
 
@@ -326,7 +358,14 @@ async def test_internal_error_at_sign_in_is_logged_and_closes_socket(
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "https://mail.example.org.evil.example"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "https://mail.example.org.evil.example",
+        "http://localhost.evil.example:80",
+        "https://localhost:1",
+    ],
 )
 async def test_origin_that_is_not_allowed_is_refused(
     server: SmallSchemaServer, origin: str
@@ -336,8 +375,9 @@ async def test_origin_that_is_not_allowed_is_refused(
     assert error.value.response.status_code == 403
 
 
-async def test_allowed_origin_can_open_socket(server: SmallSchemaServer) -> None:
-    origin_header = {"Origin": "https://mail.example.org"}
+@pytest.mark.parametrize("origin", ["https://mail.example.org", "http://localhost:5173"])
+async def test_allowed_origin_can_open_socket(server: SmallSchemaServer, origin: str) -> None:
+    origin_header = {"Origin": origin}
     async with server.connect(additional_headers=origin_header) as ws:
         await init_connection(ws)
 
@@ -450,14 +490,11 @@ async def test_peer_that_does_not_read_does_not_delay_disconnect(
         server.open_unread_websocket(document),
     ):
         assert await server.wait_until_clock_unread() < 1000
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HANG_SECONDS):
             await server.endpoint.connection_watch.disconnect_viewers(lambda _viewer: True)
 
 
 async def test_aborted_socket_is_removed(server: SmallSchemaServer) -> None:
-    ws = await open_with_subscriptions(server, "user")
+    (await open_with_subscriptions(server, "user")).transport.abort()
     assert len(server.endpoint.connection_watch.connections) == 1
-    ws.transport.abort()
-    async with asyncio.timeout(5):
-        while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: not server.endpoint.connection_watch.connections)

@@ -8,16 +8,22 @@ from typing import Any
 import pytest
 
 from models.runtime.environment import Environment
+from models.users.roles import AdminPermission, Scope
 from tests.support import item_selection
 from tests.support.schema.access_matrix import ACCESS_MATRIX
+from tests.support.schema.declared_access import declared_access_by_coordinate, guard_of
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores import store_fixtures
 from tests.support.targets import target_mutations, target_queries, target_subscriptions
 from tests.support.targets.target_accounts import (
     CALLER_RELATIONS,
     CALLERS,
+    PERMISSIONS_PREFIX,
     RELATIONS,
+    SCOPE_PREFIX,
     TargetServer,
+    caller_with_permissions,
+    caller_with_scope,
     run_target_server,
 )
 from tests.support.targets.target_queries import ALLOWED, REFUSED
@@ -41,6 +47,7 @@ WITHOUT_OWN_ACCOUNT, WITHOUT_PLATFORM_KEY = (
     {"Query.deletedUser", "Query.deletedUsers", "node DeletedUser", "userRestore"},
     {"mailImport", "mailImport source"},
 )
+MUTATIONS_WITH_TWO_SCOPES = {"messageRedirect"}  # their descriptions name the second one
 DIALECTS = ("sqlite", "postgresql")
 LONG_RUN_ONLY = pytest.mark.skipif(
     "LONG" not in os.environ, reason="make conformance tries all cells"
@@ -55,7 +62,20 @@ async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[Targ
 
 
 def expected_decision(name: str, caller: str, relation: str) -> str:
-    """Return the decision of the access matrix."""
+    """Return the decision of the access matrix.
+
+    A DOMAIN_ADMIN who has exactly the permissions that the field declares is allowed what one with
+    all permissions is. An ADMIN whose key has only the scope of the field's guard is refused if
+    the field declares another scope for other users.
+    """
+    if caller.startswith(SCOPE_PREFIX):
+        access = declared_access_by_coordinate()[coordinate_of(name)]
+        if access.scope:
+            return REFUSED
+        caller = "admin"
+    if caller.startswith(PERMISSIONS_PREFIX):
+        is_enough = caller == caller_with_permissions(declared_permissions(name))
+        caller = "domain-admin" if is_enough else "domain-bare"
     allowed = ALLOWED_BY_CLASS[(MUTATION_CLASSES | READ_CLASSES)[name]].get(caller, ())
     return ALLOWED if relation in allowed else REFUSED
 
@@ -79,13 +99,56 @@ def access_cases(name: str) -> Iterator[AccessCase]:
             yield name, caller, relation
 
 
+def coordinate_of(name: str) -> str:
+    """The coordinate of the field of an operation. Nodes have none."""
+    first = name.partition(" ")[0]
+    return first if "." in first else f"Mutation.{first}"
+
+
+def declared_permissions(name: str) -> tuple[AdminPermission, ...]:
+    """The permissions that the field of this operation declares for other users."""
+    access = declared_access_by_coordinate().get(coordinate_of(name))
+    return access.permissions if access else ()
+
+
+def permission_cases(name: str) -> Iterator[AccessCase]:
+    """Yield a USER's data for the caller with the declared permissions, and for those with a part.
+
+    The decision for a DOMAIN_ADMIN without permissions is among the border cases.
+    """
+    if permissions := declared_permissions(name):
+        yield name, caller_with_permissions(permissions), "user"
+        if len(permissions) > 1:
+            for permission in permissions:
+                yield name, caller_with_permissions((permission,)), "user"
+
+
+def scope_cases(name: str) -> Iterator[AccessCase]:
+    """Yield a USER's data for an ADMIN whose key has only the scope that the field requires."""
+    coordinate = coordinate_of(name)
+    if " " in name or coordinate not in declared_access_by_coordinate():
+        return
+    if name in MUTATIONS_WITH_TWO_SCOPES:
+        return
+    scope = guard_of(coordinate).scope
+    if coordinate.startswith("User."):
+        scope = Scope.READ  # of the query `user`
+    if scope and scope is not Scope.FULL and expected_decision(name, "admin", "user") == ALLOWED:
+        yield name, caller_with_scope(scope), "user"
+
+
 def border_cases(name: str) -> Iterator[AccessCase]:
-    """Yield for each relation the weakest allowed and the strongest refused caller."""
+    """Yield for each relation the weakest allowed and the strongest refused caller.
+
+    Then the cases that show which permission and scope other users require.
+    """
     for relation in RELATIONS:
         cases = [case for case in access_cases(name) if case[2] == relation]
         allowed = [case for case in cases if expected_decision(*case) == ALLOWED]
         refused = [case for case in cases if case not in allowed]
         yield from (*allowed[:1], *refused[-1:])
+    yield from permission_cases(name)
+    yield from scope_cases(name)
 
 
 async def request_decision(server: TargetServer, name: str, caller: str, relation: str) -> str:
@@ -106,7 +169,8 @@ async def request_decision(server: TargetServer, name: str, caller: str, relatio
     decision = target_mutations.mutation_verdict(name, response.json())
     return (
         "refused, but with data"
-        if decision == REFUSED and target.marker in response.text
+        if decision == REFUSED
+        and target_mutations.has_unsent_marker(response.text, mutation_input, target.marker)
         else decision
     )
 

@@ -44,12 +44,12 @@ async def test_scheduled_message_is_imported_as_a_draft(
     await execute_mutation(
         ada,
         "messageSend",
-        "submission { id }",
+        "submissions { id }",
         **SCHEDULED_MESSAGE,
         sendAt="2030-02-01T00:00:00Z",
     )
     await execute_mutation(
-        ada, "messageSend", "submission { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"}
+        ada, "messageSend", "submissions { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"}
     )
     export = await export_account(ada, format=archive_format)
     submission_count = len(await load_queued_messages(environment))
@@ -71,7 +71,7 @@ async def test_export_record_has_recipients_and_send_at(ada: GraphQLClient) -> N
     await execute_mutation(
         ada,
         "messageSend",
-        "submission { id }",
+        "submissions { id }",
         **SCHEDULED_MESSAGE,
         sendAt="2030-02-01T00:00:00Z",
     )
@@ -101,20 +101,20 @@ async def schedule_without_copy(
         "sendAt": "2030-02-01T00:00:00Z",
     } | changes
     payload = await execute_mutation(
-        client, "messageSend", "submission { id } message { id }", **message_input
+        client, "messageSend", "submissions { id } messages { id }", **message_input
     )
     await set_quota(client, None)
-    assert payload["message"] is None
-    submission: dict[str, Any] = payload["submission"]
+    assert payload["messages"] == []
+    submission: dict[str, Any] = payload["submissions"][0]
     return submission
 
 
 async def schedule_with_deleted_copy(client: GraphQLClient, subject: str) -> None:
     """Schedule a message and delete its copy. The message is still sent."""
     message_input = {**SCHEDULED_MESSAGE, "subject": subject, "sendAt": "2030-02-01T00:00:00Z"}
-    payload = await execute_mutation(client, "messageSend", "message { id }", **message_input)
+    payload = await execute_mutation(client, "messageSend", "messages { id }", **message_input)
     await execute_mutation(
-        client, "messageDelete", "deletedCount", select={"ids": [payload["message"]["id"]]}
+        client, "messageDelete", "deletedCount", select={"ids": [payload["messages"][0]["id"]]}
     )
 
 
@@ -131,9 +131,9 @@ async def test_scheduled_message_without_copy_is_imported_as_a_draft(
     await schedule_without_copy(bob, "bob's")
     adas_bodies = (await load_queued_messages(environment))[:5]
     export = await export_account(ada, format=archive_format)
-    assert (export["task"]["done"], export["task"]["total"]) == (6, 6)
+    assert (export["task"]["doneCount"], export["task"]["totalCount"]) == (6, 6)
     task = await import_account(bob, export["content"])
-    assert (task["result"]["stored"], task["result"]["refused"]) == (6, [])
+    assert (task["result"]["storedCount"], task["result"]["refused"]) == (6, [])
     received_message, *draft_messages = sorted(
         await list_messages(bob), key=lambda node: node["draft"]
     )
@@ -168,7 +168,7 @@ async def test_sent_or_unselected_message_is_not_exported_as_a_draft(ada: GraphQ
     )
     await set_quota(ada, 10)
     await execute_mutation(
-        ada, "messageSend", "submission { id }", **SCHEDULED_MESSAGE
+        ada, "messageSend", "submissions { id }", **SCHEDULED_MESSAGE
     )  # sent at once
     await set_quota(ada, None)
     assert archive_subjects((await export_account(ada, format="JSON"))["content"]) == ["a"]

@@ -16,8 +16,8 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.admin import tasks
 from resolvers.auth import authentication
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import (
     GraphQLClient,
     ManualClock,
@@ -68,19 +68,23 @@ async def test_import_restores_the_exported_account(
     assert (export["state"], export["format"]) == ("SUCCEEDED", archive_format)
     assert export["user"] == {"username": "ada"}
     message_count = len(before["mail"])
-    assert (export["task"]["done"], export["task"]["total"]) == (message_count, message_count)
+    assert (export["task"]["doneCount"], export["task"]["totalCount"]) == (
+        message_count,
+        message_count,
+    )
     task = await import_account(bob, export["content"])
     assert (task["state"], task["error"]) == ("SUCCEEDED", None)
-    assert (task["done"], task["total"]) == (message_count, message_count)
+    assert (task["doneCount"], task["totalCount"]) == (message_count, message_count)
     assert task["result"] == {
-        "changed": message_count, "stored": message_count, "known": 0, "untold": 0, "refused": [],
+        "changedCount": message_count, "storedCount": message_count, "knownCount": 0,
+        "unlistedCount": 0, "refused": [],
     }  # fmt: skip
     assert await load_account_state(bob) == before
     repeated = (await import_account(bob, export["content"]))["result"]
-    assert (repeated["stored"], repeated["known"]) == (0, message_count)
+    assert (repeated["storedCount"], repeated["knownCount"]) == (0, message_count)
     assert await load_account_state(bob) == before
     duplicated = (await import_account(bob, export["content"], skipKnown=False))["result"]
-    assert (duplicated["stored"], duplicated["known"]) == (message_count, 0)
+    assert (duplicated["storedCount"], duplicated["knownCount"]) == (message_count, 0)
 
 
 async def test_import_restores_labels_and_ends_snoozing(
@@ -104,7 +108,7 @@ async def test_import_restores_labels_and_ends_snoozing(
     assert len(before["labels"]) == 2
     assert before["messages"]["nodes"][0]["snoozedUntil"]
     task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
-    assert (task["result"]["stored"], task["result"]["refused"]) == (1, [])
+    assert (task["result"]["storedCount"], task["result"]["refused"]) == (1, [])
     after = (await bob(user_document))["viewer"]["user"]
     assert after["labels"] == before["labels"]
     assert after["messages"]["nodes"] == [
@@ -113,7 +117,7 @@ async def test_import_restores_labels_and_ends_snoozing(
 
 
 async def test_import_restores_permitted_identities(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Letters"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Letters"]))
     for client in (ada, bob):
         await set_allowed_senders(client, "*@example.net")
     identity_fields = {
@@ -126,7 +130,7 @@ async def test_import_restores_permitted_identities(ada: GraphQLClient, bob: Gra
     await create_identity(ada, ada.address, name="Ada")
     for _ in range(2):  # the second import changes nothing
         task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
-        refused = [f"identity {ada.address}", "the user may not send as this address"]
+        refused = [f"identity {ada.address}", "The user is not allowed to send as this address."]
         assert task["result"]["refused"] == [refused]
         identities = await load_identities_by_address(bob)
         after = identities.pop("ada@example.net")
@@ -137,7 +141,7 @@ async def test_import_restores_permitted_identities(ada: GraphQLClient, bob: Gra
 async def test_import_restores_filters_without_passwords(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Lists"]))
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Lists"]))
     action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "keywords": ["x"]}
     query = {"from": "a", "any": [{"larger": 5}, {"not": [{"header": {"key": "X"}}]}]}
     created = await filter_operations.add_filter(
@@ -149,7 +153,10 @@ async def test_import_restores_filters_without_passwords(
     )
     for _ in range(2):  # the second time, the filters exist
         task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
-        message = "smtp://user:***@relay.example is left out: a file has no passwords"
+        message = (
+            "The target smtp://user:***@relay.example was not imported: "
+            "an archive contains no passwords."
+        )
         assert task["result"]["refused"] == [["filter two", message]]
         first, second = (await filter_operations.list_filters(bob))["nodes"]
         changed_fields = ("id", "user", "createdAt", "sieve")
@@ -216,7 +223,7 @@ async def test_import_restores_sender_rules(
         ]
     changed_content = content.replace(b'"BLOCK"', b'"MAYBE"')
     refused = (await import_account(bob, changed_content))["result"]["refused"]
-    assert refused == [["rule about spam.example", "no pattern, or no action"]]
+    assert refused == [["sender rule spam.example", "The pattern or action is missing."]]
 
 
 async def test_mbox_export_restores_every_byte(
@@ -225,7 +232,7 @@ async def test_mbox_export_restores_every_byte(
     await fill_account(ada, clock)
     export = await export_account(ada, format="MBOX", filter={"mailbox": {"path": "INBOX"}})
     task = await import_account(bob, export["content"], mailbox={"path": "From Ada"})
-    assert task["result"]["stored"] == len(HOSTILE_MESSAGES)
+    assert task["result"]["storedCount"] == len(HOSTILE_MESSAGES)
     messages = (await load_account_state(bob))["mail"]
     assert sorted(raw for path, raw, *_ in messages if path == "From Ada") == sorted(
         HOSTILE_MESSAGES
@@ -252,7 +259,7 @@ async def test_export_of_many_messages_is_downloaded_in_ranges(
     etag = head_response.headers["etag"]
     response = await ada.http.get(export["url"], headers={"If-None-Match": etag})
     assert response.status_code == 304
-    assert (await import_account(bob, content))["result"]["stored"] == 20
+    assert (await import_account(bob, content))["result"]["storedCount"] == 20
 
 
 async def test_filter_selects_exported_messages(ada: GraphQLClient) -> None:
@@ -261,7 +268,9 @@ async def test_filter_selects_exported_messages(ada: GraphQLClient) -> None:
     export = await export_account(ada, filter={"subject": "Letter 1"}, format="JSON")
     records = [json.loads(line) for line in export["content"].splitlines()]
     assert [record["kind"] for record in records] == ["account", "message", "end"]
-    empty_export = await export_account(ada, filter={"subject": "none such"}, format="MBOX")
+    empty_export = await export_account(
+        ada, filter={"subject": "Mailbox not found."}, format="MBOX"
+    )
     assert empty_export["content"] == b""
 
 
@@ -281,7 +290,10 @@ async def test_include_settings_false_omits_settings(
 async def test_list_needs_a_constant_number_of_statements(
     ada: GraphQLClient, root: GraphQLClient, statements: list[str]
 ) -> None:
-    document = "{ users { nodes { exports { id state url task { done } user { username } } } } }"
+    document = (
+        "{ users { nodes { exports { nodes { id state url task { doneCount } "
+        "user { username } } } } } }"
+    )
 
     async def cost() -> int:
         await authentication.wait_for_background_tasks(
@@ -313,7 +325,7 @@ async def test_imported_message_is_copied_by_an_legal_hold(
     }
     payload = await execute_mutation(root, "legalHoldCreate", "legalHold { id }", **arguments)
     assert payload["errors"] == []
-    assert (await import_account(bob, content))["result"]["stored"] == 1
+    assert (await import_account(bob, content))["result"]["storedCount"] == 1
     assert await select_rows(ada.environment, "SELECT subject FROM held_copies") == [("Old",)]
 
 
@@ -335,7 +347,7 @@ async def test_other_users_cannot_read_or_download_an_export(
         assert response.status_code == 404
         own_path = path.replace(user_global_id(ada), user_global_id(other))
         assert (await http.get(own_path, headers=other.headers)).status_code == 404
-    document = "query ($by: UserRef!) { user(by: $by) { exports { id } } }"
+    document = "query ($by: UserRef!) { user(by: $by) { exports { nodes { id } } } }"
     for other in (admin, domain_admin):
         (error,) = (await other.execute(document, by={"username": "ada"}))["errors"]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["user", "exports"])
@@ -366,7 +378,7 @@ async def test_root_can_export_and_the_access_is_logged(
         environment, "SELECT mutation FROM audit_log ORDER BY id DESC LIMIT 1"
     ) == [("userExport",)]
     statement_text = (
-        "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'MESSAGES_READ'"
+        "SELECT sum(count) FROM security_events WHERE user_id = :u AND action = 'MESSAGES_READ'"
     )
     before = await select_rows(environment, statement_text, u=ada.user.id)
     path = (await load_export(root, payload["userExport"]["id"]))["url"].partition("?")[0]
@@ -383,7 +395,7 @@ async def test_refused_export_is_not_logged_as_access(
     arguments = {"user": {"username": "ada"}, "includeSettings": True, "passphrase": "short"}
     payload = await execute_mutation(root, "userExport", EXPORT_FIELDS, **arguments)
     assert error_codes_and_paths(payload) == [("VALIDATION", ["passphrase"])]
-    events = await select_rows(environment, "SELECT action FROM auth_events")
+    events = await select_rows(environment, "SELECT action FROM security_events")
     assert ("MESSAGES_READ",) not in events
 
 
@@ -405,8 +417,11 @@ async def test_credential_with_mail_scope_exports_no_settings(
     )
     task = await import_account(replace(bob, secret=secret), full_export["content"])
     assert task["result"]["refused"] == [
-        ["settings", "this needs the scope SETTINGS"],
-        ["encryption of folder Sealed", "this takes an OpenPGP key of the account"],
+        ["settings", "Requires the scope SETTINGS."],
+        [
+            "encryption of mailbox Sealed",
+            "An encrypted mailbox requires an OpenPGP key of the account.",
+        ],
     ]
     assert (await load_user_row(environment, bob)).language is None
 
@@ -436,11 +451,11 @@ async def test_expired_export_is_deleted_with_its_blobs(
     clock.tick(days=3, seconds=1)
     assert await load_export(ada, export["id"]) is None
     assert (await ada.http.get(export["url"])).status_code in (401, 404)
-    pieces = await select_rows(environment, "SELECT blob_id FROM export_pieces")
-    counts = await housekeeping.run_round(environment)
+    pieces = await select_rows(environment, "SELECT blob_id FROM export_parts")
+    counts = await housekeeping.run_housekeeping_round(environment)
     assert counts.exports == 1
     assert counts.blobs >= len(pieces) > 0
-    assert await select_rows(environment, "SELECT id FROM export_pieces") == []
+    assert await select_rows(environment, "SELECT id FROM export_parts") == []
     assert (await load_user_row(environment, ada)).used == used
 
 

@@ -84,7 +84,11 @@ async def test_crashed_export_and_import_continue_without_loss(
     task = await load_task(bob, payload["task"]["id"])
     assert task["state"] == "SUCCEEDED"
     assert (await load_account_state(bob)) == (await load_account_state(ada))
-    assert task["result"]["stored"] == task["done"] == len((await load_account_state(ada))["mail"])
+    assert (
+        task["result"]["storedCount"]
+        == task["doneCount"]
+        == len((await load_account_state(ada))["mail"])
+    )
     assert await select_rows(ada.environment, "SELECT id FROM import_archives") == []
 
 
@@ -107,9 +111,9 @@ async def test_cancelled_import_keeps_stored_messages(
     await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
     task = await load_task(bob, payload["task"]["id"])
-    assert (task["state"], task["result"]["stored"]) == ("CANCELLED", 4)
+    assert (task["state"], task["result"]["storedCount"]) == ("CANCELLED", 4)
     assert len((await load_account_state(bob))["mail"]) == 4
-    await housekeeping.run_round(ada.environment)
+    await housekeeping.run_housekeeping_round(ada.environment)
     assert await select_rows(ada.environment, "SELECT id FROM import_archives") == []
 
 
@@ -125,8 +129,8 @@ async def test_full_account_imports_what_fits_and_fails(
     ] == []
     task = await import_account(bob, export["content"])
     assert task["state"] == "FAILED"
-    assert task["error"].startswith("the account is full")
-    stored = task["result"]["stored"]
+    assert task["error"].startswith("The account is full")
+    stored = task["result"]["storedCount"]
     # without the message about the quota
     stored_messages = [
         raw for _, raw, *_ in (await load_account_state(bob))["mail"] if b"yyy" in raw
@@ -137,16 +141,16 @@ async def test_full_account_imports_what_fits_and_fails(
         await execute_mutation(root, "userUpdate", users=bob_selection, set={"quota": 100_000})
     )["errors"] == []
     task = await import_account(bob, export["content"])
-    assert (task["result"]["stored"], task["result"]["known"]) == (10 - stored, stored)
-    await housekeeping.run_round(environment)
+    assert (task["result"]["storedCount"], task["result"]["knownCount"]) == (10 - stored, stored)
+    await housekeeping.run_housekeeping_round(environment)
     assert await select_rows(environment, "SELECT id FROM import_archives") == []
 
 
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"", "neither an mbox file"),
-        (b"\x7fELF\0\0", "neither an mbox file"),
+        (b"", "The file is not an mbox file, Maildir or supported archive."),
+        (b"\x7fELF\0\0", "The file is not an mbox file, Maildir or supported archive."),
         (b"\x1f\x8b\x08\0", "compressed as a whole"),
     ],
 )
@@ -188,9 +192,9 @@ async def test_truncated_archive_fails_and_reports_progress(
     content = (await export_account(ada, format=archive_format))["content"]
     task = await import_account(bob, content[: len(content) // 2 + 1000])
     assert task["state"] == "FAILED"
-    assert "cut off" in task["error"]
+    assert "truncated" in task["error"]
     messages = (await load_account_state(bob))["mail"]
-    assert (task["result"] or {}).get("stored", 0) == len(messages)
+    assert (task["result"] or {}).get("storedCount", 0) == len(messages)
     assert len(messages) > 1 or archive_format == "EML_ZIP"
 
 
@@ -213,9 +217,10 @@ async def test_each_refused_record_is_reported(ada: GraphQLClient) -> None:
     ]  # fmt: skip
     content = b"\n".join(json.dumps(record).encode() for record in records) + b"\n"
     task = await import_account(ada, content)
-    assert (task["state"], task["result"]["stored"], task["done"]) == ("SUCCEEDED", 1, 6)
+    assert (task["state"], task["result"]["storedCount"], task["doneCount"]) == ("SUCCEEDED", 1, 6)
     refused = dict(task["result"]["refused"])
-    assert {"folder a//b", "role SENT of folder Sent too", "setting name", "setting language",
+    assert {"mailbox a//b", "special use SENT of mailbox Sent too", "setting name",
+            "setting language",
             "value a", "value None"} <= set(refused)  # fmt: skip
     assert len(task["result"]["refused"]) == 6 + 5
     assert "password" not in str(refused)
@@ -228,13 +233,15 @@ async def test_each_refused_record_is_reported(ada: GraphQLClient) -> None:
         json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b'\n{"kind": "end"}\n'
     )
     task = await import_account(ada, content)
-    assert task["result"]["refused"] == [["folder F13", "too many folders"]]
+    assert task["result"]["refused"] == [
+        ["mailbox F13", "The account has reached its limit of mailboxes."]
+    ]
     mailboxes *= 400
     task = await import_account(
         ada, json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b"\n"
     )
-    assert (task["state"], task["done"]) == ("FAILED", 0)
-    assert "more than 10000 folders" in task["error"]
+    assert (task["state"], task["doneCount"]) == ("FAILED", 0)
+    assert "The archive has more than 10000 mailboxes or other items." in task["error"]
     paths = [path for path, *_ in (await load_account_state(ada))["boxes"]]
     assert "Sent too" in paths
     assert "a//b" not in paths
@@ -273,7 +280,7 @@ async def test_path_needs_root_and_the_import_folder(
     payload = await execute_mutation(root, "userImport", TASK_FIELDS, **arguments)
     assert payload["errors"] == []
     assert await tasks.run_next_task(environment)
-    assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 1
+    assert (await load_task(ada, payload["task"]["id"]))["result"]["storedCount"] == 1
     payload = await execute_mutation(root, "userImport", TASK_FIELDS, **arguments)
     (folder / "sub" / "a.mbox").unlink()
     (folder / "sub" / "a.mbox").symlink_to(outside)  # replaced after the check
@@ -296,5 +303,5 @@ async def test_imported_upload_is_deleted(ada: GraphQLClient, environment: Envir
         await execute_mutation(ada, "userImport", TASK_FIELDS, **arguments)
     ) == [("NOT_FOUND", ["archive"])]
     assert await tasks.run_next_task(environment)
-    assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 300
+    assert (await load_task(ada, payload["task"]["id"]))["result"]["storedCount"] == 300
     assert await select_rows(environment, "SELECT id FROM import_archives") == []

@@ -16,7 +16,9 @@ from cryptography.x509.oid import NameOID
 
 from models.errors import InvalidInput, NotFound, ServiceUnavailable
 from models.runtime.options import Options
-from resolvers.auth import app_passwords
+from models.store.keyset_pages import PageRequest
+from resolvers.auth import app_password_pages, app_passwords
+from resolvers.auth.app_password_pages import AppPasswordOrder, AppPasswordPageKey
 from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
 from resolvers.context import Context
 from tests.conftest import TEST_OPTIONS, GraphQLClient, client_context
@@ -237,6 +239,6 @@ async def test_unusable_certificate_creates_no_password(ada: GraphQLClient, tmp_
             await create_profile(
                 ada, replace(OPTIONS_WITH_SERVERS, profile_cert=cert_file, profile_key=key_file)
             )
-    assert await app_passwords.load_app_passwords_of_users(
-        client_context(ada), [(ada.user.id, True)]
-    ) == [[]]
+    newest_first = app_password_pages.LIST_ORDERS[AppPasswordOrder.CREATED_DESC]
+    page_key = AppPasswordPageKey(ada.user.id, PageRequest("x"), newest_first)
+    assert await app_password_pages.count_app_passwords(client_context(ada), [page_key]) == [0]

@@ -68,8 +68,8 @@ async def test_warning_has_percentage_and_sizes(ada: GraphQLClient) -> None:
     assert warning["Auto-Submitted"] == "auto-generated"  # prevents automatic replies
     assert warning.get_content().replace("\r\n", "\n") == (
         "7.9 KiB of 9.8 KiB in your mailbox ada@example.org are in use.\n\n"
-        "Once it is full, new messages are turned away, and their senders hear of it.\n\n"
-        "Delete what you no longer need, or ask for more room.\n"
+        "Once it is full, new messages are refused, and their senders are notified.\n\n"
+        "Delete messages that you no longer need, or ask your administrator for more storage.\n"
     )
     ((sender, seen),) = await select_rows(
         ada.environment, "SELECT envelope_from, seen FROM messages WHERE subject LIKE 'Your%'"
@@ -96,7 +96,7 @@ async def test_each_threshold_has_one_warning(ada: GraphQLClient, clock: ManualC
         "Your mailbox is full",
     ]
     refusal_text = (await load_warnings(ada))[-1].get_content()
-    assert refusal_text.startswith("A message was turned away, because there is no room for it.")
+    assert refusal_text.startswith("A message was refused because the account has no space for it.")
     await assert_store_consistent(ada.environment)
 
 

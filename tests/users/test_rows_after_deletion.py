@@ -15,9 +15,10 @@ from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.admin import tasks
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_api_key, make_user
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.stores.counter_check import select_rows
@@ -31,19 +32,19 @@ KEPT_COLUMNS = {
     "audit_log.actor": "as above",
     "audit_log.after": "as above",
     "audit_log.target_id": "as above",
-    "auth_events.detail": "as above",
+    "security_events.detail": "as above",
     "changes.facts": "the journal tells clients what was deleted",
     "changes.ids": "as above",
     "changes.stream_id": "as above",
-    "message_steps.address": "a trace outlives the account",
-    "message_steps.compared": "as above",
-    "message_steps.recipient_domain": "as above",
-    "message_steps.sender": "as above",
-    "message_steps.sender_compared": "as above",
-    "message_steps.sender_domain": "as above",
-    "message_steps.stored_message_id": "as above",
-    "message_steps.domain_id": "as above",
-    "message_steps.detail": "as above",
+    "delivery_trace_steps.address": "a trace outlives the account",
+    "delivery_trace_steps.normalized_address": "as above",
+    "delivery_trace_steps.recipient_domain": "as above",
+    "delivery_trace_steps.sender": "as above",
+    "delivery_trace_steps.normalized_sender_address": "as above",
+    "delivery_trace_steps.sender_domain": "as above",
+    "delivery_trace_steps.stored_message_id": "as above",
+    "delivery_trace_steps.domain_id": "as above",
+    "delivery_trace_steps.detail": "as above",
     "credential_changes.user_id": "each process reads it once; deleted after an hour",
     "blobs.tenant_id": "the collector deletes blobs that nothing refers to",
     "legal_holds.user_id": "a legal hold outlives its account",

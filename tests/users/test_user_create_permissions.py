@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.domains.tables import AliasDomain
+from models.domains.tables import DomainAlias
 from models.errors import Forbidden, NotFound
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
@@ -127,7 +127,7 @@ async def test_invalid_user_input_is_refused_and_stores_nothing(
     root: GraphQLClient, ada: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     assert ada.user.domain_id
-    row = AliasDomain(
+    row = DomainAlias(
         id=1, alias="alias.example", domain_id=ada.user.domain_id, created_at=root.environment.now()
     )
     async with root.environment.write_session() as session:
@@ -250,7 +250,9 @@ async def test_new_user_counts_for_max_users(root: GraphQLClient) -> None:
     assert (error["limit"], error["used"]) == (2, 2)
 
 
-MAILBOXES_QUERY = "{ viewer { user { mailboxes { path specialUse subscribed uidValidity } } } }"
+MAILBOXES_QUERY = (
+    "{ viewer { user { mailboxes { nodes { path specialUse subscribed uidValidity } } } } }"
+)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,16 @@
-"""Deleting, purging and restoring users."""
+"""Deleting and purging users, and who can restore them."""
 
 import asyncio
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from graph.types import global_ids
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from mail.storage.blobs.garbage_collector import collect_garbage
-from models.addresses.tables import Address
-from models.domains.tables import Domain
-from models.errors import AuthenticationFailed, NotFound
+from models.errors import NotFound
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
@@ -21,12 +18,13 @@ from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.admin import tasks
 from resolvers.auth import authentication
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users import delete as user_delete
 from resolvers.users import loaders as user_loaders
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.selection import UserSelector
+from resolvers.viewer import Viewer
 from tests.conftest import (
     GraphQLClient,
     ManualClock,
@@ -36,6 +34,13 @@ from tests.conftest import (
     make_user,
     raw_message,
 )
+from tests.support.accounts.deleted_users import (
+    LATER,
+    assert_user_is_unknown,
+    delete_users,
+    load_deleted_user,
+    restore_user,
+)
 from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
 from tests.support.stores.counter_check import (
     assert_store_consistent,
@@ -44,43 +49,11 @@ from tests.support.stores.counter_check import (
 )
 from tests.support.stores.other_processes import deregister_as_dead
 
-USER_DELETE = """
-mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
-  deletedIds tasks { id state total done }
-  errors { code path message ... on ForbiddenError { requires } } } }
-"""
 USER_PURGE = """
 mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
   purgedIds tasks { id } errors { code path } } }
 """
-USER_RESTORE = """
-mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
-  user { id username active address { address } domain { name userCount } }
-  recoveredAddresses lostAddresses
-  errors { code path message ... on LimitReachedError { limit used } } } }
-"""
-DELETED_USER_QUERY = """
-query ($by: UserRef!) { deletedUser(by: $by) {
-  userId username storageUsed tags deletedAt purgeAt recoverableAddresses } }
-"""
-LATER = "2030-02-01T00:00:00Z"
-PASSWORD = "correct horse"  # noqa: S105 - a password of tests
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-
-
-async def delete_users(client: GraphQLClient, user: Any, **extra: Any) -> tuple[Any, list[Any]]:
-    selection = user if isinstance(user, dict) else {"ids": [global_ids.encode("User", user)]}
-    payload = (await client(USER_DELETE, input={"users": selection, **extra}))["userDelete"]
-    return payload, payload["errors"]
-
-
-async def restore_user(client: GraphQLClient, **by: Any) -> tuple[Any, list[Any]]:
-    payload = (await client(USER_RESTORE, input={"user": by}))["userRestore"]
-    return payload, payload["errors"]
-
-
-async def load_deleted_user(client: GraphQLClient, **by: Any) -> Any:
-    return (await client(DELETED_USER_QUERY, by=by))["deletedUser"]
 
 
 async def make_domain_admin_outside(
@@ -95,44 +68,6 @@ async def make_domain_admin_outside(
         session.add(DomainAdmin(user_id=client.user.id, domain_id=domain_id))
     authentication.drop_cached_credentials(environment, client.user.id)
     return client
-
-
-async def add_addresses(client: GraphQLClient, *local_parts: str) -> None:
-    query = "SELECT domain_id FROM addresses WHERE user_id = :key"
-    ((domain_id,),) = await select_rows(client.environment, query, key=client.user.id)
-    now = client.environment.now()
-    async with client.environment.write_session(domain_id) as session:
-        (await session.get_one(Domain, domain_id)).address_count += len(local_parts)
-        for name in local_parts:
-            session.add(
-                Address(
-                    id=client.environment.new_id(),
-                    local=name,
-                    domain_id=domain_id,
-                    shown=f"{name}@example.org",
-                    user_id=client.user.id,
-                    created_at=now,
-                    updated_at=now,
-                )
-            )
-
-
-async def assert_user_is_unknown(
-    environment: Environment, root: GraphQLClient, user_id: int, name: str
-) -> None:
-    """Check that no query, list, delivery or sign-in finds this user."""
-    document = "query ($by: UserRef!) { user(by: $by) { id } }"
-    global_id = global_ids.encode("User", user_id)
-    for user_ref in ({"id": global_id}, {"username": name}, {"address": f"{name}@example.org"}):
-        assert await root(document, by=user_ref) == {"user": None}
-    assert await root("query ($id: ID!) { node(id: $id) { id } }", id=global_id) == {"node": None}
-    user_list = await root("{ users(first: 250) { nodes { id } totalCount } }")
-    assert global_id not in [node["id"] for node in user_list["users"]["nodes"]]
-    assert user_list["users"]["totalCount"] == len(user_list["users"]["nodes"])
-    with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(environment, f"{name}@example.org")
-    with pytest.raises(AuthenticationFailed):
-        await authentication.authenticate(Context(environment, Viewer()), name, PASSWORD)
 
 
 async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
@@ -171,10 +106,10 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     assert count_before == await select_rows(environment, "SELECT count(*) FROM messages")
 
     assert await tasks.run_next_task(environment)
-    task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
+    task = await root("query ($id: ID!) { task(by: {id: $id}) { state doneCount totalCount } }",
                       id=payload["tasks"][0]["id"])  # fmt: skip
-    assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
-    for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
+    assert task == {"task": {"state": "SUCCEEDED", "doneCount": 3, "totalCount": 3}}
+    for table in ("mailboxes", "messages", "threads", "api_keys", "thread_keys"):
         query = f"SELECT count(*) FROM {table} WHERE user_id = :key"  # noqa: S608 - our own names
         assert await select_rows(environment, query, key=ada.user.id) == [(0,)]
     for table in ("users", "streams", "deleted_users"):
@@ -223,103 +158,6 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids", "0"])
 
 
-@pytest.mark.usefixtures("bob")
-async def test_restored_user_has_its_old_data(
-    root: GraphQLClient, environment: Environment
-) -> None:
-    await make_client(environment, root.http, "ada", active=False, tags=["x"])
-    ada = (
-        await user_loaders.find_user_by_name(Context(environment, Viewer(role=Role.ROOT)), "ada")
-    ) or 0
-    client = GraphQLClient(root.http, environment, ada, "")  # type: ignore[arg-type]
-    await add_addresses(client, "lady", "countess")
-    totals_before = await select_rows(
-        environment, "SELECT user_count, address_count, quota_allocated FROM domains"
-    )
-    delete_payload, _ = await delete_users(root, client.user.id, purgeAt=LATER)
-    await assert_user_is_unknown(environment, root, client.user.id, "ada")
-    admin_ctx = Context(environment, Viewer(role=Role.ROOT))
-    await creation_create.create_user(
-        admin_ctx, NewUser(username="carl", address="l.ady@example.org", password_disabled=True)
-    )
-    for deleted_ref in (
-        {"username": "A.DA"},
-        {"address": "a.da+x@Example.org"},
-        {"address": "countess@example.org"},
-        {"id": delete_payload["deletedIds"][0]},
-    ):
-        deleted_user = await load_deleted_user(root, **deleted_ref)
-        assert (deleted_user["username"], deleted_user["tags"]) == ("ada", ["x"])
-        assert deleted_user["recoverableAddresses"] == ["ada@example.org", "countess@example.org"]
-    payload, errors = await restore_user(root, address="countess@example.org")
-    assert errors == []
-    assert (payload["user"]["username"], payload["user"]["active"]) == ("ada", False)
-    assert payload["user"]["address"] == {"address": "ada@example.org"}
-    assert payload["recoveredAddresses"] == ["ada@example.org", "countess@example.org"]
-    assert payload["lostAddresses"] == ["lady@example.org"]
-    assert await load_deleted_user(root, username="ada") is None
-    totals_after = await select_rows(
-        environment, "SELECT user_count, address_count, quota_allocated FROM domains"
-    )
-    assert [n - (1, 0, 1 << 30)[i] for i, n in enumerate(totals_after[0])] == list(totals_before[0])
-    assert not await tasks.run_next_task(environment)
-    state = await root("{ tasks { nodes { state } } }")
-    assert state["tasks"]["nodes"] == [{"state": "CANCELLED"}]
-    _, (error,) = await restore_user(root, username="ada")
-    assert (error["code"], error["message"]) == ("CONFLICT", "this account is not deleted")
-    _, (error,) = await restore_user(root, username="nobody")
-    assert error["code"] == "NOT_FOUND"
-
-
-async def test_restore_with_taken_name_or_full_domain_is_refused(
-    root: GraphQLClient, ada: GraphQLClient, environment: Environment
-) -> None:
-    await delete_users(root, ada.user.id, purgeAt=LATER)
-    other_user = await make_user(environment, "ada")
-    _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
-    assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
-    await delete_users(root, other_user.id, purgeAt=LATER)
-    assert (await load_deleted_user(root, username="ada"))["userId"] == global_ids.encode(
-        "User", other_user.id
-    )
-    await make_user(environment, "bert")
-    async with environment.write_session() as session:
-        await (await session.connection()).execute(text("UPDATE domains SET max_users = 1"))
-    _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
-    assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
-    assert await load_deleted_user(
-        root, id=global_ids.encode("User", ada.user.id)
-    )  # the user is still deleted
-
-
-async def test_user_is_restored_without_main_address_or_domain(
-    root: GraphQLClient, ada: GraphQLClient, environment: Environment
-) -> None:
-    await add_addresses(ada, "lady")
-    await delete_users(root, ada.user.id, purgeAt=LATER)
-    admin_ctx = Context(environment, Viewer(role=Role.ROOT))
-    await creation_create.create_user(
-        admin_ctx, NewUser(username="x", address="ada@example.org", password_disabled=True)
-    )
-    payload, errors = await restore_user(root, username="ada")
-    assert errors == []
-    assert payload["user"]["address"] == {"address": "lady@example.org"}
-    assert payload["lostAddresses"] == ["ada@example.org"]
-    eve = await creation_create.create_user(
-        admin_ctx, NewUser(username="eve", address="eve@gone.example", password_disabled=True)
-    )
-    await delete_users(root, eve.id, purgeAt=LATER)
-    async with environment.write_session() as session:
-        connection = await session.connection()
-        await connection.execute(text("DELETE FROM domains WHERE name = 'gone.example'"))
-    payload, errors = await restore_user(root, username="eve")
-    assert (errors, payload["user"]["domain"], payload["lostAddresses"]) == (
-        [],
-        None,
-        ["eve@gone.example"],
-    )
-
-
 async def test_domain_admin_deletes_and_restores_only_own_users(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
@@ -336,7 +174,10 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     payload, _ = await delete_users(other_admin, {"patterns": ["a*"]})
     assert payload["deletedIds"] == []
     _, (error,) = await delete_users(own_admin, own_admin.user.id)
-    assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["users"])
+    assert (error["code"], error["path"]) == (
+        "FORBIDDEN_OPERATION",
+        ["users", "ids", "0"],
+    )
     _, (error,) = await delete_users(own_admin, other_admin.user.id)  # another domain administrator
     assert error["code"] == "FORBIDDEN"
     _, (error,) = await delete_users(own_admin, {"all": True})
@@ -395,7 +236,7 @@ async def test_started_purge_continues_and_cannot_be_restored(
         await deliver_to(ada, f"Letter {n}")
     payload, _ = await delete_users(root, ada.user.id)
     monkeypatch.setattr("resolvers.users.purge.CHUNK_ROWS", 2)
-    original_store, calls = tasks._require_lease_and_store_values, list[int]()  # noqa: SLF001 - where a worker may die
+    original_store, calls = tasks._require_lease_and_store_task_progress, list[int]()  # noqa: SLF001 - where a worker may die
 
     async def fail_at_fifth_call(*arguments: Any) -> None:
         calls.append(1)
@@ -403,22 +244,25 @@ async def test_started_purge_continues_and_cannot_be_restored(
             raise RuntimeError("the worker has died")
         await original_store(*arguments)
 
-    monkeypatch.setattr(tasks, "_require_lease_and_store_values", fail_at_fifth_call)
+    monkeypatch.setattr(tasks, "_require_lease_and_store_task_progress", fail_at_fifth_call)
     with pytest.raises(RuntimeError):
         await tasks.run_next_task(environment)
     await assert_store_consistent(environment)
     assert 0 < (await select_rows(environment, "SELECT count(*) FROM messages"))[0][0] < 5
     _, (error,) = await restore_user(root, username="ada")
-    assert (error["code"], error["message"]) == ("CONFLICT", "its data is being removed already")
+    assert (error["code"], error["message"]) == (
+        "CONFLICT",
+        "The removal of the user's data has already started.",
+    )
     _, (error,) = await delete_users(root, ada.user.id, purgeAt=LATER)
     assert (error["code"], error["path"]) == ("CONFLICT", ["purgeAt"])
     repeated, errors = await delete_users(root, ada.user.id)
     assert (errors, repeated["tasks"][0]["id"]) == ([], payload["tasks"][0]["id"])
     await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
-    task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
+    task = await root("query ($id: ID!) { task(by: {id: $id}) { state doneCount totalCount } }",
                       id=payload["tasks"][0]["id"])  # fmt: skip
-    assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
+    assert task["task"] == {"state": "SUCCEEDED", "doneCount": 5, "totalCount": 5}
     assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
 
 
@@ -469,7 +313,7 @@ async def test_delete_of_many_users_runs_constant_statements(
 
     async def count_statements(user_ids: list[int]) -> int:
         del statements[:]
-        await user_delete.delete_users(
+        await user_delete.delete_users_or_reschedule_purge(
             ctx, UserSelector(ids=tuple(user_ids)), environment.now() + timedelta(days=3)
         )
         return len(statements)

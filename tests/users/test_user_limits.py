@@ -20,7 +20,9 @@ from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest, ResyncReason
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.user_operations import count_statements_by_user_count
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.stores.counter_check import select_rows
+from tests.support.time_limits import HANG_SECONDS
 
 LIMITS_QUERY = """
 query ($by: UserRef) { user(by: $by) {
@@ -31,7 +33,7 @@ query ($by: UserRef) { user(by: $by) {
 """
 MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { id } errors { code ... on RateLimitedError { retryAfter } } } }
+  submissions { id } errors { code ... on RateLimitedError { retryAfter } } } }
 """
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -50,6 +52,31 @@ async def send_message(client: GraphQLClient, *recipients: str, **extra: Any) ->
     }
     errors: list[Any] = (await client(MESSAGE_SEND, input=message))["messageSend"]["errors"]
     return errors
+
+
+UPDATE_LIMITS = """
+mutation ($set: UserPatch!) { userUpdate(input: {users: {usernames: ["ada"]}, set: $set}) {
+  users { limits { receivedPerHour { limit source } recipientsPerDay { limit source }
+    forwardsPerDay { limit source } } } errors { code } } }
+"""
+
+
+async def test_limits_are_unlimited_or_inherited_on_request(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    async def update_limits(**patch: Any) -> Any:
+        payload = (await root(UPDATE_LIMITS, set=patch))["userUpdate"]
+        assert payload["errors"] == []
+        (user,) = payload["users"]
+        return [(limit["limit"], limit["source"]) for limit in user["limits"].values()]
+
+    assert ada.user.username == "ada"
+    inherited = [(3600, "PLATFORM"), (2000, "PLATFORM"), (2000, "PLATFORM")]
+    changed = await update_limits(limits={"receivedPerHour": None, "recipientsPerDay": 5})
+    assert changed == [(None, "USER"), (5, "USER"), (2000, "PLATFORM")]
+    assert await update_limits(inheritLimits=True) == inherited
+    response = await root.execute(UPDATE_LIMITS, set={"limits": None})
+    assert response["errors"], "null is no way to inherit"
 
 
 async def load_limits(client: GraphQLClient) -> Any:
@@ -101,7 +128,7 @@ async def test_recipients_are_counted_for_a_day(
     assert await send_message(ada, "e@example.net") == []
     assert (await load_limits(ada))["recipientsPerDay"]["used"] == 1
     clock.tick(days=1)
-    assert (await housekeeping.run_round(environment)).usages == 1
+    assert (await housekeeping.run_housekeeping_round(environment)).usages == 1
     assert await select_rows(environment, "SELECT count(*) FROM usages") == [(0,)]
 
 
@@ -157,7 +184,7 @@ async def test_temporary_addresses_are_those_with_an_expiry(
                 id=environment.new_id(),
                 local=f"t{n}",
                 domain_id=ada.user.domain_id,
-                shown=f"t{n}@example.org",
+                display_address=f"t{n}@example.org",
                 user_id=ada.user.id,
                 expires_at=now + timedelta(days=days),
                 created_at=now,
@@ -291,10 +318,10 @@ async def test_user_sync_reset_ends_streams_and_cursors(
         client_context(ada), FollowRequest(min_interval=timedelta(0))
     )
     pending_batch = asyncio.ensure_future(anext(change_stream))
-    await asyncio.sleep(0.05)
+    await wait_for_followers(environment)
     payload = (await ada(USER_SYNC_RESET, input={}))["userSyncReset"]
     assert payload == {"users": [{"username": "ada"}], "errors": []}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         batch = await pending_batch
         assert batch.resync_reason is ResyncReason.CURSOR_EXPIRED
         (event,) = (await anext(change_stream)).events

@@ -12,10 +12,11 @@ from models.runtime.environment import Environment
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_client, make_user
 from tests.support.stores.counter_check import select_rows
 
@@ -240,7 +241,7 @@ async def test_user_list_runs_constant_statements(
 ) -> None:
     document = """{ users { totalCount nodes { username cursor limits { quota { limit } }
         domain { name } address { address domain { name } user { username } }
-        mailboxes { path } addresses { totalCount nodes { address } } } } }"""
+        mailboxes { nodes { path } } addresses { totalCount nodes { address } } } } }"""
 
     async def count_statements() -> int:
         del statements[:]

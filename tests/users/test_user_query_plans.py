@@ -12,10 +12,11 @@ from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role
 from resolvers.access import is_visible_user
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions, UserOrder
+from resolvers.viewer import Viewer
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 USER_COUNT = 6000
@@ -79,7 +80,7 @@ INDEX_BY_ORDER = {
 async def test_each_order_uses_its_index_in_both_directions(many_users: ManyUsers) -> None:
     ctx = many_users.make_context()
     for order, index in INDEX_BY_ORDER.items():
-        page = await user_listing.load_user_page(
+        page = await user_listing.load_visible_user_page(
             ctx, UserConditions(), PageRequest("x"), {"username"}, order
         )
         row = page.rows[-1]
@@ -91,7 +92,7 @@ async def test_each_order_uses_its_index_in_both_directions(many_users: ManyUser
             PageRequest("x", 5, cursor, is_backward=True),
         ):
             plan = await many_users.explain_users(
-                user_listing.load_user_page(
+                user_listing.load_visible_user_page(
                     ctx, UserConditions(), page_request, {"username"}, order
                 )
             )
@@ -130,15 +131,15 @@ async def test_each_filter_uses_an_index(many_users: ManyUsers) -> None:
 async def check_index(many_users: ManyUsers, filter_name: str) -> None:
     conditions, index = FILTERS_WITH_INDEX[filter_name]
     index = INDEX_BY_DIALECT[many_users.environment.database.dialect].get(index, index)
-    page = await user_listing.load_user_page(
+    page = await user_listing.load_visible_user_page(
         many_users.make_context(), conditions, PageRequest("x"), {"username"}
     )
     assert page.rows
     for query in (
-        user_listing.load_user_page(
+        user_listing.load_visible_user_page(
             many_users.make_context(), conditions, PageRequest("x"), {"username"}
         ),
-        user_listing.count_users(many_users.make_context(), conditions),
+        user_listing.count_visible_users(many_users.make_context(), conditions),
     ):
         plan = await many_users.explain_users(query)
         assert not scans_all_users(plan), plan
@@ -152,7 +153,7 @@ async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUser
         Role.DOMAIN_ADMIN, "d0.crowd.example", "d1.crowd.example", "d2.crowd.example"
     )
     plan = await many_users.explain_users(
-        user_listing.load_user_page(ctx, UserConditions(), PageRequest("x"), {"username"})
+        user_listing.load_visible_user_page(ctx, UserConditions(), PageRequest("x"), {"username"})
     )
     assert plan.count("ix_users_of_domain") == 3, plan
     assert not scans_all_users(plan), plan
@@ -160,7 +161,9 @@ async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUser
     user_ids = [
         row.id
         for row in (
-            await user_listing.load_user_page(ctx, conditions, PageRequest("x", 250), {"id"})
+            await user_listing.load_visible_user_page(
+                ctx, conditions, PageRequest("x", 250), {"id"}
+            )
         ).rows
     ]
     wide_viewer = replace(
@@ -172,7 +175,7 @@ async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUser
     assert user_ids == [
         row.id
         for row in (
-            await user_listing.load_user_page(
+            await user_listing.load_visible_user_page(
                 wide_context, conditions, PageRequest("x", 250), {"id"}
             )
         ).rows
@@ -181,16 +184,19 @@ async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUser
 
 
 async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
-    assert await user_listing.count_users(many_users.make_context(), UserConditions()) == USER_COUNT
+    assert (
+        await user_listing.count_visible_users(many_users.make_context(), UserConditions())
+        == USER_COUNT
+    )
     plan = await many_users.explain_users(
-        user_listing.count_users(many_users.make_context(), UserConditions())
+        user_listing.count_visible_users(many_users.make_context(), UserConditions())
     )
     if many_users.environment.database.dialect == "sqlite":
         assert "USING COVERING INDEX" in plan, plan
-    domain_count = await user_listing.count_users(
+    domain_count = await user_listing.count_visible_users(
         many_users.make_context(), UserConditions(domain=DomainIdOrName(name="d0.crowd.example"))
     )
-    assert domain_count == await user_listing.count_users(
+    assert domain_count == await user_listing.count_visible_users(
         many_users.make_context(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserConditions()
     )
     assert is_visible_user(many_users.make_context()) is not None

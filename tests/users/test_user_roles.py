@@ -17,7 +17,7 @@ from tests.support.accounts.user_operations import (
 )
 from tests.support.stores.counter_check import select_rows
 
-ROLE_FIELDS = "users { username role adminPermissions administers { name } }"
+ROLE_FIELDS = "users { username role adminPermissions administers { nodes { name } } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -50,15 +50,15 @@ async def test_role_set_sets_and_clears_domains_and_permissions(
         "username": "ada",
         "role": "DOMAIN_ADMIN",
         "adminPermissions": ["FILTERS", "IMPERSONATE"],
-        "administers": [{"name": "elsewhere.example"}, {"name": "example.org"}],
+        "administers": {"nodes": [{"name": "elsewhere.example"}, {"name": "example.org"}]},
     }
     (user,), _ = await set_role(root, ada, administers=[{"id": other_domain_id}])
     assert user["adminPermissions"] == ["FILTERS", "IMPERSONATE"]
-    assert user["administers"] == [{"name": "elsewhere.example"}]
+    assert user["administers"]["nodes"] == [{"name": "elsewhere.example"}]
     (first, second), errors = await set_role(root, ada, bob, role="USER")
     assert errors == []
     assert [first["role"], second["role"]] == ["USER", "USER"]
-    assert (first["adminPermissions"], first["administers"]) == ([], [])
+    assert (first["adminPermissions"], first["administers"]["nodes"]) == ([], [])
     assert await select_rows(root.environment, "SELECT * FROM domain_admins") == []
     log_rows = await select_rows(
         root.environment, "SELECT before, after FROM audit_log WHERE mutation = 'userRoleSet'"
@@ -163,17 +163,18 @@ async def test_administered_domains_are_visible_within_own_domains(root: GraphQL
     await try_create_user(root, address="x@elsewhere.example")
     domain_admin = await make_admin_of_domain(root)
     other_admin = await make_admin_of_domain(root, domain="elsewhere.example", name="other")
-    document = "query ($by: UserRef) { user(by: $by) { administers { name } } }"
+    document = "query ($by: UserRef) { user(by: $by) { administers { nodes { name } } } }"
     response = await domain_admin(document, by={"username": "other"})  # who lives in example.org
-    assert response["user"]["administers"] == []
-    assert (await other_admin(document))["user"]["administers"] == [{"name": "elsewhere.example"}]
+    assert response["user"]["administers"]["nodes"] == []
+    response = await other_admin(document)
+    assert response["user"]["administers"]["nodes"] == [{"name": "elsewhere.example"}]
     response = await root(document, by={"username": "other"})
-    assert response["user"]["administers"] == [{"name": "elsewhere.example"}]
+    assert response["user"]["administers"]["nodes"] == [{"name": "elsewhere.example"}]
 
 
 USERS_QUERY = """{ users(first: 50) { nodes { username permissions spam { level }
     openpgpKey { name }
-  administers { name } adminPermissions retention } } }"""
+  administers { nodes { name } } adminPermissions retention } } }"""
 
 
 async def test_roles_of_many_users_load_in_constant_statements(

@@ -13,9 +13,10 @@ from models.errors import Conflict
 from models.users.roles import Role, Scope
 from resolvers.auth.passwords import foreign_hashes, new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users.creation import bulk_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import (
     execute_mutation,
@@ -84,7 +85,7 @@ async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
         user_with_hash("one@example.org"),
         user_with_hash("ada@example.org"),
         user_with_hash("one@example.org", username="other"),
-        user_with_hash("two@example.org", spamLevel=101, tags=["fine", "a\x1f"]),
+        user_with_hash("two@example.org", spam={"level": 101}, tags=["fine", "a\x1f"]),
         user_with_hash(
             "two@example.org", administers=[{"name": "none.example"}], role="DOMAIN_ADMIN"
         ),
@@ -94,7 +95,7 @@ async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
     assert [(error["code"], error["path"]) for error in payload["errors"]] == [
         ("CONFLICT", ["users", "1", "address"]),
         ("CONFLICT", ["users", "2", "address"]),
-        ("VALIDATION", ["users", "3", "spamLevel"]),
+        ("VALIDATION", ["users", "3", "spam", "level"]),
         ("VALIDATION", ["users", "3", "tags", "1"]),
         ("NOT_FOUND", ["users", "4", "administers", "0"]),
     ]
@@ -168,13 +169,13 @@ async def test_imported_hash_is_not_computed(root: GraphQLClient) -> None:
     comparison_time = time.process_time() - started_at
     ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     policy = password_policy.policy_of_domain(root.environment, None)
-    started_at = time.monotonic()
+    started_at = cpu_time()
     for _ in range(10):
         new_password = NewPassword(SLOW_HASH, is_hash=True)
         assert (
             await new_passwords.validate_new_password(ctx, new_password, policy)
         ).password_or_hash == SLOW_HASH
-    assert time.monotonic() - started_at < 3 * comparison_time
+    assert cpu_time() - started_at < 3 * comparison_time
 
 
 async def test_one_of_concurrent_lists_with_a_common_name_is_stored(root: GraphQLClient) -> None:

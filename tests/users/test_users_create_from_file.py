@@ -22,8 +22,8 @@ from tests.support.stores.counter_check import select_rows
 from tests.support.stores.other_processes import deregister_as_dead
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
-TASK_FIELDS = "task { id kind state done total result error }"
-TASK_QUERY = "query ($id: ID!) { task(by: {id: $id}) { state done total result error } }"
+TASK_FIELDS = "task { id kind state doneCount totalCount result error }"
+TASK_QUERY = "query ($id: ID!) { task(by: {id: $id}) { state doneCount totalCount result error } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -72,7 +72,7 @@ async def run_creation(client: GraphQLClient, content: bytes, **extra: Any) -> A
 async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> None:
     content = (
         "\ufeffaddress,password,hashedPassword,name,tags,quota,role,administers,"
-        "adminPermissions,retention,metadata,mailboxes.sent,smtpAllowedNetworks,spamLevel,limits.receivedPerHour,limits.forwardsPerDay\r\n"
+        "adminPermissions,retention,metadata,mailboxes.sent,smtpAllowedNetworks,spam.level,limits.receivedPerHour,limits.forwardsPerDay\r\n"
         f'eve@example.org,{MD5_CRYPT_HASH},true,"Eve, Ms.",b; a,3 GiB,domain_admin,example.org,'
         'IMPERSONATE;FILTERS,P10D,"{""a"": [1]}",Gesendet,"[""192.0.2.7/24""]",7,7,unlimited\r\n'
         "\r\n"
@@ -81,24 +81,30 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
     task = await run_creation(admin, content.encode())
     assert task == {
         "state": "SUCCEEDED",
-        "done": 2,
-        "total": 2,
+        "doneCount": 2,
+        "totalCount": 2,
         "error": None,
-        "result": {"changed": 2, "created": 2, "refused": 0, "errors": [], "warnings": []},
+        "result": {
+            "changedCount": 2,
+            "createdCount": 2,
+            "refusedCount": 0,
+            "errors": [],
+            "warnings": [],
+        },
     }
     document = """{ user(by: {username: "eve@example.org"}) { name tags role retention metadata
-      administers { name } adminPermissions smtpAllowedNetworks spam { level }
+      administers { nodes { name } } adminPermissions smtpAllowedNetworks spam { level }
       limits { quota { limit } receivedPerHour { limit } forwardsPerDay { limit } }
-      mailboxes { path } } }"""
+      mailboxes { nodes { path } } } }"""
     user = (await admin(document))["user"]
-    assert user.pop("mailboxes").count({"path": "Gesendet"}) == 1
+    assert user.pop("mailboxes")["nodes"].count({"path": "Gesendet"}) == 1
     assert user == {
         "name": "Eve, Ms.",
         "tags": ["a", "b"],
         "role": "DOMAIN_ADMIN",
         "retention": "P10D",
         "metadata": {"a": [1]},
-        "administers": [{"name": "example.org"}],
+        "administers": {"nodes": [{"name": "example.org"}]},
         "adminPermissions": ["FILTERS", "IMPERSONATE"],
         "smtpAllowedNetworks": ["192.0.2.0/24"],
         "spam": {"level": 7},
@@ -130,15 +136,15 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
                    "passwordDisabled": True}).strip(),
             json_lines({"address": "n2@example.org", "quota": "much", "flags": 1}).strip(),
             json_lines({"address": "n3@example.org", "password": "no hash", "hashedPassword": True,
-                   "spamLevel": 101}).strip(),
+                   "spam": {"level": 101}}).strip(),
             json_lines({"address": "n4@example.org", "administers": ["none.example"]}).strip(),
             json_lines({"address": "n5@example.org", "password": "correct horse"}).strip(),
         ]
     )  # fmt: skip
     task = await run_creation(admin, content)
-    assert (task["state"], task["done"], task["total"]) == ("SUCCEEDED", 9, 9)
+    assert (task["state"], task["doneCount"], task["totalCount"]) == ("SUCCEEDED", 9, 9)
     result = task["result"]
-    assert (result["created"], result["refused"]) == (2, 7)
+    assert (result["createdCount"], result["refusedCount"]) == (2, 7)
     assert [(error["line"], error["code"], error["path"]) for error in result["errors"]] == [
         (2, "VALIDATION", []),
         (3, "VALIDATION", []),
@@ -148,7 +154,7 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
         (7, "VALIDATION", ["password"]),
         (7, "VALIDATION", ["quota"]),
         (8, "VALIDATION", ["password"]),
-        (8, "VALIDATION", ["spamLevel"]),
+        (8, "VALIDATION", ["spam", "level"]),
         (9, "NOT_FOUND", ["administers"]),
     ]
     assert "no hash" not in str(result)
@@ -179,7 +185,7 @@ async def test_file_with_unknown_columns_is_refused_at_once(
 
 async def test_file_that_is_not_utf8_fails(admin: GraphQLClient) -> None:
     task = await run_creation(admin, b"address,passwordDisabled\na@example.org,true\n\xff,true\n")
-    assert (task["state"], task["error"]) == ("FAILED", "the file is not UTF-8")
+    assert (task["state"], task["error"]) == ("FAILED", "The file must be encoded in UTF-8.")
 
 
 async def test_crashed_creation_continues_and_creates_each_user_once(
@@ -202,8 +208,8 @@ async def test_crashed_creation_continues_and_creates_each_user_once(
     await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
     task = (await admin(TASK_QUERY, id=payload["task"]["id"]))["task"]
-    assert (task["state"], task["done"], task["total"]) == ("SUCCEEDED", 10, 10)
-    assert task["result"]["created"] == 10
+    assert (task["state"], task["doneCount"], task["totalCount"]) == ("SUCCEEDED", 10, 10)
+    assert task["result"]["createdCount"] == 10
     assert await select_rows(environment, "SELECT count(*) FROM users") == [(11,)]
 
 
@@ -233,8 +239,8 @@ async def test_creation_fails_after_the_loss_of_the_role(
         )
     assert await tasks.run_next_task(root.environment)
     task = (await root(TASK_QUERY, id=payload["task"]["id"]))["task"]
-    assert (task["state"], task["done"]) == ("FAILED", 0)
-    assert "may no longer create accounts" in task["error"]
+    assert (task["state"], task["doneCount"]) == ("FAILED", 0)
+    assert "can no longer create users" in task["error"]
 
 
 async def test_creation_from_file_needs_an_admin(ada: GraphQLClient) -> None:

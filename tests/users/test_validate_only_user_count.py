@@ -9,7 +9,6 @@ from tests.conftest import GraphQLClient
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("autoreplySet", {"set": {"text": "Away"}}),
     ("userSyncReset", {}),
-    ("spamPolicySet", {"level": 10}),
     ("userUsageReset", {}),
     ("userDelete", {}),
     ("userPermissionsSet", {"permissions": []}),

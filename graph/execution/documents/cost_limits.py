@@ -45,6 +45,9 @@ TYPE_INTROSPECTION_COST = 20
     description="Cost of a field in the cost limit.",
 )
 class Cost:
+    default_page_size: int | None = strawberry.directive_field(
+        name="defaultPageSize", default=strawberry.UNSET
+    )
     per_item: bool = strawberry.directive_field(name="perItem", default=False)
     weight: int = strawberry.directive_field(name="weight", default=1)
 
@@ -126,9 +129,9 @@ class SelectionMeasure:
 
     def _field_size(self, node: FieldNode, level: int) -> SelectionSize:
         name, below = node.name.value, self.selection_size(node.selection_set, level)
-        free = name.startswith("__") and below.depth < MAX_COUNT  # limited by graphql-core
+        is_free = name.startswith("__") and below.depth < MAX_COUNT  # limited by graphql-core
         return below._replace(
-            depth=0 if free else below.depth + 1,
+            depth=0 if is_free else below.depth + 1,
             fields=below.fields + (name != "__typename"),
             root_fields=1,
             aliases=below.aliases + (node.alias is not None),
@@ -143,9 +146,9 @@ class SelectionMeasure:
 
 
 def _count_object_members(document: DocumentNode) -> int:
-    found = _ObjectMemberCounter()
-    visit(document, found)
-    return found.count
+    counter = _ObjectMemberCounter()
+    visit(document, counter)
+    return counter.count
 
 
 class _ObjectMemberCounter(Visitor):
@@ -168,13 +171,15 @@ def exceeded_limit_texts(
     for node in document.definitions:
         if isinstance(node, OperationDefinitionNode | FragmentDefinitionNode):
             size = measure.selection_size(node.selection_set)
-            own = SelectionSize(directives=len(node.directives or ()))
+            own_size = SelectionSize(directives=len(node.directives or ()))
             root = isinstance(node, OperationDefinitionNode)
             total = SelectionSize(
                 *map(
                     max,
                     total,
-                    size.combined_with(own)._replace(root_fields=size.root_fields if root else 0),
+                    size.combined_with(own_size)._replace(
+                        root_fields=size.root_fields if root else 0
+                    ),
                 )
             )
     for limit_name, count, limit in (
@@ -186,9 +191,9 @@ def exceeded_limit_texts(
         ("members of objects", _count_object_members(document), limits.members),
     ):
         if count > limit:
-            yield f"{limit_name}: {limit} allowed, more asked for"
+            yield f"The document exceeds the limit {limit_name}: at most {limit} are allowed."
     if OverlapCounter(measure.fragments, limits.comparisons).exceeds_limit(document):
-        yield "fields and fragments beside each other: fewer allowed"
+        yield "Too many fields and fragments in one selection set."
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +206,13 @@ class PageSize:
 
     def object_count(self, variable_values: Mapping[str, object]) -> int:
         """Return the number of objects with these variables."""
-        found = [] if self.largest_literal is None else [self.largest_literal]
-        found += [
+        counts = [] if self.largest_literal is None else [self.largest_literal]
+        counts += [
             n
             for name in self.variables
             if (n := _object_count_of_argument(variable_values.get(name))) is not None
         ]
-        return max(found, default=self.default)
+        return max(counts, default=self.default)
 
 
 def _object_count_of_argument(value: object) -> int | None:
@@ -360,27 +365,27 @@ class CostEstimator:
         kind = get_named_type(definition.type)
         below = self._selection_cost(node.selection_set, kind)
         envelope = _is_connection(parent) and name in ("edges", "pageInfo")
-        cost = cost_directive(definition)
+        cost = cost_directive_or_none(definition)
         weight = cost.weight if cost else int(is_composite_type(kind) and not envelope)
-        each = weight if cost and cost.per_item else 0
+        item_cost = weight if cost and cost.per_item else 0
         pages = _page_size(node, definition, kind)
         if pages is None:
             return CostFormula(weight).plus(below.cost_of_one_page_item)
-        price = below.cost_per_item.multiplied_by(pages, each).plus(below.cost_once)
+        price = below.cost_per_item.multiplied_by(pages, item_cost).plus(below.cost_once)
         if not _is_connection(kind):
-            price = below.cost_of_one_page_item.multiplied_by(pages, each)
-        return price if each else CostFormula(weight).plus(price)
+            price = below.cost_of_one_page_item.multiplied_by(pages, item_cost)
+        return price if item_cost else CostFormula(weight).plus(price)
 
 
 def _is_connection(named_type: GraphQLNamedType | None) -> bool:
     return named_type is not None and named_type.name.endswith("Connection")
 
 
-def cost_directive(definition: GraphQLField) -> Cost | None:
+def cost_directive_or_none(definition: GraphQLField) -> Cost | None:
     """Return the `@cost` directive of a field; None if it has none."""
     field = strawberry_definition(definition)
-    found = (d for d in getattr(field, "directives", ()) if isinstance(d, Cost))
-    return next(found, None)
+    costs = (d for d in getattr(field, "directives", ()) if isinstance(d, Cost))
+    return next(costs, None)
 
 
 def _page_size(
@@ -395,12 +400,14 @@ def _page_size(
         n for value in argument_values.values() if (n := _count_of_literal(value)) is not None
     ]
     variables = tuple(v.name.value for v in argument_values.values() if isinstance(v, VariableNode))
-    usual = [
+    default_counts = [
         n
         for name in names
         if (n := _object_count_of_argument(definition.args[name].default_value)) is not None
     ]
-    default = max(usual, default=1 if names == ["ids"] else DEFAULT_PAGE_SIZE)
+    cost = cost_directive_or_none(definition)
+    page_size = (cost.default_page_size if cost else None) or DEFAULT_PAGE_SIZE
+    default = max(default_counts, default=1 if names == ["ids"] else page_size)
     return PageSize(max(literals, default=None), variables, default)
 
 
@@ -416,7 +423,7 @@ def _count_of_literal(value: ValueNode | None) -> int | None:
             return None
 
 
-def default_variable_counts(operation: OperationDefinitionNode) -> dict[str, Any]:
+def object_counts_of_default_values(operation: OperationDefinitionNode) -> dict[str, int]:
     """Return the object counts of default values, by the names of the variables."""
     return {
         node.variable.name.value: count

@@ -36,11 +36,11 @@ from graph.execution.documents.cost_limits import (
     CostFormula,
     OperationLimits,
     SelectionMeasure,
-    default_variable_counts,
     exceeded_limit_texts,
+    object_counts_of_default_values,
 )
 from graph.execution.documents.literal_rule import LocatedLiteralRule
-from graph.execution.documents.required_scopes import required_scopes
+from graph.execution.documents.required_scopes import scopes_required_by_types
 from graph.execution.resolver_plans import PlanCache
 from models.observability import metrics
 from models.users.roles import Scope
@@ -59,14 +59,14 @@ MAX_COMMENTS = 1_000
 MAX_CACHED_LENGTH = 32_000  # characters; longer documents are read again each time
 CURSOR_FIELD = "User", "cursor"
 ATOMIC_DIRECTIVE = "atomic"
-NUL_ERROR = "A text must not hold the character NUL: neither mail nor every store can."
+NUL_ERROR = "A text must not contain the character NUL: neither mail nor every store can."
 DOCUMENT_LOOKUPS = metrics.counter(
     "merganser_document_lookups",
-    "Looks into the cache of documents: hit; bad, known as refused; miss, read anew.",
+    "Lookups in the document cache: hit; bad, known as refused; miss.",
     "result",
 )
 DOCUMENT_EVICTIONS = metrics.counter(
-    "merganser_document_evictions", "Documents that made room for others."
+    "merganser_document_evictions", "Documents removed from the cache to make room."
 )
 BYTES_PER_PARSED_TOKEN = 700  # measured
 BYTES_PER_COMPILED_TOKEN = 600  # measured, for each plan
@@ -102,7 +102,7 @@ class PreparedDocument:
     operation_type: OperationType = OperationType.QUERY
     operation_name: str | None = None
     cost_formula: CostFormula = NO_COST
-    default_variable_counts: Mapping[str, Any] = field(
+    object_counts_of_default_values: Mapping[str, Any] = field(
         default_factory=dict
     )  # of the variables that count
     root_fields: frozenset[str] = frozenset()
@@ -114,7 +114,9 @@ class PreparedDocument:
 
     def cost_with_variables(self, variables: Mapping[str, object] | None) -> int:
         """Return the cost of the operation with these variables."""
-        return self.cost_formula.total_cost({**self.default_variable_counts, **(variables or {})})
+        return self.cost_formula.total_cost(
+            {**self.object_counts_of_default_values, **(variables or {})}
+        )
 
 
 class SizedLruCache(Generic[Value]):
@@ -134,18 +136,18 @@ class SizedLruCache(Generic[Value]):
 
     def get(self, key: Hashable) -> Value | None:
         """Return the value of `key`, or None, and mark it as last used."""
-        if (found := self._values.get(key)) is None:
+        if (entry := self._values.get(key)) is None:
             return None
         self._values.move_to_end(key)
-        return found[0]
+        return entry[0]
 
     def pop_with_size(self, key: Hashable) -> tuple[Value, int] | None:
         """Remove `key` and return its value and size; None if it is not cached."""
-        found = self._values.pop(key, None)
-        self.used_bytes -= found[1] if found else 0
-        return found
+        entry = self._values.pop(key, None)
+        self.used_bytes -= entry[1] if entry else 0
+        return entry
 
-    def put(self, key: Hashable, value: Value, *, size: int) -> None:
+    def put_unless_present_or_too_large(self, key: Hashable, value: Value, *, size: int) -> None:
         """Add a value of `size` bytes and remove the least recently used values."""
         if size > self.max_bytes or key in self._values:
             return
@@ -180,7 +182,9 @@ class DocumentCache:
             max_entries=200, max_bytes=1 << 20
         )
 
-    def find_or_prepare(self, text: str, operation_name: str | None) -> PreparedDocument:
+    def find_or_prepare_with_faults(
+        self, text: str, operation_name: str | None
+    ) -> PreparedDocument:
         """Return a prepared document with its operation, from the cache or read from the text.
 
         Without a name the document must have a single operation. A document that can't be run has
@@ -190,11 +194,11 @@ class DocumentCache:
         cached = self.used_again.get(key) or self.refused.get(key)
         if cached is None and (used_once := self.used_once.pop_with_size(key)):
             cached, size = used_once
-            self.used_again.put(key, cached, size=size)
+            self.used_again.put_unless_present_or_too_large(key, cached, size=size)
         DOCUMENT_LOOKUPS.add("miss" if cached is None else "bad" if cached.faults else "hit")
         if cached is None:
-            cached = self._parse_validate_and_price(text, operation_name)
-            self._store(key, cached)
+            cached = self._prepare_or_refuse_document(text, operation_name)
+            self._cache_unless_too_long(key, cached)
         return cached
 
     def is_cached(self, text: str, operation_name: str | None) -> bool:
@@ -202,21 +206,27 @@ class DocumentCache:
         key = text, operation_name
         return key in self.used_again or key in self.used_once or key in self.refused
 
-    def _store(self, key: tuple[str, str | None], prepared: PreparedDocument) -> None:
+    def _cache_unless_too_long(
+        self, key: tuple[str, str | None], prepared: PreparedDocument
+    ) -> None:
         text, name = key
         if len(text) + len(name or "") > MAX_CACHED_LENGTH:
             return
         size = len(text.encode()) + len(name or "")
         if prepared.faults:
             size += sum(len(fault.message.encode()) for fault in prepared.faults)
-            self.refused.put(key, prepared, size=size)
+            self.refused.put_unless_present_or_too_large(key, prepared, size=size)
         else:
-            each = BYTES_PER_PARSED_TOKEN + BYTES_PER_COMPILED_TOKEN * (
+            bytes_per_token = BYTES_PER_PARSED_TOKEN + BYTES_PER_COMPILED_TOKEN * (
                 prepared.plan_cache.max_plan_count if prepared.plan_cache else 0
             )
-            self.used_once.put(key, prepared, size=size + each * _token_count(prepared.document))
+            self.used_once.put_unless_present_or_too_large(
+                key, prepared, size=size + bytes_per_token * _token_count(prepared.document)
+            )
 
-    def _parse_validate_and_price(self, text: str, operation_name: str | None) -> PreparedDocument:
+    def _prepare_or_refuse_document(
+        self, text: str, operation_name: str | None
+    ) -> PreparedDocument:
         if len(text) > MAX_DOCUMENT_LENGTH:
             message = f"A document has at most {MAX_DOCUMENT_LENGTH} characters."
             return _refused_document(operation_name, DocumentFault(message, "TOO_LARGE"))
@@ -235,8 +245,8 @@ class DocumentCache:
         if isinstance(operation, DocumentFault):
             return _refused_document(operation_name, operation)
         ruler = SelectionMeasure(document)
-        if found := list(exceeded_limit_texts(document, ruler, self.limits)):
-            message = f"The document is too large. {'; '.join(found)}."
+        if limit_texts := list(exceeded_limit_texts(document, ruler, self.limits)):
+            message = f"The document is too large. {'; '.join(limit_texts)}."
             return _refused_document(operation_name, DocumentFault(message, "QUERY_TOO_COMPLEX"))
         if faults := self._validation_faults(document):
             return _refused_document(operation_name, *faults)
@@ -245,16 +255,16 @@ class DocumentCache:
             operation_type=operation.operation,
             operation_name=operation.name.value if operation.name else None,
             cost_formula=CostEstimator(self.schema, ruler).operation_cost(operation),
-            default_variable_counts=default_variable_counts(operation),
+            object_counts_of_default_values=object_counts_of_default_values(operation),
             root_fields=_root_field_names(document, operation),
             is_introspection=_has_introspection(document),
-            scopes=required_scopes(self.schema, document, operation),
+            scopes=scopes_required_by_types(self.schema, document, operation),
             reads_user_cursor=CURSOR_FIELD[1] in text and _reads_user_cursor(self.schema, document),
             plan_cache=PlanCache.from_document(
                 self.schema, document, operation, can_compile=self.can_compile
             ),
             is_atomic=any(
-                each.name.value == ATOMIC_DIRECTIVE for each in operation.directives or ()
+                directive.name.value == ATOMIC_DIRECTIVE for directive in operation.directives or ()
             ),
         )
 
@@ -264,7 +274,7 @@ class DocumentCache:
         try:
             errors = validate(self.schema, document, RULES, max_errors=MAX_ERRORS)
         except IndexError:  # graphql-core's suggestions fail at characters such as "İ"
-            return [DocumentFault("An unknown name.", "GRAPHQL_VALIDATION_FAILED")]
+            return [DocumentFault("Unknown name.", "GRAPHQL_VALIDATION_FAILED")]
         return [_fault_from_error(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
 
 
@@ -333,32 +343,32 @@ def _root_field_names(document: DocumentNode, operation: OperationDefinitionNode
         for node in document.definitions
         if isinstance(node, FragmentDefinitionNode)
     }
-    found: set[str] = set()
+    names: set[str] = set()
     seen_fragments: set[str] = set()
     waiting = [operation.selection_set]
     while waiting:
         for node in waiting.pop().selections:
             if isinstance(node, FieldNode):
-                found.add(node.name.value)
+                names.add(node.name.value)
             elif isinstance(node, InlineFragmentNode):
                 waiting.append(node.selection_set)
             elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen_fragments:
                 seen_fragments.add(node.name.value)
                 waiting.append(fragments[node.name.value])
-    return frozenset(found - {"__typename"})
+    return frozenset(names - {"__typename"})
 
 
 def _has_introspection(document: DocumentNode) -> bool:
-    found = _IntrospectionFinder()
-    visit(document, found)
-    return found.is_found
+    finder = _IntrospectionFinder()
+    visit(document, finder)
+    return finder.is_found
 
 
 def _reads_user_cursor(schema: GraphQLSchema, document: DocumentNode) -> bool:
-    types, found = TypeInfo(schema), _CursorFieldFinder()
-    found.types = types
-    visit(document, TypeInfoVisitor(types, found))
-    return found.is_found
+    types, finder = TypeInfo(schema), _CursorFieldFinder()
+    finder.types = types
+    visit(document, TypeInfoVisitor(types, finder))
+    return finder.is_found
 
 
 def has_nul(value: object) -> bool:
@@ -379,9 +389,9 @@ def has_nul(value: object) -> bool:
 
 
 def _string_literals(document: DocumentNode) -> list[object]:
-    found = _StringLiteralFinder()
-    visit(document, found)
-    return found.texts
+    finder = _StringLiteralFinder()
+    visit(document, finder)
+    return finder.texts
 
 
 class _StringLiteralFinder(Visitor):

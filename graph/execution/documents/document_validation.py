@@ -24,17 +24,21 @@ def validate_document(documents: DocumentCache, text: str) -> DocumentVerdict:
     """Validate a document and each of its operations."""
     if "\0" in text:  # graphql-core refuses it in strings only, PostgreSQL everywhere
         return DocumentVerdict(
-            (), (DocumentFault("A document must not hold the character NUL.", "BAD_USER_INPUT"),)
+            (), (DocumentFault("A document must not contain the character NUL.", "BAD_USER_INPUT"),)
         )
-    names = _operation_names(text)
-    all_faults = [fault for name in names for fault in documents.find_or_prepare(text, name).faults]
+    names = _operation_names_or_single_none(text)
+    all_faults = [
+        fault
+        for name in names
+        for fault in documents.find_or_prepare_with_faults(text, name).faults
+    ]
     distinct_faults = tuple(
         fault for nth, fault in enumerate(all_faults) if fault not in all_faults[:nth]
     )
     return DocumentVerdict(tuple(name for name in names if name), distinct_faults)
 
 
-def _operation_names(text: str) -> list[str | None]:
+def _operation_names_or_single_none(text: str) -> list[str | None]:
     """Return the names of the operations; [None] if the document has none or can't be parsed."""
     if len(text) > MAX_DOCUMENT_LENGTH:
         return [None]
@@ -48,9 +52,9 @@ def _operation_names(text: str) -> list[str | None]:
         )
     except GraphQLSyntaxError:
         return [None]
-    found = [
+    operation_names = [
         node.name.value if node.name else None
         for node in document.definitions
         if isinstance(node, OperationDefinitionNode)
     ]
-    return found or [None]
+    return operation_names or [None]

@@ -46,25 +46,25 @@ class DocumentHash(NamedTuple):
     is_apollo: bool
 
 
-def parse_document_hash(request: GraphqlRequest) -> DocumentHash | None:
+def parse_document_hash_or_none(request: GraphqlRequest) -> DocumentHash | None:
     """Return the document hash of a request; None without one.
 
     Raises Rejected if the hash is malformed or if the request has two different hashes.
     """
-    by_apollo = _parse_persisted_query((request.extensions or {}).get("persistedQuery"))
+    by_apollo = _parse_persisted_query_digest((request.extensions or {}).get("persistedQuery"))
     if request.document_id is None:
         return DocumentHash(by_apollo, is_apollo=True) if by_apollo else None
     hex_digest = request.document_id.removeprefix(DOCUMENT_ID_PREFIX)
     if not SHA256_HEX.fullmatch(hex_digest):
         raise bad_request(
-            f"documentId must be {DOCUMENT_ID_PREFIX} and 64 hexadecimal digits in lower case."
+            f"`documentId` must be {DOCUMENT_ID_PREFIX} and 64 hexadecimal digits in lower case."
         )
     if by_apollo and by_apollo.hex() != hex_digest:
-        raise bad_request("documentId and persistedQuery name two documents.")
+        raise bad_request("`documentId` and `persistedQuery` name two documents.")
     return DocumentHash(bytes.fromhex(hex_digest), is_apollo=False)
 
 
-def _parse_persisted_query(persisted_query: object) -> bytes | None:
+def _parse_persisted_query_digest(persisted_query: object) -> bytes | None:
     if persisted_query is None:
         return None
     members = persisted_query if isinstance(persisted_query, dict) else {}
@@ -75,7 +75,7 @@ def _parse_persisted_query(persisted_query: object) -> bytes | None:
     if is_known_version and isinstance(text, str) and SHA256_HEX.fullmatch(text):
         return bytes.fromhex(text)
     raise bad_request(
-        "persistedQuery must have version 1, and in sha256Hash 64 digits in lower case."
+        "`persistedQuery` must have version 1, and in `sha256Hash` 64 digits in lower case."
     )
 
 
@@ -120,13 +120,13 @@ class DocumentsByHash:
         document has this hash, or if only trusted documents are allowed and this one is not
         trusted.
         """
-        claimed = parse_document_hash(request)
+        claimed = parse_document_hash_or_none(request)
         if self.only_trusted:
-            return await self._require_trusted(request, claimed)
+            return await self._resolve_trusted_document_or_raise(request, claimed)
         if claimed is None:
             return request
         if request.document_text:
-            self._register_text(request, claimed.digest, context)
+            self._register_text_if_valid(request, claimed.digest, context)
             return request
         text = self._find_registered_text(claimed.digest) or await self._find_trusted_text(
             claimed.digest
@@ -135,18 +135,20 @@ class DocumentsByHash:
             raise _unknown_document_error(claimed)
         return replace(request, document_text=text)
 
-    async def _require_trusted(
+    async def _resolve_trusted_document_or_raise(
         self, request: GraphqlRequest, document_hash: DocumentHash | None
     ) -> GraphqlRequest:
         text = None
         if not request.document_text and document_hash:
             text = await self._find_trusted_text(document_hash.digest)
         elif len(request.document_text) <= MAX_DOCUMENT_LENGTH:
-            found = hash_of(request.document_text)
-            _check_hash(found, document_hash)
-            text = await self._find_trusted_text(found)
+            digest = hash_of(request.document_text)
+            _require_matching_hash(digest, document_hash)
+            text = await self._find_trusted_text(digest)
         if text is None:
-            message = "This server runs registered documents only, and this is none of them."
+            message = (
+                "This server runs registered documents only, and this document is not registered."
+            )
             raise UnknownDocumentRejected(403, "DOCUMENT_NOT_TRUSTED", message)
         return replace(request, document_text=text)
 
@@ -160,7 +162,9 @@ class DocumentsByHash:
             text = await self.find_trusted_text(digest) if self.find_trusted_text else None
             if cached is None and text is not None:
                 cached = CachedTrustedDocument(text, is_trusted=True, checked_at=now)
-                self.trusted.put(digest, cached, size=len(text.encode()))
+                self.trusted.put_unless_present_or_too_large(
+                    digest, cached, size=len(text.encode())
+                )
             elif cached is not None:
                 cached.is_trusted, cached.checked_at = (
                     text is not None,
@@ -171,12 +175,14 @@ class DocumentsByHash:
     def _find_registered_text(self, digest: bytes) -> str | None:
         return self.registered.get(digest) or self.registered_by_anonymous.get(digest)
 
-    def _register_text(self, request: GraphqlRequest, digest: bytes, context: Context) -> None:
+    def _register_text_if_valid(
+        self, request: GraphqlRequest, digest: bytes, context: Context
+    ) -> None:
         """Register a valid document under its hash. Raises Rejected if the hash is wrong."""
         text = request.document_text
         if len(text) > MAX_DOCUMENT_LENGTH or self._find_registered_text(digest) == text:
             return  # too long to be run, or registered already
-        _check_hash(hash_of(text), DocumentHash(digest, is_apollo=True))
+        _require_matching_hash(hash_of(text), DocumentHash(digest, is_apollo=True))
         if (
             len(text) > MAX_CACHED_LENGTH
             or self.prepare_document(context, text, request.operation_name).faults
@@ -185,10 +191,10 @@ class DocumentsByHash:
         shelf = (
             self.registered_by_anonymous if context.viewer.role is Role.PUBLIC else self.registered
         )
-        shelf.put(digest, text, size=len(text.encode()))
+        shelf.put_unless_present_or_too_large(digest, text, size=len(text.encode()))
 
 
-def _check_hash(digest: bytes, document_hash: DocumentHash | None) -> None:
+def _require_matching_hash(digest: bytes, document_hash: DocumentHash | None) -> None:
     if document_hash and document_hash.digest != digest:
         raise bad_request("The hash is not the SHA-256 of the query in UTF-8.")
 
@@ -197,5 +203,5 @@ def _unknown_document_error(document_hash: DocumentHash) -> UnknownDocumentRejec
     if document_hash.is_apollo:  # the message is part of the protocol: some clients compare it
         return UnknownDocumentRejected(200, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
     return UnknownDocumentRejected(
-        400, "PERSISTED_QUERY_NOT_FOUND", "No document of this documentId is known."
+        400, "PERSISTED_QUERY_NOT_FOUND", "No document has this documentId."
     )

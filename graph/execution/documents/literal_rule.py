@@ -74,7 +74,7 @@ def _literal_at_path(node: ValueNode, path: list[str | int]) -> ValueNode:
     """Return the literal at a path inside another literal."""
     for part in path:
         if isinstance(node, ObjectValueNode):
-            node = next((one.value for one in node.fields if one.name.value == part), node)
+            node = next((field.value for field in node.fields if field.name.value == part), node)
         elif isinstance(node, ListValueNode) and isinstance(part, int):
             node = node.values[part]
     return node

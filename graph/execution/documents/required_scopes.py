@@ -22,7 +22,7 @@ from graph.types.fields import Auth
 from models.users.roles import Scope
 
 
-def required_scopes(
+def scopes_required_by_types(
     schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode
 ) -> frozenset[Scope]:
     """Return the scopes that `@auth` on types requires of an operation of a valid document."""
@@ -43,7 +43,7 @@ def required_scopes(
         for node in selections.selections:
             if isinstance(node, FieldNode):
                 if node.selection_set:
-                    waiting.append((node.selection_set, _field_type(kind, node.name.value)))
+                    waiting.append((node.selection_set, _field_type_or_none(kind, node.name.value)))
             elif isinstance(node, InlineFragmentNode):
                 condition = node.type_condition
                 inner = schema.get_type(condition.name.value) if condition else kind
@@ -56,7 +56,9 @@ def required_scopes(
     return frozenset(scopes)
 
 
-def _field_type(parent_type: GraphQLNamedType | None, field_name: str) -> GraphQLNamedType | None:
+def _field_type_or_none(
+    parent_type: GraphQLNamedType | None, field_name: str
+) -> GraphQLNamedType | None:
     if (
         isinstance(parent_type, GraphQLObjectType | GraphQLInterfaceType)
         and field_name in parent_type.fields
@@ -71,5 +73,5 @@ def scopes_of_type(named_type: GraphQLNamedType) -> frozenset[Scope]:
     """Return the scopes that `@auth` on a type requires."""
     definition = strawberry_definition(named_type)
     directives = getattr(definition, "directives", None) or ()
-    rules = [one for one in directives if isinstance(one, Auth)]
+    rules = [directive for directive in directives if isinstance(directive, Auth)]
     return frozenset(rule.scope for rule in rules if isinstance(rule.scope, Scope))

@@ -36,35 +36,35 @@ class SafeStyle:
     remote_urls: int  # number of remote URLs in the original attribute
 
 
-def filter_style(value: str) -> SafeStyle:
+def keep_safe_declarations(style_text: str) -> SafeStyle:
     """Keep the declarations that can't load, cover or run anything."""
-    value = value[:_MAX_STYLE_LENGTH]
-    kept: list[str] = []
-    for declaration in _split_declarations(value):
+    style_text = style_text[:_MAX_STYLE_LENGTH]
+    declarations: list[str] = []
+    for declaration in _split_declarations(style_text):
         name, colon, setting = declaration.partition(":")
         name, setting = name.strip().lower(), setting.strip()
         if colon and name in _PROPERTIES and _is_safe_value(setting):
-            kept.append(f"{name}:{setting}")
-    return SafeStyle(";".join(kept), len(_URL.findall(value)))
+            declarations.append(f"{name}:{setting}")
+    return SafeStyle(";".join(declarations), len(_URL.findall(style_text)))
 
 
 def _is_safe_value(property_value: str) -> bool:
     return bool(_VALUE.fullmatch(property_value)) and not _OVERLAY.search(property_value)
 
 
-def _split_declarations(value: str) -> list[str]:
+def _split_declarations(style_text: str) -> list[str]:
     """Split a style attribute at semicolons outside of quotes and brackets."""
-    if not any(mark in value for mark in "\"'("):
-        return value.split(";")
+    if not any(delimiter in style_text for delimiter in "\"'("):
+        return style_text.split(";")
     out: list[str] = []
     start, closing = 0, ""
-    for at, character in enumerate(value):
+    for at, character in enumerate(style_text):
         if closing:
             closing = "" if character == closing else closing
         elif character in "\"'(":
             closing = ")" if character == "(" else character
         elif character == ";":
-            out.append(value[start:at])
+            out.append(style_text[start:at])
             start = at + 1
-    out.append(value[start:])
+    out.append(style_text[start:])
     return out

@@ -93,12 +93,12 @@ def normalize_html(html: str, allowed_tags: frozenset[str]) -> str:
 
 def _open_element(writing: _HtmlWriter, tag: str, attributes: str) -> None:
     """Write a start tag and close the elements that it ends."""
-    if tag in _TABLE_PART_PARENTS and not _close_before_table_part(writing, tag):
+    if tag in _TABLE_PART_PARENTS and not _try_close_before_table_part(writing, tag):
         return  # a cell without a table is no element
     if tag in _CLOSES_SIBLINGS:
         _close_unclosed_sibling(writing, _CLOSES_SIBLINGS[tag])
-    written = _normalized_attributes(attributes) if attributes else ""
-    writing.output.append(f"<{tag}{written}>")
+    attributes_text = _first_normalized_attributes(attributes) if attributes else ""
+    writing.output.append(f"<{tag}{attributes_text}>")
     if tag not in _VOID_TAGS:
         writing.push_tag(tag)
 
@@ -114,7 +114,7 @@ def _close_element(writing: _HtmlWriter, tag: str) -> None:
             pass
 
 
-def _close_before_table_part(writing: _HtmlWriter, tag: str) -> bool:
+def _try_close_before_table_part(writing: _HtmlWriter, tag: str) -> bool:
     """Close the elements that a part of a table ends. Returns False without a table."""
     floor = writing.tables[-1][0]
     if not floor:
@@ -128,24 +128,24 @@ def _close_before_table_part(writing: _HtmlWriter, tag: str) -> bool:
 def _close_unclosed_sibling(writing: _HtmlWriter, sibling_tags: frozenset[str]) -> None:
     """Close an open sibling, if only inline elements are open inside of it."""
     floor = writing.tables[-1][0]
-    for place in range(
+    for index in range(
         len(writing.open_tags) - 1,
         max(floor, len(writing.open_tags) - _SIBLING_SEARCH_DEPTH) - 1,
         -1,
     ):
-        if writing.open_tags[place] in sibling_tags:
-            while len(writing.open_tags) > place:
+        if writing.open_tags[index] in sibling_tags:
+            while len(writing.open_tags) > index:
                 writing.close_innermost()
             return
-        if writing.open_tags[place] not in _INLINE_TAGS:
+        if writing.open_tags[index] not in _INLINE_TAGS:
             return
 
 
-def _normalized_attributes(text: str) -> str:
+def _first_normalized_attributes(text: str) -> str:
     """Return at most 64 attributes in lower case with quoted, escaped values."""
     out: list[str] = []
-    for found in _ATTRIBUTE.finditer(text):
-        name, value = found.group(1).lower(), found.group(2) or ""
+    for match in _ATTRIBUTE.finditer(text):
+        name, value = match.group(1).lower(), match.group(2) or ""
         if value[:1] in ('"', "'") and len(value) > 1:
             value = value[1:-1]
         value = entities.unescape(value) if "&" in value else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import nh3
 
-from mail.mime.html_content.css_declarations import filter_style
+from mail.mime.html_content.css_declarations import keep_safe_declarations
 from mail.mime.html_content.normalizer import HtmlTooDeepError, normalize_html
 from mail.mime.html_content.tokenizer import tokenize, word_set
 
@@ -79,18 +79,18 @@ class _AttributeFilter:
     def __call__(self, tag: str, name: str, value: str) -> str | None:
         """Return the value to keep, or None to remove the attribute."""
         if name == "style":
-            style = filter_style(value)
+            style = keep_safe_declarations(value)
             self.blocked_images += 0 if self.allow_remote_images else style.remote_urls
             return style.text or None
         if name == "href":
             return value if _ALLOWED_LINK.match(value.strip()) else None
         if name in ("src", "background"):
-            return self._image_url(value.strip())
+            return self._allowed_image_url_or_none(value.strip())
         if name == "srcset":
-            return self._srcset(value)
+            return self._allowed_srcset_or_none(value)
         return None if name == "cite" and not _ALLOWED_LINK.match(value.strip()) else value
 
-    def _image_url(self, url: str) -> str | None:
+    def _allowed_image_url_or_none(self, url: str) -> str | None:
         """Return the URL of an image, or None if it is not allowed."""
         if url[:4].lower() == "cid:":
             return self.url_for_content_id(url[4:].strip("<> "))
@@ -99,7 +99,7 @@ class _AttributeFilter:
             return url if self.allow_remote_images else None
         return url if _DATA_IMAGE.fullmatch(url) else None
 
-    def _srcset(self, value: str) -> str | None:
+    def _allowed_srcset_or_none(self, value: str) -> str | None:
         """Keep a srcset if all its URLs are remote and remote images are allowed."""
         choices = [choice.strip() for choice in value.split(",")]
         if not any(_REMOTE_URL.match(choice) for choice in choices):
@@ -168,7 +168,7 @@ def html_to_text(html: str) -> str:
         if name in _LAYOUT_TAGS:
             _apply_layout_tag(page, name)
     page.end_line()
-    return _join_lines(page.lines)
+    return _join_lines_collapsing_blank_ones(page.lines)
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class _TextWriter:
         text = text.replace("\xa0", " ")
         prefix = "> " * min(self.quote_level, _MAX_QUOTE_LEVELS)
         if self.is_preformatted:
-            self.lines.extend(prefix + each.rstrip() for each in text.split("\n"))
+            self.lines.extend(prefix + paragraph.rstrip() for paragraph in text.split("\n"))
         elif text := text.strip():
             self.lines.append(prefix + text)
 
@@ -215,7 +215,7 @@ def _apply_layout_tag(writer: _TextWriter, tag: str) -> None:
             writer.line_parts.append("- ")
 
 
-def _join_lines(lines: list[str]) -> str:
+def _join_lines_collapsing_blank_ones(lines: list[str]) -> str:
     """Join lines, with at most one empty line between two others."""
     out: list[str] = []
     for line in lines:

@@ -46,9 +46,9 @@ def tokenize(html: str) -> Iterator[HtmlToken]:
     end hides the rest.
     """
     at = 0
-    while found := _TEXT_AND_TAG.match(html, at):
-        text, name, attributes = found.groups()
-        at = found.end()
+    while match := _TEXT_AND_TAG.match(html, at):
+        text, name, attributes = match.groups()
+        at = match.end()
         if attributes is not None:
             name = name.lower()
             yield HtmlToken(text, name, attributes)

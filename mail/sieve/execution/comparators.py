@@ -29,7 +29,7 @@ def octet_key(text: str) -> str:
     return text
 
 
-def plain_key(text: str) -> str:
+def casefolded_single_spaced_key(text: str) -> str:
     """Return the key of vnd.merganser.plain: case folded, white space collapsed.
 
     The key can be shorter or longer than the text.
@@ -41,16 +41,16 @@ def plain_key(text: str) -> str:
 
 def numeric_key(text: str) -> str:
     """Return the sort key of i;ascii-numeric (RFC 4790, section 9.1). Other text is last."""
-    found = _DIGITS.match(text)
-    digits = found[0].lstrip("0") if found else ""
-    return f"{len(digits):09}{digits}" if found else "~"
+    match = _DIGITS.match(text)
+    digits = match[0].lstrip("0") if match else ""
+    return f"{len(digits):09}{digits}" if match else "~"
 
 
 def satisfies_relation(relation: str, value: str, reference: str, comparator: str) -> bool:
     """True if a value has a relation to another, in the order of a comparator."""
     order = _ORDER_KEYS[comparator]
-    one, other = order(value), order(reference)
-    sign = (one > other) - (one < other)
+    order_key, other = order(value), order(reference)
+    sign = (order_key > other) - (order_key < other)
     return {
         "gt": sign > 0,
         "ge": sign >= 0,
@@ -65,7 +65,7 @@ _ORDER_KEYS = {OCTET: octet_key, CASEMAP: ascii_casemap_key, NUMERIC: numeric_ke
 EQUALITY_KEYS = {
     OCTET: octet_key,
     CASEMAP: ascii_casemap_key,
-    PLAIN: plain_key,
+    PLAIN: casefolded_single_spaced_key,
 }  # comparators that test equality
 
 
@@ -85,20 +85,20 @@ class WildcardPattern:
         first, *between = self.segments
         if not first.matches_at(folded_text, 0) or (not between and len(text) != first.length):
             return None
-        found, end = [text, *first.question_mark_texts(text, 0)], first.length
+        positions, end = [text, *first.question_mark_texts(text, 0)], first.length
         last = between.pop() if between else None
         for segment in between:
             at = segment.find_in(folded_text, end)
             if at < 0:
                 return None
-            found += [text[end:at], *segment.question_mark_texts(text, at)]
+            positions += [text[end:at], *segment.question_mark_texts(text, at)]
             end = at + segment.length
         if last is not None:
             at = len(text) - last.length
             if at < end or not last.matches_at(folded_text, at):
                 return None
-            found += [text[end:at], *last.question_mark_texts(text, at)]
-        return tuple(found)
+            positions += [text[end:at], *last.question_mark_texts(text, at)]
+        return tuple(positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,34 +125,34 @@ class _Segment:
         return at - offset if at >= 0 else -1
 
     def question_mark_texts(self, text: str, offset: int) -> Iterable[str]:
-        return (text[offset + mark] for mark in self.question_marks)
+        return (text[offset + mark_index] for mark_index in self.question_marks)
 
 
 def parse_wildcards(pattern: str) -> WildcardPattern:
     """Parse a pattern of :matches. A backslash makes the next character literal."""
     parts: list[list[str | None]] = [[]]
-    signs = iter(pattern)
-    for sign in signs:
+    characters = iter(pattern)
+    for sign in characters:
         if sign == "*":
             parts.append([])
         elif sign == "?":
             parts[-1].append(None)
         else:
-            parts[-1].append(next(signs, sign) if sign == "\\" else sign)
+            parts[-1].append(next(characters, sign) if sign == "\\" else sign)
     segments = tuple(_segment_from_characters(part) for part in parts)
-    slowest = max((len(one.runs) for one in segments if one.question_marks), default=0)
+    slowest = max((len(segment.runs) for segment in segments if segment.question_marks), default=0)
     return WildcardPattern(segments, 1 + _QUESTION_MARK_COST * slowest)
 
 
 def _segment_from_characters(characters: Sequence[str | None]) -> _Segment:
-    marks = tuple(at for at, sign in enumerate(characters) if sign is None)
+    question_marks = tuple(at for at, sign in enumerate(characters) if sign is None)
     runs: list[tuple[int, str]] = []
     start = 0
-    for mark in (*marks, len(characters)):
-        if mark > start:
-            runs.append((start, "".join(sign or "" for sign in characters[start:mark])))
-        start = mark + 1
-    return _Segment(tuple(runs), marks, len(characters))
+    for mark_index in (*question_marks, len(characters)):
+        if mark_index > start:
+            runs.append((start, "".join(sign or "" for sign in characters[start:mark_index])))
+        start = mark_index + 1
+    return _Segment(tuple(runs), question_marks, len(characters))
 
 
 def comparison_steps(length: int, cost_per_character: int = 1) -> int:

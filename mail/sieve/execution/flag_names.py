@@ -10,12 +10,12 @@ _KEYWORD = re.compile(r'[^\x00-\x20(){%*"\\\]\x7f\s]{1,128}')  # the same as in 
 
 def parse_flags(texts: Iterable[str]) -> tuple[str, ...]:
     """Return the valid flags of texts with flags separated by spaces, without repeats."""
-    found: dict[str, str] = {}
+    flags_by_lower_name: dict[str, str] = {}
     for word in (word for text in texts for word in text.split()):
         low = word.lower()
         if low in _SYSTEM_FLAGS or _KEYWORD.fullmatch(word):
-            found.setdefault(low, word)
-    return tuple(found.values())
+            flags_by_lower_name.setdefault(low, word)
+    return tuple(flags_by_lower_name.values())
 
 
 def canonical_flags(flags: Iterable[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from typing import NamedTuple
 
 from mail.mime import DecodedField
 from mail.runtime import inline_or_thread
@@ -99,6 +100,13 @@ def run_script(
     return running.build_plan()
 
 
+class EvaluatedTest(NamedTuple):
+    """The result of a test, and the steps that it took."""
+
+    matches: bool
+    step_count: int
+
+
 class SieveTests:
     """Evaluates the first test of several programs on one message."""
 
@@ -107,14 +115,14 @@ class SieveTests:
     ) -> None:
         self._run = ScriptRun(SieveProgram((), frozenset()), message, envelope, environment)
 
-    def evaluate_first(self, program: SieveProgram) -> tuple[bool, int]:
+    def evaluate_first(self, program: SieveProgram) -> EvaluatedTest:
         """Return the result of a program's first test, and the steps it took.
 
         Raises SieveRunError.
         """
         run = self._run
         run.program, run.steps = program, 0
-        return run.evaluate(program.calls[0].tests[0]), run.steps
+        return EvaluatedTest(run.evaluate(program.calls[0].tests[0]), run.steps)
 
 
 class ScriptRun:
@@ -168,7 +176,7 @@ class ScriptRun:
         """
         self.included_scripts.add(script_key)
         outer_state = (self.program, self.variables, self.global_names, self.match_variables)
-        script, include_stack, piece = self.script_name, self.include_stack, self.current_part
+        script, include_stack, part = self.script_name, self.include_stack, self.current_part
         self.current_part = None
         self.program, self.variables, self.global_names, self.match_variables = (
             program,
@@ -180,7 +188,7 @@ class ScriptRun:
         with suppress(ReturnFromScript):
             self.execute(program.calls)
         self.program, self.variables, self.global_names, self.match_variables = outer_state
-        self.script_name, self.include_stack, self.current_part = script, include_stack, piece
+        self.script_name, self.include_stack, self.current_part = script, include_stack, part
 
     def evaluate(self, call: SieveCall) -> bool:
         """Evaluate a test and return its result."""
@@ -192,10 +200,10 @@ class ScriptRun:
 
     def count_steps(self, call: SieveCall, steps: int = 1) -> None:
         """Count steps. Raises SieveRunError beyond the limit, and NotBrief on the event loop."""
-        inline_or_thread.check_time_limit()
+        inline_or_thread.require_inline_time_left()
         self.steps += steps
         if self.steps > limits.MAX_STEPS:
-            raise self.error_at(call, "the script takes too long")
+            raise self.error_at(call, "The script takes too long.")
 
     def error_at(self, call: SieveCall, message: str) -> SieveRunError:
         """Return the error at the position of a call, with the trace."""
@@ -223,7 +231,7 @@ class ScriptRun:
         length = 0
         for piece in value.pieces:
             if isinstance(piece, VariableReference):
-                text = self.variable_value(piece.name)
+                text = self.variable_value_or_empty(piece.name)
             elif isinstance(piece, MatchReference):
                 text = (
                     self.match_variables[piece.number]
@@ -234,36 +242,36 @@ class ScriptRun:
                 text = piece
             length += len(text)
             if length > limits.MAX_EXPANDED_LENGTH:
-                raise self.error_at(call, "a string grows too long with its variables")
+                raise self.error_at(call, "A string with its variables is too long.")
             out.append(text)
         self.count_steps(call, length // 1000)
         return "".join(out)
 
-    def string_argument(self, call: SieveCall, name: str) -> str:
+    def expanded_argument_or_empty(self, call: SieveCall, name: str) -> str:
         """Return an argument with its variables replaced, "" if it is missing."""
         return self.expand_string(call, call.string_argument(name))
 
     def strings_argument(self, call: SieveCall, name: str) -> list[str]:
         """Return the strings of an argument with their variables replaced."""
-        known: list[str] | None = call.cache.get(name)
-        if known is None:
+        strings: list[str] | None = call.cache.get(name)
+        if strings is None:
             values = call.strings_argument(name)
-            known = [self.expand_string(call, value) for value in values]
+            strings = [self.expand_string(call, value) for value in values]
             if all(isinstance(value, str) for value in values):
-                call.cache[name] = known
-        return known
+                call.cache[name] = strings
+        return strings
 
     def comparison_key(self, comparator: str, text: str) -> str:
         """Return the key of a text for a comparator. Keys are cached."""
-        known, key = self.environment.folded_texts, (comparator, text)
-        found = known.get(key)
-        if found is None:
-            found = comparators.EQUALITY_KEYS[comparator](text)
-            if len(known) < limits.MAX_CACHED_KEYS:
-                known[key] = found
-        return found
+        keys_by_text, key = self.environment.folded_texts, (comparator, text)
+        cached_key = keys_by_text.get(key)
+        if cached_key is None:
+            cached_key = comparators.EQUALITY_KEYS[comparator](text)
+            if len(keys_by_text) < limits.MAX_CACHED_KEYS:
+                keys_by_text[key] = cached_key
+        return cached_key
 
-    def variable_value(self, name: str) -> str:
+    def variable_value_or_empty(self, name: str) -> str:
         """Return the value of a variable, "" if it was never set."""
         bare = name.removeprefix("global.")
         shared = bare != name or bare in self.global_names
@@ -277,22 +285,22 @@ class ScriptRun:
         )
         values[bare] = value[: limits.MAX_VARIABLE_LENGTH]
         if len(self.global_variables) + len(self.variables) > limits.MAX_VARIABLES:
-            raise self.error_at(call, f"at most {limits.MAX_VARIABLES} variables")
+            raise self.error_at(call, f"A script can set at most {limits.MAX_VARIABLES} variables.")
 
     def fields_named(self, name: str) -> list[DecodedField]:
         """Return the fields with a name, ignoring case, in order."""
         if self.fields_by_name is None:
             self.fields_by_name = {}
-            for one in self.all_fields():
-                self.fields_by_name.setdefault(one.key.lower(), []).append(one)
+            for field in self.all_fields():
+                self.fields_by_name.setdefault(field.key.lower(), []).append(field)
         return self.fields_by_name.get(name.lower(), [])
 
     def values_of_field(self, name: str) -> list[str]:
         """Return the values of the fields with a name, ignoring case, in order."""
-        found = self.values_by_name.get(name)
-        if found is None:
-            found = self.values_by_name[name] = [one.value for one in self.fields_named(name)]
-        return found
+        values = self.values_by_name.get(name)
+        if values is None:
+            values = self.values_by_name[name] = [field.value for field in self.fields_named(name)]
+        return values
 
     def all_fields(self) -> Sequence[DecodedField]:
         """Return the header fields with the edits of the script."""
@@ -303,16 +311,18 @@ class ScriptRun:
         self.count_steps(call, len(fields) // 200)
         self.edits.append(edit)
         if len(self.edits) > limits.MAX_EDITS:
-            raise self.error_at(call, f"at most {limits.MAX_EDITS} changes of the header")
+            raise self.error_at(
+                call, f"A script can change the header at most {limits.MAX_EDITS} times."
+            )
         self.edited_fields, self.fields_by_name, self.values_by_name = fields, None, {}
 
-    def add_action(self, call: SieveCall, action: Action) -> None:
+    def add_or_merge_action(self, call: SieveCall, action: Action) -> None:
         """Add an action to the plan; actions that store in the same mailbox are merged.
 
         Raises SieveRunError if the action excludes another or a limit is exceeded.
         """
         if isinstance(action, Keep | FileInto):
-            target_mailboxes = [_target_mailbox(one) for one in self.actions]
+            target_mailboxes = [_target_mailbox(action) for action in self.actions]
             if _target_mailbox(action) in target_mailboxes:
                 at = target_mailboxes.index(_target_mailbox(action))
                 self.actions[at] = _merge_store_actions(self.actions[at], action)
@@ -321,24 +331,34 @@ class ScriptRun:
             return
         elif isinstance(action, Redirect):
             redirect_addresses = [
-                one.address.lower() for one in self.actions if isinstance(one, Redirect)
+                action.address.lower() for action in self.actions if isinstance(action, Redirect)
             ]
             if action.address.lower() in redirect_addresses:
                 return
             if len(redirect_addresses) >= limits.MAX_REDIRECTS:
-                raise self.error_at(call, f"at most {limits.MAX_REDIRECTS} redirects")
-        both = [*self.actions, action]
-        rejects = any(isinstance(one, Reject) for one in both)
-        if rejects and sum(isinstance(one, _EXCLUDED_BY_REJECT) for one in both) > 1:
-            raise self.error_at(call, "what is rejected is neither stored, sent on nor answered")
+                raise self.error_at(
+                    call, f"A script can redirect at most {limits.MAX_REDIRECTS} times."
+                )
+        all_actions = [*self.actions, action]
+        rejects = any(isinstance(planned_action, Reject) for planned_action in all_actions)
+        if (
+            rejects
+            and sum(
+                isinstance(planned_action, _EXCLUDED_BY_REJECT) for planned_action in all_actions
+            )
+            > 1
+        ):
+            raise self.error_at(call, "A rejected message can't be stored, redirected or answered.")
         self.actions.append(action)
         if len(self.actions) > limits.MAX_ACTIONS:
-            raise self.error_at(call, f"at most {limits.MAX_ACTIONS} actions")
+            raise self.error_at(call, f"A script can take at most {limits.MAX_ACTIONS} actions.")
 
     def build_plan(self) -> SievePlan:
         """Return the plan. The implicit keep is the last action, if it was not cancelled."""
         actions = list(self.actions)
-        if self.has_implicit_keep and not any(_target_mailbox(one) == _INBOX for one in actions):
+        if self.has_implicit_keep and not any(
+            _target_mailbox(action) == _INBOX for action in actions
+        ):
             actions.append(
                 Keep(canonical_flags(self.flags), is_implicit=True, edit_count=len(self.edits))
             )

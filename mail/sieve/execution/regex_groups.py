@@ -39,16 +39,18 @@ def match_groups(
 
     `count_steps` is called with the number of steps and may raise. Returns None without a match.
     """
-    best = group_offsets(regex, text, count_steps)
-    if best is None:
+    best_offsets = match_group_offsets_or_none(regex, text, count_steps)
+    if best_offsets is None:
         return None
     return tuple(
-        text[best[one] : best[one + 1]] if best[one + 1] >= 0 else ""
-        for one in range(0, len(best), 2)
+        text[best_offsets[position] : best_offsets[position + 1]]
+        if best_offsets[position + 1] >= 0
+        else ""
+        for position in range(0, len(best_offsets), 2)
     )
 
 
-def group_offsets(
+def match_group_offsets_or_none(
     regex: GroupRegex, text: str, count_steps: Callable[[int], None]
 ) -> _GroupOffsets | None:
     """Return start and end of the match and of each group, -1 for an unused group.
@@ -58,10 +60,10 @@ def group_offsets(
     search = _RegexSearch(regex, text)
     threads: list[_Path] = []
     blank = (-1,) * (2 * regex.expression.group_count + 2)
-    best: _GroupOffsets | None = None
+    best_offsets: _GroupOffsets | None = None
     visited, weight = 0, 1 + regex.expression.group_count // 8
     for at in range(len(text) + 1):
-        if best is None:
+        if best_offsets is None:
             threads.append((regex.expression.first_state, (at, *blank[1:])))
         if not threads:
             break
@@ -70,12 +72,12 @@ def group_offsets(
         if visited >= _STATES_PER_COUNT:
             count_steps(visited // STATES_PER_STEP)
             visited = 0
-        complete = [places for state, places in reached if state == regex.expression.last_state]
-        if complete and (best is None or complete[0][0] <= best[0]):
-            best = (complete[0][0], at, *complete[0][2:])
-        threads = search.paths_after(reached, at, best) if at < len(text) else []
+        complete = [offsets for state, offsets in reached if state == regex.expression.last_state]
+        if complete and (best_offsets is None or complete[0][0] <= best_offsets[0]):
+            best_offsets = (complete[0][0], at, *complete[0][2:])
+        threads = search.paths_after(reached, at, best_offsets) if at < len(text) else []
     count_steps(visited // STATES_PER_STEP)
-    return best
+    return best_offsets
 
 
 class _RegexSearch:
@@ -88,27 +90,33 @@ class _RegexSearch:
     def reachable_paths(self, paths: Iterable[_Path], offset: int) -> list[_Path]:
         """Return the paths that need no character, with the preferred path to each state."""
         seen: set[int] = set()
-        found: list[_Path] = []
-        for one in paths:
-            left = [one]
+        found_paths: list[_Path] = []
+        for path in paths:
+            left = [path]
             while left:
-                number, places = left.pop()
+                number, offsets = left.pop()
                 if number in seen:
                     continue
                 seen.add(number)
                 state = self.states[number]
                 if state.group_edge is not None:
-                    places = (*places[: state.group_edge], offset, *places[state.group_edge + 1 :])
-                found.append((number, places))
-                free = state.condition is None
-                free = free or (state.condition == BEGIN and offset == 0)
-                free = free or (state.condition == END and offset == len(self.text))
-                if free:
-                    left.extend((way, places) for way in reversed(state.next_states))
-        return found
+                    offsets = (
+                        *offsets[: state.group_edge],
+                        offset,
+                        *offsets[state.group_edge + 1 :],
+                    )
+                found_paths.append((number, offsets))
+                is_unconditional = state.condition is None
+                is_unconditional = is_unconditional or (state.condition == BEGIN and offset == 0)
+                is_unconditional = is_unconditional or (
+                    state.condition == END and offset == len(self.text)
+                )
+                if is_unconditional:
+                    left.extend((next_state, offsets) for next_state in reversed(state.next_states))
+        return found_paths
 
     def paths_after(
-        self, paths: Iterable[_Path], offset: int, best: _GroupOffsets | None
+        self, paths: Iterable[_Path], offset: int, best_offsets: _GroupOffsets | None
     ) -> list[_Path]:
         """Return the paths after the next character.
 
@@ -116,19 +124,20 @@ class _RegexSearch:
         """
         sign = self.text[offset]
         return [
-            (way, places)
-            for number, places in paths
-            if (best is None or places[0] <= best[0]) and self.state_matches(number, sign)
-            for way in self.states[number].next_states
+            (next_state, offsets)
+            for number, offsets in paths
+            if (best_offsets is None or offsets[0] <= best_offsets[0])
+            and self.state_matches(number, sign)
+            for next_state in self.states[number].next_states
         ]
 
     def state_matches(self, number: int, character: str) -> bool:
         """True if a state matches a character. Results are cached."""
-        known = self.cached_matches.get((number, character))
-        if known is None:
+        is_match = self.cached_matches.get((number, character))
+        if is_match is None:
             takes = self.states[number].condition
-            known = isinstance(takes, CharacterSet) and takes.matches(
+            is_match = isinstance(takes, CharacterSet) and takes.matches(
                 character, ignore_case=self.fold
             )
-            self.cached_matches[number, character] = known
-        return known
+            self.cached_matches[number, character] = is_match
+        return is_match

@@ -47,7 +47,7 @@ class StringTemplate:
 SieveString = str | StringTemplate
 
 
-def decode_characters(text: str) -> str:
+def decode_encoded_characters(text: str) -> str:
     """Replace ${hex:} and ${unicode:} by their characters.
 
     Raises ValueError if a number is no character or the bytes are no UTF-8.
@@ -56,34 +56,34 @@ def decode_characters(text: str) -> str:
         return text
     raw = b"".join(_decoded_pieces(text))
     try:
-        found = raw.decode()
+        decoded_text = raw.decode()
     except UnicodeDecodeError as problem:
-        raise ValueError("the bytes of ${hex:} make no UTF-8") from problem
-    if "\0" in found:
-        raise ValueError("no text holds a NUL")
-    return found
+        raise ValueError("The bytes of ${hex:} are not UTF-8.") from problem
+    if "\0" in decoded_text:
+        raise ValueError("A string can't contain NUL.")
+    return decoded_text
 
 
-def parse_template(text: str, *, allow_globals: bool) -> SieveString:
+def parse_variable_references(text: str, *, allow_globals: bool) -> SieveString:
     """Parse the references to variables in a text.
 
     Text that only looks like a reference is not changed. Raises ValueError for an unknown namespace
     or a number that is too large.
     """
-    pieces: list[str | VariableReference | MatchReference] = []
+    template_parts: list[str | VariableReference | MatchReference] = []
     end = 0
-    for found in _REFERENCE.finditer(text):
-        if found.start() > end:
-            pieces.append(text[end : found.start()])
-        pieces.append(
-            _parse_reference(found[1].lower(), found[2].lower(), allow_globals=allow_globals)
+    for match in _REFERENCE.finditer(text):
+        if match.start() > end:
+            template_parts.append(text[end : match.start()])
+        template_parts.append(
+            _parse_reference(match[1].lower(), match[2].lower(), allow_globals=allow_globals)
         )
-        end = found.end()
-    if not pieces:
+        end = match.end()
+    if not template_parts:
         return text
     if end < len(text):
-        pieces.append(text[end:])
-    return StringTemplate(tuple(pieces))
+        template_parts.append(text[end:])
+    return StringTemplate(tuple(template_parts))
 
 
 def parse_variable_name(text: str, *, allow_globals: bool) -> str:
@@ -94,23 +94,23 @@ def parse_variable_name(text: str, *, allow_globals: bool) -> str:
     name = text.lower()
     bare = name.removeprefix(_GLOBAL) if allow_globals else name
     if not _NAME.fullmatch(bare):
-        raise ValueError(f'"{text[:40]}" is no name of a variable')
+        raise ValueError(f'"{text[:40]}" is not a variable name.')
     return name
 
 
 def _decoded_pieces(text: str) -> list[bytes]:
     out: list[bytes] = []
     end = 0
-    for found in _ENCODED.finditer(text):
-        out.append(text[end : found.start()].encode())
-        end = found.end()
-        if found["hex"]:
-            out.append(bytes(int(one, 16) for one in found["bytes"].split()))
+    for match in _ENCODED.finditer(text):
+        out.append(text[end : match.start()].encode())
+        end = match.end()
+        if match["hex"]:
+            out.append(bytes(int(hex_byte, 16) for hex_byte in match["bytes"].split()))
             continue
-        for digits in found["points"].split():
+        for digits in match["points"].split():
             point = int(digits, 16) if len(digits.lstrip("0")) <= len("10FFFF") else -1
             if not 0 <= point <= _LAST_POINT or point in _SURROGATES:
-                raise ValueError(f"${{unicode:}} knows no character {digits[:20]}")
+                raise ValueError(f"${{unicode:}} does not know the character {digits[:20]}.")
             out.append(chr(point).encode())
     out.append(text[end:].encode())
     return out
@@ -120,7 +120,7 @@ def _parse_reference(
     namespace: str, name: str, *, allow_globals: bool
 ) -> VariableReference | MatchReference:
     if namespace and not (allow_globals and namespace == _GLOBAL and not name.isdigit()):
-        raise ValueError(f'there is no namespace "{namespace[:40]}" of variables')
+        raise ValueError(f'Unknown variable namespace "{namespace[:40]}".')
     if not name.isdigit():
         return VariableReference(namespace + name)
     digits = name.lstrip("0") or "0"
@@ -128,5 +128,5 @@ def _parse_reference(
         len(digits) > len(str(limits.MAX_MATCH_VARIABLES))
         or int(digits) >= limits.MAX_MATCH_VARIABLES
     ):
-        raise ValueError(f"numbered variables go up to {limits.MAX_MATCH_VARIABLES - 1}")
+        raise ValueError(f"Numbered variables go up to {limits.MAX_MATCH_VARIABLES - 1}.")
     return MatchReference(int(digits))

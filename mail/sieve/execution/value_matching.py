@@ -33,29 +33,32 @@ def any_value_matches(
         values = [str(sum(1 for _ in values))]
     if match_type in ("is", "contains") and comparator != NUMERIC:
         return _any_value_equals_or_contains(run, call, values, keys)
-    prepared = [_key_finder(run, call, match_type, comparator, key) for key in keys]
+    prepared = [_match_groups_finder(run, call, match_type, comparator, key) for key in keys]
     for value in values:
         for key, find in zip(keys, prepared, strict=True):
             run.count_steps(call, comparators.comparison_steps(len(value) + len(key)))
-            found = find(value)
-            if found is not None:
+            is_match = find(value)
+            if is_match is not None:
                 if (
                     set_match_variables
                     and match_type in ("matches", "regex")
                     and "variables" in run.program.extensions
                 ):
-                    run.match_variables = found[: limits.MAX_MATCH_VARIABLES]
+                    run.match_variables = is_match[: limits.MAX_MATCH_VARIABLES]
                 return True
     return False
 
 
 def _match_type_and_comparator(call: SieveCall) -> tuple[str, str]:
     """Return the match type and the comparator of a test."""
-    found: tuple[str, str] | None = call.cache.get("how")
-    if found is None:
-        found = call.chosen_tag("match", "is"), call.chosen_tag("comparator", CASEMAP)
-        call.cache["how"] = found
-    return found
+    match_type_and_comparator: tuple[str, str] | None = call.cache.get("how")
+    if match_type_and_comparator is None:
+        match_type_and_comparator = (
+            call.chosen_tag("match", "is"),
+            call.chosen_tag("comparator", CASEMAP),
+        )
+        call.cache["how"] = match_type_and_comparator
+    return match_type_and_comparator
 
 
 def _any_value_equals_or_contains(
@@ -80,7 +83,7 @@ def _any_value_equals_or_contains(
     return False
 
 
-def _key_finder(
+def _match_groups_finder(
     run: ScriptRun, call: SieveCall, match_type: str, comparator: str, key: str
 ) -> _KeyFinder:
     """Return a function that matches a value with a key."""
@@ -93,9 +96,9 @@ def _key_finder(
         number = comparators.numeric_key(key)
         return lambda value: _whole_value_if(value, comparators.numeric_key(value) == number)
     if match_type == "regex":
-        return _regex_finder(run, call, key, ignore_case=comparator == CASEMAP)
+        return _regex_groups_finder(run, call, key, ignore_case=comparator == CASEMAP)
     if match_type == "matches":
-        return _wildcard_finder(run, call, key, comparator)
+        return _wildcard_groups_finder(run, call, key, comparator)
     raise LookupError(match_type)
 
 
@@ -103,14 +106,16 @@ def _whole_value_if(value: str, matches: bool) -> MatchGroups | None:
     return (value,) if matches else None
 
 
-def _wildcard_finder(run: ScriptRun, call: SieveCall, key: str, comparator: str) -> _KeyFinder:
+def _wildcard_groups_finder(
+    run: ScriptRun, call: SieveCall, key: str, comparator: str
+) -> _KeyFinder:
     run.count_steps(call, comparators.comparison_steps(len(key), 8))
-    known = call.cache.setdefault("wild", {})
-    pattern: comparators.WildcardPattern | None = known.get(key)
+    finders = call.cache.setdefault("wild", {})
+    pattern: comparators.WildcardPattern | None = finders.get(key)
     if pattern is None:
         pattern = comparators.parse_wildcards(comparators.EQUALITY_KEYS[comparator](key))
         if key in call.strings_argument("keys"):  # and not a key with variables
-            known[key] = pattern
+            finders[key] = pattern
 
     def find(value: str) -> MatchGroups | None:
         run.count_steps(call, comparators.comparison_steps(len(value), pattern.cost_per_character))
@@ -119,11 +124,13 @@ def _wildcard_finder(run: ScriptRun, call: SieveCall, key: str, comparator: str)
     return find
 
 
-def _regex_finder(run: ScriptRun, call: SieveCall, key: str, *, ignore_case: bool) -> _KeyFinder:
+def _regex_groups_finder(
+    run: ScriptRun, call: SieveCall, key: str, *, ignore_case: bool
+) -> _KeyFinder:
     try:
         pattern = regex_groups.compile_regex(key, ignore_case=ignore_case)
     except InvalidInput as problem:
-        raise run.error_at(call, f"a regular expression cannot be read: {problem}") from problem
+        raise run.error_at(call, f"A regular expression is invalid: {problem}") from problem
     run.count_steps(call, len(pattern.expression.states) // _COMPILED_STATES_PER_STEP)
 
     def find(value: str) -> MatchGroups | None:
@@ -146,15 +153,15 @@ def _regex_problem(key: str) -> str | None:
     try:
         regex_groups.compile_regex(key, ignore_case=True)
     except InvalidInput as problem:
-        return f"a regular expression cannot be read: {problem}"
+        return f"A regular expression is invalid: {problem}"
     return None
 
 
-def _comparator_problem(comparator: str, match_type: str) -> str | None:
+def _comparator_and_match_type_problem(comparator: str, match_type: str) -> str | None:
     if comparator == NUMERIC and match_type in ("contains", "matches", "regex"):
-        return f"{NUMERIC} compares numbers, and looks for none with :{match_type}"
+        return f"{NUMERIC} compares numbers, and can't be used with :{match_type}."
     if comparator == PLAIN and match_type not in ("is", "contains"):
-        return f"{PLAIN} compares with :is and :contains"
+        return f"{PLAIN} can only be used with :is and :contains."
     return None
 
 
@@ -162,19 +169,19 @@ def match_tags_problem(call: SieveCall) -> str | None:
     """Return the problem with the tags for comparison and index, None if nothing is."""
     kind = call.chosen_tag("match", "is")
     comparator = call.chosen_tag("comparator", CASEMAP)
-    if problem := _comparator_problem(comparator, kind):
+    if problem := _comparator_and_match_type_problem(comparator, kind):
         return problem
     if (
         kind in ("value", "count")
         and call.chosen_tag(kind, "eq").lower() not in comparators.RELATIONS
     ):
-        return f"behind :{kind} stands one of {', '.join(comparators.RELATIONS)}"
+        return f":{kind} must be followed by one of {', '.join(comparators.RELATIONS)}."
     if kind == "regex":
         for key in call.strings_argument("keys") or call.strings_argument("list"):
             if isinstance(key, str) and (problem := _regex_problem(key)):
                 return problem
     if call.has_argument("last") and not call.has_argument("index"):
-        return ":last says from where :index counts"
+        return ":last requires :index."
     if call.has_argument("index") and call.number_argument("index") < 1:
-        return ":index begins with 1"
+        return ":index begins with 1."
     return None

@@ -19,21 +19,21 @@ _CONTENT_TYPE = re.compile(r"(?:[^\s/]+(?:/[^\s/]+)?)?")
 
 def _evaluate_body(run: ScriptRun, call: SieveCall) -> bool:
     keys = run.strings_argument(call, "keys")
-    found: Iterable[str]
+    texts: Iterable[str]
     transform = call.chosen_tag("transform", "text")
     if transform == "raw":
         run.count_steps(call, comparators.comparison_steps(run.message.size))
-        found = [run.message.raw_body()]
+        texts = [run.message.raw_body()]
     elif transform == "content":
         kinds = [kind.lower() for kind in run.strings_argument(call, "content")]
         run.count_steps(call, comparators.comparison_steps(run.message.size))
-        found = run.message.contents_of_types(
+        texts = run.message.contents_of_types(
             [kind for kind in kinds if _CONTENT_TYPE.fullmatch(kind)]
         )
     else:
-        found = run.message.texts
+        texts = run.message.texts
     # Section 6: wildcards of `body` don't set the match variables.
-    return value_matching.any_value_matches(run, call, found, keys, set_match_variables=False)
+    return value_matching.any_value_matches(run, call, texts, keys, set_match_variables=False)
 
 
 TESTS = (

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from mail.addresses.address_syntax import validated_address
+from mail.addresses.address_syntax import normalize_and_validate_address
 from mail.mime import ParsedAddress, encoded_words, parse_address_list
 from mail.sieve.actions import Discard, Keep, Redirect
 from mail.sieve.execution import comparators, value_matching
@@ -61,24 +61,24 @@ def _execute_stop(run: ScriptRun, call: SieveCall) -> None:
 def _execute_keep(run: ScriptRun, call: SieveCall) -> None:
     flags = flags_to_store(run, call)
     run.add_trace_step(call, f"inbox {' '.join(flags)}".strip())
-    run.add_action(call, Keep(flags, edit_count=len(run.edits)))
+    run.add_or_merge_action(call, Keep(flags, edit_count=len(run.edits)))
     run.has_implicit_keep = False
 
 
 def _execute_discard(run: ScriptRun, call: SieveCall) -> None:
     run.add_trace_step(call, "no implicit keep")
-    run.add_action(call, Discard())
+    run.add_or_merge_action(call, Discard())
     run.has_implicit_keep = False
 
 
 def _execute_redirect(run: ScriptRun, call: SieveCall) -> None:
     copy = call.has_argument("copy")
-    text = run.string_argument(call, "address")
+    text = run.expanded_argument_or_empty(call, "address")
     problem = recipient_problem(text)
     if problem:
         raise run.error_at(call, problem)
     run.add_trace_step(call, text)
-    run.add_action(call, Redirect(text, copy, len(run.edits)))
+    run.add_or_merge_action(call, Redirect(text, copy, len(run.edits)))
     run.has_implicit_keep = run.has_implicit_keep and copy
 
 
@@ -95,11 +95,11 @@ def _evaluate_not(run: ScriptRun, call: SieveCall) -> bool:
 
 
 def _evaluate_allof(run: ScriptRun, call: SieveCall) -> bool:
-    return all(run.evaluate(one) for one in call.tests)
+    return all(run.evaluate(test) for test in call.tests)
 
 
 def _evaluate_anyof(run: ScriptRun, call: SieveCall) -> bool:
-    return any(run.evaluate(one) for one in call.tests)
+    return any(run.evaluate(test) for test in call.tests)
 
 
 def _evaluate_exists(run: ScriptRun, call: SieveCall) -> bool:
@@ -117,54 +117,56 @@ def _evaluate_size(run: ScriptRun, call: SieveCall) -> bool:
 def _evaluate_header(run: ScriptRun, call: SieveCall) -> bool:
     names = run.strings_argument(call, "names")
     if call.has_argument("mime") or call.has_argument("index"):
-        found = [
+        values = [
             value
             for name in names
-            for one in value_matching.values_at_index(
+            for field_value in value_matching.values_at_index(
                 call, fields_of_message_or_part(run, call, name)
             )
-            for value in aspects_of_field(run, call, one)
+            for value in aspects_of_field(run, call, field_value)
         ]
     else:
-        found = [value for name in names for value in run.values_of_field(name)]
-    return value_matching.any_value_matches(run, call, found, run.strings_argument(call, "keys"))
+        values = [value for name in names for value in run.values_of_field(name)]
+    return value_matching.any_value_matches(run, call, values, run.strings_argument(call, "keys"))
 
 
 def _evaluate_address(run: ScriptRun, call: SieveCall) -> bool:
-    found: list[str] = []
+    addresses: list[str] = []
     for name in run.strings_argument(call, "names"):
         if name.lower() not in _ADDRESS_FIELDS:
-            raise run.error_at(call, f'"{name}" is no field with addresses')
+            raise run.error_at(call, f'"{name}" is not a header field with addresses.')
         for field in value_matching.values_at_index(
             call, fields_of_message_or_part(run, call, name)
         ):
             run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
-            found += _addresses_of_field(run, field.raw)
+            addresses += _addresses_of_field(run, field.raw)
     part = call.chosen_tag("part", "all")
     return value_matching.any_value_matches(
-        run, call, address_parts(found, part), run.strings_argument(call, "keys")
+        run, call, address_parts(addresses, part), run.strings_argument(call, "keys")
     )
 
 
 def _addresses_of_field(run: ScriptRun, raw_field: str) -> Sequence[str]:
     """Return the addresses of a raw field. Each field is parsed once per run."""
-    found = run.addresses_by_raw_field.get(raw_field)
-    if found is None:
-        found = [one.address for one in parse_field_addresses(raw_field) if one.address]
-        run.addresses_by_raw_field[raw_field] = found
-    return found
+    addresses = run.addresses_by_raw_field.get(raw_field)
+    if addresses is None:
+        addresses = [
+            address.address for address in parse_field_addresses(raw_field) if address.address
+        ]
+        run.addresses_by_raw_field[raw_field] = addresses
+    return addresses
 
 
 def _evaluate_envelope(run: ScriptRun, call: SieveCall) -> bool:
-    found: list[str] = []
+    values: list[str] = []
     part = call.chosen_tag("part", "all")
     for name in run.strings_argument(call, "parts"):
         if name.lower() not in _ENVELOPE_PARTS:
-            raise run.error_at(call, f'"{name}" is no part of an envelope')
+            raise run.error_at(call, f'"{name}" is not an envelope part.')
         is_sender = name.lower() == "from"
         text = run.envelope.sender if is_sender else run.envelope.recipient
-        found += address_parts([text], part) if text else [""]
-    return value_matching.any_value_matches(run, call, found, run.strings_argument(call, "keys"))
+        values += address_parts([text], part) if text else [""]
+    return value_matching.any_value_matches(run, call, values, run.strings_argument(call, "keys"))
 
 
 def parse_field_addresses(raw_field: str) -> list[ParsedAddress]:
@@ -183,38 +185,40 @@ def address_parts(addresses: Iterable[str], part: str) -> list[str]:
             local, domain = address, ""
         user, divider, detail = local.partition(_SUBADDRESS_SEPARATOR)
         if part != "detail" or divider:
-            one = {"localpart": local, "domain": domain, "user": user, "detail": detail}[part]
-            parts.append(one)
+            address_part = {"localpart": local, "domain": domain, "user": user, "detail": detail}[
+                part
+            ]
+            parts.append(address_part)
     return parts
 
 
 def recipient_problem(address: str) -> str | None:
     """Return the problem with the address of a recipient, None if it is valid."""
     try:
-        validated_address(address)
+        normalize_and_validate_address(address)
     except InvalidInput:
-        return f'"{address[:100]}" is no mail address'
-    return None if address == address.strip() else "blanks stand around an address"
+        return f'"{address[:100]}" is not an email address.'
+    return None if address == address.strip() else "An address must not begin or end with spaces."
 
 
 def strings_without_variables(strings: Sequence[SieveString]) -> Iterable[str]:
     """Yield the strings that contain no variables."""
-    return (one for one in strings if isinstance(one, str))
+    return (string for string in strings if isinstance(string, str))
 
 
-def _field_names_problem(call: SieveCall) -> str | None:
+def _field_names_or_tags_problem(call: SieveCall) -> str | None:
     for name in strings_without_variables(call.strings_argument("names")):
         if not FIELD_NAME.fullmatch(name):
-            return f'"{name[:100]}" is no name of a field'
+            return f'"{name[:100]}" is not a header field name.'
         if call.name == "address" and name.lower() not in _ADDRESS_FIELDS:
-            return f'"{name[:100]}" is no field with addresses'
+            return f'"{name[:100]}" is not a header field with addresses.'
     return mime_tags_problem(call) or value_matching.match_tags_problem(call)
 
 
 def _envelope_problem(call: SieveCall) -> str | None:
     for name in strings_without_variables(call.strings_argument("parts")):
         if name.lower() not in _ENVELOPE_PARTS:
-            return f'"{name[:100]}" is no part of an envelope: there are "from" and "to"'
+            return f'"{name[:100]}" is not an envelope part: use "from" or "to".'
     return value_matching.match_tags_problem(call)
 
 
@@ -224,7 +228,7 @@ def _redirect_problem(call: SieveCall) -> str | None:
 
 
 def _size_problem(call: SieveCall) -> str | None:
-    return None if call.has_argument("relation") else ":over or :under is missing"
+    return None if call.has_argument("relation") else ":over or :under is missing."
 
 
 _NAMES = PositionalArgument("names", ArgumentType.STRINGS)
@@ -254,7 +258,11 @@ TESTS = (
     CallSignature("allof", _evaluate_allof, test_count=TestCount.MANY),
     CallSignature("anyof", _evaluate_anyof, test_count=TestCount.MANY),
     CallSignature(
-        "exists", _evaluate_exists, (_NAMES,), MIME_OPTIONS, find_problem=_field_names_problem
+        "exists",
+        _evaluate_exists,
+        (_NAMES,),
+        MIME_OPTIONS,
+        find_problem=_field_names_or_tags_problem,
     ),
     CallSignature(
         "size",
@@ -268,14 +276,14 @@ TESTS = (
         _evaluate_header,
         (_NAMES, _KEYS),
         (*MATCH_OPTIONS, *INDEX_OPTIONS, *MIME_OPTIONS, *ASPECT_OPTIONS),
-        find_problem=_field_names_problem,
+        find_problem=_field_names_or_tags_problem,
     ),
     CallSignature(
         "address",
         _evaluate_address,
         (_NAMES, _KEYS),
         (*MATCH_OPTIONS, *INDEX_OPTIONS, *ADDRESS_PART_OPTIONS, *MIME_OPTIONS),
-        find_problem=_field_names_problem,
+        find_problem=_field_names_or_tags_problem,
     ),
     CallSignature(
         "envelope",

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 
-from mail.mime import parse_date
+from mail.mime import parse_date_or_none
 from mail.sieve.execution import comparators, value_matching
 from mail.sieve.execution.interpreter import ScriptRun
 from mail.sieve.execution.signatures import (
@@ -58,23 +58,23 @@ def _evaluate_currentdate(run: ScriptRun, call: SieveCall) -> bool:
 
 def _evaluate_date(run: ScriptRun, call: SieveCall) -> bool:
     fields = value_matching.values_at_index(
-        call, run.fields_named(run.string_argument(call, "name"))
+        call, run.fields_named(run.expanded_argument_or_empty(call, "name"))
     )
-    found: list[datetime] = []
+    dates: list[datetime] = []
     for field in fields[:1]:
         run.count_steps(call, comparators.comparison_steps(len(field.value)))
         text = field.value.rpartition(";")[2].strip()
-        at = parse_date(text)
+        at = parse_date_or_none(text)
         if at is not None:
-            found.append(_in_requested_zone(run, call, at, text))
-    return _any_date_matches(run, call, found)
+            dates.append(_in_requested_zone(run, call, at, text))
+    return _any_date_matches(run, call, dates)
 
 
 def _any_date_matches(run: ScriptRun, call: SieveCall, dates: list[datetime]) -> bool:
     """Compare the requested part of the dates with the keys. Raises SieveRunError."""
-    part = run.string_argument(call, "part").lower()
+    part = run.expanded_argument_or_empty(call, "part").lower()
     if part not in _DATE_PARTS:
-        raise run.error_at(call, f'"{part[:40]}" is no part of a date')
+        raise run.error_at(call, f'"{part[:40]}" is not a date part.')
     return value_matching.any_value_matches(
         run, call, [date_part(at, part) for at in dates], run.strings_argument(call, "keys")
     )
@@ -86,21 +86,21 @@ def _in_requested_zone(
     """Convert a date to the requested time zone, by default that of the account."""
     zone: tzinfo = run.environment.zone
     if call.has_argument("zone"):
-        zone = _parse_zone(run.string_argument(call, "zone")) or zone
+        zone = _parse_zone_or_none(run.expanded_argument_or_empty(call, "zone")) or zone
     elif call.has_argument("originalzone") and date_text is not None:
         offset = _OFFSET_AT_END.search(date_text)
-        zone = (_parse_zone(offset[0]) if offset else None) or UTC
+        zone = (_parse_zone_or_none(offset[0]) if offset else None) or UTC
     try:
         return date_time.astimezone(zone)
     except OverflowError:  # the year is out of range
         return date_time
 
 
-def _parse_zone(text: str) -> tzinfo | None:
-    found = _OFFSET.fullmatch(text)
-    if found is None:
+def _parse_zone_or_none(text: str) -> tzinfo | None:
+    match = _OFFSET.fullmatch(text)
+    if match is None:
         return None
-    sign, hours, minutes = found.groups()
+    sign, hours, minutes = match.groups()
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     if offset >= timedelta(days=1):
         return None
@@ -108,13 +108,15 @@ def _parse_zone(text: str) -> tzinfo | None:
 
 
 def _date_test_problem(call: SieveCall) -> str | None:
-    zone, part, name = (call.string_argument(one) for one in ("zone", "part", "name"))
-    if call.has_argument("zone") and isinstance(zone, str) and _parse_zone(zone) is None:
-        return f'"{zone[:40]}" is no zone such as "+0100"'
+    zone, part, name = (
+        call.string_argument(argument_name) for argument_name in ("zone", "part", "name")
+    )
+    if call.has_argument("zone") and isinstance(zone, str) and _parse_zone_or_none(zone) is None:
+        return f'"{zone[:40]}" is not a time zone such as "+0100".'
     if isinstance(part, str) and part.lower() not in _DATE_PARTS:
-        return f'"{part[:40]}" is no part of a date: there are {", ".join(_DATE_PARTS)}'
+        return f'"{part[:40]}" is not a date part: use one of {", ".join(_DATE_PARTS)}.'
     if call.has_argument("name") and isinstance(name, str) and not FIELD_NAME.fullmatch(name):
-        return f'"{name[:100]}" is no name of a field'
+        return f'"{name[:100]}" is not a header field name.'
     return value_matching.match_tags_problem(call)
 
 

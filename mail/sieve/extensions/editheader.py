@@ -31,14 +31,16 @@ _PROTECTED_PREFIXES = ("content-", "mime-version")  # a change would alter how t
 
 
 def _execute_addheader(run: ScriptRun, call: SieveCall) -> None:
-    name = run.string_argument(call, "name")
+    name = run.expanded_argument_or_empty(call, "name")
     if not FIELD_NAME.fullmatch(name) or len(name) > limits.MAX_TRACED_LENGTH:
-        raise run.error_at(call, f'"{name[:100]}" is no name of a field')
-    value = " ".join(run.string_argument(call, "value").split())
+        raise run.error_at(call, f'"{name[:100]}" is not a header field name.')
+    value = " ".join(run.expanded_argument_or_empty(call, "value").split())
     if len(value) > limits.MAX_FIELD_LENGTH:
-        raise run.error_at(call, f"a field has at most {limits.MAX_FIELD_LENGTH} characters")
+        raise run.error_at(
+            call, f"A header field has at most {limits.MAX_FIELD_LENGTH} characters."
+        )
     if _is_protected(name):
-        run.add_trace_step(call, f"{name} stays as it is")
+        run.add_trace_step(call, f"{name} can't be changed")
         return
     is_last = call.has_argument("last")
     run.add_trace_step(call, f"{name}: {value}")
@@ -48,17 +50,17 @@ def _execute_addheader(run: ScriptRun, call: SieveCall) -> None:
 
 
 def _execute_deleteheader(run: ScriptRun, call: SieveCall) -> None:
-    name = run.string_argument(call, "name")
+    name = run.expanded_argument_or_empty(call, "name")
     if not FIELD_NAME.fullmatch(name):
-        raise run.error_at(call, f'"{name[:100]}" is no name of a field')
+        raise run.error_at(call, f'"{name[:100]}" is not a header field name.')
     if _is_protected(name):
-        run.add_trace_step(call, f"{name} stays as it is")
+        run.add_trace_step(call, f"{name} can't be changed")
         return
-    wanted = value_matching.values_at_index(call, run.fields_named(name))
+    matching_values = value_matching.values_at_index(call, run.fields_named(name))
     keys = run.strings_argument(call, "keys")
     deleted = [
         field
-        for field in wanted
+        for field in matching_values
         if not call.has_argument("keys")
         or value_matching.any_value_matches(
             run, call, [field.value], keys, set_match_variables=False
@@ -67,7 +69,9 @@ def _execute_deleteheader(run: ScriptRun, call: SieveCall) -> None:
     run.add_trace_step(call, f"{len(deleted)} of {name}")
     for field in deleted:
         fields = list(run.all_fields())
-        at = next(place for place, one in enumerate(fields) if one is field)
+        at = next(
+            field_index for field_index, other_field in enumerate(fields) if other_field is field
+        )
         run.add_edit(call, DeleteHeader(at), [*fields[:at], *fields[at + 1 :]])
 
 
@@ -78,7 +82,7 @@ def edit_header_block(header_block: bytes, edits: Iterable[Edit]) -> bytes:
     """
     blank = _BLANK_LINE.search(header_block)
     end = blank.start(1) if blank else len(header_block)
-    starts = [found.start() for found in _FIELD.finditer(header_block, 0, end)]
+    starts = [match.start() for match in _FIELD.finditer(header_block, 0, end)]
     before = header_block[: starts[0]] if starts else header_block[:end]
     # Damaged lines are part of the field before them.
     fields = [
@@ -102,7 +106,7 @@ def _is_protected(name: str) -> bool:
 def _editheader_problem(call: SieveCall) -> str | None:
     name = call.string_argument("name")
     if isinstance(name, str) and not FIELD_NAME.fullmatch(name):
-        return f'"{name[:100]}" is no name of a field'
+        return f'"{name[:100]}" is not a header field name.'
     return value_matching.match_tags_problem(call) if call.name == "deleteheader" else None
 
 
@@ -120,7 +124,7 @@ COMMANDS = (
         "deleteheader",
         _execute_deleteheader,
         (_NAME, PositionalArgument("keys", ArgumentType.STRINGS, is_optional=True)),
-        (*MATCH_OPTIONS, *(TagOption(one.name, one.value_type) for one in INDEX_OPTIONS)),
+        (*MATCH_OPTIONS, *(TagOption(option.name, option.value_type) for option in INDEX_OPTIONS)),
         extension="editheader",
         find_problem=_editheader_problem,
     ),

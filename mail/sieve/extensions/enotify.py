@@ -21,7 +21,7 @@ from mail.sieve.extensions.core_commands import (
     recipient_problem,
     strings_without_variables,
 )
-from mail.sieve.extensions.mailboxes import FCC_OPTIONS, fcc_copy, mailbox_arguments_problem
+from mail.sieve.extensions.mailboxes import FCC_OPTIONS, fcc_copy_or_none, mailbox_arguments_problem
 
 _SCHEME = "mailto:"
 _DEFAULT_IMPORTANCE = "2"  # normal
@@ -52,76 +52,80 @@ def parse_mailto(uri: str) -> MailtoUri:
     Raises ValueError if it is invalid, has no recipients or exceeds a limit.
     """
     if uri[: len(_SCHEME)].lower() != _SCHEME:
-        raise ValueError(f"notifications go to {_SCHEME} alone")
+        raise ValueError(f"Notifications support only the method {_SCHEME}.")
     if len(uri) > limits.MAX_FIELD_LENGTH or not _ENCODED.fullmatch(uri):
-        raise ValueError(f'"{uri[:100]}" is no URI')
+        raise ValueError(f'"{uri[:100]}" is not a URI.')
     people, _, rest = uri[len(_SCHEME) :].partition("?")
-    pairs = [_parse_uri_field(word) for word in rest.split("&")] if rest else []
+    pairs = [_parse_field_name_and_value(word) for word in rest.split("&")] if rest else []
     listed = [value for name, value in pairs if name == "to"]
-    to = [unquote(one) for one in people.split(",") if one]
-    to += [one.strip() for one in ",".join(listed).split(",") if one.strip()]
+    addresses = [unquote(person) for person in people.split(",") if person]
+    addresses += [address.strip() for address in ",".join(listed).split(",") if address.strip()]
     bodies = [value for name, value in pairs if name == "body"]
     fields = [
         (name, " ".join(value.split()))
         for name, value in pairs
         if name != "body" and name not in _IGNORED_FIELDS
     ]
-    if not to or len(to) > limits.MAX_REDIRECTS or len(fields) > _MAX_FIELDS:
-        raise ValueError(f"a notification goes to 1 to {limits.MAX_REDIRECTS} addresses")
-    for address in to:
+    if not addresses or len(addresses) > limits.MAX_REDIRECTS or len(fields) > _MAX_FIELDS:
+        raise ValueError(f"A notification must have from 1 to {limits.MAX_REDIRECTS} addresses.")
+    for address in addresses:
         if problem := recipient_problem(address):
             raise ValueError(problem)
-    return MailtoUri(tuple(to), tuple(fields), bodies[-1] if bodies else "")
+    return MailtoUri(tuple(addresses), tuple(fields), bodies[-1] if bodies else "")
 
 
-def _parse_uri_field(field_text: str) -> tuple[str, str]:
+def _parse_field_name_and_value(field_text: str) -> tuple[str, str]:
     """Return name, in lower case, and value of a field of a URI. Raises ValueError."""
-    name, equals, value = (unquote(one) for one in field_text.partition("="))
+    name, equals, value = (unquote(parameter) for parameter in field_text.partition("="))
     if not equals or not FIELD_NAME.fullmatch(name):
-        raise ValueError(f'"{field_text[:100]}" is no part of a URI')
+        raise ValueError(f'"{field_text[:100]}" is not a part of a URI.')
     return name.lower(), value
 
 
 def _execute_notify(run: ScriptRun, call: SieveCall) -> None:
-    method = run.string_argument(call, "method")
+    method = run.expanded_argument_or_empty(call, "method")
     try:
-        found = parse_mailto(method)
+        mailto = parse_mailto(method)
     except ValueError as problem:
         raise run.error_at(call, str(problem)) from problem
     importance = (
-        run.string_argument(call, "importance")
+        run.expanded_argument_or_empty(call, "importance")
         if call.has_argument("importance")
         else _DEFAULT_IMPORTANCE
     )
     if importance not in ("1", "2", "3"):
-        raise run.error_at(call, ':importance is "1", "2" or "3"')
-    from_ = run.string_argument(call, "from") if call.has_argument("from") else None
+        raise run.error_at(call, ':importance must be "1", "2" or "3".')
+    from_ = run.expanded_argument_or_empty(call, "from") if call.has_argument("from") else None
     if from_ is not None and (wrong := recipient_problem(from_)):
         raise run.error_at(call, wrong)
     notified = {
-        to.lower()
-        for one in run.actions
-        if isinstance(one, MailNotification)
-        for to in one.recipients
+        recipient.lower()
+        for action in run.actions
+        if isinstance(action, MailNotification)
+        for recipient in action.recipients
     }
-    to = tuple(one for one in dict.fromkeys(found.recipients) if one.lower() not in notified)
-    if len(notified) + len(to) > limits.MAX_REDIRECTS:
-        raise run.error_at(call, f"at most {limits.MAX_REDIRECTS} are notified")
-    run.add_trace_step(call, method if to else "all are told already")
-    if not to:
+    recipients = tuple(
+        recipient
+        for recipient in dict.fromkeys(mailto.recipients)
+        if recipient.lower() not in notified
+    )
+    if len(notified) + len(recipients) > limits.MAX_REDIRECTS:
+        raise run.error_at(call, f"A script can notify at most {limits.MAX_REDIRECTS} addresses.")
+    run.add_trace_step(call, method if recipients else "all addresses were notified already")
+    if not recipients:
         return
-    run.add_action(
+    run.add_or_merge_action(
         call,
         MailNotification(
             method=method,
-            recipients=to,
-            header_fields=found.header_fields,
-            body=found.body,
-            message=run.string_argument(call, "message"),
+            recipients=recipients,
+            header_fields=mailto.header_fields,
+            body=mailto.body,
+            message=run.expanded_argument_or_empty(call, "message"),
             importance=int(importance),
             from_=from_,
             options=tuple(run.strings_argument(call, "options")),
-            fcc=fcc_copy(run, call),
+            fcc=fcc_copy_or_none(run, call),
         ),
     )
 
@@ -138,10 +142,10 @@ def _evaluate_valid_notify_method(run: ScriptRun, call: SieveCall) -> bool:
 def _evaluate_notify_method_capability(run: ScriptRun, call: SieveCall) -> bool:
     """Evaluate a capability. `online` is always "maybe": mail may be read later."""
     try:
-        parse_mailto(run.string_argument(call, "uri"))
+        parse_mailto(run.expanded_argument_or_empty(call, "uri"))
     except ValueError:
         return False
-    if run.string_argument(call, "capability").lower() != "online":
+    if run.expanded_argument_or_empty(call, "capability").lower() != "online":
         return False
     return value_matching.any_value_matches(
         run, call, ["maybe"], run.strings_argument(call, "keys")
@@ -151,7 +155,7 @@ def _evaluate_notify_method_capability(run: ScriptRun, call: SieveCall) -> bool:
 def _notify_problem(call: SieveCall) -> str | None:
     importance = call.string_argument("importance")
     if call.has_argument("importance") and isinstance(importance, str) and importance not in "123":
-        return ':importance is "1", "2" or "3"'
+        return ':importance must be "1", "2" or "3".'
     try:
         for uri in strings_without_variables([call.string_argument("method")]):
             parse_mailto(uri)

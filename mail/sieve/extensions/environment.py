@@ -13,11 +13,11 @@ from mail.sieve.execution.signatures import (
 
 
 def _evaluate_environment(run: ScriptRun, call: SieveCall) -> bool:
-    value = run.environment.items.get(run.string_argument(call, "item").lower())
+    value = run.environment.items.get(run.expanded_argument_or_empty(call, "item").lower())
     # An unknown item matches nothing, not even "" (section 4).
-    found = [] if value is None else [value]
+    values = [] if value is None else [value]
     return value is not None and value_matching.any_value_matches(
-        run, call, found, run.strings_argument(call, "keys")
+        run, call, values, run.strings_argument(call, "keys")
     )
 
 
@@ -38,8 +38,10 @@ def _evaluate_virustest(run: ScriptRun, call: SieveCall) -> bool:
 
 def _score_matches(run: ScriptRun, call: SieveCall, text: str, *, is_known: bool) -> bool:
     counts = call.chosen_tag("match", "is") == "count"  # the number of scores: 0 or 1
-    found = [text] if is_known or not counts else []
-    return value_matching.any_value_matches(run, call, found, [run.string_argument(call, "score")])
+    matching_texts = [text] if is_known or not counts else []
+    return value_matching.any_value_matches(
+        run, call, matching_texts, [run.expanded_argument_or_empty(call, "score")]
+    )
 
 
 _SCORE = (PositionalArgument("score"),)

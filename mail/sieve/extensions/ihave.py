@@ -15,7 +15,10 @@ def _evaluate_ihave(run: ScriptRun, call: SieveCall) -> bool:
 
 
 def _execute_error(run: ScriptRun, call: SieveCall) -> None:
-    raise run.error_at(call, f"the script says: {run.string_argument(call, 'message')[:500]}")
+    raise run.error_at(
+        call,
+        f"The script reports an error: {run.expanded_argument_or_empty(call, 'message')[:500]}",
+    )
 
 
 COMMANDS = (

@@ -26,7 +26,9 @@ def flags_to_store(run: ScriptRun, call: SieveCall) -> tuple[str, ...]:
 def _variable_or_run_flags(run: ScriptRun, call: SieveCall, variable: str) -> tuple[str, ...]:
     """Return the flags of the variable if the command has one, else of the run."""
     return (
-        parse_flags([run.variable_value(variable)]) if call.has_argument("variable") else run.flags
+        parse_flags([run.variable_value_or_empty(variable)])
+        if call.has_argument("variable")
+        else run.flags
     )
 
 
@@ -41,12 +43,12 @@ def _set_variable_or_run_flags(
         run.flags = flags
 
 
-def _variable_and_flags(run: ScriptRun, call: SieveCall) -> tuple[str, tuple[str, ...]]:
+def _variable_name_and_listed_flags(run: ScriptRun, call: SieveCall) -> tuple[str, tuple[str, ...]]:
     """Return the name of the command's variable, "" if none, and its flags.
 
     Raises SieveRunError if the name is invalid.
     """
-    name = run.string_argument(call, "variable") if call.has_argument("variable") else ""
+    name = run.expanded_argument_or_empty(call, "variable") if call.has_argument("variable") else ""
     if call.has_argument("variable"):
         try:
             name = parse_variable_name(name, allow_globals="include" in run.program.extensions)
@@ -58,39 +60,43 @@ def _variable_and_flags(run: ScriptRun, call: SieveCall) -> tuple[str, tuple[str
 
 
 def _execute_setflag(run: ScriptRun, call: SieveCall) -> None:
-    name, flags = _variable_and_flags(run, call)
+    name, flags = _variable_name_and_listed_flags(run, call)
     _set_variable_or_run_flags(run, call, name, flags)
 
 
 def _execute_addflag(run: ScriptRun, call: SieveCall) -> None:
-    name, flags = _variable_and_flags(run, call)
+    name, flags = _variable_name_and_listed_flags(run, call)
     _set_variable_or_run_flags(
         run, call, name, parse_flags([*_variable_or_run_flags(run, call, name), *flags])
     )
 
 
 def _execute_removeflag(run: ScriptRun, call: SieveCall) -> None:
-    name, flags = _variable_and_flags(run, call)
-    gone = {flag.lower() for flag in flags}
+    name, flags = _variable_name_and_listed_flags(run, call)
+    removed_flags = {flag.lower() for flag in flags}
     _set_variable_or_run_flags(
         run,
         call,
         name,
-        tuple(flag for flag in _variable_or_run_flags(run, call, name) if flag.lower() not in gone),
+        tuple(
+            flag
+            for flag in _variable_or_run_flags(run, call, name)
+            if flag.lower() not in removed_flags
+        ),
     )
 
 
 def _evaluate_hasflag(run: ScriptRun, call: SieveCall) -> bool:
-    there: list[str] = []
+    flags: list[str] = []
     if call.has_argument("variables"):
         for name in run.strings_argument(call, "variables"):
-            there += parse_flags([run.variable_value(name.lower())])
+            flags += parse_flags([run.variable_value_or_empty(name.lower())])
     else:
-        there += run.flags
+        flags += run.flags
     keys = run.strings_argument(call, "list")
     if call.chosen_tag("match", "is") in ("is", "contains", "matches"):
         keys = [word for key in keys for word in key.split()]
-    return value_matching.any_value_matches(run, call, there, keys)
+    return value_matching.any_value_matches(run, call, flags, keys)
 
 
 def _variable_problem(call: SieveCall) -> str | None:

@@ -20,26 +20,28 @@ def script_key(call: SieveCall) -> tuple[str, str]:
 
 
 def _execute_include(run: ScriptRun, call: SieveCall) -> None:
-    which = script_key(call)
-    if which in run.include_stack:
-        raise run.error_at(call, f'"{which[1]}" includes itself')
+    script_name = script_key(call)
+    if script_name in run.include_stack:
+        raise run.error_at(call, f'The script "{script_name[1]}" includes itself.')
     if len(run.include_stack) >= limits.MAX_NESTING:
-        raise run.error_at(call, f"at most {limits.MAX_NESTING} scripts in each other")
-    if call.has_argument("once") and which in run.included_scripts:
-        run.add_trace_step(call, f"{which[1]} was there")
+        raise run.error_at(
+            call, f"Scripts can be included at most {limits.MAX_NESTING} levels deep."
+        )
+    if call.has_argument("once") and script_name in run.included_scripts:
+        run.add_trace_step(call, f"{script_name[1]} was included before")
         return
-    program = run.environment.script(*which)
+    program = run.environment.script(*script_name)
     if program is None:
         if not call.has_argument("optional"):
-            raise run.error_at(call, f'there is no script "{which[1]}" that compiles')
-        run.add_trace_step(call, f"{which[1]} is not there")
+            raise run.error_at(call, f'There is no valid script "{script_name[1]}".')
+        run.add_trace_step(call, f"{script_name[1]} does not exist")
         return
-    run.add_trace_step(call, which[1])
-    run.run_included(which, program)
+    run.add_trace_step(call, script_name[1])
+    run.run_included(script_name, program)
 
 
 def _execute_return(run: ScriptRun, call: SieveCall) -> None:
-    run.add_trace_step(call, "to where it was included")
+    run.add_trace_step(call, "return to the including script")
     raise ReturnFromScript
 
 
@@ -51,7 +53,7 @@ def _execute_global(run: ScriptRun, call: SieveCall) -> None:
 def _script_name_problem(call: SieveCall) -> str | None:
     name = call.chosen_tag("script", "")
     odd = not name.isprintable() or "/" in name or len(name) > _MAX_NAME_LENGTH
-    return f'"{name[:100]}" is no name of a script' if odd or not name else None
+    return f'"{name[:100]}" is not a script name.' if odd or not name else None
 
 
 def _global_names_problem(call: SieveCall) -> str | None:

@@ -37,11 +37,11 @@ def _execute_fileinto(run: ScriptRun, call: SieveCall) -> None:
         edit_count=len(run.edits),
     )
     run.add_trace_step(call, f"{action.mailbox} {' '.join(action.flags)}".strip())
-    run.add_action(call, action)
+    run.add_or_merge_action(call, action)
     run.has_implicit_keep = run.has_implicit_keep and action.keeps_implicit_keep
 
 
-def fcc_copy(run: ScriptRun, call: SieveCall) -> FccCopy | None:
+def fcc_copy_or_none(run: ScriptRun, call: SieveCall) -> FccCopy | None:
     """Return where an action stores a copy of what it sends, None if it has no :fcc."""
     if not call.has_argument("fcc"):
         return None
@@ -52,7 +52,7 @@ def fcc_copy(run: ScriptRun, call: SieveCall) -> FccCopy | None:
 
 def mailbox_argument(run: ScriptRun, call: SieveCall, name: str) -> str:
     """Return a mailbox argument in canonical form. Raises SieveRunError if it is invalid."""
-    text = run.string_argument(call, name)
+    text = run.expanded_argument_or_empty(call, name)
     run.count_steps(call, len(text) // 16)
     problem = mailbox_problem(text)
     if problem:
@@ -65,7 +65,7 @@ def mailbox_problem(path: str) -> str | None:
     try:
         validate_path(path)
     except InvalidInput as problem:
-        return f'"{path[:100]}" is no mailbox: {problem}'
+        return f'"{path[:100]}" is not a mailbox: {problem}'
     return None
 
 
@@ -79,9 +79,9 @@ def mailbox_arguments_problem(call: SieveCall) -> str | None:
         if isinstance(text, str) and (problem := mailbox_problem(text)):
             return problem
     if not call.has_argument("mailbox") and not call.has_argument("fcc"):
-        stray = [one.name for one in FCC_OPTIONS if call.has_argument(one.name)]
+        stray = [option.name for option in FCC_OPTIONS if call.has_argument(option.name)]
         if stray:
-            return f":{stray[0]} says of :fcc how the copy is stored"
+            return f":{stray[0]} requires :fcc."
     use = call.string_argument("specialuse")
     return (
         special_use_problem(use)
@@ -94,14 +94,14 @@ def special_use_problem(text: str) -> str | None:
     """Return the problem with a special use, None if it is valid."""
     bare = text.removeprefix("\\")
     if bare == text or not bare.isascii() or not bare.isalpha():
-        return f'"{text[:100]}" is no special use such as "\\\\Junk"'
+        return f'"{text[:100]}" is not a special use such as "\\\\Junk".'
     return None
 
 
 def _special_use_argument(run: ScriptRun, call: SieveCall) -> str | None:
     if not call.has_argument("specialuse"):
         return None
-    text = run.string_argument(call, "specialuse")
+    text = run.expanded_argument_or_empty(call, "specialuse")
     problem = special_use_problem(text)
     if problem:
         raise run.error_at(call, problem)
@@ -109,20 +109,24 @@ def _special_use_argument(run: ScriptRun, call: SieveCall) -> str | None:
 
 
 def _evaluate_mailboxexists(run: ScriptRun, call: SieveCall) -> bool:
-    there = run.environment.mailboxes
-    return all(canonical_path(name) in there for name in run.strings_argument(call, "mailboxes"))
+    mailboxes = run.environment.mailboxes
+    return all(
+        canonical_path(name) in mailboxes for name in run.strings_argument(call, "mailboxes")
+    )
 
 
 def _evaluate_specialuse_exists(run: ScriptRun, call: SieveCall) -> bool:
-    there = run.environment.special_uses
+    paths_by_use = run.environment.special_uses
     if call.has_argument("mailbox"):
-        found = {
-            one.lower()
-            for one in there.get(canonical_path(run.string_argument(call, "mailbox")), ())
+        uses = {
+            special_use.lower()
+            for special_use in paths_by_use.get(
+                canonical_path(run.expanded_argument_or_empty(call, "mailbox")), ()
+            )
         }
     else:
-        found = {one.lower() for uses in there.values() for one in uses}
-    return all(use.lower() in found for use in run.strings_argument(call, "uses"))
+        uses = {use.lower() for uses in paths_by_use.values() for use in uses}
+    return all(use.lower() in uses for use in run.strings_argument(call, "uses"))
 
 
 def _special_uses_problem(call: SieveCall) -> str | None:

@@ -12,16 +12,18 @@ from mail.sieve.execution.signatures import (
 )
 
 
-def _annotation_value(run: ScriptRun, call: SieveCall, name: str) -> str | None:
+def _annotation_value_or_none(run: ScriptRun, call: SieveCall, name: str) -> str | None:
     """Return the value of an annotation, None if it is not set."""
     mailbox = (
-        canonical_path(run.string_argument(call, "mailbox")) if call.has_argument("mailbox") else ""
+        canonical_path(run.expanded_argument_or_empty(call, "mailbox"))
+        if call.has_argument("mailbox")
+        else ""
     )
     return run.environment.metadata.get((mailbox, name.lower()))
 
 
 def _evaluate_metadata(run: ScriptRun, call: SieveCall) -> bool:
-    value = _annotation_value(run, call, run.string_argument(call, "annotation"))
+    value = _annotation_value_or_none(run, call, run.expanded_argument_or_empty(call, "annotation"))
     return value is not None and value_matching.any_value_matches(
         run, call, [value], run.strings_argument(call, "keys")
     )
@@ -29,7 +31,7 @@ def _evaluate_metadata(run: ScriptRun, call: SieveCall) -> bool:
 
 def _evaluate_metadataexists(run: ScriptRun, call: SieveCall) -> bool:
     return all(
-        _annotation_value(run, call, name) is not None
+        _annotation_value_or_none(run, call, name) is not None
         for name in run.strings_argument(call, "annotations")
     )
 

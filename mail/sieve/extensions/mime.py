@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mail.mime import DecodedField, encoded_words
-from mail.mime.header_parameters import parse_parameters
+from mail.mime.header_parameters import parse_value_and_parameters
 from mail.sieve import limits
 from mail.sieve.execution import comparators
 from mail.sieve.execution.interpreter import BreakLoop, ScriptRun
@@ -37,14 +37,14 @@ def fields_of_message_or_part(run: ScriptRun, call: SieveCall, name: str) -> Seq
     """
     if not call.has_argument("mime"):
         return run.fields_named(name)
-    piece = run.current_part or run.message.root_part
+    part = run.current_part or run.message.root_part
     if not call.has_argument("anychild"):
-        return _fields_of_part(run, call, piece, name)
-    found: list[DecodedField] = []
-    for one in (piece, *_descendants(piece)):
+        return _fields_of_part(run, call, part, name)
+    fields: list[DecodedField] = []
+    for searched_part in (part, *_descendants(part)):
         run.count_steps(call)
-        found += _fields_of_part(run, call, one, name)
-    return found
+        fields += _fields_of_part(run, call, searched_part, name)
+    return fields
 
 
 def aspects_of_field(run: ScriptRun, call: SieveCall, field: DecodedField) -> list[str]:
@@ -53,13 +53,13 @@ def aspects_of_field(run: ScriptRun, call: SieveCall, field: DecodedField) -> li
     if not aspect:
         return [field.value]
     run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
-    word, found = "", dict[str, str]()
+    word, aspects = "", dict[str, str]()
     if field.key.lower() in ("content-type", "content-disposition"):
-        word, found = parse_parameters(
+        word, aspects = parse_value_and_parameters(
             encoded_words.unfold_and_decode_utf8(field.raw.partition(":")[2])
         )
     if aspect == "param":
-        return [found.get(name.lower(), "") for name in run.strings_argument(call, "param")]
+        return [aspects.get(name.lower(), "") for name in run.strings_argument(call, "param")]
     kind, _, subtype = word.partition("/")
     return [{"type": kind, "subtype": subtype, "contenttype": word}[aspect]]
 
@@ -70,7 +70,7 @@ def mime_tags_problem(call: SieveCall) -> str | None:
         return None
     if call.has_argument("aspect") or call.has_argument("anychild"):
         tag = call.chosen_tag("aspect", "anychild")
-        return f":{tag} stands with :mime"
+        return f":{tag} requires :mime."
     return None
 
 
@@ -80,26 +80,26 @@ def _fields_of_part(
     if part is run.message.root_part:  # with the edits of the script
         return run.fields_named(name)
     run.count_steps(call, len(part.fields) // 200)
-    return [one for one in part.fields if one.key.lower() == name.lower()]
+    return [field for field in part.fields if field.key.lower() == name.lower()]
 
 
 def _descendants(part: SievePart) -> Iterator[SievePart]:
     """Yield the parts inside of a part, in order, at all levels."""
     waiting = list(reversed(part.parts))
     while waiting:
-        one = waiting.pop()
-        yield one
-        waiting += reversed(one.parts)
+        next_part = waiting.pop()
+        yield next_part
+        waiting += reversed(next_part.parts)
 
 
 def _execute_foreverypart(run: ScriptRun, call: SieveCall) -> None:
     outer = run.current_part
     root = run.message.root_part
-    name = run.string_argument(call, "name").lower()
+    name = run.expanded_argument_or_empty(call, "name").lower()
     try:
-        for piece in (root, *_descendants(root)) if outer is None else tuple(_descendants(outer)):
+        for part in (root, *_descendants(root)) if outer is None else tuple(_descendants(outer)):
             run.count_steps(call)
-            run.current_part = piece
+            run.current_part = part
             run.execute(call.blocks[0])
     except BreakLoop as end:
         if end.loop_name and end.loop_name != name:
@@ -109,14 +109,14 @@ def _execute_foreverypart(run: ScriptRun, call: SieveCall) -> None:
 
 
 def _execute_break(run: ScriptRun, call: SieveCall) -> None:
-    run.add_trace_step(call, "the end of the loop")
-    raise BreakLoop(run.string_argument(call, "name").lower())
+    run.add_trace_step(call, "end of the loop")
+    raise BreakLoop(run.expanded_argument_or_empty(call, "name").lower())
 
 
 def _execute_extracttext(run: ScriptRun, call: SieveCall) -> None:
-    piece = run.current_part or run.message.root_part
-    run.count_steps(call, comparators.comparison_steps(min(piece.size, limits.MAX_PART_BYTES), 8))
-    text = piece.text()
+    part = run.current_part or run.message.root_part
+    run.count_steps(call, comparators.comparison_steps(min(part.size, limits.MAX_PART_BYTES), 8))
+    text = part.text()
     first = call.number_argument("first", len(text))
     name = call.chosen_tag("variable", "")
     value = apply_modifiers(call, text[:first])

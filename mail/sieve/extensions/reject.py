@@ -6,9 +6,9 @@ from mail.sieve.execution.signatures import CallSignature, PositionalArgument, S
 
 
 def _execute_reject(run: ScriptRun, call: SieveCall) -> None:
-    reason = run.string_argument(call, "reason")
+    reason = run.expanded_argument_or_empty(call, "reason")
     run.add_trace_step(call, reason)
-    run.add_action(call, Reject(reason, is_ereject=call.name == "ereject"))
+    run.add_or_merge_action(call, Reject(reason, is_ereject=call.name == "ereject"))
     run.has_implicit_keep = False
 
 

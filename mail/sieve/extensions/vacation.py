@@ -15,7 +15,7 @@ from mail.sieve.execution.signatures import (
     TagOption,
 )
 from mail.sieve.extensions.core_commands import parse_field_addresses, recipient_problem
-from mail.sieve.extensions.mailboxes import FCC_OPTIONS, fcc_copy, mailbox_arguments_problem
+from mail.sieve.extensions.mailboxes import FCC_OPTIONS, fcc_copy_or_none, mailbox_arguments_problem
 
 DAY_SECONDS = 86_400
 DEFAULT_INTERVAL, MAX_INTERVAL = (
@@ -45,25 +45,28 @@ _AUTOMATIC_SENDER = re.compile(
 
 def _execute_vacation(run: ScriptRun, call: SieveCall) -> None:
     if run.has_run_vacation:
-        raise run.error_at(call, "vacation answers a message only once")
+        raise run.error_at(call, "A script can use vacation only once for a message.")
     run.has_run_vacation = True
-    reason, subject = run.string_argument(call, "reason"), run.string_argument(call, "subject")
-    from_ = run.string_argument(call, "from") if call.has_argument("from") else None
+    reason, subject = (
+        run.expanded_argument_or_empty(call, "reason"),
+        run.expanded_argument_or_empty(call, "subject"),
+    )
+    from_ = run.expanded_argument_or_empty(call, "from") if call.has_argument("from") else None
     own_addresses = [*run.environment.addresses, *run.strings_argument(call, "addresses")]
     if from_ is not None and _is_invalid_sender(from_):
-        raise run.error_at(call, f'"{from_[:100]}" is no mail address')
-    fcc = fcc_copy(run, call)
+        raise run.error_at(call, f'"{from_[:100]}" is not an email address.')
+    fcc = fcc_copy_or_none(run, call)
     no_reply = no_reply_reason(
-        run, {normalized_address(one) for one in (*own_addresses, run.envelope.recipient)}
+        run, {normalized_address(address) for address in (*own_addresses, run.envelope.recipient)}
     )
     if no_reply:
-        run.add_trace_step(call, f"no answer, because {no_reply}")
+        run.add_trace_step(call, f"no reply, because {no_reply}")
         return
     is_mime = call.has_argument("mime")
     words = [from_ or "", subject, str(is_mime), reason]
-    handle = run.string_argument(call, "handle") if call.has_argument("handle") else ""
+    handle = run.expanded_argument_or_empty(call, "handle") if call.has_argument("handle") else ""
     run.add_trace_step(call, reason)
-    run.add_action(
+    run.add_or_merge_action(
         call,
         VacationReply(
             recipient=run.envelope.sender,
@@ -85,32 +88,32 @@ def no_reply_reason(run: ScriptRun, own_addresses: set[NormalizedAddress]) -> st
     """
     sender = run.envelope.sender
     if not sender:
-        return "it has no sender"
+        return "the message has no sender"
     reasons = {
-        "it comes from this account": normalized_address(sender) in own_addresses,
-        "it comes from a machine": bool(_AUTOMATIC_SENDER.fullmatch(sender.rpartition("@")[0])),
-        "it comes from a list": any(run.fields_named(name) for name in _LIST_FIELDS),
-        "its header says so": any(
+        "the sender is this account": normalized_address(sender) in own_addresses,
+        "the sender is a program": bool(_AUTOMATIC_SENDER.fullmatch(sender.rpartition("@")[0])),
+        "the message is from a mailing list": any(run.fields_named(name) for name in _LIST_FIELDS),
+        "the message asks for no reply": any(
             _forbids_reply(run, name, allowed) for name, allowed in _AUTOMATIC_FIELDS
         ),
-        "it is not addressed to this account": not _is_addressed_to(run, own_addresses),
+        "the message is not addressed to this account": not _is_addressed_to(run, own_addresses),
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def _forbids_reply(run: ScriptRun, name: str, is_allowed: Callable[[str], bool]) -> bool:
     """True if a field with this name forbids an automatic reply."""
-    words = (one.value.partition(";")[0].strip().lower() for one in run.fields_named(name))
+    words = (field.value.partition(";")[0].strip().lower() for field in run.fields_named(name))
     return not all(map(is_allowed, words))
 
 
 def _is_addressed_to(run: ScriptRun, own_addresses: set[NormalizedAddress]) -> bool:
     """True if one of the addresses is in a recipient field of the message."""
     return any(
-        normalized_address(one.address) in own_addresses
+        normalized_address(address.address) in own_addresses
         for name in _RECIPIENT_FIELDS
         for field in run.fields_named(name)
-        for one in parse_field_addresses(field.raw)
+        for address in parse_field_addresses(field.raw)
     )
 
 
@@ -128,8 +131,12 @@ def _reply_interval(call: SieveCall) -> int:
 
 def _default_subject(run: ScriptRun) -> str:
     """Return the default subject of the reply."""
-    found = run.fields_named("subject")
-    return f"Auto: {found[0].value[:_MAX_SUBJECT_LENGTH]}" if found else "Automated reply"
+    subject_fields = run.fields_named("subject")
+    return (
+        f"Auto: {subject_fields[0].value[:_MAX_SUBJECT_LENGTH]}"
+        if subject_fields
+        else "Automated reply"
+    )
 
 
 def _is_invalid_sender(from_value: str) -> bool:
@@ -141,7 +148,7 @@ def _is_invalid_sender(from_value: str) -> bool:
 def _vacation_problem(call: SieveCall) -> str | None:
     from_ = call.string_argument("from") if call.has_argument("from") else None
     if isinstance(from_, str) and _is_invalid_sender(from_):
-        return f'"{from_[:100]}" is no mail address'
+        return f'"{from_[:100]}" is not an email address.'
     return mailbox_arguments_problem(call)
 
 

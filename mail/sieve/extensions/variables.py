@@ -61,7 +61,7 @@ def apply_modifiers(call: SieveCall, value: str) -> str:
 
 
 def _execute_set(run: ScriptRun, call: SieveCall) -> None:
-    value = apply_modifiers(call, run.string_argument(call, "value"))
+    value = apply_modifiers(call, run.expanded_argument_or_empty(call, "value"))
     name = call.chosen_tag("name", "")
     run.set_variable(call, name.lower(), value)
     run.add_trace_step(call, f'{name} is "{value}"')
@@ -70,11 +70,11 @@ def _execute_set(run: ScriptRun, call: SieveCall) -> None:
 def _evaluate_string(run: ScriptRun, call: SieveCall) -> bool:
     source = run.strings_argument(call, "source")
     if call.chosen_tag("match", "is") == "count":
-        source = [one for one in source if one]
+        source = [value for value in source if value]
     return value_matching.any_value_matches(run, call, source, run.strings_argument(call, "keys"))
 
 
-def _set_problem(call: SieveCall) -> str | None:
+def _set_variable_name_problem(call: SieveCall) -> str | None:
     try:
         parse_variable_name(call.chosen_tag("name", ""), allow_globals=True)
     except ValueError as problem:
@@ -97,7 +97,7 @@ COMMANDS = (
         (PositionalArgument("name", is_constant=True), PositionalArgument("value")),
         MODIFIER_OPTIONS,
         extension="variables",
-        find_problem=_set_problem,
+        find_problem=_set_variable_name_problem,
     ),
 )
 TESTS = (

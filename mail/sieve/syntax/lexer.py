@@ -51,7 +51,7 @@ class SieveToken:
 def tokenize(script: str | bytes) -> Iterator[SieveToken]:
     """Yield the tokens of a UTF-8 script; the last one is an END. Raises SieveError."""
     text = _decode_script(script)
-    starts = [0, *(found.end() for found in re.finditer("\n", text))]
+    starts = [0, *(line_end.end() for line_end in re.finditer("\n", text))]
 
     def position_at(offset: int) -> SourcePosition:
         line = bisect_right(starts, offset)
@@ -59,25 +59,28 @@ def tokenize(script: str | bytes) -> Iterator[SieveToken]:
 
     odd = _INVALID_CHARACTER.search(text)
     if odd:
-        raise syntax_error(position_at(odd.start()), "no text holds a NUL or half a character")
+        raise syntax_error(
+            position_at(odd.start()), "A string must not contain NUL or a surrogate."
+        )
     at, end = 0, len(text)
     while at < end:
-        found = _TOKEN.match(text, at)
-        if found is None:
+        match = _TOKEN.match(text, at)
+        if match is None:
             raise syntax_error(position_at(at), _invalid_token_problem(text, at))
-        start, at = at, found.end()
-        if found["lines"] is not None:
+        start, at = at, match.end()
+        if match["lines"] is not None:
             last = _LAST_LINE.search(text, at)
             if last is None:
                 raise syntax_error(
-                    position_at(start), "text: has no line with a dot alone at its end"
+                    position_at(start),
+                    "A multi-line string must end with a line that is a single dot.",
                 )
             yield SieveToken(
                 TokenType.TEXT, _STUFFED.sub(".", text[at : last.start()]), position_at(start)
             )
             at = last.end()
-        elif found["space"] is None:
-            yield _token_from_match(found, position_at(start))
+        elif match["space"] is None:
+            yield _token_from_match(match, position_at(start))
     yield SieveToken(TokenType.END, "", position_at(end))
 
 
@@ -89,7 +92,9 @@ def syntax_error(position: SourcePosition, message: str) -> SieveError:
 def _decode_script(script: str | bytes) -> str:
     raw = script if isinstance(script, bytes) else script.encode("utf-8", "surrogatepass")
     if len(raw) > limits.MAX_SCRIPT_BYTES:
-        raise syntax_error(SCRIPT_START, f"a script has at most {limits.MAX_SCRIPT_BYTES} bytes")
+        raise syntax_error(
+            SCRIPT_START, f"A script can have at most {limits.MAX_SCRIPT_BYTES} bytes."
+        )
     if isinstance(script, str):
         return script
     try:
@@ -97,7 +102,7 @@ def _decode_script(script: str | bytes) -> str:
     except UnicodeDecodeError as problem:
         before = raw[: problem.start].decode().split("\n")
         raise syntax_error(
-            SourcePosition(len(before), len(before[-1]) + 1), "a script is in UTF-8"
+            SourcePosition(len(before), len(before[-1]) + 1), "A script must be in UTF-8."
         ) from problem
 
 
@@ -115,15 +120,15 @@ def _token_from_match(match: re.Match[str], position: SourcePosition) -> SieveTo
     if len(digits) <= len(str(_MAX_NUMBER)):  # more would take long to read
         value = int(digits) * _QUANTIFIERS[match["quantifier"].lower()]
     if value > _MAX_NUMBER:
-        raise syntax_error(position, "a number is less than 2 to the 63")
+        raise syntax_error(position, "A number must be less than 2^63.")
     return SieveToken(TokenType.NUMBER, str(value), position)
 
 
 def _invalid_token_problem(text: str, offset: int) -> str:
     if text.startswith("/*", offset):
-        return "a comment has no end"
+        return "The comment is not closed."
     if text[offset] == '"':
-        return "a string has no end"
+        return "The string is not closed."
     if text[offset].isdecimal():
-        return "a number has digits, then K, M or G or nothing"
-    return f"{text[offset]!r} begins nothing"
+        return "A number must be digits, optionally followed by K, M or G."
+    return f"Unexpected character {text[offset]!r}."

@@ -22,10 +22,10 @@ from mail.sieve.syntax.syntax_tree import (
 def parse_script(script: str | bytes) -> Tree:
     """Parse a UTF-8 script. Raises SieveError with the first problem."""
     parser = _Parser(script)
-    found = parser.parse_commands(0)
+    commands = parser.parse_commands(0)
     if parser.next_token.token_type is not TokenType.END:
         raise parser.unexpected_token("a command")
-    return found
+    return commands
 
 
 class _Parser:
@@ -50,19 +50,19 @@ class _Parser:
         self.read_token()
 
     def unexpected_token(self, expected: str) -> SieveError:
-        shown = {
+        token_texts = {
             TokenType.TEXT: "a string",
             TokenType.END: "the end",
             TokenType.TAG: f":{self.next_token.text}",
         }
-        found = shown.get(self.next_token.token_type, self.next_token.text)
-        return syntax_error(self.next_token.position, f"{expected} should stand here, not {found}")
+        token_text = token_texts.get(self.next_token.token_type, self.next_token.text)
+        return syntax_error(self.next_token.position, f"Expected {expected}, found {token_text}.")
 
     def parse_commands(self, depth: int) -> Tree:
-        found: list[CommandNode] = []
+        commands: list[CommandNode] = []
         while self.next_token.token_type is TokenType.NAME:
-            found.append(self.parse_command(depth))
-        return tuple(found)
+            commands.append(self.parse_command(depth))
+        return tuple(commands)
 
     def parse_command(self, depth: int) -> CommandNode:
         name = self.read_token()
@@ -81,45 +81,45 @@ class _Parser:
         return CommandNode(name.text, arguments, tests, block, name.position)
 
     def parse_arguments(self, depth: int) -> tuple[tuple[Argument, ...], tuple[TestNode, ...]]:
-        found: list[Argument] = []
+        arguments: list[Argument] = []
         while (argument := self.parse_argument()) is not None:
-            found.append(argument)
+            arguments.append(argument)
         if self.next_token.token_type is TokenType.NAME:
-            return tuple(found), (self.parse_test(depth),)
+            return tuple(arguments), (self.parse_test(depth),)
         if not self.next_is_sign("("):
-            return tuple(found), ()
+            return tuple(arguments), ()
         self.read_token()
         tests = [self.parse_test(depth)]
         while self.next_is_sign(","):
             self.read_token()
             tests.append(self.parse_test(depth))
         self.read_sign(")")
-        return tuple(found), tuple(tests)
+        return tuple(arguments), tuple(tests)
 
     def parse_argument(self) -> Argument | None:
-        place = self.next_token.position
+        position = self.next_token.position
         if self.next_token.token_type is TokenType.TEXT:
-            return StringNode(self.read_token().text, place)
+            return StringNode(self.read_token().text, position)
         if self.next_token.token_type is TokenType.NUMBER:
-            return NumberNode(int(self.read_token().text), place)
+            return NumberNode(int(self.read_token().text), position)
         if self.next_token.token_type is TokenType.TAG:
-            return TagNode(self.read_token().text, place)
-        return self.parse_string_list(place) if self.next_is_sign("[") else None
+            return TagNode(self.read_token().text, position)
+        return self.parse_string_list(position) if self.next_is_sign("[") else None
 
     def parse_string_list(self, position: SourcePosition) -> StringListNode:
         self.read_token()
-        found = [self.parse_string()]
+        strings = [self.parse_string()]
         while self.next_is_sign(","):
             self.read_token()
-            found.append(self.parse_string())
+            strings.append(self.parse_string())
         self.read_sign("]")
-        return StringListNode(tuple(found), position)
+        return StringListNode(tuple(strings), position)
 
     def parse_string(self) -> StringNode:
         if self.next_token.token_type is not TokenType.TEXT:
             raise self.unexpected_token("a string")
-        place = self.next_token.position
-        return StringNode(self.read_token().text, place)
+        position = self.next_token.position
+        return StringNode(self.read_token().text, position)
 
     def parse_test(self, depth: int) -> TestNode:
         if self.next_token.token_type is not TokenType.NAME:
@@ -131,4 +131,6 @@ class _Parser:
         return TestNode(name.text, arguments, tests, name.position)
 
     def too_deep_error(self, position: SourcePosition) -> SieveError:
-        return syntax_error(position, f"at most {limits.MAX_NESTING} may stand in each other")
+        return syntax_error(
+            position, f"Blocks and tests can be nested at most {limits.MAX_NESTING} levels deep."
+        )

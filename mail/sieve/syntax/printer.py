@@ -29,7 +29,11 @@ def _command_lines(command: CommandNode, indent: str) -> list[str]:
     head = indent + _call_text(command)
     if command.block is None:
         return [f"{head};"]
-    inner = [line for one in command.block for line in _command_lines(one, indent + _INDENT)]
+    inner = [
+        line
+        for nested_command in command.block
+        for line in _command_lines(nested_command, indent + _INDENT)
+    ]
     return [f"{head} {{", *inner, f"{indent}}}"]
 
 

@@ -35,13 +35,14 @@ class Base64LineOffsets:
         cuts it off.
         """
         characters = binascii.b2a_base64(content, newline=False)
-        many, begun = (
+        character_count, begun = (
             len(characters),
             -first_character % self.line_width,
         )  # characters until the first line is full
         lines = [characters[:begun]] if begun else []
         lines += [
-            characters[nth : nth + self.line_width] for nth in range(begun, many, self.line_width)
+            characters[nth : nth + self.line_width]
+            for nth in range(begun, character_count, self.line_width)
         ]
-        is_full = many and (first_character + many) % self.line_width == 0
+        is_full = character_count and (first_character + character_count) % self.line_width == 0
         return self.eol.join([*lines, b""] if is_full else lines)

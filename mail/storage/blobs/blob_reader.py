@@ -8,6 +8,7 @@ from typing import Any
 
 import zstandard
 
+from mail.storage.blob_cache.cached_store import forget_object_if_store_has_cache
 from mail.storage.blobs.compression import decompress, verify_digest
 from mail.storage.blobs.errors import CorruptBlob
 from models.files.blobs import Blob
@@ -25,15 +26,27 @@ READ_AHEAD = (
 )  # compressed bytes in memory: more than one step needs, see _decompressed_chunks
 
 
-async def read(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
-    """Read and verify the content of a blob. Raises CorruptBlob if it is lost or damaged."""
-    packed = blob.data if blob.name is None else await _get_object(store, blob)
+async def read_and_verify_content(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
+    """Read and verify the content of a blob. Raises CorruptBlob if it is lost or damaged.
+
+    If the bytes come from the blob cache and are wrong, the object itself is read.
+    """
+    try:
+        return await _read_and_verify_once(store, blob)
+    except CorruptBlob:
+        if blob.name is None or not await forget_object_if_store_has_cache(store, blob.name):
+            raise
+    return await _read_and_verify_once(store, blob)
+
+
+async def _read_and_verify_once(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
+    packed = blob.data if blob.name is None else await _require_object_bytes(store, blob)
     if blob.size < THREAD_THRESHOLD:
         return _verified_content(blob, packed)
     return await asyncio.to_thread(_verified_content, blob, packed)
 
 
-async def _get_object(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
+async def _require_object_bytes(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
     try:
         return await store.get(blob.name)
     except KeyError as problem:
@@ -52,8 +65,8 @@ def _lost_object_error(blob: ColumnRow) -> CorruptBlob:
 
 
 def _damaged_blob_error(blob: ColumnRow, reason: object) -> CorruptBlob:
-    place = "row" if blob.name is None else f"object {blob.name}"
-    return CorruptBlob(f"The {place} of {blob.digest} is damaged: {reason}")
+    location = "row" if blob.name is None else f"object {blob.name}"
+    return CorruptBlob(f"The {location} of {blob.digest} is damaged: {reason}")
 
 
 async def stream_content(
@@ -66,19 +79,26 @@ async def stream_content(
     """
     end = blob.size if end is None else min(end, blob.size)
     if blob.size <= MAX_WHOLE_READ:
-        content = await read(store, blob)
+        content = await read_and_verify_content(store, blob)
         for at in range(start, end, MAX_CHUNK_SIZE):
             yield content[at : min(at + MAX_CHUNK_SIZE, end)]
         return
-    chunks = _stream_range(store, blob, start, end)
-    async with aclosing(
-        _verified_chunks(blob, chunks) if end - start == blob.size else chunks
-    ) as steps:
-        async for step in steps:
-            yield step
+    chunks = _stream_unverified_range(store, blob, start, end)
+    try:
+        async with aclosing(
+            _verified_chunks(blob, chunks) if end - start == blob.size else chunks
+        ) as steps:
+            async for step in steps:
+                yield step
+    except CorruptBlob:
+        if blob.name is not None:
+            await forget_object_if_store_has_cache(
+                store, blob.name
+            )  # the next call reads the object itself
+        raise
 
 
-async def _stream_range(
+async def _stream_unverified_range(
     store: ObjectStoreProtocol, blob: ColumnRow, start: int, end: int
 ) -> AsyncGenerator[bytes]:
     """Yield a range of the content without verifying the digest."""
@@ -95,9 +115,9 @@ async def _stream_range(
     async with aclosing(_decompressed_chunks(store, blob)) as steps:
         async for step in steps:
             reached += len(step)
-            wanted = step[max(0, start - reached + len(step)) :]
-            if wanted and reached > start:
-                yield wanted[: len(wanted) - max(0, reached - end)]
+            wanted_bytes = step[max(0, start - reached + len(step)) :]
+            if wanted_bytes and reached > start:
+                yield wanted_bytes[: len(wanted_bytes) - max(0, reached - end)]
             if reached >= end:
                 return
     raise CorruptBlob(f"The content of {blob.digest} ends too soon")
@@ -151,11 +171,11 @@ class _ReadAheadBuffer:
         """Remove and return at most `size` bytes of the buffer."""
         if not self._bytes and not self._ended:
             raise CorruptBlob(
-                f"The frame of {self._digest} needs more input for a step than it can"
+                f"The frame of {self._digest} needs more input for one step than is allowed"
             )
-        taken = bytes(self._bytes[:size])
+        data = bytes(self._bytes[:size])
         del self._bytes[:size]
-        return taken
+        return data
 
 
 async def _decompressed_chunks(

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import LargeBinary, Select, String, bindparam, insert, select, update
+from sqlalchemy import LargeBinary, Select, String, UpdateBase, bindparam, insert, select, update
 from sqlmodel import col
 
-from mail.storage.blobs.compression import compress
+from mail.storage.blobs.compression import compress_if_smaller
 from mail.storage.blobs.message_layout import ContentFile, NewBlob
-from mail.storage.blobs.object_stores import object_name
+from mail.storage.blobs.object_stores import new_object_name
 from models.files.blobs import Blob, MessageBlob
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table, insert_with_conflict
@@ -45,11 +45,11 @@ _REPLACE_BYTES = PreparedStatement(
 @prepare_cached
 def _select_stored_blobs(dialect: str, *, for_update: bool) -> Select[*tuple[Any, ...]]:
     columns = (Blob.id, Blob.digest, Blob.name, Blob.stored_size, Blob.damaged_at)
-    asked = select(*map(col, columns)).where(
+    statement = select(*map(col, columns)).where(
         col(Blob.tenant_id) == integer_parameter("tenant"),
         is_in_parameter(dialect, col(Blob.digest), "digests", String),
     )
-    return asked.with_for_update(read=True, key_share=True) if for_update else asked
+    return statement.with_for_update(read=True, key_share=True) if for_update else statement
 
 
 class BlobRowDeleted(Exception):
@@ -98,7 +98,7 @@ class ExistingBlobs:
     damaged_objects: frozenset[str] = field(default_factory=frozenset)
 
 
-async def store_message_blobs(  # noqa: PLR0913 - the blobs and how to store them
+async def store_objects_and_prepare_blob_rows(  # noqa: PLR0913 - the blobs and how to store them
     environment: Environment,
     tenant_id: int,
     layout_blob: NewBlob,
@@ -117,17 +117,24 @@ async def store_message_blobs(  # noqa: PLR0913 - the blobs and how to store the
     part_blobs_by_tenant = {} if part_blobs_by_tenant is None else part_blobs_by_tenant
     if store_again or tenant_id not in part_blobs_by_tenant:
         part_blobs_by_tenant[tenant_id] = asyncio.ensure_future(
-            _store_blobs(
+            _store_missing_objects_and_prepare_rows(
                 environment, tenant_id, part_blobs, MAX_INLINE_BLOB, store_again=store_again
             )
         )
-    cut = await asyncio.shield(part_blobs_by_tenant[tenant_id])
-    top = await _store_blobs(
+    message_parts = await asyncio.shield(part_blobs_by_tenant[tenant_id])
+    top = await _store_missing_objects_and_prepare_rows(
         environment, tenant_id, [layout_blob], MAX_INLINE_LAYOUT, store_again=store_again
     )
-    rows, known = [*top.new_rows, *cut.new_rows], [*top.known_digests, *cut.known_digests]
+    rows, known_digests = (
+        [*top.new_rows, *message_parts.new_rows],
+        [*top.known_digests, *message_parts.known_digests],
+    )
     return StoredMessageBlobs(
-        layout_blob.digest, rows, known, tenant_id, top.damaged_objects | cut.damaged_objects
+        layout_blob.digest,
+        rows,
+        known_digests,
+        tenant_id,
+        top.damaged_objects | message_parts.damaged_objects,
     )
 
 
@@ -142,15 +149,15 @@ def inline_blobs_of_small_message(
     content = layout_blob.content
     if part_blobs or isinstance(content, ContentFile) or len(content) >= THREAD_THRESHOLD:
         return None
-    codec, data = compress(content)
+    codec, data = compress_if_smaller(content)
     stored = _BlobStorage(codec, data, len(data), None)
     row = _blob_row(environment, tenant_id, layout_blob, stored)
-    done: asyncio.Future[StoredMessageBlobs] = asyncio.get_running_loop().create_future()
-    done.set_result(StoredMessageBlobs(layout_blob.digest, [row], (), tenant_id))
-    return done
+    future: asyncio.Future[StoredMessageBlobs] = asyncio.get_running_loop().create_future()
+    future.set_result(StoredMessageBlobs(layout_blob.digest, [row], (), tenant_id))
+    return future
 
 
-async def _store_blobs(
+async def _store_missing_objects_and_prepare_rows(
     environment: Environment,
     tenant_id: int,
     blobs: Sequence[NewBlob],
@@ -158,16 +165,19 @@ async def _store_blobs(
     *,
     store_again: bool,
 ) -> StoredPartBlobs:
-    large = [piece.digest for piece in blobs if piece.size > max_inline]
+    large = [blob.digest for blob in blobs if blob.size > max_inline]
     before = (
         await find_intact_and_damaged_blobs(environment, tenant_id, large)
         if large
         else ExistingBlobs()
     )
-    known = () if store_again else before.intact_digests
-    new = [piece for piece in blobs if piece.digest not in known]
-    rows = [await _store_blob(environment, tenant_id, piece, max_inline) for piece in new]
-    return StoredPartBlobs(rows, known, before.damaged_objects)
+    intact_digests = () if store_again else before.intact_digests
+    new = [blob for blob in blobs if blob.digest not in intact_digests]
+    rows = [
+        await _store_object_if_large_and_return_row(environment, tenant_id, row, max_inline)
+        for row in new
+    ]
+    return StoredPartBlobs(rows, intact_digests, before.damaged_objects)
 
 
 async def find_intact_and_damaged_blobs(
@@ -177,31 +187,32 @@ async def find_intact_and_damaged_blobs(
 
     This takes one statement, and one stat or HEAD request for each row that names an object.
     """
-    given = {"tenant": tenant_id, "digests": digests}
+    parameters = {"tenant": tenant_id, "digests": digests}
     rows = await environment.database.read_prepared(
-        _select_stored_blobs(environment.database.dialect, for_update=False), given
+        _select_stored_blobs(environment.database.dialect, for_update=False), parameters
     )
     intact = await asyncio.gather(*(_is_intact(environment, row) for row in rows))
-    known = [row.digest for row, good in zip(rows, intact, strict=True) if good]
-    damaged = (row.name for row, good in zip(rows, intact, strict=True) if not good)
-    return ExistingBlobs(known, frozenset(damaged))
+    intact_digests = [row.digest for row, is_intact in zip(rows, intact, strict=True) if is_intact]
+    damaged = (row.name for row, is_intact in zip(rows, intact, strict=True) if not is_intact)
+    return ExistingBlobs(intact_digests, frozenset(damaged))
 
 
-async def _is_intact(environment: Environment, row: Any) -> bool:
-    if row.name is None:
+async def _is_intact(environment: Environment, blob_row: Any) -> bool:
+    if blob_row.name is None:
         return True
     return (
-        row.damaged_at is None and await environment.object_store.size(row.name) == row.stored_size
+        blob_row.damaged_at is None
+        and await environment.object_store.size(blob_row.name) == blob_row.stored_size
     )
 
 
-async def _store_blob(
+async def _store_object_if_large_and_return_row(
     environment: Environment, tenant_id: int, blob: NewBlob, max_inline: int
 ) -> dict[str, Any]:
     """Store the bytes of a blob, in an object if they are too large for a row; return the row."""
-    codec, data = await _compress(blob)
+    codec, data = await _codec_and_content_to_store(blob)
     size = data.stored_size if isinstance(data, ContentFile) else len(data)
-    name = None if size <= max_inline else object_name(blob.digest, environment.new_id())
+    name = None if size <= max_inline else new_object_name(blob.digest, environment.new_id())
     if isinstance(data, ContentFile):
         if name:
             await environment.object_store.put_file(name, data.path)
@@ -239,17 +250,17 @@ def _blob_row(
     }
 
 
-async def _compress(blob: NewBlob) -> tuple[str, bytes | ContentFile]:
+async def _codec_and_content_to_store(blob: NewBlob) -> tuple[str, bytes | ContentFile]:
     """The codec and the bytes or file to store."""
     content = blob.content
     if isinstance(content, ContentFile):
         return content.codec, content
     if len(content) < THREAD_THRESHOLD:
-        return compress(content)
-    return await asyncio.to_thread(compress, content)
+        return compress_if_smaller(content)
+    return await asyncio.to_thread(compress_if_smaller, content)
 
 
-def insert_blob_rows(
+def upsert_blob_rows(
     transaction: DatabaseTransaction, *stored_messages: StoredMessageBlobs
 ) -> dict[str, int]:
     """Insert the rows of the blobs and return the ids of all blobs by digest.
@@ -259,39 +270,41 @@ def insert_blob_rows(
     if a row of `known_digests` was deleted.
     """
     dialect, tenant_id = transaction.connection.dialect.name, stored_messages[0].tenant_id
-    found = dict[str, int]()
-    if known := sorted({digest for one in stored_messages for digest in one.known_digests}):
-        asked = _select_stored_blobs(dialect, for_update=True)
-        found = {
+    ids_by_digest = dict[str, int]()
+    if known_digests := sorted(
+        {digest for message in stored_messages for digest in message.known_digests}
+    ):
+        statement = _select_stored_blobs(dialect, for_update=True)
+        ids_by_digest = {
             row.digest: row.id
-            for row in transaction.fetch_rows(asked, tenant=tenant_id, digests=known)
+            for row in transaction.fetch_rows(statement, tenant=tenant_id, digests=known_digests)
         }
-        if len(found) < len(known):
+        if len(ids_by_digest) < len(known_digests):
             raise BlobRowDeleted
     new = {
         row["digest"]: row
-        for one in stored_messages
-        for row in one.new_rows
-        if row["digest"] not in found
+        for message in stored_messages
+        for row in message.new_rows
+        if row["digest"] not in ids_by_digest
     }
     # each transaction makes its own keys: equal keys would collide, and the upsert ignores that; in
     # one order, so that two transactions never wait for each other
     rows = [{**new[digest], "id": transaction.environment.new_id()} for digest in sorted(new)]
-    damaged = frozenset[str]().union(*(one.damaged_objects for one in stored_messages))
+    damaged = frozenset[str]().union(*(message.damaged_objects for message in stored_messages))
     replaced: list[StatementWithValues] = []
     for key, digest, name in transaction.fetch_rows_of_each(_upsert_blob(dialect), rows).raw:
-        found[digest] = key
+        ids_by_digest[digest] = key
         row = new[digest]
         if name is not None and name != row["name"] and (row["name"] is None or name in damaged):
             lies = {field: row[field] for field in ("stored_size", "codec", "name", "data")}
             replaced.append((_REPLACE_BYTES, {"key": key, "old": name, **lies}))
     if replaced:
         transaction.execute_statements(replaced)
-    return found
+    return ids_by_digest
 
 
 @prepare_cached
-def _upsert_blob(dialect: str) -> Any:
+def _upsert_blob(dialect: str) -> UpdateBase:
     new = insert_with_conflict(dialect, Blob)
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
@@ -299,7 +312,9 @@ def _upsert_blob(dialect: str) -> Any:
     ).returning(col(Blob.id), col(Blob.digest), col(Blob.name))
 
 
-def reference_statements(message_id: int, blob_ids: Sequence[int]) -> list[StatementWithValues]:
+def blob_reference_insert_statements(
+    message_id: int, blob_ids: Sequence[int]
+) -> list[StatementWithValues]:
     """The statements that insert a reference row for each blob of a message."""
     return [
         (_INSERT_REFERENCE, {"message_id": message_id, "blob_id": blob_id}) for blob_id in blob_ids

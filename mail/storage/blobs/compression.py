@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import zstandard
 
@@ -34,23 +35,38 @@ def verify_digest(digest: str, content: bytes) -> bytes:
     return content
 
 
-def compress(data: bytes) -> tuple[str, bytes]:
+class CompressedBytes(NamedTuple):
+    """The codec and the bytes to store."""
+
+    codec: str
+    content: bytes
+
+
+def compress_if_smaller(data: bytes) -> CompressedBytes:
     """Compress `data` and return the codec and the bytes to store.
 
     Large data belongs into a thread.
     """
     packed = _ZSTD.compressor.compress(data)
-    return ("zstd", packed) if len(packed) < len(data) else ("raw", data)
+    is_smaller = len(packed) < len(data)
+    return CompressedBytes("zstd", packed) if is_smaller else CompressedBytes("raw", data)
 
 
-def compress_file(path: Path) -> tuple[str, Path]:
+class CompressedFile(NamedTuple):
+    """The codec and the file to store."""
+
+    codec: str
+    path: Path
+
+
+def replace_file_by_smaller_compressed_file(path: Path) -> CompressedFile:
     """Compress a file and return the codec and the file to store. The other file is removed."""
     packed, size = path.with_name(f"{path.name}.zst"), path.stat().st_size
     with path.open("rb") as source, packed.open("wb") as target:
         _ZSTD.compressor.copy_stream(source, target, size=size)
     small = packed.stat().st_size < size
     (path if small else packed).unlink()
-    return ("zstd", packed) if small else ("raw", path)
+    return CompressedFile("zstd", packed) if small else CompressedFile("raw", path)
 
 
 def decompress(codec: str, stored_bytes: bytes, size: int) -> bytes:

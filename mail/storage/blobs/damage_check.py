@@ -55,7 +55,7 @@ async def require_intact_blob(store: ObjectStoreProtocol, blob: ColumnRow) -> No
         intact.add(blob.name)
 
 
-async def require_intact_blobs(
+async def require_intact_blobs_and_return_budget(
     store: ObjectStoreProtocol, blobs: Iterable[ColumnRow], byte_budget: int = MAX_VERIFIED_BYTES
 ) -> int:
     """Raise CorruptBlob if one of the blobs is lost or damaged; return the rest of the budget.

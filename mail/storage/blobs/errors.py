@@ -11,3 +11,7 @@ class BytesInBlob(Exception):
     def __init__(self, digest: str) -> None:
         super().__init__(f"The bytes lie in the piece {digest}")
         self.digest = digest
+
+
+class ObjectNameTaken(Exception):
+    """A folder has the name of the object, or an object has the name of one of its folders."""

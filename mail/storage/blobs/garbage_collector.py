@@ -1,9 +1,9 @@
 """Garbage collector: removes blobs without references, and objects that no row names."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete
 from sqlmodel import col, select
@@ -39,6 +39,7 @@ class CollectedGarbage:
     row_count: int = 0
     object_count: int = 0
     byte_count: int = 0
+    blob_count: int = field(default=0, compare=False)  # rows, and objects without a row
 
     def __add__(self, other: "CollectedGarbage") -> "CollectedGarbage":
         """The sum of both."""
@@ -46,6 +47,7 @@ class CollectedGarbage:
             self.row_count + other.row_count,
             self.object_count + other.object_count,
             self.byte_count + other.byte_count,
+            self.blob_count + other.blob_count,
         )
 
 
@@ -68,10 +70,10 @@ async def collect_garbage(
     collected = CollectedGarbage()
     reached: int | None = 0
     while reached is not None:
-        reached, found = await _collect_batch(
+        reached, candidates = await _collect_batch(
             environment, store, before, after_id=reached, keep_objects=bool(keep_objects_for)
         )
-        collected += found
+        collected += candidates
     if list_objects:
         collected += await _remove_or_record_unnamed_objects(
             environment, store, before, keep_objects=bool(keep_objects_for)
@@ -91,7 +93,7 @@ def insert_dropped_objects(
         connection.execute(new, rows)
 
 
-async def remove_or_mark_dropped_objects(
+async def delete_dropped_objects_now_or_after_window(
     environment: Environment, object_names: Collection[str]
 ) -> None:
     """Remove objects that no row names.
@@ -125,13 +127,20 @@ async def _remove_dropped_objects(
         names = [row.name for row in await environment.database.read(old)]
         if not names:
             return collected
-        named = await names_in_use(environment, names)
-        useless = [one for one in names if one not in named]
+        used_names = await load_object_names_in_use(environment, names)
+        useless = [name for name in names if name not in used_names]
         await store.delete(useless)
         async with environment.write_session() as session:
-            gone = delete(DroppedObject).where(name.in_(names))
-            await (await session.connection()).execute(gone)
+            statement = delete(DroppedObject).where(name.in_(names))
+            await (await session.connection()).execute(statement)
         collected += CollectedGarbage(object_count=len(useless))
+
+
+class _CollectedBatch(NamedTuple):
+    """The removed garbage of one batch."""
+
+    next_after_id: int | None  # None after the last batch
+    garbage: CollectedGarbage
 
 
 async def _collect_batch(
@@ -141,7 +150,7 @@ async def _collect_batch(
     *,
     after_id: int,
     keep_objects: bool,
-) -> tuple[int | None, CollectedGarbage]:
+) -> _CollectedBatch:
     """Remove unused blobs with ids above `after_id`.
 
     Returns the id after which the next batch begins, or None at the end, and the removed
@@ -149,17 +158,22 @@ async def _collect_batch(
     """
     # The search is long. It runs outside the transaction, so that no lock waits for it.
     search = select(Blob.id).where(_is_unused(unused_since), col(Blob.id) > after_id)
-    found = await environment.database.read(search.order_by(col(Blob.id)).limit(BATCH_SIZE))
-    candidates = [row.id for row in found]
+    rows = await environment.database.read(search.order_by(col(Blob.id)).limit(BATCH_SIZE))
+    candidates = [row.id for row in rows]
     if not candidates:
-        return None, CollectedGarbage()
-    gone = await _delete_unused_rows(
+        return _CollectedBatch(None, CollectedGarbage())
+    deleted_rows = await _delete_unused_rows_and_record_kept_objects(
         environment, candidates, unused_since, keep_objects=keep_objects
     )
-    names = [] if keep_objects else [row.name for row in gone if row.name]
+    names = [] if keep_objects else [row.name for row in deleted_rows if row.name]
     await store.delete(names)
-    collected = CollectedGarbage(len(gone), len(names), sum(row.stored_size for row in gone))
-    return (candidates[-1] if len(candidates) == BATCH_SIZE else None), collected
+    collected = CollectedGarbage(
+        len(deleted_rows),
+        len(names),
+        sum(row.stored_size for row in deleted_rows),
+        len(deleted_rows),
+    )
+    return _CollectedBatch((candidates[-1] if len(candidates) == BATCH_SIZE else None), collected)
 
 
 def _is_unused(since: datetime) -> ColumnElement[bool]:
@@ -172,7 +186,7 @@ def _is_unused(since: datetime) -> ColumnElement[bool]:
     )
 
 
-async def _delete_unused_rows(
+async def _delete_unused_rows_and_record_kept_objects(
     environment: Environment, blob_ids: Sequence[int], unused_since: datetime, *, keep_objects: bool
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     """Delete the blobs that are still unused; return their `name` and `stored_size`.
@@ -187,12 +201,12 @@ async def _delete_unused_rows(
         held = (await session.exec(lock)).all()
         removal = delete(Blob).where(col(Blob.id).in_(held), _is_unused(unused_since))
         removed = await session.exec(removal.returning(col(Blob.name), col(Blob.stored_size)))
-        gone = removed.all()
+        deleted_rows = removed.all()
         if keep_objects:
-            names = [row.name for row in gone if row.name]
+            names = [row.name for row in deleted_rows if row.name]
             connection = await session.connection()
             await connection.run_sync(insert_dropped_objects, names, environment.now())
-        return gone
+        return deleted_rows
 
 
 async def _remove_or_record_unnamed_objects(
@@ -205,22 +219,24 @@ async def _remove_or_record_unnamed_objects(
     """Remove objects that no row names; with `keep_objects`, only record them as dropped."""
     collected = CollectedGarbage()
     async for batch in _list_object_batches(store, stored_before):
-        named = await names_in_use(environment, [stored.name for stored in batch])
-        useless = [stored for stored in batch if stored.name not in named]
+        used_names = await load_object_names_in_use(environment, [stored.name for stored in batch])
+        useless = [stored for stored in batch if stored.name not in used_names]
         names = [stored.name for stored in useless]
         if keep_objects:
             await _record_dropped_objects(environment, names)
             continue
         await store.delete(names)
         size = sum(stored.size for stored in useless)
-        collected += CollectedGarbage(object_count=len(useless), byte_count=size)
+        collected += CollectedGarbage(0, len(useless), size, len(useless))
     return collected
 
 
 async def _record_dropped_objects(environment: Environment, object_names: Sequence[str]) -> None:
-    noted = select(col(DroppedObject.name)).where(col(DroppedObject.name).in_(object_names))
-    known = {row.name for row in await environment.database.read(noted)}
-    if new := [name for name in object_names if name not in known]:
+    known_statement = select(col(DroppedObject.name)).where(
+        col(DroppedObject.name).in_(object_names)
+    )
+    noted_names = {row.name for row in await environment.database.read(known_statement)}
+    if new := [name for name in object_names if name not in noted_names]:
         await environment.run_transaction(
             lambda transaction: insert_dropped_objects(
                 transaction.connection, new, environment.now()
@@ -243,11 +259,13 @@ async def _list_object_batches(
         yield batch
 
 
-async def names_in_use(environment: Environment, object_names: Sequence[str]) -> set[str]:
+async def load_object_names_in_use(
+    environment: Environment, object_names: Sequence[str]
+) -> set[str]:
     """Return those of the object names that a row holds."""
     # Uploads first: an upload can become a blob between two reads, but not the reverse.
-    found = set[str]()
+    used_names = set[str]()
     for name in (col(Upload.blob_name), col(UploadPart.name), col(Blob.name)):
         rows = await environment.database.read(select(name).where(name.in_(object_names)))
-        found.update(str(row[0]) for row in rows)
-    return found
+        used_names.update(str(row[0]) for row in rows)
+    return used_names

@@ -34,15 +34,15 @@ class LazyMessageLayout(MessageLayout):
         self.blob = blob
 
     def literal_bytes(self, span: LiteralSpan, start: int, end: int) -> bytes:
-        """Raise RuntimeError: the bytes need `StoredMessage.examine` or `stream_raw`."""
+        """Raise RuntimeError: the bytes need `StoredMessage.run_on_source` or `stream_raw`."""
         raise RuntimeError(f"The bytes {start} to {end} of {span} are not in memory")
 
     async def load(self, store: ObjectStoreProtocol) -> MessageLayout:
         """Read and verify the whole layout. Hold READ_MEMORY while the result is used."""
-        return parse_layout(await blob_reader.read(store, self.blob))
+        return parse_layout(await blob_reader.read_and_verify_content(store, self.blob))
 
 
-async def read_large_layout(store: ObjectStoreProtocol, blob: ColumnRow) -> MessageLayout:
+async def read_lazy_or_whole_layout(store: ObjectStoreProtocol, blob: ColumnRow) -> MessageLayout:
     """Read the entries of a large layout; the whole layout if they exceed ENTRIES_READ_SIZE."""
     head = blob_reader.stream_content(store, blob, 0, ENTRIES_READ_SIZE)
     async with aclosing(head):
@@ -50,7 +50,7 @@ async def read_large_layout(store: ObjectStoreProtocol, blob: ColumnRow) -> Mess
     try:
         return LazyMessageLayout(parse_layout_entries(start, blob.size), blob)
     except CorruptBlob:
-        return parse_layout(await blob_reader.read(store, blob))
+        return parse_layout(await blob_reader.read_and_verify_content(store, blob))
 
 
 class LiteralReader:
@@ -85,9 +85,9 @@ class LiteralReader:
                     raise CorruptBlob("The skeleton ends too soon")
                 self._rest = chunk[self._skip :]
                 self._skip -= len(chunk) - len(self._rest)
-            found, self._rest = self._rest[:count], self._rest[count:]
-            count -= len(found)
-            yield found
+            data, self._rest = self._rest[:count], self._rest[count:]
+            count -= len(data)
+            yield data
 
     async def close(self) -> None:
         """Close the stream."""

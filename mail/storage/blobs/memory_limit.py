@@ -46,7 +46,7 @@ class MemoryLimit:
     def _release(self, count: int) -> None:
         self.free_bytes += count
         while self._waiting and self._waiting[0][0] <= self.free_bytes:
-            granted, turn = self._waiting.popleft()
-            if not turn.done():
+            granted, waiter = self._waiting.popleft()
+            if not waiter.done():
                 self.free_bytes -= granted
-                turn.set_result(None)
+                waiter.set_result(None)

@@ -25,10 +25,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mail.mime import base64_lines
 from mail.mime.base64_lines import LineWrapping
-from mail.storage.blobs.compression import compress_file, verify_digest
+from mail.storage.blobs.compression import replace_file_by_smaller_compressed_file, verify_digest
 from mail.storage.blobs.errors import BytesInBlob, CorruptBlob
 
 MAGIC = b"MSK\x01"
@@ -135,21 +136,21 @@ def split_message(
     overlaps an earlier one or exceeds the message stays in the layout.
     """
     gaps: list[BlobSpan | None] = [None] * len(bodies)
-    pieces: dict[str, NewBlob] = {}
+    blobs_by_digest: dict[str, NewBlob] = {}
     reached = 0
     for index in sorted(range(len(bodies)), key=lambda index: bodies[index].start):
-        cut = bodies[index]
-        if not reached <= cut.start <= cut.end <= len(raw):
+        body_range = bodies[index]
+        if not reached <= body_range.start <= body_range.end <= len(raw):
             continue
-        if found := _extract_blob(raw, cut, base_path):
-            gaps[index], piece = found
-            pieces.setdefault(piece.digest, piece)
-            reached = cut.end
+        if blob_and_gap := _extract_span_and_blob_or_none(raw, body_range, base_path):
+            gaps[index], blob = blob_and_gap
+            blobs_by_digest.setdefault(blob.digest, blob)
+            reached = body_range.end
     holes = sorted((gap for gap in gaps if gap), key=lambda gap: gap.start)
-    return SplitMessage(_encode_layout(raw, holes), list(pieces.values()), gaps)
+    return SplitMessage(_encode_layout(raw, holes), list(blobs_by_digest.values()), gaps)
 
 
-def _extract_blob(
+def _extract_span_and_blob_or_none(
     raw: bytes, body: EncodedBody, base_path: Path | None
 ) -> tuple[BlobSpan, NewBlob] | None:
     """The span and the blob of an encoded body; None if the body stays in the layout."""
@@ -160,28 +161,30 @@ def _extract_blob(
         if start < end:
             wrapping = base64_lines.detect_wrapping(raw, start, end)
             with suppress(base64_lines.IrregularBase64):
-                piece = _new_blob(base64_lines.decode_chunks(raw, start, end, wrapping), files)
-                return BlobSpan(start, end, piece.digest, piece.size, wrapping), piece
+                blob = _new_blob_in_memory_or_file(
+                    base64_lines.decode_restorable_chunks(raw, start, end, wrapping), files
+                )
+                return BlobSpan(start, end, blob.digest, blob.size, wrapping), blob
     if size > SMALLEST_VERBATIM:
         steps = (
             raw[at : min(at + MAX_CHUNK_SIZE, body.end)]
             for at in range(body.start, body.end, MAX_CHUNK_SIZE)
         )
-        piece = _new_blob(steps, files)
-        return BlobSpan(body.start, body.end, piece.digest, size), piece
+        blob = _new_blob_in_memory_or_file(steps, files)
+        return BlobSpan(body.start, body.end, blob.digest, size), blob
     return None
 
 
-def _new_blob(content: Iterator[bytes], base_path: Path | None) -> NewBlob:
+def _new_blob_in_memory_or_file(content: Iterator[bytes], base_path: Path | None) -> NewBlob:
     """Hash the content and collect it in memory.
 
     With `base_path`, it is collected in a compressed file.
     """
     digest = hashlib.sha256()
     if base_path is None:
-        whole = b"".join(content)
-        digest.update(whole)
-        return NewBlob(digest.hexdigest(), whole)
+        joined_content = b"".join(content)
+        digest.update(joined_content)
+        return NewBlob(digest.hexdigest(), joined_content)
     size, fresh = 0, base_path.with_name(f"{base_path.name}.new")
     try:
         with fresh.open("wb") as file:
@@ -191,8 +194,8 @@ def _new_blob(content: Iterator[bytes], base_path: Path | None) -> NewBlob:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    place = base_path.with_name(f"{base_path.name}.{digest.hexdigest()}")
-    codec, stored = compress_file(fresh.rename(place))
+    blob_path = base_path.with_name(f"{base_path.name}.{digest.hexdigest()}")
+    codec, stored = replace_file_by_smaller_compressed_file(fresh.rename(blob_path))
     return NewBlob(digest.hexdigest(), ContentFile(stored, codec, size, stored.stat().st_size))
 
 
@@ -219,9 +222,9 @@ def prepend_to_layout(layout_bytes: bytes, prefix: bytes) -> bytes:
     count = reader.read_entry_count()
     size, reached = 0, reader.position
     for nth in range(count):
-        more, filling = _parse_entry(reader)
-        if nth == 0 and filling is None:
-            size, reached = more, reader.position
+        entry = _parse_layout_entry(reader)
+        if nth == 0 and entry.blob is None:
+            size, reached = entry.content_size, reader.position
     entries = layout_bytes[reached : reader.position]
     count += not size
     first = bytes([LITERAL]) + _encode_number(len(prefix) + size)
@@ -231,11 +234,16 @@ def prepend_to_layout(layout_bytes: bytes, prefix: bytes) -> bytes:
 
 
 def _encode_blob_span(blob_span: BlobSpan) -> bytes:
-    place = _encode_number(blob_span.content_size) + bytes.fromhex(blob_span.digest)
+    blob_reference = _encode_number(blob_span.content_size) + bytes.fromhex(blob_span.digest)
     if blob_span.wrapping is None:
-        return bytes([VERBATIM]) + place
+        return bytes([VERBATIM]) + blob_reference
     line_end = LINE_ENDS.index(blob_span.wrapping.eol)
-    return bytes([BASE64]) + place + _encode_number(blob_span.wrapping.width) + bytes([line_end])
+    return (
+        bytes([BASE64])
+        + blob_reference
+        + _encode_number(blob_span.wrapping.width)
+        + bytes([line_end])
+    )
 
 
 def _encode_number(value: int) -> bytes:
@@ -268,12 +276,12 @@ class MessageLayout:
 
     def slice(self, start: int, end: int) -> bytes:
         """The bytes of the raw message, fewer at its end. Raises BytesInBlob within a blob span."""
-        found = b""
+        data = b""
         for entry in self.spans_between(start, end):
             if isinstance(entry, BlobSpan):
                 raise BytesInBlob(entry.digest)
-            found = self.literal_bytes(entry, max(start, entry.start), min(end, entry.end))
-        return found  # of one entry: literals are never neighbours
+            data = self.literal_bytes(entry, max(start, entry.start), min(end, entry.end))
+        return data  # of one entry: literals are never neighbours
 
     def spans_between(self, start: int, end: int) -> Iterator[LiteralSpan | BlobSpan]:
         """Yield the spans of the raw message that overlap `start` to `end`, in order."""
@@ -301,17 +309,17 @@ def parse_layout_entries(head: bytes, layout_size: int) -> list[LiteralSpan | Bl
     Raises CorruptBlob if they are wrong or exceed `head`.
     """
     if not head.startswith(MAGIC):
-        raise CorruptBlob("The skeleton does not begin as one of version 1")
+        raise CorruptBlob("The skeleton has no header of version 1")
     reader = _LayoutReader(head, len(MAGIC))
-    recipe = [_parse_entry(reader) for _ in range(reader.read_entry_count())]
+    recipe = [_parse_layout_entry(reader) for _ in range(reader.read_entry_count())]
     entries: list[LiteralSpan | BlobSpan] = []
     start, offset = 0, reader.position
-    for length, gap in recipe:
-        if gap is None and entries and isinstance(entries[-1], LiteralSpan):
+    for length, blob in recipe:
+        if blob is None and entries and isinstance(entries[-1], LiteralSpan):
             raise CorruptBlob("The skeleton has two literals side by side")
-        end = start + _span_length(length, gap)
-        if gap:
-            entries.append(BlobSpan(start, end, gap.digest, length, gap.wrapping))
+        end = start + _length_in_raw_message(length, blob)
+        if blob:
+            entries.append(BlobSpan(start, end, blob.digest, length, blob.wrapping))
         else:
             entries.append(LiteralSpan(start, end, offset))
             offset += length
@@ -329,27 +337,34 @@ class _SpanContent:
     wrapping: LineWrapping | None
 
 
-def _span_length(content_size: int, content: _SpanContent | None) -> int:
+def _length_in_raw_message(content_size: int, blob: _SpanContent | None) -> int:
     """The length of an entry in bytes of the raw message."""
-    if content is None or content.wrapping is None:
+    if blob is None or blob.wrapping is None:
         return content_size
-    return base64_lines.encoded_length(content_size, content.wrapping)
+    return base64_lines.encoded_length(content_size, blob.wrapping)
 
 
-def _parse_entry(reader: "_LayoutReader") -> tuple[int, _SpanContent | None]:
-    """Parse one entry: the length, and the blob content or None for a literal."""
+class _LayoutEntry(NamedTuple):
+    """One entry of a layout, as it is encoded."""
+
+    content_size: int  # bytes before base64
+    blob: _SpanContent | None  # None for a literal
+
+
+def _parse_layout_entry(reader: "_LayoutReader") -> _LayoutEntry:
+    """Parse the next entry. Raises CorruptBlob if it is wrong."""
     kind, size = reader.read_byte(), reader.read_number()
     if not size:
         raise CorruptBlob("An entry of the skeleton is empty")
     match kind:
         case 0:
-            return size, None
+            return _LayoutEntry(size, None)
         case 1:
-            return size, _SpanContent(reader.read_digest(), None)
+            return _LayoutEntry(size, _SpanContent(reader.read_digest(), None))
         case 2:
-            return size, _SpanContent(
-                reader.read_digest(), _parse_wrapping(reader.read_number(), reader.read_byte())
-            )
+            digest = reader.read_digest()
+            wrapping = _parse_wrapping(reader.read_number(), reader.read_byte())
+            return _LayoutEntry(size, _SpanContent(digest, wrapping))
     raise CorruptBlob(f"The skeleton has an entry of kind {kind}")
 
 
@@ -367,11 +382,11 @@ class _LayoutReader:
         self.position = position
 
     def read_bytes(self, size: int) -> bytes:
-        found = self._encode_layout[self.position : self.position + size]
-        if len(found) != size:
+        data = self._encode_layout[self.position : self.position + size]
+        if len(data) != size:
             raise CorruptBlob("The skeleton ends inside its recipe")
         self.position += size
-        return found
+        return data
 
     def read_byte(self) -> int:
         return self.read_bytes(1)[0]
@@ -381,11 +396,11 @@ class _LayoutReader:
 
     def read_number(self) -> int:
         value = 0
-        for place in range(MAX_NUMBER_SIZE):
+        for byte_index in range(MAX_NUMBER_SIZE):
             byte = self.read_byte()
-            value |= (byte & LEB128_VALUE_BITS) << 7 * place
+            value |= (byte & LEB128_VALUE_BITS) << 7 * byte_index
             if byte < LEB128_MORE_BIT:
-                if not byte and place:
+                if not byte and byte_index:
                     break  # a shorter form would do
                 return value
         raise CorruptBlob("A number of the skeleton is not in its shortest form, or too large")
@@ -415,11 +430,11 @@ async def rebuild_message(
             else b""
         )
         for at in range(first, last, MAX_CHUNK_SIZE):
-            to = min(at + MAX_CHUNK_SIZE, last)
+            chunk_end = min(at + MAX_CHUNK_SIZE, last)
             if isinstance(entry, BlobSpan):
-                yield _blob_span_bytes(entry, content, at - entry.start, to - entry.start)
+                yield _blob_span_bytes(entry, content, at - entry.start, chunk_end - entry.start)
             else:
-                yield layout.literal_bytes(entry, at, to)
+                yield layout.literal_bytes(entry, at, chunk_end)
 
 
 async def _fetch_verified_content(blob_span: BlobSpan, fetch_content: FetchContent) -> bytes:

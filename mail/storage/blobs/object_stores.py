@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -18,21 +17,27 @@ import obstore
 import obstore.store
 from obstore.exceptions import BaseError, GenericError
 
-from mail.storage.blobs.errors import CorruptBlob
-from models.store.object_store import ObjectStoreProtocol, StoredObject
+from mail.storage.blobs import bucket_listing, folder_listing
+from mail.storage.blobs.errors import CorruptBlob, ObjectNameTaken
+from mail.storage.blobs.measured_stores import measured_object_store
+from mail.storage.blobs.object_names import (
+    ADMIN_PREFIX,
+    OWNER_MARK,
+    PART_PREFIX,
+    SHARDS,
+    is_admin_name,
+    validated_name,
+)
+from models.store.object_store import ObjectRange, ObjectStoreProtocol, StoredObject
 from models.store.outage_log import OUTAGES
 from models.store.outages import NO_SPACE_ERRNOS, DiskFull, StorageComponent, StorageUnavailable
 
-OBJECT_NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
-OWNER_MARK = (
-    "00/merganser.mark"  # names the owner of the objects: merganser/server/store/common_facts.py
-)
-SHARDS = frozenset(f"{number:02x}" for number in range(256))
-PART_PREFIX = ".part-"  # prefix of the names of unfinished files
 CHUNK_SIZE = 1024 * 1024  # most bytes that `stream` yields at once
 THREAD_COUNT = 8  # they mostly wait for the disk
 PART_MAX_AGE = 24 * 3600  # seconds; no put takes that long
 LIST_PAGE_SIZE = 1000  # names in one answer to `list`
+PART_SHARD = "00"  # the folder of unfinished files of administrators, since it is cleaned
+RENAME_TRIES = 10  # the folder of an object can be deleted before the object is there
 RANGE_REQUEST_SIZE = 4 * CHUNK_SIZE  # bytes of one request of a stream: few requests, little memory
 RETRY_CONFIG: Any = {
     "max_retries": 4,
@@ -51,7 +56,7 @@ CONCURRENT_UPLOADS = 4  # parts of 5 MiB that are sent at the same time
 Result = TypeVar("Result")
 
 
-def object_name(digest: str, key: int) -> str:
+def new_object_name(digest: str, key: int) -> str:
     """A new name for an object with this content; `key` from `World.key()` makes it unique.
 
     A name is never used again, so the removal of an old object can't remove a newer one with
@@ -74,10 +79,11 @@ def open_store(url: str) -> ObjectStoreProtocol:
         plain = parts._replace(query="").geturl()
         return BucketStore(plain, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))))
     if parts.netloc:
-        raise ValueError("A file URL names an absolute path: file:///path")
+        raise ValueError("A file URL must have an absolute path, such as file:///path.")
     return FolderStore(Path(unquote(parts.path)))
 
 
+@measured_object_store
 class FolderStore:
     """An object store in a local folder, with 256 subfolders by the first two digits of the name.
 
@@ -145,18 +151,36 @@ class FolderStore:
             raise KeyError(name) from problem
         try:
             for at in range(start, end, CHUNK_SIZE):
-                wanted = min(CHUNK_SIZE, end - at)
-                yield _require_size(await self._run_in_thread(file.read, wanted), wanted, name)
+                wanted_size = min(CHUNK_SIZE, end - at)
+                yield _require_size(
+                    await self._run_in_thread(file.read, wanted_size), wanted_size, name
+                )
         finally:
             file.close()
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects. A missing object is no error."""
-        places = [self._path(name) for name in names]
-        await self._run_in_thread(_remove_files, places)
+        checked = [validated_name(name) for name in names]
+        await self._run_in_thread(_remove_files, self.folder, checked)
+
+    async def find(self, name: str) -> StoredObject | None:
+        """Return the entry of an object with its version, or None if it does not exist."""
+        validated_name(name)
+        return await self._run_in_thread(folder_listing.find_object, self.folder, name)
+
+    async def list_page(self, object_range: ObjectRange) -> Sequence[StoredObject]:
+        """List visible objects in the order of their names, with constant memory."""
+        return await self._run_in_thread(folder_listing.objects_in_range, self.folder, object_range)
+
+    async def list_folders(self, object_range: ObjectRange) -> Sequence[str]:
+        """List the folders directly below the prefix of a range, with a slash at their end."""
+        return await self._run_in_thread(folder_listing.folders_in_range, self.folder, object_range)
 
     async def list(self) -> AsyncIterator[StoredObject]:
-        """Yield all objects, and the remains of writes that were interrupted over a day ago."""
+        """Yield all objects, and the remains of writes that were interrupted over a day ago.
+
+        Objects of administrators are left out.
+        """
         for shard in await self._run_in_thread(self._existing_shards):
             for stored in await self._run_in_thread(self._list_shard, shard):
                 yield stored
@@ -169,26 +193,44 @@ class FolderStore:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _path(self, name: str) -> Path:
-        return self.folder / _validated_name(name)
+        return self.folder / validated_name(name)
 
     def _write_object(self, name: str, write_content: Callable[[IO[bytes]], None]) -> None:
         """Write an object to a temporary file, sync it and rename it."""
-        place = self._path(name)
-        if not place.parent.is_dir():
-            place.parent.mkdir(exist_ok=True)
-            _sync_folder(self.folder)
-        with tempfile.NamedTemporaryFile(
-            dir=place.parent, prefix=PART_PREFIX, delete=False
-        ) as part:
+        path = self._path(name)
+        part_folder = self.folder / PART_SHARD if is_admin_name(name) else path.parent
+        self._make_folders(part_folder)
+        with tempfile.NamedTemporaryFile(dir=part_folder, prefix=PART_PREFIX, delete=False) as part:
             try:
                 write_content(part)
                 part.flush()
                 os.fsync(part.fileno())
-                Path(part.name).rename(place)  # whole or not at all
+                self._rename_whole_file(Path(part.name), path)
             except BaseException:
                 Path(part.name).unlink(missing_ok=True)
                 raise
-        _sync_folder(place.parent)
+        _sync_folder(path.parent)
+
+    def _rename_whole_file(self, part: Path, path: Path) -> None:
+        """Give a file its name. Raises ObjectNameTaken if a folder has it, or a file a parent's."""
+        for is_last_try in [False] * (RENAME_TRIES - 1) + [True]:
+            try:
+                self._make_folders(path.parent)
+                part.rename(path)
+            except FileNotFoundError:
+                if is_last_try:
+                    raise
+            except (FileExistsError, IsADirectoryError, NotADirectoryError) as problem:
+                raise ObjectNameTaken(path.relative_to(self.folder).as_posix()) from problem
+            else:
+                return
+
+    def _make_folders(self, folder: Path) -> None:
+        """Create a folder below that of the store, with its parents, if it is missing."""
+        if not folder.is_dir() and folder != self.folder:
+            self._make_folders(folder.parent)
+            folder.mkdir(exist_ok=True)
+            _sync_folder(folder.parent)
 
     def _read_range(self, name: str, start: int, end: int) -> bytes:
         with _open_at(self._path(name), start) as file:
@@ -197,19 +239,19 @@ class FolderStore:
     def _existing_shards(self) -> Sequence[str]:
         """The names of the existing subfolders: each of the 256 costs a thread switch."""
         try:
-            return sorted(SHARDS.intersection(place.name for place in self.folder.iterdir()))
+            return sorted(SHARDS.intersection(path.name for path in self.folder.iterdir()))
         except FileNotFoundError:
             return []
 
     def _list_shard(self, shard: str) -> Sequence[StoredObject]:
-        found: list[StoredObject] = []
+        objects: list[StoredObject] = []
         young = (
             time.time() - PART_MAX_AGE
         )  # by the clock of the file system, not the clock of the environment
         try:
             entries = os.scandir(self.folder / shard)
         except FileNotFoundError:  # removed since
-            return found
+            return objects
         with entries:
             for entry in entries:
                 with suppress(FileNotFoundError):  # removed since
@@ -218,10 +260,13 @@ class FolderStore:
                         continue
                     if facts.st_mtime < young or not entry.name.startswith(PART_PREFIX):
                         modified = datetime.fromtimestamp(facts.st_mtime, UTC)
-                        found.append(StoredObject(f"{shard}/{entry.name}", modified, facts.st_size))
-        return found
+                        objects.append(
+                            StoredObject(f"{shard}/{entry.name}", modified, facts.st_size)
+                        )
+        return objects
 
 
+@measured_object_store
 class BucketStore:
     """An object store in an S3 bucket, or in another service that obstore knows.
 
@@ -230,28 +275,29 @@ class BucketStore:
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
+        self.url = url  # without options
         self._store = _open_with_options(url, options or {})
 
     async def put(self, name: str, data: bytes) -> None:
         """Store `data`."""
         with _outage_guard:
             await self._store.put_async(
-                _validated_name(name), data, max_concurrency=CONCURRENT_UPLOADS
+                validated_name(name), data, max_concurrency=CONCURRENT_UPLOADS
             )
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store the content of a file without reading all of it into memory."""
         with _outage_guard:
             await self._store.put_async(
-                _validated_name(name), path, max_concurrency=CONCURRENT_UPLOADS
+                validated_name(name), path, max_concurrency=CONCURRENT_UPLOADS
             )
 
     async def get(self, name: str) -> bytes:
         """Return the whole object. Raises KeyError if it does not exist."""
         try:
             with _outage_guard:
-                found = await self._store.get_async(_validated_name(name))
-                return bytes(await found.bytes_async())
+                result = await self._store.get_async(validated_name(name))
+                return bytes(await result.bytes_async())
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
 
@@ -265,10 +311,10 @@ class BucketStore:
             return b""  # HTTP can't request an empty range
         try:
             with _outage_guard:
-                found = await self._get_range(_validated_name(name), start, end)
+                data = await self._get_range(validated_name(name), start, end)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
-        return _require_size(bytes(found), end - start, name)
+        return _require_size(bytes(data), end - start, name)
 
     async def _get_range(self, name: str, start: int, end: int) -> Any:
         try:
@@ -283,7 +329,7 @@ class BucketStore:
         """Return the size of an object in bytes, or None if it does not exist."""
         try:
             with _outage_guard:
-                return int((await self._store.head_async(_validated_name(name)))["size"])
+                return int((await self._store.head_async(validated_name(name)))["size"])
         except FileNotFoundError:
             return None
 
@@ -296,13 +342,13 @@ class BucketStore:
         client reads.
         """
         for at in range(start, end, RANGE_REQUEST_SIZE):
-            found = await self.get_range(name, at, min(at + RANGE_REQUEST_SIZE, end))
-            for offset in range(0, len(found), CHUNK_SIZE):
-                yield found[offset : offset + CHUNK_SIZE]
+            data = await self.get_range(name, at, min(at + RANGE_REQUEST_SIZE, end))
+            for offset in range(0, len(data), CHUNK_SIZE):
+                yield data[offset : offset + CHUNK_SIZE]
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects. A missing object is no error."""
-        checked = [_validated_name(name) for name in names]
+        checked = [validated_name(name) for name in names]
         with _outage_guard:
             try:
                 await self._store.delete_async(checked)
@@ -311,17 +357,49 @@ class BucketStore:
                     with suppress(FileNotFoundError):
                         await self._store.delete_async(name)
 
+    async def find(self, name: str) -> StoredObject | None:
+        """Return the entry of an object with its version, or None if it does not exist."""
+        try:
+            with _outage_guard:
+                facts = await self._store.head_async(validated_name(name))
+        except FileNotFoundError:
+            return None
+        version = f"{facts['e_tag'] or ''}{facts['last_modified'].timestamp()}"
+        return StoredObject(name, facts["last_modified"], facts["size"], version)
+
+    async def list_page(self, object_range: ObjectRange) -> Sequence[StoredObject]:
+        """List visible objects in the order of their names, with constant memory."""
+        return await bucket_listing.objects_in_range(
+            self._iterate, self._list_top_folders, object_range
+        )
+
+    async def list_folders(self, object_range: ObjectRange) -> Sequence[str]:
+        """List the folders directly below the prefix of a range, with a slash at their end."""
+        return await bucket_listing.folders_in_range(
+            self._iterate, self._list_top_folders, object_range
+        )
+
     async def list(self) -> AsyncIterator[StoredObject]:
-        """Yield all objects."""
-        pages = aiter(self._store.list(chunk_size=LIST_PAGE_SIZE))
+        """Yield all objects except those of administrators."""
+        async for stored in self._iterate(None, None):
+            if stored.name != OWNER_MARK and not stored.name.startswith(ADMIN_PREFIX):
+                yield stored
+
+    async def _iterate(self, folder: str | None, after: str | None) -> AsyncGenerator[StoredObject]:
+        """Yield the objects below a folder whose names follow a text."""
+        pages = aiter(self._store.list(folder, offset=after, chunk_size=LIST_PAGE_SIZE))
         while True:
             with _outage_guard:
                 page = await anext(pages, None)
             if page is None:
                 return
             for facts in page:
-                if facts["path"] != OWNER_MARK:
-                    yield StoredObject(facts["path"], facts["last_modified"], facts["size"])
+                yield StoredObject(facts["path"], facts["last_modified"], facts["size"])
+
+    async def _list_top_folders(self) -> Sequence[str]:
+        with _outage_guard:
+            listed = await self._store.list_with_delimiter_async(None)
+        return [f"{folder}/" for folder in listed["common_prefixes"]]
 
     async def close(self) -> None:
         """Do nothing: obstore closes its connections."""
@@ -337,7 +415,9 @@ def _open_with_options(url: str, options: Mapping[str, str]) -> Any:
                 _open_url(url, {name: value})
             except BaseError as wrong:
                 reason = next(iter(str(wrong).splitlines()), "")
-                raise ValueError(f"the option {name!r} is wrong: {reason}") from problem
+                raise ValueError(
+                    f"The option {name!r} is invalid: {reason.rstrip('.')}."
+                ) from problem
         raise
 
 
@@ -346,9 +426,9 @@ def _open_url(url: str, options: Mapping[str, str]) -> Any:
     client: dict[str, Any] = {name: options[name] for name in CLIENT_OPTIONS.intersection(options)}
     if options.get("endpoint", "").startswith("http://"):
         client["allow_http"] = True  # the operator has chosen plain HTTP
-    given: dict[str, Any] = {"config": config} if config else {}
-    given |= {"client_options": client} if client else {}
-    return obstore.store.from_url(url, retry_config=RETRY_CONFIG, **given)
+    arguments: dict[str, Any] = {"config": config} if config else {}
+    arguments |= {"client_options": client} if client else {}
+    return obstore.store.from_url(url, retry_config=RETRY_CONFIG, **arguments)
 
 
 class _OutageGuard:
@@ -368,7 +448,7 @@ class _OutageGuard:
         elif (failure := _outage_from(problem)) is not None:
             failure.__cause__ = problem
             failure.is_noted = True
-            OUTAGES.note_failure(failure)
+            OUTAGES.count_failure_and_log_first(failure)
             raise failure from problem
 
 
@@ -379,18 +459,11 @@ def _outage_from(problem: BaseException) -> StorageUnavailable | None:
     """The outage that an exception means, or None."""
     if isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
         return StorageUnavailable(
-            "the object storage does not answer, try again later", component=StorageComponent.BLOBS
+            "The object storage does not respond: retry later.", component=StorageComponent.BLOBS
         )
     if isinstance(problem, OSError) and problem.errno in NO_SPACE_ERRNOS:
         return DiskFull(StorageComponent.BLOBS)
     return None
-
-
-def _validated_name(name: str) -> str:
-    """Return the name. Raises ValueError if it is no object name."""
-    if not OBJECT_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} does not name an object")
-    return name
 
 
 def _require_size(data: bytes, expected_size: int, name: str) -> bytes:
@@ -406,9 +479,13 @@ def _open_at(path: Path, start: int) -> IO[bytes]:
     return file
 
 
-def _remove_files(paths: Sequence[Path]) -> None:
-    for place in paths:
-        place.unlink(missing_ok=True)
+def _remove_files(folder: Path, names: Sequence[str]) -> None:
+    """Remove objects, and the folders of administrators that are then empty."""
+    for name in names:
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            (folder / name).unlink()
+        if name.startswith(ADMIN_PREFIX):
+            folder_listing.delete_empty_parents(folder, name)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from mail.storage.blobs.blob_writer import MAX_INLINE_BLOB, MAX_INLINE_LAYOUT
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.blobs.object_stores import object_name
+from mail.storage.blobs.object_stores import new_object_name
 from models.files.blobs import COLD_SUFFIX, Blob, MessageBlob
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -40,15 +40,17 @@ class MovedBlob:
 
 def is_in_tier(*, cold: bool) -> ColumnElement[bool]:
     """SQL: true if a blob is in this tier. Bytes in the row are in the hot tier."""
-    far = col(Blob.name).endswith(COLD_SUFFIX)
-    return far if cold else ~func.coalesce(far, False)
+    is_cold = col(Blob.name).endswith(COLD_SUFFIX)
+    return is_cold if cold else ~func.coalesce(is_cold, False)
 
 
 def is_message_with_blobs_to_move(*, cold: bool) -> ColumnElement[bool]:
     """SQL: true if a blob of the message is in the other tier."""
     needed = select(col(MessageBlob.blob_id)).join(Blob, col(Blob.id) == col(MessageBlob.blob_id))
-    mine = needed.where(col(MessageBlob.message_id) == col(Message.id), is_in_tier(cold=not cold))
-    return mine.correlate(Message).exists()
+    own_needed = needed.where(
+        col(MessageBlob.message_id) == col(Message.id), is_in_tier(cold=not cold)
+    )
+    return own_needed.correlate(Message).exists()
 
 
 async def copy_blobs_to_tier(
@@ -60,43 +62,47 @@ async def copy_blobs_to_tier(
     `merganser check` reports it.
     """
     needed = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id).in_(message_ids))
-    wanted = col(Blob.id).in_(needed)
+    condition = col(Blob.id).in_(needed)
     keys = await environment.database.read(
-        select(col(Blob.id)).where(wanted, is_in_tier(cold=not cold))
+        select(col(Blob.id)).where(condition, is_in_tier(cold=not cold))
     )
     roots: set[int] = set()
     if not cold:
-        asked = select(col(Message.blob_id)).where(col(Message.id).in_(message_ids)).distinct()
-        roots = {row.blob_id for row in await environment.database.read(asked)}
+        statement = select(col(Message.blob_id)).where(col(Message.id).in_(message_ids)).distinct()
+        roots = {row.blob_id for row in await environment.database.read(statement)}
     moved: list[MovedBlob] = []
     for start in range(0, len(keys), CONCURRENT_BLOBS):
-        some = [row.id for row in keys[start : start + CONCURRENT_BLOBS]]
-        asked = select(*select_columns(Blob, _COLUMNS)).where(col(Blob.id).in_(some))
-        rows = await environment.database.read(asked)
-        made = await asyncio.gather(
-            *(_copy_blob(environment, row, roots, cold=cold) for row in rows)
+        chunk_ids = [row.id for row in keys[start : start + CONCURRENT_BLOBS]]
+        statement = select(*select_columns(Blob, _COLUMNS)).where(col(Blob.id).in_(chunk_ids))
+        rows = await environment.database.read(statement)
+        copies = await asyncio.gather(
+            *(_copy_blob_unless_damaged(environment, row, roots, cold=cold) for row in rows)
         )
-        moved += [one for one in made if one]
+        moved += [copy for copy in copies if copy]
     return moved
 
 
-async def _copy_blob(
-    environment: Environment, row: ColumnRow, layout_blob_ids: Collection[int], *, cold: bool
+async def _copy_blob_unless_damaged(
+    environment: Environment, blob_row: ColumnRow, layout_blob_ids: Collection[int], *, cold: bool
 ) -> MovedBlob | None:
     """Copy one blob to a tier; None if it is lost or damaged."""
     try:
-        data = row.data if row.name is None else await environment.object_store.get(row.name)
+        data = (
+            blob_row.data
+            if blob_row.name is None
+            else await environment.object_store.get(blob_row.name)
+        )
     except (KeyError, CorruptBlob):
         return None
-    if len(data) != row.stored_size:
+    if len(data) != blob_row.stored_size:
         return None
     if not cold and len(data) <= (
-        MAX_INLINE_LAYOUT if row.id in layout_blob_ids else MAX_INLINE_BLOB
+        MAX_INLINE_LAYOUT if blob_row.id in layout_blob_ids else MAX_INLINE_BLOB
     ):
-        return MovedBlob(row.id, row.name, None, data)
-    name = object_name(row.digest, environment.new_id()) + (COLD_SUFFIX if cold else "")
+        return MovedBlob(blob_row.id, blob_row.name, None, data)
+    name = new_object_name(blob_row.digest, environment.new_id()) + (COLD_SUFFIX if cold else "")
     await environment.object_store.put(name, data)
-    return MovedBlob(row.id, row.name, name, None)
+    return MovedBlob(blob_row.id, blob_row.name, name, None)
 
 
 def update_rows_of_moved_blobs(
@@ -106,9 +112,9 @@ def update_rows_of_moved_blobs(
 
     The old objects are then without a row, and the garbage collector removes them.
     """
-    given = [
-        {"key": one.blob_id, "old": one.old_name or "", "new": one.new_name, "bytes": one.data}
-        for one in moved
+    parameter_sets = [
+        {"key": copy.blob_id, "old": copy.old_name or "", "new": copy.new_name, "bytes": copy.data}
+        for copy in moved
     ]
-    if given:
-        transaction.connection.execute(_UPDATE_LOCATION, given)
+    if parameter_sets:
+        transaction.connection.execute(_UPDATE_LOCATION, parameter_sets)

@@ -4,7 +4,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
 from models.files.blobs import COLD_SUFFIX
-from models.store.object_store import ObjectStoreProtocol, StoredObject
+from models.store.object_store import (
+    BrowsableObjectStore,
+    ObjectStoreProtocol,
+    StoredObject,
+)
+
+HOT_NAME = "hot"  # of the object store, for administrators
+COLD_NAME = "cold"  # of the second object store
 
 
 class TieredStore:
@@ -44,9 +51,9 @@ class TieredStore:
     async def delete(self, names: Sequence[str]) -> None:
         """Remove objects. A missing object is no error."""
         for store in (self.hot, self.cold):
-            theirs = [name for name in names if self._store_for(name) is store]
-            if theirs:
-                await store.delete(theirs)
+            names_of_store = [name for name in names if self._store_for(name) is store]
+            if names_of_store:
+                await store.delete(names_of_store)
 
     async def list(self) -> AsyncIterator[StoredObject]:
         """Yield the objects of both stores, and the remains of interrupted writes."""
@@ -58,3 +65,19 @@ class TieredStore:
         """Close both stores."""
         await self.hot.close()
         await self.cold.close()
+
+
+def browsable_stores_by_name(store: ObjectStoreProtocol) -> dict[str, BrowsableObjectStore]:
+    """Return the single object stores by the names that administrators use."""
+    stores = (
+        {HOT_NAME: store.hot, COLD_NAME: store.cold}
+        if isinstance(store, TieredStore)
+        else {HOT_NAME: store}
+    )
+    return {name: one for name, one in stores.items() if isinstance(one, BrowsableObjectStore)}
+
+
+def is_name_of_store(store: ObjectStoreProtocol, store_name: str, object_name: str) -> bool:
+    """True if a row with this object name means the object in the single store of that name."""
+    is_cold = object_name.endswith(COLD_SUFFIX)
+    return not isinstance(store, TieredStore) or is_cold == (store_name == COLD_NAME)

@@ -21,18 +21,20 @@ MAX_PRINTED_ERRORS = 100  # more are mostly the same error again
 
 def add_documents(files: list[Path]) -> None:
     """Validate the documents of files and store them as trusted."""
-    found = [entry for path in files for entry in read_documents(path)]
-    new = _validate_documents(found)
+    entries = [entry for path in files for entry in read_documents(path)]
+    new = _validate_documents_or_fail_command(entries)
     added = run_in_environment(
         lambda environment, _settings: trusted_documents.add_documents_and_count_new(
             root_context(environment), new
         )
     )
-    known_count = len({each.text for each in new}) - added
-    typer.echo(f"{added} added." + (f" {known_count} were there already." if known_count else ""))
+    known_count = len({entry.text for entry in new}) - added
+    typer.echo(f"{added} added." + (f" {known_count} already existed." if known_count else ""))
 
 
-def _validate_documents(documents: list[ManifestDocument]) -> list[NewTrustedDocument]:
+def _validate_documents_or_fail_command(
+    documents: list[ManifestDocument],
+) -> list[NewTrustedDocument]:
     """Validate documents against the schema and return them.
 
     Prints the errors of each invalid document, then raises CommandError.
@@ -41,23 +43,23 @@ def _validate_documents(documents: list[ManifestDocument]) -> list[NewTrustedDoc
     problems: list[list[str]] = []
     with create_progress_bar() as bar:
         for entry in bar.track(documents, description="Reading documents"):
-            judged = validate_document(schema.documents, entry.text)
-            new.append(NewTrustedDocument(entry.text, judged.operation_names))
-            if wrong := _error_lines(entry, judged.faults):
+            errors = validate_document(schema.documents, entry.text)
+            new.append(NewTrustedDocument(entry.text, errors.operation_names))
+            if wrong := _error_lines(entry, errors.faults):
                 problems.append(wrong)
     for line in [line for wrong in problems for line in wrong][:MAX_PRINTED_ERRORS]:
         typer.echo(" ".join(line.split()), err=True)
     if problems:
         raise CommandError(
-            f"nothing is added: {len(problems)} of {len(documents)} documents cannot be trusted"
+            f"No documents were added: {len(problems)} of {len(documents)} documents are invalid."
         )
     return new
 
 
 def _error_lines(document: ManifestDocument, faults: Iterable[DocumentFault]) -> list[str]:
-    found = [f"{document.location()}: {document.hash_error}"] if document.hash_error else []
+    error_lines = [f"{document.location()}: {document.hash_error}"] if document.hash_error else []
     for fault in faults:
         at = fault.locations[0] if fault.locations else None
         inside = f" (line {at.line} of it)" if at and document.hash_in_manifest else ""
-        found.append(f"{document.location(at.line if at else None)}: {fault.message}{inside}")
-    return found
+        error_lines.append(f"{document.location(at.line if at else None)}: {fault.message}{inside}")
+    return error_lines

@@ -16,14 +16,14 @@ declarations = typer.Typer()
 def add_documents(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Files of GraphQL, or .json manifests that a client's compiler wrote."),
+        typer.Argument(help="GraphQL files, or .json manifests of a client's compiler."),
     ],
 ) -> None:
-    """Trust documents, all or none: clients may then name them by their SHA-256.
+    """Add trusted documents, all or none. Clients name them by their SHA-256.
 
-    Each is held against the schema first. Known ones may be among them: adding twice is no
-    error. Manifests are those of relay-compiler, of graphql-codegen (persistedDocuments) and of
-    Apollo's generate-persisted-query-manifest, made with SHA-256. A running server takes new
+    Each document is validated against the schema. A document that is already trusted is no error.
+    Supported manifests are those of relay-compiler, graphql-codegen (persistedDocuments) and
+    Apollo's generate-persisted-query-manifest, with SHA-256. A running server accepts new
     documents at once.
 
     Example: merganser documents add persisted-documents.json
@@ -35,7 +35,7 @@ def add_documents(
 @declarations.command("list")
 @implemented_in("merganser.commands.admin.document_list_command")
 def list_documents(as_json: JsonOption = False) -> None:
-    """List all trusted documents: hash, operations, and when they were added.
+    """List all trusted documents: hash, operations and time of addition.
 
     Example: merganser documents list --json
     """
@@ -48,7 +48,7 @@ def remove_documents(
         list[str], typer.Argument(help="Hashes, as `merganser documents list` shows them.")
     ],
 ) -> None:
-    """Trust documents no more, all or none. A running server forgets them within 5 seconds.
+    """Remove trusted documents, all or none. A running server refuses them within 1 second.
 
     Example: merganser documents remove 5d37f2d5…
     """

@@ -12,11 +12,14 @@ from resolvers.admin import trusted_documents
 
 def list_documents(as_json: bool) -> None:
     """Print all trusted documents."""
-    found = run_in_environment(_load_documents)
+    documents = run_in_environment(_load_documents)
     if as_json:
-        print_json(found)
+        print_json(documents)
         return
-    rows = [(each["hash"], " ".join(each["operations"]), each["added_at"]) for each in found]
+    rows = [
+        (document["hash"], " ".join(document["operations"]), document["added_at"])
+        for document in documents
+    ]
     print_table(("hash", "operations", "added at"), rows)
 
 

@@ -47,9 +47,9 @@ def read_documents(path: Path) -> list[ManifestDocument]:
     try:
         text = path.read_bytes().decode()
     except OSError as problem:
-        raise CommandError(f"cannot read {path}: {problem.strerror}") from problem
+        raise CommandError(f"Cannot read {path}: {problem.strerror}.") from problem
     except UnicodeDecodeError as problem:
-        raise CommandError(f"{path} is not in UTF-8") from problem
+        raise CommandError(f"{path} is not in UTF-8.") from problem
     return (
         list(_read_manifest(path, text))
         if path.suffix == ".json"
@@ -59,12 +59,12 @@ def read_documents(path: Path) -> list[ManifestDocument]:
 
 def _read_manifest(path: Path, manifest_text: str) -> Iterator[ManifestDocument]:
     try:
-        found = json.loads(manifest_text)
+        manifest = json.loads(manifest_text)
     except (ValueError, RecursionError) as problem:
         line = getattr(problem, "lineno", 1)
-        raise CommandError(f"{path}:{line}: that is not JSON") from problem
+        raise CommandError(f"{path}:{line} is not JSON.") from problem
     index = 0
-    for key, text in _hashes_with_documents(path, found):
+    for key, text in _hashes_with_documents(path, manifest):
         index = max(manifest_text.find(json.dumps(key, ensure_ascii=False), index), index)
         line = manifest_text.count("\n", 0, index) + 1
         yield ManifestDocument(path, line, text, key, _hash_error(key, text))
@@ -79,17 +79,17 @@ def _hashes_with_documents(path: Path, manifest: Any) -> Iterator[tuple[str, str
     if isinstance(manifest, dict) and manifest.get("format") == APOLLO_FORMAT:
         listed = manifest.get("operations")
         if manifest.get("version") != 1 or not isinstance(listed, list):
-            raise CommandError(f"{path} is a manifest of a version that we do not know")
+            raise CommandError(f"{path} is a manifest of an unknown version.")
         pairs = [
-            (each.get("id"), each.get("body")) if isinstance(each, dict) else (None, None)
-            for each in listed
+            (entry.get("id"), entry.get("body")) if isinstance(entry, dict) else (None, None)
+            for entry in listed
         ]
     else:
         pairs = list(manifest.items()) if isinstance(manifest, dict) else [(None, None)]
     for key, text in pairs:
         if not isinstance(key, str) or not isinstance(text, str):
             raise CommandError(
-                f"{path} is no manifest: it should be an object of hashes and documents"
+                f"{path} is not a manifest: it must be an object of hashes and documents."
             )
         yield key, text
 
@@ -99,5 +99,5 @@ def _hash_error(hash_in_manifest: str, document: str) -> str | None:
     if hash_in_manifest.removeprefix(DOCUMENT_ID_PREFIX) == hash_of(document).hex():
         return None
     if (kind := OTHER_HASHES.get(len(hash_in_manifest))) and HEX_DIGITS.fullmatch(hash_in_manifest):
-        return f"a hash by {kind}: tell the compiler to use SHA-256"
-    return "that is not the SHA-256 of the document"
+        return f"a {kind} hash: set the compiler to SHA-256"
+    return "not the SHA-256 of the document"

@@ -12,23 +12,24 @@ from resolvers.admin import trusted_documents
 
 def remove_documents(hashes: list[str]) -> None:
     """Remove trusted documents. Raises CommandError if one is missing."""
-    digests = list(dict.fromkeys(_parse_hash(each) for each in hashes))
+    digests = list(dict.fromkeys(_parse_hash(hash_) for hash_ in hashes))
     try:
         run_in_environment(
-            lambda environment, _settings: trusted_documents.remove_documents(
+            lambda environment, _settings: trusted_documents.remove_trusted_documents(
                 root_context(environment), digests
             )
         )
     except NotFound as problem:
-        text = f"there is no document {problem.ref}: `merganser documents list` shows all"
+        text = f"Document not found: {problem.ref}. `merganser documents list` lists all documents."
         raise CommandError(text) from problem
     typer.echo(f"{len(digests)} removed.")
 
 
 def _parse_hash(text: str) -> bytes:
-    found = text.removeprefix(DOCUMENT_ID_PREFIX)
-    if not SHA256_HEX.fullmatch(found):
+    digest = text.removeprefix(DOCUMENT_ID_PREFIX)
+    if not SHA256_HEX.fullmatch(digest):
         raise CommandError(
-            f"{text} is no hash: `merganser documents list` shows them", exit_code=EXIT_USAGE
+            f"{text} is not a hash. `merganser documents list` lists the hashes.",
+            exit_code=EXIT_USAGE,
         )
-    return bytes.fromhex(found)
+    return bytes.fromhex(digest)

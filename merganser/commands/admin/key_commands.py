@@ -14,17 +14,17 @@ from models.runtime.environment import Environment
 MAX_PRINTED_ERRORS = 20
 
 
-def rotate_keys(keep_old: bool) -> None:
+def rotate_encryption_keys(keep_old: bool) -> None:
     """Rotate the keys, and print how many secrets are encrypted with the new one."""
 
     async def run_operation(environment: Environment, settings: Settings) -> KeyRotationResult:
         with create_progress_bar() as bar:
             task = bar.add_task("Sealing", total=None)
 
-            def report_progress(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+            def report_progress(done_count: int, total: int) -> None:
+                bar.update(task, completed=done_count, total=total)
 
-            return await key_rotation.rotate_keys(
+            return await key_rotation.rotate_encryption_keys(
                 environment, settings, report_progress, keeps_old_keys=keep_old
             )
 
@@ -39,13 +39,17 @@ def rotate_keys(keep_old: bool) -> None:
         typer.echo(f"No key opens {location}: it stays as it is.", err=True)
     if result.undecryptable:
         raise CommandError(
-            f"{len(result.undecryptable)} secrets could not be opened; their keys stay"
+            f"{len(result.undecryptable)} secrets could not be decrypted. Their keys remain."
         )
 
 
-def list_keys(as_json: bool) -> None:
+def print_encryption_keys(as_json: bool) -> None:
     """Print the keys with their number of secrets."""
-    keys = run_in_environment(lambda environment, _settings: key_rotation.list_keys(environment))
+    keys = run_in_environment(
+        lambda environment, _settings: key_rotation.load_encryption_keys_with_secret_counts(
+            environment
+        )
+    )
     rows = [
         {
             "name": key.name,

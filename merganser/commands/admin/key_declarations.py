@@ -12,8 +12,8 @@ declarations = typer.Typer()
 
 @declarations.command("list")
 @implemented_in("merganser.commands.admin.key_commands")
-def list_keys(as_json: JsonOption = False) -> None:
-    """List the keys by name, and how many secrets are sealed with each. Never the keys.
+def print_encryption_keys(as_json: JsonOption = False) -> None:
+    """List the names of the encryption keys, and the number of secrets encrypted with each.
 
     Example: merganser keys list
     """
@@ -21,16 +21,16 @@ def list_keys(as_json: JsonOption = False) -> None:
 
 @declarations.command("rotate")
 @implemented_in("merganser.commands.admin.key_commands")
-def rotate_keys(
+def rotate_encryption_keys(
     keep_old: Annotated[
-        bool, typer.Option("--keep-old", help="Leave the old keys in the file.")
+        bool, typer.Option("--keep-old", help="Keep the old keys in the key file.")
     ] = False,
 ) -> None:
-    """Make a new key, seal all secrets in the store with it, and remove the old keys.
+    """Create a new key, encrypt all stored secrets with it, and remove the old keys.
 
-    Needs the servers stopped. Killed at any point it loses nothing: run it again. Backups of the
-    store that were made before need the old file of keys: keep it as long as them. Where several
-    machines serve the store, give all of them the new file before they start.
+    Stop all servers first. If the command is interrupted, run it again: nothing is lost. Older
+    backups of the database need the old key file: keep it as long as the backups. Copy the new
+    key file to all servers before you start them.
 
     Example: merganser keys rotate
     """

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from merganser.server import key_file
-from merganser.server.store.store_use import use_exclusively
+from merganser.server.store.store_use import use_database_exclusively
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox, generate_key
@@ -32,7 +32,9 @@ class KeyRotationResult:
     undecryptable: list[str] = field(default_factory=list)  # secrets that no key decrypts
 
 
-async def list_keys(environment: Environment) -> list[SecretBoxKeyInfo]:
+async def load_encryption_keys_with_secret_counts(
+    environment: Environment,
+) -> list[SecretBoxKeyInfo]:
     """Load the keys with their number of secrets, the newest last."""
     created_at_by_key = await key_file.load_key_creation_times(environment.database)
     secret_counts = await secret_rotation.count_encrypted_values_by_key(
@@ -45,7 +47,7 @@ async def list_keys(environment: Environment) -> list[SecretBoxKeyInfo]:
     ]
 
 
-async def rotate_keys(
+async def rotate_encryption_keys(
     environment: Environment,
     settings: Settings,
     report_progress: ReencryptionProgress,
@@ -58,16 +60,18 @@ async def rotate_keys(
     the process is killed, all secrets stay readable and the next run completes the rotation: a
     key is added to the file before its first use, and removed after its last one.
     """
-    async with use_exclusively(environment, settings, "make other keys"):
+    async with use_database_exclusively(environment, settings, "rotate the keys"):
         path = key_file.key_file_path(settings)
         name, key = generate_key()
-        keys = {**key_file.read_keys(path), name: key}
-        key_file.write_keys(path, keys)
+        keys = {**key_file.read_encryption_keys_by_name(path), name: key}
+        key_file.write_key_file(path, keys)
         environment.reach_fault_point("rotation")
         environment = replace(environment, secret_box=SecretBox(keys))
-        await key_file.register_keys(environment.database, environment.secret_box)
+        await key_file.insert_missing_encryption_key_rows(
+            environment.database, environment.secret_box
+        )
         environment.reach_fault_point("rotation")
-        outcome = await secret_rotation.reencrypt_all(environment, report_progress)
+        outcome = await secret_rotation.reencrypt_all_secrets(environment, report_progress)
         result = KeyRotationResult(
             name, outcome.reencrypted_count, undecryptable=outcome.failed_contexts
         )
@@ -76,7 +80,7 @@ async def rotate_keys(
             result.removed_keys = [old for old in keys if not secret_counts[old] and old != name]
             await key_file.delete_registered_keys(environment.database, result.removed_keys)
             environment.reach_fault_point("rotation")
-            key_file.write_keys(
+            key_file.write_key_file(
                 path, {old: keys[old] for old in keys if old not in result.removed_keys}
             )
     return result

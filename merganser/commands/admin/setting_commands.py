@@ -11,8 +11,8 @@ from merganser.commands.terminal_output import print_json, print_table
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.environment_factory import root_context
 from merganser.settings.settings import Settings
-from merganser.settings.units import parse_duration
-from models.quantities import format_duration
+from merganser.settings.units import parse_duration_if_text
+from models.quantities import format_iso_duration
 from models.runtime.environment import Environment
 from resolvers.admin import settings as stored_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
@@ -26,17 +26,22 @@ MAX_REASON_CHARACTERS = 255  # as in the API
 
 def list_settings(part: str | None, as_json: bool) -> None:
     """Print the stored settings with this part in their key."""
-    found = run_in_environment(
-        lambda environment, _settings: stored_settings.list_settings(
+    settings = run_in_environment(
+        lambda environment, _settings: stored_settings.load_current_settings(
             root_context(environment), part
         )
     )
     if as_json:
-        print_json([_setting_as_json(each) for each in found])
+        print_json([_setting_as_json(setting) for setting in settings])
         return
     rows = [
-        (each.key, _value_text(each.value), "stored" if each.is_set else "default", each.type.value)
-        for each in found
+        (
+            setting.key,
+            _value_text(setting.value),
+            "stored" if setting.is_set else "default",
+            setting.type.value,
+        )
+        for setting in settings
     ]
     print_table(("key", "value", "from", "type"), rows)
 
@@ -47,7 +52,9 @@ def print_setting(key: str, as_json: bool) -> None:
         lambda environment, _settings: stored_settings.find_setting(root_context(environment), key)
     )
     if setting is None:
-        raise CommandError(f"there is no setting {key}: `merganser setting list` shows all")
+        raise CommandError(
+            f"Setting not found: {key}. `merganser setting list` lists all settings."
+        )
     if as_json:
         print_json(_setting_as_json(setting))
     else:
@@ -58,8 +65,10 @@ def set_setting(key: str, value: str, reason: str | None) -> None:
     """Store the value of a setting, and print it."""
 
     async def store_value(environment: Environment, _settings: Settings) -> CurrentSetting:
-        return await stored_settings.set_setting(
-            _root_context_with_reason(environment, reason), key, _parse_value(key, value)
+        return await stored_settings.store_setting_value(
+            _root_context_with_valid_reason(environment, reason),
+            key,
+            _parse_value_or_return_unchanged(key, value),
         )
 
     setting = run_in_environment(store_value)
@@ -70,31 +79,32 @@ def unset_settings(keys: list[str], reason: str | None) -> None:
     """Delete the stored values of settings, and print the defaults."""
 
     async def reset_settings(environment: Environment, _settings: Settings) -> list[CurrentSetting]:
-        found, _ = await stored_settings.reset_settings(
-            _root_context_with_reason(environment, reason), keys
+        settings, _ = await stored_settings.reset_settings(
+            _root_context_with_valid_reason(environment, reason), keys
         )
-        return found
+        return settings
 
-    settings_by_key = {each.key: each for each in run_in_environment(reset_settings)}
+    settings_by_key = {setting.key: setting for setting in run_in_environment(reset_settings)}
     for key in dict.fromkeys(keys):
         typer.echo(
             f"{key} is {_value_text(settings_by_key[key].value)}"
             if key in settings_by_key
-            else f"{key} is gone"
+            else f"{key} has its default again."
         )
 
 
-def _root_context_with_reason(environment: Environment, reason: str | None) -> Context:
+def _root_context_with_valid_reason(environment: Environment, reason: str | None) -> Context:
     if reason and (len(reason) > MAX_REASON_CHARACTERS or not reason.isprintable()):
         raise CommandError(
-            f"--reason: at most {MAX_REASON_CHARACTERS} printable characters", exit_code=EXIT_USAGE
+            f"--reason: Must have at most {MAX_REASON_CHARACTERS} printable characters.",
+            exit_code=EXIT_USAGE,
         )
     ctx = root_context(environment)
     ctx.reason = reason or None
     return ctx
 
 
-def _parse_value(key: str, text: str) -> Any:
+def _parse_value_or_return_unchanged(key: str, text: str) -> Any:
     """Parse the value of a setting from the command line to a JSON value."""
     declared = DEFINITIONS.get(key)
     if declared is None:
@@ -109,8 +119,8 @@ def _parse_value(key: str, text: str) -> Any:
         value = BOOLEANS.get(text.lower(), text)
     elif declared.type is SettingKind.DURATION:
         with suppress(ValueError):  # otherwise ISO 8601 or invalid, which is checked later
-            read: Any = parse_duration(text)
-            value = format_duration(read)
+            read: Any = parse_duration_if_text(text)
+            value = format_iso_duration(read)
     return value
 
 

@@ -8,7 +8,7 @@ from merganser.commands.lazy_commands import implemented_in
 from merganser.commands.shared_options import JsonOption
 
 ReasonOption = Annotated[
-    str | None, typer.Option(help="Why; kept in its history and in the administrative log.")
+    str | None, typer.Option(help="Reason, for the history of the setting and the audit log.")
 ]
 
 declarations = typer.Typer()
@@ -17,12 +17,14 @@ declarations = typer.Typer()
 @declarations.command("list")
 @implemented_in("merganser.commands.admin.setting_commands")
 def list_settings(
-    part: Annotated[str | None, typer.Argument(help="Only keys that have this in them.")] = None,
+    part: Annotated[
+        str | None, typer.Argument(help="List only keys that contain this text.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the stored settings with their values, and whether these are stored or defaults.
+    """List the settings that can be stored, with their values and whether these are defaults.
 
-    Environment variables set what a server needs before it opens the store: `merganser settings`.
+    `merganser settings` lists the environment variables.
 
     Example: merganser setting list retention
     """
@@ -34,7 +36,7 @@ def print_setting(
     key: Annotated[str, typer.Argument(help="Key, as `merganser setting list` shows it.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Print the value of one stored setting; with --json all that is known of it.
+    """Print the value of a setting; with --json also its type and default.
 
     Example: merganser setting get submission.maxRecipients
     """
@@ -46,13 +48,15 @@ def set_setting(
     key: Annotated[str, typer.Argument(help="Key, as `merganser setting list` shows it.")],
     value: Annotated[
         str,
-        typer.Argument(help='As in 50, "3 GiB", "14 days", P14D, off, null; else JSON or a text.'),
+        typer.Argument(
+            help='Such as 50, "3 GiB", "14 days", P14D, off or null; otherwise JSON or a text.'
+        ),
     ],
     reason: ReasonOption = None,
 ) -> None:
-    """Store another value of a setting. Running servers go by it within seconds.
+    """Store a value of a setting. Running servers use it within a second.
 
-    Settings of your own begin with custom.
+    The keys of your own settings begin with `custom.`.
 
     Example: merganser setting set submission.maxRecipients 50
 
@@ -68,7 +72,7 @@ def unset_settings(
     ],
     reason: ReasonOption = None,
 ) -> None:
-    """Let settings have their defaults again, all or none. Those of your own are gone then.
+    """Delete stored settings, all or none. Their variables or defaults apply again.
 
     Example: merganser setting unset submission.maxRecipients
     """

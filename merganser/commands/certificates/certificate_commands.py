@@ -14,25 +14,26 @@ from merganser.errors import EXIT_USAGE, CommandError
 
 def list_certificates(as_json: bool) -> None:
     """Print all certificates by server name."""
-    found = run_in_environment(
+    certificates = run_in_environment(
         lambda environment, _settings: certificate_operations.list_certificates(environment)
     )
     if as_json:
-        print_json(found)
+        print_json(certificates)
         return
     print_table(
-        ("name", "expires", "ACME", "state", "names in it"), [_table_row(each) for each in found]
+        ("name", "expires", "ACME", "next order", "error", "names"),
+        [_certificate_table_row(certificate) for certificate in certificates],
     )
 
 
-def _table_row(certificate: dict[str, Any]) -> list[str]:
+def _certificate_table_row(certificate: dict[str, Any]) -> list[str]:
     expires = (certificate["expires_at"] or "none yet")[:10]
-    renewed = "yes" if certificate["acme"] else "no"
     return [
         certificate["server_name"],
         expires,
-        renewed,
-        certificate["acme_state"] or "",
+        certificate["acme_state"] or "no",
+        (certificate["acme_next_order_at"] or "")[:10],
+        certificate["acme_error"] or "",
         " ".join(certificate["alt_names"]),
     ]
 
@@ -47,7 +48,7 @@ def set_certificate(
 ) -> None:
     """Set the certificate of a server, and print it with notices."""
     if cert is None and not acme:
-        raise CommandError("say --cert FILE, or --acme", exit_code=EXIT_USAGE)
+        raise CommandError("--cert FILE or --acme is required.", exit_code=EXIT_USAGE)
     certificate, notices = run_in_environment(
         lambda environment, _settings: certificate_operations.set_certificate(
             environment, name, (cert, key), uses_acme=acme, alt_names=also or None
@@ -67,14 +68,20 @@ def _print_certificate(certificate: dict[str, Any], as_json: bool) -> None:
     typer.echo(f"{certificate['server_name']}: {validity}")
     if certificate["acme_state"]:
         typer.echo(f"ACME: {certificate['acme_state']}")
+    if certificate["acme_next_order_at"]:
+        typer.echo(f"Next order: {certificate['acme_next_order_at']}")
+    if certificate["acme_error"]:
+        typer.echo(f"Error: {certificate['acme_error']}")
     if certificate["tlsa"]:
         typer.echo(f"TLSA: {certificate['tlsa']}")
 
 
-def renew_certificate(name: str, as_json: bool) -> None:
+def request_renewal_and_print_certificate(name: str, as_json: bool) -> None:
     """Request the renewal of a certificate, and print it."""
     certificate = run_in_environment(
-        lambda environment, _settings: certificate_operations.renew_certificate(environment, name)
+        lambda environment, _settings: certificate_operations.request_certificate_renewal(
+            environment, name
+        )
     )
     _print_certificate(certificate, as_json)
 
@@ -82,7 +89,7 @@ def renew_certificate(name: str, as_json: bool) -> None:
 def delete_certificate(name: str, revoke: str | None) -> None:
     """Delete the certificate of a server. With a reason it is revoked first."""
     is_revoked = run_in_environment(
-        lambda environment, _settings: certificate_operations.delete_certificate(
+        lambda environment, _settings: certificate_operations.delete_certificate_and_return_revoked(
             environment, name, revoke
         )
     )

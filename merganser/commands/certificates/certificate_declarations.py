@@ -9,7 +9,7 @@ import typer
 from merganser.commands.lazy_commands import implemented_in
 from merganser.commands.shared_options import JsonOption
 
-ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the server.")]
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Host name of the server.")]
 
 declarations = typer.Typer()
 
@@ -17,7 +17,7 @@ declarations = typer.Typer()
 @declarations.command("list")
 @implemented_in("merganser.commands.certificates.certificate_commands")
 def list_certificates(as_json: JsonOption = False) -> None:
-    """List the certificates that servers show, by server name.
+    """List the stored certificates by host name.
 
     Example: merganser certificate list
     """
@@ -28,21 +28,22 @@ def list_certificates(as_json: JsonOption = False) -> None:
 def set_certificate(
     name: ServerName,
     cert: Annotated[
-        Path | None, typer.Option(help="File with the certificate and its chain, PEM.")
+        Path | None, typer.Option(help="PEM file with the certificate and its chain.")
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="File with its key; none: it is in the same file.")
+        Path | None,
+        typer.Option(help="PEM file with the private key. Default: the file of the certificate."),
     ] = None,
     acme: Annotated[
-        bool, typer.Option("--acme", help="Have it made by ACME, and renewed.")
+        bool, typer.Option("--acme", help="Request and renew the certificate by ACME.")
     ] = False,
     also: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Another name that ACME puts into it; may be repeated."),
+        typer.Option(metavar="NAME", help="Another name in the certificate; can be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store the certificate of a server, or have it made. A running server shows it at once.
+    """Store a certificate, or request it by ACME. A running server uses it at once.
 
     Example: merganser certificate set mx.example.org --cert mx.pem --key mx.key
 
@@ -52,8 +53,8 @@ def set_certificate(
 
 @declarations.command("renew")
 @implemented_in("merganser.commands.certificates.certificate_commands")
-def renew_certificate(name: ServerName, as_json: JsonOption = False) -> None:
-    """Have a certificate renewed by ACME now; a running server does it.
+def request_renewal_and_print_certificate(name: ServerName, as_json: JsonOption = False) -> None:
+    """Request a renewal by ACME now. A running server executes it.
 
     Example: merganser certificate renew mx.example.org
     """
@@ -67,7 +68,7 @@ def delete_certificate(
         str | None,
         typer.Option(
             metavar="REASON",
-            help="Have its authority revoke it before: unspecified, key-compromise, superseded, "
+            help="Revoke it first, with this reason: unspecified, key-compromise, superseded, "
             "affiliation-changed or cessation-of-operation.",
         ),
     ] = None,

@@ -24,34 +24,36 @@ STAGE_TITLES = {
 
 def list_connectors(user: str | None, failing: bool | None, as_json: bool) -> None:
     """Print all connectors or those of a user."""
-    found = run_in_environment(
-        lambda environment, _settings: connector_operations.list_connectors(
+    connectors = run_in_environment(
+        lambda environment, _settings: connector_operations.load_connectors_as_json(
             environment, user, is_failing=failing
         )
     )
     if as_json:
-        print_json(found)
+        print_json(connectors)
         return
     titles = ("id", "name", "user", "protocol", "host", "active", "last success", "error")
-    print_table(titles, [_table_row(each) for each in found])
+    print_table(titles, [_connector_table_row(connector) for connector in connectors])
 
 
-def _table_row(connector: dict[str, Any]) -> list[str]:
+def _connector_table_row(connector: dict[str, Any]) -> list[str]:
     success = (connector["last_success_at"] or "never")[:16].replace("T", " ")
     active = "running" if connector["running"] else "yes" if connector["active"] else "no"
     server = f"{connector['host']}:{connector['port']}"
     cells = (connector["id"], connector["name"], connector["user"], connector["protocol"], server)
-    return [*(str(each or "") for each in cells), active, success, connector["error"] or ""]
+    return [*(str(cell or "") for cell in cells), active, success, connector["error"] or ""]
 
 
-def check_connector(which: str, as_json: bool) -> None:
+def check_connector(connector_name: str, as_json: bool) -> None:
     """Print the results of the stages of a check. The exit code is 1 if one failed."""
     connector, result = run_in_environment(
-        lambda environment, _settings: connector_operations.check_connector(environment, which)
+        lambda environment, _settings: connector_operations.check_connector(
+            environment, connector_name
+        )
     )
     if as_json:
         stages = [
-            {"stage": each.stage, "ok": each.ok, "said": each.error} for each in result.stages
+            {"stage": stage.stage, "ok": stage.ok, "said": stage.error} for stage in result.stages
         ]
         report = {
             "id": connector.global_id,
@@ -71,16 +73,16 @@ def check_connector(which: str, as_json: bool) -> None:
 def _print_check(result: ConnectorTestResult) -> None:
     rows = [
         (
-            Text("ok", "green") if each.ok else Text("failed", "bold red"),
-            STAGE_TITLES.get(each.stage, each.stage),
-            each.error,
+            Text("ok", "green") if stage.ok else Text("failed", "bold red"),
+            STAGE_TITLES.get(stage.stage, stage.stage),
+            stage.error,
         )
-        for each in result.stages
+        for stage in result.stages
     ]
     print_table(("", "stage", "said"), rows)
     if result.mailbox_paths:
         hidden_count = len(result.mailbox_paths) - MAX_SHOWN_FOLDERS
-        typer.echo(f"{len(result.mailbox_paths)} folders:")
+        typer.echo(f"{len(result.mailbox_paths)} mailboxes:")
         for name in result.mailbox_paths[:MAX_SHOWN_FOLDERS]:
             typer.echo(f"  {name}")
         if hidden_count > 0:
@@ -89,12 +91,14 @@ def _print_check(result: ConnectorTestResult) -> None:
         typer.echo(f"The server offers {' '.join(result.capabilities)}")
 
 
-def print_log(which: str) -> None:
+def print_log_of_last_run(connector_name: str) -> None:
     """Print the log lines of a connector's last run."""
     connector, lines = run_in_environment(
-        lambda environment, _settings: connector_operations.load_last_log(environment, which)
+        lambda environment, _settings: connector_operations.load_last_log(
+            environment, connector_name
+        )
     )
     if lines is None:
-        raise CommandError(f"{connector.name} has not run yet")
+        raise CommandError(f"{connector.name} has not run yet.")
     for line in lines:
         typer.echo(line)

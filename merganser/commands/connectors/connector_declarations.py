@@ -7,7 +7,9 @@ import typer
 from merganser.commands.lazy_commands import implemented_in
 from merganser.commands.shared_options import JsonOption
 
-ConnectorIdOrName = Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name.")]
+ConnectorIdOrName = Annotated[
+    str, typer.Argument(metavar="ID", help="ID or name of the connector.")
+]
 
 declarations = typer.Typer()
 
@@ -16,15 +18,21 @@ declarations = typer.Typer()
 @implemented_in("merganser.commands.connectors.connector_commands")
 def list_connectors(
     user: Annotated[
-        str | None, typer.Option("--user", "-u", help="Only of this user: name or address.")
+        str | None,
+        typer.Option(
+            "--user", "-u", help="List only connectors of this user: username or address."
+        ),
     ] = None,
     failing: Annotated[
         bool | None,
-        typer.Option("--failing/--working", help="Only whose last run failed, or did not."),
+        typer.Option(
+            "--failing/--working",
+            help="List only connectors whose last run failed, or only the others.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List connectors: accounts on other servers that mail is fetched from.
+    """List connectors, which fetch mail from accounts on remote servers.
 
     Example: merganser connector list --user ada
 
@@ -34,10 +42,10 @@ def list_connectors(
 
 @declarations.command("check")
 @implemented_in("merganser.commands.connectors.connector_commands")
-def check_connector(which: ConnectorIdOrName, as_json: JsonOption = False) -> None:
-    """Sign in with the stored password, and tell stage by stage what works. Nothing is fetched.
+def check_connector(connector_name: ConnectorIdOrName, as_json: JsonOption = False) -> None:
+    """Sign in with the stored password, and print the result of each stage. Fetches nothing.
 
-    Ends with 1 where a stage fails.
+    The exit code is 1 if a stage fails.
 
     Example: merganser connector check con_AZpSKEwoAAE
     """
@@ -46,13 +54,15 @@ def check_connector(which: ConnectorIdOrName, as_json: JsonOption = False) -> No
 @declarations.command("run")
 @implemented_in("merganser.commands.connectors.connector_run_command")
 def run_connectors(
-    which: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or names.")],
+    connector_names: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="IDs or names of connectors.")
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Store nothing and delete nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch new mail with connectors, one after another, even if they are switched off.
+    """Fetch new mail with connectors, one after another, even if they are inactive.
 
     A server can run at the same time: the first process that takes a run executes it, and this
     command follows it. Ctrl-C stops the run at its next safe point: fetched mail stays, and the
@@ -66,8 +76,8 @@ def run_connectors(
 
 @declarations.command("log")
 @implemented_in("merganser.commands.connectors.connector_commands")
-def print_log(which: ConnectorIdOrName) -> None:
-    """Print what happened in the last run, line by line; times are UTC.
+def print_log_of_last_run(connector_name: ConnectorIdOrName) -> None:
+    """Print the log of the last run. Times are UTC.
 
     Example: merganser connector log con_AZpSKEwoAAE
     """

@@ -5,7 +5,7 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -16,24 +16,24 @@ from mail.network.outbound_http import NetworkPolicy
 from merganser.commands.users import user_operations
 from merganser.errors import CommandError
 from merganser.server.environment_factory import root_context
-from merganser.server.store.store_use import use_beside_servers
+from merganser.server.store.store_use import register_process_beside_servers
 from models.admin.tasks import TaskState
 from models.connectors import Connector
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
+from models.store.keyset_pages import MAX_PAGE_SIZE, PageRequest
 from models.users.tables import User
 from resolvers.connectors import check
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.check import ConnectorTestResult
-from resolvers.connectors.loaders import ConnectorWhere
+from resolvers.connectors.loaders import ConnectorOrder, ConnectorWhere
 from resolvers.users.selection import UserSelector
 
 POLL_INTERVAL = 0.2  # seconds
-LIST_HINT = "`merganser connector list` shows all"
+LIST_HINT = "`merganser connector list` lists all connectors."
 
 ShowProgress = Callable[[ColumnRow], None]
 
@@ -59,7 +59,7 @@ class InterruptHandler:
     is_interrupted: bool = False
     main_task: "asyncio.Task[Any] | None" = None
 
-    def handle_interrupt(self) -> None:
+    def request_stop_then_cancel(self) -> None:
         """Request a stop at the next safe point. A second interrupt cancels at once."""
         if not self.is_interrupted:
             self.is_interrupted = True
@@ -80,10 +80,12 @@ class ConnectorRunOrder:
     interrupts: InterruptHandler
 
 
-async def find_connector(environment: Environment, id_or_name: str) -> ConnectorChoice:
+async def find_connector_or_fail_command(
+    environment: Environment, id_or_name: str
+) -> ConnectorChoice:
     """Find a connector by global ID or name. Raises CommandError unless exactly one matches."""
     statement = select(*select_columns(Connector, {"id", "name"})).where(
-        col(Connector.once).is_(False)
+        col(Connector.is_one_time).is_(False)
     )
     try:
         condition = col(Connector.id) == decode("Connector", id_or_name)
@@ -91,15 +93,15 @@ async def find_connector(environment: Environment, id_or_name: str) -> Connector
         condition = col(Connector.name) == id_or_name
     rows = await environment.database.read(statement.where(condition))
     if not rows:
-        raise CommandError(f"there is no connector {id_or_name}: {LIST_HINT}")
+        raise CommandError(f"Connector not found: {id_or_name}. {LIST_HINT}")
     if len(rows) > 1:
         raise CommandError(
-            f"{len(rows)} connectors are called {id_or_name}: say by its id which; {LIST_HINT}"
+            f"{len(rows)} connectors have the name {id_or_name}: use the ID. {LIST_HINT}"
         )
     return ConnectorChoice(rows[0].id, rows[0].name)
 
 
-async def list_connectors(
+async def load_connectors_as_json(
     environment: Environment, username_or_address: str | None, *, is_failing: bool | None = None
 ) -> list[dict[str, Any]]:
     """Load the connectors ordered by user, as JSON values.
@@ -110,20 +112,25 @@ async def list_connectors(
         None
         if username_or_address is None
         else UserSelector(
-            ids=(await user_operations.user_id_of_name(environment, username_or_address),)
+            ids=(
+                await user_operations.find_user_id_or_fail_command(
+                    environment, username_or_address
+                ),
+            )
         )
     )
     ctx, cursor, rows = root_context(environment), None, list[Any]()
     conditions = ConnectorWhere(users, None, is_failing)
+    list_order = connector_loaders.LIST_ORDERS[ConnectorOrder.USER_ASC]
     while True:
         page_request = PageRequest("connectors", MAX_PAGE_SIZE, cursor)
-        page = await connector_loaders.read_connector_page(
+        page = await connector_loaders.read_visible_connector_page(
             ctx, conditions, page_request, connector_loaders.VISIBLE_COLUMNS
         )
         rows += page.rows
         if not page.has_next:
             break
-        cursor = Cursor(page_request.ordering, rows[-1].user_id, rows[-1].id)
+        cursor = list_order.cursor_of_row(rows[-1], page_request.ordering)
     names = await _load_usernames_of_connectors(environment)
     return [_connector_as_json(row, names.get(row.user_id)) for row in rows]
 
@@ -134,23 +141,24 @@ async def _load_usernames_of_connectors(environment: Environment) -> dict[int, s
     return {row.id: row.username for row in await environment.database.read(statement)}
 
 
-def _connector_as_json(row: ColumnRow, username: str | None) -> dict[str, Any]:
+def _connector_as_json(connector_row: ColumnRow, username: str | None) -> dict[str, Any]:
     return {
-        "id": encode("Connector", row.id),
-        "name": row.name,
+        "id": encode("Connector", connector_row.id),
+        "name": connector_row.name,
         "user": username,
-        "protocol": row.protocol,
-        "host": row.host,
-        "port": row.port,
-        "username": row.username,
-        "active": row.active,
-        "running": row.run_id is not None,
-        "interval": row.interval,
-        "last_run_at": row.last_run_at and row.last_run_at.isoformat(),
-        "last_success_at": row.last_success_at and row.last_success_at.isoformat(),
-        "next_run_at": row.next_run_at and row.next_run_at.isoformat(),
-        "failures": row.failures,
-        "error": row.last_error,
+        "protocol": connector_row.protocol,
+        "host": connector_row.host,
+        "port": connector_row.port,
+        "username": connector_row.username,
+        "active": connector_row.active,
+        "running": connector_row.run_id is not None,
+        "interval": connector_row.interval,
+        "last_run_at": connector_row.last_run_at and connector_row.last_run_at.isoformat(),
+        "last_success_at": connector_row.last_success_at
+        and connector_row.last_success_at.isoformat(),
+        "next_run_at": connector_row.next_run_at and connector_row.next_run_at.isoformat(),
+        "failures": connector_row.failures,
+        "error": connector_row.last_error,
     }
 
 
@@ -161,43 +169,56 @@ async def check_connector(
 
     Raises CommandError if there is no such connector.
     """
-    connector = await find_connector(environment, id_or_name)
+    connector = await find_connector_or_fail_command(environment, id_or_name)
     return connector, await check.check_stored_connector(
         root_context(environment), connector.connector_id
     )
 
 
-async def load_last_log(
-    environment: Environment, id_or_name: str
-) -> tuple[ConnectorChoice, list[str] | None]:
+class ConnectorLog(NamedTuple):
+    """The log lines of the last run of a connector."""
+
+    connector: ConnectorChoice
+    lines: list[str] | None  # None if it never ran
+
+
+async def load_last_log(environment: Environment, id_or_name: str) -> ConnectorLog:
     """Load the log lines of a connector's last run; None if it never ran.
 
     Raises CommandError if there is no such connector.
     """
-    connector = await find_connector(environment, id_or_name)
+    connector = await find_connector_or_fail_command(environment, id_or_name)
     (lines,) = await connector_loaders.load_last_logs_by_connector(
         root_context(environment), [connector.connector_id]
     )
-    return connector, lines
+    return ConnectorLog(connector, lines)
+
+
+class FinishedConnectorRun(NamedTuple):
+    """A connector, and the final row of its run."""
+
+    connector: ConnectorChoice
+    run_row: ColumnRow
 
 
 async def run_connectors(
     environment: Environment, order: ConnectorRunOrder
-) -> list[tuple[ConnectorChoice, ColumnRow]]:
+) -> list[FinishedConnectorRun]:
     """Run the connectors one after another; return the final row of each run that began.
 
     The process stays registered: while it waits for a run that another process has leased,
     its heartbeats detect whether that process is dead.
     """
-    finished_runs: list[tuple[ConnectorChoice, ColumnRow]] = []
+    finished_runs: list[FinishedConnectorRun] = []
     async with (
-        use_beside_servers(environment, waits_for_exclusive_use=False),
+        register_process_beside_servers(environment, waits_for_exclusive_use=False),
         _handle_sigint(order.interrupts),
     ):
         for connector in order.connectors:
             if order.interrupts.is_interrupted:
                 break
-            finished_runs.append((connector, await _run_connector(environment, order, connector)))
+            row = await _start_or_follow_run_to_end(environment, order, connector)
+            finished_runs.append(FinishedConnectorRun(connector, row))
     return finished_runs
 
 
@@ -205,21 +226,21 @@ async def run_connectors(
 async def _handle_sigint(interrupts: InterruptHandler) -> AsyncGenerator[None]:
     """Handle Ctrl-C while the block runs."""
     loop, interrupts.main_task = asyncio.get_running_loop(), asyncio.current_task()
-    loop.add_signal_handler(signal.SIGINT, interrupts.handle_interrupt)
+    loop.add_signal_handler(signal.SIGINT, interrupts.request_stop_then_cancel)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-async def _run_connector(
+async def _start_or_follow_run_to_end(
     environment: Environment, order: ConnectorRunOrder, connector: ConnectorChoice
 ) -> ColumnRow:
     """Start a run and follow it to its end. It runs here if no other process has leased it."""
     (run_id,) = await connector_mutations.queue_or_find_runs(
         root_context(environment), [connector.connector_id], is_dry_run=order.is_dry_run
     )
-    gate = NetworkPolicy.from_options(
+    network_policy = NetworkPolicy.from_options(
         environment.options, allows_private=environment.options.connectors_allow_private_networks
     )
     show_progress: ShowProgress | None = None
@@ -243,7 +264,9 @@ async def _run_connector(
                 if local_run is not None:
                     local_run.result()
                 local_run = asyncio.create_task(
-                    connector_worker.run_connector_if_due(environment, connector.connector_id, gate)
+                    connector_worker.run_connector_if_due(
+                        environment, connector.connector_id, network_policy
+                    )
                 )
             await asyncio.sleep(POLL_INTERVAL)
     finally:
@@ -255,27 +278,30 @@ async def _run_connector(
 async def _load_run(environment: Environment, connector: ConnectorChoice, run_id: int) -> ColumnRow:
     (row,) = await connector_loaders.load_visible_runs_by_id(root_context(environment), [run_id])
     if row is None:
-        raise CommandError(f"{connector.name} was removed while it ran")
+        raise CommandError(f"{connector.name} was deleted during the run.")
     return row
 
 
-def run_as_json(connector: ConnectorChoice, row: ColumnRow) -> dict[str, Any]:
+def run_as_json(connector: ConnectorChoice, run_row: ColumnRow) -> dict[str, Any]:
     """The results of a run as JSON values."""
-    started_at, finished_at = row.started_at or row.finished_at, row.finished_at or row.started_at
+    started_at, finished_at = (
+        run_row.started_at or run_row.finished_at,
+        run_row.finished_at or run_row.started_at,
+    )
     seconds = (finished_at - started_at).total_seconds()
     return {
         "id": connector.global_id,
         "name": connector.name,
-        "run": encode("ConnectorRun", row.id),
-        "state": row.state.value,
-        "listening": row.stage == ConnectorStage.IDLE and not row.finished_at,
-        "dry_run": row.dry_run,
-        "seen_count": row.seen_count,
-        "imported_count": row.imported_count,
-        "skipped_count": row.skipped_count,
-        "deleted_remote_count": row.deleted_remote_count,
-        "size": row.size,
+        "run": encode("ConnectorRun", run_row.id),
+        "state": run_row.state.value,
+        "listening": run_row.stage == ConnectorStage.IDLE and not run_row.finished_at,
+        "dry_run": run_row.dry_run,
+        "seen_count": run_row.seen_count,
+        "imported_count": run_row.imported_count,
+        "skipped_count": run_row.skipped_count,
+        "deleted_remote_count": run_row.deleted_remote_count,
+        "size": run_row.size,
         "seconds": round(seconds, 3),
-        "stage": row.stage if row.state is TaskState.FAILED else None,
-        "error": row.error,
+        "stage": run_row.stage if run_row.state is TaskState.FAILED else None,
+        "error": run_row.error,
     }

@@ -21,7 +21,7 @@ from merganser.commands.progress_bar import create_progress_bar
 from models.admin.tasks import TaskState
 from models.store.columns import ColumnRow
 
-STOP_MESSAGE = "it ends at the next safe point; Ctrl-C again leaves at once"
+STOP_MESSAGE = "The run ends at the next safe point. Press Ctrl-C again to leave at once."
 
 
 @dataclass
@@ -64,15 +64,15 @@ class RunProgressBars(AbstractContextManager["RunProgressBars"]):
         else:
             typer.echo(line, err=True)
 
-    def start_run(self, connector: ConnectorChoice, row: ColumnRow) -> ShowProgress:
+    def start_run_display(self, connector: ConnectorChoice, run_row: ColumnRow) -> ShowProgress:
         """Begin to show a run. Returns the function that takes each later row of the run."""
-        if row.dry_run is not self.is_dry_run:
-            kind = "a" if row.dry_run else "no"
+        if run_row.dry_run is not self.is_dry_run:
+            kind = "a" if run_row.dry_run else "no"
             self._print_line(
-                f"{connector.name}: a run is under way, which is {kind} dry run: it is followed"
+                f"{connector.name}: a run is in progress, which is {kind} dry run; following it"
             )
-        elif row.state is TaskState.RUNNING:
-            self._print_line(f"{connector.name}: another process runs it, and it is followed")
+        elif run_row.state is TaskState.RUNNING:
+            self._print_line(f"{connector.name}: another process runs it; following it")
         task = self.bar.add_task(connector.name, total=None, came="")
         return _RunProgress(self, connector.name, task).update
 
@@ -92,32 +92,35 @@ class _RunProgress:
     handled_in_finished_folders: int = 0
     bytes_at_start: int | None = None  # None before the first row
 
-    def update(self, row: ColumnRow) -> None:
+    def update(self, run_row: ColumnRow) -> None:
         """Show the counts of the run's row."""
-        if row.finished_at:
+        if run_row.finished_at:
             self.bars.bar.update(self.task, visible=False)
             return
-        if row.folder != self.folder:
-            self.folder = row.folder
+        if run_row.folder != self.folder:
+            self.folder = run_row.folder
             self.seen_in_finished_folders, self.handled_in_finished_folders = (
                 self.seen_count,
                 self.handled_count,
             )
-            if row.folder is not None and not self.bars.is_visible:
-                self.bars._print_line(f"{self.name}: {row.folder}; {_progress_text(row)}")  # noqa: SLF001
-        self.seen_count, self.handled_count = row.seen_count, row.imported_count + row.skipped_count
-        self.bytes_at_start = row.size if self.bytes_at_start is None else self.bytes_at_start
-        rate = (row.size - self.bytes_at_start) / max(time.monotonic() - self.started_at, 0.1)
+            if run_row.folder is not None and not self.bars.is_visible:
+                self.bars._print_line(f"{self.name}: {run_row.folder}; {_progress_text(run_row)}")  # noqa: SLF001
+        self.seen_count, self.handled_count = (
+            run_row.seen_count,
+            run_row.imported_count + run_row.skipped_count,
+        )
+        self.bytes_at_start = run_row.size if self.bytes_at_start is None else self.bytes_at_start
+        rate = (run_row.size - self.bytes_at_start) / max(time.monotonic() - self.started_at, 0.1)
         self.bars.bar.update(
             self.task,
-            description=f"{self.name}: {row.folder}" if row.folder else self.name,
+            description=f"{self.name}: {run_row.folder}" if run_row.folder else self.name,
             completed=self.seen_in_finished_folders
             + self.handled_count
             - self.handled_in_finished_folders,
-            total=row.seen_count or None,
-            came=f"{_progress_text(row)}, {decimal(int(rate))}/s",
+            total=run_row.seen_count or None,
+            came=f"{_progress_text(run_row)}, {decimal(int(rate))}/s",
         )
 
 
-def _progress_text(row: ColumnRow) -> str:
-    return f"{row.imported_count} of {row.seen_count} brought, {decimal(row.size)}"
+def _progress_text(run_row: ColumnRow) -> str:
+    return f"{run_row.imported_count} of {run_row.seen_count} imported, {decimal(run_row.size)}"

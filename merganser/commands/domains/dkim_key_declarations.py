@@ -9,7 +9,7 @@ from merganser.commands.lazy_commands import implemented_in
 from merganser.commands.shared_options import JsonOption
 
 DomainNames = Annotated[
-    list[str], typer.Argument(help='Names of domains; "*" is all without a key.')
+    list[str], typer.Argument(help='Names of domains. "*": all domains without own keys.')
 ]
 
 declarations = typer.Typer()
@@ -25,9 +25,9 @@ class DkimAlgorithmChoice(StrEnum):
 @declarations.command("dkim-list")
 @implemented_in("merganser.commands.domains.dkim_key_commands")
 def list_dkim_keys(
-    name: Annotated[str | None, typer.Argument(help="Only those of this domain.")] = None,
+    name: Annotated[str | None, typer.Argument(help="List only keys of this domain.")] = None,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Look up what DNS says now.")
+        bool, typer.Option("--check/--no-check", help="Query DNS for the records.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,11 +43,11 @@ def add_dkim_key(
     names: DomainNames,
     selector: Annotated[str, typer.Option(help="Letters, digits, hyphens and dots.")] = "dkim",
     algorithm: Annotated[
-        DkimAlgorithmChoice, typer.Option(help="What it signs with.")
+        DkimAlgorithmChoice, typer.Option(help="Signature algorithm.")
     ] = DkimAlgorithmChoice.RSA,
-    bits: Annotated[int, typer.Option(help="Of RSA: 1024, 2048, 3072, 4096.")] = 2048,
+    bits: Annotated[int, typer.Option(help="Size of an RSA key: 1024, 2048, 3072 or 4096.")] = 2048,
 ) -> None:
-    """Have domains sign what they send with a new key at once, and say what DNS should hold.
+    """Create DKIM keys that sign at once, and print their DNS records.
 
     A key with the same selector is replaced; `domain dkim-rotate` waits for DNS first.
 
@@ -58,9 +58,9 @@ def add_dkim_key(
 @declarations.command("dkim-rotate")
 @implemented_in("merganser.commands.domains.dkim_key_commands")
 def rotate_dkim_keys(names: DomainNames) -> None:
-    """Make keys that follow those of domains, and say what DNS should hold.
+    """Create the next DKIM keys of domains, and print their DNS records.
 
-    Each signs as soon as the server sees its record; the old one is kept for a while.
+    A new key signs as soon as DNS has its record. The old key is retired.
 
     Example: merganser domain dkim-rotate example.org
     """
@@ -70,9 +70,9 @@ def rotate_dkim_keys(names: DomainNames) -> None:
 @implemented_in("merganser.commands.domains.dkim_key_commands")
 def activate_dkim_key(
     name: Annotated[str, typer.Argument(help="Name of a domain.")],
-    selector: Annotated[str, typer.Argument(help="That of the key.")],
+    selector: Annotated[str, typer.Argument(help="Selector of the key.")],
 ) -> None:
-    """Let a domain sign with a pending or retired key, without a check of DNS.
+    """Activate a pending or retired DKIM key without a check of DNS.
 
     Example: merganser domain dkim-activate example.org dkim-20300131
     """

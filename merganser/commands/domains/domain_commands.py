@@ -4,7 +4,7 @@
 import typer
 
 from merganser.commands.domains import domain_operations
-from merganser.commands.domains.domain_output import cell_text, print_txt_records
+from merganser.commands.domains.domain_output import domain_cell_text, print_txt_records
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.option_values import parse_bytes
 from merganser.commands.terminal_output import print_table_or_json
@@ -43,7 +43,7 @@ def add_domain(
             environment, name, columns, creates_dkim_key=dkim
         )
     )
-    typer.echo(f"{name} is made: {key}")
+    typer.echo(f"{name} created: {key}")
     if keys:
         print_txt_records(keys)
 
@@ -51,10 +51,10 @@ def add_domain(
 def list_domains(as_json: bool) -> None:
     """Print all domains with their counts and limits."""
     domains = run_in_environment(
-        lambda environment, _settings: domain_operations.list_domains(environment)
+        lambda environment, _settings: domain_operations.load_domains_as_json(environment)
     )
     columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
-    print_table_or_json(domains, columns, cell_text, as_json=as_json)
+    print_table_or_json(domains, columns, domain_cell_text, as_json=as_json)
 
 
 def rename_domain(old: str, new: str, dry_run: bool) -> None:
@@ -84,11 +84,11 @@ def delete_domains(names: list[str], cascade: bool) -> None:
 def print_dns_records(name: str, check: bool, as_json: bool) -> None:
     """Print the DNS records that a domain needs. The exit code is 1 if one is wrong."""
     records = run_in_environment(
-        lambda environment, _settings: domain_operations.load_dns_records(
+        lambda environment, _settings: domain_operations.load_expected_dns_records_as_json(
             environment, name, queries_dns=check
         )
     )
     columns = ("state", "type", "name", "value", "found", "problem")
-    print_table_or_json(records, columns, cell_text, as_json=as_json)
+    print_table_or_json(records, columns, domain_cell_text, as_json=as_json)
     if any(record["state"] in ("MISSING", "MISMATCH") for record in records):
         raise typer.Exit(EXIT_FAILURE)

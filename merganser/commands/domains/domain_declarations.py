@@ -9,7 +9,7 @@ from merganser.commands.domains import dkim_key_declarations
 from merganser.commands.lazy_commands import implemented_in
 from merganser.commands.shared_options import JsonOption
 
-SizeOption = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
+SizeOption = Annotated[str | None, typer.Option(help="Size, such as 5 GiB. 0: unlimited.")]
 
 declarations = typer.Typer()
 
@@ -18,23 +18,31 @@ declarations = typer.Typer()
 @implemented_in("merganser.commands.domains.domain_commands")
 def add_domain(
     name: Annotated[str, typer.Argument(help="Name of the domain.")],
-    description: Annotated[str | None, typer.Option(help="Text for people.")] = None,
-    max_users: Annotated[int | None, typer.Option(help="Accounts; 0 is any number.")] = None,
-    max_addresses: Annotated[int | None, typer.Option(help="Addresses; 0 is any number.")] = None,
+    description: Annotated[str | None, typer.Option(help="Description for people.")] = None,
+    max_users: Annotated[
+        int | None, typer.Option(help="Largest number of accounts. 0: unlimited.")
+    ] = None,
+    max_addresses: Annotated[
+        int | None, typer.Option(help="Largest number of addresses. 0: unlimited.")
+    ] = None,
     default_user_quota: SizeOption = None,
     max_user_quota: SizeOption = None,
     quota: SizeOption = None,
     backup_mx: Annotated[
-        bool, typer.Option("--backup-mx", help="Only relay to the primary server.")
+        bool, typer.Option("--backup-mx", help="Relay mail to the primary server.")
     ] = False,
     dkim: Annotated[
-        bool, typer.Option("--dkim/--no-dkim", help="With a key that signs once DNS has it.")
+        bool,
+        typer.Option(
+            "--dkim/--no-dkim", help="Create a DKIM key, which signs after DNS has its record."
+        ),
     ] = True,
 ) -> None:
-    """Make a domain, with limits for its accounts, and say what DNS should hold of its key.
+    """Create a domain with limits for its accounts, and print the DNS record of its DKIM key.
 
-    Quotas are what a user has who is given none, what one user may have, and what all may have
-    together. Limits that are not given are those of the settings MERGANSER_DOMAIN_…: none.
+    --default-user-quota is the quota of a user without an own one, --max-user-quota the largest
+    quota of a user, and --quota the quota of the domain. The settings of new domains are the
+    defaults.
 
     Example: merganser domain add example.org --max-users 50 --quota "100 GiB"
     """
@@ -43,7 +51,7 @@ def add_domain(
 @declarations.command("list")
 @implemented_in("merganser.commands.domains.domain_commands")
 def list_domains(as_json: JsonOption = False) -> None:
-    """List all domains, with what they have and may have.
+    """List all domains with their usage and limits.
 
     Example: merganser domain list
     """
@@ -52,16 +60,15 @@ def list_domains(as_json: JsonOption = False) -> None:
 @declarations.command("rename")
 @implemented_in("merganser.commands.domains.domain_commands")
 def rename_domain(
-    old: Annotated[str, typer.Argument(help="Its name.")],
-    new: Annotated[str, typer.Argument(help="Its new name.")],
+    old: Annotated[str, typer.Argument(help="Name of the domain.")],
+    new: Annotated[str, typer.Argument(help="New name.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be changed, or is in the way.")
+        bool, typer.Option("--dry-run", help="Only print the changes and obstacles.")
     ] = False,
 ) -> None:
-    """Give a domain another name, with its addresses, and the user names that are addresses in it.
+    """Rename a domain, with its addresses and the usernames that are addresses in it.
 
-    All of it at once, or none where something is in the way. Mail for the old name is refused
-    from then on.
+    If there is an obstacle, nothing is changed. Mail for the old name is refused afterwards.
 
     Example: merganser domain rename old.example new.example --dry-run
     """
@@ -72,7 +79,7 @@ def rename_domain(
 def delete_domains(
     names: Annotated[list[str], typer.Argument(help="Names of domains.")],
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="Also their users, addresses and aliases.")
+        bool, typer.Option("--cascade", help="Delete their users, addresses and aliases too.")
     ] = False,
 ) -> None:
     """Delete domains, all or none. Without --cascade, each domain must be empty.
@@ -86,13 +93,13 @@ def delete_domains(
 def print_dns_records(
     name: Annotated[str, typer.Argument(help="Name of a domain.")],
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Look up what DNS says now.")
+        bool, typer.Option("--check/--no-check", help="Query DNS for the records.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what DNS should hold for a domain, and what it does.
+    """Print the DNS records that a domain needs, and compare them with DNS.
 
-    Ends with 1 where a record is missing or different.
+    The exit code is 1 if a record is missing or different.
 
     Example: merganser domain dns example.org
     """
@@ -100,16 +107,16 @@ def print_dns_records(
 
 @declarations.command("arc-key")
 @implemented_in("merganser.commands.domains.arc_key_command")
-def create_arc_key(
+def create_arc_key_if_missing(
     name: Annotated[str, typer.Argument(help="Name of a domain.")],
     selector: Annotated[
         str, typer.Option(help="Name of the key: letters, digits, dots and hyphens.")
     ] = "arc",
 ) -> None:
-    """Make the key that seals what the domain forwards (ARC), and say what DNS should hold.
+    """Create the ARC key that seals mail forwarded by a domain, and print its DNS record.
 
-    The key goes into the folder MERGANSER_ARC_KEYS_FOLDER. A key that is there is kept, and its
-    record is said again.
+    The key is stored in the folder MERGANSER_ARC_KEYS_FOLDER. An existing key is kept, and its
+    record is printed again.
 
     Example: merganser domain arc-key example.org --selector arc1
     """

@@ -1,7 +1,7 @@
 """Create, list, rename and delete domains for the command line."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from graph.types.global_ids import encode
 from merganser.commands.domains import dkim_key_operations
@@ -23,24 +23,31 @@ from resolvers.domains.rename import DomainRenameResult
 from resolvers.users.limit_values import limit_or_none
 
 
+class DomainWithKeys(NamedTuple):
+    """The global id of a new domain, and its DKIM keys as JSON values."""
+
+    global_id: str
+    dkim_keys: list[dict[str, Any]]
+
+
 async def create_domain(
     environment: Environment, name: str, settings: Mapping[str, Any], *, creates_dkim_key: bool
-) -> tuple[str, list[dict[str, Any]]]:
+) -> DomainWithKeys:
     """Create a domain; return its global ID, and its DKIM keys as JSON values."""
     row = await domain_mutations.create_domain(
         root_context(environment), name, DomainValues(settings), with_dkim_key=creates_dkim_key
     )
     keys = (
-        await dkim_key_operations.list_keys(environment, row.name, queries_dns=False)
+        await dkim_key_operations.load_dkim_keys_as_json(environment, row.name, queries_dns=False)
         if creates_dkim_key
         else []
     )
-    return encode("Domain", row.id), keys
+    return DomainWithKeys(encode("Domain", row.id), keys)
 
 
-async def list_domains(environment: Environment) -> list[dict[str, Any]]:
+async def load_domains_as_json(environment: Environment) -> list[dict[str, Any]]:
     """Load all domains by name, with their counts and limits, as JSON values."""
-    ctx, cursor, found = root_context(environment), None, list[Any]()
+    ctx, cursor, domains = root_context(environment), None, list[Any]()
     columns = {"active", "description", "tags", "user_count", "max_users", "address_count",
                "max_addresses", "quota_allocated", "quota", "backup_mx"}  # fmt: skip
     while True:
@@ -49,7 +56,7 @@ async def list_domains(environment: Environment) -> list[dict[str, Any]]:
         totals = await domain_listing.load_storage_of_administered_domains(
             ctx, [row.id for row in page.rows]
         )
-        found += zip(page.rows, totals, strict=True)
+        domains += zip(page.rows, totals, strict=True)
         if not page.has_next:
             break
         cursor = Cursor(page_request.ordering, page.rows[-1].name, page.rows[-1].id)
@@ -70,7 +77,7 @@ async def list_domains(environment: Environment) -> list[dict[str, Any]]:
             "messages": total.message_count,
             "backup_mx": row.backup_mx,
         }
-        for row, total in found
+        for row, total in domains
     ]
 
 
@@ -100,11 +107,11 @@ async def _load_domain(ctx: Context, name: str) -> ColumnRow:
     """Load a domain by name. Raises CommandError if there is none."""
     row = await domain_loaders.find_administered_domain(ctx, name)
     if row is None:
-        raise CommandError(f"there is no domain {name}: `merganser domain list` shows all")
+        raise CommandError(f"Domain not found: {name}. `merganser domain list` lists all domains.")
     return row
 
 
-async def load_dns_records(
+async def load_expected_dns_records_as_json(
     environment: Environment, domain_name: str, *, queries_dns: bool
 ) -> list[dict[str, Any]]:
     """Load the DNS records that a domain needs, as JSON values.
@@ -114,18 +121,18 @@ async def load_dns_records(
     """
     ctx = root_context(environment)
     row = await _load_domain(ctx, domain_name)
-    (found,) = await dns_records.load_expected_records_by_domain(
+    (records,) = await dns_records.compute_expected_records_and_query_dns(
         ctx, [DnsRecordsKey.from_row(row, checks_dns=queries_dns)]
     )
     return [
         {
-            "type": one.advice.type,
-            "name": one.advice.name,
-            "value": one.advice.value,
-            "purpose": one.advice.purpose,
-            "state": one.judged.state.value,
-            "found": list(one.judged.found),
-            "problem": one.judged.problem,
+            "type": record.advice.type,
+            "name": record.advice.name,
+            "value": record.advice.value,
+            "purpose": record.advice.purpose,
+            "state": record.judged.state.value,
+            "found": list(record.judged.found),
+            "problem": record.judged.problem,
         }
-        for one in found
+        for record in records
     ]

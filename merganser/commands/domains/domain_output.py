@@ -4,12 +4,12 @@ from typing import Any
 
 import typer
 
-from merganser.settings.units import format_size
+from merganser.settings.units import format_size_in_whole_units
 
 
 def print_txt_records(keys: list[dict[str, Any]]) -> None:
     """Print the TXT records of DKIM keys."""
-    typer.echo("DNS should hold:")
+    typer.echo("Publish these DNS records:")
     for key in keys:
         typer.echo(f"{key['name']}. TXT {_zone_file_string(key['record'])}")
 
@@ -20,14 +20,14 @@ def _zone_file_string(text: str) -> str:
     return " ".join(f'"{part}"' for part in parts)
 
 
-def cell_text(column: str, value: object) -> str:
+def domain_cell_text(column: str, value: object) -> str:
     """Return the text of a value in a table of domains, DNS records or DKIM keys."""
     if isinstance(value, list):
         return " | ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if column in ("allocated", "quota", "used") and isinstance(value, int):
-        return format_size(value)
+        return format_size_in_whole_units(value)
     if column in ("max_users", "quota") and value is None:
         return "unlimited"
     return "" if value is None else str(value)

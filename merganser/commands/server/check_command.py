@@ -7,7 +7,7 @@ from mail.maintenance import restore_mark
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.progress_bar import create_progress_bar
 from merganser.commands.terminal_output import print_json
-from merganser.server.store.store_use import use_exclusively
+from merganser.server.store.store_use import use_database_exclusively
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 
@@ -17,12 +17,12 @@ def check_store(repair: bool, quick: bool, restored: bool) -> None:
 
     async def run_check(environment: Environment, _settings: Settings) -> dict[str, object]:
         if restored:
-            await restore_mark.begin_after_consistent_restore(environment)
+            await restore_mark.begin_incarnation_after_consistent_restore(environment)
         with create_progress_bar() as bar:
             task = bar.add_task("Checking", total=None)
 
-            def report_progress(subject: str, done: int, total: int | None) -> None:
-                bar.update(task, description=subject, completed=done, total=total)
+            def report_progress(subject: str, done_count: int, total: int | None) -> None:
+                bar.update(task, description=subject, completed=done_count, total=total)
 
             report = await check_consistency(
                 environment, repair=repair, reads_blobs=not quick, progress=report_progress
@@ -32,7 +32,7 @@ def check_store(repair: bool, quick: bool, restored: bool) -> None:
     async def run_check_exclusively(
         environment: Environment, settings: Settings
     ) -> dict[str, object]:
-        async with use_exclusively(environment, settings, "repair"):
+        async with use_database_exclusively(environment, settings, "repair"):
             return await run_check(environment, settings)
 
     report = run_in_environment(run_check_exclusively if repair or restored else run_check)

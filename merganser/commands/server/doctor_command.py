@@ -18,10 +18,10 @@ def run_doctor(as_json: bool) -> None:
     """Print the findings. The exit code is 1 if one requires an action."""
     findings = uvloop.run(run_checks(read_settings()))
     if as_json:
-        print_json([_finding_as_json(each) for each in findings])
+        print_json([_finding_as_json(finding) for finding in findings])
     else:
         _print_findings(findings)
-    if any(each.verdict is Verdict.ACTION for each in findings):
+    if any(finding.verdict is Verdict.ACTION for finding in findings):
         raise typer.Exit(1)
 
 
@@ -31,7 +31,12 @@ def _finding_as_json(finding: Finding) -> dict[str, str]:
 
 def _print_findings(findings: list[Finding]) -> None:
     rows = [
-        (Text(each.verdict, COLOURS[each.verdict]), each.subject, each.found, each.todo)
-        for each in findings
+        (
+            Text(finding.verdict, COLOURS[finding.verdict]),
+            finding.subject,
+            finding.found,
+            finding.todo,
+        )
+        for finding in findings
     ]
-    print_table(("", "what", "found", "to do"), rows)
+    print_table(("", "what", "found", "action"), rows)

@@ -13,4 +13,4 @@ def init() -> None:
 
 
 async def _print_data_folder(_environment: Environment, settings: Settings) -> None:
-    typer.echo(f"The store is ready, its data in {settings.data.absolute()}.")
+    typer.echo(f"The store is ready. Its data is in {settings.data.absolute()}.")

@@ -16,7 +16,7 @@ def serve(demo: bool, demo_count: int, workers: int) -> None:
     if workers > 1:
         if demo:
             raise CommandError(
-                "make the demo account first: `merganser demo`", exit_code=EXIT_USAGE
+                "Create the demo account first: run `merganser demo`.", exit_code=EXIT_USAGE
             )
         run_processes(settings, workers)
     elif demo:
@@ -29,4 +29,4 @@ def _serve_with_demo_account(settings: Settings, message_count: int) -> None:
     # a server without --demo does not need the 2 MB of the demo messages in memory
     from merganser.commands.server import demo_server  # noqa: PLC0415
 
-    demo_server.serve_with_demo_account(settings, message_count)
+    demo_server.serve_with_demo_accounts(settings, message_count)

@@ -2,9 +2,9 @@
 
 import typer
 
-from merganser.settings.settings import settings_table
+from merganser.settings.settings_page import settings_page
 
 
-def print_settings_table() -> None:
-    """Print the environment variables and their defaults as a Markdown table."""
-    typer.echo(settings_table())
+def print_settings_page() -> None:
+    """Print the environment variables and their defaults as a Markdown page."""
+    typer.echo(settings_page())

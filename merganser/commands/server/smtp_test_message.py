@@ -36,7 +36,7 @@ def compose_message(test_message: TestMessage) -> EmailMessage:
             test_message.subject,
         )
     except (ValueError, IndexError) as problem:
-        raise CommandError(f"such a header is not possible: {problem}") from problem
+        raise CommandError(f"The header is invalid: {problem}.") from problem
     email["Date"] = format_datetime(datetime.now(UTC))
     email["Message-ID"] = make_msgid(domain="merganser.test")
     email.set_content(test_message.text)
@@ -47,7 +47,7 @@ def compose_message(test_message: TestMessage) -> EmailMessage:
             content = file.read_bytes()
         except OSError as problem:
             raise CommandError(
-                f"cannot read {file}: {(problem.strerror or '').lower()}"
+                f"Cannot read {file}: {(problem.strerror or '').lower()}."
             ) from problem
         email.add_attachment(content, maintype=main_type, subtype=subtype, filename=file.name)
     return email
@@ -63,26 +63,29 @@ def send_over_lmtp(lmtp_address: str, test_message: TestMessage) -> str:
     try:
         with smtplib.LMTP(host, port, timeout=SMTP_TIMEOUT) as client:
             client.ehlo_or_helo_if_needed()
-            _check_reply(client.mail(test_message.sender, ["SMTPUTF8"]), test_message.sender)
-            _check_reply(client.rcpt(test_message.recipient), test_message.recipient)
-            return _check_reply(client.data(raw), test_message.recipient)
+            _success_reply_text_or_fail_command(
+                client.mail(test_message.sender, ["SMTPUTF8"]), test_message.sender
+            )
+            _success_reply_text_or_fail_command(
+                client.rcpt(test_message.recipient), test_message.recipient
+            )
+            return _success_reply_text_or_fail_command(client.data(raw), test_message.recipient)
     except smtplib.SMTPException as problem:
         raise CommandError(
-            f"{lmtp_address} does not speak LMTP as it should: {problem}"
+            f"{lmtp_address} does not answer as an LMTP server: {problem}."
         ) from problem
     except OSError as problem:
         reason = (problem.strerror or str(problem)).lower()
         raise CommandError(
-            f"no LMTP server answers at {lmtp_address} ({reason}): start one with `merganser "
-            "serve`, "
-            "or set MERGANSER_LMTP_LISTEN to where it is"
+            f"No LMTP server responds at {lmtp_address} ({reason}): start one with "
+            "`merganser serve`, or set MERGANSER_LMTP_LISTEN to its address."
         ) from problem
 
 
-def _check_reply(reply: tuple[int, bytes], address: str) -> str:
+def _success_reply_text_or_fail_command(reply: tuple[int, bytes], address: str) -> str:
     """Return the reply as text. Raises CommandError if its code is not 2xx."""
     code, reply_text = reply
     text = f"{code} {reply_text.decode(errors='replace')}"
     if not 200 <= code < 300:  # noqa: PLR2004 - RFC 5321, section 4.2.1
-        raise CommandError(f"{address} was refused: {text}")
+        raise CommandError(f"{address} was rejected: {text}")
     return text

@@ -29,8 +29,10 @@ def export_account(
     """Export an account, and print the number of messages and those that can't be read."""
     if kind is not None and kind.upper() not in ExportFormat.__members__:
         format_names = ", ".join(ExportFormat.__members__)
-        raise CommandError(f"--format is one of {format_names}", exit_code=EXIT_USAGE)
-    file_format = ExportFormat(kind.upper()) if kind else user_export.format_from_file_name(path)
+        raise CommandError(f"--format must be one of {format_names}.", exit_code=EXIT_USAGE)
+    file_format = (
+        ExportFormat(kind.upper()) if kind else user_export.export_format_or_fail_command(path)
+    )
     passphrase = read_passphrase(stdin=passphrase_stdin)
     order = ExportOrder(path.absolute(), user, file_format, mailbox, settings, passphrase)
 
@@ -39,14 +41,14 @@ def export_account(
 
             def start_progress(total: int) -> Callable[[int], None]:
                 task = bar.add_task(f"Exporting {user}", total=total)
-                return lambda done: bar.update(task, completed=done)
+                return lambda done_count: bar.update(task, completed=done_count)
 
             return await user_export.export_account(environment, order, start_progress)
 
     try:
         summary = run_in_environment(run_export)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise CommandError("stopped; nothing was written", exit_code=130) from None
+        raise CommandError("Export stopped. Nothing was written.", exit_code=130) from None
     typer.echo(f"{summary.messages} messages exported, {summary.bytes} bytes.")
     for text in summary.damaged_messages:
         typer.echo(f"Left out {text}.")

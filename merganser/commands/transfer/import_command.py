@@ -36,7 +36,7 @@ def import_account(
                 task = bar.add_task(
                     f"Importing {path.name}", total=source.total, completed=position
                 )
-                return lambda done: bar.update(task, completed=done)
+                return lambda done_count: bar.update(task, completed=done_count)
 
             return await user_import.import_account(environment, order, start_progress)
 
@@ -44,12 +44,12 @@ def import_account(
         outcome = run_in_environment(run_import)
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise CommandError(
-            "stopped; run it again and it goes on from here", exit_code=130
+            "Import stopped. Run the command again to continue.", exit_code=130
         ) from None
     typer.echo(f"{outcome.stored} messages imported.")
     if outcome.known:
-        typer.echo(f"{outcome.known} were there already.")
+        typer.echo(f"{outcome.known} already existed.")
     for skipped_name, reason in outcome.skipped:
-        typer.echo(f"Skipped {skipped_name}: {reason}.")
-    if outcome.untold:
-        typer.echo(f"Skipped {outcome.untold} more.")
+        typer.echo(f"Skipped {skipped_name}: {reason}")
+    if outcome.unlisted:
+        typer.echo(f"Skipped {outcome.unlisted} more.")

@@ -14,7 +14,7 @@ from mail.archives.archive_writer import (
     ArchiveState,
     ExportFormat,
 )
-from merganser.commands.transfer.user_import import load_user
+from merganser.commands.transfer.user_import import find_user_or_fail_command
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.environment_factory import user_context
 from models.runtime.environment import Environment
@@ -51,13 +51,15 @@ class ExportSummary:
     damaged_messages: list[str]
 
 
-def format_from_file_name(path: Path) -> ExportFormat:
+def export_format_or_fail_command(path: Path) -> ExportFormat:
     """The format that the extension of a file means. Raises CommandError if it is unknown."""
     for kind, (ending, _) in SUFFIXES_AND_MEDIA_TYPES.items():
         if path.suffix.lower() == f".{ending}":
             return kind
     endings = ", ".join(f".{ending}" for ending, _ in SUFFIXES_AND_MEDIA_TYPES.values())
-    raise CommandError(f"say with --format how to write {path.name}, or name it {endings}")
+    raise CommandError(
+        f"--format is required for {path.name}, or a file name that ends with {endings}."
+    )
 
 
 async def export_account(
@@ -68,19 +70,19 @@ async def export_account(
     Raises CommandError if the file exists or can't be written, if there is no such user or
     mailbox, or if a passphrase is given and the file has no settings.
     """
-    file_format = order.format or format_from_file_name(order.path)
+    file_format = order.format or export_format_or_fail_command(order.path)
     passphrase = passphrases.validate_passphrase(order.passphrase)
     if passphrase is not None and (file_format is ExportFormat.MBOX or not order.includes_settings):
         raise CommandError(
-            "passwords are part of the settings, and these are left out", exit_code=EXIT_USAGE
+            "Passwords are part of the settings, which are not exported.", exit_code=EXIT_USAGE
         )
-    user = await load_user(environment, order.username_or_address)
+    user = await find_user_or_fail_command(environment, order.username_or_address)
     ctx = user_context(environment, user.id)
-    ids = await _message_ids_of_mailbox(ctx, order.mailbox)
+    ids = await _load_message_ids_or_fail_command(ctx, order.mailbox)
     temporary_path = order.path.with_name(f".{order.path.name}.part")
     try:
         if order.path.exists():
-            raise CommandError(f"{order.path} is there already")
+            raise CommandError(f"{order.path} already exists.")
         with (
             temporary_path.open("wb") as file,
             temporary_path.with_suffix(".directory").open("w+b") as directory,
@@ -88,13 +90,13 @@ async def export_account(
             writer = ExportFileWriter(
                 ctx, file_format, order.includes_settings, ids, file, directory, passphrase
             )
-            outcome = await writer.write(start_progress)
+            outcome = await writer.write_archive(start_progress)
             file.flush()
             os.fsync(file.fileno())
         temporary_path.rename(order.path)
     except OSError as problem:
         raise CommandError(
-            f"cannot write {order.path}: {(problem.strerror or '').lower()}"
+            f"Cannot write {order.path}: {(problem.strerror or '').lower()}."
         ) from problem
     finally:
         temporary_path.unlink(missing_ok=True)
@@ -102,16 +104,19 @@ async def export_account(
     return outcome
 
 
-async def _message_ids_of_mailbox(ctx: Context, mailbox_path: str | None) -> list[int] | None:
+async def _load_message_ids_or_fail_command(
+    ctx: Context, mailbox_path: str | None
+) -> list[int] | None:
     if mailbox_path is None:
         return None
     row = await ctx.load(
-        mailbox_loaders.load_by_selectors, (ctx.viewer.user_id, MailboxSelector(path=mailbox_path))
+        mailbox_loaders.load_visible_by_selectors,
+        (ctx.viewer.user_id, MailboxSelector(path=mailbox_path)),
     )
     if row is None:
-        raise CommandError(f"there is no mailbox {mailbox_path}")
+        raise CommandError(f"Mailbox not found: {mailbox_path}.")
     conditions = MessageConditions(mailbox=MailboxSelector(id=row.id))
-    return await export_writer.load_message_ids(
+    return await export_writer.load_visible_message_ids(
         ctx, ctx.viewer.user_id, MessageSelector(conditions=conditions)
     )
 
@@ -128,17 +133,17 @@ class ExportFileWriter:
     directory: IO[bytes]
     passphrase: str | None = field(default=None, repr=False)
 
-    async def write(self, start_progress: StartProgress) -> ExportSummary:
+    async def write_archive(self, start_progress: StartProgress) -> ExportSummary:
         """Write the archive, and report the number of exported messages."""
         state, damaged, written_count = ArchiveState(), list[str](), 0
         after: ExportPosition = None
         order = {"ids": self.message_ids, "settings": self.includes_settings}
-        chunk, total = await export_writer.write_account_record(
+        chunk, total = await export_writer.encode_account_record(
             self.ctx, self.format, state, order, self.passphrase
         )
         self._write_chunk(chunk)
         progress = start_progress(total)
-        while part := await export_writer.write_next_chunk(
+        while part := await export_writer.encode_next_chunk(
             self.ctx, self.format, state, self.message_ids, after
         ):
             self._write_chunk(part.archive_chunk)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import select, update
@@ -16,7 +16,11 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.archives.json_lines import AccountRecord
-from mail.archives.mail_sources import MailSource, inspect_mail_source, read_messages
+from mail.archives.mail_sources import (
+    MailSource,
+    inspect_mail_source,
+    read_source_messages_and_skips,
+)
 from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.mailboxes import paths
 from mail.recipients import address_resolution
@@ -61,7 +65,9 @@ class CommandLineImport:
     done_before: int  # of the source, by earlier runs
 
 
-async def load_user(environment: Environment, username_or_address: str) -> ColumnRow:
+async def find_user_or_fail_command(
+    environment: Environment, username_or_address: str
+) -> ColumnRow:
     """Load the ID and username of a user by username or address.
 
     Raises CommandError if there is no such user.
@@ -70,7 +76,9 @@ async def load_user(environment: Environment, username_or_address: str) -> Colum
     statement = select(*select_columns(User, {"id", "username"})).where(col(User.id) == (key or 0))
     for row in await environment.database.read(statement):
         return row
-    raise CommandError(f"there is no user {username_or_address}: `merganser user list` shows all")
+    raise CommandError(
+        f"User not found: {username_or_address}. `merganser user list` lists all users."
+    )
 
 
 async def import_account(
@@ -87,20 +95,20 @@ async def import_account(
     passphrase = passphrases.validate_passphrase(order.passphrase)
     if passphrase is not None and not order.includes_settings:
         raise CommandError(
-            "passwords are part of the settings, and these are left out", exit_code=EXIT_USAGE
+            "Passwords are part of the settings, which are not imported.", exit_code=EXIT_USAGE
         )
-    user = await load_user(environment, order.username_or_address)
-    origin = await _open_source(environment, order.path)
+    user = await find_user_or_fail_command(environment, order.username_or_address)
+    origin = await _inspect_mail_source_or_fail_command(environment, order.path)
     try:
         target_mailbox = paths.validate_path(order.mailbox) if order.mailbox else None
         async with _import_lock(
             order.data_folder, f"{user.id}\0{origin.path.resolve()}\0{target_mailbox}"
         ):
-            running_import, after = await _start_or_resume(
+            running_import, after = await _start_or_resume_import(
                 environment, origin, user.id, target_mailbox
             )
             if after is None and origin.account:
-                await _import_settings(
+                await _import_mailboxes_and_optional_settings(
                     running_import.import_state,
                     origin.account,
                     includes_settings=order.includes_settings,
@@ -114,38 +122,38 @@ async def import_account(
                 await transfer.import_connectors(
                     running_import.import_state, origin.account, passphrase
                 )
-            await _finish_task(running_import)
+            await _finish_task_with_import_outcome(running_import)
     except OverQuota as full:
-        text = f"the account is full ({full}): give it more storage, then run this again"
+        text = f"{full.message} Increase its quota, then run the import again."
         raise CommandError(text) from full
     except RequestError as refusal:
-        raise CommandError(f"the import cannot go on: {refusal.message}") from refusal
+        raise CommandError(f"The import cannot continue: {refusal.message}") from refusal
     return running_import.import_state.outcome
 
 
-async def _import_settings(
+async def _import_mailboxes_and_optional_settings(
     import_state: RunningImport, account: AccountRecord, *, includes_settings: bool
 ) -> None:
     if includes_settings:  # first, since mailboxes that encrypt need the key
-        await import_settings.import_settings(import_state, account)
-    await import_mailboxes.create_mailboxes(
+        await import_settings.import_settings_key_values_labels_and_rules(import_state, account)
+    await import_mailboxes.create_mailboxes_or_record_skipped(
         import_state, account, with_annotations=includes_settings
     )
     if includes_settings:
-        await import_settings.import_identities_and_filters(import_state, account)
+        await import_settings.import_identities_filters_reply_and_scripts(import_state, account)
 
 
-async def _open_source(environment: Environment, path: Path) -> MailSource:
+async def _inspect_mail_source_or_fail_command(environment: Environment, path: Path) -> MailSource:
     try:
         return await asyncio.to_thread(
             inspect_mail_source, path, environment.options.message_max_size
         )
     except FileNotFoundError as problem:
-        raise CommandError(f"there is nothing at {path}") from problem
+        raise CommandError(f"{path} does not exist.") from problem
     except OSError as problem:
-        raise CommandError(f"cannot read {path}: {(problem.strerror or '').lower()}") from problem
+        raise CommandError(f"Cannot read {path}: {(problem.strerror or '').lower()}.") from problem
     except UnusableMessageError as problem:
-        raise CommandError(f"{path} is {problem}") from problem
+        raise CommandError(f"{path}: {problem}") from problem
 
 
 @asynccontextmanager
@@ -160,16 +168,23 @@ async def _import_lock(data_folder: Path, import_key: str) -> AsyncGenerator[Non
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CommandError("this import is running already, in another process") from None
+            raise CommandError("This import is running in another process.") from None
         yield
         path.unlink(missing_ok=True)
     finally:
         os.close(handle)
 
 
-async def _start_or_resume(
+class _StartedImport(NamedTuple):
+    """An import, and the checkpoint to continue at; None for a new import."""
+
+    command_line_import: CommandLineImport
+    checkpoint: str | None
+
+
+async def _start_or_resume_import(
     environment: Environment, origin: MailSource, user_id: int, target_mailbox: str | None
-) -> tuple[CommandLineImport, str | None]:
+) -> _StartedImport:
     """Start or resume an import. Returns it with its checkpoint; None for a new import."""
     ctx = user_context(environment, user_id)
     order = {"path": str(origin.path.resolve()), "mailbox": target_mailbox}
@@ -184,7 +199,7 @@ async def _start_or_resume(
         task = await session.get(Task, key) or Task(
             id=key, kind=TASK_KIND, user_id=user_id, order=order, created_at=now
         )
-        task.state, task.total = TaskState.RUNNING, origin.total
+        task.state, task.total_count = TaskState.RUNNING, origin.total
         task.started_at, task.attempts = now, task.attempts + 1
         session.add(task)
         await session.flush()
@@ -192,44 +207,47 @@ async def _start_or_resume(
     import_id = (
         key if is_same_source or not checkpoint else environment.new_id()
     )  # a changed source is read from the start
-    running = await import_writer.begin_import(ctx, user_id, target_mailbox, import_id)
+    running = await import_writer.load_initial_import_state(ctx, user_id, target_mailbox, import_id)
     running.outcome = ImportOutcome(**checkpoint.get("outcome", {}))
     done_before = int(checkpoint.get("at", 0)) if is_same_source else 0
-    return CommandLineImport(running, origin, key, done_before), checkpoint.get(
-        "after"
-    ) if is_same_source else None
+    return _StartedImport(
+        CommandLineImport(running, origin, key, done_before),
+        checkpoint.get("after") if is_same_source else None,
+    )
 
 
 async def _import_remaining_messages(
     run: CommandLineImport, checkpoint: str | None, report_progress: ShowImportProgress
 ) -> None:
-    reading = SourceReader(read_messages(run.source, checkpoint))
+    reading = SourceReader(read_source_messages_and_skips(run.source, checkpoint))
     while group := await asyncio.to_thread(reading.read_batch):
         prepared_messages = [
-            one
-            for one in [
-                await import_writer.importable_message_unless_known(run.import_state, each)
-                for each in group
+            message
+            for message in [
+                await import_writer.create_mailbox_and_prepare_message(
+                    run.import_state, source_message
+                )
+                for source_message in group
             ]
-            if one
+            if message
         ]
         try:
-            await _store_and_checkpoint(run, prepared_messages, group[-1])
+            await _store_messages_with_blob_retry(run, prepared_messages, group[-1])
         except OverQuota:
             if len(prepared_messages) < 2:  # noqa: PLR2004
                 raise
-            for each in prepared_messages:  # one by one, until the account is full
-                await _store_and_checkpoint(run, [each], each.source)
-            await _store_and_checkpoint(run, [], group[-1])
-        report_progress(_done_in_source(run, group[-1]))
+            for message in prepared_messages:  # one by one, until the account is full
+                await _store_messages_with_blob_retry(run, [message], message.source)
+            await _store_messages_with_blob_retry(run, [], group[-1])
+        report_progress(_progress_in_source(run, group[-1]))
     if reading.problem:
         stored = run.import_state.outcome.stored
         raise CommandError(
-            f"{run.source.path} is {reading.problem}; {stored} messages came in before"
+            f"{run.source.path}: {reading.problem} {stored} messages were imported before."
         )
 
 
-async def _store_and_checkpoint(
+async def _store_messages_with_blob_retry(
     run: CommandLineImport,
     prepared_messages: Sequence[ImportableMessage],
     last_message: SourceMessage,
@@ -240,7 +258,9 @@ async def _store_and_checkpoint(
             run.import_state, prepared_messages, rewrite_blobs=is_retry
         )
         try:
-            await _write_messages_and_checkpoint(run, prepared_messages, stored_blobs, last_message)
+            await _insert_messages_or_stop_if_cancelled(
+                run, prepared_messages, stored_blobs, last_message
+            )
         except BlobRowDeleted:  # housekeeping deleted a blob in between
             if is_retry:
                 raise
@@ -249,7 +269,7 @@ async def _store_and_checkpoint(
     run.import_state.ctx.environment.reach_fault_point("imported")
 
 
-async def _write_messages_and_checkpoint(
+async def _insert_messages_or_stop_if_cancelled(
     run: CommandLineImport,
     prepared_messages: Sequence[ImportableMessage],
     stored_blobs: Sequence[StoredMessageBlobs],
@@ -257,27 +277,29 @@ async def _write_messages_and_checkpoint(
 ) -> None:
     import_state = run.import_state
     async with import_state.ctx.write_session(import_state.user.id) as session:
-        await import_writer.insert_messages(import_state, session, prepared_messages, stored_blobs)
+        await import_writer.insert_messages_with_flags(
+            import_state, session, prepared_messages, stored_blobs
+        )
         outcome = {
             **_outcome_as_json(import_state.outcome),
             "stored": import_state.outcome.stored + len(prepared_messages),
         }
         note = {
             "after": last_message.checkpoint,
-            "at": _done_in_source(run, last_message),
+            "at": _progress_in_source(run, last_message),
             "stamp": run.source.stamp,
             "outcome": outcome,
         }
-        stop = await _update_task(
-            run, session, {"checkpoint": note, "done": _done_in_source(run, last_message)}
+        stop = await _update_task_and_return_cancelled(
+            run, session, {"checkpoint": note, "done_count": _progress_in_source(run, last_message)}
         )
     import_state.outcome.stored += len(prepared_messages)
     if stop:
-        await _finish_task(run, TaskState.CANCELLED)
-        raise CommandError("the import was cancelled; what it has brought in stays")
+        await _finish_task_with_import_outcome(run, TaskState.CANCELLED)
+        raise CommandError("The import was cancelled. Imported messages remain.")
 
 
-async def _update_task(
+async def _update_task_and_return_cancelled(
     run: CommandLineImport, session: AsyncSession, values: dict[str, Any]
 ) -> bool:
     """Update the task of the import. Returns True if the task was cancelled."""
@@ -294,7 +316,7 @@ def _outcome_as_json(outcome: ImportOutcome) -> dict[str, Any]:
     return plain
 
 
-def _done_in_source(run: CommandLineImport, last_message: SourceMessage) -> int:
+def _progress_in_source(run: CommandLineImport, last_message: SourceMessage) -> int:
     return (
         last_message.progress
         if run.source.is_single_file
@@ -302,7 +324,9 @@ def _done_in_source(run: CommandLineImport, last_message: SourceMessage) -> int:
     )
 
 
-async def _finish_task(run: CommandLineImport, state: TaskState = TaskState.SUCCEEDED) -> None:
+async def _finish_task_with_import_outcome(
+    run: CommandLineImport, state: TaskState = TaskState.SUCCEEDED
+) -> None:
     import_state = run.import_state
     values = {
         "state": state,
@@ -310,7 +334,7 @@ async def _finish_task(run: CommandLineImport, state: TaskState = TaskState.SUCC
         "result": _outcome_as_json(import_state.outcome),
     }
     if state is TaskState.SUCCEEDED:
-        values["done"] = run.source.total
+        values["done_count"] = run.source.total
     async with import_state.ctx.write_session(import_state.user.id) as session:
-        await _update_task(run, session, values)
+        await _update_task_and_return_cancelled(run, session, values)
     await import_state.ctx.environment.database.refresh_planner_statistics()

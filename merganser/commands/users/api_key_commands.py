@@ -1,13 +1,13 @@
-"""Implementations of the commands `merganser token …`."""
+"""Implementations of the commands `merganser api-key …`."""
 # ruff: noqa: PLR0913, PLR0917 - a parameter for each option
 
 import typer
 
 from merganser.commands.environment_run import run_in_environment
-from merganser.commands.option_values import parse_end_time
+from merganser.commands.option_values import parse_date_or_duration_from_now
 from merganser.commands.terminal_output import print_table_or_json
 from merganser.commands.users import user_operations
-from merganser.commands.users.user_output import cell_text
+from merganser.commands.users.user_output import user_cell_text
 from models.users.roles import Role, Scope
 
 
@@ -26,22 +26,22 @@ def create_api_key(
         role,
         tuple(scope or ()),
         is_read_only=read_only,
-        expires_at=parse_end_time("--expires", expires),
+        expires_at=parse_date_or_duration_from_now("--expires", expires),
     )
     api_key, secret = run_in_environment(
         lambda environment, _settings: user_operations.create_api_key(environment, request)
     )
-    typer.echo(f"{api_key} is made; keep its secret, it is not shown again:", err=True)
+    typer.echo(f"API key {api_key} created. Keep its secret, which is not shown again:", err=True)
     typer.echo(secret)
 
 
 def list_api_keys(as_json: bool) -> None:
     """Print all API keys without their secrets."""
     keys = run_in_environment(
-        lambda environment, _settings: user_operations.list_api_keys(environment)
+        lambda environment, _settings: user_operations.load_api_keys_as_json(environment)
     )
     columns = ("id", "name", "user", "role", "scopes", "read_only", "expires_at")
-    print_table_or_json(keys, columns, cell_text, as_json=as_json)
+    print_table_or_json(keys, columns, user_cell_text, as_json=as_json)
 
 
 def revoke_api_keys(ids: list[str]) -> None:

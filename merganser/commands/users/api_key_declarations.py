@@ -1,4 +1,4 @@
-"""Declarations of the commands `merganser token …`."""
+"""Declarations of the commands `merganser api-key …`."""
 # ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
 
 from typing import Annotated
@@ -15,24 +15,26 @@ declarations = typer.Typer()
 @declarations.command("create")
 @implemented_in("merganser.commands.users.api_key_commands")
 def create_api_key(
-    name: Annotated[str, typer.Option(help="What it is for.")],
+    name: Annotated[str, typer.Option(help="Name of the key, which tells its use.")],
     user: Annotated[
-        str | None, typer.Option(help="Whose it is; without, it is the platform's own.")
+        str | None, typer.Option(help="Owner. Default: the key belongs to the platform.")
     ] = None,
-    role: Annotated[Role, typer.Option(help="What it may do at most.")] = Role.USER,
+    role: Annotated[Role, typer.Option(help="Role of the key.")] = Role.USER,
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it is good for; again for more. Else all.")
+        list[Scope] | None, typer.Option(help="Scope; can be repeated. Default: all scopes.")
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="It changes nothing.")] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="The key can't change anything.")
+    ] = False,
     expires: Annotated[
-        str | None, typer.Option(help='When it ends: "30 days", or a date as 2031-12-24.')
+        str | None, typer.Option(help='Expiry: "30 days", or a date such as 2031-12-24.')
     ] = None,
 ) -> None:
-    """Make an API key, and print its secret: once, here, and never again.
+    """Create an API key and print its secret. The secret is printed only once.
 
-    Example: merganser token create --name backup --user ada --scope MAIL_READ --read-only
+    Example: merganser api-key create --name backup --user ada --scope MAIL_READ --read-only
 
-    Example: merganser token create --name root --role ROOT
+    Example: merganser api-key create --name root --role ROOT
     """
 
 
@@ -41,16 +43,16 @@ def create_api_key(
 def list_api_keys(as_json: JsonOption = False) -> None:
     """List all API keys, without their secrets.
 
-    Example: merganser token list
+    Example: merganser api-key list
     """
 
 
 @declarations.command("revoke")
 @implemented_in("merganser.commands.users.api_key_commands")
 def revoke_api_keys(
-    ids: Annotated[list[str], typer.Argument(help="Ids, as `merganser token list` shows them.")],
+    ids: Annotated[list[str], typer.Argument(help="IDs, as `merganser api-key list` shows them.")],
 ) -> None:
-    """Delete API keys, all or none. A running server forgets them within 5 seconds.
+    """Delete API keys, all or none. A running server refuses them within 1 second.
 
-    Example: merganser token revoke key_AZpSKEwoAAE
+    Example: merganser api-key revoke key_AZpSKEwoAAE
     """

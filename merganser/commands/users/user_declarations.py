@@ -21,22 +21,20 @@ declarations = typer.Typer()
 @declarations.command("add")
 @implemented_in("merganser.commands.users.user_commands")
 def add_user(
-    name: Annotated[str, typer.Argument(help="User name, or an address to be both.")],
+    name: Annotated[str, typer.Argument(help="Username, or an address that is also the username.")],
     address: Annotated[
-        str | None, typer.Option(help="Main address, where the name is not one.")
+        str | None, typer.Option(help="Main address, if the username is not one.")
     ] = None,
-    no_address: Annotated[bool, typer.Option("--no-address", help="No address at all.")] = False,
+    no_address: Annotated[bool, typer.Option("--no-address", help="Create no address.")] = False,
     password_stdin: PasswordStdin = False,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="No password: API keys only.")
+        bool, typer.Option("--no-password", help="No password: only API keys can sign in.")
     ] = False,
-    role: Annotated[Role, typer.Option(help="What they may do.")] = Role.USER,
-    quota: Annotated[
-        str | None, typer.Option(help="Storage, such as 5 GiB; 0 is unlimited.")
-    ] = None,
-    full_name: Annotated[str | None, typer.Option("--name", help="Name for people.")] = None,
+    role: Annotated[Role, typer.Option(help="Role of the user.")] = Role.USER,
+    quota: Annotated[str | None, typer.Option(help="Storage, such as 5 GiB. 0: unlimited.")] = None,
+    full_name: Annotated[str | None, typer.Option("--name", help="Display name.")] = None,
 ) -> None:
-    """Make an account. Its domain must exist: `merganser domain add` creates it.
+    """Create an account. Its domain must exist: `merganser domain add` creates it.
 
     Example: merganser user add ada@example.org --quota "5 GiB"
 
@@ -53,7 +51,7 @@ def import_users(
         typer.Option("--format", help="Default: JSON_LINES if it begins with a brace, else CSV."),
     ] = None,
 ) -> None:
-    """Create the accounts of a file; each that is refused is reported with its line.
+    """Create the accounts of a file. Refused accounts are reported with their line.
 
     Fields have the names of NewUserInput in the API. Run the command again after a crash:
     accounts that exist are refused. The exit code is 1 if an account is refused.
@@ -66,17 +64,17 @@ def import_users(
 @implemented_in("merganser.commands.users.user_commands")
 def list_users(
     query: Annotated[
-        str | None, typer.Option(help="Only who has this in user name, name or main address.")
+        str | None,
+        typer.Option(help="List only users with this text in username, name or main address."),
     ] = None,
-    domain: Annotated[str | None, typer.Option(help="Only of this domain.")] = None,
+    domain: Annotated[str | None, typer.Option(help="List only users of this domain.")] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Only with this label; again: or that.")
+        list[str] | None,
+        typer.Option(help="List only users with this tag; can be repeated: one is enough."),
     ] = None,
     active: Annotated[
         bool | None,
-        typer.Option(
-            "--active/--inactive", help="Only active users, or only users that are not active."
-        ),
+        typer.Option("--active/--inactive", help="List only active users, or only inactive users."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,10 +89,10 @@ def list_users(
 @declarations.command("passwd")
 @implemented_in("merganser.commands.users.user_commands")
 def change_password(
-    name: Annotated[str, typer.Argument(help="User name or address.")],
+    name: Annotated[str, typer.Argument(help="Username or address.")],
     password_stdin: PasswordStdin = False,
 ) -> None:
-    """Give a user another password. Who is signed in with the old one is signed out.
+    """Change the password of a user. Sign-ins with the old password end.
 
     Example: merganser user passwd ada
     """
@@ -103,16 +101,16 @@ def change_password(
 @declarations.command("delete")
 @implemented_in("merganser.commands.users.user_commands")
 def delete_user(
-    name: Annotated[str, typer.Argument(help="User name or address.")],
+    name: Annotated[str, typer.Argument(help="Username or address.")],
     after: Annotated[
         str | None,
-        typer.Option(help='Keep what is stored until then: "30 days", or a date as 2031-12-24.'),
+        typer.Option(help='Keep the data until then: "30 days", or a date such as 2031-12-24.'),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """End an account. Its name and addresses are free at once; its data goes by a task.
+    """Delete an account. Its name and addresses are free at once. A task deletes its data.
 
-    With --after it can be brought back until then. Once more for the same name puts it off.
+    With --after the account can be restored until then. Run the command again to change the time.
 
     Example: merganser user delete ada --after "30 days"
     """
@@ -121,9 +119,9 @@ def delete_user(
 @declarations.command("restore")
 @implemented_in("merganser.commands.users.user_commands")
 def restore_user(
-    name: Annotated[str, typer.Argument(help="User name or address that it had.")],
+    name: Annotated[str, typer.Argument(help="Former username or address.")],
 ) -> None:
-    """Bring a deleted account back, while what it has stored waits.
+    """Restore a deleted account whose data still exists.
 
     Example: merganser user restore ada
     """

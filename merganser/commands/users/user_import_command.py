@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 
@@ -17,20 +18,27 @@ from resolvers.users.creation import file_create
 from resolvers.users.creation.file_create import BatchResult
 
 
+class _ImportedUserCounts(NamedTuple):
+    """How many users were created, and how many lines of the file were refused."""
+
+    created: int
+    refused: int
+
+
 def import_users(file: Path, form: UserFileFormat | None) -> None:
     """Create the users of a file, and print each rejected one with its line."""
 
-    async def create_users(environment: Environment, _settings: Settings) -> tuple[int, int]:
+    async def create_users(environment: Environment, _settings: Settings) -> _ImportedUserCounts:
         created = refused = 0
         async with aclosing(_create_users_from_file(environment, file, form)) as outcomes:
             async for outcome in outcomes:
                 created += outcome.created_count
-                refused += len({one["line"] for one in outcome.errors})
-                for one in outcome.errors:
-                    location = ".".join(one["path"]) or "record"
-                    text = f"line {one['line']}: {location}: {one['message']} ({one['code']})"
+                refused += len({error["line"] for error in outcome.errors})
+                for error in outcome.errors:
+                    location = ".".join(error["path"]) or "record"
+                    text = f"Line {error['line']}: {location}: {error['message']} ({error['code']})"
                     typer.echo(text, err=True)
-        return created, refused
+        return _ImportedUserCounts(created, refused)
 
     created, refused = run_in_environment(create_users)
     typer.echo(f"{created} accounts created, {refused} refused.")
@@ -51,11 +59,11 @@ async def _create_users_from_file(
         with path.open("rb") as file:
             head = file.read(file_create.HEAD_SIZE)
     except OSError as problem:
-        text = f"cannot read {path}: {(problem.strerror or '').lower()}"
+        text = f"Cannot read {path}: {(problem.strerror or '').lower()}."
         raise CommandError(text) from problem
     try:
         async with aclosing(
-            file_create.create_from_local_file(ctx, path, head, file_format)
+            file_create.create_users_from_local_file(ctx, path, head, file_format)
         ) as outcomes:
             async for outcome in outcomes:
                 yield outcome

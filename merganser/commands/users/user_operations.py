@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -18,8 +19,11 @@ from models.store.columns import select_columns
 from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import loaders as api_key_loaders
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.loaders import ApiKeyConditions, ApiKeyOrder
+from resolvers.auth.api_keys.validation import NewApiKey
+from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
@@ -47,19 +51,30 @@ class ApiKeyRequest:
     expires_at: datetime | None = None
 
 
-async def create_user(environment: Environment, new_user: NewUser) -> tuple[str, list[str]]:
+class CreatedUserIdAndWarnings(NamedTuple):
+    """The global id of a new user, and warnings."""
+
+    global_id: str
+    warnings: list[str]
+
+
+async def create_user(environment: Environment, new_user: NewUser) -> CreatedUserIdAndWarnings:
     """Create a user; return the global ID and warnings."""
     ctx = root_context(environment)
-    user = await creation_create.create_user(ctx, new_user)
-    return encode("User", user.id), [one.message for one in ctx.warnings]
+    user = await password_hashes.retry_while_hash_workers_are_busy(
+        partial(creation_create.create_user, ctx, new_user)
+    )
+    return CreatedUserIdAndWarnings(
+        encode("User", user.id), [warning.message for warning in ctx.warnings]
+    )
 
 
-async def user_id_of_name(environment: Environment, username_or_address: str) -> int:
+async def find_user_id_or_fail_command(environment: Environment, username_or_address: str) -> int:
     """The ID of the user with this username or address. Raises CommandError if there is none."""
     key = await find_sign_in_user_id(environment, username_or_address)
     if key is None:
         raise CommandError(
-            f"there is no user {username_or_address}: `merganser user list` shows all"
+            f"User not found: {username_or_address}. `merganser user list` lists all users."
         )
     return key
 
@@ -72,43 +87,53 @@ async def change_password(
     Raises CommandError if there is no such user.
     """
     await set_password(
-        root_context(environment), await user_id_of_name(environment, username_or_address), password
+        root_context(environment),
+        await find_user_id_or_fail_command(environment, username_or_address),
+        password,
     )
 
 
 async def set_password(ctx: Context, user_id: int, password: str) -> None:
     """Change the password of a user in one transaction. Tokens of the old password end."""
-    await user_update.update_users(
-        ctx, UserSelector(ids=(user_id,)), UserChanges(password=NewPassword(password))
+    selector, changes = UserSelector(ids=(user_id,)), UserChanges(password=NewPassword(password))
+    await password_hashes.retry_while_hash_workers_are_busy(
+        partial(user_update.update_users, ctx, selector, changes)
     )
 
 
-async def delete_user(
-    environment: Environment, username: str, delete_at: datetime | None
+async def delete_user_or_reschedule_purge(
+    environment: Environment, username: str, keep_data_until: datetime | None
 ) -> datetime | None:
     """Delete a user, or postpone the deletion of a deleted user's data.
 
     Returns the time until which the data is kept. A task of a running server deletes the data.
     """
     ctx = root_context(environment)
-    result = await user_delete.delete_users(
-        ctx, UserSelector(usernames=(username,)), delete_at, mutation="user delete"
+    result = await user_delete.delete_users_or_reschedule_purge(
+        ctx, UserSelector(usernames=(username,)), keep_data_until, mutation="user delete"
     )
     until: datetime | None = result.tasks[0].not_before
     return until
 
 
-async def restore_user(
-    environment: Environment, username_or_address: str
-) -> tuple[list[str], list[str]]:
+class RestoredAddresses(NamedTuple):
+    """The addresses of a restored user: recovered ones, and those that are lost."""
+
+    recovered: list[str]
+    lost: list[str]
+
+
+async def restore_user(environment: Environment, username_or_address: str) -> RestoredAddresses:
     """Restore a deleted user; return the recovered and the lost addresses."""
     result = await user_restore.restore_user(
         root_context(environment), DeletedUserRef(name=username_or_address)
     )
-    return list(result.recovered_addresses), list(result.lost_addresses)
+    return RestoredAddresses(list(result.recovered_addresses), list(result.lost_addresses))
 
 
-async def list_users(environment: Environment, where: UserConditions) -> list[dict[str, Any]]:
+async def load_users_as_json(
+    environment: Environment, where: UserConditions
+) -> list[dict[str, Any]]:
     """Load users by username, as JSON values."""
     ctx, cursor, rows = root_context(environment), None, list[Any]()
     columns = {
@@ -123,7 +148,7 @@ async def list_users(environment: Environment, where: UserConditions) -> list[di
     }
     while True:
         page_request = PageRequest("users", MAX_PAGE_SIZE, cursor)
-        page = await user_listing.load_user_page(ctx, where, page_request, columns)
+        page = await user_listing.load_visible_user_page(ctx, where, page_request, columns)
         rows += page.rows
         if not page.has_next:
             break
@@ -148,22 +173,29 @@ async def list_users(environment: Environment, where: UserConditions) -> list[di
 
 
 async def _load_main_addresses(environment: Environment) -> dict[int, str]:
-    statement = select(col(Address.user_id), col(Address.shown)).where(col(Address.main))
-    return {row.user_id: row.shown for row in await environment.database.read(statement)}
+    statement = select(col(Address.user_id), col(Address.display_address)).where(col(Address.main))
+    return {row.user_id: row.display_address for row in await environment.database.read(statement)}
 
 
-async def create_api_key(environment: Environment, request: ApiKeyRequest) -> tuple[str, str]:
+class ApiKeyWithSecret(NamedTuple):
+    """The global id of a new API key, and its secret, which is not stored."""
+
+    global_id: str
+    secret: str
+
+
+async def create_api_key(environment: Environment, request: ApiKeyRequest) -> ApiKeyWithSecret:
     """Create an API key; return its global ID and its secret, which is not stored.
 
     Raises CommandError if there is no such user, or the role needs one.
     """
     user_id = (
-        await user_id_of_name(environment, request.username_or_address)
+        await find_user_id_or_fail_command(environment, request.username_or_address)
         if request.username_or_address
         else None
     )
     if user_id is None and not request.role.includes(Role.ADMIN):
-        raise CommandError(f"say whose key it is with --user, or give it --role {Role.ADMIN}")
+        raise CommandError(f"--user or --role {Role.ADMIN} is required.")
     new = NewApiKey(
         request.name,
         request.role,
@@ -172,21 +204,24 @@ async def create_api_key(environment: Environment, request: ApiKeyRequest) -> tu
         user_id,
         request.expires_at,
     )
-    row, secret = await api_keys.create_api_key(root_context(environment), new)
-    return encode("ApiKey", row.id), secret
+    row, secret = await api_key_mutations.create_api_key(root_context(environment), new)
+    return ApiKeyWithSecret(encode("ApiKey", row.id), secret)
 
 
-async def list_api_keys(environment: Environment) -> list[dict[str, Any]]:
+async def load_api_keys_as_json(environment: Environment) -> list[dict[str, Any]]:
     """Load all API keys as JSON values, the newest first, without their secrets."""
     ctx, cursor, rows = root_context(environment), None, list[Any]()
+    order = ApiKeyOrder.CREATED_DESC
     while True:
-        page = await api_keys.load_api_keys(
-            ctx, PageRequest(api_keys.CURSOR_KIND, MAX_PAGE_SIZE, cursor)
+        page_request = PageRequest("api-keys", MAX_PAGE_SIZE, cursor)
+        page = await api_key_loaders.load_visible_api_key_page(
+            ctx, ApiKeyConditions(), page_request, order=order
         )
         rows += page.rows
         if not page.has_next:
             break
-        cursor = Cursor(api_keys.CURSOR_KIND, page.rows[-1].created_at, page.rows[-1].id)
+        list_order = api_key_loaders.LIST_ORDERS[order]
+        cursor = list_order.cursor_of_row(page.rows[-1], page_request.ordering)
     statement = select(*select_columns(User, {"id", "username"})).where(
         col(User.id).in_({row.user_id for row in rows if row.user_id})
     )
@@ -210,11 +245,17 @@ async def list_api_keys(environment: Environment) -> list[dict[str, Any]]:
 async def delete_api_keys(environment: Environment, global_ids: list[str]) -> None:
     """Delete API keys in one transaction. Raises CommandError if one is missing."""
     try:
-        decoded = [decode("ApiKey", each) for each in global_ids]
+        decoded = [decode("ApiKey", global_id) for global_id in global_ids]
     except InvalidInput as problem:
-        raise CommandError("that is no id of a key: `merganser token list` shows them") from problem
-    api_key_rows = await api_keys.load_visible_api_keys_by_id(root_context(environment), decoded)
-    for each, row in zip(global_ids, api_key_rows, strict=True):
+        raise CommandError(
+            "Not the ID of an API key. `merganser api-key list` lists the keys."
+        ) from problem
+    api_key_rows = await api_key_loaders.load_visible_api_keys_by_id(
+        root_context(environment), decoded
+    )
+    for global_id, row in zip(global_ids, api_key_rows, strict=True):
         if row is None:
-            raise CommandError(f"there is no key {each}: `merganser token list` shows all")
-    await api_keys.delete_api_keys(root_context(environment), decoded)
+            raise CommandError(
+                f"API key not found: {global_id}. `merganser api-key list` lists all keys."
+            )
+    await api_key_mutations.delete_api_keys(root_context(environment), decoded)

@@ -1,7 +1,7 @@
 """The text of users and API keys in tables."""
 
 
-def cell_text(_column: str, value: object) -> str:
+def user_cell_text(_column: str, value: object) -> str:
     """Return the text of a value in a table of users or API keys. An empty list means all."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "all"

@@ -33,10 +33,12 @@ MAX_BUFFERED_BYTES = 1 << 20
 RETRY_DELAY = 0.1  # seconds until buffered lines are tried again
 CLOSE_TIMEOUT = 2.0  # seconds to write buffered lines at the end of the process
 
-LINES_LOST = metrics.counter("merganser_log_lines_lost", "Lines nobody read in time.")
+LINES_LOST = metrics.counter(
+    "merganser_log_lines_lost", "Log lines that were lost, since nobody read them in time."
+)
 
 
-def extra_fields(record: logging.LogRecord) -> Mapping[str, Any]:
+def extra_fields_of_log_record(record: logging.LogRecord) -> Mapping[str, Any]:
     """The fields that `extra` added to a record. Hot paths pass one dictionary as `facts`."""
     attributes = vars(record)
     if "facts" in attributes:
@@ -76,7 +78,7 @@ class JsonLogFormatter(logging.Formatter):
             "from": record.name,
             "event": record.getMessage(),
             **self._common_fields,
-            **extra_fields(record),
+            **extra_fields_of_log_record(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -97,7 +99,10 @@ class TextLogFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created).astimezone()
         event = _escape_unprintable(record.getMessage())
         parts = [f"{at:%H:%M:%S}", f"{self._process_prefix}{record.levelname.lower():7}", event]
-        parts += [f"{name}={_field_text(value)}" for name, value in extra_fields(record).items()]
+        parts += [
+            f"{name}={_field_text(value)}"
+            for name, value in extra_fields_of_log_record(record).items()
+        ]
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -139,7 +144,7 @@ class NonblockingLogHandler(logging.Handler):
             return
         if self._buffered_lines:
             self._write_buffered()
-        unwritten = line if self._buffered_lines else self._write_available(line)
+        unwritten = line if self._buffered_lines else self._write_available_and_return_rest(line)
         if not unwritten:
             return
         if (
@@ -153,7 +158,7 @@ class NonblockingLogHandler(logging.Handler):
         self._buffered_bytes += len(unwritten)
         self._schedule_retry()
 
-    def _write_available(self, line: bytes, timeout: float = 0) -> bytes:
+    def _write_available_and_return_rest(self, line: bytes, timeout: float = 0) -> bytes:
         """Write what the descriptor takes within `timeout` seconds, and return the rest."""
         try:
             while line and self._poll.poll(timeout * 1000):
@@ -169,7 +174,7 @@ class NonblockingLogHandler(logging.Handler):
         """Write buffered lines without blocking, or until a deadline of the monotonic clock."""
         while self._buffered_lines:
             patience = max(0.0, deadline - time.monotonic()) if deadline else 0
-            unwritten = self._write_available(self._buffered_lines[0], patience)
+            unwritten = self._write_available_and_return_rest(self._buffered_lines[0], patience)
             self._buffered_bytes -= len(self._buffered_lines[0]) - len(unwritten)
             if unwritten:
                 self._buffered_lines[0] = unwritten
@@ -182,17 +187,17 @@ class NonblockingLogHandler(logging.Handler):
                 "levelname": "WARNING",
                 "facts": {"lost": lost_count},
             }
-            event = {"name": __name__, "msg": "lines of the log were lost", **facts}
+            event = {"name": __name__, "msg": "Log lines were lost", **facts}
             self.emit(logging.makeLogRecord(event))
 
     def _schedule_retry(self) -> None:
         """Schedule a retry on the event loop. Without a loop, the next line retries."""
         if not self._is_retry_scheduled:
             with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().call_later(RETRY_DELAY, self._retry)
+                asyncio.get_running_loop().call_later(RETRY_DELAY, self._retry_buffered_writes)
                 self._is_retry_scheduled = True
 
-    def _retry(self) -> None:
+    def _retry_buffered_writes(self) -> None:
         self._is_retry_scheduled = False
         with self.lock or contextlib.nullcontext():
             self._write_buffered()
@@ -219,6 +224,7 @@ def configure_logging(
     )
     handler = _create_stderr_handler()
     handler.addFilter(OutageFilter())
+    handler.setLevel(level)  # the log store can keep more (merganser/server/observability)
     handler.setFormatter(
         TextLogFormatter(process_name) if is_for_people else JsonLogFormatter(process_name)
     )

@@ -21,7 +21,7 @@ from models.runtime.environment import Environment
 log = logging.getLogger(__name__)
 
 REQUIRED_PACKAGES = ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk.trace")
-MISSING_PACKAGE = "it needs OpenTelemetry: pip install 'merganser[telemetry]'"
+MISSING_PACKAGE = "OpenTelemetry is missing: pip install 'merganser[telemetry]'"
 
 
 def is_export_enabled(settings: Settings, signal: str) -> bool:
@@ -35,7 +35,7 @@ def is_export_enabled(settings: Settings, signal: str) -> bool:
     return has_endpoint and not is_disabled and "otlp" in exporters.split(",")
 
 
-def enabled_signals(settings: Settings) -> list[str]:
+def exportable_signals_or_fail_command(settings: Settings) -> list[str]:
     """Return which of `traces` and `metrics` are exported.
 
     If the packages are missing, raises CommandError if MERGANSER_OTLP_ENDPOINT is set. If only
@@ -50,7 +50,7 @@ def enabled_signals(settings: Settings) -> list[str]:
         raise CommandError(
             f"{PREFIX}OTLP_ENDPOINT is set, but {MISSING_PACKAGE}", exit_code=EXIT_USAGE
         )
-    log.warning("nothing is sent to the collector: %s", MISSING_PACKAGE)
+    log.warning("Nothing is sent to the collector: %s", MISSING_PACKAGE)
     return []
 
 
@@ -69,7 +69,7 @@ async def export_telemetry(
 
     Each of several processes exports its own; `process_name` is the name of this one.
     """
-    enabled = enabled_signals(settings)
+    enabled = exportable_signals_or_fail_command(settings)
     if not enabled:
         yield
         return
@@ -87,7 +87,11 @@ async def export_telemetry(
     )
     if trace_exporter is not None:
         telemetry.set_trace_sampler(TraceSampler(settings.trace_sample_ratio, trace_exporter))
-    task = asyncio.create_task(metrics_exporter.run()) if metrics_exporter else None
+    task = (
+        asyncio.create_task(metrics_exporter.export_metrics_until_cancelled())
+        if metrics_exporter
+        else None
+    )
     try:
         yield
     finally:

@@ -122,14 +122,14 @@ class MetricsExporter:
             _milliseconds_from_variable("OTEL_METRIC_EXPORT_INTERVAL", METRIC_INTERVAL) / 1000
         )
 
-    async def run(self) -> None:
+    async def export_metrics_until_cancelled(self) -> None:
         """Export until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             try:
                 await self._send()
             except Exception:  # the next export may succeed
-                log.exception("metrics could not be sent")
+                log.exception("Could not send metrics")
 
     async def _send(self) -> None:
         data = _sdk_metrics_data(await self._collector.collect_families(), self._resource)

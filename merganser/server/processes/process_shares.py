@@ -31,7 +31,7 @@ def limit_of_process(total: int, process_count: int, minimum: int = 0) -> int:
     return min(total, max(total // process_count, minimum))
 
 
-def settings_of_process(settings: Settings, process_count: int) -> Settings:
+def settings_with_process_share_of_limits(settings: Settings, process_count: int) -> Settings:
     """The settings with the limits of one of several listening processes."""
     limits: dict[str, Any] = {
         name: limit_of_process(getattr(settings, name), process_count, min_share)

@@ -18,10 +18,14 @@ import uvloop
 
 from merganser.errors import EXIT_FAILURE, EXIT_USAGE, CommandError
 from merganser.server import lifecycle, sockets
-from merganser.server.environment_factory import checked_database_url, create_data_folders
+from merganser.server.config_reload import with_reloadable_values
+from merganser.server.environment_factory import (
+    checked_database_url_without_password,
+    create_data_folders,
+)
 from merganser.server.observability import logs
 from merganser.server.processes.process_roles import ProcessRole
-from merganser.server.processes.process_shares import settings_of_process
+from merganser.server.processes.process_shares import settings_with_process_share_of_limits
 from merganser.server.processes.shared_metrics import (
     FleetMetrics,
     ProcessStatusBoard,
@@ -29,11 +33,12 @@ from merganser.server.processes.shared_metrics import (
 )
 from merganser.server.server_identity import hold_server_id
 from merganser.server.store import store_lock
-from merganser.settings.settings import Settings
+from merganser.settings.settings import Settings, read_settings
 
 log = logging.getLogger("merganser")
 
-HANDLED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+HANDLED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 BACKGROUND_NAME = "background"
 MIN_LIFETIME = 5.0  # seconds; after a shorter life the next start is delayed
 MIN_RESTART_DELAY = 1.0  # seconds; doubled each time
@@ -61,9 +66,9 @@ def run_processes(settings: Settings, listening_process_count: int) -> None:
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise CommandError(
-            "several workers need SO_REUSEPORT: use Linux, or one worker", exit_code=EXIT_USAGE
+            "Several workers require SO_REUSEPORT: use Linux, or one worker.", exit_code=EXIT_USAGE
         )
-    checked_database_url(settings)
+    checked_database_url_without_password(settings)
     create_data_folders(settings)
     with ExitStack() as stack:
         stack.enter_context(store_lock.lock_sqlite_as_server(settings.database_url))
@@ -77,7 +82,7 @@ class ProcessSupervisor:
 
     def __init__(self, settings: Settings, listening_process_count: int, server_id: str) -> None:
         self._server_id = server_id
-        self._settings = settings_of_process(settings, listening_process_count)
+        self._settings = settings_with_process_share_of_limits(settings, listening_process_count)
         self._listening_process_count = listening_process_count
         names = [str(number) for number in range(1, listening_process_count + 1)]
         self._processes = [
@@ -95,9 +100,13 @@ class ProcessSupervisor:
 
     def run(self) -> None:
         """Start all processes, and watch them until the last one has ended."""
-        code = self._wait_for_process(
+        code = self._wait_for_process_or_kill_on_signal(
             fork_process(
-                lambda: uvloop.run(lifecycle.prepare_database(self._settings, self._server_id))
+                lambda: uvloop.run(
+                    lifecycle.migrate_free_old_leases_and_check_settings(
+                        self._settings, self._server_id
+                    )
+                )
             )
         )
         if code or self._stop_request_count:
@@ -107,15 +116,15 @@ class ProcessSupervisor:
         for process in self._processes:
             self._start_process(process)
         while any(process.pid for process in self._processes):
-            self._handle_next_event()
+            self._wait_for_signal_then_check_processes()
         if self._exit_code:
             raise CommandError("", exit_code=self._exit_code)
 
-    def _wait_for_process(self, pid: int) -> int:
+    def _wait_for_process_or_kill_on_signal(self, pid: int) -> int:
         """Wait for the end of a process and return its exit code. A signal to stop kills it."""
         while True:
             signal_info = signal.sigtimedwait(HANDLED_SIGNALS, 1)
-            if signal_info and signal_info.si_signo != signal.SIGCHLD:
+            if signal_info and signal_info.si_signo in STOP_SIGNALS:
                 self._stop_request_count += 1
                 os.kill(pid, signal.SIGKILL)  # a migration is one transaction
             ended_pid, status = os.waitpid(pid, os.WNOHANG)
@@ -126,14 +135,14 @@ class ProcessSupervisor:
         """Bind sockets for each listening process. Raises CommandError if an address is in use."""
         settings = self._settings
         for name, setting in sockets.listen_addresses(settings).items():
-            for bound_socket in sockets.bind_sockets(
+            for bound_socket in sockets.open_listening_sockets(
                 name, setting
             ):  # not shared, so it fails if the address is in use
                 bound_socket.close()
             options = {"unread_timeout": settings.http_write_timeout} if name == "HTTP" else {}
             for process in self._processes:
                 if process.name != BACKGROUND_NAME:
-                    process.sockets[name] = sockets.bind_sockets(
+                    process.sockets[name] = sockets.open_listening_sockets(
                         name, setting, is_shared=True, **options
                     )
 
@@ -155,10 +164,10 @@ class ProcessSupervisor:
         for other_process in self._processes:
             if other_process is not process:
                 _close_sockets(other_process)
-        settings = self._settings
+        settings = self._settings_with_reloaded_values()
         logs.configure_logging(settings.log_level, settings.log_format, process.name)
         listens = process.name != BACKGROUND_NAME
-        names = [each.name for each in self._processes]
+        names = [process.name for process in self._processes]
         part = ProcessRole(
             accepts_connections=listens,
             runs_workers=not listens,
@@ -176,22 +185,40 @@ class ProcessSupervisor:
         )
         uvloop.run(lifecycle.serve(settings, process_role=part))
 
-    def _handle_next_event(self) -> None:
+    def _settings_with_reloaded_values(self) -> Settings:
+        """Return the settings for a process that starts: the other processes may have reloaded.
+
+        An invalid settings file changes nothing.
+        """
+        try:
+            latest = settings_with_process_share_of_limits(
+                read_settings(), self._listening_process_count
+            )
+        except CommandError as problem:
+            log.warning("Settings not read again", extra={"why": problem.message})
+            return self._settings
+        return with_reloadable_values(self._settings, latest)
+
+    def _wait_for_signal_then_check_processes(self) -> None:
         """Wait for a signal, an ended process or a due restart, and handle it."""
         now = time.monotonic()
-        due = [
+        restart_delays = [
             process.restart_at - now
             for process in self._processes
             if process.restart_at is not None
         ]
-        signal_info = signal.sigtimedwait(HANDLED_SIGNALS, max(0.0, min([1.0, *due])))
-        if signal_info and signal_info.si_signo != signal.SIGCHLD:
-            self._stop_processes(signal.Signals(signal_info.si_signo))
+        signal_info = signal.sigtimedwait(HANDLED_SIGNALS, max(0.0, min([1.0, *restart_delays])))
+        if signal_info and signal_info.si_signo == signal.SIGHUP:
+            self._send_signal(signal.SIGHUP, self._processes)  # each one reads its settings again
+        if signal_info and signal_info.si_signo in STOP_SIGNALS:
+            self._signal_listeners_then_background_to_stop(signal.Signals(signal_info.si_signo))
         for process in self._processes:
             if process.pid:
                 pid, status = os.waitpid(process.pid, os.WNOHANG)
                 if pid:
-                    self._handle_process_end(process, os.waitstatus_to_exitcode(status))
+                    self._schedule_restart_or_stop_server(
+                        process, os.waitstatus_to_exitcode(status)
+                    )
         now = time.monotonic()
         for process in self._processes:
             if (
@@ -202,11 +229,11 @@ class ProcessSupervisor:
                 self._start_process(process)
         self._all_were_up = self._all_were_up or self._status_board.all_up
         if now > self._kill_at:
-            log.error("processes did not end in time")
+            log.error("Processes did not end in time; killing them")
             self._send_signal(signal.SIGKILL, self._processes)
             self._kill_at, self._exit_code = float("inf"), EXIT_FAILURE
 
-    def _handle_process_end(self, process: SupervisedProcess, exit_code: int) -> None:
+    def _schedule_restart_or_stop_server(self, process: SupervisedProcess, exit_code: int) -> None:
         """Schedule the restart of an ended process, unless the server stops.
 
         A process that fails before all were up once stops the server.
@@ -219,9 +246,9 @@ class ProcessSupervisor:
             return
         facts = {"which": process.name, "code": exit_code}
         if not self._all_were_up and not was_up and exit_code > 0:
-            log.error("a process could not begin, so the server stops", extra=facts)
+            log.error("A process could not start; stopping the server", extra=facts)
             self._exit_code = exit_code
-            self._stop_processes(signal.SIGTERM)
+            self._signal_listeners_then_background_to_stop(signal.SIGTERM)
             return
         lived = time.monotonic() - process.started_at
         if lived < MIN_LIFETIME:
@@ -241,9 +268,9 @@ class ProcessSupervisor:
         else:
             pause, process.restart_delay = 0.0, MIN_RESTART_DELAY
         process.restart_at = time.monotonic() + pause
-        log.error("a process ended, another takes its place", extra={**facts, "pause": pause})
+        log.error("Process ended; restarting it", extra={**facts, "pause": pause})
 
-    def _stop_processes(self, signal_number: signal.Signals) -> None:
+    def _signal_listeners_then_background_to_stop(self, signal_number: signal.Signals) -> None:
         """Stop the listening processes, then the background process.
 
         A second signal is passed on unchanged, so that the processes stop without waiting.
@@ -253,7 +280,7 @@ class ProcessSupervisor:
             process.restart_at = None
             _close_sockets(process)
         if self._stop_request_count == 1:
-            log.info("stopping", extra={"signal": signal_number.name})
+            log.info("Stopping", extra={"signal": signal_number.name})
             self._kill_at = (
                 time.monotonic() + self._settings.shutdown_drain.total_seconds() + STOP_TIMEOUT
             )
@@ -297,6 +324,7 @@ def fork_process(function: Callable[[], None]) -> int:
         return pid
     code = EXIT_FAILURE
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
         function()
         code = 0

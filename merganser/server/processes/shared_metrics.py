@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from graph.http.metrics import own_metric_families
 from models.observability.metrics import MetricFamily, MetricKind, MetricPoint, ProcessAggregation
@@ -61,6 +62,13 @@ class ProcessStatusBoard:
         return all(self._up_flags[: self._size])
 
 
+class AgedMetrics(NamedTuple):
+    """The metrics of a process, and their age."""
+
+    age_seconds: float
+    metrics: bytes
+
+
 class SharedMetricsMemory:
     """The serialized metrics of each process, in memory that all processes share.
 
@@ -75,7 +83,7 @@ class SharedMetricsMemory:
     def write(self, index: int, serialized: bytes) -> None:
         """Replace the metrics of a process. Raises ValueError if they are too large."""
         if len(serialized) > MAX_METRICS_SIZE:
-            raise ValueError("more than a slate holds")
+            raise ValueError("the metrics are too large for the shared memory")
         copy = int(self._memory[index] == 0)
         offset = self._record_offset(index, copy)
         RECORD_HEADER.pack_into(
@@ -86,7 +94,7 @@ class SharedMetricsMemory:
         ] = serialized
         self._memory[index] = copy
 
-    def read_with_age(self, index: int) -> tuple[float, bytes] | None:
+    def read_with_age(self, index: int) -> AgedMetrics | None:
         """Return the age in seconds and the metrics of a process; None if none are valid."""
         for _ in range(READ_ATTEMPTS):
             copy = self._memory[index]
@@ -100,7 +108,7 @@ class SharedMetricsMemory:
                 + min(length, MAX_METRICS_SIZE)
             ]
             if zlib.crc32(serialized) == crc:
-                return time.monotonic() - written_at, serialized
+                return AgedMetrics(time.monotonic() - written_at, serialized)
         return None
 
     def _record_offset(self, index: int, copy: int) -> int:
@@ -129,16 +137,16 @@ class FleetMetrics:
         """The name of this process."""
         return self.process_names[self.process_index]
 
-    async def run(self) -> None:
+    async def write_metrics_until_cancelled(self) -> None:
         """Write the metrics of this process every second, and once more at the end."""
         try:
             while True:
-                self.note()
+                self.write_metrics()
                 await asyncio.sleep(WRITE_INTERVAL)
         finally:
-            self.note()
+            self.write_metrics()
 
-    def note(self) -> None:
+    def write_metrics(self) -> None:
         """Write the current metrics of this process for the others. Logs errors."""
         try:
             self.memory.write(
@@ -150,15 +158,15 @@ class FleetMetrics:
         except (
             Exception
         ):  # must not stop a process that answers requests; the process shows as down
-            log.exception("metrics could not be noted")
+            log.exception("Could not write metrics")
 
-    def families(self) -> list[MetricFamily]:
+    def merged_families(self) -> list[MetricFamily]:
         """The merged metrics of all processes, and a gauge that shows which are up."""
         process_families = [
             self._families_of_process(index, name) for index, name in enumerate(self.process_names)
         ]
-        points = [MetricPoint((one.name,), int(one.is_up)) for one in process_families]
-        help_text = "1 for each process that is up and tells its numbers."
+        points = [MetricPoint((family.name,), int(family.is_up)) for family in process_families]
+        help_text = "1 for each process that is up and reports its numbers."
         up = MetricFamily(
             "merganser_worker_up",
             MetricKind.GAUGE,

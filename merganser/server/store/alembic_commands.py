@@ -6,8 +6,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
-from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
 
 
 def upgrade_to_head(connection: Connection) -> None:
@@ -27,13 +27,13 @@ def missing_revisions(connection: Connection) -> list[str]:
         unknown = ", ".join(sorted(unknown_heads))
         if min(unknown_heads) < revisions[-1]:
             raise CommandError(
-                f"the database is from a version before 1.0 (revision {unknown}) and can't be"
-                " upgraded: export the accounts with that version, then import them into a new"
-                " database"
+                f"The database is from a version before 1.0 (revision {unknown}) and "
+                "can't be upgraded: export the accounts with that version, then import "
+                "them into a new database."
             )
         raise CommandError(
-            f"the database was made by a newer version of merganser (revision {unknown}): use that"
-            " version"
+            "The database was created by a newer version of merganser (revision "
+            f"{unknown}): use that version."
         )
     newest = next(
         (at for at, revision in enumerate(revisions) if revision in current_heads), len(revisions)
@@ -44,5 +44,7 @@ def missing_revisions(connection: Connection) -> list[str]:
 def alembic_config(connection: Connection) -> Config:
     """Alembic's configuration, with the connection that migrations/env.py uses."""
     alembic_options = Config(attributes={"connection": connection})
-    alembic_options.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
+    alembic_options.set_main_option(
+        "script_location", str(bundled_folder("migrations")).replace("%", "%%")
+    )
     return alembic_options

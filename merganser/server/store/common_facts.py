@@ -19,7 +19,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.pool import NullPool
 from sqlmodel import col
 
-from mail.storage.blobs.object_stores import OWNER_MARK
+from mail.storage.blobs.object_names import OWNER_MARK
 from merganser.errors import CommandError
 from merganser.server.server_identity import read_server_id
 from merganser.settings.settings import Settings
@@ -56,7 +56,7 @@ class RegisteredFact:
 
 
 @asynccontextmanager
-async def compare_lock(settings: Settings) -> AsyncGenerator[None]:
+async def lock_facts_if_postgres(settings: Settings) -> AsyncGenerator[None]:
     """Lock the facts of a PostgreSQL database, so that one process compares them at a time.
 
     An SQLite database has one server and needs no lock.
@@ -81,14 +81,16 @@ async def compare_lock(settings: Settings) -> AsyncGenerator[None]:
 
 async def load_fact(store: Database, fact_name: str) -> RegisteredFact | None:
     """Load a registered fact; None if no server has registered it."""
-    columns = col(StoreFact.digest), col(StoreFact.host), col(StoreFact.place)
+    columns = col(StoreFact.digest), col(StoreFact.host), col(StoreFact.location)
     rows = await store.read(select(*columns).where(col(StoreFact.name) == fact_name))
     return RegisteredFact(*rows[0]) if rows else None
 
 
-async def register_fact(store: Database, fact_name: str, digest: str, location: str) -> None:
+async def register_or_replace_fact(
+    store: Database, fact_name: str, digest: str, location: str
+) -> None:
     """Insert or replace a fact, with the name of this host."""
-    values: dict[str, Any] = {"digest": digest, "host": socket.gethostname(), "place": location}
+    values: dict[str, Any] = {"digest": digest, "host": socket.gethostname(), "location": location}
     insert = insert_with_conflict(store.dialect, StoreFact).values(
         name=fact_name, at=datetime.now(UTC), **values
     )
@@ -111,7 +113,9 @@ async def has_other_servers(settings: Settings, store: Database) -> bool:
     return bool((await store.read(statement))[0][0])
 
 
-async def compare_secret(settings: Settings, store: Database, signing_secret: bytes) -> None:
+async def register_secret_unless_other_server_differs(
+    settings: Settings, store: Database, signing_secret: bytes
+) -> None:
     """Register the digest of the secret.
 
     Raises CommandError if a running server has another secret.
@@ -124,12 +128,11 @@ async def compare_secret(settings: Settings, store: Database, signing_secret: by
         return
     if fact is not None and await has_other_servers(settings, store):
         raise CommandError(
-            f"the secret of this server ({location}) is not that of the server {fact.host}, which"
-            f" uses the same store: copy {fact.location} from {fact.host} to {location}; to "
-            "change the"
-            " secret, stop all servers first"
+            f"The secret of this server ({location}) differs from that of the server "
+            f"{fact.host}, which uses the same database: copy {fact.location} from "
+            f"{fact.host} to {location}. To change the secret, stop all servers first."
         )
-    await register_fact(store, SECRET_FACT, digest, location)
+    await register_or_replace_fact(store, SECRET_FACT, digest, location)
 
 
 async def key_file_copy_hint(store: Database) -> str:
@@ -144,7 +147,7 @@ def _location_without_parameters(url: str) -> str:
     return location if "://" in location else str(Path(location).absolute())
 
 
-async def compare_object_store(
+async def mark_or_compare_object_store(
     store: Database, object_store: ObjectStoreProtocol, fact_name: str, url: str
 ) -> None:
     """Compare the mark of an object store with the database, and write the mark at first.
@@ -164,20 +167,19 @@ async def compare_object_store(
     except KeyError:
         stored_mark = ""
     except StorageUnavailable:
-        log.warning("the object storage was not compared", extra={"place": location})
+        log.warning("Could not compare the object storage", extra={"place": location})
         return
     if fact is None:
-        mark = stored_mark or secrets.token_hex(16)
+        store_mark = stored_mark or secrets.token_hex(16)
         if not stored_mark:
-            await object_store.put(OWNER_MARK, f"{mark}\n".encode())
-        await register_fact(store, fact_name, mark, location)
+            await object_store.put(OWNER_MARK, f"{store_mark}\n".encode())
+        await register_or_replace_fact(store, fact_name, store_mark, location)
     elif not stored_mark and not (await store.read(select(col(Blob.id)).limit(1))):
         await object_store.put(OWNER_MARK, f"{fact.digest}\n".encode())
     elif stored_mark != fact.digest:
-        reason = "belongs to another store" if stored_mark else f"has no object {OWNER_MARK}"
+        reason = "belongs to another database" if stored_mark else f"has no object {OWNER_MARK}"
         raise CommandError(
-            f"{setting} is wrong: {location} {reason}; set it as on the server {fact.host}, "
-            "where it is"
-            f" {fact.location}; if the objects were moved to {location}, write {fact.digest} into"
-            f" {location}/{OWNER_MARK}"
+            f"{setting} is wrong: {location} {reason}. Set it as on the server "
+            f"{fact.host}, where it is {fact.location}. If the objects were moved to "
+            f"{location}, write {fact.digest} into {location}/{OWNER_MARK}."
         )

@@ -2,14 +2,14 @@
 
 from sqlalchemy import Connection, inspect, text
 
-from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
+from merganser.bundled_folders import bundled_folder
 from models.store.database import Database
 from models.store.postgres.limits import UNLIMITED_STATEMENTS
 
 MIGRATION_LOCK = 0x6D657267  # a PostgreSQL advisory lock, for servers that start at the same time
 
 
-async def upgrade(database: Database) -> None:
+async def run_missing_migrations(database: Database) -> None:
     """Run the missing migrations in one transaction.
 
     Raises CommandError if the database was migrated by a newer version.
@@ -21,16 +21,16 @@ async def upgrade(database: Database) -> None:
             for statement in UNLIMITED_STATEMENTS:  # a migration, or the wait for it, can take long
                 await connection.execute(text(statement))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-        await connection.run_sync(_upgrade_connection)
+        await connection.run_sync(_migrate_if_revisions_missing)
 
 
 async def load_missing_revisions(database: Database) -> list[str]:
-    """Load the missing revisions, oldest first. Raises CommandError as `upgrade`."""
+    """Load the missing revisions, oldest first. Raises CommandError as `run_missing_migrations`."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(_missing_revisions)
 
 
-def _upgrade_connection(connection: Connection) -> None:
+def _migrate_if_revisions_missing(connection: Connection) -> None:
     if _missing_revisions(connection):
         # Alembic is slow to import, and most starts need no migration
         from merganser.server.store import alembic_commands  # noqa: PLC0415
@@ -40,7 +40,7 @@ def _upgrade_connection(connection: Connection) -> None:
 
 def last_revision() -> str:
     """The last revision, from the names of the files: `v0001_….py` is 0001."""
-    return max(path.name[1:5] for path in (MIGRATIONS_FOLDER / "versions").glob("v*.py"))
+    return max(path.name[1:5] for path in (bundled_folder("migrations") / "versions").glob("v*.py"))
 
 
 def _missing_revisions(connection: Connection) -> list[str]:

@@ -16,58 +16,61 @@ SERVER_LOCK = 0x6D657268  # a PostgreSQL advisory lock; each database has its ow
 
 
 @asynccontextmanager
-async def lock_as_server(store: str) -> AsyncGenerator[None]:
+async def lock_as_server(database_url: str) -> AsyncGenerator[None]:
     """Lock the database as a server.
 
     Raises CommandError if it is being repaired, or is an SQLite database with another server.
     """
-    if sqlite_lock_path(store) is None:
-        async with _try_server_lock(store, is_shared=True) as has_lock:
+    if sqlite_lock_path(database_url) is None:
+        async with _try_server_lock(database_url, is_shared=True) as has_lock:
             if not has_lock:
                 raise CommandError(
-                    "this store is being repaired: wait until `merganser check` is done"
+                    "The database is being repaired: wait until `merganser check` is finished."
                 )
             yield
         return
-    with lock_sqlite_as_server(store):
+    with lock_sqlite_as_server(database_url):
         yield
 
 
 @contextmanager
-def lock_sqlite_as_server(store: str) -> Generator[None]:
+def lock_sqlite_as_server(database_url: str) -> Generator[None]:
     """Lock an SQLite database as its server; do nothing for PostgreSQL.
 
     Forks hold the lock until the last one has ended. Raises CommandError if it is locked.
     """
-    path = sqlite_lock_path(store)
+    path = sqlite_lock_path(database_url)
     if path is None:
         yield
         return
     with _FileLock(path) as holder_pid:
         if holder_pid:
             raise CommandError(
-                f"another merganser uses this store (pid {holder_pid}): stop it, "
-                "or set MERGANSER_DATABASE_URL"
+                f"Another merganser process uses this database (pid {holder_pid}): stop "
+                "it, or set MERGANSER_DATABASE_URL."
             )
         yield
 
 
 @asynccontextmanager
-async def lock_for_repair(store: str, purpose: str = "repair") -> AsyncGenerator[None]:
+async def lock_database_exclusively(
+    database_url: str, purpose: str = "repair"
+) -> AsyncGenerator[None]:
     """Lock the database exclusively. Raises CommandError with the purpose if a server runs."""
-    path = sqlite_lock_path(store)
+    path = sqlite_lock_path(database_url)
     if path is None:
-        async with _try_server_lock(store, is_shared=False) as has_lock:
+        async with _try_server_lock(database_url, is_shared=False) as has_lock:
             if not has_lock:
                 raise CommandError(
-                    f"a merganser serves this store: stop all of them, then {purpose}"
+                    f"A merganser server uses this database: stop all servers, then {purpose}."
                 )
             yield
         return
     with _FileLock(path) as holder_pid:
         if holder_pid:
             raise CommandError(
-                f"a merganser serves this store (pid {holder_pid}): stop it, then {purpose}"
+                f"A merganser server uses this database (pid {holder_pid}): stop it, then "
+                f"{purpose}."
             )
         yield
 
@@ -77,9 +80,9 @@ def sqlite_lock_path(store: str) -> Path | None:
     return None if is_postgres(store) else Path(f"{make_url(store).database}.lock")
 
 
-def sqlite_server_pid(store: str) -> str | None:
+def sqlite_server_pid(database_url: str) -> str | None:
     """The process ID of the server of an SQLite database; None if no server runs."""
-    path = sqlite_lock_path(store)
+    path = sqlite_lock_path(database_url)
     if path is None or not path.exists():
         return None
     with _FileLock(path, writes_pid=False) as holder_pid:
@@ -112,12 +115,12 @@ class _FileLock:
 
 
 @asynccontextmanager
-async def _try_server_lock(store: str, *, is_shared: bool) -> AsyncGenerator[bool]:
+async def _try_server_lock(database_url: str, *, is_shared: bool) -> AsyncGenerator[bool]:
     """Try to take the advisory lock of a PostgreSQL database; yields whether it was taken."""
     # asyncpg is an optional dependency
     from models.store.postgres.connection import postgres_engine  # noqa: PLC0415
 
-    engine = postgres_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    engine = postgres_engine(database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
     try:
         async with engine.connect() as connection:

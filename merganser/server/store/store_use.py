@@ -18,7 +18,7 @@ from models.runtime.leases import DatabaseReserved
 
 
 @asynccontextmanager
-async def use_beside_servers(
+async def register_process_beside_servers(
     environment: Environment, *, waits_for_exclusive_use: bool = True
 ) -> AsyncGenerator[None]:
     """Register this process, of a server or of a command that can run beside servers.
@@ -34,14 +34,14 @@ async def use_beside_servers(
         except DatabaseReserved as reserved:
             if time.monotonic() >= deadline:
                 raise CommandError(str(reserved)) from reserved
-            await leases.deregister_dead_processes(environment)
+            await leases.deregister_dead_processes_and_free_leases(environment)
             await asyncio.sleep(environment.process.heartbeat_seconds)
-    async with leases.registered_process(environment):
+    async with leases.keep_process_registered(environment):
         yield
 
 
 @asynccontextmanager
-async def use_exclusively(
+async def use_database_exclusively(
     environment: Environment, settings: Settings, purpose: str
 ) -> AsyncGenerator[None]:
     """Use the database exclusively for a command.
@@ -49,31 +49,35 @@ async def use_exclusively(
     Waits until processes without heartbeats count as dead. Raises CommandError with the purpose
     if another process is alive.
     """
-    async with store_lock.lock_for_repair(settings.database_url, purpose):
+    async with store_lock.lock_database_exclusively(settings.database_url, purpose):
         if store_lock.sqlite_lock_path(settings.database_url) is not None:
             await leases.delete_exclusive_registrations(
                 environment
             )  # the file lock proves that they ended
         process = environment.process
         process.name, process.exclusive_purpose = purpose, purpose
-        async with leases.registered_process(environment):
+        async with leases.keep_process_registered(environment):
             await leases.ensure_registered(environment)
             deadline = _heartbeat_deadline(environment)
             first_heartbeats = {
-                row.id: row.beats for row in await leases.load_other_processes(environment)
+                row.id: row.heartbeat_count
+                for row in await leases.load_other_processes(environment)
             }
             while other_processes := await leases.load_other_processes(environment):
                 live_processes = [
-                    row for row in other_processes if row.beats != first_heartbeats.get(row.id)
+                    row
+                    for row in other_processes
+                    if row.heartbeat_count != first_heartbeats.get(row.id)
                 ]
                 if live_processes or time.monotonic() >= deadline:
                     holders = ", ".join(
                         f"{row.host} (pid {row.pid})" for row in live_processes or other_processes
                     )
                     raise CommandError(
-                        f"a merganser uses this store at {holders}: stop it, then {purpose}"
+                        f"Merganser servers use this database at {holders}: stop them, then "
+                        f"{purpose}."
                     )
-                await leases.deregister_dead_processes(environment)
+                await leases.deregister_dead_processes_and_free_leases(environment)
                 await asyncio.sleep(process.heartbeat_seconds / 5)
             yield
 

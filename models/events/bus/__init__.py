@@ -17,7 +17,9 @@ class EventBus(Protocol):
     async def send(self, message: str) -> None:
         """Send a message to all processes that receive."""
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         """Pass messages to `on_message` until the bus breaks.
 
         From the call of `on_connected` on, no message is missed.

@@ -41,7 +41,7 @@ class LocalBus:
         data = message.encode()
         pending = [path for path in self._list_sockets() if path != self._own_socket]
         for _ in range(MAX_TRIES):
-            pending = [path for path in pending if not self._send_to_socket(data, path)]
+            pending = [path for path in pending if not self._send_or_unlink_dead_socket(data, path)]
             if not pending:
                 return
             await asyncio.sleep(FULL_QUEUE_DELAY)
@@ -55,7 +55,7 @@ class LocalBus:
             self._socket_paths = list(self._folder.iterdir())
         return self._socket_paths
 
-    def _send_to_socket(self, data: bytes, path: Path) -> bool:
+    def _send_or_unlink_dead_socket(self, data: bytes, path: Path) -> bool:
         """Send to one socket; return False if its queue is full."""
         try:
             self._out.sendto(data, self._short_path(path))
@@ -65,7 +65,9 @@ class LocalBus:
             path.unlink(missing_ok=True)  # its process has died
         return True
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         """Receive until the socket file of this process is removed."""
         path = self._folder / f"{os.getpid()}-{id(self):x}"
         path.unlink(missing_ok=True)  # of an earlier process with the same number

@@ -41,7 +41,9 @@ class NatsBus:
         await client.flush(TIMEOUT)
         self._out = client  # a client that failed is not used again
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         """Receive until the connection breaks."""
         client = await self._connect()
         try:

@@ -28,18 +28,20 @@ class PostgresBus:
         self._connection: DriverConnection | None = None
         self._lock = asyncio.Lock()
 
-    async def _connect(self) -> Any:
+    async def _get_or_open_driver_connection(self) -> Any:
         """Return the connection of the driver; open it if there is none."""
         if self._connection is None:
-            made = await self._engine.raw_connection()
-            self._connection = DriverConnection(made.driver_connection, made)
-            made.detach()
+            driver_connection = await self._engine.raw_connection()
+            self._connection = DriverConnection(
+                driver_connection.driver_connection, driver_connection
+            )
+            driver_connection.detach()
         return self._connection.driver
 
-    async def _execute(self, statement: str, *values: str) -> None:
+    async def _execute_or_drop_connection(self, statement: str, *values: str) -> None:
         """Execute a statement, and drop the connection if that fails."""
         async with self._lock:
-            driver = await self._connect()
+            driver = await self._get_or_open_driver_connection()
             try:
                 await driver.fetch(statement, *values)
             except BaseException:
@@ -49,13 +51,15 @@ class PostgresBus:
 
     async def send(self, message: str) -> None:
         """Notify all listening processes."""
-        await self._execute("SELECT pg_notify($1, $2)", CHANNEL, message)
+        await self._execute_or_drop_connection("SELECT pg_notify($1, $2)", CHANNEL, message)
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         """Listen until the connection ends."""
         ended = asyncio.Event()
         async with self._lock:
-            driver = await self._connect()
+            driver = await self._get_or_open_driver_connection()
             driver.add_termination_listener(lambda _driver: ended.set())
             await driver.add_listener(
                 CHANNEL, lambda _driver, _pid, _channel, text: on_message(text)
@@ -68,7 +72,7 @@ class PostgresBus:
                         await ended.wait()
                 except TimeoutError:
                     async with asyncio.timeout(PING_TIMEOUT):
-                        await self._execute("SELECT ''")
+                        await self._execute_or_drop_connection("SELECT ''")
         finally:
             if self._connection is not None and self._connection.driver is driver:
                 self._connection = None

@@ -32,7 +32,9 @@ class RedisBus:
         """Publish a message to all subscribers."""
         await self._redis.publish(self._channel, message)
 
-    async def receive(self, on_message: MessageHandler, on_connected: Callable[[], None]) -> None:
+    async def receive_until_disconnected(
+        self, on_message: MessageHandler, on_connected: Callable[[], None]
+    ) -> None:
         """Receive until the connection breaks."""
         async with self._redis.pubsub() as subscribed:
             await subscribed.subscribe(self._channel)

@@ -181,73 +181,81 @@ def parse_postgres_address(
     PostgresAddressError with a message that contains no secret.
     """
     environment = os.environ if environment is None else environment
-    given = _uri_parameters(url)
+    uri_parameters = _uri_parameters(url)
     defaults = {
         name: environment[key]
         for key, name in ENVIRONMENT_PARAMETERS.items()
         if environment.get(key)
     }
-    if "host" in given or "hostaddr" in given:  # a host of the environment has its own address
+    if (
+        "host" in uri_parameters or "hostaddr" in uri_parameters
+    ):  # a host of the environment has its own address
         for name in ("host", "hostaddr"):
             defaults.pop(name, None)
-    service = given.get("service") or defaults.get("service")
-    of_service = _service_parameters(service, {**defaults, **given}, environment) if service else {}
-    found = {**defaults, **of_service, **given}
-    for name, value in found.items():
-        _check_parameter(name, value)
-    address = PostgresAddress(_hosts_from_parameters_or_local(found), found)
-    _check_tls_parameters(address)
+    service = uri_parameters.get("service") or defaults.get("service")
+    of_service = (
+        _read_service_file_section(service, {**defaults, **uri_parameters}, environment)
+        if service
+        else {}
+    )
+    parameters = {**defaults, **of_service, **uri_parameters}
+    for name, value in parameters.items():
+        _require_usable_parameter(name, value)
+    address = PostgresAddress(_hosts_from_parameters_or_local(parameters), parameters)
+    _require_compatible_tls_parameters(address)
     return address
 
 
-def _check_tls_parameters(address: PostgresAddress) -> None:
+def _require_compatible_tls_parameters(address: PostgresAddress) -> None:
     """Check that the parameters of TLS fit together. Raises PostgresAddressError."""
-    given = address.get("sslmode")
-    if address.get("sslrootcert") == "system" and given not in {"", "verify-full"}:
+    ssl_mode = address.get("sslmode")
+    if address.get("sslrootcert") == "system" and ssl_mode not in {"", "verify-full"}:
         raise PostgresAddressError("sslrootcert=system needs sslmode=verify-full")
-    if address.get("channel_binding") == "require" and given in {"disable", "allow", "prefer"}:
+    if address.get("channel_binding") == "require" and ssl_mode in {"disable", "allow", "prefer"}:
         raise PostgresAddressError("channel_binding=require needs sslmode=require or stricter")
     weak = {"disable", "allow", "prefer"}
     if address.get("sslnegotiation") == "direct" and address.sslmode in weak:
         raise PostgresAddressError("sslnegotiation=direct needs sslmode=require or stricter")
 
 
-def _check_parameter(name: str, value: str) -> None:
+def _require_usable_parameter(name: str, parameter_value: str) -> None:
     if name not in PARAMETERS:
         raise PostgresAddressError(f"the connection parameter {name!r} is unknown or can't be used")
     is_usable, words = PARAMETERS[name]
-    if value and not is_usable(value):
+    if parameter_value and not is_usable(parameter_value):
         raise PostgresAddressError(f"the connection parameter {name} must be {words}")
 
 
 def _uri_parameters(url: str) -> dict[str, str]:
     """Return the parameters of a URI, by their names in libpq."""
-    scheme, mark, rest = url.partition("://")
-    if not mark or scheme not in SCHEMES:
+    scheme, delimiter, rest = url.partition("://")
+    if not delimiter or scheme not in SCHEMES:
         raise PostgresAddressError("write postgresql://user:password@host/database")
     rest, _, query = rest.partition("?")
-    place, _, database = rest.partition("/")
-    user_part, at, host_part = place.rpartition("@")
-    found: dict[str, str] = {}
+    host_list, _, database = rest.partition("/")
+    user_part, at, host_part = host_list.rpartition("@")
+    parameters: dict[str, str] = {}
     if at:
         user, colon, password = user_part.partition(":")
-        found |= {"user": _percent_decode(user, "user")} if user else {}
-        found |= {"password": _percent_decode(password, "password")} if colon and password else {}
+        parameters |= {"user": _percent_decode(user, "user")} if user else {}
+        parameters |= (
+            {"password": _percent_decode(password, "password")} if colon and password else {}
+        )
     if database:
-        found["dbname"] = _percent_decode(database, "dbname")
+        parameters["dbname"] = _percent_decode(database, "dbname")
     if host_part:
-        found |= _host_parameters(host_part)
+        parameters |= _host_parameters(host_part)
     for pair in query.split("&") if query else ():
-        name, mark, value = pair.partition("=")
+        name, delimiter, value = pair.partition("=")
         name = _percent_decode(name, "name")
-        if not mark:
+        if not delimiter:
             raise PostgresAddressError(
                 f"the connection parameter {name!r} has no value: write {name}=…"
             )
-        if value or name not in found:
+        if value or name not in parameters:
             name = "dbname" if name == "database" else name
-            found[name] = _percent_decode(value, name)
-    return found
+            parameters[name] = _percent_decode(value, name)
+    return parameters
 
 
 def _host_parameters(text: str) -> dict[str, str]:
@@ -264,8 +272,8 @@ def _host_parameters(text: str) -> dict[str, str]:
             name = name[1:-1]
         names.append(_percent_decode(name, "host"))
         ports.append(port or "")
-    found = {"host": ",".join(names)} if any(names) else {}
-    return found | ({"port": ",".join(ports)} if any(ports) else {})
+    hosts = {"host": ",".join(names)} if any(names) else {}
+    return hosts | ({"port": ",".join(ports)} if any(ports) else {})
 
 
 def _percent_decode(text: str, name: str) -> str:
@@ -292,20 +300,22 @@ def _hosts_from_parameters_or_local(parameters: Mapping[str, str]) -> tuple[Post
     if names and addresses and len(names) != len(addresses):
         raise PostgresAddressError("host and hostaddr must name the same number of servers")
     if not names and not addresses:
-        names = [next((one for one in SOCKET_FOLDERS if Path(one).is_dir()), "localhost")]
-    many = max(len(names), len(addresses))
-    ports = [_parse_port(text) for text in (parameters.get("port") or "").split(",")]
+        names = [next((folder for folder in SOCKET_FOLDERS if Path(folder).is_dir()), "localhost")]
+    host_count = max(len(names), len(addresses))
+    ports = [_parse_port_or_default(text) for text in (parameters.get("port") or "").split(",")]
     if len(ports) == 1:
-        ports *= many
-    if len(ports) != many:
-        raise PostgresAddressError(f"port must be one number, or one for each of the {many} hosts")
+        ports *= host_count
+    if len(ports) != host_count:
+        raise PostgresAddressError(
+            f"port must be one number, or one for each of the {host_count} hosts"
+        )
     names = [name.strip() or "localhost" for name in names] or addresses
-    addresses = addresses or [""] * many
-    places = zip(names, ports, addresses, strict=True)
-    return tuple(PostgresHost(name, port, address.strip()) for name, port, address in places)
+    addresses = addresses or [""] * host_count
+    host_parts = zip(names, ports, addresses, strict=True)
+    return tuple(PostgresHost(name, port, address.strip()) for name, port, address in host_parts)
 
 
-def _parse_port(text: str) -> int:
+def _parse_port_or_default(text: str) -> int:
     text = text.strip()
     if not text:
         return DEFAULT_PORT
@@ -314,19 +324,21 @@ def _parse_port(text: str) -> int:
     return int(text)
 
 
-def _service_parameters(
+def _read_service_file_section(
     service_name: str, parameters: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the parameters of a section of the service file."""
-    home = environment.get("HOME")
+    home_folder = environment.get("HOME")
     folder = environment.get("PGSYSCONFDIR")
-    own = parameters.get("servicefile") or (f"{home}/.pg_service.conf" if home else "")
-    for path in filter(None, (own, f"{folder}/pg_service.conf" if folder else "")):
+    own_file = parameters.get("servicefile") or (
+        f"{home_folder}/.pg_service.conf" if home_folder else ""
+    )
+    for path in filter(None, (own_file, f"{folder}/pg_service.conf" if folder else "")):
         parser = configparser.ConfigParser(interpolation=None)
         try:
-            read = parser.read(path)
+            read_paths = parser.read(path)
         except (configparser.Error, UnicodeDecodeError):
             raise PostgresAddressError(f"the service file {path} can't be read") from None
-        if read and service_name in parser:
+        if read_paths and service_name in parser:
             return dict(parser[service_name])
     raise PostgresAddressError(f"no service file defines the service {service_name!r}")

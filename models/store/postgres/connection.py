@@ -22,7 +22,7 @@ from models.store.postgres.limits import (
     TCP_KEEPALIVE,
     TCP_USER_TIMEOUT_MS,
 )
-from models.store.postgres.tls import NamedContext, tls_context_for_host
+from models.store.postgres.tls import NamedContext, tls_context_for_host_or_none
 
 CONNECTION_ERRORS = (
     OSError,
@@ -37,7 +37,9 @@ class PostgresConnector:
 
     def __init__(self, url: str) -> None:
         self.address = parse_postgres_address(url)
-        self._tls = [tls_context_for_host(self.address, host) for host in self.address.hosts]
+        self._tls = [
+            tls_context_for_host_or_none(self.address, host) for host in self.address.hosts
+        ]
         options = self.address.get("options")
         self._session_settings = {
             name: value for name, value in SESSION_SETTINGS.items() if name not in options
@@ -48,33 +50,37 @@ class PostgresConnector:
 
         Raises StorageUnavailable, caused by the last failure, if there is none.
         """
-        places = list(zip(self.address.hosts, self._tls, strict=True))
+        hosts_with_tls = list(zip(self.address.hosts, self._tls, strict=True))
         if self.address.get("load_balance_hosts") == "random":
-            random.shuffle(places)
-        wanted = self.address.get("target_session_attrs", "any")
+            random.shuffle(hosts_with_tls)
+        target_attributes = self.address.get("target_session_attrs", "any")
         failure: Exception = OSError("no host")
-        for attributes in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
-            for host, tls in places:
+        for attributes in (
+            ("standby", "any") if target_attributes == "prefer-standby" else (target_attributes,)
+        ):
+            for host, tls in hosts_with_tls:
                 try:
                     connection = await self._open_connection(host, tls, attributes)
-                    await self._configure_connection(connection, host)
+                    await self._configure_connection_or_terminate(connection, host)
                 except PostgresAddressError:
                     raise
                 except CONNECTION_ERRORS as problem:
                     failure = problem
                     continue
                 return connection
-        raise StorageUnavailable("no connection to the store, try again later") from failure
+        raise StorageUnavailable("No connection to the database: retry later.") from failure
 
     async def _open_connection(
         self, host: PostgresHost, tls: NamedContext | None, attributes: str
     ) -> Any:
         timeout = self.address.get_number("connect_timeout", CONNECT_TIMEOUT)
-        how: dict[str, Any] = {"ssl": False if tls is None else tls}
+        connect_options: dict[str, Any] = {"ssl": False if tls is None else tls}
         if tls is not None and self.address.sslmode in {"allow", "prefer"}:
-            how = {"dsn": self._tls_parameters_dsn(), "ssl": None}
+            connect_options = {"dsn": self._tls_parameters_dsn(), "ssl": None}
         names = ("user", "password", "passfile", "krbsrvname", "gsslib")
-        known = {name: self.address.get(name) for name in names if self.address.get(name)}
+        names_and_values = {
+            name: self.address.get(name) for name in names if self.address.get(name)
+        }
         return await asyncpg.connect(
             host=host.address or host.name,
             port=host.port,
@@ -83,8 +89,8 @@ class PostgresConnector:
             target_session_attrs=attributes,
             direct_tls=self.address.get("sslnegotiation") == "direct",
             timeout=max(timeout, 2) if timeout > 0 else None,  # libpq: 0 means no limit
-            **known,
-            **how,
+            **names_and_values,
+            **connect_options,
         )
 
     def _tls_parameters_dsn(self) -> str:
@@ -93,8 +99,10 @@ class PostgresConnector:
             "sslcert", "sslkey", "sslpassword", "ssl_min_protocol_version",
             "ssl_max_protocol_version",
         )  # fmt: skip
-        given = {name: self.address.get(name) for name in names if self.address.get(name)}
-        return f"postgresql://?{urlencode({'sslmode': self.address.sslmode, **given})}"
+        names_and_values = {
+            name: self.address.get(name) for name in names if self.address.get(name)
+        }
+        return f"postgresql://?{urlencode({'sslmode': self.address.sslmode, **names_and_values})}"
 
     def _startup_settings(self) -> dict[str, str]:
         fallback = self.address.get("fallback_application_name", "merganser")
@@ -103,11 +111,11 @@ class PostgresConnector:
             startup["options"] = options
         return startup
 
-    async def _configure_connection(self, connection: Any, host: PostgresHost) -> None:
+    async def _configure_connection_or_terminate(self, connection: Any, host: PostgresHost) -> None:
         try:
             handle = connection._transport.get_extra_info("socket")  # noqa: SLF001
             if host.is_socket:
-                self._check_peer(handle)
+                self._require_peer_user(handle)
             else:
                 self._set_keepalive(handle.fileno())
             settings = dict(self._session_settings)
@@ -119,16 +127,16 @@ class PostgresConnector:
             connection.terminate()
             raise
 
-    def _check_peer(self, handle: Any) -> None:
+    def _require_peer_user(self, handle: Any) -> None:
         """Check that the server runs as the user of `requirepeer`."""
         if name := self.address.get("requirepeer"):
             size = struct.calcsize("3i")
             with socket.socket(fileno=os.dup(handle.fileno())) as copy:
                 raw = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            found = pwd.getpwuid(struct.unpack("3i", raw)[1]).pw_name
-            if found != name:
+            user_name = pwd.getpwuid(struct.unpack("3i", raw)[1]).pw_name
+            if user_name != name:
                 raise PostgresAddressError(
-                    f"requirepeer: the server runs as {found}, not as {name}"
+                    f"requirepeer: the server runs as {user_name}, not as {name}"
                 )
 
     def _set_keepalive(self, handle: int) -> None:
@@ -158,5 +166,5 @@ def postgres_engine(url: str, **options: Any) -> AsyncEngine:
     Raises PostgresAddressError if the address can't be used.
     """
     connect: Callable[..., Any] = PostgresConnector(url).connect
-    given: Mapping[str, Any] = {"async_creator_fn": connect}
-    return create_async_engine("postgresql+asyncpg://", connect_args=given, **options)
+    parameters: Mapping[str, Any] = {"async_creator_fn": connect}
+    return create_async_engine("postgresql+asyncpg://", connect_args=parameters, **options)

@@ -42,34 +42,34 @@ class PostgresReaders:
         except DBAPIError as problem:
             if not problem.connection_invalidated:
                 raise
-            return await self._read_checked(statement, parameters)
+            return await self._read_on_checked_engine(statement, parameters)
 
     async def read_prepared(
         self, statement: PreparedStatement, parameters: Mapping[str, Any]
     ) -> Sequence[Any]:
         """Return the few rows of a prepared select, which always uses the same index."""
-        return await self._read_by_driver(self._quick_reads, statement, parameters)
+        return await self._read_by_driver_or_checked_path(self._quick_reads, statement, parameters)
 
     async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:
         """Run dependent selects, each with a plan for its values, and return their result."""
         return await run_steps_async(steps, self._read_step)
 
     async def _read_step(self, step: SelectStep) -> Sequence[Any]:
-        statement, given = step
+        statement, parameters = step
         if isinstance(statement, PreparedStatement):
-            return await self._read_by_driver(self._searches, statement, given)
-        return await self.read(statement, given)
+            return await self._read_by_driver_or_checked_path(self._searches, statement, parameters)
+        return await self.read(statement, parameters)
 
-    async def _read_by_driver(
+    async def _read_by_driver_or_checked_path(
         self, pool: "DriverPool", statement: PreparedStatement, parameters: Mapping[str, Any]
     ) -> Sequence[Any]:
         driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
         try:
             return LazyRows(driven, await pool.fetch(driven, values))
         except Exception:  # noqa: BLE001 - the second try raises it as usual
-            return await self._read_checked(statement.statement, parameters)
+            return await self._read_on_checked_engine(statement.statement, parameters)
 
-    async def _read_checked(
+    async def _read_on_checked_engine(
         self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
     ) -> Sequence[CoreRow[*Columns]]:
         async with self._checked_engine.connect() as connection:
@@ -126,17 +126,17 @@ class DriverPool:
         async with self._slots:
             held = self._idle.pop() if self._idle else await self._open_connection()
             try:
-                found: list[Any] = await held.driver.fetch(compiled.sql, *values)
+                records: list[Any] = await held.driver.fetch(compiled.sql, *values)
             except BaseException:
                 held.driver.terminate()
                 raise
             self._idle.append(held)
-            return found
+            return records
 
     async def _open_connection(self) -> "DriverConnection":
-        made = await self._engine.raw_connection()
-        held = DriverConnection(made.driver_connection, made)
-        made.detach()
+        driver_connection = await self._engine.raw_connection()
+        held = DriverConnection(driver_connection.driver_connection, driver_connection)
+        driver_connection.detach()
         return held
 
     async def close(self) -> None:

@@ -39,30 +39,30 @@ class StreamGate:
         Places are taken in the order of the ids, as row locks are, so there is no deadlock. Raises
         StreamBusy after WAIT_SECONDS without a place.
         """
-        taken: list[int] = []
+        taken_places: list[int] = []
         has_lock_timed_out = has_got_lock = False
         try:
             for stream in sorted(set(stream_ids)):
                 await self._take_place(stream)
-                taken.append(stream)
+                taken_places.append(stream)
             yield
         except StreamBusy:
             has_lock_timed_out = (
-                len(taken) == 1 == len(set(stream_ids))
+                len(taken_places) == 1 == len(set(stream_ids))
             )  # else it is unknown which one
             raise
         else:
             has_got_lock = True
         finally:
-            for stream in taken:
+            for stream in taken_places:
                 self._release_place_and_admit_waiters(
                     stream, has_lock_timed_out=has_lock_timed_out, has_got_lock=has_got_lock
                 )
 
     async def _take_place(self, stream_id: int) -> None:
         lane = self._queues.setdefault(stream_id, StreamQueue())
-        places = 1 if lane.is_stuck else MAX_PER_STREAM
-        if lane.active_count >= places or lane.waiting:
+        place_count = 1 if lane.is_stuck else MAX_PER_STREAM
+        if lane.active_count >= place_count or lane.waiting:
             await self._wait_for_place(stream_id, lane)
         elif lane.is_stuck and self._count_probes() >= MAX_PROBES:
             raise StreamBusy
@@ -74,18 +74,18 @@ class StreamGate:
         return sum(lane.active_count for lane in self._queues.values() if lane.is_stuck)
 
     async def _wait_for_place(self, stream_id: int, queue: StreamQueue) -> None:
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.waiting.append(place)
+        admission: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.waiting.append(admission)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await place
+                await admission
         except BaseException as problem:
-            if place.done() and not place.cancelled() and place.exception() is None:
+            if admission.done() and not admission.cancelled() and admission.exception() is None:
                 self._release_place_and_admit_waiters(
                     stream_id, has_lock_timed_out=False
                 )  # the place was assigned at the same moment
-            elif place in queue.waiting:
-                queue.waiting.remove(place)
+            elif admission in queue.waiting:
+                queue.waiting.remove(admission)
                 self._drop_if_unused(stream_id, queue)
             if isinstance(problem, TimeoutError):
                 raise StreamBusy from None
@@ -98,15 +98,15 @@ class StreamGate:
         lane.active_count -= 1
         lane.is_stuck = has_lock_timed_out or (lane.is_stuck and not has_got_lock)
         while lane.waiting and has_lock_timed_out:
-            place = lane.waiting.popleft()
-            if not place.done():
-                place.set_exception(StreamBusy())
-        places = 1 if lane.is_stuck else MAX_PER_STREAM
-        while lane.waiting and lane.active_count < places:
-            place = lane.waiting.popleft()
-            if not place.done():
+            admission = lane.waiting.popleft()
+            if not admission.done():
+                admission.set_exception(StreamBusy())
+        place_count = 1 if lane.is_stuck else MAX_PER_STREAM
+        while lane.waiting and lane.active_count < place_count:
+            admission = lane.waiting.popleft()
+            if not admission.done():
                 lane.active_count += 1
-                place.set_result(None)
+                admission.set_result(None)
         self._drop_if_unused(stream_id, lane)
 
     def _drop_if_unused(self, stream_id: int, queue: StreamQueue) -> None:

@@ -27,7 +27,9 @@ class NamedContext(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
 
-def tls_context_for_host(address: PostgresAddress, host: PostgresHost) -> NamedContext | None:
+def tls_context_for_host_or_none(
+    address: PostgresAddress, host: PostgresHost
+) -> NamedContext | None:
     """Create the TLS context for a host, or None if it is reached without TLS.
 
     Raises PostgresAddressError if a file of the address can't be used.
@@ -52,11 +54,13 @@ def tls_context_for_host(address: PostgresAddress, host: PostgresHost) -> NamedC
 
 def _load_trusted_certificates(context: NamedContext, address: PostgresAddress, mode: str) -> None:
     """Load the trusted certificates. `require` verifies only if there is a file of them."""
-    given, own = address.get("sslrootcert"), _default_file("root.crt")
-    if given == "system" or (not given and address.get("channel_binding") == "require"):
+    configured_path, default_path = address.get("sslrootcert"), _default_file("root.crt")
+    if configured_path == "system" or (
+        not configured_path and address.get("channel_binding") == "require"
+    ):
         context.load_default_certs()
-    elif given or own:
-        _load_certificate_file(context, "sslrootcert", given or str(own))
+    elif configured_path or default_path:
+        _load_certificate_file(context, "sslrootcert", configured_path or str(default_path))
         context.verify_mode = ssl.CERT_REQUIRED
     elif mode != "require":
         raise PostgresAddressError(
@@ -93,8 +97,8 @@ def _load_client_certificate(context: NamedContext, address: PostgresAddress) ->
 
 
 def _set_tls_versions(context: NamedContext, address: PostgresAddress) -> None:
-    least = address.get("ssl_min_protocol_version", "TLSv1.2")
-    context.minimum_version = _parse_tls_version(least)
+    min_version = address.get("ssl_min_protocol_version", "TLSv1.2")
+    context.minimum_version = _parse_tls_version(min_version)
     if most := address.get("ssl_max_protocol_version"):
         context.maximum_version = _parse_tls_version(most)
         if context.maximum_version < context.minimum_version:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -67,8 +67,8 @@ class GroupCommit:
                     async with self._session_in_savepoint(group) as session:
                         yield session
                 finally:
-                    if self._must_commit_group_now(group):
-                        await self._commit_group(group)
+                    if self._needs_group_commit_now(group):
+                        await self._commit_group_and_settle_future(group)
             finally:
                 self._lock.release()
             await cancel_safety.await_to_end(group.committed)
@@ -87,7 +87,7 @@ class GroupCommit:
         """Hold the lock without an open group, for a writer with its own connection."""
         async with self._lock:
             if self._open_group:
-                await self._commit_group(self._open_group)
+                await self._commit_group_and_settle_future(self._open_group)
             yield
 
     async def _acquire_lock_committing_if_cancelled(self) -> None:
@@ -96,7 +96,9 @@ class GroupCommit:
             await self._lock.acquire()
         except asyncio.CancelledError:
             if self._open_group and self._waiting == 1 and not self._lock.locked():
-                await self._commit_group(self._open_group)  # it was kept open for this caller alone
+                await self._commit_group_and_settle_future(
+                    self._open_group
+                )  # it was kept open for this caller alone
             raise
         finally:
             self._waiting -= 1
@@ -121,7 +123,7 @@ class GroupCommit:
                 raise group.failure from group.failure.__cause__
             raise
 
-    def _must_commit_group_now(self, group: CommitGroup) -> bool:
+    def _needs_group_commit_now(self, group: CommitGroup) -> bool:
         old = time.monotonic() - group.began_at > MAX_GROUP_SECONDS
         return (
             group.failure is not None
@@ -130,7 +132,7 @@ class GroupCommit:
             or old
         )
 
-    async def _commit_group(self, group: CommitGroup) -> None:
+    async def _commit_group_and_settle_future(self, group: CommitGroup) -> None:
         self._open_group = None
         try:
             if group.failure is not None:
@@ -177,6 +179,13 @@ class WriteJob:
     result: asyncio.Future[Any]
 
 
+class JobOutcome(NamedTuple):
+    """The result of a write job, or the error that rolled it back."""
+
+    result: Any
+    error: Exception | None
+
+
 class WriteQueue:
     """Runs functions of a connection in the writer's thread, several in one transaction."""
 
@@ -210,15 +219,15 @@ class WriteQueue:
                     for _ in range(min(MAX_GROUP_SIZE, len(self._waiting_jobs)))
                 ]
                 try:
-                    done = await loop.run_in_executor(
+                    outcomes = await loop.run_in_executor(
                         self._thread, self._commit_jobs_with_write_lock, jobs
                     )
                 except Exception as broken:  # noqa: BLE001 - each transaction of the group raises it
-                    done = [(None, broken)] * len(jobs)
+                    outcomes = [JobOutcome(None, broken)] * len(jobs)
             self._waiting_jobs.extendleft(
-                reversed(jobs[len(done) :])
+                reversed(jobs[len(outcomes) :])
             )  # those for which there was no time
-            for job, (value, problem) in zip(jobs, done, strict=False):
+            for job, (value, problem) in zip(jobs, outcomes, strict=False):
                 if job.result.done():
                     continue  # the caller was cancelled; the work is done nevertheless
                 if problem:
@@ -226,28 +235,26 @@ class WriteQueue:
                 else:
                     job.result.set_result(value)
 
-    def _commit_jobs_with_write_lock(
-        self, jobs: list[WriteJob]
-    ) -> list[tuple[Any, Exception | None]]:
+    def _commit_jobs_with_write_lock(self, jobs: list[WriteJob]) -> list[JobOutcome]:
         self._group_commit.write_lock.acquire_blocking()
         try:
-            return self._commit_jobs(jobs)
+            return self._run_and_commit_jobs_until_time_limit(jobs)
         finally:
             self._group_commit.write_lock.release()
 
-    def _commit_jobs(self, jobs: list[WriteJob]) -> list[tuple[Any, Exception | None]]:
+    def _run_and_commit_jobs_until_time_limit(self, jobs: list[WriteJob]) -> list[JobOutcome]:
         if self._connection is None:
             self._connection = self.engine.connect()
-        connection, done = self._connection, list[tuple[Any, Exception | None]]()
+        connection, outcomes = self._connection, list[JobOutcome]()
         driver: Any = connection.connection.driver_connection
         driver.execute("BEGIN IMMEDIATE")
         try:
             if len(jobs) == 1:  # no savepoint is needed
-                done.append((jobs[0].work(connection), None))
+                outcomes.append(JobOutcome(jobs[0].work(connection), None))
             else:
                 began = time.monotonic()
                 for job in jobs:
-                    done.append(_run_in_savepoint(connection, job))
+                    outcomes.append(_run_in_savepoint(connection, job))
                     if time.monotonic() - began > MAX_GROUP_SECONDS:
                         break
             driver.execute("COMMIT")
@@ -256,7 +263,7 @@ class WriteQueue:
                 driver.execute("ROLLBACK")
             raise
         self._checkpoints.start_if_due()
-        return done
+        return outcomes
 
     async def close(self) -> None:
         if self._running:
@@ -269,7 +276,7 @@ class WriteQueue:
         self._group_commit.write_lock.close()
 
 
-def _run_in_savepoint(connection: Connection, job: WriteJob) -> tuple[Any, Exception | None]:
+def _run_in_savepoint(connection: Connection, job: WriteJob) -> JobOutcome:
     """Run one of several jobs; roll it back if it fails. Return its result or its error."""
     driver: Any = connection.connection.driver_connection  # SQLAlchemy takes as long as the job
     driver.execute("SAVEPOINT unit")
@@ -280,6 +287,6 @@ def _run_in_savepoint(connection: Connection, job: WriteJob) -> tuple[Any, Excep
             raise
         driver.execute("ROLLBACK TO unit")
         driver.execute("RELEASE unit")
-        return None, broken
+        return JobOutcome(None, broken)
     driver.execute("RELEASE unit")
-    return outcome, None
+    return JobOutcome(outcome, None)

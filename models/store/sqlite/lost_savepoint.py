@@ -13,7 +13,7 @@ LOST_SAVEPOINT_MESSAGE = "no such savepoint"
 FAILURE_KEY = "merganser_failure"  # in the `info` of a connection
 
 
-def raise_first_failure_for_lost_savepoints(engine: Engine) -> None:
+def make_engine_raise_cause_of_lost_savepoints(engine: Engine) -> None:
     """Let statements that miss their savepoint raise the failure that ended the transaction."""
 
     @event.listens_for(engine, "handle_error")

@@ -47,7 +47,7 @@ class CheckpointThread:
             finally:
                 cursor.close()
         except (sqlite3.Error, DBAPIError):  # a commit will do it, or raise
-            log.warning("the log of the store could not be brought in", exc_info=True)
+            log.warning("WAL checkpoint failed", exc_info=True)
 
     def close(self) -> None:
         """Wait for the last checkpoint, and close the connection."""

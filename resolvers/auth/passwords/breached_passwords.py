@@ -34,11 +34,13 @@ async def is_breached(environment: Environment, password: str) -> bool:
         return True
     if not range_url:
         return False
-    query = asyncio.to_thread(_query_range_service, range_url, password)
+    query = asyncio.to_thread(_is_listed_by_range_service, range_url, password)
     try:
         return await asyncio.wait_for(query, RANGE_TIMEOUT)
     except (TimeoutError, OSError, ValueError, http.client.HTTPException) as problem:
-        log.warning("the range service does not answer", extra={"problem": repr(problem)})
+        log.warning(
+            "The service for breached passwords does not respond", extra={"problem": repr(problem)}
+        )
         return False
 
 
@@ -58,7 +60,7 @@ def _is_in_list(path: Path, password: str) -> bool:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
                 return _has_line(lines, searched_line.encode(), has_hashes=has_hashes)
     except (OSError, ValueError):
-        log.exception("the list of known passwords cannot be read")
+        log.exception("Could not read the list of breached passwords")
         return False
 
 
@@ -82,7 +84,7 @@ def _has_line(lines: mmap.mmap, searched_line: bytes, *, has_hashes: bool) -> bo
     return False
 
 
-def _query_range_service(range_url: str, password: str) -> bool:
+def _is_listed_by_range_service(range_url: str, password: str) -> bool:
     """True if the range service lists the password. It responds with lines `SUFFIX:COUNT`.
 
     Raises OSError, ValueError or HTTPException if the request fails.
@@ -99,7 +101,7 @@ def _query_range_service(range_url: str, password: str) -> bool:
         connection.request("GET", f"{url.path}/{digest[:HASH_PREFIX_LENGTH]}", headers=headers)
         with connection.getresponse() as response:
             if response.status != http.client.OK:
-                raise ValueError(f"status {response.status}")
+                raise ValueError(f"Unexpected status {response.status}.")
             lines = response.read(MAX_RESPONSE_SIZE).decode("ascii", "replace").splitlines()
     finally:
         connection.close()

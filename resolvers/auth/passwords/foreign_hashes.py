@@ -84,7 +84,7 @@ def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("passwor
         if match is None:
             continue
         if not hash_format.is_affordable(match):
-            text = "The cost parameters of the hash are too high"
+            text = "The cost parameters of the hash are too high."
             raise InvalidInput(text, constraint=ValidationConstraint.HASH_COST, path=path)
         if not hash_format.is_usable(match):
             raise unknown_hash_format(path)
@@ -94,7 +94,7 @@ def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("passwor
 
 def unknown_hash_format(path: Sequence[str]) -> InvalidInput:
     """Return the error for a hash that can't be checked."""
-    text = "Must be a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
+    text = "The hash must be PBKDF2, bcrypt, Argon2, or MD5, SHA or DES crypt."
     return InvalidInput(text, constraint=ValidationConstraint.PASSWORD_HASH, path=path)
 
 
@@ -103,7 +103,7 @@ def verify_foreign_hash(password: str, password_hash: str) -> bool:
     for hash_format in FORMATS:
         if hash_format.pattern.fullmatch(password_hash):
             return hash_format.verify(password.encode(), password_hash)
-    raise ValueError("a hash of no known form")
+    raise ValueError("The format of the hash is unknown.")
 
 
 def releases_gil(password_hash: str) -> bool:
@@ -129,13 +129,13 @@ def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except binascii.Error as problem:
-        raise ValueError("not base64") from problem
+        raise ValueError("The hash is not base64.") from problem
 
 
 def _verify_pbkdf2(password: bytes, password_hash: str) -> bool:
     parts = _PBKDF2_PATTERN.fullmatch(password_hash)
     if parts is None:
-        raise ValueError("not PBKDF2")
+        raise ValueError("The hash is not PBKDF2.")
     expected, salt = _decode_base64(parts["hash"]), _decode_base64(parts["salt"])
     computed = hashlib.pbkdf2_hmac(
         parts["digest"], password, salt, int(parts["cost"]), len(expected)
@@ -220,7 +220,7 @@ def _is_sha_usable(match: re.Match[str]) -> bool:
     return rounds is None or (not rounds.startswith("0") and int(rounds) >= SHA_MIN_ROUNDS)
 
 
-def _always(_match: re.Match[str]) -> bool:
+def _accept_any_match(_match: re.Match[str]) -> bool:
     return True
 
 
@@ -245,6 +245,18 @@ FORMATS = (
         _is_sha_usable,
         releases_gil=False,
     ),
-    HashFormat(_MD5_PATTERN, _always, _passlib_verifier("md5_crypt"), _always, releases_gil=False),
-    HashFormat(_DES_PATTERN, _always, _passlib_verifier("des_crypt"), _always, releases_gil=False),
+    HashFormat(
+        _MD5_PATTERN,
+        _accept_any_match,
+        _passlib_verifier("md5_crypt"),
+        _accept_any_match,
+        releases_gil=False,
+    ),
+    HashFormat(
+        _DES_PATTERN,
+        _accept_any_match,
+        _passlib_verifier("des_crypt"),
+        _accept_any_match,
+        releases_gil=False,
+    ),
 )

@@ -36,7 +36,7 @@ MAX_THREAD_HASHES = 2  # hashes of the thread at once
 MAX_EXPECTED_WAIT = 5.0  # seconds until a hash is expected to end; a longer wait is refused
 HASH_TIMEOUT = 8.0  # seconds for an accepted hash: an operation times out after 10
 INITIAL_HASH_SECONDS = 0.2  # seconds of a hash, until one was measured
-BUSY_TEXT = "Too many sign-ins at present: retry"
+BUSY_TEXT = "Too many sign-ins are in progress: retry."
 
 Arguments = ParamSpec("Arguments")
 HashResult = TypeVar("HashResult")
@@ -58,7 +58,7 @@ class NonBlockingLimit:
         self.limit = self.free_count = limit
 
     @contextmanager
-    def slot(self) -> Generator[None]:
+    def slot_or_raise_rate_limited(self) -> Generator[None]:
         """Take a place for the block. Raises RateLimited if all are in use."""
         if self.free_count <= 0:
             raise RateLimited(BUSY_TEXT, retry_after=timedelta(seconds=2))
@@ -97,7 +97,7 @@ class HashQueue:
         seconds_of_first = max(self.elapsed, time.monotonic() - self._progress_at)
         return seconds_of_first + unfinished_count * self.elapsed / self.size
 
-    async def run(
+    async def run_job(
         self,
         function: Callable[Arguments, HashResult],
         *args: Arguments.args,
@@ -144,11 +144,11 @@ class HashWorkerPool:
 
         Raises RateLimited if none is free or a hash would wait too long.
         """
-        with self.sign_in_limit.slot():
+        with self.sign_in_limit.slot_or_raise_rate_limited():
             self._choose_queue()
             yield
 
-    async def run(
+    async def run_job(
         self,
         releases_gil: bool,
         function: Callable[Arguments, HashResult],
@@ -159,14 +159,14 @@ class HashWorkerPool:
 
         `releases_gil` is True if the job does not hold the interpreter's lock.
         """
-        with self.job_limit.slot():
+        with self.job_limit.slot_or_raise_rate_limited():
             queue = self._choose_queue(releases_gil=releases_gil)
             if queue is self.thread_queue:
                 self._saved_cpu_seconds -= queue.cpu
             try:
-                return await queue.run(function, *args, **kwargs)
+                return await queue.run_job(function, *args, **kwargs)
             except BrokenProcessPool:  # a process was killed; new ones have been started
-                return await queue.run(function, *args, **kwargs)
+                return await queue.run_job(function, *args, **kwargs)
 
     def _choose_queue(self, *, releases_gil: bool = True) -> HashQueue:
         """Return the queue for the next job. Raises RateLimited if it would wait too long."""
@@ -200,8 +200,11 @@ def hash_password(hasher: PasswordHasher, password: str) -> str:
     return hasher.hash(password)
 
 
-def verify_password(
-    hasher: PasswordHasher, password_hash: str | None, normalized_password: str, typed_password: str
+def is_password_of_hash(
+    hasher: PasswordHasher,
+    password_hash: str | None,
+    normalized_password: str,
+    unnormalized_password: str,
 ) -> bool:
     """True if this is the password of the stored hash.
 
@@ -211,7 +214,7 @@ def verify_password(
     if password_hash is not None and foreign_hashes.is_foreign_hash(password_hash):
         return any(
             foreign_hashes.verify_foreign_hash(form, password_hash)
-            for form in dict.fromkeys((normalized_password, typed_password))
+            for form in dict.fromkeys((normalized_password, unnormalized_password))
         )
     try:
         return (

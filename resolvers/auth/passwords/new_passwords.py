@@ -48,7 +48,7 @@ async def validate_new_password(
     path = [*path_prefix, "password"]
     if new_password.is_hash:
         if not new_password.allow_unsafe:
-            text = "A hash can't be checked against breached passwords: omit this field"
+            text = "A hash can't be checked against breached passwords: omit this field."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=[*path_prefix, "allowUnsafe"]
             )
@@ -62,12 +62,12 @@ async def validate_new_password(
     if not new_password.allow_unsafe and await breached_passwords.is_breached(
         ctx.environment, new_password.password_or_hash
     ):
-        text = "others have found this password out: take another"
+        text = "The password is in a list of breached passwords: choose another one."
         raise InvalidInput(text, constraint=ValidationConstraint.BREACHED, path=path)
     return new_password
 
 
-async def hash_new_password(ctx: Context, new_password: NewPassword) -> str:
+async def hash_new_password_unless_hash(ctx: Context, new_password: NewPassword) -> str:
     """Return the hash to store of a validated password. Must not be called inside a transaction."""
     return (
         new_password.password_or_hash
@@ -85,9 +85,9 @@ def generate_password(environment: Environment, policy: EffectivePasswordPolicy)
         policy.min_length <= GENERATED_LENGTH and policy.min_classes < CHARACTER_CLASS_COUNT
     )
     grouped_lengths = (
-        many
-        for many in count(GENERATED_LENGTH)
-        if many + (many - 1) // GROUP_LENGTH >= policy.min_length
+        length
+        for length in count(GENERATED_LENGTH)
+        if length + (length - 1) // GROUP_LENGTH >= policy.min_length
     )
     length = GENERATED_LENGTH if is_ungrouped else next(grouped_lengths)
     while True:

@@ -29,7 +29,7 @@ class CachingPasswordCheck:
     results: dict[str, bool] = field(default_factory=dict)
     has_hashed: bool = False
 
-    async def check(
+    async def check_password(
         self, environment: Environment, password_hash: str | None, password: str
     ) -> bool:
         """True if this is the password of the stored hash, from the cache or by a new check."""
@@ -41,18 +41,19 @@ class CachingPasswordCheck:
         self.results[key] = result
         return result
 
-    def store_results(self) -> None:
-        """Cache the results after a successful sign-in. Results cached before keep their age."""
+    def store_results(self, user_id: int) -> None:
+        """Cache the results after a user has signed in. Results cached before keep their age."""
         if not self.has_hashed:
             return
         cached = self.cache.password_checks
         cached.pop(self.digest, None)
         if len(cached) >= MAX_ENTRIES:
             del cached[next(iter(cached))]
-        cached[self.digest] = CachedPasswordChecks(self.results, self.now)
+        cached[self.digest] = CachedPasswordChecks(self.results, user_id, self.now)
 
     def _cached_results(self) -> dict[str, bool]:
         cached = self.cache.password_checks.get(self.digest)
         if cached is None or not is_recent(cached, self.now, MAX_AGE):
             return {}
+        cached.last_hit_at = self.now
         return cached.results

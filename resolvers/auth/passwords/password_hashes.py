@@ -3,20 +3,23 @@
 Imported hashes (foreign_hashes.py) are checked here too, until the first sign-in replaces them.
 """
 
+import asyncio
 import os
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import TypeVar
 
 from argon2 import PasswordHasher
 
-from models.errors import InvalidInput
+from models.errors import InvalidInput, RateLimited
 from models.runtime.environment import Environment
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth.passwords import foreign_hashes, hash_workers
 from resolvers.auth.passwords.hash_workers import HashWorkerPool
 
+Result = TypeVar("Result")
 PasswordCheck = Callable[
     [Environment, str | None, str], Awaitable[bool]
 ]  # as `check_password` below
@@ -31,21 +34,25 @@ def validate_password(
     """Return the password in normalized form. Raises Invalid if it is malformed or too short."""
     if not password:
         raise InvalidInput(
-            "A password must not be empty", constraint=ValidationConstraint.MIN, path=path
+            "A password must not be empty.", constraint=ValidationConstraint.MIN, path=path
         )
     if len(password) > MAX_LENGTH:
         raise InvalidInput(
-            f"at most {MAX_LENGTH} characters", constraint=ValidationConstraint.MAX, path=path
+            f"The password has at most {MAX_LENGTH} characters.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
         )
     if not is_possible_password(password):
         raise InvalidInput(
-            "Must not contain NUL or unpaired surrogates",
+            "The password must not contain NUL or unpaired surrogates.",
             constraint=ValidationConstraint.PATTERN,
             path=path,
         )
     if len(normalized := _normalize(password)) < min_length:
         raise InvalidInput(
-            f"at least {min_length} characters", constraint=ValidationConstraint.MIN, path=path
+            f"The password must have at least {min_length} characters.",
+            constraint=ValidationConstraint.MIN,
+            path=path,
         )
     return normalized
 
@@ -61,7 +68,7 @@ async def hash_password(environment: Environment, password: str) -> str:
 
     Raises Invalid if it can't be a password, RateLimited if the workers are busy.
     """
-    return await worker_pool(environment).run(
+    return await worker_pool(environment).run_job(
         True, hash_workers.hash_password, _hasher(environment), validate_password(password)
     )
 
@@ -80,9 +87,22 @@ async def check_password(
         password_hash is None or foreign_hashes.releases_gil(password_hash),
         _hasher(environment),
     )
-    return await worker_pool(environment).run(
-        releases_gil, hash_workers.verify_password, hasher, password_hash, normalized, password
+    return await worker_pool(environment).run_job(
+        releases_gil, hash_workers.is_password_of_hash, hasher, password_hash, normalized, password
     )
+
+
+async def retry_while_hash_workers_are_busy(function: Callable[[], Awaitable[Result]]) -> Result:
+    """Run a function that hashes passwords; repeat it while sign-ins keep the workers busy.
+
+    For commands and tasks, which no client waits for. The function must not have changed anything
+    when it raises RateLimited.
+    """
+    while True:
+        try:
+            return await function()
+        except RateLimited as busy:
+            await asyncio.sleep(busy.retry_after.total_seconds())
 
 
 def sign_in_slot(environment: Environment) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses.address_syntax import checked_domain
+from mail.addresses.address_syntax import normalize_and_validate_domain
 from models.domains.tables import Domain
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
@@ -41,7 +41,8 @@ class EffectivePasswordPolicy:
         )
         if count_character_classes(normalized) < self.min_classes:
             text = (
-                f"At least {self.min_classes} of the classes lower case, upper case, digits, others"
+                f"The password must have at least {self.min_classes} of these classes: "
+                "lower case, upper case, digits, others."
             )
             raise InvalidInput(text, constraint=ValidationConstraint.CHARACTER_CLASSES, path=path)
 
@@ -86,6 +87,6 @@ async def load_policy_of_address(ctx: Context, address: str) -> EffectivePasswor
     domain = None
     with suppress(InvalidInput):
         domain = await domain_loaders.find_administered_domain(
-            ctx, checked_domain(address.rpartition("@")[2])
+            ctx, normalize_and_validate_domain(address.rpartition("@")[2])
         )
     return policy_of_domain(ctx.environment, domain)

@@ -7,7 +7,7 @@ from models.errors import Forbidden, InvalidInput
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector
 from resolvers.users.user_locks import lock_users_and_store_changes
@@ -16,7 +16,9 @@ TEMPORARY_LIFETIME = timedelta(hours=24)
 MAX_START_DELAY = timedelta(days=365)  # until a temporary password becomes valid
 
 
-async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime | None) -> str:
+async def set_temporary_password_and_sign_out(
+    ctx: Context, user_id: int, starts_at: datetime | None
+) -> str:
     """Give a user a temporary password beside the current one; return it.
 
     It is valid for a day, from now or from `starts_at`, and can only be used to set a new
@@ -25,19 +27,19 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
     """
     now = ctx.environment.now()
     if starts_at and starts_at > now + MAX_START_DELAY:
-        text = f"at most {MAX_START_DELAY.days} days from now"
+        text = f"The start must be at most {MAX_START_DELAY.days} days ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
-        raise Forbidden("Use userUpdate to change the caller's password", path=["user"])
+        raise Forbidden("Use userUpdate to change the caller's password.", path=["user"])
     valid_from = max(now, starts_at or now)
     policy = await ctx.load(password_policy.load_policies_of_users, user_id)
     password = new_passwords.generate_password(ctx.environment, policy)
     password_hash = await password_hashes.hash_password(ctx.environment, password)
     async with lock_users_and_store_changes(
-        ctx, UserSelector(ids=(user_id,)), "userPasswordReset", path="user"
+        ctx, UserSelector(is_reference=True, ids=(user_id,)), "userPasswordReset", path="user"
     ) as locked_users:
         for user in locked_users.rows:
-            locked_users.set_columns(
+            locked_users.set_columns_to_store(
                 user,
                 temporary_password=password_hash,
                 temporary_from=valid_from,
@@ -45,7 +47,7 @@ async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime
                 password_change_required=True,
             )
             locked_users.sign_out(user)
-            await security_log.log_event(
+            await security_log.log_event_and_queue_notice(
                 ctx, locked_users.session, NewSecurityEvent(AuthEventAction.PASSWORD_RESET, user.id)
             )
     return password

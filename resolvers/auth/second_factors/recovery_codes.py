@@ -20,7 +20,7 @@ GROUP_LENGTH = 4  # characters between two hyphens
 MAX_TYPED_LENGTH = 64  # characters, with spaces and hyphens
 
 
-def normalize_recovery_code(code: str) -> str | None:
+def normalize_recovery_code_or_none(code: str) -> str | None:
     """Return a code in lower case without hyphens and spaces; None if it has another form."""
     code = (
         "".join(code.split()).replace("-", "").casefold() if len(code) <= MAX_TYPED_LENGTH else ""
@@ -75,7 +75,7 @@ async def is_unused_code(ctx: Context, user_id: int, code: str) -> bool:
     return bool(await ctx.read(statement))
 
 
-async def use_up_recovery_code(
+async def try_use_up_recovery_code(
     environment: Environment, session: AsyncSession, user_id: int, code: str
 ) -> bool:
     """Mark a code as used. Returns False if it was used already."""

@@ -11,10 +11,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.auth.security_log import AuthEventAction, AuthEventResult
 from models.errors import AuthenticationFailed
 from models.store.columns import ColumnRow
+from models.throttling.policy import BanCause
 from resolvers.auth import security_log, throttles
 from resolvers.auth.second_factors import recovery_codes, totp, webauthn
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
+from resolvers.throttling import client_failures
 
 
 class TwoFactorMethod(StrEnum):
@@ -68,10 +70,11 @@ async def verify_and_use_up_second_factor(
     """
     limits = {f"factor:{user.id}": throttles.limit_of_name_and_network(ctx.environment.options)}
     await throttles.require_not_throttled(ctx, limits)
-    valid_proof = await _verify_proof(ctx, user, proof)
+    valid_proof = await _verify_proof_or_none(ctx, user, proof)
     if valid_proof is None:
+        await client_failures.count_failure_and_log_ban(ctx, BanCause.SECOND_FACTOR, user.id)
         try:
-            await throttles.count_failure(ctx.environment, limits)
+            await throttles.count_failure_return_reached_keys(ctx.environment, limits)
         finally:
             action = (
                 AuthEventAction.TOTP_VERIFY
@@ -79,25 +82,27 @@ async def verify_and_use_up_second_factor(
                 else AuthEventAction.WEBAUTHN_VERIFY
             )
             async with ctx.write_session(user.id) as session:
-                await security_log.log_event(
+                await security_log.log_event_and_queue_notice(
                     ctx, session, NewSecurityEvent(action, user.id, AuthEventResult.FAILURE)
                 )
-        raise AuthenticationFailed("the second factor is wrong")
+        raise AuthenticationFailed("The second factor is wrong.")
     async with ctx.write_session(user.id) as session:
         # Checked again now that the user is locked: of many concurrent guesses, the right one is
         # refused if the others have used up the limit.
         await throttles.require_not_throttled(ctx, limits)
         if not await valid_proof.use_up(session):
-            raise AuthenticationFailed("the second factor is wrong")  # a concurrent request used it
+            raise AuthenticationFailed(
+                "The second factor is wrong."
+            )  # a concurrent request used it
         for key in limits:
             await throttles.delete_failures(ctx, key)
-        await security_log.log_event(
+        await security_log.log_event_and_queue_notice(
             ctx, session, NewSecurityEvent(valid_proof.action, user.id, detail=valid_proof.detail)
         )
     return valid_proof.method
 
 
-async def _verify_proof(
+async def _verify_proof_or_none(
     ctx: Context, user: ColumnRow, proof: SecondFactorProof
 ) -> ValidProof | None:
     """Return the valid proof of a factor that is on; None if the proof is wrong."""
@@ -105,9 +110,11 @@ async def _verify_proof(
     if proof.totp is not None:
         return await _verify_totp_or_recovery_code(ctx, user.id, proof.totp, methods)
     if proof.webauthn is not None and TwoFactorMethod.WEBAUTHN in methods:
-        assertion = await webauthn.verify_assertion(ctx, user.id, proof.webauthn)
+        assertion = await webauthn.verify_assertion_or_delete_challenge(
+            ctx, user.id, proof.webauthn
+        )
         if assertion is not None:
-            use_up = partial(_use_up_assertion, ctx, assertion)
+            use_up = partial(_try_use_up_assertion, ctx, assertion)
             detail = {"key": assertion.name}
             return ValidProof(
                 TwoFactorMethod.WEBAUTHN, AuthEventAction.WEBAUTHN_VERIFY, use_up, detail
@@ -122,25 +129,25 @@ async def _verify_totp_or_recovery_code(
     if TwoFactorMethod.TOTP in methods:
         step = await totp.find_step_of_unused_code(ctx, user_id, code)
         if step is not None:
-            use_up = partial(totp.use_up_totp_step, user_id=user_id, step=step)
+            use_up = partial(totp.try_use_up_totp_step, user_id=user_id, step=step)
             return ValidProof(TwoFactorMethod.TOTP, AuthEventAction.TOTP_VERIFY, use_up)
-    normalized = recovery_codes.normalize_recovery_code(code)
+    normalized = recovery_codes.normalize_recovery_code_or_none(code)
     if methods and normalized and await recovery_codes.is_unused_code(ctx, user_id, normalized):
         return ValidProof(
             methods[0],
             AuthEventAction.RECOVERY_CODE_VERIFY,
-            partial(_use_up_recovery_code, ctx, user_id, normalized),
+            partial(_try_use_up_recovery_code, ctx, user_id, normalized),
         )
     return None
 
 
-async def _use_up_assertion(
+async def _try_use_up_assertion(
     ctx: Context, assertion: webauthn.VerifiedAssertion, session: AsyncSession
 ) -> bool:
-    return await webauthn.use_up_assertion(ctx.environment, session, assertion)
+    return await webauthn.try_use_up_assertion(ctx.environment, session, assertion)
 
 
-async def _use_up_recovery_code(
+async def _try_use_up_recovery_code(
     ctx: Context, user_id: int, code: str, session: AsyncSession
 ) -> bool:
-    return await recovery_codes.use_up_recovery_code(ctx.environment, session, user_id, code)
+    return await recovery_codes.try_use_up_recovery_code(ctx.environment, session, user_id, code)

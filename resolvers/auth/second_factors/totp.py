@@ -66,7 +66,7 @@ def find_step_of_code(environment: Environment, secret: bytes, code: str) -> int
     return matching_step
 
 
-def normalize_totp_code(code: str) -> str | None:
+def normalize_totp_code_or_none(code: str) -> str | None:
     """Return a typed code without spaces as six digits; None if it has another form."""
     code = "".join(code.split()) if len(code) <= MAX_LABEL_LENGTH else ""
     return code if len(code) == CODE_DIGITS and code.isascii() and code.isdigit() else None
@@ -82,10 +82,12 @@ def decode_secret(text: str) -> bytes:
         secret = base64.b32decode(normalized + "=" * (-len(normalized) % 8))
     except (binascii.Error, ValueError) as problem:
         raise InvalidInput(
-            "The seed must be base32", constraint=ValidationConstraint.BASE32, path=["seed"]
+            "The seed must be base32.", constraint=ValidationConstraint.BASE32, path=["seed"]
         ) from problem
     if len(secret) not in IMPORTED_SECRET_SIZES:
-        text = f"The seed must have {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes"
+        text = (
+            f"The seed must have {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes."
+        )
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["seed"])
     return secret
 
@@ -119,7 +121,7 @@ def _validate_label(text: str | None, field: str) -> str | None:
     """Return a label or issuer. Raises Invalid if it is too long or has a colon."""
     if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable() or ":" in text):
         raise InvalidInput(
-            f"at most {MAX_LABEL_LENGTH} printable characters, without a colon",
+            f"The label has at most {MAX_LABEL_LENGTH} printable characters, without a colon.",
             constraint=ValidationConstraint.PATTERN,
             path=[field],
         )
@@ -155,15 +157,17 @@ async def enable_pending_secret(
     environment, now = ctx.environment, ctx.environment.now()
     row = (await (await session.connection()).execute(_select_totp_row(user_id))).first()
     if row is None or row.pending is None or row.pending_at + PENDING_LIFETIME <= now:
-        raise Conflict("There is no unproved TOTP secret: call totpSetup first", path=["token"])
-    digits = normalize_totp_code(code)
+        raise Conflict(
+            "No TOTP secret waits for its confirmation: call totpSetup first.", path=["token"]
+        )
+    digits = normalize_totp_code_or_none(code)
     step = (
         find_step_of_code(environment, _decrypt_secret(environment, row.pending, user_id), digits)
         if digits
         else None
     )
     if step is None:
-        raise AuthenticationFailed("the code is wrong")
+        raise AuthenticationFailed("The code is wrong.")
     await _upsert_totp_row(
         session,
         user_id,
@@ -210,7 +214,7 @@ def _decrypt_secret(environment: Environment, encrypted: str, user_id: int) -> b
 async def find_step_of_unused_code(ctx: Context, user_id: int, code: str) -> int | None:
     """Return the time step of an unused code of the user's secret; None if the code is wrong."""
     rows = await ctx.read(_select_totp_row(user_id))
-    digits = normalize_totp_code(code)
+    digits = normalize_totp_code_or_none(code)
     if not rows or rows[0].seed is None or digits is None:
         return None
     step = find_step_of_code(
@@ -220,7 +224,7 @@ async def find_step_of_unused_code(ctx: Context, user_id: int, code: str) -> int
     return step if step is not None and (last_used_step is None or last_used_step < step) else None
 
 
-async def use_up_totp_step(session: AsyncSession, user_id: int, step: int) -> bool:
+async def try_use_up_totp_step(session: AsyncSession, user_id: int, step: int) -> bool:
     """Use up the code of this time step and all earlier ones.
 
     Returns False if it was used already.

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from sqlalchemy import Delete, Select, delete, select, update
+from sqlalchemy import ColumnElement, Delete, Select, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.second_factors import WebauthnChallenge, WebauthnKey
+from models.base64url import encode_base64url
 from models.errors import (
     AuthenticationFailed,
     Conflict,
@@ -46,7 +47,7 @@ MAX_CHALLENGES = 10  # of a user; the oldest are deleted
 MAX_KEYS = 20  # of a user
 MAX_NAME_LENGTH = 128  # characters of a name
 MAX_MEMBER_LENGTH = 32_768  # characters of one member of a response
-INVALID_RESPONSE_TEXT = "The response does not answer a valid challenge of this server"
+INVALID_RESPONSE_TEXT = "The response does not match a valid challenge of this server."
 TRANSPORTS = frozenset({"ble", "cable", "hybrid", "internal", "nfc", "smart-card", "usb"})
 
 
@@ -87,7 +88,7 @@ class VerifiedAssertion:
     new_sign_count: int
 
 
-def relying_party(options: Options) -> RelyingParty:
+def require_relying_party(options: Options) -> RelyingParty:
     """Return the relying party from the settings, by default from the public URL.
 
     The headers of a request are never used. Raises Unavailable if no public URL is set.
@@ -98,7 +99,7 @@ def relying_party(options: Options) -> RelyingParty:
         origins = [f"{public_url.scheme}://{public_url.netloc}".lower()]
     host = options.webauthn_rp_id or public_url.hostname
     if not host or not origins:
-        text = "WebAuthn requires a public URL: set MERGANSER_PUBLIC_URL"
+        text = "WebAuthn requires a public URL: set MERGANSER_PUBLIC_URL."
         raise ServiceUnavailable(text, component="webauthn")
     return RelyingParty(host, origins)
 
@@ -111,16 +112,16 @@ async def create_challenge_options(
     Raises Conflict to authenticate a user without a key, LimitReached to register too many keys.
     """
     rp, environment, now = (
-        relying_party(ctx.environment.options),
+        require_relying_party(ctx.environment.options),
         ctx.environment,
         ctx.environment.now(),
     )
     keys = await ctx.read(_select_keys_of_users([user.id]))
     if ceremony is Ceremony.AUTHENTICATION and not keys:
-        raise Conflict("no security key is registered", path=["ceremony"])
+        raise Conflict("The account has no security key.", path=["ceremony"])
     if ceremony is Ceremony.REGISTRATION:
         _require_below_limit(len(keys))
-    challenge_text = _encode_base64url(environment.random_bytes(CHALLENGE_SIZE))
+    challenge_text = encode_base64url(environment.random_bytes(CHALLENGE_SIZE))
     is_registration = ceremony is Ceremony.REGISTRATION
     is_of_user = col(WebauthnChallenge.user_id) == user.id
     newest = select(col(WebauthnChallenge.id)).where(is_of_user)
@@ -150,7 +151,7 @@ async def create_challenge_options(
 
 
 def _registration_options(
-    rp: RelyingParty, user: ColumnRow, challenge_text: str, keys: Sequence[ColumnRow]
+    rp: RelyingParty, user: ColumnRow, challenge_text: str, webauthn_keys: Sequence[ColumnRow]
 ) -> dict[str, Any]:
     from webauthn import generate_registration_options, options_to_json  # noqa: PLC0415
     from webauthn.helpers import structs  # noqa: PLC0415
@@ -162,7 +163,7 @@ def _registration_options(
         user_id=_user_handle(user.id),
         user_display_name=user.name or user.username,
         challenge=_decode_base64url(challenge_text),
-        exclude_credentials=_credential_descriptors(keys),
+        exclude_credentials=_credential_descriptors(webauthn_keys),
         authenticator_selection=structs.AuthenticatorSelectionCriteria(
             user_verification=structs.UserVerificationRequirement.PREFERRED
         ),
@@ -172,20 +173,20 @@ def _registration_options(
 
 
 def _authentication_options(
-    rp: RelyingParty, challenge_text: str, keys: Sequence[ColumnRow]
+    rp: RelyingParty, challenge_text: str, webauthn_keys: Sequence[ColumnRow]
 ) -> dict[str, Any]:
     from webauthn import generate_authentication_options, options_to_json  # noqa: PLC0415
 
     options = generate_authentication_options(
         rp_id=rp.id,
         challenge=_decode_base64url(challenge_text),
-        allow_credentials=_credential_descriptors(keys),
+        allow_credentials=_credential_descriptors(webauthn_keys),
     )
     result: dict[str, Any] = json.loads(options_to_json(options))
     return result
 
 
-def _credential_descriptors(keys: Sequence[ColumnRow]) -> list[Any]:
+def _credential_descriptors(webauthn_keys: Sequence[ColumnRow]) -> list[Any]:
     from webauthn.helpers import structs  # noqa: PLC0415
 
     return [
@@ -193,7 +194,7 @@ def _credential_descriptors(keys: Sequence[ColumnRow]) -> list[Any]:
             id=_decode_base64url(key.credential_id),
             transports=[structs.AuthenticatorTransport(transport) for transport in key.transports],
         )
-        for key in keys
+        for key in webauthn_keys
     ]
 
 
@@ -202,7 +203,7 @@ def _user_handle(user_id: int) -> bytes:
     return str(user_id).encode()
 
 
-async def verify_registration(
+async def verify_registration_or_delete_challenge(
     ctx: Context, user_id: int, response: Mapping[str, Any]
 ) -> VerifiedRegistration:
     """Verify the response to a registration challenge and return the new key.
@@ -210,10 +211,12 @@ async def verify_registration(
     Raises AuthenticationFailed if the response is wrong; its challenge is deleted. Must not be
     called inside a transaction that has written.
     """
-    rp = relying_party(ctx.environment.options)
-    challenge_text = await _load_answered_challenge(ctx, user_id, response, is_registration=True)
+    rp = require_relying_party(ctx.environment.options)
+    challenge_text = await _load_answered_challenge_or_none(
+        ctx, user_id, response, is_registration=True
+    )
 
-    def verify() -> VerifiedRegistration:
+    def verify_registration_of_challenge() -> VerifiedRegistration:
         from webauthn import verify_registration_response  # noqa: PLC0415
 
         result = verify_registration_response(
@@ -225,18 +228,20 @@ async def verify_registration(
         offered_transports = response["response"].get("transports") or []
         return VerifiedRegistration(
             str(challenge_text),
-            _encode_base64url(result.credential_id),
-            _encode_base64url(result.credential_public_key),
+            encode_base64url(result.credential_id),
+            encode_base64url(result.credential_public_key),
             result.sign_count,
             sorted(
                 TRANSPORTS.intersection(
-                    each for each in offered_transports if isinstance(each, str)
+                    transport for transport in offered_transports if isinstance(transport, str)
                 )
             ),
         )
 
     verified = (
-        await _verify_or_delete_challenge(ctx.environment, challenge_text, verify)
+        await _verify_or_delete_challenge(
+            ctx.environment, challenge_text, verify_registration_of_challenge
+        )
         if challenge_text
         else None
     )
@@ -271,7 +276,7 @@ async def store_key_and_delete_challenge(
         async with session.begin_nested():
             session.add(row)
     except IntegrityError as clash:
-        raise Conflict("The key is already registered", path=["response"]) from clash
+        raise Conflict("The key is already registered.", path=["response"]) from clash
     return row
 
 
@@ -282,7 +287,7 @@ def validate_key_name(name: str) -> str:
     """
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
-        text = f"a name has 1 to {MAX_NAME_LENGTH} printable characters"
+        text = f"The name has from 1 to {MAX_NAME_LENGTH} printable characters."
         raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=["name"])
     return name
 
@@ -290,10 +295,12 @@ def validate_key_name(name: str) -> str:
 def _require_below_limit(key_count: int) -> None:
     """Raise LimitReached if the user has the highest number of keys."""
     if key_count >= MAX_KEYS:
-        raise LimitReached(f"at most {MAX_KEYS} security keys", limit=MAX_KEYS, used=key_count)
+        raise LimitReached(
+            f"An account has at most {MAX_KEYS} security keys.", limit=MAX_KEYS, used=key_count
+        )
 
 
-async def verify_assertion(
+async def verify_assertion_or_delete_challenge(
     ctx: Context, user_id: int, response: Mapping[str, Any]
 ) -> VerifiedAssertion | None:
     """Verify the response to an authentication challenge; None if it is wrong.
@@ -301,21 +308,23 @@ async def verify_assertion(
     The challenge of a wrong response is deleted. Must not be called inside a transaction that has
     written.
     """
-    rp = relying_party(ctx.environment.options)
-    challenge_text = await _load_answered_challenge(ctx, user_id, response, is_registration=False)
+    rp = require_relying_party(ctx.environment.options)
+    challenge_text = await _load_answered_challenge_or_none(
+        ctx, user_id, response, is_registration=False
+    )
     statement = select(*select_columns(WebauthnKey)).where(
         col(WebauthnKey.user_id) == user_id,
-        col(WebauthnKey.credential_id) == _normalize_base64url(response.get("id")),
+        col(WebauthnKey.credential_id) == _normalized_base64url_or_empty(response.get("id")),
     )
     key = next(iter(await ctx.read(statement)), None)
     if challenge_text is None:
         return None
 
-    def verify() -> VerifiedAssertion:
+    def verify_assertion_response() -> VerifiedAssertion:
         from webauthn import verify_authentication_response  # noqa: PLC0415
 
         if key is None:
-            raise ValueError("no key of the account")
+            raise ValueError("the account has no such key")
         result = verify_authentication_response(
             credential=dict(response),
             expected_challenge=_decode_base64url(challenge_text),
@@ -326,15 +335,17 @@ async def verify_assertion(
         )
         handle = response["response"].get("userHandle")
         if handle and _decode_base64url(handle) != _user_handle(user_id):
-            raise ValueError("the key is another account's")
+            raise ValueError("the key belongs to another account")
         return VerifiedAssertion(
             challenge_text, key.id, key.name, key.sign_count, result.new_sign_count
         )
 
-    return await _verify_or_delete_challenge(ctx.environment, challenge_text, verify)
+    return await _verify_or_delete_challenge(
+        ctx.environment, challenge_text, verify_assertion_response
+    )
 
 
-async def use_up_assertion(
+async def try_use_up_assertion(
     environment: Environment, session: AsyncSession, assertion: VerifiedAssertion
 ) -> bool:
     """Delete the challenge and store the signature counter.
@@ -354,15 +365,16 @@ async def use_up_assertion(
     return result.rowcount == 1
 
 
-async def _load_answered_challenge(
+async def _load_answered_challenge_or_none(
     ctx: Context, user_id: int, response: Mapping[str, Any], *, is_registration: bool
 ) -> str | None:
     """Load the challenge that a response answers.
 
     Returns None if it is unknown, expired or of another purpose.
     """
+    _require_short_members(response)
     statement = select(col(WebauthnChallenge.challenge)).where(
-        col(WebauthnChallenge.challenge) == (_challenge_of_response(response) or ""),
+        col(WebauthnChallenge.challenge) == (_challenge_of_response_or_none(response) or ""),
         col(WebauthnChallenge.user_id) == user_id,
         col(WebauthnChallenge.registers).is_(is_registration),
         col(WebauthnChallenge.created_at) > ctx.environment.now() - CHALLENGE_LIFETIME,
@@ -380,22 +392,19 @@ def _delete_challenge_sql(challenge_text: str) -> Delete:
     return delete(WebauthnChallenge).where(col(WebauthnChallenge.challenge) == challenge_text)
 
 
-def _challenge_of_response(response: Mapping[str, Any]) -> str | None:
-    """Return the challenge that the client data of a response names; None if malformed.
-
-    Raises Invalid if a member is longer than any authenticator sends.
-    """
-    authenticator_response = response.get("response")
-    members = [
-        *response.values(),
-        *(authenticator_response.values() if isinstance(authenticator_response, Mapping) else ()),
-    ]
+def _require_short_members(response: Mapping[str, Any]) -> None:
+    """Raise InvalidInput if a member of the response is longer than any authenticator sends."""
+    inner = response.get("response")
+    members = [*response.values(), *(inner.values() if isinstance(inner, Mapping) else ())]
     if any(isinstance(part, str) and len(part) > MAX_MEMBER_LENGTH for part in members):
         raise InvalidInput(
-            "The response is longer than that of any authenticator",
-            constraint=ValidationConstraint.MAX,
-            path=["response"],
+            "The response is too long.", constraint=ValidationConstraint.MAX, path=["response"]
         )
+
+
+def _challenge_of_response_or_none(response: Mapping[str, Any]) -> str | None:
+    """Return the challenge that the client data of a response names; None if malformed."""
+    authenticator_response = response.get("response")
     try:
         client_data = (
             json.loads(_decode_base64url(authenticator_response["clientDataJSON"]))
@@ -403,7 +412,7 @@ def _challenge_of_response(response: Mapping[str, Any]) -> str | None:
             else None
         )
         return (
-            _normalize_base64url(client_data["challenge"])
+            _normalized_base64url_or_empty(client_data["challenge"])
             if isinstance(client_data, dict)
             else None
         )
@@ -411,10 +420,10 @@ def _challenge_of_response(response: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _normalize_base64url(value: object) -> str:
+def _normalized_base64url_or_empty(value: object) -> str:
     """Return base64url without padding; empty if the value is not base64url."""
     try:
-        return _encode_base64url(_decode_base64url(value))
+        return encode_base64url(_decode_base64url(value))
     except ValueError:
         return ""
 
@@ -426,17 +435,13 @@ async def _verify_or_delete_challenge(
     try:
         return await asyncio.to_thread(verify)
     except Exception as problem:  # noqa: BLE001 - untrusted bytes can raise any error
-        log.info("a security key was refused", extra={"why": type(problem).__name__})
+        log.info("Security key rejected", extra={"why": type(problem).__name__})
 
     def delete_in_transaction(transaction: DatabaseTransaction) -> None:
         transaction.connection.execute(_delete_challenge_sql(challenge_text))
 
     await environment.run_transaction(delete_in_transaction)
     return None
-
-
-def _encode_base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _decode_base64url(value: object) -> bytes:
@@ -454,11 +459,11 @@ def _select_keys_of_users(user_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
     return statement.order_by(col(WebauthnKey.id))
 
 
-def _is_visible_sql(ctx: Context) -> Any:
+def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     return col(WebauthnKey.user_id).in_(select(col(User.id)).where(is_overseen_user(ctx)))
 
 
-async def load_keys_of_users(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_visible_keys_of_users(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the keys of these users, oldest first; none for users that the viewer can't oversee."""
     keys_by_user: dict[int, list[ColumnRow]] = {key: [] for key in user_ids}
     for row in await ctx.read(_select_keys_of_users(user_ids).where(_is_visible_sql(ctx))):
@@ -472,7 +477,7 @@ async def load_visible_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRo
     return await read_by_keys(ctx, statement, col(WebauthnKey.id), ids)
 
 
-async def delete_keys_and_count_remaining(
+async def delete_keys_with_challenges_and_count_remaining(
     session: AsyncSession, user_id: int, ids_or_all: Sequence[int] | None = None
 ) -> int:
     """Delete these keys of the user, or all; return the number left.

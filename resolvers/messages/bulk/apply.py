@@ -11,9 +11,10 @@ from models.store.columns import ColumnRow, select_columns
 from resolvers.context import Context
 from resolvers.messages.bulk import copy, flags, row_changes, snooze
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
+from resolvers.messages.bulk.row_changes import UidChange
 
 
-async def apply_to_rows(
+async def apply_bulk_request_to_rows(
     ctx: Context,
     session: AsyncSession,
     request: BulkRequest,
@@ -29,7 +30,7 @@ async def apply_to_rows(
         return outcome
     if request.target_mailbox is not None:
         for user_id, user_rows in row_changes.group_rows_by_user(rows).items():
-            outcome.uids_by_message_id |= await _move_or_copy(
+            outcome.uids_by_message_id |= await _move_or_copy_to_mailbox(
                 ctx, session, request, user_rows, target_by_user[user_id]
             )
     if request.changes is not None and not request.changes.is_empty:
@@ -49,19 +50,19 @@ async def apply_to_rows(
     return outcome
 
 
-async def _move_or_copy(
+async def _move_or_copy_to_mailbox(
     ctx: Context,
     session: AsyncSession,
     request: BulkRequest,
     rows: Sequence[ColumnRow],
     target: ColumnRow,
-) -> dict[int, tuple[int, int]]:
+) -> dict[int, UidChange]:
     """Move or copy messages of one account into a mailbox.
 
     Returns old and new UID by message ID.
     """
     if target.user_id == rows[0].user_id and not request.is_copy:
-        return await row_changes.move_messages(ctx, session, rows, target)
+        return await row_changes.move_messages_to_mailbox(ctx, session, rows, target)
     uids = await copy.copy_returning_uids_by_copy_id(ctx, session, rows, target)
     if not request.is_copy:  # the copy belongs to another account
         await row_changes.delete_permanently(ctx, session, rows)

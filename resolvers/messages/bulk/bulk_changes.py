@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -19,24 +18,25 @@ from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.messages.bulk import flags, owners, snooze
 from resolvers.messages.bulk import rights as bulk_rights
 from resolvers.messages.bulk import undo as bulk_undo
-from resolvers.messages.bulk.apply import apply_to_rows
+from resolvers.messages.bulk.apply import apply_bulk_request_to_rows
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
-from resolvers.messages.bulk.bulk_tasks import queue_task, task_owner_id
+from resolvers.messages.bulk.bulk_tasks import insert_bulk_change_task, task_owner_id
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.owners import BulkAccounts
-from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.bulk.selected_messages import (
     load_selected_messages,
-    load_source_mailbox_ids,
     require_all_selected,
+    require_mailbox_ids_of_selector,
     require_selected_ids,
     require_target_mailboxes,
     require_unchanged,
 )
+from resolvers.messages.bulk.undo import StoredUndo
 
 NO_CHANGES = FlagChanges({})
 
 
-async def apply_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
+async def apply_or_queue_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
     """Apply the request: in one transaction, or as a task if it is large or asks for one.
 
     Raises InvalidInput, NotFound, Forbidden, OverQuota, or Stale if a message changed since
@@ -44,23 +44,25 @@ async def apply_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
     """
     if request.changes is not None and request.changes.is_empty and request.target_mailbox is None:
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     snooze.validate_snooze(ctx, request.changes, is_move=request.target_mailbox is not None)
-    accounts = await _load_accounts(ctx, request)
+    accounts = await _require_accounts_of_bulk_request(ctx, request)
     if request.unchanged_since_modseq is not None and len(accounts.user_ids) != 1:
-        text = "accounts count their changes apart: say it of one"
+        text = "`ifUnchangedSince` requires the selection of only one account."
         raise InvalidInput(
             text, constraint=ValidationConstraint.EXCLUSIVE, path=["ifUnchangedSince"]
         )
     request = replace(
-        request, selector=await request.selector.with_filter_sql(ctx, accounts.user_ids)
+        request, selector=await request.selector.validated_with_filter_sql(ctx, accounts.user_ids)
     )
     few = len(request.selector.ids or ()) <= ctx.environment.options.bulk_max_items
     are_own_messages = accounts.user_ids and not (accounts.other_users or accounts.grantee_id)
     if request.is_flag_change_by_id and few and are_own_messages:
         return await ctx.run_transaction(
-            lambda transaction: _change_flags_in_transaction(ctx, transaction, request, accounts),
+            lambda transaction: _change_flags_and_store_undo(ctx, transaction, request, accounts),
             *accounts.user_ids,
         )
     if accounts.grantee_id and accounts.user_ids != [accounts.grantee_id]:
@@ -79,7 +81,7 @@ async def _apply_or_queue_in_session(
 ) -> BulkOutcome:
     task_stream_ids = [task_owner_id(ctx, bulk_accounts) or PLATFORM]
     async with ctx.write_session(*bulk_accounts.stream_ids, *task_stream_ids) as session:
-        source_ids = await load_source_mailbox_ids(ctx, request, bulk_accounts)
+        source_ids = await require_mailbox_ids_of_selector(ctx, request, bulk_accounts)
         if request.selector.mailbox is not None:
             request = replace(request, source_mailbox_ids=source_ids)
         limit = ctx.environment.options.bulk_max_items
@@ -91,16 +93,19 @@ async def _apply_or_queue_in_session(
         await require_unchanged(ctx, request, bulk_accounts)
         if request.always_as_task or len(rows) > limit:
             return BulkOutcome(
-                task=await queue_task(ctx, session, request, bulk_accounts, source_ids)
+                task=await insert_bulk_change_task(ctx, session, request, bulk_accounts, source_ids)
             )
         require_target_mailboxes(request, bulk_accounts, {row.user_id for row in rows})
         count_by_user = Counter(row.user_id for row in rows)
-        await owners.log_bulk_change(
+        await owners.write_audit_log_of_bulk_change(
             ctx, session, bulk_accounts, request.mutation_name, count_by_user
         )
-        undo, until = await _create_undo_token(ctx, session, request, rows, bulk_accounts)
-        outcome = await apply_to_rows(ctx, session, request, rows, bulk_accounts.target_by_user)
-        outcome.undo_token, outcome.undoable_until = undo, until
+        undo = await _create_undo_unless_final(ctx, session, request, rows, bulk_accounts)
+        outcome = await apply_bulk_request_to_rows(
+            ctx, session, request, rows, bulk_accounts.target_by_user
+        )
+        if undo:
+            outcome.undo_token, outcome.undoable_until = undo.token, undo.expires_at
         if request.deletes_empty_mailboxes:
             emptied = {*source_ids, *(row.mailbox_id for row in rows)}
             outcome.deleted_mailbox_ids = await mailbox_delete.delete_empty_mailboxes(
@@ -109,16 +114,18 @@ async def _apply_or_queue_in_session(
         return outcome
 
 
-async def _load_accounts(ctx: Context, request: BulkRequest) -> BulkAccounts:
+async def _require_accounts_of_bulk_request(ctx: Context, request: BulkRequest) -> BulkAccounts:
     users, source = request.selector.users, request.source_user
     if users.is_given or source:
-        return await owners.load_bulk_accounts(
+        return await owners.require_bulk_accounts(
             ctx, users, source_user=source, target_mailbox=request.target_mailbox
         )
-    return await owners.load_accounts_of_selector(ctx, request.selector, request.target_mailbox)
+    return await owners.require_accounts_of_selector_without_users(
+        ctx, request.selector, request.target_mailbox
+    )
 
 
-def _change_flags_in_transaction(
+def _change_flags_and_store_undo(
     ctx: Context,
     transaction: DatabaseTransaction,
     request: BulkRequest,
@@ -151,26 +158,29 @@ async def _require_rights(
             request, to_other_account=bulk_accounts.receiving_user is not None
         )
         mailboxes = sorted({row.mailbox_id for row in rows})
-        await bulk_rights.require_rights(ctx, mailboxes, source_rights, ["select"])
+        await bulk_rights.require_rights_in_shared_mailboxes(
+            ctx, mailboxes, source_rights, ["select"]
+        )
         if request.deletes_empty_mailboxes:
-            raise Forbidden("folders are for their owner to delete", path=["dropEmpty"])
+            raise Forbidden(
+                "Only the owner of a mailbox can delete it.", path=["deleteEmptyMailbox"]
+            )
     for mailbox in bulk_accounts.target_by_user.values():
         if mailbox.user_id != bulk_accounts.grantee_id:
             source_rights = bulk_rights.rights_for_changes(request.changes) | {ShareRight.INSERT}
-            await bulk_rights.require_rights(ctx, [mailbox.id], source_rights, ["to"])
+            await bulk_rights.require_rights_in_shared_mailboxes(
+                ctx, [mailbox.id], source_rights, ["to"]
+            )
 
 
-async def _create_undo_token(
+async def _create_undo_unless_final(
     ctx: Context,
     session: AsyncSession,
     request: BulkRequest,
     rows: Sequence[ColumnRow],
     bulk_accounts: BulkAccounts,
-) -> tuple[str | None, datetime | None]:
-    """Return an undo token and its expiry.
-
-    None if the request can't be undone, or for platform keys.
-    """
+) -> StoredUndo | None:
+    """Store an undo. Returns None if the request can't be undone, or for platform keys."""
     final = (
         request.is_permanent
         or request.is_copy
@@ -178,7 +188,7 @@ async def _create_undo_token(
         or bulk_accounts.grantee_id
     )
     if final or not rows or not ctx.viewer.user_id:
-        return None, None
+        return None
     target_by_user = (
         {user: mailbox.id for user, mailbox in bulk_accounts.target_by_user.items()}
         if request.target_mailbox is not None

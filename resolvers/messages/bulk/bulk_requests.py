@@ -7,7 +7,8 @@ from datetime import datetime
 from models.admin.tasks import Task, TaskKind
 from models.store.columns import ColumnRow
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
+from resolvers.messages.bulk.row_changes import UidChange
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.users.selection import UserSelector
 
@@ -17,7 +18,7 @@ class BulkOutcome:
     """The result of a bulk operation: the changed messages, or the task that changes them."""
 
     rows: Sequence[ColumnRow] = ()
-    uids_by_message_id: dict[int, tuple[int, int]] = field(default_factory=dict)  # old and new UID
+    uids_by_message_id: dict[int, UidChange] = field(default_factory=dict)
     task: Task | None = None
     undo_token: str | None = field(default=None, repr=False)
     undoable_until: datetime | None = None

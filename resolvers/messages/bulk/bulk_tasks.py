@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.message_insert import SELECT_QUOTA
+from mail.storage.quota import SELECT_QUOTA
 from models.admin.tasks import Task
 from models.errors import NotFound, OverQuota
 from models.events.event_types import EventType
@@ -21,7 +21,7 @@ from models.store.columns import ColumnRow, select_columns
 from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
-    insert_tasks,
+    insert_tasks_and_wake_workers,
     next_ids_of_task,
     step_result_after_ids,
 )
@@ -30,10 +30,10 @@ from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.bulk import owners, row_changes
 from resolvers.messages.bulk import rights as bulk_rights
-from resolvers.messages.bulk.apply import apply_to_rows, load_mailboxes
+from resolvers.messages.bulk.apply import apply_bulk_request_to_rows, load_mailboxes
 from resolvers.messages.bulk.bulk_requests import BulkRequest
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.owners import BulkAccounts
-from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.bulk.selected_messages import (
     require_target_mailboxes,
     selected_messages_sql,
@@ -43,7 +43,7 @@ from resolvers.messages.filters.filter_conditions import MessageSelector
 MESSAGES_PER_STEP = 1000  # per task step
 
 
-async def queue_task(
+async def insert_bulk_change_task(
     ctx: Context,
     session: AsyncSession,
     request: BulkRequest,
@@ -63,13 +63,18 @@ async def queue_task(
     if request.is_copy or bulk_accounts.receiving_user:
         for user_id, size in sizes.items():
             await _require_quota(ctx, bulk_accounts.target_by_user[user_id].user_id, size)
-    await owners.log_bulk_change(ctx, session, bulk_accounts, request.mutation_name, count_by_user)
+    await owners.write_audit_log_of_bulk_change(
+        ctx, session, bulk_accounts, request.mutation_name, count_by_user
+    )
     orders = [
-        {"ids": [row.id for row in rows], **_task_order(request, bulk_accounts, source_mailbox_ids)}
+        {
+            "ids": [row.id for row in rows],
+            **_bulk_task_order_as_json(request, bulk_accounts, source_mailbox_ids),
+        }
     ]
     owner = task_owner_id(ctx, bulk_accounts)
-    (task,) = await insert_tasks(
-        ctx, session, request.task_kind, orders, user_id=owner, total=len(rows)
+    (task,) = await insert_tasks_and_wake_workers(
+        ctx, session, request.task_kind, orders, user_id=owner, total_count=len(rows)
     )
     stream = PLATFORM if owner is None else owner
     await ctx.record_change(session, stream, EventType.TASK_CHANGED, [task.id])
@@ -95,7 +100,7 @@ async def _require_quota(ctx: Context, user_id: int, byte_count: int) -> None:
             raise OverQuota(used=row.used, limit=row.allowed)
 
 
-def _task_order(
+def _bulk_task_order_as_json(
     request: BulkRequest, bulk_accounts: BulkAccounts, source_mailbox_ids: Sequence[int]
 ) -> dict[str, Any]:
     changes: dict[str, Any] | None = asdict(request.changes) if request.changes else None
@@ -131,7 +136,7 @@ async def plan_streams_of_next_step(
     return TaskStepPlan([*streams, *([task_order["given_to"]] if task_order["given_to"] else [])])
 
 
-async def run_task_step(
+async def run_task_step_in_transaction(
     ctx: Context,
     session: AsyncSession,
     task_order: dict[str, Any],
@@ -141,11 +146,14 @@ async def run_task_step(
     """Run the next step of a task."""
     ids = next_ids_of_task(task_order, checkpoint, MESSAGES_PER_STEP)
     return step_result_after_ids(
-        ids, task_order, checkpoint, await apply_task_chunk(ctx, session, task_order, ids)
+        ids,
+        task_order,
+        checkpoint,
+        await apply_bulk_request_to_chunk_and_count(ctx, session, task_order, ids),
     )
 
 
-async def apply_task_chunk(
+async def apply_bulk_request_to_chunk_and_count(
     ctx: Context, session: AsyncSession, task_order: dict[str, Any], message_ids: Sequence[int]
 ) -> int:
     """Apply a task to one chunk of messages, inside the transaction of its step.
@@ -174,17 +182,19 @@ async def apply_task_chunk(
     ]
     if order.duplicate_column:
         rows = await _rows_still_duplicate(session, rows, order.duplicate_column)
-    folders = await _reload_targets(session, task_order, {row.user_id for row in rows})
+    folders = await _require_target_mailboxes_by_user(
+        session, task_order, {row.user_id for row in rows}
+    )
     if task_order.get("grantee"):
-        rows = await _rows_still_permitted(ctx, order, rows, folders)
-    await apply_to_rows(ctx, session, order, rows, folders)
+        rows = await _require_target_rights_and_permitted_rows(ctx, order, rows, folders)
+    await apply_bulk_request_to_rows(ctx, session, order, rows, folders)
     if task_order["emptied"] is not None:
         emptied = {*task_order["emptied"], *(row.mailbox_id for row in rows)}
         await mailbox_delete.delete_empty_mailboxes(ctx, session, emptied)
     return len(rows)
 
 
-async def _rows_still_permitted(
+async def _require_target_rights_and_permitted_rows(
     ctx: Context,
     request: BulkRequest,
     rows: Sequence[ColumnRow],
@@ -197,7 +207,7 @@ async def _rows_still_permitted(
     viewer_id = ctx.viewer.user_id
     mailboxes = sorted({row.mailbox_id for row in rows if row.user_id != viewer_id})
     is_for_other_account = any(mailbox.user_id != user for user, mailbox in target_by_user.items())
-    missing_rights = await bulk_rights.load_missing_rights(
+    missing_rights = await bulk_rights.load_missing_rights_in_shared_mailboxes(
         ctx,
         mailboxes,
         bulk_rights.rights_needed_in_source(request, to_other_account=is_for_other_account),
@@ -205,7 +215,9 @@ async def _rows_still_permitted(
     for mailbox in target_by_user.values():
         if mailbox.user_id != viewer_id:
             required_rights = bulk_rights.rights_for_changes(request.changes) | {ShareRight.INSERT}
-            await bulk_rights.require_rights(ctx, [mailbox.id], required_rights, ["to"])
+            await bulk_rights.require_rights_in_shared_mailboxes(
+                ctx, [mailbox.id], required_rights, ["to"]
+            )
     return [row for row in rows if row.mailbox_id not in missing_rights]
 
 
@@ -233,7 +245,7 @@ async def _rows_still_duplicate(
     return [row for row in rows if row.id not in oldest_ids]
 
 
-async def _reload_targets(
+async def _require_target_mailboxes_by_user(
     session: AsyncSession, task_order: Mapping[str, Any], user_ids: Iterable[int]
 ) -> dict[int, ColumnRow]:
     """Return the target mailbox of each account. Raises NotFound if it was deleted."""
@@ -245,5 +257,5 @@ async def _reload_targets(
     rows_by_id = await load_mailboxes(session, keys.values()) if keys else {}
     for key in keys.values():
         if key not in rows_by_id:
-            raise NotFound(str(key), path=["to"])
+            raise NotFound(str(key), path=["to"], noun="Target mailbox")
     return {user: rows_by_id[key] for user, key in keys.items()}

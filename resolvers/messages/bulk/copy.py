@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
-from mail.storage.message_insert import take_quota_and_count_received
+from mail.storage.quota import take_quota_and_count_received
 from models.admin.legal_holds import CopyOrigin
 from models.events.event_types import EventType
 from models.events.wakeups import UNINDEXED
@@ -23,13 +23,14 @@ from models.runtime.environment import DatabaseTransaction, wake_workers_after_c
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from resolvers.context import Context
 from resolvers.messages.bulk import row_changes
+from resolvers.messages.bulk.row_changes import UidChange
 
 KEYS_PER_STATEMENT = 1000  # per statement
 
 
 async def copy_returning_uids_by_copy_id(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
-) -> dict[int, tuple[int, int]]:
+) -> dict[int, UidChange]:
     """Copy messages of one account into a mailbox, of the same account or another one.
 
     Both streams are locked, and the accounts share a tenant: blobs get another reference and are
@@ -42,12 +43,12 @@ async def copy_returning_uids_by_copy_id(
     )
     first_uids = await ctx.environment.run_in_session(session, take)
     uids = await row_changes.reserve_uids(session, target, len(ordered))
-    keys = [ctx.environment.new_id() for _ in ordered]
-    last = await ctx.record_change(
+    copy_ids = [ctx.environment.new_id() for _ in ordered]
+    modseq = await ctx.record_change(
         session,
         owner,
         EventType.MESSAGE_ADDED,
-        keys,
+        copy_ids,
         mailbox=target.id,
         uid=list(uids),
         flags=[imap_flags(row) for row in ordered],
@@ -55,40 +56,50 @@ async def copy_returning_uids_by_copy_id(
     threads: Mapping[int, int] = {}
     if ordered[0].user_id != owner:
         threads = await _find_or_create_threads_of_owner(ctx, session, ordered, owner)
-    at = ctx.environment.now()
-    common_values = {
-        "user_id": owner,
-        "mailbox_id": target.id,
-        "modseq": last,
-        "saved_at": at,
-        "expires_at": at + timedelta(seconds=target.retention) if target.retention else None,
-        "indexed": False,
-        "snoozed_until": None,
-        "snoozed_from": None,
-    }
+    common_values = _common_values_of_copies(target, modseq, ctx.environment.now())
     if ordered[0].user_id != owner:
         common_values["forwarded_to"] = None  # the forwards belong to the other account
     values_by_message_id = {
         row.id: {
             **common_values,
-            "id": key,
+            "id": copy_id,
             "uid": uid,
             "thread_id": threads.get(row.thread_id, row.thread_id),
         }
-        for row, key, uid in zip(ordered, keys, uids, strict=True)
+        for row, copy_id, uid in zip(ordered, copy_ids, uids, strict=True)
     }
     await _insert_copies(session, values_by_message_id)
     wake_workers_after_commit(session, UNINDEXED)
     await row_changes.apply_counter_deltas(
-        session, last, {target.id: row_changes.arrival_delta(ordered)}
+        session, modseq, {target.id: row_changes.arrival_delta(ordered)}
     )
 
     def record_copies(transaction: DatabaseTransaction) -> None:
-        user_limits.report_raised_storage_level(transaction, owner, first_uids, size)
-        held_copies.copy_stored_messages(transaction, owner, keys, CopyOrigin.SAVED)
+        user_limits.report_storage_level_if_raised(transaction, owner, first_uids, size)
+        held_copies.copy_stored_messages_to_legal_holds(
+            transaction, owner, copy_ids, CopyOrigin.SAVED
+        )
 
     await ctx.environment.run_in_session(session, record_copies)
-    return {key: (row.uid, uid) for row, key, uid in zip(ordered, keys, uids, strict=True)}
+    return {
+        copy_id: UidChange(row.uid, uid)
+        for row, copy_id, uid in zip(ordered, copy_ids, uids, strict=True)
+    }
+
+
+def _common_values_of_copies(target: ColumnRow, modseq: int, saved_at: datetime) -> dict[str, Any]:
+    """Return the columns that have the same value in all copies in a mailbox."""
+    retention = timedelta(seconds=target.retention) if target.retention else None
+    return {
+        "user_id": target.user_id,
+        "mailbox_id": target.id,
+        "modseq": modseq,
+        "saved_at": saved_at,
+        "expires_at": saved_at + retention if retention else None,
+        "indexed": False,
+        "snoozed_until": None,
+        "snoozed_from": None,
+    }
 
 
 async def _insert_copies(
@@ -145,44 +156,56 @@ async def _find_or_create_threads_of_owner(
         thread_id_by_key |= {
             row.key: row.thread_id for row in (await connection.execute(owner_keys)).all()
         }
-    found = {
-        thread: min(led)
+    chosen_threads = {
+        thread: min(parent_thread_ids)
         for thread in thread_ids
-        if (led := [thread_id_by_key[key] for key in leading[thread] if key in thread_id_by_key])
+        if (
+            parent_thread_ids := [
+                thread_id_by_key[key] for key in leading[thread] if key in thread_id_by_key
+            ]
+        )
     }
-    found |= await _create_threads(
-        ctx, session, [one for one in thread_ids if one not in found], owner_id
+    chosen_threads |= await _create_threads_by_source_id(
+        ctx,
+        session,
+        [thread_id for thread_id in thread_ids if thread_id not in chosen_threads],
+        owner_id,
     )
     lead = insert_with_conflict(
         ctx.environment.database.dialect, ThreadKey
     ).on_conflict_do_nothing()
     new = [
-        {"user_id": owner_id, "key": key, "thread_id": found[thread]}
+        {"user_id": owner_id, "key": key, "thread_id": chosen_threads[thread]}
         for thread, keys in leading.items()
         for key in keys
         if key not in thread_id_by_key
     ]
     if new:
         await connection.execute(lead, new)
-    return found
+    return chosen_threads
 
 
-async def _create_threads(
+async def _create_threads_by_source_id(
     ctx: Context, session: AsyncSession, thread_ids: Sequence[int], owner_id: int
 ) -> dict[int, int]:
     """Create threads of an account with the subjects of these threads.
 
     Returns the new IDs by the old.
     """
-    connection, found = await session.connection(), dict[int, int]()
+    connection, threads_by_user = await session.connection(), dict[int, int]()
     for part in _chunks(thread_ids):
         statement = select(col(Thread.id), col(Thread.subject)).where(col(Thread.id).in_(part))
         rows = (await connection.execute(statement)).all()
-        found |= {row.id: ctx.environment.new_id() for row in rows}
+        threads_by_user |= {row.id: ctx.environment.new_id() for row in rows}
         at = ctx.environment.now()
         thread_rows = [
-            {"id": found[row.id], "user_id": owner_id, "subject": row.subject, "created_at": at}
+            {
+                "id": threads_by_user[row.id],
+                "user_id": owner_id,
+                "subject": row.subject,
+                "created_at": at,
+            }
             for row in rows
         ]
         await connection.execute(insert(Thread), thread_rows)
-    return found
+    return threads_by_user

@@ -27,10 +27,10 @@ from models.store.prepared_statements import (
 )
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.row_changes import (
     STATE_COLUMNS,
     CounterDelta,
-    FlagChanges,
     counter_statement,
     group_rows_by_user,
 )
@@ -102,11 +102,13 @@ def change_flags_in_transaction(
         changed_messages = MessagesWithFlags(
             rows_at(rows, indexes), [after[index] for index in indexes]
         )
-        statements += _change_statements(ctx, transaction, owner, changed_messages, changes)
+        statements += _lock_stream_and_plan_change_statements(
+            ctx, transaction, owner, changed_messages, changes
+        )
         _set_keywords(transaction, changed_messages)
         ids += raw_values(changed_messages.rows, "id")
     transaction.execute_statements(statements)
-    training_worker.enqueue_lessons_for_junk_keywords(
+    training_worker.enqueue_training_for_junk_keywords(
         transaction, ids, [*changes.add, *(changes.replace or ())]
     )
     return ids
@@ -116,13 +118,13 @@ def _changed_row_indexes_by_user(
     rows: Sequence[ColumnRow], flags_after: Sequence[FlagsAfter]
 ) -> dict[int, list[int]]:
     """Return the row numbers of messages that change, by user ID."""
-    found: defaultdict[int, list[int]] = defaultdict(list)
+    indexes_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for index, (owner, new_flags) in enumerate(
         zip(raw_values(rows, "user_id"), flags_after, strict=True)
     ):
         if new_flags.is_different:
-            found[owner].append(index)
-    return found
+            indexes_by_user[owner].append(index)
+    return indexes_by_user
 
 
 def _flags_after_each(rows: Sequence[ColumnRow], changes: FlagChanges) -> list[FlagsAfter]:
@@ -135,7 +137,9 @@ def _flags_after_each(rows: Sequence[ColumnRow], changes: FlagChanges) -> list[F
 
 def _flag_states(rows: Sequence[ColumnRow]) -> list[tuple[Any, ...]]:
     """Return the flags and keywords of each message as a hashable value."""
-    keywords = [one if isinstance(one, str) else tuple(one) for one in raw_values(rows, "keywords")]
+    keywords = [
+        value if isinstance(value, str) else tuple(value) for value in raw_values(rows, "keywords")
+    ]
     return list(zip(*(raw_values(rows, name) for name in SYSTEM_FLAGS), keywords, strict=True))
 
 
@@ -156,7 +160,7 @@ def states_for_undo(rows: Sequence[ColumnRow]) -> list[list[Any]]:
         *([at and at.isoformat() for at in column_values(rows, name)] for name in TIME_COLUMNS),
         raw_values(rows, "snoozed_from"),
     ]
-    return [list(one) for one in zip(*columns, strict=True)]
+    return [list(row_values) for row_values in zip(*columns, strict=True)]
 
 
 def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
@@ -166,7 +170,7 @@ def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
     keywords = [name for name in keywords if name not in changes.remove]
     if len(keywords) > MAX_KEYWORDS:
         raise InvalidInput(
-            f"a message has at most {MAX_KEYWORDS} keywords",
+            f"A message has at most {MAX_KEYWORDS} keywords.",
             constraint=ValidationConstraint.MAX,
             path=["set", "addFlags"],
         )
@@ -181,16 +185,16 @@ def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
     )
 
 
-def _change_statements(
+def _lock_stream_and_plan_change_statements(
     ctx: Context,
     transaction: DatabaseTransaction,
     owner_id: int,
-    messages: MessagesWithFlags,
+    changed_messages: MessagesWithFlags,
     changes: FlagChanges,
 ) -> list[StatementWithValues]:
     """Return the statements that update these messages of one account, and the journal."""
-    rows, after = messages
-    last, journal_statements = _modseq_and_journal_statements(
+    rows, after = changed_messages
+    last, journal_statements = _lock_stream_and_plan_journal_statements(
         ctx, transaction, owner_id, rows, [new_flags.flag_names for new_flags in after]
     )
     unseen = Counter[int]()
@@ -203,12 +207,12 @@ def _change_statements(
     parameters |= {f"its_{name}": value for name, value in values.items()}
     statements = [*journal_statements, (_update_query(dialect, frozenset(values)), parameters)]
     tallies = {
-        mailbox: CounterDelta(unseen=unseen_delta) for mailbox, unseen_delta in unseen.items()
+        mailbox: CounterDelta(unseen_count=unseen_delta) for mailbox, unseen_delta in unseen.items()
     }
     return [*statements, counter_statement(dialect, last, tallies)] if tallies else statements
 
 
-def _modseq_and_journal_statements(
+def _lock_stream_and_plan_journal_statements(
     ctx: Context,
     transaction: DatabaseTransaction,
     owner_id: int,
@@ -287,7 +291,7 @@ def _set_columns_in_transaction(
 ) -> None:
     table = core_table(Message)
     flag_names = [imap_flags(values_by_message_id[row.id]) for row in rows]
-    last, journal_statements = _modseq_and_journal_statements(
+    last, journal_statements = _lock_stream_and_plan_journal_statements(
         ctx, transaction, rows[0].user_id, rows, flag_names
     )
     names = sorted(values_by_message_id[rows[0].id])
@@ -303,7 +307,7 @@ def _set_columns_in_transaction(
     tallies: defaultdict[int, CounterDelta] = defaultdict(CounterDelta)
     for row in rows:
         if row.mailbox_id is not None:
-            tallies[row.mailbox_id].unseen += int(row.seen) - int(
+            tallies[row.mailbox_id].unseen_count += int(row.seen) - int(
                 values_by_message_id[row.id]["seen"]
             )
     transaction.execute_statements(

@@ -9,7 +9,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.events.event_types import EventType
 from models.messages.tables import Thread
 from models.store.columns import select_columns
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
 
 
@@ -20,7 +20,7 @@ async def set_muted(
     if not muted_by_thread_id:
         return
     query = select(*select_columns(Thread, {"id", "muted"})).where(
-        is_visible(ctx, Thread), col(Thread.id).in_(muted_by_thread_id)
+        is_own_or_shared(ctx, Thread), col(Thread.id).in_(muted_by_thread_id)
     )
     rows = await ctx.read(query)
     changed = [row.id for row in rows if row.muted is not muted_by_thread_id[row.id]]

@@ -22,15 +22,15 @@ from resolvers.access import (
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.mailboxes.owners import load_managed_mail_owners
+from resolvers.mailboxes.owners import require_permitted_mail_owners
 from resolvers.messages.bulk import rights as bulk_rights
 from resolvers.messages.content_access import require_readable_account
 from resolvers.messages.filters.filter_conditions import MessageSelector
-from resolvers.users.selection import UserSelector, load_managed_users
+from resolvers.users.selection import UserSelector, require_managed_users
 
 GIVEN_EVENT = AuthEventAction.MESSAGES_TRANSFER  # the name in the owner's security log
 
@@ -56,12 +56,12 @@ class BulkAccounts:
         receiver_ids += [self.grantee_id] if self.grantee_id else []
         return [*self.user_ids, *receiver_ids, *([PLATFORM] if self.other_users else [])]
 
-    def username_prefix(self, user_id: int) -> str:
+    def username_prefix_or_empty(self, user_id: int) -> str:
         """Return the username with a colon, or "" for the viewer."""
         return next((f"{row.username}: " for row in self.other_users if row.id == user_id), "")
 
 
-async def load_bulk_accounts(
+async def require_bulk_accounts(
     ctx: Context,
     users: UserSelector,
     *,
@@ -74,35 +74,45 @@ async def load_bulk_accounts(
     Conflict, and NotFound if the only account lacks the target mailbox.
     """
     if source_user is None and not users.is_given:
-        found = BulkAccounts([require_user_id(ctx)])
+        accounts = BulkAccounts([require_user_id(ctx)])
     else:
-        found = await _load_selected_accounts(ctx, users, source_user)
-    return found if target_mailbox is None else await _with_targets(ctx, found, target_mailbox)
+        accounts = await _require_selected_accounts(ctx, users, source_user)
+    return (
+        accounts
+        if target_mailbox is None
+        else await _with_required_target_mailboxes(ctx, accounts, target_mailbox)
+    )
 
 
-async def load_accounts_of_selector(
+async def require_accounts_of_selector_without_users(
     ctx: Context, selector: MessageSelector, target_mailbox: MailboxSelector | None = None
 ) -> BulkAccounts:
     """Load the accounts of a selector without users: the owners of the IDs in it, else the viewer.
 
     Messages in shared mailboxes are changed by the rights of the share, those of other accounts by
-    administrators. Raises NotFound as `load_bulk_accounts`.
+    administrators. Raises NotFound as `require_bulk_accounts`.
     """
-    if rows := await _load_managed_owners(ctx, selector):
-        found = BulkAccounts([row.id for row in rows], _without_viewer(ctx, rows))
-        return found if target_mailbox is None else await _with_targets(ctx, found, target_mailbox)
+    if rows := await _load_managed_owners_if_not_only_viewer(ctx, selector):
+        accounts = BulkAccounts([row.id for row in rows], _without_viewer(ctx, rows))
+        return (
+            accounts
+            if target_mailbox is None
+            else await _with_required_target_mailboxes(ctx, accounts, target_mailbox)
+        )
     if not ctx.viewer.user_id and selector.ids:
         raise NotFound(str(selector.ids[0]), path=["select", "ids"], index=0)
     if ctx.viewer.user_id and ctx.viewer.share_visibility.has_shared_mailboxes:
-        return await load_accounts_of_share(ctx, selector, target_mailbox)
-    return await load_bulk_accounts(ctx, UserSelector(), target_mailbox=target_mailbox)
+        return await require_own_or_sharing_account(ctx, selector, target_mailbox)
+    return await require_bulk_accounts(ctx, UserSelector(), target_mailbox=target_mailbox)
 
 
-async def _load_managed_owners(ctx: Context, selector: MessageSelector) -> Sequence[ColumnRow]:
+async def _load_managed_owners_if_not_only_viewer(
+    ctx: Context, selector: MessageSelector
+) -> Sequence[ColumnRow]:
     """Return the owners of the IDs in a selector, or [] if all belong to the viewer."""
     if not can_see_managed_mail_records(ctx):
         return []
-    mailbox = bulk_rights.mailbox_id_of_selector(selector)
+    mailbox = bulk_rights.mailbox_id_of_selector_or_none(selector)
     if selector.ids is not None:
         statement = select(col(Message.user_id)).where(
             col(Message.id).in_(selector.ids), is_of_managed_user_unshared(ctx, Message)
@@ -113,33 +123,38 @@ async def _load_managed_owners(ctx: Context, selector: MessageSelector) -> Seque
         )
     else:
         return []
-    keys = {row.user_id for row in await ctx.read(statement.distinct())}
-    return await load_managed_users(ctx, keys, path="select") if keys - {ctx.viewer.user_id} else []
+    owner_ids = [row.user_id for row in await ctx.read(statement.distinct())]
+    if set(owner_ids) <= {ctx.viewer.user_id}:
+        return []
+    return await require_managed_users(ctx, owner_ids, path="select")
 
 
-async def load_accounts_of_share(
+async def require_own_or_sharing_account(
     ctx: Context, selector: MessageSelector, target_mailbox: MailboxSelector | None = None
 ) -> BulkAccounts:
     """Load the account of a selector without users, and the target mailbox, which can be shared."""
-    viewer_id, owner = require_user_id(ctx), await bulk_rights.load_owner_id(ctx, selector)
+    viewer_id, owner = (
+        require_user_id(ctx),
+        await bulk_rights.require_single_owner_or_viewer_id(ctx, selector),
+    )
     if target_mailbox is None:
         return BulkAccounts([owner], grantee_id=viewer_id if owner != viewer_id else 0)
-    mailbox, given_to = await bulk_rights.load_target_and_other_owner(ctx, target_mailbox, owner)
+    mailbox, given_to = await bulk_rights.require_target_and_other_owner(ctx, target_mailbox, owner)
     grantee = viewer_id if {owner, mailbox.user_id} != {viewer_id} else 0
     return BulkAccounts(
         [owner], receiving_user=given_to, target_by_user={owner: mailbox}, grantee_id=grantee
     )
 
 
-async def _load_selected_accounts(
+async def _require_selected_accounts(
     ctx: Context, users: UserSelector, source_user: UserSelector | None
 ) -> BulkAccounts:
-    rows = await load_managed_mail_owners(ctx, users, "users")
+    rows = await require_permitted_mail_owners(ctx, users, "users")
     if source_user is None:
         return BulkAccounts([row.id for row in rows], _without_viewer(ctx, rows))
-    (origin,) = await load_managed_mail_owners(ctx, source_user, "sourceUser")
+    (origin,) = await require_permitted_mail_owners(ctx, source_user, "sourceUser")
     if len(rows) != 1:
-        text = "from another account messages go to one: select one in users"
+        text = "Messages can be moved or copied to only one other account: select one user."
         raise InvalidInput(
             text, constraint=ValidationConstraint.EXCLUSIVE, path=["select", "users"]
         )
@@ -149,7 +164,7 @@ async def _load_selected_accounts(
     if target.id == ctx.viewer.user_id:
         require_readable_account(ctx, origin.id)  # the viewer could read the messages there
     if origin.tenant_id != target.tenant_id:
-        text = "accounts of different domains share no storage: nothing goes from one to the other"
+        text = "Messages can't be moved or copied between accounts of different domains."
         raise Conflict(text, path=["sourceUser"])
     return BulkAccounts([origin.id], _without_viewer(ctx, [origin, target]), target)
 
@@ -158,7 +173,7 @@ def _without_viewer(ctx: Context, rows: Iterable[ColumnRow]) -> list[ColumnRow]:
     return [row for row in rows if row.id != ctx.viewer.user_id]
 
 
-async def _with_targets(
+async def _with_required_target_mailboxes(
     ctx: Context, bulk_accounts: BulkAccounts, target_mailbox: MailboxSelector
 ) -> BulkAccounts:
     receiver_by_user = {
@@ -166,7 +181,7 @@ async def _with_targets(
         for key in bulk_accounts.user_ids
     }
     rows = await ctx.load_many(
-        mailbox_loaders.load_by_selectors,
+        mailbox_loaders.load_visible_by_selectors,
         [(key, target_mailbox) for key in receiver_by_user.values()],
     )
     folders = {key: row for key, row in zip(receiver_by_user, rows, strict=True) if row}
@@ -177,7 +192,7 @@ async def _with_targets(
     )
 
 
-async def log_bulk_change(
+async def write_audit_log_of_bulk_change(
     ctx: Context,
     session: AsyncSession,
     bulk_accounts: BulkAccounts,
@@ -204,9 +219,9 @@ async def log_bulk_change(
         for row in bulk_accounts.other_users
         if touched.get(row.id)
     ]
-    await audit_log.log_changes(ctx, session, *entries)
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
     if target and message_count_by_user:
         values = {"to": target.username, "messages": sum(message_count_by_user.values())}
-        await security_log.log_event(
+        await security_log.log_event_and_queue_notice(
             ctx, session, NewSecurityEvent(GIVEN_EVENT, bulk_accounts.user_ids[0], detail=values)
         )

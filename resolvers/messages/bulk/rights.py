@@ -1,6 +1,7 @@
 """Rights that bulk operations need in shared mailboxes, and the owners of selected messages."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -18,13 +19,13 @@ from resolvers.mailboxes import rights as mailbox_rights
 from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 from resolvers.mailboxes.rights import NO_RIGHTS
 from resolvers.messages.bulk.bulk_requests import BulkRequest
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 
 TARGET_PATH, SELECTOR_PATH = ["to"], ["select"]
 
 
-async def load_owner_id(ctx: Context, selector: MessageSelector) -> int:
+async def require_single_owner_or_viewer_id(ctx: Context, selector: MessageSelector) -> int:
     """Return the owner of the selected messages, which can be a user that shares them.
 
     Raises InvalidInput if they belong to several accounts.
@@ -40,25 +41,32 @@ async def load_owner_id(ctx: Context, selector: MessageSelector) -> int:
         if owners and await ctx.read(query.limit(1)):
             owners.add(require_user_id(ctx))
         if len(owners) > 1:
-            text = "they are of several accounts: one at a time"
+            text = "The messages must belong to one account."
             raise InvalidInput(
                 text, constraint=ValidationConstraint.EXCLUSIVE, path=[*SELECTOR_PATH, "ids"]
             )
         return owners.pop() if owners else require_user_id(ctx)
-    key = mailbox_id_of_selector(selector)
+    key = mailbox_id_of_selector_or_none(selector)
     mailbox = await ctx.load(mailbox_loaders.load_shared_by_ids, key) if key is not None else None
     return int(mailbox.user_id) if mailbox else require_user_id(ctx)
 
 
-def mailbox_id_of_selector(selector: MessageSelector) -> int | None:
+def mailbox_id_of_selector_or_none(selector: MessageSelector) -> int | None:
     """Return the mailbox ID in a selector, or None."""
     name = selector.mailbox if selector.conditions is None else selector.conditions.mailbox
     return name.id if name is not None else None
 
 
-async def load_target_and_other_owner(
+class BulkTargetMailbox(NamedTuple):
+    """The target mailbox of a bulk change."""
+
+    mailbox: ColumnRow
+    other_owner: ColumnRow | None  # None if the mailbox is in the same account
+
+
+async def require_target_and_other_owner(
     ctx: Context, target_mailbox: MailboxSelector, owner_id: int
-) -> tuple[ColumnRow, ColumnRow | None]:
+) -> BulkTargetMailbox:
     """Return the target mailbox, and its owner if that is another account.
 
     A path or special use selects a mailbox of the viewer, an ID also a shared one. Raises NotFound,
@@ -68,13 +76,13 @@ async def load_target_and_other_owner(
         ctx, target_mailbox, ShareRight.INSERT, path_in_input=TARGET_PATH
     )
     if mailbox.user_id == owner_id:
-        return mailbox, None
+        return BulkTargetMailbox(mailbox, None)
     statement = select(*select_columns(User)).where(col(User.id).in_([mailbox.user_id, owner_id]))
     rows = {row.id: row for row in await ctx.read(statement)}
     if rows[mailbox.user_id].tenant_id != rows[owner_id].tenant_id:
-        text = "accounts of different domains share no storage: nothing goes from one to the other"
+        text = "Messages can't be moved or copied between accounts of different domains."
         raise Conflict(text, path=TARGET_PATH)
-    return mailbox, rows[mailbox.user_id]
+    return BulkTargetMailbox(mailbox, rows[mailbox.user_id])
 
 
 def rights_for_changes(changes: FlagChanges | None) -> Rights:
@@ -105,7 +113,7 @@ def rights_needed_in_source(request: BulkRequest, *, to_other_account: bool) -> 
     return frozenset(rights)
 
 
-async def load_missing_rights(
+async def load_missing_rights_in_shared_mailboxes(
     ctx: Context, mailbox_ids: Sequence[int], needed: Rights
 ) -> dict[int, list[ShareRight]]:
     """Return the rights that the viewer lacks, by mailbox ID, for mailboxes of others."""
@@ -117,11 +125,11 @@ async def load_missing_rights(
     return {mailbox: rights for mailbox, rights in missing.items() if rights}
 
 
-async def require_rights(
+async def require_rights_in_shared_mailboxes(
     ctx: Context, mailbox_ids: Sequence[int], needed: Rights, input_path: Sequence[str]
 ) -> None:
     """Raise Forbidden if the viewer lacks a right in one of these mailboxes of others."""
-    missing = await load_missing_rights(ctx, mailbox_ids, needed)
+    missing = await load_missing_rights_in_shared_mailboxes(ctx, mailbox_ids, needed)
     for rights in missing.values():
-        text = f"this needs the right {rights[0]} in the folder"
+        text = f"Requires the right {rights[0]} in the mailbox."
         raise Forbidden(text, requires=rights[0], path=input_path)

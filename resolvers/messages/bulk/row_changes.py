@@ -5,11 +5,11 @@ streams. A chunk takes a number of statements that does not depend on its length
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, Update, bindparam, null, select, update
 from sqlalchemy import delete as delete_rows
@@ -20,9 +20,9 @@ from mail.limits import user_limits
 from mail.scanners import training_worker
 from mail.storage import held_copies
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from mail.storage.message_insert import take_quota_and_count_received
+from mail.storage.quota import take_quota_and_count_received
 from mail.storage.thread_assignment import delete_empty_threads_statement
-from models.errors import InvalidInput, NotFound
+from models.errors import NotFound
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -37,7 +37,6 @@ from models.store.prepared_statements import (
     rows_from_parameter,
 )
 from models.users.tables import User
-from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 STATE_COLUMNS = frozenset(
@@ -57,130 +56,15 @@ STATE_COLUMNS = frozenset(
     }
     | set(SYSTEM_FLAGS)
 )
-MAX_KEYWORD_LENGTH = 128  # characters
-_COLUMN_BY_FLAG = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
 
 
 @dataclass(slots=True)
 class CounterDelta:
     """The change of a mailbox's counters."""
 
-    total: int = 0
-    unseen: int = 0
+    message_count: int = 0
+    unseen_count: int = 0
     size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FlagChanges:
-    """Changes of messages. None, and flags that are missing, change nothing."""
-
-    flags: Mapping[str, bool]  # system flags by column name
-    add: Sequence[str] = ()  # keywords
-    remove: Sequence[str] = ()
-    replace: Sequence[str] | None = None  # instead of all keywords
-    values: Mapping[str, Any] | None = None  # such as expires and public_metadata
-    snooze: str | None = None  # ISO 8601; "" ends the snooze
-
-    @classmethod
-    def from_flag_names(
-        cls,
-        flags: Mapping[str, bool],
-        *,
-        added: Sequence[str] = (),
-        removed: Sequence[str] = (),
-        replacement: Sequence[str] | None = None,
-        column_values: Mapping[str, Any] | None = None,
-    ) -> "FlagChanges":
-        r"""Build changes from IMAP names, which contain flags such as `\Seen` and keywords.
-
-        Raises InvalidInput.
-        """
-        system = dict(flags)
-        for path, names, on in (("addFlags", added, True), ("removeFlags", removed, False)):
-            system |= {
-                _COLUMN_BY_FLAG[name]: on
-                for name in _validated_flag_names(names, path)
-                if name in _COLUMN_BY_FLAG
-            }
-        if replacement is not None:
-            columns = {
-                _COLUMN_BY_FLAG[name]
-                for name in _validated_flag_names(replacement, "flags")
-                if name in _COLUMN_BY_FLAG
-            }
-            system |= {name: name in columns for name in SYSTEM_FLAGS}
-        return cls(
-            system,
-            _validated_keywords(added, "addFlags"),
-            _validated_keywords(removed, "removeFlags"),
-            None if replacement is None else _validated_keywords(replacement, "flags"),
-            column_values,
-        )
-
-    @property
-    def touched_flag_names(self) -> list[str]:
-        """The IMAP names of the flags and keywords that are set or removed."""
-        system = [name for name, column in _COLUMN_BY_FLAG.items() if column in self.flags]
-        return [*system, *self.add, *self.remove]
-
-    @property
-    def flag_names_set_afterwards(self) -> list[str]:
-        """The IMAP names of the changed flags and keywords that are set afterwards."""
-        system = [name for name, column in _COLUMN_BY_FLAG.items() if self.flags.get(column)]
-        return [*system, *self.add, *(self.replace or ())]
-
-    @property
-    def is_empty(self) -> bool:
-        """True if nothing changes."""
-        sets = self.replace is not None or self.snooze is not None
-        return not (sets or self.flags or self.add or self.remove or self.values)
-
-
-def _validated_keywords(names: Sequence[str], input_field: str) -> list[str]:
-    return list(
-        dict.fromkeys(
-            name
-            for name in _validated_flag_names(names, input_field)
-            if name not in _COLUMN_BY_FLAG
-        )
-    )
-
-
-def validate_keyword(name: str) -> str:
-    """Return the keyword. Raises InvalidInput if it is malformed or a system flag."""
-    if name[:1] == "\\" or not _is_keyword(name):
-        raise InvalidInput(
-            "not a keyword", constraint=ValidationConstraint.PATTERN, path=["keyword"]
-        )
-    return name
-
-
-def is_flag_or_keyword(name: str) -> bool:
-    """True if this is a flag that messages can have here, or a keyword."""
-    spelled = f"\\{name[1:].capitalize()}" if name[:1] == "\\" else name
-    return spelled in _COLUMN_BY_FLAG or (name[:1] != "\\" and _is_keyword(name))
-
-
-def _is_keyword(name: str) -> bool:
-    return 0 < len(name) <= MAX_KEYWORD_LENGTH and not any(
-        c in '(){%*"\\]' or c < "!" for c in name
-    )
-
-
-def _validated_flag_names(names: Sequence[str], input_field: str) -> list[str]:
-    """Return the names with canonical spelling of flags. Raises InvalidInput for other texts."""
-    found = []
-    for index, given in enumerate(names):
-        name = f"\\{given[1:].capitalize()}" if given[:1] == "\\" else given
-        if name not in _COLUMN_BY_FLAG and not _is_keyword(name):
-            raise InvalidInput(
-                "not a flag or keyword",
-                constraint=ValidationConstraint.PATTERN,
-                path=["set", input_field],
-                index=index,
-            )
-        found.append(name)
-    return found
 
 
 async def load_rows_in_transaction(
@@ -224,7 +108,8 @@ def counter_statement(
 ) -> StatementWithValues:
     """Build the statement that adds to the counters of mailboxes and sets their MODSEQ."""
     mailboxes = [
-        [key, one.total, one.unseen, one.size] for key, one in sorted(delta_by_mailbox.items())
+        [key, delta.message_count, delta.unseen_count, delta.size]
+        for key, delta in sorted(delta_by_mailbox.items())
     ]
     return _counter_update_query(dialect), {"last": modseq, "boxes": mailboxes}
 
@@ -232,11 +117,11 @@ def counter_statement(
 @prepare_cached
 def _counter_update_query(dialect: str) -> Update:
     table = core_table(Mailbox)
-    names = ("total", "unseen", "size")
+    names = ("message_count", "unseen_count", "size")
     delta_rows = rows_from_parameter(dialect, "boxes", ("key", *names))
     values = {name: table.c[name] + delta_rows.c[name] for name in names}
-    at = {name: integer_parameter("last") for name in ("modseq", "modify_index")}
-    return update(table).where(table.c.id == delta_rows.c.key).values(**values, **at)
+    values["modseq"] = integer_parameter("last")
+    return update(table).where(table.c.id == delta_rows.c.key).values(values)
 
 
 def group_rows_by_user(rows: Iterable[ColumnRow]) -> dict[int, list[ColumnRow]]:
@@ -252,15 +137,22 @@ def _deltas_by_mailbox(rows: Iterable[ColumnRow], sign: int) -> dict[int, Counte
     for row in rows:
         if row.mailbox_id is not None:
             tally = tallies[row.mailbox_id]
-            tally.total += sign
-            tally.unseen += 0 if row.seen else sign
+            tally.message_count += sign
+            tally.unseen_count += 0 if row.seen else sign
             tally.size += sign * row.size
     return dict(tallies)
 
 
-async def move_messages(
+class UidChange(NamedTuple):
+    """The UIDs of a message before and after a move, or of a copy and its original."""
+
+    old_uid: int
+    new_uid: int
+
+
+async def move_messages_to_mailbox(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
-) -> dict[int, tuple[int, int]]:
+) -> dict[int, UidChange]:
     """Move messages of one account into its mailbox, in the order of their UIDs.
 
     Returns old and new UID by message ID. Messages that are already there keep their UID. Raises
@@ -271,7 +163,7 @@ async def move_messages(
         key=lambda r: (r.mailbox_id or 0, r.uid),
     )
     if not moved:
-        return {row.id: (row.uid, row.uid) for row in rows}
+        return {row.id: UidChange(row.uid, row.uid) for row in rows}
     uids = await reserve_uids(session, target, len(moved))
     last = await ctx.record_change(
         session,
@@ -284,19 +176,21 @@ async def move_messages(
         fromUid=[row.uid for row in moved],
         flags=[imap_flags(row) for row in moved],
     )
-    await _write_placement(ctx, session, zip(moved, uids, strict=True), (target, last))
+    await _write_placement_and_clear_state(
+        ctx, session, zip(moved, uids, strict=True), (target, last)
+    )
     tallies = _deltas_by_mailbox(moved, -1)
     tallies[target.id] = arrival_delta(moved)
     await apply_counter_deltas(session, last, tallies)
-    await training_worker.enqueue_lessons_if_junk_changes(ctx.environment, session, moved, target)
+    await training_worker.enqueue_training_if_junk_changes(ctx.environment, session, moved, target)
     new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
-    return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
+    return {row.id: UidChange(row.uid, new.get(row.id, row.uid)) for row in rows}
 
 
 def arrival_delta(rows: Sequence[ColumnRow]) -> CounterDelta:
     """Return what these messages add to the counters of their new mailbox."""
-    unseen = sum(not row.seen for row in rows)
-    return CounterDelta(len(rows), unseen, sum(row.size for row in rows))
+    unseen_count = sum(not row.seen for row in rows)
+    return CounterDelta(len(rows), unseen_count, sum(row.size for row in rows))
 
 
 async def reserve_uids(session: AsyncSession, mailbox: ColumnRow, count: int) -> range:
@@ -309,25 +203,25 @@ async def reserve_uids(session: AsyncSession, mailbox: ColumnRow, count: int) ->
     )
     uid_end = result.scalar_one_or_none()
     if uid_end is None:
-        raise NotFound(str(mailbox.id), path=["to"])
+        raise NotFound(str(mailbox.id), path=["to"], noun="Target mailbox")
     return range(uid_end - count, uid_end)
 
 
-async def _write_placement(
+async def _write_placement_and_clear_state(
     ctx: Context,
     session: AsyncSession,
     rows_and_uids: Iterable[tuple[ColumnRow, int]],
     mailbox_and_modseq: tuple[ColumnRow, int],
 ) -> None:
-    to, last = mailbox_and_modseq
+    mailbox, last = mailbox_and_modseq
     at = ctx.environment.now()
     connection = await session.connection()
     parameters = {
         "rows": [[row.id, uid] for row, uid in rows_and_uids],
-        "box": to.id,
+        "box": mailbox.id,
         "last": last,
         "at": at,
-        "ends": at + timedelta(seconds=to.retention) if to.retention else None,
+        "ends": at + timedelta(seconds=mailbox.retention) if mailbox.retention else None,
     }
     await connection.run_sync(
         execute_statements, [(_placement_update_query(connection.dialect.name), parameters)]
@@ -370,7 +264,7 @@ async def move_to_deleted(
     at = ctx.environment.now()
     options = ctx.environment.options
     for user_id, user_rows in group_rows_by_user(rows).items():
-        last = await _record_removal_returning_modseq(
+        last = await _record_and_count_removal_returning_modseq(
             ctx, session, EventType.MESSAGE_DELETED, user_rows
         )
         for row_kind, keep in (
@@ -415,7 +309,9 @@ async def delete_permanently(
     connection = await session.connection()
     for user_id, user_rows in group_rows_by_user(rows).items():
         await copy_to_legal_holds(ctx, session, user_id, [row.id for row in user_rows])
-        await _record_removal_returning_modseq(ctx, session, EventType.MESSAGE_PURGED, user_rows)
+        await _record_and_count_removal_returning_modseq(
+            ctx, session, EventType.MESSAGE_PURGED, user_rows
+        )
         for start in range(0, len(user_rows), 1000):
             ids = [row.id for row in user_rows[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
@@ -431,13 +327,13 @@ async def copy_to_legal_holds(
     """Copy messages to running legal holds before they are deleted permanently."""
     await ctx.environment.run_in_session(
         session,
-        lambda transaction: held_copies.copy_messages_before_removal(
+        lambda transaction: held_copies.copy_removed_messages_to_incomplete_holds(
             transaction, user_id, message_ids
         ),
     )
 
 
-async def _record_removal_returning_modseq(
+async def _record_and_count_removal_returning_modseq(
     ctx: Context, session: AsyncSession, kind: EventType, rows: Sequence[ColumnRow]
 ) -> int:
     last = await ctx.record_change(
@@ -452,7 +348,7 @@ async def _record_removal_returning_modseq(
     return last
 
 
-async def restore_messages(
+async def restore_deleted_messages_to_mailbox(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
 ) -> None:
     """Restore archived messages of one account into its mailbox. Raises OverQuota or NotFound."""
@@ -472,10 +368,15 @@ async def restore_messages(
         uid=list(uids),
         flags=[imap_flags(row) for row in ordered],
     )
-    await _write_placement(ctx, session, zip(ordered, uids, strict=True), (target, last))
+    await _write_placement_and_clear_state(
+        ctx, session, zip(ordered, uids, strict=True), (target, last)
+    )
     await apply_counter_deltas(session, last, {target.id: arrival_delta(ordered)})
     tell = partial(
-        user_limits.report_raised_storage_level, user_id=user_id, usage=first_uids, added_bytes=size
+        user_limits.report_storage_level_if_raised,
+        user_id=user_id,
+        usage=first_uids,
+        added_bytes=size,
     )
     await ctx.environment.run_in_session(session, tell)
 
@@ -486,12 +387,6 @@ async def _release_quota(session: AsyncSession, user_id: int, rows: Sequence[Col
     less = {"used": User.used - size, "message_count": User.message_count - len(rows)}
     statement = update(User).where(col(User.id) == user_id).values(**less)
     await (await session.connection()).execute(statement)
-
-
-def columns_from_flag_names(names: Collection[str]) -> dict[str, Any]:
-    """Return the column values for these IMAP names of flags and keywords."""
-    system = {column: name in names for name, column in _COLUMN_BY_FLAG.items()}
-    return {**system, "keywords": [name for name in names if name not in _COLUMN_BY_FLAG]}
 
 
 def parse_stored_time(text: str | None) -> datetime | None:

@@ -10,7 +10,7 @@ from models.errors import NotFound, StaleObject
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import raw_values
-from resolvers.access import is_visible
+from resolvers.access import is_own_or_shared
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages.bulk.bulk_requests import BulkRequest
@@ -18,7 +18,7 @@ from resolvers.messages.bulk.owners import BulkAccounts
 from resolvers.messages.bulk.row_changes import STATE_COLUMNS
 
 
-async def load_source_mailbox_ids(
+async def require_mailbox_ids_of_selector(
     ctx: Context, request: BulkRequest, bulk_accounts: BulkAccounts
 ) -> list[int]:
     """Return the mailboxes to select from.
@@ -29,7 +29,8 @@ async def load_source_mailbox_ids(
     if name is None:
         return []
     rows = await ctx.load_many(
-        mailbox_loaders.load_by_selectors, [(user_id, name) for user_id in bulk_accounts.user_ids]
+        mailbox_loaders.load_visible_by_selectors,
+        [(user_id, name) for user_id in bulk_accounts.user_ids],
     )
     if len(rows) == 1 and rows[0] is None:
         raise NotFound(str(name), path=["select", "mailbox"])
@@ -50,7 +51,7 @@ def selected_messages_sql(
     ctx: Context, request: BulkRequest, bulk_accounts: BulkAccounts
 ) -> list[ColumnElement[bool]]:
     """Return the SQL conditions of the selected messages."""
-    is_visible_message = is_visible(ctx, Message) if bulk_accounts.grantee_id else true()
+    is_visible_message = is_own_or_shared(ctx, Message) if bulk_accounts.grantee_id else true()
     conditions = [
         is_visible_message,
         col(Message.user_id).in_(bulk_accounts.user_ids),
@@ -58,16 +59,16 @@ def selected_messages_sql(
     ]
     if request.source_mailbox_ids is not None:
         conditions.append(col(Message.mailbox_id).in_(request.source_mailbox_ids))
-    found = request.selector.build_conditions(ctx, conditions)
+    conditions_sql = request.selector.build_conditions(ctx, conditions)
     if request.duplicate_column is None:
-        return found
+        return conditions_sql
     duplicate_column = col(getattr(Message, request.duplicate_column))
     oldest_first = (col(Message.received_at), col(Message.id))
     nth = func.row_number().over(
         partition_by=(col(Message.mailbox_id), duplicate_column), order_by=oldest_first
     )
     numbered = select(col(Message.id), nth.label("nth")).where(
-        *found, duplicate_column.is_not(None)
+        *conditions_sql, duplicate_column.is_not(None)
     )
     rows = numbered.subquery()
     return [col(Message.id).in_(select(rows.c.id).where(rows.c.nth > 1))]
@@ -113,5 +114,6 @@ def require_target_mailboxes(
     for user_id in sorted(user_ids) if request.target_mailbox else ():
         if user_id not in bulk_accounts.target_by_user:
             raise NotFound(
-                f"{bulk_accounts.username_prefix(user_id)}{request.target_mailbox}", path=["to"]
+                f"{bulk_accounts.username_prefix_or_empty(user_id)}{request.target_mailbox}",
+                path=["to"],
             )

@@ -23,9 +23,9 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.special_mailboxes import SpecialMailbox, ensure_special_mailbox
+from resolvers.messages.bulk import flag_changes, row_changes
 from resolvers.messages.bulk import flags as bulk_flags
-from resolvers.messages.bulk import row_changes
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 
 INPUT_PATH = ("set", "snoozedUntil")
 MAX_SNOOZE = timedelta(days=3660)
@@ -38,22 +38,28 @@ def validate_snooze(ctx: Context, changes: FlagChanges | None, *, is_move: bool)
     if changes is None or changes.snooze is None:
         return
     if is_move:
-        text = "what is moved is not snoozed: one of the two"
+        text = "A message can be moved or snoozed, not both."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=INPUT_PATH)
     if changes.snooze:
         until, now = datetime.fromisoformat(changes.snooze), ctx.environment.now()
         if until <= now:
-            raise InvalidInput("it is over", constraint=ValidationConstraint.MIN, path=INPUT_PATH)
+            raise InvalidInput(
+                "`snoozedUntil` must be in the future.",
+                constraint=ValidationConstraint.MIN,
+                path=INPUT_PATH,
+            )
         if until > now + MAX_SNOOZE:
             raise InvalidInput(
-                "at most ten years", constraint=ValidationConstraint.MAX, path=INPUT_PATH
+                "`snoozedUntil` must be at most 10 years ahead.",
+                constraint=ValidationConstraint.MAX,
+                path=INPUT_PATH,
             )
 
 
 def require_no_snooze(changes: FlagChanges | None) -> None:
     """Raise Forbidden if the changes snooze, since only owners can snooze."""
     if changes is not None and changes.snooze is not None:
-        raise Forbidden("messages are for their owner to snooze", path=INPUT_PATH)
+        raise Forbidden("Only the owner of a message can snooze it.", path=INPUT_PATH)
 
 
 async def snooze_or_unsnooze_messages(
@@ -66,18 +72,18 @@ async def snooze_or_unsnooze_messages(
     for user_id, user_rows in row_changes.group_rows_by_user(now).items():
         if changes.snooze:
             until = datetime.fromisoformat(changes.snooze)
-            await _snooze_messages(ctx, session, user_id, user_rows, until)
+            await _snooze_messages_of_user(ctx, session, user_id, user_rows, until)
         else:
             await _end_snooze(ctx, session, user_id, user_rows)
 
 
-async def _snooze_messages(
+async def _snooze_messages_of_user(
     ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[ColumnRow], until: datetime
 ) -> None:
     folder = await _ensure_snoozed_mailbox(ctx, user_id)
     newly_snoozed = [row for row in rows if row.mailbox_id != folder.id]
     if newly_snoozed:
-        await row_changes.move_messages(ctx, session, newly_snoozed, folder)
+        await row_changes.move_messages_to_mailbox(ctx, session, newly_snoozed, folder)
     homes: defaultdict[int, list[int]] = defaultdict(list)
     for row in newly_snoozed:
         homes[row.mailbox_id].append(row.id)
@@ -87,7 +93,7 @@ async def _snooze_messages(
         await connection.execute(update(Message).where(col(Message.id).in_(ids)).values(values))
     already_snoozed = [row for row in rows if row.mailbox_id == folder.id]
     states = {
-        row.id: row_changes.columns_from_flag_names(imap_flags(row)) | {"snoozed_until": until}
+        row.id: flag_changes.columns_from_flag_names(imap_flags(row)) | {"snoozed_until": until}
         for row in already_snoozed
     }
     await bulk_flags.set_columns_of_each(ctx, session, already_snoozed, states)
@@ -102,14 +108,18 @@ async def _end_snooze(
         return
     mailboxes = {
         mailbox.id: mailbox
-        for mailbox in await mailbox_loaders.load_all_of_user(ctx, user_id, MAILBOX_COLUMNS)
+        for mailbox in await mailbox_loaders.load_visible_mailboxes_of_user(
+            ctx, user_id, MAILBOX_COLUMNS
+        )
     }
     inbox = next(mailbox for mailbox in mailboxes.values() if mailbox.path == "INBOX")
     homes: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in snoozed:
         homes[mailboxes.get(row.snoozed_from, inbox).id].append(row)
     for home_mailbox, mailbox_rows in homes.items():
-        await row_changes.move_messages(ctx, session, mailbox_rows, mailboxes[home_mailbox])
+        await row_changes.move_messages_to_mailbox(
+            ctx, session, mailbox_rows, mailboxes[home_mailbox]
+        )
 
 
 async def _ensure_snoozed_mailbox(ctx: Context, user_id: int) -> ColumnRow:

@@ -20,7 +20,7 @@ from models.messages.tables import Message
 from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
-    insert_tasks,
+    insert_tasks_and_wake_workers,
     next_ids_of_task,
     step_result_after_ids,
 )
@@ -42,7 +42,7 @@ class TierMoveOutcome:
     task: Task | None = None
 
 
-async def move_to_tier(
+async def move_to_tier_or_queue(
     ctx: Context, selector: MessageSelector, tier: StorageTier
 ) -> TierMoveOutcome:
     """Move the bodies of these messages to a tier.
@@ -52,18 +52,19 @@ async def move_to_tier(
     """
     if not isinstance(ctx.environment.object_store, TieredStore):
         raise ServiceUnavailable(
-            "there is one store only: see MERGANSER_COLD_OBJECT_STORE_URL", component="blobs"
+            "A second object store is required: set MERGANSER_COLD_OBJECT_STORE_URL.",
+            component="blobs",
         )
-    accounts = await owners.load_bulk_accounts(ctx, selector.users)
-    selector = await selector.with_filter_sql(ctx, accounts.user_ids)
+    accounts = await owners.require_bulk_accounts(ctx, selector.users)
+    selector = await selector.validated_with_filter_sql(ctx, accounts.user_ids)
     conditions = [col(Message.user_id).in_(accounts.user_ids), col(Message.deleted_at).is_(None)]
-    found = selector.build_conditions(ctx, conditions)
-    await _require_selected_ids(ctx, selector, found)
+    conditions_sql = selector.build_conditions(ctx, conditions)
+    await _require_selected_ids(ctx, selector, conditions_sql)
     cold = tier is StorageTier.COLD
     order_columns = (col(Message.user_id), col(Message.id))
     rows = await ctx.read(
         select(*order_columns)
-        .where(*found, tier_move.is_message_with_blobs_to_move(cold=cold))
+        .where(*conditions_sql, tier_move.is_message_with_blobs_to_move(cold=cold))
         .order_by(*order_columns)
     )
     ids, count_by_user = [row.id for row in rows], Counter(row.user_id for row in rows)
@@ -79,10 +80,10 @@ async def move_to_tier(
     )
     ctx.environment.reach_fault_point("tier")
     async with ctx.write_session(PLATFORM) as session:
-        await owners.log_bulk_change(ctx, session, accounts, MUTATION, count_by_user)
+        await owners.write_audit_log_of_bulk_change(ctx, session, accounts, MUTATION, count_by_user)
         if late:
-            (task,) = await insert_tasks(
-                ctx, session, TASK_KIND, [{"ids": ids, "cold": cold}], total=len(ids)
+            (task,) = await insert_tasks_and_wake_workers(
+                ctx, session, TASK_KIND, [{"ids": ids, "cold": cold}], total_count=len(ids)
             )
             await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
             return TierMoveOutcome(task=task)

@@ -11,12 +11,12 @@ from models.messages.tables import Message, Thread
 from models.store.columns import ColumnRow, select_columns
 from models.store.query_hints import without_index
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
 from resolvers.messages.bulk import bulk_changes
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.mute import set_muted
-from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import is_not_deleted_sql
 
@@ -41,13 +41,15 @@ async def change_threads(ctx: Context, request: ThreadChangeRequest) -> BulkOutc
     changes = None if request.changes is None or request.changes.is_empty else request.changes
     if changes is None and request.is_muted is None:
         raise InvalidInput(
-            "say what to change", constraint=ValidationConstraint.REQUIRED, path=["set"]
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
         rows = await _require_threads(ctx, request.thread_ids)
         statement = select(col(Message.id)).where(
-            without_index(is_visible(ctx, Message)),
+            without_index(is_own_or_shared(ctx, Message)),
             is_not_deleted_sql(),
             col(Message.thread_id).in_(request.thread_ids),
         )
@@ -60,7 +62,7 @@ async def change_threads(ctx: Context, request: ThreadChangeRequest) -> BulkOutc
         request_of_messages = BulkRequest(
             MessageSelector(ids=ids), changes, always_as_task=later, muted_before=muted_before
         )
-        return await bulk_changes.apply_bulk_request(ctx, request_of_messages)
+        return await bulk_changes.apply_or_queue_bulk_request(ctx, request_of_messages)
 
 
 async def _require_threads(ctx: Context, thread_ids: Sequence[int]) -> Sequence[ColumnRow]:
@@ -68,7 +70,7 @@ async def _require_threads(ctx: Context, thread_ids: Sequence[int]) -> Sequence[
         col(Message.thread_id) == col(Thread.id), is_not_deleted_sql()
     )
     statement = select(*select_columns(Thread)).where(
-        is_visible(ctx, Thread), col(Thread.id).in_(thread_ids), message_query.exists()
+        is_own_or_shared(ctx, Thread), col(Thread.id).in_(thread_ids), message_query.exists()
     )
     rows = {row.id: row for row in await ctx.read(statement)}
     require_all_found(thread_ids, rows)

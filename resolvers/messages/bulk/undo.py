@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
 from sqlmodel import col
@@ -18,18 +18,20 @@ from models.errors import Conflict, ErrorCollector, NotFound
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement, StatementWithValues, raw_values
-from resolvers.access import is_visible, require_user_id
+from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.auth.authentication import secret_digest
 from resolvers.context import Context
-from resolvers.mailboxes.owners import lock_mail_owners_and_log_change
+from resolvers.mailboxes.owners import lock_mail_owners_and_audit_change
+from resolvers.messages.bulk import flag_changes, mute, row_changes
 from resolvers.messages.bulk import flags as bulk_flags
-from resolvers.messages.bulk import mute, row_changes
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.submission import create as submission_create
-from resolvers.submission import drafts
 from resolvers.submission import mutations as submission_mutations
 from resolvers.submission.create import SendRequest, SentMessage, SentRowSelection
-from resolvers.submission.drafts import DraftSendRequest, RestoredDraft
+from resolvers.submission.drafts import restoration as draft_restoration
+from resolvers.submission.drafts import send as draft_send
+from resolvers.submission.drafts.restoration import RestoredDraft
+from resolvers.submission.drafts.send import DraftSendRequest
 from resolvers.users.selection import UserSelector
 
 SEND_KIND = "MESSAGE_SEND"
@@ -48,11 +50,16 @@ class StateBeforeChange:
     target_by_user: Mapping[int, int] | None = None  # target mailbox of each account
 
 
-async def store_undo(
-    ctx: Context, session: AsyncSession, state: StateBeforeChange
-) -> tuple[str, datetime]:
+class StoredUndo(NamedTuple):
+    """The token of a stored undo, and its expiry."""
+
+    token: str
+    expires_at: datetime
+
+
+async def store_undo(ctx: Context, session: AsyncSession, state: StateBeforeChange) -> StoredUndo:
     """Store the state before a change. Returns the undo token and its expiry."""
-    before = _stored_state(state)
+    before = _undo_state_as_json(state)
     if "public_metadata" in (state.changes.values or {}):
         extra_columns = frozenset({"public_metadata"})
         meta_rows = await row_changes.load_rows_in_transaction(
@@ -61,7 +68,7 @@ async def store_undo(
         before["meta"] = {str(row.id): row.public_metadata for row in meta_rows}
     row, token = _new_token_and_row(ctx, before)
     await (await session.connection()).execute(insert(UndoRecord), row)
-    return token, row["expires_at"]
+    return StoredUndo(token, row["expires_at"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +85,57 @@ def prepare_undo(ctx: Context, state: StateBeforeChange) -> PreparedUndo:
 
     For changes of flags in one synchronous transaction, which don't touch `public_metadata`.
     """
-    row, token = _new_token_and_row(ctx, _stored_state(state))
+    row, token = _new_token_and_row(ctx, _undo_state_as_json(state))
     return PreparedUndo(token, row["expires_at"], (_INSERT_UNDO, row))
+
+
+class SentMessagesWithUndo(NamedTuple):
+    """Sent messages. If they are held, `undo` takes them back."""
+
+    messages: list[SentMessage]
+    undo: StoredUndo | None
 
 
 async def send_with_undo(
     ctx: Context, outgoing: SendRequest, problems: ErrorCollector, form: SentRowSelection
-) -> tuple[list[SentMessage], tuple[str, datetime] | None]:
+) -> SentMessagesWithUndo:
     """Send messages. If they are held, also return a token that takes them back, and its expiry."""
     if not outgoing.undo_window:
-        return await submission_create.send_messages(ctx, outgoing, problems, form), None
+        return SentMessagesWithUndo(
+            await submission_create.compose_and_queue_messages(ctx, outgoing, problems, form), None
+        )
     async with ctx.combined_transaction():
-        sent_messages = await submission_create.send_messages(ctx, outgoing, problems)
-        held_submissions = [one.submission for one in sent_messages if one.submission]
+        sent_messages = await submission_create.compose_and_queue_messages(ctx, outgoing, problems)
+        held_submissions = [message.submission for message in sent_messages if message.submission]
         token = await create_undo_of_held(ctx, held_submissions)
-    return sent_messages, token
+    return SentMessagesWithUndo(sent_messages, token)
 
 
-async def submit_draft_with_undo(
-    ctx: Context, request: DraftSendRequest
-) -> tuple[SentMessage, tuple[str, datetime] | None]:
+class SentDraftWithUndo(NamedTuple):
+    """A sent draft. If it is held, `undo` makes it a draft again."""
+
+    message: SentMessage
+    undo: StoredUndo | None
+
+
+async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> SentDraftWithUndo:
     """Send a draft.
 
     If it is held, also return a token that makes it a draft again, and its expiry.
     """
     if not request.undo_window:
-        sent_message, _ = await drafts.submit_draft(ctx, request)
-        return sent_message, None
+        sent_message, _ = await draft_send.submit_draft(ctx, request)
+        return SentDraftWithUndo(sent_message, None)
     async with ctx.combined_transaction():
-        sent_message, restorable_draft = await drafts.submit_draft(ctx, request)
+        sent_message, restorable_draft = await draft_send.submit_draft(ctx, request)
         held_submissions = [sent_message.submission] if sent_message.submission else []
         token = await create_undo_of_held(ctx, held_submissions, draft=restorable_draft)
-    return sent_message, token
+    return SentDraftWithUndo(sent_message, token)
 
 
 async def create_undo_of_held(
     ctx: Context, submissions: Sequence[ColumnRow], **extra_values: Any
-) -> tuple[str, datetime] | None:
+) -> StoredUndo | None:
     """Store an undo token for held submissions, in the transaction that holds them.
 
     `extra_values` are stored with it. Returns None if the submissions are not held.
@@ -123,15 +144,27 @@ async def create_undo_of_held(
     if until is None:
         return None
     row, token = _new_token_and_row(
-        ctx, {"kind": SEND_KIND, "submissions": [one.id for one in submissions], **extra_values}
+        ctx,
+        {
+            "kind": SEND_KIND,
+            "submissions": [submission.id for submission in submissions],
+            **extra_values,
+        },
     )
     row["expires_at"] = until
     async with ctx.write_session(row["user_id"]) as session:
         await (await session.connection()).execute(insert(UndoRecord), row)
-    return token, until
+    return StoredUndo(token, until)
 
 
-def _new_token_and_row(ctx: Context, stored_state: dict[str, Any]) -> tuple[dict[str, Any], str]:
+class _NewUndoToken(NamedTuple):
+    """A new undo token, and the row to insert for it."""
+
+    row: dict[str, Any]
+    token: str
+
+
+def _new_token_and_row(ctx: Context, stored_state: dict[str, Any]) -> _NewUndoToken:
     """Return the row of a new undo token, and the token."""
     token = urlsafe_b64encode(ctx.environment.random_bytes(24)).decode()
     row = {
@@ -141,10 +174,10 @@ def _new_token_and_row(ctx: Context, stored_state: dict[str, Any]) -> tuple[dict
         "before": stored_state,
         "expires_at": ctx.environment.now() + ctx.environment.options.undo_window,
     }
-    return row, token
+    return _NewUndoToken(row, token)
 
 
-def _stored_state(state: StateBeforeChange) -> dict[str, Any]:
+def _undo_state_as_json(state: StateBeforeChange) -> dict[str, Any]:
     """Return the stored form of the state before a change.
 
     `flags` is None if all flags change; `left` lists those that are set afterwards.
@@ -169,7 +202,7 @@ def _stored_state(state: StateBeforeChange) -> dict[str, Any]:
     return before
 
 
-async def undo_by_token(ctx: Context, token: str) -> int:
+async def undo_by_token_and_count_messages(ctx: Context, token: str) -> int:
     """Undo the change of this token. Returns the number of messages that were reverted.
 
     Later changes stay: of a message that was moved on or restored, and of a flag that was set or
@@ -180,41 +213,47 @@ async def undo_by_token(ctx: Context, token: str) -> int:
     user_id = require_user_id(ctx)
     is_this_undo = (
         col(UndoRecord.digest) == secret_digest(token),
-        is_visible(ctx, UndoRecord),
+        is_own_or_shared(ctx, UndoRecord),
         col(UndoRecord.expires_at) > ctx.environment.now(),
     )
     stored_state = next(
         iter(await ctx.read(select(col(UndoRecord.before)).where(*is_this_undo))), None
     )
     if stored_state and stored_state.before["kind"] == SEND_KIND:
-        return await _cancel_submissions(
-            ctx, is_this_undo, await drafts.prepare_draft_restoration(ctx, stored_state.before)
+        return await _cancel_held_submissions_and_restore_draft(
+            ctx,
+            is_this_undo,
+            await draft_restoration.store_blobs_for_draft_restoration(ctx, stored_state.before),
         )
     owners = stored_state.before.get("owners", [user_id]) if stored_state else [user_id]
-    async with lock_mail_owners_and_log_change(
-        ctx, UserSelector(ids=tuple(owners)), "undo", path="token"
+    async with lock_mail_owners_and_audit_change(
+        ctx, UserSelector(is_reference=True, ids=tuple(owners)), "undo", path="token"
     ) as locked_owners:
-        return await _revert_changes(
-            ctx, locked_owners.session, await _consume_token(locked_owners.session, is_this_undo)
+        return await _revert_messages_to_undo_state(
+            ctx,
+            locked_owners.session,
+            await _delete_undo_token_and_return_state(locked_owners.session, is_this_undo),
         )
 
 
-async def _consume_token(session: AsyncSession, conditions: Sequence[Any]) -> dict[str, Any]:
+async def _delete_undo_token_and_return_state(
+    session: AsyncSession, conditions: Sequence[Any]
+) -> dict[str, Any]:
     """Delete the token and return its stored state. Raises NotFound."""
     record = (await session.exec(instances(UndoRecord).where(*conditions))).first()
     if record is None:
-        raise NotFound("undo token", path=["token"])
+        raise NotFound("", path=["token"], noun="Undo token")
     await session.delete(record)
     await session.flush()
     return record.before
 
 
-async def _cancel_submissions(
+async def _cancel_held_submissions_and_restore_draft(
     ctx: Context, conditions: Sequence[Any], draft_state: RestoredDraft | None
 ) -> int:
     """Cancel held messages. Their copies become drafts; a former draft is restored."""
     async with ctx.write_session(require_user_id(ctx)) as session:
-        before = await _consume_token(session, conditions)
+        before = await _delete_undo_token_and_return_state(session, conditions)
         # tokens from before mail merge have one submission
         submission_ids = before.get("submissions") or [before["submission"]]
         try:
@@ -224,13 +263,15 @@ async def _cancel_submissions(
         except Conflict as late:
             raise Conflict(late.message, path=["token"]) from late
         if draft_state:
-            await drafts.restore_draft(ctx, session, draft_state)
+            await draft_restoration.restore_draft(ctx, session, draft_state)
     return len(submission_ids)
 
 
-async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dict[str, Any]) -> int:
+async def _revert_messages_to_undo_state(
+    ctx: Context, session: AsyncSession, stored_state: dict[str, Any]
+) -> int:
     """Revert what the change did, and leave later changes. Returns the number of messages."""
-    state_by_id = {one[0]: one[1:] for one in stored_state["messages"]}
+    state_by_id = {message[0]: message[1:] for message in stored_state["messages"]}
     await mute.set_muted(ctx, session, dict(stored_state.get("muted", ())))
     is_move = stored_state["kind"] != TaskKind.MESSAGE_UPDATE
     if is_move:
@@ -240,8 +281,11 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
             for row in current_rows
             if _is_where_change_left_it(row, stored_state)
         }
-        await _return_to_mailboxes(
-            ctx, session, stored_state["kind"], {key: one[0] for key, one in state_by_id.items()}
+        await _restore_or_move_to_former_mailboxes(
+            ctx,
+            session,
+            stored_state["kind"],
+            {key: message_state[0] for key, message_state in state_by_id.items()},
         )
     meta = stored_state.get("meta")
     extra_columns = frozenset() if meta is None else frozenset({"public_metadata"})
@@ -257,7 +301,7 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
         # tokens from before snoozing end with the expiry
         home_mailbox_id, flag_names, expires, *snoozed = state_by_id[row.id]
         until, origin = snoozed or (None, None)
-        states[row.id] = row_changes.columns_from_flag_names(
+        states[row.id] = flag_changes.columns_from_flag_names(
             _reverted_flag_names(imap_flags(row), flag_names, stored_state)
         )
         if stored_state["expires_at"]:
@@ -274,13 +318,13 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
     return len(rows)
 
 
-def _is_where_change_left_it(row: ColumnRow, stored_state: Mapping[str, Any]) -> bool:
+def _is_where_change_left_it(message_row: ColumnRow, stored_state: Mapping[str, Any]) -> bool:
     """True if a message is still where the change put it. After a snooze it can be anywhere."""
     if stored_state["kind"] != TaskKind.MESSAGE_MOVE:
-        return row.mailbox_id is None
+        return message_row.mailbox_id is None
     if "to" not in stored_state:
-        return row.mailbox_id is not None
-    return bool(row.mailbox_id == dict(stored_state["to"]).get(row.user_id))
+        return message_row.mailbox_id is not None
+    return bool(message_row.mailbox_id == dict(stored_state["to"]).get(message_row.user_id))
 
 
 def _reverted_flag_names(
@@ -293,7 +337,7 @@ def _reverted_flag_names(
     return [n for n in current if n not in back] + [n for n in previous if n in back]
 
 
-async def _return_to_mailboxes(
+async def _restore_or_move_to_former_mailboxes(
     ctx: Context, session: AsyncSession, task_kind: TaskKind, mailbox_by_message: Mapping[int, int]
 ) -> None:
     """Return deleted or moved messages to their former mailboxes, else to INBOX."""
@@ -310,14 +354,23 @@ async def _return_to_mailboxes(
             mailbox_by_message[mailbox_rows[0].id], inboxes[mailbox_rows[0].user_id]
         )
         if deleted:
-            await row_changes.restore_messages(ctx, session, mailbox_rows, home_mailbox)
+            await row_changes.restore_deleted_messages_to_mailbox(
+                ctx, session, mailbox_rows, home_mailbox
+            )
         else:
-            await row_changes.move_messages(ctx, session, mailbox_rows, home_mailbox)
+            await row_changes.move_messages_to_mailbox(ctx, session, mailbox_rows, home_mailbox)
+
+
+class _HomesAndInboxes(NamedTuple):
+    """The former mailboxes that still exist, and the inboxes of their users."""
+
+    home_by_mailbox_id: dict[int, ColumnRow]
+    inbox_by_user_id: dict[int, ColumnRow]
 
 
 async def _load_homes_and_inboxes(
     session: AsyncSession, rows: Sequence[ColumnRow], mailbox_by_message: Mapping[int, int]
-) -> tuple[dict[int, ColumnRow], dict[int, ColumnRow]]:
+) -> _HomesAndInboxes:
     """Return the former mailboxes that still exist by ID, and INBOX by user ID."""
     keys, users = sorted(set(mailbox_by_message.values())), sorted({row.user_id for row in rows})
     is_home_or_inbox = col(Mailbox.id).in_(keys) | (col(Mailbox.path) == "INBOX")
@@ -326,4 +379,4 @@ async def _load_homes_and_inboxes(
     )
     found = (await (await session.connection()).execute(statement)).all()
     inboxes = {row.user_id: row for row in found if row.path == "INBOX"}
-    return {row.id: row for row in found}, inboxes
+    return _HomesAndInboxes({row.id: row for row in found}, inboxes)

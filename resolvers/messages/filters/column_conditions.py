@@ -44,10 +44,10 @@ def people_text_sql(*columns: Any) -> ColumnElement[str]:
     listed: list[Any] = [
         func.replace(cast(col(column), String), "[null,", "[", type_=String) for column in columns
     ]
-    whole: ColumnElement[str] = listed[0]
-    for one in listed[1:]:
-        whole = whole + one
-    return whole
+    text_sql: ColumnElement[str] = listed[0]
+    for column in listed[1:]:
+        text_sql = text_sql + column
+    return text_sql
 
 
 def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
@@ -78,7 +78,7 @@ def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement
         terms.append(
             col(Message.id).in_(
                 [
-                    message_id_from_email_id(text, nth)
+                    message_id_from_email_id_or_raise(text, nth)
                     for nth, text in enumerate(message_conditions.email_ids)
                 ]
             )
@@ -86,16 +86,16 @@ def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement
     return terms
 
 
-def message_id_from_email_id(text: str, index: int) -> int:
+def message_id_from_email_id_or_raise(text: str, index: int) -> int:
     """Return the message ID that an EMAILID encodes. Raises InvalidInput."""
     if index >= MAX_EMAIL_IDS:
         raise InvalidInput(
-            f"at most {MAX_EMAIL_IDS} email IDs",
+            f"At most {MAX_EMAIL_IDS} email IDs are allowed.",
             constraint=ValidationConstraint.MAX,
             path=["filter", "emailIds"],
         )
     if not EMAIL_ID_PATTERN.fullmatch(text):
-        error_text = "An EMAILID has 32 hexadecimal digits"
+        error_text = "An EMAILID must have 32 hexadecimal digits."
         raise InvalidInput(
             error_text,
             constraint=ValidationConstraint.PATTERN,
@@ -110,7 +110,7 @@ def _json_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def flag_conditions(message_conditions: MessageConditions) -> list[Any]:
+def flag_conditions(message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
     """Build the conditions on flags, keywords and other properties that a message has or not."""
     terms: list[Any] = []
     for name in FLAG_COLUMNS:

@@ -37,7 +37,7 @@ from resolvers.messages.filters.column_conditions import (
     flag_conditions,
     has_attachments_sql,
     highest_uid_sql,
-    message_id_from_email_id,
+    message_id_from_email_id_or_raise,
     range_conditions,
     text_conditions,
 )
@@ -45,17 +45,21 @@ from resolvers.messages.filters.filter_lookups import (
     READ_FIELDS,
     FilterLookups,
     ScopedMessageFilter,
-    iterate_parts,
+    iterate_nested_conditions_requiring_limits,
     load_lookups,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.filters.sequence_sets import is_in_set_sql, is_small_set
-from resolvers.search.index_query import expression_from_query, matches_words_sql, requires_words
+from resolvers.search.index_query import (
+    expression_from_query_or_raise,
+    matches_words_sql,
+    requires_any_word,
+)
 from resolvers.sql_text import contains_text_sql
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 MAX_TERMS = 250  # per filter; SQLite allows expressions of at most 1000 levels
-TOO_MANY_TERMS_MESSAGE = f"a filter has at most {MAX_TERMS} terms"
+TOO_MANY_TERMS_MESSAGE = f"A filter has at most {MAX_TERMS} terms."
 UNSEARCHED_SPECIAL_USES = (SpecialUse.JUNK, SpecialUse.TRASH)
 ATTACHMENT_KEYS = ("filename", "content_type")  # the keys of a stored attachment
 VALUELESS_FIELDS = (
@@ -115,7 +119,7 @@ async def load_filter_sql(ctx: Context, scopes: list[ScopedMessageFilter]) -> li
     lookups = await load_lookups(
         ctx, scopes, lambda conditions, lookups: build_conditions(ctx, conditions, lookups)
     )
-    sql_by_filter = {key: _build_filter_sql(ctx, key[0], one) for key, one in lookups.items()}
+    sql_by_filter = {key: _build_filter_sql(ctx, key[0], lookup) for key, lookup in lookups.items()}
     return [sql_by_filter[scope.conditions, scope.is_deleted] for scope in scopes]
 
 
@@ -123,15 +127,17 @@ def _build_filter_sql(
     ctx: Context, message_conditions: MessageConditions, lookups: FilterLookups
 ) -> FilterSql:
     search_words, other_conditions = split_search_words(message_conditions)
-    if search_words is None or not requires_words(search_words):
+    if search_words is None or not requires_any_word(search_words):
         by_key = message_conditions.thread_id is not None or is_small_set(
             message_conditions.uids or "*"
         )
         return FilterSql(
             lookups, None, None, build_conditions(ctx, message_conditions, lookups), by_key
         )
-    found = matches_words_sql(ctx, lookups.unindexed, search_words)
-    return FilterSql(lookups, search_words, found, build_conditions(ctx, other_conditions, lookups))
+    condition = matches_words_sql(ctx, lookups.unindexed, search_words)
+    return FilterSql(
+        lookups, search_words, condition, build_conditions(ctx, other_conditions, lookups)
+    )
 
 
 def build_conditions(
@@ -144,19 +150,19 @@ def build_conditions(
     return list(_ConditionBuilder(ctx, lookups).build(message_conditions))
 
 
-def validate_values(message_conditions: MessageConditions) -> None:
+def validate_filter_values(message_conditions: MessageConditions) -> None:
     """Raise InvalidInput if `build_conditions` would refuse a value or their number."""
     value_count = 0
-    for one in iterate_parts(message_conditions):
-        if one.query:
-            expression_from_query(one.query)
+    for condition in iterate_nested_conditions_requiring_limits(message_conditions):
+        if condition.query:
+            expression_from_query_or_raise(condition.query)
         for name in ("uids", "seqs"):
-            if given := getattr(one, name):
-                is_in_set_sql(given, col(Message.uid), highest_uid_sql, input_name=name)
-        for nth, text in enumerate(one.email_ids or ()):
-            message_id_from_email_id(text, nth)
+            if value := getattr(condition, name):
+                is_in_set_sql(value, col(Message.uid), highest_uid_sql, input_name=name)
+        for nth, text in enumerate(condition.email_ids or ()):
+            message_id_from_email_id_or_raise(text, nth)
         value_count += 1 + sum(
-            getattr(one, name) is not None for name in MessageConditions.__slots__
+            getattr(condition, name) is not None for name in MessageConditions.__slots__
         )
     if value_count > MAX_TERMS:
         raise InvalidInput(
@@ -164,13 +170,15 @@ def validate_values(message_conditions: MessageConditions) -> None:
         )
 
 
-def index_only_words(message_conditions: MessageConditions) -> SearchExpression | None:
+def search_words_if_index_alone_suffices(
+    message_conditions: MessageConditions,
+) -> SearchExpression | None:
     """Return the search words of a filter that the index alone can answer, else None."""
-    list(iterate_parts(message_conditions))  # checks the limits
+    list(iterate_nested_conditions_requiring_limits(message_conditions))  # checks the limits
     search_words, rest = split_search_words(message_conditions)
     return (
         search_words
-        if search_words is not None and requires_words(search_words) and rest.is_empty
+        if search_words is not None and requires_any_word(search_words) and rest.is_empty
         else None
     )
 
@@ -179,8 +187,8 @@ def has_only_flags(message_conditions: MessageConditions) -> bool:
     """True if the filter tests only flags, so that its SQL is always the same."""
     unmarked: dict[str, Any] = {**dict.fromkeys((*VALUELESS_FIELDS, "every", "some", "none"))}
     return all(
-        one.is_empty or replace(one, **unmarked).is_empty
-        for one in iterate_parts(message_conditions)
+        condition.is_empty or replace(condition, **unmarked).is_empty
+        for condition in iterate_nested_conditions_requiring_limits(message_conditions)
     )
 
 
@@ -189,18 +197,26 @@ def split_search_words(
 ) -> tuple[SearchExpression | None, MessageConditions]:
     """Split a filter into the search words all its messages have, and the other conditions."""
     expressions: list[SearchExpression] = (
-        [expression_from_query(message_conditions.query)] if message_conditions.query else []
+        [expression_from_query_or_raise(message_conditions.query)]
+        if message_conditions.query
+        else []
     )
     every = []
-    for one in message_conditions.every or ():
-        inner_words, rest = split_search_words(one)
+    for nested in message_conditions.every or ():
+        inner_words, rest = split_search_words(nested)
         expressions += [inner_words] if inner_words else []
         every += [] if rest.is_empty else [rest]
-    some = [split_search_words(one) for one in message_conditions.some or ()]
+    alternatives = [split_search_words(nested) for nested in message_conditions.some or ()]
     remaining = message_conditions.some
-    if some and all(inner_words and requires_words(inner_words) for inner_words, _ in some):
-        expressions.append(AnyOf(tuple(inner_words for inner_words, _ in some if inner_words)))
-        remaining = None if all(rest.is_empty for _, rest in some) else message_conditions.some
+    if alternatives and all(
+        inner_words and requires_any_word(inner_words) for inner_words, _ in alternatives
+    ):
+        expressions.append(
+            AnyOf(tuple(inner_words for inner_words, _ in alternatives if inner_words))
+        )
+        remaining = (
+            None if all(rest.is_empty for _, rest in alternatives) else message_conditions.some
+        )
     kept_every = tuple(every) or (None if message_conditions.every else message_conditions.every)
     rest = replace(message_conditions, query=None, every=kept_every, some=remaining)
     return (
@@ -227,7 +243,7 @@ class _ConditionBuilder:
             *flag_conditions(message_conditions),
             *range_conditions(message_conditions),
         ]
-        terms += self._mailbox_conditions(message_conditions)
+        terms += self._mailbox_thread_and_number_conditions(message_conditions)
         if message_conditions.attachment:
             terms.append(self._has_attachment(*message_conditions.attachment))
         self.term_count += len(terms) + 1
@@ -238,11 +254,13 @@ class _ConditionBuilder:
         return [*self._group_conditions(message_conditions), *terms]
 
     def _group_conditions(self, message_conditions: MessageConditions) -> list[ColumnElement[bool]]:
-        terms = [self._all_hold(one) for one in message_conditions.every or ()]
+        terms = [self._all_hold(nested) for nested in message_conditions.every or ()]
         if message_conditions.every == ():
             terms.append(false())
         if message_conditions.some is not None:
-            terms.append(or_(false(), *(self._all_hold(one) for one in message_conditions.some)))
+            terms.append(
+                or_(false(), *(self._all_hold(nested) for nested in message_conditions.some))
+            )
         if message_conditions.none is not None:  # a NULL condition counts as not fulfilled
             terms.append(
                 func.coalesce(self._all_hold(message_conditions.none), false()).is_(false())
@@ -259,7 +277,7 @@ class _ConditionBuilder:
                 matches_words_sql(
                     self.ctx,
                     self.lookups.unindexed,
-                    expression_from_query(message_conditions.query),
+                    expression_from_query_or_raise(message_conditions.query),
                 )
             )
         for name in READ_FIELDS:
@@ -270,7 +288,7 @@ class _ConditionBuilder:
                 )
         return terms
 
-    def _mailbox_conditions(
+    def _mailbox_thread_and_number_conditions(
         self, message_conditions: MessageConditions
     ) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
@@ -322,11 +340,17 @@ class _ConditionBuilder:
         )
 
     def _mailbox_ids(self, selector: MailboxSelector) -> Select[int]:
-        if selector.id is not None:
-            return self._mailboxes_of_owners().where(col(Mailbox.id) == selector.id)
         if selector.path is not None:
             return self._mailbox_ids_by_path(selector.path)
-        return self._mailboxes_of_owners().where(col(Mailbox.special_use) == selector.special_use)
+        column: Any
+        value: int | str | None
+        if selector.id is not None:
+            column, value = col(Mailbox.id), selector.id
+        elif selector.object_id is not None:
+            column, value = col(Mailbox.object_id), selector.object_id
+        else:
+            column, value = col(Mailbox.special_use), selector.special_use
+        return self._mailboxes_of_owners().where(column == value)
 
     def _mailbox_ids_by_path(self, path: str) -> Select[int]:
         """Select the mailbox with this path.
@@ -352,16 +376,16 @@ class _ConditionBuilder:
         sequence_number = func.row_number().over(
             partition_by=rows.c.mailbox_id, order_by=rows.c.uid
         )
-        many = func.count().over(partition_by=rows.c.mailbox_id)
+        message_count = func.count().over(partition_by=rows.c.mailbox_id)
         numbered = (
-            select(rows.c.id, sequence_number.label("place"), many.label("many"))
+            select(rows.c.id, sequence_number.label("place"), message_count.label("many"))
             .where(rows.c.mailbox_id.in_(self._mailbox_ids(selector)))
             .subquery()
         )
-        chosen = is_in_set_sql(
+        is_chosen = is_in_set_sql(
             number_set_text, numbered.c.place, lambda: numbered.c.many, input_name="seqs"
         )
-        return col(Message.id).in_(select(numbered.c.id).where(chosen))
+        return col(Message.id).in_(select(numbered.c.id).where(is_chosen))
 
     def _has_attachment(
         self, filename: str | None, content_type: str | None
@@ -369,20 +393,20 @@ class _ConditionBuilder:
         """Build the condition that an attachment's name and type contain these texts."""
         files: Any = col(Message.attachments)
         if self.ctx.environment.database.dialect == "sqlite":
-            each = func.json_each(files).table_valued("value", name="file")
-            value = [func.json_extract(each.c.value, f"$.{key}") for key in ATTACHMENT_KEYS]
+            json_files = func.json_each(files).table_valued("value", name="file")
+            value = [func.json_extract(json_files.c.value, f"$.{key}") for key in ATTACHMENT_KEYS]
         else:
-            each = func.jsonb_array_elements(files).table_valued(
+            json_files = func.jsonb_array_elements(files).table_valued(
                 column("value", postgresql.JSONB), name="file"
             )
-            value = [each.c.value[key].as_string() for key in ATTACHMENT_KEYS]
+            value = [json_files.c.value[key].as_string() for key in ATTACHMENT_KEYS]
         patterns = [
             contains_text_sql(func.coalesce(column_value, "", type_=String), part)
             for column_value, part in zip(value, (filename, content_type), strict=True)
             if part
         ]
         return (
-            exists(select(1).select_from(each).where(*patterns))
+            exists(select(1).select_from(json_files).where(*patterns))
             if patterns
             else has_attachments_sql()
         )
@@ -402,25 +426,27 @@ class MessageSelector:
     users: UserSelector = VIEWER_ONLY
     filter_sql: FilterSql | None = None
 
-    async def with_filter_sql(self, ctx: Context, owner_ids: Sequence[int]) -> "MessageSelector":
+    async def validated_with_filter_sql(
+        self, ctx: Context, owner_ids: Sequence[int]
+    ) -> "MessageSelector":
         """Return the selector with the SQL of its filter.
 
         Raises InvalidInput unless one way is used.
         """
-        given = sum(part is not None for part in (self.ids, self.mailbox, self.conditions))
-        if given != 1 or (self.uids is not None and self.mailbox is None):
+        given_count = sum(part is not None for part in (self.ids, self.mailbox, self.conditions))
+        if given_count != 1 or (self.uids is not None and self.mailbox is None):
             raise InvalidInput(
-                "select by ids, by mailbox (with uids or whole), or by filter: by one of them",
+                "Exactly one of `ids`, `mailbox` and `filter` is required.",
                 constraint=ValidationConstraint.EXCLUSIVE,
                 path=["select"],
             )
         if self.ids is not None or not owner_ids:
             return self
         conditions = self.conditions or MessageConditions(mailbox=self.mailbox, uids=self.uids)
-        found, *_ = await load_filter_sql(
+        filter_sql, *_ = await load_filter_sql(
             ctx, [ScopedMessageFilter(conditions, owner) for owner in owner_ids]
         )
-        return replace(self, filter_sql=found)
+        return replace(self, filter_sql=filter_sql)
 
     def build_conditions(
         self, ctx: Context, other_conditions: Sequence[ColumnElement[bool]]

@@ -30,11 +30,11 @@ from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content_access import (
     content_refusal,
-    load_readable_mailbox_ids,
-    log_content_read,
+    load_ids_of_readable_shared_mailboxes,
+    write_content_read_to_security_log,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.search.index_query import UnindexedMessages, load_unindexed_messages
+from resolvers.search.index_query import UnindexedMessages, load_unindexed_messages_within_limit
 
 MAX_READ_MESSAGES = 2000  # messages that are read for one filter
 READ_FIELDS = ("text", "body", "header")  # conditions that need the message to be read
@@ -72,30 +72,36 @@ MAX_PARTS = 250  # in a filter
 ConditionsFunction = Callable[[MessageConditions, FilterLookups], list[ColumnElement[bool]]]
 
 
-def iterate_parts(conditions: MessageConditions) -> Iterator[MessageConditions]:
+def iterate_nested_conditions_requiring_limits(
+    conditions: MessageConditions,
+) -> Iterator[MessageConditions]:
     """Yield the filter and all filters in it.
 
     Raises InvalidInput if they are too many or too deep.
     """
     waiting = [(conditions, 0)]
-    for many, (one, depth) in enumerate(waiting, 1):
+    for condition_count, (nested, depth) in enumerate(waiting, 1):
         if depth > MAX_DEPTH:
-            error_text = f"and, or and not go {MAX_DEPTH} levels deep"
+            error_text = f"`and`, `or` and `not` are nested at most {MAX_DEPTH} levels deep."
             raise InvalidInput(error_text, constraint=ValidationConstraint.DEPTH, path=["filter"])
-        if many > MAX_PARTS:
-            error_text = f"a filter has at most {MAX_PARTS} parts"
+        if condition_count > MAX_PARTS:
+            error_text = f"A filter has at most {MAX_PARTS} parts."
             raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
-        yield one
-        below = (*(one.every or ()), *(one.some or ()), *((one.none,) if one.none else ()))
+        yield nested
+        below = (
+            *(nested.every or ()),
+            *(nested.some or ()),
+            *((nested.none,) if nested.none else ()),
+        )
         waiting += ((part, depth + 1) for part in below)
 
 
 def _conditions_requiring_read(conditions: MessageConditions) -> set[ReadCondition]:
     return {
         (name, value)
-        for one in iterate_parts(conditions)
+        for condition in iterate_nested_conditions_requiring_limits(conditions)
         for name in READ_FIELDS
-        if (value := getattr(one, name)) is not None
+        if (value := getattr(condition, name)) is not None
     }
 
 
@@ -113,30 +119,34 @@ async def load_lookups(
     for scope in scopes:
         scopes_by_filter[scope.conditions, scope.is_deleted].append(scope)
     return {
-        key: await _load_lookups_of_filter(ctx, key[0], group, build_conditions)
+        key: await _load_lookups_and_log_reads_by_root(ctx, key[0], group, build_conditions)
         for key, group in scopes_by_filter.items()
     }
 
 
-async def _load_lookups_of_filter(
+async def _load_lookups_and_log_reads_by_root(
     ctx: Context,
     conditions: MessageConditions,
     scopes: Sequence[ScopedMessageFilter],
     build_conditions: ConditionsFunction,
 ) -> FilterLookups:
-    filters = list(iterate_parts(conditions))
+    filters = list(iterate_nested_conditions_requiring_limits(conditions))
     owners = sorted({scope.user_id for scope in scopes})
-    by_words = any(one.query for one in filters)
-    waiting = await load_unindexed_messages(ctx, owners) if by_words else UnindexedMessages(owners)
+    by_words = any(filter_.query for filter_ in filters)
+    waiting = (
+        await load_unindexed_messages_within_limit(ctx, owners)
+        if by_words
+        else UnindexedMessages(owners)
+    )
     lookups = FilterLookups(waiting, scopes[0].is_deleted)
-    patterns = {pattern for one in filters for pattern in one.mailbox_patterns or ()}
+    patterns = {pattern for filter_ in filters for pattern in filter_.mailbox_patterns or ()}
     if patterns:
         lookups = replace(
             lookups, mailbox_ids_by_pattern=await _mailbox_ids_by_pattern(ctx, owners, patterns)
         )
     leaves = _conditions_requiring_read(conditions)
     if leaves:
-        await _require_readable_and_log_root(ctx, scopes)
+        await _require_readable_and_log_reads_by_root(ctx, scopes)
         sql_conditions = [
             *_messages_in_scopes_sql(ctx, scopes, owners),
             *build_conditions(_without_conditions_requiring_read(conditions), lookups),
@@ -150,7 +160,7 @@ async def _load_lookups_of_filter(
     return lookups
 
 
-async def _require_readable_and_log_root(
+async def _require_readable_and_log_reads_by_root(
     ctx: Context, scopes: Sequence[ScopedMessageFilter]
 ) -> None:
     """Raise Forbidden if the viewer can't read the texts the filter asks for.
@@ -160,23 +170,25 @@ async def _require_readable_and_log_root(
     foreign = {scope for scope in scopes if scope.user_id != ctx.viewer.user_id}
     if not foreign or not can_see_managed_mail_records(ctx):  # only shared messages can be found
         return
-    mailboxes = await load_readable_mailbox_ids(ctx, {scope.mailbox_id for scope in foreign})
+    mailboxes = await load_ids_of_readable_shared_mailboxes(
+        ctx, {scope.mailbox_id for scope in foreign}
+    )
     refused_user_ids = {scope.user_id for scope in foreign if scope.mailbox_id not in mailboxes}
     if refused_user_ids and ctx.viewer.role is not Role.ROOT:
         raise content_refusal()
-    await log_content_read(ctx, refused_user_ids)
+    await write_content_read_to_security_log(ctx, refused_user_ids)
 
 
 def _messages_in_scopes_sql(
     ctx: Context, scopes: Sequence[ScopedMessageFilter], owner_ids: Sequence[int]
 ) -> list[ColumnElement[bool]]:
-    found = [is_visible_or_managed(ctx, Message), col(Message.user_id).in_(owner_ids)]
+    filters_sql = [is_visible_or_managed(ctx, Message), col(Message.user_id).in_(owner_ids)]
     for name in ("mailbox_id", "thread_id"):
         keys = {getattr(scope, name) for scope in scopes}
         if None not in keys:
-            found.append(col(getattr(Message, name)).in_(keys))
+            filters_sql.append(col(getattr(Message, name)).in_(keys))
     deleted_at = col(Message.deleted_at)
-    return [*found, deleted_at.is_not(None) if scopes[0].is_deleted else deleted_at.is_(None)]
+    return [*filters_sql, deleted_at.is_not(None) if scopes[0].is_deleted else deleted_at.is_(None)]
 
 
 async def _mailbox_ids_by_pattern(
@@ -186,9 +198,12 @@ async def _mailbox_ids_by_pattern(
     rows = await ctx.read(
         statement.where(is_visible_or_managed(ctx, Mailbox), col(Mailbox.user_id).in_(owner_ids))
     )
-    fits = {pattern: paths.compile_pattern(pattern).fullmatch for pattern in patterns}
+    fits = {pattern: paths.compile_folded_path_pattern(pattern).fullmatch for pattern in patterns}
     folded = [(row.id, fold_text(row.path)) for row in rows]
-    return {pattern: [key for key, path in folded if fit(path)] for pattern, fit in fits.items()}
+    return {
+        pattern: [key for key, path in folded if is_fulfilled(path)]
+        for pattern, is_fulfilled in fits.items()
+    }
 
 
 def _without_conditions_requiring_read(conditions: MessageConditions) -> MessageConditions:
@@ -216,31 +231,32 @@ async def _find_matching_ids_by_reading(
     read_conditions: Iterable[ReadCondition],
 ) -> dict[ReadCondition, list[int]]:
     """Find the messages that fulfill each condition by reading them. Raises LimitReached."""
-    statement = select(*select_columns(Message, {"id", "blob_id", "structure"})).where(
+    statement = select(*select_columns(Message, {"id", "blob_id", "mime_structure"})).where(
         *message_conditions
     )
     rows = await ctx.read(statement.limit(MAX_READ_MESSAGES + 1))
     if len(rows) > MAX_READ_MESSAGES:
         raise LimitReached(
-            f"text, body and header are looked for in at most {MAX_READ_MESSAGES} messages: "
-            "say more of them, such as a folder or when they came, or search by words",
+            f"`text`, `body` and `header` are searched in at most {MAX_READ_MESSAGES} "
+            "messages: narrow the search, for example by a mailbox or a time, or "
+            "search by words.",
             limit=MAX_READ_MESSAGES,
             used=len(rows),
             path=["filter"],
         )
-    found: dict[ReadCondition, list[int]] = {leaf: [] for leaf in read_conditions}
+    ids_by_condition: dict[ReadCondition, list[int]] = {leaf: [] for leaf in read_conditions}
     for start in range(0, len(rows), BATCH_SIZE):
-        some = rows[start : start + BATCH_SIZE]
-        stored = await message_open.open_messages(
-            ctx.environment, some, ctx.read, count_bytes_read=ctx.charge_bytes
+        row_batch = rows[start : start + BATCH_SIZE]
+        stored = await message_open.open_messages_and_log_damage(
+            ctx.environment, row_batch, ctx.read, count_bytes_read=ctx.charge_bytes
         )
-        examined = await message_content.examine_messages(
-            stored, partial(_fulfilled_conditions, stored, found)
+        examined = await message_content.run_on_message_sources_in_thread(
+            stored, partial(_fulfilled_conditions, stored, ids_by_condition)
         )
         for message, results in zip(stored, examined, strict=True):
             for leaf in results:
-                found[leaf].append(message.row.id)
-    return found
+                ids_by_condition[leaf].append(message.row.id)
+    return ids_by_condition
 
 
 def _fulfilled_conditions(
@@ -252,8 +268,8 @@ def _fulfilled_conditions(
     """Return the conditions that a message fulfills. A damaged message fulfills none."""
     if source is None:
         return []
-    read = _MessageTexts(source, messages[index].structure)
-    return [leaf for leaf in read_conditions if read.fulfills(leaf)]
+    texts = _MessageTexts(source, messages[index].structure)
+    return [leaf for leaf in read_conditions if texts.fulfills(leaf)]
 
 
 @dataclass

@@ -23,9 +23,9 @@ from models.store.text_folding import fold_text
 from models.submission.tables import SubmissionState
 from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.messages.filters.filter_lookups import iterate_parts
+from resolvers.messages.filters.filter_lookups import iterate_nested_conditions_requiring_limits
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.search.index_query import expression_from_query
+from resolvers.search.index_query import expression_from_query_or_raise
 from resolvers.sql_text import MAX_SEARCH_LENGTH
 
 STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
@@ -53,16 +53,16 @@ FORWARDED_KEYWORD = "$forwarded"
 
 def validate_for_unstored(conditions: MessageConditions) -> None:
     """Raise InvalidInput if a filter is too large, or needs what only stored messages have."""
-    list(iterate_parts(conditions))  # checks the limits
+    list(iterate_nested_conditions_requiring_limits(conditions))  # checks the limits
     for part in _parts_with_input_paths(conditions, ("filter",), None):
         for name in _text_fields_with_value(part.conditions):
             if len(getattr(part.conditions, name) or "") > MAX_SEARCH_LENGTH:
-                error_text = f"what is looked for has at most {MAX_SEARCH_LENGTH} characters"
+                error_text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
                 raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
         if part.conditions.query is not None:
-            expression_from_query(part.conditions.query)
+            expression_from_query_or_raise(part.conditions.query)
         for name in _unsupported_fields(part.conditions):
-            error_text = "this is known of stored messages alone, and these are not stored yet"
+            error_text = "This condition can only be tested on stored messages."
             raise InvalidInput(
                 error_text,
                 constraint=ValidationConstraint.UNSUPPORTED,
@@ -99,9 +99,9 @@ def _parts_with_input_paths(
 ) -> Iterator[ConditionsAtPath]:
     """Yield the filter and those in it."""
     yield ConditionsAtPath(input_path, index, conditions)
-    for name, some in (("and", conditions.every), ("or", conditions.some)):
-        for nth, one in enumerate(some or ()):
-            yield from _parts_with_input_paths(one, (*input_path, name), nth)
+    for name, nested_conditions in (("and", conditions.every), ("or", conditions.some)):
+        for nth, nested in enumerate(nested_conditions or ()):
+            yield from _parts_with_input_paths(nested, (*input_path, name), nth)
     if conditions.none:
         yield from _parts_with_input_paths(conditions.none, (*input_path, "not"), None)
 
@@ -123,7 +123,7 @@ def _json_value(value: Any) -> Any:
             values = {field.name: getattr(value, field.name) for field in fields(value)}
             return {name: _json_value(part) for name, part in values.items() if part is not None}
         case tuple():
-            return [_json_value(one) for one in value]
+            return [_json_value(item) for item in value]
         case datetime():
             return value.isoformat()
         case StrEnum():
@@ -137,13 +137,13 @@ def conditions_from_json(values: Mapping[str, Any]) -> MessageConditions:
     fields: dict[str, Any] = {}
     for name, value in values.items():
         if name in ("every", "some"):
-            fields[name] = tuple(conditions_from_json(one) for one in value)
+            fields[name] = tuple(conditions_from_json(item) for item in value)
         elif name == "none":
             fields[name] = conditions_from_json(value)
         elif name == "mailbox":
             fields[name] = _selector_from_json(value)
         elif name == "mailboxes":
-            fields[name] = tuple(_selector_from_json(one) for one in value)
+            fields[name] = tuple(_selector_from_json(item) for item in value)
         elif name in (*TIME_FIELDS, *STORED_TIME_FIELDS):
             fields[name] = datetime.fromisoformat(value)
         elif name == "tier":
@@ -194,10 +194,10 @@ class _UnstoredMessage:
             )
             and (conditions.some is None or any(map(self.matches, conditions.some)))
             and (conditions.none is None or not self.matches(conditions.none))
-            and all(self._results(conditions))
+            and all(self._condition_results(conditions))
         )
 
-    def _results(self, conditions: MessageConditions) -> Iterator[bool]:
+    def _condition_results(self, conditions: MessageConditions) -> Iterator[bool]:
         yield from self._flag_results(conditions)
         yield from self._range_results(conditions)
         yield from self._mailbox_results(conditions)
@@ -245,7 +245,7 @@ class _UnstoredMessage:
             yield any(folder == fold_text(name.path or "") for name in conditions.mailboxes)
         if conditions.mailbox_patterns is not None:
             yield any(
-                paths.compile_pattern(pattern).fullmatch(folder)
+                paths.compile_folded_path_pattern(pattern).fullmatch(folder)
                 for pattern in conditions.mailbox_patterns
             )
 
@@ -277,7 +277,7 @@ class _UnstoredMessage:
         if conditions.message_id:
             yield facts.message_id == conditions.message_id
         if conditions.query is not None:
-            yield self._word_positions.matches(expression_from_query(conditions.query))
+            yield self._word_positions.matches(expression_from_query_or_raise(conditions.query))
         if conditions.header:
             yield self._has_header(*conditions.header)
         if conditions.body is not None:
@@ -288,7 +288,7 @@ class _UnstoredMessage:
 
     def _has_header(self, name: str, value_part: str | None) -> bool:
         header_values = [
-            each.value for each in self._header_fields if each.key.casefold() == name.casefold()
+            field.value for field in self._header_fields if field.key.casefold() == name.casefold()
         ]
         return bool(header_values) and (
             value_part is None
@@ -318,7 +318,7 @@ class _UnstoredMessage:
 
     @cached_property
     def _folded_header(self) -> str:
-        return fold_text("\n".join(f"{each.key}: {each.value}" for each in self._header_fields))
+        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._header_fields))
 
     @cached_property
     def _folded_body(self) -> str:
@@ -330,7 +330,7 @@ class _UnstoredMessage:
 
 
 def _names_and_addresses(people: Iterable[ParsedAddress]) -> list[str]:
-    return [f"{each.name or ''} {each.address}" for each in people]
+    return [f"{person.name or ''} {person.address}" for person in people]
 
 
 def _any_text_contains(part: str, texts: Iterable[str]) -> bool:

@@ -26,7 +26,7 @@ def is_in_set_sql(
     parts = [part.strip() for part in set_text.split(",", MAX_PARTS)]
     if len(parts) > MAX_PARTS:
         raise InvalidInput(
-            f"a set has at most {MAX_PARTS} parts",
+            f"A set has at most {MAX_PARTS} parts.",
             constraint=ValidationConstraint.MAX,
             path=[input_name],
         )
@@ -34,9 +34,9 @@ def is_in_set_sql(
     open_: list[int] = []  # the starts of ranges that end with "*"
     for part in parts:
         low, colon, high = part.partition(":")
-        ends = [_parse_number(end, input_name) for end in ((low, high) if colon else (low,))]
-        known_ends = [end for end in ends if end is not None]
-        if None in ends:
+        range_ends = [_parse_number(end, input_name) for end in ((low, high) if colon else (low,))]
+        known_ends = [end for end in range_ends if end is not None]
+        if None in range_ends:
             open_ += known_ends or [UID_LIMIT]
         else:
             ranges.append((min(known_ends), max(known_ends)))
@@ -48,13 +48,15 @@ def is_in_set_sql(
 
 def is_small_set(set_text: str) -> bool:
     """True if the set has few numbers, so that an index lookup of each finds the rows."""
-    many = 0
+    number_count = 0
     for part in set_text.split(",", MAX_PARTS):
-        ends = [end.strip() for end in part.split(":", 1)]
-        if not all(end.isascii() and end.isdigit() and len(end) <= MAX_DIGITS for end in ends):
+        range_ends = [end.strip() for end in part.split(":", 1)]
+        if not all(
+            end.isascii() and end.isdigit() and len(end) <= MAX_DIGITS for end in range_ends
+        ):
             return False
-        many += abs(int(ends[-1]) - int(ends[0])) + 1
-    return many <= MAX_SMALL_SET
+        number_count += abs(int(range_ends[-1]) - int(range_ends[0])) + 1
+    return number_count <= MAX_SMALL_SET
 
 
 def _ranges_sql(
@@ -68,9 +70,9 @@ def _ranges_sql(
         else:
             joined.append((low, high))
     single = [low for low, high in joined if low == high]
-    wide = [one for one in joined if one[0] != one[1]]
+    wide = [item for item in joined if item[0] != item[1]]
     if len(wide) > MAX_RANGES:
-        text = f"a set has at most {MAX_RANGES} ranges"
+        text = f"A set has at most {MAX_RANGES} ranges."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=[input_name])
     terms: list[ColumnElement[bool]] = [number.between(low, high) for low, high in wide]
     return [*terms, number.in_(single)] if single else terms
@@ -87,5 +89,5 @@ def _parse_number(number_text: str, input_name: str) -> int | None:
         and 0 < int(number_text) < UID_LIMIT
     ):
         return int(number_text)
-    text = 'a set of numbers is like "1,3:15,40:*"'
+    text = 'Must be a set of numbers such as "1,3:15,40:*".'
     raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[input_name])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sqlalchemy.exc import IntegrityError
 
@@ -33,26 +33,36 @@ async def create_users(
     """
     known_errors = known_errors or {}
     valid_candidates = {nth: new for nth, new in enumerate(new_users) if nth not in known_errors}
-    checked_users, errors = await check_users(ctx, valid_candidates, {})
+    checked_users, errors = await validate_new_users(ctx, valid_candidates, {})
     errors |= _error_lists(known_errors)
-    prepared = {nth: one.prepared for nth, one in checked_users.items()}
+    prepared = {nth: user.prepared for nth, user in checked_users.items()}
     errors |= _error_lists(await insert.find_collisions_and_limit_errors(ctx, prepared))
-    _raise_errors(errors)
+    _raise_errors_with_list_paths(errors)
     prepared = await hash_passwords_and_build_welcomes(ctx, checked_users)
     try:
-        await insert.store_users(
+        await insert.store_users_and_return_errors(
             ctx, prepared, mutation="usersCreate", path_of=lambda nth: [INPUT_PATH, str(nth)]
         )
     except NewUsersRefused as found:
-        _raise_errors(_error_lists(found.errors))
+        _raise_errors_with_list_paths(_error_lists(found.errors))
     except IntegrityError as clash:  # a concurrent request took it
-        raise Conflict("a user name was taken meanwhile", path=[INPUT_PATH]) from clash
+        raise Conflict(
+            "Another request created a user with the same name at the same time: retry.",
+            path=[INPUT_PATH],
+        ) from clash
     return [user.user for user in prepared.values()]
 
 
-async def check_users(
+class ValidatedNewUsers(NamedTuple):
+    """The valid users, and the errors of the others, by key."""
+
+    checked_users: dict[int, CheckedUser]
+    errors: dict[int, list[RequestError]]
+
+
+async def validate_new_users(
     ctx: Context, new_users: Mapping[int, NewUser], problems: Mapping[int, ErrorCollector]
-) -> tuple[dict[int, CheckedUser], dict[int, list[RequestError]]]:
+) -> ValidatedNewUsers:
     """Validate the fields of each user.
 
     Returns the valid users, and the errors of the others, by key.
@@ -61,14 +71,14 @@ async def check_users(
     for index, new_user in new_users.items():
         warning_count = len(ctx.warnings)
         try:
-            checked_users[index] = await creation_create.check_user(
+            checked_users[index] = await creation_create.validate_new_user(
                 ctx, new_user, problems.get(index, ErrorCollector())
             )
         except RequestError as refusal:
             errors[index] = refusal.all_errors
         for warning in ctx.warnings[warning_count:]:
             warning.path[:0] = [INPUT_PATH, str(index)]
-    return checked_users, errors
+    return ValidatedNewUsers(checked_users, errors)
 
 
 async def hash_passwords_and_build_welcomes(
@@ -95,15 +105,17 @@ class CountedNewUser(Protocol):
     hashed_password: bool
 
 
-def check_count(new_users: Sequence[CountedNewUser]) -> None:
+def require_new_users_within_limits(new_users: Sequence[CountedNewUser]) -> None:
     """Raise Invalid for too many users, or too many passwords to hash, in one call."""
     if not 0 < len(new_users) <= MAX_USERS:
         raise InvalidInput(
-            f"1 to {MAX_USERS} accounts", constraint=ValidationConstraint.MAX, path=[INPUT_PATH]
+            f"From 1 to {MAX_USERS:,} users are required.",
+            constraint=ValidationConstraint.MAX,
+            path=[INPUT_PATH],
         )
     hash_count = sum(bool(new.password) and not new.hashed_password for new in new_users)
     if hash_count > MAX_PASSWORDS:
-        text = f"at most {MAX_PASSWORDS} accounts with a password that is not hashed"
+        text = f"At most {MAX_PASSWORDS} users can have a password that is not hashed."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=[INPUT_PATH])
 
 
@@ -111,7 +123,7 @@ def _error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestEr
     return {key: refusal.all_errors for key, refusal in errors.items()}
 
 
-def _raise_errors(errors: Mapping[int, Sequence[RequestError]]) -> None:
+def _raise_errors_with_list_paths(errors: Mapping[int, Sequence[RequestError]]) -> None:
     """Raise the errors in the order of the users, with paths inside the list."""
     all_errors = [
         error.copy_with_path([INPUT_PATH, str(index), *error.path])

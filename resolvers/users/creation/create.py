@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mail.addresses import address_syntax
 from mail.mailboxes.paths import validate_path
-from mail.mailboxes.special_use_names import special_use_names
+from mail.mailboxes.special_use_names import default_mailbox_names
 from mail.text import confusables
 from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import SpecialUse
@@ -28,16 +28,17 @@ from resolvers.users.creation import insert, welcome_messages
 from resolvers.users.creation.insert import NewUsersRefused, PreparedUser
 from resolvers.users.limit_values import LimitValue
 from resolvers.users.roles import (
-    check_domain_admin_fields,
     require_administered_domains,
+    require_domain_admin_fields_allowed,
     stored_permissions,
 )
 from resolvers.users.validation import (
     DEFAULT_SPAM_LEVEL,
     require_column_permissions,
+    require_reject_score_not_below_junk_score,
     require_unlimited_quota_permission,
     schema_path,
-    validate_columns,
+    validate_user_columns,
 )
 
 VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validated
@@ -49,6 +50,8 @@ VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validat
     "tags",
     "retention",
     "spam_level",
+    "junk_score",
+    "reject_score",
     "recipients_per_day",
     "forwards_per_day",
     "received_per_hour",
@@ -59,6 +62,7 @@ VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validat
     "require_outbound_tls",
     "smtp_allowed_networks",
     "webmail_access",
+    "allow_local",
     "encrypt_messages",
     "encrypt_forwarded",
     "subaddress_action",
@@ -97,6 +101,8 @@ class NewUser:
     forward_to: Sequence[str] = ()
     subaddress_action: SubaddressAction = SubaddressAction.NONE
     spam_level: int | None = None
+    junk_score: float | None = None
+    reject_score: float | None = None
     recipients_per_day: LimitValue = None
     forwards_per_day: LimitValue = None
     received_per_hour: LimitValue = None
@@ -107,6 +113,7 @@ class NewUser:
     require_outbound_tls: bool = False
     smtp_allowed_networks: Sequence[str] = ()
     webmail_access: bool = True
+    allow_local: bool = False
     public_metadata: Any = None  # must be an object
     private_metadata: Any = None
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
@@ -128,31 +135,36 @@ async def create_user(
     Raises all errors of the fields together with the `problems` found before. All checks that can
     fail come before the password is hashed.
     """
-    checked_user = await check_user(ctx, new_user, problems or ErrorCollector())
+    checked_user = await validate_new_user(ctx, new_user, problems or ErrorCollector())
     for error in (
         await insert.find_collisions_and_limit_errors(ctx, {0: checked_user.prepared})
     ).values():
         raise error
     prepared = await hash_password_and_build_welcome(ctx, checked_user)
     try:
-        await insert.store_users(ctx, {0: prepared}, mutation="userCreate")
+        await insert.store_users_and_return_errors(ctx, {0: prepared}, mutation="userCreate")
     except NewUsersRefused as refused:
         raise refused.errors[0] from None
     except IntegrityError as clash:  # a concurrent request took it
-        raise Conflict("the user name is taken", path=["username"]) from clash
+        raise Conflict("The user name already exists.", path=["username"]) from clash
     return prepared.user
 
 
-async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) -> CheckedUser:
+async def validate_new_user(
+    ctx: Context, new_user: NewUser, problems: ErrorCollector
+) -> CheckedUser:
     """Validate all fields of a new user. Raises all errors, with the `problems` found before."""
-    _require_may_give_role(ctx, new_user)
-    username, address = _username_and_address(ctx, new_user, problems)
-    values = validate_columns(
+    _require_may_give_role_and_empty_address(ctx, new_user)
+    username, address = _validated_username_and_main_address(ctx, new_user, problems)
+    values = validate_user_columns(
         {name: getattr(new_user, name) for name in VALIDATED_COLUMNS}, problems
     )
+    with problems.collecting():
+        scores = values.get("junk_score"), values.get("reject_score")
+        require_reject_score_not_below_junk_score(*scores)
     paths = _special_mailbox_paths(new_user, values, problems)
-    _check_role(new_user, problems)
-    openpgp_public_key = await _public_key_columns(ctx, new_user, problems)
+    _collect_role_and_domain_admin_errors(new_user, problems)
+    openpgp_public_key = await _public_key_columns_or_warning(ctx, new_user, problems)
     password = await _validate_password(ctx, new_user, address, problems)
     user_id = ctx.environment.new_id()
     forwarding: dict[str, Any] = {}
@@ -163,7 +175,7 @@ async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) 
         )
     problems.raise_collected()
     await _require_permissions(ctx, new_user, values)
-    user = _user_row(
+    user = _new_user_row(
         ctx,
         new_user,
         {"id": user_id, "username": username, **values, **openpgp_public_key, **forwarding},
@@ -186,7 +198,9 @@ async def hash_password_and_build_welcome(ctx: Context, checked_user: CheckedUse
     """Hash the password of a checked user, and build its welcome messages."""
     prepared, user = checked_user.prepared, checked_user.prepared.user
     if checked_user.password:
-        user.password = await new_passwords.hash_new_password(ctx, checked_user.password)
+        user.password = await new_passwords.hash_new_password_unless_hash(
+            ctx, checked_user.password
+        )
         user.password_changed_at = user.created_at
     if prepared.address:
         variables = {
@@ -198,7 +212,7 @@ async def hash_password_and_build_welcome(ctx: Context, checked_user: CheckedUse
     return prepared
 
 
-def _user_row(ctx: Context, new_user: NewUser, values: dict[str, Any]) -> User:
+def _new_user_row(ctx: Context, new_user: NewUser, values: dict[str, Any]) -> User:
     """Return the row of a new user, without password hash and search words."""
     return User(
         username_key=address_syntax.username_key(values["username"]),
@@ -221,22 +235,22 @@ def _username_from_address(address: str) -> str:
     return local + at + address_syntax.ascii_domain(domain)
 
 
-def _username_and_address(
+def _validated_username_and_main_address(
     ctx: Context, new_user: NewUser, problems: ErrorCollector
 ) -> tuple[str, str | None]:
     """Return username and main address in stored form: each can come from the other."""
     username, address = new_user.username, None
     with problems.collecting():
-        address = _main_address(ctx, new_user)
+        address = _validated_main_address(ctx, new_user)
         username = username or _username_from_address(address or "")
     is_from_address = address is None and new_user.address is None and not new_user.empty_address
     if username is not None and not is_from_address:
         with problems.collecting():
-            username = address_syntax.checked_username(username)
+            username = address_syntax.normalize_and_validate_username(username)
     return username or "", address
 
 
-def _main_address(ctx: Context, new_user: NewUser) -> str | None:
+def _validated_main_address(ctx: Context, new_user: NewUser) -> str | None:
     """Return the validated main address; None if the user has none. Raises Invalid."""
     if new_user.empty_address:
         return None
@@ -249,44 +263,48 @@ def _main_address(ctx: Context, new_user: NewUser) -> str | None:
         address = f"{address}@{ctx.environment.options.users_default_domain}"
     if "@" not in address:
         raise InvalidInput(
-            "an account has an address, unless emptyAddress says it has none",
+            "An address is required, or `emptyAddress: true`.",
             constraint=ValidationConstraint.REQUIRED,
             path=["address"],
         )
     if "*" in address or "+" in address.rpartition("@")[0]:
         raise InvalidInput(
-            "a main address has neither * nor a label",
+            "A main address must not contain * or a subaddress (+).",
             constraint=ValidationConstraint.PATTERN,
             path=["address"],
         )
-    address = address_syntax.validated_address(address)
+    address = address_syntax.normalize_and_validate_address(address)
     confusables.refuse_confusable_address(address)
     return address
 
 
-def _check_role(new_user: NewUser, problems: ErrorCollector) -> None:
+def _collect_role_and_domain_admin_errors(new_user: NewUser, problems: ErrorCollector) -> None:
     with problems.collecting():
         if new_user.role is Role.PUBLIC:
             raise InvalidInput(
-                "an account needs another role than PUBLIC",
+                "The role of a user can't be PUBLIC.",
                 constraint=ValidationConstraint.ENUM,
                 path=["role"],
                 allowed_values=[role for role in Role if role is not Role.PUBLIC],
             )
     with problems.collecting():
-        check_domain_admin_fields(new_user.role, new_user.administers, new_user.admin_permissions)
+        require_domain_admin_fields_allowed(
+            new_user.role, new_user.administers, new_user.admin_permissions
+        )
 
 
-def _require_may_give_role(ctx: Context, new_user: NewUser) -> None:
+def _require_may_give_role_and_empty_address(ctx: Context, new_user: NewUser) -> None:
     """Raise Forbidden if the viewer can't give this role, or create a user without a domain."""
     viewer = ctx.viewer
     if not viewer.role.includes(new_user.role):
         raise Forbidden(
-            f"to make a {new_user.role} needs that role", requires=new_user.role, path=["role"]
+            f"Requires the role {new_user.role} to create a user with this role.",
+            requires=new_user.role,
+            path=["role"],
         )
     if new_user.empty_address and not viewer.role.includes(Role.ADMIN):
         raise Forbidden(
-            "only an ADMIN makes accounts without a domain",
+            "Requires the role ADMIN to create a user without a domain.",
             requires=Role.ADMIN,
             path=["emptyAddress"],
         )
@@ -301,6 +319,8 @@ async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[
         "smtp_allowed_networks": [],
         "webmail_access": True,
         "spam_level": DEFAULT_SPAM_LEVEL,
+        "junk_score": None,
+        "reject_score": None,
     }
     require_column_permissions(
         ctx, [name for name, value in defaults.items() if values[name] != value]
@@ -310,13 +330,13 @@ async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[
         ctx, values["allowed_senders"], ["allowedSenders"]
     )
     await require_administered_domains(ctx, new_user.administers)
-    for permission in sorted(set(new_user.admin_permissions) - viewer.permissions):
-        if not viewer.role.includes(Role.ADMIN):
-            text = "nobody delegates what was not delegated to him"
-            raise Forbidden(text, requires=permission, path=["adminPermissions"])
+    for index, permission in enumerate(new_user.admin_permissions):
+        if permission not in viewer.permissions and not viewer.role.includes(Role.ADMIN):
+            text = "An administrator can only grant permissions that the administrator has."
+            raise Forbidden(text, requires=permission, path=["adminPermissions"], index=index)
 
 
-async def _public_key_columns(
+async def _public_key_columns_or_warning(
     ctx: Context, new_user: NewUser, problems: ErrorCollector
 ) -> dict[str, Any]:
     """Return the columns of the public key.
@@ -332,14 +352,14 @@ async def _public_key_columns(
             except InvalidInput as unusable:
                 if new_user.encrypt_messages or new_user.encrypt_forwarded:
                     raise
-                text = f"the key is not stored: {unusable.message}"
+                text = f"The key was not stored: {unusable.message}"
                 ctx.add_warning(WarningCode.KEY_NOT_STORED, text, path=["openpgpPublicKey"])
                 return {}
             openpgp_keys.warn_if_short(ctx, key, path=["openpgpPublicKey"])
             return {"openpgp_public_key": key.armored, "openpgp_key": key.info}
         for name in ("encrypt_messages", "encrypt_forwarded"):
             if getattr(new_user, name):
-                text = "this takes an OpenPGP key of the account"
+                text = "This field requires an OpenPGP key of the user."
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.REQUIRED, path=[*schema_path(name)]
                 )
@@ -356,13 +376,13 @@ async def _validate_password(
     with problems.collecting():
         if not new_user.password and not new_user.password_disabled:
             raise InvalidInput(
-                "give a password, or passwordDisabled",
+                "A password is required, or `passwordDisabled: true`.",
                 constraint=ValidationConstraint.REQUIRED,
                 path=["password"],
             )
         if new_user.password and new_user.password_disabled:
             raise InvalidInput(
-                "passwordDisabled means: no password",
+                "A password can't be combined with `passwordDisabled`.",
                 constraint=ValidationConstraint.EXCLUSIVE,
                 path=["password"],
             )
@@ -382,7 +402,7 @@ def _special_mailbox_paths(
     new_user: NewUser, values: Mapping[str, Any], problems: ErrorCollector
 ) -> dict[SpecialUse, str]:
     """Return the paths of the special mailboxes: given names, else those of the language."""
-    paths = {SpecialUse.INBOX: "INBOX", **special_use_names(values.get("language"))}
+    paths = {SpecialUse.INBOX: "INBOX", **default_mailbox_names(values.get("language"))}
     path_problems = ErrorCollector()
     for use, name in new_user.mailboxes.items():
         with path_problems.collecting():
@@ -391,7 +411,7 @@ def _special_mailbox_paths(
         path_problems.raise_collected()
         if "language" in values and len(set(paths.values())) < len(paths):
             raise InvalidInput(
-                "two folders of one name",
+                "The names of the folders must be unique.",
                 constraint=ValidationConstraint.UNIQUE,
                 path=["mailboxes"],
             )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.storage.blobs.blob_writer import insert_blob_rows
+from mail.storage.blobs.blob_writer import upsert_blob_rows
 from models.admin.tasks import Task, TaskKind
-from models.errors import ErrorCollector, InvalidInput, RateLimited, RequestError, require_found
+from models.errors import ErrorCollector, InvalidInput, RequestError, require_found
 from models.events.event_types import EventType
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -27,21 +28,28 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepPlanner, TaskStepResult, insert_tasks
+from resolvers.admin.task_steps import (
+    TaskStepPlan,
+    TaskStepPlanner,
+    TaskStepResult,
+    insert_tasks_and_wake_workers,
+)
 from resolvers.auth import credential_status
-from resolvers.context import Context, Viewer
+from resolvers.auth.passwords import password_hashes
+from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.files import uploads
 from resolvers.files.stored_files import blob_rows_of_uncompressed_object, read_tenant_id
 from resolvers.files.uploads import ReceivedFile
-from resolvers.transfer import imports
-from resolvers.transfer.exports import require_few_running_tasks
+from resolvers.transfer import import_archives
+from resolvers.transfer.exports import require_below_running_task_limit
 from resolvers.users.creation import bulk_create, user_records
 from resolvers.users.creation import insert as creation_insert
 from resolvers.users.creation.create import NewUser
 from resolvers.users.creation.insert import PreparedUser
 from resolvers.users.creation.user_records import UserRecord
+from resolvers.viewer import Viewer
 
 KIND = TaskKind.USERS_CREATE
 MUTATION = "usersCreateFromFile"
@@ -72,11 +80,13 @@ async def queue_file_create(
     """
     owner_id = require_user_id(ctx)
     upload: ColumnRow = require_found(
-        await ctx.load(uploads.load_own_uploads_by_id, upload_id), str(upload_id), path=FILE_PATH
+        await ctx.load(uploads.load_own_complete_uploads_by_id, upload_id),
+        str(upload_id),
+        path=FILE_PATH,
     )
     head = await uploads.read_upload_head(ctx, upload, HEAD_SIZE)
     file_format = file_format or user_records.detect_format(head)
-    user_records.check_head(head, file_format)
+    user_records.require_known_csv_columns(head, file_format)
     file = ReceivedFile(b"", upload.size, upload.digest, filename=upload.filename or "users")
     stored_file = await blob_rows_of_uncompressed_object(
         ctx.environment, await read_tenant_id(ctx, owner_id), file, upload.blob_name
@@ -90,18 +100,18 @@ async def queue_file_create(
         "permissions": sorted(viewer.permissions),
     }
     async with ctx.write_session(owner_id) as session:
-        await require_few_running_tasks(ctx, owner_id, KIND, MAX_UNFINISHED_TASKS)
-        (task,) = await insert_tasks(ctx, session, KIND, [order], user_id=owner_id)
+        await require_below_running_task_limit(ctx, owner_id, KIND, MAX_UNFINISHED_TASKS)
+        (task,) = await insert_tasks_and_wake_workers(ctx, session, KIND, [order], user_id=owner_id)
 
         def take_over_upload(transaction: DatabaseTransaction) -> None:
-            imports.delete_upload_row(transaction, owner_id, upload_id, FILE_PATH)
+            import_archives.delete_upload_row(transaction, owner_id, upload_id, FILE_PATH)
             row = {
                 "id": archive_id,
                 "user_id": owner_id,
                 "task_id": task.id,
                 "filename": file.filename,
                 "size": file.size,
-                "blob_id": insert_blob_rows(transaction, stored_file)[stored_file.layout_digest],
+                "blob_id": upsert_blob_rows(transaction, stored_file)[stored_file.layout_digest],
                 "created_at": transaction.environment.now(),
             }
             transaction.connection.execute(insert(core_table(ImportArchive)), row)
@@ -109,37 +119,37 @@ async def queue_file_create(
         await ctx.environment.run_in_session(session, take_over_upload)
         await ctx.record_change(session, owner_id, EventType.TASK_CHANGED, [task.id])
         new_values = {"file": file.filename}
-        await audit_log.log_changes(
+        await audit_log.insert_audit_log_entries(
             ctx, session, NewAuditLogEntry(MUTATION, "Task", task.id, None, None, new_values)
         )
     return task
 
 
-async def create_from_local_file(
+async def create_users_from_local_file(
     ctx: Context, path: Path, head: bytes, file_format: UserFileFormat | None
 ) -> AsyncGenerator[BatchResult]:
     """Create the users of a local file, part by part; yield the result of each part."""
     file_format = file_format or user_records.detect_format(head)
-    user_records.check_head(head, file_format)
-    with closing(user_records.read_records(path, file_format)) as records:
+    user_records.require_known_csv_columns(head, file_format)
+    with closing(user_records.read_user_records(path, file_format)) as records:
         while chunk := await asyncio.to_thread(list[UserRecord], islice(records, CHUNK_USERS)):
             yield await (await UserBatch.prepare(ctx, chunk)).store()
 
 
 @asynccontextmanager
-async def open_planner(
-    ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
+async def open_file_and_yield_planner(
+    ctx: Context, task_order: dict[str, Any], checkpoint: Mapping[str, Any]
 ) -> AsyncGenerator[TaskStepPlanner]:
     """Keep the file open for a run of the task.
 
     Yield the planner, placed after the finished records.
     """
-    file_format = UserFileFormat(order["format"])
-    async with imports.open_archive_file(
-        ctx, None, col(ImportArchive.id) == order["archive"]
+    file_format = UserFileFormat(task_order["format"])
+    async with import_archives.open_server_file_or_archive_copy(
+        ctx, None, col(ImportArchive.id) == task_order["archive"]
     ) as path:
         total = None if checkpoint else await asyncio.to_thread(_count_records, path, file_format)
-        with closing(user_records.read_records(path, file_format)) as records:
+        with closing(user_records.read_user_records(path, file_format)) as records:
             finished_count = checkpoint.get("at", 0)
             await asyncio.to_thread(_skip_records, records, finished_count)
 
@@ -147,7 +157,9 @@ async def open_planner(
                 ctx: Context, order: dict[str, Any], _: dict[str, Any]
             ) -> TaskStepPlan:
                 chunk = await asyncio.to_thread(list[UserRecord], islice(records, CHUNK_USERS))
-                requester_ctx = ctx.copy_for_viewer(await _requesting_viewer(ctx, order))
+                requester_ctx = ctx.copy_for_viewer(
+                    await _require_requester_with_present_rights(ctx, order)
+                )
                 batch = await UserBatch.prepare(requester_ctx, chunk)
                 batch.total = total
                 return TaskStepPlan(
@@ -159,7 +171,7 @@ async def open_planner(
 
 
 def _count_records(path: Path, file_format: UserFileFormat) -> int:
-    with closing(user_records.read_records(path, file_format)) as records:
+    with closing(user_records.read_user_records(path, file_format)) as records:
         return sum(1 for _ in records)
 
 
@@ -168,7 +180,7 @@ def _skip_records(records: Iterable[UserRecord], count: int) -> None:
         pass
 
 
-async def _requesting_viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
+async def _require_requester_with_present_rights(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     """Return the viewer of the requester, with its present rights, but no more than when it asked.
 
     Raises Invalid if the requester can no longer create users.
@@ -179,7 +191,7 @@ async def _requesting_viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     row = next(iter(await ctx.read(statement)), None)
     role = Role(order["role"])
     if row is None or not row.role.includes(role):
-        text = "the account that asked for this may no longer create accounts"
+        text = "The user who started the import can no longer create users."
         raise InvalidInput(text, constraint=ValidationConstraint.ROLE, path=FILE_PATH)
     domain_rows = await ctx.read(
         select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == row.id)
@@ -225,7 +237,7 @@ class UserBatch:
                 new_users[index] = await _user_from_record(ctx, record, problems[index])
             except RequestError as refusal:
                 errors[index] = refusal.all_errors
-        checked_users, more_errors = await bulk_create.check_users(ctx, new_users, problems)
+        checked_users, more_errors = await bulk_create.validate_new_users(ctx, new_users, problems)
         errors |= more_errors
         prepared = {nth: item.prepared for nth, item in checked_users.items()}
         for index, collision in (
@@ -233,8 +245,10 @@ class UserBatch:
         ).items():
             errors[index] = collision.all_errors
             checked_users.pop(index)
-        prepared = await _hash_passwords_when_idle(ctx, checked_users)
-        return cls(ctx, {nth: one.line for nth, one in enumerate(records)}, prepared, errors)
+        prepared = await password_hashes.retry_while_hash_workers_are_busy(
+            partial(bulk_create.hash_passwords_and_build_welcomes, ctx, checked_users)
+        )
+        return cls(ctx, {nth: record.line for nth, record in enumerate(records)}, prepared, errors)
 
     async def store(self) -> BatchResult:
         """Store the users that can be stored, in one transaction or savepoint.
@@ -243,14 +257,14 @@ class UserBatch:
         """
         for tries_left in reversed(range(MAX_TRIES)):
             try:
-                store_errors = await creation_insert.store_users(
+                store_errors = await creation_insert.store_users_and_return_errors(
                     self.ctx, self.prepared, mutation=MUTATION, allow_partial=True
                 )
                 break
             except IntegrityError:  # a concurrent transaction took a name: the next try finds it
                 if not tries_left:
                     raise
-        errors = {**self.errors, **{nth: one.all_errors for nth, one in store_errors.items()}}
+        errors = {**self.errors, **{nth: error.all_errors for nth, error in store_errors.items()}}
         listed_errors = [
             {
                 "line": self.lines[nth],
@@ -261,7 +275,9 @@ class UserBatch:
             for nth, refusals in sorted(errors.items())
             for error in refusals
         ]
-        listed_warnings = [{"code": one.code, "message": one.message} for one in self.ctx.warnings]
+        listed_warnings = [
+            {"code": warning.code, "message": warning.message} for warning in self.ctx.warnings
+        ]
         self.ctx.warnings.clear()
         return BatchResult(len(self.lines) - len(errors), listed_errors, listed_warnings)
 
@@ -271,20 +287,11 @@ async def _user_from_record(ctx: Context, record: UserRecord, problems: ErrorCol
     new_user, domain_names = user_records.user_from_record(record, problems)
     if domain_names:
         domain_refs = [DomainIdOrName(name=name) for name in domain_names]
-        rows = await domain_loaders.load_referenced_domains(ctx, domain_refs, path="administers")
+        rows = await domain_loaders.require_administered_domains_by_ref(
+            ctx, domain_refs, path="administers"
+        )
         new_user = replace(new_user, administers=[row.id for row in rows])
     return new_user
-
-
-async def _hash_passwords_when_idle(
-    ctx: Context, checked_users: Mapping[int, Any]
-) -> dict[int, PreparedUser]:
-    """Hash passwords; wait if sign-ins keep all workers busy."""
-    while True:
-        try:
-            return await bulk_create.hash_passwords_and_build_welcomes(ctx, checked_users)
-        except RateLimited as busy:
-            await asyncio.sleep(busy.retry_after.total_seconds())
 
 
 async def plan_nothing(
@@ -294,7 +301,7 @@ async def plan_nothing(
     return TaskStepPlan()
 
 
-async def store_batch(
+async def store_prepared_user_batch(
     ctx: Context,
     session: AsyncSession,
     order: dict[str, Any],
@@ -303,18 +310,24 @@ async def store_batch(
 ) -> TaskStepResult:
     """Store the users of one batch; return the task step with the total counts."""
     batch: UserBatch = task_plan.prepared
-    previous: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": [], "warnings": []}
+    previous: dict[str, Any] = {
+        "at": 0,
+        "createdCount": 0,
+        "refusedCount": 0,
+        "errors": [],
+        "warnings": [],
+    }
     previous |= checkpoint
     if not batch.lines:
-        await imports.delete_archive(session, order)
+        await import_archives.delete_archive(session, order)
         return TaskStepResult(previous)
     batch.ctx = ctx.copy_for_viewer(batch.ctx.viewer)
     result = await batch.store()
     ctx.environment.reach_fault_point("users stored")
     checkpoint_after = {
         "at": previous["at"] + len(batch.lines),
-        "created": previous["created"] + result.created_count,
-        "refused": previous["refused"] + len(batch.lines) - result.created_count,
+        "createdCount": previous["createdCount"] + result.created_count,
+        "refusedCount": previous["refusedCount"] + len(batch.lines) - result.created_count,
         "errors": [*previous["errors"], *result.errors][:MAX_LISTED],
         "warnings": [*previous["warnings"], *result.warnings][:MAX_LISTED],
     }

@@ -6,7 +6,7 @@ the transaction that locks the domains.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -16,25 +16,25 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.mailboxes.paths import missing_paths_with_parents
 from mail.text import confusables
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound, RequestError
 from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM, JournalEntry, Stream
 from models.mailboxes.tables import Mailbox, SpecialUse
-from models.store.columns import select_columns
+from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User, UserTag
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.mailboxes.loaders import build_mailbox_with_next_uid_validity
+from resolvers.mailboxes.create import build_mailbox_with_next_uid_validity
 from resolvers.users.creation import welcome_messages
 from resolvers.users.creation.welcome_messages import WelcomeMessage
 from resolvers.users.quota.quota_allocation import (
     effective_quota,
-    reallocate_quotas,
+    reallocate_quotas_or_raise,
     require_user_slot,
 )
 
@@ -56,6 +56,13 @@ class PreparedUser:
     welcome: list[WelcomeMessage] = field(default_factory=list)
 
 
+class AdmittedUsers(NamedTuple):
+    """The users that can be stored, and the errors of the others, by key."""
+
+    admitted: dict[int, PreparedUser]
+    errors: dict[int, RequestError]
+
+
 @dataclass(slots=True)
 class UserAdmission:
     """The names and counters that new users can collide with.
@@ -68,17 +75,17 @@ class UserAdmission:
     usernames: set[str]  # keys of those that exist
     addresses: set[tuple[int, str]]  # domain id and local part of those that exist
 
-    def admit(self, user: PreparedUser) -> None:
+    def count_user_in_or_raise(self, user: PreparedUser) -> None:
         """Count a user in. Raises Conflict, LimitReached or NotFound if it can't be stored."""
-        domain = self._domain_with_room(user)
+        domain = self._require_domain_with_address_room(user)
         if user.user.username_key in self.usernames:
-            raise Conflict("the user name is taken", path=["username"])
+            raise Conflict("The user name already exists.", path=["username"])
         if domain is not None:
             domain_and_local_part = (domain.id, user.local_part)
             if domain_and_local_part in self.addresses:
-                raise Conflict("the address is taken", path=["address"])
+                raise Conflict("The address already exists.", path=["address"])
             require_user_slot(domain, path=["address"])
-            reallocate_quotas(
+            reallocate_quotas_or_raise(
                 self.ctx.environment,
                 domain,
                 [],
@@ -90,7 +97,7 @@ class UserAdmission:
             user.user.domain_id = user.user.tenant_id = domain.id
         self.usernames.add(user.user.username_key)
 
-    def _domain_with_room(self, user: PreparedUser) -> Domain | None:
+    def _require_domain_with_address_room(self, user: PreparedUser) -> Domain | None:
         if user.domain_name is None:
             return None
         domain = self.domains[user.domain_name]
@@ -98,33 +105,33 @@ class UserAdmission:
             raise domain
         if domain.max_addresses and domain.address_count >= domain.max_addresses:
             raise LimitReached(
-                "the domain has all its addresses",
+                "The domain has reached its limit of addresses.",
                 limit=domain.max_addresses,
                 used=domain.address_count,
                 path=["address"],
             )
         return domain
 
-    def admit_all(
+    def count_users_in_and_collect_errors(
         self, prepared: Mapping[int, PreparedUser]
-    ) -> tuple[dict[int, PreparedUser], dict[int, RequestError]]:
+    ) -> AdmittedUsers:
         """Return the users that can be stored, and the errors of the others, by the same keys."""
         admitted, errors = dict[int, PreparedUser](), dict[int, RequestError]()
         for key, user in prepared.items():
             try:
-                self.admit(user)
+                self.count_user_in_or_raise(user)
             except RequestError as refusal:
                 errors[key] = refusal
             else:
                 admitted[key] = user
-        return admitted, errors
+        return AdmittedUsers(admitted, errors)
 
 
 class NewUsersRefused(Exception):
     """Some users can't be stored; `errors` has the reasons, by the keys of the caller."""
 
     def __init__(self, errors: Mapping[int, RequestError]) -> None:
-        super().__init__("accounts are refused")
+        super().__init__("The accounts are invalid.")
         self.errors = errors
 
 
@@ -135,16 +142,18 @@ async def find_collisions_and_limit_errors(
 
     Stores nothing.
     """
-    domain_names = {one.domain_name for one in prepared.values() if one.domain_name}
+    domain_names = {new_user.domain_name for new_user in prepared.values() if new_user.domain_name}
     domains = {
         row.name: Domain(**row._asdict()) for row in await _load_domain_rows(ctx, domain_names)
     }
-    usable_domains = await _resolve_domains(ctx, domain_names, domains)
-    _, errors = (await _load_admission(ctx, prepared.values(), usable_domains)).admit_all(prepared)
+    usable_domains = await _find_or_build_domains_by_name(ctx, domain_names, domains)
+    _, errors = (
+        await _load_admission(ctx, prepared.values(), usable_domains)
+    ).count_users_in_and_collect_errors(prepared)
     return errors
 
 
-async def store_users(
+async def store_users_and_return_errors(
     ctx: Context,
     prepared: Mapping[int, PreparedUser],
     *,
@@ -160,37 +169,37 @@ async def store_users(
     """
     if not prepared:
         return {}
-    domain_names = {one.domain_name for one in prepared.values() if one.domain_name}
+    domain_names = {new_user.domain_name for new_user in prepared.values() if new_user.domain_name}
     async with ctx.write_session(*await stream_ids_to_lock(ctx, prepared.values())) as session:
-        locked_domains = await _lock_domains(ctx, session, domain_names)
-        usable_domains = await _resolve_domains(ctx, domain_names, locked_domains)
+        locked_domains = await _lock_domains_by_name(ctx, session, domain_names)
+        usable_domains = await _find_or_build_domains_by_name(ctx, domain_names, locked_domains)
         admission = await _load_admission(ctx, prepared.values(), usable_domains)
-        admitted, errors = admission.admit_all(prepared)
+        admitted, errors = admission.count_users_in_and_collect_errors(prepared)
         if errors and not allow_partial:
             raise NewUsersRefused(errors)
         for name, domain in usable_domains.items():
             if name not in locked_domains and isinstance(domain, Domain) and domain.user_count:
-                await domain_loaders.insert_domain(ctx, session, domain)
-                first_key = next(key for key, one in admitted.items() if one.domain_name == name)
+                await domain_loaders.insert_domain_with_stream(ctx, session, domain)
+                first_key = next(key for key, user in admitted.items() if user.domain_name == name)
                 domain_loaders.warn_domain_created(ctx, name, path=[*path_of(first_key), "address"])
-        await _insert_users(ctx, session, list(admitted.values()))
-        admin_entries = (_audit_log_entry(mutation, one.user) for one in admitted.values())
-        await audit_log.log_changes(ctx, session, *admin_entries)
+        await _insert_users_and_welcome_messages(ctx, session, list(admitted.values()))
+        admin_entries = (_audit_log_entry(mutation, user.user) for user in admitted.values())
+        await audit_log.insert_audit_log_entries(ctx, session, *admin_entries)
     return errors
 
 
 async def stream_ids_to_lock(ctx: Context, prepared: Iterable[PreparedUser]) -> list[int]:
     """Return the ids of the streams to lock for a transaction that stores these users."""
     prepared = list(prepared)
-    domain_names = {one.domain_name for one in prepared if one.domain_name}
+    domain_names = {new_user.domain_name for new_user in prepared if new_user.domain_name}
     rows = await _load_domain_rows(ctx, domain_names)
     stream_ids = [row.id for row in rows]
-    if len(rows) < len(domain_names) or any(one.domain_name is None for one in prepared):
+    if len(rows) < len(domain_names) or any(new_user.domain_name is None for new_user in prepared):
         stream_ids.append(PLATFORM)
     return stream_ids
 
 
-async def _lock_domains(
+async def _lock_domains_by_name(
     ctx: Context, session: AsyncSession, names: Iterable[str]
 ) -> dict[str, Domain]:
     """Lock the streams of the domains with these names; return the domains by name."""
@@ -200,16 +209,16 @@ async def _lock_domains(
     )  # also domains created since the transaction began
     statement = instances(Domain).where(col(Domain.id).in_(domain_ids), col(Domain.name).in_(names))
     fresh_statement = statement.execution_options(populate_existing=True)
-    return {one.name: one for one in (await session.exec(fresh_statement)).all()}
+    return {row.name: row for row in (await session.exec(fresh_statement)).all()}
 
 
-async def _load_domain_rows(ctx: Context, names: Iterable[str]) -> Sequence[Any]:
+async def _load_domain_rows(ctx: Context, names: Iterable[str]) -> Sequence[ColumnRow]:
     if not (names := list(names)):
         return []
     return await ctx.read(select(*select_columns(Domain)).where(col(Domain.name).in_(names)))
 
 
-async def _resolve_domains(
+async def _find_or_build_domains_by_name(
     ctx: Context, names: Iterable[str], domains: Mapping[str, Domain]
 ) -> dict[str, Domain | RequestError]:
     """Return the domain of each name that the viewer can use, or the error.
@@ -219,16 +228,16 @@ async def _resolve_domains(
     if not (names := list(names)):
         return {}
     viewer, is_admin = ctx.viewer, ctx.viewer.role.includes(Role.ADMIN)
-    statement = select(col(AliasDomain.alias), col(AliasDomain.domain_id))
+    statement = select(col(DomainAlias.alias), col(DomainAlias.domain_id))
     aliases = {
         row.alias: row.domain_id
-        for row in await ctx.read(statement.where(col(AliasDomain.alias).in_(names)))
+        for row in await ctx.read(statement.where(col(DomainAlias.alias).in_(names)))
     }
     result: dict[str, Domain | RequestError] = {}
     for name in names:
         domain = domains.get(name)
         if name in aliases and (is_admin or aliases[name] in viewer.administered_domains):
-            result[name] = Conflict(f"{name} is an alias of another domain", path=["address"])
+            result[name] = Conflict(f"{name} is an alias of another domain.", path=["address"])
         elif domain is not None and (is_admin or domain.id in viewer.administered_domains):
             result[name] = domain
         elif domain is None and domain_loaders.can_create_domain_for_address(ctx):
@@ -282,10 +291,10 @@ def _chunks_of_names(names: Iterable[str]) -> list[list[str]]:
     return [names[start : start + MAX_NAMES] for start in range(0, len(names), MAX_NAMES)]
 
 
-async def _insert_users(
+async def _insert_users_and_welcome_messages(
     ctx: Context, session: AsyncSession, prepared: Sequence[PreparedUser]
 ) -> None:
-    """Insert the rows of admitted users and their journal entries."""
+    """Insert admitted users with their journal entries and welcome messages."""
     for new_user in prepared:
         session.add_all([new_user.user, Stream(id=new_user.user.id)])
     await session.flush()  # the rows below refer to these
@@ -307,8 +316,8 @@ async def _insert_users(
         session.add_all(mailboxes_by_user[row.id])
         entries[row.id] += ctx.journal_entries(
             EventType.MAILBOX_CREATED,
-            [box.id for box in mailboxes_by_user[row.id]],
-            path=[box.path for box in mailboxes_by_user[row.id]],
+            [mailbox.id for mailbox in mailboxes_by_user[row.id]],
+            path=[mailbox.path for mailbox in mailboxes_by_user[row.id]],
         )
     await session.flush()
     await journal.record_entries_in_streams_or_raise(session, entries, at=ctx.environment.now())
@@ -338,7 +347,7 @@ def _address_row(ctx: Context, user: PreparedUser) -> Address:
         id=ctx.environment.new_id(),
         local=user.local_part,
         domain_id=user.user.domain_id,
-        shown=user.address or "",
+        display_address=user.address or "",
         user_id=user.user.id,
         main=True,
         tags=user.user.tags if user.tag_address else [],
@@ -353,9 +362,10 @@ def _special_mailboxes(ctx: Context, user: User, paths: Mapping[SpecialUse, str]
         build_mailbox_with_next_uid_validity(ctx, user, path, use_by_path.get(path))
         for path in missing_paths_with_parents(use_by_path)
     ]
-    for box in mailboxes:
-        if box.special_use in {SpecialUse.TRASH, SpecialUse.JUNK}:
-            box.retention = min(MAX_TRASH_RETENTION, box.retention or MAX_TRASH_RETENTION)
+    for mailbox in mailboxes:
+        if mailbox.special_use in {SpecialUse.TRASH, SpecialUse.JUNK}:
+            mailbox.retention = min(MAX_TRASH_RETENTION, mailbox.retention or MAX_TRASH_RETENTION)
+            mailbox.retention_inherited = False
     return mailboxes
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,7 +30,7 @@ from resolvers.users.validation import schema_name
 MAX_RECORD_LENGTH = 1 << 20  # characters
 MAILBOXES = "mailboxes"
 ADMINISTERS = "administers"  # column with domain names
-LIMITS = "limits"
+OBJECT_FIELDS = ("limits", "spam")  # their fields have names such as limits.forwardsPerDay
 LIMIT_COLUMNS = ("received_per_hour", "recipients_per_day", "forwards_per_day")
 NULLABLE_LIMITS = frozenset({"quota", *map(schema_name, LIMIT_COLUMNS)})  # null: unlimited
 UNLIMITED_WORD = "unlimited"
@@ -55,7 +55,7 @@ def detect_format(head: bytes) -> UserFileFormat:
     return UserFileFormat.JSON_LINES if is_json else UserFileFormat.CSV
 
 
-def read_records(path: Path, file_format: UserFileFormat) -> Generator[UserRecord]:
+def read_user_records(path: Path, file_format: UserFileFormat) -> Generator[UserRecord]:
     """Yield the records of a file in order. Raises Invalid if the file is not in this format."""
     with path.open(
         encoding="utf-8-sig", newline="" if file_format is UserFileFormat.CSV else None
@@ -64,7 +64,9 @@ def read_records(path: Path, file_format: UserFileFormat) -> Generator[UserRecor
             yield from _read_csv(file) if file_format is UserFileFormat.CSV else _read_json(file)
         except UnicodeDecodeError as problem:
             raise InvalidInput(
-                "the file is not UTF-8", constraint=ValidationConstraint.ENCODING, path=["file"]
+                "The file must be encoded in UTF-8.",
+                constraint=ValidationConstraint.ENCODING,
+                path=["file"],
             ) from problem
 
 
@@ -79,7 +81,7 @@ def _read_json(lines: Iterator[str]) -> Generator[UserRecord]:
         if isinstance(value, dict):
             yield UserRecord(line_number, value)
         else:
-            text = f"not a JSON object of at most {MAX_RECORD_LENGTH} characters"
+            text = f"A line must be a JSON object of at most {MAX_RECORD_LENGTH:,} characters."
             yield UserRecord(
                 line_number, problem=InvalidInput(text, constraint=ValidationConstraint.JSON)
             )
@@ -90,7 +92,7 @@ def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
     first_line = 1
     try:
         header = [name.strip() for name in next(rows, [])]
-        _check_header(header)
+        _require_known_header(header)
         while True:
             first_line = rows.line_num + 1
             row = next(rows, None)
@@ -100,43 +102,52 @@ def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
                 continue
             if len(row) > len(header):
                 problem = InvalidInput(
-                    "more cells than the header has", constraint=ValidationConstraint.MAX
+                    "The row has more cells than the header.", constraint=ValidationConstraint.MAX
                 )
                 yield UserRecord(first_line, problem=problem)
             else:
                 cells = zip(header, row, strict=False)
                 yield UserRecord(first_line, {name: cell for name, cell in cells if cell})
     except csv.Error as problem:
-        text = f"line {first_line}: {problem}"
+        text = f"Line {first_line} is not valid CSV: {problem}."
         raise InvalidInput(text, constraint=ValidationConstraint.CSV, path=["file"]) from problem
 
 
-def check_head(head: bytes, file_format: UserFileFormat) -> None:
+def require_known_csv_columns(head: bytes, file_format: UserFileFormat) -> None:
     """Raise Invalid if the first bytes of a CSV file have no header, or unknown columns."""
     if file_format is UserFileFormat.CSV:
         first_line = head.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").splitlines()[:1]
-        _check_header([name.strip() for name in next(csv.reader(first_line), [])])
+        _require_known_header([name.strip() for name in next(csv.reader(first_line), [])])
 
 
-def _check_header(header: list[str]) -> None:
+def _require_known_header(header: list[str]) -> None:
     known_columns = (
         PARSERS.keys() | {f"{MAILBOXES}.{name}" for name in NAMEABLE_SPECIAL_USES} | {ADMINISTERS}
     )
     unknown_columns = [name for name in header if name not in known_columns]
     if not header or unknown_columns:
         text = (
-            f"unknown columns: {', '.join(unknown_columns)}"
+            f"Unknown columns: {', '.join(unknown_columns)}."
             if unknown_columns
-            else "the file has no header"
+            else "The file must have a header."
         )
         raise InvalidInput(text[:500], constraint=ValidationConstraint.COLUMNS, path=["file"])
     if len(set(header)) < len(header):
         raise InvalidInput(
-            "two columns of one name", constraint=ValidationConstraint.COLUMNS, path=["file"]
+            "The names of the columns must be unique.",
+            constraint=ValidationConstraint.COLUMNS,
+            path=["file"],
         )
 
 
-def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewUser, list[str]]:
+class NewUserFromRecord(NamedTuple):
+    """The new user of a record, and the names of the domains it administers."""
+
+    new_user: NewUser
+    administered_domains: list[str]
+
+
+def user_from_record(record: UserRecord, problems: ErrorCollector) -> NewUserFromRecord:
     """Return the new user of a record, and the names of the domains it administers.
 
     Adds fields that can't be read to `problems`.
@@ -156,29 +167,29 @@ def user_from_record(record: UserRecord, problems: ErrorCollector) -> tuple[NewU
                     values[attribute] = reader(value)
                 else:
                     raise InvalidInput(
-                        "no such field", constraint=ValidationConstraint.UNKNOWN, path=[name]
+                        "Unknown field.", constraint=ValidationConstraint.UNKNOWN, path=[name]
                     )
             except (ValueError, TypeError, KeyError) as problem:
-                text = str(problem) or "not a value of this field"
+                text = str(problem) or "Not a valid value of this field."
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.TYPE, path=name.split(".")
                 ) from problem
-    return NewUser(**values, mailboxes=mailbox_paths), domain_names
+    return NewUserFromRecord(NewUser(**values, mailboxes=mailbox_paths), domain_names)
 
 
 def _flattened_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a record; those of `limits` have names such as limits.forwardsPerDay."""
+    """Yield the fields of a record; those of an object have names such as spam.level."""
     for name, value in fields.items():
-        if name == LIMITS and isinstance(value, dict):
-            for limit_name, limit in value.items():
-                yield f"{LIMITS}.{limit_name}", limit
+        if name in OBJECT_FIELDS and isinstance(value, dict):
+            for member_name, member in value.items():
+                yield f"{name}.{member_name}", member
         else:
             yield name, value
 
 
 def _parse_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("text is expected")
+        raise TypeError("Must be a string.")
     return value
 
 
@@ -187,17 +198,26 @@ def _parse_flag(value: Any) -> bool:
         return value
     text = _parse_text(value).strip().lower()
     if text not in TRUE_WORDS | FALSE_WORDS:
-        raise ValueError("true or false is expected")
+        raise ValueError("Must be true or false.")
     return text in TRUE_WORDS
 
 
 def _parse_number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError("a whole number is expected")
+        raise TypeError("Must be an integer.")
     try:
         return int(value)
     except ValueError:
-        raise ValueError("a whole number is expected") from None
+        raise ValueError("Must be an integer.") from None
+
+
+def _parse_points(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError("Must be a number.")
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("Must be a number.") from None
 
 
 def _limit_parser(parse_number: Callable[[Any], int]) -> Callable[[Any], int | Unlimited]:
@@ -218,7 +238,7 @@ def _parse_texts(value: Any) -> list[str]:
             return [part.strip() for part in text.split(";") if part.strip()]
         value = orjson.loads(text)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise TypeError("a list of texts is expected")
+        raise TypeError("Must be a list of strings.")
     return value
 
 
@@ -231,27 +251,27 @@ def _enum_parser(enum_type: type[StrEnum]) -> Callable[[Any], StrEnum]:
         try:
             return enum_type(_parse_text(value).strip().upper())
         except ValueError:
-            raise ValueError(f"one of {', '.join(enum_type)} is expected") from None
+            raise ValueError(f"Must be one of {', '.join(enum_type)}.") from None
 
     return parse
 
 
 def _enum_list_parser(enum_type: type[StrEnum]) -> Callable[[Any], list[StrEnum]]:
     parse = _enum_parser(enum_type)
-    return lambda value: [parse(one) for one in _parse_texts(value)]
+    return lambda value: [parse(text) for text in _parse_texts(value)]
 
 
 def _parse_networks(value: Any) -> list[str]:
     try:
         return [str(ipaddress.ip_network(network, strict=False)) for network in _parse_texts(value)]
     except ValueError:
-        raise ValueError("networks such as 192.0.2.0/24 are expected") from None
+        raise ValueError("Must be a list of networks such as 192.0.2.0/24.") from None
 
 
 def _parse_mailbox_paths(name: str, value: Any) -> dict[SpecialUse, str]:
     paths_by_use = value if name == MAILBOXES else {name.partition(".")[2]: value}
     if not isinstance(paths_by_use, dict) or not paths_by_use.keys() <= set(NAMEABLE_SPECIAL_USES):
-        raise TypeError(f"names of {', '.join(NAMEABLE_SPECIAL_USES)} are expected")
+        raise TypeError(f"Must be an object with names of {', '.join(NAMEABLE_SPECIAL_USES)}.")
     return {
         SpecialUse[use.upper()]: _parse_text(path) for use, path in paths_by_use.items() if path
     }
@@ -265,8 +285,11 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
         "subaddress_action": _enum_parser(SubaddressAction),
         "disabled_scopes": _enum_list_parser(ProtocolScope),
         "smtp_allowed_networks": _parse_networks,
-        "quota": _limit_parser(quantities.parse_size),
-        "retention": quantities.parse_duration,
+        "quota": _limit_parser(quantities.parse_byte_count),
+        "retention": quantities.parse_iso_duration,
+        "spam_level": _parse_number,
+        "junk_score": _parse_points,
+        "reject_score": _parse_points,
         "public_metadata": _parse_json,
         "private_metadata": _parse_json,
     }
@@ -276,8 +299,6 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
         return _parse_texts
     if name in LIMIT_COLUMNS:
         return _limit_parser(_parse_number)
-    if name == "spam_level":
-        return _parse_number
     if isinstance(NewUser.__dataclass_fields__[name].default, bool):
         return _parse_flag
     return _parse_text

@@ -21,11 +21,11 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.compose import message_builder
-from mail.compose.message_builder import MessageDraft, OutgoingFile
+from mail.compose import draft_validation, message_builder
+from mail.compose.message_draft import MessageDraft, OutgoingFile
 from mail.mime.header_encoding import NamedAddress
-from mail.storage.message_insert import MessagePlacement, insert_message
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.message_insert import MessagePlacement, insert_message_and_take_quota
+from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from models.errors import RequestError
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -74,9 +74,9 @@ async def build_welcome_messages(
     messages = []
     for template in await asyncio.to_thread(_load_templates, folder):
         try:
-            messages.append(await _build_message(environment, template, variables))
+            messages.append(await _fill_in_welcome_message(environment, template, variables))
         except (RequestError, TypeError, ValueError, AttributeError):
-            log.exception("a welcome message cannot be made", extra={"template": template.name})
+            log.exception("Could not create the welcome message", extra={"template": template.name})
     return messages
 
 
@@ -91,8 +91,10 @@ async def store_welcome_messages(
 
     A message that can't be stored is left out and logged.
     """
-    mailboxes_by_name = {box.path: box for box in mailboxes}
-    mailboxes_by_name |= {box.special_use: box for box in mailboxes if box.special_use}
+    mailboxes_by_name = {mailbox.path: mailbox for mailbox in mailboxes}
+    mailboxes_by_name |= {
+        mailbox.special_use: mailbox for mailbox in mailboxes if mailbox.special_use
+    }
     for message in messages:
         mailbox = mailboxes_by_name.get(message.mailbox) or mailboxes_by_name[SpecialUse.INBOX]
         placement = MessagePlacement(
@@ -100,19 +102,21 @@ async def store_welcome_messages(
         )
         try:
             # The tenant is not known before: the domain can be as new as the user.
-            stored_message = await store_blobs(ctx.environment, user.tenant_id, message.message)
+            stored_message = await store_blobs_once_per_tenant(
+                ctx.environment, user.tenant_id, message.message
+            )
             async with session.begin_nested():
                 await ctx.environment.run_in_session(
                     session,
                     partial(
-                        insert_message,
+                        insert_message_and_take_quota,
                         message=message.message,
                         stored_blobs=stored_message,
                         placement=placement,
                     ),
                 )
         except Exception:  # a missing welcome message is no reason to refuse a user
-            log.exception("a welcome message is left out")
+            log.exception("Welcome message not stored")
 
 
 def _load_templates(folder: Path) -> list[WelcomeTemplate]:
@@ -123,16 +127,16 @@ def _load_templates(folder: Path) -> list[WelcomeTemplate]:
             try:
                 templates.append(_load_template(file))
             except (OSError, ValueError, TypeError, AttributeError):
-                log.exception("a welcome message cannot be read", extra={"template": file.name})
+                log.exception("Could not read the welcome message", extra={"template": file.name})
     except OSError:
-        log.exception("the folder of welcome messages cannot be read")
+        log.exception("Could not read the folder of welcome messages")
     return templates
 
 
 def _load_template(json_path: Path) -> WelcomeTemplate:
     properties = json.loads(_read_limited(json_path))
     if not isinstance(properties, dict):
-        raise TypeError("a template is a JSON object")
+        raise TypeError("The template must be a JSON object.")
     body_paths = {kind: json_path.with_suffix(f".{kind}") for kind in ("html", "txt")}
     bodies = {
         kind: _read_limited(path).decode() for kind, path in body_paths.items() if path.is_file()
@@ -150,11 +154,11 @@ def _load_template(json_path: Path) -> WelcomeTemplate:
 
 def _read_limited(path: Path) -> bytes:
     if path.stat().st_size > MAX_FILE_SIZE:
-        raise ValueError(f"{path.name} is larger than {MAX_FILE_SIZE} bytes")
+        raise ValueError(f"{path.name} is larger than {MAX_FILE_SIZE} bytes.")
     return path.read_bytes()
 
 
-async def _build_message(
+async def _fill_in_welcome_message(
     environment: Environment, template: WelcomeTemplate, user_facts: Mapping[str, str]
 ) -> WelcomeMessage:
     properties, domain = template.properties, user_facts["address"].rpartition("@")[2]
@@ -170,7 +174,10 @@ async def _build_message(
     sender = _fill_in(str(properties.get("from") or "postmaster@[DOMAIN]"), variables)
     name, address = parseaddr(sender)
     draft = MessageDraft(
-        from_=NamedAddress(message_builder.validate_address(address, "from"), name or None),
+        from_=NamedAddress(
+            draft_validation.normalize_and_validate_address_with_index(address, "from"),
+            name or None,
+        ),
         date=environment.now(),
         message_id=message_builder.new_message_id(environment.random_bytes(16), domain),
         to=[NamedAddress(user_facts["address"], user_facts["name"] or None)],
@@ -179,7 +186,7 @@ async def _build_message(
         html=None if template.html is None else _fill_in(template.html, variables, escape),
         attachments=template.attachments,
     )
-    message_bytes = await asyncio.to_thread(message_builder.build_message, draft)
+    message_bytes = await asyncio.to_thread(message_builder.validate_and_build_message, draft)
     mailbox = str(properties.get("mailbox") or SpecialUse.INBOX)
     return WelcomeMessage(
         await parse_storable_message(message_bytes),

@@ -4,18 +4,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, select
+from sqlalchemy import UpdateBase, bindparam, case, select
 from sqlmodel import col
 
 from mail.limits.user_limits import (
     ReachedLimit,
     is_already_reported,
-    journal_limit,
+    journal_reached_limit,
     report_refusal_once_per_period,
     usage_level,
 )
+from mail.logs.message_entries import UNKNOWN_MESSAGE, LimitedMessage, ReachedLimitEntry
 from models.errors import RateLimited
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, UtcDateTime, insert_with_conflict, select_columns
@@ -26,6 +27,7 @@ from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.queue import rate_limits
+from resolvers.queue.refused_messages import record_refused_message
 from resolvers.users.quota.quota_allocation import effective_quota
 
 DAY = timedelta(days=1)
@@ -76,10 +78,17 @@ async def load_quota(ctx: Context, user: ColumnRow) -> int:
     return quota
 
 
-async def _load_quota_with_source(ctx: Context, user: ColumnRow) -> tuple[int, LimitSource]:
+class _QuotaWithSource(NamedTuple):
+    """A quota in bytes, and where it is set."""
+
+    quota: int
+    source: LimitSource
+
+
+async def _load_quota_with_source(ctx: Context, user: ColumnRow) -> _QuotaWithSource:
     """Return the quota in bytes, and whether user, domain or platform sets it."""
     if user.quota is not None:
-        return int(user.quota), LimitSource.USER  # the domain need not be read
+        return _QuotaWithSource(int(user.quota), LimitSource.USER)  # the domain need not be read
     domain = (
         await ctx.load(domain_loaders.load_visible_domains_by_id, user.domain_id)
         if user.domain_id
@@ -87,10 +96,10 @@ async def _load_quota_with_source(ctx: Context, user: ColumnRow) -> tuple[int, L
     )
     is_set_by_domain = domain is not None and domain.default_user_quota is not None
     source = LimitSource.DOMAIN if is_set_by_domain else LimitSource.PLATFORM
-    return effective_quota(ctx.environment, domain, None), source
+    return _QuotaWithSource(effective_quota(ctx.environment, domain, None), source)
 
 
-async def load_max_quota(ctx: Context, user: ColumnRow) -> int | None:
+async def load_max_quota_within_domain(ctx: Context, user: ColumnRow) -> int | None:
     """Return the highest quota that this user can be given within the domain; None for no limit."""
     domain = (
         await ctx.load(domain_loaders.load_visible_domains_by_id, user.domain_id)
@@ -184,22 +193,26 @@ def _usage_window(
     return UsageWindow(limit or None, source, used, level, until)
 
 
-async def require_below_sending_limits(ctx: Context, user: ColumnRow) -> None:
+async def require_below_sending_limits(
+    ctx: Context, user: ColumnRow, message: LimitedMessage = UNKNOWN_MESSAGE
+) -> None:
     """Raise RateLimited if the user has reached a limit of sending.
 
-    Call it before a message is built.
+    Call it before a message is built. `message` has the facts that are known then, for the log.
     """
-    await rate_limits.require_below_sending_rates(ctx, user.id)
+    await rate_limits.require_below_sending_rates(ctx, user.id, message)
     if not (limit := _recipient_limit(ctx.environment, user.recipients_per_day)):
         return
     parameters = {"user": user.id, "now": ctx.environment.now()}
     row = next(iter(await ctx.read_prepared(_SELECT_RUNNING_USAGE, **parameters)), None)
     if row and row.used >= limit:
-        raise _report_and_build_rate_limited(ctx, limit, row, row.used)
+        raise _log_refusal_and_build_rate_limited(
+            ctx, RecipientLimitExceeded(limit, row, row.used), message
+        )
 
 
 @prepare_cached
-def _add_usage_sql(dialect: str) -> Any:
+def _add_usage_sql(dialect: str) -> UpdateBase:
     """SQL: add to `used` in the window that is open at `now`, or open a new one."""
     insert = insert_with_conflict(dialect, Usage)
     is_open = col(Usage.until) > bindparam("now", type_=UtcDateTime)
@@ -220,25 +233,26 @@ class RecipientLimitExceeded(RateLimited):
 
 
 @contextmanager
-def convert_exceeded_limits(ctx: Context) -> Generator[None]:
-    """Convert exceeded limits of a transaction to RateLimited.
+def convert_and_log_exceeded_limits(ctx: Context, message: LimitedMessage) -> Generator[None]:
+    """Convert exceeded limits of a transaction to RateLimited, and log the refused message.
 
     A transaction can run in a thread, so it raises errors without a context.
     """
     try:
         yield
     except rate_limits.SendingRateExceeded as over:
-        raise rate_limits.record_and_build_rate_limited_error(ctx, over) from None
+        raise rate_limits.log_refusal_and_build_rate_limited_error(ctx, over, message) from None
     except RecipientLimitExceeded as over:
-        raise _report_and_build_rate_limited(ctx, over.limit, over.row, over.used_before) from None
+        raise _log_refusal_and_build_rate_limited(ctx, over, message) from None
 
 
 def count_against_recipient_limit(
     transaction: DatabaseTransaction, user_id: int, count: int
 ) -> None:
-    """Count recipients in the transaction that queues them, inside `convert_exceeded_limits`.
+    """Count recipients in the transaction that queues them.
 
-    Raises RecipientLimitExceeded beyond the limit. A user who just reaches it gets a message.
+    Raises RecipientLimitExceeded beyond the limit, which `convert_and_log_exceeded_limits`
+    converts. A user who just reaches the limit gets a message.
     """
     now = transaction.environment.now()
     parameters = {
@@ -248,7 +262,10 @@ def count_against_recipient_limit(
         "until": now + DAY,
     }
     (row,) = transaction.fetch_rows(
-        _add_usage_sql(transaction.connection.dialect.name), **parameters, told_until=None, now=now
+        _add_usage_sql(transaction.connection.dialect.name),
+        **parameters,
+        notified_until=None,
+        now=now,
     )
     limit_rows = transaction.fetch_rows(_SELECT_RECIPIENT_LIMIT, user=user_id)
     limit = _recipient_limit(
@@ -257,7 +274,7 @@ def count_against_recipient_limit(
     if limit and row.used > limit:
         raise RecipientLimitExceeded(limit, row, row.used - count)
     if limit and row.used == limit:
-        journal_limit(
+        journal_reached_limit(
             transaction, user_id, ReachedLimit(LimitKind.RECIPIENTS, row.used, limit, row.until)
         )
 
@@ -266,16 +283,20 @@ def _recipient_limit(environment: Environment, own_limit: int | None) -> int:
     return environment.options.limits_recipients_per_day if own_limit is None else own_limit
 
 
-def _report_and_build_rate_limited(
-    ctx: Context, limit: int, row: ColumnRow, used_before: int
+def _log_refusal_and_build_rate_limited(
+    ctx: Context, exceeded: RecipientLimitExceeded, message: LimitedMessage
 ) -> RateLimited:
     """Return the error; the user gets a message about the first one of a window."""
+    limit, row, used_before = exceeded.limit, exceeded.row, exceeded.used_before
     now = ctx.environment.now()
-    if not (ctx.is_dry_run or is_already_reported(ctx.environment, row.told_until)):
+    entry = ReachedLimitEntry(row.user_id, LimitKind.RECIPIENTS, limit, row.until, message=message)
+    record_refused_message(ctx, entry)
+    if not (ctx.is_dry_run or is_already_reported(ctx.environment, row.notified_until)):
         reached = ReachedLimit(LimitKind.RECIPIENTS, used_before, limit, row.until, is_refusal=True)
         # in the background: the error rolls the open transaction back
-        cache_of_database(ctx.environment.database).run_in_background(
+        cache_of_database(ctx.environment.database).write_in_background(
             report_refusal_once_per_period(ctx.environment, row.user_id, reached)
         )
-    message = f"{limit} recipients in 24 hours are all: {max(limit - used_before, 0)} are left"
-    return RateLimited(message, retry_after=row.until - now)
+    left_count = max(limit - used_before, 0)
+    text = f"At most {limit} recipients in 24 hours are allowed. {left_count} are left."
+    return RateLimited(text, retry_after=row.until - now)

@@ -22,14 +22,14 @@ def require_user_slot(domain: Domain, *, path: Sequence[str]) -> None:
     """Raise LimitReached if the domain, which must be locked, has its highest number of users."""
     if domain.max_users and domain.user_count >= domain.max_users:
         raise LimitReached(
-            "the domain has all its users",
+            "The domain has reached its limit of users.",
             limit=domain.max_users,
             used=domain.user_count,
             path=path,
         )
 
 
-def allocated_after_increase(
+def validated_allocation_after_increase(
     domain: Domain, increase: int, *, is_unlimited: bool, path: Sequence[str]
 ) -> int:
     """Return the bytes a domain has allocated after an increase.
@@ -40,7 +40,7 @@ def allocated_after_increase(
     allocated = domain.quota_allocated + increase
     if domain.quota and ((increase > 0 and allocated > domain.quota) or is_unlimited):
         raise LimitReached(
-            "more storage than the domain has left",
+            "The quota exceeds the free storage of the domain.",
             limit=domain.quota,
             used=domain.quota_allocated,
             path=path,
@@ -48,7 +48,7 @@ def allocated_after_increase(
     return allocated
 
 
-def reallocate_quotas(
+def reallocate_quotas_or_raise(
     environment: Environment,
     domain: Domain,
     old_quotas: Iterable[int],
@@ -66,19 +66,19 @@ def reallocate_quotas(
     for quota in new_quotas if max_user_quota else ():
         if quota > max_user_quota or not quota:
             raise LimitReached(
-                "more storage than a user of the domain may have",
+                "The quota exceeds the highest quota of a user of the domain.",
                 limit=max_user_quota,
                 used=quota,
                 path=path,
             )
     increase = sum(new_quotas) - sum(old_quotas)
-    domain.quota_allocated = allocated_after_increase(
+    domain.quota_allocated = validated_allocation_after_increase(
         domain, increase, is_unlimited=not all(new_quotas), path=path
     )
     domain.updated_at = environment.now()
 
 
-def reallocate_quota_of_users(
+def update_domain_allocations_for_new_quota(
     environment: Environment,
     domains: Mapping[int, Domain],
     users: Iterable[ColumnRow],
@@ -88,7 +88,7 @@ def reallocate_quota_of_users(
 ) -> None:
     """Set the quota of these users, each of one of these locked domains or of none.
 
-    Raises LimitReached as `reallocate_quotas` does.
+    Raises LimitReached as `reallocate_quotas_or_raise` does.
     """
     users_by_domain: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in users:
@@ -97,7 +97,7 @@ def reallocate_quota_of_users(
     for key, members in users_by_domain.items():
         domain = domains[key]
         old_quotas = [effective_quota(environment, domain, row.quota) for row in members]
-        reallocate_quotas(
+        reallocate_quotas_or_raise(
             environment,
             domain,
             old_quotas,

@@ -16,9 +16,10 @@ from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
-from resolvers.context import Context, GuardRule
-from resolvers.users.selection import UserSelector, load_selected_users
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
+from resolvers.context import Context
+from resolvers.users.selection import UserSelector, require_selected_users
+from resolvers.viewer import GuardRule
 
 KIND = TaskKind.QUOTA_RECALCULATE
 MAX_USERS = 100  # of one transaction; more need a task
@@ -41,7 +42,9 @@ class QuotaRecalculation:
     task: Task | None = None
 
 
-async def recalculate_quotas(ctx: Context, selection: UserSelector) -> QuotaRecalculation:
+async def recalculate_storage_usage_or_queue(
+    ctx: Context, selection: UserSelector
+) -> QuotaRecalculation:
     """Count the bytes these users store: at once for up to 100 users, else in a task.
 
     Each user is locked during the count, so that the sum is exact. `all` needs the role ADMIN.
@@ -49,7 +52,7 @@ async def recalculate_quotas(ctx: Context, selection: UserSelector) -> QuotaReca
     if selection.all:
         ctx.viewer.require(GuardRule(role=Role.ADMIN))
         return QuotaRecalculation(task=await _queue_recalculation(ctx, None))
-    ids = [row.id for row in await load_selected_users(ctx, selection, only_managed=False)]
+    ids = [row.id for row in await require_selected_users(ctx, selection, only_managed=False)]
     if len(ids) > MAX_USERS:
         return QuotaRecalculation(task=await _queue_recalculation(ctx, ids))
     task_plan = await _plan_recalculation(ctx, ids)
@@ -57,12 +60,14 @@ async def recalculate_quotas(ctx: Context, selection: UserSelector) -> QuotaReca
         return QuotaRecalculation(await recount_and_correct_locked_users(ctx, session, ids))
 
 
-async def _queue_recalculation(ctx: Context, ids: Sequence[int] | None) -> Task:
-    total = len(ids) if ids is not None else None
-    if ids is None:
+async def _queue_recalculation(ctx: Context, ids_or_all: Sequence[int] | None) -> Task:
+    total = len(ids_or_all) if ids_or_all is not None else None
+    if ids_or_all is None:
         ((total,),) = await ctx.read(select(func.count()).select_from(User))
     async with ctx.write_session(PLATFORM) as session:
-        (task,) = await insert_tasks(ctx, session, KIND, [{"ids": ids}], total=total)
+        (task,) = await insert_tasks_and_wake_workers(
+            ctx, session, KIND, [{"ids": ids_or_all}], total_count=total
+        )
         await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
     return task
 
@@ -75,10 +80,10 @@ async def _plan_recalculation(ctx: Context, ids: Sequence[int]) -> TaskStepPlan:
 
 
 async def plan_next_users(
-    ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
+    ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Plan the recalculation of the next users, by id."""
-    after, ids = checkpoint.get("after", 0), order["ids"]
+    after, ids = checkpoint.get("after", 0), task_order["ids"]
     if ids is not None:
         return await _plan_recalculation(ctx, [key for key in ids if key > after][:MAX_USERS])
     statement = (
@@ -87,7 +92,7 @@ async def plan_next_users(
     return await _plan_recalculation(ctx, [row.id for row in await ctx.read(statement)])
 
 
-async def recalculate_chunk(
+async def recalculate_quota_of_next_users(
     ctx: Context,
     session: AsyncSession,
     _order: dict[str, Any],
@@ -96,11 +101,11 @@ async def recalculate_chunk(
 ) -> TaskStepResult:
     """Recalculate the users of one transaction; return the task step."""
     counts = await recount_and_correct_locked_users(ctx, session, task_plan.ids)
-    corrected_count = checkpoint.get("corrected", 0) + sum(
+    corrected_count = checkpoint.get("correctedCount", 0) + sum(
         count.bytes_before != count.bytes_now for count in counts
     )
     last_id = task_plan.ids[-1] if task_plan.ids else checkpoint.get("after", 0)
-    next_checkpoint = {"after": last_id, "corrected": corrected_count}
+    next_checkpoint = {"after": last_id, "correctedCount": corrected_count}
     return TaskStepResult(
         next_checkpoint, done_count=len(task_plan.ids), has_more=len(task_plan.ids) == MAX_USERS
     )

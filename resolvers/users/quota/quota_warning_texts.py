@@ -21,10 +21,10 @@ ENGLISH_TEXTS = QuotaWarningTexts(
     nearly_full_subject="Your mailbox is {percent} % full",
     full_subject="Your mailbox is full",
     usage_text="{used} of {allowed} in your mailbox {address} are in use.",
-    nearly_full_text="Once it is full, new messages are turned away, and their senders hear of it.",
-    full_text="Messages that do not fit are turned away, and their senders hear of it.",
-    message_refused_text="A message was turned away, because there is no room for it.",
-    advice="Delete what you no longer need, or ask for more room.",
+    nearly_full_text="Once it is full, new messages are refused, and their senders are notified.",
+    full_text="Messages that do not fit are refused, and their senders are notified.",
+    message_refused_text="A message was refused because the account has no space for it.",
+    advice="Delete messages that you no longer need, or ask your administrator for more storage.",
     decimal_separator=".",
 )
 TEXTS_BY_LANGUAGE = {

@@ -10,12 +10,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.compose import message_builder
-from mail.compose.message_builder import CustomHeader, MessageDraft
+from mail.compose.message_draft import CustomHeader, MessageDraft
 from mail.limits.user_limits import STORAGE_QUOTA, usage_level
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_insert import InsertKind, MessagePlacement, insert_message
-from mail.storage.received_messages import parse_storable_message, store_blobs
+from mail.storage.message_insert import MessagePlacement, insert_message_and_take_quota
+from mail.storage.quota import InsertKind
+from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from mail.text.languages import text_in_language
 from models.addresses.tables import Address
@@ -46,14 +47,14 @@ class StoredNotice:
     placement: MessagePlacement
 
 
-async def plan_warning(
+async def build_warning_if_due_and_store_blobs(
     ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Build the message, unless it was built, or storage is below the level again.
 
     If storage has passed the next level, only the message about that one is sent.
     """
-    row = None if checkpoint else await load_message_recipient(ctx)
+    row = None if checkpoint else await load_warned_user_with_inbox(ctx)
     if row is None:
         return TaskStepPlan()
     current_level, reported_level = (
@@ -70,8 +71,8 @@ async def plan_warning(
         was_message_refused=order["refused"],
         is_full=current_level is UsageLevel.FULL,
     )
-    message = await parse_storable_message(message_builder.build_message(draft))
-    stored_message = await store_blobs(ctx.environment, row.tenant_id, message)
+    message = await parse_storable_message(message_builder.validate_and_build_message(draft))
+    stored_message = await store_blobs_once_per_tenant(ctx.environment, row.tenant_id, message)
     recipients = [person.address for person in draft.to]
     placement = MessagePlacement(
         row.id, row.box, ctx.environment.now(), envelope_from="", envelope_to=recipients
@@ -79,7 +80,7 @@ async def plan_warning(
     return TaskStepPlan(prepared=StoredNotice(message, stored_message, placement))
 
 
-async def insert_notice(
+async def insert_notice_into_inbox(
     ctx: Context,
     session: AsyncSession,
     _order: dict[str, Any],
@@ -91,7 +92,7 @@ async def insert_notice(
         return TaskStepResult({})
     notice: StoredNotice = task_plan.prepared
     insert = partial(
-        insert_message,
+        insert_message_and_take_quota,
         message=notice.message,
         stored_blobs=notice.stored_message,
         placement=notice.placement,
@@ -101,12 +102,15 @@ async def insert_notice(
         async with session.begin_nested():
             await ctx.environment.run_in_session(session, insert)
     except NotFound:  # the user or its INBOX was deleted
-        log.warning("no INBOX for a letter", extra={"user": notice.placement.user_id})
+        log.warning(
+            "The account has no INBOX; quota warning not stored",
+            extra={"user": notice.placement.user_id},
+        )
         return TaskStepResult({})
     return TaskStepResult({"written": True}, done_count=1)
 
 
-async def load_message_recipient(ctx: Context) -> ColumnRow | None:
+async def load_warned_user_with_inbox(ctx: Context) -> ColumnRow | None:
     """Load the user of the task with its INBOX; None if it was deleted."""
     statement = (
         select(
@@ -114,7 +118,7 @@ async def load_message_recipient(ctx: Context) -> ColumnRow | None:
             col(User.used),
             STORAGE_QUOTA.label("allowed"),
             col(Mailbox.id).label("box"),
-            col(Address.shown),
+            col(Address.display_address),
         )
         .join(Mailbox, col(Mailbox.user_id) == col(User.id))
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
@@ -129,17 +133,17 @@ async def load_message_recipient(ctx: Context) -> ColumnRow | None:
 
 
 def _build_draft(
-    environment: Environment, row: ColumnRow, *, was_message_refused: bool, is_full: bool
+    environment: Environment, user_row: ColumnRow, *, was_message_refused: bool, is_full: bool
 ) -> MessageDraft:
-    texts = text_in_language(row.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
-    name = row.shown or row.username
+    texts = text_in_language(user_row.language, TEXTS_BY_LANGUAGE) or ENGLISH_TEXTS
+    name = user_row.display_address or user_row.username
     address = name if "@" in name else f"{name}@{environment.options.hostname}"
     domain = address.rpartition("@")[2]
     variables = {
-        "percent": row.used * 100 // row.allowed,
+        "percent": user_row.used * 100 // user_row.allowed,
         "address": address,
-        "used": format_size(row.used).replace(".", texts.decimal_separator),
-        "allowed": format_size(row.allowed).replace(".", texts.decimal_separator),
+        "used": format_size(user_row.used).replace(".", texts.decimal_separator),
+        "allowed": format_size(user_row.allowed).replace(".", texts.decimal_separator),
     }
     subject = texts.full_subject if is_full or was_message_refused else texts.nearly_full_subject
     sentences = [
@@ -152,7 +156,7 @@ def _build_draft(
         from_=NamedAddress(f"postmaster@{domain}", "Postmaster"),
         date=environment.now(),
         message_id=message_builder.new_message_id(environment.random_bytes(16), domain),
-        to=[NamedAddress(address, row.name)],
+        to=[NamedAddress(address, user_row.name)],
         subject=subject.format(**variables),
         text="\n\n".join(sentence.format(**variables) for sentence in sentences) + "\n",
         headers=[CustomHeader("Auto-Submitted", "auto-generated")],  # RFC 3834, section 5

@@ -13,7 +13,7 @@ from resolvers.context import Context
 from resolvers.users.selection import UserSelector
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 
-RESET_RECEIVED = {"received": 0, "received_until": None, "received_told_until": None}
+RESET_RECEIVED = {"received": 0, "received_until": None, "received_notified_until": None}
 
 
 async def reset_usage(

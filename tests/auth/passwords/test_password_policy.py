@@ -11,7 +11,8 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.password_policy import EffectivePasswordPolicy
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_client, make_user
 from tests.support.accounts.legacy_password_hashes import LEGACY_HASHES
 from tests.support.accounts.user_operations import (
@@ -24,7 +25,7 @@ from tests.support.accounts.user_operations import (
     try_update_users,
 )
 from tests.support.operations.domain_operations import DOMAIN_CREATE, DOMAIN_UPDATE, run_mutation
-from tests.support.operations.setting_operations import set_setting
+from tests.support.operations.platform.setting_operations import set_setting
 from tests.support.stores.counter_check import select_rows
 
 POLICY_FIELDS = "passwordPolicy { minLength minClasses ownMinLength ownMinClasses }"

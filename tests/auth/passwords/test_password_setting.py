@@ -58,7 +58,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     row = await load_user_row(eve.environment, eve)
     assert row.password_changed_at == eve.environment.now()
     events = await select_rows(
-        eve.environment, "SELECT action, result FROM auth_events WHERE action LIKE 'PASS%'"
+        eve.environment, "SELECT action, result FROM security_events WHERE action LIKE 'PASS%'"
     )
     assert events == [("PASSWORD_CHANGE", "SUCCESS")]
     assert (
@@ -125,7 +125,8 @@ async def test_password_change_by_admin_is_logged(
     assert NEW_PASSWORD not in str(log_entry)
     assert "argon2" not in str(log_entry)
     ((maker_id, user_id),) = await select_rows(
-        root.environment, "SELECT \"by\", user_id FROM auth_events WHERE action = 'PASSWORD_CHANGE'"
+        root.environment,
+        "SELECT \"by\", user_id FROM security_events WHERE action = 'PASSWORD_CHANGE'",
     )
     assert (bool(maker_id), user_id) == (True, eve.user.id)
     _, (error,) = await try_update_users(root, eve, bob, password=NEW_PASSWORD)
@@ -183,10 +184,10 @@ async def test_temporary_password_keeps_regular_password(
     assert row.temporary_password.startswith("$argon2id$")
     assert (row.temporary_from, row.temporary_until) == (clock(), clock() + timedelta(days=1))
     assert row.password_change_required
-    for table in ("audit_log", "auth_events", "changes", "replays"):
+    for table in ("audit_log", "security_events", "changes", "idempotent_payloads"):
         assert password not in str(await select_rows(root.environment, f"SELECT * FROM {table}"))  # noqa: S608
     (event,) = await select_rows(
-        root.environment, "SELECT user_id FROM auth_events WHERE action = 'PASSWORD_RESET'"
+        root.environment, "SELECT user_id FROM security_events WHERE action = 'PASSWORD_RESET'"
     )
     assert event == (eve.user.id,)
     # A temporary password can set a new password, and is deleted then.

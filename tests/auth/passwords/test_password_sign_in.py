@@ -9,6 +9,8 @@ import pytest
 from argon2 import PasswordHasher
 from passlib.hash import sha512_crypt
 
+from mail.throttling.ban_changes import refresh_refused_networks_from_database
+from merganser.commands.users import user_operations
 from models.addresses.tables import Address, AddressKind
 from models.auth.credentials import AccessToken, Throttle
 from models.auth.security_log import AuthProtocol
@@ -22,7 +24,8 @@ from resolvers.auth import authentication
 from resolvers.auth.passwords import hash_workers, password_hashes
 from resolvers.auth.passwords.hash_workers import BUSY_TEXT
 from resolvers.auth.sign_in import SignInRequest
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.support.accounts.sign_in_environment import (
     PASSWORD,
     TOKEN_REQUEST,
@@ -75,6 +78,24 @@ async def test_password_checks_over_queue_limit_are_refused(
     assert await password_hashes.check_password(
         sign_in_environment.environment, stored, PASSWORD
     )  # the queue has room again
+
+
+async def test_commands_wait_while_hash_workers_are_busy(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    environment = sign_in_environment.environment
+    job_limit = password_hashes.worker_pool(environment).job_limit
+    new_password = "a goat on a green hill"  # noqa: S105 - a test's
+    with ExitStack() as slots:
+        for _ in range(job_limit.limit):
+            slots.enter_context(job_limit.slot_or_raise_rate_limited())
+        change = asyncio.create_task(
+            user_operations.change_password(environment, "ada", new_password)
+        )
+        await asyncio.wait([change], timeout=0.5)
+        assert not change.done()
+    await change
+    assert (await sign_in_environment.sign_in("ada", new_password)).user.username == "ada"
 
 
 async def test_sign_in_over_slot_limit_runs_no_statement(
@@ -151,7 +172,7 @@ async def test_username_and_addresses_sign_in_the_same_user(
             address = Address(
                 id=sign_in_environment.environment.new_id(),
                 local=local_part,
-                shown=local_part,
+                display_address=local_part,
                 kind=kind,
                 domain_id=sign_in_environment.domain_id,
                 user_id=ada,
@@ -191,6 +212,9 @@ async def test_unknown_username_runs_the_same_statements(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     statement_lists = []
+    await refresh_refused_networks_from_database(
+        sign_in_environment.environment
+    )  # as at the start of a process
     for name in ("ada", "nobody"):
         del statements[:]
         with pytest.raises(AuthenticationFailed):
@@ -226,12 +250,14 @@ async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(
 ) -> None:
     ctx = Context(sign_in_environment.environment, Viewer())
     async with ctx.combined_transaction(commit=False):
-        authenticated = await authentication.authenticate(ctx, "ada", PASSWORD, TOKEN_REQUEST)
+        authenticated = await authentication.authenticate_user_by_password(
+            ctx, "ada", PASSWORD, TOKEN_REQUEST
+        )
     assert authenticated.token
     assert await sign_in_environment.is_refused(authenticated.token)
     with pytest.raises(AuthenticationFailed):
         async with ctx.combined_transaction(commit=False):
-            await authentication.authenticate(ctx, "ada", "wrong", TOKEN_REQUEST)
+            await authentication.authenticate_user_by_password(ctx, "ada", "wrong", TOKEN_REQUEST)
     assert (
         await count_rows(sign_in_environment.environment, Throttle) == 2
     )  # per account, and per account and network

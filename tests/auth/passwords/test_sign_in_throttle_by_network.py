@@ -122,7 +122,7 @@ async def test_user_is_notified_of_guesses_once_a_day(
         )
         message_query = select(col(Message.id)).where(
             col(Message.user_id) == eve.id,
-            col(Message.subject) == "Somebody tries to guess your password",
+            col(Message.subject) == "Someone is trying to guess your password",
         )
         events = [row.many for row in await environment.database.read(event_query)]
         return sum(events), len(await environment.database.read(message_query))

@@ -9,13 +9,17 @@ import pytest
 
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.runtime.environment import Environment
+from models.store.keyset_pages import PageRequest
 from models.users.roles import Role
 from resolvers.auth import access_tokens, authentication
+from resolvers.auth.access_tokens import AccessTokenOrder
 from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 from resolvers.auth.sign_in import SignInRequest
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.list_orders import OwnerPageKey
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, make_api_key
 from tests.support.accounts import authenticators
 from tests.support.accounts.sign_in_environment import (
@@ -25,6 +29,8 @@ from tests.support.accounts.sign_in_environment import (
     SignInEnvironment,
 )
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
+
+TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_DESC]
 
 SIGN_IN = """
 mutation ($name: String!, $totp: String, $webauthn: JSON) {
@@ -53,11 +59,10 @@ async def test_pending_token_has_no_user_and_no_role(
     assert viewer.pending_user_id == sign_in_environment.users["ada"]
     assert (await sign_in_environment.load_user_row("ada")).last_login_at is None
     ctx = Context(sign_in_environment.environment, viewer)
-    assert await access_tokens.revoke_own_access_tokens(ctx, all=True) == 0
-    assert await access_tokens.load_own_tokens_by_user(ctx, [sign_in_environment.users["ada"]]) != [
-        []
-    ]  # the viewer sees the own token
-    assert await access_tokens.revoke_own_access_tokens(ctx) == 1
+    assert await access_tokens.revoke_own_access_tokens_and_count(ctx, all=True) == 0
+    page_key = OwnerPageKey(sign_in_environment.users["ada"], PageRequest("x"), TOKEN_ORDER)
+    assert await access_tokens.count_own_tokens(ctx, [page_key]) == [1]
+    assert await access_tokens.revoke_own_access_tokens_and_count(ctx) == 1
     assert await sign_in_environment.is_refused(secret)
 
 
@@ -81,7 +86,7 @@ async def test_completed_token_has_requested_lifetime(
     sign_in_environment.clock.tick(minutes=5)
     ctx = Context(sign_in_environment.environment, viewer)
     async with ctx.write_session(sign_in_environment.users["ada"]) as session:
-        await authentication.complete_pending_token(ctx, session)
+        await authentication.complete_pending_token_and_log(ctx, session)
     completed_viewer = await sign_in_environment.authenticate(secret)
     assert (
         completed_viewer.user_id,
@@ -95,7 +100,7 @@ async def test_completed_token_has_requested_lifetime(
     assert (
         await sign_in_environment.load_user_row("ada")
     ).last_login_at == sign_in_environment.clock()
-    assert await authentication.has_credential_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(minutes=59)
@@ -114,7 +119,7 @@ async def test_pending_token_of_blocked_user_is_not_completed(
     ctx = Context(sign_in_environment.environment, viewer)
     with pytest.raises(AuthenticationFailed):
         async with ctx.write_session(sign_in_environment.users["ada"]) as session:
-            await authentication.complete_pending_token(ctx, session)
+            await authentication.complete_pending_token_and_log(ctx, session)
     sign_in_environment.clock.tick(seconds=5)
     assert await sign_in_environment.is_refused(secret)
 
@@ -127,7 +132,7 @@ async def test_completing_a_full_token_changes_nothing(
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
     )
     async with ctx.write_session(sign_in_environment.users["ada"]) as session:
-        await authentication.complete_pending_token(ctx, session)
+        await authentication.complete_pending_token_and_log(ctx, session)
     assert ctx.viewer.user_id
 
 
@@ -150,7 +155,7 @@ async def test_application_key_signs_in_without_custom_factor(
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
     ).pending_user_id
     application_viewer = Viewer(role=Role.ADMIN, scopes=FULL_SCOPES, api_key_id=7)
-    authenticated = await authentication.authenticate(
+    authenticated = await authentication.authenticate_user_by_password(
         Context(sign_in_environment.environment, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
     )
     assert authenticated.required_two_factor_methods == ["CUSTOM"]

@@ -72,7 +72,9 @@ async def test_recovery_code_completes_pending_sign_in(ada: GraphQLClient) -> No
     _, (code, *_) = await enable_totp(ada)
     ctx = await make_pending_context(ada)
     assert (
-        await second_factors_mutations.prove_second_factor(ctx, None, SecondFactorProof(totp=code))
+        await second_factors_mutations.prove_second_factor_and_complete_sign_in(
+            ctx, None, SecondFactorProof(totp=code)
+        )
         == ada.user.id
     )
 

@@ -1,41 +1,26 @@
-"""TOTP (RFC 6238): setup, checks, import and removal."""
+"""TOTP (RFC 6238): setup, sign-in, import and removal."""
 # ruff: noqa: S106 - the tokens are codes of tests
 # ruff: noqa: RUF001 - the tests use digits of other scripts
 
 import asyncio
 import base64
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyotp
 import pytest
 
-from models.admin.audit_log import AuditLogEntry
 from models.auth.second_factors import TotpSecret
-from models.auth.security_log import SecurityEvent
-from models.errors import (
-    AuthenticationFailed,
-    Forbidden,
-    NotFound,
-    RateLimited,
-    RequestError,
-    Unauthenticated,
-)
-from models.users.roles import Role
+from models.errors import AuthenticationFailed, NotFound, RequestError, Unauthenticated
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors import totp
-from resolvers.auth.second_factors.second_factor_check import (
-    SecondFactorProof,
-    TwoFactorMethod,
-    verify_and_use_up_second_factor,
-)
-from resolvers.context import Context, Viewer
-from tests.conftest import GraphQLClient, ManualClock, client_context, make_client, make_user
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
+from resolvers.context import Context
+from resolvers.viewer import Viewer
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.accounts.authenticators import create_totp_secret, enable_totp, totp_code
 from tests.support.accounts.two_factor_operations import (
     VIEWER_FIELDS,
     load_all_rows,
-    load_domain_admin_context,
     load_user_row,
     load_viewer,
     make_pending_context,
@@ -161,131 +146,6 @@ async def test_disabling_totp_ends_no_token(ada: GraphQLClient) -> None:
     assert await load_viewer(other_client)
 
 
-@pytest.mark.parametrize("steps", [-2, -1, 0, 1, 2])
-async def test_totp_code_may_deviate_by_one_step(
-    ada: GraphQLClient, clock: ManualClock, steps: int
-) -> None:
-    secret, _ = await enable_totp(ada)
-    clock.tick(minutes=5)
-    payload = await run_auth_mutation(
-        ada, "totpVerify", "valid", token=totp_code(ada.environment, secret, steps)
-    )
-    assert payload["valid"] is (abs(steps) <= 1)
-    assert [e["code"] for e in payload["errors"]] == (
-        [] if abs(steps) <= 1 else ["AUTHENTICATION_FAILED"]
-    )
-
-
-@pytest.mark.parametrize("delay", [0, 1, 29, 30, 59])
-async def test_totp_code_is_valid_until_end_of_next_step(
-    ada: GraphQLClient, clock: ManualClock, delay: int
-) -> None:
-    secret, _ = await enable_totp(ada)
-    clock.tick(minutes=5)
-    code = totp_code(ada.environment, secret)
-    clock.tick(seconds=delay)
-    assert await mutation_error_codes(ada, "totpVerify", token=code) == []
-
-
-async def test_used_totp_code_invalidates_itself_and_earlier_codes(
-    ada: GraphQLClient, clock: ManualClock
-) -> None:
-    secret, _ = await enable_totp(ada)
-    assert await mutation_error_codes(
-        ada, "totpVerify", token=totp_code(ada.environment, secret)
-    ) == [
-        "AUTHENTICATION_FAILED"  # the same code has enabled TOTP
-    ]
-    clock.tick(minutes=5)
-    spaced_code = (
-        f" {totp_code(ada.environment, secret)[:3]} {totp_code(ada.environment, secret)[3:]} "
-    )
-    assert await mutation_error_codes(ada, "totpVerify", token=spaced_code) == []
-    for steps in (0, -1):
-        error_codes = await mutation_error_codes(
-            ada, "totpVerify", token=totp_code(ada.environment, secret, steps)
-        )
-        assert error_codes == ["AUTHENTICATION_FAILED"]
-    assert (
-        await mutation_error_codes(ada, "totpVerify", token=totp_code(ada.environment, secret, 1))
-        == []
-    )
-
-
-async def test_concurrent_use_of_totp_code_succeeds_once(
-    ada: GraphQLClient, clock: ManualClock
-) -> None:
-    secret, _ = await enable_totp(ada)
-    clock.tick(minutes=5)
-    code = totp_code(ada.environment, secret)
-    user = await load_user_row(ada.environment, ada.user.id)
-
-    async def try_code() -> Any:
-        try:
-            return await verify_and_use_up_second_factor(
-                client_context(ada), user, SecondFactorProof(totp=code)
-            )
-        except AuthenticationFailed:
-            return None
-
-    results = await asyncio.gather(*(try_code() for _ in range(8)))
-    assert sorted(results, key=str) == [None] * 7 + [TwoFactorMethod.TOTP]
-
-
-async def test_totp_failures_are_counted_per_user(ada: GraphQLClient, clock: ManualClock) -> None:
-    secret, _ = await enable_totp(ada)
-    clock.tick(minutes=5)
-    for _ in range(12):
-        assert await mutation_error_codes(ada, "totpVerify", token="000000") == [
-            "AUTHENTICATION_FAILED"
-        ]
-    valid_code = totp_code(ada.environment, secret)
-    assert await mutation_error_codes(ada, "totpVerify", token=valid_code) == ["RATE_LIMITED"]
-    other_client = await make_client(ada.environment, ada.http, "bert")
-    await enable_totp(other_client)  # other users are not throttled
-    clock.tick(seconds=121)
-    assert (
-        await mutation_error_codes(ada, "totpVerify", token=totp_code(ada.environment, secret))
-        == []
-    )
-
-
-async def test_concurrent_totp_guesses_are_limited(ada: GraphQLClient, clock: ManualClock) -> None:
-    await enable_totp(ada)
-    clock.tick(minutes=5)
-    user = await load_user_row(ada.environment, ada.user.id)
-
-    async def guess_code() -> type[RequestError]:
-        with pytest.raises(RequestError) as refusal:
-            await verify_and_use_up_second_factor(
-                client_context(ada), user, SecondFactorProof(totp="000000")
-            )
-        return type(refusal.value)
-
-    errors = await asyncio.gather(*(guess_code() for _ in range(30)))
-    assert errors.count(AuthenticationFailed) <= 12
-    with pytest.raises(RateLimited):
-        await verify_and_use_up_second_factor(
-            client_context(ada), user, SecondFactorProof(totp="000000")
-        )
-
-
-@pytest.mark.parametrize("code", ["", "0", "x" * 10_000, "-00001", "1e5   ", "٠" * 6])
-async def test_malformed_totp_code_is_a_wrong_code(ada: GraphQLClient, code: str) -> None:
-    await enable_totp(ada)
-    assert await mutation_error_codes(ada, "totpVerify", token=code) == ["AUTHENTICATION_FAILED"]
-
-
-async def test_totp_verify_refuses_idempotency_key(ada: GraphQLClient) -> None:
-    secret, _ = await enable_totp(ada)
-    code = totp_code(ada.environment, secret, 1)
-    options = {"idempotencyKey": "x"}
-    assert await mutation_error_codes(ada, "totpVerify", token=code, options=options) == [
-        "VALIDATION"
-    ]
-    assert await mutation_error_codes(ada, "totpVerify", token=code) == []
-
-
 async def test_totp_code_completes_pending_sign_in(ada: GraphQLClient, clock: ManualClock) -> None:
     from models.auth.credentials import AccessToken
 
@@ -293,13 +153,13 @@ async def test_totp_code_completes_pending_sign_in(ada: GraphQLClient, clock: Ma
     clock.tick(minutes=5)
     ctx = await make_pending_context(ada)
     with pytest.raises(AuthenticationFailed):
-        await second_factors_mutations.prove_second_factor(
+        await second_factors_mutations.prove_second_factor_and_complete_sign_in(
             ctx, None, SecondFactorProof(totp="000000")
         )
     (token,) = await load_all_rows(ada.environment, AccessToken)
     assert token.pending
     assert (
-        await second_factors_mutations.prove_second_factor(
+        await second_factors_mutations.prove_second_factor_and_complete_sign_in(
             ctx, None, SecondFactorProof(totp=totp_code(ada.environment, secret))
         )
         == ada.user.id
@@ -316,11 +176,11 @@ async def test_pending_sign_in_is_not_completed_by_code_of_other_user(
     ctx = await make_pending_context(bob)
     for user_id in (ada.user.id, 7):
         with pytest.raises(NotFound):
-            await second_factors_mutations.prove_second_factor(
+            await second_factors_mutations.prove_second_factor_and_complete_sign_in(
                 ctx, user_id, SecondFactorProof(totp=totp_code(ada.environment, secret, 1))
             )
     with pytest.raises(AuthenticationFailed):
-        await second_factors_mutations.prove_second_factor(
+        await second_factors_mutations.prove_second_factor_and_complete_sign_in(
             ctx, None, SecondFactorProof(totp=totp_code(ada.environment, secret, 1))
         )
 
@@ -330,7 +190,7 @@ async def test_totp_verify_without_sign_in_is_refused(ada: GraphQLClient) -> Non
     ctx = Context(ada.environment, Viewer())
     for user_id in (None, ada.user.id, 7):
         with pytest.raises(Unauthenticated):
-            await second_factors_mutations.prove_second_factor(
+            await second_factors_mutations.prove_second_factor_and_complete_sign_in(
                 ctx, user_id, SecondFactorProof(totp="000000")
             )
     for user in ({"username": "ada"}, {"username": "nobody"}, {"address": "ada@example.org"}):
@@ -338,147 +198,6 @@ async def test_totp_verify_without_sign_in_is_refused(ada: GraphQLClient) -> Non
         body = {"query": document, "variables": {"u": user}}
         (error,) = (await ada.http.post("/graphql", json=body)).json()["errors"]
         assert error["extensions"]["code"] == "UNAUTHENTICATED"
-
-
-async def test_own_factor_is_disabled_only_with_proof(ada: GraphQLClient) -> None:
-    secret, recovery = await enable_totp(ada)
-    empty_assertion: dict[str, Any] = {"webauthn": {}}
-    for name in ("totpDisable", "twoFactorDisable"):
-        for proof in (None, {}, {"totp": "000000"}, empty_assertion):
-            arguments = {"proof": proof, "options": {"reason": "because"}}
-            assert await mutation_error_codes(ada, name, **arguments) == ["AUTHENTICATION_FAILED"]
-    assert (await load_user_row(ada.environment, ada.user.id)).second_factors == ["TOTP"]
-    payload = await run_auth_mutation(
-        ada, "totpDisable", VIEWER_FIELDS, proof={"totp": recovery[0]}
-    )
-    assert payload["user"]["twoFactorMethods"] == []
-    assert await load_all_rows(ada.environment, TotpSecret) == []
-    assert await mutation_error_codes(ada, "totpDisable") == ["CONFLICT"]
-    assert await mutation_error_codes(
-        ada, "totpVerify", token=totp_code(ada.environment, secret, 1)
-    ) == ["CONFLICT"]
-
-
-async def test_admin_needs_a_reason_to_disable_factors(
-    ada: GraphQLClient, root: GraphQLClient
-) -> None:
-    for name in ("totpDisable", "twoFactorDisable"):
-        await enable_totp(ada)
-        user = {"id": (await ada("{ user { id } }"))["user"]["id"]}
-        payload = await run_auth_mutation(root, name, user=user)
-        assert [(e["code"], e["path"]) for e in payload["errors"]] == [
-            ("VALIDATION", ["options", "reason"])
-        ]
-        payload = await run_auth_mutation(
-            root, name, VIEWER_FIELDS, user=user, options={"reason": "lost his phone"}
-        )
-        assert payload["user"] == {"username": "ada", "twoFactorMethods": []}
-        entry = (await load_all_rows(ada.environment, AuditLogEntry))[-1]
-        assert (entry.mutation, entry.target_id) == (name, ada.user.id)
-        assert (entry.before, entry.after) == (
-            {"twoFactorMethods": ["TOTP"]},
-            {"twoFactorMethods": []},
-        )
-        assert entry.reason == "lost his phone"
-        ada.environment.clock.read.tick(minutes=5)  # type: ignore[attr-defined]
-    events = {
-        (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
-    }
-    assert {("TOTP_SETUP", "SUCCESS"), ("TOTP_ENABLE", "SUCCESS")} <= events
-    assert {("TOTP_DISABLE", "SUCCESS"), ("TWO_FACTOR_DISABLE", "SUCCESS")} <= events
-    maker_ids = {
-        row.by
-        for row in await load_all_rows(ada.environment, SecurityEvent)
-        if row.action == "TOTP_DISABLE"
-    }
-    assert maker_ids != {None}
-
-
-async def test_admin_client_can_pass_on_the_proof_of_a_user(
-    ada: GraphQLClient, root: GraphQLClient
-) -> None:
-    secret, _ = await enable_totp(ada)
-    user = {"username": "ada"}
-    proof = {"totp": totp_code(ada.environment, secret, 1)}
-    assert await mutation_error_codes(root, "totpDisable", user=user, proof=proof) == []
-
-
-@pytest.mark.parametrize("name", ["totpDisable", "twoFactorDisable", "externalTwoFactorDisable"])
-async def test_disabling_factors_of_unknown_user_is_not_found(
-    root: GraphQLClient, name: str
-) -> None:
-    for user in ({"username": "nobody"}, {"address": "nobody@example.org"}):
-        arguments = {"user": user, "options": {"reason": "because"}}
-        assert await mutation_error_codes(root, name, **arguments) == ["NOT_FOUND"]
-
-
-async def test_factors_of_other_user_are_hidden_and_unchangeable(
-    ada: GraphQLClient, bob: GraphQLClient
-) -> None:
-    secret, _ = await enable_totp(ada)
-    user_id = (await ada("{ user { id } }"))["user"]["id"]
-    proof = {"totp": totp_code(ada.environment, secret, 1)}
-    reason = {"reason": "because"}
-    for user in ({"id": user_id}, {"username": "ada"}, {"address": "ada@example.org"}):
-        for name, arguments in (
-            ("totpSetup", {}),
-            ("totpEnable", {"token": "000000"}),
-            ("totpVerify", {"token": totp_code(ada.environment, secret, 1)}),
-            ("totpDisable", {"proof": proof}),
-            ("twoFactorDisable", {"options": reason}),
-        ):
-            assert await mutation_error_codes(bob, name, user=user, **arguments) == ["NOT_FOUND"], (
-                name
-            )
-    assert (await load_user_row(ada.environment, ada.user.id)).second_factors == ["TOTP"]
-    await make_user(ada.environment, "zoe")
-    other_admin = await load_domain_admin_context(bob, domain="elsewhere.example")
-    for operation in (
-        second_factors_mutations.set_up_totp(other_admin, ada.user.id, None, None),
-        second_factors_mutations.disable_totp(other_admin, ada.user.id, SecondFactorProof()),
-        second_factors_mutations.disable_all_factors(other_admin, ada.user.id, SecondFactorProof()),
-        second_factors_mutations.enable_custom_factor(other_admin, ada.user.id),
-        second_factors_mutations.prove_second_factor(
-            other_admin, ada.user.id, SecondFactorProof(totp="000000")
-        ),
-        second_factors_mutations.create_webauthn_challenge(other_admin, ada.user.id, None),
-    ):
-        with pytest.raises(NotFound):
-            await operation
-    assert await second_factors_mutations.load_enabled_factors(other_admin, [ada.user.id]) == [[]]
-    own_admin = await load_domain_admin_context(bob)
-    own_admin.reason = "lost"
-    assert (
-        await second_factors_mutations.disable_all_factors(
-            own_admin, ada.user.id, SecondFactorProof()
-        )
-        == ada.user.id
-    )
-
-
-async def test_domain_admin_cannot_disable_factors_of_admin(
-    ada: GraphQLClient, bob: GraphQLClient
-) -> None:
-    admin = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
-    await enable_totp(admin)
-    ctx = await load_domain_admin_context(bob)
-    ctx.reason = "because"
-    with pytest.raises(Forbidden):
-        await second_factors_mutations.disable_all_factors(ctx, admin.user.id, SecondFactorProof())
-    assert (await load_user_row(ada.environment, admin.user.id)).second_factors == ["TOTP"]
-
-
-async def test_user_adds_another_factor_only_with_a_proof(
-    ada: GraphQLClient, root: GraphQLClient
-) -> None:
-    await run_auth_mutation(root, "externalTwoFactorEnable", user={"username": "ada"})
-    secret = await create_totp_secret(ada)
-    assert await mutation_error_codes(
-        ada, "totpEnable", token=totp_code(ada.environment, secret)
-    ) == ["FORBIDDEN"]
-    arguments = {"user": {"username": "ada"}, "token": totp_code(ada.environment, secret)}
-    assert await mutation_error_codes(root, "totpEnable", **arguments) == []
-    assert (await load_user_row(ada.environment, ada.user.id)).second_factors == ["TOTP", "CUSTOM"]
 
 
 async def test_short_totp_secret_can_be_imported(
@@ -576,11 +295,11 @@ async def test_concurrent_totp_confirmations_enable_it_once(ada: GraphQLClient) 
 async def test_housekeeping_deletes_unconfirmed_totp_secrets(
     ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    from mail.maintenance.housekeeping import run_round
+    from mail.maintenance.housekeeping import run_housekeeping_round
 
     await create_totp_secret(ada)
     await enable_totp(bob)
     clock.tick(hours=6)
-    assert (await run_round(ada.environment)).seeds == 1
+    assert (await run_housekeeping_round(ada.environment)).seeds == 1
     (remaining_row,) = await load_all_rows(ada.environment, TotpSecret)
     assert remaining_row.user_id == bob.user.id

@@ -8,7 +8,7 @@ from resolvers.auth.second_factors import totp
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.authenticators import create_totp_secret, enable_totp, totp_code
 from tests.support.accounts.two_factor_operations import mutation_error_codes
-from tests.support.operations.setting_operations import expect_refused_setting, set_setting
+from tests.support.operations.platform.setting_operations import expect_refused_setting, set_setting
 
 
 @pytest.mark.parametrize("max_steps", [0, 3, 10])

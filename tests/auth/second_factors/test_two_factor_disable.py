@@ -27,7 +27,7 @@ async def test_admin_disables_all_factors_of_users(
     user = (await ada(FACTORS_QUERY))["viewer"]["user"]
     assert (user["twoFactors"], user["recoveryCodesLeft"]) == ([], 0)
     assert {"action": "TWO_FACTOR_DISABLE"} in user["authLog"]["nodes"]
-    for table in ("totp_seeds", "recovery_codes"):
+    for table in ("totp_secrets", "recovery_codes"):
         assert await select_rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
     log_query = "SELECT target_id, before FROM audit_log WHERE mutation = 'userUpdate' ORDER BY id"
     before_by_user_id = {
@@ -56,10 +56,16 @@ async def test_disable2fa_without_reason_proof_or_right_is_refused(
             "AUTHENTICATION_FAILED",
             ["set", "disable2fa"],
         ),
-        (domain_admin, admin_client, {"options": REASON_OPTIONS}, "FORBIDDEN", ["users"]),
+        (
+            domain_admin,
+            admin_client,
+            {"options": REASON_OPTIONS},
+            "FORBIDDEN",
+            ["users", "ids", "0"],
+        ),
         (bob, ada, {"options": REASON_OPTIONS}, "NOT_FOUND", ["users", "ids", "0"]),
     ]
     for client, target, extra, code, path in cases:
         _, errors = await try_update_users(client, target, name="X", disable2fa=True, **extra)
         assert [(error["code"], error["path"]) for error in errors] == [(code, path)]
-    assert len(await select_rows(environment, "SELECT user_id FROM totp_seeds")) == 2
+    assert len(await select_rows(environment, "SELECT user_id FROM totp_secrets")) == 2

@@ -42,10 +42,10 @@ async def _assert_lost_duplicated_and_changed_mail_is_detected(
         db.execute("UPDATE messages SET subject = ? WHERE subject = ?", (duplicated, lost))
     db.close()
     assert set(await soak.find_differences(folder, ledger)) == {
-        f"{lost} was answered 250 and is not there",
-        f"{duplicated} is there 2 times",
-        f"{duplicated} has other bytes than were sent",
-        f"{changed} has other bytes than were sent",
+        f"{lost} was accepted with 250 and is not stored",
+        f"{duplicated} is stored 2 times",
+        f"{duplicated} is stored with other bytes than were sent",
+        f"{changed} is stored with other bytes than were sent",
     }
 
 

@@ -49,10 +49,10 @@ async def test_killed_fetch_continues_without_loss_or_duplicates(folder: Path) -
     )
     assert fetch_soak.find_differences(expected_messages, [changed, remaining[0], *remaining]) == [
         f"{missing_name} is missing",
-        f"{remaining[0][0]} is here 2 times",
+        f"{remaining[0][0]} is stored 2 times",
         *(
-            f"{message_name} has other {property_name} here"
-            for property_name in ("folder", "flags", "bytes")
+            f"{message_name} is stored with other {property_name}"
+            for property_name in ("mailbox", "flags", "bytes")
         ),
     ]
 

@@ -14,6 +14,7 @@ from tests.support.servers.webhook_receiver import (
     ReceivedRequest,
     run_webhook_receiver,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 API_KEY = "mgk_" + "b" * 43
 
@@ -31,7 +32,7 @@ async def test_push_of_killed_server_is_sent_again_after_restart(tmp_path: Path)
         else:
             writer.write(OK_RESPONSE)
 
-    async with run_webhook_receiver() as receiver, httpx.AsyncClient(timeout=30) as http:
+    async with run_webhook_receiver() as receiver, httpx.AsyncClient(timeout=HANG_SECONDS) as http:
         receiver.response = respond
         server.start()
         try:
@@ -47,12 +48,12 @@ async def test_push_of_killed_server_is_sent_again_after_restart(tmp_path: Path)
             )
             assert response.json()["data"]["pushChannelSet"]["errors"] == []
             await asyncio.to_thread(send_by_lmtp, server, "ada@example.org", raw_message("Once"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 await receiver.wait_for_requests(1)
             server.kill()
             is_hanging = False
             await asyncio.to_thread(server.start)
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(HANG_SECONDS):
                 await receiver.wait_for_requests(2)
         finally:
             server.stop()

@@ -13,6 +13,7 @@ from tests.support.servers.webhook_receiver import (
     ReceivedRequest,
     run_webhook_receiver,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 API_KEY = "mgk_" + "b" * 43
 
@@ -30,7 +31,7 @@ async def test_webhook_of_killed_server_is_sent_again_after_restart(tmp_path: Pa
             return
         await asyncio.sleep(5)
 
-    async with run_webhook_receiver() as receiver, httpx.AsyncClient(timeout=30) as http:
+    async with run_webhook_receiver() as receiver, httpx.AsyncClient(timeout=HANG_SECONDS) as http:
         receiver.response = respond
         server.start()
         try:
@@ -45,12 +46,12 @@ async def test_webhook_of_killed_server_is_sent_again_after_restart(tmp_path: Pa
                 await asyncio.to_thread(
                     send_by_lmtp, server, "ada@example.org", raw_message(f"No. {number}")
                 )
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 await receiver.wait_for_requests(1)
             server.kill()
             is_hanging = False
             await asyncio.to_thread(server.start)
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(HANG_SECONDS):
                 await receiver.wait_for_requests(4)
         finally:
             server.stop()

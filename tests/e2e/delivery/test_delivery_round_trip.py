@@ -25,6 +25,7 @@ from tests.support.servers.merganser_server import (
     WebsocketClient,
     event_types,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 CHANGES_SUBSCRIPTION = """
 subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
@@ -73,7 +74,7 @@ async def _assert_message_is_read_completely(
     assert attachments_by_name["large.pdf"]["size"] == len(LARGE_CONTENT)
     url = attachments_by_name["large.pdf"]["url"]
     async with httpx.AsyncClient(
-        base_url=client.http.base_url, timeout=30
+        base_url=client.http.base_url, timeout=HANG_SECONDS
     ) as anonymous:  # the signature of the URL is sufficient
         full_response = await anonymous.get(url)
         assert full_response.status_code == 200
@@ -239,9 +240,9 @@ async def test_sent_message_reaches_next_hop_and_states_are_reported(
         server.open_websocket(server.secrets["ada"]) as socket,
     ):
         await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.load_cursor())
-        sent = (await ada.run_mutation("messageSend", send_input, "submission { id state }"))[
-            "submission"
-        ]
+        sent = (await ada.run_mutation("messageSend", send_input, "submissions { id state }"))[
+            "submissions"
+        ][0]
         events: list[Any] = []
         states: list[str] = []
         while "SENT" not in states:
@@ -251,7 +252,7 @@ async def test_sent_message_reaches_next_hop_and_states_are_reported(
             ]
             states = [event["submission"]["state"] for event in submission_events]
         assert "MESSAGE_ADDED" in event_types(events)  # the copy in Sent
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while not hop.messages:  # noqa: ASYNC110 - the server has no event for this
                 await asyncio.sleep(0.01)
         final_submission = (await ada(SUBMISSION_QUERY, id=sent["id"]))["submission"]

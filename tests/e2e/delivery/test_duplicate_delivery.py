@@ -22,7 +22,7 @@ from tests.support.servers.clock_controlled_servers import (
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
-RELAYED = "SELECT id FROM deliveries WHERE state = 'RELAYED'"
+RELAYED = "SELECT id FROM queue_entries WHERE state = 'RELAYED'"
 BUSY_SECONDS = 2.0  # between the reply and the end of the server
 
 
@@ -68,7 +68,7 @@ async def test_server_killed_before_storing_reply_sends_second_copy(
     await asyncio.sleep(BUSY_SECONDS)
     assert servers.mail_server.received[recipient] == 2
     log = (servers.cluster.servers[0].data_folder / "server.log").read_text()
-    assert log.count("mail may arrive twice") == 1
+    assert log.count("Messages may be delivered twice") == 1
 
 
 async def test_reply_that_waits_for_database_causes_no_second_copy(

@@ -20,9 +20,10 @@ from bench.load.sample_account import RECEIVER_ADDRESS, create_user
 from bench.servers.merganser_process import MerganserServer, stop_process
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 from tests.support.run_scope import CI
+from tests.support.time_limits import HANG_SECONDS
 
 TRACED_CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
 TRACE_LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
@@ -109,7 +110,7 @@ async def trace_server(strace: str, folder: Path) -> list[str]:
     server, log = MerganserServer(folder), folder / "trace"
     async with open_environment(Settings(data=folder), migrate=True) as environment:
         user = await create_user(environment, RECEIVER_ADDRESS)
-        _, secret = await api_keys.create_api_key(
+        _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("piece", user_id=user.id)
         )
     strace_command = (strace, "-f", "-y", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
@@ -129,7 +130,7 @@ async def trace_server(strace: str, folder: Path) -> list[str]:
 async def _send_upload_part(port: int, secret: str) -> None:
     auth_headers = {"Authorization": f"Bearer {secret}", "Tus-Resumable": "1.0.0"}
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", headers=auth_headers, timeout=30
+        base_url=f"http://127.0.0.1:{port}", headers=auth_headers, timeout=HANG_SECONDS
     ) as http:
         created = await http.post("/rest/uploads", headers={"Upload-Length": "10"})
         headers = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}

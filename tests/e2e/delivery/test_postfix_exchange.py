@@ -17,7 +17,7 @@ from mail.mime.header_encoding import NamedAddress
 from mail.smtp.lmtp import LmtpListener
 from mail.smtp.mx_server import MxListener
 from mail.smtp.smtp_server import SmtpListenerConfig
-from mail.smtp.submission_server import SmtpSubmitter
+from mail.smtp.submission_backend import SmtpSubmitter
 from mail.tls.server_tls import CertificateFiles
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
@@ -354,6 +354,7 @@ async def test_postfix_retries_deferred_recipient(
         assert await load_inbox_rows(ada) == []
         clock.tick(hours=1)
         await wait_for_inbox(ada)
+        await wait_until_true(lambda: "status=sent" in server.log)
         assert server.log.count("status=sent") == 1
 
 
@@ -373,7 +374,7 @@ async def test_dsn_of_next_hop_of_postfix_is_received(
     ):
         submission_id = await queue_message(ada, NamedAddress("zoe@nowhere.example"))
         rows = await wait_until_tried(environment, submission_id)
-        assert rows["zoe"].state is DeliveryState.RELAYED
+        assert rows["zoe"].state is DeliveryState.RELAYED, rows["zoe"].last_response
         (row,) = await wait_for_inbox(ada)
     assert row.subject == "Undelivered Mail Returned to Sender"
     (sent,) = await load_queued_messages(environment)

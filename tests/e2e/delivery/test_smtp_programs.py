@@ -13,6 +13,7 @@ from bench.servers.ports import free_port
 from tests.support.mail_servers.queue_worker import poll_until
 from tests.support.mail_servers.smtp_client import SERVER_NAME, CertificateAuthority
 from tests.support.servers.merganser_server import PASSWORD, HttpClient, MerganserProcess
+from tests.support.time_limits import HANG_SECONDS
 
 SUBJECTS_QUERY = (
     "{ viewer { user { mailbox(by: {specialUse: INBOX}) { messages { nodes { subject } } } } } }"
@@ -40,14 +41,14 @@ def create_message(subject: str, sender: str) -> EmailMessage:
 
 
 def send_by_smtp(port: int, authority: CertificateAuthority, subject: str) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp:
+    with smtplib.SMTP("127.0.0.1", port, timeout=HANG_SECONDS) as smtp:
         smtp._host = SERVER_NAME  # type: ignore[attr-defined]  # noqa: SLF001
         smtp.starttls(context=authority.client_context())
         smtp.send_message(create_message(subject, "carol@example.net"))
 
 
 def submit(ports: dict[str, int], authority: CertificateAuthority, subject: str) -> None:
-    with smtplib.SMTP("127.0.0.1", ports["SUBMISSION"], timeout=30) as smtp:
+    with smtplib.SMTP("127.0.0.1", ports["SUBMISSION"], timeout=HANG_SECONDS) as smtp:
         smtp._host = SERVER_NAME  # type: ignore[attr-defined]  # noqa: SLF001
         smtp.starttls(context=authority.client_context())
         smtp.login("ada", PASSWORD)
@@ -88,7 +89,7 @@ async def test_messages_are_received_and_submitted_by_smtp_programs(
     await asyncio.to_thread(send_by_smtp, ports["SMTP"], authority, "From afar")
     await asyncio.to_thread(submit, ports, authority, "From here")
     await wait_for_subjects(server, "From afar", "From here")
-    open_connection = smtplib.SMTP("127.0.0.1", ports["SMTP"], timeout=30)
+    open_connection = smtplib.SMTP("127.0.0.1", ports["SMTP"], timeout=HANG_SECONDS)
     await asyncio.to_thread(server.stop)
     assert open_connection.getreply()[0] == 421
     open_connection.close()

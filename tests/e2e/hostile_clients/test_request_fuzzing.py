@@ -52,6 +52,7 @@ from tests.support.attacks.random_requests import (
 from tests.support.mail.multipart_message import ATTACHMENTS, build_message
 from tests.support.stores import store_fixtures
 from tests.support.targets.target_objects import create_target_objects
+from tests.support.time_limits import HANG_SECONDS
 
 IS_LONG_RUN = "LONG" in os.environ
 REQUEST_COUNT = 5000 if IS_LONG_RUN else 500
@@ -118,7 +119,7 @@ async def send_request(app: Starlette, body: bytes, headers: dict[str, str]) -> 
                 stream_started.set()
         response.body += message.get("body", b"")
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         await app(scope, receive_message, send)
     return response
 
@@ -300,7 +301,7 @@ class FuzzTarget:
 
     async def assert_consistent(self) -> None:
         """Assert that the requests have left the database consistent."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while await tasks.run_next_task(self.environment):
                 pass
         report = (await check_consistency(self.environment)).to_json()

@@ -23,7 +23,7 @@ FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variabl
     "after": ("String", "apiKeys(first: 2, after: $it) { totalCount }"),
     "addresses": (
         "String",
-        "viewer { user { addresses(query: $it) { nodes { id } totalCount } } }",
+        "viewer { user { addresses(filter: {query: $it}) { nodes { id } totalCount } } }",
     ),
     "users": ("String", "users(filter: {query: $it}) { nodes { id } totalCount }"),
     "users of domain": (
@@ -114,13 +114,13 @@ DOCUMENTS_BY_ARGUMENT = {
     },
     **{
         f"filter.{name}": "query ($it: String!) { viewer { user { messages(filter: "
-        f"{{{given}}}) {{ nodes {{ id }} totalCount }} }} }} }}"
-        for name, given in FILTERS_BY_NAME.items()
+        f"{{{filter_}}}) {{ nodes {{ id }} totalCount }} }} }} }}"
+        for name, filter_ in FILTERS_BY_NAME.items()
     },
     **{
-        name: f"mutation ($it: String!) {{ {name.partition('.')[0]}(input: {{{given}}}) "
+        name: f"mutation ($it: String!) {{ {name.partition('.')[0]}(input: {{{input_}}}) "
         "{ errors { code path } } }"
-        for name, given in INPUTS_BY_MUTATION.items()
+        for name, input_ in INPUTS_BY_MUTATION.items()
     },
     "metadata": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX_FIELD}}}, "
     "set: {metadata: {a: $it}}}) { errors { code } } }",

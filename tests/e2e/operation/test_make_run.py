@@ -1,7 +1,6 @@
 """Tests of `make run`, which starts the server with its demo account."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import pytest
 
 from bench.servers.ports import free_port
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
+from tests.support.time_limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[3]
 DEMO_MESSAGE_COUNT = 40
@@ -61,7 +61,7 @@ class DemoInstallation:
         return code, command.out.read_text(), command.err.read_text()
 
     async def query(self, api_key: str, document: str) -> Any:
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=HANG_SECONDS) as client:
             headers = {"Authorization": f"Bearer {api_key}"}
             url = f"http://127.0.0.1:{self.http}/graphql"
             response = await client.post(url, json={"query": document}, headers=headers)
@@ -115,7 +115,7 @@ async def start_demo_server(installation: DemoInstallation) -> DemoServer:
     command = await installation.start_command(
         "serve", "--demo", "--demo-count", str(DEMO_MESSAGE_COUNT)
     )
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(HANG_SECONDS):
         while "send-test" not in (banner := command.out.read_text()) or banner[-1] != "\n":
             assert command.process.poll() is None, command.err.read_text()
             await asyncio.sleep(0.02)
@@ -126,18 +126,18 @@ async def run_shell_line(line: str, env: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_shell(
         line, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    out, _ = await asyncio.wait_for(process.communicate(), HANG_SECONDS)
     assert process.returncode == 0
     return out.decode()
 
 
 async def message_counts(installation: DemoInstallation, api_key: str) -> dict[str, int]:
     result = await installation.query(
-        api_key, "{ viewer { user { mailboxes { path messageCount } } } }"
+        api_key, "{ viewer { user { mailboxes { nodes { path messageCount } } } } }"
     )
     return {
         mailbox["path"]: mailbox["messageCount"]
-        for mailbox in result["data"]["viewer"]["user"]["mailboxes"]
+        for mailbox in result["data"]["viewer"]["user"]["mailboxes"]["nodes"]
     }
 
 
@@ -178,7 +178,7 @@ async def test_second_server_and_occupied_port_are_reported_in_one_line(
     server = await start_demo_server(installation)
     code, _, err = await installation.run_command("serve")
     assert (code, err.count("\n")) == (1, 1)
-    assert f"another merganser uses this store (pid {server.command.process.pid})" in err
+    assert f"Another merganser process uses this database (pid {server.command.process.pid})" in err
 
     other_installation = DemoInstallation(
         tmp_path / "other", http=installation.http, commands=installation.commands
@@ -186,7 +186,7 @@ async def test_second_server_and_occupied_port_are_reported_in_one_line(
     code, _, err = await other_installation.run_command("serve")
     assert (code, err.splitlines()[-1].partition(": address")[0]) == (
         1,
-        f"merganser: cannot listen on 127.0.0.1:{installation.http}",
+        f"merganser: Cannot listen on 127.0.0.1:{installation.http}",
     )
     assert "MERGANSER_HTTP_LISTEN" in err
     other_installation = DemoInstallation(
@@ -194,7 +194,7 @@ async def test_second_server_and_occupied_port_are_reported_in_one_line(
     )
     code, _, err = await other_installation.run_command("serve")
     assert code == 1
-    assert "set MERGANSER_LMTP_LISTEN to another place" in err.splitlines()[-1]
+    assert "Set MERGANSER_LMTP_LISTEN to another address." in err.splitlines()[-1]
     assert "Traceback" not in err
 
     code, _, err = await installation.run_command("check", "--repair")
@@ -231,13 +231,12 @@ async def test_changes_by_command_line_reach_subscribers_of_server(
 
 
 async def read_event_types(ws: Any) -> list[str]:
-    """Return the kinds of events until a message is added, or for 30 seconds."""
+    """Return the types of events until a message is added."""
     kinds: list[str] = []
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(30):
-            while not {"MESSAGE_ADDED", "MESSAGE_RECEIVED"}.intersection(kinds):
-                payload = json.loads(await ws.recv())["payload"]
-                kinds += [event["type"] for event in payload["data"]["changes"]["events"]]
+    async with asyncio.timeout(HANG_SECONDS):
+        while not {"MESSAGE_ADDED", "MESSAGE_RECEIVED"}.intersection(kinds):
+            payload = json.loads(await ws.recv())["payload"]
+            kinds += [event["type"] for event in payload["data"]["changes"]["events"]]
     return kinds
 
 
@@ -246,15 +245,15 @@ async def test_public_listener_needs_a_credential(installation: DemoInstallation
     code, _, err = await installation.run_command("serve")
     assert code == 1
     assert err.splitlines()[-1].startswith(
-        "merganser: MERGANSER_HTTP_LISTEN is open to other machines"
+        "merganser: MERGANSER_HTTP_LISTEN is reachable from other machines"
     )
-    assert "merganser token create --name root --role ROOT" in err
+    assert "merganser api-key create --name root --role ROOT" in err
     code, _, err = await installation.run_command(
-        "token", "create", "--name", "root", "--role", "ROOT"
+        "api-key", "create", "--name", "root", "--role", "ROOT"
     )
     assert code == 0, err
     command = await installation.start_command("serve")
-    async with asyncio.timeout(120), httpx.AsyncClient(timeout=30) as client:
+    async with asyncio.timeout(HANG_SECONDS), httpx.AsyncClient(timeout=HANG_SECONDS) as client:
         while True:
             try:
                 response = await client.get(f"http://127.0.0.1:{installation.http}/health")
@@ -271,7 +270,7 @@ async def test_signal_during_start_stops_server_without_error(
     installation: DemoInstallation, signal_number: signal.Signals
 ) -> None:
     command = await installation.start_command("serve", "--demo", "--demo-count", "400")
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(HANG_SECONDS):
         while not (installation.folder / "demo.json").exists():  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(0.02)
     await DemoServer(command, "").stop(signal_number)

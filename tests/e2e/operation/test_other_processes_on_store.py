@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.servers.ports import free_port
-from merganser.commands.users.user_operations import user_id_of_name
+from merganser.commands.users.user_operations import find_user_id_or_fail_command
 from merganser.server.environment_factory import user_context
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import raw_message
 from tests.support.clients.change_followers import CHANGES_SUBSCRIPTION
 from tests.support.servers.merganser_server import (
@@ -33,7 +33,7 @@ mutation ($username: String!, $password: String!) {
 }
 """
 ACCOUNT_QUERY = """
-{ viewer { user { cursor messageCount mailboxes { id path messageCount uidNext modseq }
+{ viewer { user { cursor messageCount mailboxes { nodes { id path messageCount uidNext modseq } }
   messages { nodes { id subject uid flags text } } submissions { nodes { id state } } } } }
 """
 
@@ -67,10 +67,12 @@ async def test_change_of_other_process_reaches_subscriber_within_a_second(
 ) -> None:
     async with subscribed_socket(server, "ada") as ada, subscribed_socket(server, "bob") as bob:
         async with server.environment() as environment:
-            context = user_context(environment, await user_id_of_name(environment, "ada"))
+            context = user_context(
+                environment, await find_user_id_or_fail_command(environment, "ada")
+            )
             for path in ("One", "Two", "Three"):
                 hindered_before = server.seconds_not_serving()
-                await mailbox_loaders.create_mailboxes(context, NewMailboxes([path]))
+                await mailbox_create.create_mailboxes(context, NewMailboxes([path]))
                 (event,) = await ada.read_events(1)
                 assert (
                     _seconds_since_commit(event)
@@ -107,7 +109,7 @@ async def test_imported_message_reaches_subscriber_within_a_second(
 
 async def test_user_created_by_command_is_served_at_once(server: MerganserProcess) -> None:
     arguments = ("user", "add", "zoe", "--address", "zoe@example.org", "--password-stdin")
-    assert "zoe is made" in await run_command(server, *arguments, stdin=f"{PASSWORD}\n")
+    assert "zoe created: usr_" in await run_command(server, *arguments, stdin=f"{PASSWORD}\n")
     async with server.open_client() as anonymous:
         sign_in = await anonymous(SIGN_IN, username="zoe@example.org", password=PASSWORD)
         server.secrets["zoe"] = sign_in["authenticate"]["token"]
@@ -126,7 +128,7 @@ async def test_user_created_by_command_is_served_at_once(server: MerganserProces
         second_sign_in = await anonymous(SIGN_IN, username="zoe", password=OTHER_PASSWORD)
         assert second_sign_in["authenticate"]["token"]
     api_key = (
-        await run_command(server, "token", "create", "--name", "cli", "--user", "zoe")
+        await run_command(server, "api-key", "create", "--name", "cli", "--user", "zoe")
     ).strip()
     server.secrets["zoe"] = api_key
     async with server.open_client("zoe") as zoe_again:
@@ -143,7 +145,7 @@ async def test_second_server_and_repair_are_refused_while_server_runs(
     if is_sqlite:
         result = await asyncio.to_thread(other_server.run_command, "serve")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert f"another merganser uses this store (pid {server.pid})" in result.stderr
+        assert f"Another merganser process uses this database (pid {server.pid})" in result.stderr
         assert "Traceback" not in result.stderr
     check_task = run_command(server, "check")
     repair = asyncio.to_thread(server.run_command, "check", "--repair")
@@ -151,7 +153,7 @@ async def test_second_server_and_repair_are_refused_while_server_runs(
     assert json.loads(check_output)["whole"]
     assert (repair_result.exit_code, repair_result.stdout) == (1, "")
     assert (
-        "stop it, then repair" if is_sqlite else "stop all of them, then repair"
+        "stop it, then repair" if is_sqlite else "stop all servers, then repair"
     ) in repair_result.stderr
     async with server.open_client("ada") as ada:
         assert (await ada("{ viewer { role } }"))["viewer"]["role"] == "USER"

@@ -15,6 +15,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from tests.support.servers.merganser_server import ANSWER_TIMEOUT, PASSWORD, MerganserProcess
+from tests.support.time_limits import HANG_SECONDS
 
 BUSY_PROCESS_COUNT = 8  # processes that use the CPU
 BUSY_SECONDS = 90  # seconds until they end, also if the test fails
@@ -133,12 +134,12 @@ async def test_sign_in_flood_is_refused_and_other_requests_are_served(
     with busy_machine():
         limits = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(
-            base_url=server_with_slow_hash.url, timeout=60, limits=limits
+            base_url=server_with_slow_hash.url, timeout=HANG_SECONDS, limits=limits
         ) as http:
             flood = asyncio.gather(*(sign_in(http, number) for number in range(120)))
             while not flood.done():
                 started_at = time.monotonic()
-                assert (await http.get("/health", timeout=60)).is_success
+                assert (await http.get("/health", timeout=HANG_SECONDS)).is_success
                 health_seconds.append(time.monotonic() - started_at)
                 await asyncio.sleep(0.2)
             await flood

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.time_limits import HANG_SECONDS
+
 ROOT = Path(__file__).parents[3]
 TOP_LEVEL_NAMES = ("graph", "resolvers", "mail", "models", "migrations")
 METADATA = "Metadata-Version: 2.1\nName: stranger\nVersion: 1\n"
@@ -36,7 +38,7 @@ class WheelInstallation:
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
         assert process.returncode == 0, process.stderr
@@ -92,6 +94,7 @@ def test_wheel_has_only_merganser_at_top_level(installation: WheelInstallation) 
     for required_file in (
         "packages/graph/static/graphiql.js.gz",
         "migrations/env.py",
+        "docs/README.md",
         "demo/text_library.py",
     ):
         assert f"merganser/{required_file}" in names

@@ -20,9 +20,12 @@ from tests.support.servers.merganser_server import MerganserProcess, WebsocketCl
 from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
+from tests.support.time_limits import HANG_SECONDS
 
 WORKERS = 2
-EVENT_LIMIT = 3.0  # seconds until all processes have received an event, on a busy machine
+# Seconds until all processes have received an event, on a busy machine. Without the event bus it
+# takes up to POLL_SECONDS of `stream_reader`.
+EVENT_LIMIT = 10.0
 SESSION_TERMINATE = (
     "mutation { sessionTerminate(input: {revokeTokens: true}) { terminatedCount errors { code } } }"
 )
@@ -84,7 +87,7 @@ class WorkerFleet:
         return await self.worker_of_operation(name)
 
     async def worker_of_operation(self, name: str) -> str:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             while True:
                 for line in self.server.log_records():
                     if line.get("operation") == name:
@@ -138,8 +141,10 @@ RECIPIENTS_METRIC = "merganser_lmtp_recipients_total"
 METRICS_INTERVAL = 1.0  # seconds between two metric updates of a process
 
 
-async def wait_until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 40) -> None:
-    async with asyncio.timeout(seconds):
+async def wait_until(
+    condition: Callable[[], Awaitable[bool] | bool],
+) -> None:
+    async with asyncio.timeout(HANG_SECONDS):
         while True:
             value = condition()
             if value if isinstance(value, bool) else await value:
@@ -149,7 +154,7 @@ async def wait_until(condition: Callable[[], Awaitable[bool] | bool], seconds: f
 
 async def is_ready(fleet: WorkerFleet) -> bool:
     with suppress(httpx.TransportError):
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=HANG_SECONDS) as http:
             return is_complete(await http.get(f"{fleet.server.url}/health/ready"))
     return False
 
@@ -175,7 +180,8 @@ async def test_delivery_at_one_worker_reaches_subscribers_of_all(fleet: WorkerFl
 
 
 async def test_concurrent_deliveries_all_reach_subscribers(fleet: WorkerFleet) -> None:
-    sent_subjects = [f"Storm {number}" for number in range(64)]
+    # the deliveries to one account wait for each other, and are refused after some seconds
+    sent_subjects = [f"Storm {number}" for number in range(24)]
 
     async def write(subject: str) -> str:
         return await fleet.server.deliver_by_lmtp(raw_message(subject), "fay@example.org")
@@ -200,16 +206,20 @@ async def test_session_terminate_closes_sockets_of_all_workers(fleet: WorkerFlee
         assert result["sessionTerminate"]["errors"] == []
         started_at = time.monotonic()
         assert [await socket.wait_for_close_code() for socket in sockets.values()] == [4403, 4403]
-        assert time.monotonic() - started_at < EVENT_LIMIT + 0.5  # the close handshake takes time
+        assert time.monotonic() - started_at < EVENT_LIMIT
 
 
 async def test_one_process_runs_background_work(fleet: WorkerFleet) -> None:
     assert len(fleet.pids) == WORKERS + 1
     start_lines = [
-        line for line in fleet.server.log_records() if line["event"] in {"working", "listening"}
+        line
+        for line in fleet.server.log_records()
+        if line["event"] in {"Background process started", "Listening"}
     ]
     assert {line["worker"] for line in start_lines} == {"1", "2", "background"}
-    assert {line["worker"] for line in start_lines if line["event"] == "working"} == {"background"}
+    assert {
+        line["worker"] for line in start_lines if line["event"] == "Background process started"
+    } == {"background"}
 
 
 async def test_outage_of_event_bus_loses_no_event(fleet: WorkerFleet) -> None:
@@ -228,7 +238,7 @@ async def test_outage_of_event_bus_loses_no_event(fleet: WorkerFleet) -> None:
         for socket in sockets.values():
             assert await read_subjects(socket, len(sent_subjects)) == sent_subjects
         warnings = [
-            line for line in fleet.server.log_records() if "wake-ups are not" in line["event"]
+            line for line in fleet.server.log_records() if "Event bus unavailable" in line["event"]
         ]
         assert len(warnings) <= 4 * (WORKERS + 1)  # one warning per outage and process
 
@@ -260,7 +270,9 @@ def read_metrics(fleet: WorkerFleet) -> MetricSamples:
         "Authorization": f"Bearer {fleet.server.secrets['root']}",
         "Accept": "application/openmetrics-text",
     }
-    return parse_metrics(httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=15).text)
+    return parse_metrics(
+        httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=HANG_SECONDS).text
+    )
 
 
 def worker_up_values(metrics: MetricSamples) -> dict[str, float]:
@@ -366,9 +378,12 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
 async def test_second_server_with_same_store_is_refused(fleet: WorkerFleet) -> None:
     result = await asyncio.to_thread(fleet.server.run_command, "serve", "--workers", "2")
     assert result.exit_code == 1
-    assert (
-        "another merganser uses this store" in result.stderr or "cannot listen on" in result.stderr
+    refusals = (
+        "Another merganser process uses this database",
+        "Another server runs as node",
+        "Cannot listen on",
     )
+    assert any(text in result.stderr for text in refusals), result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -394,7 +409,7 @@ async def test_server_is_ready_while_one_process_is_missing(fleet: WorkerFleet) 
     await wait_until(lambda: is_ready(fleet))
     os.kill(fleet.background_pid, signal.SIGKILL)
     counts: list[dict[str, int]] = []
-    async with asyncio.timeout(60), httpx.AsyncClient(timeout=30) as http:
+    async with asyncio.timeout(HANG_SECONDS), httpx.AsyncClient(timeout=HANG_SECONDS) as http:
         while not counts or len(counts) < 2 or counts[-1] == counts[-2] or counts[-1]["up"] < 3:
             with suppress(httpx.TransportError):
                 response = await http.get(f"{fleet.server.url}/health/ready")

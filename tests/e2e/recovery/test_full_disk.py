@@ -33,9 +33,10 @@ DRAFT_UPLOAD = """mutation ($file: String!) {
 }"""
 UNAVAILABLE_EXTENSIONS = {"code": "UNAVAILABLE", "retryAfter": "PT5S", "retryAfterSeconds": 5}
 EXPECTED_COMPLAINTS = (
-    "a component is unavailable",
-    "a component is available again",
-    "the mark of the incarnation cannot be kept",
+    "Component unavailable",
+    "Component available again",
+    "Could not write the incarnation mark",
+    "Log entries are lost: the log store can't be written",
 )
 NO_ROOM_REPLY = "452 4.3.1 Insufficient system storage"
 MESSAGE_TEMPLATE = b"Subject: Hello\r\n\r\n%s\r\n"
@@ -97,7 +98,7 @@ def assert_unavailable_errors(result: Any, component: str) -> None:
     """Assert that errors have a retry time, and that nothing was done in their response."""
     for error in result.get("errors", ()):
         assert error["extensions"] == {**UNAVAILABLE_EXTENSIONS, "component": component}, result
-        assert error["message"].endswith(", try again later")
+        assert error["message"].endswith(": retry later.")
         fields = (result.get("data") or {}).values()
         assert {
             payload_error["code"] for field in fields if field for payload_error in field["errors"]

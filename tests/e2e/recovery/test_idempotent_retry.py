@@ -12,7 +12,7 @@ from tests.support.stores.store_fixtures import create_database
 
 MUTATION = """mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "Once.",
   sendAt: "2036-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
-  submission { id queueId } message { id } errors { code } } }"""
+  submissions { id queueId } messages { id } errors { code } } }"""
 SENT_QUERY = """{ viewer { user { messages(first: 9) { totalCount }
   submissions(first: 9) { nodes { id queueId } } } } }"""
 
@@ -39,7 +39,7 @@ async def test_repeated_mutation_returns_lost_response(
             assert user["messages"]["totalCount"] == 1  # the mutation ran before the kill
             payload = (await ada(MUTATION))["messageSend"]
             assert (payload["errors"], payload["replayed"]) == ([], True)
-            assert [payload["submission"]] == user["submissions"]["nodes"]
+            assert payload["submissions"] == user["submissions"]["nodes"]
             assert (await ada(SENT_QUERY))["viewer"]["user"] == user
     finally:
         server.stop()

@@ -17,7 +17,7 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.messages.bulk import bulk_changes
 from resolvers.messages.bulk.bulk_requests import BulkRequest
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import exports
@@ -52,7 +52,7 @@ async def open_accounts(
 
 
 async def queue_export(environment: Environment, user_id: int) -> None:
-    await exports.create_export(
+    await exports.create_and_queue_export(
         user_context(environment, user_id), NewExport(user_id, ExportFormat.MBOX)
     )
 
@@ -63,7 +63,7 @@ async def queue_flagging(environment: Environment, user_id: int) -> None:
         FlagChanges.from_flag_names({"flagged": True}),
         always_as_task=True,
     )
-    await bulk_changes.apply_bulk_request(user_context(environment, user_id), bulk_request)
+    await bulk_changes.apply_or_queue_bulk_request(user_context(environment, user_id), bulk_request)
 
 
 async def task_states(environment: Environment) -> dict[tuple[int, str], TaskState]:

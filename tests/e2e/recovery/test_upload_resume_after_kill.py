@@ -15,6 +15,7 @@ import pytest
 from graph.http import tus
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.stores import store_fixtures
+from tests.support.time_limits import HANG_SECONDS
 
 MIB = 1 << 20
 UPLOAD_SIZE = 24 * MIB
@@ -40,7 +41,7 @@ async def _send_part(
         "Content-Length": str(len(remaining)),
     }
     body = _chunks(remaining, len(remaining) if stops_at is None else stops_at)
-    return await client.http.patch(path, content=body, headers=headers, timeout=60)
+    return await client.http.patch(path, content=body, headers=headers, timeout=HANG_SECONDS)
 
 
 async def _read_offset(client: HttpClient, path: str) -> int:
@@ -65,7 +66,7 @@ async def test_confirmed_upload_offset_survives_kill(tmp_path: Path) -> None:
         path = created.headers["location"]
         memory_before = _peak_memory(server.pid)
         send_task = asyncio.create_task(_send_part(ada, path, content, 0, stops_at=20 * MIB))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while (confirmed_offset := await _read_offset(ada, path)) < 16 * MIB:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert _peak_memory(server.pid) - memory_before < MAX_MEMORY_GROWTH
@@ -127,7 +128,7 @@ async def test_upload_continues_at_other_server_after_kill(tmp_path: Path, postg
             send_task = asyncio.create_task(
                 _send_part(first_client, path, content, offset, stops_at=9 * MIB)
             )
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANG_SECONDS):
                 while await _read_offset(second_client, path) < offset + 4 * MIB:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             first.kill()

@@ -33,6 +33,7 @@ from tests.support.clients.upload_client import (
     make_upload_client,
 )
 from tests.support.servers.http_server import run_http_server
+from tests.support.time_limits import HANG_SECONDS
 
 INVALID_OFFSETS: list[tuple[str | None, int, str]] = [
     ("0", 409, "STALE"),
@@ -122,12 +123,14 @@ async def test_unsupported_content_type_is_refused(carol: ResumableUploadClient)
     assert len(await load_upload_rows(carol.client.environment)) == 1
 
 
-async def test_multipart_forms_are_refused(limited_world: Environment, tmp_path: Path) -> None:
+async def test_multipart_forms_are_refused(
+    limited_environment: Environment, tmp_path: Path
+) -> None:
     async with (
-        run_http_server(create_app(limited_world, spool_folder=tmp_path)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+        run_http_server(create_app(limited_environment, spool_folder=tmp_path)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HANG_SECONDS) as http,
     ):
-        carol = await make_upload_client(limited_world, http, "carol")
+        carol = await make_upload_client(limited_environment, http, "carol")
         for path in (UPLOADS_PATH, "/graphql"):
             form = {"operations": b'{"query": "{ __typename }"}', "0": b"x"}
             response = await http.post(path, files=form, headers=carol.headers)

@@ -13,7 +13,7 @@ from graph.app import create_app
 from graph.http.graphql_endpoint import EndpointSettings
 from graph.http.upload_body import UploadLimits
 from mail.files import resumable_file
-from mail.maintenance.housekeeping import delete_orphaned_upload_files, run_round
+from mail.maintenance.housekeeping import delete_orphaned_upload_files, run_housekeeping_round
 from mail.smtp import spool_file
 from models.errors import NotFound
 from models.runtime.environment import Environment
@@ -42,6 +42,7 @@ from tests.support.clients.upload_client import (
 )
 from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.servers.http_server import run_http_server
+from tests.support.time_limits import HANG_SECONDS
 
 
 async def test_options_returns_capabilities_without_sign_in(carol: ResumableUploadClient) -> None:
@@ -99,7 +100,7 @@ async def test_file_sent_in_chunks_is_complete(
     )
     assert (await carol.append_chunk(path, len(content), b"")).status_code == 204
     assert (await carol.append_chunk(path, len(content), iterate_chunks(b"x"))).status_code == 413
-    (row,) = await uploads.load_own_uploads_by_id(
+    (row,) = await uploads.load_own_complete_uploads_by_id(
         client_context(carol.client), [upload_row_id(path)]
     )
     assert row
@@ -111,18 +112,22 @@ async def test_file_sent_in_chunks_is_complete(
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_mutation_uses_resumable_upload(limited_world: Environment, tmp_path: Path) -> None:
+async def test_mutation_uses_resumable_upload(
+    limited_environment: Environment, tmp_path: Path
+) -> None:
     raw = raw_message("In pieces")
     app = create_app(
-        limited_world,
+        limited_environment,
         spool_folder=tmp_path,
         settings=EndpointSettings(allowed_origins=("https://mail.example.org",)),
     )
     async with (
         run_http_server(app) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HANG_SECONDS) as http,
     ):
-        carol = ResumableUploadClient(await make_upload_client(limited_world, http, "carol"), port)
+        carol = ResumableUploadClient(
+            await make_upload_client(limited_environment, http, "carol"), port
+        )
         path = await carol.create_upload(len(raw))
         assert (await carol.append_chunk(path, 0, raw[:50])).status_code == 204
         assert (await carol.append_chunk(path, 50, raw[50:])).status_code == 204
@@ -199,7 +204,7 @@ async def test_expired_upload_is_deleted_from_database_and_disk(
     ):
         assert response.status_code == 404
     assert len(file_names(folder)) == 2
-    assert (await run_round(environment, sweep=False)).uploads == 1
+    assert (await run_housekeeping_round(environment, sweep=False)).uploads == 1
     assert await delete_orphaned_upload_files(environment, folder) == 1
     assert file_names(folder) == [resumable_file.file_path(folder, upload_row_id(new_path)).name]
     assert (await carol.append_chunk(new_path, 5, b"67890")).status_code == 204
@@ -213,7 +218,7 @@ async def test_concurrent_append_is_locked(
     path = await carol.create_upload(len(content))
     reader, writer = await carol.start_append(path, 0, len(content), content[:MIB])
     file = resumable_file.file_path(spool_folder(carol), upload_row_id(path))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not file.exists():  # noqa: ASYNC110 - the file system sends no event
             await asyncio.sleep(0.01)
     for sender in (carol, await connect(carol.client)):
@@ -221,7 +226,7 @@ async def test_concurrent_append_is_locked(
         assert (refused.status_code, error_code(refused)) == (423, "CONFLICT")
         assert refused.headers["retry-after"] == "1"
     writer.write(content[MIB:])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         response = await reader.readuntil(b"\r\n\r\n")
     assert response.startswith(b"HTTP/1.1 204")
     assert sha256_digest(content).encode() in response
@@ -235,7 +240,7 @@ async def test_idle_request_yields_to_new_request(
     path = await carol.create_upload(10)
     reader, writer = await carol.start_append(path, 0, 10, b"12345")
     assert await is_silent(reader)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while (
             second_response := await carol.append_chunk(
                 path, await carol.load_offset(path), b"67890"
@@ -244,7 +249,7 @@ async def test_idle_request_yields_to_new_request(
             assert second_response.status_code in (409, 423)
             await asyncio.sleep(0.02)
     assert second_response.headers["upload-offset"] == "10"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         assert (await reader.readline()).startswith(b"HTTP/1.1 503")
     writer.close()
     assert (
@@ -260,7 +265,7 @@ async def test_stalled_body_times_out_and_bytes_are_kept(
     carol = await connect("carol", limits)
     path = await carol.create_upload(10)
     reader, writer = await carol.start_append(path, 0, 10, b"12345")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503"), "a client of tus gives up at a 4xx"
     assert b"retry-after: 1" in head
@@ -327,7 +332,7 @@ async def test_delete_ends_concurrent_append(carol: ResumableUploadClient, tmp_p
     assert await is_silent(reader)
     assert (await carol.request("DELETE", path)).status_code == 204
     writer.write(b"67890")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         assert (await reader.readline()).startswith(b"HTTP/1.1 404")
     writer.close()
     await assert_nothing_left(carol.client.environment, tmp_path / "spool")

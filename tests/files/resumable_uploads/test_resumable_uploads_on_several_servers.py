@@ -17,7 +17,7 @@ from sqlmodel import select
 from graph.http.upload_body import UploadLimits
 from mail.consistency.all_checks import check_consistency
 from mail.files import resumable_file
-from mail.maintenance.housekeeping import delete_orphaned_upload_files, run_round
+from mail.maintenance.housekeeping import delete_orphaned_upload_files, run_housekeeping_round
 from mail.storage.blobs.garbage_collector import collect_garbage
 from mail.storage.blobs.object_stores import open_store
 from models.files.blobs import UploadPart
@@ -38,6 +38,7 @@ from tests.support.clients.upload_client import (
     load_upload_rows,
 )
 from tests.support.mail.multipart_message import pseudo_random_bytes
+from tests.support.time_limits import HANG_SECONDS
 
 SMALL_CHECKPOINTS = UploadLimits(checkpoint_bytes=MIB)
 
@@ -77,9 +78,9 @@ class ServerPair:
 
 @pytest.fixture
 async def servers(
-    limited_world: Environment, connect: UploadClientFactory, tmp_path: Path
+    limited_environment: Environment, connect: UploadClientFactory, tmp_path: Path
 ) -> ServerPair:
-    if limited_world.database.dialect != "postgresql":
+    if limited_environment.database.dialect != "postgresql":
         pytest.skip("SQLite serves one machine")
     return await _connect_servers(connect, tmp_path)
 
@@ -95,13 +96,13 @@ async def _connect_servers(
 
 @pytest.fixture
 async def servers_on_s3(
-    limited_world: Environment,
+    limited_environment: Environment,
     connect: UploadClientFactory,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[ServerPair]:
-    if limited_world.database.dialect != "postgresql":
+    if limited_environment.database.dialect != "postgresql":
         pytest.skip("SQLite serves one machine")
     s3_endpoint = request.getfixturevalue("s3_server")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
@@ -109,10 +110,10 @@ async def servers_on_s3(
     prefix = datetime.now(UTC).timestamp()
     bucket = open_store(f"s3://bucket/{prefix}?endpoint={s3_endpoint}&region=eu-west-1")
     connected = await _connect_servers(
-        connect, tmp_path, replace(limited_world, object_store=bucket)
+        connect, tmp_path, replace(limited_environment, object_store=bucket)
     )
     connected.first.client.environment = connected.second.client.environment = replace(
-        limited_world, object_store=bucket
+        limited_environment, object_store=bucket
     )
     yield connected
     await bucket.close()
@@ -188,13 +189,13 @@ async def test_one_of_two_concurrent_requests_succeeds(servers: ServerPair, size
     for name, sender in senders.items():
         connections[name] = await sender.start_append(path, 0, 10, contents[name][:5])
     for name in senders:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while not resumable_file.file_path(servers.spool(name), upload_row_id(path)).exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     for name, (_, writer) in connections.items():
         writer.write(contents[name][5:])
     answers = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         for name, (reader, writer) in connections.items():
             answers[name] = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             writer.close()
@@ -214,7 +215,7 @@ async def test_mutation_on_another_server_reads_upload(servers: ServerPair) -> N
     path = await servers.first.create_upload(10)
     await servers.first.append_chunk(path, 0, b"12345")
     await servers.second.append_chunk(path, 5, b"67890")
-    (row,) = await uploads.load_own_uploads_by_id(
+    (row,) = await uploads.load_own_complete_uploads_by_id(
         client_context(servers.first.client), [upload_row_id(path)]
     )
     assert row
@@ -255,7 +256,7 @@ async def test_cancelled_upload_leaves_no_object(servers: ServerPair) -> None:
     assert len(await servers.objects()) == await servers.part_count() > 0
     assert (await servers.second.request("DELETE", path)).status_code == 204
     writer.write(b"67890")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         assert (await reader.readline()).startswith(b"HTTP/1.1 404")
     writer.close()
     for name in ("first", "second"):
@@ -268,7 +269,7 @@ async def test_expired_upload_leaves_no_object(servers: ServerPair, clock: Manua
     await servers.first.append_chunk(path, 0, b"123")
     await servers.second.append_chunk(path, 3, b"45")
     clock.tick(hours=24)
-    assert (await run_round(servers.environment, sweep=False)).uploads == 1
+    assert (await run_housekeeping_round(servers.environment, sweep=False)).uploads == 1
     await servers.sweep()
     for name in ("first", "second"):
         await assert_nothing_left(servers.environment, servers.spool(name))

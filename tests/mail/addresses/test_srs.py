@@ -23,7 +23,7 @@ def local_part(address: str) -> str:
 
 
 @given(local_parts, domains, st.sampled_from([str.upper, str.lower, str]))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_original_sender_is_restored_in_any_letter_case(
     environment: Environment, sender_local_part: str, sender_domain: str, change_case: Any
 ) -> None:

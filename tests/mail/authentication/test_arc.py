@@ -12,7 +12,12 @@ import pytest
 
 from mail.authentication import arc, arc_seal
 from mail.authentication.arc import ArcChain
-from mail.authentication.arc_seal import SEALS, UnusableSealKey, load_domain_key, make_arc_fields
+from mail.authentication.arc_seal import (
+    SEALS,
+    UnusableSealKey,
+    load_domain_key_or_none,
+    make_arc_fields_or_empty,
+)
 from mail.authentication.dkim import AuthResult, SignedMessage
 from mail.authentication.dns_queries import MessageDns
 from models.runtime.environment import Environment
@@ -91,7 +96,7 @@ async def test_dkimpy_accepts_each_seal_of_a_chain(
     raw = sign_message()
     assert (await check_arc_chain(dns_server, raw)).result is AuthResult.NONE
     for seal_count in range(1, 5):
-        fields = await make_arc_fields(arc_environment, raw, "example.org", RESULTS)
+        fields = await make_arc_fields_or_empty(arc_environment, raw, "example.org", RESULTS)
         assert all(len(line) <= 100 for line in fields.split(b"\r\n"))
         raw = fields + raw
         arc_chain = await check_arc_chain(dns_server, raw)
@@ -103,13 +108,13 @@ async def test_dkimpy_accepts_each_seal_of_a_chain(
     raw = signed_messages.seal_message(raw, "list.example", "arc=pass; dmarc=pass")
     arc_chain = await check_arc_chain(dns_server, raw)
     assert (arc_chain.result, arc_chain.sealer_domains[-1]) == (AuthResult.PASS, "list.example")
-    assert b"i=6;" in await make_arc_fields(arc_environment, raw, "EXAMPLE.org", None)
+    assert b"i=6;" in await make_arc_fields_or_empty(arc_environment, raw, "EXAMPLE.org", None)
 
 
 async def test_seal_adds_all_arc_fields_and_no_other(
     environment: Environment, key_folder: Path, dns_server: DnsZoneServer
 ) -> None:
-    fields = await make_arc_fields(
+    fields = await make_arc_fields_or_empty(
         environment_with_arc_keys(environment, key_folder, dns_server),
         UNSIGNED_MESSAGE,
         "example.org",
@@ -125,7 +130,7 @@ async def test_seal_adds_all_arc_fields_and_no_other(
     results = "front; spf=pass\n smtp.mailfrom=x.example\nfront; dkim=pass; " + "; ".join(
         f"dkim=fail header.d=d{n}.example" for n in range(50)
     )
-    long_fields = await make_arc_fields(
+    long_fields = await make_arc_fields_or_empty(
         environment_with_arc_keys(environment, key_folder, dns_server),
         UNSIGNED_MESSAGE,
         "example.org",
@@ -138,7 +143,7 @@ async def test_seal_adds_all_arc_fields_and_no_other(
     assert (
         await check_arc_chain(dns_server, long_fields + UNSIGNED_MESSAGE)
     ).result is AuthResult.PASS
-    fields_without_results = await make_arc_fields(
+    fields_without_results = await make_arc_fields_or_empty(
         environment_with_arc_keys(environment, key_folder, dns_server),
         UNSIGNED_MESSAGE,
         "example.org",
@@ -214,7 +219,7 @@ async def test_failed_or_unverifiable_chain_is_not_sealed(
     raw = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
     counts_before = [SEALS.value("chain"), SEALS.value("dns")]
     assert (
-        await make_arc_fields(
+        await make_arc_fields_or_empty(
             arc_environment, raw.replace(b"Hello", b"Hullo"), "example.org", RESULTS
         )
         == b""
@@ -223,7 +228,7 @@ async def test_failed_or_unverifiable_chain_is_not_sealed(
     del dns_server.records["s._domainkey.x.example", "TXT"]
     dns_server.servfail_names.add("s._domainkey.x.example")
     raw = signed_messages.seal_message(UNSIGNED_MESSAGE, "x.example", "dmarc=pass")
-    assert await make_arc_fields(arc_environment, raw, "example.org", RESULTS) == b""
+    assert await make_arc_fields_or_empty(arc_environment, raw, "example.org", RESULTS) == b""
     assert [SEALS.value("chain"), SEALS.value("dns")] == [
         counts_before[0] + 1,
         counts_before[1] + 1,
@@ -238,9 +243,12 @@ async def test_unusable_key_is_logged_and_the_message_is_not_sealed(
 ) -> None:
     arc_environment = environment_with_arc_keys(environment, key_folder, dns_server)
     caplog.set_level(logging.WARNING)
-    assert await make_arc_fields(arc_environment, UNSIGNED_MESSAGE, "other.example", None) == b""
     assert (
-        await make_arc_fields(
+        await make_arc_fields_or_empty(arc_environment, UNSIGNED_MESSAGE, "other.example", None)
+        == b""
+    )
+    assert (
+        await make_arc_fields_or_empty(
             environment_with_arc_keys(environment, None, dns_server),
             UNSIGNED_MESSAGE,
             "example.org",
@@ -257,13 +265,18 @@ async def test_unusable_key_is_logged_and_the_message_is_not_sealed(
     ):
         write_key(key_folder, f"s._domainkey.{name}.example", pem, mode)
         assert (
-            await make_arc_fields(arc_environment, UNSIGNED_MESSAGE, f"{name}.example", None) == b""
+            await make_arc_fields_or_empty(
+                arc_environment, UNSIGNED_MESSAGE, f"{name}.example", None
+            )
+            == b""
         )
     environment_without_folder = environment_with_arc_keys(
         environment, key_folder / "gone", dns_server
     )
     assert (
-        await make_arc_fields(environment_without_folder, UNSIGNED_MESSAGE, "example.org", None)
+        await make_arc_fields_or_empty(
+            environment_without_folder, UNSIGNED_MESSAGE, "example.org", None
+        )
         == b""
     )
     assert len(caplog.records) == 5
@@ -274,13 +287,13 @@ def test_last_key_of_a_domain_is_used_and_reloaded_after_a_change(key_folder: Pa
     write_key(key_folder, "a._domainkey.example.org")
     write_key(key_folder, "t._domainkey.example.org")
     write_key(key_folder, "z._domainkey.sub.example.org")
-    key = load_domain_key(key_folder, "example.org")
+    key = load_domain_key_or_none(key_folder, "example.org")
     assert key is not None
     assert (key.selector, key.domain) == ("t", "example.org")
     write_key(key_folder, "t._domainkey.example.org", b"broken")
     with pytest.raises(UnusableSealKey):
-        load_domain_key(key_folder, "example.org")
-    assert load_domain_key(key_folder, "rg") is None
+        load_domain_key_or_none(key_folder, "example.org")
+    assert load_domain_key_or_none(key_folder, "rg") is None
     assert arc_seal.DOMAINKEY_LABEL in (key_folder / "t._domainkey.example.org.pem").name
 
 
@@ -288,24 +301,24 @@ def test_last_trusted_sealer_with_dmarc_pass_overrules() -> None:
     arc_chain = ArcChain(AuthResult.PASS, (), ["first.example", "list.example", "last.example"])
     trusted_domains = ["List.example", "last.example"]
     assert (
-        arc.trusted_sealer_seeing_dmarc_pass(arc_chain, trusted_domains, [False, True, False])
+        arc.find_trusted_sealer_of_dmarc_pass(arc_chain, trusted_domains, [False, True, False])
         == "list.example"
     )
     assert (
-        arc.trusted_sealer_seeing_dmarc_pass(arc_chain, trusted_domains, [False, True, True])
+        arc.find_trusted_sealer_of_dmarc_pass(arc_chain, trusted_domains, [False, True, True])
         == "last.example"
     )
     assert (
-        arc.trusted_sealer_seeing_dmarc_pass(arc_chain, trusted_domains, [True, False, False])
+        arc.find_trusted_sealer_of_dmarc_pass(arc_chain, trusted_domains, [True, False, False])
         is None
     )
     assert (
-        arc.trusted_sealer_seeing_dmarc_pass(arc_chain, ["list.example"], [False, True, False])
+        arc.find_trusted_sealer_of_dmarc_pass(arc_chain, ["list.example"], [False, True, False])
         is None
     )
-    assert arc.trusted_sealer_seeing_dmarc_pass(arc_chain, [], [True, True, True]) is None
+    assert arc.find_trusted_sealer_of_dmarc_pass(arc_chain, [], [True, True, True]) is None
     assert (
-        arc.trusted_sealer_seeing_dmarc_pass(
+        arc.find_trusted_sealer_of_dmarc_pass(
             ArcChain(AuthResult.FAIL, (), arc_chain.sealer_domains),
             trusted_domains,
             [False, False, True],

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from mail.authentication import private_keys
 from mail.authentication.dkim import AuthResult, SignedMessage, verify_signatures
-from mail.authentication.dkim_signature import make_signature_fields
+from mail.authentication.dkim_signature import make_signature_fields_or_empty
 from mail.authentication.dns_queries import MessageDns
 from mail.authentication.private_keys import Algorithm, DkimPrivateKey, DkimSigner, UnusableKey
 from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
@@ -67,7 +67,7 @@ BOTH_PASS = {"rsa-sha256": AuthResult.PASS, "ed25519-sha256": AuthResult.PASS}
     ],
 )
 async def test_signatures_are_valid_for_us_and_for_dkimpy(raw: bytes) -> None:
-    signature_fields = await make_signature_fields(SIGNERS, raw, NOW)
+    signature_fields = await make_signature_fields_or_empty(SIGNERS, raw, NOW)
     assert signature_fields.startswith(b"DKIM-Signature: v=1; a=rsa-sha256;")
     assert max(map(len, signature_fields.split(b"\r\n"))) < 100
     assert await verify_with_our_verifier(signature_fields + raw) == BOTH_PASS
@@ -82,8 +82,8 @@ async def test_file_and_its_bytes_get_the_same_signature(tmp_path: Path) -> None
     raw = UNSIGNED_MESSAGE + b"line\r\n" * 100_000
     path = tmp_path / "letter"
     path.write_bytes(raw)
-    signature_fields = await make_signature_fields(SIGNERS[:1], path, NOW)
-    assert signature_fields == await make_signature_fields(SIGNERS[:1], raw, NOW)
+    signature_fields = await make_signature_fields_or_empty(SIGNERS[:1], path, NOW)
+    assert signature_fields == await make_signature_fields_or_empty(SIGNERS[:1], raw, NOW)
     assert await verify_with_our_verifier(signature_fields + raw) == {"rsa-sha256": AuthResult.PASS}
 
 
@@ -94,7 +94,7 @@ async def test_file_and_its_bytes_get_the_same_signature(tmp_path: Path) -> None
 )  # fmt: skip
 @pytest.mark.parametrize("above", [True, False])
 async def test_added_visible_field_breaks_the_signature(field: bytes, *, above: bool) -> None:
-    signature_fields = await make_signature_fields(SIGNERS, UNSIGNED_MESSAGE, NOW)
+    signature_fields = await make_signature_fields_or_empty(SIGNERS, UNSIGNED_MESSAGE, NOW)
     head, _, body = UNSIGNED_MESSAGE.partition(b"\r\n\r\n")
     changed = (
         field + b"\r\n" + signature_fields + UNSIGNED_MESSAGE
@@ -106,7 +106,7 @@ async def test_added_visible_field_breaks_the_signature(field: bytes, *, above: 
 
 
 async def test_changed_message_fails_and_added_trace_fields_do_not() -> None:
-    signature_fields = await make_signature_fields(SIGNERS, UNSIGNED_MESSAGE, NOW)
+    signature_fields = await make_signature_fields_or_empty(SIGNERS, UNSIGNED_MESSAGE, NOW)
     for changed in (
         UNSIGNED_MESSAGE.replace(b"Ada", b"Eve"),
         UNSIGNED_MESSAGE.replace(b"A \t letter", b"A later"),
@@ -122,7 +122,7 @@ async def test_changed_message_fails_and_added_trace_fields_do_not() -> None:
         ).items()
     )
     # The first signature stays valid.
-    second_signature_fields = await make_signature_fields(
+    second_signature_fields = await make_signature_fields_or_empty(
         SIGNERS, signature_fields + UNSIGNED_MESSAGE, NOW
     )
     assert (
@@ -133,7 +133,9 @@ async def test_changed_message_fails_and_added_trace_fields_do_not() -> None:
 
 
 async def test_signature_with_a_lifetime_expires() -> None:
-    signature_fields = await make_signature_fields(SIGNERS[:1], UNSIGNED_MESSAGE, NOW, lifetime=100)
+    signature_fields = await make_signature_fields_or_empty(
+        SIGNERS[:1], UNSIGNED_MESSAGE, NOW, lifetime=100
+    )
     assert await verify_with_our_verifier(signature_fields + UNSIGNED_MESSAGE, NOW + 50) == {
         "rsa-sha256": AuthResult.PASS
     }
@@ -147,14 +149,16 @@ async def test_signature_with_a_lifetime_expires() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"no field\r\n\r\nx", b"To: b@c.de\r\n\r\nx"])
 async def test_message_without_from_is_not_signed(raw: bytes) -> None:
-    assert await make_signature_fields(SIGNERS, raw, NOW) == b""
+    assert await make_signature_fields_or_empty(SIGNERS, raw, NOW) == b""
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_key_round_trip_keeps_the_public_key(algorithm: Algorithm) -> None:
     key = KEYS[algorithm]
-    assert private_keys.parse_key(key.to_pem()).public_key_text() == key.public_key_text()
-    assert private_keys.parse_key(f"\n {key.to_pem()} \n").algorithm is algorithm
+    assert (
+        private_keys.parse_dkim_private_key(key.to_pem()).public_key_text() == key.public_key_text()
+    )
+    assert private_keys.parse_dkim_private_key(f"\n {key.to_pem()} \n").algorithm is algorithm
     assert len(private_keys.fingerprint(key.public_key_text())) == 95
     assert key.bits == (2048 if algorithm is Algorithm.RSA else None)
     assert "PRIVATE" not in repr(key)
@@ -162,7 +166,7 @@ def test_key_round_trip_keeps_the_public_key(algorithm: Algorithm) -> None:
 
 def test_raw_ed25519_bytes_are_parsed_as_a_key() -> None:
     raw = bytes(range(32))
-    key = private_keys.parse_key(base64.b64encode(raw).decode())
+    key = private_keys.parse_dkim_private_key(base64.b64encode(raw).decode())
     assert key.algorithm is Algorithm.ED25519
     assert len(base64.b64decode(key.public_key_text())) == 32
     assert private_keys.dns_record(key.algorithm, key.public_key_text()).startswith(
@@ -187,7 +191,7 @@ def unsupported_keys() -> list[str]:
 )
 def test_unsupported_key_is_refused_without_its_text(text: str) -> None:
     with pytest.raises(UnusableKey) as error:
-        private_keys.parse_key(text)
+        private_keys.parse_dkim_private_key(text)
     assert not text.strip() or text not in str(error.value)
 
 

@@ -20,7 +20,12 @@ from mail.authentication.dkim import (
 )
 from mail.authentication.dns_queries import TOTAL_TIMEOUT, MessageDns
 from mail.authentication.header_fields import parse_tags
-from mail.authentication.public_keys import DkimPublicKey, KeyNotFound, WeakKey, parse_record
+from mail.authentication.public_keys import (
+    DkimPublicKey,
+    KeyNotFound,
+    WeakKey,
+    parse_dkim_key_record,
+)
 from tests.support.mail.signed_messages import (
     UNSIGNED_MESSAGE,
     make_ed25519_key,
@@ -232,14 +237,14 @@ def test_too_short_or_too_costly_keys_are_refused() -> None:
         "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAuwIDAQAB"
     )
     with pytest.raises((WeakKey, KeyNotFound)):
-        parse_record(short_record)
+        parse_dkim_key_record(short_record)
     long_key = base64.b64encode(pkcs1_public_key(16_384, 65537)).decode()
     with pytest.raises((WeakKey, KeyNotFound)):
-        parse_record(f"v=DKIM1; p={long_key}")
+        parse_dkim_key_record(f"v=DKIM1; p={long_key}")
     slow_key = base64.b64encode(pkcs1_public_key(2048, (1 << 2000) + 1)).decode()
     with pytest.raises((WeakKey, KeyNotFound)):
-        parse_record(f"v=DKIM1; p={slow_key}")
-    assert isinstance(parse_record(make_rsa_key(1024)[1]), DkimPublicKey)
+        parse_dkim_key_record(f"v=DKIM1; p={slow_key}")
+    assert isinstance(parse_dkim_key_record(make_rsa_key(1024)[1]), DkimPublicKey)
 
 
 def pkcs1_public_key(bits: int, exponent: int) -> bytes:

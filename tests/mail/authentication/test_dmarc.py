@@ -9,10 +9,10 @@ from mail.authentication.dkim import AuthResult, DkimResult
 from mail.authentication.dmarc import (
     DmarcPolicy,
     DmarcResult,
-    evaluate,
+    evaluate_dmarc,
     find_policy_or_temperror,
     organizational_domain,
-    worst_result,
+    worst_dmarc_result_or_permerror,
 )
 from mail.authentication.dns_queries import TOTAL_TIMEOUT, MessageDns
 from mail.authentication.spf import SpfResult
@@ -115,7 +115,7 @@ def test_one_aligned_pass_is_dmarc_pass(strict: bool) -> None:
     dmarc_policy = DmarcPolicy("reject", strict, strict)
     aligned_domains = {AUTHOR} if strict else {AUTHOR, "far.example"}
     for spf, dkim in product(SPF_RESULTS, DKIM_RESULTS):
-        outcome = evaluate(AUTHOR, dmarc_policy, spf, dkim).result
+        outcome = evaluate_dmarc(AUTHOR, dmarc_policy, spf, dkim).result
         aligned_results = [
             item.result for item in (spf, dkim[0]) if item and item.domain in aligned_domains
         ]
@@ -138,7 +138,7 @@ async def test_authheaders_returns_the_same_result_and_policy(record: str, domai
         (AuthResult.PASS, AuthResult.FAIL),
         (AuthResult.FAIL, AuthResult.PASS),
     ):
-        our_evaluation = evaluate(
+        our_evaluation = evaluate_dmarc(
             author, dmarc_policy, SpfResult(spf_result, domain), [DkimResult(dkim_result, domain)]
         )
         their_result, _, _, their_policy = authheaders.dmarc_per_from(
@@ -156,8 +156,9 @@ def test_worst_result_of_several_authors_counts() -> None:
     forged = DmarcResult(AuthResult.FAIL, "bank.example", "reject")
     mild = DmarcResult(AuthResult.FAIL, "x.example", "none")
     passed = DmarcResult(AuthResult.PASS, "evil.example", "none")
-    assert worst_result([passed, forged, mild]) is forged
+    assert worst_dmarc_result_or_permerror([passed, forged, mild]) is forged
     assert (
-        worst_result([passed, DmarcResult(AuthResult.NONE, "y.example")]).result is AuthResult.NONE
+        worst_dmarc_result_or_permerror([passed, DmarcResult(AuthResult.NONE, "y.example")]).result
+        is AuthResult.NONE
     )
-    assert worst_result([]).result is AuthResult.PERMERROR
+    assert worst_dmarc_result_or_permerror([]).result is AuthResult.PERMERROR

@@ -14,11 +14,11 @@ from mail.autoreply import (
     AutoreplyRule,
     AutoreplyTrigger,
     NoReplyReason,
-    decide_reply,
-    normalized_sender,
+    autoreply_or_reason_for_none,
+    sender_without_label_and_batv_tag,
 )
-from mail.compose.message_builder import MAX_SUBJECT_BYTES
-from mail.mime import read_facts
+from mail.compose.message_draft import MAX_SUBJECT_BYTES
+from mail.mime import facts_from_message_bytes
 from tests.conftest import raw_message
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ AWAY_RULE = AutoreplyRule(enabled=True, text="I am away.", html="<p>I am away.</
 def trigger_from_message(raw: bytes | None = None, **changes: Any) -> AutoreplyTrigger:
     """A trigger of a message from Carol to Ada, with some attributes replaced."""
     raw = raw or raw_message("Hello")
-    facts = read_facts(raw)
+    facts = facts_from_message_bytes(raw)
     header = mime.decoded_fields(raw, facts.structure)
     return replace(
         AutoreplyTrigger.from_message(facts, "carol@example.com", "ada@example.org", header),
@@ -37,7 +37,7 @@ def trigger_from_message(raw: bytes | None = None, **changes: Any) -> AutoreplyT
 
 
 def decide(rule: AutoreplyRule = AWAY_RULE, **changes: Any) -> AutoreplyContent | NoReplyReason:
-    return decide_reply(rule, trigger_from_message(**changes), NOW)
+    return autoreply_or_reason_for_none(rule, trigger_from_message(**changes), NOW)
 
 
 def test_message_of_a_person_is_answered() -> None:
@@ -218,16 +218,22 @@ def test_rule_with_only_internal_content_answers_no_external_sender() -> None:
     ("prvs=1234abcdef=carol@example.com", "prvs=99fedcba98=carol@example.com"),
 ])  # fmt: skip
 def test_sender_spellings_normalize_to_the_same_address(first: str, second: str) -> None:
-    assert normalized_sender(first) == normalized_sender(second) is not None
+    assert (
+        sender_without_label_and_batv_tag(first)
+        == sender_without_label_and_batv_tag(second)
+        is not None
+    )
 
 
 def test_dots_are_significant_in_foreign_addresses() -> None:
-    assert normalized_sender("c.arol@example.com") != normalized_sender("carol@example.com")
+    assert sender_without_label_and_batv_tag(
+        "c.arol@example.com"
+    ) != sender_without_label_and_batv_tag("carol@example.com")
 
 
 @given(st.text(), st.text(), st.text())
 def test_any_sender_and_subject_are_decided(sender: str, to: str, subject: str) -> None:
-    decision = decide_reply(AWAY_RULE, AutoreplyTrigger(sender, to, subject), NOW)
+    decision = autoreply_or_reason_for_none(AWAY_RULE, AutoreplyTrigger(sender, to, subject), NOW)
     if isinstance(decision, AutoreplyContent):
         decision.subject.encode()
         assert len(decision.subject.encode()) < MAX_SUBJECT_BYTES

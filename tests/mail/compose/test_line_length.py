@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from mail.compose.line_length import MAX_LINE_BYTES, has_long_line, reencode_parts_with_long_lines
 from mail.envelope.dsn_parameters import DEFAULT_REPORTS
-from mail.smtp.submission_server import SmtpSubmitter
+from mail.smtp.submission_backend import SmtpSubmitter
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 from models.submission.tables import Submission

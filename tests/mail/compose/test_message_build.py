@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 
 from mail import mime
 from mail.compose.message_builder import (
-    CustomHeader,
-    MessageDraft,
-    OutgoingFile,
-    Priority,
-    build_message,
     new_message_id,
     sanitize_attachment,
+    validate_and_build_message,
     without_bcc,
 )
+from mail.compose.message_draft import CustomHeader, MessageDraft, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from models.errors import InvalidInput, LimitReached, MultipleErrors
 from models.messages.mime_values import AttachmentDisposition
@@ -55,7 +52,7 @@ def content_types(raw: bytes) -> list[str]:
 
 
 def test_plain_message_has_only_required_fields() -> None:
-    raw = build_message(PLAIN_DRAFT)
+    raw = validate_and_build_message(PLAIN_DRAFT)
     assert raw == (
         b"From: Ada <ada@example.org>\r\nTo: bob@example.com\r\nSubject: Hello\r\n"
         b"Date: Tue, 01 Jan 2030 12:00:00 +0000\r\nMessage-ID: <1@example.org>\r\n"
@@ -65,7 +62,9 @@ def test_plain_message_has_only_required_fields() -> None:
 
 
 def test_text_part_is_derived_from_html() -> None:
-    raw = build_message(replace(PLAIN_DRAFT, text=None, html="<p>Grüße &amp; <b>Küsse</b></p>"))
+    raw = validate_and_build_message(
+        replace(PLAIN_DRAFT, text=None, html="<p>Grüße &amp; <b>Küsse</b></p>")
+    )
     assert content_types(raw) == ["multipart/alternative", "text/plain", "text/html"]
     body = parse_message(raw).get_body(("plain",))
     assert body is not None
@@ -85,7 +84,7 @@ async def test_files_are_attached_and_inline_images_are_related() -> None:
             ),
         ],
     )
-    raw = build_message(draft)
+    raw = validate_and_build_message(draft)
     assert content_types(raw) == [
         "multipart/mixed",
         *("multipart/alternative", "text/plain", "multipart/related", "text/html", "image/gif"),
@@ -105,7 +104,7 @@ def test_data_url_images_become_named_parts() -> None:
         f'<img alt="a" src="data:image/gif;base64,{code}" data-filename="dot.gif">'
         f"<IMG SRC='data:image/gif;base64,{code}'><img src='data:image/gif;base64,!'>"
     )
-    message = parse_message(build_message(replace(PLAIN_DRAFT, html=html)))
+    message = parse_message(validate_and_build_message(replace(PLAIN_DRAFT, html=html)))
     (image,) = [part for part in message.walk() if part.get_content_type() == "image/gif"]
     assert (image.get_content(), image.get_filename()) == (PIXEL, "dot.gif")
     body = message.get_body(("html",))
@@ -117,10 +116,10 @@ def test_data_url_images_become_named_parts() -> None:
 
 def test_bcc_is_written_and_can_be_removed() -> None:
     bcc_addresses = [NamedAddress(f"secret{n}@example.net", "Sécret, Very") for n in range(20)]
-    raw = build_message(replace(PLAIN_DRAFT, bcc=bcc_addresses))
+    raw = validate_and_build_message(replace(PLAIN_DRAFT, bcc=bcc_addresses))
     assert b"secret19@" in raw
     stripped = without_bcc(raw)
-    assert stripped == build_message(PLAIN_DRAFT)
+    assert stripped == validate_and_build_message(PLAIN_DRAFT)
 
 
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
@@ -137,17 +136,21 @@ def test_bcc_is_removed_from_message_without_body() -> None:
 
 
 def test_utf8_header_is_written_only_for_utf8_local_part() -> None:
-    idn = build_message(replace(PLAIN_DRAFT, to=[NamedAddress("bob@bücher.example", "Bücher")]))
+    idn = validate_and_build_message(
+        replace(PLAIN_DRAFT, to=[NamedAddress("bob@bücher.example", "Bücher")])
+    )
     assert idn.isascii()
     assert b"bob@xn--bcher-kva.example" in idn
-    utf8 = build_message(replace(PLAIN_DRAFT, to=[NamedAddress("jörg@bücher.example")]))
+    utf8 = validate_and_build_message(
+        replace(PLAIN_DRAFT, to=[NamedAddress("jörg@bücher.example")])
+    )
     assert "To: jörg@bücher.example\r\n".encode() in utf8
 
 
 def test_long_fields_are_folded_and_parsed_unchanged() -> None:
     addresses = [NamedAddress(f"somebody{n}@example.net", f'Some "Body", {n}') for n in range(100)]
     subject = "A very long subject " * 20 + "x" * 300 + " ünd mehr 🦆" * 10
-    raw = build_message(
+    raw = validate_and_build_message(
         replace(PLAIN_DRAFT, to=addresses, subject=subject, references=["<a@b>"] * 40)
     )
     assert max(map(len, header_lines(raw))) <= 78
@@ -164,12 +167,12 @@ def test_long_fields_are_folded_and_parsed_unchanged() -> None:
 )
 @example(name="\ufeffAda", subject="\ufeffHello")
 async def test_any_name_and_subject_are_parsed_unchanged(name: str, subject: str) -> None:
-    raw = build_message(
+    raw = validate_and_build_message(
         replace(PLAIN_DRAFT, from_=NamedAddress("ada@example.org", name), subject=subject)
     )
     assert max(map(len, header_lines(raw))) < 998
     assert [line.split(b":")[0] for line in header_lines(raw) if line[:1] not in b" \t"] == [
-        line.split(b":")[0] for line in header_lines(build_message(PLAIN_DRAFT))
+        line.split(b":")[0] for line in header_lines(validate_and_build_message(PLAIN_DRAFT))
     ]
     facts = await mime.read_message_facts(raw)
     assert (facts.from_[0].name or "").split() == name.split()
@@ -215,7 +218,7 @@ def test_invalid_draft_field_is_refused_with_its_path(
 ) -> None:
     error_type = LimitReached if "most" in change else InvalidInput
     with pytest.raises(error_type) as error:
-        build_message(replace(PLAIN_DRAFT, **change))  # type: ignore[arg-type]
+        validate_and_build_message(replace(PLAIN_DRAFT, **change))  # type: ignore[arg-type]
     assert error.value.path == path
 
 
@@ -226,7 +229,7 @@ def test_all_invalid_fields_are_reported_together() -> None:
         PLAIN_DRAFT, text="\0", html="\ud800", attachments=files, headers=headers
     )
     with pytest.raises(MultipleErrors) as errors:
-        build_message(invalid_draft)
+        validate_and_build_message(invalid_draft)
     assert [".".join(error.path) for error in errors.value.all_errors] == [
         "attachments.0.contentId",
         "attachments.0.contentType",
@@ -249,7 +252,7 @@ def test_all_invalid_fields_are_reported_together() -> None:
 )
 def test_reserved_header_fields_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput) as error:
-        build_message(replace(PLAIN_DRAFT, headers=[CustomHeader(key, "x")]))
+        validate_and_build_message(replace(PLAIN_DRAFT, headers=[CustomHeader(key, "x")]))
     assert (error.value.constraint, error.value.path) == ("RESERVED", ["headers", "0", "key"])
 
 
@@ -259,7 +262,7 @@ def test_custom_headers_and_priority_are_written() -> None:
         CustomHeader("List-Id", "<a.example.org>"),
     ]
     message = parse_message(
-        build_message(replace(PLAIN_DRAFT, headers=headers, priority=Priority.HIGH))
+        validate_and_build_message(replace(PLAIN_DRAFT, headers=headers, priority=Priority.HIGH))
     )
     assert (message["X-Campaign"], message["List-Id"]) == ("Frühling 🌱", "<a.example.org>")
     assert (message["X-Priority"], message["Importance"]) == ("1", "high")
@@ -268,7 +271,9 @@ def test_custom_headers_and_priority_are_written() -> None:
 def test_references_keep_the_first_and_the_last_ids() -> None:
     ids = [f"<{n}@example.org>" for n in range(80)]
     message = parse_message(
-        build_message(replace(PLAIN_DRAFT, in_reply_to=ids[-1], references=["<b ad>", *ids]))
+        validate_and_build_message(
+            replace(PLAIN_DRAFT, in_reply_to=ids[-1], references=["<b ad>", *ids])
+        )
     )
     references = str(message["References"]).split()
     assert (len(references), references[0], references[1], references[-1]) == (
@@ -301,7 +306,7 @@ def test_sanitized_foreign_attachment_is_written(
     sanitized = sanitize_attachment(attachment)
     assert sanitized == expected
     (part,) = parse_message(
-        build_message(replace(PLAIN_DRAFT, attachments=[sanitized]))
+        validate_and_build_message(replace(PLAIN_DRAFT, attachments=[sanitized]))
     ).iter_attachments()
     assert part.get_filename() == expected.filename
     assert part.get_content_charset() == (expected.charset and expected.charset.lower())
@@ -310,10 +315,12 @@ def test_sanitized_foreign_attachment_is_written(
 def test_attached_message_is_an_octet_stream() -> None:
     draft = replace(
         PLAIN_DRAFT,
-        attachments=[OutgoingFile(build_message(PLAIN_DRAFT), "a.eml", "message/rfc822")],
+        attachments=[
+            OutgoingFile(validate_and_build_message(PLAIN_DRAFT), "a.eml", "message/rfc822")
+        ],
     )
-    (part,) = parse_message(build_message(draft)).iter_attachments()
+    (part,) = parse_message(validate_and_build_message(draft)).iter_attachments()
     assert (part.get_content_type(), part.get_content()) == (
         "application/octet-stream",
-        build_message(PLAIN_DRAFT),
+        validate_and_build_message(PLAIN_DRAFT),
     )

@@ -36,6 +36,7 @@ from tests.support.mail_servers.imap_and_pop3_servers import (
     run_remote_server,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import trusting_tls_context
+from tests.support.time_limits import HANG_SECONDS
 
 
 async def test_messages_have_flags_and_dates() -> None:
@@ -43,8 +44,8 @@ async def test_messages_have_flags_and_dates() -> None:
     remote.messages[5].flags = b"\\Seen $Forwarded"
     async with open_signed_in_session(remote) as session:
         mailbox = await open_inbox(session)
-        assert await session.run(mailbox.list_message_ids) == ["3", "5", "8"]
-        metadata = await session.run(mailbox.fetch_metadata, ["3", "5", "7"])
+        assert await session.run_in_thread(mailbox.list_message_ids) == ["3", "5", "8"]
+        metadata = await session.run_in_thread(mailbox.fetch_metadata, ["3", "5", "7"])
         assert [message.message_id for message in metadata] == ["3", "5"]
         assert metadata[1].flags == {"\\Seen", "$Forwarded"}
         assert metadata[1].received_at == datetime(2026, 7, 17, 0, 44, 25, tzinfo=UTC)
@@ -62,8 +63,8 @@ async def test_many_messages_are_fetched_in_batches(monkeypatch: pytest.MonkeyPa
     async with open_signed_in_session(remote) as session:
         assert len(await fetch_inbox_messages(session, 3, 5, 8)) == 3
         mailbox = await open_inbox(session)
-        assert len(await session.run(mailbox.fetch_metadata, ["3", "5", "8"])) == 3
-        assert await session.run(mailbox.fetch_flags, ["3", "5", "8"]) == dict.fromkeys(
+        assert len(await session.run_in_thread(mailbox.fetch_metadata, ["3", "5", "8"])) == 3
+        assert await session.run_in_thread(mailbox.fetch_flags, ["3", "5", "8"]) == dict.fromkeys(
             ("3", "5", "8"), frozenset[str]()
         )
 
@@ -121,9 +122,13 @@ async def test_all_flags_are_fetched_if_changedsince_is_refused() -> None:
     async with open_signed_in_session(remote) as session:
         mailbox = await open_inbox(session)
         with pytest.raises(RemoteFailure):
-            await session.run(mailbox.fetch_changed_flags, 5)
+            await session.run_in_thread(mailbox.fetch_changed_or_all_flags, 5)
         del remote.faults["UID FETCH"]
-        assert set(await session.run(mailbox.fetch_changed_flags, 5)) == {"3", "5", "8"}
+        assert set(await session.run_in_thread(mailbox.fetch_changed_or_all_flags, 5)) == {
+            "3",
+            "5",
+            "8",
+        }
     assert sum(b"CHANGEDSINCE" in line for line in remote.received_lines) == 2
 
 
@@ -168,9 +173,9 @@ async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None
     assert problem.stage is STAGES[step]
     assert time.monotonic() - began < SILENCE_TIMEOUT
     if fault == "silence":
-        assert problem.message == "no answer within 0.5 seconds"
+        assert problem.message == "The server did not respond within 2 seconds."
     if fault == "bye":
-        assert problem.message == "the server has ended the connection: be\ufffd gone"
+        assert problem.message == "The server closed the connection. be\ufffd gone"
     assert not problem.is_permanent
 
 
@@ -189,7 +194,7 @@ async def test_closed_port_fails_in_connect_stage() -> None:
     async with run_remote_server(remote):
         pass
     connection = RemoteConnection(remote_server_settings(remote), ["127.0.0.1"])
-    with pytest.raises(RemoteFailure, match="nobody listens there") as problem:
+    with pytest.raises(RemoteFailure, match=r"^Connection refused\.$") as problem:
         await asyncio.to_thread(ImapSession(connection, MAX_MESSAGE_SIZE).connect_and_sign_in)
     assert problem.value.stage is ConnectorStage.CONNECT
 
@@ -197,7 +202,10 @@ async def test_closed_port_fails_in_connect_stage() -> None:
 async def test_missing_starttls_fails_before_login() -> None:
     remote = make_three_message_server()
     problem = await catch_remote_failure(remote, security=ConnectorSecurity.STARTTLS)
-    assert (problem.stage, problem.message) == (ConnectorStage.TLS, "the server offers no STARTTLS")
+    assert (problem.stage, problem.message) == (
+        ConnectorStage.TLS,
+        "The server does not support STARTTLS.",
+    )
     assert not any(b"LOGIN" in line for line in remote.received_lines)
 
 
@@ -217,7 +225,8 @@ async def test_responses_before_tls_are_discarded(early_response: bytes) -> None
     async with open_signed_in_session(remote, security=ConnectorSecurity.STARTTLS) as session:
         assert session.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
         assert [
-            mailbox.raw_name for mailbox in await session.run(session.remote.list_mailboxes)
+            mailbox.raw_name
+            for mailbox in await session.run_in_thread(session.remote.list_mailboxes)
         ] == [b"INBOX"]
 
 
@@ -225,7 +234,10 @@ async def test_responses_before_tls_are_discarded(early_response: bytes) -> None
 async def test_preauth_greeting_fails(security: ConnectorSecurity) -> None:
     remote = make_three_message_server(faults={"GREETING": b"* PREAUTH come in\r\n"})
     problem = await catch_remote_failure(remote, security=security)
-    assert (problem.stage, "anybody" in problem.message) == (ConnectorStage.GREETING, True)
+    assert (problem.stage, "unauthenticated sessions (PREAUTH)" in problem.message) == (
+        ConnectorStage.GREETING,
+        True,
+    )
 
 
 async def test_certificate_for_another_host_fails() -> None:
@@ -233,7 +245,7 @@ async def test_certificate_for_another_host_fails() -> None:
         make_three_message_server(), security=ConnectorSecurity.TLS, host="mx2.example.net"
     )
     assert problem.stage is ConnectorStage.TLS
-    assert "certificate is not good: Hostname mismatch" in problem.message
+    assert "The TLS certificate is invalid: Hostname mismatch" in problem.message
 
 
 async def test_self_signed_certificate_fails() -> None:
@@ -241,7 +253,7 @@ async def test_self_signed_certificate_fails() -> None:
         make_three_message_server(), security=ConnectorSecurity.TLS, trusts_certificate=False
     )
     assert problem.stage is ConnectorStage.TLS
-    assert "certificate is not good: self-signed certificate" in problem.message
+    assert "The TLS certificate is invalid: self-signed certificate" in problem.message
 
 
 async def test_server_without_tls_fails_in_tls_stage() -> None:
@@ -257,7 +269,7 @@ async def test_server_without_tls_fails_in_tls_stage() -> None:
             await asyncio.to_thread(session.connect_and_sign_in)
         session.close()
     assert problem.value.stage is ConnectorStage.TLS
-    assert problem.value.message == "TLS failed: wrong version number"
+    assert problem.value.message == "The TLS handshake failed: wrong version number."
 
 
 @pytest.mark.parametrize("mechanism", ["LOGIN", "PLAIN", "XOAUTH2"])
@@ -310,14 +322,20 @@ async def test_unavailable_login_is_not_permanent() -> None:
 async def test_logindisabled_fails_without_sending_the_password() -> None:
     remote = make_three_message_server(capabilities=b"IMAP4rev1 LOGINDISABLED")
     problem = await catch_remote_failure(remote)
-    assert (problem.stage, "no password" in problem.message) == (ConnectorStage.LOGIN, True)
+    assert (problem.stage, "no supported authentication mechanism" in problem.message) == (
+        ConnectorStage.LOGIN,
+        True,
+    )
     assert not any(b"LOGIN" in line for line in remote.received_lines)
 
 
 async def test_endless_challenges_fail() -> None:
     remote = make_three_message_server(faults={"AUTHENTICATE": RemoteFault(b"+ more\r\n" * 100)})
     problem = await catch_remote_failure(remote, mechanism="XOAUTH2")
-    assert (problem.stage, "without an end" in problem.message) == (ConnectorStage.LOGIN, True)
+    assert (
+        problem.stage,
+        "The server sent too many authentication challenges" in problem.message,
+    ) == (ConnectorStage.LOGIN, True)
 
 
 ENDLESS_RESPONSES = {
@@ -355,11 +373,11 @@ async def test_endless_response_fails_with_bounded_memory(
     )
 
     async def use_all_commands(session: ThreadedSession) -> None:
-        await session.run(session.remote.list_mailboxes)
+        await session.run_in_thread(session.remote.list_mailboxes)
         mailbox = await open_inbox(session)
-        await session.run(mailbox.list_message_ids)
+        await session.run_in_thread(mailbox.list_message_ids)
         await fetch_inbox_messages(session, 3, 5)
-        await session.run(mailbox.wait_for_changes, 60)
+        await session.run_in_thread(mailbox.wait_for_changes, 60)
 
     tracemalloc.start()
     try:
@@ -413,9 +431,9 @@ async def test_session_is_aborted_from_another_thread(
             await remote.wait_until_connected()
         connection.abort()
         began = time.monotonic()
-        with pytest.raises(RemoteFailure, match="the run was ended"):
+        with pytest.raises(RemoteFailure, match=r"^The run was cancelled\.$"):
             await thread_task
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < HANG_SECONDS
         assert fetched.is_set() is (step == "IDLE")
 
 
@@ -426,8 +444,8 @@ async def test_throttled_fetch_is_aborted() -> None:
         fetched = asyncio.create_task(fetch_inbox_messages(session, 3))
         await remote.wait_for_command(b"FETCH")
         session.connection.abort()
-        with pytest.raises(RemoteFailure, match="the run was ended"):
-            await asyncio.wait_for(fetched, 2)
+        with pytest.raises(RemoteFailure, match=r"^The run was cancelled\.$"):
+            await asyncio.wait_for(fetched, HANG_SECONDS)
 
 
 async def test_fetch_keeps_the_configured_rate() -> None:
@@ -436,7 +454,7 @@ async def test_fetch_keeps_the_configured_rate() -> None:
         await open_inbox(session)
         began = time.monotonic()
         assert await fetch_inbox_messages(session, 3) == {"3": b"x" * 50_000}
-        assert 0.8 < time.monotonic() - began < 5
+        assert 0.8 < time.monotonic() - began < 30
 
 
 async def test_closed_message_stream_ends_the_session() -> None:
@@ -449,5 +467,5 @@ async def test_closed_message_stream_ends_the_session() -> None:
         async for _ in stream:
             break
         await stream.aclose()
-        with pytest.raises(RemoteFailure, match="the run was ended"):
+        with pytest.raises(RemoteFailure, match=r"^The run was cancelled\.$"):
             await fetch_inbox_messages(session, 1)

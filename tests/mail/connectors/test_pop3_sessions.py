@@ -32,6 +32,7 @@ from tests.support.mail_servers.imap_and_pop3_servers import (
     run_remote_server,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import trusting_tls_context
+from tests.support.time_limits import HANG_SECONDS
 
 
 def make_two_message_server(**settings: Any) -> FakePop3Server:
@@ -42,8 +43,8 @@ def make_two_message_server(**settings: Any) -> FakePop3Server:
 
 async def open_and_list_ids(session: ThreadedSession) -> list[str]:
     """Open the inbox and return the message IDs."""
-    await session.run(lambda: session.remote.open_mailbox(INBOX, writable=True))
-    return await session.run(session.remote.list_message_ids)
+    await session.run_in_thread(lambda: session.remote.open_mailbox(INBOX, writable=True))
+    return await session.run_in_thread(session.remote.list_message_ids)
 
 
 async def fetch_messages_by_id(session: ThreadedSession, *message_ids: str) -> dict[str, bytes]:
@@ -58,7 +59,7 @@ async def fetch_messages_by_id(session: ThreadedSession, *message_ids: str) -> d
 async def open_fetch_and_delete(session: ThreadedSession) -> None:
     message_ids = await open_and_list_ids(session)
     await fetch_messages_by_id(session, *message_ids)
-    await session.run(session.remote.delete_messages, message_ids[:1])
+    await session.run_in_thread(session.remote.delete_messages, message_ids[:1])
 
 
 async def catch_pop3_failure(remote: FakePop3Server, **settings: Any) -> RemoteFailure:
@@ -69,10 +70,10 @@ async def catch_pop3_failure(remote: FakePop3Server, **settings: Any) -> RemoteF
 async def test_messages_are_listed_and_fetched(security: ConnectorSecurity) -> None:
     remote = make_two_message_server()
     async with open_signed_in_session(remote, security=security) as session:
-        assert await session.run(session.remote.list_mailboxes) == [INBOX]
-        assert await session.run(session.remote.list_subscribed) == {b"INBOX"}
+        assert await session.run_in_thread(session.remote.list_mailboxes) == [INBOX]
+        assert await session.run_in_thread(session.remote.list_subscribed) == {b"INBOX"}
         assert await open_and_list_ids(session) == ["uidl-1", "uidl-2"]
-        metadata = await session.run(session.remote.fetch_metadata, ["uidl-2", "gone"])
+        metadata = await session.run_in_thread(session.remote.fetch_metadata, ["uidl-2", "gone"])
         assert [(message.message_id, message.size) for message in metadata] == [
             ("uidl-2", len(remote.messages[2].raw))
         ]
@@ -166,7 +167,7 @@ async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None
     assert problem.stage is STAGES[step]
     assert time.monotonic() - began < SILENCE_TIMEOUT
     if fault == "silence":
-        assert problem.message == "no answer within 0.5 seconds"
+        assert problem.message == "The server did not respond within 2 seconds."
     assert not problem.is_permanent
 
 
@@ -219,12 +220,12 @@ async def test_invalid_certificate_fails(security: ConnectorSecurity) -> None:
         make_two_message_server(), security=security, host="mx2.example.net"
     )
     assert problem.stage is ConnectorStage.TLS
-    assert "certificate is not good: Hostname mismatch" in problem.message
+    assert "The TLS certificate is invalid: Hostname mismatch" in problem.message
     problem = await catch_pop3_failure(
         make_two_message_server(), security=security, trusts_certificate=False
     )
     assert problem.stage is ConnectorStage.TLS
-    assert "certificate is not good: self-signed" in problem.message
+    assert "The TLS certificate is invalid: self-signed" in problem.message
 
 
 @pytest.mark.parametrize("step", ["USER", "PASS"])
@@ -265,7 +266,7 @@ async def test_password_with_line_break_is_not_sent() -> None:
 async def test_server_without_uidl_fails() -> None:
     problem = await catch_pop3_failure(make_two_message_server(faults={"UIDL": b"-ERR what?\r\n"}))
     assert problem.stage is ConnectorStage.LIST
-    assert problem.message == "the server cannot tell messages apart (UIDL): what?"
+    assert problem.message == "The server does not support UIDL: what?"
 
 
 async def test_repeated_uidl_gets_distinct_message_ids() -> None:
@@ -280,7 +281,7 @@ async def test_repeated_uidl_gets_distinct_message_ids() -> None:
             b"3\r\n",
         ]
         assert await open_and_list_ids(session) == message_ids
-        await session.run(session.remote.delete_messages, message_ids[1:2])
+        await session.run_in_thread(session.remote.delete_messages, message_ids[1:2])
     assert set(remote.messages) == {1, 3}
 
 
@@ -321,7 +322,10 @@ async def test_invalid_list_response_fails(response: bytes) -> None:
     problem = await catch_pop3_failure(
         make_two_message_server(faults={"LIST": b"+OK\r\n" + response + b"\r\n.\r\n"})
     )
-    assert (problem.stage, "no messages" in problem.message) == (ConnectorStage.LIST, True)
+    assert (problem.stage, "message list of the server can't be parsed" in problem.message) == (
+        ConnectorStage.LIST,
+        True,
+    )
 
 
 async def test_wrong_size_does_not_change_the_message() -> None:
@@ -384,7 +388,7 @@ async def test_messages_are_deleted_at_quit() -> None:
     remote = make_two_message_server()
     async with open_signed_in_session(remote) as session:
         await open_and_list_ids(session)
-        await session.run(session.remote.delete_messages, ["uidl-2", "gone"])
+        await session.run_in_thread(session.remote.delete_messages, ["uidl-2", "gone"])
         assert len(remote.messages) == 2
     assert set(remote.messages) == {1}
 
@@ -394,7 +398,9 @@ async def test_failed_run_deletes_nothing() -> None:
 
     async def run() -> None:
         async with open_signed_in_session(remote) as session:
-            await session.run(session.remote.delete_messages, await open_and_list_ids(session))
+            await session.run_in_thread(
+                session.remote.delete_messages, await open_and_list_ids(session)
+            )
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -441,8 +447,8 @@ async def test_session_is_aborted_from_another_thread(
             else remote.wait_until_connected()
         )
         connection.abort()
-        with pytest.raises(RemoteFailure, match="the run was ended"):
-            await asyncio.wait_for(thread_task, 2)
+        with pytest.raises(RemoteFailure, match=r"^The run was cancelled\.$"):
+            await asyncio.wait_for(thread_task, HANG_SECONDS)
 
 
 async def test_fetch_keeps_the_configured_rate() -> None:
@@ -453,4 +459,4 @@ async def test_fetch_keeps_the_configured_rate() -> None:
         message_ids = await open_and_list_ids(session)
         began = time.monotonic()
         assert await fetch_messages_by_id(session, *message_ids) == {"uidl-1": raw}
-        assert 0.8 < time.monotonic() - began < 5
+        assert 0.8 < time.monotonic() - began < 30

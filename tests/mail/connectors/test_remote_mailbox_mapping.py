@@ -184,7 +184,7 @@ def test_several_patterns_are_combined() -> None:
 
 
 def test_hostile_patterns_are_matched_quickly() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     name = "a" * 20_000
     assert (
         selected_names(
@@ -193,7 +193,7 @@ def test_hostile_patterns_are_matched_quickly() -> None:
         )
         == []
     )
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,9 @@ async def test_two_messages_with_one_uid_are_found(two_accounts: TwoAccountsWith
 
 
 async def test_repair_is_recorded_in_the_journal(two_accounts: TwoAccountsWithMail) -> None:
-    await two_accounts.damage_rows("UPDATE mailboxes SET total = 77", "UPDATE users SET used = 77")
+    await two_accounts.damage_rows(
+        "UPDATE mailboxes SET message_count = 77", "UPDATE users SET used = 77"
+    )
     report = await check_consistency(two_accounts.environment, repair=True)
     assert all(finding.repaired for finding in report.findings)
     assert len(report.findings) == 6
@@ -214,13 +216,13 @@ async def test_repair_is_recorded_in_the_journal(two_accounts: TwoAccountsWithMa
 async def test_finding_names_object_expected_and_found_value(
     two_accounts: TwoAccountsWithMail,
 ) -> None:
-    await two_accounts.damage_rows(UPDATE_INBOX.format("total = 9"))
+    await two_accounts.damage_rows(UPDATE_INBOX.format("message_count = 9"))
     (finding,) = json.loads(
         json.dumps((await check_consistency(two_accounts.environment)).to_json())
     )["findings"]
     assert finding == {
         "subject": "counters",
-        "rule": "total",
+        "rule": "message_count",
         "object": f"mailboxes/{two_accounts.ada.inbox_id}",
         "expected": 4,
         "found": 9,
@@ -289,7 +291,8 @@ async def test_missing_object_of_an_upload_is_found(two_accounts: TwoAccountsWit
 async def test_garbage_is_counted_and_no_finding(two_accounts: TwoAccountsWithMail) -> None:
     await two_accounts.environment.object_store.put("ab/abc.1", b"abc")
     await two_accounts.damage_rows(
-        "INSERT INTO receipts (digest, message_id, at) VALUES ('x', 1, '2029-01-01 00:00:00')",
+        "INSERT INTO delivery_receipts (digest, message_id, at) "
+        "VALUES ('x', 1, '2029-01-01 00:00:00')",
         search_row_insert(two_accounts.environment, 5),
         search_row_insert(two_accounts.environment, two_accounts.messages[0]),
     )
@@ -329,7 +332,7 @@ async def test_repair_derives_submission_state_from_queue_entries(
     two_accounts: TwoAccountsWithMail, states: tuple[str, str], state: SubmissionState
 ) -> None:
     pending_update, delivered_update = (
-        f"UPDATE deliveries SET state = '{new}', next_at = NULL WHERE state = '{old}'"  # noqa: S608
+        f"UPDATE queue_entries SET state = '{new}', next_at = NULL WHERE state = '{old}'"  # noqa: S608
         for new, old in zip(states, ("PENDING", "DELIVERED"), strict=True)
     )
     await two_accounts.damage_rows(delivered_update, pending_update)
@@ -340,7 +343,7 @@ async def test_repair_derives_submission_state_from_queue_entries(
 
 
 async def test_key_ranges_of_any_size_find_the_same_rows(two_accounts: TwoAccountsWithMail) -> None:
-    await two_accounts.damage_rows("UPDATE mailboxes SET total = 77, unseen = 77")
+    await two_accounts.damage_rows("UPDATE mailboxes SET message_count = 77, unseen_count = 77")
     check_run = CheckRun(two_accounts.environment, None)
     small_range_rows = [
         await find_broken_rows(check_run, replace(check, keys_per_statement=1))

@@ -97,7 +97,7 @@ async def test_mutual_forwarding_of_local_accounts_stops(
 
         async def is_queue_idle() -> bool:
             pending = await select_rows(
-                ada.environment, "SELECT id FROM deliveries WHERE state = 'PENDING'"
+                ada.environment, "SELECT id FROM queue_entries WHERE state = 'PENDING'"
             )
             return not pending
 
@@ -171,7 +171,7 @@ async def test_spam_is_not_forwarded(
     environment.use_options_unless_outdated(
         CommittedOptions(replace(environment.options, spam_no_forward_score=101), 1)
     )
-    assert (await try_update_users(ada, spamLevel=100))[1] == []
+    assert (await try_update_users(ada, spam={"level": 100}))[1] == []
     assert (await send_transaction(lmtp_client, raw, ada.address, "list@example.org"))[1] == [
         "250 2.0.0"
     ] * 2
@@ -209,14 +209,14 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     )
     assert "s3cret" not in relays
     ((secret,),) = await select_rows(
-        ada.environment, "SELECT secret FROM deliveries WHERE via IS NOT NULL"
+        ada.environment, "SELECT secret FROM queue_entries WHERE via IS NOT NULL"
     )
     assert secret
     assert "s3cret" not in secret
-    log = await select_rows(ada.environment, "SELECT action, count, detail FROM auth_events")
+    log = await select_rows(ada.environment, "SELECT action, count, detail FROM security_events")
     ((action, count, _),) = log
     assert (action, count) == ("FORWARDING_CHANGE", 2)
-    for name in ("auth_events", "changes", "audit_log"):
+    for name in ("security_events", "changes", "audit_log"):
         assert "s3cret" not in str(await select_rows(ada.environment, f"SELECT * FROM {name}")), (  # noqa: S608
             name
         )

@@ -32,6 +32,7 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.servers.webhook_receiver import run_webhook_receiver
 from tests.support.stores.row_counts import count_rows
+from tests.support.time_limits import HANG_SECONDS
 
 LIST_ADDRESS = "list@example.org"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -297,7 +298,7 @@ async def test_webhook_target_gets_the_message_as_body(
     ):
         await add_forwarding_address(environment, "list", receiver.url)
         assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await receiver.request_arrived.wait()
     (request,) = receiver.requests
     assert request.raw == b"Delivered-To: list@example.org\r\n" + raw
@@ -331,3 +332,64 @@ async def test_private_target_is_not_contacted(
         )
     assert (row.last_code, row.state) == (451, DeliveryState.DEFERRED)
     assert not smtp_server.session_count
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ("nobody@example.org",),
+        ("off@example.org",),
+        ("list@example.org",),
+        ("back@example.org", "nobody@example.org"),
+    ],
+    ids=["unknown", "inactive", "loop", "loop and unknown"],
+)
+async def test_address_whose_targets_take_no_mail_is_refused(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, targets: tuple[str, ...]
+) -> None:
+    environment = ada.environment
+    await add_forwarding_address(environment, "off", "dave@far.example", active=False)
+    await add_forwarding_address(environment, "back", LIST_ADDRESS)
+    await add_forwarding_address(environment, "list", *targets)
+    (replies, data_replies) = await send_transaction(lmtp_client, raw_message("Lost"), LIST_ADDRESS)
+    assert (replies[0][:1], data_replies) == ("5", [])
+
+
+async def test_unknown_target_beside_others_is_skipped(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
+) -> None:
+    await add_forwarding_address(ada.environment, "list", "nobody@example.org", ada.address)
+    assert await send_transaction(lmtp_client, raw_message("Hi"), LIST_ADDRESS) == ACCEPTED_REPLIES
+    assert len(await load_inbox_rows(ada)) == 1
+
+
+async def test_address_that_forwards_to_a_discarding_one_accepts_mail(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
+) -> None:
+    await add_forwarding_address(ada.environment, "drop")
+    await add_forwarding_address(ada.environment, "list", "drop@example.org")
+    assert await send_transaction(lmtp_client, raw_message("Hi"), LIST_ADDRESS) == ACCEPTED_REPLIES
+
+
+async def test_rewritten_target_gets_the_mail(
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
+) -> None:
+    document = """mutation ($input: RecipientRewriteCreateInput!) {
+      recipientRewriteCreate(input: $input) { errors { code message } } }"""
+    for source in ("@old.example", "moved@example.org"):
+        values = {"from": source, "to": "@example.org" if source[0] == "@" else ada.address}
+        payload = await root(document, input=values)
+        assert payload["recipientRewriteCreate"]["errors"] == []
+    await add_forwarding_address(ada.environment, "list", "ada@old.example", "moved@example.org")
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
+        sent = await send_transaction(lmtp_client, raw_message("Hi"), LIST_ADDRESS)
+        assert sent == ACCEPTED_REPLIES
+
+        async def has_arrived() -> bool:
+            return len(await load_inbox_rows(ada)) > 0
+
+        await poll_until(has_arrived)
+    assert server.messages == []

@@ -144,8 +144,8 @@ async def test_unverified_sender_gets_no_dsn(ada: GraphQLClient, environment: En
             environment, raw_message(spf or "None"), sender
         )
         incoming.from_trusted_server = False
-        verification = {"spf": spf, "results": f"mx.example.org; spf={spf}"}
-        incoming.message = replace(incoming.message, verification=verification)
+        authentication = {"spf": spf, "results": f"mx.example.org; spf={spf}"}
+        incoming.message = replace(incoming.message, authentication=authentication)
         incoming.dsn_requests[recipient.user_id, recipient.mailbox_id] = ALL_REPORTS
         await quarantine.quarantine_message(environment, incoming, recipient, QUARANTINE_REASON)
     await release_all(ada)
@@ -161,7 +161,9 @@ async def test_crash_after_delivery_loses_no_dsn(
         await backend.accept_recipient(ada.address, DSN_SENDER), dsn_request=ALL_REPORTS
     )
     incoming = await pipeline.read_and_verify_incoming(environment, raw, DSN_SENDER)
-    await pipeline.deliver(environment, incoming, [accepted])  # the process ends before the reply
+    await pipeline.deliver_to_accepted_recipients(
+        environment, incoming, [accepted]
+    )  # the process ends before the reply
     assert (await queued_dsn_requests(environment), len(await load_inbox_rows(ada))) == ([], 1)
     for _ in range(2):  # the other server retries
         await backend.deliver(raw, [accepted], DSN_SENDER)

@@ -11,7 +11,8 @@ from mail.smtp.lmtp import LmtpListener
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail.hostile_messages import hostile_messages, message_with_attachment
+from tests.support.mail.hostile_message_parts import message_with_attachment
+from tests.support.mail.hostile_messages import hostile_messages
 from tests.support.mail.trace_header_lines import without_trace_fields
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.stores.counter_check import assert_store_consistent

@@ -198,7 +198,7 @@ async def test_rewritten_spool_file_and_its_parts_are_removed(tmp_path: Path) ->
     path = tmp_path / "incoming-1"
     path.write_bytes(b"Subject: a\r\n\r\nb")
     with ExitStack() as files:
-        rewritten = await header_prepend.replace_beginning(path, b"X: y\r\n", 12, files)
+        rewritten = await header_prepend.copy_with_new_beginning(path, b"X: y\r\n", 12, files)
         assert isinstance(rewritten, Path)
         assert rewritten.read_bytes() == b"X: y\r\n\r\nb"
         # the name prefix lets cleanup after a crash find the file

@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from mail.envelope.smtp_replies import USER_UNKNOWN_REPLY
-from mail.maintenance.housekeeping import run_round
+from mail.maintenance.housekeeping import run_housekeeping_round
 from mail.routing.mx_hosts import OutboundSettings
 from mail.smtp.mx_server import MxListener, MxRules
 from mail.smtp.smtp_server import SmtpListenerConfig
@@ -120,8 +120,8 @@ async def test_foreign_authentication_results_and_spam_flag_are_ignored(
     forged = "localhost; spf=pass smtp.mailfrom=bank.example; dmarc=pass"
     raw = raw_message("Hello", Authentication_Results=forged, X_Spam_Flag="YES")
     assert (await deliver_to(mx_client, raw, "ada@example.org")).startswith("250")
-    (row,) = await environment.database.read(select(col(Message.verification)))
-    assert not (row.verification or {}).get("spf")
+    (row,) = await environment.database.read(select(col(Message.authentication)))
+    assert not (row.authentication or {}).get("spf")
     assert len(await load_inbox_rows(ada)) == 1  # not in Junk
 
 
@@ -171,7 +171,7 @@ async def test_greylist_delays_unknown_senders_once(clock: ManualClock, ada: Gra
     async def record_attempt(
         ip: str, sender: str = "c@example.net", to: str = "ada@example.org"
     ) -> int:
-        return await greylist.record_attempt_and_get_wait(ip, sender, to)
+        return await greylist.record_attempt_and_get_wait_seconds(ip, sender, to)
 
     assert await record_attempt("192.0.2.1") == 0  # exempt network
     assert await record_attempt("198.51.100.1") == 300
@@ -187,14 +187,14 @@ async def test_greylist_delays_unknown_senders_once(clock: ManualClock, ada: Gra
     assert await record_attempt("198.51.100.1") == 0
     assert await record_attempt("198.51.100.1", to="bob@example.org") == 300
     clock.tick(days=29)
-    await run_round(environment)
+    await run_housekeeping_round(environment)
     # Entries without a second attempt are deleted.
     assert await count_rows(environment, GreylistEntry) == 1
     assert await record_attempt("198.51.100.1") == 0
     clock.tick(days=29)
     assert await record_attempt("198.51.100.1") == 0
     clock.tick(days=31)
-    await run_round(environment)
+    await run_housekeeping_round(environment)
     assert await count_rows(environment, GreylistEntry) == 0
     assert await record_attempt("198.51.100.1") == 300
 
@@ -202,7 +202,7 @@ async def test_greylist_delays_unknown_senders_once(clock: ManualClock, ada: Gra
 async def test_greylist_entries_of_one_network_are_limited(ada: GraphQLClient) -> None:
     greylist = Greylist(ada.environment, timedelta(minutes=5), timedelta(days=30))
     for n in range(1010):
-        await greylist.record_attempt_and_get_wait(
+        await greylist.record_attempt_and_get_wait_seconds(
             "198.51.100.1", f"{n}@example.net", "ada@example.org"
         )
     assert await count_rows(ada.environment, GreylistEntry) == 1000

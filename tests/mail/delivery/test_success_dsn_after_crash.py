@@ -13,7 +13,10 @@ from mail.envelope.dsn_parameters import ALL_REPORTS, DsnRequest, NotifyConditio
 from mail.maintenance import housekeeping
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import pending_reports, recipient_leases
-from mail.queue.delivery_results import record_results_and_report, record_with_reports
+from mail.queue.delivery_results import (
+    record_if_leased_and_store_reports,
+    record_results_and_report,
+)
 from models.files.blobs import SubmissionBlob
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
@@ -83,7 +86,7 @@ async def send_and_crash(ada: GraphQLClient, environment: Environment) -> int:
 
 
 async def count_owed_reports(environment: Environment) -> int:
-    statement = select(col(QueueEntry.id)).where(col(QueueEntry.success_owed).is_not(None))
+    statement = select(col(QueueEntry.id)).where(col(QueueEntry.pending_dsn_action).is_not(None))
     return len(await environment.database.read(statement))
 
 
@@ -105,7 +108,7 @@ async def test_owed_report_is_sent_once_by_a_later_search(
         submission_id = await send_with_dsn_request(ada)
         await crash_after_delivery(environment, smtp_server, "carol", "dave")
         rows = await load_queue_entries(environment, submission_id)
-        assert {(row.state, row.success_owed) for row in rows.values()} == {
+        assert {(row.state, row.pending_dsn_action) for row in rows.values()} == {
             (State.RELAYED, "relayed")
         }
         assert await load_inbox_rows(ada) == []
@@ -125,7 +128,7 @@ async def test_owed_report_is_sent_once_by_a_later_search(
             await asyncio.sleep(0.2)
     assert len(smtp_server.messages) == 1
     (dsn,) = await load_inbox_rows(ada)
-    assert (dsn.subject, dsn.envelope_from) == ("Your message went on", "")
+    assert (dsn.subject, dsn.envelope_from) == ("Your message was relayed", "")
     message_fields, (carol, dave) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert message_fields["Reporting-MTA"] == "dns; mx.example.org"
     assert (carol["Final-Recipient"], carol["Action"]) == ("rfc822; carol@example.net", "relayed")
@@ -156,7 +159,9 @@ async def test_slow_worker_does_not_report_again(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await send_with_dsn_request(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+    (job,) = (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs
     results = {to.delivery_id: DeliveryResult(State.RELAYED, 250, "OK") for to in job.recipients}
     with pytest.raises(SimulatedCrash):
         await record_results_and_report(crashing_environment(environment), job, results, b"")
@@ -164,7 +169,9 @@ async def test_slow_worker_does_not_report_again(
     await send_owed_reports(environment)
     assert len(await load_inbox_rows(ada)) == 1
     # The slow worker continues.
-    await record_with_reports(environment, job, {}, {NotifyCondition.SUCCESS: results}, b"")
+    await record_if_leased_and_store_reports(
+        environment, job, {}, {NotifyCondition.SUCCESS: results}, b""
+    )
     assert len(await load_inbox_rows(ada)) == 1
 
 
@@ -197,7 +204,7 @@ async def test_refused_recipient_beside_an_owed_report_is_reported(
             )
             await poll_until(lambda: is_no_report_owed(environment))
     subjects = sorted(dsn.subject for dsn in await load_inbox_rows(ada))
-    assert subjects == ["Your message could not be delivered", "Your message went on"]
+    assert subjects == ["Your message could not be delivered", "Your message was relayed"]
 
 
 async def test_report_of_local_and_forwarded_delivery_is_correct(
@@ -213,7 +220,7 @@ async def test_report_of_local_and_forwarded_delivery_is_correct(
     await send_owed_reports(environment)
     assert [dsn.subject for dsn in await load_inbox_rows(ada)] == [
         "Your message was delivered",
-        "Your message went on",
+        "Your message was relayed",
     ]
     _, (row,) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert (row["Action"], row["Status"]) == ("expanded", "2.0.0")
@@ -270,10 +277,10 @@ async def test_message_blobs_are_kept_until_the_report_is_sent(
     statement = select(col(SubmissionBlob.blob_id)).where(
         col(SubmissionBlob.submission_id) == submission_id
     )
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     assert await environment.database.read(statement)
     await send_owed_reports(environment)
-    await housekeeping.run_round(environment)
+    await housekeeping.run_housekeeping_round(environment)
     assert not await environment.database.read(statement)
 
 

@@ -84,7 +84,7 @@ async def test_extended_message_equals_the_parsed_extended_bytes(
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):
         with ExitStack() as files:
-            extended = await delivery_headers.add_delivery_headers_and_label(
+            extended = await delivery_headers.add_delivery_headers_and_subject_label(
                 source, received, ADA, CAROL, files
             )
         parsed = await parse_storable_message(extended_raw)
@@ -118,7 +118,7 @@ async def test_recipients_have_own_delivery_fields_and_shared_blobs(
     ((row, stored),) = (await stored_messages_by_path(ada)).values()
     ada_fields = DELIVERY_FIELDS.replace(b"Rcpt: ada", b"Rcpt: list")
     assert stored == ada_fields + MULTIPART_MESSAGE
-    assert (row.size, row.digest) == (len(stored), hashlib.sha256(stored).hexdigest())
+    assert (row.size, row.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
     ((_, bob_stored),) = (await stored_messages_by_path(bob)).values()
     assert bob_stored == DELIVERY_FIELDS.replace(b"ada", b"B.ob+x") + MULTIPART_MESSAGE
     statement = select(func.count().label("many")).select_from(Blob)
@@ -210,7 +210,7 @@ async def test_label_selects_a_mailbox_below_inbox(
         EventType.MAILBOX_CREATED, EventType.MESSAGE_RECEIVED, EventType.MESSAGE_RECEIVED,
     ]  # fmt: skip
     assert list(await stored_messages_by_path(bob)) == ["INBOX"]
-    statement = "SELECT m.path, m.total FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"
+    statement = "SELECT m.path, m.message_count FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"
     assert await select_rows(environment, statement) == [("INBOX/news", 2)]
     monkeypatch.setattr(subaddress_mailbox, "MAX_MAILBOXES", 2)
     spam = raw_message("spam", **SPAM_FLAG_HEADER)
@@ -224,7 +224,7 @@ async def test_label_selects_a_mailbox_below_inbox(
     assert mailboxes == [("INBOX/news", 2), ("INBOX/two", 1)]
     ((total,),) = await select_rows(
         environment,
-        "SELECT total FROM mailboxes WHERE path = 'INBOX' AND user_id = :u",
+        "SELECT message_count FROM mailboxes WHERE path = 'INBOX' AND user_id = :u",
         u=ada.user.id,
     )
     assert total == 4
@@ -241,7 +241,9 @@ async def test_simultaneous_deliveries_create_one_mailbox(
             for number in range(8)
         )
     )
-    result = await select_rows(environment, "SELECT total FROM mailboxes WHERE path = 'INBOX/many'")
+    result = await select_rows(
+        environment, "SELECT message_count FROM mailboxes WHERE path = 'INBOX/many'"
+    )
     assert result == [(8,)]
 
 

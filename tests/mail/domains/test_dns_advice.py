@@ -1,6 +1,7 @@
 """Advised DNS records of a domain, and the check of published records."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,15 @@ from mail.domains.dns_advice import (
     DomainDnsFacts,
     RecordCheck,
     advise_records,
+    check_srv,
+)
+from mail.domains.submission_servers import (
+    SubmissionServer,
+    SubmissionTlsMode,
+    public_https_host_or_empty,
 )
 from models.domains.dns_record_values import DnsRecordPurpose
+from models.runtime.options import Options
 
 HOST = "mx.example.org"
 
@@ -53,10 +61,77 @@ def test_all_records_are_listed_also_if_not_configured() -> None:
     assert all((record.check_published is None) is (record.value is None) for record in advised)
 
 
+SUBMISSION_SERVERS = (
+    SubmissionServer("mx.example.org", 465, SubmissionTlsMode.IMPLICIT),
+    SubmissionServer("mx.example.org", 587, SubmissionTlsMode.STARTTLS),
+)
+
+
+def test_service_records_follow_the_submission_servers() -> None:
+    def advise_services(**fields: Any) -> dict[str, tuple[str | None, str | None]]:
+        return {
+            record.purpose: (record.value, record.missing_configuration)
+            for record in advise_records(DomainDnsFacts("example.org", HOST, **fields))
+            if record.purpose in {"AUTOCONFIG", "AUTODISCOVER", "SUBMISSIONS"}
+        }
+
+    not_offered = (None, "This server does not offer the service.")
+    no_web_host = (None, "Set MERGANSER_PUBLIC_URL to an https URL with port 443.")
+    offered = {"submission_servers": SUBMISSION_SERVERS}
+    assert advise_services(**offered, web_host="Mail.example.org") == {
+        "AUTOCONFIG": ("mail.example.org.", None),
+        "AUTODISCOVER": ("0 0 443 mail.example.org.", None),
+        "SUBMISSIONS": ("0 1 465 mx.example.org.", None),
+    }
+    assert advise_services(submission_servers=SUBMISSION_SERVERS[1:]) == {
+        "AUTOCONFIG": no_web_host,
+        "AUTODISCOVER": no_web_host,
+        "SUBMISSIONS": not_offered,
+    }
+    backup = advise_services(**offered, web_host="mail.example.org", is_backup_mx=True)
+    assert set(backup.values()) == {not_offered}
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (["0 0 443 MAIL.example.org."], "OK"),
+        (["5 0 443 old.example.org.", "0 0 443 mail.example.org."], "OK"),
+        (["0 0 8443 mail.example.org."], "MISMATCH"),
+        (["0 0 0 ."], "MISMATCH"),
+        ([], "MISSING"),
+    ],
+)
+def test_srv_record_must_have_host_and_port(found: list[str], state: str) -> None:
+    assert check_srv(found, host="mail.example.org", port=443).state == state
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Mail.example.org", "mail.example.org"),
+        ("https://mail.example.org:443/path", "mail.example.org"),
+        ("https://mail.example.org:8443", ""),
+        ("https://mail.example.org:99999", ""),
+        ("http://mail.example.org", ""),
+        ("", ""),
+    ],
+)
+def test_web_host_is_the_host_of_an_https_url(url: str, host: str) -> None:
+    assert public_https_host_or_empty(Options(public_url=url)) == host
+
+
 def test_advised_records_pass_their_own_check() -> None:
     for backup in (False, True):
         for record in advise_records(
-            DomainDnsFacts("example.org", HOST, backup, spki_sha256="ab" * 32)
+            DomainDnsFacts(
+                "example.org",
+                HOST,
+                backup,
+                spki_sha256="ab" * 32,
+                submission_servers=SUBMISSION_SERVERS,
+                web_host="mail.example.org",
+            )
         ):
             if record.check_published:
                 assert record.value is not None

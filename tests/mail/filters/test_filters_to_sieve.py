@@ -6,18 +6,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mail import sieve
-from mail.filters import filter_compiler
-from mail.filters.filter_compiler import (
+from mail.filters import filter_compiler, filter_evaluation
+from mail.filters.filter_compiler import ScriptNames, sieve_test_from_query
+from mail.filters.filter_evaluation import (
     CompiledFilter,
     FilterTestMessage,
-    ScriptNames,
+    combined_result_of_matching_filters,
     evaluate_filters,
-    filter_result,
-    sieve_test_from_query,
 )
 from mail.filters.filter_result import FilterReplyContent, FilterTarget
 from mail.mime import parse_structure
@@ -113,22 +112,21 @@ def test_has_attachment_matches_true_and_false() -> None:
 
 def test_too_costly_query_does_not_match() -> None:
     many_recipients = filter_message(b"To: a@example.org\n" * 6000 + b"Subject: b\n\nx")
-    assert many_recipients.matches_and_steps({"to": "b@"}) == (False, sieve.limits.MAX_STEPS)
+    stopped = (False, sieve.limits.MAX_STEPS, True)
+    assert many_recipients.matches_and_steps({"to": "b@"}) == stopped
     rules = [CompiledFilter(number, {"to": "b@"}, {"flag": True}) for number in range(100)]
-    assert (
-        len(evaluate_filters(rules, many_recipients))
-        == filter_compiler.MAX_STEPS // sieve.limits.MAX_STEPS + 1
-    )
+    assert not any(one.matches for one in evaluate_filters(rules, many_recipients))
+    result = combined_result_of_matching_filters(rules, many_recipients)
+    assert result.stopped_filter_ids == list(range(100))
     assert many_recipients.matches_and_steps({"subject": "b"})[0]
     long_subject = filter_message(b"Subject: " + b"a" * 200_000 + b"\n\nx")
     costly_regex = {"key": "subject", "pattern": "(a|b|ab){20}(a?b){20}$"}
-    assert long_subject.matches_and_steps({"regex": costly_regex}) == (
-        False,
-        sieve.limits.MAX_STEPS,
-    )
+    assert long_subject.matches_and_steps({"regex": costly_regex}) == stopped
     long_query = {"any": [{"subject": f"{number:0255}"} for number in range(99)]}
     rules = [CompiledFilter(number, long_query, {"flag": True}) for number in range(400)]
-    assert len(evaluate_filters(rules, filter_message())) < 20
+    result = combined_result_of_matching_filters(rules, filter_message())
+    assert result.stopped_filter_ids == list(range(result.stopped_filter_ids[0], 400))
+    assert 1 < result.stopped_filter_ids[0] < 20
 
 
 class DecodeCountingSieveMessage(ParsedSieveMessage):
@@ -200,7 +198,6 @@ ACTION = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(QUERY, ACTION)
 def test_filter_script_does_what_the_filter_does(
     query: dict[str, Any], action: dict[str, Any]
@@ -285,7 +282,7 @@ def test_deepest_query_compiles_as_script() -> None:
 def decide_step_by_step(
     rules: Sequence[CompiledFilter], matching: Sequence[bool]
 ) -> dict[str, Any]:
-    """The reference for `filter_result`: one filter and one question at a time."""
+    """The reference for `combined_result_of_matching_filters`: one filter at a time."""
     applied: list[CompiledFilter] = []
     for rule, matches in zip(rules, matching, strict=True):
         if matches:
@@ -329,7 +326,6 @@ def distinct_values(applied: Sequence[CompiledFilter], name: str) -> list[Any]:
     return values
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(QUERIES), ACTION), max_size=6))
 def test_filter_result_equals_the_step_by_step_result(
     queries_and_actions: list[tuple[tuple[dict[str, Any], bool], dict[str, Any]]],
@@ -343,7 +339,7 @@ def test_filter_result_equals_the_step_by_step_result(
         )
         for number, ((query, _), action) in enumerate(queries_and_actions)
     ]
-    result = filter_result(rules, filter_message())
+    result = combined_result_of_matching_filters(rules, filter_message())
     expected = decide_step_by_step(rules, [matches for (_, matches), _ in queries_and_actions])
     actual = {name: getattr(result, name) for name in expected}
     actual["targets"] = [target.secret_url for target in result.targets]
@@ -365,9 +361,9 @@ def test_action_overridden_by_an_earlier_filter_has_no_effect() -> None:
         (True, ("spam", "stop")),
         (True, ()),
     ]
-    assert filter_result(rules, filter_message()).is_deleted is False
-    assert filter_result(rules, filter_message()).is_spam is True
-    assert filter_result(rules, filter_message()).matched_filter_ids == [1, 3]
+    assert combined_result_of_matching_filters(rules, filter_message()).is_deleted is False
+    assert combined_result_of_matching_filters(rules, filter_message()).is_spam is True
+    assert combined_result_of_matching_filters(rules, filter_message()).matched_filter_ids == [1, 3]
 
 
 def test_copies_beyond_the_mailbox_limit_are_dropped() -> None:
@@ -375,21 +371,23 @@ def test_copies_beyond_the_mailbox_limit_are_dropped() -> None:
         CompiledFilter(number, {}, {"copyTo": list(range(number * 9, number * 9 + 9))})
         for number in range(9)
     ]
-    assert filter_result(rules, filter_message()).copy_mailbox_ids == list(
-        range(filter_compiler.MAX_PLACES)
+    assert combined_result_of_matching_filters(rules, filter_message()).copy_mailbox_ids == list(
+        range(filter_evaluation.MAX_PLACES)
     )
 
 
 def test_reply_has_the_content_of_the_filter() -> None:
     rules = [CompiledFilter(1, {}, {"reply": {"subject": "", "text": "a", "html": "<b>"}})]
-    assert filter_result(rules, filter_message()).replies == [FilterReplyContent(1, "", "a", "<b>")]
+    assert combined_result_of_matching_filters(rules, filter_message()).replies == [
+        FilterReplyContent(1, "", "a", "<b>")
+    ]
 
 
 def test_reply_body_has_a_boundary_that_no_part_contains() -> None:
     generator = random.Random(1)  # noqa: S311
     for _ in range(20):
         text = "\r\n".join(generator.choice(["--=_alternative", "=", "x"]) for _ in range(9))
-        raw = filter_compiler.reply_body(text, f"<p>{text}</p>").encode()
+        raw = filter_compiler.reply_body_of_text_and_html(text, f"<p>{text}</p>").encode()
         parts = parse_structure(b"MIME-Version: 1.0\r\n" + raw).parts
         assert [part.content_type for part in parts] == ["text/plain", "text/html"]
     assert sieve_test_from_query({"larger": 1}).name == "size"

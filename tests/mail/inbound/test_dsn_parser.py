@@ -27,7 +27,7 @@ VECTORS = Path(__file__).with_name("vectors") / "reports"
 
 
 async def parse_dsn(raw: bytes | Path, sender: str = "") -> ReceivedDsn | None:
-    return await dsn_parser.dsn_of_message(
+    return await dsn_parser.dsn_of_message_or_none(
         raw, await received_messages.parse_storable_message(raw), sender
     )
 
@@ -260,7 +260,7 @@ async def test_too_many_recipients_are_no_dsn() -> None:
 
 
 async def test_hostile_dsn_is_parsed_quickly() -> None:
-    started_at = time.monotonic()
+    started_at = time.process_time()
     for status_text in (
         "a:" + "b" * 1_000_000,
         "a:\n" + " b\n" * 300_000,
@@ -281,7 +281,7 @@ async def test_hostile_dsn_is_parsed_quickly() -> None:
         for n in range(2000)
     )
     await parse_dsn(deep_multipart)
-    assert time.monotonic() - started_at < 20
+    assert time.process_time() - started_at < 20
 
 
 async def test_returned_header_may_be_encoded_or_missing() -> None:

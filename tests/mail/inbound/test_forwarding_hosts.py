@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mail.authentication.forwarding_hosts import find_forwarder
-from mail.authentication.sender_networks import find_networks
+from mail.authentication.sender_networks import find_sender_networks_or_raise
 from mail.envelope.client import SmtpClientInfo as Peer
 from mail.inbound.sender_verification import RejectedByDmarc
 from mail.smtp.mx_server import MxListener, MxRules
@@ -28,11 +28,11 @@ from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
 from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
 from tests.support.mail_servers.scanner_servers import (
     rspamd_reply,
-    run_scripted_server,
     send_and_hang_up,
 )
 from tests.support.mail_servers.smtp_client import connect_smtp, send_rcpt
 from tests.support.operations.domain_operations import run_mutation
+from tests.support.servers.scripted_server import run_scripted_server
 
 CREATE = """mutation ($input: ForwardingHostCreateInput!) { forwardingHostCreate(input: $input) {
   forwardingHosts { host source filterSpam } errors { code message path } } }"""
@@ -198,7 +198,7 @@ async def test_hostname_resolves_to_its_spf_networks(name: str) -> None:
         MX={"more.example": "10 mx.spf.example.", "bare.example": "10 mx.spf.example."},
     )
     async with run_dns_zone(dns_zone) as dns_address:
-        assert await find_networks(dns_address, name) == expected
+        assert await find_sender_networks_or_raise(dns_address, name) == expected
 
 
 async def test_hostname_without_usable_networks_is_refused() -> None:
@@ -226,10 +226,10 @@ async def test_hostname_without_usable_networks_is_refused() -> None:
             ("none.example", "UNKNOWN"),
         ):
             with pytest.raises(InvalidInput) as error:
-                await find_networks(dns_address, name)
+                await find_sender_networks_or_raise(dns_address, name)
             assert (error.value.constraint, error.value.path) == (rule, ["hostname"]), name
         with pytest.raises(ServiceUnavailable):
-            await find_networks(dns_address, "broken.example")
+            await find_sender_networks_or_raise(dns_address, "broken.example")
         assert len(dns_zone.queries) < 100
 
 

@@ -85,7 +85,7 @@ async def test_spam_headers_of_own_messages_are_ignored(
     raw = raw_message("Own", **SPAM_FLAG_HEADER)
     mail = incoming_message.IncomingMessage(raw, await parse_storable_message(raw), ada.address)
     accepted = await recipient_routes.accept_recipient(ada.environment, bob.address, ada.address)
-    await pipeline.deliver(ada.environment, mail, [accepted])
+    await pipeline.deliver_to_accepted_recipients(ada.environment, mail, [accepted])
     assert await special_use_of(bob, "Own") is SpecialUse.INBOX
 
 

@@ -15,8 +15,8 @@ from mail.authentication import arc
 from mail.authentication.dkim import AuthResult
 from mail.authentication.dkim import SignedMessage as Signed
 from mail.authentication.dns_queries import MessageDns
-from mail.authentication.header_fields import split_fields_and_body
-from mail.authentication.results_removal import remove_results
+from mail.authentication.header_fields import parse_well_formed_fields_and_crlf_body
+from mail.authentication.results_removal import remove_authentication_results_of_servers
 from mail.delivery import pipeline
 from mail.envelope.client import SmtpClientInfo as Peer
 from mail.inbound.sender_verification import RejectedByDmarc
@@ -39,7 +39,7 @@ from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_z
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
-from tests.support.operations.setting_operations import expect_refused_setting, set_setting
+from tests.support.operations.platform.setting_operations import expect_refused_setting, set_setting
 
 STRANGER_PEER = Peer("198.51.100.1", "mx.evil.example", "TLSv1.3 TLS_AES_256_GCM_SHA384")
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -210,7 +210,7 @@ async def test_forged_own_results_are_removed(
         if isinstance(source, Path):
             source.write_bytes(b"X-Large: yes\r\n" + raw)
         verification = await message_verification(ada, await deliver_from_peer(ada, source))
-        fields, _ = split_fields_and_body(verification["rawSource"].encode())
+        fields, _ = parse_well_formed_fields_and_crlf_body(verification["rawSource"].encode())
         authserv_ids = [
             field.value.split()[0] for field in fields if field.name.startswith("authent")
         ]
@@ -221,13 +221,13 @@ async def test_forged_own_results_are_removed(
 
 def test_remove_results_removes_only_the_given_authserv_ids() -> None:
     body = b"\r\n" + b"".join(FORGED_RESULTS) + b"\xff\x00"
-    assert remove_results(
+    assert remove_authentication_results_of_servers(
         b"".join(FORGED_RESULTS) + b"A: b\r\n c\r\n" + body, {"mx.example.org", "front"}
     ) == (b"A: b\r\n c\r\n" + body)
     for raw in (b"", b"\r\n", b"no header", b" x\r\nauthentication-results", body):
-        assert remove_results(raw, {"front"}) == raw
+        assert remove_authentication_results_of_servers(raw, {"front"}) == raw
     long = b"Authentication-Results: front;\r\n" + b" \r\n" * 300_000 + b"\r\n"
-    assert remove_results(long, {"front"}) == b"\r\n"
+    assert remove_authentication_results_of_servers(long, {"front"}) == b"\r\n"
 
 
 async def test_repeat_is_recognized_although_dns_has_changed(
@@ -245,8 +245,8 @@ async def test_repeat_is_recognized_although_dns_has_changed(
         incoming = await pipeline.read_and_verify_incoming(
             ada.environment, raw, FAR_SENDER, FAR_PEER
         )
-        assert incoming.message.verification is not None
-        assert incoming.message.verification["dmarc"] == "none"
+        assert incoming.message.authentication is not None
+        assert incoming.message.authentication["dmarc"] == "none"
         assert await deliver_from_peer(ada, raw) == first
 
 
@@ -269,7 +269,7 @@ async def test_authentication_check_setting_selects_what_is_verified(
     use_dns_zone(ada.environment, dns_server, authentication_check=setting)
     raw = sign_message()
     incoming = await pipeline.read_and_verify_incoming(ada.environment, raw, FAR_SENDER, peer)
-    assert (incoming.message.verification is not None) is is_verified
+    assert (incoming.message.authentication is not None) is is_verified
     assert (incoming.raw_message != raw) is is_verified
     assert bool(dns_server.queries) is is_verified
 
@@ -280,7 +280,7 @@ async def test_authentication_settings_apply_without_restart(
     use_dns_zone(ada.environment, dns_server)
     await set_setting(root, "authentication.check", "all")
     incoming = await pipeline.read_and_verify_incoming(ada.environment, sign_message(), FAR_SENDER)
-    assert incoming.message.verification is not None
+    assert incoming.message.authentication is not None
     await set_setting(root, "dmarc.onFailure", "ignore")
     for key in ("authentication.check", "dmarc.onFailure"):
         assert (await expect_refused_setting(root, key, "none"))["__typename"] == "ValidationError"
@@ -388,15 +388,15 @@ async def test_small_and_large_lmtp_messages_are_verified(
         await lmtp_client.start_data(ada.address, sender=FAR_SENDER)
         lmtp_client.send_bytes(raw + b".\r\n")
         assert (await lmtp_client.read_reply()).startswith(expected_reply)
-    statement = select(col(Message.verification), col(Message.size)).where(
+    statement = select(col(Message.authentication), col(Message.size)).where(
         col(Message.user_id) == ada.user.id
     )
     rows = sorted(
         await ada.environment.database.read(statement.order_by(col(Message.id))),
         key=lambda row: row.size,
     )
-    assert [row.verification["dkim"] for row in rows] == ["far.example", "far.example", None]
-    assert [row.verification["dmarc"] for row in rows] == ["pass", "pass", "none"]
+    assert [row.authentication["dkim"] for row in rows] == ["far.example", "far.example", None]
+    assert [row.authentication["dmarc"] for row in rows] == ["pass", "pass", "none"]
     assert not list((tmp_path / "spool").glob("incoming-*"))
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mail.mime import read_facts, trusted_results
-from mail.mime.authentication_results import method_verdict
+from mail.mime import facts_from_message_bytes, results_of_trusted_servers_or_none
+from mail.mime.authentication_results import method_verdict_or_none
 
 OUR_FIELD = "Authentication-Results: mx.example.org;\r\n\t"
 BORDER_RECEIVED = (
@@ -24,8 +24,8 @@ MESSAGE_END = "From: a@news.bank.example\r\nSubject: x\r\n\r\nHi\r\n"
 def parse_trusted_results(
     header: str, *, hops: int = 1, ids: tuple[str, ...] = ("mx.example.org",)
 ) -> Any:
-    facts = read_facts((header + MESSAGE_END).encode())
-    return trusted_results(
+    facts = facts_from_message_bytes((header + MESSAGE_END).encode())
+    return results_of_trusted_servers_or_none(
         facts.authentication_results, ids, hops, facts.from_[0].address.partition("@")[2]
     )
 
@@ -148,7 +148,7 @@ FIELD_FRAGMENTS = [
 
 
 @given(st.lists(st.sampled_from(FIELD_FRAGMENTS), max_size=60).map("".join))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_random_field_does_not_raise(text: str) -> None:
     parse_trusted_results(f"Authentication-Results: {text}\r\n{BORDER_RECEIVED}")
 
@@ -156,5 +156,5 @@ def test_random_field_does_not_raise(text: str) -> None:
 @pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
 def test_comment_with_line_separator_is_no_second_field(separator: str) -> None:
     text = f"mx.example.org; spf=fail (sender x{separator}y; dkim=pass header.d=b.example ;) x=y"
-    verdict = method_verdict(text, "dkim")
+    verdict = method_verdict_or_none(text, "dkim")
     assert verdict is None or verdict.result.value != "PASS"

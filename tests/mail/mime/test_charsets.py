@@ -6,7 +6,7 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 
-from mail.mime import body_text, parse_structure, read_facts
+from mail.mime import body_text, facts_from_message_bytes, parse_structure
 from tests.support.mail.charset_samples import CHARSET_CODECS, text_in_codec
 
 WHATWG_LABELS = {  # https://encoding.spec.whatwg.org/#names-and-labels, by Python codec
@@ -79,12 +79,14 @@ def decode_in_each_place(label: str, codec: str, text: str) -> set[str | None]:
         + b"\r\n--x\r\nContent-Type: application/pdf\r\n"
         + f"Content-Disposition: attachment; filename*={filename}\r\n\r\nx\r\n--x--\r\n".encode()
     )
-    facts = read_facts(raw)
+    facts = facts_from_message_bytes(raw)
     (attachment,) = facts.attachments
-    subject_after_bracket = read_facts(
+    subject_after_bracket = facts_from_message_bytes(
         head.replace(b"Subject: ", b"Subject: (") + b"\r\n"
     ).subject.removeprefix("(")
-    q_subject = read_facts(f"Subject: =?{label}?q?{q_word}?=\r\n\r\n".encode()).subject
+    q_subject = facts_from_message_bytes(
+        f"Subject: =?{label}?q?{q_word}?=\r\n\r\n".encode()
+    ).subject
     return {
         facts.subject,
         subject_after_bracket,
@@ -129,4 +131,4 @@ def test_python_codec_without_charset_is_not_used(name: str) -> None:
     for text in ("xn--bcher-kva", r"\u00fc", "uryyb", "6869", "Ã¼"):
         body = text.encode()
         subject = f"Subject: =?{name}?B?{base64.b64encode(body).decode()}?=\r\n\r\n"
-        assert read_facts(subject.encode()).subject == text
+        assert facts_from_message_bytes(subject.encode()).subject == text

@@ -6,12 +6,12 @@ import pytest
 
 from mail.mime import (
     base_subject,
-    decode_encoded_words,
+    decode_encoded_words_and_drop_controls,
     parse_address_list,
-    parse_date,
+    parse_date_or_none,
     parse_message_ids,
 )
-from mail.mime.header_parameters import first_filename, parse_parameters
+from mail.mime.header_parameters import first_filename, parse_value_and_parameters
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from mail.mime.header_parameters import first_filename, parse_parameters
     ],
 )
 def test_encoded_words_are_decoded(value: str, expected: str) -> None:
-    assert decode_encoded_words(value) == expected
+    assert decode_encoded_words_and_drop_controls(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_address_list_is_parsed(value: str, expected: list[tuple[str | None, str
     ],
 )
 def test_file_names_are_decoded(value: str, expected: str) -> None:
-    assert first_filename(parse_parameters(value)[1].get("filename")) == expected
+    assert first_filename(parse_value_and_parameters(value)[1].get("filename")) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_file_names_are_decoded(value: str, expected: str) -> None:
     ],
 )
 def test_date_is_parsed_in_utc(value: str, expected: datetime | None) -> None:
-    assert parse_date(value) == expected
+    assert parse_date_or_none(value) == expected
 
 
 def test_message_ids_are_parsed_with_and_without_brackets() -> None:

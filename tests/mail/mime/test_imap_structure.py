@@ -1,6 +1,6 @@
 """IMAP ENVELOPE and BODYSTRUCTURE of a message."""
 
-from mail.mime import imap_bodystructure, imap_envelope, parse_structure, read_facts
+from mail.mime import facts_from_message_bytes, imap_bodystructure, imap_envelope, parse_structure
 
 RAW_MESSAGE = b"""\
 Date: Tue, 1 Jan 2030 10:00:00 +0100
@@ -39,7 +39,7 @@ def test_bodystructure_lists_every_part() -> None:
     inner_structure = (
         '(NIL "inner" NIL NIL NIL NIL NIL NIL NIL NIL) ("text" "plain" NIL NIL NIL "7bit" 2 0'
     )
-    assert imap_bodystructure(RAW_MESSAGE, read_facts(RAW_MESSAGE).structure) == (
+    assert imap_bodystructure(RAW_MESSAGE, facts_from_message_bytes(RAW_MESSAGE).structure) == (
         '(("text" "plain" ("charset" "utf-8") NIL NIL "7bit" 7 1 NIL NIL NIL NIL)'
         f'("message" "rfc822" NIL NIL NIL "7bit" 18 {inner_structure} NIL NIL NIL NIL) 2'
         ' NIL ("attachment" ("filename" "m.eml")) NIL NIL)'

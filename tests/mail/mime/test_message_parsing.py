@@ -16,10 +16,10 @@ from mail.mime import (
     close_readers,
     decoded_content,
     decoded_fields,
+    facts_from_message_bytes,
     find_part,
     parse_structure,
     part_text,
-    read_facts,
     read_message_facts,
     walk_parts,
 )
@@ -129,7 +129,7 @@ def test_single_part_of_attached_message_has_own_number() -> None:
 
 
 def test_message_facts_are_read() -> None:
-    facts = read_facts(NESTED_MESSAGE)
+    facts = facts_from_message_bytes(NESTED_MESSAGE)
     assert facts.subject == "Re: [team] Café menu"
     assert facts.base_subject == "café menu"
     assert [(address.name, address.address) for address in facts.from_] == [
@@ -151,7 +151,7 @@ def test_message_facts_are_read() -> None:
 
 
 def test_files_and_attached_message_are_attachments() -> None:
-    facts = read_facts(NESTED_MESSAGE)
+    facts = facts_from_message_bytes(NESTED_MESSAGE)
     assert [
         (attachment.section, attachment.filename, attachment.inline)
         for attachment in facts.attachments
@@ -166,17 +166,22 @@ def test_files_and_attached_message_are_attachments() -> None:
 
 
 def test_search_text_contains_header_body_and_file_names() -> None:
-    search_text = read_facts(NESTED_MESSAGE).search_text
+    search_text = facts_from_message_bytes(NESTED_MESSAGE).search_text
     for word in ("Café", "Jörg", "joerg@", "d@example.com", "quoted", "Ü.pdf"):
         assert word in search_text
     assert "inner text" not in search_text
-    assert len(read_facts(b"\n\n" + "ä".encode() * 900_000).search_text.encode()) <= 256 << 10
+    assert (
+        len(facts_from_message_bytes(b"\n\n" + "ä".encode() * 900_000).search_text.encode())
+        <= 256 << 10
+    )
 
 
 def test_reply_shares_thread_key_unless_subject_changes() -> None:
-    original = read_facts(b"Message-ID: <first@example.com>\nSubject: [team] caf\xc3\xa9 menu\n\n")
-    reply = read_facts(NESTED_MESSAGE)
-    reply_with_new_subject = read_facts(NESTED_MESSAGE.replace(b"menu", b"bill"))
+    original = facts_from_message_bytes(
+        b"Message-ID: <first@example.com>\nSubject: [team] caf\xc3\xa9 menu\n\n"
+    )
+    reply = facts_from_message_bytes(NESTED_MESSAGE)
+    reply_with_new_subject = facts_from_message_bytes(NESTED_MESSAGE.replace(b"menu", b"bill"))
     assert original.thread_keys[0] in reply.thread_keys
     assert original.thread_keys[0] != reply.thread_keys[0]
     assert not set(reply.thread_keys) & set(reply_with_new_subject.thread_keys)
@@ -184,7 +189,7 @@ def test_reply_shares_thread_key_unless_subject_changes() -> None:
 
 def test_thread_index_prefix_is_thread_key() -> None:
     first_keys, second_keys, other_keys = (
-        read_facts(b"Thread-Index: " + index + b"\n\n").thread_keys
+        facts_from_message_bytes(b"Thread-Index: " + index + b"\n\n").thread_keys
         for index in (b"A" * 22 + b"xyz", b"A" * 22 + b"other", b"B" * 22)
     )
     assert first_keys == second_keys != other_keys
@@ -210,7 +215,7 @@ def test_alternative_with_only_html_has_text() -> None:
     part = b"\n--x\nContent-Type: text/html\n\n<b>hi\n--x--"
     raw = b"Content-Type: multipart/alternative; boundary=x\n" + part
     assert body_text(raw, parse_structure(raw)) == "hi"
-    assert read_facts(raw).preview == "hi"
+    assert facts_from_message_bytes(raw).preview == "hi"
 
 
 def test_memory_source_is_read_like_bytes() -> None:
@@ -233,7 +238,7 @@ def test_attached_text_and_calendar_part_are_attachments() -> None:
         b"Content-Disposition: attachment; filename=log.txt\n\nlog\n--x\n"
         b"Content-Type: text/calendar; method=REQUEST\n\nBEGIN:VCALENDAR\n--x--\n"
     )
-    facts = read_facts(raw)
+    facts = facts_from_message_bytes(raw)
     assert [attachment.content_type for attachment in facts.attachments] == [
         "text/plain",
         "text/calendar",
@@ -256,7 +261,7 @@ def test_decoded_fields_keep_order_and_folding() -> None:
 def test_message_with_any_line_end_is_parsed(line_end: bytes) -> None:
     raw = NESTED_MESSAGE.replace(b"\r\n", line_end)
     assert len(list(walk_parts(parse_structure(raw)))) == 11
-    assert read_facts(raw).subject == "Re: [team] Café menu"
+    assert facts_from_message_bytes(raw).subject == "Re: [team] Café menu"
 
 
 @pytest.mark.parametrize(
@@ -296,13 +301,13 @@ def test_line_with_boundary_as_prefix_is_content() -> None:
 
 def test_multipart_without_boundary_is_read_as_text() -> None:
     raw = b"Content-Type: multipart/mixed\n\nhello"
-    assert read_facts(raw).preview == "hello"
-    assert read_facts(raw).attachments == []
+    assert facts_from_message_bytes(raw).preview == "hello"
+    assert facts_from_message_bytes(raw).attachments == []
 
 
 def test_digest_parts_are_messages() -> None:
     raw = b"Content-Type: multipart/digest; boundary=x\n\n--x\n\nSubject: inner\n\nhi\n--x--"
-    assert read_facts(raw).attachments[0].filename == "inner.eml"
+    assert facts_from_message_bytes(raw).attachments[0].filename == "inner.eml"
 
 
 @pytest.mark.parametrize(
@@ -359,10 +364,10 @@ def test_transfer_encoding_is_decoded(encoding: bytes, body: bytes, expected: by
 
 
 def test_preview_ends_at_word_boundary() -> None:
-    preview = read_facts(b"Content-Type: text/plain\n\n" + b"seven77 " * 100).preview
+    preview = facts_from_message_bytes(b"Content-Type: text/plain\n\n" + b"seven77 " * 100).preview
     assert len(preview) <= 255
     assert preview.endswith("seven77…")
-    assert len(read_facts(b"\n" + b"x" * 1000).preview) == 255
+    assert len(facts_from_message_bytes(b"\n" + b"x" * 1000).preview) == 255
 
 
 @pytest.mark.parametrize(
@@ -376,20 +381,20 @@ def test_preview_ends_at_word_boundary() -> None:
     ],
 )
 def test_encrypted_message_is_detected_by_content_type(header: bytes, expected: bool) -> None:
-    assert read_facts(header + b"\n\n").encrypted is expected
+    assert facts_from_message_bytes(header + b"\n\n").encrypted is expected
 
 
 def test_auto_submitted_field_is_read() -> None:
-    assert read_facts(b"Auto-Submitted: auto-replied; x=y\n\n").auto_submitted
-    assert not read_facts(b"Auto-Submitted: no\n\n").auto_submitted
+    assert facts_from_message_bytes(b"Auto-Submitted: auto-replied; x=y\n\n").auto_submitted
+    assert not facts_from_message_bytes(b"Auto-Submitted: no\n\n").auto_submitted
 
 
 async def test_message_of_each_size_has_same_facts_in_async_reader(tmp_path: Path) -> None:
     for size in (100, 100 << 10, 2 << 20):
         raw = raw_message(b"Subject: hi", b"x" * size)
         (tmp_path / "mail").write_bytes(raw)
-        assert await read_message_facts(raw) == read_facts(raw)
-        assert await read_message_facts(tmp_path / "mail") == read_facts(raw)
+        assert await read_message_facts(raw) == facts_from_message_bytes(raw)
+        assert await read_message_facts(tmp_path / "mail") == facts_from_message_bytes(raw)
     await close_readers()
 
 
@@ -398,7 +403,7 @@ async def test_deeply_nested_message_is_returned_by_helper_process() -> None:
         b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(200)
     )
     raw = opening + b"\n" + b"x" * (2 << 20)
-    assert await read_message_facts(raw) == read_facts(raw)
+    assert await read_message_facts(raw) == facts_from_message_bytes(raw)
     await close_readers()
 
 

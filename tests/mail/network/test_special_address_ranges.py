@@ -12,7 +12,7 @@ from mail.network.outbound_http import (
     HttpTarget,
     NetworkPolicy,
     is_private_address,
-    post,
+    post_and_return_status,
 )
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications import webhook_worker
@@ -95,15 +95,19 @@ async def test_host_is_resolved_by_configured_name_server(environment: Environme
         options = replace(environment.options, dns_resolver=resolver_address)
         target = HttpTarget(False, "hooks.example.net", receiver.port, "/")
         assert (
-            await post(target, {}, b"{}", NetworkPolicy.from_options(options, allows_private=True))
+            await post_and_return_status(
+                target, {}, b"{}", NetworkPolicy.from_options(options, allows_private=True)
+            )
             == 200
         )
-        with pytest.raises(HttpRequestFailed, match="the host is inside"):
-            await post(target, {}, b"{}", NetworkPolicy.from_options(options))
+        with pytest.raises(
+            HttpRequestFailed, match=r"^The host is in a private network: use a public address\.$"
+        ):
+            await post_and_return_status(target, {}, b"{}", NetworkPolicy.from_options(options))
         policy = NetworkPolicy.from_options(options)
         assert await policy.resolve_allowed("six.example.net", 443) == ["2606:4700::1111"]
         assert await policy.resolve_allowed("1.1.1.1", 443) == ["1.1.1.1"]
-        with pytest.raises(HttpRequestFailed, match="not known"):
+        with pytest.raises(HttpRequestFailed, match="The host name was not found"):
             await policy.resolve_allowed("nowhere.example.net", 443)
 
 
@@ -121,7 +125,9 @@ async def test_webhook_worker_uses_configured_name_server(
             root, f"http://hooks.example.net:{receiver.port}/x", "MESSAGE_RECEIVED"
         )
         await deliver_to(ada)
-        task = asyncio.create_task(webhook_worker.run_worker(environment, delivery_body))
+        task = asyncio.create_task(
+            webhook_worker.run_webhook_worker_until_stopped(environment, delivery_body)
+        )
         try:
 
             async def has_failed_delivery() -> bool:
@@ -135,4 +141,4 @@ async def test_webhook_worker_uses_configured_name_server(
         assert ("hooks.example.net", "A") in dns_zone.queries
         assert receiver.requests == []
         (delivery,) = (await load_webhook_log(root, key))["deliveries"]["nodes"]
-        assert delivery["error"] == "the host is inside"
+        assert delivery["error"] == "The host is in a private network: use a public address."

@@ -27,6 +27,7 @@ from tests.support.mail_servers.queue_worker import (
     run_queue_worker,
     wake_queue_worker,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 CAROL = NamedAddress("carol@example.net")
 
@@ -54,7 +55,7 @@ async def test_failing_destination_is_paused(
         assert 1 <= len(attempted) == server.connection_count < 5
         assert {(row.attempts, row.last_response) for row in attempted} == {(1, "4.3.2 Later")}
         server.fault_count = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             for key in keys:
                 while not await is_entry_in_state(environment, key, "carol", State.RELAYED):
                     # Pauses of destinations don't follow the clock of the test.
@@ -74,7 +75,7 @@ async def test_paused_entry_counts_no_attempt_and_waits_longer_with_age(
         key = await queue_message(ada, CAROL)
         row = await wait_until_deferred(environment, key)
         assert (row.attempts, row.last_code, row.last_response, row.mx) == (0, None, None, None)
-        assert row.turn_at is None
+        assert row.ready_at is None
         assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST_PAUSE
         assert await load_submission_state(environment, key) is SubmissionState.SENDING
 
@@ -142,7 +143,7 @@ async def test_delay_notice_and_expiry_are_on_time_during_pause(
     if report_kind == "delay":
         assert (dsn.subject, row.state) == ("Your message is delayed", State.DEFERRED)
         assert row.last_response is None
-        assert row.delay_told_at == clock()
+        assert row.delay_reported_at == clock()
     else:
         assert dsn.subject == "Your message could not be delivered"
         assert (row.state, row.last_response) == (State.EXPIRED, "4.3.2 Later")
@@ -208,7 +209,7 @@ async def test_delivery_slots_are_consecutive_and_deleted_later(
     environment: Environment, clock: ManualClock
 ) -> None:
     assert [
-        await destination_pacing.reserve_slot_and_get_wait(environment, "there", 60)
+        await destination_pacing.reserve_slot_and_get_wait_seconds(environment, "there", 60)
         for _ in range(4)
     ] == [
         0,
@@ -218,12 +219,15 @@ async def test_delivery_slots_are_consecutive_and_deleted_later(
     ]
     clock.tick(seconds=1)
     # Deferred entries come again.
-    assert await destination_pacing.reserve_slot_and_get_wait(environment, "there", 60) == 1
-    assert await destination_pacing.reserve_slot_and_get_wait(environment, "elsewhere", 60) == 0
-    assert await housekeeping.run_round(environment) == HousekeepingResult()
+    assert await destination_pacing.reserve_slot_and_get_wait_seconds(environment, "there", 60) == 1
+    assert (
+        await destination_pacing.reserve_slot_and_get_wait_seconds(environment, "elsewhere", 60)
+        == 0
+    )
+    assert await housekeeping.run_housekeeping_round(environment) == HousekeepingResult()
     clock.tick(seconds=10)
-    assert (await housekeeping.run_round(environment)).turns == 2
-    assert await destination_pacing.reserve_slot_and_get_wait(environment, "there", 60) == 0
+    assert (await housekeeping.run_housekeeping_round(environment)).turns == 2
+    assert await destination_pacing.reserve_slot_and_get_wait_seconds(environment, "there", 60) == 0
 
 
 @pytest.mark.usefixtures("long_destination_pause")
@@ -243,7 +247,7 @@ async def test_flush_tries_paused_destination_once(
         assert server.connection_count == 2
         rows = [(await load_queue_entries(environment, key))["carol"] for key in keys]
         assert sorted(row.attempts for row in rows) in ([0, 0, 2], [0, 1, 1])
-        assert {row.hurried_at for row in rows} == {None}
+        assert {row.flushed_at for row in rows} == {None}
 
         server.step = ""
         clock.tick(seconds=1)
@@ -255,5 +259,5 @@ async def test_flush_tries_paused_destination_once(
 async def flush_entries(ada: GraphQLClient, keys: list[int]) -> None:
     async with ada.environment.write_session(ada.user.id) as session:
         await ada.environment.run_in_session(
-            session, lambda transaction: bulk_updates.flush_deferred(transaction, keys)
+            session, lambda transaction: bulk_updates.flush_deferred_entries(transaction, keys)
         )

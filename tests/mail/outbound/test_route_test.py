@@ -43,7 +43,7 @@ async def test_route_test_ends_after_rcpt(environment: Environment) -> None:
         "TLS to mx1.example.net: OPPORTUNISTIC",
         f"connecting to mx1.example.net (127.0.0.1), port {running_server.port}",
         accepted.log_lines[4],
-        "it offers: 8BITMIME, AUTH, HELP, SIZE",
+        "extensions of the server: 8BITMIME, AUTH, HELP, SIZE",
         "> MAIL FROM:<ada@example.org>",
         "< 250 OK",
         "> RCPT TO:<carol@example.net>",
@@ -54,7 +54,7 @@ async def test_route_test_ends_after_rcpt(environment: Environment) -> None:
     assert accepted.log_lines[4].startswith("encrypted: TLSv1.3 ")
     assert not refused.is_accepted
     assert "< 550 5.1.1 No such user" in refused.log_lines
-    assert unknown_domain.log_lines[-1] == "no way: 550 5.1.2 There is no domain example.com"
+    assert unknown_domain.log_lines[-1] == "no route: 550 5.1.2 Domain example.com not found"
     assert running_server.messages == []
 
 
@@ -88,7 +88,7 @@ async def test_relay_host_test_signs_in_without_logging_password(
             assert result.is_accepted is expected, result.log_lines
             assert password not in "\n".join(result.log_lines)
             assert "signing in as us" in result.log_lines
-    assert result.log_lines[-1].startswith("failed: 454 4.7.0 Our password was refused")
+    assert result.log_lines[-1].startswith("failed: 454 4.7.0 Authentication failed: ")
     assert server.messages == []
 
 
@@ -116,7 +116,7 @@ async def test_transport_is_tested_without_recipient(environment: Environment) -
     assert result.is_accepted
     assert result.log_lines[-4:] == ["> MAIL FROM:<>", "< 250 OK", "> RSET", "< 250 OK"]
     assert not result_without_tls.is_accepted
-    assert "4.7.5 TLS failed: not offered" in result_without_tls.log_lines[-1]
+    assert "4.7.5 TLS handshake failed: STARTTLS not offered" in result_without_tls.log_lines[-1]
     assert server.logins == []
 
 

@@ -26,6 +26,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.servers.postfix_server import run_postfix_server
+from tests.support.time_limits import HANG_SECONDS
 
 
 @pytest.fixture
@@ -50,10 +51,12 @@ async def test_dsns_of_postfix_are_matched_to_submission(
         ) as postfix_server:
             request = SendRequest(to=recipients, subject="Hi", text="Hi", request_dsn=True)
             async with run_queue_worker(environment, outbound_settings(postfix_server.port)):
-                payload = await submission_create.send_message(client_context(ada), request)
+                payload = await submission_create.compose_and_queue_message(
+                    client_context(ada), request
+                )
                 assert payload.submission is not None
                 key = int(payload.submission.id)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(HANG_SECONDS):
                     while not await has_all_reports(environment, key):  # noqa: ASYNC110 - rows have no event
                         await asyncio.sleep(0.1)
     rows = await load_queue_entries(environment, key)

@@ -73,7 +73,7 @@ async def test_delay_notice_is_sent_once_after_four_hours(
         await poll_until(lambda: has_attempts(environment, key, 3))
         (notice,) = await load_inbox_rows(ada)
         rows = await load_queue_entries(environment, key)
-        assert {row.delay_told_at for row in rows.values()} == {environment.now()}
+        assert {row.delay_reported_at for row in rows.values()} == {environment.now()}
         clock.tick(hours=10)
         wake_queue_worker(environment)
         await poll_until(lambda: has_attempts(environment, key, 4))
@@ -138,7 +138,7 @@ async def test_relayed_dsn_is_sent_for_server_without_dsn(
         await wait_until_tried(environment, key)
         await poll_until(lambda: has_inbox_messages(ada))
     (dsn,) = await load_inbox_rows(ada)  # one DSN for both recipients
-    assert dsn.subject == "Your message went on"
+    assert dsn.subject == "Your message was relayed"
     _, (carol, dave) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert (carol["Action"], dave["Action"]) == ("relayed", "relayed")
     assert carol["Status"] == "2.0.0"
@@ -239,7 +239,7 @@ async def test_notify_success_sends_no_failure_dsn(
         )
         await poll_until(lambda: has_inbox_messages(ada))
     (dsn,) = await load_inbox_rows(ada)
-    assert dsn.subject == "Your message went on"
+    assert dsn.subject == "Your message was relayed"
     assert "carol" not in dsn.preview
 
 
@@ -405,7 +405,7 @@ async def test_copy_by_bcc_rule_gets_no_dsn(ada: GraphQLClient, environment: Env
 
 
 MESSAGE_SEND = """mutation ($input: MessageSendInput!) {
-  messageSend(input: $input) { submission { queueId } errors { code message } } }"""
+  messageSend(input: $input) { submissions { queueId } errors { code message } } }"""
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlmodel import col
 
-from mail.compose.message_builder import Priority
+from mail.compose.message_draft import Priority
 from mail.envelope.delivery_jobs import MAX_TRANSACTION_RECIPIENTS, DeliveryJob, DeliveryResult
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import bulk_updates, recipient_leases
@@ -52,7 +52,7 @@ async def add_queue_entries(
             "state": DeliveryState.PENDING,
             "attempts": 0,
             "next_at": due_at,
-            "turn_at": None if due_in_seconds else due_at,
+            "ready_at": None if due_in_seconds else due_at,
             "rank": rank,
             "created_at": environment.now(),
             "expires_at": environment.now() + timedelta(days=5),
@@ -88,7 +88,7 @@ async def test_each_destination_is_claimed_in_turn(
         Counter[str](),
     )
     for _ in range(4):
-        claimed = await recipient_leases.claim_due_jobs(
+        claimed = await recipient_leases.release_held_and_claim_due_jobs(
             environment, WORKER_LIMITS, capacity, cursor
         )
         assert claimed.recipient_count <= 100 + MAX_TRANSACTION_RECIPIENTS
@@ -102,7 +102,7 @@ async def test_busy_destination_is_skipped_without_extra_statements(
     await add_queue_entries(ada, {"a.example": 5, "big.example": 2000, "z.example": 5})
     await leases.ensure_registered(environment)
     del statements[:]
-    claimed = await recipient_leases.claim_due_jobs(
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(
         environment, WORKER_LIMITS, replace(CAPACITY, busy_domains=["big.example"]), LineCursor()
     )
     assert recipient_counts(claimed) == {"a.example": 5, "z.example": 5}
@@ -114,13 +114,13 @@ async def test_entries_are_claimed_when_due(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await add_queue_entries(ada, {"a.example": 250, "b.example": 3}, due_in_seconds=60)
-    first_claim = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
+    first_claim = await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
     assert (first_claim.recipient_count, first_claim.has_more) == (0, False)
     assert first_claim.next_at == environment.now() + timedelta(seconds=60)
     clock.tick(seconds=61)
     claimed_counts = Counter[str]()
     for _ in range(4):
-        claimed = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
+        claimed = await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
         claimed_counts += recipient_counts(claimed)
     assert claimed_counts == {"a.example": 250, "b.example": 3}
 
@@ -135,7 +135,7 @@ async def test_entries_of_same_message_and_destination_are_one_job(
     jobs, cursor = list[DeliveryJob](), LineCursor()
     for _ in range(6):
         jobs += (
-            await recipient_leases.claim_due_jobs(
+            await recipient_leases.release_held_and_claim_due_jobs(
                 environment, WORKER_LIMITS, replace(CAPACITY, max_recipients=8), cursor
             )
         ).jobs
@@ -158,7 +158,7 @@ async def test_entries_due_at_same_time_are_one_job(
     jobs, cursor = list[DeliveryJob](), LineCursor()
     for _ in range(3):
         jobs += (
-            await recipient_leases.claim_due_jobs(
+            await recipient_leases.release_held_and_claim_due_jobs(
                 environment, WORKER_LIMITS, replace(CAPACITY, max_recipients=8), cursor
             )
         ).jobs
@@ -173,7 +173,7 @@ async def test_claim_statement_count_does_not_grow_with_queue(
 
     async def count_claim_statements() -> int:
         del statements[:]
-        await recipient_leases.claim_due_jobs(
+        await recipient_leases.release_held_and_claim_due_jobs(
             environment, WORKER_LIMITS, replace(CAPACITY, max_recipients=4)
         )
         return len(statements)
@@ -199,7 +199,7 @@ async def test_high_rank_is_claimed_first_without_starving_low_rank(
         Counter[int](),
     )
     for _ in range(14):
-        claimed = await recipient_leases.claim_due_jobs(
+        claimed = await recipient_leases.release_held_and_claim_due_jobs(
             environment, WORKER_LIMITS, capacity, cursor
         )
         ranks.update(job.rank for job in claimed.jobs)
@@ -214,7 +214,7 @@ async def test_low_rank_is_claimed_within_one_destination(
     await add_queue_entries(ada, {"one.example": 5}, rank=2)
     cursor, ranks = LineCursor(), list[int]()
     for _ in range(7):
-        claimed = await recipient_leases.claim_due_jobs(
+        claimed = await recipient_leases.release_held_and_claim_due_jobs(
             environment,
             WORKER_LIMITS,
             replace(CAPACITY, max_recipients=10, max_destinations=1),
@@ -228,12 +228,12 @@ async def test_last_rank_leaves_capacity_for_new_entries(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_queue_entries(ada, {f"dead{nth}.example": 1 for nth in range(50)}, rank=LAST_RANK)
-    claimed = await recipient_leases.claim_due_jobs(
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(
         environment, WORKER_LIMITS, replace(CAPACITY, max_last_rank=6), LineCursor()
     )
     assert (len(claimed.jobs), claimed.has_more_blocked, claimed.has_more) == (6, True, False)
     await add_queue_entries(ada, {"alive.example": 1})
-    claimed = await recipient_leases.claim_due_jobs(
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(
         environment,
         WORKER_LIMITS,
         replace(CAPACITY, max_destinations=5, max_last_rank=0),
@@ -256,7 +256,9 @@ async def test_rank_is_lowered_after_attempt(
     key = await queue_message(ada, NamedAddress("carol@example.net"), priority=priority)
     claimed_ranks = []
     for _ in ranks:
-        (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+        (job,) = (
+            await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+        ).jobs
         claimed_ranks.append(job.rank)
         await record_results_and_report(
             environment,
@@ -278,7 +280,7 @@ async def test_concurrent_workers_claim_each_entry_once(
     async def claim_until_empty() -> None:
         cursor = LineCursor()
         while (
-            claimed := await recipient_leases.claim_due_jobs(
+            claimed := await recipient_leases.release_held_and_claim_due_jobs(
                 environment, WORKER_LIMITS, replace(CAPACITY, max_destinations=4), cursor
             )
         ).recipient_count:
@@ -297,13 +299,17 @@ async def test_stale_lease_is_replaced_by_next_claim(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await queue_message(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+    (job,) = (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs
     await deregister_as_dead(environment)
-    (new_job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+    (new_job,) = (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs
     assert new_job.lease != job.lease
     entry_ids = [recipient.delivery_id for recipient in job.recipients]
-    assert not await recipient_leases.mark_final_dot(environment, job, entry_ids)
-    assert await recipient_leases.mark_final_dot(environment, new_job, entry_ids)
+    assert not await recipient_leases.mark_final_dot_if_leased(environment, job, entry_ids)
+    assert await recipient_leases.mark_final_dot_if_leased(environment, new_job, entry_ids)
 
 
 async def test_uncertain_deliveries_are_counted(
@@ -311,12 +317,16 @@ async def test_uncertain_deliveries_are_counted(
 ) -> None:
     count_before = uncertain_count()
     await queue_message(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
-    assert await recipient_leases.mark_final_dot(
+    (job,) = (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs
+    assert await recipient_leases.mark_final_dot_if_leased(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
     await deregister_as_dead(environment)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).uncertain_count == 2
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).uncertain_count == 2
     assert uncertain_count() == count_before + 2
 
 
@@ -335,12 +345,14 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
         async def try_send(yield_count: int) -> bool:
             for _ in range(yield_count):
                 await asyncio.sleep(0)
-            jobs = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+            jobs = (
+                await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+            ).jobs
             if not jobs:
                 return False
             (job,) = jobs
             ids = [recipient.delivery_id for recipient in job.recipients]
-            if not await recipient_leases.mark_final_dot(environment, job, ids):
+            if not await recipient_leases.mark_final_dot_if_leased(environment, job, ids):
                 return False
             await record_results_and_report(
                 environment, job, {ids[0]: DeliveryResult(State.RELAYED, 250, "OK")}, b""
@@ -370,12 +382,14 @@ async def test_stale_lease_cannot_send_cancelled_message(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     key = await queue_message(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+    (job,) = (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs
     with pytest.raises(Conflict):
         await submission_mutations.cancel_submissions(client_context(ada), [key])
     await deregister_as_dead(environment)
     await submission_mutations.cancel_submissions(client_context(ada), [key])
-    assert not await recipient_leases.mark_final_dot(
+    assert not await recipient_leases.mark_final_dot_if_leased(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
 
@@ -387,10 +401,10 @@ async def test_held_entries_do_not_block_others(
     async with environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.domain) == "a.example")
         await (await session.connection()).execute(
-            statement.values(held_at=environment.now(), turn_at=None, next_at=environment.now())
+            statement.values(held_at=environment.now(), ready_at=None, next_at=environment.now())
         )
     await add_queue_entries(ada, {"b.example": 5})
-    assert recipient_counts(await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)) == {
-        "b.example": 5
-    }
+    assert recipient_counts(
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ) == {"b.example": 5}
     assert bulk_updates.MAX_SUBMISSIONS <= 1000

@@ -19,7 +19,6 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import (
-    POLL_INTERVAL,
     WORKER_LIMITS,
     State,
     is_entry_in_state,
@@ -36,12 +35,14 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
     run_dns_server,
     run_smtp_server,
 )
+from tests.support.servers.scripted_server import run_scripted_server
 from tests.support.stores.other_processes import (
     DEAD_AFTER_SECONDS,
     deregister_as_dead,
     free_leases_after_two_looks,
     make_other_process,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 
 async def test_new_submission_wakes_worker(ada: GraphQLClient, environment: Environment) -> None:
@@ -51,7 +52,7 @@ async def test_new_submission_wakes_worker(ada: GraphQLClient, environment: Envi
     ):
         await asyncio.sleep(0.1)  # the worker has found no entries and waits for a wake-up
         key = await queue_message(ada)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await wait_until_tried(environment, key)
 
 
@@ -59,20 +60,26 @@ async def test_lease_of_dead_worker_is_claimed_again(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await queue_message(ada)
-    first_claim = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
+    first_claim = await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
     (job,) = first_claim.jobs
     assert len(job.recipients) == 2
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs == []
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs == []
     clock.tick(days=1)
-    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs == []
-    assert await recipient_leases.mark_final_dot(
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs == []
+    assert await recipient_leases.mark_final_dot_if_leased(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
     await deregister_as_dead(environment)
-    assert not await recipient_leases.mark_final_dot(
+    assert not await recipient_leases.mark_final_dot_if_leased(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    second_claim = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
+    second_claim = await recipient_leases.release_held_and_claim_due_jobs(
+        environment, WORKER_LIMITS
+    )
     assert (len(second_claim.jobs), second_claim.uncertain_count) == (1, 2)
 
     # The first worker was not dead, only slow.
@@ -98,16 +105,13 @@ async def test_stop_before_dot_releases_leases(
                 rcpt_received.set()
                 continue  # no answer
             writer.write(b"250 OK\r\n")
-        writer.close()
 
-    listener = await asyncio.start_server(ignore_rcpt, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
     async with (
-        listener,
+        run_scripted_server(ignore_rcpt) as port,
         run_queue_worker(environment, OutboundSettings(parse_next_hop(f"127.0.0.1:{port}"))),
     ):
         key = await queue_message(ada)
-        await asyncio.wait_for(rcpt_received.wait(), 5)
+        await asyncio.wait_for(rcpt_received.wait(), HANG_SECONDS)
     for row in (await load_queue_entries(environment, key)).values():
         assert (row.state, row.lease, row.attempts) == (State.PENDING, None, 0)
         assert row.next_at == environment.now()
@@ -137,21 +141,18 @@ async def test_leases_are_kept_during_slow_reply(
     other_process = make_other_process(environment, name="far")
     async with (
         run_smtp_server(FakeSmtpServer(data_gate=asyncio.Event())) as server,
-        leases.registered_process(other_process),
+        leases.keep_process_registered(other_process),
     ):
         assert server.data_gate is not None
-        slow_pace = replace(
-            WORKER_LIMITS, final_reply_timeout=POLL_INTERVAL
-        )  # longer than the test takes
-        async with run_queue_worker(
-            make_other_process(environment), relay_settings(server), slow_pace
-        ):
+        async with run_queue_worker(make_other_process(environment), relay_settings(server)):
             key = await queue_message(ada)
             for _ in range(4):
                 await asyncio.sleep(DEAD_AFTER_SECONDS)
                 clock.tick(minutes=3)
                 assert (
-                    await recipient_leases.claim_due_jobs(other_process, WORKER_LIMITS)
+                    await recipient_leases.release_held_and_claim_due_jobs(
+                        other_process, WORKER_LIMITS
+                    )
                 ).jobs == []
             server.data_gate.set()
             rows = await wait_until_tried(environment, key)
@@ -262,7 +263,7 @@ async def test_accepted_message_is_not_resent_if_database_is_busy(
         ),
     ):
         key = await queue_message(ada, NamedAddress("carol@example.net"))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_SECONDS):
             while not await is_entry_in_state(environment, key, "carol", State.RELAYED):  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.1)
     assert timers
@@ -300,18 +301,22 @@ async def test_only_unused_leases_are_released(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await queue_message(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+    (job,) = (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).jobs
     ids = [recipient.delivery_id for recipient in job.recipients]
     environment.process.sending_entry_ids.append(lambda: ids[:1])
     assert await free_leases_after_two_looks(environment) == 1
-    assert not await recipient_leases.mark_final_dot(environment, job, ids)
-    assert await recipient_leases.mark_final_dot(environment, job, ids[:1])
+    assert not await recipient_leases.mark_final_dot_if_leased(environment, job, ids)
+    assert await recipient_leases.mark_final_dot_if_leased(environment, job, ids[:1])
     environment.process.sending_entry_ids.clear()
-    recipient_leases.release_after_error(environment, job)
+    recipient_leases.schedule_release_after_error(environment, job)
     assert await free_leases_after_two_looks(environment) == 0
     environment.process.abandoned_leases.clear()
     assert await free_leases_after_two_looks(environment) == 1
     jobs = (
-        await recipient_leases.claim_due_jobs(make_other_process(environment), WORKER_LIMITS)
+        await recipient_leases.release_held_and_claim_due_jobs(
+            make_other_process(environment), WORKER_LIMITS
+        )
     ).jobs
     assert sum(len(claimed_job.recipients) for claimed_job in jobs) == 2

@@ -17,7 +17,7 @@ from models.runtime.clock_steps import (
     WAIT_COLUMNS,
     WaitColumn,
     is_plausible_wait_running,
-    shorten_waits,
+    shorten_waits_and_lower_other_clocks,
 )
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.server_processes import ServerClock
@@ -64,10 +64,10 @@ async def test_retry_is_on_time_after_clock_set_back_while_running(
     clock.time += HOUR
     server = make_other_process(environment)
     async with (
-        leases.registered_process(server),
+        leases.keep_process_registered(server),
         deferred_recipient(ada, server) as (key, smtp_server),
     ):
-        await leases.send_heartbeat(server)
+        await leases.send_heartbeat_or_register_again(server)
         clock.time -= HOUR
         await send_two_heartbeats(server)
         clock.time += BACKOFF
@@ -76,8 +76,8 @@ async def test_retry_is_on_time_after_clock_set_back_while_running(
 
 async def send_two_heartbeats(server: Environment) -> None:
     """Send the heartbeat that notes a step of the clock, and the next one."""
-    await leases.send_heartbeat(server)
-    await leases.send_heartbeat(server)
+    await leases.send_heartbeat_or_register_again(server)
+    await leases.send_heartbeat_or_register_again(server)
 
 
 async def test_retry_committed_after_heartbeat_follows_clock(
@@ -87,13 +87,13 @@ async def test_retry_committed_after_heartbeat_follows_clock(
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     clock.time += HOUR
-    await leases.send_heartbeat(server)
+    await leases.send_heartbeat_or_register_again(server)
     clock.time -= HOUR
-    await leases.send_heartbeat(server)
+    await leases.send_heartbeat_or_register_again(server)
     clock.time += HOUR  # time that a transaction read before the step of the clock
     async with deferred_recipient(ada, server) as (key, smtp_server):
         clock.time -= HOUR
-        await leases.send_heartbeat(server)
+        await leases.send_heartbeat_or_register_again(server)
         clock.time += BACKOFF
         await wait_for_retry(server, key, smtp_server)
 
@@ -127,7 +127,7 @@ async def test_retry_of_stopped_server_does_not_follow_its_clock(
         make_other_process(environment, name="heir"),
     )
     async with (
-        leases.registered_process(other_server),
+        leases.keep_process_registered(other_server),
         deferred_recipient(ada, server_ahead) as (key, smtp_server),
     ):
 
@@ -145,7 +145,7 @@ async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
     server = make_other_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
-    await leases.send_heartbeat(server)
+    await leases.send_heartbeat_or_register_again(server)
     clock.time += HOUR
     async with deferred_recipient(ada, server) as (key, smtp_server):
         clock.time -= HOUR
@@ -166,12 +166,12 @@ async def test_clocks_of_several_servers_set_back_shorten_waits_once(
         await leases.ensure_registered(server)
     clock.time += HOUR
     for server in servers[1:]:
-        await leases.send_heartbeat(server)
+        await leases.send_heartbeat_or_register_again(server)
     async with deferred_recipient(ada, servers[0]) as (key, _smtp_server):
         planned = await next_attempt_time(environment, key)
         clock.time -= HOUR
         for server in servers * 2:
-            await leases.send_heartbeat(server)
+            await leases.send_heartbeat_or_register_again(server)
         moved_by = planned - await next_attempt_time(environment, key)
         assert abs(moved_by - HOUR) < timedelta(seconds=30)
 
@@ -209,7 +209,9 @@ async def test_scheduled_message_keeps_its_send_at(
     clock.time -= HOUR
     await send_two_heartbeats(server)
     assert await next_attempt_time(environment, key) == send_at
-    assert (await recipient_leases.claim_due_jobs(server, WORKER_LIMITS)).jobs == []
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(server, WORKER_LIMITS)
+    ).jobs == []
 
 
 @pytest.mark.parametrize("wait", WAIT_COLUMNS, ids=lambda wait: str(wait.column))
@@ -230,7 +232,7 @@ async def test_each_wait_column_is_shortened_exactly(
             await connection.exec_driver_sql("SET session_replication_role = replica")
         await connection.execute(insert(table), row)
         await connection.run_sync(
-            lambda sync_connection: shorten_waits(
+            lambda sync_connection: shorten_waits_and_lower_other_clocks(
                 DatabaseTransaction(sync_connection, environment), HOUR
             )
         )
@@ -243,15 +245,20 @@ async def test_each_wait_column_is_shortened_exactly(
 # chose, the end of a certificate.
 ABSOLUTE_TIMES = {
     "access_tokens.expires_at", "acme_challenges.expires_at", "addresses.expires_at",
-    "api_keys.expires_at", "app_passwords.expires_at", "legal_holds.expires_at",
+    "oauth_authorization_codes.expires_at", "oauth_refresh_tokens.expires_at",
+    "used_identity_tokens.expires_at", "user_affinities.expires_at",
+    "api_keys.expires_at", "application_passwords.expires_at", "legal_holds.expires_at",
     "autoreplies.ends_at",
     "autoreply_senders.until", "certificates.acme_renew_at", "certificates.not_after",
-    "certificates.not_before", "compose_requests.expires_at", "deliveries.expires_at",
+    "certificates.not_before", "compose_requests.expires_at", "queue_entries.expires_at",
     "deleted_users.purge_at", "exports.expires_at", "file_shares.expires_at",
-    "greylisted.until", "key_values.expires_at", "messages.expires_at", "messages.purge_at",
-    "messages.snoozed_until", "place_turns.free_at", "place_turns.until",
-    "quarantine_items.expires_at", "sieve_memories.until", "sts_policies.expires_at",
-    "tasks.not_before", "undos.expires_at", "uploads.expires_at", "users.storage_told_until",
+    "greylist_entries.until", "key_value_entries.expires_at", "messages.expires_at",
+    "messages.purge_at", "messages.snoozed_until", "destination_slots.free_at",
+    "destination_slots.until",
+    "quarantine_items.expires_at", "sieve_memories.until",
+    "mta_sts_policies.expires_at",
+    "tasks.not_before", "undo_records.expires_at", "uploads.expires_at",
+    "users.storage_notified_until",
     "users.temporary_until", "webhook_deliveries.expires_at", "webhooks.old_until",
 }  # fmt: skip
 TIME_COLUMN_WORDS = (
@@ -276,7 +283,7 @@ def test_every_time_column_is_wait_or_absolute_time() -> None:
         for column in table.c
         if is_instant(column) and any(word in column.name for word in TIME_COLUMN_WORDS)
     }
-    waits_without_word = {"push_channels.window_at", "greylisted.since"}
+    waits_without_word = {"push_channels.window_at", "greylist_entries.since"}
     assert time_columns - ABSOLUTE_TIMES == wait_columns - waits_without_word
 
 

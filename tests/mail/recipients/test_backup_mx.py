@@ -226,7 +226,7 @@ async def test_unreachable_primary_mx_defers_and_missing_one_bounces(
     ):
         rows = await wait_until_tried(environment, key)
     assert (rows["eve"].state, rows["eve"].last_code) == (State.BOUNCED, 550)
-    assert "come back to us" in rows["eve"].last_response
+    assert "loops back to this server" in rows["eve"].last_response
     assert server.messages == []
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from mail.mime.header_encoding import NamedAddress
 from mail.network.dns_resolver import enable_dnssec
+from mail.network.outbound_http import PRIVATE_HOST_TEXT
 from mail.routing import mta_sts
 from mail.routing.mx_hosts import OutboundSettings, Unroutable
 from mail.routing.route_selection import RouteRequest, select_route
@@ -142,10 +143,13 @@ async def test_enforced_policy_is_applied(
         assert (state, tls.endswith("(MTA-STS)")) == (State.DELIVERED, True)
         domain.set_certificate(make_certificate("elsewhere.example", issuer=domain.authority))
         state, response = await deliver_message(ada, environment, domain.settings)
-        assert (state, response[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
+        assert (state, response[:27]) == (State.DEFERRED, "4.7.5 TLS handshake failed:")
         domain.server.smtp_options = {}
         state, response = await deliver_message(ada, environment, domain.settings)
-        assert (state, response) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
+        assert (state, response) == (
+            State.DEFERRED,
+            "4.7.5 TLS handshake failed: STARTTLS not offered",
+        )
     assert len(domain.policy_server.requests) == 1
     assert domain.policy_server.requests[0].startswith("GET /.well-known/mta-sts.txt HTTP/1.1\r\n")
     assert "Host: mta-sts.example.net" in domain.policy_server.requests[0]
@@ -162,65 +166,50 @@ async def test_mx_host_outside_policy_is_not_used(
         assert [next_hop.name for next_hop in route.next_hops] == [MX]
         del domain.dns_names.records["example.net", "MX"][0]
         state, response = await deliver_message(ada, environment, domain.settings)
-    assert (state, response) == (State.DEFERRED, "4.7.5 MTA-STS does not name evil.example")
+    assert (state, response) == (
+        State.DEFERRED,
+        "4.7.5 The MTA-STS policy does not match evil.example",
+    )
 
 
 async def test_cached_policy_is_used_until_it_expires(
     environment: Environment, domain: MtaStsTestDomain, clock: ManualClock
 ) -> None:
     async with domain.policy_server.serve(domain.policy_server_context()):
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy 1, read just now (enforce)"
-        )
-        assert await policy_line(environment, domain.settings) == "its policy 1 (enforce)"
+        assert await policy_line(environment, domain.settings) == "policy 1, fetched now (enforce)"
+        assert await policy_line(environment, domain.settings) == "policy 1 (enforce)"
         domain.policy_server.policy_text = POLICY_TEXT.format(
             mode="testing", mx="*.example.net", age=86400 * 7
         )
         domain.set_policy_id("2")
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy 2, read just now (testing)"
-        )
+        assert await policy_line(environment, domain.settings) == "policy 2, fetched now (testing)"
         domain.policy_server.policy_text = POLICY_TEXT.format(
             mode="enforce", mx="*.example.net", age=86400 * 7
         )
         domain.set_policy_id("3")
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy 3, read just now (enforce)"
-        )
+        assert await policy_line(environment, domain.settings) == "policy 3, fetched now (enforce)"
         domain.policy_server.response_head = "HTTP/1.1 301 Moved\r\nLocation: https://evil.example/"
         domain.set_policy_id("4")
         assert (await policy_line(environment, domain.settings)).startswith(
-            "its policy as it was read before: status"
+            "cached policy: Unexpected status"
         )
         request_count = len(domain.policy_server.requests)
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy as it was read before (enforce)"
-        )
+        assert await policy_line(environment, domain.settings) == "cached policy (enforce)"
         # No request follows a failed one at once.
         assert len(domain.policy_server.requests) == request_count
         del domain.dns_names.records["_mta-sts.example.net", "TXT"]
         clock.tick(days=6)
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy as it was read before (enforce)"
-        )
+        assert await policy_line(environment, domain.settings) == "cached policy (enforce)"
         clock.tick(days=2)
         assert await policy_line(environment, domain.settings) == "no policy"
         domain.set_policy_id("5")
-        assert (await policy_line(environment, domain.settings)).startswith(
-            "its policy could not be read: status 301"
+        assert await policy_line(environment, domain.settings) == (
+            "policy not available: Unexpected status 301"
         )
-        assert await policy_line(environment, domain.settings) == "its policy could not be read"
+        assert await policy_line(environment, domain.settings) == "policy not available"
         domain.policy_server.response_head = "HTTP/1.1 200 OK"
         clock.tick(minutes=6)
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy 5, read just now (enforce)"
-        )
+        assert await policy_line(environment, domain.settings) == "policy 5, fetched now (enforce)"
 
 
 async def test_policy_is_refreshed_before_it_expires(
@@ -229,13 +218,10 @@ async def test_policy_is_refreshed_before_it_expires(
     async with domain.policy_server.serve(domain.policy_server_context()):
         await policy_line(environment, domain.settings)
         clock.tick(days=2)
-        assert (
-            await policy_line(environment, domain.settings)
-            == "its policy 1, read just now (enforce)"
-        )
+        assert await policy_line(environment, domain.settings) == "policy 1, fetched now (enforce)"
     clock.tick(days=6)
     # The policy server is stopped.
-    assert "as it was read before" in await policy_line(environment, domain.settings)
+    assert "cached policy" in await policy_line(environment, domain.settings)
 
 
 @pytest.mark.parametrize(
@@ -261,9 +247,7 @@ async def test_unreadable_policy_is_not_applied(
         response_head,
     )
     async with domain.policy_server.serve(domain.policy_server_context(*names)):
-        assert (await policy_line(environment, domain.settings)).startswith(
-            "its policy could not be read"
-        )
+        assert (await policy_line(environment, domain.settings)).startswith("policy not available")
 
 
 async def test_policy_host_with_private_address_is_refused(
@@ -273,7 +257,7 @@ async def test_policy_host_with_private_address_is_refused(
         settings = replace(domain.settings, allows_private_sts_hosts=False)
         assert (
             await policy_line(environment, settings)
-            == "its policy could not be read: the host is inside"
+            == f"policy not available: {PRIVATE_HOST_TEXT.removesuffix('.')}"
         )
     assert domain.policy_server.requests == []
 

@@ -88,12 +88,12 @@ async def test_private_address_is_used_only_if_allowed(
     records = {(name, kind): [address]} | ({("example.net", "MX"): [f"10 {MX}."]} if by_mx else {})
     assert (
         await routing_error(environment, FakeDnsServer(records))
-        == f"550 5.4.4 {name} has private addresses only"
+        == f"550 5.4.4 {name} has only private IP addresses"
     )
     set_mx_private(environment, private=True)
     addresses, log_lines = await find_addresses(environment, FakeDnsServer(records))
     assert len(addresses) == 1
-    assert "left out" not in "".join(log_lines)
+    assert "skipped" not in "".join(log_lines)
 
 
 async def test_only_public_addresses_of_mx_hosts_are_used(environment: Environment) -> None:
@@ -107,7 +107,7 @@ async def test_only_public_addresses_of_mx_hosts_are_used(environment: Environme
     )
     addresses, log_lines = await find_addresses(environment, dns_names)
     assert addresses == ["8.8.8.8", "2606:4700::1111"]
-    reason = "left out, it is inside, and MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off"
+    reason = "skipped, private network and MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off"
     assert log_lines[0] == f"in.example.net (10.0.0.1): {reason}"
     assert f"{MX} (::1): {reason}" in log_lines
     assert f"example.net: MX 20 {MX} (8.8.8.8, 2606:4700::1111)" in log_lines
@@ -126,7 +126,7 @@ async def test_dns_failure_beside_private_address_is_temporary(
         },
         silent,
     )
-    assert (await routing_error(environment, dns_names)).startswith("451 4.4.3 DNS does not answer")
+    assert (await routing_error(environment, dns_names)).startswith("451 4.4.3 DNS lookup of ")
 
 
 class NamesWithoutAaaa(FakeDnsServer):
@@ -158,7 +158,7 @@ async def test_message_to_domain_with_private_mx_bounces(
                 environment, await queue_message(ada, NamedAddress(RECIPIENT))
             )
             assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 550)
-            assert rows["carol"].last_response == f"5.4.4 {MX} has private addresses only"
+            assert rows["carol"].last_response == f"5.4.4 {MX} has only private IP addresses"
             assert server.session_count == 0
             set_mx_private(environment, private=True)
             rows = await wait_until_tried(
@@ -183,9 +183,9 @@ async def test_route_test_reports_private_address(environment: Environment) -> N
     assert (result.is_accepted, result.log_lines, server.session_count) == (
         False,
         [
-            f"{MX} (127.0.0.1): left out, it is inside, and "
+            f"{MX} (127.0.0.1): skipped, private network and "
             "MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off",
-            f"no way: 550 5.4.4 {MX} has private addresses only",
+            f"no route: 550 5.4.4 {MX} has only private IP addresses",
         ],
         0,
     )

@@ -96,14 +96,14 @@ async def deliver_message(
         (Level.MAY, None, "own", "256"),
         (Level.MAY, None, "", None),
         (Level.ENCRYPT, None, "other", "256"),
-        (Level.ENCRYPT, None, "", "4.7.5 TLS failed: not offered"),
+        (Level.ENCRYPT, None, "", "4.7.5 TLS handshake failed: STARTTLS not offered"),
         (Level.ENCRYPT, "protocols=TLSv1.2", "own", "256"),
         (Level.VERIFY, None, "own", "(policy)"),
         (
             Level.VERIFY,
             "match=other.example",
             "own",
-            f"4.7.5 TLS failed: its certificate is for {MX}",
+            f"4.7.5 TLS handshake failed: certificate is for {MX}",
         ),
         (Level.VERIFY, None, "other", "4.7.5"),
         (Level.SECURE, None, "own", "(policy)"),
@@ -111,12 +111,12 @@ async def deliver_message(
         (Level.SECURE, "match=.example.net", "own", "(policy)"),
         (Level.SECURE, "match=hostname", "own", "(policy)"),
         (Level.SECURE, "match=.example.net", "expired", "4.7.5"),
-        (Level.SECURE, "nonsense", "own", "4.7.5 The policy"),
+        (Level.SECURE, "nonsense", "own", "4.7.5 The TLS policy is invalid: "),
         (Level.FINGERPRINT, "match=" + 32 * "00:" + "00", "own", "4.7.5"),
         (Level.FINGERPRINT, "match=" + 31 * "00:" + "00", "own", "4.7.5"),
-        (Level.FINGERPRINT, None, "own", "4.7.5 The policy names no fingerprint"),
+        (Level.FINGERPRINT, None, "own", "4.7.5 The TLS policy has no fingerprint"),
         (Level.DANE, None, "own", "256"),
-        (Level.DANE_ONLY, None, "own", "4.7.5 DNS names no certificate"),
+        (Level.DANE_ONLY, None, "own", "4.7.5 No TLSA record of"),
     ],
 )
 async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
@@ -220,7 +220,7 @@ async def test_dane_checks_certificate_of_tlsa_record(
             assert (state, detail.endswith("(DANE)")) == (State.DELIVERED, True), detail
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
-    assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
+    assert (state, detail[:27]) == (State.DEFERRED, "4.7.5 TLS handshake failed:")
     assert len(domain.server.messages) == 4
 
 
@@ -259,7 +259,11 @@ async def test_dane_usage_2_accepts_chain_to_named_authority(
             domain.set_tlsa_records(domain.server.port, record)
             state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
             assert state is (State.DELIVERED if is_valid else State.DEFERRED), (record[:8], detail)
-            assert detail.endswith("(DANE)") if is_valid else detail.startswith("4.7.5 TLS failed:")
+            assert (
+                detail.endswith("(DANE)")
+                if is_valid
+                else detail.startswith("4.7.5 TLS handshake failed:")
+            )
 
 
 async def test_dane_does_not_fall_back_to_cleartext(
@@ -273,14 +277,17 @@ async def test_dane_does_not_fall_back_to_cleartext(
         ):
             domain.set_tlsa_records(domain.server.port, record)
             state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
-            assert (state, detail) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
+            assert (state, detail) == (
+                State.DEFERRED,
+                "4.7.5 TLS handshake failed: STARTTLS not offered",
+            )
         # Unusable TLSA records require encryption only.
         domain.set_certificate(make_certificate("elsewhere.example"))
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
         assert (state, detail[:7]) == (State.DELIVERED, "TLSv1.3")
         domain.dns_names.servfail_names.add(f"_{domain.server.port}._tcp.{MX}")
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
-    assert (state, detail[:22]) == (State.DEFERRED, "4.7.5 DNS does not say")
+    assert (state, detail) == (State.DEFERRED, f"4.7.5 TLSA lookup of {MX} failed")
     assert all(mail.used_tls for mail in domain.server.messages)
 
 
@@ -332,4 +339,4 @@ async def test_server_with_protocol_below_policy_defers(
     await add_tls_policy(environment, "example.net", Level.ENCRYPT, "protocols=>=TLSv1.3")
     async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         state, detail = await deliver_message(ada, environment, domain.settings())
-    assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
+    assert (state, detail[:27]) == (State.DEFERRED, "4.7.5 TLS handshake failed:")

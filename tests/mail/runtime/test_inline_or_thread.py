@@ -38,7 +38,7 @@ async def test_slow_job_runs_in_thread() -> None:
     def run_slowly() -> int:
         deadline = time.thread_time() + 0.2
         while time.thread_time() < deadline:
-            inline_or_thread.check_time_limit()
+            inline_or_thread.require_inline_time_left()
         return thread_id()
 
     async def run_short_and_slow_jobs() -> None:

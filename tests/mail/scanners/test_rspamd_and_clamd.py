@@ -12,7 +12,7 @@ from graph.types import global_ids
 from mail.scanners import clamd as clamd_client
 from mail.scanners import rspamd as rspamd_client
 from mail.scanners import training_worker
-from mail.scanners.body_stream import scan_body
+from mail.scanners.body_stream import body_for_scanner
 from mail.scanners.circuit_breaker import MessageTooLargeForScanner, ScannerUnavailable
 from mail.scanners.http_client import post_to_scanner
 from mail.scanners.rspamd import RspamdEndpoint, ScanEnvelope
@@ -154,7 +154,7 @@ async def test_release_from_quarantine_sends_requested_dsn(
 
 async def test_rspamd_receives_sender_and_recipients(rspamd_urls: tuple[str, str]) -> None:
     raw = raw_message("Way", body=HARMLESS_TEXT, Return_Path="")
-    body = scan_body(raw, len(raw))
+    body = body_for_scanner(raw, len(raw))
     endpoint = RspamdEndpoint(rspamd_urls[0])
     symbol_names = []
     for sender, recipient in (
@@ -177,27 +177,31 @@ async def test_rspamd_learns_from_move(ada: GraphQLClient, rspamd_urls: tuple[st
     await deliver_to(ada, offer)
     count_before = TRAINED_MESSAGES.value("spam", "learned")
     await move_message_by_subject(ada, "Bargain", specialUse="JUNK")
-    assert await training_worker.train_batch(environment)
+    assert await training_worker.try_train_with_next_messages(environment)
     assert await stored_training_verdicts(environment) == []
     assert TRAINED_MESSAGES.value("spam", "learned") == count_before + 1
     endpoint = RspamdEndpoint(training_url, SecretStr(CONTROLLER_PASSWORD))
     response = await post_to_scanner(
-        endpoint.command_target("learnspam"), endpoint.auth_fields, scan_body(offer, len(offer))
+        endpoint.command_target("learnspam"),
+        endpoint.auth_fields,
+        body_for_scanner(offer, len(offer)),
     )
     assert (response.status, b"already learned as spam" in response.body) == (208, True)
     await move_message_by_subject(ada, "Bargain", path="INBOX")
-    assert await training_worker.train_batch(environment)
+    assert await training_worker.try_train_with_next_messages(environment)
     response = await post_to_scanner(
-        endpoint.command_target("learnham"), endpoint.auth_fields, scan_body(offer, len(offer))
+        endpoint.command_target("learnham"),
+        endpoint.auth_fields,
+        body_for_scanner(offer, len(offer)),
     )
     assert (response.status, b"already learned as ham" in response.body) == (208, True)
 
 
 async def test_rspamd_training_needs_password(rspamd_urls: tuple[str, str]) -> None:
     raw = raw_message("Once")
-    body = scan_body(raw, len(raw))
+    body = body_for_scanner(raw, len(raw))
     with pytest.raises(ScannerUnavailable, match="status 401"):
-        await rspamd_client.train(
+        await rspamd_client.try_train_with_message(
             RspamdEndpoint(rspamd_urls[1], SecretStr("wrong")), body, is_spam=True
         )
 
@@ -223,7 +227,7 @@ async def test_clamd_size_limit_raises_message_too_large(clamd_process: BrokerPr
     raw = b"x" * (20 << 20)
     for _ in range(5):
         with pytest.raises(MessageTooLargeForScanner):
-            await clamd_client.scan_for_virus(clamd_process.url, scan_body(raw, len(raw)))
+            await clamd_client.scan_for_virus(clamd_process.url, body_for_scanner(raw, len(raw)))
 
 
 async def test_stopped_scanner_loses_no_message(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mail.scanners import clamd, rspamd
-from mail.scanners.body_stream import PIECE_SIZE, scan_body
+from mail.scanners.body_stream import PIECE_SIZE, body_for_scanner
 from mail.scanners.circuit_breaker import MessageTooLargeForScanner, ScannerUnavailable
 from mail.spam.scan_result import MAX_SYMBOLS, ScanResult
 from mail.spam.verdict import (
@@ -99,7 +99,7 @@ REPORTS = st.fixed_dictionaries(
 @given(st.binary())
 def test_random_rspamd_response_is_parsed_or_refused(raw: bytes) -> None:
     try:
-        result = rspamd.parse_response(raw)
+        result = rspamd.parse_scan_response(raw)
     except ScannerUnavailable:
         return
     orjson.dumps(result.json_to_store())
@@ -112,7 +112,7 @@ def test_random_rspamd_report_is_parsed_or_refused(report: dict[str, Any]) -> No
     except TypeError:  # surrogates, or too large
         return
     try:
-        result = rspamd.parse_response(raw)
+        result = rspamd.parse_scan_response(raw)
     except ScannerUnavailable:
         return
     assert orjson.loads(orjson.dumps(result.json_to_store())) == result.json_to_store()
@@ -123,7 +123,7 @@ def test_random_rspamd_report_is_parsed_or_refused(report: dict[str, Any]) -> No
 @given(st.text())
 def test_random_clamd_response_is_parsed_or_refused(text: str) -> None:
     with contextlib.suppress(ScannerUnavailable, MessageTooLargeForScanner):
-        assert clamd.virus_name_from_response(text) is None
+        assert clamd.virus_name_from_response_or_none(text) is None
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_random_clamd_response_is_parsed_or_refused(text: str) -> None:
     ],
 )
 def test_virus_name_is_parsed(response: str, virus: str | None) -> None:
-    assert clamd.virus_name_from_response(response) == virus
+    assert clamd.virus_name_from_response_or_none(response) == virus
 
 
 async def test_scan_body_is_read_from_bytes_and_file(tmp_path: Path) -> None:
     raw = bytes(range(256)) * 3000
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):
-        pieces = [piece async for piece in scan_body(source, len(raw)).open_pieces()]
+        pieces = [piece async for piece in body_for_scanner(source, len(raw)).open_pieces()]
         assert b"".join(pieces) == raw
         assert max(map(len, pieces)) <= PIECE_SIZE

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.delivery.pipeline import deliver, read_and_verify_incoming
+from mail.delivery.pipeline import deliver_to_accepted_recipients, read_and_verify_incoming
 from mail.envelope.client import SmtpClientInfo as Remote
 from mail.recipients.recipient_routes import accept_recipient
 from mail.scanners.body_stream import PIECE_SIZE
@@ -27,22 +27,22 @@ from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
 from tests.support.mail_servers.scanner_servers import (
-    ConnectionHandler,
     http_response,
     read_clamd_request,
     reply_as_clamd,
     rspamd_reply,
-    run_scripted_server,
     send_and_hang_up,
     send_endlessly,
     stay_silent,
 )
 from tests.support.operations.spam_operations import SPAM_VERDICT_QUERY
+from tests.support.servers.scripted_server import ConnectionHandler, run_scripted_server
 from tests.support.servers.webhook_receiver import (
     ReceivedRequest,
     WebhookReceiver,
     run_webhook_receiver,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
@@ -65,11 +65,14 @@ async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
 ) -> None:
     recipients = (ada.address, bob.address)
     result = await root(
-        """mutation ($input: SpamPolicySetInput!) { spamPolicySet(input: $input) {
+        """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
         users { id } errors { message } } }""",
-        input={"users": {"usernames": ["bob"]}, "junkScore": 4.0, "rejectScore": 9.0},
+        input={
+            "users": {"usernames": ["bob"]},
+            "set": {"spam": {"junkScore": 4.0, "rejectScore": 9.0}},
+        },
     )
-    assert result["spamPolicySet"]["errors"] == []
+    assert result["userUpdate"]["errors"] == []
     for points, replies, special_uses in (
         (3.9, ["250", "250"], [INBOX, INBOX]),
         (4.0, ["250", "250"], [INBOX, JUNK]),
@@ -152,7 +155,7 @@ async def test_rspamd_request_has_envelope_and_client(
         await accept_recipient(environment, address, mail.envelope_sender)
         for address in (ada.address, bob.address)
     ]
-    await deliver(environment, mail, recipients)
+    await deliver_to_accepted_recipients(environment, mail, recipients)
     (request,) = rspamd_server.requests
     assert (request.path, request.raw) == ("/checkv2", raw)
     headers = {name: request.headers[name] for name in ("from", "ip", "helo", "user", "password")}
@@ -325,7 +328,7 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
         await deliver_messages(3)
         assert len(requests) == MAX_FAILURES + 4
     log_messages = [record.getMessage() for record in caplog.records]
-    assert log_messages == ["a scanner does not answer", "a scanner answers again"]
+    assert log_messages == ["Scanner unavailable", "Scanner available again"]
 
 
 async def test_rspamd_and_clamd_scan_at_same_time(
@@ -349,7 +352,7 @@ async def test_rspamd_and_clamd_scan_at_same_time(
             ada.environment, rspamd_url=f"http://127.0.0.1:{receiver.port}",
             clamd_address=f"127.0.0.1:{port}", rspamd_on_failure="defer", clamd_on_failure="defer",
         )  # fmt: skip
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await deliver_for_reply_codes(lmtp_client, raw_message("Met"), ada.address) == [
                 "250 2.0.0"
             ]

@@ -22,6 +22,7 @@ from tests.support.operations.spam_operations import (
     stored_training_verdicts,
 )
 from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
+from tests.support.time_limits import HANG_SECONDS
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 MESSAGE_UPDATE = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
@@ -45,14 +46,14 @@ async def test_moves_into_and_out_of_junk_are_learned(
     await deliver_to(ada, raw)
     await move_message_by_subject(ada, "Offer", specialUse="JUNK")
     assert not training_server.requests  # the move does not wait for training
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     assert [(request.path, request.raw) for request in training_server.requests] == [
         ("/learnspam", raw)
     ]
     await move_message_by_subject(ada, "Offer", path="INBOX")
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     assert training_server.requests[1].path == "/learnham"
-    assert not await training_worker.train_batch(ada.environment)
+    assert not await training_worker.try_train_with_next_messages(ada.environment)
     assert len(training_server.requests) == 2
 
 
@@ -62,7 +63,7 @@ async def test_moves_between_other_mailboxes_are_not_learned(ada: GraphQLClient)
         await deliver_to(ada, subject)
     await move_message_by_subject(ada, "One", specialUse="SENT")
     await move_message_by_subject(ada, "Two", specialUse="JUNK")
-    await training_worker.train_batch(ada.environment)
+    await training_worker.try_train_with_next_messages(ada.environment)
     await move_message_by_subject(ada, "Two", specialUse="TRASH")
     assert await stored_training_verdicts(ada.environment) == []
     change_options(ada.environment, rspamd_learn_url="")
@@ -77,7 +78,7 @@ async def test_last_move_before_training_is_learned(
     await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
     await move_message_by_subject(ada, "Wavering", path="INBOX")
     assert await stored_training_verdicts(ada.environment) == [False]
-    await training_worker.train_batch(ada.environment)
+    await training_worker.try_train_with_next_messages(ada.environment)
     assert [request.path for request in training_server.requests] == ["/learnham"]
 
 
@@ -95,13 +96,15 @@ async def test_move_during_training_is_learned_next(
         await writer.drain()
 
     training_server.response = respond_when_allowed
-    training_task = asyncio.create_task(training_worker.train_batch(ada.environment))
+    training_task = asyncio.create_task(
+        training_worker.try_train_with_next_messages(ada.environment)
+    )
     await request_received.wait()
     await move_message_by_subject(ada, "Wavering", path="INBOX")
     may_respond.set()
     assert await training_task
     assert await stored_training_verdicts(ada.environment) == [False]
-    await training_worker.train_batch(ada.environment)
+    await training_worker.try_train_with_next_messages(ada.environment)
     assert [request.path for request in training_server.requests] == ["/learnspam", "/learnham"]
 
 
@@ -123,7 +126,7 @@ async def test_junk_keywords_are_learned(
         MESSAGE_UPDATE, input={"select": {"ids": ids}, "set": {"addFlags": keywords}}
     )
     assert result["messageUpdate"]["errors"] == []
-    assert await training_worker.train_batch(ada.environment) is (path is not None)
+    assert await training_worker.try_train_with_next_messages(ada.environment) is (path is not None)
     assert [request.path for request in training_server.requests] == ([f"/{path}"] if path else [])
 
 
@@ -132,12 +135,14 @@ async def test_message_of_other_user_is_not_learned(ada: GraphQLClient, bob: Gra
     await deliver_to(ada, "Hers")
     ids = list((await message_id_by_subject(ada)).values())
     moved = await bob(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}})
-    assert [error["message"] for error in moved["messageMove"]["errors"]] == ["Message not found"]
+    assert [error["message"] for error in moved["messageMove"]["errors"]] == [
+        f"Message not found: {ids[0]}."
+    ]
     marked = await bob(
         MESSAGE_UPDATE, input={"select": {"ids": ids}, "set": {"addFlags": ["$Junk"]}}
     )
     assert [error["message"] for error in marked["messageUpdate"]["errors"]] == [
-        "Message not found"
+        f"Message not found: {ids[0]}."
     ]
     assert await stored_training_verdicts(ada.environment) == []
 
@@ -149,14 +154,14 @@ async def test_failed_training_is_retried(
     await move_message_by_subject(ada, "Later", specialUse="JUNK")
     training_server.response = http_response(b"", "503 Busy")
     for retry_delay in (60, 120, 240):
-        assert not await training_worker.train_batch(ada.environment)
+        assert not await training_worker.try_train_with_next_messages(ada.environment)
         request_count = len(training_server.requests)
         clock.tick(seconds=retry_delay - 1)
-        assert not await training_worker.train_batch(ada.environment)
+        assert not await training_worker.try_train_with_next_messages(ada.environment)
         assert len(training_server.requests) == request_count
         clock.tick(seconds=1)
     training_server.response = LEARNED_RESPONSE
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     assert await stored_training_verdicts(ada.environment) == []
 
 
@@ -169,13 +174,13 @@ async def test_training_ends_after_refusal_or_last_attempt(
     training_server.response = http_response(
         b'{"error":"all learn conditions denied"}', "404 Not found"
     )
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     assert await stored_training_verdicts(ada.environment) == []
     await move_message_by_subject(ada, "Lost", specialUse="JUNK")
     training_server.response = http_response(b"", "500 Broken")
     for _ in range(training_worker.MAX_ATTEMPTS):
         assert await stored_training_verdicts(ada.environment) == [True]
-        assert not await training_worker.train_batch(ada.environment)
+        assert not await training_worker.try_train_with_next_messages(ada.environment)
         clock.tick(seconds=training_worker.MAX_RETRY_DELAY.total_seconds())
     assert await stored_training_verdicts(ada.environment) == []
 
@@ -193,7 +198,7 @@ async def test_deleted_message_is_not_learned(
     )
     assert result["messageDelete"]["errors"] == []
     assert await stored_training_verdicts(ada.environment) == []
-    assert not await training_worker.train_batch(ada.environment)
+    assert not await training_worker.try_train_with_next_messages(ada.environment)
     assert not training_server.requests
 
 
@@ -205,7 +210,7 @@ async def test_encrypted_message_is_not_learned(
         ada, raw_message("Sealed", body="AAAA", Content_Type=content_type, MIME_Version="1.0")
     )
     await move_message_by_subject(ada, "Sealed", specialUse="JUNK")
-    assert await training_worker.train_batch(ada.environment)
+    assert await training_worker.try_train_with_next_messages(ada.environment)
     assert not training_server.requests
     assert await stored_training_verdicts(ada.environment) == []
 
@@ -217,12 +222,12 @@ async def test_worker_is_woken_by_move_to_junk(
     try:
         await deliver_to(ada, "Offer")
         await move_message_by_subject(ada, "Offer", specialUse="JUNK")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await training_server.wait_for_requests(1)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-    await training_worker.train_batch(ada.environment)
+    await training_worker.try_train_with_next_messages(ada.environment)
 
 
 @pytest.mark.usefixtures("training_server")

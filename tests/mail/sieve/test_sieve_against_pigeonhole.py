@@ -27,6 +27,7 @@ from mail.sieve import (
 from tests.support.mail.random_sieve_scripts import RandomSieveWriter
 from tests.support.mail.sieve_runs import SAMPLE_ENVELOPE, run_script
 from tests.support.run_scope import CI
+from tests.support.time_limits import HANG_SECONDS
 
 MESSAGE = b"""\
 From: Ada Lovelace <ada@example.org>
@@ -114,7 +115,7 @@ class Pigeonhole:
             [self.program, "-c", "dovecot.conf", "-C", "-f", SAMPLE_ENVELOPE.sender,
              "-a", SAMPLE_ENVELOPE.recipient, "-r", "bob@example.com", "-x", "+editheader",
              "x.sieve", "letter.eml"],
-            cwd=self.folder, capture_output=True, text=True, check=False, timeout=60,
+            cwd=self.folder, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
             env={**os.environ, "TZ": "UTC"},
         )  # fmt: skip
         if "failed to compile" in result.stderr:

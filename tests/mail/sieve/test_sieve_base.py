@@ -266,7 +266,7 @@ def test_ihave_skips_missing_extension(script: str, expected: list[str]) -> None
 
 
 def test_error_command_ends_script() -> None:
-    with pytest.raises(SieveRunError, match="the script says: no copy") as error:
+    with pytest.raises(SieveRunError, match="The script reports an error: no copy") as error:
         run_script('require "ihave"; if true { error "no copy"; }')
     assert [step.text for step in error.value.trace] == ["true: true"]
 
@@ -349,25 +349,31 @@ def test_message_to_other_address_gets_no_vacation_reply() -> None:
     trace = [
         step.text for step in run_script(VACATION_SCRIPT.format(""), message_to_other_address).trace
     ]
-    assert trace == ["vacation: no answer, because it is not addressed to this account"]
+    assert trace == ["vacation: no reply, because the message is not addressed to this account"]
 
 
 RUN_ERRORS = [
     ('vacation "a"; vacation "b";', "only once"),
-    ('reject "a"; keep;', "neither stored"),
-    ('fileinto "a"; reject "a";', "neither stored"),
-    ('reject "a"; reject "b";', "neither stored"),
-    ('vacation "a"; reject "b";', "neither stored"),
-    ('reject "b"; redirect "a@b.cd";', "neither stored"),
-    ('fileinto "${none}";', "no mailbox"),
-    ('redirect "${none}";', "no mail address"),
-    ('redirect "a@b.cd\n";', "blanks stand around"),
-    ("".join(f'redirect "a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1)), "redirects"),
+    ('reject "a"; keep;', "A rejected message can't be stored, redirected or answered"),
+    ('fileinto "a"; reject "a";', "A rejected message can't be stored, redirected or answered"),
+    ('reject "a"; reject "b";', "A rejected message can't be stored, redirected or answered"),
+    ('vacation "a"; reject "b";', "A rejected message can't be stored, redirected or answered"),
+    (
+        'reject "b"; redirect "a@b.cd";',
+        "A rejected message can't be stored, redirected or answered",
+    ),
+    ('fileinto "${none}";', "is not a mailbox: A path must not contain empty levels"),
+    ('redirect "${none}";', "is not an email address"),
+    ('redirect "a@b.cd\n";', "An address must not begin or end with spaces"),
+    (
+        "".join(f'redirect "a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1)),
+        "A script can redirect at most 4 times",
+    ),
     ("".join(f'fileinto "a{n}";' for n in range(limits.MAX_ACTIONS + 1)), "actions"),
     ("".join(f'set "a{n}" "b";' for n in range(limits.MAX_VARIABLES + 1)), "variables"),
-    ('if address "${none}" "x" { }', "no field with addresses"),
-    ('if envelope "${none}" "x" { }', "no part of an envelope"),
-    ('setflag "${none}" "x";', "no name of a variable"),
+    ('if address "${none}" "x" { }', "is not a header field with addresses"),
+    ('if envelope "${none}" "x" { }', "is not an envelope part"),
+    ('setflag "${none}" "x";', "is not a variable name"),
 ]
 
 

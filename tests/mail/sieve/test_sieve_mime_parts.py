@@ -146,15 +146,17 @@ def test_too_many_parts_raise() -> None:
 
 
 INVALID_SCRIPTS = [
-    ("break;", "break stands in such a foreverypart"),
-    ('extracttext "v";', "extracttext stands in such a foreverypart"),
-    ('foreverypart :name "a" { break :name "b"; }', "break stands in such a foreverypart"),
-    ('foreverypart { if header :anychild "a" "b" { } }', ":anychild stands with :mime"),
-    ('if header :type "a" "b" { }', ":type stands with :mime"),
-    ('if header :mime :type :subtype "a" "b" { }', ":subtype is one too many"),
-    ('if address :mime :type "from" "b" { }', "address knows no :type"),
-    ('foreverypart;', "foreverypart has a block in {}"),
-    ('foreverypart { extracttext "a b"; }', "is no name of a variable"),
+    ("break;", "The command break must be inside a foreverypart loop."),
+    ('extracttext "v";', "The command extracttext must be inside a foreverypart loop."),
+    ('foreverypart :name "a" { break :name "b"; }',
+     'The command break must be inside a foreverypart loop with the name "b".'),
+    ('foreverypart { if header :anychild "a" "b" { } }', ":anychild requires :mime."),
+    ('if header :type "a" "b" { }', ":type requires :mime."),
+    ('if header :mime :type :subtype "a" "b" { }',
+     "The tag :subtype conflicts with an earlier tag."),
+    ('if address :mime :type "from" "b" { }', "address does not support :type."),
+    ('foreverypart;', "The command foreverypart must have a block in {}."),
+    ('foreverypart { extracttext "a b"; }', "is not a variable name."),
 ]  # fmt: skip
 
 

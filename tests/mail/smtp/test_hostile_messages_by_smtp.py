@@ -46,13 +46,14 @@ TRACE_FIELDS = re.compile(
 )
 FROM_FIELD = re.compile(rb"\A(From: [^\r\n]*?)carol@example\.com")
 REFUSALS = (
-    "550 5.7.1 Message rejected: you may not send as ",
-    "554 5.6.0 Message rejected: From names nobody",
-    "554 5.6.0 Message rejected: a message has no NUL bytes",
-    "554 5.6.0 Message rejected: a message has one field From, and one Sender at most",
-    "554 5.6.0 Message rejected: its header is none, or too long",
-    "554 5.6.0 Message rejected: not a domain name",
-    "554 5.6.0 Message rejected: not a mail address",
+    "550 5.7.1 Message rejected: You are not allowed to send as ",
+    "554 5.6.0 Message rejected: The header field From has no address",
+    "554 5.6.0 Message rejected: The message must not contain NUL",
+    "554 5.6.0 Message rejected: The message must have one header field From, "
+    "and at most one Sender",
+    "554 5.6.0 Message rejected: The message has no header, or its header is too long",
+    "554 5.6.0 Message rejected: Not a domain name",
+    "554 5.6.0 Message rejected: Not an email address",
 )
 LINE_END = re.compile(rb"\r\n|\r|\n")
 

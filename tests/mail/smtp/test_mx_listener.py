@@ -3,124 +3,38 @@
 import asyncio
 import smtplib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mail.delivery.listener_backend import SmtpArrival
+from mail.inbound.scan_rejection import SpamRefused
 from mail.recipients.recipient_routes import AcceptedRecipient
-from mail.smtp.connection_limits import SessionLimits
 from mail.smtp.mx_server import MxListener, MxRules
-from mail.smtp.smtp_server import SmtpListenerConfig
-from mail.tls.server_tls import CertificateFiles
 from models.errors import Forbidden, NotFound, OverQuota, ServiceUnavailable
 from models.runtime.options import MIB
 from tests.conftest import ManualClock
-from tests.support.mail_servers.empty_store_listeners import open_empty_store_listeners
-from tests.support.mail_servers.lmtp_client import InMemoryBackend, SmtpTestClient, wait_until
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, wait_until
+from tests.support.mail_servers.mx_listeners import (
+    OpenMxListener,
+    RecordingBackend,
+    authority,
+    backend,
+    client,
+    mx_listener,
+    open_listener,
+    send_message,
+)
 from tests.support.mail_servers.smtp_client import (
     CertificateAuthority,
     connect_smtp,
     connect_with_implicit_tls,
     start_tls,
 )
+from tests.support.time_limits import HANG_SECONDS
 
+__all__ = ["authority", "backend", "client", "mx_listener", "open_listener"]
 OVER_QUOTA = OverQuota(used=1, limit=1)
-OpenMxListener = Callable[..., Awaitable[MxListener]]
-
-
-@dataclass
-class RecordingBackend(InMemoryBackend):
-    """A backend in memory that records arrivals, accepted recipients and deferred addresses."""
-
-    arrivals: list[SmtpArrival] = field(default_factory=list)
-    deferred_addresses: list[str] = field(default_factory=list)
-    enqueue_error: Exception | None = None
-    accept_count: int = 0
-
-    async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
-        self.accept_count += 1
-        return await super().accept_recipient(address, envelope_sender)
-
-    async def deliver(
-        self,
-        raw_message: bytes | Path,
-        accepted_recipients: Sequence[AcceptedRecipient],
-        envelope_sender: str,
-        arrival: SmtpArrival | None = None,
-    ) -> Sequence[object]:
-        assert arrival is not None
-        self.arrivals.append(arrival)
-        return await super().deliver(raw_message, accepted_recipients, envelope_sender, arrival)
-
-    async def enqueue_for_retry(
-        self,
-        raw_message: bytes | Path,
-        accepted_recipients: Sequence[AcceptedRecipient],
-        envelope_sender: str,
-        arrival: SmtpArrival,
-    ) -> None:
-        if self.enqueue_error:
-            raise self.enqueue_error
-        self.deferred_addresses += [recipient.address for recipient in accepted_recipients]
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> CertificateAuthority:
-    return CertificateAuthority(tmp_path)
-
-
-@pytest.fixture
-def backend() -> RecordingBackend:
-    return RecordingBackend()
-
-
-@pytest.fixture
-async def open_listener(
-    tmp_path: Path, backend: RecordingBackend, authority: CertificateAuthority, clock: ManualClock
-) -> AsyncIterator[OpenMxListener]:
-    """Return a function that starts a listener with these rules and limits."""
-    async with open_empty_store_listeners(tmp_path) as listener_factory:
-
-        async def start_listener(
-            rules: MxRules | None = None, *, tls: bool = True, **options: Any
-        ) -> MxListener:
-            limit_values = {
-                name: options.pop(name) for name in list(options) if hasattr(SessionLimits(), name)
-            }
-            config = SmtpListenerConfig(
-                limits=replace(SessionLimits(), **limit_values),
-                certificates=CertificateFiles(authority.issue_certificate()) if tls else None,
-                **options,
-            )
-            environment = listener_factory.environment(now=clock)
-            return await listener_factory.start_listener(
-                MxListener(environment, tmp_path / "spool", config, rules, backend)
-            )
-
-        yield start_listener
-
-
-@pytest.fixture
-async def mx_listener(open_listener: OpenMxListener) -> MxListener:
-    return await open_listener()
-
-
-@pytest.fixture
-async def client(mx_listener: MxListener) -> AsyncIterator[SmtpTestClient]:
-    new_client = await connect_smtp(mx_listener.port)
-    yield new_client
-    await new_client.close()
-
-
-async def send_message(client: SmtpTestClient, raw: bytes, *recipients: str, more: str = "") -> str:
-    await client.start_data(*recipients, mail_parameters=more)
-    client.send_bytes(raw + b".\r\n")
-    return await client.read_reply()
 
 
 async def test_ehlo_lists_extensions(mx_listener: MxListener) -> None:
@@ -188,7 +102,7 @@ async def test_smtplib_client_sends_over_tls(
     mx_listener: MxListener, authority: CertificateAuthority, backend: RecordingBackend
 ) -> None:
     def send_by_smtplib() -> Any:
-        with smtplib.SMTP("127.0.0.1", mx_listener.port, timeout=10) as smtp:
+        with smtplib.SMTP("127.0.0.1", mx_listener.port, timeout=HANG_SECONDS) as smtp:
             smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
             smtp.starttls(context=authority.client_context())
             return smtp.sendmail(
@@ -266,15 +180,24 @@ async def test_message_refused_by_all_recipients_is_refused(
 
 
 @pytest.mark.parametrize(
-    "refusal", [OVER_QUOTA, Forbidden("no"), NotFound("bob"), ServiceUnavailable("no")]
+    ("error", "is_retried"),
+    [
+        (OVER_QUOTA, True),
+        (ServiceUnavailable("no"), True),
+        (OSError("no disk"), True),
+        (Forbidden("no"), False),
+        (NotFound("bob"), False),
+        (SpamRefused("spam"), False),
+    ],
 )
-async def test_message_is_queued_for_refusing_recipients(
-    client: SmtpTestClient, backend: RecordingBackend, refusal: Exception
+async def test_only_temporary_failures_are_retried_if_another_recipient_has_the_message(
+    client: SmtpTestClient, backend: RecordingBackend, error: Exception, *, is_retried: bool
 ) -> None:
-    backend.errors_by_name = {"bob": refusal}
+    backend.errors_by_name = {"bob": error}
     reply = await send_message(client, b"\r\nHello\r\n", "ada@example.org", "bob@example.org")
     assert reply.startswith("250 2.0.0")
-    assert backend.deferred_addresses == ["bob@example.org"]
+    retried_and_refused = (["bob@example.org"], []) if is_retried else ([], ["bob@example.org"])
+    assert (backend.deferred_addresses, backend.refused_addresses) == retried_and_refused
     assert backend.accepted_messages[0].to == ["ada@example.org"]
 
 
@@ -335,7 +258,7 @@ async def test_too_many_commands_end_session(open_listener: OpenMxListener) -> N
 
 
 async def test_slow_clients_time_out(open_listener: OpenMxListener) -> None:
-    listener = await open_listener(command_timeout=0.2)
+    listener = await open_listener(command_timeout=2)
     client = await connect_smtp(listener.port, greet=False)
     assert b"421 4.4.2" in await client.read_until_closed()
     client_in_data = await connect_smtp(listener.port)
@@ -350,10 +273,10 @@ async def test_slow_clients_time_out(open_listener: OpenMxListener) -> None:
 async def test_slow_data_does_not_extend_timeout(
     open_listener: OpenMxListener, limit_name: str
 ) -> None:
-    mx_listener = await open_listener(**{limit_name: 0.6})
+    mx_listener = await open_listener(**{limit_name: 3})
     client = await connect_smtp(mx_listener.port)
     await client.start_data("ada@example.org")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while mx_listener.sessions:
             # The server closes the connection while the client sends.
             with suppress(ConnectionError):
@@ -387,86 +310,6 @@ async def test_connections_of_a_network_are_limited(open_listener: OpenMxListene
         await open_client.close()
     await wait_until(lambda: not mx_listener.sessions)
     assert mx_listener.connection_limiter.in_use_count == 0
-
-
-PROXY_V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
-PROXY_HEADERS = [
-    (b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 25\r\n", "192.0.2.7"),
-    (b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 25\r\n", "2001:db8::7"),
-    (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
-    (
-        PROXY_V2_SIGNATURE + b"\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x01\x12\x67\x00\x19",
-        "192.0.2.7",
-    ),
-    (
-        PROXY_V2_SIGNATURE
-        + b"\x21\x21\x00\x24"
-        + bytes.fromhex("20010db8")
-        + bytes(11)
-        + b"\x07"
-        + bytes(20),
-        "2001:db8::7",
-    ),
-    (PROXY_V2_SIGNATURE + b"\x20\x00\x00\x00", "127.0.0.1"),
-]
-
-
-@pytest.mark.parametrize(("proxy_header", "ip"), PROXY_HEADERS)
-async def test_proxy_header_sets_client_address(
-    open_listener: OpenMxListener, backend: RecordingBackend, proxy_header: bytes, ip: str
-) -> None:
-    mx_listener = await open_listener(proxy_networks=("127.0.0.0/8",))
-    client = await connect_smtp(mx_listener.port, greet=False)
-    client.send_bytes(proxy_header + b"EHLO x\r\n")
-    assert (await client.read_reply()).startswith("220")
-    assert (await client.read_reply()).startswith("250-")
-    await send_message(client, b"\r\nHello\r\n", "ada@example.org")
-    assert backend.arrivals[0].client.ip_address == ip
-    await client.close()
-
-
-@pytest.mark.parametrize(
-    "proxy_header",
-    [
-        b"EHLO mx.example.net\r\n",
-        b"PROXY TCP4 2001:db8::7 2001:db8::1 4711 25\r\n",
-        b"PROXY TCP4 me you 4711 25\r\n",
-        b"PROXY TCP4 " + b"1" * 200 + b"\r\n",
-        PROXY_V2_SIGNATURE + b"\x31\x11\x00\x0c" + bytes(12),
-        PROXY_V2_SIGNATURE + b"\x21\x11\xff\xff",
-        PROXY_V2_SIGNATURE + b"\x21\x11\x00\x02\x00\x00",
-    ],
-)
-async def test_invalid_proxy_header_closes_connection(
-    open_listener: OpenMxListener, proxy_header: bytes
-) -> None:
-    mx_listener = await open_listener(proxy_networks=("127.0.0.0/8",))
-    client = await connect_smtp(mx_listener.port, greet=False)
-    client.send_bytes(proxy_header)
-    assert await client.read_until_closed() == b""
-    await client.close()
-
-
-async def test_proxy_header_of_untrusted_client_is_refused(mx_listener: MxListener) -> None:
-    client = await connect_smtp(mx_listener.port, greet=False)
-    client.send_bytes(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 25\r\n")
-    assert (await client.read_reply()).startswith("220")
-    assert (await client.read_reply()).startswith("500 5.5.1")
-    await client.close()
-
-
-async def test_proxy_header_is_read_before_implicit_tls(
-    open_listener: OpenMxListener, authority: CertificateAuthority, backend: RecordingBackend
-) -> None:
-    mx_listener = await open_listener(proxy_networks=("127.0.0.0/8",), implicit_tls=True)
-    client = await connect_smtp(mx_listener.port, greet=False)
-    client.send_bytes(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 465\r\n")
-    await client.writer.start_tls(authority.client_context(), server_hostname="mx.example.org")
-    assert (await client.read_reply()).startswith("220")
-    await client.run_command("EHLO x")
-    await send_message(client, b"\r\nHello\r\n", "ada@example.org")
-    assert backend.arrivals[0].client.ip_address == "192.0.2.7"
-    await client.close()
 
 
 async def test_messages_per_network_and_hour_are_limited(

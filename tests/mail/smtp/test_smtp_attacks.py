@@ -19,6 +19,7 @@ from tests.support.mail_servers.memory_listeners import (
     run_memory_listener,
 )
 from tests.support.mail_servers.smtp_client import start_tls
+from tests.support.time_limits import HANG_SECONDS
 
 OpenListener = Callable[..., AbstractAsyncContextManager[MemoryListener]]
 MAIL = b"MAIL FROM:<carol@example.net>\r\n"
@@ -352,7 +353,7 @@ def has_stage(kind: str, stage: str) -> bool:
 async def test_slow_clients_time_out_and_others_are_served(
     tmp_path: Path, kind: str, stage: str
 ) -> None:
-    limits = {"message_timeout": 0.5} if stage == "data" else {"command_timeout": 0.5}
+    limits = {"message_timeout": 3} if stage == "data" else {"command_timeout": 3}
     async with run_memory_listener(kind, tmp_path, **limits) as server:
         slow_clients = [await connect_slow_client(server, stage) for _ in range(10)]
         other_client = await server.open_sending_session()
@@ -362,7 +363,7 @@ async def test_slow_clients_time_out_and_others_are_served(
         assert (await other_client.run_command("QUIT")).startswith("221")
         await other_client.close()
         piece = b"\x16" if stage == "hands" else b"x"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while server.listener.sessions:
                 for slow_client in slow_clients:
                     # The server closes the connection while the client sends.
@@ -379,7 +380,7 @@ async def test_slow_clients_time_out_and_others_are_served(
 
 @pytest.mark.parametrize("kind", LISTENER_KINDS)
 async def test_client_that_reads_no_replies_times_out(tmp_path: Path, kind: str) -> None:
-    async with run_memory_listener(kind, tmp_path, command_timeout=0.5) as server:
+    async with run_memory_listener(kind, tmp_path, command_timeout=3) as server:
         client_socket = socket.socket()
         client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client_socket.setblocking(False)
@@ -388,7 +389,7 @@ async def test_client_that_reads_no_replies_times_out(tmp_path: Path, kind: str)
             await loop.sock_connect(client_socket, ("127.0.0.1", server.listener.port))
             # The server closes the connection while the client sends.
             with suppress(ConnectionError):
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(HANG_SECONDS):
                     await loop.sock_sendall(
                         client_socket, (server.greeting_command + b"\r\n") * 100_000
                     )
@@ -449,7 +450,7 @@ async def test_too_many_mistakes_end_session(
     client.send_bytes((line + b"\r\n") * 10_000)
     received = bytearray()
     with suppress(ConnectionError):  # the server closes the connection while the client sends
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_SECONDS):
             while piece := await client.reader.read(4096):
                 received += piece
     replies = received.splitlines()

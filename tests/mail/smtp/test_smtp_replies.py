@@ -14,7 +14,7 @@ from mail.inbound.scan_rejection import SpamRefused, VirusRefused
 from mail.inbound.sender_verification import RejectedByDmarc
 from mail.recipients.recipient_routes import MailLoop
 from mail.smtp.spool_file import OutOfSpoolSpace
-from mail.smtp.submission_server import submission_reply
+from mail.smtp.submission_server import submission_reply_from_error
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -361,6 +361,8 @@ def test_refused_submission_gets_reply_with_required_form(is_about_sender: bool)
         ServiceUnavailable(hostile_text),
     ]
     for error in errors:
-        raw = submission_reply(error, "h" * 253, is_about_sender=is_about_sender).encode()
+        raw = submission_reply_from_error(
+            error, "h" * 253, is_about_sender=is_about_sender
+        ).encode()
         assert REPLY_LINE.fullmatch(raw), raw
         assert len(raw) <= MAX_REPLY_LINE, raw

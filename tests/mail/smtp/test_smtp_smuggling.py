@@ -18,6 +18,7 @@ from tests.support.mail_servers.memory_listeners import (
     run_memory_listener,
 )
 from tests.support.mail_servers.smtp_client import start_tls
+from tests.support.time_limits import HANG_SECONDS
 
 RECEIVED_FIELD = re.compile(rb"(Received: [^\r\n]+(\r\n\t[^\r\n]+)*\r\n)?")
 
@@ -87,11 +88,11 @@ def test_parser_fed_byte_by_byte_ignores_false_ends(end: bytes) -> None:
         b"",
     )
     for position in range(len(raw)):
-        added, rest = parser.feed(raw[position : position + 1])
+        added, rest = parser.split_at_end_of_data(raw[position : position + 1])
         content += added
         assert (parser.has_ended, rest) == (False, b"")
     for last in (b".", b"\r", b"\n"):
-        added, rest = parser.feed(last)
+        added, rest = parser.split_at_end_of_data(last)
         content += added
     assert (parser.has_ended, rest, content) == (True, b"", remove_dot_stuffing(raw))
 
@@ -150,7 +151,7 @@ async def test_message_without_end_is_not_accepted(server: MemoryListener) -> No
         client.send_bytes(b"Subject: x\r\n\r\nHello" + end)
         await client.writer.drain()
         await client.close()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_SECONDS):
         await asyncio.gather(*(session.closed for session in list(server.listener.sessions)))
     assert server.backend.accepted_messages == []
 

@@ -54,7 +54,7 @@ def test_message_in_any_segments_is_parsed_unchanged(mail: bytes, cuts: list[int
         if parser.has_ended:
             rest += segment
         else:
-            added, added_rest = parser.feed(segment)
+            added, added_rest = parser.split_at_end_of_data(segment)
             content, rest = content + added, rest + added_rest
     assert (parser.has_ended, content, rest) == (True, mail, b"QUIT\r\n")
 
@@ -64,7 +64,9 @@ def test_message_in_any_segments_is_parsed_unchanged(mail: bytes, cuts: list[int
 )
 def test_only_crlf_dot_crlf_ends_message(end: bytes) -> None:
     parser = DataParser()
-    parser.feed(b"Subject: one\r\n\r\nHello" + end + b"MAIL FROM:<mallory@example.org>\r\n")
+    parser.split_at_end_of_data(
+        b"Subject: one\r\n\r\nHello" + end + b"MAIL FROM:<mallory@example.org>\r\n"
+    )
     assert not parser.has_ended
 
 
@@ -74,7 +76,7 @@ def test_line_above_limit_is_too_long() -> None:
         for segment in split_into_segments(
             b"short\r\n" + b"x" * (length - 2) + b"\r\nshort\r\n", [100_000]
         ):
-            parser.feed(segment)
+            parser.split_at_end_of_data(segment)
         assert parser.has_long_line is expected
 
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, text
 
-from mail.mime import SpamHeaderField, read_facts
+from mail.mime import SpamHeaderField, facts_from_message_bytes
 from mail.mime.spam_headers import MAX_FIELD_LENGTH, MAX_FIELDS_PER_END, SPAM_FIELD_NAMES
 from mail.spam.sender_rules import (
     MAX_LABELS,
     SenderRuleMatch,
     checked_pattern,
     load_matching_rules,
-    patterns_matching,
+    patterns_matching_sender,
 )
 from mail.spam.verdict import (
     HeaderScore,
@@ -31,11 +31,11 @@ from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.spam.sender_rules import (
-    PLATFORM_PLACE,
+    PLATFORM_SCOPE,
     SenderAction,
     SenderRule,
-    place_of_tag,
-    place_of_user,
+    scope_of_tag,
+    scope_of_user,
 )
 from models.store.columns import core_table
 from tests.conftest import make_user, raw_message
@@ -221,7 +221,7 @@ def parse_header_score(
     header: str, trusted_names: tuple[str, ...] = ALL_SPAM_HEADERS
 ) -> HeaderScore:
     raw = f"{header}\r\nFrom: a@b.example\r\nSubject: x\r\n\r\nX-Spam-Flag: YES\r\n".encode()
-    return header_score(read_facts(raw).spam_headers, trusted_names)
+    return header_score(facts_from_message_bytes(raw).spam_headers, trusted_names)
 
 
 @pytest.mark.parametrize(("header", "value"), HEADER_SCORES)
@@ -260,7 +260,7 @@ def test_highest_score_of_several_fields_counts() -> None:
 def test_dmarc_policy_of_forged_domain_gives_score(
     results: dict[str, Any], flag: str, score: HeaderScore
 ) -> None:
-    fields = read_facts(f"{flag}\r\n\r\n".encode()).spam_headers
+    fields = facts_from_message_bytes(f"{flag}\r\n\r\n".encode()).spam_headers
     assert spam_facts(fields, ALL_SPAM_HEADERS, "", {"dmarc": "fail", **results}) == SpamFacts(
         score, is_forged=True
     )
@@ -351,14 +351,14 @@ MATCHING_PATTERNS = {  # a sender, and the patterns that match it
 
 @pytest.mark.parametrize("sender", MATCHING_PATTERNS)
 def test_patterns_matching_sender(sender: str) -> None:
-    assert set(patterns_matching(sender)) == MATCHING_PATTERNS[sender]
+    assert set(patterns_matching_sender(sender)) == MATCHING_PATTERNS[sender]
 
 
 @given(
     st.text(max_size=400) | st.from_regex(r"[a-z+.]{1,9}@([a-z-]{1,5}\.){0,140}x", fullmatch=True)
 )
 def test_pattern_count_of_any_sender_is_limited(sender: str) -> None:
-    patterns = patterns_matching(sender)
+    patterns = patterns_matching_sender(sender)
     assert len(patterns) <= MAX_LABELS + 3
     assert len(set(patterns)) == len(patterns)
 
@@ -369,7 +369,7 @@ async def insert_rules(
     """Insert sender rules without validation."""
     rows: list[dict[str, Any]] = [
         {
-            "id": environment.new_id(), "place": place, "pattern": pattern, "action": action,
+            "id": environment.new_id(), "scope": place, "pattern": pattern, "action": action,
             "created_at": environment.now(),
         }
         for pattern in patterns
@@ -383,14 +383,14 @@ async def test_rules_of_all_recipients_are_loaded_by_one_statement(
     environment: Environment, statements: list[str]
 ) -> None:
     ada, bob = await make_user(environment, "ada"), await make_user(environment, "bob")
-    (user_rule,) = await insert_rules(environment, place_of_user(ada.id), BLOCK, "shop.example")
+    (user_rule,) = await insert_rules(environment, scope_of_user(ada.id), BLOCK, "shop.example")
     (tag_rule,) = await insert_rules(
-        environment, place_of_tag("straße".casefold()), ALLOW, "news@shop.example"
+        environment, scope_of_tag("straße".casefold()), ALLOW, "news@shop.example"
     )
     (domain_rule,) = await insert_rules(environment, f"domain:{ada.domain_id}", BLOCK, "*.example")
-    (platform_rule,) = await insert_rules(environment, PLATFORM_PLACE, ALLOW, "far.example")
+    (platform_rule,) = await insert_rules(environment, PLATFORM_SCOPE, ALLOW, "far.example")
     await insert_rules(
-        environment, place_of_user(bob.id), BLOCK, "other.example", "news@other.example"
+        environment, scope_of_user(bob.id), BLOCK, "other.example", "news@other.example"
     )
     recipients = [
         SenderRuleRecipient(ada.id, ada.domain_id),
@@ -425,9 +425,9 @@ async def test_rule_query_uses_index(environment: Environment) -> None:
     for n in range(40):
         patterns = [f"{m}.shop.example" for m in range(50)]
         await insert_rules(
-            environment, place_of_user(1000 + n), BLOCK, *patterns, "shop.example", "*.example"
+            environment, scope_of_user(1000 + n), BLOCK, *patterns, "shop.example", "*.example"
         )
-    await insert_rules(environment, place_of_user(ada.id), ALLOW, "shop.example")
+    await insert_rules(environment, scope_of_user(ada.id), ALLOW, "shop.example")
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE sender_rules"))
@@ -440,16 +440,16 @@ async def test_rule_query_uses_index(environment: Environment) -> None:
             environment, recipients, "news@eu.shop.example", "a@b.far.example"
         )
         plan = await plans.explain_select(query, "sender_rules")
-    assert "uq_sender_rules_place" in plan or "ix_sender_rules_pattern" in plan, plan
+    assert "uq_sender_rules_scope" in plan or "ix_sender_rules_pattern" in plan, plan
     assert "SCAN sender_rules" not in plan, plan
     assert "Seq Scan on sender_rules" not in plan, plan
-    uses_both_columns = "place=? AND pattern=?" in plan or "(place)::text = ANY" in plan
+    uses_both_columns = "scope=? AND pattern=?" in plan or "(scope)::text = ANY" in plan
     assert uses_both_columns, plan
 
 
 async def test_verdict_of_message_for_recipient(environment: Environment) -> None:
     ada = await make_user(environment, "ada")
-    facts = read_facts(raw_message("Offer", X_Spam_Flag="YES", X_Spam_Score="6.5"))
+    facts = facts_from_message_bytes(raw_message("Offer", X_Spam_Flag="YES", X_Spam_Score="6.5"))
     message_facts = spam_facts(
         facts.spam_headers, environment.options.spam_headers, "bounce@lists.test"
     )
@@ -463,8 +463,8 @@ async def test_verdict_of_message_for_recipient(environment: Environment) -> Non
 
     assert await compute() == spam_verdict(True, BY_SCORE, score=65)
     (allow_rule,) = await insert_rules(
-        environment, place_of_user(ada.id), ALLOW, "carol@example.com"
+        environment, scope_of_user(ada.id), ALLOW, "carol@example.com"
     )
     assert await compute() == spam_verdict(False, BY_RULE, allow_rule, 65)
-    (block_rule,) = await insert_rules(environment, place_of_user(ada.id), BLOCK, "lists.test")
+    (block_rule,) = await insert_rules(environment, scope_of_user(ada.id), BLOCK, "lists.test")
     assert await compute() == spam_verdict(True, BY_RULE, block_rule, 65)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail.authentication import body_canonicalization, replace_own_results_header
+from mail.authentication import body_canonicalization, rewrite_own_results_and_hash_original
 from mail.authentication.arc import ArcChain
 from mail.authentication.body_canonicalization import (
     relaxed_body,
@@ -125,10 +125,10 @@ async def test_results_field_is_replaced_in_file_like_in_bytes(raw: bytes) -> No
     with TemporaryDirectory() as folder:
         path = Path(folder) / "incoming-1"
         path.write_bytes(raw)
-        expected_raw, expected_digest = await replace_own_results_header(
+        expected_raw, expected_digest = await rewrite_own_results_and_hash_original(
             raw, NO_FINDINGS, "mx.example", ["front"]
         )
-        result_path, digest = await replace_own_results_header(
+        result_path, digest = await rewrite_own_results_and_hash_original(
             path, NO_FINDINGS, "mx.example", ["front"]
         )
         assert (result_path, digest) == (path, expected_digest)
@@ -140,7 +140,7 @@ async def test_results_field_is_replaced_in_file_like_in_bytes(raw: bytes) -> No
 async def test_unterminated_results_field_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "incoming-1"
     path.write_bytes(b"Authentication-Results: else;\r\n" + b" \r\n" * 400_000 + b"X: y\r\n\r\nz")
-    await replace_own_results_header(path, NO_FINDINGS, "mx.example", [])
+    await rewrite_own_results_and_hash_original(path, NO_FINDINGS, "mx.example", [])
     assert path.read_bytes() == NO_FINDINGS.to_header_field("mx.example") + b"X: y\r\n\r\nz"
 
 
@@ -159,7 +159,7 @@ async def test_wire_message_from_stream_equals_bytes(
         patch.setattr(wire_format, "MAX_BUFFERED_LINE", 5)  # bytes
         patch.setattr(wire_format, "PIECE_PAUSE", 0)
         streamed, in_memory = (
-            await WireMessage.from_stream("", open_stream),
+            await WireMessage.from_stream_without_bcc("", open_stream),
             WireMessage.from_bytes("", without_bcc(raw)),
         )
         pieces = [piece async for piece in streamed.iter_pieces()]
@@ -169,6 +169,6 @@ async def test_wire_message_from_stream_equals_bytes(
         in_memory.has_8bit,
         in_memory.has_utf8_header,
     )
-    assert in_memory.data.startswith(streamed.header_bytes)
+    assert in_memory.data.startswith(streamed.header_or_whole_message_bytes)
     for previous, following in pairwise(pieces):
         assert previous.endswith(b"\r\n") or not following.startswith(b".")

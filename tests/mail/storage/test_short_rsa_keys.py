@@ -57,7 +57,7 @@ async def test_gnupg_decrypts_message_for_short_rsa_key(
         if sum(line.startswith("fpr") for line in key_lines) == 1:
             gpg("--quick-add-key", fingerprint, key_parameters[0], "encr", key_parameters[2])
     armored = gpg("--armor", "--export", "eve@example.org").decode()
-    key = openpgp_short_rsa.parse_encryption_key(armored, datetime.now(UTC))
+    key = openpgp_short_rsa.parse_encryption_key_or_none(armored, datetime.now(UTC))
     assert key is not None
     assert (key.bit_length, key.user_id) == (bits, "Eve <eve@example.org>")
     assert (key.expires_at is None) == (key_parameters[2] == "0")
@@ -74,7 +74,7 @@ async def test_gnupg_decrypts_message_for_short_rsa_key(
 
 def test_other_keys_are_not_parsed_as_short_rsa() -> None:
     for armored in (SIGN_ONLY_KEY, make_public_key("Eve <eve@example.org>")):
-        assert openpgp_short_rsa.parse_encryption_key(armored, NOW) is None
+        assert openpgp_short_rsa.parse_encryption_key_or_none(armored, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_other_keys_are_not_parsed_as_short_rsa() -> None:
 )
 def test_subkey_without_valid_signature_is_not_used(position: int, expected: str | None) -> None:
     """The primary key is used if a bit of the subkey or of its signature differs."""
-    original = openpgp_short_rsa.parse_encryption_key(RSA_1024_KEY, NOW)
+    original = openpgp_short_rsa.parse_encryption_key_or_none(RSA_1024_KEY, NOW)
     assert original is not None
     assert original.key_id.hex() == "cb1e4887ec0d9762"
     head, body, tail = split_armor(RSA_1024_KEY)
     damaged = bytearray(body)
     damaged[position] ^= 1
-    key = openpgp_short_rsa.parse_encryption_key(
+    key = openpgp_short_rsa.parse_encryption_key_or_none(
         head + base64.encodebytes(bytes(damaged)).decode() + tail, NOW
     )
     assert (key and key.key_id.hex()) == expected

@@ -7,7 +7,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mail.tls import acme_client, acme_connection
-from tests.support.operations.certificate_operations import private_key_pem
+from tests.support.operations.platform.certificate_operations import private_key_pem
+from tests.support.servers.scripted_server import run_scripted_server
+from tests.support.time_limits import HANG_SECONDS
 
 RESPONSE_HEADER = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -22,17 +24,16 @@ async def test_stored_acme_error_keeps_no_connection_open(failing_path: str) -> 
             path = request.split()[1].decode()
             status = "500 Broken" if path == failing_path else "200 OK"
             writer.write((RESPONSE_HEADER % (status, len(body)) + body).encode())
-        writer.close()
         closed.set()
 
     key = private_key_pem(ec.generate_private_key(ec.SECP256R1()))
-    async with await asyncio.start_server(respond, "127.0.0.1", 0) as listener:
-        base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with run_scripted_server(respond) as port:
+        base = f"http://127.0.0.1:{port}"
         with pytest.raises(acme_client.AcmeError) as raised:
             async with acme_connection.connect_acme(
                 acme_client.AcmeServer(f"{base}/dir"), key
             ) as client:
-                await asyncio.to_thread(client.open_account, None, "")
-        async with asyncio.timeout(30):
+                await asyncio.to_thread(client.register_or_use_account, None, "")
+        async with asyncio.timeout(HANG_SECONDS):
             await closed.wait()
     assert raised.value

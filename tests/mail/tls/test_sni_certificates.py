@@ -24,11 +24,11 @@ from merganser.server import smtp_listeners
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from resolvers.certificates import certificate_reload
-from resolvers.certificates.certificates import find_served_spki_sha256
+from resolvers.certificates.served_keys import find_served_spki_sha256
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import poll_until
 from tests.support.mail_servers.smtp_client import CertificateAuthority, connect_smtp
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_DELETE,
     ONE_DAY,
     SERVER_NAME,
@@ -37,6 +37,7 @@ from tests.support.operations.certificate_operations import (
     set_certificate,
     store_certificate,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 INSECURE_CONTEXT = ssl.create_default_context()
 INSECURE_CONTEXT.check_hostname = False
@@ -86,7 +87,7 @@ async def run_listener(
     keyring = certificate_reload.new_empty_keyring(environment, file)
     await certificate_reload.update_keyring_from_database(environment, keyring)
     follow_task = asyncio.create_task(
-        certificate_reload.keep_keyring_up_to_date(environment, keyring)
+        certificate_reload.keep_keyring_up_to_date_forever(environment, keyring)
     )
     listener = MxListener(
         environment,
@@ -200,7 +201,7 @@ async def test_certificate_change_needs_no_restart(
             return not sni_listener.keyring.is_ready
 
         await poll_until(has_no_certificate)
-        assert sni_listener.keyring.context_for_name(SERVER_NAME) is None
+        assert sni_listener.keyring.context_for_name_or_default(SERVER_NAME) is None
 
 
 async def test_certificate_stored_by_other_process_is_served(
@@ -208,8 +209,8 @@ async def test_certificate_stored_by_other_process_is_served(
 ) -> None:
     monkeypatch.setattr(certificate_reload, "POLL_SECONDS", 0.05)
     # Without wake-ups of the first process.
-    other_world = replace(environment, wakeups=type(environment.wakeups)())
-    async with run_listener(other_world, tmp_path) as sni_listener:
+    other_environment = replace(environment, wakeups=type(environment.wakeups)())
+    async with run_listener(other_environment, tmp_path) as sni_listener:
         certificate = await store_certificate(root)
 
         async def is_ready() -> bool:
@@ -260,7 +261,7 @@ async def test_undecryptable_certificate_is_skipped(
     async with run_listener(environment, tmp_path) as sni_listener:
         assert await sni_listener.served_fingerprint("a.example") == good_fingerprint
         assert await sni_listener.served_fingerprint("lost.example") == good_fingerprint
-    assert caplog.text.count("certificate cannot be used") == 1
+    assert caplog.text.count("Certificate can't be used") == 1
 
 
 async def test_cached_contexts_are_limited(
@@ -272,11 +273,11 @@ async def test_cached_contexts_are_limited(
         await store_certificate(root, name)
     keyring = certificate_reload.new_empty_keyring(environment)
     await certificate_reload.update_keyring_from_database(environment, keyring)
-    first_context = keyring.context_for_name("a.example")
-    assert first_context is keyring.context_for_name("a.example")
+    first_context = keyring.context_for_name_or_default("a.example")
+    assert first_context is keyring.context_for_name_or_default("a.example")
     for name in ("b.example", "c.example"):
-        assert keyring.context_for_name(name) is not None
-    assert keyring.context_for_name("a.example") is not first_context  # built again
+        assert keyring.context_for_name_or_default(name) is not None
+    assert keyring.context_for_name_or_default("a.example") is not first_context  # built again
 
 
 async def test_tls_sessions_are_resumed(
@@ -291,7 +292,7 @@ async def test_tls_sessions_are_resumed(
         def connect_with_session(
             session: ssl.SSLSession | None,
         ) -> tuple[ssl.SSLSession | None, bool | None]:
-            with smtplib.SMTP("127.0.0.1", port, timeout=10) as smtp:
+            with smtplib.SMTP("127.0.0.1", port, timeout=HANG_SECONDS) as smtp:
                 smtp.ehlo()
                 smtp.docmd("STARTTLS")
                 assert isinstance(smtp.sock, socket.socket)
@@ -327,13 +328,13 @@ async def test_submission_needs_stored_or_pending_certificate(
     root: GraphQLClient, environment: Environment
 ) -> None:
     settings = Settings(submission_listen="127.0.0.1:587")
-    with pytest.raises(CommandError, match="MERGANSER_SUBMISSION_LISTEN takes a certificate"):
-        await smtp_listeners.check_certificate_available(settings, environment)
-    await smtp_listeners.check_certificate_available(
+    with pytest.raises(CommandError, match="MERGANSER_SUBMISSION_LISTEN requires a certificate"):
+        await smtp_listeners.require_certificate_for_submission(settings, environment)
+    await smtp_listeners.require_certificate_for_submission(
         Settings(smtp_listen="127.0.0.1:25"), environment
     )
     await set_certificate(root, serverName=SERVER_NAME, acme=True)
-    await smtp_listeners.check_certificate_available(settings, environment)
+    await smtp_listeners.require_certificate_for_submission(settings, environment)
 
 
 async def test_tlsa_digest_is_of_served_certificate(

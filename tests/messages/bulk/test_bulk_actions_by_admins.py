@@ -16,7 +16,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import tasks
-from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
+from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
@@ -34,6 +34,7 @@ from tests.support.stores.counter_check import (
     load_stream_position,
     select_rows,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -145,7 +146,7 @@ async def test_move_requires_target_only_in_accounts_with_selected_mail(
         **arguments,
     )
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
-    assert (await ada.load_mailbox()).total == (await bob.load_mailbox()).total == 2
+    assert (await ada.load_mailbox()).message_count == (await bob.load_mailbox()).message_count == 2
     await run_message_mutation(ada, "messageDelete", select=ALL_MESSAGES)
     answer = await run_message_mutation(
         root,
@@ -168,13 +169,13 @@ async def test_large_move_across_accounts_runs_as_platform_task(
         "to": {"path": "Keep"},
     }
     task = (await run_message_mutation(client, "messageMove", **arguments))["task"]
-    assert (task["state"], task["total"]) == ("QUEUED", 4)
-    document = "query ($id: ID!) { task(by: {id: $id}) { state done user { id } } }"
+    assert (task["state"], task["totalCount"]) == ("QUEUED", 4)
+    document = "query ($id: ID!) { task(by: {id: $id}) { state doneCount user { id } } }"
     assert (await two_users[0](document, id=task["id"]))["task"] is None
     last = await load_stream_position(environment, PLATFORM)
     assert await tasks.run_next_task(environment)
     assert (await mail_admin(document, id=task["id"]))["task"] == {
-        "state": "SUCCEEDED", "done": 4, "user": None,
+        "state": "SUCCEEDED", "doneCount": 4, "user": None,
     }  # fmt: skip
     assert [await load_mailbox_path_by_subject(user) for user in two_users] == [
         {"a": "Keep", "b": "Keep"}
@@ -346,7 +347,7 @@ async def test_move_to_another_account_moves_messages_and_threads(
     assert (message["thread"]["messageCount"], message["text"].strip()) == (2, "Hi there.")
     targets = sorted(client.user.id for client in two_users)
     assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
-    actions = "SELECT action, user_id FROM auth_events WHERE action = 'MESSAGES_TRANSFER'"
+    actions = "SELECT action, user_id FROM security_events WHERE action = 'MESSAGES_TRANSFER'"
     assert await select_rows(environment, actions) == [("MESSAGES_TRANSFER", ada.user.id)]
 
 
@@ -409,7 +410,7 @@ async def test_large_move_to_another_account_runs_as_task(
             **arguments,
         )
     )["task"]
-    assert task["total"] == 2
+    assert task["totalCount"] == 2
     assert await tasks.run_next_task(mail_admin.environment)
     assert (
         await load_mailbox_path_by_subject(ada),
@@ -475,12 +476,12 @@ async def test_selection_of_no_account_changes_nothing(
         queued = await run_message_mutation(
             client, "messageUpdate", select=selection, **change, **{"async": True}
         )
-        assert (queued["errors"], queued["task"]["total"]) == ([], 0)
+        assert (queued["errors"], queued["task"]["totalCount"]) == ([], 0)
         by_id = await run_message_mutation(
             client, "messageUpdate", select={"ids": [message_id], "users": users}, **change
         )
         assert [error["path"] for error in by_id["errors"]] == [["select", "ids", "0"]]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while await tasks.run_next_task(root.environment):
             pass
     assert await load_flags(ada) == [[], []]

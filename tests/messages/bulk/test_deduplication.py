@@ -8,7 +8,7 @@ import pytest
 from graph.types import global_ids
 from models.events.event_types import EventType
 from resolvers.admin import tasks
-from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
+from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
 from resolvers.messages.bulk import bulk_tasks
 from tests.conftest import (
     GraphQLClient,
@@ -30,7 +30,7 @@ from tests.support.stores.counter_check import load_journal_entries, load_stream
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
 INBOX_MESSAGES: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
-MAILBOX_PATHS_QUERY = "{ viewer { user { mailboxes { path } } } }"
+MAILBOX_PATHS_QUERY = "{ viewer { user { mailboxes { nodes { path } } } } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -68,7 +68,7 @@ async def load_positions(client: GraphQLClient) -> list[tuple[str, str, int]]:
 
 
 async def load_mailbox_paths(client: GraphQLClient) -> list[str]:
-    mailboxes = (await client(MAILBOX_PATHS_QUERY))["viewer"]["user"]["mailboxes"]
+    mailboxes = (await client(MAILBOX_PATHS_QUERY))["viewer"]["user"]["mailboxes"]["nodes"]
     return [mailbox["path"] for mailbox in mailboxes]
 
 
@@ -150,7 +150,7 @@ async def test_deduplicate_task_keeps_last_copy(
         "messageDeduplicate",
         select=INBOX_MESSAGES,
     )
-    assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
+    assert (answer["task"]["kind"], answer["task"]["totalCount"]) == ("MESSAGE_DEDUPLICATE", 5)
     await run_message_mutation(
         user_with_duplicates, "messageDelete", select=inbox_selection("1"), permanent=True
     )
@@ -261,11 +261,13 @@ async def test_delete_task_removes_mailboxes_it_emptied(
         {"mailbox": {"path": "Keep"}},
     )
     arguments = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
-    assert (await run_message_mutation(client, "messageDelete", **arguments))["task"]["total"] == 8
+    assert (await run_message_mutation(client, "messageDelete", **arguments))["task"][
+        "totalCount"
+    ] == 8
     assert await tasks.run_next_task(user_with_duplicates.environment)
     assert "Keep" not in await load_mailbox_paths(user_with_duplicates)
     await create_mailboxes(client_context(user_with_duplicates), NewMailboxes(["Keep"]))
     answer = await run_message_mutation(client, "messageDelete", **arguments, **{"async": True})
-    assert answer["task"]["total"] == 0
+    assert answer["task"]["totalCount"] == 0
     assert await tasks.run_next_task(user_with_duplicates.environment)
     assert "Keep" not in await load_mailbox_paths(user_with_duplicates)

@@ -103,7 +103,7 @@ async def test_copy_is_found_by_text_search(
     )
     document = """{ messages(filter: {query: "a", mailbox: {path: "Keep"}}) { totalCount } }"""
     assert (await ada_with_mail(document))["messages"]["totalCount"] == 1
-    while await index_worker.index_next_batch(environment):
+    while await index_worker.index_next_batch_and_record_contacts(environment):
         pass
     assert (await ada_with_mail(document))["messages"]["totalCount"] == 1
 
@@ -150,26 +150,26 @@ async def test_copy_task_copies_once_and_fails_over_quota(
 ) -> None:
     arguments = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "INBOX"}}
     assert (await run_message_mutation(small_bulk_client, "messageCopy", **arguments))["task"][
-        "total"
+        "totalCount"
     ] == 3
     assert await tasks.run_next_task(environment)
     assert len(await load_message_rows(ada_with_mail)) == 6
     assert (await run_message_mutation(small_bulk_client, "messageCopy", **arguments))["task"][
-        "total"
+        "totalCount"
     ] == 6
     used_bytes = await load_used_bytes(environment, ada_with_mail.user)
     await set_quota(environment, ada_with_mail.user, used_bytes + used_bytes // 3)
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
     assert await tasks.run_next_task(environment)
     assert len(await load_message_rows(ada_with_mail)) == 8
-    columns = "state, done, total, error"
+    columns = "state, done_count, total_count, error"
     task_rows = await select_rows(
         environment,
         f"SELECT {columns} FROM tasks ORDER BY created_at, id",  # noqa: S608
     )
     assert task_rows[0] == ("SUCCEEDED", 3, 3, None)
     assert task_rows[1][:3] == ("FAILED", 2, 6)
-    assert "bytes are in use" in task_rows[1][3]
+    assert "The account is full: " in task_rows[1][3]
     await set_quota(environment, ada_with_mail.user, None)
 
 
@@ -182,7 +182,7 @@ async def test_cancelled_copy_task_keeps_copied_messages(
     arguments = {"select": inbox_selection("1:*"), "to": {"path": "Keep"}}
     task = (await run_message_mutation(small_bulk_client, "messageCopy", **arguments))["task"]["id"]
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
-    apply_chunk = bulk_tasks.apply_task_chunk
+    apply_chunk = bulk_tasks.apply_bulk_request_to_chunk_and_count
 
     async def apply_chunk_and_cancel(*arguments: Any) -> int:
         copied_count = await apply_chunk(*arguments)
@@ -190,9 +190,9 @@ async def test_cancelled_copy_task_keeps_copied_messages(
         await arguments[1].exec(task_update.values(cancelled=True))
         return int(copied_count)
 
-    monkeypatch.setattr(bulk_tasks, "apply_task_chunk", apply_chunk_and_cancel)
+    monkeypatch.setattr(bulk_tasks, "apply_bulk_request_to_chunk_and_count", apply_chunk_and_cancel)
     assert await tasks.run_next_task(environment)
-    assert await select_rows(environment, "SELECT state, done, total FROM tasks") == [
+    assert await select_rows(environment, "SELECT state, done_count, total_count FROM tasks") == [
         ("CANCELLED", 1, 3)
     ]
     assert len(await load_message_rows(ada_with_mail)) == 4

@@ -14,9 +14,9 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.messages.bulk import bulk_tasks
-from resolvers.messages.bulk.bulk_changes import apply_bulk_request
+from resolvers.messages.bulk.bulk_changes import apply_or_queue_bulk_request
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
-from resolvers.messages.bulk.row_changes import FlagChanges
+from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import GraphQLClient, ManualClock, client_context
@@ -48,7 +48,7 @@ async def create_flag_task(
     request = BulkRequest(
         MessageSelector(conditions=MessageConditions()), changes, always_as_task=True, **extra
     )
-    outcome: BulkOutcome = await apply_bulk_request(
+    outcome: BulkOutcome = await apply_or_queue_bulk_request(
         client_context(replace(ada_with_mail, environment=environment)), request
     )
     assert outcome.task
@@ -56,7 +56,7 @@ async def create_flag_task(
 
 
 async def load_task_state(environment: Environment) -> tuple[Any, ...]:
-    columns = "state, done, total, checkpoint, error"
+    columns = "state, done_count, total_count, checkpoint, error"
     (row,) = await select_rows(environment, f"SELECT {columns} FROM tasks")  # noqa: S608
     return row
 
@@ -78,20 +78,20 @@ async def test_large_or_async_update_runs_as_task(
     )
     task = answer["task"]
     assert (answer["updatedCount"], answer["undo"], answer["errors"]) == (0, None, [])
-    assert (task["kind"], task["state"], task["done"], task["total"]) == (
+    assert (task["kind"], task["state"], task["doneCount"], task["totalCount"]) == (
         "MESSAGE_UPDATE", "QUEUED", 0, 3,
     )  # fmt: skip
-    assert (await ada_with_mail.load_mailbox()).unseen == 3
+    assert (await ada_with_mail.load_mailbox()).unseen_count == 3
     assert await tasks.run_next_task(environment) is True
     assert await tasks.run_next_task(environment) is False
-    assert (await ada_with_mail.load_mailbox()).unseen == 0
+    assert (await ada_with_mail.load_mailbox()).unseen_count == 0
     document = f"""query ($id: ID!) {{
       task(by: {{id: $id}}) {{ {TASK_FIELDS[7:-2]} user {{ username }} }} }}"""
     finished_task = (await ada_with_mail(document, id=task["id"]))["task"]
-    assert (finished_task["state"], finished_task["done"], finished_task["result"]) == (
+    assert (finished_task["state"], finished_task["doneCount"], finished_task["result"]) == (
         "SUCCEEDED",
         3,
-        {"changed": 3},
+        {"changedCount": 3},
     )
     assert finished_task["user"] == {"username": "ada"}
 
@@ -112,9 +112,9 @@ async def test_move_and_delete_tasks_skip_deleted_messages(
     assert await tasks.run_next_task(environment)
     assert await load_mailbox_path_by_subject(ada_with_mail) == {}
     for answer, kind in ((moved, "MESSAGE_MOVE"), (deleted, "MESSAGE_DELETE")):
-        document = "query ($id: ID!) { task(by: {id: $id}) { kind state done total } }"
+        document = "query ($id: ID!) { task(by: {id: $id}) { kind state doneCount totalCount } }"
         assert (await ada_with_mail(document, id=answer["task"]["id"]))["task"] == {
-            "kind": kind, "state": "SUCCEEDED", "done": 2, "total": 3,
+            "kind": kind, "state": "SUCCEEDED", "doneCount": 2, "totalCount": 3,
         }  # fmt: skip
 
 
@@ -128,7 +128,10 @@ async def test_move_task_fails_if_target_was_deleted(
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }"""
     )
     assert await tasks.run_next_task(environment)
-    assert (await load_task_state(environment))[0::4] == ("FAILED", "not found")
+    assert (await load_task_state(environment))[0::4] == (
+        "FAILED",
+        "Target mailbox not found.",
+    )
     assert len(await load_mailbox_path_by_subject(small_bulk_client)) == 3
 
 
@@ -153,7 +156,7 @@ async def test_task_is_cancelled_before_and_between_chunks(
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
     assert await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[0] == "CANCELLED"
-    assert (await ada_with_mail.load_mailbox()).unseen == 3
+    assert (await ada_with_mail.load_mailbox()).unseen_count == 3
 
 
 async def test_task_of_killed_worker_resumes_at_checkpoint(
@@ -161,7 +164,7 @@ async def test_task_of_killed_worker_resumes_at_checkpoint(
 ) -> None:
     await create_flag_task(ada_with_mail, environment)
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
-    apply_chunk, call_count = bulk_tasks.apply_task_chunk, 0
+    apply_chunk, call_count = bulk_tasks.apply_bulk_request_to_chunk_and_count, 0
 
     async def apply_chunk_and_die(*arguments: Any) -> int:
         nonlocal call_count
@@ -170,7 +173,7 @@ async def test_task_of_killed_worker_resumes_at_checkpoint(
             raise KeyboardInterrupt  # no worker catches it
         return int(await apply_chunk(*arguments))
 
-    monkeypatch.setattr(bulk_tasks, "apply_task_chunk", apply_chunk_and_die)
+    monkeypatch.setattr(bulk_tasks, "apply_bulk_request_to_chunk_and_count", apply_chunk_and_die)
     with pytest.raises(KeyboardInterrupt):
         await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[:3] == ("RUNNING", 2, 3)
@@ -208,13 +211,13 @@ async def test_failing_task_does_not_delay_next_task(
 ) -> None:
     await create_flag_task(ada_with_mail, environment)
     await create_flag_task(ada_with_mail, environment)
-    apply_chunk = bulk_tasks.apply_task_chunk
+    apply_chunk = bulk_tasks.apply_bulk_request_to_chunk_and_count
 
     async def fail_once(*_: Any) -> int:
-        monkeypatch.setattr(bulk_tasks, "apply_task_chunk", apply_chunk)
+        monkeypatch.setattr(bulk_tasks, "apply_bulk_request_to_chunk_and_count", apply_chunk)
         raise OSError("broken")
 
-    monkeypatch.setattr(bulk_tasks, "apply_task_chunk", fail_once)
+    monkeypatch.setattr(bulk_tasks, "apply_bulk_request_to_chunk_and_count", fail_once)
 
     async def has_succeeded_task() -> bool:
         return ("SUCCEEDED",) in await select_rows(environment, "SELECT state FROM tasks")
@@ -235,15 +238,17 @@ async def test_worker_that_lost_its_lease_changes_nothing(
     ada_with_mail: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create_flag_task(ada_with_mail, environment)
-    apply_chunk = bulk_tasks.apply_task_chunk
+    apply_chunk = bulk_tasks.apply_bulk_request_to_chunk_and_count
 
     async def lose_lease_and_apply_chunk(*arguments: Any) -> int:
-        monkeypatch.setattr(bulk_tasks, "apply_task_chunk", apply_chunk)
+        monkeypatch.setattr(bulk_tasks, "apply_bulk_request_to_chunk_and_count", apply_chunk)
         async with arguments[0].write_session() as session:
             await session.exec(update(Task).values(lease=7))  # as the next worker does
         return int(await apply_chunk(*arguments))
 
-    monkeypatch.setattr(bulk_tasks, "apply_task_chunk", lose_lease_and_apply_chunk)
+    monkeypatch.setattr(
+        bulk_tasks, "apply_bulk_request_to_chunk_and_count", lose_lease_and_apply_chunk
+    )
     with pytest.raises(tasks.TaskLeaseLost):
         await tasks.run_next_task(environment)
     assert {tuple(node["flags"]) for node in await list_messages(ada_with_mail)} == {()}
@@ -259,7 +264,10 @@ async def test_task_fails_after_max_attempts(
     async with environment.write_session() as session:
         await session.exec(update(Task).values(attempts=tasks.MAX_ATTEMPTS))
     assert await tasks.run_next_task(environment)
-    assert (await load_task_state(environment))[0::4] == ("FAILED", "it broke on our side")
+    assert (await load_task_state(environment))[0::4] == (
+        "FAILED",
+        "Internal error. The administrator finds the cause in the server log.",
+    )
 
 
 async def test_task_skips_messages_changed_since_request(

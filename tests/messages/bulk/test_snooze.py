@@ -12,8 +12,8 @@ from mail.maintenance import snooze_worker
 from models.events.event_types import EventType
 from models.messages.tables import Message, Thread
 from resolvers.admin import tasks
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 from tests.support.operations.bulk_operations import (
     inbox_selection,
@@ -27,6 +27,7 @@ from tests.support.stores.counter_check import (
     load_stream_position,
     select_rows,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
 MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) {
@@ -68,10 +69,10 @@ async def test_snoozed_message_returns_unread_as_newest(
     assert (snoozed_mailbox["messageCount"], snoozed_mailbox["unseenCount"]) == (2, 0)
 
     clock.tick(hours=32, minutes=59)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 0
     clock.tick(minutes=1)
     last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 2
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 2
     inbox_messages = (await load_mailbox(ada_with_mail))["messages"]["nodes"]
     assert [node["subject"] for node in inbox_messages] == ["b", "a", "c"]
     for node in inbox_messages[:2]:
@@ -83,7 +84,7 @@ async def test_snoozed_message_returns_unread_as_newest(
     assert await load_journal_entries(ada_with_mail.environment, ada_with_mail.user.id, last) == [
         (EventType.MESSAGE_MOVED, returned_ids)
     ]
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 0
 
 
 async def test_new_message_is_listed_before_returned_message(
@@ -91,7 +92,7 @@ async def test_new_message_is_listed_before_returned_message(
 ) -> None:
     await snooze(ada_with_mail)
     clock.tick(days=2)
-    await snooze_worker.return_due_messages(ada_with_mail.environment)
+    await snooze_worker.unsnooze_due_messages(ada_with_mail.environment)
     clock.tick(seconds=1)
     await deliver_to(ada_with_mail, "d")
     nodes = (await load_mailbox(ada_with_mail))["messages"]["nodes"]
@@ -116,7 +117,7 @@ async def test_thread_order_is_unchanged_after_snooze(
         await connection.execute(delete(Thread).where(col(Thread.id) != thread_id))
     await snooze(ada)
     clock.tick(days=2)
-    await snooze_worker.return_due_messages(ada.environment)
+    await snooze_worker.unsnooze_due_messages(ada.environment)
     document = (
         "query ($id: ID!) { thread(by: {id: $id}) { messages(first: 1) { nodes { subject } } } }"
     )
@@ -141,7 +142,7 @@ async def test_snoozed_message_returns_to_its_mailbox_or_inbox(
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { errors { code } } }"""
     )
     clock.tick(days=2)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 3
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 3
     assert await load_mailbox_path_by_subject(ada_with_mail) == {
         "a": "INBOX",
         "b": "Brief",
@@ -185,9 +186,9 @@ async def test_snooze_time_can_be_changed(ada_with_mail: GraphQLClient, clock: M
         ada_with_mail, "messageUpdate", select=select, set={"snoozedUntil": new_time}
     )
     clock.tick(days=3)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 0
     clock.tick(days=2)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 1
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 1
 
 
 @pytest.mark.parametrize("name", ["messageMove", "messageDelete"])
@@ -210,7 +211,7 @@ async def test_move_or_delete_ends_snooze(
         ada_with_mail, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **extra
     )
     clock.tick(days=2)
-    await snooze_worker.return_due_messages(ada_with_mail.environment)
+    await snooze_worker.unsnooze_due_messages(ada_with_mail.environment)
     assert (await load_mailbox_path_by_subject(ada_with_mail)).get("a") == (
         "Keep" if extra else None
     )
@@ -255,7 +256,7 @@ async def test_undo_of_snooze_returns_messages(
     nodes = (await load_mailbox(ada_with_mail))["messages"]["nodes"]
     assert [(n["subject"], n["snoozedUntil"]) for n in nodes] == [(s, None) for s in "cba"]
     clock.tick(days=2)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 0
 
 
 async def test_task_snoozes_messages(ada_with_mail: GraphQLClient, clock: ManualClock) -> None:
@@ -271,7 +272,7 @@ async def test_task_snoozes_messages(ada_with_mail: GraphQLClient, clock: Manual
         pass
     assert set((await load_mailbox_path_by_subject(ada_with_mail)).values()) == {"Snoozed"}
     clock.tick(days=2)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 3
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 3
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ async def test_snooze_time_out_of_range_is_refused(
 async def test_snoozed_mailbox_gets_another_name_if_name_is_used(
     ada_with_mail: GraphQLClient,
 ) -> None:
-    await mailbox_loaders.create_mailboxes(client_context(ada_with_mail), NewMailboxes(["Snoozed"]))
+    await mailbox_create.create_mailboxes(client_context(ada_with_mail), NewMailboxes(["Snoozed"]))
     await snooze(ada_with_mail)
     assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "Snoozed 2"
 
@@ -334,7 +335,7 @@ async def test_snooze_of_one_user_does_not_affect_another(
     await deliver_to(bob, "z")
     await snooze(bob)
     clock.tick(days=2)
-    assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 2
+    assert await snooze_worker.unsnooze_due_messages(ada_with_mail.environment) == 2
     assert (
         await load_mailbox_path_by_subject(ada_with_mail),
         await load_mailbox_path_by_subject(bob),
@@ -351,7 +352,7 @@ async def test_concurrent_workers_return_each_message_once(
     clock.tick(days=2)
     last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     returned_counts = await asyncio.gather(
-        *(snooze_worker.return_due_messages(ada_with_mail.environment) for _ in range(3))
+        *(snooze_worker.unsnooze_due_messages(ada_with_mail.environment) for _ in range(3))
     )
     assert sum(returned_counts) == 3
     assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last + 3
@@ -363,8 +364,10 @@ async def test_worker_returns_messages_due_before_its_start(
     await snooze(ada_with_mail)
     clock.tick(days=2)
     with ada_with_mail.environment.wakeups.follow([ada_with_mail.user.id]) as wakeup:
-        worker = asyncio.create_task(snooze_worker.run_forever(ada_with_mail.environment))
-        async with asyncio.timeout(5):
+        worker = asyncio.create_task(
+            snooze_worker.unsnooze_until_worker_stops(ada_with_mail.environment)
+        )
+        async with asyncio.timeout(HANG_SECONDS):
             await wakeup.wait()
     worker.cancel()
     assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def load_state(client: GraphQLClient, sent: Any) -> str:
-    answer = await client(SUBMISSION_STATE, by={"id": sent["submission"]["id"]})
+    answer = await client(SUBMISSION_STATE, by={"id": sent["submissions"][0]["id"]})
     return str(answer["submission"]["state"])
 
 
@@ -37,8 +37,8 @@ def error_codes(payload: Any) -> list[str]:
 
 async def test_undo_cancels_held_submission(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
-    assert sent["submission"]["state"] == "UNDOABLE"
-    assert sent["undo"]["expiresAt"] == sent["submission"]["undoableUntil"]
+    assert sent["submissions"][0]["state"] == "UNDOABLE"
+    assert sent["undo"]["expiresAt"] == sent["submissions"][0]["undoableUntil"]
     undone = await undo_mutation(ada, sent)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 1)
     assert await load_state(ada, sent) == "CANCELLED"
@@ -60,7 +60,7 @@ async def test_undo_window_of_scheduled_submission_ends(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     sent = await send_with_undo_window(ada, window="PT30S", later="2031-01-01T00:00:00Z")
-    assert sent["submission"]["state"] == "SCHEDULED"
+    assert sent["submissions"][0]["state"] == "SCHEDULED"
     clock.tick(seconds=31)
     assert error_codes(await undo_mutation(ada, sent)) == ["NOT_FOUND"]
     assert await load_state(ada, sent) == "SCHEDULED"
@@ -92,7 +92,7 @@ async def test_undo_of_cancelled_submission_is_conflict(
 
 async def load_queue_id(client: GraphQLClient, sent: Any) -> str:
     document = "query ($by: SubmissionRef!) { submission(by: $by) { queueId } }"
-    answer = await client(document, by={"id": sent["submission"]["id"]})
+    answer = await client(document, by={"id": sent["submissions"][0]["id"]})
     return str(answer["submission"]["queueId"])
 
 

@@ -4,11 +4,14 @@ from typing import Any
 
 from models.auth.credentials import AccessToken
 from models.runtime.environment import Environment
+from models.store.columns import ColumnRow
 from models.users.tables import User
 from resolvers.auth.credential_status import TOKEN_PREFIX, generate_secret, secret_digest
 
 
-async def make_access_token(environment: Environment, user: User, **columns: Any) -> str:
+async def make_access_token(
+    environment: Environment, user: User | ColumnRow, **columns: Any
+) -> str:
     """Add an access token of a user and return its secret."""
     secret, now = generate_secret(environment, TOKEN_PREFIX), environment.now()
     row = AccessToken(

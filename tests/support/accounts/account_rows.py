@@ -91,7 +91,7 @@ async def make_stored_account(environment: Environment, domain: Domain, name: st
                 id=environment.new_id(),
                 local=name,
                 domain_id=domain.id,
-                shown=address,
+                display_address=address,
                 user_id=user_id,
                 main=True,
                 created_at=now,

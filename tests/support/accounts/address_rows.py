@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.addresses.tables import Address
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.runtime.environment import Environment
 
 CREATED_AT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -25,7 +25,7 @@ async def add_addresses(environment: Environment, *addresses: str, **columns: An
                 id=environment.new_id(),
                 local=local,
                 domain_id=None if domain == "*" else domains[domain],
-                shown=address,
+                display_address=address,
                 user_id=user_id,
                 active=state != "off",
                 expires_at=CREATED_AT - timedelta(seconds=1) if state == "old" else None,
@@ -55,7 +55,7 @@ async def add_domain(environment: Environment, name: str, *aliases: str, **colum
         session.add(domain)
         await session.flush()
         for alias in aliases:
-            row = AliasDomain(
+            row = DomainAlias(
                 id=environment.new_id(),
                 alias=alias.removeprefix("off:"),
                 domain_id=domain.id,

@@ -8,7 +8,7 @@ from sqlmodel import col
 
 from models.users.tables import User
 from resolvers.auth import authentication
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
 from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 WriteStatement = Update | Delete | Insert

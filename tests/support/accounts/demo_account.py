@@ -11,8 +11,8 @@ from sqlmodel import select
 
 from graph.execution.operation_execution import OperationContext
 from graph.schema import schema
-from merganser.demo.account import ensure_demo_account
-from merganser.demo.credentials import USERNAME, read_account
+from merganser.demo.account import ensure_demo_accounts_with_messages
+from merganser.demo.credentials import USERNAME, read_account_or_none
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.auth import authentication
@@ -28,10 +28,11 @@ def run_demo_server(folder: Path) -> Generator[MerganserProcess]:
 
     The store contains the demo account, and the users ada and bob with one message each.
     """
-    server = MerganserProcess(folder)
+    # All tests of a module load GraphiQL from one address, faster than a person does.
+    server = MerganserProcess(folder, extra_settings={"COST_BUDGET_ANONYMOUS": "0"})
     result = server.run_command("demo", "--count", str(DEMO_MESSAGE_COUNT))
     assert result.exit_code == 0, result.stderr
-    account = read_account(folder / "var")
+    account = read_account_or_none(folder / "var")
     assert account
     assert account.key
     server.secrets[USERNAME] = account.key
@@ -57,9 +58,10 @@ async def make_demo_client(
     environment: Environment, http: httpx.AsyncClient, folder: Path
 ) -> GraphQLClient:
     """Create the demo account as `merganser demo` does, and return a client of it."""
-    account = await ensure_demo_account(
+    accounts = await ensure_demo_accounts_with_messages(
         environment, folder, DEMO_MESSAGE_COUNT // 3, lambda _done, _total: None
     )
+    account = accounts.user
     assert account.key
     async with environment.write_session() as session:
         user = (await session.exec(select(User).where(User.username == USERNAME))).one()

@@ -11,7 +11,8 @@ from models.domains.tables import Domain
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_client
 from tests.support.stores.counter_check import select_rows
 

@@ -23,8 +23,8 @@ IDENTITY_NODE_QUERY = (
     f"query ($id: ID!) {{ node(id: $id) {{ ... on Identity {{ {IDENTITY_FIELDS} }} }} }}"
 )
 SEND_MUTATION = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { envelopeFrom recipients { recipient } }
-  message { id mailbox { path } from { name address } replyTo { address } bcc { address } }
+  submissions { envelopeFrom recipients { recipient } }
+  messages { id mailbox { path } from { name address } replyTo { address } bcc { address } }
   errors { __typename code path } } }"""
 
 
@@ -89,7 +89,7 @@ async def add_address(environment: Environment, written: str, **columns: Any) ->
         id=address_id,
         local=local.replace(".", "").lower(),
         domain_id=domain.id,
-        shown=written,
+        display_address=written,
         created_at=now,
         updated_at=now,
         **columns,

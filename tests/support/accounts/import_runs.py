@@ -108,7 +108,7 @@ async def run_due_imports(environment: Environment) -> None:
 
 
 async def crash_worker(
-    environment: Environment, crash_at: int, fault_point: str = "brought"
+    environment: Environment, crash_at: int, fault_point: str = "messages imported"
 ) -> None:
     """Work on due runs until the worker crashes at the `crash_at`-th pass of a fault point."""
     reached_count = 0

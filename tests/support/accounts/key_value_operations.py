@@ -23,10 +23,11 @@ KEY_VALUE_QUERY = f"""query ($user: UserRef, $store: String! = "default", $key: 
     {ENTRY_FIELDS} }} }}"""
 KEY_VALUES_QUERY = f"""query ($user: UserRef, $store: String! = "default", $prefix: String,
     $exactKey: String, $recursive: Boolean! = false, $keysOnly: Boolean! = false,
-    $shared: Boolean! = false, $first: Int, $after: String, $last: Int, $before: String) {{
+    $shared: Boolean! = false, $orderBy: KeyValueEntryOrder! = KEY_ASC, $first: Int,
+    $after: String, $last: Int, $before: String) {{
   keyValues(filter: {{user: $user, store: $store, prefix: $prefix, exactKey: $exactKey,
       recursive: $recursive, keysOnly: $keysOnly, shared: $shared}},
-      first: $first, after: $after, last: $last, before: $before) {{
+      orderBy: $orderBy, first: $first, after: $after, last: $last, before: $before) {{
     totalCount nodes {{ {ENTRY_FIELDS} }} pageInfo {{ hasNextPage startCursor endCursor }} }} }}"""
 
 
@@ -77,7 +78,7 @@ async def list_keys(
 
 async def load_key_value_rows(environment: Environment) -> list[tuple[Any, ...]]:
     """All rows of the key-value stores, sorted."""
-    query = "SELECT stream_id, store, key, value, version, size FROM key_values"
+    query = "SELECT stream_id, store, key, value, version, size FROM key_value_entries"
     return sorted(await select_rows(environment, query))
 
 

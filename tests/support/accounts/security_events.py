@@ -15,8 +15,9 @@ from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.auth import security_log
-from resolvers.auth.security_log import NewSecurityEvent
-from resolvers.context import Context, Viewer
+from resolvers.auth.security_event_rows import NewSecurityEvent
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 
 

@@ -20,7 +20,8 @@ from resolvers.auth import app_passwords, authentication, impersonation
 from resolvers.auth.authentication import AuthenticatedUser
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.sign_in import SignInRequest
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import ManualClock
 
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
@@ -77,7 +78,7 @@ class SignInEnvironment:
     ) -> AuthenticatedUser:
         """Sign a user in by password."""
         ctx = Context(self.environment, Viewer(), client_ip=ip)
-        return await authentication.authenticate(ctx, name, password, attempt)
+        return await authentication.authenticate_user_by_password(ctx, name, password, attempt)
 
     async def create_token(self, name: str, **request_values: Any) -> str:
         """Sign a user in and return the secret of a new token."""

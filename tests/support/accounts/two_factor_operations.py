@@ -13,11 +13,13 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.accounts.authenticators import mutation_document
 
 VIEWER_FIELDS = "user { username twoFactorMethods }"
+FAILED_CODES = ["AUTHENTICATION_FAILED"]
 
 
 async def run_auth_mutation(

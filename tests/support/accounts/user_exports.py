@@ -16,10 +16,11 @@ from models.store.columns import select_columns
 from resolvers.admin import key_values, tasks
 from resolvers.admin.key_values import KeyValueNamespace, NewKeyValue
 from resolvers.mailboxes import annotations
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import content as message_content
-from resolvers.messages.bulk import flags, row_changes
+from resolvers.messages.bulk import flag_changes, flags, row_changes
 from resolvers.transfer.export_writer import SETTING_COLUMNS
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.accounts.openpgp_keys import make_public_key
@@ -27,7 +28,8 @@ from tests.support.accounts.user_operations import execute_mutation, load_user_r
 from tests.support.stores.counter_check import select_rows
 
 EXPORT_FIELDS = (
-    "userExport { id state format size expiresAt url user { username } task { id done total } }"
+    "userExport { id state format size expiresAt url user { username } "
+    "task { id doneCount totalCount } }"
 )
 TASK_FIELDS = "task { id kind state }"
 FULL_EXPORT_FORMATS = ("EML_ZIP", "MAILDIR_TAR", "JSON")
@@ -50,7 +52,7 @@ async def store_raw_message(
     parsed = await received_messages.parse_storable_message(raw)
     tenant_query = "SELECT tenant_id FROM users WHERE id = :u"
     ((tenant,),) = await select_rows(environment, tenant_query, u=client.user.id)
-    stored_blobs = await received_messages.store_blobs(environment, tenant, parsed)
+    stored_blobs = await received_messages.store_blobs_once_per_tenant(environment, tenant, parsed)
     placement = MessagePlacement(
         client.user.id,
         mailbox.id,
@@ -59,7 +61,7 @@ async def store_raw_message(
     )
     return (
         await environment.run_transaction(
-            lambda transaction: message_insert.insert_message(
+            lambda transaction: message_insert.insert_message_and_take_quota(
                 transaction, parsed, stored_blobs, placement
             ),
             client.user.id,
@@ -77,7 +79,7 @@ async def change_flags(client: GraphQLClient, message_id: int, *names: str, **va
             ctx,
             session,
             message_rows,
-            row_changes.FlagChanges.from_flag_names({}, added=names, column_values=values),
+            flag_changes.FlagChanges.from_flag_names({}, added=names, column_values=values),
         )
 
 
@@ -86,8 +88,8 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
     ctx = client_context(client)
     deep_path = "/".join(["Tief"] * 128)
     for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep_path, "Empty"):
-        await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path]))
-    await mailbox_loaders.create_mailboxes(
+        await mailbox_create.create_mailboxes(ctx, NewMailboxes([path]))
+    await mailbox_create.create_mailboxes(
         ctx,
         NewMailboxes(["Kept"], is_hidden=True, retention=timedelta(days=9), is_subscribed=False),
     )
@@ -96,8 +98,8 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
         "userUpdate",
         set={"openpgpPublicKey": make_public_key("Ada"), "encryptMessages": True},
     )
-    await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
-    await annotations.set_annotation(
+    await mailbox_create.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
+    await annotations.set_annotation_in_each_account(
         ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む")
     )
     for number, raw in enumerate(HOSTILE_MESSAGES):
@@ -123,7 +125,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
         await execute_mutation(client, "sieveScriptSet", "sieveScripts { name }", **script)
     value = NewKeyValue("dark", timedelta(days=5))
-    await key_values.set_value(
+    await key_values.set_key_value(
         client_context(client), KeyValueNamespace(client.user.id), "ui/theme", value
     )
 
@@ -158,14 +160,14 @@ async def load_account_state(client: GraphQLClient) -> Any:
         )
     user = await load_user_row(client.environment, client)
     environment, user_id = client.environment, client.user.id
-    value_query = "SELECT store, key, value FROM key_values WHERE stream_id = :u"
+    value_query = "SELECT store, key, value FROM key_value_entries WHERE stream_id = :u"
     script_query = (
         "SELECT name, content, active FROM sieve_scripts WHERE user_id = :u ORDER BY name"
     )
     autoreply_query = "SELECT enabled, text, subject FROM autoreplies WHERE id = :u"
     return {
-        "boxes": sorted((m.path, m.special_use, m.hidden, m.subscribed, m.retention, m.total,
-                         m.encrypt_messages)
+        "boxes": sorted((m.path, m.special_use, m.hidden, m.subscribed, m.retention,
+                         m.message_count, m.encrypt_messages)
                         for m in mailboxes),
         "notes": sorted((path_by_id[a.mailbox_id], a.key, a.value) for a in annotations
                         if a.mailbox_id in path_by_id),
@@ -198,8 +200,8 @@ async def load_export(client: GraphQLClient, export_id: str) -> Any:
 
 
 async def list_export_ids(client: GraphQLClient) -> list[str]:
-    data = await client("{ viewer { user { exports { id } } } }")
-    return [export["id"] for export in data["viewer"]["user"]["exports"]]
+    data = await client("{ viewer { user { exports { nodes { id } } } } }")
+    return [export["id"] for export in data["viewer"]["user"]["exports"]["nodes"]]
 
 
 async def import_account(client: GraphQLClient, content: bytes, **options: Any) -> Any:
@@ -215,7 +217,9 @@ async def import_account(client: GraphQLClient, content: bytes, **options: Any) 
 
 
 async def load_task(client: GraphQLClient, task_id: str) -> Any:
-    document = "query ($id: ID!) { task(by: {id: $id}) { kind state done total result error } }"
+    document = (
+        "query ($id: ID!) { task(by: {id: $id}) { kind state doneCount totalCount result error } }"
+    )
     return (await client(document, id=task_id))["task"]
 
 

@@ -12,9 +12,10 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers.auth.authentication import authenticate
+from resolvers.auth.authentication import authenticate_user_by_password
 from resolvers.auth.sign_in import SignInRequest
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_client, make_user
 
 ERROR_FIELDS = """
@@ -30,7 +31,7 @@ id username name role tags language metadata active suspended hasPassword activa
 passwordChangeRequired retention openpgpPublicKey allowedSenders disabledScopes webmailAccess
     permissions
 uploadSentMessages requireInboundTls requireOutboundTls smtpAllowedNetworks
-adminPermissions administers { name } spam { level junkScore rejectScore }
+adminPermissions administers { nodes { name } } spam { level junkScore rejectScore }
 openpgpKey { name address fingerprint expiresAt } limits { quota { limit } }
 """
 CREATE_USER_MUTATION = f"""mutation ($input: UserCreateInput!) {{
@@ -95,7 +96,9 @@ async def try_sign_in(environment: Environment, name: str, password: str) -> str
     """Sign in and return the token. Returns None if the password is wrong."""
     ctx = Context(environment, Viewer(scopes=frozenset({Scope.FULL})))
     try:
-        return (await authenticate(ctx, name, password, SignInRequest(token=True))).token
+        return (
+            await authenticate_user_by_password(ctx, name, password, SignInRequest(token=True))
+        ).token
     except AuthenticationFailed:
         return None
 

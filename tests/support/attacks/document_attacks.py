@@ -41,24 +41,24 @@ def fragment_chain(levels: int, selection: str, last: str = "role") -> str:
 
 
 DOCUMENTS = {
-    "fragment bomb of 30 levels": (fragment_chain(30, "{next} {next}"), TOO_COMPLEX),
-    "fragment bomb through inline fragments": (
+    "30 levels of fragments that double": (fragment_chain(30, "{next} {next}"), TOO_COMPLEX),
+    "inline fragments that double": (
         fragment_chain(30, "{next} ... { {next} }"),
         TOO_COMPLEX,
     ),
     "600 fragments in a chain": (fragment_chain(600, "{next}"), TOO_COMPLEX),
-    "500 fragments in a circle": (
+    "a cycle of 500 fragments": (
         f"{{ viewer {{ ...f0 }} }} {repeat(500, 'fragment f{n} on Viewer { ...f{n} }')}",
         INVALID,
     ),
-    "38 fragments, each spreads all": (
+    "38 fragments that spread all of them": (
         "{ viewer { ...f0 } } "
         + repeat(38, f"fragment f{{n}} on Viewer {{ {' '.join(f'...f{n}' for n in range(38))} }}"),
         INVALID,
     ),
-    "circle through fields": (
-        "{ viewer { user { ...f } } } fragment f on User { mailboxes { messages { nodes {"
-        " thread { messages { nodes { mailbox { ...g } } } } } } } }"
+    "a fragment cycle through fields": (
+        "{ viewer { user { ...f } } } fragment f on User { mailboxes { nodes { messages { nodes {"
+        " thread { messages { nodes { mailbox { ...g } } } } } } } } }"
         " fragment g on Mailbox { messages { nodes { mailbox { ...g } } } }",
         INVALID,
     ),
@@ -71,7 +71,7 @@ DOCUMENTS = {
     "1,000 times the same field": (f"{{ viewer {{ {'role ' * 1000} }} }}", TOO_COMPLEX),
     "3,000 aliases": (f"{{ viewer {{ {repeat(3000, 'a{n}: role')} }} }}", PARSE_FAILED),
     "1,600 aliases": (f"{{ viewer {{ {repeat(1600, 'a{n}: role')} }} }}", TOO_COMPLEX),
-    "100 guesses of a password": (
+    "100 sign-ins with different passwords": (
         "mutation { "
         + repeat(100, 'a{n}: authenticate(input: {username: "x", password: "{n}"}) { token }')
         + " }",
@@ -82,20 +82,26 @@ DOCUMENTS = {
         TOO_COMPLEX,
     ),
     "90 unknown directives": (f"{{ viewer {{ role {repeat(90, '@a{n}')} }} }}", INVALID),
-    "selection 150 deep": (f"{{ viewer {'{ user ' * 150} {'}' * 150} }}", TOO_COMPLEX),
-    "selection 40 deep": (f"{{ viewer {'{ user ' * 40} {{ id }} {'}' * 40} }}", TOO_COMPLEX),
-    "2,000 brackets": ("{a" * 2000, PARSE_FAILED),
-    "list 2,000 deep": (f"{{ nodes(ids: {'[' * 2000}{']' * 2000}) {{ id }} }}", PARSE_FAILED),
-    "list 150 deep": (f"{{ nodes(ids: {'[' * 150}{']' * 150}) {{ id }} }}", INVALID),
-    "object 90 deep": (
+    "selection set with 150 levels": (f"{{ viewer {'{ user ' * 150} {'}' * 150} }}", TOO_COMPLEX),
+    "selection set with 40 levels": (
+        f"{{ viewer {'{ user ' * 40} {{ id }} {'}' * 40} }}",
+        TOO_COMPLEX,
+    ),
+    "2,000 opening brackets": ("{a" * 2000, PARSE_FAILED),
+    "list with 2,000 levels": (
+        f"{{ nodes(ids: {'[' * 2000}{']' * 2000}) {{ id }} }}",
+        PARSE_FAILED,
+    ),
+    "list with 150 levels": (f"{{ nodes(ids: {'[' * 150}{']' * 150}) {{ id }} }}", INVALID),
+    "object with 90 levels": (
         f"{{ users(filter: {'{a:' * 90}1{'}' * 90}) {{ totalCount }} }}",
         INVALID,
     ),
-    "1,500 unknown members of an input": (
+    "1,500 unknown input fields": (
         f"{{ users(filter: {{{repeat(1500, 'role{n}: 1')}}}) {{ totalCount }} }}",
         TOO_COMPLEX,
     ),
-    "450 unknown members of an input": (
+    "450 unknown input fields": (
         f"{{ users(filter: {{{repeat(450, 'role{n}: 1')}}}) {{ totalCount }} }}",
         INVALID,
     ),
@@ -103,11 +109,11 @@ DOCUMENTS = {
         f"{{ viewer {{ user {{ messages({repeat(1500, 'firs{n}: 1')}) {{ totalCount }} }} }} }}",
         INVALID,
     ),
-    "900 unknown fields of 100 letters": (
+    "900 unknown fields of 100 characters": (
         f"{{ viewer {{ {repeat(850, 'x' * 100 + '{n}')} }} }}",
         INVALID,
     ),
-    "1,200 variables of one name": (
+    "1,200 variables with the same name": (
         f"query ({'$a: Int ' * 1200}) {{ viewer {{ role }} }}",
         INVALID,
     ),
@@ -116,7 +122,7 @@ DOCUMENTS = {
     "99,000 commas": ("," * 98_000 + "{ viewer { role } }", "200"),
     "3,000 comments": ("#\n" * 3000 + "{ viewer { role } }", PARSE_FAILED),
     "a document of 900 kB": ("{ viewer { role } }" + " " * 900_000, "413 TOO_LARGE"),
-    "a string of 90 kB for an id": (f'{{ node(id: "{"a" * 90_000}") {{ id }} }}', "200 BAD_ID"),
+    "an ID of 90 kB": (f'{{ node(id: "{"a" * 90_000}") {{ id }} }}', "200 BAD_ID"),
     "an integer of 90,000 digits": (
         f"{{ apiKeys(first: {'9' * 90_000}) {{ totalCount }} }}",
         INVALID,
@@ -125,24 +131,27 @@ DOCUMENTS = {
         f"{{ apiKeys(first: 1e{'9' * 90_000}) {{ totalCount }} }}",
         INVALID,
     ),
-    "half a surrogate pair, escaped": ('{ node(id: "\\ud800") { id } }', PARSE_FAILED),
-    "beyond Unicode": ('{ node(id: "\\u{110000}") { id } }', PARSE_FAILED),
+    "half of a surrogate pair, escaped": ('{ node(id: "\\ud800") { id } }', PARSE_FAILED),
+    "a code point beyond Unicode": ('{ node(id: "\\u{110000}") { id } }', PARSE_FAILED),
     "NUL in a string": ('{ node(id: "\\u0000") { id } }', BAD_INPUT),
-    "a letter that grows when lowered": ('{ users(filter: {roles: "İ"}) { totalCount } }', INVALID),
-    "introspection 100 deep": (
+    "a character that becomes longer in lower case": (
+        '{ users(filter: {roles: "İ"}) { totalCount } }',
+        INVALID,
+    ),
+    "introspection with 100 levels": (
         f"{{ __schema {{ types {{ fields {{ type {{ {NESTED_OF_TYPE}name{' }' * 90} }} }} }} }} }}",
         TOO_COMPLEX,
     ),
-    "introspection that multiplies": (
+    "introspection through nested lists": (
         "{ __schema { types { fields { type { fields { type { fields { type { name }"
         " } } } } } } } }",
         INVALID,
     ),
-    "introspection ten times": (
+    "introspection ten times in one document": (
         f"{{ {repeat(11, 'a{n}: __schema { types { name } }')} }}",
         TOO_COMPLEX,
     ),
-    "a mutation for strangers' ids": (
+    "a mutation with IDs of other users": (
         'mutation { messageDelete(input: {select: {ids: ["msg_AAAAAAAAAAE"]}}) { __typename } }',
         "200",
     ),
@@ -157,13 +166,13 @@ def nested_list(levels: int) -> Any:
 
 
 VARIABLES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a list 60 deep": (NODES_QUERY, {"i": nested_list(58)}, BAD_INPUT),
-    "a list 70 deep": (NODES_QUERY, {"i": nested_list(70)}, BAD_INPUT),
-    "50,000 ids": (NODES_QUERY, {"i": ["msg_AAAAAAAAAAE"] * 50_000}, "200 BAD_USER_INPUT"),
-    "9,000 ids": (NODES_QUERY, {"i": ["msg_AAAAAAAAAAE"] * 9_000}, "200 BAD_USER_INPUT"),
-    "60,000 wrong ids": (NODES_QUERY, {"i": [[1]] * 60_000}, BAD_INPUT),
-    "an id of 900 kB": (NODE_QUERY, {"i": "m" * 900_000}, "200 BAD_ID"),
-    "20,000 unknown members": (
+    "a list with 60 levels": (NODES_QUERY, {"i": nested_list(58)}, BAD_INPUT),
+    "a list with 70 levels": (NODES_QUERY, {"i": nested_list(70)}, BAD_INPUT),
+    "50,000 IDs": (NODES_QUERY, {"i": ["msg_AAAAAAAAAAE"] * 50_000}, "200 BAD_USER_INPUT"),
+    "9,000 IDs": (NODES_QUERY, {"i": ["msg_AAAAAAAAAAE"] * 9_000}, "200 BAD_USER_INPUT"),
+    "60,000 invalid IDs": (NODES_QUERY, {"i": [[1]] * 60_000}, BAD_INPUT),
+    "an ID of 900 kB": (NODE_QUERY, {"i": "m" * 900_000}, "200 BAD_ID"),
+    "20,000 unknown input fields": (
         UNDO_MUTATION,
         {"i": {f"a{n}": 1 for n in range(20_000)}},
         BAD_INPUT,
@@ -173,18 +182,18 @@ VARIABLES: dict[str, tuple[str, dict[str, Any], str]] = {
         {f"a{n}": 1 for n in range(20_000)} | {"i": "x"},
         "200 BAD_ID",
     ),
-    "9,000 wrong members of a list": (
+    "9,000 invalid list items": (
         MESSAGE_UPDATE_MUTATION,
         {"i": {"select": {"ids": [{}] * 9_000}, "set": {}}},
         BAD_INPUT,
     ),
-    "pages of pages of pages": (NESTED_PAGES_QUERY, {"n": 250}, TOO_COMPLEX),
-    "a page of a thousand million": (MESSAGES_QUERY, {"n": 10**9}, TOO_COMPLEX),
+    "nested lists with large pages": (NESTED_PAGES_QUERY, {"n": 250}, TOO_COMPLEX),
+    "a page of 1,000,000,000": (MESSAGES_QUERY, {"n": 10**9}, TOO_COMPLEX),
     "a page of -1": (MESSAGES_QUERY, {"n": -1}, "200 BAD_PAGINATION"),
     "a number of 70 bits": (MESSAGES_QUERY, {"n": 2**70}, TOO_COMPLEX),
     "NUL in a name": (UNDO_MUTATION, {"i": {"token": "x", "a\0b": 1}}, BAD_INPUT),
-    "a forged id": (NODE_QUERY, {"i": "msg_AAAAAAAAAAE"}, "200"),
-    "an id of SQL": (NODE_QUERY, {"i": "msg_' OR 1=1; --"}, "200 BAD_ID"),
+    "a forged ID": (NODE_QUERY, {"i": "msg_AAAAAAAAAAE"}, "200"),
+    "an ID with SQL": (NODE_QUERY, {"i": "msg_' OR 1=1; --"}, "200 BAD_ID"),
 }  # fmt: skip
 
 
@@ -210,30 +219,33 @@ BODIES = {
     "a number of 400 digits": (_request_body(MESSAGES_QUERY, f'{{"n": {"9" * 400}}}'), BAD_INPUT),
     "1e999": (_request_body(MESSAGES_QUERY, '{"n": 1e999}'), BAD_INPUT),
     "NaN": (_request_body(MESSAGES_QUERY, '{"n": NaN}'), BAD_INPUT),
-    "half a surrogate pair": (_request_body(NODE_QUERY, '{"i": "\\ud800"}'), BAD_INPUT),
-    "half a surrogate pair in raw bytes": (_request_body(NODE_QUERY, '{"i": "\ud800"}'), BAD_INPUT),
-    "a query named twice": (
+    "half of a surrogate pair": (_request_body(NODE_QUERY, '{"i": "\\ud800"}'), BAD_INPUT),
+    "half of a surrogate pair in raw bytes": (
+        _request_body(NODE_QUERY, '{"i": "\ud800"}'),
+        BAD_INPUT,
+    ),
+    "the member query twice": (
         '{"query": "{ nope }", "query": "{ viewer { role } }"}',
         "200",
     ),
-    "99,999 brackets": (_request_body(NODE_QUERY, "[" * 99_999), BAD_INPUT),
-    "999 brackets that are closed": (
+    "99,999 opening brackets": (_request_body(NODE_QUERY, "[" * 99_999), BAD_INPUT),
+    "999 nested brackets": (
         _request_body(NODE_QUERY, f'{{"i": {"[" * 999}{"]" * 999}}}'),
         BAD_INPUT,
     ),
-    "99,999 objects": (_request_body(NODE_QUERY, '{"a":' * 99_999), BAD_INPUT),
-    "a batch of a thousand": (f"[{','.join(['{}'] * 1000)}]", BAD_INPUT),
-    "a hash that nobody registered": (
+    "99,999 opening braces": (_request_body(NODE_QUERY, '{"a":' * 99_999), BAD_INPUT),
+    "a batch of 1,000": (f"[{','.join(['{}'] * 1000)}]", BAD_INPUT),
+    "an unknown document hash": (
         json.dumps({"extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}}),
         "200 PERSISTED_QUERY_NOT_FOUND",
     ),
-    "a name of an operation of 100 kB": (
+    "an operation name of 100 kB": (
         json.dumps({"query": "{ viewer { role } }", "operationName": "a" * 100_000}),
         BAD_INPUT,
     ),
-    "variables that are a list": (_request_body(NODE_QUERY, "[]"), BAD_INPUT),
-    "a query that is a number": ('{"query": 7}', BAD_INPUT),
-    "nothing": ("null", BAD_INPUT),
+    "a list as variables": (_request_body(NODE_QUERY, "[]"), BAD_INPUT),
+    "a number as query": ('{"query": 7}', BAD_INPUT),
+    "an empty body": ("null", BAD_INPUT),
 }
 
 ATTACKS = [

@@ -23,38 +23,38 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 MULTIPART_BODY = b'--x\r\nContent-Disposition: form-data; name="operations"\r\n\r\n{}\r\n--x--\r\n'
 
 CONTENT_TYPES = {
-    "no kind at all": ("", QUERY_BODY),
-    "plain text": ("text/plain", QUERY_BODY),
-    "a form": (FORM_TYPE, b"query={viewer{role}}"),
-    "multipart": ("multipart/form-data; boundary=x", MULTIPART_BODY),
-    "GraphQL's own kind": ("application/graphql", b"{ viewer { role } }"),
+    "no Content-Type": ("", QUERY_BODY),
+    "text/plain": ("text/plain", QUERY_BODY),
+    "application/x-www-form-urlencoded": (FORM_TYPE, b"query={viewer{role}}"),
+    "multipart/form-data": ("multipart/form-data; boundary=x", MULTIPART_BODY),
+    "application/graphql": ("application/graphql", b"{ viewer { role } }"),
     "JSON in UTF-7": ("application/json; charset=utf-7", QUERY_BODY),
     "JSON in UTF-16": ("application/json; charset=utf-16", QUERY_BODY.decode().encode("utf-16")),
 }
 RAW_REQUESTS = {
-    "length and chunks, both": (
+    "Content-Length and chunked encoding": (
         POST_HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n",
         BAD_INPUT,
     ),
-    "two lengths": (
+    "two Content-Length fields": (
         POST_HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         BAD_INPUT,
     ),
-    "a negative length": (POST_HEAD + b"Content-Length: -1\r\n\r\n", BAD_INPUT),
-    "a length with a plus": (
+    "a negative Content-Length": (POST_HEAD + b"Content-Length: -1\r\n\r\n", BAD_INPUT),
+    "a Content-Length with a plus sign": (
         POST_HEAD + b"Content-Length: +5\r\n\r\n",
         BAD_INPUT,
     ),
-    "a length of 30 digits": (
+    "a Content-Length of 30 digits": (
         POST_HEAD + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",
         BAD_INPUT,
     ),
-    "chunks that are no chunks": (
+    "invalid chunks": (
         POST_HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         BAD_INPUT,
     ),
-    "chunks before something else": (
+    "chunked before another transfer coding": (
         POST_HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         BAD_INPUT,
     ),
@@ -64,36 +64,36 @@ RAW_REQUESTS = {
         BAD_INPUT,
     ),
     "a space before the colon": (b"GET /health HTTP/1.1\r\nHost : a\r\n\r\n", BAD_INPUT),
-    "a header folded": (b"GET /health HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", BAD_INPUT),
+    "a folded header field": (b"GET /health HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", BAD_INPUT),
     "NUL in a header": (b"GET /health HTTP/1.1\r\nHost: a\0b\r\n\r\n", BAD_INPUT),
     "a bare carriage return": (b"GET /health HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", BAD_INPUT),
     "HTTP/0.9": (b"GET /health\r\n\r\n", BAD_INPUT),
-    "HTTP/2 without being asked": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BAD_INPUT),
-    "TLS where there is none": (
+    "HTTP/2 without negotiation": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BAD_INPUT),
+    "a TLS ClientHello": (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200,
         BAD_INPUT,
     ),
     "an unknown method": (b"HACK /graphql HTTP/1.1\r\nHost: a\r\n\r\n", BAD_INPUT),
-    "bytes of no kind": (bytes(range(256)) * 8, BAD_INPUT),
-    "200 headers": (
+    "bytes of every value": (bytes(range(256)) * 8, BAD_INPUT),
+    "200 header fields": (
         b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 200 + b"\r\n",
         BAD_INPUT,
     ),
-    "a header of 100 kB": (
+    "a header field of 100 kB": (
         b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000,
         "431 TOO_LARGE",
     ),
-    "an address of 100 kB": (b"GET /" + b"x" * 100_000, "431 TOO_LARGE"),
+    "a URL of 100 kB": (b"GET /" + b"x" * 100_000, "431 TOO_LARGE"),
 }
 UNSAFE_PATHS = {
-    "out of the files": "/graphiql/x/../../../../etc/passwd",
-    "out of the files, encoded": "/graphiql/x/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
-    "out of the files, by backslash": "/graphiql/x/..%5c..%5cetc%5cpasswd",
-    "NUL behind a name": "/graphiql/x/graphiql.js%00.png",
-    "out of the messages": "/rest/messages/..%2f..%2f..%2fetc%2fpasswd/message.eml",
-    "a message of SQL": "/rest/messages/msg_'%20OR%201=1--/message.eml",
-    "a part that is none": "/rest/messages/msg_AAAAAAAAAAE/parts/..%2f..%2f1",
-    "an attachment that is none": "/rest/messages/msg_AAAAAAAAAAE/attachments/att_%00",
+    "a path above the static files": "/graphiql/x/../../../../etc/passwd",
+    "a path above the static files, encoded": "/graphiql/x/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+    "a path above the static files, with backslashes": "/graphiql/x/..%5c..%5cetc%5cpasswd",
+    "a NUL after a name": "/graphiql/x/graphiql.js%00.png",
+    "a path above the messages": "/rest/messages/..%2f..%2f..%2fetc%2fpasswd/message.eml",
+    "a message ID with SQL": "/rest/messages/msg_'%20OR%201=1--/message.eml",
+    "an invalid MIME part number": "/rest/messages/msg_AAAAAAAAAAE/parts/..%2f..%2f1",
+    "an invalid attachment ID": "/rest/messages/msg_AAAAAAAAAAE/attachments/att_%00",
 }
 
 
@@ -136,7 +136,7 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.send_raw(request("GET", path, target.user_headers))
 
 
-@attack("request: TRACE, which shows credentials", "405 BAD_USER_INPUT")
+@attack("request: TRACE, which would return credentials", "405 BAD_USER_INPUT")
 async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("TRACE", "/graphql", target.user_headers))
     assert target.server.secrets["ada"].encode() not in response.raw
@@ -177,20 +177,20 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     )
 
 
-@attack("request: another one behind `Connection: close`", "200")
+@attack("request: a second request after `Connection: close`", "200")
 async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("GET", "/health", {}) * 2)
     assert response.raw.count(b"HTTP/1.1 ") == 1
     return response
 
 
-@attack("request: 5,000 at once on one connection", "some, then hung up")
+@attack("request: 5,000 pipelined requests", "some, then hung up")
 async def _(target: AttackedServer) -> str:
     response = await target.send_raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 5000)
     return "some, then hung up" if response.raw.count(b"HTTP/1.1 200") < 20 else "all"
 
 
-@attack("request: a thousand ranges of bytes", "200")
+@attack("request: 1,000 byte ranges", "200")
 async def _(target: AttackedServer) -> RawHttpResponse:
     ranges = {"Range": "bytes=" + ",".join(f"{n}-" for n in range(1000))}
     return await target.send_raw(request("GET", "/graphiql/x/json.worker.js", ranges))
@@ -214,7 +214,7 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     return response
 
 
-@attack("request: an id that forges the log", "200")
+@attack("request: a request ID that forges log lines", "200")
 async def _(target: AttackedServer) -> RawHttpResponse:
     forged = 'x","level":"error","event":"pwned'
     response = await target.post(QUERY_BODY, X_Request_Id=forged)
@@ -223,7 +223,7 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     return response
 
 
-@attack("browser: a foreign page asks", "200")
+@attack("browser: a cross-origin request", "200")
 async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.post(QUERY_BODY, **FOREIGN_ORIGIN)
     assert not [name for name in response.headers if name.startswith("access-control-")]
@@ -231,7 +231,7 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     return response
 
 
-@attack("browser: a foreign page asks whether it may", "405 BAD_USER_INPUT")
+@attack("browser: a cross-origin preflight", "403")
 async def _(target: AttackedServer) -> RawHttpResponse:
     preflight_headers = FOREIGN_ORIGIN | {
         "Access-Control-Request-Method": "POST",
@@ -242,7 +242,7 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     return response
 
 
-@attack("browser: our page in a frame", "200")
+@attack("browser: GraphiQL in a frame", "200")
 async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("GET", "/graphql", {"Accept": "text/html"}))
     assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
@@ -260,7 +260,7 @@ async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.post(QUERY_BODY, Authorization=f"Bearer mgk_{'A' * 43}")
 
 
-@attack("guess: the names of fields, as a stranger", "400 GRAPHQL_VALIDATION_FAILED")
+@attack("guess: field names, without a credential", "400 GRAPHQL_VALIDATION_FAILED")
 async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.post_document("{ viewer { rol } }", {})
     assert b"Did you mean" not in response.body

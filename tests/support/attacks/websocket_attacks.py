@@ -8,11 +8,11 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.attacks.attack_runner import (
-    RESPONSE_TIMEOUT,
     AttackedServer,
     AttackList,
     ServerAttack,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 ATTACKS = AttackList()
 attack = ATTACKS.__call__
@@ -47,26 +47,26 @@ FRAMES = {
     "not masked": (b"\x81\x02{}", 1002),
     "reserved bits": (frame(b"{}", 0xF1), 1002),
     "an unknown opcode": (frame(b"{}", 0x83), 1002),
-    "a ping in pieces": (frame(b"x", 0x09), 1002),
+    "a fragmented ping": (frame(b"x", 0x09), 1002),
     "a ping of 200 bytes": (frame(b"x" * 200, 0x89), 1002),
-    "a continuation of nothing": (frame(b"x", 0x80), 1002),
+    "a continuation without a start": (frame(b"x", 0x80), 1002),
     "2^63 bytes announced": (b"\x81\xff" + struct.pack("!Q", 1 << 63) + MASK, 1009),
     "2 MiB announced": (b"\x81\xff" + struct.pack("!Q", 1 << 21) + MASK, 1009),
     "text that is not UTF-8": (frame(b'"\xff\xfe"'), 1007),
-    "bytes, not text": (frame(b"{}", 0x82), 4400),
-    "no JSON": (frame(b"{"), 4400),
+    "a binary message": (frame(b"{}", 0x82), 4400),
+    "text that is not JSON": (frame(b"{"), 4400),
     "an unknown type": (frame(b'{"type": "hack"}'), 4400),
-    "a list": (frame(b"[]"), 4400),
-    "brackets 9,000 deep": (frame(b"[" * 9000 + b"]" * 9000), 4400),
-    "an operation before the greeting": (
+    "a JSON list": (frame(b"[]"), 4400),
+    "9,000 nested brackets": (frame(b"[" * 9000 + b"]" * 9000), 4400),
+    "an operation before connection_init": (
         frame(b'{"type": "subscribe", "id": "1", "payload": {"query": "{ viewer { role } }"}}'),
         4401,
     ),
-    "an id of 9,000 letters": (
+    "an operation ID of 9,000 characters": (
         frame(json.dumps({"type": "complete", "id": "x" * 9000}).encode()),
         4400,
     ),
-    "two greetings": (frame(b'{"type": "connection_init"}') * 2, 4429),
+    "connection_init twice": (frame(b'{"type": "connection_init"}') * 2, 4429),
     "a wrong credential": (
         frame(b'{"type": "connection_init", "payload": {"token": "mgk_x"}}'),
         4403,
@@ -74,19 +74,22 @@ FRAMES = {
 }
 HANDSHAKES = {
     "another version": (handshake(Sec_WebSocket_Version="7"), "400"),
-    "no key": (handshake(Sec_WebSocket_Key=""), "400"),
-    "a key that is none": (handshake(Sec_WebSocket_Key="x"), "400"),
-    "a foreign page": (handshake(Origin="https://evil.example"), "403"),
-    "a header of 12 kB": (handshake(X_Long="x" * 12_000), "400 BAD_USER_INPUT"),
+    "no Sec-WebSocket-Key": (handshake(Sec_WebSocket_Key=""), "400"),
+    "an invalid Sec-WebSocket-Key": (handshake(Sec_WebSocket_Key="x"), "400"),
+    "a foreign Origin": (handshake(Origin="https://evil.example"), "403"),
+    "a header field of 12 kB": (handshake(X_Long="x" * 12_000), "400 BAD_USER_INPUT"),
     "another path": (handshake().replace(b"/graphql", b"/rest/uploads"), "403"),
-    "h2c": (handshake(Upgrade="h2c", Connection="Upgrade, close"), "400 BAD_USER_INPUT"),
+    "an upgrade to h2c": (
+        handshake(Upgrade="h2c", Connection="Upgrade, close"),
+        "400 BAD_USER_INPUT",
+    ),
 }
 
 
 def _frame_attack(data: bytes) -> Any:
     async def run(target: AttackedServer) -> str:
         async with (
-            asyncio.timeout(RESPONSE_TIMEOUT),
+            asyncio.timeout(HANG_SECONDS),
             target.open_connection(handshake()) as (reader, writer),
         ):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
@@ -132,7 +135,7 @@ async def _(target: AttackedServer) -> str:
         return "3,000 pongs" if set(received) == {"pong"} else "other"
 
 
-@attack("socket: 300 documents that are none", "300 errors")
+@attack("socket: 300 invalid documents", "300 errors")
 async def _(target: AttackedServer) -> str:
     async with target.server.open_websocket(target.server.secrets["bob"]) as socket:
         for n in range(300):
@@ -143,9 +146,9 @@ async def _(target: AttackedServer) -> str:
         return "300 errors" if codes <= {"GRAPHQL_PARSE_FAILED", "RATE_LIMITED"} else str(codes)
 
 
-@attack("socket: 60 sockets of one user", "20 are let in, others closed 1013")
+@attack("socket: 60 WebSockets of one user", "20 are let in, others closed 1013")
 async def _(target: AttackedServer) -> str:
-    all_answered, answered, codes = asyncio.Event(), asyncio.Semaphore(0), []
+    all_answered, answered = asyncio.Event(), asyncio.Semaphore(0)
 
     async def connect() -> int:
         async with target.server.open_websocket() as socket:
@@ -154,18 +157,19 @@ async def _(target: AttackedServer) -> str:
                 await socket.send_frame({"type": "connection_init", "payload": payload})
                 assert (await socket.read_frame())["type"] == "connection_ack"
                 answered.release()
-                await asyncio.wait_for(all_answered.wait(), RESPONSE_TIMEOUT)
+                await all_answered.wait()
             except ConnectionClosed:
                 answered.release()
             return socket.ws.close_code or 0
 
-    for _ in range(3):  # at most as many at once as one address may open before the sign-in
-        codes += [asyncio.create_task(connect()) for _ in range(20)]
-        async with asyncio.timeout(RESPONSE_TIMEOUT):
+    codes: list[asyncio.Task[int]] = []
+    async with asyncio.timeout(HANG_SECONDS), asyncio.TaskGroup() as group:
+        for _ in range(3):  # at most as many at once as one address may open before the sign-in
+            codes += [group.create_task(connect()) for _ in range(20)]
             for _ in range(20):
                 await answered.acquire()
-    all_answered.set()
-    close_codes = sorted(await asyncio.gather(*codes))
+        all_answered.set()
+    close_codes = sorted(task.result() for task in codes)
     return (
         "20 are let in, others closed 1013"
         if close_codes == [0] * 20 + [1013] * 40
@@ -173,22 +177,22 @@ async def _(target: AttackedServer) -> str:
     )
 
 
-@attack("socket: 60 strangers' sockets of one address", "20 are let in, others 429")
+@attack("socket: 60 anonymous WebSockets of one IP address", "20 are let in, others 429")
 async def _(target: AttackedServer) -> str:
-    all_answered, statuses = asyncio.Event(), []
+    answered = asyncio.Barrier(60)  # the sockets stay open until all clients have an answer
 
     async def connect() -> int:
         try:
             async with target.server.open_websocket(local_addr=("127.0.0.9", 0)):
-                await all_answered.wait()
+                await answered.wait()
                 return 101
         except InvalidStatus as error:
+            await answered.wait()
             return error.response.status_code
 
-    tasks = [asyncio.create_task(connect()) for _ in range(60)]
-    await asyncio.sleep(0.4)
-    all_answered.set()
-    statuses = sorted(await asyncio.gather(*tasks))
+    async with asyncio.timeout(HANG_SECONDS), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(connect()) for _ in range(60)]
+    statuses = sorted(task.result() for task in tasks)
     return "20 are let in, others 429" if statuses == [101] * 20 + [429] * 40 else str(statuses)
 
 

@@ -1,4 +1,4 @@
-"""Drive GraphiQL in a headless Chromium."""
+"""Drive a headless Chromium, and GraphiQL in it."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from playwright.async_api import (
     Browser,
+    BrowserContext,
     ConsoleMessage,
     Locator,
     Page,
@@ -23,6 +24,7 @@ from playwright.async_api import (
 )
 
 from tests.support.run_scope import CI
+from tests.support.time_limits import HANG_SECONDS
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -33,7 +35,8 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-BROWSER_TIMEOUT = 20_000  # ms
+BROWSER_TIMEOUT = HANG_SECONDS * 1000  # ms
+BLOCKED = 2  # value of a content setting of Chromium
 SUBSCRIPTION_START = 0.5  # seconds until the server has begun a subscription; no frame confirms it
 # The DOM contains only the visible lines of the Monaco editor; its model contains all lines.
 READ_RESPONSE_SCRIPT = """() => globalThis.__MONACO.editor.getModels()
@@ -186,6 +189,30 @@ async def start_browser() -> AsyncGenerator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+@asynccontextmanager
+async def start_browser_without_cookies(folder: Path) -> AsyncGenerator[BrowserContext]:
+    """Start a browser that accepts no cookies; its profile is in this folder."""
+    preferences = {"profile": {"default_content_setting_values": {"cookies": BLOCKED}}}
+    preferences_file = folder / "Default" / "Preferences"
+    preferences_file.parent.mkdir(parents=True)
+    preferences_file.write_text(json.dumps(preferences))
+    executable = find_chromium()
+    async with async_playwright() as playwright:
+        context = await playwright.chromium.launch_persistent_context(
+            folder, executable_path=executable, args=CHROMIUM_FLAGS, locale="en-GB"
+        )
+        context.set_default_timeout(BROWSER_TIMEOUT)
+        try:
+            yield context
+        finally:
+            await context.close()
+
+
+def picture_folder(temporary_folder: Path) -> Path:
+    """The folder for pictures: the environment variable PICTURES, or a temporary folder."""
+    return Path(os.environ.get("PICTURES") or temporary_folder)
 
 
 @asynccontextmanager

@@ -23,8 +23,10 @@ from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import read_settings
 from models.errors import AuthenticationFailed
 from models.store.outage_log import OUTAGES
-from resolvers.auth.authentication import authenticate, authenticate_request
-from resolvers.context import Context, Viewer
+from resolvers.auth.authentication import authenticate_request, authenticate_user_by_password
+from resolvers.context import Context
+from resolvers.viewer import Viewer
+from tests.support.time_limits import HANG_SECONDS
 
 NEWEST_MESSAGE_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -67,7 +69,7 @@ class CommandLine:
     def change_store(self, change: str) -> None:
         """Run a statement on the SQLite file, without our own code."""
         path = self.data / "mail.db"
-        with contextlib.closing(sqlite3.connect(path, timeout=10)) as store, store:
+        with contextlib.closing(sqlite3.connect(path, timeout=HANG_SECONDS)) as store, store:
             store.execute(change)
 
     def set_settings(self, **settings: str) -> None:
@@ -93,7 +95,9 @@ def _commands_of_group(group: TyperGroup, *group_names: str) -> Iterator[tuple[s
 
 def message_count_by_mailbox(shell: CommandLine) -> dict[str, int]:
     """The number of messages in each mailbox that is not empty."""
-    return dict(shell.read_rows("SELECT path, total FROM mailboxes WHERE total > 0"))
+    return dict(
+        shell.read_rows("SELECT path, message_count FROM mailboxes WHERE message_count > 0")
+    )
 
 
 def write_mbox(path: Path, count: int) -> list[bytes]:
@@ -114,7 +118,11 @@ def can_sign_in(name: str, password: str) -> bool:
     async def sign_in() -> bool:
         async with open_environment(read_settings()) as environment:
             try:
-                return bool(await authenticate(Context(environment, Viewer()), name, password))
+                return bool(
+                    await authenticate_user_by_password(
+                        Context(environment, Viewer()), name, password
+                    )
+                )
             except AuthenticationFailed:
                 return False
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
-from resolvers.context import Viewer
 from resolvers.files import signed_urls
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 
 VIEWER_QUERY = """

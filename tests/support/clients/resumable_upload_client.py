@@ -14,6 +14,7 @@ from graph.http import tus
 from graph.types import global_ids
 from tests.conftest import GraphQLClient
 from tests.support.clients.upload_client import MIB
+from tests.support.time_limits import HANG_SECONDS
 
 UPLOAD_MAX = 6 * MIB
 UPLOADS_PATH = "/rest/uploads"
@@ -61,7 +62,7 @@ class ResumableUploadClient:
 
     async def wait_for_offset(self, path: str, offset: int) -> None:
         """Wait until the server has stored at least `offset` bytes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while await self.load_offset(path) < offset:  # noqa: ASYNC110 - the server sends no event
                 await asyncio.sleep(0.01)
 

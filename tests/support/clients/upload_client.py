@@ -15,7 +15,7 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from resolvers.auth import authentication
-from resolvers.context import Viewer
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_api_key, make_user
 
 MIB = 1 << 20

@@ -82,7 +82,9 @@ class NullOnErrorExecutor(CompiledExecutor):
 
     def complete_value(self, return_type: Any, details: Any, *rest: Any) -> Any:
         plan = (
-            self.plans.value_plan(return_type, details) if details[0].node.selection_set else None
+            self.plans.value_plan_or_none(return_type, details)
+            if details[0].node.selection_set
+            else None
         )
         if plan is None:
             return super().complete_value(return_type, details, *rest)

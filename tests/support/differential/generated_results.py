@@ -18,7 +18,8 @@ from graphql import (
 )
 
 from models.runtime.environment import Environment
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.support.differential.random_values import (
     ERROR_FACTORIES,
     PathRandom,

@@ -25,7 +25,7 @@ from tests.support.differential.random_documents import DocumentGenerator
 from tests.support.differential.random_values import PathRandom
 
 PROJECT_FOLDER = Path(__file__).parents[3]
-GRAPHQL_BLOCK = re.compile(r"^```graphql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+GRAPHQL_BLOCK = re.compile(r"^```graphql(?: admin)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES_FILE = PROJECT_FOLDER / "graph" / "static" / "examples.json"
 
 
@@ -50,7 +50,10 @@ def document_candidates() -> Iterator[tuple[str, str]]:
     for name, value in vars(documents).items():
         if isinstance(value, str):
             yield f"bench.documents.{name}", value
-    for doc_page in [PROJECT_FOLDER / "README.md", *sorted((PROJECT_FOLDER / "docs").glob("*.md"))]:
+    for doc_page in [
+        PROJECT_FOLDER / "README.md",
+        *sorted((PROJECT_FOLDER / "docs").rglob("*.md")),
+    ]:
         for text in GRAPHQL_BLOCK.findall(doc_page.read_text()):
             yield doc_page.name, text
     for example in json.loads(EXAMPLES_FILE.read_text())["examples"]:

@@ -19,6 +19,20 @@ from tests.support.lists.list_rows import SETTINGS
 PAGE_ARGUMENTS = ("first", "after", "last", "before")
 USER_SELECTIONS = [f'user(by: {{username: "{name}"}}) {{ %s }}' for name in ("ada", "bob")]
 VIEWER_SELECTION = "viewer { user { %s } }"
+# Lists that are not only read from tables of the database. The tests of their areas compare their
+# orders and pages: tests/blobs, tests/cache, tests/cluster, tests/health, tests/logs, tests/metrics
+# and tests/sessions.
+LISTS_OUTSIDE_THE_DATABASE = {
+    "Query.blobPrefixes",
+    "Query.blobs",
+    "Query.components",
+    "Query.cacheEntries",
+    "Query.logs",
+    "Query.metrics",
+    "Query.sessionSummaries",
+    "Query.sessions",
+    "Query.userAffinities",
+}
 # By type: the selections that contain a list of the type, with %s for the list.
 PARENT_SELECTIONS = {
     "Query": ["%s"],
@@ -33,7 +47,7 @@ PARENT_SELECTIONS = {
             for user in ("ada", "bob")
             for path in ("INBOX", "Keep")
         ),
-        VIEWER_SELECTION % "mailboxes { %s }",
+        VIEWER_SELECTION % "mailboxes { nodes { %s } }",
     ],
     "Thread": [
         user % "messages(first: 2) { nodes { thread { %s } } }"
@@ -44,6 +58,10 @@ PARENT_SELECTIONS = {
         user % "connectors(first: 2) { nodes { %s } }"
         for user in (*USER_SELECTIONS, VIEWER_SELECTION)
     ],
+    "Viewer": ["viewer { %s }"],
+    "BanPolicy": ["banPolicy { %s }"],
+    "RelayHost": ["relayHosts(first: 2) { nodes { %s } }"],
+    "Resource": ["resources(first: 2) { nodes { %s } }"],
     "LegalHold": ["legalHolds(first: 12) { nodes { %s } }"],
     "Webhook": [
         f'webhooks(first: 2, filter: {{user: {{username: "{u}"}}}}) {{ nodes {{ %s }} }}'
@@ -83,6 +101,8 @@ ARGUMENT_VALUES = {
         '{recipient: "example.org", since: "2029-01-01T00:00:00Z"}',
     ),
     "SearchDiagnostics.hits.filter": ('{query: "word1"}', '{query: "answer"}'),
+    "NetworkBanFilter": ('{networks: ["203.0.113.2", "203.0.113.4/31"]}',),
+    "LoginPenaltyFilter": ('{networks: ["203.0.113.0/30"]}',),
     "String": ('"a"', '"1"', '"user"', '"letter"', '"t1"', '"example"', '"store"'),
     "UserRef": ('{username: "ada"}', '{username: "bob"}'),
 }

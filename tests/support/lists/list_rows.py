@@ -1,7 +1,7 @@
 """Rows for every list of the schema, at least five of each, in one store."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,18 +10,20 @@ from sqlmodel import SQLModel, col
 
 from mail.search import index_worker
 from models.addresses.rewrites import BccRule, RecipientRewrite
-from models.addresses.tables import Address, Contact
+from models.addresses.tables import Address, AddressKind, Contact
 from models.admin.audit_log import AuditLogEntry
 from models.admin.key_values import KeyValueEntry
 from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
-from models.admin.settings import SettingChange
+from models.admin.settings import SettingHistoryEntry
 from models.admin.tasks import Task, TaskKind
-from models.auth.credentials import ApiKey
+from models.auth.application_passwords import ApplicationPassword
+from models.auth.credentials import AccessToken, ApiKey, Throttle
 from models.auth.security_log import SecurityEvent
 from models.certificates import Certificate
+from models.cluster.nodes import AdministrativeNodeState, ClusterNode, NodeKind
 from models.connectors import Connector, ConnectorRun
 from models.domains.dkim_keys import DkimKey
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.files.tables import File
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
@@ -29,18 +31,22 @@ from models.mailboxes.shares import ALL_RIGHTS, MailboxShare, encode_rights
 from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import Message
 from models.notifications.webhooks import Webhook, WebhookDelivery
+from models.oauth.tables import OauthClient, OauthGrant
 from models.queue.rate_limits import RateLimit, RateLimitHold
 from models.queue.tables import QueueEntry
+from models.resources.tables import Booking, BookingPolicy, Resource
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.runtime.environment import Environment
 from models.search.saved_searches import SavedSearch
 from models.spam.quarantine import QuarantineItem
-from models.spam.sender_rules import SenderRule, place_of_domain
+from models.spam.sender_rules import SenderRule, scope_of_domain
 from models.store.columns import UtcDateTime, core_table
 from models.submission.tables import Submission
-from models.users.tables import DeletedUser, DomainAdmin
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from models.throttling.tables import NetworkBan
+from models.transfer import Export
+from models.users.tables import DeletedUser, DomainAdmin, User
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import (
     GraphQLClient,
     ManualClock,
@@ -91,6 +97,9 @@ async def add_rows(
     environment: Environment, table: TableClass, count: int = ROWS_PER_LIST, **values: Any
 ) -> list[int]:
     """Insert rows with these values. A callable value gets the number of the row."""
+    unknown = values.keys() - {column.name for column in core_table(table).c}
+    if unknown:
+        raise ValueError(f"{core_table(table).name} has no columns {sorted(unknown)}")
     rows = [_row(environment, table, row_number, values) for row_number in range(count)]
     async with environment.write_session() as session:
         await (await session.connection()).execute(insert(core_table(table)), rows)
@@ -105,22 +114,35 @@ async def _domain_id(environment: Environment, name: str) -> int:
 async def add_list_rows(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> None:
     """Add rows for every list of ada, bob, their domain and the platform."""
     await _deliver_messages(ada, bob, clock)
-    assert await index_worker.index_next_batch(ada.environment)
+    assert await index_worker.index_next_batch_and_record_contacts(ada.environment)
     await deliver_to(ada, raw_message("Waits", body="word1 is not in the index yet"))
     await _add_user_rows(ada.environment, [ada.user.id, bob.user.id])
     await add_rows(
         ada.environment,
         DeliveryTraceStep,
         at=lambda n: FIRST_TIME + timedelta(minutes=n),
-        compared="ada@example.org",
+        normalized_address="ada@example.org",
         recipient_domain="example.org",
         sender="carol@example.com",
-        sender_compared="carol@example.com",
+        normalized_sender_address="carol@example.com",
         sender_domain="example.com",
     )
     await _delete_users(ada)
     await _add_shares(ada, bob)
     await _add_domain_and_platform_rows(ada.environment, ada.user.id)
+
+
+async def add_administered_domains(client: GraphQLClient) -> None:
+    """Make a user administrator of the domains that have a relay host."""
+    statement = select(col(Domain.id)).where(col(Domain.relay_host_id).is_not(None))
+    ids = [row.id for row in await client.environment.database.read(statement)]
+    await add_rows(
+        client.environment,
+        DomainAdmin,
+        len(ids),
+        user_id=client.user.id,
+        domain_id=ids.__getitem__,
+    )
 
 
 async def _delete_users(ada: GraphQLClient) -> None:
@@ -143,7 +165,7 @@ async def _deliver_messages(ada: GraphQLClient, bob: GraphQLClient, clock: Manua
     """Deliver messages and one thread; move some to other mailboxes, and delete some."""
     first_id = hashlib.sha256(b"Letter 0word0 0").hexdigest()[:16]
     for client in (ada, bob):
-        await mailbox_loaders.create_mailboxes(
+        await mailbox_create.create_mailboxes(
             client_context(client), NewMailboxes(["Keep", "More"])
         )
         keep_mailbox = await client.load_mailbox("Keep")
@@ -168,6 +190,8 @@ async def _deliver_messages(ada: GraphQLClient, bob: GraphQLClient, clock: Manua
         ]
         await _update_messages(client.environment, ids[::3], seen=True, flagged=True)
         await _update_messages(client.environment, ids[10:16], mailbox_id=keep_mailbox.id)
+        more_mailbox = await client.load_mailbox("More")
+        await _update_messages(client.environment, ids[16:18], mailbox_id=more_mailbox.id)
         for number, key in enumerate(ids[18:]):
             deleted_columns = {
                 "deleted_at": FIRST_TIME + timedelta(days=1, hours=number),
@@ -186,36 +210,39 @@ async def _update_messages(environment: Environment, ids: Sequence[int], **value
 async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None:
     """Add rows to the lists of users."""
     domain = await _domain_id(environment, "example.org")
-    message_query = select(col(Message.blob_id), col(Message.structure), col(Message.size)).limit(1)
+    message_query = select(
+        col(Message.blob_id), col(Message.mime_structure), col(Message.size)
+    ).limit(1)
     (message,) = await environment.database.read(message_query)
     for user in users:
-        owner_columns: dict[str, Any] = {"user_id": user, "blob_id": message.blob_id}
         await add_rows(
             environment,
             SecurityEvent,
             action=lambda n: ["AUTHENTICATE", "TOKEN_REVOKE"][n % 2],
             result="SUCCESS",
             fold=lambda n, user=user: f"{user} {n}",
-            **owner_columns,
+            user_id=user,
         )
         await _add_address_rows(environment, user, domain)
-        await _add_content_rows(environment, owner_columns)
+        await _add_content_rows(environment, user, message.blob_id)
         await add_rows(
             environment,
             QuarantineItem,
             domain_id=domain,
             queue_id=lambda n, user=user: f"q{user}{n}",
             recipient="ada@example.org",
-            structure=message.structure,
+            mime_structure=message.mime_structure,
             size=message.size,
-            digest="",
-            **owner_columns,
+            sha256="",
+            user_id=user,
+            blob_id=message.blob_id,
         )
         await add_rows(
             environment, KeyValueEntry, stream_id=user, store="default", value='"1"', level=""
         )
         await _add_connector_and_webhook_rows(environment, user)
-        await _add_submission_and_legal_hold_rows(environment, owner_columns)
+        await _add_credential_and_export_rows(environment, user)
+        await _add_submission_and_legal_hold_rows(environment, user, message.blob_id)
 
 
 async def _add_address_rows(environment: Environment, user: int, domain: int) -> None:
@@ -225,7 +252,7 @@ async def _add_address_rows(environment: Environment, user: int, domain: int) ->
         environment,
         Address,
         local=lambda n: f"t{n}u{user}",
-        shown=lambda n: f"t{n}u{user}@example.org",
+        display_address=lambda n: f"t{n}u{user}@example.org",
         domain_id=domain,
         user_id=user,
         **temporary,
@@ -234,25 +261,48 @@ async def _add_address_rows(environment: Environment, user: int, domain: int) ->
         environment,
         Address,
         local=lambda n: f"a{n}u{user}",
-        shown=lambda n: f"a{n}u{user}@example.org",
+        display_address=lambda n: f"a{n}u{user}@example.org",
         domain_id=domain,
         user_id=user,
     )
 
 
-async def _add_content_rows(environment: Environment, owner_columns: Mapping[str, Any]) -> None:
+async def _add_content_rows(environment: Environment, user: int, blob_id: int) -> None:
     """Add filters, files, scripts, searches and contacts of a user."""
-    await add_rows(environment, Filter, name=lambda n: f"filter {n}", **owner_columns)
-    await add_rows(environment, File, content_type="text/plain", **owner_columns)
-    await add_rows(environment, SieveScript, content="keep;", **owner_columns)
+    await add_rows(environment, Filter, name=lambda n: f"filter {n}", user_id=user)
+    await add_rows(environment, File, content_type="text/plain", user_id=user, blob_id=blob_id)
+    await add_rows(environment, SieveScript, content="keep;", user_id=user)
     await add_rows(
         environment,
         SavedSearch,
         filter={"seen": False},
         folded=lambda n: f"name{n}",
-        **owner_columns,
+        user_id=user,
     )
-    await add_rows(environment, Contact, key=lambda n: f"address{n}", **owner_columns)
+    await add_rows(environment, Contact, key=lambda n: f"address{n}", user_id=user)
+
+
+async def _add_credential_and_export_rows(environment: Environment, user: int) -> None:
+    """Add access tokens, application passwords and exports of a user."""
+    statement = select(col(User.auth_version)).where(col(User.id) == user)
+    (row,) = await environment.database.read(statement)
+    far_end = FIRST_TIME + timedelta(days=99)
+    await add_rows(
+        environment,
+        AccessToken,
+        digest=lambda n: f"{user} {n}",
+        auth_version=row.auth_version,
+        expires_at=far_end,
+        user_id=user,
+    )
+    await add_rows(
+        environment,
+        ApplicationPassword,
+        ttl=lambda n: 3600 if n % 2 else None,
+        active=lambda n: n % 3 > 0,
+        user_id=user,
+    )
+    await add_rows(environment, Export, task_id=0, format="JSON", expires_at=far_end, user_id=user)
 
 
 async def _add_connector_and_webhook_rows(environment: Environment, user: int) -> None:
@@ -279,17 +329,17 @@ async def _add_connector_and_webhook_rows(environment: Environment, user: int) -
 
 
 async def _add_submission_and_legal_hold_rows(
-    environment: Environment, owner_columns: Mapping[str, Any]
+    environment: Environment, user: int, blob_id: int
 ) -> None:
     """Add submissions with queue entries, and legal holds with copies."""
-    user = owner_columns["user_id"]
     submission_ids = await add_rows(
         environment,
         Submission,
         tenant_id=user,
         queue_id=lambda n: f"s{user}{n}",
         envelope_from="ada@example.org",
-        **owner_columns,
+        user_id=user,
+        blob_id=blob_id,
     )
     for row_id in submission_ids:
         await add_rows(
@@ -300,10 +350,10 @@ async def _add_submission_and_legal_hold_rows(
             recipient="eve@example.com",
             domain="example.com",
             next_at=FIRST_TIME,
-            **owner_columns,
+            user_id=user,
         )
     for row_id in (
-        await add_rows(environment, LegalHold, username="ada", copied=True, **owner_columns)
+        await add_rows(environment, LegalHold, username="ada", copied=True, user_id=user)
     )[:2]:
         await add_rows(environment, LegalHoldAccess, legal_hold_id=row_id, action="LIST")
         await add_rows(
@@ -319,7 +369,7 @@ async def _add_shares(ada: GraphQLClient, bob: GraphQLClient) -> None:
     """Let ada and bob share mailboxes with each other."""
     for owner, grantee in ((ada, bob), (bob, ada)):
         paths = [f"Shared {number}" for number in range(ROWS_PER_LIST)]
-        await mailbox_loaders.create_mailboxes(client_context(owner), NewMailboxes(paths))
+        await mailbox_create.create_mailboxes(client_context(owner), NewMailboxes(paths))
         mailbox_ids = [(await owner.load_mailbox(path)).id for path in paths]
         await add_rows(
             owner.environment,
@@ -332,6 +382,47 @@ async def _add_shares(ada: GraphQLClient, bob: GraphQLClient) -> None:
         )
 
 
+async def _add_resource_rows(environment: Environment, domain: int) -> None:
+    """Add resources of a domain with bookings."""
+    address_ids = await add_rows(
+        environment,
+        Address,
+        local=lambda n: f"room{n}",
+        display_address=lambda n: f"room{n}@d{domain}.example",
+        domain_id=domain,
+        kind=AddressKind.RESOURCE,
+    )
+    resource_ids = await add_rows(
+        environment,
+        Resource,
+        domain_id=domain,
+        address_id=address_ids.__getitem__,
+        booking_policy=BookingPolicy.UNLIMITED_SHOW_BUSY,
+    )
+    for resource_id in resource_ids[:2]:
+        await add_rows(environment, Booking, resource_id=resource_id)
+
+
+async def _add_ban_rows(environment: Environment) -> None:
+    """Add bans in force, and delays after failed sign-ins."""
+    far_end = FIRST_TIME + timedelta(days=99)
+    network: dict[str, Any] = {
+        "network": lambda n: f"203.0.113.{n}/32",
+        "first_ip": lambda n: f"{0xFFFF_CB00_7100 + n:032x}",
+        "last_ip": lambda n: f"{0xFFFF_CB00_7100 + n:032x}",
+    }
+    await add_rows(
+        environment, NetworkBan, ends_at=lambda n: far_end - timedelta(days=n % 3), **network
+    )
+    await add_rows(
+        environment,
+        Throttle,
+        until=far_end,
+        wait_since=lambda n: FIRST_TIME + timedelta(minutes=n),
+        **network,
+    )
+
+
 async def _add_domain_and_platform_rows(environment: Environment, user: int) -> None:
     """Add rows to the lists of domains and of the platform."""
     domain_id = await _domain_id(environment, "example.org")
@@ -342,28 +433,44 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
         await add_rows(
             environment,
             SenderRule,
-            place=place_of_domain(owner_domain_id),
+            scope=scope_of_domain(owner_domain_id),
             pattern=lambda n: f"p{n}.example",
             domain_id=owner_domain_id,
         )
         await add_rows(environment, BccRule, local=lambda n: f"l{n}", domain_id=owner_domain_id)
+        await _add_resource_rows(environment, owner_domain_id)
         await add_rows(
             environment,
-            AliasDomain,
+            DomainAlias,
             alias=lambda n, owner_domain_id=owner_domain_id: f"alias{n}d{owner_domain_id}.example",
             domain_id=owner_domain_id,
         )
-    await add_rows(environment, Domain, name=lambda n: f"more{n}.example")
-    for table in (
-        AuditLogEntry,
-        ApiKey,
-        Certificate,
-        ForwardingHost,
-        RelayHost,
-        TlsPolicy,
-        Transport,
-    ):
+    relay_host_ids = await add_rows(environment, RelayHost)
+    domain_ids = [
+        key
+        for number, relay_host_id in enumerate(relay_host_ids[:2])
+        for key in await add_rows(
+            environment,
+            Domain,
+            name=lambda n, number=number: f"more{number}{n}.example",
+            relay_host_id=relay_host_id,
+        )
+    ]
+    count = len(domain_ids)
+    await add_rows(environment, DomainAdmin, count, user_id=user, domain_id=domain_ids.__getitem__)
+    client_ids = await add_rows(environment, OauthClient)
+    await add_rows(environment, OauthGrant, user_id=user, client_id=client_ids.__getitem__)
+    for table in (AuditLogEntry, ApiKey, Certificate, ForwardingHost, TlsPolicy, Transport):
         await add_rows(environment, table)
+    await _add_ban_rows(environment)
+    await add_rows(
+        environment,
+        ClusterNode,
+        host=lambda n: f"mx{n}.example.org",
+        state_changed_at=lambda n: FIRST_TIME + timedelta(minutes=n % 3),
+        kind=NodeKind.BACKEND,
+        state=AdministrativeNodeState.UP,
+    )
     await add_rows(environment, DkimKey, domain_id=domain_id, public="AAAA")
     await add_rows(environment, RecipientRewrite, target="eve@example.com")
     await add_rows(environment, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
@@ -373,5 +480,5 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
     await add_rows(environment, Task, user_id=user, kind=TaskKind.USER_EXPORT)
     for setting in SETTINGS:
         await add_rows(
-            environment, SettingChange, key=setting, before={"value": 1}, after={"value": 2}
+            environment, SettingHistoryEntry, key=setting, before={"value": 1}, after={"value": 2}
         )

@@ -28,7 +28,7 @@ async def send_with_dsn_request(ada: GraphQLClient, *to: NamedAddress) -> int:
     outgoing = SendRequest(
         to=to or REMOTE_RECIPIENTS, subject="Hello", text="Hi.", request_dsn=True
     )
-    result = await submission_create.send_message(client_context(ada), outgoing)
+    result = await submission_create.compose_and_queue_message(client_context(ada), outgoing)
     assert result.submission is not None
     return int(result.submission.id)
 
@@ -43,6 +43,8 @@ async def submit_with_dsn_request(
     requests = dict.fromkeys(to, request)
     envelope_from = ada.address if sender is None else sender
     message = ComposedMessage(SUBMITTED_MESSAGE, envelope_from, to, None, dsn_requests=requests)
-    submission_id, _ = await submission_create.store_submission_and_copy(ctx, account, message)
+    submission_id, _ = await submission_create.scan_and_queue_message_with_copy(
+        ctx, account, message
+    )
     assert submission_id is not None
     return submission_id

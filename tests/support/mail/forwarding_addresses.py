@@ -31,7 +31,7 @@ async def add_forwarding_address(
         id=environment.new_id(),
         local=name,
         domain_id=domain_id,
-        shown=f"{name}@example.org",
+        display_address=f"{name}@example.org",
         kind=kind,
         forward_to=list(targets),
         created_at=environment.now(),

@@ -41,7 +41,9 @@ async def deliver_from_peer(
     """Deliver a message as a listener does and return its id."""
     mail = await pipeline.read_and_verify_incoming(client.environment, raw, sender, peer)
     recipient = await recipient_routes.accept_recipient(client.environment, client.address, sender)
-    (outcome,) = await pipeline.deliver(client.environment, mail, [recipient])
+    (outcome,) = await pipeline.deliver_to_accepted_recipients(
+        client.environment, mail, [recipient]
+    )
     if isinstance(outcome, BaseException):
         raise outcome
     return global_ids.encode("Message", outcome.message_id)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from tests.support.stores.counter_check import select_rows
 async def queued_reply_recipients(environment: Environment) -> list[str]:
     """The recipients of all autoreplies in the order of their queue entries."""
     sql = (
-        "SELECT d.recipient FROM deliveries d JOIN submissions s ON s.id = d.submission_id "
+        "SELECT d.recipient FROM queue_entries d JOIN submissions s ON s.id = d.submission_id "
         "WHERE s.envelope_from = '' ORDER BY d.id"
     )
     return [row[0] for row in await select_rows(environment, sql)]
@@ -45,7 +45,7 @@ async def only_queued_dsn(environment: Environment) -> tuple[Any, list[Any], str
 async def queued_envelopes(environment: Environment) -> list[tuple[str, str]]:
     """Envelope sender and recipient of each queue entry."""
     sql = (
-        "SELECT s.envelope_from, d.recipient FROM deliveries d "
+        "SELECT s.envelope_from, d.recipient FROM queue_entries d "
         "JOIN submissions s ON s.id = d.submission_id ORDER BY d.id"
     )
     return [(row[0], row[1]) for row in await select_rows(environment, sql)]

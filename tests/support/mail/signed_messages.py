@@ -27,7 +27,7 @@ def make_rsa_key(bits: int = 2048, exponent: int = 65537) -> tuple[bytes, str]:
     """An RSA key as PEM, and its DNS record."""
     key = generate_private_key(exponent, bits)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    return pem, arc_seal.dns_record(key)
+    return pem, arc_seal.arc_key_dns_record(key)
 
 
 @cache

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.storage.message_content import read_all
-from mail.storage.message_open import open_messages
+from mail.storage.message_open import open_messages_and_log_damage
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -43,7 +43,7 @@ async def stored_messages_by_path(client: GraphQLClient) -> dict[str, tuple[Any,
         .where(col(Message.user_id) == client.user.id)
     )
     message_rows = await client.environment.database.read(query)
-    contents = await open_messages(client.environment, message_rows)
+    contents = await open_messages_and_log_damage(client.environment, message_rows)
     return {
         row.path: (row, await read_all(content.stream_raw()))
         for row, content in zip(message_rows, contents, strict=True)

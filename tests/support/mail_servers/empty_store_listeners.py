@@ -40,7 +40,9 @@ class EmptyStoreListeners:
 async def open_empty_store_listeners(folder: Path) -> AsyncIterator[EmptyStoreListeners]:
     """Yield an object that starts listeners, and close them at the end."""
     opener = EmptyStoreListeners(Database(f"sqlite+aiosqlite:///{folder}/mail.db"), folder)
-    yield opener
-    for listener in opener.started_listeners:
-        await listener.close(1)
-    await opener.database.close()
+    try:
+        yield opener
+    finally:
+        for listener in opener.started_listeners:
+            await listener.close(1)
+        await opener.database.close()

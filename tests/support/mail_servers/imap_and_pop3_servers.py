@@ -20,12 +20,12 @@ from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_
 from mail.network.outbound_http import NetworkPolicy
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
+from tests.support.time_limits import HANG_SECONDS
 
 REMOTE_PASSWORD = 'sesame "\\ opens'  # noqa: S105 - a test's
 MAX_MESSAGE_SIZE = 100_000  # bytes
-SILENCE_TIMEOUT = 8.0  # seconds until a silent server is given up
-SHORT_SILENCE_TIMEOUT = 0.5  # seconds, for tests with a silent server
-STEP_TIMEOUT = 20.0  # seconds for a step of a test
+SILENCE_TIMEOUT = 60.0  # seconds until a silent server is given up
+SHORT_SILENCE_TIMEOUT = 2.0  # seconds, for tests with a silent server
 MESSAGE = b"From: a@example.org\r\nSubject: One\r\n\r\nText\r\n"
 CONTINUES, STAYS_SILENT, HANGS_UP = "continues", "stays silent", "hangs up"
 
@@ -98,12 +98,12 @@ class FakeRemoteServer:
 
     async def wait_until_connected(self) -> None:
         """Wait until a client has connected."""
-        async with asyncio.timeout(STEP_TIMEOUT), self.asked:
+        async with asyncio.timeout(HANG_SECONDS), self.asked:
             await self.asked.wait_for(lambda: bool(self.sessions))
 
     async def wait_for_command(self, text: bytes) -> None:
         """Wait until a received line contains this text."""
-        async with asyncio.timeout(STEP_TIMEOUT), self.asked:
+        async with asyncio.timeout(HANG_SECONDS), self.asked:
             await self.asked.wait_for(lambda: any(text in line for line in self.received_lines))
 
     async def send_reply(
@@ -333,7 +333,7 @@ async def run_remote_server(
         yield remote
     finally:
         try:
-            async with asyncio.timeout(STEP_TIMEOUT):
+            async with asyncio.timeout(HANG_SECONDS):
                 await asyncio.gather(*remote.sessions)
                 for thread in threading.enumerate():
                     if thread.name.startswith("connector"):
@@ -376,7 +376,7 @@ async def open_signed_in_session(
         network_policy = NetworkPolicy(allows_private=True, resolve=_resolve_to_loopback)
         tls_context = trusting_tls_context() if trusts_certificate else None
         async with (
-            asyncio.timeout(2 * STEP_TIMEOUT),
+            asyncio.timeout(HANG_SECONDS),
             connect_and_sign_in_session(
                 remote_server_settings(remote, **changes),
                 network_policy,
@@ -406,7 +406,7 @@ async def open_inbox(session: ThreadedSession, *, writable: bool = False) -> Ima
     """Select the INBOX and return the IMAP session."""
     remote = session.remote
     assert isinstance(remote, ImapSession)
-    await session.run(lambda: remote.open_mailbox(INBOX, writable=writable))
+    await session.run_in_thread(lambda: remote.open_mailbox(INBOX, writable=writable))
     return remote
 
 
@@ -424,13 +424,13 @@ async def fetch_inbox_messages(session: ThreadedSession, *uids: int) -> dict[str
 async def run_every_command(session: ThreadedSession) -> None:
     """Run every command of a session."""
     remote = await open_inbox(session, writable=True)
-    await session.run(remote.list_mailboxes)
-    await session.run(remote.list_subscribed)
-    await session.run(remote.list_message_ids)
-    await session.run(remote.fetch_metadata, ["3", "5"])
-    await session.run(remote.fetch_changed_flags, 5)
-    await session.run(remote.wait_for_changes, 0.01)
-    await session.run(remote.delete_messages, ["3"])
+    await session.run_in_thread(remote.list_mailboxes)
+    await session.run_in_thread(remote.list_subscribed)
+    await session.run_in_thread(remote.list_message_ids)
+    await session.run_in_thread(remote.fetch_metadata, ["3", "5"])
+    await session.run_in_thread(remote.fetch_changed_or_all_flags, 5)
+    await session.run_in_thread(remote.wait_for_changes, 0.01)
+    await session.run_in_thread(remote.delete_messages, ["3"])
 
 
 async def catch_remote_failure(

@@ -11,8 +11,7 @@ from mail.delivery.listener_backend import SmtpArrival
 from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from models.errors import NotFound
-
-REPLY_TIMEOUT = 60  # seconds; a hostile message takes some on a busy machine
+from tests.support.time_limits import HANG_SECONDS
 
 
 @dataclass
@@ -30,7 +29,7 @@ class SmtpTestClient:
         return "\n".join(lines)
 
     async def _read_line(self) -> str:
-        async with asyncio.timeout(REPLY_TIMEOUT):
+        async with asyncio.timeout(HANG_SECONDS):
             return (await self.reader.readuntil(b"\r\n")).decode().rstrip()
 
     async def run_command(self, line: str | bytes) -> str:
@@ -56,7 +55,7 @@ class SmtpTestClient:
 
     async def read_until_closed(self) -> bytes:
         """Read until the server closes the connection, and return the bytes."""
-        async with asyncio.timeout(REPLY_TIMEOUT):
+        async with asyncio.timeout(HANG_SECONDS):
             return await self.reader.read()
 
     def abort_connection(self) -> None:
@@ -81,7 +80,7 @@ async def connect_lmtp(port: int, *, greet: bool = True) -> SmtpTestClient:
 
 async def wait_until(is_done: Callable[[], bool]) -> None:
     """Wait until a function returns true."""
-    async with asyncio.timeout(REPLY_TIMEOUT):
+    async with asyncio.timeout(HANG_SECONDS):
         while not is_done():  # noqa: ASYNC110 - listeners have no event
             await asyncio.sleep(0.01)
 

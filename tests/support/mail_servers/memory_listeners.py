@@ -16,7 +16,8 @@ from mail.smtp.listener import SmtpFamilyListener
 from mail.smtp.lmtp import LmtpListener
 from mail.smtp.mx_server import MxListener, MxRules
 from mail.smtp.smtp_server import SmtpListenerConfig
-from mail.smtp.submission_server import SmtpSubmitter, SubmissionListener
+from mail.smtp.submission_backend import SmtpSubmitter
+from mail.smtp.submission_server import SubmissionListener
 from mail.storage.blobs.object_stores import FolderStore
 from mail.tls.server_tls import CertificateFiles
 from models.errors import AuthenticationFailed, Forbidden
@@ -41,20 +42,33 @@ class MemoryListenerBackend(InMemoryBackend):
         self.checked_recipients.append(address)
         return await super().accept_recipient(address, envelope_sender)
 
-    async def enqueue_for_retry(
+    async def deliver_for_one_reply(
         self,
         raw_message: bytes | Path,
         accepted_recipients: Sequence[AcceptedRecipient],
         envelope_sender: str,
         arrival: SmtpArrival,
-    ) -> None:
-        raise AssertionError("no recipient fails after DATA")
+    ) -> Sequence[object]:
+        outcomes = await self.deliver(raw_message, accepted_recipients, envelope_sender, arrival)
+        assert all(outcomes) or not any(outcomes), "no message is accepted in part"
+        return outcomes
 
     async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
         self.sign_in_attempts.append((login_name, password))
         if (login_name, password) != ("ada", "secret"):
             raise AuthenticationFailed
         return SmtpSubmitter(1, login_name, 1, ip)
+
+    async def sign_in_by_token(
+        self, login_name: str | None, token: str, ip: str | None
+    ) -> SmtpSubmitter:
+        """Refuse every token."""
+        raise AuthenticationFailed
+
+    async def is_still_signed_in(self, submitter: SmtpSubmitter) -> bool:
+        """No credential ends."""
+        del submitter
+        return True
 
     async def require_sender_and_sending_limits(
         self, submitter: SmtpSubmitter, envelope_sender: str

@@ -10,11 +10,11 @@ from tests.support.mail_servers.queue_worker import WORKER_LIMITS
 
 SHORT_TIMEOUTS = replace(
     WORKER_LIMITS,
-    connect_timeout=1.0,
-    greeting_timeout=1.5,
-    reply_timeout=1.0,
-    envelope_timeout=1.5,
-    final_reply_timeout=1.0,
+    connect_timeout=3.0,
+    greeting_timeout=4.0,
+    reply_timeout=3.0,
+    envelope_timeout=4.0,
+    final_reply_timeout=3.0,
 )
 USUAL_REPLIES = {"EHLO": "250-there\r\n250 SIZE 1000000", "DATA": "354 Go on", "QUIT": "221 Bye"}
 

@@ -19,6 +19,8 @@ async def open_mx_session(
     listener = MxListener(environment, tmp_path / "spool-mx", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     client = await connect_smtp(listener.port)
-    yield client
-    await client.close()
-    await listener.close(1)
+    try:
+        yield client
+    finally:
+        await client.close()
+        await listener.close(1)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from email.message import EmailMessage
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,11 +24,21 @@ from models.submission.tables import Submission, SubmissionState
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 from tests.conftest import GraphQLClient, client_context
-from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, trusting_tls_context
+from tests.support.mail.parsed_messages import parse_message
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeSmtpServer,
+    run_smtp_server,
+    trusting_tls_context,
+)
+from tests.support.stores.counter_check import select_rows
+from tests.support.time_limits import HANG_SECONDS
 
 POLL_INTERVAL = 60.0  # seconds; tests wake the worker instead
 WORKER_LIMITS = QueueLimits(
-    poll_interval=POLL_INTERVAL, connect_timeout=5.0, reply_timeout=5.0, final_reply_timeout=5.0
+    poll_interval=POLL_INTERVAL,
+    connect_timeout=HANG_SECONDS,
+    reply_timeout=HANG_SECONDS,
+    final_reply_timeout=HANG_SECONDS,
 )
 REMOTE_RECIPIENTS = [NamedAddress("carol@example.net", "Carol"), NamedAddress("dave@example.net")]
 
@@ -45,7 +56,7 @@ async def run_queue_worker(
         yield stop
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, HANG_SECONDS)
 
 
 async def queue_message(client: GraphQLClient, *recipients: NamedAddress, **fields: Any) -> int:
@@ -53,7 +64,7 @@ async def queue_message(client: GraphQLClient, *recipients: NamedAddress, **fiel
     request = SendRequest(
         to=recipients or REMOTE_RECIPIENTS, subject="Hello", text="Hi.\n.\n..dots\n", **fields
     )
-    sent = await submission_create.send_message(client_context(client), request)
+    sent = await submission_create.compose_and_queue_message(client_context(client), request)
     assert sent.submission is not None
     return int(sent.submission.id)
 
@@ -77,7 +88,7 @@ async def load_submission_state(environment: Environment, submission_id: int) ->
 
 async def poll_until(is_true: Callable[[], Awaitable[bool]]) -> None:
     """Wait until an async function returns true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while not await is_true():  # noqa: ASYNC110 - no event for rows
             await asyncio.sleep(0.01)
 
@@ -150,3 +161,23 @@ async def wait_for_messages(server: FakeSmtpServer, count: int = 1) -> None:
         return len(server.messages) >= count
 
     await poll_until(has_received)
+
+
+async def relay_queued_mail(
+    environment: Environment, expected_count: int = 1
+) -> list[tuple[Any, EmailMessage]]:
+    """Deliver the queue to a test server. Return envelope and message of each mail."""
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+
+        async def has_received_all() -> bool:
+            return len(server.messages) >= expected_count
+
+        await poll_until(has_received_all)
+        for row in await select_rows(
+            environment, "SELECT DISTINCT submission_id FROM queue_entries"
+        ):
+            await wait_until_tried(environment, row[0])
+        return [(envelope, parse_message(envelope.raw)) for envelope in server.messages]

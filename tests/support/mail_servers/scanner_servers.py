@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.servers.bus_servers import BrokerProcess, redis_broker
 from bench.servers.ports import HOST, free_port
 from tests.support.servers import bus_servers
+from tests.support.servers.scripted_server import ConnectionHandler
 
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-" + b"ANTIVIRUS-TEST-FILE!$H+H*"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-" + "ANTI-UBE-TEST-EMAIL*C.34X"
@@ -52,8 +51,6 @@ CONTROLLER_PASSWORD = "learn-from-us"  # noqa: S105 - of a test server
 
 START_TIMEOUT = 60.0  # seconds until it listens
 
-ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
 
 def rspamd_reply(score: float, **fields: Any) -> bytes:
     """The HTTP response of Rspamd with this score."""
@@ -71,33 +68,6 @@ def rspamd_reply(score: float, **fields: Any) -> bytes:
 def http_response(body: bytes, status: str = "200 OK") -> bytes:
     """An HTTP response with this body."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-@asynccontextmanager
-async def run_scripted_server(handler: ConnectionHandler) -> AsyncIterator[int]:
-    """Run a server that handles each connection by this function; yield its port."""
-    tasks = set[asyncio.Task[None]]()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await handler(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client can close at any time
-        finally:
-            tasks.discard(task)
-            writer.transport.abort()
-
-    server = await asyncio.start_server(serve, HOST, 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def send_and_hang_up(*replies: bytes) -> ConnectionHandler:

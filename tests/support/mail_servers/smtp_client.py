@@ -63,6 +63,12 @@ class CertificateAuthority:
         )
         return file
 
+    def write_certificate(self) -> Path:
+        """Write the certificate of the authority to a file."""
+        file = self.folder / "authority.pem"
+        file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        return file
+
     def client_context(self) -> ssl.SSLContext:
         """A client context that trusts this authority."""
         certificate_text = self.certificate.public_bytes(serialization.Encoding.PEM).decode()

@@ -2,6 +2,12 @@
 
 from typing import Any
 
+from sqlalchemy import select
+from sqlmodel import col
+
+from models.addresses.tables import Address
+from models.runtime.environment import Environment
+from models.store.columns import select_columns
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import ERRORS, run_mutation
 
@@ -78,3 +84,9 @@ async def list_addresses(client: GraphQLClient, **filter_fields: Any) -> list[st
     page = (await client(ADDRESSES_QUERY, filter=filter_fields or None))["addresses"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["address"] for node in page["nodes"]]
+
+
+async def load_address_row(environment: Environment, address: str) -> Any:
+    statement = select(*select_columns(Address)).where(col(Address.display_address) == address)
+    (row,) = await environment.database.read(statement)
+    return row

@@ -6,7 +6,7 @@ from tests.conftest import GraphQLClient
 
 ERRORS = """errors { __typename code path ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on QuotaExceededError { used limit } }"""
-TASK_FIELDS = "task { id kind state done total result error startedAt finishedAt }"
+TASK_FIELDS = "task { id kind state doneCount totalCount result error startedAt finishedAt }"
 UNDO_FIELDS = "undo { token expiresAt }"
 MESSAGE_UPDATE = f"""
 mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{

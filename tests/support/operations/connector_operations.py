@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from mail.network.outbound_http import NetworkPolicy
 from models.connectors import Connector, ConnectorProtocol, ConnectorRun, ConnectorSecurity
-from models.mailboxes.tables import Mailbox
+from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
@@ -25,6 +25,8 @@ from tests.conftest import GraphQLClient, client_context
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
 
 USER_NUMBERS = iter(range(1_000_000))
+INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
+RETENTION = {"source_retention": 0}
 
 
 @pytest.fixture(scope="session")

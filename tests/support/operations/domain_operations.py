@@ -10,9 +10,10 @@ from models.domains.tables import Domain
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_api_key
 from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import select_rows

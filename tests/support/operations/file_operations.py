@@ -8,6 +8,10 @@ from tests.support.accounts.user_operations import execute_mutation
 FILE_FIELDS = "file { id filename contentType size sha256 createdAt url }"
 SHARE_FIELDS = "fileShare { id url mode hasPassword expiresAt lastAccessAt accessCount }"
 LARGE_CONTENT = bytes(range(256)) * 12_000  # larger than a file that is kept in memory
+FILES_QUERY = """query ($filter: FileFilter, $order: FileOrder! = CREATED_DESC, $first: Int,
+  $after: String) { viewer { user { files(
+  filter: $filter, orderBy: $order, first: $first, after: $after
+) { nodes { id filename shares { id } } totalCount pageInfo { hasNextPage endCursor } } } } }"""
 
 
 async def upload_file(client: GraphQLClient, text: str = "Ducks.", **fields: Any) -> Any:
@@ -31,3 +35,13 @@ async def share_file(client: GraphQLClient, file: Any, **fields: Any) -> Any:
     )
     assert payload["errors"] == []
     return payload["fileShare"]
+
+
+async def delete_by_ids(client: GraphQLClient, mutation: str, *ids: str) -> Any:
+    list_field = {"fileDelete": "files", "fileShareDelete": "fileShares"}[mutation]
+    input_fields = {list_field: [{"id": global_id} for global_id in ids]}
+    return await execute_mutation(client, mutation, "deletedIds", **input_fields)
+
+
+async def list_files(client: GraphQLClient, **variables: Any) -> Any:
+    return (await client(FILES_QUERY, **variables))["viewer"]["user"]["files"]

@@ -20,9 +20,9 @@ FILTER_FIELDS = f"""id name position active metadata matchCount
 FILTERS_QUERY = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
   filters(first: $first, after: $after) {{
     totalCount nodes {{ {FILTER_FIELDS} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
-FILTER_TEST_QUERY = """query ($user: UserRef, $message: MessageRef, $raw: String) {
-  filterTest(user: $user, message: $message, raw: $raw) {
-    filter { name } matches actions } }"""
+FILTER_TEST_QUERY = """query ($user: UserRef, $message: MessageSourceInput!) {
+  filterTest(user: $user, message: $message) {
+    filter { name } matches actions stepLimitReached } }"""
 FILTER_QUERY = f"query ($id: ID!) {{ filter(by: {{id: $id}}) {{ {FILTER_FIELDS} }} }}"
 
 
@@ -37,7 +37,7 @@ FILTER_DELETE = _mutation("filterDelete", "deletedIds")
 FILTER_IMPORT = f"""mutation ($input: FilterImportInput!) {{ filterImport(input: $input) {{
   filters {{ {FILTER_FIELDS} }} warnings {{ code message path }} replayed
   {ERROR_FIELDS} errors {{ ... on SieveCompileError {{ line column }} }} }} }}"""
-FILTER_APPLY = _mutation("filterApply", "task { id kind state total }")
+FILTER_APPLY = _mutation("filterApply", "task { id kind state totalCount }")
 
 
 async def try_create_filter(
@@ -108,3 +108,8 @@ def error_codes_and_paths(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:
 def user_ref(client: GraphQLClient) -> dict[str, str]:
     """The reference to a user by id."""
     return {"id": user_global_id(client)}
+
+
+async def create_filter(ada: GraphQLClient, **action: Any) -> None:
+    """Create a filter that acts on all messages."""
+    await add_filter(ada, {}, action or {"keywords": ["work"]}, name="all")

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from resolvers.context import Context, Viewer
-from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
+from resolvers.context import Context
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import message_import
 from resolvers.messages.message_import import NewMessage
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, client_context, raw_message
 
 MUTATION_ERRORS = "errors { code message path }"
@@ -32,15 +34,14 @@ mutation ($input: MailboxDeleteInput!) {{
   mailboxDelete(input: $input) {{ deletedIds {MAILBOX_ERRORS} }}
 }}
 """
-MAILBOX_PATHS = (
-    "query ($all: Boolean! = false) { viewer { user { mailboxes(showHidden: $all) { path } } } }"
-)
+MAILBOX_PATHS = """query ($all: Boolean! = false) { viewer { user {
+  mailboxes(filter: {showHidden: $all}) { nodes { path } } } } }"""
 DEFAULT_MAILBOXES = ["INBOX", "Drafts", "Junk", "Sent", "Trash"]
 
 
 async def add_mailboxes(client: GraphQLClient, *paths: str) -> None:
     """Create mailboxes without a request."""
-    await mailbox_loaders.create_mailboxes(client_context(client), NewMailboxes(paths))
+    await mailbox_create.create_mailboxes(client_context(client), NewMailboxes(paths))
 
 
 async def run_mailbox_mutation(
@@ -51,6 +52,18 @@ async def run_mailbox_mutation(
     payload = f"{{ {selection} {MUTATION_ERRORS} }}"
     document = f"mutation ($input: {input_type}!) {{ {name}(input: $input) {payload} }}"
     return (await client(document, input=input_fields))[name]
+
+
+async def update_by_path(
+    client: GraphQLClient, *paths: str, apply: bool = False, **patch: Any
+) -> Any:
+    """Update mailboxes by their paths and return the payload."""
+    selection = (
+        "mailboxes { path hidden subscribed retention specialUse } task { id kind totalCount }"
+    )
+    refs = [{"path": path} for path in paths]
+    arguments: dict[str, Any] = {"mailboxes": refs, "set": patch, "applyRetention": apply}
+    return await run_mailbox_mutation(client, "mailboxUpdate", selection, **arguments)
 
 
 async def create_mailboxes(
@@ -78,7 +91,7 @@ async def delete_mailboxes(client: GraphQLClient, *paths: str, **fields: Any) ->
 async def list_mailbox_paths(client: GraphQLClient, **variables: bool) -> list[str]:
     """List the paths of the mailboxes of the signed-in user."""
     user = (await client(MAILBOX_PATHS, **variables))["viewer"]["user"]
-    return [box["path"] for box in user["mailboxes"]]
+    return [box["path"] for box in user["mailboxes"]["nodes"]]
 
 
 async def append_unread_messages(client: GraphQLClient, path: str, *subjects: str) -> None:
@@ -87,7 +100,9 @@ async def append_unread_messages(client: GraphQLClient, path: str, *subjects: st
         message = NewMessage(
             MailboxSelector(path=path), raw_message(subject).decode(), is_seen=False
         )
-        assert await message_import.store_message(client_context(client), message)
+        assert await message_import.store_imported_message_and_load_if_readable(
+            client_context(client), message
+        )
 
 
 def context_with_options(client: GraphQLClient, **options: Any) -> Context:

@@ -1,5 +1,6 @@
 """Messages that are uploaded by GraphQL and parsed by Python's email package."""
 
+import base64
 import email
 from collections.abc import Iterator
 from email import policy
@@ -103,3 +104,20 @@ async def upload_bytes(client: GraphQLClient, content: bytes, **headers: str) ->
         "/rest/uploads", content=content, headers={**client.headers, **header_fields}
     )
     return str(response.json()["id"])
+
+
+def new_attachment(name: str, content: bytes = b"x", **extra: Any) -> dict[str, Any]:
+    return {"content": base64.b64encode(content).decode(), "filename": name, **extra}
+
+
+async def create_draft(client: GraphQLClient, **fields: Any) -> Any:
+    answer = await save_draft(client, **{"text": "Dear Carol,", **fields})
+    assert answer["errors"] == []
+    return answer["message"]
+
+
+FILE_A, FILE_B, FILE_C = (
+    new_attachment("a.txt", b"A"),
+    new_attachment("b.txt", b"B"),
+    new_attachment("c.txt", b"C"),
+)

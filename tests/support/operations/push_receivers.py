@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 import http_ece
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -16,9 +18,13 @@ from mail.network.outbound_http import NetworkPolicy
 from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from models.runtime.environment import CommittedOptions, Environment
-from resolvers.notifications.push_worker import PushWorker, start_pushes
+from resolvers.notifications.push_worker import PushWorker, start_pushes_and_return_pause_seconds
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.servers.webhook_receiver import ReceivedRequest, WebhookReceiver
+from tests.support.servers.webhook_receiver import (
+    ReceivedRequest,
+    WebhookReceiver,
+    run_webhook_receiver,
+)
 
 PUSH_CHANNELS_PAYLOAD = """pushChannels { id kind active title text senders sendersRegex
   highPriorityOnly passPriority mailboxes { path } lastError lastPushAt user { username } }"""
@@ -27,6 +33,7 @@ PUSH_CHANNEL_SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet
   errors {{ __typename code path message ... on ValidationError {{ constraint }} }} }} }}"""
 PUSH_CHANNELS_QUERY = """{ viewer { user { pushChannels { id kind active lastError lastPushAt
   mailboxes { path } } } } }"""
+PUBLIC_KEY_QUERY = "{ vapidPublicKey }"
 
 
 def allow_local_pushes(environment: Environment, **changes: Any) -> None:
@@ -43,7 +50,7 @@ def make_push_worker(environment: Environment, **policy_options: Any) -> PushWor
 async def push_until_idle(worker: PushWorker) -> None:
     """Push until nothing is due and no push is running."""
     while True:
-        await start_pushes(worker)
+        await start_pushes_and_return_pause_seconds(worker)
         if not worker.served and not worker.has_more:
             return
         await asyncio.gather(*(push.task for push in worker.served.values()))
@@ -144,3 +151,12 @@ def encode_base64url(raw: bytes) -> str:
 def decode_base64url(text: str) -> bytes:
     """Decode Base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+@pytest.fixture
+async def receiver(environment: Environment) -> AsyncIterator[WebhookReceiver]:
+    async with run_webhook_receiver() as http_receiver:
+        allow_local_pushes(
+            environment, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json"
+        )
+        yield http_receiver

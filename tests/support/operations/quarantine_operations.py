@@ -33,8 +33,8 @@ QUARANTINE_RELEASE_ERRORS = f"""mutation ($input: QuarantineReleaseInput!) {{
   quarantineRelease(input: $input) {{ {ERRORS} }} }}"""
 QUARANTINE_DELETE = f"""mutation ($input: QuarantineDeleteInput!) {{
   quarantineDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
-QUARANTINE_NOTIFICATION_SET = f"""mutation ($input: QuarantineNotificationSetInput!) {{
-  quarantineNotificationSet(input: $input) {{
+USER_UPDATE = f"""mutation ($input: UserUpdateInput!) {{
+  userUpdate(input: $input) {{
     users {{ username quarantineNotification }} {ERRORS} }} }}"""
 QUARANTINE_CONTENTS_QUERY = """query ($id: ID!) { node(id: $id) { ... on QuarantineItem {
   text sourceUrl attachments { filename size contentType url text

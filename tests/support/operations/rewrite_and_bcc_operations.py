@@ -14,6 +14,7 @@ from tests.support.operations.domain_operations import ERRORS, run_mutation
 
 BCC_RULE_FIELDS = "id match bccTo direction domain { name } active createdAt updatedAt"
 RECIPIENT_REWRITE_FIELDS = "id from to active createdAt updatedAt"
+ARCHIVE = "archive@far.example"
 
 
 def _mutation(name: str, payload: str) -> str:

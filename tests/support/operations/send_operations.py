@@ -18,7 +18,7 @@ SHORT_MESSAGE = SendRequest(to=[OUTSIDE_RECIPIENT], subject="Hello", text="Hi th
 SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: MutationOptions) {
   messageSend(input: {to: [{address: "carol@example.com"}], text: "Hi.", undoWindow: $window,
   sendAt: $later, options: $options}) {
-    submission { id state undoableUntil } message { id } undo { token expiresAt }
+    submissions { id state undoableUntil } messages { id } undo { token expiresAt }
     errors { code } } }"""
 
 
@@ -32,7 +32,9 @@ async def send_outgoing_message(
     client: GraphQLClient, request: SendRequest = SHORT_MESSAGE, **changes: Any
 ) -> SentMessage:
     """Send a message with these changes, without a request."""
-    return await submission_create.send_message(client_context(client), replace(request, **changes))
+    return await submission_create.compose_and_queue_message(
+        client_context(client), replace(request, **changes)
+    )
 
 
 async def send_with_undo_window(client: GraphQLClient, **variables: Any) -> Any:

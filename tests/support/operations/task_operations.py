@@ -5,7 +5,7 @@ from typing import Any
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient
 
-TASK_QUERY = "query ($id: ID!) { task(by: {id: $id}) { state done total result error } }"
+TASK_QUERY = "query ($id: ID!) { task(by: {id: $id}) { state doneCount totalCount result error } }"
 
 
 async def run_task(client: GraphQLClient, task: Any) -> Any:

@@ -104,6 +104,14 @@ async def recovery_codes_create(ada: GraphQLClient, _root: GraphQLClient) -> Mut
 
 
 @register_call
+async def session_drain(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    input_fields = {"users": {"usernames": ["ada"]}}
+    return MutationCall(
+        "sessionDrain", input_fields, "users { username }", journaled=False, by_root=True
+    )
+
+
+@register_call
 async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     now, environment = ada.environment.now(), ada.environment
     async with environment.write_session(ada.user.id) as session:
@@ -118,7 +126,9 @@ async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
                 expires_at=now,
             )
         )
-    return MutationCall("sessionTerminate", {"revokeTokens": True}, "terminatedCount usernames")
+    return MutationCall(
+        "sessionTerminate", {"revokeTokens": True}, "terminatedCount pendingCount usernames"
+    )
 
 
 @register_call

@@ -1,7 +1,7 @@
 """Sample calls of mutations of certificates."""
 
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import (
+from tests.support.operations.platform.certificate_operations import (
     CertificateSigner,
     set_certificate,
     store_certificate,

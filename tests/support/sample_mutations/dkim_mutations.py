@@ -7,7 +7,7 @@ from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 PRIVATE_KEY = base64.b64encode(bytes(range(32))).decode()
-KEY_INPUT: dict[str, Any] = {"domains": ["example.org"], "privateKey": PRIVATE_KEY}
+KEY_INPUT: dict[str, Any] = {"domains": [{"name": "example.org"}], "privateKey": PRIVATE_KEY}
 
 
 async def _create_dkim_key(root: GraphQLClient, **fields: Any) -> str:
@@ -24,7 +24,7 @@ async def dkim_key_set(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall
 @register_call
 async def dkim_key_rotate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
-    input_fields = {"domains": ["example.org"], "selector": "new"}
+    input_fields = {"domains": [{"name": "example.org"}], "selector": "new"}
     return MutationCall("dkimKeyRotate", input_fields, "dkimKeys { domain selector }", by_root=True)
 
 
@@ -44,7 +44,10 @@ async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> Mutation
 async def dkim_key_copy(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
     await MutationCall("domainCreate", {"name": "copied.example"})(root)
-    input_fields = {"fromDomain": "example.org", "toDomains": ["copied.example"]}
+    input_fields = {
+        "fromDomain": {"name": "example.org"},
+        "toDomains": [{"name": "copied.example"}],
+    }
     return MutationCall("dkimKeyCopy", input_fields, "dkimKeys { domain selector }", by_root=True)
 
 

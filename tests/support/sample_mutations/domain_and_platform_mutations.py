@@ -117,7 +117,9 @@ async def search_index_optimize(_ada: GraphQLClient, _root: GraphQLClient) -> Mu
 @register_call
 async def search_index_rebuild(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"usernames": ["ada"]}}
-    return MutationCall("searchIndexRebuild", input_fields, "task { kind total }", by_root=True)
+    return MutationCall(
+        "searchIndexRebuild", input_fields, "task { kind totalCount }", by_root=True
+    )
 
 
 @register_call

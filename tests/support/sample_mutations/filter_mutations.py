@@ -58,7 +58,7 @@ async def filter_apply(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall
     )
     select = {"mailbox": {"path": "INBOX"}}
     input_fields = {"filters": [{"id": payload["filter"]["id"]}], "select": select}
-    return MutationCall("filterApply", input_fields, "task { kind state total }")
+    return MutationCall("filterApply", input_fields, "task { kind state totalCount }")
 
 
 async def _create_filter(ada: GraphQLClient) -> str:

@@ -21,7 +21,7 @@ THREADS_QUERY = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 async def deleted_messages_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await message_delete(ada, root))(ada))["errors"] == []
     input_fields = {"since": "2029-01-01T00:00:00Z", "before": "2031-01-01T00:00:00Z"}
-    return MutationCall("deletedMessagesRestore", input_fields, "task { kind state total }")
+    return MutationCall("deletedMessagesRestore", input_fields, "task { kind state totalCount }")
 
 
 @register_call
@@ -158,7 +158,7 @@ async def message_deduplicate(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 @register_call
 async def message_send(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"to": [{"address": "carol@example.com"}], "subject": "Hello", "text": "Hi."}
-    return MutationCall("messageSend", input_fields, "submission { state } message { subject }")
+    return MutationCall("messageSend", input_fields, "submissions { state } messages { subject }")
 
 
 @register_call
@@ -300,9 +300,9 @@ async def compose_request(ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 async def submission_cancel(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     send = await message_send(ada, root)
     send_later = MutationCall(
-        "messageSend", {**send.input, "sendAt": "2031-01-01T00:00:00Z"}, "submission { id }"
+        "messageSend", {**send.input, "sendAt": "2031-01-01T00:00:00Z"}, "submissions { id }"
     )
-    submission_id = (await send_later(ada))["submission"]["id"]
+    submission_id = (await send_later(ada))["submissions"][0]["id"]
     return MutationCall(
         "submissionCancel", {"submissions": [{"id": submission_id}]}, "submissions { state }"
     )

@@ -26,8 +26,3 @@ async def quarantine_delete(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
         },
         "deletedIds",
     )
-
-
-@register_call
-async def quarantine_notification_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("quarantineNotificationSet", {"frequency": "HOURLY"}, "users { username }")

@@ -17,9 +17,9 @@ async def send_later(ada: GraphQLClient, root: GraphQLClient) -> dict[str, Any]:
     """Create a submission with a future send time; return its id and queue id."""
     send = await mailbox_and_message_mutations.message_send(ada, root)
     send_at_time = MutationCall(
-        "messageSend", {**send.input, "sendAt": SEND_AT}, "submission { id queueId }"
+        "messageSend", {**send.input, "sendAt": SEND_AT}, "submissions { id queueId }"
     )
-    submission: dict[str, Any] = (await send_at_time(ada))["submission"]
+    submission: dict[str, Any] = (await send_at_time(ada))["submissions"][0]
     return submission
 
 

@@ -50,7 +50,7 @@ async def user_sync_reset(_ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 @register_call
 async def quota_recalculate(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
-    payload = "results { storageUsed }"  # the stored numbers are correct
+    payload = "quotaResults { storageUsed }"  # the stored numbers are correct
     return MutationCall("quotaRecalculate", input_fields, payload, journaled=False, by_root=True)
 
 
@@ -74,11 +74,6 @@ async def rate_limit_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
         "rateLimit": {"messages": 100, "per": "DAY"},
     }
     return MutationCall("rateLimitSet", input_fields, "rateLimits { messages per }", by_root=True)
-
-
-@register_call
-async def spam_policy_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
 
 
 @register_call
@@ -147,7 +142,7 @@ async def user_role_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
     role_fields = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, **role_fields}
     return MutationCall(
-        "userRoleSet", input_fields, "users { role administers { name } }", by_root=True
+        "userRoleSet", input_fields, "users { role administers { nodes { name } } }", by_root=True
     )
 
 

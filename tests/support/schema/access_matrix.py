@@ -23,7 +23,8 @@ from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.auth import app_passwords, authentication
 from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
 from tests.conftest import make_api_key, make_client, make_user, raw_message
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -37,7 +38,7 @@ CALLERS_BY_CLASS = {
     name: frozenset(CALLERS) if text == "*" else frozenset(text.split())
     for name, text in ACCESS_MATRIX["classes"].items()
 }
-NO_USER_MESSAGE = "this credential belongs to no account"
+NO_USER_MESSAGE = "The credential belongs to no account: use a user's credential."
 SCOPED_CALLERS = (
     "read",
     "mail-read",
@@ -54,6 +55,8 @@ BOOTSTRAP_KEY = "the key of whoever owns it"
 OPERATION_BY_ROOT_TYPE = {"Query": "query", "Mutation": "mutation", "Subscription": "subscription"}
 OBJECT_QUERIES = {  # queries that reach an object of each type with guarded fields
     "Address": 'user(by: {username: "WHOSE"}) { address { FIELD } }',
+    "Blob": 'blob(path: "admin/x") { FIELD }',
+    "Health": "health { FIELD }",
     "Domain": 'domain(by: {name: "example.org"}) { FIELD }',
     "MessageTraceEvent": 'messageTraceEvents(filter: {recipient: "example.org"}) '
     "{ nodes { FIELD } }",
@@ -68,8 +71,13 @@ OBJECT_OWNERS = {  # owner of the object by type and caller; default: ada
     "User": {"bare": "bare"},
 }
 # one of several arguments must be given
-REQUIRED_ALTERNATIVES = {("filterTest", "raw"), ("messageTrace", "queueId")}
-TEXT_ARGUMENTS = {"address": "ada@example.org"}  # arguments that accept no other text
+REQUIRED_ALTERNATIVES = {
+    ("statistics", "domain"),
+    ("statistics", "to"),
+    ("messageTrace", "queueId"),
+}
+# Arguments that accept no other text.
+TEXT_ARGUMENTS = {"from": "2030-12-31T00:00:00Z", "address": "ada@example.org", "path": "admin/x"}
 
 
 def is_guarded(field: GraphQLField) -> bool:
@@ -124,6 +132,7 @@ async def make_credentials(
 ) -> dict[str, str | None]:
     """Create the users and keys of the matrix and return the credential of each caller."""
     ada, bare = await make_user(environment, "ada"), await make_user(environment, "bare")
+    await environment.object_store.put("admin/x", b"x")
     async with environment.write_session(bare.id) as session:
         (await session.get_one(User, bare.id)).permissions = []
     administrator = await make_client(environment, http, "over", role=Role.ADMIN)

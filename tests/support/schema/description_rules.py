@@ -19,7 +19,9 @@ KNOWN_FILE = Path(__file__).parents[2] / "schema" / "unclear_descriptions.txt"
 ROOT_TYPES = ("Query", "Mutation", "Subscription")
 # Sentences that graph/types/requirement_texts.py appends.
 REQUIREMENT = re.compile(
-    r" ?(Requires|A USER also needs|A DOMAIN_ADMIN also needs|Needs no sign-in|Cost:)[^.]*\."
+    r" ?((Requires|A USER also needs|A DOMAIN_ADMIN also needs|Requires no credential|Cost:)[^.]*"
+    r"|Other users require the scope [A-Z]+"
+    r"|[^.]* can (also )?use this (query|mutation|subscription|field) for [^.]*)\."
 )
 # A description that begins so depends on another one, which the sorted schema moves away.
 FRAGMENT_START = re.compile(
@@ -65,7 +67,10 @@ def shared_texts(texts: Mapping[str, str]) -> Iterator[str]:
         if "." in coordinate:
             coordinates_by_text[text].append(coordinate)
     for coordinates in coordinates_by_text.values():
-        names = {re.split(r"[.(]", one)[-1].rstrip(":)").removesuffix("s") for one in coordinates}
+        names = {
+            re.split(r"[.(]", coordinate)[-1].rstrip(":)").removesuffix("s")
+            for coordinate in coordinates
+        }
         if len(names) > 1:
             yield from coordinates
 

@@ -13,6 +13,7 @@ from graphql import (
     GraphQLSchema,
     NullValueNode,
     get_named_type,
+    is_leaf_type,
     is_specified_directive,
     is_specified_scalar_type,
 )
@@ -29,18 +30,20 @@ VERBS = set(
     """
     activate add apply build cancel check clean collect copy create deactivate deduplicate
     delete disable drain enable end export flush hold impersonate import increment lift move
-    optimize purge rebuild recalculate redirect register release reload remove rename repair
+    optimize purge put rebuild recalculate redirect register release reload remove rename repair
     replay request rescan reschedule reset restore revoke rotate run send set start stop
     subscribe terminate test unpack unsubscribe update upload verify
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 ADJECTIVES = set(
     """
-    activated active all answered certified compressed current custom default deleted dirty
+    activated active all allowed answered certified compressed current custom default deleted dirty
     disabled draft empty enabled encrypted exact exhausted failing fixed flagged folded
-    forwarded global hidden inline internal main marked muted notified only permanent pinned
-    previous proxied recent recursive refused related relayed replaced replayed required running
-    searchable seen shared snoozed spam subscribed suspended temporary unseen valid verified
+    forwarded global hidden inherited inline internal
+    local main marked muted notified only permanent pinned
+    previous proxied reached recent recursive refused related relayed replaced replayed required
+    running searchable seen shared snoozed spam subscribed succeeded
+    suspended temporary unseen valid verified
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 REQUEST_VERBS = set(  # verbs that Boolean inputs and arguments begin with
@@ -51,8 +54,10 @@ REQUEST_VERBS = set(  # verbs that Boolean inputs and arguments begin with
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 FORBIDDEN_SUFFIXES = ("Enum", "Interface", "Object", "Type", "Union")
+ID_SUFFIXES = ("Ref", "Selection")  # of input types that have IDs
 INPUT_SUFFIXES = ("Filter", "Input", "Match", "Patch", "Ref", "Selection")  # of input types
 TIME_SUFFIXES = ("After", "At", "Before", "Since", "Until")  # of fields with a time
+PAYLOAD_INTERFACE_FIELDS = {"errors", "undo", "warnings"}  # the same in each payload
 PAGING_ARGUMENTS = {"after": "String", "before": "String", "first": "Int", "last": "Int"}
 
 
@@ -198,6 +203,27 @@ def find_wrong_mutation_shape(schema: GraphQLSchema) -> Iterator[str]:
             yield from [] if "MutationPayload" in interfaces else [type_.name]
 
 
+def find_wrong_payload_fields(schema: GraphQLSchema) -> Iterator[str]:
+    """An object field of a payload must be named after its type, a list field by the plural.
+
+    A payload must not have a field of a type beside a field with a list of that type.
+    """
+    for type_ in own_types(schema):
+        if not isinstance(type_, GraphQLObjectType) or not type_.name.endswith("Payload"):
+            continue
+        types_seen = set()
+        for name, field in type_.fields.items():
+            field_type = get_named_type(field.type)
+            if name in PAYLOAD_INTERFACE_FIELDS or is_leaf_type(field_type):
+                continue
+            noun = field_type.name[0].lower() + field_type.name[1:]
+            plurals = {f"{noun}s", f"{noun}es", f"{noun.removesuffix('y')}ies"}
+            is_list = "[" in str(field.type)
+            if name not in (plurals if is_list else {noun}) or field_type.name in types_seen:
+                yield f"{type_.name}.{name}"
+            types_seen.add(field_type.name)
+
+
 def find_unclear_booleans(schema: GraphQLSchema) -> Iterator[str]:
     """A Boolean must be an adjective, begin with `has` or `uses`, or in an input with a verb."""
     for coordinate, name, value, type_ in iter_members(schema):
@@ -238,6 +264,8 @@ def find_wrong_connections(schema: GraphQLSchema) -> Iterator[str]:
             expected_fields |= (
                 {"queryProblems": "[QueryProblem!]!"} if node_name == "Message" else {}
             )
+            if "unresponsiveNodes" in connection_fields:  # of a list that all processes answer
+                expected_fields["unresponsiveNodes"] = "[String!]!"
             if (connection_fields, total_type) != (expected_fields, "Int"):
                 yield type_.name
             if edge_fields != {"cursor": "String!", "node": f"{node_name}!"}:
@@ -247,6 +275,46 @@ def find_wrong_connections(schema: GraphQLSchema) -> Iterator[str]:
             argument_types = {name: str(value.type) for name, value in field.args.items()}
             if {name: argument_types.get(name) for name in PAGING_ARGUMENTS} != PAGING_ARGUMENTS:
                 yield coordinate
+
+
+def find_differing_change_fields(schema: GraphQLSchema) -> Iterator[str]:
+    """A field of change types must have one type and one nullability in all of them.
+
+    Else a document can't select it in two events without an alias.
+    """
+    types_by_field: dict[str, dict[str, str]] = {}
+    for type_ in own_types(schema):
+        if isinstance(type_, GraphQLObjectType) and is_change_type(type_):
+            for name, field in type_.fields.items():
+                types_by_field.setdefault(name, {})[type_.name] = str(field.type)
+    for name, field_types in types_by_field.items():
+        if len(set(field_types.values())) > 1:
+            yield from (f"{type_name}.{name}" for type_name in field_types)
+
+
+def is_change_type(type_: GraphQLObjectType) -> bool:
+    """True if the type is an event of the change stream, or is named as one."""
+    return type_.name.endswith("Change") or "Change" in [i.name for i in type_.interfaces]
+
+
+def find_bare_ids(schema: GraphQLSchema) -> Iterator[str]:
+    """Inputs name objects by a reference or a selection, not by an ID.
+
+    So a reference can use a natural key, and the result of an earlier mutation in `@atomic`.
+    """
+    for type_ in own_types(schema):
+        if isinstance(type_, GraphQLInputObjectType) and type_.name.endswith(ID_SUFFIXES):
+            continue
+        for name, field in getattr(type_, "fields", {}).items():
+            if isinstance(type_, GraphQLInputObjectType) and _is_id(field.type):
+                yield f"{type_.name}.{name}"
+            for argument_name, argument in getattr(field, "args", {}).items():
+                if _is_id(argument.type):
+                    yield f"{type_.name}.{name}({argument_name}:)"
+
+
+def _is_id(type_: Any) -> bool:
+    return bool(get_named_type(type_).name == "ID")
 
 
 def find_null_defaults(schema: GraphQLSchema) -> Iterator[str]:
@@ -315,9 +383,12 @@ RULES: tuple[NamingRule, ...] = (
     find_verbs_of_reading,
     find_wrong_mutation_order,
     find_wrong_mutation_shape,
+    find_wrong_payload_fields,
     find_unclear_booleans,
     find_wrong_time_names,
     find_wrong_connections,
+    find_differing_change_fields,
+    find_bare_ids,
     find_null_defaults,
     find_unreplaced_deprecations,
     find_unguarded_root_fields,

@@ -46,6 +46,7 @@ class AcmeProxy:
     )  # by path; each is sent once
     # run before the response, by path
     actions_by_path: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    before_each_request: Callable[[str], Awaitable[None]] | None = None  # gets the path
     renewal_queries: list[str] = field(default_factory=list)  # certificate ids
     posts: list[tuple[str, Any]] = field(default_factory=list)  # paths and payloads
 
@@ -64,6 +65,8 @@ async def run_acme_proxy(pebble_server: PebbleServer) -> AsyncGenerator[AcmeProx
 
     async def respond(request: Request) -> Response:
         path, raw, host = request.url.path, await request.body(), request.headers["host"]
+        if proxy.before_each_request:
+            await proxy.before_each_request(path)
         if path.startswith("/renewal/"):
             proxy.renewal_queries.append(path.removeprefix("/renewal/"))
             assert proxy.renewal_reply is not None

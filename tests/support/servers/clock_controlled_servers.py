@@ -27,12 +27,12 @@ from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from models.store.database import Database
 from models.users.roles import Role
-from resolvers.auth import api_keys
-from resolvers.auth.api_keys import NewApiKey
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import NewApiKey
 
 UNFINISHED_DELIVERIES = """
-             SELECT recipient, state, attempts, next_at, turn_at, lease, holder, last_response
-             FROM deliveries WHERE state <> 'RELAYED'"""
+             SELECT recipient, state, attempts, next_at, ready_at, lease, holder, last_response
+             FROM queue_entries WHERE state <> 'RELAYED'"""
 HOUR = 3600  # seconds
 TEST_TIME_LIMIT = 400.0  # seconds for a test, on a busy machine
 STEP_TIME_LIMIT = 60.0  # seconds for a step of a test
@@ -170,7 +170,7 @@ async def run_clock_controlled_servers(
     settings = Settings(data=first_folder, object_store_url=blobs, **database)
     secret = await create_account(settings)
     async with open_environment(settings) as environment:
-        _, root = await api_keys.create_api_key(
+        _, root = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("root", role=Role.ROOT)
         )
     clocks = [folder / f"clock{server_index}" for server_index in range(len(skews))]

@@ -5,6 +5,7 @@ each is the line {"pid": …}. When a command ends, the line {"pid": …, "code"
 is negative if a signal ended it.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -12,6 +13,8 @@ import select
 import signal
 import sys
 from typing import Any, Never
+
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the process gets when its parent ends
 
 
 def _import_server() -> None:
@@ -24,6 +27,7 @@ def _run(request: dict[str, Any]) -> Never:
     """Become the command of a request: its environment, folder, arguments and files."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a failed test may not stop it
     if request["session"]:
         os.setsid()
     os.environ.clear()

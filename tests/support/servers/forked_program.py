@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
-
-CALL_TIMEOUT = 60  # seconds
+from tests.support.time_limits import HANG_SECONDS
 
 # the client needs no module of the project, so it starts within 20 ms
 CLIENT = """
@@ -33,7 +32,7 @@ class _CallHandler(socketserver.StreamRequestHandler):
             call["arguments"], call["env"], ProcessStreams(stdout, stderr, stdin)
         )
         try:
-            code = process.wait(CALL_TIMEOUT)
+            code = process.wait(HANG_SECONDS)
         finally:
             process.kill()
         self.wfile.write(f"{code}\n".encode())

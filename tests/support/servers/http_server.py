@@ -8,6 +8,8 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from tests.support.time_limits import HANG_SECONDS
+
 
 class EmbeddedUvicorn(uvicorn.Server):
     """A uvicorn server that does not handle signals."""
@@ -26,9 +28,11 @@ async def run_http_server(app: Starlette, pem: Path | None = None) -> AsyncItera
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(0.01)
-    yield int(server.servers[0].sockets[0].getsockname()[1])
-    server.should_exit = True
-    await task
+    try:
+        yield int(server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        await task
 
 
 def _has_files(folder: Path) -> bool:
@@ -44,7 +48,7 @@ async def disconnect_during_upload(app: Starlette, spool_folder: Path, request: 
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
         await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while not _has_files(spool_folder):  # noqa: ASYNC110 - no event for files
                 await asyncio.sleep(0.01)
             writer.close()

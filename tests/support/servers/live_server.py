@@ -28,6 +28,7 @@ from models.events.journal import JournalEntry
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.servers.http_server import EmbeddedUvicorn
+from tests.support.time_limits import HANG_SECONDS
 
 NEW_ACCOUNT_EVENT_COUNT = 6  # journal events of a new account
 CHANGES_SUBSCRIPTION = (
@@ -49,9 +50,9 @@ def stream_cursor(client: GraphQLClient, position: int) -> str:
     return str(serialize({client.user.id: position}))
 
 
-async def wait_until(is_true: Any, seconds: float = 5) -> None:
+async def wait_until(is_true: Any) -> None:
     """Wait until a function returns true."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(HANG_SECONDS):
         while not is_true():  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.005)
 
@@ -63,7 +64,9 @@ async def record_journal_entry(
     environment = client.environment
     async with environment.write_session(client.user.id) as session:
         entry = JournalEntry(event_type, ids, values)
-        return await journal.record_entry(session, client.user.id, entry, at=environment.now())
+        return await journal.append_journal_entry(
+            session, client.user.id, entry, at=environment.now()
+        )
 
 
 @dataclass
@@ -71,6 +74,9 @@ class SubscriptionFollower:
     """A subscription over WebSocket or server-sent events, and its results."""
 
     payloads: list[Any] = field(default_factory=list)  # payloads
+    event_ids: list[str] = field(default_factory=list)  # of the server-sent events
+    last_event_id: str = ""  # also of an event without a result, as an EventSource keeps it
+    id_count: int = 0
     end_frame: Any = None  # the frame or event that ended it
     ws: ClientConnection | None = None
     task: asyncio.Task[None] | None = None
@@ -124,14 +130,18 @@ class LiveServer:
         return sum(len(group.members) for group in self.groups)
 
     async def open_websocket(
-        self, client: GraphQLClient, secret: str = "", host: str = ""
+        self, client: GraphQLClient | None = None, secret: str = "", host: str = ""
     ) -> ClientConnection:
-        """Open a WebSocket connection and sign in."""
+        """Open a WebSocket connection and sign in, with the secret or the key of the client."""
         url = f"ws://{host or '127.0.0.1'}:{self.port}/graphql"
         ws = await connect(
-            url, host="127.0.0.1", subprotocols=WEBSOCKET_PROTOCOLS, compression=None
+            url,
+            host="127.0.0.1",
+            subprotocols=WEBSOCKET_PROTOCOLS,
+            compression=None,
+            max_size=None,
         )
-        token = {"Authorization": f"Bearer {secret or client.secret}"}
+        token = {"Authorization": f"Bearer {secret or (client.secret if client else '')}"}
         await ws.send(orjson.dumps({"type": "connection_init", "payload": token}).decode())
         assert orjson.loads(await ws.recv())["type"] == "connection_ack"
         return ws
@@ -155,15 +165,16 @@ class LiveServer:
         return follower
 
     async def stream(
-        self, client: GraphQLClient, query: str, **variables: Any
+        self, client: GraphQLClient, query: str, *, last_event_id: str = "", **variables: Any
     ) -> SubscriptionFollower:
-        """Subscribe by server-sent events."""
+        """Subscribe by server-sent events, with `Last-Event-ID` if an ID is given."""
         follower, is_open = SubscriptionFollower(), asyncio.Event()
         body = {"query": query, "variables": variables}
+        follower.last_event_id = last_event_id
         follower.task = asyncio.create_task(
             _collect_sse_events(self.port, client, body, follower, is_open)
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await is_open.wait()
         return follower
 
@@ -198,20 +209,28 @@ async def _collect_sse_events(
     is_open: asyncio.Event,
 ) -> None:
     headers = {**client.headers, "Accept": "text/event-stream"}
+    if follower.last_event_id:
+        headers["Last-Event-ID"] = follower.last_event_id
     async with (
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(timeout=HANG_SECONDS) as http,
         http.stream(
             "POST", f"http://127.0.0.1:{port}/graphql", json=body, headers=headers
         ) as response,
     ):
         is_open.set()
-        kind = ""
+        kind = event_id = ""
         async for line in response.aiter_lines():
             name, _, value = line.partition(": ")
-            if name == "event":
+            if name == "id":
+                event_id = follower.last_event_id = value
+                follower.id_count += 1
+            elif name == "event":
                 kind = value
             elif name == "data" and kind == "next":
+                follower.event_ids.append(event_id)
                 follower.payloads.append(json.loads(value))
+            elif not line:
+                event_id = ""
         follower.end_frame = kind
 
 
@@ -236,7 +255,9 @@ async def run_live_server(
     )
     server = EmbeddedUvicorn(config)
     unread_timeout = (settings or Settings()).http_write_timeout
-    bound_sockets = sockets.bind_sockets("HTTP", "127.0.0.1:0", unread_timeout=unread_timeout)
+    bound_sockets = sockets.open_listening_sockets(
+        "HTTP", "127.0.0.1:0", unread_timeout=unread_timeout
+    )
     task = asyncio.create_task(server.serve(bound_sockets))
     await wait_until(lambda: server.started)
     try:
@@ -300,7 +321,7 @@ class SlowClient:
 
     async def _read_until(self, end: bytes) -> bytes:
         received = bytearray()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while end not in received[-len(end) - (1 << 16) :]:
                 received += await asyncio.get_running_loop().sock_recv(self.connection, 1 << 16)
         return bytes(received)

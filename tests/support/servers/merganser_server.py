@@ -31,6 +31,7 @@ from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_client import connect_lmtp as lmtp
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams, run_forked
 from tests.support.stores import store_fixtures
+from tests.support.time_limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
@@ -87,7 +88,12 @@ class MerganserProcess:
         inherited_variables = {
             name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ
         }
-        return {**inherited_variables, "HOME": str(self.folder), **merganser_variables}
+        return {
+            **inherited_variables,
+            "HOME": str(self.folder),
+            "PGCONNECT_TIMEOUT": f"{HANG_SECONDS:.0f}",  # a server opens many connections at once
+            **merganser_variables,
+        }
 
     @property
     def url(self) -> str:
@@ -120,14 +126,22 @@ class MerganserProcess:
     def start(self) -> Self:
         """Start the process and wait until it answers."""
         self._process = self._start_process(["serve", *self.serve_arguments])
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes] | ForkedProcess") -> None:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             with contextlib.suppress(httpx.TransportError):
                 path = "/health/ready" if self.serve_arguments else "/health"  # of all processes
                 response = httpx.get(f"{self.url}{path}", timeout=ANSWER_TIMEOUT)
                 if not self.serve_arguments or is_complete(response):
-                    return self
-            assert self._process.poll() is None, self.log
+                    return
+            assert process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
 
@@ -144,6 +158,14 @@ class MerganserProcess:
                 stdout=log,
                 stdin=subprocess.DEVNULL,
             )
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the threads of the process, which other processes don't affect."""
+        nanoseconds = 0
+        for file in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread ends at this moment
+                nanoseconds += int(file.read_text().split()[0])
+        return nanoseconds / 1e9
 
     def seconds_not_serving(self) -> float:
         """Seconds so far in which the machine ran the test instead of the server.
@@ -171,6 +193,13 @@ class MerganserProcess:
         self._process = None
         assert code == 0, self.log
         assert "Traceback" not in self.log, self.log
+
+    def wait_for_exit(self) -> int:
+        """Wait for the end of the process, which the test has caused; return its exit code."""
+        assert self._process
+        code = self._process.wait(STOP_TIMEOUT)
+        self._process = None
+        return code
 
     def kill(self) -> None:
         """Kill the process, as a power cut does."""

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-EXPORT_TIMEOUT = 10.0
+from tests.support.time_limits import HANG_SECONDS
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class OtlpCollector:
 
     def wait_for(self, find: Callable[[], Any]) -> Any:
         """Wait until a function returns something, and return it."""
-        deadline = time.monotonic() + EXPORT_TIMEOUT
+        deadline = time.monotonic() + HANG_SECONDS
         while not (result := find()):
             assert time.monotonic() < deadline, "nothing was exported in time"
             time.sleep(0.02)

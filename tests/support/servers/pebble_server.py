@@ -16,6 +16,7 @@ import pytest
 from bench.servers.ports import free_port
 from tests.support.mail_servers.smtp_client import CertificateAuthority
 from tests.support.run_scope import CI
+from tests.support.time_limits import HANG_SECONDS
 
 
 def require_pebble() -> None:
@@ -78,7 +79,7 @@ async def run_pebble(
         "pebble", *arguments, env=process_environment, stdout=log, stderr=log
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while not await _is_listening(port):
                 assert process.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.05)

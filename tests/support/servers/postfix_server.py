@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ import pytest
 
 from tests.support.mail_servers.smtp_and_dns_servers import SERVER_PEM
 from tests.support.run_scope import CI
+from tests.support.time_limits import HANG_SECONDS
 
 UMASK = 0o022  # independent of the umask of the test process
 START_TIMEOUT = 60.0  # seconds, on a busy machine
@@ -179,7 +181,10 @@ class PostfixServer:
             path.chmod(0o644)
 
     def start(self) -> None:
-        """Start Postfix and wait for its greeting."""
+        """Start Postfix and wait until it accepts a recipient.
+
+        After the greeting its other processes can still be starting, so that it defers recipients.
+        """
         etc = str(self.folder / "etc")
         env = {"PATH": PROGRAM_PATH, "MAIL_CONFIG": etc}
         check = subprocess.run(
@@ -202,7 +207,8 @@ class PostfixServer:
             start_new_session=True,  # it kills its process group when it stops
         )
         deadline = time.monotonic() + START_TIMEOUT
-        while not _sends_greeting(self.port):
+        is_ready = _sends_greeting if self.policy_port else _accepts_recipient
+        while not is_ready(self.port):
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
@@ -273,9 +279,23 @@ def _modified_at(file: Path) -> int:
     return file.stat().st_mtime_ns
 
 
+def _accepts_recipient(port: int) -> bool:
+    """True if Postfix on this port accepts a recipient. A policy server would see the probe."""
+    try:
+        with smtplib.SMTP("127.0.0.1", port, "probe.example.net", timeout=HANG_SECONDS) as smtp:
+            smtp.ehlo()
+            return (
+                b"postfix" in (smtp.ehlo_resp or b"")
+                and smtp.mail("")[0] == 250
+                and smtp.rcpt("probe@example.net")[0] == 250
+            )
+    except (OSError, smtplib.SMTPException):
+        return False
+
+
 def _sends_greeting(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS) as connection:
             return connection.recv(3) == b"220"
     except OSError:
         return False

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+ACCEPT_STEPS = 5  # of the event loop, from `accept` to the task of the connection
 SOCKET_NAME = ".s.PGSQL.5432"
 
 
@@ -36,11 +37,16 @@ class PostgresProxy:
         """Abort all connections and stop listening."""
         if self._server:
             self._server.close()
-        for writer in list(self._open):
-            writer.transport.abort()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        is_quiet = False
+        while not is_quiet:
+            for writer in list(self._open):
+                writer.transport.abort()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for _ in range(ACCEPT_STEPS):  # a connection that was just accepted begins its task
+                await asyncio.sleep(0)
+            is_quiet = not self._tasks and not self._open
         self._server = None
 
     def announce_shutdown(self) -> None:
@@ -74,18 +80,19 @@ class PostgresProxy:
         folder = parse_qs(urlsplit(self.unix_socket_url).query)["host"][0]
         server_reader, server_writer = await asyncio.open_unix_connection(f"{folder}/{SOCKET_NAME}")
         self._open.add(server_writer)
+        copies: list[asyncio.Future[None]] = []
         try:
             server_writer.write(first)
-            await asyncio.wait(
-                [
-                    asyncio.ensure_future(_copy_bytes(reader, server_writer)),
-                    asyncio.ensure_future(_copy_bytes(server_reader, writer)),
-                ],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            copies += [
+                asyncio.ensure_future(_copy_bytes(reader, server_writer)),
+                asyncio.ensure_future(_copy_bytes(server_reader, writer)),
+            ]
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._open.discard(server_writer)
             server_writer.transport.abort()
+            for copy in copies:
+                copy.cancel()
 
 
 async def _copy_bytes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

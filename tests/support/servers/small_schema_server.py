@@ -37,7 +37,9 @@ from models.runtime.environment import Environment
 from models.store.database import Database
 from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.viewer import Viewer
+from tests.support.time_limits import HANG_SECONDS
 
 Info = strawberry.Info[Context, None]
 Even = NewType("Even", int)
@@ -276,8 +278,10 @@ async def serve_graphiql(_request: Request) -> Response:
 async def make_environment(folder: Path) -> AsyncGenerator[Environment]:
     """Yield an environment whose database is never opened."""
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
-    yield Environment(database, FolderStore(folder), b"secret", now=CountingClock())
-    await database.close()
+    try:
+        yield Environment(database, FolderStore(folder), b"secret", now=CountingClock())
+    finally:
+        await database.close()
 
 
 def make_app(endpoint: GraphqlEndpoint) -> Starlette:
@@ -321,19 +325,21 @@ class SmallSchemaServer:
         ):
             frame = orjson.dumps({"type": kind, "id": "1", "payload": payload})
             writer.write(b"\x81" + bytes([0x80 | len(frame)]) + bytes(4) + frame)
-        yield
-        writer.transport.abort()
+        try:
+            yield
+        finally:
+            writer.transport.abort()
 
     async def wait_until_clock_unread(self) -> int:
         """Wait until the clock is no longer read, and return the number of its reads."""
         reads_before = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             while not reads_before or reads_before != self.clock.read_count:
                 reads_before = self.clock.read_count
                 await asyncio.sleep(0.2)
         return reads_before
 
-    async def exchange_bytes(self, request: bytes, *, seconds: float = 5) -> bytes:
+    async def exchange_bytes(self, request: bytes, *, seconds: float = HANG_SECONDS) -> bytes:
         """Send bytes, and return the response up to the end of the connection or of the time."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
@@ -367,12 +373,14 @@ async def run_small_schema_server(
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(server.serve([listener]))
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event
-        await asyncio.sleep(0.01)
-    clock: Any = environment.clock.read
-    yield SmallSchemaServer(endpoint, listener.getsockname()[1], clock)
-    server.should_exit = True
-    await task
+    try:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.01)
+        clock: Any = environment.clock.read
+        yield SmallSchemaServer(endpoint, listener.getsockname()[1], clock)
+    finally:
+        server.should_exit = True
+        await task
 
 
 @asynccontextmanager
@@ -390,7 +398,7 @@ async def send_frame(ws: ClientConnection, kind: str, **more: Any) -> None:
 
 async def read_frame(ws: ClientConnection) -> Any:
     """Read a frame."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         frame = await ws.recv()
     assert isinstance(frame, str)
     return orjson.loads(frame)
@@ -404,6 +412,6 @@ async def init_connection(ws: ClientConnection, payload: object = None) -> None:
 
 async def wait_for_close_code(ws: ClientConnection) -> int:
     """Wait until the server closes the connection, and return the close code."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await ws.wait_closed()
     return ws.close_code or 0

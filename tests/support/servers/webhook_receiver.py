@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
 from graph.notifications.webhooks import delivery_body
 from mail.network.outbound_http import NetworkPolicy
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
-from resolvers.notifications.webhook_worker import WebhookWorker, start_lanes
+from resolvers.notifications.webhook_worker import WebhookWorker, start_lanes_returning_pause
 from tests.conftest import GraphQLClient
 
 
@@ -125,7 +127,7 @@ async def post_until_idle(worker: WebhookWorker) -> None:
     """Create deliveries from the journal, and post until nothing is due."""
     await create_deliveries_if_webhooks_active(worker.environment)
     while True:
-        await start_lanes(worker)
+        await start_lanes_returning_pause(worker)
         if not worker.lanes:
             return
         await asyncio.gather(*worker.lanes.values())
@@ -159,3 +161,16 @@ async def create_webhook(
 async def load_webhook_log(client: GraphQLClient, webhook_id: str) -> Any:
     """Read a webhook with its deliveries."""
     return (await client(WEBHOOK_LOG_QUERY, id=webhook_id))["node"]
+
+
+@pytest.fixture
+async def receiver(environment: Environment) -> AsyncIterator[WebhookReceiver]:
+    allow_local_webhooks(environment)
+    async with run_webhook_receiver() as http_receiver:
+        yield http_receiver
+
+
+async def delivery_states(client: GraphQLClient, webhook_id: str) -> list[str]:
+    """Return the states of the deliveries, oldest first."""
+    nodes = (await load_webhook_log(client, webhook_id))["deliveries"]["nodes"]
+    return [node["state"] for node in reversed(nodes)]

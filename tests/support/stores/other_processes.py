@@ -27,10 +27,10 @@ def make_other_process(
 
 async def deregister_as_dead(environment: Environment) -> None:
     """Deregister this process and free its leases, as others do when its heartbeats stop."""
-    await leases.deregister_process(environment)
+    await leases.deregister_process_and_free_leases(environment)
 
 
 async def free_leases_after_two_looks(environment: Environment) -> int:
     """Free stale leases in two rounds, as a process does; return how many the second one freed."""
-    assert await leases.free_own_stale_leases(environment) == 0
-    return await leases.free_own_stale_leases(environment)
+    assert await leases.free_own_leases_found_stale_twice(environment) == 0
+    return await leases.free_own_leases_found_stale_twice(environment)

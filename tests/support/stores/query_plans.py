@@ -64,9 +64,11 @@ def record_statements(
 
     for engine in environment.database.engines:
         event.listen(engine, "before_cursor_execute", record)
-    yield
-    for engine in environment.database.engines:
-        event.remove(engine, "before_cursor_execute", record)
+    try:
+        yield
+    finally:
+        for engine in environment.database.engines:
+            event.remove(engine, "before_cursor_execute", record)
 
 
 @contextmanager

@@ -7,7 +7,15 @@ from sqlalchemy import func, select
 from models.runtime.environment import Environment
 from tests.support.stores.counter_check import select_rows
 
-USER_TABLES = ("users", "mailboxes", "addresses", "domains", "streams", "changes", "replays")
+USER_TABLES = (
+    "users",
+    "mailboxes",
+    "addresses",
+    "domains",
+    "streams",
+    "changes",
+    "idempotent_payloads",
+)
 
 
 async def count_rows(environment: Environment, table: Any) -> int:

@@ -18,20 +18,24 @@ class StoreDamage:
 UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE id = {{ada.inbox_id}}"
 UPDATE_FIRST_MESSAGE = "UPDATE messages SET {} WHERE id = {{messages[0]}}"
 UPDATE_SUBMISSION = "UPDATE submissions SET {} WHERE id = {{submission}}"
-COUNTER_CHECKS = "counters.total counters.unseen counters.size"
+COUNTER_CHECKS = "counters.message_count counters.unseen_count counters.size"
 USAGE_CHECKS = "quota.used quota.message_count"
 STORE_DAMAGES = [
-    StoreDamage("total", UPDATE_INBOX.format("total = total + 1"), "counters.total"),
-    StoreDamage("unseen", UPDATE_INBOX.format("unseen = 0"), "counters.unseen"),
+    StoreDamage(
+        "message_count",
+        UPDATE_INBOX.format("message_count = message_count + 1"),
+        "counters.message_count",
+    ),
+    StoreDamage("unseen_count", UPDATE_INBOX.format("unseen_count = 0"), "counters.unseen_count"),
     StoreDamage("size", UPDATE_INBOX.format("size = -5"), "counters.size"),
-    StoreDamage("a read one", UPDATE_FIRST_MESSAGE.format("seen = true"), "counters.unseen"),
+    StoreDamage("a read one", UPDATE_FIRST_MESSAGE.format("seen = true"), "counters.unseen_count"),
     StoreDamage("uid_next", UPDATE_INBOX.format("uid_next = 4"), "counters.uid_next"),
     StoreDamage("folder behind", UPDATE_INBOX.format("modseq = 1"), "counters.modseq"),
     StoreDamage("folder ahead", UPDATE_INBOX.format("modseq = 900"), "counters.modseq"),
     StoreDamage(
         "another's folder",
         "UPDATE messages SET mailbox_id = {bob.notes_id} WHERE id = {messages[0]}",
-        f"{COUNTER_CHECKS} counters.uid_next counters.modseq counters.modify_index counters.owner",
+        f"{COUNTER_CHECKS} counters.uid_next counters.modseq counters.owner",
         "counters.owner",
     ),
     StoreDamage(
@@ -91,7 +95,7 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "a lost beginning",
-        "UPDATE streams SET gone = 1 WHERE id = {ada.user_id}",
+        "UPDATE streams SET pruned_position = 1 WHERE id = {ada.user_id}",
         "journal.gap",
         "journal.gap",
     ),
@@ -139,15 +143,17 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "a reference astray",
-        "UPDATE thread_refs SET thread_id = {bobs_thread} WHERE user_id = {ada.user_id}",
+        "UPDATE thread_keys SET thread_id = {bobs_thread} WHERE user_id = {ada.user_id}",
         "threads.refs_astray",
     ),
     StoreDamage(
         "not in the index", UPDATE_FIRST_MESSAGE.format("indexed = true"), "search.indexed"
     ),
     StoreDamage("sent too soon", UPDATE_SUBMISSION.format("state = 'SENT'"), "queue.state"),
-    StoreDamage("never tried", "UPDATE deliveries SET next_at = NULL", *["queue.next_attempt"] * 2),
-    StoreDamage("no recipients", "DELETE FROM deliveries", *["queue.deliveries"] * 2),
+    StoreDamage(
+        "never tried", "UPDATE queue_entries SET next_at = NULL", *["queue.next_attempt"] * 2
+    ),
+    StoreDamage("no recipients", "DELETE FROM queue_entries", *["queue.deliveries"] * 2),
     StoreDamage(
         "the root unreferenced",
         "DELETE FROM message_blobs WHERE message_id = {messages[0]}",
@@ -186,7 +192,7 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "another digest",
-        UPDATE_FIRST_MESSAGE.format("digest = 'ff'"),
+        UPDATE_FIRST_MESSAGE.format("sha256 = 'ff'"),
         *["blobs.message_digest"] * 2,
     ),
     StoreDamage(

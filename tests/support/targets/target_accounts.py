@@ -1,7 +1,7 @@
 """A server with accounts in every relation to each caller, and objects of each kind."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,19 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 from resolvers.users import delete as user_delete
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.selection import UserSelector
+from resolvers.viewer import Viewer
 from tests.conftest import make_api_key, make_client, make_user
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.schema.declared_access import declared_access_by_coordinate
 from tests.support.servers.live_server import LiveServer, run_live_server
 from tests.support.targets.target_objects import FUTURE, TargetObjects, create_target_objects
+from tests.support.time_limits import HANG_SECONDS
 
 CALLERS = ("user", "domain-bare", "domain-admin", "admin", "root-key")  # the weakest first
 RELATIONS = ("self", "user", "above", "other")
@@ -34,11 +37,17 @@ USERNAME_BY_CALLER = {
     "admin": "over",
 }
 MBOX = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
+PERMISSIONS_PREFIX = "domain-admin with "  # begins the name of a caller with some permissions
+SCOPE_PREFIX = "admin with scope "  # begins the name of an ADMIN's key with one scope
 CallerRelation = tuple[str, str]  # a caller, and the relation of the target to it
 
 
 def target_username(caller: str, relation: str) -> str | None:
     """The username of the target; None if the caller has no account of this relation."""
+    if caller.startswith(PERMISSIONS_PREFIX):
+        caller = "domain-admin"
+    if caller.startswith(SCOPE_PREFIX):
+        caller = "admin"
     if relation == "self":
         return USERNAME_BY_CALLER.get(caller)
     if relation == "above":
@@ -77,6 +86,51 @@ class TargetServer:
         return await self.http.post("/graphql", json=body, headers=headers)
 
 
+def caller_with_scope(scope: Scope) -> str:
+    """The name of the key of an ADMIN that has only this scope."""
+    return SCOPE_PREFIX + scope
+
+
+async def _make_keys_with_one_scope(environment: Environment, user_id: int) -> dict[str, str]:
+    """Create a key of an ADMIN for each scope that fields require. Returns them by caller."""
+    return {
+        caller_with_scope(scope): await make_api_key(
+            environment, f"only-{scope}", user_id=user_id, role=Role.ADMIN, scopes=[scope]
+        )
+        for scope in (
+            Scope.READ,
+            Scope.MAIL_READ,
+            Scope.MAIL,
+            Scope.SUBMIT,
+            Scope.SETTINGS,
+            Scope.SIEVE,
+        )
+    }
+
+
+def caller_with_permissions(permissions: Collection[AdminPermission]) -> str:
+    """The name of the DOMAIN_ADMIN who has these permissions and no others."""
+    return PERMISSIONS_PREFIX + "+".join(permissions)
+
+
+async def _make_admins_with_some_permissions(
+    environment: Environment, http: httpx.AsyncClient
+) -> dict[str, str]:
+    """Create a DOMAIN_ADMIN for each set of permissions that a field declares.
+
+    Returns the access tokens by the name of the caller. For two permissions, there are also
+    callers with one of them.
+    """
+    needed = {access.permissions for access in declared_access_by_coordinate().values()} - {()}
+    needed |= {(permission,) for permissions in needed for permission in permissions}
+    secrets = {}
+    for nth, permissions in enumerate(sorted(needed)):
+        client = await make_domain_admin(environment, http, f"some{nth}", permissions)
+        caller = caller_with_permissions(permissions)
+        secrets[caller] = await make_access_token(environment, client.user)
+    return secrets
+
+
 async def _delete_accounts(
     environment: Environment, objects_by_username: dict[str, TargetObjects]
 ) -> None:
@@ -92,18 +146,22 @@ async def _delete_accounts(
             password_disabled=True,
         )
         user = await creation_create.create_user(root, new_user)
-        await user_delete.delete_users(root, UserSelector(ids=(user.id,)), FUTURE)
+        await user_delete.delete_users_or_reschedule_purge(
+            root, UserSelector(ids=(user.id,)), FUTURE
+        )
         target.text_by_name["deleted"] = str(global_ids.encode("User", user.id))
         target.text_by_name["gone"] = user.username
         target.ids_by_kind["DeletedUser"] = user.id
 
 
 async def _upload_mailboxes(http: httpx.AsyncClient, secrets: dict[str, str]) -> dict[str, str]:
-    """Upload a mailbox as each caller with an account; return the ids of the uploads."""
+    """Upload a mailbox as each caller with an account and a scope for it; return their ids."""
+    without_upload = {"root-key", *map(caller_with_scope, Scope)} - {caller_with_scope(Scope.MAIL)}
     upload_ids = {}
-    for caller in USERNAME_BY_CALLER:
+    for caller in [name for name in secrets if name not in without_upload]:
         headers = {"authorization": f"Bearer {secrets[caller]}"}
         response = await http.post("/rest/uploads", content=MBOX, headers=headers)
+        assert response.is_success, (caller, response.text)
         upload_ids[caller] = str(response.json()["id"])
     return upload_ids
 
@@ -113,7 +171,7 @@ async def _create_signing_keys(server: TargetServer) -> None:
     create = """mutation ($input: DkimKeySetInput!) {
       dkimKeySet(input: $input) { dkimKeys { id } errors { message } } }"""
     for domain in ("example.org", "far.example"):
-        input_fields = {"domains": [domain], "selector": "first", "algorithm": "ED25519"}
+        input_fields = {"domains": [{"name": domain}], "selector": "first", "algorithm": "ED25519"}
         response = (await server.post("root-key", create, {"input": input_fields})).json()
         key_id = global_ids.decode("DkimKey", response["data"]["dkimKeySet"]["dkimKeys"][0]["id"])
         for target in server.objects_by_username.values():
@@ -121,12 +179,27 @@ async def _create_signing_keys(server: TargetServer) -> None:
                 target.ids_by_kind["DkimKey"] = key_id
 
 
+async def _open_sessions(
+    server: TargetServer, environment: Environment, stack: contextlib.AsyncExitStack
+) -> None:
+    """Open a WebSocket of each target, until the stack ends."""
+    registry = environment.live_sessions
+    for target in server.objects_by_username.values():
+        secret = await make_access_token(environment, target.user)
+        known_ids = {session.session_id for session in registry}
+        await stack.enter_async_context(await server.live_server.open_websocket(secret=secret))
+        (target.ids_by_kind["Session"],) = {
+            session.session_id for session in registry if session.session_id not in known_ids
+        }
+
+
 @contextlib.asynccontextmanager
 async def run_target_server(environment: Environment, folder: Path) -> AsyncGenerator[TargetServer]:
     """Run a server whose accounts have one object of each kind."""
     async with (
         run_live_server(environment, folder) as live,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=60) as http,
+        contextlib.AsyncExitStack() as stack,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=HANG_SECONDS) as http,
     ):
         bare_domain_admin = await make_domain_admin(environment, http, "bare")
         full_domain_admin = await make_domain_admin(
@@ -150,7 +223,7 @@ async def run_target_server(environment: Environment, folder: Path) -> AsyncGene
                 environment, users_by_name[name], f"{name}@{domain}", users_by_name["sharer"]
             )
         await _delete_accounts(environment, objects_by_username)
-        while await index_worker.index_next_batch(environment):
+        while await index_worker.index_next_batch_and_record_contacts(environment):
             pass
         secrets = {
             "user": await make_access_token(environment, ada),
@@ -158,9 +231,12 @@ async def run_target_server(environment: Environment, folder: Path) -> AsyncGene
             "domain-admin": await make_access_token(environment, full_domain_admin.user),
             "admin": await make_access_token(environment, administrator.user),
             "root-key": await make_api_key(environment, "root-key", role=Role.ROOT),
+            **await _make_admins_with_some_permissions(environment, http),
+            **await _make_keys_with_one_scope(environment, administrator.user.id),
         }
         server = TargetServer(
             live, http, secrets, objects_by_username, await _upload_mailboxes(http, secrets)
         )
         await _create_signing_keys(server)
+        await _open_sessions(server, environment, stack)
         yield server

@@ -14,23 +14,25 @@ from graph.types.scalars import SCALARS, Cursor
 from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.addresses.rewrites import BccRule, RecipientRewrite
-from models.addresses.tables import Address, Contact
+from models.addresses.tables import Address, AddressKind, Contact
 from models.admin.audit_log import AuditLogEntry
 from models.admin.key_values import KeyValueEntry
 from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
-from models.admin.settings import SettingChange
+from models.admin.settings import SettingHistoryEntry
 from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
-from models.auth.credentials import AccessToken, ApiKey
+from models.auth.credentials import AccessToken, ApiKey, Throttle
 from models.auth.second_factors import RecoveryCode, WebauthnKey
 from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
 from models.autoreply import Autoreply
 from models.certificates import Certificate
+from models.cluster.nodes import ClusterNode
 from models.connectors import Connector, ConnectorRun
-from models.domains.tables import AliasDomain, Domain
+from models.domains.tables import Domain, DomainAlias
 from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
+from models.identity_providers import IdentityLink, IdentityProvider
 from models.mailboxes.shares import ALL_RIGHTS, MailboxShare, encode_rights
 from models.mailboxes.tables import Mailbox, MailboxSubscription
 from models.messages.labels import Label
@@ -38,24 +40,30 @@ from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import Message
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import Webhook, WebhookDelivery
+from models.oauth.tables import OauthClient, OauthGrant
 from models.queue.rate_limits import RateLimit, RateLimitHold
 from models.queue.tables import DeliveryState, QueueEntry
+from models.resources.tables import Resource
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.runtime.environment import Environment
 from models.search.saved_searches import SavedSearch
 from models.spam.quarantine import QuarantineItem
-from models.spam.sender_rules import SenderRule, place_of_user
+from models.spam.sender_rules import SenderRule, scope_of_user
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.submission.compose_requests import ComposeRequest
 from models.submission.identities import Identity
 from models.submission.tables import Submission
+from models.throttling.policy import POLICY_ID
+from models.throttling.tables import NetworkBan
 from models.transfer import Export
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth.credential_status import secret_digest
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
+from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.loaders import NewMailboxes
+from resolvers.mailboxes.create import NewMailboxes
+from resolvers.viewer import Viewer
 from tests.conftest import raw_message
 from tests.support.lists.list_rows import placeholder_value
 
@@ -135,6 +143,7 @@ async def create_target_objects(
     await _sending(target)
     await _account(target)
     await _domain(target)
+    await _identity_provider(target)
     await _platform(target)
     return target
 
@@ -164,7 +173,7 @@ async def _store_messages(target: TargetObjects) -> tuple[int, int]:
     """
     environment, user = target.environment, target.user
     owner_context = Context(environment, Viewer(user.id, user.role, frozenset({Scope.FULL})))
-    await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.marker]))
+    await mailbox_create.create_mailboxes(owner_context, NewMailboxes([target.marker]))
     mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
         owner_context, mailbox_loaders.MailboxSelector(path=target.marker)
     )
@@ -205,14 +214,15 @@ def _message_with_attachment(subject: str, text: str, sender: str) -> bytes:
 
 async def _insert_mail_rows(target: TargetObjects, message: ColumnRow) -> None:
     """Insert a quarantined message and a file with the content of this message, and searches."""
-    content = {"blob_id": message.blob_id, "size": message.size, "digest": message.digest}
+    content = {"blob_id": message.blob_id, "size": message.size}
     await target.insert_row(
         "QuarantineItem",
         QuarantineItem,
         domain_id=target.user.domain_id,
         recipient=target.address,
         subject=target.marker,
-        structure=message.structure,
+        mime_structure=message.mime_structure,
+        sha256=message.sha256,
         **content,
     )
     await target.insert_row(
@@ -220,10 +230,10 @@ async def _insert_mail_rows(target: TargetObjects, message: ColumnRow) -> None:
         Contact,
         key=f"{target.marker}@example.com",
         address=f"{target.marker}@example.com",
-        called=target.marker,
+        folded_name=target.marker,
         name=target.marker,
     )
-    file = await target.insert_row("File", File, **content)
+    file = await target.insert_row("File", File, digest=message.sha256, **content)
     await target.insert_row("FileShare", FileShare, file_id=file)
     await target.insert_row("SavedSearch", SavedSearch, filter={"seen": False})
     await target.insert_row("Label", Label)
@@ -270,7 +280,7 @@ async def _sharing(target: TargetObjects, sharer: ColumnRow) -> None:
         target.environment, Viewer(sharer.id, sharer.role, frozenset({Scope.FULL}))
     )
     path = f"{target.marker} shared"
-    await mailbox_loaders.create_mailboxes(sharer_context, NewMailboxes([path]))
+    await mailbox_create.create_mailboxes(sharer_context, NewMailboxes([path]))
     statement = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
     (row,) = await target.environment.database.read(statement)
     rights = {"rights": encode_rights(ALL_RIGHTS), "since": 0, "owner_id": sharer.id}
@@ -293,7 +303,7 @@ async def _rules(target: TargetObjects) -> None:
         Identity,
         local=target.marker,
         domain=domain,
-        shown=f"{target.marker}@{domain}",
+        display_address=f"{target.marker}@{domain}",
         name=target.marker,
     )
     await target.insert_row(
@@ -301,7 +311,7 @@ async def _rules(target: TargetObjects) -> None:
         Address,
         local=target.marker,
         domain_id=target.user.domain_id,
-        shown=f"{target.marker}@{domain}",
+        display_address=f"{target.marker}@{domain}",
         expires_at=FUTURE,
         masked=True,
     )
@@ -326,7 +336,7 @@ async def _rules(target: TargetObjects) -> None:
     await target.insert_row(
         "SenderRule",
         SenderRule,
-        place=place_of_user(target.user.id),
+        scope=scope_of_user(target.user.id),
         pattern=f"{target.marker}.example",
     )
     await target.insert_row(
@@ -342,6 +352,8 @@ async def _credentials(target: TargetObjects) -> None:
     """Create credentials and an entry of the security log."""
     owner = {"user_id": target.user.id}
     await target.insert_row("AppPassword", ApplicationPassword)
+    client_id = await target.insert_row("", OauthClient, client_id=f"{target.marker}-client")
+    await target.insert_row("OauthGrant", OauthGrant, client_id=client_id, scopes=[])
     await target.insert_row("ApiKey", ApiKey, role=target.user.role, **owner)
     await target.insert_row("AccessToken", AccessToken, auth_version=1, expires_at=FUTURE)
     identifier = base64.urlsafe_b64encode(target.marker.encode()).decode().rstrip("=")
@@ -390,7 +402,7 @@ async def _sending(target: TargetObjects) -> None:
         detail=target.marker,
         submission_id=submission_id,
         address=target.address,
-        compared=target.address,
+        normalized_address=target.address,
         domain_id=target.user.domain_id,
     )
     await target.insert_row("RateLimit", RateLimit, id=target.user.id, value=7)
@@ -400,7 +412,7 @@ async def _sending(target: TargetObjects) -> None:
 async def _account(target: TargetObjects) -> None:
     """Create entries of logs and stores, and fill in the columns of the user."""
     await target.insert_row(
-        "ComposeRequest", ComposeRequest, written={"subject": target.marker}, expires_at=FUTURE
+        "ComposeRequest", ComposeRequest, content={"subject": target.marker}, expires_at=FUTURE
     )
     await target.insert_row(
         "KeyValueEntry",
@@ -445,13 +457,41 @@ async def _domain(target: TargetObjects) -> None:
         statement = update(core_table(Domain)).where(col(Domain.id) == domain)
         await (await session.connection()).execute(statement.values(max_user_quota=10**15))
     await target.insert_row(
-        "DomainAlias", AliasDomain, alias=f"{target.marker}.example", domain_id=domain
+        "DomainAlias", DomainAlias, alias=f"{target.marker}.example", domain_id=domain
     )
+    local = f"{target.marker}-room"
+    address_id = await target.insert_row(
+        "",
+        Address,
+        local=local,
+        display_address=f"{local}@{target.address.rpartition('@')[2]}",
+        user_id=None,
+        domain_id=domain,
+        kind=AddressKind.RESOURCE,
+    )
+    await target.insert_row(
+        "Resource", Resource, local=local, domain_id=domain, address_id=address_id
+    )
+
+
+async def _identity_provider(target: TargetObjects) -> None:
+    """Link the account to the provider of its domain; accounts of a domain share the provider."""
+    domain_id, database = target.user.domain_id, target.environment.database
+    statement = select(col(IdentityProvider.id)).where(col(IdentityProvider.domain_id) == domain_id)
+    rows = await database.read(statement)
+    columns = {"domain_id": domain_id, "issuer": "https://10.0.0.1", "scopes": ["openid"]}
+    provider_id = rows[0].id if rows else await target.insert_row("", IdentityProvider, **columns)
+    await target.insert_row("", IdentityLink, provider_id=provider_id)
 
 
 async def _platform(target: TargetObjects) -> None:
     """Create objects of no account; who can read them does not depend on the target."""
     for table in (Certificate, ForwardingHost, RelayHost, TlsPolicy, Transport):
         await target.insert_row(table.__name__, table)
+    await target.insert_row("OauthClient", OauthClient, scopes=[])
+    target.ids_by_kind["BanPolicy"] = POLICY_ID
+    await target.insert_row("ClusterNode", ClusterNode)
+    await target.insert_row("NetworkBan", NetworkBan, ends_at=FUTURE)
+    await target.insert_row("LoginPenalty", Throttle, until=FUTURE, wait_since=PAST)
     await target.insert_row("RecipientRewrite", RecipientRewrite, target="eve@example.com")
-    await target.insert_row("SettingChange", SettingChange, key="undo.window")
+    await target.insert_row("SettingHistoryEntry", SettingHistoryEntry, key="undo.window")

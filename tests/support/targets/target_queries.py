@@ -17,7 +17,7 @@ from tests.support.targets.target_objects import TargetObjects
 
 ALLOWED, REFUSED = "allowed", "refused"
 REFUSAL_CODES = {"FORBIDDEN", "NOT_FOUND"}
-FOREIGN_CURSOR_MESSAGE = "a position in somebody else's stream"  # a refusal, too
+FOREIGN_CURSOR_MESSAGE = "The cursor is a position in the events of another user."  # a refusal, too
 QUERIES = {
     "address": "address(by: {id: @Address}) { address }",
     "addressTrace": "addressTrace(address: @temporary) { stage output record { id } }",
@@ -43,7 +43,7 @@ QUERIES = {
     "domainAliases": 'domainAliases(filter: {query: "@mark"}) { nodes { alias } }',
     "domains": "domains(first: 100) { nodes { id } }",
     "filter": "filter(by: {id: @Filter}) { name }",
-    "filterTest": "filterTest(user: @user, raw: @raw) { filter { name } }",
+    "filterTest": "filterTest(user: @user, message: {raw: @raw}) { filter { name } }",
     "filters": "filters(filter: {user: @user}) { nodes { name } }",
     "keyValue": 'keyValue(by: {name: {user: @user, key: "@mark"}}) { value }',
     "keyValues": "keyValues(filter: {user: @user}) { nodes { value } }",
@@ -63,18 +63,28 @@ QUERIES = {
     "queue": "queue(filter: {users: @users}) { nodes { queueId } }",
     "rateLimitHolds": "rateLimitHolds(filter: {users: @users}) { nodes { id } }",
     "rateLimits": "rateLimits(filter: {users: @users}) { nodes { id } }",
+    "resource": "resource(by: {id: @Resource}) { id }",
+    "resources": 'resources(filter: {query: "@mark"}) { nodes { id } }',
     "searchDiagnostics": 'searchDiagnostics { expansion(users: @users, filter: {query: "@mark"}) '
     "{ terms } }",
     "searchDiagnostics hits": 'searchDiagnostics { hits(users: @users, filter: {query: "@mark"}) '
     "{ nodes { message { id } } } }",
     "senderRules": "senderRules(filter: {user: @user}) { nodes { pattern } }",
-    "sieveTest": 'sieveTest(user: @user, content: "keep;", message: {id: @Message}) '
+    "sessions": "sessions(filter: {users: @users}) { nodes { id } }",
+    "sessionSummaries": "sessionSummaries(filter: {users: @users}) { nodes { user { id } } }",
+    "sieveTest": 'sieveTest(user: @user, content: "keep;", message: {raw: @raw}) '
     "{ actions trace { __typename } }",
+    "sieveTest stored": 'sieveTest(user: @user, content: "keep;", '
+    "message: {stored: {id: @Message}}) { actions trace { __typename } }",
+    "statistics": 'statistics(names: [SIGN_INS], since: "2030-01-01T00:00:00Z", '
+    'before: "2030-01-01T01:00:00Z", domain: {id: @Domain}) { series { name } }',
     "submission": "submission(by: {id: @Submission}) { queueId }",
     "task": "task(by: {id: @Task}) { id }",
     "tasks": "tasks(first: 100) { nodes { id } }",
     "thread": "thread(by: {id: @Thread}) { id }",
     "user": "user(by: @user) { RECORD }",
+    "userAffinity": "userAffinity(user: @user) { user { id } }",
+    "userAffinities": "userAffinities(filter: {users: @users}) { nodes { user { id } } }",
     "users": "users(filter: {patterns: [@username]}) { nodes { id } }",
     "webhooks": "webhooks(filter: {user: @user}) { nodes { url } }",
 }
@@ -99,7 +109,9 @@ SUBSCRIPTIONS = {
 }
 USER_FIELD_SELECTIONS = {  # with the arguments that they need
     "contactSuggestions": 'contactSuggestions(query: "@mark") { id }',
-    "appPasswords": "appPasswords(showAll: true) { id }",
+    "appPasswords": "appPasswords { nodes { id } }",
+    "oauthGrants": "oauthGrants { nodes { id } }",
+    "identityLink": "identityLink { subject }",
     "keyValue": 'keyValue(key: "@mark") { id }',
     "mailbox": 'mailbox(by: {path: "@mark"}) { id }',
     "sieveScript": 'sieveScript(name: "@mark") { id }',
@@ -118,9 +130,11 @@ FIELD_ARGUMENTS = {
 }
 # Their results contain neither an id nor the marker of the target.
 FIELDS_WITHOUT_EVIDENCE = {
-    "Query.sieveTest", "User.address", "User.serviceSettings", "User.limits",
-    "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy", "User.recoveryCodesLeft",
-    "User.sharedMailboxes", "User.spam", "User.storageFormat", "User.twoFactors",
+    "Query.statistics",
+    "Query.sieveTest", "Query.sieveTest stored", "User.address", "User.serviceSettings",
+    "User.limits", "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy",
+    "User.recoveryCodesLeft", "User.sharedMailboxes", "User.spam", "User.storageFormat",
+    "User.twoFactors",
 }  # fmt: skip
 # Their results are not empty if the target is refused.
 NEVER_EMPTY = {

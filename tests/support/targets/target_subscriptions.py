@@ -8,8 +8,8 @@ from tests.support.servers.live_server import SubscriptionFollower
 from tests.support.targets.target_accounts import TargetServer
 from tests.support.targets.target_objects import TargetObjects
 from tests.support.targets.target_queries import query_document, query_verdict
+from tests.support.time_limits import HANG_SECONDS
 
-STREAM_TIMEOUT = 30.0  # seconds until a stream begins or is refused, on a busy machine
 CHANGE_INTERVAL = (
     0.5  # seconds; changes are repeated, since no event tells that the stream has begun
 )
@@ -32,7 +32,7 @@ async def follow_target(server: TargetServer, name: str, caller: str, target: Ta
     try:
         while (verdict_text := _verdict_so_far(name, follower, target)) is None:
             now = asyncio.get_running_loop().time()
-            if now - started_at > STREAM_TIMEOUT:
+            if now - started_at > HANG_SECONDS:
                 return f"silent after {follower.payloads}"
             if name == "Subscription.queueEntryChanged" and now - changed_at > CHANGE_INTERVAL:
                 await _hold_and_release(server, target)

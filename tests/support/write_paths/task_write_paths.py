@@ -66,6 +66,7 @@ for _task_kind, _mutation_name in (
 
 for _task_kind, _mutation_name in (
     ("DELETED_MESSAGES_RESTORE", "deletedMessagesRestore"),
+    ("BLOB_COLLECT", "blobCollect"),
     ("USER_EXPORT", "userExport"),
     ("USER_IMPORT", "userImport"),
     ("HELD_COPY", "legalHoldCreate"),
@@ -79,6 +80,7 @@ for _task_kind, _mutation_name in (
 
 
 register_task_path("QUEUE_DELETE", "queueDelete", notifySender=True)
+register_task_path("BLOB_DELETE", "blobDelete")
 
 
 @register_write_path("QUEUE_FLUSH")
@@ -91,8 +93,8 @@ async def flush_large_queue(stage: WritePathContext) -> WriteAction:
 
 
 @register_write_path("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files",
-      "submissions", "auth_events", "labels", "saved_searches", "key_values", "quarantine_items",
-      "tasks")  # fmt: skip
+      "submissions", "security_events", "labels", "saved_searches", "key_value_entries",
+      "quarantine_items", "tasks")  # fmt: skip
 async def purge_account(stage: WritePathContext) -> WriteAction:
     """The journal has the deletion already, and the stream is deleted with the account."""
     await quarantine_message(stage.ada)
@@ -127,7 +129,7 @@ async def send_quarantine_digest(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("MAILBOX_REPAIR", fully_journaled_tables=["mailboxes"])
 async def repair_mailboxes(stage: WritePathContext) -> WriteAction:
-    await update_rows(stage, Mailbox, {"total": 77}, col(Mailbox.path) == "INBOX")
+    await update_rows(stage, Mailbox, {"message_count": 77}, col(Mailbox.path) == "INBOX")
     input_fields = {"users": {"all": True}, "mailboxPatterns": ["*"]}
     assert (await MutationCall("mailboxRepair", input_fields)(stage.root))["errors"] == []
     return lambda: _run_tasks(stage.environment)

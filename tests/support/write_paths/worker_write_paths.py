@@ -26,7 +26,8 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
     FakeDnsServer,
     run_dns_server,
 )
-from tests.support.operations import connector_operations, dkim_key_operations, push_receivers
+from tests.support.operations import connector_operations, push_receivers
+from tests.support.operations.platform import dkim_key_operations
 from tests.support.operations.quarantine_operations import (
     quarantine_message,
     set_options,
@@ -47,7 +48,7 @@ ONE_DAY = timedelta(days=1)
 
 
 async def _run_housekeeping(stage: WritePathContext) -> WriteAction:
-    return lambda: housekeeping.run_round(stage.environment)
+    return lambda: housekeeping.run_housekeeping_round(stage.environment)
 
 
 @register_write_path("mail.maintenance.housekeeping.run_until_stopped")
@@ -74,8 +75,8 @@ async def purge_deleted_messages(stage: WritePathContext) -> WriteAction:
 
 @register_write_path(
     "mail.maintenance.housekeeping.run_until_stopped",
-    "auth_events",
-    "setting_changes",
+    "security_events",
+    "setting_history",
     "tasks",
     "files",
     is_journaled=False,
@@ -90,7 +91,7 @@ async def trim_journal_and_logs(stage: WritePathContext) -> WriteAction:
 
 
 @register_write_path(
-    "mail.maintenance.housekeeping.run_until_stopped", "key_values", is_journaled=False
+    "mail.maintenance.housekeeping.run_until_stopped", "key_value_entries", is_journaled=False
 )
 async def expire_key_values(stage: WritePathContext) -> WriteAction:
     set_value = await SAMPLE_CALLS["keyValueSet"](stage.ada, stage.root)
@@ -118,7 +119,7 @@ async def expire_quarantine_and_schedule_digests(stage: WritePathContext) -> Wri
     return await _run_housekeeping(stage)
 
 
-@register_write_path("mail.maintenance.snooze_worker.run_forever")
+@register_write_path("mail.maintenance.snooze_worker.unsnooze_until_worker_stops")
 async def return_snoozed_messages(stage: WritePathContext) -> WriteAction:
     input_fields = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
@@ -126,13 +127,15 @@ async def return_snoozed_messages(stage: WritePathContext) -> WriteAction:
     }
     assert (await MutationCall("messageUpdate", input_fields)(stage.ada))["errors"] == []
     stage.clock.tick(days=2)
-    return lambda: snooze_worker.return_due_messages(stage.environment)
+    return lambda: snooze_worker.unsnooze_due_messages(stage.environment)
 
 
-@register_write_path("mail.search.index_worker.run", is_journaled=False)
+@register_write_path(
+    "mail.search.index_worker.index_new_messages_until_worker_stops", is_journaled=False
+)
 async def index_messages(stage: WritePathContext) -> WriteAction:
     async def action() -> None:
-        while await index_worker.index_next_batch(stage.environment):
+        while await index_worker.index_next_batch_and_record_contacts(stage.environment):
             pass
 
     return action
@@ -140,7 +143,7 @@ async def index_messages(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("the command line", fully_journaled_tables=["mailboxes"])
 async def repair_counters(stage: WritePathContext) -> WriteAction:
-    wrong_values = {"total": 77, "unseen": 5}
+    wrong_values = {"message_count": 77, "unseen_count": 5}
     await update_rows(stage, Mailbox, wrong_values, col(Mailbox.path) == "INBOX")
 
     async def action() -> None:
@@ -163,7 +166,9 @@ async def repair_modseqs(stage: WritePathContext) -> WriteAction:
     return action
 
 
-@register_write_path("resolvers.notifications.push_worker.run_worker", is_journaled=False)
+@register_write_path(
+    "resolvers.notifications.push_worker.run_push_worker_until_stopped", is_journaled=False
+)
 async def push_new_message(stage: WritePathContext) -> WriteAction:
     push_receivers.allow_local_pushes(stage.environment)
     receiver = await stage.stack.enter_async_context(webhook_receiver.run_webhook_receiver())
@@ -191,18 +196,22 @@ async def train_spam_filter(stage: WritePathContext) -> WriteAction:
     assert (await MutationCall("messageMove", input_fields)(stage.ada))["errors"] == []
 
     async def action() -> None:
-        assert await training_worker.train_batch(stage.environment)
+        assert await training_worker.try_train_with_next_messages(stage.environment)
         assert len(receiver.requests) == 2
 
     return action
 
 
-@register_write_path("resolvers.notifications.webhook_worker.run_worker", is_journaled=False)
+@register_write_path(
+    "resolvers.notifications.webhook_worker.run_webhook_worker_until_stopped", is_journaled=False
+)
 async def post_webhook(stage: WritePathContext) -> WriteAction:
     return await _post_webhook(stage, webhook_receiver.OK_RESPONSE)
 
 
-@register_write_path("resolvers.notifications.webhook_worker.run_worker", is_journaled=False)
+@register_write_path(
+    "resolvers.notifications.webhook_worker.run_webhook_worker_until_stopped", is_journaled=False
+)
 async def disable_webhook(stage: WritePathContext) -> WriteAction:
     return await _post_webhook(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
 
@@ -233,9 +242,9 @@ async def fetch_remote_messages(stage: WritePathContext) -> WriteAction:
     return lambda: connector_operations.run_connector(stage.environment, connector_id)
 
 
-@register_write_path("resolvers.domains.dkim_rotation.run_worker")
+@register_write_path("resolvers.domains.dkim_rotation.activate_or_delete_due_keys_forever")
 async def rotate_dkim_keys(stage: WritePathContext) -> WriteAction:
-    input_fields = {"domains": ["example.org"], "privateKey": PRIVATE_KEY}
+    input_fields = {"domains": [{"name": "example.org"}], "privateKey": PRIVATE_KEY}
     for selector in ("old", "dkim"):
         payload = await MutationCall(
             "dkimKeySet", {**input_fields, "selector": selector}, "dkimKeys { id }"
@@ -244,7 +253,7 @@ async def rotate_dkim_keys(stage: WritePathContext) -> WriteAction:
     stage.clock.tick(days=30)
     rotate = MutationCall(
         "dkimKeyRotate",
-        {"domains": ["example.org"]},
+        {"domains": [{"name": "example.org"}]},
         f"dkimKeys {{ {dkim_key_operations.DKIM_KEY_FIELDS} }}",
     )
     (dkim_key,) = (await rotate(stage.root))["dkimKeys"]
@@ -254,12 +263,12 @@ async def rotate_dkim_keys(stage: WritePathContext) -> WriteAction:
     dkim_key_operations.use_dns_server(stage.root, server_address)
 
     async def action() -> None:
-        assert await dkim_rotation.activate_or_delete_due_keys(stage.environment) == 2
+        assert await dkim_rotation.activate_or_delete_due_keys_and_count_due(stage.environment) == 2
 
     return action
 
 
-@register_write_path("resolvers.certificates.acme_worker.run_worker")
+@register_write_path("resolvers.certificates.acme_worker.order_and_renew_certificates_forever")
 async def fail_certificate_order(stage: WritePathContext) -> WriteAction:
     dns_server = await stage.stack.enter_async_context(run_dns_server(FakeDnsServer({})))
     set_options(
@@ -269,6 +278,6 @@ async def fail_certificate_order(stage: WritePathContext) -> WriteAction:
     assert (await set_certificate(stage.root))["errors"] == []
 
     async def action() -> None:
-        assert await acme_worker.order_or_query_next_certificate(stage.environment)
+        assert await acme_worker.order_or_query_next_due_certificate(stage.environment)
 
     return action

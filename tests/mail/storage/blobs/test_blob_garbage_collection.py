@@ -17,13 +17,14 @@ from mail.storage.blobs.garbage_collector import (
     CollectedGarbage,
     collect_garbage,
 )
-from mail.storage.blobs.object_stores import FolderStore, object_name
+from mail.storage.blobs.object_stores import FolderStore, new_object_name
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.messages.tables import Message, Thread
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.submission.tables import Submission
 from models.users.tables import User
+from tests.support.time_limits import HANG_SECONDS
 
 OLD_AGE, YOUNG_AGE = timedelta(hours=25), timedelta(hours=23)
 
@@ -46,7 +47,7 @@ class BlobStoreFiller:
             size=len(content),
             stored_size=len(content),
             codec="raw",
-            name=None if inline else object_name(content_digest(content), blob_id),
+            name=None if inline else new_object_name(content_digest(content), blob_id),
             data=content if inline else None,
             created_at=self.environment.now() - age,
         )
@@ -82,12 +83,12 @@ class BlobStoreFiller:
             modseq=1,
             thread_id=thread.id,
             blob_id=blob.id,
-            digest=blob.digest,
+            sha256=blob.digest,
             received_at=now,
             listed_at=now,
             saved_at=now,
             size=blob.size,
-            structure=b"",
+            mime_structure=b"",
         )
         reference = MessageBlob(message_id=message.id, blob_id=blob.id)
         await self.add_rows(thread, message, reference)
@@ -152,7 +153,7 @@ async def test_unreferenced_blob_is_deleted_with_its_object(filler: BlobStoreFil
 
 async def test_young_blobs_and_objects_are_kept(filler: BlobStoreFiller) -> None:
     blob = await filler.add_blob(b"young", YOUNG_AGE)
-    name = await filler.put_object(object_name("ab" * 32, 1), b"of a unit under way", YOUNG_AGE)
+    name = await filler.put_object(new_object_name("ab" * 32, 1), b"of a unit under way", YOUNG_AGE)
     assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage()
     assert await filler.list_remaining() == ({blob.id}, {blob.name, name})
     assert await collect_garbage(
@@ -188,8 +189,8 @@ async def test_objects_without_row_are_deleted_and_uploads_kept(filler: BlobStor
     digest = content_digest(b"abc")
     blob = await filler.add_blob(b"abc", OLD_AGE)
     await filler.add_message(blob)
-    uploaded = await filler.put_object(object_name(digest, 1), b"abc", OLD_AGE)
-    await filler.put_object(object_name(digest, 2), b"abc", OLD_AGE)
+    uploaded = await filler.put_object(new_object_name(digest, 1), b"abc", OLD_AGE)
+    await filler.put_object(new_object_name(digest, 2), b"abc", OLD_AGE)
     await filler.put_object("ab/.part-left", b"abc", OLD_AGE)
     await filler.add_rows(filler.new_upload(uploaded))
     assert (
@@ -209,7 +210,7 @@ async def test_garbage_is_collected_in_batches(
         await filler.add_message(blob)
     for index in range(7):
         await filler.add_blob(bytes([100 + index]), OLD_AGE)
-        await filler.put_object(object_name("cd" * 32, index), b"x", OLD_AGE)
+        await filler.put_object(new_object_name("cd" * 32, index), b"x", OLD_AGE)
     assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage(7, 14, 14)
     assert await filler.list_remaining() == (
         {blob.id for blob in kept_blobs},
@@ -226,5 +227,5 @@ async def test_blob_referenced_during_collection_is_kept(filler: BlobStoreFiller
         await session.flush()
         collect_task = asyncio.create_task(collect_garbage(filler.environment, filler.store))
         await asyncio.sleep(0.2)
-    assert await asyncio.wait_for(collect_task, 10) == CollectedGarbage()
+    assert await asyncio.wait_for(collect_task, HANG_SECONDS) == CollectedGarbage()
     assert await filler.store.get(str(blob.name)) == b"taken up"

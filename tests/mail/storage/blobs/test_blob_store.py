@@ -16,11 +16,11 @@ import pytest
 
 from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.errors import CorruptBlob
-from mail.storage.blobs.object_stores import BucketStore, FolderStore, object_name, open_store
+from mail.storage.blobs.object_stores import BucketStore, FolderStore, new_object_name, open_store
 from models.store.object_store import ObjectStoreProtocol
 
 MIB = 1024 * 1024
-OBJECT_NAME = object_name("ab" * 32, 7)
+OBJECT_NAME = new_object_name("ab" * 32, 7)
 PUT_STATEMENTS = {
     "put": "await store.put(name, b'x' * 20_000)",
     "put_file": "await store.put_file(name, Path(sys.executable))",
@@ -102,7 +102,7 @@ async def test_range_beyond_object_end_raises_corrupt_blob(
 
 async def test_all_objects_are_listed_with_size_and_time(store: ObjectStoreProtocol) -> None:
     sizes_by_name = {
-        object_name(content_digest(bytes([index])), index): index for index in range(30)
+        new_object_name(content_digest(bytes([index])), index): index for index in range(30)
     }
     await asyncio.gather(*(store.put(name, b"x" * size) for name, size in sizes_by_name.items()))
     stored_objects = [stored async for stored in store.list()]
@@ -114,7 +114,7 @@ async def test_all_objects_are_listed_with_size_and_time(store: ObjectStoreProto
 async def test_delete_keeps_other_objects_and_ignores_missing(
     store: ObjectStoreProtocol,
 ) -> None:
-    names = [object_name("cd" * 32, key) for key in range(4)]
+    names = [new_object_name("cd" * 32, key) for key in range(4)]
     for name in names[1:]:
         await store.put(name, b"x")
     await store.delete(names[:3])
@@ -126,9 +126,9 @@ async def test_delete_keeps_other_objects_and_ignores_missing(
     "name", ["", "ab", "ab/", "ab/..", "ab/../cd", "/ab/cd", "xy/cd", "ab/c\n"]
 )
 async def test_invalid_object_name_is_refused(store: ObjectStoreProtocol, name: str) -> None:
-    with pytest.raises(ValueError, match="does not name"):
+    with pytest.raises(ValueError, match="is not an object name"):
         await store.put(name, b"x")
-    with pytest.raises(ValueError, match="does not name"):
+    with pytest.raises(ValueError, match="is not an object name"):
         await store.delete([name])
 
 

@@ -14,11 +14,11 @@ from sqlmodel import col
 from mail.consistency import check_consistency
 from mail.storage import received_messages
 from mail.storage.blobs.compression import content_digest
-from mail.storage.blobs.object_stores import FolderStore, object_name, open_store
+from mail.storage.blobs.object_stores import FolderStore, new_object_name, open_store
 from mail.storage.blobs.tier_move import copy_blobs_to_tier, update_rows_of_moved_blobs
 from mail.storage.blobs.tiered_store import TieredStore
 from mail.storage.message_content import read_all
-from mail.storage.message_open import open_messages
+from mail.storage.message_open import open_messages_and_log_damage
 from models.files.blobs import Blob
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -66,7 +66,7 @@ class AccountsOfTwoTenants:
     async def read_raw_message(self, message_id: int) -> bytes:
         """Read the raw bytes of a message."""
         query = select(*select_columns(Message)).where(col(Message.id) == message_id)
-        (message,) = await open_messages(
+        (message,) = await open_messages_and_log_damage(
             self.environment, await self.environment.database.read(query)
         )
         return await read_all(message.stream_raw())
@@ -174,10 +174,10 @@ async def test_repair_restores_object_from_unreferenced_copy(
     (row,) = await accounts.load_object_blobs()
     content = await accounts.environment.object_store.get(row.name)
     await accounts.environment.object_store.put(
-        object_name(row.digest, accounts.environment.new_id()), b"not these bytes"
+        new_object_name(row.digest, accounts.environment.new_id()), b"not these bytes"
     )
     await accounts.environment.object_store.put(
-        object_name(row.digest, accounts.environment.new_id()), content
+        new_object_name(row.digest, accounts.environment.new_id()), content
     )
     await damage_blob(
         accounts.environment.object_store,
@@ -290,7 +290,7 @@ async def test_known_object_costs_one_statement_and_no_write(
     await accounts.ada.deliver(RAW_MESSAGES["piece"])
     message = await received_messages.parse_storable_message(RAW_MESSAGES["piece"])
     del statements[:]
-    blobs = await received_messages.store_blobs(
+    blobs = await received_messages.store_blobs_once_per_tenant(
         accounts.environment, accounts.ada.domain_id, message
     )
     assert len(statements) == 1

@@ -192,14 +192,16 @@ async def test_crash_during_move_loses_nothing(tiered_environment: TieredEnviron
         if fault_point == "tier":
             raise KeyboardInterrupt
 
-    crashing_world = replace(tiered_environment.environment, reach_fault_point=crash)
-    admin_client = replace(tiered_environment.admin_client, environment=crashing_world)
+    crashing_environment = replace(tiered_environment.environment, reach_fault_point=crash)
+    admin_client = replace(tiered_environment.admin_client, environment=crashing_environment)
     select = MessageSelector(
         conditions=MessageConditions(),
         users=UserSelector(ids=(tiered_environment.user_client.user.id,)),
     )
     with pytest.raises(KeyboardInterrupt):
-        await storage_tiers.move_to_tier(client_context(admin_client), select, StorageTier.COLD)
+        await storage_tiers.move_to_tier_or_queue(
+            client_context(admin_client), select, StorageTier.COLD
+        )
     assert count_files(tiered_environment.cold_folder) == 3
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"HOT"}
     assert (await check_consistency(tiered_environment.environment)).findings == []
@@ -212,7 +214,7 @@ async def test_move_of_many_messages_is_task(
     monkeypatch.setattr(storage_tiers, "MAX_INLINE_MESSAGES", 2)
     monkeypatch.setattr(storage_tiers, "MESSAGES_PER_STEP", 1)
     payload = await move_messages(tiered_environment, ALL_MESSAGES)
-    assert (payload["movedCount"], payload["task"]["total"]) == (0, 3)
+    assert (payload["movedCount"], payload["task"]["totalCount"]) == (0, 3)
     assert payload["task"]["kind"] == "MESSAGE_TIER_MOVE"
     assert count_files(tiered_environment.cold_folder) == 0
     await run_message_mutation(

@@ -1,0 +1,1 @@
+"""Measure the operation of a platform: sessions, log entries and bans."""

@@ -1,0 +1,222 @@
+"""Mutations of sign-in, access tokens and API keys."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import strawberry
+
+from graph.auth.inputs import (
+    ApiKeyCreateInput,
+    ApiKeyDeleteInput,
+    ApiKeyUpdateInput,
+    AuthCacheFlushInput,
+    TokenRevokeInput,
+    UserImpersonateInput,
+)
+from graph.auth.types import (
+    ApiKey,
+    ApiKeyCreatePayload,
+    ApiKeysPayload,
+    AuthCacheFlushPayload,
+    AuthenticateInput,
+    AuthenticatePayload,
+    TokenRevokePayload,
+)
+from graph.types.errors import DeletePayload
+from graph.types.fields import Info
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_access import MANAGED, OWN, OWN_OR_ADMINISTRATOR
+from graph.types.object_references import ids_from_refs
+from graph.types.references import (
+    load_visible_user_or_require_viewer,
+    require_administered_domain_ids,
+    require_visible_user_id_if_named,
+    user_selector_from_selection,
+)
+from models.auth.security_log import AuthProtocol
+from models.errors import ErrorCollector, InvalidInput, require_found
+from models.users.roles import AdminPermission, Role, Scope
+from models.validation_constraints import ValidationConstraint
+from resolvers.auth import (
+    access_tokens,
+    authentication,
+    credential_cache_flush,
+    impersonation,
+)
+from resolvers.auth.api_keys import mutations as api_key_mutations
+from resolvers.auth.api_keys.validation import ApiKeyChange, NewApiKey
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
+from resolvers.auth.sign_in import SignInRequest
+
+NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failures are counted
+
+
+@strawberry.type
+class AuthMutation:
+    @mutation(
+        "Signs in with username and password, and on request returns an access token. A "
+        "wrong name, password or second factor, or a disabled or suspended user, is the "
+        "error AUTHENTICATION_FAILED. A right password that the requested scope does not "
+        "accept is the error FORBIDDEN. Failed attempts are counted for each user, for "
+        "each network, and for each user in each network. The limit of a user does not "
+        "refuse networks that the user has signed in from. Above a limit attempts "
+        "are refused with RATE_LIMITED for a time.",
+        role=Role.PUBLIC,
+        atomic_exclusion=NOT_ATOMIC,
+    )
+    async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
+        scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
+        protocol = AuthProtocol(input.protocol)
+        proof = _validated_proof_from_input(input)
+        attempt = SignInRequest(scope, protocol, input.token, input.token_ttl or None, proof)
+        sign_in = await authentication.authenticate_user_by_password(
+            info.context, input.username, input.password, attempt
+        )
+        return AuthenticatePayload.from_sign_in(sign_in)
+
+    @mutation(
+        "Revokes access tokens of the caller: the given ones (all or none), every one, or that "
+        "of this request. The refresh tokens of the same OAuth authorizations end too; with "
+        "`all`, every refresh token. Given tokens and `all` require the scope FULL. Without a "
+        "credential, or without input in a request by API key or application password, the "
+        "mutation succeeds and revokes nothing. A token that lacks its second factor can only "
+        "revoke itself; given tokens and `all` then revoke nothing.",
+        role=Role.PUBLIC,
+        access=OWN,
+    )
+    async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
+        refs = input.access_tokens
+        keys = ids_from_refs(info, refs, "accessTokens") if isinstance(refs, list) else None
+        revoked_count = await access_tokens.revoke_own_access_tokens_and_count(
+            info.context, keys, all=input.all
+        )
+        return TokenRevokePayload(revoked_count=revoked_count)
+
+    @mutation(
+        "Creates an API key. Its role can't exceed the caller's or that of its user. The "
+        "secret is returned once. A key for another user has the role USER, at most the "
+        "scopes READ, MAIL, SUBMIT and SETTINGS, and expires after at most 4 hours. It "
+        "stops working earlier if its creator loses the right to create it. The bootstrap key "
+        "creates keys for other users without these limits.",
+        scope=Scope.FULL,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
+    async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
+        problems = ErrorCollector()
+        owner, domain_ids, operations = None, list[int](), list[str]()
+        with problems.collecting():
+            owner = await require_visible_user_id_if_named(info, input.user)
+        with problems.collecting():
+            domain_ids = await require_administered_domain_ids(info, input.domains or ())
+        with problems.collecting():
+            operations = _validated_root_field_names(info, input.operations or ())
+        new = NewApiKey(
+            name=input.name,
+            role=Role(input.role),
+            scopes=frozenset(map(Scope, input.scopes or ())),
+            read_only=input.read_only,
+            user_id=owner,
+            expires_at=input.expires_at or None,
+            domains=domain_ids,
+            operations=operations,
+            allowed_ips=input.allowed_ips or (),
+        )
+        row, secret = await api_key_mutations.create_api_key(info.context, new, problems)
+        return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
+
+    @mutation(
+        "Changes name, networks, expiry or state of API keys, all or none. A key with a higher "
+        "role than the caller's is FORBIDDEN, one that the caller can't see NOT_FOUND. Role and "
+        "scopes can't be changed. If an API key makes the request, networks and expiry can't "
+        "exceed those of that key.",
+        scope=Scope.FULL,
+        access=OWN_OR_ADMINISTRATOR,
+    )
+    async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
+        keys, patch = ids_from_refs(info, input.api_keys, "apiKeys"), input.set
+        networks = patch.allowed_ips
+        change = ApiKeyChange(
+            patch.name or (None if patch.name is None or patch.name is strawberry.UNSET else ""),
+            None if patch.active is strawberry.UNSET else patch.active,
+            None if networks is strawberry.UNSET else networks or (),
+            patch.expires_at or None,
+            removes_expiry=patch.expires_at is None,
+        )
+        rows = await api_key_mutations.update_api_keys(info.context, keys, change)
+        return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
+
+    @mutation(
+        "Deletes API keys, all or none. A key with a higher role than the caller's is "
+        "FORBIDDEN, one that the caller can't see NOT_FOUND.",
+        scope=Scope.FULL,
+        access=OWN_OR_ADMINISTRATOR,
+    )
+    async def api_key_delete(self, info: Info, input: ApiKeyDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.api_keys, "apiKeys")
+        await api_key_mutations.delete_api_keys(info.context, keys)
+        return DeletePayload.of_keys("ApiKey", keys)
+
+    @mutation(
+        "Creates an access token to act on another user's mail and settings, "
+        "without access to credentials. The user's security log names the administrator "
+        "or API key. The token ends early if the caller loses the right to impersonate. "
+        "The caller's own account is refused; a disabled or suspended user is a CONFLICT.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.FULL,
+        admin_permission=AdminPermission.IMPERSONATE,
+        access=MANAGED,
+    )
+    async def user_impersonate(
+        self, info: Info, input: UserImpersonateInput
+    ) -> AuthenticatePayload:
+        user = require_found(
+            await load_visible_user_or_require_viewer(info, input.user), path=["user"]
+        )
+        sign_in = await impersonation.create_impersonation_token(
+            info.context, user.id, input.ttl or None
+        )
+        return AuthenticatePayload.from_sign_in(sign_in)
+
+    @mutation(
+        "Removes access tokens, API keys and passwords of HTTP Basic authentication from the "
+        "caches of all processes. The next use of a credential reads the database. No credential "
+        "is revoked.",
+        role=Role.ADMIN,
+        scope=Scope.FULL,
+    )
+    async def auth_cache_flush(
+        self, info: Info, input: AuthCacheFlushInput
+    ) -> AuthCacheFlushPayload:
+        users = user_selector_from_selection(input.users) if input.users else None
+        return AuthCacheFlushPayload(
+            flushed_count=await credential_cache_flush.drop_cached_credentials_and_count(
+                info.context, users
+            )
+        )
+
+
+def _validated_proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
+    """Return the second-factor proof of a sign-in.
+
+    Raises Invalid if the WebAuthn response is not a JSON object.
+    """
+    if input.webauthn and not isinstance(input.webauthn, dict):
+        text = "The response of a security key must be a JSON object."
+        raise InvalidInput(text, constraint=ValidationConstraint.OBJECT, path=["webauthn"])
+    return SecondFactorProof(
+        input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
+    )
+
+
+def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> list[str]:
+    """Return the names of operations. Raises Invalid if one is not a root field of the schema."""
+    schema = info.schema._schema  # noqa: SLF001 - no other way in
+    roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
+    known_names = {name for root in roots if root for name in root.fields}
+    for index, name in enumerate(operation_names):
+        if name not in known_names:
+            text = "Must be the name of a field of Query, Mutation or Subscription."
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.UNKNOWN, path=["operations"], index=index
+            )
+    return list(operation_names)

@@ -1,0 +1,328 @@
+"""Mutations of second factors."""
+
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph.auth.second_factors import (
+    ExternalTwoFactorDisableInput,
+    ExternalTwoFactorEnableInput,
+    RecoveryCodesCreateInput,
+    RecoveryCodesCreatePayload,
+    TotpDisableInput,
+    TotpEnableInput,
+    TotpEnablePayload,
+    TotpImportInput,
+    TotpSetupInput,
+    TotpSetupPayload,
+    TotpVerifyInput,
+    TotpVerifyPayload,
+    TwoFactorDisableInput,
+    TwoFactorProofInput,
+    UserPayload,
+    WebauthnChallengeInput,
+    WebauthnChallengePayload,
+    WebauthnDeleteInput,
+    WebauthnKey,
+    WebauthnRegisterInput,
+    WebauthnRegisterPayload,
+    WebauthnVerifyInput,
+    WebauthnVerifyPayload,
+    user_from_row,
+)
+from graph.types import global_ids
+from graph.types.errors import DeletePayload
+from graph.types.fields import Info
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_access import MANAGED
+from graph.types.object_references import ids_from_refs
+from graph.types.references import UserRef, require_visible_user_id_if_named
+from models.errors import InvalidInput
+from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
+from resolvers.auth.second_factors import mutations as second_factors_mutations
+from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
+from resolvers.auth.second_factors.webauthn import Ceremony
+from resolvers.users import loaders as user_loaders
+
+# The count of failed checks must be committed even if the request is rolled back.
+NOT_ATOMIC = AtomicExclusion("A proof of a second factor", forbids_idempotency_key=True)
+NOT_ATOMIC_WITH_PROOF = AtomicExclusion(
+    NOT_ATOMIC.subject, lambda given: bool(given.proof), forbids_idempotency_key=True
+)
+
+
+def _validated_proof_from_input(proof_input: TwoFactorProofInput | None) -> SecondFactorProof:
+    """Convert the optional input to a proof, which is empty if there is no input.
+
+    Raises Invalid if the WebAuthn response is not a JSON object.
+    """
+    if not proof_input:
+        return SecondFactorProof()
+    response = proof_input.webauthn if proof_input.webauthn is not UNSET else None
+    return SecondFactorProof(
+        totp=proof_input.totp or None,
+        webauthn=None
+        if response is None
+        else _validated_webauthn_response(response, ["proof", "webauthn"]),
+    )
+
+
+def _validated_webauthn_response(response: object, error_path: list[str]) -> dict[str, Any]:
+    """Return a WebAuthn response. Raises Invalid at `error_path` if it is not a JSON object."""
+    if not isinstance(response, dict):
+        raise InvalidInput(
+            "The response of a security key must be a JSON object.",
+            constraint=ValidationConstraint.OBJECT,
+            path=error_path,
+        )
+    return response
+
+
+async def _require_permitted_target_user_id(info: Info, user_ref: UserRef | None) -> int | None:
+    """Return the id of the account to check or change; None if no account is named.
+
+    During a pending sign-in the account can only be named by its id, and 0 is returned
+    otherwise, since accounts must not be looked up then. Raises NotFound, or Forbidden if the
+    viewer can't manage other accounts.
+    """
+    if not user_ref:
+        return None
+    viewer = info.context.viewer
+    if viewer.pending_user_id:
+        return global_ids.decode("User", user_ref.id.value, path="user") if user_ref.id else 0
+    viewer.require(second_factors_mutations.MANAGE_GUARD)
+    return await require_visible_user_id_if_named(info, user_ref)
+
+
+async def _load_user(info: Info, user_id: int) -> Any:
+    """Load a user as the viewer can see it."""
+    return user_from_row(await info.context.load(user_loaders.load_visible_users_by_id, user_id))
+
+
+@strawberry.type
+class TwoFactorMutation:
+    @mutation(
+        "Creates a secret for TOTP codes (RFC 6238). The factor is off until "
+        "totpEnable proves the secret. An earlier secret that was not proved is replaced. "
+        "CONFLICT if TOTP is on already.",
+        scope=Scope.FULL,
+        access=MANAGED,
+    )
+    async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        secret = await second_factors_mutations.create_pending_totp_secret(
+            info.context, user_id, input.label or None, input.issuer or None
+        )
+        return TotpSetupPayload(seed=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code)
+
+    @mutation(
+        "Turns TOTP on by a code of the secret that totpSetup created. The access tokens of the "
+        "user end, except that of the request. API keys and application passwords stay valid. "
+        "The response has new recovery codes, and earlier ones become invalid. A wrong "
+        "code is the error AUTHENTICATION_FAILED. CONFLICT if TOTP is on already, or no "
+        "secret was created in the last 6 hours.",
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        access=MANAGED,
+    )
+    async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        user_id, codes = await second_factors_mutations.enable_totp(
+            info.context, user_id, input.token, _validated_proof_from_input(input.proof or None)
+        )
+        return TotpEnablePayload(user=await _load_user(info, user_id), recovery_codes=codes)
+
+    @mutation(
+        "Turns TOTP on with a secret that the user's authenticator has from another "
+        "system. The access tokens of the user end, except that of the request. API keys and "
+        "application passwords stay valid. CONFLICT if TOTP is on already. No recovery "
+        "codes are created. For the caller's own account it fails if another factor is "
+        "on, since no proof can be given.",
+        role=Role.ADMIN,
+        scope=Scope.FULL,
+        access=MANAGED,
+    )
+    async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        assert user_id is not None  # noqa: S101 - the schema asks for it
+        changed_id = await second_factors_mutations.enable_imported_totp(
+            info.context, user_id, input.seed
+        )
+        return UserPayload(user=await _load_user(info, changed_id))
+
+    @mutation(
+        "Verifies a TOTP code or a recovery code, and completes a sign-in that lacks its second "
+        "factor. Each code works once. A wrong or used code is the error "
+        "AUTHENTICATION_FAILED, and after too many of them RATE_LIMITED. CONFLICT "
+        "if the user has no second factor.",
+        role=Role.PUBLIC,
+        signed_in=second_factors_mutations.MANAGE_GUARD,
+        atomic_exclusion=NOT_ATOMIC,
+        access=MANAGED,
+    )
+    async def totp_verify(self, info: Info, input: TotpVerifyInput) -> TotpVerifyPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user or None)
+        await second_factors_mutations.prove_second_factor_and_complete_sign_in(
+            info.context, user_id, SecondFactorProof(totp=input.token)
+        )
+        return TotpVerifyPayload(valid=True)
+
+    @mutation(
+        "Turns TOTP off. Other second factors stay on. Recovery codes are deleted unless a "
+        "WebAuthn key is on. CONFLICT if TOTP is off.",
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        access=MANAGED,
+    )
+    async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.disable_totp(
+            info.context, user_id, _validated_proof_from_input(input.proof or None)
+        )
+        return UserPayload(user=await _load_user(info, changed_id))
+
+    @mutation(
+        "Turns on the factor CUSTOM, which the calling application checks itself. "
+        "The access tokens of the user end, except that of the request. API keys and application "
+        "passwords stay valid. CONFLICT if the factor is on already.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.FULL,
+        access=MANAGED,
+    )
+    async def external_two_factor_enable(
+        self, info: Info, input: ExternalTwoFactorEnableInput
+    ) -> UserPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.enable_custom_factor(info.context, user_id)
+        return UserPayload(user=await _load_user(info, changed_id))
+
+    @mutation(
+        "Turns off the factor CUSTOM, which the calling application checks. Other second factors "
+        "stay on. CONFLICT if CUSTOM is off. FORBIDDEN if it is the caller's own only "
+        "factor and no proof is given.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        access=MANAGED,
+    )
+    async def external_two_factor_disable(
+        self, info: Info, input: ExternalTwoFactorDisableInput
+    ) -> UserPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.disable_custom_factor(
+            info.context, user_id, _validated_proof_from_input(input.proof or None)
+        )
+        return UserPayload(user=await _load_user(info, changed_id))
+
+    @mutation(
+        "Turns off every second factor of a user and deletes the user's TOTP secret, WebAuthn "
+        "keys and recovery codes. CONFLICT if no factor is on. FORBIDDEN if the caller's "
+        "own only factor is CUSTOM and no proof is given.",
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        access=MANAGED,
+    )
+    async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        changed_id = await second_factors_mutations.disable_all_factors(
+            info.context, user_id, _validated_proof_from_input(input.proof or None)
+        )
+        return UserPayload(user=await _load_user(info, changed_id))
+
+    @mutation(
+        "Creates ten recovery codes for the signed-in user. Earlier codes become "
+        "invalid. A proof of a second factor is required. CONFLICT if neither TOTP nor a "
+        "WebAuthn key is on.",
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+    )
+    async def recovery_codes_create(
+        self, info: Info, input: RecoveryCodesCreateInput
+    ) -> RecoveryCodesCreatePayload:
+        codes = await second_factors_mutations.renew_recovery_codes(
+            info.context, _validated_proof_from_input(input.proof or None)
+        )
+        return RecoveryCodesCreatePayload(recovery_codes=codes)
+
+    @mutation(
+        "Creates a challenge to register or to verify a security key, which expires after 1 "
+        "hour. A user has at most 10 challenges; a new one replaces the oldest. CONFLICT to "
+        "verify if the user has no key. LIMIT_REACHED to register a 21st key. UNAVAILABLE if "
+        "the server has no public URL.",
+        role=Role.PUBLIC,
+        signed_in=second_factors_mutations.MANAGE_GUARD,
+        access=MANAGED,
+    )
+    async def webauthn_challenge(
+        self, info: Info, input: WebauthnChallengeInput
+    ) -> WebauthnChallengePayload:
+        user_id = await _require_permitted_target_user_id(info, input.user or None)
+        ceremony = Ceremony(input.ceremony) if input.ceremony else None
+        challenge: Any = await second_factors_mutations.create_webauthn_challenge(
+            info.context, user_id, ceremony
+        )
+        return WebauthnChallengePayload(challenge=challenge)
+
+    @mutation(
+        "Registers a security key or passkey; a user can have 20. A wrong response is "
+        "the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT if the key "
+        "is registered already. The first key ends the access tokens of the user with "
+        "their open connections, except the token of the request. API keys and "
+        "application passwords stay valid.",
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC,
+        access=MANAGED,
+    )
+    async def webauthn_register(
+        self, info: Info, input: WebauthnRegisterInput
+    ) -> WebauthnRegisterPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user)
+        response = _validated_webauthn_response(input.response, ["response"])
+        row, codes = await second_factors_mutations.register_webauthn_key(
+            info.context,
+            user_id,
+            input.name,
+            response,
+            _validated_proof_from_input(input.proof or None),
+        )
+        return WebauthnRegisterPayload(
+            user=await _load_user(info, row.user_id),
+            webauthn_key=WebauthnKey.from_row(row),
+            recovery_codes=codes,
+        )
+
+    @mutation(
+        "Verifies the response of a security key to a challenge, and completes a sign-in that "
+        "lacks its second factor. A wrong response is the error AUTHENTICATION_FAILED "
+        "and uses up the challenge; after too many of them the error is RATE_LIMITED. "
+        "CONFLICT if the user has no second factor.",
+        role=Role.PUBLIC,
+        signed_in=second_factors_mutations.MANAGE_GUARD,
+        atomic_exclusion=NOT_ATOMIC,
+        access=MANAGED,
+    )
+    async def webauthn_verify(
+        self, info: Info, input: WebauthnVerifyInput
+    ) -> WebauthnVerifyPayload:
+        user_id = await _require_permitted_target_user_id(info, input.user or None)
+        response = _validated_webauthn_response(input.response, ["response"])
+        await second_factors_mutations.prove_second_factor_and_complete_sign_in(
+            info.context, user_id, SecondFactorProof(webauthn=response)
+        )
+        return WebauthnVerifyPayload(valid=True)
+
+    @mutation(
+        "Deletes WebAuthn keys, all or none. Deleting the last key turns the factor off, and "
+        "deletes the recovery codes unless TOTP is on.",
+        scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        access=MANAGED,
+    )
+    async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.webauthn_keys, "webauthnKeys")
+        await second_factors_mutations.delete_webauthn_keys(
+            info.context, keys, _validated_proof_from_input(input.proof or None)
+        )
+        return DeletePayload.of_keys("WebauthnKey", keys)

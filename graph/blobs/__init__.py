@@ -1,0 +1,1 @@
+"""Schema of the objects of the object stores."""

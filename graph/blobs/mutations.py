@@ -1,0 +1,176 @@
+"""Mutations of the objects of the object stores."""
+
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph.admin.tasks import Task
+from graph.blobs.types import STORE_DESCRIPTION, Blob
+from graph.files.types import FileContent
+from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
+from graph.types import global_ids
+from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.fields import Info
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.references import value_or_none
+from mail.storage.blobs.tiered_store import HOT_NAME
+from models.users.roles import Role, Scope
+from resolvers.blobs import mutations
+from resolvers.blobs.mutations import BlobTarget
+
+WRITE_GUARD: dict[str, Any] = {"role": Role.ROOT, "scope": Scope.FULL}
+NOT_ATOMIC = AtomicExclusion("A change of an object store")
+# a stored payload needs an open transaction, in which a copy would take long
+COPY_NOT_ATOMIC = AtomicExclusion("A copy of a blob", forbids_idempotency_key=True)
+ADMIN_PATH_DESCRIPTION = (
+    "`admin/` and at most 15 parts of A-Z, a-z, 0-9 and ._@+=,- that don't begin with a dot; at "
+    "most 512 characters. An existing object is replaced."
+)
+
+
+@strawberry.input(description="Input of blobPut.")
+class BlobPutInput(Options):
+    store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
+    path: str = attribute_field(f"Path of the object: {ADMIN_PATH_DESCRIPTION}")
+    content: FileContent = attribute_field(
+        "Content to store: an upload, or text in the given encoding."
+    )
+    encoding: ContentEncoding = attribute_field(
+        "Encoding of `content.text`.", default=ContentEncoding.UTF8
+    )
+    sha256: str | None = attribute_field(
+        "SHA-256 of the content, 64 hex digits. If the content has another one, nothing is stored. "
+        "Default: it is not compared.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Input of blobCopy.")
+class BlobCopyInput(Options):
+    store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
+    from_: str = attribute_field("Path of the object to copy.", name="from")
+    to: str = attribute_field(f"Path of the new object: {ADMIN_PATH_DESCRIPTION}")
+    to_store: str | None = attribute_field(
+        "Name of the object store of the new object. Default: the one of the copied object.",
+        default=UNSET,
+    )
+    sha256: str | None = attribute_field(
+        "SHA-256 of the content before compression, 64 hex digits. If the content has another "
+        "one, nothing is stored. Default: it is not compared.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Input of blobDelete.")
+class BlobDeleteInput(Options):
+    store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
+    paths: list[str] = attribute_field(
+        "Paths of the objects to delete, at most 1,000 by default. With `recursive` also paths of "
+        "folders."
+    )
+    recursive: bool = attribute_field(
+        "True deletes also all objects below the paths, by a task. Objects stay if they "
+        "are in use, less than a day old, or kept for a restored database. The task "
+        "counts them as `refusedCount`.",
+        default=False,
+    )
+
+
+@strawberry.input(description="Input of blobCollect.")
+class BlobCollectInput(Options):
+    pass
+
+
+@strawberry.type(description="Payload of blobPut and blobCopy.")
+class BlobPayload(MutationPayload):
+    blob: Blob | None = attribute_field(
+        "Stored object. Null if the mutation failed, or with `validateOnly`.", default=None
+    )
+
+
+@strawberry.type(description="Payload of blobDelete.")
+class BlobDeletePayload(MutationPayload):
+    deleted_count: int = attribute_field(
+        "Number of objects that are deleted, at once or by the task. With `validateOnly`: that "
+        "would be deleted. 0 with `recursive`.",
+        default=0,
+    )
+    task: Task | None = attribute_field(
+        "Task that deletes the objects, with `recursive` or an idempotency key. Its result has "
+        "`deletedCount`, `freedBytes` and `refusedCount`. Null: they are deleted.",
+        default=None,
+    )
+
+
+@strawberry.type(description="Payload of blobCollect.")
+class BlobCollectPayload(MutationPayload):
+    task: Task | None = attribute_field(
+        "Task that runs the garbage collector. Its result has `deletedCount` and `freedBytes`.",
+        default=None,
+    )
+
+
+@strawberry.type
+class BlobMutation:
+    @mutation(
+        "Stores an object below `admin/` of an object store. An existing object is "
+        "replaced. The garbage collector keeps the object. An upload is deleted after it "
+        "was stored. By default the content has at most 50 MiB.",
+        atomic_exclusion=NOT_ATOMIC,
+        **WRITE_GUARD,
+    )
+    async def blob_put(self, info: Info, input: BlobPutInput) -> BlobPayload:
+        target = BlobTarget(input.store, input.path, value_or_none(input.sha256))
+        data, upload_id = None, None
+        if input.content.upload:
+            upload_id = global_ids.decode("Upload", input.content.upload.value, path="content")
+        else:
+            text = input.content.text.value if input.content.text else ""
+            data = decode_attachment_content(text, ContentEncoding(input.encoding), ["content"])
+        stored = await mutations.put_blob_unless_dry_run(info.context, target, data, upload_id)
+        return BlobPayload(blob=Blob.from_row_or_none(stored))
+
+    @mutation(
+        "Copies the content of an object to a path below `admin/`, also of another "
+        "object store. Content that a row of the database names is decompressed and "
+        "verified before it is stored. The users whose messages or "
+        "files have it find the access in their security logs.",
+        atomic_exclusion=COPY_NOT_ATOMIC,
+        **WRITE_GUARD,
+    )
+    async def blob_copy(self, info: Info, input: BlobCopyInput) -> BlobPayload:
+        to_store = value_or_none(input.to_store) or input.store
+        target = BlobTarget(to_store, input.to, value_or_none(input.sha256))
+        stored = await mutations.copy_blob_unless_dry_run(
+            info.context, input.store, input.from_, target
+        )
+        return BlobPayload(blob=Blob.from_row_or_none(stored))
+
+    @mutation(
+        "Deletes objects of an object store: without `recursive` all or none. A path without an "
+        "object is NOT_FOUND. CONFLICT if a record uses an object, or if it is kept for a "
+        "restored database. Also CONFLICT if an object is less than a day old, since a running "
+        "delivery can use it.",
+        atomic_exclusion=NOT_ATOMIC,
+        **WRITE_GUARD,
+    )
+    async def blob_delete(self, info: Info, input: BlobDeleteInput) -> BlobDeletePayload:
+        deletion = await mutations.delete_blobs_or_queue_deletion_task(
+            info.context, input.store, input.paths, recursive=input.recursive
+        )
+        return BlobDeletePayload(
+            deleted_count=deletion.deleted_count, task=Task.from_row_or_none(deletion.task)
+        )
+
+    @mutation(
+        "Runs the garbage collector now, as a task. It removes blobs and objects that no record "
+        "uses and that were last stored more than a day ago, except below `admin/`. Objects that a "
+        "restored database can need are kept until `MERGANSER_BACKUP_RESTORE_WINDOW` is over, but "
+        "`freedBytes` of the task's result counts their bytes at once.",
+        **WRITE_GUARD,
+    )
+    async def blob_collect(self, info: Info, input: BlobCollectInput) -> BlobCollectPayload:
+        return BlobCollectPayload(
+            task=Task.from_row(await mutations.queue_collection(info.context))
+        )

@@ -1,0 +1,1 @@
+"""Caches and pending writes: types, the query and mutations."""

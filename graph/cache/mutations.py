@@ -1,0 +1,289 @@
+"""Mutations of caches and pending writes, and the one that unpacks an exported account."""
+
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph.blobs.types import STORE_DESCRIPTION
+from graph.cache.types import CACHE_COST, UNRESPONSIVE_NODES_DESCRIPTION
+from graph.files.types import FileContent
+from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
+from graph.types import global_ids
+from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.fields import Info
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_views import View
+from graph.types.references import UserSelection, user_selector_from_selection, value_or_none
+from graph.types.scalars import BigInt, ByteSize, Duration
+from mail.storage.blobs.tiered_store import HOT_NAME
+from models.users.roles import Role, Scope
+from resolvers.cache import bundles, maintenance
+from resolvers.cache.bundles import BundleSource, BundleTarget, UnpackedMailbox
+from resolvers.cache.maintenance import CacheChange
+from resolvers.users.selection import UserSelector
+
+WRITE_GUARD: dict[str, Any] = {"role": Role.ROOT, "scope": Scope.FULL}
+# other processes write to the database before the transaction of a stored payload could commit
+NOT_ATOMIC = AtomicExclusion("A change of caches", forbids_idempotency_key=True)
+UNPACK_NOT_ATOMIC = AtomicExclusion("Unpacking a bundle", forbids_idempotency_key=True)
+
+
+@strawberry.input(description="Input of cacheFlush.")
+class CacheFlushInput(Options):
+    users: UserSelection | None = attribute_field(
+        "Users whose pending writes are counted. All pending writes are written. Default: all "
+        "pending writes are counted.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Input of cacheClean.")
+class CacheCleanInput(Options):
+    users: UserSelection | None = attribute_field(
+        "Users whose credentials, password checks and parsed messages are removed, and objects "
+        "that their messages, files or exports have. Default: all entries, also those without a "
+        "user.",
+        default=UNSET,
+    )
+    days: int = attribute_field(
+        "Number of days for which a removed entry was not used, from 0 to 36,500. 0 removes all "
+        "entries.",
+        default=0,
+    )
+
+
+@strawberry.input(description="Input of cacheRemove.")
+class CacheRemoveInput(Options):
+    users: UserSelection = attribute_field(
+        "Users whose credentials, password checks and parsed messages are removed, and objects "
+        "that their messages, files or exports have. `patterns` selects users by name."
+    )
+
+
+@strawberry.input(description="Input of cacheRescan.")
+class CacheRescanInput(Options):
+    path: str | None = attribute_field(
+        "Beginning of the paths of the objects that are verified, at most 512 characters, such as "
+        "`a7/`. Foreign files are removed only if it is not given. Default: all objects.",
+        default=UNSET,
+    )
+    max_age: Duration | None = attribute_field(
+        "Age of files, at least 0 seconds: those that were stored earlier are removed, too. "
+        "Default: files are kept at any age.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Input of cacheUnpack.")
+class CacheUnpackInput(Options):
+    bundle_name: str = attribute_field(
+        "Name of the folder that is created for the bundle: 1 to 100 characters of A-Z, a-z, 0-9 "
+        "and ._@+=,- that don't begin with a dot."
+    )
+    bundle: FileContent = attribute_field(
+        "File of a userExport in any format: an upload, or text in the given encoding. It has at "
+        "most 10,000 messages with 1 GiB together."
+    )
+    encoding: ContentEncoding = attribute_field(
+        "Encoding of `bundle.text`.", default=ContentEncoding.UTF8
+    )
+    store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
+    path: str = attribute_field(
+        "Path of the folder below `admin/` in which the folder of the bundle is created, such as "
+        "`admin/restore`. It has parts of A-Z, a-z, 0-9 and ._@+=,- that don't begin with a dot."
+    )
+
+
+@strawberry.type(description="Payload of cacheClean and cacheRemove.")
+class CachePayload(MutationPayload):
+    entry_count: int = attribute_field(
+        "Number of removed entries of all nodes. With `validateOnly`: that would be removed.",
+        default=0,
+    )
+    size: ByteSize = attribute_field(
+        "Size of these entries. It is estimated for values in memory, except DNS answers.",
+        default=ByteSize(0),
+    )
+    unresponsive_nodes: list[str] = attribute_field(
+        UNRESPONSIVE_NODES_DESCRIPTION, default_factory=list
+    )
+
+
+@strawberry.type(description="Payload of cacheFlush.")
+class CacheFlushPayload(MutationPayload):
+    entry_count: int = attribute_field(
+        "Number of writes that were pending on all nodes. With `validateOnly`: that are pending.",
+        default=0,
+    )
+    size: ByteSize = attribute_field("Estimated size of these writes.", default=ByteSize(0))
+    lost_count: int = attribute_field(
+        "Number of pending writes that could not be written, because the database or the log store "
+        "failed. They are lost, and counted in the metrics.",
+        default=0,
+    )
+    unresponsive_nodes: list[str] = attribute_field(
+        UNRESPONSIVE_NODES_DESCRIPTION, default_factory=list
+    )
+
+
+@strawberry.type(description="Payload of cacheRescan.")
+class CacheRescanPayload(MutationPayload):
+    entry_count: int = attribute_field("Number of removed files of all nodes.", default=0)
+    size: ByteSize = attribute_field("Size of these files.", default=ByteSize(0))
+    incomplete_nodes: list[str] = attribute_field(
+        "Nodes (`host:port`) whose rescan stopped after 20 seconds, or whose folder could not "
+        "be read. Rescan them in parts, with `path`.",
+        default_factory=list,
+    )
+    unresponsive_nodes: list[str] = attribute_field(
+        UNRESPONSIVE_NODES_DESCRIPTION, default_factory=list
+    )
+
+
+@strawberry.type(description="Mailbox of an unpacked bundle.")
+class BundleMailbox(View):
+    row_type = UnpackedMailbox
+
+    path: str = attribute_field("Path of the mailbox, with `/` between its levels.")
+    uid_validity: BigInt | None = attribute_field(
+        "IMAP UIDVALIDITY (RFC 9051) at the time of the export. Null: the bundle does not tell it."
+    )
+    uid_next: BigInt | None = attribute_field(
+        "IMAP UIDNEXT (RFC 9051) at the time of the export. Null: the bundle does not tell it."
+    )
+    message_count: int = attribute_field("Number of messages of the mailbox in the bundle.")
+
+
+@strawberry.type(description="Payload of cacheUnpack.")
+class CacheUnpackPayload(MutationPayload):
+    mailboxes: list[BundleMailbox] = attribute_field(
+        "Mailboxes of the bundle, at most 10,000.", default_factory=list
+    )
+    files: list[str] = attribute_field(
+        "Paths of the stored objects: `messages.jsonl` with a line for each message, "
+        "`account.json` with the account record, and the messages below `mail/`. With "
+        "`validateOnly`: those that would be stored.",
+        default_factory=list,
+    )
+    skipped_count: int = attribute_field(
+        "Number of entries of the bundle that are damaged, or no messages. They are not stored.",
+        default=0,
+    )
+
+
+def _users(selection: UserSelection | None) -> UserSelector | None:
+    return user_selector_from_selection(selection) if selection else None
+
+
+def _extend_deadline(info: Info, seconds: float) -> None:
+    if deadline := getattr(info.context, "field_deadline", None):
+        deadline.extend(seconds)
+
+
+def _payload_of_removal(change: CacheChange) -> CachePayload:
+    return CachePayload(
+        entry_count=change.count,
+        size=ByteSize(change.size),
+        unresponsive_nodes=list(change.unresponsive_nodes),
+    )
+
+
+@strawberry.type
+class CacheMutation:
+    @mutation(
+        "Writes the pending writes of all processes and nodes, and returns when they are durable. "
+        "Use it before a backup. Each is also written without it, within about a second. It "
+        "can't be part of an `@atomic` request, and can't have an idempotency key.",
+        atomic_exclusion=NOT_ATOMIC,
+        cost=CACHE_COST,
+        **WRITE_GUARD,
+    )
+    async def cache_flush(self, info: Info, input: CacheFlushInput) -> CacheFlushPayload:
+        _extend_deadline(info, maintenance.FLUSH_TIMEOUT)
+        change = await maintenance.flush_pending_writes_and_write_audit_log(
+            info.context, _users(input.users)
+        )
+        return CacheFlushPayload(
+            entry_count=change.count,
+            size=ByteSize(change.size),
+            lost_count=change.lost_count,
+            unresponsive_nodes=list(change.unresponsive_nodes),
+        )
+
+    @mutation(
+        "Removes cached values that were not used for a number of days, on all nodes. They are "
+        "objects of blob caches, credentials, password checks, DNS answers and parsed messages. "
+        "Pending writes stay. It can't be part of an `@atomic` request, and can't have an "
+        "idempotency key.",
+        atomic_exclusion=NOT_ATOMIC,
+        cost=CACHE_COST,
+        **WRITE_GUARD,
+    )
+    async def cache_clean(self, info: Info, input: CacheCleanInput) -> CachePayload:
+        _extend_deadline(info, maintenance.REMOVE_TIMEOUT)
+        change = await maintenance.remove_unused_values_and_write_audit_log(
+            info.context, "cacheClean", _users(input.users), input.days
+        )
+        return _payload_of_removal(change)
+
+    @mutation(
+        "Removes the cached values of users on all nodes. They are credentials, password checks, "
+        "parsed messages, and the objects of their messages, files and exports. Pending writes "
+        "stay. It can't be part of an `@atomic` request, and can't have an idempotency key.",
+        atomic_exclusion=NOT_ATOMIC,
+        cost=CACHE_COST,
+        **WRITE_GUARD,
+    )
+    async def cache_remove(self, info: Info, input: CacheRemoveInput) -> CachePayload:
+        _extend_deadline(info, maintenance.REMOVE_TIMEOUT)
+        selector = user_selector_from_selection(input.users)
+        change = await maintenance.remove_unused_values_and_write_audit_log(
+            info.context, "cacheRemove", selector, 0
+        )
+        return _payload_of_removal(change)
+
+    @mutation(
+        "Verifies the files of the blob caches of all nodes: it removes damaged, foreign and old "
+        "files, and corrects the size. With `validateOnly` nothing is read. It can't be part of "
+        "an `@atomic` request, and can't have an idempotency key.",
+        atomic_exclusion=NOT_ATOMIC,
+        cost=CACHE_COST,
+        **WRITE_GUARD,
+    )
+    async def cache_rescan(self, info: Info, input: CacheRescanInput) -> CacheRescanPayload:
+        _extend_deadline(info, maintenance.RESCAN_TIMEOUT)
+        change = await maintenance.rescan_blob_caches_and_write_audit_log(
+            info.context, value_or_none(input.path) or "", value_or_none(input.max_age)
+        )
+        return CacheRescanPayload(
+            entry_count=change.count,
+            size=ByteSize(change.size),
+            incomplete_nodes=list(change.incomplete_nodes),
+            unresponsive_nodes=list(change.unresponsive_nodes),
+        )
+
+    @mutation(
+        "Unpacks the file of a userExport below `admin/` of an object store, to inspect or recover "
+        "an account, and returns its mailboxes. Either all objects are stored or none. The upload "
+        "is deleted. It can't be part of an `@atomic` request, and can't have an idempotency key.",
+        atomic_exclusion=UNPACK_NOT_ATOMIC,
+        cost=CACHE_COST,
+        **WRITE_GUARD,
+    )
+    async def cache_unpack(self, info: Info, input: CacheUnpackInput) -> CacheUnpackPayload:
+        _extend_deadline(info, bundles.UNPACK_SECONDS)
+        target = BundleTarget(input.store, input.path, input.bundle_name)
+        if input.bundle.upload:
+            upload = input.bundle.upload.value
+            source = BundleSource(upload_id=global_ids.decode("Upload", upload, path=["bundle"]))
+        else:
+            text = input.bundle.text.value if input.bundle.text else ""
+            encoding = ContentEncoding(input.encoding)
+            source = BundleSource(decode_attachment_content(text, encoding, ["bundle"]))
+        bundle = await bundles.store_bundle_objects_and_delete_upload(info.context, source, target)
+        return CacheUnpackPayload(
+            mailboxes=[BundleMailbox.from_row(row) for row in bundle.mailboxes],
+            files=bundle.paths,
+            skipped_count=bundle.skipped_count,
+        )

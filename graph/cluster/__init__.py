@@ -1,0 +1,1 @@
+"""Schema of nodes and user affinities."""

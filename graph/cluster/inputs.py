@@ -1,0 +1,178 @@
+"""Inputs of nodes and user affinities, and references to nodes."""
+
+from collections.abc import Sequence
+
+import strawberry
+from strawberry import UNSET
+
+from graph.types.errors import Options, attribute_field
+from graph.types.fields import Info
+from graph.types.input_conditions import ConditionsInput
+from graph.types.object_references import ObjectRef, id_from_ref
+from graph.types.references import UserSelection
+from graph.types.scalars import Duration
+from models.cluster.nodes import (
+    DEFAULT_WEIGHT,
+    AdministrativeNodeState,
+    ClusterNodeState,
+    NodeKind,
+)
+from models.errors import NotFound, require_within_limit
+from resolvers.cluster.loaders import HostAndOptionalPort, require_unambiguous_ids_by_address
+from resolvers.cluster.validation import normalized_host
+
+DEFAULT_PORT = 8025
+HOST_DESCRIPTION = "Host name or IP address of the node."
+WEIGHT_DESCRIPTION = (
+    "Share of users that the node serves, in proportion to the weights of the other nodes, from 1 "
+    "to 10,000."
+)
+TAG_DESCRIPTION = "Label that groups nodes, at most 64 printable characters."
+
+
+@strawberry.input(description="Host and port of a node.")
+class ClusterNodeAddressInput:
+    host: str = attribute_field(HOST_DESCRIPTION)
+    port: int = attribute_field("TCP port of the node, from 1 to 65,535.")
+
+
+@strawberry.input(one_of=True, description="Reference to one node.")
+class ClusterNodeRef(ObjectRef):
+    host: strawberry.Maybe[str] = attribute_field("Host name or IP address that only one node has.")
+    address: strawberry.Maybe[ClusterNodeAddressInput] = attribute_field(
+        "Host and port of the node."
+    )
+
+
+@strawberry.input(description="Conditions on nodes. All must hold.")
+class ClusterNodeFilter(ConditionsInput):
+    kind: NodeKind | None = attribute_field("Returns only nodes of this kind.", default=UNSET)
+    tag: str | None = attribute_field("Returns only nodes with this tag.", default=UNSET)
+    state: ClusterNodeState | None = attribute_field(
+        "Returns only nodes in this state.", default=UNSET
+    )
+
+
+@strawberry.input(description="Conditions on user affinities. All must hold.")
+class UserAffinityFilter(ConditionsInput):
+    node: ClusterNodeRef | None = attribute_field(
+        "Returns only users that this node serves.", default=UNSET
+    )
+    users: UserSelection | None = attribute_field("Returns only these users.", default=UNSET)
+
+
+@strawberry.input(description="Input of clusterNodeAdd.")
+class ClusterNodeAddInput(Options):
+    host: str = attribute_field(HOST_DESCRIPTION)
+    port: int = attribute_field(
+        "TCP port of HTTP of a BACKEND; of a FRONT node the port that is probed. From 1 to 65,535.",
+        default=DEFAULT_PORT,
+    )
+    kind: NodeKind = attribute_field(
+        "Kind of the node: a server or a load balancer. Default: BACKEND.", default=NodeKind.BACKEND
+    )
+    tag: str | None = attribute_field(f"{TAG_DESCRIPTION} Default: none.", default=UNSET)
+    weight: int = attribute_field(WEIGHT_DESCRIPTION, default=DEFAULT_WEIGHT)
+    state: AdministrativeNodeState = attribute_field(
+        "Administrative state of the node. A DRAINING node ends its sessions at once.",
+        default=AdministrativeNodeState.UP,
+    )
+
+
+@strawberry.input(description="New values of nodes. An absent field leaves the value.")
+class ClusterNodePatch:
+    state: strawberry.Maybe[AdministrativeNodeState] = attribute_field(
+        "Administrative state. DRAINING again begins the drain time again."
+    )
+    weight: strawberry.Maybe[int] = attribute_field(WEIGHT_DESCRIPTION)
+    tag: str | None = attribute_field(f"{TAG_DESCRIPTION} Null: none.", default=UNSET)
+    drain_time: strawberry.Maybe[Duration] = attribute_field(
+        "Time over which the nodes end their sessions, from 0 seconds to 1 day. It requires the "
+        "state DRAINING. Default: 5 minutes."
+    )
+
+
+@strawberry.input(description="Input of clusterNodeUpdate.")
+class ClusterNodeUpdateInput(Options):
+    nodes: list[ClusterNodeRef] = attribute_field("Nodes to change, at most 1,000 by default.")
+    set: ClusterNodePatch = attribute_field("New values, the same for all nodes.")
+
+
+@strawberry.input(description="Input of clusterNodeRemove.")
+class ClusterNodeRemoveInput(Options):
+    nodes: list[ClusterNodeRef] = attribute_field("Nodes to remove, at most 1,000 by default.")
+
+
+@strawberry.input(description="Input of clusterNodeFlush.")
+class ClusterNodeFlushInput(Options):
+    node: ClusterNodeRef = attribute_field("Node whose users lose their pins.")
+    force: bool = attribute_field(
+        "True also ends the sessions on the node of users that another node serves. False: "
+        "sessions continue.",
+        default=False,
+    )
+
+
+@strawberry.input(description="Input of userAffinitySet.")
+class UserAffinitySetInput(Options):
+    users: UserSelection = attribute_field("Users to pin.")
+    node: ClusterNodeRef | None = attribute_field(
+        "BACKEND node that serves the users from now on. Default: null, which removes their pins.",
+        default=UNSET,
+    )
+    duration: Duration | None = attribute_field(
+        "Time after which the pins end, from 1 minute to 3,650 days. It requires `node`. Default: "
+        "null, no end.",
+        default=UNSET,
+    )
+
+
+async def resolve_node_id_or_raise(info: Info, ref: ClusterNodeRef, *path: str) -> int:
+    """Return the row ID of a reference to a node. Raises as `resolve_node_ids_or_raise`."""
+    (node_id,) = await _resolve_node_ids_with_paths_or_raise(info, [(ref, path)], path)
+    return node_id
+
+
+async def resolve_node_ids_or_raise(
+    info: Info, refs: Sequence[ClusterNodeRef], path: str
+) -> list[int]:
+    """Return the row IDs of references to nodes, in their order.
+
+    Raises InvalidInput if an ID or host is malformed or a host has several nodes, NotFound if no
+    node has the host and port, and LimitReached for too many references.
+    """
+    max_count = info.context.environment.options.bulk_max_items
+    text = f"At most {max_count} objects can be selected at once."
+    require_within_limit(len(refs), max_count, text, path=[path])
+    pairs = [(ref, (path, str(index))) for index, ref in enumerate(refs)]
+    return await _resolve_node_ids_with_paths_or_raise(info, pairs, (path,))
+
+
+async def _resolve_node_ids_with_paths_or_raise(
+    info: Info,
+    refs_with_paths: Sequence[tuple[ClusterNodeRef, Sequence[str]]],
+    list_path: Sequence[str],
+) -> list[int]:
+    addresses = [_address_from_ref(ref, path) for ref, path in refs_with_paths]
+    given = list(dict.fromkeys(address for address in addresses if address))
+    ids = await require_unambiguous_ids_by_address(info.context, given, list_path) if given else {}
+    result: list[int] = []
+    for address, (ref, path) in zip(addresses, refs_with_paths, strict=True):
+        if address is None:
+            result.append(id_from_ref(ref, *path))
+        elif address in ids:
+            result.append(ids[address])
+        else:
+            raise NotFound(address.host, path=path)
+    return result
+
+
+def _address_from_ref(ref: ClusterNodeRef, path: Sequence[str]) -> HostAndOptionalPort | None:
+    """Return the host and port of a reference; None if it is an ID."""
+    if ref.host:
+        return HostAndOptionalPort(normalized_host(ref.host.value, *path, "host"), None)
+    if ref.address:
+        address = ref.address.value
+        host = normalized_host(address.host, *path, "address", "host")
+        return HostAndOptionalPort(host, address.port)
+    return None

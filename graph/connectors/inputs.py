@@ -1,0 +1,383 @@
+"""Inputs of connectors and of accounts on remote servers."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph.types.errors import Options, attribute_field
+from graph.types.references import UserRef
+from graph.types.scalars import URL, ByteSize, Duration
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
+from models.errors import InvalidInput
+from models.validation_constraints import ValidationConstraint
+from resolvers.connectors.options import OptionName
+
+PLAIN_FIELDS = (
+    "name", "protocol", "host", "port", "security", "auth_mechanism", "username",
+    "target_domain", "target_folder",
+    "interval", "max_age", "max_bytes_per_second", "exclude", "auto_map_folders", "subscribe_all",
+    "skip_cross_duplicates", "remove_duplicates", "source_retention", "mirror_deletes",
+    "remote_timeout", "local_timeout", "spam_check", "virus_check", "apply_filters", "active",
+)  # fmt: skip
+
+
+HALF_AN_HOUR, TEN_MINUTES = timedelta(minutes=30), timedelta(minutes=10)
+DEFAULT_EXCLUDE = "(?i)spam|(?i)junk"
+
+
+@strawberry.input(description="Rule that renames mailboxes of the remote server.")
+class FolderRewriteInput:
+    pattern: str = attribute_field(
+        "Regular expression that is searched for, ignoring case, in the path that the previous "
+        "rules return. The first rule gets the remote path, with `/` between levels. The first "
+        "match is replaced. Rules don't apply to mailboxes that `autoMapFolders` maps."
+    )
+    replacement: str = attribute_field(
+        "Replacement of the first match. `$1` to `$9` are the groups of the match."
+    )
+
+
+@strawberry.input(description="Custom option of a connector.")
+class ConnectorOptionInput:
+    name: OptionName = attribute_field("Name of the custom option.")
+    value: str | None = attribute_field(
+        "Value of the option. Default: `true` for options that are on or off. The other options "
+        "require a value.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(
+    description="OAuth 2.0 token endpoint (RFC 6749). The password of the connector is the refresh "
+    "token."
+)
+class ConnectorOauthInput:
+    token_url: URL = attribute_field(
+        "URL of the token endpoint. It must be `https` unless private networks are allowed."
+    )
+    client_id: str = attribute_field(
+        "Client ID of this server at the token endpoint, at most 1,000 characters."
+    )
+    client_secret: str | None = attribute_field(
+        "Client secret of this server at the token endpoint. It is never returned. Default: the "
+        "stored secret if `tokenUrl` and `clientId` stay the same, else none.",
+        default=UNSET,
+    )
+    scope: str | None = attribute_field(
+        "Requested OAuth scope. Default: the scope of the refresh token.", default=UNSET
+    )
+
+
+def validated_connector_column_values(connector_input: Any) -> dict[str, Any]:
+    """Return the values that an input sets, by column. Absent fields are left out.
+
+    Raises Invalid if `deleteSource` is combined with `sourceRetention`.
+    """
+    values: dict[str, Any] = {}
+    for name in PLAIN_FIELDS:
+        value = _input_value(getattr(connector_input, name, UNSET))
+        if value is not UNSET:
+            values[name] = value
+    for name, to_json in (
+        ("folder_rewrites", _folder_rewrite_json),
+        ("custom_options", _custom_option_json),
+    ):
+        if (items := _input_value(getattr(connector_input, name, UNSET))) is not UNSET:
+            values[name] = [to_json(item) for item in items or ()]
+    if (oauth := _input_value(getattr(connector_input, "oauth", UNSET))) is not UNSET:
+        values["oauth"] = oauth and {
+            name: getattr(oauth, name) or None
+            for name in ("token_url", "client_id", "client_secret", "scope")
+        }
+    if _input_value(getattr(connector_input, "delete_source", UNSET)) is True:
+        if values.get("source_retention"):
+            text = "`deleteSource` and `sourceRetention` can't be combined."
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.EXCLUSIVE, path=["deleteSource"]
+            )
+        values["source_retention"] = timedelta(0)
+    return values
+
+
+def _input_value(field_value: Any) -> Any:
+    """Return the value of an input field; UNSET if the field is absent."""
+    if field_value is None or field_value is UNSET:
+        return UNSET
+    return field_value.value if isinstance(field_value, strawberry.Some) else field_value
+
+
+def _folder_rewrite_json(rewrite_input: FolderRewriteInput) -> Mapping[str, str]:
+    """Return the stored JSON of a folder rewrite."""
+    return {"pattern": rewrite_input.pattern, "replacement": rewrite_input.replacement}
+
+
+def _custom_option_json(option_input: ConnectorOptionInput) -> Mapping[str, str]:
+    """Return the stored JSON of a custom option."""
+    return {"name": OptionName(option_input.name), "value": option_input.value or ""}
+
+
+@strawberry.input(description="Account on a remote server, and rules for fetching its messages.")
+class RemoteAccountInput:
+    protocol: ConnectorProtocol = attribute_field(
+        "Protocol of the remote server: IMAP or POP3.", default=ConnectorProtocol.IMAP
+    )
+    host: str = attribute_field(
+        "Host name or IP address of the remote server. Private networks require the setting "
+        "`connectors.allowPrivateNetworks`."
+    )
+    port: int | None = attribute_field(
+        "TCP port of the remote server. Default: IMAP 993 with TLS, else 143; POP3 995 with TLS, "
+        "else 110.",
+        default=UNSET,
+    )
+    security: ConnectorSecurity = attribute_field(
+        "Encryption of the connection. NONE requires the setting "
+        "`connectors.allowPrivateNetworks`.",
+        default=ConnectorSecurity.TLS,
+    )
+    username: str = attribute_field("Username on the remote server, at most 255 characters.")
+    password: str = attribute_field(
+        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
+        "`oauth` the refresh token. It is never returned."
+    )
+    auth_mechanism: AuthMechanism = attribute_field(
+        "SASL mechanism for signing in on the remote server.", default=AuthMechanism.PLAIN
+    )
+    oauth: ConnectorOauthInput | None = attribute_field(
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
+    )
+    target_domain: str | None = attribute_field(
+        "Domain of the recipient address that filters see for fetched messages. Default: the "
+        "domain of the user's main address.",
+        default=UNSET,
+    )
+    max_age: Duration | None = attribute_field(
+        "Maximum age of fetched messages, counted from their arrival on the remote server, PT1M "
+        "to P36500D. Older ones are not fetched. No effect with POP3. Default: unlimited.",
+        default=UNSET,
+    )
+    max_bytes_per_second: ByteSize | None = attribute_field(
+        "Maximum transfer rate in bytes per second, at least 1. Default: unlimited.", default=UNSET
+    )
+    exclude: str | None = attribute_field(
+        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
+        "excluded. Default of a new connector: paths that contain `spam` or `junk` (case is "
+        "ignored).",
+        default=DEFAULT_EXCLUDE,
+    )
+    folder_rewrites: list[FolderRewriteInput] | None = attribute_field(
+        "Rules that rename remote mailboxes, at most 50.", default=UNSET
+    )
+    auto_map_folders: bool = attribute_field(
+        "True maps remote mailboxes to local ones by special use. At the top level and "
+        "directly below INBOX it also maps by usual name, such as Sent Items to Sent. No "
+        "effect with `targetFolder`.",
+        default=True,
+    )
+    skip_cross_duplicates: bool = attribute_field(
+        "True fetches a message that is in several remote mailboxes only once.", default=False
+    )
+    remove_duplicates: bool = attribute_field(
+        "True skips messages that the local mailbox already contains.", default=True
+    )
+    delete_source: bool = attribute_field(
+        "True deletes a message on the remote server right after it was fetched, as "
+        '`sourceRetention: "PT0S"` does. Not allowed with another `sourceRetention` or with '
+        "`mirrorDeletes`.",
+        default=False,
+    )
+    remote_timeout: Duration = attribute_field(
+        "Maximum time without a response of the remote server, PT1S to PT1H.", default=TEN_MINUTES
+    )
+    local_timeout: Duration = attribute_field(
+        "Maximum time of a database transaction of the run, PT1S to PT1H.", default=TEN_MINUTES
+    )
+    custom_options: list[ConnectorOptionInput] | None = attribute_field(
+        "Custom options, at most 50.", default=UNSET
+    )
+    spam_check: bool = attribute_field(
+        "True scans messages fetched into INBOX for spam.", default=True
+    )
+    virus_check: bool = attribute_field(
+        ("True scans messages fetched into INBOX for viruses."), default=True
+    )
+    apply_filters: bool = attribute_field(
+        "True runs the filters and the active Sieve script of the user on messages "
+        "fetched into INBOX.",
+        default=False,
+    )
+
+
+@strawberry.input(description="Input of connectorCreate.")
+class ConnectorCreateInput(Options, RemoteAccountInput):
+    user: UserRef | None = attribute_field(
+        "User who gets the messages. Default: the signed-in user.", default=UNSET
+    )
+    name: str | None = attribute_field(
+        "Name of the connector, at most 255 characters. Default: username and host of the remote "
+        "account.",
+        default=UNSET,
+    )
+    target_folder: str | None = attribute_field(
+        "Path of the local mailbox that contains all fetched mailboxes. Default, and for "
+        "INBOX: the remote hierarchy.",
+        default=UNSET,
+    )
+    interval: Duration | None = attribute_field(
+        "Time from the end of a run to the next one, more than PT4M and at most P30D. "
+        "Failed runs prolong it by a factor of up to 6. Null: runs are only started by "
+        "`connectorStart`.",
+        default=HALF_AN_HOUR,
+    )
+    subscribe_all: bool = attribute_field(
+        "True subscribes to mailboxes that a run creates.", default=True
+    )
+    source_retention: Duration | None = attribute_field(
+        "Time after which a fetched message is deleted on the remote server. PT0S: at once. "
+        "Null: never.",
+        default=UNSET,
+    )
+    mirror_deletes: bool = attribute_field(
+        "True: a run deletes local messages that were deleted on the remote server. They "
+        "can be restored until their retention ends. Only for "
+        "IMAP. Not allowed with `sourceRetention`.",
+        default=False,
+    )
+    active: bool = attribute_field(
+        "True runs the connector at its interval. False: only `connectorStart` runs it.",
+        default=True,
+    )
+
+
+@strawberry.input(
+    description="New values of connectors. An absent field leaves the value unchanged, except "
+    "`port` if `protocol` or `security` changes."
+)
+class ConnectorPatch:
+    user: strawberry.Maybe[UserRef] = attribute_field(
+        "User who gets the messages. All messages are fetched again for a new user, and "
+        "the runs so far are deleted. The change is "
+        "a ConflictError while a run is queued or in progress. Another user "
+        "requires the role DOMAIN_ADMIN with the permission CONNECTORS, or the role ADMIN."
+    )
+    name: strawberry.Maybe[str | None] = attribute_field(
+        "Name of the connector, at most 255 characters. Null: username and host of the remote "
+        "account."
+    )
+    protocol: strawberry.Maybe[ConnectorProtocol] = attribute_field(
+        "Protocol of the remote server: IMAP or POP3."
+    )
+    host: strawberry.Maybe[str] = attribute_field(
+        "Host name or IP address of the remote server. A new host requires `password`."
+    )
+    port: strawberry.Maybe[int | None] = attribute_field(
+        "TCP port of the remote server. Null: the default port of `protocol` and `security`. An "
+        "absent port also becomes the default if `protocol` or `security` changes."
+    )
+    security: strawberry.Maybe[ConnectorSecurity] = attribute_field(
+        "Encryption of the connection. NONE requires the setting "
+        "`connectors.allowPrivateNetworks`, and a change to NONE also `password`."
+    )
+    username: strawberry.Maybe[str] = attribute_field(
+        "Username on the remote server, at most 255 characters."
+    )
+    password: strawberry.Maybe[str] = attribute_field(
+        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
+        "`oauth` the refresh token. It is never returned. Required if `host`, `username`, `oauth` "
+        "or `user` changes, `security` becomes NONE, or a connector without a password is "
+        "activated."
+    )
+    auth_mechanism: strawberry.Maybe[AuthMechanism] = attribute_field(
+        "SASL mechanism for signing in on the remote server."
+    )
+    oauth: strawberry.Maybe[ConnectorOauthInput | None] = attribute_field(
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER. Null: the password "
+        "is used as it is. Another endpoint, client ID or scope, or null, requires `password`."
+    )
+    target_domain: strawberry.Maybe[str | None] = attribute_field(
+        "Domain of the recipient address that filters see for fetched messages. Null: the domain "
+        "of the user's main address."
+    )
+    target_folder: strawberry.Maybe[str | None] = attribute_field(
+        "Path of the local mailbox that contains all fetched mailboxes. Null or INBOX: "
+        "the remote hierarchy."
+    )
+    interval: strawberry.Maybe[Duration | None] = attribute_field(
+        "Time from the end of a run to the next one, more than PT4M and at most P30D. Failed runs "
+        "prolong it by a factor of up to 6. Null: runs are only started by "
+        "`connectorStart`."
+    )
+    max_age: strawberry.Maybe[Duration | None] = attribute_field(
+        "Maximum age of fetched messages, counted from their arrival on the remote server, PT1M "
+        "to P36500D. Older ones are not fetched. No effect with POP3. Null: unlimited."
+    )
+    max_bytes_per_second: strawberry.Maybe[ByteSize | None] = attribute_field(
+        "Maximum transfer rate in bytes per second, at least 1. Null: unlimited."
+    )
+    exclude: strawberry.Maybe[str | None] = attribute_field(
+        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
+        "excluded. Default of a new connector: paths that contain `spam` or `junk` (case is "
+        "ignored)."
+    )
+    folder_rewrites: strawberry.Maybe[list[FolderRewriteInput] | None] = attribute_field(
+        "All rules that rename remote mailboxes, at most 50. They replace the stored rules. Null "
+        "or an empty list removes all."
+    )
+    auto_map_folders: strawberry.Maybe[bool] = attribute_field(
+        "True maps remote mailboxes to local ones by special use. At the top level and "
+        "directly below INBOX it also maps by usual name, such as Sent Items to Sent. No "
+        "effect with `targetFolder`."
+    )
+    subscribe_all: strawberry.Maybe[bool] = attribute_field(
+        "True subscribes to mailboxes that a run creates."
+    )
+    skip_cross_duplicates: strawberry.Maybe[bool] = attribute_field(
+        "True stores a message that is in several remote mailboxes only once, from the mailbox "
+        "that is fetched first."
+    )
+    remove_duplicates: strawberry.Maybe[bool] = attribute_field(
+        "True skips messages that the local mailbox already contains."
+    )
+    source_retention: strawberry.Maybe[Duration | None] = attribute_field(
+        "Time after which a fetched message is deleted on the remote server. PT0S: at once. Null: "
+        "never."
+    )
+    delete_source: strawberry.Maybe[bool] = attribute_field(
+        "True sets `sourceRetention` to PT0S: the run that fetches a message also deletes it on "
+        "the remote server. False changes nothing; null in `sourceRetention` ends the deletion. "
+        "Not allowed with another `sourceRetention` or with "
+        "`mirrorDeletes`."
+    )
+    mirror_deletes: strawberry.Maybe[bool] = attribute_field(
+        "True: a run deletes local messages that were deleted on the remote server. They can be "
+        "restored until their retention ends. Only for "
+        "IMAP. Not allowed with `sourceRetention`."
+    )
+    remote_timeout: strawberry.Maybe[Duration] = attribute_field(
+        "Maximum time without a response of the remote server, PT1S to PT1H."
+    )
+    local_timeout: strawberry.Maybe[Duration] = attribute_field(
+        "Maximum time of a database transaction of the run, PT1S to PT1H."
+    )
+    custom_options: strawberry.Maybe[list[ConnectorOptionInput] | None] = attribute_field(
+        "All custom options, at most 50. They replace the stored options. Null or an empty list "
+        "removes all."
+    )
+    spam_check: strawberry.Maybe[bool] = attribute_field(
+        "True scans messages fetched into INBOX for spam."
+    )
+    virus_check: strawberry.Maybe[bool] = attribute_field(
+        "True scans messages fetched into INBOX for viruses. Messages of other mailboxes are not "
+        "scanned."
+    )
+    apply_filters: strawberry.Maybe[bool] = attribute_field(
+        "True runs the filters and the active Sieve script of the user on messages fetched into "
+        "INBOX."
+    )
+    active: strawberry.Maybe[bool] = attribute_field(
+        "True runs the connector at its interval, and at once if it was inactive. False: only "
+        "`connectorStart` runs it."
+    )

@@ -1,0 +1,192 @@
+"""Queries of domains and alias domains."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.domains.types import DOMAIN_ADMIN_GUARD, Domain, DomainAlias
+from graph.types import global_ids
+from graph.types.connections import Connection, connection_of_page, page_request
+from graph.types.errors import attribute_field
+from graph.types.fields import Info, query
+from graph.types.input_conditions import ConditionsInput
+from graph.types.object_access import DOMAINS
+from graph.types.references import (
+    DomainAliasRef,
+    DomainRef,
+    UserRef,
+    domain_selector_from_ref,
+    load_visible_user_or_require_viewer,
+    maybe_value,
+    optional_tuple,
+    value_or_none,
+)
+from graph.types.row_mapping import (
+    selected_columns,
+)
+from models.store.keyset_pages import ordering_name
+from models.users.roles import Scope
+from resolvers.domains import aliases
+from resolvers.domains import loaders as domain_loaders
+from resolvers.domains.aliases import DomainAliasOrder
+from resolvers.domains.loaders import DomainConditions, DomainOrder
+
+
+@strawberry.input(description="Conditions on alias domains.")
+class DomainAliasFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only alias domains with this text in their own name or in that of their domain "
+        "(case is ignored).",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Conditions on domains. All must hold.")
+class DomainFilter(ConditionsInput):
+    query: str | None = attribute_field(
+        "Returns only domains with this text in the name or description (case is ignored).",
+        default=UNSET,
+    )
+    active: bool | None = attribute_field(
+        "True returns only active domains, false only the others.", default=UNSET
+    )
+    backup_mx: bool | None = attribute_field(
+        "True returns only domains for which the server is a backup MX, false only the others.",
+        default=UNSET,
+    )
+    administered_by: UserRef | None = attribute_field(
+        "Returns only domains that this user administers as DOMAIN_ADMIN: none if the caller "
+        "can't see the user.",
+        default=UNSET,
+    )
+    not_administered_by: UserRef | None = attribute_field(
+        "Returns only domains that this user does not administer as DOMAIN_ADMIN: all if the "
+        "caller can't see the user.",
+        default=UNSET,
+    )
+    tags: list[str] | None = attribute_field(
+        "Returns only domains with at least one of these tags (case is ignored).", default=UNSET
+    )
+
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> DomainConditions:
+        """Convert the filter to conditions of the resolvers.
+
+        An unknown user selects no domain.
+        """
+
+        async def resolve_user_id(ref: UserRef | None) -> int | None:
+            if not ref:
+                return None
+            row = await load_visible_user_or_require_viewer(info, ref)
+            return row.id if row else 0
+
+        return DomainConditions(
+            query=self.query or None,
+            active=value_or_none(self.active),
+            backup_mx=value_or_none(self.backup_mx),
+            administered_by=await resolve_user_id(self.administered_by),
+            not_administered_by=await resolve_user_id(self.not_administered_by),
+            tags=optional_tuple(self.tags),
+        )
+
+
+@strawberry.type
+class DomainQuery:
+    @query(
+        "Returns a domain by ID or name. Null if it does not exist or the caller does not "
+        "administer it. Null also for the name of an alias domain.",
+        scope=Scope.READ,
+        **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
+    )
+    async def domain(self, info: Info, by: DomainRef) -> Domain | None:
+        ref = domain_selector_from_ref(by, path="by")
+        if ref.id is None:
+            return Domain.from_row_or_none(
+                await domain_loaders.find_administered_domain(info.context, ref.name or "")
+            )
+        (row,) = await domain_loaders.load_administered_domains_by_id(info.context, [ref.id])
+        return Domain.from_row_or_none(row)
+
+    @query(
+        "Returns the domains that the caller administers.",
+        scope=Scope.READ,
+        **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
+    )
+    async def domains(
+        self,
+        info: Info,
+        filter: DomainFilter | None = UNSET,
+        order_by: DomainOrder = DomainOrder.NAME_ASC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Domain]:
+        conditions = (
+            await filter.resolve_conditions_or_match_nothing(info) if filter else DomainConditions()
+        )
+        list_ordering = ordering_name(
+            f"domains-{order_by}", None if conditions == DomainConditions() else conditions
+        )
+        list_order = domain_loaders.LIST_ORDERS[order_by]
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
+            info,
+            Domain,
+            await domain_loaders.read_domain_page(
+                info.context, conditions, requested_page, selected_columns(info, Domain), order_by
+            ),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: domain_loaders.count_domains(info.context, conditions),
+        )
+
+    @query(
+        "Returns an alias domain by ID or name. Null if it does not exist or the caller does not "
+        "administer its domain.",
+        scope=Scope.READ,
+        **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
+    )
+    async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
+        if by.id:
+            key = global_ids.decode("DomainAlias", by.id.value, path="by")
+            (row,) = await aliases.load_visible_aliases_by_id(info.context, [key])
+            return DomainAlias.from_row_or_none(row)
+        return DomainAlias.from_row_or_none(
+            await aliases.find_visible_alias(info.context, maybe_value(by.alias) or "")
+        )
+
+    @query(
+        "Returns the alias domains of the domains that the caller administers.",
+        scope=Scope.READ,
+        **DOMAIN_ADMIN_GUARD,
+        access=DOMAINS,
+    )
+    async def domain_aliases(
+        self,
+        info: Info,
+        filter: DomainAliasFilter | None = UNSET,
+        order_by: DomainAliasOrder = DomainAliasOrder.ALIAS_ASC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[DomainAlias]:
+        search_text = (filter.query or None) if filter else None
+        list_ordering = ordering_name(f"domain-aliases-{order_by}", search_text)
+        list_order = aliases.LIST_ORDERS[order_by]
+        requested_page = page_request(list_ordering, first, after, last, before)
+        return await connection_of_page(
+            info,
+            DomainAlias,
+            await aliases.read_alias_page(
+                info.context,
+                search_text,
+                requested_page,
+                selected_columns(info, DomainAlias),
+                order_by,
+            ),
+            lambda row: list_order.cursor_of_row(row, list_ordering),
+            lambda: aliases.count_aliases(info.context, search_text),
+        )

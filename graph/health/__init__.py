@@ -1,0 +1,1 @@
+"""Health of components, storage, and control of servers: types, queries and mutations."""

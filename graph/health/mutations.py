@@ -1,0 +1,164 @@
+"""Mutations that stop and start components and servers."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph.health.types import Component
+from graph.sessions.types import SESSION_COST
+from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.fields import Info
+from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.references import value_or_none
+from graph.types.scalars import Duration
+from models.users.roles import Role, Scope
+from resolvers.health import server_control, update
+
+CONTROL_GUARD: dict[str, Any] = {"role": Role.ROOT, "scope": Scope.FULL, "cost": SESSION_COST}
+NODE_DESCRIPTION = (
+    "Name (`host:port`) of the only node on which it happens, or a host that has only one node. "
+    "Default: all nodes."
+)
+UNRESPONSIVE_NODES_DESCRIPTION = (
+    "Nodes (`host:port`) with a process that did not answer within a second. Empty if all "
+    "processes answered."
+)
+DEFAULT_GRACE = timedelta(seconds=10)
+
+
+@strawberry.input(description="Input of componentStop.")
+class ComponentStopInput(Options):
+    components: list[str] = attribute_field("Names of the listeners and workers to stop, 1 to 100.")
+    node: str | None = attribute_field(NODE_DESCRIPTION, default=UNSET)
+
+
+@strawberry.input(description="Input of componentStart.")
+class ComponentStartInput(Options):
+    components: list[str] = attribute_field(
+        "Names of the listeners and workers to start, 1 to 100."
+    )
+    node: str | None = attribute_field(NODE_DESCRIPTION, default=UNSET)
+
+
+@strawberry.type(description="Payload of componentStop and componentStart.")
+class ComponentsPayload(MutationPayload):
+    components: list[Component] = attribute_field(
+        "The components of these names on these nodes, as they are now. One that still finishes "
+        "its work is STOPPING.",
+        default_factory=list,
+    )
+    unresponsive_nodes: list[str] = attribute_field(
+        "Nodes (`host:port`) with a process that did not answer within a second. It applies "
+        "the change when it answers again, and at its next start. Empty if all processes answered.",
+        default_factory=list,
+    )
+
+
+@strawberry.input(description="Input of serverStop.")
+class ServerStopInput(Options):
+    grace: Duration = attribute_field(
+        "Longest time for which a server still answers requests while it drains, from 0 seconds "
+        "to 10 minutes. Then the next server stops. The setting MERGANSER_SHUTDOWN_DRAIN can be "
+        "shorter.",
+        default=Duration(DEFAULT_GRACE),
+    )
+    node: str | None = attribute_field(NODE_DESCRIPTION, default=UNSET)
+
+
+@strawberry.type(description="Payload of serverStop.")
+class ServerStopPayload(MutationPayload):
+    stopping_at: datetime | None = attribute_field(
+        "Time when the first server stops. Null if the mutation failed.", default=None
+    )
+
+
+@strawberry.input(description="Input of configReload.")
+class ConfigReloadInput(Options):
+    node: str | None = attribute_field(NODE_DESCRIPTION, default=UNSET)
+
+
+@strawberry.type(description="Payload of configReload.")
+class ConfigReloadPayload(MutationPayload):
+    changed_keys: list[str] = attribute_field(
+        "Names of the settings whose values in the file or the environment differ from those in "
+        "use, as names of variables, in alphabetical order.",
+        default_factory=list,
+    )
+    restart_required_keys: list[str] = attribute_field(
+        "Those of `changedKeys` whose new values apply only after a restart of the server. The "
+        "others apply now.",
+        default_factory=list,
+    )
+    unresponsive_nodes: list[str] = attribute_field(
+        UNRESPONSIVE_NODES_DESCRIPTION, default_factory=list
+    )
+
+
+def _components_payload(changed: update.ChangedComponents) -> ComponentsPayload:
+    return ComponentsPayload(
+        components=[Component.from_row(row) for row in changed.rows],
+        unresponsive_nodes=list(changed.unresponsive_nodes),
+    )
+
+
+@strawberry.type
+class HealthMutation:
+    @mutation(
+        "Stops listeners and background workers in all processes of one node or of all nodes, "
+        "within a second. They finish their current work first: a listener accepts no more "
+        "connections, ends idle sessions and finishes messages in DATA; a worker ends its leases. "
+        "They stay stopped after a restart, until componentStart. HTTP can't be stopped. It can't "
+        "be part of an `@atomic` request, and can't have an idempotency key.",
+        **CONTROL_GUARD,
+        atomic_exclusion=AtomicExclusion("A stop of components", forbids_idempotency_key=True),
+    )
+    async def component_stop(self, info: Info, input: ComponentStopInput) -> ComponentsPayload:
+        changed = await update.stop_or_start_components(
+            info.context, input.components, value_or_none(input.node), is_stopped=True
+        )
+        return _components_payload(changed)
+
+    @mutation(
+        "Starts listeners and background workers that componentStop has stopped, in all processes "
+        "of one node or of all nodes, within a second. A component that runs is no error. It can't "
+        "be part of an `@atomic` request, and can't have an idempotency key.",
+        **CONTROL_GUARD,
+        atomic_exclusion=AtomicExclusion("A start of components", forbids_idempotency_key=True),
+    )
+    async def component_start(self, info: Info, input: ComponentStartInput) -> ComponentsPayload:
+        changed = await update.stop_or_start_components(
+            info.context, input.components, value_or_none(input.node), is_stopped=False
+        )
+        return _components_payload(changed)
+
+    @mutation(
+        "Stops the servers of one node, or of all nodes one after another, as SIGTERM does. The "
+        "server that answers is the last one. It can't be part of an `@atomic` request, and can't "
+        "have an idempotency key.",
+        **CONTROL_GUARD,
+        atomic_exclusion=AtomicExclusion("A stop of servers", forbids_idempotency_key=True),
+    )
+    async def server_stop(self, info: Info, input: ServerStopInput) -> ServerStopPayload:
+        return ServerStopPayload(
+            stopping_at=await server_control.start_stopping_servers_in_turn(
+                info.context, value_or_none(input.node), input.grace
+            )
+        )
+
+    @mutation(
+        "Reads the settings file MERGANSER_CONFIG and the certificates of one node or of all nodes "
+        "again. No connection ends. If a file can't be used, nothing changes on any node, and the "
+        "error names the line. It can't be part of an `@atomic` request, and can't have an "
+        "idempotency key.",
+        **CONTROL_GUARD,
+        atomic_exclusion=AtomicExclusion("A reload of settings", forbids_idempotency_key=True),
+    )
+    async def config_reload(self, info: Info, input: ConfigReloadInput) -> ConfigReloadPayload:
+        reloaded = await server_control.reload_config(info.context, value_or_none(input.node))
+        return ConfigReloadPayload(
+            changed_keys=list(reloaded.changed_keys),
+            restart_required_keys=list(reloaded.restart_keys),
+            unresponsive_nodes=list(reloaded.unresponsive_nodes),
+        )

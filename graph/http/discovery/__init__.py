@@ -1,0 +1,1 @@
+"""Routes by which other programs find this server, its policies and its certificates."""

@@ -1,0 +1,1 @@
+"""Web pages for people who use the API: GraphiQL and the documentation."""

@@ -1,0 +1,1 @@
+"""Identity providers of domains: schema, and the HTTP endpoints that providers use."""

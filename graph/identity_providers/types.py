@@ -1,0 +1,95 @@
+"""GraphQL types of identity providers and of the accounts that they are linked to."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar
+
+import strawberry
+
+from graph.types.errors import attribute_field
+from graph.types.fields import Auth, Info, field
+from graph.types.object_views import DerivedField, View
+from models.users.roles import Role
+from resolvers.domains.loaders import load_visible_domains_by_id
+from resolvers.identity_providers.provider_records import callback_url, logout_url
+
+ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
+
+
+@strawberry.type(
+    description="OpenID Connect provider at which the users of a domain sign in.",
+    directives=[Auth(**ADMIN_GUARD)],
+)
+class IdentityProvider(View):
+    issuer: str = attribute_field(
+        "Issuer of the provider: the value that `iss` must have. The server reads the metadata "
+        "below this URL."
+    )
+    client_id: str = attribute_field("Identifier of this server as a client of the provider.")
+    has_client_secret: bool = attribute_field(
+        "True if the server authenticates to the provider with a client secret, which is never "
+        "returned."
+    )
+    scopes: list[str] = attribute_field("OAuth scopes that a sign-in requests from the provider.")
+    username_claim: str = attribute_field(
+        "Claim of the provider that names the account: its main address or another address in the "
+        "domain. A value without @ is a local part."
+    )
+    groups_claim: str = attribute_field("Claim of the provider with the groups of a user.")
+    admin_groups: list[str] = attribute_field(
+        "Groups of the provider whose members get the role DOMAIN_ADMIN for the domain."
+    )
+    active_claim: str | None = attribute_field(
+        "Claim of the provider that ends an account if its value is false. Null: none."
+    )
+    user_creation_allowed: bool = attribute_field(
+        "True: a user of the provider without an account gets one, within the limits of the domain."
+    )
+    password_sign_in_allowed: bool = attribute_field(
+        "True: users of the domain can also sign in with the password of the account. If it is "
+        "false, application passwords still work."
+    )
+    created_at: datetime = attribute_field("Time when the domain got its first provider.")
+    updated_at: datetime | None = attribute_field(
+        "Time of the last change by identityProviderSet. Null: never changed."
+    )
+
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "scopes": DerivedField(("scopes",), list),
+        "admin_groups": DerivedField(("admin_groups",), list),
+    }
+
+    @field(
+        "Redirect URI to register at the provider. Null: the setting MERGANSER_PUBLIC_URL is "
+        "missing.",
+        "domain_id",
+    )
+    async def redirect_uri(self, info: Info) -> str | None:
+        return await self._url_for_domain(info, callback_url)
+
+    @field(
+        "URL for back-channel logout to register at the provider. Null: the setting "
+        "MERGANSER_PUBLIC_URL is missing.",
+        "domain_id",
+    )
+    async def backchannel_logout_uri(self, info: Info) -> str | None:
+        return await self._url_for_domain(info, logout_url)
+
+    async def _url_for_domain(self, info: Info, make_url: Any) -> str | None:
+        public_url = info.context.environment.options.public_url
+        domain = await info.context.load(load_visible_domains_by_id, self.row.domain_id)
+        return make_url(public_url, domain.name) if public_url and domain else None
+
+
+@strawberry.type(description="Account at an identity provider that an account is linked to.")
+class IdentityLink(View):
+    issuer: str = attribute_field("Issuer of the identity provider (`iss`).")
+    subject: str = attribute_field("Identifier of the account at the identity provider (`sub`).")
+    created_at: datetime = attribute_field("Time of the first sign-in at the identity provider.")
+    last_sign_in_at: datetime = attribute_field(
+        "Time of the last sign-in at the identity provider."
+    )
+    access_ended_at: datetime | None = attribute_field(
+        "Time when the identity provider ended the access of the account. The password of the "
+        "account is refused until the next sign-in at the provider. Null: it has not ended."
+    )

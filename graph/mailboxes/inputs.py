@@ -1,0 +1,104 @@
+"""Inputs of mutations on mailboxes."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.types.errors import Options, attribute_field
+from graph.types.references import (
+    MailboxRef,
+    UserSelection,
+)
+from graph.types.scalars import Duration
+from models.mailboxes.tables import SpecialUse
+
+USERS_DESCRIPTION = "Users whose mailboxes are changed. Default: the signed-in user."
+
+
+@strawberry.input(description="Input of mailboxCreate.")
+class MailboxCreateInput(Options):
+    users: UserSelection | None = attribute_field(
+        "Users who get the mailboxes. Not allowed with `parent`. Default: the signed-in user.",
+        default=UNSET,
+    )
+    paths: list[str] = attribute_field(
+        "Paths of the new mailboxes in Unicode, with `/` between levels, at most 128 levels of "
+        "512 characters. Missing parents are created too, visible, subscribed and with "
+        "inherited retention: the other fields of this input apply only to the mailboxes "
+        "of `paths`."
+    )
+    parent: MailboxRef | None = attribute_field(
+        "Mailbox that `paths` begin below. In a mailbox of another user, named by its "
+        "ID, the caller needs the right CREATE, and the new mailboxes get the shares of "
+        "`parent`. There `specialUse` and `encryptMessages` are FORBIDDEN. Not "
+        "allowed with `users`. Default: the top level.",
+        default=UNSET,
+    )
+    hidden: bool = attribute_field(
+        "True: lists and totals omit the new mailboxes unless `showHidden` is true, and they "
+        "can't be renamed or deleted. Default: false.",
+        default=False,
+    )
+    retention: strawberry.Maybe[Duration | None] = attribute_field(
+        "Time after which messages that are added to the mailboxes are deleted: 1 second to "
+        "36,500 days. Null: messages are kept for ever. Default: inherited from the account."
+    )
+    subscribe: bool = attribute_field(
+        "True subscribes the users to the new mailboxes. False: a user is subscribed "
+        "only to a path with an earlier subscription. Default: true.",
+        default=True,
+    )
+    encrypt_messages: bool = attribute_field(
+        "True encrypts messages that arrive in the new mailboxes. Each user needs an OpenPGP key. "
+        "Default: false.",
+        default=False,
+    )
+    object_id: str | None = attribute_field(
+        "MAILBOXID of the new mailbox (RFC 8474): 32 hexadecimal digits in lower case. Allowed "
+        "with one path and one user. If another mailbox of the user has it: CONFLICT. "
+        "Default: a random one.",
+        default=UNSET,
+    )
+    special_use: SpecialUse | None = attribute_field(
+        "Special use of the new mailbox (RFC 6154), allowed with one path. Another mailbox of the "
+        "user with this special use is a CONFLICT. Default: none.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(description="Input of mailboxRename.")
+class MailboxRenameInput(Options):
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    mailbox: MailboxRef = attribute_field("Mailbox to rename. Each selected user must have it.")
+    new_path: str = attribute_field(
+        "New full path in Unicode, with `/` between levels. Missing parents are created. A path "
+        "below the mailbox itself is refused, an existing one is a CONFLICT."
+    )
+    rename_subscriptions: bool = attribute_field(
+        "True turns subscriptions to the old paths into subscriptions to the new ones; false "
+        "keeps the old ones. Default: true.",
+        default=True,
+    )
+
+
+@strawberry.input(description="Input of mailboxDelete.")
+class MailboxDeleteInput(Options):
+    users: UserSelection | None = attribute_field(
+        "Users whose mailboxes are deleted. Default: the signed-in user.",
+        default=UNSET,
+    )
+    mailboxes: list[MailboxRef] = attribute_field(
+        "Mailboxes to delete, 1 to 1,000 by default. Each selected user must have all of them."
+    )
+    require_empty: bool = attribute_field(
+        "True deletes only mailboxes without messages: if one has messages, the error is "
+        "CONFLICT and none is deleted. Default: false.",
+        default=False,
+    )
+    recursive: bool = attribute_field(
+        "True also deletes all mailboxes below. If false, a mailbox with others below it that "
+        "are not in `mailboxes` is a CONFLICT. Default: false.",
+        default=False,
+    )
+    unsubscribe: bool = attribute_field(
+        "True also ends the subscriptions to the deleted mailboxes. Default: true.", default=True
+    )

@@ -1,0 +1,1 @@
+"""Schema of usage counters and statistics."""

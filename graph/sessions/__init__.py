@@ -1,0 +1,1 @@
+"""Sessions: types, queries and mutations."""

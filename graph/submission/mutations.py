@@ -1,0 +1,424 @@
+"""Mutations that send messages and drafts, cancel and reschedule submissions."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+from graph.admin.tasks import UndoToken
+from graph.messages.types import Message
+from graph.submission.compose_inputs import (
+    CONTENT_FIELDS,
+    MailAddressInput,
+    MessageContentInput,
+    resolve_message_fields,
+)
+from graph.submission.inputs import (
+    FileAttachmentInput,
+    MailMergeInput,
+    absolute_url_builder,
+    file_attachments_from_inputs,
+    mail_merge_entries,
+    template_values,
+)
+from graph.submission.references import (
+    SubmissionRef,
+    resolve_submission_ids_or_raise,
+)
+from graph.submission.types import RecipientDelivery, Submission
+from graph.types import global_ids
+from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
+from graph.types.fields import Info
+from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED, OWN
+from graph.types.references import (
+    MailboxRef,
+    MessageRef,
+    UserRef,
+    find_unchecked_message_id,
+    mailbox_selector_from_ref,
+    require_visible_user_id_if_named,
+    value_or_none,
+)
+from graph.types.row_mapping import (
+    selected_fields,
+)
+from graph.types.scalars import Duration, Upload, validate_custom_data
+from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.users.roles import AdminPermission, Scope
+from models.validation_constraints import ValidationConstraint
+from resolvers.context import Context
+from resolvers.files import stored_files
+from resolvers.messages.bulk import undo as bulk_undo
+from resolvers.messages.bulk.undo import StoredUndo
+from resolvers.submission import loaders as submission_loaders
+from resolvers.submission import mutations as submission_mutations
+from resolvers.submission import send_on_behalf
+from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessage, SentRowSelection
+from resolvers.submission.drafts.send import DraftSendRequest
+from resolvers.submission.outgoing_messages import MAX_PER_MERGE
+
+
+@strawberry.input(
+    description="SMTP envelope (RFC 5321), if it differs from the header of the message."
+)
+class EnvelopeInput:
+    from_: MailAddressInput | None = attribute_field(
+        "Address of the SMTP command MAIL FROM, which the user must be allowed to send as. The "
+        "display name is ignored. Default: the address of From.",
+        name="from",
+        default=strawberry.UNSET,
+    )
+    to: list[MailAddressInput] | None = attribute_field(
+        "Addresses of the SMTP commands RCPT TO. They replace all other recipients, also "
+        "the `bcc` of the identity. Default: the addresses of To, Cc and Bcc.",
+        default=strawberry.UNSET,
+    )
+
+
+@strawberry.input(description="Input of messageSend.")
+class MessageSendInput(MessageContentInput):
+    envelope: EnvelopeInput | None = attribute_field(
+        "SMTP envelope of the message. Default: sender and recipients of the header.",
+        default=strawberry.UNSET,
+    )
+    mailbox: MailboxRef | None = attribute_field(
+        "Mailbox for the stored copy. Default: that of the identity, else Sent. For "
+        "`raw` and `rawUpload` always Sent.",
+        default=strawberry.UNSET,
+    )
+    send_at: datetime | None = attribute_field(
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past "
+        "means now. A longer `undoWindow` delays the sending until its end. Until then "
+        "the copy is in the mailbox with the special use SCHEDULED; to delete it cancels "
+        "the submission. "
+        "Default: now.",
+        default=strawberry.UNSET,
+    )
+    undo_window: Duration | None = attribute_field(
+        "Duration (ISO 8601) for which the message is held, so that sending can be undone, at "
+        "most P1D. Default: PT0S.",
+        default=strawberry.UNSET,
+    )
+    request_dsn: bool = attribute_field(
+        "True asks the servers for delivery reports of success, delay and failure (RFC 3461). "
+        "Default: false.",
+        default=False,
+    )
+    user: UserRef | None = attribute_field(
+        "User whose account sends the message. Not needed to send as an address of another user: "
+        "`from` is enough. Another user excludes `source`, `fileAttachments` and the caller's "
+        "uploads. Default: the signed-in user.",
+        default=strawberry.UNSET,
+    )
+    raw: str | None = attribute_field(
+        "Complete message (RFC 5322) as text or base64, instead of the fields of its "
+        "content. Not allowed with `rawUpload`, `fileAttachments`, `template`, `encrypt` "
+        "and `mailMerge`. The "
+        "user must be allowed to send as From and Sender. Missing Date and Message-ID are added; "
+        "a future `sendAt` replaces the Date. The message is sent to its To, Cc and Bcc unless "
+        "`envelope.to` is given.",
+        default=strawberry.UNSET,
+    )
+    raw_upload: Upload | None = attribute_field(
+        "Upload with the complete message (RFC 5322), instead of `raw`.", default=strawberry.UNSET
+    )
+    file_attachments: list[FileAttachmentInput] | None = attribute_field(
+        "Stored files to attach, which requires the scope MAIL_READ, or to link to, which "
+        "requires MAIL. Default: none.",
+        default=strawberry.UNSET,
+    )
+    template: JSON | None = attribute_field(
+        "JSON object with values for `{{name}}` in `subject`, `text` and `html`. Only in `html` "
+        "the values are HTML-escaped. A name without a value is refused. Default: no templates.",
+        default=strawberry.UNSET,
+    )
+    mail_merge: list[MailMergeInput] | None = attribute_field(
+        f"Sends one message for each of 1 to {MAX_PER_MERGE} entries, with at most "
+        "10,000 recipients and 128 MiB together. Not allowed with `to`, `cc`, `bcc`, "
+        "`envelope.to`, `raw` and `rawUpload`. All "
+        "messages are sent, or none. Default: one message.",
+        default=strawberry.UNSET,
+    )
+    encrypt: bool = attribute_field(
+        "True encrypts the message with the OpenPGP keys that the accounts of all "
+        "recipients, and the sending account, have stored. Without a key of the sending "
+        "account, its copy is stored unencrypted. Refused with `raw`, `rawUpload`, "
+        "`bcc`, with an identity that has `bcc`, and if a recipient "
+        "has no account on this server or no key. Default: false.",
+        default=False,
+    )
+    metadata: JSON | None = attribute_field(
+        "JSON object that is stored with the copy, at most 1 MiB. Default: none.",
+        default=strawberry.UNSET,
+    )
+
+
+async def _resolve_send_request(
+    info: Info, send_input: MessageSendInput, problems: ErrorCollector
+) -> SendRequest:
+    """Convert the input to the request to send a message.
+
+    Errors of attachments are added to `problems`. Raises NotFound, or Invalid if a value is not
+    valid.
+    """
+    envelope = send_input.envelope or EnvelopeInput()
+    return SendRequest(
+        **await resolve_message_fields(info, send_input, problems),
+        envelope=EnvelopeOverride(
+            envelope.from_.address if envelope.from_ else None,
+            [recipient.address for recipient in envelope.to] if envelope.to else None,
+        ),
+        mailbox=mailbox_selector_from_ref(send_input.mailbox) if send_input.mailbox else None,
+        send_at=value_or_none(send_input.send_at),
+        undo_window=value_or_none(send_input.undo_window),
+        request_dsn=send_input.request_dsn,
+        public_metadata=validate_custom_data(send_input.metadata, "metadata"),
+        raw=send_input.raw or None,
+        upload_id=global_ids.decode("Upload", send_input.raw_upload, path="rawUpload")
+        if send_input.raw_upload
+        else None,
+        files=file_attachments_from_inputs(info, send_input.file_attachments or None),
+        template=template_values(send_input.template, "template"),
+        mail_merge=mail_merge_entries(send_input.mail_merge),
+        encrypt=send_input.encrypt,
+        url_from_path=absolute_url_builder(info),
+    )
+
+
+def _require_no_fields_beside_raw(send_input: MessageSendInput) -> None:
+    """Raise Invalid if fields are given beside `raw` or `rawUpload`."""
+    if send_input.raw or send_input.raw_upload:
+        field_names = [*CONTENT_FIELDS, "file_attachments"]
+        if any(getattr(send_input, name) not in (UNSET, None) for name in field_names):
+            text = "A raw message can't be combined with other fields of the message."
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
+
+
+def _send_warnings(sent_messages: Sequence[SentMessage]) -> list[Warning]:
+    """Return the distinct warnings of the sent messages."""
+    warnings = dict.fromkeys(warning for message in sent_messages for warning in message.warnings)
+    return [Warning(code=code, message=text, path=["mailbox"]) for code, text in warnings]
+
+
+def _undo_token(undo: StoredUndo | None) -> UndoToken | None:
+    """Return the undo token of a stored undo; None stays None."""
+    return UndoToken(token=undo.token, expires_at=undo.expires_at) if undo else None
+
+
+@strawberry.type(description="Payload of messageSend.")
+class MessageSendPayload(MutationPayload):
+    submissions: list[Submission] = attribute_field(
+        "Submissions: one, or one for each entry of `mailMerge`, in the order of the entries. "
+        "Empty if the mutation failed.",
+        default_factory=list,
+    )
+    messages: list[Message] = attribute_field(
+        "Stored copies, in the order of the submissions. A message without a stored copy is left "
+        "out.",
+        default_factory=list,
+    )
+    undo: UndoToken | None = attribute_field(
+        "Token for the mutation `undo`, which cancels all submissions and makes each stored copy "
+        "a draft. Null without `undoWindow`.",
+        default=None,
+    )
+
+    @classmethod
+    def from_sent_messages(
+        cls, sent_messages: Sequence[SentMessage], undo: StoredUndo | None
+    ) -> "MessageSendPayload":
+        """Return the payload of one sent message or several."""
+        return cls(
+            submissions=[
+                Submission.from_row(sent.submission) for sent in sent_messages if sent.submission
+            ],
+            messages=[Message.from_row(sent.message) for sent in sent_messages if sent.message],
+            undo=_undo_token(undo),
+            warnings=_send_warnings(sent_messages),
+        )
+
+
+@strawberry.type(description="Payload of draftSend.")
+class DraftSendPayload(MutationPayload):
+    submission: Submission | None = attribute_field(
+        "Submission that sends the message. Null if the mutation failed.", default=None
+    )
+    message: Message | None = attribute_field(
+        "Sent copy of the message. It keeps the ID of the draft. Null if the mutation failed.",
+        default=None,
+    )
+    undo: UndoToken | None = attribute_field(
+        "Token for the mutation `undo`, which cancels the submission and makes the copy a draft. "
+        "Null without `undoWindow`.",
+        default=None,
+    )
+
+    @classmethod
+    def from_sent_message(cls, sent: SentMessage, undo: StoredUndo | None) -> "DraftSendPayload":
+        """Return the payload of a sent draft."""
+        return cls(
+            submission=Submission.from_row_or_none(sent.submission),
+            message=Message.from_row_or_none(sent.message),
+            undo=_undo_token(undo),
+            warnings=_send_warnings([sent]),
+        )
+
+
+def _sent_row_selection(info: Info) -> SentRowSelection:
+    """Return which rows of the sent messages the client reads."""
+    field_names = selected_fields(info)
+    return SentRowSelection(
+        submissions=not field_names.isdisjoint({"submission", "submissions"}),
+        messages=not field_names.isdisjoint({"message", "messages"}),
+    )
+
+
+async def _set_recipients_if_other_sender(
+    sender_ctx: Context, info: Info, submissions: Sequence[Submission]
+) -> None:
+    """Load the recipients of submissions if another user's messages were sent.
+
+    The caller can see them in the payload only, so they are loaded in the sender's context.
+    """
+    if sender_ctx is not info.context:
+        keys = [submission.row.id for submission in submissions]
+        rows_by_submission = await sender_ctx.load_many(
+            submission_loaders.load_visible_queue_entries_by_submission, keys
+        )
+        for submission, rows in zip(submissions, rows_by_submission, strict=True):
+            submission.recipients = [RecipientDelivery.from_row(row) for row in rows]
+
+
+@strawberry.input(description="Input of draftSend.")
+class DraftSendInput(Options):
+    message: MessageRef = attribute_field("Draft to send.")
+    delete_files: bool = attribute_field(
+        "True also deletes the stored files that `addFiles` added to the draft: at once, even "
+        "with a later `sendAt`. This requires the scope MAIL. Default: false.",
+        default=False,
+    )
+    send_at: datetime | None = attribute_field(
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past "
+        "means now. A longer `undoWindow` delays the sending until its end. Until then "
+        "the copy is in the mailbox with the special use SCHEDULED; to delete it cancels "
+        "the submission. "
+        "Default: now.",
+        default=strawberry.UNSET,
+    )
+    undo_window: Duration | None = attribute_field(
+        "Duration (ISO 8601) for which the message is held, so that sending can be undone, at "
+        "most P1D. Default: PT0S.",
+        default=strawberry.UNSET,
+    )
+
+
+@strawberry.input(description="Input of submissionCancel.")
+class SubmissionCancelInput(Options):
+    submissions: list[SubmissionRef] = attribute_field(
+        "Submissions to cancel, at most 1,000 by default."
+    )
+
+
+@strawberry.input(description="Input of submissionReschedule.")
+class SubmissionRescheduleInput(Options):
+    submissions: list[SubmissionRef] = attribute_field(
+        "Submissions to reschedule, at most 1,000 by default."
+    )
+    send_at: datetime = attribute_field(
+        "New time when the messages are sent, at most 3,653 days ahead. A time in the past sends "
+        "them at once, or when their undo window ends."
+    )
+
+
+@strawberry.type(description="Payload of submissionCancel and submissionReschedule.")
+class SubmissionsPayload(MutationPayload):
+    submissions: list[Submission] = attribute_field(
+        "Changed submissions, in the order of the input.", default_factory=list
+    )
+
+
+@strawberry.type
+class SubmissionMutation:
+    @mutation(
+        "Composes a message, or takes a complete one, stores a copy and sends it to its "
+        "recipients. The From address must be one that the user can send as. By default "
+        "a message has at most 400 recipients. If the quota is full, or there is no "
+        "mailbox for the copy, the message is sent without a copy, with the warning "
+        "NOT_SAVED_TO_SENT.",
+        scope=Scope.SUBMIT,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
+    async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
+        problems = ErrorCollector()
+        _require_no_fields_beside_raw(input)
+        outgoing = await _resolve_send_request(info, input, problems)
+        user = await require_visible_user_id_if_named(info, input.user or None)
+        async with send_on_behalf.logged_sending_transaction_as_user(
+            info.context, user, "messageSend"
+        ) as ctx:
+            messages, undo = await bulk_undo.send_with_undo(
+                ctx, outgoing, problems, _sent_row_selection(info)
+            )
+            payload = MessageSendPayload.from_sent_messages(messages, undo)
+            await _set_recipients_if_other_sender(ctx, info, payload.submissions)
+            return payload
+
+    @mutation(
+        "Sends a draft to the recipients of its header. A message that is no draft is a "
+        "CONFLICT. The draft becomes the sent copy, with the same ID and a new Date, in "
+        "the `sentMailbox` of its identity, else in Sent. If the submission is cancelled "
+        "before it is sent to any recipient, the copy is a draft again, unless the user "
+        "has moved it.",
+        scope=Scope.SUBMIT,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
+    async def draft_send(self, info: Info, input: DraftSendInput) -> DraftSendPayload:
+        key = await find_unchecked_message_id(info, input.message, path="message")
+        if key is None:
+            raise NotFound("", path=["message"])
+        if input.delete_files:
+            stored_files.require_writing_owner_id(info.context)
+        times = value_or_none(input.send_at), value_or_none(input.undo_window)
+        request = DraftSendRequest(key, input.delete_files, *times)
+        owner = await send_on_behalf.find_managed_owner_id(info.context, key)
+        async with send_on_behalf.logged_sending_transaction_as_user(
+            info.context, owner, "draftSend"
+        ) as ctx:
+            message, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
+            payload = DraftSendPayload.from_sent_message(message, undo)
+            submissions = [payload.submission] if payload.submission else []
+            await _set_recipients_if_other_sender(ctx, info, submissions)
+            return payload
+
+    @mutation(
+        "Cancels the deliveries of each submission that are neither finished nor in "
+        "progress. If all deliveries of a submission are cancelled, its stored copy "
+        "moves to the mailbox with the special use DRAFTS as a draft. A copy that the "
+        "user has moved to another mailbox stays unchanged. If one "
+        "submission has no delivery to cancel, the error is CONFLICT and nothing is cancelled.",
+        scope=Scope.SUBMIT,
+        access=OWN,
+    )
+    async def submission_cancel(
+        self, info: Info, input: SubmissionCancelInput
+    ) -> SubmissionsPayload:
+        keys = await resolve_submission_ids_or_raise(info, input.submissions)
+        rows = await submission_mutations.cancel_submissions(info.context, keys)
+        return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
+
+    @mutation(
+        "Changes the send time of submissions that are scheduled, held for undo, or waiting in "
+        "the queue: all or none. Deliveries that are finished or in progress are unchanged. A "
+        "submission that has no other delivery is a CONFLICT.",
+        scope=Scope.SUBMIT,
+        access=OWN,
+    )
+    async def submission_reschedule(
+        self, info: Info, input: SubmissionRescheduleInput
+    ) -> SubmissionsPayload:
+        keys = await resolve_submission_ids_or_raise(info, input.submissions)
+        rows = await submission_mutations.reschedule_submissions(info.context, keys, input.send_at)
+        return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])

@@ -1,0 +1,1 @@
+"""Schema of bans of networks and of delays after failures."""

@@ -1,0 +1,165 @@
+"""Mutations of the ban policy and of bans of networks."""
+
+from typing import Any
+
+import strawberry
+from strawberry import UNSET, Some
+
+from graph.throttling.types import BanPolicy, NetworkBan
+from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.fields import Info
+from graph.types.mutations import mutation
+from graph.types.references import value_or_none
+from graph.types.scalars import CIDR, Duration
+from models.users.roles import Role, Scope
+from resolvers.throttling import bans, loaders, update
+
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
+LIST_LIMITS = "At most 5,000 entries, of which 200 are host names. The new list replaces the old."
+REASON_DESCRIPTION = (
+    "Reason for the audit log, at most 255 printable characters. A reason in `options` "
+    "precedes it. Default: none."
+)
+
+
+@strawberry.input(description="New values of the policy of bans. An absent field stays.")
+class BanPolicyPatch:
+    ban_time: strawberry.Maybe[Duration] = attribute_field(
+        "Duration of the first ban of a network, from PT1M to P30D. Initially PT30M."
+    )
+    ban_time_increment: strawberry.Maybe[bool] = attribute_field(
+        "True doubles the duration of each further ban of a network, up to 30 days. Initially true."
+    )
+    max_attempts: strawberry.Maybe[int] = attribute_field(
+        "Number of failures of a network that leads to a ban, from 1 to 10,000. Initially 20."
+    )
+    retry_window: strawberry.Maybe[Duration] = attribute_field(
+        "Time window in which failures are counted, from PT1M to P7D. Initially PT10M."
+    )
+    netmask_ipv4: strawberry.Maybe[int] = attribute_field(
+        "Prefix length of the IPv4 networks that are counted and banned, from 8 to 32. Initially "
+        "32: single addresses."
+    )
+    netmask_ipv6: strawberry.Maybe[int] = attribute_field(
+        "Prefix length of the IPv6 networks that are counted and banned, from 16 to 128. Initially "
+        "64."
+    )
+    allowlist: strawberry.Maybe[list[str]] = attribute_field(
+        "IP addresses, networks and host names that are never refused, and whose failures are not "
+        f"counted. {LIST_LIMITS}"
+    )
+    denylist: strawberry.Maybe[list[str]] = attribute_field(
+        "IP addresses, networks and host names that are always refused. The prefix length of a "
+        f"network is at least 8 for IPv4 and 16 for IPv6. {LIST_LIMITS}"
+    )
+
+
+@strawberry.input(description="Input of banPolicyUpdate.")
+class BanPolicyUpdateInput(Options):
+    set: BanPolicyPatch = attribute_field("New values of the policy.")
+
+
+@strawberry.input(description="Input of banAdd.")
+class BanAddInput(Options):
+    networks: list[CIDR] = attribute_field(
+        "Networks to ban, 1 to 1,000. The prefix length is at least 8 for IPv4 and 16 for IPv6."
+    )
+    duration: Duration | None = attribute_field(
+        "Duration of the bans, from PT1M to P30D. Default: the duration of the next ban by the "
+        "policy. To refuse a network permanently, add it to the deny list.",
+        default=UNSET,
+    )
+    reason: str | None = attribute_field(
+        f"{REASON_DESCRIPTION} The ban also shows this reason.", default=UNSET
+    )
+
+
+@strawberry.input(description="Input of banLift.")
+class BanLiftInput(Options):
+    networks: list[CIDR] = attribute_field(
+        "Networks to accept again, 1 to 1,000. The mutation ends the bans and delays of all "
+        "networks that contain one of them or are inside one of them."
+    )
+    reason: str | None = attribute_field(REASON_DESCRIPTION, default=UNSET)
+
+
+@strawberry.type(description="Payload of banPolicyUpdate.")
+class BanPolicyPayload(MutationPayload):
+    ban_policy: BanPolicy | None = attribute_field(
+        "Changed policy. Null if the mutation failed.", default=None
+    )
+
+
+@strawberry.type(description="Payload of banAdd.")
+class NetworkBansPayload(MutationPayload):
+    network_bans: list[NetworkBan] = attribute_field(
+        "Bans of the networks, each once, in the order of the input.", default_factory=list
+    )
+
+
+@strawberry.type(description="Payload of banLift.")
+class BanLiftPayload(MutationPayload):
+    network_bans: list[NetworkBan] = attribute_field(
+        "Bans that were lifted, at most the first 1,000.", default_factory=list
+    )
+    ban_count: int = attribute_field("Number of bans that were lifted.", default=0)
+    penalty_count: int = attribute_field(
+        "Number of deleted counts of failures: one for each account and network, and one "
+        "for each network. A count that has "
+        "reached its limit is a delay.",
+        default=0,
+    )
+
+
+async def _load_bans(info: Info, ban_ids: list[int]) -> list[NetworkBan]:
+    rows = await info.context.load_many(loaders.load_bans_by_id, ban_ids)
+    return [NetworkBan.from_row(row) for row in rows if row]
+
+
+@strawberry.type
+class ThrottlingMutation:
+    @mutation(
+        "Changes the policy of bans. All processes apply it within one second. Bans in "
+        "force keep their end. A change that would "
+        "refuse the caller's own IP address is refused.",
+        **WRITE_GUARD,
+    )
+    async def ban_policy_update(self, info: Info, input: BanPolicyUpdateInput) -> BanPolicyPayload:
+        changes = {
+            name: value.value for name, value in vars(input.set).items() if isinstance(value, Some)
+        }
+        policy = await update.update_policy(info.context, changes)
+        return BanPolicyPayload(ban_policy=BanPolicy.from_row(policy))
+
+    @mutation(
+        "Bans networks, all or none. All processes refuse their connections within one "
+        "second. A ban in force is replaced: it begins now, with the new duration and "
+        "reason. A ban of the caller's own IP address, loopback, trusted proxies or "
+        "servers of the platform is refused. Networks of the allow list are still "
+        "accepted. Above 100,000 bans the oldest end.",
+        **WRITE_GUARD,
+    )
+    async def ban_add(self, info: Info, input: BanAddInput) -> NetworkBansPayload:
+        ids = await bans.add_bans(
+            info.context,
+            input.networks,
+            value_or_none(input.duration),
+            value_or_none(input.reason),
+        )
+        return NetworkBansPayload(network_bans=await _load_bans(info, ids))
+
+    @mutation(
+        "Ends bans of networks and their delays after failed sign-ins. Delays that protect an "
+        "account against all networks stay. Failures that were counted no longer count. The next "
+        "ban of a network is as long as a first one, also if its last ban has already ended. A "
+        "network without bans and delays is no error.",
+        **WRITE_GUARD,
+    )
+    async def ban_lift(self, info: Info, input: BanLiftInput) -> BanLiftPayload:
+        lifted = await bans.lift_bans(info.context, input.networks, value_or_none(input.reason))
+        shown_ids = lifted.ban_ids[: bans.MAX_SHOWN_BANS]
+        return BanLiftPayload(
+            network_bans=await _load_bans(info, shown_ids),
+            ban_count=len(lifted.ban_ids),
+            penalty_count=lifted.penalty_count,
+        )

@@ -1,0 +1,1 @@
+"""Descriptions of arguments and of enum values."""

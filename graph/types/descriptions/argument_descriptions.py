@@ -1,0 +1,121 @@
+"""Descriptions of arguments and root types that are the same for all fields."""
+
+from collections.abc import Iterable
+
+from graphql import (
+    GraphQLArgument,
+    GraphQLDirective,
+    GraphQLEnumType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+)
+
+from graph.types.descriptions.enum_descriptions import VALUE_DESCRIPTIONS
+
+ROOT_TYPE_DESCRIPTIONS = {
+    "Query": "Operations that read data.",
+    "Mutation": "Operations that change data. The fields of a request run one after another, each "
+    "in its own transaction. With `@atomic` all fields run in one transaction.",
+    "Subscription": "Operations that stream events.",
+}
+ARGUMENT_DESCRIPTIONS = {
+    "action": "Returns only rules with this action.",
+    "queueId": "Queue ID that the `250` reply to the message named, or `QueueEntry.queueId`.",
+    "messageId": "Message-ID (RFC 5322), with or without angle brackets.",
+    "sender": "Sender of the message. Default: sender rules are not checked.",
+    "allowWildcard": "True finds the address that receives mail for the given one: also a "
+    "catch-all, and the address without its label.",
+    "after": "Returns items after this cursor (`pageInfo.endCursor` of the previous page). Not "
+    "allowed with `last`.",
+    "debounce": "Least time between two batches, at most PT1M. Default: PT0.05S. The first batch "
+    "is sent at once, and so is a batch after one with `hasMore`.",
+    "before": "Returns items before this cursor (`pageInfo.startCursor` of the next page). "
+    "Requires `last`.",
+    "by": "Reference to the object that is returned.",
+    "expand": "Template with `%{user}`, `%{local}`, `%{domain}` and `%%`, at most 1,000 "
+    "characters. The filled-in text is returned under the key `expand`.",
+    "fields": "Keys to return. Default: all. An empty list returns nothing.",
+    "check": "Looks up each record in DNS. Without the look-up, each `state` is UNKNOWN. "
+    "FORBIDDEN in an @atomic mutation.",
+    "filter": "Returns only items that meet all conditions of the filter. Default: all items.",
+    "first": "Returns at most this number of items from the beginning of the list, 0 to 250. "
+    "Default: 20.",
+    "id": "Global ID of the object.",
+    "submission": "Submission to follow. Default: all submissions of the signed-in user.",
+    "ids": "Global IDs of the objects, at most 250.",
+    "input": "Values and options of the mutation.",
+    "types": "Types of events to return, at most 100. A ResyncChange is returned in any case. "
+    "Default: all. An empty list returns no other event.",
+    "last": "Returns at most this number of items from the end of the list, 0 to 250. Not allowed "
+    "with `first`.",
+    "mailboxes": "Returns only events of these mailboxes and of their messages, at most 100 "
+    "mailboxes. A ResyncChange is returned in any case. Default: all events. An empty "
+    "list returns no other event.",
+    "markAsSeen": r"Sets the flag \Seen of the message.",
+    "maxBytes": "Returns at most this number of bytes, 1 to 16,777,216.",
+    "offset": "Number of bytes to skip.",
+    "orderBy": "Order in which the items of the list are returned.",
+    "prependPrefix": "Returns names with the prefix `/private` or `/shared`.",
+    "section": "Section number of a MIME part in IMAP notation (RFC 9051), such as `1.2`, or "
+    "`TEXT` for the body of the whole message. For HEADER, MIME and a missing part the result "
+    "is null.",
+    "users": "Users whose objects are returned. Default: the signed-in user.",
+    "service": "Service that reads the settings: `api`, `imap`, `lmtp`, `pop3` or `smtp`. Default: "
+    "settings of all services.",
+    "states": "Returns only submissions in one of these states. Default: all.",
+    "task": "Task to follow.",
+    "user": "User whose data is returned. Default: the signed-in user.",
+    "userdbOnly": "True leaves out mailboxes, the password policy, the retention and all limits "
+    "except the storage quota.",
+}
+DIRECTIVE_ARGUMENT_DESCRIPTIONS = {
+    "auth": {
+        "adminPermission": "Permission that a DOMAIN_ADMIN also needs.",
+        "role": "Lowest role that can use the field.",
+        "scope": "Scope that the credential needs.",
+        "userPermission": "Permission that a USER also needs.",
+    },
+    "cost": {
+        "defaultPageSize": "Number of items that are charged for a connection if neither `first` "
+        "nor `last` is given. Default: 20.",
+        "perItem": "True if the cost is charged for each returned object instead of once.",
+        "weight": "Cost of the field. Default: 1.",
+    },
+}
+
+
+def set_missing_descriptions(schema: GraphQLSchema) -> None:
+    """Set the descriptions of all arguments, enum values and root types without one."""
+    for kind in schema.type_map.values():
+        if kind.name.startswith("__"):
+            continue
+        if kind.name in ROOT_TYPE_DESCRIPTIONS:
+            kind.description = ROOT_TYPE_DESCRIPTIONS[kind.name]
+        if isinstance(kind, GraphQLEnumType):
+            for name, value in kind.values.items():
+                value.description = value.description or VALUE_DESCRIPTIONS.get(kind.name, {}).get(
+                    name
+                )
+        if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
+            for field in kind.fields.values():
+                for name, argument in field.args.items():
+                    argument.description = argument.description or _argument_text(name, argument)
+    set_directive_argument_descriptions(schema.directives)
+
+
+def _argument_text(name: str, argument: GraphQLArgument) -> str | None:
+    """Return the shared description of an argument, with the default order of a list."""
+    text = ARGUMENT_DESCRIPTIONS.get(name)
+    if name == "orderBy" and isinstance(argument.default_value, str):
+        return f"{text} Default: {argument.default_value}."
+    return text
+
+
+def set_directive_argument_descriptions(directives: Iterable[GraphQLDirective]) -> None:
+    """Set the descriptions of directive arguments without one."""
+    for directive in directives:
+        for name, argument in directive.args.items():
+            argument.description = argument.description or DIRECTIVE_ARGUMENT_DESCRIPTIONS.get(
+                directive.name, {}
+            ).get(name)

@@ -1,0 +1,1 @@
+"""Log entries about messages: their way, verdicts and refusals at limits."""

@@ -1,0 +1,1 @@
+"""A cache of objects of remote object stores in a local folder."""

@@ -1,0 +1,1 @@
+"""Failures of clients, and the bans of their networks."""

@@ -1,0 +1,1 @@
+"""Commands about bans of networks."""

@@ -1,0 +1,1 @@
+"""Nodes of the platform, and requests between the processes of all servers."""

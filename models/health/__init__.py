@@ -1,0 +1,1 @@
+"""Tables about the health and control of server processes."""

@@ -1,0 +1,1 @@
+"""Usage counters of each process, and stored statistics."""

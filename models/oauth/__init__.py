@@ -1,0 +1,1 @@
+"""Tables of the OAuth 2.1 and OpenID Connect server."""

@@ -1,0 +1,1 @@
+"""Tables of rooms, things and groups that can be booked by mail."""

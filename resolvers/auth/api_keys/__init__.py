@@ -1,0 +1,1 @@
+"""API keys: values, rights, lists and changes."""

@@ -1,0 +1,67 @@
+"""Require a proof of a second factor, or a reason, before the factors of a user change."""
+
+from collections.abc import Sequence
+
+from models.errors import AuthenticationFailed, Forbidden, InvalidInput
+from models.store.columns import ColumnRow
+from models.users.roles import Role
+from models.validation_constraints import ValidationConstraint
+from resolvers.auth.second_factors.second_factor_check import (
+    SecondFactorProof,
+    TwoFactorMethod,
+    enabled_methods,
+    verify_and_use_up_second_factor,
+)
+from resolvers.context import Context
+
+NO_PROOF = SecondFactorProof()
+
+
+async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFactorProof) -> None:
+    """Check a proof of a second factor that is on, since the viewer's credential may be stolen.
+
+    A viewer who is another user can give a reason instead of a proof. Raises AuthenticationFailed
+    without a right proof, Invalid without a reason, and Forbidden if only the factor CUSTOM is on.
+    """
+    if proof.is_given:
+        await verify_and_use_up_second_factor(ctx, user, proof)
+    elif ctx.viewer.user_id != user.id:
+        if not ctx.reason:
+            raise InvalidInput(
+                "A reason is required.",
+                constraint=ValidationConstraint.REQUIRED,
+                path=["options", "reason"],
+            )
+    elif enabled_methods(user) == [TwoFactorMethod.CUSTOM]:
+        text = "Only the application that checks this factor can turn it off."
+        raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
+    else:
+        raise AuthenticationFailed("A proof of an active second factor is required.")
+
+
+async def require_proof_from_owner_of_factors(
+    ctx: Context, user: ColumnRow, proof: SecondFactorProof
+) -> None:
+    """Require a proof from the user who adds a further factor, and check one that is given.
+
+    A person who adds a factor can sign in with it. An administrator needs no proof.
+    """
+    if enabled_methods(user) and (proof.is_given or ctx.viewer.user_id == user.id):
+        await require_proof_or_reason(ctx, user, proof)
+
+
+async def require_other_user_with_reason_to_disable_factors(
+    ctx: Context, user: ColumnRow, path: Sequence[str]
+) -> None:
+    """Require that another user turns all factors of a user off, and gives a reason.
+
+    Does nothing if no factor is on. Raises AuthenticationFailed for the viewer's own account, which
+    must use `disable_all_factors`; errors get this `path`.
+    """
+    if not enabled_methods(user):
+        return
+    try:
+        await require_proof_or_reason(ctx, user, NO_PROOF)
+    except (AuthenticationFailed, Forbidden) as refusal:
+        refusal.path = [*path]
+        raise

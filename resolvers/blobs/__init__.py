@@ -1,0 +1,1 @@
+"""Blobs: the objects of the object stores, for administrators of the platform."""

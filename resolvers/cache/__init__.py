@@ -1,0 +1,1 @@
+"""Caches and pending writes of all processes: lists, flushes and removal."""

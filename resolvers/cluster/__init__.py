@@ -1,0 +1,1 @@
+"""Nodes, user affinities, and requests to all processes of the platform."""

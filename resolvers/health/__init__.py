@@ -1,0 +1,1 @@
+"""Components, storage, and the control of server processes."""

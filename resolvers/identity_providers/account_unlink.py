@@ -1,0 +1,37 @@
+"""Unlink users from their accounts at identity providers. For an ADMIN."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlmodel import col
+
+from models.identity_providers import IdentityLink
+from models.store.columns import ColumnRow, select_columns
+from resolvers.context import Context
+from resolvers.oauth.refresh_token_end import delete_tokens_of_users
+from resolvers.users.selection import UserSelector
+from resolvers.users.user_locks import lock_users_and_store_changes
+
+
+async def delete_links_and_sign_out(ctx: Context, selection: UserSelector) -> list[int]:
+    """Delete the links of these users and end their tokens; return the ids of all these users.
+
+    Application passwords and API keys remain. Users without a link stay unchanged.
+    """
+    async with lock_users_and_store_changes(ctx, selection, "identityLinkDelete") as locked_users:
+        links = await _load_links(ctx, [row.id for row in locked_users.rows])
+        linked_ids = [link.user_id for link in links]
+        subjects = {link.user_id: f"{link.issuer} {link.subject}" for link in links}
+        for row in locked_users.rows:
+            if row.id in subjects:
+                locked_users.report_change(row, "identity_link", subjects[row.id], None)
+                locked_users.sign_out(row)
+        statement = delete(IdentityLink).where(col(IdentityLink.user_id).in_(linked_ids))
+        await (await locked_users.session.connection()).execute(statement)
+        await delete_tokens_of_users(locked_users.session, linked_ids)
+    return [row.id for row in locked_users.rows]
+
+
+async def _load_links(ctx: Context, user_ids: Sequence[int]) -> Sequence[ColumnRow]:
+    columns = select_columns(IdentityLink, ("user_id", "issuer", "subject"))
+    return await ctx.read(select(*columns).where(col(IdentityLink.user_id).in_(user_ids)))

@@ -1,0 +1,1 @@
+"""Operations on resources: rooms, things and groups that can be booked by mail."""

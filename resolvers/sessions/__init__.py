@@ -1,0 +1,1 @@
+"""Open sessions of all processes: lists, termination and draining."""

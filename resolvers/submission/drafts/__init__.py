@@ -1,0 +1,1 @@
+"""Saving, sending and restoring of drafts."""

@@ -1,0 +1,1 @@
+"""Identities: the sender addresses of users with their names and settings."""

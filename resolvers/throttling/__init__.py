@@ -1,0 +1,1 @@
+"""Operations on bans of networks and on delays after failures."""

@@ -1,0 +1,80 @@
+"""Tests of the benchmark of operations: its goals, and small measurements."""
+
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress
+
+from bench.figures.goals import (
+    DELIVERY_LOG_SHARE,
+    LOG_PAGE_P95,
+    LOG_WRITE_RATE,
+    REFUSAL_CPU_RATIO,
+    REFUSAL_P99_RATIO,
+    SCIM_INDEXED_CPU,
+    SCIM_SCAN_CPU,
+    SCIM_STATEMENTS,
+    SESSION_LIST_CPU,
+    TERMINATION_SECONDS,
+    evaluate_goals,
+)
+from bench.figures.measurements import MeasuredValue
+from bench.scenarios.operations import delivery_log, log_entries, scim_lists, session_list
+from bench.servers.compared_servers import DatabaseKind
+from models.logs.entries import EPOCH
+
+LIMITS = {  # for each goal the last value that meets it and the first one that does not
+    f"{TERMINATION_SECONDS.format(1000)}, default event bus": (1.0, 1.01),
+    SESSION_LIST_CPU.format("a page of sessions", 10_000): (10.0, 10.1),
+    SESSION_LIST_CPU.format("a page of sessionSummaries", 10_000): (10.0, 10.1),
+    LOG_WRITE_RATE.format(1_000_000): (15_000.0, 14_999.0),
+    f"{LOG_WRITE_RATE.format(1_000_000)}, with the CPU of the database": (15_000.0, 14_999.0),
+    f"{LOG_PAGE_P95.format(1_000_000)}, component": (25.0, 25.1),
+    DELIVERY_LOG_SHARE: (3.0, 3.1),
+    SCIM_INDEXED_CPU.format(100_000, "first page"): (75.0, 75.1),
+    SCIM_SCAN_CPU.format(100_000, "active eq true"): (400.0, 401.0),
+    SCIM_STATEMENTS: (6.0, 7.0),
+    f"{REFUSAL_CPU_RATIO}, HTTP, closed, to accept and close, asyncio": (2.0, 2.1),
+    f"{REFUSAL_CPU_RATIO}, HTTP, closed, to accept and close, blocking": (2.0, 2.1),
+    f"{REFUSAL_P99_RATIO} during 1,000 connections per second, refused": (1.2, 1.21),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_goal_is_met_up_to_its_limit(name: str) -> None:
+    for value, is_met in zip(LIMITS[name], (True, False), strict=True):
+        (goal,) = evaluate_goals([], [MeasuredValue(name, value, "")])
+        assert goal.is_met is is_met
+
+
+async def test_each_page_of_log_entries_has_a_goal(tmp_path: Path) -> None:
+    progress = Progress(disable=True)
+    facts = await log_entries.measure_log_entries(DatabaseKind.SQLITE, tmp_path, 3000, progress)
+    goals = [goal.name for goal in evaluate_goals([], facts)]
+    assert len(goals) == 1 + len(log_entries.page_conditions(3000, EPOCH))
+    counts = [fact.value for fact in facts if fact.name == "… entries in the page"]
+    assert counts[0] == log_entries.PAGE_SIZE  # without a filter
+    assert counts[6] == 0  # of an absent word
+
+
+async def test_each_session_list_has_a_goal(tmp_path: Path) -> None:
+    progress = Progress(disable=True)
+    facts = await session_list.measure_session_lists(DatabaseKind.SQLITE, tmp_path, 30, progress)
+    assert len(facts) == len(session_list.DOCUMENTS)
+    assert len(list(evaluate_goals([], facts))) == len(facts)
+    assert all(fact.value > 0 for fact in facts)
+
+
+async def test_cost_of_the_log_entries_of_a_delivery_has_a_goal(tmp_path: Path) -> None:
+    progress = Progress(disable=True)
+    facts = await delivery_log.measure_delivery_log(DatabaseKind.SQLITE, tmp_path, 1, progress)
+    assert facts[0].value > 0
+    (goal,) = evaluate_goals([], facts)
+    assert goal.name == DELIVERY_LOG_SHARE
+
+
+async def test_each_scim_list_has_a_goal(tmp_path: Path) -> None:
+    progress = Progress(disable=True)
+    facts = await scim_lists.measure_scim_lists(DatabaseKind.SQLITE, tmp_path, 500, progress)
+    assert len(list(evaluate_goals([], facts))) == len(facts)
+    assert all(fact.value > 0 for fact in facts)

@@ -1,0 +1,1 @@
+"""Tests of the objects of the object stores, as administrators see them."""

@@ -1,0 +1,224 @@
+"""Restores of PostgreSQL by dump, base backup and failover."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mail.maintenance.restore_mark import CHANGES_LOST, CHECK_INTERVAL
+from tests.support.servers.merganser_server import MerganserProcess
+from tests.support.servers.postgres_cluster import PostgresTestCluster
+from tests.support.stores import store_fixtures
+from tests.support.stores.restored_clients import (
+    PATIENCE,
+    ClientState,
+    assert_clients_can_continue,
+    assert_clients_must_resync,
+    deliver,
+    read_state,
+    run_backup_and_changes,
+)
+
+
+async def wait_for_new_incarnation(server: MerganserProcess) -> None:
+    """Wait until a running server has begun a new incarnation."""
+    async with asyncio.timeout(PATIENCE):
+        while CHANGES_LOST not in server.log:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def primary() -> Iterator[PostgresTestCluster]:
+    if "postgres" not in store_fixtures.STORES:
+        pytest.skip("STORES has no postgres")
+    started_cluster = PostgresTestCluster().initialize().start()
+    yield started_cluster
+    started_cluster.remove()
+
+
+@pytest.fixture
+def second_cluster() -> Iterator[PostgresTestCluster]:
+    """An empty cluster for a restore or a standby."""
+    empty_cluster = PostgresTestCluster()
+    yield empty_cluster
+    empty_cluster.remove()
+
+
+@pytest.fixture
+def postgres_server(primary: PostgresTestCluster, tmp_path: Path) -> Iterator[MerganserProcess]:
+    server = MerganserProcess(tmp_path, primary.store_url)
+    server.create_users("ada")
+    server.start()
+    yield server
+    with contextlib.suppress(AssertionError):
+        server.kill()
+
+
+def test_pg_restore_is_detected(
+    postgres_server: MerganserProcess, primary: PostgresTestCluster
+) -> None:
+    dump = primary.home / "dump"
+    before, after = store_fixtures.run_in_new_loop(
+        run_backup_and_changes(
+            postgres_server,
+            lambda: discard(primary.run_program("pg_dump", "-Fc", "-f", dump, "postgres")),
+        )
+    )
+    postgres_server.stop()
+    primary.run_sql("CREATE DATABASE restored")
+    primary.run_program("pg_restore", "-d", "restored", dump)
+    postgres_server.store_url = primary.database_url("restored")
+    postgres_server.start()
+    store_fixtures.run_in_new_loop(assert_clients_must_resync(postgres_server, before, after))
+
+
+def test_complete_dump_and_restore_keeps_incarnation(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
+) -> None:
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one")
+        async with postgres_server.open_client("ada") as client:
+            return await read_state(client)
+
+    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
+    postgres_server.stop()
+    primary.run_program("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
+    second_cluster.initialize().start()
+    second_cluster.run_program("pg_restore", "-d", "postgres", primary.home / "dump")
+    postgres_server.store_url = second_cluster.store_url
+    postgres_server.start()
+    store_fixtures.run_in_new_loop(assert_clients_can_continue(postgres_server, client_state))
+
+
+def test_dump_of_killed_server_begins_new_incarnation_in_other_cluster(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
+) -> None:
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one")
+        async with postgres_server.open_client("ada") as client:
+            return await read_state(client)
+
+    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
+    postgres_server.kill()
+    primary.run_program("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
+    second_cluster.initialize().start()
+    second_cluster.run_program("pg_restore", "-d", "postgres", primary.home / "dump")
+    postgres_server.store_url = second_cluster.store_url
+    postgres_server.start()
+    store_fixtures.run_in_new_loop(
+        assert_clients_must_resync(postgres_server, client_state, client_state)
+    )
+
+
+@pytest.mark.parametrize("point_in_time", [False, True])
+def test_pg_basebackup_is_detected(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
+    point_in_time: bool,
+) -> None:
+    def backup() -> None:
+        primary.copy_to(second_cluster)
+        if point_in_time:
+            primary.run_sql("SELECT pg_create_restore_point('here')")
+
+    before, after = store_fixtures.run_in_new_loop(run_backup_and_changes(postgres_server, backup))
+    postgres_server.stop()
+    primary.run_sql("SELECT pg_switch_wal()")
+    primary.stop()
+    if point_in_time:
+        assert primary.archive
+        second_cluster.configure_recovery(primary.archive, "recovery_target_name = 'here'")
+    second_cluster.start()
+    postgres_server.store_url = second_cluster.store_url
+    postgres_server.start()
+    store_fixtures.run_in_new_loop(assert_clients_must_resync(postgres_server, before, after))
+
+
+@pytest.mark.parametrize("end_method", ["stop", "kill"])
+def test_failover_to_complete_standby_keeps_incarnation(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
+    end_method: str,
+) -> None:
+    primary.copy_to(second_cluster, "-R")
+    second_cluster.start()
+
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one", "two")
+        async with postgres_server.open_client("ada") as client:
+            return await read_state(client)
+
+    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
+    getattr(postgres_server, end_method)()
+    wait_for_standby(primary, second_cluster)
+    primary.stop("immediate")
+    second_cluster.run_program("pg_ctl", "-w", "-D", second_cluster.data, "promote")
+    postgres_server.store_url = second_cluster.store_url
+    postgres_server.start()
+    store_fixtures.run_in_new_loop(assert_clients_can_continue(postgres_server, client_state))
+
+
+@pytest.mark.parametrize("loses_commits", [False, True])
+def test_failover_under_running_server_is_detected_if_commits_are_lost(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
+    loses_commits: bool,
+) -> None:
+    """The server keeps its database URL. The standby replaces the primary behind it."""
+    primary.copy_to(second_cluster, "-R")
+    second_cluster.start()
+
+    async def deliver_and_read_state() -> ClientState:
+        await deliver(postgres_server, "one", "two")
+        wait_for_standby(primary, second_cluster)
+        if loses_commits:
+            second_cluster.stop()
+            await deliver(postgres_server, "lost 1", "lost 2")
+        async with postgres_server.open_client("ada") as client:
+            return await read_state(client)
+
+    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
+    if not loses_commits:
+        wait_for_standby(primary, second_cluster)
+    primary.stop("immediate")
+    shutil.rmtree(primary.data)
+    if loses_commits:
+        (second_cluster.data / "standby.signal").unlink()
+    else:
+        second_cluster.run_program("pg_ctl", "-w", "-D", second_cluster.data, "promote")
+        second_cluster.stop()
+    shutil.copytree(second_cluster.data, primary.data, symlinks=True)
+    primary.take_ownership()
+    primary.start()
+    if loses_commits:
+        store_fixtures.run_in_new_loop(wait_for_new_incarnation(postgres_server))
+        store_fixtures.run_in_new_loop(
+            assert_clients_must_resync(postgres_server, client_state, client_state)
+        )
+    else:
+        time.sleep(2 * CHECK_INTERVAL + 1)  # until the server has checked the database
+        store_fixtures.run_in_new_loop(assert_clients_can_continue(postgres_server, client_state))
+
+
+def wait_for_standby(primary: PostgresTestCluster, second_cluster: PostgresTestCluster) -> None:
+    """Wait until the standby has replayed all changes of the primary."""
+    position = primary.run_sql("SELECT pg_current_wal_lsn()")
+    for _ in range(600):
+        if second_cluster.run_sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == "t":
+            return
+    raise AssertionError("the standby lags behind")
+
+
+def discard(_: object) -> None:
+    """Discard a value."""

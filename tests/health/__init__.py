@@ -1,0 +1,1 @@
+"""Tests of components, their states, and the control of server processes."""

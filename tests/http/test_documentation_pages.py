@@ -1,0 +1,114 @@
+"""The pages below /docs: all files are served, all links resolve, and the search finds sections."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from graph.http.pages.documentation import DocumentationPages, heading_anchor
+
+DOCS = Path(__file__).parents[2] / "docs"
+LINK = re.compile(r'<a href="([^"]+)"')
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    app = Starlette(routes=DocumentationPages(DOCS).routes())
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://docs") as client:
+        yield client
+
+
+async def test_every_page_is_served_and_its_links_resolve(http: httpx.AsyncClient) -> None:
+    paths = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
+    pages = {f"/docs/{path}": await http.get(f"/docs/{path}") for path in paths}
+    for url, page in pages.items():
+        assert page.status_code == 200, url
+        assert "<h1" in page.text, url
+        for link in LINK.findall(page.text):
+            target = urlsplit(urljoin(f"http://docs{url}", link))
+            if target.netloc != "docs" or target.path in {"/docs/", "/graphql"}:
+                continue
+            if target.path.endswith(".png"):
+                assert (await http.get(target.path)).status_code == 200, (url, link)
+                continue
+            assert target.path in pages, (url, link)
+            if target.fragment:
+                assert f' id="{target.fragment}"' in pages[target.path].text, (url, link)
+
+
+async def test_start_page_is_the_table_of_contents(http: httpx.AsyncClient) -> None:
+    redirect = await http.get("/docs")
+    assert redirect.headers["location"] == "docs/"
+    start, contents = await http.get("/docs/"), await http.get("/docs/README.md")
+    assert (start.status_code, start.text) == (200, contents.text)
+    assert (await http.get("/docs/reference/")).text.count("<h1") == 1
+
+
+async def test_search_finds_sections_by_all_words(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/docs/search", params={"q": "messageSend"})).text
+    assert "reference/submission/messageSend.md#messagesend" in page
+    assert '<a href="./">' in page  # an empty link would lead to the search itself
+    incomplete = (await http.get("/docs/search", params={"q": "messageSe"})).text
+    assert "reference/submission/messageSend.md" in incomplete
+    for link in LINK.findall(page):
+        target = urlsplit(urljoin("http://docs/docs/search", link))
+        if target.path != "/graphql":
+            assert (await http.get(target.path)).status_code == 200, link
+
+
+def test_search_shows_text_without_markup(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "# A `b`\n\nSee [the *quota*](x.md).\n\n```sh\n# no heading\n```\n\n"
+        "| name | meaning |\n|---|---|\n| `quota` | size |\n"
+    )
+    (result,) = DocumentationPages(tmp_path).search("quota")
+    assert (result.heading, result.path) == ("A b", "README.md#a-b")
+    text = "See the <mark>quota</mark>. # no heading\n name meaning <mark>quota</mark> size"
+    assert result.excerpt == text
+
+
+@pytest.mark.parametrize(
+    "query", ["", "  ", '"', "'; DROP TABLE sections --", "AND OR NOT", "path:x", "*", "NEAR(a b)"]
+)
+async def test_search_takes_any_characters_as_text(http: httpx.AsyncClient, query: str) -> None:
+    response = await http.get("/docs/search", params={"q": query})
+    assert response.status_code == 200
+
+
+async def test_search_result_has_no_markup_of_the_query(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/docs/search", params={"q": "<script>alert(1)</script>"})).text
+    assert "<script" not in page
+
+
+async def test_too_long_search_is_refused(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/docs/search", params={"q": "a" * 201})).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["../README.md", "%2e%2e/README.md", "api/../../README.md", "nothing.md", "%00"]
+)
+async def test_files_outside_the_folder_are_not_found(http: httpx.AsyncClient, path: str) -> None:
+    response = await http.get(httpx.URL(f"http://docs/docs/{path}"))
+    assert response.status_code == 404
+
+
+async def test_pages_allow_no_script(http: httpx.AsyncClient) -> None:
+    page = await http.get("/docs/")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src")
+    assert "<script" not in page.text
+
+
+def test_raw_html_in_a_page_is_shown_as_text(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# A\n\n<script>x</script> [b](javascript:alert(1))\n")
+    page = DocumentationPages(tmp_path).page_html("README.md")
+    assert "&lt;script&gt;" in page
+    assert 'href="javascript' not in page
+
+
+def test_anchor_of_heading_follows_the_rule_of_github() -> None:
+    assert heading_anchor("`DKIM` keys: create, rotate") == "dkim-keys-create-rotate"

@@ -1,0 +1,1 @@
+"""Tests of the log store and of the fields that read it."""

@@ -1,0 +1,49 @@
+"""The TCP connection of a connector."""
+
+import socket
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from mail.connectors.remote_server import RemoteFailure
+from mail.connectors.socket_stream import BoundedReader, RemoteConnection
+from tests.support.mail_servers.imap_and_pop3_servers import (
+    FakeImapServer,
+    remote_server_settings,
+)
+
+RESET_TIMEOUT = 20.0  # seconds, less than Linux keeps a half-closed connection
+
+
+def send_until_window_is_full(sender: socket.socket) -> None:
+    """Send until nothing was accepted for a second; the probes of the window are rare then."""
+    sender.settimeout(1)
+    with suppress(TimeoutError):
+        send_without_end(sender)
+    sender.settimeout(RESET_TIMEOUT)
+
+
+def send_without_end(sender: socket.socket) -> None:
+    while True:
+        sender.sendall(bytes(100_000))
+
+
+def test_close_after_abort_resets_the_connection_of_a_sending_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        settings = replace(remote_server_settings(FakeImapServer()), port=port)
+        connection = RemoteConnection(settings, ["127.0.0.1"])
+        client = connection.connect()
+        sender, _ = listener.accept()
+        with sender:
+            send_until_window_is_full(sender)
+            connection.abort()
+            with pytest.raises(RemoteFailure, match=r"^The run was cancelled\.$"):
+                BoundedReader(connection, client).read_exactly(1)
+            with suppress(OSError):
+                while client.recv(1 << 16):
+                    pass
+            connection.close()
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                send_without_end(sender)

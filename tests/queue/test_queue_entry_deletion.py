@@ -1,0 +1,229 @@
+"""Deletion of queue entries: selection, rights, notices and tasks."""
+
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+from sqlmodel import col
+
+from mail.queue import bulk_updates, recipient_leases
+from models.admin.audit_log import AuditLogEntry
+from models.files.blobs import SubmissionBlob
+from models.runtime.environment import Environment
+from resolvers.admin import tasks
+from tests.conftest import GraphQLClient
+from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
+from tests.support.mail_servers.queue_worker import (
+    WORKER_LIMITS,
+    load_inbox_rows,
+    load_queue_entries,
+    load_submission_state,
+    queue_message,
+)
+from tests.support.operations.quarantine_operations import set_options
+from tests.support.queue.queue_entry_operations import (
+    enqueue_platform_message,
+    list_entries,
+    load_queue_id,
+    send_deferred,
+)
+from tests.support.stores.counter_check import assert_store_consistent
+
+MATCH_ALL_FILTER = {"since": "2000-01-01T00:00:00Z"}  # a filter that matches all entries
+
+
+async def load_logged_deletions(environment: Environment) -> list[int | None]:
+    """Return the target IDs of queueDelete entries of the admin log."""
+    statement = select(col(AuditLogEntry.target_id)).where(
+        col(AuditLogEntry.mutation) == "queueDelete"
+    )
+    return [
+        row.target_id
+        for row in await environment.database.read(statement.order_by(col(AuditLogEntry.id)))
+    ]
+
+
+async def run_all_tasks(client: GraphQLClient) -> None:
+    while await tasks.run_next_task(client.environment):
+        pass
+
+
+async def test_user_deletes_own_entries_only(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
+    submission_ids = [await queue_message(ada), await queue_message(bob)]
+    submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
+    own_id, bobs_id, platform_queue_id = [
+        await load_queue_id(environment, submission_id) for submission_id in submission_ids
+    ]
+    for other_id in (bobs_id, platform_queue_id, "nothing"):
+        refused = await run_mailbox_mutation(
+            ada,
+            "queueDelete",
+            "deletedCount",
+            queueEntries=[{"queueId": own_id}, {"queueId": other_id}],
+        )
+        assert [(e["code"], e["path"]) for e in refused["errors"]] == [
+            ("NOT_FOUND", ["queueEntries", "1"])
+        ]
+    for selection in ({"all": True}, {"filter": {"users": {"all": True}}}):
+        refused = await run_mailbox_mutation(ada, "queueDelete", "deletedCount", **selection)
+        assert [e["code"] for e in refused["errors"]] == ["FORBIDDEN"]
+    payload = await run_mailbox_mutation(
+        ada, "queueDelete", "deletedCount task { id }", filter=MATCH_ALL_FILTER
+    )
+    assert (payload["deletedCount"], payload["task"], payload["errors"]) == (2, None, [])
+    assert await list_entries(ada) == []
+    assert [
+        await load_submission_state(environment, submission_id) for submission_id in submission_ids
+    ] == [
+        "CANCELLED",
+        "QUEUED",
+        "QUEUED",
+    ]
+    (blob_row,) = await environment.database.read(
+        select(func.count().label("many")).where(
+            col(SubmissionBlob.submission_id) == submission_ids[0]
+        )
+    )
+    assert blob_row.many == 0
+    refused = await run_mailbox_mutation(
+        ada, "queueDelete", "deletedCount", queueEntries=[{"queueId": own_id}]
+    )
+    assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
+    assert await load_logged_deletions(environment) == []
+    await assert_store_consistent(environment)
+
+
+async def test_empty_filter_deletes_nothing(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    submission_id = await queue_message(ada)
+    empty_filters: list[Any] = [{}, {"users": {}}, {"recipient": ""}]
+    for arguments in ({"filter": empty_filter} for empty_filter in empty_filters):
+        refused = await run_mailbox_mutation(
+            admin_client, "queueDelete", "deletedCount", **arguments
+        )
+        assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
+    empty_selections: list[dict[str, Any]] = [
+        {"queueEntries": []},
+        {"filter": {"users": {"usernames": []}}},
+    ]
+    for selection in empty_selections:
+        payload = await run_mailbox_mutation(
+            admin_client, "queueDelete", "deletedCount task { id }", **selection
+        )
+        assert (payload["deletedCount"], payload["task"], payload["errors"]) == (0, None, [])
+    assert await load_submission_state(ada.environment, submission_id) == "QUEUED"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"all": True, "queueEntries": [{"queueId": "x"}]},
+        {"filter": MATCH_ALL_FILTER, "all": True},
+    ],
+)
+async def test_exactly_one_selection_is_required(
+    admin_client: GraphQLClient, arguments: Any
+) -> None:
+    for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):
+        refused = await run_mailbox_mutation(admin_client, name, count, **arguments)
+        assert [e["path"] for e in refused["errors"]] == [["queueEntries"]]
+
+
+async def test_active_entry_is_not_deleted(
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+) -> None:
+    submission_id = await queue_message(ada)
+    assert (
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    ).recipient_count == 2
+    entry_id = await load_queue_id(environment, submission_id)
+    payload = await run_mailbox_mutation(
+        admin_client, "queueDelete", "deletedCount", queueEntries=[{"queueId": entry_id}]
+    )
+    assert (payload["deletedCount"], payload["errors"]) == (0, [])
+    assert {
+        row.state for row in (await load_queue_entries(environment, submission_id)).values()
+    } == {"PENDING"}
+
+
+async def test_deletion_can_notify_the_sender(
+    ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+) -> None:
+    submission_id, other_id = await send_deferred(ada), await queue_message(bob)
+    entry_id = await load_queue_id(environment, submission_id)
+    payload = await run_mailbox_mutation(
+        admin_client,
+        "queueDelete",
+        "deletedCount task { kind }",
+        queueEntries=[{"queueId": entry_id}],
+        notifySender=True,
+    )
+    assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE"})
+    await run_all_tasks(ada)
+    assert {
+        row.state for row in (await load_queue_entries(environment, submission_id)).values()
+    } == {"BOUNCED"}
+    assert await load_submission_state(environment, submission_id) == "FAILED"
+    (report,) = await load_inbox_rows(ada)
+    assert "carol@example.net" in report.preview
+    assert await load_inbox_rows(bob) == []
+    assert await load_submission_state(environment, other_id) == "QUEUED"
+    await assert_store_consistent(environment)
+
+
+async def test_administrator_deletes_any_entry_and_it_is_logged(
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
+) -> None:
+    submission_ids = [await queue_message(ada), await queue_message(bob)]
+    submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
+    domain_admin = await make_domain_admin(environment, http, "chief")
+    entry_id = await load_queue_id(environment, submission_ids[0])
+    payload = await run_mailbox_mutation(
+        domain_admin, "queueDelete", "deletedCount", queueEntries=[{"queueId": entry_id}]
+    )
+    assert (payload["deletedCount"], payload["errors"]) == (2, [])
+    for arguments in (
+        {"queueEntries": [{"queueId": await load_queue_id(environment, submission_ids[2])}]},
+        {"all": True},
+    ):
+        refused = await run_mailbox_mutation(
+            domain_admin, "queueDelete", "deletedCount", **arguments
+        )
+        assert len(refused["errors"]) == 1
+    payload = await run_mailbox_mutation(admin_client, "queueDelete", "deletedCount", all=True)
+    assert (payload["deletedCount"], payload["errors"]) == (3, [])
+    assert await load_logged_deletions(environment) == submission_ids
+    assert await list_entries(admin_client) == []
+
+
+async def test_large_deletion_runs_as_a_task(
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_options(environment, bulk_max_items=2)
+    monkeypatch.setattr(bulk_updates, "MAX_SUBMISSIONS", 2)
+    submission_ids = [await queue_message(ada) for _ in range(5)]
+    payload = await run_mailbox_mutation(
+        admin_client, "queueDelete", "deletedCount task { kind totalCount }", all=True
+    )
+    assert (payload["deletedCount"], payload["task"]) == (
+        0,
+        {"kind": "QUEUE_DELETE", "totalCount": 5},
+    )
+    await run_all_tasks(admin_client)
+    assert {
+        await load_submission_state(environment, submission_id) for submission_id in submission_ids
+    } == {"CANCELLED"}
+    await assert_store_consistent(environment)

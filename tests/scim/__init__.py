@@ -1,0 +1,1 @@
+"""Tests of SCIM 2.0."""

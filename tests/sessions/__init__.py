@@ -1,0 +1,1 @@
+"""Tests of open sessions: lists, termination and draining."""

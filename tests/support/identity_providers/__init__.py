@@ -1,0 +1,1 @@
+"""OpenID providers on loopback that tests sign in at."""

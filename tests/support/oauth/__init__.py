@@ -1,0 +1,1 @@
+"""A browser and OAuth clients for tests."""

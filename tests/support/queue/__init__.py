@@ -1,0 +1,1 @@
+"""The queue and rate limits for tests: operations and their results."""

@@ -1,0 +1,1 @@
+"""The reference in docs/reference, which `python -m tests.support.reference` writes."""

@@ -1,0 +1,1 @@
+"""The errors that each root field can return, read from the code."""

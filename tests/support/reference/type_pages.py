@@ -1,0 +1,79 @@
+"""Pages of the types of an area, and the area's table of contents."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from graphql import (
+    GraphQLEnumType,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLNamedType,
+    GraphQLObjectType,
+    GraphQLUnionType,
+)
+
+from tests.support.reference.areas import AREAS, AreaContents, RootField, kind_of_type
+from tests.support.reference.markdown import (
+    cell,
+    described_rows,
+    table,
+    type_link,
+)
+
+HEADINGS = {"query": "Queries", "mutation": "Mutations", "subscription": "Subscriptions"}
+COLUMNS = ("Name", "Type", "Meaning")
+
+
+def area_page(area: str, contents: AreaContents) -> str:
+    """The table of contents of an area."""
+    title, introduction = AREAS[area]
+    lines = [f"# {title}", "", introduction, ""]
+    for operation, heading in HEADINGS.items():
+        fields = [field for field in contents.root_fields if field.operation == operation]
+        if fields:
+            lines += [
+                f"## {heading}",
+                "",
+                *table(("Name", "Meaning"), map(_root_field_row, fields)),
+            ]
+    if contents.types:
+        links = [f"[{type_.name}](types.md#{type_.name.lower()})" for type_ in contents.types]
+        lines += ["## Types", "", ", ".join(links), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _root_field_row(root_field: RootField) -> tuple[str, str]:
+    text = cell(root_field.field.description or "")
+    sentence = text.split(". ")[0].removesuffix(".")
+    return f"[{root_field.name}]({root_field.page_name}.md)", f"{sentence}."
+
+
+def types_page(area: str, types: Sequence[GraphQLNamedType]) -> str:
+    """The types of an area, each with its fields or values."""
+    lines = [f"# Types of {AREAS[area][0]}", ""]
+    lines += [f"Objects, inputs and enums of [{AREAS[area][0]}](README.md).", ""]
+    for type_ in types:
+        lines += _type_section(type_, area)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _type_section(type_: GraphQLNamedType, area: str) -> Iterator[str]:
+    yield from (f"## {type_.name}", "", f"{kind_of_type(type_)}. {type_.description or ''}", "")
+    if isinstance(type_, GraphQLEnumType):
+        rows = (
+            (f"`{name}`", cell(value.description or "")) for name, value in type_.values.items()
+        )
+        yield from table(("Value", "Meaning"), rows)
+    elif isinstance(type_, GraphQLUnionType):
+        yield from (", ".join(type_link(type_, area) for type_ in type_.types), "")
+    elif isinstance(type_, GraphQLObjectType | GraphQLInterfaceType | GraphQLInputObjectType):
+        yield from table(COLUMNS, _field_rows(type_.fields, area))
+
+
+def _field_rows(fields: dict[str, Any], area: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the rows of fields, each followed by the rows of its arguments."""
+    for name, type_link_text, meaning in described_rows(fields, area):
+        yield name, type_link_text, meaning
+        arguments = getattr(fields[name.strip("`")], "args", {})
+        for argument, argument_type, text in described_rows(arguments, area):
+            yield f"{name} ({argument.strip('`')})", argument_type, text

@@ -1,0 +1,1 @@
+"""Routes of outgoing mail for tests: operations and their results."""

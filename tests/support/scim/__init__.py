@@ -1,0 +1,1 @@
+"""Clients of SCIM for tests."""

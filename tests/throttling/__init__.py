@@ -1,0 +1,1 @@
+"""Tests of bans of networks and of delays after failures."""
