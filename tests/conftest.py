@@ -39,7 +39,7 @@ from resolvers.mailboxes.create import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.viewer import Viewer
-from tests.support import item_selection
+from tests.support import item_selection, run_scope
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.schema.error_paths import assert_error_paths_exist
 from tests.support.stores import counter_check, store_fixtures
@@ -54,9 +54,14 @@ pytest_plugins = [
     "tests.support.stores.recorded_statements",
 ]
 
-# The default limits (200 ms for an example, 1 s for ten) are too short on a busy machine.
+# The default limits (200 ms for an example, 1 s for ten) are too short on a busy machine. CI draws
+# the same examples in each run; `make test-all` draws new ones, and prints the seed of a failure.
 hypothesis.settings.register_profile(
-    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "tests",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=run_scope.CI and not run_scope.RUNS_ALL_TESTS,
+    print_blob=True,
 )
 hypothesis.settings.load_profile("tests")
 
