@@ -33,10 +33,10 @@ collect: .venv/ready  ## compile all test modules to bytecode once, before paral
 	pytest --collect-only -qq >/dev/null
 
 test: .venv/ready  ## run a sample of the tests on SQLite and PostgreSQL (5 minutes); CI=1: all that a change must pass
-	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres python -m tests.support.suite
 
 test-all: .venv/ready  ## run all tests on both databases, with all cases of long tests
-	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres python -m tests.support.suite
 
 clients: examples/node_modules/.package-lock.json  ## install the npm packages of examples/, and Node.js, for examples and tests
 

