@@ -5,7 +5,7 @@ unexport PYTHONDONTWRITEBYTECODE  # without bytecode, each process of tests and 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: help run check check-format check-types check-imports check-schema collect test test-all clients schema released reference docs soak conformance bench gate webui clean
+.PHONY: help run check check-format check-types check-imports check-schema collect test test-all test-ranges lock clients schema released reference docs soak conformance bench gate webui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,16 @@ test: .venv/ready  ## run a sample of the tests on SQLite and PostgreSQL (5 minu
 
 test-all: .venv/ready  ## run all tests on both databases, with all cases of long tests
 	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres python -m tests.support.suite
+	@$(MAKE) test-ranges
+
+test-ranges:  ## run the sample with the newest versions that pyproject.toml allows, in a virtual environment of its own
+	$(PYTHON) -m venv --clear var/ranges
+	var/ranges/bin/pip install --disable-pip-version-check --editable '.[postgres,redis,nats,telemetry,dev]'
+	PATH=$(CURDIR)/var/ranges/bin:$$PATH TMPDIR=$(SCRATCH) STORES=sqlite python -m tests.support.suite
+
+lock: .venv/ready  ## write requirements.lock: the newest versions that pyproject.toml allows, with hashes
+	uv pip compile --quiet --upgrade --all-extras --universal --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clients: examples/node_modules/.package-lock.json  ## install the npm packages of examples/, and Node.js, for examples and tests
 
@@ -96,7 +106,10 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/rea
 	@touch $@
 	@echo "The dependencies are installed. Starting Merganser: the first start creates the demo accounts."
 
-.venv/ready: pyproject.toml .venv/venv
+.venv/ready: pyproject.toml requirements.lock .venv/venv
 	@echo "Installing the dependencies for development into .venv. This takes some minutes."
-	@.venv/bin/pip install --disable-pip-version-check --editable '.[postgres,redis,nats,telemetry,dev]'
+	@if command -v uv >/dev/null; then \
+		uv pip install --python .venv/bin/python --require-hashes -r requirements.lock; \
+		else .venv/bin/pip install --disable-pip-version-check --require-hashes -r requirements.lock; fi
+	@.venv/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/installed

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support import required_programs, run_scope
+
 MAX_UNSTABLE_TESTS = 5
 MAX_REPEATED_TESTS = 40  # more failures have a common cause, and the run fails anyway
 PARALLEL_OPTIONS = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
@@ -53,5 +55,14 @@ def run_suite(arguments: list[str]) -> int:
     return repeated_status
 
 
+def main() -> int:
+    """Run the suite. In CI, a missing program is an error, since its tests would be skipped."""
+    missing = required_programs.missing_packages() if run_scope.CI else []
+    if missing:
+        print(f"CI needs all programs of the tests: apt-get install {' '.join(missing)}")
+        return 2
+    return run_suite(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(run_suite(sys.argv[1:]))
+    sys.exit(main())
