@@ -7,14 +7,14 @@ from sqlalchemy import ColumnElement, and_, delete, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.application_passwords import ApplicationPassword
-from models.auth.credentials import AccessToken, ApiKey
+from models.auth.credentials import AccessToken
 from models.auth.security_log import AuthEventAction
 from models.identity_providers import IdentityLink, IdentitySession
 from models.oauth.tables import OauthAuthorizationCode, OauthGrant, OauthRefreshToken
 from models.users.tables import User
 from resolvers.auth import security_log
 from resolvers.auth.credential_cache import drop_cached_credentials
+from resolvers.auth.credential_end import delete_application_passwords_and_api_keys
 from resolvers.auth.credential_status import secret_digest
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
@@ -65,8 +65,7 @@ async def end_credentials_and_sessions(
         if not await admin_ctx.read(select(col(User.id)).where(*is_user)):
             return
         connection = await session.connection()
-        for table in (ApplicationPassword, ApiKey):
-            await connection.execute(delete(table).where(col(table.user_id) == user_id))
+        await delete_application_passwords_and_api_keys(session, user_id)
         await _delete_tokens_and_end_sessions(
             admin_ctx, session, user_id, reason, passwordSignIn=False
         )

@@ -15,6 +15,8 @@ from models.scim import ScimUser
 from models.users.tables import User
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
+from resolvers.auth.credential_cache import drop_cached_credentials
+from resolvers.auth.credential_end import delete_application_passwords_and_api_keys
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context
@@ -61,6 +63,11 @@ class AccountChange:
         """True if the addresses, their types or the primary address change."""
         return self.before.emails != self.after.emails
 
+    @property
+    def suspends_user(self) -> bool:
+        """True if the change suspends a user who is not suspended yet."""
+        return self.after.active is False and not self.account.row.suspended
+
     def user_changes(self, password: NewPassword | None) -> UserChanges:
         """Return the changes of the user. Absent values stay."""
         before, after, row = self.before, self.after, self.account.row
@@ -70,7 +77,7 @@ class AccountChange:
             values["name"] = name
         if after.preferred_language != before.preferred_language:
             values["language"] = after.preferred_language
-        if after.active is False and not row.suspended:
+        if self.suspends_user:
             values["suspended"] = True
         elif after.active and row.suspended and row.suspended_by_scim:
             values["suspended"] = False
@@ -91,8 +98,8 @@ class AccountChange:
 
     def scim_values(self) -> Mapping[str, Any]:
         """Return the columns of `ScimUser` after the change."""
-        row, is_suspended_by_scim = self.account.row, bool(self.account.row.suspended_by_scim)
-        if self.after.active is False and not row.suspended:
+        is_suspended_by_scim = bool(self.account.row.suspended_by_scim)
+        if self.suspends_user:
             is_suspended_by_scim = True
         elif self.after.active:
             is_suspended_by_scim = False
@@ -123,6 +130,8 @@ async def change_account(
         account = await require_account(ctx, user_id)
         planned = await _plan_permitted_change(ctx, account, change, is_expected_version)
         await _store_account_change(ctx, session, planned, password)
+    if planned.suspends_user:
+        drop_cached_credentials(ctx.environment, account.row.id)
     return int(account.row.id)
 
 
@@ -169,6 +178,8 @@ async def _store_account_change(
     if user_changes.changed_columns:
         selector = UserSelector(is_reference=True, ids=(row.id,))
         await update_users(ctx, selector, user_changes)
+    if planned.suspends_user:
+        await delete_application_passwords_and_api_keys(session, row.id)
     if planned.changes_emails:
         await sync_addresses_with_wanted_emails(
             ctx, session, row.id, planned.account, planned.emails

@@ -159,6 +159,38 @@ async def test_suspension_ends_access_and_can_be_lifted(
     assert (await root(SIGN_IN, **variables))["authenticate"]["token"]
 
 
+async def test_suspension_ends_application_passwords_and_api_keys(
+    scim: ScimTestClient, root: GraphQLClient
+) -> None:
+    alice, bob = [await scim.create_user(name) for name in ("alice", "bob")]
+    create = """mutation ($id: ID!) {
+      appPasswordCreate(input: { user: { id: $id } description: "phone" scopes: [MAIL]
+        options: { reason: "test" } }) { password errors { message } }
+      apiKeyCreate(input: { user: { id: $id } name: "script" scopes: [MAIL]
+        expiresAt: "2030-01-01T01:00:00Z" options: { reason: "test" } }) {
+        secret errors { message } } }"""
+    credentials = (
+        "query ($id: ID!) { user(by: { id: $id }) { appPasswords { nodes { description } } } }"
+    )
+    keys = {}
+    for user in (alice, bob):
+        created = await root(create, id=user["id"])
+        assert created["appPasswordCreate"]["password"], created
+        keys[user["id"]] = created["apiKeyCreate"]["secret"]
+    path = f"/Users/{alice['id']}"
+    assert (await scim.patch(path, replace_value("active", value=False)))["active"] is False
+    assert (await scim.patch(path, replace_value("active", value=True)))["active"] is True
+    for user, names in ((alice, []), (bob, [{"description": "phone"}])):
+        shown = await root(credentials, id=user["id"])
+        assert shown["user"]["appPasswords"]["nodes"] == names
+        response = await root.http.post(
+            "/graphql",
+            json={"query": "{ viewer { role } }"},
+            headers={"Authorization": f"Bearer {keys[user['id']]}"},
+        )
+        assert ("errors" in response.json()) is (names == [])
+
+
 async def test_suspension_by_an_administrator_stays(
     scim: ScimTestClient, root: GraphQLClient
 ) -> None:
