@@ -39,6 +39,7 @@ from merganser.server.store.common_facts import (
 )
 from merganser.server.store.migration import load_missing_revisions, run_missing_migrations
 from merganser.settings.settings import Settings
+from models.files.damage_marks import wait_for_damage_marks
 from models.logs.recorder import LogRecorder
 from models.runtime.environment import Environment
 from models.store.database import Database
@@ -111,6 +112,7 @@ async def open_environment(
                 environment
             )  # uses of credentials are stored in the background
             await message_trace.write_pending_trace_steps(environment)
+            await wait_for_damage_marks(object_store)
             await environment.logs.stop()
             await process_wakeups.close()
             await object_store.close()
