@@ -31,7 +31,7 @@ def main() -> int:
             " ".join(map(_message_with_field_path, refusal.all_errors)), EXIT_FAILURE
         )
     except typer.TyperException as usage_error:
-        return _print_error(usage_error.format_message().strip().rstrip("."), usage_error.exit_code)
+        return _print_error(_usage_error_text(usage_error), usage_error.exit_code)
     except typer.Abort:
         return _print_error("Aborted.", EXIT_FAILURE)
     except Exception as problem:  # noqa: BLE001 - the process ends here, so the error must be reported
@@ -40,6 +40,12 @@ def main() -> int:
 
         return _print_error(unexpected_errors.describe_error_and_log_if_bug(problem), EXIT_FAILURE)
     return exit_code if isinstance(exit_code, int) else 0
+
+
+def _usage_error_text(usage_error: typer.TyperException) -> str:
+    """The message of an error of the command line, without the prefix of the value's parser."""
+    text = usage_error.format_message().strip().rstrip(".")
+    return text.replace(": Value error, ", ": ", 1)
 
 
 def _message_with_field_path(error: RequestError) -> str:

@@ -14,3 +14,8 @@ class CommandError(Exception):
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
+
+
+def user_not_found_error(username_or_address: str) -> CommandError:
+    """The error of a command for an unknown user, in the words of the operations' NotFound."""
+    return CommandError(f"User not found: {username_or_address}.")

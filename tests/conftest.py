@@ -23,6 +23,7 @@ from mail.smtp.lmtp import LmtpListener
 from mail.storage import message_insert, message_trace, received_messages
 from mail.storage.blobs.object_stores import FolderStore
 from models.auth.credentials import ApiKey
+from models.files.damage_marks import wait_for_damage_marks
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.columns import ColumnRow, core_table
@@ -253,6 +254,7 @@ async def environment(
     # the last use of a credential is stored after the response
     await authentication.wait_for_background_tasks(test_environment)
     await message_trace.write_pending_trace_steps(test_environment)
+    await wait_for_damage_marks(blobs)
     await blobs.close()
 
 

@@ -37,10 +37,13 @@ async def restore_or_mark_damaged_blobs(
         if (copy := await _find_intact_copy(environment, row, objects[row.digest])) is not None:
             await _replace_blob_content(environment, row, copy)
             restored.add(row.id)
-    await _set_damage_mark(
-        environment, [key for key in blob_ids if key not in restored], is_damaged=True
-    )
+    await mark_damaged_blobs(environment, [key for key in blob_ids if key not in restored])
     return restored
+
+
+async def mark_damaged_blobs(environment: Environment, blob_ids: Sequence[int]) -> None:
+    """Mark blobs as damaged: the next message with the same bytes stores them again."""
+    await _set_damage_mark(environment, blob_ids, is_damaged=True)
 
 
 async def clear_damage_marks_except(

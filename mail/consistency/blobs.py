@@ -14,7 +14,11 @@ from mail.consistency.blob_content import (
     compute_digest,
     read_unverified_content,
 )
-from mail.consistency.blob_restore import clear_damage_marks_except, restore_or_mark_damaged_blobs
+from mail.consistency.blob_restore import (
+    clear_damage_marks_except,
+    mark_damaged_blobs,
+    restore_or_mark_damaged_blobs,
+)
 from mail.consistency.checks import CheckRun, id_column, iterate_key_ranges_with_progress
 from mail.consistency.report import Finding, FindingValue
 from mail.storage.blob_cache.cached_store import store_without_cache
@@ -48,7 +52,8 @@ async def check_uploads_and_check_or_restore_blobs(
 ) -> list[Finding]:
     """Check every blob; with `reads_content` all of its bytes, otherwise its last byte.
 
-    With `repair`, damaged blobs are restored from other copies of their bytes.
+    Damaged blobs are marked, so that the next message with the same bytes stores them again. With
+    `repair`, they are restored from other copies of their bytes.
     """
     environment, findings, damaged = check_run.environment, list[Finding](), list[int]()
     async for low, high in iterate_key_ranges_with_progress(check_run, SUBJECT, Blob):
@@ -73,6 +78,8 @@ async def check_uploads_and_check_or_restore_blobs(
         ]
         if reads_content:
             await clear_damage_marks_except(environment, set(damaged))
+    else:
+        await mark_damaged_blobs(environment, damaged)
     findings += await _check_last_bytes_of_named_objects(
         check_run, Upload, col(Upload.blob_name), col(Upload.size)
     )

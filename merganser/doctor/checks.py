@@ -157,7 +157,7 @@ def _folder_or_first_existing_parent(folder: Path) -> Path:
 
 async def _check_database(settings: Settings) -> list[Finding]:
     url = environment_factory.checked_database_url_without_password(settings)
-    database_url = url.render_as_string(hide_password=True)
+    database_url = environment_factory.checked_database_location(settings)
     if url.get_backend_name() == "sqlite" and not _path_exists(url.database or ""):
         return hint_finding(
             "store", f"{database_url} does not exist yet", "`merganser init` creates it"

@@ -39,6 +39,7 @@ from merganser.server.store.common_facts import (
 )
 from merganser.server.store.migration import load_missing_revisions, run_missing_migrations
 from merganser.settings.settings import Settings
+from models.files.damage_marks import wait_for_damage_marks
 from models.logs.recorder import LogRecorder
 from models.runtime.environment import Environment
 from models.store.database import Database
@@ -111,6 +112,7 @@ async def open_environment(
                 environment
             )  # uses of credentials are stored in the background
             await message_trace.write_pending_trace_steps(environment)
+            await wait_for_damage_marks(object_store)
             await environment.logs.stop()
             await process_wakeups.close()
             await object_store.close()
@@ -151,8 +153,8 @@ def database_errors_as_command_errors(settings: Settings) -> Generator[None]:
     except (DBAPIError, OSError, StorageUnavailable) as problem:
         cause = problem.__cause__ if isinstance(problem, StorageUnavailable) else None
         reason = _first_line(getattr(cause or problem, "orig", None) or cause or problem)
-        url = checked_database_url_without_password(settings).render_as_string(hide_password=True)
-        raise CommandError(f"Cannot use the database {url}: {reason}.") from problem
+        location = checked_database_location(settings)
+        raise CommandError(f"Cannot use the database {location}: {reason}.") from problem
     except PostgresAddressError as problem:
         raise CommandError(
             f"MERGANSER_DATABASE_URL is wrong: {problem}", exit_code=EXIT_USAGE
@@ -186,6 +188,17 @@ def checked_database_url_without_password(settings: Settings) -> URL:
             "in-memory database is lost at the end."
         )
     return url
+
+
+def checked_database_location(settings: Settings) -> str:
+    """The database URL for people: without a password, and with each host and port of PostgreSQL.
+
+    Raises CommandError as `checked_database_url_without_password`.
+    """
+    url = checked_database_url_without_password(settings)
+    if is_postgres(settings.database_url):
+        return parse_postgres_address(settings.database_url).public_text
+    return url.render_as_string(hide_password=True)
 
 
 def _first_line(problem: BaseException) -> str:

@@ -31,7 +31,7 @@ from merganser.settings.value_types import (
     HOST_PORT_PATTERN,
     ByteSize,
     Duration,
-    WordList,
+    WebOriginList,
     table_default,
 )
 from models.runtime.options import Options
@@ -189,7 +189,7 @@ class Settings(
             "hint": "write host:port",
         },
     )
-    cors_origins: WordList = Field(
+    cors_origins: WebOriginList = Field(
         default=(),
         description="Web origins that can call the server from a browser (CORS), separated by "
         "spaces, such as https://app.example.org. The port * allows all ports: http://localhost:*",

@@ -40,7 +40,7 @@ class Blob(RowWithId, table=True):
     name: str | None = Field(default=None, unique=True)  # of the object
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
     created_at: Timestamp
-    damaged_at: OptionalTimestamp = None  # when `check --repair` found no bytes with this digest
+    damaged_at: OptionalTimestamp = None  # when a read or `check` found other bytes
 
 
 class MessageBlob(SQLModel, table=True):

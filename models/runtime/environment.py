@@ -16,6 +16,7 @@ from models.events import journal
 from models.events.incarnation import Incarnation
 from models.events.journal import JournalEntry
 from models.events.wakeups import Wakeups
+from models.files.damage_marks import register_damage_marks
 from models.logs.recorder import LogRecorder
 from models.metrics.usage_recorder import UsageRecorder
 from models.runtime.components import ComponentRegistry
@@ -101,6 +102,7 @@ class Environment:
         clock = self.now if isinstance(self.now, ObservedClock) else ObservedClock(self.now)
         object.__setattr__(self, "clock", clock)
         object.__setattr__(self, "now", clock)
+        register_damage_marks(self.object_store, self.database, clock)
 
     def use_options_unless_outdated(self, committed: "CommittedOptions") -> None:
         """Use other options from now on, unless newer ones are in use.

@@ -144,6 +144,44 @@ def test_invalid_value_is_reported_without_the_value(
     assert "hunter2" not in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("origin", "right_form"),
+    [
+        ("localhost:3000", "http://localhost:3000"),
+        ("localhost", "http://localhost"),
+        ("localhost:*", "http://localhost:*"),
+        ("app.example.org", "https://app.example.org"),
+        ("https://app.example.org/", "https://app.example.org"),
+        ("https://app.example.org/mail?a=1", "https://app.example.org"),
+        ("https://App.example.org:443", "https://app.example.org"),
+        ("https://*.example.org", "scheme, host and port, such as https://app.example.org"),
+        ("https://", "scheme, host and port, such as https://app.example.org"),
+        ("none", "scheme, host and port, such as https://app.example.org"),
+        ("/", "scheme, host and port, such as https://app.example.org"),
+    ],
+)
+def test_wrong_cors_origin_is_refused_with_the_right_form(
+    monkeypatch: pytest.MonkeyPatch, origin: str, right_form: str
+) -> None:
+    monkeypatch.setenv("MERGANSER_CORS_ORIGINS", f"https://a.example {origin}")
+    with pytest.raises(CommandError) as raised:
+        read_settings()
+    assert raised.value.message == (
+        f"MERGANSER_CORS_ORIGINS is wrong: {origin!r} is no origin that a browser sends: "
+        f"write {right_form}"
+    )
+    assert raised.value.exit_code == EXIT_USAGE
+
+
+def test_right_cors_origins_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = (
+        "https://a.example", "http://localhost:3000", "http://localhost:*", "http://[::1]:8080",
+        "https://a.example:80", "capacitor://localhost", "moz-extension://3e4f-a1", "*", "null",
+    )  # fmt: skip
+    monkeypatch.setenv("MERGANSER_CORS_ORIGINS", " ".join(origins))
+    assert read_settings().cors_origins == origins
+
+
 def test_sizes_durations_and_lists_are_parsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

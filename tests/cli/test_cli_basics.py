@@ -171,7 +171,11 @@ def test_database_of_other_version_is_refused(
 @pytest.mark.parametrize(
     ("setting", "value", "error_text"),
     [
-        ("database_url", "postgresql://mail:hunter2@127.0.0.1:1/mail", "Cannot use the database"),
+        (
+            "database_url",
+            "postgresql://mail:hunter2@127.0.0.1:1/mail",
+            "Cannot use the database postgresql://mail@127.0.0.1:1/mail: ",
+        ),
         ("database_url", "postgresql://host:port/x", "a host or port in the address can't be read"),
         ("database_url", "sqlite://", "name a file"),
         ("object_store_url", "nosuch://bucket", "MERGANSER_OBJECT_STORE_URL cannot be used"),
@@ -315,7 +319,7 @@ def test_doctor_names_remedies(shell: CommandLine) -> None:
         shell.set_settings(
             http_listen=f"127.0.0.1:{port}",
             lmtp_listen="127.0.0.1:0",
-            database_url="postgresql://127.0.0.1:1/x",
+            database_url="postgresql://mail:hunter2@127.0.0.1:1/x",
         )
         result = shell("doctor")
     assert result.code == 1
@@ -323,6 +327,7 @@ def test_doctor_names_remedies(shell: CommandLine) -> None:
         f"chmod 600 {shell.data}/secret",
         "MERGANSER_HTTP_LISTEN",
         "MERGANSER_DATABASE_URL",
+        "postgresql://mail@127.0.0.1:1/x",
     ):
         assert remedy in result.out
 

@@ -65,7 +65,7 @@ def test_log_filters(logged: CommandLine, options: tuple[str, ...], messages: li
         (("--level", "loud"), "--level: Must be one of DEBUG"),
         (("--since", "soon"), "--since: Must be a duration"),
         (("--query", ".*"), "--query: Must have 1 to 20 words"),
-        (("--user", "nobody"), "There is no user nobody."),
+        (("--user", "nobody"), "User not found: nobody."),
     ],
 )
 def test_log_refuses_bad_options(ada: CommandLine, options: tuple[str, ...], problem: str) -> None:

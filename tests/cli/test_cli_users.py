@@ -125,6 +125,11 @@ def test_password_must_meet_policy_of_domain(
         (("user", "restore", "bob"), "User not found: bob."),
         (("user", "restore", "ada"), "The user is not deleted."),
         (("user", "list", "--query", "x" * 1001), "at most 1000"),
+        (
+            ("api-key", "create", "--name", "x", "--role", "KING"),
+            "Invalid value for '--role': 'KING' is not one of 'PUBLIC', 'USER', 'DOMAIN_ADMIN', "
+            "'ADMIN', 'ROOT'",
+        ),
         (("api-key", "create", "--name", "x"), "--user or --role ADMIN is required."),
         (("api-key", "create", "--name", "x", "--user", "bob"), "User not found: bob."),
         (("api-key", "create", "--name", "x", "--user", "ada", "--role", "ROOT"), "ROOT"),

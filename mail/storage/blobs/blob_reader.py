@@ -12,6 +12,7 @@ from mail.storage.blob_cache.cached_store import forget_object_if_store_has_cach
 from mail.storage.blobs.compression import decompress, verify_digest
 from mail.storage.blobs.errors import CorruptBlob
 from models.files.blobs import Blob
+from models.files.damage_marks import add_damage_mark
 from models.store.columns import ColumnRow, select_columns
 from models.store.object_store import ObjectStoreProtocol
 
@@ -29,14 +30,20 @@ READ_AHEAD = (
 async def read_and_verify_content(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
     """Read and verify the content of a blob. Raises CorruptBlob if it is lost or damaged.
 
-    If the bytes come from the blob cache and are wrong, the object itself is read.
+    If the bytes come from the blob cache and are wrong, the object itself is read. A damaged
+    blob is marked, so that the next delivery of these bytes stores them again.
     """
     try:
         return await _read_and_verify_once(store, blob)
     except CorruptBlob:
         if blob.name is None or not await forget_object_if_store_has_cache(store, blob.name):
+            add_damage_mark(store, blob)
             raise
-    return await _read_and_verify_once(store, blob)
+    try:
+        return await _read_and_verify_once(store, blob)
+    except CorruptBlob:
+        add_damage_mark(store, blob)
+        raise
 
 
 async def _read_and_verify_once(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
@@ -74,8 +81,8 @@ async def stream_content(
 ) -> AsyncGenerator[bytes]:
     """Yield the content from `start` to `end`, at most 256 KiB at once.
 
-    Raises CorruptBlob before the last bytes of a damaged blob. A partial range of a blob over 1
-    MiB is not verified, since the digest covers the whole content.
+    Raises CorruptBlob before the last bytes of a damaged blob, and marks the blob. A partial range
+    of a blob over 1 MiB is not verified, since the digest covers the whole content.
     """
     end = blob.size if end is None else min(end, blob.size)
     if blob.size <= MAX_WHOLE_READ:
@@ -91,6 +98,7 @@ async def stream_content(
             async for step in steps:
                 yield step
     except CorruptBlob:
+        add_damage_mark(store, blob)
         if blob.name is not None:
             await forget_object_if_store_has_cache(
                 store, blob.name

@@ -12,6 +12,7 @@ from mail.storage.blobs.compression import compress_if_smaller
 from mail.storage.blobs.message_layout import ContentFile, NewBlob
 from mail.storage.blobs.object_stores import new_object_name
 from models.files.blobs import Blob, MessageBlob
+from models.files.damage_marks import is_object_known_damaged
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table, insert_with_conflict
 from models.store.prepared_statements import (
@@ -30,7 +31,8 @@ _INSERT_REFERENCE = PreparedStatement(insert(MessageBlob).inline())
 _REPLACE_BYTES = PreparedStatement(
     update(core_table(Blob))
     .where(
-        col(Blob.id) == integer_parameter("key"), col(Blob.name) == bindparam("old", type_=String)
+        col(Blob.id) == integer_parameter("key"),
+        col(Blob.name).is_not_distinct_from(bindparam("old", type_=String)),
     )
     .values(
         stored_size=integer_parameter("stored_size"),
@@ -109,10 +111,10 @@ async def store_objects_and_prepare_blob_rows(  # noqa: PLR0913 - the blobs and 
 ) -> StoredMessageBlobs:
     """Store the blobs of a message for a tenant. A blob that the tenant has is not stored again.
 
-    The object of an existing blob must have the size in its row; otherwise the blob is stored
-    again. With `store_again`, after BlobRowDeleted, all blobs are stored again. Messages that
-    differ only in their layout share `part_blobs_by_tenant`, so that their part blobs are
-    stored once.
+    The object of an existing blob must have the size in its row, and must not have been found
+    damaged; otherwise the blob is stored again. With `store_again`, after BlobRowDeleted, all
+    blobs are stored again. Messages that differ only in their layout share
+    `part_blobs_by_tenant`, so that their part blobs are stored once.
     """
     part_blobs_by_tenant = {} if part_blobs_by_tenant is None else part_blobs_by_tenant
     if store_again or tenant_id not in part_blobs_by_tenant:
@@ -185,6 +187,7 @@ async def find_intact_and_damaged_blobs(
 ) -> ExistingBlobs:
     """Look up which blobs a tenant has, and check that their objects exist with their size.
 
+    A blob that a read or `merganser check` has found damaged is not intact, whatever its size.
     This takes one statement, and one stat or HEAD request for each row that names an object.
     """
     parameters = {"tenant": tenant_id, "digests": digests}
@@ -194,15 +197,17 @@ async def find_intact_and_damaged_blobs(
     intact = await asyncio.gather(*(_is_intact(environment, row) for row in rows))
     intact_digests = [row.digest for row, is_intact in zip(rows, intact, strict=True) if is_intact]
     damaged = (row.name for row, is_intact in zip(rows, intact, strict=True) if not is_intact)
-    return ExistingBlobs(intact_digests, frozenset(damaged))
+    return ExistingBlobs(intact_digests, frozenset(name for name in damaged if name is not None))
 
 
 async def _is_intact(environment: Environment, blob_row: Any) -> bool:
-    if blob_row.name is None:
+    if blob_row.damaged_at is not None:
+        return False
+    store, name = environment.object_store, blob_row.name
+    if name is None:
         return True
-    return (
-        blob_row.damaged_at is None
-        and await environment.object_store.size(blob_row.name) == blob_row.stored_size
+    return not is_object_known_damaged(store, name) and (
+        await store.size(name) == blob_row.stored_size
     )
 
 
@@ -266,7 +271,7 @@ def upsert_blob_rows(
     """Insert the rows of the blobs and return the ids of all blobs by digest.
 
     All messages belong to one tenant. An existing row of a blob is used. It gets the new bytes
-    if its object is damaged, or if the new bytes are stored in the row. Raises BlobRowDeleted
+    if its old ones are damaged, or if the new bytes are stored in the row. Raises BlobRowDeleted
     if a row of `known_digests` was deleted.
     """
     dialect, tenant_id = transaction.connection.dialect.name, stored_messages[0].tenant_id
@@ -292,10 +297,15 @@ def upsert_blob_rows(
     rows = [{**new[digest], "id": transaction.environment.new_id()} for digest in sorted(new)]
     damaged = frozenset[str]().union(*(message.damaged_objects for message in stored_messages))
     replaced: list[StatementWithValues] = []
-    for key, digest, name in transaction.fetch_rows_of_each(_upsert_blob(dialect), rows).raw:
+    for key, digest, name, damaged_at in transaction.fetch_rows_of_each(
+        _upsert_blob(dialect), rows
+    ).raw:
         ids_by_digest[digest] = key
         row = new[digest]
-        if name is not None and name != row["name"] and (row["name"] is None or name in damaged):
+        has_worse_object = (
+            name is not None and name != row["name"] and (row["name"] is None or name in damaged)
+        )
+        if damaged_at is not None or has_worse_object:
             lies = {field: row[field] for field in ("stored_size", "codec", "name", "data")}
             replaced.append((_REPLACE_BYTES, {"key": key, "old": name, **lies}))
     if replaced:
@@ -309,7 +319,7 @@ def _upsert_blob(dialect: str) -> UpdateBase:
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
         set_={"created_at": new.excluded.created_at},  # the garbage collector sees a recent use
-    ).returning(col(Blob.id), col(Blob.digest), col(Blob.name))
+    ).returning(col(Blob.id), col(Blob.digest), col(Blob.name), col(Blob.damaged_at))
 
 
 def blob_reference_insert_statements(

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from mail.storage.blobs import blob_reader
 from mail.storage.blobs.errors import CorruptBlob
+from models.files.damage_marks import is_object_known_damaged
 from models.store.columns import ColumnRow
 from models.store.object_store import ObjectStoreProtocol
 
@@ -46,7 +47,8 @@ _INTACT_BY_STORE: WeakKeyDictionary[ObjectStoreProtocol, IntactObjects] = WeakKe
 async def require_intact_blob(store: ObjectStoreProtocol, blob: ColumnRow) -> None:
     """Raise CorruptBlob if a blob is lost or damaged. Holds at most 1 MiB of it in memory."""
     intact = _INTACT_BY_STORE.setdefault(store, IntactObjects())
-    if blob.name in intact and await store.size(blob.name) == blob.stored_size:
+    is_verified = blob.name in intact and not is_object_known_damaged(store, blob.name)
+    if is_verified and await store.size(blob.name) == blob.stored_size:
         return
     async with aclosing(blob_reader.stream_content(store, blob)) as steps:
         async for _ in steps:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from merganser.commands.environment_run import run_in_environment
-from merganser.errors import EXIT_USAGE, CommandError
+from merganser.errors import EXIT_USAGE, CommandError, user_not_found_error
 from merganser.server.environment_factory import root_context
 from merganser.settings.settings import Settings
 from merganser.settings.units import parse_duration_if_text
@@ -74,7 +74,7 @@ async def _require_user_id(ctx: Context, name: str) -> int:
     """Return the id of a user. Raises CommandError if there is no such user."""
     row = await find_user_by_name(ctx, name)
     if row is None:
-        raise CommandError(f"There is no user {name}.")
+        raise user_not_found_error(name)
     return int(row.id)
 
 

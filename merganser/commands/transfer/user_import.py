@@ -25,7 +25,7 @@ from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.mailboxes import paths
 from mail.recipients import address_resolution
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
-from merganser.errors import EXIT_USAGE, CommandError
+from merganser.errors import EXIT_USAGE, CommandError, user_not_found_error
 from merganser.server.environment_factory import user_context
 from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import OverQuota, RequestError
@@ -76,9 +76,7 @@ async def find_user_or_fail_command(
     statement = select(*select_columns(User, {"id", "username"})).where(col(User.id) == (key or 0))
     for row in await environment.database.read(statement):
         return row
-    raise CommandError(
-        f"User not found: {username_or_address}. `merganser user list` lists all users."
-    )
+    raise user_not_found_error(username_or_address)
 
 
 async def import_account(

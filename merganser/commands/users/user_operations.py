@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from graph.types.global_ids import decode, encode
 from mail.recipients.address_resolution import find_sign_in_user_id
-from merganser.errors import CommandError
+from merganser.errors import CommandError, user_not_found_error
 from merganser.server.environment_factory import root_context
 from models.addresses.tables import Address
 from models.errors import InvalidInput
@@ -73,9 +73,7 @@ async def find_user_id_or_fail_command(environment: Environment, username_or_add
     """The ID of the user with this username or address. Raises CommandError if there is none."""
     key = await find_sign_in_user_id(environment, username_or_address)
     if key is None:
-        raise CommandError(
-            f"User not found: {username_or_address}. `merganser user list` lists all users."
-        )
+        raise user_not_found_error(username_or_address)
     return key
 
 

@@ -152,8 +152,10 @@ async def mark_or_compare_object_store(
 ) -> None:
     """Compare the mark of an object store with the database, and write the mark at first.
 
-    Raises CommandError if it belongs to another database, or has no mark although this database
-    has objects. An object store that does not answer is not compared.
+    Raises CommandError if it belongs to another database, or has no mark although a server has
+    registered an object store. Without the mark it is not the store of the other servers, whether
+    or not the database has objects yet. The only server of an SQLite database can use another
+    store until the first object is stored. An object store that does not answer is not compared.
     """
     setting = (
         "MERGANSER_OBJECT_STORE_URL"
@@ -174,12 +176,17 @@ async def mark_or_compare_object_store(
         if not stored_mark:
             await object_store.put(OWNER_MARK, f"{store_mark}\n".encode())
         await register_or_replace_fact(store, fact_name, store_mark, location)
-    elif not stored_mark and not (await store.read(select(col(Blob.id)).limit(1))):
+    elif (
+        not stored_mark
+        and store.dialect == "sqlite"
+        and not await store.read(select(col(Blob.id)).limit(1))
+    ):
         await object_store.put(OWNER_MARK, f"{fact.digest}\n".encode())
     elif stored_mark != fact.digest:
         reason = "belongs to another database" if stored_mark else f"has no object {OWNER_MARK}"
         raise CommandError(
             f"{setting} is wrong: {location} {reason}. Set it as on the server "
-            f"{fact.host}, where it is {fact.location}. If the objects were moved to "
+            f"{fact.host}, where it is {fact.location}: all servers of a database use the same "
+            f"object store. If the objects were moved to "
             f"{location}, write {fact.digest} into {location}/{OWNER_MARK}."
         )

@@ -14,12 +14,14 @@ from sqlmodel import col
 from mail.consistency import check_consistency
 from mail.storage import received_messages
 from mail.storage.blobs.compression import content_digest
+from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_stores import FolderStore, new_object_name, open_store
 from mail.storage.blobs.tier_move import copy_blobs_to_tier, update_rows_of_moved_blobs
 from mail.storage.blobs.tiered_store import TieredStore
 from mail.storage.message_content import read_all
 from mail.storage.message_open import open_messages_and_log_damage
 from models.files.blobs import Blob
+from models.files.damage_marks import wait_for_damage_marks
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
@@ -125,6 +127,58 @@ async def test_new_delivery_stores_damaged_object_again(
     second = await accounts.bob.deliver(RAW_MESSAGES[raw_name])
     assert await accounts.read_raw_message(second.message_id) == RAW_MESSAGES[raw_name]
     assert await accounts.read_raw_message(first.message_id) == RAW_MESSAGES[raw_name]
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
+
+
+@pytest.mark.parametrize("raw_name", RAW_MESSAGES)
+@pytest.mark.parametrize("found_by", ["read", "check"])
+async def test_new_delivery_stores_object_again_that_was_found_with_flipped_bit(
+    accounts: AccountsOfTwoTenants, found_by: str, raw_name: str
+) -> None:
+    raw = RAW_MESSAGES[raw_name]
+    first = await accounts.ada.deliver(raw)
+    await accounts.damage_objects(flip_last_bit)
+    if found_by == "read":
+        with pytest.raises(CorruptBlob):
+            await accounts.read_raw_message(first.message_id)
+    else:
+        assert (await check_consistency(accounts.environment)).unrepaired_findings
+    second = await accounts.bob.deliver(raw)
+    assert await accounts.read_raw_message(second.message_id) == raw
+    assert await accounts.read_raw_message(first.message_id) == raw
+    await wait_for_damage_marks(accounts.environment.object_store)
+    assert {row.damaged_at for row in await accounts.load_object_blobs()} == {None}
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
+
+
+@pytest.mark.parametrize("raw_name", RAW_MESSAGES)
+async def test_read_marks_damaged_object_for_other_processes(
+    accounts: AccountsOfTwoTenants, raw_name: str
+) -> None:
+    first = await accounts.ada.deliver(RAW_MESSAGES[raw_name])
+    await accounts.damage_objects(flip_last_bit)
+    for _ in range(2):
+        with pytest.raises(CorruptBlob):
+            await accounts.read_raw_message(first.message_id)
+    await wait_for_damage_marks(accounts.environment.object_store)
+    (row,) = await accounts.load_object_blobs()
+    assert row.damaged_at
+
+
+async def test_new_delivery_stores_damaged_row_again(accounts: AccountsOfTwoTenants) -> None:
+    raw = message_with_subject("small", attachment_size=2000)
+    first = await accounts.ada.deliver(raw)
+    rows = await accounts.environment.database.read(select(*select_columns(Blob)))
+    part = max(rows, key=lambda row: row.size)
+    assert part.name is None
+    statement = update(Blob).where(col(Blob.id) == part.id).values(data=flip_last_bit(part.data))
+    async with accounts.environment.write_session() as session:
+        await (await session.connection()).execute(statement)
+    with pytest.raises(CorruptBlob):
+        await accounts.read_raw_message(first.message_id)
+    await wait_for_damage_marks(accounts.environment.object_store)
+    await accounts.bob.deliver(raw)
+    assert await accounts.read_raw_message(first.message_id) == raw
     assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
