@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-MAX_STEPS = 10_000
+MAX_STEPS = 1_000
 PAUSE_SECONDS = 0.005  # for sockets and threads
 
 
