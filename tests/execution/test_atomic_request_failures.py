@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from mail.storage.blobs.object_stores import FolderStore
 from models.events import journal
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
+from tests.support.loop_clock import LoopClock
 from tests.support.operations.atomic_operations import (
     FAILING_RENAME,
     entry_field,
@@ -29,6 +29,7 @@ from tests.support.operations.atomic_operations import (
 from tests.support.servers.live_server import LiveServer, run_live_server, wait_until
 from tests.support.time_limits import HANG_SECONDS
 
+DEADLINE = 10 * HANG_SECONDS  # only a test that moves the clock of the loop reaches it
 COMMITTED_MUTATION = (
     f"mutation @atomic {{ {entry_field('a', alias='a')} {entry_field('b', alias='b')} }}"
 )
@@ -121,34 +122,36 @@ async def test_deadline_rolls_back_atomic_request(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    content = incompressible_base64(ada)
+    loop_clock, content = LoopClock(), incompressible_base64(ada)
     async with client_in_environment(gated_environment, ada, tmp_path) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(schema, "limits", replace(schema.limits, deadline=5.0))
-            answer = await client.execute(UPLOAD_MUTATION, text=content)
+            patch.setattr(schema, "limits", replace(schema.limits, deadline=DEADLINE))
+            request = asyncio.create_task(client.execute(UPLOAD_MUTATION, text=content))
+            await gated_store.write_started.wait()
+            loop_clock.advance(DEADLINE)
+            answer = await request
     assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
-    assert gated_store.write_started.is_set()
     assert await load_key_values(ada) == {}
 
 
 async def test_deadline_during_commit_returns_the_payloads(
     ada: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ada(COMMITTED_MUTATION)  # compiles the statements before the measurement
-    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=5.0))
-    waits: list[float] = []
+    await ada(COMMITTED_MUTATION)
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=DEADLINE))
+    loop_clock, advances = LoopClock(), list[float]()
 
-    def delay(_: Any) -> None:
-        if not waits:
-            waits.append(6)
-            time.sleep(waits[0])  # the event loop sees the deadline while the commit runs
+    def pass_deadline(_: Any) -> None:
+        if not advances:
+            advances.append(DEADLINE)
+            loop_clock.advance(DEADLINE)  # the event loop sees the deadline while the commit runs
 
     for engine in environment.database.engines:
-        event.listen(engine, "commit", delay)
+        event.listen(engine, "commit", pass_deadline)
     answer = await ada.execute(
         f"mutation @atomic {{ {entry_field('c', alias='c')} {entry_field('d', alias='d')} }}"
     )
-    assert waits
+    assert advances
     assert "errors" not in answer
     assert error_codes_by_field(answer["data"]) == {"c": [], "d": []}
     assert set(await load_key_values(ada)) == {"a", "b", "c", "d"}

@@ -29,6 +29,7 @@ from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.viewer import Viewer
+from tests.support.loop_clock import LoopClock
 from tests.support.servers.live_server import wait_until
 from tests.support.servers.small_schema_server import (
     authenticate_by_header,
@@ -305,11 +306,12 @@ async def test_websocket_and_sse_are_charged(environment: Environment) -> None:
 
 
 async def test_concurrent_operations_are_limited(environment: Environment) -> None:
+    loop_clock = LoopClock()
     admission_control = make_admission_control(
         ManualClock(), operation_limiter=ConcurrencyLimiter(3, 2)
     )
     endpoint = GraphqlEndpoint(
-        make_schema(deadline=3),
+        make_schema(deadline=10 * HANG_SECONDS),
         environment,
         authenticate_by_header,
         EndpointSettings(guards=admission_control),
@@ -327,7 +329,9 @@ async def test_concurrent_operations_are_limited(environment: Environment) -> No
         refused_response = await post_query(http, "{ hello }", headers=USER_HEADERS)
         assert (refused_response.status_code, refused_response.headers["retry-after"]) == (503, "1")
         assert refused_response.json()["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
-        await asyncio.gather(*slow_requests)
+        all_requests = asyncio.gather(*slow_requests)
+        await loop_clock.advance_until(all_requests.done, step_seconds=HANG_SECONDS)
+        await all_requests
         assert (await post_query(http, "{ hello }")).json()["data"] == {"hello": "world"}
     assert admission_control.operation_limiter.in_use_count == 0
 
@@ -337,7 +341,7 @@ async def test_query_is_cancelled_when_client_disconnects(environment: Environme
         ManualClock(), operation_limiter=ConcurrencyLimiter(5, 5)
     )
     async with run_small_schema_server(
-        environment, EndpointSettings(guards=admission_control), deadline=60
+        environment, EndpointSettings(guards=admission_control), deadline=10 * HANG_SECONDS
     ) as server:
         body = b'{"query": "{ slow }"}'
         request_head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"

@@ -32,7 +32,7 @@ async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
 @pytest.fixture
 async def server(environment: Environment) -> AsyncIterator[SmallSchemaServer]:
     async with run_small_schema_server(
-        environment, EndpointSettings(heartbeat=0.1, credential_check_interval=0.05)
+        environment, EndpointSettings(heartbeat=HANG_SECONDS, credential_check_interval=0.05)
     ) as server:
         yield server
 
@@ -157,9 +157,12 @@ async def test_failing_event_source_is_masked(
 
 
 async def test_silent_stream_sends_heartbeats(
-    http: httpx.AsyncClient, server: SmallSchemaServer
+    http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    async with open_stream(http, server, "subscription { quiet }") as response:
+    async with (
+        run_small_schema_server(environment, EndpointSettings(heartbeat=0.1)) as server,
+        open_stream(http, server, "subscription { quiet }") as response,
+    ):
         heartbeats = read_events(response)
         assert [await anext(heartbeats) for _ in range(3)] == [("ping", None)] * 3
 

@@ -4,7 +4,6 @@ This can be seconds after the reply if the database is busy.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,10 +57,8 @@ async def test_server_killed_before_storing_reply_sends_second_copy(
     async with block_writers(servers.cluster.database):
         servers.mail_server.open.set()
         await servers.wait_until_delivered()
-        replied_at = time.monotonic()
         await asyncio.sleep(BUSY_SECONDS)
         await servers.cluster.kill(0)
-        assert time.monotonic() - replied_at > 1
     await servers.cluster.start(0)
     while servers.mail_server.received[recipient] < 2:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.02)

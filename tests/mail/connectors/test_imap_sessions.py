@@ -165,15 +165,14 @@ FAULTS = {
 @pytest.mark.parametrize("step", STAGES)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None:
-    began = time.monotonic()
     problem = await catch_remote_failure(
         make_three_message_server(faults={step: FAULTS[fault]}),
         timeout=SHORT_SILENCE_TIMEOUT if fault == "silence" else SILENCE_TIMEOUT,
     )
     assert problem.stage is STAGES[step]
-    assert time.monotonic() - began < SILENCE_TIMEOUT
-    if fault == "silence":
-        assert problem.message == "The server did not respond within 2 seconds."
+    silence_message = "The server did not respond within 2 seconds."
+    assert (problem.message == silence_message) is (fault == "silence")
+    assert "within 60 seconds" not in problem.message
     if fault == "bye":
         assert problem.message == "The server closed the connection. be\ufffd gone"
     assert not problem.is_permanent
@@ -430,10 +429,8 @@ async def test_session_is_aborted_from_another_thread(
         else:
             await remote.wait_until_connected()
         connection.abort()
-        began = time.monotonic()
         with pytest.raises(RemoteFailure, match=r"^The run was cancelled\.$"):
-            await thread_task
-        assert time.monotonic() - began < HANG_SECONDS
+            await asyncio.wait_for(thread_task, HANG_SECONDS)
         assert fetched.is_set() is (step == "IDLE")
 
 
@@ -454,7 +451,7 @@ async def test_fetch_keeps_the_configured_rate() -> None:
         await open_inbox(session)
         began = time.monotonic()
         assert await fetch_inbox_messages(session, 3) == {"3": b"x" * 50_000}
-        assert 0.8 < time.monotonic() - began < 30
+        assert time.monotonic() - began > 0.8  # a busy machine takes longer
 
 
 async def test_closed_message_stream_ends_the_session() -> None:

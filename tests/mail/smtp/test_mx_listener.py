@@ -14,6 +14,7 @@ from mail.smtp.mx_server import MxListener, MxRules
 from models.errors import Forbidden, NotFound, OverQuota, ServiceUnavailable
 from models.runtime.options import MIB
 from tests.conftest import ManualClock
+from tests.support.loop_clock import LoopClock
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, wait_until
 from tests.support.mail_servers.mx_listeners import (
     OpenMxListener,
@@ -258,12 +259,15 @@ async def test_too_many_commands_end_session(open_listener: OpenMxListener) -> N
 
 
 async def test_slow_clients_time_out(open_listener: OpenMxListener) -> None:
-    listener = await open_listener(command_timeout=2)
+    loop_clock, listener = LoopClock(), await open_listener(command_timeout=300)
     client = await connect_smtp(listener.port, greet=False)
-    assert b"421 4.4.2" in await client.read_until_closed()
+    assert (await client.read_reply()).startswith("220")
     client_in_data = await connect_smtp(listener.port)
     await client_in_data.start_data("ada@example.org")
     client_in_data.send_bytes(b"Hello")
+    assert len(listener.sessions) == 2
+    await loop_clock.advance_until(lambda: not listener.sessions, step_seconds=10)
+    assert b"421 4.4.2" in await client.read_until_closed()
     assert b"421 4.4.2" in await client_in_data.read_until_closed()
     for open_client in (client, client_in_data):
         await open_client.close()
@@ -273,15 +277,17 @@ async def test_slow_clients_time_out(open_listener: OpenMxListener) -> None:
 async def test_slow_data_does_not_extend_timeout(
     open_listener: OpenMxListener, limit_name: str
 ) -> None:
-    mx_listener = await open_listener(**{limit_name: 3})
+    loop_clock, mx_listener = LoopClock(), await open_listener(**{limit_name: 3600})
     client = await connect_smtp(mx_listener.port)
     await client.start_data("ada@example.org")
-    async with asyncio.timeout(HANG_SECONDS):
-        while mx_listener.sessions:
-            # The server closes the connection while the client sends.
-            with suppress(ConnectionError):
-                client.send_bytes(b"x\r\n")
-            await asyncio.sleep(0.05)
+
+    def has_ended_or_gets_data() -> bool:
+        # The server closes the connection while the client sends.
+        with suppress(ConnectionError):
+            client.send_bytes(b"x\r\n")
+        return not mx_listener.sessions
+
+    await loop_clock.advance_until(has_ended_or_gets_data, step_seconds=10)
     await client.close()
     assert mx_listener.byte_budget.used == 0
 

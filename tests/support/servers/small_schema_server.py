@@ -179,7 +179,7 @@ class Query:
 
     @strawberry.field
     async def slow(self) -> str:
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
         return "too late"
 
 
