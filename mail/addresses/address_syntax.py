@@ -108,14 +108,18 @@ def normalize_and_validate_address(
     fits = (
         "@" in normal_address
         and len(address) <= MAX_ADDRESS
-        and _LOCAL_PART.fullmatch(local)
+        and _LOCAL_PART.fullmatch(local) is not None
         and ".." not in local
         and not local.startswith(".")
         and not local.endswith(".")
     )
     if not fits and allows_quotes:
         has_quotes = normal_address.rpartition("@")[0] != local
-        fits = has_quotes and len(address) <= MAX_ADDRESS and _QUOTABLE_LOCAL_PART.fullmatch(local)
+        fits = (
+            has_quotes
+            and len(address) <= MAX_ADDRESS
+            and _QUOTABLE_LOCAL_PART.fullmatch(local) is not None
+        )
     if not fits:
         raise InvalidInput(
             "Not an email address.", constraint=ValidationConstraint.ADDRESS, path=[path]
