@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import idna
 
+from mail.addresses.quoted_local_part import join_address, split_address
 from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
@@ -18,6 +19,7 @@ LABEL_DELIMITERS = "+-_=#"  # what may begin a label
 _USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
 _LOCAL_PART = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
+_QUOTABLE_LOCAL_PART = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,64}")
 _DOMAIN_LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
 
 
@@ -38,8 +40,11 @@ def normalized_address(address: str) -> NormalizedAddress:
 
 
 def _folded_parts(address: str) -> tuple[str, str]:
-    """Return the local part in lower case, with label and dots, and the normalized domain."""
-    local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
+    """Return the local part in lower case, with label and dots, and the normalized domain.
+
+    The local part has no quotes.
+    """
+    local, domain = split_address(unicodedata.normalize("NFC", address.strip().lower()))
     return local, normalized_domain(domain)
 
 
@@ -90,25 +95,37 @@ def normalize_and_validate_username(username: str, *, path: Sequence[str] = ("us
     return username
 
 
-def normalize_and_validate_address(address: str, *, path: str = "address") -> str:
-    """Return the address in NFC with the domain in Unicode.
+def normalize_and_validate_address(
+    address: str, *, path: str = "address", allows_quotes: bool = False
+) -> str:
+    """Return the address in NFC with the domain in Unicode, without quotes that it doesn't need.
 
-    Raises InvalidInput if it is not an address.
+    With `allows_quotes`, the local part can be one that needs quotes, as addresses of other servers
+    can have it. Raises InvalidInput if it is not an address.
     """
-    local, at, domain = unicodedata.normalize("NFC", address.strip()).rpartition("@")
+    normal_address = unicodedata.normalize("NFC", address.strip())
+    local, domain = split_address(normal_address)
     fits = (
-        at
+        "@" in normal_address
         and len(address) <= MAX_ADDRESS
-        and _LOCAL_PART.fullmatch(local)
+        and _LOCAL_PART.fullmatch(local) is not None
         and ".." not in local
         and not local.startswith(".")
         and not local.endswith(".")
     )
+    if not fits and allows_quotes:
+        has_quotes = normal_address.rpartition("@")[0] != local
+        fits = (
+            has_quotes
+            and len(address) <= MAX_ADDRESS
+            and _QUOTABLE_LOCAL_PART.fullmatch(local) is not None
+        )
     if not fits:
         raise InvalidInput(
             "Not an email address.", constraint=ValidationConstraint.ADDRESS, path=[path]
         )
-    return f"{local}@{normalize_and_validate_domain(domain, path=path)}"
+    domain = normalize_and_validate_domain(domain, path=path)
+    return join_address(local, domain) if allows_quotes else f"{local}@{domain}"
 
 
 def normalize_and_validate_domain(name: str, *, path: str = "domain") -> str:

@@ -12,6 +12,7 @@ import re
 from base64 import b32encode
 from datetime import timedelta
 
+from mail.addresses.quoted_local_part import join_address, split_address, unquoted_local_part
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.validation_constraints import ValidationConstraint
@@ -23,7 +24,7 @@ LETTERS = (
 )
 SIGNATURE_LENGTH = 8  # letters of 5 bits
 
-_SRS0 = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})=([^=@]+)=(.+)", re.IGNORECASE)
+_SRS0 = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})=([^=@]+)=(.*)", re.IGNORECASE)
 _SRS1 = re.compile(r"srs1[=+-]([a-z2-7]{8})=([^=@]+)=(.+)", re.IGNORECASE)
 _ANY_SRS = re.compile(r"srs([01])[=+-](.+)", re.IGNORECASE)
 
@@ -31,20 +32,24 @@ _ANY_SRS = re.compile(r"srs([01])[=+-](.+)", re.IGNORECASE)
 def rewrite_sender(environment: Environment, sender: str, local_domain: str) -> str:
     """Return the SRS sender at a local domain for a redirected message.
 
-    The empty sender of bounces stays empty.
+    The empty sender of bounces stays empty. The local part is in quotes if it needs them.
     """
-    local, _, sender_domain = sender.rpartition("@")
-    if not local:
+    if not sender.rpartition("@")[0]:
         return ""
+    return join_address(_srs_local_part(environment, *split_address(sender)), local_domain)
+
+
+def _srs_local_part(environment: Environment, local: str, sender_domain: str) -> str:
+    """Return the SRS local part, without quotes, of a sender whose local part has no quotes."""
     if match := _ANY_SRS.fullmatch(local):
         version, rest = match.groups()
         first, rest = (
             (sender_domain, f"={rest}") if version == "0" else _parse_srs1_domain_and_rest(rest)
         )
-        return f"SRS1={_srs_signature(environment, first, rest)}={first}={rest}@{local_domain}"
+        return f"SRS1={_srs_signature(environment, first, rest)}={first}={rest}"
     day = _encoded_today(environment)
     proof = _srs_signature(environment, day, sender_domain, local)
-    return f"SRS0={proof}={day}={sender_domain}={local}@{local_domain}"
+    return f"SRS0={proof}={day}={sender_domain}={local}"
 
 
 def _parse_srs1_domain_and_rest(rest: str) -> tuple[str, str]:
@@ -54,25 +59,27 @@ def _parse_srs1_domain_and_rest(rest: str) -> tuple[str, str]:
 
 
 def is_srs(local_part: str) -> bool:
-    """True if a local part has the form of an SRS sender."""
-    return bool(_ANY_SRS.fullmatch(local_part))
+    """True if a local part, with or without quotes, has the form of an SRS sender."""
+    return bool(_ANY_SRS.fullmatch(unquoted_local_part(local_part)))
 
 
 def verified_original_sender(environment: Environment, srs_local_part: str) -> str:
     """Return the original sender that a bounce to an SRS local part goes to.
 
-    Raises InvalidInput if the signature is not ours or the day is more than 21 days ago.
+    The local part can be in quotes. Raises InvalidInput if the signature is not ours or the day is
+    more than 21 days ago.
     """
+    srs_local_part = unquoted_local_part(srs_local_part)
     if match := _SRS0.fullmatch(srs_local_part):
         proof, day, original_domain, name = match.groups()
         if _is_same_signature(
             proof, _srs_signature(environment, day.lower(), original_domain, name)
         ) and _is_recent(environment, day.lower()):
-            return f"{name}@{original_domain}"
+            return join_address(name, original_domain)
     elif match := _SRS1.fullmatch(srs_local_part):
         proof, first, rest = match.groups()
         if _is_same_signature(proof, _srs_signature(environment, first, rest)):
-            return f"SRS0{rest}@{first}"
+            return join_address(f"SRS0{rest}", first)
     raise InvalidInput(
         "The SRS address is invalid or expired.",
         constraint=ValidationConstraint.SRS,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 AS_IS, NO_EOL = b"asis", b"noeol"
 _FROM_LINE = re.compile(rb"^(>*From )", re.MULTILINE)
+_WHITESPACE = re.compile(r"\s")
 _EXACT_WORDS = re.compile(rb"\d{4}((?: (?:asis|noeol))+)\r?\n$")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -30,8 +31,11 @@ def encode_mbox_entry(raw: bytes, sender: str | None, received_at: datetime) -> 
 
 
 def encode_mbox_from_line(sender: str | None, received_at: datetime) -> bytes:
-    """Return a From line without line end."""
-    name = "".join((sender or "").split()) or "MAILER-DAEMON"
+    """Return a From line without line end.
+
+    It can't contain a sender with white space in a quoted local part.
+    """
+    name = sender if sender and not _WHITESPACE.search(sender) else "MAILER-DAEMON"
     received_at = received_at.astimezone(UTC)
     day, month = _DAYS[received_at.weekday()], _MONTHS[received_at.month - 1]
     when = f"{day} {month} {received_at.day:2} {received_at:%H:%M:%S} {received_at.year:04}"

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from mail.addresses.address_syntax import normalize_and_validate_address, normalized_domain
+from mail.addresses.quoted_local_part import join_address, split_address
 from mail.mime import DecodedField, MessageFacts
 from models.errors import InvalidInput
 
@@ -199,7 +200,7 @@ def reason_never_to_reply(trigger: AutoreplyTrigger) -> NoReplyReason | None:
     """Return why a message must never get an automatic reply, None if it can get one."""
     if sender_without_label_and_batv_tag(trigger.envelope_sender) is None:
         return NoReplyReason.NO_SENDER
-    local = trigger.envelope_sender.rpartition("@")[0].partition("+")[0].lower()
+    local = split_address(trigger.envelope_sender).local_text.partition("+")[0].lower()
     if _AUTOMATIC_LOCAL_PART.fullmatch(local):
         return NoReplyReason.AUTOMATIC_SENDER
     values_by_name: dict[str, list[str]] = {}
@@ -258,11 +259,11 @@ def _reason_of_sender_or_recipient(
 def sender_without_label_and_batv_tag(sender: str) -> str | None:
     """Return the sender without label and BATV tag; None if it is not an address."""
     try:
-        local, _, domain = normalize_and_validate_address(sender).rpartition("@")
+        local, domain = split_address(normalize_and_validate_address(sender, allows_quotes=True))
     except InvalidInput:
         return None
     local = _BATV_TAG.sub("", local.lower(), count=1).partition("+")[0]
-    return f"{local}@{normalized_domain(domain)}" if local else None
+    return join_address(local, normalized_domain(domain)) if local else None
 
 
 def _reply_subject(rule_subject: str, original_subject: str) -> str:

@@ -255,7 +255,7 @@ async def _reply_if_wanted(
     """Send the reply. Returns None, or the reason for no reply."""
     if no_reply_reason := reason_never_to_reply(trigger):
         return no_reply_reason
-    sender = normalize_and_validate_address(trigger.envelope_sender)
+    sender = normalize_and_validate_address(trigger.envelope_sender, allows_quotes=True)
     parameters = {
         "user": recipient.user_id,
         "address": recipient.address_id,

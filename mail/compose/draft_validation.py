@@ -60,7 +60,7 @@ def normalize_and_validate_address_with_index(
     Raises InvalidInput with `path` and `index` if the address is invalid.
     """
     try:
-        return normalize_and_validate_address(text, path=path)
+        return normalize_and_validate_address(text, path=path, allows_quotes=True)
     except InvalidInput as wrong:
         raise InvalidInput(
             wrong.message, constraint=wrong.constraint, path=[path], index=index

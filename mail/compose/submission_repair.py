@@ -19,7 +19,8 @@ _BLANK_FOLD = re.compile(rb"^[ \t]+\r\n", re.MULTILINE)
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)')
-_ADDRESS_ENTRY = re.compile(r"[^<>]*<[^<>\s]*>\s*|\s*[^<>\s]+\s*")
+_ADDRESS_ENTRY = re.compile(r"[^<>]*<\s*[^<>\s]*\s*>\s*|\s*[^<>\s]+\s*")
+_SPACE_AROUND_AT = re.compile(r"(?<!\s)\s*+@\s*+")
 _ENTRY_ENDS = re.compile(r"[,;]|(?<=[\w\s]):")
 
 
@@ -122,8 +123,8 @@ def find_ambiguous_recipient(raw: bytes) -> str | None:
         if name not in (b"to", b"cc", b"bcc"):
             continue
         value = line.partition(b":")[2].decode("utf-8", "replace")
-        bare = _STRINGS.sub(lambda item: "x" if item[0][0] == '"' else "", " ".join(value.split()))
-        for entry in _ENTRY_ENDS.split(bare):
+        bare = _STRINGS.sub(lambda item: "x" if item[0][0] == '"' else " ", " ".join(value.split()))
+        for entry in _ENTRY_ENDS.split(_SPACE_AROUND_AT.sub("@", bare)):
             if "@" in entry and not _ADDRESS_ENTRY.fullmatch(entry):
                 return entry.strip()[:200]
     return None

@@ -15,6 +15,7 @@ from sqlalchemy import func, or_, select, update
 from sqlmodel import col
 
 from mail.addresses.address_syntax import normalized_address
+from mail.addresses.quoted_local_part import remove_needless_quotes
 from mail.envelope.delivery_jobs import DsnAction
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.dsn_parser import ReceivedDsn, RecipientResult
@@ -167,7 +168,7 @@ def _index_reported_results(recipient_results: Iterable[RecipientResult]) -> _Re
 
 def lowercase_address_spellings(address: str) -> set[str]:
     """Return the spellings of an address in lower case: as given, normalized, in ASCII."""
-    local, _, domain = address.lower().rpartition("@")
+    local, _, domain = remove_needless_quotes(address.lower()).rpartition("@")
     spellings = {f"{local}@{domain}", f"{local}@{normalized_address(address).domain}"}
     with suppress(UnicodeError):  # not a valid host name: only the given spelling is compared
         spellings.add(with_ascii_domain(f"{local}@{domain}"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mail.addresses.address_syntax import MAX_ADDRESS
+from mail.addresses.quoted_local_part import has_valid_quotes, remove_needless_quotes
 from mail.envelope.delivery_jobs import DsnAction
 from mail.mime import ByteSource, FileSource, ParsedPart, decoded_content, parse_message_ids
 from mail.mime.byte_source import read_range
@@ -156,7 +157,8 @@ def _address_of_typed_value_or_none(field_value: str) -> str | None:
         .removesuffix(">")
     )
     sound = "@" in address and len(address) <= MAX_ADDRESS and not _UNPRINTABLE.search(address)
-    return address if sound and " " not in address else None
+    is_quoted = address.startswith('"') and has_valid_quotes(address)
+    return remove_needless_quotes(address) if sound and (is_quoted or " " not in address) else None
 
 
 def _unescaped_character_or_empty(escape_match: re.Match[str]) -> str:

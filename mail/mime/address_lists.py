@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import idna
 
+from mail.addresses.quoted_local_part import remove_needless_quotes
 from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words_and_drop_controls
 
 MAX_ADDRESSES = 10_000
@@ -27,11 +28,14 @@ _TOKEN = re.compile(
 _SEPARATORS = re.compile(r"[\s,;]*+")
 _COMMENT_EDGE = re.compile(r"[()\\]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_QUOTED_LOCAL = re.compile(r"\"[^\"]{1,64}\"@[^\s\"@]+")
 _ATOM = r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,.\"]++"
 _WORD = rf'(?:{_ATOM}|"(?:[^"\\\r\n]|\\.)*+")'
 _ADDR_SPEC = re.compile(rf"{_WORD}(?:\.{_WORD})*+@(?:{_ATOM}(?:\.{_ATOM})*+|\[[^\[\]\\\s]*+\])")
-_SPACE_AROUND_DOT = re.compile(r"\s*([.@])\s*")
+_SPACE_AROUND_DOT = re.compile(r"(?<!\s)\s*+([.@])\s*+")
+_SPACE_AROUND_AT = re.compile(r"(?<!\s)\s*+(@)\s*+")
+_COMMENT_MARK = "()"  # token in the place of a comment
+_QUOTED, _COMMENT = "\0", "\1"  # characters in the place of quoted strings and comments
+_MASK_CHARACTERS = re.compile(r"[\0\1]")
 _WORD_SEPARATORS = re.compile(r"[\s<>\"'(),;:]+")
 
 
@@ -43,7 +47,8 @@ class ParsedAddress:
     """
 
     name: str | None
-    address: str  # as written, the domain in Unicode; "" if there is no valid one
+    # without needless quotes, else as written; the domain in Unicode; "" if there is no valid one
+    address: str
 
 
 @dataclass(slots=True)
@@ -51,7 +56,8 @@ class _AddressTokens:
     """The tokens of one address while it is read."""
 
     phrase: list[str] = field(default_factory=list)
-    phrase_source: list[str] = field(default_factory=list)  # the phrase with its quotes
+    # the phrase with its quotes, and a mark for each comment
+    phrase_source: list[str] = field(default_factory=list)
     angle_tokens: list[str] | None = None
     is_in_angle: bool = False
     comments: list[str] = field(default_factory=list)
@@ -167,6 +173,11 @@ def _append_comment_and_return_end(value: str, position: int, entry: _AddressTok
     if depth:
         position = len(value)
     entry.comments.append(value[start : position - 1] if not depth else value[start:])
+    if entry.is_in_angle and entry.angle_tokens is not None:
+        entry.angle_tokens.append(" ")  # a comment separates atoms, like white space
+    else:
+        entry.phrase.append(" ")
+        entry.phrase_source.append(_COMMENT_MARK)
     return position
 
 
@@ -176,29 +187,82 @@ def _append_address(
     """Build an address of the tokens and append it, unless name and address are empty."""
     phrase = "".join(entry.phrase)
     if entry.angle_tokens is not None:
-        address = "".join(entry.angle_tokens).strip()
-        if '"' not in address:
-            address = _SPACE_AROUND_DOT.sub(r"\1", address)
+        address = _without_space_around_dots(entry.angle_tokens)
         if address.startswith("@"):
-            address = address.rpartition(":")[2]  # a route, RFC 5322, section 4.4
+            address = address.rpartition(":")[2].strip()  # a route, RFC 5322, section 4.4
         name = _decode_display_name(phrase)
         if not address and "@" in phrase:
-            name, address = _split_name_and_address(decode_encoded_words_and_drop_controls(phrase))
-    elif _QUOTED_LOCAL.fullmatch(written_address := "".join(entry.phrase_source).strip()):
-        name, address = None, written_address
-    elif "@" in (text := decode_encoded_words_and_drop_controls(phrase)):
-        name, address = _split_name_and_address(text)
+            name, address = _name_and_address_without_angle(entry)
     else:
-        words = text.split()
-        name, address = (
-            (None, words[0]) if len(words) == 1 else (collapse_whitespace(text) or None, "")
-        )
+        name, address = _name_and_address_without_angle(entry)
     if name is None and entry.comments:
         name = _decode_display_name(_ESCAPE.sub(r"\1", entry.comments[-1]))
     if address and not _ADDR_SPEC.fullmatch(address):
         name, address = _decode_display_name(source_text), ""
     if name or address:
+        address = remove_needless_quotes(address)
         addresses.append(ParsedAddress(name, _address_with_unicode_domain(address)))
+
+
+def _name_and_address_without_angle(entry: _AddressTokens) -> tuple[str | None, str]:
+    """Return the name and the address of an entry whose address is not in angle brackets.
+
+    If a comment is inside the address, the address is returned with white space instead.
+    """
+    masked = _masked_text(entry.phrase_source)
+    tight = _SPACE_AROUND_AT.sub(r"\1", masked.replace(_COMMENT, " ").strip())
+    tight = _unmasked_text(tight, entry.phrase_source)
+    if _ADDR_SPEC.fullmatch(tight):
+        return None, tight
+    text = decode_encoded_words_and_drop_controls("".join(entry.phrase))
+    if "@" in text:
+        if _is_comment_in_or_after_address(masked):
+            return None, _without_space_around_dots(entry.phrase_source)
+        return _split_name_and_address(text)
+    words = text.split()
+    if len(words) == 1:
+        return None, words[0]
+    return collapse_whitespace(text) or None, ""
+
+
+def _is_comment_in_or_after_address(masked_phrase: str) -> bool:
+    """True if a comment is beside or behind the word with "@", with more text after the comment."""
+    pieces = [piece for piece in masked_phrase.split(_COMMENT) if piece.strip()]
+    if len(pieces) <= 1:
+        return False
+    *before, last = pieces
+    return any("@" in piece for piece in before) or not last[:1].isspace()
+
+
+def _without_space_around_dots(tokens: list[str]) -> str:
+    """Return the text of tokens without comments and without white space around dots and "@"."""
+    spaced = _masked_text(tokens).replace(_COMMENT, " ")
+    return _unmasked_text(_SPACE_AROUND_DOT.sub(r"\1", spaced).strip(), tokens)
+
+
+def _masked_text(tokens: list[str]) -> str:
+    """Return the text of tokens with one character for each quoted string and each comment."""
+    return "".join(
+        _COMMENT
+        if token == _COMMENT_MARK
+        else _QUOTED
+        if _is_quoted_string(token)
+        else _MASK_CHARACTERS.sub("\x7f", token)
+        for token in tokens
+    )
+
+
+def _unmasked_text(masked_text: str, tokens: list[str]) -> str:
+    """Return the text with the quoted strings of the tokens in their places."""
+    first, *rest = masked_text.split(_QUOTED)
+    quoted_strings = filter(_is_quoted_string, tokens)
+    return first + "".join(
+        f"{quoted}{text}" for quoted, text in zip(quoted_strings, rest, strict=True)
+    )
+
+
+def _is_quoted_string(token: str) -> bool:
+    return token[0] == '"' and len(token) > 1
 
 
 def _split_name_and_address(text: str) -> tuple[str | None, str]:
@@ -209,7 +273,7 @@ def _split_name_and_address(text: str) -> tuple[str | None, str]:
     words = _WORD_SEPARATORS.split(text)
     address = next((word for word in words if "@" in word[1:-1]), None)
     if address is None:
-        return None, "".join(text.split())
+        return None, _SPACE_AROUND_DOT.sub(r"\1", text).strip()
     words.remove(address)
     return collapse_whitespace(" ".join(words)) or None, address
 

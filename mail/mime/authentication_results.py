@@ -25,6 +25,7 @@ _DOMAIN_PROPERTIES = {
     "arc": (),
 }
 _DOMAIN = re.compile(r"[^\s@<>\"'(),;:\\/]{1,253}")
+_BEFORE_QUOTED, _AFTER_QUOTED = "=;./ \t", "=;./@ \t"  # no space is needed beside these
 _IN_QUOTES = re.compile(r"[\s;=()]")
 
 
@@ -189,7 +190,10 @@ def _authserv_id_and_method_results(text: str) -> tuple[str, list[_MethodResult]
 
 
 def _without_comments_and_quotes(text: str) -> str:
-    """Remove comments and quotes; separators inside of quotes become "_"."""
+    """Remove comments and quotes; separators inside of quotes become "_".
+
+    A space stays in the place of a comment, and between a quoted string and an atom beside it.
+    """
     out: list[str] = []
     depth, quoted, at = 0, "", 0
     while at < len(text):
@@ -204,6 +208,8 @@ def _without_comments_and_quotes(text: str) -> str:
             if character == '"':
                 out.append(_IN_QUOTES.sub("_", quoted[1:]))
                 quoted = ""
+                if at < len(text) and text[at] not in _AFTER_QUOTED:
+                    out.append(" ")
             else:
                 quoted += character
         elif character == "(":
@@ -211,6 +217,8 @@ def _without_comments_and_quotes(text: str) -> str:
             out.append(" ")
         elif character == '"':
             quoted = character
+            if out and out[-1][-1:] not in _BEFORE_QUOTED:
+                out.append(" ")
         else:
             out.append(character)
     return "".join(out)

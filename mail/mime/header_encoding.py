@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mail.addresses.address_syntax import ascii_domain
+from mail.addresses.quoted_local_part import join_address, split_address
 
 FOLD_LENGTH = 78  # characters of a line, if the value can be folded there
 MAX_PLAIN_WORD = 900  # characters; a longer word becomes encoded words, which can be folded
@@ -14,9 +15,7 @@ ENCODED_WORD_BYTES = (
 )
 
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
-_LOCAL_PART = re.compile(
-    r"[^\s()<>\[\]:;@\\,\"]+|\"(?:[^\\\"]|\\.)*\""
-)  # a quoted string, or an atom
+_ATOM = re.compile(r"[^\s()<>\[\]:;@\\,\"]+")  # or several with dots
 _WORD_WITH_SPACE = re.compile(r"[ \t]*[^ \t]+")
 _WHITESPACE = re.compile(r"[ \t\r\n]+")
 
@@ -64,11 +63,10 @@ def address_field(
 
 def _quote_local_part(address: str) -> str:
     """Quote the local part of an address if it is not an atom."""
-    local, _, domain = address.rpartition("@")
-    if not local or _LOCAL_PART.fullmatch(local):
+    local = address.rpartition("@")[0]
+    if not local or _ATOM.fullmatch(local):
         return address
-    escaped = local.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"@{domain}'
+    return join_address(*split_address(address))
 
 
 def words_field(field_name: str, words: Iterable[str]) -> bytes:

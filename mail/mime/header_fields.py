@@ -20,6 +20,8 @@ _WELL_FORMED_FIELDS = re.compile(
 )
 _LINE = re.compile(rb"([^\r\n]*+)(\r{0,2}\n|\r|\Z)")
 _MESSAGE_ID = re.compile(r"<([^<>]*)>")
+_SPACE_AROUND_DOT = re.compile(r"(?<!\s)\s*+([.@])\s*+")
+_WHITESPACE = re.compile(r"\s")
 _DATE = re.compile(
     r"\s*(?:[A-Za-z]{2,9}\.?,?\s*)?(\d{1,2})[\s-]+([A-Za-z]{3})[a-z]*\.?,?[\s-]+(\d{4})\s+"
     r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:[.,]\d+)?\s*(?:([+-])(\d\d):?(\d\d)|(GMT|UTC?|Z)\b|$)"
@@ -112,13 +114,19 @@ def utf8_if_valid(text: str) -> str:
 def parse_message_ids(value: str) -> list[str]:
     """Return the Message-IDs of a value in order, with angle brackets.
 
-    An id without angle brackets gets them.
+    An id without angle brackets gets them. White space is removed around dots and "@" (RFC 5322,
+    section 4.5.4); an id with other white space is not valid and is left out.
     """
     if "<" not in value:
         return [f"<{word}>" for word in value.split() if "@" in word]
-    ids = ("".join(message_id.split()) for message_id in _MESSAGE_ID.findall(value))
+    ids = (
+        _SPACE_AROUND_DOT.sub(r"\1", message_id.strip())
+        for message_id in _MESSAGE_ID.findall(value)
+    )
     return [
-        f"<{message_id}>" for message_id in ids if 0 < len(message_id) <= _MAX_MESSAGE_ID_LENGTH
+        f"<{message_id}>"
+        for message_id in ids
+        if 0 < len(message_id) <= _MAX_MESSAGE_ID_LENGTH and not _WHITESPACE.search(message_id)
     ]
 
 

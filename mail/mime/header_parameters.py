@@ -14,6 +14,7 @@ _PARAMETER = re.compile(
     r"(?:\"([^\"\\]*+(?:\\.[^\"\\]*+)*+)\"?|([^;]*+))",
     re.DOTALL,
 )
+_SPACE_AROUND_SLASH = re.compile(r"(?<!\s)\s*+/\s*+")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _SEGMENT = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?")
 _COMMENT_EDGE = re.compile(r"[()\\]")
@@ -31,7 +32,8 @@ def parse_value_and_parameters(value: str) -> tuple[str, dict[str, str]]:
     """
     main_value, semicolon, _ = value.partition(";")
     if "(" in main_value:
-        main_value, semicolon, _ = strip_comments(value).partition(";")
+        main_value, semicolon, _ = replace_comments(value).partition(";")
+        main_value = _SPACE_AROUND_SLASH.sub("/", main_value)
     if "=" in main_value:  # the semicolon is missing
         main_value, *rest = value.split(None, 1)
         value = main_value + ";" + "".join(rest)
@@ -81,8 +83,11 @@ def safe_filename_or_none(text: str) -> str | None:
     return names[-1] if names else None
 
 
-def strip_comments(field_value: str) -> str:
-    """Remove the comments of a value, also nested ones."""
+def replace_comments(field_value: str) -> str:
+    """Replace each comment of a value by a space, also nested comments.
+
+    A comment separates the tokens beside it (RFC 5322, section 3.2.2).
+    """
     out: list[str] = []
     depth = end = 0
     at = field_value.find("(")
@@ -90,7 +95,7 @@ def strip_comments(field_value: str) -> str:
         at = edge.end()
         if edge.group() == "(":
             if depth == 0:
-                out.append(field_value[end : edge.start()])
+                out += [field_value[end : edge.start()], " "]
             depth += 1
         elif edge.group() == "\\":
             at += 1

@@ -15,6 +15,7 @@ from aiosmtplib import (
     SMTPServerDisconnected,
 )
 
+from mail.addresses.quoted_local_part import has_valid_quotes, remove_needless_quotes
 from mail.envelope.delivery_jobs import DeliveryResult, JobRecipient, QueueLimits
 from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
 from mail.outbound.smtp_protocol import SmtpProtocol
@@ -251,16 +252,22 @@ def _invalid_recipient_result_or_none(
 ) -> DeliveryResult | None:
     """The result for a recipient that can't be sent to this server. None if it can."""
     if not command_address_or_none(recipient.address):
-        return channel.refusal_result(553, "5.1.3 Bad destination address syntax")
+        return DeliveryResult.from_refusal(553, "5.1.3 Bad destination address syntax")
     if needs_smtputf8(recipient.address) and not channel.has_extension("smtputf8"):
         return channel.refusal_result(550, _smtputf8_error_text(channel, recipient.address))
     return None
 
 
 def command_address_or_none(address: str) -> str | None:
-    """The address as SMTP commands have it. None if it is invalid."""
+    """The address as SMTP commands have it. None if it is invalid.
+
+    A quoted local part can contain spaces and angle brackets.
+    """
+    address = remove_needless_quotes(address)
+    local, _, domain = address.rpartition("@")
+    unquoted = f"@{domain}" if local.startswith('"') and has_valid_quotes(address) else address
     try:
-        return None if _UNSAFE.search(address) else with_ascii_domain(address)
+        return None if _UNSAFE.search(unquoted) else with_ascii_domain(address)
     except idna.IDNAError:
         return None
 
@@ -301,14 +308,14 @@ def _mail_command_or_refusal(
     parameters += dsn_parameters or ()
     sender = command_address_or_none(message.sender) if message.sender else ""
     if sender is None:
-        return channel.refusal_result(553, "5.1.7 Bad sender address syntax")
+        return DeliveryResult.from_refusal(553, "5.1.7 Bad sender address syntax")
     return " ".join([f"MAIL FROM:<{sender}>", *parameters])
 
 
 def _rcpt_command(recipient: JobRecipient, *, with_dsn: bool) -> str:
     """The RCPT command of a recipient."""
     parameters = dsn_requests.rcpt_to_parameters(recipient) if with_dsn else ()
-    return " ".join([f"RCPT TO:<{with_ascii_domain(recipient.address)}>", *parameters])
+    return " ".join([f"RCPT TO:<{command_address_or_none(recipient.address)}>", *parameters])
 
 
 async def _read_mail_refusal(

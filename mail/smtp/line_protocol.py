@@ -4,6 +4,10 @@ import asyncio
 import re
 from dataclasses import dataclass, field
 
+import idna
+
+from mail.addresses.address_syntax import ascii_domain
+from mail.addresses.quoted_local_part import has_valid_quotes, remove_needless_quotes
 from mail.envelope import dsn_parameters
 from mail.envelope.dsn_parameters import DsnRequest, InvalidDsnParameter
 from mail.envelope.smtp_replies import (
@@ -150,12 +154,12 @@ def parse_verb_and_argument(line: bytes) -> tuple[str, str]:
 def parse_address_and_parameters(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
     """Return the address in angle brackets and the parameters after it. Raises CommandRejected.
 
-    `keyword` is FROM: or TO:.
+    `keyword` is FROM: or TO:. The address has quotes only if its local part needs them.
     """
     if not argument.upper().startswith(keyword):
         raise CommandRejected(SYNTAX_REPLIES[keyword])
     match = PATH_PATTERN.fullmatch(argument[len(keyword) :].strip())
-    if not match:
+    if not match or not _can_be_sent_to(match[1]):
         raise CommandRejected(BAD_PATH_REPLIES[keyword])
     parameters = {}
     for word in (match[2] or "").split():
@@ -166,7 +170,19 @@ def parse_address_and_parameters(keyword: str, argument: str) -> tuple[str, dict
         if name in parameters:
             raise CommandRejected(duplicate_parameter_reply(name))
         parameters[name] = parameter[2] or ""
-    return match[1], parameters
+    return remove_needless_quotes(match[1]), parameters
+
+
+def _can_be_sent_to(address: str) -> bool:
+    """True if the address has valid quotes and a domain that can be written in ASCII.
+
+    A report to another address could not be sent.
+    """
+    try:
+        ascii_domain(address.rpartition("@")[2])
+    except idna.IDNAError:
+        return False
+    return has_valid_quotes(address)
 
 
 def pop_parameters_into_transaction(

@@ -259,7 +259,7 @@ class SubmissionSession(SmtpSession):
         self, transaction: SmtpTransaction, address: str
     ) -> AcceptedRecipient:
         del transaction
-        return AcceptedRecipient(normalize_and_validate_address(address))
+        return AcceptedRecipient(normalize_and_validate_address(address, allows_quotes=True))
 
     def _added_fields(self, transaction: SmtpTransaction) -> bytes:
         return self._received_field(transaction, f"{self.listener.environment.new_id():x}")

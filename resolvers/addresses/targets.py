@@ -93,7 +93,7 @@ def _validate_forward_target(
             raise InvalidInput(
                 "A target must not contain `*`.", constraint=ValidationConstraint.PATTERN, path=path
             )
-        return _ValidatedTarget(normalize_and_validate_address(target))
+        return _ValidatedTarget(normalize_and_validate_address(target, allows_quotes=True))
     allows_private = ctx.environment.options.forwards_allow_private_networks
     if scheme.lower() in outbound_http.DEFAULT_PORTS:
         outbound_http.parse_http_target(target, allow_private=allows_private, error_path=path)

@@ -195,7 +195,7 @@ def address_parts(addresses: Iterable[str], part: str) -> list[str]:
 def recipient_problem(address: str) -> str | None:
     """Return the problem with the address of a recipient, None if it is valid."""
     try:
-        normalize_and_validate_address(address)
+        normalize_and_validate_address(address, allows_quotes=True)
     except InvalidInput:
         return f'"{address[:100]}" is not an email address.'
     return None if address == address.strip() else "An address must not begin or end with spaces."

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mail.addresses import srs
+from mail.addresses.quoted_local_part import join_address
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from tests.conftest import ManualClock
@@ -34,10 +35,9 @@ def test_original_sender_is_restored_in_any_letter_case(
     )
     assert srs_address.endswith(f"@{OUR_DOMAIN}")
     assert srs.is_srs(local_part(srs_address))
-    assert (
-        srs.verified_original_sender(environment, change_case(local_part(srs_address))).lower()
-        == f"{sender_local_part}@{sender_domain}"
-    )
+    assert srs.verified_original_sender(
+        environment, change_case(local_part(srs_address))
+    ).lower() == join_address(sender_local_part, sender_domain)
 
 
 def test_second_forward_keeps_the_first_forwarder(environment: Environment) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from mail.authentication import author_domains
+from mail.compose.submission_repair import find_ambiguous_recipient
 from mail.mime import parse_address_list
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 
@@ -18,6 +19,17 @@ VALID_ADDRESSES = {
     "<@x.example,@y.example:a@b.example>": (None, "a@b.example"),
     "Ann <a . b @ c . example>": ("Ann", "a.b@c.example"),
     "Ann <a(one)@b.example>": ("Ann", "a@b.example"),
+    "Ann <a (x) . (y) b @ c (z). example (end)>": ("Ann", "a.b@c.example"),
+    'Ann <"a . b" (x) @ c.example>': ("Ann", '"a . b"@c.example'),
+    'Ann <"a()b"@c.example>': ("Ann", '"a()b"@c.example'),
+    "(Ann) a(x)@(y)b.example": ("y", "a@b.example"),
+    "a (x) . b @ c . (Ann) example": ("Ann", "a.b@c.example"),
+    'a."b c" (Ann) @c.example': ("Ann", '"a.b c"@c.example'),
+    'Ann <"a"@b.example>': ("Ann", "a@b.example"),
+    '"a\\b".c@b.example': (None, "ab.c@b.example"),
+    '"a..b"@c.example': (None, '"a..b"@c.example'),
+    "Ann (Annie) a@b.example": ("Ann", "a@b.example"),
+    "Ann(Annie)Smith <a@b.example>": ("Ann Smith", "a@b.example"),
     "a!#$%&'*+-/=?^_`{|}~z@b.example": (None, "a!#$%&'*+-/=?^_`{|}~z@b.example"),
     "jörg@bücher.example": (None, "jörg@bücher.example"),
     '"ceo@bank.example" <a@evil.example>': ("ceo@bank.example", "a@evil.example"),
@@ -46,6 +58,18 @@ INVALID_ADDRESSES = [
     "a@[192.0.2.1",
     "Boss <ceo@bank.example;a@evil.example>",
     "Boss <ceo@bank.example(x)y@evil.example>",
+    "ceo@bank.example(x)evil.example",
+    "ceo@bank.example (x) evil.example",
+    "Boss <ceo@bank.example(x)evil.example>",
+    "Boss <ceo@bank.example((x)y)evil.example>",
+    "Boss <ceo(x)bank@evil.example>",
+    "ceo(x)bank@evil.example",
+    "ceo(x)@bank.example(y)evil.example",
+    "ceo @bank.example evil.example",
+    "Boss ceo @ bank.example",
+    "ceo@bank.example(x)evil.example <>",
+    'Boss <"ceo"(x)bank@evil.example>',
+    'Boss <"ceo" "bank"@evil.example>',
 ]
 
 
@@ -88,3 +112,31 @@ def test_author_domains_include_every_domain_of_invalid_address() -> None:
     header = b"From: ceo@bank.example:a@evil.example\r\n"
     assert author_domains(header) == ["bank.example", "evil.example"]
     assert author_domains(b"From: ceo@bank.example\r\n") == ["bank.example"]
+
+
+def test_author_domain_is_not_joined_across_a_comment() -> None:
+    header = b"From: Bank <ceo@bank.example(x)evil.example>\r\n"
+    assert author_domains(header) == ["bank.example"]
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "anna@good.example(x)evil.example",
+        "Anna <anna@good.example(x)evil.example>",
+        "anna@good.example((x))evil.example",
+        "an(x)na@good.example",
+    ],
+)
+def test_recipient_with_comment_inside_is_ambiguous(recipient: str) -> None:
+    raw = f"From: a@b.example\r\nTo: b@b.example, {recipient}\r\n\r\nx".encode()
+    assert find_ambiguous_recipient(raw)
+
+
+@pytest.mark.parametrize(
+    "recipient", ["anna@good.example (x)", "(x) Anna <(y)anna(z)@(w)good.example(v)>"]
+)
+def test_recipient_with_comment_beside_its_parts_is_clear(recipient: str) -> None:
+    raw = f"From: a@b.example\r\nTo: {recipient}\r\n\r\nx".encode()
+    assert find_ambiguous_recipient(raw) is None
+    assert [person.address for person in parse_address_list(recipient)] == ["anna@good.example"]

@@ -158,3 +158,18 @@ def test_comment_with_line_separator_is_no_second_field(separator: str) -> None:
     text = f"mx.example.org; spf=fail (sender x{separator}y; dkim=pass header.d=b.example ;) x=y"
     verdict = method_verdict_or_none(text, "dkim")
     assert verdict is None or verdict.result.value != "PASS"
+
+
+@pytest.mark.parametrize(
+    ("value", "domain"),
+    [
+        ('"good.example"evil.example', "good.example"),
+        ('good.example"evil.example"', "good.example"),
+        ("good.example(x)evil.example", "good.example"),
+        ('"a b"@good.example', "good.example"),
+    ],
+)
+def test_domain_is_not_joined_from_several_tokens(value: str, domain: str) -> None:
+    verdict = method_verdict_or_none(f"mx.example.org; spf=pass smtp.mailfrom={value}", "spf")
+    assert verdict
+    assert verdict.domain == domain

@@ -94,8 +94,18 @@ def test_date_is_parsed_in_utc(value: str, expected: datetime | None) -> None:
 
 def test_message_ids_are_parsed_with_and_without_brackets() -> None:
     assert parse_message_ids("<a@b>\t<c @d> junk") == ["<a@b>", "<c@d>"]
+    assert parse_message_ids("< a . b @ c >") == ["<a.b@c>"]
     assert parse_message_ids("a@b") == ["<a@b>"]
     assert parse_message_ids("your message of Tuesday") == []
+
+
+def test_words_of_message_id_are_not_joined() -> None:
+    assert parse_message_ids("<a b@c> <d@e f> <g@h>") == ["<g@h>"]
+
+
+def test_tokens_are_not_joined_across_a_comment() -> None:
+    assert parse_value_and_parameters("text(x)/(y)html; charset=utf-8")[0] == "text/html"
+    assert parse_value_and_parameters("text/plain(x)html")[0] == "text/plain html"
 
 
 @pytest.mark.parametrize(

@@ -95,3 +95,37 @@ async def test_source_route_of_recipient_is_ignored(tmp_path: Path, kind: str) -
         assert (await client.run_command(".")).startswith("250 2.0.0")
         assert server.backend.accepted_messages[0].to == ["ada@example.org"]
         await client.close()
+
+
+@pytest.mark.parametrize("kind", LISTENER_KINDS)
+@pytest.mark.parametrize("written", ['"ada"', '"a\\da"'])
+async def test_quoted_recipient_is_the_same_as_the_unquoted_one(
+    tmp_path: Path, kind: str, written: str
+) -> None:
+    async with run_memory_listener(kind, tmp_path) as server:
+        client = await server.open_sending_session()
+        await client.start_data(f"{written}@example.org", sender='"carol"@example.net')
+        assert (await client.run_command(".")).startswith("250 2.0.0")
+        (message,) = server.backend.accepted_messages
+        assert message.to == ["ada@example.org"]
+        assert message.sender == "carol@example.net"
+        await client.close()
+
+
+async def test_submission_accepts_recipients_that_need_quotes(tmp_path: Path) -> None:
+    async with run_memory_listener("submission", tmp_path) as server:
+        client = await server.open_sending_session()
+        await client.start_data('"eve smith"@far.example', sender="carol@example.net")
+        assert (await client.run_command(".")).startswith("250 2.0.0")
+        assert server.backend.accepted_messages[0].to == ['"eve smith"@far.example']
+        await client.close()
+
+
+@pytest.mark.parametrize("kind", LISTENER_KINDS)
+async def test_sender_that_no_report_can_reach_is_refused(tmp_path: Path, kind: str) -> None:
+    async with run_memory_listener(kind, tmp_path) as server:
+        client = await server.open_sending_session()
+        for sender in ('"a"b@example.net', "a@" + "x" * 64 + ".example", "a@\u2028.example"):
+            reply = await client.run_command(f"MAIL FROM:<{sender}> SMTPUTF8")
+            assert reply.startswith("553 5.1.7"), sender
+        await client.close()

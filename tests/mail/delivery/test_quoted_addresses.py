@@ -1,0 +1,87 @@
+"""Senders and recipients with quoted, long and international local parts."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.mail.forwarding_addresses import add_forwarding_address
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    relay_settings,
+    run_queue_worker,
+    wait_for_messages,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+
+LIST_ADDRESS = "list@example.org"
+SENDERS = [
+    '"eve smith"@origin.example',
+    '"a@b"@origin.example',
+    '"a\\"b"@origin.example',
+    "x" * 64 + "@origin.example",
+    '"' + "x" * 30 + " " + "y" * 31 + '"@origin.example',
+    "jörg@origin.example",
+    '"jörg ö"@origin.example',
+]
+pytestmark = pytest.mark.usefixtures("verify_consistency")
+
+
+async def send_as(client: SmtpTestClient, sender: str, *recipients: str) -> Any:
+    parameter = "" if sender.isascii() else " SMTPUTF8"
+    reply = await client.run_command(f"MAIL FROM:<{sender}>{parameter}")
+    assert reply.startswith("250 2.1.0")
+    codes = [(await client.run_command(f"RCPT TO:<{to}>"))[:9] for to in recipients]
+    await client.run_command("DATA")
+    client.send_bytes(raw_message("Onward") + b".\r\n")
+    return codes, [(await client.read_reply())[:9] for _ in recipients]
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+async def test_forwarded_message_and_its_reports_reach_every_sender(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, sender: str
+) -> None:
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", "dave@far.example")
+    await add_forwarding_address(environment, "other", "nobody@far.example")
+    server = FakeSmtpServer(rcpt_replies={"nobody": "550 5.1.1 Nobody"})
+    async with (
+        run_smtp_server(server) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
+        assert await send_as(lmtp_client, sender, LIST_ADDRESS) == ACCEPTED_REPLIES
+        await wait_for_messages(smtp_server)
+        forwarded = smtp_server.messages[0]
+        assert forwarded.to == ["dave@far.example"]
+        assert await send_as(lmtp_client, sender, "other@example.org") == ACCEPTED_REPLIES
+        await wait_for_messages(smtp_server, 2)
+        report = smtp_server.messages[1]
+        assert report.to == [sender]
+        assert report.sender in {"", "<>"}
+        assert b"550 5.1.1 Nobody" in report.raw
+        await lmtp_client.run_command("MAIL FROM:<> SMTPUTF8")
+        reply = await lmtp_client.run_command(f"RCPT TO:<{forwarded.sender}>")
+        assert reply.startswith("250 2.1.5")
+        await lmtp_client.run_command("DATA")
+        lmtp_client.send_bytes(raw_message("Bounce") + b".\r\n")
+        assert (await lmtp_client.read_reply()).startswith("250 2.0.0")
+        await wait_for_messages(smtp_server, 3)
+        assert smtp_server.messages[2].to == [sender]
+
+
+async def test_quoted_recipient_is_equal_to_the_unquoted_one(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
+) -> None:
+    local, _, domain = ada.address.partition("@")
+    for quoted in (f'"{local}"', f'"{local[0]}\\{local[1:]}"'):
+        assert (
+            await send_transaction(lmtp_client, raw_message("Quoted"), f"{quoted}@{domain}")
+            == ACCEPTED_REPLIES
+        )
+    assert [row.subject for row in await load_inbox_rows(ada)] == ["Quoted"]
+    rcpt_replies, _ = await send_transaction(
+        lmtp_client, raw_message("Other"), f'"{local} x"@{domain}'
+    )
+    assert rcpt_replies == ["550 5.1.1"]
