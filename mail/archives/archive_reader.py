@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mail.archives import json_lines, tar_format, zip_format
+from mail.archives.foreign_message import read_foreign_message
 from mail.archives.json_lines import (
     ACCOUNT_FILE,
     MANIFEST_PREFIX,
@@ -30,7 +31,6 @@ from mail.archives.source_message import (
     mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field_or_none,
-    with_crlf,
 )
 from mail.archives.zip_format import DamagedArchiveError
 
@@ -270,9 +270,10 @@ def _read_message_of_entry_or_raise(
     in_maildir = len(parts) > 1 and parts[-2] in ("cur", "new")
     if not in_maildir and not entry.name.lower().endswith(".eml"):
         raise UnusableMessageError("The file is neither an .eml file nor a file of a Maildir.")
-    raw = with_crlf(reader.read_content_within_limits(entry, reader.archive.max_message_bytes))
-    if not raw:
+    content = reader.read_content_within_limits(entry, reader.archive.max_message_bytes)
+    if not content:
         raise UnusableMessageError("The file is empty.")
+    raw = read_foreign_message(content)
     at = entry.modified_at if isinstance(entry, tar_format.TarEntry) else None
     received = (
         _utc_from_timestamp_or_none(at)

@@ -10,6 +10,7 @@ from typing import IO
 
 from mail.archives import archive_reader, mbox_format
 from mail.archives.archive_reader import ArchiveFile
+from mail.archives.foreign_message import is_start_of_message, read_foreign_message
 from mail.archives.json_lines import AccountRecord
 from mail.archives.source_message import (
     INBOX,
@@ -18,9 +19,9 @@ from mail.archives.source_message import (
     mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field_or_none,
-    with_crlf,
 )
 from mail.archives.zip_format import DamagedArchiveError
+from mail.mime.header_fields import UTF8_BOM
 
 _FROM_LINE = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
 _QUOTED_FROM_LINE = re.compile(rb"^>+From ")
@@ -105,6 +106,7 @@ def inspect_mail_source(path: Path, max_message_bytes: int) -> MailSource:
 
 def detect_mail_format_or_raise(first_bytes: bytes) -> str:
     """Return the source format of a file's first bytes. Raises UnusableMessageError."""
+    first_bytes = first_bytes.removeprefix(UTF8_BOM)
     first = first_bytes.partition(b"\n")[0][:1000]
     if _FROM_LINE.match(first.rstrip()):
         return "mbox"
@@ -114,7 +116,7 @@ def detect_mail_format_or_raise(first_bytes: bytes) -> str:
         raise UnusableMessageError(
             "The file is compressed as a whole: decompress it to a tar archive or an mbox file."
         )
-    if b":" in first and b"\0" not in first:
+    if is_start_of_message(first_bytes):
         return "eml"
     raise UnusableMessageError("The file is not an mbox file, Maildir or supported archive.")
 
@@ -139,6 +141,8 @@ def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
     with source.path.open("rb") as file:
         file.seek(start)
         line = file.readline(_MAX_LINE_READ)
+        if not start:
+            line = line.removeprefix(UTF8_BOM)
         while line:
             entry_start, head = file.tell() - len(line), line
             entry = _read_mbox_entry(file, source.max_message_bytes)
@@ -155,8 +159,11 @@ def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
             elif raw is None and not lines:
                 yield source_message.with_skip_reason("The message is empty.")
             else:
-                raw = with_crlf(b"".join(lines)) if raw is None else raw
-                yield _message_of_mbox_entry(source_message, head, raw)
+                try:
+                    raw = read_foreign_message(b"".join(lines)) if raw is None else raw
+                    yield _message_of_mbox_entry(source_message, head, raw)
+                except UnusableMessageError as problem:
+                    yield source_message.with_skip_reason(str(problem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +287,7 @@ def _read_message_of_file_or_raise(
         raise UnusableMessageError("The message is larger than MERGANSER_MESSAGE_MAX_SIZE.")
     if not facts.st_size:
         raise UnusableMessageError("The file is empty.")
-    raw = with_crlf(file.path.read_bytes())
+    raw = read_foreign_message(file.path.read_bytes())
     if source.source_format == "maildir":
         received = datetime.fromtimestamp(facts.st_mtime, UTC)  # the Maildir's own rule
         flags = maildir_flags(file.path.name)

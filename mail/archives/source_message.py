@@ -19,6 +19,9 @@ _FLAGS_BY_LETTER = {
     "T": "\\Deleted",
 }
 _FLAGS_BY_LETTER |= {"P": "$Forwarded"}
+_DATE_FIELD = re.compile(
+    rb"^Date[ \t]*:[ \t]*(?:\r?\n[ \t]+)?(.*?)\r?$", re.IGNORECASE | re.MULTILINE
+)
 _BASE64_RUN = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 
@@ -52,7 +55,7 @@ class SourceMessage:
 
 def parse_date_field_or_none(header: bytes) -> datetime | None:
     """Return the UTC time of the Date field, None if it is missing or invalid."""
-    match = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
+    match = _DATE_FIELD.search(header)
     if match is None:
         return None
     try:
