@@ -67,8 +67,13 @@ def parse_date_field_or_none(header: bytes) -> datetime | None:
 
 
 def with_crlf(raw: bytes) -> bytes:
-    """Return a message with CRLF line ends, unless it has a CRLF already."""
-    return raw if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
+    """Return a message with CRLF line ends, unless it has a CRLF already.
+
+    A CR is a line end only if the message has no LF.
+    """
+    if b"\r\n" in raw:
+        return raw
+    return raw.replace(b"\n" if b"\n" in raw else b"\r", b"\r\n")
 
 
 def mailbox_path_from_maildir(directory_names: Sequence[str]) -> str:
