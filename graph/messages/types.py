@@ -271,7 +271,9 @@ class Message(MessageContentFields):
         "to": addresses_field("to"),
         "cc": addresses_field("cc"),
         "bcc": addresses_field("bcc"),
-        "mailing_list": DerivedField(("mailing_list",), mailing_list_from_json_or_none),
+        "mailing_list": DerivedField(
+            ("mailing_list", "authentication"), mailing_list_from_json_or_none
+        ),
         "preview": DerivedField(("preview",), shortened_preview),
         "flags": DerivedField(FLAG_COLUMNS, flags_of),
         "forwarded": DerivedField(("keywords",), is_forwarded),
