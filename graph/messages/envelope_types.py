@@ -12,6 +12,8 @@ from graph.types.object_views import (
 )
 from graph.types.scalars import URL
 from mail.addresses.address_syntax import normalized_address
+from mail.mime.authentication_results import has_valid_signature
+from mail.mime.list_unsubscribe import is_https
 
 if TYPE_CHECKING:
     pass
@@ -59,11 +61,12 @@ class MailingList:
         "field."
     )
     unsubscribe_url: URL | None = attribute_field(
-        "First http or https URL in the header field List-Unsubscribe (RFC 2369). Null if there "
-        "is none."
+        "First http or https URL in the header field List-Unsubscribe (RFC 2369); the first https "
+        "URL if List-Unsubscribe-Post requests one-click unsubscription. Null if there is none."
     )
     unsubscribe_one_click: bool = attribute_field(
-        "True if a POST request to `unsubscribeUrl` ends the subscription (RFC 8058)."
+        "True if a POST request to `unsubscribeUrl` ends the subscription (RFC 8058): it is an "
+        "https URL, and a valid DKIM signature covers both header fields."
     )
 
 
@@ -77,17 +80,24 @@ def name_and_address(name: str | None, address: str | None) -> tuple[str | None,
     return (name, address) if name or address else None
 
 
-def mailing_list_from_json_or_none(stored_list: dict[str, Any] | None) -> MailingList | None:
-    """Return the stored mailing list fields; None if the message has none."""
-    return (
-        None
-        if not stored_list
-        else MailingList(
-            list_id=stored_list["id"],
-            unsubscribe=stored_list["unsubscribe"],
-            unsubscribe_url=stored_list["url"],
-            unsubscribe_one_click=stored_list["one_click"],
-        )
+def mailing_list_from_json_or_none(
+    stored_list: dict[str, Any] | None, stored_results: dict[str, Any] | None
+) -> MailingList | None:
+    """Return the stored mailing list fields; None if the message has none.
+
+    `stored_results` are those of the authentication of the sender. Older messages have no list of
+    signers; then any valid DKIM signature counts.
+    """
+    if not stored_list:
+        return None
+    url, results_text = stored_list["url"], (stored_results or {}).get("results") or ""
+    return MailingList(
+        list_id=stored_list["id"],
+        unsubscribe=stored_list["unsubscribe"],
+        unsubscribe_url=url,
+        unsubscribe_one_click=bool(stored_list["one_click"] and url)
+        and is_https(url)
+        and has_valid_signature(results_text, stored_list.get("signers")),
     )
 
 

@@ -56,6 +56,7 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import BigInt, ByteSize
 from mail.storage.message_flags import imap_flags_from_values as flags_of
+from mail.storage.message_flags import is_forwarded
 from mail.storage.message_structure import is_large_structure
 from models.files.blobs import StorageTier
 from models.store.columns import ColumnRow
@@ -270,10 +271,12 @@ class Message(MessageContentFields):
         "to": addresses_field("to"),
         "cc": addresses_field("cc"),
         "bcc": addresses_field("bcc"),
-        "mailing_list": DerivedField(("mailing_list",), mailing_list_from_json_or_none),
+        "mailing_list": DerivedField(
+            ("mailing_list", "authentication"), mailing_list_from_json_or_none
+        ),
         "preview": DerivedField(("preview",), shortened_preview),
         "flags": DerivedField(FLAG_COLUMNS, flags_of),
-        "forwarded": DerivedField(("keywords",), lambda keywords: "$Forwarded" in keywords),
+        "forwarded": DerivedField(("keywords",), is_forwarded),
         "has_attachments": DerivedField(("attachment_count",), lambda count: count > 0),
         "attachments": ThreadedIfLargeField(
             ("attachments", "user_id"), Attachment.list_from_message, Attachment.has_long_list

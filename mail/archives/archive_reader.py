@@ -7,14 +7,17 @@ of this server the record of a message counts, and not the entry name.
 import base64
 import binascii
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from mail.archives import json_lines, tar_format, zip_format
+from mail.archives import json_lines, mbox_reader, tar_format, zip_format
+from mail.archives.byte_streams import CrToLfStream, FileRange, ZipEntryStream
+from mail.archives.foreign_message import read_foreign_message
 from mail.archives.json_lines import (
     ACCOUNT_FILE,
     MANIFEST_PREFIX,
@@ -23,6 +26,7 @@ from mail.archives.json_lines import (
     InvalidRecordError,
     MessageRecord,
 )
+from mail.archives.mbox_reader import MboxFile
 from mail.archives.source_message import (
     INBOX,
     SourceMessage,
@@ -30,7 +34,6 @@ from mail.archives.source_message import (
     mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field_or_none,
-    with_crlf,
 )
 from mail.archives.zip_format import DamagedArchiveError
 
@@ -38,6 +41,7 @@ MAX_COMPRESSION_RATIO = 100  # unpacked bytes per byte of the archive, on averag
 RATIO_ALLOWANCE = 64 << 20  # beyond this number of bytes
 JSON_LINE_OVERHEAD = 4096  # bytes of a line besides the message in base64
 MAX_NAME_LENGTH = 4096  # characters of an entry name that are read
+MBOX_BUFFER_BYTES = 1 << 16  # bytes of an mbox in the archive that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +170,7 @@ class _EntryReader:
             raise UnusableMessageError(
                 "The message decompresses to more bytes than the archive states."
             )
-        self.unpacked_bytes += entry.size
-        if self.unpacked_bytes > self.size * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE:
-            raise DamagedArchiveError(
-                f"The archive decompresses to more than {MAX_COMPRESSION_RATIO} times its size."
-            )
+        self.add_unpacked_bytes_within_limit(entry.size)
         if isinstance(entry, tar_format.TarEntry):
             return tar_format.read_content(self.file, entry)
         try:
@@ -178,14 +178,34 @@ class _EntryReader:
         except DamagedArchiveError as problem:
             raise UnusableMessageError(str(problem)) from problem
 
+    def add_unpacked_bytes_within_limit(self, size: int) -> None:
+        """Raises DamagedArchiveError if the archive unpacks to too many bytes."""
+        self.unpacked_bytes += size
+        if self.unpacked_bytes > self.size * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE:
+            raise DamagedArchiveError(
+                f"The archive decompresses to more than {MAX_COMPRESSION_RATIO} times its size."
+            )
+
+    def open_content(self, entry: _Entry) -> io.BufferedReader:
+        """Open an entry as a file. Opening and reading raise DamagedArchiveError."""
+        stream = (
+            FileRange(self.file, entry.offset, entry.size)
+            if isinstance(entry, tar_format.TarEntry)
+            else ZipEntryStream(self.file, entry)
+        )
+        return io.BufferedReader(stream, MBOX_BUFFER_BYTES)
+
 
 def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator[SourceMessage]:
     """Yield the messages of a ZIP or tar.
 
     A checkpoint has three numbers: the offset of the next entry, the offset of its manifest (-1:
-    none), and the number of its records that were used.
+    none), and the number of its records that were used. If the next message is inside an mbox, the
+    fourth number is its offset in that entry.
     """
-    at, manifest_offset, used_records = (int(part) for part in (checkpoint or "0 -1 0").split())
+    numbers = [int(part) for part in (checkpoint or "0 -1 0").split()]
+    at, manifest_offset, used_records = numbers[:3]
+    mbox_offset = sum(numbers[3:])  # of the first entry only
     records: dict[str, Mapping[str, Any]] = {}
     if manifest_offset >= 0:
         records = _message_records_by_file_name(reader, next(iter(reader.entries(manifest_offset))))
@@ -205,17 +225,107 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
             continue
         if entry.name == ACCOUNT_FILE or (entry.name.endswith("/") and not entry.unusable_reason):
             continue
-        name = entry.name[:MAX_NAME_LENGTH]
         record = records.pop(entry.name, None)
         used_records += record is not None
-        source_message = SourceMessage(
-            name, INBOX, f"{entry.next_offset} {manifest_offset} {used_records}", entry.end
-        )
-        try:
-            yield _read_message_of_entry_or_raise(reader, entry, source_message, record)
-        except UnusableMessageError as problem:
-            yield source_message.with_skip_reason(str(problem))
+        manifest_position = f"{manifest_offset} {used_records}"
+        if record is not None or not _is_file_of_operating_system(entry.name):
+            source_message = SourceMessage(
+                entry.name[:MAX_NAME_LENGTH],
+                INBOX,
+                f"{entry.next_offset} {manifest_position}",
+                entry.end,
+            )
+            mbox_position = _MboxPosition(f"{entry_offset} {manifest_position}", mbox_offset)
+            yield from _read_messages_of_entry(reader, entry, source_message, record, mbox_position)
+        mbox_offset = 0
     yield from _skipped_messages_of_missing_entries(records, f"{next_offset} -1 0", reader.size)
+
+
+def _is_file_of_operating_system(entry_name: str) -> bool:
+    """True if macOS added this file to the archive. It is never mail."""
+    *folders, name = entry_name.split("/")
+    return "__MACOSX" in folders or name.startswith("._") or name == ".DS_Store"
+
+
+@dataclass(frozen=True, slots=True)
+class _MboxPosition:
+    """The position in an entry that is an mbox."""
+
+    checkpoint: str  # of the entry; the offset in it follows
+    offset: int  # of the next message in the entry
+
+
+def _read_messages_of_entry(
+    reader: _EntryReader,
+    entry: _Entry,
+    source_message: SourceMessage,
+    record: Mapping[str, Any] | None,
+    mbox_position: _MboxPosition,
+) -> Iterator[SourceMessage]:
+    """Yield the message of an entry, or the messages of an mbox, or the reason for a skip."""
+    try:
+        file = _open_mbox_or_none(reader, entry) if record is None else None
+        if file is None:
+            yield _read_message_of_entry_or_raise(reader, entry, source_message, record)
+        else:
+            yield from _read_mbox_of_entry(reader, entry, file, mbox_position)
+    except UnusableMessageError as problem:
+        yield source_message.with_skip_reason(str(problem))
+
+
+def _open_mbox_or_none(reader: _EntryReader, entry: _Entry) -> io.BufferedReader | None:
+    """Open an entry if it is an mbox, by its first line. Raises UnusableMessageError."""
+    if entry.unusable_reason or _is_message_file(entry.name) or not _is_safe_name(entry.name):
+        return None
+    try:
+        file = reader.open_content(entry)
+        return file if mbox_reader.is_mbox(file.peek(MBOX_BUFFER_BYTES)) else None
+    except DamagedArchiveError as problem:
+        raise UnusableMessageError(str(problem)) from problem
+
+
+def _read_mbox_of_entry(
+    reader: _EntryReader, entry: _Entry, file: io.BufferedReader, position: _MboxPosition
+) -> Iterator[SourceMessage]:
+    """Yield the messages of an mbox in the archive. Raises UnusableMessageError if it is damaged.
+
+    Raises DamagedArchiveError if the archive unpacks to too many bytes.
+    """
+    reader.add_unpacked_bytes_within_limit(entry.size)
+    size = entry.size if isinstance(entry, tar_format.TarEntry) else entry.packed_size
+    try:
+        has_cr_line_ends = mbox_reader.has_cr_line_ends(file.peek(MBOX_BUFFER_BYTES))
+        for start in range(0, position.offset, MBOX_BUFFER_BYTES):
+            file.read(min(MBOX_BUFFER_BYTES, position.offset - start))
+        mbox = MboxFile(
+            io.BufferedReader(CrToLfStream(file)) if has_cr_line_ends else file,
+            entry.name[:MAX_NAME_LENGTH],
+            _mailbox_path_from_mbox(entry.name),
+            reader.archive.max_message_bytes,
+        )
+        for message in mbox_reader.read_mbox_messages_and_skips(mbox, position.offset):
+            yield replace(
+                message,
+                checkpoint=f"{position.checkpoint} {message.progress}",
+                progress=entry.end - size + size * message.progress // max(entry.size, 1),
+            )
+    except DamagedArchiveError as problem:
+        raise UnusableMessageError(str(problem)) from problem
+
+
+def _mailbox_path_from_mbox(entry_name: str) -> str:
+    """Return the mailbox path of an mbox file in an archive.
+
+    Google Takeout has `Takeout/Mail/NAME.mbox`, Apple Mail `NAME.mbox/mbox`, and Thunderbird
+    `NAME.sbd/NAME`.
+    """
+    levels = entry_name.split("/")
+    if len(levels) > 1 and levels[-1] == "mbox":
+        levels.pop()
+    if levels[:2] == ["Takeout", "Mail"]:
+        levels = levels[2:]
+    levels = [level.removesuffix(".mbox").removesuffix(".sbd") for level in levels]
+    return INBOX if levels in ([], ["mbox"]) else "/".join(levels)
 
 
 def _skipped_messages_of_missing_entries(
@@ -264,15 +374,18 @@ def _read_message_of_entry_or_raise(
         return _message_checked_against_record(source_message, raw, record)
     if entry.name.startswith(RECORDS_FOLDER):
         raise UnusableMessageError("The archive contains an unknown file.")
-    parts = entry.name.split("/")
-    if entry.name.startswith("/") or ".." in parts or "" in parts:
+    if not _is_safe_name(entry.name):
         raise UnusableMessageError("The file name points outside of the archive.")
-    in_maildir = len(parts) > 1 and parts[-2] in ("cur", "new")
-    if not in_maildir and not entry.name.lower().endswith(".eml"):
-        raise UnusableMessageError("The file is neither an .eml file nor a file of a Maildir.")
-    raw = with_crlf(reader.read_content_within_limits(entry, reader.archive.max_message_bytes))
-    if not raw:
+    if not _is_message_file(entry.name):
+        raise UnusableMessageError(
+            "The file is neither an .eml file, an mbox file nor a file of a Maildir."
+        )
+    parts = entry.name.split("/")
+    in_maildir = _is_in_maildir(entry.name)
+    content = reader.read_content_within_limits(entry, reader.archive.max_message_bytes)
+    if not content:
         raise UnusableMessageError("The file is empty.")
+    raw = read_foreign_message(content)
     at = entry.modified_at if isinstance(entry, tar_format.TarEntry) else None
     received = (
         _utc_from_timestamp_or_none(at)
@@ -285,6 +398,21 @@ def _read_message_of_entry_or_raise(
     folder = mailbox_path_from_maildir(levels) if in_maildir else "/".join(levels) or INBOX
     flags = maildir_flags(parts[-1]) if in_maildir else []
     return source_message.with_message(raw, folder=folder, received_at=received, flags=flags)
+
+
+def _is_safe_name(entry_name: str) -> bool:
+    """True if the name is a path inside the archive."""
+    return not {"", ".."} & set(entry_name.split("/"))
+
+
+def _is_message_file(entry_name: str) -> bool:
+    """True if an entry is one message by its name, or a record of this server."""
+    is_record = entry_name.startswith(RECORDS_FOLDER)
+    return is_record or _is_in_maildir(entry_name) or entry_name.lower().endswith(".eml")
+
+
+def _is_in_maildir(entry_name: str) -> bool:
+    return entry_name.split("/")[-2:-1] in (["cur"], ["new"])
 
 
 def _utc_from_timestamp_or_none(seconds: float | None) -> datetime | None:

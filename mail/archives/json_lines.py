@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from mail.mailboxes import paths
+from mail.mime.header_fields import UTF8_BOM
 
 FORMAT, VERSION = "merganser", 1
 RECORDS_FOLDER = "merganser/"  # with the records of the archive
@@ -96,7 +97,7 @@ def json_line(record: Mapping[str, Any]) -> bytes:
 def parse_json_object(text: bytes) -> dict[str, Any]:
     """Parse the JSON object of a line. Raises InvalidRecordError if it is none."""
     try:
-        value = orjson.loads(text)
+        value = orjson.loads(text.removeprefix(UTF8_BOM))
     except orjson.JSONDecodeError as problem:
         raise InvalidRecordError("The metadata of the message is not JSON.") from problem
     if not isinstance(value, dict):

@@ -1,16 +1,18 @@
 """Mail in files: an mbox, a Maildir, a folder of .eml files, or an archive of them."""
 
+import io
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
-from mail.archives import archive_reader, mbox_format
+from mail.archives import archive_reader, mbox_reader
 from mail.archives.archive_reader import ArchiveFile
+from mail.archives.byte_streams import CrToLfStream
+from mail.archives.foreign_message import is_start_of_message, read_foreign_message
 from mail.archives.json_lines import AccountRecord
+from mail.archives.mbox_reader import MboxFile
 from mail.archives.source_message import (
     INBOX,
     SourceMessage,
@@ -18,26 +20,10 @@ from mail.archives.source_message import (
     mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field_or_none,
-    with_crlf,
 )
 from mail.archives.zip_format import DamagedArchiveError
+from mail.mime.header_fields import UTF8_BOM
 
-_FROM_LINE = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
-_QUOTED_FROM_LINE = re.compile(rb"^>+From ")
-_ASCTIME = re.compile(
-    rb"(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) +(?P<time>\d{1,2}:\d{2}(?::\d{2})?)"
-    rb"(?: +[A-Z]{2,5})?(?: +(?P<zone>[+-]\d{4}))? +(?P<year>\d{4})(?: +(?P<behind>[+-]\d{4}))?"
-)
-_STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*([A-Za-z]*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_MBOX_STATUS_FLAGS = {
-    "R": "\\Seen",
-    "F": "\\Flagged",
-    "A": "\\Answered",
-    "T": "\\Draft",
-    "D": "\\Deleted",
-}
-_MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-_MAX_LINE_READ = 1 << 20  # bytes of a line that are read at once
 _COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 HEAD_BYTES = 4096  # first bytes that show the format of a file
 _SERVER_FILES = (
@@ -105,8 +91,8 @@ def inspect_mail_source(path: Path, max_message_bytes: int) -> MailSource:
 
 def detect_mail_format_or_raise(first_bytes: bytes) -> str:
     """Return the source format of a file's first bytes. Raises UnusableMessageError."""
-    first = first_bytes.partition(b"\n")[0][:1000]
-    if _FROM_LINE.match(first.rstrip()):
+    first_bytes = first_bytes.removeprefix(UTF8_BOM)
+    if mbox_reader.is_mbox(first_bytes):
         return "mbox"
     if kind := archive_reader.detect_archive_format_or_none(first_bytes):
         return kind
@@ -114,7 +100,7 @@ def detect_mail_format_or_raise(first_bytes: bytes) -> str:
         raise UnusableMessageError(
             "The file is compressed as a whole: decompress it to a tar archive or an mbox file."
         )
-    if b":" in first and b"\0" not in first:
+    if is_start_of_message(first_bytes):
         return "eml"
     raise UnusableMessageError("The file is not an mbox file, Maildir or supported archive.")
 
@@ -137,98 +123,11 @@ def read_source_messages_and_skips(
 
 def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
     with source.path.open("rb") as file:
+        has_cr_line_ends = mbox_reader.has_cr_line_ends(file.read(HEAD_BYTES))
         file.seek(start)
-        line = file.readline(_MAX_LINE_READ)
-        while line:
-            entry_start, head = file.tell() - len(line), line
-            entry = _read_mbox_entry(file, source.max_message_bytes)
-            lines, line = entry.lines, entry.next_from_line
-            end = file.tell() - len(line)
-            source_message = SourceMessage(
-                f"{source.path.name}, at byte {entry_start}", INBOX, str(end), end
-            )
-            raw = mbox_format.restore_exact_message_or_none(lines, head)
-            if entry.size > source.max_message_bytes:
-                yield source_message.with_skip_reason(
-                    "The message is larger than MERGANSER_MESSAGE_MAX_SIZE."
-                )
-            elif raw is None and not lines:
-                yield source_message.with_skip_reason("The message is empty.")
-            else:
-                raw = with_crlf(b"".join(lines)) if raw is None else raw
-                yield _message_of_mbox_entry(source_message, head, raw)
-
-
-@dataclass(frozen=True, slots=True)
-class _MboxEntry:
-    """The unquoted lines of a message in an mbox file, up to the next From line."""
-
-    lines: list[bytes]  # the first `max_bytes`
-    size: int  # bytes of all lines
-    next_from_line: bytes  # empty at the end of the file
-
-
-def _read_mbox_entry(file: IO[bytes], max_bytes: int) -> _MboxEntry:
-    """Read the lines after a From line.
-
-    A line longer than one read comes in several pieces; only the first one begins a line.
-    """
-    lines: list[bytes] = []
-    size, after_blank_line, at_line_start = 0, True, True
-    while line := file.readline(_MAX_LINE_READ):
-        if (
-            after_blank_line
-            and at_line_start
-            and line.startswith(b"From ")
-            and _FROM_LINE.match(line.rstrip())
-        ):
-            break
-        after_blank_line = at_line_start and line in (b"\n", b"\r\n")
-        if at_line_start and _QUOTED_FROM_LINE.match(line):
-            line = line[1:]
-        at_line_start = line.endswith(b"\n")
-        size += len(line)
-        if size <= max_bytes:
-            lines.append(line)
-    if after_blank_line and lines and size <= max_bytes:
-        size -= len(lines.pop())  # it belongs to the next From line, or to the file's end
-    return _MboxEntry(lines, size, line)
-
-
-def _message_of_mbox_entry(
-    source_message: SourceMessage, from_line: bytes, raw: bytes
-) -> SourceMessage:
-    """Return a message with the sender, time and flags of its From line and header."""
-    match = _FROM_LINE.match(from_line.rstrip())
-    sender = match[1].decode("utf-8", "replace") if match else ""
-    header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]
-    status_letters = b"".join(_STATUS.findall(header)).decode().upper()
-    return source_message.with_message(
-        raw,
-        received_at=_parse_from_line_date_or_none(from_line) or parse_date_field_or_none(header),
-        sender=sender if "@" in sender else None,
-        flags=[
-            flag
-            for flag_letter, flag in _MBOX_STATUS_FLAGS.items()
-            if flag_letter in status_letters
-        ],
-    )
-
-
-def _parse_from_line_date_or_none(line: bytes) -> datetime | None:
-    """Return the UTC time of a From line, None if it can't be read."""
-    match = _ASCTIME.search(line)
-    if match is None or match["month"] not in _MONTHS:
-        return None
-    zone = (match["zone"] or match["behind"] or b"+0000").decode()
-    month = _MONTHS.index(match["month"]) + 1
-    clock = match["time"].decode()
-    text = f"{match['year'].decode()}-{month:02}-{int(match['day']):02} {clock}"
-    try:
-        form = "%Y-%m-%d %H:%M:%S %z" if clock.count(":") > 1 else "%Y-%m-%d %H:%M %z"
-        return datetime.strptime(f"{text} {zone}", form).astimezone(UTC)
-    except ValueError:
-        return None
+        lines = io.BufferedReader(CrToLfStream(file)) if has_cr_line_ends else file
+        mbox = MboxFile(lines, source.path.name, INBOX, source.max_message_bytes)
+        yield from mbox_reader.read_mbox_messages_and_skips(mbox, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +179,7 @@ def _read_message_of_file_or_raise(
         raise UnusableMessageError("The message is larger than MERGANSER_MESSAGE_MAX_SIZE.")
     if not facts.st_size:
         raise UnusableMessageError("The file is empty.")
-    raw = with_crlf(file.path.read_bytes())
+    raw = read_foreign_message(file.path.read_bytes())
     if source.source_format == "maildir":
         received = datetime.fromtimestamp(facts.st_mtime, UTC)  # the Maildir's own rule
         flags = maildir_flags(file.path.name)

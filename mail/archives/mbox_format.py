@@ -1,12 +1,14 @@
 """The mbox format (RFC 4155) with mboxrd quoting, so that messages are restored exactly.
 
 A line that begins with any number of `>` and From gets one more `>`. If reading would change a
-message, words after the date of its From line say so: `asis` keeps the line ends, `noeol` means
-that the last line has no line end.
+message, words after the date of its From line say so: `asis` keeps the line ends and the lines
+before the header, `noeol` means that the last line has no line end.
 """
 
 import re
 from datetime import UTC, datetime
+
+from mail.archives.foreign_message import header_start_or_none
 
 AS_IS, NO_EOL = b"asis", b"noeol"
 _FROM_LINE = re.compile(rb"^(>*From )", re.MULTILINE)
@@ -19,7 +21,8 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 def encode_mbox_entry(raw: bytes, sender: str | None, received_at: datetime) -> bytes:
     """Return a message as an entry of an mbox file."""
     ends_with_newline = raw.endswith(b"\n")
-    words = [] if b"\r\n" in raw or b"\n" not in raw else [AS_IS]
+    keeps_line_ends = b"\r\n" in raw or b"\n" not in raw
+    words = [] if keeps_line_ends and header_start_or_none(raw) == 0 else [AS_IS]
     words += [] if ends_with_newline else [NO_EOL]
     end = b"\n" if ends_with_newline else b"\n\n"
     return (

@@ -19,6 +19,9 @@ _FLAGS_BY_LETTER = {
     "T": "\\Deleted",
 }
 _FLAGS_BY_LETTER |= {"P": "$Forwarded"}
+_DATE_FIELD = re.compile(
+    rb"^Date[ \t]*:[ \t]*(?:\r?\n[ \t]+)?(.*?)\r?$", re.IGNORECASE | re.MULTILINE
+)
 _BASE64_RUN = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 
@@ -52,7 +55,7 @@ class SourceMessage:
 
 def parse_date_field_or_none(header: bytes) -> datetime | None:
     """Return the UTC time of the Date field, None if it is missing or invalid."""
-    match = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
+    match = _DATE_FIELD.search(header)
     if match is None:
         return None
     try:
@@ -64,8 +67,13 @@ def parse_date_field_or_none(header: bytes) -> datetime | None:
 
 
 def with_crlf(raw: bytes) -> bytes:
-    """Return a message with CRLF line ends, unless it has a CRLF already."""
-    return raw if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
+    """Return a message with CRLF line ends, unless it has a CRLF already.
+
+    A CR is a line end only if the message has no LF.
+    """
+    if b"\r\n" in raw:
+        return raw
+    return raw.replace(b"\n" if b"\n" in raw else b"\r", b"\r\n")
 
 
 def mailbox_path_from_maildir(directory_names: Sequence[str]) -> str:

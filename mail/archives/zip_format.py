@@ -203,10 +203,10 @@ def _unusable_reason_or_empty(flags: int, method: int, file_mode: int) -> str:
     return "The entry is not a file." if kind and kind not in (stat.S_IFREG, stat.S_IFDIR) else ""
 
 
-def read_zip_entry_content(file: IO[bytes], entry: ZipEntry) -> bytes:
-    """Return the bytes of an entry.
+def find_packed_content(file: IO[bytes], entry: ZipEntry) -> int:
+    """Return the offset of the packed bytes of an entry, and seek to it.
 
-    Raises DamagedArchiveError if size or checksum differ from the central directory.
+    Raises DamagedArchiveError if the local header is missing.
     """
     file.seek(entry.offset)
     head = file.read(_LOCAL.size)
@@ -215,7 +215,15 @@ def read_zip_entry_content(file: IO[bytes], entry: ZipEntry) -> bytes:
             "The ZIP archive is damaged: the entry is not where the directory says."
         )
     *_, name_length, extra_size = _LOCAL.unpack(head)
-    file.seek(name_length + extra_size, 1)
+    return file.seek(name_length + extra_size, 1)
+
+
+def read_zip_entry_content(file: IO[bytes], entry: ZipEntry) -> bytes:
+    """Return the bytes of an entry.
+
+    Raises DamagedArchiveError if size or checksum differ from the central directory.
+    """
+    find_packed_content(file, entry)
     packed = file.read(entry.packed_size)
     if entry.method == STORED:
         content_size = packed

@@ -43,7 +43,12 @@ from mail.sieve import (
 )
 from mail.spam import verdict as spam_verdict
 from mail.spam.verdict import SpamVerdict
-from mail.storage.message_flags import MAX_KEYWORDS, columns_from_script_flags
+from mail.storage.message_flags import (
+    MAX_KEYWORDS,
+    columns_from_script_flags,
+    unique_keywords,
+    without_keywords,
+)
 from mail.storage.received_messages import receipt_digest
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import Environment
@@ -309,11 +314,10 @@ def _with_flag_changes_of_filters(
     placement: PlannedPlacement, filter_result: FilterResult
 ) -> PlannedPlacement:
     """Return the placement with the flags and keywords that filters add and remove."""
-    removed_keywords = {word.casefold() for word in filter_result.removed_keywords}
-    words = {word.casefold(): word for word in (*placement.keywords, *filter_result.added_keywords)}
-    keywords = [word for folded, word in words.items() if folded not in removed_keywords][
-        :MAX_KEYWORDS
-    ]
+    keywords = without_keywords(
+        unique_keywords([*placement.keywords, *filter_result.added_keywords]),
+        filter_result.removed_keywords,
+    )[:MAX_KEYWORDS]
     seen, flagged = (
         placement.seen or filter_result.is_seen,
         placement.flagged or filter_result.is_flagged,

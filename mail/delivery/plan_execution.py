@@ -40,7 +40,7 @@ from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.redirect import PreparedRedirect
 from mail.storage import delivery_headers, openpgp_encryption, received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
-from mail.storage.message_flags import MAX_KEYWORDS
+from mail.storage.message_flags import MAX_KEYWORDS, unique_keywords
 from mail.storage.message_insert import InsertedMessage, MessagePlacement
 from mail.storage.quota import InsertKind
 from mail.storage.received_messages import AfterInsert, DeliveryCopies, receipt_digest
@@ -301,7 +301,7 @@ def storage_placement(
         seen=there.seen or lay.seen,
         flagged=there.flagged or lay.flagged,
         answered=there.answered or lay.answered,
-        keywords=list(dict.fromkeys([*there.keywords, *lay.keywords]))[:MAX_KEYWORDS],
+        keywords=unique_keywords([*there.keywords, *lay.keywords])[:MAX_KEYWORDS],
     )
 
 

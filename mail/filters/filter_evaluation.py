@@ -21,6 +21,7 @@ from mail.sieve.syntax.syntax_tree import (
     CommandNode,
     string_list,
 )
+from mail.storage.message_flags import unique_keywords, without_keywords
 
 FIRST_WINS = (
     "delete",
@@ -185,8 +186,8 @@ def combined_result_of_matching_filters(
         for name in FIRST_WINS:
             if name in evaluated_filter.compiled_filter.action:
                 action.setdefault(name, evaluated_filter.compiled_filter.action[name])
-    removed = _unique_action_values(matching, "removeKeywords")
-    added = [name for name in _unique_action_values(matching, "keywords") if name not in removed]
+    removed = unique_keywords(_unique_action_values(matching, "removeKeywords"))
+    added = without_keywords(unique_keywords(_unique_action_values(matching, "keywords")), removed)
     hooks = [
         evaluated_filter.compiled_filter.action["webhook"]
         for evaluated_filter in matching

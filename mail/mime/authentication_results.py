@@ -146,6 +146,22 @@ def passed_domains(fields_text: str, method: str) -> list[str]:
     ]
 
 
+def has_valid_signature(fields_text: str, signers: Sequence[Sequence[str]] | None) -> bool:
+    """True if a DKIM signature of one of these signers passed in unfolded fields, one a line.
+
+    A signer is a selector and a domain. None means any signer.
+    """
+    return any(
+        signers is None
+        or any(
+            domain == verdict.domain and verdict.selector in (None, selector)
+            for selector, domain in signers
+        )
+        for verdict in _verdicts_of_fields(fields_text, "dkim")
+        if verdict.result is AuthenticationResultCode.PASS
+    )
+
+
 def _verdicts_of_fields(fields_text: str, method: str) -> list[MethodVerdict]:
     return [
         verdict

@@ -10,6 +10,7 @@ from mail.mime.encoded_words import decode_encoded_words_and_drop_controls, unfo
 from mail.mime.mime_tree import ParsedPart
 
 MAX_HEADER_BYTES = 1 << 20
+UTF8_BOM = b"\xef\xbb\xbf"  # some programs write it before the first field
 _MAX_DATE_LENGTH = 200
 _MAX_MESSAGE_ID_LENGTH = 998  # characters of a line
 
@@ -47,8 +48,8 @@ class DecodedField:
 
 
 def latin1_header_text_with_lf(header_block: bytes) -> str:
-    """Decode a header block, one character per byte, with LF as line end."""
-    text = header_block.decode("latin-1")
+    """Decode a header block, one character per byte, with LF as line end and without BOM."""
+    text = header_block.removeprefix(UTF8_BOM).decode("latin-1")
     if "\r" in text:
         text = text.replace("\r\n", "\n")
         if "\r" in text:
@@ -70,20 +71,21 @@ def find_fields_end(raw: bytes, start: int, end: int) -> int:
     Some messages have no blank line before the body: lines after the last field that are no fields
     belong to the body. Such lines between fields are damage and are skipped.
     """
-    well_formed = _WELL_FORMED_FIELDS.match(raw, start, end)
+    first = start + len(UTF8_BOM) if raw.startswith(UTF8_BOM, start) else start
+    well_formed = _WELL_FORMED_FIELDS.match(raw, first, end)
     if well_formed and well_formed.end() == end:
         return end
-    at = last = start
+    at = last = first
     if raw.startswith((b"From ", b">From "), start) and start == 0:
         at = last = _next_line_start(raw, at, end)
     while at < end:
         after = _next_line_start(raw, at, end)
-        if _FIELD_START.match(raw, at, after) or (raw[at] in b" \t" and last == at > start):
+        if _FIELD_START.match(raw, at, after) or (raw[at] in b" \t" and last == at > first):
             last = after
-        elif last == start:
+        elif last == first:
             break  # the first line is no field: no header at all
         at = after
-    return last
+    return last if last > first else start
 
 
 def decoded_fields(raw: bytes | ByteSource, part: ParsedPart) -> list[DecodedField]:

@@ -26,6 +26,11 @@ from mail.mime.header_fields import (
     parse_message_ids,
 )
 from mail.mime.header_parameters import safe_filename_or_none
+from mail.mime.list_unsubscribe import (
+    is_https,
+    signers_of_one_click_fields,
+    unsubscribe_web_urls,
+)
 from mail.mime.mime_tree import ParsedPart, walk_own_parts_with_parents
 from mail.mime.parser import parse_structure_and_fields
 from mail.mime.part_content import content_size_and_hash, decode_transfer_encoding
@@ -42,7 +47,6 @@ _MAX_SEARCHED_ADDRESSES = 1000  # of each header
 
 _ADDRESS_FIELDS = frozenset(("from", "sender", "reply-to", "to", "cc", "bcc"))
 _IN_ANGLES = re.compile(r"<([^<>]*)>")
-_HTTP_URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 _ENVELOPED_DATA_OIDS = (
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03",
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17",
@@ -85,7 +89,8 @@ class MessageFacts:
     list_id: str | None
     list_unsubscribe: str | None
     list_unsubscribe_url: str | None
-    one_click: bool
+    one_click: bool  # requested, with an https URL
+    one_click_signers: list[list[str]]  # selector and domain of signatures, not verified
     auto_submitted: bool  # not written by a person (RFC 3834)
     content_type: str
     content_params: dict[str, str]
@@ -128,7 +133,8 @@ def facts_from_message_bytes(raw: bytes) -> MessageFacts:
     unsubscribe = collapse_whitespace(
         decode_encoded_words_and_drop_controls(top.unfolded_value_or_empty("list-unsubscribe"))
     )
-    url = _HTTP_URL.search(unsubscribe)
+    urls = unsubscribe_web_urls(unsubscribe)
+    https_urls = list(filter(is_https, urls)) if _requests_one_click(top) else []
     text = (body_text(raw, structure) or "").replace("\0", "")
     attachments = _attachment_facts(raw, structure)
     return MessageFacts(
@@ -147,8 +153,9 @@ def facts_from_message_bytes(raw: bytes) -> MessageFacts:
         thread_keys=thread_keys(ids, top.unfolded_value_or_empty("thread-index"), base),
         list_id=_parse_list_id(top.unfolded_value_or_empty("list-id")),
         list_unsubscribe=unsubscribe or None,
-        list_unsubscribe_url=url.group() if url else None,
-        one_click=url is not None and _is_one_click_unsubscribe(top),
+        list_unsubscribe_url=next(iter([*https_urls, *urls]), None),
+        one_click=bool(https_urls),
+        one_click_signers=signers_of_one_click_fields(own_fields) if https_urls else [],
         auto_submitted=_is_auto_submitted(top),
         content_type=structure.content_type,
         content_params=structure.params,
@@ -181,8 +188,8 @@ def _parse_list_id(value: str) -> str | None:
     return (match.group(1) if match else value).strip()[:_MAX_LIST_ID_LENGTH] or None
 
 
-def _is_one_click_unsubscribe(top: _TopFields) -> bool:
-    """True if one request unsubscribes (RFC 8058)."""
+def _requests_one_click(top: _TopFields) -> bool:
+    """True if List-Unsubscribe-Post asks for one-click unsubscription (RFC 8058)."""
     return (
         "list-unsubscribe=one-click" in top.unfolded_value_or_empty("list-unsubscribe-post").lower()
     )

@@ -18,7 +18,7 @@ from mail.storage.blobs.blob_writer import (
     upsert_blob_rows,
 )
 from mail.storage.message_columns import content_and_reset_state_columns
-from mail.storage.message_flags import MAX_KEYWORDS, imap_flags
+from mail.storage.message_flags import MAX_KEYWORDS, imap_flags, unique_keywords
 from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
@@ -185,7 +185,7 @@ def _placement_columns(
     placement: MessagePlacement, earlier_row: ColumnRow, *, clears_metadata: bool
 ) -> dict[str, Any]:
     """Return flags, keywords, envelope and metadata: those of the placement, else the earlier."""
-    keywords = dict.fromkeys([*earlier_row.keywords, *placement.keywords])
+    keywords = unique_keywords([*earlier_row.keywords, *placement.keywords])
     return {
         "seen": placement.seen,
         "flagged": placement.flagged or earlier_row.flagged,
@@ -193,7 +193,7 @@ def _placement_columns(
         "draft": placement.draft,
         "envelope_from": placement.envelope_from,
         "envelope_to": list(placement.envelope_to),
-        "keywords": list(keywords)[:MAX_KEYWORDS],
+        "keywords": keywords[:MAX_KEYWORDS],
         "public_metadata": earlier_row.public_metadata
         if placement.public_metadata is None and not clears_metadata
         else placement.public_metadata,

@@ -62,4 +62,5 @@ def _mailing_list(facts: MessageFacts) -> dict[str, Any] | None:
         "unsubscribe": facts.list_unsubscribe,
         "url": facts.list_unsubscribe_url,
         "one_click": facts.one_click,
+        "signers": facts.one_click_signers,
     }

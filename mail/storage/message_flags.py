@@ -1,6 +1,6 @@
 """IMAP flags and keywords of a message, as names and as columns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress, product
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -14,6 +14,33 @@ FLAG_NAMES_BY_VALUES = {  # their names in IMAP, by which of them are set
 }
 MAX_KEYWORDS = 64  # of one message
 _COLUMN_BY_FLAG = {"\\seen": "seen", "\\flagged": "flagged", "\\answered": "answered"}
+
+
+def fold_keyword(keyword: str) -> str:
+    """Return the form in which keywords are compared: ASCII letters in lower case.
+
+    Keywords are case-insensitive (RFC 9051, section 2.3.2).
+    """
+    return keyword.encode().lower().decode()
+
+
+def unique_keywords(keywords: Iterable[str]) -> list[str]:
+    """Return each keyword once, in its first spelling."""
+    spelling_by_folded: dict[str, str] = {}
+    for keyword in keywords:
+        spelling_by_folded.setdefault(fold_keyword(keyword), keyword)
+    return list(spelling_by_folded.values())
+
+
+def is_forwarded(keywords: Iterable[str]) -> bool:
+    """True if the keyword $Forwarded is among these, in any case."""
+    return "$forwarded" in map(fold_keyword, keywords)
+
+
+def without_keywords(keywords: Iterable[str], removed: Iterable[str]) -> list[str]:
+    """Return the keywords that are not removed, in any case."""
+    folded = set(map(fold_keyword, removed))
+    return [keyword for keyword in keywords if fold_keyword(keyword) not in folded]
 
 
 def imap_flags(message_row: Any) -> list[str]:

@@ -16,7 +16,7 @@ from mail.storage.blobs.blob_writer import (
     upsert_blob_rows,
 )
 from mail.storage.message_columns import content_and_reset_state_columns
-from mail.storage.message_flags import imap_flags
+from mail.storage.message_flags import imap_flags, unique_keywords
 from mail.storage.quota import HOURLY_COUNTED_KINDS, InsertKind, take_quota_and_count_received
 from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import ThreadAssignment
@@ -276,7 +276,7 @@ def _message_row(
         "flagged": placement.flagged,
         "answered": placement.answered,
         "draft": placement.draft,
-        "keywords": list(placement.keywords),
+        "keywords": unique_keywords(placement.keywords),
         "envelope_from": placement.envelope_from,
         "envelope_to": list(placement.envelope_to),
         "public_metadata": placement.public_metadata,

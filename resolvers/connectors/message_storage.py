@@ -30,6 +30,7 @@ from mail.recipients.recipient_routes import AcceptedAccount, AcceptedRecipient
 from mail.scanners import clamd, rspamd
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
+from mail.storage.message_flags import unique_keywords
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.quota import InsertKind
 from mail.storage.received_messages import receipt_digest
@@ -126,7 +127,8 @@ def local_flags(head: RemoteMessage) -> list[str]:
         flag for flag in head.flags - IGNORED_FLAGS if flag_changes.is_flag_or_keyword(flag)
     )
     system = [flag for flag in valid_flags if flag[:1] == "\\"]
-    return system + [flag for flag in valid_flags if flag[:1] != "\\"][: flags.MAX_KEYWORDS]
+    keywords = unique_keywords(flag for flag in valid_flags if flag[:1] != "\\")
+    return system + keywords[: flags.MAX_KEYWORDS]
 
 
 async def _store_messages_and_ledger_rows_until_over_quota(

@@ -47,7 +47,7 @@ from resolvers.transfer import (
     import_writer,
 )
 from resolvers.transfer.import_writer import ImportableMessage, SourceReader
-from resolvers.transfer.running_import import ImportOutcome, RunningImport
+from resolvers.transfer.running_import import NO_MESSAGE_REASON, ImportOutcome, RunningImport
 from resolvers.viewer import Viewer
 
 MESSAGE_COLUMNS = frozenset(
@@ -152,6 +152,9 @@ async def _import_archive(state: OneTimeImportState) -> None:
             require_no_worker_stop()
         if reading.problem:
             raise RemoteFailure(ConnectorStage.FETCH, reading.problem)
+        has_message = state.checkpoint.get("found") or state.counts.imported_count
+        if not has_message and source_archive.account is None:
+            raise RemoteFailure(ConnectorStage.FETCH, NO_MESSAGE_REASON)
 
 
 def _open_archive(file: Any, environment: Environment) -> MailSource:
@@ -297,6 +300,8 @@ async def _store_messages_and_checkpoint(
         + sum(len(message.source_message.raw or b"") for message in prepared_messages),
     )
     checkpoint = {**state.checkpoint, "after": last_message.checkpoint}
+    if any(message.source_message.raw is not None for message in prepared_messages):
+        checkpoint["found"] = True
 
     async def insert_messages_and_record_progress(
         stored_blobs: Sequence[StoredMessageBlobs],

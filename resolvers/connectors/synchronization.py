@@ -9,6 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.imap_client import ImapSession
+from mail.storage.message_flags import without_keywords
 from models.connectors import FetchedMessage, RemoteMailbox
 from models.store.columns import ColumnRow, core_table, select_columns
 from resolvers.connectors.run_state import (
@@ -121,9 +122,11 @@ async def _copy_changed_flags(
             flags_by_mark[row.remote_id] - IGNORED_FLAGS,
         )
         if row.message_id is not None:
-            groups.setdefault((new_flags - old_flags, old_flags - new_flags), []).append(
-                row.message_id
+            added_and_removed = (
+                frozenset(without_keywords(new_flags, old_flags)),
+                frozenset(without_keywords(old_flags, new_flags)),
             )
+            groups.setdefault(added_and_removed, []).append(row.message_id)
     async with state.write_session_with_timeout() as session:
         connection = await session.connection()
         for (added, removed), message_ids in groups.items():

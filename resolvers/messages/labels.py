@@ -11,6 +11,7 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.storage.message_flags import fold_keyword
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
 from models.events.event_types import EventType
 from models.messages.labels import Label
@@ -81,7 +82,7 @@ async def labels_of_keywords(
     """Return the labels of a user for these keywords, sorted by name."""
     if not keywords:
         return []
-    folded_keywords = set(map(ascii_lower, keywords))
+    folded_keywords = set(map(fold_keyword, keywords))
     return [
         row
         for row in await ctx.load(load_own_labels_by_user, user_id)
@@ -138,7 +139,7 @@ def has_keywords_sql() -> ColumnElement[bool]:
 
 async def load_ids_by_keyword(ctx: Context, keywords: Sequence[str]) -> dict[str, int]:
     """Load the IDs of the viewer's labels by keyword, in any case."""
-    folded_by_keyword = {keyword: ascii_lower(keyword) for keyword in keywords}
+    folded_by_keyword = {keyword: fold_keyword(keyword) for keyword in keywords}
     statement = select(col(Label.id), col(Label.folded)).where(
         is_own_or_shared(ctx, Label), col(Label.folded).in_(set(folded_by_keyword.values()))
     )
@@ -252,12 +253,7 @@ def _validated_color(text: str | None, *, path: Sequence[str]) -> str | None:
 
 
 def _validated_folded_keyword(keyword: str) -> str:
-    return ascii_lower(validate_keyword(keyword))
-
-
-def ascii_lower(keyword: str) -> str:
-    """Return the keyword with ASCII letters in lower case."""
-    return keyword.encode().lower().decode()
+    return fold_keyword(validate_keyword(keyword))
 
 
 async def _require_label_capacity(ctx: Context) -> None:

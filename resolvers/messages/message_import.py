@@ -22,7 +22,7 @@ from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.blobs.message_layout import NewBlob
 from mail.storage.draft_replacement import INPUT_PATH, EarlierDraft
 from mail.storage.message_content import StoredMessage
-from mail.storage.message_flags import MAX_KEYWORDS
+from mail.storage.message_flags import MAX_KEYWORDS, unique_keywords
 from mail.storage.message_insert import (
     InsertedMessage,
     InsertItem,
@@ -330,7 +330,7 @@ def validated_keywords(names: Sequence[str]) -> list[str]:
         except InvalidInput as error:
             path = ["keywords", str(index)]
             raise InvalidInput(error.message, constraint=error.constraint, path=path) from error
-    keywords = list(dict.fromkeys(keywords))
+    keywords = unique_keywords(keywords)
     if len(keywords) > MAX_KEYWORDS:
         text = f"A message has at most {MAX_KEYWORDS} keywords."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["keywords"])

@@ -100,7 +100,7 @@ class _ImportRun:
         """Read the next messages and store their blobs.
 
         The first step creates mailboxes and settings, the last one connectors. Raises Invalid
-        if the archive can't be read any further.
+        if the archive can't be read any further, or has no message and no account record.
         """
         if problem := checkpoint.get("trouble"):
             raise InvalidInput(problem, constraint=ValidationConstraint.ARCHIVE, path=["archive"])
@@ -120,6 +120,7 @@ class _ImportRun:
                 self.reader.problem, constraint=ValidationConstraint.ARCHIVE, path=["archive"]
             )
         if not group:
+            self._require_message_or_account_record()
             await self._import_connectors(task_order)
             return TaskStepPlan(prepared=PlannedImportStep(running, note, [], [], is_last=True))
         prepared_messages = [
@@ -135,6 +136,12 @@ class _ImportRun:
         return TaskStepPlan(
             prepared=PlannedImportStep(running, note, prepared_messages, stored_blobs, len(group))
         )
+
+    def _require_message_or_account_record(self) -> None:
+        """Raise Invalid if the archive had neither messages nor an account record."""
+        reason = self.running.outcome.no_message_reason_or_none()
+        if reason and self.source.account is None:
+            raise InvalidInput(reason, constraint=ValidationConstraint.ARCHIVE, path=["archive"])
 
     async def _import_account_record(self, task_order: dict[str, Any]) -> None:
         """Create the mailboxes and settings of the account record, if the archive has one."""

@@ -9,6 +9,7 @@ from resolvers.context import Context
 
 MAX_REPORTED_ITEMS = 200  # skipped items listed in the result
 MAX_ITEM_NAME_LENGTH = 300  # characters
+NO_MESSAGE_REASON = "The archive has no message that can be imported."
 
 
 @dataclass(slots=True)
@@ -26,6 +27,15 @@ class ImportOutcome:
             self.skipped.append([make_storable(item[:MAX_ITEM_NAME_LENGTH]), reason])
         else:
             self.unlisted += 1
+
+    def no_message_reason_or_none(self) -> str | None:
+        """Return why the source has no usable message, None if a message was stored or known."""
+        if self.stored or self.known:
+            return None
+        if not self.skipped:
+            return NO_MESSAGE_REASON
+        name, reason = self.skipped[0]
+        return f"{NO_MESSAGE_REASON} {name}: {reason}"
 
 
 @dataclass(slots=True)

@@ -228,3 +228,24 @@ def test_file_without_mail_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"hello\n")
     with pytest.raises(UnusableMessageError):
         inspect_mail_source(tmp_path / "x", MAX_MESSAGE_BYTES)
+
+
+def test_text_file_with_colons_is_no_message(ada: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_bytes(b"root:x:0:0:root:/root:/bin/bash\nada:x:1:1::/:/bin/sh\n")
+    result = ada("import", tmp_path / "passwd", "--user", "ada")
+    assert result.code == 1
+    assert "The file is not an mbox file, Maildir or supported archive." in result.err
+    assert message_count_by_mailbox(ada) == {}
+
+
+def test_import_without_message_fails_with_a_reason(ada: CommandLine, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    result = ada("import", folder, "--user", "ada")
+    assert result.code == 1
+    assert result.err.endswith("The archive has no message that can be imported.\n")
+    (folder / "notes.txt").write_text("x")
+    result = ada("import", folder, "--user", "ada")
+    assert result.code == 1
+    assert result.err.endswith("notes.txt: The file is not an .eml file.\n")
+    assert set(ada.read_rows("SELECT state FROM tasks")) == {("FAILED",)}

@@ -15,6 +15,7 @@ from mail.maintenance import housekeeping
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.import_runs import eml_zip
 from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
     FULL_EXPORT_FORMATS,
@@ -305,3 +306,61 @@ async def test_imported_upload_is_deleted(ada: GraphQLClient, environment: Envir
     assert await tasks.run_next_task(environment)
     assert (await load_task(ada, payload["task"]["id"]))["result"]["storedCount"] == 300
     assert await select_rows(environment, "SELECT id FROM import_archives") == []
+
+
+NO_MESSAGE = "The archive has no message that can be imported."
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        ({}, NO_MESSAGE),
+        ({"__MACOSX/._a.eml": b"x"}, NO_MESSAGE),
+        (
+            {"notes.txt": b"x"},
+            f"{NO_MESSAGE} notes.txt: The file is neither an .eml file, an mbox file nor a file of "
+            "a Maildir.",
+        ),
+        ({"a.eml": b"no header\n"}, f"{NO_MESSAGE} a.eml: The message has no header fields."),
+    ],
+)
+async def test_archive_without_message_fails_with_a_reason(
+    ada: GraphQLClient, files: dict[str, bytes], error: str
+) -> None:
+    task = await import_account(ada, eml_zip(files))
+    assert (task["state"], task["error"]) == ("FAILED", error)
+    assert len((task["result"] or {}).get("refused", [])) == (error != NO_MESSAGE)
+
+
+async def test_mbox_in_zip_is_imported_after_a_crash(ada: GraphQLClient) -> None:
+    mbox = b"".join(
+        b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: %d\n\nx\n\n" % number
+        for number in range(100)
+    )
+    archive = {"text": base64.b64encode(eml_zip({"Takeout/Mail/Old.mbox": mbox})).decode()}
+    payload = await execute_mutation(
+        ada, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64", skipKnown=False
+    )
+    await crash_task(ada.environment, "imported", 2)
+    await deregister_as_dead(ada.environment)
+    assert await tasks.run_next_task(ada.environment)
+    task = await load_task(ada, payload["task"]["id"])
+    assert (task["state"], task["result"]["storedCount"]) == ("SUCCEEDED", 100)
+    rows = await select_rows(ada.environment, "SELECT subject FROM messages ORDER BY uid")
+    assert [row[0] for row in rows] == [f"{number}" for number in range(100)]
+
+
+async def test_import_of_messages_with_byte_order_mark_has_their_fields(
+    ada: GraphQLClient,
+) -> None:
+    bom = b"\xef\xbb\xbf"
+    mbox = b"".join(
+        b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: %d\n\nx\n\n" % number
+        for number in range(2)
+    )
+    files = {"a.eml": bom + b"Subject: 2\r\nFrom: a@b.example\r\n\r\nx"}
+    for content, count in ((bom + mbox, 2), (eml_zip(files), 1)):
+        task = await import_account(ada, content)
+        assert (task["state"], task["result"]["storedCount"]) == ("SUCCEEDED", count)
+    rows = await select_rows(ada.environment, "SELECT subject FROM messages ORDER BY id")
+    assert [row[0] for row in rows] == ["0", "1", "2"]

@@ -87,8 +87,8 @@ async def import_account(
     """Import all messages of a source, and resume an interrupted import.
 
     `start_progress` takes the source and the position in it, and returns a function that takes
-    each later position. Raises CommandError if the source can't be read, the account is full, the
-    import is cancelled, or the same import runs in another process.
+    each later position. Raises CommandError if the source can't be read or has no message, the
+    account is full, the import is cancelled, or the same import runs in another process.
     """
     passphrase = passphrases.validate_passphrase(order.passphrase)
     if passphrase is not None and not order.includes_settings:
@@ -120,6 +120,10 @@ async def import_account(
                 await transfer.import_connectors(
                     running_import.import_state, origin.account, passphrase
                 )
+            reason = running_import.import_state.outcome.no_message_reason_or_none()
+            if reason and origin.account is None:
+                await _finish_task_with_import_outcome(running_import, TaskState.FAILED)
+                raise CommandError(f"{origin.path}: {reason}")
             await _finish_task_with_import_outcome(running_import)
     except OverQuota as full:
         text = f"{full.message} Increase its quota, then run the import again."

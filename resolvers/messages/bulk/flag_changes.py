@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail.storage.message_flags import SYSTEM_FLAGS
+from mail.storage.message_flags import SYSTEM_FLAGS, unique_keywords
 from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
@@ -81,12 +81,8 @@ class FlagChanges:
 
 
 def _validated_keywords_without_flags(names: Sequence[str], input_field: str) -> list[str]:
-    return list(
-        dict.fromkeys(
-            name
-            for name in _validated_flag_names(names, input_field)
-            if name not in _COLUMN_BY_FLAG
-        )
+    return unique_keywords(
+        name for name in _validated_flag_names(names, input_field) if name not in _COLUMN_BY_FLAG
     )
 
 

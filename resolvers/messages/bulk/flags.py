@@ -10,7 +10,13 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.scanners import training_worker
-from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags, imap_flags_from_values
+from mail.storage.message_flags import (
+    SYSTEM_FLAGS,
+    fold_keyword,
+    imap_flags,
+    imap_flags_from_values,
+    without_keywords,
+)
 from models.errors import InvalidInput
 from models.events.event_types import EventType
 from models.messages.tables import Message
@@ -165,9 +171,7 @@ def states_for_undo(rows: Sequence[ColumnRow]) -> list[list[Any]]:
 
 def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
     system = {name: changes.flags.get(name, getattr(message, name)) for name in SYSTEM_FLAGS}
-    keywords = list(message.keywords if changes.replace is None else changes.replace)
-    keywords += [name for name in changes.add if name not in keywords]
-    keywords = [name for name in keywords if name not in changes.remove]
+    keywords = _keywords_after(message.keywords, changes)
     if len(keywords) > MAX_KEYWORDS:
         raise InvalidInput(
             f"A message has at most {MAX_KEYWORDS} keywords.",
@@ -183,6 +187,16 @@ def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
         differs or reworded or bool(changes.values),
         int(message.seen) - int(system["seen"]),
     )
+
+
+def _keywords_after(stored_keywords: Sequence[str], changes: FlagChanges) -> list[str]:
+    """Return the keywords after the change. Stored keywords keep their spelling."""
+    keywords = list(stored_keywords)
+    if changes.replace is not None:
+        stored_spelling = {fold_keyword(name): name for name in reversed(keywords)}
+        keywords = [stored_spelling.get(fold_keyword(name), name) for name in changes.replace]
+    keywords += without_keywords(changes.add, keywords)
+    return without_keywords(keywords, changes.remove) if changes.remove else keywords
 
 
 def _lock_stream_and_plan_change_statements(

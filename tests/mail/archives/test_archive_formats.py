@@ -238,7 +238,7 @@ def test_foreign_zip_and_maildir_are_read_by_file_names() -> None:
     assert first.received_at == datetime(2026, 1, 6, 10, tzinfo=UTC)
     assert (other.raw, other.reason) == (
         None,
-        "The file is neither an .eml file nor a file of a Maildir.",
+        "The file is neither an .eml file, an mbox file nor a file of a Maildir.",
     )
     maildir = tar_bytes(
         tar_entry("Maildir/cur/1:2,FS"),

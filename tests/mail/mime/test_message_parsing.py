@@ -431,3 +431,13 @@ async def test_large_message_does_not_block_event_loop() -> None:
     assert len((await read_task).structure.parts) == 1
     assert longest_pause < 0.5
     await close_readers()
+
+
+def test_byte_order_mark_does_not_hide_the_header() -> None:
+    raw = b"\xef\xbb\xbfFrom: ann@example.net\r\nSubject: With a mark\r\n\r\nText\r\n"
+    facts = facts_from_message_bytes(raw)
+    assert (facts.from_[0].address, facts.subject) == ("ann@example.net", "With a mark")
+    assert facts.header_size == raw.index(b"Text")
+    assert [field.key for field in decoded_fields(raw, parse_structure(raw))] == ["From", "Subject"]
+    body_only = b"\xef\xbb\xbfHello\r\nSubject: x\r\n\r\n"
+    assert facts_from_message_bytes(body_only).subject == ""

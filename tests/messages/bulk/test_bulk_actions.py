@@ -42,6 +42,12 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
          ["\\Flagged", "$Forwarded"]),
         (["a", "\\Seen"], {"flags": []}, []),
         (["a"], {"addFlags": [], "seen": False}, ["a"]),
+        (["Blue"], {"addFlags": ["blue", "BLUE", "Red", "red"]}, ["Blue", "Red"]),
+        (["Blue", "a"], {"removeFlags": ["bLUE"]}, ["a"]),
+        (["Blue"], {"addFlags": ["blue"]}, ["Blue"]),
+        (["Blue", "a"], {"flags": ["blue", "BLUE", "b"]}, ["Blue", "b"]),
+        ([], {"flags": ["Blue", "blue"]}, ["Blue"]),
+        (["É"], {"addFlags": ["é"]}, ["É", "é"]),
     ],
 )  # fmt: skip
 async def test_message_update_adds_removes_and_replaces_flags(
