@@ -31,7 +31,7 @@ _QUOTED_LOCAL = re.compile(r"\"[^\"]{1,64}\"@[^\s\"@]+")
 _ATOM = r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,.\"]++"
 _WORD = rf'(?:{_ATOM}|"(?:[^"\\\r\n]|\\.)*+")'
 _ADDR_SPEC = re.compile(rf"{_WORD}(?:\.{_WORD})*+@(?:{_ATOM}(?:\.{_ATOM})*+|\[[^\[\]\\\s]*+\])")
-_SPACE_AROUND_DOT = re.compile(r"\s*([.@])\s*")
+_DOT_OR_AT = re.compile(r"([.@])")
 _WORD_SEPARATORS = re.compile(r"[\s<>\"'(),;:]+")
 
 
@@ -52,6 +52,7 @@ class _AddressTokens:
 
     phrase: list[str] = field(default_factory=list)
     phrase_source: list[str] = field(default_factory=list)  # the phrase with its quotes
+    has_at: bool = False  # the phrase contains an `@`
     angle_tokens: list[str] | None = None
     is_in_angle: bool = False
     comments: list[str] = field(default_factory=list)
@@ -129,7 +130,7 @@ def _drop_group_name_unless_address(entry: _AddressTokens) -> None:
 
     A colon after an `@` begins no group; it stays in the address as damage.
     """
-    if any("@" in word for word in entry.phrase):
+    if entry.has_at:
         entry.phrase.append(":")
     else:
         entry.phrase.clear()
@@ -150,6 +151,7 @@ def _append_token(entry: _AddressTokens, token: re.Match[str]) -> None:
         quoted = token.group("quoted")
         entry.phrase.append(token.group() if quoted is None else _ESCAPE.sub(r"\1", quoted))
         entry.phrase_source.append(token.group())
+        entry.has_at = entry.has_at or "@" in entry.phrase[-1]
 
 
 def _append_comment_and_return_end(value: str, position: int, entry: _AddressTokens) -> int:
@@ -178,7 +180,7 @@ def _append_address(
     if entry.angle_tokens is not None:
         address = "".join(entry.angle_tokens).strip()
         if '"' not in address:
-            address = _SPACE_AROUND_DOT.sub(r"\1", address)
+            address = "".join(word.strip() for word in _DOT_OR_AT.split(address))
         if address.startswith("@"):
             address = address.rpartition(":")[2]  # a route, RFC 5322, section 4.4
         name = _decode_display_name(phrase)
