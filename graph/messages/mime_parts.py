@@ -1,7 +1,9 @@
 """GraphQL types of MIME parts, attachments and attached messages."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar
 
@@ -20,6 +22,7 @@ from mail import mime
 from mail.mime import ParsedPart, tree_from_json_rows, walk_parts
 from mail.mime.header_parameters import safe_filename_or_none
 from mail.storage.message_content import StoredMessage
+from mail.storage.message_structure import THREAD_THRESHOLD
 from models.errors import require_found
 from models.messages.mime_values import AttachmentDisposition
 from resolvers.messages import attachments, computed_fields, content, message_bytes
@@ -254,6 +257,16 @@ class MimePart:
         return parts_by_identity[id(tree)]
 
     @classmethod
+    def list_from_files_of_tree(
+        cls, row: Any, tree: ParsedPart, *, is_quarantined: bool
+    ) -> list["MimePart"]:
+        """Return the parts of a message that are files, each with its subtree."""
+        return [
+            cls.from_tree(row, part, is_quarantined=is_quarantined)
+            for part, _ in mime.file_parts(tree)
+        ]
+
+    @classmethod
     def _from_part(
         cls, row: Any, part: ParsedPart, children: list["MimePart"], *, is_quarantined: bool
     ) -> "MimePart":
@@ -289,11 +302,26 @@ class AttachedMessage:
     message_id: str | None = attribute_field(
         "Message-ID of the attached message (RFC 5322), in angle brackets. Null if it has none."
     )
-    attachments: list[MimePart] = attribute_field(
+    attached: strawberry.Private[AttachedMessageContent | None] = None
+    is_quarantined: strawberry.Private[bool] = False  # the outer message is in the quarantine
+
+    @field(
         "Attachments of the attached message, as MIME parts. An attached message among them has "
         "the field `message`."
     )
-    attached: strawberry.Private[AttachedMessageContent | None] = None
+    async def attachments(self) -> list[MimePart]:
+        if self.attached is None:
+            return []
+        message, part = self.attached.message, self.attached.part
+        build = partial(
+            MimePart.list_from_files_of_tree,
+            message.row,
+            part,
+            is_quarantined=self.is_quarantined,
+        )
+        if part.body_end - part.header_start < THREAD_THRESHOLD:
+            return build()
+        return await asyncio.to_thread(build)
 
     @field(
         "Plain text of the attached message, converted from HTML if it has no plain text. Null if "
@@ -317,7 +345,7 @@ class AttachedMessage:
         )
         if attached is None:
             return None
-        facts, row = attached.facts, stored.row
+        facts = attached.facts
         address_lists = [
             [MailAddress.from_row((address.name, address.address)) for address in addresses]
             for addresses in (facts.from_, facts.to, facts.cc)
@@ -329,11 +357,8 @@ class AttachedMessage:
             cc=address_lists[2],
             date=facts.date,
             message_id=facts.message_id,
-            attachments=[
-                MimePart.from_tree(row, part_below, is_quarantined=is_quarantined)
-                for part_below, _ in mime.file_parts(attached.part)
-            ],
             attached=attached,
+            is_quarantined=is_quarantined,
         )
 
 

@@ -58,6 +58,7 @@ class _AddressTokens:
     phrase: list[str] = field(default_factory=list)
     # the phrase with its quotes, and a mark for each comment
     phrase_source: list[str] = field(default_factory=list)
+    has_at: bool = False  # the phrase contains an `@`
     angle_tokens: list[str] | None = None
     is_in_angle: bool = False
     comments: list[str] = field(default_factory=list)
@@ -135,7 +136,7 @@ def _drop_group_name_unless_address(entry: _AddressTokens) -> None:
 
     A colon after an `@` begins no group; it stays in the address as damage.
     """
-    if any("@" in word for word in entry.phrase):
+    if entry.has_at:
         entry.phrase.append(":")
     else:
         entry.phrase.clear()
@@ -156,6 +157,7 @@ def _append_token(entry: _AddressTokens, token: re.Match[str]) -> None:
         quoted = token.group("quoted")
         entry.phrase.append(token.group() if quoted is None else _ESCAPE.sub(r"\1", quoted))
         entry.phrase_source.append(token.group())
+        entry.has_at = entry.has_at or "@" in entry.phrase[-1]
 
 
 def _append_comment_and_return_end(value: str, position: int, entry: _AddressTokens) -> int:

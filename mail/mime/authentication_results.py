@@ -194,7 +194,7 @@ def _authserv_id_and_method_results(text: str) -> tuple[str, list[_MethodResult]
     first, *rest = _without_comments_and_quotes(text).split(";")
     results = []
     for statement in rest:
-        words = re.sub(r"\s*=\s*", "=", statement.strip()).split()
+        words = "=".join(map(str.strip, statement.split("="))).split()
         pairs = [word.partition("=") for word in words if "=" in word]
         if pairs:
             (method, _, result), *method_pairs = pairs

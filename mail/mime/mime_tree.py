@@ -27,6 +27,9 @@ class ParsedPart:
     parts: tuple["ParsedPart", ...] = ()
     lines: int | None = None  # of text and message parts
     truncated: bool = False  # a limit was exceeded here; at the root: anywhere
+    _parts_by_section: dict[str, "ParsedPart"] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )  # of this part and all below, from the first call of `find_part` on
 
     @property
     def size(self) -> int:
@@ -60,8 +63,18 @@ def walk_own_parts_with_parents(
 
 
 def find_part(part: ParsedPart, section: str) -> ParsedPart | None:
-    """Return the part with a section, None if there is none."""
-    return next((part for part in walk_parts(part) if part.section == section), None)
+    """Return the part with a section, None if there is none.
+
+    The first call walks the tree and stores an index of its sections; further calls take constant
+    time, however many parts the sender wrote.
+    """
+    index = part._parts_by_section  # noqa: SLF001 - this module owns the class
+    if index is None:
+        index = {}
+        for inner in walk_parts(part):
+            index.setdefault(inner.section, inner)
+        object.__setattr__(part, "_parts_by_section", index)
+    return index.get(section)
 
 
 def json_rows_from_tree(part: ParsedPart) -> list[Any]:

@@ -11,8 +11,10 @@ from sqlmodel import col
 from mail import mime
 from mail.mime import MemorySource, MessageFacts, ParsedCalendarEvent, ParsedPart
 from mail.mime.calendar_events import MAX_CALENDAR_BYTES, MAX_EVENTS, unfold_lines
+from mail.mime.reader_threads import MAX_THREAD_BYTES
 from mail.storage.blobs.message_layout import BlobSpan
 from mail.storage.message_content import DECODED_ENCODINGS, StoredMessage, read_all
+from mail.storage.message_structure import is_large_structure
 from models.errors import LimitReached
 from models.files.blobs import Blob, MessageBlob
 from models.messages.tables import Message
@@ -140,12 +142,20 @@ def _events_of_part(body: bytes, part: ParsedPart) -> list[ParsedCalendarEvent]:
 async def read_attached_message_or_none(
     message: StoredMessage, part: ParsedPart
 ) -> AttachedMessageContent | None:
-    """Return the message that a part holds. None if it holds none or can't be read."""
+    """Return the message that a part holds. None if it holds none or can't be read.
+
+    If the outer message has many parts, a thread parses the header: callers read each part, and
+    thousands of short jobs would stop the event loop and the deadline of the operation.
+    """
     if part.content_type not in MESSAGE_CONTENT_TYPES or not part.parts:
         return None
     inner = part.parts[0]
     head = await read_message_bytes(message, inner.header_start, inner.body_start)
-    return AttachedMessageContent(message, inner, await mime.read_message_facts(head))
+    if is_large_structure(message.row) and len(head) < MAX_THREAD_BYTES:
+        facts = await asyncio.to_thread(mime.facts_from_message_bytes, head)
+    else:
+        facts = await mime.read_message_facts(head)
+    return AttachedMessageContent(message, inner, facts)
 
 
 async def text_of_attached_message_or_none(attached: AttachedMessageContent) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from mail import mime
 from mail.mime import MemorySource, ParsedPart
 from mail.storage.blobs.large_layout import COPIES_PER_READ, READ_MEMORY, LazyMessageLayout
+from mail.storage.blobs.message_layout import BlobSpan
 from mail.storage.message_content import (
     StoredMessage,
     read_all,
@@ -153,8 +154,8 @@ def _section_range(message: StoredMessage, section: str) -> tuple[int, int] | No
 async def read_message_bytes(message: StoredMessage, start: int, end: int) -> bytes:
     """Read the bytes of a message from one offset to another, for small ranges."""
     layout = message.layout
-    holes = any(hole.start < end and hole.end > start for hole in layout.blob_spans)
-    if holes or isinstance(layout, LazyMessageLayout):
+    has_blob = any(isinstance(entry, BlobSpan) for entry in layout.spans_between(start, end))
+    if has_blob or isinstance(layout, LazyMessageLayout):
         async with READ_MEMORY.reserve((min(end, message.size) - start) * COPIES_PER_READ):
             return await read_all(message.stream_raw(start, end))
     return layout.slice(start, end)

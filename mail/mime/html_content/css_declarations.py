@@ -24,7 +24,7 @@ _VALUE = re.compile(
     r"(?:[\w\s#%.,'\"!+*/-]|(?:rgba?|hsla?|calc|min|max)\([\w\s%.,+*/-]*\))+", re.IGNORECASE
 )
 _OVERLAY = re.compile(r"(?:^|[\s(,*/+])-\s*[\d.]")  # negative lengths move things over other things
-_URL = re.compile(r"url\(\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE)
+_URL = re.compile(r"url\(\s*+[\"']?\s*+(?:https?:)?//", re.IGNORECASE)
 _MAX_STYLE_LENGTH = 16 << 10
 
 

@@ -286,7 +286,8 @@ class MessageLayout:
     def spans_between(self, start: int, end: int) -> Iterator[LiteralSpan | BlobSpan]:
         """Yield the spans of the raw message that overlap `start` to `end`, in order."""
         first = max(0, bisect_right(self._starts, start) - 1)
-        for entry in self._entries[first:]:
+        for index in range(first, len(self._entries)):  # a slice would copy all later entries
+            entry = self._entries[index]
             if entry.start >= end:
                 return
             if max(start, entry.start) < min(end, entry.end):

@@ -1,0 +1,130 @@
+"""A message with thousands of parts is read in time that grows with its size."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from graphql import (
+    GraphQLField,
+    GraphQLObjectType,
+    get_named_type,
+    is_leaf_type,
+    is_object_type,
+    is_required_argument,
+)
+
+from graph.schema import schema
+from graph.types import global_ids
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.mail.growing_messages import GROWING_PARTS, attached_messages, text_files
+from tests.support.run_scope import RUNS_ALL_TESTS
+from tests.support.servers.loop_step_timer import MAX_STEP_SECONDS, measure_steps
+
+SMALL_COUNT = 4_000 if RUNS_ALL_TESTS else 1_000
+STEP_COUNT = 7_000 if RUNS_ALL_TESTS else 3_000
+GROWTH = 4
+MAX_RATIO = 5  # of CPU times, for a message of four times the size
+SLACK_SECONDS = 0.2
+ARGUMENTS = {"header": '(name: "Subject")', "bodyPart": '(section: "900")',
+             "binaryPart": '(section: "900")'}  # fmt: skip
+SHAPES = GROWING_PARTS if RUNS_ALL_TESTS else ("text files", "attached messages")
+
+
+def object_type(name: str) -> GraphQLObjectType:
+    type_ = schema._schema.type_map[name]  # noqa: SLF001
+    assert isinstance(type_, GraphQLObjectType)
+    return type_
+
+
+def needs_arguments(field: GraphQLField) -> bool:
+    return any(is_required_argument(argument) for argument in field.args.values())
+
+
+def leaf_fields(type_: GraphQLObjectType) -> list[str]:
+    return [
+        name
+        for name, field in type_.fields.items()
+        if is_leaf_type(get_named_type(field.type)) and not needs_arguments(field)
+    ]
+
+
+def selections(type_name: str) -> Iterable[tuple[str, str]]:
+    """Each field of a type, with arguments and the leaf fields of its value."""
+    for name, field in object_type(type_name).fields.items():
+        value_type = get_named_type(field.type)
+        arguments = ARGUMENTS.get(name, "")
+        if needs_arguments(field) and not arguments:
+            continue
+        if is_leaf_type(value_type):
+            yield name, f"{name}{arguments}"
+        elif is_object_type(value_type):
+            yield name, f"{name}{arguments} {{ {' '.join(leaf_fields(value_type))} }}"
+
+
+def part_selections() -> Iterable[str]:
+    for _, selection in selections("Attachment"):
+        yield f"attachments {{ {selection} }}"
+    for _, selection in selections("MimePart"):
+        yield f"mimeStructure {{ parts {{ {selection} }} }}"
+    inner = " ".join(selection for _, selection in selections("AttachedMessage"))
+    yield f"attachments {{ message {{ {inner} }} }}"
+    yield f"mimeStructure {{ parts {{ message {{ {inner} }} }} }}"
+
+
+def message_selections() -> Iterable[str]:
+    for _, selection in selections("Message"):
+        yield selection
+
+
+async def deliver(client: GraphQLClient, raw: bytes) -> str:
+    return global_ids.encode("Message", (await deliver_to(client, raw)).message_id)
+
+
+async def execute(client: GraphQLClient, message_id: str, selection: str) -> Any:
+    document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {selection} }} }}"
+    request = {"query": document, "variables": {"id": message_id}}
+    response = (await client.http.post("/graphql", json=request, headers=client.headers)).json()
+    codes = {error["extensions"]["code"] for error in response.get("errors", ())}
+    assert codes <= {"FORBIDDEN"}, (selection, response["errors"][:1])
+    return response["data"]["message"]
+
+
+async def cpu_seconds(client: GraphQLClient, message_id: str, selection: str) -> float:
+    """The CPU time of the process for the shorter of two requests."""
+    durations = []
+    for _ in range(2):
+        for key, _ in client.environment.byte_cache.list_entries():
+            client.environment.byte_cache.remove(key)
+        started_at = time.process_time()
+        await execute(client, message_id, selection)
+        durations.append(time.process_time() - started_at)
+    return min(durations)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_time_to_read_each_field_grows_with_number_of_parts(
+    ada: GraphQLClient, shape: str
+) -> None:
+    small = await deliver(ada, GROWING_PARTS[shape](SMALL_COUNT))
+    large = await deliver(ada, GROWING_PARTS[shape](SMALL_COUNT * GROWTH))
+    slow = {}
+    for selection in (*part_selections(), *message_selections()):
+        small_seconds = await cpu_seconds(ada, small, selection)
+        large_seconds = await cpu_seconds(ada, large, selection)
+        if large_seconds > MAX_RATIO * small_seconds + SLACK_SECONDS:
+            slow[selection] = (small_seconds, large_seconds)
+    assert not slow
+
+
+@pytest.mark.parametrize("make_message", [text_files, attached_messages])
+async def test_steps_of_event_loop_are_short_with_many_parts(
+    ada: GraphQLClient, make_message: Any
+) -> None:
+    message_id = await deliver(ada, make_message(STEP_COUNT))
+    slow = {}
+    for selection in part_selections():
+        _, steps = await measure_steps(lambda: execute(ada, message_id, selection))  # noqa: B023
+        if steps.longest_seconds > MAX_STEP_SECONDS:
+            slow[selection] = str(steps)
+    assert not slow
