@@ -31,7 +31,7 @@ from models.files.blobs import StorageTier
 from models.mailboxes.tables import SpecialUse
 from models.submission.tables import SubmissionState
 from models.validation_constraints import ValidationConstraint
-from resolvers.messages.filters.filter_lookups import MAX_DEPTH
+from resolvers.messages.filters.filter_lookups import MAX_DEPTH, MAX_PARTS
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import NEWEST_FIRST, OLDEST_FIRST
 from resolvers.search.query_parser import QueryProblem, fields_from_valid_query, has_only_words
@@ -104,6 +104,7 @@ class AttachmentMatch(ConditionsInput):
     "ignored in texts of at most 1,000 characters."
 )
 class MessageFilter(ConditionsInput):
+    max_part_count: ClassVar[int | None] = MAX_PARTS
     has_words_only: ClassVar[bool] = False  # `query` is read as words, not as terms
 
     and_: list["MessageFilter"] | None = attribute_field(

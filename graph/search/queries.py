@@ -43,6 +43,10 @@ from resolvers.search.query_parser import QueryProblem, parse_search_query
 from resolvers.search.query_printer import query_from_fields
 
 MAILBOX_FIELDS = ("mailbox", "mailboxes")
+# filters that `messages(filter:)` accepts, unlike an empty object or an empty list below `not`
+ALL_MESSAGES_FIELDS: Mapping[str, Any] = {"or": [{"seen": True}, {"seen": False}]}
+NO_MESSAGES_FIELDS: Mapping[str, Any] = {"and": [{"seen": True}, {"seen": False}]}
+VOID_FIELDS: Mapping[str, Any] = {"or": []}  # of a text without a valid term
 
 QueryTextArgument = Annotated[
     str | None,
@@ -60,9 +64,9 @@ class ParsedSearch:
         "Search in the language of `messages(query:)`, such as `from:ann has:attachment`."
     )
     filter: JSON = attribute_field(
-        "Filter as JSON, in the form of the input `MessageFilter`. Terms of the search "
-        "text that are not valid are left out. If all are left out, it is an empty "
-        "object, which no filter accepts."
+        "Filter as JSON, in the form of the input `MessageFilter`, which `messages(filter:)` "
+        "accepts. Terms of the search text that are not valid are left out. If all are left out, "
+        "the filter selects no message."
     )
     uses_index: bool = attribute_field(
         "True if the text index alone can answer the search. False if messages or their columns "
@@ -136,11 +140,16 @@ REF_CONVERTERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 def _parsed_search_from_json(
     info: Info, fields: Mapping[str, Any], problems: list[str]
 ) -> ParsedSearch:
-    """Return the GraphQL object of a filter in JSON: its text, index use and problems."""
+    """Return the GraphQL object of a filter in JSON: its text, index use and problems.
+
+    The filter of the result has no empty object and no empty list below `not`, which
+    `require_valid_conditions` refuses.
+    """
+    valid_fields = _without_refused_filters(fields)
     try:
         uses_index = (
             search_words_if_index_alone_suffices(
-                filter_from_json_with_query_as_words(fields).to_validated_conditions(info)
+                filter_from_json_with_query_as_words(valid_fields).to_validated_conditions(info)
             )
             is not None
         )
@@ -149,10 +158,29 @@ def _parsed_search_from_json(
     now = info.context.environment.now()
     return ParsedSearch(
         text=query_from_fields(fields, now),
-        filter=JSON(fields),
+        filter=JSON(valid_fields),
         uses_index=uses_index,
         problems=problems,
     )
+
+
+def _without_refused_filters(
+    fields: Mapping[str, Any], *, is_negated: bool = False
+) -> Mapping[str, Any]:
+    """Return an equal filter without empty objects and without empty lists below `not`."""
+    if not fields:
+        return ALL_MESSAGES_FIELDS
+    if is_negated and [] in fields.values():
+        return NO_MESSAGES_FIELDS
+    valid_fields = dict(fields)
+    for name in GROUP_JSON_NAMES:
+        if name in fields:
+            valid_fields[name] = [
+                _without_refused_filters(part, is_negated=is_negated) for part in fields[name]
+            ]
+    if "not" in fields:
+        valid_fields["not"] = _without_refused_filters(fields["not"], is_negated=True)
+    return valid_fields
 
 
 def _has_mailbox_condition(fields: Mapping[str, Any]) -> bool:
@@ -184,7 +212,7 @@ async def _load_filter_and_query_problems(
 
     parsed = parse_search_query(query_text, now, check_fields)
     return filter_from_json_with_query_as_words(
-        {"or": []} if parsed.is_void else parsed.fields
+        VOID_FIELDS if parsed.is_void else parsed.fields
     ), parsed.problems
 
 
@@ -207,13 +235,21 @@ class SearchQuery:
             ),
         ] = UNSET,
     ) -> ParsedSearch:
-        parsed = parse_search_query(query or "", info.context.environment.now())
+        now = info.context.environment.now()
+
+        def check_fields(fields: Mapping[str, Any]) -> None:
+            validate_filter_values(
+                filter_from_json_with_query_as_words(fields).to_validated_conditions(info)
+            )
+
+        parsed = parse_search_query(query or "", now, check_fields)
+        query_fields = VOID_FIELDS if parsed.is_void else parsed.fields
         problems = list(map(str, parsed.problems))
         if not filter:
-            return _parsed_search_from_json(info, parsed.fields, problems)
-        fields = json_from_filter(filter, info.context.environment.now())
-        if query:
-            fields = {"and": [parsed.fields, fields]}
+            return _parsed_search_from_json(info, query_fields, problems)
+        fields = json_from_filter(filter, now)
+        if query_fields:
+            fields = {"and": [query_fields, fields]}
         return _parsed_search_from_json(info, fields, problems)
 
     @query(

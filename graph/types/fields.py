@@ -14,7 +14,13 @@ from strawberry.utils.str_converters import to_camel_case
 
 import graph.types.enum_registration  # noqa: F401 - before the first field that has an enum
 from graph.execution.documents.cost_limits import Cost
-from graph.types.input_conditions import CheckConditions, has_conditions, require_valid_conditions
+from graph.types.input_conditions import (
+    CheckConditions,
+    drop_absent_conditions,
+    has_conditions,
+    optional_condition_arguments,
+    require_valid_conditions,
+)
 from graph.types.object_access import ObjectAccess
 from models.events.journal import StreamPositions
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -97,6 +103,8 @@ class SubscriptionGuard(FieldGuard):
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> AsyncIterator[Any]:
         info.context.viewer.require(self.rule)
+        names = optional_condition_arguments(info._field)  # noqa: SLF001
+        drop_absent_conditions(kwargs, names, info._raw_info)  # noqa: SLF001
         for name, value in kwargs.items():
             require_valid_conditions(value, (to_camel_case(name),))
         async for item in next_(source, info, **kwargs):

@@ -280,7 +280,7 @@ async def test_large_filter_applies_to_page_of_each_mailbox(
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=60.0))
     await create_mailboxes(client_context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
     await deliver_to(ada)
-    document = """query ($filter: MessageFilter) { viewer { user { mailboxes { nodes {
+    document = """query ($filter: MessageFilter) { viewer { user { mailboxes(first: 50) { nodes {
         messages(filter: $filter) { nodes { subject } totalCount } } } } } }"""
     condition = {"or": [{"subject": character} for character in "hxyz" * 25]}
     user = (await ada(document, filter=condition or None))["viewer"]["user"]

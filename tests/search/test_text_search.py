@@ -269,7 +269,7 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
     assert invalid["problems"] == [
         "'foo' at position 1: Unknown search key. To search for the words, "
         "put them in quotation marks.",
-        "`uids` requires a mailbox.",
+        "'UID' at position 9: `uids` requires a mailbox.",
     ]
     mailbox = await ada_with_messages.load_mailbox()
     filters: list[dict[str, Any]] = [
@@ -288,6 +288,35 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
     assert (await parse())["text"] == "ALL"
     combined = await parse(query="a", filter={"seen": True})
     assert combined["text"] == "(a) (is:seen)"
+
+
+@pytest.mark.parametrize(
+    ("text", "subjects"),
+    [
+        ("from:", []),
+        ("foo:bar UID 1", []),
+        ("x" * 4097, []),
+        ('"bill', []),
+        ("", ["Duck", "Lunch", "Bill"]),
+        ("ALL", ["Duck", "Lunch", "Bill"]),
+        ("(ALL)", ["Duck", "Lunch", "Bill"]),
+        ("NOT ALL", []),
+        ("ALL OR bill", ["Duck", "Lunch", "Bill"]),
+        ("-(or:())", ["Duck", "Lunch", "Bill"]),
+        ("bill from:", ["Lunch", "Bill"]),
+    ],
+)
+async def test_search_parse_returns_accepted_filter(
+    ada_with_messages: GraphQLClient, text: str, subjects: list[str]
+) -> None:
+    for extra, expected in (
+        ({}, subjects),
+        ({"filter": {"subject": "bill"}}, [name for name in subjects if name == "Bill"]),
+    ):
+        assert await search_subjects(ada_with_messages, text, **extra) == expected
+        parsed = (await ada_with_messages(PARSE_QUERY, query=text, **extra))["searchParse"]
+        found = await search_subjects(ada_with_messages, "", filter=parsed["filter"])
+        assert found == expected
 
 
 async def test_snippet_marks_search_words(ada_with_messages: GraphQLClient) -> None:

@@ -1,6 +1,6 @@
 """Limits on the size and the cost of one operation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from graphql import (
 from graphql.language import Visitor, visit
 from strawberry.schema_directive import Location
 
+from graph.execution.documents.argument_sizes import ArgumentsSize, CostVariables, arguments_size
 from graph.execution.documents.overlap_limits import OverlapCounter
 from graph.execution.strawberry_definitions import strawberry_definition
 from models.users.roles import Role
@@ -204,13 +205,13 @@ class PageSize:
     variables: tuple[str, ...]
     default: int
 
-    def object_count(self, variable_values: Mapping[str, object]) -> int:
+    def object_count(self, variables: CostVariables) -> int:
         """Return the number of objects with these variables."""
         counts = [] if self.largest_literal is None else [self.largest_literal]
         counts += [
             n
             for name in self.variables
-            if (n := _object_count_of_argument(variable_values.get(name))) is not None
+            if (n := _object_count_of_argument(variables.count_value(name))) is not None
         ]
         return max(counts, default=self.default)
 
@@ -239,7 +240,7 @@ class CostFormula:
     parts: tuple["CostPart", ...] = ()
 
     def total_cost(
-        self, variable_values: Mapping[str, object], totals_by_id: dict[int, int] | None = None
+        self, variables: CostVariables, totals_by_id: dict[int, int] | None = None
     ) -> int:
         """Return the cost with these variables. Each shared part is computed once."""
         if not self.parts:
@@ -247,8 +248,8 @@ class CostFormula:
         totals_by_id = {} if totals_by_id is None else totals_by_id
         if id(self) not in totals_by_id:
             sums = (
-                part.page_size.object_count(variable_values)
-                * (part.cost_per_object + part.formula.total_cost(variable_values, totals_by_id))
+                part.page_size.object_count(variables)
+                * (part.cost_per_object + part.formula.total_cost(variables, totals_by_id))
                 for part in self.parts
             )
             totals_by_id[id(self)] = min(self.fixed_cost + sum(sums), MAX_COUNT)
@@ -259,7 +260,10 @@ class CostFormula:
         if page_size.variables or self.parts:
             return CostFormula(0, (CostPart(page_size, cost_per_object, self),))
         return CostFormula(
-            min(page_size.object_count({}) * (cost_per_object + self.fixed_cost), MAX_COUNT)
+            min(
+                page_size.object_count(NO_VARIABLES) * (cost_per_object + self.fixed_cost),
+                MAX_COUNT,
+            )
         )
 
     def plus(self, other: "CostFormula") -> "CostFormula":
@@ -275,15 +279,19 @@ class CostFormula:
 
 
 class CostPart(NamedTuple):
-    """The cost of a page: a number of objects, each with this cost and that of a selection."""
+    """The cost of a page: a number of objects, each with this cost and that of a selection.
 
-    page_size: PageSize
+    The size of a field's arguments is a number of points instead of objects.
+    """
+
+    page_size: PageSize | ArgumentsSize
     cost_per_object: int
     formula: CostFormula
 
 
 ONE_OBJECT = PageSize(1, (), 1)
 NO_COST = CostFormula()
+NO_VARIABLES = CostVariables({})
 
 
 class SelectionCost(NamedTuple):
@@ -360,8 +368,15 @@ class CostEstimator:
         return CostFormula(weight * (1 + aliases))
 
     def _field_cost(self, node: FieldNode, parent: GraphQLNamedType | None) -> CostFormula:
+        definition: GraphQLField = getattr(parent, "fields", {})[node.name.value]
+        price = self._selected_objects_cost(node, definition, parent)
+        return price.plus(_arguments_cost(node, definition)) if node.arguments else price
+
+    def _selected_objects_cost(
+        self, node: FieldNode, definition: GraphQLField, parent: GraphQLNamedType | None
+    ) -> CostFormula:
+        """Return the cost of a field without the size of its arguments."""
         name: str = node.name.value
-        definition: GraphQLField = getattr(parent, "fields", {})[name]
         kind = get_named_type(definition.type)
         below = self._selection_cost(node.selection_set, kind)
         envelope = _is_connection(parent) and name in ("edges", "pageInfo")
@@ -375,6 +390,14 @@ class CostEstimator:
         if not _is_connection(kind):
             price = below.cost_of_one_page_item.multiplied_by(pages, item_cost)
         return price if item_cost else CostFormula(weight).plus(price)
+
+
+def _arguments_cost(node: FieldNode, definition: GraphQLField) -> CostFormula:
+    """Return the cost of the size of a field's arguments, which is charged for each use."""
+    size = arguments_size(node, definition)
+    if size.variables:
+        return CostFormula(0, (CostPart(size, 1, NO_COST),))
+    return CostFormula(size.object_count(NO_VARIABLES))
 
 
 def _is_connection(named_type: GraphQLNamedType | None) -> bool:

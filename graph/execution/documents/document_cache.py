@@ -30,6 +30,7 @@ from graphql.language import BREAK, Visitor, visit
 from graphql.validation import validate
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
 
+from graph.execution.documents.argument_sizes import CostVariables, sizes_of_default_values
 from graph.execution.documents.cost_limits import (
     NO_COST,
     CostEstimator,
@@ -105,6 +106,7 @@ class PreparedDocument:
     object_counts_of_default_values: Mapping[str, Any] = field(
         default_factory=dict
     )  # of the variables that count
+    sizes_of_default_values: Mapping[str, int] = field(default_factory=dict)  # in units
     root_fields: frozenset[str] = frozenset()
     is_introspection: bool = False
     scopes: frozenset[Scope] = frozenset()  # required by the types of its fields
@@ -115,7 +117,9 @@ class PreparedDocument:
     def cost_with_variables(self, variables: Mapping[str, object] | None) -> int:
         """Return the cost of the operation with these variables."""
         return self.cost_formula.total_cost(
-            {**self.object_counts_of_default_values, **(variables or {})}
+            CostVariables(
+                variables or {}, self.object_counts_of_default_values, self.sizes_of_default_values
+            )
         )
 
 
@@ -256,6 +260,7 @@ class DocumentCache:
             operation_name=operation.name.value if operation.name else None,
             cost_formula=CostEstimator(self.schema, ruler).operation_cost(operation),
             object_counts_of_default_values=object_counts_of_default_values(operation),
+            sizes_of_default_values=sizes_of_default_values(operation),
             root_fields=_root_field_names(document, operation),
             is_introspection=_has_introspection(document),
             scopes=scopes_required_by_types(self.schema, document, operation),

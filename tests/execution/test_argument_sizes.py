@@ -1,0 +1,136 @@
+"""The size of arguments is part of the cost, and is charged before the arguments are read."""
+
+import time
+from typing import Any
+
+import pytest
+
+from graph.schema import schema
+from tests.conftest import GraphQLClient
+
+MAX_CPU_SECONDS = 1.0  # a refusal takes some ms; without it each request takes several seconds
+FILTER_OF_1000_PARTS = {"or": [{"seen": True}] * 999}
+
+
+def aliased_fields(field: str, count: int = 40) -> str:
+    return " ".join(f"a{n}: {field}" for n in range(count))
+
+
+async def refuse_within_cpu_limit(
+    client: GraphQLClient, document: str, **variables: Any
+) -> list[tuple[str, str]]:
+    """Run a document and return the codes and messages of its errors."""
+    start = time.process_time()
+    response = await client.execute(document, **variables)
+    assert time.process_time() - start < MAX_CPU_SECONDS
+    return [(error["extensions"]["code"], error["message"]) for error in response["errors"]]
+
+
+@pytest.mark.parametrize(
+    "field", ["messages(filter: $filter) { totalCount }", "searchParse(filter: $filter) { text }"]
+)
+async def test_large_filter_in_many_fields_is_refused_by_cost(
+    ada: GraphQLClient, field: str
+) -> None:
+    document = f"query ($filter: MessageFilter) {{ {aliased_fields(field)} }}"
+    ((code, message),) = await refuse_within_cpu_limit(ada, document, filter=FILTER_OF_1000_PARTS)
+    assert code == "QUERY_TOO_COMPLEX"
+    assert message.endswith(" points. At most 10000 are allowed.")
+
+
+@pytest.mark.parametrize(
+    "field", ["messages(filter: $filter) { totalCount }", "searchParse(filter: $filter) { text }"]
+)
+async def test_filter_with_too_many_parts_is_refused(ada: GraphQLClient, field: str) -> None:
+    document = f"query ($filter: MessageFilter) {{ {field} }}"
+    too_many_parts = {"or": [{"seen": True}] * 250}
+    errors = await refuse_within_cpu_limit(ada, document, filter=too_many_parts)
+    assert errors == [("BAD_USER_INPUT", "A filter has at most 250 parts.")]
+
+
+async def test_selection_with_too_many_parts_is_refused(ada: GraphQLClient) -> None:
+    document = """mutation ($filter: MessageFilter!) {
+      messageDelete(input: {select: {filter: $filter}}) { errors { code message path } } }"""
+    payload = (await ada(document, filter={"and": [FILTER_OF_1000_PARTS]}))["messageDelete"]
+    assert payload["errors"] == [
+        {
+            "code": "VALIDATION",
+            "message": "A filter has at most 250 parts.",
+            "path": ["select", "filter"],
+        }
+    ]
+
+
+async def test_long_search_text_in_many_fields_is_refused_by_cost(ada: GraphQLClient) -> None:
+    document = f"query ($q: String) {{ {aliased_fields('messages(query: $q) { totalCount }')} }}"
+    ((code, _),) = await refuse_within_cpu_limit(ada, document, q="subject:bill " * 250)
+    assert code == "QUERY_TOO_COMPLEX"
+
+
+async def test_largest_accepted_filters_take_limited_time(ada: GraphQLClient) -> None:
+    """39 filters of 249 parts cost nearly 10,000 points."""
+    fields = aliased_fields("messages(filter: $f, first: 0) { totalCount }", 39)
+    document = f"query ($f: MessageFilter) {{ {fields} }}"
+    filter_ = {"or": [{"subject": f"x{n}"} for n in range(248)]}
+    start = time.process_time()
+    response = await ada.execute(document, f=filter_)
+    assert time.process_time() - start < 2 * MAX_CPU_SECONDS  # takes 0.4 s
+    assert 9_000 < response["extensions"]["cost"]["requested"] < 10_000
+
+
+def cost(document: str, **variables: Any) -> int:
+    prepared = schema.documents.find_or_prepare_with_faults(document, None)
+    assert not prepared.faults
+    return prepared.cost_with_variables(variables)
+
+
+FILTER_QUERY = "query ($f: MessageFilter) { messages(filter: $f, first: 0) { totalCount } }"
+
+
+@pytest.mark.parametrize(
+    ("document", "variables", "expected"),
+    [
+        (FILTER_QUERY, {}, 1),
+        (FILTER_QUERY, {"f": {"and": [{"seen": True}] * 10}}, 1),
+        (FILTER_QUERY, {"f": {"and": [{"seen": True}] * 100}}, 92),
+        (FILTER_QUERY, {"f": {"emailIds": ["0"] * 1000}}, 82),
+        (FILTER_QUERY, {"f": {"subject": "x" * 100_000}}, 82),
+        (FILTER_QUERY, {"f": {"query": "x" * 1_000}}, 83),
+        (FILTER_QUERY.replace("(filter", '(query: "%s", filter' % ("x" * 1_000)), {}, 81),
+        (
+            "query ($t: String) { messages(filter: {query: $t}, first: 0) { totalCount } }",
+            {"t": "x" * 1_000},
+            83,
+        ),
+        (
+            "query ($t: String) { messages(query: $t, first: 0) { totalCount } }",
+            {"t": "x" * 1_000},
+            82,
+        ),
+        (
+            "query ($f: [MessageFilter!]) { a: messages(filter: {and: $f}, first: 0) { totalCount }"
+            "  b: messages(filter: {or: $f}, first: 0) { totalCount } }",
+            {"f": [{"seen": True}] * 100},
+            2 * 92,
+        ),
+        (
+            FILTER_QUERY.replace(
+                "MessageFilter", "MessageFilter = {and: [%s]}" % ("{seen: true}" * 100)
+            ),
+            {},
+            92,
+        ),
+        (FILTER_QUERY.replace("$f,", "{and: [%s]}," % ("{seen: true}" * 100)), {}, 92),
+    ],
+)  # fmt: skip
+def test_cost_of_argument_sizes(document: str, variables: dict[str, Any], expected: int) -> None:
+    if "filter: $f" not in document:
+        document = document.replace("query ($f: MessageFilter)", "query")
+    assert cost(document, **variables) == expected
+
+
+def test_arguments_cost_as_often_as_their_field_is_resolved() -> None:
+    document = """query ($f: MessageFilter) { mailboxes(first: 10) { nodes {
+      messages(filter: $f, first: 0) { totalCount } } } }"""
+    small, large = (cost(document, f={"and": [{"seen": True}] * n}) for n in (1, 100))
+    assert large - small == 10 * 91
