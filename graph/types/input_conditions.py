@@ -146,7 +146,9 @@ def _require_no_empty_values(
 
 
 def drop_absent_conditions(
-    arguments: dict[str, Any], names: Mapping[str, str], raw_info: GraphQLResolveInfo[Any]
+    arguments: dict[str, Any],
+    names: Mapping[str, str],
+    raw_info: GraphQLResolveInfo[Any],  # ty: ignore[invalid-type-form]
 ) -> None:
     """Remove the filters and selections that have only absent variables, as if they were omitted.
 

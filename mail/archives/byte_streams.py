@@ -2,9 +2,12 @@
 
 import io
 import zlib
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from mail.archives.zip_format import DEFLATED, DamagedArchiveError, ZipEntry, find_packed_content
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _CHUNK_BYTES = 1 << 16  # packed bytes that are read at once
 
@@ -24,11 +27,11 @@ class ByteStream(io.RawIOBase):
         """Return True."""
         return True
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
         """Fill a buffer with the next bytes. Returns fewer bytes only at the end."""
-        position = 0
-        while position < len(buffer) and (content := self.read_some(len(buffer) - position)):
-            buffer[position : position + len(content)] = content
+        view, position = memoryview(buffer).cast("B"), 0
+        while position < len(view) and (content := self.read_some(len(view) - position)):
+            view[position : position + len(content)] = content
             position += len(content)
         return position
 
