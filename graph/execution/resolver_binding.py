@@ -26,7 +26,6 @@ from strawberry.types.lazy_type import LazyType
 
 from graph.execution.strawberry_definitions import strawberry_definition
 from graph.types.fields import FieldGuard, Info
-from graph.types.input_conditions import drop_absent_conditions, optional_condition_arguments
 
 ConvertFunction = Callable[[Any], Any]
 ResolveFunction = Callable[..., Any]
@@ -163,7 +162,6 @@ def _can_bind_resolver(field: StrawberryField) -> bool:
 
 def _bound_resolver(field: StrawberryField, converters: ArgumentConverters) -> ResolveFunction:
     convert_arguments, inner = converters.arguments_converter(field), _resolver_function(field)
-    condition_arguments = optional_condition_arguments(field)
     guards = [extension for extension in field.extensions if isinstance(extension, FieldGuard)]
     for extension in field.extensions:  # the last extension is the outermost
         if extension.has_resolver and type(extension) is not FieldGuard:
@@ -173,10 +171,7 @@ def _bound_resolver(field: StrawberryField, converters: ArgumentConverters) -> R
         for guard in guards:  # before the conversion of arguments, which can fail
             if (refusal := guard.require_guard_or_return_refusal(raw)) is not None:
                 return refusal
-        converted = convert_arguments(arguments)
-        if condition_arguments:
-            drop_absent_conditions(converted, condition_arguments, raw)
-        return inner(source, Info(_raw_info=raw, _field=field), **converted)
+        return inner(source, Info(_raw_info=raw, _field=field), **convert_arguments(arguments))
 
     return resolve
 

@@ -138,7 +138,7 @@ def field(
         decorator: FieldDecorator = strawberry.field(
             description=description,
             extensions=[
-                *(_with_condition_check(resolver, guards) if checks_conditions else guards),
+                *_with_condition_check(resolver, guards, checks=checks_conditions),
                 *([NullableField()] if can_fail or rule or _has_arguments(resolver) else []),
             ],
             metadata={"columns": columns, "access": access},
@@ -150,13 +150,13 @@ def field(
 
 
 def _with_condition_check(
-    resolver: Callable[..., Any], guards: list[FieldExtension]
+    resolver: Callable[..., Any], guards: list[FieldExtension], *, checks: bool = True
 ) -> list[FieldExtension]:
     """Return the guards, and the check of conditions if an argument is a filter or selection.
 
     The last extension runs first: the guard.
     """
-    return [CheckConditions(), *guards] if has_conditions(resolver) else guards
+    return [CheckConditions(checks=checks), *guards] if has_conditions(resolver) else guards
 
 
 def _has_arguments(resolver: Callable[..., Any]) -> bool:
