@@ -1,7 +1,9 @@
 """`python -m bench.gate`: compare the CPU time of requests with that of the baseline server.
 
-The CPU time of the server processes is compared, because the load of the machine has little effect
-on it. The accepted ratios are in `bench/ratios.json`; `--keep` replaces them.
+The CPU time of the server processes is compared, because the load of the machine has less effect
+on it than on durations. Other processes empty the caches of the CPU, so a ratio can be too high.
+If a ratio exceeds its limit, all are measured again, at most twice, and the lowest ratio of each
+request counts. The accepted ratios are in `bench/ratios.json`; `--keep` replaces them.
 
 Then the cost of documents of mail clients is measured in an account of 10,000 messages: statements
 and the rows that the database reads, on SQLite and, if its package is installed, on PostgreSQL. The
@@ -9,10 +11,11 @@ limits are `COST_LIMITS` in `bench/scenarios/query_costs.py`.
 """
 
 import importlib.util
+import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +41,8 @@ ROUND_COUNT = 9
 REQUESTS_PER_ROUND = 150  # to each server
 CONNECTION_COUNT = 4
 MAX_INCREASE = 1.3  # as a factor of the accepted ratio
-RUN_TIMEOUT = 300.0  # seconds
+MAX_MEASUREMENTS = 3
+RUN_TIMEOUT = 600.0  # seconds
 SAMPLE_SIZE = SampleSize(500)
 
 Ratios = dict[str, float]
@@ -95,7 +99,26 @@ async def measure_document_costs() -> dict[str, dict[str, query_costs.QueryCost]
     return costs
 
 
-async def _start_servers_and_measure() -> Ratios:
+async def measure_lowest_ratios(
+    measure: Callable[[], Awaitable[Ratios]], accepted: Mapping[str, float]
+) -> Ratios:
+    """Measure until no ratio exceeds its limit, at most MAX_MEASUREMENTS times.
+
+    Returns the lowest ratio of each request.
+    """
+    lowest = await measure()
+    for number in range(2, MAX_MEASUREMENTS + 1):
+        exceeded = find_exceeded_ratios(lowest, accepted)
+        if not exceeded:
+            break
+        typer.echo("\n".join(exceeded))
+        typer.echo(f"Measuring again ({number} of at most {MAX_MEASUREMENTS}).")
+        lowest = {name: min(ratio, lowest[name]) for name, ratio in (await measure()).items()}
+    return lowest
+
+
+async def start_servers_and_measure() -> Ratios:
+    """Start the servers in a temporary folder, and measure the ratios."""
     with tempfile.TemporaryDirectory(prefix="merganser-gate-") as folder:
         async with start_compared_servers(
             SAMPLE_SIZE, DatabaseKind.SQLITE, Path(folder), Progress(disable=True)
@@ -111,15 +134,18 @@ def main(
     ratios: Ratios = {}
     costs: dict[str, dict[str, query_costs.QueryCost]] = {}
 
+    accepted = orjson.loads(ACCEPTED_RATIOS_FILE.read_bytes())
+
     async def work() -> None:
-        ratios.update(await _start_servers_and_measure())
+        limits = dict.fromkeys(MEASURED_WORKLOADS, math.inf) if keep else accepted
+        ratios.update(await measure_lowest_ratios(start_servers_and_measure, limits))
         costs.update(await measure_document_costs())
 
     uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))
     if keep:
         rounded = {name: round(ratio, 3) for name, ratio in ratios.items()}
         ACCEPTED_RATIOS_FILE.write_bytes(orjson.dumps(rounded, option=orjson.OPT_INDENT_2) + b"\n")
-    accepted = orjson.loads(ACCEPTED_RATIOS_FILE.read_bytes())
+        accepted = rounded
     for name, ratio in ratios.items():
         typer.echo(f"{name}: {ratio:.2f} times the baseline's CPU; {accepted[name]:.2f} accepted")
     lines = find_exceeded_ratios(ratios, accepted)

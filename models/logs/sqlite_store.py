@@ -29,6 +29,7 @@ BUSY_TIMEOUT = 5.0  # seconds to wait for the writer of another process
 INDEX_OVERHEAD = 2  # bytes of a segment for each byte of its rows, about
 READER_THREADS = 2
 MAX_VARIABLES = 500  # in a statement
+ROWS_IN_STATEMENT = 100  # of an insert; SQLite allows 32,766 variables
 
 _CREATE_SEGMENT = """
 CREATE TABLE entries_{number} (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, component TEXT NOT NULL,
@@ -69,12 +70,8 @@ class SqliteLogStore:
                 text = " ".join(entry.tokens)
                 tokens.append((last_id, text))
                 byte_count += len(text) + len(entry.row.message) + len(entry.row.fields)
-            marks = ", ".join("?" * len(COLUMNS))
-            connection.executemany(f"INSERT INTO entries_{segment} VALUES ({marks})", rows)  # noqa: S608
-            connection.executemany(
-                f"INSERT INTO tokens_{segment} (rowid, tokens) VALUES (?, ?)",  # noqa: S608
-                tokens,
-            )
+            _insert_rows(connection, f"entries_{segment}", COLUMNS, rows)
+            _insert_rows(connection, f"tokens_{segment}", ("rowid", "tokens"), tokens)
             connection.execute(
                 "UPDATE segments SET bytes = bytes + ? WHERE number = ?",
                 (byte_count * INDEX_OVERHEAD, segment),
@@ -222,6 +219,25 @@ class SqliteLogStore:
         await asyncio.to_thread(self._readers.shutdown)
         for connection in self._reader_connections:
             connection.close()
+
+
+def _insert_rows(
+    connection: sqlite3.Connection,
+    table: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+) -> None:
+    """Insert rows, many in a statement.
+
+    `executemany` takes the global interpreter lock once for each row, and so interrupts the event
+    loop each time.
+    """
+    marks = f"({', '.join('?' * len(columns))})"
+    insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608
+    for start in range(0, len(rows), ROWS_IN_STATEMENT):
+        chunk = rows[start : start + ROWS_IN_STATEMENT]
+        values = [value for row in chunk for value in row]
+        connection.execute(insert + ", ".join([marks] * len(chunk)), values)
 
 
 def _read_rows(

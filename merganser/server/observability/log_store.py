@@ -61,6 +61,7 @@ _COMPONENTS_BY_PREFIX: Mapping[str, LogComponent | None] = {
 _THROTTLE_EVENTS = frozenset({"Sign-in failed", "Credential refused"})
 _QUEUE_ID_FIELDS = ("queue", "id")
 OPERATION_LOGGER = "graph.execution.telemetry"
+OPERATION_ENTRY_SIZE = 2000  # bytes in memory: at most eleven short fields
 
 
 def create_log_store(settings: Settings, database: Database) -> LogStore:
@@ -125,10 +126,12 @@ class LogStoreHandler(logging.Handler):
                 return
             if (problem := _exception_of_record(record)) and storage_failure(problem):
                 return  # an outage has one record at its beginning and one at its end
-            at = self._environment.now()
-            self._environment.logs.enqueue_or_drop_entry(
-                entry_of_record(record, at, component, level)
-            )
+            logs, at = self._environment.logs, self._environment.now()
+            if record.name == OPERATION_LOGGER:  # frequent, and its fields are never changed
+                entry = map(entry_of_record, (record,), (at,), (component,), (level,))
+                logs.record_unbuilt(entry, 1, OPERATION_ENTRY_SIZE)
+            else:
+                logs.enqueue_or_drop_entry(entry_of_record(record, at, component, level))
         except Exception:  # noqa: BLE001 - as the handlers of `logging` do
             self.handleError(record)
 
