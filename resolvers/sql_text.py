@@ -19,8 +19,8 @@ MAX_SEARCH_LENGTH = 1000  # characters: a much longer pattern takes the database
 def contains_text_sql(column: Any, part: str) -> ColumnElement[bool]:
     """SQL: `part` is in the text, compared without accents and case.
 
-    A part of invisible characters alone is in no text. Raises Invalid if the part has more than
-    1,000 characters.
+    A part of invisible characters alone is in no text. Raises InvalidInput if the part has more
+    than 1,000 characters.
     """
     if len(part) > MAX_SEARCH_LENGTH:
         text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
@@ -57,7 +57,7 @@ def any_item_fits_sql(
 def validated_trimmed_text(text: str | None, *, max_length: int, path: Sequence[str]) -> str | None:
     """Return a text for people, trimmed; None if it is empty.
 
-    Raises Invalid if it is too long or can't be stored.
+    Raises InvalidInput if it is too long or can't be stored.
     """
     text = (text or "").strip()
     if len(text) > max_length or _NUL_OR_SURROGATE.search(text):
@@ -67,7 +67,7 @@ def validated_trimmed_text(text: str | None, *, max_length: int, path: Sequence[
 
 
 def validated_distinct_tags(tags: Sequence[str], *, path: Sequence[str]) -> list[str]:
-    """Return tags in their first spelling, sorted, each once in any case. Raises Invalid."""
+    """Return tags in their first spelling, sorted, each once in any case. Raises InvalidInput."""
     if len(tags) > MAX_TAGS:
         raise InvalidInput(
             f"At most {MAX_TAGS} tags are allowed.", constraint=ValidationConstraint.MAX, path=path

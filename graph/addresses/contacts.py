@@ -43,7 +43,7 @@ async def search_contacts(
     """Load the contacts of a user with this text in their address or name.
 
     Colleagues of the same domain are included if the domain has a global address list. Raises
-    Invalid if the text or the limit is out of range.
+    InvalidInput if the text or the limit is out of range.
     """
     search_text, max_count = contacts.validated_query_and_limit(query, limit)
     rows = await info.context.load(

@@ -173,7 +173,7 @@ class AuditLogQuery:
 def _decode_target_type_and_id(global_id: str) -> tuple[str, int]:
     """Return the type name and the row id of a global ID.
 
-    Raises Invalid if it is not a global ID.
+    Raises InvalidInput if it is not a global ID.
     """
     kind = global_ids.type_name_of_global_id(global_id)
     return kind, global_ids.decode(kind, global_id, path=("filter", "targetId"))

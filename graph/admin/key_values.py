@@ -162,7 +162,7 @@ class KeyValueEntryInput(Options):
     async def resolve_namespace(self, info: Info) -> KeyValueNamespace:
         """Return the namespace that the input names; default: the one of the viewer.
 
-        Raises NotFound if the viewer can't see the user, Invalid if `shared` is combined with
+        Raises NotFound if the viewer can't see the user, InvalidInput if `shared` is combined with
         a user.
         """
         if self.shared:
@@ -217,7 +217,7 @@ class KeyValueDeletePayload(MutationPayload):
 def _require_no_user_for_shared_namespace(
     user_ref: UserRef | None, store: str
 ) -> KeyValueNamespace:
-    """Return the namespace of shared entries. Raises Invalid if a user is named as well."""
+    """Return the namespace of shared entries. Raises InvalidInput if a user is named as well."""
     if user_ref:
         text = "`shared` and `user` can't be combined."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["shared"])
@@ -229,7 +229,7 @@ async def _query_namespace_or_empty(
 ) -> KeyValueNamespace:
     """Return the namespace that a query names; default: the one of the viewer.
 
-    It is an empty namespace if the viewer can't see the user. Raises Invalid if `is_shared` is
+    It is an empty namespace if the viewer can't see the user. Raises InvalidInput if `is_shared` is
     combined with a user.
     """
     if is_shared:

@@ -198,7 +198,7 @@ class AuthMutation:
 def _validated_proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
     """Return the second-factor proof of a sign-in.
 
-    Raises Invalid if the WebAuthn response is not a JSON object.
+    Raises InvalidInput if the WebAuthn response is not a JSON object.
     """
     if input.webauthn and not isinstance(input.webauthn, dict):
         text = "The response of a security key must be a JSON object."
@@ -209,7 +209,10 @@ def _validated_proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
 
 
 def _validated_root_field_names(info: Info, operation_names: Sequence[str]) -> list[str]:
-    """Return the names of operations. Raises Invalid if one is not a root field of the schema."""
+    """Return the names of operations.
+
+    Raises InvalidInput if one is not a root field of the schema.
+    """
     schema = info.schema._schema  # noqa: SLF001 - no other way in
     roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
     known_names = {name for root in roots if root for name in root.fields}

@@ -56,7 +56,7 @@ NOT_ATOMIC_WITH_PROOF = AtomicExclusion(
 def _validated_proof_from_input(proof_input: TwoFactorProofInput | None) -> SecondFactorProof:
     """Convert the optional input to a proof, which is empty if there is no input.
 
-    Raises Invalid if the WebAuthn response is not a JSON object.
+    Raises InvalidInput if the WebAuthn response is not a JSON object.
     """
     if not proof_input:
         return SecondFactorProof()
@@ -70,7 +70,10 @@ def _validated_proof_from_input(proof_input: TwoFactorProofInput | None) -> Seco
 
 
 def _validated_webauthn_response(response: object, error_path: list[str]) -> dict[str, Any]:
-    """Return a WebAuthn response. Raises Invalid at `error_path` if it is not a JSON object."""
+    """Return a WebAuthn response.
+
+    Raises InvalidInput at `error_path` if it is not a JSON object.
+    """
     if not isinstance(response, dict):
         raise InvalidInput(
             "The response of a security key must be a JSON object.",

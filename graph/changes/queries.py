@@ -106,7 +106,7 @@ def resume_position_or_now(info: Info, after: object) -> StreamPositions | None:
 
 
 def _require_few_items(items: Sequence[object] | None, argument_name: str) -> None:
-    """Raise Invalid if a list argument has too many items."""
+    """Raise InvalidInput if a list argument has too many items."""
     if len(items or ()) > MAX_FILTER_ITEMS:
         raise InvalidInput(
             f"At most {MAX_FILTER_ITEMS} items are allowed.",

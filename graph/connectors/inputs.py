@@ -74,7 +74,7 @@ class ConnectorOauthInput:
 def validated_connector_column_values(connector_input: Any) -> dict[str, Any]:
     """Return the values that an input sets, by column. Absent fields are left out.
 
-    Raises Invalid if `deleteSource` is combined with `sourceRetention`.
+    Raises InvalidInput if `deleteSource` is combined with `sourceRetention`.
     """
     values: dict[str, Any] = {}
     for name in PLAIN_FIELDS:

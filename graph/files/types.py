@@ -196,7 +196,7 @@ class FileUploadInput(Options):
     def to_validated_new_file(self) -> NewFile:
         """Convert the input to the file to store.
 
-        Raises Invalid if the upload has no valid ID or the content is not in its encoding.
+        Raises InvalidInput if the upload has no valid ID or the content is not in its encoding.
         """
         name, content_type = self.filename or None, self.content_type or None
         if self.content.upload:
@@ -226,7 +226,10 @@ class FutureTimeInput:
     )
 
     def resolve_time(self, info: Info) -> datetime:
-        """Return the absolute time. Raises Invalid if it is more than a hundred years ahead."""
+        """Return the absolute time.
+
+        Raises InvalidInput if it is more than a hundred years ahead.
+        """
         if self.at:
             return self.at.value
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given

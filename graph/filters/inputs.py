@@ -139,8 +139,8 @@ class FilterQueryInput(RestrictionsInput):
     ) -> dict[str, Any]:
         """Return the tests in their stored form.
 
-        Absent fields are left out; null removes a test. Raises Invalid if the groups are nested too
-        deep.
+        Absent fields are left out; null removes a test. Raises InvalidInput if the groups are
+        nested too deep.
         """
         if depth > MAX_DEPTH:
             message = f"Groups (all, any, not) are nested at most {MAX_DEPTH} levels deep."
@@ -259,7 +259,7 @@ class FilterActionInput:
         """Return the actions in their stored form.
 
         Absent fields are left out; null removes an action. `error_path` is the path of the input,
-        for errors. Raises Invalid if an ID is not valid or there are too many mailboxes.
+        for errors. Raises InvalidInput if an ID is not valid or there are too many mailboxes.
         """
         actions: dict[str, Any] = {
             stored_name: value
@@ -317,7 +317,7 @@ class FilterCreateInput(Options):
     )
 
     def to_column_values(self) -> dict[str, Any]:
-        """Return the values that the input sets, by column. Raises Invalid."""
+        """Return the values that the input sets, by column. Raises InvalidInput."""
         return _filter_column_values_from_input(self, ())
 
 
@@ -351,7 +351,7 @@ class FilterPatch:
     )
 
     def to_column_values(self) -> dict[str, Any]:
-        """Return the values that the input sets, by column. Raises Invalid."""
+        """Return the values that the input sets, by column. Raises InvalidInput."""
         return _filter_column_values_from_input(self, ("set",))
 
 

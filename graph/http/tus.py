@@ -361,7 +361,7 @@ class UploadTransfer:
     async def buffer_bytes_and_write_if_full(self, chunk: bytes) -> None:
         """Add received bytes.
 
-        Raises NoRoom if the disk is full, RequestRejected for more bytes than announced.
+        Raises OutOfSpoolSpace if the disk is full, RequestRejected for more bytes than announced.
         """
         bytes_left = self.size - self.file.size - len(self.unwritten)
         if len(chunk) > bytes_left:

@@ -53,7 +53,7 @@ async def load_shared_mailbox_page(
 def _grantee_from_ref(user_ref: UserRef) -> Grantee:
     """Return the user to share with, by id, username or address.
 
-    Raises Invalid if the ID is not one of a user.
+    Raises InvalidInput if the ID is not one of a user.
     """
     if user_ref.id:
         return Grantee(global_ids.decode("User", user_ref.id.value, path="user"))

@@ -62,7 +62,7 @@ class PastTimeInput:
     )
 
     def resolve_time(self, info: Info) -> datetime:
-        """Return the absolute time. Raises Invalid if it is too long ago."""
+        """Return the absolute time. Raises InvalidInput if it is too long ago."""
         if self.at:
             return self.at.value
         ago = self.ago.value if self.ago else timedelta(0)  # one of the two is given
@@ -287,7 +287,7 @@ class MessageFilter(ConditionsInput):
     def to_validated_conditions(self, info: Info, depth: int = 0) -> MessageConditions:
         """Convert the filter to conditions of the resolvers.
 
-        Raises Invalid if filters are nested too deep, or if a condition is not valid.
+        Raises InvalidInput if filters are nested too deep, or if a condition is not valid.
         """
         if depth > MAX_DEPTH:
             message = f"`and`, `or` and `not` are nested at most {MAX_DEPTH} levels deep."
@@ -332,8 +332,8 @@ class MessageFilter(ConditionsInput):
     def query_terms_as_fields_unless_only_words(self, now: datetime) -> dict[str, Any] | None:
         """Return the filter fields, in JSON, that the terms of `query` mean.
 
-        None if it has words only. Raises Invalid if a term is not valid, or if the text selects
-        every message.
+        None if it has words only. Raises InvalidInput if a term is not valid, or if the text
+        selects every message.
         """
         if not self.query or self.has_words_only or has_only_words(self.query):
             return None
@@ -358,7 +358,7 @@ class MessageFilter(ConditionsInput):
     def _compound_conditions(self) -> dict[str, Any]:
         """Return the conditions that have more than one value. An empty list selects nothing.
 
-        Raises Invalid if a list is too long.
+        Raises InvalidInput if a list is too long.
         """
         conditions: dict[str, Any] = {}
         for name in LIST_FIELDS:
@@ -395,7 +395,7 @@ class MessageFilter(ConditionsInput):
 
 
 def _require_short_patterns(patterns: Sequence[str]) -> None:
-    """Raise Invalid if a pattern is too long."""
+    """Raise InvalidInput if a pattern is too long."""
     for index, pattern in enumerate(patterns):
         if len(pattern) > MAX_PATTERN_LENGTH:
             message = f"A pattern has at most {MAX_PATTERN_LENGTH} characters."

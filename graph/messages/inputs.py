@@ -71,7 +71,7 @@ class MessagePatch:
     def to_validated_changes(self) -> FlagChanges:
         """Convert the input to changes of messages.
 
-        Raises Invalid if `flags` is combined with `addFlags` or `removeFlags`.
+        Raises InvalidInput if `flags` is combined with `addFlags` or `removeFlags`.
         """
         values: dict[str, Any] = {}
         if self.expires_at:

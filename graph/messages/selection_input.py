@@ -58,7 +58,7 @@ class MessageSelection(ConditionsInput):
     def to_validated_selector(self, info: Info) -> MessageSelector:
         """Convert the input to a selection of the resolvers.
 
-        Raises Invalid if it selects in two ways, or names too many or invalid IDs.
+        Raises InvalidInput if it selects in two ways, or names too many or invalid IDs.
         """
         if self.filter and self.all:
             text = "Exactly one of `ids`, `mailbox`, `filter` and `all` is required."

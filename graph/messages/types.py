@@ -370,7 +370,8 @@ async def load_message_page(
 ) -> MessageConnection:
     """Load a page of the messages of these users.
 
-    Only the requested columns and links are loaded. Raises Invalid for a filter that is not valid.
+    Only the requested columns and links are loaded. Raises InvalidInput for a filter that is not
+    valid.
     """
     ctx = info.context
     where = request.filter.to_validated_conditions(info) if request.filter else ALL_MESSAGES

@@ -175,7 +175,7 @@ class PushChannelSetInput(Options, RestrictionsInput):
     def to_channel_change(self) -> PushChannelChange:
         """Convert the input to changes of a channel. Absent fields are left out.
 
-        Raises Invalid if a mailbox has no valid ID.
+        Raises InvalidInput if a mailbox has no valid ID.
         """
         values: dict[str, Any] = {
             name: value

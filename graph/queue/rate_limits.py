@@ -254,7 +254,10 @@ async def _resolve_conditions_or_raise(
 def _rate_limit_owners(
     user_selection: UserSelection | None, domain_refs: list[DomainRef] | None
 ) -> RateLimitOwners:
-    """Return the users and domains that an input names. Raises Invalid if an ID is not valid."""
+    """Return the users and domains that an input names.
+
+    Raises InvalidInput if an ID is not valid.
+    """
     user_selector = user_selector_from_selection(user_selection) if user_selection else None
     domains = domain_selectors_from_refs(domain_refs)
     return RateLimitOwners(user_selector, domains or None)

@@ -81,7 +81,7 @@ class ParsedSearch:
 def json_from_filter(message_filter: MessageFilter, now: datetime) -> dict[str, Any]:
     """Return a filter as JSON, with the terms of `query` as fields.
 
-    Raises Invalid if `query` is not valid.
+    Raises InvalidInput if `query` is not valid.
     """
     values: dict[str, Any] = {}
     for name, key in FIELD_BY_JSON_NAME.items():

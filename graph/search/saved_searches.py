@@ -42,7 +42,7 @@ from resolvers.search.saved_searches import SavedSearchChange
 
 
 def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageConditions:
-    """Convert a filter in JSON to conditions of the resolvers. Raises Invalid."""
+    """Convert a filter in JSON to conditions of the resolvers. Raises InvalidInput."""
     return filter_from_json_with_query_as_words(fields).to_validated_conditions(info)
 
 

@@ -139,7 +139,7 @@ class SenderScopeInput:
     async def resolve_owner(self, info: Info) -> RuleOwner:
         """Return the owner of the rules to create.
 
-        Raises NotFound if the viewer can't see the user, Invalid if `global` is false.
+        Raises NotFound if the viewer can't see the user, InvalidInput if `global` is false.
         """
         if self.user:
             row = require_found(

@@ -194,7 +194,7 @@ async def resolve_message_fields(
     """Return the values of the fields to compose a message from.
 
     Errors of attachments are added to `problems`. Raises NotFound if the source names no
-    message, Invalid if an ID is not valid.
+    message, InvalidInput if an ID is not valid.
     """
     return {
         **await resolve_common_fields(info, content_input),
@@ -209,7 +209,7 @@ async def resolve_message_fields(
 async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any]:
     """Return the values of the fields that all inputs of composed messages have.
 
-    Raises NotFound if the source names no message, Invalid if an ID is not valid.
+    Raises NotFound if the source names no message, InvalidInput if an ID is not valid.
     """
     return {
         "identity": id_from_ref(content_input.identity, "identity")
@@ -236,7 +236,7 @@ def attachment_selection(
 ) -> AttachmentSelection | None:
     """Return the selected attachments of a source message; None without a selection.
 
-    Raises Invalid, below `error_path`, if an ID is not one of an attachment.
+    Raises InvalidInput, below `error_path`, if an ID is not one of an attachment.
     """
     if not attachments:
         return None
@@ -285,7 +285,7 @@ def _attachment_from_input(
 ) -> OutgoingFile | UploadedAttachment:
     """Convert the input of an attachment, decoding its content.
 
-    Raises Invalid if it has not exactly one of content and upload, or if that is not valid.
+    Raises InvalidInput if it has not exactly one of content and upload, or if that is not valid.
     """
     path = [field_name, str(index)]
     names = (
@@ -318,7 +318,7 @@ def _attachment_from_input(
 def decode_attachment_content(
     content: str, encoding: ContentEncoding, error_path: Sequence[str], index: int | None = None
 ) -> bytes:
-    """Decode a text to bytes. Raises Invalid at `error_path` if it is not in the encoding."""
+    """Decode a text to bytes. Raises InvalidInput at `error_path` if it is not in the encoding."""
     try:
         match encoding:
             case ContentEncoding.BASE64:
@@ -339,7 +339,7 @@ async def require_message_source_from_relation(
 ) -> MessageSource:
     """Return the message that is answered or forwarded.
 
-    Raises NotFound if the source names no message, Invalid if an ID is not valid.
+    Raises NotFound if the source names no message, InvalidInput if an ID is not valid.
     """
     message_path = ["source", "message"]
     key = await find_unchecked_message_id(info, source_input.message, path=message_path)

@@ -146,7 +146,7 @@ class IdentityPatch:
     def to_identity_changes(self, *error_path: str) -> IdentityChanges:
         """Convert the input to changes of an identity. Absent fields are left out.
 
-        `error_path` is the path of the input, for errors. Raises Invalid if the mailbox has no
+        `error_path` is the path of the input, for errors. Raises InvalidInput if the mailbox has no
         valid ID.
         """
         values: dict[str, Any] = {

@@ -83,7 +83,10 @@ def file_attachments_from_inputs(
 
 
 def template_values(values: Any, error_path: str) -> dict[str, Any] | None:
-    """Return the values of a template. Raises Invalid at `error_path` if they are no object."""
+    """Return the values of a template.
+
+    Raises InvalidInput at `error_path` if they are no object.
+    """
     return validate_custom_data(values, error_path)
 
 

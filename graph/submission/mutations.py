@@ -161,8 +161,8 @@ async def _resolve_send_request(
 ) -> SendRequest:
     """Convert the input to the request to send a message.
 
-    Errors of attachments are added to `problems`. Raises NotFound, or Invalid if a value is not
-    valid.
+    Errors of attachments are added to `problems`. Raises NotFound, or InvalidInput if a value is
+    not valid.
     """
     envelope = send_input.envelope or EnvelopeInput()
     return SendRequest(
@@ -189,7 +189,7 @@ async def _resolve_send_request(
 
 
 def _require_no_fields_beside_raw(send_input: MessageSendInput) -> None:
-    """Raise Invalid if fields are given beside `raw` or `rawUpload`."""
+    """Raise InvalidInput if fields are given beside `raw` or `rawUpload`."""
     if send_input.raw or send_input.raw_upload:
         field_names = [*CONTENT_FIELDS, "file_attachments"]
         if any(getattr(send_input, name) not in (UNSET, None) for name in field_names):

@@ -298,7 +298,7 @@ class EventStream:
     Each result from the journal has the cursor after it as `id`, even if the document doesn't
     select the cursor. A result without data has no `id`, since its events were not delivered. A
     client that connects again sends the last `id` as `Last-Event-ID` and gets the events after it
-    (HTML standard, section 9.2). Raises Rejected if that is no cursor.
+    (HTML standard, section 9.2). Raises RequestRejected if that is no cursor.
     """
 
     service = SessionService.EVENT_STREAM

@@ -109,8 +109,9 @@ async def authorize_and_stream_user_changes(
 ) -> SlotStreamingResponse:
     """Answer GET with the changes of the user in the path.
 
-    The user is the viewer or a user that the viewer manages. Raises Rejected for another method,
-    too many open streams or a bad Last-Event-ID, NotFound or Forbidden if the user is not visible.
+    The user is the viewer or a user that the viewer manages. Raises RequestRejected for another
+    method, too many open streams or a bad Last-Event-ID, NotFound or Forbidden if the user is not
+    visible.
     """
     if request.method != "GET":
         raise RequestRejected(405, "BAD_USER_INPUT", "The method must be GET.", {"Allow": "GET"})

@@ -202,7 +202,7 @@ class UserImportInput(Options):
     def to_validated_new_import(self, user_id: int | None) -> NewImport:
         """Convert the input to the import to create.
 
-        Raises Invalid if the upload has no valid ID or the content is not in its encoding.
+        Raises InvalidInput if the upload has no valid ID or the content is not in its encoding.
         """
         upload, content = None, None
         if self.archive and self.archive.upload:

@@ -373,7 +373,7 @@ class AtomicBatch:
 
     @staticmethod
     def raise_if_cancelled() -> None:
-        """Raise CancelledError if the task is cancelled."""
+        """Raise asyncio.CancelledError if the task is cancelled."""
         if cancel_safety.is_cancelled():
             raise asyncio.CancelledError
 

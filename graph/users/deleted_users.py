@@ -100,7 +100,7 @@ class DeletedUserFilter(ConditionsInput):
 def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
     """Return the reference to a deleted user by id, username or address.
 
-    Raises Invalid if the ID is not one of a user.
+    Raises InvalidInput if the ID is not one of a user.
     """
     if user_ref.id:
         return DeletedUserRef(global_ids.decode("User", user_ref.id.value, path=path))

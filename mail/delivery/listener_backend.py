@@ -25,7 +25,7 @@ class ListenerBackend(Protocol):
     """The backend of a listener: it accepts recipients and delivers messages."""
 
     async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
-        """Return where a message to the address goes. Raises Refused if it is not accepted."""
+        """Return where a message to the address goes. Raises RequestError if it is not accepted."""
 
     async def deliver(
         self,
@@ -64,7 +64,7 @@ class LocalBackend:
     environment: Environment
 
     async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
-        """Return where a message to the address goes. Raises Refused if it is not accepted."""
+        """Return where a message to the address goes. Raises RequestError if it is not accepted."""
         return await recipient_routes.accept_recipient(self.environment, address, envelope_sender)
 
     async def deliver(

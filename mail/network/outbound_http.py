@@ -124,7 +124,7 @@ class NetworkPolicy:
 def parse_http_target(
     url: str, *, allow_private: bool, error_path: Sequence[str] = ("url",)
 ) -> HttpTarget:
-    """Parse a URL that requests are sent to. Raises Invalid.
+    """Parse a URL that requests are sent to. Raises InvalidInput.
 
     Host names are resolved, and their addresses checked, when a request is sent.
     """
@@ -159,7 +159,7 @@ def parse_http_target(
 
 
 def require_public_host_name(host: str, *, allow_private: bool, error_path: Sequence[str]) -> None:
-    """Raise Invalid if the host name or IP address is private. The name is not resolved."""
+    """Raise InvalidInput if the host name or IP address is private. The name is not resolved."""
     if not allow_private and (
         f".{host}".endswith(PRIVATE_SUFFIXES) or (_is_ip_address(host) and is_private_address(host))
     ):

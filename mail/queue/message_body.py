@@ -18,7 +18,7 @@ async def open_message(environment: Environment, job: DeliveryJob) -> StoredMess
 
 
 async def read_message(environment: Environment, job: DeliveryJob) -> bytes:
-    """Read the whole message of a job. Raises Corrupt if it is missing or damaged."""
+    """Read the whole message of a job. Raises CorruptBlob if it is missing or damaged."""
     return await read_all((await open_message(environment, job)).stream_raw())
 
 

@@ -51,7 +51,7 @@ class PreparedRedirect:
 async def require_no_mail_loop(
     source: bytes | Path, message: StorableMessage, forwarding_address: str | None
 ) -> None:
-    """Raise Loop if the message has passed this address, or `MAX_HOPS` servers."""
+    """Raise MailLoop if the message has passed this address, or `MAX_HOPS` servers."""
     header_size = message.facts.structure.body_start
     header = await read_beginning(
         source,
@@ -78,7 +78,7 @@ async def enqueue_redirect(  # noqa: PLR0913, PLR0917 - envelope and message
 ) -> None:
     """Build a redirect with Delivered-To and an ARC seal, and queue it once.
 
-    The message is durable when the function returns. Raises Loop, RateLimited or NotFound.
+    The message is durable when the function returns. Raises MailLoop, RateLimited or NotFound.
     """
     with ExitStack() as files:
         prepared = await build_redirect_with_delivered_to_and_arc(
@@ -103,7 +103,7 @@ async def build_redirect_with_delivered_to_and_arc(  # noqa: PLR0913, PLR0917 - 
     authentication_results: str | None = None,
     message: StorableMessage | None = None,
 ) -> PreparedRedirect:
-    """Add Delivered-To and the ARC seal to a received message. Raises Loop.
+    """Add Delivered-To and the ARC seal to a received message. Raises MailLoop.
 
     `digest_and_sender` are the digest that identifies a repeat within a day, and the envelope
     sender. `authentication_results` go into the ARC seal. `message` is the parsed source, if the

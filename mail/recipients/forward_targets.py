@@ -43,7 +43,7 @@ def encrypt_relay_urls_if_any(
 def decrypt_relay_urls(
     environment: Environment, address_id: int, sealed_relays: str | None
 ) -> dict[str, str]:
-    """Return the secret URLs by public URL. Raises Sealed if they can't be decrypted."""
+    """Return the secret URLs by public URL. Raises DecryptionError if they can't be decrypted."""
     if sealed_relays is None:
         return {}
     urls: dict[str, str] = orjson.loads(
@@ -53,7 +53,9 @@ def decrypt_relay_urls(
 
 
 def targets_with_passwords(environment: Environment, address_row: Any) -> list[str]:
-    """Return the targets of an address with passwords. Raises Sealed if they can't be decrypted.
+    """Return the targets of an address with passwords.
+
+    Raises DecryptionError if they can't be decrypted.
 
     The row has `id`, `forward_to` and `relays`.
     """

@@ -90,7 +90,7 @@ class TlsPolicyParameters:
 def parse_policy_parameters(
     parameter_text: str | None, *, expects_fingerprints: bool = False
 ) -> TlsPolicyParameters:
-    """Parse "match=example.com:.example.com protocols=>=TLSv1.2". Raises Invalid.
+    """Parse "match=example.com:.example.com protocols=>=TLSv1.2". Raises InvalidInput.
 
     With `expects_fingerprints`, `match` has hexadecimal fingerprints, separated by |.
     """
@@ -126,7 +126,7 @@ def parse_policy_parameters(
 
 
 def _parse_match_names(value: str) -> list[str]:
-    """Server names, separated by colons. Raises Invalid."""
+    """Server names, separated by colons. Raises InvalidInput."""
     names = [part.lower() for part in value.split(":")]
     for name in names:
         if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
@@ -136,7 +136,7 @@ def _parse_match_names(value: str) -> list[str]:
 
 
 def _parse_fingerprints(value: str) -> list[str]:
-    """Fingerprints in lower case, without prefix and colons. Raises Invalid."""
+    """Fingerprints in lower case, without prefix and colons. Raises InvalidInput."""
     fingerprints = []
     for value_part in value.lower().split("|"):
         digits = value_part.removeprefix("sha256:").removeprefix("sha1:").replace(":", "")
@@ -150,7 +150,7 @@ def _parse_fingerprints(value: str) -> list[str]:
 def _parse_lowest_and_highest_protocol(
     value: str,
 ) -> tuple[ssl.TLSVersion | None, ssl.TLSVersion | None]:
-    """The lowest and highest version of ">=TLSv1.2" or "!TLSv1:!TLSv1.1". Raises Invalid.
+    """The lowest and highest version of ">=TLSv1.2" or "!TLSv1:!TLSv1.1". Raises InvalidInput.
 
     None means no limit.
     """

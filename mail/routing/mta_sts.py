@@ -55,7 +55,7 @@ class FetchedStsPolicy:
 
 
 def parse_policy(policy_text: bytes) -> FetchedStsPolicy:
-    """Parse a policy (RFC 8461, section 3.2). Raises Invalid."""
+    """Parse a policy (RFC 8461, section 3.2). Raises InvalidInput."""
     fields: dict[str, list[str]] = {}
     for line in policy_text.decode("utf-8", "replace").splitlines():
         name, separator, value = line.partition(":")
@@ -154,7 +154,7 @@ async def _query_policy_id_or_none(outbound_settings: OutboundSettings, domain: 
 
 
 async def _fetch_policy(outbound_settings: OutboundSettings, domain: str) -> FetchedStsPolicy:
-    """Fetch and parse the policy of a domain. Raises HttpRequestFailed or Invalid."""
+    """Fetch and parse the policy of a domain. Raises HttpRequestFailed or InvalidInput."""
     host = f"mta-sts.{domain}"
 
     async def resolve_host(name: str, _port: int) -> Sequence[str]:

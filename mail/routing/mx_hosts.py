@@ -104,7 +104,7 @@ class MxHost:
 def parse_next_hop(url: str) -> NextHop:
     """Parse "host:port", smtp://user:password@host:port or smtps://…; ?tls=never|required.
 
-    Raises Invalid.
+    Raises InvalidInput.
     """
     parts = urlsplit(url if "://" in url else f"smtp://{url}")
     try:

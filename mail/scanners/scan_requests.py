@@ -64,7 +64,7 @@ async def scan_incoming_and_store_result(
 ) -> None:
     """Scan an incoming message and store the result in it, unless it was scanned before.
 
-    Raises Unavailable if a scanner does not respond and its setting defers mail.
+    Raises ServiceUnavailable if a scanner does not respond and its setting defers mail.
     """
     options, message = environment.options, incoming.message
     sent = not (
@@ -93,7 +93,7 @@ async def scan_outgoing_if_enabled(
 ) -> ScanResult | None:
     """Scan a message that a user sends. Returns None if the setting turns scans off.
 
-    Raises Unavailable if a scanner does not respond and its setting defers mail.
+    Raises ServiceUnavailable if a scanner does not respond and its setting defers mail.
     """
     options = environment.options
     viruses, spam = clamd_config(options), rspamd_config(options)
@@ -112,7 +112,10 @@ async def _scan_with_both(
     envelope: ScanEnvelope,
     body: ScanBody,
 ) -> ScanResult | None:
-    """Run both scanners and merge the results. Raises Unavailable if one is down and defers."""
+    """Run both scanners and merge the results.
+
+    Raises ServiceUnavailable if one is down and defers.
+    """
     options, (spam, viruses) = environment.options, scanners
     at = RspamdEndpoint(options.rspamd_url, options.rspamd_password)
     results = await asyncio.gather(

@@ -134,13 +134,13 @@ class SmtpFamilySession(SMTP):
     async def _begin_transaction(
         self, envelope_sender: str, parameters: dict[str, str]
     ) -> SmtpTransaction:
-        """Return the transaction of MAIL. Raises CommandRejected or Refused."""
+        """Return the transaction of MAIL. Raises CommandRejected or RequestError."""
         return pop_parameters_into_transaction(envelope_sender, parameters)
 
     async def _accept_recipient(
         self, transaction: SmtpTransaction, address: str
     ) -> AcceptedRecipient:
-        """Return where mail for a recipient goes. Raises CommandRejected or Refused."""
+        """Return where mail for a recipient goes. Raises CommandRejected or RequestError."""
         raise NotImplementedError
 
     def _added_fields(self, transaction: SmtpTransaction) -> bytes:

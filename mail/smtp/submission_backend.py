@@ -26,12 +26,12 @@ class SubmissionBackend(Protocol):
     """The backend that signs users in and queues their messages."""
 
     async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
-        """Sign a user in. Raises Refused if that fails."""
+        """Sign a user in. Raises RequestError if that fails."""
 
     async def sign_in_by_token(
         self, login_name: str | None, token: str, ip: str | None
     ) -> SmtpSubmitter:
-        """Sign a user in with an access token. Raises Refused if that fails.
+        """Sign a user in with an access token. Raises RequestError if that fails.
 
         Without a login name, the user of the token is signed in.
         """
@@ -42,7 +42,7 @@ class SubmissionBackend(Protocol):
     async def require_sender_and_sending_limits(
         self, submitter: SmtpSubmitter, envelope_sender: str
     ) -> None:
-        """Raise Refused if the user may not send as this address, or has reached a sending limit.
+        """Raise RequestError if the user may not use this address or has reached a sending limit.
 
         "" is the null sender.
         """
@@ -56,5 +56,5 @@ class SubmissionBackend(Protocol):
     ) -> str:
         """Queue a message for recipients, each with its DSN request; return the queue ID.
 
-        Raises Refused; then nothing is queued.
+        Raises RequestError; then nothing is queued.
         """

@@ -86,7 +86,7 @@ class SenderRuleMatch:
 
 
 def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None) -> str:
-    """Return the pattern in its stored form. Raises Invalid if it is not a pattern."""
+    """Return the pattern in its stored form. Raises InvalidInput if it is not a pattern."""
     pattern = text.strip()
     local, at, domain = pattern.rpartition("@")
     if at and local in ("", "*"):

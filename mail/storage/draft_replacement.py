@@ -123,8 +123,8 @@ def replace_draft_message(
 ) -> InsertedMessage:
     """Store a message in the place of an earlier one; the transaction holds the lock of the user.
 
-    The message keeps its id, keywords and all values that the new one doesn't set; it gets a
-    new UID. Raises Conflict if the earlier message is gone or its draft flag has changed, Stale
+    The message keeps its id, keywords and all values that the new one doesn't set; it gets a new
+    UID. Raises Conflict if the earlier message is gone or its draft flag has changed, StaleObject
     if it has other content, and OverQuota, NotFound and BlobRowDeleted.
     """
     row = _lock_unchanged_earlier_message(transaction, earlier, placement.user_id)

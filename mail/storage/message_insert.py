@@ -133,7 +133,7 @@ def insert_message_and_take_quota(
 ) -> InsertedMessage:
     """Insert a message: quota, mailbox counters, rows and journal.
 
-    Raises OverQuota, TooMany if the user has received the limit of the hour, NotFound if user
+    Raises OverQuota, RateLimited if the user has received the limit of the hour, NotFound if user
     or mailbox is gone, and BlobRowDeleted.
     """
     (inserted,) = insert_messages_and_take_quota(

@@ -33,7 +33,7 @@ async def encrypt_if_required(
 ) -> StorableMessage:
     """Encrypt a message, which is no draft, if the user or the mailbox requires it.
 
-    Raises Unavailable if it can't be encrypted.
+    Raises ServiceUnavailable if it can't be encrypted.
     """
     if not (user.encrypt_messages or mailbox.encrypt_messages):
         return message
@@ -51,7 +51,7 @@ async def encrypt_unless_encrypted(
     """Encrypt a message to a user; `user_key` is the user id and the armoured OpenPGP key.
 
     A message that is already encrypted with PGP/MIME or S/MIME is returned unchanged. Raises
-    Unavailable if the key can't be used.
+    ServiceUnavailable if the key can't be used.
     """
     bytes_ = await encrypt_to_bytes_unless_encrypted(environment, source, message, user_key)
     if bytes_ is None:
@@ -72,7 +72,10 @@ async def encrypt_to_bytes_unless_encrypted(
     message: StorableMessage,
     user_key: tuple[int, str],
 ) -> bytes | None:
-    """The bytes of `encrypt_unless_encrypted`; None if it stays unchanged. Raises Unavailable."""
+    """The bytes of `encrypt_unless_encrypted`; None if it stays unchanged.
+
+    Raises ServiceUnavailable.
+    """
     if message.facts.encrypted:
         return None
     user_id, key = user_key
@@ -92,7 +95,10 @@ async def encrypt_to_bytes_unless_encrypted(
 async def encrypt_to_keys(
     environment: Environment, raw: bytes, armored_keys: Sequence[str]
 ) -> bytes:
-    """Encrypt a message to all of these keys. Raises Unavailable if one of them can't be used."""
+    """Encrypt a message to all of these keys.
+
+    Raises ServiceUnavailable if one of them can't be used.
+    """
 
     def encrypt() -> bytes | None:
         outer, inner = _split_for_encryption(

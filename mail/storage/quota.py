@@ -92,7 +92,7 @@ def take_quota_and_count_received(
 ) -> ColumnRow:
     """Count the bytes of messages as used; return the new `used`, and `allowed`.
 
-    Raises OverQuota, TooMany if the user has received the limit of the hour, and NotFound.
+    Raises OverQuota, RateLimited if the user has received the limit of the hour, and NotFound.
     """
     platform = transaction.environment.options.users_default_quota
     parameters: dict[str, Any] = {

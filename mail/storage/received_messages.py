@@ -147,7 +147,7 @@ async def store_once_for_recipient(
 
     A repeated delivery with the same sender, recipient and content is recognized for a day, and
     returns the message that was stored first. Raises OverQuota if the message doesn't fit and
-    TooMany if the user has received the limit of the hour, and notifies the user of both;
+    RateLimited if the user has received the limit of the hour, and notifies the user of both;
     NotFound if the user is gone.
     """
     used_placement = placement or default_placement(environment, recipient, sender)

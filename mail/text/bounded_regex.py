@@ -110,7 +110,7 @@ class BoundedRegex:
     def __init__(self, pattern: str, *, allow_slashes: bool = True) -> None:
         """Compile a pattern; with `allow_slashes` it can be written as /pattern/.
 
-        Raises Invalid if the pattern is invalid or not in the supported subset.
+        Raises InvalidInput if the pattern is invalid or not in the supported subset.
         """
         if not pattern or len(pattern) > MAX_PATTERN_LENGTH:
             raise _pattern_error(f"Must have from 1 to {MAX_PATTERN_LENGTH} characters.")
@@ -233,7 +233,7 @@ class _PatternParser:
         return sign
 
     def parse(self) -> PatternNode:
-        """Parse the whole pattern. Raises Invalid."""
+        """Parse the whole pattern. Raises InvalidInput."""
         node = self.parse_alternation(0)
         if self.next_character:
             raise _pattern_error("A closing bracket has no opening bracket.")

@@ -27,13 +27,13 @@ LATIN_LOOKALIKES = frozenset(_LATIN_LOOKALIKES)
 
 
 def refuse_confusable_address(address: str, *, path: str = "address") -> None:
-    """Raise Invalid if the local part of an address can be confused with another."""
+    """Raise InvalidInput if the local part of an address can be confused with another."""
     local, _, domain = address.rpartition("@")
     _refuse_confusable(local, domain, path)
 
 
 def refuse_confusable_domain(name: str, *, path: str = "name") -> None:
-    """Raise Invalid if a domain name can be confused with another."""
+    """Raise InvalidInput if a domain name can be confused with another."""
     _refuse_confusable(name, name, path)
 
 

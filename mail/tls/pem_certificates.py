@@ -63,7 +63,7 @@ class CertificateWithKey:
 
 
 def parse_server_name(name_text: str) -> str:
-    """A server name in ASCII and lower case. Raises Invalid."""
+    """A server name in ASCII and lower case. Raises InvalidInput."""
     name = ascii_domain(normalize_and_validate_domain(name_text, path="serverName"))
     if not all(LABEL.fullmatch(label) for label in name.split(".")):
         raise InvalidInput(
@@ -81,7 +81,7 @@ def parse_server_name(name_text: str) -> str:
 
 
 def parse_public_name(name_text: str) -> str:
-    """A server name that an authority can know: it has a dot. Raises Invalid."""
+    """A server name that an authority can know: it has a dot. Raises InvalidInput."""
     name = parse_server_name(name_text)
     if "." not in name:
         name_text = "ACME requires a name with a dot."
@@ -92,7 +92,7 @@ def parse_public_name(name_text: str) -> str:
 def parse_additional_acme_names(server_name: str, texts: Sequence[str]) -> list[str]:
     """The additional names for an ACME certificate, without duplicates, in order.
 
-    Raises Invalid with the index of an invalid name, or if there are too many.
+    Raises InvalidInput with the index of an invalid name, or if there are too many.
     """
     path, limit_text = (
         ["acmeNames"],
@@ -135,8 +135,8 @@ def validate_certificate(
 ) -> CertificateWithKey:
     """Parse and validate a certificate, and build its chain.
 
-    Without a key in the input, the old key is used if it matches. Raises Invalid with field and
-    rule if the certificate can't be used.
+    Without a key in the input, the old key is used if it matches. Raises InvalidInput with field
+    and rule if the certificate can't be used.
     """
     pem_blocks = list(_pem_blocks(certificate.certificate_pem, "cert"))
     given_key = _find_key(certificate, pem_blocks)
@@ -193,7 +193,7 @@ def validate_certificate(
 
 
 def _find_key(certificate: CertificateInput, pem_blocks: Sequence[tuple[str, str]]) -> str | None:
-    """The private key in the input, as PEM. None if there is none. Raises Invalid."""
+    """The private key in the input, as PEM. None if there is none. Raises InvalidInput."""
     if certificate.key_pem is not None:
         keys = [
             pem
@@ -217,7 +217,7 @@ def _find_key(certificate: CertificateInput, pem_blocks: Sequence[tuple[str, str
 
 
 def _pem_blocks(pem_text: str, field: str, index: int | None = None) -> Iterator[tuple[str, str]]:
-    """The type and text of each PEM block. Raises Invalid if the text is too long."""
+    """The type and text of each PEM block. Raises InvalidInput if the text is too long."""
     if len(pem_text) > MAX_PEM_CHARACTERS:
         words = f"The PEM text has at most {MAX_PEM_CHARACTERS} characters."
         raise InvalidInput(words, constraint=ValidationConstraint.LENGTH, path=[field], index=index)
@@ -228,7 +228,7 @@ def _pem_blocks(pem_text: str, field: str, index: int | None = None) -> Iterator
 def _parse_certificates(
     pem_blocks: Sequence[tuple[str, str]], field: str, index: int | None = None
 ) -> list[x509.Certificate]:
-    """The certificates among the PEM blocks. Raises Invalid."""
+    """The certificates among the PEM blocks. Raises InvalidInput."""
     try:
         pems = [pem for kind, pem in pem_blocks if kind.endswith("CERTIFICATE")]
         return [
@@ -250,7 +250,7 @@ PrivateKey = (
 
 
 def _parse_private_key(pem: str) -> PrivateKey:
-    """Parse a private key. Raises Invalid if it is encrypted, weak or of another type."""
+    """Parse a private key. Raises InvalidInput if it is encrypted, weak or of another type."""
     path = ["privateKey"]
     if "ENCRYPTED" in pem:
         text = "The private key is encrypted: send it without a passphrase. It is stored encrypted."
@@ -321,7 +321,7 @@ def _certificate_with_matching_key(
     chain: Sequence[x509.Certificate],
     unused_count: int,
 ) -> CertificateWithKey:
-    """The result of a validation. Raises Invalid if the certificate has too many names."""
+    """The result of a validation. Raises InvalidInput if the certificate has too many names."""
     no_encryption, key_format = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     names = _dns_names(leaf)
     if len(names) > MAX_NAMES:
@@ -383,7 +383,7 @@ def _is_for_servers(certificate: x509.Certificate) -> bool:
 
 
 def _require_loadable_by_openssl(certificate: CertificateWithKey) -> None:
-    """Raise Invalid if OpenSSL refuses the certificate, for example because of an MD5 signature."""
+    """Raise InvalidInput if OpenSSL refuses the certificate, such as one with an MD5 signature."""
     try:
         context_from_pem(certificate.chain_pem, certificate.key_pem)
     except ssl.SSLError as problem:

@@ -138,7 +138,7 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def do_handshake(self) -> str:
-        """Run the handshake. Returns version and cipher. Raises Vanished if it fails."""
+        """Run the handshake. Returns version and cipher. Raises ConnectionClosed if it fails."""
         while True:
             try:
                 self._tls.do_handshake()

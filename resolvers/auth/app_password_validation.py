@@ -83,7 +83,7 @@ def require_within_impersonation_and_expand_all(scopes: Sequence[str]) -> list[s
 
 
 def validate_new_app_password_fields(new_password: NewAppPassword, options: Options) -> None:
-    """Raise Invalid, with all errors, if the password can't be created as described."""
+    """Raise InvalidInput, with all errors, if the password can't be created as described."""
     problems = ErrorCollector()
     with problems.collecting():
         validate_description(new_password.description)
@@ -103,7 +103,10 @@ def validate_new_app_password_fields(new_password: NewAppPassword, options: Opti
 
 
 def validate_description(text: str) -> str:
-    """Return a description, trimmed. Raises Invalid if it is empty, too long or not printable."""
+    """Return a description, trimmed.
+
+    Raises InvalidInput if it is empty, too long or not printable.
+    """
     text = text.strip()
     if not 0 < len(text) <= MAX_DESCRIPTION_LENGTH or not text.isprintable():
         raise InvalidInput(
@@ -133,7 +136,7 @@ def validated_scopes_collapsed_to_all(scopes: Collection[AppPasswordScope]) -> l
 
 
 def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
-    """Return a lifetime in seconds. Raises Invalid if it is out of range."""
+    """Return a lifetime in seconds. Raises InvalidInput if it is out of range."""
     if lifetime is None:
         return None
     min_lifetime, max_lifetime = LIFETIME_RANGE
@@ -153,7 +156,7 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
 
 
 def _validate_given_password(text: str) -> None:
-    """Raise Invalid if a given password has another form or is easy to guess."""
+    """Raise InvalidInput if a given password has another form or is easy to guess."""
     if not PASSWORD_PATTERN.fullmatch(text):
         raise InvalidInput(
             f"The password must have exactly {LENGTH} lower-case letters from a to z.",

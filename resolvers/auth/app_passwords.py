@@ -181,7 +181,7 @@ async def create_app_password(
 ) -> CreatedAppPassword:
     """Create an application password.
 
-    Raises Forbidden, Invalid, LimitReached or Conflict.
+    Raises Forbidden, InvalidInput, LimitReached or Conflict.
     """
     environment = ctx.environment
     user = await require_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
@@ -275,7 +275,7 @@ def _require_and_limit_to_impersonation(
     """Limit a password for another user to scopes and lifetime of a token of userImpersonate.
 
     ALL becomes all scopes that remain. The end is fixed: uses do not move it. Raises Forbidden or
-    Invalid if more is asked for.
+    InvalidInput if more is asked for.
     """
     if (
         not ctx.viewer.user_id

@@ -321,7 +321,7 @@ async def authenticate_user_by_password(
 def _validate_and_set_default_lifetime(
     environment: Environment, sign_in_request: SignInRequest
 ) -> SignInRequest:
-    """Validate a sign-in request and fill in its default lifetime. Raises Invalid."""
+    """Validate a sign-in request and fill in its default lifetime. Raises InvalidInput."""
     idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
     if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
         text = "An access token requires the scope FULL."

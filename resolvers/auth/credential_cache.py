@@ -294,7 +294,7 @@ async def get_cached_if_still_valid(
     """Return a cached credential if no change is known that may end it; else None.
 
     Reads the credential changes first if the entry is older than `RECHECK_AFTER`. Counts the hit or
-    miss. Raises StoreUnavailable if the database can't be read for that.
+    miss. Raises StorageUnavailable if the database can't be read for that.
     """
     credential = await _reread_changes_and_get_cached(environment, digest)
     if credential is None:

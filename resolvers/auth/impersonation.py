@@ -36,8 +36,8 @@ async def create_impersonation_token(
 
     It ends earlier with either user, with the key that made it, or with the permission. The user's
     security log and the admin log name the administrator or key. Raises Forbidden for a key of a
-    domain, which belongs to no user, Invalid for a lifetime out of range, and NotFound or Conflict
-    if the user is not visible or can't sign in.
+    domain, which belongs to no user, InvalidInput for a lifetime out of range, and NotFound or
+    Conflict if the user is not visible or can't sign in.
     """
     actor_key_id = platform_admin_key_id_or_none(ctx.viewer)
     ttl = DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl

@@ -65,8 +65,8 @@ async def check_new_connector(
 ) -> ConnectorTestResult:
     """Connect, sign in and list the mailboxes of an account on another server.
 
-    With `validate_only`, only the fields are validated. Raises Invalid if a field is wrong, and
-    RateLimited if eight checks are running. A failure of the server is part of the result.
+    With `validate_only`, only the fields are validated. Raises InvalidInput if a field is wrong,
+    and RateLimited if eight checks are running. A failure of the server is part of the result.
     """
     options = ctx.environment.options
     values = connector_validation.validate_connector_fields(fields, {}, options)

@@ -101,7 +101,8 @@ class _ValidatedImport:
 async def queue_mail_imports_and_return_run_ids(ctx: Context, request: NewMailImport) -> list[int]:
     """Queue a run for each account and return the run ids, in the order of the account ids.
 
-    Raises Forbidden, Invalid, NotFound, and LimitReached if an account has ten unfinished imports.
+    Raises Forbidden, InvalidInput, NotFound, and LimitReached if an account has ten unfinished
+    imports.
     """
     users = await require_selected_users(ctx, request.users)
     user_ids = [user.id for user in users]
@@ -135,7 +136,10 @@ async def queue_mail_imports_and_return_run_ids(ctx: Context, request: NewMailIm
 async def _validate_source(
     ctx: Context, request: NewMailImport, user_ids: Sequence[int]
 ) -> _ValidatedSource:
-    """Return the source of an import. Raises Forbidden, Invalid or NotFound if it can't be used."""
+    """Return the source of an import.
+
+    Raises Forbidden, InvalidInput or NotFound if it can't be used.
+    """
     message_filter = None if request.where is None or request.where.is_empty else request.where
     if message_filter and request.source_user_id is None:
         filter_match.validate_for_unstored(message_filter)
@@ -198,7 +202,7 @@ async def _validate_source_account(
     user_ids: Sequence[int],
     message_filter: MessageConditions | None,
 ) -> None:
-    """Raise Forbidden, NotFound or Invalid if the viewer may not import from this account."""
+    """Raise Forbidden, NotFound or InvalidInput if the viewer may not import from this account."""
     path = ["source", "user"]
     if source_user_id in user_ids:
         raise InvalidInput(
@@ -219,7 +223,8 @@ async def _require_parent_paths_by_user(
 ) -> Mapping[int, str | None]:
     """Return the path of the mailbox of each account in which all others are created.
 
-    Raises NotFound if an account has no such mailbox, and Invalid if the reference can't be used.
+    Raises NotFound if an account has no such mailbox, and InvalidInput if the reference can't be
+    used.
     """
     path = ["parentMailbox"]
     if parent_mailbox is None:

@@ -55,8 +55,8 @@ async def create_connector(
 ) -> int:
     """Create a connector and return its id. One with an interval runs at once.
 
-    The default user is the viewer. Raises Invalid, LimitReached at 50 connectors, NotFound, and
-    Forbidden if the viewer may not manage connectors of the user.
+    The default user is the viewer. Raises InvalidInput, LimitReached at 50 connectors, NotFound,
+    and Forbidden if the viewer may not manage connectors of the user.
     """
     owner_id, environment, connector_id = (
         require_user_id(ctx) if user_id is None else user_id,
@@ -125,8 +125,8 @@ async def update_connectors(
 ) -> None:
     """Update connectors, all or none. One that is activated runs at once.
 
-    Raises NotFound, Invalid, LimitReached, Forbidden, and Conflict if one is moved to another user
-    while it runs.
+    Raises NotFound, InvalidInput, LimitReached, Forbidden, and Conflict if one is moved to another
+    user while it runs.
     """
     owner_ids = managed_objects.require_owner_ids_of_rows(
         ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
@@ -200,7 +200,7 @@ async def _update_connector(
 def _require_password_for_new_server(
     connector_row: ColumnRow, new_values: Mapping[str, Any], password: str | None
 ) -> None:
-    """Raise Invalid if a stored password would be sent elsewhere or would serve another user."""
+    """Raise InvalidInput if a stored password would get another server or user."""
     bound_columns = ("host", "username", "oauth", "user_id")
     is_new_use = any(
         new_values.get(name, getattr(connector_row, name)) != getattr(connector_row, name)
@@ -225,7 +225,7 @@ def _require_password_to_activate(
     new_values: Mapping[str, Any],
     password: str | None,
 ) -> None:
-    """Raise Invalid if a connector without a password is activated."""
+    """Raise InvalidInput if a connector without a password is activated."""
     if password is not None or connector_row.active or not new_values.get("active"):
         return
     with contextlib.suppress(RemoteFailure):  # reported by the run

@@ -97,7 +97,7 @@ def parse_connector_options(stored_options: Sequence[Mapping[str, Any]]) -> Conn
 def validate_connector_options(
     options: Sequence[Mapping[str, Any]], *, is_pop3: bool
 ) -> list[dict[str, str]]:
-    """Return the options in stored form. Raises Invalid."""
+    """Return the options in stored form. Raises InvalidInput."""
     if len(options) > MAX_OPTIONS:
         raise InvalidInput(
             f"At most {MAX_OPTIONS} options are allowed.",

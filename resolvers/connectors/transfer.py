@@ -174,7 +174,7 @@ async def _import_connector_and_return_has_password(
 ) -> bool:
     """Create a connector, or add the password to an existing one; True if it has a password now.
 
-    Raises Invalid, LimitReached or Forbidden.
+    Raises InvalidInput, LimitReached or Forbidden.
     """
     fields = _validated_fields_of_record(record)
     values = connector_validation.validate_connector_fields(fields, {}, ctx.environment.options)
@@ -211,7 +211,7 @@ async def _find_same_connector(ctx: Context, values: ConnectorRecord) -> ColumnR
 def _validated_fields_of_record(record: ConnectorRecord) -> dict[str, Any]:
     """Return the columns of a connector in a file.
 
-    Raises Invalid if a field is missing or wrong.
+    Raises InvalidInput if a field is missing or wrong.
     """
     fields: dict[str, Any] = {}
     for name, (column, kind) in FILE_FIELDS.items():
@@ -257,7 +257,7 @@ def _enum_member_or_raise(enum_class: type[StrEnum], value: str, field_name: str
 def _require_text_fields(
     value: Any, required: tuple[str, ...], optional: tuple[str, ...], field_name: str
 ) -> None:
-    """Raise Invalid if this is no object, lacks a text, or has other fields."""
+    """Raise InvalidInput if this is no object, lacks a text, or has other fields."""
     is_valid = isinstance(value, dict) and set(value) <= {*required, *optional}
     if is_valid:
         is_valid = all(isinstance(value.get(name), str) for name in required)

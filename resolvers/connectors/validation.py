@@ -36,7 +36,7 @@ def validate_connector_fields(
 ) -> ColumnValues:
     """Return the given columns in stored form, checked together with the stored ones.
 
-    Raises Invalid.
+    Raises InvalidInput.
     """
     values: ColumnValues = {}
     for name, value in fields.items():
@@ -68,7 +68,7 @@ def _protocol_and_security(fields: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _require_compatible_fields(fields: Mapping[str, Any], options: Options) -> None:
-    """Raise Invalid if fields exclude each other."""
+    """Raise InvalidInput if fields exclude each other."""
     if (
         fields["security"] is ConnectorSecurity.NONE
         and not options.connectors_allow_private_networks
@@ -143,7 +143,10 @@ def _validate_username(value: str, _options: Options) -> str:
 
 
 def validate_secret(value: str, *path: str) -> str:
-    """Return a password or token. Raises Invalid unless it is one line of 1 to 8,192 characters."""
+    """Return a password or token.
+
+    Raises InvalidInput unless it is one line of 1 to 8,192 characters.
+    """
     if not value or len(value) > MAX_SECRET_LENGTH or any(sign in value for sign in "\r\n\0"):
         text = f"Must have from 1 to {MAX_SECRET_LENGTH} characters on one line."
         raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=path or ["password"])
@@ -163,7 +166,7 @@ def _validate_mechanism(value: str, _options: Options) -> AuthMechanism:
 
 
 def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] | None:
-    """Return token endpoint, client and scope, without the client secret. Raises Invalid."""
+    """Return token endpoint, client and scope, without the client secret. Raises InvalidInput."""
     if value is None:
         return None
     outbound_http.parse_http_target(

@@ -154,8 +154,8 @@ async def load_visible_unexpired_shares_by_file(
 async def create_share(ctx: Context, new_share: NewShare) -> int:
     """Create a link and return its id.
 
-    Raises NotFound if the file is not the viewer's, Invalid, and LimitReached at 100 links of a
-    file.
+    Raises NotFound if the file is not the viewer's, InvalidInput, and LimitReached at 100 links of
+    a file.
     """
     share = await validate_and_build_share(ctx, new_share)
     async with ctx.write_session(share.user_id) as session:
@@ -166,7 +166,8 @@ async def create_share(ctx: Context, new_share: NewShare) -> int:
 async def validate_and_build_share(ctx: Context, new_share: NewShare) -> FileShare:
     """Return a new link that `insert_shares` stores later, so that its address is known before.
 
-    Raises NotFound if the file is not the viewer's, Forbidden without the scope MAIL, and Invalid.
+    Raises NotFound if the file is not the viewer's, Forbidden without the scope MAIL, and
+    InvalidInput.
     """
     owner_id, now = stored_files.require_writing_owner_id(ctx), ctx.environment.now()
     if new_share.mode is FileAttachmentMode.ATTACH:
@@ -356,7 +357,7 @@ async def replace_shared_file(
 ) -> None:
     """Replace the bytes of the file of a link. The viewer of `ctx` is the owner of the link.
 
-    Raises Stale if the digest of the file is no longer `expected_digest`, NotFound, and
+    Raises StaleObject if the digest of the file is no longer `expected_digest`, NotFound, and
     LimitReached.
     """
 

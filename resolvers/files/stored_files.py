@@ -173,7 +173,7 @@ async def store_new_file(ctx: Context, new_file: NewFile) -> int:
     """Store a file and return its id.
 
     The object of an upload becomes the object of the file. Raises NotFound if the upload does not
-    exist, Invalid, Forbidden, and LimitReached at 10,000 files or the quota.
+    exist, InvalidInput, Forbidden, and LimitReached at 10,000 files or the quota.
     """
     if new_file.upload_id is None:
         max_size = ctx.environment.options.upload_max_size
@@ -330,7 +330,7 @@ def require_file_quota(
 def name_and_type_from_headers(
     environment: Environment, filename: str, content_type: str
 ) -> tuple[str, str]:
-    """Return name and media type of a file from its HTTP headers. Raises Invalid."""
+    """Return name and media type of a file from its HTTP headers. Raises InvalidInput."""
     return _validated_name_and_type(
         environment,
         filename,

@@ -39,7 +39,7 @@ async def import_script(
 ) -> SieveImportResult:
     """Create filters from a script, after the user's filters or in place of them.
 
-    Raises NotCompiled or InvalidInput for each mistake, LimitReached, Forbidden or NotFound.
+    Raises MultipleErrors or InvalidInput for each mistake, LimitReached, Forbidden or NotFound.
     """
     owner = require_user_id(ctx) if user_id is None else user_id
     filter_mutations.require_permission_for_others_filters(ctx, [owner])

@@ -94,7 +94,7 @@ async def put_script(
 ) -> StoredScripts:
     """Store a script for each account, in place of one with the same name.
 
-    Raises NotCompiled for each mistake, InvalidInput, Forbidden, or LimitReached for too many
+    Raises MultipleErrors for each mistake, InvalidInput, Forbidden, or LimitReached for too many
     scripts.
     """
     name = validate_script_name(name)
@@ -144,7 +144,7 @@ class CompiledScript:
 def _compile_script(script_text: str) -> CompiledScript:
     """Compile a script.
 
-    Raises NotCompiled or InvalidInput.
+    Raises MultipleErrors or InvalidInput.
     """
     size = validated_script_size(script_text)
     try:

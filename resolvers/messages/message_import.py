@@ -110,7 +110,7 @@ async def store_imported_message_and_load_if_readable(
 ) -> ColumnRow | None:
     """Store the message and return it; None if the viewer can't read it.
 
-    Raises OverQuota or NotFound, and Conflict or Stale for a draft that is replaced.
+    Raises OverQuota or NotFound, and Conflict or StaleObject for a draft that is replaced.
     """
     mailbox = await require_own_or_shared_mailbox(ctx, new_message.mailbox, ShareRight.INSERT)
     replaced = await _require_replaced_draft_if_given(ctx, new_message, mailbox)

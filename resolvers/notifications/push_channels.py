@@ -81,8 +81,8 @@ async def create_or_update_channels(
 ) -> list[int]:
     """Create or update the channel of a kind of each of these accounts; returns the channel ids.
 
-    Raises Invalid, NotFound if an account or mailbox does not exist, and Forbidden if the viewer
-    may not read the mail of these accounts.
+    Raises InvalidInput, NotFound if an account or mailbox does not exist, and Forbidden if the
+    viewer may not read the mail of these accounts.
     """
     rows = await require_selected_users(ctx, users)
     _require_permissions(ctx, [row.id for row in rows])
@@ -148,7 +148,7 @@ def _validated_columns_and_target_parts(
 ) -> _ValidatedChannelChange:
     """Return the new columns and the new parts of the target.
 
-    Raises Invalid with all that is wrong.
+    Raises InvalidInput with all that is wrong.
     """
     problems, values, target_parts = ErrorCollector(), dict(change.values), dict(change.target)
     required, optional = TARGET_PARTS[change.kind]
@@ -316,7 +316,7 @@ def _merge_and_encrypt_target(
     before: ColumnRow | None,
     new_parts: Mapping[str, Any],
 ) -> str:
-    """Return the encrypted target. Raises Invalid if a required part is missing."""
+    """Return the encrypted target. Raises InvalidInput if a required part is missing."""
     target_parts: dict[str, Any] = {}
     if before is not None:
         try:

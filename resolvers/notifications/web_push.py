@@ -89,7 +89,7 @@ async def _create_vapid_key_pair_if_missing(environment: Environment) -> None:
 
 
 def _decode_subscription_key(text: object, size: int, name: str) -> bytes:
-    """Decode a key from base64url. Raises Invalid if it does not have this size."""
+    """Decode a key from base64url. Raises InvalidInput if it does not have this size."""
     raw = b""
     if isinstance(text, str) and len(text) <= 2 * size:
         try:
@@ -107,7 +107,10 @@ def _decode_subscription_key(text: object, size: int, name: str) -> bytes:
 
 
 def validate_subscription(subscription: object, *, allow_private: bool) -> dict[str, Any]:
-    """Return the known fields of a browser's push subscription. Raises Invalid if one is wrong."""
+    """Return the known fields of a browser's push subscription.
+
+    Raises InvalidInput if one is wrong.
+    """
     if not isinstance(subscription, Mapping) or not isinstance(subscription.get("endpoint"), str):
         text = "Must be a result of PushSubscription.toJSON(), with `endpoint` and `keys`."
         raise InvalidInput(text, constraint=ValidationConstraint.FORMAT, path=INPUT_PATH)

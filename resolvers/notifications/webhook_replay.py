@@ -29,7 +29,7 @@ async def validated_replay_order(
 ) -> dict[str, Any]:
     """Return the order of a replay task.
 
-    Raises Invalid if the position is unknown, expired, or not of a stream of the webhook.
+    Raises InvalidInput if the position is unknown, expired, or not of a stream of the webhook.
     """
     statement = select(*select_columns(Stream)).where(col(Stream.id).in_(list(since)))
     streams = {row.id: row for row in await ctx.read(statement)}

@@ -70,8 +70,8 @@ class CreatedWebhook(NamedTuple):
 async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhook:
     """Create a webhook; returns its id and its secret, which is shown only here.
 
-    Raises Invalid, NotFound, LimitReached at 100 webhooks, and Forbidden for an account above the
-    viewer.
+    Raises InvalidInput, NotFound, LimitReached at 100 webhooks, and Forbidden for an account above
+    the viewer.
     """
     _require_valid_types_and_url(ctx, new_webhook.types, new_webhook.url)
     domain_id = await _require_permitted_scope_domain_id(ctx, new_webhook)
@@ -125,7 +125,8 @@ def _require_valid_types_and_url(
 async def _require_permitted_scope_domain_id(ctx: Context, new_webhook: NewWebhook) -> int | None:
     """Return the domain of the administrators who see the webhook; None if only an ADMIN does.
 
-    Raises NotFound, Invalid unless it has one scope, and Forbidden for an account above the viewer.
+    Raises NotFound, InvalidInput unless it has one scope, and Forbidden for an account above the
+    viewer.
     """
     viewer = ctx.viewer
     if new_webhook.user_id and new_webhook.domain_id:
@@ -222,8 +223,8 @@ async def _domain_id_by_webhook(
 async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str, Any]) -> None:
     """Change types, URL or activity of these webhooks, all or none.
 
-    An activated webhook receives events from now on and is tried at once. Raises NotFound, Invalid
-    or Forbidden.
+    An activated webhook receives events from now on and is tried at once. Raises NotFound,
+    InvalidInput or Forbidden.
     """
     _require_valid_types_and_url(ctx, values.get("types"), values.get("url"))
     now = ctx.environment.now()
@@ -271,7 +272,7 @@ class _AttributeValues:
 async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> str:
     """Replace the secret of a webhook and return it. The old one also signs during `overlap`.
 
-    Raises Invalid if that is longer than seven days, NotFound or Forbidden.
+    Raises InvalidInput if that is longer than seven days, NotFound or Forbidden.
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         text = f"The time must be at most {MAX_OVERLAP.days} days."
@@ -379,7 +380,7 @@ def _test_event_row(ctx: Context, webhook_id: int) -> dict[str, Any]:
 async def queue_replay_task(ctx: Context, webhook_id: int, since: StreamPositions) -> Task:
     """Queue a task that repeats the events after a position, as far as the webhook covers them.
 
-    Raises NotFound, Forbidden, and Invalid if the position is unknown or expired.
+    Raises NotFound, Forbidden, and InvalidInput if the position is unknown or expired.
     """
     (row,) = await ctx.load_many(load_visible_webhooks_by_id, [webhook_id])
     if row is None:

@@ -80,7 +80,7 @@ async def load_last_optimized_at(ctx: Context) -> datetime | None:
 def split_text_into_words(text: str) -> list[str]:
     """Return the words of a text as the index stores them.
 
-    Raises Invalid if the text has more than 16,384 characters.
+    Raises InvalidInput if the text has more than 16,384 characters.
     """
     if len(text) > MAX_TEXT_LENGTH:
         text_ = f"A text has at most {MAX_TEXT_LENGTH} characters."
@@ -138,7 +138,7 @@ class IndexLookup(NamedTuple):
     page_request: PageRequest
 
     def require_index_query(self, ctx: Context) -> str:
-        """Return the query for the index. Raises Invalid if the filter requires no words."""
+        """Return the query for the index. Raises InvalidInput if the filter requires no words."""
         index_query = index_expression_of_conditions_or_none(self.conditions)
         if index_query is None:
             error_text = "The filter must require at least one word."
@@ -151,7 +151,7 @@ class IndexLookup(NamedTuple):
 async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[IndexHit]:
     """Return a page of index hits with the database's scores, highest message ID first.
 
-    Raises Invalid if the filter requires no words.
+    Raises InvalidInput if the filter requires no words.
     """
     dialect, ask = ctx.environment.database.dialect, index_lookup.page_request
     first_border = 0 if ask.is_backward else MAX_MESSAGE_ID
@@ -171,7 +171,7 @@ async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[I
 
 
 async def count_index_hits(ctx: Context, index_lookup: IndexLookup) -> int:
-    """Return the number of index hits. Raises Invalid if the filter requires no words."""
+    """Return the number of index hits. Raises InvalidInput if the filter requires no words."""
     statement = text_index.match_statement(
         ctx.environment.database.dialect, index_lookup.require_index_query(ctx)
     )

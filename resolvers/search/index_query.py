@@ -54,7 +54,7 @@ class UnindexedMessages:
 def expression_from_query_or_raise(query: str) -> SearchExpression:
     """Return the expression of a search text.
 
-    Raises Invalid if the text has no words, more than 1,024 characters or more than 32 terms.
+    Raises InvalidInput if the text has no words, more than 1,024 characters or more than 32 terms.
     """
     path = ["filter", "query"]
     parsed_query = parse_query(query[:MAX_QUERY_LENGTH])
@@ -97,7 +97,8 @@ async def load_unindexed_messages_within_limit(
 ) -> UnindexedMessages:
     """Load the unindexed messages of these users, which a search must read itself.
 
-    Raises Unavailable if there are more than 5,000, as after an import: the index catches up.
+    Raises ServiceUnavailable if there are more than 5,000, as after an import: the index catches
+    up.
     """
     user_ids = sorted(user_ids)
     if len(user_ids) == 1:

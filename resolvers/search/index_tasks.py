@@ -68,7 +68,7 @@ async def index_or_queue_unindexed_messages(
 ) -> IndexBuildResult:
     """Index the unindexed messages of matching mailboxes, at once if they are few, else by a task.
 
-    Raises Forbidden if the viewer is no administrator, Invalid for a bad pattern or number.
+    Raises Forbidden if the viewer is no administrator, InvalidInput for a bad pattern or number.
     """
     ctx.viewer.require(OPERATOR_RULE)
     paths.patterns_regex_with_atomic_groups(

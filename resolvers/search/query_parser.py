@@ -76,7 +76,7 @@ class ParsedQuery:
     is_void: bool = False  # no term is valid: the search matches nothing
 
 
-# Raises Refused if no search can ask for these fields.
+# Raises RequestError if no search can ask for these fields.
 FieldsValidator = Callable[[FilterFields], None]
 
 
@@ -131,7 +131,7 @@ def _is_key_or_operator(token: QueryToken) -> bool:
 def fields_from_valid_query(
     text: str, now: datetime, path_in_input: Sequence[str] = ("query",)
 ) -> dict[str, Any]:
-    """Parse a search text. Raises Invalid with the positions if it has problems."""
+    """Parse a search text. Raises InvalidInput with the positions if it has problems."""
     parsed_query = parse_search_query(text, now)
     if parsed_query.problems:
         error_text = " ".join(map(str, parsed_query.problems[:5]))

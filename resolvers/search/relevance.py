@@ -32,7 +32,8 @@ async def read_page_by_relevance(
 ) -> Page[ColumnRow]:
     """Return one page of the matches of these listings, most relevant first.
 
-    Raises Invalid if the search has no words, or the message of the cursor is no longer ranked.
+    Raises InvalidInput if the search has no words, or the message of the cursor is no longer
+    ranked.
     """
     search_terms = required_terms(split_search_words(listings[0].conditions)[0])
     if not search_terms:
@@ -85,7 +86,7 @@ def _page_after_cursor(
 ) -> Page[ColumnRow]:
     """Return the page after or before the cursor.
 
-    Raises Invalid if its message is not in the rows.
+    Raises InvalidInput if its message is not in the rows.
     """
     if page_request.cursor is None:
         start, end = 0, len(ranked_messages)

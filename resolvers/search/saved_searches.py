@@ -106,7 +106,7 @@ async def count_messages_of_search(
 
 
 def require_countable_conditions(conditions: MessageConditions) -> None:
-    """Raise Invalid if a filter has a condition that reads the messages at each count."""
+    """Raise InvalidInput if a filter has a condition that reads the messages at each count."""
     for condition in iterate_nested_conditions_requiring_limits(conditions):
         for name in READ_FIELDS:
             if getattr(condition, name) is not None:
@@ -245,7 +245,7 @@ async def _require_free_name(ctx: Context, name: str, *, path: Sequence[str]) ->
 
 
 def _validate_search_name(name: str, *, path: Sequence[str]) -> str:
-    """Return a validated name. Raises Invalid if it is empty or too long."""
+    """Return a validated name. Raises InvalidInput if it is empty or too long."""
     valid_name = sql_text.validated_trimmed_text(name, max_length=MAX_NAME_LENGTH, path=path)
     if valid_name is None:
         raise InvalidInput(

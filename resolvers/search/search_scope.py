@@ -47,7 +47,7 @@ async def require_searchable_user_ids(ctx: Context, user_selector: UserSelector)
 async def validate_mailboxes_of_search(
     ctx: Context, conditions: MessageConditions, user_ids: Sequence[int]
 ) -> None:
-    """Check the mailboxes that a search names. Raises Invalid if no user has one of them."""
+    """Check the mailboxes that a search names. Raises InvalidInput if no user has one of them."""
     if _mailbox_selectors(conditions):
         require_known_mailboxes(conditions, await load_known_mailboxes(ctx, user_ids))
 
@@ -66,7 +66,7 @@ async def load_known_mailboxes(ctx: Context, user_ids: Sequence[int]) -> KnownMa
 
 
 def require_known_mailboxes(conditions: MessageConditions, known_mailboxes: KnownMailboxes) -> None:
-    """Raise Invalid if a search names a mailbox that is not known."""
+    """Raise InvalidInput if a search names a mailbox that is not known."""
     for name in _mailbox_selectors(conditions):
         given_keys = [
             (field_name, _fold_if_text(getattr(name, field_name)))

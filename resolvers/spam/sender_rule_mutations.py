@@ -109,7 +109,7 @@ async def create_or_update_sender_rules(
     """Create sender rules, or set the action of existing ones. Returns the IDs by pattern order.
 
     Raises NotFound or Forbidden if the viewer may not change rules of this owner, LimitReached
-    if there would be too many, and Invalid for a bad pattern.
+    if there would be too many, and InvalidInput for a bad pattern.
     """
     patterns, values = _validated_patterns_and_rule_columns(new_rules)
     rule_scope = await _require_permitted_rule_scope(ctx, owner)
@@ -153,7 +153,7 @@ def _validated_patterns_and_rule_columns(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the normalized patterns, each once, and the column values of the rules.
 
-    Raises Invalid for a bad pattern or number of patterns.
+    Raises InvalidInput for a bad pattern or number of patterns.
     """
     if not 0 < len(new_rules.patterns) <= MAX_PATTERNS_PER_CALL:
         text = f"From 1 to {MAX_PATTERNS_PER_CALL} patterns are required."

@@ -47,7 +47,7 @@ class AttachmentBudget:
     def count_file_or_raise(self, size: int, path: Sequence[str] = INPUT_PATH) -> None:
         """Count a file before it is read.
 
-        Raises Invalid if the message gets too large or has too many.
+        Raises InvalidInput if the message gets too large or has too many.
         """
         self.used_bytes, self.file_count = self.used_bytes + size, self.file_count + 1
         require_within_limit(
@@ -69,7 +69,7 @@ async def read_attachments(
 ) -> list[OutgoingFile]:
     """Read the new and the uploaded attachments, in order.
 
-    Raises NotFound if the viewer has no such upload, and Invalid if the budget is exceeded.
+    Raises NotFound if the viewer has no such upload, and InvalidInput if the budget is exceeded.
     """
     upload_ids = [file.upload_id for file in files if isinstance(file, UploadedAttachment)]
     rows = dict(
@@ -126,7 +126,7 @@ async def read_selected_attachments(
 ) -> list[OutgoingFile]:
     """Return the attachments of a message that have these numbers, decoded.
 
-    Raises Invalid if the budget is exceeded.
+    Raises InvalidInput if the budget is exceeded.
     """
     for number in numbers:
         budget.count_file_or_raise(message.row.attachments[number]["size"], path)

@@ -85,10 +85,10 @@ async def create_compose_request_for_listeners(
 ) -> CreatedComposeRequest:
     """Store a compose request and notify the clients of the account. It expires after ten minutes.
 
-    An administrator who may act as a user can do this for that user. Raises USER_OFFLINE if the
-    account has no listening client; then nothing is stored. Raises NotFound if a file, identity or
-    mailbox does not exist, Invalid if a field is wrong, and LimitReached if the account has 100
-    open requests.
+    An administrator who may act as a user can do this for that user. Raises ServiceUnavailable
+    (USER_OFFLINE) if the account has no listening client; then nothing is stored. Raises NotFound
+    if a file, identity or mailbox does not exist, InvalidInput if a field is wrong, and
+    LimitReached if the account has 100 open requests.
     """
     user_id, domain = user_id_or_viewer(ctx, new_request.user_id), None
     owner_ctx = ctx
@@ -138,8 +138,8 @@ def _require_listeners_and_insert_request(
 ) -> int:
     """Insert a compose request, delete expired ones, and return the number of listening clients.
 
-    Raises Unavailable with USER_OFFLINE if no client listens, and LimitReached if too many are
-    open.
+    Raises ServiceUnavailable with USER_OFFLINE if no client listens, and LimitReached if too many
+    are open.
     """
     now = transaction.environment.now()
     delete_expired = delete(ComposeRequest).where(
@@ -196,7 +196,7 @@ async def _validated_content_and_file_links(
 ) -> _ValidatedContent:
     """Validate the fields and return the stored content of the window with the new links to files.
 
-    Raises Invalid for all wrong fields together, and NotFound for a missing identity or file.
+    Raises InvalidInput for all wrong fields together, and NotFound for a missing identity or file.
     """
     fields, problems = new_request.fields, ErrorCollector()
     _collect_field_problems(ctx, fields, problems)

@@ -115,8 +115,8 @@ async def authorize_sender_and_resolve_fields(
 ) -> SenderFields:
     """Determine the sender of a message from its address, its identity, or the default identity.
 
-    Raises Forbidden if the account may not send as the address, Invalid if both an address and an
-    identity are given, and NotFound if the identity is not the account's.
+    Raises Forbidden if the account may not send as the address, InvalidInput if both an address and
+    an identity are given, and NotFound if the identity is not the account's.
     """
     if fields.from_ is not None and fields.identity is not None:
         text = "`from` and `identity` can't be combined."
@@ -174,7 +174,7 @@ async def compose_draft(
 
     An earlier version provides its Message-ID and the message that it replied to.
 
-    Raises NotFound if an attachment or the referenced message is missing, and Invalid if the
+    Raises NotFound if an attachment or the referenced message is missing, and InvalidInput if the
     attachments are too large.
     """
     environment = ctx.environment
@@ -324,7 +324,7 @@ def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:
 async def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -> bytes:
     """Build the bytes of a message, in a thread if it is large.
 
-    A `mime_entity` replaces text, HTML and attachments. Raises Invalid if a field is wrong.
+    A `mime_entity` replaces text, HTML and attachments. Raises InvalidInput if a field is wrong.
     """
     size = sum(len(attachment.content) for attachment in draft.attachments) + len(draft.html or "")
     if size < MAX_INLINE_BYTES:
@@ -333,6 +333,9 @@ async def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -
 
 
 async def main_sender(ctx: Context, account: ColumnRow) -> NamedAddress:
-    """Return the main address of the account with its From name. Raises Invalid if it has none."""
+    """Return the main address of the account with its From name.
+
+    Raises InvalidInput if it has none.
+    """
     row = await require_main_address(ctx, account)
     return NamedAddress(row.display_address, row.name or account.name)

@@ -116,7 +116,7 @@ async def compose_and_queue_messages(
     """Build the messages of a request, store their copies and queue them: all or none.
 
     A request with `merge` has several messages. If a copy can't be stored, the message is sent
-    with a warning. Raises Invalid for all wrong fields together with the errors already in
+    with a warning. Raises InvalidInput for all wrong fields together with the errors already in
     `problems`, Forbidden if the account may not send or not as this sender or the scanner rejects
     the message, NotFound for a missing mailbox or file, and RateLimited if a limit on recipients
     or messages of the account, domain or platform is reached.

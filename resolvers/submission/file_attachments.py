@@ -56,7 +56,7 @@ class FileLink:
 def require_valid_file_attachments(
     files: Sequence[StoredFileAttachment], field_name: str = FIELD_NAME
 ) -> None:
-    """Raise Invalid if there are too many files, or an attached one has settings of a link."""
+    """Raise InvalidInput if there are too many files, or an attached one has settings of a link."""
     if len(files) > MAX_FILES:
         raise InvalidInput(
             f"A message has at most {MAX_FILES} attachments.",
@@ -81,7 +81,7 @@ async def read_attached_files(
     """Read the files that are attached, with their bytes.
 
     Raises NotFound if a file is not the viewer's, Forbidden without the scope MAIL_READ, and
-    Invalid if the budget is exceeded.
+    InvalidInput if the budget is exceeded.
     """
     attached_files = [
         (n, file) for n, file in enumerate(files) if file.mode is FileAttachmentMode.ATTACH
@@ -116,7 +116,8 @@ async def prepare_links_of_unattached_files(
 ) -> list[FileLink]:
     """Prepare links to the files that are not attached. `shares.insert_shares` stores them later.
 
-    Raises NotFound if a file is not the viewer's, and Invalid if a setting of the link is wrong.
+    Raises NotFound if a file is not the viewer's, and InvalidInput if a setting of the link is
+    wrong.
     """
     links = []
     for index, file in enumerate(files):

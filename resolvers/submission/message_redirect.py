@@ -248,7 +248,7 @@ async def _destinations_from_addresses(
 ) -> list[ForwardDestination]:
     """Return the addresses as destinations, each once.
 
-    Raises Invalid if one is no address or the account's own.
+    Raises InvalidInput if one is no address or the account's own.
     """
     max_recipients = ctx.environment.options.submission_max_recipients
     require_within_limit(

@@ -83,8 +83,8 @@ async def read_inherited_header_and_content(
 
     A forward has no recipients yet.
 
-    Raises NotFound, Invalid if the budget is exceeded, and Forbidden without the scope MAIL_READ:
-    subject and recipients are taken from the stored message.
+    Raises NotFound, InvalidInput if the budget is exceeded, and Forbidden without the scope
+    MAIL_READ: subject and recipients are taken from the stored message.
     """
     ctx.viewer.require_scope(Scope.MAIL_READ)
     statement = select(*select_columns(Message, _MESSAGE_COLUMNS)).where(

@@ -62,7 +62,7 @@ async def reschedule_submissions(
     """Change the send time of all of these submissions, or of none. A past time means now.
 
     Applies to recipients without an attempt in progress, also those tried before. The undo window
-    stays unchanged. Raises NotFound, Invalid if the time is too far ahead, and Conflict if a
+    stays unchanged. Raises NotFound, InvalidInput if the time is too far ahead, and Conflict if a
     submission has no such recipient.
     """
     require_send_time_within_limit(ctx.environment, send_at)

@@ -137,7 +137,7 @@ class ComposedBatch:
 def future_send_at_within_limit(environment: Environment, request: SendRequest) -> datetime | None:
     """Return the requested send time if it is in the future.
 
-    Raises Invalid if it is too far ahead.
+    Raises InvalidInput if it is too far ahead.
     """
     at = request.send_at
     if at:
@@ -146,7 +146,7 @@ def future_send_at_within_limit(environment: Environment, request: SendRequest) 
 
 
 def require_send_time_within_limit(environment: Environment, send_at: datetime) -> None:
-    """Raise Invalid if the time is more than ten years ahead."""
+    """Raise InvalidInput if the time is more than ten years ahead."""
     if send_at > environment.now() + MAX_SEND_DELAY:
         text = f"The time must be at most {MAX_SEND_DELAY.days} days ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["sendAt"])
@@ -157,8 +157,9 @@ async def compose_messages_of_request(
 ) -> ComposedBatch:
     """Compose the messages of a request with their envelopes. Nothing is stored yet.
 
-    Raises Invalid for all wrong fields together with the errors already in `problems`, Forbidden
-    if the account may not use the sender, and NotFound for a missing mailbox, file or message.
+    Raises InvalidInput for all wrong fields together with the errors already in `problems`,
+    Forbidden if the account may not use the sender, and NotFound for a missing mailbox, file or
+    message.
     """
     _require_compatible_fields(request)
     file_attachments.require_valid_file_attachments(request.files)
@@ -202,7 +203,7 @@ async def compose_messages_of_request(
 
 
 def _require_compatible_fields(request: SendRequest) -> None:
-    """Raise Invalid if fields of the request exclude each other."""
+    """Raise InvalidInput if fields of the request exclude each other."""
     if request.mail_merge is not None:
         if not 0 < len(request.mail_merge) <= MAX_PER_MERGE:
             text = f"`mailMerge` must have from 1 to {MAX_PER_MERGE} messages."
@@ -225,7 +226,7 @@ def _require_compatible_fields(request: SendRequest) -> None:
 def _require_within_merge_limits(
     total_bytes: int, recipient_count: int, request: SendRequest
 ) -> None:
-    """Raise Invalid if a mail merge gets too large, before more of it is built."""
+    """Raise InvalidInput if a mail merge gets too large, before more of it is built."""
     if request.mail_merge is None:
         return
     if total_bytes > MAX_MERGE_BYTES:
@@ -354,8 +355,8 @@ async def _validated_requested_or_default_envelope(
 ) -> _SenderAndRecipients:
     """Return the requested envelope, or else the `default_envelope` one, each recipient once.
 
-    Raises Forbidden if the account may not use the sender, and Invalid if there is no recipient,
-    too many, or one is no address.
+    Raises Forbidden if the account may not use the sender, and InvalidInput if there is no
+    recipient, too many, or one is no address.
     """
     override, (sender, located_addresses) = request.envelope, default_envelope
     if override.sender is not None:
@@ -393,7 +394,7 @@ async def _validated_requested_or_default_envelope(
 def header_recipients(repaired: RepairedMessage, field_name: str) -> list[LocatedAddress]:
     """Return the recipients that the header of a whole message names.
 
-    Raises Invalid if an entry of an address field is no address.
+    Raises InvalidInput if an entry of an address field is no address.
     """
     if broken_line := find_ambiguous_recipient(repaired.raw):
         raise InvalidInput(
@@ -483,7 +484,10 @@ async def _require_requested_or_default_mailbox(
 async def _encrypt_if_requested(
     ctx: Context, account: ColumnRow, composed: ComposedMessage
 ) -> ComposedMessage:
-    """Encrypt the message to its recipients if requested. Raises Invalid if a key is missing."""
+    """Encrypt the message to its recipients if requested.
+
+    Raises InvalidInput if a key is missing.
+    """
     if not composed.request.encrypt:
         return composed
     keys = await recipient_keys.require_recipient_keys(ctx, composed.recipients)

@@ -31,8 +31,8 @@ async def scan_and_require_sendable(
 ) -> None:
     """Raise Forbidden if a message contains a virus or is spam. Does nothing if scanning is off.
 
-    Reads `id` and `username` of the account. Raises Unavailable if a scanner does not answer and
-    mail waits for it. Raises Forbidden inside a transaction, which would be locked during the
+    Reads `id` and `username` of the account. Raises ServiceUnavailable if a scanner does not answer
+    and mail waits for it. Raises Forbidden inside a transaction, which would be locked during the
     scan.
     """
     if not is_enabled(ctx):

@@ -17,7 +17,7 @@ from resolvers.submission.sender_authorization import resolve_active_addresses
 async def require_recipient_keys(ctx: Context, recipients: Sequence[str]) -> list[str]:
     """Return the armoured OpenPGP keys of all recipients, which must be addresses of accounts here.
 
-    Raises Invalid if a recipient has no key.
+    Raises InvalidInput if a recipient has no key.
     """
     address_rows = await resolve_active_addresses(ctx, recipients)
     users = {

@@ -24,7 +24,7 @@ class SubmissionSchedule:
 def validated_schedule(environment: Environment, request: SendRequest) -> SubmissionSchedule:
     """Return the schedule of a new submission.
 
-    Raises Invalid if the undo window is longer than a day.
+    Raises InvalidInput if the undo window is longer than a day.
     """
     now, scheduled_at = environment.now(), future_send_at_within_limit(environment, request)
     undo_window = request.undo_window or timedelta()

@@ -95,7 +95,7 @@ async def _has_right_of_other_address(ctx: Context, user_id: int, address_row: C
 
 
 async def require_main_address(ctx: Context, account: ColumnRow) -> ColumnRow:
-    """Read id, shown and name of the main address. Raises Invalid if the account has none."""
+    """Read id, shown and name of the main address. Raises InvalidInput if the account has none."""
     row: ColumnRow | None = next(
         iter(await ctx.read_prepared(_MAIN_ADDRESS, user=account.id)), None
     )

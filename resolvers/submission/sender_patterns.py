@@ -24,7 +24,10 @@ _FORBIDDEN_CHARACTERS = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff,;<>\"]")
 
 
 def validated_sender_pattern(text: str, path: Sequence[str], index: int) -> str:
-    """Return the pattern in the form that is stored and compared. Raises Invalid if it is none."""
+    """Return the pattern in the form that is stored and compared.
+
+    Raises InvalidInput if it is none.
+    """
     pattern = _normalize_address(text.strip().removeprefix("@"))
     inner = pattern[1:] if pattern.startswith("*") else pattern.removesuffix("*")
     is_valid = (

@@ -245,7 +245,7 @@ class StoredExport:
         return sum(size for _, size in self.blob_ids_and_sizes)
 
     async def require_undamaged_within_budget(self, start: int, end: int) -> None:
-        """Raise Corrupt if bytes from `start` to `end` are damaged.
+        """Raise CorruptBlob if bytes from `start` to `end` are damaged.
 
         Checks as much as the budget of `check_pieces` allows. Raises NotFound if the export was
         deleted.

@@ -44,7 +44,7 @@ async def require_own_uploaded_archive(
 ) -> UploadedArchive:
     """Return an uploaded archive of the viewer, and the name of its object in the store.
 
-    Raises NotFound if there is no such upload, Invalid if it is no archive.
+    Raises NotFound if there is no such upload, InvalidInput if it is no archive.
     """
     row: ColumnRow = require_found(
         await ctx.load(uploads.load_own_complete_uploads_by_id, upload_id),
@@ -59,7 +59,7 @@ async def require_own_uploaded_archive(
 
 
 def require_known_format(first_bytes: bytes, path_in_input: Sequence[str]) -> None:
-    """Raise Invalid if a file does not begin like a supported archive."""
+    """Raise InvalidInput if a file does not begin like a supported archive."""
     try:
         detect_mail_format_or_raise(first_bytes)
     except UnusableMessageError as problem:
@@ -85,7 +85,7 @@ async def require_importable_server_file(
 
 
 def _require_known_file_format(file: Path, path_in_input: Sequence[str]) -> None:
-    """Raise Invalid if the file is no supported archive."""
+    """Raise InvalidInput if the file is no supported archive."""
     with file.open("rb") as archive_file:
         require_known_format(archive_file.read(HEAD_BYTES), path_in_input)
 

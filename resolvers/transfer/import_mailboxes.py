@@ -37,7 +37,7 @@ async def get_or_create_mailbox_id(
 ) -> int:
     """Return the ID of the viewer's mailbox at a path, and create it with its parents if missing.
 
-    Adds new mailboxes to `mailbox_ids`. Raises Invalid for a bad path, LimitReached.
+    Adds new mailboxes to `mailbox_ids`. Raises InvalidInput for a bad path, LimitReached.
     """
     path = paths.validate_path(mailbox_path)
     while path not in mailbox_ids:
@@ -88,7 +88,7 @@ async def create_mailboxes_or_record_skipped(
 
 
 async def _create_mailbox_if_missing(running: RunningImport, record: Mapping[str, Any]) -> str:
-    """Create the mailbox of a record, and return its path. Raises Refused."""
+    """Create the mailbox of a record, and return its path. Raises RequestError."""
     path = paths.validate_path(record["path"])
     if path in running.mailbox_ids:
         return path

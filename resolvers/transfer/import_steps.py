@@ -39,7 +39,7 @@ async def open_import_planner(
 ) -> AsyncGenerator[TaskStepPlanner]:
     """Open the archive for one run of the task, and yield the planner of its steps.
 
-    Raises Invalid if the archive can't be read or has changed since the last run.
+    Raises InvalidInput if the archive can't be read or has changed since the last run.
     """
     async with open_server_file_or_archive_copy(
         ctx, task_order["path"], col(ImportArchive.id) == task_order["archive"]
@@ -99,7 +99,7 @@ class _ImportRun:
     ) -> TaskStepPlan:
         """Read the next messages and store their blobs.
 
-        The first step creates mailboxes and settings, the last one connectors. Raises Invalid
+        The first step creates mailboxes and settings, the last one connectors. Raises InvalidInput
         if the archive can't be read any further, or has no message and no account record.
         """
         if problem := checkpoint.get("trouble"):
@@ -138,7 +138,7 @@ class _ImportRun:
         )
 
     def _require_message_or_account_record(self) -> None:
-        """Raise Invalid if the archive had neither messages nor an account record."""
+        """Raise InvalidInput if the archive had neither messages nor an account record."""
         reason = self.running.outcome.no_message_reason_or_none()
         if reason and self.source.account is None:
             raise InvalidInput(reason, constraint=ValidationConstraint.ARCHIVE, path=["archive"])

@@ -64,7 +64,7 @@ class NewImport:
 async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     """Queue a task that imports an archive.
 
-    Raises Invalid if the file is no archive, LimitReached if two imports of the user are
+    Raises InvalidInput if the file is no archive, LimitReached if two imports of the user are
     unfinished. A file on the server requires ROOT and must be below the import folder of the
     settings.
     """

@@ -15,7 +15,7 @@ ORDER_KEY = "passphrase"  # in the order of a task, and in input paths
 
 
 def validate_passphrase(text: str | None) -> str | None:
-    """Return a valid passphrase unchanged; None if none is given. Raises Invalid."""
+    """Return a valid passphrase unchanged; None if none is given. Raises InvalidInput."""
     if text is None:
         return None
     try:
@@ -36,7 +36,7 @@ def encrypted_passphrase_field(
     """Return the encrypted passphrase as a field of a task order; empty if none is given.
 
     Raises Forbidden for credentials that can't change settings, since a stored password opens
-    another account. Raises Invalid if settings are left out.
+    another account. Raises InvalidInput if settings are left out.
     """
     passphrase = validate_passphrase(text)
     if passphrase is None:
@@ -53,7 +53,7 @@ def decrypt_passphrase_or_none(
 ) -> str | None:
     """Return the passphrase of a task order; None if it has none.
 
-    Raises Invalid if the key it was encrypted with no longer exists.
+    Raises InvalidInput if the key it was encrypted with no longer exists.
     """
     if ORDER_KEY not in task_order:
         return None

@@ -31,7 +31,8 @@ def incoming_protocol_or_raise(
     """Return the protocol that the profile reads mail by: IMAP, or else POP3.
 
     Merganser serves neither: only a server that a setting names is offered. Apple's payload for
-    mail must name one. Raises Invalid if none is set, or if the scopes don't allow it and SMTP.
+    mail must name one. Raises InvalidInput if none is set, or if the scopes don't allow it and
+    SMTP.
     """
     offered_protocols = [
         protocol for protocol in (IMAP, POP3) if _configured_server(options, protocol)
@@ -78,7 +79,7 @@ async def build_profile(
 ) -> str:
     """Build the profile in base64: a property list, signed if a certificate is set.
 
-    Raises Unavailable if the certificate can't be used.
+    Raises ServiceUnavailable if the certificate can't be used.
     """
     property_list = plistlib.dumps(
         _profile_payload(environment, user, app_password, address, password)
@@ -158,7 +159,7 @@ def _common_payload(
 def _sign_profile(property_list: bytes, certificate_path: Path, key_path: Path) -> bytes:
     """Return the profile inside a CMS signature (RFC 5652), DER.
 
-    Raises Unavailable if certificate or key can't be used.
+    Raises ServiceUnavailable if certificate or key can't be used.
     """
     from cryptography import x509  # noqa: PLC0415 - only where a profile is signed
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415

@@ -14,7 +14,7 @@ MAX_SIZE = 1 << 20  # bytes of JSON
 def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] | None:
     """Return the data; None if there is none.
 
-    Raises Invalid if it is not an object or has more than 1 MiB.
+    Raises InvalidInput if it is not an object or has more than 1 MiB.
     """
     if value is None:
         return None

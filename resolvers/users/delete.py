@@ -87,8 +87,8 @@ async def delete_users_or_reschedule_purge(
     """Delete these users; their data is removed at once, or not before `purge_at`.
 
     A user that is deleted already, named by id or former username, gets the new time for its task.
-    Raises Conflict if that task has begun, Forbidden for the viewer's own account, Invalid for an
-    empty selection.
+    Raises Conflict if that task has begun, Forbidden for the viewer's own account, InvalidInput for
+    an empty selection.
     """
     if not selection.is_given:
         raise InvalidInput(

@@ -24,7 +24,10 @@ MAX_LOGGED_LENGTH = 200  # characters
 def validated_target_columns(
     ctx: Context, user: ColumnRow, targets: Sequence[str], path: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the columns of a user with these targets. Raises Invalid for an unusable target."""
+    """Return the columns of a user with these targets.
+
+    Raises InvalidInput for an unusable target.
+    """
     try:
         stored_relays = forward_targets.decrypt_relay_urls(ctx.environment, user.id, user.relays)
     except DecryptionError:  # the key is lost: the caller must send the relay passwords again
@@ -47,7 +50,7 @@ def target_columns_of_new_user(
 ) -> dict[str, Any]:
     """Return the target columns of a new user with this main address.
 
-    Raises Invalid if the user would forward to the own address.
+    Raises InvalidInput if the user would forward to the own address.
     """
     if address is not None:
         own_address = normalized_address(address)
@@ -71,7 +74,7 @@ async def set_forward_targets_and_log(
 ) -> None:
     """Set the targets of locked users and log the change to their security logs.
 
-    Raises Invalid if a target is one of the user's own addresses or aliases.
+    Raises InvalidInput if a target is one of the user's own addresses or aliases.
     """
     columns_by_user = {
         row.id: validated_target_columns(ctx, row, targets, path) for row in locked_users.rows
@@ -107,7 +110,7 @@ async def _load_owner_ids(ctx: Context, addresses: Collection[str]) -> Mapping[s
 def _raise_if_own_address(
     targets: Sequence[str], own_addresses: Collection[str], path: Sequence[str]
 ) -> None:
-    """Raise Invalid if a target is an own address."""
+    """Raise InvalidInput if a target is an own address."""
     for index, target in enumerate(targets):
         if target in own_addresses:
             error_text = "A user can't forward to their own address."

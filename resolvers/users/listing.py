@@ -88,7 +88,7 @@ async def load_visible_user_page(
 ) -> Page[ColumnRow]:
     """Load a page of users that the viewer sees. Each order has an index.
 
-    Raises Invalid for a cursor of another order.
+    Raises InvalidInput for a cursor of another order.
     """
     list_order = LIST_ORDERS[order]
     list_order.require_fitting_cursor(page_request)
@@ -219,7 +219,7 @@ def _validated_conditions_without_domain(
 ) -> list[ColumnElement[bool]]:
     """The conditions of a filter, apart from the domain.
 
-    Raises Invalid for a filter that is too long.
+    Raises InvalidInput for a filter that is too long.
     """
     _validate_filter(filter)
     if () in (filter.tags, filter.required_tags, filter.patterns, filter.roles):
@@ -253,7 +253,7 @@ def _validated_conditions_without_domain(
 
 
 def _validate_filter(filter: UserConditions) -> None:
-    """Raise Invalid if the filter has too many or too long terms."""
+    """Raise InvalidInput if the filter has too many or too long terms."""
     for name, terms in (
         ("tags", filter.tags),
         ("requiredTags", filter.required_tags),

@@ -43,7 +43,7 @@ class OpenPgpPublicKey:
 async def validate_public_key(
     environment: Environment, armored_key: str, *, path: Sequence[str] = ("openpgpPublicKey",)
 ) -> OpenPgpPublicKey:
-    """Return the key if it can encrypt. Raises Invalid if it can't, or is revoked or expired.
+    """Return the key if it can encrypt. Raises InvalidInput if it can't, or is revoked or expired.
 
     Accepts the keys that Sequoia's policy accepts, and RSA from 1,024 bits. A secret key is stored
     without its secret part.

@@ -36,7 +36,7 @@ def stored_permissions(permissions: Iterable[StrEnum]) -> list[str]:
 def require_domain_admin_fields_allowed(
     role: Role, domain_ids: Collection[int] | None, permissions: Collection[str] | None
 ) -> None:
-    """Raise Invalid if domains, or permissions over them, are set for another role."""
+    """Raise InvalidInput if domains, or permissions over them, are set for another role."""
     problems = ErrorCollector()
     for name, value in (("administers", domain_ids), ("adminPermissions", permissions)):
         with problems.collecting():
@@ -67,7 +67,7 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
     """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
     A user who is no longer a DOMAIN_ADMIN loses both. Raises Forbidden for a role above the
-    viewer's, Invalid for an empty change.
+    viewer's, InvalidInput for an empty change.
     """
     role = change.role
     if change == RoleChange():

@@ -266,7 +266,7 @@ def _require_short_pattern(pattern: str, path: Sequence[str], index: int) -> Non
 def _matches_pattern_sql(dialect: str, pattern: str, index: int) -> ColumnElement[bool]:
     """SQL: users with a username that matches a pattern.
 
-    Raises Invalid if the pattern is too long.
+    Raises InvalidInput if the pattern is too long.
     """
     _require_short_pattern(pattern, ["patterns"], index)
     username_key: Any = col(User.username_key)

@@ -85,7 +85,7 @@ async def load_effective_settings_of_user(
     """Return the settings of a user with the values that apply.
 
     Unless `userdb_only`, with mailboxes and limits. With `service`, only what this service needs.
-    The filled-in `template` is the value `expand`. Raises Invalid for an unknown service or
+    The filled-in `template` is the value `expand`. Raises InvalidInput for an unknown service or
     variable.
     """
     service = request.service and request.service.lower()
@@ -163,7 +163,7 @@ def _setting_text(value: Any) -> str:
 def fill_in_template(template: str, values: dict[str, str]) -> str:
     """Return the template with %{user}, %{local} and %{domain} filled in; %% is a percent sign.
 
-    Raises Invalid for an unknown variable or a template that is too long.
+    Raises InvalidInput for an unknown variable or a template that is too long.
     """
 
     def replace_variable(match: re.Match[str]) -> str:

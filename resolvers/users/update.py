@@ -100,7 +100,7 @@ async def update_users(
     """Change these users, all or none; return their ids.
 
     `existing_password` is the current password, which is required to change the viewer's own.
-    Raises Invalid with all errors of the fields, Forbidden, AuthenticationFailed for a wrong
+    Raises InvalidInput with all errors of the fields, Forbidden, AuthenticationFailed for a wrong
     `existing_password`, or Conflict.
     """
     if not patch.changed_columns:
@@ -388,7 +388,7 @@ async def _write_changes_to_security_log(
 
 
 def _require_consistent_spam_scores(locked_users: LockedUsers, values: Mapping[str, Any]) -> None:
-    """Raise Invalid if a new spam score does not fit the other score of a user."""
+    """Raise InvalidInput if a new spam score does not fit the other score of a user."""
     for row in locked_users.rows if {"junk_score", "reject_score"} & values.keys() else ():
         junk_score = values.get("junk_score", row.junk_score)
         reject_score = values.get("reject_score", row.reject_score)
@@ -398,7 +398,7 @@ def _require_consistent_spam_scores(locked_users: LockedUsers, values: Mapping[s
 async def _require_keys_for_encryption(
     locked_users: LockedUsers, values: Mapping[str, Any]
 ) -> None:
-    """Raise Invalid or Conflict if a user with encrypted mail would have no public key."""
+    """Raise InvalidInput or Conflict if a user with encrypted mail would have no public key."""
     user_ids_without_key = []
     for row in locked_users.rows:
         if values.get("openpgp_public_key", row.openpgp_public_key):

@@ -230,7 +230,10 @@ def _validate_spam_points(points: float | None, path: Sequence[str]) -> float | 
 def require_reject_score_not_below_junk_score(
     junk_score: float | None, reject_score: float | None, path_prefix: Sequence[str] = ()
 ) -> None:
-    """Raise Invalid if mail is refused at fewer points than it is spam at. None: the default."""
+    """Raise InvalidInput if mail is refused at fewer points than it is spam at.
+
+    None: the default.
+    """
     junk = DEFAULT_JUNK_POINTS if junk_score is None else junk_score
     reject = DEFAULT_REJECT_POINTS if reject_score is None else reject_score
     if junk > reject:

@@ -49,7 +49,7 @@ class DocumentHash(NamedTuple):
 def parse_document_hash_or_none(request: GraphqlRequest) -> DocumentHash | None:
     """Return the document hash of a request; None without one.
 
-    Raises Rejected if the hash is malformed or if the request has two different hashes.
+    Raises RequestRejected if the hash is malformed or if the request has two different hashes.
     """
     by_apollo = _parse_persisted_query_digest((request.extensions or {}).get("persistedQuery"))
     if request.document_id is None:
@@ -116,7 +116,7 @@ class DocumentsByHash:
     ) -> GraphqlRequest:
         """Return the request with the text of its document.
 
-        Raises Rejected if the hash doesn't belong to the text, UnknownDocumentRejected if no
+        Raises RequestRejected if the hash doesn't belong to the text, UnknownDocumentRejected if no
         document has this hash, or if only trusted documents are allowed and this one is not
         trusted.
         """
@@ -178,7 +178,7 @@ class DocumentsByHash:
     def _register_text_if_valid(
         self, request: GraphqlRequest, digest: bytes, context: Context
     ) -> None:
-        """Register a valid document under its hash. Raises Rejected if the hash is wrong."""
+        """Register a valid document under its hash. Raises RequestRejected if the hash is wrong."""
         text = request.document_text
         if len(text) > MAX_DOCUMENT_LENGTH or self._find_registered_text(digest) == text:
             return  # too long to be run, or registered already

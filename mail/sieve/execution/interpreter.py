@@ -199,7 +199,10 @@ class ScriptRun:
         return result
 
     def count_steps(self, call: SieveCall, steps: int = 1) -> None:
-        """Count steps. Raises SieveRunError beyond the limit, and NotBrief on the event loop."""
+        """Count steps.
+
+        Raises SieveRunError beyond the limit, and InlineTimeExceeded on the event loop.
+        """
         inline_or_thread.require_inline_time_left()
         self.steps += steps
         if self.steps > limits.MAX_STEPS:

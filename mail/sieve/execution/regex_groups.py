@@ -28,7 +28,7 @@ class GroupRegex:
 
 @lru_cache(64)
 def compile_regex(pattern: str, *, ignore_case: bool) -> GroupRegex:
-    """Compile a pattern. Raises Invalid if it is invalid or too expensive."""
+    """Compile a pattern. Raises InvalidInput if it is invalid or too expensive."""
     return GroupRegex(BoundedRegex(pattern, allow_slashes=False), ignore_case)
 
 

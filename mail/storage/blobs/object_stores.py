@@ -432,7 +432,7 @@ def _open_url(url: str, options: Mapping[str, str]) -> Any:
 
 
 class _OutageGuard:
-    """Raises StoreUnavailable for failures of the object storage and a full disk, and counts them.
+    """Raises StorageUnavailable if the object storage fails or a disk is full, and counts it.
 
     A missing object is no failure.
     """

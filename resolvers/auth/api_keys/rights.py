@@ -52,7 +52,7 @@ def require_and_inherit_limits_of_calling_key(
 def require_and_inherit_impersonation_limits(ctx: Context, new_key: NewApiKey) -> NewApiKey:
     """Limit a key for another user to the rights of a token of userImpersonate.
 
-    Raises Forbidden or Invalid if the new key asks for more.
+    Raises Forbidden or InvalidInput if the new key asks for more.
     """
     text = "An API key for another user can't exceed the {} of a token of userImpersonate."
     if new_key.role is not Role.USER:

@@ -85,7 +85,7 @@ def collect_new_key_errors_and_require_role(
 
 
 def _require_valid_domain_restriction(ctx: Context, new_key: NewApiKey) -> None:
-    """Raise Invalid if the key can't be restricted to domains, or must be."""
+    """Raise InvalidInput if the key can't be restricted to domains, or must be."""
     viewer = ctx.viewer
     if new_key.domains:
         if new_key.role is Role.USER:

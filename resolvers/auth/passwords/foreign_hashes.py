@@ -71,8 +71,8 @@ class HashFormat:
 def validate_foreign_hash(password_hash: str, *, path: Sequence[str] = ("password",)) -> str:
     """Return the hash, trimmed, if passwords can be compared with it.
 
-    Raises Invalid if its format is unknown, or if a comparison would cost too much. Computes no
-    hash: the check takes less than a millisecond.
+    Raises InvalidInput if its format is unknown, or if a comparison would cost too much. Computes
+    no hash: the check takes less than a millisecond.
     """
     password_hash = password_hash.strip()
     for hash_format in FORMATS:

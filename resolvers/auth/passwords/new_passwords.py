@@ -42,8 +42,8 @@ async def validate_new_password(
 ) -> NewPassword:
     """Validate a new password or hash and return it.
 
-    Raises Invalid if it is too weak, breached, or a hash of an unknown format. Must not be called
-    inside a transaction.
+    Raises InvalidInput if it is too weak, breached, or a hash of an unknown format. Must not be
+    called inside a transaction.
     """
     path = [*path_prefix, "password"]
     if new_password.is_hash:

@@ -31,7 +31,10 @@ ARGON2_LANES = 1  # more lanes would start threads beside the processes, for the
 def validate_password(
     password: str, *, path: Sequence[str] = ("password",), min_length: int = 1
 ) -> str:
-    """Return the password in normalized form. Raises Invalid if it is malformed or too short."""
+    """Return the password in normalized form.
+
+    Raises InvalidInput if it is malformed or too short.
+    """
     if not password:
         raise InvalidInput(
             "A password must not be empty.", constraint=ValidationConstraint.MIN, path=path
@@ -66,7 +69,7 @@ def is_possible_password(password: str) -> bool:
 async def hash_password(environment: Environment, password: str) -> str:
     """Return the hash of a password in PHC form. Must not be called inside a transaction.
 
-    Raises Invalid if it can't be a password, RateLimited if the workers are busy.
+    Raises InvalidInput if it can't be a password, RateLimited if the workers are busy.
     """
     return await worker_pool(environment).run_job(
         True, hash_workers.hash_password, _hasher(environment), validate_password(password)

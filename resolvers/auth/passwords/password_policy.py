@@ -35,7 +35,7 @@ class EffectivePasswordPolicy:
     own_min_classes: int | None = None
 
     def require_strong(self, password: str, path: Sequence[str]) -> None:
-        """Raise Invalid if the text can't be a password, or is too short or has too few classes."""
+        """Raise InvalidInput if the text is no password, is too short, or has too few classes."""
         normalized = password_hashes.validate_password(
             password, path=path, min_length=self.min_length
         )

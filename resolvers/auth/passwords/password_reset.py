@@ -23,7 +23,7 @@ async def set_temporary_password_and_sign_out(
 
     It is valid for a day, from now or from `starts_at`, and can only be used to set a new
     password. The user's tokens and sessions end. Second factors stay. Raises Forbidden for the
-    viewer's own account, Invalid if `starts_at` is too late.
+    viewer's own account, InvalidInput if `starts_at` is too late.
     """
     now = ctx.environment.now()
     if starts_at and starts_at > now + MAX_START_DELAY:

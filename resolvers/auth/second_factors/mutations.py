@@ -143,7 +143,7 @@ async def enable_totp(
 async def enable_imported_totp(ctx: Context, user_id: int, encoded_secret: str) -> UserId:
     """Turn TOTP on by a secret that the user's authenticator has from another system.
 
-    Returns the user id. Raises Invalid for a malformed secret, Conflict if TOTP is on.
+    Returns the user id. Raises InvalidInput for a malformed secret, Conflict if TOTP is on.
     """
     user, secret = (
         await _load_managed_user_or_viewer(ctx, user_id),
@@ -270,7 +270,7 @@ async def register_webauthn_key(
 async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFactorProof) -> None:
     """Delete security keys of one user, all or none. The last one turns the factor off.
 
-    Raises NotFound for a key that the viewer does not see, Invalid for keys of several users.
+    Raises NotFound for a key that the viewer does not see, InvalidInput for keys of several users.
     """
     rows = await webauthn.load_visible_keys_by_id(ctx, list(ids))
     for index, row in enumerate(rows):

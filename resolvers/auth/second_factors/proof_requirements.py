@@ -21,7 +21,8 @@ async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFa
     """Check a proof of a second factor that is on, since the viewer's credential may be stolen.
 
     A viewer who is another user can give a reason instead of a proof. Raises AuthenticationFailed
-    without a right proof, Invalid without a reason, and Forbidden if only the factor CUSTOM is on.
+    without a right proof, InvalidInput without a reason, and Forbidden if only the factor CUSTOM is
+    on.
     """
     if proof.is_given:
         await verify_and_use_up_second_factor(ctx, user, proof)

@@ -75,7 +75,7 @@ def normalize_totp_code_or_none(code: str) -> str | None:
 def decode_secret(text: str) -> bytes:
     """Decode a typed secret from base32 in any case, with or without spaces and hyphens.
 
-    Raises Invalid if it is not base32 or has a wrong length.
+    Raises InvalidInput if it is not base32 or has a wrong length.
     """
     normalized = "".join(text.split()).replace("-", "").rstrip("=").upper()
     try:
@@ -118,7 +118,7 @@ async def create_pending_secret(
 
 
 def _validate_label(text: str | None, field: str) -> str | None:
-    """Return a label or issuer. Raises Invalid if it is too long or has a colon."""
+    """Return a label or issuer. Raises InvalidInput if it is too long or has a colon."""
     if text and (len(text) > MAX_LABEL_LENGTH or not text.isprintable() or ":" in text):
         raise InvalidInput(
             f"The label has at most {MAX_LABEL_LENGTH} printable characters, without a colon.",

@@ -91,7 +91,7 @@ class VerifiedAssertion:
 def require_relying_party(options: Options) -> RelyingParty:
     """Return the relying party from the settings, by default from the public URL.
 
-    The headers of a request are never used. Raises Unavailable if no public URL is set.
+    The headers of a request are never used. Raises ServiceUnavailable if no public URL is set.
     """
     public_url = urlsplit(options.public_url)
     origins = list(options.webauthn_origins)
@@ -283,7 +283,7 @@ async def store_key_and_delete_challenge(
 def validate_key_name(name: str) -> str:
     """Return the name of a key, trimmed.
 
-    Raises Invalid if it is empty, too long or not printable.
+    Raises InvalidInput if it is empty, too long or not printable.
     """
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():

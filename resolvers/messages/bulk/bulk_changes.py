@@ -39,7 +39,7 @@ NO_CHANGES = FlagChanges({})
 async def apply_or_queue_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
     """Apply the request: in one transaction, or as a task if it is large or asks for one.
 
-    Raises InvalidInput, NotFound, Forbidden, OverQuota, or Stale if a message changed since
+    Raises InvalidInput, NotFound, Forbidden, OverQuota, or StaleObject if a message changed since
     `unchanged_since_modseq`.
     """
     if request.changes is not None and request.changes.is_empty and request.target_mailbox is None:

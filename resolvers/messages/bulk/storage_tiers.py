@@ -48,7 +48,7 @@ async def move_to_tier_or_queue(
     """Move the bodies of these messages to a tier.
 
     Messages that are already there are not counted. A body that other messages share moves for them
-    too. Raises Unavailable if there is no cold store, Forbidden or NotFound.
+    too. Raises ServiceUnavailable if there is no cold store, Forbidden or NotFound.
     """
     if not isinstance(ctx.environment.object_store, TieredStore):
         raise ServiceUnavailable(

@@ -98,8 +98,8 @@ class SubmittedDraft(NamedTuple):
 async def submit_draft(ctx: Context, request: DraftSendRequest) -> SubmittedDraft:
     """Send a draft, which becomes the copy in Sent under the same id, all or nothing.
 
-    The message gets a new Date. Also returns the facts that are needed to restore the draft.
-    Raises Conflict if the message is no draft, NotFound, Invalid if it has no recipient or a wrong
+    The message gets a new Date. Also returns the facts that are needed to restore the draft. Raises
+    Conflict if the message is no draft, NotFound, InvalidInput if it has no recipient or a wrong
     header, Forbidden if the account may not send as an author or the scanner rejects it, and
     RateLimited.
     """
@@ -205,7 +205,7 @@ async def require_own_message(ctx: Context, message_id: int) -> ColumnRow:
 async def _repair_draft(ctx: Context, draft_row: ColumnRow, date: datetime) -> RepairedMessage:
     """Complete the header of a draft for sending, with this date.
 
-    Raises Invalid if that is impossible.
+    Raises InvalidInput if that is impossible.
     """
     (message,) = await message_open.open_messages_unlogged(ctx.environment, [draft_row], ctx.read)
     raw = await read_all(message.stream_raw())
@@ -227,7 +227,10 @@ def _author_addresses(repaired: RepairedMessage) -> list[str]:
 
 
 def _validated_header_recipients(ctx: Context, repaired: RepairedMessage) -> list[str]:
-    """Return the recipients that the header names, each once. Raises Invalid if there are none."""
+    """Return the recipients that the header names, each once.
+
+    Raises InvalidInput if there are none.
+    """
     addresses = dict[str, str]()
     for recipient in header_recipients(repaired, INPUT_PATH[0]):
         address = draft_validation.normalize_and_validate_address_with_index(

@@ -424,7 +424,7 @@ async def identity_of_sender_or_none(
 async def require_default_identity(ctx: Context, account: ColumnRow) -> SenderIdentity:
     """Return the default identity, without its signatures.
 
-    Raises Invalid without a main address.
+    Raises InvalidInput without a main address.
     """
     identities = (await read_identities_by_user_and_address(ctx, {account.id: account}))[account.id]
     for identity in identities.values():

@@ -51,8 +51,8 @@ async def create_identity(
 ) -> int:
     """Create the row of an identity and return its id. The default user is the viewer.
 
-    Raises Forbidden if the user may not send as the address, Conflict if it has a row,
-    LimitReached at 100 identities, Invalid, and NotFound if the viewer does not manage the user.
+    Raises Forbidden if the user may not send as the address, Conflict if it has a row, LimitReached
+    at 100 identities, InvalidInput, and NotFound if the viewer does not manage the user.
     """
     return await _create_or_update_identity(
         ctx,
@@ -66,7 +66,7 @@ async def create_identity(
 async def set_own_identity(ctx: Context, address: str, changes: IdentityChanges) -> int:
     """Create or update the row of an identity of the viewer and return its id.
 
-    Raises Forbidden if the viewer may not send as the address, LimitReached and Invalid.
+    Raises Forbidden if the viewer may not send as the address, LimitReached and InvalidInput.
     """
     return await _create_or_update_identity(
         ctx, require_user_id(ctx), address, changes, must_be_new=False
@@ -106,7 +106,10 @@ async def _create_or_update_identity(
 
 
 async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityChanges) -> None:
-    """Update these identities, all or none. Raises NotFound, Invalid, Forbidden or LimitReached."""
+    """Update these identities, all or none.
+
+    Raises NotFound, InvalidInput, Forbidden or LimitReached.
+    """
     if not changes.values and not changes.changes_mailbox:
         raise InvalidInput(
             "At least one field is required.",

@@ -84,7 +84,7 @@ def require_permission_to_divert(
 
 
 async def validate_identity_changes(changes: IdentityChanges) -> IdentityChanges:
-    """Return the changes in stored form. Raises Invalid with all that is wrong."""
+    """Return the changes in stored form. Raises InvalidInput with all that is wrong."""
     problems, values, input_path = ErrorCollector(), dict(changes.values), changes.input_path
     with problems.collecting():
         if values.get("name") is not None:

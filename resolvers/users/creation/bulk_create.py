@@ -106,7 +106,7 @@ class CountedNewUser(Protocol):
 
 
 def require_new_users_within_limits(new_users: Sequence[CountedNewUser]) -> None:
-    """Raise Invalid for too many users, or too many passwords to hash, in one call."""
+    """Raise InvalidInput for too many users, or too many passwords to hash, in one call."""
     if not 0 < len(new_users) <= MAX_USERS:
         raise InvalidInput(
             f"From 1 to {MAX_USERS:,} users are required.",

@@ -251,7 +251,7 @@ def _validated_username_and_main_address(
 
 
 def _validated_main_address(ctx: Context, new_user: NewUser) -> str | None:
-    """Return the validated main address; None if the user has none. Raises Invalid."""
+    """Return the validated main address; None if the user has none. Raises InvalidInput."""
     if new_user.empty_address:
         return None
     address = new_user.address or new_user.username or ""

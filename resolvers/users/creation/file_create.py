@@ -75,8 +75,8 @@ async def queue_file_create(
 ) -> Task:
     """Queue a task that creates the users of an upload, and moves the upload to the task.
 
-    Raises Invalid if the header of a CSV file has an unknown column, LimitReached if two such tasks
-    of the viewer are unfinished, NotFound if the viewer has no such upload.
+    Raises InvalidInput if the header of a CSV file has an unknown column, LimitReached if two such
+    tasks of the viewer are unfinished, NotFound if the viewer has no such upload.
     """
     owner_id = require_user_id(ctx)
     upload: ColumnRow = require_found(
@@ -183,7 +183,7 @@ def _skip_records(records: Iterable[UserRecord], count: int) -> None:
 async def _require_requester_with_present_rights(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     """Return the viewer of the requester, with its present rights, but no more than when it asked.
 
-    Raises Invalid if the requester can no longer create users.
+    Raises InvalidInput if the requester can no longer create users.
     """
     statement = select(*select_columns(User)).where(
         col(User.id) == ctx.viewer.user_id, credential_status.is_user_enabled_sql()

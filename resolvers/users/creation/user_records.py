@@ -56,7 +56,10 @@ def detect_format(head: bytes) -> UserFileFormat:
 
 
 def read_user_records(path: Path, file_format: UserFileFormat) -> Generator[UserRecord]:
-    """Yield the records of a file in order. Raises Invalid if the file is not in this format."""
+    """Yield the records of a file in order.
+
+    Raises InvalidInput if the file is not in this format.
+    """
     with path.open(
         encoding="utf-8-sig", newline="" if file_format is UserFileFormat.CSV else None
     ) as file:
@@ -114,7 +117,7 @@ def _read_csv(lines: Iterator[str]) -> Generator[UserRecord]:
 
 
 def require_known_csv_columns(head: bytes, file_format: UserFileFormat) -> None:
-    """Raise Invalid if the first bytes of a CSV file have no header, or unknown columns."""
+    """Raise InvalidInput if the first bytes of a CSV file have no header, or unknown columns."""
     if file_format is UserFileFormat.CSV:
         first_line = head.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").splitlines()[:1]
         _require_known_header([name.strip() for name in next(csv.reader(first_line), [])])

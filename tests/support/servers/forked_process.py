@@ -110,7 +110,7 @@ class ForkedProcess:
         return self._server.code(self.pid, 0)
 
     def wait(self, timeout: float = 240) -> int:
-        """Wait for the end, and return the exit code. Raises TimeoutExpired."""
+        """Wait for the end, and return the exit code. Raises subprocess.TimeoutExpired."""
         if (code := self._server.code(self.pid, timeout)) is None:
             raise subprocess.TimeoutExpired(["merganser"], timeout)
         return code
@@ -172,7 +172,7 @@ async def fork_subprocess(
 def run_forked(
     arguments: Sequence[str], env: Mapping[str, str], *, stdin: str = "", timeout: float = 240
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end, as `subprocess.run` does. Raises TimeoutExpired."""
+    """Run a command to its end, as `subprocess.run` does. Raises subprocess.TimeoutExpired."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         files = {stream: folder / stream for stream in ("stdin", "stdout", "stderr")}
