@@ -81,8 +81,8 @@ async def _read_sums(database: Database, statement: Select[*tuple[Any, ...]]) ->
 def report_rows(figures: StorageFigures) -> list[tuple[str, str]]:
     """Return the figures as text for people."""
 
-    def share(part: int, whole: int) -> str:
-        return f"{part:,} bytes ({part / max(whole, 1):.0%} of raw)"
+    def share(part: int, total: int) -> str:
+        return f"{part:,} bytes ({part / max(total, 1):.0%} of raw)"
 
     return [
         ("messages", f"{figures.message_count:,}"),

@@ -99,18 +99,22 @@ async def build_workloads(servers: ComparedServers, page_number: int) -> list[Wo
     skip = (page_number - 1) * PAGE_SIZE
     position = await request_json(baseline, "/place", {"box": key, "skip": skip})
     first, offset_variables = {"box": key}, {"box": key, **position}
-    box, full = account.inbox_id, account.full_message_id
-    after = await _cursor_after(merganser, box, skip)
+    mailbox_id, full = account.inbox_id, account.full_message_id
+    after = await _cursor_after(merganser, mailbox_id, skip)
     requests_by_name = {
-        "inbox page": (factory.graphql_body(PAGE_QUERY, box=box), "/page", first),
+        "inbox page": (factory.graphql_body(PAGE_QUERY, box=mailbox_id), "/page", first),
         f"page {page_number}": (
-            factory.graphql_body(PAGE_QUERY, box=box, after=after),
+            factory.graphql_body(PAGE_QUERY, box=mailbox_id, after=after),
             "/page",
             offset_variables,
         ),
         "mailboxes": (factory.graphql_body(MAILBOXES_QUERY), "/boxes", first),
         "one message in full": (factory.graphql_body(MESSAGE_QUERY, id=full), "/message", first),
-        "app start": (factory.graphql_body(APP_START_QUERY, box=box, id=full), "/start", first),
+        "app start": (
+            factory.graphql_body(APP_START_QUERY, box=mailbox_id, id=full),
+            "/start",
+            first,
+        ),
     }
     for name, (query, path, body) in requests_by_name.items():
         baseline_body = await request_json(baseline, path, body)

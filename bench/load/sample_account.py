@@ -73,8 +73,8 @@ async def create_sample_account(
         ada = await create_user(environment, READER_ADDRESS)
         post = await create_user(environment, RECEIVER_ADDRESS)
         ctx = user_context(environment, ada.id)
-        there = len(await mailbox_loaders.load_visible_mailboxes_of_user(ctx, ada.id, ()))
-        paths = [f"Projects/No {n:02}" for n in range(1, mailbox_count - there)]
+        default_count = len(await mailbox_loaders.load_visible_mailboxes_of_user(ctx, ada.id, ()))
+        paths = [f"Projects/No {n:02}" for n in range(1, mailbox_count - default_count)]
         await mailbox_create.create_mailboxes(ctx, NewMailboxes(paths))
         secrets = [
             (

@@ -282,7 +282,7 @@ async def _measure_change_latency(
         at - answered_at
         for at, (_, answered_at, _) in zip(event_times, measured_changes, strict=True)
     ]
-    whole = [
+    latencies_of_run = [
         at - sent_at for at, (sent_at, _, _) in zip(event_times, measured_changes, strict=True)
     ]
     name = f"{len(watched_accounts)} {SUBSCRIBERS_PREFIX.strip()}"
@@ -295,12 +295,12 @@ async def _measure_change_latency(
         *_latency_values(f"{name} {CHANGE_TO_EVENT}", after),
         MeasuredValue(
             f"{name} from the request of a mutation to the event, p50",
-            percentile(whole, 0.5) * 1e3,
+            percentile(latencies_of_run, 0.5) * 1e3,
             "ms",
         ),
         MeasuredValue(
             f"{name} from the request of a mutation to the event, p99",
-            percentile(whole, 0.99) * 1e3,
+            percentile(latencies_of_run, 0.99) * 1e3,
             "ms",
         ),
     ]

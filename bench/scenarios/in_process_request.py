@@ -77,7 +77,7 @@ async def measure_in_process(
 
     endpoint = endpoint_without_rate_limits(environment, sign_in)
     body = orjson.dumps({"query": PAGE_QUERY, "variables": {"box": mailbox_id}})
-    credentials, before, whole = list[float](), list[float](), list[float]()
+    credentials, before, request_times = list[float](), list[float](), list[float]()
     for number in range(WARM_UP_REQUESTS + MEASURED_REQUESTS):
         watch.resolver_started = 0.0
         started_at = time.perf_counter()
@@ -86,11 +86,11 @@ async def measure_in_process(
         if number >= WARM_UP_REQUESTS:
             credentials.append(watch.signed_in - watch.decoded)
             before.append(watch.resolver_started - watch.signed_in)
-            whole.append(watch.responded - started_at)
+            request_times.append(watch.responded - started_at)
     return {
         "credential": statistics.median(credentials) * 1e6,
         "first resolver": statistics.median(before) * 1e6,
-        "whole": statistics.median(whole) * 1e6,
+        "whole": statistics.median(request_times) * 1e6,
     }
 
 

@@ -127,8 +127,8 @@ async def create_large_account(
     )
     await received_messages.store_once_for_recipient(environment, message, to, "carol@example.com")
     boxes = {
-        box.path: box
-        for box in await mailbox_loaders.load_visible_mailboxes_of_user(
+        mailbox.path: mailbox
+        for mailbox in await mailbox_loaders.load_visible_mailboxes_of_user(
             ctx, user.id, {"id", "path"}
         )
     }

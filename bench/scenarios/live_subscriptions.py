@@ -132,7 +132,7 @@ async def measure_latency(
 
     Negative if the event came first.
     """
-    latencies, whole = list[float](), list[float]()
+    latencies, total_times = list[float](), list[float]()
     async with subscribe_to_changes(target) as ws:
         await wait_until_idle(target.pid)
         for _ in range(message_count):
@@ -144,7 +144,7 @@ async def measure_latency(
                 raise RuntimeError(f"not delivered: {reply}")
             come = await coming
             latencies.append((come - answered) * 1e3)
-            whole.append((come - started_at) * 1e3)
+            total_times.append((come - started_at) * 1e3)
             await asyncio.sleep(PAUSE_BETWEEN_MESSAGES)
     name = "from the 250 reply of LMTP to the event, one subscriber"
     return [
@@ -152,10 +152,10 @@ async def measure_latency(
         MeasuredValue(f"{name}, p99", percentile(latencies, 0.99), "ms"),
         MeasuredValue(f"{name}, maximum of {message_count}", max(latencies), "ms"),
         MeasuredValue(
-            "from the start of a delivery to the event, p50", percentile(whole, 0.5), "ms"
+            "from the start of a delivery to the event, p50", percentile(total_times, 0.5), "ms"
         ),
         MeasuredValue(
-            "from the start of a delivery to the event, p99", percentile(whole, 0.99), "ms"
+            "from the start of a delivery to the event, p99", percentile(total_times, 0.99), "ms"
         ),
     ]
 

@@ -83,11 +83,11 @@ async def insert_indexed_messages(environment: Environment, message_count: int) 
             }
             row |= {"listed_at": FIRST_DATE + timedelta(minutes=nth), "subject": f"Message {nth}"}
             rows.append(row)
-            said = [*dice.choices(base, k=150), *_marker_words(nth)]
+            words = [*dice.choices(base, k=150), *_marker_words(nth)]
             index_words.append(
                 {
                     "id": row["id"],
-                    **index_values(dialect, to.user_id, message_words(" ".join(said))),
+                    **index_values(dialect, to.user_id, message_words(" ".join(words))),
                 }
             )
         async with environment.write_session() as session:

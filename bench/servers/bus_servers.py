@@ -102,18 +102,18 @@ class SocketBus:
 
     async def interrupt(self) -> None:
         """Move the folder of the sockets away and delete the sockets."""
-        away = self.data_folder / "away"
-        (self.data_folder / "bells").rename(away)
-        for path in away.iterdir():
+        parked_folder = self.data_folder / "away"
+        (self.data_folder / "bells").rename(parked_folder)
+        for path in parked_folder.iterdir():
             path.unlink()
 
     async def restore(self) -> None:
         """Move the folder back, unless a new process has created another."""
-        away, bells = self.data_folder / "away", self.data_folder / "bells"
-        if away.exists() and bells.exists():
-            shutil.rmtree(away)
-        elif away.exists():
-            away.rename(bells)
+        parked_folder, marks_folder = self.data_folder / "away", self.data_folder / "bells"
+        if parked_folder.exists() and marks_folder.exists():
+            shutil.rmtree(parked_folder)
+        elif parked_folder.exists():
+            parked_folder.rename(marks_folder)
 
 
 @dataclass(frozen=True, slots=True)

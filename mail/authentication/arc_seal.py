@@ -196,14 +196,21 @@ def _make_arc_fields_with_key(
     results, now = results_and_time
     number = len(arc_chain.arc_sets) + 1
     first = build_folded_signature_field(arc.RESULTS_FIELD, [f"i={number}", *results])
-    whose = [f"d={key.domain}", f"s={key.selector}", f"t={now}"]
+    signer_tags = [f"d={key.domain}", f"s={key.selector}", f"t={now}"]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
     signed = fold_names([field.name for field in message.fields if field.name in SIGNED_FIELDS])
-    head = [f"i={number}", "a=rsa-sha256", "c=relaxed/relaxed", *whose, f"h={signed}", f"bh={body}"]
+    head = [
+        f"i={number}",
+        "a=rsa-sha256",
+        "c=relaxed/relaxed",
+        *signer_tags,
+        f"h={signed}",
+        f"bh={body}",
+    ]
     bare = build_folded_signature_field(arc.SIGNATURE_FIELD, [*head, "b="])
     signature = parse_signature(bare, {**parse_tags(bare.value), "b": "AA=="})
     second = append_signature(bare, key.sign, header_digest(message, signature))
-    head = [f"i={number}", "a=rsa-sha256", f"cv={arc_chain.result.value}", *whose]
+    head = [f"i={number}", "a=rsa-sha256", f"cv={arc_chain.result.value}", *signer_tags]
     seal = build_folded_signature_field(arc.SEAL_FIELD, [*head, "b="])
     signed_bytes = arc.sealed_bytes([*arc_chain.arc_sets, ArcSet(first, second, seal)])
     third = append_signature(seal, key.sign, hashlib.sha256(signed_bytes).digest())

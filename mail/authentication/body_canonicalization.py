@@ -86,13 +86,13 @@ class RelaxedBodyConverter:
 
 def simple_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the simple form of a body that comes in chunks."""
-    held, line_ends = b"", _HeldLineEnds()
+    held_text, line_ends = b"", _HeldLineEnds()
     for step in chunks:
-        text = held + step
+        text = held_text + step
         line = text.removesuffix(b"\r")
-        held = text[len(line) :]
+        held_text = text[len(line) :]
         yield from line_ends.feed_and_yield_final_bytes(with_crlf(line))
-    yield from chain(line_ends.feed_and_yield_final_bytes(held), (_CRLF,))
+    yield from chain(line_ends.feed_and_yield_final_bytes(held_text), (_CRLF,))
 
 
 CHUNK_CONVERTERS = {"relaxed": relaxed_chunks, "simple": simple_chunks}

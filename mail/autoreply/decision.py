@@ -217,13 +217,15 @@ def _reason_in_header_or_spam(
     def first_words(name: str) -> set[str]:
         return {_first_word(value) for value in values_by_name.get(name, ())}
 
-    wishes = set(_WORD_END.split(" ".join(values_by_name.get("x-auto-response-suppress", ()))))
+    suppressed_kinds = set(
+        _WORD_END.split(" ".join(values_by_name.get("x-auto-response-suppress", ())))
+    )
     findings = {
         NoReplyReason.AUTOMATIC_MAIL: first_words("auto-submitted") - {"", "no"}
         or AUTOREPLY_FIELDS & values_by_name.keys(),
         NoReplyReason.LIST_MAIL: first_words("precedence") & BULK_PRECEDENCES
         or any(key.startswith("list-") for key in values_by_name),  # RFC 2369, RFC 2919
-        NoReplyReason.SUPPRESSED: SUPPRESSING_VALUES & wishes,
+        NoReplyReason.SUPPRESSED: SUPPRESSING_VALUES & suppressed_kinds,
         NoReplyReason.SPAM: trigger.is_spam
         or any("yes" in first_words(name) for name in SPAM_FIELDS),
     }

@@ -219,17 +219,19 @@ async def try_autoreply_and_return_outcome(
     """
     if isinstance(recipient, LocalRecipient) and not recipient.has_autoreply:
         return None
-    whose = {"user": recipient.user_id, "address": recipient.address_id}
+    owner_columns = {"user": recipient.user_id, "address": recipient.address_id}
     try:
         trigger = await trigger_from_incoming(incoming, recipient.address, is_spam=is_spam)
         no_reply_reason = await _reply_if_wanted(environment, incoming.message, recipient, trigger)
     except Exception:  # the message is stored; the client must not send it again
-        log.exception("Automatic reply not sent", extra=whose)
+        log.exception("Automatic reply not sent", extra=owner_columns)
         AUTOREPLIES.add("failed")
         return "failed"
     outcome = no_reply_reason.metric_label if no_reply_reason else "answered"
     AUTOREPLIES.add(outcome)
-    log.debug("Automatic reply decided", extra={**whose, "no_reply_reason": no_reply_reason})
+    log.debug(
+        "Automatic reply decided", extra={**owner_columns, "no_reply_reason": no_reply_reason}
+    )
     return outcome
 
 
@@ -426,9 +428,9 @@ async def _recheck_enqueue_and_record(
             )
         return None
 
-    held = [PLATFORM, tenant or PLATFORM] if owner is None else [owner]
+    owner_ids = [PLATFORM, tenant or PLATFORM] if owner is None else [owner]
     return await store_blobs_and_run_transaction(
-        environment, tenant, reply_message, recheck_rule_and_enqueue, *held
+        environment, tenant, reply_message, recheck_rule_and_enqueue, *owner_ids
     )
 
 

@@ -52,7 +52,7 @@ async def enqueue_notification_and_store_copy(
     if from_ is None:
         return NoReplyReason.OTHER_ADDRESS
     raw = await asyncio.to_thread(_build_notification, environment, trigger, notification, from_)
-    onward = OutgoingForward(
+    forward = OutgoingForward(
         recipient.address,
         None,
         recipient.tenant_id,
@@ -61,11 +61,11 @@ async def enqueue_notification_and_store_copy(
     )
     # a key of its own: redirects of the message itself use its digest
     made_of = f"{incoming.message.digest}\0{notification.method}"
-    letter = replace(await received_messages.parse_storable_message(raw), is_generated=True)
-    await enqueue_redirect(environment, raw, (made_of, ""), onward, message=letter)
+    message = replace(await received_messages.parse_storable_message(raw), is_generated=True)
+    await enqueue_redirect(environment, raw, (made_of, ""), forward, message=message)
     if notification.fcc is not None:
         copy = await build_fcc_copy_with_placement_or_none(
-            environment, recipient, (raw, letter), notification.fcc, mailboxes
+            environment, recipient, (raw, message), notification.fcc, mailboxes
         )
         if copy is not None:
             receipt = received_messages.receipt_digest(

@@ -311,12 +311,12 @@ class ImapSession:
 
         def collect_items() -> dict[int, dict[bytes, Any]]:
             items_by_uid: dict[int, dict[bytes, Any]] = {}
-            for uid, told in self._stream_fetch(ids, *items):
+            for uid, response in self._stream_fetch(ids, *items):
                 if requested_uids and uid not in requested_uids:
                     continue
                 if uid not in items_by_uid:
                     self._protocol.reset_byte_limit()
-                items_by_uid.setdefault(uid, {}).update(told)
+                items_by_uid.setdefault(uid, {}).update(response)
                 if len(items_by_uid) > MAX_MESSAGES:
                     raise RemoteFailure(ConnectorStage.FETCH, TOO_MANY)
             return items_by_uid

@@ -56,17 +56,19 @@ class BlobOwnerTable:
 
 def _owner_tables() -> list[BlobOwnerTable]:
     key_columns = (col(Message.id), col(Message.user_id), col(Message.blob_id))
-    whose = func.coalesce(col(Submission.user_id), PLATFORM).label("user_id")
-    sent = (col(Submission.id), whose, col(Submission.blob_id))
+    owner_column = func.coalesce(col(Submission.user_id), PLATFORM).label("user_id")
+    sent = (col(Submission.id), owner_column, col(Submission.blob_id))
     unknown = (literal(None).label("size"), literal(None).label("sha256"))
     content_columns = (col(Message.size), col(Message.sha256))
-    held = select_columns(QuarantineItem, ("id", "user_id", "blob_id", "size", "sha256"))
+    quarantine_columns = select_columns(
+        QuarantineItem, ("id", "user_id", "blob_id", "size", "sha256")
+    )
     return [
         BlobOwnerTable(Message, MessageBlob, "message_id", [*key_columns, *content_columns]),
         BlobOwnerTable(
             Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [has_open_queue_entry()]
         ),
-        BlobOwnerTable(QuarantineItem, QuarantineBlob, "item_id", held),
+        BlobOwnerTable(QuarantineItem, QuarantineBlob, "item_id", quarantine_columns),
     ]
 
 

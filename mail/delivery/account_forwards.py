@@ -143,7 +143,7 @@ async def _enqueue_forward(
     if isinstance(forward, ForwardOutcome):
         return forward
     key = inserted.message_id if inserted else None
-    onward = replace(
+    outgoing_forward = replace(
         forward.forward,
         dsn_request=incoming.dsn_request_for_forward_without_success(recipient_verdict.recipient),
         stored_message_id=key,
@@ -152,7 +152,7 @@ async def _enqueue_forward(
         environment,
         forward.raw_message,
         (incoming.content_digest, incoming.redirect_sender(recipient_verdict.recipient)),
-        onward,
+        outgoing_forward,
         incoming.authentication_results,
         forward.message,
     )
@@ -188,8 +188,8 @@ async def build_account_forward(
     if row is None:
         raise NotFound(str(recipient.user_id), path=["user"])
     been = await _delivered_to_values(source, message)
-    onward = await _build_forward_to_unreached_targets(environment, recipient, row, been)
-    if not (onward.target_addresses or onward.endpoints):
+    forward = await _build_forward_to_unreached_targets(environment, recipient, row, been)
+    if not (forward.target_addresses or forward.endpoints):
         return ForwardOutcome.NO_TARGET
     if row.encrypt_forwarded:
         key = (row.id, row.openpgp_public_key or "")
@@ -197,8 +197,8 @@ async def build_account_forward(
             environment, source, message, key
         )
         if hidden is not None:
-            return AccountForward(hidden, None, onward)
-    return AccountForward(source, message, onward)
+            return AccountForward(hidden, None, forward)
+    return AccountForward(source, message, forward)
 
 
 async def _delivered_to_values(raw_message: bytes | Path, message: StorableMessage) -> list[str]:

@@ -131,14 +131,14 @@ def _find_possibly_reported_submissions(
         .order_by(col(Submission.created_at).desc(), col(Submission.id).desc())
         .limit(MAX_SUBMISSIONS)
     )
-    ways: list[Any] = (
+    lookups: list[Any] = (
         [col(Submission.queue_id) == own_envelope_id.queue_id] if own_envelope_id else []
     )
     if report.envid and not own_envelope_id:
-        ways.append(col(Submission.envid) == make_storable(report.envid))
+        lookups.append(col(Submission.envid) == make_storable(report.envid))
     if report.original_message_id:
-        ways.append(col(Submission.header_id) == stored_text(report.original_message_id))
-    for find_submissions in ways:
+        lookups.append(col(Submission.header_id) == stored_text(report.original_message_id))
+    for find_submissions in lookups:
         if rows := transaction.connection.execute(statement.where(find_submissions)).all():
             return rows
     return []

@@ -279,7 +279,7 @@ def storage_placement(
     placement: PlannedPlacement,
 ) -> MessagePlacement:
     """Return where and with which flags to store a message. A fetched message keeps its flags."""
-    there = replace(
+    in_mailbox = replace(
         received_messages.default_placement(
             environment, plan.recipient_verdict.recipient, incoming.envelope_sender
         ),
@@ -292,16 +292,16 @@ def storage_placement(
         filter_ids=plan.filter_result.matched_filter_ids,
     )
     if (lay := incoming.fetched) is None:
-        return there
+        return in_mailbox
     return replace(
-        there,
+        in_mailbox,
         received_at=lay.received_at,
         envelope_from=None,  # unknown for a fetched message
         draft=lay.draft,
-        seen=there.seen or lay.seen,
-        flagged=there.flagged or lay.flagged,
-        answered=there.answered or lay.answered,
-        keywords=unique_keywords([*there.keywords, *lay.keywords])[:MAX_KEYWORDS],
+        seen=in_mailbox.seen or lay.seen,
+        flagged=in_mailbox.flagged or lay.flagged,
+        answered=in_mailbox.answered or lay.answered,
+        keywords=unique_keywords([*in_mailbox.keywords, *lay.keywords])[:MAX_KEYWORDS],
     )
 
 

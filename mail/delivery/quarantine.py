@@ -173,7 +173,7 @@ async def _insert_item_unless_received(
         return True
 
     try:
-        held = await received_messages.store_blobs_and_run_transaction(
+        quarantined = await received_messages.store_blobs_and_run_transaction(
             environment, recipient.tenant_id, message, insert_in_transaction, recipient.user_id
         )
     except UserLimitExceeded as refusal:
@@ -181,7 +181,7 @@ async def _insert_item_unless_received(
             environment, recipient.user_id, refusal.limit
         )
         raise
-    if held:
+    if quarantined:
         QUARANTINED.add("virus" if reason.virus else "spam")
 
 

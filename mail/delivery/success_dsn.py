@@ -146,7 +146,7 @@ async def _enqueue_dsn(
 ) -> None:
     """Build the DSN and enqueue it under the tenant of the first recipient."""
     tenants = [person.recipient.tenant_id for person in first_accepted.accounts]
-    tenants += [onward.tenant_id for onward in first_accepted.forwards]
+    tenants += [forward.tenant_id for forward in first_accepted.forwards]
     tenant = next(iter(tenants), first_accepted.domain_id or 0)
     reported_message = ReportedMessage(
         incoming.envelope_sender,

@@ -155,9 +155,9 @@ def record_stored_and_forwarded(
     _record_stored_or_not_stored(environment, trace, recipient, inserted)
     if forward_outcome is not None:
         is_sent = forward_outcome is ForwardOutcome.SENT
-        whose = recipient.address, recipient.domain_id
+        recipient_and_domain = recipient.address, recipient.domain_id
         event = MessageTraceEventKind.FORWARDED if is_sent else MessageTraceEventKind.NOT_FORWARDED
-        trace.record_step(environment, event, whose, forward_outcome.lower())
+        trace.record_step(environment, event, recipient_and_domain, forward_outcome.lower())
 
 
 def _record_stored_or_not_stored(
@@ -167,12 +167,12 @@ def _record_stored_or_not_stored(
     inserted: InsertedMessage | None,
 ) -> None:
     """Record the UID of the stored message, or that rules did not store it."""
-    whose = recipient.address, recipient.domain_id
+    recipient_and_domain = recipient.address, recipient.domain_id
     if inserted is None:
         trace.record_step(
             environment,
             MessageTraceEventKind.NOT_STORED,
-            whose,
+            recipient_and_domain,
             "by a rule",
             component=LogComponent.STORE,
         )
@@ -181,7 +181,7 @@ def _record_stored_or_not_stored(
         trace.record_step(
             environment,
             MessageTraceEventKind.STORED,
-            whose,
+            recipient_and_domain,
             where,
             component=LogComponent.STORE,
             stored_message_id=inserted.message_id,
@@ -215,13 +215,13 @@ def record_invitation(
     environment: Environment, trace: TraceRecorder, resource: AcceptedResource, answer: str
 ) -> None:
     """Record how a resource answered an invitation. A cancellation gets no reply."""
-    whose = resource.given_address, resource.domain_id
+    recipient_and_domain = resource.given_address, resource.domain_id
     event = (
         MessageTraceEventKind.AUTOREPLY_SENT
         if answer.startswith(("ACCEPTED", "DECLINED"))
         else MessageTraceEventKind.AUTOREPLY_NOT_SENT
     )
-    trace.record_step(environment, event, whose, answer)
+    trace.record_step(environment, event, recipient_and_domain, answer)
 
 
 def record_forward(

@@ -152,8 +152,8 @@ def _onset_in_year(year: int, yearly_rule: _YearlyRule, start: datetime) -> date
     month, week, day = yearly_rule.month, yearly_rule.week, yearly_rule.weekday
     if week > 0:
         first = start.replace(year=year, month=month, day=1)
-        away = (day - first.weekday()) % 7 + 7 * (week - 1)
-        onset = first + timedelta(days=away)
+        days_ahead = (day - first.weekday()) % 7 + 7 * (week - 1)
+        onset = first + timedelta(days=days_ahead)
         return onset if onset.month == month else onset - timedelta(days=7)
     following = start.replace(year=year + month // 12, month=month % 12 + 1, day=1)
     last = following - timedelta(days=1)

@@ -13,7 +13,7 @@ STREAMING_MIN_BYTES = 1 << 20  # larger messages are streamed to other servers
 
 
 async def open_message(environment: Environment, job: DeliveryJob) -> StoredMessage:
-    """Open the stored message of a job. Reading it raises Corrupt if it is damaged."""
+    """Open the stored message of a job. Reading it raises CorruptBlob if it is damaged."""
     return await message_open.open_submission(environment, job.submission_id, job.blob_id)
 
 

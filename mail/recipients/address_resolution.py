@@ -93,7 +93,7 @@ def _select_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     """Select the unexpired address rows with one of the local parts and patterns in `best`."""
     domain_name = bindparam("name", type_=String)
     home_domain, domain_ids = aliased(Domain), _domain_ids_sql(domain_name)
-    onward = select(col(Domain.id)).where(  # mail/recipients/backup_mx.py
+    backup_domain_ids = select(col(Domain.id)).where(  # mail/recipients/backup_mx.py
         col(Domain.id).in_(domain_ids), col(Domain.backup_mx), ~col(Domain.relay_unknown_only)
     )
     is_own_domain = col(home_domain.name) == domain_name
@@ -101,7 +101,7 @@ def _select_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
         select(
             *select_columns(Address),
             is_own_domain.label("is_own_domain"),
-            onward.exists().label("relayed"),
+            backup_domain_ids.exists().label("relayed"),
         )
         .join(home_domain, col(home_domain.id) == col(Address.domain_id), isouter=True)
         .where(

@@ -35,14 +35,14 @@ async def load_domains_and_backup_mx(
 ) -> tuple[DomainIdsByName, set[str]]:
     """Return the domains as `load_domain_ids_by_name`, and the names that are backup MX domains."""
     domains_by_name: defaultdict[str, dict[int, bool]] = defaultdict(dict)
-    held = set[str]()
+    held_names = set[str]()
     statement = _select_domains(environment.database.dialect).statement
     for row in await (read_rows or environment.database.read)(
         statement, {"names": list(domain_names)}
     ):
         domains_by_name[row.name].setdefault(row.id, row.own)
-        held |= {row.name} if row.held else set()
-    return domains_by_name, held
+        held_names |= {row.name} if row.held else set()
+    return domains_by_name, held_names
 
 
 async def load_receiving_address_rows(

@@ -275,15 +275,15 @@ class StoredMessage:
         needs bytes of a blob, it runs again on the whole message.
         """
         layout = self.layout
-        held = self.size - sum(hole.end - hole.start for hole in layout.blob_spans)
+        stored_size = self.size - sum(hole.end - hole.start for hole in layout.blob_spans)
         try:
             if isinstance(layout, LazyMessageLayout):
-                self.count_bytes_read(held)
-                async with READ_MEMORY.reserve(held * COPIES_PER_READ):
+                self.count_bytes_read(stored_size)
+                async with READ_MEMORY.reserve(stored_size * COPIES_PER_READ):
                     self.count_bytes_read(0)
                     skeleton = await layout.load(self._store)
                     return await asyncio.to_thread(function, skeleton)
-            if held < THREAD_THRESHOLD and not in_thread:
+            if stored_size < THREAD_THRESHOLD and not in_thread:
                 return function(layout)
             return await asyncio.to_thread(function, layout)
         except BytesInBlob:
@@ -381,16 +381,16 @@ async def run_on_message_sources_in_thread(
         for nth, message in enumerate(messages)
         if isinstance(message.layout_or_error, LazyMessageLayout)
     ]
-    held = [
+    stored_parts = [
         nth
         for nth, message in enumerate(messages)
         if not isinstance(message.layout_or_error, LazyMessageLayout)
     ]
 
     def examine_held() -> dict[int, Result]:
-        return {nth: function(nth, _source_or_none(messages[nth])) for nth in held}
+        return {nth: function(nth, _source_or_none(messages[nth])) for nth in stored_parts}
 
-    results = await asyncio.to_thread(examine_held) if held else {}
+    results = await asyncio.to_thread(examine_held) if stored_parts else {}
     for nth in outlines:
         try:
             results[nth] = await messages[nth].run_on_source(partial(function, nth), in_thread=True)

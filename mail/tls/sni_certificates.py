@@ -150,8 +150,8 @@ class SniCertificates:
         return next(
             (
                 context
-                for held in certificates
-                if (context := self._load_cached_context_or_none(held))
+                for certificate in certificates
+                if (context := self._load_cached_context_or_none(certificate))
             ),
             None,
         )

@@ -261,9 +261,9 @@ async def free_own_leases_found_stale_twice(environment: Environment) -> int:
     ]
     subquery = union_all(*parts).subquery()
     rows = await environment.database.read(select(*subquery.c))
-    held = [LeasedRow(row.place, row.work, row.lease) for row in rows]
+    leased_rows = [LeasedRow(row.place, row.work, row.lease) for row in rows]
     work = set(process.work_keys).union(*(list_work() for list_work in process.sending_entry_ids))
-    unused = frozenset(row for row in held if row.work_key not in work)
+    unused = frozenset(row for row in leased_rows if row.work_key not in work)
     stale, process.suspected_rows = process.suspected_rows & unused, unused
     if not stale:
         return 0
@@ -336,8 +336,8 @@ async def free_leases_of_stopped_worker(environment: Environment, table: Any) ->
         return 0
 
     def free_worker_leases(transaction: DatabaseTransaction) -> int:
-        held = update(table).where(col(table.holder) == process_id)
-        count = transaction.connection.execute(held.values(**freed_lease_values(table))).rowcount
+        release = update(table).where(col(table.holder) == process_id)
+        count = transaction.connection.execute(release.values(**freed_lease_values(table))).rowcount
         if count:
             transaction.workers_to_wake |= set(WORKERS)
         return count

@@ -116,18 +116,19 @@ def user_search_text_contains(dialect: str, part: str) -> ColumnElement[bool]:
     The case is ignored.
     """
     part = part.casefold()
-    held: ColumnElement[bool] = col(User.words).contains(part, autoescape=True)
+    has_part: ColumnElement[bool] = col(User.words).contains(part, autoescape=True)
     if dialect == "sqlite":
         quoted = '"' + part.replace('"', '""') + '"'
         matching_ids = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
         # unique: there may be others in the statement
         parameter: BindParameter[str] = bindparam("part", quoted, unique=True)
         return (
-            col(User.id).in_(matching_ids.bindparams(parameter).columns(rowid=BIG_INTEGER)) & held
+            col(User.id).in_(matching_ids.bindparams(parameter).columns(rowid=BIG_INTEGER))
+            & has_part
         )
     grams = sorted({part[at : at + TRIGRAM_LENGTH] for at in range(len(part) - TRIGRAM_LENGTH + 1)})
     indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))
-    return indexed.contains(grams) & held
+    return indexed.contains(grams) & has_part
 
 
 def has_prefix(dialect: str, column: Any, prefix: str) -> ColumnElement[bool]:

@@ -75,9 +75,9 @@ async def find_free_local_part_or_raise_conflict(
         candidates = [
             plain if number == 1 else f"{plain}-{number}" for number in range(first, first + 100)
         ]
-        taken = await _taken_local_parts(ctx, domain_id, domain_name, candidates)
+        used_local_parts = await _taken_local_parts(ctx, domain_id, domain_name, candidates)
         for candidate in candidates:
-            if candidate not in taken:
+            if candidate not in used_local_parts:
                 return candidate
     raise Conflict(f"The addresses made from {plain} are all taken.", path=["name"])
 

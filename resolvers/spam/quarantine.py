@@ -104,8 +104,10 @@ def is_visible_item_sql(ctx: Context) -> ColumnElement[bool]:
     owner = col(QuarantineItem.user_id)
     if viewer.role is Role.USER and UserPermission.QUARANTINE not in viewer.permissions:
         return false()
-    few = viewer.role is Role.DOMAIN_ADMIN and AdminPermission.QUARANTINE not in viewer.permissions
-    if viewer.role is Role.USER or few:
+    sees_own_only = (
+        viewer.role is Role.DOMAIN_ADMIN and AdminPermission.QUARANTINE not in viewer.permissions
+    )
+    if viewer.role is Role.USER or sees_own_only:
         return owner == viewer.user_id
     if viewer.role.includes(Role.ADMIN):  # a store that begins with accounts sorts what it finds
         return owner.not_in(select(col(DeletedUser.id)))

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("models", "mail", "resolvers", "graph", "merganser", "bench", "tests")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # The sentence or half sentence "Raises A, B if ... and C if ...", with the names of its errors.
-SENTENCE = re.compile(r"\bRaises?\s.*?(?:[.;](?=\s|$)|$)", re.DOTALL)
+SENTENCE = re.compile(r"\b[Rr]aises?\s.*?(?:[.;](?=\s|$)|$)", re.DOTALL)
 NAME = re.compile(
-    r"(?:\bRaises?|,|\band|\bor)\s+`?(_?[A-Z]\w*[a-z]\w*)(?![\w.]*\.\w)`?(?=[\s,.;:`]|$)"
+    r"(?:\b[Rr]aises?|,|\band|\bor)\s+`?(_?[A-Z]\w*[a-z]\w*)(?![\w.]*\.\w)`?(?=[\s,.;:`]|$)"
 )
 # Words after "and", "or" or a comma in these sentences that are no errors
 OTHER_WORDS = {"Sieve"}

@@ -133,16 +133,16 @@ async def _stream_unverified_range(
 
 async def _verified_chunks(blob: ColumnRow, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """Yield the chunks of a whole blob; the last one only after the digest is verified."""
-    digest, held = hashlib.sha256(), b""
+    digest, last_chunk = hashlib.sha256(), b""
     async with aclosing(chunks):
         async for step in chunks:
-            if held:
-                yield held
+            if last_chunk:
+                yield last_chunk
             digest.update(step)
-            held = step
+            last_chunk = step
     if digest.hexdigest() != blob.digest:
         raise CorruptBlob(f"The content of {blob.digest} has another digest")
-    yield held
+    yield last_chunk
 
 
 async def _stream_stored_bytes(

@@ -198,8 +198,8 @@ async def _delete_unused_rows_and_record_kept_objects(
         # a reference that was committed while it waited for the lock. A transaction that is
         # about to refer to a blob has its row locked; such a row is skipped.
         lock = select(Blob.id).where(col(Blob.id).in_(blob_ids)).with_for_update(skip_locked=True)
-        held = (await session.exec(lock)).all()
-        removal = delete(Blob).where(col(Blob.id).in_(held), _is_unused(unused_since))
+        locked_rows = (await session.exec(lock)).all()
+        removal = delete(Blob).where(col(Blob.id).in_(locked_rows), _is_unused(unused_since))
         removed = await session.exec(removal.returning(col(Blob.name), col(Blob.stored_size)))
         deleted_rows = removed.all()
         if keep_objects:

@@ -124,20 +124,20 @@ class DriverPool:
     async def fetch(self, compiled: CompiledStatement, values: Sequence[Any]) -> list[Any]:
         """Return the driver's rows. A connection is not used again after a failure."""
         async with self._slots:
-            held = self._idle.pop() if self._idle else await self._open_connection()
+            connection = self._idle.pop() if self._idle else await self._open_connection()
             try:
-                records: list[Any] = await held.driver.fetch(compiled.sql, *values)
+                records: list[Any] = await connection.driver.fetch(compiled.sql, *values)
             except BaseException:
-                held.driver.terminate()
+                connection.driver.terminate()
                 raise
-            self._idle.append(held)
+            self._idle.append(connection)
             return records
 
     async def _open_connection(self) -> "DriverConnection":
         driver_connection = await self._engine.raw_connection()
-        held = DriverConnection(driver_connection.driver_connection, driver_connection)
+        connection = DriverConnection(driver_connection.driver_connection, driver_connection)
         driver_connection.detach()
-        return held
+        return connection
 
     async def close(self) -> None:
         """Close the idle connections."""

@@ -58,9 +58,9 @@ async def apply_or_queue_bulk_request(ctx: Context, request: BulkRequest) -> Bul
     request = replace(
         request, selector=await request.selector.validated_with_filter_sql(ctx, accounts.user_ids)
     )
-    few = len(request.selector.ids or ()) <= ctx.environment.options.bulk_max_items
+    is_small = len(request.selector.ids or ()) <= ctx.environment.options.bulk_max_items
     are_own_messages = accounts.user_ids and not (accounts.other_users or accounts.grantee_id)
-    if request.is_flag_change_by_id and few and are_own_messages:
+    if request.is_flag_change_by_id and is_small and are_own_messages:
         return await ctx.run_transaction(
             lambda transaction: _change_flags_and_store_undo(ctx, transaction, request, accounts),
             *accounts.user_ids,
