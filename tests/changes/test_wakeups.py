@@ -24,10 +24,11 @@ from models.events.wakeups import (
     _messages_from_lines,
 )
 from models.runtime.environment import Environment
-from resolvers.changes.stream_reader import POLL_SECONDS
+from resolvers.changes.stream_reader import POLL_SECONDS, FollowRequest, follow_changes
 from resolvers.changes.wakeups import receive_wakeups_forever
-from tests.conftest import GraphQLClient, deliver_to
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.servers.bus_servers import BROKERS
+from tests.support.servers.live_server import wait_until
 from tests.support.time_limits import HANG_SECONDS
 
 SECRET = b"s" * 32
@@ -203,6 +204,25 @@ def test_messages_are_within_size_limit() -> None:
     messages = list(_messages_from_lines("name", lines))
     assert max(map(len, messages)) <= MAX_MESSAGE_BYTES
     assert [line for message in messages for line in message.split("\n")[1:]] == lines
+
+
+async def test_follower_tells_when_it_has_read_all_changes(ada: GraphQLClient) -> None:
+    wakeups = ada.environment.wakeups
+    stream = follow_changes(client_context(ada), FollowRequest())
+    pending = asyncio.ensure_future(anext(stream))
+    await wait_until(lambda: wakeups.follower_wakeups)
+    (wakeup,) = wakeups.follower_wakeups
+    async with asyncio.timeout(HANG_SECONDS):
+        await wakeup.started.wait()
+    assert wakeup.is_idle
+    await deliver_to(ada, "New")
+    assert not wakeup.is_idle
+    async with asyncio.timeout(HANG_SECONDS):
+        assert (await pending).events
+    assert not wakeup.is_idle  # until the next batch is requested
+    pending = asyncio.ensure_future(anext(stream))
+    await wait_until(lambda: wakeup.is_idle)
+    pending.cancel()
 
 
 async def test_invalid_bus_messages_are_ignored(tmp_path: Path) -> None:
