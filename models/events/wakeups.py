@@ -8,6 +8,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from models.events.bus import EventBus
 
@@ -33,7 +34,30 @@ PROCESS_REQUESTS, PROCESS_ANSWERS = -9, -10
 WORKERS_OF_ALL_STREAMS = frozenset({WEBHOOKS, PUSHES})  # these workers follow all streams
 
 
-class GrowthEvent(asyncio.Event):
+class FollowerWakeup(asyncio.Event):
+    """Wakes one follower or worker. `started` is set as soon as it has read its position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = asyncio.Event()
+        self._waiter_count = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """True if the follower has read everything that it was woken for, and waits."""
+        return self._waiter_count > 0 and not self.is_set()
+
+    async def wait(self) -> Literal[True]:
+        """Wait until the event is set. The follower has read all earlier changes."""
+        self.started.set()
+        self._waiter_count += 1
+        try:
+            return await super().wait()
+        finally:
+            self._waiter_count -= 1
+
+
+class GrowthEvent(FollowerWakeup):
     """An event that remembers which streams have grown since they were last taken."""
 
     def __init__(self) -> None:
@@ -63,7 +87,7 @@ class Wakeups:
     is_shared = False  # other processes may use the same database
 
     def __init__(self) -> None:
-        self._events: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
+        self._events: defaultdict[int, set[FollowerWakeup]] = defaultdict(set)
         self._last_positions: dict[int, int] = {}
         self._growth_events: set[GrowthEvent] = set()
         self._credentials_listeners: list[CredentialsListener] = []
@@ -73,12 +97,22 @@ class Wakeups:
         """The streams that have followers."""
         return list(self._events)
 
+    @property
+    def follower_wakeups(self) -> set[FollowerWakeup]:
+        """The wake-ups of the followers of single streams, and of workers."""
+        return set().union(*self._events.values())
+
+    @property
+    def growth_events(self) -> set[GrowthEvent]:
+        """The wake-ups of the followers of all streams."""
+        return set(self._growth_events)
+
     @contextmanager
     def follow(
-        self, stream_ids: Iterable[int], event: asyncio.Event | None = None
-    ) -> Generator[asyncio.Event]:
+        self, stream_ids: Iterable[int], event: FollowerWakeup | None = None
+    ) -> Generator[FollowerWakeup]:
         """Set an event, by default a new one, whenever one of these streams grows."""
-        stream_ids, event = list(stream_ids), event or asyncio.Event()
+        stream_ids, event = list(stream_ids), event or FollowerWakeup()
         for stream in stream_ids:
             self._events[stream].add(event)
         try:

@@ -17,6 +17,7 @@ from models.errors import InvalidInput
 from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import Change, JournalEvent, Stream, StreamPositions
+from models.events.wakeups import FollowerWakeup
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
@@ -158,7 +159,7 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
     drop_count = credential_cache.drop_count(ctx.environment)
     streams = await request.select_streams(ctx)
     with ExitStack() as exit_stack:
-        wakeup, listened_ids = asyncio.Event(), set[int]()
+        wakeup, listened_ids = FollowerWakeup(), set[int]()
         is_live, position, incarnation = False, None, ctx.environment.incarnation
         reported = EventBatch([], {})
         while True:

@@ -25,6 +25,7 @@ from tests.support.accounts.key_value_operations import (
     run_key_value_mutation,
     set_value,
 )
+from tests.support.case_loop import each_case
 from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -332,16 +333,19 @@ INVALID_ENTRIES: list[tuple[dict[str, Any], str, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "constraint", "path"), INVALID_ENTRIES)
-async def test_invalid_entry_is_refused_by_rule(
-    ada: GraphQLClient, arguments: dict[str, Any], code: str, constraint: str, path: list[str]
-) -> None:
-    error = await run_failing_mutation(
-        ada, "keyValueSet", **{"key": "a", "value": "1", **arguments}
-    )
-    assert (error["code"], error.get("constraint", ""), error["path"]) == (code, constraint, path)
-    if code == "LIMIT_REACHED":
-        assert error["used"] > error["limit"]
+async def test_invalid_entry_is_refused_by_rule(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_ENTRIES):
+        with case as (arguments, code, constraint, path):
+            error = await run_failing_mutation(
+                ada, "keyValueSet", **{"key": "a", "value": "1", **arguments}
+            )
+            assert (error["code"], error.get("constraint", ""), error["path"]) == (
+                code,
+                constraint,
+                path,
+            )
+            if code == "LIMIT_REACHED":
+                assert error["used"] > error["limit"]
 
 
 async def test_largest_key_and_value_are_accepted(ada: GraphQLClient) -> None:

@@ -20,6 +20,7 @@ from resolvers.admin import settings as admin_settings
 from resolvers.cluster import platform_follower
 from resolvers.cluster.platform_follower import follow_platform_forever
 from tests.conftest import TEST_OPTIONS, GraphQLClient, ManualClock
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.operations.platform.setting_operations import (
     MAX_RECIPIENTS_KEY,
     SETTING_DELETE,
@@ -197,7 +198,7 @@ async def test_wakeup_applies_settings_at_once(
         for wakeups in (own_wakeups, other_wakeups)
     ]
     async with follow_settings(environments[1]):
-        await asyncio.sleep(0.1)
+        await wait_for_followers(environments[1])
         await admin_settings.store_setting_value(
             make_root_context(environments[0]), MAX_RECIPIENTS_KEY, 50
         )
@@ -212,11 +213,14 @@ async def test_polling_does_not_read_unchanged_settings(
 ) -> None:
     await admin_settings.store_setting_value(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
     poll_often(monkeypatch)
+
+    def poll_count() -> int:
+        return sum("ban_change" in statement for statement in statements)
+
     async with follow_settings(environment):
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: poll_count() > 1)  # the first poll reads the settings
         del statements[:]
-        await asyncio.sleep(0.3)
-    assert statements
+        await wait_until(lambda: poll_count() > 2)
     assert not [statement for statement in statements if "FROM setting_values" in statement]
 
 

@@ -22,6 +22,7 @@ from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_values import options_with_stored_values
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.setting_operations import (
     MAX_RECIPIENTS_KEY,
     SETTING_DELETE,
@@ -172,13 +173,12 @@ INVALID_VALUES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "constraint"), INVALID_VALUES)
-async def test_invalid_value_is_refused_by_rule(
-    root: GraphQLClient, key: str, value: Any, constraint: str
-) -> None:
-    error = await expect_refused_setting(root, key, value)
-    assert (error["__typename"], error["constraint"]) == ("ValidationError", constraint)
-    assert error["path"] == (["key"] if constraint == "UNKNOWN" else ["value"])
+async def test_invalid_value_is_refused_by_rule(root: GraphQLClient) -> None:
+    for case in each_case(INVALID_VALUES):
+        with case as (key, value, constraint):
+            error = await expect_refused_setting(root, key, value)
+            assert (error["__typename"], error["constraint"]) == ("ValidationError", constraint)
+            assert error["path"] == (["key"] if constraint == "UNKNOWN" else ["value"])
 
 
 async def test_value_is_required(root: GraphQLClient) -> None:

@@ -17,6 +17,7 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     user_global_id,
 )
+from tests.support.case_loop import each_case
 from tests.support.sample_mutations import MutationCall
 from tests.support.stores.counter_check import load_stream_position, select_rows
 
@@ -97,7 +98,7 @@ async def test_autoreply_is_active_between_start_and_end(
     assert active == [False, True, False]
 
 
-@pytest.mark.parametrize(("arguments", "error"), [
+INVALID_AUTOREPLIES: list[tuple[dict[str, Any], tuple[list[str], str]]] = [
     ({}, (["set"], "REQUIRED")),
     ({"name": "x" * 129}, (["set", "name"], "PATTERN")),
     ({"name": "a\nb"}, (["set", "name"], "PATTERN")),
@@ -117,14 +118,16 @@ async def test_autoreply_is_active_between_start_and_end(
     ({"addresses": ["bob@example.org"]}, (["set", "addresses", "0"], "bob@example.org")),
     ({"addresses": ["ada@elsewhere.example"]},
      (["set", "addresses", "0"], "ada@elsewhere.example")),
-])  # fmt: skip
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("bob")
-async def test_invalid_autoreply_is_refused_with_rule(
-    ada: GraphQLClient, arguments: dict[str, Any], error: tuple[list[str], str]
-) -> None:
-    answer = await set_autoreply(ada, **arguments)
-    assert [(path, rule) for _, path, rule in error_details(answer)] == [error]
-    assert await load_autoreply(ada) == DEFAULT_AUTOREPLY
+async def test_invalid_autoreply_is_refused_with_rule(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_AUTOREPLIES):
+        with case as (arguments, error):
+            answer = await set_autoreply(ada, **arguments)
+            assert [(path, rule) for _, path, rule in error_details(answer)] == [error]
+            assert await load_autoreply(ada) == DEFAULT_AUTOREPLY
 
 
 async def test_all_invalid_fields_are_reported(ada: GraphQLClient) -> None:

@@ -1,6 +1,5 @@
 """Subscriptions to the current state of mailbox counters, tasks and submissions."""
 
-import asyncio
 from datetime import timedelta
 
 import pytest
@@ -102,9 +101,10 @@ async def test_counters_of_mailbox_are_sent_while_it_is_shared(
     await share_mailbox(ada, bob)
     count = len(follower.payloads)
     await append_unread_messages(ada, "Team", "Unheard too")
-    await asyncio.sleep(0.2)
-    assert len(follower.payloads) == count
     assert latest_counters(follower)["INBOX"] == (0, 0)
+    await deliver_to(bob, "Own")
+    await wait_until(lambda: len(follower.payloads) > count)
+    assert follower.results[count:] == [[{"path": "INBOX", "messageCount": 1, "unseenCount": 1}]]
     second_follower = await live_server.follow(bob, COUNTERS_SUBSCRIPTION)
     await wait_until(lambda: second_follower.payloads)
     assert "Team" not in latest_counters(second_follower)

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,13 +25,15 @@ from models.events.wakeups import (
     _messages_from_lines,
 )
 from models.runtime.environment import Environment
-from resolvers.changes.stream_reader import POLL_SECONDS
+from resolvers.changes.stream_reader import POLL_SECONDS, FollowRequest, follow_changes
 from resolvers.changes.wakeups import receive_wakeups_forever
-from tests.conftest import GraphQLClient, deliver_to
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.servers.bus_servers import BROKERS
+from tests.support.servers.live_server import wait_until
 from tests.support.time_limits import HANG_SECONDS
 
 SECRET = b"s" * 32
+FAILED_ANNOUNCEMENTS = 50
 BUS_KINDS = ["unix", "postgresql", "redis", "nats"]
 
 
@@ -146,17 +149,19 @@ async def test_wakeups_arrive_after_bus_outage(
     ):
         with receiver.follow([7]) as event:
             await await_if_coroutine(bus_setup.stop())
-            was_disconnected = False
-            for number in range(50):  # logged once
-                sender.announce({7: 100 + number})
-                await asyncio.sleep(0.02)
-                was_disconnected = was_disconnected or receiver.is_disconnected
-            assert was_disconnected
+            disconnected = set[Wakeups]()
+            async with asyncio.timeout(HANG_SECONDS):
+                for number in count():  # many failures, which are logged once
+                    sender.announce({7: 100 + number})
+                    await asyncio.sleep(0.02)
+                    disconnected |= {one for one in (receiver, sender) if one.is_disconnected}
+                    if number >= FAILED_ANNOUNCEMENTS and len(disconnected) == 2:
+                        break
             await await_if_coroutine(bus_setup.start())
             async with asyncio.timeout(HANG_SECONDS):
                 await receiver_connected.wait()
                 await sender_connected.wait()
-            assert not receiver.is_disconnected
+            await wait_until(lambda: not (receiver.is_disconnected or sender.is_disconnected))
             sender.announce({7: 1000})
             await wait_for_wakeup(event)
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
@@ -203,6 +208,25 @@ def test_messages_are_within_size_limit() -> None:
     messages = list(_messages_from_lines("name", lines))
     assert max(map(len, messages)) <= MAX_MESSAGE_BYTES
     assert [line for message in messages for line in message.split("\n")[1:]] == lines
+
+
+async def test_follower_tells_when_it_has_read_all_changes(ada: GraphQLClient) -> None:
+    wakeups = ada.environment.wakeups
+    stream = follow_changes(client_context(ada), FollowRequest())
+    pending = asyncio.ensure_future(anext(stream))
+    await wait_until(lambda: wakeups.follower_wakeups)
+    (wakeup,) = wakeups.follower_wakeups
+    async with asyncio.timeout(HANG_SECONDS):
+        await wakeup.started.wait()
+    assert wakeup.is_idle
+    await deliver_to(ada, "New")
+    assert not wakeup.is_idle
+    async with asyncio.timeout(HANG_SECONDS):
+        assert (await pending).events
+    assert not wakeup.is_idle  # until the next batch is requested
+    pending = asyncio.ensure_future(anext(stream))
+    await wait_until(lambda: wakeup.is_idle)
+    pending.cancel()
 
 
 async def test_invalid_bus_messages_are_ignored(tmp_path: Path) -> None:

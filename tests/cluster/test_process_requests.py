@@ -31,8 +31,6 @@ BUSY_MACHINE_SECONDS = 60.0
 
 async def answer_name(environment: Environment, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Answer with the name of the process."""
-    if arguments.get("waitingProcess") == environment.process.name:
-        await asyncio.sleep(process_requests.ANSWER_TIMEOUT + 0.5)
     if arguments.get("failingProcess") == environment.process.name:
         raise RuntimeError("no answer")
     padding = "x" * arguments.get("padding", 0) if environment.process.name == "one" else ""
@@ -48,6 +46,7 @@ class ProcessStarter:
 
     def __init__(self, environment: Environment, stack: AsyncExitStack) -> None:
         self.environment = environment
+        self.may_answer = asyncio.Event()  # a process that waits answers then
         self._stack = stack
 
     async def start(self, name: str, *, answers: bool = True, is_command: bool = False) -> None:
@@ -61,12 +60,19 @@ class ProcessStarter:
         )
         await leases.ensure_registered(other)
         if answers:
-            kinds = [NAME, LATE_NAME]
+            kinds = [replace(kind, answer=self._answer_name) for kind in (NAME, LATE_NAME)]
             task = asyncio.create_task(
                 process_requests.answer_requests_until_cancelled(other, kinds)
             )
             self._stack.push_async_callback(asyncio.wait, [task])
             self._stack.callback(task.cancel)
+
+    async def _answer_name(
+        self, environment: Environment, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if arguments.get("waitingProcess") == environment.process.name:
+            await self.may_answer.wait()
+        return await answer_name(environment, arguments)
 
 
 @pytest.fixture
@@ -140,7 +146,9 @@ async def test_process_without_answer_is_named(
     assert time.monotonic() - started_at < BUSY_MACHINE_SECONDS
     assert sorted(answer.answer["name"] for answer in result.answers) == ["asking", "two"]
     assert result.unresponsive_nodes == [socket.gethostname()]
-    await asyncio.sleep(0.6)  # an answer that comes later is not stored
+    processes.may_answer.set()  # an answer that comes later is not stored
+    later_result = await ask_all_processes(processes.environment, NAME, {})
+    assert len(later_result.answers) == 3
     await wait_for_row_counts(processes.environment, (0, 0))
 
 

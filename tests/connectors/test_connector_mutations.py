@@ -19,6 +19,7 @@ from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts import user_operations
 from tests.support.accounts.demo_account import subscription_results
+from tests.support.case_loop import each_case
 from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.time_limits import HANG_SECONDS
@@ -128,78 +129,77 @@ async def test_secrets_are_encrypted_and_never_returned(ada: GraphQLClient) -> N
         assert "hush" not in str(await ada(document))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "path", "constraint"),
-    [
-        ({"host": ""}, ["host"], "HOST"),
-        ({"host": "a b"}, ["host"], "HOST"),
-        ({"host": "imap.example.net\r\nX"}, ["host"], "HOST"),
-        ({"host": "x" * 300}, ["host"], "HOST"),
-        ({"host": "127.0.0.1"}, ["host"], "PRIVATE_NETWORK"),
-        ({"host": "::1"}, ["host"], "PRIVATE_NETWORK"),
-        ({"host": "localhost"}, ["host"], "PRIVATE_NETWORK"),
-        ({"host": "169.254.169.254"}, ["host"], "PRIVATE_NETWORK"),
-        ({"host": "db.internal"}, ["host"], "PRIVATE_NETWORK"),
-        ({"port": 0}, ["port"], "RANGE"),
-        ({"port": 65536}, ["port"], "RANGE"),
-        ({"security": "NONE"}, ["security"], "SECURITY"),
-        ({"username": ""}, ["username"], "LENGTH"),
-        ({"username": "a\r\nb"}, ["username"], "LENGTH"),
-        ({"password": ""}, ["password"], "LENGTH"),
-        ({"password": "a\nb"}, ["password"], "LENGTH"),
-        ({"password": "x" * 9000}, ["password"], "LENGTH"),
-        ({"authMechanism": "CRAM_MD5", "protocol": "POP3"}, ["authMechanism"], "UNSUPPORTED"),
-        ({"protocol": "ARCHIVE"}, ["protocol"], "UNSUPPORTED"),
-        ({"protocol": "USER"}, ["protocol"], "UNSUPPORTED"),
-        ({"interval": "PT4M"}, ["interval"], "RANGE"),
-        ({"interval": "P31D"}, ["interval"], "RANGE"),
-        ({"interval": "-PT1H"}, ["interval"], None),
-        ({"maxAge": "PT1S"}, ["maxAge"], "RANGE"),
-        ({"maxBytesPerSecond": 0}, ["maxBytesPerSecond"], "MIN"),
-        ({"remoteTimeout": "PT2H"}, ["remoteTimeout"], "RANGE"),
-        ({"localTimeout": "PT0S"}, ["localTimeout"], "RANGE"),
-        ({"exclude": "(a"}, ["exclude"], "PATTERN"),
-        ({"exclude": "(?=a)"}, ["exclude"], "PATTERN"),
-        ({"exclude": "((a{60}){60})"}, ["exclude"], "PATTERN"),
-        ({"targetFolder": "a\u0000b"}, ["targetFolder"], None),
-        ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, None, "PATTERN"),
-        ({"folderRewrites": [{"pattern": "a", "replacement": "\n"}]}, None, "LENGTH"),
-        ({"folderRewrites": [{"pattern": "a", "replacement": ""}] * 51}, ["folderRewrites"], "MAX"),
-        ({"customOptions": [{"name": "MIN_AGE", "value": "x"}]}, ["customOptions", "0"], "VALUE"),
-        ({"customOptions": [{"name": "MAX_SIZE"}]}, ["customOptions", "0"], "VALUE"),
-        ({"customOptions": [{"name": "INCLUDE", "value": "("}]}, ["customOptions", "0"], "PATTERN"),
-        ({"customOptions": [{"name": "DRY_RUN", "value": "no"}]}, ["customOptions", "0"], "VALUE"),
-        ({"customOptions": [{"name": "DRY_RUN"}] * 2}, ["customOptions", "1"], "UNIQUE"),
-        ({"customOptions": [{"name": "IDLE"}], "protocol": "POP3"}, None, "UNSUPPORTED"),
-        ({"mirrorDeletes": True, "protocol": "POP3"}, ["mirrorDeletes"], "UNSUPPORTED"),
-        ({"mirrorDeletes": True, "deleteSource": True}, ["mirrorDeletes"], "EXCLUSIVE"),
-        ({"deleteSource": True, "sourceRetention": "P1D"}, ["deleteSource"], "EXCLUSIVE"),
-        ({"sourceRetention": "-P1D"}, ["sourceRetention"], None),
-        ({"oauth": {"tokenUrl": "https://example.net/t", "clientId": "x"}}, ["oauth"], "EXCLUSIVE"),
-        (
-            {"authMechanism": "XOAUTH2", "oauth": {"tokenUrl": "http://10.0.0.1/", "clientId": ""}},
-            ["oauth", "tokenUrl"],
-            "PRIVATE_NETWORK",
-        ),
-        (
-            {"authMechanism": "XOAUTH2", "oauth": {"tokenUrl": "http://x.org/", "clientId": "x"}},
-            ["oauth", "tokenUrl"],
-            "URL",
-        ),
-    ],
-)
-async def test_invalid_input_is_refused_by_field_and_rule(
-    ada: GraphQLClient, arguments: dict[str, Any], path: list[str] | None, constraint: str | None
-) -> None:
-    answer = await ada.execute(CREATE, input={**CONNECTOR_INPUT, **arguments})
-    if "errors" in answer:
-        assert constraint is None
-        return
-    (error,) = answer["data"]["connectorCreate"]["errors"]
-    assert error["__typename"] == "ValidationError"
-    assert path is None or error["path"] == path
-    assert constraint is None or error["constraint"] == constraint
-    assert await ada("{ connectors { nodes { id } } }") == {"connectors": {"nodes": []}}
+INVALID_INPUTS: list[tuple[dict[str, Any], list[str] | None, str | None]] = [
+    ({"host": ""}, ["host"], "HOST"),
+    ({"host": "a b"}, ["host"], "HOST"),
+    ({"host": "imap.example.net\r\nX"}, ["host"], "HOST"),
+    ({"host": "x" * 300}, ["host"], "HOST"),
+    ({"host": "127.0.0.1"}, ["host"], "PRIVATE_NETWORK"),
+    ({"host": "::1"}, ["host"], "PRIVATE_NETWORK"),
+    ({"host": "localhost"}, ["host"], "PRIVATE_NETWORK"),
+    ({"host": "169.254.169.254"}, ["host"], "PRIVATE_NETWORK"),
+    ({"host": "db.internal"}, ["host"], "PRIVATE_NETWORK"),
+    ({"port": 0}, ["port"], "RANGE"),
+    ({"port": 65536}, ["port"], "RANGE"),
+    ({"security": "NONE"}, ["security"], "SECURITY"),
+    ({"username": ""}, ["username"], "LENGTH"),
+    ({"username": "a\r\nb"}, ["username"], "LENGTH"),
+    ({"password": ""}, ["password"], "LENGTH"),
+    ({"password": "a\nb"}, ["password"], "LENGTH"),
+    ({"password": "x" * 9000}, ["password"], "LENGTH"),
+    ({"authMechanism": "CRAM_MD5", "protocol": "POP3"}, ["authMechanism"], "UNSUPPORTED"),
+    ({"protocol": "ARCHIVE"}, ["protocol"], "UNSUPPORTED"),
+    ({"protocol": "USER"}, ["protocol"], "UNSUPPORTED"),
+    ({"interval": "PT4M"}, ["interval"], "RANGE"),
+    ({"interval": "P31D"}, ["interval"], "RANGE"),
+    ({"interval": "-PT1H"}, ["interval"], None),
+    ({"maxAge": "PT1S"}, ["maxAge"], "RANGE"),
+    ({"maxBytesPerSecond": 0}, ["maxBytesPerSecond"], "MIN"),
+    ({"remoteTimeout": "PT2H"}, ["remoteTimeout"], "RANGE"),
+    ({"localTimeout": "PT0S"}, ["localTimeout"], "RANGE"),
+    ({"exclude": "(a"}, ["exclude"], "PATTERN"),
+    ({"exclude": "(?=a)"}, ["exclude"], "PATTERN"),
+    ({"exclude": "((a{60}){60})"}, ["exclude"], "PATTERN"),
+    ({"targetFolder": "a\u0000b"}, ["targetFolder"], None),
+    ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, None, "PATTERN"),
+    ({"folderRewrites": [{"pattern": "a", "replacement": "\n"}]}, None, "LENGTH"),
+    ({"folderRewrites": [{"pattern": "a", "replacement": ""}] * 51}, ["folderRewrites"], "MAX"),
+    ({"customOptions": [{"name": "MIN_AGE", "value": "x"}]}, ["customOptions", "0"], "VALUE"),
+    ({"customOptions": [{"name": "MAX_SIZE"}]}, ["customOptions", "0"], "VALUE"),
+    ({"customOptions": [{"name": "INCLUDE", "value": "("}]}, ["customOptions", "0"], "PATTERN"),
+    ({"customOptions": [{"name": "DRY_RUN", "value": "no"}]}, ["customOptions", "0"], "VALUE"),
+    ({"customOptions": [{"name": "DRY_RUN"}] * 2}, ["customOptions", "1"], "UNIQUE"),
+    ({"customOptions": [{"name": "IDLE"}], "protocol": "POP3"}, None, "UNSUPPORTED"),
+    ({"mirrorDeletes": True, "protocol": "POP3"}, ["mirrorDeletes"], "UNSUPPORTED"),
+    ({"mirrorDeletes": True, "deleteSource": True}, ["mirrorDeletes"], "EXCLUSIVE"),
+    ({"deleteSource": True, "sourceRetention": "P1D"}, ["deleteSource"], "EXCLUSIVE"),
+    ({"sourceRetention": "-P1D"}, ["sourceRetention"], None),
+    ({"oauth": {"tokenUrl": "https://example.net/t", "clientId": "x"}}, ["oauth"], "EXCLUSIVE"),
+    (
+        {"authMechanism": "XOAUTH2", "oauth": {"tokenUrl": "http://10.0.0.1/", "clientId": ""}},
+        ["oauth", "tokenUrl"],
+        "PRIVATE_NETWORK",
+    ),
+    (
+        {"authMechanism": "XOAUTH2", "oauth": {"tokenUrl": "http://x.org/", "clientId": "x"}},
+        ["oauth", "tokenUrl"],
+        "URL",
+    ),
+]
+
+
+async def test_invalid_input_is_refused_by_field_and_rule(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_INPUTS):
+        with case as (arguments, path, constraint):
+            answer = await ada.execute(CREATE, input={**CONNECTOR_INPUT, **arguments})
+            if "errors" in answer:
+                assert constraint is None
+                continue
+            (error,) = answer["data"]["connectorCreate"]["errors"]
+            assert error["__typename"] == "ValidationError"
+            assert path is None or error["path"] == path
+            assert constraint is None or error["constraint"] == constraint
+            assert await ada("{ connectors { nodes { id } } }") == {"connectors": {"nodes": []}}
 
 
 async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> None:

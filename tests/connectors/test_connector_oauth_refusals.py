@@ -15,6 +15,7 @@ from models.errors import InvalidInput
 from resolvers.connectors import mutations as connector_mutations
 from tests.conftest import GraphQLClient
 from tests.support.accounts.key_value_operations import change_options
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.oauth_connectors import (
     CLIENT_SECRET,
     DENIED_RESPONSE,
@@ -146,46 +147,58 @@ async def answer_nothing(_got: ReceivedRequest, _writer: asyncio.StreamWriter) -
 REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected_text"),
-    [
-        (answer_nothing, "The server did not respond within 0.5 seconds."),
-        (answer_slowly, "The server did not respond within 0.5 seconds."),
-        (http_response(b"<html>"), "status 200 and without JSON."),
-        (http_response(b"[1]"), "status 200 and without JSON."),
-        (http_response(b"\xff\xfe"), "status 200 and without JSON."),
-        (http_response(b"[" * 60_000), "status 200 and without JSON."),
-        (http_response(b""), "status 200 and without JSON."),
-        (REDIRECT, "status 302 and without JSON."),
-        (http_response(b" " * (1 << 20)), "bytes"),
-        (b"220 mail.example.org ESMTP\r\n\r\n", "The response is not HTTP."),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "The response is truncated."),
-        (token_response("access-\r\nA1 LOGOUT"), "status 200"),
-        (token_response("access-\0"), "status 200"),
-        (token_response(""), "status 200"),
-        (token_response("access-" + "x" * 20_000), "status 200"),
-        (token_response(["access-1"]), "status 200"),
-    ],
-)
-async def test_invalid_token_response_is_reported(
-    ada: GraphQLClient,
-    imap_server: TokenImapServer,
-    token_server: WebhookReceiver,
-    answer: Any,
-    expected_text: str,
+INVALID_TOKEN_RESPONSES = [
+    (http_response(b"<html>"), "status 200 and without JSON."),
+    (http_response(b"[1]"), "status 200 and without JSON."),
+    (http_response(b"\xff\xfe"), "status 200 and without JSON."),
+    (http_response(b"[" * 60_000), "status 200 and without JSON."),
+    (http_response(b""), "status 200 and without JSON."),
+    (REDIRECT, "status 302 and without JSON."),
+    (http_response(b" " * (1 << 20)), "bytes"),
+    (b"220 mail.example.org ESMTP\r\n\r\n", "The response is not HTTP."),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "The response is truncated."),
+    (token_response("access-\r\nA1 LOGOUT"), "status 200"),
+    (token_response("access-\0"), "status 200"),
+    (token_response(""), "status 200"),
+    (token_response("access-" + "x" * 20_000), "status 200"),
+    (token_response(["access-1"]), "status 200"),
+]
+
+
+async def run_and_expect_token_failure(
+    ada: GraphQLClient, connector_id: int, expected_text: str, **policy_options: Any
 ) -> None:
-    token_server.response = answer
-    connector_id = await create_connector(ada, imap_server, token_server)
+    """Run a connector that gets no token, and check the error of the run."""
     async with asyncio.timeout(HANG_SECONDS):
-        run = await run_connector(ada.environment, connector_id, timeout_seconds=0.5)
+        run = await run_connector(ada.environment, connector_id, **policy_options)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN"), run.log
     assert "OAuth token endpoint" in run.error
     assert expected_text in run.error
     assert "access" not in run.error
-    assert (imap_server.sessions, "access" in await load_secret(ada.environment, connector_id)) == (
-        set(),
-        False,
+    assert "access" not in await load_secret(ada.environment, connector_id)
+
+
+async def test_invalid_token_response_is_reported(
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
+) -> None:
+    connector_id = await create_connector(ada, imap_server, token_server)
+    for case in each_case(INVALID_TOKEN_RESPONSES):
+        with case as (response, expected_text):
+            token_server.response = response
+            await run_and_expect_token_failure(ada, connector_id, expected_text)
+            assert imap_server.sessions == set()
+
+
+@pytest.mark.parametrize("answer", [answer_nothing, answer_slowly])
+async def test_missing_token_response_is_reported(
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver, answer: Any
+) -> None:
+    token_server.response = answer
+    connector_id = await create_connector(ada, imap_server, token_server)
+    await run_and_expect_token_failure(
+        ada, connector_id, "The server did not respond within 0.5 seconds.", timeout_seconds=0.5
     )
+    assert imap_server.sessions == set()
 
 
 async def test_private_token_server_is_refused(

@@ -87,9 +87,9 @@ async def test_held_worker_finishes_its_work_and_frees_its_leases(
         await worker.start()
         await has_begun.wait()
         holding = worker.begin_hold(COMPONENT_STOP)
-        await asyncio.sleep(0.05)
-        assert (worker.state, holding.done()) == (ComponentState.STOPPING, False)
+        await wait_until(lambda: worker.state is not ComponentState.RUNNING)
         assert await task_holders(environment) == [process_id]
+        assert (worker.state, holding.done()) == (ComponentState.STOPPING, False)
         may_finish.set()
         await holding
         assert (worker.state, finished_count) == (ComponentState.STOPPED, 1)

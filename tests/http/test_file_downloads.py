@@ -356,7 +356,7 @@ async def test_damaged_attachment_is_refused_before_download_begins(
 
 async def test_stream_is_closed_when_client_disconnects() -> None:
     """As in uvicorn, sending is cancelled."""
-    closed = asyncio.Event()
+    closed, has_sent = asyncio.Event(), asyncio.Event()
 
     async def endless(_start: int, _end: int) -> Any:
         try:
@@ -372,11 +372,12 @@ async def test_stream_is_closed_when_client_disconnects() -> None:
     async def require_intact(_start: int, _end: int) -> None: ...
 
     async def disconnect() -> dict[str, Any]:
-        await asyncio.sleep(0.01)
+        await has_sent.wait()
         return {"type": "http.disconnect"}
 
-    async def send(_message: Any) -> None:
-        return None
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            has_sent.set()
 
     scope = {"type": "http", "method": "GET", "headers": [], "path": "/"}
     served_file = byte_responses.ServedFile("tag", "text/plain", "x", open_file)

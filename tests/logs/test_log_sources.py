@@ -22,6 +22,7 @@ from tests.support.operations.quarantine_operations import set_options
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.servers.webhook_receiver import run_webhook_receiver
 from tests.support.stores.log_stores import list_logs, log_messages, new_entry
+from tests.support.time_limits import HANG_SECONDS
 
 TYPED_LOGS = """query ($filter: LogFilter) { logs(filter: $filter, orderBy: TIME_ASC) { nodes {
   __typename message level queueId messageId correlationId user { username } fields
@@ -187,6 +188,15 @@ async def test_pages_and_links_are_logged_by_route_without_the_path(
     assert "canary" not in json.dumps(nodes)
 
 
+async def wait_for_health_entries(client: GraphQLClient, count: int) -> list[Any]:
+    async with asyncio.timeout(HANG_SECONDS):
+        while (  # noqa: ASYNC110 - rows have no event
+            len(nodes := await typed_logs(client, components=["HEALTH"])) < count
+        ):
+            await asyncio.sleep(0.02)
+    return nodes
+
+
 async def test_health_changes_and_summaries_are_logged(
     log_environment: Environment, root: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,13 +209,12 @@ async def test_health_changes_and_summaries_are_logged(
     task = asyncio.create_task(
         health_entries.record_health_until_cancelled(log_environment, {"spool": is_spool_writable})
     )
-    for is_healthy in (False, True):
-        await asyncio.sleep(0.3)
+    for entry_count, is_healthy in ((1, False), (2, True)):
+        await wait_for_health_entries(root, entry_count)
         state["spool"] = is_healthy
-    await asyncio.sleep(0.3)
+    nodes = await wait_for_health_entries(root, 3)
     task.cancel()
     await asyncio.wait([task])
-    nodes = await typed_logs(root, components=["HEALTH"])
     assert [
         (n["service"], n["healthyCount"], n["totalCount"], n["difference"], n["levelPercent"])
         for n in nodes
@@ -266,12 +275,20 @@ async def test_live_tail_streams_new_entries_of_all_processes(
     follower = await followed_server.follow(
         admin_client, query, filter={"query": "tail", "minLevel": "INFO"}
     )
-    await asyncio.sleep(1.5)
+    async with asyncio.timeout(HANG_SECONDS):  # only an entry shows that the subscription has begun
+        while not follower.payloads:
+            environment.logs.enqueue_or_drop_entry(new_entry(environment, "tail start"))
+            await asyncio.sleep(0.1)
+
+    def received_messages() -> list[str]:
+        messages = [result["message"] for result in follower.results]
+        return [message for message in messages if message != "tail start"]
+
     for number in range(3):
         environment.logs.enqueue_or_drop_entry(new_entry(environment, f"tail {number}"))
         environment.logs.enqueue_or_drop_entry(new_entry(environment, f"unrelated {number}"))
-    await wait_until(lambda: len(follower.payloads) >= 3)
-    assert [result["message"] for result in follower.results] == ["tail 0", "tail 1", "tail 2"]
+    await wait_until(lambda: len(received_messages()) >= 3)
+    assert received_messages() == ["tail 0", "tail 1", "tail 2"]
     await follower.unsubscribe()
     assert await followed_server.follow_until_refused(ada, query) == "FORBIDDEN"
 

@@ -11,6 +11,7 @@ import pytest
 from graph.types.scalars import SCALARS, Cursor
 from models.events.event_types import EventType
 from models.events.journal import JournalEvent, StreamPositions
+from models.events.wakeups import FollowerWakeup
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import EventBatch, FollowRequest, ResyncReason
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
@@ -21,7 +22,7 @@ from tests.support.accounts.shared_mailboxes import (
     run_mailbox_mutation,
     share_mailbox,
 )
-from tests.support.clients.change_followers import has_waiter, wait_for_followers, wakeup_events
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.servers.live_server import (
     NESTED_CHANGES_SUBSCRIPTION,
@@ -41,18 +42,24 @@ class ChangeFollower:
         self, client: GraphQLClient, since: StreamPositions | None = None, **options: Any
     ) -> None:
         self.ctx = client_context(client)
+        self.other_wakeups = self.ctx.environment.wakeups.follower_wakeups
         self.stream = stream_reader.follow_changes(
             self.ctx, FollowRequest(since, min_interval=NO_INTERVAL, **options)
         )
         self.pending: asyncio.Future[EventBatch] | None = None
 
+    @property
+    def own_wakeups(self) -> set[FollowerWakeup]:
+        """The wake-up of this follower, as soon as it follows its streams."""
+        return self.ctx.environment.wakeups.follower_wakeups - self.other_wakeups
+
     async def start(self) -> "ChangeFollower":
         """Start to follow, before a test makes changes."""
-        events_before = wakeup_events(self.ctx.environment)
         self.pending = asyncio.ensure_future(anext(self.stream))
-        await wait_until(
-            lambda: any(map(has_waiter, wakeup_events(self.ctx.environment) - events_before))
-        )
+        await wait_until(lambda: self.own_wakeups)
+        (wakeup,) = self.own_wakeups
+        async with asyncio.timeout(HANG_SECONDS):
+            await wakeup.started.wait()
         return self
 
     async def next_batch(self) -> EventBatch:
@@ -67,9 +74,11 @@ class ChangeFollower:
         return received
 
     async def is_silent(self) -> bool:
-        """Return true if no event arrives within 0.2 seconds."""
+        """Return true if no event arrives until the follower has read all changes so far."""
         pending = self.pending = self.pending or asyncio.ensure_future(anext(self.stream))
-        await asyncio.wait([pending], timeout=0.2)
+        await wait_until(
+            lambda: pending.done() or any(wakeup.is_idle for wakeup in self.own_wakeups)
+        )
         return not pending.done()
 
 

@@ -14,6 +14,7 @@ from resolvers.notifications import webhook_results, webhook_worker
 from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_results import FAILURES_BEFORE_PAUSE, MAX_ATTEMPTS
 from tests.conftest import GraphQLClient, ManualClock, deliver_to
+from tests.support.servers.live_server import wait_until
 from tests.support.servers.webhook_receiver import (
     ReceivedRequest,
     WebhookReceiver,
@@ -180,14 +181,15 @@ async def test_worker_without_webhooks_executes_no_statement(
     worker_task = asyncio.create_task(
         webhook_worker.run_webhook_worker_until_stopped(ada.environment, delivery_body)
     )
-    async with asyncio.timeout(HANG_SECONDS):  # until the first round is complete
-        statement_count = -1
-        while not statements or len(statements) > statement_count:
-            statement_count = len(statements)
-            await asyncio.sleep(0.3)
+
+    def is_worker_idle() -> bool:
+        return any(wakeup.is_idle for wakeup in ada.environment.wakeups.growth_events)
+
+    await wait_until(is_worker_idle)
+    assert any("webhook" in statement for statement in statements)  # of the first round
     del statements[:]
     await deliver_to(ada, "Unheard")
-    await asyncio.sleep(0.1)
+    await wait_until(is_worker_idle)  # the worker was woken
     assert not any("webhook" in statement for statement in statements)
     await create_webhook(root, receiver.url, "MESSAGE_RECEIVED", user={"username": "ada"})
     await deliver_to(ada, "Heard")

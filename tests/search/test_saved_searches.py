@@ -11,6 +11,7 @@ from models.events.event_types import EventType
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.servers.live_server import LiveServer, wait_until
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
@@ -262,12 +263,12 @@ async def test_rapid_changes_are_counted_once(
         ]
         assert len(count_queries) == 1
         pending = asyncio.ensure_future(anext(updates))
-        await asyncio.sleep(2.2)  # longer than the interval between counts
+        await wait_for_followers(ada_with_mail.environment)  # after the interval between counts
         del statements[:]
         await ada_with_mail(
             'mutation { keyValueSet(input: {key: "a", value: "b"}) { errors { code } } }'
         )
-        await asyncio.sleep(0.1)
+        await wait_for_followers(ada_with_mail.environment)
         assert not [statement for statement in statements if "FROM messages" in statement]
         pending.cancel()
 

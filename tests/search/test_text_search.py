@@ -18,6 +18,7 @@ from tests.conftest import (
     make_client,
     raw_message,
 )
+from tests.support.case_loop import each_case
 from tests.support.operations.search_operations import SEARCH_QUERY, search_subjects
 
 METADATA_QUERY = """
@@ -153,15 +154,14 @@ VALID_PART_CASES: list[tuple[str, list[str], tuple[str, int, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("query", "expected", "problem"), VALID_PART_CASES)
-async def test_incomplete_query_searches_its_valid_part(
-    ada_with_messages: GraphQLClient, query: str, expected: list[str], problem: tuple[str, int, str]
-) -> None:
-    subjects, problems = await search_valid_part(ada_with_messages, query)
-    assert subjects == expected
-    term, position, message = problems[0]
-    assert (term.startswith(problem[0]), position) == (True, problem[1])
-    assert message.startswith(problem[2])
+async def test_incomplete_query_searches_its_valid_part(ada_with_messages: GraphQLClient) -> None:
+    for case in each_case(VALID_PART_CASES):
+        with case as (query, expected, problem):
+            subjects, problems = await search_valid_part(ada_with_messages, query)
+            assert subjects == expected
+            term, position, message = problems[0]
+            assert (term.startswith(problem[0]), position) == (True, problem[1])
+            assert message.startswith(problem[2])
 
 
 async def test_complete_query_has_no_problems(ada_with_messages: GraphQLClient) -> None:

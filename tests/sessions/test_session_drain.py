@@ -29,7 +29,10 @@ async def test_drain_returns_at_once_without_sessions(
 
 
 async def test_drain_waits_for_the_end_of_sessions(
-    session_server: SessionServer, ada: GraphQLClient, root: GraphQLClient
+    session_server: SessionServer,
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    statements: list[str],
 ) -> None:
     followers = [await session_server.live.follow(ada, CHANGES_SUBSCRIPTION) for _ in range(2)]
     await wait_until(lambda: len(ada.environment.live_sessions) == 2)
@@ -44,8 +47,9 @@ async def test_drain_waits_for_the_end_of_sessions(
                 "tasks": 0,
             }
         ]
+    del statements[:]
     waiting = asyncio.create_task(session_server.drain(root, users=ADA, timeout="PT1M"))
-    await asyncio.sleep(0.2)
+    await wait_until(lambda: any("task_count" in statement for statement in statements))
     later = await session_server.live.follow(ada, CHANGES_SUBSCRIPTION)  # is accepted
     await wait_until(lambda: len(ada.environment.live_sessions) == 3)
     for follower in (*followers, later):

@@ -33,6 +33,7 @@ from resolvers.changes.stream_reader import (
 from resolvers.files import signed_urls
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.servers.live_server import record_journal_entry
 from tests.support.time_limits import HANG_SECONDS
 
@@ -211,7 +212,7 @@ async def test_waiting_follower_gets_a_resync(ada: GraphQLClient) -> None:
     ctx = client_context(ada)
     batches = follow_changes(ctx, FollowRequest(await load_last_stream_positions(ctx)))
     next_batch = asyncio.ensure_future(anext(batches))
-    await asyncio.sleep(0.2)
+    await wait_for_followers(ada.environment)
     assert not next_batch.done()
     await restore_mark.begin_incarnation_after_consistent_restore(ada.environment)
     async with asyncio.timeout(HANG_SECONDS):

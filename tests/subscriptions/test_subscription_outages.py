@@ -17,11 +17,7 @@ from tests.support.clients.case_followers import (
     subscribe,
     write_until_received,
 )
-from tests.support.clients.change_followers import (
-    open_subscription,
-    received_events,
-    wakeup_events,
-)
+from tests.support.clients.change_followers import open_subscription, received_events
 from tests.support.operations.domain_operations import DOMAIN_RENAME, create_domain, run_mutation
 from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.operations.subscription_cases import (
@@ -80,8 +76,9 @@ async def accounts(ada: GraphQLClient, admin_client: GraphQLClient) -> Subscript
 async def cause_outage(client: GraphQLClient, proxy: PostgresProxy) -> None:
     """Cut all connections until a follower has noticed, then accept connections again."""
     await proxy.cut_connections()
-    for event in wakeup_events(client.environment):  # the followers read and find no database
-        event.set()
+    # the followers read and find no database
+    for wakeup in client.environment.wakeups.follower_wakeups:
+        wakeup.set()
     await wait_until(lambda: not OUTAGES.is_quiet)
     await proxy.start()
     await client.environment.database.ping()

@@ -18,6 +18,7 @@ from merganser.server.shutdown import GracefulShutdown
 from models.runtime.components import ComponentState, HoldReason
 from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
 from tests.support.mail_servers.lmtp_client import wait_until
 from tests.support.operations.domain_operations import run_mutation
@@ -129,7 +130,7 @@ async def test_stopped_worker_stores_the_answers_that_it_waits_for(
     assert worker.state is ComponentState.STOPPED
     assert environment.refuses_ip("203.0.113.7")
     await worker.release(HoldReason.COMPONENT_STOP)
-    await asyncio.sleep(0.1)  # it waits for the next change now
+    await wait_for_followers(environment)
     began_at = time.monotonic()
     await worker.hold(HoldReason.COMPONENT_STOP)
     assert time.monotonic() - began_at < list_hosts.POLL_SECONDS / 2

@@ -18,6 +18,7 @@ from models.queue.tables import QueueEntry
 from models.runtime import leases
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.clients.change_followers import wait_for_followers
 from tests.support.mail_servers.queue_worker import (
     WORKER_LIMITS,
     State,
@@ -50,7 +51,7 @@ async def test_new_submission_wakes_worker(ada: GraphQLClient, environment: Envi
         run_smtp_server(FakeSmtpServer()) as server,
         run_queue_worker(environment, relay_settings(server)),
     ):
-        await asyncio.sleep(0.1)  # the worker has found no entries and waits for a wake-up
+        await wait_for_followers(environment)  # the worker has found no entries
         key = await queue_message(ada)
         async with asyncio.timeout(HANG_SECONDS):
             await wait_until_tried(environment, key)

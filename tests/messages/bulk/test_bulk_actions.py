@@ -10,6 +10,7 @@ from mail.maintenance import housekeeping
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock, deliver_to
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import (
     inbox_selection,
     list_message_ids,
@@ -28,43 +29,46 @@ from tests.support.stores.counter_check import (
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-@pytest.mark.parametrize(
-    ("before", "set_", "after"),
-    [
-        ([], {"seen": True}, ["\\Seen"]),
-        (["\\Seen"], {"seen": False, "flagged": True}, ["\\Flagged"]),
-        ([], {"draft": True, "answered": True, "deleted": True},
-         ["\\Answered", "\\Deleted", "\\Draft"]),
-        (["a"], {"addFlags": ["b", "\\SEEN", "b"]}, ["\\Seen", "a", "b"]),
-        (["a", "b", "\\Seen"], {"removeFlags": ["b", "\\seen", "x"]}, ["a"]),
-        (["a", "\\Seen"], {"addFlags": ["b"], "removeFlags": ["a"]}, ["\\Seen", "b"]),
-        (["a", "\\Seen"], {"flags": ["$Forwarded", "\\Flagged", "$Forwarded"]},
-         ["\\Flagged", "$Forwarded"]),
-        (["a", "\\Seen"], {"flags": []}, []),
-        (["a"], {"addFlags": [], "seen": False}, ["a"]),
-        (["Blue"], {"addFlags": ["blue", "BLUE", "Red", "red"]}, ["Blue", "Red"]),
-        (["Blue", "a"], {"removeFlags": ["bLUE"]}, ["a"]),
-        (["Blue"], {"addFlags": ["blue"]}, ["Blue"]),
-        (["Blue", "a"], {"flags": ["blue", "BLUE", "b"]}, ["Blue", "b"]),
-        ([], {"flags": ["Blue", "blue"]}, ["Blue"]),
-        (["É"], {"addFlags": ["é"]}, ["É", "é"]),
-    ],
-)  # fmt: skip
-async def test_message_update_adds_removes_and_replaces_flags(
-    ada_with_mail: GraphQLClient, before: list[str], set_: dict[str, Any], after: list[str]
-) -> None:
-    select = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
-    await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set={"flags": before})
-    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
-    answer = await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
-    assert (answer["errors"], answer["messages"][0]["flags"]) == ([], after)
-    kinds = [
-        kind
-        for kind, _ in await load_journal_entries(
-            ada_with_mail.environment, ada_with_mail.user.id, last
-        )
-    ]
-    assert kinds == ([] if sorted(before) == sorted(after) else [EventType.MESSAGE_UPDATED])
+FLAG_UPDATES: list[tuple[list[str], dict[str, Any], list[str]]] = [
+    ([], {"seen": True}, ["\\Seen"]),
+    (["\\Seen"], {"seen": False, "flagged": True}, ["\\Flagged"]),
+    ([], {"draft": True, "answered": True, "deleted": True},
+     ["\\Answered", "\\Deleted", "\\Draft"]),
+    (["a"], {"addFlags": ["b", "\\SEEN", "b"]}, ["\\Seen", "a", "b"]),
+    (["a", "b", "\\Seen"], {"removeFlags": ["b", "\\seen", "x"]}, ["a"]),
+    (["a", "\\Seen"], {"addFlags": ["b"], "removeFlags": ["a"]}, ["\\Seen", "b"]),
+    (["a", "\\Seen"], {"flags": ["$Forwarded", "\\Flagged", "$Forwarded"]},
+     ["\\Flagged", "$Forwarded"]),
+    (["a", "\\Seen"], {"flags": []}, []),
+    (["a"], {"addFlags": [], "seen": False}, ["a"]),
+    (["Blue"], {"addFlags": ["blue", "BLUE", "Red", "red"]}, ["Blue", "Red"]),
+    (["Blue", "a"], {"removeFlags": ["bLUE"]}, ["a"]),
+    (["Blue"], {"addFlags": ["blue"]}, ["Blue"]),
+    (["Blue", "a"], {"flags": ["blue", "BLUE", "b"]}, ["Blue", "b"]),
+    ([], {"flags": ["Blue", "blue"]}, ["Blue"]),
+    (["É"], {"addFlags": ["é"]}, ["É", "é"]),
+]  # fmt: skip
+
+
+async def test_message_update_adds_removes_and_replaces_flags(ada_with_mail: GraphQLClient) -> None:
+    for case in each_case(FLAG_UPDATES):
+        with case as (before, set_, after):
+            select = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
+            await run_message_mutation(
+                ada_with_mail, "messageUpdate", select=select, set={"flags": before}
+            )
+            last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+            answer = await run_message_mutation(
+                ada_with_mail, "messageUpdate", select=select, set=set_
+            )
+            assert (answer["errors"], answer["messages"][0]["flags"]) == ([], after)
+            kinds = [
+                kind
+                for kind, _ in await load_journal_entries(
+                    ada_with_mail.environment, ada_with_mail.user.id, last
+                )
+            ]
+            assert kinds == ([] if sorted(before) == sorted(after) else [EventType.MESSAGE_UPDATED])
 
 
 async def test_message_update_keeps_absent_fields_and_clears_null(

@@ -1,10 +1,10 @@
 """Subscriptions to changes, and the events that they receive."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
+from models.events.wakeups import FollowerWakeup
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
@@ -32,29 +32,37 @@ def received_events(follower: SubscriptionFollower) -> list[Any]:
 async def open_subscription(
     live: LiveServer, method: str, client: GraphQLClient, query: str, **variables: Any
 ) -> SubscriptionFollower:
-    """Open a subscription with a method of the server, and wait until it waits for events."""
+    """Open a subscription with a method of the server, and wait until it has started.
 
-    events_before = wakeup_events(client.environment)
+    It has started when it has read its position, or has joined a group that has.
+    """
+    wakeups_before = all_wakeups(client.environment)
+    group_count, subscriber_count = len(live.groups), live.subscriber_count
     follower: SubscriptionFollower = await getattr(live, method)(client, query, **variables)
 
-    def is_waiting() -> bool:
-        new_events = wakeup_events(client.environment) - events_before
-        return bool(new_events) and all(map(has_waiter, new_events))
+    def has_started() -> bool:
+        new_wakeups = all_wakeups(client.environment) - wakeups_before
+        if new_wakeups:
+            return all(wakeup.started.is_set() for wakeup in new_wakeups)
+        return len(live.groups) == group_count and live.subscriber_count > subscriber_count
 
-    await wait_until(lambda: is_waiting() or follower.end_frame)
+    await wait_until(lambda: has_started() or follower.end_frame)
     return follower
 
 
-def wakeup_events(environment: Environment) -> set[asyncio.Event]:
-    """The events that wake the followers of streams and the workers."""
-    return set().union(*environment.wakeups._events.values())  # noqa: SLF001
-
-
-def has_waiter(event: asyncio.Event) -> bool:
-    """True if a task waits for the event: it has read all that was there before."""
-    return bool(event._waiters)  # noqa: SLF001
+def all_wakeups(environment: Environment) -> set[FollowerWakeup]:
+    """The wake-ups of the followers and workers in this process."""
+    return environment.wakeups.follower_wakeups | environment.wakeups.growth_events
 
 
 async def wait_for_followers(environment: Environment, count: int = 1) -> None:
-    """Wait until this number of followers have read the journal and wait for new events."""
-    await wait_until(lambda: sum(map(has_waiter, wakeup_events(environment))) >= count)
+    """Wait until this number of followers have read the journal and wait for new events.
+
+    After a write, such a follower has also read what was written.
+    """
+    await wait_until(lambda: idle_follower_count(environment) >= count)
+
+
+def idle_follower_count(environment: Environment) -> int:
+    """The number of followers of single streams that have read all changes."""
+    return sum(wakeup.is_idle for wakeup in environment.wakeups.follower_wakeups)

@@ -1,0 +1,1 @@
+"""Tests of the test suite: its rules, selection and repetition of tests."""
