@@ -166,9 +166,9 @@ def _html_options(
     attachment_by_content_id = content.attachment_numbers_by_content_id(stored)
 
     def url_of_content_id(content_id: str) -> str | None:
-        if content_id not in attachment_by_content_id:
+        number = content.attachment_number_of_cid_or_none(attachment_by_content_id, content_id)
+        if number is None:
             return None
-        number = attachment_by_content_id[content_id]
         path = download_urls.attachment_download_path(stored.row.id, number)
         return download_urls.require_readable_and_sign_download_url(info, path, stored.row)
 

@@ -307,10 +307,11 @@ class AttachedMessage:
 
     @field(
         "Attachments of the attached message, as MIME parts. An attached message among them has "
-        "the field `message`."
+        "the field `message`. Empty if the attached message is encoded in base64 or "
+        "quoted-printable: its parts have no section numbers, so download the whole message."
     )
     async def attachments(self) -> list[MimePart]:
-        if self.attached is None:
+        if self.attached is None or self.attached.is_encoded:
             return []
         message, part = self.attached.message, self.attached.part
         build = partial(

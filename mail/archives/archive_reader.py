@@ -35,6 +35,7 @@ from mail.archives.source_message import (
     maildir_flags,
     parse_date_field_or_none,
 )
+from mail.archives.state_fields import with_message_and_state
 from mail.archives.zip_format import DamagedArchiveError
 
 MAX_COMPRESSION_RATIO = 100  # unpacked bytes per byte of the archive, on average,
@@ -387,16 +388,13 @@ def _read_message_of_entry_or_raise(
         raise UnusableMessageError("The file is empty.")
     raw = read_foreign_message(content)
     at = entry.modified_at if isinstance(entry, tar_format.TarEntry) else None
-    received = (
-        _utc_from_timestamp_or_none(at)
-        if in_maildir
-        else parse_date_field_or_none(raw[: 1 << 16]) or _utc_from_timestamp_or_none(at)
-    )
-    levels = parts[:-2] if in_maildir else parts[:-1]
-    if in_maildir and levels[:1] == ["Maildir"]:
-        levels = levels[1:]
-    folder = mailbox_path_from_maildir(levels) if in_maildir else "/".join(levels) or INBOX
-    flags = maildir_flags(parts[-1]) if in_maildir else []
+    received = _utc_from_timestamp_or_none(at)
+    if not in_maildir:
+        source_message = replace(source_message, folder="/".join(parts[:-1]) or INBOX)
+        received = parse_date_field_or_none(raw[: 1 << 16]) or received
+        return with_message_and_state(source_message, raw, received)
+    folder = mailbox_path_from_maildir(parts[1:-2] if parts[0] == "Maildir" else parts[:-2])
+    flags = maildir_flags(parts[-1])
     return source_message.with_message(raw, folder=folder, received_at=received, flags=flags)
 
 

@@ -21,6 +21,7 @@ from mail.archives.source_message import (
     maildir_flags,
     parse_date_field_or_none,
 )
+from mail.archives.state_fields import with_message_and_state
 from mail.archives.zip_format import DamagedArchiveError
 from mail.mime.header_fields import UTF8_BOM
 
@@ -180,23 +181,12 @@ def _read_message_of_file_or_raise(
     if not facts.st_size:
         raise UnusableMessageError("The file is empty.")
     raw = read_foreign_message(file.path.read_bytes())
-    if source.source_format == "maildir":
-        received = datetime.fromtimestamp(facts.st_mtime, UTC)  # the Maildir's own rule
+    modified_at = datetime.fromtimestamp(facts.st_mtime, UTC)
+    if source.source_format == "maildir":  # its own rule: the time and name of the file
         flags = maildir_flags(file.path.name)
-    else:
-        received = parse_date_field_or_none(raw[: 1 << 16]) or datetime.fromtimestamp(
-            facts.st_mtime, UTC
-        )
-        flags = []
-    return SourceMessage(
-        source_message.name,
-        source_message.folder,
-        source_message.checkpoint,
-        source_message.progress,
-        raw,
-        received_at=received,
-        flags=flags,
-    )
+        return source_message.with_message(raw, received_at=modified_at, flags=flags)
+    received_at = parse_date_field_or_none(raw[: 1 << 16]) or modified_at
+    return with_message_and_state(source_message, raw, received_at)
 
 
 def _is_maildir(path: Path) -> bool:

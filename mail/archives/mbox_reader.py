@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from mail.archives.source_message import (
     UnusableMessageError,
     parse_date_field_or_none,
 )
+from mail.archives.state_fields import with_message_and_state
 from mail.mime.header_fields import UTF8_BOM
 
 _FROM_LINE = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
@@ -21,14 +22,6 @@ _ASCTIME = re.compile(
     rb"(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) +(?P<time>\d{1,2}:\d{2}(?::\d{2})?)"
     rb"(?: +[A-Z]{2,5})?(?: +(?P<zone>[+-]\d{4}))? +(?P<year>\d{4})(?: +(?P<behind>[+-]\d{4}))?"
 )
-_STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*([A-Za-z]*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_MBOX_STATUS_FLAGS = {
-    "R": "\\Seen",
-    "F": "\\Flagged",
-    "A": "\\Answered",
-    "T": "\\Draft",
-    "D": "\\Deleted",
-}
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 _MAX_LINE_READ = 1 << 20  # bytes of a line that are read at once
 _MAX_FROM_LINE_BYTES = 1000
@@ -140,17 +133,9 @@ def _message_of_mbox_entry(
     match = _FROM_LINE.match(from_line.rstrip().removeprefix(UTF8_BOM))
     sender = match[1].decode("utf-8", "replace") if match else ""
     header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]
-    status_letters = b"".join(_STATUS.findall(header)).decode().upper()
-    return source_message.with_message(
-        raw,
-        received_at=_parse_from_line_date_or_none(from_line) or parse_date_field_or_none(header),
-        sender=sender if "@" in sender else None,
-        flags=[
-            flag
-            for flag_letter, flag in _MBOX_STATUS_FLAGS.items()
-            if flag_letter in status_letters
-        ],
-    )
+    received_at = _parse_from_line_date_or_none(from_line) or parse_date_field_or_none(header)
+    message = with_message_and_state(source_message, raw, received_at)
+    return replace(message, sender=sender if "@" in sender else None)
 
 
 def _parse_from_line_date_or_none(line: bytes) -> datetime | None:

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mail.archives.json_lines import MessageRecord
+from models.mailboxes.tables import SpecialUse
 
 INBOX = "INBOX"
 _FLAGS_BY_LETTER = {
@@ -43,6 +44,7 @@ class SourceMessage:
     sender: str | None = None
     flags: Sequence[str] = ()
     record: MessageRecord | None = None  # of an archive of this server
+    special_use: SpecialUse | None = None  # goes before `folder` if a mailbox here has it
 
     def with_skip_reason(self, reason: str) -> "SourceMessage":
         """Return the item with the reason why it is skipped."""

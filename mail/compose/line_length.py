@@ -11,6 +11,7 @@ import re
 from email.message import Message
 from email.parser import BytesHeaderParser
 
+from mail.mime.quoted_printable import decode_quoted_printable
 from mail.text.run_lengths import has_longer_run
 
 MAX_LINE_BYTES = 998  # bytes, without its end
@@ -90,7 +91,7 @@ def _reencode_leaf(head: bytes, body: bytes, encoding: str, *, is_text: bool) ->
         ]
         return head + b"\r\n" + b"\r\n".join(lines) + b"\r\n"
     if encoding == "quoted-printable":
-        body = binascii.a2b_qp(body)
+        body = decode_quoted_printable(body)
     if is_text or encoding == "quoted-printable":
         name, packed = b"quoted-printable", _quoted_printable(body)
     else:

@@ -163,7 +163,9 @@ class ImapSession:
             for parts in self._protocol.stream_responses(command, command, b'""', b'"*"'):
                 response: Any = parse_response([part for part in parts if part != b""])
                 flags, delimiter, name = response
-                raw = name if isinstance(name, bytes) else str(name or "").encode()
+                # the parser takes some names for values: NIL for None, digits for an integer
+                text = "NIL" if name is None else str(name)
+                raw = name if isinstance(name, bytes) else text.encode()
                 flag_names = frozenset(flag.lower() for flag in flags if isinstance(flag, bytes))
                 responses.append(_ListResponse(flag_names, delimiter, raw))
                 self._protocol.reset_byte_limit()

@@ -4,6 +4,7 @@ import binascii
 import re
 
 from mail.mime.charsets import decode_header_text
+from mail.mime.quoted_printable import decode_quoted_printable
 
 _WORD = re.compile(
     r"=\?([^?\s*]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?([^?]*+(?:\?(?!=)[^?]*+){0,4})\?="
@@ -57,7 +58,7 @@ def _decode_word_leniently(encoding: str, text: str) -> bytes:
     """Decode the text of an encoded word, B or Q. Characters that are not base64 are skipped."""
     body = text.encode("utf-8", "replace")
     if encoding in "qQ":
-        return binascii.a2b_qp(body, header=True)
+        return decode_quoted_printable(body, is_encoded_word=True)
     body = _NOT_BASE64.sub(b"", body.partition(b"=")[0])
     if len(body) % _BASE64_GROUP == 1:
         body = body[:-1]

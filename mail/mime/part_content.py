@@ -10,10 +10,10 @@ from mail.mime import base64_lines
 from mail.mime.byte_source import ByteSource, read_range
 from mail.mime.charsets import declared_html_charset_or_none, decode_text
 from mail.mime.mime_tree import ParsedPart
+from mail.mime.quoted_printable import decode_quoted_printable
 
 _ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _NOT_BASE64 = bytes(byte for byte in range(256) if byte not in _ALPHABET)
-_BLANKS_AT_SOFT_BREAK = re.compile(rb"=[ \t]++(?=\r?\n)")
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
 _QUOTES = re.compile(r"(?:> ?)*+")
 _BASE64_GROUP = 4
@@ -32,9 +32,7 @@ def decode_transfer_encoding(body: bytes, encoding: str) -> bytes:
     if encoding == "base64":
         return _decode_base64(body)
     if encoding == "quoted-printable":
-        if b"= " in body or b"=\t" in body:
-            body = _BLANKS_AT_SOFT_BREAK.sub(b"=", body)
-        return binascii.a2b_qp(body)
+        return decode_quoted_printable(body)
     return _decode_uuencode(body) if encoding == "x-uuencode" else body
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _IANA_NAME = re.compile(r"(?:/(?:[^/]+/)*?)?([A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2})")
@@ -79,7 +80,11 @@ class CalendarTimeZone:
 
 
 def iana_zone_or_none(zone_name: str) -> ZoneInfo | None:
-    """Return the IANA zone of this name, with or without a prefix; None if there is none."""
+    """Return the IANA zone of this name, with or without a prefix; None if there is none.
+
+    The names of Windows, such as `W. Europe Standard Time`, are names too.
+    """
+    zone_name = _iana_names_by_windows_name().get(zone_name, zone_name)
     try:
         match = _IANA_NAME.fullmatch(zone_name) if len(zone_name) <= _MAX_ZONE_NAME_LENGTH else None
         return ZoneInfo(match[1]) if match else None
@@ -87,12 +92,21 @@ def iana_zone_or_none(zone_name: str) -> ZoneInfo | None:
         return None  # for example a custom name
 
 
+@cache
+def _iana_names_by_windows_name() -> Mapping[str, str]:
+    """Return the IANA names of the time zones of Windows, as Unicode CLDR maps them."""
+    from icalendar.timezone.windows_to_olson import WINDOWS_TO_OLSON  # noqa: PLC0415 - few need it, and all wait for the start
+
+    return WINDOWS_TO_OLSON
+
+
 def utc_from_local(
     local_time: datetime, zone_name: str, calendar_zones: Mapping[str, CalendarTimeZone]
 ) -> datetime | None:
     """Convert a local time to UTC; None if the zone is unknown or the time out of range.
 
-    An IANA name goes before the VTIMEZONE of the calendar, which is wrong more often.
+    An IANA name or a name of Windows goes before the VTIMEZONE of the calendar, which is wrong
+    more often.
     """
     if zone := iana_zone_or_none(zone_name):
         try:

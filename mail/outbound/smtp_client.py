@@ -41,11 +41,23 @@ UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 class ServerFailed(Exception):
     """The server failed before it decided on a recipient. Another server can be attempted."""
 
-    def __init__(self, reply_code: int, reply_text: str, *, is_unreachable: bool = False) -> None:
+    def __init__(
+        self,
+        reply_code: int,
+        reply_text: str,
+        *,
+        is_unreachable: bool = False,
+        accepts_no_mail: bool = False,
+    ) -> None:
         super().__init__(reply_text)
         self.reply_code = reply_code
         self.reply_text = reply_text
         self.is_unreachable = is_unreachable  # it would fail for every message
+        self.accepts_no_mail = accepts_no_mail  # its greeting says so: a retry is useless
+
+    def deferred_result(self, server: str) -> DeliveryResult:
+        """The delivery result if a later attempt can succeed."""
+        return DeliveryResult(DeliveryState.DEFERRED, self.reply_code, self.reply_text, server)
 
 
 class LeaseLost(Exception):

@@ -9,6 +9,7 @@ from typing import cast
 from aiosmtplib import (
     SMTP,
     SMTPAuthenticationError,
+    SMTPConnectResponseError,
     SMTPException,
     SMTPResponseException,
 )
@@ -26,6 +27,8 @@ from mail.outbound.smtp_client import (
 from mail.outbound.smtp_protocol import take_over_transport
 from mail.outbound.tls_client import TlsContexts, TlsFailed, verify_and_describe_tls
 from mail.routing.mx_hosts import NextHop, TlsLevel
+
+NO_MAIL_GREETINGS = (521, 554)  # RFC 7504, section 3; RFC 5321, section 3.1
 
 
 async def connect_to_next_hop(
@@ -77,8 +80,14 @@ async def _connect_once(
             raise ServerFailed(454, f"4.7.0 Authentication failed: {problem.code}") from problem
         if isinstance(problem, SMTPResponseException):
             text = UNPRINTABLE.sub(" ", problem.message)[:MAX_REPLY_CHARACTERS]
+            is_greeting = isinstance(problem, SMTPConnectResponseError)
             raise ServerFailed(
-                failure_code_or_451(problem.code), text, is_unreachable=True
+                failure_code_or_451(problem.code),
+                text,
+                is_unreachable=True,
+                accepts_no_mail=is_greeting
+                and problem.code in NO_MAIL_GREETINGS
+                and not host.is_relay,  # its operator can correct it
             ) from problem
         if isinstance(problem, (SMTPException, OSError, ssl.SSLError)):
             text = error_text(problem)

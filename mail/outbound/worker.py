@@ -32,7 +32,6 @@ from mail.queue.destination_order import LAST_RANK, ClaimCapacity
 from mail.recipients import recipient_routes
 from mail.routing import route_selection, tls_requirements
 from mail.routing.mx_hosts import NextHop, OutboundSettings, Unroutable
-from mail.routing.route_selection import RecipientRoute
 from mail.routing.route_snapshot import RouteCache
 from mail.runtime.background_loops import run_loop_in_background_during_block
 from mail.storage.blobs.errors import CorruptBlob
@@ -300,7 +299,7 @@ async def _group_by_route_and_wait_for_slots(
     ready: list[route_selection.RoutePart] = []
     for part in parts:
         seconds = 0.0
-        if isinstance(part.route, RecipientRoute) and part.route.destination:
+        if isinstance(part.route, route_selection.RecipientRoute) and part.route.destination:
             seconds = await destination_pacing.reserve_slot_and_get_wait_seconds(
                 environment, part.route.destination, rate
             )
@@ -337,7 +336,7 @@ async def _forward_relay_route_part(
         return route_selection.RoutePart(job.recipients, problem)
     servers = tls_requirements.enforce_sender_tls(hosts, [], requires_tls=job.requires_tls)
     return route_selection.RoutePart(
-        job.recipients, RecipientRoute(servers, destination=str(job.endpoint_url))
+        job.recipients, route_selection.RecipientRoute(servers, destination=str(job.endpoint_url))
     )
 
 
@@ -358,7 +357,7 @@ async def _send_route_part_to_first_accepting_host(
             message.header_or_whole_message_bytes,
         )
         return
-    destination, is_unreachable, started_at = part.route.destination, True, worker.environment.now()
+    destination, started_at = part.route.destination, worker.environment.now()
     # no attempt is made while the destination is paused
     if paused_result := worker.pacing.paused_result_or_none(destination, job.flushed_at):
         await _record_and_remove_recipients(
@@ -369,18 +368,19 @@ async def _send_route_part_to_first_accepting_host(
         )
         return
     last_result = DeliveryResult.from_refusal(451, "4.4.1 No MX host responded")
+    failures = list[ServerFailed]()
     for host in part.route.next_hops:
         try:
             await _send_to_host(worker, lane, job, (host, message))
         except ServerFailed as problem:  # the next host may accept it
-            last_result = DeliveryResult(
-                DeliveryState.DEFERRED, problem.reply_code, problem.reply_text, host.name
-            )
-            is_unreachable = is_unreachable and problem.is_unreachable
+            last_result = problem.deferred_result(host.name)
+            failures.append(problem)
         else:
             worker.pacing.end_pause(destination)
             return
-    if is_unreachable:
+    if failures and all(problem.accepts_no_mail for problem in failures):
+        last_result = replace(last_result, state=DeliveryState.BOUNCED)
+    elif all(problem.is_unreachable for problem in failures):
         worker.pacing.pause_destination(destination, last_result, started_at)
     await _record_and_remove_recipients(
         worker,

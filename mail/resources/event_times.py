@@ -10,8 +10,6 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 
-from icalendar.timezone.windows_to_olson import WINDOWS_TO_OLSON
-
 from mail.mime.calendar_events import ContentLine
 from mail.mime.time_zones import CalendarTimeZone, iana_zone_or_none
 from mail.resources.unbookable_event import UnbookableEvent
@@ -100,7 +98,7 @@ class EventTimeReader:
         """Return the IANA zone, Windows zone or VTIMEZONE of this name; None if it is unknown."""
         if len(name) > _MAX_ZONE_NAME_LENGTH:
             return None
-        if zone := iana_zone_or_none(WINDOWS_TO_OLSON.get(name, name)):
+        if zone := iana_zone_or_none(name):
             return zone
         calendar_zone = self._calendar_zones.get(name)
         if calendar_zone is None or not 1 <= len(calendar_zone.observances) <= _MAX_OBSERVANCES:

@@ -84,7 +84,8 @@ class OneTimeImportState:
     def with_target_path(self, source_message: SourceMessage) -> SourceMessage:
         """Return the message with the path of the mailbox here that it is stored in."""
         if self.settings.below is not None:
-            return replace(source_message, folder=f"{self.settings.below}/{source_message.folder}")
+            path = f"{self.settings.below}/{source_message.folder}"
+            return replace(source_message, folder=path, special_use=None)
         special_use = self.source_uses.get(source_message.folder)
         return replace(
             source_message,

@@ -11,7 +11,10 @@ from sqlmodel import col
 from mail import mime
 from mail.mime import MemorySource, MessageFacts, ParsedCalendarEvent, ParsedPart
 from mail.mime.calendar_events import MAX_CALENDAR_BYTES, MAX_EVENTS, unfold_lines
+from mail.mime.header_fields import MAX_HEADER_BYTES
+from mail.mime.parser import parse_structure_and_fields
 from mail.mime.reader_threads import MAX_THREAD_BYTES
+from mail.storage.blobs.large_layout import COPIES_PER_READ, READ_MEMORY
 from mail.storage.blobs.message_layout import BlobSpan
 from mail.storage.message_content import DECODED_ENCODINGS, StoredMessage, read_all
 from mail.storage.message_structure import is_large_structure
@@ -38,8 +41,9 @@ class AttachedMessageContent:
     """A message attached to another one, with the facts of its header."""
 
     message: StoredMessage
-    part: ParsedPart  # the root of the attached message
+    part: ParsedPart  # the root of the attached message; the part that contains it if encoded
     facts: MessageFacts
+    is_encoded: bool = False  # in base64 or quoted-printable, so that its parts have no sections
 
 
 async def load_sequence_numbers(ctx: Context, message_ids: list[int]) -> list[int]:
@@ -147,8 +151,10 @@ async def read_attached_message_or_none(
     If the outer message has many parts, a thread parses the header: callers read each part, and
     thousands of short jobs would stop the event loop and the deadline of the operation.
     """
-    if part.content_type not in MESSAGE_CONTENT_TYPES or not part.parts:
+    if part.content_type not in MESSAGE_CONTENT_TYPES:
         return None
+    if not part.parts:
+        return await _read_encoded_message_or_none(message, part)
     inner = part.parts[0]
     head = await read_message_bytes(message, inner.header_start, inner.body_start)
     if is_large_structure(message.row) and len(head) < MAX_THREAD_BYTES:
@@ -158,10 +164,39 @@ async def read_attached_message_or_none(
     return AttachedMessageContent(message, inner, facts)
 
 
+async def _read_encoded_message_or_none(
+    message: StoredMessage, part: ParsedPart
+) -> AttachedMessageContent | None:
+    """Return the message that a part holds in base64 or quoted-printable.
+
+    RFC 2046, section 5.2.1, forbids the encoding, but mail programs write it. None if the content
+    has no header fields, or is larger than 16 MiB.
+    """
+    if part.encoding not in DECODED_ENCODINGS or part.size > 2 * MAX_RESPONSE_BYTES:
+        return None
+    head = await _read_decoded_part(message, part, MAX_HEADER_BYTES)
+    facts = await asyncio.to_thread(_facts_from_header_or_none, head)
+    return AttachedMessageContent(message, part, facts, is_encoded=True) if facts else None
+
+
+async def _read_decoded_part(message: StoredMessage, part: ParsedPart, max_bytes: int) -> bytes:
+    """Return the first bytes of the decoded content of a part."""
+    async with READ_MEMORY.reserve(part.size * COPIES_PER_READ):
+        content = await message.open_part(part)
+        return await read_all(content.stream(0, min(content.size, max_bytes)))
+
+
+def _facts_from_header_or_none(beginning: bytes) -> MessageFacts | None:
+    """Return the facts of the header of a message, None if it has no header fields."""
+    structure, fields = parse_structure_and_fields(beginning)
+    return mime.facts_from_message_bytes(beginning[: structure.body_start]) if fields else None
+
+
 async def text_of_attached_message_or_none(attached: AttachedMessageContent) -> str | None:
     """Return the plain text of an attached message. Raises LimitReached above 16 MiB."""
     message, part = attached.message, attached.part
-    start, size = part.header_start, part.body_end - part.header_start
+    start = part.body_start if attached.is_encoded else part.header_start
+    size = part.body_end - start
     if size > MAX_RESPONSE_BYTES:
         text = (
             f"The field has more than {MAX_RESPONSE_BYTES} bytes: download the parts "
@@ -170,7 +205,10 @@ async def text_of_attached_message_or_none(attached: AttachedMessageContent) -> 
         raise LimitReached(text, limit=MAX_RESPONSE_BYTES, used=size, path=["text"])
 
     async def extract_text() -> str | None:
-        raw = await read_message_bytes(message, start, part.body_end)
+        if attached.is_encoded:
+            raw = await _read_decoded_part(message, part, MAX_RESPONSE_BYTES)
+        else:
+            raw = await read_message_bytes(message, start, part.body_end)
         return await asyncio.to_thread(_plain_text, raw)
 
     return await message.compute_shared_by_concurrent_callers(

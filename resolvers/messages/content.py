@@ -4,11 +4,12 @@ They are read on request.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from sys import getsizeof
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from sqlalchemy import Select, select
 from sqlmodel import col
@@ -299,6 +300,14 @@ def attachment_numbers_by_content_id(message: StoredMessage) -> dict[str, int]:
         if attachment["content_id"]:
             numbers.setdefault(attachment["content_id"], index)
     return numbers
+
+
+def attachment_number_of_cid_or_none(numbers: Mapping[str, int], cid: str) -> int | None:
+    """Return the attachment number of a `cid:` URL, given without `cid:`.
+
+    The URL can be percent-encoded (RFC 2392, section 2).
+    """
+    return numbers.get(cid, numbers.get(unquote(cid)))
 
 
 async def header_fields(message: StoredMessage) -> list[DecodedField]:

@@ -39,7 +39,7 @@ _TOKEN_PATTERN = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
-_ESCAPED_CHARACTER = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED_CHARACTER = re.compile(r"\\([\\\"])")
 
 
 class QueryToken(NamedTuple):
@@ -459,7 +459,10 @@ class _QueryParser:
 
 
 def unquote(text: str) -> str:
-    """Return the text between quotation marks, with escapes resolved."""
+    r"""Return the text between quotation marks, with `\"` and `\\` resolved.
+
+    A backslash before any other character stands for itself.
+    """
     return _ESCAPED_CHARACTER.sub(r"\1", text[1:-1])
 
 

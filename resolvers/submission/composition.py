@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from urllib.parse import quote
+from urllib.parse import unquote
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -316,9 +316,7 @@ async def _read_kept_attachments(
 def _html_shows_content_id(content_id: str | None, html: str | None) -> bool:
     if not content_id or not html:
         return False
-    return (
-        f"cid:{content_id}" in html or f"cid:{quote(content_id)}" in html
-    )  # RFC 2392 writes it as a URL
+    return f"cid:{content_id}" in html or f"cid:{content_id}" in unquote(html)  # RFC 2392: a URL
 
 
 async def build_message(draft: MessageDraft, mime_entity: bytes | None = None) -> bytes:

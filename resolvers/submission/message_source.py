@@ -151,11 +151,14 @@ async def _build_quote(
     """Return the quote and the images that its HTML shows."""
     message, html, images = await _read_content(ctx, message_row.id), None, list[OutgoingFile]()
     numbers_by_content_id = content.attachment_numbers_by_content_id(message)
-    shown_content_ids = set[str]()
+    shown_numbers = set[int]()
 
     def cid_url(cid: str) -> str | None:
-        shown_content_ids.add(cid)
-        return f"cid:{cid}" if cid in numbers_by_content_id else None
+        number = content.attachment_number_of_cid_or_none(numbers_by_content_id, cid)
+        if number is None:
+            return None
+        shown_numbers.add(number)
+        return f"cid:{cid}"
 
     if any(
         part.content_type == "text/html"
@@ -165,11 +168,8 @@ async def _build_quote(
         html = "<br>".join(sanitized.bodies)
         html = None if len(html) > reply_quote.MAX_ORIGINAL_LENGTH else html
     if html is not None:
-        image_numbers = sorted(
-            numbers_by_content_id[cid] for cid in shown_content_ids if cid in numbers_by_content_id
-        )
         images = await attachments.read_selected_attachments(
-            message, image_numbers, budget, ["source", "quote"]
+            message, sorted(shown_numbers), budget, ["source", "quote"]
         )
     authors = (
         [NamedAddress(message_row.from_address, message_row.from_name)]

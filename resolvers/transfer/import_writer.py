@@ -98,6 +98,7 @@ async def load_initial_import_state(
         first_new_id,
         await import_mailboxes.load_import_mailbox_ids_by_path(ctx, user_id),
         ImportOutcome(),
+        await import_mailboxes.load_paths_by_special_use(ctx),
     )
 
 
@@ -120,7 +121,8 @@ async def create_mailbox_and_prepare_message(
             if record
             else None
         )
-        target_path = running.target_path or source.folder
+        own_path = source.special_use and running.paths_by_special_use.get(source.special_use)
+        target_path = running.target_path or own_path or source.folder
         mailbox_id = await import_mailboxes.get_or_create_mailbox_id(
             running.ctx, running.mailbox_ids, target_path, subscribe=running.subscribes
         )

@@ -1,9 +1,11 @@
 """The state of a running import and its result."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mail.text.storable_text import make_storable
+from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
 from resolvers.context import Context
 
@@ -48,6 +50,7 @@ class RunningImport:
     first_new_id: int  # messages with lower IDs existed before the import
     mailbox_ids: dict[str, int]  # mailboxes by path
     outcome: ImportOutcome
+    paths_by_special_use: Mapping[SpecialUse, str] = field(default_factory=dict)
     skips_known: bool = True
     subscribes: bool = True  # to new mailboxes
     digests_by_mailbox: dict[int, Counter[bytes]] = field(default_factory=dict)  # shortened digests

@@ -31,6 +31,9 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ('query:"-duck"', {"query": "-duck"}),
     ("from:ann from:bob", {"from": "ann", "and": [{"from": "bob"}]}),
     ('FROM:"Ann \\"A\\" B"', {"from": 'Ann "A" B'}),
+    ('"C:\\tmp\\a_b.txt"', {"query": '"C:\\tmp\\a_b.txt"'}),
+    ('subject:"C:\\tmp"', {"subject": "C:\\tmp"}),
+    ('filename:"a\\\\"', {"attachment": {"filename": "a\\"}}),
     ("subject:re:hello", {"subject": "re:hello"}),
     (
         "has:attachment -in:trash",

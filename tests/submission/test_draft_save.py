@@ -109,6 +109,7 @@ HTML = '<img src="cid:dot@here">'
 ATTACHMENT_CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["dot.gif", "a.txt", "b.txt"]),
     ({"html": HTML}, ["dot.gif", "a.txt", "b.txt"]),
+    ({"html": '<img src="cid:d%6ft%40here">'}, ["dot.gif", "a.txt", "b.txt"]),
     ({"html": None}, ["a.txt", "b.txt"]),
     ({"html": "<p>No image.</p>"}, ["a.txt", "b.txt"]),
     ({"addAttachments": []}, ["dot.gif", "a.txt", "b.txt"]),

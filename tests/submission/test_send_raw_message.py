@@ -129,6 +129,20 @@ async def receive_and_reference(
     }
 
 
+async def test_reply_quotes_html_with_percent_encoded_image(ada: GraphQLClient) -> None:
+    raw = (
+        b"From: carol@example.com\r\nSubject: Picture\r\nMIME-Version: 1.0\r\n"
+        b"Content-Type: multipart/related; boundary=r\r\n\r\n--r\r\nContent-Type: text/html\r\n\r\n"
+        b"<p>See <img src='cid:dot%40here'></p>\r\n--r\r\nContent-Type: image/png\r\n"
+        b"Content-ID: <dot@here>\r\n\r\npicture\r\n--r--\r\n"
+    )
+    source_reference = await receive_and_reference(ada, raw, "REPLY", quote="BELOW")
+    answer = await send_message(ada, html="<p>Yes.</p>", source=source_reference)
+    assert answer["errors"] == []
+    (raw_sent,) = await load_queued_messages(ada.environment)
+    assert b"<dot@here>" in raw_sent
+
+
 async def test_reply_quotes_original_text(ada: GraphQLClient) -> None:
     long_line = "word " * 40
     raw = raw_message("Ponds", body=f"One.\r\n> Two.\r\n{long_line}\r\n\r\n-- \r\nCarol\r\n")

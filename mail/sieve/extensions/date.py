@@ -83,7 +83,7 @@ def _any_date_matches(run: ScriptRun, call: SieveCall, dates: list[datetime]) ->
 def _in_requested_zone(
     run: ScriptRun, call: SieveCall, date_time: datetime, date_text: str | None
 ) -> datetime:
-    """Convert a date to the requested time zone, by default that of the account."""
+    """Convert a date to the requested time zone, by default that of the environment."""
     zone: tzinfo = run.environment.zone
     if call.has_argument("zone"):
         zone = _parse_zone_or_none(run.expanded_argument_or_empty(call, "zone")) or zone

@@ -352,6 +352,8 @@ def test_flowed_lines_are_joined() -> None:
     [
         (b"quoted-printable", b"a=E4=\r\nb= \r\nc=ZZ=", b"a\xe4bc=ZZ"),
         (b"Quoted-Printable (comment)", b"=41", b"A"),
+        (b"quoted-printable", b"a==41b ===41 ==", b"a=Ab ==A ="),
+        (b"quoted-printable", b"soft= \t\r\nly=\r\n=c3=bc =ZZ ==\r\n=4", b"softly\xc3\xbc =ZZ ==4"),
         (b'"base64"; x', b"QQ==", b"A"),
         (b"x-uuencode", b"begin 644 a.txt\n#86)C\n`\nend\n", b"abc"),
         (b"8bit", b"\xff", b"\xff"),
