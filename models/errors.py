@@ -8,6 +8,7 @@
   - StaleObject            it changed after the caller read it
   - AuthenticationFailed   wrong credentials
   - Unauthenticated        no credential, or an expired one
+    - SecondFactorRequired the sign-in lacks its second factor
   - LimitReached           a count or size limit of domain or platform
   - OverQuota              it would exceed `limit` bytes
   - RateLimited            too often; wait `retry_after`
@@ -233,8 +234,16 @@ class Unauthenticated(RequestError):
 
     code = ErrorCode.AUTHENTICATION_FAILED
 
+    message = "Sign in first: the request has no valid credential."
+
     def __init__(self) -> None:
-        super().__init__("Sign in first: the request has no valid credential.")
+        super().__init__(type(self).message)
+
+
+class SecondFactorRequired(Unauthenticated):
+    """The sign-in of the credential lacks its second factor."""
+
+    message = "The sign-in lacks its second factor: call totpVerify or webauthnVerify."
 
 
 class LimitReached(RequestError):
