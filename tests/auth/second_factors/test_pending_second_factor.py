@@ -186,7 +186,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
     ]
     assert (wrong_code_payload["token"], wrong_code_payload["errors"]) == (
         None,
-        [{"code": "AUTHENTICATION_FAILED", "path": [], "requiredTwoFactorMethods": ["TOTP"]}],
+        [{"code": "AUTHENTICATION_FAILED", "path": ["totp"], "requiredTwoFactorMethods": ["TOTP"]}],
     )
     complete_payload = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"][
         "authenticate"
@@ -236,7 +236,9 @@ async def test_refusals_of_pending_token_name_the_second_factor(
     http: httpx.AsyncClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     secret = await make_access_token(environment, ada.user, pending=True)
-    mutation = 'mutation { labelCreate(input: {name: "Work"}) { errors { code } } }'
+    mutation = (
+        'mutation { labelCreate(input: {keyword: "work", name: "Work"}) { errors { code } } }'
+    )
     for document in ("{ user { id } }", mutation):
         (error,) = (await post_document(http, document, secret))["errors"]
         assert error["extensions"] == {"code": "SECOND_FACTOR_REQUIRED"}
