@@ -194,6 +194,10 @@ class Forbidden(RequestError):
         self.requires = requires
 
 
+class CredentialWithoutUser(Forbidden):
+    """The credential belongs to no user, and the input names none."""
+
+
 class Conflict(RequestError):
     """The change collides with an existing object."""
 
@@ -222,8 +226,9 @@ class AuthenticationFailed(RequestError):
         message: str = "The user name or password is wrong.",
         *,
         required_two_factor_methods: Sequence[str] = (),
+        path: Sequence[str] = (),
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, path=path)
         self.required_two_factor_methods = list(
             required_two_factor_methods
         )  # the password is right; the second factors that are accepted
