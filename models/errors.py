@@ -8,6 +8,7 @@
   - StaleObject            it changed after the caller read it
   - AuthenticationFailed   wrong credentials
   - Unauthenticated        no credential, or an expired one
+    - SecondFactorRequired the sign-in lacks its second factor
   - LimitReached           a count or size limit of domain or platform
   - OverQuota              it would exceed `limit` bytes
   - RateLimited            too often; wait `retry_after`
@@ -193,6 +194,10 @@ class Forbidden(RequestError):
         self.requires = requires
 
 
+class CredentialWithoutUser(Forbidden):
+    """The credential belongs to no user, and the input names none."""
+
+
 class Conflict(RequestError):
     """The change collides with an existing object."""
 
@@ -221,8 +226,9 @@ class AuthenticationFailed(RequestError):
         message: str = "The user name or password is wrong.",
         *,
         required_two_factor_methods: Sequence[str] = (),
+        path: Sequence[str] = (),
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, path=path)
         self.required_two_factor_methods = list(
             required_two_factor_methods
         )  # the password is right; the second factors that are accepted
@@ -233,8 +239,16 @@ class Unauthenticated(RequestError):
 
     code = ErrorCode.AUTHENTICATION_FAILED
 
+    message = "Sign in first: the request has no valid credential."
+
     def __init__(self) -> None:
-        super().__init__("Sign in first: the request has no valid credential.")
+        super().__init__(type(self).message)
+
+
+class SecondFactorRequired(Unauthenticated):
+    """The sign-in of the credential lacks its second factor."""
+
+    message = "The sign-in lacks its second factor: call totpVerify or webauthnVerify."
 
 
 class LimitReached(RequestError):

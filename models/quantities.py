@@ -60,6 +60,18 @@ def format_iso_duration(value: timedelta) -> str:
     return text
 
 
+def describe_duration(value: timedelta) -> str:
+    """Format a duration of whole seconds as ISO 8601 for people, in the largest units: PT4M."""
+    minutes, seconds = divmod(value.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    units = ((hours, "H"), (minutes, "M"), (seconds, "S"))
+    time_text = "".join(f"{number}{unit}" for number, unit in units if number)
+    days_text = f"{value.days}D" if value.days else ""
+    if not days_text and not time_text:
+        return "PT0S"
+    return f"P{days_text}T{time_text}" if time_text else f"P{days_text}"
+
+
 def format_size(byte_count: int) -> str:
     """Format bytes for people, with one decimal: 1.4 GiB."""
     for name, unit in BINARY_UNITS:

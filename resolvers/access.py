@@ -12,7 +12,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import NormalizedAddress
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
-from models.errors import Forbidden
+from models.errors import CredentialWithoutUser, Forbidden
 from models.mailboxes.shares import MailboxShare, ShareRight, has_right
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -211,9 +211,9 @@ async def require_role_to_administer_owner(
 
 
 def require_user_id(ctx: Context) -> int:
-    """Return the viewer's user id. Raises Forbidden if the credential belongs to no user."""
+    """Return the viewer's user id. Raises CredentialWithoutUser if there is none."""
     if not ctx.viewer.user_id:
-        raise Forbidden(
+        raise CredentialWithoutUser(
             "The credential belongs to no account: use a user's credential.",
             requires="a user's credential",
         )

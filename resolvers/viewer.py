@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from models.errors import Forbidden, Unauthenticated
+from models.errors import Forbidden, SecondFactorRequired, Unauthenticated
 from models.users.roles import AdminPermission, Role, Scope, UserPermission, expand_scopes
 
 
@@ -104,12 +104,13 @@ class Viewer:
 
         `path` and `index` are those of the value in the input that needs it.
 
-        Raises Unauthenticated if the viewer is not signed in.
+        Raises Unauthenticated if the viewer is not signed in, and SecondFactorRequired if the
+        sign-in lacks its second factor.
         """
         if rule.signed_in and not self.pending_user_id:
             rule = rule.signed_in
         if self.role is Role.PUBLIC and rule.role is not Role.PUBLIC:
-            raise Unauthenticated
+            raise SecondFactorRequired if self.pending_user_id else Unauthenticated
         if not self.role.includes(rule.role):
             raise Forbidden(
                 f"Requires the role {rule.role}.", requires=rule.role, path=path, index=index

@@ -43,40 +43,85 @@ function Examples() {
   );
 }
 
+function PasswordFields() {
+  return (
+    <>
+      <label>
+        User name or address
+        <input name="username" autoComplete="username" required autoFocus />
+      </label>
+      <label>
+        Password
+        <input name="password" type="password" autoComplete="current-password" required />
+      </label>
+    </>
+  );
+}
+
+function CodeField() {
+  return (
+    <label>
+      Code of your authenticator, or a recovery code
+      <input name="code" autoComplete="one-time-code" required autoFocus />
+    </label>
+  );
+}
+
+// Asks for the password, then for the second factor if the account has one.
 function SignIn({ onClose, onDone }) {
   const dialog = useRef(null);
+  const waiting = useRef(null); // the factor that is missing, until it is proved
+  const [factor, setFactor] = useState(null);
   const [problem, setProblem] = useState('');
   useEffect(() => dialog.current.showModal(), []);
+  const takesCode = factor?.methods.some((method) => method !== 'CUSTOM');
 
-  async function submit(event) {
-    event.preventDefault();
-    const { username, password } = Object.fromEntries(new FormData(event.target));
+  function close() {
+    if (waiting.current) session.cancelSignIn(waiting.current);
+    waiting.current = null;
+    onClose();
+  }
+
+  async function attempt(step) {
+    setProblem('');
     try {
-      await session.signIn(username, password);
-      onDone();
+      waiting.current = await step();
+      if (!waiting.current) return onDone();
+      setFactor(waiting.current);
     } catch (error) {
       setProblem(error.message);
     }
   }
 
+  function submit(event) {
+    event.preventDefault();
+    const { username, password, code } = Object.fromEntries(new FormData(event.target));
+    attempt(() => (factor ? session.proveByCode(factor, code) : session.signIn(username, password)));
+  }
+
   return (
-    <dialog ref={dialog} onClose={onClose} aria-labelledby="sign-in-title">
-      <form onSubmit={submit}>
-        <h2 id="sign-in-title">Sign in</h2>
-        <label>
-          User name or address
-          <input name="username" autoComplete="username" required autoFocus />
-        </label>
-        <label>
-          Password
-          <input name="password" type="password" autoComplete="current-password" required />
-        </label>
+    <dialog ref={dialog} onClose={close} aria-labelledby="sign-in-title">
+      <form onSubmit={submit} key={factor ? 'factor' : 'password'}>
+        <h2 id="sign-in-title">{factor ? 'Second factor' : 'Sign in'}</h2>
+        {!factor && <PasswordFields />}
+        {takesCode && <CodeField />}
+        {factor && !takesCode && (
+          <p>
+            Another application checks the second factor of this account. Sign in there, and paste
+            its token here.
+          </p>
+        )}
         {problem && <p role="alert">{problem}</p>}
         <footer>
           <button type="button" onClick={() => dialog.current.close()}>
             Cancel
           </button>
-          <button className="main">Sign in</button>
+          {factor?.methods.includes('WEBAUTHN') && (
+            <button type="button" onClick={() => attempt(() => session.proveByKey(factor))}>
+              Use security key
+            </button>
+          )}
+          {(!factor || takesCode) && <button className="main">Sign in</button>}
         </footer>
       </form>
     </dialog>

@@ -30,14 +30,14 @@ export function takeFromAddress() {
   return true;
 }
 
-export function bearer() {
-  return token() ? { Authorization: `Bearer ${token()}` } : {};
+export function bearer(value = token()) {
+  return value ? { Authorization: `Bearer ${value}` } : {};
 }
 
-async function ask(query, variables) {
+async function ask(query, variables, credential) {
   const response = await fetch(endpoint, {
     method: 'POST',
-    headers: { 'Content-Type': 'application/json', Accept: 'application/json', ...bearer() },
+    headers: { 'Content-Type': 'application/json', Accept: 'application/json', ...bearer(credential) },
     body: JSON.stringify({ query, variables }),
   });
   const { data, errors } = await response.json();
@@ -50,23 +50,56 @@ async function ask(query, variables) {
 export async function whoAmI() {
   try {
     const { viewer } = await ask(page.whoAmI);
-    return viewer.user?.username ?? viewer.role.toLowerCase();
+    if (viewer.role !== 'PUBLIC') return viewer.user?.username ?? viewer.role.toLowerCase();
   } catch (error) {
     if (!error.refused) throw error;
     forget();
     throw Object.assign(new Error('This token is not known here.'), { refused: true });
   }
+  forget();
+  throw Object.assign(new Error('The sign-in of this token lacks its second factor.'), {
+    refused: true,
+  });
 }
 
+function keepOwn(value) {
+  keep(value);
+  sessionStorage.setItem(SIGNED_IN, 'yes');
+}
+
+// Null, or the second factor that is missing: its methods, and the token that only proves it.
 export async function signIn(u, p) {
   forget();
   const { authenticate } = await ask(page.signIn, { u, p });
-  if (authenticate.token) {
-    keep(authenticate.token);
-    sessionStorage.setItem(SIGNED_IN, 'yes');
-    return;
-  }
-  throw new Error(authenticate.errors[0]?.message ?? 'Signing in did not give a token.');
+  const { token: created, requiredTwoFactorMethods: methods, errors } = authenticate;
+  if (!created) throw new Error(errors[0]?.message ?? 'Signing in did not give a token.');
+  if (methods.length) return { methods, token: created };
+  keepOwn(created);
+  return null;
+}
+
+async function prove(factor, query, variables) {
+  const [{ valid, errors }] = Object.values(await ask(query, variables, factor.token));
+  if (!valid) throw new Error(errors[0]?.message ?? 'The second factor is wrong.');
+  keepOwn(factor.token);
+}
+
+export async function proveByCode(factor, code) {
+  await prove(factor, page.verifyCode, { code });
+}
+
+export async function proveByKey(factor) {
+  const { webauthnChallenge } = await ask(page.keyChallenge, {}, factor.token);
+  const { challenge, errors } = webauthnChallenge;
+  if (!challenge) throw new Error(errors[0]?.message ?? 'The server gave no challenge.');
+  const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(challenge);
+  const credential = await navigator.credentials.get({ publicKey });
+  await prove(factor, page.verifyKey, { response: credential.toJSON() });
+}
+
+// The sign-in is given up: its token must not wait for a second factor.
+export function cancelSignIn(factor) {
+  ask(page.signOut, {}, factor.token).catch(() => {}); // it ends after ten minutes anyway
 }
 
 export async function signOut() {

@@ -183,8 +183,8 @@ class AppPasswordCreateInput(Options):
     generate_mobileconfig: bool = attribute_field(
         "True creates a configuration profile for Apple devices. Refused if the application "
         "password is for another user. This requires the scope SMTP, "
-        "the scope IMAP or POP3, and an IMAP or POP3 server that the operator has set; without "
-        "such a server the request is refused (constraint `SERVER`).",
+        "the scope IMAP or POP3, and an IMAP or POP3 server beside Merganser that the operator has "
+        "set; without such a server the request is refused (constraint `SERVER`).",
         default=False,
     )
     address: EmailAddress | None = attribute_field(
@@ -278,8 +278,8 @@ class AppPasswordsPayload(MutationPayload):
 class AppPasswordMutation:
     @mutation(
         "Creates an application password for one program or device. It signs in without "
-        "a second factor to IMAP, POP3, SMTP and HTTP Basic authentication, as its "
-        "scopes allow. If a second factor is on, these refuse the account's main "
+        "a second factor to SMTP, HTTP Basic authentication, and IMAP and POP3 servers beside "
+        "Merganser, as its scopes allow. If a second factor is on, these refuse the account's main "
         "password. An application password for another user has only the scopes MAIL, "
         "MAIL_READ and SUBMIT, and expires after at most 4 hours. It stops working "
         "earlier if its creator loses the right to create it. The bootstrap key creates "

@@ -204,7 +204,9 @@ def _validated_proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
         text = "The response of a security key must be a JSON object."
         raise InvalidInput(text, constraint=ValidationConstraint.OBJECT, path=["webauthn"])
     return SecondFactorProof(
-        input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None)
+        input.totp or None,
+        cast("Mapping[str, Any] | None", input.webauthn or None),
+        path=["totp" if input.totp else "webauthn"],
     )
 
 

@@ -66,6 +66,7 @@ def _validated_proof_from_input(proof_input: TwoFactorProofInput | None) -> Seco
         webauthn=None
         if response is None
         else _validated_webauthn_response(response, ["proof", "webauthn"]),
+        path=["proof", "totp" if proof_input.totp else "webauthn"],
     )
 
 
@@ -168,7 +169,7 @@ class TwoFactorMutation:
     async def totp_verify(self, info: Info, input: TotpVerifyInput) -> TotpVerifyPayload:
         user_id = await _require_permitted_target_user_id(info, input.user or None)
         await second_factors_mutations.prove_second_factor_and_complete_sign_in(
-            info.context, user_id, SecondFactorProof(totp=input.token)
+            info.context, user_id, SecondFactorProof(totp=input.token, path=["token"])
         )
         return TotpVerifyPayload(valid=True)
 
@@ -312,7 +313,7 @@ class TwoFactorMutation:
         user_id = await _require_permitted_target_user_id(info, input.user or None)
         response = _validated_webauthn_response(input.response, ["response"])
         await second_factors_mutations.prove_second_factor_and_complete_sign_in(
-            info.context, user_id, SecondFactorProof(webauthn=response)
+            info.context, user_id, SecondFactorProof(webauthn=response, path=["response"])
         )
         return WebauthnVerifyPayload(valid=True)
 

@@ -271,7 +271,9 @@ class AuthenticateInput(Options):
         "Protocol of the client, for the security log.", default=AuthProtocol.API
     )
     scope: Scope = attribute_field(
-        "Scope to sign in for, such as FULL, IMAP, POP3 or SMTP.", default=Scope.FULL
+        "Scope to sign in for, such as FULL or SMTP. A server beside Merganser signs its users in "
+        "with IMAP or POP3.",
+        default=Scope.FULL,
     )
     token: bool = attribute_field(
         "True returns an access token. Allowed with the scope FULL.", default=False

@@ -254,7 +254,7 @@ class ChangeSubscription:
         window = debounce if isinstance(debounce, timedelta) else DEFAULT_DEBOUNCE
         if not timedelta(0) <= window <= MAX_DEBOUNCE:
             raise InvalidInput(
-                "The time must be at most 1 minute.",
+                "The time must be at most PT1M.",
                 constraint=ValidationConstraint.MAX,
                 path=["debounce"],
             )

@@ -53,6 +53,7 @@ from models.errors import (
     InvalidInput,
     RateLimited,
     RequestError,
+    SecondFactorRequired,
     Unauthenticated,
 )
 from models.runtime.concurrency_limits import ConcurrencySlot
@@ -473,7 +474,8 @@ def error_extensions(error: RequestError) -> dict[str, Any]:
     """Return the extensions of a typed error: the code, and for RateLimited the seconds to wait."""
     match error:
         case Unauthenticated():
-            return {"code": "UNAUTHENTICATED"}
+            is_pending = isinstance(error, SecondFactorRequired)
+            return {"code": "SECOND_FACTOR_REQUIRED" if is_pending else "UNAUTHENTICATED"}
         case Forbidden():
             return {"code": "FORBIDDEN"}
         case InvalidInput():

@@ -235,7 +235,7 @@ class FutureTimeInput:
         after = self.from_now.value if self.from_now else timedelta(0)  # one of the two is given
         if after > MAX_LIFETIME:
             raise InvalidInput(
-                "The time must be at most 100 years from now.",
+                "The time must be at most P36500D from now.",
                 constraint=ValidationConstraint.RANGE,
                 path=["expiresAt"],
             )

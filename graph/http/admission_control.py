@@ -186,8 +186,10 @@ class AdmissionControl:
             return None
         if self.introspection == "off":
             return "FORBIDDEN"
-        stranger = viewer is None or viewer.role is Role.PUBLIC
-        return "UNAUTHENTICATED" if stranger else None
+        if viewer is not None and viewer.role is not Role.PUBLIC:
+            return None
+        is_pending = viewer is not None and viewer.pending_user_id
+        return "SECOND_FACTOR_REQUIRED" if is_pending else "UNAUTHENTICATED"
 
     def slot_limit_of_viewer(self, viewer: Viewer, limiter: ConcurrencyLimiter) -> int:
         """Return how many slots of a limiter a viewer can hold: an API key of ADMIN half of all."""

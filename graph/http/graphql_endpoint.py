@@ -79,6 +79,7 @@ PageHandler = Callable[[Request], Awaitable[Response]]
 OPERATION_TYPES_BY_METHOD = {"GET": {Kind.QUERY}, "POST": {Kind.QUERY, Kind.MUTATION}}
 STATUS_BY_CODE = {  # of an operation refused before execution; all other codes are 400
     "UNAUTHENTICATED": 401,
+    "SECOND_FACTOR_REQUIRED": 401,
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,
     "RATE_LIMITED": 429,

@@ -16,7 +16,7 @@ from graph.execution.operation_execution import error_extensions, outage_extensi
 from graph.execution.telemetry import HTTP_RESPONSES
 from graph.http.graphql_request import RequestRejected
 from mail.storage.blobs.errors import CorruptBlob
-from models.errors import LimitReached, RequestError
+from models.errors import LimitReached, RequestError, Unauthenticated
 from models.runtime.environment import Environment
 from models.store.outages import DiskFull, storage_failure
 
@@ -94,7 +94,7 @@ def rejection_of_error(error: RequestError, status_by_code: Mapping[str, int]) -
     rejection.extensions |= extensions
     if isinstance(error, LimitReached):
         rejection.extensions |= {"limit": error.limit, "used": error.used}
-    if code == "UNAUTHENTICATED":
+    if isinstance(error, Unauthenticated):
         rejection.headers["WWW-Authenticate"] = "Bearer"
     if code == "RATE_LIMITED":
         rejection.headers["Retry-After"] = str(extensions["retryAfterSeconds"])

@@ -68,6 +68,7 @@ QUARANTINE_PATH = "/rest/quarantine/{id}"
 NO_STORE = "no-store"  # of quarantined content, which may be harmful
 STATUS_BY_CODE = {
     "UNAUTHENTICATED": 401,
+    "SECOND_FACTOR_REQUIRED": 401,
     "FORBIDDEN": 403,
     "NOT_FOUND": 404,
     "LIMIT_REACHED": 413,
@@ -75,7 +76,6 @@ STATUS_BY_CODE = {
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
-
 
 RouteHandler = Callable[[UploadService, Request], Awaitable[Response]]
 

@@ -169,7 +169,7 @@ class SessionMutation:
         ctx = info.context
         if not timedelta() <= input.timeout <= MAX_DRAIN_TIMEOUT:
             raise InvalidInput(
-                "The timeout must be from 0 seconds to 10 minutes.",
+                "The timeout must be from PT0S to PT10M.",
                 constraint=ValidationConstraint.RANGE,
                 path=["timeout"],
             )

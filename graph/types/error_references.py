@@ -10,11 +10,18 @@ from strawberry.types.base import StrawberryList, StrawberryOptional
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.types import global_ids
-from models.errors import NotFound, RequestError, not_found_text_without_numeric_ref
+from models.errors import (
+    CredentialWithoutUser,
+    NotFound,
+    RequestError,
+    not_found_text_without_numeric_ref,
+)
 
 WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
 # Fields whose members are checked by code that does not know in which input they are.
 PARENT_FIELDS = ("set", "select", "filter")
+# Optional fields of inputs whose default is the signed-in user, or that user's objects.
+USER_FIELDS = ("user", "users")
 IDS_PART = "ids"  # the objects, for code that does not know the name of the list of references
 # Fields of inputs that name an object by another text than its global ID.
 TYPE_NAME_BY_FIELD = {
@@ -58,6 +65,8 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     after the first list on the path that is not followed by an index. Without such a list, the
     index is omitted.
     """
+    if isinstance(error, CredentialWithoutUser) and not error.path:
+        return _path_to_default_user(input_value)
     value, path, missing_index = input_value, list[str](), error.index
     for part in _complete_path(error.path, input_value):
         if missing_index is not None and isinstance(value, list) and not part.isdecimal():
@@ -68,6 +77,19 @@ def path_in_input(error: RequestError, input_value: Any) -> list[str]:
     if missing_index is not None and isinstance(value, list):
         path.append(str(missing_index))
     return path
+
+
+def _path_to_default_user(input_value: Any) -> list[str]:
+    """Return the path to the omitted field of an input whose default is the signed-in user."""
+    definition = get_object_definition(type(input_value))
+    for field in definition.fields if definition else ():
+        if (
+            field.python_name in USER_FIELDS
+            and isinstance(field.type, StrawberryOptional)
+            and not getattr(input_value, field.python_name)
+        ):
+            return [field.python_name]
+    return []
 
 
 def _complete_path(path: Sequence[str], input_value: Any) -> Sequence[str]:

@@ -38,7 +38,9 @@ class MutationError:
     def from_error(error: errors.RequestError, path: Sequence[str]) -> "MutationError":
         facts: dict[str, Any] = {"code": error.code, **vars(error), "path": list(path)}
         del facts["index"]  # it is part of the path
-        return MutationError.types_by_error[type(error)](**facts)
+        types = MutationError.types_by_error
+        error_type = next(types[kind] for kind in type(error).__mro__ if kind in types)
+        return error_type(**facts)
 
 
 @strawberry.type(description="Error: a value of the input breaks a rule.")

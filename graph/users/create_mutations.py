@@ -214,8 +214,8 @@ class NewUserInput(RestrictionsInput):
     webmail_access: bool = attribute_field(
         "False refuses the account password for HTTP Basic authentication and for access "
         "tokens, which web mail clients need. OAuth clients with scopes for GraphQL and REST "
-        "are refused too. Application passwords, IMAP, POP3 and SMTP are not affected. A "
-        "DOMAIN_ADMIN needs the permission WEBMAIL_ACCESS.",
+        "are refused too. Application passwords and SMTP are not affected. A DOMAIN_ADMIN needs "
+        "the permission WEBMAIL_ACCESS.",
         default=True,
     )
     allow_local: bool = attribute_field(

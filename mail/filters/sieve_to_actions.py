@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from mail.filters.filter_compiler import MAX_VACATION_SECONDS
@@ -17,6 +18,7 @@ from mail.mime.charsets import decode_text
 from mail.sieve.execution.signatures import SieveCall
 from mail.sieve.extensions.vacation import DEFAULT_INTERVAL
 from mail.sieve.source_position import SCRIPT_START, SourcePosition
+from models.quantities import describe_duration
 
 JUNK_USE = "\\junk"
 _ALTERNATIVE_TYPE = "multipart/alternative"
@@ -169,7 +171,8 @@ class _EffectBuilder:
         )
         self.reply = {"subject": subject.strip(), "text": "", "html": "", **texts}
         if self.reply_interval != _vacation_interval(command):
-            words = f"Filters reply to a sender once in {self.reply_interval} seconds."
+            period = describe_duration(timedelta(seconds=self.reply_interval))
+            words = f"Filters reply to a sender once in {period}."
             self.problems.warn(command.position, words)
         if command.has_argument("from") or command.has_argument("addresses"):
             words = "Filters reply only for the addresses of the account."

@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import dns.exception
 import dns.flags
@@ -10,18 +10,33 @@ import dns.resolver
 from dns.asyncresolver import Resolver
 
 from mail.network.dns_cache import DnsAnswerCache
+from models.runtime.options import NO_NAME_SERVER
 
 CACHE_SIZE = 5000  # answers; each is kept for its TTL
 UDP_PAYLOAD = 1232  # bytes (DNS flag day 2020)
 
 
+class OfflineResolver(Resolver):
+    """A resolver without name servers: it sends nothing, and every query fails at once."""
+
+    def __init__(self) -> None:
+        super().__init__(configure=False)
+
+    async def resolve(self, *_arguments: Any, **_options: Any) -> NoReturn:
+        """Raise dns.resolver.NoNameservers."""
+        raise dns.resolver.NoNameservers
+
+
 def create_resolver(name_server: str | None) -> Resolver:
     """A resolver for the name server "127.0.0.1:53" or "[::1]:53", or that of the system.
 
-    Raises dns.resolver.NoResolverConfiguration if the system has no name server.
+    For `NO_NAME_SERVER` every query fails. Raises dns.resolver.NoResolverConfiguration if the
+    system has no name server.
     """
     if name_server is None:
         return Resolver()
+    if name_server == NO_NAME_SERVER:
+        return OfflineResolver()
     configured = Resolver(configure=False)
     host, _, port = name_server.rpartition(":")
     configured.nameservers = [host.removeprefix("[").removesuffix("]")]

@@ -16,7 +16,7 @@ import idna
 
 from mail.network.special_ranges import embedded_ipv4_or_none, is_special
 from models.errors import InvalidInput
-from models.runtime.options import Options
+from models.runtime.options import NO_NAME_SERVER, Options
 from models.validation_constraints import ValidationConstraint
 
 MAX_URL_LENGTH = 2048  # characters
@@ -70,10 +70,13 @@ async def resolve_by_system(host: str, port: int) -> Sequence[str]:
 def resolver_for_name_server(name_server: str | None) -> ResolveHost:
     """A lookup function for the name server `address:port`, or the system's for None.
 
-    IP addresses, and names without a dot such as localhost, use the system's resolver.
+    IP addresses, and names without a dot such as localhost, use the system's resolver. For
+    `NO_NAME_SERVER` only localhost and loopback addresses are found.
     """
 
     async def resolve(host: str, port: int) -> Sequence[str]:
+        if name_server == NO_NAME_SERVER:
+            return _loopback_addresses(host)
         if name_server is None or "." not in host or _is_ip_address(host):
             return await resolve_by_system(host, port)
         from mail.network.dns_resolver import require_host_addresses  # noqa: PLC0415 - commands need no DNS
@@ -81,6 +84,15 @@ def resolver_for_name_server(name_server: str | None) -> ResolveHost:
         return await require_host_addresses(name_server, host, CONNECT_TIMEOUT)
 
     return resolve
+
+
+def _loopback_addresses(host: str) -> Sequence[str]:
+    """The loopback addresses of a host, without DNS. Raises OSError if the host is another one."""
+    if host == "localhost":
+        return ["127.0.0.1", "::1"]
+    if _is_ip_address(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return [host]
+    raise OSError("this server is offline")
 
 
 @dataclass(frozen=True, slots=True)

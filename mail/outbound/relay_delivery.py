@@ -4,6 +4,7 @@ Users name these hosts, so addresses of internal networks are refused unless a s
 The connection goes to the IP address that was checked.
 """
 
+import ssl
 from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote
@@ -38,6 +39,18 @@ def is_webhook(job: DeliveryJob) -> bool:
     return (
         bool(job.endpoint_url)
         and str(job.endpoint_url).partition("://")[0].lower() in DEFAULT_PORTS
+    )
+
+
+def forward_network_policy(
+    environment: Environment, trusted_context: ssl.SSLContext | None
+) -> NetworkPolicy:
+    """The network policy for the hosts that users forward mail to."""
+    options = environment.options
+    return NetworkPolicy.from_options(
+        options,
+        allows_private=options.forwards_allow_private_networks,
+        trusted_context=trusted_context,
     )
 
 

@@ -14,8 +14,7 @@ from mail.envelope.delivery_jobs import (
     JobRecipient,
     QueueLimits,
 )
-from mail.network.outbound_http import NetworkPolicy
-from mail.outbound import destination_pacing, relay_delivery, smtp_client
+from mail.outbound import destination_pacing, local_sink, relay_delivery, smtp_client
 from mail.outbound.dkim_signing import sign_if_submitted_here
 from mail.outbound.smtp_client import LeaseLost, ServerFailed
 from mail.outbound.wire_format import WireMessage
@@ -190,7 +189,7 @@ async def _defer_current_job(worker: QueueWorker, lane: DestinationLane, reason:
 
 
 async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: DeliveryJob) -> None:
-    """Deliver a job: locally, to a webhook, or by SMTP over the route of each recipient."""
+    """Deliver a job: locally, to the sink, to a webhook, or by SMTP over each route."""
     environment = worker.environment
     if job.endpoint_url is None and (
         job.has_arrival_record  # its domain was local, and may have been deleted
@@ -208,12 +207,18 @@ async def _deliver_job(worker: QueueWorker, lane: DestinationLane, job: Delivery
         job = lane.jobs[0]
         if not job.recipients:
             return
-    if relay_delivery.is_webhook(job):
+    sink_folder = environment.options.offline_sink
+    if sink_folder is not None or relay_delivery.is_webhook(job):
         message = await sign_if_submitted_here(
             environment, job, await load_wire_message(environment, job)
         )
-        policy = _forward_network_policy(worker)
-        result = await relay_delivery.post_to_webhook(environment, job, message, policy)
+        if sink_folder is not None:
+            result = await local_sink.store_message(sink_folder, job, message)
+        else:
+            policy = relay_delivery.forward_network_policy(
+                environment, worker.route.trusted_context
+            )
+            result = await relay_delivery.post_to_webhook(environment, job, message, policy)
         await _record_and_remove_recipients(
             worker, lane, _same_result_for_all(job, result), message.header_or_whole_message_bytes
         )
@@ -315,21 +320,11 @@ async def _group_by_route_and_wait_for_slots(
     return ready
 
 
-def _forward_network_policy(worker: QueueWorker) -> NetworkPolicy:
-    """The network policy for the hosts that users forward mail to."""
-    options = worker.environment.options
-    return NetworkPolicy.from_options(
-        options,
-        allows_private=options.forwards_allow_private_networks,
-        trusted_context=worker.route.trusted_context,
-    )
-
-
 async def _forward_relay_route_part(
     worker: QueueWorker, job: DeliveryJob
 ) -> route_selection.RoutePart:
     """The route part of a job that goes to the relay of a forward."""
-    policy = _forward_network_policy(worker)
+    policy = relay_delivery.forward_network_policy(worker.environment, worker.route.trusted_context)
     try:
         hosts = await relay_delivery.resolve_relay(worker.environment, job, policy)
     except Unroutable as problem:

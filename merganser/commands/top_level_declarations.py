@@ -25,7 +25,12 @@ declarations = typer.Typer()
 @implemented_in("merganser.commands.server.serve_command")
 def serve(
     demo: Annotated[
-        bool, typer.Option("--demo", help="Create the demo account and print how to use it.")
+        bool,
+        typer.Option(
+            "--demo",
+            help="Create the demo account and print how to use it. Nothing is sent to other "
+            "machines: outgoing mail is written into a folder.",
+        ),
     ] = False,
     demo_count: Annotated[int, typer.Option(min=1, hidden=True)] = 520,
     workers: Annotated[

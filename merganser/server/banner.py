@@ -1,6 +1,7 @@
 """The banner of a server with a demo account: addresses, credentials and example commands."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -36,6 +37,9 @@ def print_demo_banner(settings: Settings, accounts: DemoAccounts) -> None:
     console.print("\nMerganser is running. Press Ctrl-C to stop it.\n", style="bold")
     for name, value in (*address_lines, *mail_addresses):
         console.print(f"  {name:<16}{value}")
+    if settings.offline_sink is not None:
+        console.print(f"  {'Outgoing mail':<16}{settings.offline_sink.resolve()}{os.sep}")
+        console.print(f"  {'':<16}Nothing is sent to other servers: this folder is a local sink.")
     for title, demo_account in accounts.by_title().items():
         console.print(f"\n  {title:<16}{demo_account.username}")
         console.print(f"  {'Password':<16}{demo_account.password_text}")

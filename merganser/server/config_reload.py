@@ -9,6 +9,7 @@ from merganser.server.smtp_listeners import (
     load_certificate_files,
     require_certificate_for_submission,
 )
+from merganser.settings.demo_settings import demo_settings
 from merganser.settings.settings import PREFIX, Settings, read_settings
 from models.runtime.environment import Environment
 from models.runtime.options import Options
@@ -20,7 +21,8 @@ from resolvers.admin.setting_definitions import DEFINITIONS
 START_OPTIONS = frozenset(
     {
         "argon2_memory_cost", "disk_reserve", "dns_resolver", "dnssec_trusted", "hostname",
-        "next_hop", "password_hashing_memory", "submission_listen", "submission_tls_listen",
+        "next_hop", "offline_sink", "password_hashing_memory", "submission_listen",
+        "submission_tls_listen",
         # the allocated quota of domains depends on it, and only settingSet changes both
         "users_default_quota",
     }
@@ -79,6 +81,8 @@ class ConfigReloader:
             await require_certificate_for_submission(latest, self._environment)
         except CommandError as problem:
             raise InvalidConfig(problem.message) from problem
+        if self._current.offline_sink is not None:
+            latest = demo_settings(latest)
         return settings_with_process_share_of_limits(latest, self._process_count)
 
 

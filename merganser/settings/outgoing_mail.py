@@ -1,6 +1,7 @@
 """Settings of outgoing mail: next hop, DANE, connections and rates."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
@@ -16,6 +17,12 @@ class OutgoingSettings(BaseSettings):
         description="Server that receives all outgoing mail: smtp://user:password@host:port or "
         "smtps://…, with ?tls=never or ?tls=required. Without it mail goes to the MX of each "
         "domain. Transports and relay hosts take precedence.",
+    )
+    offline_sink: Path | None = Field(
+        default=DEFAULT_OPTIONS.offline_sink,
+        description="For `merganser serve --demo`, which sets it: folder that receives all "
+        "outgoing mail.",
+        json_schema_extra={"hidden": True},
     )
     dnssec_trusted: bool = Field(
         default=DEFAULT_OPTIONS.dnssec_trusted,

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 MIB = 1 << 20
+NO_NAME_SERVER = "none"  # value of `dns_resolver`: no DNS query is sent
 DEFAULT_RETRY_DELAYS = tuple(timedelta(minutes=seconds) for seconds in (1, 5, 15, 30, 60, 120, 240))
 
 
@@ -80,9 +81,11 @@ class Options:
     acme_contact: str = ""  # mail address for the authority
     acme_eab_key_id: str = ""  # external account binding (RFC 8555, section 7.3.4)
     acme_eab_hmac: SecretStr | None = None
-    dns_resolver: str | None = None  # address:port; None: the system's
+    dns_resolver: str | None = None  # address:port; None: the system's; or NO_NAME_SERVER
     dnssec_trusted: bool = False  # the resolver's DNSSEC result is trusted, which DANE needs
     next_hop: SecretStr | None = None  # server that receives all outgoing mail
+    # folder that receives all outgoing mail, instead of any server
+    offline_sink: Path | None = None
     mx_allow_private_networks: bool = False  # MX hosts can be in private networks
     outbound_connections_per_domain: int = 2  # connections at once; not for a configured next hop
     outbound_messages_per_minute_per_domain: int = (

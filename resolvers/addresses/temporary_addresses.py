@@ -122,7 +122,7 @@ def _validated_comment_and_site_domain(
             new_address.validity is not None
             and not timedelta(0) < new_address.validity <= MAX_VALIDITY
         ):
-            message = f"The validity must be above 0 and at most {MAX_VALIDITY.days:,} days."
+            message = "The validity must be longer than PT0S and at most P3660D."
             raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["validity"])
     problems.raise_collected()
     return comment, site_domain

@@ -76,11 +76,11 @@ def validated_expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | Non
     shortest, longest = MIN_AND_MAX_TTL
     if ttl < shortest:
         raise InvalidInput(
-            "The time must be at least 1 second.", constraint=ValidationConstraint.MIN, path=["ttl"]
+            "The time must be at least PT1S.", constraint=ValidationConstraint.MIN, path=["ttl"]
         )
     if ttl > longest:
         raise InvalidInput(
-            f"The time must be at most {longest.days} days.",
+            "The time must be at most P3650D.",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )

@@ -146,7 +146,7 @@ def _validate_new_legal_hold(new_legal_hold: NewLegalHold, now: datetime) -> Non
     """Raise InvalidInput if the times or the reason are not allowed."""
     if not now < new_legal_hold.expires_at <= now + MAX_LEGAL_HOLD_TIME:
         raise InvalidInput(
-            "The end of a legal hold must be in the future and at most 36,500 days ahead.",
+            "The end of a legal hold must be in the future and at most P36500D ahead.",
             constraint=ValidationConstraint.RANGE,
             path=["expiresAt"],
         )

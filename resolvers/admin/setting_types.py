@@ -206,8 +206,6 @@ def validate_and_convert_retry_delays(value: list[Any]) -> tuple[timedelta, ...]
     if not durations or not all(
         timedelta(seconds=1) <= duration <= 7 * DAY for duration in durations
     ):
-        message = (
-            "`queue.retryDelays` must have at least one duration, each from 1 second to 7 days."
-        )
+        message = "`queue.retryDelays` must have at least one duration, each from PT1S to P7D."
         raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=VALUE_PATH)
     return durations

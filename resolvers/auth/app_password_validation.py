@@ -142,13 +142,13 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
     min_lifetime, max_lifetime = LIFETIME_RANGE
     if lifetime < min_lifetime:
         raise InvalidInput(
-            "The validity must be at least 1 minute.",
+            "The validity must be at least PT1M.",
             constraint=ValidationConstraint.MIN,
             path=["ttl"],
         )
     if lifetime > max_lifetime:
         raise InvalidInput(
-            f"The validity must be at most {max_lifetime.days} days.",
+            "The validity must be at most P3650D.",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )

@@ -291,7 +291,7 @@ def _require_and_limit_to_impersonation(
     )
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
-        text = "An application password for another user expires after at most 4 hours."
+        text = "An application password for another user expires after at most PT4H."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["ttl"])
     if new_password.profile:
         text = "Only the user can create a configuration profile."

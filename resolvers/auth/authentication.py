@@ -24,6 +24,7 @@ from models.errors import (
     Unauthenticated,
 )
 from models.observability import metrics
+from models.quantities import describe_duration
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
@@ -329,14 +330,11 @@ def _validate_and_set_default_lifetime(
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
-        raise InvalidInput(
-            "The lifetime must be at least 1 minute.",
-            constraint=ValidationConstraint.MIN,
-            path=path,
-        )
+        text = "The lifetime must be at least PT1M."
+        raise InvalidInput(text, constraint=ValidationConstraint.MIN, path=path)
     if idle_lifetime > (max_lifetime := environment.options.tokens_max_age):
         raise InvalidInput(
-            f"The lifetime must be at most {max_lifetime.days} days.",
+            f"The lifetime must be at most {describe_duration(max_lifetime)}.",
             constraint=ValidationConstraint.MAX,
             path=path,
         )
@@ -358,7 +356,8 @@ async def _use_up_proof_and_return_missing_factors(
     try:
         await second_factor_check.verify_and_use_up_second_factor(ctx, user, sign_in_request.proof)
     except AuthenticationFailed as error:
-        raise AuthenticationFailed(error.message, required_two_factor_methods=factors) from None
+        error.required_two_factor_methods = [*factors]
+        raise
     return []
 
 

@@ -43,7 +43,7 @@ async def create_impersonation_token(
     ttl = DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl
     actor_id = require_user_id(ctx) if actor_key_id is None else None
     if not MIN_IMPERSONATION_LIFETIME <= ttl <= MAX_IMPERSONATION_LIFETIME:
-        text = "The lifetime must be from 1 minute to 4 hours."
+        text = "The lifetime must be from PT1M to PT4H."
         raise InvalidInput(
             text,
             constraint=ValidationConstraint.MAX

@@ -84,7 +84,7 @@ def _validate_autoreply_value(column: str, value: Any, path: Sequence[str]) -> A
 def _validate_interval(interval: timedelta, path: Sequence[str]) -> int:
     if not HOUR <= interval <= MAX_INTERVAL:
         raise InvalidInput(
-            "The interval must be from 1 hour to 366 days.",
+            "The interval must be from PT1H to P366D.",
             constraint=ValidationConstraint.RANGE,
             path=path,
         )

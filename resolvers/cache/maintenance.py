@@ -224,7 +224,7 @@ async def rescan_blob_caches_and_write_audit_log(
     require_prefix(prefix, ("path",))
     if max_age is not None and max_age < timedelta(0):
         raise InvalidInput(
-            "The age must be at least 0 seconds.",
+            "The age must be at least PT0S.",
             constraint=ValidationConstraint.RANGE,
             path=["maxAge"],
         )

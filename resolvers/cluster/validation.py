@@ -51,7 +51,7 @@ def normalized_node_values(values: Mapping[str, Any], *prefix: str) -> dict[str,
     with problems.collecting():
         if "drain_time" in values and not timedelta() <= values["drain_time"] <= MAX_DRAIN_TIME:
             raise InvalidInput(
-                "Must be from 0 seconds to 1 day.",
+                "Must be from PT0S to P1D.",
                 constraint=ValidationConstraint.RANGE,
                 path=[*prefix, "drainTime"],
             )
@@ -75,7 +75,7 @@ def validate_pin_time(duration: timedelta | None) -> timedelta | None:
     """Return the duration of a pin. Raises InvalidInput if it is out of range."""
     if duration is not None and not MIN_PIN_TIME <= duration <= MAX_PIN_TIME:
         raise InvalidInput(
-            "Must be from 1 minute to 3,650 days.",
+            "Must be from PT1M to P3650D.",
             constraint=ValidationConstraint.RANGE,
             path=["duration"],
         )

@@ -13,6 +13,7 @@ from mail.network.outbound_http import ascii_host, require_public_host_name
 from mail.text.bounded_regex import BoundedRegex
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import InvalidInput
+from models.quantities import describe_duration
 from models.runtime.options import Options
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
@@ -214,8 +215,9 @@ def _duration_validator(
         if value is None:
             return None
         if not (minimum < value if is_minimum_exclusive else minimum <= value) or value > maximum:
-            prefix = "above " if is_minimum_exclusive else ""
-            text = f"The duration must be {prefix}{minimum} and at most {maximum}."
+            comparison = "longer than" if is_minimum_exclusive else "at least"
+            least = f"{comparison} {describe_duration(minimum)}"
+            text = f"The duration must be {least} and at most {describe_duration(maximum)}."
             raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=[field_name])
         return int(value.total_seconds())
 

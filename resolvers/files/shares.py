@@ -175,7 +175,7 @@ async def validate_and_build_share(ctx: Context, new_share: NewShare) -> FileSha
         raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=["mode"])
     if new_share.expires_at is not None and not now < new_share.expires_at <= now + MAX_LIFETIME:
         raise InvalidInput(
-            "The time must be in the future, at most 100 years from now.",
+            "The time must be in the future, at most P36500D from now.",
             constraint=ValidationConstraint.RANGE,
             path=["expiresAt"],
         )

@@ -20,6 +20,7 @@ from mail.tls.acme_client import AcmeError, new_account_key
 from mail.tls.acme_connection import connect_acme
 from models.certificates import Certificate
 from models.runtime.environment import Environment
+from models.runtime.options import NO_NAME_SERVER
 from models.store.object_store import ObjectStoreProtocol
 from models.store.postgres.address import parse_postgres_address
 from resolvers.certificates.acme_accounts import acme_server
@@ -169,6 +170,11 @@ async def _probe_resolver(environment: Environment) -> str | None:
     return None
 
 
+def _resolver_address(environment: Environment) -> str:
+    name_server = environment.options.dns_resolver
+    return "" if name_server == NO_NAME_SERVER else name_server or "system"
+
+
 async def _probe_acme_directories_on_one_process(environment: Environment) -> str | None:
     """Load the ACME directory of the settings, and those that have issued stored certificates.
 
@@ -224,7 +230,7 @@ DEPENDENCIES = (
     DependencyDefinition(
         "resolver",
         _probe_resolver,
-        lambda environment: environment.options.dns_resolver or "system",
+        _resolver_address,
     ),
     DependencyDefinition(
         "acmeDirectory",

@@ -71,7 +71,7 @@ async def start_stopping_servers_in_turn(
     ctx.viewer.require(CONTROL_RULE)
     if not timedelta() <= grace <= MAX_GRACE:
         raise InvalidInput(
-            "The grace must be from 0 seconds to 10 minutes.",
+            "The grace must be from PT0S to PT10M.",
             constraint=ValidationConstraint.RANGE,
             path=["grace"],
         )

@@ -30,8 +30,7 @@ def validated_retention_seconds(
     """
     if not timedelta(seconds=1) <= retention <= MAX_RETENTION:
         raise InvalidInput(
-            f"The retention must be from 1 second to {MAX_RETENTION.days:,} days. "
-            "Null: messages are kept for ever.",
+            "The retention must be from PT1S to P36500D. Null: messages are kept for ever.",
             constraint=ValidationConstraint.RANGE,
             path=path_in_input,
         )

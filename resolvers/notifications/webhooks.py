@@ -275,7 +275,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
     Raises InvalidInput if that is longer than seven days, NotFound or Forbidden.
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
-        text = f"The time must be at most {MAX_OVERLAP.days} days."
+        text = "The time must be at most P7D."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:

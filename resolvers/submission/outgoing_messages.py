@@ -148,7 +148,7 @@ def future_send_at_within_limit(environment: Environment, request: SendRequest) 
 def require_send_time_within_limit(environment: Environment, send_at: datetime) -> None:
     """Raise InvalidInput if the time is more than ten years ahead."""
     if send_at > environment.now() + MAX_SEND_DELAY:
-        text = f"The time must be at most {MAX_SEND_DELAY.days} days ahead."
+        text = "The time must be at most P3653D ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["sendAt"])
 
 

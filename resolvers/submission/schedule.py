@@ -30,7 +30,7 @@ def validated_schedule(environment: Environment, request: SendRequest) -> Submis
     undo_window = request.undo_window or timedelta()
     if not timedelta() <= undo_window <= MAX_UNDO_WINDOW:
         raise InvalidInput(
-            "`undoWindow` must be from 0 seconds to 1 day.",
+            "`undoWindow` must be from PT0S to P1D.",
             constraint=ValidationConstraint.RANGE,
             path=["undoWindow"],
         )

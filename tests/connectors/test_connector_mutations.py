@@ -464,3 +464,9 @@ async def test_list_needs_a_constant_number_of_statements(
             break
         after = page["pageInfo"]["endCursor"]
     assert len(seen) == len(set(seen)) == 40
+
+
+async def test_range_of_an_interval_is_named_as_clients_write_it(ada: GraphQLClient) -> None:
+    payload = await run_mutation(ada, CREATE, **{**CONNECTOR_INPUT, "interval": "PT1M"})
+    (error,) = payload["errors"]
+    assert error["message"] == "The duration must be longer than PT4M and at most P30D."

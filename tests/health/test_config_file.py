@@ -15,8 +15,10 @@ from merganser.server.components.listener_component import running_listeners
 from merganser.server.config_reload import RELOADABLE_FIELDS, ConfigReloader, with_reloadable_values
 from merganser.server.processes.process_roles import WHOLE_SERVER
 from merganser.server.smtp_listeners import load_certificates_and_define_listeners
+from merganser.settings.demo_settings import demo_settings
 from merganser.settings.settings import Settings, read_settings
 from models.runtime.environment import Environment
+from models.runtime.options import NO_NAME_SERVER
 from models.runtime.server_control import InvalidConfig
 from resolvers.auth.passwords.breached_passwords import is_breached
 from tests.conftest import GraphQLClient
@@ -239,3 +241,26 @@ def test_replaced_process_uses_no_setting_that_needs_a_restart(config_file: Path
     merged = with_reloadable_values(current, read_settings())
     assert (merged.bulk_max_items, merged.http_listen) == (7, current.http_listen)
     assert set(Settings.model_fields) >= RELOADABLE_FIELDS
+
+
+async def test_reload_of_demo_server_keeps_it_offline(
+    config_file: Path, environment: Environment
+) -> None:
+    write_lines(config_file, "MERGANSER_CORS_ORIGINS=https://a.example\n")
+    settings = demo_settings(read_settings())
+    environment.use_initial_options(settings.options())
+    write_lines(
+        config_file, "MERGANSER_CORS_ORIGINS=https://a.example\nMERGANSER_BULK_MAX_ITEMS=7\n"
+    )
+    reloaded = await ConfigReloader(settings, environment, 1).reload()
+    assert (list(reloaded.changed_keys), reloaded.restart_keys) == (
+        ["MERGANSER_BULK_MAX_ITEMS"],
+        [],
+    )
+    assert environment.options.offline_sink == settings.data / "outgoing-mail"
+    assert environment.options.dns_resolver == NO_NAME_SERVER
+    assert settings.cors_origins == (
+        "https://a.example",
+        "http://localhost:*",
+        "http://127.0.0.1:*",
+    )

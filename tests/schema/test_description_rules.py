@@ -1,6 +1,7 @@
 """Descriptions of the schema are understandable alone."""
 
 import pytest
+from graphql import GraphQLEnumType
 
 from tests.support.schema.description_rules import (
     broken_rules,
@@ -37,3 +38,16 @@ def test_rules_find_unclear_texts(coordinate: str, text: str, rule: str) -> None
 def test_texts_of_different_fields_are_found() -> None:
     texts = {"A.host": "Name.", "B.hosts": "Name.", "A.port": "Number.", "B.id": "Number.", "A": ""}
     assert list(shared_texts(texts)) == ["A.port", "B.id"]
+
+
+def test_protocols_that_others_serve_are_described_as_such() -> None:
+    protocols = {"IMAP", "POP3", "MANAGESIEVE", "CALDAV", "CARDDAV"}
+    descriptions = {
+        f"{name}.{value_name}": value.description or ""
+        for name, enum in SDL.type_map.items()
+        if isinstance(enum, GraphQLEnumType) and name != "ConnectorProtocol"
+        for value_name, value in enum.values.items()
+        if value_name in protocols
+    }
+    assert len(descriptions) >= 10
+    assert [name for name, text in descriptions.items() if "beside Merganser" not in text] == []

@@ -59,6 +59,16 @@ ALLOWED_WORDS = {
 }
 
 
+DURATION_IN_WORDS = re.compile(r"(?:\d|\}) (?:second|minute|hour|day|week|year)s?\b")
+ALLOWED_DURATIONS = {
+    # how long the server has waited
+    "The ACME server did not finish within {minutes} minutes.",
+    "The database or object store did not respond within {seconds} seconds.",
+    # the period of a limit
+    "At most {limit} recipients in 24 hours are allowed. {left_count} are left.",
+}
+
+
 class MessageText(NamedTuple):
     """A text in the code: where it is, and the text with its placeholders in braces."""
 
@@ -150,6 +160,18 @@ def test_error_texts_are_whole_sentences() -> None:
     assert not wrong
 
 
+def test_durations_in_errors_are_iso_8601() -> None:
+    """Clients send durations as ISO 8601, such as PT4M; Python writes 0:04:00."""
+    assert not [
+        text
+        for text in _message_texts()
+        if not text.is_log_line
+        and text.location.startswith(("resolvers/", "graph/"))
+        and DURATION_IN_WORDS.search(text.text)
+        and text.text not in ALLOWED_DURATIONS
+    ]
+
+
 def test_log_lines_are_phrases() -> None:
     texts = [text for text in _message_texts() if text.is_log_line]
     assert len(texts) > 100
@@ -171,6 +193,6 @@ def test_allowed_texts_exist() -> None:
     )
     assert not [
         text
-        for text in PHRASES | ALLOWED_STARTS | ALLOWED_WORDS
+        for text in PHRASES | ALLOWED_STARTS | ALLOWED_WORDS | ALLOWED_DURATIONS
         if text not in texts and text not in source_text
     ]

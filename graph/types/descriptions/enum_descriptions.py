@@ -115,7 +115,8 @@ VALUE_DESCRIPTIONS = {
         "SPAM_POLICY": "Manages sender rules and spam thresholds of users and domains.",
         "ALLOWED_SENDERS": "Sets further sender addresses that users can send as.",
         "UNLIMITED_QUOTA": "Gives users unlimited storage.",
-        "PROTOCOL_ACCESS": "Allows or denies users the protocols IMAP, POP3 and SMTP.",
+        "PROTOCOL_ACCESS": "Allows or denies users SMTP submission, and the IMAP and POP3 "
+        "servers beside Merganser.",
         "SUBMISSION_NETWORKS": "Sets the networks that users can submit mail from.",
         "DOMAIN_ALIASES": "Manages alias domains of the domains.",
         "DOMAIN_DESCRIPTION": "Changes the description of the domains.",
@@ -125,8 +126,10 @@ VALUE_DESCRIPTIONS = {
         "RECIPIENT": "Copies mail for this recipient, from remote senders and from users.",
     },
     "AppPasswordScope": {
-        "IMAP": "Sign-in to IMAP.",
-        "POP3": "Sign-in to POP3.",
+        "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
+        "`authenticate`.",
+        "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
+        "`authenticate`.",
         "SMTP": "Sign-in to message submission (RFC 6409).",
         "SIEVE": "Reading and changing Sieve scripts by this API.",
         "MAIL_READ": "Reading the user's mail by this API.",
@@ -305,8 +308,8 @@ VALUE_DESCRIPTIONS = {
         "LOW": "The message is not urgent (`X-Priority: 5`).",
     },
     "ProtocolScope": {
-        "IMAP": "Reading mail with a mail program by IMAP.",
-        "POP3": "Fetching mail with a mail program by POP3.",
+        "IMAP": "Reading mail with a mail program on an IMAP server beside Merganser.",
+        "POP3": "Fetching mail with a mail program from a POP3 server beside Merganser.",
         "SMTP": "Sending mail with a mail program by SMTP submission.",
     },
     "QuotePosition": {
@@ -342,8 +345,10 @@ VALUE_DESCRIPTIONS = {
         "MAIL": "Reading and changing the user's mail.",
         "SUBMIT": "Sending messages.",
         "SETTINGS": "Reading and changing the settings of the user's account.",
-        "IMAP": "Sign-in to IMAP.",
-        "POP3": "Sign-in to POP3.",
+        "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
+        "`authenticate`.",
+        "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
+        "`authenticate`.",
         "SMTP": "Sign-in to message submission (RFC 6409).",
         "SIEVE": "Reading and changing Sieve scripts by this API.",
         "SCIM": "Provisioning of accounts and groups by SCIM 2.0 (RFC 7644), for an API key that "

@@ -17,10 +17,10 @@ OAUTH_ENUM_DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "MAIL": "Reading and changing the mail of the user by this API.",
         "SUBMIT": "Sending messages by this API.",
         "SETTINGS": "Changing the settings of the user by this API, as the scope SETTINGS.",
-        "IMAP": "Sign-in to IMAP. Merganser serves no IMAP: a server of the client checks the "
-        "token by introspection.",
-        "POP3": "Sign-in to POP3. Merganser serves no POP3: a server of the client checks the "
-        "token by introspection.",
+        "IMAP": "Sign-in to an IMAP server beside Merganser, which checks the token by "
+        "introspection.",
+        "POP3": "Sign-in to a POP3 server beside Merganser, which checks the token by "
+        "introspection.",
         "SMTP": "Sign-in to message submission (RFC 6409) by XOAUTH2 or OAUTHBEARER.",
         "SIEVE": "Reading and changing Sieve scripts by this API.",
         "DOMAIN_ADMIN": "All rights of a user with the role DOMAIN_ADMIN by this API, also to "

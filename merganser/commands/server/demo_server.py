@@ -6,22 +6,18 @@ from merganser.commands.server.demo_command import ensure_demo_accounts_with_pro
 from merganser.demo.credentials import DemoAccounts
 from merganser.server import banner, lifecycle
 from merganser.server.observability import logs
+from merganser.settings.demo_settings import demo_settings
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
-
-# Pages of a development server on this machine can call a server with a demo account.
-LOOPBACK_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 
 
 def serve_with_demo_accounts(settings: Settings, message_count: int) -> None:
     """Create the demo accounts that are missing, then run the server and print its banner.
 
-    Web pages of this machine can call the server, unless a setting names other origins. The log
-    level is set after the banner, so that log lines don't hide it.
+    The log level is set after the banner, so that log lines don't hide it.
     """
     demo_accounts: list[DemoAccounts] = []
-    if not settings.cors_origins:
-        settings = settings.model_copy(update={"cors_origins": LOOPBACK_ORIGINS})
+    settings = demo_settings(settings)
 
     async def prepare_demo_account(environment: Environment) -> None:
         demo_accounts.append(

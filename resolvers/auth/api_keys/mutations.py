@@ -186,7 +186,7 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
         if row.maker and (
             change.removes_expiry or (change.expires_at and change.expires_at > max_expires_at)
         ):
-            text = "An API key for another user expires at most 4 hours after its creation."
+            text = "An API key for another user expires at most PT4H after its creation."
             raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["expiresAt"])
     owner_ids = {row.user_id or 0 for row in rows}
     async with ctx.write_session(*(owner for owner in owner_ids if owner)) as session:

@@ -27,7 +27,7 @@ async def set_temporary_password_and_sign_out(
     """
     now = ctx.environment.now()
     if starts_at and starts_at > now + MAX_START_DELAY:
-        text = f"The start must be at most {MAX_START_DELAY.days} days ahead."
+        text = "The start must be at most P365D ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
         raise Forbidden("Use userUpdate to change the caller's password.", path=["user"])

@@ -37,7 +37,9 @@ async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFa
         text = "Only the application that checks this factor can turn it off."
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
     else:
-        raise AuthenticationFailed("A proof of an active second factor is required.")
+        raise AuthenticationFailed(
+            "A proof of an active second factor is required.", path=["proof"]
+        )
 
 
 async def require_proof_from_owner_of_factors(

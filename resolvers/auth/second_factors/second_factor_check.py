@@ -1,6 +1,6 @@
 """Check of a second factor: TOTP code, recovery code or WebAuthn signature."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -34,6 +34,7 @@ class SecondFactorProof:
     totp: str | None = field(default=None, repr=False)  # a TOTP code or a recovery code
     # response of the authenticator
     webauthn: Mapping[str, Any] | None = field(default=None, repr=False)
+    path: Sequence[str] = ()  # of the proof in the input
 
     @property
     def is_given(self) -> bool:
@@ -85,15 +86,14 @@ async def verify_and_use_up_second_factor(
                 await security_log.log_event_and_queue_notice(
                     ctx, session, NewSecurityEvent(action, user.id, AuthEventResult.FAILURE)
                 )
-        raise AuthenticationFailed("The second factor is wrong.")
+        raise AuthenticationFailed("The second factor is wrong.", path=proof.path)
     async with ctx.write_session(user.id) as session:
         # Checked again now that the user is locked: of many concurrent guesses, the right one is
         # refused if the others have used up the limit.
         await throttles.require_not_throttled(ctx, limits)
         if not await valid_proof.use_up(session):
-            raise AuthenticationFailed(
-                "The second factor is wrong."
-            )  # a concurrent request used it
+            # a concurrent request used it
+            raise AuthenticationFailed("The second factor is wrong.", path=proof.path)
         for key in limits:
             await throttles.delete_failures(ctx, key)
         await security_log.log_event_and_queue_notice(

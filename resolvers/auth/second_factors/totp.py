@@ -167,7 +167,7 @@ async def enable_pending_secret(
         else None
     )
     if step is None:
-        raise AuthenticationFailed("The code is wrong.")
+        raise AuthenticationFailed("The code is wrong.", path=["token"])
     await _upsert_totp_row(
         session,
         user_id,

@@ -246,7 +246,7 @@ async def verify_registration_or_delete_challenge(
         else None
     )
     if verified is None:
-        raise AuthenticationFailed(INVALID_RESPONSE_TEXT)
+        raise AuthenticationFailed(INVALID_RESPONSE_TEXT, path=["response"])
     return verified
 
 
@@ -259,7 +259,8 @@ async def store_key_and_delete_challenge(
     and AuthenticationFailed if the challenge was used.
     """
     if not await _delete_challenge(session, registration.challenge):
-        raise AuthenticationFailed(INVALID_RESPONSE_TEXT)  # a concurrent request used it
+        # a concurrent request used it
+        raise AuthenticationFailed(INVALID_RESPONSE_TEXT, path=["response"])
     statement = select(col(WebauthnKey.id)).where(col(WebauthnKey.user_id) == user_id)
     _require_below_limit(len((await (await session.connection()).execute(statement)).all()))
     row = WebauthnKey(

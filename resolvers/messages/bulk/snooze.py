@@ -50,7 +50,7 @@ def validate_snooze(ctx: Context, changes: FlagChanges | None, *, is_move: bool)
             )
         if until > now + MAX_SNOOZE:
             raise InvalidInput(
-                "`snoozedUntil` must be at most 10 years ahead.",
+                "`snoozedUntil` must be at most P3660D ahead.",
                 constraint=ValidationConstraint.MAX,
                 path=INPUT_PATH,
             )

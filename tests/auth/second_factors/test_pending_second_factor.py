@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.errors import AuthenticationFailed, Unauthenticated
+from models.errors import AuthenticationFailed, SecondFactorRequired
 from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role
@@ -22,6 +22,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock, make_api_key
 from tests.support.accounts import authenticators
+from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.sign_in_environment import (
     FULL_SCOPES,
     PASSWORD,
@@ -185,7 +186,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
     ]
     assert (wrong_code_payload["token"], wrong_code_payload["errors"]) == (
         None,
-        [{"code": "AUTHENTICATION_FAILED", "path": [], "requiredTwoFactorMethods": ["TOTP"]}],
+        [{"code": "AUTHENTICATION_FAILED", "path": ["totp"], "requiredTwoFactorMethods": ["TOTP"]}],
     )
     complete_payload = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"][
         "authenticate"
@@ -212,7 +213,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
     assert (viewer["role"], viewer["user"], viewer["token"]["current"]) == ("PUBLIC", None, True)
     refused_response = await post_document(http, "{ user { id } }", pending_payload["token"])
     assert [error["extensions"]["code"] for error in refused_response["errors"]] == [
-        "UNAUTHENTICATED"
+        "SECOND_FACTOR_REQUIRED"
     ]
     clock.tick(seconds=60)
     check_document = authenticators.mutation_document("totpVerify", "valid")
@@ -227,8 +228,26 @@ async def test_second_factor_in_the_sign_in_request_or_later(
 
 async def test_pending_token_has_no_scope(sign_in_environment: SignInEnvironment) -> None:
     _, viewer = await make_pending_token(sign_in_environment)
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(SecondFactorRequired):
         viewer.require_scope(next(iter(FULL_SCOPES)))
+
+
+async def test_refusals_of_pending_token_name_the_second_factor(
+    http: httpx.AsyncClient, ada: GraphQLClient, environment: Environment
+) -> None:
+    secret = await make_access_token(environment, ada.user, pending=True)
+    mutation = (
+        'mutation { labelCreate(input: {keyword: "work", name: "Work"}) { errors { code } } }'
+    )
+    for document in ("{ user { id } }", mutation):
+        (error,) = (await post_document(http, document, secret))["errors"]
+        assert error["extensions"] == {"code": "SECOND_FACTOR_REQUIRED"}
+        assert "totpVerify" in error["message"]
+    headers = {"Authorization": f"Bearer {secret}"}
+    upload = await http.post("/rest/uploads", headers=headers, content=b"x")
+    assert upload.status_code == 401
+    assert upload.headers["www-authenticate"] == "Bearer"
+    assert upload.json()["errors"][0]["extensions"]["code"] == "SECOND_FACTOR_REQUIRED"
 
 
 async def test_concurrent_guesses_end_after_twelve_failures(

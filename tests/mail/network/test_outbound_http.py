@@ -2,8 +2,10 @@
 
 import asyncio
 
+import dns.resolver
 import pytest
 
+from mail.network.dns_resolver import cached_resolver, query_dns_records_or_none
 from mail.network.outbound_http import (
     HttpRequestFailed,
     HttpTarget,
@@ -11,6 +13,7 @@ from mail.network.outbound_http import (
     post_and_read,
     post_and_return_status,
 )
+from models.runtime.options import NO_NAME_SERVER, Options
 from tests.support.mail_servers.scanner_servers import (
     send_and_hang_up,
     send_endlessly,
@@ -19,6 +22,7 @@ from tests.support.mail_servers.scanner_servers import (
 from tests.support.servers.scripted_server import ConnectionHandler, run_scripted_server
 
 POLICY = NetworkPolicy(allows_private=True, timeout_seconds=5.0)
+OFFLINE_OPTIONS = Options(dns_resolver=NO_NAME_SERVER)
 MAX_BODY_BYTES = 10
 OK_LINE = b"HTTP/1.1 200 OK\r\n"
 CHUNKED_HEADER = OK_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -151,3 +155,22 @@ async def test_large_body_is_read_completely() -> None:
     encoded_chunks = b"".join(b"100\r\n" + bytes(range(256)) + b"\r\n" for _ in range(1024))
     for response in (header_with_length + body, CHUNKED_HEADER + encoded_chunks + b"0\r\n\r\n"):
         assert await post_to_server(stalling_response(response), max_bytes=len(body)) == (200, body)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+async def test_offline_policy_allows_this_machine(host: str) -> None:
+    policy = NetworkPolicy.from_options(OFFLINE_OPTIONS, allows_private=True)
+    assert await policy.resolve_allowed(host, 80)
+
+
+@pytest.mark.parametrize("host", ["mx.example.net", "intranet", "192.0.2.1", "10.0.0.1", "::2"])
+async def test_offline_policy_refuses_other_machines(host: str) -> None:
+    policy = NetworkPolicy.from_options(OFFLINE_OPTIONS, allows_private=True)
+    with pytest.raises(HttpRequestFailed):
+        await policy.resolve_allowed(host, 80)
+
+
+async def test_offline_resolver_fails_at_once() -> None:
+    assert await query_dns_records_or_none(NO_NAME_SERVER, "example.net", "MX", 60.0) is None
+    with pytest.raises(dns.resolver.NoNameservers):
+        await cached_resolver(NO_NAME_SERVER, trusts_dnssec=True).resolve("example.net.", "A")

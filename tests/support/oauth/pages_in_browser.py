@@ -1,6 +1,5 @@
 """The OAuth pages in a browser: a server, an application of another origin, and page actions."""
 
-import json
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +16,13 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from tests.support.clients.browser_driver import BROWSER_TIMEOUT
+from tests.support.clients.security_keys import plug_in_security_key, register_security_key
 from tests.support.oauth.oauth_flow import VERIFIER, TestClient, authorization_parameters
 from tests.support.servers.http_server import run_http_server
 from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 
 LOOPBACK_URI = "http://127.0.0.1/callback"
 BACK_IN_APPLICATION = "You are back in the application."
-# Creates a key of the (virtual) authenticator with the options of a registration challenge.
-CREATE_KEY_SCRIPT = """async (options) => {
-  const publicKey = PublicKeyCredential.parseCreationOptionsFromJSON(options);
-  return JSON.stringify(await navigator.credentials.create({publicKey}));
-}"""
 
 
 @contextmanager
@@ -208,26 +203,11 @@ class OauthPage:
 
     async def add_authenticator(self) -> None:
         """Plug in a virtual security key, which always confirms."""
-        session = await self.page.context.new_cdp_session(self.page)
-        await session.send("WebAuthn.enable")
-        options = {
-            "protocol": "ctap2",
-            "transport": "usb",
-            "hasUserVerification": True,
-            "isUserVerified": True,
-            "automaticPresenceSimulation": True,
-        }
-        await session.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+        await plug_in_security_key(self.page)
 
     async def register_security_key(self, username: str) -> None:
         """Register a key of the authenticator for a user. The page must be one of the server."""
-        async with self.application.server.open_client(username) as client:
-            payload = await client.run_mutation(
-                "webauthnChallenge", {"ceremony": "REGISTRATION"}, "challenge"
-            )
-            response = await self.page.evaluate(CREATE_KEY_SCRIPT, payload["challenge"])
-            input_fields = {"name": "Blue", "response": json.loads(response)}
-            await client.run_mutation("webauthnRegister", input_fields)
+        await register_security_key(self.page, self.application.server, username)
 
 
 @asynccontextmanager

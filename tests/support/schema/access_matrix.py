@@ -50,7 +50,8 @@ SCOPED_CALLERS = (
     "smtp",
     "sieve",
 )
-DEFAULT_REFUSALS = {"nobody": "UNAUTHENTICATED", "pending": "UNAUTHENTICATED"}
+REFUSAL_CODES = {"FORBIDDEN", "UNAUTHENTICATED", "SECOND_FACTOR_REQUIRED"}
+DEFAULT_REFUSALS = {"nobody": "UNAUTHENTICATED", "pending": "SECOND_FACTOR_REQUIRED"}
 BOOTSTRAP_KEY = "the key of whoever owns it"
 OPERATION_BY_ROOT_TYPE = {"Query": "query", "Mutation": "mutation", "Subscription": "subscription"}
 OBJECT_QUERIES = {  # queries that reach an object of each type with guarded fields
@@ -242,7 +243,7 @@ def response_verdict(response: Any) -> str:
         code: str = error["extensions"]["code"]
         if code in {"BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED", "INTERNAL_SERVER_ERROR"}:
             return f"{code}: {error['message']}"
-        if code in {"FORBIDDEN", "UNAUTHENTICATED"} and error["message"] != NO_USER_MESSAGE:
+        if code in REFUSAL_CODES and error["message"] != NO_USER_MESSAGE:
             return code
     user = response["data"].get("user", "") if not errors else ""
     if user is None or (
