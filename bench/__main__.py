@@ -43,9 +43,11 @@ from bench.scenarios import (
 )
 from bench.scenarios.operations import (
     ban_refusal,
+    code_exchange,
     dashboard,
     delivery_log,
     log_entries,
+    scim_creation,
     scim_lists,
     session_list,
     session_termination,
@@ -105,6 +107,8 @@ class Plan:
     session_count: int = session_list.SESSION_COUNT
     log_entry_count: int = log_entries.ENTRY_COUNT
     delivery_log_rounds: int = delivery_log.ROUNDS
+    code_exchange_count: int = code_exchange.EXCHANGE_COUNT
+    scim_creation_count: int = scim_creation.USER_COUNT
     refusal_size: ban_refusal.RefusalSize = field(default_factory=ban_refusal.RefusalSize)
 
 
@@ -134,6 +138,8 @@ QUICK_PLAN = Plan(
     session_count=2000,
     log_entry_count=20_000,
     delivery_log_rounds=4,
+    code_exchange_count=100,
+    scim_creation_count=200,
     refusal_size=ban_refusal.RefusalSize(200, 1.0, 1),
 )
 SECOND_DATABASE_PLAN = Plan(  # smaller sizes
@@ -262,6 +268,12 @@ async def _measure_changes(plan: Plan, results: BenchmarkResults, only: str) -> 
             delivery_log.measure_delivery_log, rounds=plan.delivery_log_rounds
         ),
         scim_lists.TITLE: partial(scim_lists.measure_scim_lists, user_count=plan.user_count),
+        scim_creation.TITLE: partial(
+            scim_creation.measure_scim_creation, user_count=plan.scim_creation_count
+        ),
+        code_exchange.TITLE: partial(
+            code_exchange.measure_code_exchange, exchange_count=plan.code_exchange_count
+        ),
         ban_refusal.TITLE: partial(ban_refusal.measure_ban_refusal, size=plan.refusal_size),
         dashboard.TITLE: partial(dashboard.measure_dashboard, seconds=plan.run_seconds),
     }

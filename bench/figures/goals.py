@@ -49,6 +49,8 @@ REFUSAL_P99_RATIO = "p99 ratio of inbox pages"
 SCIM_INDEXED_CPU = "CPU of a SCIM list by index, {:,} accounts: {}"
 SCIM_SCAN_CPU = "CPU of a SCIM list by comparison, {:,} accounts: {}"
 SCIM_STATEMENTS = "statements of a SCIM list, at most"
+SCIM_CREATION_SECONDS = "{:,} users created by SCIM"
+CODE_EXCHANGE_CPU = "CPU of an exchange of an OAuth code for tokens, median"
 
 LARGE_MAILBOX_GOALS = {  # ms of CPU
     "10,000 messages: rare word": 1.0,
@@ -76,7 +78,9 @@ OPERATIONS_UPPER_LIMITS = {  # by the text with which the name begins
     SCIM_INDEXED_CPU.partition("{")[0]: (75.0, "ms"),
     SCIM_SCAN_CPU.partition("{")[0]: (400.0, "ms"),
     SCIM_STATEMENTS: (6.0, ""),
+    CODE_EXCHANGE_CPU: (5.0, "ms"),
 }
+MAX_SECONDS_PER_SCIM_CREATION = 0.06  # 60 s for 1,000 users
 MAX_TERMINATION_SECONDS = 1.0
 MIN_LOG_WRITE_RATE = 15_000.0  # entries per CPU second
 MAX_REFUSAL_CPU_RATIO, MAX_REFUSAL_P99_RATIO = 2.0, 1.2
@@ -131,7 +135,7 @@ def _sending_goals(facts: Sequence[MeasuredValue]) -> Iterator[Goal]:
 
 
 def _operations_goals(facts: Sequence[MeasuredValue]) -> Iterator[Goal]:
-    """Yield the goals of sessions, log entries and bans."""
+    """Yield the goals of sessions, log entries, bans, SCIM and OAuth."""
     termination = TERMINATION_SECONDS.partition("}")[2]
     for fact in facts:
         for prefix, (limit, unit) in OPERATIONS_UPPER_LIMITS.items():
@@ -139,12 +143,20 @@ def _operations_goals(facts: Sequence[MeasuredValue]) -> Iterator[Goal]:
                 yield _upper_limit(fact.name, fact.value, limit, unit)
         if termination in fact.name:
             yield _upper_limit(fact.name, fact.value, MAX_TERMINATION_SECONDS, "s")
+        if fact.name.endswith(SCIM_CREATION_SECONDS.partition("}")[2]):
+            limit = _user_count(fact.name) * MAX_SECONDS_PER_SCIM_CREATION
+            yield _upper_limit(fact.name, fact.value, limit, "s")
         if fact.name.startswith(LOG_WRITE_RATE.partition("{")[0]):
             yield _lower_limit(fact.name, fact.value, MIN_LOG_WRITE_RATE, "")
         if fact.name.startswith(REFUSAL_CPU_RATIO) and fact.name.endswith(REFUSAL_BASELINES):
             yield _upper_limit(fact.name, fact.value, MAX_REFUSAL_CPU_RATIO, "times")
         if fact.name.startswith(REFUSAL_P99_RATIO) and fact.name.endswith("refused"):
             yield _upper_limit(fact.name, fact.value, MAX_REFUSAL_P99_RATIO, "times")
+
+
+def _user_count(name: str) -> int:
+    """Return the number of users at the beginning of a name."""
+    return int(name.split(maxsplit=1)[0].replace(",", ""))
 
 
 def _page_goals(line: ComparedFigure | None) -> Iterator[Goal]:

@@ -1,16 +1,19 @@
 """Tests of the benchmark of operations: its goals, and small measurements."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.progress import Progress
 
 from bench.figures.goals import (
+    CODE_EXCHANGE_CPU,
     DELIVERY_LOG_SHARE,
     LOG_PAGE_P95,
     LOG_WRITE_RATE,
     REFUSAL_CPU_RATIO,
     REFUSAL_P99_RATIO,
+    SCIM_CREATION_SECONDS,
     SCIM_INDEXED_CPU,
     SCIM_SCAN_CPU,
     SCIM_STATEMENTS,
@@ -19,9 +22,18 @@ from bench.figures.goals import (
     evaluate_goals,
 )
 from bench.figures.measurements import MeasuredValue
-from bench.scenarios.operations import delivery_log, log_entries, scim_lists, session_list
+from bench.scenarios.operations import (
+    code_exchange,
+    delivery_log,
+    log_entries,
+    scim_creation,
+    scim_lists,
+    session_list,
+)
 from bench.servers.compared_servers import DatabaseKind
+from bench.servers.merganser_process import use_launcher
 from models.logs.entries import EPOCH
+from tests.support.servers.forked_process import fork_subprocess
 
 LIMITS = {  # for each goal the last value that meets it and the first one that does not
     f"{TERMINATION_SECONDS.format(1000)}, default event bus": (1.0, 1.01),
@@ -34,10 +46,20 @@ LIMITS = {  # for each goal the last value that meets it and the first one that 
     SCIM_INDEXED_CPU.format(100_000, "first page"): (75.0, 75.1),
     SCIM_SCAN_CPU.format(100_000, "active eq true"): (400.0, 401.0),
     SCIM_STATEMENTS: (6.0, 7.0),
+    SCIM_CREATION_SECONDS.format(1000): (60.0, 60.1),
+    SCIM_CREATION_SECONDS.format(200): (12.0, 12.1),
+    CODE_EXCHANGE_CPU: (5.0, 5.1),
     f"{REFUSAL_CPU_RATIO}, HTTP, closed, to accept and close, asyncio": (2.0, 2.1),
     f"{REFUSAL_CPU_RATIO}, HTTP, closed, to accept and close, blocking": (2.0, 2.1),
     f"{REFUSAL_P99_RATIO} during 1,000 connections per second, refused": (1.2, 1.21),
 }
+
+
+@pytest.fixture
+def forked_servers() -> Iterator[None]:
+    """Start servers as forks."""
+    with use_launcher(fork_subprocess):
+        yield
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -77,4 +99,22 @@ async def test_each_scim_list_has_a_goal(tmp_path: Path) -> None:
     progress = Progress(disable=True)
     facts = await scim_lists.measure_scim_lists(DatabaseKind.SQLITE, tmp_path, 500, progress)
     assert len(list(evaluate_goals([], facts))) == len(facts)
+    assert all(fact.value > 0 for fact in facts)
+
+
+@pytest.mark.usefixtures("forked_servers")
+async def test_code_exchange_has_a_goal(tmp_path: Path) -> None:
+    progress = Progress(disable=True)
+    facts = await code_exchange.measure_code_exchange(DatabaseKind.SQLITE, tmp_path, 5, progress)
+    (goal,) = evaluate_goals([], facts)
+    assert goal.name == CODE_EXCHANGE_CPU
+    assert facts[0].value > 0
+
+
+@pytest.mark.usefixtures("forked_servers")
+async def test_scim_creation_has_a_goal(tmp_path: Path) -> None:
+    progress = Progress(disable=True)
+    facts = await scim_creation.measure_scim_creation(DatabaseKind.SQLITE, tmp_path, 5, progress)
+    (goal,) = evaluate_goals([], facts)
+    assert goal.name == SCIM_CREATION_SECONDS.format(5)
     assert all(fact.value > 0 for fact in facts)

@@ -1,5 +1,6 @@
 """The end of accounts by their provider: logout tokens, claims, and checks with refresh tokens."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -36,6 +37,8 @@ from tests.support.oauth.provider_flow import (
     sign_in_at_provider,
     tokens_by_provider,
 )
+from tests.support.servers.live_server import LiveServer
+from tests.support.time_limits import HANG_SECONDS
 
 LOGOUT_URL = "/oauth/backchannel-logout/example.org"
 
@@ -93,6 +96,18 @@ async def test_logout_by_subject_ends_all_access_at_once(
     )
     (event,) = await ada.environment.database.read(events)
     assert event.detail["reason"] == "back-channel logout"
+
+
+async def test_logout_closes_open_connections(
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider, live_server: LiveServer
+) -> None:
+    live_server.endpoint.connection_watch.check_interval = 3600  # only the event can close them
+    tokens = await tokens_by_provider(browser, webmail, provider)
+    socket = await live_server.open_websocket(secret=tokens["access_token"])
+    assert (await send_logout(browser, provider.logout_token())).status_code == 200
+    async with asyncio.timeout(HANG_SECONDS):
+        await socket.wait_closed()
+    assert socket.close_code == 4403
 
 
 async def test_logout_by_session_ends_only_the_tokens_of_that_session(

@@ -11,10 +11,12 @@ from starlette.responses import JSONResponse, Response
 from models.admin.audit_log import AuditLogEntry
 from models.identity_providers import IdentityLink, IdentityProvider
 from models.runtime.environment import Environment
+from resolvers.auth import authentication
 from resolvers.identity_providers.errors import ProviderFailure
 from resolvers.identity_providers.provider_metadata import ProviderMetadata
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.sign_in_environment import basic_auth_header
 from tests.support.identity_providers.scripted_provider import (
     ProviderEndpoint,
     ScriptedProvider,
@@ -263,7 +265,14 @@ async def test_password_rule_applies_to_every_way_of_signing_in(
         'password: "correct horse battery staple", token: true}) { errors { code message } } }'
     )
     assert (await ada(authenticate))["authenticate"]["errors"] == []
+    create = (
+        'mutation { appPasswordCreate(input: {description: "x", scopes: [MAIL]}) { password } }'
+    )
+    app_password = (await ada(create))["appPasswordCreate"]["password"]
     await set_provider(root, passwordSignInAllowed=False)
+    headers = basic_auth_header("ada", app_password)
+    viewer = await authentication.authenticate_request(ada.environment, headers)
+    assert viewer.user_id == ada.user.id
     (error,) = (await ada(authenticate))["authenticate"]["errors"]
     assert (error["code"], "identity provider" in error["message"]) == ("FORBIDDEN", True)
     payload = await root(

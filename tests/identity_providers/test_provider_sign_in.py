@@ -77,6 +77,7 @@ async def test_request_uses_pkce_nonce_and_state(
     url = query_of(await open_provider(browser, webmail))
     again = query_of(await open_provider(browser, webmail))
     assert url["code_challenge_method"] == "S256"
+    assert url["response_type"] == "code"
     assert url["login_hint"] == "ada@example.org"
     assert url["scope"] == "openid email offline_access"
     for name in ("code_challenge", "nonce", "state"):
@@ -124,6 +125,15 @@ async def test_other_address_is_not_linked(
     assert page.status_code == 403
     assert ENGLISH.no_account in page.text
     assert await load_links(ada.environment) == []
+
+
+async def test_account_is_named_by_the_configured_claim(
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider, ada: GraphQLClient
+) -> None:
+    await add_provider(ada.environment, provider.issuer, username_claim="upn")
+    provider.claims |= {"upn": "Ada@Example.ORG", "email": "bob@example.org"}
+    await tokens_by_provider(browser, webmail, provider)
+    assert await load_links(ada.environment) == [(ada.user.id, provider.issuer, "ada-1")]
 
 
 async def test_second_account_with_the_same_address_is_refused(

@@ -62,6 +62,8 @@ async def test_wrong_client_or_redirect_uri_is_shown_on_a_page(
         ({"scope": "full"}, "invalid_scope"),
         ({"scope": "FULL admin"}, "invalid_scope"),
         ({"response_mode": "fragment"}, "invalid_request"),
+        ({"response_mode": "form_post"}, "invalid_request"),
+        ({"response_mode": "web_message"}, "invalid_request"),  # by postMessage
         ({"request": "x.y.z"}, "request_not_supported"),
         ({"request_uri": "https://x.example"}, "request_uri_not_supported"),
         ({"nonce": "n" * 513}, "invalid_request"),
@@ -78,6 +80,15 @@ async def test_other_errors_are_sent_to_the_client(
         "state 1",
         ISSUER,
     )
+
+
+@pytest.mark.parametrize("changes", [{"code_challenge": None}, {"code_challenge_method": "plain"}])
+async def test_public_client_needs_pkce(
+    browser: OauthBrowser, environment: Environment, changes: dict[str, str | None]
+) -> None:
+    client = await add_client(environment, "Phone", is_public=True)
+    parameters = location_parameters(await browser.open(client, **changes))
+    assert parameters["error"] == "invalid_request"
 
 
 async def test_scope_that_the_client_does_not_have_is_not_granted(

@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 
 from graph.oauth.registration_route import MAX_METADATA_BYTES
+from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.auth.credentials import AccessToken
 from models.oauth.tables import OauthClient, OauthRefreshToken
@@ -79,6 +80,16 @@ async def test_registered_client_gets_tokens(
     tokens = await browser.get_tokens(client)
     assert tokens["scope"] == "openid mail"
     assert (await browser.refresh(client, tokens["refresh_token"])).status_code == 200
+
+
+async def test_client_can_not_choose_its_identifier(
+    browser: OauthBrowser, ada: GraphQLClient
+) -> None:
+    """It could choose the subject of a user (RFC 9700, section 4.15)."""
+    subject = global_ids.encode("User", ada.user.id)
+    registered = (await register(browser, client_id=subject, sub=subject)).json()
+    assert registered["client_id"] != subject
+    assert "sub" not in registered
 
 
 async def test_defaults_are_those_of_the_rfc_and_of_created_clients(browser: OauthBrowser) -> None:

@@ -28,9 +28,11 @@ from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts import authenticators
 from tests.support.oauth.oauth_flow import (
     ISSUER,
+    PASSWORD,
     OauthBrowser,
     TestClient,
     add_client,
+    authorization_parameters,
     location_parameters,
     state_of,
 )
@@ -265,6 +267,23 @@ async def test_second_factor_is_asked_for(
     assert "code" in location_parameters(await browser.send(consent, choice="allow"))
 
 
+async def test_wrong_second_factors_are_throttled_and_logged(
+    browser: OauthBrowser, webmail: TestClient, ada: GraphQLClient
+) -> None:
+    _, recovery_code, *_ = await turn_on_totp(ada)
+    page = await browser.sign_in(await browser.open(webmail), "ada")
+    for _ in range(ada.environment.options.sign_in_max_failures):
+        assert (await browser.send(page, code="000000")).status_code == 403
+    refused = await browser.send(page, code=recovery_code)
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
+    failures = select(col(SecurityEvent.id)).where(
+        col(SecurityEvent.action) == AuthEventAction.TOTP_VERIFY,
+        col(SecurityEvent.result) == AuthEventResult.FAILURE,
+        col(SecurityEvent.user_id) == ada.user.id,
+    )
+    assert await ada.environment.database.read(failures)
+
+
 async def test_security_key_is_a_second_factor(
     browser: OauthBrowser, webmail: TestClient, ada: GraphQLClient
 ) -> None:
@@ -327,6 +346,21 @@ async def test_authorization_endpoint_has_no_cors_headers(
         assert allow not in (await http.options("/oauth/authorize")).headers
         assert (await http.options("/oauth/token")).headers[allow] == page_origin
     await app.end_subscriptions()
+
+
+async def test_redirects_after_a_form_have_status_303(
+    browser: OauthBrowser, webmail: TestClient
+) -> None:
+    """The browser follows with GET, and sends no password to the client."""
+    for choice in ("allow", "deny"):
+        consent = await browser.sign_in(await browser.open(webmail), "ada")
+        response = await browser.send(consent, choice=choice, password=PASSWORD)
+        assert response.status_code == 303
+        assert response.headers["location"].startswith(webmail.redirect_uri)
+    response = await browser.http.post(
+        "/oauth/authorize", data=authorization_parameters(webmail, password=PASSWORD)
+    )
+    assert response.status_code == 303
 
 
 async def test_other_account_begins_again(browser: OauthBrowser, webmail: TestClient) -> None:

@@ -17,6 +17,7 @@ from mail.maintenance import housekeeping
 from models.oauth.tables import OauthSigningKey
 from models.runtime.environment import Environment
 from models.store.columns import core_table
+from resolvers.admin import secret_rotation
 from resolvers.oauth import signing_keys
 from tests.conftest import ManualClock
 from tests.support.oauth.oauth_flow import OauthBrowser, TestClient
@@ -115,3 +116,20 @@ async def test_keys_verify_no_forged_token(browser: OauthBrowser, webmail: TestC
     for token in forged:
         with pytest.raises(JoseError):
             jwt.decode(token, keys, algorithms)
+
+
+async def test_secret_rotation_reencrypts_the_key(
+    browser: OauthBrowser, webmail: TestClient, environment: Environment
+) -> None:
+    await browser.get_tokens(webmail)
+    (before,) = await key_rows(environment)
+    box = environment.secret_box
+    object.__setattr__(box, "keys", {**box.keys, **box.with_new_key().keys})
+    result = await secret_rotation.reencrypt_all_secrets(environment)
+    assert (result.reencrypted_count, result.failed_contexts) == (1, [])
+    (after,) = await key_rows(environment)
+    assert after.private_key.startswith(f"{box.newest_key_name}.")
+    assert (after.kid, after.private_key == before.private_key) == (before.kid, False)
+    tokens = await browser.get_tokens(webmail)
+    keys = KeySet.import_key_set((await browser.http.get("/oauth/jwks")).json())
+    assert jwt.decode(tokens["id_token"], keys, ["ES256"]).header["kid"] == before.kid

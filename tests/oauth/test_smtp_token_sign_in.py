@@ -22,6 +22,7 @@ from tests.support.mail_servers.smtp_client import CertificateAuthority, connect
 from tests.support.mail_servers.submission_client import submit_message
 from tests.support.mail_servers.submission_listeners import authority, listener
 from tests.support.oauth.oauth_flow import PASSWORD, OauthBrowser, TestClient, add_client
+from tests.support.oauth.token_ends import end_token
 
 __all__ = ["authority", "listener"]
 
@@ -144,39 +145,6 @@ async def test_wrong_tokens_are_throttled_as_passwords(
     assert reply.startswith("454 4.7.0")
     await client.close()
     await authentication.wait_for_background_tasks(ada.environment)
-
-
-async def end_token(
-    way: str, browser: OauthBrowser, client: TestClient, token: str, administrator: GraphQLClient
-) -> None:
-    """End a token in one of the ways that users, clients and administrators have."""
-    documents = {
-        "tokens of the user": "mutation { tokenRevoke(input: {all: true}) { revokedCount } }",
-        "sessions": 'mutation { sessionTerminate(input: {users: {usernames: ["ada"]}, '
-        "revokeTokens: true}) { errors { code } } }",
-        "client": "mutation ($id: String!) { oauthClientDelete(input: "
-        "{oauthClients: [{clientId: $id}]}) { errors { code } } }",
-        "suspension": 'mutation { userUpdate(input: {users: {usernames: ["ada"]}, '
-        "set: {suspended: true}}) { errors { code } } }",
-        "account": 'mutation { userDelete(input: {users: {usernames: ["ada"]}}) '
-        "{ errors { code } } }",
-    }
-    if way == "token":
-        await browser.post_as_client("/oauth/revoke", client, token=token)
-    elif way == "grant":
-        data = await administrator("{ users { nodes { oauthGrants { nodes { id } } } } }")
-        (grant,) = (
-            grant for user in data["users"]["nodes"] for grant in user["oauthGrants"]["nodes"]
-        )
-        await administrator(
-            "mutation ($id: ID!) { oauthGrantRevoke(input: {oauthGrants: [{id: $id}]}) "
-            "{ errors { code } } }",
-            id=grant["id"],
-        )
-    elif way == "client":
-        await administrator(documents[way], id=client.client_id)
-    else:
-        await administrator(documents[way])
 
 
 @pytest.mark.parametrize("way", ["token", "grant", "client", "sessions", "suspension", "account"])

@@ -208,6 +208,20 @@ async def test_access_token_expires_and_use_does_not_extend_it(
     assert not await browser.is_accepted(tokens["access_token"])
 
 
+async def test_access_tokens_are_bearer_tokens(browser: OauthBrowser, webmail: TestClient) -> None:
+    """The server binds no token to a key, and publishes nothing else."""
+    document = (await browser.http.get("/.well-known/oauth-authorization-server")).json()
+    assert not [name for name in document if "dpop" in name or "certificate_bound" in name]
+    tokens = await browser.get_tokens(webmail)
+    assert tokens["token_type"] == "Bearer"  # noqa: S105 - a name
+    query = {"access_token": tokens["access_token"]}  # in a URL, a token would be in logs
+    response = await browser.http.post(
+        "/graphql", params=query, json={"query": "{ viewer { user { username } } }"}
+    )
+    assert '"ada"' not in response.text
+    assert (await browser.http.get("/oauth/userinfo", params=query)).status_code == 401
+
+
 @pytest.mark.parametrize("scope", ["smtp imap", "openid profile email"])
 async def test_token_without_a_scope_for_http_opens_no_graphql(
     browser: OauthBrowser, webmail: TestClient, scope: str

@@ -346,6 +346,16 @@ def test_links_have_existing_targets(page: Path) -> None:
             }
 
 
+def test_tests_named_in_docs_exist() -> None:
+    names = [
+        match for page in PAGES for match in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text())
+    ]
+    assert len(names) > 40
+    for path, function in names:
+        source = (ROOT / "tests" / path).read_text()
+        assert re.search(rf"^(async )?def {function}\(", source, re.MULTILINE), (path, function)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_path)
 def test_settings_in_docs_exist(page: Path) -> None:
     variables = set(re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text()))

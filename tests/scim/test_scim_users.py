@@ -1,5 +1,6 @@
 """Users by SCIM: create, read, replace, PATCH and delete."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,8 @@ from sqlmodel import col
 from models.addresses.tables import Address
 from models.admin.audit_log import AuditLogEntry
 from models.domains.tables import Domain
+from models.events.event_types import EventType
+from models.events.journal import Change
 from models.scim import ScimUser
 from models.users.tables import DeletedUser, User
 from tests.conftest import GraphQLClient, ManualClock
@@ -21,6 +24,8 @@ from tests.support.scim.scim_client import (
     patch_body,
     replace_value,
 )
+from tests.support.servers.live_server import LiveServer
+from tests.support.time_limits import HANG_SECONDS
 
 SIGN_IN = """mutation ($name: String!, $password: String!) {
   authenticate(input: { username: $name, password: $password, token: true }) {
@@ -157,6 +162,22 @@ async def test_suspension_ends_access_and_can_be_lifted(
     assert (await root(SIGN_IN, **variables))["authenticate"]["errors"]
     assert (await scim.patch(path, replace_value("active", value=True)))["active"] is True
     assert (await root(SIGN_IN, **variables))["authenticate"]["token"]
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_end_of_a_user_closes_open_connections(
+    scim: ScimTestClient, root: GraphQLClient, live_server: LiveServer, method: str
+) -> None:
+    live_server.endpoint.connection_watch.check_interval = 3600  # only the event can close them
+    created = await scim.create_user("alice", password="violet-otter-93-lamp")  # noqa: S106
+    variables = {"name": "alice@example.org", "password": "violet-otter-93-lamp"}
+    token = (await root(SIGN_IN, **variables))["authenticate"]["token"]
+    socket = await live_server.open_websocket(secret=token)
+    body = patch_body(replace_value("active", value=False)) if method == "PATCH" else None
+    assert (await scim.request(method, f"/Users/{created['id']}", body)).is_success
+    async with asyncio.timeout(HANG_SECONDS):
+        await socket.wait_closed()
+    assert socket.close_code == 4403
 
 
 async def test_suspension_ends_application_passwords_and_api_keys(
@@ -396,6 +417,17 @@ async def test_changes_are_in_the_audit_log(scim: ScimTestClient) -> None:
         "userDelete",
     ]
     assert {row.domain_id for row in rows} == set(scim.domain_ids)
+
+
+async def test_changes_are_in_the_journal(scim: ScimTestClient) -> None:
+    """They have the events that `userCreate`, `userUpdate` and `userDelete` record."""
+    created = await scim.create_user("alice")
+    path = f"/Users/{created['id']}"
+    await scim.patch(path, replace_value("displayName", "Al"))
+    await scim.send("DELETE", path, status=204)
+    rows = await scim.environment.database.read(select(col(Change.type)).distinct())
+    expected = {EventType.USER_CREATED, EventType.USER_UPDATED, EventType.USER_DELETED}
+    assert expected <= {row.type for row in rows}
 
 
 async def test_refused_change_changes_nothing(scim: ScimTestClient) -> None:

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from graph.app import create_app
-from graph.http.graphql_endpoint import GraphqlEndpoint
+from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
 from graph.subscriptions.shared_subscriptions import SubscriptionGroup
 from graph.types.scalars import SCALARS, Cursor
 from merganser.server import sockets
@@ -236,10 +236,13 @@ async def _collect_sse_events(
 
 @contextlib.asynccontextmanager
 async def run_live_server(
-    environment: Environment, spool: Path, settings: Settings | None = None
+    environment: Environment,
+    spool: Path,
+    settings: Settings | None = None,
+    endpoint_settings: EndpointSettings | None = None,
 ) -> AsyncGenerator[LiveServer]:
     """Run the whole app on a free port, as `merganser serve` does."""
-    app = create_app(environment, spool_folder=spool)
+    app = create_app(environment, spool_folder=spool, settings=endpoint_settings)
     (endpoint,) = (
         route.endpoint
         for route in app.routes
