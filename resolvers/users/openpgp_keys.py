@@ -65,7 +65,7 @@ async def validate_public_key(
         certificate = certificate_from_armor(armored_key)
     except MalformedCertificate as malformed:
         raise InvalidInput(
-            f"The key must be an ASCII-armored OpenPGP public key. {malformed}",
+            "The key must be an ASCII-armored OpenPGP public key.",
             constraint=ValidationConstraint.KEY,
             path=path,
         ) from malformed
