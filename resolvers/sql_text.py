@@ -13,6 +13,7 @@ from models.validation_constraints import ValidationConstraint
 MAX_TAG_LENGTH = 128  # characters
 MAX_TAGS = 100  # of one object
 _NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
+MAX_PLAIN_OR = 50  # conditions
 MAX_SEARCH_LENGTH = 1000  # characters: a much longer pattern takes the database seconds
 
 
@@ -41,6 +42,18 @@ def equals_ignoring_case_sql(column: Any, text: str) -> ColumnElement[bool]:
     return condition
 
 
+def any_holds_sql(conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
+    """SQL: one of the conditions holds. SQLite limits the depth of an expression to 1,000.
+
+    A plain OR of n conditions has the depth n. The halves of this one are in parentheses.
+    """
+    if len(conditions) <= MAX_PLAIN_OR:
+        return or_(false(), *conditions)
+    middle = len(conditions) // 2
+    halves = conditions[:middle], conditions[middle:]
+    return or_(*(any_holds_sql(half).self_group() for half in halves))
+
+
 def any_item_fits_sql(
     dialect: str, column: Any, fits: Callable[[Any, str], Any], texts: Sequence[str]
 ) -> ColumnElement[bool]:
@@ -50,7 +63,7 @@ def any_item_fits_sql(
     """
     list_functions = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
     items = list_functions[dialect](column).table_valued("value")
-    condition = or_(*(fits(items.c.value, text.strip()) for text in texts))
+    condition = any_holds_sql([fits(items.c.value, text.strip()) for text in texts])
     return exists(select(items.c.value).where(condition))
 
 

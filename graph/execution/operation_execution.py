@@ -367,14 +367,14 @@ def check_and_charge_operation(
     """Check whether the viewer may run a document with these variables, and charge its cost."""
     if document.faults:
         return DocumentCheck([fault.to_error() for fault in document.faults])
-    if variables and has_nul(variables):
-        return DocumentCheck([_coded_error(NUL_ERROR, "BAD_USER_INPUT")])
     viewer = context.viewer
     cost = {
         "requested": document.cost_with_variables(variables),
         "maximum": limits.max_cost_of_role(viewer.role),
     }
     refusal = next(_check_permissions_and_charge_budget(document, context, cost), None)
+    if refusal is None and variables and has_nul(variables):  # after the charge: it reads them all
+        refusal = _coded_error(NUL_ERROR, "BAD_USER_INPUT")
     return DocumentCheck([refusal] if refusal else [], cost)
 
 

@@ -460,10 +460,12 @@ async def _authorize_and_load_message_download(
 ) -> _MessageDownload:
     """Authenticate the request, and load a message that the viewer may read.
 
-    Raises NotFound, Unauthenticated or Forbidden.
+    Raises NotFound, also for a deleted message, Unauthenticated or Forbidden.
     """
     ctx, caching = await authenticate_download_and_choose_caching(service, request, path)
-    message = require_found(await message_content.load_stored_message(ctx, message_id))
+    message = require_found(
+        await message_content.load_stored_message_unless_deleted(ctx, message_id)
+    )
     return _MessageDownload(message, caching)
 
 

@@ -43,13 +43,13 @@ def default_part_filename(part: ParsedPart) -> str:
 async def authorize_and_serve_attachments_zip(service: UploadService, request: Request) -> Response:
     """Serve all attachments of a message.
 
-    Raises NotFound if the message is not visible or has no attachments.
+    Raises NotFound if the message is not visible, is deleted or has no attachments.
     """
     key = global_ids.decode_path_id("Message", request.path_params["id"])
     ctx, _ = await authenticate_download_and_choose_caching(
         service, request, download_urls.zip_path(key)
     )
-    message = require_found(await content.load_stored_message(ctx, key))
+    message = require_found(await content.load_stored_message_unless_deleted(ctx, key))
     attachments = message.row.attachments
     if not attachments:
         raise NotFound(str(key))

@@ -238,12 +238,12 @@ class Message(MessageContentFields):
     )
     submissions: list[Annotated["Submission", strawberry.lazy("graph.submission.types")]] = link(
         "id",
-        submission_loaders.load_own_submissions_by_message,
+        submission_loaders.load_visible_submissions_by_message,
         lambda rows: [
             lazy_view_factory("graph.submission.types", "Submission")(row) for row in rows
         ],
         description="Submissions that sent this stored copy, oldest first. Empty for every caller "
-        "but the account that sent the message.",
+        "but the account that sent the message and the administrators who manage it.",
     )
     stored_files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
         "id",

@@ -49,11 +49,11 @@ class ShortRsaKey:
         return self.public_key.key_size
 
 
-def parse_encryption_key_or_none(armored_certificate: str, now: datetime) -> ShortRsaKey | None:
+def parse_encryption_key_or_none(certificate: str | bytes, now: datetime) -> ShortRsaKey | None:
     """The RSA encryption key of a certificate; None if it has none with 1,024 bits or more.
 
-    None also for a revoked or expired certificate. Raises ValueError or RuntimeError if the
-    certificate can't be parsed.
+    None also for a revoked or expired certificate. The certificate can be in ASCII armor. Raises
+    ValueError or RuntimeError if it can't be parsed.
     """
     from pysequoia.packet import (  # noqa: PLC0415 - few need it, and all wait for the start
         PacketPile,
@@ -61,7 +61,8 @@ def parse_encryption_key_or_none(armored_certificate: str, now: datetime) -> Sho
         Tag,
     )
 
-    packets = list(PacketPile.from_bytes(armored_certificate.encode()))
+    packet_bytes = certificate.encode() if isinstance(certificate, str) else certificate
+    packets = list(PacketPile.from_bytes(packet_bytes))
     primary = (
         _rsa_key_from_packet(packets[0].body)
         if packets and packets[0].tag == Tag.PublicKey

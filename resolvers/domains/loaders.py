@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, false, func, or_, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -26,7 +26,7 @@ from models.warning_codes import WarningCode
 from resolvers.context import Context
 from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
-from resolvers.sql_text import contains_text_sql, equals_ignoring_case_sql
+from resolvers.sql_text import any_item_fits_sql, contains_text_sql, equals_ignoring_case_sql
 
 
 class DomainOrder(StrEnum):
@@ -229,21 +229,14 @@ def _where_clauses(ctx: Context, domain_conditions: DomainConditions) -> list[Co
             col(Domain.id).not_in(_select_administered_ids(domain_conditions.not_administered_by))
         )
     if domain_conditions.tags is not None:
-        json_function_by_dialect = {
-            "sqlite": func.json_each,
-            "postgresql": func.jsonb_array_elements_text,
-        }
-        tag_row = json_function_by_dialect[ctx.environment.database.dialect](
-            col(Domain.tags)
-        ).table_valued("value")
-        has_tag = or_(
-            false(),
-            *(
-                equals_ignoring_case_sql(tag_row.c.value, tag.strip())
-                for tag in domain_conditions.tags
-            ),
+        clauses.append(
+            any_item_fits_sql(
+                ctx.environment.database.dialect,
+                col(Domain.tags),
+                equals_ignoring_case_sql,
+                domain_conditions.tags,
+            )
         )
-        clauses.append(exists(select(tag_row.c.value).where(has_tag)))
     return clauses
 
 

@@ -47,11 +47,11 @@ from resolvers.messages.message_bytes import (
 )
 
 SOURCE_COLUMNS = (
-    "attachments", "blob_id", "sha256", "id", "mailbox_id", "mime_structure", "subject", "user_id",
+    "attachments", "blob_id", "deleted_at", "sha256", "id", "mailbox_id", "mime_structure",
+    "subject", "user_id",
 )  # fmt: skip
-UNFILED_SOURCE_COLUMNS = frozenset(SOURCE_COLUMNS) - {
-    "mailbox_id"
-}  # of messages that are in no mailbox
+# of messages that were never in a mailbox
+UNFILED_SOURCE_COLUMNS = frozenset(SOURCE_COLUMNS) - {"deleted_at", "mailbox_id"}
 TREE_MEMORY_FACTOR = 10  # bytes in memory for each stored byte of a MIME tree
 OBJECT_BYTES = 100  # the approximate size of a Python object
 
@@ -93,6 +93,15 @@ async def load_stored_message(ctx: Context, message_id: int) -> StoredMessage | 
     if isinstance(message, Forbidden):
         raise message
     return message
+
+
+async def load_stored_message_unless_deleted(ctx: Context, message_id: int) -> StoredMessage | None:
+    """Load the content of a message in a mailbox; None if it is deleted or not found.
+
+    Raises the refusal of `load_stored_messages_and_log_read`.
+    """
+    message = await load_stored_message(ctx, message_id)
+    return None if message is None or message.row.deleted_at is not None else message
 
 
 @prepare_cached

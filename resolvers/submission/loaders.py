@@ -72,12 +72,15 @@ async def load_own_ids_by_queue_id(ctx: Context, queue_ids: Sequence[str]) -> di
     return {row.queue_id: row.id for row in await ctx.read(statement)}
 
 
-async def load_own_submissions_by_message(
+async def load_visible_submissions_by_message(
     ctx: Context, message_ids: list[int]
 ) -> list[list[ColumnRow]]:
-    """Load the viewer's submissions of each stored copy, oldest first."""
+    """Load the submissions of each stored copy that the viewer sees, oldest first.
+
+    Administrators see those of the accounts that they manage.
+    """
     statement = select(*select_columns(Submission)).where(
-        col(Submission.message_id).in_(message_ids), is_own_or_shared(ctx, Submission)
+        col(Submission.message_id).in_(message_ids), is_visible_or_managed(ctx, Submission)
     )
     submissions_by_message: Mapping[int, list[ColumnRow]] = defaultdict(list)
     for row in await ctx.read(statement.order_by(col(Submission.created_at), col(Submission.id))):

@@ -8,6 +8,7 @@ from email.utils import parseaddr
 from typing import Any, NamedTuple
 
 from mail.storage import openpgp_short_rsa
+from mail.storage.openpgp_packets import MalformedCertificate, certificate_from_armor
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.validation_constraints import ValidationConstraint
@@ -60,8 +61,16 @@ async def validate_public_key(
             constraint=ValidationConstraint.KEY,
             path=path,
         )
+    try:
+        certificate = certificate_from_armor(armored_key)
+    except MalformedCertificate as malformed:
+        raise InvalidInput(
+            "The key must be an ASCII-armored OpenPGP public key.",
+            constraint=ValidationConstraint.KEY,
+            path=path,
+        ) from malformed
     key, problem = await asyncio.to_thread(
-        _openpgp_key_or_reason_unusable, armored_key, environment.now()
+        _openpgp_key_or_reason_unusable, certificate, environment.now()
     )
     if key is None or "\0" in key.armored or "\0" in f"{key.name}{key.address}":
         raise InvalidInput(
@@ -90,12 +99,12 @@ class _ParsedOpenpgpKey(NamedTuple):
     reason_unusable: str
 
 
-def _openpgp_key_or_reason_unusable(armored_key: str, now: datetime) -> _ParsedOpenpgpKey:
+def _openpgp_key_or_reason_unusable(certificate: bytes, now: datetime) -> _ParsedOpenpgpKey:
     """Return the key and an empty text, or None and the reason why it can't be used."""
     import pysequoia  # noqa: PLC0415 - few servers need it, and it delays the start
 
     try:
-        cert = pysequoia.Cert.from_bytes(armored_key.encode())
+        cert = pysequoia.Cert.from_bytes(certificate)
     except (RuntimeError, ValueError):
         return _ParsedOpenpgpKey(None, "The key must be an ASCII-armored OpenPGP public key.")
     try:
@@ -104,7 +113,7 @@ def _openpgp_key_or_reason_unusable(armored_key: str, now: datetime) -> _ParsedO
         pysequoia.encrypt(b"a trial", recipients=[cert])
         expires_at, user_ids = cert.expiration, [str(user_id) for user_id in cert.user_ids]
     except RuntimeError:
-        if short_key := _parse_short_key(armored_key, cert, now):
+        if short_key := _parse_short_key(certificate, cert, now):
             return _ParsedOpenpgpKey(short_key, "")
         return _ParsedOpenpgpKey(
             None,
@@ -124,13 +133,13 @@ def _openpgp_key_or_reason_unusable(armored_key: str, now: datetime) -> _ParsedO
     )
 
 
-def _parse_short_key(armored_key: str, cert: Any, now: datetime) -> OpenPgpPublicKey | None:
+def _parse_short_key(certificate: bytes, cert: Any, now: datetime) -> OpenPgpPublicKey | None:
     """Return a key that is too short for Sequoia's policy.
 
     None if mail can't be encrypted to it.
     """
     try:
-        short = openpgp_short_rsa.parse_encryption_key_or_none(armored_key, now)
+        short = openpgp_short_rsa.parse_encryption_key_or_none(certificate, now)
     except (RuntimeError, ValueError):
         return None
     if short is None:

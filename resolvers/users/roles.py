@@ -11,6 +11,8 @@ from models.errors import ErrorCollector, Forbidden, InvalidInput, NotFound
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import DomainAdmin
 from models.validation_constraints import ValidationConstraint
+from resolvers.addresses import rule_end
+from resolvers.auth import authentication
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.selection import UserSelector
@@ -66,8 +68,8 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
 async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -> list[int]:
     """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
-    A user who is no longer a DOMAIN_ADMIN loses both. Raises Forbidden for a role above the
-    viewer's, InvalidInput for an empty change.
+    A user who is no longer a DOMAIN_ADMIN loses both. The BCC rules end that a user made and may no
+    longer make. Raises Forbidden for a role above the viewer's, InvalidInput for an empty change.
     """
     role = change.role
     if change == RoleChange():
@@ -88,7 +90,10 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
             f"Requires the role {role} to give this role.", requires=role, path=["role"]
         )
     await require_administered_domains(ctx, change.domain_ids or ())
-    async with lock_users_and_store_changes(ctx, selection, "userRoleSet") as locked_users:
+    async with (
+        ctx.combined_transaction(),
+        lock_users_and_store_changes(ctx, selection, "userRoleSet") as locked_users,
+    ):
         domains_of_users = await _load_administered_domain_ids(locked_users)
         for row in locked_users.rows:
             new_role = role or row.role
@@ -106,8 +111,15 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
             locked_users.set_columns_to_store(row, role=new_role, admin_permissions=permissions)
             if domain_ids != domains_of_users[row.id]:
                 locked_users.report_change(row, "administers", domains_of_users[row.id], domain_ids)
+            await rule_end.delete_bcc_rules_without_right(
+                ctx, row.id, new_role, permissions, domain_ids
+            )
         await _store_administered_domains(locked_users)
-    return [row.id for row in locked_users.rows]
+    user_ids = [row.id for row in locked_users.rows]
+    ctx.call_after_commit_or_now(
+        lambda: authentication.drop_cached_credentials(ctx.environment, *user_ids)
+    )
+    return user_ids
 
 
 async def _load_administered_domain_ids(locked_users: LockedUsers) -> dict[int, list[int]]:

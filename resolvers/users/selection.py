@@ -27,6 +27,7 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName
+from resolvers.sql_text import any_holds_sql
 from resolvers.viewer import GuardRule
 
 MAX_PATTERN_LENGTH = 128  # characters, as of a username
@@ -252,8 +253,8 @@ def matches_patterns_sql(dialect: str, patterns: Sequence[str]) -> ColumnElement
 
     An index finds the fixed beginning of a pattern, or else three letters at any place.
     """
-    return or_(
-        *(_matches_pattern_sql(dialect, pattern, nth) for nth, pattern in enumerate(patterns))
+    return any_holds_sql(
+        [_matches_pattern_sql(dialect, pattern, nth) for nth, pattern in enumerate(patterns)]
     )
 
 

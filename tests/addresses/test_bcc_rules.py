@@ -11,6 +11,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.domain_operations import (
     DOMAIN_ALIAS_CREATE,
     DOMAIN_DELETE,
@@ -252,3 +253,40 @@ async def test_number_of_rules_is_limited(
     arguments = {"match": ada.address, "bccTo": ARCHIVE, "direction": "SENDER"}
     _, errors = await run_mutation(root, BCC_RULE_CREATE, **arguments)
     assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"role": "USER"}, []),
+        ({"adminPermissions": ["FILTERS"]}, []),
+        ({"administers": [{"name": "far.example"}]}, ["@far.example"]),
+        ({"role": "ADMIN"}, ["@example.org", "@far.example"]),
+        ({"adminPermissions": ["BCC_RULES"]}, ["@example.org", "@far.example"]),
+    ],
+)
+async def test_rules_end_with_the_rights_of_their_maker(
+    root: GraphQLClient, ada: GraphQLClient, change: dict[str, Any], kept: list[str]
+) -> None:
+    environment, http = root.environment, root.http
+    await execute_mutation(root, "domainCreate", "domain { id }", name="far.example")
+    maker = await make_domain_admin(
+        environment,
+        http,
+        "maker",
+        [AdminPermission.BCC_RULES],
+        domains=("example.org", "far.example"),
+    )
+    await create_bcc_rule(root, ada.address, "root@copies.example")
+    for match in ("@example.org", "@far.example"):
+        await create_bcc_rule(maker, match, "maker@copies.example")
+    users = {"usernames": ["maker"]}
+    payload = await execute_mutation(root, "userRoleSet", "", users=users, **change)
+    assert payload["errors"] == []
+    rules = (await root("{ bccRules { nodes { match bccTo } } }"))["bccRules"]["nodes"]
+    matches = [rule["match"] for rule in rules if rule["bccTo"] == "maker@copies.example"]
+    assert (sorted(matches), len(rules)) == (kept, len(kept) + 1)
+    log = await select_rows(
+        environment, "SELECT id FROM audit_log WHERE mutation = 'bccRuleDelete'"
+    )
+    assert len(log) == 2 - len(kept)

@@ -7,6 +7,7 @@ import pytest
 
 from graph.schema import schema
 from tests.conftest import GraphQLClient
+from tests.support.lists.large_inputs import LONG_LISTS, large_requests, request_with_value
 
 MAX_CPU_SECONDS = 1.0  # a refusal takes some ms; without it each request takes several seconds
 FILTER_OF_1000_PARTS = {"or": [{"seen": True}] * 999}
@@ -134,3 +135,29 @@ def test_arguments_cost_as_often_as_their_field_is_resolved() -> None:
       messages(filter: $f, first: 0) { totalCount } } } }"""
     small, large = (cost(document, f={"and": [{"seen": True}] * n}) for n in (1, 100))
     assert large - small == 10 * 91
+
+
+INVALID_VALUE = {"unknownMember": [[0] * 100] * 1_100}  # 11,000 points
+
+
+@pytest.mark.parametrize("root_type", ["Query", "User", "Mutation"])
+async def test_too_large_arguments_are_refused_before_they_are_coerced(
+    ada: GraphQLClient, root_type: str
+) -> None:
+    """Coercion would report the invalid value, and a resolver its own error."""
+    for request in large_requests(root_type, LONG_LISTS):
+        field, argument = request.name.partition(".")[2].split(":")
+        invalid = request_with_value(root_type, field, argument, INVALID_VALUE, alias_count=1)
+        response = await ada.execute(invalid.document, **invalid.variables)
+        codes = [error["extensions"]["code"] for error in response["errors"]]
+        assert (request.name, codes, response.get("data")) == (
+            request.name,
+            ["QUERY_TOO_COMPLEX"],
+            None,
+        )
+
+
+async def test_nul_in_too_large_arguments_is_not_searched(ada: GraphQLClient) -> None:
+    document = "query ($f: MessageFilter) { messages(filter: $f) { totalCount } }"
+    ((code, _),) = await refuse_within_cpu_limit(ada, document, f={"and": ["\0"] * 110_000})
+    assert code == "QUERY_TOO_COMPLEX"

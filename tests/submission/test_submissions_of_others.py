@@ -126,3 +126,21 @@ async def test_message_submissions_are_hidden_from_users_of_a_shared_mailbox(
     (shared_message,) = await load_sent_messages(bob, mailbox, 1)
     assert len(own_message["submissions"]) == 1
     assert shared_message == {"id": own_message["id"], "submissions": []}
+
+
+MESSAGE_SUBMISSIONS_QUERY = """query ($by: MessageRef!) {
+  message(by: $by) { submissions { queueId } } }"""
+
+
+async def test_admin_sees_submissions_of_message(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    fields = {"to": [{"address": "carol@example.net"}], "subject": "Secret", "text": "Hi."}
+    answer = await execute_mutation(
+        ada, "messageSend", "messages { id } submissions { queueId }", **fields
+    )
+    by, submissions = {"id": answer["messages"][0]["id"]}, answer["submissions"]
+    for client in (ada, root, admin_client):
+        message = (await client(MESSAGE_SUBMISSIONS_QUERY, by=by))["message"]
+        assert message["submissions"] == submissions
+    assert (await bob(MESSAGE_SUBMISSIONS_QUERY, by=by))["message"] is None
