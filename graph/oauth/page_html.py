@@ -92,10 +92,20 @@ def page_response(
 
 
 def error_page(
-    texts: OauthPageTexts, message: str, *, status: int, headers: Mapping[str, str] | None = None
+    texts: OauthPageTexts,
+    message: str,
+    *,
+    status: int,
+    headers: Mapping[str, str] | None = None,
+    sign_in_url: str = "",
 ) -> Response:
-    """Return a page that explains why the sign-in can't continue."""
+    """Return a page that explains why the sign-in can't continue.
+
+    It has a link to `sign_in_url` if one is given.
+    """
     body = f'<p class="problem" role="alert">{escape(message)}</p>'
+    if sign_in_url:
+        body += f'<p><a href="{escape(sign_in_url)}">{escape(texts.sign_in)}</a></p>'
     return page_response(texts, texts.error_title, body, status=status, headers=headers)
 
 

@@ -1,6 +1,7 @@
 """A request for one of the OAuth pages, and the reasons why it is refused."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -42,6 +43,8 @@ class PageRequest:
     issuer: Issuer
     browser_secret: str
     texts: OauthPageTexts
+    # of the authorization request, once the state of a page was decrypted
+    authorization_parameters: Mapping[str, str] = field(default_factory=dict)
 
     def encrypt(self, state: PageState) -> str:
         """Return the text of a state for the form."""
@@ -51,7 +54,9 @@ class PageRequest:
         """Return the state of a text. Raises NoCookie and InvalidPage."""
         if not self.browser_secret:
             raise NoCookie
-        return page_states.decrypt_page_state(self.ctx.environment, text, self.browser_secret)
+        state = page_states.decrypt_page_state(self.ctx.environment, text, self.browser_secret)
+        self.authorization_parameters = state.parameters
+        return state
 
     def use_language_of(self, user: ColumnRow) -> None:
         """Use the language of the user if the browser names no known one."""

@@ -48,6 +48,7 @@ from resolvers.auth.credential_status import secret_digest
 from resolvers.auth.second_factors import second_factor_check, webauthn
 from resolvers.auth.second_factors.second_factor_check import SecondFactorProof, TwoFactorMethod
 from resolvers.auth.sign_in import REQUIRED_PROVIDER, SignInRequest
+from resolvers.identity_providers.errors import ProviderFailure, SignInRefused
 from resolvers.identity_providers.provider_records import CALLBACK_PATH, find_provider_of_login_name
 from resolvers.oauth import authorization, page_states
 from resolvers.oauth.authorization import (
@@ -105,7 +106,11 @@ async def _charge_and_serve_page_or_error_page(
 
     async def charge_and_serve(request: Request) -> Response:
         service.charge(request, PAGE_POINTS)
-        return await serve(_page_request(service, request, texts))
+        page_request = _page_request(service, request, texts)
+        try:
+            return await serve(page_request)
+        except (ProviderFailure, SignInRefused) as problem:
+            return provider_pages.provider_refusal_page(page_request, problem)
 
     def failure_page(rejection: RequestRejected) -> Response:
         request_id = request_id_from_scope(request.scope, service.environment)
@@ -152,8 +157,6 @@ def _refusal_page(texts: OauthPageTexts, problem: Exception) -> Response | None:
     for kind, (text_name, status) in REFUSALS.items():
         if isinstance(problem, kind):
             return page_html.error_page(texts, getattr(texts, text_name), status=status)
-    if (page := provider_pages.provider_refusal_page(texts, problem)) is not None:
-        return page
     if isinstance(problem, InvalidParameters):
         return page_html.error_page(texts, texts.too_large, status=problem.status)
     if isinstance(problem, RateLimited):

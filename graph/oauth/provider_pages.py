@@ -8,8 +8,7 @@ from starlette.responses import Response
 
 from graph.oauth import page_html
 from graph.oauth.page_requests import PageRequest
-from graph.oauth.request_parameters import query_parameters
-from graph.oauth.texts.page_texts import OauthPageTexts
+from graph.oauth.request_parameters import InvalidParameters, query_parameters, request_url
 from models.store.columns import ColumnRow
 from resolvers.identity_providers import sign_in as provider_sign_in
 from resolvers.identity_providers.errors import ProviderFailure, SignInRefusal, SignInRefused
@@ -152,15 +151,29 @@ async def finish_provider_step(page_request: PageRequest) -> CallbackSignIn:
     return CallbackSignIn(user, next_state)
 
 
-def provider_refusal_page(texts: OauthPageTexts, problem: Exception) -> Response | None:
-    """Return the page for a failed sign-in at a provider; None for any other exception."""
+def provider_refusal_page(
+    page_request: PageRequest, problem: ProviderFailure | SignInRefused
+) -> Response:
+    """Return the page for a failed sign-in at a provider, with a link to the sign-in page."""
+    texts = page_request.texts
     if isinstance(problem, ProviderFailure):
         log.warning("Identity provider failed", extra={"error": str(problem)})
-        message = texts.organization_failed.format(reason=str(problem))
-        return page_html.error_page(texts, message, status=502)
-    if isinstance(problem, SignInRefused):
+        message, status = texts.organization_failed.format(reason=str(problem)), 502
+    else:
         fields = {"reason": problem.reason, "error": problem.detail}
         log.info("Sign-in at identity provider refused", extra=fields)
         name = TEXT_BY_REFUSAL.get(problem.reason, "no_account")
-        return page_html.error_page(texts, getattr(texts, name), status=403)
-    return None
+        message, status = getattr(texts, name), 403
+    url = _url_of_sign_in_page(page_request)
+    return page_html.error_page(texts, message, status=status, sign_in_url=url)
+
+
+def _url_of_sign_in_page(page_request: PageRequest) -> str:
+    """Return the URL that begins the authorization again; empty if it is not known or too long."""
+    parameters = page_request.authorization_parameters
+    if not parameters:
+        return ""
+    try:
+        return request_url(page_html.FORM_PATH, parameters)
+    except InvalidParameters:
+        return ""

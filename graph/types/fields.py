@@ -16,6 +16,7 @@ import graph.types.enum_registration  # noqa: F401 - before the first field that
 from graph.execution.documents.cost_limits import Cost
 from graph.types.input_conditions import (
     CheckConditions,
+    OmitAbsentConditions,
     drop_absent_conditions,
     has_conditions,
     optional_condition_arguments,
@@ -152,11 +153,14 @@ def field(
 def _with_condition_check(
     resolver: Callable[..., Any], guards: list[FieldExtension], *, checks: bool = True
 ) -> list[FieldExtension]:
-    """Return the guards, and the check of conditions if an argument is a filter or selection.
+    """Return the guards, and what checks conditions if an argument is a filter or selection.
 
-    The last extension runs first: the guard.
+    With `checks=False` the resolver checks the conditions. The last extension runs first: the guard.
     """
-    return [CheckConditions(checks=checks), *guards] if has_conditions(resolver) else guards
+    if not has_conditions(resolver):
+        return guards
+    checked: list[FieldExtension] = [CheckConditions()] if checks else []
+    return [*checked, OmitAbsentConditions(), *guards]
 
 
 def _has_arguments(resolver: Callable[..., Any]) -> bool:

@@ -256,14 +256,10 @@ def _input_field_names(kind: type) -> list[tuple[str, str]]:
     return _FIELDS[kind]
 
 
-class CheckConditions(FieldExtension):
-    """Omit filters without present variables, and check the filters and selections of a field.
+class OmitAbsentConditions(FieldExtension):
+    """Omit the filters of a field whose variables are all absent."""
 
-    With `checks=False` the resolver checks them.
-    """
-
-    def __init__(self, *, checks: bool = True) -> None:
-        self._checks = checks
+    def __init__(self) -> None:
         self._optional_names: dict[str, str] | None = None  # the types are known at the first call
 
     async def resolve_async(self, next_: Any, source: Any, info: Any, **arguments: Any) -> Any:
@@ -271,9 +267,15 @@ class CheckConditions(FieldExtension):
             self._optional_names = optional_condition_arguments(info._field)  # noqa: SLF001
         if self._optional_names:
             drop_absent_conditions(arguments, self._optional_names, info._raw_info)  # noqa: SLF001
-        if self._checks:
-            for name, value in arguments.items():
-                require_valid_conditions(value, (to_camel_case(name),))
+        return await next_(source, info, **arguments)
+
+
+class CheckConditions(FieldExtension):
+    """Check the filters and selections of a field."""
+
+    async def resolve_async(self, next_: Any, source: Any, info: Any, **arguments: Any) -> Any:
+        for name, value in arguments.items():
+            require_valid_conditions(value, (to_camel_case(name),))
         return await next_(source, info, **arguments)
 
 

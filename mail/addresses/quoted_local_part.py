@@ -8,10 +8,10 @@ work on its text without quotes and escapes.
 import re
 from typing import NamedTuple
 
-_ATOM = r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,.\"]++"
+ATOM = r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,.\"]++"  # RFC 5322, section 3.2.3
 _QUOTED_STRING = r'"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*+"'
-_DOT_ATOM = re.compile(rf"{_ATOM}(?:\.{_ATOM})*+")
-_WORDS = re.compile(rf"(?:{_ATOM}|{_QUOTED_STRING})(?:\.(?:{_ATOM}|{_QUOTED_STRING}))*+")
+_DOT_ATOM = re.compile(rf"{ATOM}(?:\.{ATOM})*+")
+_WORDS = re.compile(rf"(?:{ATOM}|{_QUOTED_STRING})(?:\.(?:{ATOM}|{_QUOTED_STRING}))*+")
 _QUOTED_WORD = re.compile(_QUOTED_STRING)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _NEEDS_ESCAPE = re.compile(r'["\\]')

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import idna
 
-from mail.addresses.quoted_local_part import remove_needless_quotes
+from mail.addresses.quoted_local_part import ATOM, remove_needless_quotes
 from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words_and_drop_controls
+from mail.mime.header_fields import SPACE_AROUND_DOT
 
 MAX_ADDRESSES = 10_000
 _MAX_DOMAIN_LENGTH = 255
@@ -28,10 +29,8 @@ _TOKEN = re.compile(
 _SEPARATORS = re.compile(r"[\s,;]*+")
 _COMMENT_EDGE = re.compile(r"[()\\]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_ATOM = r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,.\"]++"
-_WORD = rf'(?:{_ATOM}|"(?:[^"\\\r\n]|\\.)*+")'
-_ADDR_SPEC = re.compile(rf"{_WORD}(?:\.{_WORD})*+@(?:{_ATOM}(?:\.{_ATOM})*+|\[[^\[\]\\\s]*+\])")
-_SPACE_AROUND_DOT = re.compile(r"(?<!\s)\s*+([.@])\s*+")
+_WORD = rf'(?:{ATOM}|"(?:[^"\\\r\n]|\\.)*+")'
+_ADDR_SPEC = re.compile(rf"{_WORD}(?:\.{_WORD})*+@(?:{ATOM}(?:\.{ATOM})*+|\[[^\[\]\\\s]*+\])")
 _SPACE_AROUND_AT = re.compile(r"(?<!\s)\s*+(@)\s*+")
 _COMMENT_MARK = "()"  # token in the place of a comment
 _QUOTED, _COMMENT = "\0", "\1"  # characters in the place of quoted strings and comments
@@ -239,7 +238,7 @@ def _is_comment_in_or_after_address(masked_phrase: str) -> bool:
 def _without_space_around_dots(tokens: list[str]) -> str:
     """Return the text of tokens without comments and without white space around dots and "@"."""
     spaced = _masked_text(tokens).replace(_COMMENT, " ")
-    return _unmasked_text(_SPACE_AROUND_DOT.sub(r"\1", spaced).strip(), tokens)
+    return _unmasked_text(SPACE_AROUND_DOT.sub(r"\1", spaced).strip(), tokens)
 
 
 def _masked_text(tokens: list[str]) -> str:
@@ -275,7 +274,7 @@ def _split_name_and_address(text: str) -> tuple[str | None, str]:
     words = _WORD_SEPARATORS.split(text)
     address = next((word for word in words if "@" in word[1:-1]), None)
     if address is None:
-        return None, _SPACE_AROUND_DOT.sub(r"\1", text).strip()
+        return None, SPACE_AROUND_DOT.sub(r"\1", text).strip()
     words.remove(address)
     return collapse_whitespace(" ".join(words)) or None, address
 

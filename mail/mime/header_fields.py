@@ -21,7 +21,7 @@ _WELL_FORMED_FIELDS = re.compile(
 )
 _LINE = re.compile(rb"([^\r\n]*+)(\r{0,2}\n|\r|\Z)")
 _MESSAGE_ID = re.compile(r"<([^<>]*)>")
-_SPACE_AROUND_DOT = re.compile(r"(?<!\s)\s*+([.@])\s*+")
+SPACE_AROUND_DOT = re.compile(r"(?<!\s)\s*+([.@])\s*+")  # and around the "@"
 _WHITESPACE = re.compile(r"\s")
 _DATE = re.compile(
     r"\s*(?:[A-Za-z]{2,9}\.?,?\s*)?(\d{1,2})[\s-]+([A-Za-z]{3})[a-z]*\.?,?[\s-]+(\d{4})\s+"
@@ -122,8 +122,7 @@ def parse_message_ids(value: str) -> list[str]:
     if "<" not in value:
         return [f"<{word}>" for word in value.split() if "@" in word]
     ids = (
-        _SPACE_AROUND_DOT.sub(r"\1", message_id.strip())
-        for message_id in _MESSAGE_ID.findall(value)
+        SPACE_AROUND_DOT.sub(r"\1", message_id.strip()) for message_id in _MESSAGE_ID.findall(value)
     )
     return [
         f"<{message_id}>"

@@ -1,17 +1,22 @@
 """Tests of the sign-in at an organization in a browser, with a real identity provider."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.support.clients.browser_driver import start_browser
+from bench.servers.ports import HOST, free_port
+from tests.support.clients.browser_driver import picture_folder, start_browser
 from tests.support.identity_providers.oidc_provider_server import OidcProvider, run_oidc_provider
 from tests.support.oauth.pages_in_browser import (
+    PICTURE_PROFILE,
     OauthApplication,
     OauthPage,
+    create_client,
     new_oauth_page,
     open_profile,
     run_application,
@@ -59,20 +64,34 @@ async def browser() -> AsyncIterator[Browser]:
 async def application(
     server: MerganserProcess, provider: OidcProvider
 ) -> AsyncIterator[OauthApplication]:
+    await set_provider(server, "example.org", provider.issuer)
+    async with run_application(server) as application:
+        yield application
+
+
+async def set_provider(server: MerganserProcess, domain: str, issuer: str) -> None:
+    """Set the provider of a domain."""
     async with server.open_client("root") as root:
         payload = await root.run_mutation(
             "identityProviderSet",
             {
-                "domain": {"name": "example.org"},
-                "issuer": provider.issuer,
+                "domain": {"name": domain},
+                "issuer": issuer,
                 "clientId": "merganser",
                 "clientSecret": SECRET,
             },
             "domain { identityProvider { issuer } }",
         )
-        assert payload["domain"]["identityProvider"] == {"issuer": provider.issuer}
-    async with run_application(server) as application:
-        yield application
+    assert payload["domain"]["identityProvider"] == {"issuer": issuer}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def unreachable_domain(server: MerganserProcess) -> str:
+    """A domain with a provider that can't be reached."""
+    async with server.open_client("root") as root:
+        await root.run_mutation("domainCreate", {"name": "down.example"})
+    await set_provider(server, "down.example", f"http://{HOST}:{free_port()}")
+    return "down.example"
 
 
 async def choose_organization(tab: OauthPage, address: str) -> None:
@@ -116,3 +135,53 @@ async def test_account_of_another_domain_is_explained(
         await sign_in_at_provider(tab, "eve-1")
         await tab.wait_for_alert("There is no account for you here.")
         assert tab.faults == []
+
+
+async def sign_in_again(tab: OauthPage) -> None:
+    """Follow the link of an error page to the sign-in page."""
+    await tab.wait_for_title("This does not work")
+    await tab.page.get_by_role("link", name="Sign in", exact=True).click()
+    await tab.wait_for_title("Sign in")
+
+
+@WITH_AND_WITHOUT_SCRIPTS
+async def test_unreachable_provider_is_explained_and_the_password_is_a_way_out(
+    browser: Browser,
+    application: OauthApplication,
+    unreachable_domain: str,
+    profile: dict[str, Any],
+) -> None:
+    async with open_profile(browser, **profile) as context:
+        tab = await new_oauth_page(context, application)
+        await tab.open(state="of the application")
+        await choose_organization(tab, f"dora@{unreachable_domain}")
+        await tab.wait_for_alert(
+            "The sign-in at your organization failed: discovery: The connection failed. "
+            "Ask your administrator."
+        )
+        await sign_in_again(tab)
+        await tab.sign_in("ada")
+        await tab.wait_for_title("Allow access?")
+        await tab.press("Allow")
+        parameters = await tab.wait_for_callback()
+        assert parameters["state"] == "of the application"
+        assert (await application.request_tokens(parameters["code"])).status_code == 200
+        assert tab.faults == []
+
+
+async def test_pages_have_pictures_in_the_docs(
+    browser: Browser,
+    application: OauthApplication,
+    server: MerganserProcess,
+    unreachable_domain: str,
+    tmp_path: Path,
+) -> None:
+    folder = picture_folder(tmp_path)
+    client = await create_client(server, redirect_uri="https://webmail.example.com/callback")
+    async with open_profile(browser, **PICTURE_PROFILE) as context:
+        tab = await new_oauth_page(context, replace(application, client=client))
+        await tab.open(login_hint="ada@example.org")
+        await tab.save_picture(folder / "signin-organization.png")
+        await choose_organization(tab, f"ada@{unreachable_domain}")
+        await tab.wait_for_title("This does not work")
+        await tab.save_picture(folder / "signin-error.png")

@@ -23,6 +23,9 @@ from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 
 LOOPBACK_URI = "http://127.0.0.1/callback"
 BACK_IN_APPLICATION = "You are back in the application."
+# of pictures for the docs
+PICTURE_PROFILE = {"viewport": {"width": 480, "height": 440}, "color_scheme": "light"}
+MAX_PICTURE_BYTES = 30_000
 
 
 @contextmanager
@@ -190,6 +193,13 @@ class OauthPage:
         """Wait until the browser is back in the application; return its parameters."""
         await self.page.get_by_text(BACK_IN_APPLICATION).wait_for()
         return dict(parse_qsl(urlsplit(self.page.url).query))
+
+    async def save_picture(self, path: Path) -> None:
+        """Save a picture of the page, of at most MAX_PICTURE_BYTES."""
+        await self.page.get_by_role("heading").wait_for()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = await self.page.screenshot(path=path, caret="hide")
+        assert len(picture) <= MAX_PICTURE_BYTES
 
     async def allow_and_get_tokens(self) -> dict[str, Any]:
         """Allow access on the consent page, and return the tokens of the application."""
