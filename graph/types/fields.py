@@ -155,7 +155,7 @@ def _with_condition_check(
 ) -> list[FieldExtension]:
     """Return the guards, and what checks conditions if an argument is a filter or selection.
 
-    With `checks=False` the resolver checks the conditions. The last extension runs first: the guard.
+    With `checks=False` the resolver checks them. The last extension runs first: the guard.
     """
     if not has_conditions(resolver):
         return guards
