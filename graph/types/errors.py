@@ -39,7 +39,8 @@ class MutationError:
         facts: dict[str, Any] = {"code": error.code, **vars(error), "path": list(path)}
         del facts["index"]  # it is part of the path
         types = MutationError.types_by_error
-        error_type = next(types[kind] for kind in type(error).__mro__ if kind in types)
+        # an error without a type of its own has that of its base class
+        error_type = next(filter(None, map(types.get, type(error).__mro__)))
         return error_type(**facts)
 
 

@@ -253,32 +253,34 @@ async def update_bcc_rules(ctx: Context, ids: Sequence[int], changes: BccRuleCha
         )
 
 
-async def delete_bcc_rules(ctx: Context, ids: Sequence[int], *, checks_owners: bool = True) -> None:
-    """Delete BCC rules, all or none.
-
-    With `checks_owners`, raises Forbidden as `create_bcc_rule`.
-    """
+async def delete_bcc_rules(ctx: Context, ids: Sequence[int]) -> None:
+    """Delete BCC rules, all or none. Raises the errors of `create_bcc_rule` for a rule's address."""
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = await _require_visible_rules(ctx, ids)
         for row in rows:
-            if row.local and checks_owners:
+            if row.local:
                 await require_role_to_administer_owner(
                     ctx, NormalizedAddress(row.local, row.name), ["ids"]
                 )
-        connection = await session.connection()
-        await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
-        await _journal_domain_changes(ctx, session, domain_ids)
-        values_before = _audit_log_values_by_rule(rows)
-        entries = [
-            NewAuditLogEntry(
-                "bccRuleDelete", "BccRule", row.id, row.domain_id, values_before[row.id]
-            )
-            for row in rows
-        ]
-        await _write_audit_and_security_logs(
-            ctx, session, entries, *([values_before[row.id]["match"]] for row in rows)
-        )
+        await delete_and_log_rules(ctx, session, rows)
+
+
+async def delete_and_log_rules(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
+) -> None:
+    """Delete rules, with entries in the admin log and the security logs of the accounts."""
+    connection = await session.connection()
+    await connection.execute(delete(BccRule).where(col(BccRule.id).in_([row.id for row in rows])))
+    await _journal_domain_changes(ctx, session, {row.domain_id for row in rows})
+    values_before = _audit_log_values_by_rule(rows)
+    entries = [
+        NewAuditLogEntry("bccRuleDelete", "BccRule", row.id, row.domain_id, values_before[row.id])
+        for row in rows
+    ]
+    await _write_audit_and_security_logs(
+        ctx, session, entries, *([values_before[row.id]["match"]] for row in rows)
+    )
 
 
 async def _write_audit_and_security_logs(

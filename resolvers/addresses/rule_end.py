@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.addresses.rewrites import BccRule
+from models.events.journal import PLATFORM
 from models.users.roles import AdminPermission, Role
 from resolvers.addresses import bcc_rules
 from resolvers.context import Context
@@ -27,5 +28,8 @@ async def delete_bcc_rules_without_right(
     statement = select(col(BccRule.id)).where(col(BccRule.made_by) == maker_id)
     if role is Role.DOMAIN_ADMIN and AdminPermission.BCC_RULES in permissions:
         statement = statement.where(col(BccRule.domain_id).not_in(list(administered_domain_ids)))
-    if rule_ids := [row.id for row in await ctx.read(statement)]:
-        await bcc_rules.delete_bcc_rules(ctx, rule_ids, checks_owners=False)
+    rule_ids = [row.id for row in await ctx.read(statement)]
+    rows = [row for row in await bcc_rules.load_visible_rules_by_id(ctx, rule_ids) if row]
+    if rows:
+        async with ctx.write_session(PLATFORM, *{row.domain_id for row in rows}) as session:
+            await bcc_rules.delete_and_log_rules(ctx, session, rows)
