@@ -254,7 +254,7 @@ async def update_bcc_rules(ctx: Context, ids: Sequence[int], changes: BccRuleCha
 
 
 async def delete_bcc_rules(ctx: Context, ids: Sequence[int]) -> None:
-    """Delete BCC rules, all or none. Raises the errors of `create_bcc_rule` for a rule's address."""
+    """Delete BCC rules, all or none. Raises the errors of `create_bcc_rule` for an address."""
     domain_ids = {row.domain_id for row in await _require_visible_rules(ctx, ids)}
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = await _require_visible_rules(ctx, ids)
