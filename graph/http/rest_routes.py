@@ -463,10 +463,8 @@ async def _authorize_and_load_message_download(
     Raises NotFound, also for a deleted message, Unauthenticated or Forbidden.
     """
     ctx, caching = await authenticate_download_and_choose_caching(service, request, path)
-    message = require_found(
-        await message_content.load_stored_message_unless_deleted(ctx, message_id)
-    )
-    return _MessageDownload(message, caching)
+    message = await message_content.load_stored_message_unless_deleted(ctx, message_id)
+    return _MessageDownload(require_found(message), caching)
 
 
 async def _store_upload_or_begin_tus(service: UploadService, request: Request) -> Response:

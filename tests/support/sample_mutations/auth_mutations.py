@@ -78,7 +78,7 @@ async def authenticate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall
     payload = await (await user_create(_ada, root))(root)
     assert payload["errors"] == []
     input_fields = {"username": "eve@example.org", "password": "correct horse", "token": True}
-    return MutationCall("authenticate", input_fields, "user { username }")
+    return MutationCall("authenticate", input_fields, "token requiredTwoFactorMethods")
 
 
 @register_call
