@@ -276,7 +276,7 @@ SCRIPTS_WITH_WARNINGS = [
     ('if header :comparator "i;octet" :contains "x" "y" { stop; }', "Filters ignore case."),
     ('if address :contains "from" "y" { stop; }', "names"),
     ('fileinto "A"; addflag "\\\\Seen";', "flags"),
-    ('vacation :days 3 "x";', "86400 seconds"),
+    ('vacation :days 3 "x";', "once in P1D"),
     (
         'vacation :days 1 :from "a@b.example" "x";',
         "Filters reply only for the addresses of the account.",
