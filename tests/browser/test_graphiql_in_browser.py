@@ -17,7 +17,6 @@ from tests.support.clients.browser_driver import (
     GraphiQLPage,
     open_browser_profile,
     picture_folder,
-    start_browser,
 )
 from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 
@@ -50,12 +49,6 @@ UNKNOWN_TOKEN = f"mgk_{'haddock':o<43}"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
     with run_demo_server(tmp_path_factory.mktemp("house")) as server:
         yield server
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with start_browser() as browser:
-        yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -11,7 +11,6 @@ from resolvers.auth.second_factors import totp
 from tests.support.clients.browser_driver import (
     GraphiQLPage,
     open_browser_profile,
-    start_browser,
 )
 from tests.support.clients.security_keys import plug_in_security_key, register_security_key
 from tests.support.oauth.pages_in_browser import run_oauth_server
@@ -25,12 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProces
     names = ("ada", "bob", "kim", "eve", "tom")
     with run_oauth_server(tmp_path_factory.mktemp("graphiql"), *names) as server:
         yield server
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with start_browser() as browser:
-        yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -157,12 +157,6 @@ async def open_html_inspector(browser: Browser) -> AsyncGenerator[HtmlInspector]
         await context.close()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with start_browser() as browser:
-        yield browser
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def inspector(browser: Browser) -> AsyncIterator[HtmlInspector]:
     async with open_html_inspector(browser) as inspector:

@@ -16,7 +16,6 @@ from graph.oauth.texts.languages import TEXTS_BY_LANGUAGE
 from resolvers.auth.second_factors import totp
 from tests.support.clients.browser_driver import (
     picture_folder,
-    start_browser,
     start_browser_without_cookies,
 )
 from tests.support.oauth.pages_in_browser import (
@@ -45,12 +44,6 @@ PAGE_EXPIRED = "This page was already used, or it has expired."
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
     with run_oauth_server(tmp_path_factory.mktemp("oauth"), "ada", "bob", "tom", "kim") as server:
         yield server
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with start_browser() as browser:
-        yield browser
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Browser
 
 from bench.servers.ports import HOST, free_port
-from tests.support.clients.browser_driver import picture_folder, start_browser
+from tests.support.clients.browser_driver import picture_folder
 from tests.support.identity_providers.oidc_provider_server import OidcProvider, run_oidc_provider
 from tests.support.oauth.pages_in_browser import (
     PICTURE_PROFILE,
@@ -52,12 +52,6 @@ def provider(
         accounts={"ada-1": ADA, "eve-1": EVE},
     ) as provider:
         yield provider
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with start_browser() as browser:
-        yield browser
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
