@@ -23,7 +23,7 @@ from bench.figures.measurements import ComparedFigure
 from bench.load.http_client import BenchmarkTarget, measure_documents
 from bench.load.message_generator import FIRST_DATE, MessageGenerator
 from bench.load.sample_account import create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import MerganserServer, run_until_exit, run_with_timeout
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
@@ -233,7 +233,7 @@ async def create_client_server(
     has_statistics: bool = True,
 ) -> AsyncGenerator[PreparedClientServer]:
     """Create a server with accounts of these sizes. It is not started."""
-    url = start_postgres(folder) if kind is DatabaseKind.POSTGRES else None
+    url = start_database(kind, folder)
     server = MerganserServer(folder / TITLE, url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

@@ -20,7 +20,7 @@ from bench.load.http_client import (
 from bench.load.message_generator import MessageGenerator
 from bench.load.sample_account import READER_ADDRESS, create_user
 from bench.scenarios.live_subscriptions import CHANGES_QUERY
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     cpu_seconds_precise,
@@ -54,7 +54,7 @@ async def measure_catch_up(
     database_kind: DatabaseKind, folder: Path, change_count: int, progress: Progress
 ) -> list[MeasuredValue]:
     """Return how many changes are read per second, page by page, from the first to the last."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(
         folder / "behind",
         url,

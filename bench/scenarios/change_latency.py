@@ -32,7 +32,7 @@ from bench.scenarios.live_subscriptions import (
     LightSubscriber,
     open_subscribers,
 )
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     logged_errors,
@@ -114,7 +114,7 @@ async def measure_latency(
         raise RuntimeError(
             f"{size.idle_count} subscribers need as many open files; {most} are allowed"
         )
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "heard", url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

@@ -24,7 +24,7 @@ from bench.load.http_client import (
 )
 from bench.load.message_generator import MessageGenerator
 from bench.load.sample_account import READER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
 from bench.servers.merganser_process import (
     START_STOP_TIMEOUT,
@@ -70,7 +70,7 @@ async def measure_fetch(
     database_kind: DatabaseKind, folder: Path, message_count: int, progress: Progress
 ) -> list[MeasuredValue]:
     """Fetch messages, and run the connector again."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(
         folder / "fetching",
         url,

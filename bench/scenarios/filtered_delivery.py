@@ -20,7 +20,7 @@ from bench.load.http_client import BenchmarkTarget, request_json
 from bench.load.lmtp_client import connect, measure_deliveries
 from bench.load.sample_account import create_user
 from bench.scenarios import large_message
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     logged_errors,
@@ -60,7 +60,7 @@ async def measure_filtered_delivery(
     database_kind: DatabaseKind, folder: Path, size: FilteredDeliverySize, progress: Progress
 ) -> list[MeasuredValue]:
     """Measure the slowdown by filters, then memory and latency during large messages."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "ruled", url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

@@ -26,7 +26,7 @@ from bench.figures.goals import JOURNAL_SHARE
 from bench.figures.measurements import MeasuredValue
 from bench.load.message_generator import MessageGenerator
 from bench.load.sample_account import RECEIVER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     PROJECT_ROOT,
     MerganserServer,
@@ -54,7 +54,7 @@ async def measure_journal_cost(
 ) -> list[MeasuredValue]:
     """Run this module as a process over a new database, and return its values."""
     task = progress.add_task("deliveries with and without the journal", total=None)
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.scenarios.journal_cost", str(rounds)),
         env=MerganserServer(folder / "telling", url).process_environment(),

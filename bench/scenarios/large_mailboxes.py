@@ -23,7 +23,7 @@ from bench.load.http_client import BenchmarkTarget, encode_post_request, measure
 from bench.load.message_generator import FIRST_DATE, MessageGenerator
 from bench.load.sample_account import READER_ADDRESS, create_user
 from bench.scenarios.in_process_request import endpoint_without_rate_limits, send_request
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     run_until_exit,
@@ -252,7 +252,7 @@ class PreparedMailboxServer:
 async def _create_server(
     database_kind: DatabaseKind, folder: Path, size: LargeMailboxSize
 ) -> AsyncGenerator[PreparedMailboxServer]:
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "folders", url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

@@ -22,7 +22,7 @@ from bench.load.http_client import BenchmarkTarget
 from bench.load.lmtp_client import LmtpConnection, measure_deliveries
 from bench.load.message_generator import MessageGenerator
 from bench.load.sample_account import create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     PROJECT_ROOT,
     START_STOP_TIMEOUT,
@@ -62,7 +62,7 @@ async def measure_large_messages(
     progress: Progress,
 ) -> list[MeasuredValue]:
     """Measure the latency of small messages during large ones, and the memory of these."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     smtp, following, names = free_port(), free_port(), free_port()
     keys = folder / "keys"
     extra_settings = {

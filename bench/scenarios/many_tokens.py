@@ -22,7 +22,7 @@ from bench.figures.measurements import MeasuredValue, percentile
 from bench.load.http_client import BenchmarkTarget, encode_post_request
 from bench.load.sample_account import create_user
 from bench.scenarios.sign_ins import PersistentConnection, open_connections
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     cpu_seconds_precise,
@@ -58,7 +58,7 @@ async def measure_many_tokens(
     progress: Progress | None = None,
 ) -> list[MeasuredValue]:
     """Return CPU and latency per document: with 200 tokens, and with one at the same rate."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "occasional", url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

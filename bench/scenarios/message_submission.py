@@ -16,7 +16,7 @@ from bench.figures.goals import MAIL_MERGE, SUBMISSION_RATE
 from bench.figures.measurements import MeasuredValue
 from bench.load.http_client import BenchmarkTarget, encode_post_request, measure_load, request_json
 from bench.load.sample_account import READER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     logged_errors,
@@ -48,7 +48,7 @@ async def measure_submission(
     facts = []
     for processes in PROCESS_COUNTS:
         own = folder / f"{folder.name}-{processes}"
-        url = start_postgres(own) if database_kind is DatabaseKind.POSTGRES else None
+        url = start_database(database_kind, own)
         serve_options = ("--workers", str(processes)) if processes > 1 else ()
         server = MerganserServer(own, url, serve_arguments=serve_options)
         facts += await _measure_server(server, processes, seconds, lambda: progress.advance(task))

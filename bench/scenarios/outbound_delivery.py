@@ -14,7 +14,7 @@ from sqlmodel import col
 from bench.figures.goals import OUTBOUND_RATE
 from bench.figures.measurements import MeasuredValue
 from bench.load.sample_account import READER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
     PROJECT_ROOT,
     MerganserServer,
@@ -55,7 +55,7 @@ async def measure_outbound_delivery(
 
     Raises RuntimeError if not all arrive.
     """
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     async with _run_sink() as port:
         extra_settings = {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{port}"}
         server = MerganserServer(folder / "sending", url, extra_environment=extra_settings)

@@ -22,7 +22,7 @@ from sqlmodel import col
 from bench.figures.goals import CLAIM_P99
 from bench.figures.measurements import MeasuredValue, percentile
 from bench.load.sample_account import READER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from mail.envelope.delivery_jobs import QueueLimits
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
@@ -77,7 +77,7 @@ async def measure_claims(
     database_kind: DatabaseKind, folder: Path, recipient_count: int, progress: Progress
 ) -> list[MeasuredValue]:
     """Return the times of claims for each backlog shape, and of pages of the queue."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     data = folder / "queue"
     settings = Settings(data=data, database_url=url) if url else Settings(data=data)
     task = progress.add_task(TITLE, total=len(BACKLOG_SHAPES))

@@ -18,7 +18,7 @@ from bench.figures.measurements import ComparedFigure
 from bench.load.http_client import BenchmarkTarget, measure_documents
 from bench.load.message_generator import FIRST_DATE, MessageGenerator
 from bench.load.sample_account import READER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import MerganserServer, run_until_exit, run_with_timeout
 from mail.recipients import address_resolution
 from mail.search.tokenizer import index_values, message_words
@@ -120,7 +120,7 @@ async def measure_searches(
     seconds: float = 2.0,
 ) -> list[ComparedFigure]:
     """Return the figure of each search over HTTP, without a baseline."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / f"searches{message_count}", url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

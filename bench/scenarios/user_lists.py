@@ -11,7 +11,7 @@ from bench.figures import report
 from bench.figures.measurements import ComparedFigure
 from bench.load.http_client import BenchmarkTarget, measure_documents, request_json
 from bench.load.user_rows import insert_users
-from bench.servers.compared_servers import DatabaseKind, start_postgres
+from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import MerganserServer, run_until_exit, run_with_timeout
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
@@ -65,7 +65,7 @@ async def measure_user_lists(
     seconds: float = 2.0,
 ) -> list[ComparedFigure]:
     """Return the figure of each list over HTTP, without a baseline."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "crowd", url)
     settings = (
         Settings(data=server.data_folder, database_url=url)

@@ -95,7 +95,7 @@ async def start_compared_servers(
     size: SampleSize, database_kind: DatabaseKind, folder: Path, progress: Progress
 ) -> AsyncGenerator[ComparedServers]:
     """Start all servers in a folder with sample mail, and stop them at the end."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     account = await _create_databases(size, folder, url, progress)
     server, http, lmtp = MerganserServer(folder / "data", url), free_port(), free_port()
     strawberry_port = free_port()
@@ -190,6 +190,11 @@ async def load_postmaster_pid(database: Database) -> int:
     (row,) = await database.read(setting)
     pid_text = await asyncio.to_thread((Path(row.data_folder) / POSTMASTER_PID_FILE).read_text)
     return int(pid_text.split()[0])
+
+
+def start_database(kind: DatabaseKind, folder: Path) -> str | None:
+    """Start PostgreSQL in a folder and return its URL; None for SQLite, which needs no server."""
+    return start_postgres(folder) if kind is DatabaseKind.POSTGRES else None
 
 
 def start_postgres(folder: Path) -> str:

@@ -29,7 +29,7 @@ from bench.load.http_client import BenchmarkTarget, encode_post_request
 from bench.load.sample_account import create_sample_account
 from bench.scenarios.sign_ins import REQUESTS_PER_SECOND, send_at_fixed_rate
 from bench.servers.accept_and_close import ASYNCIO, BLOCKING, UVLOOP
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import (
     PROJECT_ROOT,
     MerganserServer,
@@ -102,7 +102,7 @@ async def _run_refusal_targets(
     database_kind: DatabaseKind, folder: Path, source_ip: str
 ) -> AsyncGenerator[tuple[RefusalTargets, bytes]]:
     """Run the servers, and yield them with a request for a page of an inbox."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "bans", url)
     settings = server_settings(server)
     account = await create_sample_account(

@@ -21,7 +21,7 @@ from bench.figures.measurements import MeasuredValue, percentile
 from bench.load.sample_account import create_user
 from bench.load.user_rows import insert_rows
 from bench.scenarios.sign_ins import open_connections
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import (
     MerganserServer,
     cpu_seconds_precise,
@@ -86,7 +86,7 @@ async def measure_code_exchange(
 
     Raises RuntimeError if a request returns no tokens.
     """
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "data", url)
     server.extra_environment = {
         "MERGANSER_PUBLIC_URL": f"http://{HOST}:{server.http_port}",

@@ -8,7 +8,7 @@ from rich.progress import Progress
 from bench.figures.goals import DASHBOARD_CPU
 from bench.figures.measurements import MeasuredValue
 from bench.load.http_client import BenchmarkTarget, measure_documents
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import MerganserServer, run_until_exit
 from merganser.server.environment_factory import open_environment, root_context
 from models.users.roles import Role
@@ -33,7 +33,7 @@ async def measure_dashboard(
     database_kind: DatabaseKind, folder: Path, seconds: float, progress: Progress
 ) -> list[MeasuredValue]:
     """Return the CPU time of the server for each request, without the database on PostgreSQL."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "data", url)
     async with open_environment(server_settings(server), migrate=True) as environment:
         new_key = NewApiKey("root", Role.ROOT)

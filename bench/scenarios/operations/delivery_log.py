@@ -21,7 +21,7 @@ from bench.load.message_generator import MessageGenerator
 from bench.load.sample_account import create_user
 from bench.scenarios.journal_cost import postgres_process_ids
 from bench.scenarios.queue_claims import gc_as_in_server
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import MerganserServer, cpu_seconds_precise
 from mail.delivery.listener_backend import LocalBackend
 from mail.storage import message_trace
@@ -42,7 +42,7 @@ async def measure_delivery_log(
     database_kind: DatabaseKind, folder: Path, rounds: int, progress: Progress
 ) -> list[MeasuredValue]:
     """Return the CPU of a delivery with log entries, and how much more it is than without."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     settings = server_settings(MerganserServer(folder / "data", url))
     task = progress.add_task(TITLE, total=2 * (WARM_UP_ROUNDS + rounds))
     seconds: dict[bool, list[float]] = {True: [], False: []}

@@ -15,7 +15,7 @@ from bench.figures.measurements import MeasuredValue
 from bench.load.http_client import BenchmarkTarget, encode_post_request
 from bench.load.sample_account import create_user
 from bench.scenarios.sign_ins import open_connections
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import MerganserServer, cpu_seconds_precise, run_until_exit
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
@@ -37,7 +37,7 @@ async def measure_scim_creation(
 
     Raises RuntimeError if a user is not created.
     """
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     server = MerganserServer(folder / "data", url)
     for name in ("cost_budget_user", "cost_budget_admin"):
         default = Settings.model_fields[name].default

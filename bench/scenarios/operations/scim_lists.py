@@ -23,7 +23,7 @@ from bench.servers.compared_servers import (
     DatabaseKind,
     load_postmaster_pid,
     server_settings,
-    start_postgres,
+    start_database,
 )
 from bench.servers.merganser_process import MerganserServer, cpu_seconds_with_children
 from graph.http.admission_control import AdmissionControl
@@ -75,7 +75,7 @@ async def measure_scim_lists(
 
     The CPU time includes the database server on PostgreSQL.
     """
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     settings = server_settings(MerganserServer(folder / "data", url))
     facts, statement_counts = list[MeasuredValue](), list[int]()
     async with open_environment(settings, migrate=True) as environment:

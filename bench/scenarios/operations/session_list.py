@@ -18,7 +18,7 @@ from bench.figures.measurements import MeasuredValue, percentile
 from bench.load.user_rows import insert_users
 from bench.scenarios.in_process_request import endpoint_without_rate_limits, send_request
 from bench.scenarios.queue_claims import gc_as_in_server
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import MerganserServer
 from graph.http.graphql_endpoint import GraphqlEndpoint
 from merganser.server.environment_factory import open_environment, root_context
@@ -85,7 +85,7 @@ async def measure_session_lists(
 
     On PostgreSQL it is the CPU time of the server process, without the database.
     """
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     settings = server_settings(MerganserServer(folder / "data", url))
     task = progress.add_task(TITLE, total=len(DOCUMENTS))
     facts = list[MeasuredValue]()

@@ -22,7 +22,7 @@ from bench.load.http_client import BenchmarkTarget, request_json
 from bench.load.sample_account import create_user
 from bench.scenarios.live_subscriptions import CONCURRENT_CONNECTS, LightSubscriber
 from bench.servers.bus_servers import InterruptibleBus, PostgresNotifyBus, SocketBus
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_postgres
+from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
 from bench.servers.merganser_process import MerganserServer, run_until_exit
 from bench.servers.ports import HOST, free_port
 from merganser.server.environment_factory import open_environment, root_context
@@ -186,7 +186,7 @@ async def run_termination_servers(
     database_kind: DatabaseKind, folder: Path, extra_environment: dict[str, str] | None = None
 ) -> AsyncGenerator[TerminationServers]:
     """Run one server with four processes, or two with two each, on a new database."""
-    url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
+    url = start_database(database_kind, folder)
     names, worker_count = (("first", "second"), 2) if url else (("first",), 4)
     limits = {
         "MERGANSER_HTTP_CONNECTIONS": "8000",
