@@ -11,7 +11,6 @@ limits are `COST_LIMITS` in `bench/scenarios/query_costs.py`.
 """
 
 import importlib.util
-import math
 import statistics
 import sys
 import tempfile
@@ -133,12 +132,13 @@ def main(
     """Exit with 1 if a request takes 30 % more CPU than accepted, or reads too many rows."""
     ratios: Ratios = {}
     costs: dict[str, dict[str, query_costs.QueryCost]] = {}
-
     accepted = orjson.loads(ACCEPTED_RATIOS_FILE.read_bytes())
 
     async def work() -> None:
-        limits = dict.fromkeys(MEASURED_WORKLOADS, math.inf) if keep else accepted
-        ratios.update(await measure_lowest_ratios(start_servers_and_measure, limits))
+        if keep:
+            ratios.update(await start_servers_and_measure())
+        else:
+            ratios.update(await measure_lowest_ratios(start_servers_and_measure, accepted))
         costs.update(await measure_document_costs())
 
     uvloop.run(run_with_timeout(work(), RUN_TIMEOUT))

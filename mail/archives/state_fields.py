@@ -22,12 +22,13 @@ from mail.archives.gmail_label_names import (
 )
 from mail.archives.source_message import INBOX, SourceMessage
 from mail.mailboxes import paths
+from mail.mailboxes.special_use_names import ENGLISH_NAMES, NAMED_USES
 from mail.mime.encoded_words import decode_encoded_words_and_drop_controls, unfold_and_decode_utf8
+from mail.mime.header_fields import MAX_HEADER_BYTES
 from mail.text import confusables
 from mail.text.storable_text import make_storable
 from models.mailboxes.tables import SpecialUse
 
-MAX_HEADER_BYTES = 1 << 20
 MAX_VALUE_BYTES = 1 << 16  # of a field; longer ones are ignored
 MAX_KEYWORDS = 50  # of a message; a message here has at most 64
 MAX_KEYWORD_LENGTH = 128  # characters
@@ -65,11 +66,8 @@ _GMAIL_USES_BY_PRIORITY = (
 )
 _FOLDER_NAMES = {  # if the account has no mailbox with this special use
     SpecialUse.INBOX: INBOX,
-    SpecialUse.SENT: "Sent",
-    SpecialUse.DRAFTS: "Drafts",
-    SpecialUse.TRASH: "Trash",
-    SpecialUse.JUNK: "Junk",
     SpecialUse.ARCHIVE: "Archive",
+    **dict(zip(NAMED_USES, ENGLISH_NAMES, strict=True)),
 }
 
 

@@ -128,8 +128,8 @@ class LogStoreHandler(logging.Handler):
                 return  # an outage has one record at its beginning and one at its end
             logs, at = self._environment.logs, self._environment.now()
             if record.name == OPERATION_LOGGER:  # frequent, and its fields are never changed
-                entry = map(entry_of_record, (record,), (at,), (component,), (level,))
-                logs.record_unbuilt(entry, 1, OPERATION_ENTRY_SIZE)
+                entries = _iter_entry_of_record(record, at, component, level)
+                logs.record_unbuilt(entries, 1, OPERATION_ENTRY_SIZE)
             else:
                 logs.enqueue_or_drop_entry(entry_of_record(record, at, component, level))
         except Exception:  # noqa: BLE001 - as the handlers of `logging` do
@@ -180,6 +180,13 @@ def entry_of_record(
         queue_id=queue_id,
         correlation_id=fields.pop("request_id", None) or None,
     )
+
+
+def _iter_entry_of_record(
+    record: logging.LogRecord, at: datetime, component: LogComponent, level: LogLevel
+) -> Generator[NewLogEntry]:
+    """Yield the entry of a log record, which is built when it is read."""
+    yield entry_of_record(record, at, component, level)
 
 
 def _operation_text(fields: Mapping[str, Any]) -> str:
