@@ -12,6 +12,7 @@ from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, NotFound
 from models.events.event_types import EventType
+from models.quantities import describe_duration
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
@@ -122,7 +123,8 @@ def _validated_comment_and_site_domain(
             new_address.validity is not None
             and not timedelta(0) < new_address.validity <= MAX_VALIDITY
         ):
-            message = "The validity must be longer than PT0S and at most P3660D."
+            longest = describe_duration(MAX_VALIDITY)
+            message = f"The validity must be longer than PT0S and at most {longest}."
             raise InvalidInput(message, constraint=ValidationConstraint.RANGE, path=["validity"])
     problems.raise_collected()
     return comment, site_domain

@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 
 from models import quantities
 from models.errors import InvalidInput, LimitReached
+from models.quantities import describe_duration
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 
 MAX_KEY_BYTES = 1024  # not exceeded by the setting, since an index holds the key twice
-MIN_AND_MAX_TTL = (timedelta(seconds=1), timedelta(days=3650))
+MIN_TTL, MAX_TTL = timedelta(seconds=1), timedelta(days=3650)
 _CONTROL_CHARACTERS = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]"
 )  # U+10FFFF ends prefix ranges
@@ -73,14 +74,15 @@ def validated_expiry_time(ctx: Context, ttl: timedelta | None) -> datetime | Non
     """Return when an entry with this time to live expires; None: never. Raises InvalidInput."""
     if ttl is None:
         return None
-    shortest, longest = MIN_AND_MAX_TTL
-    if ttl < shortest:
+    if ttl < MIN_TTL:
         raise InvalidInput(
-            "The time must be at least PT1S.", constraint=ValidationConstraint.MIN, path=["ttl"]
+            f"The time must be at least {describe_duration(MIN_TTL)}.",
+            constraint=ValidationConstraint.MIN,
+            path=["ttl"],
         )
-    if ttl > longest:
+    if ttl > MAX_TTL:
         raise InvalidInput(
-            "The time must be at most P3650D.",
+            f"The time must be at most {describe_duration(MAX_TTL)}.",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )

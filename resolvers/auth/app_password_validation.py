@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from mail.addresses.address_syntax import normalize_and_validate_address as checked_address
 from models.errors import ErrorCollector, Forbidden, InvalidInput
+from models.quantities import describe_duration
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.users.roles import Scope, expand_scopes
@@ -22,7 +23,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MIN_DISTINCT_LETTERS = 6
 MAX_DESCRIPTION_LENGTH = 255  # characters of a description
 MAX_TYPED_LENGTH = 256  # characters, with spaces
-LIFETIME_RANGE = (timedelta(minutes=1), timedelta(days=3650))
+MIN_LIFETIME, MAX_LIFETIME = timedelta(minutes=1), timedelta(days=3650)
 
 
 class AppPasswordScope(StrEnum):
@@ -139,16 +140,15 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
     """Return a lifetime in seconds. Raises InvalidInput if it is out of range."""
     if lifetime is None:
         return None
-    min_lifetime, max_lifetime = LIFETIME_RANGE
-    if lifetime < min_lifetime:
+    if lifetime < MIN_LIFETIME:
         raise InvalidInput(
-            "The validity must be at least PT1M.",
+            f"The validity must be at least {describe_duration(MIN_LIFETIME)}.",
             constraint=ValidationConstraint.MIN,
             path=["ttl"],
         )
-    if lifetime > max_lifetime:
+    if lifetime > MAX_LIFETIME:
         raise InvalidInput(
-            "The validity must be at most P3650D.",
+            f"The validity must be at most {describe_duration(MAX_LIFETIME)}.",
             constraint=ValidationConstraint.MAX,
             path=["ttl"],
         )

@@ -13,6 +13,7 @@ from models.errors import InvalidInput
 from models.events import journal
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
+from models.quantities import describe_duration
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.users.limit_values import Unlimited
@@ -30,7 +31,8 @@ def validated_retention_seconds(
     """
     if not timedelta(seconds=1) <= retention <= MAX_RETENTION:
         raise InvalidInput(
-            "The retention must be from PT1S to P36500D. Null: messages are kept for ever.",
+            f"The retention must be from PT1S to {describe_duration(MAX_RETENTION)}. "
+            "Null: messages are kept for ever.",
             constraint=ValidationConstraint.RANGE,
             path=path_in_input,
         )

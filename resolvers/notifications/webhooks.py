@@ -28,6 +28,7 @@ from models.notifications.webhooks import (
     WebhookLane,
     insert_deliveries_and_lanes_if_webhook_exists,
 )
+from models.quantities import describe_duration
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.tables import User
@@ -275,7 +276,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
     Raises InvalidInput if that is longer than seven days, NotFound or Forbidden.
     """
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
-        text = "The time must be at most P7D."
+        text = f"The time must be at most {describe_duration(MAX_OVERLAP)}."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:

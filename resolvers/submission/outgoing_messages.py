@@ -35,6 +35,7 @@ from models.errors import (
 )
 from models.files.tables import FileShare
 from models.mailboxes.tables import SpecialUse
+from models.quantities import describe_duration
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
@@ -148,7 +149,7 @@ def future_send_at_within_limit(environment: Environment, request: SendRequest) 
 def require_send_time_within_limit(environment: Environment, send_at: datetime) -> None:
     """Raise InvalidInput if the time is more than ten years ahead."""
     if send_at > environment.now() + MAX_SEND_DELAY:
-        text = "The time must be at most P3653D ahead."
+        text = f"The time must be at most {describe_duration(MAX_SEND_DELAY)} ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["sendAt"])
 
 

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from models.auth.security_log import AuthEventAction
 from models.errors import Forbidden, InvalidInput
+from models.quantities import describe_duration
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
@@ -27,7 +28,7 @@ async def set_temporary_password_and_sign_out(
     """
     now = ctx.environment.now()
     if starts_at and starts_at > now + MAX_START_DELAY:
-        text = "The start must be at most P365D ahead."
+        text = f"The start must be at most {describe_duration(MAX_START_DELAY)} ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
         raise Forbidden("Use userUpdate to change the caller's password.", path=["user"])

@@ -5,11 +5,13 @@ import importlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cache
 from itertools import product
 from typing import Any
 
 from models.errors import ErrorCode, Forbidden, RequestError, ServiceUnavailable
+from models.quantities import describe_duration
 from tests.support.reference.errors.code_index import (
     Definition,
     FunctionNode,
@@ -152,17 +154,20 @@ class Scope:
             case ast.Name():
                 texts = [text for scope, one in self._values(node) for text in scope.texts(one)]
             case ast.Subscript() | ast.Attribute() | ast.BinOp():
-                texts = self._constant_texts(node)
+                value = self._constant_value_or_none(node)
+                texts = [str(value)] if isinstance(value, str | int) else []
+            case ast.Call(func=ast.Name(id="describe_duration"), args=[duration]):
+                value = self._constant_value_or_none(duration)
+                texts = [describe_duration(value)] if isinstance(value, timedelta) else []
         return texts
 
-    def _constant_texts(self, node: ast.expr) -> list[str]:
-        """Evaluate an expression that only names constants of the module."""
+    def _constant_value_or_none(self, node: ast.expr) -> Any:
+        """Evaluate an expression that only names constants of the module; None for any other."""
         names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
         constants = vars(importlib.import_module(self.definition.module))
         if not names or not all(name.isupper() and name in constants for name in names):
-            return []
-        value = eval(ast.unparse(node), dict(constants))  # noqa: S307 - code of this project
-        return [str(value)] if isinstance(value, str | int) else []
+            return None
+        return eval(ast.unparse(node), dict(constants))  # noqa: S307 - code of this project
 
     def paths(self, node: ast.expr) -> list[str]:
         """Return the paths that an expression can have, with points between the parts."""
