@@ -68,8 +68,9 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
 async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -> list[int]:
     """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
-    A user who is no longer a DOMAIN_ADMIN loses both. The BCC rules end that a user made and may no
-    longer make. Raises Forbidden for a role above the viewer's, InvalidInput for an empty change.
+    A user who is no longer a DOMAIN_ADMIN loses both. BCC rules that a user made and may no longer
+    make are deleted. Raises Forbidden for a role above the viewer's, InvalidInput for an empty
+    change.
     """
     role = change.role
     if change == RoleChange():
