@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tests.support.servers.live_server import LiveServer
 
 pytest_plugins = [
+    "tests.support.clock_tests",
     "tests.support.hypothesis_profile",
     "tests.support.servers.s3_server",
     "tests.support.servers.session_server_fixture",

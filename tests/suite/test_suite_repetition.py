@@ -1,4 +1,6 @@
-"""`make test` repeats failed tests once, and fails for each test that fails twice."""
+"""`make test` runs tests with a clock apart, repeats failed tests once, and fails for each test
+that fails twice.
+"""
 
 import os
 import subprocess
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clock_tests import depends_on_clock
 from tests.support.suite import MAX_UNSTABLE_TESTS
 
 PROJECT = Path(__file__).parents[2]
@@ -35,6 +38,63 @@ def test_passing():
     count.touch()
 """
 
+TEST_OF_PROCESSES = """
+import os
+
+
+def test_number_of_processes():
+    assert os.environ["PYTEST_XDIST_WORKER_COUNT"] == "{processes}"
+"""
+CLOCK_READING = "import time\n\nSTART = time.monotonic()\n"
+
+
+def make_tests_folder(project: Path) -> Path:
+    """Make the folder of the tests of a project, and its settings of pytest."""
+    (project / "pytest.ini").write_text("[pytest]\naddopts = -p tests.support.clock_tests\n")
+    folder = project / "tests"
+    folder.mkdir()
+    return folder
+
+
+def run_suite_in(project: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.suite"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_tests_with_clock_run_with_fewer_processes(tmp_path: Path) -> None:
+    folder = make_tests_folder(tmp_path)
+    (folder / "test_usual.py").write_text(TEST_OF_PROCESSES.format(processes=4))
+    (folder / "test_clock.py").write_text(CLOCK_READING + TEST_OF_PROCESSES.format(processes=2))
+    ran = run_suite_in(tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("1 passed") == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\nx = time.process_time()\n",
+        "from time import monotonic\n",
+        "x = asyncio.get_running_loop().time()\n",
+        "from tests.support.servers.loop_step_timer import LoopStepTimer\n",
+        "x = asyncio.timeout(0.5)\n",
+        "x = EndpointSettings(init_timeout=3)\n",
+    ],
+)
+def test_source_decides_whether_tests_depend_on_a_clock(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "test_sample.py"
+    path.write_text(source)
+    assert depends_on_clock(path)
+    other = tmp_path / "test_other.py"
+    other.write_text("import time\nx = f(time.time(), timeout=60, retries=3)\n")
+    assert not depends_on_clock(other)
+
 
 @pytest.mark.parametrize(
     ("unstable", "failing", "status"),
@@ -43,16 +103,9 @@ def test_passing():
 def test_failed_tests_are_repeated_once(
     tmp_path: Path, unstable: int, failing: int, status: int
 ) -> None:
-    (tmp_path / "test_sample.py").write_text(TESTS.format(unstable=unstable, failing=failing))
-    (tmp_path / "pytest.ini").touch()
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.support.suite"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    folder = make_tests_folder(tmp_path)
+    (folder / "test_sample.py").write_text(TESTS.format(unstable=unstable, failing=failing))
+    ran = run_suite_in(tmp_path)
     assert ran.returncode == status, ran.stdout + ran.stderr
     assert ran.stdout.count("\nunstable: ") == unstable
     assert ran.stdout.count("\nfailed twice: ") == failing
@@ -60,16 +113,9 @@ def test_failed_tests_are_repeated_once(
 
 
 def test_run_without_all_tests_fails(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").touch()
-    (tmp_path / "test_broken.py").write_text("import no_such_module\n")
-    (tmp_path / "test_sample.py").write_text(TESTS.format(unstable=0, failing=0))
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.support.suite"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    folder = make_tests_folder(tmp_path)
+    (folder / "test_broken.py").write_text("import no_such_module\n")
+    (folder / "test_sample.py").write_text(TESTS.format(unstable=0, failing=0))
+    ran = run_suite_in(tmp_path)
     assert ran.returncode != 0
     assert "unstable" not in ran.stdout

@@ -1,8 +1,9 @@
 """Run the test suite in parallel, and repeat failed tests once, alone and in one process.
 
-`python -m tests.support.suite [ARGUMENTS OF PYTEST]`. A test that fails and then passes alone is
-printed as `unstable`. The run passes with at most five unstable tests. A test that fails twice
-fails the run. So does a run that could not collect all tests.
+`python -m tests.support.suite [ARGUMENTS OF PYTEST]`. The tests that depend on a clock run after
+the others, with fewer processes. A test that fails and then passes alone is printed as `unstable`.
+The run passes with at most five unstable tests. A test that fails twice fails the run. So does a
+run that could not collect all tests.
 """
 
 import json
@@ -11,11 +12,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support import required_programs, run_scope
+import pytest
+
+from tests.support import clock_tests, required_programs, run_scope
 
 MAX_UNSTABLE_TESTS = 5
+PASSED = pytest.ExitCode.OK
+FAILED = pytest.ExitCode.TESTS_FAILED
+NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
 MAX_REPEATED_TESTS = 40  # more failures have a common cause, and the run fails anyway
-PARALLEL_OPTIONS = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+PARALLEL_OPTIONS = ("--dist", "loadfile", "--no-loadscope-reorder")
+PROCESSES = ("-n", "4")
+CLOCK_PROCESSES = ("-n", "2")  # for tests that depend on a clock
 
 
 def _run_pytest(cache: str, *arguments: str) -> int:
@@ -29,12 +37,27 @@ def _failed_tests(cache: str) -> list[str]:
     return sorted(json.loads(path.read_text())) if path.exists() else []
 
 
+def _run_in_parallel(cache: str, arguments: list[str]) -> int:
+    """Run all tests once, and return the exit status for both runs of pytest."""
+    marker = clock_tests.MARKER
+    status = _run_pytest(cache, *PARALLEL_OPTIONS, *PROCESSES, "-m", f"not {marker}", *arguments)
+    # Without these paths, the second run would import the modules of all tests.
+    selection = arguments or [str(path) for path in clock_tests.find_clock_files(Path("tests"))]
+    if status not in {PASSED, FAILED, NO_TESTS} or not selection:
+        return status
+    clock_status = _run_pytest(cache, *PARALLEL_OPTIONS, *CLOCK_PROCESSES, "-m", marker, *selection)
+    statuses = {status, clock_status}
+    if len(statuses) > 1:
+        statuses.discard(NO_TESTS)
+    return max(statuses)
+
+
 def run_suite(arguments: list[str]) -> int:
     """Run the tests, repeat what failed, and return the exit status for the whole run."""
     with tempfile.TemporaryDirectory(prefix="pytest-cache-") as cache:
-        status = _run_pytest(cache, *PARALLEL_OPTIONS, *arguments)
+        status = _run_in_parallel(cache, arguments)
         failed = _failed_tests(cache)
-        if status != 1 or not failed:  # passed, interrupted, or not collected
+        if status != FAILED or not failed:  # passed, interrupted, or not collected
             return status
         if len(failed) > MAX_REPEATED_TESTS:
             print(f"{len(failed)} tests failed: too many to repeat.")
