@@ -211,7 +211,7 @@ class KeyValuePayload(MutationPayload):
 
 @strawberry.type(description="Payload of keyValueDelete.")
 class KeyValueDeletePayload(MutationPayload):
-    deleted_count: int = attribute_field("Number of deleted entries.", default=0)
+    deleted_count: BigInt = attribute_field("Number of deleted entries.", default=BigInt(0))
 
 
 def _require_no_user_for_shared_namespace(
@@ -356,4 +356,4 @@ class KeyValueMutation:
         deleted_count = await key_values.delete_key_values(
             info.context, namespace, input.key, recursive=input.recursive
         )
-        return KeyValueDeletePayload(deleted_count=deleted_count)
+        return KeyValueDeletePayload(deleted_count=BigInt(deleted_count))

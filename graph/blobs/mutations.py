@@ -14,6 +14,7 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
 from graph.types.references import value_or_none
+from graph.types.scalars import BigInt
 from mail.storage.blobs.tiered_store import HOT_NAME
 from models.users.roles import Role, Scope
 from resolvers.blobs import mutations
@@ -91,7 +92,7 @@ class BlobPayload(MutationPayload):
 
 @strawberry.type(description="Payload of blobDelete.")
 class BlobDeletePayload(MutationPayload):
-    deleted_count: int = attribute_field(
+    deleted_count: BigInt = attribute_field(
         "Number of objects that are deleted, at once or by the task. With `validateOnly`: that "
         "would be deleted. 0 with `recursive`.",
         default=0,
@@ -160,7 +161,7 @@ class BlobMutation:
             info.context, input.store, input.paths, recursive=input.recursive
         )
         return BlobDeletePayload(
-            deleted_count=deletion.deleted_count, task=Task.from_row_or_none(deletion.task)
+            deleted_count=BigInt(deletion.deleted_count), task=Task.from_row_or_none(deletion.task)
         )
 
     @mutation(

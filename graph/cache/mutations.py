@@ -152,7 +152,7 @@ class BundleMailbox(View):
     uid_next: BigInt | None = attribute_field(
         "IMAP UIDNEXT (RFC 9051) at the time of the export. Null: the bundle does not tell it."
     )
-    message_count: int = attribute_field("Number of messages of the mailbox in the bundle.")
+    message_count: BigInt = attribute_field("Number of messages of the mailbox in the bundle.")
 
 
 @strawberry.type(description="Payload of cacheUnpack.")
@@ -166,7 +166,7 @@ class CacheUnpackPayload(MutationPayload):
         "`validateOnly`: those that would be stored.",
         default_factory=list,
     )
-    skipped_count: int = attribute_field(
+    skipped_count: BigInt = attribute_field(
         "Number of entries of the bundle that are damaged, or no messages. They are not stored.",
         default=0,
     )
@@ -285,5 +285,5 @@ class CacheMutation:
         return CacheUnpackPayload(
             mailboxes=[BundleMailbox.from_row(row) for row in bundle.mailboxes],
             files=bundle.paths,
-            skipped_count=bundle.skipped_count,
+            skipped_count=BigInt(bundle.skipped_count),
         )

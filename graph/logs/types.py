@@ -282,7 +282,7 @@ class AutodiscoverLogEntry(LogEntry):
     domain: str | None = attribute_field(
         "Domain of the request. Null: the request was refused before its domain was known."
     )
-    status: int = attribute_field(
+    http_status: int = attribute_field(
         "HTTP status of the response, such as 200, or 404 for a domain without settings."
     )
     ip: IPAddress | None = attribute_field("IP address of the client. Null: it is not known.")
@@ -292,7 +292,7 @@ class AutodiscoverLogEntry(LogEntry):
         "service": _derived_field_of_member("service"),
         "user_agent": _derived_field_of_member("userAgent"),
         "domain": _derived_field_of_member("domain"),
-        "status": _derived_field_of_member("status"),
+        "http_status": _derived_field_of_member("status"),
         "ip": _derived_field_of_member("ip"),
     }
 

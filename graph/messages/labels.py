@@ -14,6 +14,7 @@ from graph.types.object_references import ObjectRef, resolve_ids_from_refs_or_ra
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
+from graph.types.scalars import BigInt
 from models.users.roles import Scope
 from resolvers.messages import labels
 from resolvers.messages.labels import LabelChange, NewLabel
@@ -38,11 +39,11 @@ class Label(NodeView):
         "folded",
         cost=5,
     )
-    async def unseen_count(self, info: Info) -> int:
+    async def unseen_count(self, info: Info) -> BigInt:
         counts = await info.context.load(
             labels.count_messages_by_label, (self.row.user_id, self.row.folded)
         )
-        return counts.unseen_count
+        return BigInt(counts.unseen_count)
 
     @field(
         "Number of messages with the label, in all mailboxes of the user.",
@@ -50,11 +51,11 @@ class Label(NodeView):
         "folded",
         cost=5,
     )
-    async def message_count(self, info: Info) -> int:
+    async def message_count(self, info: Info) -> BigInt:
         counts = await info.context.load(
             labels.count_messages_by_label, (self.row.user_id, self.row.folded)
         )
-        return counts.message_count
+        return BigInt(counts.message_count)
 
 
 @strawberry.input(one_of=True, description="Reference to one label of the signed-in user.")

@@ -29,6 +29,7 @@ from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field
+from graph.types.scalars import BigInt
 from models.errors import InvalidInput
 from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor
 from models.users.roles import AdminPermission, Scope
@@ -49,10 +50,10 @@ class Thread(NodeView):
         "share with the caller. An error FORBIDDEN for administrators of the owner below "
         "ROOT."
     )
-    message_count: int = attribute_field(
+    message_count: BigInt = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."
     )
-    unseen_count: int = attribute_field(
+    unseen_count: BigInt = attribute_field(
         "Number of messages of the thread without the flag \\Seen, in all mailboxes that the "
         "caller can see."
     )

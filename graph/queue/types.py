@@ -25,7 +25,7 @@ from graph.types.row_mapping import (
     link,
     selected_columns,
 )
-from graph.types.scalars import ByteSize
+from graph.types.scalars import BigInt, ByteSize
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.queue import events as queue_events
@@ -193,7 +193,7 @@ class QueueReleaseInput(Options):
 
 @strawberry.type(description="Payload of queueDelete.")
 class QueueDeletePayload(MutationPayload):
-    deleted_count: int = attribute_field(
+    deleted_count: BigInt = attribute_field(
         "Number of cancelled deliveries, one for each recipient. 0 if a task deletes the entries.",
         default=0,
     )
@@ -308,7 +308,7 @@ class QueueMutation:
             notifies_sender=input.notify_sender,
         )
         return QueueDeletePayload(
-            deleted_count=result.recipient_count, task=Task.from_row_or_none(result.task)
+            deleted_count=BigInt(result.recipient_count), task=Task.from_row_or_none(result.task)
         )
 
     @mutation(

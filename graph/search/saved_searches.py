@@ -29,6 +29,7 @@ from graph.types.object_references import (
 from graph.types.object_views import DerivedField
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field
+from graph.types.scalars import BigInt
 from models.errors import InvalidInput
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
@@ -69,12 +70,12 @@ class SavedSearch(NodeView):
         "user_id",
         cost=20,
     )
-    async def unseen_count(self, info: Info) -> int:
-        return await self._count_messages(info, only_unseen=True)
+    async def unseen_count(self, info: Info) -> BigInt:
+        return BigInt(await self._count_messages(info, only_unseen=True))
 
     @field("Number of messages that the search matches.", "filter", "user_id", cost=20)
-    async def message_count(self, info: Info) -> int:
-        return await self._count_messages(info)
+    async def message_count(self, info: Info) -> BigInt:
+        return BigInt(await self._count_messages(info))
 
     async def _count_messages(self, info: Info, *, only_unseen: bool = False) -> int:
         """Count the messages that the search finds, or only the unread ones."""

@@ -7,7 +7,7 @@ import strawberry
 
 import graph.types.enum_registration  # noqa: F401 - before the first field that has an enum
 from graph.types import global_ids
-from graph.types.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
+from graph.types.scalars import BigInt, Cursor, Duration, IPAddress
 from mail.connectors.remote_server import ConnectorStage
 from models import errors
 from models.validation_constraints import ValidationConstraint
@@ -110,11 +110,11 @@ class LimitReachedError(MutationError, of=errors.LimitReached):
 
 @strawberry.type(description="Error: the storage of the account is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
-    limit: ByteSize = attribute_field(
+    limit: BigInt = attribute_field(
         "Quota of the account in bytes. 0 if the account belongs to another user, whose "
         "figures are hidden."
     )
-    used: ByteSize = attribute_field(
+    used: BigInt = attribute_field(
         "Bytes that the account uses. 0 if the account belongs to another user, whose "
         "figures are hidden."
     )

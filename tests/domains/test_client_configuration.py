@@ -59,7 +59,7 @@ EXTERNAL_ENTITY = """<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]>
 <Autodiscover><Request><EMailAddress>&x;</EMailAddress></Request></Autodiscover>"""
 AUTODISCOVER_LOGS = """{ logs(filter: {components: [AUTODISCOVER]}, orderBy: TIME_ASC) { nodes {
   __typename component level message correlationId user { username } fields
-  ... on AutodiscoverLogEntry { service userAgent domain status ip } } } }"""
+  ... on AutodiscoverLogEntry { service userAgent domain httpStatus ip } } } }"""
 
 
 def outlook_request(address: str, schema: str = OUTLOOK_SCHEMA) -> str:
@@ -314,7 +314,7 @@ async def test_each_request_has_a_log_entry_without_its_address(
     nodes = await load_autodiscover_logs(client)
     assert {node["__typename"] for node in nodes} == {"AutodiscoverLogEntry"}
     assert [
-        (node["service"], node["domain"], node["status"], node["message"]) for node in nodes
+        (node["service"], node["domain"], node["httpStatus"], node["message"]) for node in nodes
     ] == [
         ("autoconfig", "new.example", 200, "autoconfig for new.example: 200"),
         ("autodiscover", "far.example", 404, "autodiscover for far.example: 404"),

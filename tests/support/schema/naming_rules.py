@@ -1,11 +1,13 @@
 """Rules for names and shapes of a schema. Each yields the coordinates that break it."""
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from graphql import (
     GraphQLEnumType,
+    GraphQLField,
     GraphQLInputObjectType,
     GraphQLNamedType,
     GraphQLNonNull,
@@ -13,12 +15,15 @@ from graphql import (
     GraphQLSchema,
     NullValueNode,
     get_named_type,
+    is_abstract_type,
     is_leaf_type,
     is_specified_directive,
     is_specified_scalar_type,
+    is_wrapping_type,
 )
 
 NamingRule = Callable[[GraphQLSchema], Iterator[str]]
+Member = tuple[GraphQLObjectType, str, GraphQLField]
 
 PASCAL = re.compile(r"([A-Z][a-z0-9]*)+", re.ASCII)
 CAMEL = re.compile(r"[a-z][a-z0-9]*([A-Z][a-z0-9]*)*", re.ASCII)
@@ -277,24 +282,57 @@ def find_wrong_connections(schema: GraphQLSchema) -> Iterator[str]:
                 yield coordinate
 
 
-def find_differing_change_fields(schema: GraphQLSchema) -> Iterator[str]:
-    """A field of change types must have one type and one nullability in all of them.
+def find_unmergeable_fields(schema: GraphQLSchema) -> Iterator[str]:
+    """A field name must have types that can be merged in all members of a union or an interface.
 
-    Else a document can't select it in two events without an alias.
+    Else a document can't select it in two of them without an alias (specification of GraphQL,
+    section 5.3.2). Node is no such interface: its types have nothing in common but an ID.
     """
-    types_by_field: dict[str, dict[str, str]] = {}
+    for members in _related_types(schema):
+        for (type_, name, field), (other, _, other_field) in _pairs_of_equal_name(members):
+            if _conflict(field.type, other_field.type):
+                yield f"{type_.name}.{name}"
+                yield f"{other.name}.{name}"
+
+
+def find_mixed_counts(schema: GraphQLSchema) -> Iterator[str]:
+    """A count must have the same scalar in all types but connections that have such a count."""
+    objects = [
+        type_
+        for type_ in own_types(schema)
+        if isinstance(type_, GraphQLObjectType) and not type_.name.endswith("Connection")
+    ]
+    for (type_, name, field), (other, _, other_field) in _pairs_of_equal_name(objects):
+        scalars = get_named_type(field.type), get_named_type(other_field.type)
+        if name.endswith("Count") and scalars[0] != scalars[1]:
+            yield f"{type_.name}.{name}"
+            yield f"{other.name}.{name}"
+
+
+def _related_types(schema: GraphQLSchema) -> Iterator[Sequence[GraphQLObjectType]]:
+    """Yield the members of each union and interface whose fields a document can select together."""
     for type_ in own_types(schema):
-        if isinstance(type_, GraphQLObjectType) and is_change_type(type_):
-            for name, field in type_.fields.items():
-                types_by_field.setdefault(name, {})[type_.name] = str(field.type)
-    for name, field_types in types_by_field.items():
-        if len(set(field_types.values())) > 1:
-            yield from (f"{type_name}.{name}" for type_name in field_types)
+        if is_abstract_type(type_) and type_.name != "Node":
+            yield schema.get_possible_types(type_)
 
 
-def is_change_type(type_: GraphQLObjectType) -> bool:
-    """True if the type is an event of the change stream, or is named as one."""
-    return type_.name.endswith("Change") or "Change" in [i.name for i in type_.interfaces]
+def _pairs_of_equal_name(
+    types: Iterable[GraphQLObjectType],
+) -> Iterator[tuple[Member, Member]]:
+    """Yield each pair of fields that have the same name in two of the types."""
+    fields_by_name: dict[str, list[Member]] = {}
+    for type_ in types:
+        for name, field in type_.fields.items():
+            fields_by_name.setdefault(name, []).append((type_, name, field))
+    for fields in fields_by_name.values():
+        yield from itertools.combinations(fields, 2)
+
+
+def _conflict(type_: Any, other: Any) -> bool:
+    """Return whether values of the two types have different shapes."""
+    if is_wrapping_type(type_) or is_wrapping_type(other):
+        return type(type_) is not type(other) or _conflict(type_.of_type, other.of_type)
+    return (is_leaf_type(type_) or is_leaf_type(other)) and type_ != other
 
 
 def find_bare_ids(schema: GraphQLSchema) -> Iterator[str]:
@@ -387,7 +425,8 @@ RULES: tuple[NamingRule, ...] = (
     find_unclear_booleans,
     find_wrong_time_names,
     find_wrong_connections,
-    find_differing_change_fields,
+    find_unmergeable_fields,
+    find_mixed_counts,
     find_bare_ids,
     find_null_defaults,
     find_unreplaced_deprecations,
