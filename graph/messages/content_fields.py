@@ -1,7 +1,6 @@
 """Fields of Message that read or compute something from the stored content."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,18 +9,16 @@ from graphql.pyutils import Path
 from strawberry import UNSET
 
 from graph.http import download_urls
+from graph.messages.calendar_events import CalendarEvent
 from graph.messages.mime_parts import (
     HeaderField,
-    MailAddress,
     require_stored_message_logging_quarantine,
 )
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt, ByteSize
-from mail import mime
 from mail.storage.message_content import StoredMessage
-from models.messages.mime_values import CalendarMethod
 from models.messages.tables import MessageRelationKind
 from models.users.roles import Role
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -70,55 +67,6 @@ class BodyPart:
     )
     content_type: str = attribute_field("Media type of the part: `text/html` or `text/plain`.")
     content: str = attribute_field("Decoded text of the part. HTML is sanitized.")
-
-
-@strawberry.type(description="Event of a calendar in a message (RFC 5545), such as an invitation.")
-class CalendarEvent:
-    method: CalendarMethod | None = attribute_field(
-        "Method of the calendar (RFC 5546). Null if it is none of the enum. A calendar without a "
-        "method counts as PUBLISH."
-    )
-    uid: str | None = attribute_field("UID of the event. Null if it has none.")
-    summary: str | None = attribute_field(
-        "Title of the event, at most 1,000 characters. Null if it has none."
-    )
-    starts_at: datetime | None = attribute_field(
-        "Time when the event starts. Null if it is missing or in an unknown time zone. For an "
-        "all-day event, midnight UTC of the first day."
-    )
-    ends_at: datetime | None = attribute_field(
-        "Time when the event ends. Null if it is missing or in an unknown time zone. For an "
-        "all-day event, midnight UTC of the day after the last one."
-    )
-    all_day: bool = attribute_field("True if the event has dates without times.")
-    location: str | None = attribute_field(
-        "Place of the event, at most 1,000 characters. Null if it has none."
-    )
-    organizer: MailAddress | None = attribute_field(
-        "Person who organizes the event. Null if the event names none."
-    )
-    attendees: list[MailAddress] = attribute_field(
-        "People who are invited to the event, at most 1,000."
-    )
-
-    @classmethod
-    def from_event(cls, event: mime.ParsedCalendarEvent) -> "CalendarEvent":
-        """Return the GraphQL object of a calendar event."""
-
-        def mail_address(person: mime.ParsedAddress) -> MailAddress:
-            return MailAddress.from_row((person.name, person.address))
-
-        return cls(
-            method=CalendarMethod.__members__.get(event.method),
-            uid=event.uid or None,
-            summary=event.summary,
-            starts_at=event.starts_at,
-            ends_at=event.ends_at,
-            all_day=event.all_day,
-            location=event.location,
-            organizer=mail_address(event.organizer) if event.organizer else None,
-            attendees=[mail_address(attendee) for attendee in event.attendees],
-        )
 
 
 @strawberry.type(
@@ -219,6 +167,7 @@ class MessageContentFields(NodeView):
         "alternatives.",
         "user_id",
         cost=10,
+        can_fail=True,
     )
     async def body_parts(self, info: Info) -> list[BodyPart]:
         stored = await require_stored_message_logging_quarantine(info, self.row)
@@ -231,6 +180,7 @@ class MessageContentFields(NodeView):
     @field(
         "Number of images of other servers that `html` leaves out unless `remoteImages` is true.",
         cost=10,
+        can_fail=True,
     )
     async def remote_image_count(self, info: Info) -> int:
         return (await self._load_html(info)).blocked_image_count
@@ -239,6 +189,7 @@ class MessageContentFields(NodeView):
         "True if `html` contains only the text of a part, because its HTML has more than 500 "
         "levels or 2,097,152 characters.",
         cost=10,
+        can_fail=True,
     )
     async def has_complex_html(self, info: Info) -> bool:
         return (await self._load_html(info)).is_too_complex
@@ -290,7 +241,7 @@ class MessageContentFields(NodeView):
         preview = shortened_preview(self.row.preview)
         return snippet or (escape(preview) if marked else preview)
 
-    @field("Fields of the header of the message, in their order.", cost=2)
+    @field("Fields of the header of the message, in their order.", cost=2, can_fail=True)
     async def headers(self, info: Info) -> list[HeaderField]:
         lines = await content.header_fields(
             await require_stored_message_logging_quarantine(info, self.row)
@@ -301,6 +252,7 @@ class MessageContentFields(NodeView):
         "Header of the message as stored, with the empty line after it. A header that is not "
         "UTF-8 is decoded as ISO 8859-1.",
         cost=2,
+        can_fail=True,
     )
     async def raw_header(self, info: Info) -> str:
         return await content.header_block_text(
@@ -427,6 +379,7 @@ class MessageContentFields(NodeView):
         "Events of the calendars in the message (RFC 5545), each once, up to 100. At most 512 KiB "
         "of calendar text are read.",
         cost=10,
+        can_fail=True,
     )
     async def calendar_events(self, info: Info) -> list[CalendarEvent]:
         events = await computed_fields.calendar_events(
@@ -438,6 +391,7 @@ class MessageContentFields(NodeView):
         "Size of the message in bytes if every line ended with CRLF: RFC822.SIZE in IMAP (RFC "
         "9051).",
         cost=20,
+        can_fail=True,
     )
     async def virtual_size(self, info: Info) -> ByteSize:
         return ByteSize(
@@ -446,19 +400,29 @@ class MessageContentFields(NodeView):
             )
         )
 
-    @field("Header of the message as the IMAP data item ENVELOPE (RFC 9051).", cost=5)
+    @field(
+        "Header of the message as the IMAP data item ENVELOPE (RFC 9051).", cost=5, can_fail=True
+    )
     async def envelope_imap(self, info: Info) -> str:
         return await computed_fields.imap_envelope(
             await require_stored_message_logging_quarantine(info, self.row)
         )
 
-    @field("MIME structure of the message as the IMAP data item BODY (RFC 9051).", cost=10)
+    @field(
+        "MIME structure of the message as the IMAP data item BODY (RFC 9051).",
+        cost=10,
+        can_fail=True,
+    )
     async def body_imap(self, info: Info) -> str:
         return await computed_fields.imap_bodystructure(
             await require_stored_message_logging_quarantine(info, self.row), is_extended=False
         )
 
-    @field("MIME structure of the message as the IMAP data item BODYSTRUCTURE (RFC 9051).", cost=10)
+    @field(
+        "MIME structure of the message as the IMAP data item BODYSTRUCTURE (RFC 9051).",
+        cost=10,
+        can_fail=True,
+    )
     async def body_structure_imap(self, info: Info) -> str:
         return await computed_fields.imap_bodystructure(
             await require_stored_message_logging_quarantine(info, self.row), is_extended=True

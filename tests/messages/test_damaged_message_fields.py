@@ -6,7 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from graphql import GraphQLObjectType, get_named_type, is_leaf_type, is_required_argument
+from graphql import (
+    GraphQLNonNull,
+    GraphQLObjectType,
+    get_named_type,
+    is_leaf_type,
+    is_required_argument,
+)
 from sqlalchemy import select, update
 from sqlmodel import col
 
@@ -168,6 +174,12 @@ def field_selections(kind: str) -> Iterator[tuple[str, str]]:
         yield name, f"{name}{arguments}" + ("" if is_leaf_type(named_type) else " { __typename }")
 
 
+def is_non_null(kind: str, name: str) -> bool:
+    object_type = SDL.type_map[kind]
+    assert isinstance(object_type, GraphQLObjectType)
+    return isinstance(object_type.fields[name].type, GraphQLNonNull)
+
+
 @pytest.mark.parametrize("damage", DAMAGE_FUNCTIONS)
 async def test_field_that_reads_damaged_bytes_returns_error(
     ada_by_executor: GraphQLClient, damage: str, take_warnings: LogWarnings
@@ -194,6 +206,8 @@ async def test_field_that_reads_damaged_bytes_returns_error(
                 assert warnings[0]["request_id"] == answer["errors"][0]["extensions"]["requestId"]
                 assert any(digest in warnings[0]["damage"] for digest in digests), warnings
         assert damaged_fields == expected_fields, kind
+        non_null = {name for name in damaged_fields if is_non_null(kind, name)}
+        assert not non_null, "the error of one message would remove the page"
 
 
 @pytest.mark.parametrize("name", SAMPLE_CALLS)
