@@ -101,6 +101,11 @@ def encoder(type_name: str) -> "Callable[[int], ID]":
     return encode_key
 
 
+def has_type(type_name: str, id: str) -> bool:
+    """Return whether an ID has the prefix of a type. It can be malformed."""
+    return id.startswith(f"{PREFIXES[type_name]}_")
+
+
 def type_name_of_global_id(id: str) -> str:
     """Return the type name of a global ID. Raises InvalidInput for an unknown prefix."""
     if kind := TYPE_NAMES.get(id[:MAX_LENGTH].partition("_")[0]):

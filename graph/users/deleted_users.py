@@ -98,12 +98,14 @@ class DeletedUserFilter(ConditionsInput):
 
 
 def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
-    """Return the reference to a deleted user by id, username or address.
+    """Return the reference to a deleted user by id, also of DeletedUser, username or address.
 
     Raises InvalidInput if the ID is not one of a user.
     """
     if user_ref.id:
-        return DeletedUserRef(global_ids.decode("User", user_ref.id.value, path=path))
+        user_id = user_ref.id.value
+        type_name = "DeletedUser" if global_ids.has_type("DeletedUser", user_id) else "User"
+        return DeletedUserRef(global_ids.decode(type_name, user_id, path=path))
     return DeletedUserRef(
         name=maybe_value(user_ref.username) or maybe_value(user_ref.address) or ""
     )
@@ -125,8 +127,8 @@ class UserDeleteInput(Options):
 @strawberry.input(description="Input of userRestore.")
 class UserRestoreInput(Options):
     user: UserRef = attribute_field(
-        "Deleted account, by its ID or by a username or address that it had. Of several, the one "
-        "deleted last."
+        "Deleted account: by the ID of the DeletedUser or the one that the User had, or by a "
+        "username or address that it had. Of several, the one deleted last."
     )
 
 

@@ -58,6 +58,7 @@ async def enqueue_notification_and_store_copy(
         recipient.tenant_id,
         notification.recipients,
         user_id=recipient.user_id,
+        domain_id=recipient.domain_id,
     )
     # a key of its own: redirects of the message itself use its digest
     made_of = f"{incoming.message.digest}\0{notification.method}"

@@ -246,4 +246,5 @@ async def _build_forward_to_unreached_targets(
             if "://" in public_target
         ],
         user_id=recipient.user_id,
+        domain_id=recipient.domain_id,
     )

@@ -143,7 +143,11 @@ def edit_counts_and_forwards_of_plan(plan: DeliveryPlan) -> list[tuple[int, Outg
     """Return (edit count, forward) pairs: redirects of the script, then targets of filters."""
     recipient = plan.recipient_verdict.recipient
     forward = OutgoingForward(
-        recipient.receiving_address, None, recipient.tenant_id, user_id=recipient.user_id
+        recipient.receiving_address,
+        None,
+        recipient.tenant_id,
+        user_id=recipient.user_id,
+        domain_id=recipient.domain_id,
     )
     counts_and_forwards = [
         (redirect.edit_count, replace(forward, target_addresses=[redirect.address]))

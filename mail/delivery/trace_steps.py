@@ -232,7 +232,7 @@ def record_forward(
     trace.record_step(
         environment,
         MessageTraceEventKind.FORWARDED,
-        (forward.address, forward.tenant_id),
+        (forward.address, forward.traced_domain_id),
         "to " + ", ".join(targets),
     )
 
@@ -244,7 +244,7 @@ def record_spam_not_forwarded(
     trace.record_step(
         environment,
         MessageTraceEventKind.NOT_FORWARDED,
-        (forward.address, forward.tenant_id),
+        (forward.address, forward.traced_domain_id),
         ForwardOutcome.SPAM.lower(),
     )
 

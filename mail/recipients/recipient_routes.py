@@ -62,6 +62,12 @@ class OutgoingForward:
     is_backup_mx: bool = False  # to the servers this one is a backup of
     is_local_retry: bool = False  # its target is an account here that takes no mail now
     stored_message_id: int | None = None  # the stored copy, which remembers its forwards
+    domain_id: int | None = None  # of the account; its blobs stay in the domain it was created in
+
+    @property
+    def traced_domain_id(self) -> int:
+        """The domain whose administrators see the forward in traces."""
+        return self.tenant_id if self.domain_id is None else self.domain_id
 
     @property
     def is_returned_bounce(self) -> bool:

@@ -11,7 +11,7 @@ from mail.delivery.quarantine import QuarantineReason
 from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.accounts.user_operations import try_update_users
+from tests.support.accounts.user_operations import make_admin_of_domain, try_update_users
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.operations.domain_operations import run_mutation
@@ -221,6 +221,22 @@ async def test_delivery_trace_continues_after_release(
             "ACCEPTED", "CLASSIFIED", "QUARANTINED", "RELEASED", "STORED", "FORWARDED",
         ]  # fmt: skip
         assert (steps[3][0], steps[3][3]) == ("SPAM", "by its owner")
+
+
+@pytest.mark.usefixtures("bob")  # an account of example.org, whose domain the administrator has
+async def test_trace_step_of_redirect_is_shown_to_current_domain_of_the_account(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    address = {"address": "ada@other.example", "user": {"username": "ada"}, "main": True}
+    assert (await MutationCall("addressCreate", address)(root))["errors"] == []
+    new_admin = await make_admin_of_domain(root, domain="other.example")
+    old_admin = await make_admin_of_domain(root, name="former")
+    await put_sieve_script(ada, f'redirect "{DAVE}"; keep;')
+    raw = raw_message("Moved")
+    item_id = await quarantine_message(ada, raw, address="ada@other.example")
+    await release_and_get_mailboxes(ada, item_id)
+    assert "FORWARDED" in await trace_events(new_admin, messageId=message_id_header(raw))
+    assert "FORWARDED" not in await trace_events(old_admin, messageId=message_id_header(raw))
 
 
 async def test_bcc_rule_of_the_domain_applies_to_released_message(

@@ -71,6 +71,7 @@ async def test_restored_user_has_its_old_data(
         {"address": "a.da+x@Example.org"},
         {"address": "countess@example.org"},
         {"id": delete_payload["deletedIds"][0]},
+        {"id": global_ids.encode("DeletedUser", client.user.id)},
     ):
         deleted_user = await load_deleted_user(root, **deleted_ref)
         assert (deleted_user["username"], deleted_user["tags"]) == ("ada", ["x"])
