@@ -306,9 +306,9 @@ def _first_or_none(
     transaction: DatabaseTransaction, statement: PreparedStatement, **parameters: Any
 ) -> ColumnRow | None:
     """Return the first row of a prepared statement; None if there is none."""
-    for row in transaction.fetch_rows(statement, **parameters):
-        return row
-    return None
+    rows = transaction.fetch_rows(statement, **parameters)
+    row: ColumnRow | None = rows[0] if rows else None
+    return row
 
 
 def access_token_insert(

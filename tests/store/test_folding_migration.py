@@ -68,7 +68,9 @@ async def test_message_of_an_older_version_is_found_by_the_new_folding(
         pass
     assert [await search_subjects(ada, query) for query in QUERIES] == [[SUBJECT]] * 3
     assert await search_subjects(ada, f"subject:{SUBJECT}") == [SUBJECT]
-    words = await environment.database.read(select(col(User.words)).where(User.id == ada.user.id))
+    words = await environment.database.read(
+        select(col(User.words)).where(col(User.id) == ada.user.id)
+    )
     assert words[0].words == "ada\nbjorn"
     for query in ("bjorn", "Bjørn"):
         answer = await root(
