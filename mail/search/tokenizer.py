@@ -1,8 +1,9 @@
 """The words of messages and of search queries, for both database dialects.
 
 A word is a run of letters and digits, without accents and case; each emoji is a word. Chinese,
-Japanese, Thai, Lao, Khmer and Burmese have no spaces between words: a run of their letters is
-indexed as its pairs and its last letter, and searched as its pairs.
+Japanese, Thai, Lao, Khmer and Burmese have no spaces between words, and Korean joins particles to
+words: a run of their letters is indexed as its pairs and its last letter, and searched as its
+pairs.
 """
 
 import re
@@ -36,8 +37,9 @@ _HAS_MARKS_OR_SYMBOLS = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00
 _BEYOND = r"(?![\x00-\x7f])"
 _OTHER = r"(?![\x00-/:-@\[-`{-\x7f])"  # skips ASCII separators quickly
 _UNDIVIDED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+    "[\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+"
 )
 _QUERY_TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
 

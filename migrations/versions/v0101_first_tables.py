@@ -5,9 +5,7 @@ The folder `first_tables` holds the statements of each dialect.
 
 from pathlib import Path
 
-import sqlalchemy as sa
 from alembic import op
-from sqlalchemy import Connection
 
 from models.auth import credential_changes
 from models.domains import total_triggers
@@ -29,7 +27,7 @@ def upgrade() -> None:
         if statement.strip():
             connection.exec_driver_sql(statement)
     if dialect == "postgresql":
-        _create_fold_text_function(connection)
+        text_folding.recreate_fold_text_function(connection)
     for statement in (
         # the stream of the platform
         "INSERT INTO streams (id, last, pruned_position) VALUES (0, 0, 0)",
@@ -39,15 +37,6 @@ def upgrade() -> None:
         *credential_changes.CREATE_TRIGGERS[dialect],
     ):
         connection.exec_driver_sql(statement)
-
-
-def _create_fold_text_function(connection: Connection) -> None:
-    """Create the function that searches compare texts by, with the first known collation."""
-    usable = "collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))"
-    query = sa.text(f"SELECT collname FROM pg_collation WHERE {usable}")  # noqa: S608
-    names = set(connection.execute(query).scalars())
-    collation = next(name for name in text_folding.COLLATIONS if name in names)
-    connection.exec_driver_sql(text_folding.create_fold_text_function_sql(collation))
 
 
 def downgrade() -> None:

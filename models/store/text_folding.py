@@ -1,7 +1,10 @@
 """One rule for comparing texts in searches: without accents, case and invisible characters.
 
-`fold_text` exists three times with the same results: here, as a function of each SQLite
-connection, and as a function of the PostgreSQL database (made by migration 0056).
+A text is decomposed (Unicode NFKD) and case folded. Then combining accents and invisible
+characters are dropped, and the letters of `_PLAIN_LETTERS`, which have no decomposition, are
+replaced. `fold_text` exists three times with the same results: here, as a function of each SQLite
+connection, and as a function of the PostgreSQL database. After a change of the rule, a migration
+must call `recreate_fold_text_function` and fold again what is stored folded.
 """
 
 import re
@@ -12,7 +15,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import String
+from sqlalchemy import Connection, String, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -23,8 +26,17 @@ PART_LENGTH = 65_536  # characters
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff]"
 )
+# Latin letters that Unicode doesn't decompose. Case folding replaces ß by ss.
+_PLAIN_LETTERS = {
+    letter: plain
+    for plain, letters in {
+        "ae": "æ", "b": "ƀ", "d": "đð", "g": "ǥ", "h": "ħ", "i": "ıɨ", "j": "ɉ", "l": "łƚ",
+        "n": "ŋ", "o": "øɵ", "oe": "œ", "r": "ɍ", "t": "ŧ", "th": "þ", "u": "ʉ", "y": "ɏ",
+        "z": "ƶ",
+    }.items()
+    for letter in letters
+}  # fmt: skip
 COLLATIONS = ("und-x-icu", "C.utf8", "C.UTF-8", "default")  # for lower(), the best first
-DROP_FUNCTION = f"DROP FUNCTION {FUNCTION_NAME}(text)"
 
 
 @cache
@@ -36,6 +48,17 @@ def dropped_characters() -> frozenset[str]:
     )
 
 
+@cache
+def _replacements() -> dict[str, str]:
+    """Return the replacements of single characters in a decomposed and case folded text."""
+    return _PLAIN_LETTERS | dict.fromkeys(dropped_characters(), "")
+
+
+@cache
+def _replaced_characters() -> frozenset[str]:
+    return frozenset(_replacements())
+
+
 def character_ranges(characters: Sequence[str]) -> str:
     """Return sorted characters as ranges between the brackets of a regular expression."""
     code_points = set(characters)
@@ -45,14 +68,17 @@ def character_ranges(characters: Sequence[str]) -> str:
 
 
 def fold_text(text: str) -> str:
-    """Return the text in NFKC, case folded, without accents and invisible characters."""
+    """Return the text in NFKC, case folded, without accents and invisible characters.
+
+    Letters such as ø and æ, which have no decomposition, become Latin letters without accents.
+    """
     if text.isascii():
         return text.lower()
     if len(text) > PART_LENGTH:
         return "".join(map(fold_text, _text_parts(text)))
     plain = unicodedata.normalize("NFKD", text).casefold()
-    for character in dropped_characters().intersection(plain):  # a text has few different ones
-        plain = plain.replace(character, "")
+    for character in _replaced_characters().intersection(plain):  # a text has few different ones
+        plain = plain.replace(character, _replacements()[character])
     return unicodedata.normalize("NFC", plain)
 
 
@@ -120,13 +146,27 @@ def create_fold_text_function_sql(collation: str) -> str:
             lower = f"replace({lower}, '{lowered}', '{folded}')"
         else:
             single.append((lowered, folded))
+    for letter, plain in _PLAIN_LETTERS.items():
+        if len(plain) > 1:
+            lower = f"replace({lower}, '{letter}', '{plain}')"
+        else:
+            single.append((letter, plain))
     from_, lower_letters = ("".join(characters) for characters in zip(*single, strict=True))
     dropped = character_ranges(sorted(dropped_characters()))
     return (
-        f"CREATE FUNCTION {FUNCTION_NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE"
-        " PARALLEL SAFE RETURNS NULL ON NULL INPUT AS $$"
+        f"CREATE OR REPLACE FUNCTION {FUNCTION_NAME}(value text) RETURNS text LANGUAGE sql"
+        " IMMUTABLE PARALLEL SAFE RETURNS NULL ON NULL INPUT AS $$"
         " SELECT (CASE WHEN octet_length(value) = length(value)"
         f' THEN lower(value COLLATE "{collation}") ELSE normalize(regexp_replace('
         f"translate({lower}, '{from_}', '{lower_letters}'), '[{dropped}]', '', 'g'), NFC) END)"
         ' COLLATE "default" $$'
     )
+
+
+def recreate_fold_text_function(connection: Connection) -> None:
+    """Create `fold_text` in PostgreSQL, or replace it, with the first known collation."""
+    usable = "collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))"
+    query = text(f"SELECT collname FROM pg_collation WHERE {usable}")  # noqa: S608
+    names = set(connection.execute(query).scalars())
+    collation = next(name for name in COLLATIONS if name in names)
+    connection.exec_driver_sql(create_fold_text_function_sql(collation))

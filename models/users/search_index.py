@@ -16,6 +16,7 @@ from sqlalchemy import (
     Label,
     bindparam,
     collate,
+    false,
     func,
     literal_column,
     text,
@@ -25,6 +26,7 @@ from sqlalchemy.types import Text
 from sqlmodel import col
 
 from models.store.columns import BIG_INTEGER, UtcDateTime
+from models.store.text_folding import fold_text
 from models.users.tables import User
 
 TRIGRAM_LENGTH = 3
@@ -90,11 +92,11 @@ DROP_INDEXES = {
 def search_text(username: str, name: str | None, address: str | None) -> str:
     """Return the text that a user is found by, with each part in its own line.
 
-    Username and address are included in the form that is shown, and in normal form: without dots,
-    the domain in Unicode.
+    The parts are folded by `fold_text`. Username and address are included in the form that is
+    shown, and in normal form: without dots, the domain in Unicode.
     """
-    parts = [part.casefold() for part in (username, name, address) if part]
-    plain = [_normal_form(part.casefold()) for part in (username, address) if part]
+    parts = [fold_text(part) for part in (username, name, address) if part]
+    plain = [fold_text(_normal_form(part.casefold())) for part in (username, address) if part]
     return "\n".join(dict.fromkeys(parts + plain))
 
 
@@ -113,10 +115,12 @@ def _decode_domain_label(label: str) -> str:
 def user_search_text_contains(dialect: str, part: str) -> ColumnElement[bool]:
     """Return SQL that is true if the search text contains a part of at least three letters.
 
-    The case is ignored.
+    Case and accents are ignored. A part of invisible characters alone is in no text.
     """
-    part = part.casefold()
+    part = fold_text(part)
     has_part: ColumnElement[bool] = col(User.words).contains(part, autoescape=True)
+    if len(part) < TRIGRAM_LENGTH:
+        return has_part if part else false()
     if dialect == "sqlite":
         quoted = '"' + part.replace('"', '""') + '"'
         matching_ids = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")

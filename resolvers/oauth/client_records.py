@@ -2,15 +2,15 @@
 
 import hmac
 from dataclasses import dataclass
-from typing import Any
 
 from authlib.oauth2.rfc6749 import ClientMixin
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, bindparam, select
 from sqlmodel import col
 
 from models.oauth.tables import OauthClient
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import PreparedStatement, fetch_rows
 from resolvers.auth.credential_status import secret_digest
 from resolvers.oauth import redirect_uris, scopes
 
@@ -74,9 +74,9 @@ class RegisteredClient(ClientMixin):  # type: ignore[misc]
         return grant_type in self.row.grant_types
 
 
-def _client_sql(client_id: str) -> Select[*tuple[Any, ...]]:
-    statement = select(*select_columns(OauthClient))
-    return statement.where(col(OauthClient.client_id) == client_id)
+_FIND_CLIENT = PreparedStatement(
+    select(*select_columns(OauthClient)).where(col(OauthClient.client_id) == bindparam("client_id"))
+)
 
 
 def _is_possible_client_id(client_id: str) -> bool:
@@ -88,14 +88,15 @@ def find_client_in_transaction(connection: Connection, client_id: str) -> Regist
     """Return the client with this identifier; None if there is none."""
     if not _is_possible_client_id(client_id):
         return None
-    row = connection.execute(_client_sql(client_id)).first()
-    return RegisteredClient(row) if row else None
+    for row in fetch_rows(connection, _FIND_CLIENT, {"client_id": client_id}):
+        return RegisteredClient(row)
+    return None
 
 
 async def find_client(environment: Environment, client_id: str) -> RegisteredClient | None:
     """Return the client with this identifier; None if there is none."""
     if not _is_possible_client_id(client_id):
         return None
-    for row in await environment.database.read(_client_sql(client_id)):
+    for row in await environment.database.read_prepared(_FIND_CLIENT, {"client_id": client_id}):
         return RegisteredClient(row)
     return None

@@ -12,7 +12,17 @@ from typing import Any
 
 from authlib.oauth2.rfc6749 import TokenMixin
 from authlib.oidc.core import AuthorizationCodeMixin
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlmodel import col
 
 from models.auth.credentials import AccessToken
@@ -25,7 +35,8 @@ from models.oauth.tables import (
     OauthScope,
 )
 from models.runtime.environment import DatabaseTransaction, Environment
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.prepared_statements import PreparedStatement, StatementWithValues
 from models.users.roles import Scope
 from models.users.tables import User
 from resolvers.auth.credential_status import (
@@ -35,6 +46,7 @@ from resolvers.auth.credential_status import (
     secret_digest,
 )
 from resolvers.oauth import scopes as oauth_scopes
+from resolvers.oauth import user_claims
 
 REFRESH_TOKEN_PREFIX = "mgr_"  # noqa: S105 - a prefix
 CODE_PREFIX = "mgo_"
@@ -130,14 +142,14 @@ _GRANT_COLUMNS: tuple[Any, ...] = (
 )
 
 
-def _code_sql(digest: str) -> Select[*tuple[Any, ...]]:
+def _code_sql() -> Select[*tuple[Any, ...]]:
     statement = select(*select_columns(OauthAuthorizationCode), *_GRANT_COLUMNS)
     return statement.join(
         OauthGrant, col(OauthGrant.id) == col(OauthAuthorizationCode.grant_id)
-    ).where(col(OauthAuthorizationCode.digest) == digest)
+    ).where(col(OauthAuthorizationCode.digest) == bindparam("digest"))
 
 
-def _refresh_token_sql(digest: str) -> Select[*tuple[Any, ...]]:
+def _refresh_token_sql() -> Select[*tuple[Any, ...]]:
     statement = select(
         *select_columns(OauthRefreshToken),
         *_GRANT_COLUMNS,
@@ -151,11 +163,11 @@ def _refresh_token_sql(digest: str) -> Select[*tuple[Any, ...]]:
         statement.join(OauthGrant, col(OauthGrant.id) == col(OauthRefreshToken.grant_id))
         .join(OauthClient, col(OauthClient.id) == col(OauthGrant.client_id))
         .join(User, col(User.id) == col(OauthGrant.user_id))
-        .where(col(OauthRefreshToken.digest) == digest)
+        .where(col(OauthRefreshToken.digest) == bindparam("digest"))
     )
 
 
-def _access_token_sql(digest: str) -> Select[*tuple[Any, ...]]:
+def _access_token_sql() -> Select[*tuple[Any, ...]]:
     statement = select(
         col(AccessToken.id),
         col(AccessToken.auth_version),
@@ -175,8 +187,40 @@ def _access_token_sql(digest: str) -> Select[*tuple[Any, ...]]:
         statement.join(OauthGrant, col(OauthGrant.id) == col(AccessToken.oauth_grant_id))
         .join(OauthClient, col(OauthClient.id) == col(OauthGrant.client_id))
         .join(User, col(User.id) == col(OauthGrant.user_id))
-        .where(col(AccessToken.digest) == digest)
+        .where(col(AccessToken.digest) == bindparam("digest"))
     )
+
+
+def _user_of_family_sql() -> Select[*tuple[Any, ...]]:
+    columns = select_columns(User, ("webmail_access", "role"))
+    statement = select(*columns, *user_claims.CLAIM_COLUMNS)
+    return user_claims.join_main_address(statement).where(
+        col(User.id) == bindparam("user_id"),
+        col(User.auth_version) == bindparam("auth_version"),
+        is_user_enabled_sql(),
+    )
+
+
+_NOW = bindparam("now", type_=UtcDateTime)
+_FIND_CODE = PreparedStatement(_code_sql())
+_FIND_REFRESH_TOKEN = PreparedStatement(_refresh_token_sql())
+_FIND_ACCESS_TOKEN = PreparedStatement(_access_token_sql())
+_FIND_USER_OF_FAMILY = PreparedStatement(_user_of_family_sql())
+_USE_CODE = PreparedStatement(
+    update(OauthAuthorizationCode)
+    .where(col(OauthAuthorizationCode.id) == bindparam("code_id"))
+    .where(col(OauthAuthorizationCode.used_at).is_(None))
+    .values(used_at=_NOW)
+    .returning(col(OauthAuthorizationCode.id))
+)
+_USE_GRANT = PreparedStatement(
+    update(OauthGrant)
+    .where(col(OauthGrant.id) == bindparam("grant_id"))
+    .values(last_used_at=_NOW)
+    .returning(col(OauthGrant.id))
+)
+_INSERT_ACCESS_TOKEN = PreparedStatement(insert(AccessToken).inline())
+_INSERT_REFRESH_TOKEN = PreparedStatement(insert(OauthRefreshToken).inline())
 
 
 def is_possible_secret(text: str) -> bool:
@@ -192,20 +236,14 @@ def use_up_code_or_return_family_of_reuse(
     Returns the family of the code if it was used before, None if it is unknown, expired or of
     another client. Locks the stream of the user.
     """
-    connection, now = transaction.connection, transaction.environment.now()
+    now = transaction.environment.now()
     if not is_possible_secret(code):
         return None
-    row = connection.execute(_code_sql(secret_digest(code))).first()
+    row = _first_or_none(transaction, _FIND_CODE, digest=secret_digest(code))
     if row is None or row.client_row_id != client_row_id:
         return None
     transaction.lock_stream_and_read_position(row.user_id)
-    used_code = (
-        update(OauthAuthorizationCode)
-        .where(col(OauthAuthorizationCode.id) == row.id)
-        .where(col(OauthAuthorizationCode.used_at).is_(None))
-        .values(used_at=now)
-    )
-    if connection.execute(used_code).rowcount == 0:
+    if not transaction.fetch_rows(_USE_CODE, code_id=row.id, now=now):
         return StoredCode(row).family
     return StoredCode(row) if now < row.expires_at else None
 
@@ -217,15 +255,16 @@ def find_refresh_token_and_lock_user(
 
     Locks the stream of the user.
     """
-    connection, now = transaction.connection, transaction.environment.now()
+    now = transaction.environment.now()
     if not is_possible_secret(text):
         return None
-    statement = _refresh_token_sql(secret_digest(text))
-    row = connection.execute(statement).first()
+    digest = secret_digest(text)
+    row = _first_or_none(transaction, _FIND_REFRESH_TOKEN, digest=digest)
     if row is None:
         return None
     transaction.lock_stream_and_read_position(row.user_id)
-    row = connection.execute(statement).first()  # again: another request may have used it
+    # again: another request may have used it
+    row = _first_or_none(transaction, _FIND_REFRESH_TOKEN, digest=digest)
     if row is None:
         return None
     is_valid = row.replaced_at is None and now < row.expires_at and row.is_user_unchanged
@@ -237,7 +276,7 @@ def find_access_token(transaction: DatabaseTransaction, text: str) -> StoredToke
     now = transaction.environment.now()
     if not is_possible_secret(text):
         return None
-    row = transaction.connection.execute(_access_token_sql(secret_digest(text))).first()
+    row = _first_or_none(transaction, _FIND_ACCESS_TOKEN, digest=secret_digest(text))
     if row is None:
         return None
     ends_at = min(row.expires_at, row.created_at + transaction.environment.options.tokens_max_age)
@@ -248,72 +287,73 @@ def find_access_token(transaction: DatabaseTransaction, text: str) -> StoredToke
 def record_use_of_grant_and_load_user(
     transaction: DatabaseTransaction, family: TokenFamily
 ) -> ColumnRow | None:
-    """Lock and update the grant of a family, and return the user.
+    """Lock and update the grant of a family, and return the user with the claims.
 
     Returns None if the grant has ended, or the user can't sign in or has a new password.
     """
-    connection, now = transaction.connection, transaction.environment.now()
-    is_grant = col(OauthGrant.id) == family.grant_id
-    used_grant = update(OauthGrant).where(is_grant).values(last_used_at=now)
-    if connection.execute(used_grant).rowcount == 0:
+    now = transaction.environment.now()
+    if not transaction.fetch_rows(_USE_GRANT, grant_id=family.grant_id, now=now):
         return None
-    statement = select(*select_columns(User, ("id", "webmail_access", "role")))
-    return connection.execute(
-        statement.where(
-            col(User.id) == family.user_id,
-            col(User.auth_version) == family.auth_version,
-            is_user_enabled_sql(),
-        )
-    ).first()
+    return _first_or_none(
+        transaction,
+        _FIND_USER_OF_FAMILY,
+        user_id=family.user_id,
+        auth_version=family.auth_version,
+    )
 
 
-def insert_access_token(
-    transaction: DatabaseTransaction,
+def _first_or_none(
+    transaction: DatabaseTransaction, statement: PreparedStatement, **parameters: Any
+) -> ColumnRow | None:
+    """Return the first row of a prepared statement; None if there is none."""
+    rows = transaction.fetch_rows(statement, **parameters)
+    row: ColumnRow | None = rows[0] if rows else None
+    return row
+
+
+def access_token_insert(
+    environment: Environment,
     family: TokenFamily,
     token: str,
     scopes: Iterable[str],
     ip: str | None,
-) -> None:
-    """Insert the row of an access token."""
-    environment = transaction.environment
+) -> StatementWithValues:
+    """Return the statement that inserts the row of an access token."""
     now = environment.now()
-    transaction.connection.execute(
-        insert(AccessToken).values(
-            id=environment.new_id(),
-            user_id=family.user_id,
-            digest=secret_digest(token),
-            auth_version=family.auth_version,
-            scope=Scope.IMAP,  # no right of this server: only `oauth_scopes` counts
-            protocol=AuthProtocol.HTTP,
-            ip=ip,
-            oauth_grant_id=family.grant_id,
-            oauth_family_id=family.family_id,
-            oauth_scopes=list(scopes),
-            created_at=now,
-            last_used_at=now,
-            expires_at=now + environment.options.oauth_access_token_ttl,
-        )
-    )
+    return _INSERT_ACCESS_TOKEN, {
+        "id": environment.new_id(),
+        "user_id": family.user_id,
+        "digest": secret_digest(token),
+        "auth_version": family.auth_version,
+        "scope": Scope.IMAP,  # no right of this server: only `oauth_scopes` counts
+        "protocol": AuthProtocol.HTTP,
+        "ip": ip,
+        "pending": False,
+        "temporary": False,
+        "oauth_grant_id": family.grant_id,
+        "oauth_family_id": family.family_id,
+        "oauth_scopes": list(scopes),
+        "created_at": now,
+        "last_used_at": now,
+        "expires_at": now + environment.options.oauth_access_token_ttl,
+    }
 
 
-def insert_refresh_token(
-    transaction: DatabaseTransaction, family: TokenFamily, token: str, scopes: Iterable[str]
-) -> None:
-    """Insert the row of a refresh token."""
-    environment = transaction.environment
+def refresh_token_insert(
+    environment: Environment, family: TokenFamily, token: str, scopes: Iterable[str]
+) -> StatementWithValues:
+    """Return the statement that inserts the row of a refresh token."""
     now = environment.now()
-    transaction.connection.execute(
-        insert(OauthRefreshToken).values(
-            id=environment.new_id(),
-            digest=secret_digest(token),
-            grant_id=family.grant_id,
-            family_id=family.family_id,
-            auth_version=family.auth_version,
-            scopes=list(scopes),
-            created_at=now,
-            expires_at=now + environment.options.oauth_refresh_token_ttl,
-        )
-    )
+    return _INSERT_REFRESH_TOKEN, {
+        "id": environment.new_id(),
+        "digest": secret_digest(token),
+        "grant_id": family.grant_id,
+        "family_id": family.family_id,
+        "auth_version": family.auth_version,
+        "scopes": list(scopes),
+        "created_at": now,
+        "expires_at": now + environment.options.oauth_refresh_token_ttl,
+    }
 
 
 def mark_refresh_token_replaced(transaction: DatabaseTransaction, token: StoredToken) -> None:

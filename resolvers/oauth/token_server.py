@@ -144,19 +144,20 @@ class TokenServer(FrameworklessServer):
         """Store the tokens of a response."""
         source: StoredCode | StoredToken = request.authorization_code or request.refresh_token
         family = source.family
-        token_rows.insert_access_token(
-            self.transaction,
-            family,
-            token["access_token"],
-            token["scope"].split(),
-            self.client_ip,
-        )
+        environment = self.transaction.environment
+        inserts = [
+            token_rows.access_token_insert(
+                environment, family, token["access_token"], token["scope"].split(), self.client_ip
+            )
+        ]
         if "refresh_token" in token:
             scopes = scopes_for_role(source.row.scopes, request.user.role)
-            token_rows.insert_refresh_token(
-                self.transaction, family, token["refresh_token"], scopes
+            inserts.append(
+                token_rows.refresh_token_insert(environment, family, token["refresh_token"], scopes)
             )
-        token_rows.delete_oldest_tokens(self.transaction.connection, family)
+        self.transaction.execute_statements(inserts)
+        if isinstance(source, StoredToken):  # a code begins its family
+            token_rows.delete_oldest_tokens(self.transaction.connection, family)
         self.changes.client = request.client
 
     def end_family(self, family: TokenFamily) -> None:
@@ -286,10 +287,8 @@ class _IdToken(OpenIDCode):  # type: ignore[misc]
         }
 
     def generate_user_info(self, user: ColumnRow, scope: str) -> dict[str, Any]:
-        connection = self.server.transaction.connection
-        row = connection.execute(user_claims.claims_sql(user.id)).one()
         subject = self.server.issuer.subject_of_user(user.id)
-        return user_claims.user_claims(row, subject, scope.split())
+        return user_claims.user_claims(user, subject, scope.split())
 
 
 class _Revocation(RevocationEndpoint):  # type: ignore[misc]

@@ -19,6 +19,7 @@ from tests.support.clients.browser_driver import (
     start_browser_without_cookies,
 )
 from tests.support.oauth.pages_in_browser import (
+    PICTURE_PROFILE,
     OauthApplication,
     OauthPage,
     create_client,
@@ -34,8 +35,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")  # the loop of the browser
 WITH_AND_WITHOUT_SCRIPTS = pytest.mark.parametrize(
     "profile", [{}, {"java_script_enabled": False}], ids=["scripts", "no scripts"]
 )
-PICTURE_PROFILE = {"viewport": {"width": 480, "height": 440}, "color_scheme": "light"}
-MAX_PICTURE_BYTES = 30_000
 BROWSER_ERROR = "chrome-error://chromewebdata/"  # URL of the page that Chromium shows instead
 PAGE_EXPIRED = "This page was already used, or it has expired."
 
@@ -303,16 +302,8 @@ async def test_pages_have_pictures_in_the_docs(
     client = await create_client(server, redirect_uri="https://webmail.example.com/callback")
     async with open_tab(browser, replace(application, client=client), **PICTURE_PROFILE) as tab:
         await tab.open(scope="openid email mail_read")
-        await save_picture(tab, folder / "oauth-sign-in.png")
+        await tab.save_picture(folder / "oauth-sign-in.png")
         await tab.sign_in("tom")
-        await save_picture(tab, folder / "oauth-second-factor.png")
+        await tab.save_picture(folder / "oauth-second-factor.png")
         await tab.enter_code(tom.recovery_codes.pop())
-        await save_picture(tab, folder / "oauth-consent.png")
-
-
-async def save_picture(tab: OauthPage, path: Path) -> None:
-    """Save a picture of the page, of at most MAX_PICTURE_BYTES."""
-    await tab.page.get_by_role("heading").wait_for()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = await tab.page.screenshot(path=path, caret="hide")
-    assert len(picture) <= MAX_PICTURE_BYTES
+        await tab.save_picture(folder / "oauth-consent.png")

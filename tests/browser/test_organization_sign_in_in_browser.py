@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
+from starlette.responses import Response
 
 from bench.servers.ports import HOST, free_port
 from tests.support.clients.browser_driver import picture_folder
 from tests.support.identity_providers.oidc_provider_server import OidcProvider, run_oidc_provider
+from tests.support.identity_providers.scripted_provider import (
+    ProviderEndpoint,
+    ScriptedProvider,
+    run_scripted_provider,
+)
 from tests.support.oauth.pages_in_browser import (
     PICTURE_PROFILE,
     OauthApplication,
@@ -63,7 +69,9 @@ async def application(
         yield application
 
 
-async def set_provider(server: MerganserProcess, domain: str, issuer: str) -> None:
+async def set_provider(
+    server: MerganserProcess, domain: str, issuer: str, *, creates_users: bool = False
+) -> None:
     """Set the provider of a domain."""
     async with server.open_client("root") as root:
         payload = await root.run_mutation(
@@ -73,6 +81,7 @@ async def set_provider(server: MerganserProcess, domain: str, issuer: str) -> No
                 "issuer": issuer,
                 "clientId": "merganser",
                 "clientSecret": SECRET,
+                "userCreationAllowed": creates_users,
             },
             "domain { identityProvider { issuer } }",
         )
@@ -86,6 +95,17 @@ async def unreachable_domain(server: MerganserProcess) -> str:
         await root.run_mutation("domainCreate", {"name": "down.example"})
     await set_provider(server, "down.example", f"http://{HOST}:{free_port()}")
     return "down.example"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scripted(server: MerganserProcess) -> AsyncIterator[ScriptedProvider]:
+    """The provider of the domain scripted.example."""
+    async with server.open_client("root") as root:
+        await root.run_mutation("domainCreate", {"name": "scripted.example"})
+    async with run_scripted_provider() as scripted:
+        scripted.claims |= {"sub": "bob-1", "email": "bob@scripted.example", "name": "Bob"}
+        await set_provider(server, "scripted.example", scripted.issuer, creates_users=True)
+        yield scripted
 
 
 async def choose_organization(tab: OauthPage, address: str) -> None:
@@ -163,6 +183,37 @@ async def test_unreachable_provider_is_explained_and_the_password_is_a_way_out(
         assert tab.faults == []
 
 
+@WITH_AND_WITHOUT_SCRIPTS
+async def test_failure_after_the_return_from_the_provider_is_explained_until_it_works(
+    browser: Browser,
+    application: OauthApplication,
+    scripted: ScriptedProvider,
+    profile: dict[str, Any],
+) -> None:
+    async with open_profile(browser, **profile) as context:
+        tab = await new_oauth_page(context, application)
+        await tab.open()
+        await choose_organization(tab, "bob@scripted.example")
+        await come_back_from_provider(tab, scripted, Response(status_code=503))
+        await tab.wait_for_alert("token: the provider answered with status 503 and without JSON.")
+        await sign_in_again(tab)
+        await choose_organization(tab, "bob@scripted.example")
+        await come_back_from_provider(tab, scripted, None)
+        assert (await tab.allow_and_get_tokens())["access_token"]
+        assert tab.faults == []
+
+
+async def come_back_from_provider(
+    tab: OauthPage, provider: ScriptedProvider, token_response: Response | None
+) -> None:
+    """Follow the redirect of the provider, whose token endpoint sends a response of the test."""
+    provider.responses.clear()
+    if token_response is not None:
+        provider.responses[ProviderEndpoint.TOKEN] = token_response
+    await tab.page.wait_for_url(f"{provider.issuer}/**")
+    await tab.page.goto(await provider.sign_in(tab.page.url))
+
+
 async def test_pages_have_pictures_in_the_docs(
     browser: Browser,
     application: OauthApplication,
@@ -172,7 +223,8 @@ async def test_pages_have_pictures_in_the_docs(
 ) -> None:
     folder = picture_folder(tmp_path)
     client = await create_client(server, redirect_uri="https://webmail.example.com/callback")
-    async with open_profile(browser, **PICTURE_PROFILE) as context:
+    profile = {**PICTURE_PROFILE, "viewport": {"width": 480, "height": 500}}
+    async with open_profile(browser, **profile) as context:
         tab = await new_oauth_page(context, replace(application, client=client))
         await tab.open(login_hint="ada@example.org")
         await tab.save_picture(folder / "signin-organization.png")

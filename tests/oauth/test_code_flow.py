@@ -124,6 +124,17 @@ async def test_second_consent_adds_scopes_to_the_grant(
     assert grant.scopes == ["openid", "mail_read", "smtp"]
 
 
+async def test_exchange_of_a_code_needs_few_statements(
+    browser: OauthBrowser, webmail: TestClient, environment: Environment, statements: Any
+) -> None:
+    await browser.get_tokens(webmail)  # creates the signing key, records the use of the client
+    await authentication.wait_for_background_tasks(environment)
+    code = await browser.authorize(webmail)
+    statements.clear()
+    assert "id_token" in (await browser.request_tokens(webmail, code)).json()
+    assert len(statements) <= 8
+
+
 async def test_denial_is_sent_to_the_client(browser: OauthBrowser, webmail: TestClient) -> None:
     consent = await browser.sign_in(await browser.open(webmail), "ada")
     parameters = location_parameters(await browser.send(consent, choice="deny"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import ColumnElement, String, cast, func, literal, select, text
 
+from mail.search import index_worker
 from models.runtime.environment import Environment
 from models.store.text_folding import PART_LENGTH, FoldedText, fold_text
 from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
@@ -48,6 +49,23 @@ SPELLINGS = {
     "text:": ("angstrom", "Deja", "muller"),
     "header:x-note:": ("deja", "DÉJÀ"),
 }
+LETTERS_MESSAGE = """MIME-Version: 1.0
+From: =?utf-8?q?J=C3=B8rgen_S=C3=A6ther?= <j@example.net>
+Subject: =?utf-8?q?Caff=C3=A8_mit_J=C3=A9r=C3=B4me?=
+Content-Type: text/plain; charset=utf-8
+
+Ödmjuk hälsning till Jonáš, façon Øresund Łódź.
+Decomposed: re\u0301sume\u0301. Đorđe, Þing, Œuvre, ISPARTA, Isp\u0131rt.
+한국어시험입니다。
+还有可能是定期检修的通知。
+"""
+LETTERS_QUERIES = (
+    "oresund", "ØRESUND", "Øresund", "lodz", "ŁÓDŹ", "jonas", "facon", "odmjuk", "halsning",
+    "resume", "résumé", "caffe", "CAFFÈ", "jerome", "dorde", "Đorđe", "thing", "oeuvre", "ispirt",
+    "\u0131sparta", "from:saether", "from:Sæther", "from:jorgen", "from:JØRGEN", "body:oresund",
+    "body:lodz", "text:saether", "subject:caffe",
+    "한국어", "국어", "시험", "어시험", "니다", "한", "body:국어", "可能", "定期检修", "检修的通知",
+)  # fmt: skip
 
 
 def build_queries() -> Iterator[str]:
@@ -64,6 +82,20 @@ async def test_search_ignores_case_and_accents(ada: GraphQLClient) -> None:
     assert missed_queries == []
     assert await search_subjects(ada, "from:moller") == []
     assert await search_subjects(ada, "from:\u0301") == []
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+async def test_letters_without_decomposition_and_parts_of_korean_words_are_found(
+    ada: GraphQLClient, environment: Environment, *, is_indexed: bool
+) -> None:
+    await deliver_to(ada, LETTERS_MESSAGE.encode())
+    if is_indexed:
+        assert await index_worker.index_next_batch_and_record_contacts(environment) == 1
+    missed_queries = [
+        query for query in LETTERS_QUERIES if len(await search_subjects(ada, query)) != 1
+    ]
+    assert missed_queries == []
+    assert await search_subjects(ada, "국험") == []
 
 
 async def test_mailbox_search_ignores_case_without_exact_match(ada: GraphQLClient) -> None:

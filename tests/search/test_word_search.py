@@ -188,11 +188,13 @@ WORD_PARTS = [
     "🎉",
     "👍",
     "ก",
+    "한국",
+    "국",
     "ß",
     "ss",
 ]
 SEPARATORS = [" ", "  ", "-", "", "\n", ".", "_"]
-UNDIVIDED_RANGES = ((0xE00, 0xEFF), (0x3040, 0x30FF), (0x4E00, 0x9FFF))
+UNDIVIDED_RANGES = ((0xE00, 0xEFF), (0x3040, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3))
 
 
 def character_class(character: str) -> str:
