@@ -19,6 +19,7 @@ from graph.app import GraphqlApp, create_app
 from graph.http.health import HealthCheck
 from graph.http.metrics import MetricsAccess, MetricsReaders
 from mail.maintenance.restore_mark import RestoreGuard
+from mail.outbound import accepted_results
 from mail.routing import mx_hosts
 from mail.routing.mx_hosts import OutboundSettings
 from mail.smtp.spool_file import lock_and_clean_spool_folder
@@ -145,6 +146,7 @@ async def migrate_free_old_leases_and_check_settings(settings: Settings, server_
     otlp.exportable_signals_or_fail_command(settings)
     smtp_listeners.load_certificate_files(settings)
     async with open_environment(settings, migrate=True) as environment:
+        await _record_accepted_results(environment, settings)
         await leases.delete_server_registrations_and_free_leases(environment, server_id)
         environment.process.server_id = server_id
         with database_errors_as_command_errors(settings):
@@ -191,6 +193,8 @@ async def _lock_migrate_and_open_server_environment(
         stack.enter_context(record_logs_in_log_store(environment))
         _set_server_control_and_sighup_handler(settings, environment, shutdown, process_role)
         process.on_reserved = partial(shutdown.begin_stop_or_skip_drain, signal.SIGTERM)
+        if process_role.runs_workers:
+            await _record_accepted_results(environment, settings)
         if is_whole_server:
             await leases.delete_server_registrations_and_free_leases(environment, process.server_id)
         if store_lock.sqlite_lock_path(settings.database_url) is not None:
@@ -211,6 +215,12 @@ async def _lock_migrate_and_open_server_environment(
         if process_role.runs_workers:
             stack.push_async_callback(guard.write_clean_stop_mark)
         yield environment, guard
+
+
+async def _record_accepted_results(environment: Environment, settings: Settings) -> None:
+    """Record the results that a killed queue worker of this server has left."""
+    path = settings.data / accepted_results.FILE_NAME
+    await accepted_results.record_accepted_results(environment, path)
 
 
 def _set_server_control_and_sighup_handler(
