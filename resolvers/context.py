@@ -31,6 +31,7 @@ from models.store.database import current_transaction
 from models.store.dependent_selects import SelectStep, SelectSteps, run_steps_async
 from models.store.prepared_statements import PreparedStatement
 from models.warning_codes import WarningCode
+from resolvers.operation_reads import end_load_with_operation
 from resolvers.request_transaction import DryRunRollback, RequestTransaction, savepoint
 from resolvers.viewer import Viewer
 
@@ -122,7 +123,8 @@ class Context:
     def load(self, batch: BatchFunction[Key, Value], key: Key) -> Awaitable[Value]:
         """Load the value of `key`, batched with all keys requested in this tick.
 
-        If one of the waiting tasks is cancelled, the others still get the value.
+        If one of the waiting tasks is cancelled, the others still get the value. If the operation
+        is cancelled, so is the load.
         """
         return asyncio.shield(self._loader(batch).load(key))
 
@@ -409,7 +411,10 @@ async def _load_measured(
         if timing.span is not None:
             timing.span.attributes["merganser.keys"] = len(keys)
         transaction = ctx._transaction  # noqa: SLF001 - the same module
-        with nullcontext() if transaction is None else transaction.track_load():
+        with (
+            end_load_with_operation(),
+            nullcontext() if transaction is None else transaction.track_load(),
+        ):
             return await batch(ctx, keys)
 
 

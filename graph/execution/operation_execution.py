@@ -44,6 +44,7 @@ from graph.http.admission_control import (
     SocketReader,
 )
 from graph.http.graphql_request import GraphqlRequest
+from graph.http.rate_budgets import read_owner_or_none
 from graph.subscriptions import result_stream
 from graph.types.mutations import AtomicBatch, execute_atomically
 from mail.storage.blobs.errors import CorruptBlob
@@ -64,6 +65,7 @@ from models.users.roles import Role, expand_scopes
 from models.validation_constraints import ValidationConstraint
 from resolvers.changes import stream_reader
 from resolvers.context import Context
+from resolvers.operation_reads import operation_reads
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +193,10 @@ class ExecutableSchema(strawberry.Schema):
                     root_value,
                     operation_extensions,
                 )
-                result = await self._run_until_deadline(run)
+                with operation_reads(read_owner_or_none(context)) as loads:
+                    result = await self._run_until_deadline(run)
+                    if result.errors and _has_exceeded_deadline(result.errors):
+                        loads.cancel()
                 if context_value is not None:
                     context_value.answer = context.answer
             self.log_and_hide_internal_errors(result, context)
@@ -287,7 +292,7 @@ class ExecutableSchema(strawberry.Schema):
         self, errors: Sequence[GraphQLError], context: object
     ) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
-        if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
+        if _has_exceeded_deadline(errors):
             log.warning("Operation cancelled at its deadline", extra=extra)
         damaged = [error for error in errors if isinstance(error.original_error, CorruptBlob)]
         if damaged:
@@ -300,6 +305,11 @@ class ExecutableSchema(strawberry.Schema):
             log.error(
                 "Field failed with an internal error", exc_info=bugs[0].original_error, extra=extra
             )
+
+
+def _has_exceeded_deadline(errors: Iterable[GraphQLError]) -> bool:
+    """True if an operation, or a field of a mutation, has exceeded its time limit."""
+    return any(isinstance(error.original_error, DeadlineExceeded) for error in errors)
 
 
 class OperationRun(NamedTuple):

@@ -65,6 +65,15 @@ def payer_key(ctx: Context) -> str:
     return ctx.viewer.principal
 
 
+def read_owner_or_none(ctx: Context) -> str | None:
+    """Return the owner of an operation's reads; None for a key of the platform.
+
+    Such a key, as of a front end, can read for many users.
+    """
+    is_of_platform = not ctx.viewer.user_id and ctx.viewer.role is not Role.PUBLIC
+    return None if is_of_platform else payer_key(ctx)
+
+
 def anonymous_payer_key(client_ip: str | None) -> str:
     """Return the key of the rate budget that the anonymous clients of a network share."""
     return f"from:{network_key(client_ip)}"

@@ -22,6 +22,7 @@ from graph.execution.plain_executor import PlainExecutor
 from graph.execution.resolver_plans import PlanCache
 from graph.execution.response_size import ResponseBudget, ResponseTooLarge
 from graph.http.graphql_request import GraphqlRequest, encode_json
+from graph.http.rate_budgets import read_owner_or_none
 from graph.notifications.live_notifications import Notification
 from graph.types.fields import LoadPositions
 from models.events.journal import StreamPositions
@@ -30,6 +31,7 @@ from models.observability import metrics
 from models.store.outages import StorageUnavailable, storage_failure
 from resolvers.changes.stream_reader import PositionUpdate
 from resolvers.context import Context
+from resolvers.operation_reads import operation_reads
 
 SUBSCRIPTION_RESULTS = metrics.counter(
     "merganser_subscription_results",
@@ -222,7 +224,8 @@ class EventExecution:
     async def _execute(self, event: Any) -> tuple[StreamResult, bool]:
         """Return the result of an event, and whether it exceeds the limit of a response."""
         executor = self.subscription.create_executor(self.context, event)
-        executed = await _execute_event(executor)
+        with operation_reads(read_owner_or_none(self.context)):
+            executed = await _execute_event(executor)
         _raise_storage_failure(executed.errors)
         converted = ExecutionResult(data=executed.data, errors=executed.errors)
         result = _result_with_public_errors(self.schema, converted, self.context, event)

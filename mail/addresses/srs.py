@@ -5,11 +5,16 @@ redirected message gets a sender here that contains the original sender, the day
 `SRS0=signature=day=domain=local@here`. A server that redirects it again writes
 `SRS1=signature=first==rest@there`: a bounce returns over the first server, and no address is nested
 twice.
+
+A local part has at most 64 octets (RFC 5321, section 4.5.3.1.1), and many servers accept only
+ASCII. If the SRS address of a queued message does not fit, it is sent as
+`SRS0=signature=day==queue-id`. The queue has the long form (`Submission.envelope_from`).
 """
 
 import hmac
 import re
 from base64 import b32encode
+from contextlib import suppress
 from datetime import timedelta
 
 from mail.addresses.quoted_local_part import join_address, split_address, unquoted_local_part
@@ -23,8 +28,10 @@ LETTERS = (
     "abcdefghijklmnopqrstuvwxyz234567"  # base32 in lower case, since some relays change the case
 )
 SIGNATURE_LENGTH = 8  # letters of 5 bits
+MAX_LOCAL_PART_OCTETS = 64
 
 _SRS0 = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})=([^=@]+)=(.*)", re.IGNORECASE)
+_SHORT = re.compile(r"srs0[=+-]([a-z2-7]{8})=([a-z2-7]{2})==([0-9a-f]{20})", re.IGNORECASE)
 _SRS1 = re.compile(r"srs1[=+-]([a-z2-7]{8})=([^=@]+)=(.+)", re.IGNORECASE)
 _ANY_SRS = re.compile(r"srs([01])[=+-](.+)", re.IGNORECASE)
 
@@ -58,6 +65,36 @@ def _parse_srs1_domain_and_rest(rest: str) -> tuple[str, str]:
     return first, timestamp_and_rest
 
 
+def sendable_sender(environment: Environment, sender: str, queue_id: str) -> str:
+    """Return the envelope sender of a queued message as it is sent.
+
+    An SRS sender of this server has the short form if its local part is too long or not ASCII.
+    """
+    local, _, domain = sender.rpartition("@")
+    if len(local) <= MAX_LOCAL_PART_OCTETS and local.isascii():
+        return sender
+    if original_sender_or_same(environment, sender) == sender:
+        return sender
+    day = _encoded_today(environment)
+    return f"SRS0={_srs_signature(environment, day, '', queue_id)}={day}=={queue_id}@{domain}"
+
+
+def verified_queue_id_or_none(environment: Environment, srs_local_part: str) -> str | None:
+    """Return the queue id in the short form of an SRS local part; None if it has the long form.
+
+    Raises InvalidInput as `verified_original_sender`.
+    """
+    match = _SHORT.fullmatch(unquoted_local_part(srs_local_part))
+    if match is None:
+        return None
+    proof, day, queue_id = match.groups()
+    day, queue_id = day.lower(), queue_id.lower()
+    signature = _srs_signature(environment, day, "", queue_id)
+    if not (_is_same_signature(proof, signature) and _is_recent(environment, day)):
+        raise _invalid_srs_error()
+    return queue_id
+
+
 def is_srs(local_part: str) -> bool:
     """True if a local part, with or without quotes, has the form of an SRS sender."""
     return bool(_ANY_SRS.fullmatch(unquoted_local_part(local_part)))
@@ -80,7 +117,20 @@ def verified_original_sender(environment: Environment, srs_local_part: str) -> s
         proof, first, rest = match.groups()
         if _is_same_signature(proof, _srs_signature(environment, first, rest)):
             return join_address(f"SRS0{rest}", first)
-    raise InvalidInput(
+    raise _invalid_srs_error()
+
+
+def original_sender_or_same(environment: Environment, sender: str) -> str:
+    """Return the original sender of an SRS address of this server; other senders as they are."""
+    local_part = sender.rpartition("@")[0]
+    if is_srs(local_part):
+        with suppress(InvalidInput):  # an SRS address of another server, or an expired one
+            return verified_original_sender(environment, local_part)
+    return sender
+
+
+def _invalid_srs_error() -> InvalidInput:
+    return InvalidInput(
         "The SRS address is invalid or expired.",
         constraint=ValidationConstraint.SRS,
         path=["address"],

@@ -117,3 +117,10 @@ class QueueLimits:
     reply_timeout: float = 300.0  # for the reply to a command (RFC 5321, section 4.5.3.2)
     final_reply_timeout: float = 600.0  # for the reply to the final dot
     stall_timeout: float = 180.0  # without progress while the message is sent
+
+
+def split_into_batches(
+    recipients: Sequence[JobRecipient], batch_size: int
+) -> list[Sequence[JobRecipient]]:
+    """Split recipients into batches of at most `batch_size`."""
+    return [recipients[at : at + batch_size] for at in range(0, len(recipients), batch_size)]

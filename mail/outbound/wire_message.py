@@ -2,6 +2,7 @@
 
 import asyncio
 
+from mail.addresses import srs
 from mail.compose.message_builder import without_bcc
 from mail.envelope.delivery_jobs import DeliveryJob
 from mail.outbound import relay_delivery
@@ -15,23 +16,24 @@ INLINE_MAX_BYTES = 100_000  # larger messages are converted in a thread
 
 async def load_wire_message(environment: Environment, job: DeliveryJob) -> WireMessage:
     """Load the wire message of a job. Large messages are streamed to SMTP servers."""
+    sender = srs.sendable_sender(environment, job.sender, job.queue_id)
     stored_message = await message_body.open_message(environment, job)
     if stored_message.size < INLINE_MAX_BYTES:  # a thread would take longer than the work
-        return _wire_message_without_bcc(job, await read_all(stored_message.stream_raw()))
+        return _wire_message_without_bcc(job, sender, await read_all(stored_message.stream_raw()))
     if stored_message.size < message_body.STREAMING_MIN_BYTES or relay_delivery.is_webhook(job):
         return await asyncio.to_thread(
-            _wire_message_without_bcc, job, await read_all(stored_message.stream_raw())
+            _wire_message_without_bcc, job, sender, await read_all(stored_message.stream_raw())
         )
-    message = await WireMessage.from_stream_without_bcc(job.sender, stored_message.stream_raw)
+    message = await WireMessage.from_stream_without_bcc(sender, stored_message.stream_raw)
     if message.has_long_lines and job.user_id is not None:  # a stream can't be encoded again
         return await asyncio.to_thread(
-            _wire_message_without_bcc, job, await read_all(stored_message.stream_raw())
+            _wire_message_without_bcc, job, sender, await read_all(stored_message.stream_raw())
         )
     return message
 
 
-def _wire_message_without_bcc(job: DeliveryJob, raw_message: bytes) -> WireMessage:
+def _wire_message_without_bcc(job: DeliveryJob, sender: str, raw_message: bytes) -> WireMessage:
     """The wire message. Only mail of users of this server is encoded again."""
     return WireMessage.from_bytes(
-        job.sender, without_bcc(raw_message), reencode_long_lines=job.user_id is not None
+        sender, without_bcc(raw_message), reencode_long_lines=job.user_id is not None
     )

@@ -4,17 +4,20 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 from mail.delivery import local_delivery
 from mail.envelope.delivery_jobs import (
     MAX_TRANSACTION_RECIPIENTS,
     DeliveryJob,
     DeliveryResult,
-    JobRecipient,
     QueueLimits,
+    split_into_batches,
 )
 from mail.outbound import destination_pacing, local_sink, relay_delivery, smtp_client
+from mail.outbound.accepted_results import AcceptedResults
 from mail.outbound.dkim_signing import sign_if_submitted_here
 from mail.outbound.smtp_client import LeaseLost, ServerFailed
 from mail.outbound.wire_format import WireMessage
@@ -52,13 +55,17 @@ async def run_until_stopped(
     *,
     stop: asyncio.Event,
     limits: QueueLimits = DEFAULT_LIMITS,
+    accepted_results_path: Path | None = None,
 ) -> None:
     """Deliver queued mail until `stop` is set. Then unattempted recipients return to the queue.
 
     It polls after a wake-up, at the time of the next attempt, and every `poll_interval` seconds.
     """
-    worker = QueueWorker(environment, route, limits)
-    with environment.wakeups.follow([QUEUE]) as wake_up:
+    with (
+        closing(AcceptedResults(accepted_results_path)) as accepted_results,
+        environment.wakeups.follow([QUEUE]) as wake_up,
+    ):
+        worker = QueueWorker(environment, route, limits, accepted_results)
         async with (
             process_registered_with_lane_leases(worker),
             run_loop_in_background_during_block(
@@ -451,10 +458,12 @@ async def _transmit_and_record_job(
         results = await smtp_client.transmit_message(
             channel, message, recipients, mark_before_final_dot, parameters
         )
+        worker.accepted_results.add(job.lease, results)
         worker.environment.reach_fault_point("sent")
         await _record_and_remove_recipients(
             worker, lane, results, message.header_or_whole_message_bytes
         )
+        worker.accepted_results.remove(results)
         lane.has_sent_dot = False
         if unanswered := [
             recipient for recipient in recipients if recipient.delivery_id not in results
@@ -463,13 +472,6 @@ async def _transmit_and_record_job(
             batches.insert(0, (unanswered, None))
         if batches and not await channel.try_reset_for_next_message():
             raise ServerFailed(451, f"4.4.2 {channel.host.name} closed the connection")
-
-
-def split_into_batches(
-    recipients: Sequence[JobRecipient], batch_size: int
-) -> list[Sequence[JobRecipient]]:
-    """Split recipients into batches of at most `batch_size`."""
-    return [recipients[at : at + batch_size] for at in range(0, len(recipients), batch_size)]
 
 
 def _same_result_for_all(job: DeliveryJob, result: DeliveryResult) -> dict[int, DeliveryResult]:

@@ -9,6 +9,7 @@ from mail.envelope.delivery_jobs import (
     DeliveryJob,
     QueueLimits,
 )
+from mail.outbound.accepted_results import AcceptedResults
 from mail.outbound.connection_pool import SmtpConnectionPool
 from mail.outbound.destination_pacing import DestinationPacing
 from mail.outbound.tls_client import TlsContexts
@@ -39,6 +40,7 @@ class QueueWorker:
     environment: Environment
     route: OutboundSettings
     limits: QueueLimits = DEFAULT_LIMITS
+    accepted_results: AcceptedResults = field(default_factory=AcceptedResults)
     lanes: set[DestinationLane] = field(default_factory=set)
     lane_slots: asyncio.Semaphore = field(init=False)
     is_stopping: bool = False

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -28,7 +27,7 @@ from mail.storage.received_messages import (
 )
 from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
-from models.errors import InvalidInput, OverQuota
+from models.errors import OverQuota
 from models.events.journal import PLATFORM, JournalEntry
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.observability import metrics
@@ -250,14 +249,11 @@ def _queue_report(
     If that is an SRS address of this server, the DSN goes to the original sender. A user gets it at
     the main address, since the sender address of the job can be one without mailbox.
     """
-    recipient, local_part = job.sender, job.sender.rpartition("@")[0]
+    recipient = srs.original_sender_or_same(transaction.environment, job.sender)
     if job.user_id is not None:
         is_main_address = col(Address.user_id) == job.user_id, col(Address.main)
         statement = select(col(Address.display_address)).where(*is_main_address)
         recipient = transaction.connection.execute(statement).scalar() or recipient
-    elif srs.is_srs(local_part):
-        with suppress(InvalidInput):  # an SRS address of another server
-            recipient = srs.verified_original_sender(transaction.environment, local_part)
     enqueue(
         transaction,
         SubmissionOwner(None, job.tenant_id),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 
+from mail.addresses import srs
 from mail.compose.message_builder import new_message_id, without_bcc
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, DsnAction, JobRecipient
 from mail.envelope.dsn_parameters import (
@@ -74,9 +75,10 @@ def report_from_results(
         if recipient.delivery_id in results_by_delivery_id
     ]
     dsn_request = first_message_request(recipient.dsn_request for recipient in job.recipients)
+    sender = srs.original_sender_or_same(environment, job.sender)
     return build_report(
         environment,
-        ReportedMessage(job.sender, job.created_at, job.queue_id, dsn_request),
+        ReportedMessage(sender, job.created_at, job.queue_id, dsn_request),
         recipients,
         raw_message,
     )
@@ -155,7 +157,9 @@ def _header_lines(
         header_encoding.address_field(
             "From", [NamedAddress(f"MAILER-DAEMON@{host}", "Mail delivery")]
         ),
-        header_encoding.address_field("To", [NamedAddress(message.sender)], utf8=True),
+        header_encoding.address_field(  # UTF-8 would need SMTPUTF8 on the way
+            "To", [NamedAddress(message.sender)], utf8=needs_smtputf8(message.sender)
+        ),
         header_encoding.unstructured_field("Subject", _dsn_subject_text(recipients)),
         header_encoding.words_field("Date", format_datetime(now).split(" ")),
         header_encoding.words_field(

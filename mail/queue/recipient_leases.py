@@ -174,6 +174,17 @@ _SELECT_LEASED = PreparedStatement(
 )
 
 
+async def load_leased_delivery_ids(environment: Environment) -> dict[int, set[int]]:
+    """Load the ids of all leased deliveries, by lease."""
+    statement = select(col(QueueEntry.lease), col(QueueEntry.id)).where(
+        col(QueueEntry.lease).is_not(None)
+    )
+    ids_by_lease: defaultdict[int, set[int]] = defaultdict(set)
+    for row in await environment.database.read(statement):
+        ids_by_lease[row.lease or 0].add(row.id)
+    return ids_by_lease
+
+
 def load_jobs_by_lease(transaction: DatabaseTransaction, lease: int) -> list[DeliveryJob]:
     """Load the jobs with all recipients that are held under a lease."""
     return delivery_jobs_from_recipient_rows(_load_rows_by_lease(transaction, lease), lease)

@@ -42,6 +42,7 @@ from models.errors import Conflict, InvalidInput, NotFound, RateLimited, Request
 from models.resources.tables import Resource
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
+from models.submission.tables import Submission
 
 MAX_FORWARD_DEPTH = 10  # forwarding addresses in a chain
 MAX_DESTINATIONS = 200  # destinations of one address
@@ -456,6 +457,8 @@ async def _accept_srs_bounce(
     ):
         raise NotFound(address, path=["address"])
     try:
+        if queue_id := srs.verified_queue_id_or_none(environment, local):
+            local = await _load_long_srs_local_part(environment, queue_id)
         origin = srs.verified_original_sender(environment, local)
     except InvalidInput as problem:
         raise NotFound(address, path=["address"]) from problem
@@ -463,6 +466,13 @@ async def _accept_srs_bounce(
         address,
         forwards=[OutgoingForward(address, None, next(iter(domain_ids or ()), 0), [origin])],
     )
+
+
+async def _load_long_srs_local_part(environment: Environment, queue_id: str) -> str:
+    """Load the SRS local part of a queued message; empty if the message was deleted."""
+    statement = select(col(Submission.envelope_from)).where(col(Submission.queue_id) == queue_id)
+    rows = await environment.database.read(statement)
+    return rows[0].envelope_from.rpartition("@")[0] if rows else ""
 
 
 async def is_local_domain(environment: Environment, domain: str) -> bool:

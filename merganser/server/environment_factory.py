@@ -22,7 +22,7 @@ from mail.storage.blob_cache.cache_folder import (
     store_id_from_url,
 )
 from mail.storage.blob_cache.cached_store import CachedStore, blob_cache_of_store
-from mail.storage.blobs.object_stores import BucketStore, open_store
+from mail.storage.blobs.object_stores import BucketStore, FolderStore, open_store
 from mail.storage.blobs.tiered_store import TieredStore
 from mail.throttling import ban_changes
 from merganser.errors import EXIT_USAGE, CommandError
@@ -38,13 +38,15 @@ from merganser.server.store.common_facts import (
     register_secret_unless_other_server_differs,
 )
 from merganser.server.store.migration import load_missing_revisions, run_missing_migrations
+from merganser.server.store.spare_file import SpareFile
 from merganser.settings.settings import Settings
 from models.files.damage_marks import wait_for_damage_marks
 from models.logs.recorder import LogRecorder
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.object_store import ObjectStoreProtocol
-from models.store.outages import StorageUnavailable
+from models.store.outage_log import OUTAGES
+from models.store.outages import StorageComponent, StorageUnavailable, skip_if_disk_full
 from models.store.postgres.address import PostgresAddressError, is_postgres, parse_postgres_address
 from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
@@ -67,18 +69,39 @@ async def open_environment(
     CommandError if the database is not at the last migration. Also raises CommandError if the
     database, the object store, the key file or the secret can't be used.
     """
-    if not migrate and not _can_database_exist(settings):
-        raise CommandError(NOT_MIGRATED)  # before any file is created
+    if not migrate:
+        if not _can_database_exist(settings):
+            raise CommandError(NOT_MIGRATED)  # before any file is created
+        async with _open_environment_on_disk_with_room(settings, migrate=False) as environment:
+            yield environment
+        return
+    create_data_folders(settings)
+    spare_file = SpareFile.from_settings(settings)
+    spare_file.release_if_disk_is_full()
+    try:
+        async with _open_environment_on_disk_with_room(settings, migrate=True) as environment:
+            yield environment
+    finally:
+        spare_file.refill()
+
+
+@asynccontextmanager
+async def _open_environment_on_disk_with_room(
+    settings: Settings, *, migrate: bool
+) -> AsyncGenerator[Environment]:
+    """Open the environment as `open_environment` does, with the room that the disk has."""
     create_data_folders(settings)
     key = load_or_create_signing_secret(settings)
     async with open_database(settings) as store:
         with database_errors_as_command_errors(settings):
             if migrate:
                 await run_missing_migrations(store)
-                await store.refresh_planner_statistics()
+                with skip_if_disk_full():
+                    await store.refresh_planner_statistics()
             elif await load_missing_revisions(store):
                 raise CommandError(NOT_MIGRATED)
             object_store = open_object_store(settings)
+            OUTAGES.use_folders(_folders_by_component(settings, object_store))
             async with lock_facts_if_postgres(settings):
                 secret_box = await load_or_create_registered_secret_box(settings, store)
                 await register_secret_unless_other_server_differs(settings, store, key)
@@ -120,6 +143,17 @@ async def open_environment(
                 await blob_cache.close()
             await close_readers()
             await password_hashes.close_workers(environment)
+
+
+def _folders_by_component(settings: Settings, object_store: ObjectStoreProtocol) -> dict[str, Path]:
+    """Return a folder on the disk of each component that has a disk of this machine."""
+    folders: dict[str, Path] = {StorageComponent.DISK: settings.data}
+    if not is_postgres(settings.database_url):
+        folders[StorageComponent.STORE] = Path(str(make_url(settings.database_url).database)).parent
+    hot = object_store.hot if isinstance(object_store, TieredStore) else object_store
+    if isinstance(hot, FolderStore):
+        folders[StorageComponent.BLOBS] = hot.folder
+    return folders
 
 
 async def _mark_or_compare_object_stores(

@@ -19,6 +19,7 @@ from graph.app import GraphqlApp, create_app
 from graph.http.health import HealthCheck
 from graph.http.metrics import MetricsAccess, MetricsReaders
 from mail.maintenance.restore_mark import RestoreGuard
+from mail.outbound import accepted_results
 from mail.routing import mx_hosts
 from mail.routing.mx_hosts import OutboundSettings
 from mail.smtp.spool_file import lock_and_clean_spool_folder
@@ -52,12 +53,14 @@ from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.server_identity import hold_server_id
 from merganser.server.shutdown import GracefulShutdown
 from merganser.server.store import store_lock
+from merganser.server.store.spare_file import keep_spare_file_until_cancelled
 from merganser.server.store.store_use import register_process_beside_servers
 from merganser.settings.settings import Settings
 from models.errors import InvalidInput
 from models.runtime import leases
 from models.runtime.components import HTTP, LISTENER_NAMES
 from models.runtime.environment import Environment
+from models.store.outages import skip_if_disk_full
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.cache.request_kinds import CACHE_REQUEST_KINDS
 from resolvers.cluster import process_requests
@@ -145,7 +148,9 @@ async def migrate_free_old_leases_and_check_settings(settings: Settings, server_
     otlp.exportable_signals_or_fail_command(settings)
     smtp_listeners.load_certificate_files(settings)
     async with open_environment(settings, migrate=True) as environment:
-        await leases.delete_server_registrations_and_free_leases(environment, server_id)
+        with skip_if_disk_full():  # heartbeats end the leases later
+            await _record_accepted_results(environment, settings)
+            await leases.delete_server_registrations_and_free_leases(environment, server_id)
         environment.process.server_id = server_id
         with database_errors_as_command_errors(settings):
             await RestoreGuard(environment).try_begin_incarnation_if_restored()
@@ -191,12 +196,17 @@ async def _lock_migrate_and_open_server_environment(
         stack.enter_context(record_logs_in_log_store(environment))
         _set_server_control_and_sighup_handler(settings, environment, shutdown, process_role)
         process.on_reserved = partial(shutdown.begin_stop_or_skip_drain, signal.SIGTERM)
-        if is_whole_server:
-            await leases.delete_server_registrations_and_free_leases(environment, process.server_id)
-        if store_lock.sqlite_lock_path(settings.database_url) is not None:
-            await leases.delete_exclusive_registrations(
-                environment
-            )  # the lock of the file proves it
+        with skip_if_disk_full():  # heartbeats end the leases later
+            if process_role.runs_workers:
+                await _record_accepted_results(environment, settings)
+            if is_whole_server:
+                await leases.delete_server_registrations_and_free_leases(
+                    environment, process.server_id
+                )
+            if store_lock.sqlite_lock_path(settings.database_url) is not None:
+                await leases.delete_exclusive_registrations(
+                    environment
+                )  # the lock of the file proves it
         responder = await stack.enter_async_context(AsyncExitStack())  # outlives the registration
         await stack.enter_async_context(register_process_beside_servers(environment))
         await responder.enter_async_context(
@@ -209,8 +219,16 @@ async def _lock_migrate_and_open_server_environment(
             with database_errors_as_command_errors(settings):
                 await guard.try_begin_incarnation_if_restored()
         if process_role.runs_workers:
+            keeping = keep_spare_file_until_cancelled(settings)
+            await stack.enter_async_context(_run_in_background_or_stop_server(keeping, shutdown))
             stack.push_async_callback(guard.write_clean_stop_mark)
         yield environment, guard
+
+
+async def _record_accepted_results(environment: Environment, settings: Settings) -> None:
+    """Record the results that a killed queue worker of this server has left."""
+    path = settings.data / accepted_results.FILE_NAME
+    await accepted_results.record_accepted_results(environment, path)
 
 
 def _set_server_control_and_sighup_handler(

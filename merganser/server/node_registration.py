@@ -13,6 +13,7 @@ from models.cluster.own_node import NodeAddress
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.runtime.options import Options
+from models.store.outages import skip_if_disk_full
 from resolvers.cluster.node_state import NodeStateEnforcer, load_own_node_row
 from resolvers.cluster.registration import (
     NodeNameInUse,
@@ -56,7 +57,8 @@ def _port_or_none(listen_address: str | None) -> int | None:
 async def register_server(environment: Environment, address: NodeAddress) -> None:
     """Register the server as a node. Raises CommandError if another server has its name."""
     try:
-        environment.own_node.node_id = await register_node(environment, address)
+        with skip_if_disk_full():  # the heartbeats register it
+            environment.own_node.node_id = await register_node(environment, address)
     except NodeNameInUse as problem:
         text = f"{problem} Set {PREFIX}NODE_ADDRESS of this server to another host:port."
         raise CommandError(text) from problem

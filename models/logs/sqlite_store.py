@@ -9,7 +9,6 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import timedelta
 from itertools import pairwise
@@ -20,6 +19,7 @@ from typing import TypeVar
 from models.logs.entries import COLUMNS, LogConditions, LogRow, StorableLogEntry, microseconds_of
 from models.logs.store import MAX_COUNT, MAX_ID_DELAY, LogLimits, LogPageKey
 from models.store.outages import StorageUnavailable
+from models.store.sqlite.interruptible_threads import InterruptibleRead, InterruptibleThreads
 
 Result = TypeVar("Result")
 
@@ -49,7 +49,7 @@ class SqliteLogStore:
         self.path = path
         self._mail_database = mail_database  # only read, for the domains of users
         self._writer: sqlite3.Connection | None = None
-        self._readers = ThreadPoolExecutor(READER_THREADS, "log-reader")
+        self._readers = InterruptibleThreads(READER_THREADS, READER_THREADS, "log-reader")
         self._reader_connections: list[sqlite3.Connection] = []
         self._thread_state = local()  # has the connection of each thread that reads
 
@@ -167,10 +167,11 @@ class SqliteLogStore:
         return await self._run_in_reader(_last_id_in_segments)
 
     async def _run_in_reader(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._run_read_transaction, work)
+        return await self._readers.run(lambda read: self._run_read_transaction(read, work))
 
-    def _run_read_transaction(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    def _run_read_transaction(
+        self, read: InterruptibleRead, work: Callable[[sqlite3.Connection], Result]
+    ) -> Result:
         """Run `work` in a transaction of this thread's connection. Raises StorageUnavailable."""
         try:
             connection = self._reader_of_thread_or_none()
@@ -180,7 +181,8 @@ class SqliteLogStore:
                     return work(empty)
             connection.execute("BEGIN")
             try:
-                return work(connection)
+                with read.allow_interrupt(connection):
+                    return work(connection)
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as problem:
@@ -216,7 +218,7 @@ class SqliteLogStore:
 
     async def close(self) -> None:
         """Close the connections that read."""
-        await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._readers.close)
         for connection in self._reader_connections:
             connection.close()
 

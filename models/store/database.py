@@ -1,9 +1,6 @@
 """The database: reads, write sessions and, for hot paths, transactions on a plain connection."""
 
-import asyncio
-import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, TypeVarTuple
@@ -12,7 +9,6 @@ import orjson
 from sqlalchemy import (
     Connection,
     Engine,
-    PoolProxiedConnection,
     Select,
     create_engine,
     event,
@@ -28,7 +24,7 @@ from models.observability import metrics
 from models.observability.traces import TimedBlock
 from models.store import cancel_safety, text_folding
 from models.store.committed_transactions import commit_even_if_cancelled, is_committed, note_commit
-from models.store.dependent_selects import SelectStep, SelectSteps, run_steps, run_steps_async
+from models.store.dependent_selects import SelectStep, SelectSteps, run_steps_async
 from models.store.facts import upsert_write_probe
 from models.store.generated_id_collision import (
     GeneratedIdCollision,
@@ -39,10 +35,11 @@ from models.store.outages import is_deadlock, storage_failure
 from models.store.postgres.address import is_postgres
 from models.store.postgres.reader import PostgresReaders, ping_idle_connections_at_checkout
 from models.store.postgres.stream_gate import StreamGate
-from models.store.prepared_statements import LazyRows, PreparedStatement
+from models.store.prepared_statements import PreparedStatement
 from models.store.sqlite.group_commit import GroupCommit, WriteQueue
 from models.store.sqlite.lost_savepoint import make_engine_raise_cause_of_lost_savepoints
 from models.store.sqlite.planner_statistics import refresh_statistics
+from models.store.sqlite.reader import THREAD_COUNT, SqliteReaders
 from models.store.sqlite.wal_checkpoints import CheckpointThread
 from models.store.sqlite.write_lock import WriteLock
 
@@ -70,7 +67,6 @@ POSTGRES_READ_SETTINGS = (
     "max_parallel_workers_per_gather = 0",
     "random_page_cost = 1.1",
 )
-SQLITE_BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
 POOL_TIMEOUT = 10.0  # seconds that a transaction waits for a connection of the pool
 ENGINE_OPTIONS: dict[str, Any] = {
     "json_serializer": _json_text,
@@ -141,7 +137,7 @@ class Database:
             write_lock = WriteLock(make_url(url).database)
             checkpoints = CheckpointThread(writer)
             self._readers, self._group_commit = (
-                SqliteReaders(url),
+                SqliteReaders(_sqlite_reader_engine(url)),
                 GroupCommit(self.engine, write_lock, checkpoints),
             )
             self._write_queue = WriteQueue(writer, self._group_commit, checkpoints)
@@ -336,86 +332,6 @@ class _OutageGuard:
 _outage_guard = _OutageGuard()  # it has no state between calls
 
 
-class SqliteReaders:
-    """Threads that read an SQLite database, each with its own connection.
-
-    A statement is one hop to a thread and back. Through aiosqlite it is a dozen.
-    """
-
-    THREADS = 4
-
-    def __init__(self, url: str) -> None:
-        plain = make_url(url).set(drivername="sqlite")
-        self.engine = create_engine(
-            plain,
-            isolation_level="AUTOCOMMIT",
-            pool_size=self.THREADS + 1,
-            connect_args={"cached_statements": 512},
-            **ENGINE_OPTIONS,
-        )
-        event.listen(self.engine, "connect", _configure_sqlite_reader)
-        self._threads = ThreadPoolExecutor(self.THREADS, "reader")
-        self._loop_connection: PoolProxiedConnection | None = None
-
-    async def read(
-        self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
-    ) -> Sequence[CoreRow[*Columns]]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, self._read_in_thread, statement, parameters
-        )
-
-    def _read_in_thread(
-        self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
-    ) -> Sequence[CoreRow[*Columns]]:
-        with self.engine.connect() as connection:
-            return connection.execute(statement, parameters).all()
-
-    async def read_prepared(
-        self, statement: PreparedStatement, parameters: Mapping[str, Any]
-    ) -> Sequence[Any]:
-        """Return the few rows of a prepared select, read on the event loop's thread.
-
-        A hop to a thread would cost as much again. If the database is locked for a moment, as
-        during its recovery, the select waits in a thread.
-        """
-        if self._loop_connection is None:
-            self._loop_connection = self.engine.raw_connection()
-            self._loop_connection.cursor().execute("PRAGMA busy_timeout=0")
-        driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
-        cursor = self._loop_connection.cursor()
-        try:
-            return LazyRows(driven, cursor.execute(driven.sql, values).fetchall())
-        except sqlite3.OperationalError as problem:
-            if problem.sqlite_errorcode not in SQLITE_BUSY_CODES:
-                raise
-            return await self.read(statement.statement, parameters)
-        finally:
-            cursor.close()
-
-    async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:
-        """Run dependent selects in one thread, and return their result."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, run_steps, steps, self._read_step)
-
-    def _read_step(self, step: SelectStep) -> Sequence[Any]:
-        statement, parameters = step
-        if not isinstance(statement, PreparedStatement):
-            return self._read_in_thread(statement, parameters)
-        driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
-        connection = self.engine.raw_connection()
-        try:
-            return LazyRows(driven, connection.cursor().execute(driven.sql, values).fetchall())
-        finally:
-            connection.close()
-
-    async def close(self) -> None:
-        if self._loop_connection is not None:
-            self._loop_connection.close()
-        self._threads.shutdown()
-        self.engine.dispose()
-
-
 def _configure_sqlite_writer(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # `_begin_sqlite_transaction` sends BEGIN
     for pragma in (
@@ -427,6 +343,19 @@ def _configure_sqlite_writer(connection: Any, _record: Any) -> None:
     ):
         connection.execute(f"PRAGMA {pragma}")
     text_folding.add_fold_text_to_sqlite(connection)
+
+
+def _sqlite_reader_engine(url: str) -> Engine:
+    """Create the engine of reads: a connection for each thread, and one for the event loop."""
+    engine = create_engine(
+        make_url(url).set(drivername="sqlite"),
+        isolation_level="AUTOCOMMIT",
+        pool_size=THREAD_COUNT + 1,
+        connect_args={"cached_statements": 512},
+        **ENGINE_OPTIONS,
+    )
+    event.listen(engine, "connect", _configure_sqlite_reader)
+    return engine
 
 
 def _configure_sqlite_reader(connection: Any, _record: Any) -> None:

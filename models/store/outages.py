@@ -7,7 +7,8 @@ busy disk.
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 
@@ -104,6 +105,16 @@ def storage_failure(problem: BaseException | None) -> StorageUnavailable | None:
         if _is_temporary(cause):
             return StorageUnavailable()
     return None
+
+
+@contextmanager
+def skip_if_disk_full() -> Generator[None]:
+    """Leave the block at a write for which a disk has no room, without an error."""
+    try:
+        yield
+    except Exception as problem:
+        if not isinstance(storage_failure(problem), DiskFull):
+            raise
 
 
 def _component_of_full_disk_or_none(problem: BaseException) -> StorageComponent | None:

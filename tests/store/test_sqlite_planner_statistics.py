@@ -10,7 +10,8 @@ from sqlalchemy import text
 from mail.maintenance import housekeeping
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
-from models.store.database import Database, SqliteReaders
+from models.store.database import Database
+from models.store.sqlite.reader import THREAD_COUNT
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.large_account import copy_message
@@ -37,7 +38,7 @@ async def large_account(ada: GraphQLClient) -> GraphQLClient:
 
 async def load_plan(client: GraphQLClient) -> str:
     database: Any = client.environment.database  # typed as Any, since it also reads SQL texts
-    for _ in range(SqliteReaders.THREADS + 1):  # each connection checks for changes when it reads
+    for _ in range(THREAD_COUNT + 1):  # each connection checks for changes when it reads
         await database.read(text(SELECT_OF_THREADS), {"user": client.user.id})
     # A new text, since SQLite doesn't prepare a known EXPLAIN again.
     statement = text(f"EXPLAIN QUERY PLAN {SELECT_OF_THREADS} -- {next(STATEMENT_NUMBERS)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from graph.notifications.webhooks import delivery_body
 from graph.types import global_ids
 from mail.maintenance import housekeeping, snooze_worker
+from mail.outbound import accepted_results
 from mail.outbound import worker as outbound_worker
 from mail.routing.mx_hosts import OutboundSettings
 from mail.scanners import training_worker
@@ -117,7 +118,12 @@ def _create_workers(
     definitions = [
         WorkerDefinition(
             "queue",
-            lambda stop: outbound_worker.run_until_stopped(environment, outbound, stop=stop),
+            lambda stop: outbound_worker.run_until_stopped(
+                environment,
+                outbound,
+                stop=stop,
+                accepted_results_path=spool.parent.parent / accepted_results.FILE_NAME,
+            ),
             is_cancelled_at_end=False,
         ),
         WorkerDefinition(

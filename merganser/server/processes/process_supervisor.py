@@ -33,6 +33,7 @@ from merganser.server.processes.shared_metrics import (
 )
 from merganser.server.server_identity import hold_server_id
 from merganser.server.store import store_lock
+from merganser.server.store.spare_file import SpareFile
 from merganser.settings.settings import Settings, read_settings
 
 log = logging.getLogger("merganser")
@@ -111,12 +112,15 @@ class ProcessSupervisor:
         )
         if code or self._stop_request_count:
             raise CommandError("", exit_code=code)
+        spare_file = SpareFile.from_settings(self._settings)
+        spare_file.release_if_disk_is_full()  # the background process refills it
         self._bind_sockets()
         self._parent_pipe, self._alive_pipe = os.pipe()
         for process in self._processes:
             self._start_process(process)
         while any(process.pid for process in self._processes):
             self._wait_for_signal_then_check_processes()
+        spare_file.refill()
         if self._exit_code:
             raise CommandError("", exit_code=self._exit_code)
 

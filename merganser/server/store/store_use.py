@@ -15,6 +15,7 @@ from merganser.settings.settings import Settings
 from models.runtime import leases
 from models.runtime.environment import Environment
 from models.runtime.leases import DatabaseReserved
+from models.store.outages import skip_if_disk_full
 
 
 @asynccontextmanager
@@ -29,7 +30,8 @@ async def register_process_beside_servers(
     deadline = _heartbeat_deadline(environment) if waits_for_exclusive_use else 0.0
     while True:
         try:
-            await leases.ensure_registered(environment)
+            with skip_if_disk_full():  # the heartbeats register it
+                await leases.ensure_registered(environment)
             break
         except DatabaseReserved as reserved:
             if time.monotonic() >= deadline:

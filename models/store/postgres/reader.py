@@ -1,8 +1,12 @@
-"""Reads from PostgreSQL without transactions; the driver alone runs prepared statements."""
+"""Reads from PostgreSQL without transactions; the driver alone runs prepared statements.
+
+If the caller of a read is cancelled, PostgreSQL gets a request to cancel its statement.
+"""
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVarTuple
 
 from sqlalchemy import Engine, PoolProxiedConnection, Select, event
@@ -12,11 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.store.dependent_selects import Result, SelectStep, SelectSteps, run_steps_async
 from models.store.prepared_statements import CompiledStatement, LazyRows, PreparedStatement
+from models.store.read_slots import ReadSlots, current_read_owner
 
 Columns = TypeVarTuple("Columns")
 
 CHECK_AFTER_IDLE = 1.0  # seconds after which a connection may have ended without a message
 CONNECTIONS_PER_POOL = 4  # selects of a kind that the driver runs at once
+SEARCHES_PER_OWNER = 2
+READS_PER_OWNER = 4  # of the connections of the read engine
+CANCEL_TIMEOUT = 5.0  # seconds for PostgreSQL to end a cancelled statement
 
 
 class PostgresReaders:
@@ -31,11 +39,21 @@ class PostgresReaders:
         self.engine = read_engine.sync_engine
         # separate, so that slow searches do not take the connections of quick reads
         self._quick_reads, self._searches = DriverPool(read_engine), DriverPool(read_engine)
+        self._read_slots, self._search_slots = (
+            ReadSlots(READS_PER_OWNER),
+            ReadSlots(SEARCHES_PER_OWNER),
+        )
 
     async def read(
         self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
     ) -> Sequence[CoreRow[*Columns]]:
         """Return the rows of any select."""
+        async with _hold_slot(self._read_slots):
+            return await self._read_or_repeat_on_checked_engine(statement, parameters)
+
+    async def _read_or_repeat_on_checked_engine(
+        self, statement: Select[*Columns], parameters: Mapping[str, Any] | None
+    ) -> Sequence[CoreRow[*Columns]]:
         try:
             async with self._read_engine.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
@@ -57,7 +75,10 @@ class PostgresReaders:
     async def _read_step(self, step: SelectStep) -> Sequence[Any]:
         statement, parameters = step
         if isinstance(statement, PreparedStatement):
-            return await self._read_by_driver_or_checked_path(self._searches, statement, parameters)
+            async with _hold_slot(self._search_slots):
+                return await self._read_by_driver_or_checked_path(
+                    self._searches, statement, parameters
+                )
         return await self.read(statement, parameters)
 
     async def _read_by_driver_or_checked_path(
@@ -80,6 +101,17 @@ class PostgresReaders:
         await self._quick_reads.close()
         await self._searches.close()
         await self._read_engine.dispose()
+
+
+@asynccontextmanager
+async def _hold_slot(slots: ReadSlots) -> AsyncGenerator[None]:
+    """Hold a slot of the current owner of reads."""
+    owner = current_read_owner.get()
+    await slots.acquire(owner)
+    try:
+        yield
+    finally:
+        slots.release(owner)
 
 
 def ping_idle_connections_at_checkout(engine: Engine) -> None:
@@ -120,6 +152,7 @@ class DriverPool:
         self._engine = engine
         self._idle: list[DriverConnection] = []
         self._slots = asyncio.Semaphore(CONNECTIONS_PER_POOL)
+        self._closing = set[asyncio.Task[None]]()  # connections with a cancelled statement
 
     async def fetch(self, compiled: CompiledStatement, values: Sequence[Any]) -> list[Any]:
         """Return the driver's rows. A connection is not used again after a failure."""
@@ -127,6 +160,12 @@ class DriverPool:
             connection = self._idle.pop() if self._idle else await self._open_connection()
             try:
                 records: list[Any] = await connection.driver.fetch(compiled.sql, *values)
+            except asyncio.CancelledError:
+                # `terminate` would drop the driver's request to cancel the statement
+                closing = asyncio.ensure_future(_cancel_and_close(connection.driver))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+                raise
             except BaseException:
                 connection.driver.terminate()
                 raise
@@ -140,6 +179,15 @@ class DriverPool:
         return connection
 
     async def close(self) -> None:
-        """Close the idle connections."""
+        """Close the connections."""
         while self._idle:
             await self._idle.pop().driver.close()
+        await asyncio.gather(*self._closing)
+
+
+async def _cancel_and_close(driver: Any) -> None:
+    """Close a connection after PostgreSQL has ended its cancelled statement."""
+    try:
+        await driver.close(timeout=CANCEL_TIMEOUT)
+    except Exception:  # noqa: BLE001 - it has ended, or the server does not answer
+        driver.terminate()

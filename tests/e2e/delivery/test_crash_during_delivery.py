@@ -52,16 +52,16 @@ async def _assert_lost_duplicated_and_changed_mail_is_detected(
 async def test_server_killed_around_final_dot_loses_no_forwarded_mail(
     tmp_path: Path,
 ) -> None:
+    planned_kills = [PlannedKill("dot", 3), PlannedKill("sent", 4)]
     result = await forward_soak.run_forward_soak(
         tmp_path,
-        [PlannedKill("dot", 3), PlannedKill("sent", 4)],
+        planned_kills,
         seed=SEED,
         report_round=lambda _life: None,
     )
     assert result.differences == []
     assert [crash_round.exit_code for crash_round in result.rounds] == [-9, -9, 0]
-    assert (
-        result.duplicate_count > 0
-    )  # messages that were delivered but not recorded are reported as duplicates
+    # only a message whose reply was on its way is sent again: mostly none or one for each kill
+    assert result.duplicate_count <= 2 * len(planned_kills)
     result.received.subtract(dict.fromkeys(result.received, 2))
     assert len(list(forward_soak.find_differences(result))) == len(result.received)

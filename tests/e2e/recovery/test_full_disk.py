@@ -14,10 +14,13 @@ import asyncpg
 import pytest
 
 from bench.servers.ports import free_port
+from models.store.outage_log import QUIET_SECONDS
+from models.store.outages import StorageComponent
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.small_disk import SmallDisk, mount_small_disk
+from tests.support.time_limits import HANG_SECONDS
 
 MAILBOX_CREATE = """mutation ($path: String!) {
     mailboxCreate(input: {paths: [$path]}) { errors { code message } }
@@ -222,6 +225,77 @@ async def test_sqlite_on_full_disk_reports_unavailable_and_recovers(
         ).startswith("250 ")
         assert (await smtp_reply(server)).startswith("250 ")
     stop_and_check_log(server)
+
+
+def outage_lines(server: MerganserProcess) -> list[str]:
+    """The lines about the begin and end of outages of the database, in their order."""
+    events = ("Component unavailable", "Component available again")
+    return [
+        record["event"]
+        for record in server.log_records()
+        if record["event"] in events and record["component"] == "store"
+    ]
+
+
+async def assert_reads_are_served(server: MerganserProcess, ada: HttpClient) -> None:
+    """Assert that a server with a full disk shows mail, and refuses mail and changes."""
+    answer = await ada("{ user { messages(first: 1) { nodes { subject text } } } }")
+    assert answer["user"]["messages"]["nodes"][0]["subject"] == "Hello"
+    assert await smtp_reply(server, 9_000_000) == NO_ROOM_REPLY
+    reply = await server.deliver_by_lmtp(incompressible_message(9_000_000), "ada@example.org")
+    assert reply == NO_ROOM_REPLY
+
+
+@pytest.mark.parametrize(
+    ("end", "serve_arguments"), [("stop", ()), ("kill", ()), ("stop", ("--workers", "2"))]
+)
+async def test_server_starts_while_the_disk_is_full(
+    cleanup_stack: ExitStack, tmp_path: Path, end: str, serve_arguments: tuple[str, ...]
+) -> None:
+    disk = cleanup_stack.enter_context(mount_small_disk(tmp_path / "var", 96))
+    server = start_server(cleanup_stack, tmp_path, DISK_RESERVE="0")
+    server.stop()
+    server.serve_arguments = serve_arguments
+    server.start()
+    reply = await server.deliver_by_lmtp(incompressible_message(200_000), "ada@example.org")
+    assert reply.startswith("250 ")
+    disk.fill()
+    for _ in range(3):  # each start has less room
+        if end == "stop":
+            server.stop()
+        else:
+            server.kill()
+        disk.fill()
+        server.start()
+        disk.fill()
+        async with server.open_client("ada") as ada:
+            await assert_reads_are_served(server, ada)
+            await mutate_until_refused(ada, "store")
+    lines_before = len(outage_lines(server))
+    disk.remove_ballast()
+    async with server.open_client("ada") as ada:
+        async with asyncio.timeout(HANG_SECONDS):
+            while "Component available again" not in outage_lines(server)[lines_before:]:
+                await ada("{ user { username } }")
+                await asyncio.sleep(0.1)
+        await ada(MAILBOX_CREATE, path="After")
+        assert (await smtp_reply(server)).startswith("250 ")
+    stop_and_check_log(server)
+
+
+async def test_outage_of_a_full_disk_has_two_log_lines(
+    cleanup_stack: ExitStack, tmp_path: Path
+) -> None:
+    disk = cleanup_stack.enter_context(mount_small_disk(tmp_path / "var", 96))
+    server = start_server(cleanup_stack, tmp_path, DISK_RESERVE="0")
+    async with server.open_client("ada") as ada:
+        disk.fill()
+        for _ in range(4):  # between them small writes and reads succeed
+            await mutate_until_refused(ada, "store")
+            await asyncio.sleep(QUIET_SECONDS[StorageComponent.STORE] + 0.5)
+            await ada("{ user { username } }")
+        assert outage_lines(server) == ["Component unavailable"]
+    server.kill()
 
 
 async def test_blobs_on_full_disk_report_unavailable_and_recover(

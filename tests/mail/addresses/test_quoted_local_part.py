@@ -81,9 +81,14 @@ def test_every_valid_sender_can_be_written_everywhere(
         assert parse_path(second) == second
         local_part = second.rpartition("@")[0]
         assert srs.verified_original_sender(environment, local_part) == srs_address
-    field = header_encoding.address_field("To", [NamedAddress(address, "Eve")], utf8=True)
-    (person,) = parse_address_list(field.decode().partition(":")[2].replace("\r\n", ""))
-    assert person.address == address
+        sent = srs.sendable_sender(environment, srs_address, "0123456789abcdef0123")
+        assert command_address_or_none(sent) == sent == parse_path(sent)
+        assert sent.isascii()
+        assert len(sent.rpartition("@")[0]) <= srs.MAX_LOCAL_PART_OCTETS
+    for utf8 in (True, header_encoding.needs_smtputf8(address)):  # of a reply, and of a DSN
+        field = header_encoding.address_field("To", [NamedAddress(address, "Eve")], utf8=utf8)
+        (person,) = parse_address_list(field.decode().partition(":")[2].replace("\r\n", ""))
+        assert person.address == address
 
 
 def quoted_address(text: str) -> str:

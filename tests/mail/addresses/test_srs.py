@@ -50,6 +50,58 @@ def test_second_forward_keeps_the_first_forwarder(environment: Environment) -> N
     assert srs.verified_original_sender(environment, local_part(third)) == first
 
 
+any_local_parts = st.text(
+    st.characters(min_codepoint=0x20, exclude_categories=("Cc", "Cs", "Zl", "Zp")),
+    min_size=1,
+    max_size=64,
+)
+QUEUE_ID = "0123456789abcdef0123"
+
+
+@given(any_local_parts, domains, st.sampled_from([str.upper, str.lower, str]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_sent_form_fits_into_a_local_part(
+    environment: Environment, sender_local_part: str, sender_domain: str, change_case: Any
+) -> None:
+    sender = join_address(sender_local_part, sender_domain)
+    stored = srs.rewrite_sender(environment, sender, OUR_DOMAIN)
+    sent = srs.sendable_sender(environment, stored, QUEUE_ID)
+    assert len(local_part(sent)) <= srs.MAX_LOCAL_PART_OCTETS
+    assert sent.isascii()
+    assert srs.is_srs(local_part(sent))
+    if sent == stored:
+        assert srs.verified_queue_id_or_none(environment, local_part(sent)) is None
+    else:
+        written = change_case(local_part(sent))
+        assert srs.verified_queue_id_or_none(environment, written) == QUEUE_ID
+        with pytest.raises(InvalidInput):
+            srs.verified_original_sender(environment, written)
+
+
+def test_changed_or_expired_short_form_is_refused(
+    environment: Environment, clock: ManualClock
+) -> None:
+    stored = srs.rewrite_sender(environment, f"{'x' * 64}@example.com", OUR_DOMAIN)
+    short = local_part(srs.sendable_sender(environment, stored, QUEUE_ID))
+    other_letter = "b" if short[5] == "a" else "a"
+    for changed in (
+        short.replace("0123456789", "0123456780"), f"{short[:5]}{other_letter}{short[6:]}",
+    ):  # fmt: skip
+        with pytest.raises(InvalidInput):
+            srs.verified_queue_id_or_none(environment, changed)
+    clock.tick(days=22)
+    with pytest.raises(InvalidInput):
+        srs.verified_queue_id_or_none(environment, short)
+
+
+def test_sender_of_another_server_is_sent_unchanged(environment: Environment) -> None:
+    for sender in (
+        "SRS0=aaaaaaaa=aa=example.com=" + "x" * 64 + "@other.example",
+        "x" * 65 + "@a.b",
+    ):
+        assert srs.sendable_sender(environment, sender, QUEUE_ID) == sender
+
+
 def test_empty_sender_stays_empty(environment: Environment) -> None:
     assert srs.rewrite_sender(environment, "", OUR_DOMAIN) == ""
 

@@ -3,13 +3,20 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
+from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
+from models.queue.tables import DeliveryState, QueueEntry
+from models.runtime.environment import Environment
+from models.submission.tables import Submission
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
 from tests.support.mail_servers.queue_worker import (
     load_inbox_rows,
+    poll_until,
     relay_settings,
     run_queue_worker,
     wait_for_messages,
@@ -17,6 +24,7 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 LIST_ADDRESS = "list@example.org"
+TRACE = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
 SENDERS = [
     '"eve smith"@origin.example',
     '"a@b"@origin.example',
@@ -25,6 +33,9 @@ SENDERS = [
     '"' + "x" * 30 + " " + "y" * 31 + '"@origin.example',
     "jörg@origin.example",
     '"jörg ö"@origin.example',
+    "anna@bücher.example",
+    "bounces+12345-ada=example.org@em1234.mail.newsletter.example",
+    "y" * 64 + "@" + ".".join(["x" * 60] * 3) + ".example",
 ]
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -55,10 +66,12 @@ async def test_forwarded_message_and_its_reports_reach_every_sender(
         await wait_for_messages(smtp_server)
         forwarded = smtp_server.messages[0]
         assert forwarded.to == ["dave@far.example"]
+        assert forwarded.sender.isascii()
+        assert len(forwarded.sender.rpartition("@")[0]) <= 64
         assert await send_as(lmtp_client, sender, "other@example.org") == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server, 2)
         report = smtp_server.messages[1]
-        assert report.to == [sender]
+        assert report.to == [with_ascii_domain(sender)]
         assert report.sender in {"", "<>"}
         assert b"550 5.1.1 Nobody" in report.raw
         await lmtp_client.run_command("MAIL FROM:<> SMTPUTF8")
@@ -68,7 +81,51 @@ async def test_forwarded_message_and_its_reports_reach_every_sender(
         lmtp_client.send_bytes(raw_message("Bounce") + b".\r\n")
         assert (await lmtp_client.read_reply()).startswith("250 2.0.0")
         await wait_for_messages(smtp_server, 3)
-        assert smtp_server.messages[2].to == [sender]
+        assert smtp_server.messages[2].to == [with_ascii_domain(sender)]
+
+
+@pytest.mark.parametrize("sender", [sender for sender in SENDERS if not sender.isascii()])
+async def test_international_senders_over_a_next_hop_without_smtputf8(
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient, sender: str
+) -> None:
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", "dave@far.example")
+    await add_forwarding_address(environment, "other", "nobody@far.example")
+    server = FakeSmtpServer(rcpt_replies={"nobody": "550 5.1.1 Nobody"}, smtp_options={})
+    async with (
+        run_smtp_server(server) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
+        assert await send_as(lmtp_client, sender, LIST_ADDRESS) == ACCEPTED_REPLIES
+        await wait_for_messages(smtp_server)
+        assert await send_as(lmtp_client, sender, "other@example.org") == ACCEPTED_REPLIES
+        if not needs_smtputf8(sender):
+            await wait_for_messages(smtp_server, 2)
+            assert smtp_server.messages[1].to == [with_ascii_domain(sender)]
+            return
+
+        async def is_report_finished() -> bool:
+            return bool(await load_failed_reports(environment, sender))
+
+        await poll_until(is_report_finished)
+    (report,) = await load_failed_reports(environment, sender)
+    assert "does not support SMTPUTF8" in report.last_response
+    steps = (await root(TRACE, id=report.queue_id))["messageTrace"]
+    assert [step["event"] for step in steps if step["address"] == sender][-1] == "BOUNCED"
+
+
+async def load_failed_reports(environment: Environment, sender: str) -> list[Any]:
+    """Load the reports to a sender that could not be delivered."""
+    statement = (
+        select(col(QueueEntry.last_response), col(Submission.queue_id))
+        .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
+        .where(
+            col(Submission.envelope_from) == "",
+            col(QueueEntry.recipient) == sender,
+            col(QueueEntry.state) == DeliveryState.BOUNCED,
+        )
+    )
+    return list(await environment.database.read(statement))
 
 
 async def test_quoted_recipient_is_equal_to_the_unquoted_one(
