@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 import pytest
@@ -90,10 +91,12 @@ async def execute(client: GraphQLClient, message_id: str, selection: str) -> Any
     return response["data"]["message"]
 
 
-async def cpu_seconds(client: GraphQLClient, message_id: str, selection: str) -> float:
-    """The CPU time of the process for the shorter of two requests."""
-    durations = []
-    for _ in range(2):
+async def cpu_seconds(
+    client: GraphQLClient, message_id: str, selection: str, enough: float = 0
+) -> float:
+    """The CPU time of the process for the shorter of two requests, or for one below `enough`."""
+    durations = list[float]()
+    while len(durations) < 2 and min(durations, default=inf) > enough:
         for key, _ in client.environment.byte_cache.list_entries():
             client.environment.byte_cache.remove(key)
         started_at = time.process_time()
@@ -110,8 +113,10 @@ async def test_time_to_read_each_field_grows_with_number_of_parts(
     large = await deliver(ada, GROWING_PARTS[shape](SMALL_COUNT * GROWTH))
     slow = {}
     for selection in (*part_selections(), *message_selections()):
+        large_seconds = await cpu_seconds(ada, large, selection, SLACK_SECONDS)
+        if large_seconds <= SLACK_SECONDS:
+            continue
         small_seconds = await cpu_seconds(ada, small, selection)
-        large_seconds = await cpu_seconds(ada, large, selection)
         if large_seconds > MAX_RATIO * small_seconds + SLACK_SECONDS:
             slow[selection] = (small_seconds, large_seconds)
     assert not slow

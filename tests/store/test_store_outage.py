@@ -134,7 +134,7 @@ async def test_subscription_continues_after_an_outage(
     ada.environment.wakeups.wake_followers(
         ada.user.id, 10**6
     )  # the followers read and find no database
-    await asyncio.sleep(1)
+    await wait_until(lambda: not OUTAGES.is_quiet)
     await postgres_proxy.start()
     await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [2])
     for follower in followers:

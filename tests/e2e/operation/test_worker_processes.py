@@ -26,6 +26,7 @@ WORKERS = 2
 # Seconds until all processes have received an event, on a busy machine. Without the event bus they
 # receive it at the next poll: it takes up to POLL_SECONDS (15) of `stream_reader`.
 EVENT_LIMIT = 10.0
+TERMINATION_COUNT = 4
 SESSION_TERMINATE = (
     "mutation { sessionTerminate(input: {revokeTokens: true}) { terminatedCount errors { code } } }"
 )
@@ -43,6 +44,7 @@ class WorkerFleet:
 
     server: MerganserProcess
     bus: InterruptibleBus
+    begun_at: float  # before its processes, in seconds since 1970
     operation_numbers: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
     @property
@@ -132,12 +134,14 @@ def fleet(
         bus = broker
     server = MerganserProcess(folder, store, settings, serve_arguments=("--workers", str(WORKERS)))
     server.create_users("ada", "bob", "dora", "eve", "fay")
+    begun_at = time.time()
     server.start()
-    yield WorkerFleet(server, bus)
+    yield WorkerFleet(server, bus, begun_at)
     server.stop()
 
 
 RECIPIENTS_METRIC = "merganser_lmtp_recipients_total"
+CLOCK_TICK = 2.0  # seconds; the kernel counts the start time from the boot time, which it rounds
 METRICS_INTERVAL = 1.0  # seconds between two metric updates of a process
 
 
@@ -198,15 +202,19 @@ async def test_concurrent_deliveries_all_reach_subscribers(fleet: WorkerFleet) -
 
 
 async def test_session_terminate_closes_sockets_of_all_workers(fleet: WorkerFleet) -> None:
-    async with fleet.sockets("bob") as sockets, fleet.server.open_client("bob") as bob:
-        for socket in sockets.values():
-            await socket.subscribe(CHANGES_SUBSCRIPTION)
-            assert await socket.receives_nothing()
-        result = await bob(SESSION_TERMINATE)
-        assert result["sessionTerminate"]["errors"] == []
-        started_at = time.monotonic()
-        assert [await socket.wait_for_close_code() for socket in sockets.values()] == [4403, 4403]
-        assert time.monotonic() - started_at < EVENT_LIMIT
+    # One end can be slow. Without the event bus, most wait for the next check of the credential.
+    async with asyncio.timeout(TERMINATION_COUNT * EVENT_LIMIT):
+        for _ in range(TERMINATION_COUNT):
+            async with fleet.sockets("bob") as sockets, fleet.server.open_client("bob") as bob:
+                for socket in sockets.values():
+                    await socket.subscribe(CHANGES_SUBSCRIPTION)
+                    assert await socket.receives_nothing()
+                result = await bob(SESSION_TERMINATE)
+                assert result["sessionTerminate"]["errors"] == []
+                close_codes = [
+                    await socket.wait_for_close_code(HANG_SECONDS) for socket in sockets.values()
+                ]
+                assert close_codes == [4403, 4403]
 
 
 async def test_one_process_runs_background_work(fleet: WorkerFleet) -> None:
@@ -336,7 +344,8 @@ async def test_every_worker_reports_metrics_of_all_workers(fleet: WorkerFleet) -
         metric_value(metrics, "process_start_time_seconds", **dict(labels))
         for labels in start_labels
     ]
-    assert all(abs(time.time() - start_time) < 600 for start_time in start_times)
+    assert fleet.begun_at - CLOCK_TICK < min(start_times)
+    assert max(start_times) < time.time() + CLOCK_TICK
 
 
 async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
@@ -354,22 +363,24 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
         await wait_until(lambda: has_count(WORKERS))
         background_process = fleet.background_pid
         killed_pid = next(pid for pid in fleet.pids if pid != background_process)
+
+        async def has_count_and_up_values(**expected: int) -> bool:
+            with suppress(httpx.TransportError):  # connections to the killed worker end
+                metrics = await asyncio.to_thread(read_metrics, fleet)
+                assert (
+                    metric_value(metrics, operation_metric, operation=name, kind="query") == WORKERS
+                )
+                return worker_up_values(metrics) == {"1": 1, "2": 1, **expected}
+            return False
+
         os.kill(killed_pid, signal.SIGKILL)
-        os.kill(background_process, signal.SIGSTOP)  # it is alive and does not respond
+        await wait_until(lambda: killed_pid not in fleet.pids)
+        await wait_until(lambda: has_count_and_up_values(background=1))
+        # It is alive and does not respond. If it is stopped within a transaction, the others can
+        # not write, so that none may start in the meantime.
+        os.kill(background_process, signal.SIGSTOP)
         try:
-
-            async def has_all_counts() -> bool:
-                with suppress(httpx.TransportError):  # connections to the killed worker end
-                    metrics = await asyncio.to_thread(read_metrics, fleet)
-                    assert (
-                        metric_value(metrics, operation_metric, operation=name, kind="query")
-                        == WORKERS
-                    )
-                    return worker_up_values(metrics) == {"1": 1, "2": 1, "background": 0}
-                return False
-
-            await wait_until(lambda: killed_pid not in fleet.pids)
-            await wait_until(has_all_counts)
+            await wait_until(lambda: has_count_and_up_values(background=0))
         finally:
             os.kill(background_process, signal.SIGCONT)
     await wait_until(lambda: is_ready(fleet))

@@ -50,6 +50,7 @@ StreamMaxLength 1M
 CONTROLLER_PASSWORD = "learn-from-us"  # noqa: S105 - of a test server
 
 START_TIMEOUT = 60.0  # seconds until it listens
+REDIS_TIMEOUT = 60.0  # seconds; after it, Rspamd learns a message again that it has learned
 
 
 def rspamd_reply(score: float, **fields: Any) -> bytes:
@@ -137,7 +138,9 @@ def make_rspamd_processes(folder: Path) -> tuple[BrokerProcess, BrokerProcess, s
     local_folder.mkdir(parents=True)
     for name in NETWORK_MODULES:
         (local_folder / f"{name}.conf").write_text("enabled = false;\n")
-    (local_folder / "redis.conf").write_text(f'servers = "{HOST}:{redis.port}";\n')
+    (local_folder / "redis.conf").write_text(
+        f'servers = "{HOST}:{redis.port}";\ntimeout = {REDIS_TIMEOUT};\n'
+    )
     (local_folder / "classifier-bayes.conf").write_text("min_learns = 1;\n")
     values = {"folder": folder, "host": HOST, "port": port, "controller_port": controller_port}
     (folder / "domains").write_text(
