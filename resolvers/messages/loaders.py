@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlmodel import col
 
 from models.errors import Forbidden
@@ -26,6 +26,7 @@ from resolvers.access import (
     is_visible_or_managed,
 )
 from resolvers.context import Context
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import (
     FilterSql,
@@ -33,11 +34,18 @@ from resolvers.messages.filters.filter_conditions import (
     has_only_flags,
     load_filter_sql,
     load_lookups_of_scoped_filter,
+    select_mailbox_ids,
     split_search_words,
 )
 from resolvers.messages.filters.filter_lookups import (
     ScopedMessageFilter,
     iterate_nested_conditions_requiring_limits,
+)
+from resolvers.messages.filters.indexed_conditions import (
+    required_mailboxes,
+    required_parts,
+    selects_all_unseen,
+    without_required,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.pagination import PageForm, PageScan, read_union
@@ -48,6 +56,7 @@ NEWEST_FIRST, OLDEST_FIRST = "received-", "received+"
 SORT_KEY = (col(Message.listed_at), col(Message.id))
 THREAD_SORT_KEY = (col(Message.received_at), col(Message.id))
 ALL_MESSAGES = MessageConditions()
+NO_MESSAGE = MessageConditions(email_ids=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +89,13 @@ class MessageListing:
         return getattr(row, at.key), getattr(row, key.key)
 
     @property
-    def is_whole_mailbox(self) -> bool:
-        """True if the listing is a whole mailbox."""
-        return self.conditions.is_empty and self.mailbox_id is not None and self.thread_id is None
+    def counter_name(self) -> str:
+        """The column of mailboxes that counts the messages of the listing; empty if none does."""
+        if self.thread_id is not None:
+            return ""
+        if self.conditions.is_empty:
+            return "message_count"
+        return "unseen_count" if selects_all_unseen(self.conditions) else ""
 
 
 def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
@@ -121,14 +134,11 @@ async def load_visible_message_pages(
         ]
     if not is_own:
         columns |= {"user_id", "mailbox_id"}
-    scans = []
-    for key, filters_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
-        rows = select(*select_columns(Message, columns)).where(
-            *_listing_conditions(ctx, key, filters_sql)
-        )
-        scans.append(
-            PageScan(rows, key.page_request, key.sort_key, is_descending=key.is_newest_first)
-        )
+    listings = await _narrow_to_required_mailboxes(ctx, listings)
+    scans = [
+        _page_scan(ctx, key, filter_sql, columns)
+        for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True)
+    ]
     pages = await pagination.read_pages(ctx, scans)
     if is_own or not (
         ctx.viewer.role is Role.ROOT
@@ -139,6 +149,68 @@ async def load_visible_message_pages(
     return [
         replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in pages
     ]
+
+
+async def _narrow_to_required_mailboxes(
+    ctx: Context, listings: list[MessageListing]
+) -> list[MessageListing]:
+    """Replace the mailbox that a filter requires by that of the listing, which has an index.
+
+    A filter that means several mailboxes by one path is kept.
+    """
+    mailboxes = {
+        index: required[0]
+        for index, key in enumerate(listings)
+        if key.thread_id is None and (required := required_mailboxes(key.conditions))
+    }
+    if not mailboxes:
+        return listings
+    selects = [
+        select_mailbox_ids([listings[index].user_id], selector)
+        for index, selector in mailboxes.items()
+    ]
+    rows_of_selects = await read_union(ctx, selects)
+    narrowed = list(listings)
+    for (index, selector), rows in zip(mailboxes.items(), rows_of_selects, strict=True):
+        narrowed[index] = _narrowed_to_mailbox(listings[index], selector, [row.id for row in rows])
+    return narrowed
+
+
+def _narrowed_to_mailbox(
+    listing: MessageListing, selector: MailboxSelector, mailbox_ids: Sequence[int]
+) -> MessageListing:
+    if not mailbox_ids or (
+        listing.mailbox_id is not None and listing.mailbox_id not in mailbox_ids
+    ):
+        # with its own conditions, since these can be invalid
+        return replace(
+            listing, conditions=MessageConditions(every=(listing.conditions, NO_MESSAGE))
+        )
+    if len(mailbox_ids) > 1:
+        return listing
+    conditions = listing.conditions
+    if not any(part.uids or part.seqs for part in required_parts(conditions)):  # these need it
+        conditions = without_required(conditions, [("mailbox", selector)])
+    return replace(listing, mailbox_id=mailbox_ids[0], conditions=conditions)
+
+
+def _page_scan(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql, columns: frozenset[str]
+) -> PageScan:
+    """Return the scan of a page: by keys or words, or along an index in the order of the list."""
+    has_few_rows = listing.thread_id is not None or filter_sql.finds_rows_by_key_or_word
+    conditions = (
+        _listing_conditions(ctx, listing, filter_sql)
+        if has_few_rows
+        else [*_scope_conditions(ctx, listing), *filter_sql.ordered_conditions]
+    )
+    return PageScan(
+        select(*select_columns(Message, columns)).where(*conditions),
+        listing.page_request,
+        listing.sort_key,
+        is_descending=listing.is_newest_first,
+        tested_conditions=() if has_few_rows else filter_sql.tested_conditions,
+    )
 
 
 async def _load_unfiltered_page_if_own(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
@@ -209,9 +281,8 @@ async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> lis
     return await ctx.load_many(load_filter_sql, scopes)
 
 
-def _listing_conditions(
-    ctx: Context, listing: MessageListing, filter_sql: FilterSql
-) -> list[ColumnElement[bool]]:
+def _scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
+    """Build the conditions of the user, mailbox and thread of a list."""
     terms = [is_visible_or_managed(ctx, Message), col(Message.user_id) == listing.user_id]
     if listing.thread_id is not None:
         terms = [col(Message.thread_id) == listing.thread_id, without_index(*terms)]
@@ -219,7 +290,13 @@ def _listing_conditions(
         terms.append(col(Message.mailbox_id) == listing.mailbox_id)
     else:
         terms.append(is_not_deleted_sql())
-    return filter_sql.combine_with(ctx, terms)
+    return terms
+
+
+def _listing_conditions(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql
+) -> list[ColumnElement[bool]]:
+    return filter_sql.combine_with(ctx, _scope_conditions(ctx, listing))
 
 
 async def count_visible_messages_of_listings(
@@ -227,17 +304,11 @@ async def count_visible_messages_of_listings(
 ) -> list[int]:
     """Count the messages of these listings.
 
-    Without conditions it reads the counter of the mailbox.
+    All messages, and all unseen ones, are counted by the counters of the mailboxes.
     """
-    whole_mailbox_ids = {key.mailbox_id for key in listings if key.is_whole_mailbox}
-    counts: dict[MessageListing, int] = {}
-    if whole_mailbox_ids:
-        mailboxes = select(col(Mailbox.id), col(Mailbox.message_count)).where(
-            col(Mailbox.id).in_(whole_mailbox_ids), is_mailbox_with_visible_records(ctx)
-        )
-        totals = {row.id: row.message_count for row in await ctx.read(mailboxes)}
-        counts = {key: totals.get(key.mailbox_id, 0) for key in listings if key.is_whole_mailbox}
-    filtered_keys = [key for key in listings if not key.is_whole_mailbox]
+    listings = await _narrow_to_required_mailboxes(ctx, listings)
+    counts = await _read_counters(ctx, [key for key in listings if key.counter_name])
+    filtered_keys = [key for key in listings if key not in counts]
     if filtered_keys:
         message_count = func.count().label("many")
         scans = [
@@ -251,6 +322,31 @@ async def count_visible_messages_of_listings(
         rows = await read_union(ctx, scans)
         counts |= {key: row.many for key, (row,) in zip(filtered_keys, rows, strict=True)}
     return [counts[key] for key in listings]
+
+
+async def _read_counters(
+    ctx: Context, listings: Sequence[MessageListing]
+) -> dict[MessageListing, int]:
+    """Add up the counters of the visible mailboxes of each listing."""
+    if not listings:
+        return {}
+    mailbox_ids = {key.mailbox_id for key in listings if key.mailbox_id is not None}
+    user_ids = {key.user_id for key in listings if key.mailbox_id is None}
+    statement = select(
+        *select_columns(Mailbox, {"id", "user_id", "message_count", "unseen_count"})
+    ).where(
+        or_(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.user_id).in_(user_ids)),
+        is_mailbox_with_visible_records(ctx),
+    )
+    rows = await ctx.read(statement)
+    return {
+        key: sum(
+            getattr(row, key.counter_name)
+            for row in rows
+            if (row.user_id == key.user_id if key.mailbox_id is None else row.id == key.mailbox_id)
+        )
+        for key in listings
+    }
 
 
 def require_can_change_messages(ctx: Context) -> None:
