@@ -1,6 +1,10 @@
-"""Add the indexes of message lists with a condition."""
+"""Add the indexes of message lists with a condition, and the table of keywords."""
 
+import sqlalchemy as sa
 from alembic import op
+
+from models.messages import keywords
+from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0104"
 down_revision = "0101"
@@ -22,6 +26,20 @@ def upgrade() -> None:
         _create_index(f"messages_{name}", "mailbox_id, listed_at, id", condition)
         _create_index(f"messages_{name}_of_user", "user_id, deleted_at, listed_at, id", condition)
     op.create_index("messages_by_message_id", "messages", ["user_id", "message_id"])
+    op.create_table(
+        "message_keywords",
+        sa.Column("user_id", BIG_INTEGER, nullable=False),
+        sa.Column("keyword", sa.String(), nullable=False),
+        sa.Column("listed_at", UtcDateTime(), nullable=False),
+        sa.Column("id", BIG_INTEGER, nullable=False),
+        sa.Column("mailbox_id", BIG_INTEGER, nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "keyword", "listed_at", "id"),
+        sqlite_with_rowid=False,
+    )
+    columns = ["mailbox_id", "keyword", "listed_at", "id"]
+    op.create_index("message_keywords_of_mailbox", "message_keywords", columns)
+    for statement in keywords.CREATE_TRIGGERS[op.get_bind().dialect.name]:
+        op.get_bind().exec_driver_sql(statement)
 
 
 def _create_index(name: str, columns: str, condition: str) -> None:
@@ -29,7 +47,4 @@ def _create_index(name: str, columns: str, condition: str) -> None:
 
 
 def downgrade() -> None:
-    for name in ("unseen_of_user", "by_message_id", *FLAGS_BY_INDEX):
-        op.drop_index(f"messages_{name}", "messages")
-    for name in FLAGS_BY_INDEX:
-        op.drop_index(f"messages_{name}_of_user", "messages")
+    raise NotImplementedError("no older version: delete the database instead")

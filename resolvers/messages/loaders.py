@@ -1,6 +1,5 @@
 """Loading of stored messages and threads: single ones, pages and counts."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,7 +10,8 @@ from sqlmodel import col
 
 from models.errors import Forbidden
 from models.mailboxes.tables import Mailbox
-from models.messages.tables import Message, Thread
+from models.messages.keywords import MessageKeyword
+from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.store.prepared_statements import integer_parameter, prepare_cached
@@ -22,7 +22,6 @@ from resolvers.access import (
     can_see_mail_of_others,
     is_mailbox_with_visible_records,
     is_own_prepared,
-    is_shared,
     is_visible_or_managed,
 )
 from resolvers.context import Context
@@ -54,6 +53,7 @@ from resolvers.search.index_query import requires_any_word
 
 NEWEST_FIRST, OLDEST_FIRST = "received-", "received+"
 SORT_KEY = (col(Message.listed_at), col(Message.id))
+KEYWORD_SORT_KEY = (col(MessageKeyword.listed_at), col(MessageKeyword.id))  # of the same values
 THREAD_SORT_KEY = (col(Message.received_at), col(Message.id))
 ALL_MESSAGES = MessageConditions()
 NO_MESSAGE = MessageConditions(email_ids=())
@@ -198,19 +198,38 @@ def _page_scan(
     ctx: Context, listing: MessageListing, filter_sql: FilterSql, columns: frozenset[str]
 ) -> PageScan:
     """Return the scan of a page: by keys or words, or along an index in the order of the list."""
-    has_few_rows = listing.thread_id is not None or filter_sql.finds_rows_by_key_or_word
-    conditions = (
-        _listing_conditions(ctx, listing, filter_sql)
-        if has_few_rows
-        else [*_scope_conditions(ctx, listing), *filter_sql.ordered_conditions]
-    )
+    rows = select(*select_columns(Message, columns))
+    sort_key, tested_conditions = listing.sort_key, filter_sql.tested_conditions
+    if listing.thread_id is not None or filter_sql.finds_rows_by_key_or_word:
+        rows = rows.where(*_listing_conditions(ctx, listing, filter_sql))
+        tested_conditions = ()
+    elif filter_sql.keyword is not None:
+        rows = rows.join(MessageKeyword, col(MessageKeyword.id) == col(Message.id)).where(
+            *_keyword_conditions(listing, filter_sql.keyword),
+            without_index(*_scope_conditions(ctx, listing)),
+            *filter_sql.ordered_conditions,
+        )
+        sort_key = KEYWORD_SORT_KEY
+    else:
+        rows = rows.where(*_scope_conditions(ctx, listing), *filter_sql.ordered_conditions)
     return PageScan(
-        select(*select_columns(Message, columns)).where(*conditions),
+        rows,
         listing.page_request,
-        listing.sort_key,
+        sort_key,
         is_descending=listing.is_newest_first,
-        tested_conditions=() if has_few_rows else filter_sql.tested_conditions,
+        tested_conditions=tested_conditions,
     )
+
+
+def _keyword_conditions(listing: MessageListing, keyword: str) -> list[ColumnElement[bool]]:
+    """Build the conditions on the table of keywords: the messages of a list with a keyword."""
+    conditions = [
+        col(MessageKeyword.user_id) == listing.user_id,
+        col(MessageKeyword.keyword) == keyword,
+    ]
+    if listing.mailbox_id is not None:
+        conditions.append(col(MessageKeyword.mailbox_id) == listing.mailbox_id)
+    return conditions
 
 
 async def _load_unfiltered_page_if_own(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
@@ -296,6 +315,8 @@ def _scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnEleme
 def _listing_conditions(
     ctx: Context, listing: MessageListing, filter_sql: FilterSql
 ) -> list[ColumnElement[bool]]:
+    if listing.thread_id is not None:  # it has fewer messages than a keyword
+        filter_sql = replace(filter_sql, keyword=None)
     return filter_sql.combine_with(ctx, _scope_conditions(ctx, listing))
 
 
@@ -310,18 +331,30 @@ async def count_visible_messages_of_listings(
     counts = await _read_counters(ctx, [key for key in listings if key.counter_name])
     filtered_keys = [key for key in listings if key not in counts]
     if filtered_keys:
-        message_count = func.count().label("many")
         scans = [
-            select(message_count)
-            .select_from(Message)
-            .where(*_listing_conditions(ctx, key, filters_sql))
-            for key, filters_sql in zip(
+            _count_select(ctx, key, filter_sql)
+            for key, filter_sql in zip(
                 filtered_keys, await _load_filters(ctx, filtered_keys), strict=True
             )
         ]
         rows = await read_union(ctx, scans)
         counts |= {key: row.many for key, (row,) in zip(filtered_keys, rows, strict=True)}
     return [counts[key] for key in listings]
+
+
+def _count_select(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql
+) -> Select[*tuple[Any, ...]]:
+    """Select the number of messages. The rows of a keyword are counted without the messages."""
+    has_keyword_only = filter_sql.keyword is not None and not (
+        filter_sql.ordered_conditions or filter_sql.tested_conditions or listing.thread_id
+    )
+    table, conditions = (
+        (MessageKeyword, _keyword_conditions(listing, filter_sql.keyword or ""))
+        if has_keyword_only and listing.user_id == ctx.viewer.user_id
+        else (Message, _listing_conditions(ctx, listing, filter_sql))
+    )
+    return select(func.count().label("many")).select_from(table).where(*conditions)
 
 
 async def _read_counters(
@@ -388,100 +421,3 @@ async def find_message_id_by_uid(ctx: Context, mailbox_id: int, uid: int) -> int
     )
     row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
-
-
-async def load_visible_threads_by_ids(
-    ctx: Context, thread_ids: list[int]
-) -> list[ColumnRow | None]:
-    """Load these threads with their counts, in this order. None if the viewer can't see one."""
-    unseen = func.count().filter(~col(Message.seen))
-    statement = (
-        select(
-            *select_columns(Thread, {"id", "user_id", "subject", "muted"}),
-            func.count().label("message_count"),
-            unseen.label("unseen_count"),
-            func.max(col(Message.received_at)).label("last_received_at"),
-        )
-        .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(without_index(is_visible_or_managed(ctx, Message)), is_not_deleted_sql())
-        .group_by(*select_columns(Thread, {"id", "user_id", "subject", "muted"}))
-    )
-    rows = await ctx.read(statement.where(col(Thread.id).in_(thread_ids)))
-    rows_by_id = {
-        row.id: row for row in await withhold_content_or_log_read(ctx, rows)
-    } | await _load_shared_threads_by_id(ctx, rows)
-    return [rows_by_id.get(key) for key in thread_ids]
-
-
-async def _load_shared_threads_by_id(ctx: Context, threads: Sequence[ColumnRow]) -> dict[int, Any]:
-    """Return those of these threads that others share, with the first shared subject."""
-    foreign_threads = {row.id: row for row in threads if row.user_id != ctx.viewer.user_id}
-    if not foreign_threads or not ctx.viewer.share_visibility.has_shared_mailboxes:
-        return {}
-    statement = select(col(Message.thread_id), col(Message.subject)).where(
-        col(Message.thread_id).in_(foreign_threads), without_index(is_shared(ctx, Message))
-    )
-    threads_by_id = {}
-    for row in await ctx.read(statement.order_by(*(column.desc() for column in THREAD_SORT_KEY))):
-        threads_by_id[row.thread_id] = ThreadWithSubject(
-            foreign_threads[row.thread_id], row.subject
-        )
-    return threads_by_id
-
-
-class ThreadWithSubject:
-    """A thread row with another subject than that of its first message."""
-
-    __slots__ = ("_row", "subject")
-
-    def __init__(self, row: Any, subject: str) -> None:
-        self._row = row
-        self.subject = subject
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._row, name)
-
-
-async def load_senders_of_threads(
-    ctx: Context, thread_ids: list[int]
-) -> list[list[tuple[str | None, str]]]:
-    """Load name and address of the senders in these threads, in this order.
-
-    Each address is listed once, the first sender first.
-    """
-    statement = (
-        select(
-            col(Message.thread_id),
-            func.max(col(Message.from_name)).label("name"),
-            col(Message.from_address),
-        )
-        .where(
-            col(Message.thread_id).in_(thread_ids),
-            without_index(is_visible_or_managed(ctx, Message)),
-            is_not_deleted_sql(),
-            col(Message.from_address).is_not(None),
-        )
-        .group_by(col(Message.thread_id), col(Message.from_address))
-        .order_by(func.min(col(Message.id)))
-    )
-    senders_by_thread: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
-    for row in await ctx.read(statement):
-        senders_by_thread[row.thread_id].append((row.name, row.from_address))
-    return [senders_by_thread[key] for key in thread_ids]
-
-
-async def load_mailbox_ids_of_threads(ctx: Context, thread_ids: list[int]) -> list[list[int]]:
-    """Load the IDs of the mailboxes in which these threads have messages."""
-    statement = (
-        select(col(Message.thread_id), col(Message.mailbox_id))
-        .where(
-            col(Message.thread_id).in_(thread_ids),
-            without_index(is_visible_or_managed(ctx, Message)),
-            is_not_deleted_sql(),
-        )
-        .distinct()
-    )
-    ids_by_thread: defaultdict[int, list[int]] = defaultdict(list)
-    for row in await ctx.read(statement):
-        ids_by_thread[row.thread_id].append(row.mailbox_id)
-    return [sorted(ids_by_thread[key]) for key in thread_ids]

@@ -46,7 +46,6 @@ SEARCHED_IN_STEPS = {  # conditions without index, and why; a page tests MAX_TES
     **dict.fromkeys(("searchable", "hasAttachment", "tier"), MOST),
     **dict.fromkeys(("mailboxes", "mailboxPatterns"), MAILBOXES),
     "uids": "a large set is tested on the messages of its mailbox",
-    **dict.fromkeys(("keyword", "forwarded"), ANY_PART),
     "submissionStates": "the submissions are in another table",
 }
 COUNTS_MAILBOX = ("seqs",)  # sequence numbers are counted along the UIDs of the mailbox

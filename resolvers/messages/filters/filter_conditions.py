@@ -25,6 +25,7 @@ from sqlmodel import col
 from mail.search.tokenizer import AllOf, AnyOf, SearchExpression
 from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.keywords import MessageKeyword
 from models.messages.tables import Message
 from models.store.columns import core_table
 from models.store.query_hints import without_index
@@ -90,6 +91,7 @@ class FilterSql:
     index_matches: ColumnElement[bool] | None
     conditions: Sequence[ColumnElement[bool]]
     uses_key_index: bool = False  # a UID set, a thread or IDs find the rows
+    keyword: str | None = None  # all messages have it; in lower case, as in the table of keywords
     ordered_conditions: Sequence[ColumnElement[bool]] = ()  # rows with them have an ordered index
     tested_conditions: Sequence[ColumnElement[bool]] = ()  # conditions that no index answers
 
@@ -102,6 +104,13 @@ class FilterSql:
         self, ctx: Context, other_conditions: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
         """Combine other conditions with those of the filter; the search index is asked first."""
+        if self.keyword is not None:
+            with_keyword = select(col(MessageKeyword.id)).where(
+                col(MessageKeyword.user_id).in_(self.lookups.unindexed.user_ids),
+                col(MessageKeyword.keyword) == self.keyword,
+            )
+            other = without_index(*other_conditions, *self.conditions)
+            return [col(Message.id).in_(with_keyword), other]
         if self.index_matches is None:
             return (
                 [*self.conditions, without_index(*other_conditions)]
@@ -146,12 +155,13 @@ def _build_filter_sql(
         if any(part.message_id for part in required_parts(message_conditions)):
             conditions.append(col(Message.user_id).in_(lookups.unindexed.user_ids))
             return FilterSql(lookups, None, None, conditions, uses_key_index=True)
-        ordered, rest = split_ordered_conditions(message_conditions)
+        keyword, ordered, rest = split_ordered_conditions(message_conditions)
         return FilterSql(
             lookups,
             None,
             None,
             conditions,
+            keyword=None if lookups.is_deleted else keyword,
             ordered_conditions=build_conditions(ctx, ordered, lookups),
             tested_conditions=[] if rest.is_empty else build_conditions(ctx, rest, lookups),
         )

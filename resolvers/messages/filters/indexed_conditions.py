@@ -2,13 +2,15 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from mail.storage.message_flags import FORWARDED_KEYWORD, fold_keyword
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.filters.sequence_sets import is_small_set
 
-# Conditions whose index has the messages in the order of lists, the rarest state first.
+# Conditions whose index has the messages in the order of lists, the rarest state first. The table
+# of keywords has those with a keyword.
 ORDERED_STATES = (
     ("snoozed", True),
     ("draft", True),
@@ -40,6 +42,16 @@ def required_mailboxes(conditions: MessageConditions) -> list[MailboxSelector]:
     return [part.mailbox for part in required_parts(conditions) if part.mailbox]
 
 
+def required_keyword(conditions: MessageConditions) -> tuple[str, Any] | None:
+    """Return the first condition of the filter that requires a keyword, as name and value."""
+    for part in required_parts(conditions):
+        if part.keyword:
+            return "keyword", part.keyword
+        if part.forwarded:
+            return "forwarded", True
+    return None
+
+
 def selects_all_unseen(conditions: MessageConditions) -> bool:
     """True if the only condition is that messages are unseen."""
     parts = list(required_parts(conditions))
@@ -50,22 +62,31 @@ def selects_all_unseen(conditions: MessageConditions) -> bool:
     )
 
 
-def split_ordered_conditions(
-    conditions: MessageConditions,
-) -> tuple[MessageConditions, MessageConditions]:
-    """Split a filter into conditions of an index in the order of lists, and the others.
+class IndexedConditions(NamedTuple):
+    """A filter in three parts, for a search along an index in the order of lists.
 
-    The former are at most one state, so that all of them have the same index, and times.
+    `ordered` has at most one state, so that all of it has the same index, and times. If the table
+    of keywords is searched instead, it has only times.
     """
+
+    keyword: str | None  # in lower case, as in the table
+    ordered: MessageConditions
+    rest: MessageConditions
+
+
+def split_ordered_conditions(conditions: MessageConditions) -> IndexedConditions:
+    """Split a filter into conditions of an index in the order of lists, and the others."""
     parts = list(required_parts(conditions))
+    keyword = required_keyword(conditions)
     state = next(
         (
-            {name: value}
+            (name, value)
             for name, value in ORDERED_STATES
             if any(getattr(part, name) is value for part in parts)
         ),
-        dict[str, Any](),
+        None,
     )
+    states = [keyword or state] if keyword or state else []
     times = [
         (name, value)
         for part in parts
@@ -73,8 +94,14 @@ def split_ordered_conditions(
         if (value := getattr(part, name)) is not None
     ]
     ranges = tuple(MessageConditions(**{name: value}) for name, value in times)
-    ordered = MessageConditions(every=ranges or None, **state)
-    return ordered, without_required(conditions, [*state.items(), *times])
+    ordered = MessageConditions(every=ranges or None, **dict([] if keyword else states))
+    rest = without_required(conditions, [*states, *times])
+    return IndexedConditions(keyword and folded_keyword(*keyword), ordered, rest)
+
+
+def folded_keyword(name: str, value: Any) -> str:
+    """Return the keyword that a condition requires, in the form of the table."""
+    return FORWARDED_KEYWORD if name == "forwarded" else fold_keyword(value)
 
 
 def without_required(
