@@ -207,7 +207,6 @@ def _page_scan(
         rows = rows.join(MessageKeyword, col(MessageKeyword.id) == col(Message.id)).where(
             *_keyword_conditions(listing, filter_sql.keyword),
             without_index(*_scope_conditions(ctx, listing)),
-            *filter_sql.ordered_conditions,
         )
         sort_key = KEYWORD_SORT_KEY
     else:
@@ -347,7 +346,7 @@ def _count_select(
 ) -> Select[*tuple[Any, ...]]:
     """Select the number of messages. The rows of a keyword are counted without the messages."""
     has_keyword_only = filter_sql.keyword is not None and not (
-        filter_sql.ordered_conditions or filter_sql.tested_conditions or listing.thread_id
+        filter_sql.tested_conditions or listing.thread_id
     )
     table, conditions = (
         (MessageKeyword, _keyword_conditions(listing, filter_sql.keyword or ""))

@@ -128,8 +128,8 @@ def values_of_field(name: str, field: GraphQLInputField) -> list[Any]:
 
 def filter_cases() -> Iterator[FilterCase]:
     """Yield each condition of MessageFilter alone."""
-    fields = strawberry_schema._schema.type_map["MessageFilter"].fields  # type: ignore[union-attr] # noqa: SLF001
-    for name, field in fields.items():
+    filter_type: Any = strawberry_schema._schema.type_map["MessageFilter"]  # noqa: SLF001
+    for name, field in filter_type.fields.items():
         if name not in GROUPS:
             for value in values_of_field(name, field):
                 extra = {"mailbox": INBOX} if name in NEEDS_MAILBOX else {}

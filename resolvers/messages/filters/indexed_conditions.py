@@ -1,6 +1,6 @@
 """The conditions of message filters for which the database has indexes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ class IndexedConditions(NamedTuple):
     """A filter in three parts, for a search along an index in the order of lists.
 
     `ordered` has at most one state, so that all of it has the same index, and times. If the table
-    of keywords is searched instead, it has only times.
+    of keywords is searched, it is empty.
     """
 
     keyword: str | None  # in lower case, as in the table
@@ -78,15 +78,10 @@ def split_ordered_conditions(conditions: MessageConditions) -> IndexedConditions
     """Split a filter into conditions of an index in the order of lists, and the others."""
     parts = list(required_parts(conditions))
     keyword = required_keyword(conditions)
-    state = next(
-        (
-            (name, value)
-            for name, value in ORDERED_STATES
-            if any(getattr(part, name) is value for part in parts)
-        ),
-        None,
-    )
-    states = [keyword or state] if keyword or state else []
+    if keyword:
+        rest = without_required(conditions, [keyword])
+        return IndexedConditions(_folded_keyword(*keyword), MessageConditions(), rest)
+    states = _required_states(parts)[:1]
     times = [
         (name, value)
         for part in parts
@@ -94,12 +89,19 @@ def split_ordered_conditions(conditions: MessageConditions) -> IndexedConditions
         if (value := getattr(part, name)) is not None
     ]
     ranges = tuple(MessageConditions(**{name: value}) for name, value in times)
-    ordered = MessageConditions(every=ranges or None, **dict([] if keyword else states))
-    rest = without_required(conditions, [*states, *times])
-    return IndexedConditions(keyword and folded_keyword(*keyword), ordered, rest)
+    ordered = MessageConditions(every=ranges or None, **dict(states))
+    return IndexedConditions(None, ordered, without_required(conditions, [*states, *times]))
 
 
-def folded_keyword(name: str, value: Any) -> str:
+def _required_states(parts: Sequence[MessageConditions]) -> list[tuple[str, Any]]:
+    return [
+        (name, value)
+        for name, value in ORDERED_STATES
+        if any(getattr(part, name) is value for part in parts)
+    ]
+
+
+def _folded_keyword(name: str, value: Any) -> str:
     """Return the keyword that a condition requires, in the form of the table."""
     return FORWARDED_KEYWORD if name == "forwarded" else fold_keyword(value)
 
