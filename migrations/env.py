@@ -34,6 +34,7 @@ import models.filters.sieve_scripts
 import models.filters.tables
 import models.identity_providers
 import models.mailboxes.tables
+import models.messages.keywords
 import models.messages.labels
 import models.messages.tables
 import models.notifications.push_channels

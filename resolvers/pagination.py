@@ -2,8 +2,8 @@
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -20,13 +20,17 @@ from sqlalchemy import (
 )
 
 from models.store.columns import ColumnRow
-from models.store.keyset_pages import Page, PageRequest
+from models.store.keyset_pages import Cursor, Page, PageRequest
 from resolvers.context import Context
 
 Row = TypeVar("Row")
 MAX_SEPARATE_PAGES = (
     4  # pages of a request that are read one after another, each by a prepared statement
 )
+# Rows of the two steps in which a page with tested conditions is searched: most pages are found
+# in the short one.
+STEP_LENGTHS = (500, 9_500)
+MAX_TESTED_ROWS = sum(STEP_LENGTHS)
 ROW_COUNT_PARAMETER: Any = bindparam("count", type_=Integer)  # rows that the select of a page reads
 
 
@@ -157,12 +161,54 @@ def rows_beyond_cursor(
 
 @dataclass(frozen=True, slots=True)
 class PageScan:
-    """A request for a page: its select, its sort key of two columns, and the direction."""
+    """A request for a page: its select, its sort key of two columns, and the direction.
+
+    An index gives the rows of the select in the order of the page. If there are tested conditions,
+    which no index answers, the page ends after MAX_TESTED_ROWS rows with a search cursor.
+    """
 
     statement: Select[*tuple[Any, ...]]
     page_request: PageRequest
     sort_key: tuple[Any, Any]
     is_descending: bool
+    tested_conditions: Sequence[ColumnElement[bool]] = ()
+
+    @property
+    def is_ascending_scan(self) -> bool:
+        """True if the rows are read in ascending order of the sort key."""
+        return self.page_request.is_backward is self.is_descending
+
+    def select_last_row_of_step(self, row_count: int) -> Select[*tuple[Any, ...]]:
+        """Select the sort key of the last of `row_count` rows. No row: there are fewer."""
+        last = replace(self.page_request, count=0)
+        scan = replace(
+            self, statement=self.statement.with_only_columns(*self.sort_key), page_request=last
+        )
+        return _form_and_select(scan)[1].offset(row_count - 1)
+
+    def narrowed_to_step(self, last_row: ColumnRow | None) -> "PageScan":
+        """Return the scan of the rows until this one that fulfill the tested conditions."""
+        statement = self.statement.where(*self.tested_conditions)
+        if last_row is not None:
+            columns = tuple_(*self.sort_key)
+            end = tuple_(
+                *(literal(getattr(last_row, column.key), column.type) for column in self.sort_key)
+            )
+            statement = statement.where(
+                columns <= end if self.is_ascending_scan else columns >= end
+            )
+        return replace(self, statement=statement, tested_conditions=())
+
+    def after_step(self, last_row: ColumnRow, found_count: int) -> "PageScan":
+        """Return the scan for the rest of the page, after the last row of a step."""
+        at, key = (getattr(last_row, column.key) for column in self.sort_key)
+        request = self.page_request
+        rest = replace(
+            request,
+            count=request.count - found_count,
+            cursor=Cursor(request.ordering, at, key),
+        )
+        return replace(self, page_request=rest)
 
 
 async def count_rows(ctx: Context, statements: Sequence[Select[*tuple[Any, ...]]]) -> list[int]:
@@ -173,42 +219,88 @@ async def count_rows(ctx: Context, statements: Sequence[Select[*tuple[Any, ...]]
 
 
 async def read_pages(ctx: Context, scans: Sequence[PageScan]) -> list[Page[ColumnRow]]:
-    """Read pages of one kind of rows, each in reading order, in one statement for each sort key.
+    """Read pages of one kind of rows, each in reading order, in few statements for any number.
 
-    Each page has its own count, cursor and conditions. Pages with a cursor come first, so that the
-    text of the statement depends on how many there are of each form, not on their order.
+    Each page has its own count, cursor and conditions. A page whose tested conditions find too
+    few rows among MAX_TESTED_ROWS ends there, with a search cursor.
     """
-    if len(scans) == 1:
-        return [await _read_single_page(ctx, scans[0])]
-    indexes_by_key: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index, scan in enumerate(scans):
-        indexes_by_key[tuple(column.key for column in scan.sort_key)].append(index)
-    pages: dict[int, Page[ColumnRow]] = {}
-    for indexes in indexes_by_key.values():
-        scans_of_key = [scans[index] for index in indexes]
-        pages |= zip(indexes, await _read_pages_of_one_sort_key(ctx, scans_of_key), strict=True)
-    return [pages[index] for index in range(len(scans))]
-
-
-async def _read_single_page(ctx: Context, scan: PageScan) -> Page[ColumnRow]:
-    _, statement = _form_and_select(scan)
-    return page_from_rows(await ctx.read(statement), scan.page_request)
-
-
-async def _read_pages_of_one_sort_key(
-    ctx: Context, scans: Sequence[PageScan]
-) -> list[Page[ColumnRow]]:
-    forms_and_selects = [_form_and_select(scan) for scan in scans]
-    order = sorted(range(len(scans)), key=lambda nth: forms_and_selects[nth][0][1:], reverse=True)
-    names = [column.key for column in scans[0].sort_key]
-    rows_of_selects = await read_union(ctx, [forms_and_selects[nth][1] for nth in order], names)
-    rows_of = dict(zip(order, rows_of_selects, strict=True))
+    rows_of: list[list[ColumnRow]] = [[] for _ in scans]
+    waiting = dict(enumerate(scans))
+    for row_count in STEP_LENGTHS:
+        steps = list(waiting.values())
+        last_rows = await _read_last_rows_of_steps(ctx, steps, row_count)
+        narrowed = [
+            scan.narrowed_to_step(last_row) for scan, last_row in zip(steps, last_rows, strict=True)
+        ]
+        found_rows = await _read_rows_in_scan_order(ctx, narrowed)
+        followers = {}
+        for index, last_row, found in zip(waiting, last_rows, found_rows, strict=True):
+            rows_of[index] += found
+            if last_row is not None and len(found) <= waiting[index].page_request.count:
+                followers[index] = waiting[index].after_step(last_row, len(found))
+        waiting = followers
+        if not waiting:
+            break
     return [
-        scan.page_request.page_from_rows(
-            rows_of[index][::-1] if scan.is_descending else rows_of[index]
-        )
-        for index, scan in enumerate(scans)
+        _page_of_scan(scan, rows, waiting.get(index))
+        for index, (scan, rows) in enumerate(zip(scans, rows_of, strict=True))
     ]
+
+
+def _page_of_scan(
+    scan: PageScan, rows: list[ColumnRow], unread_rest: PageScan | None
+) -> Page[ColumnRow]:
+    """Return a page of rows in scan order. `unread_rest` is the scan that its search left out."""
+    request = scan.page_request
+    if unread_rest is None:
+        return page_from_rows(rows, request)
+    page = request.page_from_rows(rows[::-1] if request.is_backward else rows, has_more=True)
+    cursor = unread_rest.page_request.cursor
+    return (
+        replace(page, search_start_cursor=cursor)
+        if request.is_backward
+        else replace(page, search_end_cursor=cursor)
+    )
+
+
+async def _read_last_rows_of_steps(
+    ctx: Context, scans: Sequence[PageScan], row_count: int
+) -> list[ColumnRow | None]:
+    """Read the last row of the next step of each scan; None without tested conditions or row."""
+    last_rows: list[ColumnRow | None] = [None] * len(scans)
+    tested = [index for index, scan in enumerate(scans) if scan.tested_conditions]
+    for indexes in _indexes_by_sort_key(scans, tested):
+        selects = [scans[index].select_last_row_of_step(row_count) for index in indexes]
+        for index, rows in zip(indexes, await read_union(ctx, selects), strict=True):
+            last_rows[index] = rows[0] if rows else None
+    return last_rows
+
+
+def _indexes_by_sort_key(scans: Sequence[PageScan], indexes: Iterable[int]) -> list[list[int]]:
+    """Group the scans at these indexes by their sort key: one statement can read each group."""
+    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index in indexes:
+        groups[tuple(column.key for column in scans[index].sort_key)].append(index)
+    return list(groups.values())
+
+
+async def _read_rows_in_scan_order(
+    ctx: Context, scans: Sequence[PageScan]
+) -> list[list[ColumnRow]]:
+    """Read the rows of each scan. The number of statements depends on that of the sort keys."""
+    if len(scans) == 1:
+        return [list(await ctx.read(_form_and_select(scans[0])[1]))]
+    rows_of: list[list[ColumnRow]] = [[] for _ in scans]
+    for indexes in _indexes_by_sort_key(scans, range(len(scans))):
+        selects = {index: _form_and_select(scans[index]) for index in indexes}
+        # Scans with a cursor come first, so that the text of the statement depends on how many
+        # there are of each form, not on their order.
+        order = sorted(selects, key=lambda index: selects[index][0][1:], reverse=True)
+        names = [column.key for column in scans[order[0]].sort_key]
+        rows_of_selects = await read_union(ctx, [selects[index][1] for index in order], names)
+        for index, rows in zip(order, rows_of_selects, strict=True):
+            rows_of[index] = rows if scans[index].is_ascending_scan else rows[::-1]
+    return rows_of
 
 
 def _form_and_select(scan: PageScan) -> tuple[PageForm, Select[*tuple[Any, ...]]]:

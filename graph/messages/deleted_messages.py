@@ -43,7 +43,7 @@ from graph.types.scalars import URL, ByteSize
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Scope
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.messages import deleted_messages
+from resolvers.messages import deleted_messages, thread_loaders
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.deleted_messages import (
     NEWEST_FIRST,
@@ -94,7 +94,7 @@ class DeletedMessage(NodeView):
     )
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] | None = link(
         "thread_id",
-        message_loaders.load_visible_threads_by_ids,
+        thread_loaders.load_visible_threads_by_ids,
         lazy_view_factory("graph.messages.threads", "Thread"),
         description="Thread that the message belongs to. Null if no message of the thread is in a "
         "mailbox.",

@@ -101,7 +101,9 @@ class AttachmentMatch(ConditionsInput):
 @strawberry.input(
     description="Conditions on messages. All of them must hold. An empty list selects no message; "
     "below `not` it is an error. An empty object or text is an error. Case and accents are "
-    "ignored in texts of at most 1,000 characters."
+    "ignored in texts of at most 1,000 characters. Conditions that no index answers are tested on "
+    "at most 10,000 messages for each page: the page can then have fewer messages than requested, "
+    "or none, while `pageInfo.hasNextPage` is true."
 )
 class MessageFilter(ConditionsInput):
     max_part_count: ClassVar[int | None] = MAX_PARTS
@@ -230,7 +232,9 @@ class MessageFilter(ConditionsInput):
         "True selects messages with the keyword $Forwarded, false those without it.", default=UNSET
     )
     keyword: str | None = attribute_field(
-        "Keyword that the message has, such as that of a label.", default=UNSET
+        "Keyword that the message has, such as that of a label. Only the case of ASCII letters is "
+        "ignored.",
+        default=UNSET,
     )
     tier: StorageTier | None = attribute_field(
         "Storage tier of the body of the message.", default=UNSET

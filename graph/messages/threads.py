@@ -35,7 +35,7 @@ from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes import listing as mailbox_listing
-from resolvers.messages import loaders as message_loaders
+from resolvers.messages import thread_loaders
 from resolvers.messages.bulk import threads
 from resolvers.messages.bulk.threads import ThreadChangeRequest
 
@@ -65,7 +65,7 @@ class Thread(NodeView):
         "the flag \\Seen."
     )
 
-    load_batch = staticmethod(message_loaders.load_visible_threads_by_ids)
+    load_batch = staticmethod(thread_loaders.load_visible_threads_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Thread")}
 
     @field(
@@ -73,12 +73,12 @@ class Thread(NodeView):
         "the first 250."
     )
     async def participants(self, info: Info) -> list[MailAddress]:
-        pairs: Any = await info.context.load(message_loaders.load_senders_of_threads, self.row.id)
+        pairs: Any = await info.context.load(thread_loaders.load_senders_of_threads, self.row.id)
         return [MailAddress.from_row(pair) for pair in pairs[:MAX_PAGE_SIZE]]
 
     @field("Number of different senders of the messages of the thread.")
     async def participant_count(self, info: Info) -> int:
-        return len(await info.context.load(message_loaders.load_senders_of_threads, self.row.id))
+        return len(await info.context.load(thread_loaders.load_senders_of_threads, self.row.id))
 
     @field("Mailboxes that contain messages of the thread, oldest mailbox first.")
     async def mailboxes(
@@ -90,7 +90,7 @@ class Thread(NodeView):
         before: str | None = UNSET,
     ) -> Connection[Mailbox]:
         requested_page = page_request("thread-mailboxes", first, after, last, before)
-        ids = await info.context.load(message_loaders.load_mailbox_ids_of_threads, self.row.id)
+        ids = await info.context.load(thread_loaders.load_mailbox_ids_of_threads, self.row.id)
         page = await mailbox_listing.load_page_of_visible_ids(info.context, ids, requested_page)
 
         async def count_mailboxes() -> int:
@@ -172,7 +172,7 @@ class ThreadMutation:
         request = ThreadChangeRequest(keys, changes, maybe_value(input.set.muted))
         result = await threads.change_threads(info.context, request)
         rows = await info.context.load_many(
-            message_loaders.load_visible_threads_by_ids, dict.fromkeys(keys)
+            thread_loaders.load_visible_threads_by_ids, dict.fromkeys(keys)
         )
         return ThreadsPayload(
             threads=[Thread.from_row(row) for row in rows if row],
@@ -191,6 +191,6 @@ class ThreadQuery:
     )
     async def thread(self, info: Info, by: ThreadRef) -> Thread | None:
         row = await info.context.load(
-            message_loaders.load_visible_threads_by_ids, id_from_ref(by, "by")
+            thread_loaders.load_visible_threads_by_ids, id_from_ref(by, "by")
         )
         return Thread.from_row_or_none(row)

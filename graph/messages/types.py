@@ -64,7 +64,7 @@ from models.store.keyset_pages import Cursor, Page, ordering_name
 from models.users.roles import AdminPermission, Scope
 from resolvers.filters import loaders as filter_loaders
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.messages import labels
+from resolvers.messages import labels, thread_loaders
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import bulk_changes, storage_tiers
 from resolvers.messages.bulk.bulk_requests import BulkRequest
@@ -122,7 +122,7 @@ class Message(MessageContentFields):
     )
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] = link(
         "thread_id",
-        message_loaders.load_visible_threads_by_ids,
+        thread_loaders.load_visible_threads_by_ids,
         lazy_view_factory("graph.messages.threads", "Thread"),
         description="Thread that the message belongs to.",
         exists=True,

@@ -12,6 +12,7 @@ FLAG_NAMES_BY_VALUES = {  # their names in IMAP, by which of them are set
     flag_values: [f"\\{name.capitalize()}" for name in compress(SYSTEM_FLAGS, flag_values)]
     for flag_values in product((False, True), repeat=len(SYSTEM_FLAGS))
 }
+FORWARDED_KEYWORD = "$forwarded"  # in lower case
 MAX_KEYWORDS = 64  # of one message
 _COLUMN_BY_FLAG = {"\\seen": "seen", "\\flagged": "flagged", "\\answered": "answered"}
 
@@ -34,7 +35,7 @@ def unique_keywords(keywords: Iterable[str]) -> list[str]:
 
 def is_forwarded(keywords: Iterable[str]) -> bool:
     """True if the keyword $Forwarded is among these, in any case."""
-    return "$forwarded" in map(fold_keyword, keywords)
+    return FORWARDED_KEYWORD in map(fold_keyword, keywords)
 
 
 def without_keywords(keywords: Iterable[str], removed: Iterable[str]) -> list[str]:

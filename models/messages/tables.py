@@ -18,9 +18,37 @@ from models.store.columns import (
     json_column,
 )
 
+# Columns by the name of their indexes. `messages_deleted` has messages without a mailbox.
+FLAGS_WITH_INDEXES = {
+    "flagged": "flagged",
+    "answered": "answered",
+    "draft": "draft",
+    "marked_deleted": "deleted",
+}
+
 
 def _index_condition(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+def _true_condition(column: str) -> dict[str, Any]:
+    """Return the condition as SQLAlchemy writes it in a select, since SQLite compares the texts."""
+    return {
+        "sqlite_where": text(f"{column} IS 1"),
+        "postgresql_where": text(f"{column} IS true"),
+    }
+
+
+def _state_indexes(name: str, condition: dict[str, Any]) -> tuple[Index, Index]:
+    """Return the indexes of the messages in a state: of a mailbox, and of all of a user's.
+
+    The column `deleted_at` is constant in lists: without it, SQLite might choose another index of
+    the user.
+    """
+    return (
+        Index(f"messages_{name}", "mailbox_id", "listed_at", "id", **condition),
+        Index(f"messages_{name}_of_user", "user_id", "deleted_at", "listed_at", "id", **condition),
+    )
 
 
 def _received_at(inserted: Any) -> datetime:
@@ -48,7 +76,13 @@ class Message(UserOwnedRow, table=True):
     __table_args__ = (
         Index("messages_by_age", "mailbox_id", "listed_at", "id"),
         Index("messages_by_uid", "mailbox_id", "uid", unique=True),
-        Index("messages_unseen", "mailbox_id", "listed_at", "id", **_index_condition("NOT seen")),
+        *_state_indexes("unseen", _index_condition("NOT seen")),
+        *(
+            index
+            for name, flag in FLAGS_WITH_INDEXES.items()
+            for index in _state_indexes(name, _true_condition(flag))
+        ),
+        Index("messages_by_message_id", "user_id", "message_id"),
         Index(
             "messages_of_user",
             "user_id",

@@ -127,6 +127,26 @@ def _compile_for_postgres(element: FoldedText, compiler: SQLCompiler, **options:
     return f'((CASE WHEN {is_ascii} THEN {folded} ELSE {FUNCTION_NAME}({value}) END) COLLATE "C")'
 
 
+class AsciiLower(FunctionElement[str]):
+    """SQL: a text with its ASCII letters in lower case."""
+
+    type = String()
+    name = "ascii_lower"
+    inherit_cache = True
+
+
+@compiles(AsciiLower, "sqlite")
+def _compile_ascii_lower(element: AsciiLower, compiler: SQLCompiler, **options: Any) -> str:
+    return f"lower({compiler.process(element.clauses, **options)})"  # changes ASCII only
+
+
+@compiles(AsciiLower, "postgresql")
+def _compile_ascii_lower_for_postgres(
+    element: AsciiLower, compiler: SQLCompiler, **options: Any
+) -> str:
+    return f'lower({compiler.process(element.clauses, **options)} COLLATE "C")'
+
+
 def create_fold_text_function_sql(collation: str) -> str:
     """Return the SQL that creates `fold_text` in PostgreSQL.
 

@@ -90,10 +90,21 @@ async def load_visible_deleted_message_pages(
     names = frozenset({"deleted_at", "id", "user_id"}).union(*(key.columns for key in listings))
     scans = []
     for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
-        rows = select(*select_columns(Message, names)).where(
-            *_listing_conditions(ctx, key, filter_sql)
+        has_few_rows = filter_sql.finds_rows_by_key_or_word
+        conditions = (
+            _listing_conditions(ctx, key, filter_sql)
+            if has_few_rows
+            else _scope_conditions(ctx, key)
         )
-        scans.append(PageScan(rows, key.page_request, SORT_KEY, is_descending=key.is_newest_first))
+        scans.append(
+            PageScan(
+                select(*select_columns(Message, names)).where(*conditions),
+                key.page_request,
+                SORT_KEY,
+                is_descending=key.is_newest_first,
+                tested_conditions=() if has_few_rows else filter_sql.conditions,
+            )
+        )
     pages = await pagination.read_pages(ctx, scans)
     if not (
         ctx.viewer.role is Role.ROOT
@@ -123,15 +134,18 @@ async def _load_filters(ctx: Context, listings: Sequence[DeletedMessageListing])
     return await ctx.load_many(load_filter_sql, scopes)
 
 
-def _listing_conditions(
-    ctx: Context, listing: DeletedMessageListing, filter_sql: FilterSql
-) -> list[ColumnElement[bool]]:
-    terms = [
+def _scope_conditions(ctx: Context, listing: DeletedMessageListing) -> list[ColumnElement[bool]]:
+    return [
         is_visible_or_managed(ctx, Message),
         col(Message.user_id) == listing.user_id,
         *restorable_conditions_without_access(ctx),
     ]
-    return filter_sql.combine_with(ctx, terms)
+
+
+def _listing_conditions(
+    ctx: Context, listing: DeletedMessageListing, filter_sql: FilterSql
+) -> list[ColumnElement[bool]]:
+    return filter_sql.combine_with(ctx, _scope_conditions(ctx, listing))
 
 
 async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:

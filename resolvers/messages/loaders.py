@@ -1,17 +1,17 @@
 """Loading of stored messages and threads: single ones, pages and counts."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlmodel import col
 
 from models.errors import Forbidden
 from models.mailboxes.tables import Mailbox
-from models.messages.tables import Message, Thread
+from models.messages.keywords import MessageKeyword
+from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.store.prepared_statements import integer_parameter, prepare_cached
@@ -22,10 +22,10 @@ from resolvers.access import (
     can_see_mail_of_others,
     is_mailbox_with_visible_records,
     is_own_prepared,
-    is_shared,
     is_visible_or_managed,
 )
 from resolvers.context import Context
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import (
     FilterSql,
@@ -33,11 +33,18 @@ from resolvers.messages.filters.filter_conditions import (
     has_only_flags,
     load_filter_sql,
     load_lookups_of_scoped_filter,
+    select_mailbox_ids,
     split_search_words,
 )
 from resolvers.messages.filters.filter_lookups import (
     ScopedMessageFilter,
     iterate_nested_conditions_requiring_limits,
+)
+from resolvers.messages.filters.indexed_conditions import (
+    required_mailboxes,
+    required_parts,
+    selects_all_unseen,
+    without_required,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.pagination import PageForm, PageScan, read_union
@@ -46,8 +53,10 @@ from resolvers.search.index_query import requires_any_word
 
 NEWEST_FIRST, OLDEST_FIRST = "received-", "received+"
 SORT_KEY = (col(Message.listed_at), col(Message.id))
+KEYWORD_SORT_KEY = (col(MessageKeyword.listed_at), col(MessageKeyword.id))  # of the same values
 THREAD_SORT_KEY = (col(Message.received_at), col(Message.id))
 ALL_MESSAGES = MessageConditions()
+NO_MESSAGE = MessageConditions(email_ids=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +89,13 @@ class MessageListing:
         return getattr(row, at.key), getattr(row, key.key)
 
     @property
-    def is_whole_mailbox(self) -> bool:
-        """True if the listing is a whole mailbox."""
-        return self.conditions.is_empty and self.mailbox_id is not None and self.thread_id is None
+    def counter_name(self) -> str:
+        """The column of mailboxes that counts the messages of the listing; empty if none does."""
+        if self.thread_id is not None:
+            return ""
+        if self.conditions.is_empty:
+            return "message_count"
+        return "unseen_count" if selects_all_unseen(self.conditions) else ""
 
 
 def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
@@ -121,14 +134,11 @@ async def load_visible_message_pages(
         ]
     if not is_own:
         columns |= {"user_id", "mailbox_id"}
-    scans = []
-    for key, filters_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
-        rows = select(*select_columns(Message, columns)).where(
-            *_listing_conditions(ctx, key, filters_sql)
-        )
-        scans.append(
-            PageScan(rows, key.page_request, key.sort_key, is_descending=key.is_newest_first)
-        )
+    listings = await _narrow_to_required_mailboxes(ctx, listings)
+    scans = [
+        _page_scan(ctx, key, filter_sql, columns)
+        for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True)
+    ]
     pages = await pagination.read_pages(ctx, scans)
     if is_own or not (
         ctx.viewer.role is Role.ROOT
@@ -139,6 +149,86 @@ async def load_visible_message_pages(
     return [
         replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in pages
     ]
+
+
+async def _narrow_to_required_mailboxes(
+    ctx: Context, listings: list[MessageListing]
+) -> list[MessageListing]:
+    """Replace the mailbox that a filter requires by that of the listing, which has an index.
+
+    A filter that means several mailboxes by one path is kept.
+    """
+    mailboxes = {
+        index: required[0]
+        for index, key in enumerate(listings)
+        if key.thread_id is None and (required := required_mailboxes(key.conditions))
+    }
+    if not mailboxes:
+        return listings
+    selects = [
+        select_mailbox_ids([listings[index].user_id], selector)
+        for index, selector in mailboxes.items()
+    ]
+    rows_of_selects = await read_union(ctx, selects)
+    narrowed = list(listings)
+    for (index, selector), rows in zip(mailboxes.items(), rows_of_selects, strict=True):
+        narrowed[index] = _narrowed_to_mailbox(listings[index], selector, [row.id for row in rows])
+    return narrowed
+
+
+def _narrowed_to_mailbox(
+    listing: MessageListing, selector: MailboxSelector, mailbox_ids: Sequence[int]
+) -> MessageListing:
+    if not mailbox_ids or (
+        listing.mailbox_id is not None and listing.mailbox_id not in mailbox_ids
+    ):
+        # with its own conditions, since these can be invalid
+        return replace(
+            listing, conditions=MessageConditions(every=(listing.conditions, NO_MESSAGE))
+        )
+    if len(mailbox_ids) > 1:
+        return listing
+    conditions = listing.conditions
+    if not any(part.uids or part.seqs for part in required_parts(conditions)):  # these need it
+        conditions = without_required(conditions, [("mailbox", selector)])
+    return replace(listing, mailbox_id=mailbox_ids[0], conditions=conditions)
+
+
+def _page_scan(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql, columns: frozenset[str]
+) -> PageScan:
+    """Return the scan of a page: by keys or words, or along an index in the order of the list."""
+    rows = select(*select_columns(Message, columns))
+    sort_key, tested_conditions = listing.sort_key, filter_sql.tested_conditions
+    if listing.thread_id is not None or filter_sql.finds_rows_by_key_or_word:
+        rows = rows.where(*_listing_conditions(ctx, listing, filter_sql))
+        tested_conditions = ()
+    elif filter_sql.keyword is not None:
+        rows = rows.join(MessageKeyword, col(MessageKeyword.id) == col(Message.id)).where(
+            *_keyword_conditions(listing, filter_sql.keyword),
+            without_index(*_scope_conditions(ctx, listing)),
+        )
+        sort_key = KEYWORD_SORT_KEY
+    else:
+        rows = rows.where(*_scope_conditions(ctx, listing), *filter_sql.ordered_conditions)
+    return PageScan(
+        rows,
+        listing.page_request,
+        sort_key,
+        is_descending=listing.is_newest_first,
+        tested_conditions=tested_conditions,
+    )
+
+
+def _keyword_conditions(listing: MessageListing, keyword: str) -> list[ColumnElement[bool]]:
+    """Build the conditions on the table of keywords: the messages of a list with a keyword."""
+    conditions = [
+        col(MessageKeyword.user_id) == listing.user_id,
+        col(MessageKeyword.keyword) == keyword,
+    ]
+    if listing.mailbox_id is not None:
+        conditions.append(col(MessageKeyword.mailbox_id) == listing.mailbox_id)
+    return conditions
 
 
 async def _load_unfiltered_page_if_own(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
@@ -209,9 +299,8 @@ async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> lis
     return await ctx.load_many(load_filter_sql, scopes)
 
 
-def _listing_conditions(
-    ctx: Context, listing: MessageListing, filter_sql: FilterSql
-) -> list[ColumnElement[bool]]:
+def _scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
+    """Build the conditions of the user, mailbox and thread of a list."""
     terms = [is_visible_or_managed(ctx, Message), col(Message.user_id) == listing.user_id]
     if listing.thread_id is not None:
         terms = [col(Message.thread_id) == listing.thread_id, without_index(*terms)]
@@ -219,7 +308,15 @@ def _listing_conditions(
         terms.append(col(Message.mailbox_id) == listing.mailbox_id)
     else:
         terms.append(is_not_deleted_sql())
-    return filter_sql.combine_with(ctx, terms)
+    return terms
+
+
+def _listing_conditions(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql
+) -> list[ColumnElement[bool]]:
+    if listing.thread_id is not None:  # it has fewer messages than a keyword
+        filter_sql = replace(filter_sql, keyword=None)
+    return filter_sql.combine_with(ctx, _scope_conditions(ctx, listing))
 
 
 async def count_visible_messages_of_listings(
@@ -227,30 +324,61 @@ async def count_visible_messages_of_listings(
 ) -> list[int]:
     """Count the messages of these listings.
 
-    Without conditions it reads the counter of the mailbox.
+    All messages, and all unseen ones, are counted by the counters of the mailboxes.
     """
-    whole_mailbox_ids = {key.mailbox_id for key in listings if key.is_whole_mailbox}
-    counts: dict[MessageListing, int] = {}
-    if whole_mailbox_ids:
-        mailboxes = select(col(Mailbox.id), col(Mailbox.message_count)).where(
-            col(Mailbox.id).in_(whole_mailbox_ids), is_mailbox_with_visible_records(ctx)
-        )
-        totals = {row.id: row.message_count for row in await ctx.read(mailboxes)}
-        counts = {key: totals.get(key.mailbox_id, 0) for key in listings if key.is_whole_mailbox}
-    filtered_keys = [key for key in listings if not key.is_whole_mailbox]
+    listings = await _narrow_to_required_mailboxes(ctx, listings)
+    counts = await _read_counters(ctx, [key for key in listings if key.counter_name])
+    filtered_keys = [key for key in listings if key not in counts]
     if filtered_keys:
-        message_count = func.count().label("many")
         scans = [
-            select(message_count)
-            .select_from(Message)
-            .where(*_listing_conditions(ctx, key, filters_sql))
-            for key, filters_sql in zip(
+            _count_select(ctx, key, filter_sql)
+            for key, filter_sql in zip(
                 filtered_keys, await _load_filters(ctx, filtered_keys), strict=True
             )
         ]
         rows = await read_union(ctx, scans)
         counts |= {key: row.many for key, (row,) in zip(filtered_keys, rows, strict=True)}
     return [counts[key] for key in listings]
+
+
+def _count_select(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql
+) -> Select[*tuple[Any, ...]]:
+    """Select the number of messages. The rows of a keyword are counted without the messages."""
+    has_keyword_only = filter_sql.keyword is not None and not (
+        filter_sql.tested_conditions or listing.thread_id
+    )
+    table, conditions = (
+        (MessageKeyword, _keyword_conditions(listing, filter_sql.keyword or ""))
+        if has_keyword_only and listing.user_id == ctx.viewer.user_id
+        else (Message, _listing_conditions(ctx, listing, filter_sql))
+    )
+    return select(func.count().label("many")).select_from(table).where(*conditions)
+
+
+async def _read_counters(
+    ctx: Context, listings: Sequence[MessageListing]
+) -> dict[MessageListing, int]:
+    """Add up the counters of the visible mailboxes of each listing."""
+    if not listings:
+        return {}
+    mailbox_ids = {key.mailbox_id for key in listings if key.mailbox_id is not None}
+    user_ids = {key.user_id for key in listings if key.mailbox_id is None}
+    statement = select(
+        *select_columns(Mailbox, {"id", "user_id", "message_count", "unseen_count"})
+    ).where(
+        or_(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.user_id).in_(user_ids)),
+        is_mailbox_with_visible_records(ctx),
+    )
+    rows = await ctx.read(statement)
+    return {
+        key: sum(
+            getattr(row, key.counter_name)
+            for row in rows
+            if (row.user_id == key.user_id if key.mailbox_id is None else row.id == key.mailbox_id)
+        )
+        for key in listings
+    }
 
 
 def require_can_change_messages(ctx: Context) -> None:
@@ -292,100 +420,3 @@ async def find_message_id_by_uid(ctx: Context, mailbox_id: int, uid: int) -> int
     )
     row = next(iter(await ctx.read(statement)), None)
     return None if row is None else int(row.id)
-
-
-async def load_visible_threads_by_ids(
-    ctx: Context, thread_ids: list[int]
-) -> list[ColumnRow | None]:
-    """Load these threads with their counts, in this order. None if the viewer can't see one."""
-    unseen = func.count().filter(~col(Message.seen))
-    statement = (
-        select(
-            *select_columns(Thread, {"id", "user_id", "subject", "muted"}),
-            func.count().label("message_count"),
-            unseen.label("unseen_count"),
-            func.max(col(Message.received_at)).label("last_received_at"),
-        )
-        .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(without_index(is_visible_or_managed(ctx, Message)), is_not_deleted_sql())
-        .group_by(*select_columns(Thread, {"id", "user_id", "subject", "muted"}))
-    )
-    rows = await ctx.read(statement.where(col(Thread.id).in_(thread_ids)))
-    rows_by_id = {
-        row.id: row for row in await withhold_content_or_log_read(ctx, rows)
-    } | await _load_shared_threads_by_id(ctx, rows)
-    return [rows_by_id.get(key) for key in thread_ids]
-
-
-async def _load_shared_threads_by_id(ctx: Context, threads: Sequence[ColumnRow]) -> dict[int, Any]:
-    """Return those of these threads that others share, with the first shared subject."""
-    foreign_threads = {row.id: row for row in threads if row.user_id != ctx.viewer.user_id}
-    if not foreign_threads or not ctx.viewer.share_visibility.has_shared_mailboxes:
-        return {}
-    statement = select(col(Message.thread_id), col(Message.subject)).where(
-        col(Message.thread_id).in_(foreign_threads), without_index(is_shared(ctx, Message))
-    )
-    threads_by_id = {}
-    for row in await ctx.read(statement.order_by(*(column.desc() for column in THREAD_SORT_KEY))):
-        threads_by_id[row.thread_id] = ThreadWithSubject(
-            foreign_threads[row.thread_id], row.subject
-        )
-    return threads_by_id
-
-
-class ThreadWithSubject:
-    """A thread row with another subject than that of its first message."""
-
-    __slots__ = ("_row", "subject")
-
-    def __init__(self, row: Any, subject: str) -> None:
-        self._row = row
-        self.subject = subject
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._row, name)
-
-
-async def load_senders_of_threads(
-    ctx: Context, thread_ids: list[int]
-) -> list[list[tuple[str | None, str]]]:
-    """Load name and address of the senders in these threads, in this order.
-
-    Each address is listed once, the first sender first.
-    """
-    statement = (
-        select(
-            col(Message.thread_id),
-            func.max(col(Message.from_name)).label("name"),
-            col(Message.from_address),
-        )
-        .where(
-            col(Message.thread_id).in_(thread_ids),
-            without_index(is_visible_or_managed(ctx, Message)),
-            is_not_deleted_sql(),
-            col(Message.from_address).is_not(None),
-        )
-        .group_by(col(Message.thread_id), col(Message.from_address))
-        .order_by(func.min(col(Message.id)))
-    )
-    senders_by_thread: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
-    for row in await ctx.read(statement):
-        senders_by_thread[row.thread_id].append((row.name, row.from_address))
-    return [senders_by_thread[key] for key in thread_ids]
-
-
-async def load_mailbox_ids_of_threads(ctx: Context, thread_ids: list[int]) -> list[list[int]]:
-    """Load the IDs of the mailboxes in which these threads have messages."""
-    statement = (
-        select(col(Message.thread_id), col(Message.mailbox_id))
-        .where(
-            col(Message.thread_id).in_(thread_ids),
-            without_index(is_visible_or_managed(ctx, Message)),
-            is_not_deleted_sql(),
-        )
-        .distinct()
-    )
-    ids_by_thread: defaultdict[int, list[int]] = defaultdict(list)
-    for row in await ctx.read(statement):
-        ids_by_thread[row.thread_id].append(row.mailbox_id)
-    return [sorted(ids_by_thread[key]) for key in thread_ids]

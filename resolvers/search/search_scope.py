@@ -1,6 +1,8 @@
 """Search the mail of one user or of many."""
 
+import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -9,7 +11,7 @@ from sqlmodel import col
 from models.errors import Forbidden, InvalidInput, LimitReached
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page
+from models.store.keyset_pages import Cursor, Page
 from models.store.text_folding import fold_text
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
@@ -98,9 +100,31 @@ async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing])
     pages = await ctx.load_many(message_loaders.load_visible_message_pages, listings)
     every = (row for page in pages for row in page.rows)
     rows = sorted(every, key=message_loaders.cursor_values, reverse=falling)
-    return ask.page_from_rows(
-        rows, has_more=any(p.has_previous if ask.is_backward else p.has_next for p in pages)
+    has_more = any(p.has_previous if ask.is_backward else p.has_next for p in pages)
+    end = _first_search_end(pages, is_ascending=ask.is_backward is falling)
+    if end is None:
+        return ask.page_from_rows(rows, has_more=has_more)
+    # Behind the end there can be messages of the other account that come first.
+    is_searched = operator.ge if ask.is_backward is not falling else operator.le
+    end_values = (end.sort_value, end.id)
+    rows = [row for row in rows if is_searched(message_loaders.cursor_values(row), end_values)]
+    page = ask.page_from_rows(rows, has_more=True)
+    if len(rows) > ask.count:
+        return page
+    return (
+        replace(page, search_start_cursor=end)
+        if ask.is_backward
+        else replace(page, search_end_cursor=end)
     )
+
+
+def _first_search_end(pages: Sequence[Page[ColumnRow]], *, is_ascending: bool) -> Cursor | None:
+    """Return the first place at which the search of a page ended; None if all were searched."""
+    cursors = [
+        cursor for page in pages if (cursor := page.search_start_cursor or page.search_end_cursor)
+    ]
+    pick = min if is_ascending else max
+    return pick(cursors, key=lambda cursor: (cursor.sort_value, cursor.id)) if cursors else None
 
 
 def _fold_if_text(value: Any) -> Any:

@@ -10,14 +10,16 @@ from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
 from mail.storage.blobs.tier_move import is_in_tier
+from mail.storage.message_flags import FORWARDED_KEYWORD, fold_keyword
 from models.errors import InvalidInput
 from models.files.blobs import Blob, StorageTier
 from models.messages.tables import Message
 from models.store.columns import core_table
+from models.store.text_folding import AsciiLower
 from models.submission.tables import Submission
 from models.validation_constraints import ValidationConstraint
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.sql_text import contains_text_sql
+from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 
 MAX_EMAIL_IDS = 1000
 EMAIL_ID_PATTERN = re.compile("[0-9a-fA-F]{32}")
@@ -118,11 +120,10 @@ def flag_conditions(message_conditions: MessageConditions) -> list[ColumnElement
         if value is not None:
             flag: Any = col(getattr(Message, name))
             terms.append(flag.is_(True) if value else UnaryExpression(flag, operator=_NOT))
-    keywords = cast(col(Message.keywords), String)
     if message_conditions.keyword:
-        terms.append(contains_text_sql(keywords, f'"{_json_text(message_conditions.keyword)}"'))
+        terms.append(_has_keyword_sql(message_conditions.keyword))
     if message_conditions.forwarded is not None:
-        forwarded = func.lower(keywords).contains('"$forwarded"', autoescape=True)
+        forwarded = _has_keyword_sql(FORWARDED_KEYWORD)
         terms.append(forwarded if message_conditions.forwarded else not_(forwarded))
     if message_conditions.snoozed is not None:
         until = col(Message.snoozed_until)
@@ -151,6 +152,16 @@ def flag_conditions(message_conditions: MessageConditions) -> list[ColumnElement
             else not_(has_attachments_sql())
         )
     return terms
+
+
+def _has_keyword_sql(keyword: str) -> ColumnElement[bool]:
+    """Build the condition that a message has a keyword. ASCII letters are compared without case."""
+    if len(keyword) > MAX_SEARCH_LENGTH:
+        error_text = f"A keyword has at most {MAX_SEARCH_LENGTH} characters."
+        raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
+    keywords = AsciiLower(cast(col(Message.keywords), String))
+    quoted = f'"{_json_text(fold_keyword(keyword))}"'
+    return keywords.contains(quoted, autoescape=True)
 
 
 def has_attachments_sql() -> ColumnElement[bool]:

@@ -25,6 +25,7 @@ from sqlmodel import col
 from mail.search.tokenizer import AllOf, AnyOf, SearchExpression
 from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox, SpecialUse
+from models.messages.keywords import MessageKeyword
 from models.messages.tables import Message
 from models.store.columns import core_table
 from models.store.query_hints import without_index
@@ -48,8 +49,13 @@ from resolvers.messages.filters.filter_lookups import (
     iterate_nested_conditions_requiring_limits,
     load_lookups,
 )
+from resolvers.messages.filters.indexed_conditions import (
+    has_key_condition,
+    required_parts,
+    split_ordered_conditions,
+)
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.filters.sequence_sets import is_in_set_sql, is_small_set
+from resolvers.messages.filters.sequence_sets import is_in_set_sql
 from resolvers.search.index_query import (
     expression_from_query_or_raise,
     matches_words_sql,
@@ -84,12 +90,27 @@ class FilterSql:
     search_words: SearchExpression | None
     index_matches: ColumnElement[bool] | None
     conditions: Sequence[ColumnElement[bool]]
-    uses_key_index: bool = False  # a UID set or a thread finds the rows
+    uses_key_index: bool = False  # a UID set, a thread or IDs find the rows
+    keyword: str | None = None  # all messages have it; in lower case, as in the table of keywords
+    ordered_conditions: Sequence[ColumnElement[bool]] = ()  # rows with them have an ordered index
+    tested_conditions: Sequence[ColumnElement[bool]] = ()  # conditions that no index answers
+
+    @property
+    def finds_rows_by_key_or_word(self) -> bool:
+        """True if keys or the search index find the messages, instead of a scan in list order."""
+        return self.uses_key_index or self.index_matches is not None
 
     def combine_with(
         self, ctx: Context, other_conditions: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
         """Combine other conditions with those of the filter; the search index is asked first."""
+        if self.keyword is not None:
+            with_keyword = select(col(MessageKeyword.id)).where(
+                col(MessageKeyword.user_id).in_(self.lookups.unindexed.user_ids),
+                col(MessageKeyword.keyword) == self.keyword,
+            )
+            other = without_index(*other_conditions, *self.conditions)
+            return [col(Message.id).in_(with_keyword), other]
         if self.index_matches is None:
             return (
                 [*self.conditions, without_index(*other_conditions)]
@@ -128,11 +149,21 @@ def _build_filter_sql(
 ) -> FilterSql:
     search_words, other_conditions = split_search_words(message_conditions)
     if search_words is None or not requires_any_word(search_words):
-        by_key = message_conditions.thread_id is not None or is_small_set(
-            message_conditions.uids or "*"
-        )
+        conditions = build_conditions(ctx, message_conditions, lookups)
+        if has_key_condition(message_conditions):
+            return FilterSql(lookups, None, None, conditions, uses_key_index=True)
+        if any(part.message_id for part in required_parts(message_conditions)):
+            conditions.append(col(Message.user_id).in_(lookups.unindexed.user_ids))
+            return FilterSql(lookups, None, None, conditions, uses_key_index=True)
+        keyword, ordered, rest = split_ordered_conditions(message_conditions)
         return FilterSql(
-            lookups, None, None, build_conditions(ctx, message_conditions, lookups), by_key
+            lookups,
+            None,
+            None,
+            conditions,
+            keyword=None if lookups.is_deleted else keyword,
+            ordered_conditions=build_conditions(ctx, ordered, lookups),
+            tested_conditions=[] if rest.is_empty else build_conditions(ctx, rest, lookups),
         )
     condition = matches_words_sql(ctx, lookups.unindexed, search_words)
     return FilterSql(
@@ -314,7 +345,7 @@ class _ConditionBuilder:
             }
             terms.append(mailbox.in_(keys))
         if message_conditions.searchable is not None:
-            hidden = self._mailboxes_of_owners().where(
+            hidden = _mailboxes_of_users(self.lookups.unindexed.user_ids).where(
                 col(Mailbox.special_use).in_(UNSEARCHED_SPECIAL_USES)
             )
             terms.append(
@@ -334,39 +365,8 @@ class _ConditionBuilder:
             )
         return terms
 
-    def _mailboxes_of_owners(self) -> Select[int]:
-        return select(col(Mailbox.id)).where(
-            col(Mailbox.user_id).in_(self.lookups.unindexed.user_ids)
-        )
-
     def _mailbox_ids(self, selector: MailboxSelector) -> Select[int]:
-        if selector.path is not None:
-            return self._mailbox_ids_by_path(selector.path)
-        column: Any
-        value: int | str | None
-        if selector.id is not None:
-            column, value = col(Mailbox.id), selector.id
-        elif selector.object_id is not None:
-            column, value = col(Mailbox.object_id), selector.object_id
-        else:
-            column, value = col(Mailbox.special_use), selector.special_use
-        return self._mailboxes_of_owners().where(column == value)
-
-    def _mailbox_ids_by_path(self, path: str) -> Select[int]:
-        """Select the mailbox with this path.
-
-        If an account has none, its mailboxes with the same folded path are selected.
-        """
-        exact = core_table(Mailbox).alias("exact")
-        exists_at_path = exists(select(1).where(
-            exact.c.user_id == col(Mailbox.user_id), exact.c.path == path,
-        ))  # fmt: skip
-        return self._mailboxes_of_owners().where(
-            or_(
-                col(Mailbox.path) == path,
-                and_(not_(exists_at_path), func.fold_text(col(Mailbox.path)) == fold_text(path)),
-            )
-        )
+        return select_mailbox_ids(self.lookups.unindexed.user_ids, selector)
 
     def _is_at_sequence_numbers(
         self, number_set_text: str, selector: MailboxSelector
@@ -410,6 +410,41 @@ class _ConditionBuilder:
             if patterns
             else has_attachments_sql()
         )
+
+
+def _mailboxes_of_users(user_ids: Sequence[int]) -> Select[int]:
+    return select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(user_ids))
+
+
+def select_mailbox_ids(user_ids: Sequence[int], selector: MailboxSelector) -> Select[int]:
+    """Select the IDs of the mailboxes of these users that a filter means."""
+    mailboxes = _mailboxes_of_users(user_ids)
+    if selector.path is not None:
+        return mailboxes.where(_is_at_path(selector.path))
+    column: Any
+    value: int | str | None
+    if selector.id is not None:
+        column, value = col(Mailbox.id), selector.id
+    elif selector.object_id is not None:
+        column, value = col(Mailbox.object_id), selector.object_id
+    else:
+        column, value = col(Mailbox.special_use), selector.special_use
+    return mailboxes.where(column == value)
+
+
+def _is_at_path(path: str) -> ColumnElement[bool]:
+    """Build the condition that a mailbox has this path.
+
+    If an account has none, its mailboxes with the same folded path fulfill it.
+    """
+    exact = core_table(Mailbox).alias("exact")
+    exists_at_path = exists(select(1).where(
+        exact.c.user_id == col(Mailbox.user_id), exact.c.path == path,
+    ))  # fmt: skip
+    return or_(
+        col(Mailbox.path) == path,
+        and_(not_(exists_at_path), func.fold_text(col(Mailbox.path)) == fold_text(path)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

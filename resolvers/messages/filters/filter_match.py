@@ -13,7 +13,7 @@ from mail.archives.source_message import SourceMessage
 from mail.mailboxes import paths
 from mail.mime import DecodedField, ParsedAddress
 from mail.search.tokenizer import WordPositions, message_words
-from mail.storage.message_flags import SYSTEM_FLAGS
+from mail.storage.message_flags import FORWARDED_KEYWORD, SYSTEM_FLAGS, fold_keyword
 from mail.storage.received_messages import THREAD_THRESHOLD
 from mail.storage.storable_message import StorableMessage
 from models.errors import InvalidInput
@@ -48,7 +48,6 @@ TEXT_FIELDS = (
 )
 TIME_FIELDS = ("received_since", "received_before", "sent_since", "sent_before")
 STORED_TIME_FIELDS = ("saved_since", "saved_before", "expires_before")
-FORWARDED_KEYWORD = "$forwarded"
 
 
 def validate_for_unstored(conditions: MessageConditions) -> None:
@@ -211,9 +210,8 @@ class _UnstoredMessage:
             if (value := getattr(conditions, name)) is not None:
                 yield (f"\\{name}" in self._folded_flags) is value
         if conditions.keyword:
-            yield not conditions.keyword.startswith("\\") and fold_text(conditions.keyword) in map(
-                fold_text, self._folded_flags
-            )
+            flags = map(fold_keyword, self.fetched_message.flags)
+            yield conditions.keyword[0] != "\\" and fold_keyword(conditions.keyword) in flags
         if conditions.forwarded is not None:
             yield (FORWARDED_KEYWORD in self._folded_flags) is conditions.forwarded
         if conditions.has_attachment is not None:

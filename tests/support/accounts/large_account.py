@@ -35,7 +35,7 @@ async def copy_message(client: GraphQLClient, count: int, *, base: int) -> None:
     sql_by_column = {
         "id": f"{base} + value", "thread_id": f"{base} + value / 2", "uid": "value + 1000",
         "listed_at": timestamp_sql, "received_at": timestamp_sql, "seen": "value % 100 > 0",
-        "indexed": "true",
+        "indexed": "true", "message_id": "'<' || value || '@example.org>'",
     }  # fmt: skip
     async with environment.database.engine.begin() as connection:
         message_query = f"SELECT * FROM messages WHERE mailbox_id = {mailbox_id} LIMIT 1"  # noqa: S608

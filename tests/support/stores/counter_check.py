@@ -28,6 +28,19 @@ SELECT d.id, d.user_count, d.address_count,
        (SELECT count(*) FROM addresses a WHERE a.domain_id = d.id)
 FROM domains d
 """
+KEYWORD_ROWS = """
+SELECT id, user_id, mailbox_id, listed_at, keyword FROM message_keywords
+"""
+KEYWORDS_OF_MESSAGES = {  # one row for each keyword of a message that is not deleted
+    "sqlite": """
+SELECT DISTINCT m.id, m.user_id, m.mailbox_id, m.listed_at, lower(w.value)
+FROM messages m, json_each(m.keywords) w WHERE m.deleted_at IS NULL
+""",
+    "postgresql": """
+SELECT DISTINCT m.id, m.user_id, m.mailbox_id, m.listed_at, lower(w.value COLLATE "C")
+FROM messages m, jsonb_array_elements_text(m.keywords) w WHERE m.deleted_at IS NULL
+""",
+}
 
 
 async def select_rows(
@@ -39,7 +52,7 @@ async def select_rows(
 
 
 async def assert_counters_match(environment: Environment) -> None:
-    """Check that all counters equal the numbers of rows."""
+    """Check that all counters equal the numbers of rows, and the rows of keywords."""
     for _, total, unseen, size, *counted, uids, modseqs in await select_rows(
         environment, MAILBOX_COUNTS
     ):
@@ -49,6 +62,9 @@ async def assert_counters_match(environment: Environment) -> None:
         assert [used, message_count] == [int(number) for number in counted]
     for _, users, addresses, *counted in await select_rows(environment, DOMAIN_COUNTS):
         assert [users, addresses] == counted
+    keywords_sql = KEYWORDS_OF_MESSAGES[environment.database.dialect]
+    keyword_rows = await select_rows(environment, KEYWORD_ROWS)
+    assert sorted(keyword_rows) == sorted(await select_rows(environment, keywords_sql))
 
 
 async def assert_store_consistent(environment: Environment) -> None:
