@@ -10,7 +10,7 @@ from strawberry.scalars import JSON
 
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
-from graph.types.fields import Info, query, subscription
+from graph.types.fields import Info, field, query, subscription
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_access import OWN
@@ -28,7 +28,7 @@ from graph.types.scalars import BigInt
 from models.admin.tasks import TaskKind, TaskState
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
-from resolvers.admin import progress, tasks
+from resolvers.admin import progress, task_queue, tasks
 from resolvers.admin.tasks import TaskConditions, TaskOrder
 from resolvers.messages.bulk import undo
 from resolvers.users import loaders as user_loaders
@@ -62,13 +62,25 @@ class Task(NodeView):
         "Time when the task ended. Null: it has not ended."
     )
     result: JSON | None = attribute_field(
-        "Result of the ended task. Null: it has not ended, was cancelled while it was queued, or "
+        "Result of the ended task. Null: it has not ended, was cancelled before it started, or "
         "failed by an internal error. Members: `changedCount`, and others that depend on `kind`. "
         "These are the counts `correctedCount`, `createdCount`, `deletedCount`, `knownCount`, "
         "`refusedCount`, `remainingCount`, `storedCount` and `unlistedCount`, the number "
         "`freedBytes`, and the lists `refused`, `errors` and `warnings`."
     )
     error: str | None = attribute_field("Reason why the task failed. Null: it did not fail.")
+
+    @field(
+        "Position of the task in the queue of all accounts, from 1 for the task that starts next. "
+        "Accounts take turns: the first waiting task of each account comes before the second task "
+        "of any account. The account is that of the user or administrator who started the task. "
+        "Null: the task runs, has ended or is to start later. Changes of the position send no "
+        "event.",
+        "id",
+        cost=10,
+    )
+    async def queue_position(self, info: Info) -> int | None:
+        return await info.context.load(task_queue.load_queue_positions, self.row.id)
 
     load_batch = staticmethod(tasks.load_visible_tasks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Task")}

@@ -48,7 +48,7 @@ def _enclosing_paths(path: Path) -> Iterator[Path]:
     "hash, and the number of messages that share it."
 )
 class MessageStorage:
-    id: str = attribute_field(
+    sha256: str = attribute_field(
         "SHA-256 of the stored layout, 64 hexadecimal digits. It is the hash neither of the "
         "message nor of its body."
     )
@@ -444,7 +444,7 @@ class MessageContentFields(NodeView):
     )
     async def storage(self, info: Info) -> MessageStorage:
         uses = await info.context.load(computed_fields.load_blob_uses, self.row.blob_id)
-        return MessageStorage(id=uses.digest, ref_count=uses.message_count)
+        return MessageStorage(sha256=uses.digest, ref_count=uses.message_count)
 
     @field(
         "Message that this message replies to or forwards, as given when it was composed here. "

@@ -88,19 +88,22 @@ class UserSelection(ConditionsInput):
     )
     patterns: list[str] | None = attribute_field(
         "Selects the users whose username matches one of these patterns, at most 128 characters "
-        "each: `*` matches any characters, `?` one character. Case and dots are ignored. Users "
-        "whom the caller can't change are left out of mutations.",
+        "each: `*` matches any characters, `?` one character. Case and dots are ignored. Requires "
+        "role DOMAIN_ADMIN, which selects among the users of the domains it administers. In a "
+        "mutation, a user whom the caller can see but not change is a ForbiddenError.",
         default=strawberry.UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
-        "Domains: selects all users with the main address in one of them. An unknown "
-        "domain selects no user. Users whom the caller can't change are left out of "
-        "mutations.",
+        "Domains: selects all users with the main address in one of them. Requires role "
+        "DOMAIN_ADMIN and that the caller administers the domain. For an ADMIN, an unknown domain "
+        "selects no user. In a mutation, a user whom the caller can't change is a "
+        "ForbiddenError.",
         default=strawberry.UNSET,
     )
     tags: list[str] | None = attribute_field(
-        "Tags of users (case is ignored): selects all users with one of them. Users whom "
-        "the caller can't change are left out of mutations.",
+        "Tags of users (case is ignored): selects all users with one of them. Requires role "
+        "DOMAIN_ADMIN, which selects among the users of the domains it administers. In a "
+        "mutation, a user whom the caller can see but not change is a ForbiddenError.",
         default=strawberry.UNSET,
     )
 

@@ -12,6 +12,11 @@ from models.events.wakeups import TASKS
 from models.runtime.environment import wake_workers_after_commit
 from resolvers.context import Context
 
+RESULT_NAMES = (  # members of the last checkpoint that are in the result
+    "correctedCount", "createdCount", "deletedCount", "errors", "freedBytes", "knownCount",
+    "refused", "refusedCount", "remainingCount", "storedCount", "unlistedCount", "warnings",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class TaskStepPlan:
@@ -56,6 +61,12 @@ class TaskRunner(NamedTuple):
         ]
         | None
     ) = None
+
+
+def task_result(checkpoint: Mapping[str, Any], done_count: int) -> dict[str, Any]:
+    """Return the result of a task with its last checkpoint."""
+    members = {name: value for name, value in checkpoint.items() if name in RESULT_NAMES}
+    return {"changedCount": done_count, **members}
 
 
 def next_ids_of_task(

@@ -1,12 +1,13 @@
 """Background tasks: a worker leases a task and continues it from its last checkpoint."""
 
+import asyncio
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, or_, select, true, update
+from sqlalchemy import ColumnElement, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -16,17 +17,24 @@ from models.admin.tasks import Task, TaskKind, TaskState
 from models.errors import DamagedContent, Forbidden, InvalidInput, NotFound, RequestError
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
-from models.events.wakeups import TASKS, wait_for_any_event_or_timeout
+from models.events.wakeups import TASKS
 from models.runtime import leases
-from models.runtime.environment import Environment
-from models.runtime.worker_stop import is_worker_stopping
+from models.runtime.environment import Environment, wake_workers_after_commit
+from models.runtime.worker_stop import is_worker_stopping, wait_for_event_or_worker_stop
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
-from resolvers.admin import held_copy_task
-from resolvers.admin.task_steps import TaskRunner, TaskStepPlan, TaskStepPlanner
+from resolvers.admin import held_copy_task, task_queue
+from resolvers.admin.task_steps import (
+    TaskRunner,
+    TaskStepPlan,
+    TaskStepPlanner,
+    TaskStepResult,
+    task_result,
+)
+from resolvers.admin.task_turns import TaskTurns
 from resolvers.auth import security_messages
 from resolvers.blobs import deletion as blob_deletion
 from resolvers.context import Context
@@ -59,10 +67,6 @@ class TaskOrder(StrEnum):
 LIST_ORDERS = list_orders(TaskOrder)
 RETRY_AFTER_ERROR_SECONDS = 60.0  # after an unexpected error
 POLL_SECONDS = 15.0  # between checks without wake-up
-RESULT_NAMES = (  # members of the last checkpoint that are in the result
-    "correctedCount", "createdCount", "deletedCount", "errors", "freedBytes", "knownCount",
-    "refused", "refusedCount", "remainingCount", "storedCount", "unlistedCount", "warnings",
-)  # fmt: skip
 MAX_ATTEMPTS = 5  # without progress
 INTERNAL_ERROR_TEXT = "Internal error. The administrator finds the cause in the server log."
 MAX_CANCELLED_TASKS = 250  # per call
@@ -162,12 +166,8 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
     stream_ids = {_stream_of_task(row) for row in rows if row}
     async with ctx.write_session(*stream_ids) as session:
         connection = await session.connection()
+        await task_queue.cancel_waiting_tasks(ctx, session, ids)
         statement = update(Task).where(col(Task.id).in_(ids))
-        await connection.execute(
-            statement.where(col(Task.state) == TaskState.QUEUED).values(
-                state=TaskState.CANCELLED, finished_at=ctx.environment.now(), cancelled=True
-            )
-        )
         await connection.execute(
             statement.where(col(Task.state) == TaskState.RUNNING).values(cancelled=True)
         )
@@ -202,38 +202,43 @@ async def run_worker(environment: Environment) -> None:
 
 
 async def _run_due_tasks_until_worker_stops(environment: Environment) -> None:
+    turns = TaskTurns()
+
+    async def run_task(task: ColumnRow) -> None:
+        await _run_task_or_end_lease_later(environment, task, turns)
+
     with environment.wakeups.follow([TASKS]) as wakeup:
-        while not is_worker_stopping():
-            wakeup.clear()
-            try:
-                await _run_due_tasks(environment)
-            except Exception:  # keep running: the database can be back at the next attempt
-                log.exception("Could not look for tasks")
-            await wait_for_any_event_or_timeout([wakeup], POLL_SECONDS)
-
-
-async def _run_due_tasks(environment: Environment) -> None:
-    """Run each due task. A task that fails is retried later, after the others."""
-    while not is_worker_stopping() and (task := await _lease_next_task(environment)) is not None:
         try:
-            await _run_task_or_end_lease_later(environment, task)
-        except Exception:
-            log.exception("Could not continue the task", extra={"task": task.id, "kind": task.kind})
+            while not is_worker_stopping():
+                wakeup.clear()
+                try:
+                    await turns.start_waiting_tasks(environment, TASK_RUNNERS, run_task, wakeup)
+                except Exception:  # keep running: the database can be back at the next attempt
+                    log.exception("Could not look for tasks")
+                await wait_for_event_or_worker_stop(wakeup, POLL_SECONDS)
+            await turns.wait_for_running_tasks()
+        finally:
+            await turns.cancel_running_tasks()
 
 
-async def run_next_task(environment: Environment) -> bool:
-    """Lease and run the next free task. Returns False if there is none."""
-    task = await _lease_next_task(environment)
+async def run_next_task(environment: Environment, turns: TaskTurns | None = None) -> bool:
+    """Lease and run the next free task. Returns False if there is none.
+
+    Without `turns` it doesn't leave its place to other tasks.
+    """
+    task = await task_queue.lease_next_task(environment, TASK_RUNNERS)
     if task is None:
         return False
-    await _run_task_or_end_lease_later(environment, task)
+    await _run_task_or_end_lease_later(environment, task, turns or TaskTurns())
     return True
 
 
-async def _run_task_or_end_lease_later(environment: Environment, task: ColumnRow) -> None:
+async def _run_task_or_end_lease_later(
+    environment: Environment, task: ColumnRow, turns: TaskTurns
+) -> None:
     try:
         with leases.protect_leases_in_use(environment, task.lease):
-            await _run_task(environment, task)
+            await _run_task(environment, task, turns)
     except Exception:
         is_leased_task = col(Task.id) == task.id, col(Task.lease) == task.lease
         leases.end_lease_at_later_heartbeat(
@@ -242,8 +247,8 @@ async def _run_task_or_end_lease_later(environment: Environment, task: ColumnRow
         raise
 
 
-async def _run_task(environment: Environment, task: ColumnRow) -> None:
-    """Run a task until it is finished, fails or raises an unexpected error."""
+async def _run_task(environment: Environment, task: ColumnRow, turns: TaskTurns) -> None:
+    """Run a task until it is finished, fails, leaves its place or raises an unexpected error."""
     viewer = Viewer(task.user_id or 0, Role.USER, frozenset({Scope.FULL}))
     ctx = Context(
         environment, viewer, origin=task.order.get("origin"), reason=task.order.get("reason")
@@ -255,7 +260,7 @@ async def _run_task(environment: Environment, task: ColumnRow) -> None:
         )
         return
     try:
-        await _open_planner_and_run_steps(ctx, task)
+        await _open_planner_and_run_steps(ctx, task, turns)
     except RequestError as refusal:
         result = await _load_result_so_far(ctx, task)
         await _store_task_result_and_release_lease(
@@ -276,50 +281,7 @@ async def _run_task(environment: Environment, task: ColumnRow) -> None:
         raise
 
 
-async def _lease_next_task(environment: Environment) -> ColumnRow | None:
-    """Lease the oldest due task; interrupted tasks come last.
-
-    A task that kills its server would otherwise be first again after each restart and block the
-    others. Among the interrupted ones, tasks with progress since the interruption come first.
-    """
-    now, lease = environment.now(), environment.new_id()
-    process_id = await leases.ensure_registered(environment)
-    due_task_ids = (
-        select(col(Task.id))
-        .where(
-            col(Task.finished_at).is_(None),
-            col(Task.kind).in_(TASK_RUNNERS),
-            or_(col(Task.not_before).is_(None), col(Task.not_before) <= now),
-            leases.is_unleased(Task),
-        )
-        .order_by(
-            case((col(Task.state) == TaskState.RUNNING, 1), else_=0),
-            col(Task.attempts),
-            col(Task.created_at),
-            col(Task.id),
-        )
-        .limit(1)
-    )
-    if not await environment.database.read(due_task_ids):
-        return None  # an idle worker writes nothing
-    # a scalar and no IN: PostgreSQL can run an IN once per task and lease all tasks
-    task_id = due_task_ids.with_for_update(skip_locked=True).scalar_subquery()
-    statement = (
-        update(Task)
-        .where(col(Task.id) == task_id, leases.is_registered(process_id))
-        .values(
-            state=TaskState.RUNNING,
-            **leases.lease_values(process_id, lease),
-            attempts=Task.attempts + 1,
-            started_at=func.coalesce(Task.started_at, now),
-        )
-        .returning(*select_columns(Task))
-    )
-    async with environment.write_session() as session:
-        return (await (await session.connection()).execute(statement)).first()
-
-
-async def _open_planner_and_run_steps(ctx: Context, task: ColumnRow) -> None:
+async def _open_planner_and_run_steps(ctx: Context, task: ColumnRow, turns: TaskTurns) -> None:
     """Run the steps of a task, each with its progress in one transaction."""
     runner, order, checkpoint = TASK_RUNNERS[task.kind], task.order, task.checkpoint or {}
     planner_context = (
@@ -328,51 +290,74 @@ async def _open_planner_and_run_steps(ctx: Context, task: ColumnRow) -> None:
         else nullcontext(runner.plan)
     )
     async with planner_context as plan:
-        await _run_task_steps_and_store_result(ctx, task, plan)
+        await _run_task_steps_and_store_result(ctx, task, plan, turns)
 
 
 async def _run_task_steps_and_store_result(
-    ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner
+    ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner, turns: TaskTurns
 ) -> None:
-    runner, order = TASK_RUNNERS[task.kind], task.order
-    checkpoint, done_count = task.checkpoint or {}, task.done_count
-    state, has_more = TaskState.SUCCEEDED, True
+    checkpoint, done_count, has_more = task.checkpoint or {}, task.done_count, True
+    begun_at = asyncio.get_running_loop().time()
     while has_more:
-        step_plan = await plan_step(ctx, order, checkpoint)
-        async with ctx.write_session(_stream_of_task(task), *step_plan.stream_ids) as session:
-            if await _is_cancelled(session, task):
-                state = TaskState.CANCELLED
-                break
-            result = await runner.run_step(ctx, session, order, checkpoint, step_plan)
-            checkpoint, has_more, done_count = (
-                result.checkpoint,
-                result.has_more,
-                done_count + result.done_count,
-            )
-            values = {"checkpoint": checkpoint, "done_count": done_count, "attempts": 0}
-            if result.total is not None:
-                values["total_count"] = result.total
-            await _require_lease_and_store_task_progress(ctx, session, task, values)
-        await drop_unreferenced_objects(ctx.environment, result.object_names)
+        async with turns.step():
+            result = await _run_step_unless_cancelled(ctx, task, plan_step, checkpoint, done_count)
+        if result is None:
+            break
+        checkpoint, has_more = result.checkpoint, result.has_more
+        done_count += result.done_count
         if has_more and is_worker_stopping():  # another worker continues after this step
+            return
+        if has_more and turns.must_leave_place(begun_at):
+            await _store_place_in_queue_and_release_lease(ctx, task)
             return
     if done_count:  # it can have changed many messages
         await ctx.environment.database.refresh_planner_statistics()
+    state = TaskState.CANCELLED if has_more else TaskState.SUCCEEDED
     await _store_task_result_and_release_lease(
-        ctx, task, state, result=_task_result(checkpoint, done_count)
+        ctx, task, state, result=task_result(checkpoint, done_count)
     )
+
+
+async def _run_step_unless_cancelled(
+    ctx: Context,
+    task: ColumnRow,
+    plan_step: TaskStepPlanner,
+    checkpoint: dict[str, Any],
+    done_count: int,
+) -> TaskStepResult | None:
+    """Run a step in a transaction with its progress; None if the task is cancelled."""
+    step_plan = await plan_step(ctx, task.order, checkpoint)
+    async with ctx.write_session(_stream_of_task(task), *step_plan.stream_ids) as session:
+        if await _is_cancelled(session, task):
+            return None
+        result = await TASK_RUNNERS[task.kind].run_step(
+            ctx, session, task.order, checkpoint, step_plan
+        )
+        values: dict[str, Any] = {
+            "checkpoint": result.checkpoint,
+            "done_count": done_count + result.done_count,
+            "attempts": 0,
+        }
+        if result.total is not None:
+            values["total_count"] = result.total
+        await _require_lease_and_store_task_progress(ctx, session, task, values)
+    await drop_unreferenced_objects(ctx.environment, result.object_names)
+    return result
+
+
+async def _store_place_in_queue_and_release_lease(ctx: Context, task: ColumnRow) -> None:
+    """Let a task wait again, so that tasks of other accounts run."""
+    async with ctx.write_session(_stream_of_task(task)) as session:
+        values = task_queue.waiting_again_values(ctx.environment)
+        await _require_lease_and_store_task_progress(ctx, session, task, values)
+        wake_workers_after_commit(session, TASKS)  # another server may have a free place
 
 
 async def _load_result_so_far(ctx: Context, task: ColumnRow) -> dict[str, Any]:
     """Return the result of a task that can't continue."""
     statement = select(col(Task.checkpoint), col(Task.done_count)).where(col(Task.id) == task.id)
     ((checkpoint, done_count),) = await ctx.read(statement)
-    return _task_result(checkpoint or {}, done_count)
-
-
-def _task_result(checkpoint: dict[str, Any], done_count: int) -> dict[str, Any]:
-    members = {name: value for name, value in checkpoint.items() if name in RESULT_NAMES}
-    return {"changedCount": done_count, **members}
+    return task_result(checkpoint or {}, done_count)
 
 
 async def _plan_nothing(

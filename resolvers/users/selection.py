@@ -85,9 +85,9 @@ async def require_selected_users(
 ) -> list[ColumnRow]:
     """Load the rows of the selected users, by id, up to the limit of one mutation.
 
-    With `only_managed`, only users that the viewer can change. Raises NotFound if a named user is
-    not visible, Forbidden if it can't be changed or if the viewer selects `all` without the role
-    ADMIN, and LimitReached for too many users.
+    Raises NotFound if a named user is not visible, LimitReached for too many users, and Forbidden
+    if the viewer may not use a condition (`_require_conditions_allowed`). With `only_managed`, also
+    if the viewer can't change one of the selected users.
     """
     limit = ctx.environment.options.bulk_max_items
     if not selection.is_given:
@@ -116,13 +116,12 @@ async def require_selected_users(
             used=len(rows),
             path=[path],
         )
-    explicit_ids = {*named_ids, *selection.ids}
     for row in rows:
-        if not row.free and (row.id in explicit_ids or selection.all):
+        if not row.free:
             text = f"Requires the role {row.role}."
             error = Forbidden(text, requires=row.role, path=[path])
             raise selection.move_error_path_to_user(error, row.id, named_ids)
-    return [row for row in rows if row.free]
+    return list(rows)
 
 
 async def selector_with_ids_of_names(
@@ -141,7 +140,8 @@ async def selection_condition(
 ) -> ColumnElement[bool]:
     """The WHERE clause for the selected users, without limit, as far as the viewer sees them.
 
-    Raises NotFound for an unknown username or address; `all` needs the role ADMIN.
+    Raises NotFound for an unknown username or address, and Forbidden for conditions that the viewer
+    may not use.
     """
     if not selection.is_given:
         selection = UserSelector(ids=(require_user_id(ctx),))
@@ -158,18 +158,52 @@ async def _validate_and_resolve_user_ids(
 ) -> list[int]:
     """Check the sizes of a selection; return the ids of its usernames and addresses.
 
-    Raises LimitReached, NotFound, InvalidInput if a pattern is too long, or Forbidden for `all`
-    without the role ADMIN.
+    Raises LimitReached, NotFound, InvalidInput if a pattern is too long, or Forbidden for
+    conditions that the viewer may not use.
     """
     limit = ctx.environment.options.bulk_max_items
-    if selection.all:
-        ctx.viewer.require(GuardRule(role=Role.ADMIN))
+    await _require_conditions_allowed(ctx, selection, path)
     for name in ("ids", "usernames", "patterns", "domains", "tags"):
         text = f"At most {limit:,} items can be selected at once."
         require_within_limit(len(getattr(selection, name)), limit, text, path=[path, name])
     for index, pattern in enumerate(selection.patterns):
         _require_short_pattern(pattern, selection.path_of_list(path, "patterns"), index)
     return await _require_user_ids_of_names(ctx, selection, path)
+
+
+async def _require_conditions_allowed(ctx: Context, selection: UserSelector, path: str) -> None:
+    """Raise Forbidden if a condition can select users whom the viewer can't see.
+
+    `all` requires the role ADMIN. The other conditions require the role DOMAIN_ADMIN, and that it
+    administers all `domains`. Its `patterns` and `tags` select among the users that it sees.
+    """
+    if selection.all:
+        ctx.viewer.require(GuardRule(role=Role.ADMIN), path=selection.path_of_list(path, "all"))
+    for name in ("patterns", "domains", "tags"):
+        if getattr(selection, name):
+            ctx.viewer.require(
+                GuardRule(role=Role.DOMAIN_ADMIN), path=selection.path_of_list(path, name)
+            )
+    if selection.domains and not ctx.viewer.role.includes(Role.ADMIN):
+        await _require_administered_domains(ctx, selection, path)
+
+
+async def _require_administered_domains(ctx: Context, selection: UserSelector, path: str) -> None:
+    """Raise Forbidden for a domain that the viewer does not administer, also an unknown one."""
+    statement = select(col(Domain.id), col(Domain.name)).where(
+        col(Domain.id).in_(ctx.viewer.administered_domains)
+    )
+    rows = await ctx.read(statement)
+    ids, names = {row.id for row in rows}, {row.name for row in rows}
+    for index, ref in enumerate(selection.domains):
+        is_named = ref.name is not None and address_syntax.normalized_domain(ref.name) in names
+        if not (is_named or ref.id in ids):
+            raise Forbidden(
+                "You don't administer this domain.",
+                requires=Role.ADMIN,
+                path=selection.path_of_list(path, "domains"),
+                index=index,
+            )
 
 
 async def require_managed_user(ctx: Context, user_id: int, *, path: str = "user") -> ColumnRow:

@@ -97,7 +97,7 @@ async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> Non
 
 USER_LIST = "{ messages(first: 50) { nodes { seq source { uid message { subject } } } } }"
 ROOT_LIST = (
-    '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { storage { id refCount } } } }'
+    '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { storage { sha256 refCount } } } }'
 )
 
 
@@ -132,12 +132,12 @@ async def test_blob_sharing_fields_are_forbidden_for_users(
     raw = raw_message("Shared", body="x" * 100)
     message_id = (await deliver_to(ada, raw)).message_id
     await deliver_to(bob, raw)
-    fields = "storage { id refCount }"
+    fields = "storage { sha256 refCount }"
     message = await load_fields(root, message_id, fields)
     assert message["storage"]["refCount"] == 2
-    assert re.fullmatch("[0-9a-f]{64}", message["storage"]["id"])
+    assert re.fullmatch("[0-9a-f]{64}", message["storage"]["sha256"])
     document = "query ($id: ID!) { message(by: {id: $id}) { FIELD } }"
-    for field in ("storage { id }", "storage { refCount }"):
+    for field in ("storage { sha256 }", "storage { refCount }"):
         answer = await ada.execute(
             document.replace("FIELD", field), id=global_ids.encode("Message", message_id)
         )

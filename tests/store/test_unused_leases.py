@@ -21,6 +21,7 @@ from tests.support.stores.sample_rows import insert_unchecked, sample_row
 
 REPOSITORY = Path(__file__).parents[2]
 WORKER_BY_LEASE_MODULE = {  # the module that does the work under leases that another one takes
+    "resolvers/admin/task_queue.py": "resolvers/admin/tasks.py",
     "resolvers/certificates/acme_leases.py": "resolvers/certificates/acme_worker.py",
     "resolvers/notifications/push_leases.py": "resolvers/notifications/push_worker.py",
     "resolvers/notifications/webhook_lanes.py": "resolvers/notifications/webhook_worker.py",

@@ -154,12 +154,12 @@ async def test_update_of_unmanaged_users_changes_nothing(
             UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
         )
         assert response["userUpdate"]["errors"][0]["code"] == "NOT_FOUND"
-    unmatched: tuple[dict[str, Any], ...] = (
-        {"domains": [{"name": "elsewhere.example"}]},
-        {"patterns": ["x*"]},
-        {"tags": ["t"]},
+    response = await domain_admin(
+        UPDATE_USERS_MUTATION,
+        input={"users": {"domains": [{"name": "elsewhere.example"}]}, "set": {"name": "X"}},
     )
-    for unmatched_selection in unmatched:
+    assert response["userUpdate"]["errors"][0]["path"] == ["users", "domains", "0"]
+    for unmatched_selection in ({"patterns": ["x*"]}, {"tags": ["t"]}):
         response = await domain_admin(
             UPDATE_USERS_MUTATION, input={"users": unmatched_selection, "set": {"name": "X"}}
         )

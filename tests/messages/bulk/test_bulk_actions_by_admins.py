@@ -468,7 +468,7 @@ async def test_selection_of_no_account_changes_nothing(
 ) -> None:
     ada, _ = two_users
     message_id, _ = await list_message_ids(ada)
-    for client in (root, ada):
+    for client in (root,) if "tags" in users else (root, ada):  # a user can't select by tags
         change = {"set": {"seen": True}}
         selection = {**ALL_MESSAGES, "users": users}
         updated = await run_message_mutation(client, "messageUpdate", select=selection, **change)
