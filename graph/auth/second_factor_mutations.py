@@ -157,10 +157,11 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Verifies a TOTP code or a recovery code, and completes a sign-in that lacks its second "
-        "factor. Each code works once. A wrong or used code is the error "
-        "AUTHENTICATION_FAILED, and after too many of them RATE_LIMITED. CONFLICT "
-        "if the user has no second factor.",
+        "Verifies a TOTP code or a recovery code of a second factor (2FA, MFA), and completes a "
+        "sign-in that lacks it. The access token of that sign-in stays the same and becomes "
+        "complete; no new token is returned. Each code works once. A wrong or used code is the "
+        "error AUTHENTICATION_FAILED, and after too many of them RATE_LIMITED. CONFLICT if the "
+        "user has no second factor.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -174,8 +175,9 @@ class TwoFactorMutation:
         return TotpVerifyPayload(valid=True)
 
     @mutation(
-        "Turns TOTP off. Other second factors stay on. Recovery codes are deleted unless a "
-        "WebAuthn key is on. CONFLICT if TOTP is off.",
+        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor; an "
+        "administrator proves one of the user's or gives `options.reason`. Recovery codes are "
+        "deleted unless a WebAuthn key is on. CONFLICT if TOTP is off.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -204,8 +206,8 @@ class TwoFactorMutation:
 
     @mutation(
         "Turns off the factor CUSTOM, which the calling application checks. Other second factors "
-        "stay on. CONFLICT if CUSTOM is off. FORBIDDEN if it is the caller's own only "
-        "factor and no proof is given.",
+        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if CUSTOM "
+        "is off. FORBIDDEN if it is the caller's own only factor and no proof is given.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -221,9 +223,10 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns off every second factor of a user and deletes the user's TOTP secret, WebAuthn "
-        "keys and recovery codes. CONFLICT if no factor is on. FORBIDDEN if the caller's "
-        "own only factor is CUSTOM and no proof is given.",
+        "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
+        "WebAuthn keys and recovery codes. The signed-in user must prove a factor; an "
+        "administrator proves one of the user's or gives `options.reason`. CONFLICT if no factor "
+        "is on. FORBIDDEN if the caller's own only factor is CUSTOM and no proof is given.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -270,11 +273,11 @@ class TwoFactorMutation:
         return WebauthnChallengePayload(challenge=challenge)
 
     @mutation(
-        "Registers a security key or passkey; a user can have 20. A wrong response is "
-        "the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT if the key "
-        "is registered already. The first key ends the access tokens of the user with "
-        "their open connections, except the token of the request. API keys and "
-        "application passwords stay valid.",
+        "Registers a security key or passkey; a user can have 20. A wrong response is the error "
+        "AUTHENTICATION_FAILED and uses up the challenge. CONFLICT if the key is registered "
+        "already. The first key ends the access tokens of the user with their open connections, "
+        "except the token of the request. API keys and application passwords stay valid. If "
+        "neither TOTP nor a key was on, ten recovery codes are returned once.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
@@ -299,9 +302,10 @@ class TwoFactorMutation:
 
     @mutation(
         "Verifies the response of a security key to a challenge, and completes a sign-in that "
-        "lacks its second factor. A wrong response is the error AUTHENTICATION_FAILED "
-        "and uses up the challenge; after too many of them the error is RATE_LIMITED. "
-        "CONFLICT if the user has no second factor.",
+        "lacks its second factor. The access token of that sign-in stays the same and becomes "
+        "complete; no new token is returned. A wrong response is the error AUTHENTICATION_FAILED "
+        "and uses up the challenge; after too many of them the error is RATE_LIMITED. CONFLICT if "
+        "the user has no second factor.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,

@@ -26,7 +26,7 @@ class MailboxAnnotationSetInput(Options):
         "Mailbox that gets the annotation. Each selected user must have it."
     )
     key: str = attribute_field(
-        "Name of the annotation (RFC 5464) (case is ignored). It begins with `/private/` or "
+        "Name of the annotation (RFC 5464). Case is ignored. It begins with `/private/` or "
         "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
     )
     value: str = attribute_field("Text of the annotation, at most 65,536 bytes in UTF-8.")
@@ -39,7 +39,7 @@ class MailboxAnnotationDeleteInput(Options):
         "Mailbox with the annotation. If several users are selected, each must have this mailbox."
     )
     key: str = attribute_field(
-        "Name of the annotation (RFC 5464) (case is ignored). It begins with `/private/` or "
+        "Name of the annotation (RFC 5464). Case is ignored. It begins with `/private/` or "
         "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
     )
 

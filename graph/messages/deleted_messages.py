@@ -225,8 +225,8 @@ class DeletedMessagesRestoreInput(Options):
         "Restores messages that were deleted before this time. It must be later than `since`."
     )
     destination: RestoreDestination = attribute_field(
-        "Mailbox that gets the messages. Default: ORIGINAL, the mailbox that each "
-        "message was deleted from, else the one with its path, else INBOX.",
+        "Mailbox that gets the messages. Default: ORIGINAL, the mailbox that each message was "
+        "deleted from, else the one with its path, else INBOX. Snoozed messages return to INBOX.",
         default=RestoreDestination.ORIGINAL,
     )
 

@@ -197,8 +197,9 @@ class SavedSearchMutation:
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
     @mutation(
-        "Changes the name or the filter of saved searches of the signed-in user: all or none. The "
-        "messages are unchanged.",
+        "Changes the name of one saved search, or the filter of several, of the signed-in user: "
+        "all or none. The new filter is given as `filter`, as the search text `query`, or as "
+        "both. The messages are unchanged.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(

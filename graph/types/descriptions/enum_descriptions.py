@@ -58,9 +58,12 @@ VALUE_DESCRIPTIONS = {
         "JSON_LINES": "A JSON object in each line.",
     },
     "RestoreDestination": {
-        "ORIGINAL": "Mailbox that each message was deleted from, or INBOX if it no longer exists.",
-        "NEW_MAILBOX": 'One new mailbox for all messages, such as "Restored (2030-01-01)" in '
-        "the language of the user.",
+        "ORIGINAL": (
+            "Mailbox that each message was deleted from, else the one with its path, else INBOX. "
+            "Snoozed messages return to INBOX."
+        ),
+        "NEW_MAILBOX": "One mailbox for all messages, which is created if it is missing, such as "
+        '"Restored (2030-01-01)" in the language of the user.',
     },
     "SenderAction": {
         "ALLOW": "Mail of the sender is not treated as spam, unless it has a virus, or fails "
@@ -237,9 +240,8 @@ VALUE_DESCRIPTIONS = {
         "QUOTA_EXCEEDED": "The storage of the account is full.",
         "RATE_LIMITED": "The caller sent too many requests. The error has the time to wait in "
         "`retryAfter`.",
-        "IN_USE": "Open WebSocket connections or event streams of the account prevent the change.",
-        "NO_SESSION": "None of the users has an open WebSocket connection or event stream, and "
-        "no access token was revoked.",
+        "IN_USE": "Open sessions or running tasks of the accounts prevent the change.",
+        "NO_SESSION": "No node has one of the sessions to end, and no access token was revoked.",
         "USER_OFFLINE": "No client of the user is subscribed to `composeRequested`.",
         "UNAVAILABLE": "A component that the mutation needs does not answer, such as DNS.",
         "SIEVE_COMPILE": "A Sieve script does not compile.",
