@@ -125,10 +125,9 @@ class AddressCreateInput(Options):
 )
 class AddressPatch:
     address: strawberry.Maybe[str] = attribute_field(
-        "New spelling or new address, without label. If a main address gets another "
-        "domain, the account moves to that domain. Allowed for one address only, and not "
-        "for an address with "
-        "`*`."
+        "New spelling or new address, without subaddress (`+label`). If a main address gets "
+        "another domain, the account moves to that domain. Allowed for one address only, and not "
+        "for an address with `*`."
     )
     kind: strawberry.Maybe[AddressKind] = attribute_field(
         "Kind of the address. It can't change to or from MAILBOX. A change to RESOURCE "

@@ -75,10 +75,10 @@ class AuthMutation:
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
-        "Revokes access tokens of the caller: the given ones (all or none), every one, or that "
-        "of this request. The refresh tokens of the same OAuth authorizations end too; with "
-        "`all`, every refresh token. Given tokens and `all` require the scope FULL. Without a "
-        "credential, or without input in a request by API key or application password, the "
+        "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
+        "or that of this request. The refresh tokens of the same OAuth authorizations end too; "
+        "with `all`, every refresh token. Given tokens and `all` require the scope FULL. Without "
+        "a credential, or without input in a request by API key or application password, the "
         "mutation succeeds and revokes nothing. A token that lacks its second factor can only "
         "revoke itself; given tokens and `all` then revoke nothing.",
         role=Role.PUBLIC,

@@ -45,9 +45,8 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
 )
 class Thread(NodeView):
     subject: str = attribute_field(
-        "Subject of the first message of the thread, or of the first message that others "
-        "share with the caller. An error FORBIDDEN for administrators of the owner below "
-        "ROOT."
+        "Subject of the first message of the thread, or of the first message that other users "
+        "share with the caller. An error FORBIDDEN for administrators of the owner below ROOT."
     )
     message_count: int = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."
@@ -184,7 +183,7 @@ class ThreadMutation:
 class ThreadQuery:
     @query(
         "Returns one thread of the signed-in user, or the visible messages of a thread in "
-        "mailboxes that others share. Null if it does not exist or the caller can't see it.",
+        "mailboxes that other users share. Null if it does not exist or the caller can't see it.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -51,7 +51,10 @@ def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageCondi
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class SavedSearch(NodeView):
-    name: str = attribute_field("Name of the saved search. No two of a user differ only in case.")
+    name: str = attribute_field(
+        "Name of the saved search. The names of two saved searches of a user differ not only in "
+        "case."
+    )
     filter: JSON = attribute_field("Filter as JSON, in the form of the input `MessageFilter`.")
 
     load_batch = staticmethod(saved_searches.load_own_saved_searches_by_id)

@@ -70,19 +70,19 @@ class SenderScope(View):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that the rule applies to. Null: the rule applies to others, or the "
-        "caller can't see the user.",
+        description="User that the rule applies to. Null: the rule applies to other recipients, "
+        "or the caller can't see the user.",
     )
     tag: str | None = attribute_field(
         "Tag, case-folded: the rule applies to all users and addresses with the tag. Null: the "
-        "rule applies to others."
+        "rule applies to other recipients."
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain with all its addresses that the rule applies to. Null: the rule "
-        "applies to others, or the caller can't see the domain.",
+        "applies to other recipients, or the caller can't see the domain.",
     )
     global_: bool = attribute_field(
         "True if the rule applies to every recipient of the platform.", name="global"

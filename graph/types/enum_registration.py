@@ -124,7 +124,10 @@ strawberry.enum(
 )
 strawberry.enum(
     SubaddressAction,
-    description="Treatment of mail to an address with a label (subaddress, RFC 5233).",
+    description=(
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`."
+    ),
 )
 strawberry.enum(DeliveryState, description="State of the delivery to one recipient.")
 strawberry.enum(DkimAlgorithm, description="Signature algorithm of a DKIM key.")

@@ -158,7 +158,8 @@ class User(UserCredentialFields):
         "account. A message that can't be encrypted is not forwarded."
     )
     subaddress_action: SubaddressAction = attribute_field(
-        "Treatment of mail to an address with a label, such as `user+label@example.com`."
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`."
     )
     spam: SpamPolicy = attribute_field("Spam thresholds of the account.")
     quarantine_notification: Frequency = attribute_field(

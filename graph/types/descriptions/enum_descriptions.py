@@ -256,7 +256,7 @@ VALUE_DESCRIPTIONS = {
         "WEEKLY": "A digest is sent one week after the first new quarantined message.",
     },
     "SubaddressAction": {
-        "NONE": "Delivers the message as if the address had no label.",
+        "NONE": "Delivers the message as if the address had no subaddress.",
         "SUBFOLDER": "Delivers the message to the mailbox `INBOX/label`, which is created if it "
         "is missing. At most 100 mailboxes are created. Spam is delivered to Junk.",
         "SUBJECT": "Puts `[label]` before the subject of the stored message.",
@@ -467,7 +467,9 @@ VALUE_DESCRIPTIONS = {
         "TLS_POLICY": "Sets whether mail to and from the account must use TLS.",
         "SPAM_SCORE": "Sets the spam thresholds of the account.",
         "SPAM_POLICY": "Manages sender rules of the account.",
-        "SUBADDRESS_ACTION": "Sets what happens to mail for addresses with a label.",
+        "SUBADDRESS_ACTION": (
+            "Sets what happens to mail for addresses with a subaddress (`+label`)."
+        ),
         "CONNECTORS": "Manages connectors of the account.",
         "SYNC_RESET": "Makes mail programs synchronize the account from the beginning.",
         "QUARANTINE": "Manages quarantined messages of the account.",
