@@ -274,10 +274,9 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of one mailbox and of the messages in it. If another user shares "
-        "the mailbox without the right READ, events of messages are left out. Ends when "
-        "the mailbox is "
-        "deleted or no longer shared with the caller.",
+        "Returns events of one mailbox and of the messages in it. If another user shares the "
+        "mailbox without the right READ, events of messages are left out. Ends when the mailbox "
+        "is deleted or no longer shared with the signed-in user.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=OWN_OR_SHARED,

@@ -131,7 +131,9 @@ class DeletedMessage(NodeView):
         "Number of attachments of the message, without inline parts, such as images that the HTML "
         "shows."
     )
-    seen: bool = attribute_field("True if the message has the flag \\Seen: it was read.")
+    seen: bool = attribute_field(
+        "True if the message has the flag \\Seen: it was read. False: it is unread."
+    )
     deleted: bool = attribute_field(
         "True if the message had the flag \\Deleted. A restored message does not have it."
     )

@@ -46,14 +46,15 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
 class Thread(NodeView):
     subject: str = attribute_field(
         "Subject of the first message of the thread, or of the first message that other users "
-        "share with the caller. An error FORBIDDEN for administrators of the owner below ROOT."
+        "share with the signed-in user. An error FORBIDDEN for administrators of the owner below "
+        "ROOT."
     )
     message_count: int = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."
     )
     unseen_count: int = attribute_field(
-        "Number of messages of the thread without the flag \\Seen, in all mailboxes that the "
-        "caller can see."
+        "Number of unread messages of the thread (without the flag \\Seen), in all mailboxes that "
+        "the caller can see."
     )
     last_received_at: datetime = attribute_field(
         "Time when the newest message of the thread that the caller can see was received."

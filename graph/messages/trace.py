@@ -75,13 +75,13 @@ message_from_row = lazy_view_factory("graph.messages.types", "Message")
 @strawberry.input(description="Conditions on steps of messages. All of them must hold.")
 class MessageTraceFilter(ConditionsInput):
     sender: str | None = attribute_field(
-        "Address or domain of the envelope sender (case is ignored). Subaddresses (`+label`) and "
-        "dots of the local part are ignored.",
+        "Returns only steps of messages with this address or domain as envelope sender (case is "
+        "ignored). Subaddresses (`+label`) and dots of the local part are ignored.",
         default=UNSET,
     )
     recipient: str | None = attribute_field(
-        "Address or domain of the recipient. Case is ignored. Subaddresses (`+label`) and dots of "
-        "the local part are ignored.",
+        "Returns only steps for recipients with this address or in this domain. Case is ignored. "
+        "Subaddresses (`+label`) and dots of the local part are ignored.",
         default=UNSET,
     )
     since: datetime | None = attribute_field(

@@ -47,7 +47,7 @@ def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageCondi
 
 
 @strawberry.type(
-    description="Saved search: a named filter of messages, shown as a virtual folder.",
+    description="Saved search: a named filter of messages, shown as a virtual mailbox.",
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class SavedSearch(NodeView):
@@ -67,7 +67,7 @@ class SavedSearch(NodeView):
         return query_from_fields(self.row.filter, info.context.environment.now())
 
     @field(
-        "Number of messages that the search matches and that don't have the flag \\Seen.",
+        "Number of unread messages that the search matches: those without the flag \\Seen.",
         "filter",
         "user_id",
         cost=20,

@@ -238,8 +238,9 @@ class SenderRulesPayload(MutationPayload):
 @strawberry.type
 class SenderRuleQuery:
     @query(
-        "Returns all sender rules that the caller can see. A DOMAIN_ADMIN also sees the rules of "
-        "administered domains, and of the tags of users in these domains. An ADMIN sees all rules.",
+        "Returns all sender rules (allowed and blocked senders) that the caller can see. A "
+        "DOMAIN_ADMIN also sees the rules of administered domains, and of the tags of users in "
+        "these domains. An ADMIN sees all rules.",
         scope=Scope.READ,
         access=ACCOUNTS.with_permissions(AdminPermission.SPAM_POLICY),
     )
@@ -281,11 +282,11 @@ class SenderRuleQuery:
 @strawberry.type
 class SenderRuleMutation:
     @mutation(
-        "Creates sender rules, one for each pattern, all or none. A rule of the same "
-        "user, tag, domain or "
-        "platform with the pattern is changed instead. Rules of domains also require the scope "
-        "FULL; rules of tags and of the platform require the role ADMIN and the scope FULL. A "
-        "user, tag or domain can have 1,000 rules, the platform 10,000.",
+        "Creates sender rules, which allow or block senders: one for each pattern, all or none. A "
+        "rule of the same user, tag, domain or platform with the pattern is changed instead. "
+        "Rules of domains also require the scope FULL; rules of tags and of the platform require "
+        "the role ADMIN and the scope FULL. A user, tag or domain can have 1,000 rules, the "
+        "platform 10,000.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
@@ -301,8 +302,9 @@ class SenderRuleMutation:
         return SenderRulesPayload(sender_rules=[SenderRule.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes sender rules, all or none. Rules of domains also require the scope FULL; rules "
-        "of tags and of the platform require the role ADMIN and the scope FULL.",
+        "Deletes sender rules, which allow or block senders, all or none. Rules of domains also "
+        "require the scope FULL; rules of tags and of the platform require the role ADMIN and the "
+        "scope FULL.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

@@ -175,10 +175,8 @@ class NewUserInput(RestrictionsInput):
         default=False,
     )
     subaddress_action: SubaddressAction = attribute_field(
-        (
-            "Treatment of mail to an address with a subaddress (RFC 5233), such as "
-            "`user+label@example.com`."
-        ),
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`.",
         default=SubaddressAction.NONE,
     )
     spam: SpamPolicyInput | None = attribute_field(

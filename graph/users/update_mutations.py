@@ -158,10 +158,8 @@ class UserPatch(RestrictionsInput):
         "encrypt_forwarded",
     )
     subaddress_action: strawberry.Maybe[SubaddressAction] = user_patch_field(
-        (
-            "Treatment of mail to an address with a subaddress (RFC 5233), such as "
-            "`user+label@example.com`."
-        ),
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`.",
         "subaddress_action",
     )
     metadata: strawberry.Maybe[JSON | None] = user_patch_field(

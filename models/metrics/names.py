@@ -128,10 +128,8 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
     ),
     MetricName.DATABASE_WRITES: MetricDescription("Number of transactions that can write."),
     MetricName.DATABASE_WRITE_TIME: MetricDescription(
-        (
-            "Duration of the transactions of DATABASE_WRITES, with the wait for a connection, in "
-            "seconds."
-        ),
+        "Duration of the transactions of DATABASE_WRITES, with the wait for a connection, in "
+        "seconds.",
         SECONDS,
     ),
     MetricName.SEARCHES: MetricDescription("Number of searches for messages."),

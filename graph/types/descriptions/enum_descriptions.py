@@ -49,7 +49,9 @@ VALUE_DESCRIPTIONS = {
     },
     "ExportFormat": {
         "MBOX": "One mbox file with mboxrd quoting. It contains messages only.",
-        "EML_ZIP": "ZIP archive with an `.eml` file for each message, in folders.",
+        "EML_ZIP": (
+            "ZIP archive with an `.eml` file for each message, in a folder for each mailbox."
+        ),
         "MAILDIR_TAR": "Tar archive of a Maildir++.",
         "JSON": "One JSON object in each line, each with a message in base64.",
     },
@@ -70,9 +72,9 @@ VALUE_DESCRIPTIONS = {
         "DMARC without SPF proof of a matching envelope sender. Filters can still decide "
         "otherwise.",
         "BLOCK": (
-            "Mail of the sender is treated as spam: it is delivered to Junk, or is "
-            "quarantined or refused if its spam score is high enough. Filters, and a "
-            "spam level of 100 of the user, take precedence."
+            "Mail of the sender is blocked, that is treated as spam: it is delivered to Junk, or "
+            "is quarantined or refused if its spam score is high enough. Filters, and a spam "
+            "level of 100 of the user, take precedence."
         ),
     },
     "AddressKind": {
