@@ -116,7 +116,7 @@ def import_account(
     user: Annotated[str, typer.Option("--user", "-u", help="Account: username or address.")],
     mailbox: Annotated[
         str | None,
-        typer.Option(help="Mailbox for all messages. Default: the folders of the source."),
+        typer.Option(help="Mailbox for all messages. Default: the mailboxes of the source."),
     ] = None,
     settings: Annotated[
         bool, typer.Option(help="Import settings too, if the archive has them.")
