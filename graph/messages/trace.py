@@ -100,11 +100,12 @@ class MessageTraceFilter(ConditionsInput):
 @strawberry.type
 class MessageTraceQuery:
     @query(
-        "Returns the steps of one message, which its queue ID or Message-ID names, oldest first: "
-        "at most 1,000 of its receipt, and those of at most 1,000 submissions and queue entries "
-        "each. Empty if nothing is found. A DOMAIN_ADMIN sees only steps of mail received or "
-        "forwarded for administered domains, and of mail that their users send. Mail sent by "
-        "other administrators in these domains is left out. Steps are kept for 7 days by default.",
+        "Returns the steps of one message, which its queue ID or Message-ID names, oldest first. "
+        "At most 1,000 steps of its receipt are returned, and those of at most 1,000 submissions "
+        "and 1,000 queue entries. Empty if nothing is found. A DOMAIN_ADMIN sees only steps of "
+        "mail received or forwarded for administered domains, and of mail that their users send. "
+        "Mail sent by other administrators in these domains is left out. Steps are kept for 7 "
+        "days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,
