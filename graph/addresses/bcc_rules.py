@@ -32,8 +32,8 @@ from resolvers.addresses.bcc_rules import (
 from resolvers.domains import loaders as domain_loaders
 
 MATCH_DESCRIPTION = (
-    "Address without label, or `@domain` for all addresses of a domain. Dots are ignored. An "
-    "alias domain means its domain."
+    "Address without subaddress (`+label`), or `@domain` for all addresses of a domain. Dots are "
+    "ignored. An alias domain means its domain."
 )
 BCC_TO_DESCRIPTION = "Address that receives the copies. It can be on another server."
 READ_GUARD: dict[str, Any] = {
@@ -53,8 +53,8 @@ class BccRule(NodeView):
         "Side of the message that is compared: the sender or the recipient."
     )
     match: str = attribute_field(
-        "Matched address in normalized form (lower case, without dots and label), or `@domain` "
-        "for all addresses of a domain."
+        "Matched address in normalized form (lower case, without dots and subaddress), or "
+        "`@domain` for all addresses of a domain."
     )
     bcc_to: EmailAddress = attribute_field("Address that receives the copies.")
     domain: Domain | None = link(

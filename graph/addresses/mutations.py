@@ -125,10 +125,9 @@ class AddressCreateInput(Options):
 )
 class AddressPatch:
     address: strawberry.Maybe[str] = attribute_field(
-        "New spelling or new address, without label. If a main address gets another "
-        "domain, the account moves to that domain. Allowed for one address only, and not "
-        "for an address with "
-        "`*`."
+        "New spelling or new address, without subaddress (`+label`). If a main address gets "
+        "another domain, the account moves to that domain. Allowed for one address only, and not "
+        "for an address with `*`."
     )
     kind: strawberry.Maybe[AddressKind] = attribute_field(
         "Kind of the address. It can't change to or from MAILBOX. A change to RESOURCE "
@@ -257,12 +256,12 @@ class AddressesPayload(MutationPayload):
 @strawberry.type
 class AddressMutation:
     @mutation(
-        "Creates an address of any kind except RESOURCE, which `resourceCreate` creates. "
-        "A DOMAIN_ADMIN can create addresses in the administered "
-        "domains. If an ADMIN names an unknown domain and MERGANSER_AUTO_CREATE_DOMAINS is on, "
-        "the domain is created, with the warning DOMAIN_CREATED. Refused with CONFLICT "
-        "if the address is taken; case and dots of the local part are ignored. "
-        "LIMIT_REACHED if the domain has no room for another address.",
+        "Creates an address, such as an alias of a user or a forwarding address: of any kind "
+        "except RESOURCE, which `resourceCreate` creates. A DOMAIN_ADMIN can create addresses in "
+        "the administered domains. If an ADMIN names an unknown domain and "
+        "MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
+        "DOMAIN_CREATED. Refused with CONFLICT if the address is taken; case and dots of the "
+        "local part are ignored. LIMIT_REACHED if the domain has no room for another address.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -286,9 +285,9 @@ class AddressMutation:
         )
 
     @mutation(
-        "Creates an address with a random local part for a user. It works until `validity` has "
-        "passed (null: without limit) or the user disables it. A user has at most 100 "
-        "such addresses by default; expired ones count until they are deleted 30 days "
+        "Creates an address with a random local part, a temporary alias, for a user. It works "
+        "until `validity` has passed (null: without limit) or the user disables it. A user has at "
+        "most 100 such addresses by default; expired ones count until they are deleted 30 days "
         "later. LIMIT_REACHED also if the domain has no room.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.TEMPORARY_ADDRESSES,

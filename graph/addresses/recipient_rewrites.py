@@ -26,8 +26,8 @@ from resolvers.addresses.recipient_rewrites import (
 )
 
 FROM_DESCRIPTION = (
-    "Recipient to replace, as the server receives it: an address without label, or `@domain`. "
-    "Dots are ignored. The domain need not be one of the platform."
+    "Recipient to replace, as the server receives it: an address without subaddress (`+label`), "
+    "or `@domain`. Dots are ignored. The domain need not be one of the platform."
 )
 TO_DESCRIPTION = (
     "New recipient: an address, or `@domain` if `from` is a domain, which keeps the local part. "
@@ -45,8 +45,8 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 )
 class RecipientRewrite(NodeView):
     from_: str = attribute_field(
-        "Replaced recipient: an address in normalized form (lower case, without dots and label), "
-        "or `@domain`.",
+        "Replaced recipient: an address in normalized form (lower case, without dots and "
+        "subaddress), or `@domain`.",
         name="from",
     )
     to: str = attribute_field(

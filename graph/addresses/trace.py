@@ -81,7 +81,7 @@ class AddressTraceQuery:
         address: Annotated[
             str,
             strawberry.argument(
-                description="Recipient address, in any spelling, with or without a label "
+                description="Recipient address, in any spelling, with or without a subaddress "
                 "(`+label`)."
             ),
         ],

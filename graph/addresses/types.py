@@ -65,7 +65,12 @@ class AddressLimits(View):
         )
 
 
-@strawberry.type(description="Address that accepts mail, or pattern of such addresses.")
+@strawberry.type(
+    description=(
+        "Address that accepts mail: the main address or an alias of a user, a forwarding "
+        "address, or a pattern of addresses."
+    )
+)
 class Address(NodeView):
     address: str = attribute_field(
         "Address with the domain in Unicode form. A pattern contains `*`."
@@ -321,9 +326,8 @@ class AddressQuery:
         return own_address
 
     @query(
-        "Returns the addresses of every kind in the domains that the caller administers, "
-        "of the users there, and of the caller. An ADMIN gets all addresses of the "
-        "platform.",
+        "Returns the addresses of every kind in the domains that the caller administers, of the "
+        "users there, and of the signed-in user. An ADMIN gets all addresses of the platform.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

@@ -1,4 +1,4 @@
-"""GraphQL type and query of the admin log."""
+"""GraphQL type and query of the audit log."""
 
 import sys
 from collections.abc import Mapping

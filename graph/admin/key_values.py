@@ -93,7 +93,7 @@ class KeyValueEntryRef(ObjectRef):
 class KeyValueEntryFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"prefix", "store", "exact_key"})
     user: UserRef | None = attribute_field(
-        "Owner of the entries. Default: the signed-in user.", default=UNSET
+        "Returns the entries of this user. Default: the signed-in user.", default=UNSET
     )
     store: str | None = attribute_field(
         f"Name of the store. Default: `{DEFAULT_STORE}`.", default=UNSET

@@ -267,7 +267,9 @@ class LegalHoldEndInput(Options):
 
 @strawberry.input(description="Input of legalHoldCreate.")
 class LegalHoldCreateInput(Options):
-    user: UserRef = attribute_field("Account whose mail is copied. It can't be the caller's.")
+    user: UserRef = attribute_field(
+        "Account whose mail is copied. It can't be the signed-in user's."
+    )
     starts_at: datetime | None = attribute_field(
         "Copies mail that arrived at or after this time. Default: no lower limit.", default=UNSET
     )
@@ -307,8 +309,7 @@ class LegalHoldQuery:
 
     @query(
         "Returns the legal holds of all accounts, also expired ones, but not those that "
-        "`legalHoldEnd` ended. An ADMIN can't see those of the caller's own "
-        "account.",
+        "`legalHoldEnd` ended. An ADMIN can't see those of the ADMIN's own account.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -357,9 +358,9 @@ async def _held_user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) 
 class LegalHoldMutation:
     @mutation(
         "Creates a legal hold, which copies mail of an account in a period: stored, deleted but "
-        "restorable, and future mail. A task copies the stored messages. The "
-        "account is not notified. At most 10 legal holds of an account are active. The "
-        "caller's own account is FORBIDDEN.",
+        "restorable, and future mail. A task copies the stored messages. The account is not "
+        "notified. At most 10 legal holds of an account are active. The signed-in user's own "
+        "account is FORBIDDEN.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -144,10 +144,9 @@ class TaskQuery:
         return Task.from_row_or_none(row)
 
     @query(
-        "Returns the tasks of the caller's account, and the tasks of other accounts or "
-        "of none that the caller started. Tasks are deleted 7 days after their end. An "
-        "ADMIN sees all tasks except legal hold tasks that others started, a ROOT "
-        "sees all.",
+        "Returns the tasks of the signed-in user's account, and the tasks of other accounts or of "
+        "none that the caller started. Tasks are deleted 7 days after their end. An ADMIN sees "
+        "all tasks except legal hold tasks that others started, a ROOT sees all.",
         scope=Scope.MAIL_READ,
     )
     async def tasks(

@@ -172,9 +172,9 @@ class AppPasswordCreateInput(Options):
         default=UNSET,
     )
     ttl: Duration | None = attribute_field(
-        "Time after the last sign-in until the application password expires: 1 "
-        "minute to 3,650 days. Default: never. If the user is another one: time "
-        "after the creation, at most and by default 4 hours.",
+        "Time after the last sign-in until the application password expires: 1 minute to 3,650 "
+        "days. Default: never. For another user: time after the creation, at most and by default "
+        "4 hours.",
         default=UNSET,
     )
     active: bool = attribute_field(

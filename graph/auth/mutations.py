@@ -54,13 +54,13 @@ NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failu
 @strawberry.type
 class AuthMutation:
     @mutation(
-        "Signs in with username and password, and on request returns an access token. A "
-        "wrong name, password or second factor, or a disabled or suspended user, is the "
-        "error AUTHENTICATION_FAILED. A right password that the requested scope does not "
-        "accept is the error FORBIDDEN. Failed attempts are counted for each user, for "
-        "each network, and for each user in each network. The limit of a user does not "
-        "refuse networks that the user has signed in from. Above a limit attempts "
-        "are refused with RATE_LIMITED for a time.",
+        "Signs in (logs in) with username and password, and on request returns an access token. A "
+        "second factor (2FA, MFA) can be given too. A wrong name, password or second factor, or a "
+        "disabled or suspended user, is the error AUTHENTICATION_FAILED. A right password that "
+        "the requested scope does not accept is the error FORBIDDEN. Failed attempts are counted "
+        "for each user, for each network, and for each user in each network. The limit of a user "
+        "does not refuse networks that the user has signed in from. Above a limit attempts are "
+        "refused with RATE_LIMITED for a time.",
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -75,10 +75,10 @@ class AuthMutation:
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
-        "Revokes access tokens of the caller: the given ones (all or none), every one, or that "
-        "of this request. The refresh tokens of the same OAuth authorizations end too; with "
-        "`all`, every refresh token. Given tokens and `all` require the scope FULL. Without a "
-        "credential, or without input in a request by API key or application password, the "
+        "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
+        "or that of this request. The refresh tokens of the same OAuth authorizations end too; "
+        "with `all`, every refresh token. Given tokens and `all` require the scope FULL. Without "
+        "a credential, or without input in a request by API key or application password, the "
         "mutation succeeds and revokes nothing. A token that lacks its second factor can only "
         "revoke itself; given tokens and `all` then revoke nothing.",
         role=Role.PUBLIC,
@@ -157,10 +157,10 @@ class AuthMutation:
         return DeletePayload.of_keys("ApiKey", keys)
 
     @mutation(
-        "Creates an access token to act on another user's mail and settings, "
-        "without access to credentials. The user's security log names the administrator "
-        "or API key. The token ends early if the caller loses the right to impersonate. "
-        "The caller's own account is refused; a disabled or suspended user is a CONFLICT.",
+        "Creates an access token to act on another user's mail and settings, without access to "
+        "credentials. The user's security log names the administrator or API key. The token ends "
+        "early if the caller loses the right to impersonate. The signed-in user's own account is "
+        "refused; a disabled or suspended user is a CONFLICT.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.IMPERSONATE,

@@ -108,9 +108,9 @@ async def _load_user(info: Info, user_id: int) -> Any:
 @strawberry.type
 class TwoFactorMutation:
     @mutation(
-        "Creates a secret for TOTP codes (RFC 6238). The factor is off until "
-        "totpEnable proves the secret. An earlier secret that was not proved is replaced. "
-        "CONFLICT if TOTP is on already.",
+        "Creates a secret for TOTP codes (RFC 6238), a second factor (2FA, MFA). The factor is "
+        "off until totpEnable proves the secret. An earlier secret that was not proved is "
+        "replaced. CONFLICT if TOTP is on already.",
         scope=Scope.FULL,
         access=MANAGED,
     )
@@ -122,11 +122,11 @@ class TwoFactorMutation:
         return TotpSetupPayload(seed=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code)
 
     @mutation(
-        "Turns TOTP on by a code of the secret that totpSetup created. The access tokens of the "
-        "user end, except that of the request. API keys and application passwords stay valid. "
-        "The response has new recovery codes, and earlier ones become invalid. A wrong "
-        "code is the error AUTHENTICATION_FAILED. CONFLICT if TOTP is on already, or no "
-        "secret was created in the last 6 hours.",
+        "Turns TOTP, a second factor (2FA, MFA), on by a code of the secret that totpSetup "
+        "created. The access tokens of the user end, except that of the request. API keys and "
+        "application passwords stay valid. The payload has new recovery codes, and earlier codes "
+        "become invalid. A wrong code is the error AUTHENTICATION_FAILED. CONFLICT if TOTP is on "
+        "already, or no secret was created in the last 6 hours.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -139,11 +139,11 @@ class TwoFactorMutation:
         return TotpEnablePayload(user=await _load_user(info, user_id), recovery_codes=codes)
 
     @mutation(
-        "Turns TOTP on with a secret that the user's authenticator has from another "
-        "system. The access tokens of the user end, except that of the request. API keys and "
-        "application passwords stay valid. CONFLICT if TOTP is on already. No recovery "
-        "codes are created. For the caller's own account it fails if another factor is "
-        "on, since no proof can be given.",
+        "Turns TOTP on with a secret that the user's authenticator has from another system. The "
+        "access tokens of the user end, except that of the request. API keys and application "
+        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. For "
+        "the signed-in user's own account it fails if another factor is on, since no proof can be "
+        "given.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -157,10 +157,11 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Verifies a TOTP code or a recovery code, and completes a sign-in that lacks its second "
-        "factor. Each code works once. A wrong or used code is the error "
-        "AUTHENTICATION_FAILED, and after too many of them RATE_LIMITED. CONFLICT "
-        "if the user has no second factor.",
+        "Verifies a TOTP code or a recovery code of a second factor (2FA, MFA), and completes a "
+        "sign-in that lacks it. The access token of that sign-in stays the same and becomes "
+        "complete; no new token is returned. Each code works once. A wrong or used code is the "
+        "error AUTHENTICATION_FAILED, and after too many of them RATE_LIMITED. CONFLICT if the "
+        "user has no second factor.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -174,8 +175,9 @@ class TwoFactorMutation:
         return TotpVerifyPayload(valid=True)
 
     @mutation(
-        "Turns TOTP off. Other second factors stay on. Recovery codes are deleted unless a "
-        "WebAuthn key is on. CONFLICT if TOTP is off.",
+        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor; an "
+        "administrator proves one of the user's or gives `options.reason`. Recovery codes are "
+        "deleted unless a WebAuthn key is on. CONFLICT if TOTP is off.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -204,8 +206,8 @@ class TwoFactorMutation:
 
     @mutation(
         "Turns off the factor CUSTOM, which the calling application checks. Other second factors "
-        "stay on. CONFLICT if CUSTOM is off. FORBIDDEN if it is the caller's own only "
-        "factor and no proof is given.",
+        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if CUSTOM "
+        "is off. FORBIDDEN if it is the signed-in user's only factor and no proof is given.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -221,9 +223,10 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns off every second factor of a user and deletes the user's TOTP secret, WebAuthn "
-        "keys and recovery codes. CONFLICT if no factor is on. FORBIDDEN if the caller's "
-        "own only factor is CUSTOM and no proof is given.",
+        "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
+        "WebAuthn keys and recovery codes. The signed-in user must prove a factor; an "
+        "administrator proves one of the user's or gives `options.reason`. CONFLICT if no factor "
+        "is on. FORBIDDEN if the signed-in user's only factor is CUSTOM and no proof is given.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -270,11 +273,12 @@ class TwoFactorMutation:
         return WebauthnChallengePayload(challenge=challenge)
 
     @mutation(
-        "Registers a security key or passkey; a user can have 20. A wrong response is "
-        "the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT if the key "
-        "is registered already. The first key ends the access tokens of the user with "
-        "their open connections, except the token of the request. API keys and "
-        "application passwords stay valid.",
+        "Registers a security key or passkey as second factor (2FA, MFA); a user can have 20. A "
+        "wrong response is the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT if "
+        "the key is registered already. The first key ends the access tokens of the user with "
+        "their open connections, except the token of the request. API keys and application "
+        "passwords stay valid. If neither TOTP nor a key was on, ten recovery codes are returned "
+        "once.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
@@ -299,9 +303,10 @@ class TwoFactorMutation:
 
     @mutation(
         "Verifies the response of a security key to a challenge, and completes a sign-in that "
-        "lacks its second factor. A wrong response is the error AUTHENTICATION_FAILED "
-        "and uses up the challenge; after too many of them the error is RATE_LIMITED. "
-        "CONFLICT if the user has no second factor.",
+        "lacks its second factor. The access token of that sign-in stays the same and becomes "
+        "complete; no new token is returned. A wrong response is the error AUTHENTICATION_FAILED "
+        "and uses up the challenge; after too many of them the error is RATE_LIMITED. CONFLICT if "
+        "the user has no second factor.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,

@@ -90,8 +90,8 @@ class _CheckedUserInput(Options):
 @strawberry.input
 class _OptionalProofInput(_OptionalUserInput):
     proof: TwoFactorProofInput | None = attribute_field(
-        "Proof of a second factor that is on for the user whose factors change. Required if "
-        "this user is the caller. For another user, the proof or `options.reason` is required.",
+        "Proof of a second factor that is on for the user whose factors change. Required if this "
+        "is the signed-in user. For another user, the proof or `options.reason` is required.",
         default=UNSET,
     )
 
@@ -100,7 +100,7 @@ class _OptionalProofInput(_OptionalUserInput):
 class _ProofToAddFactorInput(_OptionalUserInput):
     proof: TwoFactorProofInput | None = attribute_field(
         "Proof of a second factor that is on for the user whose factors change. Required if this "
-        "user is the caller and has a factor already; FORBIDDEN if that is only CUSTOM. Not "
+        "is the signed-in user and has a factor already; FORBIDDEN if that is only CUSTOM. Not "
         "required for another user; a given proof is checked.",
         default=UNSET,
     )
@@ -211,7 +211,8 @@ class WebauthnDeleteInput(Options):
     )
     proof: TwoFactorProofInput | None = attribute_field(
         "Proof of a second factor that is on for the owner of the keys. Required if the keys are "
-        "the caller's own. For keys of another user, the proof or `options.reason` is required.",
+        "the signed-in user's own. For keys of another user, the proof or `options.reason` is "
+        "required.",
         default=UNSET,
     )
 

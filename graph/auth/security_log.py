@@ -180,9 +180,9 @@ async def _load_event_page(
 @strawberry.type
 class AuthLogQuery:
     @query(
-        "Returns security events of the caller and of users with the role USER in the "
-        "administered domains. An ADMIN sees the events of all users and those without a "
-        "user. Events are kept for 30 days by default.",
+        "Returns security events of the signed-in user and of users with the role USER in the "
+        "administered domains. An ADMIN sees the events of all users and those without a user. "
+        "Events are kept for 30 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,

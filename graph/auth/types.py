@@ -182,7 +182,7 @@ class Viewer:
         "other roles; an ADMIN needs none."
     )
     permissions: list[UserPermission] = attribute_field(
-        "Permissions that the caller has as a USER for the caller's account. Empty for other "
+        "Permissions that the signed-in user has as a USER for the own account. Empty for other "
         "roles; higher roles need none."
     )
 

@@ -22,8 +22,8 @@ from resolvers.users import loaders as user_loaders
 
 
 @strawberry.input(
-    description="New values of an autoreply. An absent field leaves the value unchanged, null "
-    "sets the default."
+    description="New values of an autoreply (vacation reply). An absent field leaves the value "
+    "unchanged, null sets the default."
 )
 class AutoreplyPatch(RestrictionsInput):
     restriction_fields = frozenset({"addresses"})
@@ -103,9 +103,9 @@ class AutoreplySetPayload(UserSelectionPayload):
 @strawberry.type
 class AutoreplyMutation:
     @mutation(
-        "Creates or changes the autoreplies of users, all or none. If subjects, texts or "
-        "times change, or "
-        "an autoreply is turned on, senders who already got a reply get one again.",
+        "Creates or changes the autoreplies (vacation or out-of-office replies) of users, all or "
+        "none. If subjects, texts or times change, or an autoreply is turned on, senders who "
+        "already got a reply get one again.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -122,8 +122,8 @@ class AutoreplyMutation:
         )
 
     @mutation(
-        "Deletes the autoreplies of users with their texts and periods, all or none. A user "
-        "without an autoreply is no error.",
+        "Deletes the autoreplies (vacation or out-of-office replies) of users with their texts "
+        "and periods, all or none. A user without an autoreply is no error.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

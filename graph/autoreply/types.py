@@ -95,7 +95,11 @@ class AutoreplyPreview:
         )
 
 
-@strawberry.type(description="Automatic reply of a user, or of a forwarding address.")
+@strawberry.type(
+    description=(
+        "Automatic reply (vacation or out-of-office reply) of a user, or of a forwarding address."
+    )
+)
 class Autoreply(NodeView):
     enabled: bool = attribute_field("True if the autoreply is turned on.")
     name: str | None = attribute_field(

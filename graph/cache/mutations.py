@@ -102,7 +102,7 @@ class CachePayload(MutationPayload):
         default=0,
     )
     size: ByteSize = attribute_field(
-        "Size of these entries. It is estimated for values in memory, except DNS answers.",
+        "Size of the removed entries. It is estimated for values in memory, except DNS answers.",
         default=ByteSize(0),
     )
     unresponsive_nodes: list[str] = attribute_field(
@@ -116,7 +116,9 @@ class CacheFlushPayload(MutationPayload):
         "Number of writes that were pending on all nodes. With `validateOnly`: that are pending.",
         default=0,
     )
-    size: ByteSize = attribute_field("Estimated size of these writes.", default=ByteSize(0))
+    size: ByteSize = attribute_field(
+        "Estimated size of the writes that were pending.", default=ByteSize(0)
+    )
     lost_count: int = attribute_field(
         "Number of pending writes that could not be written, because the database or the log store "
         "failed. They are lost, and counted in the metrics.",
@@ -130,7 +132,7 @@ class CacheFlushPayload(MutationPayload):
 @strawberry.type(description="Payload of cacheRescan.")
 class CacheRescanPayload(MutationPayload):
     entry_count: int = attribute_field("Number of removed files of all nodes.", default=0)
-    size: ByteSize = attribute_field("Size of these files.", default=ByteSize(0))
+    size: ByteSize = attribute_field("Size of the removed files.", default=ByteSize(0))
     incomplete_nodes: list[str] = attribute_field(
         "Nodes (`host:port`) whose rescan stopped after 20 seconds, or whose folder could not "
         "be read. Rescan them in parts, with `path`.",

@@ -223,8 +223,8 @@ class ChangeQuery:
 class ChangeSubscription:
     @subscription(
         "Returns the events of an account: first the missed ones after `after`, then new ones as "
-        "they are committed. For the signed-in user they include events of mailboxes "
-        "that others share. A batch can be empty: it then only reports a new position.",
+        "they are committed. For the signed-in user they include events of mailboxes that other "
+        "users share. A batch can be empty: it then only reports a new position.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
@@ -274,10 +274,9 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of one mailbox and of the messages in it. If another user shares "
-        "the mailbox without the right READ, events of messages are left out. Ends when "
-        "the mailbox is "
-        "deleted or no longer shared with the caller.",
+        "Returns events of one mailbox and of the messages in it. If another user shares the "
+        "mailbox without the right READ, events of messages are left out. Ends when the mailbox "
+        "is deleted or no longer shared with the signed-in user.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=OWN_OR_SHARED,

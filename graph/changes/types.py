@@ -95,8 +95,8 @@ class MailboxChange(Change):
         "object_id",
         mailbox_loaders.load_visible_by_ids,
         lambda row: row and BigInt(row.unseen_count),
-        description="Number of messages without the flag \\Seen in the mailbox when the event is "
-        "read. Null if `mailbox` is null.",
+        description="Number of unread messages (without the flag \\Seen) in the mailbox when the "
+        "event is read. Null if `mailbox` is null.",
     )
     path: str | None = attribute_field(
         "Path of the mailbox after the event; for a deletion, the last one. Null for most events "

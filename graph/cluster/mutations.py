@@ -30,8 +30,8 @@ UNRESPONSIVE_DESCRIPTION = (
     "end when it answers again within ten minutes. Empty if all processes answered."
 )
 PENDING_DESCRIPTION = (
-    "Number of these sessions that are still ending: they finish a message or an operation first, "
-    "or their client is slow."
+    "Number of sessions that this mutation ends and that are still open: they finish a message "
+    "or an operation first, or their client is slow."
 )
 
 

@@ -233,7 +233,7 @@ class ConnectorCreateInput(Options, RemoteAccountInput):
         default=HALF_AN_HOUR,
     )
     subscribe_all: bool = attribute_field(
-        "True subscribes to mailboxes that a run creates.", default=True
+        "True subscribes the user to mailboxes that a run of the connector creates.", default=True
     )
     source_retention: Duration | None = attribute_field(
         "Time after which a fetched message is deleted on the remote server. PT0S: at once. "
@@ -332,7 +332,7 @@ class ConnectorPatch:
         "effect with `targetFolder`."
     )
     subscribe_all: strawberry.Maybe[bool] = attribute_field(
-        "True subscribes to mailboxes that a run creates."
+        "True subscribes the user to mailboxes that a run of the connector creates."
     )
     skip_cross_duplicates: strawberry.Maybe[bool] = attribute_field(
         "True stores a message that is in several remote mailboxes only once, from the mailbox "

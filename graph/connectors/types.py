@@ -388,7 +388,8 @@ class ConnectorsPayload(MutationPayload):
 @strawberry.type
 class ConnectorQuery:
     @query(
-        "Returns all connectors that the caller can see.",
+        "Returns all connectors that the caller can see: the signed-in user's own, and those "
+        "of users that the caller manages.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )

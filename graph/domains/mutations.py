@@ -104,8 +104,8 @@ def _validated_domain_values_from_input(
 @strawberry.input(description="Input of domainCreate.")
 class DomainCreateInput(Options):
     name: str = attribute_field(
-        "Name of the domain, in Unicode or ASCII form. A label that mixes similar letters of "
-        "several scripts is refused."
+        "Name of the domain, in Unicode or ASCII form. A part between dots that mixes similar "
+        "characters of several scripts is refused."
     )
     active: bool = attribute_field(
         "False: mail to the domain is refused, but its users can sign in.", default=True

@@ -76,13 +76,13 @@ class FileShare(NodeView):
 )
 class File(NodeView):
     filename: str = attribute_field(
-        "Name of the file. For callers other than the owner and a ROOT, an error FORBIDDEN."
+        "Name of the file. For everybody but the owner and a ROOT, an error FORBIDDEN."
     )
     content_type: str = attribute_field("Media type of the file (RFC 2046).")
     size: ByteSize = attribute_field("Size of the file in bytes.")
     sha256: str = attribute_field(
-        "SHA-256 of the content, 64 hexadecimal digits in lower case. For callers other than "
-        "the owner and a ROOT, an error FORBIDDEN."
+        "SHA-256 of the content, 64 hexadecimal digits in lower case. For everybody but the owner "
+        "and a ROOT, an error FORBIDDEN."
     )
     created_at: datetime = attribute_field("Time when the file was stored.")
 
@@ -93,9 +93,8 @@ class File(NodeView):
     }
 
     @field(
-        "Signed download URL of the file, valid for 15 to 20 minutes, but not longer "
-        "than the credential of the request. For callers other than the owner and a "
-        "ROOT, an error FORBIDDEN.",
+        "Signed download URL of the file, valid for 15 to 20 minutes, but not longer than the "
+        "credential of the request. For everybody but the owner and a ROOT, an error FORBIDDEN.",
         "user_id",
     )
     def url(self, info: Info) -> URL:
@@ -104,8 +103,8 @@ class File(NodeView):
         )
 
     @field(
-        "Links to the file that have not expired, oldest first. For callers other than the owner "
-        "and a ROOT, an error FORBIDDEN.",
+        "Links to the file that have not expired, oldest first. For everybody but the owner and a "
+        "ROOT, an error FORBIDDEN.",
         "user_id",
     )
     async def shares(self, info: Info) -> list[FileShare]:

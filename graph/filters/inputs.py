@@ -398,10 +398,11 @@ class FilterApplyInput(Options):
 @strawberry.input(description="Conditions on filters. All of them must hold.")
 class FilterFilter(ConditionsInput):
     forward: str | None = attribute_field(
-        "Text that a target of `forwardTo` contains (case is ignored).", default=UNSET
+        "Returns only filters with this text in a target of `forwardTo` (case is ignored).",
+        default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        ("User who owns the filters. A user that does not exist has none, and is no error."),
+        "Returns only filters of this user. A user that does not exist has none, and is no error.",
         default=UNSET,
     )
 

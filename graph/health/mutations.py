@@ -18,8 +18,8 @@ from resolvers.health import server_control, update
 
 CONTROL_GUARD: dict[str, Any] = {"role": Role.ROOT, "scope": Scope.FULL, "cost": SESSION_COST}
 NODE_DESCRIPTION = (
-    "Name (`host:port`) of the only node on which it happens, or a host that has only one node. "
-    "Default: all nodes."
+    "Name (`host:port`) of the only node on which the mutation takes effect, or a host that has "
+    "only one node. Default: all nodes."
 )
 UNRESPONSIVE_NODES_DESCRIPTION = (
     "Nodes (`host:port`) with a process that did not answer within a second. Empty if all "

@@ -38,7 +38,7 @@ class HealthQuery:
 
     @query(
         "Returns the components of all processes and nodes: listeners, background workers, and "
-        "the services that each process depends on. Services are probed for the answer.",
+        "the services that each process depends on. Services are probed at each request.",
         **READ_GUARD,
         cost=SESSION_COST,
     )

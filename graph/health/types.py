@@ -35,7 +35,9 @@ class Component(View):
         "Name of the component, such as `smtp`, `queue` or `database`. Each process has its own "
         "component of that name."
     )
-    kind: ComponentKind = attribute_field("Whether it is a listener, a worker or a dependency.")
+    kind: ComponentKind = attribute_field(
+        "Kind of the component: a listener, a worker or a dependency."
+    )
     state: ComponentState = attribute_field(
         "State of the component. That of a dependency is the result of a probe that ended at most "
         "a second ago; of `acmeDirectory`, at most 80 seconds ago. It is STARTING if no such probe "

@@ -171,8 +171,8 @@ class IdentityProviderMutation:
 
     @mutation(
         "Deletes the identity providers of domains with the links of their accounts, all or none. "
-        "Present tokens stay. A role that groups gave ends. Accounts without a password then need "
-        "a new one.",
+        "Present tokens stay. A role DOMAIN_ADMIN that groups of the provider gave ends. Accounts "
+        "without a password then need a new password.",
         **WRITE_GUARD,
     )
     async def identity_provider_delete(

@@ -26,7 +26,7 @@ class MailboxAnnotationSetInput(Options):
         "Mailbox that gets the annotation. Each selected user must have it."
     )
     key: str = attribute_field(
-        "Name of the annotation (RFC 5464) (case is ignored). It begins with `/private/` or "
+        "Name of the annotation (RFC 5464). Case is ignored. It begins with `/private/` or "
         "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
     )
     value: str = attribute_field("Text of the annotation, at most 65,536 bytes in UTF-8.")
@@ -39,7 +39,7 @@ class MailboxAnnotationDeleteInput(Options):
         "Mailbox with the annotation. If several users are selected, each must have this mailbox."
     )
     key: str = attribute_field(
-        "Name of the annotation (RFC 5464) (case is ignored). It begins with `/private/` or "
+        "Name of the annotation (RFC 5464). Case is ignored. It begins with `/private/` or "
         "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
     )
 
@@ -61,10 +61,10 @@ class MailboxAnnotationDeletePayload(MutationPayload):
 @strawberry.type
 class MailboxAnnotationsMutation:
     @mutation(
-        "Sets the text of one annotation (RFC 5464) of one mailbox of each selected "
-        "user, and replaces an existing text: for all users or none. Mailboxes that "
-        "others share can't be named. A new annotation of a mailbox with 100 annotations "
-        "is refused with LIMIT_REACHED.",
+        "Sets the text of one annotation (RFC 5464) of one mailbox of each selected user, and "
+        "replaces an existing text: for all users or none. Mailboxes that other users share can't "
+        "be named. A new annotation of a mailbox with 100 annotations is refused with "
+        "LIMIT_REACHED.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -27,10 +27,10 @@ class MailboxCreateInput(Options):
         "of `paths`."
     )
     parent: MailboxRef | None = attribute_field(
-        "Mailbox that `paths` begin below. In a mailbox of another user, named by its "
-        "ID, the caller needs the right CREATE, and the new mailboxes get the shares of "
-        "`parent`. There `specialUse` and `encryptMessages` are FORBIDDEN. Not "
-        "allowed with `users`. Default: the top level.",
+        "Mailbox that `paths` begin below. In a mailbox of another user, named by its ID, the "
+        "signed-in user needs the right CREATE, and the new mailboxes get the shares of `parent`. "
+        "There `specialUse` and `encryptMessages` are FORBIDDEN. Not allowed with `users`. "
+        "Default: the top level.",
         default=UNSET,
     )
     hidden: bool = attribute_field(

@@ -21,8 +21,8 @@ from resolvers.mailboxes.shares import Grantee, SharedMailboxListing
 @strawberry.input(description="Input of mailboxShareSet.")
 class MailboxShareSetInput(Options):
     mailbox: MailboxRef = attribute_field(
-        "Mailbox to share. A mailbox of another user is named by its ID. The caller "
-        "needs the right ADMIN there, except to end their own share."
+        "Mailbox to share. A mailbox of another user is named by its ID. The signed-in user needs "
+        "the right ADMIN there, except to end the own share."
     )
     user: UserRef = attribute_field(
         "User who gets the rights: of the owner's domain, with existing rights on the "

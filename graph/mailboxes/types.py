@@ -144,7 +144,7 @@ class Mailbox(NodeView):
     )
     message_count: BigInt = attribute_field("Number of messages in the mailbox.")
     unseen_count: BigInt = attribute_field(
-        "Number of messages in the mailbox without the flag \\Seen."
+        "Number of unread messages in the mailbox: those without the flag \\Seen."
     )
     size: ByteSize = attribute_field("Size of all messages in the mailbox, in bytes.")
     parent: Optional["Mailbox"] = row_link(
@@ -176,9 +176,8 @@ class Mailbox(NodeView):
     }
 
     @field(
-        "Rights of the caller on the mailbox (RFC 4314). The owner has all of them. An "
-        "administrator of the owner has none, unless the mailbox is shared with the "
-        "administrator.",
+        "Rights of the signed-in user on the mailbox (RFC 4314). The owner has all of them. An "
+        "administrator of the owner has none, unless the mailbox is shared with the administrator.",
         "id",
         "user_id",
     )
@@ -200,8 +199,8 @@ class Mailbox(NodeView):
 
     @field(
         "All annotations of the mailbox (RFC 5464), sorted by name. In a mailbox that another "
-        "user shares, the caller sees only those below `/shared/`; an administrator of that user "
-        "sees all.",
+        "user shares, the signed-in user sees only those below `/shared/`; an administrator of "
+        "that user sees all.",
         "id",
     )
     async def annotations(
@@ -233,9 +232,9 @@ class Mailbox(NodeView):
         ]
 
     @field(
-        "Annotation of the mailbox with this name (RFC 5464). Null if there is none. One "
-        "below `/private/` is also null if another user shares the mailbox with the "
-        "caller, unless the caller administers that user.",
+        "Annotation of the mailbox with this name (RFC 5464). Null if there is none. One below "
+        "`/private/` is also null if another user shares the mailbox with the signed-in user, "
+        "unless that user administers the owner.",
         "id",
     )
     async def annotation(
@@ -256,10 +255,8 @@ class Mailbox(NodeView):
         return Annotation(key=row.key, value=row.value) if row else None
 
     @field(
-        (
-            "Messages in the mailbox. Default: newest first. If another user shares the mailbox "
-            "without the right READ, the list is empty."
-        ),
+        "Messages in the mailbox. Default: newest first. If another user shares the mailbox "
+        "without the right READ, the list is empty.",
         "user_id",
     )
     async def messages(
@@ -287,7 +284,7 @@ class Mailbox(NodeView):
 class MailboxTotals:
     message_count: BigInt = attribute_field("Number of messages in the mailboxes.")
     unseen_count: BigInt = attribute_field(
-        "Number of messages in the mailboxes without the flag \\Seen."
+        "Number of unread messages in the mailboxes: those without the flag \\Seen."
     )
     size: ByteSize = attribute_field("Size of all messages in the mailboxes, in bytes.")
 

@@ -131,7 +131,9 @@ class DeletedMessage(NodeView):
         "Number of attachments of the message, without inline parts, such as images that the HTML "
         "shows."
     )
-    seen: bool = attribute_field("True if the message has the flag \\Seen: it was read.")
+    seen: bool = attribute_field(
+        "True if the message has the flag \\Seen: it was read. False: it is unread."
+    )
     deleted: bool = attribute_field(
         "True if the message had the flag \\Deleted. A restored message does not have it."
     )
@@ -225,8 +227,8 @@ class DeletedMessagesRestoreInput(Options):
         "Restores messages that were deleted before this time. It must be later than `since`."
     )
     destination: RestoreDestination = attribute_field(
-        "Mailbox that gets the messages. Default: ORIGINAL, the mailbox that each "
-        "message was deleted from, else the one with its path, else INBOX.",
+        "Mailbox that gets the messages. Default: ORIGINAL, the mailbox that each message was "
+        "deleted from, else the one with its path, else INBOX. Snoozed messages return to INBOX.",
         default=RestoreDestination.ORIGINAL,
     )
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class EnvelopeRecipient:
     value: str = attribute_field("Address as the SMTP client gave it.")
     formatted: str = attribute_field(
-        "Address in lower case, without its label (`+label`) and without the dots of the local "
-        "part."
+        "Address in lower case, without its subaddress (`+label`) and without the dots of the "
+        "local part."
     )
 
     @classmethod

@@ -36,6 +36,11 @@ from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import NEWEST_FIRST, OLDEST_FIRST
 from resolvers.search.query_parser import QueryProblem, fields_from_valid_query, has_only_words
 
+READS_MESSAGES = (
+    "The messages are read for it: if the other conditions leave more than 2,000, the error is "
+    "LIMIT_REACHED. An administrator below ROOT gets FORBIDDEN for the mail of other users."
+)
+
 
 @strawberry.enum(
     description="Order of a list of messages. A message that returned from a snooze counts as "
@@ -79,8 +84,7 @@ class HeaderMatch(ConditionsInput):
     name: str = attribute_field("Name of the header field (case is ignored).")
     contains: str | None = attribute_field(
         "Text that the value of the header field contains (case is ignored). Default: the header "
-        "field "
-        "only has to exist.",
+        "field only has to exist.",
         default=UNSET,
     )
 
@@ -110,111 +114,110 @@ class MessageFilter(ConditionsInput):
     has_words_only: ClassVar[bool] = False  # `query` is read as words, not as terms
 
     and_: list["MessageFilter"] | None = attribute_field(
-        "Filters that must all match.", name="and", default=UNSET
+        "Selects messages that match all of these filters.", name="and", default=UNSET
     )
     or_: list["MessageFilter"] | None = attribute_field(
-        "Filters of which at least one must match.", name="or", default=UNSET
+        "Selects messages that match at least one of these filters.", name="or", default=UNSET
     )
     not_: Optional["MessageFilter"] = attribute_field(
-        "Filter that must not match.", name="not", default=UNSET
+        "Selects messages that don't match this filter.", name="not", default=UNSET
     )
     query: str | None = attribute_field(
-        "Words to find in body, subject, people and file names by the text index, without regard "
-        'to case and accents: `"…"` for a phrase, `word*` for a prefix, `-word` to exclude. '
-        "Also a search text with terms, such as `subject:bill OR larger:5M`; an invalid term is "
-        "an error. Words alone have at most 1,024 characters, and 32 words or phrases; a "
-        "text with terms has at most 4,096 characters.",
+        "Selects messages with these words in body, subject, people or file names, by the text "
+        'index and without regard to case and accents: `"…"` for a phrase, `word*` for a prefix, '
+        "`-word` to exclude. Also a search text with terms, such as `subject:bill OR larger:5M`; "
+        "an invalid term is an error. Words alone have at most 1,024 characters, and 32 words or "
+        "phrases; a text with terms has at most 4,096 characters.",
         default=UNSET,
     )
     text: str | None = attribute_field(
-        "Text that the header or the body contains. The messages are read for it: if the other "
-        "conditions leave more than 2,000, the error is LIMIT_REACHED. An administrator "
-        "below ROOT gets FORBIDDEN for the mail of other users.",
+        f"Selects messages with this text in the header or the body. {READS_MESSAGES}",
         default=UNSET,
     )
     body: str | None = attribute_field(
-        "Text that the body contains. The messages are read for it: if the other conditions "
-        "leave more than 2,000, the error is LIMIT_REACHED. An administrator below ROOT "
-        "gets FORBIDDEN for the mail of other users.",
-        default=UNSET,
+        f"Selects messages with this text in the body. {READS_MESSAGES}", default=UNSET
     )
     from_: str | None = attribute_field(
-        "Text that the name or address of the first author in the header field From contains.",
+        "Selects messages with this text in the name or address of the first author in From.",
         name="from",
         default=UNSET,
     )
     to: str | None = attribute_field(
-        "Text that a name or address of the header fields To and Cc contains.", default=UNSET
+        "Selects messages with this text in a name or address of To or Cc.",
+        default=UNSET,
     )
     to_only: str | None = attribute_field(
-        "Text that a name or address of the header field To contains, without Cc.", default=UNSET
+        "Selects messages with this text in a name or address of To, not of Cc.",
+        default=UNSET,
     )
     cc: str | None = attribute_field(
-        "Text that a name or address of the header field Cc contains.", default=UNSET
+        "Selects messages with this text in a name or address of Cc.",
+        default=UNSET,
     )
     bcc: str | None = attribute_field(
-        "Text that a name or address of the header field Bcc contains.", default=UNSET
+        "Selects messages with this text in a name or address of Bcc.",
+        default=UNSET,
     )
     recipient: str | None = attribute_field(
-        "Text that a name or address of To, Cc, Bcc or of the SMTP recipients contains.",
+        "Selects messages with this text in To, Cc, Bcc or an address of the SMTP recipients.",
         default=UNSET,
     )
     subject: str | None = attribute_field("Text that the subject contains.", default=UNSET)
     list_id: str | None = attribute_field(
-        "Text that the identifier in the header field List-ID contains (RFC 2919), without its "
-        "description.",
+        "Selects messages of mailing lists with this text in the identifier of the header field "
+        "List-ID (RFC 2919), without its description.",
         default=UNSET,
     )
     header: HeaderMatch | None = attribute_field(
-        "Condition on any header field. The messages are read for it: if the other conditions "
-        "leave more than 2,000, the error is LIMIT_REACHED. An administrator below ROOT "
-        "gets FORBIDDEN for the mail of other users.",
+        f"Selects messages with a header field that meets this condition. {READS_MESSAGES}",
         default=UNSET,
     )
     message_id: str | None = attribute_field(
-        "Message-ID of the message (RFC 5322), in angle brackets and in exactly this spelling.",
+        "Selects messages with exactly this Message-ID (RFC 5322), in angle brackets.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that contains the message, or that a deleted message was deleted from. "
-        "The case of a path is ignored if no mailbox has exactly this path. A mailbox "
-        "that does not exist selects no message; in a saved search it is an error.",
+        "Selects messages in this mailbox, or deleted messages that were deleted from it. The "
+        "case of a path is ignored if no mailbox has exactly this path. A mailbox that does not "
+        "exist selects no message; in a saved search it is an error.",
         default=UNSET,
     )
     mailboxes: list[MailboxRef] | None = attribute_field(
-        "Mailboxes of which one contains the message, at most 250. An empty list selects no "
+        "Selects messages in one of these mailboxes, at most 250. An empty list selects no "
         "message.",
         default=UNSET,
     )
     mailbox_patterns: list[str] | None = attribute_field(
-        "Patterns of which one matches the path of the mailbox: `*` matches any characters, `%` "
-        "any characters except `/`. Case is ignored. At most 50 patterns of 1,000 characters.",
+        "Selects messages in mailboxes whose path matches one of these patterns: `*` matches any "
+        "characters, `%` any characters except `/`. Case is ignored. At most 50 patterns of 1,000 "
+        "characters.",
         default=UNSET,
     )
     searchable: bool | None = attribute_field(
         "True selects messages outside of Junk and Trash, false those in Junk or Trash.",
         default=UNSET,
     )
-    thread: ThreadRef | None = attribute_field("Thread that the message belongs to.", default=UNSET)
+    thread: ThreadRef | None = attribute_field("Selects messages of this thread.", default=UNSET)
     uids: str | None = attribute_field(
-        "UIDs in IMAP notation (RFC 9051), such as `1,3:15,40:*`: at most 1,000 numbers "
-        "and ranges, and at most 250 ranges after adjacent ones are joined. Requires "
-        "`mailbox`.",
-        default=UNSET,
-    )
-    seqs: str | None = attribute_field(
-        "Sequence numbers in IMAP notation (RFC 9051), such as `1,3:15,40:*`: at most "
-        "1,000 numbers and ranges, and at most 250 ranges after adjacent ones are "
-        "joined. "
+        "Selects messages with these UIDs, in IMAP notation (RFC 9051), such as `1,3:15,40:*`: at "
+        "most 1,000 numbers and ranges, and at most 250 ranges after adjacent ones are joined. "
         "Requires `mailbox`.",
         default=UNSET,
     )
+    seqs: str | None = attribute_field(
+        "Selects messages with these sequence numbers, in IMAP notation (RFC 9051), such as "
+        "`1,3:15,40:*`: at most 1,000 numbers and ranges, and at most 250 ranges after adjacent "
+        "ones are joined. Requires `mailbox`.",
+        default=UNSET,
+    )
     email_ids: list[str] | None = attribute_field(
-        "EMAILIDs of messages (RFC 8474), at most 1,000. An empty list selects no message.",
+        "Selects messages with these EMAILIDs (RFC 8474), at most 1,000. An empty list "
+        "selects no message.",
         default=UNSET,
     )
     seen: bool | None = attribute_field(
-        "True selects messages with the flag \\Seen, false those without it.", default=UNSET
+        "True selects messages with the flag \\Seen, false unread ones: those without it.",
+        default=UNSET,
     )
     flagged: bool | None = attribute_field(
         "True selects messages with the flag \\Flagged, false those without it.", default=UNSET
@@ -232,12 +235,12 @@ class MessageFilter(ConditionsInput):
         "True selects messages with the keyword $Forwarded, false those without it.", default=UNSET
     )
     keyword: str | None = attribute_field(
-        "Keyword that the message has, such as that of a label. Only the case of ASCII letters is "
-        "ignored.",
+        "Selects messages with this keyword, such as that of a label. Only the case of ASCII "
+        "letters is ignored.",
         default=UNSET,
     )
     tier: StorageTier | None = attribute_field(
-        "Storage tier of the body of the message.", default=UNSET
+        "Selects messages whose body is in this storage tier.", default=UNSET
     )
     received_since: PastTimeInput | None = attribute_field(
         "Selects messages that were received, or returned from a snooze, at this time or later.",
@@ -274,7 +277,7 @@ class MessageFilter(ConditionsInput):
         default=UNSET,
     )
     attachment: AttachmentMatch | None = attribute_field(
-        "Conditions that one attachment of the message must meet.", default=UNSET
+        "Selects messages with an attachment that meets these conditions.", default=UNSET
     )
     modified_since: BigInt | None = attribute_field(
         "Selects messages whose MODSEQ (RFC 7162) is higher than this number.", default=UNSET

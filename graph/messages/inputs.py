@@ -31,7 +31,9 @@ FLAG_FIELDS = ("seen", "flagged", "draft", "answered", "deleted")
 
 @strawberry.input(description="Changes to messages. An omitted field is unchanged.")
 class MessagePatch:
-    seen: strawberry.Maybe[bool] = attribute_field("True sets the flag \\Seen, false removes it.")
+    seen: strawberry.Maybe[bool] = attribute_field(
+        "True marks the messages as read (sets the flag \\Seen), false marks them as unread."
+    )
     flagged: strawberry.Maybe[bool] = attribute_field(
         "True sets the flag \\Flagged, false removes it."
     )

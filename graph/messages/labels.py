@@ -33,8 +33,8 @@ class Label(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Label")}
 
     @field(
-        "Number of messages with the label and without the flag \\Seen, in all mailboxes of the "
-        "user.",
+        "Number of unread messages with the label (without the flag \\Seen), in all mailboxes of "
+        "the user.",
         "user_id",
         "folded",
         cost=5,

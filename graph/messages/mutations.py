@@ -311,11 +311,11 @@ class MessageBulkMutation:
         )
 
     @mutation(
-        "Searches duplicates among the selected messages, separately in each mailbox, "
-        "and deletes all but the one received first. The deleted messages can be "
-        "restored; drafts only by `undo`. In a mailbox that another user shares with the "
-        "caller, this requires the rights READ and DELETE. More "
-        "than 1,000 duplicates (by default) are deleted by a task in the background.",
+        "Searches duplicates among the selected messages, separately in each mailbox, and deletes "
+        "all but the one received first. The deleted messages can be restored; drafts only by "
+        "`undo`. In a mailbox that another user shares with the signed-in user, this requires the "
+        "rights READ and DELETE. More than 1,000 duplicates (by default) are deleted by a task in "
+        "the background.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -46,16 +46,16 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
 )
 class Thread(NodeView):
     subject: str = attribute_field(
-        "Subject of the first message of the thread, or of the first message that others "
-        "share with the caller. An error FORBIDDEN for administrators of the owner below "
+        "Subject of the first message of the thread, or of the first message that other users "
+        "share with the signed-in user. An error FORBIDDEN for administrators of the owner below "
         "ROOT."
     )
     message_count: BigInt = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."
     )
     unseen_count: BigInt = attribute_field(
-        "Number of messages of the thread without the flag \\Seen, in all mailboxes that the "
-        "caller can see."
+        "Number of unread messages of the thread (without the flag \\Seen), in all mailboxes that "
+        "the caller can see."
     )
     last_received_at: datetime = attribute_field(
         "Time when the newest message of the thread that the caller can see was received."
@@ -185,7 +185,7 @@ class ThreadMutation:
 class ThreadQuery:
     @query(
         "Returns one thread of the signed-in user, or the visible messages of a thread in "
-        "mailboxes that others share. Null if it does not exist or the caller can't see it.",
+        "mailboxes that other users share. Null if it does not exist or the caller can't see it.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

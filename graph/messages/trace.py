@@ -75,15 +75,13 @@ message_from_row = lazy_view_factory("graph.messages.types", "Message")
 @strawberry.input(description="Conditions on steps of messages. All of them must hold.")
 class MessageTraceFilter(ConditionsInput):
     sender: str | None = attribute_field(
-        "Address or domain of the envelope sender (case is ignored). Labels (`+label`) and dots "
-        "of the "
-        "local part are ignored.",
+        "Returns only steps of messages with this address or domain as envelope sender (case is "
+        "ignored). Subaddresses (`+label`) and dots of the local part are ignored.",
         default=UNSET,
     )
     recipient: str | None = attribute_field(
-        "Address or domain of the recipient. Case is ignored. Labels (`+label`) and dots of the "
-        "local "
-        "part are ignored.",
+        "Returns only steps for recipients with this address or in this domain. Case is ignored. "
+        "Subaddresses (`+label`) and dots of the local part are ignored.",
         default=UNSET,
     )
     since: datetime | None = attribute_field(
@@ -103,11 +101,11 @@ class MessageTraceFilter(ConditionsInput):
 class MessageTraceQuery:
     @query(
         "Returns the steps of one message, which its queue ID or Message-ID names, oldest first. "
-        "Empty if nothing is found. A DOMAIN_ADMIN sees only steps of mail received or "
-        "forwarded for administered domains, and of mail that their users send. Mail "
-        "sent by other administrators in these domains is left out. Steps are kept for 7 "
-        "days "
-        "by default.",
+        "At most 1,000 steps of its receipt are returned, and those of at most 1,000 submissions "
+        "and 1,000 queue entries. Empty if nothing is found. A DOMAIN_ADMIN sees only steps of "
+        "mail received or forwarded for administered domains, and of mail that their users send. "
+        "Mail sent by other administrators in these domains is left out. Steps are kept for 7 "
+        "days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,

@@ -194,7 +194,9 @@ class Message(MessageContentFields):
     flags: list[str] = attribute_field(
         "All flags and keywords of the message in IMAP notation, such as `\\Seen`."
     )
-    seen: bool = attribute_field("True if the message has the flag \\Seen: it was read.")
+    seen: bool = attribute_field(
+        "True if the message has the flag \\Seen: it was read. False: it is unread."
+    )
     deleted: bool = attribute_field(
         "True if the message has the flag \\Deleted. IMAP clients expunge such messages."
     )
@@ -242,7 +244,7 @@ class Message(MessageContentFields):
         lambda rows: [
             lazy_view_factory("graph.submission.types", "Submission")(row) for row in rows
         ],
-        description="Submissions that sent this stored copy, oldest first. Empty for every caller "
+        description="Submissions that sent this stored copy, oldest first. Empty for everybody "
         "but the account that sent the message and the administrators who manage it.",
     )
     stored_files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
@@ -250,8 +252,8 @@ class Message(MessageContentFields):
         file_attachments.load_own_files_by_draft,
         lambda rows: [lazy_view_factory("graph.files.types", "File")(row) for row in rows],
         description=(
-            "Stored files that are attached to a draft when it is sent. Empty for every "
-            "caller but the owner of the message."
+            "Stored files that are attached to a draft when it is sent. Empty for everybody but "
+            "the owner of the message."
         ),
     )
     pop3_uidl: str = attribute_field(
@@ -311,7 +313,7 @@ class Message(MessageContentFields):
 
     @field(
         "Targets that the message was forwarded to when it was received. `messageRedirect` takes "
-        "their numbers. Empty for every caller but the owner of the message.",
+        "their numbers. Empty for everybody but the owner of the message.",
         "forwarded_to",
         "user_id",
     )
@@ -324,8 +326,7 @@ class Message(MessageContentFields):
         ]
 
     @field(
-        "Labels of the message, sorted by name. Empty for every caller but the owner of the "
-        "message.",
+        "Labels of the message, sorted by name. Empty for everybody but the owner of the message.",
         "keywords",
         "user_id",
     )

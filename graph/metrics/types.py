@@ -22,7 +22,7 @@ from resolvers.metrics.statistics import StatisticSeriesRow, StatisticsRow
 
 UNRESPONSIVE_NODES_DESCRIPTION = (
     "Nodes (`host:port`) with a process that did not answer within a second. Their counts are "
-    "missing. Empty if the answer is complete."
+    "missing. Empty if the counts are complete."
 )
 
 
@@ -140,9 +140,9 @@ class Statistics:
     step: Duration = attribute_field("Length of each step.")
     series: list[StatisticSeries] = attribute_field("A series for each name of the request.")
     unresponsive_nodes: list[str] = attribute_field(
-        "Nodes (`host:port`) with a process that did not answer within a second. Their counts "
-        "of the last minute are missing. A DOMAIN_ADMIN gets `other` instead of the names. "
-        "Empty if the answer is complete."
+        "Nodes (`host:port`) with a process that did not answer within a second. Their counts of "
+        "the last minute are missing. A DOMAIN_ADMIN gets `other` instead of the names. Empty if "
+        "the statistics are complete."
     )
 
     @classmethod

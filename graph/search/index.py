@@ -73,8 +73,8 @@ class SearchIndexStatus:
 @strawberry.type(description="Word of a text, as the text index stores it.")
 class SearchToken:
     text: str = attribute_field(
-        "Word in lower case and without accents. Of scripts without spaces between words, a pair "
-        "of characters."
+        "Word in lower case and without accents. In scripts without spaces between words, a word "
+        "is a pair of characters."
     )
     position: int = attribute_field("Position of the word in the text, counted from 1.")
 

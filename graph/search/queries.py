@@ -254,9 +254,9 @@ class SearchQuery:
 
     @query(
         "Returns messages of the signed-in user or of at most 100 selected users, without those "
-        "in mailboxes that others share with them. Of messages of other users, an "
-        "administrator below ROOT sees flags, dates, sizes and addresses. Subject and "
-        "content are the error FORBIDDEN.",
+        "in mailboxes that other users share with them. Of messages of other users, an "
+        "administrator below ROOT sees flags, dates, sizes and addresses. Subject and content are "
+        "the error FORBIDDEN.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

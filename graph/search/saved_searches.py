@@ -48,11 +48,14 @@ def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageCondi
 
 
 @strawberry.type(
-    description="Saved search: a named filter of messages, shown as a virtual folder.",
+    description="Saved search: a named filter of messages, shown as a virtual mailbox.",
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class SavedSearch(NodeView):
-    name: str = attribute_field("Name of the saved search. No two of a user differ only in case.")
+    name: str = attribute_field(
+        "Name of the saved search. The names of two saved searches of a user differ not only in "
+        "case."
+    )
     filter: JSON = attribute_field("Filter as JSON, in the form of the input `MessageFilter`.")
 
     load_batch = staticmethod(saved_searches.load_own_saved_searches_by_id)
@@ -65,7 +68,7 @@ class SavedSearch(NodeView):
         return query_from_fields(self.row.filter, info.context.environment.now())
 
     @field(
-        "Number of messages that the search matches and that don't have the flag \\Seen.",
+        "Number of unread messages that the search matches: those without the flag \\Seen.",
         "filter",
         "user_id",
         cost=20,
@@ -198,8 +201,9 @@ class SavedSearchMutation:
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
     @mutation(
-        "Changes the name or the filter of saved searches of the signed-in user: all or none. The "
-        "messages are unchanged.",
+        "Changes the name of one saved search, or the filter of several, of the signed-in user: "
+        "all or none. The new filter is given as `filter`, as the search text `query`, or as "
+        "both. The messages are unchanged.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(

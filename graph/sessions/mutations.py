@@ -124,10 +124,11 @@ def _validated_session_ids_or_none(
 class SessionMutation:
     @mutation(
         "Ends sessions of the signed-in user, or of users that the caller manages, on all nodes. "
-        "Sessions are WebSockets, event streams, and connections by SMTP, submission and LMTP. An "
-        "ADMIN can also end sessions without a user, by `sessions`. The error NO_SESSION is "
-        "returned if no node has such a session and no token was revoked. It can't be part of an "
-        "`@atomic` request, and can't have an idempotency key.",
+        "Sessions are WebSockets, event streams, and connections by SMTP, submission and LMTP. "
+        "Access tokens stay valid, so that clients can connect again, unless `revokeTokens` is "
+        "true. An ADMIN can also end sessions without a user, by `sessions`. The error NO_SESSION "
+        "is returned if no node has such a session and no token was revoked. It can't be part of "
+        "an `@atomic` request, and can't have an idempotency key.",
         scope=Scope.FULL,
         access=MANAGED,
         atomic_exclusion=AtomicExclusion("The end of sessions", forbids_idempotency_key=True),

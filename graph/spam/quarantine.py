@@ -197,7 +197,8 @@ async def load_quarantine_page(
 @strawberry.type
 class QuarantineQuery:
     @query(
-        "Returns all quarantined messages that the caller can see.",
+        "Returns all quarantined messages that the caller can see: the signed-in user's own, "
+        "and those of users that the caller manages.",
         scope=Scope.READ,
         user_permission=UserPermission.QUARANTINE,
         access=OVERSEEN.with_permissions(AdminPermission.QUARANTINE),

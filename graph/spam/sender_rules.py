@@ -70,19 +70,19 @@ class SenderScope(View):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that the rule applies to. Null: the rule applies to others, or the "
-        "caller can't see the user.",
+        description="User that the rule applies to. Null: the rule applies to other recipients, "
+        "or the caller can't see the user.",
     )
     tag: str | None = attribute_field(
         "Tag, case-folded: the rule applies to all users and addresses with the tag. Null: the "
-        "rule applies to others."
+        "rule applies to other recipients."
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain with all its addresses that the rule applies to. Null: the rule "
-        "applies to others, or the caller can't see the domain.",
+        "applies to other recipients, or the caller can't see the domain.",
     )
     global_: bool = attribute_field(
         "True if the rule applies to every recipient of the platform.", name="global"
@@ -238,8 +238,9 @@ class SenderRulesPayload(MutationPayload):
 @strawberry.type
 class SenderRuleQuery:
     @query(
-        "Returns all sender rules that the caller can see. A DOMAIN_ADMIN also sees the rules of "
-        "administered domains, and of the tags of users in these domains. An ADMIN sees all rules.",
+        "Returns all sender rules (allowed and blocked senders) that the caller can see. A "
+        "DOMAIN_ADMIN also sees the rules of administered domains, and of the tags of users in "
+        "these domains. An ADMIN sees all rules.",
         scope=Scope.READ,
         access=ACCOUNTS.with_permissions(AdminPermission.SPAM_POLICY),
     )
@@ -281,11 +282,11 @@ class SenderRuleQuery:
 @strawberry.type
 class SenderRuleMutation:
     @mutation(
-        "Creates sender rules, one for each pattern, all or none. A rule of the same "
-        "user, tag, domain or "
-        "platform with the pattern is changed instead. Rules of domains also require the scope "
-        "FULL; rules of tags and of the platform require the role ADMIN and the scope FULL. A "
-        "user, tag or domain can have 1,000 rules, the platform 10,000.",
+        "Creates sender rules, which allow or block senders: one for each pattern, all or none. A "
+        "rule of the same user, tag, domain or platform with the pattern is changed instead. "
+        "Rules of domains also require the scope FULL; rules of tags and of the platform require "
+        "the role ADMIN and the scope FULL. A user, tag or domain can have 1,000 rules, the "
+        "platform 10,000.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
@@ -301,8 +302,9 @@ class SenderRuleMutation:
         return SenderRulesPayload(sender_rules=[SenderRule.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes sender rules, all or none. Rules of domains also require the scope FULL; rules "
-        "of tags and of the platform require the role ADMIN and the scope FULL.",
+        "Deletes sender rules, which allow or block senders, all or none. Rules of domains also "
+        "require the scope FULL; rules of tags and of the platform require the role ADMIN and the "
+        "scope FULL.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

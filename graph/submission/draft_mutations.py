@@ -106,8 +106,8 @@ class DraftPatch:
     )
     remove_attachments: list[AttachmentRef] = attribute_field(
         "Attachments to remove. A save can renumber the attachments, so that an old ID means "
-        "another one. With `ifUnchangedSince`, a draft that was saved in between is refused with "
-        "STALE. Default: none.",
+        "another attachment. With `ifUnchangedSince`, a draft that was saved in between is "
+        "refused with STALE. Default: none.",
         default_factory=list,
     )
     add_files: list[FileRef] = attribute_field(

@@ -49,13 +49,12 @@ class MessageRedirectPayload(MutationPayload):
 class MessageRedirectMutation:
     @mutation(
         "Sends a stored message again, byte for byte, to its original forwarding targets or to "
-        "other addresses. The envelope sender is the main address of the owner, or of the caller "
-        "for a message in a shared mailbox. The message gets the keyword $Forwarded, unless its "
-        "mailbox is shared by another user. No copy is stored. Drafts and mail loops are "
-        "a CONFLICT. Original targets are FORBIDDEN for a message of another user. They "
-        "are a CONFLICT if a relay password is gone, or if the account encrypts forwards "
-        "and the message is unencrypted. Also requires "
-        "the scope MAIL_READ.",
+        "other addresses. The envelope sender is the main address of the owner, or of the "
+        "signed-in user for a message in a shared mailbox. The message gets the keyword "
+        "$Forwarded, unless its mailbox is shared by another user. No copy is stored. Drafts and "
+        "mail loops are a CONFLICT. Original targets are FORBIDDEN for a message of another user. "
+        "They are a CONFLICT if a relay password is gone, or if the account encrypts forwards and "
+        "the message is unencrypted. Also requires the scope MAIL_READ.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

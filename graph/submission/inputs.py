@@ -33,7 +33,9 @@ class FileAttachmentInput:
         default=FileAttachmentMode.ATTACH,
     )
     expires_at: FutureTimeInput | None = attribute_field(
-        "Time when the link expires. Default: 100 days after the last access.", default=UNSET
+        "Time when the link expires. Default: 100 days after the creation of the link or its "
+        "last access.",
+        default=UNSET,
     )
     password: str | None = attribute_field(
         "Password that the link asks for. It is not part of the message. Default: none.",

@@ -367,11 +367,13 @@ class SubmissionMutation:
             return payload
 
     @mutation(
-        "Sends a draft to the recipients of its header. A message that is no draft is a "
-        "CONFLICT. The draft becomes the sent copy, with the same ID and a new Date, in "
-        "the `sentMailbox` of its identity, else in Sent. If the submission is cancelled "
-        "before it is sent to any recipient, the copy is a draft again, unless the user "
-        "has moved it.",
+        "Sends a draft to the recipients of its header. A message that is no draft is a CONFLICT. "
+        "The draft becomes the sent copy, with the same ID and a new Date, in the `sentMailbox` "
+        "of its identity, else in Sent. While the message is scheduled or can be undone, the copy "
+        "is in the mailbox with the special use SCHEDULED. If there is no mailbox for sent "
+        "messages, the copy stays in the mailbox of the draft, with the warning "
+        "NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any recipient, "
+        "the copy is a draft again, unless the user has moved it.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -132,11 +132,11 @@ class ThrottlingMutation:
         return BanPolicyPayload(ban_policy=BanPolicy.from_row(policy))
 
     @mutation(
-        "Bans networks, all or none. All processes refuse their connections within one "
-        "second. A ban in force is replaced: it begins now, with the new duration and "
-        "reason. A ban of the caller's own IP address, loopback, trusted proxies or "
-        "servers of the platform is refused. Networks of the allow list are still "
-        "accepted. Above 100,000 bans the oldest end.",
+        "Bans (blocks) networks, all or none. All processes refuse their connections within one "
+        "second. A ban in force is replaced: it begins now, with the new duration and reason. A "
+        "ban of the caller's own IP address, loopback, trusted proxies or servers of the platform "
+        "is refused. Networks of the allow list are still accepted. Above 100,000 bans the oldest "
+        "end.",
         **WRITE_GUARD,
     )
     async def ban_add(self, info: Info, input: BanAddInput) -> NetworkBansPayload:

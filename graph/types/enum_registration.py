@@ -124,7 +124,10 @@ strawberry.enum(
 )
 strawberry.enum(
     SubaddressAction,
-    description="Treatment of mail to an address with a label (subaddress, RFC 5233).",
+    description=(
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`."
+    ),
 )
 strawberry.enum(DeliveryState, description="State of the delivery to one recipient.")
 strawberry.enum(DkimAlgorithm, description="Signature algorithm of a DKIM key.")
@@ -134,7 +137,7 @@ strawberry.enum(
 )
 strawberry.enum(
     ExportFormat,
-    description="File format of an account export. All formats but MBOX contain folders, flags, "
+    description="File format of an account export. All formats but MBOX contain mailboxes, flags, "
     "dates, custom data and settings in addition to the messages.",
 )
 strawberry.enum(
@@ -207,7 +210,9 @@ strawberry.enum(
 strawberry.enum(TaskKind, description="Kind of a task. Later versions can add values.")
 strawberry.enum(TaskState, description="State of a task.")
 strawberry.enum(TlsPolicyLevel, description="TLS that is required for mail to a destination.")
-strawberry.enum(TwoFactorMethod, description="Method by which a second factor is proved.")
+strawberry.enum(
+    TwoFactorMethod, description=("Method by which a second factor (2FA, MFA) is proved.")
+)
 strawberry.enum(UsageKind, description="Kind of a usage counter.")
 strawberry.enum(
     UsageLevel,

@@ -15,6 +15,7 @@ from graph.types.fields import Info
 from models.errors import NotFound, require_within_limit
 from resolvers.context import Context
 
+ID_DESCRIPTION = "Global ID of the object."  # schema.py names the object
 IdsByName = Callable[[Context, Sequence[str]], Awaitable[Mapping[str, int]]]
 
 
@@ -22,7 +23,7 @@ IdsByName = Callable[[Context, Sequence[str]], Awaitable[Mapping[str, int]]]
 class ObjectRef:
     """Base of the reference inputs. The class name is the type's name and `Ref`."""
 
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the object.")
+    id: strawberry.Maybe[strawberry.ID] = attribute_field(ID_DESCRIPTION)
 
 
 def id_from_ref(ref: ObjectRef, *path: str) -> int:

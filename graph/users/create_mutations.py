@@ -116,8 +116,9 @@ class NewUserInput(RestrictionsInput):
         default=False,
     )
     address: str | None = attribute_field(
-        "Main address of the account, without `*` and label. Default: the username; if that has "
-        "no `@`, it is completed by the setting MERGANSER_USERS_DEFAULT_DOMAIN.",
+        "Main address of the account, without `*` and subaddress (`+label`). Default: the "
+        "username; if that has no `@`, it is completed by the setting "
+        "MERGANSER_USERS_DEFAULT_DOMAIN.",
         default=UNSET,
     )
     empty_address: bool = attribute_field(
@@ -174,7 +175,8 @@ class NewUserInput(RestrictionsInput):
         default=False,
     )
     subaddress_action: SubaddressAction = attribute_field(
-        "Treatment of mail to an address with a label, such as `user+label@example.com`.",
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`.",
         default=SubaddressAction.NONE,
     )
     spam: SpamPolicyInput | None = attribute_field(

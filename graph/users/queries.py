@@ -120,7 +120,7 @@ class UserQuery:
         return user
 
     @query(
-        "Returns accounts of all roles: the caller's own and those of the administered "
+        "Returns accounts of all roles: that of the signed-in user, and those of the administered "
         "domains, or for an ADMIN all accounts. Deleted accounts are left out.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,

@@ -158,7 +158,8 @@ class User(UserCredentialFields):
         "account. A message that can't be encrypted is not forwarded."
     )
     subaddress_action: SubaddressAction = attribute_field(
-        "Treatment of mail to an address with a label, such as `user+label@example.com`."
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`."
     )
     spam: SpamPolicy = attribute_field("Spam thresholds of the account.")
     quarantine_notification: Frequency = attribute_field(
@@ -182,7 +183,7 @@ class User(UserCredentialFields):
     )
     message_count: BigInt = attribute_field("Number of messages in all mailboxes.")
     two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Second factors that are turned on."
+        "Second factors (2FA, MFA) that are turned on."
     )
     rate_limit: RateLimit | None = link(
         "id",
@@ -282,11 +283,9 @@ class User(UserCredentialFields):
         return bool(domain and domain.backup_mx)
 
     @field(
-        (
-            "Text in English about the storage of messages: deduplication, compression and "
-            "encryption by the server. It is the same for every account, and does not show "
-            "OpenPGP encryption (`encryptMessages`)."
-        ),
+        "Text in English about the storage of messages: deduplication, compression and "
+        "encryption by the server. It is the same for every account, and does not show "
+        "OpenPGP encryption (`encryptMessages`).",
         role=Role.ADMIN,
     )
     async def storage_format(self) -> str:
@@ -332,7 +331,7 @@ class User(UserCredentialFields):
         page_arguments = PageArguments(first, after, last, before)
         return await load_temporary_address_page(info, self.row.id, order_by, page_arguments)
 
-    @field("Addresses whose mail is delivered to the account.")
+    @field("Main address and aliases: all addresses whose mail is delivered to the account.")
     async def addresses(
         self,
         info: Info,
@@ -392,7 +391,9 @@ class User(UserCredentialFields):
         )
 
     @field(
-        "Second factors that are turned on, with their last use.", scope=Scope.READ, access=OVERSEEN
+        "Second factors (2FA, MFA) that are turned on, with their last use.",
+        scope=Scope.READ,
+        access=OVERSEEN,
     )
     async def two_factors(self, info: Info) -> list[TwoFactor]:
         rows = await info.context.load(
@@ -407,10 +408,8 @@ class User(UserCredentialFields):
         return await info.context.load(recovery_codes.count_unused_codes, self.row.id)
 
     @field(
-        (
-            "Security keys and passkeys (WebAuthn) of the account, the oldest first. Empty: "
-            "there are none, or the caller can't see those of this account."
-        ),
+        "Security keys and passkeys (WebAuthn) of the account, the oldest first. Empty: "
+        "there are none, or the caller can't see those of this account.",
         scope=Scope.READ,
         access=OVERSEEN,
     )

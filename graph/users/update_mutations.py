@@ -158,7 +158,8 @@ class UserPatch(RestrictionsInput):
         "encrypt_forwarded",
     )
     subaddress_action: strawberry.Maybe[SubaddressAction] = user_patch_field(
-        "Treatment of mail to an address with a label, such as `user+label@example.com`.",
+        "Treatment of mail to an address with a subaddress (RFC 5233), such as "
+        "`user+label@example.com`.",
         "subaddress_action",
     )
     metadata: strawberry.Maybe[JSON | None] = user_patch_field(
@@ -295,7 +296,12 @@ class UserUpdateInput(Options):
     set: UserPatch = attribute_field("New values, the same for all accounts.")
 
 
-@strawberry.input(description="Input of userRoleSet. An absent field leaves the value.")
+@strawberry.input(
+    description=(
+        "Input of userRoleSet. An absent field leaves the value, except that another role than "
+        "DOMAIN_ADMIN clears `administers` and `adminPermissions`."
+    )
+)
 class UserRoleSetInput(Options):
     users: UserSelection = attribute_field("Accounts whose role is set.")
     role: Role | None = attribute_field(
@@ -393,9 +399,9 @@ class UserUpdateMutation:
 
     @mutation(
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
-        "accounts or none. An absent "
-        "field leaves the value. An account that is no longer a DOMAIN_ADMIN loses both lists. "
-        "The role can't exceed the caller's.",
+        "accounts or none. An absent field leaves the value. An account that is no longer a "
+        "DOMAIN_ADMIN loses both lists. BCC rules that it made and can't make any more are "
+        "deleted. The role can't exceed the caller's.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

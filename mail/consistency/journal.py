@@ -139,8 +139,8 @@ def _message_placement_matches_journal_check(dialect: str) -> ConsistencyCheck:
         )
     )
     rule = EqualityRule(
-        case((col(Change.type).in_(ADDING_TYPES), "in a folder"), else_="in none"),
-        case((messages.c.mailbox_id.is_not(None), "in a folder"), else_="in none"),
+        case((col(Change.type).in_(ADDING_TYPES), "in a mailbox"), else_="in none"),
+        case((messages.c.mailbox_id.is_not(None), "in a mailbox"), else_="in none"),
     )
     key, kind = touched.c.message_id, "messages"
     stream: ColumnElement[Any] = touched.c.stream_id

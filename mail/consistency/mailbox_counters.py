@@ -108,8 +108,8 @@ def _duplicate_uid_check() -> ConsistencyCheck:
 def _message_placement_check() -> ConsistencyCheck:
     """The check that a message is in a mailbox of its user, or in the archive and in no mailbox."""
     table = core_table(Message)
-    archived = case((col(Message.deleted_at).is_not(None), "archive"), else_="folder")
-    lies = case((col(Message.mailbox_id).is_(None), "archive"), else_="folder")
+    archived = case((col(Message.deleted_at).is_not(None), "archive"), else_="mailbox")
+    lies = case((col(Message.mailbox_id).is_(None), "archive"), else_="mailbox")
     return ConsistencyCheck(
         SUBJECT,
         Message,

@@ -113,7 +113,7 @@ class HousekeepingResult:
     credential_changes: int = 0
     events: int = 0  # entries of the security log
     steps: int = 0  # delivery trace steps
-    entries: int = 0  # entries of the admin log
+    entries: int = 0  # entries of the audit log
     settings: int = 0  # entries of the settings history
     usages: int = 0
     windows: int = 0  # sending windows

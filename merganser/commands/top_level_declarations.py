@@ -89,7 +89,7 @@ def export_account(
     settings: Annotated[bool, typer.Option(help="Include settings and key-value entries.")] = True,
     passphrase_stdin: PassphraseStdin = False,
 ) -> None:
-    """Export an account to a file: folders, messages, flags, dates and settings.
+    """Export an account to a file: mailboxes, messages, flags, dates and settings.
 
     `merganser import` restores the account on this server or another one. An mbox file has only
     the messages. An existing file is not overwritten, and an incomplete file is removed. The file
@@ -116,7 +116,7 @@ def import_account(
     user: Annotated[str, typer.Option("--user", "-u", help="Account: username or address.")],
     mailbox: Annotated[
         str | None,
-        typer.Option(help="Mailbox for all messages. Default: the folders of the source."),
+        typer.Option(help="Mailbox for all messages. Default: the mailboxes of the source."),
     ] = None,
     settings: Annotated[
         bool, typer.Option(help="Import settings too, if the archive has them.")

@@ -284,7 +284,7 @@ class Settings(
     )
     share_across_domains: bool = Field(
         default=DEFAULT_OPTIONS.share_across_domains,
-        description="Users can share folders with users of other domains. They learn which "
+        description="Users can share mailboxes with users of other domains. They learn which "
         "addresses exist there. If off, only within their own domain.",
         json_schema_extra={"hint": "write on or off"},
     )

@@ -1,4 +1,4 @@
-"""Table of the admin log: administrative mutations with what they changed."""
+"""Table of the audit log: administrative mutations with what they changed."""
 
 from typing import Any
 

@@ -86,8 +86,8 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
         "Number of operations with an error, and of commands with a 4xx or 5xx reply."
     ),
     MetricName.COMMAND_TIME: MetricDescription(
-        "Time from the request to its answer, without that of subscriptions. The time of DATA "
-        "includes the transfer of the message.",
+        "Time from a GraphQL operation or an SMTP or LMTP command to its response, in seconds, "
+        "without subscriptions. The time of DATA includes the transfer of the message.",
         SECONDS,
     ),
     MetricName.SIGN_INS: MetricDescription("Number of sign-ins with a password."),
@@ -97,7 +97,7 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
     MetricName.MESSAGES_IN: MetricDescription(
         "Number of messages stored in accounts by a delivery, once for each account."
     ),
-    MetricName.BYTES_IN: MetricDescription("Size of these messages.", BYTES),
+    MetricName.BYTES_IN: MetricDescription("Size of the messages of MESSAGES_IN.", BYTES),
     MetricName.MESSAGES_JUNK: MetricDescription(
         "Number of received messages with the verdict spam, once for each account. They are "
         "stored in Junk, quarantined or refused."
@@ -109,7 +109,7 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
         "Number of recipients to whom the queue has delivered a message, here or on another server."
     ),
     MetricName.BYTES_OUT: MetricDescription(
-        "Size of these messages, once for each recipient.", BYTES
+        "Size of the messages of MESSAGES_OUT, once for each recipient.", BYTES
     ),
     MetricName.MESSAGES_BOUNCED: MetricDescription(
         "Number of recipients of the queue whose delivery has failed or expired."
@@ -123,20 +123,33 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
     ),
     MetricName.DATABASE_READS: MetricDescription("Number of queries, without searches."),
     MetricName.DATABASE_READ_TIME: MetricDescription(
-        "Duration of these queries, with the wait for a connection.", SECONDS
+        "Duration of the queries of DATABASE_READS, with the wait for a connection, in seconds.",
+        SECONDS,
     ),
     MetricName.DATABASE_WRITES: MetricDescription("Number of transactions that can write."),
     MetricName.DATABASE_WRITE_TIME: MetricDescription(
-        "Duration of these transactions, with the wait for a connection.", SECONDS
+        "Duration of the transactions of DATABASE_WRITES, with the wait for a connection, in "
+        "seconds.",
+        SECONDS,
     ),
     MetricName.SEARCHES: MetricDescription("Number of searches for messages."),
-    MetricName.SEARCH_TIME: MetricDescription("Duration of these searches.", SECONDS),
+    MetricName.SEARCH_TIME: MetricDescription(
+        ("Duration of the searches for messages, in seconds."), SECONDS
+    ),
     MetricName.BLOB_READS: MetricDescription("Number of reads from object stores."),
-    MetricName.BLOB_READ_TIME: MetricDescription("Duration of these reads.", SECONDS),
-    MetricName.BLOB_READ_BYTES: MetricDescription("Bytes that these reads returned.", BYTES),
+    MetricName.BLOB_READ_TIME: MetricDescription(
+        ("Duration of the reads from object stores, in seconds."), SECONDS
+    ),
+    MetricName.BLOB_READ_BYTES: MetricDescription(
+        "Bytes that were read from object stores.", BYTES
+    ),
     MetricName.BLOB_WRITES: MetricDescription("Number of objects written to object stores."),
-    MetricName.BLOB_WRITE_TIME: MetricDescription("Duration of these writes.", SECONDS),
-    MetricName.BLOB_WRITE_BYTES: MetricDescription("Size of these objects.", BYTES),
+    MetricName.BLOB_WRITE_TIME: MetricDescription(
+        ("Duration of the writes to object stores, in seconds."), SECONDS
+    ),
+    MetricName.BLOB_WRITE_BYTES: MetricDescription(
+        ("Size of the objects written to object stores."), BYTES
+    ),
     MetricName.BLOB_DELETES: MetricDescription(
         "Number of requests to object stores that delete objects. One can delete many."
     ),
@@ -146,8 +159,8 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
     MetricName.BLOB_LISTINGS: MetricDescription(
         "Number of pages of lists of objects that were read from object stores."
     ),
-    MetricName.USER_CPU_TIME: MetricDescription("CPU time in user mode.", SECONDS),
-    MetricName.SYSTEM_CPU_TIME: MetricDescription("CPU time in system mode.", SECONDS),
+    MetricName.USER_CPU_TIME: MetricDescription("CPU time in user mode, in seconds.", SECONDS),
+    MetricName.SYSTEM_CPU_TIME: MetricDescription("CPU time in system mode, in seconds.", SECONDS),
     MetricName.VOLUNTARY_SWITCHES: MetricDescription("Number of voluntary context switches."),
     MetricName.INVOLUNTARY_SWITCHES: MetricDescription("Number of involuntary context switches."),
     MetricName.MINOR_FAULTS: MetricDescription("Number of page faults without disk input."),
@@ -155,11 +168,11 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
     MetricName.MEMORY: MetricDescription("Resident memory of the processes now.", BYTES),
     MetricName.READS: MetricDescription("Number of system calls that read."),
     MetricName.READ_BYTES: MetricDescription(
-        "Bytes that these calls have read, also from caches and sockets.", BYTES
+        "Bytes that system calls have read, also from caches and sockets.", BYTES
     ),
     MetricName.WRITES: MetricDescription("Number of system calls that write."),
     MetricName.WRITE_BYTES: MetricDescription(
-        "Bytes that these calls have written, also to caches and sockets.", BYTES
+        "Bytes that system calls have written, also to caches and sockets.", BYTES
     ),
     MetricName.DISK_INPUT: MetricDescription("Bytes that were read from disks.", BYTES),
     MetricName.DISK_OUTPUT: MetricDescription("Bytes that were written to disks.", BYTES),

@@ -34,7 +34,7 @@ class AddressAutoreplies:
         return bool(new_row["enabled"] if new_row else self.stored_rows[address_id].enabled)
 
     def audit_log_values_before_and_after(self, address_id: int) -> tuple[Any, Any]:
-        """Return the admin log values of one autoreply before and after the change."""
+        """Return the audit log values of one autoreply before and after the change."""
         if address_id in self.deleted_ids:
             return {"enabled": self.stored_rows[address_id].enabled}, None
         return autoreply_validation.audit_log_values_before_and_after(

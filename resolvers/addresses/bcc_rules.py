@@ -269,7 +269,7 @@ async def delete_bcc_rules(ctx: Context, ids: Sequence[int]) -> None:
 async def delete_and_log_rules(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
 ) -> None:
-    """Delete rules, with entries in the admin log and the security logs of the accounts."""
+    """Delete rules, with entries in the audit log and the security logs of the accounts."""
     connection = await session.connection()
     await connection.execute(delete(BccRule).where(col(BccRule.id).in_([row.id for row in rows])))
     await _journal_domain_changes(ctx, session, {row.domain_id for row in rows})
@@ -289,7 +289,7 @@ async def _write_audit_and_security_logs(
     entries: Sequence[NewAuditLogEntry],
     *rule_matches: Collection[str],
 ) -> None:
-    """Write the entries to the admin log and to the security logs of the accounts concerned.
+    """Write the entries to the audit log and to the security logs of the accounts concerned.
 
     `rule_matches` holds, for each entry, the address patterns of its rule before and after the
     change.
@@ -456,7 +456,7 @@ def _refuse_self_copy(
 
 
 def _audit_log_values_by_rule(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
-    """Return the values of rules for the admin log, by rule id."""
+    """Return the values of rules for the audit log, by rule id."""
     return {
         row.id: {
             "match": f"{row.local}@{row.name}",
@@ -471,7 +471,7 @@ def _audit_log_values_by_rule(rules: Sequence[ColumnRow]) -> dict[int, dict[str,
 def _values_before_and_after(
     rules: Sequence[ColumnRow], values_after: Mapping[int, dict[str, Any]]
 ) -> list[tuple[ColumnRow, tuple[dict[str, Any], dict[str, Any]]]]:
-    """Pair each rule with its admin log values before and after the change."""
+    """Pair each rule with its audit log values before and after the change."""
     values_before = _audit_log_values_by_rule(rules)
     return [(row, (values_before[row.id], values_after[row.id])) for row in rules]
 
@@ -479,7 +479,7 @@ def _values_before_and_after(
 def _log_entry_of_update(
     rule: ColumnRow, before: dict[str, Any], after: dict[str, Any]
 ) -> NewAuditLogEntry:
-    """Return the admin log entry of a changed rule, with the changed values only."""
+    """Return the audit log entry of a changed rule, with the changed values only."""
     changed_names = [name for name in after if before[name] != after[name]]
     old_values, new_values = (
         {name: facts[name] for name in changed_names} for facts in (before, after)

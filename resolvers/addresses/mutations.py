@@ -222,7 +222,7 @@ async def insert_address(
     is_main: bool,
     address_autoreplies: AddressAutoreplies | None = None,
 ) -> Address:
-    """Store an address in the domain of this name, record it in the journals and the admin log.
+    """Store an address in the domain of this name, record it in the journals and the audit log.
 
     Makes it the main address of its user if `is_main` is set or the user has none. Raises
     NotFound, Forbidden, Conflict or LimitReached.
@@ -295,7 +295,7 @@ async def _write_audit_log_of_created_address(
     username: str | None,
     address_autoreplies: AddressAutoreplies | None,
 ) -> None:
-    """Write the admin log entry of a new address."""
+    """Write the audit log entry of a new address."""
     values_after = {
         "address": address.display_address,
         "user": username,

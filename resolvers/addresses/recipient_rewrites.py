@@ -386,7 +386,7 @@ async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[Co
 
 
 def _audit_log_values(rewrite: ColumnRow) -> dict[str, Any]:
-    """Return the values of a rewrite for the admin log."""
+    """Return the values of a rewrite for the audit log."""
     return {
         "from": f"{rewrite.local}@{rewrite.domain}",
         "to": rewrite.target,

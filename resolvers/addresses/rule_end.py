@@ -21,7 +21,7 @@ async def delete_bcc_rules_without_right(
 ) -> None:
     """Delete the BCC rules that a user made and may no longer make with its new rights.
 
-    The deletion is in the admin log, and in the security logs of the accounts that were copied.
+    The deletion is in the audit log, and in the security logs of the accounts that were copied.
     """
     if role.includes(Role.ADMIN):
         return

@@ -388,7 +388,7 @@ async def _store_and_log_new_values(
     address_update: AddressUpdate,
     patch: AddressPatchValues,
 ) -> None:
-    """Store the changed values and record them in the journals and the admin log."""
+    """Store the changed values and record them in the journals and the audit log."""
     changed = [
         row
         for row in address_update.rows

@@ -1,4 +1,4 @@
-"""The admin log: changes that administrators made to others, and who can read them."""
+"""The audit log: changes that administrators made to others, and who can read them."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class NewAuditLogEntry:
 async def insert_audit_log_entries(
     ctx: Context, session: AsyncSession, *entries: NewAuditLogEntry
 ) -> None:
-    """Insert entries into the admin log in the transaction that makes the changes."""
+    """Insert entries into the audit log in the transaction that makes the changes."""
     if not entries:
         return
     connection = await session.connection()
@@ -96,7 +96,7 @@ async def record_platform_entries(ctx: Context, *entries: NewAuditLogEntry) -> N
 
 @dataclass(frozen=True, slots=True)
 class AuditLogConditions:
-    """Conditions of an admin log list; all must hold."""
+    """Conditions of an audit log list; all must hold."""
 
     actor_id: int | None = None
     target: tuple[str, int] | None = None  # GraphQL type and id
@@ -172,6 +172,6 @@ async def count_visible_audit_log_entries(ctx: Context, conditions: AuditLogCond
 
 
 async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
-    """Load admin log entries by id, in the given order. None for ids that the viewer can't see."""
+    """Load audit log entries by id, in the given order. None for ids that the viewer can't see."""
     statement = select(*select_columns(AuditLogEntry)).where(_is_visible_entry(ctx))
     return await read_by_keys(ctx, statement, col(AuditLogEntry.id), ids)

@@ -383,7 +383,7 @@ async def _store_and_log_key_value_entry(
     entry: KeyValueEntry,
     stored: ColumnRow | None,
 ) -> KeyValueEntry:
-    """Store an entry with its new version, and record it in the journal and the admin log.
+    """Store an entry with its new version, and record it in the journal and the audit log.
 
     Raises LimitReached if the owner has no room for it.
     """
@@ -465,7 +465,7 @@ async def _delete_and_return_unexpired_ids(
 async def _write_audit_log_unless_own_entry(
     ctx: Context, session: AsyncSession, namespace: KeyValueNamespace, entry: NewAuditLogEntry
 ) -> None:
-    """Write an entry without values to the admin log, unless the entry is the viewer's own.
+    """Write an entry without values to the audit log, unless the entry is the viewer's own.
 
     For a private entry of another user the target is that user.
     """

@@ -198,7 +198,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             "How long entries of the log store can be read.", timedelta(hours=1), CENTURY,
         ),
         SettingDefinition(
-            "mailboxes.maxPerUser", NUMBER, "Folders", "Folders that a user can have.", 5, 100_000
+            "mailboxes.maxPerUser", NUMBER, "Mailboxes", "Mailboxes of a user.", 5, 100_000
         ),
         SettingDefinition(
             "message.maxSize", SIZE, "Largest message",

@@ -240,7 +240,7 @@ class _SettingsChange:
 async def _store_changed_settings_with_history_and_logs(
     ctx: Context, session: AsyncSession, change: _SettingsChange
 ) -> None:
-    """Store the differing values with history, admin log and journal entries.
+    """Store the differing values with history, audit log and journal entries.
 
     The options apply when the transaction is committed. Raises LimitReached if there are too
     many custom settings.
@@ -310,7 +310,7 @@ async def _write_changed_setting_values(
 async def _write_audit_log_of_settings(
     ctx: Context, session: AsyncSession, change: _SettingsChange
 ) -> None:
-    """Write an admin log entry for each changed key."""
+    """Write an audit log entry for each changed key."""
     before, after = change.values_before, change.values_after
     entries = [
         NewAuditLogEntry(

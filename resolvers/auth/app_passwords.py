@@ -409,7 +409,7 @@ async def _write_security_log_and_audit_if_other(
     action: AuthEventAction,
     admin_entries: Sequence[NewAuditLogEntry],
 ) -> None:
-    """Write a change to the user's security log; also to the admin log if the viewer is another."""
+    """Write a change to the user's security log; also to the audit log if the viewer is another."""
     for entry in admin_entries:
         values = {**(entry.before or {}), **(entry.after or {})}
         target = values.get("description") or str(entry.target_id)

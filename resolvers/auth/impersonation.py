@@ -35,7 +35,7 @@ async def create_impersonation_token(
     """Create a token with which the viewer acts as this user for `ttl`. Uses do not extend it.
 
     It ends earlier with either user, with the key that made it, or with the permission. The user's
-    security log and the admin log name the administrator or key. Raises Forbidden for a key of a
+    security log and the audit log name the administrator or key. Raises Forbidden for a key of a
     domain, which belongs to no user, InvalidInput for a lifetime out of range, and NotFound or
     Conflict if the user is not visible or can't sign in.
     """
@@ -58,7 +58,7 @@ async def create_impersonation_token(
     user = await _require_user_to_impersonate(ctx, user_id)
     if user_id == actor_id:
         raise InvalidInput(
-            "The user must be another one than the caller.",
+            "The user must be another one than the signed-in user.",
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["user"],
         )

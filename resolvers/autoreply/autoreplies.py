@@ -334,7 +334,7 @@ async def _journal_autoreply_changes(
 async def _write_audit_log_of_others_autoreplies(
     ctx: Context, locked_users: LockedUsers, mutation: str, changes: AutoreplyChanges
 ) -> None:
-    """Write changes of other users' autoreplies to the admin log, without texts."""
+    """Write changes of other users' autoreplies to the audit log, without texts."""
     log_entries = []
     for row in locked_users.rows:
         if row.id in changes.changed_columns and row.id != ctx.viewer.user_id:

@@ -29,7 +29,7 @@ ABSENCE_COLUMNS = frozenset(RULE_COLUMNS) - {"enabled", "name", "addresses"}
 TEXT_COLUMNS = frozenset(
     name for name in RULE_COLUMNS if name.endswith(("text", "html", "subject"))
 )
-UNLOGGED_COLUMNS = TEXT_COLUMNS | {"addresses"}  # the admin log has only that they changed
+UNLOGGED_COLUMNS = TEXT_COLUMNS | {"addresses"}  # the audit log has only that they changed
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -190,7 +190,7 @@ async def delete_rows(session: AsyncSession, ids: Collection[int]) -> None:
 def audit_log_values_before_and_after(
     stored: ColumnRow | None, new_values: Mapping[str, Any], changed_names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the admin log values before and after a change. Texts are replaced by an ellipsis."""
+    """Return the audit log values before and after a change. Texts are replaced by an ellipsis."""
 
     def log_value(value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) else value

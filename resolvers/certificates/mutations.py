@@ -333,7 +333,7 @@ async def schedule_renewals_now(ctx: Context, ids: Sequence[int]) -> None:
 
 
 def _audit_log_values(certificate: ColumnRow | None) -> dict[str, Any]:
-    """Return the values of a certificate for the admin log."""
+    """Return the values of a certificate for the audit log."""
     if certificate is None:
         return {}
     expires = certificate.not_after and certificate.not_after.isoformat()

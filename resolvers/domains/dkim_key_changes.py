@@ -1,4 +1,4 @@
-"""Record changes of DKIM keys in the journal and in the admin log."""
+"""Record changes of DKIM keys in the journal and in the audit log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ async def journal_and_audit_key_changes(
     mutation: str,
     rows_before_and_ids: tuple[Mapping[int, ColumnRow], Sequence[int]],
 ) -> None:
-    """Record created and updated keys in the journals and in the admin log.
+    """Record created and updated keys in the journals and in the audit log.
 
     `rows_before_and_ids` holds the former rows by id and the ids of all changed keys.
     """
@@ -60,7 +60,7 @@ async def journal_and_audit_key_changes(
 
 
 def audit_log_values(dkim_key: ColumnRow | DkimKey) -> AuditLogValues:
-    """Return the values of a DKIM key for the admin log."""
+    """Return the values of a DKIM key for the audit log."""
     return {
         "domain": dkim_key.domain,
         "selector": dkim_key.selector,

@@ -290,7 +290,7 @@ def require_key_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
 async def insert_first_pending_key(
     ctx: Context, session: AsyncSession, dkim_domain: DkimDomain, private_key: DkimPrivateKey
 ) -> AuditLogValues:
-    """Insert the first key of a new domain and return its admin log values.
+    """Insert the first key of a new domain and return its audit log values.
 
     It is PENDING until DNS has its record.
     """

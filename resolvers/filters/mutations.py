@@ -37,7 +37,7 @@ from resolvers.viewer import GuardRule
 
 MAX_NAME_LENGTH = 255  # characters
 POSITION_RANGE = range(-(1 << 31), 1 << 31)
-LOGGED_COLUMNS = ("name", "position", "active", "forward_to")  # columns in the admin log
+LOGGED_COLUMNS = ("name", "position", "active", "forward_to")  # columns in the audit log
 
 FilterInputValues = Mapping[str, Any]  # by column; query and action as in the input
 

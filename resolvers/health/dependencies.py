@@ -193,7 +193,7 @@ async def _probe_acme_directories_on_one_process(environment: Environment) -> st
         try:
             async with connect_acme(server, unused_key) as client:
                 if not client.accepts_orders:
-                    raise ProbeFailed(f"{_host_and_path(url)}: the answer is no ACME directory.")
+                    raise ProbeFailed(f"{_host_and_path(url)}: the response is no ACME directory.")
         except AcmeError as problem:
             raise ProbeFailed(f"{_host_and_path(url)}: {problem}") from problem
     return None

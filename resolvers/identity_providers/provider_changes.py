@@ -47,7 +47,7 @@ MAX_ADMIN_GROUPS = 100
 MAX_SCOPES = 20
 MAX_SCOPE_LENGTH = 64
 OPENID = "openid"
-LOGGED_COLUMNS = {  # names in the admin log by column
+LOGGED_COLUMNS = {  # names in the audit log by column
     "issuer": "issuer",
     "client_id": "clientId",
     "scopes": "scopes",
@@ -244,7 +244,7 @@ def _encrypted_secret_to_store(
 
 
 def audit_log_values(row: ColumnRow) -> dict[str, Any]:
-    """Return the values of a provider for the admin log, without the secret."""
+    """Return the values of a provider for the audit log, without the secret."""
     return {name: getattr(row, column) for column, name in LOGGED_COLUMNS.items()}
 
 

@@ -252,9 +252,9 @@ def require_json_object_of_response(response: HttpResponse, name: str) -> dict[s
     try:
         document = orjson.loads(response.body)
     except orjson.JSONDecodeError as problem:
-        raise ProviderFailure(f"{name}: the answer of the provider is not JSON.") from problem
+        raise ProviderFailure(f"{name}: the response of the provider is not JSON.") from problem
     if not isinstance(document, dict):
-        raise ProviderFailure(f"{name}: the answer of the provider is not a JSON object.")
+        raise ProviderFailure(f"{name}: the response of the provider is not a JSON object.")
     return document
 
 

@@ -210,7 +210,7 @@ async def _exchange_code_and_verify_claims(
     )
     code = parameters.get("code", "")
     if not 0 < len(code) <= MAX_CODE_LENGTH:
-        raise ProviderFailure("The answer of the provider has no code.")
+        raise ProviderFailure("The response of the provider has no code.")
     await mark_token_used_or_raise_used_before(environment, step.nonce)
     received = ReceivedCode(code, step.verifier, redirect_uri)
     tokens = await exchange_code(environment, provider, cached.metadata, received)

@@ -144,5 +144,5 @@ async def fetch_and_add_missing_userinfo_claims(
         return dict(claims)
     more = await get_with_token(environment, metadata.userinfo_endpoint, tokens.access_token)
     if more.get("sub") != claims["sub"]:  # OpenID Connect Core, section 5.3.2
-        raise ProviderFailure("userinfo: the answer is about another subject.")
+        raise ProviderFailure("userinfo: the response is about another subject.")
     return {**more, **claims}

@@ -369,7 +369,7 @@ async def _journal_and_log_push_channel_changes(
     kind: str,
     log_entries: Sequence[NewAuditLogEntry],
 ) -> None:
-    """Record the changes in journals, security logs and, for other users, in the admin log."""
+    """Record the changes in journals, security logs and, for other users, in the audit log."""
     journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in user_ids}
     await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
     events = [

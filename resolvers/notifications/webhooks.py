@@ -172,7 +172,7 @@ async def _require_below_webhook_limit(ctx: Context, webhook_row: Webhook) -> No
 
 
 def _logged_values(webhook_row: Any, column_names: Sequence[str]) -> dict[str, Any]:
-    """Return the values for the admin log; of a URL only the host."""
+    """Return the values for the audit log; of a URL only the host."""
     logged = {name: getattr(webhook_row, name) for name in column_names}
     if "url" in logged:
         logged["url"] = urlsplit(logged["url"]).hostname
@@ -212,7 +212,7 @@ async def _require_not_above_viewer(ctx: Context, webhooks: Sequence[ColumnRow],
 async def _domain_id_by_webhook(
     ctx: Context, webhooks: Sequence[ColumnRow]
 ) -> dict[int, int | None]:
-    """Return the domain of each webhook, for the admin log of its administrators."""
+    """Return the domain of each webhook, for the audit log of its administrators."""
     user_ids = {row.user_id for row in webhooks if row.user_id}
     statement = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(user_ids))
     domain_by_user = (

@@ -41,7 +41,7 @@ LOGGED_COLUMNS = {
     "redirect_uris": "redirectUris",
     "grant_types": "grantTypes",
     "scopes": "scopes",
-}  # names in the admin log by column
+}  # names in the audit log by column
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ async def require_client_count_below_limit(
 async def insert_client_with_journal_and_audit_log(
     ctx: Context, session: AsyncSession, values: Mapping[str, Any], actor_name: str | None = None
 ) -> None:
-    """Insert the row of a client, its journal entry, and its entry in the admin log.
+    """Insert the row of a client, its journal entry, and its entry in the audit log.
 
     `actor_name` is as in NewAuditLogEntry.
     """
@@ -262,5 +262,5 @@ async def delete_clients(ctx: Context, ids: Sequence[int]) -> None:
 
 
 def audit_log_values(row: ColumnRow) -> dict[str, Any]:
-    """Return the values of a client for the admin log."""
+    """Return the values of a client for the audit log."""
     return {name: getattr(row, column) for column, name in LOGGED_COLUMNS.items()}

@@ -215,7 +215,7 @@ async def _write_audit_log_of_others_entries(
     rows: Sequence[ColumnRow],
     values_after: dict[str, Any],
 ) -> None:
-    """Write the changes of other users' entries to the admin log, one log entry each."""
+    """Write the changes of other users' entries to the audit log, one log entry each."""
     entries_of_others = [
         row for row in rows if row.user_id is None or row.user_id != ctx.viewer.user_id
     ]

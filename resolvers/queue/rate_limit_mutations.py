@@ -193,7 +193,7 @@ async def _lock_streams_of_owners(ctx: Context, owners: RateLimitOwners) -> None
 
 
 def audit_log_values(rate: Rate | None) -> LoggedRate:
-    """Return the rate for the admin log."""
+    """Return the rate for the audit log."""
     if rate is None:
         return None
     return {"messages": limit_or_none(rate.messages), "per": rate.per.value}
@@ -261,7 +261,7 @@ async def _journal_and_audit_domain_changes(
     mutation: str,
     rates_before_and_after: Mapping[int, tuple[LoggedRate, LoggedRate]],
 ) -> None:
-    """Record changed domains in the journals and the admin log."""
+    """Record changed domains in the journals and the audit log."""
     actual_changes = {
         key: pair for key, pair in rates_before_and_after.items() if pair[0] != pair[1]
     }

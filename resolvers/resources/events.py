@@ -1,4 +1,4 @@
-"""Record changes of resources in the journal and the admin log."""
+"""Record changes of resources in the journal and the audit log."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,5 +29,5 @@ async def journal_resource_changes(
 def logged_resource_values(
     resource: Any, column_names: Sequence[str] = LOGGED_COLUMNS
 ) -> dict[str, Any]:
-    """Return columns of a resource for the admin log, by their GraphQL name."""
+    """Return columns of a resource for the audit log, by their GraphQL name."""
     return {schema_name(name): getattr(resource, name) for name in column_names}

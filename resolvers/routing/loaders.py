@@ -71,7 +71,7 @@ class RoutingTable:
     table: type[SQLModel]
     type_name: str  # of the GraphQL type
     event_type: EventType
-    logged_columns: tuple[str, ...]  # columns in the admin log
+    logged_columns: tuple[str, ...]  # columns in the audit log
     searched_columns: tuple[str, ...]  # columns that the text of a filter is searched in
     orders: Mapping[Any, ListOrder] = field(compare=False)  # by the values of its enum
     max_rows: int  # rows of the platform

@@ -189,7 +189,7 @@ async def require_below_row_limit(
 
 
 def audit_log_values(routing_table: RoutingTable, routing_row: ColumnRow) -> dict[str, Any]:
-    """Return the values of a row for the admin log."""
+    """Return the values of a row for the audit log."""
     return {
         GRAPHQL_NAMES.get(name, name): getattr(routing_row, name)
         for name in routing_table.logged_columns
@@ -377,7 +377,7 @@ def _update_log_entry(
     old_values: dict[str, Any] = {name: before[name] for name in changed_names}
     new_values: dict[str, Any] = {name: after[name] for name in changed_names}
     if password is not None:
-        new_values["password"] = password  # the admin log hides it
+        new_values["password"] = password  # the audit log hides it
     return NewAuditLogEntry(
         f"{_mutation_prefix(routing_table)}Update",
         routing_table.type_name,

@@ -302,7 +302,7 @@ async def _delete_items_journal_and_audit(
 ) -> None:
     """Delete quarantined messages and record the change.
 
-    Changes to messages of other users are also written to the admin log.
+    Changes to messages of other users are also written to the audit log.
     """
     mutation, event_type = mutation_and_event_type
     keys = [row.id for row in items]
@@ -322,5 +322,5 @@ async def _delete_items_journal_and_audit(
 
 
 def _audit_log_values(item: ColumnRow) -> dict[str, str]:
-    """Return the values of a quarantined message for the admin log."""
+    """Return the values of a quarantined message for the audit log."""
     return {"sender": item.sender, "recipient": item.recipient}

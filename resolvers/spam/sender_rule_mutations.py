@@ -78,7 +78,7 @@ class _RuleScope:
     domain_id: int | None = None
     tag: str | None = None
     log_domain_id: int | None = (
-        None  # the domain whose administrators see the change in the admin log
+        None  # the domain whose administrators see the change in the audit log
     )
 
     @property
@@ -234,14 +234,14 @@ def _audit_log_values_of_row(rule: ColumnRow) -> dict[str, Any]:
 
 
 def _audit_log_values(rule_values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a rule for the admin log."""
+    """Return the values of a rule for the audit log."""
     return {name: rule_values[name] for name in ("scope", "pattern", "action", "comment")}
 
 
 async def _journal_and_audit_rule_changes(
     ctx: Context, session: AsyncSession, mutation_name: str, changes: Sequence[_RuleChange]
 ) -> None:
-    """Record changes in the journal, and those of other users' rules in the admin log."""
+    """Record changes in the journal, and those of other users' rules in the audit log."""
     rule_ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
     for change in changes:
         rule_ids_by_stream[change.scope.stream_id].append(change.id)

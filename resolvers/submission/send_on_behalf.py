@@ -36,7 +36,7 @@ async def logged_sending_transaction_as_user(
 ) -> AsyncGenerator[Context]:
     """Return a context in which this account sends; by default the viewer's own.
 
-    What an administrator sends is recorded in the admin log and the account's security log.
+    What an administrator sends is recorded in the audit log and the account's security log.
     Without the scope MAIL_READ the context can't read mail or files. Raises NotFound, and
     Forbidden if the viewer may not act as the account.
     """

@@ -67,7 +67,7 @@ class LockedUsers:
         return changed
 
     def report_change(self, user_row: ColumnRow, name: str, before: Any, after: Any) -> None:
-        """Report a changed value in the journal and the admin log, without storing it."""
+        """Report a changed value in the journal and the audit log, without storing it."""
         self.before.setdefault(user_row.id, {})[name] = before
         self.after.setdefault(user_row.id, {})[name] = after
 
@@ -94,7 +94,7 @@ class LockedUsers:
 async def lock_users_and_store_changes(
     ctx: Context, selection: UserSelector, mutation: str, *, path: str = "users"
 ) -> AsyncGenerator[LockedUsers]:
-    """Lock users for a change. On leaving, store the changes with journal and admin log entries.
+    """Lock users for a change. On leaving, store the changes with journal and audit log entries.
 
     Raises Forbidden or NotFound as `require_selected_users` does; users other than the viewer
     need a credential with the scope FULL. Raises Conflict if a user moves to another domain.
@@ -159,7 +159,7 @@ async def _store_user_changes(ctx: Context, locked_users: LockedUsers) -> None:
 async def _journal_and_log_user_changes(
     ctx: Context, locked_users: LockedUsers, mutation: str
 ) -> None:
-    """Write the changes to the journals and to the admin log."""
+    """Write the changes to the journals and to the audit log."""
     rows = locked_users.changed_users
     users_by_stream: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     user_ids = {row.id for row in rows}
@@ -198,7 +198,7 @@ async def _journal_and_log_user_changes(
 def _old_and_new_audit_log_values(
     locked_users: LockedUsers, user_row: ColumnRow
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return old and new values of a user for the admin log; a public key as its properties."""
+    """Return old and new values of a user for the audit log; a public key as its properties."""
     hidden_columns = UNREPORTED_COLUMNS - {"openpgp_key"} | {"openpgp_public_key"}
     before, after = (
         locked_users.before.get(user_row.id, {}),

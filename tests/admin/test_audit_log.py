@@ -1,4 +1,4 @@
-"""The admin log: which mutations write entries, who reads them, and what they never contain."""
+"""The audit log: which mutations write entries, who reads them, and what they never contain."""
 
 import json
 from datetime import timedelta

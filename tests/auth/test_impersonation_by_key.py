@@ -34,7 +34,7 @@ async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[http
 
 
 async def load_logged_actors(environment: Environment) -> tuple[list[str], list[str | None]]:
-    """Return the actors in the admin log, and in the security log of the user."""
+    """Return the actors in the audit log, and in the security log of the user."""
     audit_log_query = select(col(AuditLogEntry.actor)).where(
         col(AuditLogEntry.mutation) == "userImpersonate"
     )

@@ -265,7 +265,7 @@ def test_check_reports_each_stage(
     create_connector(remote_account, "check")
     result = connector_shell("connector", "check", "far")
     assert result.code == 0, result.err
-    plain_stages = ["name", "connection", "greeting", "login", "folders"]
+    plain_stages = ["name", "connection", "greeting", "login", "mailboxes"]
     assert parse_stages(result.out) == [("ok", stage) for stage in plain_stages]
     assert "\n  Work\n" in result.out
     assert "IMAP4REV1" in result.out.upper()
@@ -276,7 +276,7 @@ def test_check_reports_each_stage(
         security=ConnectorSecurity.TLS,
         port=remote_account.ports["imaps"],
     )
-    tls_stages = ["name", "connection", "TLS", "greeting", "login", "folders"]
+    tls_stages = ["name", "connection", "TLS", "greeting", "login", "mailboxes"]
     result = connector_shell("connector", "check", connector_id)  # no program trusts this authority
     assert result.code == 1
     assert parse_stages(result.out) == [("ok", "name"), ("ok", "connection"), ("failed", "TLS")]

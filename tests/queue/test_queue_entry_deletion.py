@@ -35,7 +35,7 @@ MATCH_ALL_FILTER = {"since": "2000-01-01T00:00:00Z"}  # a filter that matches al
 
 
 async def load_logged_deletions(environment: Environment) -> list[int | None]:
-    """Return the target IDs of queueDelete entries of the admin log."""
+    """Return the target IDs of queueDelete entries of the audit log."""
     statement = select(col(AuditLogEntry.target_id)).where(
         col(AuditLogEntry.mutation) == "queueDelete"
     )

@@ -25,7 +25,7 @@ ARGUMENT_DESCRIPTIONS = {
     "messageId": "Message-ID (RFC 5322), with or without angle brackets.",
     "sender": "Sender of the message. Default: sender rules are not checked.",
     "allowWildcard": "True finds the address that receives mail for the given one: also a "
-    "catch-all, and the address without its label.",
+    "catch-all, and the address without its subaddress (`+label`).",
     "after": "Returns items after this cursor (`pageInfo.endCursor` of the previous page). Not "
     "allowed with `last`.",
     "debounce": "Least time between two batches, at most PT1M. Default: PT0.05S. The first batch "
@@ -46,7 +46,7 @@ ARGUMENT_DESCRIPTIONS = {
     "ids": "Global IDs of the objects, at most 250.",
     "input": "Values and options of the mutation.",
     "types": "Types of events to return, at most 100. A ResyncChange is returned in any case. "
-    "Default: all. An empty list returns no other event.",
+    "Default: all types. An empty list returns no other event.",
     "last": "Returns at most this number of items from the end of the list, 0 to 250. Not allowed "
     "with `first`.",
     "mailboxes": "Returns only events of these mailboxes and of their messages, at most 100 "

@@ -49,7 +49,9 @@ VALUE_DESCRIPTIONS = {
     },
     "ExportFormat": {
         "MBOX": "One mbox file with mboxrd quoting. It contains messages only.",
-        "EML_ZIP": "ZIP archive with an `.eml` file for each message, in folders.",
+        "EML_ZIP": (
+            "ZIP archive with an `.eml` file for each message, in a folder for each mailbox."
+        ),
         "MAILDIR_TAR": "Tar archive of a Maildir++.",
         "JSON": "One JSON object in each line, each with a message in base64.",
     },
@@ -58,18 +60,21 @@ VALUE_DESCRIPTIONS = {
         "JSON_LINES": "A JSON object in each line.",
     },
     "RestoreDestination": {
-        "ORIGINAL": "Mailbox that each message was deleted from, or INBOX if it no longer exists.",
-        "NEW_MAILBOX": 'One new mailbox for all messages, such as "Restored (2030-01-01)" in '
-        "the language of the user.",
+        "ORIGINAL": (
+            "Mailbox that each message was deleted from, else the one with its path, else INBOX. "
+            "Snoozed messages return to INBOX."
+        ),
+        "NEW_MAILBOX": "One mailbox for all messages, which is created if it is missing, such as "
+        '"Restored (2030-01-01)" in the language of the user.',
     },
     "SenderAction": {
         "ALLOW": "Mail of the sender is not treated as spam, unless it has a virus, or fails "
         "DMARC without SPF proof of a matching envelope sender. Filters can still decide "
         "otherwise.",
         "BLOCK": (
-            "Mail of the sender is treated as spam: it is delivered to Junk, or is "
-            "quarantined or refused if its spam score is high enough. Filters, and a "
-            "spam level of 100 of the user, take precedence."
+            "Mail of the sender is blocked, that is treated as spam: it is delivered to Junk, or "
+            "is quarantined or refused if its spam score is high enough. Filters, and a spam "
+            "level of 100 of the user, take precedence."
         ),
     },
     "AddressKind": {
@@ -237,9 +242,8 @@ VALUE_DESCRIPTIONS = {
         "QUOTA_EXCEEDED": "The storage of the account is full.",
         "RATE_LIMITED": "The caller sent too many requests. The error has the time to wait in "
         "`retryAfter`.",
-        "IN_USE": "Open WebSocket connections or event streams of the account prevent the change.",
-        "NO_SESSION": "None of the users has an open WebSocket connection or event stream, and "
-        "no access token was revoked.",
+        "IN_USE": "Open sessions or running tasks of the accounts prevent the change.",
+        "NO_SESSION": "No node has one of the sessions to end, and no access token was revoked.",
         "USER_OFFLINE": "No client of the user is subscribed to `composeRequested`.",
         "UNAVAILABLE": "A component that the mutation needs does not answer, such as DNS.",
         "SIEVE_COMPILE": "A Sieve script does not compile.",
@@ -254,7 +258,7 @@ VALUE_DESCRIPTIONS = {
         "WEEKLY": "A digest is sent one week after the first new quarantined message.",
     },
     "SubaddressAction": {
-        "NONE": "Delivers the message as if the address had no label.",
+        "NONE": "Delivers the message as if the address had no subaddress.",
         "SUBFOLDER": "Delivers the message to the mailbox `INBOX/label`, which is created if it "
         "is missing. At most 100 mailboxes are created. Spam is delivered to Junk.",
         "SUBJECT": "Puts `[label]` before the subject of the stored message.",
@@ -465,7 +469,9 @@ VALUE_DESCRIPTIONS = {
         "TLS_POLICY": "Sets whether mail to and from the account must use TLS.",
         "SPAM_SCORE": "Sets the spam thresholds of the account.",
         "SPAM_POLICY": "Manages sender rules of the account.",
-        "SUBADDRESS_ACTION": "Sets what happens to mail for addresses with a label.",
+        "SUBADDRESS_ACTION": (
+            "Sets what happens to mail for addresses with a subaddress (`+label`)."
+        ),
         "CONNECTORS": "Manages connectors of the account.",
         "SYNC_RESET": "Makes mail programs synchronize the account from the beginning.",
         "QUARANTINE": "Manages quarantined messages of the account.",

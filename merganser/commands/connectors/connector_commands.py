@@ -18,7 +18,7 @@ STAGE_TITLES = {
     "TLS": "TLS",
     "GREETING": "greeting",
     "LOGIN": "login",
-    "LIST": "folders",
+    "LIST": "mailboxes",
 }
 
 

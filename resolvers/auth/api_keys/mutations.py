@@ -115,7 +115,7 @@ async def _write_security_log_and_audit_if_of_others(
     keys: Sequence[ApiKey | ColumnRow],
     changed_values: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a mutation to the owners' security logs, and to the admin log if the viewer is another.
+    """Write a mutation to the owners' security logs, and to the audit log if the viewer is another.
 
     `changed_values` are the changed columns.
     """

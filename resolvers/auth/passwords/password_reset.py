@@ -31,7 +31,7 @@ async def set_temporary_password_and_sign_out(
         text = f"The start must be at most {describe_duration(MAX_START_DELAY)} ahead."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["startsAt"])
     if user_id == ctx.viewer.user_id:
-        raise Forbidden("Use userUpdate to change the caller's password.", path=["user"])
+        raise Forbidden("Use userUpdate to change your own password.", path=["user"])
     valid_from = max(now, starts_at or now)
     policy = await ctx.load(password_policy.load_policies_of_users, user_id)
     password = new_passwords.generate_password(ctx.environment, policy)

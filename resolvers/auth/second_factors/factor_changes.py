@@ -44,7 +44,7 @@ async def _log_and_journal_factor_change(
 ) -> None:
     """Write a change to the security log and the journal.
 
-    Also to the admin log if by another user.
+    Also to the audit log if by another user.
     """
     await security_log.log_event_and_queue_notice(
         ctx, session, NewSecurityEvent(change.action, user.id, target=change.target)

@@ -65,7 +65,10 @@ from resolvers.submission.sender_authorization import require_permitted_sender
 from resolvers.users.quota import limits as quota_limits
 
 INPUT_PATH = ["message"]
-NO_SENT_FOLDER_WARNING = "It is sent, but there is no folder Sent: it lies where it lay."
+NO_SENT_FOLDER_WARNING = (
+    "The message is sent. There is no mailbox with the special use SENT: the copy stays in the "
+    "mailbox of the draft."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -358,7 +358,7 @@ async def _journal_and_audit_identity_changes(
     changed_ids: Mapping[int, Collection[int]],
     log_entries: Mapping[int, NewAuditLogEntry],
 ) -> None:
-    """Record the changes in the journals and, for other users' identities, in the admin log."""
+    """Record the changes in the journals and, for other users' identities, in the audit log."""
     journal_entries = {
         user: [(EventType.IDENTITY_CHANGED, sorted(ids))]
         for user, ids in changed_ids.items()

@@ -411,7 +411,7 @@ def _special_mailbox_paths(
         path_problems.raise_collected()
         if "language" in values and len(set(paths.values())) < len(paths):
             raise InvalidInput(
-                "The names of the folders must be unique.",
+                "The paths of the mailboxes must be unique.",
                 constraint=ValidationConstraint.UNIQUE,
                 path=["mailboxes"],
             )

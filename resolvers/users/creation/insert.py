@@ -164,7 +164,7 @@ async def store_users_and_return_errors(
     """Store users in one transaction; return the errors of those not stored, by the same keys.
 
     Raises NewUsersRefused if there are errors, unless `allow_partial`: then no user is stored. The
-    admin log has one entry for each user, with the name of the `mutation`. `path_of` returns the
+    audit log has one entry for each user, with the name of the `mutation`. `path_of` returns the
     input path of a user, for warnings.
     """
     if not prepared:

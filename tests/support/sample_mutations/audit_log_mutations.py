@@ -1,4 +1,4 @@
-"""The mutations that write the admin log, and what their entries contain.
+"""The mutations that write the audit log, and what their entries contain.
 
 A new mutation for administrators is added here. A mutation of a lower role is added if it can also
 change another account.

@@ -1,21 +1,18 @@
 """Rules for descriptions of the schema, as a command for `make check`.
 
-`python -m tests.support.schema.description_rules` prints the descriptions that break a rule and
-are not in the list of known ones. With `--write` it writes that list.
+`python -m tests.support.schema.description_rules` prints the descriptions that break a rule.
 """
 
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from graphql import GraphQLSchema
 
 from tests.support.schema.naming_rules import iter_describable
 from tests.support.schema.printed_schema import SDL
 
-KNOWN_FILE = Path(__file__).parents[2] / "schema" / "unclear_descriptions.txt"
 ROOT_TYPES = ("Query", "Mutation", "Subscription")
 # Sentences that graph/types/requirement_texts.py appends.
 REQUIREMENT = re.compile(
@@ -26,6 +23,10 @@ REQUIREMENT = re.compile(
 # A description that begins so depends on another one, which the sorted schema moves away.
 FRAGMENT_START = re.compile(
     r"(And|Or|Of|To|By|Whose|Who|Which|Where|Whether|Also|Then|What|How|If absent|Nothing)\b"
+)
+# A description that needs the neighbour which names the thing.
+NEIGHBOUR_REFERENCE = re.compile(
+    r"(Estimated )?([Ss]ize|Number|Duration|Bytes) (of|that) (these|those)\b"
 )
 UNCLEAR_PHRASES = (
     "whoever", "of ours", "stand", "stands", "by itself", "letter", "letters", "told", "tell of",
@@ -51,6 +52,8 @@ def broken_rules(coordinate: str, text: str) -> Iterator[str]:
     type_name, _, field_name = coordinate.partition(".")
     if FRAGMENT_START.match(text):
         yield "begins as a fragment"
+    if NEIGHBOUR_REFERENCE.match(text):
+        yield "refers to another description"
     if word := UNCLEAR_WORDS.search(text):
         yield f"contains {word[0]!r}"
     if field_name and words_of(text) <= words_of(coordinate):
@@ -90,23 +93,12 @@ def unclear_descriptions(schema: GraphQLSchema) -> dict[str, list[str]]:
     return dict(result)
 
 
-def read_known() -> set[str]:
-    """The coordinates of descriptions that are known to break a rule."""
-    return set(KNOWN_FILE.read_text().split("\n")) - {""}
-
-
 def main() -> None:
-    """Print the unclear descriptions that are not known, or write the list of known ones."""
+    """Print the descriptions that break a rule. Exits with an error if there are any."""
     found = unclear_descriptions(SDL)
-    if "--write" in sys.argv:
-        KNOWN_FILE.write_text("".join(f"{coordinate}\n" for coordinate in sorted(found)))
-        return
-    known = read_known()
-    for coordinate in sorted(found.keys() - known):
-        sys.stdout.write(f"{coordinate}: the description {', '.join(found[coordinate])}\n")
-    for coordinate in sorted(known - found.keys()):
-        sys.stdout.write(f"{coordinate}: is clear, remove it from {KNOWN_FILE.name}\n")
-    sys.exit(found.keys() != known)
+    for coordinate, rules in sorted(found.items()):
+        sys.stdout.write(f"{coordinate}: the description {', '.join(rules)}\n")
+    sys.exit(bool(found))
 
 
 if __name__ == "__main__":
