@@ -312,7 +312,7 @@ class FilterCreateInput(Options):
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that clients store with the filter, at most 1 MiB. Default: none.",
+        "JSON object that clients store with the filter, at most 64 KiB by default. Default: none.",
         default=UNSET,
     )
 
@@ -346,7 +346,8 @@ class FilterPatch:
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that clients store with the filters, at most 1 MiB. Null removes it.",
+        "JSON object that clients store with the filters, at most 64 KiB by default. "
+        "Null removes it.",
         default=UNSET,
     )
 

@@ -163,12 +163,12 @@ class UserPatch(RestrictionsInput):
     )
     metadata: strawberry.Maybe[JSON | None] = user_patch_field(
         "JSON object with data of your application, which the user can read. It replaces the "
-        "stored one. At most 1 MiB.",
+        "stored one. At most 64 KiB by default.",
         "public_metadata",
     )
     private_metadata: strawberry.Maybe[JSON | None] = user_patch_field(
         "JSON object with data of your application that the user can't read. It replaces the "
-        "stored one. At most 1 MiB.",
+        "stored one. At most 64 KiB by default.",
         "private_metadata",
     )
     language: strawberry.Maybe[str | None] = user_patch_field(
