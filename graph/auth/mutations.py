@@ -159,7 +159,8 @@ class AuthMutation:
     @mutation(
         "Creates an access token to act on another user's mail and settings, "
         "without access to credentials. The user's security log names the administrator "
-        "or API key. The token ends early if the caller loses the right to impersonate. "
+        "or API key. The token ends early if the caller loses the right to impersonate. It can't "
+        "give others access to the mail: shares, forwarding, copies and links are FORBIDDEN. "
         "The caller's own account is refused; a disabled or suspended user is a CONFLICT.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,

@@ -29,9 +29,10 @@ def present_input_fields(
             for index, item in enumerate(input_value):
                 yield from present_input_fields(item, (*path, str(index)))
         return
-    if not has_object_definition(type(input_value)):
+    input_type: Any = type(input_value)
+    if not has_object_definition(input_type):
         return
-    for input_name, definition in _fields_by_input_name(type(input_value)).items():
+    for input_name, definition in _fields_by_input_name(input_type).items():
         value = getattr(input_value, definition.python_name)
         if isinstance(value, Some):
             value = value.value

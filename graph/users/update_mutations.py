@@ -6,6 +6,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
@@ -151,6 +152,7 @@ class UserPatch(RestrictionsInput):
         f"{FORWARD_TO_DESCRIPTION} The list replaces the stored one. A relay URL with `***` as "
         "password keeps the stored password. Null: no forwarding.",
         "forward_to",
+        metadata=GIVES_ACCESS,
     )
     encrypt_forwarded: strawberry.Maybe[bool] = user_patch_field(
         "True encrypts messages to `forwardTo` with the OpenPGP key of the account. An error if "
