@@ -397,6 +397,7 @@ class UserUpdateMutation:
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
         "accounts or none. An absent "
         "field leaves the value. An account that is no longer a DOMAIN_ADMIN loses both lists. "
+        "BCC rules and webhooks that an account made and may no longer make are deleted. "
         "The role can't exceed the caller's.",
         role=Role.ADMIN,
         scope=Scope.FULL,

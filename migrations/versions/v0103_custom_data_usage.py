@@ -5,7 +5,7 @@ from alembic import op
 from models.users import custom_data_usage
 
 revision = "0103"
-down_revision = "0101"
+down_revision = "0102"
 
 
 def upgrade() -> None:

@@ -178,3 +178,27 @@ async def test_acting_administrator_can_end_a_share(
     payload = await execute_mutation(acting, "mailboxShareSet", "", **arguments, rights=[])
     assert payload["errors"] == []
     assert await select_rows(environment, "SELECT user_id FROM mailbox_shares") == []
+
+
+async def test_administrator_has_no_access_after_acting_and_losing_its_role(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    admin = await make_client(environment, http, "boss", role=Role.ADMIN)
+    acting = await act_as_ada(admin, ada)
+    boss = {"username": admin.user.username}
+    attacks: list[tuple[str, dict[str, Any]]] = [
+        ("mailboxShareSet", {"mailbox": {"path": "INBOX"}, "user": boss, "rights": ["READ"]}),
+        ("identityCreate", {"address": "ada@example.org", "bcc": ["boss@example.org"]}),
+        ("userUpdate", {"set": {"forwardTo": ["boss@example.org"]}}),
+    ]
+    for name, arguments in attacks:
+        payload = await execute_mutation(acting, name, "", **arguments)
+        assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"], name
+    payload = await execute_mutation(
+        root, "userRoleSet", "", users={"usernames": ["boss"]}, role="USER"
+    )
+    assert payload["errors"] == []
+    response = await acting.execute("{ viewer { user { username } } }")
+    assert response["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    for table in ("mailbox_shares", "identities"):
+        assert await select_rows(environment, f"SELECT 1 FROM {table}") == []  # noqa: S608

@@ -113,7 +113,9 @@ def test_migration_files_are_named_by_revision() -> None:
     assert scripts.get_heads() == [last_revision()]
 
 
-async def test_upgrade_counts_stored_custom_data(empty_database: Database) -> None:
+async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
+    empty_database: Database,
+) -> None:
     box = {"id": 4, "user_id": 3, "path": "INBOX", "object_id": "F1"}
     note = {"mailbox_id": 4, "key": "/private/comment", "value": "text"}
     entry = {"id": 5, "stream_id": 3, "store": "default", "key": "key", "value": "v", "size": 4}
@@ -123,6 +125,7 @@ async def test_upgrade_counts_stored_custom_data(empty_database: Database) -> No
         ("streams", {"id": 3}),
         ("domains", {"id": 2, "name": "example.org"}),
         ("users", {**user, "public_metadata": {"a": 1}}),
+        ("webhooks", {"id": 6, "user_id": 3, "url": "https://hooks.example/"}),
         ("mailboxes", box),
         ("mailbox_annotations", note),
         ("key_value_entries", entry),
@@ -135,6 +138,8 @@ async def test_upgrade_counts_stored_custom_data(empty_database: Database) -> No
         assert (await connection.execute(text("SELECT used FROM users"))).scalar() == expected
         totals = await connection.execute(text("SELECT used FROM domain_totals"))
         assert totals.scalar() == expected
+        webhooks = await connection.execute(text("SELECT url, made_by FROM webhooks"))
+        assert [tuple(row) for row in webhooks] == [("https://hooks.example/", None)]
         for statement in ("DELETE FROM mailboxes", "UPDATE users SET public_metadata = NULL"):
             await connection.execute(text(statement))
         await connection.execute(text("DELETE FROM key_value_entries"))
