@@ -110,11 +110,13 @@ class AddressCreateInput(Options):
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object with data of your application, which the user can read. At most 1 MiB.",
+        "JSON object with data of your application, which the user can read. At most 64 KiB "
+        "by default.",
         default=UNSET,
     )
     private_metadata: JSON | None = attribute_field(
-        "JSON object with data of your application that the user can't read. At most 1 MiB.",
+        "JSON object with data of your application that the user can't read. At most 64 KiB "
+        "by default.",
         default=UNSET,
     )
 
@@ -181,11 +183,11 @@ class AddressPatch:
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object with data of your application, which the user can read. It replaces the "
-        "stored one. At most 1 MiB."
+        "stored one. At most 64 KiB by default."
     )
     private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object with data of your application that the user can't read. It replaces the "
-        "stored one. At most 1 MiB."
+        "stored one. At most 64 KiB by default."
     )
 
     def to_changes(self) -> AddressPatchValues:

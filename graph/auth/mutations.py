@@ -159,8 +159,9 @@ class AuthMutation:
     @mutation(
         "Creates an access token to act on another user's mail and settings, without access to "
         "credentials. The user's security log names the administrator or API key. The token ends "
-        "early if the caller loses the right to impersonate. The signed-in user's own account is "
-        "refused; a disabled or suspended user is a CONFLICT.",
+        "early if the caller loses the right to impersonate. It can't give other users access to "
+        "the mail: shares, forwarding, copies and links are FORBIDDEN. The signed-in user's own "
+        "account is refused; a disabled or suspended user is a CONFLICT.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.IMPERSONATE,

@@ -11,6 +11,7 @@ from graph.files.references import FileRef, FileShareRef
 from graph.http import download_urls
 from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
 from graph.types import global_ids
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
@@ -243,7 +244,7 @@ class FutureTimeInput:
 
 @strawberry.input(description="Input of fileShareCreate.")
 class FileShareCreateInput(Options):
-    file: FileRef = attribute_field("File to share.")
+    file: FileRef = attribute_field("File to share.", metadata=GIVES_ACCESS)
     mode: FileAttachmentMode = attribute_field(
         "Access that the link gives. ATTACH is an error. Default: LINK.",
         default=FileAttachmentMode.LINK,

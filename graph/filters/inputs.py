@@ -9,6 +9,7 @@ from strawberry.scalars import JSON
 
 from graph.messages.selection_input import MessageSelection
 from graph.notifications.references import WebhookRef
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput, RestrictionsInput
@@ -229,6 +230,7 @@ class FilterActionInput:
         "with the password `***` keeps its stored password. "
         "Default: none.",
         default=UNSET,
+        metadata=GIVES_ACCESS,
     )
     keywords: list[str] | None = attribute_field(
         "Keywords (RFC 9051) that are added to the message, at most 32. Default: none.",
@@ -250,6 +252,7 @@ class FilterActionInput:
         "belong to the owner of the filter. "
         "Default: none.",
         default=UNSET,
+        metadata=GIVES_ACCESS,
     )
     stop: bool | None = attribute_field(
         "True runs no filter after this one. Default: false.", default=UNSET
@@ -312,7 +315,7 @@ class FilterCreateInput(Options):
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that clients store with the filter, at most 1 MiB. Default: none.",
+        "JSON object that clients store with the filter, at most 64 KiB by default. Default: none.",
         default=UNSET,
     )
 
@@ -346,7 +349,8 @@ class FilterPatch:
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that clients store with the filters, at most 1 MiB. Null removes it.",
+        "JSON object that clients store with the filters, at most 64 KiB by default. "
+        "Null removes it.",
         default=UNSET,
     )
 

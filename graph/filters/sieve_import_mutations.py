@@ -4,6 +4,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.filters.types import Filter, FiltersPayload
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
@@ -21,7 +22,9 @@ class FilterImportInput(Options):
     user: UserRef | None = attribute_field(
         "Owner of the filters. Default: the signed-in user.", default=UNSET
     )
-    content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB.")
+    content: str = attribute_field(
+        "Sieve script (RFC 5228), at most 64 KiB.", metadata=GIVES_ACCESS
+    )
     replace: bool = attribute_field(
         "True deletes all filters of the user first. False adds the new filters after the "
         "existing ones. Default: false.",

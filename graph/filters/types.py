@@ -280,7 +280,8 @@ class Filter(NodeView):
     active: bool = attribute_field("True if the filter runs on received messages.")
     created_at: datetime = attribute_field("Time when the filter was created.")
     metadata: JSON | None = attribute_field(
-        "JSON object that clients store with the filter, at most 1 MiB. Null: there is none."
+        "JSON object that clients store with the filter, at most 64 KiB "
+        "by default. Null: there is none."
     )
     match_count: BigInt = attribute_field(
         "Number of messages that the filter has acted on since it was created."

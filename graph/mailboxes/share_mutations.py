@@ -4,6 +4,7 @@ import strawberry
 
 from graph.mailboxes.types import Mailbox, MailboxesPayload, mailboxes_payload
 from graph.types import global_ids
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
@@ -31,7 +32,9 @@ class MailboxShareSetInput(Options):
     )
     rights: list[ShareRight] = attribute_field(
         "All rights that the user has from now on; they replace the previous ones. Every right "
-        "includes LOOKUP. An empty list ends the share."
+        "includes LOOKUP. An empty list ends the share. An administrator who acts as the user "
+        "can only end shares.",
+        metadata=GIVES_ACCESS,
     )
 
 

@@ -63,7 +63,8 @@ class MessageImportInput(Options):
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that is stored with the message, at most 1 MiB. Default: none.", default=UNSET
+        "JSON object that is stored with the message, at most 64 KiB by default. Default: none.",
+        default=UNSET,
     )
     replaces: MessageRef | None = attribute_field(
         "Draft that the message replaces. The message gets the ID of the draft and a new UID. Not "

@@ -66,7 +66,8 @@ class MessagePatch:
         "move, nor in a mailbox that another user shares."
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
-        "JSON object that replaces the one stored with the messages, at most 1 MiB. Null removes "
+        "JSON object that replaces the one stored with the messages, at most 64 KiB "
+        "by default. Null removes "
         "it."
     )
 

@@ -60,7 +60,7 @@ class MessageUpdatePayload(MutationPayload):
     )
     undo: UndoToken | None = attribute_field(
         "Token for the mutation `undo`. Null if the change can't be undone, as in a shared "
-        "mailbox, or if a task does it.",
+        "mailbox or of more than 1 MiB of metadata, or if a task does it.",
         default=None,
     )
 

@@ -221,7 +221,8 @@ class Message(MessageContentFields):
     content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
     encrypted: bool = attribute_field("True if the content is encrypted with OpenPGP or S/MIME.")
     metadata: JSON | None = attribute_field(
-        "JSON object that clients store with the message, at most 1 MiB. Null: there is none."
+        "JSON object that clients store with the message, at most 64 KiB "
+        "by default. Null: there is none."
     )
     tier: StorageTier = link(
         "blob_id",

@@ -116,7 +116,7 @@ class DraftPatch:
         default_factory=list,
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
-        "JSON object that is stored with the draft, at most 1 MiB. Null removes it."
+        "JSON object that is stored with the draft, at most 64 KiB by default. Null removes it."
     )
 
     def to_changes(self, problems: ErrorCollector) -> DraftChanges:

@@ -9,6 +9,7 @@ from strawberry import UNSET
 from graph.mailboxes.types import Mailbox
 from graph.submission.references import IdentityRef
 from graph.types import global_ids
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info
@@ -118,6 +119,7 @@ class IdentityPatch:
         "the identity, if they have no other. Null, the default "
         "of a new identity: none.",
         default=UNSET,
+        metadata=GIVES_ACCESS,
     )
     bcc: list[EmailAddress] | None = attribute_field(
         "Addresses that get a blind copy of each message that `messageSend` or "
@@ -125,6 +127,7 @@ class IdentityPatch:
         "and messages submitted by SMTP are not copied. "
         "Null, the default of a new identity: none.",
         default=UNSET,
+        metadata=GIVES_ACCESS,
     )
     signature_text: str | None = attribute_field(
         "Plain text signature, at most 64 KiB. Null, the default of a new identity: none.",

@@ -151,7 +151,7 @@ class MessageSendInput(MessageContentInput):
         default=False,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that is stored with the copy, at most 1 MiB. Default: none.",
+        "JSON object that is stored with the copy, at most 64 KiB by default. Default: none.",
         default=strawberry.UNSET,
     )
 

@@ -15,6 +15,8 @@ from strawberry.types.field import StrawberryField
 
 from graph.execution.damaged_data import log_damage
 from graph.execution.documents.cost_limits import Cost
+from graph.types.access_grants import refuse_access_grants_of_acting_viewer
+from graph.types.custom_data_limit import require_custom_data_of_input_within_limit
 from graph.types.error_references import error_with_public_reference, path_in_input
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.types.fields import FieldDecorator, FieldGuard, Info
@@ -225,6 +227,10 @@ class MutationExecution(FieldGuard):
             return _clear_unstored_and_set_task_counts(payload) if ctx.is_dry_run else payload
 
         try:
+            refuse_access_grants_of_acting_viewer(ctx.viewer, input_value)
+            require_custom_data_of_input_within_limit(
+                input_value, ctx.environment.options.metadata_max_size
+            )
             require_valid_conditions(input_value)
             if self.atomic_exclusion:
                 self.atomic_exclusion.require_idempotency_key_allowed(input_value)

@@ -139,11 +139,13 @@ class NewUserInput(RestrictionsInput):
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object with data of your application, which the user can read. At most 1 MiB.",
+        "JSON object with data of your application, which the user can read. At most 64 KiB "
+        "by default.",
         default=UNSET,
     )
     private_metadata: JSON | None = attribute_field(
-        "JSON object with data of your application that the user can't read. At most 1 MiB.",
+        "JSON object with data of your application that the user can't read. At most 64 KiB "
+        "by default.",
         default=UNSET,
     )
     language: str | None = attribute_field(

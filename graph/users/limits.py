@@ -48,7 +48,10 @@ class Usage:
 @strawberry.type(description="Storage quota of an account and its use.")
 class QuotaUsage:
     limit: ByteSize | None = attribute_field("Quota in bytes. Null: unlimited.")
-    used: ByteSize = attribute_field("Bytes that the messages of the account take.")
+    used: ByteSize = attribute_field(
+        "Bytes of the messages of the account, and of custom data: metadata, annotations of "
+        "mailboxes, keys and values."
+    )
     source: LimitSource = attribute_field("Level that sets the quota: account, domain or platform.")
     level: UsageLevel = attribute_field(
         "Share of the quota that is used, as a level of the warning thresholds."

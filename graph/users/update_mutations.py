@@ -6,6 +6,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
@@ -151,6 +152,7 @@ class UserPatch(RestrictionsInput):
         f"{FORWARD_TO_DESCRIPTION} The list replaces the stored one. A relay URL with `***` as "
         "password keeps the stored password. Null: no forwarding.",
         "forward_to",
+        metadata=GIVES_ACCESS,
     )
     encrypt_forwarded: strawberry.Maybe[bool] = user_patch_field(
         "True encrypts messages to `forwardTo` with the OpenPGP key of the account. An error if "
@@ -164,12 +166,12 @@ class UserPatch(RestrictionsInput):
     )
     metadata: strawberry.Maybe[JSON | None] = user_patch_field(
         "JSON object with data of your application, which the user can read. It replaces the "
-        "stored one. At most 1 MiB.",
+        "stored one. At most 64 KiB by default.",
         "public_metadata",
     )
     private_metadata: strawberry.Maybe[JSON | None] = user_patch_field(
         "JSON object with data of your application that the user can't read. It replaces the "
-        "stored one. At most 1 MiB.",
+        "stored one. At most 64 KiB by default.",
         "private_metadata",
     )
     language: strawberry.Maybe[str | None] = user_patch_field(
@@ -400,8 +402,8 @@ class UserUpdateMutation:
     @mutation(
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
         "accounts or none. An absent field leaves the value. An account that is no longer a "
-        "DOMAIN_ADMIN loses both lists. BCC rules that it made and can't make any more are "
-        "deleted. The role can't exceed the caller's.",
+        "DOMAIN_ADMIN loses both lists. BCC rules and webhooks that it made and can't make any "
+        "more are deleted. The role can't exceed the caller's.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -13,6 +13,7 @@ from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.options import Options
 from models.store.columns import core_table
+from models.users.custom_data_usage import custom_data_bytes_sql, stored_bytes_of_message_sql
 from models.users.tables import User
 
 SUBJECT = "quota"
@@ -33,7 +34,7 @@ def _quota_usage_check() -> ConsistencyCheck:
         select(
             col(Message.user_id).label("user_id"),
             func.count().label("many"),
-            whole_sum(col(Message.size)).label("size"),
+            whole_sum(stored_bytes_of_message_sql()).label("size"),
         )
         .where(is_in_key_range(col(Message.user_id)), col(Message.deleted_at).is_(None))
         .group_by(col(Message.user_id))
@@ -45,7 +46,9 @@ def _quota_usage_check() -> ConsistencyCheck:
         User,
         {
             "used": EqualityRule(
-                func.coalesce(summed.c.size, 0), col(User.used), is_repairable=True
+                func.coalesce(summed.c.size, 0) + custom_data_bytes_sql(),
+                col(User.used),
+                is_repairable=True,
             ),
             "message_count": EqualityRule(
                 func.coalesce(summed.c.many, 0), col(User.message_count), is_repairable=True

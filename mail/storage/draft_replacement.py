@@ -23,9 +23,10 @@ from mail.storage.message_insert import (
     InsertedMessage,
     MessagePlacement,
     add_to_mailbox_counters_and_take_uids,
+    metadata_size,
     source_columns,
 )
-from mail.storage.quota import error_of_refused_quota
+from mail.storage.quota import error_of_refused_quota, require_quota_for_growth
 from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import (
     delete_empty_threads_statement,
@@ -131,6 +132,11 @@ def replace_draft_message(
     modseq = transaction.reserve_positions_returning_last(placement.user_id, 1)
     now = transaction.environment.now()
     added_bytes = message.size - row.size
+    new_columns = _placement_columns(placement, row, clears_metadata=earlier.clears_metadata)
+    new_metadata_bytes = metadata_size(new_columns["public_metadata"])
+    growth = new_metadata_bytes - metadata_size(row.public_metadata)
+    if growth > 0 and not earlier.ignores_quota:
+        require_quota_for_growth(transaction, placement.user_id, added_bytes + growth)
     usage = _add_to_quota(
         transaction, placement.user_id, added_bytes, ignores_quota=earlier.ignores_quota
     )
@@ -151,7 +157,7 @@ def replace_draft_message(
         "expires_at": now + timedelta(seconds=uid_and_counters.retention)
         if uid_and_counters.retention
         else row.expires_at,
-        **_placement_columns(placement, row, clears_metadata=earlier.clears_metadata),
+        **new_columns,
     }
     _update_message_and_blob_references(transaction, row.id, values, list(blob_ids.values()))
     _insert_thread_keys_and_delete_empty_thread(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import UpdateBase, insert, update
 from sqlmodel import col
 
@@ -17,7 +18,12 @@ from mail.storage.blobs.blob_writer import (
 )
 from mail.storage.message_columns import content_and_reset_state_columns
 from mail.storage.message_flags import imap_flags, unique_keywords
-from mail.storage.quota import HOURLY_COUNTED_KINDS, InsertKind, take_quota_and_count_received
+from mail.storage.quota import (
+    HOURLY_COUNTED_KINDS,
+    InsertKind,
+    require_quota_for_growth,
+    take_quota_and_count_received,
+)
 from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import ThreadAssignment
 from mail.text.storable_text import make_storable
@@ -154,6 +160,8 @@ def insert_messages_and_take_quota(
     last free bytes. All messages are inserted or none. Raises as `insert_message_and_take_quota`.
     """
     user_id, size = items[0].placement.user_id, sum(message.size for message, _, _ in items)
+    if metadata_bytes := sum(metadata_size(item.placement.public_metadata) for item in items):
+        require_quota_for_growth(transaction, user_id, size + metadata_bytes)
     use = take_quota_and_count_received(
         transaction, user_id, size, message_count=len(items), kind=kind
     )
@@ -164,6 +172,11 @@ def insert_messages_and_take_quota(
     if kind in HOURLY_COUNTED_KINDS:
         user_limits.report_received_limit_if_reached(transaction, user_id, use, len(items))
     return inserted
+
+
+def metadata_size(metadata: dict[str, Any] | None) -> int:
+    """Return the size of the metadata of a message in bytes of JSON; 0 if there is none."""
+    return 0 if metadata is None else len(orjson.dumps(metadata))
 
 
 def _insert_after_quota(

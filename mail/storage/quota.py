@@ -116,6 +116,21 @@ def take_quota_and_count_received(
     return row
 
 
+def require_quota_for_growth(
+    transaction: DatabaseTransaction, user_id: int, byte_count: int
+) -> None:
+    """Raise OverQuota if the storage of a user would grow beyond the quota.
+
+    For custom data, which triggers count when it is stored.
+    """
+    if byte_count <= 0:
+        return
+    parameters = {"user": user_id, "platform": transaction.environment.options.users_default_quota}
+    row = transaction.connection.execute(SELECT_QUOTA, parameters).first()
+    if row is not None and row.allowed and row.used + byte_count > row.allowed:
+        raise OverQuota(used=row.used, limit=row.allowed)
+
+
 def error_of_refused_quota(transaction: DatabaseTransaction, user_id: int) -> RequestError:
     """The reason why the quota was not taken: OverQuota, or NotFound if the user is gone."""
     parameters = {"user": user_id, "platform": transaction.environment.options.users_default_quota}

@@ -45,7 +45,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Accounts and domains": (
         "users_", "auto_create_domains", "new_domain_", "limits_", "quota_warning_emails",
         "mailboxes_", "addresses_", "filters_", "share_across_domains", "autoreply_",
-        "app_passwords_", "welcome_folder", "key_value_",
+        "app_passwords_", "welcome_folder", "key_value_", "metadata_",
     ),
     "Messages and files": (
         "message_max_size", "upload_max_size", "files_quota", "bulk_", "search_", "import_folder",

@@ -59,6 +59,12 @@ class AccountSettings(BaseSettings):
         le=1 << 20,
         description="Largest value of a key-value store, in bytes of UTF-8.",
     )
+    metadata_max_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.metadata_max_size,
+        le=1 << 20,
+        description="Largest object that applications can store as metadata of a user, an address, "
+        "a filter or a message, in bytes of JSON, and largest value of a mailbox annotation.",
+    )
     key_value_max_entries: int = Field(
         default=DEFAULT_OPTIONS.key_value_max_entries,
         ge=0,

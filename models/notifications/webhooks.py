@@ -69,6 +69,8 @@ class Webhook(RowWithId, table=True):
     failures: Int64 = 0  # in a row
     retry_at: OptionalTimestamp = None  # nothing is posted before
     last_delivery_at: OptionalTimestamp = None
+    # users.id of the last who created or updated it; None: a key of the platform, or unknown
+    made_by: OptionalInt64 = None
     created_at: Timestamp
 
 

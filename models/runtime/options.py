@@ -112,6 +112,8 @@ class Options:
     key_value_max_key_size: int = 512  # bytes of a key
     key_value_max_key_levels: int = 16  # of a key
     key_value_max_value_size: int = 64 << 10  # bytes of a value
+    # bytes of a metadata object as JSON, and of the value of a mailbox annotation
+    metadata_max_size: int = 64 << 10
     key_value_max_entries: int = 1000  # of a user, and of all shared ones
     key_value_max_total_size: int = MIB  # keys and values of a user, and of all shared ones
     webauthn_rp_id: str = ""  # relying party ID; "": the host of `public_url`

@@ -5,13 +5,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, UpdateBase, cast, delete, func, null, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.storage.quota import require_quota_for_growth
 from models import quantities
 from models.admin.key_values import KeyValueEntry
 from models.errors import InvalidInput, LimitReached, NotFound, StaleObject
@@ -385,11 +386,14 @@ async def _store_and_log_key_value_entry(
 ) -> KeyValueEntry:
     """Store an entry with its new version, and record it in the journal and the audit log.
 
-    Raises LimitReached if the owner has no room for it.
+    Raises LimitReached or OverQuota if the owner has no room for it.
     """
     if stored is None:
         require_key_within_limits(ctx, entry.key)
     await _require_below_entry_and_byte_limits(ctx, entry, stored)
+    growth = entry.size - (stored.size if stored else 0)
+    check = partial(require_quota_for_growth, user_id=entry.stream_id, byte_count=growth)
+    await ctx.environment.run_in_session(session, check)
     event_type, namespace = (
         EventType.KEY_VALUE_CHANGED,
         KeyValueNamespace(entry.stream_id, entry.store),

@@ -211,6 +211,12 @@ DEFINITIONS: dict[str, SettingDefinition] = {
             CENTURY,
         ),
         SettingDefinition(
+            "metadata.maxSize", SIZE, "Largest metadata",
+            "Largest object that applications can store as metadata of a user, an address, a "
+            "filter or a message, in bytes of JSON, and largest value of a mailbox annotation.",
+            0, MIB,
+        ),
+        SettingDefinition(
             "mtaSts.mode", SettingKind.STRING, "MTA-STS policy",
             "Mode of the MTA-STS policy (RFC 8461) of the domains on this server: testing, "
             "enforce, or off for no policy.",

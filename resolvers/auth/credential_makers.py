@@ -16,6 +16,7 @@ from models.auth.credentials import ApiKey
 from models.store.columns import ColumnRow
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import DomainAdmin, User
+from resolvers.context import Context
 from resolvers.identity_providers.provider_records import is_access_ended_sql
 from resolvers.viewer import Viewer
 
@@ -41,6 +42,14 @@ def platform_admin_key_id_or_none(viewer: Viewer) -> int | None:
     if viewer.user_id or not viewer.role.includes(Role.ADMIN):
         return None
     return viewer.api_key_id or OPERATOR_KEY_ID
+
+
+async def load_owner_id_of_viewer(ctx: Context) -> int | None:
+    """Return the user of the viewer, or of its key for domains; None for a key of the platform."""
+    if ctx.viewer.user_id or not ctx.viewer.api_key_id:
+        return ctx.viewer.user_id or None
+    statement = select(col(ApiKey.user_id)).where(col(ApiKey.id) == ctx.viewer.api_key_id)
+    return next((row.user_id for row in await ctx.read(statement)), None)
 
 
 def scopes_within_impersonation_or_all_of_it(scopes: Sequence[Scope]) -> frozenset[Scope]:

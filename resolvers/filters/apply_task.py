@@ -3,6 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select, update
@@ -38,6 +39,7 @@ from resolvers.messages.bulk import copy, row_changes
 from resolvers.messages.bulk import flags as bulk_flags
 from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.flags import MAX_KEYWORDS
+from resolvers.messages.bulk.metadata_quota import metadata_bytes_by_user
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.transfer import export_writer
 
@@ -205,7 +207,7 @@ class _DecidedMessages:
                     rows_by_mailbox[mailbox].append(row)
         uncopied_count = 0
         for mailbox, mailbox_rows in rows_by_mailbox.items():
-            if await self._has_quota_for(sum(row.size for row in mailbox_rows)):
+            if await self._has_quota_for_copies_of(mailbox_rows):
                 await copy.copy_returning_uids_by_copy_id(
                     self.ctx, self.session, mailbox_rows, self.mailbox_by_id[mailbox]
                 )
@@ -213,7 +215,12 @@ class _DecidedMessages:
                 uncopied_count += len(mailbox_rows)
         return uncopied_count
 
-    async def _has_quota_for(self, byte_count: int) -> bool:
+    async def _has_quota_for_copies_of(self, rows: Sequence[ColumnRow]) -> bool:
+        load_metadata_sizes = partial(metadata_bytes_by_user, message_ids=[row.id for row in rows])
+        metadata_bytes = await self.ctx.environment.run_in_session(
+            self.session, load_metadata_sizes
+        )
+        byte_count = sum(row.size for row in rows) + metadata_bytes.total()
         parameters = {
             "user": require_user_id(self.ctx),
             "platform": self.ctx.environment.options.users_default_quota,

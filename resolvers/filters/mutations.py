@@ -1,7 +1,9 @@
 """Creating, updating and deleting filters, each in one transaction that locks their owners."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -9,6 +11,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.storage.quota import require_quota_for_growth
 from models.auth.security_log import AuthEventAction
 from models.errors import InvalidInput, require_all_found
 from models.events.event_types import EventType
@@ -32,6 +35,7 @@ from resolvers.filters.loaders import (
     require_filter_capacity,
 )
 from resolvers.filters.validation import CheckedAction, FilterBeforeChange
+from resolvers.users.custom_data import json_byte_count
 from resolvers.users.selection import require_managed_users
 from resolvers.viewer import GuardRule
 
@@ -103,6 +107,9 @@ async def insert_filters(
     """Insert filters of a user with a locked stream, and record and log it."""
     rows = {int(filter_.row["id"]): filter_ for filter_ in filters}
     if rows:
+        growth = sum(json_byte_count(row.row["public_metadata"]) for row in rows.values())
+        check = partial(require_quota_for_growth, user_id=user.id, byte_count=growth)
+        await ctx.environment.run_in_session(session, check)
         table = core_table(Filter)
         await (await session.connection()).execute(
             insert(table), [filter_.row for filter_ in filters]
@@ -172,6 +179,7 @@ async def update_filters(
             values, checked_action = await _updated_columns(ctx, row, new_values)
             changes_by_filter[row.id] = {k: v for k, v in values.items() if getattr(row, k) != v}
             new_targets_by_filter[row.id] = (row.user_id, checked_action.new_targets)
+        await _require_quota_for_metadata(ctx, session, rows, changes_by_filter)
         connection = await session.connection()
         for key, values in changes_by_filter.items():
             if values:
@@ -186,6 +194,24 @@ async def update_filters(
             for row in changed_rows
         }
         await _write_audit_log_of_others_filters(ctx, session, "filterUpdate", log)
+
+
+async def _require_quota_for_metadata(
+    ctx: Context,
+    session: AsyncSession,
+    rows: Sequence[ColumnRow],
+    changes_by_filter: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Raise OverQuota if the new metadata of these filters don't fit into an account."""
+    growth_by_user = Counter[int]()
+    for row in rows:
+        if "public_metadata" in (changes := changes_by_filter[row.id]):
+            old_size = json_byte_count(row.public_metadata)
+            new_size = json_byte_count(changes["public_metadata"])
+            growth_by_user[row.user_id] += new_size - old_size
+    for user_id, growth in growth_by_user.items():
+        check = partial(require_quota_for_growth, user_id=user_id, byte_count=growth)
+        await ctx.environment.run_in_session(session, check)
 
 
 class _ValidatedFilterUpdate(NamedTuple):

@@ -1,13 +1,15 @@
 """Annotations of mailboxes (RFC 5464)."""
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, select, true
 from sqlmodel import col
 
+from mail.storage.quota import require_quota_for_growth
 from models.errors import InvalidInput, LimitReached
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
@@ -20,7 +22,6 @@ from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audi
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 MAX_KEY_LENGTH = 255  # characters
-MAX_VALUE_BYTES = 64 * 1024  # bytes
 MAX_ANNOTATIONS = 100  # of one mailbox
 # RFC 5464, section 3.2: printable ASCII without wildcards, no part of it empty
 _KEY_PATTERN = re.compile(r"/(?:private|shared)(?:/[ !-$&-)+-.0-~]+)+")
@@ -48,12 +49,13 @@ async def set_annotation_in_each_account(
 ) -> list[tuple[str, str]]:
     """Set an annotation of this mailbox of each account. Returns key and value for each mailbox.
 
-    Raises InvalidInput, NotFound or LimitReached.
+    Raises InvalidInput, NotFound, LimitReached or OverQuota.
     """
     key, value = validate_annotation_key(key_and_value[0]), key_and_value[1]
-    if len(value.encode(errors="surrogatepass")) > MAX_VALUE_BYTES:
+    max_size = ctx.environment.options.metadata_max_size
+    if len(value.encode(errors="surrogatepass")) > max_size:
         raise InvalidInput(
-            f"A value has at most {MAX_VALUE_BYTES} bytes.",
+            f"A value has at most {max_size} bytes.",
             constraint=ValidationConstraint.MAX,
             path=["value"],
         )
@@ -80,9 +82,28 @@ async def set_annotation_in_each_account(
             upsert = upsert.on_conflict_do_update(
                 index_elements=["mailbox_id", "key"], set_={"value": upsert.excluded.value}
             )
+            await _require_quota(locked_owners, new, counts_and_values, (key, value))
             await (await locked_owners.session.connection()).execute(upsert, rows)
             await _journal_mailbox_updates(locked_owners, new)
     return [(key, value) for _ in mailboxes]
+
+
+async def _require_quota(
+    locked: LockedAccounts,
+    mailboxes: Sequence[ColumnRow],
+    counts_and_values: Mapping[int, tuple[int, str | None]],
+    key_and_value: tuple[str, str],
+) -> None:
+    """Raise OverQuota if the annotation of these mailboxes doesn't fit into an account."""
+    key, value = key_and_value
+    growth_by_user = Counter[int]()
+    for mailbox in mailboxes:
+        _, old_value = counts_and_values.get(mailbox.id, (0, None))
+        old_size = 0 if old_value is None else len(key) + len(old_value.encode())
+        growth_by_user[mailbox.user_id] += len(key) + len(value.encode()) - old_size
+    for user_id, growth in growth_by_user.items():
+        check = partial(require_quota_for_growth, user_id=user_id, byte_count=growth)
+        await locked.ctx.environment.run_in_session(locked.session, check)
 
 
 async def delete_annotation_where_present(

@@ -36,6 +36,7 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log, task_steps
 from resolvers.admin.audit_log import NewAuditLogEntry
+from resolvers.auth.credential_makers import load_owner_id_of_viewer
 from resolvers.context import Context
 from resolvers.notifications.webhook_lanes import TEST_STREAM_ID
 from resolvers.notifications.webhook_lists import (
@@ -89,6 +90,7 @@ async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhoo
         active=new_webhook.active,
         secret=environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
         since=environment.now(),
+        made_by=await load_owner_id_of_viewer(ctx),
         created_at=environment.now(),
     )
     async with ctx.write_session(PLATFORM) as session:
@@ -229,6 +231,7 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
     """
     _require_valid_types_and_url(ctx, values.get("types"), values.get("url"))
     now = ctx.environment.now()
+    maker_id = await load_owner_id_of_viewer(ctx)
     async with ctx.write_session(PLATFORM) as session:
         rows, connection = (
             await _require_and_lock_webhooks(ctx, session, ids),
@@ -238,7 +241,11 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
             changed_values = {
                 name: value for name, value in values.items() if getattr(row, name) != value
             }
-            reset_values: dict[str, Any] = {"failures": 0, "retry_at": None}
+            reset_values: dict[str, Any] = {
+                "failures": 0,
+                "retry_at": None,
+                "made_by": maker_id,
+            }
             if changed_values.get("active"):
                 reset_values["since"] = now
             statement = update(Webhook).where(col(Webhook.id) == row.id)
@@ -302,27 +309,28 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
 async def delete_webhooks(ctx: Context, ids: Sequence[int]) -> None:
     """Delete these webhooks with their deliveries, all or none. Raises NotFound or Forbidden."""
     async with ctx.write_session(PLATFORM) as session:
-        rows, connection = (
-            await _require_and_lock_webhooks(ctx, session, ids),
-            await session.connection(),
+        rows = await _require_and_lock_webhooks(ctx, session, ids)
+        await delete_and_log_webhooks(ctx, session, rows)
+
+
+async def delete_and_log_webhooks(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
+) -> None:
+    """Delete webhooks with their deliveries, with entries in the admin log."""
+    domain_ids = await _domain_id_by_webhook(ctx, rows)
+    statement = delete(Webhook).where(col(Webhook.id).in_([row.id for row in rows]))
+    await (await session.connection()).execute(statement)
+    entries = (
+        NewAuditLogEntry(
+            "webhookDelete",
+            "Webhook",
+            row.id,
+            domain_ids[row.id],
+            _logged_values(row, ("types", "url", "active")),
         )
-        domain_ids = await _domain_id_by_webhook(ctx, rows)
-        await connection.execute(delete(Webhook).where(col(Webhook.id).in_(ids)))
-        names = ("types", "url", "active")
-        await audit_log.insert_audit_log_entries(
-            ctx,
-            session,
-            *(
-                NewAuditLogEntry(
-                    "webhookDelete",
-                    "Webhook",
-                    row.id,
-                    domain_ids[row.id],
-                    _logged_values(row, names),
-                )
-                for row in rows
-            ),
-        )
+        for row in rows
+    )
+    await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
 
 async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:

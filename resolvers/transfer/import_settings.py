@@ -245,7 +245,8 @@ async def _set_setting_or_record_skipped(running: RunningImport, name: str, valu
         if name == "openpgp_public_key":
             patch = UserChanges(openpgp_public_key=str(value))
         elif name == "public_metadata":
-            patch = UserChanges({name: custom_data.validate_custom_data(value, [name])})
+            max_size = running.ctx.environment.options.metadata_max_size
+            patch = UserChanges({name: custom_data.validate_custom_data(value, [name], max_size)})
         else:
             patch = UserChanges(
                 {

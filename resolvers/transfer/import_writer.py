@@ -116,8 +116,9 @@ async def create_mailbox_and_prepare_message(
         if len(source_flags.add) > flags.MAX_KEYWORDS:
             raise UnusableMessageError(f"The message has more than {flags.MAX_KEYWORDS} keywords.")
         record = source.record
+        max_size = running.ctx.environment.options.metadata_max_size
         meta = (
-            custom_data.validate_custom_data(record.public_metadata, ["metadata"])
+            custom_data.validate_custom_data(record.public_metadata, ["metadata"], max_size)
             if record
             else None
         )

@@ -81,14 +81,17 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     require_readable_account(ctx, user_id)
     user = await require_managed_user(ctx, user_id)
     target_path = await _require_target_path_if_given(ctx, user.id, new_import.mailbox)
+    # settings can give others access, such as filters that forward: graph/types/access_grants.py
+    can_import_settings = (
+        Scope.SETTINGS in expand_scopes(ctx.viewer.scopes) and not ctx.viewer.is_acting
+    )
     order = {
         "archive": None,
         "path": new_import.path,
         "mailbox": target_path,
         "dedupe": new_import.skips_known,
-        "settings": new_import.with_settings and Scope.SETTINGS in expand_scopes(ctx.viewer.scopes),
-        "unset": new_import.with_settings
-        and Scope.SETTINGS not in expand_scopes(ctx.viewer.scopes),
+        "settings": new_import.with_settings and can_import_settings,
+        "unset": new_import.with_settings and not can_import_settings,
         **passphrases.encrypted_passphrase_field(
             ctx, user.id, new_import.passphrase, with_settings=new_import.with_settings
         ),

@@ -1,4 +1,4 @@
-"""Free data that applications store with users."""
+"""Free data that applications store with users, addresses, filters and messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,15 @@ import orjson
 from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
-MAX_SIZE = 1 << 20  # bytes of JSON
+MAX_SIZE = 1 << 20  # bytes of JSON; the setting metadata.maxSize can't exceed it
 
 
-def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] | None:
+def validate_custom_data(
+    value: object, path: Sequence[str], max_size: int = MAX_SIZE
+) -> dict[str, Any] | None:
     """Return the data; None if there is none.
 
-    Raises InvalidInput if it is not an object or has more than 1 MiB.
+    Raises InvalidInput if it is not an object or has more than `max_size` bytes of JSON.
     """
     if value is None:
         return None
@@ -24,12 +26,25 @@ def validate_custom_data(value: object, path: Sequence[str]) -> dict[str, Any] |
             constraint=ValidationConstraint.OBJECT,
             path=path,
         )
-    try:
-        is_small = len(orjson.dumps(value)) <= MAX_SIZE
-    except (TypeError, ValueError, RecursionError):
-        is_small = False
-    if not is_small:
-        raise InvalidInput(
-            "The custom data has at most 1 MiB.", constraint=ValidationConstraint.MAX, path=path
-        )
+    require_custom_data_within_limit(value, path, max_size)
     return value
+
+
+def require_custom_data_within_limit(value: object, path: Sequence[str], max_size: int) -> None:
+    """Raise InvalidInput if a value has more than `max_size` bytes of JSON."""
+    if not 0 <= json_byte_count(value) <= max_size:
+        raise InvalidInput(
+            f"The custom data has at most {max_size:,} bytes of JSON.",
+            constraint=ValidationConstraint.MAX,
+            path=path,
+        )
+
+
+def json_byte_count(value: object) -> int:
+    """Return the size of a value as JSON in bytes; 0 for None, -1 if it is not valid JSON."""
+    if value is None:
+        return 0
+    try:
+        return len(orjson.dumps(value))
+    except (TypeError, ValueError, RecursionError):
+        return -1

@@ -15,6 +15,7 @@ from resolvers.addresses import rule_end
 from resolvers.auth import authentication
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
+from resolvers.notifications import webhook_end
 from resolvers.users.selection import UserSelector
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 
@@ -68,9 +69,9 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
 async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -> list[int]:
     """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
-    A user who is no longer a DOMAIN_ADMIN loses both. BCC rules that a user made and may no longer
-    make are deleted. Raises Forbidden for a role above the viewer's, InvalidInput for an empty
-    change.
+    A user who is no longer a DOMAIN_ADMIN loses both. BCC rules and webhooks that a user made and
+    may no longer make are deleted. Raises Forbidden for a role above the viewer's, InvalidInput for
+    an empty change.
     """
     role = change.role
     if change == RoleChange():
@@ -115,6 +116,7 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
             await rule_end.delete_bcc_rules_without_right(
                 ctx, row.id, new_role, permissions, domain_ids
             )
+            await webhook_end.delete_webhooks_without_right(ctx, row.id, new_role, domain_ids)
         await _store_administered_domains(locked_users)
     user_ids = [row.id for row in locked_users.rows]
     ctx.call_after_commit_or_now(

@@ -1,13 +1,27 @@
 """Migrations on both databases."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Connection,
+    DateTime,
+    Integer,
+    String,
+    column,
+    insert,
+    inspect,
+    table,
+    text,
+)
 
 from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
@@ -28,6 +42,39 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
     database = Database(url)
     yield database
     await database.close()
+
+
+def insert_row(connection: Connection, table_name: str, **values: Any) -> None:
+    """Insert a row; required columns without a value get an empty value of their type."""
+    empty_values = [
+        (Boolean, False),
+        (Integer, 0),
+        (DateTime, datetime(2026, 1, 1, tzinfo=UTC)),
+        (JSON, []),
+        (String, ""),
+    ]
+    columns = {row["name"]: row for row in inspect(connection).get_columns(table_name)}
+    for name, row in columns.items():
+        if not row["nullable"] and name not in values:
+            values[name] = next(
+                value for kind, value in empty_values if isinstance(row["type"], kind)
+            )
+    statement = insert(table(table_name, *(column(name, columns[name]["type"]) for name in values)))
+    connection.execute(statement, values)
+
+
+async def create_database_of_revision(
+    database: Database, revision: str, rows: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
+    """Migrate an empty database to an old revision, and insert rows by table."""
+
+    def create(connection: Connection) -> None:
+        command.upgrade(alembic_config(connection), revision)
+        for table_name, values in rows:
+            insert_row(connection, table_name, **values)
+
+    async with database.engine.begin() as connection:
+        await connection.run_sync(create)
 
 
 def check_models(connection: Connection) -> None:
@@ -64,3 +111,39 @@ def test_migration_files_are_named_by_revision() -> None:
     for script in scripts.walk_revisions():
         assert Path(script.path).name.startswith(f"v{script.revision}_")
     assert scripts.get_heads() == [last_revision()]
+
+
+async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
+    empty_database: Database,
+) -> None:
+    box = {"id": 4, "user_id": 3, "path": "INBOX", "object_id": "F1"}
+    note = {"mailbox_id": 4, "key": "/private/comment", "value": "text"}
+    entry = {"id": 5, "stream_id": 3, "store": "default", "key": "key", "value": "v", "size": 4}
+    user = {"id": 3, "domain_id": 2, "tenant_id": 2, "username": "ada", "used": 1000}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("streams", {"id": 2}),
+        ("streams", {"id": 3}),
+        ("domains", {"id": 2, "name": "example.org"}),
+        ("users", {**user, "public_metadata": {"a": 1}}),
+        ("webhooks", {"id": 6, "user_id": 3, "url": "https://hooks.example/"}),
+        ("mailboxes", box),
+        ("mailbox_annotations", note),
+        ("key_value_entries", entry),
+    ]
+    await create_database_of_revision(empty_database, "0101", rows)
+    await run_missing_migrations(empty_database)
+    async with empty_database.engine.begin() as connection:
+        metadata_size = len('{"a": 1}' if empty_database.dialect == "postgresql" else '{"a":1}')
+        expected = 1000 + metadata_size + len("/private/commenttext") + len("keyv")
+        assert (await connection.execute(text("SELECT used FROM users"))).scalar() == expected
+        totals = await connection.execute(text("SELECT used FROM domain_totals"))
+        assert totals.scalar() == expected
+        webhooks = await connection.execute(text("SELECT url, made_by FROM webhooks"))
+        assert [tuple(row) for row in webhooks] == [("https://hooks.example/", None)]
+        for statement in ("DELETE FROM mailboxes", "UPDATE users SET public_metadata = NULL"):
+            await connection.execute(text(statement))
+        await connection.execute(text("DELETE FROM key_value_entries"))
+        assert (await connection.execute(text("SELECT used FROM users"))).scalar() == 1000
+        await connection.execute(text("DELETE FROM users"))
+        totals = await connection.execute(text("SELECT used FROM domain_totals"))
+        assert totals.scalar() == 0

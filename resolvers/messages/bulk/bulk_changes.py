@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -22,6 +23,7 @@ from resolvers.messages.bulk.apply import apply_bulk_request_to_rows
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
 from resolvers.messages.bulk.bulk_tasks import insert_bulk_change_task, task_owner_id
 from resolvers.messages.bulk.flag_changes import FlagChanges
+from resolvers.messages.bulk.metadata_quota import metadata_bytes_by_user
 from resolvers.messages.bulk.owners import BulkAccounts
 from resolvers.messages.bulk.selected_messages import (
     load_selected_messages,
@@ -34,6 +36,7 @@ from resolvers.messages.bulk.selected_messages import (
 from resolvers.messages.bulk.undo import StoredUndo
 
 NO_CHANGES = FlagChanges({})
+MAX_UNDO_METADATA_BYTES = 1 << 20  # an undo stores the metadata before the change
 
 
 async def apply_or_queue_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
@@ -189,6 +192,11 @@ async def _create_undo_unless_final(
     )
     if final or not rows or not ctx.viewer.user_id:
         return None
+    if request.changes and "public_metadata" in (request.changes.values or {}):
+        load_sizes = partial(metadata_bytes_by_user, message_ids=[row.id for row in rows])
+        metadata_bytes = await ctx.environment.run_in_session(session, load_sizes)
+        if metadata_bytes.total() > MAX_UNDO_METADATA_BYTES:
+            return None
     target_by_user = (
         {user: mailbox.id for user, mailbox in bulk_accounts.target_by_user.items()}
         if request.target_mailbox is not None

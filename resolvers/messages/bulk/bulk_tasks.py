@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -33,6 +34,10 @@ from resolvers.messages.bulk import rights as bulk_rights
 from resolvers.messages.bulk.apply import apply_bulk_request_to_rows, load_mailboxes
 from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.flag_changes import FlagChanges
+from resolvers.messages.bulk.metadata_quota import (
+    metadata_bytes_by_user,
+    require_quota_for_metadata,
+)
 from resolvers.messages.bulk.owners import BulkAccounts
 from resolvers.messages.bulk.selected_messages import (
     require_target_mailboxes,
@@ -61,8 +66,13 @@ async def insert_bulk_change_task(
         sizes[row.user_id] += row.size
     require_target_mailboxes(request, bulk_accounts, count_by_user)
     if request.is_copy or bulk_accounts.receiving_user:
+        load_sizes = partial(metadata_bytes_by_user, message_ids=[row.id for row in rows])
+        sizes += await ctx.environment.run_in_session(session, load_sizes)
         for user_id, size in sizes.items():
             await _require_quota(ctx, bulk_accounts.target_by_user[user_id].user_id, size)
+    if request.changes:
+        check = partial(require_quota_for_metadata, rows=rows, changes=request.changes)
+        await ctx.environment.run_in_session(session, check)
     await owners.write_audit_log_of_bulk_change(
         ctx, session, bulk_accounts, request.mutation_name, count_by_user
     )

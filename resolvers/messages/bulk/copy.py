@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -13,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
-from mail.storage.quota import take_quota_and_count_received
+from mail.storage.quota import require_quota_for_growth, take_quota_and_count_received
 from models.admin.legal_holds import CopyOrigin
 from models.events.event_types import EventType
 from models.events.wakeups import UNINDEXED
@@ -23,6 +22,7 @@ from models.runtime.environment import DatabaseTransaction, wake_workers_after_c
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from resolvers.context import Context
 from resolvers.messages.bulk import row_changes
+from resolvers.messages.bulk.metadata_quota import metadata_bytes_by_user
 from resolvers.messages.bulk.row_changes import UidChange
 
 KEYS_PER_STATEMENT = 1000  # per statement
@@ -38,10 +38,19 @@ async def copy_returning_uids_by_copy_id(
     """
     ordered = sorted(rows, key=lambda row: (row.mailbox_id, row.uid))
     size, owner = sum(row.size for row in ordered), target.user_id
-    take = partial(
-        take_quota_and_count_received, user_id=owner, byte_count=size, message_count=len(ordered)
-    )
-    first_uids = await ctx.environment.run_in_session(session, take)
+    source_ids = [row.id for row in ordered]
+
+    def take_quota(transaction: DatabaseTransaction) -> ColumnRow:
+        if metadata_bytes := metadata_bytes_by_user(transaction, source_ids).total():
+            require_quota_for_growth(transaction, owner, size + metadata_bytes)
+        return take_quota_and_count_received(
+            transaction,
+            owner,
+            size,
+            message_count=len(ordered),
+        )
+
+    first_uids = await ctx.environment.run_in_session(session, take_quota)
     uids = await row_changes.reserve_uids(session, target, len(ordered))
     copy_ids = [ctx.environment.new_id() for _ in ordered]
     modseq = await ctx.record_change(

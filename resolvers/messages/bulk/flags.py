@@ -34,6 +34,7 @@ from models.store.prepared_statements import (
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.bulk.flag_changes import FlagChanges
+from resolvers.messages.bulk.metadata_quota import require_quota_for_metadata
 from resolvers.messages.bulk.row_changes import (
     STATE_COLUMNS,
     CounterDelta,
@@ -84,7 +85,10 @@ def flag_rows_query(dialect: str) -> Select[*tuple[Any, ...]]:
 async def change_flags(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], changes: FlagChanges
 ) -> list[int]:
-    """Change flags, keywords and values. Returns the IDs of the messages that changed."""
+    """Change flags, keywords and values. Returns the IDs of the messages that changed.
+
+    Raises OverQuota if new metadata don't fit.
+    """
     return await ctx.environment.run_in_session(
         session, lambda transaction: change_flags_in_transaction(ctx, transaction, rows, changes)
     )
@@ -103,6 +107,7 @@ def change_flags_in_transaction(
     `extra_statements` are sent with its own statements.
     """
     after = _flags_after_each(rows, changes)
+    require_quota_for_metadata(transaction, rows, changes)
     statements, ids = list(extra_statements), []
     for owner, indexes in _changed_row_indexes_by_user(rows, after).items():
         changed_messages = MessagesWithFlags(

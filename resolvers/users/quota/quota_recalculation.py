@@ -1,4 +1,4 @@
-"""Recalculation of the storage in use, from the stored messages."""
+"""Recalculation of the storage in use, from the stored messages and custom data."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -14,6 +14,7 @@ from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
+from models.users.custom_data_usage import custom_data_bytes_sql, stored_bytes_of_message_sql
 from models.users.roles import Role
 from models.users.tables import User
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
@@ -114,9 +115,9 @@ async def recalculate_quota_of_next_users(
 async def recount_and_correct_locked_users(
     ctx: Context, session: AsyncSession, ids: Collection[int]
 ) -> list[QuotaCount]:
-    """Count the messages of users, which are locked, and correct their counters."""
+    """Count messages and custom data of users, which are locked, and correct their counters."""
     sums_statement = (
-        select(col(Message.user_id), func.sum(col(Message.size)), func.count())
+        select(col(Message.user_id), func.sum(stored_bytes_of_message_sql()), func.count())
         .where(col(Message.user_id).in_(ids), col(Message.deleted_at).is_(None))
         .group_by(col(Message.user_id))
     )
@@ -125,12 +126,16 @@ async def recount_and_correct_locked_users(
         for key, size, message_count in await ctx.read(sums_statement)
     }
     names = {"id", "domain_id", "used", "message_count"}
+    custom_data = custom_data_bytes_sql().label("custom_data")
     rows = await ctx.read(
-        select(*select_columns(User, names)).where(col(User.id).in_(ids)).order_by(col(User.id))
+        select(*select_columns(User, names), custom_data)
+        .where(col(User.id).in_(ids))
+        .order_by(col(User.id))
     )
-    incorrect_rows = [
-        row for row in rows if (row.used, row.message_count) != stored.get(row.id, (0, 0))
-    ]
+    for row in rows:
+        size, message_count = stored.get(row.id, (0, 0))
+        stored[row.id] = (size + int(row.custom_data), message_count)
+    incorrect_rows = [row for row in rows if (row.used, row.message_count) != stored[row.id]]
     table = core_table(User)
     statement = (
         update(table)
@@ -138,7 +143,7 @@ async def recount_and_correct_locked_users(
         .values(used=bindparam("size"), message_count=bindparam("many"))
     )
     corrections = [
-        dict(zip(("key", "size", "many"), (row.id, *stored.get(row.id, (0, 0))), strict=True))
+        dict(zip(("key", "size", "many"), (row.id, *stored[row.id]), strict=True))
         for row in incorrect_rows
     ]
     if corrections:
@@ -151,4 +156,4 @@ async def recount_and_correct_locked_users(
         session,
         {stream: [(event_type, user_ids)] for stream, user_ids in incorrect_ids_by_stream.items()},
     )
-    return [QuotaCount(row.id, row.used, stored.get(row.id, (0, 0))[0]) for row in rows]
+    return [QuotaCount(row.id, row.used, stored[row.id][0]) for row in rows]

@@ -19,9 +19,27 @@ SELECT b.id, b.message_count, b.unseen_count, b.size, count(m.id),
 FROM mailboxes b LEFT JOIN messages m ON m.mailbox_id = b.id GROUP BY b.id
 """
 USER_COUNTS = """
-SELECT u.id, u.used, u.message_count, coalesce(sum(m.size), 0), count(m.id)
+SELECT u.id, u.used, u.message_count,
+       coalesce(sum(m.size + {message_data}), 0) + {user_data}
+       + (SELECT coalesce(sum({filter_data}), 0) FROM filters f WHERE f.user_id = u.id)
+       + (SELECT coalesce(sum({address_data}), 0) FROM addresses a WHERE a.user_id = u.id)
+       + (SELECT coalesce(sum({annotation_data}), 0) FROM mailbox_annotations n
+          JOIN mailboxes b ON b.id = n.mailbox_id WHERE b.user_id = u.id)
+       + (SELECT coalesce(sum(k.size), 0) FROM key_value_entries k WHERE k.stream_id = u.id),
+       count(m.id)
 FROM users u LEFT JOIN messages m ON m.user_id = u.id AND m.mailbox_id IS NOT NULL GROUP BY u.id
 """
+CUSTOM_DATA_COLUMNS = {
+    "message_data": ("m.public_metadata",),
+    "user_data": ("u.public_metadata", "u.private_metadata"),
+    "filter_data": ("f.public_metadata",),
+    "address_data": ("a.public_metadata", "a.private_metadata"),
+    "annotation_data": ("n.key", "n.value"),
+}
+BYTE_LENGTH = {
+    "sqlite": "coalesce(length(CAST({} AS BLOB)), 0)",
+    "postgresql": "coalesce(octet_length(CAST({} AS TEXT)), 0)",
+}
 DOMAIN_COUNTS = """
 SELECT d.id, d.user_count, d.address_count,
        (SELECT count(*) FROM users u WHERE u.domain_id = d.id),
@@ -58,7 +76,14 @@ async def assert_counters_match(environment: Environment) -> None:
     ):
         assert [total, unseen, size] == [int(number) for number in counted]
         assert (uids, modseqs) == (True, True)
-    for _, used, message_count, *counted in await select_rows(environment, USER_COUNTS):
+    length = BYTE_LENGTH[environment.database.dialect]
+    user_counts = USER_COUNTS.format(
+        **{
+            name: " + ".join(map(length.format, columns))
+            for name, columns in CUSTOM_DATA_COLUMNS.items()
+        }
+    )
+    for _, used, message_count, *counted in await select_rows(environment, user_counts):
         assert [used, message_count] == [int(number) for number in counted]
     for _, users, addresses, *counted in await select_rows(environment, DOMAIN_COUNTS):
         assert [users, addresses] == counted

@@ -1,0 +1,40 @@
+"""Input fields that give somebody else lasting access to mail, or a copy of it.
+
+An administrator who acts as a user (`userImpersonate`) can't set them: a short-lived token would
+leave access behind. Where an administrator may give such access, a direct mutation with its own
+permission does, which tells the user.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from strawberry.types.field import StrawberryField
+
+from graph.types.input_fields import present_input_fields
+from models.errors import Forbidden
+from resolvers.viewer import Viewer
+
+# metadata of an input field that gives access
+GIVES_ACCESS: Mapping[Any, Any] = {"gives_access": True}
+REQUIRED_CALLER = "the user"
+
+
+def gives_access(field: StrawberryField) -> bool:
+    """True if an input field gives somebody else lasting access, or a copy."""
+    return bool(field.metadata.get("gives_access"))
+
+
+def refuse_access_grants_of_acting_viewer(viewer: Viewer, input_value: Any) -> None:
+    """Raise Forbidden if an acting administrator sets a field that gives access.
+
+    A field that is omitted, null or empty gives no access.
+    """
+    if not viewer.is_acting:
+        return
+    for field in present_input_fields(input_value):
+        if gives_access(field.definition):
+            raise Forbidden(
+                "An administrator who acts as the user can't give others access to its mail.",
+                requires=REQUIRED_CALLER,
+                path=field.path,
+            )

@@ -1,0 +1,84 @@
+"""Webhooks end when their maker loses the role or the domain that they need."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from models.runtime.environment import Environment
+from models.users.roles import Role
+from tests.conftest import GraphQLClient, make_client
+from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.user_operations import execute_mutation
+from tests.support.servers.webhook_receiver import create_webhook
+from tests.support.stores.counter_check import select_rows
+
+DOMAIN = {"name": "example.org"}
+
+
+async def load_urls(environment: Environment) -> list[str]:
+    return sorted(url for (url,) in await select_rows(environment, "SELECT url FROM webhooks"))
+
+
+async def set_role(root: GraphQLClient, username: str, **changes: Any) -> None:
+    users = {"usernames": [username]}
+    payload = await execute_mutation(root, "userRoleSet", "", users=users, **changes)
+    assert payload["errors"] == []
+
+
+@pytest.mark.parametrize("changes", [{"role": "USER"}, {"administers": []}])
+async def test_webhooks_of_domain_admin_end_with_role_or_domain(
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
+    changes: dict[str, Any],
+) -> None:
+    keeper = await make_domain_admin(environment, http, "keeper")
+    ada_ref = {"username": ada.user.username}
+    await create_webhook(keeper, "https://hooks.example/user", user=ada_ref)
+    await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
+    await create_webhook(root, "https://hooks.example/root", domain=DOMAIN)
+    taken_over, _ = await create_webhook(keeper, "https://hooks.example/old", domain=DOMAIN)
+    payload = await execute_mutation(
+        root,
+        "webhookUpdate",
+        "",
+        webhooks=[{"id": taken_over}],
+        set={"url": "https://hooks.example/new"},
+    )
+    assert payload["errors"] == []
+    await set_role(root, "keeper", adminPermissions=["IMPERSONATE"])
+    assert len(await load_urls(environment)) == 4
+    await set_role(root, "keeper", **changes)
+    assert await load_urls(environment) == [
+        "https://hooks.example/new",
+        "https://hooks.example/root",
+    ]
+    log = "SELECT count(*) FROM audit_log WHERE mutation = 'webhookDelete'"
+    assert await select_rows(environment, log) == [(2,)]
+
+
+async def test_administrator_of_fewer_domains_keeps_webhooks_of_remaining_ones(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    boss = await make_client(environment, http, "boss", role=Role.ADMIN)
+    await create_webhook(boss, "https://hooks.example/platform")
+    await create_webhook(boss, "https://hooks.example/user", user={"username": ada.user.username})
+    await create_webhook(boss, "https://hooks.example/domain", domain=DOMAIN)
+    await set_role(root, "boss", role="DOMAIN_ADMIN", administers=[DOMAIN])
+    assert await load_urls(environment) == ["https://hooks.example/domain"]
+
+
+async def test_webhook_made_with_key_for_domains_ends_with_role_of_its_user(
+    root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    keeper = await make_domain_admin(environment, http, "keeper")
+    payload = await execute_mutation(
+        keeper, "apiKeyCreate", "secret", name="k", role="DOMAIN_ADMIN", domains=[DOMAIN]
+    )
+    assert payload["errors"] == []
+    keeper.secret = payload["secret"]
+    await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
+    await set_role(root, "keeper", role="USER")
+    assert await load_urls(environment) == []
