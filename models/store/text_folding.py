@@ -1,7 +1,7 @@
 """One rule for comparing texts in searches: without accents, case and invisible characters.
 
 `fold_text` exists three times with the same results: here, as a function of each SQLite
-connection, and as a function of the PostgreSQL database (made by migration 0056).
+connection, and as a function of the PostgreSQL database (migrations/first_tables/postgresql.sql).
 """
 
 import re

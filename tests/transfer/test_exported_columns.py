@@ -86,7 +86,7 @@ async def row_and_condition(
     target: TargetObjects, table: Table
 ) -> tuple[ColumnRow, ColumnElement[bool]]:
     """Return a row of the account in a table, and the condition that selects it."""
-    is_of_account = sqlalchemy.true()
+    is_of_account: ColumnElement[bool] = sqlalchemy.true()
     if table.name in ("users", "messages"):
         kind = {"users": "User", "messages": "Message"}[table.name]
         is_of_account = table.c.id == target.ids_by_kind[kind]
