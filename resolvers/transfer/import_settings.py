@@ -302,7 +302,8 @@ async def _set_setting_or_record_skipped(running: RunningImport, name: str, valu
 def _user_changes_from_setting(name: str, value: Any) -> UserChanges:
     """Return the change that sets a column to a value of the record. Raises InvalidInput."""
     enum = SETTING_ENUMS.get(name)
-    if not isinstance(value, SETTING_TYPES[name]) or (enum and value not in list(enum)):
+    has_type = isinstance(value, SETTING_TYPES[name])
+    if not has_type or (enum and value not in list(enum)):
         raise InvalidInput(
             "The record is invalid.", constraint=ValidationConstraint.TYPE, path=[name]
         )
