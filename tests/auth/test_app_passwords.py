@@ -405,7 +405,11 @@ IMPORT = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input
 
 async def import_hash(client: GraphQLClient, username: str, letters: str, **fields: Any) -> Any:
     password_hash = bcrypt.hashpw(letters.encode(), bcrypt.gensalt(4)).decode()
-    input_ = {"user": {"username": username}, "description": letters, "password": password_hash}
+    input_: dict[str, Any] = {
+        "user": {"username": username},
+        "description": letters,
+        "password": password_hash,
+    }
     input_ |= {"hashedPassword": True, "scopes": ["SMTP"], **fields}
     return (await client(IMPORT, input=input_))["appPasswordCreate"]
 
