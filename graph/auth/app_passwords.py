@@ -171,6 +171,13 @@ class AppPasswordCreateInput(Options):
         "in the alphabet.",
         default=UNSET,
     )
+    hashed_password: bool = attribute_field(
+        "True: `password` is the hash that another mail server has stored of an application "
+        "password, in one of the formats of `UserCreateInput.hashedPassword`. The role ROOT is "
+        "required. The password has 16 characters from a to z. For another user all scopes are "
+        "then allowed, and any `ttl`. A user has at most 10 imported application passwords.",
+        default=False,
+    )
     ttl: Duration | None = attribute_field(
         "Time after the last sign-in until the application password expires: 1 minute to 3,650 "
         "days. Default: never. For another user: time after the creation, at most and by default "
@@ -200,6 +207,7 @@ class AppPasswordCreateInput(Options):
             description=self.description,
             scopes=[AppPasswordScope(scope) for scope in self.scopes],
             password=value_or_none(self.password),
+            is_hash=self.hashed_password,
             ttl=value_or_none(self.ttl),
             active=self.active,
             profile=self.generate_mobileconfig,
@@ -214,7 +222,7 @@ class AppPasswordCreatePayload(MutationPayload):
     )
     password: str | None = attribute_field(
         "The new password in plain text, which is returned once. Spaces and case "
-        "don't matter when it is typed.",
+        "don't matter when it is typed. Null if its hash was imported.",
         default=None,
         metadata=SECRET_METADATA,
     )

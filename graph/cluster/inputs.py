@@ -163,7 +163,7 @@ async def _resolve_node_ids_with_paths_or_raise(
         elif address in ids:
             result.append(ids[address])
         else:
-            raise NotFound(address.host, path=path)
+            raise NotFound(address.host, path=path, noun="Cluster node")
     return result
 
 

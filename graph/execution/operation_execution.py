@@ -46,12 +46,14 @@ from graph.http.admission_control import (
 from graph.http.graphql_request import GraphqlRequest
 from graph.http.rate_budgets import read_owner_or_none
 from graph.subscriptions import result_stream
+from graph.types.error_references import not_found_error_with_noun
 from graph.types.mutations import AtomicBatch, execute_atomically
 from mail.storage.blobs.errors import CorruptBlob
 from models.errors import (
     ErrorCode,
     Forbidden,
     InvalidInput,
+    NotFound,
     RateLimited,
     RequestError,
     SecondFactorRequired,
@@ -450,6 +452,8 @@ def _public_error(error: GraphQLError, context: object) -> GraphQLError:
         message, extensions = failure.message, outage_extensions(failure)
     elif isinstance(error.original_error, RequestError):
         extensions = error_extensions(error.original_error)
+        if isinstance(error.original_error, NotFound):
+            message = not_found_error_with_noun(error.original_error).message
     elif isinstance(error.original_error, ResponseTooLarge | DeadlineExceeded):
         extensions = error.original_error.extensions
     elif isinstance(error.original_error, StrawberryInputCoercionError):

@@ -20,7 +20,7 @@ from graph.types.references import (
     find_unchecked_message_id,
     value_or_none,
 )
-from graph.types.scalars import Upload
+from graph.types.scalars import EmailAddress, Upload
 from mail.compose.message_draft import CustomHeader, OutgoingFile, Priority
 from mail.mime.header_encoding import NamedAddress
 from models.errors import ErrorCollector, InvalidInput, NotFound
@@ -46,7 +46,7 @@ class ContentEncoding(StrEnum):
 
 @strawberry.input(description="Address of a sender or recipient, with a display name.")
 class MailAddressInput:
-    address: str = attribute_field("Email address (RFC 5322), without display name.")
+    address: EmailAddress = attribute_field("Email address (RFC 5322), without display name.")
     name: str | None = attribute_field(
         "Display name, at most 255 bytes. Default: none.", default=UNSET
     )

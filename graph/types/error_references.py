@@ -30,6 +30,16 @@ TYPE_NAME_BY_FIELD = {
     "upload": "Upload",
     "usernames": "User",
 }
+# Parts of paths that say how an object is named, not of which type it is.
+REFERENCE_PARTS = ("by", "filter", "id", IDS_PART, "name", "select", "set")
+
+
+def _words_of_type_name(type_name: str) -> str:
+    """Return the name of a type in words, such as "Relay host"."""
+    return WORD_START.sub(lambda match: f" {match[0].lower()}", type_name)
+
+
+NOUNS = frozenset(map(_words_of_type_name, global_ids.TYPE_NAMES.values()))
 
 
 def error_with_public_reference(error: RequestError, input_value: Any) -> RequestError:
@@ -54,6 +64,24 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
             noun, "" if ref == prefix else ref
         )
     return public_error
+
+
+def not_found_error_with_noun(error: NotFound) -> NotFound:
+    """Return the error of a query, with the type of the object that its path names.
+
+    `["users", "ids", "0"]` names a user. A query has no input that an error can be compared with.
+    """
+    if error.message != NotFound(error.ref).message:  # the text says more
+        return error
+    words = [part for part in error.path if not part.isdecimal() and part not in REFERENCE_PARTS]
+    noun = _noun_from_field_name(words[-1]) if words else "Object"
+    return NotFound(error.ref, path=error.path, index=error.index, noun=noun)
+
+
+def _noun_from_field_name(name: str) -> str:
+    """Return the words for the type of object that an argument or field is named after."""
+    words = _words_of_type_name(name[0].upper() + name[1:])
+    return next((noun for noun in NOUNS if words in (noun, f"{noun}s")), "Object")
 
 
 def path_in_input(error: RequestError, input_value: Any) -> list[str]:
@@ -126,7 +154,7 @@ def _noun_of_reference(value: Any, path: Sequence[str]) -> str:
     if type_name is None:
         names = [part for part in path if not part.isdecimal()]
         type_name = TYPE_NAME_BY_FIELD.get(names[-1]) if names else None
-    return WORD_START.sub(lambda match: f" {match[0].lower()}", type_name or "Object")
+    return _words_of_type_name(type_name or "Object")
 
 
 def _value_at_path(input_value: Any, path: Sequence[str]) -> Any:

@@ -67,6 +67,8 @@ class AccountRecord:
     autoreply: Mapping[str, Any] = field(default_factory=dict)
     filters: Sequence[Mapping[str, Any]] = ()
     scripts: Sequence[Mapping[str, Any]] = ()
+    saved_searches: Sequence[Mapping[str, Any]] = ()
+    subscriptions: Sequence[str] = ()  # paths without a mailbox
     connectors: Sequence[Mapping[str, Any]] = ()
     lock: Mapping[str, Any] = field(
         default_factory=dict
@@ -146,18 +148,21 @@ def parse_account_record(record: Mapping[str, Any]) -> AccountRecord:
     identities, scripts = record.get("identities", []), record.get("sieveScripts", [])
     filters, rules = record.get("filters", []), record.get("senderRules", [])
     connectors, lock = record.get("connectors", []), record.get("connectorLock") or {}
-    lists = (mailboxes, values, labels, identities, scripts, filters, rules, connectors)
+    searches, subscriptions = record.get("savedSearches", []), record.get("subscriptions", [])
+    lists = (mailboxes, values, labels, identities, scripts, filters, rules, connectors, searches)
     objects = (settings, answer, lock)
     is_valid = all(map(_is_list_of_objects, lists)) and all(
         isinstance(object_, dict) for object_ in objects
     )
-    if is_valid and max(map(len, lists)) > MAX_ITEMS:
+    is_valid = is_valid and _is_list_of_strings(subscriptions)
+    if is_valid and max(map(len, (*lists, subscriptions))) > MAX_ITEMS:
         raise InvalidRecordError(f"The archive has more than {MAX_ITEMS} mailboxes or other items.")
     if not is_valid or not all(isinstance(mailbox.get("path"), str) for mailbox in mailboxes):
         raise InvalidRecordError("The account record is invalid.")
     messages = message_count if isinstance(message_count, int) else None
     payload: dict[str, Any] = {"sender_rules": rules, "autoreply": answer, "filters": filters}
     payload |= {"scripts": scripts, "connectors": connectors, "lock": lock}
+    payload |= {"saved_searches": searches, "subscriptions": subscriptions}
     return AccountRecord(mailboxes, settings, values, labels, identities, messages, **payload)
 
 

@@ -12,9 +12,10 @@ from models.errors import ErrorCollector, Forbidden, InvalidInput
 from models.quantities import describe_duration
 from models.runtime.environment import Environment
 from models.runtime.options import Options
-from models.users.roles import Scope, expand_scopes
+from models.users.roles import Role, Scope, expand_scopes
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import credential_makers
+from resolvers.auth.passwords import foreign_hashes
 from resolvers.users import apple_profiles
 
 LENGTH = 16
@@ -48,11 +49,15 @@ ALL_SCOPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class NewAppPassword:
-    """An application password to create. A given password has exactly 16 letters a to z."""
+    """An application password to create. A given password has exactly 16 letters a to z.
+
+    With `is_hash`, `password` is the hash that another mail server has stored of one.
+    """
 
     description: str
     scopes: Collection[AppPasswordScope] = (AppPasswordScope.ALL,)
     password: str | None = field(default=None, repr=False)
+    is_hash: bool = False
     ttl: timedelta | None = None  # from the last use
     active: bool = True
     profile: bool = False  # also create a configuration profile for Apple devices
@@ -65,6 +70,17 @@ def normalize_app_password(password: str) -> str | None:
         return None
     normal = "".join(password.split()).casefold()
     return normal if PASSWORD_PATTERN.fullmatch(normal) else None
+
+
+def require_right_to_import_hash(role: Role, new_password: NewAppPassword) -> None:
+    """Raise Forbidden if a hash is imported by another role than ROOT.
+
+    Nobody can check whether the password of a hash is weak. It belongs to the user, so it has no
+    maker with whom it ends.
+    """
+    if new_password.is_hash and role is not Role.ROOT:
+        text = "Only ROOT can import hashes of application passwords."
+        raise Forbidden(text, requires=Role.ROOT, path=["hashedPassword"])
 
 
 def require_within_impersonation_and_expand_all(scopes: Sequence[str]) -> list[str]:
@@ -98,7 +114,9 @@ def validate_new_app_password_fields(new_password: NewAppPassword, options: Opti
         if new_password.profile and new_password.address is not None:
             checked_address(new_password.address)
     with problems.collecting():
-        if new_password.password is not None:
+        if new_password.is_hash:
+            _validate_given_hash(new_password)
+        elif new_password.password is not None:
             _validate_given_password(new_password.password)
     problems.raise_collected()
 
@@ -153,6 +171,21 @@ def validated_lifetime_seconds(lifetime: timedelta | None) -> int | None:
             path=["ttl"],
         )
     return int(lifetime.total_seconds())
+
+
+def _validate_given_hash(new_password: NewAppPassword) -> None:
+    """Raise InvalidInput if a given hash is missing or unknown, or a profile is requested."""
+    if new_password.password is None:
+        raise InvalidInput(
+            "A hash is required.", constraint=ValidationConstraint.REQUIRED, path=["password"]
+        )
+    if new_password.profile:
+        raise InvalidInput(
+            "A profile contains the password, which a hash does not reveal.",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["generateMobileconfig"],
+        )
+    foreign_hashes.validate_foreign_hash(new_password.password)
 
 
 def _validate_given_password(text: str) -> None:

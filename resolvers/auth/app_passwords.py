@@ -30,6 +30,7 @@ from resolvers.auth.app_password_validation import (
     NewAppPassword,
     generate_password,
     normalize_app_password,
+    require_right_to_import_hash,
     require_within_impersonation_and_expand_all,
     validate_description,
     validate_new_app_password_fields,
@@ -46,7 +47,8 @@ from resolvers.users.selection import require_managed_user
 from resolvers.viewer import GuardRule
 
 SELECTOR_LENGTH = 5  # hex digits
-
+# Selectors of imported hashes, whose passwords are unknown: each sign-in checks all of a user.
+IMPORT_SELECTORS = tuple(f"import{number}" for number in range(10))
 
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(ApplicationPassword)) - {
     "password",
@@ -84,13 +86,14 @@ async def find_app_password(
     password: str,
     check: password_hashes.PasswordCheck | None = None,
 ) -> ColumnRow | None:
-    """Find the user's active application password that this is, by one hash check; None if none.
+    """Find the user's active application password that this is; None if none.
 
-    The scopes are not checked: the caller looks at the row's `scopes`. A hash is also computed if
-    there is no row, so that the time reveals nothing. Must not be called inside a transaction.
+    One hash is checked, and those that were imported for the user, at most ten. The scopes are
+    not checked: the caller looks at the row's `scopes`. A hash is also computed if there is no row,
+    so that the time reveals nothing. Must not be called inside a transaction.
     """
     normalized = normalize_app_password(password)
-    row = None
+    rows: list[ColumnRow] = []
     if normalized:
         statement = (
             select(
@@ -101,20 +104,26 @@ async def find_app_password(
             .join(User, col(User.id) == col(ApplicationPassword.user_id))
             .where(
                 col(ApplicationPassword.user_id) == user_id,
-                col(ApplicationPassword.selector) == password_selector(normalized),
+                col(ApplicationPassword.selector).in_(
+                    [password_selector(normalized), *IMPORT_SELECTORS]
+                ),
                 _is_valid_sql(environment),
             )
         )
         maker_columns = col(ApplicationPassword.made_by), col(ApplicationPassword.made_by_key)
-        rows = await environment.database.read(
+        found_rows = await environment.database.read(
             credential_makers.add_maker_columns(statement, *maker_columns, environment.now())
         )
-        row = next((row for row in rows if not has_ended_with_maker(row)), None)
+        rows = [row for row in found_rows if not has_ended_with_maker(row)]
+        rows.sort(key=lambda row: row.selector in IMPORT_SELECTORS)
     check = check or password_hashes.check_password
-    is_right = await check(
-        environment, row.password if row else None, normalized or password[:MAX_TYPED_LENGTH]
-    )
-    return row if is_right else None
+    typed = normalized or password[:MAX_TYPED_LENGTH]
+    if not rows or rows[0].selector in IMPORT_SELECTORS:
+        await check(environment, None, typed)
+    for row in rows:
+        if await check(environment, row.password, typed):
+            return row
+    return None
 
 
 def has_ended_with_maker(app_password_row: ColumnRow) -> bool:
@@ -172,7 +181,7 @@ class CreatedAppPassword:
     """A new application password, with its text, which is not stored, and the requested profile."""
 
     row: ApplicationPassword
-    password: str
+    password: str | None  # None: its hash was imported
     profile: str | None
 
 
@@ -186,9 +195,12 @@ async def create_app_password(
     environment = ctx.environment
     user = await require_managed_user(ctx, require_user_id(ctx) if user_id is None else user_id)
     _require_permission(ctx, user.id)
+    require_right_to_import_hash(ctx.viewer.role, new_password)
     validate_new_app_password_fields(new_password, environment.options)
-    is_for_another_user = user.id != ctx.viewer.user_id and not credential_makers.is_operator(
-        ctx.viewer
+    is_for_another_user = (
+        not new_password.is_hash
+        and user.id != ctx.viewer.user_id
+        and not credential_makers.is_operator(ctx.viewer)
     )
     scopes = validated_scopes_collapsed_to_all(new_password.scopes)
     if is_for_another_user:
@@ -201,7 +213,11 @@ async def create_app_password(
     text = (
         generate_password(environment) if new_password.password is None else new_password.password
     )
-    password_hash = await password_hashes.hash_password(environment, text)
+    password_hash = (
+        text.strip()
+        if new_password.is_hash
+        else await password_hashes.hash_password(environment, text)
+    )
     now = environment.now()
     row = ApplicationPassword(
         id=environment.new_id(),
@@ -224,8 +240,24 @@ async def create_app_password(
         if is_for_another_user:
             await _set_viewer_as_maker(ctx, session, row)
         await _delete_expired_and_require_below_limit(ctx, session, user.id)
+        if new_password.is_hash:
+            row.selector = await _require_free_import_selector(session, user.id)
         await _insert_app_password_and_log(ctx, session, user, row)
-    return CreatedAppPassword(row, text, profile)
+    return CreatedAppPassword(row, None if new_password.is_hash else text, profile)
+
+
+async def _require_free_import_selector(session: AsyncSession, user_id: int) -> str:
+    """Return an unused selector for an imported hash. Raises LimitReached if there is none."""
+    statement = select(col(ApplicationPassword.selector)).where(
+        col(ApplicationPassword.user_id) == user_id,
+        col(ApplicationPassword.selector).in_(IMPORT_SELECTORS),
+    )
+    used = {row.selector for row in await (await session.connection()).execute(statement)}
+    if free := [selector for selector in IMPORT_SELECTORS if selector not in used]:
+        return free[0]
+    limit = len(IMPORT_SELECTORS)
+    text = f"At most {limit} imported application passwords are allowed."
+    raise LimitReached(text, limit=limit, used=len(used), path=["user"])
 
 
 async def _insert_app_password_and_log(

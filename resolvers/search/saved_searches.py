@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import func, select
 from sqlmodel import col
@@ -32,6 +32,7 @@ from resolvers.messages.filters.filter_lookups import (
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import NEWEST_FIRST, MessageListing
 from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.search.query_parser import fields_from_valid_query
 
 MAX_SAVED_SEARCHES = 100  # of an account
 MAX_NAME_LENGTH = 128
@@ -110,10 +111,13 @@ def require_countable_conditions(conditions: MessageConditions) -> None:
     for condition in iterate_nested_conditions_requiring_limits(conditions):
         for name in READ_FIELDS:
             if getattr(condition, name) is not None:
-                text = "A saved search can't have this condition: use `query`, which is indexed."
-                raise InvalidInput(
-                    text, constraint=ValidationConstraint.UNSUPPORTED, path=["filter", name]
-                )
+                _raise_uncountable(name)
+
+
+def _raise_uncountable(name: str) -> NoReturn:
+    """Raise InvalidInput for a condition that reads the messages at each count."""
+    text = "A saved search can't have this condition: use `query`, which is indexed."
+    raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=["filter", name])
 
 
 async def load_own_saved_search_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
@@ -135,9 +139,43 @@ async def create_saved_search(
     Raises InvalidInput if the filter can't be used, Conflict if the name is in use, and
     LimitReached if the filter is too long or 100 searches are stored.
     """
-    valid_name = _validate_search_name(name, path=["name"])
-    user_id = require_user_id(ctx)
     await _require_usable_filter(ctx, fields, conditions, path=["filter"])
+    return await _insert_saved_search(ctx, _validate_search_name(name, path=["name"]), fields)
+
+
+async def import_saved_search(ctx: Context, name: str, query: str) -> None:
+    """Store a search of an account record, which is a search text, unless the user has it.
+
+    Raises InvalidInput if the text has a problem or names a mailbox or thread by its ID, which
+    another server doesn't have. Raises Conflict if another search has the name, or LimitReached.
+    """
+    valid_name = _validate_search_name(name, path=["name"])
+    fields = fields_from_valid_query(query, ctx.environment.now())
+    _require_importable_fields(fields)
+    _require_short_filter(fields, path=["query"])
+    own_searches = await ctx.load(load_visible_saved_searches_by_user, require_user_id(ctx))
+    if (valid_name.casefold(), fields) not in [(row.folded, row.filter) for row in own_searches]:
+        await _insert_saved_search(ctx, valid_name, fields)
+
+
+def _require_importable_fields(fields: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a condition that a saved search of another server can't have."""
+    for name, value in fields.items():
+        if name in READ_FIELDS:
+            _raise_uncountable(name)
+        mailboxes = value if name == "mailboxes" else [value] if name == "mailbox" else []
+        if name == "thread" or any("id" in mailbox for mailbox in mailboxes):
+            text = f"The condition `{name}` names an object of another server."
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.UNSUPPORTED, path=["query", name]
+            )
+        for inner in value if name in ("and", "or") else [value] if name == "not" else []:
+            _require_importable_fields(inner)
+
+
+async def _insert_saved_search(ctx: Context, valid_name: str, fields: Mapping[str, Any]) -> int:
+    """Store a search under a new name and return its ID. Raises Conflict or LimitReached."""
+    user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
         await _require_free_name(ctx, valid_name, path=["name"])
         await _require_below_saved_search_limit(ctx)
@@ -232,10 +270,15 @@ async def _require_usable_filter(
 ) -> None:
     """Raise an error if a filter is too long, or can't be evaluated or counted."""
     require_countable_conditions(conditions)
+    _require_short_filter(fields, path=path)
+    await count_messages_of_search(ctx, require_user_id(ctx), conditions)
+
+
+def _require_short_filter(fields: Mapping[str, Any], *, path: Sequence[str]) -> None:
+    """Raise LimitReached if a filter is too long."""
     if (size := len(json.dumps(fields, ensure_ascii=False))) > MAX_FILTER_LENGTH:
         text = f"The search text has at most {MAX_FILTER_LENGTH} characters."
         raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=path)
-    await count_messages_of_search(ctx, require_user_id(ctx), conditions)
 
 
 async def _require_free_name(ctx: Context, name: str, *, path: Sequence[str]) -> None:

@@ -16,38 +16,19 @@ from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage, read_all
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from mail.storage.message_open import open_submission
-from models.admin.key_values import KeyValueEntry
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.messages.tables import Message
-from models.spam.sender_rules import SenderRule, scope_of_user
 from models.store.columns import ColumnRow, select_columns
-from models.submission.identities import Identity
-from models.users.tables import User
 from resolvers.access import is_visible_or_managed, require_user_id
-from resolvers.autoreply import autoreplies
-from resolvers.connectors import transfer
 from resolvers.context import Context
-from resolvers.filters import sieve_scripts
-from resolvers.filters import transfer as filter_transfer
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.messages import content, labels
+from resolvers.messages import content
 from resolvers.messages.filters.filter_conditions import MessageSelector
-from resolvers.transfer import scheduled_messages
+from resolvers.transfer import export_settings, scheduled_messages
 
 MAX_CHUNK_BYTES = 8 << 20  # bytes; a larger message has a chunk of its own
 MAX_CHUNK_MESSAGES = 200
-SETTING_COLUMNS = (
-    *(
-        "name",
-        "language",
-        "retention",
-        "spam_level",
-        "openpgp_public_key",
-        "encrypt_messages",
-        "public_metadata",
-    ),
-)
 MESSAGE_COLUMNS = frozenset(
     {"id", "mailbox_id", "size", "sha256", "received_at", "expires_at", "keywords",
      "public_metadata", "envelope_from", "envelope_to", *SYSTEM_FLAGS}
@@ -120,92 +101,11 @@ async def encode_account_record(
     now = ctx.environment.now()
     account = {"exportedAt": now, "mailboxes": mailbox_records, "messages": total}
     if task_order["settings"]:
-        account |= await _load_settings_for_export_record(ctx, passphrase)
+        account |= await export_settings.load_settings_of_viewer(ctx, passphrase)
     chunk = archive_writer.encode_account_chunk_and_advance_state(
         export_format, archive_state, account, now
     )
     return AccountRecordChunk(chunk, total)
-
-
-async def _load_settings_for_export_record(ctx: Context, passphrase: str | None) -> dict[str, Any]:
-    """Return the settings of the user for the record. Never contains the user's password."""
-    user_id, now = ctx.viewer.user_id, ctx.environment.now()
-    statement = select(*select_columns(User, {*SETTING_COLUMNS, "username"})).where(
-        col(User.id) == user_id
-    )
-    (user,) = await ctx.read(statement)
-    values = select(*select_columns(KeyValueEntry)).where(
-        col(KeyValueEntry.stream_id) == user_id,
-        col(KeyValueEntry.expires_at).is_(None) | (col(KeyValueEntry.expires_at) > now),
-    )
-    stored = [
-        {"store": row.store, "key": row.key, "value": row.value, "expires": row.expires_at}
-        for row in await ctx.read(values.order_by(col(KeyValueEntry.store), col(KeyValueEntry.key)))
-    ]
-    facts = {name: getattr(user, name) for name in SETTING_COLUMNS}
-    label_records = [
-        {"keyword": row.keyword, "name": row.name, "color": row.color}
-        for row in await ctx.load(labels.load_own_labels_by_user, user_id)
-    ]
-    answered = await autoreplies.export_own_autoreply_if_set(ctx, user_id)
-    return {
-        "account": user.username,
-        "settings": facts,
-        "keyValues": stored,
-        "labels": label_records,
-        "autoreply": answered,
-        "identities": await _load_identities_for_export_record(ctx, user_id),
-        "filters": await filter_transfer.export_filters(ctx, user_id),
-        "sieveScripts": await sieve_scripts.export_scripts(ctx, user_id),
-        "senderRules": await _sender_rule_records(ctx, user_id),
-        "scheduled": await scheduled_messages.scheduled_submission_records(ctx, user_id),
-        **await transfer.export_connectors(ctx, user_id, passphrase),
-    }
-
-
-async def _sender_rule_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
-    """Return the user's sender rules for the record, by pattern."""
-    names = ("pattern", "action", "comment")
-    statement = select(*select_columns(SenderRule, names)).where(
-        col(SenderRule.scope) == scope_of_user(user_id)
-    )
-    rows = await ctx.read(statement.order_by(col(SenderRule.pattern)))
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001
-
-
-async def _load_identities_for_export_record(ctx: Context, user_id: int) -> list[dict[str, Any]]:
-    """Return the user's identities for the record, also those that can't be used now."""
-    names = (
-        "display_address",
-        "name",
-        "preferred",
-        "reply_to",
-        "bcc",
-        "signature_text",
-        "signature_html",
-    )
-    statement = (
-        select(*select_columns(Identity, names), col(Mailbox.path))
-        .outerjoin(
-            Mailbox,
-            (col(Mailbox.id) == col(Identity.mailbox_id)) & (col(Mailbox.user_id) == user_id),
-        )
-        .where(col(Identity.user_id) == user_id)
-        .order_by(col(Identity.created_at), col(Identity.id))
-    )
-    return [
-        {
-            "address": row.display_address,
-            "name": row.name,
-            "default": row.preferred,
-            "replyTo": row.reply_to,
-            "bcc": row.bcc,
-            "signatureText": row.signature_text,
-            "signatureHtml": row.signature_html,
-            "sentMailbox": row.path,
-        }
-        for row in await ctx.read(statement)
-    ]
 
 
 async def load_visible_message_ids(

@@ -1,19 +1,28 @@
 """Store the settings, identities, filters and rules of an account record."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
+from sqlalchemy import select
+from sqlmodel import col
+
 from mail.archives.json_lines import AccountRecord, InvalidRecordError, parse_timestamp
+from mail.recipients.forward_targets import MASKED_TEXT
 from models.errors import InvalidInput, LimitReached, NotFound, RequestError
 from models.spam.sender_rules import SenderAction
+from models.store.columns import select_columns
+from models.users.tables import Frequency, SubaddressAction, User
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin import key_values
 from resolvers.admin.key_values import KeyValueNamespace, NewKeyValue
 from resolvers.autoreply import autoreplies
 from resolvers.filters import sieve_script_mutations, sieve_scripts, transfer
+from resolvers.mailboxes import subscription_mutations
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import labels
 from resolvers.messages.labels import LabelChange, NewLabel
+from resolvers.search import saved_searches
 from resolvers.spam import sender_rule_mutations
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
 from resolvers.submission.identities import mutations as identity_mutations
@@ -25,7 +34,28 @@ from resolvers.users import update as user_update
 from resolvers.users.selection import VIEWER_ONLY
 from resolvers.users.update import UserChanges
 
-SIMPLE_SETTINGS = ("name", "language", "retention", "spam_level", "public_metadata")
+SETTING_TYPES: Mapping[str, type | tuple[type, ...]] = {  # by column, in the order of the import
+    "name": str,
+    "language": str,
+    "retention": int,
+    "spam_level": int,
+    "junk_score": (int, float),
+    "reject_score": (int, float),
+    "quarantine_notification": str,
+    "subaddress_action": str,
+    "public_metadata": dict,
+    "require_inbound_tls": bool,
+    "require_outbound_tls": bool,
+    "upload_sent_messages": bool,
+    "openpgp_public_key": str,
+    "encrypt_messages": bool,  # requires the key
+    "encrypt_forwarded": bool,
+    "forward_to": list,  # after the encryption of what is forwarded
+}
+SETTING_ENUMS: Mapping[str, type[StrEnum]] = {
+    "quarantine_notification": Frequency,
+    "subaddress_action": SubaddressAction,
+}
 IDENTITY_FIELDS = {  # column and type by the name in the record
     "name": ("name", str),
     "replyTo": ("reply_to", str),
@@ -40,19 +70,12 @@ async def import_settings_key_values_labels_and_rules(
     running: RunningImport, account: AccountRecord
 ) -> None:
     """Import the user's settings, key-values, labels and sender rules, as far as possible."""
-    for name in SIMPLE_SETTINGS:
-        if account.settings.get(name) is not None:
-            await _set_setting_or_record_skipped(running, name, account.settings[name])
-    if isinstance(account.settings.get("openpgp_public_key"), str):
-        await _set_setting_or_record_skipped(
-            running, "openpgp_public_key", account.settings["openpgp_public_key"]
-        )
-    if account.settings.get("encrypt_messages") is True:
-        await _set_setting_or_record_skipped(running, "encrypt_messages", True)
+    await _import_changed_settings(running, account.settings)
     for entries, import_entry in (
         (account.key_values, _import_key_value_unless_limit_reached),
         (account.labels, _import_label_unless_limit_reached),
         (account.sender_rules, _import_sender_rule_unless_limit_reached),
+        (account.saved_searches, _import_saved_search_unless_limit_reached),
     ):
         for entry in entries:
             if not await import_entry(running, entry):
@@ -63,6 +86,8 @@ async def import_identities_filters_reply_and_scripts(
     running: RunningImport, account: AccountRecord
 ) -> None:
     """Import identities, filters, autoreply and scripts, which need the mailboxes."""
+    if running.target_path is None:
+        await _subscribe_to_paths(running, account.subscriptions)
     for entry in account.identities:
         if not await _import_identity_unless_limit_reached(running, entry):
             break
@@ -234,30 +259,96 @@ async def _import_label_unless_limit_reached(
     return True
 
 
+async def _import_changed_settings(running: RunningImport, settings: Mapping[str, Any]) -> None:
+    """Set the settings that differ from the user's. A switch is turned on, never off."""
+    statement = select(*select_columns(User, SETTING_TYPES)).where(col(User.id) == running.user.id)
+    (user,) = await running.ctx.read(statement)
+    for name, json_type in SETTING_TYPES.items():
+        value = settings.get(name)
+        if value is None or (json_type is bool and value is False) or value == getattr(user, name):
+            continue
+        if name == "forward_to":
+            await _add_forward_targets(running, value, user.forward_to)
+        else:
+            await _set_setting_or_record_skipped(running, name, value)
+
+
+async def _add_forward_targets(
+    running: RunningImport, targets: Any, own_targets: Sequence[str]
+) -> None:
+    """Add the forward targets that the user lacks, but no relays with a password."""
+    new_targets = []
+    for target in targets if isinstance(targets, list) else ():
+        if f":{MASKED_TEXT}@" in str(target):
+            running.outcome.add_skipped(
+                "setting forward_to",
+                f"The target {target} was not imported: an archive contains no passwords.",
+            )
+        elif isinstance(target, str) and target not in own_targets:
+            new_targets.append(target)
+    if new_targets:
+        await _set_setting_or_record_skipped(running, "forward_to", [*own_targets, *new_targets])
+
+
 async def _set_setting_or_record_skipped(running: RunningImport, name: str, value: Any) -> None:
     """Set one setting of the user. A refusal is added to the skipped items."""
-    kinds = {"retention": int, "spam_level": int, "public_metadata": dict, "encrypt_messages": bool}
     try:
-        if not isinstance(value, kinds.get(name, str)):
-            raise InvalidInput(
-                "The record is invalid.", constraint=ValidationConstraint.TYPE, path=[name]
-            )
-        if name == "openpgp_public_key":
-            patch = UserChanges(openpgp_public_key=str(value))
-        elif name == "public_metadata":
-            max_size = running.ctx.environment.options.metadata_max_size
-            patch = UserChanges({name: custom_data.validate_custom_data(value, [name], max_size)})
-        else:
-            patch = UserChanges(
-                {
-                    name: import_mailboxes.retention_from_seconds_or_none(value)
-                    if name == "retention"
-                    else value
-                }
-            )
+        patch = _user_changes_from_setting(running, name, value)
         await user_update.update_users(running.ctx, VIEWER_ONLY, patch)
     except RequestError as problem:
         running.outcome.add_skipped(f"setting {name}", problem.message)
+
+
+def _user_changes_from_setting(running: RunningImport, name: str, value: Any) -> UserChanges:
+    """Return the change that sets a column to a value of the record. Raises InvalidInput."""
+    enum = SETTING_ENUMS.get(name)
+    has_type = isinstance(value, SETTING_TYPES[name])
+    if not has_type or (enum and value not in list(enum)):
+        raise InvalidInput(
+            "The record is invalid.", constraint=ValidationConstraint.TYPE, path=[name]
+        )
+    if name == "openpgp_public_key":
+        return UserChanges(openpgp_public_key=str(value))
+    if name == "forward_to":
+        return UserChanges(forward_to=value)
+    if name == "public_metadata":
+        max_size = running.ctx.environment.options.metadata_max_size
+        return UserChanges({name: custom_data.validate_custom_data(value, [name], max_size)})
+    if name == "retention":
+        return UserChanges({name: import_mailboxes.retention_from_seconds_or_none(value)})
+    return UserChanges({name: enum(value) if enum else value})
+
+
+async def _subscribe_to_paths(running: RunningImport, paths: Sequence[str]) -> None:
+    """Subscribe the user to paths without a mailbox."""
+    for path in paths:
+        try:
+            await subscription_mutations.set_subscribed(
+                running.ctx, [MailboxSelector(path=path)], is_subscribed=True
+            )
+        except RequestError as problem:
+            running.outcome.add_skipped(f"subscription to {path}", problem.message)
+            if isinstance(problem, LimitReached):
+                break
+
+
+async def _import_saved_search_unless_limit_reached(
+    running: RunningImport, record: Mapping[str, Any]
+) -> bool:
+    """Import a saved search. Returns False if the limit on saved searches is reached."""
+    name, query = record.get("name"), record.get("query")
+    try:
+        if not (isinstance(name, str) and isinstance(query, str)):
+            raise InvalidInput(
+                "The name or query is missing.",
+                constraint=ValidationConstraint.TYPE,
+                path=["query"],
+            )
+        await saved_searches.import_saved_search(running.ctx, name, query)
+    except RequestError as problem:
+        running.outcome.add_skipped(f"saved search {name}", problem.message)
+        return not isinstance(problem, LimitReached)
+    return True
 
 
 async def _import_key_value_unless_limit_reached(

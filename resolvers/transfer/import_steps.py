@@ -153,8 +153,8 @@ class _ImportRun:
         elif task_order["unset"] and any(
             getattr(account, name)
             for name in (
-                *("settings", "key_values", "labels", "identities"),
-                *("filters", "scripts", "sender_rules", "connectors"),
+                *("settings", "key_values", "labels", "identities", "saved_searches"),
+                *("filters", "scripts", "sender_rules", "connectors", "subscriptions"),
             )
         ):
             self.running.outcome.add_skipped("settings", "Requires the scope SETTINGS.")

@@ -5,6 +5,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
+import bcrypt
 import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
@@ -396,3 +397,53 @@ async def test_repeated_create_returns_password_only_once(ada: GraphQLClient) ->
 def test_visible_columns_exclude_password() -> None:
     columns = {column.name for column in core_table(ApplicationPassword).c}
     assert columns - app_passwords.VISIBLE_COLUMNS == {"password", "selector"}
+
+
+IMPORT = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
+  password appPassword { scopes maker } errors { code path } } }"""
+
+
+async def import_hash(client: GraphQLClient, username: str, letters: str, **fields: Any) -> Any:
+    password_hash = bcrypt.hashpw(letters.encode(), bcrypt.gensalt(4)).decode()
+    input_: dict[str, Any] = {
+        "user": {"username": username},
+        "description": letters,
+        "password": password_hash,
+    }
+    input_ |= {"hashedPassword": True, "scopes": ["SMTP"], **fields}
+    return (await client(IMPORT, input=input_))["appPasswordCreate"]
+
+
+async def test_root_key_imports_hashes_of_app_passwords(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    created = await create_app_password(ada)
+    for letters in (CHOSEN_LETTERS, CHOSEN_LETTERS[::-1]):
+        payload = await import_hash(root, "ada", letters)
+        shown = {"scopes": ["SMTP"], "maker": None}
+        assert payload == {"password": None, "appPassword": shown, "errors": []}
+    for letters in (CHOSEN_LETTERS, CHOSEN_LETTERS[::-1].upper(), created["password"]):
+        row = await find_app_password(ada.environment, ada, letters)
+        assert row is not None
+        assert await record_use(ada, row)
+    assert await find_app_password(ada.environment, ada, "abcdefghijklmnop") is None
+
+
+async def test_only_root_imports_hashes(root: GraphQLClient, ada: GraphQLClient) -> None:
+    forbidden = [{"code": "FORBIDDEN", "path": ["hashedPassword"]}]
+    assert (await import_hash(ada, "ada", CHOSEN_LETTERS))["errors"] == forbidden
+    profile = await import_hash(root, "ada", CHOSEN_LETTERS, generateMobileconfig=True)
+    assert profile["errors"][0]["code"] == "VALIDATION"
+    for wrong in ({"password": CHOSEN_LETTERS}, {"password": None}):
+        payload = await import_hash(root, "ada", CHOSEN_LETTERS, **wrong)
+        assert payload["errors"] == [{"code": "VALIDATION", "path": ["password"]}]
+    assert await load_all_rows(ada.environment, ApplicationPassword) == []
+
+
+@pytest.mark.usefixtures("ada")
+async def test_number_of_imported_hashes_is_limited(root: GraphQLClient) -> None:
+    for number in range(10):
+        payload = await import_hash(root, "ada", CHOSEN_LETTERS[number:] + "z" * number)
+        assert payload["errors"] == []
+    payload = await import_hash(root, "ada", CHOSEN_LETTERS)
+    assert payload["errors"] == [{"code": "LIMIT_REACHED", "path": ["user"]}]

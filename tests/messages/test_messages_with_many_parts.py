@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -24,6 +25,13 @@ from tests.support.servers.loop_step_timer import MAX_STEP_SECONDS, measure_step
 
 SMALL_COUNT = 4_000 if RUNS_ALL_TESTS else 1_000
 STEP_COUNT = 7_000 if RUNS_ALL_TESTS else 3_000
+DEADLINE_COUNT = 7_000
+DEADLINE_SECONDS = 0.02  # a small part of the time to read such a message
+HOSTILE_SELECTIONS = (  # in the example of `docs/api/messages.md`
+    "attachments { text }",
+    "attachments { message { subject } }",
+    "mimeStructure { parts { message { subject } } }",
+)
 GROWTH = 4
 MAX_RATIO = 5  # of CPU times, for a message of four times the size
 SLACK_SECONDS = 0.2
@@ -82,13 +90,22 @@ async def deliver(client: GraphQLClient, raw: bytes) -> str:
     return global_ids.encode("Message", (await deliver_to(client, raw)).message_id)
 
 
-async def execute(client: GraphQLClient, message_id: str, selection: str) -> Any:
+async def send_query(client: GraphQLClient, message_id: str, selection: str) -> Any:
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {selection} }} }}"
     request = {"query": document, "variables": {"id": message_id}}
-    response = (await client.http.post("/graphql", json=request, headers=client.headers)).json()
+    return (await client.http.post("/graphql", json=request, headers=client.headers)).json()
+
+
+async def execute(client: GraphQLClient, message_id: str, selection: str) -> Any:
+    response = await send_query(client, message_id, selection)
     codes = {error["extensions"]["code"] for error in response.get("errors", ())}
     assert codes <= {"FORBIDDEN"}, (selection, response["errors"][:1])
     return response["data"]["message"]
+
+
+def clear_byte_cache(client: GraphQLClient) -> None:
+    for key, _ in client.environment.byte_cache.list_entries():
+        client.environment.byte_cache.remove(key)
 
 
 async def cpu_seconds(
@@ -97,8 +114,7 @@ async def cpu_seconds(
     """The CPU time of the process for the shorter of two requests, or for one below `enough`."""
     durations = list[float]()
     while len(durations) < 2 and min(durations, default=inf) > enough:
-        for key, _ in client.environment.byte_cache.list_entries():
-            client.environment.byte_cache.remove(key)
+        clear_byte_cache(client)
         started_at = time.process_time()
         await execute(client, message_id, selection)
         durations.append(time.process_time() - started_at)
@@ -133,3 +149,25 @@ async def test_steps_of_event_loop_are_short_with_many_parts(
         if steps.longest_seconds > MAX_STEP_SECONDS:
             slow[selection] = str(steps)
     assert not slow
+
+
+@pytest.mark.parametrize("selection", HOSTILE_SELECTIONS)
+async def test_deadline_stops_the_reading_of_many_parts(
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch, selection: str
+) -> None:
+    make_message = attached_messages if "message" in selection else text_files
+    message_id = await deliver(ada, make_message(DEADLINE_COUNT))
+    all_seconds = await cpu_seconds(ada, message_id, selection)
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=DEADLINE_SECONDS))
+
+    async def read_until_deadline() -> tuple[list[str], float]:
+        clear_byte_cache(ada)
+        started_at = time.process_time()
+        response = await send_query(ada, message_id, selection)
+        seconds = time.process_time() - started_at
+        return [error["extensions"]["code"] for error in response["errors"]], seconds
+
+    (codes, seconds), steps = await measure_steps(read_until_deadline)
+    assert codes == ["DEADLINE_EXCEEDED"]
+    assert seconds < all_seconds / 2
+    assert steps.longest_seconds <= MAX_STEP_SECONDS, str(steps)

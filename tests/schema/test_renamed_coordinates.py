@@ -1,8 +1,7 @@
 """Names of API 1.0: the list of renames is true, and words of older versions do not return."""
 
-import csv
 import re
-from pathlib import Path
+from collections.abc import Collection
 
 import pytest
 from sqlmodel import SQLModel
@@ -10,10 +9,19 @@ from sqlmodel import SQLModel
 from models.runtime.options import Options
 from resolvers.admin.setting_definitions import DEFINITIONS
 from tests.support.schema import naming_rules
-from tests.support.schema.printed_schema import SDL
+from tests.support.schema.renames import (
+    CURRENT_NAMES,
+    OLD_NAMES_FILE,
+    REMOVED,
+    RENAMES_FILE,
+    Rename,
+    complete_renames,
+    format_renames,
+    read_renames,
+    read_vanished_names,
+)
 
-RENAMES = Path(__file__).parents[2] / "docs" / "renames-1.0.csv"
-COORDINATES = {coordinate for coordinate, _ in naming_rules.iter_describable(SDL)}
+_SCHEMA_NAME = re.compile(r"@?[A-Z][^_]*($|\.)")  # not a setting
 REUSED_NAMES = {
     "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
@@ -45,22 +53,45 @@ def removed_words_in(name: str) -> list[str]:
     return [removed for removed in REMOVED_WORDS if any(f" {removed} " in part for part in parts)]
 
 
+SCHEMA_RENAMES = {old: row for old, row in read_renames().items() if _SCHEMA_NAME.match(old)}
+
+
+def test_each_vanished_name_has_a_row() -> None:
+    assert set(read_vanished_names()) - set(SCHEMA_RENAMES) == set()
+    assert len(OLD_NAMES_FILE.read_text(encoding="utf-8").split()) > len(read_vanished_names())
+
+
+def test_list_of_renames_is_written_by_the_program() -> None:
+    completed = complete_renames(read_renames(), read_vanished_names())
+    assert list(format_renames(completed)) == RENAMES_FILE.read_text("utf-8").splitlines()
+
+
 def test_renamed_coordinates_exist_and_old_ones_do_not() -> None:
-    with RENAMES.open(newline="", encoding="utf-8") as file:
-        renames = {row["old"]: row["new"] for row in csv.DictReader(file)}
-    schema_renames = {
-        old: new
-        for old, new in renames.items()
-        if old[0].isupper() and "_" not in old.partition(".")[0]
+    new_names = {row.new for row in SCHEMA_RENAMES.values()} - {REMOVED}
+    assert new_names - CURRENT_NAMES == set()
+    assert (set(SCHEMA_RENAMES) & CURRENT_NAMES) - REUSED_NAMES == set()
+
+
+def test_removed_names_say_what_to_use() -> None:
+    removed = {old: row.use for old, row in SCHEMA_RENAMES.items() if row.new == REMOVED}
+    assert {old for old, use in removed.items() if not use} == set()
+    mentioned = {name for use in removed.values() for name in re.findall(r"[A-Z]\w+\.\w+", use)}
+    assert mentioned - CURRENT_NAMES == set()
+
+
+def test_vanished_member_of_a_renamed_type_is_found_in_the_new_type() -> None:
+    rows = {"ActAsInput": Rename("UserImpersonateInput"), "Outbound": Rename(REMOVED, "Nothing.")}
+    names = ["ActAsInput.user", "ActAsInput.unknown", "Outbound.entries"]
+    assert complete_renames(rows, names) == rows | {
+        "ActAsInput.user": Rename("UserImpersonateInput.user"),
+        "Outbound.entries": Rename(REMOVED, "Nothing."),
     }
-    assert set(schema_renames.values()) - COORDINATES == set()
-    assert (set(schema_renames) & COORDINATES) - REUSED_NAMES == set()
 
 
-def product_names() -> dict[str, set[str]]:
+def product_names() -> dict[str, Collection[str]]:
     """Return the names that users see or that are stored, by where they are used."""
     return {
-        "schema": COORDINATES,
+        "schema": CURRENT_NAMES,
         "settings": {*DEFINITIONS, *Options.__dataclass_fields__},
         "tables": {
             f"{table.name}.{column.name}"

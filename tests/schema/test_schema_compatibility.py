@@ -28,9 +28,7 @@ HARMLESS_CHANGES = (  # these changes can only break code that implements resolv
     DangerousChangeType.OPTIONAL_ARG_ADDED,
     DangerousChangeType.OPTIONAL_INPUT_FIELD_ADDED,
 )
-ACCEPTED: dict[str, str] = {  # breaking and dangerous changes, with the reason for each
-    "Field MessageStorage.id was removed.": "a field `id` belongs to a Node; it is `sha256` now",
-}
+ACCEPTED: dict[str, str] = {}  # breaking and dangerous changes, with the reason for each
 ADVICE = f"""
 Clients made for {VERSION} can fail on these changes. Add a new field beside the old one, and
 deprecate the old one with a reason that names the new one; remove it two minor releases later.

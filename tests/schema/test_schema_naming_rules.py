@@ -184,6 +184,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "User.webmailAccess": ESTABLISHED_NAME,
         "NewUserInput.addTagsToAddress": ESTABLISHED_NAME,
         "UserCreateInput.addTagsToAddress": ESTABLISHED_NAME,
+        "AppPasswordCreateInput.hashedPassword": ESTABLISHED_NAME,
         "NewUserInput.hashedPassword": ESTABLISHED_NAME,
         "UserCreateInput.hashedPassword": ESTABLISHED_NAME,
         "NewUserInput.uploadSentMessages": ESTABLISHED_NAME,

@@ -45,6 +45,7 @@ async def create_profile(
     new_password = NewAppPassword(**{"description": "Phone", "profile": True, **fields})
     created = await app_passwords.create_app_password(ctx, None, new_password)
     assert created.profile
+    assert created.password is not None
     return base64.b64decode(created.profile), created.password
 
 

@@ -106,6 +106,7 @@ INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "mailboxCreate.session": 'paths: ["Session"], options: {sessionId: $it}',
     "mailboxCreate.reason": 'paths: ["Reason"], options: {reason: $it}',
 }
+ADDRESS_INPUTS = ("messageSend.address", "messageSend.envelope")  # $it is an EmailAddress
 INBOX_FIELD = 'mailbox: {path: "INBOX"}'
 DOCUMENTS_BY_ARGUMENT = {
     **{
@@ -118,7 +119,8 @@ DOCUMENTS_BY_ARGUMENT = {
         for name, filter_ in FILTERS_BY_NAME.items()
     },
     **{
-        name: f"mutation ($it: String!) {{ {name.partition('.')[0]}(input: {{{input_}}}) "
+        name: f"mutation ($it: {'EmailAddress' if name in ADDRESS_INPUTS else 'String'}!) "
+        f"{{ {name.partition('.')[0]}(input: {{{input_}}}) "
         "{ errors { code path } } }"
         for name, input_ in INPUTS_BY_MUTATION.items()
     },

@@ -21,7 +21,7 @@ from resolvers.mailboxes.create import NewMailboxes
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import content as message_content
 from resolvers.messages.bulk import flag_changes, flags, row_changes
-from resolvers.transfer.export_writer import SETTING_COLUMNS
+from resolvers.transfer.export_settings import SETTING_COLUMNS
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.accounts.openpgp_keys import make_public_key
 from tests.support.accounts.user_operations import execute_mutation, load_user_row
@@ -119,6 +119,16 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
     await execute_mutation(
         client, "userUpdate", set={"name": "Ada", "language": "de", "metadata": {"a": 1}}
     )
+    switches = {"uploadSentMessages": True, "encryptForwarded": True, "requireInboundTls": True}
+    spam = {"junkScore": 6.5, "rejectScore": 15.0, "level": 40}
+    notices = {"spam": spam, "quarantineNotification": "WEEKLY"}
+    forwarding = {"forwardTo": ["ada@example.net"], "subaddressAction": "SUBFOLDER"}
+    await execute_mutation(client, "userUpdate", set={**switches, **notices, **forwarding})
+    for name, query in (("Offers", "subject:offer larger:1000"), ("New", "is:unseen -in:junk")):
+        search = {"name": name, "query": query}
+        await execute_mutation(client, "savedSearchCreate", "savedSearch { name }", **search)
+    subscription = {"mailboxes": [{"path": "News/Gone"}]}
+    await execute_mutation(client, "mailboxSubscribe", "mailboxes { path }", **subscription)
     autoreply = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
     await execute_mutation(client, "autoreplySet", "users { username }", set=autoreply)
     for name, active in (("lists", False), ("main", True)):
@@ -164,6 +174,8 @@ async def load_account_state(client: GraphQLClient) -> Any:
     script_query = (
         "SELECT name, content, active FROM sieve_scripts WHERE user_id = :u ORDER BY name"
     )
+    search_query = "SELECT name, filter FROM saved_searches WHERE user_id = :u ORDER BY name"
+    subscription_query = "SELECT path FROM mailbox_subscriptions WHERE user_id = :u"
     autoreply_query = "SELECT enabled, text, subject FROM autoreplies WHERE id = :u"
     return {
         "boxes": sorted((m.path, m.special_use, m.hidden, m.subscribed, m.retention,
@@ -175,6 +187,8 @@ async def load_account_state(client: GraphQLClient) -> Any:
         "settings": {name: getattr(user, name) for name in SETTING_COLUMNS},
         "values": sorted(await select_rows(environment, value_query, u=user_id)),
         "scripts": await select_rows(environment, script_query, u=user_id),
+        "searches": await select_rows(environment, search_query, u=user_id),
+        "subscriptions": await select_rows(environment, subscription_query, u=user_id),
         "answer": await select_rows(environment, autoreply_query, u=user_id),
     }  # fmt: skip
 
