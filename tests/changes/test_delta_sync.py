@@ -23,6 +23,7 @@ from tests.support.accounts.shared_mailboxes import (
 )
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import NEW_ACCOUNT_EVENT_COUNT, stream_cursor
+from tests.support.time_limits import HANG_SECONDS
 
 ADDED_OR_CHANGED = ("MESSAGE_ADDED", "MESSAGE_RECEIVED", "MESSAGE_UPDATED", "MESSAGE_MOVED")
 CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $user: UserRef) {
@@ -351,10 +352,13 @@ async def test_state_matches_its_cursor_during_concurrent_writes(ada: GraphQLCli
     stop = asyncio.Event()
     writers = [asyncio.create_task(change_messages_until(ada, seed, stop)) for seed in range(3)]
     snapshots = list[tuple[dict[str, Any], str]]()
-    for _ in range(15):
-        data = await ada(STATE_QUERY)
-        snapshots.append((messages_by_id(data), data["viewer"]["user"]["cursor"]))
-        await asyncio.sleep(0.02)
+    with ada.environment.wakeups.follow([ada.user.id]) as wakeup:
+        async with asyncio.timeout(HANG_SECONDS):
+            for _ in range(15):
+                wakeup.clear()
+                data = await ada(STATE_QUERY)
+                snapshots.append((messages_by_id(data), data["viewer"]["user"]["cursor"]))
+                await wakeup.wait()  # for a write
     stop.set()
     await asyncio.gather(*writers)
     last = messages_by_id(await ada(STATE_QUERY))

@@ -66,6 +66,16 @@ async def wait_until_reachable(
             await asyncio.sleep(0.05)
 
 
+async def wait_for_heartbeats(environment: Environment, host: str, count: int) -> None:
+    """Wait until a node has written this number of further heartbeats."""
+    last = (await load_rows(environment))[host].heartbeat_count + count
+    async with asyncio.timeout(BUSY_MACHINE_SECONDS):
+        while (  # noqa: ASYNC110 - rows have no event
+            await load_rows(environment)
+        )[host].heartbeat_count < last:
+            await asyncio.sleep(0.05)
+
+
 async def stop_task(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
@@ -130,13 +140,7 @@ async def test_heartbeat_is_written_and_removed_node_registers_again(
     await update_node(root, "mx1.example.org", weight=9)
     beating = asyncio.create_task(keep_node_registered_forever(environment, ADDRESS))
     try:
-        first = await wait_until_reachable(environment, "mx1.example.org")
-        async with asyncio.timeout(BUSY_MACHINE_SECONDS):
-            while True:
-                rows = await load_rows(environment)
-                if rows["mx1.example.org"].heartbeat_count > first.heartbeat_count + 1:
-                    break
-                await asyncio.sleep(0.05)
+        await wait_for_heartbeats(environment, "mx1.example.org", 2)
         (node,) = (await load_nodes(root))["nodes"]
         assert node["processCount"] == 1
         payload = await run_successful_mutation(
@@ -164,7 +168,7 @@ async def test_node_without_heartbeat_becomes_unreachable_whatever_its_clock(
     )
     beating = asyncio.create_task(keep_node_registered_forever(environment, ADDRESS))
     try:
-        await asyncio.sleep(3)  # fewer seconds than the limit
+        await wait_for_heartbeats(environment, "mx1.example.org", 2)  # a third of the limit
         assert (await load_rows(environment))["mx2.example.org"].unreachable_at is None
         dead = await wait_until_reachable(environment, "mx2.example.org", is_reachable=False)
         assert dead.last_failure == "No heartbeat for 5 seconds."

@@ -98,21 +98,23 @@ async def test_held_worker_finishes_its_work_and_frees_its_leases(
 
 
 async def test_worker_released_while_it_stops_runs_again(environment: Environment) -> None:
-    has_begun, may_finish, start_count = asyncio.Event(), asyncio.Event(), 0
+    has_begun, has_to_stop, may_finish = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    start_count = 0
 
     async def work(_stop: asyncio.Event) -> None:
         nonlocal start_count
         start_count += 1
         has_begun.set()
-        await may_finish.wait()
         while not is_worker_stopping():
             await sleep_until_worker_stops(60)
+        has_to_stop.set()
+        await may_finish.wait()
 
     worker = worker_component(environment, WorkerDefinition("snooze", work))
     await worker.start()
     await has_begun.wait()
     holding = worker.begin_hold(COMPONENT_STOP)
-    await asyncio.sleep(0.05)
+    await has_to_stop.wait()
     assert worker.state is ComponentState.STOPPING
     releasing = worker.begin_release(COMPONENT_STOP)
     may_finish.set()

@@ -211,7 +211,12 @@ async def test_subscription_reports_changes_of_all_processes(server: MerganserPr
         server.open_websocket(server.secrets["root"]) as websocket,
     ):
         await websocket.subscribe("subscription { health { name state } }")
-        await asyncio.sleep(2)
+        first_frame = asyncio.create_task(websocket.read_frame(BUSY_MACHINE_SECONDS))
+        while not first_frame.done():  # any change shows that the subscription has started
+            for document in (STOP, START):
+                await root(document, input={"components": ["snooze"]})
+            await asyncio.wait([first_frame], timeout=0.2)
+        assert (await first_frame)["type"] == "next"
         await root(STOP, input={"components": ["snooze"]})
         async with asyncio.timeout(BUSY_MACHINE_SECONDS):
             while (await websocket.read_frame())["payload"]["data"]["health"] != {

@@ -32,7 +32,6 @@ from tests.support.servers.scripted_server import run_scripted_server
 from tests.support.stores.recorded_statements import record_sql
 
 LATE_SECONDS = 1.0  # of an answer on a busy machine
-RESULT_SECONDS = STATE_LIFETIME + 0.1
 
 
 def set_options(environment: Environment, **options: Any) -> None:
@@ -50,13 +49,12 @@ async def test_database_and_object_store_are_probed(
     assert "password" not in database["address"]
     folder, moved_folder = Path(blobs["address"]), Path(blobs["address"] + "-moved")
     os.rename(folder, moved_folder)  # noqa: PTH104
-    await asyncio.sleep(RESULT_SECONDS)
-    blobs = await find_component(root, "blobs")
-    assert (blobs["state"], blobs["detail"]) == ("FAILED", "The folder does not exist.")
+    blobs = await wait_for_component(root, "blobs", "FAILED")
+    assert blobs["detail"] == "The folder does not exist."
     health = (await root("{ health { ok } }"))["health"]
     assert health == {"ok": False}
     os.rename(moved_folder, folder)  # noqa: PTH104
-    await asyncio.sleep(RESULT_SECONDS)
+    await wait_for_component(root, "blobs", "RUNNING")
     assert (await root("{ health { ok } }"))["health"] == {"ok": True}
 
 
@@ -80,13 +78,14 @@ async def test_scanners_and_resolver_are_probed(
             clamd_address=f"127.0.0.1:{clamd}",
             dns_resolver=f"127.0.0.1:{dns_server.port}",
         )
-        await asyncio.sleep(RESULT_SECONDS)
+        for name in ("rspamd", "clamav", "resolver"):
+            await wait_for_component(root, name, "RUNNING")
         nodes = {node["name"]: node for node in (await list_components(root, first=100))["nodes"]}
     assert (nodes["rspamd"]["state"], nodes["rspamd"]["version"]) == ("RUNNING", "rspamd/3.9")
     assert nodes["rspamd"]["address"] == f"127.0.0.1:{rspamd}"
     assert nodes["clamav"]["version"] == "ClamAV 1.4.1/27500/Mon"
     assert nodes["resolver"]["state"] == "RUNNING"
-    await asyncio.sleep(RESULT_SECONDS)  # the servers have ended
+    # the servers have ended
     for name in ("rspamd", "clamav", "resolver"):
         component = await wait_for_component(root, name, "FAILED")
         assert component["latency"] is None

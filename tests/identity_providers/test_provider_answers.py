@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -36,6 +35,7 @@ from tests.support.oauth.provider_flow import (
     sign_in_at_provider,
     tokens_by_provider,
 )
+from tests.support.time_limits import HANG_SECONDS
 
 OTHER_ISSUER = "https://other.example"
 
@@ -282,7 +282,7 @@ async def test_failures_of_the_provider_are_named_and_not_repeated(
     assert CLIENT_SECRET not in page.text
 
 
-@pytest.mark.parametrize("response", [missing_response(), slow_response(b"{}" * 500)])
+@pytest.mark.parametrize("response", [missing_response(), slow_response(b"{}" * 5000)])
 async def test_silent_provider_is_given_up(
     browser: OauthBrowser,
     webmail: TestClient,
@@ -297,12 +297,11 @@ async def test_silent_provider_is_given_up(
 
     monkeypatch.setattr(provider_metadata, "network_policy", impatient_policy)
     provider.responses[ProviderEndpoint.DISCOVERY] = response
-    started = monotonic()
-    page = await browser.open(webmail)
-    page = await browser.send(page, username="ada@example.org", choice="organization")
+    async with asyncio.timeout(HANG_SECONDS):
+        page = await browser.open(webmail)
+        page = await browser.send(page, username="ada@example.org", choice="organization")
     assert page.status_code == 502
     assert "did not respond" in page.text
-    assert monotonic() - started < 30
 
 
 async def test_signed_in_users_stay_signed_in_if_the_provider_is_down(

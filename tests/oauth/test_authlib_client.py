@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 import warnings
 from contextlib import aclosing
 from html import unescape
@@ -25,6 +24,7 @@ from tests.support.oauth.oauth_flow import (
     set_public_url,
 )
 from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, wait_until
+from tests.support.time_limits import HANG_SECONDS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # authlib prefers a fork of httpx
@@ -110,25 +110,24 @@ async def test_authlib_client_signs_in_refreshes_and_revokes(
             await client.refresh_token(document["token_endpoint"])
 
 
-async def test_revoked_grant_closes_open_sockets_within_a_second(
+async def test_revoked_grant_closes_open_sockets_at_once(
     ada: GraphQLClient, live_server: LiveServer
 ) -> None:
+    live_server.endpoint.connection_watch.check_interval = 10 * HANG_SECONDS
     client, _ = await authorized_client(ada, live_server)
     async with aclosing(client):
         token = client.token["access_token"]
     follower = await live_server.follow(ada, CHANGES_SUBSCRIPTION, secret=token)
     await wait_until(lambda: live_server.subscriber_count == 1)
     data = await ada("{ user { oauthGrants { nodes { id } } } }")
-    began_at = time.monotonic()
     await ada(
         "mutation ($id: ID!) { oauthGrantRevoke(input: {oauthGrants: [{id: $id}]}) "
         "{ deletedIds } }",
         id=data["user"]["oauthGrants"]["nodes"][0]["id"],
     )
     assert follower.ws is not None
-    async with asyncio.timeout(30):  # a busy machine
+    async with asyncio.timeout(HANG_SECONDS):
         await follower.ws.wait_closed()
-    assert time.monotonic() - began_at < 25  # less than the 30 s between two checks
     await follower.unsubscribe()
 
 

@@ -57,14 +57,6 @@ SLEEPS_OUTSIDE_LOOPS = {
     "e2e/recovery/test_postgres_restore.py"
     " test_failover_under_running_server_is_detected_if_commits_are_lost": OTHER_PROCESS,
     "support/clients/browser_driver.py GraphiQLPage.start_subscription": OTHER_PROCESS,
-    "cluster/test_node_registration.py"
-    " test_node_without_heartbeat_becomes_unreachable_whatever_its_clock": TO_REPLACE,
-    "e2e/operation/test_observability.py test_drain_ends_after_its_time_limit": TO_REPLACE,
-    "health/test_component_holds.py test_worker_released_while_it_stops_runs_again": TO_REPLACE,
-    "health/test_control_of_processes.py"
-    " test_subscription_reports_changes_of_all_processes": TO_REPLACE,
-    "health/test_service_probes.py test_database_and_object_store_are_probed": TO_REPLACE,
-    "health/test_service_probes.py test_scanners_and_resolver_are_probed": TO_REPLACE,
     "execution/test_loads_in_transactions.py"
     " test_transaction_ends_after_abandoned_loads": TO_REPLACE,
     "mail/delivery/test_success_dsn_after_crash.py"
@@ -72,7 +64,6 @@ SLEEPS_OUTSIDE_LOOPS = {
     "mail/delivery/test_success_dsn_after_crash.py"
     " test_running_worker_sends_an_owed_report": TO_REPLACE,
     "mail/queue/test_queue_leases.py test_stop_waits_for_reply_after_dot": TO_REPLACE,
-    "mail/smtp/test_lmtp_session_end.py test_close_ends_after_timeout": TO_REPLACE,
     "mail/storage/blobs/test_blob_garbage_collection.py"
     " test_blob_referenced_during_collection_is_kept": TO_REPLACE,
     "oauth/test_smtp_token_sign_in.py test_message_in_data_ends_before_its_session": TO_REPLACE,

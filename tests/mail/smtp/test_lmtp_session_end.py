@@ -151,7 +151,7 @@ async def test_close_ends_after_timeout(
     client = await connect_lmtp(lmtp_listener.port)
     await client.start_data("ada@example.org")
     client.send_bytes(b"Hello\r\n" * 300_000)
-    await asyncio.sleep(0.1)
+    await wait_until(lambda: lmtp_listener.byte_budget.used > MAX_IN_MEMORY)
     await lmtp_listener.close(0.1)
     assert (await client.read_until_closed()).startswith(b"421 4.3.2")
     assert not backend.accepted_messages
