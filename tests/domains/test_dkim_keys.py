@@ -19,6 +19,7 @@ from models.runtime.environment import Environment
 from resolvers.admin import secret_rotation
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 from tests.support.operations.domain_operations import (
     DOMAIN_ALIAS_CREATE,
@@ -158,15 +159,14 @@ REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("key_input", "refusal"), REFUSED_KEY_INPUTS)
-async def test_invalid_key_input_is_refused(
-    root: GraphQLClient, key_input: dict[str, Any], refusal: tuple[Any, ...]
-) -> None:
-    _, errors = await run_mutation(
-        root, DKIM_KEY_SET, **{"domains": domain_refs("example.org"), **key_input}
-    )
-    assert error_summary(errors) == refusal
-    assert await list_keys(root) == []
+async def test_invalid_key_input_is_refused(root: GraphQLClient) -> None:
+    for case in each_case(REFUSED_KEY_INPUTS):
+        with case as (key_input, refusal):
+            _, errors = await run_mutation(
+                root, DKIM_KEY_SET, **{"domains": domain_refs("example.org"), **key_input}
+            )
+            assert error_summary(errors) == refusal
+            assert await list_keys(root) == []
 
 
 async def test_second_key_replaces_is_added_or_is_refused(root: GraphQLClient) -> None:

@@ -25,6 +25,7 @@ from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.address_rows import add_addresses
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
+from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import (
     DOMAIN_ALIAS_CREATE,
     DOMAIN_CREATE,
@@ -121,64 +122,68 @@ async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
     assert domain["defaultUserQuota"] == 3 * GIB  # the default of users without an own quota
 
 
-@pytest.mark.parametrize(
-    ("invalid_input", "refusal"),
-    [
-        ({"name": ""}, ("VALIDATION", ["name"], None, "DOMAIN")),
-        ({"name": "-a.example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
-        ({"name": "a..example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
-        ({"name": "eve@new.example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
-        ({"name": "a" * 64 + ".example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
-        ({"name": "a." * 5000 + "example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
-        ({"name": "EXAMPLE.org."}, ("CONFLICT", ["name"], None, None)),
-        ({"name": "\uff45xample.org"}, ("CONFLICT", ["name"], None, None)),
-        ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "LENGTH")),
-        ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], 1, "LENGTH")),
-        ({"tags": ["a"] * 101}, ("VALIDATION", ["tags"], None, "MAX")),
-        ({"maxUsers": 0}, ("VALIDATION", ["maxUsers"], None, "RANGE")),
-        ({"maxAddresses": -1}, ("VALIDATION", ["maxAddresses"], None, "RANGE")),
-        ({"quota": 0}, ("VALIDATION", ["quota"], None, "RANGE")),
-        (
-            {"defaultUserQuota": 1, "inheritDefaultUserQuota": True},
-            ("VALIDATION", ["inheritDefaultUserQuota"], None, "EXCLUSIVE"),
-        ),
-        ({"maxUserQuota": "11 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "MAX")),
-        ({"quota": "1 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "MAX")),
-        ({"defaultUserQuota": "11 GiB"}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
-        ({"defaultUserQuota": 0}, ("VALIDATION", ["defaultUserQuota"], None, "RANGE")),
-        ({"defaultUserQuota": None}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
-        (
-            {"inheritDefaultUserQuota": True, "maxUserQuota": 5},
-            ("VALIDATION", ["inheritDefaultUserQuota"], None, "MAX"),
-        ),
-        (
-            {"rateLimit": {"messages": 0, "per": "DAY"}},
-            ("VALIDATION", ["rateLimit", "messages"], None, "RANGE"),
-        ),
-        (
-            {"rateLimit": {"messages": 1, "per": "DAY"}, "inheritRateLimit": True},
-            ("VALIDATION", ["inheritRateLimit"], None, "EXCLUSIVE"),
-        ),
-        ({"relayAllRecipients": True}, ("VALIDATION", ["relayAllRecipients"], None, "REQUIRES")),
-        (
-            {"backupMx": True, "relayUnknownOnly": True},
-            ("VALIDATION", ["relayUnknownOnly"], None, "REQUIRES"),
-        ),
-    ],
-)  # fmt: skip
+INVALID_DOMAINS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"name": ""}, ("VALIDATION", ["name"], None, "DOMAIN")),
+    ({"name": "-a.example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+    ({"name": "a..example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+    ({"name": "eve@new.example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+    ({"name": "a" * 64 + ".example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+    ({"name": "a." * 5000 + "example"}, ("VALIDATION", ["name"], None, "DOMAIN")),
+    ({"name": "EXAMPLE.org."}, ("CONFLICT", ["name"], None, None)),
+    ({"name": "\uff45xample.org"}, ("CONFLICT", ["name"], None, None)),
+    ({"description": "x" * 1001}, ("VALIDATION", ["description"], None, "LENGTH")),
+    ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], 1, "LENGTH")),
+    ({"tags": ["a"] * 101}, ("VALIDATION", ["tags"], None, "MAX")),
+    ({"maxUsers": 0}, ("VALIDATION", ["maxUsers"], None, "RANGE")),
+    ({"maxAddresses": -1}, ("VALIDATION", ["maxAddresses"], None, "RANGE")),
+    ({"quota": 0}, ("VALIDATION", ["quota"], None, "RANGE")),
+    (
+        {"defaultUserQuota": 1, "inheritDefaultUserQuota": True},
+        ("VALIDATION", ["inheritDefaultUserQuota"], None, "EXCLUSIVE"),
+    ),
+    ({"maxUserQuota": "11 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "MAX")),
+    ({"quota": "1 GiB"}, ("VALIDATION", ["maxUserQuota"], None, "MAX")),
+    ({"defaultUserQuota": "11 GiB"}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
+    ({"defaultUserQuota": 0}, ("VALIDATION", ["defaultUserQuota"], None, "RANGE")),
+    ({"defaultUserQuota": None}, ("VALIDATION", ["defaultUserQuota"], None, "MAX")),
+    (
+        {"inheritDefaultUserQuota": True, "maxUserQuota": 5},
+        ("VALIDATION", ["inheritDefaultUserQuota"], None, "MAX"),
+    ),
+    (
+        {"rateLimit": {"messages": 0, "per": "DAY"}},
+        ("VALIDATION", ["rateLimit", "messages"], None, "RANGE"),
+    ),
+    (
+        {"rateLimit": {"messages": 1, "per": "DAY"}, "inheritRateLimit": True},
+        ("VALIDATION", ["inheritRateLimit"], None, "EXCLUSIVE"),
+    ),
+    ({"relayAllRecipients": True}, ("VALIDATION", ["relayAllRecipients"], None, "REQUIRES")),
+    (
+        {"backupMx": True, "relayUnknownOnly": True},
+        ("VALIDATION", ["relayUnknownOnly"], None, "REQUIRES"),
+    ),
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("ada")
-async def test_invalid_domain_input_names_its_field(
-    root: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
-) -> None:
-    count_before = await select_rows(root.environment, "SELECT count(*) FROM domains")
-    limits = dict(DOMAIN_LIMITS)
-    if "defaultUserQuota" not in invalid_input and "inheritDefaultUserQuota" in invalid_input:
-        del limits["defaultUserQuota"]
-    payload, errors = await run_mutation(
-        root, DOMAIN_CREATE, **{"name": "new.example", **limits, **invalid_input}
-    )
-    assert (payload["domain"], error_summary(errors)) == (None, refusal)
-    assert await select_rows(root.environment, "SELECT count(*) FROM domains") == count_before
+async def test_invalid_domain_input_names_its_field(root: GraphQLClient) -> None:
+    for case in each_case(INVALID_DOMAINS):
+        with case as (invalid_input, refusal):
+            count_before = await select_rows(root.environment, "SELECT count(*) FROM domains")
+            limits = dict(DOMAIN_LIMITS)
+            if (
+                "defaultUserQuota" not in invalid_input
+                and "inheritDefaultUserQuota" in invalid_input
+            ):
+                del limits["defaultUserQuota"]
+            payload, errors = await run_mutation(
+                root, DOMAIN_CREATE, **{"name": "new.example", **limits, **invalid_input}
+            )
+            assert (payload["domain"], error_summary(errors)) == (None, refusal)
+            assert (
+                await select_rows(root.environment, "SELECT count(*) FROM domains") == count_before
+            )
 
 
 @pytest.mark.parametrize("value", [2**53, -1, 2**63, "a lot"])

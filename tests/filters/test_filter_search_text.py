@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import pytest
-
 from resolvers.filters import transfer
 from resolvers.filters.search_query import NO_TEST_MESSAGE, NOT_AT_DELIVERY_MESSAGE
 from tests.conftest import GraphQLClient, client_context, raw_message
+from tests.support.case_loop import each_case
 from tests.support.operations.filter_operations import (
     FILTER_TEST_QUERY,
     add_filter,
@@ -123,19 +122,18 @@ INVALID_QUERIES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "constraint", "message"), INVALID_QUERIES)
-async def test_unsupported_search_term_is_reported(
-    ada: GraphQLClient, text: str, constraint: str, message: str
-) -> None:
-    filter_, errors = await try_create_filter(
-        ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True}
-    )
-    path = ["query"] if constraint == "MAX" else ["query", "any", "1", "query"]
-    assert filter_ is None
-    assert [(error["code"], error["path"]) for error in errors] == [("VALIDATION", path)]
-    assert message in errors[0]["message"]
-    assert errors[0]["constraint"] == constraint
-    assert (await list_filters(ada))["totalCount"] == 0
+async def test_unsupported_search_term_is_reported(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_QUERIES):
+        with case as (text, constraint, message):
+            filter_, errors = await try_create_filter(
+                ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True}
+            )
+            path = ["query"] if constraint == "MAX" else ["query", "any", "1", "query"]
+            assert filter_ is None
+            assert [(error["code"], error["path"]) for error in errors] == [("VALIDATION", path)]
+            assert message in errors[0]["message"]
+            assert errors[0]["constraint"] == constraint
+            assert (await list_filters(ada))["totalCount"] == 0
 
 
 async def test_search_text_survives_export_and_import(

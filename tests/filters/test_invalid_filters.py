@@ -15,6 +15,7 @@ from models.runtime.environment import Environment
 from resolvers.filters import mutations as filter_mutations
 from tests.conftest import GraphQLClient, client_context
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations.filter_operations import (
     FILTER_QUERY,
     add_filter,
@@ -51,13 +52,15 @@ INVALID_QUERIES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("query", "path"), INVALID_QUERIES)
-async def test_invalid_filter_query_is_refused(
-    ada: GraphQLClient, query: dict[str, Any], path: str
-) -> None:
-    filter_, errors = await try_create_filter(ada, query, {"seen": True})
-    assert (filter_, error_codes_and_paths(errors)) == (None, [("VALIDATION", path.split("."))])
-    assert (await list_filters(ada))["totalCount"] == 0
+async def test_invalid_filter_query_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_QUERIES):
+        with case as (query, path):
+            filter_, errors = await try_create_filter(ada, query, {"seen": True})
+            assert (filter_, error_codes_and_paths(errors)) == (
+                None,
+                [("VALIDATION", path.split("."))],
+            )
+            assert (await list_filters(ada))["totalCount"] == 0
 
 
 INVALID_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
@@ -81,15 +84,14 @@ INVALID_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("action", "code", "path"), INVALID_ACTIONS)
-async def test_invalid_filter_action_is_refused(
-    ada: GraphQLClient, action: dict[str, Any], code: str, path: str
-) -> None:
-    filter_, errors = await try_create_filter(ada, {}, action)
-    assert filter_ is None
-    assert errors[0]["code"] == code
-    assert ".".join(errors[0]["path"]).startswith(path)
-    assert (await list_filters(ada))["totalCount"] == 0
+async def test_invalid_filter_action_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_ACTIONS):
+        with case as (action, code, path):
+            filter_, errors = await try_create_filter(ada, {}, action)
+            assert filter_ is None
+            assert errors[0]["code"] == code
+            assert ".".join(errors[0]["path"]).startswith(path)
+            assert (await list_filters(ada))["totalCount"] == 0
 
 
 async def test_filter_over_limit_is_refused(ada: GraphQLClient, environment: Environment) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from itertools import product
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
 from models.runtime.environment import Environment
 from resolvers.context import Context
 from resolvers.viewer import Viewer
+from tests.support.case_loop import each_case
 from tests.support.servers.small_schema_client import (
     BAD_INPUT,
     PARSE_FAILED,
@@ -77,35 +79,35 @@ REQUESTS: dict[str, tuple[dict[str, Any], str | None, int]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("accept", "media"),
-    [
-        ("*/*", "application/json"),
-        ("application/json", "application/json"),
-        (RESPONSE_MEDIA_TYPE, RESPONSE_MEDIA_TYPE),
-        (f"{RESPONSE_MEDIA_TYPE}, application/json;q=0.9", RESPONSE_MEDIA_TYPE),
-        (f"{RESPONSE_MEDIA_TYPE};q=0.5, application/json", "application/json"),
-        (f"{RESPONSE_MEDIA_TYPE};q=0, */*", "application/json"),
-        (
-            f"{RESPONSE_MEDIA_TYPE}, application/json, text/event-stream, multipart/mixed",
-            RESPONSE_MEDIA_TYPE,
-        ),
-        ("text/event-stream, */*;q=0.1", "application/json"),
-        ("image/png", "application/json"),
-    ],
-)
-@pytest.mark.parametrize("name", REQUESTS)
-async def test_media_type_and_status_of_response(
-    http: httpx.AsyncClient, name: str, accept: str, media: str
-) -> None:
-    request_body, expected_code, status = REQUESTS[name]
-    response = await http.post("/graphql", json=request_body, headers={"Accept": accept})
-    assert response.headers["content-type"] == f"{media}; charset=utf-8"
-    assert response.status_code == (status if media == RESPONSE_MEDIA_TYPE else 200)
-    assert ("data" in response.json()) == (status == 200)
-    assert (
-        error_code(response) == expected_code if expected_code else "errors" not in response.json()
-    )
+MEDIA_TYPES: list[tuple[str, str]] = [
+    ("*/*", "application/json"),
+    ("application/json", "application/json"),
+    (RESPONSE_MEDIA_TYPE, RESPONSE_MEDIA_TYPE),
+    (f"{RESPONSE_MEDIA_TYPE}, application/json;q=0.9", RESPONSE_MEDIA_TYPE),
+    (f"{RESPONSE_MEDIA_TYPE};q=0.5, application/json", "application/json"),
+    (f"{RESPONSE_MEDIA_TYPE};q=0, */*", "application/json"),
+    (
+        f"{RESPONSE_MEDIA_TYPE}, application/json, text/event-stream, multipart/mixed",
+        RESPONSE_MEDIA_TYPE,
+    ),
+    ("text/event-stream, */*;q=0.1", "application/json"),
+    ("image/png", "application/json"),
+]
+
+
+async def test_media_type_and_status_of_response(http: httpx.AsyncClient) -> None:
+    for case in each_case(product(MEDIA_TYPES, REQUESTS)):
+        with case as ((accept, media), name):
+            request_body, expected_code, status = REQUESTS[name]
+            response = await http.post("/graphql", json=request_body, headers={"Accept": accept})
+            assert response.headers["content-type"] == f"{media}; charset=utf-8"
+            assert response.status_code == (status if media == RESPONSE_MEDIA_TYPE else 200)
+            assert ("data" in response.json()) == (status == 200)
+            assert (
+                error_code(response) == expected_code
+                if expected_code
+                else "errors" not in response.json()
+            )
 
 
 async def test_every_response_has_security_headers(http: httpx.AsyncClient) -> None:

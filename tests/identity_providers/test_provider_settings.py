@@ -17,6 +17,7 @@ from resolvers.identity_providers.provider_metadata import ProviderMetadata
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import basic_auth_header
+from tests.support.case_loop import each_case
 from tests.support.identity_providers.scripted_provider import (
     ProviderEndpoint,
     ScriptedProvider,
@@ -147,36 +148,35 @@ async def test_secret_is_encrypted_and_in_no_log(
     assert SECRET not in json.dumps([row.after for row in entries])
 
 
+WRONG_VALUES: list[tuple[dict[str, Any], list[str], str]] = [
+    ({"issuer": "idp.example.com"}, ["issuer"], "URL"),
+    ({"issuer": "https://user@idp.example.com"}, ["issuer"], "URL"),
+    ({"issuer": "https://idp.example.com/?tenant=1"}, ["issuer"], "URL"),
+    ({"issuer": "https://idp.example.com/#x"}, ["issuer"], "URL"),
+    ({"issuer": "https://" + "x" * 3000}, ["issuer"], "URL"),
+    ({"clientId": ""}, ["clientId"], "LENGTH"),
+    ({"clientId": "x" * 513}, ["clientId"], "LENGTH"),
+    ({"clientSecret": "a\nb"}, ["clientSecret"], "LENGTH"),
+    ({"scopes": ["email"]}, ["scopes"], "REQUIRED"),
+    ({"scopes": ["openid", "a b"]}, ["scopes", "1"], "SYNTAX"),
+    ({"scopes": ["openid"] * 21}, ["scopes"], "MAX"),
+    ({"usernameClaim": ""}, ["usernameClaim"], "LENGTH"),
+    ({"groupsClaim": "x" * 129}, ["groupsClaim"], "LENGTH"),
+    ({"activeClaim": "a\n"}, ["activeClaim"], "LENGTH"),
+    ({"adminGroups": ["ok", ""]}, ["adminGroups", "1"], "LENGTH"),
+    ({"adminGroups": ["x"] * 101}, ["adminGroups"], "MAX"),
+]
+
+
 @pytest.mark.usefixtures("browser")
-@pytest.mark.parametrize(
-    ("changes", "path", "constraint"),
-    [
-        ({"issuer": "idp.example.com"}, ["issuer"], "URL"),
-        ({"issuer": "https://user@idp.example.com"}, ["issuer"], "URL"),
-        ({"issuer": "https://idp.example.com/?tenant=1"}, ["issuer"], "URL"),
-        ({"issuer": "https://idp.example.com/#x"}, ["issuer"], "URL"),
-        ({"issuer": "https://" + "x" * 3000}, ["issuer"], "URL"),
-        ({"clientId": ""}, ["clientId"], "LENGTH"),
-        ({"clientId": "x" * 513}, ["clientId"], "LENGTH"),
-        ({"clientSecret": "a\nb"}, ["clientSecret"], "LENGTH"),
-        ({"scopes": ["email"]}, ["scopes"], "REQUIRED"),
-        ({"scopes": ["openid", "a b"]}, ["scopes", "1"], "SYNTAX"),
-        ({"scopes": ["openid"] * 21}, ["scopes"], "MAX"),
-        ({"usernameClaim": ""}, ["usernameClaim"], "LENGTH"),
-        ({"groupsClaim": "x" * 129}, ["groupsClaim"], "LENGTH"),
-        ({"activeClaim": "a\n"}, ["activeClaim"], "LENGTH"),
-        ({"adminGroups": ["ok", ""]}, ["adminGroups", "1"], "LENGTH"),
-        ({"adminGroups": ["x"] * 101}, ["adminGroups"], "MAX"),
-    ],
-)
-async def test_wrong_values_are_refused(
-    root: GraphQLClient, changes: dict[str, Any], path: list[str], constraint: str
-) -> None:
+async def test_wrong_values_are_refused(root: GraphQLClient) -> None:
     document = SET.replace("code message path", "code path ... on ValidationError { constraint }")
-    payload = await root(document, **provider_input(**changes))
-    (error,) = payload["identityProviderSet"]["errors"]
-    assert error == {"code": "VALIDATION", "path": path, "constraint": constraint}
-    assert (await root(READ))["domain"]["identityProvider"] is None
+    for case in each_case(WRONG_VALUES):
+        with case as (changes, path, constraint):
+            payload = await root(document, **provider_input(**changes))
+            (error,) = payload["identityProviderSet"]["errors"]
+            assert error == {"code": "VALIDATION", "path": path, "constraint": constraint}
+            assert (await root(READ))["domain"]["identityProvider"] is None
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox
@@ -11,6 +9,7 @@ from models.users.roles import AdminPermission, UserPermission
 from resolvers.admin import secret_rotation
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.operations.push_receivers import (
     PUBLIC_KEY_QUERY,
     create_push_channel,
@@ -61,59 +60,58 @@ async def test_test_push_is_sent_by_inactive_channel(
 INVALID_P256_KEY = encode_base64url(b"\4" + b"\1" * 64)  # no point of the curve
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"kind": "PUSHOVER", "key": "k"}, [(["token"], "REQUIRED")]),
-        ({"kind": "HTTP"}, [(["endpoint"], "REQUIRED")]),
-        ({"kind": "HTTP", "endpoint": "https://x.example", "key": "k"}, [(["key"], "EXCLUSIVE")]),
-        ({"kind": "HTTP", "endpoint": "ftp://x.example"}, [(["endpoint"], "URL")]),
-        ({"kind": "HTTP", "endpoint": {"a": 1}}, [(["endpoint"], "FORMAT")]),
-        ({"kind": "HTTP", "endpoint": "http://127.0.0.1/x"}, [(["endpoint"], "PRIVATE_NETWORK")]),
-        ({"kind": "HTTP", "endpoint": "https://db.internal/"}, [(["endpoint"], "PRIVATE_NETWORK")]),
-        ({"kind": "WEB_PUSH", "endpoint": "https://x.example"}, [(["endpoint"], "FORMAT")]),
-        (
-            {"kind": "WEB_PUSH", "endpoint": {"endpoint": "http://x.example", "keys": {}}},
-            [(["endpoint"], "URL")],
-        ),
-        (
-            {
-                "kind": "WEB_PUSH",
-                "endpoint": {
-                    "endpoint": "https://x.example",
-                    "keys": {"p256dh": INVALID_P256_KEY, "auth": encode_base64url(b"a" * 16)},
-                },
+INVALID_CHANNELS: list[tuple[dict[str, Any], Any]] = [
+    ({"kind": "PUSHOVER", "key": "k"}, [(["token"], "REQUIRED")]),
+    ({"kind": "HTTP"}, [(["endpoint"], "REQUIRED")]),
+    ({"kind": "HTTP", "endpoint": "https://x.example", "key": "k"}, [(["key"], "EXCLUSIVE")]),
+    ({"kind": "HTTP", "endpoint": "ftp://x.example"}, [(["endpoint"], "URL")]),
+    ({"kind": "HTTP", "endpoint": {"a": 1}}, [(["endpoint"], "FORMAT")]),
+    ({"kind": "HTTP", "endpoint": "http://127.0.0.1/x"}, [(["endpoint"], "PRIVATE_NETWORK")]),
+    ({"kind": "HTTP", "endpoint": "https://db.internal/"}, [(["endpoint"], "PRIVATE_NETWORK")]),
+    ({"kind": "WEB_PUSH", "endpoint": "https://x.example"}, [(["endpoint"], "FORMAT")]),
+    (
+        {"kind": "WEB_PUSH", "endpoint": {"endpoint": "http://x.example", "keys": {}}},
+        [(["endpoint"], "URL")],
+    ),
+    (
+        {
+            "kind": "WEB_PUSH",
+            "endpoint": {
+                "endpoint": "https://x.example",
+                "keys": {"p256dh": INVALID_P256_KEY, "auth": encode_base64url(b"a" * 16)},
             },
-            [(["endpoint"], "FORMAT")],
-        ),
-        (
-            {"kind": "WEB_PUSH", "endpoint": {"endpoint": "https://[2600::1]/", "keys": {}}},
-            [(["endpoint"], "URL")],
-        ),
-        ({"key": "k\n", "token": "t"}, [(["key"], "FORMAT")]),
-        ({"key": "k", "token": "t", "title": "x" * 251}, [(["title"], "LENGTH")]),
-        ({"key": "k", "token": "t", "text": "a\tb"}, [(["text"], "PATTERN")]),
-        ({"key": "k", "token": "t", "senders": ["@"]}, [(["senders", "0"], "PATTERN")]),
-        ({"key": "k", "token": "t", "senders": ["a.example"] * 101}, [(["senders"], "MAX")]),
-        ({"key": "k", "token": "t", "sendersRegex": "(a"}, [(["sendersRegex"], "PATTERN")]),
-        ({"key": "k", "token": "t", "sendersRegex": r"(a)\1"}, [(["sendersRegex"], "PATTERN")]),
-        (
-            {"key": "k", "token": "t", "title": "", "sendersRegex": "(?=a)"},
-            [(["sendersRegex"], "PATTERN"), (["title"], "LENGTH")],
-        ),
-        (
-            {"key": "k", "token": "t", "mailboxes": [{"path": "None"}]},
-            [(["mailboxes", "0"], "NOT_FOUND")],
-        ),
-    ],
-)
-async def test_invalid_channel_is_refused_and_not_stored(
-    ada: GraphQLClient, fields: dict[str, Any], expected: Any
-) -> None:
-    assert paths_and_constraints(await run_push_channel_set(ada, **fields)) == expected
-    assert (await ada("{ viewer { user { pushChannels { id } } } }"))["viewer"]["user"] == {
-        "pushChannels": []
-    }
+        },
+        [(["endpoint"], "FORMAT")],
+    ),
+    (
+        {"kind": "WEB_PUSH", "endpoint": {"endpoint": "https://[2600::1]/", "keys": {}}},
+        [(["endpoint"], "URL")],
+    ),
+    ({"key": "k\n", "token": "t"}, [(["key"], "FORMAT")]),
+    ({"key": "k", "token": "t", "title": "x" * 251}, [(["title"], "LENGTH")]),
+    ({"key": "k", "token": "t", "text": "a\tb"}, [(["text"], "PATTERN")]),
+    ({"key": "k", "token": "t", "senders": ["@"]}, [(["senders", "0"], "PATTERN")]),
+    ({"key": "k", "token": "t", "senders": ["a.example"] * 101}, [(["senders"], "MAX")]),
+    ({"key": "k", "token": "t", "sendersRegex": "(a"}, [(["sendersRegex"], "PATTERN")]),
+    ({"key": "k", "token": "t", "sendersRegex": r"(a)\1"}, [(["sendersRegex"], "PATTERN")]),
+    (
+        {"key": "k", "token": "t", "title": "", "sendersRegex": "(?=a)"},
+        [(["sendersRegex"], "PATTERN"), (["title"], "LENGTH")],
+    ),
+    (
+        {"key": "k", "token": "t", "mailboxes": [{"path": "None"}]},
+        [(["mailboxes", "0"], "NOT_FOUND")],
+    ),
+]
+
+
+async def test_invalid_channel_is_refused_and_not_stored(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_CHANNELS):
+        with case as (fields, expected):
+            assert paths_and_constraints(await run_push_channel_set(ada, **fields)) == expected
+            assert (await ada("{ viewer { user { pushChannels { id } } } }"))["viewer"]["user"] == {
+                "pushChannels": []
+            }
 
 
 async def test_channel_of_a_kind_is_unique_and_partially_updated(

@@ -10,6 +10,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.servers.webhook_receiver import (
     WEBHOOK_CREATE,
     WebhookReceiver,
@@ -34,42 +35,43 @@ def user_ref(client: GraphQLClient) -> dict[str, str]:
     return {"username": client.user.username}
 
 
-@pytest.mark.parametrize(
-    ("fields", "path", "constraint"),
-    [
-        ({"types": []}, ["types"], "LENGTH"),
-        ({"types": ["USER_CREATED", "RESYNC"]}, ["types", "1"], "UNSUPPORTED"),
-        ({"types": ["PING"]}, ["types", "0"], "UNSUPPORTED"),
-        ({"types": ["FILTER_MATCHED"]}, ["types", "0"], "UNSUPPORTED"),
-        ({"url": "ftp://example.com/"}, ["url"], "URL"),
-        ({"url": "smtp://example.com/"}, ["url"], "URL"),
-        ({"url": "https://"}, ["url"], "URL"),
-        ({"url": "https://example.com:99999/"}, ["url"], "URL"),
-        ({"url": "https://u:p@example.com/"}, ["url"], "URL"),
-        ({"url": "https://example.com/#x"}, ["url"], "URL"),
-        ({"url": "https://example.com/" + "x" * 2048}, ["url"], "URL"),
-        ({"url": "http://localhost:1/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://127.0.0.1/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://0.0.0.0/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://10.1.2.3/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://169.254.169.254/latest"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://[::1]/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://[::ffff:10.0.0.1]/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://[fe80::1]/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://[64:ff9b::7f00:1]/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://[2002:7f00:1::]/"}, ["url"], "PRIVATE_NETWORK"),
-        ({"url": "http://db.internal/"}, ["url"], "PRIVATE_NETWORK"),
-    ],
-)
-async def test_invalid_webhook_input_is_refused(
-    root: GraphQLClient, fields: dict[str, Any], path: list[str], constraint: str
-) -> None:
-    webhook_input = {"url": "https://example.com/", "types": None, **fields}
-    payload = (await root(WEBHOOK_CREATE, input=webhook_input))["webhookCreate"]
-    errors = [(e["path"], e["constraint"]) for e in payload["errors"]]
-    assert [(error_path[:1], rule) for error_path, rule in errors] == [(path[:1], constraint)]
-    listing = await root("{ webhooks { totalCount } }")
-    assert listing["webhooks"]["totalCount"] == 0
+INVALID_WEBHOOKS: list[tuple[dict[str, Any], list[str], str]] = [
+    ({"types": []}, ["types"], "LENGTH"),
+    ({"types": ["USER_CREATED", "RESYNC"]}, ["types", "1"], "UNSUPPORTED"),
+    ({"types": ["PING"]}, ["types", "0"], "UNSUPPORTED"),
+    ({"types": ["FILTER_MATCHED"]}, ["types", "0"], "UNSUPPORTED"),
+    ({"url": "ftp://example.com/"}, ["url"], "URL"),
+    ({"url": "smtp://example.com/"}, ["url"], "URL"),
+    ({"url": "https://"}, ["url"], "URL"),
+    ({"url": "https://example.com:99999/"}, ["url"], "URL"),
+    ({"url": "https://u:p@example.com/"}, ["url"], "URL"),
+    ({"url": "https://example.com/#x"}, ["url"], "URL"),
+    ({"url": "https://example.com/" + "x" * 2048}, ["url"], "URL"),
+    ({"url": "http://localhost:1/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://127.0.0.1/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://0.0.0.0/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://10.1.2.3/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://169.254.169.254/latest"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://[::1]/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://[::ffff:10.0.0.1]/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://[fe80::1]/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://[64:ff9b::7f00:1]/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://[2002:7f00:1::]/"}, ["url"], "PRIVATE_NETWORK"),
+    ({"url": "http://db.internal/"}, ["url"], "PRIVATE_NETWORK"),
+]
+
+
+async def test_invalid_webhook_input_is_refused(root: GraphQLClient) -> None:
+    for case in each_case(INVALID_WEBHOOKS):
+        with case as (fields, path, constraint):
+            webhook_input = {"url": "https://example.com/", "types": None, **fields}
+            payload = (await root(WEBHOOK_CREATE, input=webhook_input))["webhookCreate"]
+            errors = [(e["path"], e["constraint"]) for e in payload["errors"]]
+            assert [(error_path[:1], rule) for error_path, rule in errors] == [
+                (path[:1], constraint)
+            ]
+            listing = await root("{ webhooks { totalCount } }")
+            assert listing["webhooks"]["totalCount"] == 0
 
 
 async def test_webhooks_are_filtered_by_type_and_user(

@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 import pytest
 
 from models.runtime.environment import Environment
+from tests.support.case_loop import each_case
 from tests.support.oauth.oauth_flow import (
     ISSUER,
     OauthBrowser,
@@ -44,42 +45,43 @@ async def test_wrong_client_or_redirect_uri_is_shown_on_a_page(
     assert "evil.example" not in response.text
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"response_type": "token"}, "unsupported_response_type"),
-        ({"response_type": "code token"}, "unsupported_response_type"),
-        ({"response_type": None}, "unsupported_response_type"),
-        ({"response_type": '"\\ü'}, "unsupported_response_type"),
-        ({"scope": '"\\ü'}, "invalid_scope"),
-        ({"code_challenge": '"\\ü' * 20}, "invalid_request"),
-        ({"code_challenge_method": '"\\ü'}, "invalid_request"),
-        ({"code_challenge": None}, "invalid_request"),
-        ({"code_challenge_method": None}, "invalid_request"),
-        ({"code_challenge_method": "plain"}, "invalid_request"),
-        ({"code_challenge": "short"}, "invalid_request"),
-        ({"scope": None}, "invalid_scope"),
-        ({"scope": "full"}, "invalid_scope"),
-        ({"scope": "FULL admin"}, "invalid_scope"),
-        ({"response_mode": "fragment"}, "invalid_request"),
-        ({"response_mode": "form_post"}, "invalid_request"),
-        ({"response_mode": "web_message"}, "invalid_request"),  # by postMessage
-        ({"request": "x.y.z"}, "request_not_supported"),
-        ({"request_uri": "https://x.example"}, "request_uri_not_supported"),
-        ({"nonce": "n" * 513}, "invalid_request"),
-    ],
-)
+ERRORS_FOR_THE_CLIENT: list[tuple[dict[str, str | None], str]] = [
+    ({"response_type": "token"}, "unsupported_response_type"),
+    ({"response_type": "code token"}, "unsupported_response_type"),
+    ({"response_type": None}, "unsupported_response_type"),
+    ({"response_type": '"\\ü'}, "unsupported_response_type"),
+    ({"scope": '"\\ü'}, "invalid_scope"),
+    ({"code_challenge": '"\\ü' * 20}, "invalid_request"),
+    ({"code_challenge_method": '"\\ü'}, "invalid_request"),
+    ({"code_challenge": None}, "invalid_request"),
+    ({"code_challenge_method": None}, "invalid_request"),
+    ({"code_challenge_method": "plain"}, "invalid_request"),
+    ({"code_challenge": "short"}, "invalid_request"),
+    ({"scope": None}, "invalid_scope"),
+    ({"scope": "full"}, "invalid_scope"),
+    ({"scope": "FULL admin"}, "invalid_scope"),
+    ({"response_mode": "fragment"}, "invalid_request"),
+    ({"response_mode": "form_post"}, "invalid_request"),
+    ({"response_mode": "web_message"}, "invalid_request"),  # by postMessage
+    ({"request": "x.y.z"}, "request_not_supported"),
+    ({"request_uri": "https://x.example"}, "request_uri_not_supported"),
+    ({"nonce": "n" * 513}, "invalid_request"),
+]
+
+
 async def test_other_errors_are_sent_to_the_client(
-    browser: OauthBrowser, webmail: TestClient, changes: dict[str, str | None], error: str
+    browser: OauthBrowser, webmail: TestClient
 ) -> None:
-    response = await browser.open(webmail, **changes)
-    assert response.headers["location"].startswith(webmail.redirect_uri + "?")
-    parameters = location_parameters(response)
-    assert (parameters["error"], parameters["state"], parameters["iss"]) == (
-        error,
-        "state 1",
-        ISSUER,
-    )
+    for case in each_case(ERRORS_FOR_THE_CLIENT):
+        with case as (changes, error):
+            response = await browser.open(webmail, **changes)
+            assert response.headers["location"].startswith(webmail.redirect_uri + "?")
+            parameters = location_parameters(response)
+            assert (parameters["error"], parameters["state"], parameters["iss"]) == (
+                error,
+                "state 1",
+                ISSUER,
+            )
 
 
 @pytest.mark.parametrize("changes", [{"code_challenge": None}, {"code_challenge_method": "plain"}])

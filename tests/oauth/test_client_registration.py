@@ -19,6 +19,7 @@ from models.store.columns import core_table
 from resolvers.auth import authentication
 from resolvers.oauth import clients, registration
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.oauth.oauth_flow import (
     ISSUER,
     REDIRECT_URI,
@@ -130,41 +131,43 @@ async def test_wrong_redirect_uri_is_refused(
     assert await client_rows(environment) == []
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"token_endpoint_auth_method": "client_secret_basic"},
-        {"token_endpoint_auth_method": ["none"]},
-        {"token_endpoint_auth_method": None},
-        {"response_types": ["token"]},
-        {"response_types": ["code", "token"]},
-        {"response_types": "code"},
-        {"grant_types": ["password", "authorization_code"]},
-        {"grant_types": ["refresh_token"]},
-        {"grant_types": []},
-        {"grant_types": ["authorization_code"] * 21},
-        {"grant_types": {"authorization_code": 1}},
-        {"scope": ""},
-        {"scope": "full admin"},
-        {"scope": ["mail"]},
-        {"client_name": ""},
-        {"client_name": "x" * 101},
-        {"client_name": "a\u202eb"},
-        {"client_name": "\ud800"},
-        {"client_name": ["Notes"]},
-        {"client_name": "", "scope": ""},
-    ],
-)
-async def test_wrong_metadata_are_refused(
-    browser: OauthBrowser, environment: Environment, metadata: dict[str, Any]
-) -> None:
-    content = json.dumps({"redirect_uris": [REDIRECT_URI], **metadata})
-    response = await browser.http.post(
-        "/oauth/register", content=content, headers={"Content-Type": "application/json"}
-    )
-    assert (response.status_code, response.json()["error"]) == (400, "invalid_client_metadata")
-    assert response.json()["error_description"].isascii()
-    assert await client_rows(environment) == []
+WRONG_METADATA: list[dict[str, Any]] = [
+    {"token_endpoint_auth_method": "client_secret_basic"},
+    {"token_endpoint_auth_method": ["none"]},
+    {"token_endpoint_auth_method": None},
+    {"response_types": ["token"]},
+    {"response_types": ["code", "token"]},
+    {"response_types": "code"},
+    {"grant_types": ["password", "authorization_code"]},
+    {"grant_types": ["refresh_token"]},
+    {"grant_types": []},
+    {"grant_types": ["authorization_code"] * 21},
+    {"grant_types": {"authorization_code": 1}},
+    {"scope": ""},
+    {"scope": "full admin"},
+    {"scope": ["mail"]},
+    {"client_name": ""},
+    {"client_name": "x" * 101},
+    {"client_name": "a\u202eb"},
+    {"client_name": "\ud800"},
+    {"client_name": ["Notes"]},
+    {"client_name": "", "scope": ""},
+]
+
+
+async def test_wrong_metadata_are_refused(browser: OauthBrowser, environment: Environment) -> None:
+    for case in each_case(WRONG_METADATA):
+        with case as metadata:
+            content = json.dumps({"redirect_uris": [REDIRECT_URI], **metadata})
+            response = await browser.http.post(
+                "/oauth/register", content=content, headers={"Content-Type": "application/json"}
+            )
+            assert (response.status_code, response.json()["error"]) == (
+                400,
+                "invalid_client_metadata",
+            )
+            assert response.json()["error_description"].isascii()
+            assert await client_rows(environment) == []
 
 
 @pytest.mark.parametrize(

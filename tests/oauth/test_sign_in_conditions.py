@@ -12,6 +12,7 @@ from mail.maintenance import housekeeping
 from models.runtime.environment import Environment
 from resolvers.oauth import signing_keys
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.oauth.oauth_flow import (
     ISSUER,
     OauthBrowser,
@@ -54,33 +55,34 @@ async def test_every_prompt_asks_for_sign_in_and_consent_although_a_grant_exists
     assert (await browser.request_tokens(webmail, code)).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"prompt": "none"}, "login_required"),
-        ({"prompt": "none", "max_age": "0"}, "login_required"),
-        ({"prompt": "none login"}, "invalid_request"),
-        ({"prompt": "consent none"}, "invalid_request"),
-        ({"prompt": "none none"}, "invalid_request"),
-        ({"prompt": "create"}, "invalid_request"),
-        ({"prompt": "login create"}, "invalid_request"),
-        ({"prompt": "LOGIN"}, "invalid_request"),
-        ({"prompt": "none", "max_age": "x"}, "invalid_request"),
-        ({"max_age": "-1"}, "invalid_request"),
-        ({"max_age": "1.5"}, "invalid_request"),
-        ({"max_age": "٣"}, "invalid_request"),
-        ({"max_age": "9" * 10}, "invalid_request"),
-        ({"id_token_hint": "x"}, "invalid_request"),
-        ({"id_token_hint": "a.b.c"}, "invalid_request"),
-        ({"id_token_hint": "ü.ü.ü"}, "invalid_request"),
-    ],
-)
+WRONG_VALUES: list[tuple[dict[str, str | None], str]] = [
+    ({"prompt": "none"}, "login_required"),
+    ({"prompt": "none", "max_age": "0"}, "login_required"),
+    ({"prompt": "none login"}, "invalid_request"),
+    ({"prompt": "consent none"}, "invalid_request"),
+    ({"prompt": "none none"}, "invalid_request"),
+    ({"prompt": "create"}, "invalid_request"),
+    ({"prompt": "login create"}, "invalid_request"),
+    ({"prompt": "LOGIN"}, "invalid_request"),
+    ({"prompt": "none", "max_age": "x"}, "invalid_request"),
+    ({"max_age": "-1"}, "invalid_request"),
+    ({"max_age": "1.5"}, "invalid_request"),
+    ({"max_age": "٣"}, "invalid_request"),
+    ({"max_age": "9" * 10}, "invalid_request"),
+    ({"id_token_hint": "x"}, "invalid_request"),
+    ({"id_token_hint": "a.b.c"}, "invalid_request"),
+    ({"id_token_hint": "ü.ü.ü"}, "invalid_request"),
+]
+
+
 async def test_wrong_value_is_an_error_for_the_client(
-    browser: OauthBrowser, webmail: TestClient, changes: dict[str, str | None], error: str
+    browser: OauthBrowser, webmail: TestClient
 ) -> None:
-    parameters = location_parameters(await browser.open(webmail, **changes))
-    assert (parameters["error"], parameters["state"]) == (error, "state 1")
-    assert parameters["iss"] == ISSUER
+    for case in each_case(WRONG_VALUES):
+        with case as (changes, error):
+            parameters = location_parameters(await browser.open(webmail, **changes))
+            assert (parameters["error"], parameters["state"]) == (error, "state 1")
+            assert parameters["iss"] == ISSUER
 
 
 async def test_discovery_names_the_prompts(browser: OauthBrowser) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.support.case_loop import each_case
 from tests.support.operations.message_sources import (
     load_attached_files,
     load_message_source,
@@ -50,34 +51,38 @@ def split_words(text: str) -> list[str]:
     return text.split()  # RFC 5322, section 3.2.2: white space can be folded.
 
 
-@pytest.mark.parametrize("text", TEXTS)
-async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient, text: str) -> None:
-    # Readers also decode encoded words in filenames, against RFC 2047, and interpret paths.
-    file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
-    people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
-    answer = await save_draft(
-        ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,
-        **{"from": {"address": ada.address, "name": text}}, text=f"{text}\n",
-        headers=[{"key": "X-Note", "value": text}], addAttachments=[new_attachment(file_name)],
-    )  # fmt: skip
-    message = await parse_stored_message(ada, answer)
-    for header in ("From", "To", "Cc", "Bcc", "Reply-To"):
-        assert split_words(names_and_addresses(message, header)[0][0]) == split_words(text), header
-    assert [address for _, address in names_and_addresses(message, "To")] == [
-        "carol@example.net",
-        "d@example.net",
-    ]
-    assert split_words(str(message["Subject"])) == split_words(text)
-    assert split_words(str(message["X-Note"])) == split_words(text)
-    (file,) = message.iter_attachments()
-    assert file.get_filename() == file_name
-    body = message.get_body(("plain",))
-    assert body is not None
-    assert body.get_content().splitlines() == [text]
-    assert answer["message"]["attachments"][0]["filename"] == file_name
-    raw = await load_message_source(ada, answer["message"]["id"])
-    assert raw.isascii()
-    assert max(map(len, raw.split("\r\n"))) <= 998
+async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient) -> None:
+    for case in each_case(TEXTS):
+        with case as text:
+            # Readers also decode encoded words in filenames, against RFC 2047, and interpret paths.
+            file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
+            people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
+            answer = await save_draft(
+                ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,
+                **{"from": {"address": ada.address, "name": text}}, text=f"{text}\n",
+                headers=[{"key": "X-Note", "value": text}],
+                addAttachments=[new_attachment(file_name)],
+            )  # fmt: skip
+            message = await parse_stored_message(ada, answer)
+            for header in ("From", "To", "Cc", "Bcc", "Reply-To"):
+                assert split_words(names_and_addresses(message, header)[0][0]) == split_words(
+                    text
+                ), header
+            assert [address for _, address in names_and_addresses(message, "To")] == [
+                "carol@example.net",
+                "d@example.net",
+            ]
+            assert split_words(str(message["Subject"])) == split_words(text)
+            assert split_words(str(message["X-Note"])) == split_words(text)
+            (file,) = message.iter_attachments()
+            assert file.get_filename() == file_name
+            body = message.get_body(("plain",))
+            assert body is not None
+            assert body.get_content().splitlines() == [text]
+            assert answer["message"]["attachments"][0]["filename"] == file_name
+            raw = await load_message_source(ada, answer["message"]["id"])
+            assert raw.isascii()
+            assert max(map(len, raw.split("\r\n"))) <= 998
 
 
 @pytest.mark.parametrize(

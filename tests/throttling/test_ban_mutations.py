@@ -22,6 +22,7 @@ from resolvers.auth import throttles
 from resolvers.auth.throttles import FailureLimit
 from resolvers.throttling import bans
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.lists.list_rows import FIRST_TIME, add_rows
 from tests.support.operations.domain_operations import run_mutation
 from tests.support.operations.platform.ban_operations import (
@@ -99,38 +100,36 @@ async def test_unchanged_policy_is_not_recorded(
     assert await read_audit_log(environment) == []
 
 
-@pytest.mark.parametrize(
-    ("values", "path", "constraint"),
-    [
-        ({"banTime": "PT59S"}, ["banTime"], "RANGE"),
-        ({"banTime": "P31D"}, ["banTime"], "RANGE"),
-        ({"retryWindow": "P8D"}, ["retryWindow"], "RANGE"),
-        ({"maxAttempts": 0}, ["maxAttempts"], "RANGE"),
-        ({"maxAttempts": 10_001}, ["maxAttempts"], "RANGE"),
-        ({"netmaskIpv4": 7}, ["netmaskIpv4"], "RANGE"),
-        ({"netmaskIpv4": 33}, ["netmaskIpv4"], "RANGE"),
-        ({"netmaskIpv6": 15}, ["netmaskIpv6"], "RANGE"),
-        ({"denylist": ["0.0.0.0/0"]}, ["denylist", "0"], "RANGE"),
-        ({"denylist": [NETWORK, "::/0"]}, ["denylist", "1"], "RANGE"),
-        ({"denylist": ["::/16"]}, ["denylist", "0"], "RANGE"),
-        ({"denylist": ["localhost"]}, ["denylist", "0"], "HOST"),
-        ({"denylist": [""]}, ["denylist", "0"], "HOST"),
-        ({"denylist": ["1.2.3"]}, ["denylist", "0"], "HOST"),
-        ({"denylist": ["203.0.113.7/33"]}, ["denylist", "0"], "HOST"),
-        ({"allowlist": ["a" * 300 + ".example"]}, ["allowlist", "0"], "HOST"),
-        ({"allowlist": ["bad name.example"]}, ["allowlist", "0"], "HOST"),
-        ({"allowlist": [f"h{n}.example" for n in range(201)]}, ["allowlist"], "MAX"),
-        ({"denylist": ["203.0.113.7"] * (MAX_LIST_ENTRIES + 1)}, ["denylist"], "MAX"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-async def test_bad_policy_is_refused_and_changes_nothing(
-    admin_client: GraphQLClient, values: dict[str, Any], path: list[str], constraint: str
-) -> None:
-    _, (error,) = await run_mutation(admin_client, POLICY_UPDATE, set=values)
-    assert (error["code"], error["constraint"]) == ("VALIDATION", constraint)
-    assert error["path"] == ["set", *path]
-    assert (await update_policy(admin_client, maxAttempts=20))["denylist"] == []
+BAD_POLICIES: list[tuple[dict[str, Any], list[str], str]] = [
+    ({"banTime": "PT59S"}, ["banTime"], "RANGE"),
+    ({"banTime": "P31D"}, ["banTime"], "RANGE"),
+    ({"retryWindow": "P8D"}, ["retryWindow"], "RANGE"),
+    ({"maxAttempts": 0}, ["maxAttempts"], "RANGE"),
+    ({"maxAttempts": 10_001}, ["maxAttempts"], "RANGE"),
+    ({"netmaskIpv4": 7}, ["netmaskIpv4"], "RANGE"),
+    ({"netmaskIpv4": 33}, ["netmaskIpv4"], "RANGE"),
+    ({"netmaskIpv6": 15}, ["netmaskIpv6"], "RANGE"),
+    ({"denylist": ["0.0.0.0/0"]}, ["denylist", "0"], "RANGE"),
+    ({"denylist": [NETWORK, "::/0"]}, ["denylist", "1"], "RANGE"),
+    ({"denylist": ["::/16"]}, ["denylist", "0"], "RANGE"),
+    ({"denylist": ["localhost"]}, ["denylist", "0"], "HOST"),
+    ({"denylist": [""]}, ["denylist", "0"], "HOST"),
+    ({"denylist": ["1.2.3"]}, ["denylist", "0"], "HOST"),
+    ({"denylist": ["203.0.113.7/33"]}, ["denylist", "0"], "HOST"),
+    ({"allowlist": ["a" * 300 + ".example"]}, ["allowlist", "0"], "HOST"),
+    ({"allowlist": ["bad name.example"]}, ["allowlist", "0"], "HOST"),
+    ({"allowlist": [f"h{n}.example" for n in range(201)]}, ["allowlist"], "MAX"),
+    ({"denylist": ["203.0.113.7"] * (MAX_LIST_ENTRIES + 1)}, ["denylist"], "MAX"),
+]
+
+
+async def test_bad_policy_is_refused_and_changes_nothing(admin_client: GraphQLClient) -> None:
+    for case in each_case(BAD_POLICIES):
+        with case as (values, path, constraint):
+            _, (error,) = await run_mutation(admin_client, POLICY_UPDATE, set=values)
+            assert (error["code"], error["constraint"]) == ("VALIDATION", constraint)
+            assert error["path"] == ["set", *path]
+            assert (await update_policy(admin_client, maxAttempts=20))["denylist"] == []
 
 
 async def test_list_of_100_000_lines_is_refused(admin_client: GraphQLClient) -> None:
@@ -235,38 +234,33 @@ async def test_lift_of_very_many_bans_has_one_audit_log_entry(
     assert await read_event_types(environment) == [EventType.BAN_LIFTED] * 3
 
 
-@pytest.mark.parametrize(
-    ("document", "values", "path", "constraint"),
-    [
-        (BAN_ADD, {"networks": []}, ["networks"], "REQUIRED"),
-        (BAN_LIFT, {"networks": []}, ["networks"], "REQUIRED"),
-        (BAN_ADD, {"networks": ["203.0.113.7"] * 1001}, ["networks"], "MAX"),
-        (BAN_LIFT, {"networks": ["203.0.113.7"] * 1001}, ["networks"], "MAX"),
-        (BAN_ADD, {"networks": [NETWORK, "0.0.0.0/0"]}, ["networks", "1"], "RANGE"),
-        (BAN_ADD, {"networks": ["2001::/15"]}, ["networks", "0"], "RANGE"),
-        (BAN_ADD, {"networks": ["::/80"]}, ["networks", "0"], "RANGE"),
-        (BAN_ADD, {"networks": ["127.0.0.1"]}, ["networks", "0"], "CIDR"),
-        (BAN_ADD, {"networks": ["::ffff:127.0.0.1"]}, ["networks", "0"], "CIDR"),
-        (BAN_ADD, {"networks": ["::1"]}, ["networks", "0"], "CIDR"),
-        (BAN_ADD, {"networks": [NETWORK], "duration": "PT1S"}, ["duration"], "RANGE"),
-        (BAN_ADD, {"networks": [NETWORK], "duration": "P31D"}, ["duration"], "RANGE"),
-        (BAN_ADD, {"networks": [NETWORK], "reason": "x" * 256}, ["reason"], "LENGTH"),
-        (BAN_LIFT, {"networks": [NETWORK], "reason": "a\nb"}, ["reason"], "LENGTH"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-async def test_bad_ban_is_refused_and_changes_nothing(  # noqa: PLR0913, PLR0917
-    admin_client: GraphQLClient,
-    environment: Environment,
-    document: str,
-    values: dict[str, Any],
-    path: list[str],
-    constraint: str,
+BAD_BANS: list[tuple[str, dict[str, Any], list[str], str]] = [
+    (BAN_ADD, {"networks": []}, ["networks"], "REQUIRED"),
+    (BAN_LIFT, {"networks": []}, ["networks"], "REQUIRED"),
+    (BAN_ADD, {"networks": ["203.0.113.7"] * 1001}, ["networks"], "MAX"),
+    (BAN_LIFT, {"networks": ["203.0.113.7"] * 1001}, ["networks"], "MAX"),
+    (BAN_ADD, {"networks": [NETWORK, "0.0.0.0/0"]}, ["networks", "1"], "RANGE"),
+    (BAN_ADD, {"networks": ["2001::/15"]}, ["networks", "0"], "RANGE"),
+    (BAN_ADD, {"networks": ["::/80"]}, ["networks", "0"], "RANGE"),
+    (BAN_ADD, {"networks": ["127.0.0.1"]}, ["networks", "0"], "CIDR"),
+    (BAN_ADD, {"networks": ["::ffff:127.0.0.1"]}, ["networks", "0"], "CIDR"),
+    (BAN_ADD, {"networks": ["::1"]}, ["networks", "0"], "CIDR"),
+    (BAN_ADD, {"networks": [NETWORK], "duration": "PT1S"}, ["duration"], "RANGE"),
+    (BAN_ADD, {"networks": [NETWORK], "duration": "P31D"}, ["duration"], "RANGE"),
+    (BAN_ADD, {"networks": [NETWORK], "reason": "x" * 256}, ["reason"], "LENGTH"),
+    (BAN_LIFT, {"networks": [NETWORK], "reason": "a\nb"}, ["reason"], "LENGTH"),
+]
+
+
+async def test_bad_ban_is_refused_and_changes_nothing(
+    admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    _, (error,) = await run_mutation(admin_client, document, **values)
-    assert (error["constraint"], error["path"]) == (constraint, path)
-    assert await select_rows(environment, BANS) == []
-    assert await read_audit_log(environment) == []
+    for case in each_case(BAD_BANS):
+        with case as (document, values, path, constraint):
+            _, (error,) = await run_mutation(admin_client, document, **values)
+            assert (error["constraint"], error["path"]) == (constraint, path)
+            assert await select_rows(environment, BANS) == []
+            assert await read_audit_log(environment) == []
 
 
 @pytest.mark.parametrize("networks", [["198.51.100.0/24"], [CALLER_IP], ["::ffff:198.51.100.7"]])

@@ -16,6 +16,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.users.limit_values import Unlimited
 from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import domain_admin_context
+from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import load_journal_entries, select_rows
 from tests.support.stores.row_counts import count_user_table_rows
@@ -94,37 +95,36 @@ async def test_user_create_needs_only_address_and_password(root: GraphQLClient) 
     assert (dan["address"]["address"], dan["hasPassword"]) == ("dan@new.example", False)
 
 
-@pytest.mark.parametrize(
-    ("invalid_input", "refusal"),
-    [
-        ({"username": "ä"}, ("VALIDATION", ["username"], "PATTERN")),
-        ({"username": "a..b"}, ("VALIDATION", ["username"], "PATTERN")),
-        ({"username": "a" * 129}, ("VALIDATION", ["username"], "PATTERN")),
-        ({"address": "eve"}, ("VALIDATION", ["address"], "REQUIRED")),
-        ({"address": "e ve@new.example"}, ("VALIDATION", ["address"], "ADDRESS")),
-        ({"address": "eve@-new.example"}, ("VALIDATION", ["address"], "DOMAIN")),
-        ({"address": "*@new.example"}, ("VALIDATION", ["address"], "PATTERN")),
-        ({"address": "eve+x@new.example"}, ("VALIDATION", ["address"], "PATTERN")),
-        ({"address": None, "username": "eve"}, ("VALIDATION", ["address"], "REQUIRED")),
-        ({"password": None}, ("VALIDATION", ["password"], "REQUIRED")),
-        ({"password": "x" * 257}, ("VALIDATION", ["password"], "MAX")),
-        ({"passwordDisabled": True}, ("VALIDATION", ["password"], "EXCLUSIVE")),
-        ({"role": "PUBLIC"}, ("VALIDATION", ["role"], "ENUM")),
-        ({"tags": ["a", " "]}, ("VALIDATION", ["tags", "1"], "LENGTH")),
-        ({"tags": ["a" * 129]}, ("VALIDATION", ["tags", "0"], "LENGTH")),
-        ({"metadata": [1]}, ("VALIDATION", ["metadata"], "OBJECT")),
-        ({"privateMetadata": "x"}, ("VALIDATION", ["privateMetadata"], "OBJECT")),
-        ({"mailboxes": {"sent": "Trash"}}, ("VALIDATION", ["mailboxes"], "UNIQUE")),
-        ({"mailboxes": {"sent": "inbox"}}, ("VALIDATION", ["mailboxes"], "UNIQUE")),
-        ({"mailboxes": {"sent": "a//b"}}, ("VALIDATION", ["mailboxes", "sent"], "PATTERN")),
-        ({"username": "a.d.a"}, ("CONFLICT", ["username"], None)),
-        ({"username": "ADA"}, ("CONFLICT", ["username"], None)),
-        ({"address": "a.Da@example.org"}, ("CONFLICT", ["address"], None)),
-        ({"address": "eve@alias.example"}, ("CONFLICT", ["address"], None)),
-    ],
-)  # fmt: skip
+INVALID_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"username": "ä"}, ("VALIDATION", ["username"], "PATTERN")),
+    ({"username": "a..b"}, ("VALIDATION", ["username"], "PATTERN")),
+    ({"username": "a" * 129}, ("VALIDATION", ["username"], "PATTERN")),
+    ({"address": "eve"}, ("VALIDATION", ["address"], "REQUIRED")),
+    ({"address": "e ve@new.example"}, ("VALIDATION", ["address"], "ADDRESS")),
+    ({"address": "eve@-new.example"}, ("VALIDATION", ["address"], "DOMAIN")),
+    ({"address": "*@new.example"}, ("VALIDATION", ["address"], "PATTERN")),
+    ({"address": "eve+x@new.example"}, ("VALIDATION", ["address"], "PATTERN")),
+    ({"address": None, "username": "eve"}, ("VALIDATION", ["address"], "REQUIRED")),
+    ({"password": None}, ("VALIDATION", ["password"], "REQUIRED")),
+    ({"password": "x" * 257}, ("VALIDATION", ["password"], "MAX")),
+    ({"passwordDisabled": True}, ("VALIDATION", ["password"], "EXCLUSIVE")),
+    ({"role": "PUBLIC"}, ("VALIDATION", ["role"], "ENUM")),
+    ({"tags": ["a", " "]}, ("VALIDATION", ["tags", "1"], "LENGTH")),
+    ({"tags": ["a" * 129]}, ("VALIDATION", ["tags", "0"], "LENGTH")),
+    ({"metadata": [1]}, ("VALIDATION", ["metadata"], "OBJECT")),
+    ({"privateMetadata": "x"}, ("VALIDATION", ["privateMetadata"], "OBJECT")),
+    ({"mailboxes": {"sent": "Trash"}}, ("VALIDATION", ["mailboxes"], "UNIQUE")),
+    ({"mailboxes": {"sent": "inbox"}}, ("VALIDATION", ["mailboxes"], "UNIQUE")),
+    ({"mailboxes": {"sent": "a//b"}}, ("VALIDATION", ["mailboxes", "sent"], "PATTERN")),
+    ({"username": "a.d.a"}, ("CONFLICT", ["username"], None)),
+    ({"username": "ADA"}, ("CONFLICT", ["username"], None)),
+    ({"address": "a.Da@example.org"}, ("CONFLICT", ["address"], None)),
+    ({"address": "eve@alias.example"}, ("CONFLICT", ["address"], None)),
+]  # fmt: skip
+
+
 async def test_invalid_user_input_is_refused_and_stores_nothing(
-    root: GraphQLClient, ada: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     assert ada.user.domain_id
     row = DomainAlias(
@@ -132,11 +132,13 @@ async def test_invalid_user_input_is_refused_and_stores_nothing(
     )
     async with root.environment.write_session() as session:
         session.add(row)
-    counts_before = await count_user_table_rows(root.environment)
-    user, (error,) = await create(root, **invalid_input)
-    assert user is None
-    assert (error["code"], error["path"], error.get("constraint")) == refusal
-    assert await count_user_table_rows(root.environment) == counts_before
+    for case in each_case(INVALID_INPUTS):
+        with case as (invalid_input, refusal):
+            counts_before = await count_user_table_rows(root.environment)
+            user, (error,) = await create(root, **invalid_input)
+            assert user is None
+            assert (error["code"], error["path"], error.get("constraint")) == refusal
+            assert await count_user_table_rows(root.environment) == counts_before
 
 
 async def test_validate_only_and_internal_error_store_nothing(

@@ -22,6 +22,7 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
+from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import (
     assert_store_consistent,
@@ -126,40 +127,39 @@ async def test_update_of_many_users_is_all_or_nothing(
     )
 
 
-@pytest.mark.parametrize(
-    ("patch", "path", "rule"),
-    [
-        ({}, "", "REQUIRED"),
-        ({"passwordDisabled": False, "hashedPassword": True}, "", "REQUIRED"),
-        ({"username": "a..b"}, "username", "PATTERN"),
-        ({"username": ""}, "username", "PATTERN"),
-        ({"name": "a\nb"}, "name", "PATTERN"),
-        ({"password": ""}, "password", "MIN"),
-        ({"password": "short"}, "password", "MIN"),
-        ({"password": "x" * 257}, "password", "MAX"),
-        ({"password": "password1", "allowUnsafe": False}, "password", "BREACHED"),
-        ({"password": "$9$x", "hashedPassword": True}, "password", "PASSWORD_HASH"),
-        ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "EXCLUSIVE"),
-        ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "KEY"),
-        ({"metadata": [1]}, "metadata", "OBJECT"),
-        ({"limits": {"recipientsPerDay": 0}}, "limits.recipientsPerDay", "RANGE"),
-        ({"quota": 0}, "quota", "RANGE"),
-        ({"quota": 1, "inheritQuota": True}, "inheritQuota", "EXCLUSIVE"),
-        ({"limits": {}, "inheritLimits": True}, "inheritLimits", "EXCLUSIVE"),
-        ({"retention": "PT0S"}, "retention", "RANGE"),
-        ({"tags": [""]}, "tags.0", "LENGTH"),
-        ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "PATTERN"),
-        ({"retention": "P999Y"}, "retention", "RANGE"),
-    ],
-)
-async def test_invalid_update_names_field_and_rule(
-    root: GraphQLClient, ada: GraphQLClient, patch: dict[str, Any], path: str, rule: str
-) -> None:
-    row_before = await load_user_row(root.environment, ada)
-    users, (error,) = await try_update_users(root, ada, **patch)
-    expected_path = ["set", *filter(None, path.split("."))]
-    assert (users, error["path"], error["constraint"]) == ([], expected_path, rule)
-    assert await load_user_row(root.environment, ada) == row_before
+INVALID_UPDATES: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "", "REQUIRED"),
+    ({"passwordDisabled": False, "hashedPassword": True}, "", "REQUIRED"),
+    ({"username": "a..b"}, "username", "PATTERN"),
+    ({"username": ""}, "username", "PATTERN"),
+    ({"name": "a\nb"}, "name", "PATTERN"),
+    ({"password": ""}, "password", "MIN"),
+    ({"password": "short"}, "password", "MIN"),
+    ({"password": "x" * 257}, "password", "MAX"),
+    ({"password": "password1", "allowUnsafe": False}, "password", "BREACHED"),
+    ({"password": "$9$x", "hashedPassword": True}, "password", "PASSWORD_HASH"),
+    ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "EXCLUSIVE"),
+    ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "KEY"),
+    ({"metadata": [1]}, "metadata", "OBJECT"),
+    ({"limits": {"recipientsPerDay": 0}}, "limits.recipientsPerDay", "RANGE"),
+    ({"quota": 0}, "quota", "RANGE"),
+    ({"quota": 1, "inheritQuota": True}, "inheritQuota", "EXCLUSIVE"),
+    ({"limits": {}, "inheritLimits": True}, "inheritLimits", "EXCLUSIVE"),
+    ({"retention": "PT0S"}, "retention", "RANGE"),
+    ({"tags": [""]}, "tags.0", "LENGTH"),
+    ({"allowedSenders": ["a*b"]}, "allowedSenders.0", "PATTERN"),
+    ({"retention": "P999Y"}, "retention", "RANGE"),
+]
+
+
+async def test_invalid_update_names_field_and_rule(root: GraphQLClient, ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_UPDATES):
+        with case as (patch, path, rule):
+            row_before = await load_user_row(root.environment, ada)
+            users, (error,) = await try_update_users(root, ada, **patch)
+            expected_path = ["set", *filter(None, path.split("."))]
+            assert (users, error["path"], error["constraint"]) == ([], expected_path, rule)
+            assert await load_user_row(root.environment, ada) == row_before
 
 
 async def test_username_change_updates_key_and_search_words(

@@ -1,6 +1,7 @@
 """MX hosts with private addresses are used only if a setting allows it."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import dns.message
@@ -13,6 +14,7 @@ from mail.routing.mx_hosts import OutboundSettings, Unroutable
 from mail.routing.route_selection import RouteRequest, select_route
 from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import (
     State,
     queue_message,
@@ -79,21 +81,22 @@ async def routing_error(
     return f"{problem.value.reply_code} {problem.value.reply_text}"
 
 
-@pytest.mark.parametrize(("kind", "address"), PRIVATE_ADDRESSES)
-@pytest.mark.parametrize("by_mx", [True, False])
-async def test_private_address_is_used_only_if_allowed(
-    environment: Environment, kind: str, address: str, *, by_mx: bool
-) -> None:
-    name = MX if by_mx else "example.net"
-    records = {(name, kind): [address]} | ({("example.net", "MX"): [f"10 {MX}."]} if by_mx else {})
-    assert (
-        await routing_error(environment, FakeDnsServer(records))
-        == f"550 5.4.4 {name} has only private IP addresses"
-    )
-    set_mx_private(environment, private=True)
-    addresses, log_lines = await find_addresses(environment, FakeDnsServer(records))
-    assert len(addresses) == 1
-    assert "skipped" not in "".join(log_lines)
+async def test_private_address_is_used_only_if_allowed(environment: Environment) -> None:
+    for case in each_case(product(PRIVATE_ADDRESSES, [True, False])):
+        with case as ((kind, address), by_mx):
+            set_mx_private(environment, private=False)
+            name = MX if by_mx else "example.net"
+            records = {(name, kind): [address]} | (
+                {("example.net", "MX"): [f"10 {MX}."]} if by_mx else {}
+            )
+            assert (
+                await routing_error(environment, FakeDnsServer(records))
+                == f"550 5.4.4 {name} has only private IP addresses"
+            )
+            set_mx_private(environment, private=True)
+            addresses, log_lines = await find_addresses(environment, FakeDnsServer(records))
+            assert len(addresses) == 1
+            assert "skipped" not in "".join(log_lines)
 
 
 async def test_only_public_addresses_of_mx_hosts_are_used(environment: Environment) -> None:
