@@ -32,7 +32,7 @@ from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from models.runtime.renamed_settings import RENAMED_VARIABLES
 from models.users.roles import Role
-from resolvers.admin.tasks import RESULT_NAMES
+from resolvers.admin.task_steps import RESULT_NAMES
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
