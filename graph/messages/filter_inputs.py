@@ -235,8 +235,8 @@ class MessageFilter(ConditionsInput):
         "True selects messages with the keyword $Forwarded, false those without it.", default=UNSET
     )
     keyword: str | None = attribute_field(
-        "Selects messages with this keyword, such as that of a label. Only the case of ASCII "
-        "letters is ignored.",
+        "Selects messages with this keyword, such as that of a label. Case is ignored, but only "
+        "that of ASCII characters.",
         default=UNSET,
     )
     tier: StorageTier | None = attribute_field(

@@ -7,7 +7,7 @@ from models.messages import keywords
 from models.store.columns import BIG_INTEGER, UtcDateTime
 
 revision = "0104"
-down_revision = "0101"
+down_revision = "0103"
 
 IS_TRUE = {"sqlite": "IS 1", "postgresql": "IS true"}  # as SQLAlchemy writes it in a select
 FLAGS_BY_INDEX = {

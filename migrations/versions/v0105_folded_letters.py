@@ -18,7 +18,7 @@ from models.store.id_generator import IdGenerator
 from models.store.text_folding import fold_text
 
 revision = "0105"
-down_revision = "0101"
+down_revision = "0104"
 
 BATCH_SIZE = 1000  # rows of one statement
 
