@@ -42,7 +42,7 @@ UNJOURNALED_TABLES = {
     "dropped_objects", "export_parts", "exports", "file_shares", "greylist_entries",
     "identity_links", "identity_providers", "identity_sessions", "used_identity_tokens",
     "import_archives", "training_messages", "mailbox_subscriptions",
-    "message_blobs", "delivery_trace_steps", "destination_slots", "push_channels",
+    "message_blobs", "message_keywords", "delivery_trace_steps", "destination_slots", "push_channels",
     "quarantine_blobs", "vapid_key_pairs",
     "rate_limit_holds", "delivery_receipts", "recipient_rewrites", "recovery_codes",
     "idempotent_payloads", "setting_values", "process_answers", "process_requests",
