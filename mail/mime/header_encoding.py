@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import idna
+
 from mail.addresses.address_syntax import ascii_domain
 from mail.addresses.quoted_local_part import join_address, split_address
 
@@ -99,9 +101,17 @@ def encoded_words(text: str) -> list[str]:
 
 
 def with_ascii_domain(address: str) -> str:
-    """Return the address with its domain in ASCII, if the domain can be converted."""
+    """Return the address with its domain in ASCII. Raises idna.IDNAError if it has no such form."""
     local, at, domain = address.rpartition("@")
     return f"{local}{at}{ascii_domain(domain)}"
+
+
+def ascii_address_or_same(address: str) -> str:
+    """Return the address with its domain in ASCII; unchanged if the domain has no such form."""
+    try:
+        return with_ascii_domain(address)
+    except idna.IDNAError:
+        return address
 
 
 def needs_smtputf8(address: str) -> bool:

@@ -24,7 +24,7 @@ from mail.envelope.dsn_parameters import (
     typed_address,
 )
 from mail.mime import header_encoding
-from mail.mime.header_encoding import NamedAddress, needs_smtputf8
+from mail.mime.header_encoding import NamedAddress, ascii_address_or_same, needs_smtputf8
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 
@@ -142,6 +142,11 @@ def build_report(
     return b"".join([*header_lines, *(delimiter + part for part in parts), closing_delimiter])
 
 
+def _written_address(address: str) -> str:
+    """Return the address without a Unicode domain, which would need SMTPUTF8 on the way."""
+    return address if needs_smtputf8(address) else ascii_address_or_same(address)
+
+
 def _header_lines(
     environment: Environment,
     message: ReportedMessage,
@@ -157,8 +162,8 @@ def _header_lines(
         header_encoding.address_field(
             "From", [NamedAddress(f"MAILER-DAEMON@{host}", "Mail delivery")]
         ),
-        header_encoding.address_field(  # UTF-8 would need SMTPUTF8 on the way
-            "To", [NamedAddress(message.sender)], utf8=needs_smtputf8(message.sender)
+        header_encoding.address_field(
+            "To", [NamedAddress(_written_address(message.sender))], utf8=True
         ),
         header_encoding.unstructured_field("Subject", _dsn_subject_text(recipients)),
         header_encoding.words_field("Date", format_datetime(now).split(" ")),

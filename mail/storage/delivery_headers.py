@@ -11,10 +11,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import idna
-
 from mail.envelope.local_recipient import LocalRecipient
-from mail.mime.header_encoding import unstructured_field, with_ascii_domain
+from mail.mime.header_encoding import ascii_address_or_same, unstructured_field
 from mail.storage.header_prepend import (
     copy_with_new_beginning,
     prepend_header_fields_to_message,
@@ -61,21 +59,13 @@ def delivery_header_fields(recipient: LocalRecipient, sender: str) -> bytes:
     """The header fields Return-Path, Delivered-To and X-Original-Rcpt of a recipient."""
     lines = {
         "Return-Path": f"<{sender}>",
-        "Delivered-To": _ascii_address(recipient.rewritten_address or recipient.address),
-        "X-Original-Rcpt": _ascii_address(recipient.original_address or recipient.address),
+        "Delivered-To": ascii_address_or_same(recipient.rewritten_address or recipient.address),
+        "X-Original-Rcpt": ascii_address_or_same(recipient.original_address or recipient.address),
     }
     text = "".join(
         f"{name}: {_UNSAFE_CHARACTER.sub('', value)}\r\n" for name, value in lines.items()
     )
     return text.encode()
-
-
-def _ascii_address(address: str) -> str:
-    """The address with an A-label domain; unchanged if it has none."""
-    try:
-        return with_ascii_domain(address)
-    except idna.IDNAError:
-        return address
 
 
 def _label_subject(header: bytes, message: StorableMessage, label: str) -> bytes:

@@ -259,7 +259,7 @@ async def test_domain_admin_can_trace_own_domains_only(root: GraphQLClient) -> N
 async def test_forward_target_can_send_as_the_address(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    send = """mutation ($from: String!) { messageSend(input: {from: {address: $from},
+    send = """mutation ($from: EmailAddress!) { messageSend(input: {from: {address: $from},
       to: [{address: "x@far.example"}], text: "x"}) { errors { code path } } }"""
 
     async def send_error_codes(client: GraphQLClient) -> list[str]:

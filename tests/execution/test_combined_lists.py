@@ -42,7 +42,10 @@ EXCLUDED_LISTS = {"Query.changes", *LISTS_OUTSIDE_THE_DATABASE}
 # These lists are not in one request: each read of the second list adds a row to the first.
 LOGS_READS_OF = {"LegalHold.accessLog": "LegalHold.messages"}
 # `totalCount` is a counter, which the rows of `add_list_rows` don't change.
-LISTS_WITH_COUNTERS = {"Query.users", "Domain.users", "Mailbox.messages", "User.messages"}
+LISTS_WITH_COUNTERS = {
+    "Query.users", "Domain.users", "Mailbox.messages", "User.messages", "Query.messages",
+    "SavedSearch.messages",
+}  # fmt: skip
 LIST_FIELDS = {field.key: field for field in list_fields(schema) if field.key not in EXCLUDED_LISTS}
 
 

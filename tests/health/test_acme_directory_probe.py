@@ -79,7 +79,7 @@ async def test_failure_is_that_of_the_client(
         proxy.replies_by_path["/dir"] = [AcmeReply({"meta": {}})]
         component = await wait_for_result(platform)
         assert (component["state"], component["latency"]) == ("FAILED", None)
-        assert component["detail"].endswith("/dir: the answer is no ACME directory.")
+        assert component["detail"].endswith("/dir: the response is no ACME directory.")
         await stop_probing(platform.environment)
         platform.set_options(acme_ca=None)  # the CA of Pebble is unknown
         component = await wait_for_result(platform)
