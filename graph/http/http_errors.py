@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from graph.execution.damaged_data import damage_error_body, log_damage
-from graph.execution.operation_execution import error_extensions, outage_extensions
+from graph.execution.public_errors import error_extensions, outage_extensions
 from graph.execution.telemetry import HTTP_RESPONSES
 from graph.http.graphql_request import RequestRejected
 from mail.storage.blobs.errors import CorruptBlob

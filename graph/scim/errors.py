@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from scim2_models import Error, SCIMException
 from starlette.responses import Response
 
-from graph.execution.operation_execution import error_extensions
+from graph.execution.public_errors import error_extensions
 from graph.http.graphql_request import RequestRejected, encode_json
 from models.errors import (
     AuthenticationFailed,

@@ -63,7 +63,7 @@ class AccountSettings(BaseSettings):
         default=DEFAULT_OPTIONS.metadata_max_size,
         le=1 << 20,
         description="Largest object that applications can store as metadata of a user, an address, "
-        "a filter or a message, in bytes of JSON, and largest value of a mailbox annotation.",
+        "a filter or a message, in bytes of JSON. It also limits the value of an annotation.",
     )
     key_value_max_entries: int = Field(
         default=DEFAULT_OPTIONS.key_value_max_entries,

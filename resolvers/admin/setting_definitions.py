@@ -213,7 +213,7 @@ DEFINITIONS: dict[str, SettingDefinition] = {
         SettingDefinition(
             "metadata.maxSize", SIZE, "Largest metadata",
             "Largest object that applications can store as metadata of a user, an address, a "
-            "filter or a message, in bytes of JSON, and largest value of a mailbox annotation.",
+            "filter or a message, in bytes of JSON. It also limits the value of an annotation.",
             0, MIB,
         ),
         SettingDefinition(

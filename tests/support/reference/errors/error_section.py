@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from graph.execution.operation_execution import ERROR_CODE_BY_CONSTRAINT
+from graph.execution.public_errors import ERROR_CODE_BY_CONSTRAINT
 from graph.types.errors import MutationError
 from models import errors
 from models.errors import ErrorCode
