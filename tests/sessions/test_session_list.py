@@ -283,9 +283,9 @@ async def test_who_sees_which_sessions(
     await assert_nodes_are_visible_alike(ada, bob, root)
     (error,) = (await bob.execute(SESSIONS, filter={"users": {"usernames": ["ada"]}}))["errors"]
     assert error["extensions"]["code"] == "NOT_FOUND"
-    (error,) = (await bob.execute(SESSIONS, filter={"users": {"all": True}}))["errors"]
-    assert error["extensions"]["code"] == "FORBIDDEN"
-    assert (await list_sessions(bob, filter={"users": {"patterns": ["a*"]}}))["nodes"] == []
+    for users in ({"all": True}, {"patterns": ["a*"]}):
+        (error,) = (await bob.execute(SESSIONS, filter={"users": users}))["errors"]
+        assert error["extensions"]["code"] == "FORBIDDEN"
     await mx.close()
     for follower in sessions:
         await follower.unsubscribe()

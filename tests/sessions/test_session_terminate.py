@@ -88,7 +88,7 @@ async def test_sessions_of_others_do_not_end(
     attempts: list[tuple[dict[str, Any], str]] = [
         ({"sessions": refs}, "NO_SESSION"),
         ({"users": {"usernames": [target.user.username]}}, "NOT_FOUND"),
-        ({"users": {"patterns": ["*"]}}, "NO_SESSION"),
+        ({"users": {"patterns": ["*"]}}, "FORBIDDEN" if role is Role.USER else "NO_SESSION"),
         ({"users": {"all": True}}, "FORBIDDEN"),
         ({}, "NO_SESSION"),
     ]
