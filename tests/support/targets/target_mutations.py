@@ -163,7 +163,7 @@ TARGET_ERROR_MEMBERS = {
 }  # members whose errors are about the target
 # Errors of checks that run after the target was accepted.
 LATER_ERRORS = {
-    "domainDelete": "The caller can't delete their own account.",
+    "domainDelete": "Requires the role ROOT.",  # the domain also has an account of that role
     "mailImport source": "Source and destination must be different accounts.",
     "webauthnDelete": "A proof of an active second factor is required.",
 }
