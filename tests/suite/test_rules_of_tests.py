@@ -33,7 +33,7 @@ SLEEPS_OUTSIDE_LOOPS = {
     "e2e/delivery/test_duplicate_delivery.py"
     " test_reply_that_waits_for_database_causes_no_second_copy": TESTED_TIME,
     "e2e/delivery/test_duplicate_delivery.py"
-    " test_server_killed_before_storing_reply_sends_second_copy": TESTED_TIME,
+    " test_server_killed_before_storing_reply_stores_it_at_its_next_start": TESTED_TIME,
     "e2e/hostile_clients/test_half_open_connections.py end_credentials.wait": TESTED_TIME,
     "health/test_service_probes.py test_old_state_of_a_slow_service_is_not_shown": TESTED_TIME,
     "health/test_service_probes.py test_probes_end_when_nobody_asks": TESTED_TIME,
