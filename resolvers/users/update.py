@@ -14,7 +14,6 @@ from models.auth.credentials import AccessToken
 from models.auth.security_log import AuthEventAction
 from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
-from models.scim import ScimUser
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from models.users.search_index import search_text
@@ -31,6 +30,10 @@ from resolvers.context import Context
 from resolvers.mailboxes.retention import update_inherited_retention
 from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
+from resolvers.users.access_loss import (
+    delete_marks_of_scim_suspension,
+    end_access_of_suspended_users,
+)
 from resolvers.users.existing_password import (
     has_password,
     require_existing_password_count_failure,
@@ -290,18 +293,6 @@ async def _hash_password_and_return_columns(
     }
 
 
-async def _delete_marks_of_scim_suspension(
-    locked_users: LockedUsers, rows: Sequence[ColumnRow]
-) -> None:
-    """Delete the marks that SCIM suspended these users: it lifts no suspension by others.
-
-    SCIM sets its own mark afterwards.
-    """
-    connection = await locked_users.session.connection()
-    is_of_user = col(ScimUser.user_id).in_([row.id for row in rows])
-    await connection.execute(update(ScimUser).where(is_of_user).values(suspended_by_scim=False))
-
-
 async def _change_locked_users(
     ctx: Context, locked_users: LockedUsers, patch: UserChanges, values: Mapping[str, Any]
 ) -> None:
@@ -336,7 +327,7 @@ async def _change_locked_users(
     if rows := with_new("tags"):
         await _replace_tags(locked_users, rows, values["tags"])
     if rows := with_new("suspended"):
-        await _delete_marks_of_scim_suspension(locked_users, rows)
+        await delete_marks_of_scim_suspension(locked_users, rows)
     await _reset_counters_of_changed_limits(locked_users, with_new)
     await _end_access_and_second_factors(ctx, locked_users, patch, values, changed_columns)
     await _write_changes_to_security_log(
@@ -351,13 +342,13 @@ async def _end_access_and_second_factors(
     values: Mapping[str, Any],
     changed_columns: Mapping[int, Collection[str]],
 ) -> None:
-    """Sign out users who lose access or have a new password; delete disabled second factors."""
+    """Sign out users who lose access or have a new password; delete disabled second factors.
+
+    What administrators gave for others ends if they lose access.
+    """
+    await end_access_of_suspended_users(ctx, locked_users, values, changed_columns)
     for row in locked_users.rows:
-        changed = changed_columns[row.id]
-        loses_access = ("active" in changed and not values["active"]) or (
-            "suspended" in changed and values["suspended"]
-        )
-        if patch.changes_password or loses_access:
+        if patch.changes_password:
             locked_users.sign_out(row)
         if patch.disable_2fa and enabled_methods(row):
             locked_users.set_columns_to_store(row, second_factors=[])
