@@ -34,6 +34,7 @@ from resolvers.users.access_loss import (
     delete_marks_of_scim_suspension,
     end_access_of_suspended_users,
 )
+from resolvers.users.custom_data_quota import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.existing_password import (
     has_password,
     require_existing_password_count_failure,
@@ -113,7 +114,7 @@ async def update_users(
             path=PATCH_PATH,
         )
     problems = ErrorCollector()
-    changes = validate_user_columns(patch.column_values, problems, PATCH_PATH)
+    changes = validate_user_columns(ctx, patch.column_values, problems, PATCH_PATH)
     changes |= _validated_username_columns(patch.username, problems)
     rows = await require_selected_users(ctx, selection)
     _collect_single_user_field_errors(rows, patch, existing_password, problems)
@@ -302,6 +303,9 @@ async def _change_locked_users(
     if {"openpgp_public_key", *ENCRYPTION_SETTINGS} & values.keys():
         await _require_keys_for_encryption(locked_users, values)
     _require_consistent_spam_scores(locked_users, values)
+    if "quota" not in values:  # else the administrator decides about the room
+        changes = [CustomDataChange(row.id, row, values) for row in locked_users.rows]
+        await require_quota_for_custom_data(ctx, locked_users.session, changes)
     changed_columns = {
         row.id: locked_users.set_columns_to_store(row, **values) for row in locked_users.rows
     }
