@@ -43,6 +43,7 @@ def select_logged_shares(condition: ColumnElement[bool]) -> Select[*tuple[Any, .
             col(User.domain_id).label("domain_id"),
             col(Grantee.username).label("grantee"),
         )
+        .select_from(MailboxShare)
         .join(Mailbox, col(Mailbox.id) == col(MailboxShare.mailbox_id))
         .join(User, col(User.id) == col(Mailbox.user_id))
         .join(Grantee, col(Grantee.id) == col(MailboxShare.user_id))

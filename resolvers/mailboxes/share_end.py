@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -37,10 +37,12 @@ async def end_shares_without_right(
         return
     owners = select(col(User.id)).where(is_user_beyond_rights(rights, AdminPermission.IMPERSONATE))
     condition = col(MailboxShare.made_by).in_(maker_ids) & col(MailboxShare.owner_id).in_(owners)
-    rows = await ctx.read(select_logged_shares(condition))
-    if not rows:
+    found_rows = await ctx.read(select_logged_shares(condition))
+    if not found_rows:
         return
-    streams = {stream for row in rows for stream in (row.owner_id, row.user_id)}
+    keys = [(row.mailbox_id, row.user_id) for row in found_rows]
+    condition &= tuple_(col(MailboxShare.mailbox_id), col(MailboxShare.user_id)).in_(keys)
+    streams = {stream for row in found_rows for stream in (row.owner_id, row.user_id)}
     async with ctx.write_session(*streams) as session:
         connection = await session.connection()
         rows = (await connection.execute(select_logged_shares(condition))).all()

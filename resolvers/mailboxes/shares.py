@@ -211,7 +211,7 @@ async def _write_or_delete_share_if_changed(
         col(MailboxShare.mailbox_id) == mailbox.id, col(MailboxShare.user_id) == grantee
     )
     if administrator_id:
-        (share_row,) = await connection.execute(select_logged_shares(is_this_share))
+        share_row = (await connection.execute(select_logged_shares(is_this_share))).one()
         await log_share_of_administrator(ctx, session, share_row, had, new_rights)
     if not new_rights:
         await connection.execute(delete(MailboxShare).where(is_this_share))

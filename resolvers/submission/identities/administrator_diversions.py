@@ -95,10 +95,11 @@ async def end_diversions_without_right(
         )
         .order_by(col(Identity.id))
     )
-    rows = await ctx.read(statement)
-    if not rows:
+    found_rows = await ctx.read(statement)
+    if not found_rows:
         return
-    async with ctx.write_session(*{row.user_id for row in rows}) as session:
+    statement = statement.where(col(Identity.id).in_([row.id for row in found_rows]))
+    async with ctx.write_session(*{row.user_id for row in found_rows}) as session:
         connection = await session.connection()
         rows = (await connection.execute(statement)).all()
         ids = [row.id for row in rows]
