@@ -1,8 +1,8 @@
 """Input fields that give somebody else lasting access to mail, or a copy of it.
 
 An administrator who acts as a user (`userImpersonate`) can't set them: a short-lived token would
-leave access behind. Where an administrator may give such access, a direct mutation with its own
-permission does, which tells the user.
+leave access behind. The security log of the user records the attempt. Where an administrator may
+give such access, a direct mutation with its own permission does, which tells the user.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ from strawberry.types.field import StrawberryField
 
 from graph.types.input_fields import present_input_fields
 from models.errors import Forbidden
-from resolvers.viewer import Viewer
+from resolvers.auth import impersonation
+from resolvers.context import Context
 
 # metadata of an input field that gives access
 GIVES_ACCESS: Mapping[Any, Any] = {"gives_access": True}
@@ -24,15 +25,16 @@ def gives_access(field: StrawberryField) -> bool:
     return bool(field.metadata.get("gives_access"))
 
 
-def refuse_access_grants_of_acting_viewer(viewer: Viewer, input_value: Any) -> None:
-    """Raise Forbidden if an acting administrator sets a field that gives access.
+def refuse_access_grants_of_acting_viewer(ctx: Context, mutation: str, input_value: Any) -> None:
+    """Raise Forbidden if an acting administrator sets a field that gives access, and log it.
 
-    A field that is omitted, null or empty gives no access.
+    A field that is omitted, null or empty gives no access. `mutation` is the GraphQL name.
     """
-    if not viewer.is_acting:
+    if not ctx.viewer.is_acting:
         return
     for field in present_input_fields(input_value):
         if gives_access(field.definition):
+            impersonation.log_refused_grant_in_background(ctx, mutation, field.path)
             raise Forbidden(
                 "An administrator who acts as the user can't give others access to its mail.",
                 requires=REQUIRED_CALLER,

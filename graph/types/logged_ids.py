@@ -19,6 +19,7 @@ TYPE_BY_ACTION_PREFIX = {
     "APP_PASSWORD_": "AppPassword",
     "BCC_RULE_": "BccRule",
     "CONNECTOR_": "Connector",
+    "WEBHOOK_": "Webhook",
 }
 OBJECT_NAMES = ("id", "key", "target")  # of details that can hold the ID of the object
 

@@ -12,6 +12,7 @@ from graphql import DirectiveLocation, GraphQLError
 from strawberry.types import ExecutionResult
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
+from strawberry.utils.str_converters import to_camel_case
 
 from graph.execution.damaged_data import log_damage
 from graph.execution.documents.cost_limits import Cost
@@ -227,7 +228,7 @@ class MutationExecution(FieldGuard):
             return _clear_unstored_and_set_task_counts(payload) if ctx.is_dry_run else payload
 
         try:
-            refuse_access_grants_of_acting_viewer(ctx.viewer, input_value)
+            refuse_access_grants_of_acting_viewer(ctx, to_camel_case(self.name), input_value)
             require_custom_data_of_input_within_limit(
                 input_value, ctx.environment.options.metadata_max_size
             )

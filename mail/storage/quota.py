@@ -1,5 +1,6 @@
 """Quota of a user: take it for new messages, or refuse them."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -77,6 +78,9 @@ _ADD_BY_KIND = {
     InsertKind.RELEASED: PreparedStatement(_ADD_WITHIN_QUOTA),
     InsertKind.QUOTA_NOTICE: PreparedStatement(_ADD_TO_QUOTA),
 }
+_SELECT_QUOTAS = select(col(User.id), col(User.used), STORAGE_QUOTA.label("allowed")).where(
+    col(User.id).in_(bindparam("users", expanding=True)), col(User.deleted_at).is_(None)
+)
 SELECT_QUOTA = select(col(User.used), STORAGE_QUOTA.label("allowed")).where(
     col(User.id) == bindparam("user"), col(User.deleted_at).is_(None)
 )
@@ -129,6 +133,23 @@ def require_quota_for_growth(
     row = transaction.connection.execute(SELECT_QUOTA, parameters).first()
     if row is not None and row.allowed and row.used + byte_count > row.allowed:
         raise OverQuota(used=row.used, limit=row.allowed)
+
+
+def require_quota_for_growth_of_users(
+    transaction: DatabaseTransaction, growth_by_user: Mapping[int, int]
+) -> None:
+    """Raise OverQuota if the storage of one of these users would grow beyond its quota.
+
+    As `require_quota_for_growth`, with one statement for all users.
+    """
+    growing = {user_id: growth for user_id, growth in growth_by_user.items() if growth > 0}
+    if not growing:
+        return
+    platform = transaction.environment.options.users_default_quota
+    parameters = {"users": sorted(growing), "platform": platform}
+    for row in transaction.connection.execute(_SELECT_QUOTAS, parameters):
+        if row.allowed and row.used + growing[row.id] > row.allowed:
+            raise OverQuota(used=row.used, limit=row.allowed)
 
 
 def error_of_refused_quota(transaction: DatabaseTransaction, user_id: int) -> RequestError:

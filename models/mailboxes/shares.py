@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Index
+from sqlalchemy import ColumnElement, Index, text
 from sqlmodel import SQLModel, col
 
-from models.store.columns import Int64, foreign_key
+from models.store.columns import Int64, OptionalInt64, foreign_key
 
 
 class ShareRight(StrEnum):
@@ -36,13 +36,24 @@ class MailboxShare(SQLModel, table=True):
     """
 
     __tablename__ = "mailbox_shares"
-    __table_args__ = (Index("mailbox_shares_of_user", "user_id", "owner_id", "mailbox_id"),)
+    __table_args__ = (
+        Index("mailbox_shares_of_user", "user_id", "owner_id", "mailbox_id"),
+        Index(
+            "mailbox_shares_made_by",
+            "made_by",
+            sqlite_where=text("made_by IS NOT NULL"),
+            postgresql_where=text("made_by IS NOT NULL"),
+        ),
+    )
 
     mailbox_id: int = foreign_key("mailboxes.id", primary_key=True, index=False)
     user_id: int = foreign_key("users.id", primary_key=True, index=False)  # the grantee
     owner_id: Int64
     rights: Int64  # one bit for each right
     since: Int64
+    # users.id of the administrator of the owner who gave rights last; None: the owner, or a user
+    # with the right ADMIN
+    made_by: OptionalInt64 = None
 
 
 def encode_rights(rights: Iterable[ShareRight]) -> int:

@@ -22,6 +22,12 @@ class Identity(UserOwnedRow, table=True):
             sqlite_where=text("preferred"),
             postgresql_where=text("preferred"),
         ),
+        Index(
+            "identities_diverted_by",
+            "diverted_by",
+            sqlite_where=text("diverted_by IS NOT NULL"),
+            postgresql_where=text("diverted_by IS NOT NULL"),
+        ),
     )
 
     # with `domain`: normal form, mail/addresses/address_syntax.py
@@ -32,6 +38,8 @@ class Identity(UserOwnedRow, table=True):
     preferred: bool = False  # the default identity; without such a row, the main address
     reply_to: str | None = None
     bcc: list[str] = json_column(list)
+    # users.id of the administrator who set `reply_to` or `bcc` last; None: the user
+    diverted_by: OptionalInt64 = None
     signature_text: str | None = None
     signature_html: str | None = None  # sanitised
     mailbox_id: OptionalInt64 = None  # for copies; Sent if it is deleted

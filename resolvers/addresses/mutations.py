@@ -51,6 +51,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
+from resolvers.users.custom_data_quota import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.limit_values import limit_or_none
 from resolvers.users.selection import require_managed_user
@@ -95,7 +96,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         display_name = validate_address_text(
             new_address.address, allows_wildcard=new_address.wildcard
         )
-    values = validate_address_columns(new_address.columns, problems)
+    values = validate_address_columns(ctx, new_address.columns, problems)
     forward_targets_of_input = TargetsWithRelayPasswords()
     with problems.collecting():
         forward_targets_of_input = validate_forward_targets(
@@ -248,6 +249,8 @@ async def insert_address(
             if domain:
                 domain.address_count += 1
                 session.add(domain)
+            change = CustomDataChange(address.user_id, None, address.model_dump())
+            await require_quota_for_custom_data(ctx, session, [change])
             session.add(address)
             await session.flush()
             if address_autoreplies:

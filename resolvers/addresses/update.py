@@ -56,6 +56,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
+from resolvers.users.custom_data_quota import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.selection import require_managed_user
 from resolvers.users.validation import patch_path, schema_name
@@ -130,7 +131,7 @@ async def update_addresses(
     Raises InvalidInput, NotFound, Forbidden, LimitReached, or Conflict if another transaction
     changed an address or the new text is in use.
     """
-    patch = _validate_patch(patch)
+    patch = _validate_patch(ctx, patch)
     rows_before = await require_visible_referenced_addresses(ctx, refs)
     _refuse_text_or_main_for_several(rows_before, patch)
     stream_ids = stream_ids_of_addresses(rows_before)
@@ -161,13 +162,15 @@ async def update_addresses(
                     session, rows
                 )
             await _validate_and_set_new_values(ctx, session, address_update, patch)
+            changes = [CustomDataChange(row.user_id, row, patch.columns) for row in rows]
+            await require_quota_for_custom_data(ctx, session, changes)
             await _store_and_log_new_values(ctx, session, address_update, patch)
     except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(ADDRESS_TAKEN_TEXT, path=[*PATCH_PATH, "address"]) from clash
     return [row.id for row in rows_before]
 
 
-def _validate_patch(patch: AddressPatchValues) -> AddressPatchValues:
+def _validate_patch(ctx: Context, patch: AddressPatchValues) -> AddressPatchValues:
     """Return the patch with normalized values. Raises InvalidInput with all problems."""
     if not patch.changed_names:
         raise InvalidInput(
@@ -176,7 +179,7 @@ def _validate_patch(patch: AddressPatchValues) -> AddressPatchValues:
             path=PATCH_PATH,
         )
     problems = ErrorCollector()
-    columns, address = validate_address_columns(patch.columns, problems, PATCH_PATH), None
+    columns, address = validate_address_columns(ctx, patch.columns, problems, PATCH_PATH), None
     with problems.collecting():
         if patch.address is not None:
             address = validate_address_text(

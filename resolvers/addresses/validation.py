@@ -15,6 +15,7 @@ from models.addresses.tables import TRAINING_KINDS, AddressKind
 from models.errors import ErrorCollector, InvalidInput
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
+from resolvers.context import Context
 from resolvers.users import custom_data
 from resolvers.users.limit_values import LimitValue, validated_stored_limit
 from resolvers.users.validation import schema_path
@@ -89,17 +90,21 @@ def _check_with_path(path: Sequence[str], check: Callable[..., Any], *arguments:
 
 
 def validate_address_columns(
-    columns: Mapping[str, Any], problems: ErrorCollector, path: Sequence[str] = ()
+    ctx: Context, columns: Mapping[str, Any], problems: ErrorCollector, path: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the columns in their stored form.
 
     Adds an error to `problems` for each invalid value.
     """
     validated = {}
+    max_size = ctx.environment.options.metadata_max_size
     for name, value in columns.items():
+        value_path, check = [*path, *schema_path(name)], COLUMN_VALIDATORS.get(name)
         with problems.collecting():
-            check = COLUMN_VALIDATORS.get(name)
-            validated[name] = check(value, [*path, *schema_path(name)]) if check else value
+            if name in custom_data.COLUMNS:
+                validated[name] = custom_data.validate_custom_data(value, value_path, max_size)
+            else:
+                validated[name] = check(value, value_path) if check else value
     return validated
 
 
@@ -196,6 +201,4 @@ COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
     "send_as": _require_true_or_false,
     "public_comment": _validate_comment,
     "private_comment": _validate_comment,
-    "public_metadata": custom_data.validate_custom_data,
-    "private_metadata": custom_data.validate_custom_data,
 }

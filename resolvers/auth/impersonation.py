@@ -1,12 +1,13 @@
 """Act as a user: an administrator's token for the user's mail, without access to credentials."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction, AuthProtocol
+from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
@@ -27,6 +28,20 @@ MIN_IMPERSONATION_LIFETIME, DEFAULT_IMPERSONATION_LIFETIME, MAX_IMPERSONATION_LI
     timedelta(minutes=30),
     MAX_LIFETIME,
 )
+
+
+def log_refused_grant_in_background(ctx: Context, mutation: str, path: Sequence[str]) -> None:
+    """Log that the viewer, who acts as a user, tried to give others access to the user's mail.
+
+    `path` is the field of the input. The event is written even if the request is rolled back.
+    """
+    event = NewSecurityEvent(
+        AuthEventAction.ACCESS_GRANT,
+        ctx.viewer.user_id,
+        AuthEventResult.FAILURE,
+        target=f"{mutation}: {'.'.join(path)}",
+    )
+    security_log.log_event_in_background(ctx, event)
 
 
 async def create_impersonation_token(

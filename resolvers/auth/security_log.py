@@ -75,9 +75,19 @@ REPORTED_ACTIONS = frozenset(
             AuthEventAction.ALLOWED_SENDERS_CHANGE,
             AuthEventAction.SIEVE_FORWARD,
         ),
+        *(
+            AuthEventAction.IDENTITY_BCC_CHANGE,
+            AuthEventAction.MAILBOX_SHARE_DELETE,
+            AuthEventAction.MAILBOX_SHARE_SET,
+        ),
         AuthEventAction.MESSAGE_REDIRECT,
         AuthEventAction.OAUTH_GRANT_REVOKE,
         *(AuthEventAction.PASSWORD_CHANGE, AuthEventAction.PASSWORD_RESET),
+        *(
+            AuthEventAction.WEBHOOK_CREATE,
+            AuthEventAction.WEBHOOK_DELETE,
+            AuthEventAction.WEBHOOK_UPDATE,
+        ),
     }
 )
 

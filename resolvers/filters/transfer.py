@@ -13,6 +13,7 @@ from resolvers.filters import loaders as filter_loaders
 from resolvers.filters import mutations as filter_mutations
 from resolvers.filters.loaders import mailbox_ids_in_action
 from resolvers.mailboxes.loaders import MailboxSelector
+from resolvers.users import custom_data
 
 QUERY_TYPES = {
     "from": str, "to": str, "subject": str, "listId": str, "text": str, "hasAttachment": bool,
@@ -108,7 +109,9 @@ async def import_filter_returning_targets_without_password(
     plain = {name: record[name] for name in ("name", "position", "active") if name in record}
     values = {
         **plain,
-        "public_metadata": record.get("metadata"),
+        "public_metadata": custom_data.validate_custom_data(
+            record.get("metadata"), ["metadata"], ctx.environment.options.metadata_max_size
+        ),
         "query": query,
         "action": action_values,
     }

@@ -86,7 +86,7 @@ async def _copy_shares_of_parent(
 ) -> None:
     """Share the created mailboxes with the users that the parent is shared with."""
     connection = await locked.session.connection()
-    statement = select(*select_columns(MailboxShare, ("user_id", "rights")))
+    statement = select(*select_columns(MailboxShare, ("user_id", "rights", "made_by")))
     rows = (
         await connection.execute(statement.where(col(MailboxShare.mailbox_id) == parent.id))
     ).all()
@@ -97,6 +97,7 @@ async def _copy_shares_of_parent(
             "user_id": row.user_id,
             "owner_id": parent.user_id,
             "rights": row.rights,
+            "made_by": row.made_by,
             "since": before,
         }
         for mailbox in created

@@ -33,6 +33,11 @@ from resolvers.access import (
 from resolvers.auth.credential_cache import mark_has_shared_mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
+from resolvers.mailboxes.administrator_shares import (
+    load_administrator_id,
+    log_share_of_administrator,
+    select_logged_shares,
+)
 from resolvers.mailboxes.loaders import (
     MailboxSelector,
     load_visible_by_ids,
@@ -171,12 +176,19 @@ async def _shares_by_grantee(ctx: Context, mailbox_id: int) -> dict[int, ColumnR
 async def _write_or_delete_share_if_changed(
     ctx: Context, session: AsyncSession, mailbox: ColumnRow, grantee_and_rights: tuple[int, Rights]
 ) -> None:
-    """Write the share if it changes, and record the change for owner and grantee."""
+    """Write the share if it changes, and record the change for owner and grantee.
+
+    The share belongs to the administrator who gives rights, until the owner sets the rights.
+    """
     grantee, new_rights = grantee_and_rights
     shares = await _shares_by_grantee(ctx, mailbox.id)
     before = shares.get(grantee)
     had = decode_rights(before.rights) if before else NO_RIGHTS
-    if new_rights == had:
+    administrator_id = await load_administrator_id(ctx, mailbox.user_id)
+    maker_id = before.made_by if before else None
+    if new_rights - had or ctx.viewer.user_id == mailbox.user_id:
+        maker_id = administrator_id
+    if new_rights == had and (not before or maker_id == before.made_by):
         return
     if not before:
         await _require_share_capacity(ctx, mailbox.user_id, grantee, len(shares))
@@ -184,23 +196,25 @@ async def _write_or_delete_share_if_changed(
         session, mailbox.user_id, EventType.MAILBOX_UPDATED, [mailbox.id]
     )
     connection = await session.connection()
+    event_type = EventType.MAILBOX_DELETED
     if new_rights:
         # the grantee gets no events from before the share; of messages, from before READ
         since = before.since if before and ShareRight.READ not in new_rights - had else last
-        row = {"rights": encode_rights(new_rights), "since": since}
+        row = {"rights": encode_rights(new_rights), "since": since, "made_by": maker_id}
         statement = insert_with_conflict(ctx.environment.database.dialect, MailboxShare).values(
             mailbox_id=mailbox.id, user_id=grantee, owner_id=mailbox.user_id, **row
         )
         keys = ["mailbox_id", "user_id"]
         await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
         event_type = EventType.MAILBOX_UPDATED if before else EventType.MAILBOX_CREATED
-    else:
-        is_this_share = (
-            col(MailboxShare.mailbox_id) == mailbox.id,
-            col(MailboxShare.user_id) == grantee,
-        )
-        await connection.execute(delete(MailboxShare).where(*is_this_share))
-        event_type = EventType.MAILBOX_DELETED
+    is_this_share = and_(
+        col(MailboxShare.mailbox_id) == mailbox.id, col(MailboxShare.user_id) == grantee
+    )
+    if administrator_id:
+        share_row = (await connection.execute(select_logged_shares(is_this_share))).one()
+        await log_share_of_administrator(ctx, session, share_row, had, new_rights)
+    if not new_rights:
+        await connection.execute(delete(MailboxShare).where(is_this_share))
     await ctx.record_change(
         session, grantee, event_type, [mailbox.id], path=mailbox.path, owner=mailbox.user_id
     )

@@ -12,25 +12,26 @@ from models.users.roles import Role
 from models.users.tables import User
 from resolvers.context import Context
 from resolvers.notifications.webhooks import delete_and_log_webhooks
+from resolvers.users.remaining_rights import RemainingRights
 
 
 async def delete_webhooks_without_right(
-    ctx: Context, maker_id: int, role: Role, administered_domain_ids: Collection[int]
+    ctx: Context, maker_ids: Collection[int], rights: RemainingRights
 ) -> None:
-    """Delete the webhooks that a user made and may no longer make with its new rights.
+    """Delete the webhooks that users made and may no longer make with these rights.
 
-    The deletion is in the admin log.
+    The deletion is in the admin log, and in the security logs of the accounts of webhooks.
     """
-    if role is Role.ROOT:
+    if rights.role is Role.ROOT:
         return
-    statement = select(*select_columns(Webhook)).where(col(Webhook.made_by) == maker_id)
-    if role is Role.ADMIN:
+    statement = select(*select_columns(Webhook)).where(col(Webhook.made_by).in_(maker_ids))
+    if rights.role is Role.ADMIN:
         root_users = select(col(User.id)).where(col(User.role) == Role.ROOT)
         statement = statement.where(col(Webhook.user_id).in_(root_users))
-    elif role is Role.DOMAIN_ADMIN:
+    elif rights.role is Role.DOMAIN_ADMIN:
         # the webhook of an ADMIN for a user follows the user to other domains
         domain_id = col(Webhook.domain_id)
-        is_elsewhere = domain_id.not_in(list(administered_domain_ids))
+        is_elsewhere = domain_id.not_in(sorted(rights.domain_ids))
         statement = statement.where(or_(domain_id.is_(None), is_elsewhere))
     rows = await ctx.read(statement)
     if rows:

@@ -17,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.outbound_http import parse_http_target
 from models.admin.tasks import Task
+from models.auth.security_log import AuthEventAction
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, require_all_found
 from models.events.event_types import WEBHOOK_ONLY_EVENT_TYPES, EventType
 from models.events.journal import PLATFORM, StreamPositions
@@ -36,7 +37,9 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import is_managed_user
 from resolvers.admin import audit_log, task_steps
 from resolvers.admin.audit_log import NewAuditLogEntry
+from resolvers.auth import security_log
 from resolvers.auth.credential_makers import load_owner_id_of_viewer
+from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.notifications.webhook_lanes import TEST_STREAM_ID
 from resolvers.notifications.webhook_lists import (
@@ -103,6 +106,7 @@ async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhoo
             session,
             NewAuditLogEntry("webhookCreate", "Webhook", webhook_id, domain_id, None, logged_after),
         )
+        await _write_to_security_logs(ctx, AuthEventAction.WEBHOOK_CREATE, [row])
     _wake_workers(ctx)
     return CreatedWebhook(webhook_id, secret)
 
@@ -266,7 +270,7 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
                 for row in rows
             ),
         )
-
+        await _write_to_security_logs(ctx, AuthEventAction.WEBHOOK_UPDATE, rows, values)
     _wake_workers(ctx)
 
 
@@ -316,7 +320,7 @@ async def delete_webhooks(ctx: Context, ids: Sequence[int]) -> None:
 async def delete_and_log_webhooks(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
 ) -> None:
-    """Delete webhooks with their deliveries, with entries in the admin log."""
+    """Delete webhooks with their deliveries, with entries in the admin and security logs."""
     domain_ids = await _domain_id_by_webhook(ctx, rows)
     statement = delete(Webhook).where(col(Webhook.id).in_([row.id for row in rows]))
     await (await session.connection()).execute(statement)
@@ -331,6 +335,31 @@ async def delete_and_log_webhooks(
         for row in rows
     )
     await audit_log.insert_audit_log_entries(ctx, session, *entries)
+    await _write_to_security_logs(ctx, AuthEventAction.WEBHOOK_DELETE, rows)
+
+
+async def _write_to_security_logs(
+    ctx: Context,
+    action: AuthEventAction,
+    webhooks: Sequence[Any],
+    new_values: Mapping[str, Any] | None = None,
+) -> None:
+    """Log webhooks for accounts of others to the security logs, and notify the accounts.
+
+    `new_values` replace columns of the webhooks. A webhook for a whole domain or for the platform
+    is only in the admin log.
+    """
+    events = []
+    for webhook in webhooks:
+        if webhook.user_id and webhook.user_id != ctx.viewer.user_id:
+            url = (new_values or {}).get("url") or webhook.url
+            detail = {"host": urlsplit(url).hostname or ""}
+            events.append(
+                NewSecurityEvent(action, webhook.user_id, target=str(webhook.id), detail=detail)
+            )
+    if events:
+        async with ctx.write_session(*{event.user_id or 0 for event in events}) as session:
+            await security_log.insert_security_events_and_queue_notices(ctx, session, events)
 
 
 async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:

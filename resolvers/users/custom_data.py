@@ -9,6 +9,7 @@ from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
 MAX_SIZE = 1 << 20  # bytes of JSON; the setting metadata.maxSize can't exceed it
+COLUMNS = ("public_metadata", "private_metadata")  # of users and addresses
 
 
 def validate_custom_data(

@@ -47,6 +47,7 @@ from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.mailboxes import shares
 from resolvers.oauth.refresh_token_end import delete_grants_of_users
+from resolvers.users import grant_end
 from resolvers.users.quota.quota_allocation import effective_quota
 from resolvers.users.selection import UserSelector, require_selected_users
 
@@ -118,6 +119,7 @@ async def delete_users_or_reschedule_purge(
             col(User.id).in_(ids), is_managed_user(ctx)
         )
         live_users = await ctx.read(live_statement.order_by(col(User.id)))
+        await grant_end.end_all_grants_of_users(ctx, live_users)
         tasks |= await _mark_deleted_and_queue_purge_tasks(ctx, session, live_users, purge_at)
         await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, list(tasks.values()))
         new_values = {"purgeAt": purge_at}

@@ -11,11 +11,11 @@ from models.errors import ErrorCollector, Forbidden, InvalidInput, NotFound
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import DomainAdmin
 from models.validation_constraints import ValidationConstraint
-from resolvers.addresses import rule_end
 from resolvers.auth import authentication
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.notifications import webhook_end
+from resolvers.users import grant_end
+from resolvers.users.remaining_rights import RemainingRights
 from resolvers.users.selection import UserSelector
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 
@@ -69,9 +69,9 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
 async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -> list[int]:
     """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
-    A user who is no longer a DOMAIN_ADMIN loses both. BCC rules and webhooks that a user made and
-    may no longer make are deleted. Raises Forbidden for a role above the viewer's, InvalidInput for
-    an empty change.
+    A user who is no longer a DOMAIN_ADMIN loses both. What a user gave for others and may no
+    longer give ends. Raises Forbidden for a role above the viewer's, InvalidInput for an empty
+    change.
     """
     role = change.role
     if change == RoleChange():
@@ -97,6 +97,7 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
         lock_users_and_store_changes(ctx, selection, "userRoleSet") as locked_users,
     ):
         domains_of_users = await _load_administered_domain_ids(locked_users)
+        rights_by_maker: dict[int, RemainingRights] = {}
         for row in locked_users.rows:
             new_role = role or row.role
             require_domain_admin_fields_allowed(
@@ -113,10 +114,11 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
             locked_users.set_columns_to_store(row, role=new_role, admin_permissions=permissions)
             if domain_ids != domains_of_users[row.id]:
                 locked_users.report_change(row, "administers", domains_of_users[row.id], domain_ids)
-            await rule_end.delete_bcc_rules_without_right(
-                ctx, row.id, new_role, permissions, domain_ids
-            )
-            await webhook_end.delete_webhooks_without_right(ctx, row.id, new_role, domain_ids)
+            if row.role is not Role.USER:
+                rights_by_maker[row.id] = RemainingRights(
+                    new_role, frozenset(permissions), frozenset(domain_ids)
+                )
+        await grant_end.end_grants_without_right(ctx, rights_by_maker)
         await _store_administered_domains(locked_users)
     user_ids = [row.id for row in locked_users.rows]
     ctx.call_after_commit_or_now(

@@ -14,7 +14,6 @@ from models.auth.credentials import AccessToken
 from models.auth.security_log import AuthEventAction
 from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
-from models.scim import ScimUser
 from models.store.columns import ColumnRow
 from models.users.roles import Role, Scope
 from models.users.search_index import search_text
@@ -31,6 +30,11 @@ from resolvers.context import Context
 from resolvers.mailboxes.retention import update_inherited_retention
 from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
+from resolvers.users.access_loss import (
+    delete_marks_of_scim_suspension,
+    end_access_of_suspended_users,
+)
+from resolvers.users.custom_data_quota import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.existing_password import (
     has_password,
     require_existing_password_count_failure,
@@ -110,7 +114,7 @@ async def update_users(
             path=PATCH_PATH,
         )
     problems = ErrorCollector()
-    changes = validate_user_columns(patch.column_values, problems, PATCH_PATH)
+    changes = validate_user_columns(ctx, patch.column_values, problems, PATCH_PATH)
     changes |= _validated_username_columns(patch.username, problems)
     rows = await require_selected_users(ctx, selection)
     _collect_single_user_field_errors(rows, patch, existing_password, problems)
@@ -290,18 +294,6 @@ async def _hash_password_and_return_columns(
     }
 
 
-async def _delete_marks_of_scim_suspension(
-    locked_users: LockedUsers, rows: Sequence[ColumnRow]
-) -> None:
-    """Delete the marks that SCIM suspended these users: it lifts no suspension by others.
-
-    SCIM sets its own mark afterwards.
-    """
-    connection = await locked_users.session.connection()
-    is_of_user = col(ScimUser.user_id).in_([row.id for row in rows])
-    await connection.execute(update(ScimUser).where(is_of_user).values(suspended_by_scim=False))
-
-
 async def _change_locked_users(
     ctx: Context, locked_users: LockedUsers, patch: UserChanges, values: Mapping[str, Any]
 ) -> None:
@@ -311,6 +303,9 @@ async def _change_locked_users(
     if {"openpgp_public_key", *ENCRYPTION_SETTINGS} & values.keys():
         await _require_keys_for_encryption(locked_users, values)
     _require_consistent_spam_scores(locked_users, values)
+    if "quota" not in values:  # else the administrator decides about the room
+        changes = [CustomDataChange(row.id, row, values) for row in locked_users.rows]
+        await require_quota_for_custom_data(ctx, locked_users.session, changes)
     changed_columns = {
         row.id: locked_users.set_columns_to_store(row, **values) for row in locked_users.rows
     }
@@ -336,7 +331,7 @@ async def _change_locked_users(
     if rows := with_new("tags"):
         await _replace_tags(locked_users, rows, values["tags"])
     if rows := with_new("suspended"):
-        await _delete_marks_of_scim_suspension(locked_users, rows)
+        await delete_marks_of_scim_suspension(locked_users, rows)
     await _reset_counters_of_changed_limits(locked_users, with_new)
     await _end_access_and_second_factors(ctx, locked_users, patch, values, changed_columns)
     await _write_changes_to_security_log(
@@ -351,13 +346,13 @@ async def _end_access_and_second_factors(
     values: Mapping[str, Any],
     changed_columns: Mapping[int, Collection[str]],
 ) -> None:
-    """Sign out users who lose access or have a new password; delete disabled second factors."""
+    """Sign out users who lose access or have a new password; delete disabled second factors.
+
+    What administrators gave for others ends if they lose access.
+    """
+    await end_access_of_suspended_users(ctx, locked_users, values, changed_columns)
     for row in locked_users.rows:
-        changed = changed_columns[row.id]
-        loses_access = ("active" in changed and not values["active"]) or (
-            "suspended" in changed and values["suspended"]
-        )
-        if patch.changes_password or loses_access:
+        if patch.changes_password:
             locked_users.sign_out(row)
         if patch.disable_2fa and enabled_methods(row):
             locked_users.set_columns_to_store(row, second_factors=[])

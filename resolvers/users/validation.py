@@ -80,17 +80,24 @@ _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,4}")
 
 
 def validate_user_columns(
-    values: Mapping[str, Any], problems: ErrorCollector, path_prefix: Sequence[str] = ()
+    ctx: Context,
+    values: Mapping[str, Any],
+    problems: ErrorCollector,
+    path_prefix: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return column values in stored form; None is a cleared value or the default.
 
     Unusable values are left out and added to `problems`, with paths that begin with `path_prefix`.
     """
     validated = {}
+    max_size = ctx.environment.options.metadata_max_size
     for name, value in values.items():
+        path, check = [*path_prefix, *schema_path(name)], VALIDATORS.get(name)
         with problems.collecting():
-            check = VALIDATORS.get(name)
-            validated[name] = check(value, [*path_prefix, *schema_path(name)]) if check else value
+            if name in custom_data.COLUMNS:
+                validated[name] = custom_data.validate_custom_data(value, path, max_size)
+            else:
+                validated[name] = check(value, path) if check else value
     return validated
 
 
@@ -262,6 +269,4 @@ VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "recipients_per_day": _limit_validator(COUNT_LIMIT),
     "received_per_hour": _limit_validator(COUNT_LIMIT),
     "forwards_per_day": _limit_validator(COUNT_LIMIT),
-    "public_metadata": custom_data.validate_custom_data,
-    "private_metadata": custom_data.validate_custom_data,
 }

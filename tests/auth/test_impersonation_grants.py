@@ -13,6 +13,7 @@ from graph.types.access_grants import gives_access
 from graph.types.mutations import MutationExecution
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, expand_scopes
+from resolvers.auth.authentication import wait_for_background_tasks
 from resolvers.auth.credential_makers import IMPERSONATION_SCOPES
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -162,6 +163,23 @@ async def test_acting_administrator_can_not_give_access(
         acting = await act_as_ada(administrator, ada)
         assert await set_granting_field(acting, field) == refusal
     assert await set_granting_field(ada, field) != refusal
+
+
+async def test_refused_attempt_is_in_security_log_of_the_user(
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+) -> None:
+    acting = await act_as_ada(admin_client, ada)
+    payload = await execute_mutation(
+        acting, "userUpdate", "", set={"forwardTo": ["boss@example.org"]}
+    )
+    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+    await wait_for_background_tasks(environment)
+    document = """{ viewer { user { authLog(filter: {action: ACCESS_GRANT}) {
+      nodes { result detail } } } } }"""
+    (event,) = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    assert event == {"result": "FAILURE", "detail": {"target": "userUpdate: set.forwardTo"}}
+    query = "SELECT \"by\" FROM security_events WHERE action = 'ACCESS_GRANT'"
+    assert await select_rows(environment, query) == [(admin_client.user.username,)]
 
 
 async def test_acting_administrator_can_end_a_share(

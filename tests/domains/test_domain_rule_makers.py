@@ -16,6 +16,7 @@ from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.lost_rights import LOSSES, load_security_actions, lose_rights
 from tests.support.mail_servers.queue_worker import queue_message
 from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.rewrite_and_bcc_operations import (
@@ -113,6 +114,20 @@ async def test_domain_bcc_rule_follows_current_role_of_its_maker(
     assert len(await load_copy_recipients(ada.environment)) == 1
     await deliver_incoming(ada.environment, ada.address)
     assert len(await load_copy_recipients(ada.environment)) == 2
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_bcc_rules_end_when_their_maker_loses_its_rights(
+    domain_admin: GraphQLClient, root: GraphQLClient, ada: GraphQLClient, loss: str
+) -> None:
+    for match in (DOMAIN_PATTERN, ada.address):
+        await create_bcc_rule(domain_admin, match, COPY_ADDRESS)
+    await create_bcc_rule(root, DOMAIN_PATTERN, COPY_ADDRESS, direction="SENDER")
+    await lose_rights(root, domain_admin, loss)
+    rules = (await root("{ bccRules { nodes { direction } } }"))["bccRules"]["nodes"]
+    assert rules == [{"direction": "SENDER"}]
+    actions = await load_security_actions(ada.environment, ada)
+    assert actions == ["BCC_RULE_CREATE", "BCC_RULE_DELETE"]
 
 
 async def test_domain_rewrite_skips_higher_roles(

@@ -9,6 +9,13 @@ from models.runtime.environment import Environment
 from models.users.roles import Role
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.lost_rights import (
+    LOSSES,
+    PERMISSION_LOSS,
+    count_notices,
+    load_security_actions,
+    lose_rights,
+)
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.servers.webhook_receiver import create_webhook
 from tests.support.stores.counter_check import select_rows
@@ -82,3 +89,38 @@ async def test_webhook_made_with_key_for_domains_ends_with_role_of_its_user(
     await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
     await set_role(root, "keeper", role="USER")
     assert await load_urls(environment) == []
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != PERMISSION_LOSS])
+async def test_webhooks_end_when_their_maker_loses_access(
+    ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, loss: str
+) -> None:
+    environment = ada.environment
+    keeper = await make_domain_admin(environment, http, "keeper")
+    await create_webhook(keeper, "https://hooks.example/user", user={"username": "ada"})
+    await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
+    await create_webhook(root, "https://hooks.example/root", domain=DOMAIN)
+    await lose_rights(root, keeper, loss)
+    assert await load_urls(environment) == ["https://hooks.example/root"]
+    assert await load_security_actions(environment, ada) == ["WEBHOOK_CREATE", "WEBHOOK_DELETE"]
+
+
+async def test_webhook_for_account_is_reported_to_the_user(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    url = "https://hooks.example/secret"
+    webhook_id, _ = await create_webhook(root, url, user={"username": "ada"})
+    payload = await execute_mutation(
+        root, "webhookUpdate", "", webhooks=[{"id": webhook_id}], set={"active": False}
+    )
+    assert payload["errors"] == []
+    payload = await execute_mutation(root, "webhookDelete", "", webhooks=[{"id": webhook_id}])
+    assert payload["errors"] == []
+    assert await load_security_actions(ada.environment, ada) == [
+        "WEBHOOK_CREATE", "WEBHOOK_UPDATE", "WEBHOOK_DELETE",
+    ]  # fmt: skip
+    assert await count_notices(ada.environment, ada) == 3
+    document = """{ viewer { user { authLog(filter: {action: WEBHOOK_CREATE}) {
+      nodes { detail } } } } }"""
+    (event,) = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    assert event["detail"] == {"host": "hooks.example", "target": webhook_id}

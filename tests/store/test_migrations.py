@@ -127,6 +127,8 @@ async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
         ("users", {**user, "public_metadata": {"a": 1}}),
         ("webhooks", {"id": 6, "user_id": 3, "url": "https://hooks.example/"}),
         ("mailboxes", box),
+        ("mailbox_shares", {"mailbox_id": 4, "user_id": 3, "owner_id": 3}),
+        ("identities", {"id": 7, "user_id": 3, "local": "ada", "bcc": ["a@example.net"]}),
         ("mailbox_annotations", note),
         ("key_value_entries", entry),
     ]
@@ -140,6 +142,10 @@ async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
         assert totals.scalar() == expected
         webhooks = await connection.execute(text("SELECT url, made_by FROM webhooks"))
         assert [tuple(row) for row in webhooks] == [("https://hooks.example/", None)]
+        for statement in (
+            "SELECT made_by FROM mailbox_shares", "SELECT diverted_by FROM identities"
+        ):  # fmt: skip
+            assert (await connection.execute(text(statement))).scalars().all() == [None]
         for statement in ("DELETE FROM mailboxes", "UPDATE users SET public_metadata = NULL"):
             await connection.execute(text(statement))
         await connection.execute(text("DELETE FROM key_value_entries"))

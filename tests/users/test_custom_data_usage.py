@@ -119,3 +119,48 @@ async def test_other_custom_data_beyond_quota_is_refused(
     for name, arguments in steps:
         payload = await execute_mutation(ada, name, "", **arguments)
         assert [error["code"] for error in payload["errors"]] == ["QUOTA_EXCEEDED"], name
+
+
+async def test_metadata_of_users_and_addresses_beyond_quota_is_refused(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
+) -> None:
+    used = await load_used(environment, ada)
+    await set_quota(environment, ada.user, used + KIB)
+    metadata = {"a": "x" * 2 * KIB}
+    user, own_address = {"username": "ada"}, {"address": ada.address}
+    refused: list[tuple[GraphQLClient, str, dict[str, Any]]] = [
+        (ada, "userUpdate", {"set": {"metadata": metadata}}),
+        (root, "userUpdate", {"users": {"usernames": ["ada"]}, "set": {"metadata": metadata}}),
+        (
+            root,
+            "userUpdate",
+            {"users": {"usernames": ["ada", "root"]}, "set": {"privateMetadata": metadata}},
+        ),
+        (root, "addressUpdate", {"addresses": [own_address], "set": {"metadata": metadata}}),
+        (
+            root,
+            "addressCreate",
+            {"address": "more@example.org", "user": user, "privateMetadata": metadata},
+        ),
+    ]
+    for client, name, arguments in refused:
+        payload = await execute_mutation(client, name, "", **arguments)
+        assert [error["code"] for error in payload["errors"]] == ["QUOTA_EXCEEDED"], name
+    assert await load_used(environment, ada) == used
+    for client, name, arguments in refused[:1] + refused[3:4]:
+        small = {**arguments, "set": {"metadata": {"a": "x" * 200}}}
+        payload = await execute_mutation(client, name, "", **small)
+        assert payload["errors"] == [], name
+    await assert_store_consistent(environment)
+
+
+async def test_address_without_user_has_metadata_without_quota(root: GraphQLClient) -> None:
+    payload = await execute_mutation(
+        root,
+        "addressCreate",
+        "",
+        address="team@example.org",
+        forwardTo=["eve@example.net"],
+        metadata=BIG,
+    )
+    assert payload["errors"] == []

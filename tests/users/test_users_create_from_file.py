@@ -12,6 +12,7 @@ from resolvers.admin import tasks
 from resolvers.users.creation import file_create
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.import_runs import WorkerCrash
+from tests.support.accounts.key_value_operations import change_options
 from tests.support.accounts.user_operations import (
     execute_mutation,
     make_admin_of_domain,
@@ -246,3 +247,23 @@ async def test_creation_fails_after_the_loss_of_the_role(
 async def test_creation_from_file_needs_an_admin(ada: GraphQLClient) -> None:
     payload = await start_creation(ada, numbered_users(1))
     assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+
+
+async def test_metadata_in_file_obeys_the_limit(admin: GraphQLClient) -> None:
+    change_options(admin.environment, metadata_max_size=100)
+    record = {"password": MD5_CRYPT_HASH, "hashedPassword": True}
+    sizes = {"small": 80, "big": 120}
+    content = json_lines(
+        *(
+            {**record, "address": f"{name}@example.org", "metadata": {"a": "x" * size}}
+            for name, size in sizes.items()
+        )
+    )
+    task = await run_creation(admin, content)
+    assert task["result"]["createdCount"] == 1
+    assert [(error["line"], error["code"]) for error in task["result"]["errors"]] == [
+        (2, "VALIDATION")
+    ]
+    query = "SELECT username FROM users WHERE username LIKE '%@example.org'"
+    usernames = {username for (username,) in await select_rows(admin.environment, query)}
+    assert usernames & {f"{name}@example.org" for name in sizes} == {"small@example.org"}

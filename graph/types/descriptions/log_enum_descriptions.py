@@ -2,6 +2,8 @@
 
 LOG_VALUE_DESCRIPTIONS = {
     "AuthEventAction": {
+        "ACCESS_GRANT": "An administrator who acts as the user tried to give others access to its "
+        "mail, and was refused.",
         "ALLOWED_SENDERS_CHANGE": "The senders that the user may use were changed.",
         "API_KEY_CREATE": "An API key was created.",
         "API_KEY_DELETE": "An API key was deleted.",
@@ -25,6 +27,9 @@ LOG_VALUE_DESCRIPTIONS = {
         "EXTERNAL_TWO_FACTOR_ENABLE": "An external second factor was turned on.",
         "FILTER_FORWARD": "A filter got a forwarding target.",
         "FORWARDING_CHANGE": "The forwarding targets were changed.",
+        "IDENTITY_BCC_CHANGE": "Somebody else changed `bcc` or `replyTo` of an identity.",
+        "MAILBOX_SHARE_DELETE": "A share of a mailbox that an administrator made or changed ended.",
+        "MAILBOX_SHARE_SET": "An administrator shared a mailbox of the user.",
         "MESSAGES_READ": "Somebody else read messages of the user.",
         "MESSAGES_TRANSFER": "Messages were copied or moved to another user.",
         "MESSAGE_REDIRECT": "Somebody else redirected a message of the user.",
@@ -50,6 +55,9 @@ LOG_VALUE_DESCRIPTIONS = {
         "WEBAUTHN_DELETE": "A security key was deleted.",
         "WEBAUTHN_REGISTER": "A security key was registered.",
         "WEBAUTHN_VERIFY": "The response of a security key was checked.",
+        "WEBHOOK_CREATE": "An administrator created a webhook for the account.",
+        "WEBHOOK_DELETE": "A webhook for the account was deleted.",
+        "WEBHOOK_UPDATE": "An administrator changed a webhook for the account.",
     },
     "AuthEventResult": {
         "SUCCESS": "The action succeeded.",

@@ -27,6 +27,11 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.submission.identities import loaders as identity_loaders
+from resolvers.submission.identities.administrator_diversions import (
+    diversion_columns,
+    load_diverting_administrator_id,
+    log_diversions_and_queue_notices,
+)
 from resolvers.submission.identities.loaders import (
     AccountIdentities,
     SenderIdentity,
@@ -42,7 +47,7 @@ from resolvers.users.selection import require_managed_users
 MAX_IDENTITIES = 100  # of one account
 DEFAULT_VALUES: dict[str, Any] = {  # of a new row
     "name": None, "preferred": False, "reply_to": None, "bcc": [], "signature_text": None,
-    "signature_html": None, "mailbox_id": None,
+    "signature_html": None, "mailbox_id": None, "diverted_by": None,
 }  # fmt: skip
 
 
@@ -206,16 +211,21 @@ async def _write_identities(
     mutation: str,
 ) -> None:
     """Insert or update the rows, and record those that changed."""
+    administrator_id = await load_diverting_administrator_id(ctx, changes.values)
     mailbox_ids = await _require_sent_mailbox_ids_by_user(ctx, targets, changes)
     connection = await session.connection()
     rows_before = await _read_rows_by_id(ctx, targets)
     changed_ids: dict[int, set[int]] = {target.user.id: set() for target in targets}
     if changes.values.get("preferred"):
         await _clear_other_defaults(session, changed_ids, targets)
-    new_rows, log_entries = [], {}
+    new_rows, log_entries, diverted = [], {}, []
     for target in targets:
         sender, row = target.identity, rows_before.get(target.identity.id)
         new_values = _new_identity_columns(ctx, target, changes, mailbox_ids)
+        values_before = DEFAULT_VALUES if row is None else row._asdict()
+        is_own = target.user.id == ctx.viewer.user_id
+        maker = diversion_columns(changes.values, values_before, administrator_id, is_own=is_own)
+        new_values |= maker
         if row is None:
             new_rows.append(new_values)
         elif all(
@@ -226,6 +236,8 @@ async def _write_identities(
             statement = update(Identity).where(col(Identity.id) == sender.id)
             await connection.execute(statement.values(new_values))
         changed_ids[target.user.id].add(sender.id)
+        if maker and not is_own:
+            diverted.append((target.user.id, sender.address))
         old = _values_for_log(sender) if sender.has_row else None
         log_entries[sender.id] = _log_entry(
             mutation, target.user, sender, old, dict(changes.values)
@@ -233,6 +245,7 @@ async def _write_identities(
     if new_rows:
         await _delete_unusable_rows_or_raise_limit(ctx, session, changed_ids, targets, new_rows)
         await connection.execute(insert(Identity), new_rows)
+    await log_diversions_and_queue_notices(ctx, session, changes.values, diverted)
     await _journal_and_audit_identity_changes(ctx, session, changed_ids, log_entries)
 
 

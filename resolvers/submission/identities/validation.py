@@ -17,6 +17,7 @@ from models.users.roles import AdminPermission, Role
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.submission.identities.administrator_diversions import DIVERTING_FIELDS
 from resolvers.submission.identities.loaders import (
     AccountIdentities,
     SenderIdentity,
@@ -27,7 +28,6 @@ from resolvers.viewer import GuardRule
 
 MAX_BCC = 20  # addresses of one identity
 MAX_SIGNATURE_BYTES = 64 << 10  # of the text and of the HTML
-DIVERTING_FIELDS = frozenset({"bcc", "reply_to"})  # they send copies or replies to another person
 
 
 @dataclass(frozen=True, slots=True)

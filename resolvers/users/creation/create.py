@@ -157,7 +157,7 @@ async def validate_new_user(
     _require_may_give_role_and_empty_address(ctx, new_user)
     username, address = _validated_username_and_main_address(ctx, new_user, problems)
     values = validate_user_columns(
-        {name: getattr(new_user, name) for name in VALIDATED_COLUMNS}, problems
+        ctx, {name: getattr(new_user, name) for name in VALIDATED_COLUMNS}, problems
     )
     with problems.collecting():
         scores = values.get("junk_score"), values.get("reject_score")

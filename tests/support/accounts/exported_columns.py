@@ -107,7 +107,7 @@ COLUMNS_BY_REASON = {
         *("connectors.is_one_time", "connectors.import_options"),
     ),
     "The maker's rights end the rule on this server.": (
-        *("sender_rules.made_by", "sender_rules.made_as"),
+        *("sender_rules.made_by", "sender_rules.made_as", "identities.diverted_by"),
     ),
     "Rules of domains and tags are not the user's.": ("sender_rules.tag",),
     "The scheduled message is exported as a draft.": tuple(
