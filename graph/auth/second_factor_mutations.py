@@ -34,7 +34,7 @@ from graph.auth.second_factors import (
 from graph.types import global_ids
 from graph.types.errors import DeletePayload
 from graph.types.fields import Info
-from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.mutations import SECOND_FACTOR_CHANGE_COST, AtomicExclusion, mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.references import UserRef, require_visible_user_id_if_named
@@ -130,6 +130,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -181,6 +182,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -196,6 +198,7 @@ class TwoFactorMutation:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def external_two_factor_enable(
         self, info: Info, input: ExternalTwoFactorEnableInput
@@ -212,6 +215,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def external_two_factor_disable(
         self, info: Info, input: ExternalTwoFactorDisableInput
@@ -230,6 +234,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)

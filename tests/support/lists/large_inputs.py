@@ -60,6 +60,11 @@ class LargeRequest:
     large_variable: str
 
     @property
+    def is_mutation(self) -> bool:
+        """True if the request is a mutation."""
+        return self.document.startswith("mutation")
+
+    @property
     def cost(self) -> int:
         """The cost of the request in points."""
         prepared = strawberry_schema.documents.find_or_prepare_with_faults(self.document, None)
