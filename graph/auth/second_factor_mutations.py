@@ -142,18 +142,19 @@ class TwoFactorMutation:
     @mutation(
         "Turns TOTP on with a secret that the user's authenticator has from another system. The "
         "access tokens of the user end, except that of the request. API keys and application "
-        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. For "
-        "the signed-in user's own account it fails if another factor is on, since no proof can be "
-        "given.",
+        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. The "
+        "signed-in user must prove another factor that is on for the own account.",
         role=Role.ADMIN,
         scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
         assert user_id is not None  # noqa: S101 - the schema asks for it
         changed_id = await second_factors_mutations.enable_imported_totp(
-            info.context, user_id, input.seed
+            info.context, user_id, input.seed, _validated_proof_from_input(input.proof or None)
         )
         return UserPayload(user=await _load_user(info, changed_id))
 
