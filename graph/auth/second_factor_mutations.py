@@ -113,6 +113,7 @@ class TwoFactorMutation:
         "replaced. CONFLICT if TOTP is on already.",
         scope=Scope.FULL,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -250,6 +251,7 @@ class TwoFactorMutation:
         "WebAuthn key is on.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def recovery_codes_create(
         self, info: Info, input: RecoveryCodesCreateInput
@@ -288,6 +290,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def webauthn_register(
         self, info: Info, input: WebauthnRegisterInput
@@ -334,6 +337,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webauthn_keys, "webauthnKeys")

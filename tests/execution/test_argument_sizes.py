@@ -132,7 +132,10 @@ def test_cost_of_argument_sizes(document: str, variables: dict[str, Any], expect
 
 @pytest.mark.parametrize(
     ("field", "expected"),
-    [("labelCreate", 10), ("totpEnable", 100), ("userPasswordReset", 200), ("banAdd", 100)],
+    [
+        *(("labelCreate", 25), ("undo", 50), ("banAdd", 100)),
+        *(("totpEnable", 200), ("userPasswordReset", 200)),
+    ],
 )
 def test_mutation_costs_its_transaction_or_its_weight(field: str, expected: int) -> None:
     input_type = f"{field[0].upper()}{field[1:]}Input"

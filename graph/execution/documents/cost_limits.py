@@ -36,7 +36,7 @@ MAX_COUNT = 10**12  # 800 fragments that double would make a number of 240 digit
 MAX_FOLLOWED_LEVELS = 80  # nested selections and spreads, far more than a depth of 16 needs
 DEFAULT_PAGE_SIZE = 20
 SIZE_ARGUMENTS = ("first", "last", "ids")
-MUTATION_COST = 10  # of a mutation without a cost of its own, since each runs a transaction
+MUTATION_COST = 25  # of a mutation without a cost of its own, since each runs a transaction
 INTROSPECTION_COST = 3000  # charged again for each alias in it
 TYPE_INTROSPECTION_COST = 20
 
