@@ -12,7 +12,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query, subscription
 from graph.types.input_conditions import ConditionsInput
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import OWN
 from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
@@ -208,6 +208,7 @@ class TaskMutation:
         "already being sent is the error CONFLICT.",
         scope=Scope.MAIL,
         access=OWN,
+        cost=LONG_MUTATION_COST,
     )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
         return UndoPayload(

@@ -13,7 +13,7 @@ from graph.types.connections import Connection, PageArguments, connection_of_pag
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
 from graph.types.input_conditions import ConditionsInput
-from graph.types.mutations import mutation
+from graph.types.mutations import PASSWORD_HASH_COST, mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_references import ObjectRef, ids_from_refs
 from graph.types.object_views import DerivedField, ExpressionField, NestedViewField, View
@@ -296,6 +296,7 @@ class AppPasswordMutation:
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
+        cost=PASSWORD_HASH_COST,
     )
     async def app_password_create(
         self, info: Info, input: AppPasswordCreateInput

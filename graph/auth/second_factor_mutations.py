@@ -34,7 +34,7 @@ from graph.auth.second_factors import (
 from graph.types import global_ids
 from graph.types.errors import DeletePayload
 from graph.types.fields import Info
-from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.mutations import SECOND_FACTOR_CHANGE_COST, AtomicExclusion, mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.references import UserRef, require_visible_user_id_if_named
@@ -113,6 +113,7 @@ class TwoFactorMutation:
         "replaced. CONFLICT if TOTP is on already.",
         scope=Scope.FULL,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -130,6 +131,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -141,18 +143,19 @@ class TwoFactorMutation:
     @mutation(
         "Turns TOTP on with a secret that the user's authenticator has from another system. The "
         "access tokens of the user end, except that of the request. API keys and application "
-        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. For "
-        "the signed-in user's own account it fails if another factor is on, since no proof can be "
-        "given.",
+        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. The "
+        "signed-in user must prove another factor that is on for the own account.",
         role=Role.ADMIN,
         scope=Scope.FULL,
+        atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
         assert user_id is not None  # noqa: S101 - the schema asks for it
         changed_id = await second_factors_mutations.enable_imported_totp(
-            info.context, user_id, input.seed
+            info.context, user_id, input.seed, _validated_proof_from_input(input.proof or None)
         )
         return UserPayload(user=await _load_user(info, changed_id))
 
@@ -181,6 +184,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -196,6 +200,7 @@ class TwoFactorMutation:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def external_two_factor_enable(
         self, info: Info, input: ExternalTwoFactorEnableInput
@@ -212,6 +217,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def external_two_factor_disable(
         self, info: Info, input: ExternalTwoFactorDisableInput
@@ -230,6 +236,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
@@ -244,6 +251,7 @@ class TwoFactorMutation:
         "WebAuthn key is on.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def recovery_codes_create(
         self, info: Info, input: RecoveryCodesCreateInput
@@ -282,6 +290,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def webauthn_register(
         self, info: Info, input: WebauthnRegisterInput
@@ -328,6 +337,7 @@ class TwoFactorMutation:
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
+        cost=SECOND_FACTOR_CHANGE_COST,
     )
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webauthn_keys, "webauthnKeys")

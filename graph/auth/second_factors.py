@@ -96,14 +96,16 @@ class _OptionalProofInput(_OptionalUserInput):
     )
 
 
+_PROOF_TO_ADD_FACTOR_TEXT = (
+    "Proof of a second factor that is on for the user whose factors change. Required if this "
+    "is the signed-in user and has a factor already; FORBIDDEN if that is only CUSTOM. Not "
+    "required for another user; a given proof is checked."
+)
+
+
 @strawberry.input
 class _ProofToAddFactorInput(_OptionalUserInput):
-    proof: TwoFactorProofInput | None = attribute_field(
-        "Proof of a second factor that is on for the user whose factors change. Required if this "
-        "is the signed-in user and has a factor already; FORBIDDEN if that is only CUSTOM. Not "
-        "required for another user; a given proof is checked.",
-        default=UNSET,
-    )
+    proof: TwoFactorProofInput | None = attribute_field(_PROOF_TO_ADD_FACTOR_TEXT, default=UNSET)
 
 
 @strawberry.input(description="Input of totpSetup.")
@@ -131,6 +133,7 @@ class TotpEnableInput(_ProofToAddFactorInput):
 class TotpImportInput(Options):
     user: UserRef = attribute_field("User whose authenticator has the secret.")
     seed: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
+    proof: TwoFactorProofInput | None = attribute_field(_PROOF_TO_ADD_FACTOR_TEXT, default=UNSET)
 
 
 @strawberry.input(description="Input of totpVerify.")

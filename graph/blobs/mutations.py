@@ -12,7 +12,7 @@ from graph.submission.compose_inputs import ContentEncoding, decode_attachment_c
 from graph.types import global_ids
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
-from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.mutations import LONG_MUTATION_COST, AtomicExclusion, mutation
 from graph.types.references import value_or_none
 from graph.types.scalars import BigInt
 from mail.storage.blobs.tiered_store import HOT_NAME
@@ -169,6 +169,7 @@ class BlobMutation:
         "uses and that were last stored more than a day ago, except below `admin/`. Objects that a "
         "restored database can need are kept until `MERGANSER_BACKUP_RESTORE_WINDOW` is over, but "
         "`freedBytes` of the task's result counts their bytes at once.",
+        cost=2 * LONG_MUTATION_COST,
         **WRITE_GUARD,
     )
     async def blob_collect(self, info: Info, input: BlobCollectInput) -> BlobCollectPayload:

@@ -9,7 +9,7 @@ from graph.admin.tasks import Task
 from graph.mailboxes.types import MailboxesPayload, mailboxes_payload
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
@@ -129,6 +129,7 @@ class MailboxUpdateMutation:
         "of one user: all mailboxes or none.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+        cost=LONG_MUTATION_COST,
     )
     async def mailbox_update(self, info: Info, input: MailboxUpdateInput) -> MailboxesPayload:
         owner = await require_visible_user_id_if_named(info, input.user or None)

@@ -7,7 +7,7 @@ from strawberry import UNSET
 
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.references import optional_tuple
 from models.metrics.names import MetricName
 from models.users.roles import Role, Scope
@@ -38,6 +38,7 @@ class MetricMutation:
         "are not changed.",
         role=Role.ROOT,
         scope=Scope.FULL,
+        cost=LONG_MUTATION_COST,
     )
     async def metrics_reset(self, info: Info, input: MetricsResetInput) -> MetricsResetPayload:
         reset_at = await resets.reset_metrics(info.context, optional_tuple(input.names))

@@ -15,7 +15,7 @@ from graph.search.queries import json_from_filter
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_views import DerivedField, View
 from graph.types.references import UserSelection, user_selector_from_selection
@@ -314,6 +314,7 @@ class SearchIndexMutation:
     @mutation(
         "Starts a task that makes the text index smaller and faster: it merges segments (SQLite), "
         "or removes rows of deleted messages (PostgreSQL).",
+        cost=LONG_MUTATION_COST,
         **WRITE_GUARD,
     )
     async def search_index_optimize(

@@ -137,6 +137,7 @@ class ThrottlingMutation:
         "ban of the caller's own IP address, loopback, trusted proxies or servers of the platform "
         "is refused. Networks of the allow list are still accepted. Above 100,000 bans the oldest "
         "end.",
+        cost=100,
         **WRITE_GUARD,
     )
     async def ban_add(self, info: Info, input: BanAddInput) -> NetworkBansPayload:
@@ -153,6 +154,7 @@ class ThrottlingMutation:
         "account against all networks stay. Failures that were counted no longer count. The next "
         "ban of a network is as long as a first one, also if its last ban has already ended. A "
         "network without bans and delays is no error.",
+        cost=100,
         **WRITE_GUARD,
     )
     async def ban_lift(self, info: Info, input: BanLiftInput) -> BanLiftPayload:

@@ -15,7 +15,7 @@ from strawberry.types.field import StrawberryField
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.execution.damaged_data import log_damage
-from graph.execution.documents.cost_limits import Cost
+from graph.execution.documents.cost_limits import MUTATION_COST, Cost
 from graph.types.access_grants import refuse_access_grants_of_acting_viewer
 from graph.types.custom_data_limit import require_custom_data_of_input_within_limit
 from graph.types.error_references import error_with_public_reference, path_in_input
@@ -44,6 +44,11 @@ from resolvers.context import Context
 from resolvers.idempotency import IdempotentRequest
 from resolvers.viewer import GuardRule
 
+# Costs of mutations that take longer than others: a point is about ten microseconds of work, and
+# test_cpu_per_point.py allows twenty times as much.
+LONG_MUTATION_COST = 50  # of a mutation with many statements, or that parses a key
+PASSWORD_HASH_COST = 200  # of a mutation that hashes a password that it generates
+SECOND_FACTOR_CHANGE_COST = 200  # of a mutation that ends sign-ins and notifies the user
 MAX_KEY_LENGTH = 128  # characters of an idempotency key
 MAX_TEXT_LENGTH = 255  # characters of a session ID or a reason
 MAX_ATOMIC_FIELDS = 25  # other requests wait for the end of an `@atomic` request
@@ -90,7 +95,7 @@ def mutation(
     *,
     access: ObjectAccess | None = None,
     atomic_exclusion: AtomicExclusion | None = None,
-    cost: int = 1,
+    cost: int = MUTATION_COST,
     **rule: Any,
 ) -> FieldDecorator:
     """Declare a mutation with one `input`, a subclass of `Options`.
@@ -103,7 +108,7 @@ def mutation(
         description=description,
         extensions=[MutationExecution(GuardRule(**rule), atomic_exclusion)],
         metadata={"access": access, "signed_in_rule": rule.get("signed_in")},
-        directives=[] if cost == 1 else [Cost(weight=cost)],
+        directives=[] if cost == MUTATION_COST else [Cost(weight=cost)],
     )
     return declare
 

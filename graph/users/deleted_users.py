@@ -14,7 +14,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_views import DerivedField
 from graph.types.references import (
@@ -269,6 +269,7 @@ class UserDeleteMutation:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
+        cost=LONG_MUTATION_COST,
     )
     async def user_restore(self, info: Info, input: UserRestoreInput) -> UserRestorePayload:
         result = await user_restore.restore_user(

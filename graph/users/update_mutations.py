@@ -10,7 +10,7 @@ from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
-from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.mutations import PASSWORD_HASH_COST, AtomicExclusion, mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import (
     DomainRef,
@@ -445,6 +445,7 @@ class UserUpdateMutation:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
+        cost=PASSWORD_HASH_COST,
     )
     async def user_password_reset(
         self, info: Info, input: UserPasswordResetInput

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from mail.delivery import success_dsn
 from mail.delivery.refusal_replies import is_permanent_refusal, is_spam_refusal, refusal_reply
+from mail.delivery.trace_steps import traced_domain_id_or_none
 from mail.envelope.dsn_parameters import NO_REPORTS, DsnRequest, NotifyCondition
 from mail.inbound.arrival_record import ArrivalRecord
 from mail.inbound.incoming_message import IncomingMessage
@@ -35,6 +36,12 @@ class FailedDelivery:
     tenant_id: int
     dsn_request: DsnRequest
     error: BaseException | None = None
+    domain_id: int | None = None  # whose administrators see the failure; None: of the tenant
+
+    @property
+    def traced_domain_id(self) -> int:
+        """The domain whose administrators see the failure in traces."""
+        return self.tenant_id if self.domain_id is None else self.domain_id
 
     @property
     def is_retried(self) -> bool:
@@ -48,7 +55,11 @@ def failures_if_partly_accepted(
     """Return the failed recipients if another one took the message, else an empty list."""
     failures = [
         FailedDelivery(
-            recipient.address, _tenant_id(recipient), recipient.dsn_request, error=result
+            recipient.address,
+            _tenant_id(recipient),
+            recipient.dsn_request,
+            error=result,
+            domain_id=traced_domain_id_or_none(recipient),
         )
         for recipient, result in zip(accepted_recipients, results, strict=True)
         if isinstance(result, BaseException)
@@ -84,7 +95,13 @@ async def enqueue_failed_deliveries(
             continue
         record = ArrivalRecord.of_message(incoming, reply)
         deferred_recipients.append(
-            DeferredRecipient(failure.address, failure.tenant_id, dsn_request, record.to_json())
+            DeferredRecipient(
+                failure.address,
+                failure.tenant_id,
+                dsn_request,
+                record.to_json(),
+                failure.traced_domain_id,
+            )
         )
     await enqueue_deferred_recipients(
         environment,

@@ -304,7 +304,13 @@ def _failed_target(
     forward: OutgoingForward, dsn_request: DsnRequest, error: RequestError | None = None
 ) -> FailedDelivery:
     """Return the failed delivery to the local account that an address forwards to."""
-    return FailedDelivery(forward.target_addresses[0], forward.tenant_id, dsn_request, error)
+    return FailedDelivery(
+        forward.target_addresses[0],
+        forward.tenant_id,
+        dsn_request,
+        error,
+        domain_id=forward.traced_domain_id,
+    )
 
 
 async def _enqueue_or_drop_forwards(

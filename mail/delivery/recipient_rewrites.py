@@ -437,7 +437,9 @@ def enqueue_bcc_copy(
         bcc_copy.recipients,
         copy_of=bcc_copy.submission_id,
     )
-    enqueue(transaction, SubmissionOwner(None, bcc_copy.original_recipient.tenant_id), submission)
+    recipient = bcc_copy.original_recipient
+    owner = SubmissionOwner(None, recipient.tenant_id, domain_id=recipient.domain_id)
+    enqueue(transaction, owner, submission)
 
 
 _SELECT_QUEUED_RECIPIENTS = PreparedStatement(

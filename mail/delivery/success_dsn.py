@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mail.delivery.trace_steps import traced_domain_id_or_none
 from mail.envelope.delivery_jobs import DeliveryResult, DsnAction
 from mail.envelope.dsn_parameters import (
     DsnRequest,
@@ -155,7 +156,10 @@ async def _enqueue_dsn(
         first_accepted.dsn_request,
     )
     report = await _build_dsn(
-        environment, incoming, (reported_message, reported_recipients), tenant
+        environment,
+        incoming,
+        (reported_message, reported_recipients),
+        (tenant, traced_domain_id_or_none(first_accepted)),
     )
     await store_blobs_and_run_transaction(
         environment,
@@ -173,6 +177,7 @@ class SuccessDsn:
     message: StorableMessage
     recipient: str
     tenant_id: int
+    domain_id: int | None  # whose administrators see the DSN
     repeat_key: str  # identifies a repeated delivery
 
 
@@ -180,7 +185,7 @@ async def _build_dsn(
     environment: Environment,
     incoming: "IncomingMessage",
     message_and_recipients: tuple[ReportedMessage, Sequence[ReportedRecipient]],
-    tenant_id: int,
+    tenant_and_domain: tuple[int, int | None],
 ) -> SuccessDsn:
     """Build the DSN and the key that identifies a repeat."""
     reported_message, reported_recipients = message_and_recipients
@@ -194,7 +199,7 @@ async def _build_dsn(
         reported_recipient.address for reported_recipient in reported_recipients
     )
     digest_text = f"{incoming.envelope_sender}\0told\0{address_text}\0{incoming.content_digest}"
-    return SuccessDsn(dsn_message, incoming.envelope_sender, tenant_id, digest_text)
+    return SuccessDsn(dsn_message, incoming.envelope_sender, *tenant_and_domain, digest_text)
 
 
 def enqueue_dsn_once(
@@ -205,7 +210,8 @@ def enqueue_dsn_once(
         submission = build_submission_and_insert_blobs(
             transaction, dsn.message, stored_blobs, "", [dsn.recipient]
         )
-        enqueue(transaction, SubmissionOwner(None, dsn.tenant_id), submission)
+        owner = SubmissionOwner(None, dsn.tenant_id, domain_id=dsn.domain_id)
+        enqueue(transaction, owner, submission)
 
 
 async def success_dsn_of_released_if_requested(
@@ -238,5 +244,8 @@ async def success_dsn_of_released_if_requested(
         incoming.envelope_sender, item_row.created_at, item_row.queue_id, dsn_request
     )
     return await _build_dsn(
-        environment, incoming, (reported_message, reported_recipients), recipient.tenant_id
+        environment,
+        incoming,
+        (reported_message, reported_recipients),
+        (recipient.tenant_id, recipient.domain_id),
     )

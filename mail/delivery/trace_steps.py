@@ -262,7 +262,7 @@ def record_refused_targets(
             trace.record_step(
                 environment,
                 MessageTraceEventKind.REFUSED,
-                (failure.address, failure.tenant_id),
+                (failure.address, failure.traced_domain_id),
                 _refusal_text(failure.error),
             )
     for error in forward_errors:
@@ -313,11 +313,14 @@ def _refusal_text(error: RequestError) -> str:
 
 def _address_and_domain(accepted: AcceptedRecipient) -> tuple[str, int | None]:
     """Return the address and the ID of its domain."""
+    return accepted.address, traced_domain_id_or_none(accepted)
+
+
+def traced_domain_id_or_none(accepted: AcceptedRecipient) -> int | None:
+    """Return the ID of the domain whose administrators see the recipient in traces."""
     if accepted.accounts:
-        return accepted.address, accepted.accounts[0].recipient.domain_id
-    return accepted.address, accepted.forwards[
-        0
-    ].tenant_id if accepted.forwards else accepted.domain_id
+        return accepted.accounts[0].recipient.domain_id
+    return accepted.forwards[0].traced_domain_id if accepted.forwards else accepted.domain_id
 
 
 def _rewrite_text_or_empty(recipient: LocalRecipient) -> str:

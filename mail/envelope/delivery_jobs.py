@@ -58,6 +58,7 @@ class DeliveryJob:
     first_due_at: datetime | None = None  # time of the first attempt; None: `created_at`
     flushed_at: datetime | None = None  # time of the last flush by an operator
     originates_here: bool = False  # submitted on this server, so it gets DKIM signatures
+    domain_id: int | None = None  # of the submission; its administrators see the DSN
 
     @property
     def has_arrival_record(self) -> bool:

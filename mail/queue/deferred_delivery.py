@@ -21,6 +21,12 @@ class DeferredRecipient:
     tenant_id: int
     dsn_request: DsnRequest
     arrival_record: str = field(repr=False)  # JSON text of `mail.inbound.arrival_record`
+    domain_id: int | None = None  # whose administrators see the delivery; None: of the tenant
+
+    @property
+    def owner(self) -> SubmissionOwner:
+        """The owner of the submission that retries the delivery."""
+        return SubmissionOwner(None, self.tenant_id, domain_id=self.domain_id)
 
 
 async def enqueue_deferred_recipients(
@@ -34,23 +40,24 @@ async def enqueue_deferred_recipients(
     The message is durable when the function returns. `digest_and_sender` are the digest that
     identifies a repeat, and the envelope sender.
     """
-    by_tenant: dict[int, dict[str, DeferredRecipient]] = {}
+    by_owner: dict[SubmissionOwner, dict[str, DeferredRecipient]] = {}
     for recipient in recipients:
-        by_tenant.setdefault(recipient.tenant_id, {})[recipient.address] = recipient
-    for tenant_id, by_address in by_tenant.items():
-        await _enqueue_new_recipients_of_tenant(
-            environment, message, digest_and_sender, (tenant_id, list(by_address.values()))
+        by_owner.setdefault(recipient.owner, {})[recipient.address] = recipient
+    for by_address in by_owner.values():
+        await _enqueue_new_recipients_of_owner(
+            environment, message, digest_and_sender, list(by_address.values())
         )
 
 
-async def _enqueue_new_recipients_of_tenant(
+async def _enqueue_new_recipients_of_owner(
     environment: Environment,
     message: StorableMessage,
     digest_and_sender: tuple[str, str],
-    tenant_and_recipients: tuple[int, Sequence[DeferredRecipient]],
+    recipients: Sequence[DeferredRecipient],
 ) -> None:
-    """Queue a message for the recipients of one tenant that were not queued before."""
-    (digest, sender), (tenant_id, recipients) = digest_and_sender, tenant_and_recipients
+    """Queue a message for the recipients of one owner that were not queued before."""
+    digest, sender = digest_and_sender
+    first = recipients[0]
 
     def enqueue_if_new(transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs) -> None:
         new = [
@@ -68,6 +75,8 @@ async def _enqueue_new_recipients_of_tenant(
                 dsn_requests={recipient.address: recipient.dsn_request for recipient in new},
                 arrival_records={recipient.address: recipient.arrival_record for recipient in new},
             )
-            enqueue(transaction, SubmissionOwner(None, tenant_id), submission)
+            enqueue(transaction, first.owner, submission)
 
-    await store_blobs_and_run_transaction(environment, tenant_id, message, enqueue_if_new, PLATFORM)
+    await store_blobs_and_run_transaction(
+        environment, first.tenant_id, message, enqueue_if_new, PLATFORM
+    )

@@ -256,7 +256,7 @@ def _queue_report(
         recipient = transaction.connection.execute(statement).scalar() or recipient
     enqueue(
         transaction,
-        SubmissionOwner(None, job.tenant_id),
+        SubmissionOwner(None, job.tenant_id, domain_id=job.domain_id),
         build_submission_and_insert_blobs(
             transaction, report_message, stored_blobs, "", [recipient], originates_here=True
         ),

@@ -1,7 +1,7 @@
 """Put messages into the queue, inside the caller's transaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,8 +41,10 @@ WAKE_UP_HORIZON = timedelta(
 _INSERT_SUBMISSION = PreparedStatement(insert(Submission).inline())
 _INSERT_DELIVERY = PreparedStatement(insert(QueueEntry).inline())
 _INSERT_BLOB_REFERENCE = PreparedStatement(insert(SubmissionBlob).inline())
-_SELECT_TENANT_ID = PreparedStatement(
-    select(col(User.tenant_id)).where(col(User.id) == integer_parameter("user"))
+_SELECT_TENANT_AND_DOMAIN = PreparedStatement(
+    select(col(User.tenant_id), col(User.domain_id)).where(
+        col(User.id) == integer_parameter("user")
+    )
 )
 HELD_STATES = (SubmissionState.SCHEDULED, SubmissionState.UNDOABLE)
 RANK_BY_PRIORITY = {Priority.HIGH: 0, Priority.NORMAL: NORMAL_RANK, Priority.LOW: LAST_RANK}
@@ -107,8 +109,9 @@ class SubmissionOwner:
     """The user that a message is sent for, or the platform with a tenant."""
 
     user_id: int | None
-    tenant_id: int | None = None  # None: the tenant of the user
+    tenant_id: int | None = None  # None: tenant and domain of the user
     origin: str | None = None
+    domain_id: int | None = None  # whose administrators see it; None: the domain of the tenant
 
 
 def enqueue(
@@ -126,11 +129,7 @@ def insert_submissions_in_one_batch(
     transaction: DatabaseTransaction, owner: SubmissionOwner, submissions: Sequence[NewSubmission]
 ) -> list[int]:
     """Insert several submissions as `enqueue` does, in one batch. Returns their ids in order."""
-    tenant_id = (
-        _tenant_id_of_user(transaction, owner.user_id)
-        if owner.tenant_id is None
-        else owner.tenant_id
-    )
+    owner = _owner_with_tenant_and_domain(transaction, owner)
     now, statements, submission_ids = (
         transaction.environment.now(),
         list[StatementWithValues](),
@@ -138,7 +137,7 @@ def insert_submissions_in_one_batch(
     )
     ids_by_state: dict[SubmissionState, list[int]] = {}
     for submission in submissions:
-        row = _submission_row(transaction, submission, owner.user_id, tenant_id)
+        row = _submission_row(transaction, submission, owner)
         submission_id = row["id"]
         submission_ids.append(submission_id)
         ids_by_state.setdefault(submission.state, []).append(submission_id)
@@ -173,15 +172,15 @@ def insert_submissions_in_one_batch(
 def _submission_row(
     transaction: DatabaseTransaction,
     submission: NewSubmission,
-    user_id: int | None,
-    tenant_id: int | None,
+    owner: SubmissionOwner,
 ) -> dict[str, Any]:
     """Column values of the `submissions` row."""
     dsn_request = first_message_request(submission.dsn_requests.values())
     return {
         "id": transaction.environment.new_id(),
-        "user_id": user_id,
-        "tenant_id": tenant_id,
+        "user_id": owner.user_id,
+        "tenant_id": owner.tenant_id,
+        "domain_id": owner.domain_id,
         "queue_id": transaction.environment.random_bytes(10).hex(),
         "state": submission.state,
         "message_id": submission.stored_message_id,
@@ -201,10 +200,19 @@ def _submission_row(
     }
 
 
-def _tenant_id_of_user(transaction: DatabaseTransaction, user_id: int | None) -> int | None:
-    """The tenant id of a user. None for no user or an unknown one."""
-    rows = transaction.fetch_rows(_SELECT_TENANT_ID, user=user_id) if user_id is not None else ()
-    return rows[0].tenant_id if rows else None
+def _owner_with_tenant_and_domain(
+    transaction: DatabaseTransaction, owner: SubmissionOwner
+) -> SubmissionOwner:
+    """Return the owner with its tenant and domain. Those of an unknown user are None."""
+    if owner.tenant_id is not None:
+        domain_id = owner.tenant_id if owner.domain_id is None else owner.domain_id
+        return replace(owner, domain_id=domain_id)
+    if owner.user_id is None:
+        return owner
+    rows = transaction.fetch_rows(_SELECT_TENANT_AND_DOMAIN, user=owner.user_id)
+    if not rows:
+        return owner
+    return replace(owner, tenant_id=rows[0].tenant_id, domain_id=rows[0].domain_id)
 
 
 def _delivery_rows(

@@ -155,6 +155,7 @@ SELECT_RECIPIENTS = (  # the columns that jobs are made of
         col(Submission.envelope_from),
         col(Submission.created_at),
         col(Submission.tenant_id),
+        col(Submission.domain_id),
         col(Submission.copy_of),
         col(User.require_outbound_tls),
         col(Submission.envid),
@@ -219,6 +220,7 @@ def delivery_jobs_from_recipient_rows(rows: Sequence[Any], lease_id: int) -> lis
             first_due_at=_first_due_at(group[0]),
             flushed_at=max((row.flushed_at for row in group if row.flushed_at), default=None),
             originates_here=group[0].originates_here,
+            domain_id=group[0].domain_id,
         )
         for (submission_id, domain), group in rows_by_destination.items()
     ]

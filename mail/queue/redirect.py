@@ -186,7 +186,7 @@ def enqueue_prepared_redirect_once(
         forward.target_addresses,
         dsn_requests=dsn_requests,
     )
-    owner = SubmissionOwner(None, forward.tenant_id)
+    owner = SubmissionOwner(None, forward.tenant_id, domain_id=forward.traced_domain_id)
     if forward.target_addresses:
         enqueue(transaction, owner, submission)
     if forward.endpoints:  # a configured relay accepts the original sender

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.tls.pem_certificates import PEM_BLOCK
-from merganser.doctor.findings import Finding, action_finding, hint_finding, ok_finding
+from merganser.doctor.findings import CheckName, Finding, action_finding, hint_finding, ok_finding
 from merganser.errors import CommandError
 from merganser.server import environment_factory
 from merganser.settings.settings import PREFIX, Settings
@@ -36,7 +36,6 @@ async def check_certificates(settings: Settings) -> list[Finding]:
 
 def _check_certificate_file(file: Path, now: datetime) -> list[Finding]:
     """Check the expiry of the certificate file; an unreadable file is a finding."""
-    subject = f"{PREFIX}TLS_CERT"
     try:
         text = file.read_text(errors="replace")
         blocks = [
@@ -44,8 +43,9 @@ def _check_certificate_file(file: Path, now: datetime) -> list[Finding]:
         ]
         expires_at = x509.load_pem_x509_certificate(blocks[0].encode()).not_valid_after_utc
     except (OSError, ValueError, IndexError):
-        return action_finding(subject, f"{file} can't be read", "provide a PEM certificate")
-    return _expiry_finding(subject, str(file), expires_at, now, "replace it")
+        next_step = f"provide a PEM certificate, or correct {PREFIX}TLS_CERT"
+        return action_finding(CheckName.CERTIFICATE, f"{file} can't be read", next_step)
+    return _expiry_finding(str(file), expires_at, now, "replace it")
 
 
 async def _load_problem_certificates_if_readable(
@@ -82,30 +82,29 @@ def _can_database_exist(settings: Settings) -> bool:
 
 
 def _check_stored_certificate(certificate_row: Any, now: datetime) -> list[Finding]:
-    subject, advice = "certificate", "replace it by certificateSet"
+    advice = "replace it by certificateSet"
     if certificate_row.acme:
         error = f": {certificate_row.acme_error}" if certificate_row.acme_error else ""
         advice = f"ACME state {certificate_row.acme_state}{error}"
     if certificate_row.acme_state == AcmeState.REVOKED:
         return action_finding(
-            subject,
+            CheckName.CERTIFICATE,
             f"{certificate_row.server_name} is revoked",
             "run merganser certificate delete again",
         )
     if certificate_row.not_after is None:
-        return hint_finding(subject, f"{certificate_row.server_name} has none yet", advice)
+        return hint_finding(
+            CheckName.CERTIFICATE, f"{certificate_row.server_name} has none yet", advice
+        )
     if certificate_row.acme and certificate_row.not_after >= now + EXPIRY_WARNING:
         end_date = f"{certificate_row.not_after:%Y-%m-%d}"
         problem = f"{certificate_row.server_name} is valid until {end_date}, and not renewed"
-        return hint_finding(subject, problem, advice)
-    return _expiry_finding(
-        subject, certificate_row.server_name, certificate_row.not_after, now, advice
-    )
+        return hint_finding(CheckName.CERTIFICATE, problem, advice)
+    return _expiry_finding(certificate_row.server_name, certificate_row.not_after, now, advice)
 
 
-def _expiry_finding(
-    subject: str, name: str, expires_at: datetime, now: datetime, advice: str
-) -> list[Finding]:
+def _expiry_finding(name: str, expires_at: datetime, now: datetime, advice: str) -> list[Finding]:
+    subject = CheckName.CERTIFICATE
     if expires_at <= now:
         return action_finding(subject, f"{name} expired on {expires_at:%Y-%m-%d}", advice)
     if expires_at < now + EXPIRY_WARNING:

@@ -20,7 +20,14 @@ from sqlmodel import col
 from mail.addresses.address_syntax import ascii_domain
 from mail.network.dns_resolver import create_resolver as resolver_at
 from merganser.doctor.certificates import check_certificates
-from merganser.doctor.findings import Finding, Verdict, action_finding, hint_finding, ok_finding
+from merganser.doctor.findings import (
+    CheckName,
+    Finding,
+    Verdict,
+    action_finding,
+    hint_finding,
+    ok_finding,
+)
 from merganser.errors import CommandError
 from merganser.server import arc_keys, environment_factory, key_file, sockets
 from merganser.server.store import store_lock
@@ -44,25 +51,25 @@ Check = Callable[[Settings], Awaitable[list[Finding]]]
 
 async def run_checks(settings: Settings) -> list[Finding]:
     """Run all checks and return their findings. A check that raises becomes a finding."""
-    checks: dict[str, Check] = {
-        "programs": _check_versions,
-        "clock": _check_clock,
-        "folder": _check_data_folder,
-        "secret": _check_secret_file,
-        "disk": _check_disk_space,
-        "store": _check_database,
-        "vault": _check_key_file,
-        "seals": _check_arc_keys,
-        "certified": check_certificates,
-        "blobs": _check_object_stores,
-        "ports": _check_ports,
-        "names": _check_dns,
+    checks: dict[CheckName, Check] = {
+        CheckName.PROGRAMS: _check_versions,
+        CheckName.CLOCK: _check_clock,
+        CheckName.DATA_FOLDER: _check_data_folder,
+        CheckName.SECRET: _check_secret_file,
+        CheckName.DISK: _check_disk_space,
+        CheckName.DATABASE: _check_database,
+        CheckName.KEY_FILE: _check_key_file,
+        CheckName.ARC_KEYS: _check_arc_keys,
+        CheckName.CERTIFICATE: check_certificates,
+        CheckName.OBJECT_STORE: _check_object_stores,
+        CheckName.PORT: _check_ports,
+        CheckName.DNS: _check_dns,
     }
     findings: list[Finding] = []
     try:
         environment_factory.checked_database_url_without_password(settings)
     except CommandError as trouble:
-        return action_finding("store", trouble.message, f"correct {PREFIX}DATABASE_URL")
+        return action_finding(CheckName.DATABASE, trouble.message, f"correct {PREFIX}DATABASE_URL")
     for name, check in checks.items():
         try:
             findings += await check(settings)
@@ -74,48 +81,52 @@ async def run_checks(settings: Settings) -> list[Finding]:
 async def _check_versions(_settings: Settings) -> list[Finding]:
     versions = f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}"
     if sqlite3.sqlite_version_info < (3, 35):
-        return action_finding("programs", versions, "use a Python with SQLite 3.35 or newer")
-    return ok_finding("programs", versions)
+        return action_finding(
+            CheckName.PROGRAMS, versions, "use a Python with SQLite 3.35 or newer"
+        )
+    return ok_finding(CheckName.PROGRAMS, versions)
 
 
 async def _check_clock(_settings: Settings) -> list[Finding]:
     now = datetime.now(UTC)
     if now < EARLIEST_VALID_TIME:
-        return action_finding("clock", now.isoformat(), "set the clock of this machine")
-    return ok_finding("clock", now.isoformat(timespec="seconds"))
+        return action_finding(CheckName.CLOCK, now.isoformat(), "set the clock of this machine")
+    return ok_finding(CheckName.CLOCK, now.isoformat(timespec="seconds"))
 
 
 async def _check_data_folder(settings: Settings) -> list[Finding]:
     data = settings.data
     if not data.exists():
         return hint_finding(
-            "data folder", f"{data} does not exist yet", "`merganser init` creates it"
+            CheckName.DATA_FOLDER, f"{data} does not exist yet", "`merganser init` creates it"
         )
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         return action_finding(
-            "data folder", f"no permission to write to {data}", "chown it to this user"
+            CheckName.DATA_FOLDER, f"no permission to write to {data}", "chown it to this user"
         )
     mode = stat.S_IMODE(data.stat().st_mode)
     if mode & OTHERS_PERMISSIONS:
         return action_finding(
-            "data folder", f"other users can read {data} ({mode:o})", f"chmod 700 {data}"
+            CheckName.DATA_FOLDER, f"other users can read {data} ({mode:o})", f"chmod 700 {data}"
         )
-    return ok_finding("data folder", str(data.absolute()))
+    return ok_finding(CheckName.DATA_FOLDER, str(data.absolute()))
 
 
 async def _check_secret_file(settings: Settings) -> list[Finding]:
     if settings.signing_secret:
-        return ok_finding("secret", f"from {PREFIX}SIGNING_SECRET")
+        return ok_finding(CheckName.SECRET, f"from {PREFIX}SIGNING_SECRET")
     path = settings.data / "secret"
     if not path.exists():
-        return hint_finding("secret", f"{path} does not exist yet", "`merganser init` creates it")
+        return hint_finding(
+            CheckName.SECRET, f"{path} does not exist yet", "`merganser init` creates it"
+        )
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & OTHERS_PERMISSIONS:
         return action_finding(
-            "secret", f"other users can read {path} ({mode:o})", f"chmod 600 {path}"
+            CheckName.SECRET, f"other users can read {path} ({mode:o})", f"chmod 600 {path}"
         )
     environment_factory.load_or_create_signing_secret(settings)
-    return ok_finding("secret", str(path))
+    return ok_finding(CheckName.SECRET, str(path))
 
 
 async def _check_disk_space(settings: Settings) -> list[Finding]:
@@ -125,12 +136,12 @@ async def _check_disk_space(settings: Settings) -> list[Finding]:
         free_space = f"{format_size(free_bytes)} free for {folder}"
         if free_bytes < FULL_DISK_SPACE:
             findings += action_finding(
-                "disk", free_space, "free space: mail will soon be rejected with 452"
+                CheckName.DISK, free_space, "free space: mail will soon be rejected with 452"
             )
         elif free_bytes < LOW_DISK_SPACE:
-            findings += hint_finding("disk", free_space, "free space soon")
+            findings += hint_finding(CheckName.DISK, free_space, "free space soon")
         else:
-            findings += ok_finding("disk", free_space)
+            findings += ok_finding(CheckName.DISK, free_space)
     return findings
 
 
@@ -160,7 +171,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
     database_url = environment_factory.checked_database_location(settings)
     if url.get_backend_name() == "sqlite" and not _path_exists(url.database or ""):
         return hint_finding(
-            "store", f"{database_url} does not exist yet", "`merganser init` creates it"
+            CheckName.DATABASE, f"{database_url} does not exist yet", "`merganser init` creates it"
         )
     async with environment_factory.open_database(settings) as store:
         try:
@@ -169,13 +180,15 @@ async def _check_database(settings: Settings) -> list[Finding]:
                 version = await _postgres_version_text(store)
         except CommandError as trouble:
             return action_finding(
-                "store", trouble.message, f"start it, or correct {PREFIX}DATABASE_URL"
+                CheckName.DATABASE, trouble.message, f"start it, or correct {PREFIX}DATABASE_URL"
             )
     if missing:
         return action_finding(
-            "store", f"{database_url} lacks {len(missing)} migrations", "run `merganser init`"
+            CheckName.DATABASE,
+            f"{database_url} lacks {len(missing)} migrations",
+            "run `merganser init`",
         )
-    return ok_finding("store", f"{database_url} is up to date{version}")
+    return ok_finding(CheckName.DATABASE, f"{database_url} is up to date{version}")
 
 
 async def _check_key_file(settings: Settings) -> list[Finding]:
@@ -185,19 +198,21 @@ async def _check_key_file(settings: Settings) -> list[Finding]:
         await _load_key_fingerprints_if_readable(settings),
     )
     if not path.exists() and not fingerprints:
-        return hint_finding("vault", f"{path} does not exist yet", "`merganser init` creates it")
+        return hint_finding(
+            CheckName.KEY_FILE, f"{path} does not exist yet", "`merganser init` creates it"
+        )
     try:
         lacking = key_file.missing_or_different_key_names(path, fingerprints)
     except CommandError as trouble:
         return action_finding(
-            "vault", trouble.message, "restore the file, or correct its permissions"
+            CheckName.KEY_FILE, trouble.message, "restore the file, or correct its permissions"
         )
     if lacking:
         next_step = "restore the file with the keys: secrets of users are encrypted with them"
         return action_finding(
-            "vault", f"{path} does not have the keys {' '.join(lacking)}", next_step
+            CheckName.KEY_FILE, f"{path} does not have the keys {' '.join(lacking)}", next_step
         )
-    return ok_finding("vault", f"{path} has all keys of the database")
+    return ok_finding(CheckName.KEY_FILE, f"{path} has all keys of the database")
 
 
 async def _check_arc_keys(settings: Settings) -> list[Finding]:
@@ -208,12 +223,14 @@ async def _check_arc_keys(settings: Settings) -> list[Finding]:
         arc_key_states = arc_keys.check_arc_keys_and_return_dns_names(settings.arc_keys_folder)
     except CommandError as trouble:
         return action_finding(
-            "seals", trouble.message, "create the key again, or correct its permissions"
+            CheckName.ARC_KEYS, trouble.message, "create the key again, or correct its permissions"
         )
     if not arc_key_states:
         next_step = "create one with `merganser domain arc-key`"
-        return hint_finding("seals", f"no key in {settings.arc_keys_folder}", next_step)
-    return ok_finding("seals", f"keys in {settings.arc_keys_folder}: {len(arc_key_states)}")
+        return hint_finding(CheckName.ARC_KEYS, f"no key in {settings.arc_keys_folder}", next_step)
+    return ok_finding(
+        CheckName.ARC_KEYS, f"keys in {settings.arc_keys_folder}: {len(arc_key_states)}"
+    )
 
 
 async def _load_key_fingerprints_if_readable(settings: Settings) -> dict[str, str]:
@@ -244,10 +261,14 @@ async def _postgres_version_text(store: Database) -> str:
 
 
 async def _check_object_stores(settings: Settings) -> list[Finding]:
-    findings = await _check_object_store("blobs", settings.object_store_url, "OBJECT_STORE_URL")
+    findings = await _check_object_store(
+        CheckName.OBJECT_STORE, settings.object_store_url, "OBJECT_STORE_URL"
+    )
     if settings.cold_object_store_url is not None:
         findings += await _check_object_store(
-            "cold blobs", settings.cold_object_store_url, "COLD_OBJECT_STORE_URL"
+            f"cold {CheckName.OBJECT_STORE}",
+            settings.cold_object_store_url,
+            "COLD_OBJECT_STORE_URL",
         )
     return findings
 
@@ -277,7 +298,7 @@ async def _check_ports(settings: Settings) -> list[Finding]:
     server_pid = store_lock.sqlite_server_pid(settings.database_url)
     findings: list[Finding] = []
     for name, setting in sockets.listen_addresses(settings).items():
-        subject = f"{name} port"
+        subject = f"{name} {CheckName.PORT}"
         try:
             for connection in sockets.open_listening_sockets(name, setting):
                 connection.close()
@@ -293,7 +314,9 @@ async def _check_ports(settings: Settings) -> list[Finding]:
             findings += ok_finding(subject, f"{setting} is free")
     for name in sockets.exposed_listener_names(settings):
         next_step = "make sure that a firewall or proxy protects it"
-        findings += hint_finding(f"{name} port", "other machines can reach it", next_step)
+        findings += hint_finding(
+            f"{name} {CheckName.PORT}", "other machines can reach it", next_step
+        )
     return findings
 
 
@@ -319,7 +342,7 @@ def _is_served_by_merganser(listener_name: str, address: str) -> bool:
 async def _check_dns(settings: Settings) -> list[Finding]:
     if settings.hostname == "localhost":
         next_step = f"set {PREFIX}HOSTNAME to the name of this machine before it sends mail"
-        return hint_finding("DNS", "the host name is not configured", next_step)
+        return hint_finding(CheckName.DNS, "the host name is not configured", next_step)
     resolver = resolver_at(settings.dns_resolver)
     answers = [await _check_any_dns_record_exists(resolver, settings.hostname, ("A", "AAAA"))]
     answers += await asyncio.gather(
@@ -349,7 +372,9 @@ async def _check_any_dns_record_exists(
     resolver: Resolver, domain: str, record_types: tuple[str, ...]
 ) -> Finding:
     if domain.rpartition(".")[2] in RESERVED_TOP_LEVEL_DOMAINS:
-        return Finding("DNS", Verdict.OK, f"{domain} is a reserved name, which is not looked up")
+        return Finding(
+            CheckName.DNS, Verdict.OK, f"{domain} is a reserved name, which is not looked up"
+        )
     offline = ""
     for kind in record_types:
         try:
@@ -362,14 +387,19 @@ async def _check_any_dns_record_exists(
             offline = type(problem).__name__
         else:
             first = " ".join(str(next(iter(answer))).split())
-            return Finding("DNS", Verdict.OK, f"{domain} has {kind} {first}")
+            return Finding(CheckName.DNS, Verdict.OK, f"{domain} has {kind} {first}")
     if offline:
         next_step = "run the check again when a name server is reachable"
-        return Finding("DNS", Verdict.HINT, f"no response for {domain} ({offline})", next_step)
+        return Finding(
+            CheckName.DNS, Verdict.HINT, f"no response for {domain} ({offline})", next_step
+        )
     next_step = (
         f"publish a record {' or '.join(record_types)} for {domain}, or mail "
         "can't be delivered to this server"
     )
     return Finding(
-        "DNS", Verdict.ACTION, f"{domain} has no {' and no '.join(record_types)} record", next_step
+        CheckName.DNS,
+        Verdict.ACTION,
+        f"{domain} has no {' and no '.join(record_types)} record",
+        next_step,
     )

@@ -12,6 +12,26 @@ class Verdict(StrEnum):
     ACTION = "action"
 
 
+class CheckName(StrEnum):
+    """The name of each check: the subject of its findings, also if the check itself fails.
+
+    Checks of ports, and that of the cold object store, put a word before it.
+    """
+
+    PROGRAMS = "programs"
+    CLOCK = "clock"
+    DATA_FOLDER = "data folder"
+    SECRET = "secret"  # noqa: S105 - the name of a check
+    DISK = "disk"
+    DATABASE = "database"
+    KEY_FILE = "key file"
+    ARC_KEYS = "ARC keys"
+    CERTIFICATE = "certificate"
+    OBJECT_STORE = "object store"
+    PORT = "port"
+    DNS = "DNS"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The result of a check, with its finding and the suggested action."""

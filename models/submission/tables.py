@@ -105,7 +105,10 @@ class Submission(OptionallyOwnedRow, table=True):
         ),
     )
 
-    tenant_id: Int64
+    tenant_id: Int64  # of its blobs
+    # Without a user, administrators of this domain see it. It is the domain of the account or
+    # address that it is sent for, which differs from the tenant after the account moved.
+    domain_id: OptionalInt64 = None
     queue_id: str = Field(unique=True)
     state: SubmissionState = enum_column(SubmissionState, default=SubmissionState.QUEUED)
     message_id: int | None = foreign_key("messages.id", ondelete="SET NULL", default=None)

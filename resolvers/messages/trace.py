@@ -303,16 +303,16 @@ def _is_of_administered_domain_sql(ctx: Context) -> ColumnElement[bool]:
 def _is_visible_submission_sql(ctx: Context) -> ColumnElement[bool]:
     """Build the condition that the viewer can see a submission.
 
-    These are submissions of visible users, and forwards that the platform sends for the viewer's
+    These are submissions of visible users, and messages that the platform sends for the viewer's
     domains.
     """
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
     overseen_user_ids = select(col(User.id)).where(is_overseen_user(ctx))
-    is_of_tenant = col(Submission.user_id).is_(None) & col(Submission.tenant_id).in_(
+    is_of_domain = col(Submission.user_id).is_(None) & col(Submission.domain_id).in_(
         ctx.viewer.administered_domains
     )
-    return or_(col(Submission.user_id).in_(overseen_user_ids), is_of_tenant)
+    return or_(col(Submission.user_id).in_(overseen_user_ids), is_of_domain)
 
 
 async def _load_submission_steps(

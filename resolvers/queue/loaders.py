@@ -21,7 +21,7 @@ from resolvers.context import Context
 from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
-from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
+from resolvers.users.selection import NO_SELECTION, UserSelector, selection_condition
 
 MAX_DEFERRED_IDS = 1000  # up to this number deferred deliveries are read first
 ENTRY_COLUMNS = frozenset(column.name for column in select_columns(Submission))
@@ -55,7 +55,7 @@ class QueueEntryConditions:
     """Conditions of a list of queue entries; all must hold."""
 
     queue_name: QueueName | None = None
-    user_selection: UserSelector = VIEWER_ONLY  # empty: all that the viewer sees
+    user_selection: UserSelector = NO_SELECTION  # nothing given: entries of all visible users
     sender: str | None = None  # a part of the address; "" is the null sender of reports
     recipient: str | None = None
     since: datetime | None = None

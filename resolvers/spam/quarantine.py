@@ -32,7 +32,7 @@ from resolvers.messages import content
 from resolvers.messages.content_access import write_content_read_to_security_log
 from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
-from resolvers.users.selection import VIEWER_ONLY, UserSelector, selection_condition
+from resolvers.users.selection import NO_SELECTION, UserSelector, selection_condition
 
 READ_SCOPES = {Scope.READ, Scope.SETTINGS}  # one of these is enough
 MAX_TEXT_LENGTH = 1 << 16  # characters
@@ -62,7 +62,7 @@ LIST_ORDERS = list_orders(QuarantineOrder, _SORT_COLUMNS)
 class QuarantineConditions:
     """The conditions of a list of quarantined messages. All of them must hold."""
 
-    user_selector: UserSelector = VIEWER_ONLY  # empty: all messages that the viewer sees
+    user_selector: UserSelector = NO_SELECTION  # nothing given: messages of all visible users
     query: str | None = None  # part of subject, sender, recipient or name of a spam test
     score_above: float | None = None
     has_virus: bool | None = None

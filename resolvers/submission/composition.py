@@ -40,6 +40,7 @@ ACCOUNT_COLUMNS = frozenset(  # columns of the sending account
         *(
             "id",
             "tenant_id",
+            "domain_id",
             "username",
             "name",
             "recipients_per_day",

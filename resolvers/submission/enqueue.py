@@ -119,10 +119,9 @@ def _enqueue_submissions_with_bcc_copies(
     new_submissions: Sequence[NewSubmission],
     copy_recipients: Sequence[BccCopyRecipients],
 ) -> list[int]:
-    tenant = copy_recipients[0].tenant_id
-    keys = enqueue.insert_submissions_in_one_batch(
-        transaction, SubmissionOwner(require_user_id(ctx), tenant, ctx.origin), new_submissions
-    )
+    tenant, domain = copy_recipients[0].tenant_id, copy_recipients[0].domain_id
+    owner = SubmissionOwner(require_user_id(ctx), tenant, ctx.origin, domain_id=domain)
+    keys = enqueue.insert_submissions_in_one_batch(transaction, owner, new_submissions)
     copies = [
         replace(
             submission,
@@ -135,5 +134,6 @@ def _enqueue_submissions_with_bcc_copies(
         if recipient.addresses
     ]
     if copies:
-        enqueue.insert_submissions_in_one_batch(transaction, SubmissionOwner(None, tenant), copies)
+        copy_owner = SubmissionOwner(None, tenant, domain_id=domain)
+        enqueue.insert_submissions_in_one_batch(transaction, copy_owner, copies)
     return keys

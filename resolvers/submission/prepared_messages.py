@@ -36,6 +36,7 @@ class BccCopyRecipients:
     """
 
     tenant_id: int
+    domain_id: int | None  # whose administrators see the copies
     addresses: Sequence[str] = ()
 
     @property
@@ -169,4 +170,7 @@ async def read_bcc_copy_recipients(
     copy_addresses = await recipient_rewrites.find_bcc_addresses_per_envelope(
         ctx.environment, account.id, envelopes
     )
-    return [BccCopyRecipients(account.tenant_id, address) for address in copy_addresses]
+    return [
+        BccCopyRecipients(account.tenant_id, account.domain_id, addresses)
+        for addresses in copy_addresses
+    ]

@@ -77,7 +77,8 @@ class UserSelector:
         return error
 
 
-VIEWER_ONLY = UserSelector()
+NO_SELECTION = UserSelector()  # in the conditions of a list: all users that the viewer sees
+VIEWER_ONLY = NO_SELECTION  # in a request for a change: the viewer
 
 
 async def require_selected_users(

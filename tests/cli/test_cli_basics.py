@@ -15,6 +15,7 @@ import pytest
 from typer.core import TyperCommand
 
 from merganser.commands.lazy_commands import LazyImplementation
+from merganser.doctor.findings import CheckName
 from merganser.errors import CommandError
 from merganser.server.environment_factory import fault_point_killer, load_or_create_signing_secret
 from merganser.server.private_files import create_private_file_if_missing
@@ -304,7 +305,16 @@ def test_doctor_passes_for_new_installation(shell: CommandLine) -> None:
     result = shell("doctor", "--json")
     assert result.code == 0
     verdicts = {row["subject"]: row["verdict"] for row in result.json}
-    assert {verdicts[name] for name in ("store", "blobs", "secret", "disk", "HTTP port")} == {"ok"}
+    names = ("database", "object store", "secret", "disk", "HTTP port")
+    assert {verdicts[name] for name in names} == {"ok"}
+
+
+def test_doctor_has_one_name_for_each_check(shell: CommandLine) -> None:
+    shell.set_settings(http_listen="127.0.0.1:0", lmtp_listen="127.0.0.1:0")
+    shell("user", "list")
+    subjects = {row["subject"] for row in shell("doctor", "--json").json}
+    names = tuple(name.value for name in CheckName)
+    assert {subject for subject in subjects if not subject.endswith(names)} == set()
 
 
 def test_doctor_names_remedies(shell: CommandLine) -> None:

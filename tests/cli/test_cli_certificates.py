@@ -164,5 +164,5 @@ def test_doctor_checks_certificate_file(shell: CommandLine, tmp_path: Path) -> N
     for file, verdict in ((cert, "action"), (tmp_path / "none", "action")):
         shell.set_settings(tls_cert=str(file))
         checks = shell("doctor", "--json").json
-        (file_check,) = (check for check in checks if check["subject"] == "MERGANSER_TLS_CERT")
+        (file_check,) = (check for check in checks if check["subject"] == "certificate")
         assert file_check["verdict"] == verdict

@@ -140,7 +140,7 @@ def test_arc_key_is_created_once_and_shown_again(shell: CommandLine, tmp_path: P
 
 def arc_key_check(shell: CommandLine) -> tuple[str, str]:
     """Return what `merganser doctor` reports about the ARC keys."""
-    (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "seals"]
+    (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "ARC keys"]
     return row["verdict"], row["found"]
 
 

@@ -196,7 +196,7 @@ def test_commands_fail_without_key_file(shell_with_secrets: CommandLine) -> None
     assert result.code == 1
     assert f"The key file {key_file_path(shell_with_secrets)} is missing" in result.err
     assert not key_file_path(shell_with_secrets).exists()
-    assert "vault" in failed_key_file_checks(shell_with_secrets)
+    assert "key file" in failed_key_file_checks(shell_with_secrets)
 
 
 def test_commands_fail_with_other_key_file(shell_with_secrets: CommandLine) -> None:
@@ -207,7 +207,7 @@ def test_commands_fail_with_other_key_file(shell_with_secrets: CommandLine) -> N
         result = list_users(shell_with_secrets)
         assert result.code == 1
         assert f"does not have the key {old_name} that the database requires" in result.err
-        assert old_name in failed_key_file_checks(shell_with_secrets)["vault"]
+        assert old_name in failed_key_file_checks(shell_with_secrets)["key file"]
 
 
 @pytest.mark.parametrize("text", ["", "x", "name key\n", "name " + "00" * 31, "\xff\xfe"])
@@ -216,7 +216,7 @@ def test_key_file_without_keys_is_reported(shell_with_secrets: CommandLine, text
     result = list_users(shell_with_secrets)
     assert result.code == 1
     assert "restore the right file." in result.err
-    assert "vault" in failed_key_file_checks(shell_with_secrets)
+    assert "key file" in failed_key_file_checks(shell_with_secrets)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
@@ -225,7 +225,7 @@ def test_key_file_readable_by_others_is_refused(shell_with_secrets: CommandLine,
     result = list_users(shell_with_secrets)
     assert result.code == 1
     assert f"chmod 600 {key_file_path(shell_with_secrets)}" in result.err
-    assert "Other users can read" in failed_key_file_checks(shell_with_secrets)["vault"]
+    assert "Other users can read" in failed_key_file_checks(shell_with_secrets)["key file"]
     key_file_path(shell_with_secrets).chmod(0o600)
     assert list_users(shell_with_secrets).code == 0
     assert failed_key_file_checks(shell_with_secrets) == {}
@@ -237,7 +237,7 @@ def failed_key_file_checks(shell: CommandLine) -> dict[str, str]:
     return {
         row["subject"]: row["found"]
         for row in rows
-        if row["subject"] == "vault" and row["verdict"] == "action"
+        if row["subject"] == "key file" and row["verdict"] == "action"
     }
 
 

@@ -130,6 +130,19 @@ def test_cost_of_argument_sizes(document: str, variables: dict[str, Any], expect
     assert cost(document, **variables) == expected
 
 
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        *(("labelCreate", 25), ("undo", 50), ("banAdd", 100)),
+        *(("totpEnable", 200), ("userPasswordReset", 200)),
+    ],
+)
+def test_mutation_costs_its_transaction_or_its_weight(field: str, expected: int) -> None:
+    input_type = f"{field[0].upper()}{field[1:]}Input"
+    document = f"mutation ($i: {input_type}!) {{ {field}(input: $i) {{ __typename }} }}"
+    assert cost(document, i={}) == expected
+
+
 def test_arguments_cost_as_often_as_their_field_is_resolved() -> None:
     document = """query ($f: MessageFilter) { mailboxes(first: 10) { nodes {
       messages(filter: $f, first: 0) { totalCount } } } }"""

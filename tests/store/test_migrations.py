@@ -153,3 +153,14 @@ async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
         await connection.execute(text("DELETE FROM users"))
         totals = await connection.execute(text("SELECT used FROM domain_totals"))
         assert totals.scalar() == 0
+
+
+async def test_upgrade_sets_domain_of_submissions_to_their_tenant(
+    empty_database: Database,
+) -> None:
+    submission = {"id": 4, "tenant_id": 2, "queue_id": "q1", "state": "SENT"}
+    await create_database_of_revision(empty_database, "0105", [("submissions", submission)])
+    await run_missing_migrations(empty_database)
+    async with empty_database.engine.begin() as connection:
+        row = (await connection.execute(text("SELECT tenant_id, domain_id FROM submissions"))).one()
+    assert (row.tenant_id, row.domain_id) == (2, 2)

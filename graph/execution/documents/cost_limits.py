@@ -36,6 +36,7 @@ MAX_COUNT = 10**12  # 800 fragments that double would make a number of 240 digit
 MAX_FOLLOWED_LEVELS = 80  # nested selections and spreads, far more than a depth of 16 needs
 DEFAULT_PAGE_SIZE = 20
 SIZE_ARGUMENTS = ("first", "last", "ids")
+MUTATION_COST = 25  # of a mutation without a cost of its own, since each runs a transaction
 INTROSPECTION_COST = 3000  # charged again for each alias in it
 TYPE_INTROSPECTION_COST = 20
 
@@ -381,7 +382,11 @@ class CostEstimator:
         below = self._selection_cost(node.selection_set, kind)
         envelope = _is_connection(parent) and name in ("edges", "pageInfo")
         cost = cost_directive_or_none(definition)
-        weight = cost.weight if cost else int(is_composite_type(kind) and not envelope)
+        weight = int(is_composite_type(kind) and not envelope)
+        if cost:
+            weight = cost.weight
+        elif parent is not None and parent is self.schema.mutation_type:
+            weight = MUTATION_COST
         item_cost = weight if cost and cost.per_item else 0
         pages = _page_size(node, definition, kind)
         if pages is None:

@@ -140,16 +140,20 @@ async def enable_totp(
     return EnabledTotp(user.id, codes)
 
 
-async def enable_imported_totp(ctx: Context, user_id: int, encoded_secret: str) -> UserId:
+async def enable_imported_totp(
+    ctx: Context, user_id: int, encoded_secret: str, proof: SecondFactorProof = NO_PROOF
+) -> UserId:
     """Turn TOTP on by a secret that the user's authenticator has from another system.
 
-    Returns the user id. Raises InvalidInput for a malformed secret, Conflict if TOTP is on.
+    Returns the user id. Raises InvalidInput for a malformed secret, Conflict if TOTP is on, and
+    AuthenticationFailed if the viewer adds a factor to the own account without a right proof.
     """
     user, secret = (
         await _load_managed_user_or_viewer(ctx, user_id),
         totp.decode_secret(encoded_secret),
     )
-    await require_proof_from_owner_of_factors(ctx, user, NO_PROOF)
+    require_factor_disabled(user, TwoFactorMethod.TOTP)  # before a proof is used up
+    await require_proof_from_owner_of_factors(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await require_user_in_transaction(session, user)
         require_factor_disabled(user, TwoFactorMethod.TOTP)

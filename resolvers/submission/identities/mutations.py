@@ -1,6 +1,6 @@
 """Create, update and delete the rows of identities."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,16 +56,23 @@ async def create_identity(
 ) -> int:
     """Create the row of an identity and return its id. The default user is the viewer.
 
-    Raises Forbidden if the user may not send as the address, Conflict if it has a row, LimitReached
-    at 100 identities, InvalidInput, and NotFound if the viewer does not manage the user.
+    Raises Forbidden if the user may not send as the address, Conflict if it has stored values,
+    LimitReached at 100 identities, InvalidInput, and NotFound if the viewer does not manage the
+    user.
     """
     return await _create_or_update_identity(
         ctx,
         require_user_id(ctx) if user_id is None else user_id,
         address,
         changes,
-        must_be_new=True,
+        _require_no_stored_values,
     )
+
+
+def _require_no_stored_values(identity: SenderIdentity) -> None:
+    if identity.has_row:
+        text = "The address already has stored values: change its identity instead."
+        raise Conflict(text, path=["address"])
 
 
 async def set_own_identity(ctx: Context, address: str, changes: IdentityChanges) -> int:
@@ -74,13 +81,22 @@ async def set_own_identity(ctx: Context, address: str, changes: IdentityChanges)
     Raises Forbidden if the viewer may not send as the address, LimitReached and InvalidInput.
     """
     return await _create_or_update_identity(
-        ctx, require_user_id(ctx), address, changes, must_be_new=False
+        ctx, require_user_id(ctx), address, changes, lambda _identity: None
     )
 
 
 async def _create_or_update_identity(
-    ctx: Context, user_id: int, address: str, changes: IdentityChanges, *, must_be_new: bool
+    ctx: Context,
+    user_id: int,
+    address: str,
+    changes: IdentityChanges,
+    require_allowed: Callable[[SenderIdentity], None],
 ) -> int:
+    """Write the row of an identity and return its id.
+
+    `require_allowed` raises an error if the identity can't be written. Raises the other errors of
+    `create_identity`.
+    """
     address = draft_validation.normalize_and_validate_address_with_index(address, "address")
     if "*" in address:
         raise InvalidInput(
@@ -98,8 +114,7 @@ async def _create_or_update_identity(
             if identity
         ]
         identity = await require_sendable_identity_of_address(ctx, account_identities, address)
-        if must_be_new and identity.has_row:
-            raise Conflict("An identity with this address already exists.", path=["address"])
+        require_allowed(identity)
         await _write_identities(
             ctx,
             session,

@@ -13,8 +13,15 @@ from resolvers.auth.second_factors import loaders as second_factor_loaders
 from resolvers.auth.second_factors import mutations as second_factors_mutations
 from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 from tests.conftest import GraphQLClient, make_client, make_user
-from tests.support.accounts.authenticators import create_totp_secret, enable_totp, totp_code
+from tests.support.accounts.authenticators import (
+    create_totp_secret,
+    enable_totp,
+    make_assertion_response,
+    register_security_key,
+    totp_code,
+)
 from tests.support.accounts.two_factor_operations import (
+    FAILED_CODES,
     VIEWER_FIELDS,
     load_all_rows,
     load_domain_admin_context,
@@ -165,3 +172,19 @@ async def test_user_adds_another_factor_only_with_a_proof(
     arguments = {"user": {"username": "ada"}, "token": totp_code(ada.environment, secret)}
     assert await mutation_error_codes(root, "totpEnable", **arguments) == []
     assert (await load_user_row(ada.environment, ada.user.id)).second_factors == ["TOTP", "CUSTOM"]
+
+
+async def test_admin_imports_a_factor_of_the_own_account_only_with_a_proof(
+    admin_client: GraphQLClient,
+) -> None:
+    security_key = await register_security_key(admin_client)
+    arguments: dict[str, Any] = {
+        "user": {"username": admin_client.user.username},
+        "seed": "GEZDGNBVGY3TQOJQ",
+    }
+    assert await mutation_error_codes(admin_client, "totpImport", **arguments) == FAILED_CODES
+    proof = {"webauthn": await make_assertion_response(admin_client, security_key)}
+    payload = await run_auth_mutation(
+        admin_client, "totpImport", VIEWER_FIELDS, **arguments, proof=proof
+    )
+    assert payload["user"]["twoFactorMethods"] == ["TOTP", "WEBAUTHN"]

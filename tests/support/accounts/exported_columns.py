@@ -113,8 +113,16 @@ COLUMNS_BY_REASON = {
     "The scheduled message is exported as a draft.": tuple(
         f"submissions.{name}"
         for name in (
-            *("tenant_id", "state", "blob_id", "size", "undoable_until", "copy_of", "envid"),
-            *("header_id", "ret", "originates_here", "release_at", "sent_mailbox_id"),
+            *("tenant_id", "domain_id", "state", "blob_id", "size", "undoable_until"),
+            *(
+                "copy_of",
+                "envid",
+                "header_id",
+                "ret",
+                "originates_here",
+                "release_at",
+                "sent_mailbox_id",
+            ),
         )
     )
     + tuple(

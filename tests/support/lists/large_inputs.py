@@ -18,6 +18,8 @@ from models.users.roles import Role
 from tests.support.lists.input_locations import sample_value, schema
 
 ALIAS_COUNT = 40
+# Mutations run one after another: more of them need more time, but not more for each point.
+MUTATION_ALIAS_COUNT = 10
 MAX_NESTED_INPUTS = 3
 SEARCH_TEXT = "subject:bill "
 # Object types with fields that have inputs of their own, and the query of such an object.
@@ -52,12 +54,18 @@ LONG_LISTS, LONG_TEXTS = ValueSize(512, 64), ValueSize(1, 16_384)
 
 @dataclass(frozen=True)
 class LargeRequest:
-    """A request that passes one large value to each of `ALIAS_COUNT` fields."""
+    """A request that passes one large value to each of several fields."""
 
     name: str
     document: str
     variables: dict[str, Any]
     large_variable: str
+    alias_count: int
+
+    @property
+    def max_cost(self) -> int:
+        """The share of its fields in what a user may spend on `ALIAS_COUNT` fields, in points."""
+        return MAX_COST * self.alias_count // ALIAS_COUNT
 
     @property
     def cost(self) -> int:
@@ -110,7 +118,7 @@ def _large_object(
 def large_requests(root: str, size: ValueSize) -> Iterator[LargeRequest]:
     """Yield a request for each large argument of the fields of one of the `ROOT_TYPES`.
 
-    The size is halved until the request costs no more than a user may spend.
+    The size is halved until the request costs no more than its `max_cost`.
     """
     root_type: Any = schema.type_map[root]
     for field_name, field in root_type.fields.items():
@@ -119,10 +127,10 @@ def large_requests(root: str, size: ValueSize) -> Iterator[LargeRequest]:
                 continue
             fitting = size
             request = _request(root, field_name, argument_name, fitting)
-            while request.cost > MAX_COST and fitting != fitting.half:
+            while request.cost > request.max_cost and fitting != fitting.half:
                 fitting = fitting.half
                 request = _request(root, field_name, argument_name, fitting)
-            if request.cost <= MAX_COST:
+            if request.cost <= request.max_cost:
                 yield request
 
 
@@ -139,7 +147,8 @@ def _request(root: str, field_name: str, argument_name: str, size: ValueSize) ->
     root_type: Any = schema.type_map[root]
     field = root_type.fields[field_name]
     value = large_value(field.args[argument_name].type, size)
-    return request_with_value(root, field_name, argument_name, value, ALIAS_COUNT)
+    alias_count = MUTATION_ALIAS_COUNT if root == "Mutation" else ALIAS_COUNT
+    return request_with_value(root, field_name, argument_name, value, alias_count)
 
 
 def request_with_value(
@@ -169,6 +178,7 @@ def request_with_value(
             for name, argument in arguments.items()
         },
         argument_name,
+        alias_count,
     )
 
 
