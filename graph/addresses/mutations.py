@@ -25,10 +25,11 @@ from graph.types.references import (
 from graph.types.scalars import Duration
 from graph.users.limits import AddressLimitsInput, validated_limit_columns_of_patch
 from models.addresses.tables import AddressKind
+from models.errors import RequestError
 from models.users.roles import Role, Scope, UserPermission
+from resolvers.addresses import bulk_create, temporary_addresses
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses import mutations as address_mutations
-from resolvers.addresses import temporary_addresses
 from resolvers.addresses import update as address_update
 from resolvers.addresses.mutations import NewAddress
 from resolvers.addresses.temporary_addresses import NewTemporaryAddress
@@ -50,8 +51,8 @@ CREATE_FIELDS = (
 UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 
-@strawberry.input(description="Input of addressCreate.")
-class AddressCreateInput(Options):
+@strawberry.input(description="Address to create.")
+class NewAddressInput:
     address: str = attribute_field(
         "New address, with the domain in Unicode or ASCII form. `@domain` means `*@domain`, a "
         "catch-all."
@@ -118,6 +119,38 @@ class AddressCreateInput(Options):
         "JSON object with data of your application that the user can't read. At most 64 KiB "
         "by default.",
         default=UNSET,
+    )
+
+    async def to_new_address(self, info: Info) -> NewAddress:
+        """Convert the input to the address to create.
+
+        Raises NotFound if the viewer can't see the user, and InvalidInput.
+        """
+        values = {name: getattr(self, name) for name in CREATE_FIELDS}
+        values["public_metadata"] = self.metadata
+        values = {name: value for name, value in values.items() if value is not UNSET}
+        values |= self.limits.value.to_column_values() if self.limits else {}
+        return NewAddress(
+            self.address,
+            self.kind or None,
+            await require_visible_user_id_if_named(info, self.user or None),
+            main=self.main,
+            wildcard=self.allow_wildcard,
+            forward_to=self.forward_to or (),
+            columns=values,
+            autoreply=self.autoreply.to_column_values() if self.autoreply else None,
+        )
+
+
+@strawberry.input(description="Input of addressCreate.")
+class AddressCreateInput(Options, NewAddressInput):
+    pass
+
+
+@strawberry.input(description="Input of addressesCreate.")
+class AddressesCreateInput(Options):
+    addresses: list[NewAddressInput] = attribute_field(
+        f"The addresses, at most {bulk_create.MAX_ADDRESSES}."
     )
 
 
@@ -248,10 +281,10 @@ class AddressPayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Payload of addressUpdate.")
+@strawberry.type(description="Payload of addressUpdate and addressesCreate.")
 class AddressesPayload(MutationPayload):
     addresses: list[Address] = attribute_field(
-        "Addresses after the change, in the order of the references.", default_factory=list
+        "Addresses after the change, in the order of the input.", default_factory=list
     )
 
 
@@ -268,23 +301,29 @@ class AddressMutation:
         access=MANAGED_OR_DOMAINS,
     )
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
-        values = {name: getattr(input, name) for name in CREATE_FIELDS}
-        values["public_metadata"] = input.metadata
-        values = {name: value for name, value in values.items() if value is not UNSET}
-        values |= input.limits.value.to_column_values() if input.limits else {}
-        new = NewAddress(
-            input.address,
-            input.kind or None,
-            await require_visible_user_id_if_named(info, input.user or None),
-            main=input.main,
-            wildcard=input.allow_wildcard,
-            forward_to=input.forward_to or (),
-            columns=values,
-            autoreply=input.autoreply.to_column_values() if input.autoreply else None,
-        )
+        new = await input.to_new_address(info)
         return AddressPayload(
             address=Address.from_row(await address_mutations.create_address(info.context, new))
         )
+
+    @mutation(
+        "Creates addresses in one transaction: all or none. The rules are those of "
+        "`addressCreate`, and each address sees the ones before it. The path of an error of one "
+        "address begins with `addresses` and the position of the address, from 0.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
+    )
+    async def addresses_create(self, info: Info, input: AddressesCreateInput) -> AddressesPayload:
+        bulk_create.require_address_count_within_limit(len(input.addresses))
+        refused, new_addresses = dict[int, RequestError](), dict[int, NewAddress]()
+        for index, address_input in enumerate(input.addresses):
+            try:
+                new_addresses[index] = await address_input.to_new_address(info)
+            except RequestError as refusal:
+                refused[index] = refusal
+        keys = await bulk_create.create_addresses(info.context, new_addresses, refused)
+        rows = await info.context.load_many(address_loaders.load_visible_addresses_by_id, keys)
+        return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
 
     @mutation(
         "Creates an address with a random local part, a temporary alias, for a user. It works "

@@ -278,6 +278,9 @@ async def add_address_in_domain(
     inputs: dict[str, dict[str, Any]] = {
         "userCreate": {"address": f"u@{name}", "passwordDisabled": True},
         "usersCreate": {"users": [{"address": f"l@{name}", "passwordDisabled": True}]},
+        "addressesCreate": {
+            "addresses": [{"user": {"id": user_global_id(ada)}, "address": f"l@{name}"}]
+        },
         "addressCreate": {"user": {"id": user_global_id(ada)}, "address": f"a@{name}"},
         "addressUpdate": {
             "addresses": [{"address": ada.address}], "set": {"address": f"ada@{name}"},
@@ -297,6 +300,7 @@ async def test_address_creates_no_domain_unless_allowed(
         ("userCreate", ["address"]),
         ("usersCreate", ["users", "0", "address"]),
         ("addressCreate", ["address"]),
+        ("addressesCreate", ["addresses", "0", "address"]),
         ("addressUpdate", ["set", "address"]),
     ):
         (error,) = (await add_address_in_domain(root, ada, mutation, "typo.example"))["errors"]
@@ -312,6 +316,7 @@ async def test_address_creates_no_domain_unless_allowed(
         ("userCreate", ["address"]),
         ("usersCreate", ["users", "0", "address"]),
         ("addressCreate", ["address"]),
+        ("addressesCreate", ["addresses", "0", "address"]),
         ("addressUpdate", ["set", "address"]),
     ],
 )

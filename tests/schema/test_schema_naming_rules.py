@@ -80,6 +80,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.externalTwoFactorEnable": ESTABLISHED_NAME,
         "Mutation.composeRequest": ESTABLISHED_NAME,
         "Mutation.mailImport": ESTABLISHED_NAME,
+        "Mutation.addressesCreate": "creates many addresses, where addressCreate creates one",
         "Mutation.usersCreate": "creates many users, where userCreate creates one",
         "Mutation.usersCreateFromFile": "creates many users, where userCreate creates one",
         "Mutation.quarantineDelete": ESTABLISHED_NAME,
@@ -128,6 +129,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Address.sendAs": ESTABLISHED_NAME,
         "AddressCreateInput.sendAs": ESTABLISHED_NAME,
         "AddressPatch.sendAs": ESTABLISHED_NAME,
+        "NewAddressInput.sendAs": ESTABLISHED_NAME,
         "AppPasswordCreateInput.generateMobileconfig": ESTABLISHED_NAME,
         "AuthenticateInput.token": "requests one",
         **dict.fromkeys(

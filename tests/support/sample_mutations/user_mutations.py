@@ -163,6 +163,15 @@ async def address_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 
 
 @register_call
+async def addresses_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    user = {"username": "ada"}
+    addresses = [{"address": f"alias{nth}@example.org", "user": user} for nth in range(2)]
+    return MutationCall(
+        "addressesCreate", {"addresses": addresses}, "addresses { address main }", by_root=True
+    )
+
+
+@register_call
 async def temporary_address_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": _user_ref(ada), "validity": "P30D", "forSite": "shop.example"}
     payload = "address { forSite expiresAt }"

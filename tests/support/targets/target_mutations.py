@@ -56,6 +56,9 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
 # Inputs that name an object of the account. If it is allowed, there is no error.
 OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "addressDelete": {"addresses": [{"id": "@Address"}]},
+    "addressesCreate": {
+        "addresses": [{"address": "fresh@example.org", "user": {"username": "@login"}}]
+    },
     "addressUpdate": {"addresses": [{"id": "@Address"}], "set": {"name": "x"}},
     "apiKeyDelete": {"apiKeys": [{"id": "@ApiKey"}]},
     "apiKeyUpdate": {"apiKeys": [{"id": "@ApiKey"}], "set": {"name": "x"}},
