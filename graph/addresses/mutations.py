@@ -8,7 +8,9 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.addresses.types import Address
+from graph.admin.tasks import Task
 from graph.autoreply.mutations import AutoreplyPatch
+from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
@@ -21,19 +23,22 @@ from graph.types.references import (
     address_selectors_from_refs,
     domain_selector_from_ref,
     require_visible_user_id_if_named,
+    value_or_none,
 )
-from graph.types.scalars import Duration
+from graph.types.scalars import Duration, Upload
 from graph.users.limits import AddressLimitsInput, validated_limit_columns_of_patch
 from models.addresses.tables import AddressKind
 from models.errors import RequestError
+from models.users.list_formats import UserFileFormat
 from models.users.roles import Role, Scope, UserPermission
-from resolvers.addresses import bulk_create, temporary_addresses
+from resolvers.addresses import bulk_create, file_create, temporary_addresses
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses import mutations as address_mutations
 from resolvers.addresses import update as address_update
 from resolvers.addresses.mutations import NewAddress
 from resolvers.addresses.temporary_addresses import NewTemporaryAddress
 from resolvers.addresses.update import AddressPatchValues
+from resolvers.transfer import record_tasks
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 FORWARD_TO_DESCRIPTION = (
@@ -151,6 +156,21 @@ class AddressCreateInput(Options, NewAddressInput):
 class AddressesCreateInput(Options):
     addresses: list[NewAddressInput] = attribute_field(
         f"The addresses, at most {bulk_create.MAX_ADDRESSES}."
+    )
+
+
+@strawberry.input(description="Input of addressesCreateFromFile.")
+class AddressesCreateFromFileInput(Options):
+    file: Upload = attribute_field(
+        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
+        "`NewAddressInput`, except `autoreply`; `user` has the username or an address of the "
+        "user. JSON Lines has an object in each line. CSV has the field names in its first line; "
+        "`;` separates the items of a list. The limit has the name `limits.forwardsPerDay`, and "
+        "`unlimited` means no limit."
+    )
+    format: UserFileFormat | None = attribute_field(
+        "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
+        default=UNSET,
     )
 
 
@@ -324,6 +344,24 @@ class AddressMutation:
         keys = await bulk_create.create_addresses(info.context, new_addresses, refused)
         rows = await info.context.load_many(address_loaders.load_visible_addresses_by_id, keys)
         return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
+
+    @mutation(
+        "Creates addresses from a CSV or JSON Lines file in a background task, in the order of "
+        "the file. The rules are those of `addressCreate`. A refused line does not stop the "
+        "task. A caller has at most 2 unfinished tasks of this kind. A credential without a user "
+        "is refused. `Task.result` has the counts `createdCount` and `refusedCount`, and "
+        "`errors` with line, code, path and message of the first 1,000 errors. After a crash the "
+        "task continues where it was.",
+        **WRITE_GUARD,
+    )
+    async def addresses_create_from_file(
+        self, info: Info, input: AddressesCreateFromFileInput
+    ) -> TaskPayload:
+        upload = global_ids.decode("Upload", input.file, path="file")
+        task = await record_tasks.queue_record_task(
+            info.context, file_create.ADDRESSES_CREATE, upload, value_or_none(input.format)
+        )
+        return TaskPayload(task=Task.from_row_or_none(task))
 
     @mutation(
         "Creates an address with a random local part, a temporary alias, for a user. It works "

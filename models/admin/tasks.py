@@ -36,6 +36,7 @@ class TaskState(StrEnum):
 class TaskKind(StrEnum):
     """What a task does."""
 
+    ADDRESSES_CREATE = "ADDRESSES_CREATE"
     BLOB_COLLECT = "BLOB_COLLECT"
     BLOB_DELETE = "BLOB_DELETE"
     DELETED_MESSAGES_RESTORE = "DELETED_MESSAGES_RESTORE"

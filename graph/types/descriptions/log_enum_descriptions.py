@@ -140,6 +140,7 @@ LOG_VALUE_DESCRIPTIONS = {
         "SUBMISSIONS": "The server where mail programs send mail (RFC 8314).",
     },
     "TaskKind": {
+        "ADDRESSES_CREATE": "Creates addresses from a file.",
         "BLOB_COLLECT": "Runs the garbage collector of the object stores.",
         "BLOB_DELETE": "Deletes objects of an object store.",
         "DELETED_MESSAGES_RESTORE": "Restores deleted messages of a period.",

@@ -45,6 +45,7 @@ MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
 AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "addressCreate": AuditLogExpectation("Address", after=("address", "user")),
     "addressesCreate": AuditLogExpectation("Address", after=("address", "user")),
+    "addressesCreateFromFile": AuditLogExpectation("Task", after=("file",)),
     "temporaryAddressCreate": AuditLogExpectation(
         "Address",
         after=("address", "user"),

@@ -172,6 +172,17 @@ async def addresses_create(_ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 
 
 @register_call
+async def addresses_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    administrator = await make_client(ada.environment, ada.http, "filer", role=Role.ADMIN)
+    content = b"address,user\nalias@example.org,ada\n"
+    response = await ada.http.post("/rest/uploads", content=content, headers=administrator.headers)
+    input_fields = {"file": response.json()["id"]}
+    return MutationCall(
+        "addressesCreateFromFile", input_fields, "task { kind state }", other_caller=administrator
+    )
+
+
+@register_call
 async def temporary_address_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": _user_ref(ada), "validity": "P30D", "forSite": "shop.example"}
     payload = "address { forSite expiresAt }"
