@@ -6,6 +6,7 @@ null.
 """
 
 import csv
+import io
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -53,17 +54,32 @@ def read_records(
     with path.open(
         encoding="utf-8-sig", newline="" if file_format is UserFileFormat.CSV else None
     ) as file:
-        try:
-            if file_format is UserFileFormat.CSV:
-                yield from _read_csv(file, known_columns)
-            else:
-                yield from _read_json(file)
-        except UnicodeDecodeError as problem:
-            raise InvalidInput(
-                "The file must be encoded in UTF-8.",
-                constraint=ValidationConstraint.ENCODING,
-                path=["file"],
-            ) from problem
+        yield from _read_stream(file, file_format, known_columns)
+
+
+def read_records_of_bytes(
+    content: bytes, file_format: UserFileFormat, known_columns: Collection[str]
+) -> Generator[FileRecord]:
+    """Yield the records of a file that is in memory, as `read_records` does."""
+    newline = "" if file_format is UserFileFormat.CSV else None
+    with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=newline) as file:
+        yield from _read_stream(file, file_format, known_columns)
+
+
+def _read_stream(
+    lines: Iterator[str], file_format: UserFileFormat, known_columns: Collection[str]
+) -> Generator[FileRecord]:
+    try:
+        if file_format is UserFileFormat.CSV:
+            yield from _read_csv(lines, known_columns)
+        else:
+            yield from _read_json(lines)
+    except UnicodeDecodeError as problem:
+        raise InvalidInput(
+            "The file must be encoded in UTF-8.",
+            constraint=ValidationConstraint.ENCODING,
+            path=["file"],
+        ) from problem
 
 
 def _read_json(lines: Iterator[str]) -> Generator[FileRecord]:

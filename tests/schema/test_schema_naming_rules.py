@@ -141,9 +141,14 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
             ),
             ESTABLISHED_NAME,
         ),
-        "ImportRemoteInput.autoMapFolders": ESTABLISHED_NAME,
-        "ImportRemoteInput.removeDuplicates": ESTABLISHED_NAME,
-        "ImportRemoteInput.virusCheck": ESTABLISHED_NAME,
+        **dict.fromkeys(
+            (
+                f"{kind}.{name}"
+                for kind in ("ImportRemoteInput", "ImportRemoteAccountsInput")
+                for name in ("autoMapFolders", "removeDuplicates", "virusCheck")
+            ),
+            ESTABLISHED_NAME,
+        ),
         "Connector.applyFilters": ESTABLISHED_NAME,
         "Connector.deleteSource": ESTABLISHED_NAME,
         "Connector.skipCrossDuplicates": ESTABLISHED_NAME,
