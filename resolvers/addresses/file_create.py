@@ -114,8 +114,8 @@ async def _address_from_record(
         record.fields,
         FIELD_PARSERS,
         problems,
-        object_fields=("limits",),
         nullable_fields=(LIMIT_FIELD,),
+        max_metadata_size=ctx.environment.options.metadata_max_size,
     )
     name = values.get("user")
     if name and name not in user_ids:

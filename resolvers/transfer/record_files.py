@@ -18,6 +18,7 @@ import orjson
 from models.errors import ErrorCollector, InvalidInput
 from models.users.list_formats import UserFileFormat
 from models.validation_constraints import ValidationConstraint
+from resolvers.users.custom_data import MAX_SIZE, require_custom_data_within_limit
 from resolvers.users.limit_values import Unlimited
 
 MAX_RECORD_LENGTH = 1 << 20  # characters
@@ -27,6 +28,7 @@ TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 csv.field_size_limit(MAX_RECORD_LENGTH)
 
 FieldParser = Callable[[Any], Any]
+METADATA_FIELDS = ("metadata", "privateMetadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +159,17 @@ def parse_known_fields(
     parsers: Mapping[str, FieldParser],
     problems: ErrorCollector,
     *,
-    object_fields: Collection[str] = (),
     nullable_fields: Collection[str] = (),
+    max_metadata_size: int = MAX_SIZE,
 ) -> dict[str, Any]:
     """Return the parsed values by field name. Adds an error to `problems` for each other field.
 
-    The fields of an object in `object_fields` have names such as `spam.level`. Null is a missing
-    value, except for `nullable_fields`. A parser raises ValueError, TypeError or KeyError.
+    If parsers have names such as `spam.level`, `spam` can be an object. Null is a missing
+    value, except for `nullable_fields`. A parser raises ValueError, TypeError or KeyError. The
+    metadata of an object have at most `max_metadata_size` bytes of JSON.
     """
     values = dict[str, Any]()
-    for name, value in _flattened_fields(fields, object_fields):
+    for name, value in _flattened_fields(fields, parsers):
         if value is None and name not in nullable_fields:
             continue
         with problems.collecting():
@@ -175,20 +178,25 @@ def parse_known_fields(
                     "Unknown field.", constraint=ValidationConstraint.UNKNOWN, path=[name]
                 )
             try:
-                values[name] = parsers[name](value)
+                parsed_value = parsers[name](value)
             except (ValueError, TypeError, KeyError) as problem:
                 text = str(problem) or "Not a valid value of this field."
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.TYPE, path=name.split(".")
                 ) from problem
+            if name in METADATA_FIELDS:
+                require_custom_data_within_limit(parsed_value, [name], max_metadata_size)
+            values[name] = parsed_value
     return values
 
 
 def _flattened_fields(
-    fields: Mapping[str, Any], object_fields: Collection[str]
+    fields: Mapping[str, Any], parsers: Mapping[str, FieldParser]
 ) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a record; those of an object have names such as spam.level."""
+    object_names = {name.partition(".")[0] for name in parsers if "." in name} - parsers.keys()
     for name, value in fields.items():
-        if name in object_fields and isinstance(value, dict):
+        if name in object_names and isinstance(value, dict):
             for member_name, member in value.items():
                 yield f"{name}.{member_name}", member
         else:

@@ -106,11 +106,12 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
             "limits": {"forwardsPerDay": -1},
         },
         {"address": "b@example.org", "forwardTo": ["x@far.example"]},
+        {"address": "c@example.org", "user": "ada", "metadata": {"x": "y" * (64 << 10)}},
     )
     task = await run_creation(admin, content)
-    assert (task["state"], task["doneCount"], task["totalCount"]) == ("SUCCEEDED", 9, 9)
+    assert (task["state"], task["doneCount"], task["totalCount"]) == ("SUCCEEDED", 10, 10)
     result = task["result"]
-    assert (result["createdCount"], result["refusedCount"]) == (2, 7)
+    assert (result["createdCount"], result["refusedCount"]) == (2, 8)
     assert [(error["line"], error["code"], error["path"]) for error in result["errors"]] == [
         (1, "VALIDATION", []),
         (3, "CONFLICT", ["address"]),
@@ -121,6 +122,7 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
         (6, "VALIDATION", ["address"]),
         (7, "VALIDATION", ["expiresAt"]),
         (8, "VALIDATION", ["limits", "forwardsPerDay"]),
+        (10, "VALIDATION", ["metadata"]),
     ]
     assert await select_rows(admin.environment, "SELECT count(*) FROM uploads") == [(0,)]
     assert await select_rows(admin.environment, "SELECT count(*) FROM import_archives") == [(0,)]

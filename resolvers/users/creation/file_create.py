@@ -85,7 +85,9 @@ class UserBatch:
 
 async def _user_from_record(ctx: Context, record: FileRecord, problems: ErrorCollector) -> NewUser:
     """Return the new user of a record, with the ids of its domains. Raises NotFound."""
-    new_user, domain_names = user_records.user_from_record(record, problems)
+    new_user, domain_names = user_records.user_from_record(
+        record, problems, ctx.environment.options.metadata_max_size
+    )
     if domain_names:
         domain_refs = [DomainIdOrName(name=name) for name in domain_names]
         rows = await domain_loaders.require_administered_domains_by_ref(

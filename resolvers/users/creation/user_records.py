@@ -21,7 +21,6 @@ from resolvers.users.validation import schema_name
 
 MAILBOXES = "mailboxes"
 ADMINISTERS = "administers"  # column with domain names
-OBJECT_FIELDS = ("limits", "spam")  # their fields have names such as limits.forwardsPerDay
 LIMIT_COLUMNS = ("received_per_hour", "recipients_per_day", "forwards_per_day")
 NULLABLE_LIMITS = frozenset({"quota", *map(schema_name, LIMIT_COLUMNS)})  # null: unlimited
 NAMEABLE_SPECIAL_USES = ("sent", "junk", "drafts", "trash", "archive")
@@ -34,7 +33,9 @@ class NewUserFromRecord(NamedTuple):
     administered_domains: list[str]
 
 
-def user_from_record(record: FileRecord, problems: ErrorCollector) -> NewUserFromRecord:
+def user_from_record(
+    record: FileRecord, problems: ErrorCollector, max_metadata_size: int
+) -> NewUserFromRecord:
     """Return the new user of a record, and the names of the domains it administers.
 
     Adds fields that can't be read to `problems`.
@@ -43,8 +44,8 @@ def user_from_record(record: FileRecord, problems: ErrorCollector) -> NewUserFro
         record.fields,
         FIELD_PARSERS,
         problems,
-        object_fields=OBJECT_FIELDS,
         nullable_fields=NULLABLE_LIMITS,
+        max_metadata_size=max_metadata_size,
     )
     domain_names, mailbox_paths = values.pop(ADMINISTERS, []), values.pop(MAILBOXES, {})
     for name in NAMEABLE_SPECIAL_USES:
