@@ -40,6 +40,7 @@ from resolvers.auth import security_messages
 from resolvers.blobs import deletion as blob_deletion
 from resolvers.context import Context
 from resolvers.filters import apply_task
+from resolvers.filters import file_create as filter_file_create
 from resolvers.list_orders import list_orders, read_ordered_page
 from resolvers.mailboxes import repair
 from resolvers.mailboxes import update as mailbox_update
@@ -409,6 +410,7 @@ TASK_RUNNERS = {
         )
         for record_kind in (
             address_file_create.ADDRESSES_CREATE,
+            filter_file_create.FILTERS_CREATE,
             user_file_create.USERS_CREATE,
         )
     },

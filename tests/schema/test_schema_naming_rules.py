@@ -82,6 +82,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.mailImport": ESTABLISHED_NAME,
         "Mutation.addressesCreate": "creates many addresses, where addressCreate creates one",
         "Mutation.addressesCreateFromFile": "creates many addresses, where addressCreate does one",
+        "Mutation.filtersCreate": "creates many filters, where filterCreate creates one",
+        "Mutation.filtersCreateFromFile": "creates many filters, where filterCreate creates one",
         "Mutation.usersCreate": "creates many users, where userCreate creates one",
         "Mutation.usersCreateFromFile": "creates many users, where userCreate creates one",
         "Mutation.quarantineDelete": ESTABLISHED_NAME,

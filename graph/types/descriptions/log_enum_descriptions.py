@@ -144,6 +144,7 @@ LOG_VALUE_DESCRIPTIONS = {
         "BLOB_COLLECT": "Runs the garbage collector of the object stores.",
         "BLOB_DELETE": "Deletes objects of an object store.",
         "DELETED_MESSAGES_RESTORE": "Restores deleted messages of a period.",
+        "FILTERS_CREATE": "Creates filters from a file.",
         "FILTER_APPLY": "Applies filters to stored messages.",
         "HELD_COPY": "Copies the stored messages of a user for a legal hold.",
         "LIMIT_WARNING": "Sends a user a message about a limit.",

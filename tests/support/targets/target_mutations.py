@@ -100,6 +100,15 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "fileShareDelete": {"fileShares": [{"id": "@FileShare"}]},
     "filterApply": {"filters": [{"id": "@Filter"}], "select": {"ids": ["@Message"]}},
     "filterDelete": {"filters": [{"id": "@Filter"}]},
+    "filtersCreate": {
+        "filters": [
+            {
+                "user": {"username": "@login"},
+                "query": {"subject": "x"},
+                "action": {"seen": True},
+            }
+        ]
+    },
     "filterUpdate": {"filters": [{"id": "@Filter"}], "set": {"name": "x"}},
     "identityDelete": {"identities": [{"id": "@Identity"}]},
     "identityUpdate": {"identities": [{"id": "@Identity"}], "set": {"name": "x"}},

@@ -74,6 +74,7 @@ for _task_kind, _mutation_name in (
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
     ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),
     ("ADDRESSES_CREATE", "addressesCreateFromFile"),
+    ("FILTERS_CREATE", "filtersCreateFromFile"),
     ("USERS_CREATE", "usersCreateFromFile"),
     ("WEBHOOK_REPLAY", "webhookReplay"),
 ):
