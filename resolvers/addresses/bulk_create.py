@@ -115,6 +115,7 @@ async def insert_addresses_and_return_errors(
             await insert_address(ctx, item, mutation)
         except RequestError as refusal:
             errors[index] = refusal.all_errors
+            ctx.clear_loaded()  # rows of the savepoint, which was rolled back
             del ctx.warnings[warning_count:]  # the domain that they are about is not created
         for warning in ctx.warnings[warning_count:]:
             warning.path[:0] = [INPUT_PATH, str(index)]

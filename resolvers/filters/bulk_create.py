@@ -83,4 +83,5 @@ async def create_filters_and_return_errors(
             )
         except RequestError as refusal:
             errors[index] = refusal.all_errors
+            ctx.clear_loaded()  # rows of the savepoint, which was rolled back
     return CreatedFilters(ids, errors)
