@@ -7,7 +7,6 @@ from typing import NamedTuple
 from models.errors import InvalidInput, RequestError
 from models.validation_constraints import ValidationConstraint
 from resolvers import list_errors
-from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
 from resolvers.filters.mutations import FilterInputValues
@@ -57,14 +56,9 @@ async def create_filters(
 
 
 def owner_ids(ctx: Context, new_filters: Iterable[NewFilter]) -> Collection[int]:
-    """Return the IDs of the owners, whose streams a transaction that creates filters locks.
-
-    Raises CredentialWithoutUser if a filter has no owner, and the viewer is no user.
-    """
-    return {
-        require_user_id(ctx) if new_filter.user_id is None else new_filter.user_id
-        for new_filter in new_filters
-    }
+    """Return the IDs of the owners, whose streams a transaction that creates filters locks."""
+    user_ids = {new_filter.user_id or ctx.viewer.user_id for new_filter in new_filters}
+    return {user_id for user_id in user_ids if user_id}
 
 
 async def create_filters_and_return_errors(

@@ -108,6 +108,12 @@ async def test_errors_have_the_position_of_the_filter_and_nothing_is_stored(
     assert await names_of_filters(ada) == []
 
 
+async def test_platform_key_must_name_the_owner(root: GraphQLClient, ada: GraphQLClient) -> None:
+    payload = await create_all(root, new_filter("x", "ada"), new_filter("x"))
+    assert [error["path"] for error in payload["errors"]] == [["filters", "1"]]
+    assert await names_of_filters(ada) == []
+
+
 async def test_number_of_filters_is_limited(ada: GraphQLClient) -> None:
     for count in (0, bulk_create.MAX_FILTERS + 1):
         payload = await create_all(ada, *(new_filter("x") for _ in range(count)))
