@@ -31,7 +31,7 @@ from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.connectors import loaders as connector_loaders
-from resolvers.connectors import mail_import
+from resolvers.connectors import mail_import, remote_accounts
 from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 from resolvers.connectors.remote_accounts import MasterUser, RemoteAccountOfUser, RemoteAccounts
 
@@ -122,6 +122,10 @@ class ImportRemoteAccountsInput(RemoteServerInput):
                 "Exactly one of `accounts` and `file` must be given.",
                 constraint=ValidationConstraint.EXCLUSIVE,
                 path=ACCOUNTS_PATH,
+            )
+        if self.accounts is not UNSET and self.accounts is not None:
+            remote_accounts.require_account_count_within_limit(
+                info.context, len(self.accounts), [*ACCOUNTS_PATH, "accounts"]
             )
         master = self.master_user
         return RemoteAccounts(

@@ -95,12 +95,11 @@ class AccountConnection:
 async def load_accounts(ctx: Context, request: RemoteAccounts) -> Sequence[RemoteAccountOfUser]:
     """Return the accounts of the input or of its file.
 
-    Raises InvalidInput, LimitReached if there are too many, and NotFound for an upload or a user
-    that the viewer can't see.
+    Raises InvalidInput, LimitReached if the file has too many, and NotFound for an upload or a
+    user that the viewer can't see.
     """
     if request.upload_id is not None:
         return await _load_accounts_of_file(ctx, request.upload_id, request.file_format)
-    _require_count_within_limit(ctx, len(request.accounts), [*SOURCE_PATH, "accounts"])
     return request.accounts
 
 
@@ -235,7 +234,7 @@ async def _load_accounts_of_file(
     except InvalidInput as problem:
         problem.path = list(FILE_PATH)
         raise
-    _require_count_within_limit(ctx, len(records), FILE_PATH)
+    require_account_count_within_limit(ctx, len(records), FILE_PATH)
     accounts, errors = list[RemoteAccountOfUser](), list[RequestError]()
     for record in records:
         try:
@@ -267,7 +266,8 @@ async def _account_from_record(ctx: Context, record: FileRecord) -> RemoteAccoun
     )
 
 
-def _require_count_within_limit(ctx: Context, count: int, path: Sequence[str]) -> None:
+def require_account_count_within_limit(ctx: Context, count: int, path: Sequence[str]) -> None:
+    """Raise InvalidInput if there is no account, and LimitReached if there are too many."""
     limit = ctx.environment.options.bulk_max_items
     if not count:
         raise InvalidInput(
