@@ -38,7 +38,12 @@ from graph.domains import queries as domain_queries
 from graph.execution.operation_execution import ExecutableSchema
 from graph.execution.strawberry_definitions import strawberry_definition
 from graph.files import types as file_types
-from graph.filters import sieve_import_mutations, sieve_script_mutations, sieve_scripts
+from graph.filters import (
+    bulk_mutations,
+    sieve_import_mutations,
+    sieve_script_mutations,
+    sieve_scripts,
+)
 from graph.filters import types as filter_types
 from graph.health import mutations as health_mutations
 from graph.health import queries as health_queries
@@ -205,6 +210,7 @@ Mutation = merge_types(
         admin_settings.SettingMutation,
         key_values.KeyValueMutation,
         filter_types.FilterMutation,
+        bulk_mutations.FiltersCreateMutation,
         sieve_import_mutations.FilterImportMutation,
         sender_rules.SenderRuleMutation,
         webhooks.WebhookMutation,

@@ -8,7 +8,9 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.addresses.types import Address
+from graph.admin.tasks import Task
 from graph.autoreply.mutations import AutoreplyPatch
+from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
@@ -21,18 +23,22 @@ from graph.types.references import (
     address_selectors_from_refs,
     domain_selector_from_ref,
     require_visible_user_id_if_named,
+    value_or_none,
 )
-from graph.types.scalars import Duration
+from graph.types.scalars import Duration, Upload
 from graph.users.limits import AddressLimitsInput, validated_limit_columns_of_patch
 from models.addresses.tables import AddressKind
+from models.errors import RequestError
+from models.users.list_formats import UserFileFormat
 from models.users.roles import Role, Scope, UserPermission
+from resolvers.addresses import bulk_create, file_create, temporary_addresses
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses import mutations as address_mutations
-from resolvers.addresses import temporary_addresses
 from resolvers.addresses import update as address_update
 from resolvers.addresses.mutations import NewAddress
 from resolvers.addresses.temporary_addresses import NewTemporaryAddress
 from resolvers.addresses.update import AddressPatchValues
+from resolvers.transfer import record_tasks
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 FORWARD_TO_DESCRIPTION = (
@@ -50,8 +56,8 @@ CREATE_FIELDS = (
 UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 
-@strawberry.input(description="Input of addressCreate.")
-class AddressCreateInput(Options):
+@strawberry.input(description="Address to create.")
+class NewAddressInput:
     address: str = attribute_field(
         "New address, with the domain in Unicode or ASCII form. `@domain` means `*@domain`, a "
         "catch-all."
@@ -117,6 +123,53 @@ class AddressCreateInput(Options):
     private_metadata: JSON | None = attribute_field(
         "JSON object with data of your application that the user can't read. At most 64 KiB "
         "by default.",
+        default=UNSET,
+    )
+
+    async def to_new_address(self, info: Info) -> NewAddress:
+        """Convert the input to the address to create.
+
+        Raises NotFound if the viewer can't see the user, and InvalidInput.
+        """
+        values = {name: getattr(self, name) for name in CREATE_FIELDS}
+        values["public_metadata"] = self.metadata
+        values = {name: value for name, value in values.items() if value is not UNSET}
+        values |= self.limits.value.to_column_values() if self.limits else {}
+        return NewAddress(
+            self.address,
+            self.kind or None,
+            await require_visible_user_id_if_named(info, self.user or None),
+            main=self.main,
+            wildcard=self.allow_wildcard,
+            forward_to=self.forward_to or (),
+            columns=values,
+            autoreply=self.autoreply.to_column_values() if self.autoreply else None,
+        )
+
+
+@strawberry.input(description="Input of addressCreate.")
+class AddressCreateInput(Options, NewAddressInput):
+    pass
+
+
+@strawberry.input(description="Input of addressesCreate.")
+class AddressesCreateInput(Options):
+    addresses: list[NewAddressInput] = attribute_field(
+        f"The addresses, at most {bulk_create.MAX_ADDRESSES}."
+    )
+
+
+@strawberry.input(description="Input of addressesCreateFromFile.")
+class AddressesCreateFromFileInput(Options):
+    file: Upload = attribute_field(
+        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
+        "`NewAddressInput`, except `autoreply`; `user` has the username or an address of the "
+        "user. JSON Lines has an object in each line. CSV has the field names in its first line; "
+        "`;` separates the items of a list. The limit has the name `limits.forwardsPerDay`, and "
+        "`unlimited` means no limit."
+    )
+    format: UserFileFormat | None = attribute_field(
+        "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
         default=UNSET,
     )
 
@@ -248,10 +301,10 @@ class AddressPayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Payload of addressUpdate.")
+@strawberry.type(description="Payload of addressUpdate and addressesCreate.")
 class AddressesPayload(MutationPayload):
     addresses: list[Address] = attribute_field(
-        "Addresses after the change, in the order of the references.", default_factory=list
+        "Addresses after the change, in the order of the input.", default_factory=list
     )
 
 
@@ -268,23 +321,47 @@ class AddressMutation:
         access=MANAGED_OR_DOMAINS,
     )
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
-        values = {name: getattr(input, name) for name in CREATE_FIELDS}
-        values["public_metadata"] = input.metadata
-        values = {name: value for name, value in values.items() if value is not UNSET}
-        values |= input.limits.value.to_column_values() if input.limits else {}
-        new = NewAddress(
-            input.address,
-            input.kind or None,
-            await require_visible_user_id_if_named(info, input.user or None),
-            main=input.main,
-            wildcard=input.allow_wildcard,
-            forward_to=input.forward_to or (),
-            columns=values,
-            autoreply=input.autoreply.to_column_values() if input.autoreply else None,
-        )
+        new = await input.to_new_address(info)
         return AddressPayload(
             address=Address.from_row(await address_mutations.create_address(info.context, new))
         )
+
+    @mutation(
+        "Creates addresses in one transaction: all or none. The rules are those of "
+        "`addressCreate`, and each address sees the ones before it. The path of an error of one "
+        "address begins with `addresses` and the position of the address, from 0.",
+        **WRITE_GUARD,
+        access=MANAGED_OR_DOMAINS,
+    )
+    async def addresses_create(self, info: Info, input: AddressesCreateInput) -> AddressesPayload:
+        bulk_create.require_address_count_within_limit(len(input.addresses))
+        refused, new_addresses = dict[int, RequestError](), dict[int, NewAddress]()
+        for index, address_input in enumerate(input.addresses):
+            try:
+                new_addresses[index] = await address_input.to_new_address(info)
+            except RequestError as refusal:
+                refused[index] = refusal
+        keys = await bulk_create.create_addresses(info.context, new_addresses, refused)
+        rows = await info.context.load_many(address_loaders.load_visible_addresses_by_id, keys)
+        return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
+
+    @mutation(
+        "Creates addresses from a CSV or JSON Lines file in a background task, in the order of "
+        "the file. The rules are those of `addressCreate`. A refused line does not stop the "
+        "task. A caller has at most 2 unfinished tasks of this kind. A credential without a user "
+        "is refused. `Task.result` has the counts `createdCount` and `refusedCount`, and "
+        "`errors` with line, code, path and message of the first 1,000 errors. After a crash the "
+        "task continues where it was.",
+        **WRITE_GUARD,
+    )
+    async def addresses_create_from_file(
+        self, info: Info, input: AddressesCreateFromFileInput
+    ) -> TaskPayload:
+        upload = global_ids.decode("Upload", input.file, path="file")
+        task = await record_tasks.queue_record_task(
+            info.context, file_create.ADDRESSES_CREATE, upload, value_or_none(input.format)
+        )
+        return TaskPayload(task=Task.from_row_or_none(task))
 
     @mutation(
         "Creates an address with a random local part, a temporary alias, for a user. It works "

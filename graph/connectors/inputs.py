@@ -119,8 +119,8 @@ def _custom_option_json(option_input: ConnectorOptionInput) -> Mapping[str, str]
     return {"name": OptionName(option_input.name), "value": option_input.value or ""}
 
 
-@strawberry.input(description="Account on a remote server, and rules for fetching its messages.")
-class RemoteAccountInput:
+@strawberry.input(description="Remote server, and rules for fetching messages from it.")
+class RemoteServerInput:
     protocol: ConnectorProtocol = attribute_field(
         "Protocol of the remote server: IMAP or POP3.", default=ConnectorProtocol.IMAP
     )
@@ -138,16 +138,8 @@ class RemoteAccountInput:
         "`connectors.allowPrivateNetworks`.",
         default=ConnectorSecurity.TLS,
     )
-    username: str = attribute_field("Username on the remote server, at most 255 characters.")
-    password: str = attribute_field(
-        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
-        "`oauth` the refresh token. It is never returned."
-    )
     auth_mechanism: AuthMechanism = attribute_field(
         "SASL mechanism for signing in on the remote server.", default=AuthMechanism.PLAIN
-    )
-    oauth: ConnectorOauthInput | None = attribute_field(
-        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
     )
     target_domain: str | None = attribute_field(
         "Domain of the recipient address that filters see for fetched messages. Default: the "
@@ -208,6 +200,18 @@ class RemoteAccountInput:
         "True runs the filters and the active Sieve script of the user on messages "
         "fetched into INBOX.",
         default=False,
+    )
+
+
+@strawberry.input(description="Account on a remote server, and rules for fetching its messages.")
+class RemoteAccountInput(RemoteServerInput):
+    username: str = attribute_field("Username on the remote server, at most 255 characters.")
+    password: str = attribute_field(
+        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
+        "`oauth` the refresh token. It is never returned."
+    )
+    oauth: ConnectorOauthInput | None = attribute_field(
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
     )
 
 

@@ -3,7 +3,11 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.connectors.inputs import RemoteAccountInput, validated_connector_column_values
+from graph.connectors.inputs import (
+    RemoteAccountInput,
+    RemoteServerInput,
+    validated_connector_column_values,
+)
 from graph.connectors.types import ConnectorRun
 from graph.messages.filter_inputs import MessageFilter
 from graph.types import global_ids
@@ -17,14 +21,30 @@ from graph.types.references import (
     UserSelection,
     load_visible_user_or_require_viewer,
     mailbox_selector_from_ref,
+    require_visible_user_id_if_named,
     user_selector_from_selection,
+    value_or_none,
 )
 from graph.types.scalars import Upload
-from models.errors import require_found
+from models.errors import InvalidInput, RequestError, require_found
+from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.connectors import loaders as connector_loaders
-from resolvers.connectors import mail_import
+from resolvers.connectors import mail_import, remote_accounts
 from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
+from resolvers.connectors.remote_accounts import MasterUser, RemoteAccountOfUser, RemoteAccounts
+
+ACCOUNTS_PATH = ("source", "remoteAccounts")
+AUTO_MAP_DESCRIPTION = (
+    "True maps remote mailboxes to local ones by special use. At the top level and directly below "
+    "INBOX it also maps by usual name, such as Sent Items to Sent. No effect with `parentMailbox` "
+    "of mailImport."
+)
+DELETE_SOURCE_DESCRIPTION = (
+    "True deletes messages on the remote server in the run that fetches them, except those that "
+    "`filter` excludes or a check refuses. Default: false."
+)
 
 
 @strawberry.input(
@@ -32,17 +52,107 @@ from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
     "deleted when the run ends."
 )
 class ImportRemoteInput(RemoteAccountInput):
-    auto_map_folders: bool = attribute_field(
-        "True maps remote mailboxes to local ones by special use. At the top level and "
-        "directly below INBOX it also maps by usual name, such as Sent Items to Sent. No "
-        "effect with `parentMailbox` of mailImport.",
-        default=True,
+    auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
+    delete_source: bool = attribute_field(DELETE_SOURCE_DESCRIPTION, default=False)
+
+
+@strawberry.input(description="Account on a remote server, and the user who gets its messages.")
+class ImportAccountInput:
+    user: UserRef = attribute_field(
+        "User who gets the messages. Each user can have one account in an import."
     )
-    delete_source: bool = attribute_field(
-        "True deletes messages on the remote server in the run that fetches them, except those "
-        "that `filter` excludes or a check refuses. Default: false.",
-        default=False,
+    username: str = attribute_field("Username on the remote server, at most 255 characters.")
+    password: str | None = attribute_field(
+        "Password on the remote server. It is never returned, and deleted when the run ends. "
+        "Required without `masterUser`, not allowed with it.",
+        default=UNSET,
     )
+
+
+@strawberry.input(
+    description="User of a remote server who can sign in to all of its accounts. The server gets "
+    "the username of the account, the separator and the username of the master user."
+)
+class MasterUserInput:
+    username: str = attribute_field(
+        "Username of the master user. With separator and account at most 255 characters."
+    )
+    password: str = attribute_field(
+        "Password of the master user. It is never returned, and deleted when the runs end."
+    )
+    separator: str = attribute_field(
+        "Text between the two usernames, 1 to 8 characters. Dovecot calls it "
+        "`auth_master_user_separator`.",
+        default="*",
+    )
+
+
+@strawberry.input(
+    description="Accounts on one remote server whose messages are fetched once, each for a user. "
+    "Exactly one of `accounts` and `file` must be given."
+)
+class ImportRemoteAccountsInput(RemoteServerInput):
+    accounts: list[ImportAccountInput] | None = attribute_field(
+        "The accounts, at most 1,000 by default.", default=UNSET
+    )
+    file: Upload | None = attribute_field(
+        "Uploaded UTF-8 file with the accounts, at most 1,000 by default and 4 MiB. Its fields "
+        "are `user` (username or an address of the user who gets the messages), `username` and "
+        "`password`. JSON Lines has an object in each line. CSV has the field names in its first "
+        "line. The import consumes the upload. Errors name the line.",
+        default=UNSET,
+    )
+    format: UserFileFormat | None = attribute_field(
+        "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
+        default=UNSET,
+    )
+    master_user: MasterUserInput | None = attribute_field(
+        "User who signs in to all accounts. Default: each account has a password.", default=UNSET
+    )
+    auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
+    delete_source: bool = attribute_field(DELETE_SOURCE_DESCRIPTION, default=False)
+
+    async def resolve_accounts(self, info: Info) -> RemoteAccounts:
+        """Convert the input to the accounts to import.
+
+        Raises InvalidInput, and NotFound if the viewer can't see a user.
+        """
+        if bool(self.file) is (self.accounts is not UNSET and self.accounts is not None):
+            raise InvalidInput(
+                "Exactly one of `accounts` and `file` must be given.",
+                constraint=ValidationConstraint.EXCLUSIVE,
+                path=ACCOUNTS_PATH,
+            )
+        if self.accounts is not UNSET and self.accounts is not None:
+            remote_accounts.require_account_count_within_limit(
+                info.context, len(self.accounts), [*ACCOUNTS_PATH, "accounts"]
+            )
+        master = self.master_user
+        return RemoteAccounts(
+            validated_connector_column_values(self),
+            [
+                await _resolve_account(info, account, index)
+                for index, account in enumerate(self.accounts or ())
+            ],
+            global_ids.decode("Upload", self.file, path=[*ACCOUNTS_PATH, "file"])
+            if self.file
+            else None,
+            value_or_none(self.format),
+            MasterUser(master.username, master.password, master.separator) if master else None,
+        )
+
+
+async def _resolve_account(
+    info: Info, account: ImportAccountInput, index: int
+) -> RemoteAccountOfUser:
+    """Convert one account. Raises NotFound with its position if the viewer can't see the user."""
+    path = [*ACCOUNTS_PATH, "accounts", str(index)]
+    try:
+        user_id = await require_visible_user_id_if_named(info, account.user)
+    except RequestError as refusal:
+        raise refusal.copy_with_path([*path, *refusal.path]) from None
+    password = value_or_none(account.password)
+    return RemoteAccountOfUser(user_id or 0, account.username, password, path)
 
 
 @strawberry.input(
@@ -58,6 +168,9 @@ class ImportSource:
         "Requires role ROOT and scope FULL."
     )
     remote: strawberry.Maybe[ImportRemoteInput] = attribute_field("Account on a remote server.")
+    remote_accounts: strawberry.Maybe[ImportRemoteAccountsInput] = attribute_field(
+        "Accounts on one remote server, each for a user. Not allowed with `users`."
+    )
     user: strawberry.Maybe[UserRef] = attribute_field(
         "User of this platform whose messages are imported, other than the users who get them. "
         "Only a ROOT can refer to a user other than the signed-in one."
@@ -67,7 +180,9 @@ class ImportSource:
 @strawberry.input(description="Input of mailImport.")
 class MailImportInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users who get the messages. Default: the signed-in user.", default=UNSET
+        "Users who get the messages. Default: the signed-in user. Not allowed with "
+        "`remoteAccounts` of the source, which names the users.",
+        default=UNSET,
     )
     source: ImportSource = attribute_field(
         "Place that the messages come from: an archive, a remote account or another user."
@@ -99,7 +214,9 @@ class MailImportInput(Options):
         if source.remote:
             values = validated_connector_column_values(source.remote.value)
             remote = RemoteAccount(values, source.remote.value.password)
-        owner = None
+        accounts, owner = None, None
+        if source.remote_accounts:
+            accounts = await source.remote_accounts.value.resolve_accounts(info)
         if source.user:
             row = await load_visible_user_or_require_viewer(info, source.user.value)
             owner = int(require_found(row, path=["source", "user"]).id)
@@ -109,6 +226,7 @@ class MailImportInput(Options):
             global_ids.decode("Upload", upload, path="source") if upload is not None else None,
             source.path.value if source.path else None,
             remote,
+            accounts,
             owner,
             mailbox_selector_from_ref(self.parent_mailbox, path="parentMailbox")
             if self.parent_mailbox
@@ -130,7 +248,7 @@ class MailImportMutation:
     @mutation(
         "Queues one run for each user, which imports the messages of a source once. A run "
         "continues after a crash and is kept for 30 days after its end. Messages that the mailbox "
-        "already contains are skipped, unless `removeDuplicates` of `source.remote` is "
+        "already contains are skipped, unless `removeDuplicates` of the remote source is "
         "false. A user can have 10 "
         "unfinished imports. A USER needs "
         "the permission CONNECTORS to import from a remote server.",

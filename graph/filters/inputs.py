@@ -22,10 +22,12 @@ from graph.types.references import (
     mailbox_selectors_from_refs,
     value_or_none,
 )
-from graph.types.scalars import ByteSize, validate_custom_data
+from graph.types.scalars import ByteSize, Upload, validate_custom_data
 from mail.filters.filter_compiler import MAX_DEPTH
 from models.errors import InvalidInput
+from models.users.list_formats import UserFileFormat
 from models.validation_constraints import ValidationConstraint
+from resolvers.filters.bulk_create import MAX_FILTERS
 from resolvers.filters.loaders import FilterListConditions
 from resolvers.filters.validation import MAX_COPIES
 
@@ -294,8 +296,8 @@ class FilterActionInput:
         return actions
 
 
-@strawberry.input(description="Input of filterCreate.")
-class FilterCreateInput(Options):
+@strawberry.input(description="Filter to create.")
+class NewFilterInput:
     user: UserRef | None = attribute_field(
         "Owner of the filter. Default: the signed-in user.", default=UNSET
     )
@@ -322,6 +324,32 @@ class FilterCreateInput(Options):
     def to_column_values(self) -> dict[str, Any]:
         """Return the values that the input sets, by column. Raises InvalidInput."""
         return _filter_column_values_from_input(self, ())
+
+
+@strawberry.input(description="Input of filterCreate.")
+class FilterCreateInput(Options, NewFilterInput):
+    pass
+
+
+@strawberry.input(description="Input of filtersCreate.")
+class FiltersCreateInput(Options):
+    filters: list[NewFilterInput] = attribute_field(f"The filters, at most {MAX_FILTERS}.")
+
+
+@strawberry.input(description="Input of filtersCreateFromFile.")
+class FiltersCreateFromFileInput(Options):
+    file: Upload = attribute_field(
+        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
+        "`NewFilterInput`; `user` has the username or an address of the owner. `query` and "
+        "`action` are JSON objects, in CSV too. In `action`, mailboxes are given by path, and "
+        "`webhook` is not allowed. JSON Lines has an object in each line. CSV has the field names "
+        "in its first line.",
+        metadata=GIVES_ACCESS,
+    )
+    format: UserFileFormat | None = attribute_field(
+        "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Changes to filters. An omitted field is unchanged.")
@@ -360,7 +388,7 @@ class FilterPatch:
 
 
 def _filter_column_values_from_input(
-    filter_input: FilterCreateInput | FilterPatch, error_path: Sequence[str]
+    filter_input: NewFilterInput | FilterPatch, error_path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the values that an input sets, by column. Absent fields are left out."""
     values: dict[str, Any] = {

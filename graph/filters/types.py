@@ -355,7 +355,7 @@ class FilterPayload(MutationPayload):
     filter: Filter | None = attribute_field("Created filter.", default=None)
 
 
-@strawberry.type(description="Payload of filterUpdate and filterImport.")
+@strawberry.type(description="Payload of filterUpdate, filtersCreate and filterImport.")
 class FiltersPayload(MutationPayload):
     filters: list[Filter] = attribute_field(
         "Changed or created filters, in the order of the input or of the imported script.",

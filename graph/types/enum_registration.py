@@ -218,7 +218,7 @@ strawberry.enum(
     UsageLevel,
     description="Level that tells how much of a limit is used.",
 )
-strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
+strawberry.enum(UserFileFormat, description="Format of a file with a list, such as of accounts.")
 strawberry.enum(
     errors.ErrorCode, name="ErrorCode", description="Stable code of an error, for programs."
 )

@@ -21,6 +21,7 @@ from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
+from resolvers.transfer import record_tasks
 from resolvers.users.creation import bulk_create, file_create
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
@@ -401,7 +402,7 @@ class UserCreateMutation:
         self, info: Info, input: UsersCreateFromFileInput
     ) -> TaskPayload:
         upload = global_ids.decode("Upload", input.file, path="file")
-        task = await file_create.queue_file_create(
-            info.context, upload, value_or_none(input.format)
+        task = await record_tasks.queue_record_task(
+            info.context, file_create.USERS_CREATE, upload, value_or_none(input.format)
         )
         return TaskPayload(task=Task.from_row_or_none(task))

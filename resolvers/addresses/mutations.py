@@ -85,13 +85,33 @@ class NewAddress:
     autoreply: Mapping[str, Any] | None = None  # by column
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedAddress:
+    """A validated address that is ready to be stored."""
+
+    address: Address
+    domain_name: str  # normalized; ALL_DOMAINS_SIGN for all domains
+    is_main: bool
+    autoreplies: AddressAutoreplies
+
+
 async def create_address(ctx: Context, new_address: NewAddress) -> Address:
     """Create an address and return it.
 
     Raises InvalidInput with all problems of the input, Conflict if the address exists, and
     LimitReached if its domain has no room for another address.
     """
-    problems, display_name = ErrorCollector(), ""
+    return await insert_address(ctx, prepare_address(ctx, new_address))
+
+
+def prepare_address(
+    ctx: Context, new_address: NewAddress, problems: ErrorCollector | None = None
+) -> PreparedAddress:
+    """Validate a new address. Stores nothing.
+
+    Raises InvalidInput with all problems of the input and the `problems` that were found before.
+    """
+    problems, display_name = problems if problems is not None else ErrorCollector(), ""
     with problems.collecting():
         display_name = validate_address_text(
             new_address.address, allows_wildcard=new_address.wildcard
@@ -128,9 +148,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         ctx, new_address, address, domain_name, problems
     )
     problems.raise_collected()
-    return await insert_address(
-        ctx, address, domain_name, is_main=new_address.main, address_autoreplies=address_autoreplies
-    )
+    return PreparedAddress(address, domain_name, new_address.main, address_autoreplies)
 
 
 def _collect_combination_errors_set_autoreply(
@@ -216,18 +234,14 @@ async def _reload_user_in_same_domain(ctx: Context, user: ColumnRow) -> ColumnRo
 
 
 async def insert_address(
-    ctx: Context,
-    address: Address,
-    domain_name: str,
-    *,
-    is_main: bool,
-    address_autoreplies: AddressAutoreplies | None = None,
+    ctx: Context, prepared: PreparedAddress, mutation: str = "addressCreate"
 ) -> Address:
-    """Store an address in the domain of this name, record it in the journals and the audit log.
+    """Store an address, record it in the journals, and in the audit log as of this mutation.
 
     Makes it the main address of its user if `is_main` is set or the user has none. Raises
     NotFound, Forbidden, Conflict or LimitReached.
     """
+    address, domain_name = prepared.address, prepared.domain_name
     user = None if address.user_id is None else await require_managed_user(ctx, address.user_id)
     domain_before = (
         None
@@ -253,12 +267,11 @@ async def insert_address(
             await require_quota_for_custom_data(ctx, session, [change])
             session.add(address)
             await session.flush()
-            if address_autoreplies:
-                await autoreplies.store_changed_address_autoreplies(session, address_autoreplies)
+            await autoreplies.store_changed_address_autoreplies(session, prepared.autoreplies)
             main_change = MainAddressChange()
             if user is not None:
                 main_change = await _set_main_address_if_needed(
-                    ctx, session, user, address, is_requested=is_main
+                    ctx, session, user, address, is_requested=prepared.is_main
                 )
             await journal_address_changes(
                 ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
@@ -270,7 +283,7 @@ async def insert_address(
                 AddressChangeDetails(streams_by_user=main_change.streams_by_user),
             )
             await _write_audit_log_of_created_address(
-                ctx, session, address, user.username if user else None, address_autoreplies
+                ctx, session, prepared, user.username if user else None, mutation
             )
     except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(ADDRESS_TAKEN_TEXT, path=["address"]) from clash
@@ -294,23 +307,21 @@ async def _set_main_address_if_needed(
 async def _write_audit_log_of_created_address(
     ctx: Context,
     session: AsyncSession,
-    address: Address,
+    prepared: PreparedAddress,
     username: str | None,
-    address_autoreplies: AddressAutoreplies | None,
+    mutation: str,
 ) -> None:
     """Write the audit log entry of a new address."""
+    address = prepared.address
     values_after = {
         "address": address.display_address,
         "user": username,
         **audit_log_values(address, AUDIT_LOG_COLUMNS),
     }
-    if address_autoreplies and address.id in address_autoreplies.new_rows:
-        values_after["autoreply"] = address_autoreplies.audit_log_values_before_and_after(
-            address.id
-        )[1]
-    entry = NewAuditLogEntry(
-        "addressCreate", "Address", address.id, address.domain_id, None, values_after
-    )
+    if address.id in prepared.autoreplies.new_rows:
+        _, autoreply_after = prepared.autoreplies.audit_log_values_before_and_after(address.id)
+        values_after["autoreply"] = autoreply_after
+    entry = NewAuditLogEntry(mutation, "Address", address.id, address.domain_id, None, values_after)
     await audit_log.insert_audit_log_entries(ctx, session, entry)
 
 

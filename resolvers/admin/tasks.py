@@ -26,6 +26,7 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
+from resolvers.addresses import file_create as address_file_create
 from resolvers.admin import held_copy_task, task_queue
 from resolvers.admin.task_steps import (
     TaskRunner,
@@ -39,6 +40,7 @@ from resolvers.auth import security_messages
 from resolvers.blobs import deletion as blob_deletion
 from resolvers.context import Context
 from resolvers.filters import apply_task
+from resolvers.filters import file_create as filter_file_create
 from resolvers.list_orders import list_orders, read_ordered_page
 from resolvers.mailboxes import repair
 from resolvers.mailboxes import update as mailbox_update
@@ -49,10 +51,10 @@ from resolvers.pagination import read_by_keys
 from resolvers.queue import mutations as queue_mutations
 from resolvers.search import index_tasks
 from resolvers.spam import quarantine_digest
-from resolvers.transfer import exports, import_steps, imports, passphrases
+from resolvers.transfer import exports, import_steps, imports, passphrases, record_tasks
 from resolvers.users import delete as user_delete
 from resolvers.users import purge
-from resolvers.users.creation import file_create
+from resolvers.users.creation import file_create as user_file_create
 from resolvers.users.quota import quota_recalculation, quota_warnings
 from resolvers.viewer import Viewer
 
@@ -400,11 +402,18 @@ TASK_RUNNERS = {
     user_delete.KIND: TaskRunner(
         purge.plan_purge, purge.delete_next_chunk_of_user_data, is_cancellable=False
     ),
-    file_create.KIND: TaskRunner(
-        file_create.plan_nothing,
-        file_create.store_prepared_user_batch,
-        open_planner=file_create.open_file_and_yield_planner,
-    ),
+    **{
+        record_kind.kind: TaskRunner(
+            record_tasks.plan_nothing,
+            record_tasks.store_prepared_batch,
+            open_planner=record_kind.open_file_and_yield_planner,
+        )
+        for record_kind in (
+            address_file_create.ADDRESSES_CREATE,
+            filter_file_create.FILTERS_CREATE,
+            user_file_create.USERS_CREATE,
+        )
+    },
     repair.TASK_KIND: TaskRunner(repair.plan_repair_of_next_mailbox, repair.repair_checked_mailbox),
     mailbox_update.TASK_KIND: TaskRunner(_plan_nothing, mailbox_update.set_expiry_of_next_messages),
     quota_recalculation.KIND: TaskRunner(

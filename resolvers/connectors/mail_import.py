@@ -27,11 +27,16 @@ from models.users.roles import UserPermission
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.connectors import credentials
+from resolvers.connectors import credentials, remote_accounts
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import GUARD_FOR_OTHERS
 from resolvers.connectors.mutations import wake_connector_workers_after_commit
 from resolvers.connectors.one_time_imports import OneTimeImport
+from resolvers.connectors.remote_accounts import (
+    AccountConnection,
+    RemoteAccountOfUser,
+    RemoteAccounts,
+)
 from resolvers.connectors.schedule import new_queued_run
 from resolvers.context import Context
 from resolvers.files.stored_files import blob_rows_of_uncompressed_object
@@ -73,6 +78,7 @@ class NewMailImport:
     upload_id: int | None = None
     server_path: str | None = None
     remote_account: RemoteAccount | None = None
+    remote_accounts: RemoteAccounts | None = None  # they name the users
     source_user_id: int | None = None
     parent_mailbox: MailboxSelector | None = None  # all mailboxes are created in this one
     where: MessageConditions | None = None
@@ -85,6 +91,7 @@ class _ValidatedSource:
 
     connector_values: Mapping[str, Any]
     plain_secret: Mapping[str, Any] | None = None  # in plain text until it is inserted
+    connections: Mapping[int, AccountConnection] = field(default_factory=dict)  # by user id
     upload: tuple[ReceivedFile, str] | None = None  # the bytes and the name of their object
 
 
@@ -104,12 +111,17 @@ async def queue_mail_imports_and_return_run_ids(ctx: Context, request: NewMailIm
     Raises Forbidden, InvalidInput, NotFound, and LimitReached if an account has ten unfinished
     imports.
     """
-    users = await require_selected_users(ctx, request.users)
+    accounts = await _load_remote_accounts(ctx, request)
+    users = (
+        await remote_accounts.require_managed_users_of_accounts(ctx, accounts)
+        if request.remote_accounts
+        else await require_selected_users(ctx, request.users)
+    )
     user_ids = [user.id for user in users]
     if set(user_ids) - {ctx.viewer.user_id}:
         ctx.viewer.require(GUARD_FOR_OTHERS)
     parent_paths = await _require_parent_paths_by_user(ctx, user_ids, request.parent_mailbox)
-    source = await _validate_source(ctx, request, user_ids)
+    source = await _validate_source(ctx, request, user_ids, accounts)
     if not users:
         return []
     validated = _ValidatedImport(request, users, parent_paths, source)
@@ -118,6 +130,10 @@ async def queue_mail_imports_and_return_run_ids(ctx: Context, request: NewMailIm
         await _require_below_import_limit(ctx, user_ids)
         runs = await _insert_connectors_and_return_run_ids(ctx, session, validated)
         await _move_upload_to_import_archives(ctx, session, validated, runs)
+        if request.remote_accounts and request.remote_accounts.upload_id is not None:
+            await remote_accounts.expire_accounts_file(
+                ctx, session, request.remote_accounts.upload_id
+            )
         other_users = [user for user in users if user.id != ctx.viewer.user_id]
         after = {"source": source.connector_values["protocol"], "path": request.server_path}
         await audit_log.insert_audit_log_entries(
@@ -133,8 +149,27 @@ async def queue_mail_imports_and_return_run_ids(ctx: Context, request: NewMailIm
     return runs
 
 
+async def _load_remote_accounts(
+    ctx: Context, request: NewMailImport
+) -> Sequence[RemoteAccountOfUser]:
+    """Return the remote accounts of an import, which name its users; none for another source.
+
+    Raises Forbidden, InvalidInput, LimitReached or NotFound.
+    """
+    if request.remote_accounts is None:
+        return ()
+    if request.users.is_given:
+        text = "`users` can't be combined with `remoteAccounts`, which names the users."
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["users"])
+    ctx.viewer.require(REMOTE_GUARD)
+    return await remote_accounts.load_accounts(ctx, request.remote_accounts)
+
+
 async def _validate_source(
-    ctx: Context, request: NewMailImport, user_ids: Sequence[int]
+    ctx: Context,
+    request: NewMailImport,
+    user_ids: Sequence[int],
+    accounts: Sequence[RemoteAccountOfUser],
 ) -> _ValidatedSource:
     """Return the source of an import.
 
@@ -159,6 +194,13 @@ async def _validate_source(
     if request.remote_account is not None:
         ctx.viewer.require(REMOTE_GUARD)
         return _validate_remote_source(ctx, request.remote_account, settings)
+    if request.remote_accounts is not None:
+        connections = remote_accounts.validate_connections(ctx, request.remote_accounts, accounts)
+        common_values = {
+            "protocol": request.remote_accounts.fields["protocol"],
+            "import_options": settings,
+        }
+        return _ValidatedSource(common_values, connections=connections)
     if request.source_user_id is not None:
         await _validate_source_account(ctx, request.source_user_id, user_ids, message_filter)
         values = {**local_values, "protocol": ConnectorProtocol.USER, "name": "account"}
@@ -280,12 +322,15 @@ async def _insert_connectors_and_return_run_ids(
     for user in validated.users:
         connector_id, run_id = environment.new_id(), environment.new_id()
         user_settings = {**asdict(settings), "below": validated.parent_paths[user.id]}
+        connection = source.connections.get(user.id)
+        plain_secret = connection.plain_secret if connection else source.plain_secret
         row: dict[str, Any] = {
             **source.connector_values,
+            **(connection.values if connection else {}),
             "id": connector_id,
             "user_id": user.id,
-            "secret": credentials.encrypt_secret(environment, connector_id, source.plain_secret)
-            if source.plain_secret
+            "secret": credentials.encrypt_secret(environment, connector_id, plain_secret)
+            if plain_secret
             else "",
             "target_folder": validated.parent_paths[user.id],
             "subscribe_all": validated.request.subscribe,

@@ -54,7 +54,12 @@ class ValidatedFilter:
     new_targets: Sequence[str]  # targets
 
 
-async def create_filter(ctx: Context, user_id: int | None, values: FilterInputValues) -> int:
+async def create_filter(
+    ctx: Context,
+    user_id: int | None,
+    values: FilterInputValues,
+    mutation_name: str = "filterCreate",
+) -> int:
     """Create a filter and return its ID. Without `position` it runs last.
 
     Raises InvalidInput, Forbidden, LimitReached or NotFound.
@@ -66,7 +71,7 @@ async def create_filter(ctx: Context, user_id: int | None, values: FilterInputVa
         await require_filter_capacity(ctx, owner)
         validated = await validate_new_filter(ctx, owner, values)
         validated.row.setdefault("position", await position_after_all_filters(ctx, owner))
-        await insert_filters(ctx, session, user, [validated], "filterCreate")
+        await insert_filters(ctx, session, user, [validated], mutation_name)
     return int(validated.row["id"])
 
 

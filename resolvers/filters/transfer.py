@@ -90,10 +90,7 @@ async def import_filter_returning_targets_without_password(
     Returns the targets that are left out, since the file has no passwords. Raises InvalidInput,
     NotFound or LimitReached.
     """
-    _require_types(record, FILTER_TYPES, [])
-    query, action = record.get("query") or {}, dict(record.get("action") or {})
-    _require_query_types(query, ["query"], 0)
-    _require_action_types(action, ["action"])
+    query, action = require_query_and_action(record)
     targets = action.pop("forwardTo", None) or []
     bare = [target for target in targets if f":{MASKED_TEXT}@" in target]
     if len(bare) < len(targets):
@@ -117,6 +114,18 @@ async def import_filter_returning_targets_without_password(
     }
     await filter_mutations.create_filter(ctx, None, values)
     return bare
+
+
+def require_query_and_action(record: FilterRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a copy of query and action of an exported record.
+
+    Raises InvalidInput if a value has the wrong type, or a field is unknown.
+    """
+    _require_types(record, FILTER_TYPES, [])
+    query, action = dict(record.get("query") or {}), dict(record.get("action") or {})
+    _require_query_types(query, ["query"], 0)
+    _require_action_types(action, ["action"])
+    return query, action
 
 
 def _require_selectors_of_known_paths(

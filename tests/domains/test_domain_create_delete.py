@@ -271,6 +271,15 @@ async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None
         await make_domain_user(root.environment, "bob@d.example")
 
 
+ERROR_PATHS = [  # of the new address, by mutation
+    ("userCreate", ["address"]),
+    ("usersCreate", ["users", "0", "address"]),
+    ("addressCreate", ["address"]),
+    ("addressesCreate", ["addresses", "0", "address"]),
+    ("addressUpdate", ["set", "address"]),
+]
+
+
 async def add_address_in_domain(
     client: GraphQLClient, ada: GraphQLClient, mutation: str, name: str, **options: Any
 ) -> Any:
@@ -278,6 +287,9 @@ async def add_address_in_domain(
     inputs: dict[str, dict[str, Any]] = {
         "userCreate": {"address": f"u@{name}", "passwordDisabled": True},
         "usersCreate": {"users": [{"address": f"l@{name}", "passwordDisabled": True}]},
+        "addressesCreate": {
+            "addresses": [{"user": {"id": user_global_id(ada)}, "address": f"l@{name}"}]
+        },
         "addressCreate": {"user": {"id": user_global_id(ada)}, "address": f"a@{name}"},
         "addressUpdate": {
             "addresses": [{"address": ada.address}], "set": {"address": f"ada@{name}"},
@@ -293,12 +305,7 @@ async def test_address_creates_no_domain_unless_allowed(
 ) -> None:
     assert Options().auto_create_domains is False
     set_options(root.environment, auto_create_domains=False)
-    for mutation, path in (
-        ("userCreate", ["address"]),
-        ("usersCreate", ["users", "0", "address"]),
-        ("addressCreate", ["address"]),
-        ("addressUpdate", ["set", "address"]),
-    ):
+    for mutation, path in ERROR_PATHS:
         (error,) = (await add_address_in_domain(root, ada, mutation, "typo.example"))["errors"]
         assert (error["code"], error["path"]) == ("NOT_FOUND", path)
         assert "Domain not found: typo.example." in error["message"]
@@ -306,15 +313,7 @@ async def test_address_creates_no_domain_unless_allowed(
 
 
 @pytest.mark.parametrize("options", [{}, {"validateOnly": True}])
-@pytest.mark.parametrize(
-    ("mutation", "path"),
-    [
-        ("userCreate", ["address"]),
-        ("usersCreate", ["users", "0", "address"]),
-        ("addressCreate", ["address"]),
-        ("addressUpdate", ["set", "address"]),
-    ],
-)
+@pytest.mark.parametrize(("mutation", "path"), ERROR_PATHS)
 async def test_domain_created_by_an_address_gives_a_warning(
     root: GraphQLClient, ada: GraphQLClient, mutation: str, path: list[str], options: dict[str, Any]
 ) -> None:

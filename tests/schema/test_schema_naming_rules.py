@@ -80,6 +80,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.externalTwoFactorEnable": ESTABLISHED_NAME,
         "Mutation.composeRequest": ESTABLISHED_NAME,
         "Mutation.mailImport": ESTABLISHED_NAME,
+        "Mutation.addressesCreate": "creates many addresses, where addressCreate creates one",
+        "Mutation.addressesCreateFromFile": "creates many addresses, where addressCreate does one",
+        "Mutation.filtersCreate": "creates many filters, where filterCreate creates one",
+        "Mutation.filtersCreateFromFile": "creates many filters, where filterCreate creates one",
         "Mutation.usersCreate": "creates many users, where userCreate creates one",
         "Mutation.usersCreateFromFile": "creates many users, where userCreate creates one",
         "Mutation.quarantineDelete": ESTABLISHED_NAME,
@@ -128,6 +132,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Address.sendAs": ESTABLISHED_NAME,
         "AddressCreateInput.sendAs": ESTABLISHED_NAME,
         "AddressPatch.sendAs": ESTABLISHED_NAME,
+        "NewAddressInput.sendAs": ESTABLISHED_NAME,
         "AppPasswordCreateInput.generateMobileconfig": ESTABLISHED_NAME,
         "AuthenticateInput.token": "requests one",
         **dict.fromkeys(
@@ -138,9 +143,14 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
             ),
             ESTABLISHED_NAME,
         ),
-        "ImportRemoteInput.autoMapFolders": ESTABLISHED_NAME,
-        "ImportRemoteInput.removeDuplicates": ESTABLISHED_NAME,
-        "ImportRemoteInput.virusCheck": ESTABLISHED_NAME,
+        **dict.fromkeys(
+            (
+                f"{kind}.{name}"
+                for kind in ("ImportRemoteInput", "ImportRemoteAccountsInput")
+                for name in ("autoMapFolders", "removeDuplicates", "virusCheck")
+            ),
+            ESTABLISHED_NAME,
+        ),
         "Connector.applyFilters": ESTABLISHED_NAME,
         "Connector.deleteSource": ESTABLISHED_NAME,
         "Connector.skipCrossDuplicates": ESTABLISHED_NAME,

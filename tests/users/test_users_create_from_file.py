@@ -9,7 +9,7 @@ from sqlalchemy import text
 from graph.types import global_ids
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
-from resolvers.users.creation import file_create
+from resolvers.transfer import record_tasks
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.import_runs import WorkerCrash
 from tests.support.accounts.key_value_operations import change_options
@@ -192,12 +192,12 @@ async def test_file_that_is_not_utf8_fails(admin: GraphQLClient) -> None:
 async def test_crashed_creation_continues_and_creates_each_user_once(
     admin: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_create, "CHUNK_USERS", 3)  # so small that there are several chunks
+    monkeypatch.setattr(record_tasks, "CHUNK_RECORDS", 3)  # so small that there are several chunks
     environment = admin.environment
     payload = await start_creation(admin, numbered_users(*range(10)))
 
     def fail(fault_point: str) -> None:
-        if fault_point == "users stored" and next(countdown) == 0:
+        if fault_point == "records stored" and next(countdown) == 0:
             raise WorkerCrash
 
     countdown = iter((2, 1, 0))

@@ -148,9 +148,11 @@ LOG_VALUE_DESCRIPTIONS = {
         "SUBMISSIONS": "The server where mail programs send mail (RFC 8314).",
     },
     "TaskKind": {
+        "ADDRESSES_CREATE": "Creates addresses from a file.",
         "BLOB_COLLECT": "Runs the garbage collector of the object stores.",
         "BLOB_DELETE": "Deletes objects of an object store.",
         "DELETED_MESSAGES_RESTORE": "Restores deleted messages of a period.",
+        "FILTERS_CREATE": "Creates filters from a file.",
         "FILTER_APPLY": "Applies filters to stored messages.",
         "HELD_COPY": "Copies the stored messages of a user for a legal hold.",
         "LIMIT_WARNING": "Sends a user a message about a limit.",

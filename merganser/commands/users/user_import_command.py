@@ -14,8 +14,9 @@ from merganser.settings.settings import Settings
 from models.errors import RequestError
 from models.runtime.environment import Environment
 from models.users.list_formats import UserFileFormat
+from resolvers.transfer import record_tasks
+from resolvers.transfer.record_tasks import BatchResult
 from resolvers.users.creation import file_create
-from resolvers.users.creation.file_create import BatchResult
 
 
 class _ImportedUserCounts(NamedTuple):
@@ -57,13 +58,15 @@ async def _create_users_from_file(
     ctx = root_context(environment)
     try:
         with path.open("rb") as file:
-            head = file.read(file_create.HEAD_SIZE)
+            head = file.read(record_tasks.HEAD_SIZE)
     except OSError as problem:
         text = f"Cannot read {path}: {(problem.strerror or '').lower()}."
         raise CommandError(text) from problem
     try:
         async with aclosing(
-            file_create.create_users_from_local_file(ctx, path, head, file_format)
+            record_tasks.create_from_local_file(
+                ctx, file_create.USERS_CREATE, path, head, file_format
+            )
         ) as outcomes:
             async for outcome in outcomes:
                 yield outcome

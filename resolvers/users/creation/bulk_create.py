@@ -6,9 +6,10 @@ from typing import NamedTuple, Protocol
 
 from sqlalchemy.exc import IntegrityError
 
-from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors, RequestError
+from models.errors import Conflict, ErrorCollector, InvalidInput, RequestError
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
+from resolvers import list_errors
 from resolvers.context import Context
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation import insert
@@ -34,17 +35,17 @@ async def create_users(
     known_errors = known_errors or {}
     valid_candidates = {nth: new for nth, new in enumerate(new_users) if nth not in known_errors}
     checked_users, errors = await validate_new_users(ctx, valid_candidates, {})
-    errors |= _error_lists(known_errors)
+    errors |= list_errors.error_lists(known_errors)
     prepared = {nth: user.prepared for nth, user in checked_users.items()}
-    errors |= _error_lists(await insert.find_collisions_and_limit_errors(ctx, prepared))
-    _raise_errors_with_list_paths(errors)
+    errors |= list_errors.error_lists(await insert.find_collisions_and_limit_errors(ctx, prepared))
+    list_errors.raise_errors_with_list_paths(INPUT_PATH, errors)
     prepared = await hash_passwords_and_build_welcomes(ctx, checked_users)
     try:
         await insert.store_users_and_return_errors(
             ctx, prepared, mutation="usersCreate", path_of=lambda nth: [INPUT_PATH, str(nth)]
         )
     except NewUsersRefused as found:
-        _raise_errors_with_list_paths(_error_lists(found.errors))
+        list_errors.raise_errors_with_list_paths(INPUT_PATH, list_errors.error_lists(found.errors))
     except IntegrityError as clash:  # a concurrent request took it
         raise Conflict(
             "Another request created a user with the same name at the same time: retry.",
@@ -117,18 +118,3 @@ def require_new_users_within_limits(new_users: Sequence[CountedNewUser]) -> None
     if hash_count > MAX_PASSWORDS:
         text = f"At most {MAX_PASSWORDS} users can have a password that is not hashed."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=[INPUT_PATH])
-
-
-def _error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestError]]:
-    return {key: refusal.all_errors for key, refusal in errors.items()}
-
-
-def _raise_errors_with_list_paths(errors: Mapping[int, Sequence[RequestError]]) -> None:
-    """Raise the errors in the order of the users, with paths inside the list."""
-    all_errors = [
-        error.copy_with_path([INPUT_PATH, str(index), *error.path])
-        for index, refusals in sorted(errors.items())
-        for error in refusals
-    ]
-    if all_errors:
-        raise all_errors[0] if len(all_errors) == 1 else MultipleErrors(all_errors)

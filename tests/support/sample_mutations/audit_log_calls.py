@@ -98,6 +98,12 @@ async def create_filter_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Muta
     return await _sample_call_for_ada("filterCreate", ada, root)
 
 
+async def create_filters_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    user = {"id": global_ids.encode("User", ada.user.id)}
+    new_filter = {"user": user, "name": "x", "query": {"subject": "x"}, "action": {"seen": True}}
+    return MutationCall("filtersCreate", {"filters": [new_filter]}, by_root=True)
+
+
 async def import_filters_for_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     return await _sample_call_for_ada("filterImport", ada, root)
 

@@ -17,6 +17,7 @@ from tests.support.sample_mutations.audit_log_calls import (
     call_on_shared_entry,
     create_connector_for_ada,
     create_filter_for_ada,
+    create_filters_for_ada,
     create_identity_for_ada,
     create_key_for_ada,
     delete_autoreply_of_ada,
@@ -44,6 +45,8 @@ class AuditLogExpectation:
 MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
 AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "addressCreate": AuditLogExpectation("Address", after=("address", "user")),
+    "addressesCreate": AuditLogExpectation("Address", after=("address", "user")),
+    "addressesCreateFromFile": AuditLogExpectation("Task", after=("file",)),
     "temporaryAddressCreate": AuditLogExpectation(
         "Address",
         after=("address", "user"),
@@ -111,6 +114,10 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "filterCreate": AuditLogExpectation(
         "Filter", after=("name", "position", "active"), prepare=create_filter_for_ada
     ),
+    "filtersCreate": AuditLogExpectation(
+        "Filter", after=("name", "position", "active"), prepare=create_filters_for_ada
+    ),
+    "filtersCreateFromFile": AuditLogExpectation("Task", after=("file",)),
     "filterDelete": AuditLogExpectation(
         "Filter", before=("name",), prepare=call_on_object_of_ada("filterDelete")
     ),

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.conftest import GraphQLClient
+from models.users.roles import Role
+from tests.conftest import GraphQLClient, make_client
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 FILTER_SELECTION = """{ name position active metadata matchCount
@@ -21,6 +22,23 @@ FILTER_INPUT: dict[str, Any] = {
 async def filter_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {**FILTER_INPUT, "action": {**ACTION, "forwardTo": ["eve@example.net"]}}
     return MutationCall("filterCreate", input_fields, f"filter {FILTER_SELECTION}")
+
+
+@register_call
+async def filters_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    filters = [FILTER_INPUT, {**FILTER_INPUT, "name": "More lists"}]
+    return MutationCall("filtersCreate", {"filters": filters}, f"filters {FILTER_SELECTION}")
+
+
+@register_call
+async def filters_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    administrator = await make_client(ada.environment, ada.http, "filer", role=Role.ADMIN)
+    content = b'{"user": "ada", "query": {"subject": "x"}, "action": {"seen": true}}\n'
+    response = await ada.http.post("/rest/uploads", content=content, headers=administrator.headers)
+    input_fields = {"file": response.json()["id"]}
+    return MutationCall(
+        "filtersCreateFromFile", input_fields, "task { kind state }", other_caller=administrator
+    )
 
 
 @register_call

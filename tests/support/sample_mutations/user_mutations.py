@@ -163,6 +163,26 @@ async def address_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 
 
 @register_call
+async def addresses_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    user = {"username": "ada"}
+    addresses = [{"address": f"alias{nth}@example.org", "user": user} for nth in range(2)]
+    return MutationCall(
+        "addressesCreate", {"addresses": addresses}, "addresses { address main }", by_root=True
+    )
+
+
+@register_call
+async def addresses_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    administrator = await make_client(ada.environment, ada.http, "filer", role=Role.ADMIN)
+    content = b"address,user\nalias@example.org,ada\n"
+    response = await ada.http.post("/rest/uploads", content=content, headers=administrator.headers)
+    input_fields = {"file": response.json()["id"]}
+    return MutationCall(
+        "addressesCreateFromFile", input_fields, "task { kind state }", other_caller=administrator
+    )
+
+
+@register_call
 async def temporary_address_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": _user_ref(ada), "validity": "P30D", "forSite": "shop.example"}
     payload = "address { forSite expiresAt }"

@@ -56,6 +56,9 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
 # Inputs that name an object of the account. If it is allowed, there is no error.
 OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "addressDelete": {"addresses": [{"id": "@Address"}]},
+    "addressesCreate": {
+        "addresses": [{"address": "fresh@example.org", "user": {"username": "@login"}}]
+    },
     "addressUpdate": {"addresses": [{"id": "@Address"}], "set": {"name": "x"}},
     "apiKeyDelete": {"apiKeys": [{"id": "@ApiKey"}]},
     "apiKeyUpdate": {"apiKeys": [{"id": "@ApiKey"}], "set": {"name": "x"}},
@@ -97,6 +100,15 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "fileShareDelete": {"fileShares": [{"id": "@FileShare"}]},
     "filterApply": {"filters": [{"id": "@Filter"}], "select": {"ids": ["@Message"]}},
     "filterDelete": {"filters": [{"id": "@Filter"}]},
+    "filtersCreate": {
+        "filters": [
+            {
+                "user": {"username": "@login"},
+                "query": {"subject": "x"},
+                "action": {"seen": True},
+            }
+        ]
+    },
     "filterUpdate": {"filters": [{"id": "@Filter"}], "set": {"name": "x"}},
     "identityDelete": {"identities": [{"id": "@Identity"}]},
     "identityUpdate": {"identities": [{"id": "@Identity"}], "set": {"name": "x"}},

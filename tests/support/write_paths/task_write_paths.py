@@ -73,6 +73,8 @@ for _task_kind, _mutation_name in (
     ("FILTER_APPLY", "filterApply"),
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
     ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),
+    ("ADDRESSES_CREATE", "addressesCreateFromFile"),
+    ("FILTERS_CREATE", "filtersCreateFromFile"),
     ("USERS_CREATE", "usersCreateFromFile"),
     ("WEBHOOK_REPLAY", "webhookReplay"),
 ):

@@ -1,0 +1,61 @@
+"""Mutations that create many filters: from a list, or from a file."""
+
+import strawberry
+
+from graph.admin.tasks import Task
+from graph.filters.inputs import FiltersCreateFromFileInput, FiltersCreateInput
+from graph.filters.types import Filter, FiltersPayload
+from graph.messages.deleted_messages import TaskPayload
+from graph.types import global_ids
+from graph.types.fields import Info
+from graph.types.mutations import mutation
+from graph.types.object_access import MANAGED
+from graph.types.references import require_visible_user_id_if_named, value_or_none
+from models.errors import RequestError, require_found
+from models.users.roles import AdminPermission, Role, Scope
+from resolvers.filters import bulk_create, file_create
+from resolvers.filters import loaders as filter_loaders
+from resolvers.filters.bulk_create import NewFilter
+from resolvers.transfer import record_tasks
+
+
+@strawberry.type
+class FiltersCreateMutation:
+    @mutation(
+        "Creates filters in one transaction: all or none. The rules are those of `filterCreate`, "
+        "and each filter sees the ones before it. The path of an error of one filter begins with "
+        "`filters` and the position of the filter, from 0.",
+        scope=Scope.SETTINGS,
+        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+    )
+    async def filters_create(self, info: Info, input: FiltersCreateInput) -> FiltersPayload:
+        bulk_create.require_filter_count_within_limit(len(input.filters))
+        refused, new_filters = dict[int, RequestError](), dict[int, NewFilter]()
+        for index, filter_input in enumerate(input.filters):
+            try:
+                owner = await require_visible_user_id_if_named(info, filter_input.user or None)
+                new_filters[index] = NewFilter(owner, filter_input.to_column_values())
+            except RequestError as refusal:
+                refused[index] = refusal
+        keys = await bulk_create.create_filters(info.context, new_filters, refused)
+        rows = await info.context.load_many(filter_loaders.load_visible_by_ids, keys)
+        return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
+
+    @mutation(
+        "Creates filters of users from a CSV or JSON Lines file in a background task, in the order "
+        "of the file. The rules are those of `filterCreate`. A refused line does not stop the "
+        "task. A caller has at most 2 unfinished tasks of this kind. A credential without a user "
+        "is refused. `Task.result` has the counts `createdCount` and `refusedCount`, and "
+        "`errors` with line, code, path and message of the first 1,000 errors. After a crash the "
+        "task continues where it was.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.FULL,
+    )
+    async def filters_create_from_file(
+        self, info: Info, input: FiltersCreateFromFileInput
+    ) -> TaskPayload:
+        upload = global_ids.decode("Upload", input.file, path="file")
+        task = await record_tasks.queue_record_task(
+            info.context, file_create.FILTERS_CREATE, upload, value_or_none(input.format)
+        )
+        return TaskPayload(task=Task.from_row_or_none(task))
