@@ -103,11 +103,11 @@ async def test_cancelled_sign_in_keeps_no_token(
     await graphiql.sign_in("eve", PASSWORD)
     dialog = factor_dialog(graphiql)
     async with graphiql.page.expect_response(
-        lambda response: "tokenRevoke" in str(response.request.post_data)
+        lambda response: "accessTokenRevoke" in str(response.request.post_data)
     ) as revocation:
         await dialog.get_by_role("button", name="Cancel").click()
     answer = await (await revocation.value).json()
-    assert answer["data"]["tokenRevoke"]["revokedCount"] == 1
+    assert answer["data"]["accessTokenRevoke"]["revokedCount"] == 1
     await dialog.wait_for(state="hidden")
     assert await stored_token(graphiql) is None
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()

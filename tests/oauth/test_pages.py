@@ -190,7 +190,7 @@ async def test_consent_ends_with_a_new_password(
 
 
 END_OF_TOKENS = {
-    "tokenRevoke": "mutation { tokenRevoke(input: {all: true}) { revokedCount } }",
+    "accessTokenRevoke": "mutation { accessTokenRevoke(input: {all: true}) { revokedCount } }",
     "sessionTerminate": 'mutation { sessionTerminate(input: {users: {usernames: ["ada"]}, '
     "revokeTokens: true}) { errors { code } } }",
     "password": 'mutation { userUpdate(input: {users: {usernames: ["ada"]}, '
@@ -205,7 +205,7 @@ async def test_consent_page_ends_with_the_tokens_of_the_user(
     browser: OauthBrowser, webmail: TestClient, ada: GraphQLClient, root: GraphQLClient, event: str
 ) -> None:
     consent = await browser.sign_in(await browser.open(webmail), "ada")
-    await (ada if event == "tokenRevoke" else root)(END_OF_TOKENS[event])
+    await (ada if event == "accessTokenRevoke" else root)(END_OF_TOKENS[event])
     refused = await browser.send(consent, choice="allow")
     assert (refused.status_code, "location" in refused.headers) == (400, False)
     assert not await ada.environment.database.read(select(core_table(OauthGrant)))
@@ -216,7 +216,7 @@ async def test_second_factor_page_ends_with_the_tokens_of_the_user(
 ) -> None:
     _, first_code, second_code, *_ = await turn_on_totp(ada)
     page = await browser.sign_in(await browser.open(webmail), "ada")
-    await ada(END_OF_TOKENS["tokenRevoke"])
+    await ada(END_OF_TOKENS["accessTokenRevoke"])
     assert (await browser.send(page, code=first_code)).status_code == 400
     page = await browser.sign_in(await browser.open(webmail), "ada")
     assert (await browser.send(page, code=second_code)).status_code == 200

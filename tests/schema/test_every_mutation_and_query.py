@@ -259,7 +259,7 @@ WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and long actions
     "authenticate", "blobCopy", "cacheClean", "cacheFlush", "cacheRemove", "cacheRescan",
     "cacheUnpack", "clusterNodeFlush", "componentStart", "componentStop", "configReload",
     "connectorTest", "recoveryCodesCreate", "serverStop", "sessionDrain", "sessionTerminate",
-    "tokenRevoke", "totpDisable", "totpVerify", "userAffinitySet",
+    "accessTokenRevoke", "totpDisable", "totpVerify", "userAffinitySet",
     "twoFactorDisable", "webauthnVerify", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
@@ -365,7 +365,11 @@ def record_commits(environment: Environment) -> Iterator[list[Any]]:
         event.remove(engine, "commit", record)
 
 
-WITHOUT_ACCOUNT = {"apiKeyCreate", "authenticate", "tokenRevoke"}  # calls that name no account
+WITHOUT_ACCOUNT = {
+    "apiKeyCreate",
+    "authenticate",
+    "accessTokenRevoke",
+}  # calls that name no account
 
 
 async def assert_admin_of_another_domain_changes_nothing(

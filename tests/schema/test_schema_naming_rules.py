@@ -230,7 +230,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
     },
     "find_public_root_fields": {
         "Mutation.authenticate": "the sign-in itself",
-        "Mutation.tokenRevoke": "signing out with an ended token is no error",
+        "Mutation.accessTokenRevoke": "signing out with an ended token is no error",
         "Mutation.totpVerify": "the user has not signed in yet; all others need a token",
         "Mutation.webauthnChallenge": "the user has not signed in yet; others need a token",
         "Mutation.webauthnVerify": "the user has not signed in yet; others need a token",

@@ -132,8 +132,8 @@ async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 
 
 @register_call
-async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("tokenRevoke", {"all": True}, "revokedCount", journaled=False)
+async def access_token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("accessTokenRevoke", {"all": True}, "revokedCount", journaled=False)
 
 
 @register_call

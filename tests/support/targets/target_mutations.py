@@ -143,7 +143,7 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     },
     "taskCancel": {"tasks": [{"id": "@Task"}]},
     "threadUpdate": {"threads": [{"id": "@Thread"}], "set": {"muted": True}},
-    "tokenRevoke": {"accessTokens": [{"id": "@AccessToken"}]},
+    "accessTokenRevoke": {"accessTokens": [{"id": "@AccessToken"}]},
     "undo": {"token": "@undo"},
     "userRestore": {"user": {"id": "@deleted"}},
     "webauthnDelete": {"webauthnKeys": [{"id": "@WebauthnKey"}]},
