@@ -27,7 +27,7 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("submission_max_recipients", 1, "messageRedirect",
      {"message": {"id": "@"}, "to": TWO_ADDRESSES},
      ["to"], 2),
-    ("submission_max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
+    ("submission_max_recipients", 1, "composeRequestCreate", {"to": RECIPIENTS}, ["to"], 2),
     ("bulk_max_items", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],
                                  "set": {"active": True}}, ["domains"], 2),
     ("bulk_max_items", 1, "domainAliasDelete", {"domainAliases": [{"alias": "a.example"}] * 2},

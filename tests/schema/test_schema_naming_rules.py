@@ -78,7 +78,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.certificateRenew": "what is done to certificates is called so everywhere",
         "Mutation.externalTwoFactorDisable": ESTABLISHED_NAME,
         "Mutation.externalTwoFactorEnable": ESTABLISHED_NAME,
-        "Mutation.composeRequest": ESTABLISHED_NAME,
         "Mutation.mailImport": ESTABLISHED_NAME,
         "Mutation.usersCreate": "creates many users, where userCreate creates one",
         "Mutation.usersCreateFromFile": "creates many users, where userCreate creates one",

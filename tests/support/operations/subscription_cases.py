@@ -154,7 +154,7 @@ def _create_user_of(domain: str) -> Callable[[SubscriptionAccounts], Awaitable[s
 async def _request_compose(accounts: SubscriptionAccounts) -> str:
     subject = f"C{accounts.next_number('compose')}"
     answer = await execute_mutation(
-        accounts.ada, "composeRequest", "deliveredCount", subject=subject
+        accounts.ada, "composeRequestCreate", "deliveredCount", subject=subject
     )
     assert answer["errors"] == []
     return subject
