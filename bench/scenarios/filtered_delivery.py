@@ -138,7 +138,7 @@ def _filter_query(number: int) -> dict[str, Any]:
         {"subject": searched_text, "larger": 100_000},
         {"to": f"list{number}@example.net"},
         {"listId": searched_text},
-        {"header": {"key": "X-Project", "value": searched_text}},
+        {"header": {"name": "X-Project", "value": searched_text}},
         {"text": searched_text},
         {"any": [{"subject": searched_text}, {"from": searched_text}], "not": [{"subject": "Re:"}]},
     ]

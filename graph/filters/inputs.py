@@ -47,7 +47,7 @@ class FilterRef(ObjectRef):
 
 @strawberry.input(description="Test of one header field.")
 class HeaderTestInput:
-    key: str = attribute_field(
+    name: str = attribute_field(
         "Name of the tested header field without the colon, at most 128 characters."
     )
     value: str | None = attribute_field(
@@ -60,7 +60,7 @@ class HeaderTestInput:
     description="Test of a text with a POSIX extended regular expression, ignoring case."
 )
 class RegexTestInput:
-    key: str | None = attribute_field(
+    name: str | None = attribute_field(
         "Name of the tested header field. Default: the text parts of the body are tested.",
         default=UNSET,
     )
@@ -153,10 +153,10 @@ class FilterQueryInput(RestrictionsInput):
         }
         if self.header is not UNSET:
             header = self.header
-            tests["header"] = header and {"key": header.key, "value": value_or_none(header.value)}
+            tests["header"] = header and {"key": header.name, "value": value_or_none(header.value)}
         if self.regex is not UNSET:
             regex = self.regex
-            tests["regex"] = regex and {"key": value_or_none(regex.key), "pattern": regex.pattern}
+            tests["regex"] = regex and {"key": value_or_none(regex.name), "pattern": regex.pattern}
         for stored_name, queries in (("all", self.all), ("any", self.any), ("not", self.not_)):
             if queries is not UNSET:
                 tests[stored_name] = [

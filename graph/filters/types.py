@@ -97,13 +97,13 @@ def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | Non
     description="Test of a text with a POSIX extended regular expression, ignoring case."
 )
 class RegexTest(View):
-    key: str | None = attribute_field(
+    name: str | None = attribute_field(
         "Name of the tested header field. Null: the text parts of the body are tested."
     )
     pattern: str = attribute_field("Regular expression.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "key": _json_field("key"),
+        "name": _json_field("key"),
         "pattern": _json_field("pattern"),
     }
 

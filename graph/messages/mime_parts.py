@@ -58,7 +58,7 @@ class ContentType:
 
 @strawberry.type(description="Field of the header of a message (RFC 5322).")
 class HeaderField(View):
-    key: str = attribute_field("Name of the header field, as written in the message.")
+    name: str = attribute_field("Name of the header field, as written in the message.")
     value: str = attribute_field("Value of the header field, decoded (RFC 2047) and unfolded.")
     raw: str = attribute_field(
         "Value of the header field as written in the message, encoded and folded."

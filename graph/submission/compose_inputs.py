@@ -54,7 +54,7 @@ class MailAddressInput:
 
 @strawberry.input(description="Header field to add to a message (RFC 5322).")
 class HeaderInput:
-    key: str = attribute_field(
+    name: str = attribute_field(
         "Name of the header field. Fields that the server sets, such as Date and From, are refused."
     )
     value: str = attribute_field("Value of the header field: one line of text, at most 100 KiB.")
@@ -200,7 +200,7 @@ async def resolve_message_fields(
         **await resolve_common_fields(info, content_input),
         "from_": named_address(content_input.from_) if content_input.from_ else None,
         "headers": [
-            CustomHeader(header.key, header.value) for header in content_input.headers or ()
+            CustomHeader(header.name, header.value) for header in content_input.headers or ()
         ],
         "attachments": attachments_from_inputs(content_input.attachments, problems),
     }

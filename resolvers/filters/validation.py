@@ -158,7 +158,9 @@ def _validate_header_name(header_name: str, path: InputPath) -> str:
     limit = MAX_HEADER_NAME_LENGTH
     if len(header_name) > limit or not FIELD_NAME.fullmatch(header_name):
         error_text = f"A field name has 1 to {limit} ASCII characters, without spaces and colons."
-        raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "key"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "name"]
+        )
     return header_name
 
 

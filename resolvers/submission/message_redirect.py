@@ -153,7 +153,7 @@ async def _require_no_loop_and_scan(
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
     fields = await content.header_fields(stored)
-    if sum(field.key.casefold() == "received" for field in fields) >= MAX_HOPS:
+    if sum(field.name.casefold() == "received" for field in fields) >= MAX_HOPS:
         text = f"The message passed {MAX_HOPS} servers: mail loop detected."
         raise Conflict(text, path=["message"])
     if outgoing_scan.is_enabled(ctx):

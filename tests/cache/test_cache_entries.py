@@ -121,7 +121,7 @@ async def test_parsed_message_is_one_entry_without_text(
     await make_client(root.environment, root.http, "carol")
     await deliver_to(ada, "Confidential")
     await deliver_to(bob, "Second")
-    await ada("{ messages(first: 10) { nodes { text headers { key value } } } }")
+    await ada("{ messages(first: 10) { nodes { text headers { name value } } } }")
     (node,) = (await list_entries(root, filter={"kinds": ["PARSED_MESSAGE"]}))["nodes"]
     assert (node["name"], node["user"], node["dirty"]) == ("parsed message", None, False)
     assert node["size"] == root.environment.byte_cache.used_bytes > 0

@@ -23,7 +23,7 @@ DOCUMENTS = {
         }}
     }}""",
     "nested": """{ user { mailboxes(first: 9) { nodes { path messages(first: 3) { totalCount nodes {
-        id rawSource headers { key value } thread { id messages(first: 2) { nodes { text } } }
+        id rawSource headers { name value } thread { id messages(first: 2) { nodes { text } } }
     } } } } } }""",
     "mutation": """mutation {
         mailboxCreate(input: {paths: ["Trial", "Trial/A"], options: {validateOnly: true}}) {

@@ -15,7 +15,7 @@ MESSAGE_FIELDS = f"""
     replyTo {ADDRESS_FIELDS} sender {ADDRESS_FIELDS}
     messageId inReplyTo references date preview size attachmentCount mailingList {{ listId }}
     html raw: html(sanitize: false) remoteImageCount hasComplexHtml text snippet
-    headers {{ key value raw }} rawHeader header(name: "cc") body
+    headers {{ name value raw }} rawHeader header(name: "cc") body
     bodyPart(section: "1", maxBytes: 1000) rawSource virtualSize envelopeImap bodyImap
     bodyStructureImap calendarEvents {{ uid summary attendees {ADDRESS_FIELDS} }}
     attachments {{ filename text message {{ subject text }} }}

@@ -286,7 +286,7 @@ class _UnstoredMessage:
 
     def _has_header(self, name: str, value_part: str | None) -> bool:
         header_values = [
-            field.value for field in self._header_fields if field.key.casefold() == name.casefold()
+            field.value for field in self._header_fields if field.name.casefold() == name.casefold()
         ]
         return bool(header_values) and (
             value_part is None
@@ -316,7 +316,7 @@ class _UnstoredMessage:
 
     @cached_property
     def _folded_header(self) -> str:
-        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._header_fields))
+        return fold_text("\n".join(f"{field.name}: {field.value}" for field in self._header_fields))
 
     @cached_property
     def _folded_body(self) -> str:
