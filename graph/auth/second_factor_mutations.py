@@ -190,7 +190,7 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns on the factor CUSTOM, which the calling application checks itself. "
+        "Turns on the factor EXTERNAL, which the calling application checks itself. "
         "The access tokens of the user end, except that of the request. API keys and application "
         "passwords stay valid. CONFLICT if the factor is on already.",
         role=Role.DOMAIN_ADMIN,
@@ -201,12 +201,12 @@ class TwoFactorMutation:
         self, info: Info, input: ExternalTwoFactorEnableInput
     ) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
-        changed_id = await second_factors_mutations.enable_custom_factor(info.context, user_id)
+        changed_id = await second_factors_mutations.enable_external_factor(info.context, user_id)
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns off the factor CUSTOM, which the calling application checks. Other second factors "
-        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if CUSTOM "
+        "Turns off the factor EXTERNAL, which the calling application checks. Other second factors "
+        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if EXTERNAL "
         "is off. FORBIDDEN if it is the signed-in user's only factor and no proof is given.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
@@ -217,7 +217,7 @@ class TwoFactorMutation:
         self, info: Info, input: ExternalTwoFactorDisableInput
     ) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
-        changed_id = await second_factors_mutations.disable_custom_factor(
+        changed_id = await second_factors_mutations.disable_external_factor(
             info.context, user_id, _validated_proof_from_input(input.proof or None)
         )
         return UserPayload(user=await _load_user(info, changed_id))
@@ -226,7 +226,7 @@ class TwoFactorMutation:
         "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
         "WebAuthn keys and recovery codes. The signed-in user must prove a factor; an "
         "administrator proves one of the user's or gives `options.reason`. CONFLICT if no factor "
-        "is on. FORBIDDEN if the signed-in user's only factor is CUSTOM and no proof is given.",
+        "is on. FORBIDDEN if the signed-in user's only factor is EXTERNAL and no proof is given.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

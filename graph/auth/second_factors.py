@@ -100,7 +100,7 @@ class _OptionalProofInput(_OptionalUserInput):
 class _ProofToAddFactorInput(_OptionalUserInput):
     proof: TwoFactorProofInput | None = attribute_field(
         "Proof of a second factor that is on for the user whose factors change. Required if this "
-        "is the signed-in user and has a factor already; FORBIDDEN if that is only CUSTOM. Not "
+        "is the signed-in user and has a factor already; FORBIDDEN if that is only EXTERNAL. Not "
         "required for another user; a given proof is checked.",
         default=UNSET,
     )

@@ -311,7 +311,7 @@ class AuthenticatePayload(MutationPayload):
         "Second factors of which one must still be proved, by `totpVerify` or `webauthnVerify`. "
         "Until then the access token works for 10 minutes, and only for these mutations, "
         "`webauthnChallenge`, and fields without a credential such as `accessTokenRevoke`. The "
-        "calling application checks CUSTOM: if an API key of an ADMIN signs in a user with this "
+        "calling application checks EXTERNAL: if an API key of an ADMIN signs in a user with this "
         "factor alone, the token is complete. Empty: no factor is missing.",
     )
     password_change_required: bool = attribute_field(

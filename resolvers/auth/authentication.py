@@ -362,8 +362,8 @@ async def _use_up_proof_and_return_missing_factors(
 
 
 def _is_checked_by_front_end(ctx: Context, factors: list[TwoFactorMethod]) -> bool:
-    """True if the only factor is CUSTOM and the caller is a front end that checks it."""
-    return factors == [TwoFactorMethod.CUSTOM] and ctx.viewer.is_trusted_front_end
+    """True if the only factor is EXTERNAL and the caller is a front end that checks it."""
+    return factors == [TwoFactorMethod.EXTERNAL] and ctx.viewer.is_trusted_front_end
 
 
 async def _rehash_if_outdated(environment: Environment, password_hash: str, password: str) -> str:

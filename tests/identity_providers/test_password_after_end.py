@@ -174,7 +174,7 @@ async def test_refusal_is_before_the_second_factor(
     root: GraphQLClient,
 ) -> None:
     await tokens_by_provider(browser, webmail, provider)
-    await change_user(ada, second_factors=["CUSTOM"])
+    await change_user(ada, second_factors=["EXTERNAL"])
     await end_by_logout(browser, provider)
     assert not await is_accepted_by_authenticate(root, token=True)
 

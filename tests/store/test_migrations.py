@@ -19,6 +19,7 @@ from sqlalchemy import (
     column,
     insert,
     inspect,
+    select,
     table,
     text,
 )
@@ -27,6 +28,7 @@ from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
 from merganser.server.store.alembic_commands import alembic_config
 from merganser.server.store.migration import last_revision, run_missing_migrations
+from models.store.columns import JSON_TYPE
 from models.store.database import Database
 from tests.support.stores import store_fixtures
 
@@ -147,3 +149,33 @@ async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
         await connection.execute(text("DELETE FROM users"))
         totals = await connection.execute(text("SELECT used FROM domain_totals"))
         assert totals.scalar() == 0
+
+
+async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
+    user = {"id": 3, "domain_id": 2, "tenant_id": 2, "username": "ada"}
+    key = {"id": 4, "user_id": 3, "name": "key", "digest": "d"}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("streams", {"id": 2}),
+        ("streams", {"id": 3}),
+        ("domains", {"id": 2, "name": "example.org"}),
+        ("users", {**user, "second_factors": ["TOTP", "CUSTOM"]}),
+        ("api_keys", {**key, "operations": ["tokenRevoke", "viewer"]}),
+    ]
+    await create_database_of_revision(empty_database, "0105", rows)
+    await run_missing_migrations(empty_database)
+    assert await load_stored_lists(empty_database, "users", "second_factors") == {
+        3: ["TOTP", "EXTERNAL"]
+    }
+    assert await load_stored_lists(empty_database, "api_keys", "operations") == {
+        4: ["accessTokenRevoke", "viewer"]
+    }
+
+
+async def load_stored_lists(
+    database: Database, table_name: str, column_name: str
+) -> dict[int, list[str]]:
+    """Return a JSON column of all rows by id."""
+    row_id, names = column("id", Integer), column(column_name, JSON_TYPE)
+    async with database.engine.begin() as connection:
+        rows = await connection.execute(select(row_id, names).select_from(table(table_name)))
+        return {row.id: row[1] for row in rows}

@@ -448,7 +448,7 @@ VALUE_DESCRIPTIONS = {
     },
     "TwoFactorMethod": {
         "TOTP": "A time-based one-time password (RFC 6238).",
-        "CUSTOM": "A factor that the calling application checks.",
+        "EXTERNAL": "A factor that the calling application checks.",
         "WEBAUTHN": "A security key or passkey (W3C Web Authentication).",
     },
     "UsageKind": {

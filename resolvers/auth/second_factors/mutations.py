@@ -193,26 +193,26 @@ async def prove_second_factor_and_complete_sign_in(
     return int(user.id)
 
 
-async def enable_custom_factor(ctx: Context, user_id: int | None) -> UserId:
-    """Turn on the factor CUSTOM, which an application checks. Returns the user id."""
+async def enable_external_factor(ctx: Context, user_id: int | None) -> UserId:
+    """Turn on the factor EXTERNAL, which an application checks. Returns the user id."""
     user = await _load_managed_user_or_viewer(ctx, user_id)
     async with ctx.write_session(user.id) as session:
         user = await require_user_in_transaction(session, user)
-        require_factor_disabled(user, TwoFactorMethod.CUSTOM)
+        require_factor_disabled(user, TwoFactorMethod.EXTERNAL)
         change = FactorChange("externalTwoFactorEnable", AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE)
         await enable_factor_and_end_other_sign_ins(
-            ctx, session, user, TwoFactorMethod.CUSTOM, change
+            ctx, session, user, TwoFactorMethod.EXTERNAL, change
         )
     authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
 
 
-async def disable_custom_factor(
+async def disable_external_factor(
     ctx: Context, user_id: int | None, proof: SecondFactorProof
 ) -> UserId:
-    """Turn off the factor CUSTOM. Returns the user id."""
+    """Turn off the factor EXTERNAL. Returns the user id."""
     change = FactorChange("externalTwoFactorDisable", AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE)
-    return await _disable_factor(ctx, user_id, proof, TwoFactorMethod.CUSTOM, change)
+    return await _disable_factor(ctx, user_id, proof, TwoFactorMethod.EXTERNAL, change)
 
 
 async def create_webauthn_challenge(

@@ -21,8 +21,8 @@ async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFa
     """Check a proof of a second factor that is on, since the viewer's credential may be stolen.
 
     A viewer who is another user can give a reason instead of a proof. Raises AuthenticationFailed
-    without a right proof, InvalidInput without a reason, and Forbidden if only the factor CUSTOM is
-    on.
+    without a right proof, InvalidInput without a reason, and Forbidden if only the factor
+    EXTERNAL is on.
     """
     if proof.is_given:
         await verify_and_use_up_second_factor(ctx, user, proof)
@@ -33,7 +33,7 @@ async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFa
                 constraint=ValidationConstraint.REQUIRED,
                 path=["options", "reason"],
             )
-    elif enabled_methods(user) == [TwoFactorMethod.CUSTOM]:
+    elif enabled_methods(user) == [TwoFactorMethod.EXTERNAL]:
         text = "Only the application that checks this factor can turn it off."
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
     else:

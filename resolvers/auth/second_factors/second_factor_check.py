@@ -23,7 +23,7 @@ class TwoFactorMethod(StrEnum):
     """A kind of second factor."""
 
     TOTP = "TOTP"
-    CUSTOM = "CUSTOM"
+    EXTERNAL = "EXTERNAL"
     WEBAUTHN = "WEBAUTHN"
 
 

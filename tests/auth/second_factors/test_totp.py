@@ -235,13 +235,13 @@ async def test_totp_import_needs_admin(ada: GraphQLClient) -> None:
     assert await mutation_error_codes(ada, "totpImport", **arguments) == ["FORBIDDEN"]
 
 
-async def test_custom_factor_is_enabled_and_disabled_by_admin(
+async def test_external_factor_is_enabled_and_disabled_by_admin(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     user = {"username": "ada"}
     token_client = await make_token_client(ada)
     payload = await run_auth_mutation(root, "externalTwoFactorEnable", VIEWER_FIELDS, user=user)
-    assert payload["user"]["twoFactorMethods"] == ["CUSTOM"]
+    assert payload["user"]["twoFactorMethods"] == ["EXTERNAL"]
     assert await load_viewer(token_client) is None
     assert await mutation_error_codes(root, "externalTwoFactorEnable", user=user) == ["CONFLICT"]
     assert await mutation_error_codes(ada, "twoFactorDisable") == ["FORBIDDEN"]
