@@ -119,7 +119,9 @@ class TwoFactorMutation:
         secret = await second_factors_mutations.create_pending_totp_secret(
             info.context, user_id, input.label or None, input.issuer or None
         )
-        return TotpSetupPayload(seed=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code)
+        return TotpSetupPayload(
+            secret=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code
+        )
 
     @mutation(
         "Turns TOTP, a second factor (2FA, MFA), on by a code of the secret that totpSetup "
@@ -152,7 +154,7 @@ class TwoFactorMutation:
         user_id = await _require_permitted_target_user_id(info, input.user)
         assert user_id is not None  # noqa: S101 - the schema asks for it
         changed_id = await second_factors_mutations.enable_imported_totp(
-            info.context, user_id, input.seed
+            info.context, user_id, input.secret
         )
         return UserPayload(user=await _load_user(info, changed_id))
 

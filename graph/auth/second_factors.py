@@ -130,7 +130,7 @@ class TotpEnableInput(_ProofToAddFactorInput):
 @strawberry.input(description="Input of totpImport.")
 class TotpImportInput(Options):
     user: UserRef = attribute_field("User whose authenticator has the secret.")
-    seed: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
+    secret: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
 
 
 @strawberry.input(description="Input of totpVerify.")
@@ -219,7 +219,7 @@ class WebauthnDeleteInput(Options):
 
 @strawberry.type(description="Payload of totpSetup. The secret is returned once.")
 class TotpSetupPayload(MutationPayload):
-    seed: str | None = attribute_field(
+    secret: str | None = attribute_field(
         "TOTP secret in base32. It expires unless totpEnable proves it within 6 hours.",
         default=None,
         metadata=SECRET_METADATA,

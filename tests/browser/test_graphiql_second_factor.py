@@ -36,8 +36,8 @@ async def graphiql(browser: Browser, server: MerganserProcess) -> AsyncIterator[
 async def enable_totp(server: MerganserProcess, username: str) -> tuple[str, str]:
     """Turn TOTP on. Returns a code and a recovery code, both unused."""
     async with server.open_client(username) as client:
-        seed = (await client.run_mutation("totpSetup", {}, "seed"))["seed"]
-        secret, step = totp.decode_secret(seed), totp.step_at(datetime.now(UTC))
+        secret_text = (await client.run_mutation("totpSetup", {}, "secret"))["secret"]
+        secret, step = totp.decode_secret(secret_text), totp.step_at(datetime.now(UTC))
         payload = await client.run_mutation(
             "totpEnable", {"token": totp.code_at(secret, step - 1)}, "recoveryCodes"
         )

@@ -42,8 +42,8 @@ SECRET = b"k" * 20
 
 async def turn_on_totp(client: GraphQLClient) -> list[str]:
     """Turn on TOTP for a user and return the recovery codes."""
-    setup = await client("mutation { totpSetup(input: {}) { seed errors { message } } }")
-    secret = totp.decode_secret(setup["totpSetup"]["seed"])
+    setup = await client("mutation { totpSetup(input: {}) { secret errors { message } } }")
+    secret = totp.decode_secret(setup["totpSetup"]["secret"])
     code = totp.code_at(secret, totp.step_at(client.environment.now()))
     payload = await client(
         "mutation ($code: String!) { totpEnable(input: {token: $code}) { recoveryCodes errors "

@@ -176,7 +176,7 @@ NEW_VALUE_TYPES = {"ID", "Cursor", "URL", "UndoToken"}
 # fields without a usable value in a dry run
 COMMIT_ONLY_FIELDS = {
     "challenge", "clientSecret", "journalCursor", "mobileconfig", "otpauthUrl", "password",
-    "qrCode", "recoveryCodes", "secret", "seed", "token", "undo",
+    "qrCode", "recoveryCodes", "secret", "token", "undo",
 }  # fmt: skip
 
 

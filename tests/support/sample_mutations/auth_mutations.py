@@ -157,7 +157,7 @@ async def totp_enable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def totp_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
+    input_fields = {"user": {"username": "ada"}, "secret": "GEZD GNBV GY3T QOJQ"}
     return MutationCall("totpImport", input_fields, "user { twoFactorMethods }", by_root=True)
 
 
