@@ -24,8 +24,6 @@ from resolvers.access import require_users_in_administered_domains
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
-from resolvers.auth.second_factors import factor_changes, proof_requirements
-from resolvers.auth.second_factors.second_factor_check import enabled_methods
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.mailboxes.retention import update_inherited_retention
@@ -71,7 +69,6 @@ class UserChanges:
     forward_to: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
-    disable_2fa: bool = False  # all second factors
 
     @property
     def changes_password(self) -> bool:
@@ -86,7 +83,6 @@ class UserChanges:
             "openpgp_public_key": self.openpgp_public_key is not None,
             "forward_to": self.forward_to is not None,
             "password": self.changes_password,
-            "disable_2fa": self.disable_2fa,
         }
         return {
             *self.column_values,
@@ -115,10 +111,6 @@ async def update_users(
     rows = await require_selected_users(ctx, selection)
     _collect_single_user_field_errors(rows, patch, existing_password, problems)
     _require_rights(ctx, rows, patch)
-    for row in rows if patch.disable_2fa else ():
-        await proof_requirements.require_other_user_with_reason_to_disable_factors(
-            ctx, row, [*PATCH_PATH, "disable2fa"]
-        )
     is_of_others = any(row.id != ctx.viewer.user_id for row in rows)
     require_column_permissions(ctx, patch.changed_columns, PATCH_PATH, of_others=is_of_others)
     changes |= await _public_key_columns(ctx, patch, problems)
@@ -338,20 +330,19 @@ async def _change_locked_users(
     if rows := with_new("suspended"):
         await _delete_marks_of_scim_suspension(locked_users, rows)
     await _reset_counters_of_changed_limits(locked_users, with_new)
-    await _end_access_and_second_factors(ctx, locked_users, patch, values, changed_columns)
+    _sign_out_users_without_access(locked_users, patch, values, changed_columns)
     await _write_changes_to_security_log(
         ctx, locked_users, with_new("allowed_senders"), patch, values
     )
 
 
-async def _end_access_and_second_factors(
-    ctx: Context,
+def _sign_out_users_without_access(
     locked_users: LockedUsers,
     patch: UserChanges,
     values: Mapping[str, Any],
     changed_columns: Mapping[int, Collection[str]],
 ) -> None:
-    """Sign out users who lose access or have a new password; delete disabled second factors."""
+    """Sign out users who lose access or have a new password."""
     for row in locked_users.rows:
         changed = changed_columns[row.id]
         loses_access = ("active" in changed and not values["active"]) or (
@@ -359,11 +350,6 @@ async def _end_access_and_second_factors(
         )
         if patch.changes_password or loses_access:
             locked_users.sign_out(row)
-        if patch.disable_2fa and enabled_methods(row):
-            locked_users.set_columns_to_store(row, second_factors=[])
-            await factor_changes.delete_secrets_of_all_factors_and_log(
-                ctx, locked_users.session, row
-            )
 
 
 async def _write_changes_to_security_log(

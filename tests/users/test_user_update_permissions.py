@@ -82,7 +82,6 @@ async def test_all_patch_fields_are_covered_by_these_tests(root: GraphQLClient) 
         "passwordDisabled",
         "hashedPassword",
         "allowUnsafe",
-        "disable2fa",
         "inheritQuota",
         "inheritLimits",
     }

@@ -153,18 +153,3 @@ def require_factor_disabled(user: ColumnRow, method: TwoFactorMethod) -> None:
     """Raise Conflict if the factor is on."""
     if method in enabled_methods(user):
         raise Conflict(f"{method} is already on.")
-
-
-async def delete_secrets_of_all_factors_and_log(
-    ctx: Context, session: AsyncSession, user: ColumnRow
-) -> None:
-    """Delete secrets, keys and recovery codes of a user that is locked, and log it.
-
-    The caller changes `User.second_factors`.
-    """
-    await totp.delete_totp_secrets(session, user.id)
-    await webauthn.delete_keys_with_challenges_and_count_remaining(session, user.id)
-    await recovery_codes.delete_recovery_codes(session, user.id)
-    await security_log.log_event_and_queue_notice(
-        ctx, session, NewSecurityEvent(AuthEventAction.TWO_FACTOR_DISABLE, user.id)
-    )
