@@ -27,6 +27,16 @@ class RenamedValues:
 RENAMED_VALUES = (
     RenamedValues("users", "second_factors", {"CUSTOM": ["EXTERNAL"]}),
     RenamedValues(
+        "users",
+        "permissions",
+        {"SPAM_POLICY": ["SENDER_RULES"], "SPAM_SCORE": ["SPAM_POLICY"]},
+        sorted,
+    ),
+    # The old permission of a DOMAIN_ADMIN allowed both.
+    RenamedValues(
+        "users", "admin_permissions", {"SPAM_POLICY": ["SENDER_RULES", "SPAM_POLICY"]}, sorted
+    ),
+    RenamedValues(
         "api_keys",
         "operations",
         {"composeRequest": ["composeRequestCreate"], "tokenRevoke": ["accessTokenRevoke"]},

@@ -23,9 +23,11 @@ from tests.support.schema.renames import (
 
 _SCHEMA_NAME = re.compile(r"@?[A-Z][^_]*($|\.)")  # not a setting
 REUSED_NAMES = {
+    "AdminPermission.SPAM_POLICY",
     "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
     "Message.source",
+    "UserPermission.SPAM_POLICY",
 }  # old names that now mean something else
 SINGULAR_TABLES = {"audit_log", "setting_history", "store_incarnation"}
 # Words of the older vocabulary, as parts of names: see docs/glossary.md for the words to use.

@@ -154,18 +154,27 @@ async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
 async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
     user = {"id": 3, "domain_id": 2, "tenant_id": 2, "username": "ada"}
     key = {"id": 4, "user_id": 3, "name": "key", "digest": "d"}
+    old_lists = {
+        "second_factors": ["TOTP", "CUSTOM"],
+        "permissions": ["APP_PASSWORDS", "SPAM_POLICY", "SPAM_SCORE"],
+        "admin_permissions": ["FILTERS", "SPAM_POLICY"],
+    }
     rows: list[tuple[str, dict[str, Any]]] = [
         ("streams", {"id": 2}),
         ("streams", {"id": 3}),
         ("domains", {"id": 2, "name": "example.org"}),
-        ("users", {**user, "second_factors": ["TOTP", "CUSTOM"]}),
+        ("users", {**user, **old_lists}),
         ("api_keys", {**key, "operations": ["tokenRevoke", "viewer"]}),
     ]
     await create_database_of_revision(empty_database, "0105", rows)
     await run_missing_migrations(empty_database)
-    assert await load_stored_lists(empty_database, "users", "second_factors") == {
-        3: ["TOTP", "EXTERNAL"]
+    new_lists = {
+        "second_factors": ["TOTP", "EXTERNAL"],
+        "permissions": ["APP_PASSWORDS", "SENDER_RULES", "SPAM_POLICY"],
+        "admin_permissions": ["FILTERS", "SENDER_RULES", "SPAM_POLICY"],
     }
+    for column_name, names in new_lists.items():
+        assert await load_stored_lists(empty_database, "users", column_name) == {3: names}
     assert await load_stored_lists(empty_database, "api_keys", "operations") == {
         4: ["accessTokenRevoke", "viewer"]
     }

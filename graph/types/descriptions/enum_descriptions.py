@@ -117,7 +117,8 @@ VALUE_DESCRIPTIONS = {
         "PUSH_CHANNELS": "Manages push channels of users.",
         "FILTERS": "Manages filters and Sieve scripts of users.",
         "RATE_LIMITS": "Sets and resets sending limits of users and domains.",
-        "SPAM_POLICY": "Manages sender rules and spam thresholds of users and domains.",
+        "SENDER_RULES": "Manages sender rules of users and domains.",
+        "SPAM_POLICY": "Sets the spam thresholds of users.",
         "ALLOWED_SENDERS": "Sets further sender addresses that users can send as.",
         "UNLIMITED_QUOTA": "Gives users unlimited storage.",
         "PROTOCOL_ACCESS": "Allows or denies users SMTP submission, and the IMAP and POP3 "
@@ -467,8 +468,8 @@ VALUE_DESCRIPTIONS = {
     "UserPermission": {
         "TEMPORARY_ADDRESSES": "Manages temporary addresses of the account.",
         "TLS_POLICY": "Sets whether mail to and from the account must use TLS.",
-        "SPAM_SCORE": "Sets the spam thresholds of the account.",
-        "SPAM_POLICY": "Manages sender rules of the account.",
+        "SENDER_RULES": "Manages sender rules of the account.",
+        "SPAM_POLICY": "Sets the spam thresholds of the account.",
         "SUBADDRESS_ACTION": (
             "Sets what happens to mail for addresses with a subaddress (`+label`)."
         ),
