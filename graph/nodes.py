@@ -17,7 +17,7 @@ from graph.admin.settings import SettingHistoryEntry
 from graph.admin.tasks import Task
 from graph.auth.app_passwords import AppPassword
 from graph.auth.second_factors import WebauthnKey
-from graph.auth.security_log import AuthEvent
+from graph.auth.security_log import SecurityEvent
 from graph.auth.types import AccessToken, ApiKey
 from graph.autoreply.types import Autoreply
 from graph.certificates.types import Certificate
@@ -76,7 +76,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "LegalHold": LegalHold,
     "LegalHoldAccess": LegalHoldAccess,
     "HeldCopy": HeldCopy,
-    "AuthEvent": AuthEvent,
+    "SecurityEvent": SecurityEvent,
     "AppPassword": AppPassword,
     "Autoreply": Autoreply,
     "BanPolicy": BanPolicy,

@@ -112,7 +112,7 @@ Query = merge_types(
     (
         nodes.NodeQuery,
         auth_queries.AuthQuery,
-        security_log.AuthLogQuery,
+        security_log.SecurityLogQuery,
         session_types.SessionQuery,
         cache_types.CacheQuery,
         audit_log.AuditLogQuery,

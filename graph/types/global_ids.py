@@ -22,7 +22,7 @@ PREFIXES = {
     "AppPassword": "app",
     "Attachment": "att",
     "AuditLogEntry": "aud",
-    "AuthEvent": "evt",
+    "SecurityEvent": "evt",
     "Autoreply": "aut",
     "BanPolicy": "bpo",
     "BccRule": "bcc",

@@ -13,7 +13,7 @@ from resolvers.admin.tasks import TaskOrder
 from resolvers.auth.access_tokens import AccessTokenOrder
 from resolvers.auth.api_keys.loaders import ApiKeyOrder
 from resolvers.auth.app_password_pages import AppPasswordOrder
-from resolvers.auth.security_event_pages import AuthEventOrder
+from resolvers.auth.security_event_pages import SecurityEventOrder
 from resolvers.blobs.loaders import BlobOrder
 from resolvers.cache.listing import CacheEntryOrder
 from resolvers.certificates.loaders import CertificateOrder
@@ -63,7 +63,7 @@ _LISTS = {
     AuditLogOrder: ("audit log entries", "creation"),
     OauthClientOrder: ("OAuth clients", "creation"),
     OauthGrantOrder: ("OAuth grants", "creation"),
-    AuthEventOrder: ("security events", "creation"),
+    SecurityEventOrder: ("security events", "creation"),
     BccRuleOrder: ("BCC rules", "creation"),
     BlobOrder: ("objects", "path"),
     BookingOrder: ("bookings", "creation"),
@@ -128,7 +128,7 @@ _DESCRIPTIONS = {
         "CREATED_ASC": "Sorted by time of the mutation, the oldest first.",
         "CREATED_DESC": "Sorted by time of the mutation, the newest first.",
     },
-    "AuthEventOrder": {
+    "SecurityEventOrder": {
         "CREATED_ASC": "Sorted by time of the first of the equal events, the oldest first.",
         "CREATED_DESC": "Sorted by time of the first of the equal events, the newest first.",
     },

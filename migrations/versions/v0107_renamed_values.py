@@ -39,7 +39,11 @@ RENAMED_VALUES = (
     RenamedValues(
         "api_keys",
         "operations",
-        {"composeRequest": ["composeRequestCreate"], "tokenRevoke": ["accessTokenRevoke"]},
+        {
+            "authLog": ["securityLog"],
+            "composeRequest": ["composeRequestCreate"],
+            "tokenRevoke": ["accessTokenRevoke"],
+        },
         sorted,
     ),
 )

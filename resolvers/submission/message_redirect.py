@@ -14,7 +14,7 @@ from mail.recipients.forward_targets import ForwardEndpoint, decrypt_relay_urls
 from mail.storage import held_copies
 from mail.storage.held_copies import COPIED_COLUMNS
 from mail.storage.message_content import read_all
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, require_within_limit
 from models.files.blobs import MessageBlob
 from models.filters.tables import Filter
@@ -43,7 +43,9 @@ from resolvers.users.quota import limits as quota_limits
 
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop
 INPUT_PATH = ["to"]
-FORWARDED_BY_OTHERS_ACTION = AuthEventAction.MESSAGE_REDIRECT  # in the security log of the owner
+FORWARDED_BY_OTHERS_ACTION = (
+    SecurityEventAction.MESSAGE_REDIRECT
+)  # in the security log of the owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.scim import ScimUser
@@ -363,7 +363,7 @@ async def _write_changes_to_security_log(
     if users_with_new_senders:
         detail = {"patterns": ", ".join(values["allowed_senders"])}
         events = [
-            NewSecurityEvent(AuthEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
+            NewSecurityEvent(SecurityEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
             for row in users_with_new_senders
         ]
         await security_log.insert_security_events_and_queue_notices(
@@ -436,7 +436,7 @@ async def _log_password_change_and_keep_own_token(
     await security_log.log_event_and_queue_notice(
         ctx,
         locked_users.session,
-        NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, user_row.id, detail=detail),
+        NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, user_row.id, detail=detail),
     )
     if user_row.id == ctx.viewer.user_id and ctx.viewer.token_id:
         statement = update(AccessToken).where(

@@ -43,8 +43,8 @@ class SortedList:
 CREATED, ADDRESS = {"CREATED": "createdAt"}, {"ADDRESS": "address"}
 SORTED_LISTS = (
     SortedList("%s", "apiKeys", CREATED),
-    SortedList("%s", "authLog", CREATED),
-    SortedList(ADA, "authLog", CREATED),
+    SortedList("%s", "securityLog", CREATED),
+    SortedList(ADA, "securityLog", CREATED),
     SortedList(ADA, "appPasswords", CREATED),
     SortedList("%s", "deletedUsers", {"DELETED": "deletedAt"}),
     SortedList("%s", "dkimKeys", {"DOMAIN": "domain"}),

@@ -16,7 +16,7 @@ import pytest
 
 from mail.network.dns_cache import ANSWER_CACHES, DnsAnswerCache
 from mail.network.dns_resolver import cached_resolver
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.users.roles import Role
 from resolvers.auth import security_log
 from resolvers.auth.basic_auth import authenticate_basic
@@ -187,7 +187,7 @@ async def test_pending_writes_are_dirty(root: GraphQLClient, ada: GraphQLClient)
     ctx = client_context(ada)
     cache.events_written_at = asyncio.get_running_loop().time()  # the next write waits
     for _ in range(3):
-        event = NewSecurityEvent(AuthEventAction.API_KEY_USE, ada.user.id)
+        event = NewSecurityEvent(SecurityEventAction.API_KEY_USE, ada.user.id)
         security_log.log_event_in_background(ctx, event)
     result = await list_entries(root, filter={"dirty": True})
     (node,) = [node for node in result["nodes"] if node["kind"] == "SECURITY_EVENT"]

@@ -19,7 +19,7 @@ DOCUMENTS = {
         newest: messages(first: 5) {{ nodes {{ {ROW} }} totalCount }}
         more: messages(first: 3) {{ nodes {{ {ROW} text html attachments {{ filename }} }} }}
         again: user {{
-            authLog(first: 3) {{ nodes {{ id }} }} filters(first: 2) {{ nodes {{ id }} }}
+            securityLog(first: 3) {{ nodes {{ id }} }} filters(first: 2) {{ nodes {{ id }} }}
         }}
     }}""",
     "nested": """{ user { mailboxes(first: 9) { nodes { path messages(first: 3) { totalCount nodes {

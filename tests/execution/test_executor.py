@@ -28,7 +28,7 @@ from graph.types.row_mapping import NodeView
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from mail.search import index_worker
 from models.auth.credentials import Throttle
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.queue.rate_values import RatePeriod
 from models.runtime.environment import Environment
 from models.users.tables import LimitSource
@@ -289,7 +289,7 @@ LIST_BY_TYPE = {
     "LegalHold": "legalHolds { nodes %s }",
     "LegalHoldAccess": "legalHolds { nodes { accessLog { nodes %s } } }",
     "HeldCopy": "legalHolds { nodes { messages { nodes %s } } }",
-    "AuthEvent": "viewer { user { authLog { nodes %s } } }",
+    "SecurityEvent": "viewer { user { securityLog { nodes %s } } }",
     "BccRule": "bccRules { nodes %s }",
     "Certificate": "certificates { nodes %s }",
     "ClusterNode": "clusterNodes { nodes %s }",
@@ -336,7 +336,7 @@ LIST_FIELD_NAMES = {  # where the name is not the plural
     "UserExport": "exports",
     "Address": "addresses", "ContactSuggestion": "contactSuggestions",
     "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
-    "HeldCopy": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
+    "HeldCopy": "messages", "SecurityEvent": "securityLog", "ConnectorRun": "runs",
     "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
     "QuarantineItem": "quarantine", "QueueEntry": "queue", "TlsPolicy": "tlsPolicies",
     "SavedSearch": "savedSearches", "SettingHistoryEntry": "history",
@@ -392,7 +392,7 @@ async def test_types_in_lists_are_compiled_completely(
 async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -> None:
     await deliver_to(ada, "Hello")
     await security_log.log_event_separately(
-        client_context(ada), NewSecurityEvent(AuthEventAction.TOTP_ENABLE, ada.user.id)
+        client_context(ada), NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, ada.user.id)
     )
     await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
     await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)

@@ -186,7 +186,7 @@ async def test_relay_password_is_kept_and_hidden(
 
 async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
-        "{ viewer { user { authLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
     )
     filter_ = await add_filter(
         ada, {}, {"forwardTo": ["eve@example.net", "https://h.example/?t=secret"]}
@@ -195,7 +195,7 @@ async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
         ada, filter_["id"], action={"forwardTo": ["eve@example.net", "dan@example.net"]}
     )
     await try_update_filters(ada, filter_["id"], action={"seen": True})
-    nodes = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    nodes = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert sorted(node["detail"]["target"] for node in nodes) == [
         "dan@example.net", "eve@example.net", "https://h.example"
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from graph.oauth.texts.languages import TEXTS_BY_LANGUAGE, texts_for_browser
 from graph.oauth.texts.page_texts import ENGLISH
 from mail.maintenance import housekeeping
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction, SecurityEventResult
 from models.oauth.tables import OauthClient, OauthGrant, OauthScope
 from models.store.columns import core_table
 from models.users.tables import User
@@ -101,8 +101,8 @@ async def test_wrong_password_shows_the_page_again(
     assert (await browser.sign_in(again, "ada")).status_code == 200
     await authentication.wait_for_background_tasks(ada.environment)
     failures = select(col(SecurityEvent.id)).where(
-        col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE,
-        col(SecurityEvent.result) == AuthEventResult.FAILURE,
+        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE,
+        col(SecurityEvent.result) == SecurityEventResult.FAILURE,
         col(SecurityEvent.user_id) == ada.user.id,
     )
     assert await ada.environment.database.read(failures)
@@ -277,8 +277,8 @@ async def test_wrong_second_factors_are_throttled_and_logged(
     refused = await browser.send(page, code=recovery_code)
     assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
     failures = select(col(SecurityEvent.id)).where(
-        col(SecurityEvent.action) == AuthEventAction.TOTP_VERIFY,
-        col(SecurityEvent.result) == AuthEventResult.FAILURE,
+        col(SecurityEvent.action) == SecurityEventAction.TOTP_VERIFY,
+        col(SecurityEvent.result) == SecurityEventResult.FAILURE,
         col(SecurityEvent.user_id) == ada.user.id,
     )
     assert await ada.environment.database.read(failures)

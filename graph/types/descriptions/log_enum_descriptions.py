@@ -1,7 +1,7 @@
 """Descriptions of enum values of logs, traces and tasks."""
 
 LOG_VALUE_DESCRIPTIONS = {
-    "AuthEventAction": {
+    "SecurityEventAction": {
         "ALLOWED_SENDERS_CHANGE": "The senders that the user may use were changed.",
         "API_KEY_CREATE": "An API key was created.",
         "API_KEY_DELETE": "An API key was deleted.",
@@ -51,7 +51,7 @@ LOG_VALUE_DESCRIPTIONS = {
         "WEBAUTHN_REGISTER": "A security key was registered.",
         "WEBAUTHN_VERIFY": "The response of a security key was checked.",
     },
-    "AuthEventResult": {
+    "SecurityEventResult": {
         "SUCCESS": "The action succeeded.",
         "FAILURE": "The credentials were wrong or not allowed.",
         "SUSPENDED": "The user is suspended.",

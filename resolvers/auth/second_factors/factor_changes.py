@@ -9,7 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, NotFound
 from models.events.event_types import EventType
 from models.store.columns import ColumnRow, select_columns
@@ -31,7 +31,7 @@ class FactorChange:
     """A mutation with its action name in the security log."""
 
     mutation: str
-    action: AuthEventAction
+    action: SecurityEventAction
     target: str | None = None
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.auth.second_factors import WebauthnKey
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import AuthenticationFailed, Conflict, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
@@ -102,7 +102,7 @@ async def create_pending_totp_secret(
         require_factor_disabled(user, TwoFactorMethod.TOTP)
         new_secret = await totp.create_pending_secret(ctx, session, user, label, issuer)
         await security_log.log_event_and_queue_notice(
-            ctx, session, NewSecurityEvent(AuthEventAction.TOTP_SETUP, user.id)
+            ctx, session, NewSecurityEvent(SecurityEventAction.TOTP_SETUP, user.id)
         )
     return new_secret
 
@@ -133,7 +133,7 @@ async def enable_totp(
             session,
             user,
             TwoFactorMethod.TOTP,
-            FactorChange("totpEnable", AuthEventAction.TOTP_ENABLE),
+            FactorChange("totpEnable", SecurityEventAction.TOTP_ENABLE),
         )
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
     authentication.drop_cached_credentials(ctx.environment, user.id)
@@ -159,7 +159,7 @@ async def enable_imported_totp(ctx: Context, user_id: int, encoded_secret: str) 
             session,
             user,
             TwoFactorMethod.TOTP,
-            FactorChange("totpImport", AuthEventAction.TOTP_ENABLE),
+            FactorChange("totpImport", SecurityEventAction.TOTP_ENABLE),
         )
     authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
@@ -172,7 +172,7 @@ async def disable_totp(ctx: Context, user_id: int | None, proof: SecondFactorPro
         user_id,
         proof,
         TwoFactorMethod.TOTP,
-        FactorChange("totpDisable", AuthEventAction.TOTP_DISABLE),
+        FactorChange("totpDisable", SecurityEventAction.TOTP_DISABLE),
     )
 
 
@@ -199,7 +199,9 @@ async def enable_external_factor(ctx: Context, user_id: int | None) -> UserId:
     async with ctx.write_session(user.id) as session:
         user = await require_user_in_transaction(session, user)
         require_factor_disabled(user, TwoFactorMethod.EXTERNAL)
-        change = FactorChange("externalTwoFactorEnable", AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE)
+        change = FactorChange(
+            "externalTwoFactorEnable", SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLE
+        )
         await enable_factor_and_end_other_sign_ins(
             ctx, session, user, TwoFactorMethod.EXTERNAL, change
         )
@@ -211,7 +213,9 @@ async def disable_external_factor(
     ctx: Context, user_id: int | None, proof: SecondFactorProof
 ) -> UserId:
     """Turn off the factor EXTERNAL. Returns the user id."""
-    change = FactorChange("externalTwoFactorDisable", AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE)
+    change = FactorChange(
+        "externalTwoFactorDisable", SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLE
+    )
     return await _disable_factor(ctx, user_id, proof, TwoFactorMethod.EXTERNAL, change)
 
 
@@ -253,7 +257,9 @@ async def register_webauthn_key(
     async with ctx.write_session(user.id) as session:
         user = await require_user_in_transaction(session, user)
         row = await webauthn.store_key_and_delete_challenge(ctx, session, user.id, name, new_key)
-        change = FactorChange("webauthnRegister", AuthEventAction.WEBAUTHN_REGISTER, target=name)
+        change = FactorChange(
+            "webauthnRegister", SecurityEventAction.WEBAUTHN_REGISTER, target=name
+        )
         is_first_factor = not has_factor_with_recovery_codes(user)
         await enable_factor_and_end_other_sign_ins(
             ctx, session, user, TwoFactorMethod.WEBAUTHN, change
@@ -294,7 +300,7 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
         )
         names = {row.id: row.name for row in keys}.values()
         change = FactorChange(
-            "webauthnDelete", AuthEventAction.WEBAUTHN_DELETE, target=", ".join(names)
+            "webauthnDelete", SecurityEventAction.WEBAUTHN_DELETE, target=", ".join(names)
         )
         await disable_factors_with_secrets(
             ctx, session, user, [] if remaining_count else [TwoFactorMethod.WEBAUTHN], change
@@ -314,7 +320,7 @@ async def disable_all_factors(
     await require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await require_user_in_transaction(session, user)
-        change = FactorChange("twoFactorDisable", AuthEventAction.TWO_FACTOR_DISABLE)
+        change = FactorChange("twoFactorDisable", SecurityEventAction.TWO_FACTOR_DISABLE)
         await disable_factors_with_secrets(ctx, session, user, list(TwoFactorMethod), change)
     return int(user.id)
 
@@ -331,6 +337,6 @@ async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[s
     async with ctx.write_session(user.id) as session:
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
         await security_log.log_event_and_queue_notice(
-            ctx, session, NewSecurityEvent(AuthEventAction.RECOVERY_CODES_CREATE, user.id)
+            ctx, session, NewSecurityEvent(SecurityEventAction.RECOVERY_CODES_CREATE, user.id)
         )
     return codes

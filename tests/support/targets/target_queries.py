@@ -26,7 +26,7 @@ QUERIES = {
     "apiKeys": "apiKeys(first: 100) { nodes { name } }",
     "legalHold": "legalHold(by: {id: @LegalHold}) { username }",
     "legalHolds": "legalHolds(filter: {user: @user}) { nodes { username } }",
-    "authLog": "authLog(filter: {user: @user}) { nodes { detail } }",
+    "securityLog": "securityLog(filter: {user: @user}) { nodes { detail } }",
     "bccRules": "bccRules(first: 100) { nodes { bccTo } }",
     "changes": "changes(user: @user, after: @cursor, first: 100) { events { user { id } "
     "... on MailboxChange { mailboxId path } } }",
