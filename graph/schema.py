@@ -249,7 +249,7 @@ ADDITIONAL_TYPES = [  # types that are only reached through interfaces
     *types_errors.MutationError.types_by_error.values(),
     *nodes.NODE_TYPES.values(),
     *log_types.LOG_ENTRY_TYPES,
-    change_types.AccountChange,
+    change_types.UserChange,
     change_types.LimitChange,
     change_types.MailboxChange,
     change_types.MessageChange,

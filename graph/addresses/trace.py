@@ -43,7 +43,7 @@ class TraceStep(View):
         "Address before this decision; in the stage SENDER_RULE, the sender."
     )
     output: list[str] = attribute_field(
-        "Addresses or targets after this decision; in the stage ACCOUNT the username, in "
+        "Addresses or targets after this decision; in the stage USER the username, in "
         "SENDER_RULE the mailbox `INBOX` or `Junk`. Empty: the mail is refused, dropped or "
         "deleted here."
     )

@@ -316,7 +316,7 @@ async def test_no_event_is_written_if_retention_is_zero(
 
 
 EVENT_SUBSCRIPTION = """subscription { changes(types: [SIGN_IN_FAILED, TOTP_ENABLED]) { events {
-  type ... on AccountChange { nodeId node {
+  type ... on UserChange { nodeId node {
     ... on SecurityEvent { action result ip count } } } } } }"""
 
 

@@ -388,5 +388,5 @@ async def test_address_trace_includes_filters(ada: GraphQLClient, root: GraphQLC
         {"stage": "FILTER", "output": [], "record": {"id": deleting_filter["id"]}},
     ]
     assert {step["stage"] for step in (await without_permission(document))["addressTrace"]} == {
-        "ADDRESS", "ACCOUNT"
+        "ADDRESS", "USER"
     }  # fmt: skip

@@ -200,7 +200,7 @@ LOG_VALUE_DESCRIPTIONS = {
         "BACKUP_MX": "The server is backup MX of the domain and relays the message.",
         "ADDRESS": "The address receives, forwards, discards or refuses the message.",
         "RESOURCE": "The resource of the address answers invitations and refuses other mail.",
-        "ACCOUNT": "The user of the address receives the message.",
+        "USER": "The user of the address receives the message.",
         "SENDER_RULE": "A sender rule decides between INBOX and Junk.",
         "FILTER": "A filter can redirect or delete the message.",
         "AUTOREPLY": "An autoreply is active.",

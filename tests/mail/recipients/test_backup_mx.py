@@ -294,4 +294,4 @@ async def test_address_trace_shows_backup_mx(
         return [*records]
 
     assert await stages("eve") == ["BACKUP_MX"]
-    assert await stages("ada") == ["ADDRESS", "ACCOUNT"]
+    assert await stages("ada") == ["ADDRESS", "USER"]

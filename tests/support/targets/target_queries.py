@@ -96,7 +96,7 @@ SUBSCRIPTIONS = {
     "connectorRunProgress": "connectorRunProgress(connectorRun: {id: @ConnectorRun}) { error }",
     "mailboxCounters": "mailboxCounters(user: @user) { path }",
     "domainChanges": "domainChanges(domain: {name: @domain}, after: @domainCursor) "
-    "{ events { ... on AccountChange { nodeId } } }",
+    "{ events { ... on UserChange { nodeId } } }",
     "mailboxChanges": "mailboxChanges(mailbox: {id: @Mailbox}, after: @cursor) { events { "
     "... on MailboxChange { path } ... on MessageChange { messageId } } }",
     "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
@@ -105,7 +105,7 @@ SUBSCRIPTIONS = {
     "taskProgress": "taskProgress(task: {id: @Task}) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
     "userChanges": "userChanges(filter: {domain: {name: @domain}}, after: @domainCursor) "
-    "{ events { ... on AccountChange { nodeId } } }",
+    "{ events { ... on UserChange { nodeId } } }",
 }
 USER_FIELD_SELECTIONS = {  # with the arguments that they need
     "contactSuggestions": 'contactSuggestions(query: "@mark") { id }',
