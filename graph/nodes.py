@@ -24,7 +24,7 @@ from graph.certificates.types import Certificate
 from graph.cluster.types import ClusterNode
 from graph.connectors.types import Connector, ConnectorRun
 from graph.domains.dkim_keys import DkimKey
-from graph.domains.types import Domain, DomainAlias
+from graph.domains.types import AliasDomain, Domain
 from graph.files.types import File, FileShare
 from graph.filters.sieve_scripts import SieveScript
 from graph.filters.types import Filter
@@ -84,7 +84,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "ClusterNode": ClusterNode,
     "DkimKey": DkimKey,
     "Domain": Domain,
-    "DomainAlias": DomainAlias,
+    "AliasDomain": AliasDomain,
     "File": File,
     "FileShare": FileShare,
     "Filter": Filter,

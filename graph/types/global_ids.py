@@ -36,7 +36,7 @@ PREFIXES = {
     "DeletedUser": "dus",
     "DkimKey": "dkm",
     "Domain": "dom",
-    "DomainAlias": "dal",
+    "AliasDomain": "dal",
     "File": "fil",
     "FileShare": "fsh",
     "Filter": "flt",

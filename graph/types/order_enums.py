@@ -20,7 +20,7 @@ from resolvers.certificates.loaders import CertificateOrder
 from resolvers.cluster.affinities import UserAffinityOrder
 from resolvers.cluster.loaders import ClusterNodeOrder
 from resolvers.connectors.loaders import ConnectorOrder, ConnectorRunOrder
-from resolvers.domains.aliases import DomainAliasOrder
+from resolvers.domains.aliases import AliasDomainOrder
 from resolvers.domains.dkim_keys import DkimKeyOrder
 from resolvers.domains.listing import DomainAddressOrder, DomainUserOrder
 from resolvers.domains.loaders import DomainOrder
@@ -75,7 +75,7 @@ _LISTS = {
     DeletedUserOrder: ("deleted accounts", "creation"),
     DkimKeyOrder: ("DKIM keys", "creation"),
     DomainAddressOrder: ("addresses of a domain", "creation"),
-    DomainAliasOrder: ("alias domains", "creation"),
+    AliasDomainOrder: ("alias domains", "creation"),
     ClusterNodeOrder: ("nodes", "creation"),
     DomainOrder: ("domains", "creation"),
     DomainUserOrder: ("accounts or administrators of a domain", "creation"),
@@ -164,7 +164,7 @@ _DESCRIPTIONS = {
         "ADDRESS_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
         "ADDRESS_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
     },
-    "DomainAliasOrder": {
+    "AliasDomainOrder": {
         "ALIAS_ASC": "Sorted by name of the alias domain, in ascending order.",
         "ALIAS_DESC": "Sorted by name of the alias domain, in descending order.",
     },

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from alembic import op
-from sqlalchemy import Connection, bindparam, column, select, table, update
+from sqlalchemy import Connection, String, bindparam, column, select, table, update
 
 from models.store.columns import BIG_INTEGER, JSON_TYPE
 
@@ -32,9 +32,15 @@ RENAMED_VALUES = (
         {"SPAM_POLICY": ["SENDER_RULES"], "SPAM_SCORE": ["SPAM_POLICY"]},
         sorted,
     ),
-    # The old permission of a DOMAIN_ADMIN allowed both.
+    # The old SPAM_POLICY of a DOMAIN_ADMIN allowed both.
     RenamedValues(
-        "users", "admin_permissions", {"SPAM_POLICY": ["SENDER_RULES", "SPAM_POLICY"]}, sorted
+        "users",
+        "admin_permissions",
+        {
+            "DOMAIN_ALIASES": ["ALIAS_DOMAINS"],
+            "SPAM_POLICY": ["SENDER_RULES", "SPAM_POLICY"],
+        },
+        sorted,
     ),
     RenamedValues(
         "api_keys",
@@ -42,6 +48,10 @@ RENAMED_VALUES = (
         {
             "authLog": ["securityLog"],
             "composeRequest": ["composeRequestCreate"],
+            "domainAlias": ["aliasDomain"],
+            "domainAliasCreate": ["aliasDomainCreate"],
+            "domainAliasDelete": ["aliasDomainDelete"],
+            "domainAliases": ["aliasDomains"],
             "tokenRevoke": ["accessTokenRevoke"],
         },
         sorted,
@@ -51,6 +61,9 @@ RENAMED_VALUES = (
 
 def upgrade() -> None:
     connection = op.get_bind()
+    entries = table("audit_log", column("target_kind", String))
+    is_alias_domain = entries.c.target_kind == "DomainAlias"
+    connection.execute(update(entries).where(is_alias_domain).values(target_kind="AliasDomain"))
     for renamed in RENAMED_VALUES:
         _rename_stored_names(connection, renamed)
 

@@ -118,7 +118,7 @@ async def _trace_alias_domain(ctx: Context, state: AddressTraceState) -> None:
         target_address = f"{local}@{row.name}"
         state.steps.append(
             AddressTraceStep(
-                TraceStage.DOMAIN_ALIAS, state.address, [target_address], ("DomainAlias", row.id)
+                TraceStage.ALIAS_DOMAIN, state.address, [target_address], ("AliasDomain", row.id)
             )
         )
         state.address = target_address

@@ -18,7 +18,7 @@ from tests.support.operations.address_operations import (
     try_update_addresses,
 )
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     make_admin_of_domains,
     make_domain_user,
     run_mutation,
@@ -26,7 +26,7 @@ from tests.support.operations.domain_operations import (
 
 TRACE = """query ($address: String!) { addressTrace(address: $address) {
   stage input output matched record { __typename ... on Address { address }
-  ... on User { username } ... on DomainAlias { alias } } } }"""
+  ... on User { username } ... on AliasDomain { alias } } } }"""
 
 
 async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...]]:
@@ -39,7 +39,7 @@ async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...
 
 
 async def create_alias_domain(root: GraphQLClient, name: str, domain: str) -> None:
-    _, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=name, domain={"name": domain})
+    _, errors = await run_mutation(root, ALIAS_DOMAIN_CREATE, alias=name, domain={"name": domain})
     assert errors == []
 
 
@@ -212,7 +212,7 @@ async def test_trace_begins_with_the_recipient_rewrite(root: GraphQLClient) -> N
 async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQLClient) -> None:
     await create_alias_domain(root, "other.example", "example.org")
     assert await load_trace(root, "a.da+x@other.example") == [
-        ("DOMAIN_ALIAS", "a.da+x@other.example", ["a.da+x@example.org"], None, "DomainAlias"),
+        ("ALIAS_DOMAIN", "a.da+x@other.example", ["a.da+x@example.org"], None, "AliasDomain"),
         ("ADDRESS", "a.da+x@example.org", ["ada@example.org"], "ada@example.org", "Address"),
         ("USER", "ada@example.org", ["ada"], None, "User"),
     ]

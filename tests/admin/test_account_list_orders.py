@@ -48,7 +48,7 @@ SORTED_LISTS = (
     SortedList(ADA, "appPasswords", CREATED),
     SortedList("%s", "deletedUsers", {"DELETED": "deletedAt"}),
     SortedList("%s", "dkimKeys", {"DOMAIN": "domain"}),
-    SortedList("%s", "domainAliases", {"ALIAS": "alias"}),
+    SortedList("%s", "aliasDomains", {"ALIAS": "alias"}),
     SortedList(EXAMPLE_ORG, "aliases", {"ALIAS": "alias"}),
     SortedList(EXAMPLE_ORG, "addresses", ADDRESS),
     SortedList(EXAMPLE_ORG, "users", {"USERNAME": "username"}),

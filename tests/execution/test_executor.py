@@ -298,7 +298,7 @@ LIST_BY_TYPE = {
     "DeletedUser": "deletedUsers { nodes %s }",
     "DkimKey": "dkimKeys { nodes %s }",
     "Domain": "domains { nodes %s }",
-    "DomainAlias": "domainAliases { nodes %s }",
+    "AliasDomain": "aliasDomains { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "Filter": "viewer { user { filters { nodes %s } } }",
@@ -337,7 +337,7 @@ LIST_FIELD_NAMES = {  # where the name is not the plural
     "Address": "addresses", "ContactSuggestion": "contactSuggestions",
     "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
     "HeldCopy": "messages", "SecurityEvent": "securityLog", "ConnectorRun": "runs",
-    "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
+    "AliasDomain": "aliasDomains", "FileShare": "shares", "Identity": "identities",
     "QuarantineItem": "quarantine", "QueueEntry": "queue", "TlsPolicy": "tlsPolicies",
     "SavedSearch": "savedSearches", "SettingHistoryEntry": "history",
     "WebhookDelivery": "deliveries",
@@ -354,7 +354,7 @@ TYPES_OF_ADMINS = {
     "Certificate",
     "DeletedUser",
     "Domain",
-    "DomainAlias",
+    "AliasDomain",
     "ForwardingHost",
     "LoginPenalty",
     "NetworkBan",
@@ -395,7 +395,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
         client_context(ada), NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, ada.user.id)
     )
     await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
-    await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["aliasDomainCreate"](ada, root))(root)
     await (await SAMPLE_CALLS["appPasswordCreate"](ada, root))(ada)
     await (await SAMPLE_CALLS["userExport"](ada, root))(ada)
     await (await SAMPLE_CALLS["deletedMessagesRestore"](ada, root))(ada)  # of a deleted message

@@ -127,8 +127,8 @@ SAMPLE_OBJECTS = {
     ),
     "query.deletedUser": SampleObject("userDelete", "deletedIds", {"user": ("deletedIds", 0)}),
     "query.dkimKey": SampleObject("dkimKeySet", "dkimKeys { id }", {"key": ("dkimKeys", 0, "id")}),
-    "query.domainAlias": SampleObject(
-        "domainAliasCreate", "domainAlias { id }", {"alias": ("domainAlias", "id")}
+    "query.aliasDomain": SampleObject(
+        "aliasDomainCreate", "aliasDomain { id }", {"alias": ("aliasDomain", "id")}
     ),
     "query.filter": SampleObject("filterCreate", "filter { id }", {"filter": ("filter", "id")}),
     "query.keyValue": SampleObject("keyValueSet"),

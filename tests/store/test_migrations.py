@@ -157,7 +157,7 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
     old_lists = {
         "second_factors": ["TOTP", "CUSTOM"],
         "permissions": ["APP_PASSWORDS", "SPAM_POLICY", "SPAM_SCORE"],
-        "admin_permissions": ["FILTERS", "SPAM_POLICY"],
+        "admin_permissions": ["DOMAIN_ALIASES", "SPAM_POLICY"],
     }
     rows: list[tuple[str, dict[str, Any]]] = [
         ("streams", {"id": 2}),
@@ -165,19 +165,23 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         ("domains", {"id": 2, "name": "example.org"}),
         ("users", {**user, **old_lists}),
         ("api_keys", {**key, "operations": ["tokenRevoke", "viewer"]}),
+        ("audit_log", {"id": 5, "mutation": "domainAliasCreate", "target_kind": "DomainAlias"}),
     ]
     await create_database_of_revision(empty_database, "0105", rows)
     await run_missing_migrations(empty_database)
     new_lists = {
         "second_factors": ["TOTP", "EXTERNAL"],
         "permissions": ["APP_PASSWORDS", "SENDER_RULES", "SPAM_POLICY"],
-        "admin_permissions": ["FILTERS", "SENDER_RULES", "SPAM_POLICY"],
+        "admin_permissions": ["ALIAS_DOMAINS", "SENDER_RULES", "SPAM_POLICY"],
     }
     for column_name, names in new_lists.items():
         assert await load_stored_lists(empty_database, "users", column_name) == {3: names}
     assert await load_stored_lists(empty_database, "api_keys", "operations") == {
         4: ["accessTokenRevoke", "viewer"]
     }
+    async with empty_database.engine.begin() as connection:
+        kinds = await connection.execute(text("SELECT target_kind FROM audit_log"))
+        assert kinds.scalar() == "AliasDomain"
 
 
 async def load_stored_lists(

@@ -124,7 +124,7 @@ VALUE_DESCRIPTIONS = {
         "PROTOCOL_ACCESS": "Allows or denies users SMTP submission, and the IMAP and POP3 "
         "servers beside Merganser.",
         "SUBMISSION_NETWORKS": "Sets the networks that users can submit mail from.",
-        "DOMAIN_ALIASES": "Manages alias domains of the domains.",
+        "ALIAS_DOMAINS": "Manages alias domains of the domains.",
         "DOMAIN_DESCRIPTION": "Changes the description of the domains.",
     },
     "BccDirection": {

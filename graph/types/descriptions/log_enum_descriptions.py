@@ -196,7 +196,7 @@ LOG_VALUE_DESCRIPTIONS = {
     },
     "TraceStage": {
         "RECIPIENT_REWRITE": "A recipient rewrite replaces the address.",
-        "DOMAIN_ALIAS": "The domain is an alias domain, which is replaced by its domain.",
+        "ALIAS_DOMAIN": "The domain is an alias domain, which is replaced by its domain.",
         "BACKUP_MX": "The server is backup MX of the domain and relays the message.",
         "ADDRESS": "The address receives, forwards, discards or refuses the message.",
         "RESOURCE": "The resource of the address answers invitations and refuses other mail.",

@@ -79,8 +79,8 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
         "algorithm": "ED25519",
         "replace": True,
     },
-    "domainAliasCreate": {"alias": "fresh.example", "domain": {"name": "@domain"}},
-    "domainAliasDelete": {"domainAliases": [{"id": "@DomainAlias"}]},
+    "aliasDomainCreate": {"alias": "fresh.example", "domain": {"name": "@domain"}},
+    "aliasDomainDelete": {"aliasDomains": [{"id": "@AliasDomain"}]},
     "identityProviderDelete": {"domains": [{"id": "@Domain"}]},
     "identityProviderSet": {
         "domain": {"id": "@Domain"},

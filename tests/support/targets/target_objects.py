@@ -457,7 +457,7 @@ async def _domain(target: TargetObjects) -> None:
         statement = update(core_table(Domain)).where(col(Domain.id) == domain)
         await (await session.connection()).execute(statement.values(max_user_quota=10**15))
     await target.insert_row(
-        "DomainAlias", DomainAlias, alias=f"{target.marker}.example", domain_id=domain
+        "AliasDomain", DomainAlias, alias=f"{target.marker}.example", domain_id=domain
     )
     local = f"{target.marker}-room"
     address_id = await target.insert_row(
