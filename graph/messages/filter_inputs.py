@@ -172,7 +172,7 @@ class MessageFilter(ConditionsInput):
         f"Selects messages with a header field that meets this condition. {READS_MESSAGES}",
         default=UNSET,
     )
-    message_id: str | None = attribute_field(
+    message_id_header: str | None = attribute_field(
         "Selects messages with exactly this Message-ID (RFC 5322), in angle brackets.",
         default=UNSET,
     )
@@ -416,8 +416,8 @@ def _require_short_patterns(patterns: Sequence[str]) -> None:
 
 PLAIN_FIELDS = (
     "query", "text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject",
-    "list_id", "message_id", "searchable", "uids", "seqs", "seen", "flagged", "answered", "draft",
-    "deleted", "forwarded", "keyword", "tier", "larger", "smaller", "has_attachment",
+    "list_id", "message_id_header", "searchable", "uids", "seqs", "seen", "flagged", "answered",
+    "draft", "deleted", "forwarded", "keyword", "tier", "larger", "smaller", "has_attachment",
     "modified_since", "snoozed",
 )  # fmt: skip
 TIME_FIELDS = (

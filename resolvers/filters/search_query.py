@@ -25,7 +25,7 @@ _FIELDS_NOT_AT_DELIVERY = frozenset(
      "receivedBefore", "savedSince", "savedBefore", "expiresBefore", "modifiedSince", "snoozed",
      "submissionStates")
 )  # fmt: skip
-_HEADER_BY_FIELD = {"toOnly": "To", "cc": "Cc", "bcc": "Bcc", "messageId": "Message-ID"}
+_HEADER_BY_FIELD = {"toOnly": "To", "cc": "Cc", "bcc": "Bcc", "messageIdHeader": "Message-ID"}
 
 
 def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -> QueryForm:

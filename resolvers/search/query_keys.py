@@ -19,7 +19,7 @@ FilterFields = Mapping[str, Any]
 TEXT_FIELDS = {
     "from": "from", "to": "to", "toonly": "toOnly", "cc": "cc", "bcc": "bcc",
     "recipient": "recipient", "subject": "subject", "text": "text", "body": "body",
-    "query": "query", "list": "listId", "messageid": "messageId", "keyword": "keyword",
+    "query": "query", "list": "listId", "messageid": "messageIdHeader", "keyword": "keyword",
     "label": "keyword", "uid": "uids", "seq": "seqs",
 }  # fmt: skip
 FLAG_FIELDS = {

@@ -56,7 +56,7 @@ INBOX = {"path": "INBOX"}
 VALUES: dict[str, list[Any]] = {  # of conditions whose type doesn't give a value
     "query": ["zebra", "hello -duck"],
     "header": [{"name": "X-None", "contains": "zebra"}],
-    "messageId": ["<none@example.org>"],
+    "messageIdHeader": ["<none@example.org>"],
     "mailbox": [INBOX, {"path": "Empty"}],
     "mailboxes": [[{"path": "Empty"}], [INBOX, {"path": "Empty"}]],
     "mailboxPatterns": [["None*"], ["*"]],

@@ -103,7 +103,7 @@ FIELD_TEMPLATES = {
     "others": b"X-Priority: %s\r\nAuto-Submitted: %s\r\nReturn-Path: <%s>\r\nReceived: from %s",
 }
 
-ALL_FIELDS = """id subject date receivedAt savedAt preview messageId inReplyTo references
+ALL_FIELDS = """id subject date receivedAt savedAt preview messageIdHeader inReplyTo references
 contentType { value }
 from { name address } sender { name address } replyTo { name address } to { name address }
 cc { name address } bcc { name address } envelope { from recipients { formatted } }

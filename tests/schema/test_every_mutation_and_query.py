@@ -214,7 +214,7 @@ def _differing_fields(first: Any, second: Any, name: str = "") -> set[str]:
     return {name} if first != second else set()
 
 
-RANDOM_FIELDS = {"emailId", "guid", "objectId", "messageId", "pop3Uidl", "queueId"}
+RANDOM_FIELDS = {"emailId", "guid", "objectId", "messageIdHeader", "pop3Uidl", "queueId"}
 KEY_FIELDS = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
 FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run doesn't have
     "temporaryAddressCreate": {"address", "localPart"},

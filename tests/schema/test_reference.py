@@ -176,12 +176,12 @@ async def create_sample_object(
 async def load_message_variables(ada: GraphQLClient) -> dict[str, Any]:
     """The variables of queries about a message of the mailbox INBOX."""
     await deliver_to(ada, "Report")
-    nodes = "messages { nodes { id messageId thread { id } } }"
+    nodes = "messages { nodes { id messageIdHeader thread { id } } }"
     user = (await ada(f"{{ viewer {{ user {{ cursor {nodes} }} }} }}"))["viewer"]["user"]
     message = user["messages"]["nodes"][0]
     return {
         "message": message["id"],
-        "messageId": message["messageId"],
+        "messageIdHeader": message["messageIdHeader"],
         "thread": message["thread"]["id"],
         "id": message["id"],
         "ids": [message["id"], message["thread"]["id"]],

@@ -35,7 +35,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
     },
     "find_repeated_type_name": {
         "Address.address": "the address itself, which has no other name",
-        "Message.messageId": "the header field Message-ID, not a global ID",
+        "Message.messageIdHeader": "the header field Message-ID, not a global ID",
     },
     "find_wrong_mutation_order": {
         "Mutation.serverStop": "acts on all processes of a node, which are no object",
@@ -160,7 +160,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "SieveScriptSetInput.activate": ESTABLISHED_NAME,
         "MailingList.unsubscribeOneClick": "the wording of the header field List-Unsubscribe-Post",
         "Message.html(remoteImages:)": "requests them",
-        "MessageDeduplicateInput.byMessageId": ESTABLISHED_NAME,
+        "MessageDeduplicateInput.byMessageIdHeader": ESTABLISHED_NAME,
         "PushChannel.passPriority": ESTABLISHED_NAME,
         "PushChannelSetInput.passPriority": ESTABLISHED_NAME,
         "QuarantineFilter.virus": ESTABLISHED_NAME,

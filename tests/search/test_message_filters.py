@@ -91,7 +91,7 @@ FILTER_CASES: list[tuple[dict[str, Any], list[int]]] = [
     ({"recipient": "ada@example.org"}, [0, 1, 2, 3]),
     ({"listId": "example"}, []),
     ({"not": {"listId": "example"}}, [0, 1, 2, 3]),
-    ({"not": {"messageId": "none"}}, [0, 1, 2, 3]),
+    ({"not": {"messageIdHeader": "none"}}, [0, 1, 2, 3]),
     ({"header": {"name": "in-reply-to"}}, [2]),
     ({"header": {"name": "Subject", "contains": "qUEST"}}, [1, 2]),
     ({"header": {"name": "cc", "contains": "o'neil"}}, [0]),
@@ -186,8 +186,8 @@ async def test_message_list_is_filtered_by_message_id_and_thread(
         ada_with_messages.environment,
         "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'",
     )
-    assert await find_subjects(ada_with_messages, messageId=row[0]) == ["Question"]
-    assert await find_subjects(ada_with_messages, messageId=row[0][1:]) == []
+    assert await find_subjects(ada_with_messages, messageIdHeader=row[0]) == ["Question"]
+    assert await find_subjects(ada_with_messages, messageIdHeader=row[0][1:]) == []
     assert await find_subjects(
         ada_with_messages, thread={"id": global_ids.encode("Thread", row[1])}
     ) == [

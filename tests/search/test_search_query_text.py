@@ -208,7 +208,9 @@ mailbox_refs = (
 header_names = st.text(alphabet="ab-C", min_size=1, max_size=8)
 CONDITION_VALUES = {
     **dict.fromkeys(["query", "text", "body", "from", "to", "toOnly", "cc", "bcc"], words),
-    **dict.fromkeys(["recipient", "subject", "listId", "messageId", "keyword", "uids"], words),
+    **dict.fromkeys(
+        ["recipient", "subject", "listId", "messageIdHeader", "keyword", "uids"], words
+    ),
     **dict.fromkeys(["seen", "flagged", "answered", "draft", "deleted", "forwarded"], flags),
     **dict.fromkeys(["searchable", "snoozed", "hasAttachment"], flags),
     **dict.fromkeys(["receivedSince", "receivedBefore", "sentSince", "savedBefore"], moments),

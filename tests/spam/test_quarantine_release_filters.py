@@ -215,7 +215,7 @@ async def test_delivery_trace_continues_after_release(
     assert (errors, len(await trace_events(root, queueId=item.queue_id))) == ([], 3)
     await put_sieve_script(ada, f'redirect "{DAVE}"; keep;')
     await release_and_get_mailboxes(ada, item_id)
-    for trace_filter in ({"queueId": item.queue_id}, {"messageId": message_id_header(raw)}):
+    for trace_filter in ({"queueId": item.queue_id}, {"messageIdHeader": message_id_header(raw)}):
         steps = [step for step in await trace_steps(root, **trace_filter) if step[2] == ada.address]
         assert [event for _, event, _, _ in steps] == [
             "ACCEPTED", "CLASSIFIED", "QUARANTINED", "RELEASED", "STORED", "FORWARDED",
@@ -235,8 +235,8 @@ async def test_trace_step_of_redirect_is_shown_to_current_domain_of_the_account(
     raw = raw_message("Moved")
     item_id = await quarantine_message(ada, raw, address="ada@other.example")
     await release_and_get_mailboxes(ada, item_id)
-    assert "FORWARDED" in await trace_events(new_admin, messageId=message_id_header(raw))
-    assert "FORWARDED" not in await trace_events(old_admin, messageId=message_id_header(raw))
+    assert "FORWARDED" in await trace_events(new_admin, messageIdHeader=message_id_header(raw))
+    assert "FORWARDED" not in await trace_events(old_admin, messageIdHeader=message_id_header(raw))
 
 
 async def test_bcc_rule_of_the_domain_applies_to_released_message(

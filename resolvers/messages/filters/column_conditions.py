@@ -74,8 +74,8 @@ def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement
                 func.coalesce(stored_value["id"].as_string(), ""), message_conditions.list_id
             )
         )
-    if message_conditions.message_id:
-        terms.append(col(Message.message_id) == message_conditions.message_id)
+    if message_conditions.message_id_header:
+        terms.append(col(Message.message_id) == message_conditions.message_id_header)
     if message_conditions.email_ids is not None:
         terms.append(
             col(Message.id).in_(

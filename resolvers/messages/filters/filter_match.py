@@ -44,7 +44,7 @@ STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
 }
 TEXT_FIELDS = (
     *("text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject", "list_id"),
-    *("message_id", "keyword"),
+    *("message_id_header", "keyword"),
 )
 TIME_FIELDS = ("received_since", "received_before", "sent_since", "sent_before")
 STORED_TIME_FIELDS = ("saved_since", "saved_before", "expires_before")
@@ -272,8 +272,8 @@ class _UnstoredMessage:
             yield _any_text_contains(conditions.subject, [facts.subject])
         if conditions.list_id:
             yield _any_text_contains(conditions.list_id, [facts.list_id or ""])
-        if conditions.message_id:
-            yield facts.message_id == conditions.message_id
+        if conditions.message_id_header:
+            yield facts.message_id == conditions.message_id_header
         if conditions.query is not None:
             yield self._word_positions.matches(expression_from_query_or_raise(conditions.query))
         if conditions.header:

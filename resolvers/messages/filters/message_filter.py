@@ -27,7 +27,7 @@ class MessageConditions:
     subject: str | None = None
     list_id: str | None = None
     header: tuple[str, str | None] | None = None  # name, and a part of its value
-    message_id: str | None = None
+    message_id_header: str | None = None
     mailbox: MailboxSelector | None = None
     mailboxes: tuple[MailboxSelector, ...] | None = None
     mailbox_patterns: tuple[str, ...] | None = None  # with * and %

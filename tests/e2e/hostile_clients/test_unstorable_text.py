@@ -46,7 +46,7 @@ FILTERS_BY_NAME = {
     "from": "from: $it",
     "to": "to: $it",
     "keyword": "keyword: $it",
-    "messageId": "messageId: $it",
+    "messageIdHeader": "messageIdHeader: $it",
     "uids": "uids: $it",
     "mailbox": "mailbox: {path: $it}",
     "and": "and: [{not: {subject: $it}}]",
