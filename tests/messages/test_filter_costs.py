@@ -36,7 +36,7 @@ MOST = "in most accounts, most messages fulfill it"
 MAILBOXES = "several mailboxes have no common index in list order"
 SEARCHED_IN_STEPS = {  # conditions without index, and why; a page tests MAX_TESTED_ROWS messages
     **dict.fromkeys(
-        ("from", "to", "toOnly", "cc", "bcc", "recipient", "subject", "listId", "attachment"),
+        ("from", "to", "toOrCc", "cc", "bcc", "anyRecipient", "subject", "listId", "attachment"),
         ANY_PART,
     ),
     **dict.fromkeys(

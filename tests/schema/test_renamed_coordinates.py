@@ -27,6 +27,7 @@ REUSED_NAMES = {
     "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
     "Message.source",
+    "MessageFilter.to",
     "UserPermission.SPAM_POLICY",
 }  # old names that now mean something else
 SINGULAR_TABLES = {"audit_log", "setting_history", "store_incarnation"}

@@ -159,12 +159,15 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         "permissions": ["APP_PASSWORDS", "SPAM_POLICY", "SPAM_SCORE"],
         "admin_permissions": ["DOMAIN_ALIASES", "SPAM_POLICY"],
     }
+    old_filter = {"to": "a", "or": [{"toOnly": "b"}, {"not": {"messageId": "<c>"}}]}
+    new_filter = {"toOrCc": "a", "or": [{"to": "b"}, {"not": {"messageIdHeader": "<c>"}}]}
     rows: list[tuple[str, dict[str, Any]]] = [
         ("streams", {"id": 2}),
         ("streams", {"id": 3}),
         ("domains", {"id": 2, "name": "example.org"}),
         ("users", {**user, **old_lists}),
         ("api_keys", {**key, "operations": ["tokenRevoke", "viewer"]}),
+        ("saved_searches", {"id": 6, "user_id": 3, "filter": old_filter}),
         ("audit_log", {"id": 5, "mutation": "domainAliasCreate", "target_kind": "DomainAlias"}),
     ]
     await create_database_of_revision(empty_database, "0105", rows)
@@ -175,8 +178,9 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         "admin_permissions": ["ALIAS_DOMAINS", "SENDER_RULES", "SPAM_POLICY"],
     }
     for column_name, names in new_lists.items():
-        assert await load_stored_lists(empty_database, "users", column_name) == {3: names}
-    assert await load_stored_lists(empty_database, "api_keys", "operations") == {
+        assert await load_stored_values(empty_database, "users", column_name) == {3: names}
+    assert await load_stored_values(empty_database, "saved_searches", "filter") == {6: new_filter}
+    assert await load_stored_values(empty_database, "api_keys", "operations") == {
         4: ["accessTokenRevoke", "viewer"]
     }
     async with empty_database.engine.begin() as connection:
@@ -184,9 +188,9 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         assert kinds.scalar() == "AliasDomain"
 
 
-async def load_stored_lists(
+async def load_stored_values(
     database: Database, table_name: str, column_name: str
-) -> dict[int, list[str]]:
+) -> dict[int, Any]:
     """Return a JSON column of all rows by id."""
     row_id, names = column("id", Integer), column(column_name, JSON_TYPE)
     async with database.engine.begin() as connection:

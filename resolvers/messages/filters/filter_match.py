@@ -43,8 +43,8 @@ STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
     "submission_states": "submissionStates",
 }
 TEXT_FIELDS = (
-    *("text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject", "list_id"),
-    *("message_id_header", "keyword"),
+    *("text", "body", "from_", "to", "to_or_cc", "cc", "bcc", "any_recipient", "subject"),
+    *("list_id", "message_id_header", "keyword"),
 )
 TIME_FIELDS = ("received_since", "received_before", "sent_since", "sent_before")
 STORED_TIME_FIELDS = ("saved_since", "saved_before", "expires_before")
@@ -254,14 +254,14 @@ class _UnstoredMessage:
         if conditions.from_:
             yield _any_text_contains(conditions.from_, _names_and_addresses(facts.from_[:1]))
         for name, people in (
-            ("to", [*facts.to, *facts.cc]),
-            ("to_only", facts.to),
+            ("to", facts.to),
+            ("to_or_cc", [*facts.to, *facts.cc]),
             ("cc", facts.cc),
             ("bcc", facts.bcc),
-            ("recipient", [*facts.to, *facts.cc, *facts.bcc]),
+            ("any_recipient", [*facts.to, *facts.cc, *facts.bcc]),
         ):
             if value := getattr(conditions, name):
-                envelope_addresses = envelope if name == "recipient" else ()
+                envelope_addresses = envelope if name == "any_recipient" else ()
                 yield _any_text_contains(
                     value, [*_names_and_addresses(people), *envelope_addresses]
                 )

@@ -19,11 +19,11 @@ class MessageConditions:
     text: str | None = None
     body: str | None = None
     from_: str | None = None
-    to: str | None = None
-    to_only: str | None = None
+    to: str | None = None  # not Cc
+    to_or_cc: str | None = None
     cc: str | None = None
     bcc: str | None = None
-    recipient: str | None = None
+    any_recipient: str | None = None  # To, Cc, Bcc or the envelope
     subject: str | None = None
     list_id: str | None = None
     header: tuple[str, str | None] | None = None  # name, and a part of its value
