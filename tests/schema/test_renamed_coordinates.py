@@ -35,7 +35,8 @@ SINGULAR_TABLES = {"audit_log", "setting_history", "store_incarnation"}
 REMOVED_WORDS = (
     "account export", "account import", "act as", "acting for", "address register", "admin log",
     "adminlog", "app passwds", "archive restore", "archived", "audit access", "audit copies",
-    "audit create", "audited", "authlog", "batch window", "bcc maps", "beats", "bringing",
+    "audit create", "audited", "auth event", "auth log", "authlog", "batch window", "bcc maps",
+    "beats", "bringing",
     "correspondents", "client state", "custom two", "delimiter action", "domain desc",
     "effective setting", "enabled2fa", "evaluate priority", "extend sender", "from whitelist",
     "gone", "has password set", "headers text", "in use error", "internal data", "intro",
