@@ -35,7 +35,7 @@ LIST_ACTIONS = {
     "forward_to": "forwardTo", "keywords": "keywords", "remove_keywords": "removeKeywords",
 }  # fmt: skip
 SIMPLE_TESTS = {
-    "from_": "from", "to": "to", "subject": "subject", "list_id": "listId", "text": "text",
+    "from_": "from", "to_or_cc": "to", "subject": "subject", "list_id": "listId", "text": "text",
     "has_attachment": "hasAttachment", "larger": "larger", "smaller": "smaller", "query": "query",
 }  # fmt: skip
 
@@ -84,7 +84,7 @@ class FilterQueryInput(RestrictionsInput):
         name="from",
         default=UNSET,
     )
-    to: str | None = attribute_field(
+    to_or_cc: str | None = attribute_field(
         "Text that the header field To or Cc contains. Default: no such test.", default=UNSET
     )
     subject: str | None = attribute_field(

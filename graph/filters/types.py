@@ -116,7 +116,7 @@ class FilterQuery(View):
     from_: str | None = attribute_field(
         "Text that the header field From or Sender contains, ignoring case.", name="from"
     )
-    to: str | None = attribute_field("Text that the header field To or Cc contains, ignoring case.")
+    to_or_cc: str | None = attribute_field("Text that To or Cc contains, ignoring case.")
     subject: str | None = attribute_field("Text that the subject contains, ignoring case.")
     list_id: str | None = attribute_field(
         "Text that the header field List-Id (RFC 2919) contains, ignoring case."
@@ -154,7 +154,7 @@ class FilterQuery(View):
 
 FilterQuery.derived_fields = {
     "from_": _json_field("from"),
-    "to": _json_field("to"),
+    "to_or_cc": _json_field("to"),
     "subject": _json_field("subject"),
     "list_id": _json_field("listId"),
     "text": _json_field("text"),

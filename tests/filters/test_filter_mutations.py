@@ -32,7 +32,7 @@ from tests.support.stores.counter_check import (
 )
 
 ALL_CONDITIONS = {
-    "from": "ada", "to": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
+    "from": "ada", "toOrCc": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
     "hasAttachment": False, "larger": 9, "smaller": 5000, "query": "subject:a OR larger:1k",
     "header": {"name": "X-A", "value": "1"},
     "regex": {"name": "X-C", "pattern": "^[0-9]+$"}, "all": [{"regex": {"pattern": "a|b"}}],
@@ -48,7 +48,7 @@ ACTIONS = {
 NO_CONDITIONS = dict.fromkeys(
     (
         "from",
-        "to",
+        "toOrCc",
         "subject",
         "listId",
         "text",
@@ -124,7 +124,7 @@ async def test_filter_text_is_in_language_of_user(
 ) -> None:
     query = {"from": "bob", "smaller": 9, "hasAttachment": True, "header": {"name": "X-A"},
              "regex": {"name": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
-             "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
+             "any": [{"toOrCc": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
     action = {"mailbox": {"path": "INBOX"}, "spam": True, "keywords": ["a", "b"], "stop": True,
               "forwardTo": ["eve@example.net"], "reply": {"text": "Hi"}}  # fmt: skip
     filter_ = await add_filter(ada, query, action)

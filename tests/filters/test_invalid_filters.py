@@ -45,7 +45,7 @@ INVALID_QUERIES: list[tuple[dict[str, Any], str]] = [
     ({"regex": {"name": "a:b", "pattern": "a"}}, "query.regex.name"),
     ({"regex": {"pattern": "(((a{99}){99}){99}){99}"}}, "query.regex.pattern"),
     ({"all": [{}, {"regex": {"pattern": "["}}]}, "query.all.1.regex.pattern"),
-    ({"any": [{"from": "a"}, {"to": ""}]}, "query.any.1.to"),
+    ({"any": [{"from": "a"}, {"toOrCc": ""}]}, "query.any.1.toOrCc"),
     ({"any": [{}] * 101}, "query.any"),
     ({"not": [{"any": [{}] * 60}] * 2}, "query"),
     (NESTED_QUERY, "query"),

@@ -7,7 +7,7 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import ERROR_FIELDS, user_global_id
 
 QUERY_FIELDS = (
-    "from to subject listId text hasAttachment larger smaller query header { name value raw } "
+    "from toOrCc subject listId text hasAttachment larger smaller query header { name value raw } "
 )
 QUERY_FIELDS += "regex { name pattern }"
 ACTION_FIELDS = """seen flag delete spam mailbox { path } copyTo { path } forwardTo keywords
