@@ -91,7 +91,7 @@ class AttachmentInput:
 @strawberry.input(
     one_of=True, description="Selection of attachments of the original message: by ID, or all."
 )
-class SourceAttachments:
+class SourceAttachmentSelection:
     all: strawberry.Maybe[bool] = attribute_field(
         "True selects all attachments except the images that the HTML shows, false selects none."
     )
@@ -106,7 +106,7 @@ class MessageRelationInput:
     relation: MessageRelationKind = attribute_field(
         "Kind of the new message: a reply, a reply to all, or a forward."
     )
-    attachments: SourceAttachments | None = attribute_field(
+    attachments: SourceAttachmentSelection | None = attribute_field(
         "Attachments of the original message that are copied to the new one. Default: none.",
         default=UNSET,
     )
@@ -232,7 +232,7 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
 
 
 def attachment_selection(
-    attachments: SourceAttachments | None, error_path: Sequence[str]
+    attachments: SourceAttachmentSelection | None, error_path: Sequence[str]
 ) -> AttachmentSelection | None:
     """Return the selected attachments of a source message; None without a selection.
 

@@ -30,7 +30,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "MessageUid": "a reference by folder and UID",
         "OauthGrantType": "the grant type of RFC 6749",
         "MutationOptions": "part of every input",
-        "SourceAttachments": "a choice of attachments, inside inputs",
         "SpecialMailboxNames": "names by special use, inside an input",
     },
     "find_repeated_type_name": {
@@ -222,7 +221,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "AuditLogFilter.targetId": "an object of any type, which can be deleted",
         "Query.node(id:)": "the specification of Relay",
         "Query.nodes(ids:)": "the specification of Relay",
-        "SourceAttachments.ids": "a selection of attachments",
     },
     "find_mixed_counts": {
         **dict.fromkeys(("HealthLogEntry.totalCount", "Task.totalCount"), DIFFERENT_TOTALS),
