@@ -17,14 +17,14 @@ from graph.admin.settings import SettingHistoryEntry
 from graph.admin.tasks import Task
 from graph.auth.app_passwords import AppPassword
 from graph.auth.second_factors import WebauthnKey
-from graph.auth.security_log import AuthEvent
+from graph.auth.security_log import SecurityEvent
 from graph.auth.types import AccessToken, ApiKey
 from graph.autoreply.types import Autoreply
 from graph.certificates.types import Certificate
 from graph.cluster.types import ClusterNode
 from graph.connectors.types import Connector, ConnectorRun
 from graph.domains.dkim_keys import DkimKey
-from graph.domains.types import Domain, DomainAlias
+from graph.domains.types import AliasDomain, Domain
 from graph.files.types import File, FileShare
 from graph.filters.sieve_scripts import SieveScript
 from graph.filters.types import Filter
@@ -76,7 +76,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "LegalHold": LegalHold,
     "LegalHoldAccess": LegalHoldAccess,
     "HeldCopy": HeldCopy,
-    "AuthEvent": AuthEvent,
+    "SecurityEvent": SecurityEvent,
     "AppPassword": AppPassword,
     "Autoreply": Autoreply,
     "BanPolicy": BanPolicy,
@@ -84,7 +84,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "ClusterNode": ClusterNode,
     "DkimKey": DkimKey,
     "Domain": Domain,
-    "DomainAlias": DomainAlias,
+    "AliasDomain": AliasDomain,
     "File": File,
     "FileShare": FileShare,
     "Filter": Filter,

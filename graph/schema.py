@@ -117,7 +117,7 @@ Query = merge_types(
     (
         nodes.NodeQuery,
         auth_queries.AuthQuery,
-        security_log.AuthLogQuery,
+        security_log.SecurityLogQuery,
         session_types.SessionQuery,
         cache_types.CacheQuery,
         audit_log.AuditLogQuery,
@@ -255,7 +255,7 @@ ADDITIONAL_TYPES = [  # types that are only reached through interfaces
     *types_errors.MutationError.types_by_error.values(),
     *nodes.NODE_TYPES.values(),
     *log_types.LOG_ENTRY_TYPES,
-    change_types.AccountChange,
+    change_types.UserChange,
     change_types.LimitChange,
     change_types.MailboxChange,
     change_types.MessageChange,

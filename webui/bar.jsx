@@ -74,7 +74,7 @@ function SignIn({ onClose, onDone }) {
   const [factor, setFactor] = useState(null);
   const [problem, setProblem] = useState('');
   useEffect(() => dialog.current.showModal(), []);
-  const takesCode = factor?.methods.some((method) => method !== 'CUSTOM');
+  const takesCode = factor?.methods.some((method) => method !== 'EXTERNAL');
 
   function close() {
     if (waiting.current) session.cancelSignIn(waiting.current);

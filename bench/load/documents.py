@@ -22,7 +22,7 @@ MAILBOX_FIELDS = (
 MAILBOX_LIST_FIELDS = "mailboxes { nodes { id path specialUse messageCount unseenCount size } }"
 FULL_MESSAGE_FIELDS = (
     "id subject from { name address } to { name address } cc { name address } date receivedAt "
-    "flags size text html headers { key value } "
+    "flags size text html headers { name value } "
     "attachments { id filename contentType size url }"
 )
 PAGE_QUERY = (

@@ -136,9 +136,9 @@ def _filter_query(number: int) -> dict[str, Any]:
     kinds: list[dict[str, Any]] = [
         {"from": f"person{number}@example.net"},
         {"subject": searched_text, "larger": 100_000},
-        {"to": f"list{number}@example.net"},
+        {"toOrCc": f"list{number}@example.net"},
         {"listId": searched_text},
-        {"header": {"key": "X-Project", "value": searched_text}},
+        {"header": {"name": "X-Project", "value": searched_text}},
         {"text": searched_text},
         {"any": [{"subject": searched_text}, {"from": searched_text}], "not": [{"subject": "Re:"}]},
     ]

@@ -106,7 +106,7 @@ class BaselineDatabase:
         message = {
             "text": text.get_content() if text else None,
             "html": [nh3.clean(html.get_content())] if html else [],
-            "headers": [{"key": key, "value": str(value)} for key, value in parsed.items()],
+            "headers": [{"name": key, "value": str(value)} for key, value in parsed.items()],
             "attachments": [
                 {"filename": part.get_filename(), "contentType": part.get_content_type()}
                 for part in parsed.iter_attachments()

@@ -9,7 +9,7 @@ from strawberry import UNSET
 from graph.addresses.recipient_rewrites import RecipientRewrite
 from graph.addresses.types import Address
 from graph.autoreply.types import Autoreply
-from graph.domains.types import Domain, DomainAlias
+from graph.domains.types import AliasDomain, Domain
 from graph.filters.types import Filter
 from graph.resources.types import Resource
 from graph.spam.sender_rules import SenderRule
@@ -27,7 +27,7 @@ RECORD_TYPES: Mapping[str, type[NodeView]] = {
     "Address": Address,
     "Autoreply": Autoreply,
     "Domain": Domain,
-    "DomainAlias": DomainAlias,
+    "AliasDomain": AliasDomain,
     "Filter": Filter,
     "RecipientRewrite": RecipientRewrite,
     "Resource": Resource,
@@ -43,7 +43,7 @@ class TraceStep(View):
         "Address before this decision; in the stage SENDER_RULE, the sender."
     )
     output: list[str] = attribute_field(
-        "Addresses or targets after this decision; in the stage ACCOUNT the username, in "
+        "Addresses or targets after this decision; in the stage USER the username, in "
         "SENDER_RULE the mailbox `INBOX` or `Junk`. Empty: the mail is refused, dropped or "
         "deleted here."
     )

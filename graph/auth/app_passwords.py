@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.auth.second_factors import SECRET_METADATA
-from graph.auth.security_log import AuthEvent
+from graph.auth.security_log import SecurityEvent
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
@@ -53,9 +53,9 @@ class LastUse(View):
         "Entry of the sign-in in the security log. Null: the security log is off, or the entry "
         "was deleted after its retention."
     )
-    async def event(self, info: Info) -> AuthEvent | None:
+    async def event(self, info: Info) -> SecurityEvent | None:
         key = self.row[1]
-        return AuthEvent.from_row_or_none(
+        return SecurityEvent.from_row_or_none(
             await info.context.load(security_event_pages.load_visible_events_by_id, key)
             if key
             else None

@@ -21,8 +21,8 @@ class AccessTokenRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="Input of tokenRevoke.")
-class TokenRevokeInput(Options):
+@strawberry.input(description="Input of accessTokenRevoke.")
+class AccessTokenRevokeInput(Options):
     access_tokens: list[AccessTokenRef] | None = attribute_field(
         "Access tokens to revoke, at most 1,000 by default. Requires the scope FULL. Default: "
         "the access token of this request.",

@@ -6,21 +6,21 @@ from typing import Any, cast
 import strawberry
 
 from graph.auth.inputs import (
+    AccessTokenRevokeInput,
     ApiKeyCreateInput,
     ApiKeyDeleteInput,
     ApiKeyUpdateInput,
     AuthCacheFlushInput,
-    TokenRevokeInput,
     UserImpersonateInput,
 )
 from graph.auth.types import (
+    AccessTokenRevokePayload,
     ApiKey,
     ApiKeyCreatePayload,
     ApiKeysPayload,
     AuthCacheFlushPayload,
     AuthenticateInput,
     AuthenticatePayload,
-    TokenRevokePayload,
 )
 from graph.types.errors import DeletePayload
 from graph.types.fields import Info
@@ -84,13 +84,15 @@ class AuthMutation:
         role=Role.PUBLIC,
         access=OWN,
     )
-    async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
+    async def access_token_revoke(
+        self, info: Info, input: AccessTokenRevokeInput
+    ) -> AccessTokenRevokePayload:
         refs = input.access_tokens
         keys = ids_from_refs(info, refs, "accessTokens") if isinstance(refs, list) else None
         revoked_count = await access_tokens.revoke_own_access_tokens_and_count(
             info.context, keys, all=input.all
         )
-        return TokenRevokePayload(revoked_count=revoked_count)
+        return AccessTokenRevokePayload(revoked_count=revoked_count)
 
     @mutation(
         "Creates an API key. Its role can't exceed the caller's or that of its user. The "

@@ -120,7 +120,9 @@ class TwoFactorMutation:
         secret = await second_factors_mutations.create_pending_totp_secret(
             info.context, user_id, input.label or None, input.issuer or None
         )
-        return TotpSetupPayload(seed=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code)
+        return TotpSetupPayload(
+            secret=secret.secret, otpauth_url=secret.url, qr_code=secret.qr_code
+        )
 
     @mutation(
         "Turns TOTP, a second factor (2FA, MFA), on by a code of the secret that totpSetup "
@@ -155,7 +157,7 @@ class TwoFactorMutation:
         user_id = await _require_permitted_target_user_id(info, input.user)
         assert user_id is not None  # noqa: S101 - the schema asks for it
         changed_id = await second_factors_mutations.enable_imported_totp(
-            info.context, user_id, input.seed, _validated_proof_from_input(input.proof or None)
+            info.context, user_id, input.secret, _validated_proof_from_input(input.proof or None)
         )
         return UserPayload(user=await _load_user(info, changed_id))
 
@@ -194,7 +196,7 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns on the factor CUSTOM, which the calling application checks itself. "
+        "Turns on the factor EXTERNAL, which the calling application checks itself. "
         "The access tokens of the user end, except that of the request. API keys and application "
         "passwords stay valid. CONFLICT if the factor is on already.",
         role=Role.DOMAIN_ADMIN,
@@ -206,12 +208,12 @@ class TwoFactorMutation:
         self, info: Info, input: ExternalTwoFactorEnableInput
     ) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
-        changed_id = await second_factors_mutations.enable_custom_factor(info.context, user_id)
+        changed_id = await second_factors_mutations.enable_external_factor(info.context, user_id)
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns off the factor CUSTOM, which the calling application checks. Other second factors "
-        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if CUSTOM "
+        "Turns off the factor EXTERNAL, which the calling application checks. Other second factors "
+        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if EXTERNAL "
         "is off. FORBIDDEN if it is the signed-in user's only factor and no proof is given.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
@@ -223,7 +225,7 @@ class TwoFactorMutation:
         self, info: Info, input: ExternalTwoFactorDisableInput
     ) -> UserPayload:
         user_id = await _require_permitted_target_user_id(info, input.user)
-        changed_id = await second_factors_mutations.disable_custom_factor(
+        changed_id = await second_factors_mutations.disable_external_factor(
             info.context, user_id, _validated_proof_from_input(input.proof or None)
         )
         return UserPayload(user=await _load_user(info, changed_id))
@@ -232,7 +234,7 @@ class TwoFactorMutation:
         "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
         "WebAuthn keys and recovery codes. The signed-in user must prove a factor; an "
         "administrator proves one of the user's or gives `options.reason`. CONFLICT if no factor "
-        "is on. FORBIDDEN if the signed-in user's only factor is CUSTOM and no proof is given.",
+        "is on. FORBIDDEN if the signed-in user's only factor is EXTERNAL and no proof is given.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

@@ -98,7 +98,7 @@ class _OptionalProofInput(_OptionalUserInput):
 
 _PROOF_TO_ADD_FACTOR_TEXT = (
     "Proof of a second factor that is on for the user whose factors change. Required if this "
-    "is the signed-in user and has a factor already; FORBIDDEN if that is only CUSTOM. Not "
+    "is the signed-in user and has a factor already; FORBIDDEN if that is only EXTERNAL. Not "
     "required for another user; a given proof is checked."
 )
 
@@ -132,7 +132,7 @@ class TotpEnableInput(_ProofToAddFactorInput):
 @strawberry.input(description="Input of totpImport.")
 class TotpImportInput(Options):
     user: UserRef = attribute_field("User whose authenticator has the secret.")
-    seed: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
+    secret: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
     proof: TwoFactorProofInput | None = attribute_field(_PROOF_TO_ADD_FACTOR_TEXT, default=UNSET)
 
 
@@ -222,7 +222,7 @@ class WebauthnDeleteInput(Options):
 
 @strawberry.type(description="Payload of totpSetup. The secret is returned once.")
 class TotpSetupPayload(MutationPayload):
-    seed: str | None = attribute_field(
+    secret: str | None = attribute_field(
         "TOTP secret in base32. It expires unless totpEnable proves it within 6 hours.",
         default=None,
         metadata=SECRET_METADATA,

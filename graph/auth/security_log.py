@@ -24,15 +24,15 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import CIDR, IPAddress
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.errors import InvalidInput
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_event_pages
 from resolvers.auth.security_event_pages import (
-    AuthEventOrder,
     SecurityEventFilter,
+    SecurityEventOrder,
     SecurityEventPageKey,
 )
 from resolvers.users import loaders as user_loaders
@@ -50,9 +50,9 @@ UNKNOWN_USER_ID = 0  # no account has this id
     ),
     directives=[Auth(scope=Scope.READ)],
 )
-class AuthEvent(NodeView):
-    action: AuthEventAction = attribute_field("Action that the event records.")
-    result: AuthEventResult = attribute_field(
+class SecurityEvent(NodeView):
+    action: SecurityEventAction = attribute_field("Action that the event records.")
+    result: SecurityEventResult = attribute_field(
         "Result of the action, or the state of the user that prevented it."
     )
     session_id: str | None = attribute_field(
@@ -92,19 +92,19 @@ class AuthEvent(NodeView):
 
     load_batch = staticmethod(security_event_pages.load_visible_events_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("AuthEvent"),
+        "id": global_id_field("SecurityEvent"),
         "detail": DerivedField(("action", "detail"), security_event_detail_with_global_ids),
     }
 
 
 @strawberry.input(description="Conditions on security events. All must hold.")
-class AuthLogFilter(ConditionsInput):
+class SecurityLogFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
         "Returns only events about this user. The list is empty if the caller can't see such a "
-        "user. `User.authLog` refuses this condition.",
+        "user. `User.securityLog` refuses this condition.",
         default=UNSET,
     )
-    action: AuthEventAction | None = attribute_field(
+    action: SecurityEventAction | None = attribute_field(
         "Returns only events of this action.", default=UNSET
     )
     ip: IPAddress | None = attribute_field(
@@ -113,7 +113,7 @@ class AuthLogFilter(ConditionsInput):
     network: CIDR | None = attribute_field(
         "Returns only events of clients with an IP address in this network.", default=UNSET
     )
-    result: AuthEventResult | None = attribute_field(
+    result: SecurityEventResult | None = attribute_field(
         "Returns only events with this result.", default=UNSET
     )
     protocol: AuthProtocol | None = attribute_field(
@@ -141,10 +141,10 @@ class AuthLogFilter(ConditionsInput):
 async def load_event_page_of_user(
     info: Info,
     user_id: int,
-    filter: AuthLogFilter | None,
-    order_by: AuthEventOrder,
+    filter: SecurityLogFilter | None,
+    order_by: SecurityEventOrder,
     page_arguments: PageArguments,
-) -> Connection[AuthEvent]:
+) -> Connection[SecurityEvent]:
     """Load a page of the events of one account. Raises InvalidInput if the filter names a user."""
     if filter and filter.user:
         text = "This list has the events of one account only."
@@ -155,10 +155,10 @@ async def load_event_page_of_user(
 async def _load_event_page(
     info: Info,
     user_id: int | None,
-    filter: AuthLogFilter | None,
-    order_by: AuthEventOrder,
+    filter: SecurityLogFilter | None,
+    order_by: SecurityEventOrder,
     page_arguments: PageArguments,
-) -> Connection[AuthEvent]:
+) -> Connection[SecurityEvent]:
     """Load a page of the events of one account, or of all accounts if `user_id` is None."""
     ctx, conditions = info.context, filter.to_conditions() if filter else SecurityEventFilter()
     list_order = security_event_pages.LIST_ORDERS[order_by]
@@ -166,11 +166,11 @@ async def _load_event_page(
         ordering_name(f"auth-log-{order_by}", conditions), *page_arguments
     )
     page_key = SecurityEventPageKey(
-        requested_page, list_order, selected_columns(info, AuthEvent), conditions, user_id
+        requested_page, list_order, selected_columns(info, SecurityEvent), conditions, user_id
     )
     return await connection_of_page(
         info,
-        AuthEvent,
+        SecurityEvent,
         await ctx.load(security_event_pages.load_visible_event_pages, page_key),
         lambda row: list_order.cursor_of_row(row, requested_page.ordering),
         lambda: ctx.load(security_event_pages.count_visible_events_of_lists, page_key),
@@ -178,7 +178,7 @@ async def _load_event_page(
 
 
 @strawberry.type
-class AuthLogQuery:
+class SecurityLogQuery:
     @query(
         "Returns security events of the signed-in user and of users with the role USER in the "
         "administered domains. An ADMIN sees the events of all users and those without a user. "
@@ -187,16 +187,16 @@ class AuthLogQuery:
         scope=Scope.READ,
         access=OVERSEEN,
     )
-    async def auth_log(
+    async def security_log(
         self,
         info: Info,
-        filter: AuthLogFilter | None = UNSET,
-        order_by: AuthEventOrder = AuthEventOrder.CREATED_DESC,
+        filter: SecurityLogFilter | None = UNSET,
+        order_by: SecurityEventOrder = SecurityEventOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[AuthEvent]:
+    ) -> Connection[SecurityEvent]:
         user = filter.user if filter else None
         owner = (
             (await load_visible_user_id_or_viewer_id(info, user) or UNKNOWN_USER_ID)

@@ -310,10 +310,9 @@ class AuthenticatePayload(MutationPayload):
     required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
         "Second factors of which one must still be proved, by `totpVerify` or `webauthnVerify`. "
         "Until then the access token works for 10 minutes, and only for these mutations, "
-        "`webauthnChallenge`, and fields without a credential such as `tokenRevoke`. The calling "
-        "application checks CUSTOM: if an API key of an ADMIN signs in a user with this factor "
-        "alone, the token is complete. Empty: no factor is missing.",
-        default_factory=list,
+        "`webauthnChallenge`, and fields without a credential such as `accessTokenRevoke`. The "
+        "calling application checks EXTERNAL: if an API key of an ADMIN signs in a user with this "
+        "factor alone, the token is complete. Empty: no factor is missing.",
     )
     password_change_required: bool = attribute_field(
         "True if an administrator, or a sign-in with a temporary password, asks for a new "
@@ -347,8 +346,8 @@ class AuthenticatePayload(MutationPayload):
         )
 
 
-@strawberry.type(description="Payload of tokenRevoke.")
-class TokenRevokePayload(MutationPayload):
+@strawberry.type(description="Payload of accessTokenRevoke.")
+class AccessTokenRevokePayload(MutationPayload):
     revoked_count: int = attribute_field("Number of revoked access tokens.", default=0)
 
 

@@ -46,4 +46,4 @@ TYPE_NAME_BY_EVENT_TYPE = {
     if event_type not in SECURITY_EVENT_TYPES
     for prefix, name in _TYPE_NAME_BY_PREFIX.items()
     if event_type.startswith(prefix)
-} | dict.fromkeys(SECURITY_EVENT_TYPES, "AuthEvent")
+} | dict.fromkeys(SECURITY_EVENT_TYPES, "SecurityEvent")

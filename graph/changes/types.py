@@ -48,7 +48,7 @@ class Change:
         description=(
             "User whose account changed. Null if the caller can't see the user, or the event "
             "belongs to no account. Always null in `userChanges` and `domainChanges`: see "
-            "`AccountChange.node`."
+            "`UserChange.node`."
         ),
     )
     origin: str | None = attribute_field(
@@ -237,7 +237,7 @@ class LimitChange(Change):
     description="Event about any object that is no mailbox, message, submission or limit, such as "
     "a label or the account itself."
 )
-class AccountChange(Change):
+class UserChange(Change):
     node_id: strawberry.ID = attribute_field(
         "Global ID of the object that the event is about, also after its deletion."
     )
@@ -250,7 +250,7 @@ class AccountChange(Change):
         return await load_visible_node(info, self.node_id)
 
     @classmethod
-    def from_event(cls, event: JournalEvent) -> "AccountChange":
+    def from_event(cls, event: JournalEvent) -> "UserChange":
         """Return the GraphQL object of an event of any other object."""
         return cls(
             **_common_change_fields(event),
@@ -278,7 +278,7 @@ def change_from_event(event: JournalEvent) -> Change:
         return SubmissionChange.from_event(event)
     if event.type is EventType.LIMIT_REACHED:
         return LimitChange.from_event(event)
-    return AccountChange.from_event(event)
+    return UserChange.from_event(event)
 
 
 @strawberry.type(

@@ -7,7 +7,7 @@ from strawberry import UNSET
 
 from graph.auth import password_policy
 from graph.auth.password_policy import PasswordPolicyInput
-from graph.domains.types import Domain, DomainAlias
+from graph.domains.types import AliasDomain, Domain
 from graph.queue.rate_limits import RateLimitInput, validated_rate_limit_or_none
 from graph.routing.references import RelayHostRef
 from graph.types import global_ids
@@ -17,7 +17,7 @@ from graph.types.mutations import mutation
 from graph.types.object_access import DOMAINS
 from graph.types.object_references import id_from_ref, resolve_ids_from_refs_or_raise
 from graph.types.references import (
-    DomainAliasRef,
+    AliasDomainRef,
     DomainRef,
     domain_selector_from_ref,
     domain_selectors_from_refs,
@@ -36,7 +36,7 @@ ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 ALIAS_GUARD: dict[str, Any] = {
     **DOMAIN_ADMIN_GUARD,
-    "admin_permission": AdminPermission.DOMAIN_ALIASES,
+    "admin_permission": AdminPermission.ALIAS_DOMAINS,
 }
 POLICY_DESCRIPTION = "Rules for new passwords of the accounts. Null: those of the platform."
 RELAY_HOST_DESCRIPTION = (
@@ -247,16 +247,16 @@ class DomainRenameInput(Options):
     )
 
 
-@strawberry.input(description="Input of domainAliasCreate.")
-class DomainAliasCreateInput(Options):
+@strawberry.input(description="Input of aliasDomainCreate.")
+class AliasDomainCreateInput(Options):
     alias: str = attribute_field("Name of the alias domain, in Unicode or ASCII form.")
     domain: DomainRef = attribute_field("Domain that gets the mail of the alias domain.")
     active: bool = attribute_field("False: mail to the alias domain is refused.", default=True)
 
 
-@strawberry.input(description="Input of domainAliasDelete.")
-class DomainAliasDeleteInput(Options):
-    domain_aliases: list[DomainAliasRef] = attribute_field(
+@strawberry.input(description="Input of aliasDomainDelete.")
+class AliasDomainDeleteInput(Options):
+    alias_domains: list[AliasDomainRef] = attribute_field(
         "Alias domains to delete, at most 1,000 by default."
     )
 
@@ -291,14 +291,14 @@ class DomainRenamePayload(MutationPayload):
         "name.",
         default=0,
     )
-    domain_alias_count: int = attribute_field(
+    alias_domain_count: int = attribute_field(
         "Number of aliases of the domain, which keep their names.", default=0
     )
 
 
-@strawberry.type(description="Payload of domainAliasCreate.")
-class DomainAliasPayload(MutationPayload):
-    domain_alias: DomainAlias | None = attribute_field(
+@strawberry.type(description="Payload of aliasDomainCreate.")
+class AliasDomainPayload(MutationPayload):
+    alias_domain: AliasDomain | None = attribute_field(
         "Created alias domain. Null if the mutation failed.", default=None
     )
 
@@ -365,7 +365,7 @@ class DomainMutation:
             address_count=result.address_count,
             user_count=result.user_count,
             dkim_key_count=result.key_count,
-            domain_alias_count=result.alias_count,
+            alias_domain_count=result.alias_count,
         )
 
     @mutation(
@@ -374,13 +374,13 @@ class DomainMutation:
         **ALIAS_GUARD,
         access=DOMAINS,
     )
-    async def domain_alias_create(
-        self, info: Info, input: DomainAliasCreateInput
-    ) -> DomainAliasPayload:
+    async def alias_domain_create(
+        self, info: Info, input: AliasDomainCreateInput
+    ) -> AliasDomainPayload:
         domain = domain_selector_from_ref(input.domain, path="domain")
         new = NewAliasDomain(input.alias, domain, active=input.active)
         row = await aliases.create_alias(info.context, new)
-        return DomainAliasPayload(domain_alias=DomainAlias.from_row(row))
+        return AliasDomainPayload(alias_domain=AliasDomain.from_row(row))
 
     @mutation(
         "Deletes alias domains with their DKIM keys, all or none. Their domains, which "
@@ -388,13 +388,13 @@ class DomainMutation:
         **ALIAS_GUARD,
         access=DOMAINS,
     )
-    async def domain_alias_delete(self, info: Info, input: DomainAliasDeleteInput) -> DeletePayload:
+    async def alias_domain_delete(self, info: Info, input: AliasDomainDeleteInput) -> DeletePayload:
         keys = await resolve_ids_from_refs_or_raise(
             info,
-            input.domain_aliases,
-            "domainAliases",
+            input.alias_domains,
+            "aliasDomains",
             name_field="alias",
             load_ids=aliases.load_visible_alias_ids_by_name,
         )
         await aliases.delete_aliases_with_dkim_keys(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("DomainAlias", key) for key in keys])
+        return DeletePayload(deleted_ids=[global_ids.encode("AliasDomain", key) for key in keys])

@@ -3,7 +3,7 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.domains.types import DOMAIN_ADMIN_GUARD, Domain, DomainAlias
+from graph.domains.types import DOMAIN_ADMIN_GUARD, AliasDomain, Domain
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
@@ -11,7 +11,7 @@ from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.object_access import DOMAINS
 from graph.types.references import (
-    DomainAliasRef,
+    AliasDomainRef,
     DomainRef,
     UserRef,
     domain_selector_from_ref,
@@ -27,12 +27,12 @@ from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
 from resolvers.domains import aliases
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.aliases import DomainAliasOrder
+from resolvers.domains.aliases import AliasDomainOrder
 from resolvers.domains.loaders import DomainConditions, DomainOrder
 
 
 @strawberry.input(description="Conditions on alias domains.")
-class DomainAliasFilter(ConditionsInput):
+class AliasDomainFilter(ConditionsInput):
     query: str | None = attribute_field(
         "Returns only alias domains with this text in their own name or in that of their domain "
         "(case is ignored).",
@@ -148,12 +148,12 @@ class DomainQuery:
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
     )
-    async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
+    async def alias_domain(self, info: Info, by: AliasDomainRef) -> AliasDomain | None:
         if by.id:
-            key = global_ids.decode("DomainAlias", by.id.value, path="by")
+            key = global_ids.decode("AliasDomain", by.id.value, path="by")
             (row,) = await aliases.load_visible_aliases_by_id(info.context, [key])
-            return DomainAlias.from_row_or_none(row)
-        return DomainAlias.from_row_or_none(
+            return AliasDomain.from_row_or_none(row)
+        return AliasDomain.from_row_or_none(
             await aliases.find_visible_alias(info.context, maybe_value(by.alias) or "")
         )
 
@@ -163,28 +163,28 @@ class DomainQuery:
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
     )
-    async def domain_aliases(
+    async def alias_domains(
         self,
         info: Info,
-        filter: DomainAliasFilter | None = UNSET,
-        order_by: DomainAliasOrder = DomainAliasOrder.ALIAS_ASC,
+        filter: AliasDomainFilter | None = UNSET,
+        order_by: AliasDomainOrder = AliasDomainOrder.ALIAS_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[DomainAlias]:
+    ) -> Connection[AliasDomain]:
         search_text = (filter.query or None) if filter else None
         list_ordering = ordering_name(f"domain-aliases-{order_by}", search_text)
         list_order = aliases.LIST_ORDERS[order_by]
         requested_page = page_request(list_ordering, first, after, last, before)
         return await connection_of_page(
             info,
-            DomainAlias,
+            AliasDomain,
             await aliases.read_alias_page(
                 info.context,
                 search_text,
                 requested_page,
-                selected_columns(info, DomainAlias),
+                selected_columns(info, AliasDomain),
                 order_by,
             ),
             lambda row: list_order.cursor_of_row(row, list_ordering),

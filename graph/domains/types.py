@@ -38,7 +38,7 @@ from resolvers.auth.passwords import password_policy
 from resolvers.domains import aliases, dkim_keys, dns_records
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.aliases import DomainAliasOrder
+from resolvers.domains.aliases import AliasDomainOrder
 from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.domains.listing import DomainAddressOrder, DomainUserOrder
 from resolvers.identity_providers.loaders import load_visible_providers_by_domain_id
@@ -353,20 +353,20 @@ class Domain(NodeView):
     async def aliases(
         self,
         info: Info,
-        order_by: DomainAliasOrder = DomainAliasOrder.ALIAS_ASC,
+        order_by: AliasDomainOrder = AliasDomainOrder.ALIAS_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[Annotated["DomainAlias", strawberry.lazy("graph.domains.types")]]:
+    ) -> Connection[Annotated["AliasDomain", strawberry.lazy("graph.domains.types")]]:
         list_order = aliases.LIST_ORDERS[order_by]
         requested_page = page_request(f"domain-aliases-{order_by}", first, after, last, before)
         page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, DomainAlias)
+            self.row.id, requested_page, list_order, selected_columns(info, AliasDomain)
         )
         return await load_connection_of_owned_rows(
             info,
-            DomainAlias,
+            AliasDomain,
             page_key,
             domain_listing.load_alias_pages_by_domain,
             domain_listing.count_aliases_by_domain,
@@ -469,7 +469,7 @@ class Domain(NodeView):
     description="Alias domain: another name of a domain, whose mail is delivered as mail of that "
     "domain."
 )
-class DomainAlias(NodeView):
+class AliasDomain(NodeView):
     alias: str = attribute_field("Name of the alias domain in Unicode form.")
     domain: Domain = link(
         "domain_id",
@@ -481,4 +481,4 @@ class DomainAlias(NodeView):
     created_at: datetime = attribute_field("Time when the alias domain was created.")
 
     load_batch = staticmethod(aliases.load_visible_aliases_by_id)
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("DomainAlias")}
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AliasDomain")}

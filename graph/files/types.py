@@ -20,7 +20,7 @@ from graph.types.mutations import mutation
 from graph.types.object_access import OWN
 from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, require_visible_user_id_if_named, value_or_none
+from graph.types.references import value_or_none
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -28,7 +28,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import URL, ByteSize, Duration, Upload
-from models.errors import Forbidden, InvalidInput
+from models.errors import InvalidInput
 from models.files.tables import FileAttachmentMode
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
@@ -170,10 +170,6 @@ class FileContent:
 
 @strawberry.input(description="Input of fileUpload.")
 class FileUploadInput(Options):
-    user: UserRef | None = attribute_field(
-        "User who stores the file. Default: the signed-in user.",
-        default=UNSET,
-    )
     filename: str | None = attribute_field(
         r"Name of the file. Folders before the last `/` or `\` are removed, and "
         "characters after the first 255. Default: the name of the "
@@ -289,12 +285,7 @@ class FileMutation:
         access=OWN,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
-        ctx, owner = info.context, await require_visible_user_id_if_named(info, input.user or None)
-        if owner not in (None, ctx.viewer.user_id):
-            raise Forbidden(
-                "Files of another user can be stored with a token of userImpersonate.",
-                requires="userImpersonate",
-            )
+        ctx = info.context
         key = await stored_files.store_new_file(ctx, input.to_validated_new_file())
         return FilePayload(
             file=File.from_row_or_none(await ctx.load(stored_files.load_own_files_by_id, key))

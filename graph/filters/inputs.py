@@ -37,7 +37,7 @@ LIST_ACTIONS = {
     "forward_to": "forwardTo", "keywords": "keywords", "remove_keywords": "removeKeywords",
 }  # fmt: skip
 SIMPLE_TESTS = {
-    "from_": "from", "to": "to", "subject": "subject", "list_id": "listId", "text": "text",
+    "from_": "from", "to_or_cc": "to", "subject": "subject", "list_id": "listId", "text": "text",
     "has_attachment": "hasAttachment", "larger": "larger", "smaller": "smaller", "query": "query",
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ class FilterRef(ObjectRef):
 
 @strawberry.input(description="Test of one header field.")
 class HeaderTestInput:
-    key: str = attribute_field(
+    name: str = attribute_field(
         "Name of the tested header field without the colon, at most 128 characters."
     )
     value: str | None = attribute_field(
@@ -62,7 +62,7 @@ class HeaderTestInput:
     description="Test of a text with a POSIX extended regular expression, ignoring case."
 )
 class RegexTestInput:
-    key: str | None = attribute_field(
+    name: str | None = attribute_field(
         "Name of the tested header field. Default: the text parts of the body are tested.",
         default=UNSET,
     )
@@ -86,7 +86,7 @@ class FilterQueryInput(RestrictionsInput):
         name="from",
         default=UNSET,
     )
-    to: str | None = attribute_field(
+    to_or_cc: str | None = attribute_field(
         "Text that the header field To or Cc contains. Default: no such test.", default=UNSET
     )
     subject: str | None = attribute_field(
@@ -155,10 +155,10 @@ class FilterQueryInput(RestrictionsInput):
         }
         if self.header is not UNSET:
             header = self.header
-            tests["header"] = header and {"key": header.key, "value": value_or_none(header.value)}
+            tests["header"] = header and {"key": header.name, "value": value_or_none(header.value)}
         if self.regex is not UNSET:
             regex = self.regex
-            tests["regex"] = regex and {"key": value_or_none(regex.key), "pattern": regex.pattern}
+            tests["regex"] = regex and {"key": value_or_none(regex.name), "pattern": regex.pattern}
         for stored_name, queries in (("all", self.all), ("any", self.any), ("not", self.not_)):
             if queries is not UNSET:
                 tests[stored_name] = [

@@ -97,13 +97,13 @@ def _header_field_of_filter_query(query: Mapping[str, Any]) -> HeaderField | Non
     description="Test of a text with a POSIX extended regular expression, ignoring case."
 )
 class RegexTest(View):
-    key: str | None = attribute_field(
+    name: str | None = attribute_field(
         "Name of the tested header field. Null: the text parts of the body are tested."
     )
     pattern: str = attribute_field("Regular expression.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "key": _json_field("key"),
+        "name": _json_field("key"),
         "pattern": _json_field("pattern"),
     }
 
@@ -116,7 +116,7 @@ class FilterQuery(View):
     from_: str | None = attribute_field(
         "Text that the header field From or Sender contains, ignoring case.", name="from"
     )
-    to: str | None = attribute_field("Text that the header field To or Cc contains, ignoring case.")
+    to_or_cc: str | None = attribute_field("Text that To or Cc contains, ignoring case.")
     subject: str | None = attribute_field("Text that the subject contains, ignoring case.")
     list_id: str | None = attribute_field(
         "Text that the header field List-Id (RFC 2919) contains, ignoring case."
@@ -154,7 +154,7 @@ class FilterQuery(View):
 
 FilterQuery.derived_fields = {
     "from_": _json_field("from"),
-    "to": _json_field("to"),
+    "to_or_cc": _json_field("to"),
     "subject": _json_field("subject"),
     "list_id": _json_field("listId"),
     "text": _json_field("text"),

@@ -67,7 +67,7 @@ class LogFilter(ConditionsInput):
         "Returns only entries about the message with this queue ID. At most 500 characters.",
         default=UNSET,
     )
-    message_id: str | None = attribute_field(
+    message_id_header: str | None = attribute_field(
         "Returns only entries about messages with this Message-ID (RFC 5322), with or without "
         "angle brackets. At most 500 characters.",
         default=UNSET,
@@ -79,7 +79,7 @@ class LogFilter(ConditionsInput):
 
     async def resolve_conditions_or_match_nothing(self, info: Info) -> LogConditions:
         """Convert the filter to conditions of the resolvers. Raises InvalidInput for a bad text."""
-        message_id = _validated_id_or_none(self.message_id, "messageId")
+        message_id = _validated_id_or_none(self.message_id_header, "messageIdHeader")
         if message_id is not None:
             message_id = f"<{message_id.strip().removeprefix('<').removesuffix('>')}>"
         components = optional_tuple(self.components)

@@ -10,7 +10,7 @@ from strawberry.scalars import JSON
 from graph.spam.spam_report import SpamSymbol
 from graph.types import global_ids
 from graph.types.errors import attribute_field
-from graph.types.object_views import DerivedField, View
+from graph.types.object_views import DerivedField, View, return_unchanged
 from graph.types.row_mapping import link
 from graph.types.scalars import BigInt, ByteSize, Duration, IPAddress
 from graph.users.types import User
@@ -85,7 +85,7 @@ class LogEntry(View):
         "Queue ID of the message that the entry is about. Null: the entry is about no message, or "
         "about one that has no queue ID, such as a message that a limit refused."
     )
-    message_id: str | None = attribute_field(
+    message_id_header: str | None = attribute_field(
         "Message-ID (RFC 5322) of the message that the entry is about. Null: it is not known."
     )
     correlation_id: str | None = attribute_field(
@@ -98,7 +98,8 @@ class LogEntry(View):
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "fields": DerivedField(("fields",), _fields_with_global_ids)
+        "fields": DerivedField(("fields",), _fields_with_global_ids),
+        "message_id_header": DerivedField(("message_id",), return_unchanged),
     }
 
     @classmethod

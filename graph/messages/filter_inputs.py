@@ -143,11 +143,11 @@ class MessageFilter(ConditionsInput):
         default=UNSET,
     )
     to: str | None = attribute_field(
-        "Selects messages with this text in a name or address of To or Cc.",
+        "Selects messages with this text in a name or address of To, not of Cc.",
         default=UNSET,
     )
-    to_only: str | None = attribute_field(
-        "Selects messages with this text in a name or address of To, not of Cc.",
+    to_or_cc: str | None = attribute_field(
+        "Selects messages with this text in a name or address of To or Cc.",
         default=UNSET,
     )
     cc: str | None = attribute_field(
@@ -158,7 +158,7 @@ class MessageFilter(ConditionsInput):
         "Selects messages with this text in a name or address of Bcc.",
         default=UNSET,
     )
-    recipient: str | None = attribute_field(
+    any_recipient: str | None = attribute_field(
         "Selects messages with this text in To, Cc, Bcc or an address of the SMTP recipients.",
         default=UNSET,
     )
@@ -172,7 +172,7 @@ class MessageFilter(ConditionsInput):
         f"Selects messages with a header field that meets this condition. {READS_MESSAGES}",
         default=UNSET,
     )
-    message_id: str | None = attribute_field(
+    message_id_header: str | None = attribute_field(
         "Selects messages with exactly this Message-ID (RFC 5322), in angle brackets.",
         default=UNSET,
     )
@@ -415,9 +415,9 @@ def _require_short_patterns(patterns: Sequence[str]) -> None:
 
 
 PLAIN_FIELDS = (
-    "query", "text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject",
-    "list_id", "message_id", "searchable", "uids", "seqs", "seen", "flagged", "answered", "draft",
-    "deleted", "forwarded", "keyword", "tier", "larger", "smaller", "has_attachment",
+    "query", "text", "body", "from_", "to", "to_or_cc", "cc", "bcc", "any_recipient", "subject",
+    "list_id", "message_id_header", "searchable", "uids", "seqs", "seen", "flagged", "answered",
+    "draft", "deleted", "forwarded", "keyword", "tier", "larger", "smaller", "has_attachment",
     "modified_since", "snoozed",
 )  # fmt: skip
 TIME_FIELDS = (

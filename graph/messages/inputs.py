@@ -173,7 +173,7 @@ class MessageDeleteInput(Options):
 @strawberry.input(description="Input of messageDeduplicate.")
 class MessageDeduplicateInput(Options):
     select: MessageSelection = attribute_field("Messages among which duplicates are searched.")
-    by_message_id: bool = attribute_field(
+    by_message_id_header: bool = attribute_field(
         "True compares messages by their Message-ID and keeps those without one; false compares "
         "their content, byte for byte. "
         "Default: false.",

@@ -58,7 +58,7 @@ class ContentType:
 
 @strawberry.type(description="Field of the header of a message (RFC 5322).")
 class HeaderField(View):
-    key: str = attribute_field("Name of the header field, as written in the message.")
+    name: str = attribute_field("Name of the header field, as written in the message.")
     value: str = attribute_field("Value of the header field, decoded (RFC 2047) and unfolded.")
     raw: str = attribute_field(
         "Value of the header field as written in the message, encoded and folded."
@@ -299,7 +299,7 @@ class AttachedMessage:
     date: datetime | None = attribute_field(
         "Time in the header field Date of the attached message. Null if it is missing or invalid."
     )
-    message_id: str | None = attribute_field(
+    message_id_header: str | None = attribute_field(
         "Message-ID of the attached message (RFC 5322), in angle brackets. Null if it has none."
     )
     attached: strawberry.Private[AttachedMessageContent | None] = None
@@ -357,7 +357,7 @@ class AttachedMessage:
             to=address_lists[1],
             cc=address_lists[2],
             date=facts.date,
-            message_id=facts.message_id,
+            message_id_header=facts.message_id,
             attached=attached,
             is_quarantined=is_quarantined,
         )

@@ -325,7 +325,7 @@ class MessageBulkMutation:
         request = BulkRequest(
             input.select.to_validated_selector(info),
             is_delete=True,
-            duplicate_column="message_id" if input.by_message_id else "sha256",
+            duplicate_column="message_id" if input.by_message_id_header else "sha256",
         )
         return _payload_of_deletion(
             await bulk_changes.apply_or_queue_bulk_request(info.context, request)

@@ -117,14 +117,14 @@ class MessageTraceQuery:
             str | None,
             strawberry.argument(
                 description="Queue ID that the `250` reply to the message named, or "
-                "`QueueEntry.queueId`. Exactly one of `messageId` and `queueId` is required."
+                "`QueueEntry.queueId`. Exactly one of `messageIdHeader` and `queueId` is required."
             ),
         ] = UNSET,
-        message_id: Annotated[
+        message_id_header: Annotated[
             str | None,
             strawberry.argument(
                 description="Message-ID (RFC 5322), with or without angle brackets. Exactly "
-                "one of `messageId` and `queueId` is required."
+                "one of `messageIdHeader` and `queueId` is required."
             ),
         ] = UNSET,
         address: Annotated[
@@ -137,7 +137,7 @@ class MessageTraceQuery:
     ) -> list[MessageTraceEvent]:
         search = TraceRequest(
             queue_id if isinstance(queue_id, str) else None,
-            message_id if isinstance(message_id, str) else None,
+            message_id_header if isinstance(message_id_header, str) else None,
             address or None,
         )
         return [

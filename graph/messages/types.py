@@ -152,7 +152,7 @@ class Message(MessageContentFields):
         "Decoded subject of the message. Empty if it has none. For administrators of the "
         "owner below ROOT, an error FORBIDDEN."
     )
-    message_id: str | None = attribute_field(
+    message_id_header: str | None = attribute_field(
         "Message-ID of the message (RFC 5322), in angle brackets. Null if it has none."
     )
     in_reply_to: str | None = attribute_field(
@@ -265,6 +265,7 @@ class Message(MessageContentFields):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Message"),
         "metadata": DerivedField(("public_metadata",), return_unchanged),
+        "message_id_header": DerivedField(("message_id",), return_unchanged),
         "thread_id": DerivedField(("thread_id",), global_ids.encoder("Thread")),
         "email_id": DerivedField(("id",), "{:032x}".format),
         "envelope": DerivedField(("envelope_from", "envelope_to"), envelope_from_columns_or_none),

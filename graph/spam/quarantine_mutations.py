@@ -47,7 +47,7 @@ class QuarantineReleaseInput(Options):
         "True creates a sender rule with the action ALLOW for the owner of each message. "
         "Its pattern is the From address, or the envelope sender if From is empty. An "
         "existing rule with this pattern becomes ALLOW. Requires the "
-        "permission SPAM_POLICY. Default: false.",
+        "permission SENDER_RULES. Default: false.",
         default=False,
     )
 

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 UNKNOWN_ID = 0
 WRITE_GUARD: dict[str, Any] = {
     "scope": Scope.SETTINGS,
-    "user_permission": UserPermission.SPAM_POLICY,
-    "admin_permission": AdminPermission.SPAM_POLICY,
+    "user_permission": UserPermission.SENDER_RULES,
+    "admin_permission": AdminPermission.SENDER_RULES,
 }
 
 
@@ -242,7 +242,7 @@ class SenderRuleQuery:
         "DOMAIN_ADMIN also sees the rules of administered domains, and of the tags of users in "
         "these domains. An ADMIN sees all rules.",
         scope=Scope.READ,
-        access=ACCOUNTS.with_permissions(AdminPermission.SPAM_POLICY),
+        access=ACCOUNTS.with_permissions(AdminPermission.SENDER_RULES),
     )
     async def sender_rules(
         self,

@@ -54,7 +54,7 @@ class MailAddressInput:
 
 @strawberry.input(description="Header field to add to a message (RFC 5322).")
 class HeaderInput:
-    key: str = attribute_field(
+    name: str = attribute_field(
         "Name of the header field. Fields that the server sets, such as Date and From, are refused."
     )
     value: str = attribute_field("Value of the header field: one line of text, at most 100 KiB.")
@@ -91,7 +91,7 @@ class AttachmentInput:
 @strawberry.input(
     one_of=True, description="Selection of attachments of the original message: by ID, or all."
 )
-class SourceAttachments:
+class SourceAttachmentSelection:
     all: strawberry.Maybe[bool] = attribute_field(
         "True selects all attachments except the images that the HTML shows, false selects none."
     )
@@ -106,7 +106,7 @@ class MessageRelationInput:
     relation: MessageRelationKind = attribute_field(
         "Kind of the new message: a reply, a reply to all, or a forward."
     )
-    attachments: SourceAttachments | None = attribute_field(
+    attachments: SourceAttachmentSelection | None = attribute_field(
         "Attachments of the original message that are copied to the new one. Default: none.",
         default=UNSET,
     )
@@ -200,7 +200,7 @@ async def resolve_message_fields(
         **await resolve_common_fields(info, content_input),
         "from_": named_address(content_input.from_) if content_input.from_ else None,
         "headers": [
-            CustomHeader(header.key, header.value) for header in content_input.headers or ()
+            CustomHeader(header.name, header.value) for header in content_input.headers or ()
         ],
         "attachments": attachments_from_inputs(content_input.attachments, problems),
     }
@@ -232,7 +232,7 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
 
 
 def attachment_selection(
-    attachments: SourceAttachments | None, error_path: Sequence[str]
+    attachments: SourceAttachmentSelection | None, error_path: Sequence[str]
 ) -> AttachmentSelection | None:
     """Return the selected attachments of a source message; None without a selection.
 

@@ -149,8 +149,8 @@ class ComposeRequest(NodeView):
         return MessageRelation(relation=MessageRelationKind(stored[1]), row=row)
 
 
-@strawberry.input(description="Input of composeRequest.")
-class ComposeRequestInput(Options):
+@strawberry.input(description="Input of composeRequestCreate.")
+class ComposeRequestCreateInput(Options):
     user: UserRef | None = attribute_field(
         "User whose clients open the window. Default: the signed-in user.",
         default=UNSET,
@@ -209,8 +209,8 @@ class ComposeRequestInput(Options):
     )
 
 
-@strawberry.type(description="Payload of composeRequest.")
-class ComposeRequestPayload(MutationPayload):
+@strawberry.type(description="Payload of composeRequestCreate.")
+class ComposeRequestCreatePayload(MutationPayload):
     delivered_count: int = attribute_field(
         "Number of clients that were subscribed to `composeRequested` when the request was "
         "created. 0 if the mutation failed.",
@@ -230,9 +230,9 @@ class ComposeMutation:
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
-    async def compose_request(
-        self, info: Info, input: ComposeRequestInput
-    ) -> ComposeRequestPayload:
+    async def compose_request_create(
+        self, info: Info, input: ComposeRequestCreateInput
+    ) -> ComposeRequestCreatePayload:
         values: dict[str, Any] = await resolve_common_fields(info, input)
         fields = MessageFields(
             **values, files=file_attachments_from_inputs(info, input.file_attachments or None)
@@ -244,7 +244,7 @@ class ComposeMutation:
             absolute_url_builder(info),
         )
         result = await compose_requests.create_compose_request_for_listeners(info.context, request)
-        return ComposeRequestPayload(
+        return ComposeRequestCreatePayload(
             delivered_count=result.listener_count,
             compose_request=ComposeRequest.from_row(result.request),
         )
@@ -254,8 +254,8 @@ class ComposeMutation:
 class ComposeSubscription:
     @subscription(
         "Returns requests to open a compose window in the clients of the signed-in user. The "
-        "client counts as reachable for `composeRequest` while it is subscribed. With `after`, "
-        "later requests that have not expired are returned first.",
+        "client counts as reachable for `composeRequestCreate` while it is subscribed. With "
+        "`after`, later requests that have not expired are returned first.",
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(

@@ -154,7 +154,7 @@ class DraftPatch:
                 values[name] = text.value
         if self.headers:
             headers = self.headers.value or ()
-            values["headers"] = [CustomHeader(header.key, header.value) for header in headers]
+            values["headers"] = [CustomHeader(header.name, header.value) for header in headers]
         if self.priority:
             values["priority"] = self.priority.value or Priority.NORMAL
         return values

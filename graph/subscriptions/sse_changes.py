@@ -51,7 +51,7 @@ CHANGE_FIELDS = """{ cursor events { cursor type at origin
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on SubmissionChange { submission { id queueId state } }
   ... on LimitChange { limitKind level used limit refused resetsAt }
-  ... on AccountChange { nodeId }
+  ... on UserChange { nodeId }
   ... on ResyncChange { reason } } }"""
 SUBSCRIPTION_OF_VIEWER = f"subscription Updates {{ changes {CHANGE_FIELDS} }}"
 SUBSCRIPTION_OF_USER = (

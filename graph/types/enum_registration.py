@@ -19,7 +19,7 @@ from models.addresses.tables import AddressKind
 from models.addresses.trace_stages import TraceStage
 from models.admin.legal_holds import CopyOrigin, LegalHoldAccessAction
 from models.admin.tasks import TaskKind, TaskState
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.certificates import AcmeState
 from models.cluster.nodes import (
     AdministrativeNodeState,
@@ -260,8 +260,8 @@ strawberry.enum(
     description="Purpose of a DNS record of a domain. Later versions can add values.",
 )
 strawberry.enum(
-    AuthEventAction,
+    SecurityEventAction,
     description="Action on an account or a credential. Later versions can add values.",
 )
-strawberry.enum(AuthEventResult, description="Result of a security event.")
+strawberry.enum(SecurityEventResult, description="Result of a security event.")
 strawberry.enum(AuthProtocol, description="Protocol through which a client signs in.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graph.types import global_ids
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 
 TYPE_BY_NAME = {  # of the objects that a value of the audit log refers to
     "administers": "Domain",
@@ -49,7 +49,7 @@ def _encode_all(type_name: str, value: Any) -> Any:
 
 
 def security_event_detail_with_global_ids(
-    action: AuthEventAction, detail: dict[str, Any] | None
+    action: SecurityEventAction, detail: dict[str, Any] | None
 ) -> dict[str, Any] | None:
     """Return the detail of a security event with the global ID of its object."""
     prefixes = [prefix for prefix in TYPE_BY_ACTION_PREFIX if action.startswith(prefix)]

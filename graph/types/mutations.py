@@ -56,7 +56,7 @@ ABORTED_MESSAGE = "Rolled back with the other fields of this @atomic request."
 # Fields of payloads whose values are valid only if the mutation is stored.
 UNSTORED_PAYLOAD_FIELDS = {
     "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
-    "recovery_codes", "secret", "seed", "token", "undo",
+    "recovery_codes", "secret", "token", "undo",
 }  # fmt: skip
 CONFLICT_MESSAGE = "Concurrent requests changed the same objects twice: retry the request."
 

@@ -13,14 +13,14 @@ from resolvers.admin.tasks import TaskOrder
 from resolvers.auth.access_tokens import AccessTokenOrder
 from resolvers.auth.api_keys.loaders import ApiKeyOrder
 from resolvers.auth.app_password_pages import AppPasswordOrder
-from resolvers.auth.security_event_pages import AuthEventOrder
+from resolvers.auth.security_event_pages import SecurityEventOrder
 from resolvers.blobs.loaders import BlobOrder
 from resolvers.cache.listing import CacheEntryOrder
 from resolvers.certificates.loaders import CertificateOrder
 from resolvers.cluster.affinities import UserAffinityOrder
 from resolvers.cluster.loaders import ClusterNodeOrder
 from resolvers.connectors.loaders import ConnectorOrder, ConnectorRunOrder
-from resolvers.domains.aliases import DomainAliasOrder
+from resolvers.domains.aliases import AliasDomainOrder
 from resolvers.domains.dkim_keys import DkimKeyOrder
 from resolvers.domains.listing import DomainAddressOrder, DomainUserOrder
 from resolvers.domains.loaders import DomainOrder
@@ -63,7 +63,7 @@ _LISTS = {
     AuditLogOrder: ("audit log entries", "creation"),
     OauthClientOrder: ("OAuth clients", "creation"),
     OauthGrantOrder: ("OAuth grants", "creation"),
-    AuthEventOrder: ("security events", "creation"),
+    SecurityEventOrder: ("security events", "creation"),
     BccRuleOrder: ("BCC rules", "creation"),
     BlobOrder: ("objects", "path"),
     BookingOrder: ("bookings", "creation"),
@@ -75,7 +75,7 @@ _LISTS = {
     DeletedUserOrder: ("deleted accounts", "creation"),
     DkimKeyOrder: ("DKIM keys", "creation"),
     DomainAddressOrder: ("addresses of a domain", "creation"),
-    DomainAliasOrder: ("alias domains", "creation"),
+    AliasDomainOrder: ("alias domains", "creation"),
     ClusterNodeOrder: ("nodes", "creation"),
     DomainOrder: ("domains", "creation"),
     DomainUserOrder: ("accounts or administrators of a domain", "creation"),
@@ -128,7 +128,7 @@ _DESCRIPTIONS = {
         "CREATED_ASC": "Sorted by time of the mutation, the oldest first.",
         "CREATED_DESC": "Sorted by time of the mutation, the newest first.",
     },
-    "AuthEventOrder": {
+    "SecurityEventOrder": {
         "CREATED_ASC": "Sorted by time of the first of the equal events, the oldest first.",
         "CREATED_DESC": "Sorted by time of the first of the equal events, the newest first.",
     },
@@ -164,7 +164,7 @@ _DESCRIPTIONS = {
         "ADDRESS_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
         "ADDRESS_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
     },
-    "DomainAliasOrder": {
+    "AliasDomainOrder": {
         "ALIAS_ASC": "Sorted by name of the alias domain, in ascending order.",
         "ALIAS_DESC": "Sorted by name of the alias domain, in descending order.",
     },

@@ -58,7 +58,7 @@ class DomainRef:
 
 
 @strawberry.input(one_of=True, description="Reference to one alias domain.")
-class DomainAliasRef(ObjectRef):
+class AliasDomainRef(ObjectRef):
     alias: strawberry.Maybe[str] = attribute_field(
         "Name of the alias domain, in Unicode or ASCII form."
     )

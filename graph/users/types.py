@@ -20,7 +20,7 @@ from graph.admin.key_values import KeyArgument, KeyValueEntry
 from graph.auth.app_passwords import AppPassword, AppPasswordFilter, load_app_password_page
 from graph.auth.password_policy import PasswordPolicy
 from graph.auth.second_factors import TwoFactor, WebauthnKey
-from graph.auth.security_log import AuthEvent, AuthLogFilter, load_event_page_of_user
+from graph.auth.security_log import SecurityEvent, SecurityLogFilter, load_event_page_of_user
 from graph.domains.domain_lists import load_administered_domain_page
 from graph.domains.types import Domain
 from graph.notifications.push_channels import PushChannel
@@ -49,7 +49,7 @@ from resolvers.auth.passwords import password_policy
 from resolvers.auth.second_factors import loaders as second_factor_loaders
 from resolvers.auth.second_factors import recovery_codes, webauthn
 from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
-from resolvers.auth.security_event_pages import AuthEventOrder
+from resolvers.auth.security_event_pages import SecurityEventOrder
 from resolvers.changes import stream_reader
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainOrder
@@ -375,16 +375,16 @@ class User(UserCredentialFields):
         scope=Scope.READ,
         access=OVERSEEN,
     )
-    async def auth_log(
+    async def security_log(
         self,
         info: Info,
-        filter: AuthLogFilter | None = UNSET,
-        order_by: AuthEventOrder = AuthEventOrder.CREATED_DESC,
+        filter: SecurityLogFilter | None = UNSET,
+        order_by: SecurityEventOrder = SecurityEventOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[AuthEvent]:
+    ) -> Connection[SecurityEvent]:
         page_arguments = PageArguments(first, after, last, before)
         return await load_event_page_of_user(
             info, self.row.id, filter or None, order_by, page_arguments

@@ -121,12 +121,6 @@ class UserPatch(RestrictionsInput):
         "the suspension ends.",
         "suspended",
     )
-    disable_2fa: bool = user_patch_field(
-        "True turns off all second factors of other accounts, for which `options.reason` is "
-        "required. Use `twoFactorDisable` for the signed-in user.",
-        "disable_2fa",
-        default=False,
-    )
     tags: strawberry.Maybe[list[str] | None] = user_patch_field(
         "Tags of the account: at most 1,000, each of 1 to 128 characters. The list replaces the "
         "stored one.",
@@ -280,7 +274,6 @@ class UserPatch(RestrictionsInput):
             else None,
             password=password,
             password_disabled=self.password_disabled,
-            disable_2fa=self.disable_2fa,
         )
 
 

@@ -205,7 +205,7 @@ def reason_never_to_reply(trigger: AutoreplyTrigger) -> NoReplyReason | None:
         return NoReplyReason.AUTOMATIC_SENDER
     values_by_name: dict[str, list[str]] = {}
     for field in trigger.header_fields:
-        values_by_name.setdefault(field.key.lower(), []).append(field.value.strip().lower())
+        values_by_name.setdefault(field.name.lower(), []).append(field.value.strip().lower())
     return _reason_in_header_or_spam(values_by_name, trigger)
 
 

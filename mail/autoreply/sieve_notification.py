@@ -81,7 +81,7 @@ async def enqueue_notification_and_store_copy(
 def _has_auto_submitted_field(trigger: AutoreplyTrigger) -> bool:
     """Return True if Auto-Submitted says that a program sent the message."""
     automatic_values = [
-        field.value for field in trigger.header_fields if field.key.lower() in _AUTOMATIC_FIELDS
+        field.value for field in trigger.header_fields if field.name.lower() in _AUTOMATIC_FIELDS
     ]
     return any(
         value.strip().lower().partition(";")[0].strip() != "no" for value in automatic_values

@@ -120,17 +120,17 @@ def collect_custom_header_problems(
             )
         for nth, header in enumerate(headers):
             with problems.collecting():
-                _require_usable_field_name(header.key, _header_path(nth, "key"))
+                _require_usable_field_name(header.name, _header_path(nth, "name"))
             with problems.collecting():
                 validate_single_line_text(
                     header.value, _header_path(nth, "value"), MAX_HEADER_VALUE_BYTES
                 )
 
 
-def is_valid_custom_header(key: str, value: str) -> bool:
+def is_valid_custom_header(name: str, value: str) -> bool:
     """True if a client can add a header field with this name and value."""
     try:
-        _require_usable_field_name(key, [])
+        _require_usable_field_name(name, [])
         validate_single_line_text(value, [], MAX_HEADER_VALUE_BYTES)
     except InvalidInput:
         return False

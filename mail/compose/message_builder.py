@@ -99,7 +99,7 @@ def validate_and_build_message(draft: MessageDraft, mime_entity: bytes | None = 
     lines.append(header_encoding.words_field("Message-ID", [draft.message_id]))
     lines += _reply_and_priority_fields(draft)
     lines += [
-        header_encoding.unstructured_field(header.key, header.value) for header in draft.headers
+        header_encoding.unstructured_field(header.name, header.value) for header in draft.headers
     ]
     mime = _build_mime_entity(body, draft.message_id) if mime_entity is None else mime_entity
     raw = b"".join(lines) + mime

@@ -59,7 +59,7 @@ class OutgoingFile:
 class CustomHeader:
     """A header field that the client adds."""
 
-    key: str
+    name: str
     value: str
 
 

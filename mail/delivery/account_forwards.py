@@ -204,7 +204,7 @@ async def build_account_forward(
 async def _delivered_to_values(raw_message: bytes | Path, message: StorableMessage) -> list[str]:
     """Return the values of the Delivered-To header fields."""
     header = await autoreply.read_header_fields(raw_message, message)
-    return [field.value.strip() for field in header if field.key.casefold() == "delivered-to"]
+    return [field.value.strip() for field in header if field.name.casefold() == "delivered-to"]
 
 
 async def _build_forward_to_unreached_targets(

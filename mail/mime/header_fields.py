@@ -42,7 +42,7 @@ RawField = tuple[str, str]  # name in lower case, value with its folds; one char
 class DecodedField:
     """A decoded header field."""
 
-    key: str  # as written
+    name: str  # as written
     value: str  # unfolded and decoded
     raw: str  # as in the message, without the last line end
 

@@ -58,7 +58,7 @@ async def require_no_mail_loop(
         header_size if isinstance(source, bytes) else min(header_size, MAX_SEARCHED_HEADER_BYTES),
     )
     fields = mime.decoded_fields(header, message.facts.structure)
-    field_names = [field.key.casefold() for field in fields]
+    field_names = [field.name.casefold() for field in fields]
     was_here = forwarding_address is not None and any(
         name == "delivered-to"
         and field.value.strip().casefold() == with_ascii_domain(forwarding_address).casefold()

@@ -118,7 +118,7 @@ def _contact_rows(
 def is_automatic(source: ByteSource, structure: ParsedPart) -> bool:
     """Return True if a mailing list or a program sent the message (RFC 2919, RFC 3834)."""
     fields = mime.decoded_fields(source, structure)
-    values_by_name = {field.key.casefold(): field.value.strip().casefold() for field in fields}
+    values_by_name = {field.name.casefold(): field.value.strip().casefold() for field in fields}
     automatic = values_by_name.get("auto-submitted", "no").partition(";")[0].strip() != "no"
     return automatic or "list-id" in values_by_name or "x-auto-response-suppress" in values_by_name
 

@@ -129,7 +129,7 @@ async def _refuse_automatic_replies(incoming: IncomingMessage) -> None:
     values = [
         field.value.strip().lower().split(";")[0].split(" ")[0]
         for field in mime.decoded_fields(header, structure)
-        if field.key.lower() == "auto-submitted"
+        if field.name.lower() == "auto-submitted"
     ]
     if not incoming.envelope_sender or any(
         value not in ANSWERED_AUTOMATIC_MAIL for value in values

@@ -6,7 +6,7 @@ from alembic import op
 from models.store.columns import BIG_INTEGER
 
 revision = "0108"
-down_revision = "0105"
+down_revision = "0107"
 
 
 def upgrade() -> None:

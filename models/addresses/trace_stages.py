@@ -7,11 +7,11 @@ class TraceStage(StrEnum):
     """The kind of record that decides about mail for an address."""
 
     RECIPIENT_REWRITE = "RECIPIENT_REWRITE"
-    DOMAIN_ALIAS = "DOMAIN_ALIAS"
+    ALIAS_DOMAIN = "ALIAS_DOMAIN"
     BACKUP_MX = "BACKUP_MX"
     ADDRESS = "ADDRESS"
     RESOURCE = "RESOURCE"
-    ACCOUNT = "ACCOUNT"
+    USER = "USER"
     SENDER_RULE = "SENDER_RULE"
     FILTER = "FILTER"
     AUTOREPLY = "AUTOREPLY"

@@ -19,7 +19,7 @@ from models.store.columns import (
 )
 
 
-class AuthEventAction(StrEnum):
+class SecurityEventAction(StrEnum):
     """What was done with an account or a credential."""
 
     ACCESS_GRANT = "ACCESS_GRANT"
@@ -77,7 +77,7 @@ class AuthEventAction(StrEnum):
     WEBHOOK_UPDATE = "WEBHOOK_UPDATE"
 
 
-class AuthEventResult(StrEnum):
+class SecurityEventResult(StrEnum):
     """The result of a security event."""
 
     SUCCESS = "SUCCESS"
@@ -113,8 +113,8 @@ class SecurityEvent(RowWithId, table=True):
 
     user_id: int | None = foreign_key("users.id", index=False, default=None)  # None: of no user
     fold: str = Field(unique=True)  # key of equal events; after its time, with the id of the row
-    action: AuthEventAction = enum_column(AuthEventAction)
-    result: AuthEventResult = enum_column(AuthEventResult)
+    action: SecurityEventAction = enum_column(SecurityEventAction)
+    result: SecurityEventResult = enum_column(SecurityEventResult)
     protocol: AuthProtocol | None = enum_column(AuthProtocol, default=None, nullable=True)
     ip: str | None = None
     ip_key: str | None = None  # 32 hex digits of IPv6: networks are ranges of these
@@ -129,41 +129,41 @@ class SecurityEvent(RowWithId, table=True):
 
 
 _SECURITY_EVENT_TYPE_BY_ACTION = {  # by action and success of the entry of the security log
-    (AuthEventAction.AUTHENTICATE, True): EventType.SIGN_IN_SUCCEEDED,
-    (AuthEventAction.AUTHENTICATE, False): EventType.SIGN_IN_FAILED,
-    (AuthEventAction.API_KEY_USE, False): EventType.SIGN_IN_FAILED,
-    (AuthEventAction.TOTP_VERIFY, False): EventType.SIGN_IN_FAILED,
-    (AuthEventAction.WEBAUTHN_VERIFY, False): EventType.SIGN_IN_FAILED,
-    (AuthEventAction.USER_IMPERSONATE, True): EventType.IMPERSONATION_STARTED,
-    (AuthEventAction.PASSWORD_CHANGE, True): EventType.PASSWORD_CHANGED,
-    (AuthEventAction.PASSWORD_RESET, True): EventType.PASSWORD_RESET,
-    (AuthEventAction.FORWARDING_CHANGE, True): EventType.FORWARDING_CHANGED,
-    (AuthEventAction.TOTP_ENABLE, True): EventType.TOTP_ENABLED,
-    (AuthEventAction.TOTP_DISABLE, True): EventType.TOTP_DISABLED,
-    (AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE, True): EventType.EXTERNAL_TWO_FACTOR_ENABLED,
-    (AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE, True): EventType.EXTERNAL_TWO_FACTOR_DISABLED,
-    (AuthEventAction.WEBAUTHN_REGISTER, True): EventType.WEBAUTHN_REGISTERED,
-    (AuthEventAction.WEBAUTHN_DELETE, True): EventType.WEBAUTHN_DELETED,
-    (AuthEventAction.TWO_FACTOR_DISABLE, True): EventType.TWO_FACTOR_DISABLED,
-    (AuthEventAction.RECOVERY_CODES_CREATE, True): EventType.RECOVERY_CODES_CREATED,
-    (AuthEventAction.SESSION_TERMINATE, True): EventType.SESSION_TERMINATED,
-    (AuthEventAction.TOKEN_REVOKE, True): EventType.TOKEN_REVOKED,
-    (AuthEventAction.APP_PASSWORD_CREATE, True): EventType.APP_PASSWORD_CREATED,
-    (AuthEventAction.APP_PASSWORD_UPDATE, True): EventType.APP_PASSWORD_UPDATED,
-    (AuthEventAction.APP_PASSWORD_DELETE, True): EventType.APP_PASSWORD_DELETED,
-    (AuthEventAction.OAUTH_GRANT_CREATE, True): EventType.OAUTH_GRANT_CREATED,
-    (AuthEventAction.OAUTH_GRANT_REVOKE, True): EventType.OAUTH_GRANT_REVOKED,
-    (AuthEventAction.API_KEY_CREATE, True): EventType.API_KEY_CREATED,
-    (AuthEventAction.API_KEY_UPDATE, True): EventType.API_KEY_UPDATED,
-    (AuthEventAction.API_KEY_DELETE, True): EventType.API_KEY_DELETED,
+    (SecurityEventAction.AUTHENTICATE, True): EventType.SIGN_IN_SUCCEEDED,
+    (SecurityEventAction.AUTHENTICATE, False): EventType.SIGN_IN_FAILED,
+    (SecurityEventAction.API_KEY_USE, False): EventType.SIGN_IN_FAILED,
+    (SecurityEventAction.TOTP_VERIFY, False): EventType.SIGN_IN_FAILED,
+    (SecurityEventAction.WEBAUTHN_VERIFY, False): EventType.SIGN_IN_FAILED,
+    (SecurityEventAction.USER_IMPERSONATE, True): EventType.IMPERSONATION_STARTED,
+    (SecurityEventAction.PASSWORD_CHANGE, True): EventType.PASSWORD_CHANGED,
+    (SecurityEventAction.PASSWORD_RESET, True): EventType.PASSWORD_RESET,
+    (SecurityEventAction.FORWARDING_CHANGE, True): EventType.FORWARDING_CHANGED,
+    (SecurityEventAction.TOTP_ENABLE, True): EventType.TOTP_ENABLED,
+    (SecurityEventAction.TOTP_DISABLE, True): EventType.TOTP_DISABLED,
+    (SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLE, True): EventType.EXTERNAL_TWO_FACTOR_ENABLED,
+    (SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLE, True): EventType.EXTERNAL_TWO_FACTOR_DISABLED,
+    (SecurityEventAction.WEBAUTHN_REGISTER, True): EventType.WEBAUTHN_REGISTERED,
+    (SecurityEventAction.WEBAUTHN_DELETE, True): EventType.WEBAUTHN_DELETED,
+    (SecurityEventAction.TWO_FACTOR_DISABLE, True): EventType.TWO_FACTOR_DISABLED,
+    (SecurityEventAction.RECOVERY_CODES_CREATE, True): EventType.RECOVERY_CODES_CREATED,
+    (SecurityEventAction.SESSION_TERMINATE, True): EventType.SESSION_TERMINATED,
+    (SecurityEventAction.TOKEN_REVOKE, True): EventType.TOKEN_REVOKED,
+    (SecurityEventAction.APP_PASSWORD_CREATE, True): EventType.APP_PASSWORD_CREATED,
+    (SecurityEventAction.APP_PASSWORD_UPDATE, True): EventType.APP_PASSWORD_UPDATED,
+    (SecurityEventAction.APP_PASSWORD_DELETE, True): EventType.APP_PASSWORD_DELETED,
+    (SecurityEventAction.OAUTH_GRANT_CREATE, True): EventType.OAUTH_GRANT_CREATED,
+    (SecurityEventAction.OAUTH_GRANT_REVOKE, True): EventType.OAUTH_GRANT_REVOKED,
+    (SecurityEventAction.API_KEY_CREATE, True): EventType.API_KEY_CREATED,
+    (SecurityEventAction.API_KEY_UPDATE, True): EventType.API_KEY_UPDATED,
+    (SecurityEventAction.API_KEY_DELETE, True): EventType.API_KEY_DELETED,
 }
 SECURITY_EVENT_TYPES = frozenset(  # each is about an entry of the security log
     {*_SECURITY_EVENT_TYPE_BY_ACTION.values(), EventType.SECURITY_EVENT}
 )
 
 
-def security_event_type(action: AuthEventAction, result: AuthEventResult) -> EventType:
+def security_event_type(action: SecurityEventAction, result: SecurityEventResult) -> EventType:
     """Return the type of the event of an entry of the security log."""
     return _SECURITY_EVENT_TYPE_BY_ACTION.get(
-        (action, result is AuthEventResult.SUCCESS), EventType.SECURITY_EVENT
+        (action, result is SecurityEventResult.SUCCESS), EventType.SECURITY_EVENT
     )

@@ -118,7 +118,7 @@ async def _trace_alias_domain(ctx: Context, state: AddressTraceState) -> None:
         target_address = f"{local}@{row.name}"
         state.steps.append(
             AddressTraceStep(
-                TraceStage.DOMAIN_ALIAS, state.address, [target_address], ("DomainAlias", row.id)
+                TraceStage.ALIAS_DOMAIN, state.address, [target_address], ("AliasDomain", row.id)
             )
         )
         state.address = target_address
@@ -236,7 +236,7 @@ async def _trace_receiving_user(ctx: Context, state: AddressTraceState) -> None:
     output = [user.username] if user is not None and is_accepted else []
     record = ("User", user.id) if user is not None else None
     state.steps.append(
-        AddressTraceStep(TraceStage.ACCOUNT, state.address_row.display_address, output, record)
+        AddressTraceStep(TraceStage.USER, state.address_row.display_address, output, record)
     )
     state.user_row, state.is_ended = user, not is_accepted
 

@@ -11,7 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
-from models.auth.security_log import AuthEventAction, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction
 from models.errors import require_all_found
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page
@@ -139,7 +139,7 @@ async def revoke_own_access_tokens_and_count(
                 ctx,
                 session,
                 NewSecurityEvent(
-                    AuthEventAction.TOKEN_REVOKE, owner_id, detail={"tokens": len(deleted_ids)}
+                    SecurityEventAction.TOKEN_REVOKE, owner_id, detail={"tokens": len(deleted_ids)}
                 ),
             )
     drop_cached_credentials(ctx.environment, owner_id)

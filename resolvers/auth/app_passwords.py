@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.application_passwords import ApplicationPassword
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, Forbidden, InvalidInput, LimitReached
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
@@ -279,7 +279,7 @@ async def _insert_app_password_and_log(
         "appPasswordCreate", "AppPassword", app_password_row.id, user.domain_id, None, new_values
     )
     await _write_security_log_and_audit_if_other(
-        ctx, session, user.id, AuthEventAction.APP_PASSWORD_CREATE, [admin_entry]
+        ctx, session, user.id, SecurityEventAction.APP_PASSWORD_CREATE, [admin_entry]
     )
 
 
@@ -401,7 +401,7 @@ async def update_app_passwords(
                 if row.user_id == owner_id
             ]
             await _write_security_log_and_audit_if_other(
-                ctx, session, owner_id, AuthEventAction.APP_PASSWORD_UPDATE, admin_entries
+                ctx, session, owner_id, SecurityEventAction.APP_PASSWORD_UPDATE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
@@ -429,7 +429,7 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
                 if row.user_id == owner_id
             ]
             await _write_security_log_and_audit_if_other(
-                ctx, session, owner_id, AuthEventAction.APP_PASSWORD_DELETE, admin_entries
+                ctx, session, owner_id, SecurityEventAction.APP_PASSWORD_DELETE, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
 
@@ -438,7 +438,7 @@ async def _write_security_log_and_audit_if_other(
     ctx: Context,
     session: AsyncSession,
     user_id: int,
-    action: AuthEventAction,
+    action: SecurityEventAction,
     admin_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Write a change to the user's security log; also to the audit log if the viewer is another."""

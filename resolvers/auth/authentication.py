@@ -15,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.ip_networks import is_in_networks
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
-from models.auth.security_log import AuthEventAction, AuthEventResult
+from models.auth.security_log import SecurityEventAction, SecurityEventResult
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -205,9 +205,9 @@ def _write_wrong_network_to_security_log(
     """Log that a key was used from a network it is not for: it may be stolen."""
     detail = {"key": str(credential.viewer.api_key_id)}
     event = NewSecurityEvent(
-        AuthEventAction.API_KEY_USE,
+        SecurityEventAction.API_KEY_USE,
         credential.owner_ids[0] or None,
-        AuthEventResult.FAILURE,
+        SecurityEventResult.FAILURE,
         detail=detail | {"reason": "network"},
     )
     ctx = Context(environment, Viewer(), client_ip=ip)
@@ -362,8 +362,8 @@ async def _use_up_proof_and_return_missing_factors(
 
 
 def _is_checked_by_front_end(ctx: Context, factors: list[TwoFactorMethod]) -> bool:
-    """True if the only factor is CUSTOM and the caller is a front end that checks it."""
-    return factors == [TwoFactorMethod.CUSTOM] and ctx.viewer.is_trusted_front_end
+    """True if the only factor is EXTERNAL and the caller is a front end that checks it."""
+    return factors == [TwoFactorMethod.EXTERNAL] and ctx.viewer.is_trusted_front_end
 
 
 async def _rehash_if_outdated(environment: Environment, password_hash: str, password: str) -> str:
@@ -492,8 +492,7 @@ async def complete_pending_token_and_log(ctx: Context, session: AsyncSession) ->
     await connection.execute(update_token.values(**token_values))
     update_user = update(User).where(col(User.id) == row.user_id)
     await connection.execute(update_user.values(last_login_at=now))
-    event = NewSecurityEvent(
-        AuthEventAction.AUTHENTICATE, row.user_id, protocol=row.protocol, detail={"completed": True}
-    )
+    action, detail = SecurityEventAction.AUTHENTICATE, {"completed": True}
+    event = NewSecurityEvent(action, row.user_id, protocol=row.protocol, detail=detail)
     await security_log.log_event_and_queue_notice(ctx, session, event)
     ctx.call_after_commit_or_now(partial(drop_cached_credentials, environment, row.user_id))

@@ -31,7 +31,7 @@ HTTP_SCOPES = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of appli
 # A viewer who signed in with a temporary password can only set a new password.
 NEW_PASSWORD_ONLY = {
     "scopes": frozenset({Scope.SETTINGS}),
-    "allowed_operations": frozenset({"tokenRevoke", "userUpdate", "viewer"}),
+    "allowed_operations": frozenset({"accessTokenRevoke", "userUpdate", "viewer"}),
     "new_password_only": True,
 }
 

@@ -5,12 +5,12 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction, SecurityEventResult
 from resolvers.auth import security_log
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
-GUESSING_ACTION = AuthEventAction.PASSWORD_GUESSING  # its name in the security log
+GUESSING_ACTION = SecurityEventAction.PASSWORD_GUESSING  # its name in the security log
 MESSAGE_INTERVAL = timedelta(days=1)  # between two messages to an account
 
 
@@ -27,7 +27,7 @@ async def log_guessing_and_alert_user(ctx: Context, user_id: int) -> None:
             col(SecurityEvent.last_at) > ctx.environment.now() - MESSAGE_INTERVAL,
         )
         recent_report = (await connection.execute(recent_reports.limit(1))).first()
-        event = NewSecurityEvent(GUESSING_ACTION, user_id, AuthEventResult.FAILURE)
+        event = NewSecurityEvent(GUESSING_ACTION, user_id, SecurityEventResult.FAILURE)
         await security_log.log_event_and_queue_notice(ctx, session, event)
         if recent_report is None:
             await security_log.queue_message_to_user(ctx, session, event)

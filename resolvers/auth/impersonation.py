@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
@@ -36,9 +36,9 @@ def log_refused_grant_in_background(ctx: Context, mutation: str, path: Sequence[
     `path` is the field of the input. The event is written even if the request is rolled back.
     """
     event = NewSecurityEvent(
-        AuthEventAction.ACCESS_GRANT,
+        SecurityEventAction.ACCESS_GRANT,
         ctx.viewer.user_id,
-        AuthEventResult.FAILURE,
+        SecurityEventResult.FAILURE,
         target=f"{mutation}: {'.'.join(path)}",
     )
     security_log.log_event_in_background(ctx, event)
@@ -85,7 +85,9 @@ async def create_impersonation_token(
         secret, expires_at = await access_tokens.create_access_token(ctx, session, new_token)
         detail = {"until": expires_at.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
         await security_log.log_event_and_queue_notice(
-            ctx, session, NewSecurityEvent(AuthEventAction.USER_IMPERSONATE, user_id, detail=detail)
+            ctx,
+            session,
+            NewSecurityEvent(SecurityEventAction.USER_IMPERSONATE, user_id, detail=detail),
         )
         admin_entry = NewAuditLogEntry(
             "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}

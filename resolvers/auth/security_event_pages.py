@@ -18,10 +18,10 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from models.auth.security_log import (
-    AuthEventAction,
-    AuthEventResult,
     AuthProtocol,
     SecurityEvent,
+    SecurityEventAction,
+    SecurityEventResult,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -34,14 +34,14 @@ from resolvers.list_orders import ListOrder, list_orders, read_list_pages
 from resolvers.pagination import read_by_keys, read_union
 
 
-class AuthEventOrder(StrEnum):
+class SecurityEventOrder(StrEnum):
     """The order of a list of security events; ties by id."""
 
     CREATED_ASC = "CREATED_ASC"
     CREATED_DESC = "CREATED_DESC"
 
 
-LIST_ORDERS = list_orders(AuthEventOrder)
+LIST_ORDERS = list_orders(SecurityEventOrder)
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(SecurityEvent)) - {
     "fold",
     "journaled_at",
@@ -52,8 +52,8 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(SecurityEve
 class SecurityEventFilter:
     """Conditions on events; all must hold."""
 
-    action: AuthEventAction | None = None
-    result: AuthEventResult | None = None
+    action: SecurityEventAction | None = None
+    result: SecurityEventResult | None = None
     protocol: AuthProtocol | None = None
     ip: str | None = None
     network: str | None = None

@@ -22,10 +22,10 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from models.auth.security_log import (
-    AuthEventAction,
-    AuthEventResult,
     AuthProtocol,
     SecurityEvent,
+    SecurityEventAction,
+    SecurityEventResult,
     security_event_type,
 )
 from models.events import journal
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 FOLD_WINDOW = timedelta(hours=6)  # after the first of equal events
 JOURNAL_INTERVAL = timedelta(minutes=1)  # between two journal entries of one row that counts up
 ALWAYS_OWN_ACTIONS = frozenset(
-    {AuthEventAction.AUTHENTICATE}
+    {SecurityEventAction.AUTHENTICATE}
 )  # a front end that relays it does not sign in
 
 
@@ -55,9 +55,9 @@ class NewSecurityEvent:
     `detail` never holds a secret. Of equal events, the detail of the last is kept.
     """
 
-    action: AuthEventAction
+    action: SecurityEventAction
     user_id: int | None
-    result: AuthEventResult = AuthEventResult.SUCCESS
+    result: SecurityEventResult = SecurityEventResult.SUCCESS
     protocol: AuthProtocol | None = None
     target: str | None = None  # the object of the action, if it distinguishes events
     detail: Mapping[str, Any] = field(default_factory=dict)
@@ -138,7 +138,7 @@ def _equal_events_digest(ctx: Context, event: NewSecurityEvent, actor: LogActor 
     """Return the digest that equal events share. Failures from one /64 of IPv6 are equal."""
     ip = (
         ctx.client_ip
-        if event.result is AuthEventResult.SUCCESS
+        if event.result is SecurityEventResult.SUCCESS
         else _ip_or_ipv6_network_key(ctx.client_ip)
     )
     parts = (event.user_id, event.protocol, ip, event.action, event.result, event.target)

@@ -11,8 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.tasks import TaskKind
 from models.auth.security_log import (
-    AuthEventAction,
-    AuthEventResult,
+    SecurityEventAction,
+    SecurityEventResult,
 )
 from models.events import journal
 from models.events.event_types import EventType
@@ -42,51 +42,51 @@ MAX_EVENTS_PER_STATEMENT = 1000  # events of one statement
 REPORTED_ACTIONS = frozenset(
     {
         *(
-            AuthEventAction.TWO_FACTOR_DISABLE,
-            AuthEventAction.EXTERNAL_TWO_FACTOR_DISABLE,
-            AuthEventAction.EXTERNAL_TWO_FACTOR_ENABLE,
-            AuthEventAction.RECOVERY_CODES_CREATE,
+            SecurityEventAction.TWO_FACTOR_DISABLE,
+            SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLE,
+            SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLE,
+            SecurityEventAction.RECOVERY_CODES_CREATE,
         ),
         *(
-            AuthEventAction.TOTP_DISABLE,
-            AuthEventAction.TOTP_ENABLE,
-            AuthEventAction.WEBAUTHN_DELETE,
-            AuthEventAction.WEBAUTHN_REGISTER,
+            SecurityEventAction.TOTP_DISABLE,
+            SecurityEventAction.TOTP_ENABLE,
+            SecurityEventAction.WEBAUTHN_DELETE,
+            SecurityEventAction.WEBAUTHN_REGISTER,
         ),
-        *(AuthEventAction.API_KEY_CREATE, AuthEventAction.API_KEY_UPDATE),
+        *(SecurityEventAction.API_KEY_CREATE, SecurityEventAction.API_KEY_UPDATE),
         *(
-            AuthEventAction.APP_PASSWORD_CREATE,
-            AuthEventAction.APP_PASSWORD_DELETE,
-            AuthEventAction.APP_PASSWORD_UPDATE,
-        ),
-        *(
-            AuthEventAction.BCC_RULE_CREATE,
-            AuthEventAction.BCC_RULE_DELETE,
-            AuthEventAction.BCC_RULE_UPDATE,
+            SecurityEventAction.APP_PASSWORD_CREATE,
+            SecurityEventAction.APP_PASSWORD_DELETE,
+            SecurityEventAction.APP_PASSWORD_UPDATE,
         ),
         *(
-            AuthEventAction.CONNECTOR_CREATE,
-            AuthEventAction.CONNECTOR_DELETE,
-            AuthEventAction.CONNECTOR_UPDATE,
+            SecurityEventAction.BCC_RULE_CREATE,
+            SecurityEventAction.BCC_RULE_DELETE,
+            SecurityEventAction.BCC_RULE_UPDATE,
         ),
         *(
-            AuthEventAction.FILTER_FORWARD,
-            AuthEventAction.FORWARDING_CHANGE,
-            AuthEventAction.ALLOWED_SENDERS_CHANGE,
-            AuthEventAction.SIEVE_FORWARD,
+            SecurityEventAction.CONNECTOR_CREATE,
+            SecurityEventAction.CONNECTOR_DELETE,
+            SecurityEventAction.CONNECTOR_UPDATE,
         ),
         *(
-            AuthEventAction.IDENTITY_BCC_CHANGE,
-            AuthEventAction.MAILBOX_SHARE_DELETE,
-            AuthEventAction.MAILBOX_SHARE_SET,
+            SecurityEventAction.FILTER_FORWARD,
+            SecurityEventAction.FORWARDING_CHANGE,
+            SecurityEventAction.ALLOWED_SENDERS_CHANGE,
+            SecurityEventAction.SIEVE_FORWARD,
         ),
-        AuthEventAction.MESSAGE_REDIRECT,
-        AuthEventAction.OAUTH_GRANT_REVOKE,
-        *(AuthEventAction.PASSWORD_CHANGE, AuthEventAction.PASSWORD_RESET),
         *(
-            AuthEventAction.WEBHOOK_CREATE,
-            AuthEventAction.WEBHOOK_DELETE,
-            AuthEventAction.WEBHOOK_UPDATE,
+            SecurityEventAction.IDENTITY_BCC_CHANGE,
+            SecurityEventAction.MAILBOX_SHARE_DELETE,
+            SecurityEventAction.MAILBOX_SHARE_SET,
+        ),
+        SecurityEventAction.MESSAGE_REDIRECT,
+        SecurityEventAction.OAUTH_GRANT_REVOKE,
+        *(SecurityEventAction.PASSWORD_CHANGE, SecurityEventAction.PASSWORD_RESET),
+        *(
+            SecurityEventAction.WEBHOOK_CREATE,
+            SecurityEventAction.WEBHOOK_DELETE,
+            SecurityEventAction.WEBHOOK_UPDATE,
         ),
     }
 )
@@ -150,7 +150,7 @@ async def _queue_messages_to_users(
     for event in events_by_others:
         if (
             event.user_id
-            and event.result is AuthEventResult.SUCCESS
+            and event.result is SecurityEventResult.SUCCESS
             and event.action in REPORTED_ACTIONS
         ):
             await queue_message_to_user(ctx, session, event, actor_name)

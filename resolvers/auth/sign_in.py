@@ -19,7 +19,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import MAX_ADDRESS, normalized_address, username_key
 from mail.network.ip_networks import is_in_networks
 from mail.recipients.address_resolution import SIGN_IN_USER_ID, sign_in_parameters
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.errors import Forbidden
 from models.metrics.usage_recorder import NO_USER, UsageCaller
 from models.observability import metrics
@@ -274,10 +274,10 @@ def sign_in_event(
         detail["username"] = (
             entry.name[:MAX_LOGGED_NAME_LENGTH].replace("\0", "").encode(errors="replace").decode()
         )
-    result = AuthEventResult(str(extra_detail.pop("result", AuthEventResult.SUCCESS)))
+    result = SecurityEventResult(str(extra_detail.pop("result", SecurityEventResult.SUCCESS)))
     full_detail = {**detail, **extra_detail}
     return NewSecurityEvent(
-        AuthEventAction.AUTHENTICATE,
+        SecurityEventAction.AUTHENTICATE,
         user.id if user else None,
         result,
         sign_in_request.protocol,
@@ -325,12 +325,12 @@ def log_failure_in_background(
 
     `reason` is the refusal.
     """
-    user, result = entry.user, AuthEventResult.FAILURE
+    user, result = entry.user, SecurityEventResult.FAILURE
     if user is not None and not entry.can_sign_in:
         result = (
-            AuthEventResult.SUSPENDED
+            SecurityEventResult.SUSPENDED
             if user.suspended and user.active
-            else AuthEventResult.DISABLED
+            else SecurityEventResult.DISABLED
         )
     caller = UsageCaller(user.id if user else NO_USER, ctx.client_ip)
     ctx.environment.usage.count_sign_in(caller, has_failed=True)

@@ -20,7 +20,7 @@ from sqlmodel import col
 
 from mail.network.ip_networks import is_in_networks, network_for_limits
 from models.auth.credentials import THROTTLE_RESET, AccessToken, Throttle
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction, SecurityEventResult
 from models.errors import RateLimited
 from models.logs.entries import LogComponent, LogLevel, NewLogEntry
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -181,8 +181,8 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
     lowest, highest = ip_key_range(caller_network)
     sign_ins = select(col(SecurityEvent.id)).where(
         col(SecurityEvent.user_id) == user_id,
-        col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE,
-        col(SecurityEvent.result) == AuthEventResult.SUCCESS,
+        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE,
+        col(SecurityEvent.result) == SecurityEventResult.SUCCESS,
         col(SecurityEvent.ip_key).between(lowest, highest),
     )
     if await ctx.read(sign_ins.limit(1)):
@@ -197,7 +197,7 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
 
 
 def ip_key_range(network: str) -> tuple[str, str]:
-    """Return the lowest and the highest `AuthEvent.ip_key` of a network in CIDR notation."""
+    """Return the lowest and the highest `SecurityEvent.ip_key` of a network in CIDR notation."""
     block = ip_network(network)
     ipv4_prefix = 0xFFFF_0000_0000 if block.version == 4 else 0  # noqa: PLR2004 - as ::ffff:a.b.c.d
     first_and_last = int(block.network_address), int(block.broadcast_address)

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.remote_server import RemoteFailure
 from models.admin.tasks import TaskState
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
 from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
 from models.events.event_types import EventType
@@ -41,9 +41,9 @@ from resolvers.viewer import GuardRule
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
 SECURITY_LOG_ACTIONS = {  # mutation: its action in the security log
-    "connectorCreate": AuthEventAction.CONNECTOR_CREATE,
-    "connectorDelete": AuthEventAction.CONNECTOR_DELETE,
-    "connectorUpdate": AuthEventAction.CONNECTOR_UPDATE,
+    "connectorCreate": SecurityEventAction.CONNECTOR_CREATE,
+    "connectorDelete": SecurityEventAction.CONNECTOR_DELETE,
+    "connectorUpdate": SecurityEventAction.CONNECTOR_UPDATE,
 }
 
 

@@ -34,14 +34,14 @@ from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
 
 
-class DomainAliasOrder(StrEnum):
+class AliasDomainOrder(StrEnum):
     """The order of a list of alias domains; ties by id."""
 
     ALIAS_ASC = "ALIAS_ASC"
     ALIAS_DESC = "ALIAS_DESC"
 
 
-LIST_ORDERS = list_orders(DomainAliasOrder, {"ALIAS": SortColumn("alias", str)})
+LIST_ORDERS = list_orders(AliasDomainOrder, {"ALIAS": SortColumn("alias", str)})
 MAX_ALIASES = 1000  # per domain
 
 
@@ -77,7 +77,7 @@ async def read_alias_page(
     query: str | None,
     page_request: PageRequest,
     columns: Collection[str],
-    order: DomainAliasOrder = DomainAliasOrder.ALIAS_ASC,
+    order: AliasDomainOrder = AliasDomainOrder.ALIAS_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of the visible aliases. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]
@@ -151,7 +151,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> DomainAlias:
             await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes})
             values_after = {"alias": alias, "domain": domain.name, "active": new_alias.active}
             entry = NewAuditLogEntry(
-                "domainAliasCreate", "DomainAlias", alias_domain.id, domain.id, after=values_after
+                "aliasDomainCreate", "AliasDomain", alias_domain.id, domain.id, after=values_after
             )
             await audit_log.insert_audit_log_entries(ctx, session, entry)
     except IntegrityError as clash:
@@ -181,14 +181,14 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(
-        len(alias_ids), limit, f"From 1 to {limit:,} aliases are required.", path=["domainAliases"]
+        len(alias_ids), limit, f"From 1 to {limit:,} aliases are required.", path=["aliasDomains"]
     )
     domain_ids = [row.domain_id for row in await load_visible_aliases_by_id(ctx, alias_ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = {}
         for index, row in enumerate(await load_visible_aliases_by_id(ctx, alias_ids)):
             if row is None:
-                raise NotFound(str(alias_ids[index]), path=["domainAliases", str(index), "id"])
+                raise NotFound(str(alias_ids[index]), path=["aliasDomains", str(index), "id"])
             rows[row.id] = row
         connection = await session.connection()
         await connection.execute(delete(DomainAlias).where(col(DomainAlias.id).in_(rows)))
@@ -203,8 +203,8 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
         )
         entries = (
             NewAuditLogEntry(
-                "domainAliasDelete",
-                "DomainAlias",
+                "aliasDomainDelete",
+                "AliasDomain",
                 row.id,
                 row.domain_id,
                 before={"alias": row.alias, "active": row.active},

@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.quota import require_quota_for_growth
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import InvalidInput, require_all_found
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry
@@ -379,7 +379,7 @@ async def _log_new_targets_to_security_log(
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
         NewSecurityEvent(
-            AuthEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(target)
+            SecurityEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(target)
         )
         for owner, new_targets in owner_and_targets_by_filter.values()
         for target in new_targets

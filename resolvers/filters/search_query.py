@@ -25,7 +25,7 @@ _FIELDS_NOT_AT_DELIVERY = frozenset(
      "receivedBefore", "savedSince", "savedBefore", "expiresBefore", "modifiedSince", "snoozed",
      "submissionStates")
 )  # fmt: skip
-_HEADER_BY_FIELD = {"toOnly": "To", "cc": "Cc", "bcc": "Bcc", "messageId": "Message-ID"}
+_HEADER_BY_FIELD = {"to": "To", "cc": "Cc", "bcc": "Bcc", "messageIdHeader": "Message-ID"}
 
 
 def filter_tests_from_search_text(search_text: str, input_path: Sequence[str]) -> QueryForm:
@@ -68,6 +68,10 @@ def _query_from_fields(fields: FilterFields) -> QueryForm:
 
 def _test_of_same_name(name: str, value: Any) -> QueryForm:
     return {name: value}
+
+
+def _to_or_cc_test(_name: str, value: str) -> QueryForm:
+    return {"to": value}
 
 
 def _body_test(_name: str, value: str) -> QueryForm:
@@ -119,7 +123,8 @@ def _not_test(_name: str, value: FilterFields) -> QueryForm:
 
 
 _TEST_BUILDERS: dict[str, Callable[[str, Any], QueryForm]] = {
-    **dict.fromkeys(("from", "to", "subject", "listId", "hasAttachment"), _test_of_same_name),
+    **dict.fromkeys(("from", "subject", "listId", "hasAttachment"), _test_of_same_name),
+    "toOrCc": _to_or_cc_test,
     **dict.fromkeys(_HEADER_BY_FIELD, _named_header_test),
     "body": _body_test, "header": _header_test, "attachment": _attachment_test,
     "larger": _larger_test, "smaller": _smaller_test, "query": _words_test,

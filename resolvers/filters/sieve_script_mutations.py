@@ -14,7 +14,7 @@ from sqlmodel import col
 from mail.filters.script_cache import compile_script_cached, redirect_addresses
 from mail.filters.script_environment import PERSONAL_LOCATION
 from mail.sieve import SieveError, limits
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import (
     Conflict,
     InvalidInput,
@@ -358,7 +358,7 @@ def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
             (row.user_id, _redirect_addresses(values.get("content", row.content)) - old_addresses)
         )
     return [
-        NewSecurityEvent(AuthEventAction.SIEVE_FORWARD, user, target=target)
+        NewSecurityEvent(SecurityEventAction.SIEVE_FORWARD, user, target=target)
         for user, all_ in pairs
         for target in sorted(all_)
     ]

@@ -39,6 +39,7 @@ MAX_KEYWORDS = 32
 MAX_SUBJECT_BYTES = 512  # bytes
 MAX_REPLY_BYTES = 16 << 10  # bytes of the text and of the HTML of a reply
 TEXT_TESTS = ("from", "to", "subject", "listId", "text")
+INPUT_NAME_BY_TEST = {"to": "toOrCc"}  # of stored tests that the schema names differently
 BOOLEAN_ACTIONS = ("seen", "flag", "delete", "spam")
 
 InputValues = Mapping[str, Any]
@@ -71,7 +72,7 @@ def _validated_tests(
         raise InvalidInput(error_text, constraint=ValidationConstraint.DEPTH, path=path)
     tests: dict[str, Any] = {}
     for name, value in values.items():
-        at = [*path, name]
+        at = [*path, INPUT_NAME_BY_TEST.get(name, name)]
         with problems.collecting():
             if value is None or value == []:
                 tests[name] = None
@@ -158,7 +159,9 @@ def _validate_header_name(header_name: str, path: InputPath) -> str:
     limit = MAX_HEADER_NAME_LENGTH
     if len(header_name) > limit or not FIELD_NAME.fullmatch(header_name):
         error_text = f"A field name has 1 to {limit} ASCII characters, without spaces and colons."
-        raise InvalidInput(error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "key"])
+        raise InvalidInput(
+            error_text, constraint=ValidationConstraint.PATTERN, path=[*path, "name"]
+        )
     return header_name
 
 

@@ -8,7 +8,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.identity_providers import IdentityLink, IdentitySession
 from models.oauth.tables import OauthAuthorizationCode, OauthGrant, OauthRefreshToken
 from models.users.tables import User
@@ -91,7 +91,7 @@ async def _delete_tokens_and_end_sessions(
     ended = {"auth_version": col(User.auth_version) + 1, "sessions_ended_at": now}
     await connection.execute(update(User).where(col(User.id) == user_id).values(ended))
     detail = {"tokens": True, "reason": reason, **log_detail}
-    event = NewSecurityEvent(AuthEventAction.SESSION_TERMINATE, user_id, detail=detail)
+    event = NewSecurityEvent(SecurityEventAction.SESSION_TERMINATE, user_id, detail=detail)
     await security_log.log_event_and_queue_notice(ctx, session, event)
 
 
@@ -155,7 +155,7 @@ async def _delete_tokens_of_provider_session(
         await _delete_token_families(session, user_id, family_ids)
         await connection.execute(delete(IdentitySession).where(*is_session))
         event = NewSecurityEvent(
-            AuthEventAction.SESSION_TERMINATE,
+            SecurityEventAction.SESSION_TERMINATE,
             user_id,
             detail={"tokens": True, "reason": "back-channel logout"},
         )

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.base64url import encode_base64url
 from models.events.journal import PLATFORM
 from models.identity_providers import IdentityProvider
@@ -186,9 +186,9 @@ def _write_refusal_to_security_log(
             "reason": refused.reason.value,
         }
         event = NewSecurityEvent(
-            AuthEventAction.AUTHENTICATE,
+            SecurityEventAction.AUTHENTICATE,
             refused.user_id,
-            AuthEventResult.FAILURE,
+            SecurityEventResult.FAILURE,
             AuthProtocol.HTTP,
             detail=detail,
         )
@@ -325,9 +325,9 @@ async def _write_sign_in_to_security_log(
     if is_new:
         detail["linked"] = "true"
     event = NewSecurityEvent(
-        AuthEventAction.AUTHENTICATE,
+        SecurityEventAction.AUTHENTICATE,
         user_id,
-        AuthEventResult.SUCCESS,
+        SecurityEventResult.SUCCESS,
         AuthProtocol.HTTP,
         detail=detail,
     )

@@ -7,7 +7,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.mailboxes.shares import MailboxShare, Rights
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
@@ -84,9 +84,9 @@ def share_values(share_row: ColumnRow, rights: Rights) -> dict[str, Any]:
 
 def security_event_of_share(share_row: ColumnRow, rights: Rights) -> NewSecurityEvent:
     """Return the event of a share for the security log of the owner. No rights: it has ended."""
-    action = AuthEventAction.MAILBOX_SHARE_DELETE
+    action = SecurityEventAction.MAILBOX_SHARE_DELETE
     if rights:
-        action = AuthEventAction.MAILBOX_SHARE_SET
+        action = SecurityEventAction.MAILBOX_SHARE_SET
     return NewSecurityEvent(
         action,
         share_row.owner_id,

@@ -176,7 +176,7 @@ def _memory_size(value: object) -> int:
             10 * OBJECT_BYTES + 2 * OBJECT_BYTES * len(value.attendees) + sum(map(getsizeof, texts))
         )
     if isinstance(value, DecodedField):  # a message has thousands: this is faster than getsizeof
-        return 4 * OBJECT_BYTES + len(value.key) + len(value.value) + len(value.raw)
+        return 4 * OBJECT_BYTES + len(value.name) + len(value.value) + len(value.raw)
     return getsizeof(value)
 
 
@@ -331,7 +331,7 @@ async def header_fields(message: StoredMessage) -> list[DecodedField]:
 async def header_values(message: StoredMessage, name: str) -> list[str]:
     """Return the values of all fields with this name, in order, unfolded and decoded."""
     fields = await header_fields(message)
-    return [field.value for field in fields if field.key.lower() == name.lower()]
+    return [field.value for field in fields if field.name.lower() == name.lower()]
 
 
 async def header_block_text(message: StoredMessage) -> str:

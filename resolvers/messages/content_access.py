@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Forbidden
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import Mailbox
@@ -23,7 +23,7 @@ from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
 CONTENT_COLUMNS = frozenset({"subject", "preview", "mime_structure", "attachments"})  # columns
-READ_EVENT = AuthEventAction.MESSAGES_READ  # the name in the owner's security log
+READ_EVENT = SecurityEventAction.MESSAGES_READ  # the name in the owner's security log
 
 
 class RowWithoutContent:

@@ -239,13 +239,13 @@ def _validate_and_normalize_trace_request(request: TraceRequest) -> TraceRequest
     """Return the request in its stored form. Raises InvalidInput."""
     if (request.queue_id is None) is (request.message_id is None):
         error_text = (
-            "`queueId` or `messageId` is required: messageTraceEvents finds messages "
+            "`queueId` or `messageIdHeader` is required: messageTraceEvents finds messages "
             "by address and time."
         )
         raise InvalidInput(
-            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["messageId"]
+            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["messageIdHeader"]
         )
-    for name, value in (("queueId", request.queue_id), ("messageId", request.message_id)):
+    for name, value in (("queueId", request.queue_id), ("messageIdHeader", request.message_id)):
         if value is not None and not 0 < len(value.strip()) <= MAX_TEXT_LENGTH:
             error_text = f"Must have from 1 to {MAX_TEXT_LENGTH} characters."
             raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=[name])

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.outbound_http import parse_http_target
 from mail.text.bounded_regex import BoundedRegex
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import ErrorCollector, InvalidInput, NotFound
 from models.events.event_types import EventType
 from models.events.journal import Stream
@@ -373,7 +373,8 @@ async def _journal_and_log_push_channel_changes(
     journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in user_ids}
     await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
     events = [
-        NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_SET, user, target=kind) for user in user_ids
+        NewSecurityEvent(SecurityEventAction.PUSH_CHANNEL_SET, user, target=kind)
+        for user in user_ids
     ]
     await security_log.insert_security_events_and_queue_notices(ctx, session, events)
     entries_for_others = [
@@ -420,7 +421,7 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
         journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in owner_ids}
         await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
         events = [
-            NewSecurityEvent(AuthEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)
+            NewSecurityEvent(SecurityEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)
             for row in rows
         ]
         await security_log.insert_security_events_and_queue_notices(ctx, session, events)

@@ -204,7 +204,7 @@ async def read_urgent_message_ids(
 def _urgency_reader(structure: mime.ParsedPart) -> Callable[[mime.ByteSource], bool]:
     def is_urgent(source: mime.ByteSource) -> bool:
         fields = mime.decoded_fields(source, structure)
-        values = {field.key.lower(): field.value.strip().lower() for field in fields}
+        values = {field.name.lower(): field.value.strip().lower() for field in fields}
         has_urgent_field = any(
             values.get(name) == urgent_value for name, urgent_value in URGENT_FIELDS.items()
         )

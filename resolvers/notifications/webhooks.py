@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.network.outbound_http import parse_http_target
 from models.admin.tasks import Task
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, require_all_found
 from models.events.event_types import WEBHOOK_ONLY_EVENT_TYPES, EventType
 from models.events.journal import PLATFORM, StreamPositions
@@ -106,7 +106,7 @@ async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhoo
             session,
             NewAuditLogEntry("webhookCreate", "Webhook", webhook_id, domain_id, None, logged_after),
         )
-        await _write_to_security_logs(ctx, AuthEventAction.WEBHOOK_CREATE, [row])
+        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_CREATE, [row])
     _wake_workers(ctx)
     return CreatedWebhook(webhook_id, secret)
 
@@ -270,7 +270,7 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
                 for row in rows
             ),
         )
-        await _write_to_security_logs(ctx, AuthEventAction.WEBHOOK_UPDATE, rows, values)
+        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_UPDATE, rows, values)
     _wake_workers(ctx)
 
 
@@ -335,12 +335,12 @@ async def delete_and_log_webhooks(
         for row in rows
     )
     await audit_log.insert_audit_log_entries(ctx, session, *entries)
-    await _write_to_security_logs(ctx, AuthEventAction.WEBHOOK_DELETE, rows)
+    await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_DELETE, rows)
 
 
 async def _write_to_security_logs(
     ctx: Context,
-    action: AuthEventAction,
+    action: SecurityEventAction,
     webhooks: Sequence[Any],
     new_values: Mapping[str, Any] | None = None,
 ) -> None:

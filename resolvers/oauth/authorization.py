@@ -20,7 +20,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
-from models.auth.security_log import AuthEventAction, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction
 from models.oauth.tables import CODE_LIFETIME, OauthAuthorizationCode, OauthGrant, OauthScope
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
@@ -302,7 +302,7 @@ async def _write_grant_to_security_log(
     ctx: Context, session: AsyncSession, request: AuthorizationRequest, user_id: int
 ) -> None:
     event = NewSecurityEvent(
-        AuthEventAction.OAUTH_GRANT_CREATE,
+        SecurityEventAction.OAUTH_GRANT_CREATE,
         user_id,
         protocol=AuthProtocol.HTTP,
         target=request.client.client_id,

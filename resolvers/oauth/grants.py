@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.oauth.tables import OauthClient, OauthGrant
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page
@@ -105,7 +105,7 @@ async def revoke_grants(ctx: Context, ids: Sequence[int]) -> None:
                 "scopes": row.scopes,
             }
             event = NewSecurityEvent(
-                AuthEventAction.OAUTH_GRANT_REVOKE,
+                SecurityEventAction.OAUTH_GRANT_REVOKE,
                 row.user_id,
                 target=client.public_client_id,
                 detail=detail,

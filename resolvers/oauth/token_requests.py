@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.observability import metrics
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.throttling.policy import BanCause
@@ -81,9 +81,9 @@ async def _respond_in_transaction(ctx: Context, issuer: Issuer, respond: Respond
 def _write_reuse_to_security_log(ctx: Context, user_id: int) -> None:
     """Log that a code or refresh token was used twice: it may be stolen."""
     event = NewSecurityEvent(
-        AuthEventAction.OAUTH_TOKEN_REPLAY,
+        SecurityEventAction.OAUTH_TOKEN_REPLAY,
         user_id,
-        AuthEventResult.FAILURE,
+        SecurityEventResult.FAILURE,
         AuthProtocol.HTTP,
     )
     security_log.log_event_in_background(ctx, event)

@@ -17,9 +17,9 @@ from models.submission.tables import SubmissionState
 FilterFields = Mapping[str, Any]
 
 TEXT_FIELDS = {
-    "from": "from", "to": "to", "toonly": "toOnly", "cc": "cc", "bcc": "bcc",
-    "recipient": "recipient", "subject": "subject", "text": "text", "body": "body",
-    "query": "query", "list": "listId", "messageid": "messageId", "keyword": "keyword",
+    "from": "from", "to": "toOrCc", "toonly": "to", "cc": "cc", "bcc": "bcc",
+    "recipient": "anyRecipient", "subject": "subject", "text": "text", "body": "body",
+    "query": "query", "list": "listId", "messageid": "messageIdHeader", "keyword": "keyword",
     "label": "keyword", "uid": "uids", "seq": "seqs",
 }  # fmt: skip
 FLAG_FIELDS = {

@@ -53,7 +53,7 @@ OTHER_USERS_RULE = GuardRule(
     role=Role.DOMAIN_ADMIN, scope=Scope.FULL, admin_permission=AdminPermission.QUARANTINE
 )
 SENDER_RULES_RULE = GuardRule(
-    user_permission=UserPermission.SPAM_POLICY, admin_permission=AdminPermission.SPAM_POLICY
+    user_permission=UserPermission.SENDER_RULES, admin_permission=AdminPermission.SENDER_RULES
 )
 
 

@@ -41,7 +41,7 @@ MAX_RULES_PER_OWNER = 1000  # of one user, tag or domain
 MAX_PLATFORM_RULES = 10_000
 MAX_COMMENT_LENGTH = 500  # characters
 OTHER_USERS_RULE = GuardRule(
-    role=Role.DOMAIN_ADMIN, scope=Scope.FULL, admin_permission=AdminPermission.SPAM_POLICY
+    role=Role.DOMAIN_ADMIN, scope=Scope.FULL, admin_permission=AdminPermission.SENDER_RULES
 )
 DOMAINS_RULE = GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL)
 PLATFORM_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)  # tags cross domains

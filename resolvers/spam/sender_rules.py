@@ -73,7 +73,7 @@ def is_visible_rule_sql(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for rules the viewer may see: the own rules, and all for an ADMIN.
 
     A domain administrator also sees the rules of administered domains and of tags of their
-    users; with SPAM_POLICY those of the users as well.
+    users; with SENDER_RULES those of the users as well.
     """
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):
@@ -92,7 +92,7 @@ def is_visible_rule_sql(ctx: Context) -> ColumnElement[bool]:
         | col(SenderRule.domain_id).in_(viewer.administered_domains)
         | col(SenderRule.tag).in_(tags)
     )
-    if AdminPermission.SPAM_POLICY not in viewer.permissions:
+    if AdminPermission.SENDER_RULES not in viewer.permissions:
         return is_visible
     statement = select(col(User.id)).where(is_visible_user(ctx))
     return is_visible | col(SenderRule.user_id).in_(statement)

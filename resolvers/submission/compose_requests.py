@@ -120,7 +120,7 @@ async def create_compose_request_for_listeners(
         await file_shares.insert_shares(owner_ctx, session, shares)
         await ctx.record_change(session, user_id, EventType.COMPOSE_REQUESTED, [request_id])
         if owner_ctx is not ctx:
-            entry = NewAuditLogEntry("composeRequest", "User", user_id, domain)
+            entry = NewAuditLogEntry("composeRequestCreate", "User", user_id, domain)
             await audit_log.insert_audit_log_entries(ctx, session, entry)
     statement = select(*select_columns(ComposeRequest)).where(col(ComposeRequest.id) == request_id)
     return CreatedComposeRequest(

@@ -14,7 +14,7 @@ from mail.recipients.forward_targets import ForwardEndpoint, decrypt_relay_urls
 from mail.storage import held_copies
 from mail.storage.held_copies import COPIED_COLUMNS
 from mail.storage.message_content import read_all
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, require_within_limit
 from models.files.blobs import MessageBlob
 from models.filters.tables import Filter
@@ -43,7 +43,9 @@ from resolvers.users.quota import limits as quota_limits
 
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop
 INPUT_PATH = ["to"]
-FORWARDED_BY_OTHERS_ACTION = AuthEventAction.MESSAGE_REDIRECT  # in the security log of the owner
+FORWARDED_BY_OTHERS_ACTION = (
+    SecurityEventAction.MESSAGE_REDIRECT
+)  # in the security log of the owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ async def _require_no_loop_and_scan(
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
     fields = await content.header_fields(stored)
-    if sum(field.key.casefold() == "received" for field in fields) >= MAX_HOPS:
+    if sum(field.name.casefold() == "received" for field in fields) >= MAX_HOPS:
         text = f"The message passed {MAX_HOPS} servers: mail loop detected."
         raise Conflict(text, path=["message"])
     if outgoing_scan.is_enabled(ctx):

@@ -3,7 +3,7 @@
 import logging
 
 from mail.throttling.network_failures import count_failure_and_ban_at_limit
-from models.auth.security_log import AuthEventAction, AuthEventResult
+from models.auth.security_log import SecurityEventAction, SecurityEventResult
 from models.store.outages import StorageUnavailable
 from models.throttling.policy import BanCause
 from resolvers.auth import security_log
@@ -38,6 +38,6 @@ async def count_failure_and_log_ban(
         security_log.log_event_in_background(
             ctx,
             NewSecurityEvent(
-                AuthEventAction.NETWORK_BAN, user_id, AuthEventResult.FAILURE, detail=detail
+                SecurityEventAction.NETWORK_BAN, user_id, SecurityEventResult.FAILURE, detail=detail
             ),
         )

@@ -6,7 +6,7 @@ from typing import Any
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
 from mail.recipients.batch_resolution import load_receiving_address_rows
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import InvalidInput
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow
@@ -122,5 +122,5 @@ def _raise_if_own_address(
 def _forwarding_event(user_id: int, added_targets: Sequence[str]) -> NewSecurityEvent:
     logged = [target[:MAX_LOGGED_LENGTH] for target in added_targets[:MAX_LOGGED_TARGETS]]
     return NewSecurityEvent(
-        AuthEventAction.FORWARDING_CHANGE, user_id, detail={"added": logged} if logged else {}
+        SecurityEventAction.FORWARDING_CHANGE, user_id, detail={"added": logged} if logged else {}
     )

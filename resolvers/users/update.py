@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail.addresses import address_syntax
 from models.addresses.tables import Address
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow
@@ -23,8 +23,6 @@ from resolvers.access import require_users_in_administered_domains
 from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
-from resolvers.auth.second_factors import factor_changes, proof_requirements
-from resolvers.auth.second_factors.second_factor_check import enabled_methods
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.mailboxes.retention import update_inherited_retention
@@ -75,7 +73,6 @@ class UserChanges:
     forward_to: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
-    disable_2fa: bool = False  # all second factors
 
     @property
     def changes_password(self) -> bool:
@@ -90,7 +87,6 @@ class UserChanges:
             "openpgp_public_key": self.openpgp_public_key is not None,
             "forward_to": self.forward_to is not None,
             "password": self.changes_password,
-            "disable_2fa": self.disable_2fa,
         }
         return {
             *self.column_values,
@@ -119,10 +115,6 @@ async def update_users(
     rows = await require_selected_users(ctx, selection)
     _collect_single_user_field_errors(rows, patch, existing_password, problems)
     _require_rights(ctx, rows, patch)
-    for row in rows if patch.disable_2fa else ():
-        await proof_requirements.require_other_user_with_reason_to_disable_factors(
-            ctx, row, [*PATCH_PATH, "disable2fa"]
-        )
     is_of_others = any(row.id != ctx.viewer.user_id for row in rows)
     require_column_permissions(ctx, patch.changed_columns, PATCH_PATH, of_others=is_of_others)
     changes |= await _public_key_columns(ctx, patch, problems)
@@ -333,20 +325,20 @@ async def _change_locked_users(
     if rows := with_new("suspended"):
         await delete_marks_of_scim_suspension(locked_users, rows)
     await _reset_counters_of_changed_limits(locked_users, with_new)
-    await _end_access_and_second_factors(ctx, locked_users, patch, values, changed_columns)
+    await _sign_out_users_without_access(ctx, locked_users, patch, values, changed_columns)
     await _write_changes_to_security_log(
         ctx, locked_users, with_new("allowed_senders"), patch, values
     )
 
 
-async def _end_access_and_second_factors(
+async def _sign_out_users_without_access(
     ctx: Context,
     locked_users: LockedUsers,
     patch: UserChanges,
     values: Mapping[str, Any],
     changed_columns: Mapping[int, Collection[str]],
 ) -> None:
-    """Sign out users who lose access or have a new password; delete disabled second factors.
+    """Sign out users who lose access or have a new password.
 
     What administrators gave for others ends if they lose access.
     """
@@ -354,11 +346,6 @@ async def _end_access_and_second_factors(
     for row in locked_users.rows:
         if patch.changes_password:
             locked_users.sign_out(row)
-        if patch.disable_2fa and enabled_methods(row):
-            locked_users.set_columns_to_store(row, second_factors=[])
-            await factor_changes.delete_secrets_of_all_factors_and_log(
-                ctx, locked_users.session, row
-            )
 
 
 async def _write_changes_to_security_log(
@@ -372,7 +359,7 @@ async def _write_changes_to_security_log(
     if users_with_new_senders:
         detail = {"patterns": ", ".join(values["allowed_senders"])}
         events = [
-            NewSecurityEvent(AuthEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
+            NewSecurityEvent(SecurityEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
             for row in users_with_new_senders
         ]
         await security_log.insert_security_events_and_queue_notices(
@@ -445,7 +432,7 @@ async def _log_password_change_and_keep_own_token(
     await security_log.log_event_and_queue_notice(
         ctx,
         locked_users.session,
-        NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, user_row.id, detail=detail),
+        NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, user_row.id, detail=detail),
     )
     if user_row.id == ctx.viewer.user_id and ctx.viewer.token_id:
         statement = update(AccessToken).where(

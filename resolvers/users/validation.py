@@ -54,9 +54,9 @@ OWN_COLUMNS = frozenset(
     }
 )
 USER_PERMISSION_BY_COLUMN = {
-    "spam_level": UserPermission.SPAM_SCORE,
-    "junk_score": UserPermission.SPAM_SCORE,
-    "reject_score": UserPermission.SPAM_SCORE,
+    "spam_level": UserPermission.SPAM_POLICY,
+    "junk_score": UserPermission.SPAM_POLICY,
+    "reject_score": UserPermission.SPAM_POLICY,
     "quarantine_notification": UserPermission.QUARANTINE_NOTIFICATION,
     "require_inbound_tls": UserPermission.TLS_POLICY,
     "require_outbound_tls": UserPermission.TLS_POLICY,

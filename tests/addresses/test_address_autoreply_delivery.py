@@ -290,7 +290,9 @@ async def test_autoreplies_are_not_read_if_all_are_disabled(
 async def test_message_trace_shows_whether_a_reply_was_sent(
     root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    document = "query ($id: String!) { messageTrace(messageId: $id) { event address detail } }"
+    document = (
+        "query ($id: String!) { messageTrace(messageIdHeader: $id) { event address detail } }"
+    )
     await make_autoreply_address(root)
     events = list[str]()
     for number in range(2):

@@ -18,7 +18,7 @@ from tests.support.operations.address_operations import (
     try_update_addresses,
 )
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     make_admin_of_domains,
     make_domain_user,
     run_mutation,
@@ -26,7 +26,7 @@ from tests.support.operations.domain_operations import (
 
 TRACE = """query ($address: String!) { addressTrace(address: $address) {
   stage input output matched record { __typename ... on Address { address }
-  ... on User { username } ... on DomainAlias { alias } } } }"""
+  ... on User { username } ... on AliasDomain { alias } } } }"""
 
 
 async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...]]:
@@ -39,7 +39,7 @@ async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...
 
 
 async def create_alias_domain(root: GraphQLClient, name: str, domain: str) -> None:
-    _, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=name, domain={"name": domain})
+    _, errors = await run_mutation(root, ALIAS_DOMAIN_CREATE, alias=name, domain={"name": domain})
     assert errors == []
 
 
@@ -70,7 +70,7 @@ async def test_trace_shows_the_sender_rule(
         "SENDER_RULE", sender_address, ["Junk"], "shop.example", rule,
     )  # fmt: skip
     for sender in (None, "x@else.example", "", "no address"):
-        assert (await load_last_step(root, ada.address, sender))[0] == "ACCOUNT"
+        assert (await load_last_step(root, ada.address, sender))[0] == "USER"
     domain_admin = await make_admin_of_domains(root.environment, root.http, "boss", "example.org")
     assert await load_last_step(domain_admin, bob.address, sender_address) == (
         "SENDER_RULE",
@@ -205,16 +205,16 @@ async def test_trace_begins_with_the_recipient_rewrite(root: GraphQLClient) -> N
     assert await load_trace(root, "old@example.org") == [
         ("RECIPIENT_REWRITE", "old@example.org", ["ada@example.org"], None, "RecipientRewrite"),
         ("ADDRESS", "ada@example.org", ["ada@example.org"], "ada@example.org", "Address"),
-        ("ACCOUNT", "ada@example.org", ["ada"], None, "User"),
+        ("USER", "ada@example.org", ["ada"], None, "User"),
     ]
 
 
 async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQLClient) -> None:
     await create_alias_domain(root, "other.example", "example.org")
     assert await load_trace(root, "a.da+x@other.example") == [
-        ("DOMAIN_ALIAS", "a.da+x@other.example", ["a.da+x@example.org"], None, "DomainAlias"),
+        ("ALIAS_DOMAIN", "a.da+x@other.example", ["a.da+x@example.org"], None, "AliasDomain"),
         ("ADDRESS", "a.da+x@example.org", ["ada@example.org"], "ada@example.org", "Address"),
-        ("ACCOUNT", "ada@example.org", ["ada"], None, "User"),
+        ("USER", "ada@example.org", ["ada"], None, "User"),
     ]
     await create_address(root, "sal*@example.org", allowWildcard=True,
                forwardTo=["c@far.example", "smtp://u:p@relay.example"])  # fmt: skip
@@ -233,7 +233,7 @@ async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQ
     async with root.environment.write_session() as session:
         await session.exec(update(User).where(col(User.id) == ada.user.id).values(active=False))
     assert (await load_trace(root, "ada@example.org"))[-1] == (
-        "ACCOUNT", "ada@example.org", [], None, "User",
+        "USER", "ada@example.org", [], None, "User",
     )  # fmt: skip
     async with root.environment.write_session() as session:
         await session.exec(update(Domain).values(active=False))
@@ -250,7 +250,7 @@ async def test_domain_admin_can_trace_own_domains_only(root: GraphQLClient) -> N
     domain_admin = await make_admin_of_domains(root.environment, root.http, "chief", "own.example")
     assert [step[0] for step in await load_trace(domain_admin, "chief@own.example")] == [
         "ADDRESS",
-        "ACCOUNT",
+        "USER",
     ]
     for address in ("ada@example.org", "ada@other.example", "ada@nowhere.example"):
         assert await load_trace(domain_admin, address) == [("ADDRESS", address, [], None, None)]

@@ -127,7 +127,7 @@ async def test_invalid_target_is_refused(root: GraphQLClient) -> None:
     await create_address(root, "list@own.example", forwardTo=["carol@far.example"])
     _, errors = await domain_operations.run_mutation(
         root,
-        domain_operations.DOMAIN_ALIAS_CREATE,
+        domain_operations.ALIAS_DOMAIN_CREATE,
         alias="other.example",
         domain={"name": "own.example"},
     )

@@ -32,7 +32,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     create_domain,
     run_mutation,
 )
@@ -59,7 +59,7 @@ async def test_received_message_is_copied_by_recipient_rules(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "example.org"}
     )
     await create_bcc_rule(root, "ada@example.org", ARCHIVE)
     await create_bcc_rule(root, "@example.org", "all@far.example")

@@ -13,7 +13,7 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_DELETE,
     create_domain,
     error_summary,
@@ -42,7 +42,7 @@ async def test_bcc_rule_is_created_updated_listed_and_deleted(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "example.org"}
     )
     answer, errors = await run_mutation(
         root, BCC_RULE_CREATE, match=" Ad.A@also.example", bccTo="Archive@far.example",
@@ -115,7 +115,7 @@ async def test_invalid_rule_is_refused_by_field_and_rule(
     root: GraphQLClient, environment: Environment
 ) -> None:
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "example.org"}
     )
     first_id = await create_bcc_rule(root, "taken@example.org", ARCHIVE)
     second_id = await create_bcc_rule(root, "taken@example.org", ARCHIVE, "SENDER")
@@ -169,7 +169,7 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
 ) -> None:
     await create_domain(root, "far.example")
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "example.org"}
     )
     other_rule_id = await create_bcc_rule(root, "@far.example", "x@else.example")
     domain_rule_id = await create_bcc_rule(root, "@example.org", ARCHIVE)
@@ -199,7 +199,7 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
         assert errors == []
 
     admin_without_permission = await make_domain_admin(
-        environment, root.http, "dan", [AdminPermission.DOMAIN_ALIASES]
+        environment, root.http, "dan", [AdminPermission.ALIAS_DOMAINS]
     )
     for client in (ada, admin_without_permission):
         assert (await client.execute(BCC_RULES_QUERY))["errors"][0]["extensions"][

@@ -33,7 +33,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_DELETE,
     DOMAIN_RENAME,
     create_domain,
@@ -248,7 +248,7 @@ async def test_rewritten_recipient_reaches_the_expected_user(
 ) -> None:
     adas_id, bobs_id = ada.user.id, bob.user.id
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "example.org"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "example.org"}
     )
     await create_recipient_rewrite(root, "@old.example", "@example.org")
     await create_recipient_rewrite(root, "info@old.example", "bob@example.org")

@@ -43,12 +43,12 @@ class SortedList:
 CREATED, ADDRESS = {"CREATED": "createdAt"}, {"ADDRESS": "address"}
 SORTED_LISTS = (
     SortedList("%s", "apiKeys", CREATED),
-    SortedList("%s", "authLog", CREATED),
-    SortedList(ADA, "authLog", CREATED),
+    SortedList("%s", "securityLog", CREATED),
+    SortedList(ADA, "securityLog", CREATED),
     SortedList(ADA, "appPasswords", CREATED),
     SortedList("%s", "deletedUsers", {"DELETED": "deletedAt"}),
     SortedList("%s", "dkimKeys", {"DOMAIN": "domain"}),
-    SortedList("%s", "domainAliases", {"ALIAS": "alias"}),
+    SortedList("%s", "aliasDomains", {"ALIAS": "alias"}),
     SortedList(EXAMPLE_ORG, "aliases", {"ALIAS": "alias"}),
     SortedList(EXAMPLE_ORG, "addresses", ADDRESS),
     SortedList(EXAMPLE_ORG, "users", {"USERNAME": "username"}),

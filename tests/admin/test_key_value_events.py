@@ -30,7 +30,7 @@ from tests.support.time_limits import HANG_SECONDS
 FOLLOW = """subscription {
   changes(after: "AFTER", types: [KEY_VALUE_CHANGED], debounce: "PT0S") {
     events { type user { username }
-      ... on AccountChange { nodeId node { ... on KeyValueEntry { key value } } } } } }"""
+      ... on UserChange { nodeId node { ... on KeyValueEntry { key value } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 

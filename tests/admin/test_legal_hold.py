@@ -426,7 +426,7 @@ async def read_all_answers(
         f'{{ task(by: {{id: "{ids_by_kind["Task"]}"}}) {{ id }} }}',
         "{ auditLog { totalCount nodes { mutation targetId after } } }",
         f'{{ user(by: {{username: "{username}"}}) {{ messageCount limits {{ quota {{ used }} }} '
-        "deletedMessages { totalCount } messages { totalCount } authLog { totalCount } } }",
+        "deletedMessages { totalCount } messages { totalCount } securityLog { totalCount } } }",
     ]
     answers = [await client.execute(document) for document in documents]
     path = f"/rest/legal-holds/{ids_by_kind['LegalHold']}/export.mbox"

@@ -36,14 +36,16 @@ async def use_second_factors(
     ada: GraphQLClient, clock: ManualClock, recorded: SecretsAndAnswers
 ) -> None:
     """Set up and use TOTP, a security key and recovery codes."""
-    setup = await run_auth_mutation(ada, "totpSetup", "seed otpauthUrl", options=IDEMPOTENT_OPTIONS)
-    repeated_setup = await run_auth_mutation(
-        ada, "totpSetup", "seed otpauthUrl qrCode", options=IDEMPOTENT_OPTIONS
+    setup = await run_auth_mutation(
+        ada, "totpSetup", "secret otpauthUrl", options=IDEMPOTENT_OPTIONS
     )
-    code = totp_code(ada.environment, setup["seed"])
+    repeated_setup = await run_auth_mutation(
+        ada, "totpSetup", "secret otpauthUrl qrCode", options=IDEMPOTENT_OPTIONS
+    )
+    code = totp_code(ada.environment, setup["secret"])
     enabled = await run_auth_mutation(ada, "totpEnable", "recoveryCodes", token=code)
     clock.tick(minutes=5)
-    tokens = (totp_code(ada.environment, setup["seed"]), enabled["recoveryCodes"][0], "000000")
+    tokens = (totp_code(ada.environment, setup["secret"]), enabled["recoveryCodes"][0], "000000")
     verifications = [
         await run_auth_mutation(ada, "totpVerify", "valid", token=token) for token in tokens
     ]
@@ -55,7 +57,7 @@ async def use_second_factors(
     )
     proof = {"webauthn": await make_assertion_response(ada, key)}
     new_codes = await run_auth_mutation(ada, "recoveryCodesCreate", "recoveryCodes", proof=proof)
-    recorded.secrets += [setup["seed"], *enabled["recoveryCodes"], *new_codes["recoveryCodes"]]
+    recorded.secrets += [setup["secret"], *enabled["recoveryCodes"], *new_codes["recoveryCodes"]]
     recorded.answers += [repeated_setup, *verifications, registration]
 
 
@@ -89,7 +91,7 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
     recorded = SecretsAndAnswers()
     await use_second_factors(ada, clock, recorded)
     await create_app_passwords(ada, recorded)
-    totp_import = {"user": {"username": "bob"}, "seed": IMPORTED_SECRET}
+    totp_import = {"user": {"username": "bob"}, "secret": IMPORTED_SECRET}
     recorded.answers.append(
         await run_auth_mutation(root, "totpImport", **totp_import, options=IDEMPOTENT_OPTIONS)
     )

@@ -327,7 +327,7 @@ async def test_key_limited_to_operations_runs_no_others(
         "{ user { id } }",
         "{ viewer { role } ... on Query { user { id } } }",
         "{ ...F } fragment F on Query { __schema { queryType { name } } }",
-        "mutation { tokenRevoke(input: {}) { revokedCount } }",
+        "mutation { accessTokenRevoke(input: {}) { revokedCount } }",
     ):
         (error,) = (await post_document(http, document, secret))["errors"]
         assert error["extensions"]["code"] == "FORBIDDEN"

@@ -31,7 +31,7 @@ mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boo
 
 REVOKE_MUTATION = """
 mutation ($tokens: [AccessTokenRef!], $all: Boolean! = false) {
-  tokenRevoke(input: {accessTokens: $tokens, all: $all}) { revokedCount errors { code path } }
+  accessTokenRevoke(input: {accessTokens: $tokens, all: $all}) { revokedCount errors { code path } }
 }
 """
 
@@ -135,17 +135,17 @@ async def test_anonymous_viewer_has_only_the_public_role(http: httpx.AsyncClient
 async def test_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> None:
     token = (await sign_in(http, eve))["token"]
     anonymous_response = await post_document(http, REVOKE_MUTATION)
-    assert anonymous_response["data"]["tokenRevoke"] == {"revokedCount": 0, "errors": []}
+    assert anonymous_response["data"]["accessTokenRevoke"] == {"revokedCount": 0, "errors": []}
     unknown_id_response = await post_document(
         http, REVOKE_MUTATION, token, tokens=[{"id": "tok_AAAAAAAAAAE"}]
     )
-    assert [error["path"] for error in unknown_id_response["data"]["tokenRevoke"]["errors"]] == [
-        ["accessTokens", "0"]
-    ]
-    assert (await post_document(http, REVOKE_MUTATION, token, tokens=[]))["data"]["tokenRevoke"][
-        "revokedCount"
-    ] == 0
-    assert (await post_document(http, REVOKE_MUTATION, token))["data"]["tokenRevoke"][
+    assert [
+        error["path"] for error in unknown_id_response["data"]["accessTokenRevoke"]["errors"]
+    ] == [["accessTokens", "0"]]
+    assert (await post_document(http, REVOKE_MUTATION, token, tokens=[]))["data"][
+        "accessTokenRevoke"
+    ]["revokedCount"] == 0
+    assert (await post_document(http, REVOKE_MUTATION, token))["data"]["accessTokenRevoke"][
         "revokedCount"
     ] == 1
     refused_response = await post_document(http, VIEWER_QUERY, token)

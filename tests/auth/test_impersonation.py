@@ -201,7 +201,7 @@ async def test_impersonation_is_in_security_log_and_audit_log(
     assert (await admin(VIEWER_QUERY))["viewer"]["impersonating"] is None
     for document in (
         'mutation { apiKeyCreate(input: {name: "x"}) { errors { code } } }',
-        "mutation { tokenRevoke(input: {all: true}) { errors { code } } }",
+        "mutation { accessTokenRevoke(input: {all: true}) { errors { code } } }",
         "mutation { totpSetup(input: {}) { errors { code } } }",
         'mutation { appPasswordCreate(input: {description: "x"}) { errors { code } } }',
         'mutation { userImpersonate(input: {user: {username: "bob"}}) { errors { code } } }',

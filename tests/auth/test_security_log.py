@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.auth.security_log import SECURITY_EVENT_TYPES, AuthEventAction
+from models.auth.security_log import SECURITY_EVENT_TYPES, SecurityEventAction
 from models.events.journal import Change
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role, Scope
@@ -85,7 +85,9 @@ async def test_only_failures_of_one_ipv6_network_share_a_row(
             ada, failed_sign_in_event(ada.user.id), failed_sign_in_event(None), ip=f"2001:db8::{n}"
         )
         await log_events(
-            ada, NewSecurityEvent(AuthEventAction.AUTHENTICATE, ada.user.id), ip=f"2001:db8::{n}"
+            ada,
+            NewSecurityEvent(SecurityEventAction.AUTHENTICATE, ada.user.id),
+            ip=f"2001:db8::{n}",
         )
     event_rows = await load_security_events(ada.environment)
     assert sorted(row.count for row in event_rows) == [1] * 5 + [5, 5]
@@ -147,7 +149,7 @@ async def test_many_events_are_written_in_constant_statements(
         user_ids = [user.id for user in batch]
         async with ctx.write_session(*user_ids) as session:
             new_events = [
-                NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, user_id)
+                NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, user_id)
                 for user_id in [*user_ids, user_ids[0]]
             ]
             event_ids = await security_log.insert_security_events_and_queue_notices(
@@ -245,7 +247,7 @@ async def load_actor_of_event(
 async def test_event_names_its_actor_if_it_is_not_the_user(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    event = NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, ada.user.id)
+    event = NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, ada.user.id)
     await make_api_key(environment, "panel", role=Role.ADMIN)
     query = text("SELECT id FROM api_keys WHERE name = 'panel'")
     async with environment.database.engine.connect() as connection:
@@ -271,7 +273,7 @@ async def test_event_names_its_actor_if_it_is_not_the_user(
         await load_actor_of_event(
             environment,
             application_viewer,
-            NewSecurityEvent(AuthEventAction.AUTHENTICATE, ada.user.id),
+            NewSecurityEvent(SecurityEventAction.AUTHENTICATE, ada.user.id),
         )
         is None
     )
@@ -303,7 +305,7 @@ async def test_no_event_is_written_if_retention_is_zero(
     async with ctx.write_session(ada.user.id) as session:
         assert (
             await security_log.log_event_and_queue_notice(
-                ctx, session, NewSecurityEvent(AuthEventAction.TOTP_ENABLE, ada.user.id)
+                ctx, session, NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, ada.user.id)
             )
             == 0
         )
@@ -314,7 +316,8 @@ async def test_no_event_is_written_if_retention_is_zero(
 
 
 EVENT_SUBSCRIPTION = """subscription { changes(types: [SIGN_IN_FAILED, TOTP_ENABLED]) { events {
-  type ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
+  type ... on UserChange { nodeId node {
+    ... on SecurityEvent { action result ip count } } } } } }"""
 
 
 async def test_subscribers_get_new_and_counted_events(
@@ -331,12 +334,12 @@ async def test_subscribers_get_new_and_counted_events(
     fields = {"action": "AUTHENTICATE", "result": "FAILURE", "ip": "192.0.2.7"}
     assert first_event["node"] == {**fields, "count": 1}
     (row,) = await load_security_events(ada.environment)
-    assert first_event["nodeId"] == global_ids.encode("AuthEvent", row.id)
+    assert first_event["nodeId"] == global_ids.encode("SecurityEvent", row.id)
     clock.tick(seconds=61)
     await log_events(ada, failed_sign_in_event(ada.user.id))
     await wait_until(lambda: len(ada_socket.events) == 2)
     assert ada_socket.events[1]["node"] == {**fields, "count": 2}
-    await log_events(bob, NewSecurityEvent(AuthEventAction.TOTP_ENABLE, bob.user.id))
+    await log_events(bob, NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, bob.user.id))
     await wait_until(lambda: bob_socket.payloads)
     assert [item["node"]["action"] for item in bob_socket.events] == ["TOTP_ENABLE"]
     assert len(ada_socket.events) == 2

@@ -9,15 +9,20 @@ from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol, SecurityEvent
+from models.auth.security_log import (
+    AuthProtocol,
+    SecurityEvent,
+    SecurityEventAction,
+    SecurityEventResult,
+)
 from models.domains.tables import Domain
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.auth import security_event_pages, sortable_ips
 from resolvers.auth.security_event_pages import (
-    AuthEventOrder,
     SecurityEventFilter,
+    SecurityEventOrder,
     SecurityEventPageKey,
 )
 from resolvers.auth.security_event_rows import NewSecurityEvent
@@ -31,22 +36,24 @@ from tests.support.accounts.security_events import (
 )
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
-FIVE_ACTIONS = list(AuthEventAction)[:5]
-NEWEST_FIRST = security_event_pages.LIST_ORDERS[AuthEventOrder.CREATED_DESC]
-AUTH_LOG_QUERY = """query ($filter: AuthLogFilter, $first: Int, $after: String,
+FIVE_ACTIONS = list(SecurityEventAction)[:5]
+NEWEST_FIRST = security_event_pages.LIST_ORDERS[SecurityEventOrder.CREATED_DESC]
+SECURITY_LOG_QUERY = """query ($filter: SecurityLogFilter, $first: Int, $after: String,
     $last: Int, $before: String) {
-  authLog(filter: $filter, first: $first, after: $after, last: $last,
+  securityLog(filter: $filter, first: $first, after: $after, last: $last,
       before: $before) {
     totalCount nodes { id action result ip protocol sessionId by detail count createdAt lastAt
       user { username } }
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
-OWN_AUTH_LOG_QUERY = """query ($filter: AuthLogFilter, $first: Int, $after: String) {
-  viewer { user { authLog(filter: $filter, first: $first, after: $after) {
+OWN_SECURITY_LOG_QUERY = """query ($filter: SecurityLogFilter, $first: Int, $after: String) {
+  viewer { user { securityLog(filter: $filter, first: $first, after: $after) {
     totalCount nodes { id action result ip count } pageInfo { hasNextPage endCursor } } } } }"""
 
 
 async def load_own_events(client: GraphQLClient, **filter: Any) -> list[Any]:
-    page = (await client(OWN_AUTH_LOG_QUERY, filter=filter or None))["viewer"]["user"]["authLog"]
+    page = (await client(OWN_SECURITY_LOG_QUERY, filter=filter or None))["viewer"]["user"][
+        "securityLog"
+    ]
     assert page["totalCount"] == len(page["nodes"])
     return list(page["nodes"])
 
@@ -74,13 +81,17 @@ async def test_user_reads_own_log_newest_first_in_pages(
     actions, cursor, page_count = [], None, 0
     while True:
         page_count += 1
-        page = (await ada(OWN_AUTH_LOG_QUERY, first=2, after=cursor))["viewer"]["user"]["authLog"]
+        page = (await ada(OWN_SECURITY_LOG_QUERY, first=2, after=cursor))["viewer"]["user"][
+            "securityLog"
+        ]
         actions += [node["action"] for node in page["nodes"]]
         cursor = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             break
         meanwhile = (
-            AuthEventAction.PASSWORD_RESET if page_count == 1 else AuthEventAction.PASSWORD_CHANGE
+            SecurityEventAction.PASSWORD_RESET
+            if page_count == 1
+            else SecurityEventAction.PASSWORD_CHANGE
         )
         await log_events(ada, NewSecurityEvent(meanwhile, ada.user.id))
         clock.tick(seconds=1)
@@ -94,12 +105,12 @@ async def test_pages_can_be_read_backwards(
     for n in range(5):
         await log_events(ada, NewSecurityEvent(FIVE_ACTIONS[n], ada.user.id))
         clock.tick(seconds=n % 2)  # some events have equal times
-    all_ids = [node["id"] for node in (await root(AUTH_LOG_QUERY))["authLog"]["nodes"]]
-    last_page = (await root(AUTH_LOG_QUERY, last=2))["authLog"]
+    all_ids = [node["id"] for node in (await root(SECURITY_LOG_QUERY))["securityLog"]["nodes"]]
+    last_page = (await root(SECURITY_LOG_QUERY, last=2))["securityLog"]
     assert [node["id"] for node in last_page["nodes"]] == all_ids[3:]
     previous_page = (
-        await root(AUTH_LOG_QUERY, last=9, before=last_page["pageInfo"]["startCursor"])
-    )["authLog"]
+        await root(SECURITY_LOG_QUERY, last=9, before=last_page["pageInfo"]["startCursor"])
+    )["securityLog"]
     assert [node["id"] for node in previous_page["nodes"]] == all_ids[:3]
 
 
@@ -112,15 +123,17 @@ async def test_each_filter_limits_the_log(
         ("192.0.3.7", failed_sign_in_event(ada.user.id, protocol=AuthProtocol.IMAP)),
         (
             "2001:db8::7",
-            NewSecurityEvent(AuthEventAction.AUTHENTICATE, ada.user.id, protocol=AuthProtocol.API),
+            NewSecurityEvent(
+                SecurityEventAction.AUTHENTICATE, ada.user.id, protocol=AuthProtocol.API
+            ),
         ),
         (
             "::ffff:198.51.100.9",
             NewSecurityEvent(
-                AuthEventAction.TOTP_ENABLE, ada.user.id, result=AuthEventResult.SUSPENDED
+                SecurityEventAction.TOTP_ENABLE, ada.user.id, result=SecurityEventResult.SUSPENDED
             ),
         ),
-        (None, NewSecurityEvent(AuthEventAction.PASSWORD_CHANGE, ada.user.id)),
+        (None, NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, ada.user.id)),
     ]
     for ip, event in new_events:
         await log_events(ada, event, ip=ip)
@@ -154,7 +167,7 @@ async def test_each_filter_limits_the_log(
         assert [node["id"] for node in await load_own_events(ada, **given_filter)][
             ::-1
         ] == expected_ids, given_filter
-        page = (await root(AUTH_LOG_QUERY, filter=given_filter))["authLog"]
+        page = (await root(SECURITY_LOG_QUERY, filter=given_filter))["securityLog"]
         assert [node["id"] for node in page["nodes"]][::-1] == expected_ids, given_filter
         assert page["totalCount"] == len(expected_ids)
 
@@ -168,7 +181,7 @@ async def test_each_filter_limits_the_log(
     ],
 )  # fmt: skip
 async def test_invalid_log_filter_is_refused(ada: GraphQLClient, filter: dict[str, str]) -> None:
-    response = await ada.execute(OWN_AUTH_LOG_QUERY, filter=filter or None)
+    response = await ada.execute(OWN_SECURITY_LOG_QUERY, filter=filter or None)
     assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
@@ -178,12 +191,12 @@ async def test_cursor_of_other_filter_is_refused(
     await log_events(ada, failed_sign_in_event(ada.user.id))
     clock.tick(hours=7)
     await log_events(ada, failed_sign_in_event(ada.user.id))
-    cursor = (await root(AUTH_LOG_QUERY, first=1))["authLog"]["pageInfo"]["endCursor"]
-    response = await root.execute(AUTH_LOG_QUERY, after=cursor, filter={"result": "FAILURE"})
+    cursor = (await root(SECURITY_LOG_QUERY, first=1))["securityLog"]["pageInfo"]["endCursor"]
+    response = await root.execute(SECURITY_LOG_QUERY, after=cursor, filter={"result": "FAILURE"})
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
-NODE_QUERY = "query ($id: ID!) { node(id: $id) { __typename ... on AuthEvent { action } } }"
+NODE_QUERY = "query ($id: ID!) { node(id: $id) { __typename ... on SecurityEvent { action } } }"
 
 
 async def test_only_admins_read_events_of_other_users(
@@ -197,7 +210,7 @@ async def test_only_admins_read_events_of_other_users(
         session.add(DomainAdmin(user_id=other_admin.user.id, domain_id=7))
     await log_events(ada, failed_sign_in_event(ada.user.id), failed_sign_in_event(None))
     (own, _) = await load_security_events(ada.environment)
-    event_id = global_ids.encode("AuthEvent", own.id)
+    event_id = global_ids.encode("SecurityEvent", own.id)
     for client, is_visible in (
         (ada, True),
         (domain_admin, True),
@@ -206,26 +219,26 @@ async def test_only_admins_read_events_of_other_users(
         (other_admin, False),
     ):
         assert (await client(NODE_QUERY, id=event_id))["node"] == (
-            {"__typename": "AuthEvent", "action": "AUTHENTICATE"} if is_visible else None
+            {"__typename": "SecurityEvent", "action": "AUTHENTICATE"} if is_visible else None
         )
     user = {"id": global_ids.encode("User", ada.user.id)}
     for client, expected_count in ((root, 2), (domain_admin, 1), (other_admin, 0)):
-        page = (await client(AUTH_LOG_QUERY))["authLog"]
+        page = (await client(SECURITY_LOG_QUERY))["securityLog"]
         assert (len(page["nodes"]), page["totalCount"]) == (expected_count, expected_count)
-        page = (await client(AUTH_LOG_QUERY, filter={"user": user}))["authLog"]
+        page = (await client(SECURITY_LOG_QUERY, filter={"user": user}))["securityLog"]
         assert (len(page["nodes"]), page["totalCount"]) == (
             min(expected_count, 1),
             min(expected_count, 1),
         )
         combined_filter = {"ip": "192.0.2.7", "result": "FAILURE"}
-        assert (await client(AUTH_LOG_QUERY, filter=combined_filter or None))["authLog"][
+        assert (await client(SECURITY_LOG_QUERY, filter=combined_filter or None))["securityLog"][
             "totalCount"
         ] == expected_count
-    assert (await root(AUTH_LOG_QUERY, filter={"user": {"username": "nobody"}}))["authLog"][
+    assert (await root(SECURITY_LOG_QUERY, filter={"user": {"username": "nobody"}}))["securityLog"][
         "totalCount"
     ] == 0
     for client in (ada, bob):
-        response = await client.execute(AUTH_LOG_QUERY)
+        response = await client.execute(SECURITY_LOG_QUERY)
         assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert await load_own_events(bob) == []
 
@@ -238,15 +251,15 @@ async def test_credential_with_scope_mail_does_not_read_the_log(ada: GraphQLClie
         ada.environment, "mail", user_id=ada.user.id, role=Role.USER, scopes=scopes
     )
     reader = GraphQLClient(ada.http, ada.environment, ada.user, secret)
-    for document in (OWN_AUTH_LOG_QUERY, NODE_QUERY):
-        response = await reader.execute(document, id=global_ids.encode("AuthEvent", row.id))
+    for document in (OWN_SECURITY_LOG_QUERY, NODE_QUERY):
+        response = await reader.execute(document, id=global_ids.encode("SecurityEvent", row.id))
         assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 async def test_logs_of_many_users_load_in_constant_statements(
     root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
-    document = """{ users(first: 50) { nodes { authLog(first: 2, filter: {result: FAILURE}) {
+    document = """{ users(first: 50) { nodes { securityLog(first: 2, filter: {result: FAILURE}) {
         totalCount nodes { action user { username } } } } } }"""
 
     async def count_statements() -> int:
@@ -304,11 +317,11 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPl
     day = datetime(2029, 12, 20, tzinfo=UTC)
     filters = {
         "created_at": SecurityEventFilter(),
-        "action": SecurityEventFilter(action=AuthEventAction.TOTP_ENABLE),
+        "action": SecurityEventFilter(action=SecurityEventAction.TOTP_ENABLE),
         "ip_key": SecurityEventFilter(ip="10.3.7.9"),
         "ip_key ": SecurityEventFilter(network="10.3.7.0/29"),
         "created_at ": SecurityEventFilter(since=day, before=day + timedelta(hours=1)),
-        "created_at  ": SecurityEventFilter(result=AuthEventResult.FAILURE),
+        "created_at  ": SecurityEventFilter(result=SecurityEventResult.FAILURE),
         "created_at   ": SecurityEventFilter(protocol=AuthProtocol.IMAP),
     }
     viewer = Viewer(0, Role.ADMIN, frozenset({Scope.FULL}))
@@ -355,6 +368,6 @@ async def test_total_count_counts_filtered_events_of_user(full_log: GraphQLClien
         col(SecurityEvent.user_id) == full_log.user.id, col(SecurityEvent.result) == "FAILURE"
     )
     (row,) = await full_log.environment.database.read(query)
-    assert (await full_log(OWN_AUTH_LOG_QUERY, filter={"result": "FAILURE"}, first=1))["viewer"][
-        "user"
-    ]["authLog"]["totalCount"] == row.many
+    assert (await full_log(OWN_SECURITY_LOG_QUERY, filter={"result": "FAILURE"}, first=1))[
+        "viewer"
+    ]["user"]["securityLog"]["totalCount"] == row.many

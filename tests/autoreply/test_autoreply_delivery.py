@@ -155,8 +155,8 @@ async def test_any_own_address_in_to_or_cc_gets_reply(
     await add_sales_address(ada)
     alias = await execute_mutation(
         root,
-        "domainAliasCreate",
-        "domainAlias { id }",
+        "aliasDomainCreate",
+        "aliasDomain { id }",
         alias="example.net",
         domain={"name": "example.org"},
     )

@@ -185,7 +185,7 @@ async def test_change_events_have_current_autoreply(ada: GraphQLClient) -> None:
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     await set_autoreply(ada, enabled=True, text="x")
     document = """query ($after: Cursor!) { changes(after: $after) { events { type
-      ... on AccountChange { nodeId node { ... on Autoreply { text } } } } } }"""
+      ... on UserChange { nodeId node { ... on Autoreply { text } } } } } }"""
     (event,) = (await ada(document, after=cursor))["changes"]["events"]
     assert event["node"] == {"text": "x"}
     await delete_autoreplies(ada)

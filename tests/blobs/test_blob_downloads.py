@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.users.roles import Role, Scope
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.accounts.security_events import load_security_events
@@ -56,7 +56,7 @@ async def test_signed_url_serves_the_decompressed_content(
     events = [
         (event.user_id, event.by, event.count)
         for event in await load_security_events(ada.environment)
-        if event.action is AuthEventAction.MESSAGES_READ
+        if event.action is SecurityEventAction.MESSAGES_READ
     ]
     assert events == [(ada.user.id, "boss", 1)]
 

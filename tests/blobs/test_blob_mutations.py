@@ -16,7 +16,7 @@ from graph.app import create_app
 from mail.maintenance import housekeeping
 from mail.storage.blobs.object_stores import FolderStore, new_object_name
 from mail.storage.blobs.tiered_store import TieredStore
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.blobs import deletion
@@ -193,7 +193,7 @@ async def test_copy_stores_the_decompressed_content_and_tells_its_owner(
     events = [
         (event.user_id, event.by)
         for event in await load_security_events(ada.environment)
-        if event.action is AuthEventAction.MESSAGES_READ
+        if event.action is SecurityEventAction.MESSAGES_READ
     ]
     assert events == [(ada.user.id, "boss")]
 

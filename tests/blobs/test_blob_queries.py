@@ -13,7 +13,7 @@ from graph.app import create_app
 from mail.storage.blobs import tier_move
 from mail.storage.blobs.object_stores import FolderStore, new_object_name
 from mail.storage.blobs.tiered_store import TieredStore
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.events.incarnation import MARK_OBJECT_NAME
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role
@@ -214,7 +214,7 @@ async def test_text_is_decompressed_and_each_access_is_logged(
     events = [
         (event.user_id, event.by, event.count)
         for event in await load_security_events(ada.environment)
-        if event.action is AuthEventAction.MESSAGES_READ
+        if event.action is SecurityEventAction.MESSAGES_READ
     ]
     assert events == [(ada.user.id, "boss", 3)]
 
@@ -353,6 +353,6 @@ async def test_file_and_message_of_two_users_are_both_told(
     readers = {
         event.user_id
         for event in await load_security_events(root.environment)
-        if event.action is AuthEventAction.MESSAGES_READ
+        if event.action is SecurityEventAction.MESSAGES_READ
     }
     assert readers == {ada.user.id, bob.user.id}

@@ -246,7 +246,7 @@ async def test_sign_out_revokes_token_of_password_sign_in(
     token = (await graphiql.read_storage())["session"]["merganser:token"]
     assert await role_of_credential(server, token) == "USER"
     async with graphiql.page.expect_response(
-        lambda response: "tokenRevoke" in str(response.request.post_data)
+        lambda response: "accessTokenRevoke" in str(response.request.post_data)
     ):
         await graphiql.page.get_by_role("button", name="Sign out").click()
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()

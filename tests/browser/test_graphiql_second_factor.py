@@ -36,8 +36,8 @@ async def graphiql(browser: Browser, server: MerganserProcess) -> AsyncIterator[
 async def enable_totp(server: MerganserProcess, username: str) -> tuple[str, str]:
     """Turn TOTP on. Returns a code and a recovery code, both unused."""
     async with server.open_client(username) as client:
-        seed = (await client.run_mutation("totpSetup", {}, "seed"))["seed"]
-        secret, step = totp.decode_secret(seed), totp.step_at(datetime.now(UTC))
+        secret_text = (await client.run_mutation("totpSetup", {}, "secret"))["secret"]
+        secret, step = totp.decode_secret(secret_text), totp.step_at(datetime.now(UTC))
         payload = await client.run_mutation(
             "totpEnable", {"token": totp.code_at(secret, step - 1)}, "recoveryCodes"
         )
@@ -103,11 +103,11 @@ async def test_cancelled_sign_in_keeps_no_token(
     await graphiql.sign_in("eve", PASSWORD)
     dialog = factor_dialog(graphiql)
     async with graphiql.page.expect_response(
-        lambda response: "tokenRevoke" in str(response.request.post_data)
+        lambda response: "accessTokenRevoke" in str(response.request.post_data)
     ) as revocation:
         await dialog.get_by_role("button", name="Cancel").click()
     answer = await (await revocation.value).json()
-    assert answer["data"]["tokenRevoke"]["revokedCount"] == 1
+    assert answer["data"]["accessTokenRevoke"]["revokedCount"] == 1
     await dialog.wait_for(state="hidden")
     assert await stored_token(graphiql) is None
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()

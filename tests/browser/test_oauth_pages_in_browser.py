@@ -69,8 +69,10 @@ class TotpUser:
 async def tom(server: MerganserProcess) -> TotpUser:
     """A user with TOTP."""
     async with server.open_client("tom") as client:
-        setup = await client.run_mutation("totpSetup", {}, "seed")
-        user = TotpUser(totp.decode_secret(setup["seed"]), [], totp.step_at(datetime.now(UTC)) - 2)
+        setup = await client.run_mutation("totpSetup", {}, "secret")
+        user = TotpUser(
+            totp.decode_secret(setup["secret"]), [], totp.step_at(datetime.now(UTC)) - 2
+        )
         user.last_step += 1
         code = totp.code_at(user.secret, user.last_step)
         payload = await client.run_mutation("totpEnable", {"token": code}, "recoveryCodes")

@@ -16,7 +16,7 @@ import pytest
 
 from mail.network.dns_cache import ANSWER_CACHES, DnsAnswerCache
 from mail.network.dns_resolver import cached_resolver
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.users.roles import Role
 from resolvers.auth import security_log
 from resolvers.auth.basic_auth import authenticate_basic
@@ -121,7 +121,7 @@ async def test_parsed_message_is_one_entry_without_text(
     await make_client(root.environment, root.http, "carol")
     await deliver_to(ada, "Confidential")
     await deliver_to(bob, "Second")
-    await ada("{ messages(first: 10) { nodes { text headers { key value } } } }")
+    await ada("{ messages(first: 10) { nodes { text headers { name value } } } }")
     (node,) = (await list_entries(root, filter={"kinds": ["PARSED_MESSAGE"]}))["nodes"]
     assert (node["name"], node["user"], node["dirty"]) == ("parsed message", None, False)
     assert node["size"] == root.environment.byte_cache.used_bytes > 0
@@ -187,7 +187,7 @@ async def test_pending_writes_are_dirty(root: GraphQLClient, ada: GraphQLClient)
     ctx = client_context(ada)
     cache.events_written_at = asyncio.get_running_loop().time()  # the next write waits
     for _ in range(3):
-        event = NewSecurityEvent(AuthEventAction.API_KEY_USE, ada.user.id)
+        event = NewSecurityEvent(SecurityEventAction.API_KEY_USE, ada.user.id)
         security_log.log_event_in_background(ctx, event)
     result = await list_entries(root, filter={"dirty": True})
     (node,) = [node for node in result["nodes"] if node["kind"] == "SECURITY_EVENT"]

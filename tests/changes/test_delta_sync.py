@@ -31,7 +31,7 @@ CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $u
     __typename type cursor origin user { username }
     ... on MailboxChange { path }
     ... on MessageChange { messageId mailboxId uid flags message { mailbox { path } } }
-    ... on AccountChange { nodeId node { __typename } }
+    ... on UserChange { nodeId node { __typename } }
     ... on ResyncChange { reason } } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
 STATE_QUERY = """{ viewer { user { mailboxes { nodes { id path messageCount unseenCount } }

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.runtime.environment import Environment
 from models.sessions.live_sessions import SessionPeer, SessionService, SessionTermination
 from resolvers.cluster import process_requests
@@ -118,7 +118,7 @@ async def test_pinned_users_keep_only_sessions_on_their_node(
     assert sessions[target].termination is None
     assert [session.termination for session in others] == [None, None]
     actions = [row[0] for row in await select_rows(root.environment, SECURITY_LOG)]
-    assert AuthEventAction.SESSION_TERMINATE in actions
+    assert SecurityEventAction.SESSION_TERMINATE in actions
 
 
 async def test_dry_run_ends_no_session(

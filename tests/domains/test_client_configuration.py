@@ -24,7 +24,7 @@ from models.runtime.environment import Environment
 from tests.conftest import TEST_OPTIONS, GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_UPDATE,
     create_domain,
     run_mutation,
@@ -166,7 +166,7 @@ async def test_domain_is_found_by_host_name_alias_and_unicode(
 ) -> None:
     client = client_with_listeners
     await run_mutation(
-        client, DOMAIN_ALIAS_CREATE, alias="second.example", domain={"name": "new.example"}
+        client, ALIAS_DOMAIN_CREATE, alias="second.example", domain={"name": "new.example"}
     )
     for host in ("autoconfig.new.example", "new.example:443", "autoconfig.second.example"):
         assert (await get_configuration(client, None, HOST_PATH, host)).status_code == 200

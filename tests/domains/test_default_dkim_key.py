@@ -15,7 +15,7 @@ from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.dns_zone_server import run_dns_zone
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_CREATE,
     DOMAIN_DELETE,
     ERRORS,
@@ -144,7 +144,7 @@ async def test_failed_or_validated_domain_create_creates_no_key(root: GraphQLCli
     await create_domain(root, "old.example")
     assert (
         await run_mutation(
-            root, DOMAIN_ALIAS_CREATE, alias=NEW_DOMAIN, domain={"name": "old.example"}
+            root, ALIAS_DOMAIN_CREATE, alias=NEW_DOMAIN, domain={"name": "old.example"}
         )
     )[1] == []
     for name in ("old.example", NEW_DOMAIN):

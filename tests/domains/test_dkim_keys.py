@@ -22,8 +22,8 @@ from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.case_loop import each_case
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
-    DOMAIN_ALIAS_DELETE,
+    ALIAS_DOMAIN_CREATE,
+    ALIAS_DOMAIN_DELETE,
     DOMAIN_DELETE,
     DOMAIN_RENAME,
     create_domain,
@@ -346,7 +346,7 @@ async def test_keys_are_copied_with_their_selectors(
 
 async def test_renamed_domain_keeps_its_keys(root: GraphQLClient) -> None:
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="second.example", domain={"name": "example.org"}
+        root, ALIAS_DOMAIN_CREATE, alias="second.example", domain={"name": "example.org"}
     )
     await dkim_key_operations.create_key_of_each_algorithm(root)
     await dkim_key_operations.create_dkim_key(root, domain="second.example")
@@ -371,11 +371,11 @@ async def test_renamed_domain_keeps_its_keys(root: GraphQLClient) -> None:
 async def test_keys_are_deleted_with_their_domain_or_alias(root: GraphQLClient) -> None:
     await create_domain(root, "new.example")
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="second.example", domain={"name": "new.example"}
+        root, ALIAS_DOMAIN_CREATE, alias="second.example", domain={"name": "new.example"}
     )
     for name in ("new.example", "second.example"):
         await dkim_key_operations.create_dkim_key(root, domain=name)
-    await run_mutation(root, DOMAIN_ALIAS_DELETE, domainAliases=[{"alias": "SECOND.example"}])
+    await run_mutation(root, ALIAS_DOMAIN_DELETE, aliasDomains=[{"alias": "SECOND.example"}])
     assert [key["domain"] for key in await list_keys(root)] == ["new.example"]
     _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "new.example"}])
     assert errors == []

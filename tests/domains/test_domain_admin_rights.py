@@ -16,9 +16,9 @@ from resolvers.domains.loaders import DomainConditions
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
-    DOMAIN_ALIAS_DELETE,
-    DOMAIN_ALIASES_QUERY,
+    ALIAS_DOMAIN_CREATE,
+    ALIAS_DOMAIN_DELETE,
+    ALIAS_DOMAINS_QUERY,
     DOMAIN_CREATE,
     DOMAIN_DELETE,
     DOMAIN_QUERY,
@@ -45,19 +45,19 @@ async def test_other_domains_are_hidden_from_domain_admin(
 ) -> None:
     await create_domain(root, "far.example", tags=["x"])
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="far-too.example", domain={"name": "far.example"}
+        root, ALIAS_DOMAIN_CREATE, alias="far-too.example", domain={"name": "far.example"}
     )
     await make_domain_user(environment, "zoe@far.example")
-    permissions = ("DOMAIN_DESCRIPTION", "DOMAIN_ALIASES", "UNLIMITED_QUOTA")
+    permissions = ("DOMAIN_DESCRIPTION", "ALIAS_DOMAINS", "UNLIMITED_QUOTA")
     admin = await make_admin_of_domains(
         environment, root.http, "adm", "example.org", permissions=permissions
     )
     await make_admin_of_domains(environment, root.http, "far", "far.example")
     far_id = (await load_domain(root, "far.example"))["id"]
-    alias = (await root(DOMAIN_ALIASES_QUERY))["domainAliases"]["nodes"][0]
+    alias = (await root(ALIAS_DOMAINS_QUERY))["aliasDomains"]["nodes"][0]
     assert alias["alias"] == "far-too.example"
     ((alias_row_id,),) = await select_rows(environment, "SELECT id FROM domain_aliases")
-    alias_id = global_ids.encode("DomainAlias", alias_row_id)
+    alias_id = global_ids.encode("AliasDomain", alias_row_id)
 
     assert await list_domain_names(admin) == ["example.org"]
     assert await list_domain_names(admin, query="far") == []
@@ -70,14 +70,14 @@ async def test_other_domains_are_hidden_from_domain_admin(
     assert await admin(DOMAIN_QUERY, by={"name": "far.example"}) == {"domain": None}
     nodes = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
     assert await admin(nodes, ids=[far_id, alias_id]) == {"nodes": [None, None]}
-    page = (await admin(DOMAIN_ALIASES_QUERY))["domainAliases"]
+    page = (await admin(ALIAS_DOMAINS_QUERY))["aliasDomains"]
     assert (page["nodes"], page["totalCount"]) == ([], 0)
-    assert (await admin(DOMAIN_ALIASES_QUERY, filter={"query": "far"}))["domainAliases"][
+    assert (await admin(ALIAS_DOMAINS_QUERY, filter={"query": "far"}))["aliasDomains"][
         "totalCount"
     ] == 0
-    document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id } }"
+    document = "query ($by: AliasDomainRef!) { aliasDomain(by: $by) { id } }"
     for by in ({"id": alias_id}, {"alias": "far-too.example"}):
-        assert await admin(document, by=by) == {"domainAlias": None}
+        assert await admin(document, by=by) == {"aliasDomain": None}
 
     unknown_domain = {"name": "nothing.example"}
     rows_before = await select_rows(environment, "SELECT * FROM domains ORDER BY id")
@@ -89,17 +89,17 @@ async def test_other_domains_are_hidden_from_domain_admin(
         _, errors = await run_mutation(admin, DOMAIN_UPDATE, **arguments)
         assert error_summary(errors) == ("NOT_FOUND", ["domains"], 0, name)
         _, errors = await run_mutation(
-            admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain={"name": name}
+            admin, ALIAS_DOMAIN_CREATE, alias="x.example", domain={"name": name}
         )
         assert error_summary(errors) == ("NOT_FOUND", ["domain"], None, name)
     _, errors = await run_mutation(
-        admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain={"name": "far-too.example"}
+        admin, ALIAS_DOMAIN_CREATE, alias="x.example", domain={"name": "far-too.example"}
     )
     assert error_summary(errors) == ("NOT_FOUND", ["domain"], None, "far-too.example")
     conflict_errors = [
         (
             await run_mutation(
-                admin, DOMAIN_ALIAS_CREATE, alias=name, domain={"name": "example.org"}
+                admin, ALIAS_DOMAIN_CREATE, alias=name, domain={"name": "example.org"}
             )
         )[1]
         for name in ("far.example", "far-too.example")
@@ -108,8 +108,8 @@ async def test_other_domains_are_hidden_from_domain_admin(
         "far.example already exists.",
         "far-too.example already exists.",
     ]
-    _, errors = await run_mutation(admin, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias_id}])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["domainAliases", "id"], 0)
+    _, errors = await run_mutation(admin, ALIAS_DOMAIN_DELETE, aliasDomains=[{"id": alias_id}])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["aliasDomains", "id"], 0)
     forbidden_mutations: tuple[tuple[str, dict[str, Any]], ...] = (
         (DOMAIN_CREATE, {"name": "x.example"}),
         (DOMAIN_DELETE, {"domains": [{"name": "example.org"}]}),
@@ -182,13 +182,13 @@ async def test_domain_admin_changes_only_delegated_fields(
         )
         assert error_summary(errors) == ("FORBIDDEN", ["set", name], None, "ADMIN")
     arguments = {"alias": "also.example", "domain": {"name": "example.org"}}
-    _, errors = await run_mutation(admin_with_permission, DOMAIN_ALIAS_CREATE, **arguments)
-    assert error_summary(errors) == ("FORBIDDEN", [], None, "DOMAIN_ALIASES")
+    _, errors = await run_mutation(admin_with_permission, ALIAS_DOMAIN_CREATE, **arguments)
+    assert error_summary(errors) == ("FORBIDDEN", [], None, "ALIAS_DOMAINS")
     assert await select_rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
     alias_admin = await make_admin_of_domains(
-        environment, root.http, "c", "example.org", permissions=["DOMAIN_ALIASES"]
+        environment, root.http, "c", "example.org", permissions=["ALIAS_DOMAINS"]
     )
-    _, errors = await run_mutation(alias_admin, DOMAIN_ALIAS_CREATE, **arguments)
+    _, errors = await run_mutation(alias_admin, ALIAS_DOMAIN_CREATE, **arguments)
     assert errors == []
 
 

@@ -10,9 +10,9 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
-    DOMAIN_ALIAS_DELETE,
-    DOMAIN_ALIASES_QUERY,
+    ALIAS_DOMAIN_CREATE,
+    ALIAS_DOMAIN_DELETE,
+    ALIAS_DOMAINS_QUERY,
     DOMAIN_CREATE,
     create_domain,
     error_summary,
@@ -28,8 +28,8 @@ async def test_active_alias_domain_receives_mail_of_its_target(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     arguments = {"alias": "XN--Bcher-KVA.example", "domain": {"name": "Example.ORG"}}
-    payload, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, **arguments)
-    alias = payload["domainAlias"]
+    payload, errors = await run_mutation(root, ALIAS_DOMAIN_CREATE, **arguments)
+    alias = payload["aliasDomain"]
     assert errors == []
     assert (alias["alias"], alias["active"], alias["domain"]) == (
         "bücher.example",
@@ -39,11 +39,11 @@ async def test_active_alias_domain_receives_mail_of_its_target(
     assert (
         await address_resolution.load_recipient_below_limits(environment, "ada@BÜCHER.example")
     ).user_id == ada.user.id
-    document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id domain { name } } }"
+    document = "query ($by: AliasDomainRef!) { aliasDomain(by: $by) { id domain { name } } }"
     for alias_ref in ({"id": alias["id"]}, {"alias": "bücher.EXAMPLE"}):
-        alias_fields = (await root(document, by=alias_ref))["domainAlias"]
+        alias_fields = (await root(document, by=alias_ref))["aliasDomain"]
         assert alias_fields == {"id": alias["id"], "domain": {"name": "example.org"}}
-    node = "query ($id: ID!) { node(id: $id) { ... on DomainAlias { alias } } }"
+    node = "query ($id: ID!) { node(id: $id) { ... on AliasDomain { alias } } }"
     assert await root(node, id=alias["id"]) == {"node": {"alias": "bücher.example"}}
     domain_id = await load_domain_id(environment, "example.org")
     assert (await load_journal_entries(environment, domain_id))[-1] == (
@@ -51,18 +51,18 @@ async def test_active_alias_domain_receives_mail_of_its_target(
         [domain_id],
     )
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="off.example", domain={"name": "example.org"}, active=False
+        root, ALIAS_DOMAIN_CREATE, alias="off.example", domain={"name": "example.org"}, active=False
     )
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@off.example")
     payload, errors = await run_mutation(
-        root, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias["id"]}]
+        root, ALIAS_DOMAIN_DELETE, aliasDomains=[{"id": alias["id"]}]
     )
     assert (payload["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@bücher.example")
-    _, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, domainAliases=[{"id": alias["id"]}])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["domainAliases", "id"], 0)
+    _, errors = await run_mutation(root, ALIAS_DOMAIN_DELETE, aliasDomains=[{"id": alias["id"]}])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["aliasDomains", "id"], 0)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ async def test_alias_of_alias_or_of_existing_name_is_refused(
 ) -> None:
     await create_domain(root, "new.example")
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "new.example"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "new.example"}
     )
     _, errors = await run_mutation(
         root,
-        DOMAIN_ALIAS_CREATE,
+        ALIAS_DOMAIN_CREATE,
         **{"alias": "x.example", "domain": {"name": "example.org"}, **alias_input},
     )
     assert error_summary(errors) == refusal
@@ -103,11 +103,11 @@ async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient)
         await create_domain(root, name)
     for alias, domain in (("b.org", "pond"), ("a.org", "pond"), ("c.org", "lake")):
         await run_mutation(
-            root, DOMAIN_ALIAS_CREATE, alias=alias, domain={"name": f"{domain}.example"}
+            root, ALIAS_DOMAIN_CREATE, alias=alias, domain={"name": f"{domain}.example"}
         )
 
     async def find_aliases(**conditions: Any) -> tuple[str, int]:
-        page = (await root(DOMAIN_ALIASES_QUERY, **conditions))["domainAliases"]
+        page = (await root(ALIAS_DOMAINS_QUERY, **conditions))["aliasDomains"]
         return "".join(node["alias"][0] for node in page["nodes"]), page["totalCount"]
 
     assert await find_aliases() == ("abc", 3)
@@ -115,5 +115,5 @@ async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient)
     assert await find_aliases(filter={"query": "c.o"}) == ("c", 1)
     assert await find_aliases(filter={"query": "%"}) == ("", 0)
     assert await find_aliases(last=2) == ("bc", 3)
-    page = (await root(DOMAIN_ALIASES_QUERY, first=2))["domainAliases"]["pageInfo"]
+    page = (await root(ALIAS_DOMAINS_QUERY, first=2))["aliasDomains"]["pageInfo"]
     assert await find_aliases(first=2, after=page["endCursor"]) == ("c", 3)

@@ -27,7 +27,7 @@ from tests.support.accounts.address_rows import add_addresses
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_CREATE,
     DOMAIN_DELETE,
     DOMAIN_LIMITS,
@@ -206,7 +206,7 @@ async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: GraphQL
     attempts = [
         run_mutation(root, DOMAIN_CREATE, name="new.example"),
         run_mutation(
-            root, DOMAIN_ALIAS_CREATE, alias="new.example", domain={"name": "old.example"}
+            root, ALIAS_DOMAIN_CREATE, alias="new.example", domain={"name": "old.example"}
         ),
     ]
     outcomes = await asyncio.gather(*attempts)
@@ -419,7 +419,7 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
         await create_domain(root, name)
     eve = await make_domain_user(environment, "eve@a.example")
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "b.example"}
+        root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "b.example"}
     )
     domain_refs = [{"name": "b.example"}, {"name": "a.example"}]
     payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs)

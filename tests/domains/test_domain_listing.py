@@ -6,7 +6,7 @@ from sqlalchemy import text
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAINS_QUERY,
     create_domain,
     list_domain_names,
@@ -85,7 +85,7 @@ async def test_many_domains_load_in_constant_statements(
     for n in range(20):
         await make_domain_user(ada.environment, f"x@d{n}.example")
         await run_mutation(
-            root, DOMAIN_ALIAS_CREATE, alias=f"a{n}.example", domain={"name": f"d{n}.example"}
+            root, ALIAS_DOMAIN_CREATE, alias=f"a{n}.example", domain={"name": f"d{n}.example"}
         )
     await make_admin_of_domains(
         ada.environment, root.http, "two", *(f"d{n}.example" for n in range(20))
@@ -146,7 +146,7 @@ async def test_aliases_and_admins_of_a_domain_are_paged(
     await make_domain_user(ada.environment, "x@lake.example")
     for alias, domain in (("b", "pond"), ("c", "pond"), ("a", "pond"), ("d", "lake")):
         alias_input = {"alias": f"{alias}.org", "domain": {"name": f"{domain}.example"}}
-        await run_mutation(root, DOMAIN_ALIAS_CREATE, **alias_input)
+        await run_mutation(root, ALIAS_DOMAIN_CREATE, **alias_input)
     for username, domain in (("zoe", "pond"), ("amy", "pond"), ("joe", "pond"), ("kim", "lake")):
         await make_admin_of_domains(ada.environment, root.http, username, f"{domain}.example")
     first = (await root(ALIASES_AND_ADMINS_QUERY, first=2))["domain"]

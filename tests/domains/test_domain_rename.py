@@ -22,7 +22,7 @@ from models.users.tables import User
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.address_rows import add_addresses
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_RENAME,
     NO_DOMAIN_LIMITS,
     create_domain,
@@ -61,7 +61,7 @@ async def user_ids(
 ) -> dict[str, int]:
     """The IDs of two users of the old domain, and of a user with an address in it."""
     await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": OLD_DOMAIN})
+    await run_mutation(root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": OLD_DOMAIN})
     eve = await make_domain_user(environment, "e.ve@old.example", name="Eve @old.example")
     dan = await make_domain_user(environment, "dan", address="D.an@Old.Example")
     await add_addresses(environment, "ada@old.example", "*@old.example", user_id=ada.user.id)
@@ -103,7 +103,7 @@ async def test_rename_changes_all_usernames_and_addresses(
     payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
     assert payload["domain"]["name"] == "bücher.example"
-    counts = [payload[f"{name}Count"] for name in ("address", "user", "domainAlias")]
+    counts = [payload[f"{name}Count"] for name in ("address", "user", "aliasDomain")]
     assert counts == [5, 2, 1]
 
     names_by_id = await load_user_names(environment)

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_UPDATE,
     create_domain,
     run_mutation,
@@ -44,7 +44,7 @@ async def test_domain_and_alias_have_the_policy_of_the_server(
 ) -> None:
     await run_mutation(
         client_with_domains,
-        DOMAIN_ALIAS_CREATE,
+        ALIAS_DOMAIN_CREATE,
         alias="second.example",
         domain={"name": "new.example"},
     )

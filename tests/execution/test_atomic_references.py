@@ -29,7 +29,7 @@ REFERENCES: dict[tuple[str, str], Any] = {
     ("CertificateRef", "serverName"): "DOMAIN",
     ("DkimDomainRef", "name"): "DOMAIN",
     ("DkimKeyRef", "domain"): "DOMAIN",
-    ("DomainAliasRef", "alias"): "ALIAS",
+    ("AliasDomainRef", "alias"): "ALIAS",
     ("DomainRef", "name"): "DOMAIN",
     ("MailboxRef", "path"): "USER-box",
     ("MailboxRef", "specialUse"): "DRAFTS",
@@ -75,7 +75,7 @@ TEXTS: dict[tuple[str, str], Any] = {
 # Additional input of some fields, without which they are refused before they read the reference.
 EXTRA_INPUT: dict[str, dict[str, Any]] = {
     "addressCreate": {"address": "USER-other@DOMAIN"},
-    "domainAliasCreate": {"alias": "USER.alias.example"},
+    "aliasDomainCreate": {"alias": "USER.alias.example"},
     "domainRename": {"newName": "renamed.DOMAIN"},
     "identityCreate": {"name": "Identity"},
     "mailboxRename": {"newPath": "USER-moved"},
@@ -89,7 +89,7 @@ ACCOUNT = f"""
     passwordDisabled: true}}) {ERRORS}"""
 CREATE_FIELDS = {  # fields that create the object of a reference, by the name in the reference
     "ALIAS": f"""
-  m_alias: domainAliasCreate(input: {{alias: "ALIAS", domain: {{name: "DOMAIN"}}}}) {ERRORS}""",
+  m_alias: aliasDomainCreate(input: {{alias: "ALIAS", domain: {{name: "DOMAIN"}}}}) {ERRORS}""",
     "USER-box": f"""
   m_theirs: mailboxCreate(input: {{paths: ["USER-box"], users: {{usernames: ["USER"]}}}}) {ERRORS}
   m_mine: mailboxCreate(input: {{paths: ["USER-box"]}}) {ERRORS}

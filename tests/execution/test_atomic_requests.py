@@ -175,11 +175,11 @@ async def test_invalid_null_variable_is_refused_before_any_field_runs(
 
 async def test_anonymous_atomic_request_stores_nothing(ada: GraphQLClient) -> None:
     anonymous = GraphQLClient(ada.http, ada.environment, ada.user, "")
-    revoke_tokens = "tokenRevoke(input: {all: true}) { revokedCount }"
+    revoke_tokens = "accessTokenRevoke(input: {all: true}) { revokedCount }"
     body = {"query": f"mutation @atomic {{ {revoke_tokens} {entry_field('a', alias='a')} }}"}
     answer = (await anonymous.http.post("/graphql", json=body)).json()
     assert error_codes_by_field({"a": answer["data"]["a"]}) == {"a": ["ABORTED"]}
-    assert answer["data"]["tokenRevoke"] == {"revokedCount": 0}
+    assert answer["data"]["accessTokenRevoke"] == {"revokedCount": 0}
     assert answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
 

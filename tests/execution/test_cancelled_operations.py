@@ -19,11 +19,11 @@ DOCUMENTS = {
         newest: messages(first: 5) {{ nodes {{ {ROW} }} totalCount }}
         more: messages(first: 3) {{ nodes {{ {ROW} text html attachments {{ filename }} }} }}
         again: user {{
-            authLog(first: 3) {{ nodes {{ id }} }} filters(first: 2) {{ nodes {{ id }} }}
+            securityLog(first: 3) {{ nodes {{ id }} }} filters(first: 2) {{ nodes {{ id }} }}
         }}
     }}""",
     "nested": """{ user { mailboxes(first: 9) { nodes { path messages(first: 3) { totalCount nodes {
-        id rawSource headers { key value } thread { id messages(first: 2) { nodes { text } } }
+        id rawSource headers { name value } thread { id messages(first: 2) { nodes { text } } }
     } } } } } }""",
     "mutation": """mutation {
         mailboxCreate(input: {paths: ["Trial", "Trial/A"], options: {validateOnly: true}}) {

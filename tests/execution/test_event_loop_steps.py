@@ -13,9 +13,9 @@ PART_FIELDS = "{ section contentType { value params } disposition filename conte
 MESSAGE_FIELDS = f"""
     subject from {ADDRESS_FIELDS} to {ADDRESS_FIELDS} cc {ADDRESS_FIELDS} bcc {ADDRESS_FIELDS}
     replyTo {ADDRESS_FIELDS} sender {ADDRESS_FIELDS}
-    messageId inReplyTo references date preview size attachmentCount mailingList {{ listId }}
+    messageIdHeader inReplyTo references date preview size attachmentCount mailingList {{ listId }}
     html raw: html(sanitize: false) remoteImageCount hasComplexHtml text snippet
-    headers {{ key value raw }} rawHeader header(name: "cc") body
+    headers {{ name value raw }} rawHeader header(name: "cc") body
     bodyPart(section: "1", maxBytes: 1000) rawSource virtualSize envelopeImap bodyImap
     bodyStructureImap calendarEvents {{ uid summary attendees {ADDRESS_FIELDS} }}
     attachments {{ filename text message {{ subject text }} }}

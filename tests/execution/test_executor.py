@@ -28,7 +28,7 @@ from graph.types.row_mapping import NodeView
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from mail.search import index_worker
 from models.auth.credentials import Throttle
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.queue.rate_values import RatePeriod
 from models.runtime.environment import Environment
 from models.users.tables import LimitSource
@@ -289,7 +289,7 @@ LIST_BY_TYPE = {
     "LegalHold": "legalHolds { nodes %s }",
     "LegalHoldAccess": "legalHolds { nodes { accessLog { nodes %s } } }",
     "HeldCopy": "legalHolds { nodes { messages { nodes %s } } }",
-    "AuthEvent": "viewer { user { authLog { nodes %s } } }",
+    "SecurityEvent": "viewer { user { securityLog { nodes %s } } }",
     "BccRule": "bccRules { nodes %s }",
     "Certificate": "certificates { nodes %s }",
     "ClusterNode": "clusterNodes { nodes %s }",
@@ -298,7 +298,7 @@ LIST_BY_TYPE = {
     "DeletedUser": "deletedUsers { nodes %s }",
     "DkimKey": "dkimKeys { nodes %s }",
     "Domain": "domains { nodes %s }",
-    "DomainAlias": "domainAliases { nodes %s }",
+    "AliasDomain": "aliasDomains { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "Filter": "viewer { user { filters { nodes %s } } }",
@@ -336,8 +336,8 @@ LIST_FIELD_NAMES = {  # where the name is not the plural
     "UserExport": "exports",
     "Address": "addresses", "ContactSuggestion": "contactSuggestions",
     "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
-    "HeldCopy": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
-    "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
+    "HeldCopy": "messages", "SecurityEvent": "securityLog", "ConnectorRun": "runs",
+    "AliasDomain": "aliasDomains", "FileShare": "shares", "Identity": "identities",
     "QuarantineItem": "quarantine", "QueueEntry": "queue", "TlsPolicy": "tlsPolicies",
     "SavedSearch": "savedSearches", "SettingHistoryEntry": "history",
     "WebhookDelivery": "deliveries",
@@ -354,7 +354,7 @@ TYPES_OF_ADMINS = {
     "Certificate",
     "DeletedUser",
     "Domain",
-    "DomainAlias",
+    "AliasDomain",
     "ForwardingHost",
     "LoginPenalty",
     "NetworkBan",
@@ -392,10 +392,10 @@ async def test_types_in_lists_are_compiled_completely(
 async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -> None:
     await deliver_to(ada, "Hello")
     await security_log.log_event_separately(
-        client_context(ada), NewSecurityEvent(AuthEventAction.TOTP_ENABLE, ada.user.id)
+        client_context(ada), NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, ada.user.id)
     )
     await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
-    await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["aliasDomainCreate"](ada, root))(root)
     await (await SAMPLE_CALLS["appPasswordCreate"](ada, root))(ada)
     await (await SAMPLE_CALLS["userExport"](ada, root))(ada)
     await (await SAMPLE_CALLS["deletedMessagesRestore"](ada, root))(ada)  # of a deleted message

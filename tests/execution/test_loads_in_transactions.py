@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.users.tables import User
 from resolvers.auth import security_log
 from resolvers.auth.security_event_rows import NewSecurityEvent
@@ -18,7 +18,7 @@ async def load_usernames_and_log(ctx: Context, user_ids: list[int]) -> list[str]
     """Write an entry about the users, then read their names."""
     async with ctx.separate_or_nested_write_session(*user_ids) as (separate_ctx, session):
         for user_id in user_ids:
-            event = NewSecurityEvent(AuthEventAction.MESSAGES_READ, user_id)
+            event = NewSecurityEvent(SecurityEventAction.MESSAGES_READ, user_id)
             await security_log.log_event_and_queue_notice(separate_ctx, session, event)
             await asyncio.sleep(0.01)  # other loads run
         return await load_usernames(separate_ctx, user_ids)

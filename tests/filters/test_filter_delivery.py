@@ -264,9 +264,11 @@ async def test_filters_of_many_recipients_are_read_once(
 async def test_filters_beyond_step_limit_are_named_in_log_and_filter_test(
     ada: GraphQLClient, lmtp_client: SmtpTestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    costly = await add_filter(ada, {"to": "b@"}, {"flag": True}, name="costly")
+    costly = await add_filter(ada, {"toOrCc": "b@"}, {"flag": True}, name="costly")
     await add_filter(ada, {"subject": "many"}, {"seen": True}, name="cheap")
-    inactive = await add_filter(ada, {"to": "c@"}, {"flag": True}, name="inactive", active=False)
+    inactive = await add_filter(
+        ada, {"toOrCc": "c@"}, {"flag": True}, name="inactive", active=False
+    )
     recipients = b"".join(b"To: a%d@example.org\r\n" % number for number in range(6000))
     message = recipients + raw_message("Many")
     assert await deliver_without_queue_id(lmtp_client, message) == [DELIVERED_REPLY]

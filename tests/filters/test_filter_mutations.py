@@ -32,11 +32,11 @@ from tests.support.stores.counter_check import (
 )
 
 ALL_CONDITIONS = {
-    "from": "ada", "to": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
+    "from": "ada", "toOrCc": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
     "hasAttachment": False, "larger": 9, "smaller": 5000, "query": "subject:a OR larger:1k",
-    "header": {"key": "X-A", "value": "1"},
-    "regex": {"key": "X-C", "pattern": "^[0-9]+$"}, "all": [{"regex": {"pattern": "a|b"}}],
-    "any": [{"from": "x"}, {"larger": 10}], "not": [{"header": {"key": "X-B"}}],
+    "header": {"name": "X-A", "value": "1"},
+    "regex": {"name": "X-C", "pattern": "^[0-9]+$"}, "all": [{"regex": {"pattern": "a|b"}}],
+    "any": [{"from": "x"}, {"larger": 10}], "not": [{"header": {"name": "X-B"}}],
 }  # fmt: skip
 ACTIONS = {
     "seen": True, "flag": False, "delete": False, "spam": False, "mailbox": {"path": "A"},
@@ -48,7 +48,7 @@ ACTIONS = {
 NO_CONDITIONS = dict.fromkeys(
     (
         "from",
-        "to",
+        "toOrCc",
         "subject",
         "listId",
         "text",
@@ -68,14 +68,16 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         ada, ALL_CONDITIONS, ACTIONS, name=" All ", position=3, metadata={"a": 1}
     )
     query, action = filter_["query"], filter_["action"]
-    header = {"key": "X-A", "value": "1", "raw": "X-A: 1"}
+    header = {"name": "X-A", "value": "1", "raw": "X-A: 1"}
     assert {name: query[name] for name in NO_CONDITIONS} == {
         **{name: ALL_CONDITIONS[name] for name in NO_CONDITIONS},
         "header": header,
     }
-    assert query["all"] == [{**NO_CONDITIONS, "regex": {"key": None, "pattern": "a|b"}}]
+    assert query["all"] == [{**NO_CONDITIONS, "regex": {"name": None, "pattern": "a|b"}}]
     assert [condition["from"] or condition["larger"] for condition in query["any"]] == ["x", 10]
-    assert query["not"] == [{**NO_CONDITIONS, "header": {"key": "X-B", "value": "", "raw": "X-B:"}}]
+    assert query["not"] == [
+        {**NO_CONDITIONS, "header": {"name": "X-B", "value": "", "raw": "X-B:"}}
+    ]
     assert action == {
         **ACTIONS,
         "copyTo": [{"path": "A"}, {"path": "Sent"}],
@@ -120,9 +122,9 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
 async def test_filter_text_is_in_language_of_user(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    query = {"from": "bob", "smaller": 9, "hasAttachment": True, "header": {"key": "X-A"},
-             "regex": {"key": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
-             "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
+    query = {"from": "bob", "smaller": 9, "hasAttachment": True, "header": {"name": "X-A"},
+             "regex": {"name": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
+             "any": [{"toOrCc": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
     action = {"mailbox": {"path": "INBOX"}, "spam": True, "keywords": ["a", "b"], "stop": True,
               "forwardTo": ["eve@example.net"], "reply": {"text": "Hi"}}  # fmt: skip
     filter_ = await add_filter(ada, query, action)
@@ -184,7 +186,7 @@ async def test_relay_password_is_kept_and_hidden(
 
 async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
-        "{ viewer { user { authLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
     )
     filter_ = await add_filter(
         ada, {}, {"forwardTo": ["eve@example.net", "https://h.example/?t=secret"]}
@@ -193,7 +195,7 @@ async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
         ada, filter_["id"], action={"forwardTo": ["eve@example.net", "dan@example.net"]}
     )
     await try_update_filters(ada, filter_["id"], action={"seen": True})
-    nodes = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    nodes = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert sorted(node["detail"]["target"] for node in nodes) == [
         "dan@example.net", "eve@example.net", "https://h.example"
     ]  # fmt: skip
@@ -386,5 +388,5 @@ async def test_address_trace_includes_filters(ada: GraphQLClient, root: GraphQLC
         {"stage": "FILTER", "output": [], "record": {"id": deleting_filter["id"]}},
     ]
     assert {step["stage"] for step in (await without_permission(document))["addressTrace"]} == {
-        "ADDRESS", "ACCOUNT"
+        "ADDRESS", "USER"
     }  # fmt: skip

@@ -139,7 +139,7 @@ async def test_unsupported_search_term_is_reported(ada: GraphQLClient) -> None:
 async def test_search_text_survives_export_and_import(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
+    query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"toOrCc": "x"}]}
     await add_filter(ada, query, {"seen": True}, name="n")
     (entry,) = await transfer.export_filters(client_context(ada), ada.user.id)
     assert entry["query"] == query

@@ -26,16 +26,16 @@ async def load_headers(client: GraphQLClient, path: str) -> list[str]:
     """Load the header of each message of a mailbox, without the fields added at delivery."""
     answer = await client(
         "query ($path: String!) { mailbox(by: {path: $path}) { messages(first: 9) "
-        "{ nodes { headers { key value } } } } }",
+        "{ nodes { headers { name value } } } } }",
         path=path,
     )
     nodes = answer["mailbox"]["messages"]["nodes"]
     for node in nodes:
-        first_keys = [field["key"].encode() for field in node["headers"][: len(TRACE_FIELDS)]]
-        assert first_keys == TRACE_FIELDS
+        first_names = [field["name"].encode() for field in node["headers"][: len(TRACE_FIELDS)]]
+        assert first_names == TRACE_FIELDS
     return [
         "\n".join(
-            f"{field['key']}: {field['value']}" for field in node["headers"][len(TRACE_FIELDS) :]
+            f"{field['name']}: {field['value']}" for field in node["headers"][len(TRACE_FIELDS) :]
         )
         for node in nodes
     ]

@@ -71,9 +71,9 @@ async def test_imported_filters_are_added_after_existing_ones(
         global_ids.decode("Filter", filter_["id"]) for filter_ in payload["filters"]
     ]
     document = (
-        "{ viewer { user { authLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
     )
-    (event,) = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event["detail"]["target"] == "eve@example.net"
 
 

@@ -15,7 +15,7 @@ from graph.oauth.texts.page_texts import ENGLISH
 from mail.maintenance import housekeeping
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import AccessToken, ApiKey
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.identity_providers import IdentityLink, IdentitySession
 from models.oauth.tables import OauthRefreshToken
 from models.runtime.environment import Environment
@@ -92,7 +92,7 @@ async def test_logout_by_subject_ends_all_access_at_once(
         assert await count_rows(ada.environment, table, ada.user.id) == 0
     assert not await is_suspended(ada.environment, ada.user.id)
     events = select(col(SecurityEvent.detail)).where(
-        col(SecurityEvent.action) == AuthEventAction.SESSION_TERMINATE
+        col(SecurityEvent.action) == SecurityEventAction.SESSION_TERMINATE
     )
     (event,) = await ada.environment.database.read(events)
     assert event.detail["reason"] == "back-channel logout"

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlmodel import col
 
 from mail.smtp.submission_server import SubmissionListener as Listener
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction, SecurityEventResult
 from models.errors import Forbidden, Unauthenticated
 from models.identity_providers import IdentityProvider
 from models.runtime.environment import Environment
@@ -174,7 +174,7 @@ async def test_refusal_is_before_the_second_factor(
     root: GraphQLClient,
 ) -> None:
     await tokens_by_provider(browser, webmail, provider)
-    await change_user(ada, second_factors=["CUSTOM"])
+    await change_user(ada, second_factors=["EXTERNAL"])
     await end_by_logout(browser, provider)
     assert not await is_accepted_by_authenticate(root, token=True)
 
@@ -197,11 +197,11 @@ async def test_end_and_refusal_are_logged_and_shown(
     columns = (col(SecurityEvent.action), col(SecurityEvent.result), col(SecurityEvent.detail))
     rows = await root.environment.database.read(select(*columns).order_by(col(SecurityEvent.id)))
     end, refusal = rows[-2:]
-    assert end.action == AuthEventAction.SESSION_TERMINATE
+    assert end.action == SecurityEventAction.SESSION_TERMINATE
     assert end.detail["passwordSignIn"] is False
     assert (refusal.action, refusal.result) == (
-        AuthEventAction.AUTHENTICATE,
-        AuthEventResult.FAILURE,
+        SecurityEventAction.AUTHENTICATE,
+        SecurityEventResult.FAILURE,
     )
     assert "identity provider has ended" in refusal.detail["reason"]
 

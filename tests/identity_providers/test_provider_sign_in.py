@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from graph.oauth.texts.page_texts import ENGLISH
 from models.addresses.tables import Address
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.identity_providers import IdentityLink
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
@@ -64,7 +64,7 @@ async def test_user_signs_in_and_is_linked(
     assert CLIENT_SECRET not in request.form.values()  # it is in the header
     assert request.headers["authorization"].startswith("Basic ")
     events = select(col(SecurityEvent.detail)).where(
-        col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE
+        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE
     )
     details = [row.detail for row in await ada.environment.database.read(events)]
     assert details == [{"source": "identity provider", "issuer": provider.issuer, "linked": "true"}]

@@ -59,7 +59,7 @@ def is_match(entry: NewLogEntry, conditions: dict[str, Any], user_id: int) -> bo
         "query": lambda text: set(text_words(text)) <= set(words),
         "user": lambda _ref: entry.user_id == user_id,
         "queueId": lambda text: (entry.queue_id or "").lower() == text.lower(),
-        "messageId": lambda text: entry.message_id == f"<{text.strip('<>')}>",
+        "messageIdHeader": lambda text: entry.message_id == f"<{text.strip('<>')}>",
         "correlationId": lambda text: entry.correlation_id == text,
     }
     return entry.level is not LogLevel.DEBUG and all(
@@ -83,7 +83,7 @@ async def test_filters_combine_freely(
         "query": ["QUEUED", "grosse", "host-7.example.com", "rare twice", "mail tests", "none"],
         "user": [{"username": "ada"}],
         "queueId": ["Q1", "q2"],
-        "messageId": ["a@b", "<a@b>"],
+        "messageIdHeader": ["a@b", "<a@b>"],
         "correlationId": ["r-1"],
     }
     singles = [{name: value} for name, values in choices.items() for value in values]
@@ -179,7 +179,7 @@ async def test_entries_older_than_the_retention_are_not_shown(
         ({"query": " ".join(f"w{n}" for n in range(21))}, "BAD_USER_INPUT", "At most 20 words"),
         ({"query": ""}, "BAD_USER_INPUT", "Must have at least 1 character."),
         ({"queueId": "q" * 501}, "BAD_USER_INPUT", "At most 500 characters are allowed."),
-        ({"messageId": "m" * 501}, "BAD_USER_INPUT", "At most 500 characters are allowed."),
+        ({"messageIdHeader": "m" * 501}, "BAD_USER_INPUT", "At most 500 characters are allowed."),
         ({"correlationId": "c" * 501}, "BAD_USER_INPUT", "At most 500 characters are allowed."),
         ({}, "BAD_USER_INPUT", "At least one condition is required."),
         ({"user": {"id": "usr_x"}}, "BAD_ID", ""),

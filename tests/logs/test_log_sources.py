@@ -25,7 +25,7 @@ from tests.support.stores.log_stores import list_logs, log_messages, new_entry
 from tests.support.time_limits import HANG_SECONDS
 
 TYPED_LOGS = """query ($filter: LogFilter) { logs(filter: $filter, orderBy: TIME_ASC) { nodes {
-  __typename message level queueId messageId correlationId user { username } fields
+  __typename message level queueId messageIdHeader correlationId user { username } fields
   ... on ApiLogEntry { operationName operationType status cost duration errorCodes ip }
   ... on SpamLogEntry { action reason score requiredScore virus sender recipients subject size
     symbols { name score description } }
@@ -106,7 +106,7 @@ async def test_delivery_has_spam_verdict_per_domain_and_steps_by_queue_id(
     by_queue_id = await typed_logs(root, queueId=entry["queueId"])
     assert {node["__typename"] for node in by_queue_id} == {"SpamLogEntry", "PlainLogEntry"}
     assert any(node["message"].startswith("stored: ada@example.org") for node in by_queue_id)
-    by_message_id = await typed_logs(root, messageId=entry["messageId"].strip("<>"))
+    by_message_id = await typed_logs(root, messageIdHeader=entry["messageIdHeader"].strip("<>"))
     assert by_message_id == by_queue_id
     everything = json.dumps(await list_logs(root, first=250))
     assert "body-canary" not in everything
@@ -141,7 +141,7 @@ async def test_message_over_the_recipient_limit_is_in_the_log(
     assert (node["limitName"], node["allowed"]) == ("RECIPIENTS", 1)
     assert (node["sender"], node["subject"]) == ("ada@example.org", "Hi")
     assert node["recipients"] == ["a@example.net", "b@example.net"]
-    assert node["messageId"].endswith("@mx.example.org>")
+    assert node["messageIdHeader"].endswith("@mx.example.org>")
     assert "Yo" not in json.dumps(node)
 
 

@@ -88,8 +88,8 @@ async def test_other_users_see_no_attachment(
         assert await load_nodes(client, attachments) == [None]
         assert (await client(URL_QUERY, id=attachments[0]["id"])) == {"node": None}
     assert await load_nodes(root, attachments) == attachments
-    events = "{ viewer { user { authLog { nodes { action } } } } }"
-    log = (await ada(events))["viewer"]["user"]["authLog"]["nodes"]
+    events = "{ viewer { user { securityLog { nodes { action } } } } }"
+    log = (await ada(events))["viewer"]["user"]["securityLog"]["nodes"]
     assert "MESSAGES_READ" in {event["action"] for event in log}
 
 

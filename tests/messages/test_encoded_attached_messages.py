@@ -17,7 +17,7 @@ INNER = (
     b"--in\r\nContent-Type: image/png\r\n\r\nx\r\n--in--\r\n"
 )
 MESSAGE_FIELDS = """attachments { size message { subject from { address } to { address } date
-  messageId text attachments { filename } } }
+  messageIdHeader text attachments { filename } } }
   mimeStructure { parts { message { subject text } } }"""
 
 
@@ -48,7 +48,7 @@ async def test_encoded_attached_message_is_shown(
     message = await load_message(ada, raw, MESSAGE_FIELDS)
     (attachment,) = message["attachments"]
     inner = attachment["message"]
-    assert (inner["subject"], inner["from"], inner["to"], inner["messageId"]) == (
+    assert (inner["subject"], inner["from"], inner["to"], inner["messageIdHeader"]) == (
         "Mü",
         {"address": "dora@example.com"},
         [{"address": "eve@example.com"}],

@@ -36,7 +36,7 @@ MOST = "in most accounts, most messages fulfill it"
 MAILBOXES = "several mailboxes have no common index in list order"
 SEARCHED_IN_STEPS = {  # conditions without index, and why; a page tests MAX_TESTED_ROWS messages
     **dict.fromkeys(
-        ("from", "to", "toOnly", "cc", "bcc", "recipient", "subject", "listId", "attachment"),
+        ("from", "to", "toOrCc", "cc", "bcc", "anyRecipient", "subject", "listId", "attachment"),
         ANY_PART,
     ),
     **dict.fromkeys(
@@ -56,7 +56,7 @@ INBOX = {"path": "INBOX"}
 VALUES: dict[str, list[Any]] = {  # of conditions whose type doesn't give a value
     "query": ["zebra", "hello -duck"],
     "header": [{"name": "X-None", "contains": "zebra"}],
-    "messageId": ["<none@example.org>"],
+    "messageIdHeader": ["<none@example.org>"],
     "mailbox": [INBOX, {"path": "Empty"}],
     "mailboxes": [[{"path": "Empty"}], [INBOX, {"path": "Empty"}]],
     "mailboxPatterns": [["None*"], ["*"]],

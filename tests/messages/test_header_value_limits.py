@@ -103,7 +103,7 @@ FIELD_TEMPLATES = {
     "others": b"X-Priority: %s\r\nAuto-Submitted: %s\r\nReturn-Path: <%s>\r\nReceived: from %s",
 }
 
-ALL_FIELDS = """id subject date receivedAt savedAt preview messageId inReplyTo references
+ALL_FIELDS = """id subject date receivedAt savedAt preview messageIdHeader inReplyTo references
 contentType { value }
 from { name address } sender { name address } replyTo { name address } to { name address }
 cc { name address } bcc { name address } envelope { from recipients { formatted } }
@@ -111,7 +111,7 @@ mailingList { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
 attachments { filename contentType contentId size disposition transferEncoding }
 spamReport { score requiredScore action } authentication { spf { domain reason }
 dkim { domain selector reason } dmarc { reason } arc { reason } header }
-headers { key value raw } rawHeader envelopeImap bodyStructureImap text html
+headers { name value raw } rawHeader envelopeImap bodyStructureImap text html
 thread { subject lastReceivedAt participants { name address } messages(first: 5) { totalCount } }
 mimeStructure { contentType { value } filename contentId parts { filename } }"""
 COLUMN_FIELDS = "id subject date receivedAt savedAt from { name address }"  # read from columns only

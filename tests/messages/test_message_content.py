@@ -44,7 +44,7 @@ async def test_message_has_texts_headers_and_parts(ada: GraphQLClient, message_i
     loaded = await load_message(ada, message_id)
     assert await content.plain_text(loaded) == multipart_message.PLAIN_TEXT
     assert await content.header_values(loaded, "x-TWICE") == ["one", "zwölf"]
-    assert [field.key for field in await content.header_fields(loaded)][:3] == [
+    assert [field.name for field in await content.header_fields(loaded)][:3] == [
         "From",
         "To",
         "Subject",

@@ -242,7 +242,7 @@ async def test_huge_calendar_is_parsed_up_to_limit(ada: GraphQLClient) -> None:
 
 
 FILE_FIELDS = """attachments { filename text(maxBytes: 10) message { subject from { address } date
-  to { address } cc { address } messageId text
+  to { address } cc { address } messageIdHeader text
   attachments { section url message { subject attachments { filename url } } } } }"""
 
 
@@ -280,7 +280,7 @@ async def test_attachments_of_attached_message_are_reachable(ada: GraphQLClient)
     assert message["from"] == {"address": "dora@example.com"}
     assert message["to"] == [{"address": "eve@example.com"}]
     assert (message["cc"], message["date"]) == ([], "2030-01-01T10:00:00Z")
-    assert message["messageId"] == "<m@x>"
+    assert message["messageIdHeader"] == "<m@x>"
     assert message["text"].strip() == "Inner text"
     archive, attached_message = message["attachments"]
     assert (archive["section"], archive["message"]) == ("2.2", None)

@@ -292,7 +292,7 @@ async def test_read_only_key_cannot_mark_seen(ada: GraphQLClient, environment: E
 
 
 ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
-  text html rawHeader header(name: "x-twice") headers { key value }
+  text html rawHeader header(name: "x-twice") headers { name value }
   rawSource(maxBytes: 16777216) bodyPart(section: "HEADER") contentType { value params }
   mimeStructure { section contentType { value } parts { section contentType { value } filename
     parts { section contentType { value } } } }

@@ -245,8 +245,8 @@ async def test_forward_by_manager_notifies_owner(
     )
     assert sent == [(ada.user.id, "ada@example.org", answer["submission"]["queueId"])]
     assert await load_audit_log(environment) == [("messageRedirect", ada.user.id)]
-    document = "{ viewer { user { authLog { nodes { action detail } } } } }"
-    events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    document = "{ viewer { user { securityLog { nodes { action detail } } } } }"
+    events = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert {"action": "MESSAGE_REDIRECT", "detail": {"to": ["d@example.net"]}} in events
     assert await tasks.run_next_task(environment)
     subjects = [node["subject"] for node in await list_messages(ada)]

@@ -42,7 +42,8 @@ from tests.support.stores.recorded_statements import record_sql
 
 CAROL = "carol@example.com"
 ARGUMENTS_HINT = (
-    "`queueId` or `messageId` is required: messageTraceEvents finds messages by address and time."
+    "`queueId` or `messageIdHeader` is required: "
+    "messageTraceEvents finds messages by address and time."
 )
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -81,11 +82,11 @@ async def test_queue_id_of_reply_finds_all_trace_steps(
         "STORED",
     ]
     message_id = message_id_header(raw)
-    assert await trace_steps(root, messageId=message_id) == await trace_steps(
-        root, messageId=message_id.strip("<>")
+    assert await trace_steps(root, messageIdHeader=message_id) == await trace_steps(
+        root, messageIdHeader=message_id.strip("<>")
     )
-    assert len(await trace_steps(root, messageId=message_id)) == 6
-    assert await trace_steps(root, messageId="<other@example.com>") == []
+    assert len(await trace_steps(root, messageIdHeader=message_id)) == 6
+    assert await trace_steps(root, messageIdHeader="<other@example.com>") == []
 
 
 async def test_trace_shows_refused_forwarded_and_dropped_recipients(
@@ -122,7 +123,7 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
     spam = b"X-Spam-Flag: YES\r\n" + raw_message("Spam")
     refused, *_ = await deliver_by_lmtp(lmtp_client, spam, "list@example.org")
     assert refused.startswith("554 5.7.1")
-    steps = await trace_steps(root, messageId=message_id_header(spam))
+    steps = await trace_steps(root, messageIdHeader=message_id_header(spam))
     assert [event for _, event, _, _ in steps] == ["ACCEPTED", "REFUSED"]
     assert steps[1][3] == "Held: Spam is not forwarded."
 
@@ -147,7 +148,7 @@ async def test_trace_shows_recipients_rejected_at_rcpt(
         ("bob@example.org", "452 4.2.2 Mailbox full"),
         ("x@far.example", "550 5.1.1 Recipient address rejected: User unknown"),
     ]
-    for arguments in ({"queueId": queue_id}, {"messageId": message_id_header(raw)}):
+    for arguments in ({"queueId": queue_id}, {"messageIdHeader": message_id_header(raw)}):
         root_steps = await trace_steps(root, **arguments)
         assert [step[2:] for step in root_steps if step[1] == "REJECTED"] == rejected
         admin_steps = await trace_steps(domain_admin, **arguments)
@@ -165,7 +166,7 @@ async def test_trace_shows_spam_verdict_before_script_refusal(
     refused, _ = await deliver_by_lmtp(lmtp_client, raw, ada.address, bob.address)
     assert refused == "550 5.7.1 Not this."
     (verdict, refusal) = (
-        await trace_steps(root, messageId=message_id_header(raw), address=ada.address)
+        await trace_steps(root, messageIdHeader=message_id_header(raw), address=ada.address)
     )[1:]
     assert verdict[1:] == ("CLASSIFIED", ada.address, "no spam, score 0, by SCORE")
     assert refusal[1:] == ("REFUSED", ada.address, "Rejected: Not this.")
@@ -188,7 +189,7 @@ async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
     ((message_id,),) = await select_rows(
         environment, "SELECT message_id FROM messages WHERE user_id = :u", u=bob.user.id
     )
-    for arguments in ({"queueId": queue_id}, {"messageId": message_id}):
+    for arguments in ({"queueId": queue_id}, {"messageIdHeader": message_id}):
         events = await trace_events(root, **arguments)
         assert sorted(events) == [
             "ACCEPTED", "CLASSIFIED", "DELIVERED", "QUEUED", "RELAYED", "STORED",
@@ -208,12 +209,12 @@ async def test_trace_is_limited_to_domains_of_admin(
     await backend.deliver(
         raw, [await backend.accept_recipient(recipient, CAROL) for recipient in recipients], CAROL
     )
-    admin_steps = await trace_steps(domain_admin, messageId=message_id_header(raw))
+    admin_steps = await trace_steps(domain_admin, messageIdHeader=message_id_header(raw))
     assert {address for _, _, address, _ in admin_steps} == {"eve@other.example"}
     assert len(admin_steps) == 3
-    root_steps = await trace_steps(root, messageId=message_id_header(raw))
+    root_steps = await trace_steps(root, messageIdHeader=message_id_header(raw))
     assert {"QUEUED", "PENDING"} <= {event for _, event, _, _ in root_steps}
-    answer = await ada.execute(MESSAGE_TRACE_QUERY, messageId=message_id_header(raw))
+    answer = await ada.execute(MESSAGE_TRACE_QUERY, messageIdHeader=message_id_header(raw))
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     submission_id = await queue_message(ada, NamedAddress("carol@example.net"))
     ((queue_id,),) = await select_rows(
@@ -226,9 +227,9 @@ async def test_trace_is_limited_to_domains_of_admin(
     ("arguments", "expected"),
     [
         ({}, ARGUMENTS_HINT),
-        ({"queueId": "a", "messageId": "b"}, ARGUMENTS_HINT),
+        ({"queueId": "a", "messageIdHeader": "b"}, ARGUMENTS_HINT),
         ({"queueId": " "}, "Must have from 1 to 1000 characters."),
-        ({"messageId": "x" * 1001}, "Must have from 1 to 1000 characters."),
+        ({"messageIdHeader": "x" * 1001}, "Must have from 1 to 1000 characters."),
         ({"queueId": "a", "address": "x" * 1001}, "Must have at most 1000 characters."),
     ],
 )
@@ -241,7 +242,7 @@ async def test_invalid_trace_arguments_are_refused(
 
 @pytest.mark.parametrize("odd_text", ["*", "<>", "%", "\U0001f4a9"])
 async def test_odd_trace_arguments_find_nothing(root: GraphQLClient, odd_text: str) -> None:
-    for name in ("queueId", "messageId"):
+    for name in ("queueId", "messageIdHeader"):
         assert await trace_steps(root, **{name: f"x{odd_text}"}) == []
     assert await trace_steps(root, queueId="x", address=odd_text) == []
 
@@ -256,7 +257,7 @@ async def test_odd_message_id_header_does_not_prevent_delivery(
             raw, [await backend.accept_recipient(ada.address, "")], ""
         )
         assert not isinstance(delivered, BaseException)
-    assert len(await trace_events(root, messageId="<" + "y" * 900 + "@x>")) == 3
+    assert len(await trace_events(root, messageIdHeader="<" + "y" * 900 + "@x>")) == 3
     steps = await select_rows(environment, "SELECT id FROM delivery_trace_steps")
     assert len(steps) == 9
 

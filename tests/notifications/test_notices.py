@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from models.auth.security_log import AuthEventAction, AuthEventResult, AuthProtocol
+from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
@@ -136,10 +136,10 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         **{**limit_facts, "level": "FULL", "refused": True},
     )
     for action, result in (
-        (AuthEventAction.AUTHENTICATE, AuthEventResult.SUCCESS),
-        (AuthEventAction.AUTHENTICATE, AuthEventResult.FAILURE),
-        (AuthEventAction.TOTP_SETUP, AuthEventResult.SUCCESS),
-        (AuthEventAction.PASSWORD_CHANGE, AuthEventResult.SUCCESS),
+        (SecurityEventAction.AUTHENTICATE, SecurityEventResult.SUCCESS),
+        (SecurityEventAction.AUTHENTICATE, SecurityEventResult.FAILURE),
+        (SecurityEventAction.TOTP_SETUP, SecurityEventResult.SUCCESS),
+        (SecurityEventAction.PASSWORD_CHANGE, SecurityEventResult.SUCCESS),
     ):
         await security_log.log_event_separately(
             client_context(ada),

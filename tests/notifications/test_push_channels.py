@@ -209,8 +209,8 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
         "ada",
         "bob",
     ]
-    security_log_query = "{ viewer { user { authLog { nodes { action by } } } } }"
-    (entry,) = (await ada(security_log_query))["viewer"]["user"]["authLog"]["nodes"]
+    security_log_query = "{ viewer { user { securityLog { nodes { action by } } } } }"
+    (entry,) = (await ada(security_log_query))["viewer"]["user"]["securityLog"]["nodes"]
     assert entry["action"] == "PUSH_CHANNEL_SET"
     assert entry["by"]
     for client in (ada, bob):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.oauth.tables import OauthClient, OauthGrant
 from models.store.columns import core_table
 from resolvers.oauth import clients
@@ -173,9 +173,12 @@ async def test_user_lists_and_revokes_grants(
     assert not await browser.is_accepted(tokens["access_token"])
     assert (await browser.refresh(webmail, tokens["refresh_token"])).status_code == 400
     assert await browser.is_accepted(bobs_tokens["access_token"])
-    log = await ada("{ user { authLog { nodes { action } } } }")
-    actions = {node["action"] for node in log["user"]["authLog"]["nodes"]}
-    assert {AuthEventAction.OAUTH_GRANT_CREATE, AuthEventAction.OAUTH_GRANT_REVOKE} <= actions
+    log = await ada("{ user { securityLog { nodes { action } } } }")
+    actions = {node["action"] for node in log["user"]["securityLog"]["nodes"]}
+    assert {
+        SecurityEventAction.OAUTH_GRANT_CREATE,
+        SecurityEventAction.OAUTH_GRANT_REVOKE,
+    } <= actions
 
 
 async def test_grant_that_is_revoked_during_a_refresh_gives_no_lasting_token(

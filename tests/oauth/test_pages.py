@@ -17,7 +17,7 @@ from graph.oauth.texts.languages import TEXTS_BY_LANGUAGE, texts_for_browser
 from graph.oauth.texts.page_texts import ENGLISH
 from mail.maintenance import housekeeping
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction, SecurityEventResult
 from models.oauth.tables import OauthClient, OauthGrant, OauthScope
 from models.store.columns import core_table
 from models.users.tables import User
@@ -42,8 +42,8 @@ SECRET = b"k" * 20
 
 async def turn_on_totp(client: GraphQLClient) -> list[str]:
     """Turn on TOTP for a user and return the recovery codes."""
-    setup = await client("mutation { totpSetup(input: {}) { seed errors { message } } }")
-    secret = totp.decode_secret(setup["totpSetup"]["seed"])
+    setup = await client("mutation { totpSetup(input: {}) { secret errors { message } } }")
+    secret = totp.decode_secret(setup["totpSetup"]["secret"])
     code = totp.code_at(secret, totp.step_at(client.environment.now()))
     payload = await client(
         "mutation ($code: String!) { totpEnable(input: {token: $code}) { recoveryCodes errors "
@@ -101,8 +101,8 @@ async def test_wrong_password_shows_the_page_again(
     assert (await browser.sign_in(again, "ada")).status_code == 200
     await authentication.wait_for_background_tasks(ada.environment)
     failures = select(col(SecurityEvent.id)).where(
-        col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE,
-        col(SecurityEvent.result) == AuthEventResult.FAILURE,
+        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE,
+        col(SecurityEvent.result) == SecurityEventResult.FAILURE,
         col(SecurityEvent.user_id) == ada.user.id,
     )
     assert await ada.environment.database.read(failures)
@@ -190,7 +190,7 @@ async def test_consent_ends_with_a_new_password(
 
 
 END_OF_TOKENS = {
-    "tokenRevoke": "mutation { tokenRevoke(input: {all: true}) { revokedCount } }",
+    "accessTokenRevoke": "mutation { accessTokenRevoke(input: {all: true}) { revokedCount } }",
     "sessionTerminate": 'mutation { sessionTerminate(input: {users: {usernames: ["ada"]}, '
     "revokeTokens: true}) { errors { code } } }",
     "password": 'mutation { userUpdate(input: {users: {usernames: ["ada"]}, '
@@ -205,7 +205,7 @@ async def test_consent_page_ends_with_the_tokens_of_the_user(
     browser: OauthBrowser, webmail: TestClient, ada: GraphQLClient, root: GraphQLClient, event: str
 ) -> None:
     consent = await browser.sign_in(await browser.open(webmail), "ada")
-    await (ada if event == "tokenRevoke" else root)(END_OF_TOKENS[event])
+    await (ada if event == "accessTokenRevoke" else root)(END_OF_TOKENS[event])
     refused = await browser.send(consent, choice="allow")
     assert (refused.status_code, "location" in refused.headers) == (400, False)
     assert not await ada.environment.database.read(select(core_table(OauthGrant)))
@@ -216,7 +216,7 @@ async def test_second_factor_page_ends_with_the_tokens_of_the_user(
 ) -> None:
     _, first_code, second_code, *_ = await turn_on_totp(ada)
     page = await browser.sign_in(await browser.open(webmail), "ada")
-    await ada(END_OF_TOKENS["tokenRevoke"])
+    await ada(END_OF_TOKENS["accessTokenRevoke"])
     assert (await browser.send(page, code=first_code)).status_code == 400
     page = await browser.sign_in(await browser.open(webmail), "ada")
     assert (await browser.send(page, code=second_code)).status_code == 200
@@ -277,8 +277,8 @@ async def test_wrong_second_factors_are_throttled_and_logged(
     refused = await browser.send(page, code=recovery_code)
     assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
     failures = select(col(SecurityEvent.id)).where(
-        col(SecurityEvent.action) == AuthEventAction.TOTP_VERIFY,
-        col(SecurityEvent.result) == AuthEventResult.FAILURE,
+        col(SecurityEvent.action) == SecurityEventAction.TOTP_VERIFY,
+        col(SecurityEvent.result) == SecurityEventResult.FAILURE,
         col(SecurityEvent.user_id) == ada.user.id,
     )
     assert await ada.environment.database.read(failures)

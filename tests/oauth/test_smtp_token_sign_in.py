@@ -12,7 +12,7 @@ from sqlmodel import col
 from mail.smtp.bearer_responses import BearerCredentials, parse_bearer_response_or_none
 from mail.smtp.credential_watch import CHANGE_BATCH_SECONDS
 from mail.smtp.submission_server import SubmissionListener as Listener
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.users.tables import User
 from resolvers.auth import authentication
 from resolvers.submission.smtp_submission import SmtpSubmissionService
@@ -70,7 +70,7 @@ async def test_token_signs_in_and_sends(
         assert reply.startswith("235 2.7.0")
         assert (await submit_message(client)).startswith("250 2")
         await client.close()
-    is_sign_in = col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE
+    is_sign_in = col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE
     statement = select(col(SecurityEvent.detail)).where(is_sign_in)
     rows = await ada.environment.database.read(statement)
     assert {"scope": "SMTP", "source": "access token"} in [row.detail for row in rows]

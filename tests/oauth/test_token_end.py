@@ -67,11 +67,11 @@ async def test_user_who_may_not_get_tokens_any_more_gets_no_new_ones(
 @pytest.mark.parametrize(
     "document",
     [
-        "mutation { tokenRevoke(input: {all: true}) { revokedCount } }",
+        "mutation { accessTokenRevoke(input: {all: true}) { revokedCount } }",
         'mutation { userUpdate(input: {set: {password: "another good pass phrase"}, '
         'existingPassword: "correct horse battery staple"}) { errors { code message } } }',
     ],
-    ids=["tokenRevoke", "password"],
+    ids=["accessTokenRevoke", "password"],
 )
 async def test_tokens_end_with_a_mutation_of_the_user(
     browser: OauthBrowser,
@@ -207,6 +207,6 @@ async def test_refresh_tokens_of_other_users_remain(
 ) -> None:
     await set_password(bob.environment, bob.user.id)
     tokens = await browser.get_tokens(webmail, "bob")
-    await ada("mutation { tokenRevoke(input: {all: true}) { revokedCount } }")
+    await ada("mutation { accessTokenRevoke(input: {all: true}) { revokedCount } }")
     assert await browser.is_accepted(tokens["access_token"])
     assert (await browser.refresh(webmail, tokens["refresh_token"])).status_code == 200

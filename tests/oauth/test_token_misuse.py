@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.oauth.tables import OauthClient
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
@@ -30,7 +30,7 @@ def error_of(response: httpx.Response) -> Any:
 
 async def replay_count(environment: Environment) -> int:
     await authentication.wait_for_background_tasks(environment)
-    is_replay = col(SecurityEvent.action) == AuthEventAction.OAUTH_TOKEN_REPLAY
+    is_replay = col(SecurityEvent.action) == SecurityEventAction.OAUTH_TOKEN_REPLAY
     return len(await environment.database.read(select(col(SecurityEvent.id)).where(is_replay)))
 
 

@@ -18,7 +18,7 @@ from tests.support.clients.change_followers import (
 )
 from tests.support.mail.invitations import deliver_invitation, meeting, trust_front_server
 from tests.support.operations.domain_operations import (
-    DOMAIN_ALIAS_CREATE,
+    ALIAS_DOMAIN_CREATE,
     DOMAIN_DELETE,
     DOMAIN_RENAME,
     DOMAIN_UPDATE,
@@ -220,7 +220,7 @@ async def test_rename_and_deletion_of_the_domain_include_resources(
     trust_front_server(environment)
     room = await create_resource(root, domain={"name": "old.example"}, bookingLimit=1)
     await run_mutation(
-        root, DOMAIN_ALIAS_CREATE, alias="alias.example", domain={"name": "old.example"}
+        root, ALIAS_DOMAIN_CREATE, alias="alias.example", domain={"name": "old.example"}
     )
     _, errors = await run_mutation(
         root, DOMAIN_RENAME, domain={"name": "old.example"}, newName="new.example"

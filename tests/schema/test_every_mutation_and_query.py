@@ -176,7 +176,7 @@ NEW_VALUE_TYPES = {"ID", "Cursor", "URL", "UndoToken"}
 # fields without a usable value in a dry run
 COMMIT_ONLY_FIELDS = {
     "challenge", "clientSecret", "journalCursor", "mobileconfig", "otpauthUrl", "password",
-    "qrCode", "recoveryCodes", "secret", "seed", "token", "undo",
+    "qrCode", "recoveryCodes", "secret", "token", "undo",
 }  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def _differing_fields(first: Any, second: Any, name: str = "") -> set[str]:
     return {name} if first != second else set()
 
 
-RANDOM_FIELDS = {"emailId", "guid", "objectId", "messageId", "pop3Uidl", "queueId"}
+RANDOM_FIELDS = {"emailId", "guid", "objectId", "messageIdHeader", "pop3Uidl", "queueId"}
 KEY_FIELDS = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
 FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run doesn't have
     "temporaryAddressCreate": {"address", "localPart"},
@@ -259,7 +259,7 @@ WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and long actions
     "authenticate", "blobCopy", "cacheClean", "cacheFlush", "cacheRemove", "cacheRescan",
     "cacheUnpack", "clusterNodeFlush", "componentStart", "componentStop", "configReload",
     "connectorTest", "recoveryCodesCreate", "serverStop", "sessionDrain", "sessionTerminate",
-    "tokenRevoke", "totpDisable", "totpVerify", "userAffinitySet",
+    "accessTokenRevoke", "totpDisable", "totpVerify", "userAffinitySet",
     "twoFactorDisable", "webauthnVerify", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
@@ -365,7 +365,11 @@ def record_commits(environment: Environment) -> Iterator[list[Any]]:
         event.remove(engine, "commit", record)
 
 
-WITHOUT_ACCOUNT = {"apiKeyCreate", "authenticate", "tokenRevoke"}  # calls that name no account
+WITHOUT_ACCOUNT = {
+    "apiKeyCreate",
+    "authenticate",
+    "accessTokenRevoke",
+}  # calls that name no account
 
 
 async def assert_admin_of_another_domain_changes_nothing(

@@ -148,7 +148,7 @@ INPUT_CASES = (
             "replyTo": ([{"address": "x@example.net", "name": "a\nb"}], "replyTo", "PATTERN"),
             "subject": ("a\nb", "subject", "PATTERN"),
             "bcc": ([{"address": "x@example.net", "name": "x" * 256}], "bcc", "MAX"),
-            "headers": ([{"key": "Bcc", "value": "x"}], "headers.0.key", "RESERVED"),
+            "headers": ([{"name": "Bcc", "value": "x"}], "headers.0.name", "RESERVED"),
             "attachments": ([{"content": "?"}], "attachments.0.content", "ENCODING"),
         },
         {"to": [{"address": "x@example.net"}], "text": "Hi"},

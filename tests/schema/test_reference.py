@@ -127,8 +127,8 @@ SAMPLE_OBJECTS = {
     ),
     "query.deletedUser": SampleObject("userDelete", "deletedIds", {"user": ("deletedIds", 0)}),
     "query.dkimKey": SampleObject("dkimKeySet", "dkimKeys { id }", {"key": ("dkimKeys", 0, "id")}),
-    "query.domainAlias": SampleObject(
-        "domainAliasCreate", "domainAlias { id }", {"alias": ("domainAlias", "id")}
+    "query.aliasDomain": SampleObject(
+        "aliasDomainCreate", "aliasDomain { id }", {"alias": ("aliasDomain", "id")}
     ),
     "query.filter": SampleObject("filterCreate", "filter { id }", {"filter": ("filter", "id")}),
     "query.keyValue": SampleObject("keyValueSet"),
@@ -176,12 +176,12 @@ async def create_sample_object(
 async def load_message_variables(ada: GraphQLClient) -> dict[str, Any]:
     """The variables of queries about a message of the mailbox INBOX."""
     await deliver_to(ada, "Report")
-    nodes = "messages { nodes { id messageId thread { id } } }"
+    nodes = "messages { nodes { id messageIdHeader thread { id } } }"
     user = (await ada(f"{{ viewer {{ user {{ cursor {nodes} }} }} }}"))["viewer"]["user"]
     message = user["messages"]["nodes"][0]
     return {
         "message": message["id"],
-        "messageId": message["messageId"],
+        "messageIdHeader": message["messageIdHeader"],
         "thread": message["thread"]["id"],
         "id": message["id"],
         "ids": [message["id"], message["thread"]["id"]],

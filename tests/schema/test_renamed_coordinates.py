@@ -23,16 +23,20 @@ from tests.support.schema.renames import (
 
 _SCHEMA_NAME = re.compile(r"@?[A-Z][^_]*($|\.)")  # not a setting
 REUSED_NAMES = {
+    "AdminPermission.SPAM_POLICY",
     "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
     "Message.source",
+    "MessageFilter.to",
+    "UserPermission.SPAM_POLICY",
 }  # old names that now mean something else
 SINGULAR_TABLES = {"audit_log", "setting_history", "store_incarnation"}
 # Words of the older vocabulary, as parts of names: see docs/glossary.md for the words to use.
 REMOVED_WORDS = (
     "account export", "account import", "act as", "acting for", "address register", "admin log",
     "adminlog", "app passwds", "archive restore", "archived", "audit access", "audit copies",
-    "audit create", "audited", "authlog", "batch window", "bcc maps", "beats", "bringing",
+    "audit create", "audited", "auth event", "auth log", "authlog", "batch window", "bcc maps",
+    "beats", "bringing",
     "correspondents", "client state", "custom two", "delimiter action", "domain desc",
     "effective setting", "enabled2fa", "evaluate priority", "extend sender", "from whitelist",
     "gone", "has password set", "headers text", "in use error", "internal data", "intro",

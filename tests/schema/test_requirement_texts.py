@@ -209,8 +209,8 @@ async def test_introspected_descriptions_contain_the_access(ada: GraphQLClient) 
         ),
         (
             "spam_level",
-            "A USER also needs the permission SPAM_SCORE. A DOMAIN_ADMIN also needs the permission "
-            "SPAM_POLICY.",
+            "A USER also needs the permission SPAM_POLICY. A DOMAIN_ADMIN also needs the "
+            "permission SPAM_POLICY.",
         ),
         (
             "quarantine_notification",

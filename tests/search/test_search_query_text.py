@@ -86,7 +86,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ("-submission:sent duck", {"not": {"submissionStates": ["SENT"]}, "query": "duck"}),
     ("SEEN FLAGGED NOT DELETED", {"seen": True, "flagged": True, "not": {"deleted": True}}),
     ("UNSEEN UNANSWERED", {"seen": False, "answered": False}),
-    ("FROM ann TO bob CC cy BCC di", {"from": "ann", "toOnly": "bob", "cc": "cy", "bcc": "di"}),
+    ("FROM ann TO bob CC cy BCC di", {"from": "ann", "to": "bob", "cc": "cy", "bcc": "di"}),
     (
         "SINCE 01-Feb-2026 BEFORE 2026-03-01",
         {"receivedSince": at_midnight("2026-02-01"), "receivedBefore": at_midnight("2026-03-01")},
@@ -207,8 +207,10 @@ mailbox_refs = (
 )
 header_names = st.text(alphabet="ab-C", min_size=1, max_size=8)
 CONDITION_VALUES = {
-    **dict.fromkeys(["query", "text", "body", "from", "to", "toOnly", "cc", "bcc"], words),
-    **dict.fromkeys(["recipient", "subject", "listId", "messageId", "keyword", "uids"], words),
+    **dict.fromkeys(["query", "text", "body", "from", "to", "toOrCc", "cc", "bcc"], words),
+    **dict.fromkeys(
+        ["anyRecipient", "subject", "listId", "messageIdHeader", "keyword", "uids"], words
+    ),
     **dict.fromkeys(["seen", "flagged", "answered", "draft", "deleted", "forwarded"], flags),
     **dict.fromkeys(["searchable", "snoozed", "hasAttachment"], flags),
     **dict.fromkeys(["receivedSince", "receivedBefore", "sentSince", "savedBefore"], moments),

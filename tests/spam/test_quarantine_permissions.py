@@ -146,10 +146,10 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
     domain_admin = await make_domain_admin(environment, http, "chief", [AdminPermission.QUARANTINE])
     item_id = await quarantine_message(ada, make_mixed_message())
     await list_quarantined_subjects(domain_admin)
-    log = "{ viewer { user { authLog { nodes { action } } } } }"
+    log = "{ viewer { user { securityLog { nodes { action } } } } }"
 
     async def logged_reads() -> list[str]:
-        nodes = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
+        nodes = (await ada(log))["viewer"]["user"]["securityLog"]["nodes"]
         return [node["action"] for node in nodes if node["action"] == "MESSAGES_READ"]
 
     assert await logged_reads() == []
@@ -160,6 +160,6 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
         url = (await client("query ($id: ID!) { node(id: $id) { ... on QuarantineItem { sourceUrl"
                             " } } }", id=item_id))["node"]["sourceUrl"]  # fmt: skip
         assert (await http.get(url)).status_code == 200
-    count = "{ viewer { user { authLog { nodes { action count } } } } }"
-    nodes = (await ada(count))["viewer"]["user"]["authLog"]["nodes"]
+    count = "{ viewer { user { securityLog { nodes { action count } } } } }"
+    nodes = (await ada(count))["viewer"]["user"]["securityLog"]["nodes"]
     assert sum(node["count"] for node in nodes if node["action"] == "MESSAGES_READ") == 3

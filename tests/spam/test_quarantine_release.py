@@ -164,8 +164,8 @@ async def test_release_with_allow_sender_creates_allow_rule(
     _, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=id_refs(item_ids), allowSender=True
     )
-    assert error_summary(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
-    await set_permissions_of_ada(root, "QUARANTINE", "SPAM_POLICY")
+    assert error_summary(errors) == ("FORBIDDEN", ["allowSender"], None, "SENDER_RULES")
+    await set_permissions_of_ada(root, "QUARANTINE", "SENDER_RULES")
     _, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=id_refs(item_ids), allowSender=True
     )

@@ -216,7 +216,7 @@ async def test_delivery_trace_continues_after_release(
     assert (errors, len(await trace_events(root, queueId=item.queue_id))) == ([], 3)
     await put_sieve_script(ada, f'redirect "{DAVE}"; keep;')
     await release_and_get_mailboxes(ada, item_id)
-    for trace_filter in ({"queueId": item.queue_id}, {"messageId": message_id_header(raw)}):
+    for trace_filter in ({"queueId": item.queue_id}, {"messageIdHeader": message_id_header(raw)}):
         steps = [step for step in await trace_steps(root, **trace_filter) if step[2] == ada.address]
         assert [event for _, event, _, _ in steps] == [
             "ACCEPTED", "CLASSIFIED", "QUARANTINED", "RELEASED", "STORED", "FORWARDED",
@@ -237,9 +237,9 @@ async def test_trace_step_of_redirect_is_shown_to_current_domain_of_the_account(
     item_id = await quarantine_message(ada, raw, address="ada@other.example")
     await release_and_get_mailboxes(ada, item_id)
     redirect_events = {"FORWARDED", "QUEUED", "PENDING"}
-    new_admin_events = await trace_events(new_admin, messageId=message_id_header(raw))
+    new_admin_events = await trace_events(new_admin, messageIdHeader=message_id_header(raw))
     assert redirect_events <= set(new_admin_events)
-    old_admin_events = await trace_events(old_admin, messageId=message_id_header(raw))
+    old_admin_events = await trace_events(old_admin, messageIdHeader=message_id_header(raw))
     assert not redirect_events & set(old_admin_events)
     (submission,) = await environment.database.read(
         select(

@@ -47,7 +47,7 @@ async def test_user_without_permission_keeps_rules_but_cannot_change_them(
         (DELETE_RULES, {"senderRules": [{"id": rule["id"]}]}),
     ):
         answer = next(iter((await ada(mutation, input=mutation_input)).values()))
-        assert error_summary(answer["errors"])[::3] == ("FORBIDDEN", "SPAM_POLICY")
+        assert error_summary(answer["errors"])[::3] == ("FORBIDDEN", "SENDER_RULES")
     assert await visible_patterns(ada) == "shop.example"
 
 
@@ -158,7 +158,7 @@ async def test_domain_admin_without_permission_cannot_see_account_rules(
     http: httpx.AsyncClient, environment: Environment
 ) -> None:
     domain_admin = await make_domain_admin(
-        environment, http, "chief", [AdminPermission.SPAM_POLICY]
+        environment, http, "chief", [AdminPermission.SENDER_RULES]
     )
     admin_without_permission = await make_domain_admin(environment, http, "bare")
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
@@ -178,12 +178,12 @@ async def test_domain_admin_without_permission_cannot_see_account_rules(
     ):
         assert (await rule_error(admin_without_permission, **rule_input))[::3] == (
             "FORBIDDEN",
-            "SPAM_POLICY",
+            "SENDER_RULES",
         )
     _, errors = await run_mutation(
         admin_without_permission, DELETE_RULES, senderRules=[{"id": domain_rule["id"]}]
     )
-    assert error_summary(errors)[::3] == ("FORBIDDEN", "SPAM_POLICY")
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "SENDER_RULES")
 
 
 async def test_domain_admin_sees_but_cannot_change_rules_of_higher_role(

@@ -362,7 +362,7 @@ async def test_rule_change_is_an_event_of_the_user(ada: GraphQLClient) -> None:
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
     document = """query ($after: Cursor!) { changes(after: $after) { events {
-      type ... on AccountChange { nodeId node { ... on SenderRule { pattern } } } } } }"""
+      type ... on UserChange { nodeId node { ... on SenderRule { pattern } } } } } }"""
     events = (await ada(document, after=cursor))["changes"]["events"]
     assert events == [
         {"type": RULE_CHANGED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}

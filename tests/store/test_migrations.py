@@ -19,6 +19,7 @@ from sqlalchemy import (
     column,
     insert,
     inspect,
+    select,
     table,
     text,
 )
@@ -27,6 +28,7 @@ from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
 from merganser.server.store.alembic_commands import alembic_config
 from merganser.server.store.migration import last_revision, run_missing_migrations
+from models.store.columns import JSON_TYPE
 from models.store.database import Database
 from tests.support.stores import store_fixtures
 
@@ -164,3 +166,50 @@ async def test_upgrade_sets_domain_of_submissions_to_their_tenant(
     async with empty_database.engine.begin() as connection:
         row = (await connection.execute(text("SELECT tenant_id, domain_id FROM submissions"))).one()
     assert (row.tenant_id, row.domain_id) == (2, 2)
+
+
+async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
+    user = {"id": 3, "domain_id": 2, "tenant_id": 2, "username": "ada"}
+    key = {"id": 4, "user_id": 3, "name": "key", "digest": "d"}
+    old_lists = {
+        "second_factors": ["TOTP", "CUSTOM"],
+        "permissions": ["APP_PASSWORDS", "SPAM_POLICY", "SPAM_SCORE"],
+        "admin_permissions": ["DOMAIN_ALIASES", "SPAM_POLICY"],
+    }
+    old_filter = {"to": "a", "or": [{"toOnly": "b"}, {"not": {"messageId": "<c>"}}]}
+    new_filter = {"toOrCc": "a", "or": [{"to": "b"}, {"not": {"messageIdHeader": "<c>"}}]}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("streams", {"id": 2}),
+        ("streams", {"id": 3}),
+        ("domains", {"id": 2, "name": "example.org"}),
+        ("users", {**user, **old_lists}),
+        ("api_keys", {**key, "operations": ["tokenRevoke", "viewer"]}),
+        ("saved_searches", {"id": 6, "user_id": 3, "filter": old_filter}),
+        ("audit_log", {"id": 5, "mutation": "domainAliasCreate", "target_kind": "DomainAlias"}),
+    ]
+    await create_database_of_revision(empty_database, "0105", rows)
+    await run_missing_migrations(empty_database)
+    new_lists = {
+        "second_factors": ["TOTP", "EXTERNAL"],
+        "permissions": ["APP_PASSWORDS", "SENDER_RULES", "SPAM_POLICY"],
+        "admin_permissions": ["ALIAS_DOMAINS", "SENDER_RULES", "SPAM_POLICY"],
+    }
+    for column_name, names in new_lists.items():
+        assert await load_stored_values(empty_database, "users", column_name) == {3: names}
+    assert await load_stored_values(empty_database, "saved_searches", "filter") == {6: new_filter}
+    assert await load_stored_values(empty_database, "api_keys", "operations") == {
+        4: ["accessTokenRevoke", "viewer"]
+    }
+    async with empty_database.engine.begin() as connection:
+        kinds = await connection.execute(text("SELECT target_kind FROM audit_log"))
+        assert kinds.scalar() == "AliasDomain"
+
+
+async def load_stored_values(
+    database: Database, table_name: str, column_name: str
+) -> dict[int, Any]:
+    """Return a JSON column of all rows by id."""
+    row_id, names = column("id", Integer), column(column_name, JSON_TYPE)
+    async with database.engine.begin() as connection:
+        rows = await connection.execute(select(row_id, names).select_from(table(table_name)))
+        return {row.id: row[1] for row in rows}

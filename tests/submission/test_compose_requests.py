@@ -43,7 +43,7 @@ SUBSCRIPTION = f"""subscription ($after: ComposeRequestRef) {{
 
 
 async def request_compose(client: GraphQLClient, **fields: Any) -> Any:
-    return await execute_mutation(client, "composeRequest", PAYLOAD_FIELDS, **fields)
+    return await execute_mutation(client, "composeRequestCreate", PAYLOAD_FIELDS, **fields)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
@@ -266,7 +266,7 @@ async def test_compose_request_for_other_user_needs_login_as(
     assert (answer["errors"], answer["deliveredCount"]) == ([], 1)
     assert answer["composeRequest"]["requestedBy"] == "over"
     log = await admin_client("{ auditLog(first: 1) { nodes { mutation } } }")
-    assert log["auditLog"]["nodes"] == [{"mutation": "composeRequest"}]
+    assert log["auditLog"]["nodes"] == [{"mutation": "composeRequestCreate"}]
     without_permission = await make_domain_admin(environment, ada.http, "dora")
     assert [
         code

@@ -60,7 +60,7 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient)
             answer = await save_draft(
                 ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,
                 **{"from": {"address": ada.address, "name": text}}, text=f"{text}\n",
-                headers=[{"key": "X-Note", "value": text}],
+                headers=[{"name": "X-Note", "value": text}],
                 addAttachments=[new_attachment(file_name)],
             )  # fmt: skip
             message = await parse_stored_message(ada, answer)
@@ -206,7 +206,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
     [
         ({"subject": "a\r\nBcc: eve@example.net"}, "PATTERN", ["subject"]),
         ({"subject": "ä" * 1025}, "MAX", ["subject"]),
-        ({"headers": [{"key": "Received", "value": "x"}]}, "RESERVED", ["headers", "0", "key"]),
+        ({"headers": [{"name": "Received", "value": "x"}]}, "RESERVED", ["headers", "0", "name"]),
         (
             {"addAttachments": [CSV, new_attachment("a\nb")]},
             "PATTERN",

@@ -43,7 +43,7 @@ FULL_DRAFT: dict[str, Any] = {
     "subject": "D\u00fccks  and geese, = ?",
     "text": "Gr\u00fc\u00dfe \n\n-- \nAda",
     "html": "<p>Gr\u00fc\u00dfe</p>",
-    "headers": [{"key": "X-Tag", "value": "one \u00fc"}, {"key": "X-Tag", "value": "two"}],
+    "headers": [{"name": "X-Tag", "value": "one \u00fc"}, {"name": "X-Tag", "value": "two"}],
     "priority": "HIGH",
     "addAttachments": [FILE_A, FILE_B],
 }

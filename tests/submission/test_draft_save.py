@@ -75,7 +75,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     answer = await save_draft_again(ada, draft, subject="Geese")
     current = answer["message"]
     assert answer["errors"] == []
-    assert (current["id"], current["messageId"]) == (draft["id"], draft["messageId"])
+    assert (current["id"], current["messageIdHeader"]) == (draft["id"], draft["messageIdHeader"])
     assert current["uid"] > draft["uid"]
     assert current["modseq"] == before + 1
     assert current["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]

@@ -80,7 +80,7 @@ async def test_message_is_sent_to_remote_and_local_recipient(
         **SEND_INPUT,
         "cc": [{"address": bob.address}],
         "html": "<p>Yo</p>",
-        "headers": [{"key": "X-Campaign", "value": "Spring"}],
+        "headers": [{"name": "X-Campaign", "value": "Spring"}],
         "attachments": [{"content": content, "filename": "a.csv", "contentType": "text/csv"}],
         "priority": "HIGH",
     }
@@ -153,8 +153,8 @@ async def test_held_submission_can_be_cancelled(
             ("ValidationError", "VALIDATION", ["attachments", "0", "content"]),
         ),
         (
-            {"headers": [{"key": "Received", "value": "x"}]},
-            ("ValidationError", "VALIDATION", ["headers", "0", "key"]),
+            {"headers": [{"name": "Received", "value": "x"}]},
+            ("ValidationError", "VALIDATION", ["headers", "0", "name"]),
         ),
         ({"mailbox": {"path": "Nowhere"}}, ("NotFoundError", "NOT_FOUND", ["mailbox"])),
     ],

@@ -215,7 +215,7 @@ async def test_inactive_or_suspended_account_cannot_send(
             ["envelope"],
             1,
         ),
-        ({"headers": [CustomHeader("Bcc", "x")]}, ["headers", "0", "key"], None),
+        ({"headers": [CustomHeader("Bcc", "x")]}, ["headers", "0", "name"], None),
         ({"undo_window": timedelta(days=2)}, ["undoWindow"], None),
     ],
 )

@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from mail.envelope.smtp_replies import AUTHENTICATION_THROTTLED_REPLY, CREDENTIALS_INVALID_REPLY
 from mail.smtp.submission_server import SubmissionListener as Listener
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
 from resolvers.auth.passwords import password_hashes
@@ -163,7 +163,7 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: SmtpTes
     )  # Failures are logged after the reply.
     rows = await ada.environment.database.read(
         select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
-            col(SecurityEvent.action) == AuthEventAction.AUTHENTICATE
+            col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE
         )
     )
     assert {(row.protocol, row.result) for row in rows} == {

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 )
 SUBSCRIBERS = 30
 EVENT_FIELDS = """{ cursor events { type ... on MessageChange { message { subject } }
-  ... on AccountChange { node { ... on User { username } } } } }"""
+  ... on UserChange { node { ... on User { username } } } } }"""
 MAILBOX_CHANGES = f'subscription {{ mailboxChanges(mailbox: {{path: "Followed"}}) {EVENT_FIELDS} }}'
 CHANGES_OF_MAILBOXES = (
     f'subscription {{ changes(mailboxes: [{{path: "Followed"}}]) {EVENT_FIELDS} }}'

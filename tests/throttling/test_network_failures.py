@@ -17,7 +17,7 @@ from graph.http import download_urls
 from mail.maintenance import housekeeping
 from mail.throttling.ban_changes import refresh_refused_networks_from_database
 from mail.throttling.network_failures import count_failure_and_ban_at_limit
-from models.auth.security_log import AuthEventAction, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.runtime.environment import CommittedOptions, Environment
@@ -159,7 +159,7 @@ async def test_ban_is_logged_and_sent_to_webhook(
         assert len(receiver.requests) == 1
     await authentication.wait_for_background_tasks(environment)
     rows = await environment.database.read(select(core_table(SecurityEvent)))
-    (event,) = [row for row in rows if row.action == AuthEventAction.NETWORK_BAN]
+    (event,) = [row for row in rows if row.action == SecurityEventAction.NETWORK_BAN]
     assert (event.user_id, event.ip) == (ada.user.id, IP)
     (record,) = [item for item in caplog.records if item.message == "Network banned"]
     assert record.name == "mail.throttling.network_failures"

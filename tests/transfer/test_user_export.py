@@ -143,7 +143,7 @@ async def test_import_restores_filters_without_passwords(
 ) -> None:
     await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(["Lists"]))
     action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "keywords": ["x"]}
-    query = {"from": "a", "any": [{"larger": 5}, {"not": [{"header": {"key": "X"}}]}]}
+    query = {"from": "a", "any": [{"larger": 5}, {"not": [{"header": {"name": "X"}}]}]}
     created = await filter_operations.add_filter(
         ada, query, action, name="one", metadata={"a": 1}, active=False
     )

@@ -55,7 +55,7 @@ async def test_user_create_stores_all_fields(root: GraphQLClient) -> None:
         requireOutboundTls=True,
         smtpAllowedNetworks=["192.0.2.7/24", "2001:db8::1", "192.0.2.0/24"],
         webmailAccess=False,
-        permissions=["SPAM_SCORE", "APP_PASSWORDS", "SPAM_SCORE"],
+        permissions=["SPAM_POLICY", "APP_PASSWORDS", "SPAM_POLICY"],
     )
     assert errors == []
     assert user["retention"] == "P10D"
@@ -65,7 +65,7 @@ async def test_user_create_stores_all_fields(root: GraphQLClient) -> None:
     assert (user["uploadSentMessages"], user["requireInboundTls"]) == (True, True)
     assert user["requireOutboundTls"]
     assert user["smtpAllowedNetworks"] == ["192.0.2.0/24", "2001:db8::1/128"]
-    assert (user["webmailAccess"], user["permissions"]) == (False, ["APP_PASSWORDS", "SPAM_SCORE"])
+    assert (user["webmailAccess"], user["permissions"]) == (False, ["APP_PASSWORDS", "SPAM_POLICY"])
     assert (user["administers"]["nodes"], user["adminPermissions"]) == ([], [])
     cert = pysequoia.Cert.from_bytes(user["openpgpPublicKey"].encode())
     assert user["openpgpKey"]["fingerprint"] == cert.fingerprint

@@ -135,10 +135,10 @@ async def test_user_permissions_are_replaced(
         )
 
     payload = await set_permissions(
-        domain_admin, ["SPAM_SCORE", "APP_PASSWORDS", "SPAM_SCORE"], **both_users
+        domain_admin, ["SPAM_POLICY", "APP_PASSWORDS", "SPAM_POLICY"], **both_users
     )
     assert payload == {
-        "users": [{"permissions": ["APP_PASSWORDS", "SPAM_SCORE"]}] * 2,
+        "users": [{"permissions": ["APP_PASSWORDS", "SPAM_POLICY"]}] * 2,
         "errors": [],
     }
     all_permissions = sorted(UserPermission)

@@ -82,7 +82,6 @@ async def test_all_patch_fields_are_covered_by_these_tests(root: GraphQLClient) 
         "passwordDisabled",
         "hashedPassword",
         "allowUnsafe",
-        "disable2fa",
         "inheritQuota",
         "inheritLimits",
     }
@@ -97,7 +96,7 @@ async def test_user_without_permission_cannot_change_field(
     )
     assert payload["errors"] == []
     _, (error,) = await try_update_users(ada, spam={"level": 1})
-    assert (error["requires"], error["path"]) == ("SPAM_SCORE", ["set", "spam", "level"])
+    assert (error["requires"], error["path"]) == ("SPAM_POLICY", ["set", "spam", "level"])
 
 
 async def test_settings_scope_changes_only_own_settings(

@@ -22,7 +22,7 @@ ROOT_TYPE_DESCRIPTIONS = {
 ARGUMENT_DESCRIPTIONS = {
     "action": "Returns only rules with this action.",
     "queueId": "Queue ID that the `250` reply to the message named, or `QueueEntry.queueId`.",
-    "messageId": "Message-ID (RFC 5322), with or without angle brackets.",
+    "messageIdHeader": "Message-ID (RFC 5322), with or without angle brackets.",
     "sender": "Sender of the message. Default: sender rules are not checked.",
     "allowWildcard": "True finds the address that receives mail for the given one: also a "
     "catch-all, and the address without its subaddress (`+label`).",

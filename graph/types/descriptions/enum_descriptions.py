@@ -117,13 +117,14 @@ VALUE_DESCRIPTIONS = {
         "PUSH_CHANNELS": "Manages push channels of users.",
         "FILTERS": "Manages filters and Sieve scripts of users.",
         "RATE_LIMITS": "Sets and resets sending limits of users and domains.",
-        "SPAM_POLICY": "Manages sender rules and spam thresholds of users and domains.",
+        "SENDER_RULES": "Manages sender rules of users and domains.",
+        "SPAM_POLICY": "Sets the spam thresholds of users.",
         "ALLOWED_SENDERS": "Sets further sender addresses that users can send as.",
         "UNLIMITED_QUOTA": "Gives users unlimited storage.",
         "PROTOCOL_ACCESS": "Allows or denies users SMTP submission, and the IMAP and POP3 "
         "servers beside Merganser.",
         "SUBMISSION_NETWORKS": "Sets the networks that users can submit mail from.",
-        "DOMAIN_ALIASES": "Manages alias domains of the domains.",
+        "ALIAS_DOMAINS": "Manages alias domains of the domains.",
         "DOMAIN_DESCRIPTION": "Changes the description of the domains.",
     },
     "BccDirection": {
@@ -448,7 +449,7 @@ VALUE_DESCRIPTIONS = {
     },
     "TwoFactorMethod": {
         "TOTP": "A time-based one-time password (RFC 6238).",
-        "CUSTOM": "A factor that the calling application checks.",
+        "EXTERNAL": "A factor that the calling application checks.",
         "WEBAUTHN": "A security key or passkey (W3C Web Authentication).",
     },
     "UsageKind": {
@@ -467,8 +468,8 @@ VALUE_DESCRIPTIONS = {
     "UserPermission": {
         "TEMPORARY_ADDRESSES": "Manages temporary addresses of the account.",
         "TLS_POLICY": "Sets whether mail to and from the account must use TLS.",
-        "SPAM_SCORE": "Sets the spam thresholds of the account.",
-        "SPAM_POLICY": "Manages sender rules of the account.",
+        "SENDER_RULES": "Manages sender rules of the account.",
+        "SPAM_POLICY": "Sets the spam thresholds of the account.",
         "SUBADDRESS_ACTION": (
             "Sets what happens to mail for addresses with a subaddress (`+label`)."
         ),

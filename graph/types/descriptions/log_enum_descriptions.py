@@ -1,7 +1,7 @@
 """Descriptions of enum values of logs, traces and tasks."""
 
 LOG_VALUE_DESCRIPTIONS = {
-    "AuthEventAction": {
+    "SecurityEventAction": {
         "ACCESS_GRANT": "An administrator who acts as the user tried to give others access to its "
         "mail, and was refused.",
         "ALLOWED_SENDERS_CHANGE": "The senders that the user may use were changed.",
@@ -59,7 +59,7 @@ LOG_VALUE_DESCRIPTIONS = {
         "WEBHOOK_DELETE": "A webhook for the account was deleted.",
         "WEBHOOK_UPDATE": "An administrator changed a webhook for the account.",
     },
-    "AuthEventResult": {
+    "SecurityEventResult": {
         "SUCCESS": "The action succeeded.",
         "FAILURE": "The credentials were wrong or not allowed.",
         "SUSPENDED": "The user is suspended.",
@@ -206,11 +206,11 @@ LOG_VALUE_DESCRIPTIONS = {
     },
     "TraceStage": {
         "RECIPIENT_REWRITE": "A recipient rewrite replaces the address.",
-        "DOMAIN_ALIAS": "The domain is an alias domain, which is replaced by its domain.",
+        "ALIAS_DOMAIN": "The domain is an alias domain, which is replaced by its domain.",
         "BACKUP_MX": "The server is backup MX of the domain and relays the message.",
         "ADDRESS": "The address receives, forwards, discards or refuses the message.",
         "RESOURCE": "The resource of the address answers invitations and refuses other mail.",
-        "ACCOUNT": "The user of the address receives the message.",
+        "USER": "The user of the address receives the message.",
         "SENDER_RULE": "A sender rule decides between INBOX and Junk.",
         "FILTER": "A filter can redirect or delete the message.",
         "AUTOREPLY": "An autoreply is active.",

@@ -295,7 +295,7 @@ class ScriptRun:
         if self.fields_by_name is None:
             self.fields_by_name = {}
             for field in self.all_fields():
-                self.fields_by_name.setdefault(field.key.lower(), []).append(field)
+                self.fields_by_name.setdefault(field.name.lower(), []).append(field)
         return self.fields_by_name.get(name.lower(), [])
 
     def values_of_field(self, name: str) -> list[str]:

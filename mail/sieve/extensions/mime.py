@@ -54,7 +54,7 @@ def aspects_of_field(run: ScriptRun, call: SieveCall, field: DecodedField) -> li
         return [field.value]
     run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
     word, aspects = "", dict[str, str]()
-    if field.key.lower() in ("content-type", "content-disposition"):
+    if field.name.lower() in ("content-type", "content-disposition"):
         word, aspects = parse_value_and_parameters(
             encoded_words.unfold_and_decode_utf8(field.raw.partition(":")[2])
         )
@@ -80,7 +80,7 @@ def _fields_of_part(
     if part is run.message.root_part:  # with the edits of the script
         return run.fields_named(name)
     run.count_steps(call, len(part.fields) // 200)
-    return [field for field in part.fields if field.key.lower() == name.lower()]
+    return [field for field in part.fields if field.name.lower() == name.lower()]
 
 
 def _descendants(part: SievePart) -> Iterator[SievePart]:

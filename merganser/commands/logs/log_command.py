@@ -105,7 +105,7 @@ def _json_from_record(record: LogEntryRecord) -> dict[str, Any]:
         "message": record.message,
         "user": record.user_id,
         "queueId": record.queue_id,
-        "messageId": record.message_id,
+        "messageIdHeader": record.message_id,
         "correlationId": record.correlation_id,
         "fields": record.fields,
     }

@@ -9,7 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import ApiKey
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import ErrorCollector, InvalidInput
 from models.store.columns import ColumnRow
 from models.users.tables import User
@@ -121,7 +121,7 @@ async def _write_security_log_and_audit_if_of_others(
     """
     viewer, action = (
         ctx.viewer,
-        AuthEventAction(f"API_KEY_{mutation.removeprefix('apiKey').upper()}"),
+        SecurityEventAction(f"API_KEY_{mutation.removeprefix('apiKey').upper()}"),
     )
     for key in keys:
         if key.user_id:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Forbidden, InvalidInput
 from models.quantities import describe_duration
 from models.validation_constraints import ValidationConstraint
@@ -49,6 +49,8 @@ async def set_temporary_password_and_sign_out(
             )
             locked_users.sign_out(user)
             await security_log.log_event_and_queue_notice(
-                ctx, locked_users.session, NewSecurityEvent(AuthEventAction.PASSWORD_RESET, user.id)
+                ctx,
+                locked_users.session,
+                NewSecurityEvent(SecurityEventAction.PASSWORD_RESET, user.id),
             )
     return password

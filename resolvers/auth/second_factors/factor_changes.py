@@ -9,7 +9,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import AccessToken
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, NotFound
 from models.events.event_types import EventType
 from models.store.columns import ColumnRow, select_columns
@@ -31,7 +31,7 @@ class FactorChange:
     """A mutation with its action name in the security log."""
 
     mutation: str
-    action: AuthEventAction
+    action: SecurityEventAction
     target: str | None = None
 
 
@@ -153,18 +153,3 @@ def require_factor_disabled(user: ColumnRow, method: TwoFactorMethod) -> None:
     """Raise Conflict if the factor is on."""
     if method in enabled_methods(user):
         raise Conflict(f"{method} is already on.")
-
-
-async def delete_secrets_of_all_factors_and_log(
-    ctx: Context, session: AsyncSession, user: ColumnRow
-) -> None:
-    """Delete secrets, keys and recovery codes of a user that is locked, and log it.
-
-    The caller changes `User.second_factors`.
-    """
-    await totp.delete_totp_secrets(session, user.id)
-    await webauthn.delete_keys_with_challenges_and_count_remaining(session, user.id)
-    await recovery_codes.delete_recovery_codes(session, user.id)
-    await security_log.log_event_and_queue_notice(
-        ctx, session, NewSecurityEvent(AuthEventAction.TWO_FACTOR_DISABLE, user.id)
-    )

@@ -57,7 +57,7 @@ async def load_visible_enabled_factors(
         )  # a fast clock uses steps of the future
         factors = {
             TwoFactorMethod.TOTP: EnabledFactor(TwoFactorMethod.TOTP, row.enabled_at, last_used_at),
-            TwoFactorMethod.CUSTOM: EnabledFactor(TwoFactorMethod.CUSTOM),
+            TwoFactorMethod.EXTERNAL: EnabledFactor(TwoFactorMethod.EXTERNAL),
             TwoFactorMethod.WEBAUTHN: EnabledFactor(
                 TwoFactorMethod.WEBAUTHN, *(key_times[1:] if key_times else ())
             ),

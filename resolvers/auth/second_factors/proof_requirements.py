@@ -1,7 +1,5 @@
 """Require a proof of a second factor, or a reason, before the factors of a user change."""
 
-from collections.abc import Sequence
-
 from models.errors import AuthenticationFailed, Forbidden, InvalidInput
 from models.store.columns import ColumnRow
 from models.users.roles import Role
@@ -21,8 +19,8 @@ async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFa
     """Check a proof of a second factor that is on, since the viewer's credential may be stolen.
 
     A viewer who is another user can give a reason instead of a proof. Raises AuthenticationFailed
-    without a right proof, InvalidInput without a reason, and Forbidden if only the factor CUSTOM is
-    on.
+    without a right proof, InvalidInput without a reason, and Forbidden if only the factor
+    EXTERNAL is on.
     """
     if proof.is_given:
         await verify_and_use_up_second_factor(ctx, user, proof)
@@ -33,7 +31,7 @@ async def require_proof_or_reason(ctx: Context, user: ColumnRow, proof: SecondFa
                 constraint=ValidationConstraint.REQUIRED,
                 path=["options", "reason"],
             )
-    elif enabled_methods(user) == [TwoFactorMethod.CUSTOM]:
+    elif enabled_methods(user) == [TwoFactorMethod.EXTERNAL]:
         text = "Only the application that checks this factor can turn it off."
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN)
     else:
@@ -51,20 +49,3 @@ async def require_proof_from_owner_of_factors(
     """
     if enabled_methods(user) and (proof.is_given or ctx.viewer.user_id == user.id):
         await require_proof_or_reason(ctx, user, proof)
-
-
-async def require_other_user_with_reason_to_disable_factors(
-    ctx: Context, user: ColumnRow, path: Sequence[str]
-) -> None:
-    """Require that another user turns all factors of a user off, and gives a reason.
-
-    Does nothing if no factor is on. Raises AuthenticationFailed for the viewer's own account, which
-    must use `disable_all_factors`; errors get this `path`.
-    """
-    if not enabled_methods(user):
-        return
-    try:
-        await require_proof_or_reason(ctx, user, NO_PROOF)
-    except (AuthenticationFailed, Forbidden) as refusal:
-        refusal.path = [*path]
-        raise

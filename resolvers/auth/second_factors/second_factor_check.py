@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.security_log import AuthEventAction, AuthEventResult
+from models.auth.security_log import SecurityEventAction, SecurityEventResult
 from models.errors import AuthenticationFailed
 from models.store.columns import ColumnRow
 from models.throttling.policy import BanCause
@@ -23,7 +23,7 @@ class TwoFactorMethod(StrEnum):
     """A kind of second factor."""
 
     TOTP = "TOTP"
-    CUSTOM = "CUSTOM"
+    EXTERNAL = "EXTERNAL"
     WEBAUTHN = "WEBAUTHN"
 
 
@@ -50,7 +50,7 @@ class ValidProof:
     """
 
     method: TwoFactorMethod
-    action: AuthEventAction
+    action: SecurityEventAction
     use_up: Callable[[AsyncSession], Awaitable[bool]]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,13 +78,13 @@ async def verify_and_use_up_second_factor(
             await throttles.count_failure_return_reached_keys(ctx.environment, limits)
         finally:
             action = (
-                AuthEventAction.TOTP_VERIFY
+                SecurityEventAction.TOTP_VERIFY
                 if proof.totp is not None
-                else AuthEventAction.WEBAUTHN_VERIFY
+                else SecurityEventAction.WEBAUTHN_VERIFY
             )
             async with ctx.write_session(user.id) as session:
                 await security_log.log_event_and_queue_notice(
-                    ctx, session, NewSecurityEvent(action, user.id, AuthEventResult.FAILURE)
+                    ctx, session, NewSecurityEvent(action, user.id, SecurityEventResult.FAILURE)
                 )
         raise AuthenticationFailed("The second factor is wrong.", path=proof.path)
     async with ctx.write_session(user.id) as session:
@@ -117,7 +117,7 @@ async def _verify_proof_or_none(
             use_up = partial(_try_use_up_assertion, ctx, assertion)
             detail = {"key": assertion.name}
             return ValidProof(
-                TwoFactorMethod.WEBAUTHN, AuthEventAction.WEBAUTHN_VERIFY, use_up, detail
+                TwoFactorMethod.WEBAUTHN, SecurityEventAction.WEBAUTHN_VERIFY, use_up, detail
             )
     return None
 
@@ -130,12 +130,12 @@ async def _verify_totp_or_recovery_code(
         step = await totp.find_step_of_unused_code(ctx, user_id, code)
         if step is not None:
             use_up = partial(totp.try_use_up_totp_step, user_id=user_id, step=step)
-            return ValidProof(TwoFactorMethod.TOTP, AuthEventAction.TOTP_VERIFY, use_up)
+            return ValidProof(TwoFactorMethod.TOTP, SecurityEventAction.TOTP_VERIFY, use_up)
     normalized = recovery_codes.normalize_recovery_code_or_none(code)
     if methods and normalized and await recovery_codes.is_unused_code(ctx, user_id, normalized):
         return ValidProof(
             methods[0],
-            AuthEventAction.RECOVERY_CODE_VERIFY,
+            SecurityEventAction.RECOVERY_CODE_VERIFY,
             partial(_try_use_up_recovery_code, ctx, user_id, normalized),
         )
     return None

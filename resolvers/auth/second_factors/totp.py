@@ -82,13 +82,13 @@ def decode_secret(text: str) -> bytes:
         secret = base64.b32decode(normalized + "=" * (-len(normalized) % 8))
     except (binascii.Error, ValueError) as problem:
         raise InvalidInput(
-            "The seed must be base32.", constraint=ValidationConstraint.BASE32, path=["seed"]
+            "The secret must be base32.", constraint=ValidationConstraint.BASE32, path=["secret"]
         ) from problem
     if len(secret) not in IMPORTED_SECRET_SIZES:
         text = (
-            f"The seed must have {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes."
+            f"The secret must have {IMPORTED_SECRET_SIZES[0]} to {IMPORTED_SECRET_SIZES[-1]} bytes."
         )
-        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["seed"])
+        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["secret"])
     return secret
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.errors import Conflict, InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.mailboxes.tables import Mailbox
@@ -32,7 +32,7 @@ from resolvers.messages.content_access import require_readable_account
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.users.selection import UserSelector, require_managed_users
 
-GIVEN_EVENT = AuthEventAction.MESSAGES_TRANSFER  # the name in the owner's security log
+GIVEN_EVENT = SecurityEventAction.MESSAGES_TRANSFER  # the name in the owner's security log
 
 
 @dataclass(frozen=True, slots=True)

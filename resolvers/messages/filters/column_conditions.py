@@ -26,11 +26,11 @@ EMAIL_ID_PATTERN = re.compile("[0-9a-fA-F]{32}")
 MAX_MESSAGE_ID = (1 << 63) - 1  # of a 64-bit ID
 FLAG_COLUMNS = ("seen", "flagged", "answered", "draft", "deleted")
 RECIPIENT_COLUMNS = {
-    "to": (Message.to, Message.cc),
-    "to_only": (Message.to,),
+    "to": (Message.to,),
+    "to_or_cc": (Message.to, Message.cc),
     "cc": (Message.cc,),
     "bcc": (Message.bcc,),
-    "recipient": (Message.to, Message.cc, Message.bcc, Message.envelope_to),
+    "any_recipient": (Message.to, Message.cc, Message.bcc, Message.envelope_to),
 }
 TIME_COLUMNS = {
     "received": col(Message.listed_at),
@@ -74,8 +74,8 @@ def text_conditions(message_conditions: MessageConditions) -> list[ColumnElement
                 func.coalesce(stored_value["id"].as_string(), ""), message_conditions.list_id
             )
         )
-    if message_conditions.message_id:
-        terms.append(col(Message.message_id) == message_conditions.message_id)
+    if message_conditions.message_id_header:
+        terms.append(col(Message.message_id) == message_conditions.message_id_header)
     if message_conditions.email_ids is not None:
         terms.append(
             col(Message.id).in_(

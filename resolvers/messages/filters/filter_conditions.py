@@ -152,7 +152,7 @@ def _build_filter_sql(
         conditions = build_conditions(ctx, message_conditions, lookups)
         if has_key_condition(message_conditions):
             return FilterSql(lookups, None, None, conditions, uses_key_index=True)
-        if any(part.message_id for part in required_parts(message_conditions)):
+        if any(part.message_id_header for part in required_parts(message_conditions)):
             conditions.append(col(Message.user_id).in_(lookups.unindexed.user_ids))
             return FilterSql(lookups, None, None, conditions, uses_key_index=True)
         keyword, ordered, rest = split_ordered_conditions(message_conditions)

@@ -292,7 +292,7 @@ class _MessageTexts:
 
     def _has_header(self, name: str, value_part: str | None) -> bool:
         values = [
-            field.value for field in self._header_fields if field.key.casefold() == name.casefold()
+            field.value for field in self._header_fields if field.name.casefold() == name.casefold()
         ]
         return bool(values) and (
             value_part is None or any(fold_text(value_part) in fold_text(value) for value in values)
@@ -308,4 +308,4 @@ class _MessageTexts:
 
     @cached_property
     def _folded_header(self) -> str:
-        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._header_fields))
+        return fold_text("\n".join(f"{field.name}: {field.value}" for field in self._header_fields))

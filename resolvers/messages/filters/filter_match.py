@@ -43,8 +43,8 @@ STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
     "submission_states": "submissionStates",
 }
 TEXT_FIELDS = (
-    *("text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject", "list_id"),
-    *("message_id", "keyword"),
+    *("text", "body", "from_", "to", "to_or_cc", "cc", "bcc", "any_recipient", "subject"),
+    *("list_id", "message_id_header", "keyword"),
 )
 TIME_FIELDS = ("received_since", "received_before", "sent_since", "sent_before")
 STORED_TIME_FIELDS = ("saved_since", "saved_before", "expires_before")
@@ -254,14 +254,14 @@ class _UnstoredMessage:
         if conditions.from_:
             yield _any_text_contains(conditions.from_, _names_and_addresses(facts.from_[:1]))
         for name, people in (
-            ("to", [*facts.to, *facts.cc]),
-            ("to_only", facts.to),
+            ("to", facts.to),
+            ("to_or_cc", [*facts.to, *facts.cc]),
             ("cc", facts.cc),
             ("bcc", facts.bcc),
-            ("recipient", [*facts.to, *facts.cc, *facts.bcc]),
+            ("any_recipient", [*facts.to, *facts.cc, *facts.bcc]),
         ):
             if value := getattr(conditions, name):
-                envelope_addresses = envelope if name == "recipient" else ()
+                envelope_addresses = envelope if name == "any_recipient" else ()
                 yield _any_text_contains(
                     value, [*_names_and_addresses(people), *envelope_addresses]
                 )
@@ -272,8 +272,8 @@ class _UnstoredMessage:
             yield _any_text_contains(conditions.subject, [facts.subject])
         if conditions.list_id:
             yield _any_text_contains(conditions.list_id, [facts.list_id or ""])
-        if conditions.message_id:
-            yield facts.message_id == conditions.message_id
+        if conditions.message_id_header:
+            yield facts.message_id == conditions.message_id_header
         if conditions.query is not None:
             yield self._word_positions.matches(expression_from_query_or_raise(conditions.query))
         if conditions.header:
@@ -286,7 +286,7 @@ class _UnstoredMessage:
 
     def _has_header(self, name: str, value_part: str | None) -> bool:
         header_values = [
-            field.value for field in self._header_fields if field.key.casefold() == name.casefold()
+            field.value for field in self._header_fields if field.name.casefold() == name.casefold()
         ]
         return bool(header_values) and (
             value_part is None
@@ -316,7 +316,7 @@ class _UnstoredMessage:
 
     @cached_property
     def _folded_header(self) -> str:
-        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._header_fields))
+        return fold_text("\n".join(f"{field.name}: {field.value}" for field in self._header_fields))
 
     @cached_property
     def _folded_body(self) -> str:

@@ -30,7 +30,7 @@ async def read_mime_entity(message: StoredMessage) -> bytes:
     raw = await read_all(message.stream_raw())
     structure = message.structure
     fields = mime.decoded_fields(raw, structure)
-    mime_fields = [field.raw for field in fields if field.key.lower().startswith(_MIME_FIELDS)]
+    mime_fields = [field.raw for field in fields if field.name.lower().startswith(_MIME_FIELDS)]
     header = "".join(f"{line}\n" for line in mime_fields).replace("\n", "\r\n")
     return header.encode() + b"\r\n" + raw[structure.body_start :]
 
@@ -52,9 +52,9 @@ def _fields_from_source(source: ByteSource, structure: ParsedPart) -> MessageFie
         text=mime.body_text(source, structure) if has_text else None,
         html="<br>".join(mime.body_html_parts(source, structure)) if has_html else None,
         headers=[
-            CustomHeader(field.key, field.value)
+            CustomHeader(field.name, field.value)
             for field in fields
-            if draft_validation.is_valid_custom_header(field.key, field.value)
+            if draft_validation.is_valid_custom_header(field.name, field.value)
         ],
         priority=_PRIORITY_BY_NUMBER.get(
             _last_value_or_empty(fields, "x-priority").strip()[:1], Priority.NORMAL
@@ -76,5 +76,5 @@ def _named_addresses(addresses: list[ParsedAddress]) -> list[NamedAddress]:
 
 def _last_value_or_empty(fields: list[DecodedField], name: str) -> str:
     """Return the value of the last field of this name in one line; "" if there is none."""
-    values = [field.value for field in fields if field.key.lower() == name]
+    values = [field.value for field in fields if field.name.lower() == name]
     return draft_validation.without_control_characters(values[-1]).strip() if values else ""

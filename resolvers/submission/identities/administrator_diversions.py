@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.auth.security_log import AuthEventAction
+from models.auth.security_log import SecurityEventAction
 from models.events.event_types import EventType
 from models.store.columns import select_columns
 from models.submission.identities import Identity
@@ -73,7 +73,7 @@ def _security_event(user_id: int, address: str, values: Mapping[str, Any]) -> Ne
         detail["bcc"] = ", ".join(values["bcc"][:MAX_LOGGED_ADDRESSES])
     if "reply_to" in values:
         detail["replyTo"] = values["reply_to"] or ""
-    action = AuthEventAction.IDENTITY_BCC_CHANGE
+    action = SecurityEventAction.IDENTITY_BCC_CHANGE
     return NewSecurityEvent(action, user_id, target=address, detail=detail)
 
 

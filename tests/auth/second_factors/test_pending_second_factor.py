@@ -148,10 +148,10 @@ async def test_sign_in_without_token_only_reports_missing_factor(
     )
 
 
-async def test_application_key_signs_in_without_custom_factor(
+async def test_application_key_signs_in_without_external_factor(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    await sign_in_environment.change_user("ada", second_factors=["CUSTOM"])
+    await sign_in_environment.change_user("ada", second_factors=["EXTERNAL"])
     assert (
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
     ).pending_user_id
@@ -159,7 +159,7 @@ async def test_application_key_signs_in_without_custom_factor(
     authenticated = await authentication.authenticate_user_by_password(
         Context(sign_in_environment.environment, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
     )
-    assert authenticated.required_two_factor_methods == ["CUSTOM"]
+    assert authenticated.required_two_factor_methods == ["EXTERNAL"]
     assert authenticated.token
     assert (
         await sign_in_environment.authenticate(authenticated.token)

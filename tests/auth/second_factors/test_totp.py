@@ -34,12 +34,12 @@ SHORT_BASE32 = "GEZD GNBV GY3T QOJQ"  # 80 bits: "1234567890"
 
 async def test_setup_returns_secret_as_text_url_and_qr_code(ada: GraphQLClient) -> None:
     setup = await run_auth_mutation(
-        ada, "totpSetup", "seed otpauthUrl qrCode", label="Ada L", issuer="Pond & Co"
+        ada, "totpSetup", "secret otpauthUrl qrCode", label="Ada L", issuer="Pond & Co"
     )
     url = urlsplit(setup["otpauthUrl"])
     assert (url.scheme, url.netloc, unquote(url.path)) == ("otpauth", "totp", "/Pond & Co:Ada L")
-    assert parse_qs(url.query) == {"secret": [setup["seed"]], "issuer": ["Pond & Co"]}
-    assert len(base64.b32decode(setup["seed"])) == totp.SECRET_SIZE
+    assert parse_qs(url.query) == {"secret": [setup["secret"]], "issuer": ["Pond & Co"]}
+    assert len(base64.b32decode(setup["secret"])) == totp.SECRET_SIZE
     media_type, _, image = setup["qrCode"].partition(",")
     assert media_type == "data:image/png;base64"
     assert base64.b64decode(image).startswith(b"\x89PNG")
@@ -206,42 +206,42 @@ async def test_short_totp_secret_can_be_imported(
     with pytest.raises(ValueError, match="112"):
         pyotp.TOTP(SHORT_BASE32.replace(" ", "")).now()
     payload = await run_auth_mutation(
-        root, "totpImport", VIEWER_FIELDS, user={"username": "ada"}, seed=SHORT_BASE32.lower()
+        root, "totpImport", VIEWER_FIELDS, user={"username": "ada"}, secret=SHORT_BASE32.lower()
     )
     assert payload["user"]["twoFactorMethods"] == ["TOTP"]
     clock.time = clock.time.fromtimestamp(59, clock.time.tzinfo)
     assert await mutation_error_codes(ada, "totpVerify", token=totp.code_at(b"1234567890", 1)) == []
     error_codes = await mutation_error_codes(
-        root, "totpImport", user={"username": "ada"}, seed=SHORT_BASE32
+        root, "totpImport", user={"username": "ada"}, secret=SHORT_BASE32
     )
     assert error_codes == ["CONFLICT"]
 
 
 async def test_totp_import_ends_tokens(ada: GraphQLClient, root: GraphQLClient) -> None:
     token_client = await make_token_client(ada)
-    await run_auth_mutation(root, "totpImport", user={"username": "ada"}, seed=SHORT_BASE32)
+    await run_auth_mutation(root, "totpImport", user={"username": "ada"}, secret=SHORT_BASE32)
     assert await load_viewer(token_client) is None
 
 
 @pytest.mark.parametrize("secret", ["", "x", "GEZDGNBV", "0189", "A" * 300, "ä" * 16, "A" * 10_000])
 @pytest.mark.usefixtures("ada")
 async def test_invalid_totp_secret_is_refused(root: GraphQLClient, secret: str) -> None:
-    payload = await run_auth_mutation(root, "totpImport", user={"username": "ada"}, seed=secret)
-    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["seed"])]
+    payload = await run_auth_mutation(root, "totpImport", user={"username": "ada"}, secret=secret)
+    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["secret"])]
 
 
 async def test_totp_import_needs_admin(ada: GraphQLClient) -> None:
-    arguments = {"user": {"username": "ada"}, "seed": SHORT_BASE32}
+    arguments = {"user": {"username": "ada"}, "secret": SHORT_BASE32}
     assert await mutation_error_codes(ada, "totpImport", **arguments) == ["FORBIDDEN"]
 
 
-async def test_custom_factor_is_enabled_and_disabled_by_admin(
+async def test_external_factor_is_enabled_and_disabled_by_admin(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     user = {"username": "ada"}
     token_client = await make_token_client(ada)
     payload = await run_auth_mutation(root, "externalTwoFactorEnable", VIEWER_FIELDS, user=user)
-    assert payload["user"]["twoFactorMethods"] == ["CUSTOM"]
+    assert payload["user"]["twoFactorMethods"] == ["EXTERNAL"]
     assert await load_viewer(token_client) is None
     assert await mutation_error_codes(root, "externalTwoFactorEnable", user=user) == ["CONFLICT"]
     assert await mutation_error_codes(ada, "twoFactorDisable") == ["FORBIDDEN"]

@@ -128,7 +128,7 @@ async def test_factors_of_other_user_are_hidden_and_unchangeable(
         second_factors_mutations.create_pending_totp_secret(other_admin, ada.user.id, None, None),
         second_factors_mutations.disable_totp(other_admin, ada.user.id, SecondFactorProof()),
         second_factors_mutations.disable_all_factors(other_admin, ada.user.id, SecondFactorProof()),
-        second_factors_mutations.enable_custom_factor(other_admin, ada.user.id),
+        second_factors_mutations.enable_external_factor(other_admin, ada.user.id),
         second_factors_mutations.prove_second_factor_and_complete_sign_in(
             other_admin, ada.user.id, SecondFactorProof(totp="000000")
         ),
@@ -171,7 +171,10 @@ async def test_user_adds_another_factor_only_with_a_proof(
     ) == ["FORBIDDEN"]
     arguments = {"user": {"username": "ada"}, "token": totp_code(ada.environment, secret)}
     assert await mutation_error_codes(root, "totpEnable", **arguments) == []
-    assert (await load_user_row(ada.environment, ada.user.id)).second_factors == ["TOTP", "CUSTOM"]
+    assert (await load_user_row(ada.environment, ada.user.id)).second_factors == [
+        "TOTP",
+        "EXTERNAL",
+    ]
 
 
 async def test_admin_imports_a_factor_of_the_own_account_only_with_a_proof(
@@ -180,7 +183,7 @@ async def test_admin_imports_a_factor_of_the_own_account_only_with_a_proof(
     security_key = await register_security_key(admin_client)
     arguments: dict[str, Any] = {
         "user": {"username": admin_client.user.username},
-        "seed": "GEZDGNBVGY3TQOJQ",
+        "secret": "GEZDGNBVGY3TQOJQ",
     }
     assert await mutation_error_codes(admin_client, "totpImport", **arguments) == FAILED_CODES
     proof = {"webauthn": await make_assertion_response(admin_client, security_key)}

@@ -20,7 +20,7 @@ STORES = ["sqlite"]
 MIB = 1 << 20
 VIEWER_QUERY = "{ viewer { user { username } } }"
 CHANGES_SUBSCRIPTION = "subscription { changes { events { type } } }"
-REVOKE_MUTATION = "mutation { tokenRevoke(input: {}) { revokedCount errors { code } } }"
+REVOKE_MUTATION = "mutation { accessTokenRevoke(input: {}) { revokedCount errors { code } } }"
 SIGN_IN = f"""mutation {{ authenticate(
   input: {{username: "dora", password: "{PASSWORD}", token: true}}) {{ token }} }}"""
 MAX_RESPONSE_SECONDS = 8.0  # without waits for a CPU; less than the time limits of slow requests
@@ -101,7 +101,7 @@ async def end_credentials(server: MerganserProcess) -> dict[str, Any]:
         async def sign_out() -> None:
             server.secrets["token"] = token
             async with server.open_client("token") as client:
-                assert (await client(REVOKE_MUTATION))["tokenRevoke"] == {
+                assert (await client(REVOKE_MUTATION))["accessTokenRevoke"] == {
                     "revokedCount": 1,
                     "errors": [],
                 }

@@ -168,7 +168,7 @@ async def test_invalid_media_type_method_and_header_are_refused(server: Merganse
     async with server.open_client("ada") as ada:
         response = await ada.http.request("DELETE", "/graphql")
         assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
-        query = {"query": "mutation { tokenRevoke(input: {all: true}) { revokedCount } }"}
+        query = {"query": "mutation { accessTokenRevoke(input: {all: true}) { revokedCount } }"}
         response = await ada.http.get("/graphql", params=query)
         assert (response.status_code, response.headers["allow"]) == (405, "POST")
         for content_length in ("-1", "x", "1, 1"):

@@ -198,9 +198,9 @@ async def test_any_name_and_subject_are_parsed_unchanged(name: str, subject: str
         ({"reply_to": [NamedAddress("<bob@example.com>")]}, ["replyTo"]),
         (
             {"headers": [CustomHeader("X-A", "1"), CustomHeader("From", "x")]},
-            ["headers", "1", "key"],
+            ["headers", "1", "name"],
         ),
-        ({"headers": [CustomHeader("X A", "1")]}, ["headers", "0", "key"]),
+        ({"headers": [CustomHeader("X A", "1")]}, ["headers", "0", "name"]),
         ({"headers": [CustomHeader("X-A", "1\n2")]}, ["headers", "0", "value"]),
         ({"headers": [CustomHeader("X-A", "x" * 102401)]}, ["headers", "0", "value"]),
         ({"headers": [CustomHeader("X-A", "1")] * 101}, ["headers"]),
@@ -235,7 +235,7 @@ def test_all_invalid_fields_are_reported_together() -> None:
         "attachments.0.contentType",
         "attachments.0.filename",
         "attachments.1.contentId",
-        "headers.0.key",
+        "headers.0.name",
         "headers.0.value",
         "headers.1.value",
         "html",
@@ -253,7 +253,7 @@ def test_all_invalid_fields_are_reported_together() -> None:
 def test_reserved_header_fields_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput) as error:
         validate_and_build_message(replace(PLAIN_DRAFT, headers=[CustomHeader(key, "x")]))
-    assert (error.value.constraint, error.value.path) == ("RESERVED", ["headers", "0", "key"])
+    assert (error.value.constraint, error.value.path) == ("RESERVED", ["headers", "0", "name"])
 
 
 def test_custom_headers_and_priority_are_written() -> None:

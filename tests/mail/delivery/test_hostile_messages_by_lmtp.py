@@ -19,9 +19,9 @@ from tests.support.stores.counter_check import assert_store_consistent
 
 HOSTILE_MESSAGES = hostile_messages()
 MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
-  subject preview date messageId inReplyTo references size sourceUrl body text html
+  subject preview date messageIdHeader inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
-  replyTo { name address } mailingList { listId unsubscribeUrl } headers { key value } rawHeader
+  replyTo { name address } mailingList { listId unsubscribeUrl } headers { name value } rawHeader
   bodyStructureImap envelopeImap mimeStructure { section contentType { value params } }
   calendarEvents { summary } attachments { filename contentType disposition size text } } } }"""
 

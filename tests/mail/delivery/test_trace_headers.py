@@ -252,7 +252,7 @@ async def test_subaddress_action_needs_a_permission(
 ) -> None:
     document = """mutation ($input: UserPermissionsSetInput!) {
         userPermissionsSet(input: $input) { errors { code } } }"""
-    arguments = {"users": {"usernames": ["ada"]}, "permissions": ["SPAM_SCORE"]}
+    arguments = {"users": {"usernames": ["ada"]}, "permissions": ["SPAM_POLICY"]}
     assert (await root(document, input=arguments))["userPermissionsSet"]["errors"] == []
     _, (error,) = await try_update_users(ada, subaddressAction="SUBJECT")
     assert (error["requires"], error["path"]) == ("SUBADDRESS_ACTION", ["set", "subaddressAction"])

@@ -226,7 +226,7 @@ def test_memory_source_is_read_like_bytes() -> None:
     pdf = find_part(root, "2")
     assert pdf is not None
     assert decoded_content(source, pdf) == b"%PDF"
-    assert [field.key for field in decoded_fields(source, pdf)] == [
+    assert [field.name for field in decoded_fields(source, pdf)] == [
         "Content-Type",
         "Content-Disposition",
     ]
@@ -249,7 +249,7 @@ def test_attached_text_and_calendar_part_are_attachments() -> None:
 def test_decoded_fields_keep_order_and_folding() -> None:
     raw = b"A: one\r\n two\r\nB: =?utf-8?b?w6Q=?=\r\na: \xc3\xa4\r\n\r\n"
     assert [
-        (field.key, field.value, field.raw) for field in decoded_fields(raw, parse_structure(raw))
+        (field.name, field.value, field.raw) for field in decoded_fields(raw, parse_structure(raw))
     ] == [
         ("A", "one two", "A: one\n two"),
         ("B", "ä", "B: =?utf-8?b?w6Q=?="),
@@ -440,6 +440,9 @@ def test_byte_order_mark_does_not_hide_the_header() -> None:
     facts = facts_from_message_bytes(raw)
     assert (facts.from_[0].address, facts.subject) == ("ann@example.net", "With a mark")
     assert facts.header_size == raw.index(b"Text")
-    assert [field.key for field in decoded_fields(raw, parse_structure(raw))] == ["From", "Subject"]
+    assert [field.name for field in decoded_fields(raw, parse_structure(raw))] == [
+        "From",
+        "Subject",
+    ]
     body_only = b"\xef\xbb\xbfHello\r\nSubject: x\r\n\r\n"
     assert facts_from_message_bytes(body_only).subject == ""

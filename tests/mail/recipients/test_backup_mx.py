@@ -253,9 +253,9 @@ async def test_alias_forward_and_rewrite_lead_to_primary_mx(
     root: GraphQLClient, environment: Environment
 ) -> None:
     await set_up_backup_mx(environment, root, relayAllRecipients=True)
-    alias = """mutation { domainAliasCreate(input: {
+    alias = """mutation { aliasDomainCreate(input: {
       alias: "second.example", domain: {name: "held.example"}}) { errors { message } } }"""
-    assert (await root(alias))["domainAliasCreate"]["errors"] == []
+    assert (await root(alias))["aliasDomainCreate"]["errors"] == []
     rewrite = """mutation { recipientRewriteCreate(input: {
       from: "old@example.org", to: "new@held.example"}) { errors { message } } }"""
     assert (await root(rewrite))["recipientRewriteCreate"]["errors"] == []
@@ -294,4 +294,4 @@ async def test_address_trace_shows_backup_mx(
         return [*records]
 
     assert await stages("eve") == ["BACKUP_MX"]
-    assert await stages("ada") == ["ADDRESS", "ACCOUNT"]
+    assert await stages("ada") == ["ADDRESS", "USER"]

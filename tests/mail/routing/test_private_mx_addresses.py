@@ -221,8 +221,8 @@ async def test_backup_mx_domain_can_have_private_mx(
     await create_domain(
         root, "held.example", backupMx=True, relayAllRecipients=True, **NO_DOMAIN_LIMITS
     )
-    document = f"""mutation ($input: DomainAliasCreateInput!) {{
-      domainAliasCreate(input: $input) {{ domainAlias {{ id }} {ERRORS} }} }}"""
+    document = f"""mutation ($input: AliasDomainCreateInput!) {{
+      aliasDomainCreate(input: $input) {{ aliasDomain {{ id }} {ERRORS} }} }}"""
     alias_input = {"alias": "second.example", "domain": {"name": "held.example"}}
     assert (await run_mutation(root, document, **alias_input))[1] == []
     dns_names = make_mx_dns_server("held.example", "mx1.held.example")

@@ -73,9 +73,9 @@ def test_edit_positions_match_parsed_fields(block: bytes, data: st.DataObject) -
     position = data.draw(st.integers(0, len(fields_before) - 1))
     edited = edit_header_block(header, [DeleteHeader(position)]) + b"\r\n\r\nbody"
     remaining_keys = [
-        field.key for field in fields_before[:position] + fields_before[position + 1 :]
+        field.name for field in fields_before[:position] + fields_before[position + 1 :]
     ]
-    assert [field.key for field in decoded_fields(edited, parse_structure(edited))][
+    assert [field.name for field in decoded_fields(edited, parse_structure(edited))][
         : len(remaining_keys)
     ] == remaining_keys
 

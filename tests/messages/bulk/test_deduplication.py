@@ -107,7 +107,7 @@ async def test_deduplicate_by_message_id_ignores_content(
     user_with_duplicates: GraphQLClient,
 ) -> None:
     answer = await run_message_mutation(
-        user_with_duplicates, "messageDeduplicate", select=INBOX_MESSAGES, byMessageId=True
+        user_with_duplicates, "messageDeduplicate", select=INBOX_MESSAGES, byMessageIdHeader=True
     )
     assert (answer["errors"], answer["deletedCount"]) == ([], 3)
     assert [position[1] for position in await load_positions(user_with_duplicates)] == [

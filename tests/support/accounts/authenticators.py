@@ -29,7 +29,7 @@ def mutation_document(name: str, fields: str = "") -> str:
     )
 
 
-TOTP_SETUP_MUTATION = mutation_document("totpSetup", "seed otpauthUrl qrCode")
+TOTP_SETUP_MUTATION = mutation_document("totpSetup", "secret otpauthUrl qrCode")
 TOTP_ENABLE_MUTATION = mutation_document("totpEnable", "recoveryCodes user { twoFactorMethods }")
 WEBAUTHN_CHALLENGE_MUTATION = mutation_document("webauthnChallenge", "challenge")
 WEBAUTHN_REGISTER_MUTATION = mutation_document(
@@ -49,7 +49,7 @@ async def create_totp_secret(client: GraphQLClient) -> str:
     """Create a TOTP secret. TOTP is not enabled yet."""
     payload = (await client(TOTP_SETUP_MUTATION, input={}))["totpSetup"]
     assert payload["errors"] == []
-    secret: str = payload["seed"]
+    secret: str = payload["secret"]
     return secret
 
 

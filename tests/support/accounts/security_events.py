@@ -7,9 +7,9 @@ from sqlmodel import col
 
 from models.auth.security_log import (
     SECURITY_EVENT_TYPES,
-    AuthEventAction,
-    AuthEventResult,
     SecurityEvent,
+    SecurityEventAction,
+    SecurityEventResult,
 )
 from models.events.journal import Change
 from models.runtime.environment import Environment
@@ -29,9 +29,9 @@ def anonymous_context(
 
 def failed_sign_in_event(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
-        AuthEventAction.AUTHENTICATE,
+        SecurityEventAction.AUTHENTICATE,
         user_id,
-        **{"result": AuthEventResult.FAILURE, "protocol": "API", **columns},
+        **{"result": SecurityEventResult.FAILURE, "protocol": "API", **columns},
     )
 
 

@@ -18,7 +18,7 @@ POST_HEAD = b"POST /graphql HTTP/1.1\r\nHost: a\r\n"
 ATTACKS = AttackList()
 attack = ATTACKS.__call__
 FOREIGN_ORIGIN = {"Origin": "https://evil.example"}
-REVOKE_MUTATION = "mutation{tokenRevoke(input:{}){revokedCount}}"
+REVOKE_MUTATION = "mutation{accessTokenRevoke(input:{}){revokedCount}}"
 FORM_TYPE = "application/x-www-form-urlencoded"
 MULTIPART_BODY = b'--x\r\nContent-Disposition: form-data; name="operations"\r\n\r\n{}\r\n--x--\r\n'
 

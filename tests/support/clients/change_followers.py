@@ -16,7 +16,7 @@ subscription ($after: Cursor) { changes(after: $after) { events {
 """
 CHANGE_BATCH_FIELDS = """{ cursor hasMore events { __typename type cursor origin
   ... on MessageChange { uid message { subject } } ... on MailboxChange { path }
-  ... on AccountChange { nodeId node { ... on User { username } ... on Domain { name } } } } }"""
+  ... on UserChange { nodeId node { ... on User { username } ... on Domain { name } } } } }"""
 DOMAIN_CHANGES_SUBSCRIPTION = f"""subscription ($domain: DomainRef, $after: Cursor) {{
   domainChanges(domain: $domain, after: $after) {CHANGE_BATCH_FIELDS} }}"""
 USERS_SUBSCRIPTION = f"""subscription ($filter: UserFilter, $after: Cursor) {{

@@ -96,7 +96,7 @@ ORDERED_LISTS = {
         recipient_rewrites.LIST_ORDERS,
         {"CREATED": "recipient_rewrites_oldest"},
     ),
-    "domainAliases": OrderedList(
+    "aliasDomains": OrderedList(
         aliases.read_alias_page,
         None,
         "domain_aliases",

@@ -5,7 +5,7 @@ from tests.support.oauth.oauth_flow import OauthBrowser, TestClient
 
 ENDS_BY_ADMINISTRATOR = ("grant", "client", "sessions", "password", "suspension", "account")
 DOCUMENTS = {
-    "tokens of the user": "mutation { tokenRevoke(input: {all: true}) { revokedCount } }",
+    "tokens of the user": "mutation { accessTokenRevoke(input: {all: true}) { revokedCount } }",
     "sessions": 'mutation { sessionTerminate(input: {users: {usernames: ["ada"]}, '
     "revokeTokens: true}) { errors { code } } }",
     "password": 'mutation { userUpdate(input: {users: {usernames: ["ada"]}, '

@@ -33,13 +33,13 @@ DOMAIN_UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
 DOMAIN_DELETE = f"""mutation ($input: DomainDeleteInput!) {{
   domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 DOMAIN_RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
-  domain {{ id name }} addressCount userCount domainAliasCount journalCursor
+  domain {{ id name }} addressCount userCount aliasDomainCount journalCursor
   {ERRORS} }} }}"""
-DOMAIN_ALIAS_CREATE = f"""mutation ($input: DomainAliasCreateInput!) {{
-  domainAliasCreate(input: $input) {{
-  domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
-DOMAIN_ALIAS_DELETE = f"""mutation ($input: DomainAliasDeleteInput!) {{
-  domainAliasDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
+ALIAS_DOMAIN_CREATE = f"""mutation ($input: AliasDomainCreateInput!) {{
+  aliasDomainCreate(input: $input) {{
+  aliasDomain {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
+ALIAS_DOMAIN_DELETE = f"""mutation ($input: AliasDomainDeleteInput!) {{
+  aliasDomainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 DOMAIN_QUERY = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {DOMAIN_FIELDS} }} }}"
 DOMAINS_QUERY = """
 query ($filter: DomainFilter, $first: Int, $after: String, $last: Int, $before: String) {
@@ -47,9 +47,9 @@ query ($filter: DomainFilter, $first: Int, $after: String, $last: Int, $before: 
     nodes { id name } totalCount
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }
 """
-DOMAIN_ALIASES_QUERY = """
-query ($filter: DomainAliasFilter, $first: Int, $after: String, $last: Int, $before: String) {
-  domainAliases(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
+ALIAS_DOMAINS_QUERY = """
+query ($filter: AliasDomainFilter, $first: Int, $after: String, $last: Int, $before: String) {
+  aliasDomains(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
     nodes { alias domain { name } } totalCount pageInfo { endCursor startCursor hasNextPage } } }
 """
 DOMAIN_LIMITS = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",

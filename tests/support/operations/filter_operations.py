@@ -7,9 +7,9 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import ERROR_FIELDS, user_global_id
 
 QUERY_FIELDS = (
-    "from to subject listId text hasAttachment larger smaller query header { key value raw } "
+    "from toOrCc subject listId text hasAttachment larger smaller query header { name value raw } "
 )
-QUERY_FIELDS += "regex { key pattern }"
+QUERY_FIELDS += "regex { name pattern }"
 ACTION_FIELDS = """seen flag delete spam mailbox { path } copyTo { path } forwardTo keywords
   removeKeywords reply { subject text html } webhook { url } stop"""
 FILTER_FIELDS = f"""id name position active metadata matchCount

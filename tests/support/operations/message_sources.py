@@ -12,7 +12,7 @@ from typing import Any
 from tests.conftest import GraphQLClient
 
 MESSAGE_FIELDS = """id uid modseq flags size thread { id subject messageCount } mailbox { path }
-    messageId inReplyTo references attachments { id filename inline } metadata"""
+    messageIdHeader inReplyTo references attachments { id filename inline } metadata"""
 ERROR_FIELDS = "errors { __typename code path ... on ValidationError { constraint } }"
 DRAFT_SAVE = f"""
 mutation ($input: DraftSaveInput!) {{ draftSave(input: $input) {{

@@ -28,7 +28,7 @@ from tests.support.queue.queue_entry_operations import load_queue_id
 SAVED_SEARCH_CREATE = """mutation { savedSearchCreate(input: {name: "All", query: "in:Searched"}) {
   errors { message } } }"""
 BATCH = """{ cursor events { type ... on MailboxChange { path } ... on MessageChange { message {
-  subject } } ... on AccountChange { node { ... on User { username } } } } }"""
+  subject } } ... on UserChange { node { ... on User { username } } } } }"""
 # These send samples of the processes and log entries, which are no events of the journal.
 WITHOUT_STORED_EVENTS = frozenset({"health", "logs", "metrics"})
 
@@ -154,7 +154,7 @@ def _create_user_of(domain: str) -> Callable[[SubscriptionAccounts], Awaitable[s
 async def _request_compose(accounts: SubscriptionAccounts) -> str:
     subject = f"C{accounts.next_number('compose')}"
     answer = await execute_mutation(
-        accounts.ada, "composeRequest", "deliveredCount", subject=subject
+        accounts.ada, "composeRequestCreate", "deliveredCount", subject=subject
     )
     assert answer["errors"] == []
     return subject

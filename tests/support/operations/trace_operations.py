@@ -4,8 +4,8 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-MESSAGE_TRACE_QUERY = """query ($queueId: String, $messageId: String, $address: String) {
-  messageTrace(queueId: $queueId, messageId: $messageId, address: $address) {
+MESSAGE_TRACE_QUERY = """query ($queueId: String, $messageIdHeader: String, $address: String) {
+  messageTrace(queueId: $queueId, messageIdHeader: $messageIdHeader, address: $address) {
     at queueId component event detail address } }"""
 
 

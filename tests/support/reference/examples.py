@@ -15,7 +15,7 @@ QUERY_VARIABLES = {  # values of variables that are not ids
     "cursor": "CURSOR",
     "id": "MESSAGE_ID",
     "ids": ["MESSAGE_ID", "THREAD_ID"],
-    "messageId": "<1@example.com>",
+    "messageIdHeader": "<1@example.com>",
     "raw": "From: carol@example.com\r\nSubject: Report\r\n\r\nHello\r\n",
 }
 

@@ -132,8 +132,8 @@ async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 
 
 @register_call
-async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("tokenRevoke", {"all": True}, "revokedCount", journaled=False)
+async def access_token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("accessTokenRevoke", {"all": True}, "revokedCount", journaled=False)
 
 
 @register_call
@@ -157,7 +157,7 @@ async def totp_enable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def totp_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
+    input_fields = {"user": {"username": "ada"}, "secret": "GEZD GNBV GY3T QOJQ"}
     return MutationCall("totpImport", input_fields, "user { twoFactorMethods }", by_root=True)
 
 

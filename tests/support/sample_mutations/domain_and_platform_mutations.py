@@ -62,17 +62,17 @@ async def _create_object(root: GraphQLClient, field_name: str, input_fields: dic
 
 
 @register_call
-async def domain_alias_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def alias_domain_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"alias": "example.net", "domain": {"name": "example.org"}}
-    return MutationCall("domainAliasCreate", input_fields, "domainAlias { alias }", by_root=True)
+    return MutationCall("aliasDomainCreate", input_fields, "aliasDomain { alias }", by_root=True)
 
 
 @register_call
-async def domain_alias_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    create = await domain_alias_create(ada, root)
-    payload = await MutationCall(create.name, create.input, "domainAlias { id }")(root)
-    input_fields = {"domainAliases": [{"id": payload["domainAlias"]["id"]}]}
-    return MutationCall("domainAliasDelete", input_fields, "deletedIds", by_root=True)
+async def alias_domain_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    create = await alias_domain_create(ada, root)
+    payload = await MutationCall(create.name, create.input, "aliasDomain { id }")(root)
+    input_fields = {"aliasDomains": [{"id": payload["aliasDomain"]["id"]}]}
+    return MutationCall("aliasDomainDelete", input_fields, "deletedIds", by_root=True)
 
 
 @register_call
@@ -90,7 +90,7 @@ async def domain_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall
 @register_call
 async def domain_rename(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"domain": {"name": "example.org"}, "newName": "renamed.example"}
-    payload = "domain { name } addressCount userCount domainAliasCount"
+    payload = "domain { name } addressCount userCount aliasDomainCount"
     return MutationCall("domainRename", input_fields, payload, by_root=True)
 
 

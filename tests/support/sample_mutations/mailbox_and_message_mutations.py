@@ -286,13 +286,13 @@ async def draft_send(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 
 @register_call
-async def compose_request(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def compose_request_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     environment = ada.environment
     holder = await leases.ensure_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     return MutationCall(
-        "composeRequest", {"subject": "Hello"}, "deliveredCount composeRequest { subject }"
+        "composeRequestCreate", {"subject": "Hello"}, "deliveredCount composeRequest { subject }"
     )
 
 

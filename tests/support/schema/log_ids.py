@@ -6,7 +6,7 @@ from typing import Any
 from tests.conftest import GraphQLClient
 
 LOGS = """{ auditLog(first: 50) { nodes { before after reason } }
-  authLog(first: 50) { nodes { detail by } }
+  securityLog(first: 50) { nodes { detail by } }
   tasks(first: 50) { nodes { error result } } }"""
 DATABASE_ID = re.compile(r"(?<![0-9A-Za-z_-])[0-9]{15,}(?![0-9A-Za-z_-])")
 

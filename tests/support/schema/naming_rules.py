@@ -53,7 +53,7 @@ ADJECTIVES = set(
 )
 REQUEST_VERBS = set(  # verbs that Boolean inputs and arguments begin with
     """
-    allow apply async check coalesce create delete disable2fa encrypt force hold include inherit
+    allow apply async check coalesce create delete encrypt force hold include inherit
     learn mark
     pin replace request require reverse sanitize show skip subscribe unsubscribe validate
     """.split()  # noqa: SIM905 - a list of lines would be a page long

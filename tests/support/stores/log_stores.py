@@ -16,8 +16,8 @@ from models.runtime.environment import Environment
 from models.store.database import Database
 from tests.conftest import GraphQLClient
 
-ENTRY_FIELDS = """__typename at component level program message user { username } queueId messageId
-correlationId fields"""
+ENTRY_FIELDS = """__typename at component level program message user { username } queueId
+messageIdHeader correlationId fields"""
 LIST_LOGS = """query ($filter: LogFilter, $orderBy: LogOrder, $first: Int, $after: String,
     $last: Int, $before: String) {
   logs(filter: $filter, orderBy: $orderBy, first: $first, after: $after, last: $last,

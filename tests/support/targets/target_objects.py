@@ -23,7 +23,7 @@ from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import AccessToken, ApiKey, Throttle
 from models.auth.second_factors import RecoveryCode, WebauthnKey
-from models.auth.security_log import AuthEventAction, AuthEventResult, SecurityEvent
+from models.auth.security_log import SecurityEvent, SecurityEventAction, SecurityEventResult
 from models.autoreply import Autoreply
 from models.certificates import Certificate
 from models.cluster.nodes import ClusterNode
@@ -360,10 +360,10 @@ async def _credentials(target: TargetObjects) -> None:
     await target.insert_row("WebauthnKey", WebauthnKey, credential_id=identifier)
     await target.insert_row("", RecoveryCode)
     await target.insert_row(
-        "AuthEvent",
+        "SecurityEvent",
         SecurityEvent,
-        action=AuthEventAction.AUTHENTICATE,
-        result=AuthEventResult.FAILURE,
+        action=SecurityEventAction.AUTHENTICATE,
+        result=SecurityEventResult.FAILURE,
         detail={"text": target.marker},
         **owner,
     )
@@ -457,7 +457,7 @@ async def _domain(target: TargetObjects) -> None:
         statement = update(core_table(Domain)).where(col(Domain.id) == domain)
         await (await session.connection()).execute(statement.values(max_user_quota=10**15))
     await target.insert_row(
-        "DomainAlias", DomainAlias, alias=f"{target.marker}.example", domain_id=domain
+        "AliasDomain", DomainAlias, alias=f"{target.marker}.example", domain_id=domain
     )
     local = f"{target.marker}-room"
     address_id = await target.insert_row(

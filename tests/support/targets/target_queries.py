@@ -26,7 +26,7 @@ QUERIES = {
     "apiKeys": "apiKeys(first: 100) { nodes { name } }",
     "legalHold": "legalHold(by: {id: @LegalHold}) { username }",
     "legalHolds": "legalHolds(filter: {user: @user}) { nodes { username } }",
-    "authLog": "authLog(filter: {user: @user}) { nodes { detail } }",
+    "securityLog": "securityLog(filter: {user: @user}) { nodes { detail } }",
     "bccRules": "bccRules(first: 100) { nodes { bccTo } }",
     "changes": "changes(user: @user, after: @cursor, first: 100) { events { user { id } "
     "... on MailboxChange { mailboxId path } } }",
@@ -39,8 +39,8 @@ QUERIES = {
     "dkimKey": "dkimKey(by: {id: @DkimKey}) { id }",
     "dkimKeys": "dkimKeys(first: 100) { nodes { id } }",
     "domain": "domain(by: {id: @Domain}) { id }",
-    "domainAlias": "domainAlias(by: {id: @DomainAlias}) { alias }",
-    "domainAliases": 'domainAliases(filter: {query: "@mark"}) { nodes { alias } }',
+    "aliasDomain": "aliasDomain(by: {id: @AliasDomain}) { alias }",
+    "aliasDomains": 'aliasDomains(filter: {query: "@mark"}) { nodes { alias } }',
     "domains": "domains(first: 100) { nodes { id } }",
     "filter": "filter(by: {id: @Filter}) { name }",
     "filterTest": "filterTest(user: @user, message: {raw: @raw}) { filter { name } }",
@@ -96,7 +96,7 @@ SUBSCRIPTIONS = {
     "connectorRunProgress": "connectorRunProgress(connectorRun: {id: @ConnectorRun}) { error }",
     "mailboxCounters": "mailboxCounters(user: @user) { path }",
     "domainChanges": "domainChanges(domain: {name: @domain}, after: @domainCursor) "
-    "{ events { ... on AccountChange { nodeId } } }",
+    "{ events { ... on UserChange { nodeId } } }",
     "mailboxChanges": "mailboxChanges(mailbox: {id: @Mailbox}, after: @cursor) { events { "
     "... on MailboxChange { path } ... on MessageChange { messageId } } }",
     "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
@@ -105,7 +105,7 @@ SUBSCRIPTIONS = {
     "taskProgress": "taskProgress(task: {id: @Task}) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
     "userChanges": "userChanges(filter: {domain: {name: @domain}}, after: @domainCursor) "
-    "{ events { ... on AccountChange { nodeId } } }",
+    "{ events { ... on UserChange { nodeId } } }",
 }
 USER_FIELD_SELECTIONS = {  # with the arguments that they need
     "contactSuggestions": 'contactSuggestions(query: "@mark") { id }',
