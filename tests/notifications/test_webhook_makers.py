@@ -120,7 +120,7 @@ async def test_webhook_for_account_is_reported_to_the_user(
         "WEBHOOK_CREATE", "WEBHOOK_UPDATE", "WEBHOOK_DELETE",
     ]  # fmt: skip
     assert await count_notices(ada.environment, ada) == 3
-    document = """{ viewer { user { authLog(filter: {action: WEBHOOK_CREATE}) {
+    document = """{ viewer { user { securityLog(filter: {action: WEBHOOK_CREATE}) {
       nodes { detail } } } } }"""
-    (event,) = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
+    (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event["detail"] == {"host": "hooks.example", "target": webhook_id}
