@@ -75,14 +75,14 @@ class BaselineDatabase:
             rows = self.db.execute(sql, (key, *after))
         else:
             rows = self.db.execute(SELECT_MESSAGES + ORDER_AND_LIMIT, (key,))
-        box = {
+        mailbox = {
             "id": global_id("box", key),
             "path": path,
             "messageCount": total,
             "unseenCount": unseen,
             "messages": {"nodes": [_message_node(row) for row in rows]},
         }
-        return {"mailbox": box}
+        return {"mailbox": mailbox}
 
     def place(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the position before a page, by the number of newer messages.
@@ -120,8 +120,8 @@ class BaselineDatabase:
 
     def flag(self, request: dict[str, Any]) -> dict[str, Any]:
         """Set or clear a flag and write the journal in one durable transaction."""
-        ids, box, at = request["ids"], request["box"], datetime.now(UTC).isoformat(" ")
-        (user,) = self.db.execute(SELECT_OWNER, (box,)).fetchone()
+        ids, mailbox_id, at = request["ids"], request["box"], datetime.now(UTC).isoformat(" ")
+        (user,) = self.db.execute(SELECT_OWNER, (mailbox_id,)).fetchone()
         self.db.execute("BEGIN IMMEDIATE")
         (last,) = self.db.execute(ADVANCE_STREAM, (len(ids), user)).fetchone()
         rows = self.db.execute(UPDATE_FLAG, (request["flagged"], last, orjson.dumps(ids).decode()))
@@ -129,8 +129,8 @@ class BaselineDatabase:
             {"id": global_id("msg", row[0]), "flags": _flag_names(row[1:6], row[6]), "modseq": last}
             for row in rows.fetchall()
         ]
-        facts = orjson.dumps({"mailbox": box, "flags": [node["flags"] for node in nodes]})
-        self.db.execute(UPDATE_MAILBOX, (last, box))
+        facts = orjson.dumps({"mailbox": mailbox_id, "flags": [node["flags"] for node in nodes]})
+        self.db.execute(UPDATE_MAILBOX, (last, mailbox_id))
         plain = orjson.dumps(ids).decode()
         self.db.execute(INSERT_CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))
         self.db.execute("COMMIT")

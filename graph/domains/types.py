@@ -143,9 +143,9 @@ class DnsRecord(View):
             name: DerivedField(("advice",), lambda advice, name=name: getattr(advice, name))
             for name in ("type", "name", "value", "purpose")
         },
-        "state": DerivedField(("judged",), lambda judged: judged.state),
-        "found": DerivedField(("judged",), lambda judged: list(judged.found)),
-        "problem": DerivedField(("judged",), lambda judged: judged.problem),
+        "state": DerivedField(("check",), lambda check: check.state),
+        "found": DerivedField(("check",), lambda check: list(check.found)),
+        "problem": DerivedField(("check",), lambda check: check.problem),
     }
 
 

@@ -90,7 +90,8 @@ class SenderScope(View):
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "global_": DerivedField(
-            ("user_id", "tag", "domain_id"), lambda *whose: all(owner is None for owner in whose)
+            ("user_id", "tag", "domain_id"),
+            lambda *targets: all(target is None for target in targets),
         )
     }
 

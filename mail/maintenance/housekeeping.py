@@ -96,7 +96,7 @@ class HousekeepingResult:
     legal_holds: int = 0  # that ended
     copies: int = 0  # legal hold copies of messages
     files: int = 0  # unused files
-    held: int = 0  # expired quarantine items
+    quarantined: int = 0  # expired quarantine items
     announced: int = 0  # users that got a quarantine digest
     shares: int = 0  # expired file shares
     exports: int = 0  # expired exports of users
@@ -219,7 +219,7 @@ async def run_housekeeping_round(
         legal_holds=legal_holds,
         copies=copies,
         files=files,
-        held=quarantine_count,
+        quarantined=quarantine_count,
         announced=announced,
         uploads=uploads,
         oauth_clients=oauth_clients,

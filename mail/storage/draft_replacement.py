@@ -133,12 +133,9 @@ def replace_draft_message(
     now = transaction.environment.now()
     added_bytes = message.size - row.size
     new_columns = _placement_columns(placement, row, clears_metadata=earlier.clears_metadata)
-    new_metadata_bytes = metadata_size(new_columns["public_metadata"])
-    growth = new_metadata_bytes - metadata_size(row.public_metadata)
-    if growth > 0 and not earlier.ignores_quota:
-        require_quota_for_growth(transaction, placement.user_id, added_bytes + growth)
+    growth = metadata_size(new_columns["public_metadata"]) - metadata_size(row.public_metadata)
     usage = _add_to_quota(
-        transaction, placement.user_id, added_bytes, ignores_quota=earlier.ignores_quota
+        transaction, placement.user_id, added_bytes, growth, ignores_quota=earlier.ignores_quota
     )
     held_copies.copy_removed_messages_to_incomplete_holds(transaction, placement.user_id, [row.id])
     uid_and_counters = _update_counters_and_take_uid(transaction, message, row, placement, modseq)
@@ -267,12 +264,20 @@ def _replacement_entry(
 
 
 def _add_to_quota(
-    transaction: DatabaseTransaction, user_id: int, added_bytes: int, *, ignores_quota: bool
+    transaction: DatabaseTransaction,
+    user_id: int,
+    added_bytes: int,
+    added_metadata_bytes: int,
+    *,
+    ignores_quota: bool,
 ) -> ColumnRow:
-    """Count the added bytes and return the new usage. Raises OverQuota.
+    """Count the added bytes of the message and return the new usage. Raises OverQuota.
 
-    A message that doesn't grow is never refused.
+    The bytes of metadata are counted where they are stored. Neither a message nor metadata that
+    don't grow are ever refused.
     """
+    if added_metadata_bytes > 0 and not ignores_quota:
+        require_quota_for_growth(transaction, user_id, added_bytes + added_metadata_bytes)
     platform = transaction.environment.options.users_default_quota
     parameters = {
         "user": user_id,

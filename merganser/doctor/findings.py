@@ -39,7 +39,7 @@ class Finding:
     subject: str
     verdict: Verdict
     found: str
-    todo: str = ""
+    remedy: str = ""
 
 
 def ok_finding(subject: str, detail: str) -> list[Finding]:

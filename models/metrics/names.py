@@ -134,21 +134,21 @@ METRIC_DESCRIPTIONS: Mapping[MetricName, MetricDescription] = {
     ),
     MetricName.SEARCHES: MetricDescription("Number of searches for messages."),
     MetricName.SEARCH_TIME: MetricDescription(
-        ("Duration of the searches for messages, in seconds."), SECONDS
+        "Duration of the searches for messages, in seconds.", SECONDS
     ),
     MetricName.BLOB_READS: MetricDescription("Number of reads from object stores."),
     MetricName.BLOB_READ_TIME: MetricDescription(
-        ("Duration of the reads from object stores, in seconds."), SECONDS
+        "Duration of the reads from object stores, in seconds.", SECONDS
     ),
     MetricName.BLOB_READ_BYTES: MetricDescription(
         "Bytes that were read from object stores.", BYTES
     ),
     MetricName.BLOB_WRITES: MetricDescription("Number of objects written to object stores."),
     MetricName.BLOB_WRITE_TIME: MetricDescription(
-        ("Duration of the writes to object stores, in seconds."), SECONDS
+        "Duration of the writes to object stores, in seconds.", SECONDS
     ),
     MetricName.BLOB_WRITE_BYTES: MetricDescription(
-        ("Size of the objects written to object stores."), BYTES
+        "Size of the objects written to object stores.", BYTES
     ),
     MetricName.BLOB_DELETES: MetricDescription(
         "Number of requests to object stores that delete objects. One can delete many."

@@ -6,8 +6,7 @@ have tasks than the process may run at the same time, a task leaves its place af
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from models.admin.tasks import TaskKind
@@ -33,12 +32,6 @@ class TaskTurns:
     running: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
     other_account_waits: bool = False  # and all places are taken
 
-    @asynccontextmanager
-    async def step(self) -> AsyncGenerator[None]:
-        """Wait for the turn of the next step of a task."""
-        async with self.step_slots:
-            yield
-
     def must_leave_place(self, begun_at: float) -> bool:
         """True if a task that began at this time of the event loop must leave its place."""
         seconds = asyncio.get_running_loop().time() - begun_at
@@ -57,8 +50,9 @@ class TaskTurns:
             if task is None:
                 self.other_account_waits = False
                 return
-            work = self._run_and_leave_place(task, run_task, wakeup)
-            self.running[task_queue.account_of_task(task)] = asyncio.create_task(work)
+            account = task_queue.account_of_task(task)
+            work = self._run_and_leave_place(task, account, run_task, wakeup)
+            self.running[account] = asyncio.create_task(work)
         self.other_account_waits = await task_queue.has_waiting_task(
             environment, kinds, self.running.keys()
         )
@@ -66,6 +60,7 @@ class TaskTurns:
     async def _run_and_leave_place(
         self,
         task: ColumnRow,
+        account: int,
         run_task: Callable[[ColumnRow], Awaitable[None]],
         wakeup: asyncio.Event,
     ) -> None:
@@ -74,7 +69,7 @@ class TaskTurns:
         except Exception:  # it is retried later, after the others
             log.exception("Could not continue the task", extra={"task": task.id, "kind": task.kind})
         finally:
-            del self.running[task_queue.account_of_task(task)]
+            del self.running[account]
             wakeup.set()
 
     async def wait_for_running_tasks(self) -> None:

@@ -301,7 +301,7 @@ async def _run_task_steps_and_store_result(
     checkpoint, done_count, has_more = task.checkpoint or {}, task.done_count, True
     begun_at = asyncio.get_running_loop().time()
     while has_more:
-        async with turns.step():
+        async with turns.step_slots:
             result = await _run_step_unless_cancelled(ctx, task, plan_step, checkpoint, done_count)
         if result is None:
             break

@@ -41,7 +41,7 @@ class CheckedDnsRecord:
     """A DNS record that should exist, with the comparison to the one found."""
 
     advice: RecordAdvice
-    judged: RecordCheck
+    check: RecordCheck
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def test_doctor_and_list_show_state_and_error_of_acme(shell: CommandLine, tmp_pa
 
     def certificate_findings() -> list[tuple[str, str, str]]:
         return [
-            (check["verdict"], check["found"], check["todo"])
+            (check["verdict"], check["found"], check["remedy"])
             for check in shell("doctor", "--json").json
             if check["subject"] == "certificate"
         ]
@@ -139,11 +139,11 @@ def test_doctor_and_list_show_state_and_error_of_acme(shell: CommandLine, tmp_pa
         f"UPDATE certificates SET acme = 1, acme_state = 'FAILED', acme_error = '{failure}', "  # noqa: S608
         "acme_failures = 1, acme_next_at = '2031-02-03 04:05:06.000000'"
     )
-    todo = f"ACME state FAILED: {failure}"
+    remedy = f"ACME state FAILED: {failure}"
     old_until = f"{NOW + 89 * ONE_DAY:%Y-%m-%d}"
     assert certificate_findings() == [
-        ("hint", "new.example has none yet", todo),
-        ("hint", f"old.example is valid until {old_until}, and not renewed", todo),
+        ("hint", "new.example has none yet", remedy),
+        ("hint", f"old.example is valid until {old_until}, and not renewed", remedy),
     ]
     new, old = shell("certificate", "list", "--json").json
     for certificate in (new, old):

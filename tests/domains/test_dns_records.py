@@ -210,7 +210,7 @@ async def test_missing_dns_server_gives_unknown_states(client_with_domain: Graph
     (records,) = await dns_records.compute_expected_records_and_query_dns(
         ctx, [DnsRecordsKey("new.example", is_backup_mx=False, checks_dns=True)]
     )
-    assert {record.judged.state for record in records} == {"UNKNOWN"}
+    assert {record.check.state for record in records} == {"UNKNOWN"}
 
 
 async def test_many_domains_share_one_timeout(client_with_domain: GraphQLClient) -> None:

@@ -275,7 +275,7 @@ async def test_blobs_are_kept_until_item_expires(
     assert (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["text"] == "Look at this."
     clock.tick(days=1)
     position = await load_stream_position(environment, ada.user.id)
-    assert (await housekeeping.run_housekeeping_round(environment)).held == 1
+    assert (await housekeeping.run_housekeeping_round(environment)).quarantined == 1
     assert await list_quarantined_subjects(ada) == []
     ((kind, keys), *_) = await load_journal_entries(environment, ada.user.id, position)
     assert (kind, keys) == (

@@ -130,9 +130,9 @@ async def load_expected_dns_records_as_json(
             "name": record.advice.name,
             "value": record.advice.value,
             "purpose": record.advice.purpose,
-            "state": record.judged.state.value,
-            "found": list(record.judged.found),
-            "problem": record.judged.problem,
+            "state": record.check.state.value,
+            "found": list(record.check.found),
+            "problem": record.check.problem,
         }
         for record in records
     ]

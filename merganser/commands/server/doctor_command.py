@@ -35,7 +35,7 @@ def _print_findings(findings: list[Finding]) -> None:
             Text(finding.verdict, COLOURS[finding.verdict]),
             finding.subject,
             finding.found,
-            finding.todo,
+            finding.remedy,
         )
         for finding in findings
     ]

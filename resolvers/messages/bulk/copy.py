@@ -12,7 +12,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
-from mail.storage.quota import require_quota_for_growth, take_quota_and_count_received
 from models.admin.legal_holds import CopyOrigin
 from models.events.event_types import EventType
 from models.events.wakeups import UNINDEXED
@@ -22,7 +21,7 @@ from models.runtime.environment import DatabaseTransaction, wake_workers_after_c
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from resolvers.context import Context
 from resolvers.messages.bulk import row_changes
-from resolvers.messages.bulk.metadata_quota import metadata_bytes_by_user
+from resolvers.messages.bulk.metadata_quota import take_quota_of_rows
 from resolvers.messages.bulk.row_changes import UidChange
 
 KEYS_PER_STATEMENT = 1000  # per statement
@@ -38,19 +37,9 @@ async def copy_returning_uids_by_copy_id(
     """
     ordered = sorted(rows, key=lambda row: (row.mailbox_id, row.uid))
     size, owner = sum(row.size for row in ordered), target.user_id
-    source_ids = [row.id for row in ordered]
-
-    def take_quota(transaction: DatabaseTransaction) -> ColumnRow:
-        if metadata_bytes := metadata_bytes_by_user(transaction, source_ids).total():
-            require_quota_for_growth(transaction, owner, size + metadata_bytes)
-        return take_quota_and_count_received(
-            transaction,
-            owner,
-            size,
-            message_count=len(ordered),
-        )
-
-    first_uids = await ctx.environment.run_in_session(session, take_quota)
+    usage = await ctx.environment.run_in_session(
+        session, lambda transaction: take_quota_of_rows(transaction, owner, ordered)
+    )
     uids = await row_changes.reserve_uids(session, target, len(ordered))
     copy_ids = [ctx.environment.new_id() for _ in ordered]
     modseq = await ctx.record_change(
@@ -84,7 +73,7 @@ async def copy_returning_uids_by_copy_id(
     )
 
     def record_copies(transaction: DatabaseTransaction) -> None:
-        user_limits.report_storage_level_if_raised(transaction, owner, first_uids, size)
+        user_limits.report_storage_level_if_raised(transaction, owner, usage, size)
         held_copies.copy_stored_messages_to_legal_holds(
             transaction, owner, copy_ids, CopyOrigin.SAVED
         )

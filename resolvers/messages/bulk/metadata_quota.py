@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlmodel import col
 
-from mail.storage.quota import require_quota_for_growth
+from mail.storage.quota import require_quota_for_growth, take_quota_and_count_received
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
@@ -38,6 +38,19 @@ def metadata_bytes_by_user(
     statement = _metadata_sizes_query(transaction.environment.database.dialect)
     rows = transaction.fetch_rows(statement, ids=list(message_ids))
     return Counter({row.user_id: int(row.size) for row in rows})
+
+
+def take_quota_of_rows(
+    transaction: DatabaseTransaction, user_id: int, rows: Sequence[ColumnRow]
+) -> ColumnRow:
+    """Count these messages, which keep their metadata, in the storage of a user.
+
+    Returns the new usage, as `take_quota_and_count_received` does. Raises OverQuota.
+    """
+    size = sum(row.size for row in rows)
+    if metadata_bytes := metadata_bytes_by_user(transaction, raw_values(rows, "id")).total():
+        require_quota_for_growth(transaction, user_id, size + metadata_bytes)
+    return take_quota_and_count_received(transaction, user_id, size, message_count=len(rows))
 
 
 def require_quota_for_metadata(

@@ -20,13 +20,11 @@ from mail.limits import user_limits
 from mail.scanners import training_worker
 from mail.storage import held_copies
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from mail.storage.quota import require_quota_for_growth, take_quota_and_count_received
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.errors import NotFound
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
-from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, UtcDateTime, core_table, select_columns
 from models.store.prepared_statements import (
     StatementWithValues,
@@ -39,7 +37,7 @@ from models.store.prepared_statements import (
 )
 from models.users.tables import User
 from resolvers.context import Context
-from resolvers.messages.bulk.metadata_quota import metadata_bytes_by_user
+from resolvers.messages.bulk.metadata_quota import take_quota_of_rows
 
 STATE_COLUMNS = frozenset(
     {
@@ -355,19 +353,9 @@ async def restore_deleted_messages_to_mailbox(
 ) -> None:
     """Restore archived messages of one account into its mailbox. Raises OverQuota or NotFound."""
     user_id, size = target.user_id, sum(row.size for row in rows)
-    ids = [row.id for row in rows]
-
-    def take_quota(transaction: DatabaseTransaction) -> ColumnRow:
-        if metadata_bytes := metadata_bytes_by_user(transaction, ids).total():
-            require_quota_for_growth(transaction, user_id, size + metadata_bytes)
-        return take_quota_and_count_received(
-            transaction,
-            user_id,
-            size,
-            message_count=len(rows),
-        )
-
-    first_uids = await ctx.environment.run_in_session(session, take_quota)
+    usage = await ctx.environment.run_in_session(
+        session, lambda transaction: take_quota_of_rows(transaction, user_id, rows)
+    )
     ordered = sorted(rows, key=lambda row: row.id)
     uids = await reserve_uids(session, target, len(ordered))
     last = await ctx.record_change(
@@ -386,7 +374,7 @@ async def restore_deleted_messages_to_mailbox(
     tell = partial(
         user_limits.report_storage_level_if_raised,
         user_id=user_id,
-        usage=first_uids,
+        usage=usage,
         added_bytes=size,
     )
     await ctx.environment.run_in_session(session, tell)
