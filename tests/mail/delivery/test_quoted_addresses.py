@@ -7,10 +7,12 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.mime.header_encoding import needs_smtputf8, with_ascii_domain
+from models.admin.tasks import TaskState
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
@@ -22,9 +24,21 @@ from tests.support.mail_servers.queue_worker import (
     wait_for_messages,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.autoreply_operations import set_autoreply
+from tests.support.operations.connector_operations import (
+    add_connector,
+    dovecot_account,
+    run_connector,
+    shared_dovecot,
+)
+from tests.support.operations.filter_operations import add_filter
+from tests.support.servers.dovecot_server import DovecotAccount
 
+ONWARD = raw_message("Onward")
 LIST_ADDRESS = "list@example.org"
 TRACE = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
+MESSAGES = "{ messages { nodes { id from { address } } } }"
+LIST_BOUNCES = "bounces+12345-ada=example.org@em1234.mail.newsletter.example"
 SENDERS = [
     '"eve smith"@origin.example',
     '"a@b"@origin.example',
@@ -34,19 +48,22 @@ SENDERS = [
     "jörg@origin.example",
     '"jörg ö"@origin.example',
     "anna@bücher.example",
-    "bounces+12345-ada=example.org@em1234.mail.newsletter.example",
+    LIST_BOUNCES,
     "y" * 64 + "@" + ".".join(["x" * 60] * 3) + ".example",
 ]
+__all__ = ["dovecot_account", "shared_dovecot"]
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def send_as(client: SmtpTestClient, sender: str, *recipients: str) -> Any:
+async def send_as(
+    client: SmtpTestClient, sender: str, *recipients: str, raw: bytes = ONWARD
+) -> Any:
     parameter = "" if sender.isascii() else " SMTPUTF8"
     reply = await client.run_command(f"MAIL FROM:<{sender}>{parameter}")
     assert reply.startswith("250 2.1.0")
     codes = [(await client.run_command(f"RCPT TO:<{to}>"))[:9] for to in recipients]
     await client.run_command("DATA")
-    client.send_bytes(raw_message("Onward") + b".\r\n")
+    client.send_bytes(raw + b".\r\n")
     return codes, [(await client.read_reply())[:9] for _ in recipients]
 
 
@@ -112,6 +129,47 @@ async def test_international_senders_over_a_next_hop_without_smtputf8(
     assert "does not support SMTPUTF8" in report.last_response
     steps = (await root(TRACE, id=report.queue_id))["messageTrace"]
     assert [step["event"] for step in steps if step["address"] == sender][-1] == "BOUNCED"
+
+
+@pytest.mark.parametrize("sender", [sender for sender in SENDERS if sender != LIST_BOUNCES])
+async def test_autoreply_and_reply_reach_every_sender(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, sender: str
+) -> None:
+    await set_autoreply(ada)
+    raw = raw_message("Plans", From=f"Eve <{sender}>", To=ada.address)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
+        assert await send_as(lmtp_client, sender, ada.address, raw=raw) == ACCEPTED_REPLIES
+        await wait_for_messages(server)
+        (original,) = (await ada(MESSAGES))["messages"]["nodes"]
+        source = {"message": {"id": original["id"]}, "relation": "REPLY"}
+        answer = {"text": "Yes.", "source": source}
+        payload = await execute_mutation(ada, "messageSend", "messages { subject }", **answer)
+        assert payload["errors"] == []
+        await wait_for_messages(server, 2)
+    assert [message.to for message in server.messages] == [[with_ascii_domain(sender)]] * 2
+
+
+async def test_fetched_messages_of_every_sender_are_stored_and_forwarded(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    await add_filter(ada, {}, {"forwardTo": ["dave@far.example"]})
+    for sender in SENDERS:
+        fields = {"Return_Path": f"<{sender}>", "From": f"Eve <{sender}>"}
+        dovecot_account.save_message(raw_message(f"From {sender}", **fields))
+    connector_id = await add_connector(ada, dovecot_account, apply_filters=True)
+    run = await run_connector(ada.environment, connector_id)
+    assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, len(SENDERS)), run.log
+    messages = (await ada(MESSAGES))["messages"]["nodes"]
+    assert {message["from"]["address"] for message in messages} == set(SENDERS)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
+        await wait_for_messages(server, len(SENDERS))
+    assert all(message.to == ["dave@far.example"] for message in server.messages)
 
 
 async def load_failed_reports(environment: Environment, sender: str) -> list[Any]:
