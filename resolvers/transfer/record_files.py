@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from resolvers.users.custom_data import MAX_SIZE, require_custom_data_within_lim
 from resolvers.users.limit_values import Unlimited
 
 MAX_RECORD_LENGTH = 1 << 20  # characters
+MAX_RECORD_FIELDS = 200  # also counts members of objects such as `spam`
 UNLIMITED_WORD = "unlimited"
 TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -36,7 +38,7 @@ class FileRecord:
     """One record of a file, as the file has it."""
 
     line: int  # first line, from 1
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict, repr=False)  # can have passwords
     problem: InvalidInput | None = None  # the record can't be read
 
 
@@ -166,10 +168,15 @@ def parse_known_fields(
 
     If parsers have names such as `spam.level`, `spam` can be an object. Null is a missing
     value, except for `nullable_fields`. A parser raises ValueError, TypeError or KeyError. The
-    metadata of an object have at most `max_metadata_size` bytes of JSON.
+    metadata of an object have at most `max_metadata_size` bytes of JSON. Raises InvalidInput for
+    too many fields.
     """
     values = dict[str, Any]()
-    for name, value in _flattened_fields(fields, parsers):
+    flattened_fields = list(islice(_flattened_fields(fields, parsers), MAX_RECORD_FIELDS + 1))
+    if len(flattened_fields) > MAX_RECORD_FIELDS:
+        text = f"A record has at most {MAX_RECORD_FIELDS} fields."
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX)
+    for name, value in flattened_fields:
         if value is None and name not in nullable_fields:
             continue
         with problems.collecting():
