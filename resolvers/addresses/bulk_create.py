@@ -53,7 +53,7 @@ async def create_addresses(
         errors |= await insert_addresses_and_return_errors(
             ctx, prepared, mutation="addressesCreate"
         )
-        list_errors.raise_errors_with_list_paths(INPUT_PATH, errors)
+        list_errors.raise_errors_with_list_paths([INPUT_PATH], errors)
     return [item.address.id for item in prepared.values()]
 
 

@@ -78,7 +78,7 @@ async def create_filters(
     async with ctx.write_session(*owner_ids(ctx, new_filters.values())):
         created = await create_filters_and_return_errors(ctx, new_filters, mutation="filtersCreate")
         errors = created.errors | list_errors.error_lists(known_errors)
-        list_errors.raise_errors_with_list_paths(INPUT_PATH, errors)
+        list_errors.raise_errors_with_list_paths([INPUT_PATH], errors)
     return list(created.ids.values())
 
 
