@@ -231,11 +231,11 @@ async def _load_accounts_of_file(
     content = await uploads.read_and_verify_upload(ctx, upload_id)
     limit = ctx.environment.options.bulk_max_items
     try:
-        records, count = await asyncio.to_thread(_read_records, content, file_format, limit)
+        records, total = await asyncio.to_thread(_read_records, content, file_format, limit)
     except InvalidInput as problem:
         problem.path = list(FILE_PATH)
         raise
-    require_account_count_within_limit(ctx, count, FILE_PATH)
+    require_account_count_within_limit(ctx, total, FILE_PATH)
     fields_by_line, errors = dict[int, dict[str, str]](), dict[int, list[RequestError]]()
     for record in records:
         try:
@@ -272,7 +272,7 @@ class _CountedRecords(NamedTuple):
     """The first records of a file, and the number of all its records."""
 
     records: list[FileRecord]
-    count: int
+    total: int
 
 
 def _read_records(

@@ -257,7 +257,7 @@ def parse_texts(value: Any) -> list[str]:
         text = value.strip()
         if not text.startswith("["):
             return [part.strip() for part in text.split(";") if part.strip()]
-        value = orjson.loads(text)
+        value = parse_json(text)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise TypeError("Must be a list of strings.")
     return value
@@ -265,7 +265,10 @@ def parse_texts(value: Any) -> list[str]:
 
 def parse_json(value: Any) -> Any:
     """Return a JSON value, also from its text. Raises ValueError."""
-    return orjson.loads(value) if isinstance(value, str) else value
+    try:
+        return orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        raise ValueError("Must be valid JSON.") from None
 
 
 def enum_parser(enum_type: type[StrEnum]) -> Callable[[Any], StrEnum]:

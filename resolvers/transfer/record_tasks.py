@@ -307,7 +307,7 @@ async def store_prepared_batch(
     previous |= checkpoint
     if not batch.lines:
         await import_archives.delete_archive(session, order)
-        return TaskStepResult(previous)
+        return TaskStepResult(previous, total=batch.total)
     batch.ctx = ctx.copy_for_viewer(batch.ctx.viewer)
     result = await batch.store()
     ctx.environment.reach_fault_point("records stored")

@@ -141,7 +141,11 @@ async def test_file_with_byte_order_mark_crlf_and_blank_lines_is_read(admin: Gra
         (5, "CONFLICT"), (6, "VALIDATION"),
     ]  # fmt: skip
     task = await run_creation(admin, b"address,user\r\n")
-    assert (task["state"], task["result"]["createdCount"]) == ("SUCCEEDED", 0)
+    assert (task["state"], task["totalCount"], task["result"]["createdCount"]) == (
+        "SUCCEEDED",
+        0,
+        0,
+    )
     for empty in (b"", b"\xef\xbb\xbf", b"\r\n"):
         payload = await start_creation(admin, empty)
         assert [error["path"] for error in payload["errors"]] == [["file"]]
