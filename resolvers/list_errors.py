@@ -11,14 +11,14 @@ def error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestErr
 
 
 def raise_errors_with_list_paths(
-    list_name: str, errors: Mapping[int, Sequence[RequestError]]
+    list_path: Sequence[str], errors: Mapping[int, Sequence[RequestError]]
 ) -> None:
-    """Raise the errors in the order of the items, with paths that begin with name and position.
+    """Raise the errors in the order of the items, with paths of the list and the position.
 
     Raises nothing if there is no error, and MultipleErrors if there are several.
     """
     all_errors = [
-        error.copy_with_path([list_name, str(index), *error.path])
+        error.copy_with_path([*list_path, str(index), *error.path])
         for index, item_errors in sorted(errors.items())
         for error in item_errors
     ]

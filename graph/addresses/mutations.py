@@ -14,6 +14,7 @@ from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
+from graph.types.list_inputs import convert_list_items
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED, MANAGED_OR_DOMAINS
 from graph.types.references import (
@@ -28,7 +29,6 @@ from graph.types.references import (
 from graph.types.scalars import Duration, Upload
 from graph.users.limits import AddressLimitsInput, validated_limit_columns_of_patch
 from models.addresses.tables import AddressKind
-from models.errors import RequestError
 from models.users.list_formats import UserFileFormat
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.addresses import bulk_create, file_create, temporary_addresses
@@ -335,13 +335,10 @@ class AddressMutation:
     )
     async def addresses_create(self, info: Info, input: AddressesCreateInput) -> AddressesPayload:
         bulk_create.require_address_count_within_limit(len(input.addresses))
-        refused, new_addresses = dict[int, RequestError](), dict[int, NewAddress]()
-        for index, address_input in enumerate(input.addresses):
-            try:
-                new_addresses[index] = await address_input.to_new_address(info)
-            except RequestError as refusal:
-                refused[index] = refusal
-        keys = await bulk_create.create_addresses(info.context, new_addresses, refused)
+        converted = await convert_list_items(
+            input.addresses, lambda new_address: new_address.to_new_address(info)
+        )
+        keys = await bulk_create.create_addresses(info.context, converted.values, converted.errors)
         rows = await info.context.load_many(address_loaders.load_visible_addresses_by_id, keys)
         return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
 

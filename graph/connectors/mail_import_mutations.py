@@ -1,5 +1,7 @@
 """Mutation that imports mail once."""
 
+from collections.abc import Sequence
+
 import strawberry
 from strawberry import UNSET
 
@@ -13,6 +15,7 @@ from graph.messages.filter_inputs import MessageFilter
 from graph.types import global_ids
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
+from graph.types.list_inputs import convert_list_items
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import (
@@ -26,7 +29,7 @@ from graph.types.references import (
     value_or_none,
 )
 from graph.types.scalars import Upload
-from models.errors import InvalidInput, RequestError, require_found
+from models.errors import InvalidInput, require_found
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
@@ -34,6 +37,7 @@ from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mail_import, remote_accounts
 from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 from resolvers.connectors.remote_accounts import MasterUser, RemoteAccountOfUser, RemoteAccounts
+from resolvers.list_errors import error_lists, raise_errors_with_list_paths
 
 ACCOUNTS_PATH = ("source", "remoteAccounts")
 AUTO_MAP_DESCRIPTION = (
@@ -130,10 +134,7 @@ class ImportRemoteAccountsInput(RemoteServerInput):
         master = self.master_user
         return RemoteAccounts(
             validated_connector_column_values(self),
-            [
-                await _resolve_account(info, account, index)
-                for index, account in enumerate(self.accounts or ())
-            ],
+            await _resolve_accounts(info, self.accounts or ()),
             global_ids.decode("Upload", self.file, path=[*ACCOUNTS_PATH, "file"])
             if self.file
             else None,
@@ -142,17 +143,26 @@ class ImportRemoteAccountsInput(RemoteServerInput):
         )
 
 
-async def _resolve_account(
-    info: Info, account: ImportAccountInput, index: int
-) -> RemoteAccountOfUser:
-    """Convert one account. Raises NotFound with its position if the viewer can't see the user."""
-    path = [*ACCOUNTS_PATH, "accounts", str(index)]
-    try:
-        user_id = await require_visible_user_id_if_named(info, account.user)
-    except RequestError as refusal:
-        raise refusal.copy_with_path([*path, *refusal.path]) from None
-    password = value_or_none(account.password)
-    return RemoteAccountOfUser(user_id or 0, account.username, password, path)
+async def _resolve_accounts(
+    info: Info, accounts: Sequence[ImportAccountInput]
+) -> list[RemoteAccountOfUser]:
+    """Convert the accounts. Raises NotFound with the position of each invisible user."""
+
+    async def find_user_id(account: ImportAccountInput) -> int:
+        return await require_visible_user_id_if_named(info, account.user) or 0
+
+    path = [*ACCOUNTS_PATH, "accounts"]
+    converted = await convert_list_items(accounts, find_user_id)
+    raise_errors_with_list_paths(path, error_lists(converted.errors))
+    return [
+        RemoteAccountOfUser(
+            converted.values[index],
+            account.username,
+            value_or_none(account.password),
+            [*path, str(index)],
+        )
+        for index, account in enumerate(accounts)
+    ]
 
 
 @strawberry.input(

@@ -3,15 +3,16 @@
 import strawberry
 
 from graph.admin.tasks import Task
-from graph.filters.inputs import FiltersCreateFromFileInput, FiltersCreateInput
+from graph.filters.inputs import FiltersCreateFromFileInput, FiltersCreateInput, NewFilterInput
 from graph.filters.types import Filter, FiltersPayload
 from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
 from graph.types.fields import Info
+from graph.types.list_inputs import convert_list_items
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import require_visible_user_id_if_named, value_or_none
-from models.errors import RequestError, require_found
+from models.errors import require_found
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.filters import bulk_create, file_create
 from resolvers.filters import loaders as filter_loaders
@@ -30,14 +31,13 @@ class FiltersCreateMutation:
     )
     async def filters_create(self, info: Info, input: FiltersCreateInput) -> FiltersPayload:
         bulk_create.require_filter_count_within_limit(len(input.filters))
-        refused, new_filters = dict[int, RequestError](), dict[int, NewFilter]()
-        for index, filter_input in enumerate(input.filters):
-            try:
-                owner = await require_visible_user_id_if_named(info, filter_input.user or None)
-                new_filters[index] = NewFilter(owner, filter_input.to_column_values())
-            except RequestError as refusal:
-                refused[index] = refusal
-        keys = await bulk_create.create_filters(info.context, new_filters, refused)
+
+        async def convert(filter_input: NewFilterInput) -> NewFilter:
+            owner = await require_visible_user_id_if_named(info, filter_input.user or None)
+            return NewFilter(owner, filter_input.to_column_values())
+
+        converted = await convert_list_items(input.filters, convert)
+        keys = await bulk_create.create_filters(info.context, converted.values, converted.errors)
         rows = await info.context.load_many(filter_loaders.load_visible_by_ids, keys)
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 

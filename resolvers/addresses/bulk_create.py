@@ -12,17 +12,12 @@ from models.events.journal import PLATFORM
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers import list_errors
-from resolvers.addresses.mutations import (
-    NewAddress,
-    PreparedAddress,
-    insert_address,
-    prepare_address,
-)
+from resolvers.addresses.bulk_insert import INPUT_PATH, insert_addresses_and_return_errors
+from resolvers.addresses.mutations import NewAddress, PreparedAddress, prepare_address
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 
 MAX_ADDRESSES = 250  # of one call
-INPUT_PATH = "addresses"
 
 
 class PreparedAddresses(NamedTuple):
@@ -58,7 +53,7 @@ async def create_addresses(
         errors |= await insert_addresses_and_return_errors(
             ctx, prepared, mutation="addressesCreate"
         )
-        list_errors.raise_errors_with_list_paths(INPUT_PATH, errors)
+        list_errors.raise_errors_with_list_paths([INPUT_PATH], errors)
     return [item.address.id for item in prepared.values()]
 
 
@@ -98,25 +93,3 @@ async def stream_ids_to_lock(ctx: Context, prepared: Iterable[PreparedAddress]) 
         if len(rows) < len(domain_names):
             stream_ids.add(PLATFORM)
     return stream_ids
-
-
-async def insert_addresses_and_return_errors(
-    ctx: Context, prepared: Mapping[int, PreparedAddress], *, mutation: str
-) -> dict[int, list[RequestError]]:
-    """Store the addresses that can be stored; return the errors of the others, by the same keys.
-
-    Must run in a transaction: each address is stored in a savepoint of its own. An address sees
-    the ones before it. The audit log has one entry for each, with the name of the `mutation`.
-    """
-    errors = dict[int, list[RequestError]]()
-    for index, item in prepared.items():
-        warning_count = len(ctx.warnings)
-        try:
-            await insert_address(ctx, item, mutation)
-        except RequestError as refusal:
-            errors[index] = refusal.all_errors
-            ctx.clear_loaded()  # rows of the savepoint, which was rolled back
-            del ctx.warnings[warning_count:]  # the domain that they are about is not created
-        for warning in ctx.warnings[warning_count:]:
-            warning.path[:0] = [INPUT_PATH, str(index)]
-    return errors

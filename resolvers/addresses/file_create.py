@@ -12,7 +12,7 @@ from typing import Any
 from models.addresses.tables import AddressKind
 from models.admin.tasks import TaskKind
 from models.errors import ErrorCollector, NotFound, RequestError
-from resolvers.addresses import bulk_create
+from resolvers.addresses import bulk_create, bulk_insert
 from resolvers.addresses.mutations import NewAddress, PreparedAddress
 from resolvers.context import Context
 from resolvers.transfer import record_files, record_tasks
@@ -96,7 +96,7 @@ class AddressBatch:
     async def store(self) -> BatchResult:
         """Store the addresses that can be stored, in one transaction or savepoint."""
         async with self.ctx.write_session(*await self.stream_ids()):
-            store_errors = await bulk_create.insert_addresses_and_return_errors(
+            store_errors = await bulk_insert.insert_addresses_and_return_errors(
                 self.ctx, self.prepared, mutation=MUTATION
             )
         return record_tasks.batch_result(self.ctx, self.lines, {**self.errors, **store_errors})

@@ -282,9 +282,10 @@ async def insert_address(
                 main_change.former_rows,
                 AddressChangeDetails(streams_by_user=main_change.streams_by_user),
             )
-            await _write_audit_log_of_created_address(
-                ctx, session, prepared, user.username if user else None, mutation
+            entry = audit_log_entry_of_created_address(
+                prepared, user.username if user else None, mutation
             )
+            await audit_log.insert_audit_log_entries(ctx, session, entry)
     except IntegrityError as clash:  # another writer inserted the same address first
         raise Conflict(ADDRESS_TAKEN_TEXT, path=["address"]) from clash
     return address
@@ -304,14 +305,10 @@ async def _set_main_address_if_needed(
     return main_change
 
 
-async def _write_audit_log_of_created_address(
-    ctx: Context,
-    session: AsyncSession,
-    prepared: PreparedAddress,
-    username: str | None,
-    mutation: str,
-) -> None:
-    """Write the audit log entry of a new address."""
+def audit_log_entry_of_created_address(
+    prepared: PreparedAddress, username: str | None, mutation: str
+) -> NewAuditLogEntry:
+    """Return the audit log entry of a new address."""
     address = prepared.address
     values_after = {
         "address": address.display_address,
@@ -321,8 +318,7 @@ async def _write_audit_log_of_created_address(
     if address.id in prepared.autoreplies.new_rows:
         _, autoreply_after = prepared.autoreplies.audit_log_values_before_and_after(address.id)
         values_after["autoreply"] = autoreply_after
-    entry = NewAuditLogEntry(mutation, "Address", address.id, address.domain_id, None, values_after)
-    await audit_log.insert_audit_log_entries(ctx, session, entry)
+    return NewAuditLogEntry(mutation, "Address", address.id, address.domain_id, None, values_after)
 
 
 async def _lock_or_create_domain_unless_for_all(

@@ -4,9 +4,12 @@ The accounts are in the input, or in a CSV or JSON Lines file with the fields `u
 `password`. A master user signs in for all of them with one password.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from sqlalchemy import update
 from sqlmodel import col
@@ -40,6 +43,7 @@ FILE_PATH = (*SOURCE_PATH, "file")
 MASTER_PATH = (*SOURCE_PATH, "masterUser")
 MAX_FILE_SIZE = 4 << 20  # bytes
 MAX_SEPARATOR_LENGTH = 8  # characters
+MAX_MESSAGE_LENGTH = 500  # characters: a message can quote the file
 FIELD_PARSERS: Mapping[str, FieldParser] = {
     "user": record_files.parse_text,
     "username": record_files.parse_text,
@@ -201,13 +205,12 @@ def _require_valid_master_user(master_user: MasterUser) -> None:
 async def expire_accounts_file(ctx: Context, session: AsyncSession, upload_id: int) -> None:
     """Let the upload with the passwords expire now, so that the next clean-up deletes it.
 
-    Raises NotFound if it was deleted meanwhile.
+    Raises NotFound if it was deleted or used meanwhile.
     """
-    statement = (
-        update(core_table(Upload))
-        .where(col(Upload.id) == upload_id, col(Upload.user_id) == ctx.viewer.user_id)
-        .values(expires_at=ctx.environment.now())
-    )
+    now = ctx.environment.now()
+    is_usable = col(Upload.user_id) == ctx.viewer.user_id, col(Upload.expires_at) > now
+    statement = update(core_table(Upload)).where(col(Upload.id) == upload_id, *is_usable)
+    statement = statement.values(expires_at=now)
     if not (await (await session.connection()).execute(statement)).rowcount:
         raise NotFound(str(upload_id), path=FILE_PATH)
 
@@ -226,28 +229,65 @@ async def _load_accounts_of_file(
         text = f"The file must have at most {MAX_FILE_SIZE:,} bytes."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=FILE_PATH)
     content = await uploads.read_and_verify_upload(ctx, upload_id)
-    file_format = file_format or record_files.detect_format(content)
+    limit = ctx.environment.options.bulk_max_items
     try:
-        records = list(
-            record_files.read_records_of_bytes(content, file_format, FIELD_PARSERS.keys())
-        )
+        records, total = await asyncio.to_thread(_read_records, content, file_format, limit)
     except InvalidInput as problem:
         problem.path = list(FILE_PATH)
         raise
-    require_account_count_within_limit(ctx, len(records), FILE_PATH)
-    accounts, errors = list[RemoteAccountOfUser](), list[RequestError]()
+    require_account_count_within_limit(ctx, total, FILE_PATH)
+    fields_by_line, errors = dict[int, dict[str, str]](), dict[int, list[RequestError]]()
     for record in records:
         try:
-            accounts.append(await _account_from_record(ctx, record))
+            fields_by_line[record.line] = _fields_of_record(record)
         except RequestError as refusal:
-            errors += [_error_of_line(error, record.line) for error in refusal.all_errors]
-    if errors:
-        raise errors[0] if len(errors) == 1 else MultipleErrors(errors)
+            errors[record.line] = refusal.all_errors
+    users = await user_loaders.find_users_by_name(
+        ctx, (fields["user"] for fields in fields_by_line.values())
+    )
+    accounts = list[RemoteAccountOfUser]()
+    for line, fields in fields_by_line.items():
+        user, password = users.get(fields["user"]), fields.get("password")
+        if user is None:
+            errors[line] = [NotFound(fields["user"], path=["user"], noun="User")]
+        else:
+            username = fields.get("username", "")
+            accounts.append(RemoteAccountOfUser(user.id, username, password, FILE_PATH, line))
+    _raise_errors_of_lines(errors)
     return accounts
 
 
-async def _account_from_record(ctx: Context, record: FileRecord) -> RemoteAccountOfUser:
-    """Return the account of a record. Raises InvalidInput, or NotFound for an unknown user."""
+def _raise_errors_of_lines(errors: Mapping[int, Sequence[RequestError]]) -> None:
+    """Raise the errors in the order of the lines. Raises nothing if there is no error."""
+    listed = [
+        _error_of_line(error, line)
+        for line, line_errors in sorted(errors.items())
+        for error in line_errors
+    ]
+    if listed:
+        raise listed[0] if len(listed) == 1 else MultipleErrors(listed)
+
+
+class _CountedRecords(NamedTuple):
+    """The first records of a file, and the number of all its records."""
+
+    records: list[FileRecord]
+    total: int
+
+
+def _read_records(
+    content: bytes, file_format: UserFileFormat | None, limit: int
+) -> _CountedRecords:
+    """Return the first records of a file, at most `limit`, and count all. Raises InvalidInput."""
+    file_format = file_format or record_files.detect_format(content)
+    records = record_files.read_records_of_bytes(content, file_format, FIELD_PARSERS.keys())
+    with closing(records):
+        first_records = list(islice(records, limit))
+        return _CountedRecords(first_records, len(first_records) + sum(1 for _ in records))
+
+
+def _fields_of_record(record: FileRecord) -> dict[str, str]:
+    """Return the fields of a record, with the name of a user. Raises InvalidInput."""
     if record.problem:
         raise record.problem
     problems = ErrorCollector()
@@ -258,12 +298,7 @@ async def _account_from_record(ctx: Context, record: FileRecord) -> RemoteAccoun
                 "A user is required.", constraint=ValidationConstraint.REQUIRED, path=["user"]
             )
     problems.raise_collected()
-    user = await user_loaders.find_user_by_name(ctx, fields["user"])
-    if user is None:
-        raise NotFound(fields["user"], path=["user"], noun="User")
-    return RemoteAccountOfUser(
-        user.id, fields.get("username", ""), fields.get("password"), FILE_PATH, record.line
-    )
+    return fields
 
 
 def require_account_count_within_limit(ctx: Context, count: int, path: Sequence[str]) -> None:
@@ -292,5 +327,6 @@ def _error_of_line(error: RequestError, line: int) -> RequestError:
     moved_error = error.copy_with_path(FILE_PATH)
     moved_error.index = None
     place = f"Line {line}, {'.'.join(error.path)}" if error.path else f"Line {line}"
-    moved_error.message = f"{place}: {error.message}"
+    text = f"{place}: {error.message}"
+    moved_error.message = text[:MAX_MESSAGE_LENGTH]
     return moved_error

@@ -292,6 +292,12 @@ async def lock_domain_with_address_room(
         domain is None or domain.name != name
     ):  # deleted or renamed while this transaction waited for the lock
         raise NotFound(name, path=[path])
+    require_address_room(domain, path=path)
+    return domain
+
+
+def require_address_room(domain: Domain, *, path: str) -> None:
+    """Raise LimitReached if the domain can't have another address."""
     if domain.max_addresses and domain.address_count >= domain.max_addresses:
         raise LimitReached(
             "The domain has reached its limit of addresses.",
@@ -299,7 +305,6 @@ async def lock_domain_with_address_room(
             used=domain.address_count,
             path=[path],
         )
-    return domain
 
 
 def _select_alias_target(name: str) -> Select[int]:

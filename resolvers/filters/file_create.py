@@ -1,7 +1,7 @@
 """Create filters of users from the records of a CSV or JSON Lines file.
 
 Fields have the names of `NewFilterInput` in the schema. `user` is a username or an address of the
-owner. `query` and `action` have the form of an export: mailboxes are given by path.
+owner. In `action`, mailboxes are given by path, and `webhook` is not allowed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +12,7 @@ from models.admin.tasks import TaskKind
 from models.errors import ErrorCollector, InvalidInput, NotFound, RequestError
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
-from resolvers.filters import bulk_create, transfer
+from resolvers.filters import bulk_create, file_queries, transfer
 from resolvers.filters.bulk_create import NewFilter
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.transfer import record_files, record_tasks
@@ -104,7 +104,10 @@ async def _filter_from_record(
                 )
     problems.raise_collected()
     name = fields.pop("user")
-    query, action = transfer.require_query_and_action(fields)
+    action = _parse_action(fields["action"], problems)
+    with problems.collecting():
+        fields["query"] = file_queries.stored_query_from_file(fields["query"], ["query"])
+    problems.raise_collected()
     if action.get("mailbox"):
         action["mailbox"] = MailboxSelector(path=action["mailbox"])
     if action.get("copyTo"):
@@ -116,7 +119,15 @@ async def _filter_from_record(
         user_ids[name] = user.id
     plain = {column: fields[column] for column in PLAIN_FIELDS if column in fields}
     metadata = {"public_metadata": fields["metadata"]} if "metadata" in fields else {}
-    return NewFilter(user_ids[name], {**plain, **metadata, "query": query, "action": action})
+    values = {**plain, **metadata, "query": fields["query"], "action": action}
+    return NewFilter(user_ids[name], values)
+
+
+def _parse_action(value: dict[str, Any], problems: ErrorCollector) -> dict[str, Any]:
+    """Return a copy of the action. Adds an error to `problems` if a value has the wrong type."""
+    with problems.collecting():
+        transfer.require_action_types(value, ["action"])
+    return dict(value)
 
 
 FILTERS_CREATE = RecordTaskKind(

@@ -296,13 +296,25 @@ async def require_filter_capacity(
     ctx: Context, user_id: int, new_count: int = 1, input_field: str = "user"
 ) -> None:
     """Raise LimitReached if the user can't have this many more filters."""
-    max_filters = ctx.environment.options.filters_max_per_user
+    require_room_for_filters(ctx, await count_filters(ctx, user_id), new_count, input_field)
+
+
+async def count_filters(ctx: Context, user_id: int) -> int:
+    """Return the number of filters of a user."""
     statement = select(func.count().label("many")).where(col(Filter.user_id) == user_id)
     (row,) = await ctx.read(statement)
-    if row.many + new_count > max_filters:
+    return int(row.many)
+
+
+def require_room_for_filters(
+    ctx: Context, used: int, new_count: int = 1, input_field: str = "user"
+) -> None:
+    """Raise LimitReached if a user with this many filters can't have this many more."""
+    max_filters = ctx.environment.options.filters_max_per_user
+    if used + new_count > max_filters:
         raise LimitReached(
             f"A user has at most {max_filters} filters.",
             limit=max_filters,
-            used=row.many,
+            used=used,
             path=[input_field],
         )

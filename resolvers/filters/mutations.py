@@ -1,7 +1,7 @@
 """Creating, updating and deleting filters, each in one transaction that locks their owners."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -54,12 +54,7 @@ class ValidatedFilter:
     new_targets: Sequence[str]  # targets
 
 
-async def create_filter(
-    ctx: Context,
-    user_id: int | None,
-    values: FilterInputValues,
-    mutation_name: str = "filterCreate",
-) -> int:
+async def create_filter(ctx: Context, user_id: int | None, values: FilterInputValues) -> int:
     """Create a filter and return its ID. Without `position` it runs last.
 
     Raises InvalidInput, Forbidden, LimitReached or NotFound.
@@ -71,7 +66,7 @@ async def create_filter(
         await require_filter_capacity(ctx, owner)
         validated = await validate_new_filter(ctx, owner, values)
         validated.row.setdefault("position", await position_after_all_filters(ctx, owner))
-        await insert_filters(ctx, session, user, [validated], mutation_name)
+        await insert_filters(ctx, session, user, [validated], "filterCreate")
     return int(validated.row["id"])
 
 
@@ -112,9 +107,7 @@ async def insert_filters(
     """Insert filters of a user with a locked stream, and record and log it."""
     rows = {int(filter_.row["id"]): filter_ for filter_ in filters}
     if rows:
-        growth = sum(json_byte_count(row.row["public_metadata"]) for row in rows.values())
-        check = partial(require_quota_for_growth, user_id=user.id, byte_count=growth)
-        await ctx.environment.run_in_session(session, check)
+        await require_quota_for_new_filters(ctx, session, user.id, filters)
         table = core_table(Filter)
         await (await session.connection()).execute(
             insert(table), [filter_.row for filter_ in filters]
@@ -129,6 +122,15 @@ async def insert_filters(
         mutation_name,
         {key: LoggedFilterChange(user, None, row.row) for key, row in rows.items()},
     )
+
+
+async def require_quota_for_new_filters(
+    ctx: Context, session: AsyncSession, user_id: int, filters: Iterable[ValidatedFilter]
+) -> None:
+    """Raise OverQuota if the metadata of these new filters don't fit into the account."""
+    growth = sum(json_byte_count(new_filter.row["public_metadata"]) for new_filter in filters)
+    check = partial(require_quota_for_growth, user_id=user_id, byte_count=growth)
+    await ctx.environment.run_in_session(session, check)
 
 
 async def delete_all_filters_of_user(
@@ -152,7 +154,12 @@ async def position_after_all_filters(ctx: Context, owner_id: int) -> int:
         col(Filter.user_id) == owner_id
     )
     (row,) = await ctx.read(statement)
-    return 0 if row.last is None else min(row.last + 1, POSITION_RANGE[-1])
+    return 0 if row.last is None else position_after(row.last)
+
+
+def position_after(position: int) -> int:
+    """Return the next position, or the same if it is the last possible one."""
+    return min(position + 1, POSITION_RANGE[-1])
 
 
 async def update_filters(

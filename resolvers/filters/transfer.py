@@ -90,7 +90,7 @@ async def import_filter_returning_targets_without_password(
     Returns the targets that are left out, since the file has no passwords. Raises InvalidInput,
     NotFound or LimitReached.
     """
-    query, action = require_query_and_action(record)
+    query, action = _require_query_and_action(record)
     targets = action.pop("forwardTo", None) or []
     bare = [target for target in targets if f":{MASKED_TEXT}@" in target]
     if len(bare) < len(targets):
@@ -116,7 +116,7 @@ async def import_filter_returning_targets_without_password(
     return bare
 
 
-def require_query_and_action(record: FilterRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+def _require_query_and_action(record: FilterRecord) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a copy of query and action of an exported record.
 
     Raises InvalidInput if a value has the wrong type, or a field is unknown.
@@ -124,7 +124,7 @@ def require_query_and_action(record: FilterRecord) -> tuple[dict[str, Any], dict
     _require_types(record, FILTER_TYPES, [])
     query, action = dict(record.get("query") or {}), dict(record.get("action") or {})
     _require_query_types(query, ["query"], 0)
-    _require_action_types(action, ["action"])
+    require_action_types(action, ["action"])
     return query, action
 
 
@@ -148,10 +148,16 @@ def _require_selectors_of_known_paths(
 def _require_types(
     record: FilterRecord, type_by_name: Mapping[str, type], input_path: Sequence[str]
 ) -> None:
-    """Raise InvalidInput if a value has the wrong type. None is allowed everywhere."""
+    """Raise InvalidInput for an unknown field, or a value of the wrong type other than None."""
     for name, value in record.items():
         kind = type_by_name.get(name)
-        has_right_type = value is None or (kind is not None and isinstance(value, kind))
+        if kind is None:
+            raise InvalidInput(
+                "Unknown field.",
+                constraint=ValidationConstraint.UNKNOWN,
+                path=[*input_path, name],
+            )
+        has_right_type = value is None or isinstance(value, kind)
         if not has_right_type or (kind is int and isinstance(value, bool)):
             raise InvalidInput(
                 "The value has the wrong type.",
@@ -180,7 +186,8 @@ def _require_query_types(query: Any, input_path: Sequence[str], depth: int) -> N
             _require_query_types(value, [*input_path, name], depth + 1)
 
 
-def _require_action_types(action: FilterRecord, input_path: Sequence[str]) -> None:
+def require_action_types(action: FilterRecord, input_path: Sequence[str]) -> None:
+    """Raise InvalidInput if an action has a value of the wrong type or an unknown field."""
     _require_types(action, ACTION_TYPES, input_path)
     for name, value in action.items():
         if isinstance(value, list) and not all(isinstance(value, str) for value in value):

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from resolvers.users.custom_data import MAX_SIZE, require_custom_data_within_lim
 from resolvers.users.limit_values import Unlimited
 
 MAX_RECORD_LENGTH = 1 << 20  # characters
+MAX_RECORD_FIELDS = 200  # also counts members of objects such as `spam`
 UNLIMITED_WORD = "unlimited"
 TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -36,7 +38,7 @@ class FileRecord:
     """One record of a file, as the file has it."""
 
     line: int  # first line, from 1
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict, repr=False)  # can have passwords
     problem: InvalidInput | None = None  # the record can't be read
 
 
@@ -166,10 +168,15 @@ def parse_known_fields(
 
     If parsers have names such as `spam.level`, `spam` can be an object. Null is a missing
     value, except for `nullable_fields`. A parser raises ValueError, TypeError or KeyError. The
-    metadata of an object have at most `max_metadata_size` bytes of JSON.
+    metadata of an object have at most `max_metadata_size` bytes of JSON. Raises InvalidInput for
+    too many fields.
     """
     values = dict[str, Any]()
-    for name, value in _flattened_fields(fields, parsers):
+    flattened_fields = list(islice(_flattened_fields(fields, parsers), MAX_RECORD_FIELDS + 1))
+    if len(flattened_fields) > MAX_RECORD_FIELDS:
+        text = f"A record has at most {MAX_RECORD_FIELDS} fields."
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX)
+    for name, value in flattened_fields:
         if value is None and name not in nullable_fields:
             continue
         with problems.collecting():
@@ -250,7 +257,7 @@ def parse_texts(value: Any) -> list[str]:
         text = value.strip()
         if not text.startswith("["):
             return [part.strip() for part in text.split(";") if part.strip()]
-        value = orjson.loads(text)
+        value = parse_json(text)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise TypeError("Must be a list of strings.")
     return value
@@ -258,7 +265,10 @@ def parse_texts(value: Any) -> list[str]:
 
 def parse_json(value: Any) -> Any:
     """Return a JSON value, also from its text. Raises ValueError."""
-    return orjson.loads(value) if isinstance(value, str) else value
+    try:
+        return orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        raise ValueError("Must be valid JSON.") from None
 
 
 def enum_parser(enum_type: type[StrEnum]) -> Callable[[Any], StrEnum]:

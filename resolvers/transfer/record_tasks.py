@@ -54,6 +54,7 @@ MAX_UNFINISHED_TASKS = 2  # of a user, of one kind
 CHUNK_RECORDS = 100  # of one transaction
 HEAD_SIZE = 64 * 1024  # bytes
 MAX_LISTED = 1000  # errors or warnings in the result
+MAX_SHOWN_LENGTH = 500  # characters of a message or of a name in a path, which can quote the file
 FILE_PATH = ["file"]
 
 
@@ -264,7 +265,12 @@ def batch_result(
     `lines` and `errors` have the index of the record in the chunk as key.
     """
     listed_errors = [
-        {"line": lines[index], "code": error.code, "path": error.path, "message": error.message}
+        {
+            "line": lines[index],
+            "code": error.code,
+            "path": [part[:MAX_SHOWN_LENGTH] for part in error.path],
+            "message": error.message[:MAX_SHOWN_LENGTH],
+        }
         for index, record_errors in sorted(errors.items())
         for error in record_errors
     ]
@@ -301,7 +307,7 @@ async def store_prepared_batch(
     previous |= checkpoint
     if not batch.lines:
         await import_archives.delete_archive(session, order)
-        return TaskStepResult(previous)
+        return TaskStepResult(previous, total=batch.total)
     batch.ctx = ctx.copy_for_viewer(batch.ctx.viewer)
     result = await batch.store()
     ctx.environment.reach_fault_point("records stored")

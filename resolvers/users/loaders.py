@@ -1,5 +1,6 @@
 """Users: load by id or name."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -32,6 +33,17 @@ async def find_user_by_name(ctx: Context, name: str) -> ColumnRow | None:
     """Load the user of this username or address; None if the viewer does not see it."""
     user_id = await address_resolution.find_sign_in_user_id(ctx.environment, name)
     return await ctx.load(load_visible_users_by_id, user_id) if user_id else None
+
+
+async def find_users_by_name(ctx: Context, names: Iterable[str]) -> dict[str, ColumnRow]:
+    """Load the users of these usernames or addresses that the viewer sees, by the given name."""
+    ids = {
+        name: user_id
+        for name in set(names)
+        if (user_id := await address_resolution.find_sign_in_user_id(ctx.environment, name))
+    }
+    rows = await ctx.load_many(load_visible_users_by_id, list(ids.values()))
+    return {name: row for name, row in zip(ids, rows, strict=True) if row}
 
 
 async def require_visible_or_viewer_user_id(ctx: Context, user_id: int | None) -> int:

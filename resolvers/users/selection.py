@@ -210,9 +210,13 @@ async def _require_administered_domains(ctx: Context, selection: UserSelector, p
 async def require_managed_user(ctx: Context, user_id: int, *, path: str = "user") -> ColumnRow:
     """Load a user that the viewer can change.
 
-    Raises NotFound or Forbidden as `require_managed_users` does.
+    Raises NotFound or Forbidden as `require_managed_users` does, without an index.
     """
-    (row,) = await require_managed_users(ctx, [user_id], path=path)
+    try:
+        (row,) = await require_managed_users(ctx, [user_id], path=path)
+    except (NotFound, Forbidden) as refusal:
+        refusal.index = None
+        raise
     return row
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from graph.types import global_ids
 from models.users.roles import AdminPermission, Role
 from resolvers.addresses import bulk_create
 from tests.conftest import GraphQLClient, make_client
@@ -14,6 +15,7 @@ from tests.support.accounts.user_operations import (
 )
 from tests.support.operations.address_operations import load_address
 from tests.support.operations.domain_operations import load_domain, set_domain_columns
+from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import select_rows
 
 PAYLOAD_FIELDS = (
@@ -116,6 +118,62 @@ async def test_number_of_addresses_per_call_is_limited(root: GraphQLClient) -> N
         )  # fmt: skip
     payload = await create_all(root, *too_many_addresses[1:])
     assert (payload["errors"], len(payload["addresses"])) == ([], bulk_create.MAX_ADDRESSES)
+
+
+async def test_number_of_statements_does_not_depend_on_the_number_of_addresses(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, statements: list[str]
+) -> None:
+    users = [{"id": global_ids.encode("User", client.user.id)} for client in (ada, bob)]
+    counts = list[int]()
+    for count in (4, 4, 40):
+        del statements[:]
+        payload = await create_all(
+            root,
+            *(
+                {"address": f"n{len(counts)}-{number}@example.org", "user": users[number % 2]}
+                for number in range(count - 1)
+            ),
+            {"address": f"forward{len(counts)}@example.org", "forwardTo": ["x@far.example"]},
+        )
+        assert (payload["errors"], len(payload["addresses"])) == ([], count)
+        counts.append(len(statements))
+    assert counts[2] == counts[1]
+
+
+@pytest.mark.usefixtures("ada")
+async def test_first_address_of_a_user_and_of_a_domain_are_created_among_others(
+    root: GraphQLClient,
+) -> None:
+    _, errors = await try_create_user(root, username="newcomer", emptyAddress=True)
+    assert errors == []
+    newcomer = {"username": "newcomer"}
+    set_options(root.environment, auto_create_domains=True)
+    payload = await create_all(
+        root,
+        {"address": "one@example.org", "user": ADA},
+        {"address": "n.ew@example.org", "user": newcomer},
+        {"address": "second@example.org", "user": newcomer},
+        {"address": "a@fresh.example", "forwardTo": ["x@far.example"]},
+        {"address": "b@fresh.example", "forwardTo": ["x@far.example"]},
+        {"address": "two@example.org", "user": ADA, "metadata": {"n": 1}},
+        {"address": "three@example.org", "user": ADA},
+    )
+    assert payload["errors"] == []
+    assert [address["main"] for address in payload["addresses"]] == [
+        False, True, False, False, False, False, False,
+    ]  # fmt: skip
+    assert payload["warnings"] == [
+        {"code": "DOMAIN_CREATED", "path": ["addresses", "3", "address"]}
+    ]
+    assert (await load_domain(root, "fresh.example"))["addressCount"] == 2
+    payload = await create_all(
+        root,
+        {"address": "four@example.org", "user": ADA},
+        {"address": "c@other.example", "forwardTo": ["x@far.example"]},
+        {"address": "new@example.org", "user": ADA, "metadata": {"n": 1}},
+    )
+    assert error_codes_and_paths(payload) == [("CONFLICT", ["addresses", "2", "address"])]
+    assert await load_domain(root, "other.example") is None
 
 
 @pytest.mark.usefixtures("ada")

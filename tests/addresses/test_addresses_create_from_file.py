@@ -128,6 +128,42 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
     assert await select_rows(admin.environment, "SELECT count(*) FROM import_archives") == [(0,)]
 
 
+@pytest.mark.usefixtures("ada")
+async def test_file_with_byte_order_mark_crlf_and_blank_lines_is_read(admin: GraphQLClient) -> None:
+    content = (
+        b"\xef\xbb\xbfaddress,user\r\na@example.org,ada\r\n\r\n"
+        b'"b@example.org","ada"\r\nA@example.org,ada\r\nc@example.org,ada,x\r\n'
+    )
+    task = await run_creation(admin, content)
+    result = task["result"]
+    assert (task["state"], result["createdCount"], result["refusedCount"]) == ("SUCCEEDED", 2, 2)
+    assert [(error["line"], error["code"]) for error in result["errors"]] == [
+        (5, "CONFLICT"), (6, "VALIDATION"),
+    ]  # fmt: skip
+    task = await run_creation(admin, b"address,user\r\n")
+    assert (task["state"], task["totalCount"], task["result"]["createdCount"]) == (
+        "SUCCEEDED",
+        0,
+        0,
+    )
+    for empty in (b"", b"\xef\xbb\xbf", b"\r\n"):
+        payload = await start_creation(admin, empty)
+        assert [error["path"] for error in payload["errors"]] == [["file"]]
+
+
+async def test_errors_of_long_records_are_short(admin: GraphQLClient) -> None:
+    long_name = "x" * 100_000
+    content = json_lines(
+        {"address": "a@example.org", "user": long_name},
+        {"address": "a@example.org", "forwardTo": ["x@far.example"], long_name: 1},
+        {f"field{number}": 1 for number in range(1000)},
+    )
+    result = (await run_creation(admin, content))["result"]
+    assert [error["line"] for error in result["errors"]] == [1, 2, 3]
+    assert len(json.dumps(result)) < 3000
+    assert result["errors"][2]["message"] == "A record has at most 200 fields."
+
+
 async def test_file_with_unknown_columns_is_refused_at_once(admin: GraphQLClient) -> None:
     payload = await start_creation(admin, b"address,autoreply\nx@example.org,y\n", format="CSV")
     (error,) = payload["errors"]

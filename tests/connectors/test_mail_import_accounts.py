@@ -172,6 +172,30 @@ async def test_errors_of_a_file_name_the_line(admin_client: GraphQLClient) -> No
     assert error["message"].startswith("Line 2, password: ")
 
 
+@pytest.mark.usefixtures("ada", "bob")
+async def test_each_wrong_account_and_line_has_an_error(admin_client: GraphQLClient) -> None:
+    accounts = [account("nobody", "x", "y"), account("ada", "x", "y"), account("no one", "x", "y")]
+    payload = await start_import(admin_client, accounts_source(accounts=accounts))
+    assert error_codes_and_paths(payload) == [
+        ("NOT_FOUND", [*SOURCE_PATH, "accounts", position, "user"]) for position in ("0", "2")
+    ]
+    content = (
+        b"\xef\xbb\xbfuser,username,password\r\n"
+        b"ada,anna,one\r\n\r\n" + b"x" * 5000 + b",rob,two\r\n,rob,two\r\nbob,rob,two,three\r\n"
+    )
+    upload_id = await upload_content(admin_client, content)
+    payload = await start_import(admin_client, accounts_source(file=upload_id))
+    assert [error["message"][:12] for error in payload["errors"]] == [
+        "Line 4, user", "Line 5, user", "Line 6: The ",
+    ]  # fmt: skip
+    assert max(len(error["message"]) for error in payload["errors"]) == 500
+    for empty in (b"user,username,password\r\n", b"\xef\xbb\xbf", b"{}"[:0], b"\n\n"):
+        upload_id = await upload_content(admin_client, empty)
+        payload = await start_import(admin_client, accounts_source(file=upload_id))
+        assert error_codes_and_paths(payload) == [("VALIDATION", [*SOURCE_PATH, "file"])]
+    assert await stored_usernames(admin_client) == []
+
+
 @pytest.mark.usefixtures("bob")
 async def test_number_of_accounts_and_size_of_the_file_are_limited(
     admin_client: GraphQLClient, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
@@ -181,6 +205,11 @@ async def test_number_of_accounts_and_size_of_the_file_are_limited(
     source = accounts_source(accounts=[account("ada"), account("bob")], masterUser=MASTER)
     (error,) = (await start_import(admin_client, source))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", [*SOURCE_PATH, "accounts"])
+    content = b"user,username\nada,a\nbob,b\nx,x\n"
+    upload_id = await upload_content(admin_client, content)
+    payload = await start_import(admin_client, accounts_source(file=upload_id, masterUser=MASTER))
+    (error,) = payload["errors"]
+    assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 3)
     monkeypatch.setattr(remote_accounts, "MAX_FILE_SIZE", 10)
     upload_id = await upload_content(admin_client, b"user,username,password\nada,anna,one\n")
     payload = await start_import(admin_client, accounts_source(file=upload_id))

@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 
+from graph.types import global_ids
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from resolvers.filters import bulk_create
 from resolvers.transfer import record_tasks
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.import_runs import WorkerCrash, upload_content
-from tests.support.accounts.user_operations import execute_mutation, make_admin_of_domain
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    make_admin_of_domain,
+    try_update_users,
+)
 from tests.support.operations.filter_operations import list_filters
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import select_rows
@@ -105,6 +110,39 @@ async def test_errors_have_the_position_of_the_filter_and_nothing_is_stored(
         ("NOT_FOUND", ["filters", "3", "action", "mailbox"]),
         ("NOT_FOUND", ["filters", "4", "user"]),
     ]
+    assert await names_of_filters(ada) == []
+
+
+async def test_number_of_statements_does_not_depend_on_the_number_of_filters(
+    admin: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, statements: list[str]
+) -> None:
+    users = [{"id": global_ids.encode("User", client.user.id)} for client in (ada, bob)]
+    counts = list[int]()
+    for count in (4, 4, 40):
+        del statements[:]
+        payload = await create_all(
+            admin, *(new_filter("x") | {"user": users[number % 2]} for number in range(count))
+        )
+        assert (payload["errors"], len(payload["filters"])) == ([], count)
+        counts.append(len(statements))
+    assert counts[2] == counts[1]
+
+
+async def test_positions_of_created_filters_continue_those_before(ada: GraphQLClient) -> None:
+    payload = await create_all(ada, new_filter("a"), new_filter("b", position=7), new_filter("c"))
+    assert [node["position"] for node in payload["filters"]] == [0, 7, 8]
+    payload = await create_all(ada, new_filter("d", position=2**31 - 1), new_filter("e"))
+    assert [node["position"] for node in payload["filters"]] == [2**31 - 1, 2**31 - 1]
+
+
+async def test_metadata_over_the_quota_are_refused_by_position(
+    admin: GraphQLClient, ada: GraphQLClient
+) -> None:
+    _, errors = await try_update_users(admin, ada, quota="3000")
+    assert errors == []
+    metadata = {"x": "y" * 1000}
+    payload = await create_all(ada, *(new_filter("x", metadata=metadata) for _ in range(3)))
+    assert error_codes_and_paths(payload) == [("QUOTA_EXCEEDED", ["filters", "2"])]
     assert await names_of_filters(ada) == []
 
 
@@ -228,3 +266,47 @@ async def test_domain_admin_creates_filters_by_permission_only(
     errors = task["result"]["errors"]
     assert [(error["line"], error["code"]) for error in errors] == [(2, "FORBIDDEN")]
     assert await names_of_filters(ada) == ["a"]
+
+
+async def test_queries_of_a_file_have_the_names_of_the_schema(
+    admin: GraphQLClient, ada: GraphQLClient
+) -> None:
+    query = {
+        "toOrCc": "ada@",
+        "header": {"name": "X-Kind", "value": "bill"},
+        "larger": "2 KiB",
+        "any": [{"regex": {"name": "Subject", "pattern": "^a"}}, {"not": [{"toOrCc": "bob"}]}],
+    }
+    bad_queries: list[dict[str, Any]] = [
+        {"to": "ada"},
+        {"header": {"key": "X-Kind"}},
+        {"header": {"value": "bill"}},
+        {"any": [{"toOrCc": 5}]},
+        {"larger": "much"},
+        {"regex": {"pattern": 5}},
+        {"header": "X-Kind"},
+        {"any": {"subject": "x"}},
+        {"any": ["x"]},
+    ]
+    records = [record("x", "ada", query=bad_query) for bad_query in bad_queries]
+    task = await run_creation(admin, json_lines(record("fine", "ada", query=query), *records))
+    errors = task["result"]["errors"]
+    assert [(error["line"], error["code"], error["path"]) for error in errors] == [
+        (2, "VALIDATION", ["query", "to"]),
+        (3, "VALIDATION", ["query", "header", "key"]),
+        (3, "VALIDATION", ["query", "header", "name"]),
+        (4, "VALIDATION", ["query", "header", "name"]),
+        (5, "VALIDATION", ["query", "any", "0", "toOrCc"]),
+        (6, "VALIDATION", ["query", "larger"]),
+        (7, "VALIDATION", ["query", "regex", "pattern"]),
+        (8, "VALIDATION", ["query", "header"]),
+        (9, "VALIDATION", ["query", "any"]),
+        (10, "VALIDATION", ["query", "any", "0"]),
+    ]
+    fields = "query { toOrCc header { name value } larger any { regex { name pattern } } }"
+    data = await ada(f"{{ viewer {{ user {{ filters {{ nodes {{ {fields} }} }} }} }} }}")
+    (stored,) = data["viewer"]["user"]["filters"]["nodes"]
+    assert stored["query"]["toOrCc"] == "ada@"
+    assert stored["query"]["header"] == {"name": "X-Kind", "value": "bill"}
+    assert int(stored["query"]["larger"]) == 2048
+    assert stored["query"]["any"][0]["regex"] == {"name": "Subject", "pattern": "^a"}

@@ -38,14 +38,16 @@ async def create_users(
     errors |= list_errors.error_lists(known_errors)
     prepared = {nth: user.prepared for nth, user in checked_users.items()}
     errors |= list_errors.error_lists(await insert.find_collisions_and_limit_errors(ctx, prepared))
-    list_errors.raise_errors_with_list_paths(INPUT_PATH, errors)
+    list_errors.raise_errors_with_list_paths([INPUT_PATH], errors)
     prepared = await hash_passwords_and_build_welcomes(ctx, checked_users)
     try:
         await insert.store_users_and_return_errors(
             ctx, prepared, mutation="usersCreate", path_of=lambda nth: [INPUT_PATH, str(nth)]
         )
     except NewUsersRefused as found:
-        list_errors.raise_errors_with_list_paths(INPUT_PATH, list_errors.error_lists(found.errors))
+        list_errors.raise_errors_with_list_paths(
+            [INPUT_PATH], list_errors.error_lists(found.errors)
+        )
     except IntegrityError as clash:  # a concurrent request took it
         raise Conflict(
             "Another request created a user with the same name at the same time: retry.",
