@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.domains.types import Domain
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
@@ -94,7 +95,7 @@ class BccRuleFilter(ConditionsInput):
 @strawberry.input(description="Input of bccRuleCreate.")
 class BccRuleCreateInput(Options):
     match: str = attribute_field(MATCH_DESCRIPTION)
-    bcc_to: EmailAddress = attribute_field(BCC_TO_DESCRIPTION)
+    bcc_to: EmailAddress = attribute_field(BCC_TO_DESCRIPTION, metadata=GIVES_ACCESS)
     direction: BccDirection = attribute_field(
         "Side of the message that is compared: the sender or the recipient."
     )
@@ -111,7 +112,9 @@ class BccRuleRef(ObjectRef):
 )
 class BccRulePatch:
     match: strawberry.Maybe[str] = attribute_field(MATCH_DESCRIPTION)
-    bcc_to: strawberry.Maybe[EmailAddress] = attribute_field(BCC_TO_DESCRIPTION)
+    bcc_to: strawberry.Maybe[EmailAddress] = attribute_field(
+        BCC_TO_DESCRIPTION, metadata=GIVES_ACCESS
+    )
     direction: strawberry.Maybe[BccDirection] = attribute_field(
         "Side of the message that is compared: the sender or the recipient."
     )

@@ -15,6 +15,7 @@ from graph.domains.types import Domain
 from graph.messages.deleted_messages import TaskPayload
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
 from graph.types import global_ids
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
@@ -239,7 +240,8 @@ class WebhookCreateInput(Options):
     )
     url: URL = attribute_field(
         "URL that receives the events, `http` or `https`. Private networks require the setting "
-        "`webhooks.allowPrivateNetworks`."
+        "`webhooks.allowPrivateNetworks`.",
+        metadata=GIVES_ACCESS,
     )
     active: bool = attribute_field(
         "True delivers events. False: events that occur until it is activated are only "
@@ -253,7 +255,8 @@ class WebhookPatch:
     types: strawberry.Maybe[list[EventType] | None] = attribute_field(TYPES_DESCRIPTION)
     url: strawberry.Maybe[URL] = attribute_field(
         "URL that receives the events, `http` or `https`. Private networks require the setting "
-        "`webhooks.allowPrivateNetworks`."
+        "`webhooks.allowPrivateNetworks`.",
+        metadata=GIVES_ACCESS,
     )
     active: strawberry.Maybe[bool] = attribute_field(
         "True delivers events. Events that occur while the webhook is inactive are only delivered "

@@ -6,14 +6,18 @@ give such access, a direct mutation with its own permission does, which tells th
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from graphql import GraphQLInputObjectType, get_named_type
 from strawberry.types.field import StrawberryField
 
+from graph.execution.strawberry_definitions import strawberry_definition
 from graph.types.input_fields import present_input_fields
 from models.errors import Forbidden
 from resolvers.auth import impersonation
 from resolvers.context import Context
+from resolvers.viewer import GuardRule
 
 # metadata of an input field that gives access
 GIVES_ACCESS: Mapping[Any, Any] = {"gives_access": True}
@@ -40,3 +44,34 @@ def refuse_access_grants_of_acting_viewer(ctx: Context, mutation: str, input_val
                 requires=REQUIRED_CALLER,
                 path=field.path,
             )
+
+
+def log_refused_mutation_of_acting_viewer(raw_info: Any, rule: GuardRule) -> None:
+    """Log a mutation that its rule refuses to an administrator who acts as a user.
+
+    These are mutations that the user itself may call, which change its credentials or Sieve
+    scripts, and mutations of administrators with a field that gives access.
+    """
+    viewer = raw_info.context.viewer
+    if not viewer.is_acting:
+        return
+    raw_info = getattr(raw_info, "_raw_info", raw_info)  # of Strawberry's Info
+    field = raw_info.parent_type.fields[raw_info.field_name]
+    if viewer.role.includes((rule.signed_in or rule).role) or _has_grant(field.args["input"].type):
+        impersonation.log_refused_grant_in_background(raw_info.context, raw_info.field_name, ())
+
+
+@cache
+def _has_grant(input_type: Any) -> bool:
+    """True if an input, or an input in it, has a field that gives access."""
+    pending, seen = [get_named_type(input_type)], set()
+    while pending:
+        named_type = pending.pop()
+        if not isinstance(named_type, GraphQLInputObjectType) or named_type in seen:
+            continue
+        seen.add(named_type)
+        for field in named_type.fields.values():
+            if gives_access(strawberry_definition(field)):
+                return True
+            pending.append(get_named_type(field.type))
+    return False

@@ -16,7 +16,10 @@ from strawberry.utils.str_converters import to_camel_case
 
 from graph.execution.damaged_data import log_damage
 from graph.execution.documents.cost_limits import MUTATION_COST, Cost
-from graph.types.access_grants import refuse_access_grants_of_acting_viewer
+from graph.types.access_grants import (
+    log_refused_mutation_of_acting_viewer,
+    refuse_access_grants_of_acting_viewer,
+)
 from graph.types.custom_data_limit import require_custom_data_of_input_within_limit
 from graph.types.error_references import error_with_public_reference, path_in_input
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
@@ -143,6 +146,7 @@ class MutationExecution(FieldGuard):
                 raise
             return self._error_payload(ServiceUnavailable(ABORTED_MESSAGE, aborted=True))
         except Forbidden as refusal:
+            log_refused_mutation_of_acting_viewer(raw_info, self.rule)
             payload = self._error_payload(refusal)
             if batch is not None:
                 batch.payloads_with_errors[str(raw_info.path.key)] = payload

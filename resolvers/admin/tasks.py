@@ -414,7 +414,7 @@ TASK_RUNNERS = {
             user_file_create.USERS_CREATE,
         )
     },
-    repair.TASK_KIND: TaskRunner(repair.plan_repair_of_next_mailbox, repair.repair_checked_mailbox),
+    repair.TASK_KIND: TaskRunner(repair.plan_repair_of_next_part, repair.repair_checked_part),
     mailbox_update.TASK_KIND: TaskRunner(_plan_nothing, mailbox_update.set_expiry_of_next_messages),
     quota_recalculation.KIND: TaskRunner(
         quota_recalculation.plan_next_users, quota_recalculation.recalculate_quota_of_next_users

@@ -33,13 +33,16 @@ MIN_IMPERSONATION_LIFETIME, DEFAULT_IMPERSONATION_LIFETIME, MAX_IMPERSONATION_LI
 def log_refused_grant_in_background(ctx: Context, mutation: str, path: Sequence[str]) -> None:
     """Log that the viewer, who acts as a user, tried to give others access to the user's mail.
 
-    `path` is the field of the input. The event is written even if the request is rolled back.
+    `path` is the field of the input; empty: the whole mutation. Positions in lists are left out,
+    so that the log has at most one row for each field, address and 6 hours. The event is written
+    even if the request is rolled back.
     """
+    names = [name for name in path if not name.isdecimal()]
     event = NewSecurityEvent(
         SecurityEventAction.ACCESS_GRANT,
         ctx.viewer.user_id,
         SecurityEventResult.FAILURE,
-        target=f"{mutation}: {'.'.join(path)}",
+        target=f"{mutation}: {'.'.join(names)}" if names else mutation,
     )
     security_log.log_event_in_background(ctx, event)
 

@@ -10,7 +10,12 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.consistency import mailbox_checks
-from mail.consistency.mailbox_checks import MailboxProblems
+from mail.consistency.mailbox_checks import (
+    MailboxCheckPart,
+    MailboxCheckPosition,
+    MailboxCheckRequest,
+    MailboxProblems,
+)
 from mail.consistency.report import Finding
 from mail.mailboxes import paths
 from models.admin.tasks import Task, TaskKind
@@ -187,10 +192,10 @@ async def _insert_mailbox_repair_task(
     return task
 
 
-async def plan_repair_of_next_mailbox(
+async def plan_repair_of_next_part(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
-    """Check the next mailbox; with the first one of an account also the account."""
+    """Check the next part of a mailbox; with the first mailbox of an account also the account."""
     user, key = checkpoint.get("after", (0, 0))
     is_after_checkpoint = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
     rows = await ctx.read(
@@ -201,31 +206,45 @@ async def plan_repair_of_next_mailbox(
     if not rows:
         return TaskStepPlan()
     (mailbox,) = rows
-    examined = await mailbox_checks.find_mailbox_problems(
+    position = MailboxCheckPosition()
+    if checkpoint.get("mailbox") == mailbox.id:
+        position = MailboxCheckPosition(*checkpoint["position"])
+    part = await mailbox_checks.find_next_mailbox_problems(
         ctx.environment,
-        mailbox.user_id,
-        [mailbox.id],
-        checks_user=mailbox.user_id != user,
-        reads_messages=task_order["blobs"],
+        MailboxCheckRequest(
+            mailbox.user_id,
+            mailbox.id,
+            checks_user=mailbox.user_id != user,
+            reads_messages=task_order["blobs"],
+        ),
+        position,
     )
-    return TaskStepPlan([mailbox.user_id], [mailbox.user_id, mailbox.id], prepared=examined)
+    return TaskStepPlan([mailbox.user_id], [mailbox.user_id, mailbox.id], prepared=part)
 
 
-async def repair_checked_mailbox(
+async def repair_checked_part(
     ctx: Context,
     session: AsyncSession,
     _task_order: dict[str, Any],
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    """Repair what `plan_repair_of_next_mailbox` found."""
+    """Repair what `plan_repair_of_next_part` found."""
     if not task_plan.ids:
         return TaskStepResult(checkpoint)
-    findings = await _repair_problems(ctx, session, task_plan.prepared)
+    part: MailboxCheckPart = task_plan.prepared
+    findings = await _repair_problems(ctx, session, part.problems)
     mended = sum(finding.repaired for finding in findings)
-    next_checkpoint = {
-        "after": list(task_plan.ids),
+    next_checkpoint: dict[str, Any] = {
         "correctedCount": checkpoint.get("correctedCount", 0) + mended,
         "remainingCount": checkpoint.get("remainingCount", 0) + len(findings) - mended,
     }
-    return TaskStepResult(next_checkpoint, done_count=1, has_more=True)
+    if part.next_position is None:
+        next_checkpoint["after"] = list(task_plan.ids)
+        return TaskStepResult(next_checkpoint, done_count=1, has_more=True)
+    next_checkpoint |= {
+        "after": checkpoint.get("after", (0, 0)),
+        "mailbox": task_plan.ids[-1],
+        "position": [part.next_position.table_index, part.next_position.after_id],
+    }
+    return TaskStepResult(next_checkpoint, has_more=True)

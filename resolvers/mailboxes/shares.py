@@ -178,7 +178,8 @@ async def _write_or_delete_share_if_changed(
 ) -> None:
     """Write the share if it changes, and record the change for owner and grantee.
 
-    The share belongs to the administrator who gives rights, until the owner sets the rights.
+    The share belongs to the administrator who gives rights, until the owner sets the rights. The
+    shares that a grantee gives belong to the administrator who shared with the grantee.
     """
     grantee, new_rights = grantee_and_rights
     shares = await _shares_by_grantee(ctx, mailbox.id)
@@ -187,7 +188,8 @@ async def _write_or_delete_share_if_changed(
     administrator_id = await load_administrator_id(ctx, mailbox.user_id)
     maker_id = before.made_by if before else None
     if new_rights - had or ctx.viewer.user_id == mailbox.user_id:
-        maker_id = administrator_id
+        own_share = shares.get(ctx.viewer.user_id)
+        maker_id = administrator_id or (own_share.made_by if own_share else None)
     if new_rights == had and (not before or maker_id == before.made_by):
         return
     if not before:

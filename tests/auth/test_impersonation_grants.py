@@ -1,5 +1,6 @@
 """An administrator who acts as a user leaves no access behind."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -180,6 +181,61 @@ async def test_refused_attempt_is_in_security_log_of_the_user(
     assert event == {"result": "FAILURE", "detail": {"target": "userUpdate: set.forwardTo"}}
     query = "SELECT \"by\" FROM security_events WHERE action = 'ACCESS_GRANT'"
     assert await select_rows(environment, query) == [(admin_client.user.username,)]
+
+
+async def load_refused_grants(environment: Environment) -> list[tuple[str, int]]:
+    """Load target and count of the refused attempts of the security log, in their order."""
+    await wait_for_background_tasks(environment)
+    query = "SELECT detail, count FROM security_events WHERE action = 'ACCESS_GRANT' ORDER BY id"
+    rows = await select_rows(environment, query)
+    return [(json.loads(row[0])["target"], row[1]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("mutation", "arguments"),
+    [
+        ("appPasswordCreate", {"description": "d"}),
+        ("apiKeyCreate", {"role": "USER", "name": "k"}),
+        ("sieveScriptSet", {"name": "s", "content": "keep;"}),
+        (
+            "bccRuleCreate",
+            {"match": "ada@example.org", "bccTo": "boss@example.org", "direction": "RECIPIENT"},
+        ),
+        ("webhookCreate", {"url": "https://hooks.example/"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_refused_change_of_credentials_or_routing_is_in_security_log_of_the_user(
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    mutation: str,
+    arguments: dict[str, Any],
+) -> None:
+    acting = await act_as_ada(admin_client, ada)
+    payload = await execute_mutation(acting, mutation, "", **arguments)
+    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+    assert await load_refused_grants(environment) == [(mutation, 1)]
+    payload = await execute_mutation(
+        acting, "domainCreate", "", name="new.example"
+    )  # gives no access
+    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+    assert await load_refused_grants(environment) == [(mutation, 1)]
+
+
+async def test_repeated_refused_attempts_share_one_log_entry(
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+) -> None:
+    acting = await act_as_ada(admin_client, ada)
+    forward = {"query": {}, "action": {"forwardTo": ["boss@example.org"]}}
+    keep = {"query": {}, "action": {"stop": True}}
+    for keep_count in range(20):
+        payload = await execute_mutation(
+            acting, "filtersCreate", "", filters=[*[keep] * keep_count, forward]
+        )
+        assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+    ((target, count),) = await load_refused_grants(environment)
+    assert (target, count) == ("filtersCreate: filters.action.forwardTo", 20)
 
 
 async def test_acting_administrator_can_end_a_share(

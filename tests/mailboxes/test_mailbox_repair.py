@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from sqlalchemy import text
 
 from graph.types import global_ids
-from mail.consistency import check_consistency
+from mail.consistency import check_consistency, mailbox_checks
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
+from resolvers.admin.task_turns import TaskTurns
 from resolvers.mailboxes import repair as mailbox_repair
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.operations.mailbox_operations import (
@@ -53,6 +56,17 @@ DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether rep
      "(5, {user}, '', '2030-01-01 00:00:00+00:00', false)", ["messages"], True),
     ("UPDATE streams SET last = last + 1 WHERE id = {user}", ["last"], False),
 ]  # fmt: skip
+
+
+class CountedTurns(TaskTurns):
+    """Turns that count the steps."""
+
+    step_count = 0
+
+    @asynccontextmanager
+    async def step(self) -> AsyncGenerator[None]:
+        self.step_count += 1
+        yield
 
 
 async def execute_sql(environment: Environment, statement: str) -> None:
@@ -207,6 +221,25 @@ async def test_repair_of_many_mailboxes_runs_as_task(
         1,
         1,
     )
+
+
+async def test_repair_of_long_mailbox_has_many_steps(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, monkeypatch: Any
+) -> None:
+    await append_unread_messages(ada, "Sent", *(f"m{number}" for number in range(7)))
+    await execute_sql(environment, "UPDATE mailboxes SET message_count = 77 WHERE path = 'Sent'")
+    await execute_sql(environment, "UPDATE messages SET sha256 = 'x' WHERE subject = 'm5'")
+    monkeypatch.setattr(mailbox_checks, "ROWS_PER_PART", 2)
+    turns = CountedTurns()
+    assert (await repair(root, "Sent", users={"all": True}))["task"]
+    assert await tasks.run_next_task(environment, turns)
+    query = "SELECT state, done_count, result FROM tasks"
+    ((state, done_count, result),) = await select_rows(environment, query)
+    result = json.loads(result) if isinstance(result, str) else result
+    assert (state, result["correctedCount"], result["remainingCount"]) == ("SUCCEEDED", 1, 1)
+    # 4 steps of messages and 4 of threads, then one for each mailbox, and the last without any
+    assert turns.step_count == 8 + done_count + 1
+    assert (await ada.load_mailbox("Sent")).message_count == 7
 
 
 async def test_repair_is_forbidden_for_users(ada: GraphQLClient, bob: GraphQLClient) -> None:

@@ -6,7 +6,7 @@ import pytest
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.conftest import GraphQLClient
+from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.lost_rights import (
     LOSSES,
@@ -121,6 +121,21 @@ async def test_administrator_who_only_removes_rights_does_not_take_over(
     assert await share_mailbox(keeper, bob, "READ", id=mailbox_id) == []
     await lose_rights(root, keeper, "role")
     assert await load_grantees(environment) == ["bob", "keeper"]
+
+
+async def test_share_given_on_by_a_grantee_ends_with_the_share_of_the_administrator(
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    keeper: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+) -> None:
+    mailbox_id = await share_by_administrator(ada, keeper, bob, "ADMIN", "READ")
+    carol = await make_client(environment, ada.http, "carol")
+    assert await share_mailbox(bob, carol, "READ", id=mailbox_id) == []
+    assert await load_grantees(environment) == ["bob", "carol", "keeper"]
+    await lose_rights(root, keeper, "role")
+    assert await load_grantees(environment) == ["keeper"]
 
 
 async def test_share_of_child_mailbox_has_the_maker_of_the_parents_share(

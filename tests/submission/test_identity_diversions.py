@@ -1,5 +1,6 @@
 """Copies and replies that an administrator diverts are logged, and end with its rights."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from tests.support.accounts.lost_rights import (
     load_security_actions,
     lose_rights,
 )
-from tests.support.accounts.user_operations import user_global_id
+from tests.support.accounts.user_operations import execute_mutation, user_global_id
 
 COPY = ["keeper@example.org"]
 
@@ -87,6 +88,34 @@ async def test_administrator_who_sets_the_same_copies_does_not_take_over(
     assert await load_security_actions(environment, ada) == []
     await lose_rights(root, keeper, "role")
     assert (await load_identities_by_address(ada))[ada.address]["bcc"] == COPY
+
+
+async def test_user_who_clears_one_diversion_does_not_take_over_the_other(
+    ada: GraphQLClient, keeper: GraphQLClient, root: GraphQLClient
+) -> None:
+    await divert_copies(keeper, ada, bcc=COPY, replyTo=COPY[0])
+    _, errors = await try_update_identities(ada, await identity_id(ada), replyTo=None)
+    assert errors == []
+    await lose_rights(root, keeper, "role")
+    assert (await load_identities_by_address(ada))[ada.address]["bcc"] == []
+
+
+@pytest.mark.parametrize("acting", [True, False], ids=["acting", "directly"])
+async def test_administrator_who_clears_a_diversion_does_not_take_over_the_other(
+    ada: GraphQLClient, keeper: GraphQLClient, root: GraphQLClient, acting: bool
+) -> None:
+    await divert_copies(keeper, ada, bcc=COPY, replyTo=COPY[0])
+    other = root
+    if acting:
+        payload = await execute_mutation(
+            root, "userImpersonate", "token", user={"username": ada.user.username}
+        )
+        other = replace(ada, secret=payload["token"])
+    _, errors = await try_update_identities(other, await identity_id(ada), replyTo=None)
+    assert errors == []
+    assert await load_security_actions(ada.environment, ada) == ["IDENTITY_BCC_CHANGE"] * 2
+    await lose_rights(root, keeper, "role")
+    assert (await load_identities_by_address(ada))[ada.address]["bcc"] == []
 
 
 async def identity_id(user: GraphQLClient) -> str:

@@ -122,10 +122,14 @@ async def test_other_custom_data_beyond_quota_is_refused(
 
 
 async def test_metadata_of_users_and_addresses_beyond_quota_is_refused(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     used = await load_used(environment, ada)
-    await set_quota(environment, ada.user, used + KIB)
+    payload = await execute_mutation(
+        root, "userUpdate", "", users={"usernames": ["ada"]}, set={"quota": used + KIB}
+    )
+    assert payload["errors"] == []
+    usernames = [bob.user.username, ada.user.username]
     metadata = {"a": "x" * 2 * KIB}
     user, own_address = {"username": "ada"}, {"address": ada.address}
     refused: list[tuple[GraphQLClient, str, dict[str, Any]]] = [
@@ -134,7 +138,7 @@ async def test_metadata_of_users_and_addresses_beyond_quota_is_refused(
         (
             root,
             "userUpdate",
-            {"users": {"usernames": ["ada", "root"]}, "set": {"privateMetadata": metadata}},
+            {"users": {"usernames": usernames}, "set": {"privateMetadata": metadata}},
         ),
         (root, "addressUpdate", {"addresses": [own_address], "set": {"metadata": metadata}}),
         (

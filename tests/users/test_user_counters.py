@@ -29,7 +29,14 @@ from resolvers.users.quota import quota_recalculation
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector
 from resolvers.viewer import Viewer
-from tests.conftest import GraphQLClient, deliver_to, make_user, raw_message
+from tests.conftest import (
+    GraphQLClient,
+    client_context,
+    deliver_to,
+    make_client,
+    make_user,
+    raw_message,
+)
 from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 RECALCULATE = """
@@ -91,6 +98,28 @@ async def test_recalculation_of_all_users_runs_as_a_task(
     assert (await recalculate(root, **selection))["task"]
     assert await tasks.run_next_task(ada.environment)
     await assert_store_consistent(ada.environment)
+
+
+async def test_step_of_recalculation_has_few_users_with_many_messages(
+    root: GraphQLClient, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota_recalculation, "MAX_MESSAGES_PER_STEP", 1)
+    bob = await make_client(ada.environment, ada.http, "bob")
+    for client in (ada, bob):
+        await deliver_to(client, "Hello")
+    context = client_context(root)
+    steps, checkpoint = list[list[int]](), dict[str, Any]()
+    while (
+        plan := await quota_recalculation.plan_next_users(context, {"ids": None}, checkpoint)
+    ).ids:
+        steps.append(list(plan.ids))
+        checkpoint = {"after": plan.ids[-1]}
+    assert [len({ada.user.id, bob.user.id} & set(ids)) for ids in steps].count(2) == 0
+    assert {ada.user.id, bob.user.id} <= {user_id for ids in steps for user_id in ids}
+    assert (await recalculate(root, all=True))["task"]
+    assert await tasks.run_next_task(ada.environment)
+    query = "SELECT state FROM tasks WHERE kind = 'QUOTA_RECALCULATE'"
+    assert await select_rows(ada.environment, query) == [("SUCCEEDED",)]
 
 
 async def test_recalculation_is_exact_during_deliveries(

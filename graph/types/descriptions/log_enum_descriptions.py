@@ -3,7 +3,7 @@
 LOG_VALUE_DESCRIPTIONS = {
     "SecurityEventAction": {
         "ACCESS_GRANT": "An administrator who acts as the user tried to give others access to its "
-        "mail, and was refused.",
+        "mail, or to change its credentials or Sieve scripts, and was refused.",
         "ALLOWED_SENDERS_CHANGE": "The senders that the user may use were changed.",
         "API_KEY_CREATE": "An API key was created.",
         "API_KEY_DELETE": "An API key was deleted.",

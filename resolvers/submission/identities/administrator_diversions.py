@@ -35,6 +35,14 @@ async def load_diverting_administrator_id(ctx: Context, values: Mapping[str, Any
     return await load_owner_id_of_viewer(ctx) if DIVERTING_FIELDS & values.keys() else None
 
 
+def changed_diversions(
+    values: Mapping[str, Any], values_before: Mapping[str, Any]
+) -> frozenset[str]:
+    """Return the names of `bcc` and `reply_to` that `values` change."""
+    names = DIVERTING_FIELDS & values.keys()
+    return frozenset(name for name in names if values[name] != values_before[name])
+
+
 def diversion_columns(
     values: Mapping[str, Any],
     values_before: Mapping[str, Any],
@@ -44,12 +52,16 @@ def diversion_columns(
 ) -> dict[str, Any]:
     """Return the column with the administrator who diverts mail; empty if it stays.
 
-    A user takes over a diversion by setting `bcc` or `replyTo` of an own identity.
+    A user takes over a diversion of an own identity by setting `bcc` and `replyTo`, as far as they
+    are not empty. An administrator takes it over with a new value, but not by clearing one.
     """
-    names = DIVERTING_FIELDS & values.keys()
-    if not names or (not is_own and all(values[name] == values_before[name] for name in names)):
-        return {}
-    return {"diverted_by": None if is_own else administrator_id}
+    if is_own:
+        kept_names = DIVERTING_FIELDS - values.keys()
+        sets_all = not any(values_before[name] for name in kept_names)
+        return {"diverted_by": None} if DIVERTING_FIELDS & values.keys() and sets_all else {}
+    if any(values[name] for name in changed_diversions(values, values_before)):
+        return {"diverted_by": administrator_id}
+    return {}
 
 
 async def log_diversions_and_queue_notices(

@@ -28,6 +28,7 @@ from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.submission.identities import loaders as identity_loaders
 from resolvers.submission.identities.administrator_diversions import (
+    changed_diversions,
     diversion_columns,
     load_diverting_administrator_id,
     log_diversions_and_queue_notices,
@@ -238,9 +239,10 @@ async def _write_identities(
         sender, row = target.identity, rows_before.get(target.identity.id)
         new_values = _new_identity_columns(ctx, target, changes, mailbox_ids)
         values_before = DEFAULT_VALUES if row is None else row._asdict()
-        is_own = target.user.id == ctx.viewer.user_id
-        maker = diversion_columns(changes.values, values_before, administrator_id, is_own=is_own)
-        new_values |= maker
+        is_own = target.user.id == ctx.viewer.user_id and not ctx.viewer.is_acting
+        new_values |= diversion_columns(
+            changes.values, values_before, administrator_id, is_own=is_own
+        )
         if row is None:
             new_rows.append(new_values)
         elif all(
@@ -251,7 +253,7 @@ async def _write_identities(
             statement = update(Identity).where(col(Identity.id) == sender.id)
             await connection.execute(statement.values(new_values))
         changed_ids[target.user.id].add(sender.id)
-        if maker and not is_own:
+        if not is_own and changed_diversions(changes.values, values_before):
             diverted.append((target.user.id, sender.address))
         old = _values_for_log(sender) if sender.has_row else None
         log_entries[sender.id] = _log_entry(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
@@ -24,6 +25,7 @@ from resolvers.viewer import GuardRule
 
 KIND = TaskKind.QUOTA_RECALCULATE
 MAX_USERS = 100  # of one transaction; more need a task
+MAX_MESSAGES_PER_STEP = 200_000  # of the users of a step with several users; about a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,19 @@ async def plan_next_users(
     """Plan the recalculation of the next users, by id."""
     after, ids = checkpoint.get("after", 0), task_order["ids"]
     if ids is not None:
-        return await _plan_recalculation(ctx, [key for key in ids if key > after][:MAX_USERS])
-    statement = (
-        select(col(User.id)).where(col(User.id) > after).order_by(col(User.id)).limit(MAX_USERS)
-    )
-    return await _plan_recalculation(ctx, [row.id for row in await ctx.read(statement)])
+        next_ids = [key for key in ids if key > after][:MAX_USERS]
+        is_next = col(User.id).in_(next_ids)
+    else:
+        is_next = col(User.id) > after
+    statement = select(col(User.id), col(User.message_count)).where(is_next)
+    rows = await ctx.read(statement.order_by(col(User.id)).limit(MAX_USERS))
+    message_counts = accumulate(row.message_count for row in rows)
+    step_ids = [
+        row.id
+        for index, (row, message_count) in enumerate(zip(rows, message_counts, strict=True))
+        if not index or message_count <= MAX_MESSAGES_PER_STEP
+    ]
+    return await _plan_recalculation(ctx, step_ids)
 
 
 async def recalculate_quota_of_next_users(
@@ -101,15 +111,14 @@ async def recalculate_quota_of_next_users(
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
     """Recalculate the users of one transaction; return the task step."""
+    if not task_plan.ids:
+        return TaskStepResult(checkpoint)
     counts = await recount_and_correct_locked_users(ctx, session, task_plan.ids)
     corrected_count = checkpoint.get("correctedCount", 0) + sum(
         count.bytes_before != count.bytes_now for count in counts
     )
-    last_id = task_plan.ids[-1] if task_plan.ids else checkpoint.get("after", 0)
-    next_checkpoint = {"after": last_id, "correctedCount": corrected_count}
-    return TaskStepResult(
-        next_checkpoint, done_count=len(task_plan.ids), has_more=len(task_plan.ids) == MAX_USERS
-    )
+    next_checkpoint = {"after": task_plan.ids[-1], "correctedCount": corrected_count}
+    return TaskStepResult(next_checkpoint, done_count=len(task_plan.ids), has_more=True)
 
 
 async def recount_and_correct_locked_users(
