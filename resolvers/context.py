@@ -136,10 +136,7 @@ class Context:
 
     def _loader(self, batch: BatchFunction[Key, Value]) -> DataLoader[Key, Value]:
         if batch not in self._loaders:
-            self._loaders[batch] = DataLoader(
-                partial(_load_measured, batch, _batch_name(batch), self),
-                max_batch_size=MAX_BATCH_KEYS,
-            )
+            self._loaders[batch] = ContextLoader(self, batch)
         return self._loaders[batch]
 
     @property
@@ -402,20 +399,39 @@ class Context:
             self.clear_loaded()
 
 
-async def _load_measured(
-    batch: BatchFunction[Key, Value], name: str, ctx: Context, keys: list[Key]
-) -> list[Value]:
-    """Run a batch function and measure the number of keys and the time."""
-    BATCH_KEYS_METRIC.observe(len(keys), name)
-    with TimedBlock(BATCH_SECONDS_METRIC, f"load {name}", name) as timing:
-        if timing.span is not None:
-            timing.span.attributes["merganser.keys"] = len(keys)
-        transaction = ctx._transaction  # noqa: SLF001 - the same module
-        with (
-            end_load_with_operation(),
-            nullcontext() if transaction is None else transaction.track_load(),
-        ):
-            return await batch(ctx, keys)
+class ContextLoader(DataLoader[Any, Any]):
+    """The dataloader of a batch function in a context.
+
+    A key that is requested in a transaction belongs to it, also if its batch begins later: the end
+    of the transaction waits for it.
+    """
+
+    max_batch_size = MAX_BATCH_KEYS
+
+    def __init__(self, ctx: Context, batch: BatchFunction[Any, Any]) -> None:
+        super().__init__()
+        self._ctx = ctx
+        self._batch = batch
+        self._name = _batch_name(batch)
+
+    def do_resolve_reject(self, key: Any, future: asyncio.Future[Any]) -> None:
+        """Add a key to the next batch."""
+        super().do_resolve_reject(key, future)
+        if (transaction := self._ctx._transaction) is not None:  # noqa: SLF001 - the same module
+            transaction.expect_load(self)
+
+    async def batch_load_fn(self, keys: list[Any]) -> list[Any]:  # type: ignore[override]
+        """Run the batch function and measure the number of keys and the time."""
+        BATCH_KEYS_METRIC.observe(len(keys), self._name)
+        with TimedBlock(BATCH_SECONDS_METRIC, f"load {self._name}", self._name) as timing:
+            if timing.span is not None:
+                timing.span.attributes["merganser.keys"] = len(keys)
+            transaction = self._ctx._transaction  # noqa: SLF001 - the same module
+            with (
+                nullcontext() if transaction is None else transaction.track_load(self),
+                end_load_with_operation(),
+            ):
+                return await self._batch(self._ctx, keys)
 
 
 def _batch_name(batch: object) -> str:

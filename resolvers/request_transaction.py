@@ -1,7 +1,7 @@
 """The transaction of a request, which nested transactions and loads share."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,8 @@ class RequestTransaction:
     session_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     lock_owner: asyncio.Task[Any] | None = None  # the task that holds `session_lock`
     running_loads: set[asyncio.Future[None]] = field(default_factory=set)
+    # of loads that were requested, and have not begun, by their dataloader
+    expected_loads: dict[Hashable, asyncio.Future[None]] = field(default_factory=dict)
     has_ended: bool = False  # True from the moment when the commit or rollback begins
 
     @property
@@ -74,14 +76,24 @@ class RequestTransaction:
             finally:
                 self.lock_owner = None
 
+    def expect_load(self, loader: Hashable) -> None:
+        """Make the end of the transaction wait until the next batch of this loader has ended.
+
+        A batch begins a few steps of the event loop after its first key is requested.
+        """
+        if loader not in self.expected_loads and not self.has_ended:
+            self.expected_loads[loader] = asyncio.get_running_loop().create_future()
+
     @contextmanager
-    def track_load(self) -> Generator[None]:
-        """Make the end of the transaction wait for this load.
+    def track_load(self, loader: Hashable) -> Generator[None]:
+        """Make the end of the transaction wait for this load, which begins.
 
         A load runs on if the fields that wait for it are cancelled, and can use the session.
         """
         running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.running_loads.add(running)
+        if (expected := self.expected_loads.pop(loader, None)) is not None:
+            expected.set_result(None)
         try:
             yield
         finally:
@@ -89,10 +101,10 @@ class RequestTransaction:
             running.set_result(None)
 
     async def wait_for_loads_and_detach_session(self) -> None:
-        """Wait for running loads; later ones use the committed rows."""
+        """Wait for requested and running loads; later ones use the committed rows."""
         try:
-            while self.running_loads:
-                await asyncio.wait(self.running_loads)
+            while loads := {*self.running_loads, *self.expected_loads.values()}:
+                await asyncio.wait(loads)
             async with self.lock_session():
                 self.session = None
         finally:
