@@ -18,7 +18,7 @@ TOO_LONG = "x" * 70_000
 STORED_TEXTS: list[tuple[str, dict[str, Any], str]] = [
     ("addressCreate", {"address": "team@example.org"}, "publicComment"),
     ("addressCreate", {"address": "team@example.org"}, "privateComment"),
-    ("appPasswordCreate", {}, "description"),
+    ("appPasswordCreate", {"user": {"username": "ada"}}, "description"),
     ("certificateSet", {"serverName": "mail.example.org", "acme": True}, "description"),
     ("dkimKeySet", {"domains": [{"name": "example.org"}]}, "description"),
     ("domainCreate", {"name": "new.example"}, "description"),
