@@ -24,7 +24,8 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 LIST_ADDRESS = "list@example.org"
-TRACE = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
+TRACE = """query ($id: String) { deliveryTrace(filter: {queueId: $id}, orderBy: AT_ASC) {
+  nodes { event address detail } } }"""
 SENDERS = [
     '"eve smith"@origin.example',
     '"a@b"@origin.example',
@@ -110,7 +111,7 @@ async def test_international_senders_over_a_next_hop_without_smtputf8(
         await poll_until(is_report_finished)
     (report,) = await load_failed_reports(environment, sender)
     assert "does not support SMTPUTF8" in report.last_response
-    steps = (await root(TRACE, id=report.queue_id))["messageTrace"]
+    steps = (await root(TRACE, id=report.queue_id))["deliveryTrace"]["nodes"]
     assert [step["event"] for step in steps if step["address"] == sender][-1] == "BOUNCED"
 
 
