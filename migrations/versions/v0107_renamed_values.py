@@ -50,6 +50,7 @@ RENAMED_VALUES = (
         {
             "authLog": ["securityLog"],
             "composeRequest": ["composeRequestCreate"],
+            "deletedMessagesRestore": ["deletedMessageRestore"],
             "domainAlias": ["aliasDomain"],
             "domainAliasCreate": ["aliasDomainCreate"],
             "domainAliasDelete": ["aliasDomainDelete"],
@@ -66,6 +67,7 @@ RENAMED_VALUES = (
 # New names of mutations in the audit log.
 NEW_MUTATIONS = {
     "composeRequest": "composeRequestCreate",
+    "deletedMessagesRestore": "deletedMessageRestore",
     "domainAliasCreate": "aliasDomainCreate",
     "domainAliasDelete": "aliasDomainDelete",
     "tokenRevoke": "accessTokenRevoke",

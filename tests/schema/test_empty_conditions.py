@@ -37,8 +37,8 @@ CONDITION_INPUTS = {
 }
 MAX_TEXT_MEMBERS = 2  # text members that are tested at each location
 CONDITION_SUFFIXES = ("Filter", "Selection", "Match")
-# inputs with such a name that are no conditions: a text, and an input with exactly one member
-NO_CONDITION_INPUTS = {"FilterQueryInput", "SourceAttachmentSelection"}
+# inputs with such a name that are no conditions: they have exactly one member
+NO_CONDITION_INPUTS = {"DeletedMessageSelection", "SourceAttachmentSelection"}
 # mutations that return all objects, or the names given
 FULL_LIST_MUTATIONS = {"sieveScriptDelete"}
 
