@@ -67,7 +67,7 @@ from graph.messages import (
     threads,
 )
 from graph.messages import mutations as message_mutations
-from graph.messages import trace as message_trace
+from graph.messages import trace as delivery_trace
 from graph.messages import types as message_types
 from graph.metrics import mutations as metric_mutations
 from graph.metrics import queries as metric_queries
@@ -128,7 +128,7 @@ Query = merge_types(
         domain_queries.DomainQuery,
         address_types.AddressQuery,
         trace.AddressTraceQuery,
-        message_trace.MessageTraceQuery,
+        delivery_trace.DeliveryTraceQuery,
         mailbox_types.MailboxQuery,
         mailbox_queries.MailboxListQuery,
         message_types.MessageQuery,

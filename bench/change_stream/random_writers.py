@@ -25,6 +25,7 @@ from graph.types.global_ids import encode
 MAILBOX_PATHS = ["INBOX", "Sent", "Trash", "Junk", "A", "A/B", "A/B/C", "B", "C", "C/D", "E", "a"]
 FLAG_NAMES = ["\\Seen", "\\Flagged", "\\Answered", "\\Draft", "x", "y", "z"]
 ARCHIVED_QUERY = "{ viewer { user { deletedMessages(first: 20) { nodes { id } } } } }"
+RESTORED_PERIOD_SHARE = 0.3  # of the requests to restore, besides those by ID
 VALIDATE_ONLY_SHARE, INVALID_SHARE, INTERRUPTED_SHARE = 0.05, 0.03, 0.03  # of all requests
 MAX_SNOOZE_SECONDS = 2.0
 MIN_INTERRUPT_SECONDS = 0.001
@@ -59,8 +60,7 @@ class RandomWriter:
             "mailboxRename": (3, self._rename_mailbox_input),
             "mailboxDelete": (2, self._delete_mailbox_input),
             "mailboxUpdate": (1, self._update_mailbox_input),
-            "deletedMessagesRestore": (1, self._restore_archive_input),
-            "deletedMessageRestore": (2, self._restore_messages_input),
+            "deletedMessageRestore": (3, self._restore_messages_input),
             "undo": (1, self._undo_input),
         }
         names, weights = [*roads, "deliver"], [*(one for one, _ in roads.values()), 12]
@@ -89,13 +89,16 @@ class RandomWriter:
         mutation_input: MutationInput,
     ) -> None:
         chance = self.random.random()
-        if mutation_name == "deletedMessageRestore" and chance >= INVALID_SHARE:
+        is_restore_by_id = mutation_name == "deletedMessageRestore" and (
+            "ids" in mutation_input["select"]
+        )
+        if is_restore_by_id and chance >= INVALID_SHARE:
             user = (await request_data(client, ARCHIVED_QUERY))["viewer"]["user"]
             ids = [one["id"] for one in user["deletedMessages"]["nodes"]]
             if not ids:
                 return
             chosen_ids = self.random.sample(ids, min(len(ids), 7))
-            mutation_input["deletedMessages"] = [{"id": chosen_id} for chosen_id in chosen_ids]
+            mutation_input["select"] = {"ids": chosen_ids}
         if chance < INVALID_SHARE:
             _make_input_invalid(mutation_input, self.random)
         elif chance < INVALID_SHARE + VALIDATE_ONLY_SHARE:
@@ -220,13 +223,12 @@ class RandomWriter:
     def _update_mailbox_input(self, _account_index: int) -> MutationInput:
         return {"mailboxes": [self._random_mailbox()], "set": {"subscribed": self._random_bool()}}
 
-    def _restore_archive_input(self, _account_index: int) -> MutationInput:
-        end = datetime.now(UTC)
-        start = end - timedelta(seconds=self.random.uniform(1, 5))
-        return {"since": start.isoformat(), "before": end.isoformat()}
-
     def _restore_messages_input(self, _account_index: int) -> MutationInput:
-        return {"deletedMessages": [{"id": encode("DeletedMessage", 1)}]}
+        if self.random.random() < RESTORED_PERIOD_SHARE:
+            end = datetime.now(UTC)
+            start = end - timedelta(seconds=self.random.uniform(1, 5))
+            return {"select": {"period": {"since": start.isoformat(), "before": end.isoformat()}}}
+        return {"select": {"ids": [encode("DeletedMessage", 1)]}}
 
     def _undo_input(self, account_index: int) -> MutationInput:
         for tokens in self.undo_tokens:
@@ -253,8 +255,8 @@ def _make_input_invalid(mutation_input: MutationInput, random: Random) -> None:
         mutation_input["set"] = {"addFlags": ["x", "not a word"]}
     if "newPath" in mutation_input:
         mutation_input["newPath"] = "INBOX"
-    if "deletedMessages" in mutation_input:
-        mutation_input["deletedMessages"] = [{"id": encode("Message", 1)}]
+    if set(mutation_input) == {"select"} and "ids" in mutation_input["select"]:
+        mutation_input["select"] = {"ids": [encode("Message", 1)]}
 
 
 def make_message(text: str) -> bytes:

@@ -12,8 +12,8 @@ from graph.admin.tasks import Task
 from graph.http import download_urls
 from graph.messages.filter_inputs import MessageFilter
 from graph.messages.mime_parts import ContentType, MailAddress
-from graph.messages.references import DeletedMessageRef
 from graph.messages.types import Message
+from graph.types import global_ids
 from graph.types.connections import (
     Connection,
     PageArguments,
@@ -24,7 +24,6 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
-from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
@@ -40,8 +39,10 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import URL, ByteSize
+from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import deleted_messages, thread_loaders
 from resolvers.messages import loaders as message_loaders
@@ -203,34 +204,60 @@ class RestoreDestination(StrEnum):
     NEW_MAILBOX = "NEW_MAILBOX"
 
 
+@strawberry.input(description="Period in which messages were deleted.")
+class DeletionPeriodInput:
+    since: datetime = attribute_field("Selects messages that were deleted at this time or later.")
+    before: datetime = attribute_field(
+        "Selects messages that were deleted before this time. It must be later than `since`."
+    )
+
+
+@strawberry.input(
+    one_of=True, description="Selection of deleted messages: by ID, or by the time of deletion."
+)
+class DeletedMessageSelection:
+    ids: strawberry.Maybe[list[strawberry.ID]] = attribute_field(
+        "Global IDs of deleted messages, at most 1,000 by default. A draft, or a message whose "
+        "retention has ended, is NOT_FOUND."
+    )
+    period: strawberry.Maybe[DeletionPeriodInput] = attribute_field(
+        "Selects all messages of a user that were deleted in a period, without drafts. A task "
+        "restores them."
+    )
+
+
 @strawberry.input(description="Input of deletedMessageRestore.")
 class DeletedMessageRestoreInput(Options):
-    deleted_messages: list[DeletedMessageRef] = attribute_field(
-        "Deleted messages to restore, at most 1,000 by default. A draft, or a message "
-        "whose retention has ended, is NOT_FOUND."
-    )
-    mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that gets the messages. Default: the mailbox that each message was "
-        "deleted from, else the one with its path, else INBOX. Snoozed messages return "
-        "to INBOX.",
+    select: DeletedMessageSelection = attribute_field("Deleted messages to restore.")
+    user: UserRef | None = attribute_field(
+        "User whose messages of a period are restored. Messages selected by ID return to their "
+        "owners. Default: the signed-in user.",
         default=UNSET,
     )
-
-
-@strawberry.input(description="Input of deletedMessagesRestore.")
-class DeletedMessagesRestoreInput(Options):
-    user: UserRef | None = attribute_field(
-        "User whose messages are restored. Default: the signed-in user.", default=UNSET
-    )
-    since: datetime = attribute_field("Restores messages that were deleted at this time or later.")
-    before: datetime = attribute_field(
-        "Restores messages that were deleted before this time. It must be later than `since`."
+    mailbox: MailboxRef | None = attribute_field(
+        "Mailbox that gets the messages selected by ID. Default: that of `destination`.",
+        default=UNSET,
     )
     destination: RestoreDestination = attribute_field(
-        "Mailbox that gets the messages. Default: ORIGINAL, the mailbox that each message was "
-        "deleted from, else the one with its path, else INBOX. Snoozed messages return to INBOX.",
+        "Kind of the mailbox that gets the messages, if `mailbox` is not given. NEW_MAILBOX "
+        "requires a period. Default: ORIGINAL, the mailbox that each message was deleted from, "
+        "else the one with its path, else INBOX. Snoozed messages return to INBOX.",
         default=RestoreDestination.ORIGINAL,
     )
+
+    def require_fitting_selection(self) -> None:
+        """Raise InvalidInput for a member that this kind of selection does not use."""
+        has_ids = bool(self.select.ids)
+        unused = {
+            "user": bool(self.user) and has_ids,
+            "mailbox": bool(self.mailbox) and not has_ids,
+            "destination": has_ids and self.destination is RestoreDestination.NEW_MAILBOX,
+        }
+        for name, is_unused in unused.items():
+            if is_unused:
+                needed = "period" if has_ids else "ids"
+                text = f"Requires `select.{needed}`."
+                raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=[name])
 
 
 @strawberry.type(description="Message that was restored, and its mailbox.")
@@ -244,7 +271,13 @@ class RestoredMessage:
 @strawberry.type(description="Payload of deletedMessageRestore.")
 class DeletedMessageRestorePayload(MutationPayload):
     restored: list[RestoredMessage] = attribute_field(
-        "Restored messages, in the order of the input.", default_factory=list
+        "Restored messages, in the order of the input. Empty if a task restores them.",
+        default_factory=list,
+    )
+    task: Task | None = attribute_field(
+        "Task that restores the messages of a period. Null if messages were selected by ID, or if "
+        "the mutation failed.",
+        default=None,
     )
 
 
@@ -258,9 +291,10 @@ class TaskPayload(MutationPayload):
 @strawberry.type
 class ArchiveMutation:
     @mutation(
-        "Restores deleted messages to mailboxes, all or none. They get new UIDs and lose the "
-        "flag \\Deleted. A draft is NOT_FOUND. Fails with QUOTA_EXCEEDED if the storage of the "
-        "user is full.",
+        "Restores deleted messages to mailboxes. They get new UIDs and lose the flag \\Deleted. "
+        "Messages selected by ID are restored at once, all or none. Fails with QUOTA_EXCEEDED "
+        "if the storage of the user is full. For a period, the mutation starts a task. If the "
+        "storage becomes full, the task fails, and messages restored before stay.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -268,7 +302,13 @@ class ArchiveMutation:
         self, info: Info, input: DeletedMessageRestoreInput
     ) -> DeletedMessageRestorePayload:
         ctx = info.context
-        keys = ids_from_refs(info, input.deleted_messages, "deletedMessages")
+        input.require_fitting_selection()
+        if input.select.period:
+            return DeletedMessageRestorePayload(
+                task=await _queue_restore_of_period(info, input, input.select.period.value)
+            )
+        ids = input.select.ids.value if input.select.ids else []
+        keys = global_ids.decode_all("DeletedMessage", ids, path=["select", "ids"])
         mailbox = mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
         await deleted_messages.restore_deleted_messages(ctx, keys, mailbox)
         rows = [
@@ -288,19 +328,15 @@ class ArchiveMutation:
             ]
         )
 
-    @mutation(
-        "Starts a task that restores all messages of a user that were deleted in a "
-        "period. Drafts are not restored. If the storage of the user becomes full, the "
-        "task fails, and messages restored before stay.",
-        scope=Scope.MAIL,
-        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+
+async def _queue_restore_of_period(
+    info: Info, restore_input: DeletedMessageRestoreInput, selected: DeletionPeriodInput
+) -> Task:
+    """Queue the task that restores the messages of the selected period."""
+    owner = await require_visible_user_id_if_named(info, restore_input.user)
+    into_new_mailbox = restore_input.destination is RestoreDestination.NEW_MAILBOX
+    period = DeletionPeriod(
+        selected.since, selected.before, owner, into_new_mailbox=into_new_mailbox
     )
-    async def deleted_messages_restore(
-        self, info: Info, input: DeletedMessagesRestoreInput
-    ) -> TaskPayload:
-        into_new_mailbox = input.destination is RestoreDestination.NEW_MAILBOX
-        owner = await require_visible_user_id_if_named(info, input.user)
-        span = DeletionPeriod(input.since, input.before, owner, into_new_mailbox=into_new_mailbox)
-        return TaskPayload(
-            task=Task.from_row(await deleted_messages.queue_restore_of_period(info.context, span))
-        )
+    task_row = await deleted_messages.queue_restore_of_period(info.context, period)
+    return Task.from_row(task_row)

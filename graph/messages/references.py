@@ -1,4 +1,4 @@
-"""References to threads and deleted messages in inputs."""
+"""References to threads in inputs."""
 
 import strawberry
 
@@ -7,9 +7,4 @@ from graph.types.object_references import ObjectRef
 
 @strawberry.input(one_of=True, description="Reference to one thread.")
 class ThreadRef(ObjectRef):
-    pass
-
-
-@strawberry.input(one_of=True, description="Reference to one deleted message.")
-class DeletedMessageRef(ObjectRef):
     pass

@@ -15,16 +15,15 @@ from graph.types.object_views import View
 from graph.types.references import value_or_none
 from graph.types.row_mapping import lazy_view_factory
 from models.logs.entries import LogComponent
-from models.messages.message_trace import MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import trace
 from resolvers.messages.trace import (
-    MessageTraceEventOrder,
+    DeliveryTraceStepOrder,
     TraceFilter,
     TraceListing,
-    TraceRequest,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(description="Step of a message on its way to one recipient.")
-class MessageTraceEvent(View):
+class DeliveryTraceStep(View):
     at: datetime = attribute_field(
         "Time of the step. For a queue entry it is the time of its DSN, else of its successful "
         "delivery, else of its creation."
@@ -42,7 +41,7 @@ class MessageTraceEvent(View):
         "message of a user was queued."
     )
     component: LogComponent = attribute_field("Part of the server that made the step.")
-    event: MessageTraceEventKind = attribute_field(
+    event: DeliveryTraceEventKind = attribute_field(
         "Kind of the step, such as the acceptance or the delivery of the message."
     )
     detail: str | None = attribute_field(
@@ -73,7 +72,18 @@ message_from_row = lazy_view_factory("graph.messages.types", "Message")
 
 
 @strawberry.input(description="Conditions on steps of messages. All of them must hold.")
-class MessageTraceFilter(ConditionsInput):
+class DeliveryTraceFilter(ConditionsInput):
+    queue_id: str | None = attribute_field(
+        "Returns only steps of the message with this queue ID: that of the `250` reply, or "
+        "`QueueEntry.queueId`. Steps of its forwarded copies with the same Message-ID are "
+        "included. Can't be combined with `messageIdHeader`.",
+        default=UNSET,
+    )
+    message_id_header: str | None = attribute_field(
+        "Returns only steps of the message with this Message-ID (RFC 5322), with or without angle "
+        "brackets. Can't be combined with `queueId`.",
+        default=UNSET,
+    )
     sender: str | None = attribute_field(
         "Returns only steps of messages with this address or domain as envelope sender (case is "
         "ignored). Subaddresses (`+label`) and dots of the local part are ignored.",
@@ -98,73 +108,29 @@ class MessageTraceFilter(ConditionsInput):
 
 
 @strawberry.type
-class MessageTraceQuery:
+class DeliveryTraceQuery:
     @query(
-        "Returns the steps of one message, which its queue ID or Message-ID names, oldest first. "
-        "At most 1,000 steps of its receipt are returned, and those of at most 1,000 submissions "
-        "and 1,000 queue entries. Empty if nothing is found. A DOMAIN_ADMIN sees only steps of "
-        "mail received or forwarded for administered domains, and of mail that their users send. "
-        "Mail sent by other administrators in these domains is left out. Steps are kept for 7 "
-        "days by default.",
+        "Returns steps of messages by queue ID, Message-ID, sender, recipient and time. With a "
+        "queue ID or Message-ID, the present state of the queue entries of the message is among "
+        "the steps. Then the list has at most 1,000 steps of the receipt, 1,000 submissions and "
+        "1,000 queue entries. A DOMAIN_ADMIN must give one of these conditions besides the time. "
+        "Such a caller sees only steps of mail received or forwarded for administered domains, "
+        "and of mail that their users send. Mail sent by other administrators in these domains "
+        "is left out. An ADMIN sees all steps. Steps are kept for 7 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,
     )
-    async def message_trace(
+    async def delivery_trace(
         self,
         info: Info,
-        queue_id: Annotated[
-            str | None,
-            strawberry.argument(
-                description="Queue ID that the `250` reply to the message named, or "
-                "`QueueEntry.queueId`. Exactly one of `messageIdHeader` and `queueId` is required."
-            ),
-        ] = UNSET,
-        message_id_header: Annotated[
-            str | None,
-            strawberry.argument(
-                description="Message-ID (RFC 5322), with or without angle brackets. Exactly "
-                "one of `messageIdHeader` and `queueId` is required."
-            ),
-        ] = UNSET,
-        address: Annotated[
-            str | None,
-            strawberry.argument(
-                description="Returns only steps of this recipient, and steps that concern all "
-                "recipients. Default: all steps."
-            ),
-        ] = UNSET,
-    ) -> list[MessageTraceEvent]:
-        search = TraceRequest(
-            queue_id if isinstance(queue_id, str) else None,
-            message_id_header if isinstance(message_id_header, str) else None,
-            address or None,
-        )
-        return [
-            MessageTraceEvent.from_row(event)
-            for event in await trace.write_pending_steps_and_load_trace(info.context, search)
-        ]
-
-    @query(
-        "Returns steps of messages by sender, recipient and time. A DOMAIN_ADMIN must name a "
-        "sender or a recipient. Such a caller sees only steps of mail received or "
-        "forwarded for administered domains, and of mail that their users send. Mail "
-        "sent by other administrators in these domains is left out. An ADMIN sees all "
-        "steps. Steps are kept for "
-        "7 days by default.",
-        role=Role.DOMAIN_ADMIN,
-        scope=Scope.READ,
-    )
-    async def message_trace_events(
-        self,
-        info: Info,
-        filter: MessageTraceFilter,
-        order_by: MessageTraceEventOrder = MessageTraceEventOrder.CREATED_DESC,
+        filter: DeliveryTraceFilter,
+        order_by: DeliveryTraceStepOrder = DeliveryTraceStepOrder.AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[MessageTraceEvent]:
+    ) -> Connection[DeliveryTraceStep]:
         ctx, conditions = info.context, filter.to_conditions()
         trace.validate_trace_filter(ctx, conditions)
         list_order = trace.LIST_ORDERS[order_by]
@@ -174,7 +140,7 @@ class MessageTraceQuery:
         page_key = TraceListing(requested_page, list_order, conditions)
         return await connection_of_page(
             info,
-            MessageTraceEvent,
+            DeliveryTraceStep,
             await ctx.load(trace.load_visible_trace_step_pages, page_key),
             lambda row: list_order.cursor_of_row(row, requested_page.ordering),
             lambda: ctx.load(trace.count_visible_trace_steps, page_key),

@@ -37,7 +37,7 @@ from models.logs.entries import LogComponent, LogLevel
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.authentication import AuthenticationResultCode
-from models.messages.message_trace import MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind
 from models.messages.mime_values import AttachmentDisposition, CalendarMethod
 from models.messages.tables import MessageRelationKind
 from models.metrics.names import MetricName, MetricSetKind, StatisticName
@@ -244,7 +244,7 @@ strawberry.enum(
     description="Rule that a refused input value breaks. Later versions can add values.",
 )
 strawberry.enum(
-    MessageTraceEventKind,
+    DeliveryTraceEventKind,
     description="Event of a message for one recipient. Later versions can add values.",
 )
 strawberry.enum(

@@ -29,7 +29,7 @@ from resolvers.filters.loaders import FilterOrder
 from resolvers.filters.sieve_scripts import SieveScriptOrder
 from resolvers.health.loaders import ComponentOrder
 from resolvers.logs.loaders import LogOrder
-from resolvers.messages.trace import MessageTraceEventOrder
+from resolvers.messages.trace import DeliveryTraceStepOrder
 from resolvers.metrics.set_orders import MetricSetOrder
 from resolvers.notifications.webhook_lists import WebhookDeliveryOrder, WebhookOrder
 from resolvers.oauth.client_loaders import OauthClientOrder
@@ -89,7 +89,7 @@ _LISTS = {
     LegalHoldOrder: ("legal holds", "creation"),
     LogOrder: ("log entries", "storage"),
     LoginPenaltyOrder: ("delays", "creation"),
-    MessageTraceEventOrder: ("steps of messages", "creation"),
+    DeliveryTraceStepOrder: ("steps of messages", "creation"),
     MetricSetOrder: ("sets of usage counters", "key"),
     NetworkBanOrder: ("bans", "creation"),
     QuarantineOrder: ("quarantined messages", "arrival"),
@@ -222,9 +222,9 @@ _DESCRIPTIONS = {
         "STARTED_ASC": "Sorted by begin, the oldest delay first.",
         "STARTED_DESC": "Sorted by begin, the newest delay first.",
     },
-    "MessageTraceEventOrder": {
-        "CREATED_ASC": "Sorted by time of the step, the oldest first.",
-        "CREATED_DESC": "Sorted by time of the step, the newest first.",
+    "DeliveryTraceStepOrder": {
+        "AT_ASC": "Sorted by time of the step, the oldest first.",
+        "AT_DESC": "Sorted by time of the step, the newest first.",
     },
     "MetricSetOrder": {
         "KEY_ASC": "Sorted by key, in ascending byte order. Domains, users and sessions are in the "

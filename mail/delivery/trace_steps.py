@@ -20,7 +20,7 @@ from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.errors import RequestError
 from models.logs.entries import LogComponent
-from models.messages.message_trace import MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind
 from models.runtime.environment import Environment
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def record_sender_and_accepted(
     for recipient in accepted_recipients:
         trace.record_step(
             environment,
-            MessageTraceEventKind.ACCEPTED,
+            DeliveryTraceEventKind.ACCEPTED,
             _address_and_domain(recipient),
             f"from <{envelope_sender}>",
         )
@@ -89,7 +89,7 @@ async def record_rejected_recipients(
         domain_id = next(iter(domain_ids_by_name.get(names[recipient.address], ())), None)
         trace.record_step(
             environment,
-            MessageTraceEventKind.REJECTED,
+            DeliveryTraceEventKind.REJECTED,
             (recipient.address, domain_id),
             recipient.smtp_reply,
         )
@@ -102,7 +102,7 @@ def record_verdict(
     text = f"{'spam' if verdict.is_spam else 'no spam'}, score {verdict.score}, by {verdict.reason}"
     trace.record_step(
         environment,
-        MessageTraceEventKind.CLASSIFIED,
+        DeliveryTraceEventKind.CLASSIFIED,
         (recipient.address, recipient.domain_id),
         text,
         component=LogComponent.SPAM,
@@ -119,7 +119,7 @@ def record_quarantined(
     text = f"{reason.virus}, a virus" if reason.virus else f"spam, {reason.score:g} points"
     trace.record_step(
         environment,
-        MessageTraceEventKind.QUARANTINED,
+        DeliveryTraceEventKind.QUARANTINED,
         (recipient.address, recipient.domain_id),
         text,
         component=LogComponent.SPAM,
@@ -135,9 +135,9 @@ def record_autoreply(
     """Record the outcome of the automatic reply. None records nothing."""
     if autoreply_outcome is not None:
         event = (
-            MessageTraceEventKind.AUTOREPLY_SENT
+            DeliveryTraceEventKind.AUTOREPLY_SENT
             if autoreply_outcome == "answered"
-            else MessageTraceEventKind.AUTOREPLY_NOT_SENT
+            else DeliveryTraceEventKind.AUTOREPLY_NOT_SENT
         )
         trace.record_step(
             environment, event, (recipient.address, recipient.domain_id), autoreply_outcome
@@ -156,7 +156,9 @@ def record_stored_and_forwarded(
     if forward_outcome is not None:
         is_sent = forward_outcome is ForwardOutcome.SENT
         recipient_and_domain = recipient.address, recipient.domain_id
-        event = MessageTraceEventKind.FORWARDED if is_sent else MessageTraceEventKind.NOT_FORWARDED
+        event = (
+            DeliveryTraceEventKind.FORWARDED if is_sent else DeliveryTraceEventKind.NOT_FORWARDED
+        )
         trace.record_step(environment, event, recipient_and_domain, forward_outcome.lower())
 
 
@@ -171,7 +173,7 @@ def _record_stored_or_not_stored(
     if inserted is None:
         trace.record_step(
             environment,
-            MessageTraceEventKind.NOT_STORED,
+            DeliveryTraceEventKind.NOT_STORED,
             recipient_and_domain,
             "by a rule",
             component=LogComponent.STORE,
@@ -180,7 +182,7 @@ def _record_stored_or_not_stored(
         where = f"uid {inserted.uid}{_rewrite_text_or_empty(recipient)}"
         trace.record_step(
             environment,
-            MessageTraceEventKind.STORED,
+            DeliveryTraceEventKind.STORED,
             recipient_and_domain,
             where,
             component=LogComponent.STORE,
@@ -202,7 +204,7 @@ def new_trace_of_released(
     trace = TraceRecorder(queue_id)
     trace.record_step(
         environment,
-        MessageTraceEventKind.RELEASED,
+        DeliveryTraceEventKind.RELEASED,
         (recipient.address, recipient.domain_id),
         f"by {releaser}",
         component=LogComponent.SPAM,
@@ -217,9 +219,9 @@ def record_invitation(
     """Record how a resource answered an invitation. A cancellation gets no reply."""
     recipient_and_domain = resource.given_address, resource.domain_id
     event = (
-        MessageTraceEventKind.AUTOREPLY_SENT
+        DeliveryTraceEventKind.AUTOREPLY_SENT
         if answer.startswith(("ACCEPTED", "DECLINED"))
-        else MessageTraceEventKind.AUTOREPLY_NOT_SENT
+        else DeliveryTraceEventKind.AUTOREPLY_NOT_SENT
     )
     trace.record_step(environment, event, recipient_and_domain, answer)
 
@@ -231,7 +233,7 @@ def record_forward(
     targets = [*forward.target_addresses, *(via.public_url for via in forward.endpoints)]
     trace.record_step(
         environment,
-        MessageTraceEventKind.FORWARDED,
+        DeliveryTraceEventKind.FORWARDED,
         (forward.address, forward.traced_domain_id),
         "to " + ", ".join(targets),
     )
@@ -243,7 +245,7 @@ def record_spam_not_forwarded(
     """Record that the message was not forwarded to the targets of an address."""
     trace.record_step(
         environment,
-        MessageTraceEventKind.NOT_FORWARDED,
+        DeliveryTraceEventKind.NOT_FORWARDED,
         (forward.address, forward.traced_domain_id),
         ForwardOutcome.SPAM.lower(),
     )
@@ -261,7 +263,7 @@ def record_refused_targets(
         if isinstance(failure.error, RequestError) and not failure.is_retried:
             trace.record_step(
                 environment,
-                MessageTraceEventKind.REFUSED,
+                DeliveryTraceEventKind.REFUSED,
                 (failure.address, failure.traced_domain_id),
                 _refusal_text(failure.error),
             )
@@ -269,7 +271,7 @@ def record_refused_targets(
         if isinstance(error, RequestError):
             trace.record_step(
                 environment,
-                MessageTraceEventKind.NOT_FORWARDED,
+                DeliveryTraceEventKind.NOT_FORWARDED,
                 _address_and_domain(accepted),
                 _refusal_text(error),
             )
@@ -287,20 +289,20 @@ def record_refused_and_schedule_write(
         if isinstance(outcome, RequestError):
             trace.record_step(
                 environment,
-                MessageTraceEventKind.REFUSED,
+                DeliveryTraceEventKind.REFUSED,
                 _address_and_domain(recipient),
                 _refusal_text(outcome),
             )
         elif isinstance(outcome, BaseException):
             trace.record_step(
                 environment,
-                MessageTraceEventKind.REFUSED,
+                DeliveryTraceEventKind.REFUSED,
                 _address_and_domain(recipient),
                 "temporary error: the sending server tries again",
             )
         elif not (recipient.accounts or recipient.forwards or recipient.resource):
             trace.record_step(
-                environment, MessageTraceEventKind.DISCARDED, _address_and_domain(recipient)
+                environment, DeliveryTraceEventKind.DISCARDED, _address_and_domain(recipient)
             )
     trace.schedule_write(environment, message)
 

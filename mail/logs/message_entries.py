@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from models.logs.entries import LogComponent, LogLevel, NewLogEntry
-from models.messages.message_trace import MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 
@@ -15,8 +15,8 @@ OUTBOUND_PROGRAM = "mail.outbound"
 SPAM_PROGRAM = "mail.spam"
 LIMITS_PROGRAM = "mail.limits"
 WARNING_EVENTS = frozenset({
-    MessageTraceEventKind.REJECTED, MessageTraceEventKind.REFUSED,
-    MessageTraceEventKind.QUARANTINED, MessageTraceEventKind.NOT_FORWARDED,
+    DeliveryTraceEventKind.REJECTED, DeliveryTraceEventKind.REFUSED,
+    DeliveryTraceEventKind.QUARANTINED, DeliveryTraceEventKind.NOT_FORWARDED,
 })  # fmt: skip
 # Estimated bytes of memory:
 ENTRY_SIZE = 1024  # of an entry, without the lists and the subject of a verdict
@@ -33,7 +33,7 @@ def record_trace_steps(environment: Environment, rows: Iterable[Mapping[str, Any
     steps = [
         row
         for row in rows
-        if row["event"] is not MessageTraceEventKind.CLASSIFIED
+        if row["event"] is not DeliveryTraceEventKind.CLASSIFIED
         and _level_of_step(row).rank >= ranks[row["component"]]
     ]
     if steps:

@@ -19,7 +19,7 @@ from mail.logs.message_entries import record_trace_steps
 from mail.storage.storable_message import StorableMessage
 from mail.text.storable_text import make_storable
 from models.logs.entries import LogComponent
-from models.messages.message_trace import DeliveryTraceStep, MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind, DeliveryTraceStep
 from models.observability import metrics
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table
@@ -68,7 +68,7 @@ class TraceRecorder:
     def record_step(  # noqa: PLR0913 - the columns of a step
         self,
         environment: Environment,
-        event: MessageTraceEventKind,
+        event: DeliveryTraceEventKind,
         recipient: tuple[str, int | None],
         detail: str | None = None,
         *,
@@ -167,7 +167,8 @@ def submission_step_statements(
 ) -> list[StatementWithValues]:
     """The inserts of one step for each recipient, for the transaction that queues a submission.
 
-    `messageTrace` reads the submission itself and only finds it by these steps.
+    `deliveryTrace` with a queue ID or Message-ID reads the submission itself, and only finds it by
+    these steps.
     """
     if not environment.options.message_trace_retention:
         return []
@@ -177,9 +178,9 @@ def submission_step_statements(
         "message_id": submission["header_id"],
         "component": LogComponent.MTA,
         "event": (
-            MessageTraceEventKind.QUEUED
+            DeliveryTraceEventKind.QUEUED
             if submission["copy_of"] is None
-            else MessageTraceEventKind.COPIED
+            else DeliveryTraceEventKind.COPIED
         ),
         "submission_id": submission["id"],
         "stored_message_id": submission["message_id"],

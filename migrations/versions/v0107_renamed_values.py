@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from alembic import op
-from sqlalchemy import Connection, String, bindparam, column, select, table, update
+from sqlalchemy import Connection, String, bindparam, case, column, select, table, update
 
 from models.store.columns import BIG_INTEGER, JSON_TYPE
 
@@ -50,10 +50,13 @@ RENAMED_VALUES = (
         {
             "authLog": ["securityLog"],
             "composeRequest": ["composeRequestCreate"],
+            "deletedMessagesRestore": ["deletedMessageRestore"],
             "domainAlias": ["aliasDomain"],
             "domainAliasCreate": ["aliasDomainCreate"],
             "domainAliasDelete": ["aliasDomainDelete"],
             "domainAliases": ["aliasDomains"],
+            "messageTrace": ["deliveryTrace"],
+            "messageTraceEvents": ["deliveryTrace"],
             "tokenRevoke": ["accessTokenRevoke"],
         },
         sorted,
@@ -61,6 +64,14 @@ RENAMED_VALUES = (
 )
 
 
+# New names of mutations in the audit log.
+NEW_MUTATIONS = {
+    "composeRequest": "composeRequestCreate",
+    "deletedMessagesRestore": "deletedMessageRestore",
+    "domainAliasCreate": "aliasDomainCreate",
+    "domainAliasDelete": "aliasDomainDelete",
+    "tokenRevoke": "accessTokenRevoke",
+}
 # New names of conditions in the JSON of the API, and of those in the settings of an import.
 NEW_FILTER_FIELDS = {
     "messageId": "messageIdHeader",
@@ -80,9 +91,8 @@ NEGATIONS = frozenset(("not", "none"))  # one filter
 
 def upgrade() -> None:
     connection = op.get_bind()
-    entries = table("audit_log", column("target_kind", String))
-    is_alias_domain = entries.c.target_kind == "DomainAlias"
-    connection.execute(update(entries).where(is_alias_domain).values(target_kind="AliasDomain"))
+    _change_texts(connection, "audit_log", "target_kind", {"DomainAlias": "AliasDomain"})
+    _change_texts(connection, "audit_log", "mutation", NEW_MUTATIONS)
     for renamed in RENAMED_VALUES:
         _change_column(
             connection, renamed.table_name, renamed.column_name, partial(_renamed, renamed)
@@ -91,6 +101,17 @@ def upgrade() -> None:
         connection, "saved_searches", "filter", partial(_renamed_conditions, NEW_FILTER_FIELDS)
     )
     _change_column(connection, "connectors", "import_options", _renamed_import_options)
+
+
+def _change_texts(
+    connection: Connection, table_name: str, column_name: str, new_texts: Mapping[str, str]
+) -> None:
+    """Replace the texts of a column by their new ones."""
+    text = column(column_name, String)
+    changed_table = table(table_name, text)
+    is_old = text.in_(new_texts.keys())
+    new_text = case(new_texts, value=text)
+    connection.execute(update(changed_table).where(is_old).values({column_name: new_text}))
 
 
 def _change_column(

@@ -9,7 +9,7 @@ from models.logs.entries import LogComponent
 from models.store.columns import OptionalInt64, RowWithId, Timestamp, enum_column
 
 
-class MessageTraceEventKind(StrEnum):
+class DeliveryTraceEventKind(StrEnum):
     """What happened to a message for one recipient."""
 
     ACCEPTED = "ACCEPTED"
@@ -70,7 +70,7 @@ class DeliveryTraceStep(RowWithId, table=True):
     # Message-ID in angle brackets, cut: mail/storage/message_trace.py
     message_id: str | None = None
     component: LogComponent = enum_column(LogComponent, default=LogComponent.MTA)
-    event: MessageTraceEventKind = enum_column(MessageTraceEventKind)
+    event: DeliveryTraceEventKind = enum_column(DeliveryTraceEventKind)
     detail: str | None = None
     address: str | None = None  # of the recipient, as given
     normalized_address: str | None = None  # the same in normal form

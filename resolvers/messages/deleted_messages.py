@@ -185,7 +185,7 @@ async def restore_deleted_messages(
     _require_all_found(message_ids, owners)
     owner_ids = [owners[message_id] for message_id in message_ids]
     accounts = (
-        await require_managed_users(ctx, owner_ids, path="deletedMessages")
+        await require_managed_users(ctx, owner_ids, path="select")
         if set(owner_ids) != {ctx.viewer.user_id}
         else []
     )
@@ -225,7 +225,7 @@ def _require_all_found(message_ids: Sequence[int], found_ids: Container[int]) ->
     """Raise NotFound, with its path, for the first deleted message that is not found."""
     for nth, message_id in enumerate(message_ids):
         if message_id not in found_ids:
-            raise NotFound(str(message_id), path=["deletedMessages", str(nth), "id"])
+            raise NotFound(str(message_id), path=["select", "ids", str(nth)])
 
 
 async def _undelete_rows_into_given_or_former_mailbox(
@@ -264,7 +264,9 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     """
     if period.since >= period.before:
         text = "`before` must be later than `since`."
-        raise InvalidInput(text, constraint=ValidationConstraint.RANGE, path=["before"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.RANGE, path=["select", "period", "before"]
+        )
     user = await require_managed_user(
         ctx, require_user_id(ctx) if period.user_id is None else period.user_id
     )
@@ -288,7 +290,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
         await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
         if foreign:
             entry = NewAuditLogEntry(
-                "deletedMessagesRestore", "User", user.id, user.domain_id, None, order
+                "deletedMessageRestore", "User", user.id, user.domain_id, None, order
             )
             await audit_log.insert_audit_log_entries(ctx, session, entry)
     return task

@@ -15,7 +15,7 @@ from mail.storage.message_trace import search_key, stored_text
 from mail.text.storable_text import make_storable
 from models.errors import InvalidInput
 from models.logs.entries import LogComponent
-from models.messages.message_trace import DeliveryTraceStep, MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind, DeliveryTraceStep
 from models.queue.tables import QueueEntry, last_reply
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -30,20 +30,20 @@ from resolvers.context import Context
 from resolvers.list_orders import ListOrder, SortColumn, list_orders, read_list_pages
 
 
-class MessageTraceEventOrder(StrEnum):
+class DeliveryTraceStepOrder(StrEnum):
     """The order of a list of steps; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    AT_ASC = "AT_ASC"
+    AT_DESC = "AT_DESC"
 
 
-LIST_ORDERS = list_orders(MessageTraceEventOrder, {"CREATED": SortColumn("at", datetime)})
+LIST_ORDERS = list_orders(DeliveryTraceStepOrder, {"AT": SortColumn("at", datetime)})
 
-MAX_ROWS = 1000  # of steps, submissions and queue entries each
+MAX_ROWS = 1000  # steps, submissions and queue entries of one message, each
 MAX_TEXT_LENGTH = 1000  # characters of a search text
 STEP_COLUMNS = (
-    "at", "queue_id", "message_id", "component", "event", "detail", "address", "sender",
-    "stored_message_id",
+    "id", "at", "queue_id", "message_id", "component", "event", "detail", "address",
+    "sender", "stored_message_id",
 )  # fmt: skip
 SUBMISSION_COLUMNS = ("id", "queue_id", "envelope_from", "copy_of", "created_at", "message_id")
 
@@ -52,10 +52,11 @@ SUBMISSION_COLUMNS = ("id", "queue_id", "envelope_from", "copy_of", "created_at"
 class MessageTraceStep:
     """One step of a message. `address` is that of the recipient, `sender` that of the envelope."""
 
+    id: int  # of the recorded step, the submission or the queue entry
     at: datetime
     queue_id: str
     component: LogComponent
-    event: MessageTraceEventKind
+    event: DeliveryTraceEventKind
     detail: str | None = None
     address: str | None = None
     sender: str | None = None
@@ -66,16 +67,41 @@ class MessageTraceStep:
 class TraceFilter:
     """Conditions of a list of steps; all must hold.
 
-    Texts are an address, or a domain with or without "@".
+    `sender` and `recipient` are an address, or a domain with or without "@".
     """
 
+    queue_id: str | None = None
+    message_id_header: str | None = None  # with or without angle brackets
     sender: str | None = None
     recipient: str | None = None
     since: datetime | None = None  # inclusive
     before: datetime | None = None  # exclusive
 
+    @property
+    def names_message(self) -> bool:
+        """True if the conditions name one message."""
+        return self.queue_id is not None or self.message_id_header is not None
+
+    @property
+    def message_condition(self) -> ColumnElement[bool]:
+        """The condition that a recorded step is one of the named message."""
+        if self.queue_id is not None:
+            return col(DeliveryTraceStep.queue_id) == stored_text(self.queue_id.strip())
+        return col(DeliveryTraceStep.message_id) == self.stored_message_id
+
+    @property
+    def stored_message_id(self) -> str | None:
+        """The Message-ID of the named message as steps store it. None: no Message-ID is given."""
+        message_id = (self.message_id_header or "").strip()
+        if message_id and not message_id.startswith("<"):
+            message_id = f"<{message_id}>"
+        return stored_text(message_id)
+
     def conditions(self) -> list[ColumnElement[bool]]:
-        """Return the WHERE clause. `validate_trace_filter` must have accepted the conditions."""
+        """Return the WHERE clause. `validate_trace_filter` must have accepted the conditions.
+
+        The named message is not in it.
+        """
         clauses = self._address_conditions()
         if self.since is not None:
             clauses.append(col(DeliveryTraceStep.at) >= self.since)
@@ -124,13 +150,44 @@ class TraceListing:
 
 async def load_visible_trace_step_pages(
     ctx: Context, listings: list[TraceListing]
-) -> list[Page[ColumnRow]]:
+) -> list[Page[Any]]:
     """Load pages of the steps that the viewer can see.
 
     Raises InvalidInput for a cursor of another order.
     """
     await message_trace.write_pending_trace_steps(ctx.environment)
-    return await read_list_pages(ctx, DeliveryTraceStep, listings, _select_visible_steps)
+    recorded = [listing for listing in listings if not listing.filter.names_message]
+    pages_of_recorded = iter(
+        await read_list_pages(ctx, DeliveryTraceStep, recorded, _select_visible_steps)
+        if recorded
+        else ()
+    )
+    return [
+        _page_of_steps(await _load_steps_of_message(ctx, listing.filter), listing)
+        if listing.filter.names_message
+        else next(pages_of_recorded)
+        for listing in listings
+    ]
+
+
+def _page_of_steps(
+    steps: Sequence[MessageTraceStep], listing: TraceListing
+) -> Page[MessageTraceStep]:
+    """Return the page of all steps of one message. Raises InvalidInput as for other pages."""
+    request, order = listing.page_request, listing.order
+    order.require_fitting_cursor(request)
+    is_ascending_scan = request.is_backward is order.is_descending
+    rows: Sequence[MessageTraceStep] = sorted(steps, key=_sort_key)
+    if cursor := request.cursor:
+        cursor_key = cursor.sort_value, cursor.id
+        rows = pagination.rows_beyond_cursor(
+            rows, [*map(_sort_key, rows)], cursor_key, is_backward=not is_ascending_scan
+        )
+    return pagination.page_from_rows(rows if is_ascending_scan else rows[::-1], request)
+
+
+def _sort_key(step: MessageTraceStep) -> tuple[datetime, int]:
+    return step.at, step.id
 
 
 def _select_visible_steps(
@@ -143,22 +200,28 @@ def _select_visible_steps(
 
 async def count_visible_trace_steps(ctx: Context, listings: list[TraceListing]) -> list[int]:
     """Count the steps of these lists."""
-    message_count = func.count().label("many")
+    step_count = func.count().label("many")
     scans = [
-        select(message_count)
-        .select_from(DeliveryTraceStep)
-        .where(*_list_conditions(ctx, key.filter))
+        select(step_count).select_from(DeliveryTraceStep).where(*_list_conditions(ctx, key.filter))
+        for key in listings
+        if not key.filter.names_message
+    ]
+    recorded_counts = iter(await pagination.read_union(ctx, scans) if scans else ())
+    return [
+        len(await _load_steps_of_message(ctx, key.filter))
+        if key.filter.names_message
+        else next(recorded_counts)[0].many
         for key in listings
     ]
-    return [row.many for (row,) in await pagination.read_union(ctx, scans)]
 
 
 def validate_trace_filter(ctx: Context, trace_filter: TraceFilter) -> None:
-    """Raise InvalidInput if a text is no address or domain, or the time range is empty.
+    """Raise InvalidInput if a text has the wrong form, or the time range is empty.
 
     Also if a DOMAIN_ADMIN filters by time alone: most steps in it may belong to other domains, and
     all of them would be read.
     """
+    _validate_message_names(trace_filter)
     for name, text in (("sender", trace_filter.sender), ("recipient", trace_filter.recipient)):
         if text is not None and not _is_address_or_domain(text):
             error_text = (
@@ -172,10 +235,36 @@ def validate_trace_filter(ctx: Context, trace_filter: TraceFilter) -> None:
         raise InvalidInput(
             error_text, constraint=ValidationConstraint.RANGE, path=["filter", "since"]
         )
-    is_time_alone = trace_filter.sender is None and trace_filter.recipient is None
+    is_time_alone = (
+        not trace_filter.names_message
+        and trace_filter.sender is None
+        and trace_filter.recipient is None
+    )
     if is_time_alone and not ctx.viewer.role.includes(Role.ADMIN):
-        error_text = "A sender or a recipient is required: only an ADMIN can search by time alone."
+        error_text = (
+            "A queue ID, Message-ID, sender or recipient is required: only an ADMIN can search by "
+            "time alone."
+        )
         raise InvalidInput(error_text, constraint=ValidationConstraint.REQUIRED, path=["filter"])
+
+
+def _validate_message_names(trace_filter: TraceFilter) -> None:
+    """Raise InvalidInput if the queue ID or Message-ID has the wrong length, or both are given."""
+    if trace_filter.queue_id is not None and trace_filter.message_id_header is not None:
+        raise InvalidInput(
+            "`queueId` and `messageIdHeader` can't be combined.",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["filter", "messageIdHeader"],
+        )
+    for name, value in (
+        ("queueId", trace_filter.queue_id),
+        ("messageIdHeader", trace_filter.message_id_header),
+    ):
+        if value is not None and not 0 < len(value.strip()) <= MAX_TEXT_LENGTH:
+            error_text = f"Must have from 1 to {MAX_TEXT_LENGTH} characters."
+            raise InvalidInput(
+                error_text, constraint=ValidationConstraint.LENGTH, path=["filter", name]
+            )
 
 
 def _is_address_or_domain(text: str) -> bool:
@@ -202,94 +291,54 @@ def _is_step_of_visible_submission_sql(ctx: Context) -> ColumnElement[bool]:
     return visible_submissions.correlate(DeliveryTraceStep).exists()
 
 
-@dataclass(frozen=True, slots=True)
-class TraceRequest:
-    """A queue ID or a Message-ID.
+async def _load_steps_of_message(ctx: Context, trace_filter: TraceFilter) -> list[MessageTraceStep]:
+    """Load the steps of the named message that the viewer can see and the filter accepts.
 
-    With a recipient, only the steps of that recipient are returned.
+    These are the recorded steps of its receipt, and the present state of the submissions with its
+    Message-ID and of their queue entries. MAX_ROWS limits each.
     """
-
-    queue_id: str | None = None
-    message_id: str | None = None
-    recipient: str | None = None
-
-
-async def write_pending_steps_and_load_trace(
-    ctx: Context, request: TraceRequest
-) -> list[MessageTraceStep]:
-    """Load the steps of a message that the viewer can see, by time.
-
-    A queue ID also returns the steps of its submissions. Steps of other domains are left out.
-    Raises InvalidInput.
-    """
-    request = _validate_and_normalize_trace_request(request)
-    await message_trace.write_pending_trace_steps(ctx.environment)
-    steps = await _load_visible_steps_without_submission(ctx, request)
-    message_ids = {row.message_id for row in steps if row.message_id}
-    trace_steps = [MessageTraceStep(**_step_values(row)) for row in steps]
-    trace_steps += [
-        step
-        for step in await _load_submission_steps(ctx, request, message_ids)
-        if _is_about_recipient(step, request.recipient)
+    statement = select(*select_columns(DeliveryTraceStep, STEP_COLUMNS)).where(
+        trace_filter.message_condition,
+        col(DeliveryTraceStep.submission_id).is_(None),
+        _is_of_administered_domain_sql(ctx),
+        *trace_filter.conditions(),
+    )
+    rows = await ctx.read(
+        statement.order_by(col(DeliveryTraceStep.at), col(DeliveryTraceStep.id)).limit(MAX_ROWS)
+    )
+    submission_steps = await _load_submission_steps(ctx, trace_filter)
+    return [
+        *(MessageTraceStep(**_step_values(row)) for row in rows),
+        *(step for step in submission_steps if _is_accepted(step, trace_filter)),
     ]
-    return sorted(trace_steps, key=lambda step: step.at)
-
-
-def _validate_and_normalize_trace_request(request: TraceRequest) -> TraceRequest:
-    """Return the request in its stored form. Raises InvalidInput."""
-    if (request.queue_id is None) is (request.message_id is None):
-        error_text = (
-            "`queueId` or `messageIdHeader` is required: messageTraceEvents finds messages "
-            "by address and time."
-        )
-        raise InvalidInput(
-            error_text, constraint=ValidationConstraint.EXCLUSIVE, path=["messageIdHeader"]
-        )
-    for name, value in (("queueId", request.queue_id), ("messageIdHeader", request.message_id)):
-        if value is not None and not 0 < len(value.strip()) <= MAX_TEXT_LENGTH:
-            error_text = f"Must have from 1 to {MAX_TEXT_LENGTH} characters."
-            raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=[name])
-    if len(request.recipient or "") > MAX_TEXT_LENGTH:
-        error_text = f"Must have at most {MAX_TEXT_LENGTH} characters."
-        raise InvalidInput(error_text, constraint=ValidationConstraint.LENGTH, path=["address"])
-    message_id = request.message_id and request.message_id.strip()
-    if message_id and not message_id.startswith("<"):
-        message_id = f"<{message_id}>"
-    queue_id = request.queue_id and stored_text(request.queue_id.strip())
-    return TraceRequest(queue_id, stored_text(message_id), stored_text(request.recipient))
 
 
 def _step_values(row: ColumnRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in STEP_COLUMNS if name != "message_id"}
 
 
-def _is_about_recipient(step: MessageTraceStep, recipient: str | None) -> bool:
-    """True if a step is about this recipient, or about all recipients."""
-    if not recipient or step.address is None:
-        return True
-    return normalized_address(step.address) == normalized_address(recipient)
-
-
-async def _load_visible_steps_without_submission(
-    ctx: Context, request: TraceRequest
-) -> Sequence[ColumnRow]:
-    step_columns = col(DeliveryTraceStep.queue_id), col(DeliveryTraceStep.message_id)
-    is_requested = (
-        step_columns[0] == request.queue_id
-        if request.queue_id
-        else step_columns[1] == request.message_id
-    )
-    statement = select(*select_columns(DeliveryTraceStep, STEP_COLUMNS)).where(
-        is_requested,
-        col(DeliveryTraceStep.submission_id).is_(None),
-        _is_of_administered_domain_sql(ctx),
-    )
-    if request.recipient:
-        statement = statement.where(
-            col(DeliveryTraceStep.normalized_address) == search_key(request.recipient)
+def _is_accepted(step: MessageTraceStep, trace_filter: TraceFilter) -> bool:
+    """True if the filter accepts a step. A step that concerns all recipients has each of them."""
+    return (
+        (trace_filter.since is None or step.at >= trace_filter.since)
+        and (trace_filter.before is None or step.at < trace_filter.before)
+        and (trace_filter.sender is None or _has_address(step.sender or "", trace_filter.sender))
+        and (
+            trace_filter.recipient is None
+            or step.address is None
+            or _has_address(step.address, trace_filter.recipient)
         )
-    return await ctx.read(
-        statement.order_by(col(DeliveryTraceStep.at), col(DeliveryTraceStep.id)).limit(MAX_ROWS)
+    )
+
+
+def _has_address(address: str, text: str) -> bool:
+    """True if an address is the one of a condition, or in its domain."""
+    local, _, domain = text.strip().rpartition("@")
+    normalized = normalized_address(address)
+    return (
+        normalized == normalized_address(text)
+        if local
+        else normalized[1] == normalized_domain(domain)
     )
 
 
@@ -315,19 +364,28 @@ def _is_visible_submission_sql(ctx: Context) -> ColumnElement[bool]:
     return or_(col(Submission.user_id).in_(overseen_user_ids), is_of_domain)
 
 
-async def _load_submission_steps(
-    ctx: Context, request: TraceRequest, message_ids: set[str]
-) -> list[MessageTraceStep]:
+async def _load_submission_steps(ctx: Context, trace_filter: TraceFilter) -> list[MessageTraceStep]:
     """Load the steps of submissions, by queue ID and by Message-ID."""
-    names = {request.message_id} if request.message_id else message_ids
+    message_ids: Any = [trace_filter.stored_message_id]
+    if trace_filter.queue_id is not None:
+        message_ids = (
+            select(col(DeliveryTraceStep.message_id))
+            .where(
+                trace_filter.message_condition,
+                col(DeliveryTraceStep.submission_id).is_(None),
+                _is_of_administered_domain_sql(ctx),
+            )
+            .correlate(None)
+        )
     linked = select(col(DeliveryTraceStep.submission_id)).where(
-        col(DeliveryTraceStep.message_id).in_(names),
+        col(DeliveryTraceStep.message_id).in_(message_ids),
         col(DeliveryTraceStep.submission_id).is_not(None),
     )
+    queue_id = stored_text((trace_filter.queue_id or "").strip())
     rows = await ctx.read(
         select(*select_columns(Submission, SUBMISSION_COLUMNS))
         .where(
-            or_(col(Submission.id).in_(linked), col(Submission.queue_id) == request.queue_id),
+            or_(col(Submission.id).in_(linked), col(Submission.queue_id) == queue_id),
             _is_visible_submission_sql(ctx),
         )
         .order_by(col(Submission.created_at), col(Submission.id))
@@ -349,7 +407,9 @@ def _steps_of_submission(
 ) -> Iterator[MessageTraceStep]:
     """Yield the step of a submission, and the state of each of its queue entries."""
     event = (
-        MessageTraceEventKind.QUEUED if submission.copy_of is None else MessageTraceEventKind.COPIED
+        DeliveryTraceEventKind.QUEUED
+        if submission.copy_of is None
+        else DeliveryTraceEventKind.COPIED
     )
     sender_text = f"from <{submission.envelope_from}>"
     step_values = {
@@ -357,6 +417,7 @@ def _steps_of_submission(
         "stored_message_id": submission.message_id,
     }
     yield MessageTraceStep(
+        submission.id,
         submission.created_at,
         submission.queue_id,
         LogComponent.MTA,
@@ -366,8 +427,9 @@ def _steps_of_submission(
     )
     for delivery in deliveries:
         at = delivery.reported_at or delivery.delivered_at or submission.created_at
-        state, sender_text = MessageTraceEventKind(delivery.state), _delivery_detail(delivery)
+        state, sender_text = DeliveryTraceEventKind(delivery.state), _delivery_detail(delivery)
         yield MessageTraceStep(
+            delivery.id,
             at,
             submission.queue_id,
             LogComponent.MTA,

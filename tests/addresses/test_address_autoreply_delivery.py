@@ -290,15 +290,15 @@ async def test_autoreplies_are_not_read_if_all_are_disabled(
 async def test_message_trace_shows_whether_a_reply_was_sent(
     root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    document = (
-        "query ($id: String!) { messageTrace(messageIdHeader: $id) { event address detail } }"
-    )
+    document = """query ($id: String!) {
+      deliveryTrace(filter: {messageIdHeader: $id}, orderBy: AT_ASC) {
+        nodes { event address detail } } }"""
     await make_autoreply_address(root)
     events = list[str]()
     for number in range(2):
         message_id = f"<way{number}@far.example>"
         await send_message_to_address(lmtp_client, Message_ID=message_id)
-        steps = (await root(document, id=message_id))["messageTrace"]
+        steps = (await root(document, id=message_id))["deliveryTrace"]["nodes"]
         events += [
             f"{event['event']}: {event['detail']}"
             for event in steps

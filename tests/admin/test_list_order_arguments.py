@@ -38,9 +38,9 @@ ORDERED_FIELDS = {
     "User.sieveScripts": OrderedField("sieveScripts", {"NAME": "name"}, ADA_SELECTION),
     "User.files": OrderedField("files", {"CREATED": "createdAt"}, ADA_SELECTION),
     "User.submissions": OrderedField("submissions", {"CREATED": "createdAt"}, ADA_SELECTION),
-    "Query.messageTraceEvents": OrderedField(
-        "messageTraceEvents",
-        {"CREATED": "at"},
+    "Query.deliveryTrace": OrderedField(
+        "deliveryTrace",
+        {"AT": "at"},
         arguments='filter: {sender: "carol@example.com"}, ',
     ),
     "Query.webhooks": OrderedField("webhooks", {"CREATED": "createdAt"}),

@@ -19,7 +19,7 @@ MUTATIONS: list[tuple[str, Any]] = [
     ("messageDelete", {"select": {"mailbox": {"path": "B"}}, "permanent": True}),
     (
         "deletedMessageRestore",
-        {"deletedMessages": None},
+        {"select": {"ids": None}},
     ),  # the messages that are archived at that time
     ("mailboxUpdate", {"mailboxes": [{"path": "C"}], "set": {"subscribed": False}}),
     ("mailboxDelete", {"mailboxes": [{"path": "B"}]}),
@@ -44,10 +44,10 @@ async def run_mutations(
         await deliver_to(client, f"Number {number}")
     for name, arguments in MUTATIONS:
         call_input = arguments
-        if "deletedMessages" in arguments:
+        if name == "deletedMessageRestore":
             (account,) = (await client(ARCHIVED_QUERY))["viewer"].values()
-            refs = [{"id": message["id"]} for message in account["deletedMessages"]["nodes"]]
-            call_input = {"deletedMessages": refs}
+            deleted_ids = [message["id"] for message in account["deletedMessages"]["nodes"]]
+            call_input = {"select": {"ids": deleted_ids}}
         input_type = f"{name[0].upper()}{name[1:]}Input"
         document = (
             f"mutation ($i: {input_type}!) {{ it: {name}(input: $i) {{ errors {{ code }} }} }}"

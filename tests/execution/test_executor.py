@@ -398,7 +398,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["aliasDomainCreate"](ada, root))(root)
     await (await SAMPLE_CALLS["appPasswordCreate"](ada, root))(ada)
     await (await SAMPLE_CALLS["userExport"](ada, root))(ada)
-    await (await SAMPLE_CALLS["deletedMessagesRestore"](ada, root))(ada)  # of a deleted message
+    await (await SAMPLE_CALLS["deletedMessageRestore"](ada, root))(ada)
     await SAMPLE_CALLS["fileShareDelete"](ada, root)  # of a link that is not deleted
     await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
     await deliver_to(ada, "Copied")

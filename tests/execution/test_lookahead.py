@@ -116,7 +116,7 @@ LISTS_OF_ADMINS = {
 # tests/messages/bulk/test_threads.py.
 LISTS_IN_MEMORY = {"User.mailboxes", "Thread.mailboxes"}
 LISTS_WITHOUT_ID = {
-    "Query.messageTraceEvents", "Query.settings", "SearchDiagnostics.hits",
+    "Query.deliveryTrace", "Query.settings", "SearchDiagnostics.hits",
     "Resource.bookings", *LISTS_OUTSIDE_THE_DATABASE,
 }  # fmt: skip
 

@@ -87,10 +87,6 @@ def join_subjects(answer: Any) -> str:
     return "".join(node["subject"] for node in answer["nodes"])
 
 
-def refs_from_ids(object_ids: list[str]) -> list[dict[str, str]]:
-    return [{"id": object_id} for object_id in object_ids]
-
-
 async def restore_by_subject(client: GraphQLClient, *subjects: str, **arguments: Any) -> Any:
     """Restore the messages with these subjects, in their order."""
     ids_by_subject = {node["subject"]: node["id"] for node in (await load_archive(client))["nodes"]}
@@ -99,7 +95,7 @@ async def restore_by_subject(client: GraphQLClient, *subjects: str, **arguments:
         client,
         "deletedMessageRestore",
         RESTORED_FIELDS,
-        deletedMessages=refs_from_ids(message_ids),
+        select={"ids": message_ids},
         **arguments,
     )
 
@@ -163,7 +159,7 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
         archive_owner,
         "deletedMessageRestore",
         RESTORED_FIELDS,
-        deletedMessages=refs_from_ids([draft_id]),
+        select={"ids": [draft_id]},
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
@@ -171,7 +167,7 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
     answer = await load_archive(archive_owner)
     assert (join_subjects(answer), answer["totalCount"]) == ("", 0)
     restored = await execute_mutation(
-        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, deletedMessages=refs_from_ids(keys)
+        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, select={"ids": keys}
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     await housekeeping.run_housekeeping_round(archive_owner.environment)
@@ -249,10 +245,10 @@ async def test_restore_is_all_or_nothing(
         archive_owner,
         "deletedMessageRestore",
         RESTORED_FIELDS,
-        deletedMessages=refs_from_ids([keys[0], missing_id]),
+        select={"ids": [keys[0], missing_id]},
     )
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [
-        ("NOT_FOUND", ["deletedMessages", "1", "id"])
+        ("NOT_FOUND", ["select", "ids", "1"])
     ]
     async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 400"))
@@ -269,11 +265,13 @@ TIME_RANGE = {"since": "2030-01-01T00:01:00Z", "before": "2030-01-01T12:00:00Z"}
 
 
 async def restore_time_range(client: GraphQLClient, **fields: Any) -> Any:
+    period = {name: fields.pop(name, time) for name, time in TIME_RANGE.items()}
     return await execute_mutation(
         client,
-        "deletedMessagesRestore",
-        "task { kind state totalCount user { username } }",
-        **(TIME_RANGE | fields),
+        "deletedMessageRestore",
+        "task { kind state totalCount user { username } } restored { mailbox { path } }",
+        select={"period": period},
+        **fields,
     )
 
 
@@ -339,12 +337,33 @@ async def test_deleted_messages_restore_with_reversed_time_range_is_refused(
     (error,) = (await restore_time_range(archive_owner, before=TIME_RANGE["since"]))["errors"]
     assert (error["code"], error["path"], error["constraint"]) == (
         "VALIDATION",
-        ["before"],
+        ["select", "period", "before"],
         "RANGE",
     )
     validated = await restore_time_range(archive_owner, options={"validateOnly": True})
     assert validated["errors"] == []
     assert await select_rows(archive_owner.environment, "SELECT id FROM tasks") == []
+
+
+async def test_members_that_a_selection_does_not_use_are_refused(
+    archive_owner: GraphQLClient,
+) -> None:
+    ids = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
+    by_id, by_period = {"ids": ids}, {"period": TIME_RANGE}
+    cases: list[tuple[dict[str, Any], str, Any]] = [
+        (by_id, "user", {"username": "ada"}),
+        (by_id, "destination", "NEW_MAILBOX"),
+        (by_period, "mailbox", {"path": "INBOX"}),
+    ]
+    for select, name, value in cases:
+        fields = {"select": select, name: value}
+        answer = await execute_mutation(
+            archive_owner, "deletedMessageRestore", RESTORED_FIELDS, **fields
+        )
+        assert [(error["code"], error["path"]) for error in answer["errors"]] == [
+            ("VALIDATION", [name])
+        ]
+    assert join_subjects(await load_archive(archive_owner)) == "cba"
 
 
 async def test_archive_of_another_user_is_hidden(
@@ -366,7 +385,7 @@ async def test_archive_of_another_user_is_hidden(
             client,
             "deletedMessageRestore",
             RESTORED_FIELDS,
-            deletedMessages=refs_from_ids([message_id]),
+            select={"ids": [message_id]},
         )
         assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
         answer = await restore_time_range(client, user={"id": user_global_id(archive_owner)})
@@ -410,7 +429,7 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
     assert await other_admin(task_query, id=task["id"]) == {"task": None}
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
     (entry,) = (
-        await root('{ auditLog(filter: {mutation: "deletedMessagesRestore"}) { nodes { actor } } }')
+        await root('{ auditLog(filter: {mutation: "deletedMessageRestore"}) { nodes { actor } } }')
     )["auditLog"]["nodes"]
     assert entry["actor"] == "chief"
 
@@ -470,7 +489,7 @@ async def test_restore_statement_count_is_independent_of_message_count(
         del statements[:]
         assert (
             await execute_mutation(
-                ada, "deletedMessageRestore", RESTORED_FIELDS, deletedMessages=refs_from_ids(keys)
+                ada, "deletedMessageRestore", RESTORED_FIELDS, select={"ids": keys}
             )
         )["errors"] == []
         counts.append(len(statements))

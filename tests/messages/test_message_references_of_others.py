@@ -176,9 +176,9 @@ async def test_unmanaged_message_is_not_found(
         archived = global_ids.encode("DeletedMessage", global_ids.decode("Message", message_id))
         fields = "restored { mailbox { path } }"
         answer = await execute_mutation(
-            client, "deletedMessageRestore", fields, deletedMessages=[{"id": archived}]
+            client, "deletedMessageRestore", fields, select={"ids": [archived]}
         )
-        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["deletedMessages", "0", "id"])]
+        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids", "0"])]
     assert await load_audit_log(environment) == []
 
 
@@ -219,7 +219,7 @@ async def test_restore_returns_messages_to_each_owner(
             client,
             "deletedMessageRestore",
             fields,
-            deletedMessages=[{"id": object_id} for object_id in ids],
+            select={"ids": ids},
             **target,
         )
         assert answer["errors"] == []

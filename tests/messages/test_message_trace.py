@@ -32,7 +32,7 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.sieve_operations import put_sieve_script
 from tests.support.operations.trace_operations import (
-    MESSAGE_TRACE_QUERY,
+    DELIVERY_TRACE_QUERY,
     message_id_header,
     trace_events,
     trace_steps,
@@ -41,10 +41,6 @@ from tests.support.stores.counter_check import select_rows
 from tests.support.stores.recorded_statements import record_sql
 
 CAROL = "carol@example.com"
-ARGUMENTS_HINT = (
-    "`queueId` or `messageIdHeader` is required: "
-    "messageTraceEvents finds messages by address and time."
-)
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -65,7 +61,7 @@ async def test_queue_id_of_reply_finds_all_trace_steps(
         lmtp_client, raw, ada.address, "B.ob+x@example.org"
     )
     assert queue_id == second_queue_id
-    steps = await trace_steps(root, queueId=queue_id, address="bob@example.org")
+    steps = await trace_steps(root, queueId=queue_id, recipient="bob@example.org")
     (_, _, _, stored_detail) = steps.pop(2)
     assert stored_detail == "uid 1"
     assert steps == [
@@ -166,7 +162,7 @@ async def test_trace_shows_spam_verdict_before_script_refusal(
     refused, _ = await deliver_by_lmtp(lmtp_client, raw, ada.address, bob.address)
     assert refused == "550 5.7.1 Not this."
     (verdict, refusal) = (
-        await trace_steps(root, messageIdHeader=message_id_header(raw), address=ada.address)
+        await trace_steps(root, messageIdHeader=message_id_header(raw), recipient=ada.address)
     )[1:]
     assert verdict[1:] == ("CLASSIFIED", ada.address, "no spam, score 0, by SCORE")
     assert refusal[1:] == ("REFUSED", ada.address, "Rejected: Not this.")
@@ -214,7 +210,9 @@ async def test_trace_is_limited_to_domains_of_admin(
     assert len(admin_steps) == 3
     root_steps = await trace_steps(root, messageIdHeader=message_id_header(raw))
     assert {"QUEUED", "PENDING"} <= {event for _, event, _, _ in root_steps}
-    answer = await ada.execute(MESSAGE_TRACE_QUERY, messageIdHeader=message_id_header(raw))
+    answer = await ada.execute(
+        DELIVERY_TRACE_QUERY, filter={"messageIdHeader": message_id_header(raw)}
+    )
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     submission_id = await queue_message(ada, NamedAddress("carol@example.net"))
     ((queue_id,),) = await select_rows(
@@ -224,19 +222,24 @@ async def test_trace_is_limited_to_domains_of_admin(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("conditions", "expected"),
     [
-        ({}, ARGUMENTS_HINT),
-        ({"queueId": "a", "messageIdHeader": "b"}, ARGUMENTS_HINT),
+        (
+            {"queueId": "a", "messageIdHeader": "b"},
+            "`queueId` and `messageIdHeader` can't be combined.",
+        ),
         ({"queueId": " "}, "Must have from 1 to 1000 characters."),
         ({"messageIdHeader": "x" * 1001}, "Must have from 1 to 1000 characters."),
-        ({"queueId": "a", "address": "x" * 1001}, "Must have at most 1000 characters."),
+        (
+            {"queueId": "a", "recipient": "x" * 1001},
+            "`recipient` must be an address or a domain of at most 1000 characters.",
+        ),
     ],
 )
-async def test_invalid_trace_arguments_are_refused(
-    root: GraphQLClient, arguments: dict[str, Any], expected: str
+async def test_invalid_trace_conditions_are_refused(
+    root: GraphQLClient, conditions: dict[str, Any], expected: str
 ) -> None:
-    (error,) = (await root.execute(MESSAGE_TRACE_QUERY, **arguments))["errors"]
+    (error,) = (await root.execute(DELIVERY_TRACE_QUERY, filter=conditions))["errors"]
     assert (error["message"], error["extensions"]["code"]) == (expected, "BAD_USER_INPUT")
 
 
@@ -244,7 +247,7 @@ async def test_invalid_trace_arguments_are_refused(
 async def test_odd_trace_arguments_find_nothing(root: GraphQLClient, odd_text: str) -> None:
     for name in ("queueId", "messageIdHeader"):
         assert await trace_steps(root, **{name: f"x{odd_text}"}) == []
-    assert await trace_steps(root, queueId="x", address=odd_text) == []
+    assert await trace_steps(root, queueId="x", recipient=odd_text) == []
 
 
 async def test_odd_message_id_header_does_not_prevent_delivery(

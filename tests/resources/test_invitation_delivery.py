@@ -369,9 +369,9 @@ async def test_trace_tells_how_a_resource_answered(
     await send(mx, raw, room, sender="carol@far.example")
     await send(mx, raw_message("x", From="carol@far.example"), room, sender="carol@far.example")
     await message_trace.write_pending_trace_steps(root.environment)
-    document = """query ($to: String!) { messageTraceEvents(filter: {recipient: $to}) {
+    document = """query ($to: String!) { deliveryTrace(filter: {recipient: $to}) {
       nodes { event detail } } }"""
-    nodes = (await root(document, to=room))["messageTraceEvents"]["nodes"]
+    nodes = (await root(document, to=room))["deliveryTrace"]["nodes"]
     details = {node["event"]: node["detail"] for node in nodes}
     assert details["AUTOREPLY_SENT"] == "ACCEPTED"
     assert details["REFUSED"] == f"NoInvitation: {ONLY_INVITATIONS_TEXT}"

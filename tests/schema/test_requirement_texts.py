@@ -41,7 +41,7 @@ FIELDS_WITH_OWN_ACCESS_TEXT = {
     "Mutation.domainDelete", "Mutation.domainRename", "Mutation.identityProviderDelete",
     "Mutation.identityProviderSet", "Mutation.identityProviderTest",
     "Mutation.domainUpdate", "Mutation.legalHoldEnd", "Mutation.taskCancel", "Query.legalHold",
-    "Query.legalHolds", "Query.messageTraceEvents", "Query.node", "Query.nodes", "Query.resource",
+    "Query.legalHolds", "Query.node", "Query.nodes", "Query.resource",
     "Query.resources", "Query.task", "Query.tasks", "Subscription.taskProgress",
 }  # fmt: skip
 INTROSPECTION = """query ($type: String!) {

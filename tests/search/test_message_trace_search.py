@@ -1,4 +1,4 @@
-"""Test messageTraceEvents: search of trace steps by sender, recipient and time."""
+"""Test deliveryTrace: search of trace steps by sender, recipient and time."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy import insert, text
 from mail.delivery.listener_backend import LocalBackend
 from mail.storage import message_trace, received_messages
 from models.logs.entries import LogComponent
-from models.messages.message_trace import DeliveryTraceStep, MessageTraceEventKind
+from models.messages.message_trace import DeliveryTraceEventKind, DeliveryTraceStep
 from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role
@@ -20,23 +20,26 @@ from tests.support.operations.bulk_operations import list_messages
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.query_plans import record_query_plans
 
-EVENTS_QUERY = """query ($filter: MessageTraceFilter!, $first: Int, $after: String, $last: Int) {
-  messageTraceEvents(filter: $filter, first: $first, after: $after, last: $last) {
+EVENTS_QUERY = """query ($filter: DeliveryTraceFilter!, $first: Int, $after: String, $last: Int) {
+  deliveryTrace(filter: $filter, first: $first, after: $after, last: $last) {
     nodes { at queueId event address sender MORE }
     totalCount pageInfo { hasNextPage endCursor } } }"""
 CAROL = "carol@example.com"
 STEP_COUNT = 20_000
-TIME_ONLY_ERROR = "A sender or a recipient is required: only an ADMIN can search by time alone."
+TIME_ONLY_ERROR = (
+    "A queue ID, Message-ID, sender or recipient is required: only an ADMIN can search by time "
+    "alone."
+)
 RANGE_ERROR = "`since` must be earlier than `before`."
 NEW_YEAR = "2030-01-01T00:00:00Z"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def load_page(client: GraphQLClient, fields: str = "", **arguments: Any) -> Any:
-    filter_ = {name: arguments.pop(name) for name in ("sender", "recipient", "since", "before")
-               if name in arguments}  # fmt: skip
+    names = ("queueId", "sender", "recipient", "since", "before")
+    filter_ = {name: arguments.pop(name) for name in names if name in arguments}
     variables = {"filter": filter_, **arguments}
-    return (await client(EVENTS_QUERY.replace("MORE", fields), **variables))["messageTraceEvents"]
+    return (await client(EVENTS_QUERY.replace("MORE", fields), **variables))["deliveryTrace"]
 
 
 async def load_events(client: GraphQLClient, **arguments: Any) -> list[str]:
@@ -86,8 +89,11 @@ async def test_trace_step_links_to_stored_message(
     for client in (admin_client, root):
         result = await load_page(client, "message { id }", recipient=ada.address)
         assert [node["message"] for node in result["nodes"]] == [{"id": message["id"]}, None, None]
-    document = "query ($id: String!) { messageTrace(queueId: $id) { event sender message { id } } }"
-    steps = (await admin_client(document, id=result["nodes"][0]["queueId"]))["messageTrace"]
+    document = """query ($id: String!) { deliveryTrace(filter: {queueId: $id}, orderBy: AT_ASC) {
+      nodes { event sender message { id } } } }"""
+    steps = (await admin_client(document, id=result["nodes"][0]["queueId"]))["deliveryTrace"][
+        "nodes"
+    ]
     assert steps[-1] == {"event": "STORED", "sender": CAROL, "message": {"id": message["id"]}}
     arguments = {"select": {"ids": [message["id"]]}}
     assert (await execute_mutation(ada, "messageDelete", "deletedCount", **arguments))[
@@ -118,6 +124,37 @@ async def test_sent_message_is_found_by_each_recipient(
             sent["submissions"][0]["queueId"], sent["messages"][0],
         )  # fmt: skip
     assert await load_events(admin_client, sender="example.org") == ["QUEUED", "QUEUED"]
+
+
+async def test_steps_of_one_message_have_pages_and_conditions(
+    ada: GraphQLClient, admin_client: GraphQLClient, clock: ManualClock
+) -> None:
+    recipients = [{"address": "dave@far.example"}, {"address": "eve@other.example"}]
+    sent = await execute_mutation(
+        ada, "messageSend", "submissions { queueId }", to=recipients, subject="Hi", text="x"
+    )
+    queue_id = sent["submissions"][0]["queueId"]
+    all_steps = await load_page(admin_client, queueId=queue_id)
+    assert sorted(node["event"] for node in all_steps["nodes"]) == ["PENDING", "PENDING", "QUEUED"]
+    assert all_steps["totalCount"] == 3
+    first_page = await load_page(admin_client, queueId=queue_id, first=2)
+    second_page = await load_page(
+        admin_client, queueId=queue_id, first=2, after=first_page["pageInfo"]["endCursor"]
+    )
+    assert first_page["nodes"] + second_page["nodes"] == all_steps["nodes"]
+    assert [page["pageInfo"]["hasNextPage"] for page in (first_page, second_page)] == [True, False]
+    last_page = await load_page(admin_client, queueId=queue_id, last=1)
+    assert last_page["nodes"] == all_steps["nodes"][-1:]
+    for conditions, count in (
+        ({"recipient": "other.example"}, 2),
+        ({"recipient": "Eve@other.example"}, 2),
+        ({"sender": "example.org"}, 3),
+        ({"sender": "far.example"}, 0),
+        ({"since": (clock() + timedelta(seconds=1)).isoformat()}, 0),
+        ({"before": (clock() + timedelta(seconds=1)).isoformat()}, 3),
+    ):
+        steps = await load_page(admin_client, queueId=queue_id, **conditions)
+        assert (len(steps["nodes"]), steps["totalCount"]) == (count, count), conditions
 
 
 async def test_trace_time_range_and_pages(
@@ -212,8 +249,8 @@ async def test_invalid_trace_filter_is_refused(
 ) -> None:
     """Only the field with the bad filter reports an error."""
     document = (
-        'query ($filter: MessageTraceFilter!) { good: messageTraceEvents(filter: {sender: "x"}) '
-        "{ nodes { at } } bad: messageTraceEvents(filter: $filter) { nodes { at } } }"
+        'query ($filter: DeliveryTraceFilter!) { good: deliveryTrace(filter: {sender: "x"}) '
+        "{ nodes { at } } bad: deliveryTrace(filter: $filter) { nodes { at } } }"
     )
     (error,) = (await admin_client.execute(document, filter=arguments))["errors"]
     assert (error["message"], error["path"]) == (expected, ["bad"])
@@ -266,7 +303,7 @@ async def test_long_addresses_are_stored_and_found(
     long_address = f"{'ü' * 900}@{'ö' * 900}.example"
     recorder = message_trace.TraceRecorder("long", long_address)
     for address in (long_address, "ö" * 1000, "x@" + "\0" * 900 + "ö" * 900):
-        recorder.record_step(ada.environment, MessageTraceEventKind.ACCEPTED, (address, None))
+        recorder.record_step(ada.environment, DeliveryTraceEventKind.ACCEPTED, (address, None))
     recorder.schedule_write(
         ada.environment, await received_messages.parse_storable_message(raw_message("Hello"))
     )
@@ -284,7 +321,7 @@ async def test_trace_statement_count_is_independent_of_lists_and_messages(
 
     async def count_statements(lists: int, first: int) -> int:
         fields = " ".join(
-            f'l{nth}: messageTraceEvents(filter: {{sender: "{CAROL}", since: "200{nth % 10}-01-01'
+            f'l{nth}: deliveryTrace(filter: {{sender: "{CAROL}", since: "200{nth % 10}-01-01'
             f'T00:00:00Z"}}, first: {first + nth}) {{ nodes {{ at message {{ id uid }} }} }}'
             for nth in range(lists)
         )

@@ -183,7 +183,7 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         ("streams", {"id": 3}),
         ("domains", {"id": 2, "name": "example.org"}),
         ("users", {**user, **old_lists}),
-        ("api_keys", {**key, "operations": ["tokenRevoke", "viewer"]}),
+        ("api_keys", {**key, "operations": ["messageTrace", "messageTraceEvents", "tokenRevoke"]}),
         ("saved_searches", {"id": 6, "user_id": 3, "filter": old_filter}),
         ("audit_log", {"id": 5, "mutation": "domainAliasCreate", "target_kind": "DomainAlias"}),
     ]
@@ -198,11 +198,11 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         assert await load_stored_values(empty_database, "users", column_name) == {3: names}
     assert await load_stored_values(empty_database, "saved_searches", "filter") == {6: new_filter}
     assert await load_stored_values(empty_database, "api_keys", "operations") == {
-        4: ["accessTokenRevoke", "viewer"]
+        4: ["accessTokenRevoke", "deliveryTrace"]
     }
     async with empty_database.engine.begin() as connection:
-        kinds = await connection.execute(text("SELECT target_kind FROM audit_log"))
-        assert kinds.scalar() == "AliasDomain"
+        entries = await connection.execute(text("SELECT mutation, target_kind FROM audit_log"))
+        assert entries.one() == ("aliasDomainCreate", "AliasDomain")
 
 
 async def load_stored_values(

@@ -101,7 +101,7 @@ LOG_VALUE_DESCRIPTIONS = {
         "WARNING": "An event that may need attention.",
         "ERROR": "A failure.",
     },
-    "MessageTraceEventKind": {
+    "DeliveryTraceEventKind": {
         "ACCEPTED": "The server accepted the message for the recipient.",
         "REJECTED": "The server rejected the recipient with an SMTP reply.",
         "CLASSIFIED": "The spam filter computed a score and a verdict.",

@@ -391,9 +391,9 @@ async def test_message_trace_shows_the_dsn(
     )
     document = """
         query Way($id: String!) {
-          messageTrace(queueId: $id) { event detail }
+          deliveryTrace(filter: {queueId: $id}, orderBy: AT_ASC) { nodes { event detail } }
         }
     """
-    steps = (await root(document, id=envid.partition(".")[0]))["messageTrace"]
+    steps = (await root(document, id=envid.partition(".")[0]))["deliveryTrace"]["nodes"]
     (step,) = [trace_step for trace_step in steps if trace_step["event"] == "BOUNCED"]
     assert "reported by mx.example.net (proven)" in step["detail"]

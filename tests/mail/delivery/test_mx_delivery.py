@@ -246,8 +246,9 @@ async def test_trace_of_the_message_shows_the_greylisted_recipient(
     )
     await mx_client.close()
     await listener.close(1)
-    document = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
-    steps = (await root(document, id=queue_id))["messageTrace"]
+    document = """query ($id: String) { deliveryTrace(filter: {queueId: $id}, orderBy: AT_ASC) {
+      nodes { event address detail } } }"""
+    steps = (await root(document, id=queue_id))["deliveryTrace"]["nodes"]
     assert [step for step in steps if step["event"] == "REJECTED"] == [
         {
             "event": "REJECTED",

@@ -36,9 +36,10 @@ from tests.support.servers.dovecot_server import DovecotAccount
 
 ONWARD = raw_message("Onward")
 LIST_ADDRESS = "list@example.org"
-TRACE = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
 MESSAGES = "{ messages { nodes { id from { address } } } }"
 LIST_BOUNCES = "bounces+12345-ada=example.org@em1234.mail.newsletter.example"
+TRACE = """query ($id: String) { deliveryTrace(filter: {queueId: $id}, orderBy: AT_ASC) {
+  nodes { event address detail } } }"""
 SENDERS = [
     '"eve smith"@origin.example',
     '"a@b"@origin.example',
@@ -127,7 +128,7 @@ async def test_international_senders_over_a_next_hop_without_smtputf8(
         await poll_until(is_report_finished)
     (report,) = await load_failed_reports(environment, sender)
     assert "does not support SMTPUTF8" in report.last_response
-    steps = (await root(TRACE, id=report.queue_id))["messageTrace"]
+    steps = (await root(TRACE, id=report.queue_id))["deliveryTrace"]["nodes"]
     assert [step["event"] for step in steps if step["address"] == sender][-1] == "BOUNCED"
 
 

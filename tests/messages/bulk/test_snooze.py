@@ -229,10 +229,10 @@ async def test_deleted_snoozed_message_is_restored_to_inbox(ada_with_mail: Graph
         ada_with_mail, "messageDelete", select={"mailbox": {"specialUse": "SNOOZED"}}
     )
     await ada_with_mail(
-        """mutation ($refs: [DeletedMessageRef!]!) {
-             deletedMessageRestore(input: {deletedMessages: $refs}) {
+        """mutation ($ids: [ID!]!) {
+             deletedMessageRestore(input: {select: {ids: $ids}}) {
              errors { code } } }""",
-        refs=[{"id": object_id} for object_id in await load_deleted_ids(ada_with_mail)],
+        ids=await load_deleted_ids(ada_with_mail),
     )
     assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"
 

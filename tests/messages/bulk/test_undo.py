@@ -128,7 +128,7 @@ async def test_undo_of_delete_skips_messages_restored_and_moved(
     first, *_ = await list_message_ids(ada_with_mail)
     deleted = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [first]})
     restore = """mutation ($id: ID!) {
-      deletedMessageRestore(input: {deletedMessages: [{id: $id}]}) { errors { code } } }"""
+      deletedMessageRestore(input: {select: {ids: [$id]}}) { errors { code } } }"""
     archived = "{ viewer { user { deletedMessages(first: 9) { nodes { id } } } } }"
     (node,) = (await ada_with_mail(archived))["viewer"]["user"]["deletedMessages"]["nodes"]
     assert not error_codes((await ada_with_mail(restore, id=node["id"]))["deletedMessageRestore"])

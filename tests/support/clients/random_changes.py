@@ -81,7 +81,7 @@ class RandomChanges:
         if message_ids := [message["id"] for message in deleted]:
             await self.client.run_mutation(
                 "deletedMessageRestore",
-                {"deletedMessages": [{"id": message_id} for message_id in message_ids]},
+                {"select": {"ids": message_ids}},
             )
 
     async def create_mailbox(self) -> None:

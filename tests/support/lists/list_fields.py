@@ -96,7 +96,8 @@ ARGUMENT_VALUES = {
         '{store: "default", recursive: true, user: {username: "ada"}}',
     ),
     "User.contactSuggestions.query": ('"a"', '"address1"'),
-    "Query.messageTraceEvents.filter": (
+    "Query.deliveryTrace.filter": (
+        '{queueId: "queue1"}',
         '{sender: "carol@example.com"}',
         '{recipient: "example.org", since: "2029-01-01T00:00:00Z"}',
     ),

@@ -121,6 +121,7 @@ async def add_list_rows(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClo
         ada.environment,
         DeliveryTraceStep,
         at=lambda n: FIRST_TIME + timedelta(minutes=n),
+        queue_id="queue1",
         normalized_address="ada@example.org",
         recipient_domain="example.org",
         sender="carol@example.com",

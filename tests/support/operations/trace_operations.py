@@ -4,21 +4,21 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-MESSAGE_TRACE_QUERY = """query ($queueId: String, $messageIdHeader: String, $address: String) {
-  messageTrace(queueId: $queueId, messageIdHeader: $messageIdHeader, address: $address) {
-    at queueId component event detail address } }"""
+DELIVERY_TRACE_QUERY = """query ($filter: DeliveryTraceFilter!) {
+  deliveryTrace(filter: $filter, orderBy: AT_ASC, first: 250) {
+    nodes { at queueId component event detail address } } }"""
 
 
-async def trace_steps(client: GraphQLClient, **variables: Any) -> list[tuple[Any, ...]]:
-    """Component, event, address and detail of each step of a message trace."""
-    steps = (await client(MESSAGE_TRACE_QUERY, **variables))["messageTrace"]
+async def trace_steps(client: GraphQLClient, **conditions: Any) -> list[tuple[Any, ...]]:
+    """Component, event, address and detail of each step of a delivery trace, oldest first."""
+    steps = (await client(DELIVERY_TRACE_QUERY, filter=conditions))["deliveryTrace"]["nodes"]
     names = ("component", "event", "address", "detail")
     return [tuple(step[name] for name in names) for step in steps]
 
 
-async def trace_events(client: GraphQLClient, **variables: Any) -> list[str]:
-    """The events of a message trace."""
-    return [event for _, event, _, _ in await trace_steps(client, **variables)]
+async def trace_events(client: GraphQLClient, **conditions: Any) -> list[str]:
+    """The events of a delivery trace, oldest first."""
+    return [event for _, event, _, _ in await trace_steps(client, **conditions)]
 
 
 def message_id_header(raw: bytes) -> str:

@@ -18,23 +18,14 @@ THREADS_QUERY = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 
 
 @register_call
-async def deleted_messages_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    assert (await (await message_delete(ada, root))(ada))["errors"] == []
-    input_fields = {"since": "2029-01-01T00:00:00Z", "before": "2031-01-01T00:00:00Z"}
-    return MutationCall("deletedMessagesRestore", input_fields, "task { kind state totalCount }")
-
-
-@register_call
 async def deleted_message_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     delete = await message_delete(ada, root)
     assert (await delete(ada))["errors"] == []
     deleted_message_id = global_ids.encode(
         "DeletedMessage", global_ids.decode("Message", delete.input["select"]["ids"][0])
     )
-    payload = "restored { mailbox { path } message { subject } }"
-    return MutationCall(
-        "deletedMessageRestore", {"deletedMessages": [{"id": deleted_message_id}]}, payload
-    )
+    payload = "restored { mailbox { path } message { subject } } task { kind state totalCount }"
+    return MutationCall("deletedMessageRestore", {"select": {"ids": [deleted_message_id]}}, payload)
 
 
 @register_call

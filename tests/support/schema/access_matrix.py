@@ -59,8 +59,7 @@ OBJECT_QUERIES = {  # queries that reach an object of each type with guarded fie
     "Blob": 'blob(path: "admin/x") { FIELD }',
     "Health": "health { FIELD }",
     "Domain": 'domain(by: {name: "example.org"}) { FIELD }',
-    "MessageTraceEvent": 'messageTraceEvents(filter: {recipient: "example.org"}) '
-    "{ nodes { FIELD } }",
+    "DeliveryTraceStep": 'deliveryTrace(filter: {recipient: "example.org"}) { nodes { FIELD } }',
     "Message": 'user(by: {username: "WHOSE"}) { messages(first: 1) { nodes { FIELD } } }',
     "QuarantineItem": 'user(by: {username: "WHOSE"}) { quarantine(first: 1) { nodes { FIELD } } }',
     "User": 'user(by: {username: "WHOSE"}) { FIELD }',
@@ -75,7 +74,6 @@ OBJECT_OWNERS = {  # owner of the object by type and caller; default: ada
 REQUIRED_ALTERNATIVES = {
     ("statistics", "domain"),
     ("statistics", "to"),
-    ("messageTrace", "queueId"),
 }
 # Arguments that accept no other text.
 TEXT_ARGUMENTS = {"from": "2030-12-31T00:00:00Z", "address": "ada@example.org", "path": "admin/x"}

@@ -26,7 +26,7 @@ ONE_OF_MEMBERS = {  # members to choose; default: the first
 }  # fmt: skip
 SELECTION_SAMPLES = {  # inputs that need a condition
     "MessageSelection": {"ids": [global_ids.encode("Message", 1)]},
-    "MessageTraceFilter": {"recipient": "ada@example.org"},
+    "DeliveryTraceFilter": {"recipient": "ada@example.org"},
     "UserSelection": {"usernames": ["x"]},
 }
 

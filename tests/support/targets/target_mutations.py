@@ -27,7 +27,9 @@ TARGET_MEMBERS = {
 ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "userImport": {"archive": {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}},
     "addressCreate": {"address": "fresh@example.org"},
-    "deletedMessagesRestore": {"since": "2029-01-01T00:00:00Z", "before": "2030-01-01T00:00:00Z"},
+    "deletedMessageRestore period": {
+        "select": {"period": {"since": "2029-01-01T00:00:00Z", "before": "2030-01-01T00:00:00Z"}}
+    },
     "autoreplySet": {"set": {"text": "Away"}},
     "filterCreate": {"query": {"subject": "x"}, "action": {"seen": True}},
     "filterImport": {"content": "keep;"},
@@ -65,7 +67,7 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "appPasswordDelete": {"appPasswords": [{"id": "@AppPassword"}]},
     "appPasswordUpdate": {"appPasswords": [{"id": "@AppPassword"}], "set": {"description": "x"}},
     "oauthGrantRevoke": {"oauthGrants": [{"id": "@OauthGrant"}]},
-    "deletedMessageRestore": {"deletedMessages": [{"id": "@DeletedMessage"}]},
+    "deletedMessageRestore": {"select": {"ids": ["@DeletedMessage"]}},
     "legalHoldEnd": {"legalHolds": [{"id": "@LegalHold"}]},
     "bccRuleDelete": {"bccRules": [{"id": "@BccRule"}]},
     "bccRuleUpdate": {"bccRules": [{"id": "@BccRule"}], "set": {"active": False}},

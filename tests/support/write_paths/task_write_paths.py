@@ -53,6 +53,11 @@ def register_task_path(
 
 
 ASYNC_INPUT: Any = {"async": True}
+register_task_path(
+    "DELETED_MESSAGES_RESTORE",
+    "deletedMessageRestore",
+    select={"period": {"since": "2029-01-01T00:00:00Z", "before": "2031-01-01T00:00:00Z"}},
+)
 
 
 for _task_kind, _mutation_name in (
@@ -65,7 +70,6 @@ for _task_kind, _mutation_name in (
 
 
 for _task_kind, _mutation_name in (
-    ("DELETED_MESSAGES_RESTORE", "deletedMessagesRestore"),
     ("BLOB_COLLECT", "blobCollect"),
     ("USER_EXPORT", "userExport"),
     ("USER_IMPORT", "userImport"),
