@@ -15,6 +15,7 @@ from graph.types.references import (
     MailboxRef,
     UserRef,
     UserSelection,
+    is_true,
     mailbox_selectors_from_refs,
     require_visible_user_id_if_named,
     user_selector_from_selection,
@@ -43,10 +44,9 @@ class MailboxPatch:
         "Time after which messages that are added to the mailboxes are deleted: 1 second to "
         "36,500 days. Null: messages are kept for ever."
     )
-    inherit_retention: bool = attribute_field(
+    inherit_retention: strawberry.Maybe[bool] = attribute_field(
         "True: the mailboxes get the retention of the account. Not allowed with `retention`. "
-        "False changes nothing. Default: false.",
-        default=False,
+        "False changes nothing."
     )
     subscribed: strawberry.Maybe[bool] = attribute_field(
         "True subscribes the user to the mailboxes, false ends the subscription."
@@ -68,7 +68,7 @@ class MailboxPatch:
         values = {name: change.value for name, change in fields.items() if change}
         if self.retention:
             values["retention"] = limit_value(self.retention.value)
-        if self.inherit_retention:
+        if is_true(self.inherit_retention):
             if self.retention:
                 raise InvalidInput(
                     "`inheritRetention` can't be combined with a retention of the mailbox.",
