@@ -212,9 +212,9 @@ class AddressPatch:
     limits: strawberry.Maybe[AddressLimitsInput] = attribute_field(
         "Limit of forwarded messages, for a FORWARD address."
     )
-    inherit_limits: bool = attribute_field(
-        "True: the FORWARD address inherits the limit of the platform. Not allowed with `limits`.",
-        default=False,
+    inherit_limits: strawberry.Maybe[bool] = attribute_field(
+        "True: the FORWARD address inherits the limit of the platform. Not allowed with `limits`. "
+        "False changes nothing."
     )
     expires_at: strawberry.Maybe[datetime | None] = attribute_field(
         "Time in the future when the address expires and refuses mail. The server deletes the "

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -15,6 +15,7 @@ from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
+from graph.types.references import maybe_value
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
@@ -151,9 +152,18 @@ class SettingSetInput(Options):
     )
 
 
+@strawberry.input(one_of=True, description="Reference to one setting of the platform.")
+class SettingRef:
+    key: strawberry.Maybe[str] = attribute_field(
+        "Key of the setting, such as `limits.warningPercent`."
+    )
+
+
 @strawberry.input(description="Input of settingDelete.")
 class SettingDeleteInput(Options):
-    keys: list[str] = attribute_field("Keys of the settings, at most 100.")
+    settings: list[SettingRef] = attribute_field(
+        "Settings whose stored values are deleted, at most 100."
+    )
 
 
 @strawberry.type(description="Payload of settingSet.")
@@ -174,19 +184,12 @@ class SettingsPayload(MutationPayload):
 @strawberry.type
 class SettingQuery:
     @query(
-        "Returns a setting by key. Null if there is no setting with this key.",
+        "Returns one setting. Null if there is no setting with this key.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
-    async def setting(
-        self,
-        info: Info,
-        key: Annotated[
-            str,
-            strawberry.argument(description="Key of the setting, such as `limits.warningPercent`."),
-        ],
-    ) -> Setting | None:
-        setting = await admin_settings.find_setting(info.context, key)
+    async def setting(self, info: Info, by: SettingRef) -> Setting | None:
+        setting = await admin_settings.find_setting(info.context, maybe_value(by.key) or "")
         return Setting.from_stored_setting(setting) if setting else None
 
     @query("Returns the settings of the platform.", role=Role.ADMIN, scope=Scope.READ)
@@ -252,12 +255,13 @@ class SettingMutation:
         scope=Scope.FULL,
     )
     async def setting_delete(self, info: Info, input: SettingDeleteInput) -> SettingsPayload:
-        settings, unchanged_indexes = await admin_settings.reset_settings(info.context, input.keys)
+        keys = [maybe_value(ref.key) or "" for ref in input.settings]
+        settings, unchanged_indexes = await admin_settings.reset_settings(info.context, keys)
         warnings = [
             types_errors.Warning(
                 code=WarningCode.DEFAULT_ALREADY,
-                message=f"{input.keys[index]} already has its default.",
-                path=["keys", str(index)],
+                message=f"{keys[index]} already has its default.",
+                path=["settings", str(index)],
             )
             for index in unchanged_indexes
         ]

@@ -15,25 +15,24 @@ from graph.types.fields import Auth, Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_access import DOMAINS
-from graph.types.object_references import ObjectRef, resolve_ids_from_refs_or_raise
+from graph.types.object_references import ObjectRef, id_from_ref, require_few_references
 from graph.types.object_views import DerivedField, NestedViewField, View
 from graph.types.references import maybe_value, value_or_none
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from mail.authentication import private_keys
 from mail.domains.dns_advice import DnsState, PublishedSigningKey, dkim_record_advice
 from models.domains.dkim_keys import ALL_DOMAINS, DkimAlgorithm, DkimKeyState
-from models.errors import InvalidInput
+from models.errors import InvalidInput, NotFound
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
-from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, dkim_keys, dkim_rotation
 from resolvers.domains.dkim_domains import DEFAULT_SELECTOR
 from resolvers.domains.dkim_key_mutations import MIN_SAFE_RSA_BITS, NewDkimKey
 from resolvers.domains.dkim_keys import DkimKeyOrder, DkimRecordKey
 from resolvers.domains.dkim_rotation import DkimRotationValues
-from resolvers.domains.loaders import DomainIdOrName
+from resolvers.domains.loaders import DomainIdOrName, reference_text
 
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 WRITE_GUARD: dict[str, Any] = {**DOMAIN_ADMIN_GUARD, "scope": Scope.FULL}
@@ -123,26 +122,6 @@ class DkimKey(NodeView):
         )
 
 
-@strawberry.input(one_of=True, description="Reference to one DKIM key.")
-class DkimKeyRef(ObjectRef):
-    domain: strawberry.Maybe[str] = attribute_field(
-        "Name of a domain or alias domain, or `*`. Selects its active key, or else its pending "
-        "key; of an RSA and an Ed25519 key, the RSA key."
-    )
-
-
-async def _load_key_ids_by_domain(ctx: Context, domain_names: Sequence[str]) -> dict[str, int]:
-    """Return the IDs of the current keys of domains by the given domain names."""
-    rows = await ctx.load_many(dkim_keys.load_visible_active_or_pending_keys, list(domain_names))
-    return {name: row.id for name, row in zip(domain_names, rows, strict=True) if row}
-
-
-async def _load_key_ids(info: Info, refs: Sequence[DkimKeyRef]) -> list[int]:
-    return await resolve_ids_from_refs_or_raise(
-        info, refs, "dkimKeys", name_field="domain", load_ids=_load_key_ids_by_domain
-    )
-
-
 @strawberry.input(
     one_of=True,
     description="Reference to the domain or alias domain of a DKIM key, or to all domains without "
@@ -158,6 +137,44 @@ class DkimDomainRef:
         "their own that have published the record. False is an error. Requires role "
         "ADMIN."
     )
+
+
+@strawberry.input(one_of=True, description="Reference to one DKIM key.")
+class DkimKeyRef(ObjectRef):
+    domain: strawberry.Maybe[DkimDomainRef] = attribute_field(
+        "Domain of the key. Selects its active key, or else its pending key; of an RSA and an "
+        "Ed25519 key, the RSA key."
+    )
+
+
+async def _load_key_ids(info: Info, refs: Sequence[DkimKeyRef]) -> list[int]:
+    """Return the row IDs of the keys in the list `dkimKeys`, in their order.
+
+    Raises InvalidInput for a malformed reference, NotFound if a domain has no visible key in use,
+    and LimitReached if there are too many references.
+    """
+    require_few_references(info, refs, ["dkimKeys"])
+    domains = {
+        nth: _domain_selector_or_raise(ref.domain.value, "dkimKeys", str(nth), "domain")
+        for nth, ref in enumerate(refs)
+        if ref.domain
+    }
+    rows = await info.context.load_many(
+        dkim_keys.load_visible_active_or_pending_keys, list(domains.values())
+    )
+    row_by_position = dict(zip(domains, rows, strict=True))
+    return [
+        _require_key(row_by_position[nth], domains[nth], nth)
+        if nth in domains
+        else id_from_ref(ref, "dkimKeys", str(nth))
+        for nth, ref in enumerate(refs)
+    ]
+
+
+def _require_key(row: Any, domain: DomainIdOrName, position: int) -> int:
+    if row is None:
+        raise NotFound(reference_text(domain), path=["dkimKeys"], index=position)
+    return int(row.id)
 
 
 def _domain_selectors(refs: Sequence[DkimDomainRef] | None, list_name: str) -> list[DomainIdOrName]:
@@ -292,7 +309,8 @@ class DkimQuery:
             )
         return DkimKey.from_row_or_none(
             await info.context.load(
-                dkim_keys.load_visible_active_or_pending_keys, maybe_value(by.domain) or ""
+                dkim_keys.load_visible_active_or_pending_keys,
+                _domain_selector_or_raise(maybe_value(by.domain), "by", "domain"),
             )
         )
 

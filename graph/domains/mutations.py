@@ -21,6 +21,7 @@ from graph.types.references import (
     DomainRef,
     domain_selector_from_ref,
     domain_selectors_from_refs,
+    is_true,
 )
 from graph.types.scalars import ByteSize
 from graph.users.limits import limit_value
@@ -80,7 +81,7 @@ def _validated_domain_values_from_input(
     for name in LIMIT_COLUMNS:
         if name in columns:
             columns[name] = limit_value(columns[name])
-    if columns.pop("inherit_default_user_quota", False):
+    if is_true(columns.pop("inherit_default_user_quota", None)):
         if "default_user_quota" in columns:
             text = "`inheritDefaultUserQuota` can't be combined with a default quota of the domain."
             path = [*error_path, "inheritDefaultUserQuota"]
@@ -94,8 +95,8 @@ def _validated_domain_values_from_input(
             None if relay_host is None else id_from_ref(relay_host, *error_path, "relayHost")
         )
     rate_limit = validated_rate_limit_or_none(domain_input, *error_path)
-    inherits_rate_limit = columns.pop("inherit_rate_limit")
-    del columns["rate_limit"]
+    inherits_rate_limit = is_true(columns.pop("inherit_rate_limit", None))
+    columns.pop("rate_limit", None)
     if rate_limit or inherits_rate_limit:
         columns["rate_limit"] = rate_limit
     return DomainValues(columns, error_path)
@@ -187,7 +188,9 @@ class DomainPatch:
     max_addresses: int | None = attribute_field(MAX_ADDRESSES_DESCRIPTION, default=UNSET)
     max_users: int | None = attribute_field(MAX_USERS_DESCRIPTION, default=UNSET)
     default_user_quota: ByteSize | None = attribute_field(DEFAULT_QUOTA_DESCRIPTION, default=UNSET)
-    inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)
+    inherit_default_user_quota: strawberry.Maybe[bool] = attribute_field(
+        f"{INHERIT_QUOTA_DESCRIPTION} False changes nothing."
+    )
     max_user_quota: ByteSize | None = attribute_field(MAX_USER_QUOTA_DESCRIPTION, default=UNSET)
     quota: ByteSize | None = attribute_field(QUOTA_DESCRIPTION, default=UNSET)
     backup_mx: bool | None = attribute_field(
@@ -214,9 +217,9 @@ class DomainPatch:
     rate_limit: strawberry.Maybe[RateLimitInput] = attribute_field(
         f"{RATE_LIMIT_DESCRIPTION} A DOMAIN_ADMIN needs the permission RATE_LIMITS."
     )
-    inherit_rate_limit: bool = attribute_field(
-        f"{INHERIT_RATE_DESCRIPTION} A DOMAIN_ADMIN needs the permission RATE_LIMITS.",
-        default=False,
+    inherit_rate_limit: strawberry.Maybe[bool] = attribute_field(
+        f"{INHERIT_RATE_DESCRIPTION} False changes nothing. A DOMAIN_ADMIN needs the permission "
+        "RATE_LIMITS."
     )
 
 

@@ -443,7 +443,10 @@ class Domain(NodeView):
     )
     async def dkim_key(self, info: Info) -> DkimKey | None:
         return DkimKey.from_row_or_none(
-            await info.context.load(dkim_keys.load_visible_active_or_pending_keys, self.row.name)
+            await info.context.load(
+                dkim_keys.load_visible_active_or_pending_keys,
+                domain_loaders.DomainIdOrName(name=self.row.name),
+            )
         )
 
     @field(

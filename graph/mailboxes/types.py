@@ -297,10 +297,10 @@ class MailboxesPayload(MutationPayload):
         "mailboxes that the caller can't see any more.",
         default_factory=list,
     )
-    task: Task | None = attribute_field(
-        "Task of mailboxUpdate with `applyRetention`, if the mailboxes have more than "
-        "1,000 messages (by default). Otherwise null.",
-        default=None,
+    tasks: list[Task] = attribute_field(
+        "Tasks of mailboxUpdate with `applyRetention`, one for each user, if the mailboxes have "
+        "more than 1,000 messages together (by default). Otherwise empty.",
+        default_factory=list,
     )
 
 

@@ -13,10 +13,9 @@ from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import (
     MailboxRef,
-    UserRef,
     UserSelection,
+    is_true,
     mailbox_selectors_from_refs,
-    require_visible_user_id_if_named,
     user_selector_from_selection,
 )
 from graph.types.scalars import Duration
@@ -28,7 +27,6 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.mailboxes import subscription_mutations
 from resolvers.mailboxes import update as mailbox_update
 from resolvers.mailboxes.update import MailboxUpdate
-from resolvers.users.selection import UserSelector
 
 UPDATE_FIELDS = ("hidden", "subscribed", "special_use", "encrypt_messages")
 
@@ -43,10 +41,9 @@ class MailboxPatch:
         "Time after which messages that are added to the mailboxes are deleted: 1 second to "
         "36,500 days. Null: messages are kept for ever."
     )
-    inherit_retention: bool = attribute_field(
+    inherit_retention: strawberry.Maybe[bool] = attribute_field(
         "True: the mailboxes get the retention of the account. Not allowed with `retention`. "
-        "False changes nothing. Default: false.",
-        default=False,
+        "False changes nothing."
     )
     subscribed: strawberry.Maybe[bool] = attribute_field(
         "True subscribes the user to the mailboxes, false ends the subscription."
@@ -56,8 +53,8 @@ class MailboxPatch:
         "needs an OpenPGP key."
     )
     special_use: strawberry.Maybe[SpecialUse | None] = attribute_field(
-        "Special use that the mailbox gets (RFC 6154), allowed with one mailbox. Another mailbox "
-        "of the user that has it loses it. Null "
+        "Special use that the mailbox gets (RFC 6154), allowed with one mailbox reference. "
+        "Another mailbox of the user that has it loses it. Null "
         "removes it. The mailboxes for Drafts, Junk, Sent and Trash lose their special "
         "use only to another mailbox. The use INBOX can neither be given nor removed."
     )
@@ -68,7 +65,7 @@ class MailboxPatch:
         values = {name: change.value for name, change in fields.items() if change}
         if self.retention:
             values["retention"] = limit_value(self.retention.value)
-        if self.inherit_retention:
+        if is_true(self.inherit_retention):
             if self.retention:
                 raise InvalidInput(
                     "`inheritRetention` can't be combined with a retention of the mailbox.",
@@ -81,11 +78,12 @@ class MailboxPatch:
 
 @strawberry.input(description="Input of mailboxUpdate.")
 class MailboxUpdateInput(Options):
-    user: UserRef | None = attribute_field(
-        "Owner of the mailboxes. Default: the signed-in user.", default=UNSET
+    users: UserSelection | None = attribute_field(
+        "Users whose mailboxes are changed. Default: the signed-in user.", default=UNSET
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes to change, at least one, by default at most 1,000."
+        "Mailboxes to change, at least one. Each selected user must have all of them: "
+        "by default at most 1,000 mailboxes of all users together."
     )
     set: MailboxPatch = attribute_field("Values to change, at least one.")
     apply_retention: bool = attribute_field(
@@ -125,26 +123,23 @@ class MailboxUnsubscribeInput(Options):
 @strawberry.type
 class MailboxUpdateMutation:
     @mutation(
-        "Changes the visibility, retention, subscription, special use or encryption of mailboxes "
-        "of one user: all mailboxes or none.",
+        "Changes the visibility, retention, subscription, special use or encryption of mailboxes, "
+        "for each selected user: all or none.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
         cost=LONG_MUTATION_COST,
     )
     async def mailbox_update(self, info: Info, input: MailboxUpdateInput) -> MailboxesPayload:
-        owner = await require_visible_user_id_if_named(info, input.user or None)
         request = MailboxUpdate(
             mailbox_selectors_from_refs(input.mailboxes),
             input.set.to_validated_column_values(),
             applies_retention=input.apply_retention,
         )
-        user_selector = (
-            UserSelector() if owner is None else UserSelector(is_reference=True, ids=(owner,))
-        )
+        user_selector = user_selector_from_selection(input.users or None)
         result = await mailbox_update.update_mailboxes(info.context, request, user_selector)
-        payload_with_task = mailboxes_payload(result.mailboxes)
-        payload_with_task.task = Task.from_row_or_none(result.task)
-        return payload_with_task
+        payload = mailboxes_payload(result.mailboxes)
+        payload.tasks = [Task.from_row(task) for task in result.tasks]
+        return payload
 
     @mutation(
         "Subscribes users to mailboxes, as the IMAP command SUBSCRIBE does: all or none. "

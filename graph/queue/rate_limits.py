@@ -18,6 +18,7 @@ from graph.types.references import (
     DomainRef,
     UserSelection,
     domain_selectors_from_refs,
+    is_true,
     require_administered_domain_ids,
     user_selector_from_selection,
     value_or_none,
@@ -152,7 +153,7 @@ def validated_rate_limit_or_none(input: Any, *error_path: str) -> NewRateLimit |
 
     Raises InvalidInput if the limit is inherited at the same time.
     """
-    if input.rate_limit and input.inherit_rate_limit:
+    if input.rate_limit and is_true(input.inherit_rate_limit):
         message = "`inheritRateLimit` can't be combined with `rateLimit`."
         path = [*error_path, "inheritRateLimit"]
         raise InvalidInput(message, constraint=ValidationConstraint.EXCLUSIVE, path=path)

@@ -101,19 +101,17 @@ class DraftPatch:
     priority: strawberry.Maybe[Priority | None] = attribute_field(
         "Priority of the message. Default: NORMAL."
     )
-    add_attachments: list[AttachmentInput] = attribute_field(
-        "Files to attach after the existing attachments. Default: none.", default_factory=list
+    add_attachments: strawberry.Maybe[list[AttachmentInput]] = attribute_field(
+        "Files to attach after the existing attachments. Null is refused."
     )
-    remove_attachments: list[AttachmentRef] = attribute_field(
+    remove_attachments: strawberry.Maybe[list[AttachmentRef]] = attribute_field(
         "Attachments to remove. A save can renumber the attachments, so that an old ID means "
         "another attachment. With `ifUnchangedSince`, a draft that was saved in between is "
-        "refused with STALE. Default: none.",
-        default_factory=list,
+        "refused with STALE. Null is refused."
     )
-    add_files: list[FileRef] = attribute_field(
+    add_files: strawberry.Maybe[list[FileRef]] = attribute_field(
         "Stored files to attach. The draft remembers them, so that `draftSend` can delete them. "
-        "Requires the scope MAIL_READ. Default: none.",
-        default_factory=list,
+        "Requires the scope MAIL_READ. Null is refused."
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object that is stored with the draft, at most 64 KiB by default. Null removes it."
@@ -124,18 +122,20 @@ class DraftPatch:
 
         Errors of attachments are added to `problems`. Raises InvalidInput for other fields.
         """
-        attachments = attachments_from_inputs(self.add_attachments, problems, "addAttachments")
+        attachments = attachments_from_inputs(
+            maybe_value(self.add_attachments), problems, "addAttachments"
+        )
         metadata = maybe_value(self.metadata)
         return DraftChanges(
             self._given_fields(),
             attachments or (),
             [
                 _message_id_and_attachment_number(ref, nth)
-                for nth, ref in enumerate(self.remove_attachments)
+                for nth, ref in enumerate(maybe_value(self.remove_attachments) or ())
             ],
             [
                 StoredFileAttachment(id_from_ref(ref, "addFiles", str(nth)))
-                for nth, ref in enumerate(self.add_files)
+                for nth, ref in enumerate(maybe_value(self.add_files) or ())
             ],
             validate_custom_data(metadata, "metadata"),
             clears_metadata=bool(self.metadata) and metadata is None,

@@ -41,7 +41,7 @@ def ids_from_refs(info: Info, refs: Sequence[ObjectRef], *path: str) -> list[int
 
     Raises InvalidInput if an ID is malformed, LimitReached if there are too many references.
     """
-    _require_few_references(info, refs, path)
+    require_few_references(info, refs, path)
     return [id_from_ref(ref, *path, str(nth)) for nth, ref in enumerate(refs)]
 
 
@@ -54,7 +54,7 @@ async def resolve_ids_from_refs_or_raise(
     keys of visible rows with one statement. Raises InvalidInput if an ID is malformed, NotFound if
     no visible row has a key, and LimitReached if there are too many references.
     """
-    _require_few_references(info, refs, path)
+    require_few_references(info, refs, path)
     names = [_name_from_ref(ref, name_field) for ref in refs]
     given_names = [name for name in names if name is not None]
     ids_by_name = await load_ids(info.context, given_names) if given_names else {}
@@ -82,7 +82,8 @@ def _id_of_name(ids_by_name: Mapping[str, int], name: str, path: Sequence[str]) 
     raise NotFound(name, path=path)
 
 
-def _require_few_references(info: Info, refs: Sequence[ObjectRef], path: Sequence[str]) -> None:
+def require_few_references(info: Info, refs: Sequence[ObjectRef], path: Sequence[str]) -> None:
+    """Raise LimitReached if the list names more objects than a mutation changes at once."""
     max_count = info.context.environment.options.bulk_max_items
     require_within_limit(
         len(refs), max_count, f"At most {max_count} objects can be selected at once.", path=path

@@ -181,6 +181,11 @@ def maybe_value(maybe: Any) -> Any:
     return None if maybe is None or maybe is strawberry.UNSET else maybe.value
 
 
+def is_true(flag: Any) -> bool:
+    """True if the client sent true in this field, which can be a `Maybe` field."""
+    return (flag.value if isinstance(flag, strawberry.Some) else flag) is True
+
+
 def is_given(value: Any) -> bool:
     """True if the client sent a value that is not null. An empty list is a value."""
     return value is not None and value is not strawberry.UNSET

@@ -9,6 +9,7 @@ import strawberry
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import View
+from graph.types.references import is_true
 from graph.types.scalars import BigInt, ByteSize
 from models.errors import InvalidInput
 from models.users.tables import LimitSource as LimitSource  # noqa: PLC0414 - known here
@@ -144,7 +145,7 @@ def validated_limit_columns_of_patch(patch: Any, columns: Iterable[str]) -> dict
 
     Raises InvalidInput if both are given.
     """
-    if not patch.inherit_limits:
+    if not is_true(patch.inherit_limits):
         values: dict[str, LimitValue] = (
             patch.limits.value.to_column_values() if patch.limits else {}
         )

@@ -16,6 +16,7 @@ from graph.types.references import (
     DomainRef,
     UserRef,
     UserSelection,
+    is_true,
     load_visible_user_or_require_viewer,
     maybe_value,
     require_administered_domain_ids,
@@ -91,18 +92,16 @@ class UserPatch(RestrictionsInput):
         "scope FULL, except after a sign-in with a temporary password.",
         "password",
     )
-    password_disabled: bool = user_patch_field(
+    password_disabled: strawberry.Maybe[bool] = user_patch_field(
         "True removes the password and a temporary password: the account can be used "
-        "only with application passwords and "
-        "API keys. Requires scope FULL.",
+        "only with application passwords and API keys. False changes nothing. Requires scope FULL.",
         "password",
-        default=False,
     )
-    hashed_password: bool = user_patch_field(HASH_DESCRIPTION, "hashed_password", default=False)
-    allow_unsafe: bool = attribute_field(
-        "False refuses passwords that the built-in or configured lists of breached passwords "
-        "contain. Not allowed with `hashedPassword`.",
-        default=True,
+    hashed_password: strawberry.Maybe[bool] = user_patch_field(HASH_DESCRIPTION, "hashed_password")
+    allow_unsafe: strawberry.Maybe[bool] = attribute_field(
+        "False refuses a `password` that the built-in or configured lists of breached passwords "
+        "contain, and is not allowed with `hashedPassword`. True or absent: the lists are not "
+        "searched."
     )
     password_change_required: strawberry.Maybe[bool] = user_patch_field(
         "True: `authenticate` reports that the user should set a new password, until the user "
@@ -193,22 +192,20 @@ class UserPatch(RestrictionsInput):
         "LimitReachedError.",
         "quota",
     )
-    inherit_quota: bool = user_patch_field(
+    inherit_quota: strawberry.Maybe[bool] = user_patch_field(
         "True: the account inherits its quota from the domain, or else from the platform. Not "
-        "allowed with `quota`.",
+        "allowed with `quota`. False changes nothing.",
         "quota",
-        default=False,
     )
     limits: strawberry.Maybe[UserLimitsInput] = user_patch_field(
         "Sending and receiving limits of the account. The counter of a changed limit starts at 0.",
         "received_per_hour",
     )
-    inherit_limits: bool = user_patch_field(
+    inherit_limits: strawberry.Maybe[bool] = user_patch_field(
         "True: the account inherits all sending and receiving limits from the platform. "
-        "The counter of a changed limit starts at 0. Not "
-        "allowed with `limits`.",
+        "The counter of a changed limit starts at 0. Not allowed with `limits`. False changes "
+        "nothing.",
         "received_per_hour",
-        default=False,
     )
     upload_sent_messages: strawberry.Maybe[bool] = user_patch_field(
         "True stores messages that the account sends by SMTP submission in its Sent mailbox.",
@@ -241,13 +238,18 @@ class UserPatch(RestrictionsInput):
         "allow_local",
     )
 
+    @property
+    def refuses_unsafe_password(self) -> bool:
+        """True if the new password must not be on a list of breached passwords."""
+        return maybe_value(self.allow_unsafe) is False
+
     def to_validated_user_changes(self) -> UserChanges:
         """Convert the input to changes of users. Absent fields are left out."""
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
         values |= validated_limit_columns_of_patch(self, LIMIT_COLUMNS)
         if self.quota:
             values["quota"] = limit_value(self.quota.value)
-        if self.inherit_quota:
+        if is_true(self.inherit_quota):
             if self.quota:
                 text = "`inheritQuota` can't be combined with a quota of the account."
                 raise InvalidInput(
@@ -264,7 +266,11 @@ class UserPatch(RestrictionsInput):
             values["public_metadata"] = self.metadata.value
         password = None
         if self.password:
-            password = NewPassword(self.password.value, self.hashed_password, self.allow_unsafe)
+            password = NewPassword(
+                self.password.value,
+                is_hash=is_true(self.hashed_password),
+                allow_unsafe=not self.refuses_unsafe_password,
+            )
         return UserChanges(
             values,
             username=maybe_value(self.username),
@@ -273,7 +279,7 @@ class UserPatch(RestrictionsInput):
             if self.openpgp_public_key
             else None,
             password=password,
-            password_disabled=self.password_disabled,
+            password_disabled=is_true(self.password_disabled),
         )
 
 
@@ -365,7 +371,9 @@ def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
 
     It then asks the list of known passwords, or counts a wrong existing password.
     """
-    return not update_input.set.allow_unsafe or isinstance(update_input.existing_password, str)
+    return update_input.set.refuses_unsafe_password or isinstance(
+        update_input.existing_password, str
+    )
 
 
 @strawberry.type

@@ -196,10 +196,10 @@ async def reset_settings(ctx: Context, keys: Sequence[str]) -> SettingsReset:
         raise InvalidInput(
             f"At most {MAX_KEYS_PER_CALL} settings can be changed at once.",
             constraint=ValidationConstraint.MAX,
-            path=["keys"],
+            path=["settings"],
         )
     for index, key in enumerate(keys):
-        validate_setting_key(key, path=("keys",), index=index)
+        validate_setting_key(key, path=("settings",), index=index)
     async with ctx.write_session(PLATFORM) as session:
         stored_values = await _read_locked_values(session)
         values_left = {key: value for key, value in stored_values.items() if key not in keys}

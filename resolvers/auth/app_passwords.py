@@ -373,7 +373,9 @@ async def update_app_passwords(
         values["active"] = patch.active
     if not values:
         raise InvalidInput(
-            "At least one field is required.", constraint=ValidationConstraint.REQUIRED
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
         )
     owner_ids = await _require_visible_password_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:

@@ -128,6 +128,12 @@ async def update_connectors(
     Raises NotFound, InvalidInput, LimitReached, Forbidden, and Conflict if one is moved to another
     user while it runs.
     """
+    if not fields and password is None:
+        raise InvalidInput(
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
+        )
     owner_ids = managed_objects.require_owner_ids_of_rows(
         ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
     )

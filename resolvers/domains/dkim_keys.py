@@ -81,16 +81,21 @@ async def count_visible_keys(ctx: Context, query: str | None) -> int:
 
 
 async def load_visible_active_or_pending_keys(
-    ctx: Context, domain_names: list[str]
+    ctx: Context, domains: list[domain_loaders.DomainIdOrName]
 ) -> list[ColumnRow | None]:
     """Load the key in use of each domain: an active one, RSA first, else a pending one.
 
-    The names can have any spelling. None for a domain without such a key or that the viewer
-    can't see.
+    The names can have any spelling, and ALL_DOMAINS is a name here. None for a domain without
+    such a key or that the viewer can't see.
     """
-    normal_names = [
-        name if name == ALL_DOMAINS else normalized_domain(name) for name in domain_names
+    ids = [domain.id for domain in domains if domain.id is not None]
+    rows = await ctx.load_many(domain_loaders.load_administered_domains_by_id, ids) if ids else []
+    name_by_id = {row.id: row.name for row in rows if row}
+    names = [
+        domain.name or "" if domain.id is None else name_by_id.get(domain.id, "")
+        for domain in domains
     ]
+    normal_names = [name if name == ALL_DOMAINS else normalized_domain(name) for name in names]
     state_rank = case((col(DkimKey.state) == DkimKeyState.ACTIVE, 0), else_=1)
     algorithm_rank = case((col(DkimKey.algorithm) == DkimAlgorithm.RSA, 0), else_=1)
     statement = _select_visible_keys(ctx).where(

@@ -1,5 +1,6 @@
 """Updates of mailboxes: visibility, retention, special use and encryption."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +13,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.mailboxes.special_use_names import NAMED_USES
 from mail.storage.message_flags import SYSTEM_FLAGS
 from models.admin.tasks import Task, TaskKind
-from models.errors import Forbidden, InvalidInput, NotFound, check_count_from_one_to_limit
+from models.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    check_count_from_one_to_limit,
+    require_within_limit,
+)
 from models.events.event_types import EventType
 from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.tables import Mailbox, SpecialUse
@@ -38,7 +45,7 @@ INPUT_PATH = ("set",)
 
 @dataclass(frozen=True, slots=True)
 class MailboxUpdate:
-    """Which mailboxes of an account change, and how."""
+    """Which mailboxes of each account change, and how."""
 
     selectors: Sequence[MailboxSelector]
     column_values: Mapping[str, Any]  # by column; retention is a MailboxRetention
@@ -47,48 +54,60 @@ class MailboxUpdate:
 
 @dataclass(frozen=True, slots=True)
 class MailboxUpdateResult:
-    """The updated mailboxes, and the task that applies the retention to their messages."""
+    """The updated mailboxes, and the tasks that apply the retention to their messages."""
 
     mailboxes: Sequence[ColumnRow]
-    task: Task | None = None
+    tasks: Sequence[Task] = ()  # one for each account
 
 
 async def update_mailboxes(
     ctx: Context, request: MailboxUpdate, user_selector: UserSelector = VIEWER_ONLY
 ) -> MailboxUpdateResult:
-    """Update mailboxes of an account: all of them or none.
+    """Update mailboxes of accounts: all of them or none.
 
     A special use moves from the mailbox that has it to the one that gets it. Raises InvalidInput,
-    NotFound or Forbidden.
+    NotFound, LimitReached or Forbidden.
     """
     values = _validated_column_values(ctx, request)
     async with lock_mail_owners_and_audit_change(
-        ctx, user_selector, "mailboxUpdate", path="user"
+        ctx, user_selector, "mailboxUpdate"
     ) as locked_owners:
-        (owner,) = locked_owners.user_ids
-        rows = await ctx.load_many(
-            load_visible_by_selectors, [(owner, name) for name in request.selectors]
-        )
-        mailboxes: dict[int, ColumnRow] = {}
-        for index, (name, row) in enumerate(zip(request.selectors, rows, strict=True)):
-            if row is None:
-                raise NotFound(
-                    locked_owners.prefix_username_unless_viewer(owner, str(name)),
-                    path=["mailboxes"],
-                    index=index,
-                )
-            _require_changeable(row, values)
-            mailboxes[row.id] = row
-        await _add_owner_retention_and_require_key(locked_owners, values)
-        await _write_columns_and_move_special_use(locked_owners, list(mailboxes.values()), values)
-        task = (
-            await _set_expiry_now_or_queue_task(locked_owners, list(mailboxes.values()))
+        mailboxes = await _require_changeable_mailboxes(locked_owners, request.selectors, values)
+        values_by_user = await _values_by_owner_or_raise(locked_owners, values)
+        await _write_columns_and_move_special_use(locked_owners, mailboxes, values_by_user)
+        tasks = (
+            await _set_expiry_now_or_queue_tasks(locked_owners, mailboxes)
             if request.applies_retention
-            else None
+            else ()
         )
-    return MailboxUpdateResult(
-        [row for row in await ctx.load_many(load_visible_by_ids, list(mailboxes)) if row], task
-    )
+    rows = await ctx.load_many(load_visible_by_ids, [row.id for row in mailboxes])
+    return MailboxUpdateResult([row for row in rows if row], tasks)
+
+
+async def _require_changeable_mailboxes(
+    locked: LockedAccounts, selectors: Sequence[MailboxSelector], values: Mapping[str, Any]
+) -> list[ColumnRow]:
+    """Return the selected mailboxes of each account, each once.
+
+    Raises NotFound if an account lacks one of them, Forbidden if a value of one can't change, and
+    LimitReached for too many mailboxes of all accounts.
+    """
+    keys = [(user_id, selector) for user_id in locked.user_ids for selector in selectors]
+    max_count = locked.ctx.environment.options.bulk_max_items
+    text = f"At most {max_count} mailboxes of all users are allowed."
+    require_within_limit(len(keys), max_count, text, path=["mailboxes"])
+    rows = await locked.ctx.load_many(load_visible_by_selectors, keys)
+    mailboxes: dict[int, ColumnRow] = {}
+    for position, ((user_id, selector), row) in enumerate(zip(keys, rows, strict=True)):
+        if row is None:
+            raise NotFound(
+                locked.prefix_username_unless_viewer(user_id, str(selector)),
+                path=["mailboxes"],
+                index=position % len(selectors),
+            )
+        _require_changeable(row, values)
+        mailboxes[row.id] = row
+    return list(mailboxes.values())
 
 
 def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, Any]:
@@ -122,21 +141,25 @@ def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, 
     return values
 
 
-async def _add_owner_retention_and_require_key(
-    locked: LockedAccounts, values: dict[str, Any]
-) -> None:
-    """Set the retention if it is inherited from the owner of the mailboxes.
+async def _values_by_owner_or_raise(
+    locked: LockedAccounts, values: Mapping[str, Any]
+) -> dict[int, Mapping[str, Any]]:
+    """Return the values to write for each owner, whose retention the mailboxes can inherit.
 
-    Raises InvalidInput if messages are to be encrypted and the owner has no OpenPGP key.
+    Raises InvalidInput if messages are to be encrypted and an owner has no OpenPGP key.
     """
     inherits_retention = "retention" in values and "retention_inherited" not in values
     if not (inherits_retention or values.get("encrypt_messages")):
-        return
-    (owner,) = (await load_refreshed_users(locked, locked.user_ids)).values()
-    if inherits_retention:
-        values |= {"retention": owner.retention, "retention_inherited": True}
+        return dict.fromkeys(locked.user_ids, values)
+    owners = await load_refreshed_users(locked, locked.user_ids)
     if values.get("encrypt_messages"):
-        require_openpgp_keys(locked, [owner], [*INPUT_PATH, "encryptMessages"])
+        require_openpgp_keys(locked, owners.values(), [*INPUT_PATH, "encryptMessages"])
+    if not inherits_retention:
+        return dict.fromkeys(locked.user_ids, values)
+    return {
+        user_id: {**values, "retention": owner.retention, "retention_inherited": True}
+        for user_id, owner in owners.items()
+    }
 
 
 def _require_changeable(mailbox: ColumnRow, column_values: Mapping[str, Any]) -> None:
@@ -154,50 +177,96 @@ def _require_changeable(mailbox: ColumnRow, column_values: Mapping[str, Any]) ->
 
 
 async def _write_columns_and_move_special_use(
-    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], column_values: dict[str, Any]
+    locked: LockedAccounts,
+    mailboxes: Sequence[ColumnRow],
+    values_by_user: Mapping[int, Mapping[str, Any]],
 ) -> None:
-    connection = await locked.session.connection()
-    keys = [
-        row.id for row in mailboxes if any(getattr(row, n) != v for n, v in column_values.items())
+    """Write the values of each owner to the mailboxes that differ from them, and record it."""
+    changed_rows = [
+        row
+        for row in mailboxes
+        if any(getattr(row, name) != value for name, value in values_by_user[row.user_id].items())
     ]
-    if not keys:
+    if not changed_rows:
         return
-    user_id, role = locked.user_ids[0], column_values.get("special_use")
-    before = []
-    if role:
-        has_special_use = (col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == role)
-        statement = select(col(Mailbox.id)).where(*has_special_use, col(Mailbox.id).not_in(keys))
-        before = list((await connection.execute(statement)).scalars())
-    changed = locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, [*before, *keys])
-    await locked.record_changes({user_id: changed})
-    if before:
-        without = update(Mailbox).where(col(Mailbox.id).in_(before))
-        await connection.execute(without.values(special_use=None))
-    update_statement = update(Mailbox).where(col(Mailbox.id).in_(keys))
-    await connection.execute(update_statement.values(**column_values))
+    special_use = values_by_user[changed_rows[0].user_id].get("special_use")
+    former_rows = (
+        await _load_other_mailboxes_with_use(locked, changed_rows, special_use)
+        if special_use
+        else []
+    )
+    ids_by_user = defaultdict[int, list[int]](list)
+    for row in (*former_rows, *changed_rows):
+        ids_by_user[row.user_id].append(row.id)
+    await locked.record_changes(
+        {
+            user_id: locked.ctx.journal_entries(EventType.MAILBOX_UPDATED, ids)
+            for user_id, ids in ids_by_user.items()
+        }
+    )
+    connection = await locked.session.connection()
+    if former_rows:
+        former_ids = [row.id for row in former_rows]
+        without_use = update(Mailbox).where(col(Mailbox.id).in_(former_ids))
+        await connection.execute(without_use.values(special_use=None))
+    for retention, rows in _group_by_new_retention(changed_rows, values_by_user).items():
+        values = dict(values_by_user[rows[0].user_id])
+        if "retention" in values:
+            values["retention"] = retention
+        statement = update(Mailbox).where(col(Mailbox.id).in_([row.id for row in rows]))
+        await connection.execute(statement.values(**values))
 
 
-async def _set_expiry_now_or_queue_task(
+def _group_by_new_retention(
+    mailboxes: Sequence[ColumnRow], values_by_user: Mapping[int, Mapping[str, Any]]
+) -> dict[int | None, list[ColumnRow]]:
+    """Return the mailboxes by their new retention, the only value that differs among owners."""
+    rows_by_retention = defaultdict[int | None, list[ColumnRow]](list)
+    for row in mailboxes:
+        rows_by_retention[values_by_user[row.user_id].get("retention")].append(row)
+    return rows_by_retention
+
+
+async def _load_other_mailboxes_with_use(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], special_use: SpecialUse
+) -> Sequence[Any]:
+    """Load the ids and owners of the mailboxes that lose a special use to these mailboxes."""
+    statement = select(col(Mailbox.id), col(Mailbox.user_id)).where(
+        col(Mailbox.user_id).in_({row.user_id for row in mailboxes}),
+        col(Mailbox.special_use) == special_use,
+        col(Mailbox.id).not_in([row.id for row in mailboxes]),
+    )
+    return (await (await locked.session.connection()).execute(statement)).all()
+
+
+async def _set_expiry_now_or_queue_tasks(
     locked: LockedAccounts, mailboxes: Sequence[ColumnRow]
-) -> Task | None:
-    """Set the expiry of existing messages by the retention. Returns a task if there are many."""
-    ctx, message_count = locked.ctx, sum(row.message_count for row in mailboxes)
-    order = {"mailboxes": sorted(row.id for row in mailboxes)}
-    if message_count <= ctx.environment.options.bulk_max_items:
+) -> list[Task]:
+    """Set the expiry of existing messages by the retention.
+
+    If there are many messages, a task for each account does it. Returns the tasks.
+    """
+    ctx, session = locked.ctx, locked.session
+    if sum(row.message_count for row in mailboxes) <= ctx.environment.options.bulk_max_items:
+        order = {"mailboxes": sorted(row.id for row in mailboxes)}
         checkpoint: dict[str, Any] = {}
         has_more = True
         while has_more:
             result = await set_expiry_of_next_messages(
-                ctx, locked.session, order, checkpoint, TaskStepPlan()
+                ctx, session, order, checkpoint, TaskStepPlan()
             )
             checkpoint, has_more = result.checkpoint, result.has_more
-        return None
-    (owner,) = locked.user_ids
-    (task,) = await insert_tasks_and_wake_workers(
-        ctx, locked.session, TASK_KIND, [order], user_id=owner, total_count=message_count
-    )
-    await ctx.record_change(locked.session, owner, EventType.TASK_CHANGED, [task.id])
-    return task
+        return []
+    tasks = list[Task]()
+    for user_id in locked.user_ids:
+        rows = [row for row in mailboxes if row.user_id == user_id]
+        order = {"mailboxes": sorted(row.id for row in rows)}
+        message_count = sum(row.message_count for row in rows)
+        tasks += await insert_tasks_and_wake_workers(
+            ctx, session, TASK_KIND, [order], user_id=user_id, total_count=message_count
+        )
+        await ctx.record_change(session, user_id, EventType.TASK_CHANGED, [tasks[-1].id])
+    return tasks
 
 
 async def set_expiry_of_next_messages(

@@ -233,6 +233,12 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
     An activated webhook receives events from now on and is tried at once. Raises NotFound,
     InvalidInput or Forbidden.
     """
+    if not values:
+        raise InvalidInput(
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
+        )
     _require_valid_types_and_url(ctx, values.get("types"), values.get("url"))
     now = ctx.environment.now()
     maker_id = await load_owner_id_of_viewer(ctx)

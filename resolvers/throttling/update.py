@@ -16,6 +16,7 @@ from mail.throttling.ban_changes import (
     refresh_refused_networks_from_database,
 )
 from mail.throttling.list_hosts import HostAnswers
+from models.errors import InvalidInput
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.quantities import format_iso_duration
@@ -23,6 +24,7 @@ from models.store.columns import insert_with_conflict, select_columns
 from models.throttling.policy import POLICY_ID, BanPolicyValues
 from models.throttling.tables import BanPolicy, NetworkFailure
 from models.users.roles import Role, Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -52,6 +54,12 @@ async def update_policy(ctx: Context, changes: Mapping[str, Any]) -> BanPolicyVa
     policy would refuse the caller's address.
     """
     ctx.viewer.require(WRITE_RULE)
+    if not changes:
+        raise InvalidInput(
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
+        )
     changes = normalized_changes(changes)
     await refresh_refused_networks_from_database(ctx.environment)
     answers = await _query_new_hosts(ctx, changes)

@@ -14,11 +14,15 @@ from merganser.settings.settings import PREFIX, Settings, read_settings
 from models.runtime.renamed_settings import RENAMED_KEYS, RENAMED_VARIABLES
 from resolvers.admin.setting_definitions import DEFINITIONS
 from tests.conftest import GraphQLClient
-from tests.support.operations.platform.setting_operations import expect_refused_setting
+from tests.support.operations.platform.setting_operations import (
+    expect_refused_setting,
+    setting_refs,
+)
 from tests.support.time_limits import HANG_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
-SETTING_DELETE = """mutation ($keys: [String!]!) { settingDelete(input: {keys: $keys}) {
+SETTING_DELETE = """mutation ($settings: [SettingRef!]!) {
+  settingDelete(input: {settings: $settings}) {
   errors { path message } } }"""
 VARIABLES = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
 
@@ -91,5 +95,7 @@ async def test_renamed_key_is_refused_with_the_new_one(root: GraphQLClient) -> N
     message = "archive.retention is now deletedMessages.retention."
     assert (error["path"], error["constraint"]) == (["key"], "UNKNOWN")
     assert error["message"] == message
-    payload = (await root(SETTING_DELETE, keys=["archive.retention"]))["settingDelete"]
+    payload = (await root(SETTING_DELETE, settings=setting_refs("archive.retention")))[
+        "settingDelete"
+    ]
     assert [error["message"] for error in payload["errors"]] == [message]

@@ -28,6 +28,7 @@ from tests.support.operations.platform.setting_operations import (
     load_stored_settings,
     make_root_context,
     set_setting,
+    setting_refs,
 )
 from tests.support.servers.live_server import wait_until
 
@@ -47,7 +48,7 @@ async def test_lower_limit_applies_to_the_next_message(
     await set_setting(root, MAX_RECIPIENTS_KEY, 2)
     assert len(await send_message(ada, 3)) == 1
     assert await send_message(ada, 2) == []
-    await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY])
+    await root(SETTING_DELETE, settings=setting_refs(MAX_RECIPIENTS_KEY))
     assert await send_message(ada, 3) == []
 
 

@@ -30,10 +30,13 @@ from tests.support.operations.platform.setting_operations import (
     expect_refused_setting,
     load_stored_settings,
     set_setting,
+    setting_refs,
 )
 from tests.support.schema.error_paths import field_path, item_index
 
-SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
+SETTING_QUERY = (
+    "query ($key: String!) { setting(by: {key: $key}) { key value default type custom } }"
+)
 SETTINGS_QUERY = """query ($filter: SettingFilter) { settings(filter: $filter, first: 250) {
   nodes { key value custom type } } }"""
 SETTING_PAGES_QUERY = """query ($filter: SettingFilter, $orderBy: SettingOrder! = KEY_ASC,
@@ -44,7 +47,7 @@ SETTING_PAGES_QUERY = """query ($filter: SettingFilter, $orderBy: SettingOrder! 
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
 HISTORY_QUERY = """query ($key: String!, $orderBy: SettingHistoryEntryOrder! = CREATED_DESC,
     $first: Int, $after: String, $last: Int, $before: String) {
-  setting(key: $key) {
+  setting(by: {key: $key}) {
     history(orderBy: $orderBy, first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id key at actor before after reason }
     pageInfo { hasNextPage startCursor endCursor } } } }"""
@@ -207,20 +210,22 @@ async def test_delete_restores_the_default_and_is_idempotent(root: GraphQLClient
     await set_setting(root, MAX_RECIPIENTS_KEY, 50)
     await set_setting(root, "custom.a", 1)
     keys = ["undo.window", MAX_RECIPIENTS_KEY, "custom.a", MAX_RECIPIENTS_KEY]
-    payload = (await root(SETTING_DELETE, keys=keys))["settingDelete"]
+    payload = (await root(SETTING_DELETE, settings=setting_refs(*keys)))["settingDelete"]
     assert payload["errors"] == []
     assert [(item["key"], item["value"]) for item in payload["settings"]] == [
         ("undo.window", "PT600S"),
         (MAX_RECIPIENTS_KEY, 400),
     ]
-    assert payload["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["keys", "0"]}]
+    assert payload["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["settings", "0"]}]
     assert await load_stored_settings(root.environment) == {}
     assert await root(SETTING_QUERY, key="custom.a") == {"setting": None}
     changes = await root.environment.database.read(
         select(func.count()).select_from(SettingHistoryEntry)
     )
-    repeated = (await root(SETTING_DELETE, keys=keys))["settingDelete"]
-    assert [item["path"] for item in repeated["warnings"]] == [["keys", str(n)] for n in range(4)]
+    repeated = (await root(SETTING_DELETE, settings=setting_refs(*keys)))["settingDelete"]
+    assert [item["path"] for item in repeated["warnings"]] == [
+        ["settings", str(n)] for n in range(4)
+    ]
     assert (
         await root.environment.database.read(select(func.count()).select_from(SettingHistoryEntry))
         == changes
@@ -229,10 +234,18 @@ async def test_delete_restores_the_default_and_is_idempotent(root: GraphQLClient
 
 async def test_delete_is_all_or_nothing(root: GraphQLClient) -> None:
     await set_setting(root, MAX_RECIPIENTS_KEY, 50)
-    payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY, "nothing"]))["settingDelete"]
+    payload = (await root(SETTING_DELETE, settings=setting_refs(MAX_RECIPIENTS_KEY, "nothing")))[
+        "settingDelete"
+    ]
     (error,) = payload["errors"]
-    assert (error["constraint"], field_path(error), item_index(error)) == ("UNKNOWN", ["keys"], 1)
-    payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY] * 101))["settingDelete"]
+    assert (error["constraint"], field_path(error), item_index(error)) == (
+        "UNKNOWN",
+        ["settings"],
+        1,
+    )
+    payload = (await root(SETTING_DELETE, settings=setting_refs(MAX_RECIPIENTS_KEY) * 101))[
+        "settingDelete"
+    ]
     assert payload["errors"][0]["constraint"] == "MAX"
     assert await load_stored_settings(root.environment) == {MAX_RECIPIENTS_KEY: 50}
 
@@ -262,7 +275,7 @@ async def test_default_quota_updates_allocated_quota_of_domains(
         assert (await load_allocated_quotas(environment))["example.org"] == total
         report = await check_consistency(environment)
         assert report.findings == []
-    await root(SETTING_DELETE, keys=["users.defaultQuota"])
+    await root(SETTING_DELETE, settings=setting_refs("users.defaultQuota"))
     assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     document = "{ viewer { user { limits { quota { limit } } } } }"
     for client in (ada, bob):
@@ -278,7 +291,7 @@ async def test_history_shows_actor_values_and_reason(
     await set_setting(admin, MAX_RECIPIENTS_KEY, 50)  # no change and no history entry
     await set_setting(admin, MAX_RECIPIENTS_KEY, 60)
     clock.tick(hours=1)
-    await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY])
+    await root(SETTING_DELETE, settings=setting_refs(MAX_RECIPIENTS_KEY))
     await set_setting(root, "mailboxes.maxPerUser", 77)
     history = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY))["setting"]["history"]
     changes = [(n["actor"], n["before"], n["after"], n["reason"]) for n in history["nodes"]]
@@ -402,7 +415,7 @@ async def test_only_administrators_read_or_change_settings(
             (SETTINGS_QUERY, {}),
             (HISTORY_QUERY, {"key": "custom.a"}),
             (SETTING_SET, {"key": "custom.a", "value": 1}),
-            (SETTING_DELETE, {"keys": ["custom.a"]}),
+            (SETTING_DELETE, {"settings": setting_refs("custom.a")}),
         ):
             answer = await client.execute(document, **arguments)
             assert "forbidden" in str(answer).lower(), document

@@ -322,7 +322,7 @@ LIST_BY_TYPE = {
     "Resource": "resources { nodes %s }",
     "SavedSearch": "viewer { user { savedSearches %s } }",
     "SenderRule": "senderRules { nodes %s }",
-    "SettingHistoryEntry": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
+    "SettingHistoryEntry": 'setting(by: {key: "undo.window"}) { history { nodes %s } }',
     "SieveScript": "viewer { user { sieveScripts { nodes %s } } }",
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",

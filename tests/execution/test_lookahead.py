@@ -53,7 +53,7 @@ CONNECTIONS = {
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
     "SavedSearch.messages": ("viewer { user { savedSearches { messages { %s } } } }", "messages",
                              "preview"),
-    "Setting.history": ('setting(key: "undo.window") { history { %s } }',
+    "Setting.history": ('setting(by: {key: "undo.window"}) { history { %s } }',
                         "setting_history", "after"),
     "Connector.runs": ("connectors { nodes { runs { %s } } }", "connector_runs", "log"),
     "Query.connectors": ("connectors { %s }", "connectors", "folder_rewrites"),

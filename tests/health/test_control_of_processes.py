@@ -180,7 +180,7 @@ async def test_config_reload_names_changed_keys_and_drops_no_connection(
     async with server.open_client("root") as root:
         payload = (await root(RELOAD, input={"options": {"validateOnly": True}}))["configReload"]
         assert payload["changedKeys"] == ["MERGANSER_LOG_LEVEL", "MERGANSER_QUEUE_LIFETIME"]
-        query = '{ setting(key: "queue.lifetime") { value } }'
+        query = '{ setting(by: {key: "queue.lifetime"}) { value } }'
         assert (await root(query))["setting"]["value"] == "P5D"
         payload = (await root(RELOAD, input={}))["configReload"]
         assert payload == {

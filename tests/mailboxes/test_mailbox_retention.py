@@ -1,15 +1,20 @@
 """Test the retention of mailboxes: inherited or their own, for new and for old messages."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from models.runtime.environment import Environment
+from models.users.roles import Role, Scope
 from resolvers.admin import tasks
+from resolvers.context import Context
 from resolvers.mailboxes import update as mailbox_update
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.mailboxes.update import MailboxUpdate
+from resolvers.users.selection import UserSelector
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.user_operations import try_update_users
 from tests.support.operations.mailbox_operations import (
@@ -51,7 +56,7 @@ async def test_retention_applies_to_new_messages_and_to_old_on_request(
         True,
     ]
     last = await load_stream_position(environment, ada.user.id)
-    assert (await update_by_path(ada, "A", retention="P7D", apply=True))["task"] is None
+    assert (await update_by_path(ada, "A", retention="P7D", apply=True))["tasks"] == []
     assert [str(expires_at)[:10] for expires_at in await load_expiry_times(environment)] == [
         "2030-01-08",
         "2030-01-08",
@@ -175,14 +180,36 @@ async def test_task_applies_retention_to_many_messages(
     request = MailboxUpdate(
         [MailboxSelector(path="A")], {"retention": timedelta(days=7)}, applies_retention=True
     )
-    task = (
+    (task,) = (
         await mailbox_update.update_mailboxes(context_with_options(ada, bulk_max_items=2), request)
-    ).task
-    assert task is not None
+    ).tasks
     assert (task.kind, task.total_count, await load_expiry_times(environment)) == (
         "MAILBOX_RETENTION",
         3,
         [None] * 3,
     )
     assert await tasks.run_next_task(environment)
+    assert all(await load_expiry_times(environment))
+
+
+async def test_each_user_has_a_task_that_applies_retention_to_many_messages(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
+    for client in (ada, bob):
+        await create_mailboxes(client, "A")
+        await append_unread_messages(client, "A", "one", "two")
+    request = MailboxUpdate(
+        [MailboxSelector(path="A")], {"retention": timedelta(days=7)}, applies_retention=True
+    )
+    few = replace(environment, options=replace(environment.options, bulk_max_items=2))
+    ctx = Context(few, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
+    selector = UserSelector(was_sent=True, usernames=("ada", "bob"))
+    created = (await mailbox_update.update_mailboxes(ctx, request, selector)).tasks
+    assert [(task.user_id, task.total_count) for task in created] == [
+        (ada.user.id, 2),
+        (bob.user.id, 2),
+    ]
+    while await tasks.run_next_task(environment):
+        pass
+    assert len(await load_expiry_times(environment)) == 4
     assert all(await load_expiry_times(environment))

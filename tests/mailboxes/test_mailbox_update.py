@@ -17,6 +17,7 @@ from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
     append_unread_messages,
@@ -331,6 +332,15 @@ async def test_mailbox_statement_count_is_independent_of_users(
             **users,
         )
         assert answer["errors"] == []
+        answer = await run_mailbox_mutation(
+            root,
+            "mailboxUpdate",
+            "journalCursor",
+            mailboxes=refs(f"X/{path}"),
+            set={"inheritRetention": True, "hidden": True},
+            **users,
+        )
+        assert answer["errors"] == []
         return len(statements)
 
     for n in range(12):
@@ -346,9 +356,45 @@ async def test_mailbox_statement_count_is_independent_of_users(
     )
 
 
+async def test_mailboxes_of_several_users_are_updated_together(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
+    for client, retention in ((ada, "P5D"), (bob, "P9D")):
+        await create_mailboxes(client, "A", "B", retention="P1D")
+        await update_by_path(client, "B", specialUse="ARCHIVE")
+        assert (await try_update_users(client, retention=retention))[1] == []
+    users: dict[str, Any] = {"users": {"usernames": ["ada", "bob"]}}
+    patch = {"inheritRetention": True, "specialUse": "ARCHIVE"}
+    payload = await run_mailbox_mutation(
+        root,
+        "mailboxUpdate",
+        "mailboxes { path specialUse retention retentionInherited }",
+        mailboxes=refs("A"),
+        set=patch,
+        **users,
+    )
+    assert payload["errors"] == []
+    assert payload["mailboxes"] == [
+        {"path": "A", "specialUse": "ARCHIVE", "retention": days, "retentionInherited": True}
+        for days in ("P5D", "P9D")
+    ]
+    for client in (ada, bob):
+        query = '{ mailbox(by: {path: "B"}) { specialUse retention } }'
+        assert await client(query) == {"mailbox": {"specialUse": None, "retention": "P1D"}}
+    await create_mailboxes(ada, "Own")
+    (error,) = (
+        await run_mailbox_mutation(
+            root, "mailboxUpdate", mailboxes=refs("A", "Own"), set={"hidden": True}, **users
+        )
+    )["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["mailboxes", "1"])
+    assert {"A", "Own"} <= {*await list_mailbox_paths(ada)}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
+        ("mailboxUpdate", {"mailboxes": refs("Sent"), "set": {"subscribed": False}}),
         ("mailboxCreate", {"paths": ["A"]}),
         ("mailboxRename", {"mailbox": {"path": "Sent"}, "newPath": "A"}),
         ("mailboxSubscribe", {"mailboxes": refs("A")}),
@@ -390,10 +436,10 @@ async def test_mailbox_of_user_is_updated_by_manager_only(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     await create_mailboxes(ada, "A")
-    arguments: dict[str, Any] = {"user": {"username": "ada"}, "mailboxes": [{"path": "A"}]}
+    arguments: dict[str, Any] = {"users": {"usernames": ["ada"]}, "mailboxes": [{"path": "A"}]}
     arguments["set"] = {"hidden": True}
     (error,) = (await run_mailbox_mutation(bob, "mailboxUpdate", **arguments))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["user"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "usernames", "0"])
     assert "A" in await list_mailbox_paths(ada)
     assert (await run_mailbox_mutation(root, "mailboxUpdate", **arguments))["errors"] == []
     assert "A" not in await list_mailbox_paths(ada)

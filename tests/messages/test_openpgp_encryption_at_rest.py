@@ -189,7 +189,7 @@ async def test_message_is_encrypted_only_for_recipients_who_want_it(
     assert await pgp_account.decrypt(ada_message.message_id) == encryptable_part(PLAIN_MESSAGE)
     assert without_trace_fields(await load_source(bob, bob_message.message_id)) == PLAIN_MESSAGE
     arguments = {"mailboxes": [{"path": "INBOX"}], "set": {"encryptMessages": True}}
-    assert (await execute_mutation(bob, "mailboxUpdate", "task { id }", **arguments))[
+    assert (await execute_mutation(bob, "mailboxUpdate", "tasks { id }", **arguments))[
         "errors"
     ] == []
     ada_large, bob_large = await deliver_locally(
@@ -329,7 +329,7 @@ async def test_sent_copy_is_encrypted_but_outgoing_message_is_not(
     assert (await try_update_users(pgp_account.client, encryptMessages=False))[1] == []
     arguments = {"mailboxes": [{"specialUse": "SENT"}], "set": {"encryptMessages": True}}
     assert (
-        await execute_mutation(pgp_account.client, "mailboxUpdate", "task { id }", **arguments)
+        await execute_mutation(pgp_account.client, "mailboxUpdate", "tasks { id }", **arguments)
     )["errors"] == []
     recipients = [NamedAddress("carol@example.net")]
     request = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT)
@@ -360,7 +360,7 @@ async def test_upload_to_shared_mailbox_is_encrypted_to_its_owner(
         global_ids.decode("Message", answer["messages"][0]["id"])
     ) == encryptable_part(PLAIN_MESSAGE)
     arguments = {"paths": ["Sub"], "parent": mailbox, "encryptMessages": True}
-    (error,) = (await execute_mutation(bob, "mailboxCreate", "task { id }", **arguments))["errors"]
+    (error,) = (await execute_mutation(bob, "mailboxCreate", "tasks { id }", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["encryptMessages"])
 
 
@@ -401,7 +401,7 @@ async def test_encryption_requires_key_and_blocks_its_removal(
     (error,) = await set_mailbox_encryption(ada, on=True)
     assert (error["code"], error["path"], error["constraint"]) == expected
     arguments = {"paths": ["A"], "encryptMessages": True}
-    (error,) = (await execute_mutation(ada, "mailboxCreate", "task { id }", **arguments))["errors"]
+    (error,) = (await execute_mutation(ada, "mailboxCreate", "tasks { id }", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
     _, (error,) = await try_create_user(root, encryptMessages=True)
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
@@ -451,10 +451,10 @@ async def test_encryption_setting_of_another_user_cannot_be_changed(
         await try_update_users(bob, openpgpPublicKey=armored_public_key(make_secret_key("Bob")))
     )[1] == []
     mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
-    for user in (None, {"id": global_ids.encode("User", pgp_account.client.user.id)}):
-        patch = {"encryptMessages": False}
-        arguments: dict[str, Any] = {"user": user, "mailboxes": [{"id": mailbox_id}], "set": patch}
-        (error,) = (await execute_mutation(bob, "mailboxUpdate", "task { id }", **arguments))[
+    for users in (None, {"ids": [global_ids.encode("User", pgp_account.client.user.id)]}):
+        arguments: dict[str, Any] = {"users": users, "mailboxes": [{"id": mailbox_id}]}
+        arguments["set"] = {"encryptMessages": False}
+        (error,) = (await execute_mutation(bob, "mailboxUpdate", "tasks { id }", **arguments))[
             "errors"
         ]
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")

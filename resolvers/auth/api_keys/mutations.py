@@ -172,7 +172,7 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
         raise InvalidInput(
             "At least one field is required.",
             constraint=ValidationConstraint.REQUIRED,
-            path=["name"],
+            path=["set"],
         )
     if calling_key := await load_calling_key_or_none(ctx):
         if change.allowed_ips is not None:

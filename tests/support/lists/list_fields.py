@@ -67,7 +67,7 @@ PARENT_SELECTIONS = {
         f'webhooks(first: 2, filter: {{user: {{username: "{u}"}}}}) {{ nodes {{ %s }} }}'
         for u in ("ada", "bob")
     ],
-    "Setting": [f'setting(key: "{key}") {{ %s }}' for key in SETTINGS],
+    "Setting": [f'setting(by: {{key: "{key}"}}) {{ %s }}' for key in SETTINGS],
 }
 # Values of arguments that match some of the rows, but not all.
 MESSAGE_FILTERS = (

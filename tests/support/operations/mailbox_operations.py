@@ -59,7 +59,7 @@ async def update_by_path(
 ) -> Any:
     """Update mailboxes by their paths and return the payload."""
     selection = (
-        "mailboxes { path hidden subscribed retention specialUse } task { id kind totalCount }"
+        "mailboxes { path hidden subscribed retention specialUse } tasks { id kind totalCount }"
     )
     refs = [{"path": path} for path in paths]
     arguments: dict[str, Any] = {"mailboxes": refs, "set": patch, "applyRetention": apply}

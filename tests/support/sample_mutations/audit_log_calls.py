@@ -127,7 +127,7 @@ def call_on_mailbox_of_ada(name: str) -> PrepareCall:
 
 async def update_mailbox_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "user": {"id": global_ids.encode("User", ada.user.id)},
+        "users": {"ids": [global_ids.encode("User", ada.user.id)]},
         "mailboxes": [{"path": "Sent"}],
     }
     return MutationCall(

@@ -147,7 +147,7 @@ async def sender_rule_delete(ada: GraphQLClient, _root: GraphQLClient) -> Mutati
 async def setting_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await setting_set(ada, root))(root)
     assert payload["errors"] == []
-    input_fields = {"keys": ["submission.maxRecipients"]}
+    input_fields = {"settings": [{"key": "submission.maxRecipients"}]}
     return MutationCall(
         "settingDelete", input_fields, "settings { key value custom }", by_root=True
     )

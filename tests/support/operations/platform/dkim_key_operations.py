@@ -121,4 +121,4 @@ async def load_states_by_selector(client: GraphQLClient) -> dict[str, str]:
 
 
 async def load_signing_key(client: GraphQLClient, domain: str) -> Any:
-    return (await client(DKIM_KEY_QUERY, by={"domain": domain}))["dkimKey"]
+    return (await client(DKIM_KEY_QUERY, by={"domain": domain_refs(domain)[0]}))["dkimKey"]

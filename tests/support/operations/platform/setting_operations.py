@@ -16,10 +16,16 @@ SETTING_SET = """mutation ($key: String!, $value: JSON, $options: MutationOption
   settingSet(input: {key: $key, value: $value, options: $options}) {
     setting { key value default type custom name restartRequired }
     errors { __typename code message path ... on ValidationError { constraint } } } }"""
-SETTING_DELETE = """mutation ($keys: [String!]!) { settingDelete(input: {keys: $keys}) {
+SETTING_DELETE = """mutation ($settings: [SettingRef!]!) {
+  settingDelete(input: {settings: $settings}) {
     settings { key value custom } warnings { code path }
     errors { __typename path ... on ValidationError { constraint } } } }"""
 MAX_RECIPIENTS_KEY = "submission.maxRecipients"
+
+
+def setting_refs(*keys: str) -> list[dict[str, str]]:
+    """Return references to settings by key."""
+    return [{"key": key} for key in keys]
 
 
 async def set_setting(client: GraphQLClient, key: str, value: Any, **options: Any) -> Any:
