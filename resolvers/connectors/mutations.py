@@ -10,7 +10,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.remote_server import RemoteFailure
 from models.admin.tasks import TaskState
-from models.auth.security_log import SecurityEventAction
 from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
 from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
 from models.events.event_types import EventType
@@ -40,11 +39,6 @@ from resolvers.viewer import GuardRule
 
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
-SECURITY_LOG_ACTIONS = {  # mutation: its action in the security log
-    "connectorCreate": SecurityEventAction.CONNECTOR_CREATE,
-    "connectorDelete": SecurityEventAction.CONNECTOR_DELETE,
-    "connectorUpdate": SecurityEventAction.CONNECTOR_UPDATE,
-}
 
 
 async def create_connector(
@@ -390,7 +384,7 @@ def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
 async def _write_audit_and_security_logs(
     ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAuditLogEntry
 ) -> None:
-    if (action := SECURITY_LOG_ACTIONS.get(log_entry.mutation)) is not None:
+    if (action := security_log.ACTION_BY_MUTATION.get(log_entry.mutation)) is not None:
         facts = {**(log_entry.before or {}), **(log_entry.after or {})}
         detail = {name: facts[name] for name in ("host", "username") if facts.get(name)}
         event = NewSecurityEvent(action, user.id, target=str(log_entry.target_id), detail=detail)

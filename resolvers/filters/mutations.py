@@ -379,7 +379,9 @@ async def _log_new_targets_to_security_log(
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
         NewSecurityEvent(
-            SecurityEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(target)
+            SecurityEventAction.FILTER_FORWARDING_ADDED,
+            owner,
+            target=_target_without_secrets(target),
         )
         for owner, new_targets in owner_and_targets_by_filter.values()
         for target in new_targets

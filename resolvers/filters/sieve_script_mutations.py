@@ -358,7 +358,7 @@ def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
             (row.user_id, _redirect_addresses(values.get("content", row.content)) - old_addresses)
         )
     return [
-        NewSecurityEvent(SecurityEventAction.SIEVE_FORWARD, user, target=target)
+        NewSecurityEvent(SecurityEventAction.SIEVE_FORWARDING_ADDED, user, target=target)
         for user, all_ in pairs
         for target in sorted(all_)
     ]

@@ -106,7 +106,7 @@ async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhoo
             session,
             NewAuditLogEntry("webhookCreate", "Webhook", webhook_id, domain_id, None, logged_after),
         )
-        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_CREATE, [row])
+        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_CREATED, [row])
     _wake_workers(ctx)
     return CreatedWebhook(webhook_id, secret)
 
@@ -270,7 +270,7 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
                 for row in rows
             ),
         )
-        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_UPDATE, rows, values)
+        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_UPDATED, rows, values)
     _wake_workers(ctx)
 
 
@@ -335,7 +335,7 @@ async def delete_and_log_webhooks(
         for row in rows
     )
     await audit_log.insert_audit_log_entries(ctx, session, *entries)
-    await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_DELETE, rows)
+    await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_DELETED, rows)
 
 
 async def _write_to_security_logs(

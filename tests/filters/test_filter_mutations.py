@@ -186,7 +186,8 @@ async def test_relay_password_is_kept_and_hidden(
 
 async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
-        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARDING_ADDED}) "
+        "{ nodes { detail } } } } }"
     )
     filter_ = await add_filter(
         ada, {}, {"forwardTo": ["eve@example.net", "https://h.example/?t=secret"]}

@@ -71,7 +71,8 @@ async def test_imported_filters_are_added_after_existing_ones(
         global_ids.decode("Filter", filter_["id"]) for filter_ in payload["filters"]
     ]
     document = (
-        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARDING_ADDED}) "
+        "{ nodes { detail } } } } }"
     )
     (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event["detail"]["target"] == "eve@example.net"

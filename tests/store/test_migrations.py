@@ -205,6 +205,27 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         assert kinds.scalar() == "AliasDomain"
 
 
+async def test_upgrade_names_stored_security_events_in_the_past_tense(
+    empty_database: Database,
+) -> None:
+    facts = {"id": 8, "result": "SUCCESS"}
+    body = {"user": None, "objects": [{**facts, "action": "TOTP_ENABLE"}, {"id": 9}]}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("security_events", {"id": 3, "fold": "a", "action": "AUTHENTICATE"}),
+        ("security_events", {"id": 4, "fold": "b", "action": "PASSWORD_RESET"}),
+        ("webhooks", {"id": 5, "url": "https://hooks.example"}),
+        ("webhook_deliveries", {"id": 6, "webhook_id": 5, "body": body}),
+    ]
+    await create_database_of_revision(empty_database, "0108", rows)
+    await run_missing_migrations(empty_database)
+    async with empty_database.engine.begin() as connection:
+        actions = await connection.execute(text("SELECT action FROM security_events ORDER BY id"))
+        assert list(actions.scalars()) == ["SIGN_IN_ATTEMPTED", "PASSWORD_RESET"]
+    assert await load_stored_values(empty_database, "webhook_deliveries", "body") == {
+        6: {**body, "objects": [{**facts, "action": "TOTP_ENABLED"}, {"id": 9}]}
+    }
+
+
 async def load_stored_values(
     database: Database, table_name: str, column_name: str
 ) -> dict[int, Any]:

@@ -73,7 +73,7 @@ def _security_event(user_id: int, address: str, values: Mapping[str, Any]) -> Ne
         detail["bcc"] = ", ".join(values["bcc"][:MAX_LOGGED_ADDRESSES])
     if "reply_to" in values:
         detail["replyTo"] = values["reply_to"] or ""
-    action = SecurityEventAction.IDENTITY_BCC_CHANGE
+    action = SecurityEventAction.IDENTITY_BCC_CHANGED
     return NewSecurityEvent(action, user_id, target=address, detail=detail)
 
 
