@@ -1,4 +1,7 @@
-"""Name the actions of the security log as events: what happened, in the past tense."""
+"""Let every type of event say what happened.
+
+Actions of the security log get the names of events. The types ..._CHANGED become three types.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -73,9 +76,39 @@ NEW_ACTIONS = {
     "WEBHOOK_UPDATE": "WEBHOOK_UPDATED",
 }
 
+# The new types of each old type of an event. A stored event gets the one that ends in _UPDATED, or
+# the first one, since it doesn't say what happened. Webhooks receive all of them.
+_CREATED_UPDATED_DELETED = ("CREATED", "UPDATED", "DELETED")
+NEW_TYPE_ENDINGS = {
+    **dict.fromkeys(
+        (
+            "CERTIFICATE", "CONNECTOR", "FILE", "FILTER", "FORWARDING_HOST", "IDENTITY",
+            "KEY_VALUE", "LABEL", "OAUTH_CLIENT", "RELAY_HOST", "RESOURCE", "SAVED_SEARCH",
+            "SENDER_RULE", "SIEVE", "TLS_POLICY", "TRANSPORT",
+        ),
+        _CREATED_UPDATED_DELETED,
+    ),
+    **dict.fromkeys(("AUTOREPLY", "BAN_POLICY", "SETTING"), ("UPDATED",)),
+    **dict.fromkeys(("CLUSTER_NODE", "SUBMISSION", "TASK"), ("CREATED", "UPDATED")),
+    "CLUSTER_AFFINITY": ("CREATED", "DELETED"),
+    "QUARANTINE": ("NOTIFIED",),
+    "THREAD": ("UPDATED", "MERGED"),
+}  # fmt: skip
+NEW_TYPES = {
+    f"{prefix}_CHANGED": [f"{prefix}_{ending}" for ending in endings]
+    for prefix, endings in NEW_TYPE_ENDINGS.items()
+}
+NEW_TYPE_OF_STORED_EVENT = {
+    old: next((name for name in new if name.endswith("_UPDATED")), new[0])
+    for old, new in NEW_TYPES.items()
+}
+
 
 def upgrade() -> None:
     connection = op.get_bind()
+    for table_name in ("changes", "webhook_deliveries"):
+        _rename_column_values(connection, table_name, "type", NEW_TYPE_OF_STORED_EVENT)
+    _split_types_of_webhooks(connection)
     _rename_column_values(connection, "security_events", "action", NEW_ACTIONS)
     _rename_actions_of_webhook_deliveries(connection)
 
@@ -87,6 +120,16 @@ def _rename_column_values(
     value = renamed_table.c[column_name]
     statement = update(renamed_table).where(value.in_(new_names))
     connection.execute(statement.values({column_name: case(new_names, value=value)}))
+
+
+def _split_types_of_webhooks(connection: Connection) -> None:
+    """Replace each old type that a webhook receives by its new types."""
+    webhooks = table("webhooks", column("id", BIG_INTEGER), column("types", JSON_TYPE))
+    for row in connection.execute(select(webhooks.c.id, webhooks.c.types)).all():
+        new_types = [new for old in row.types or () for new in NEW_TYPES.get(old, [old])]
+        if row.types and new_types != row.types:
+            statement = update(webhooks).where(webhooks.c.id == row.id)
+            connection.execute(statement.values(types=new_types))
 
 
 def _rename_actions_of_webhook_deliveries(connection: Connection) -> None:

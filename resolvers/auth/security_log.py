@@ -181,7 +181,7 @@ async def queue_message_to_user(
     (task,) = await task_steps.insert_tasks_and_wake_workers(
         ctx, session, TaskKind.SECURITY_NOTIFICATION, [order], user_id=event.user_id
     )
-    await ctx.record_change(session, event.user_id or 0, EventType.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, event.user_id or 0, EventType.TASK_CREATED, [task.id])
 
 
 async def log_event_separately(ctx: Context, event: NewSecurityEvent) -> None:

@@ -76,7 +76,7 @@ async def create_connector(
         )
         session.add(row)
         await session.flush()
-        await ctx.record_change(session, owner_id, EventType.CONNECTOR_CHANGED, [connector_id])
+        await ctx.record_change(session, owner_id, EventType.CONNECTOR_CREATED, [connector_id])
         after = {name: getattr(row, name) for name in LOGGED_COLUMNS}
         log_entry = NewAuditLogEntry(
             "connectorCreate", "Connector", connector_id, user.domain_id, None, after
@@ -134,7 +134,7 @@ async def update_connectors(
         for row in await _require_and_lock_visible_connectors(ctx, session, ids):
             values = await _update_connector(ctx, session, row, fields, password)
             for owner in {row.user_id, values.get("user_id", row.user_id)}:
-                await ctx.record_change(session, owner, EventType.CONNECTOR_CHANGED, [row.id])
+                await ctx.record_change(session, owner, EventType.CONNECTOR_UPDATED, [row.id])
             logged = [{name: settings.get(name, getattr(row, name)) for name in LOGGED_COLUMNS}
                     for settings in ({}, values)]  # fmt: skip
             user = users[row.user_id]
@@ -254,7 +254,7 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
         connection = await session.connection()
         await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
         for row in rows:
-            await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [row.id])
+            await ctx.record_change(session, row.user_id, EventType.CONNECTOR_DELETED, [row.id])
             before = {name: getattr(row, name) for name in LOGGED_COLUMNS}
             user = users[row.user_id]
             log_entry = NewAuditLogEntry(
@@ -286,7 +286,7 @@ async def queue_or_find_runs(
                 await session.flush()
                 statement = update(Connector).where(col(Connector.id) == row.id)
                 await connection.execute(statement.values(run_id=run_id, next_run_at=now))
-                await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [row.id])
+                await ctx.record_change(session, row.user_id, EventType.CONNECTOR_UPDATED, [row.id])
             run_ids[row.id] = run_id
             user, after = users[row.user_id], {"name": row.name, "dryRun": is_dry_run}
             log_entry = NewAuditLogEntry(
@@ -333,7 +333,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
         await connection.execute(running.values(cancelled=True))
         users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
         for row in filter(None, rows):
-            event_type, user = EventType.CONNECTOR_CHANGED, users[row.user_id]
+            event_type, user = EventType.CONNECTOR_UPDATED, users[row.user_id]
             await ctx.record_change(session, row.user_id, event_type, [row.connector_id])
             before = {"state": row.state}
             log_entry = NewAuditLogEntry(

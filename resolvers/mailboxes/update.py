@@ -196,7 +196,7 @@ async def _set_expiry_now_or_queue_task(
     (task,) = await insert_tasks_and_wake_workers(
         ctx, locked.session, TASK_KIND, [order], user_id=owner, total_count=message_count
     )
-    await ctx.record_change(locked.session, owner, EventType.TASK_CHANGED, [task.id])
+    await ctx.record_change(locked.session, owner, EventType.TASK_CREATED, [task.id])
     return task
 
 

@@ -430,7 +430,7 @@ async def queue_replay_task(ctx: Context, webhook_id: int, since: StreamPosition
         (task,) = await task_steps.insert_tasks_and_wake_workers(
             ctx, session, TASK_KIND, [order], total_count=total
         )
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
         domain_ids = await _domain_id_by_webhook(ctx, [row])
         log_entry = NewAuditLogEntry(
             "webhookReplay", "Webhook", webhook_id, domain_ids[webhook_id], None, {"events": total}

@@ -217,7 +217,7 @@ async def test_deleted_mailbox_deletes_filters_that_use_it(
     assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == ["stays"]
     entries = await load_journal_entries(environment, ada.user.id, last)
     (deleted_ids,) = [
-        filter_ids for kind, filter_ids in entries if kind is EventType.FILTER_CHANGED
+        filter_ids for kind, filter_ids in entries if kind is EventType.FILTER_DELETED
     ]
     assert deleted_ids == sorted(
         global_ids.decode("Filter", filter_["id"]) for filter_ in deleted_filters

@@ -108,7 +108,7 @@ async def end_diversions_without_right(
         changed_ids: defaultdict[int, list[int]] = defaultdict(list)
         for row in rows:
             changed_ids[row.user_id].append(row.id)
-        changes = {user: [(EventType.IDENTITY_CHANGED, ids)] for user, ids in changed_ids.items()}
+        changes = {user: [(EventType.IDENTITY_UPDATED, ids)] for user, ids in changed_ids.items()}
         if changes:
             await ctx.record_changes(session, changes)
         entries = [

@@ -181,7 +181,7 @@ async def test_large_move_across_accounts_runs_as_platform_task(
         {"a": "Keep", "b": "Keep"}
     ] * 2
     kinds = {kind for kind, _ in await load_journal_entries(environment, PLATFORM, last)}
-    assert kinds == {EventType.TASK_CHANGED}
+    assert kinds == {EventType.TASK_UPDATED}
     targets = sorted(user.user.id for user in two_users)
     assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
 
