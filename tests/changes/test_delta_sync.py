@@ -26,7 +26,7 @@ from tests.support.servers.live_server import NEW_ACCOUNT_EVENT_COUNT, stream_cu
 from tests.support.time_limits import HANG_SECONDS
 
 ADDED_OR_CHANGED = ("MESSAGE_ADDED", "MESSAGE_RECEIVED", "MESSAGE_UPDATED", "MESSAGE_MOVED")
-CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $user: UserRef) {
+CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [ChangeType!], $user: UserRef) {
   changes(after: $after, first: $first, types: $types, user: $user) { cursor hasMore events {
     __typename type cursor origin user { username }
     ... on MailboxChange { path }
