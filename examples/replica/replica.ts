@@ -3,7 +3,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
-  type EventType,
+  type ChangeType,
   ReplicaCatchUpDocument,
   ReplicaFollowDocument,
   type ReplicaBatchFragment as Batch,
@@ -20,7 +20,7 @@ type Event = Batch['events'][number];
 // One line of what is told: the cursor, what happened, and to what.
 export type Tell = (cursor: string, kind: string, ...about: (string | number | null)[]) => void;
 
-const TYPES: readonly EventType[] = [
+const TYPES: readonly ChangeType[] = [
   'MAILBOX_CREATED',
   'MAILBOX_UPDATED',
   'MAILBOX_RENAMED',

@@ -67,7 +67,7 @@ class SecurityEvent(NodeView):
     )
     by: str | None = attribute_field(
         "Name of the administrator or API key that acted. Null: the user acted, the action is "
-        "AUTHENTICATE, or the client was not signed in."
+        "SIGN_IN_ATTEMPTED, or the client was not signed in."
     )
     detail: JSON | None = attribute_field(
         "Details of the last of the equal events. They contain no secrets; objects are given by "

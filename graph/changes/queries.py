@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import strawberry
 from strawberry import UNSET
@@ -24,7 +24,7 @@ from graph.types.references import (
 from graph.types.scalars import Cursor, Duration
 from graph.users.queries import UserFilter
 from models.errors import InvalidInput, require_found
-from models.events.event_types import DOMAIN_EVENT_TYPES, EventType
+from models.events.event_types import ChangeType, EventType
 from models.events.journal import StreamPositions
 from models.mailboxes.shares import ShareRight
 from models.users.roles import AdminPermission, Role, Scope
@@ -121,9 +121,9 @@ async def _follow_batches(info: Info, request: FollowRequest) -> AsyncIterator[C
         yield ChangeBatch.from_batch(batch, info.context.environment.now())
 
 
-def _optional_frozenset(items: list[Any] | None) -> frozenset[Any] | None:
-    """The items of an optional list; None if no list is given. An empty list selects nothing."""
-    return frozenset(items or ()) if is_given(items) else None
+def _event_types(types: Sequence[ChangeType] | None) -> frozenset[EventType] | None:
+    """The event types of an optional list; None if no list is given. Empty selects nothing."""
+    return frozenset(map(EventType, types or ())) if is_given(types) else None
 
 
 async def _resolve_mailbox_ids_or_raise(
@@ -192,7 +192,7 @@ class ChangeQuery:
                 description="User whose events are returned. Default: the signed-in user."
             ),
         ] = UNSET,
-        types: list[EventType] | None = UNSET,
+        types: list[ChangeType] | None = UNSET,
         first: Annotated[
             int,
             strawberry.argument(
@@ -212,7 +212,7 @@ class ChangeQuery:
         position = after if isinstance(after, dict) else {}
         request = FollowRequest(
             position,
-            _optional_frozenset(types),
+            _event_types(types),
             select_streams=await _stream_selector_of_account(info, user),
         )
         batch = await read_event_page(info.context, request, first)
@@ -239,14 +239,14 @@ class ChangeSubscription:
             ),
         ] = UNSET,
         after: ResumeArgument = UNSET,
-        types: list[EventType] | None = UNSET,
+        types: list[ChangeType] | None = UNSET,
         mailboxes: list[MailboxRef] | None = UNSET,
         debounce: Duration | None = UNSET,
         coalesce: Annotated[
             bool,
             strawberry.argument(
-                description="True leaves out an event MESSAGE_UPDATED, SUBMISSION_CHANGED or "
-                "TASK_CHANGED if its batch has a later one of the same type, object and origin. "
+                description="True leaves out an event MESSAGE_UPDATED, SUBMISSION_UPDATED or "
+                "TASK_UPDATED if its batch has a later one of the same type, object and origin. "
                 "The later one differs at most in flags and MODSEQ. Default: false."
             ),
         ] = False,
@@ -262,7 +262,7 @@ class ChangeSubscription:
         _require_few_items(mailboxes, "mailboxes")
         request = FollowRequest(
             resume_position_or_now(info, after),
-            _optional_frozenset(types),
+            _event_types(types),
             await info.context.resolve_once(
                 "mailboxes", partial(_resolve_mailbox_ids_or_raise, info, mailboxes, user)
             ),
@@ -370,15 +370,10 @@ class ChangeSubscription:
         ] = UNSET,
         after: ResumeArgument = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        event_types = (
-            managed_streams.USER_AND_ADDRESS_EVENT_TYPES
-            | DOMAIN_EVENT_TYPES
-            | managed_streams.DOMAIN_RULE_EVENT_TYPES
-        )
         stream_source = await _domain_stream_selector(
             info,
             domain_selector_from_ref(domain, path="domain") if domain else None,
-            event_types,
+            managed_streams.DOMAIN_CHANGE_EVENT_TYPES,
             ["domain"],
         )
         async for batch in _follow_batches(

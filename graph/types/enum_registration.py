@@ -30,7 +30,7 @@ from models.cluster.nodes import (
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
-from models.events.event_types import EventType
+from models.events.event_types import ChangeType, EventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.logs.entries import LogComponent, LogLevel
@@ -117,6 +117,11 @@ strawberry.enum(
 strawberry.enum(BanCause, description="Cause of the ban of a network.")
 strawberry.enum(BccDirection, description="Side of a message that a BCC rule compares.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="Purpose of a WebAuthn challenge.")
+strawberry.enum(
+    ChangeType,
+    description="Type of an event of an account: an `EventType` that `changes` can return. Later "
+    "versions can add values.",
+)
 strawberry.enum(
     EventType,
     description="Type of an event. New types can be added: clients must ignore types that they "

@@ -57,7 +57,7 @@ def _submission_state_check() -> ConsistencyCheck:
         },
         table.outerjoin(counted, counted.c.submission_id == table.c.id),
         func.coalesce(col(Submission.user_id), PLATFORM),
-        repair=expected_values_repair(EventType.SUBMISSION_CHANGED),
+        repair=expected_values_repair(EventType.SUBMISSION_UPDATED),
     )
 
 

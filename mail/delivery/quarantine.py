@@ -411,5 +411,5 @@ def _insert_notification_task(transaction: DatabaseTransaction, user_id: int) ->
         created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
-    transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)
+    transaction.record_entry(user_id, JournalEntry(EventType.TASK_CREATED, [task.id]), at=now)
     transaction.workers_to_wake.add(TASKS)

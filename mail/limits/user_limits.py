@@ -166,7 +166,7 @@ def _create_limit_warning_task_if_enabled(
         created_at=now,
     )
     transaction.connection.execute(insert(Task).values(task.model_dump()))
-    transaction.record_entry(user_id, JournalEntry(EventType.TASK_CHANGED, [task.id]), at=now)
+    transaction.record_entry(user_id, JournalEntry(EventType.TASK_CREATED, [task.id]), at=now)
     transaction.workers_to_wake.add(TASKS)
 
 

@@ -418,7 +418,7 @@ async def _delete_unfetched_unshared_files(environment: Environment) -> int:
             if deleted_ids:
                 transaction.record_entry(
                     user_id,
-                    JournalEntry(EventType.FILE_CHANGED, deleted_ids),
+                    JournalEntry(EventType.FILE_DELETED, deleted_ids),
                     at=environment.now(),
                 )
             return len(deleted_ids)

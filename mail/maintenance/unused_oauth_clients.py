@@ -45,7 +45,7 @@ async def delete_unused_registered_clients(environment: Environment) -> int:
         client_ids = connection.execute(unused.with_for_update()).scalars().all()
         if client_ids:
             connection.execute(delete(OauthClient).where(col(OauthClient.id).in_(client_ids)))
-            entry = JournalEntry(EventType.OAUTH_CLIENT_CHANGED, client_ids)
+            entry = JournalEntry(EventType.OAUTH_CLIENT_DELETED, client_ids)
             transaction.record_entry(PLATFORM, entry, at=now)
         return len(client_ids)
 

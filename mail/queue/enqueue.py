@@ -22,6 +22,7 @@ from mail.storage.blobs.blob_writer import StoredMessageBlobs, upsert_blob_rows
 from mail.storage.message_columns import content_and_reset_state_columns
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.storable_message import StorableMessage
+from models.events.event_types import EventType
 from models.events.journal import PLATFORM, JournalEntry
 from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
@@ -32,7 +33,7 @@ from models.store.prepared_statements import (
     StatementWithValues,
     integer_parameter,
 )
-from models.submission.tables import Submission, SubmissionState, submission_event_type
+from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 
 WAKE_UP_HORIZON = timedelta(
@@ -158,7 +159,7 @@ def insert_submissions_in_one_batch(
         if submission.due_at - now < WAKE_UP_HORIZON:
             transaction.workers_to_wake.add(QUEUE)
     entries = [
-        JournalEntry(submission_event_type(state), state_ids, {"state": state.value}, owner.origin)
+        JournalEntry(EventType.SUBMISSION_CREATED, state_ids, {"state": state.value}, owner.origin)
         for state, state_ids in ids_by_state.items()
     ]
     stream = PLATFORM if owner.user_id is None else owner.user_id

@@ -272,7 +272,7 @@ def _insert_rows_and_record_change(
         row.state is BookingState.BOOKED for row in deleted_rows
     )
     if is_changed:
-        entry = JournalEntry(EventType.RESOURCE_CHANGED, [resource.id])
+        entry = JournalEntry(EventType.RESOURCE_UPDATED, [resource.id])
         transaction.record_entry(resource.domain_id, entry, at=environment.now())
 
 

@@ -173,7 +173,7 @@ def merge_threads_unless_large(
     )
     connection.execute(key_update.values(thread_id=thread_id))
     connection.execute(delete(Thread).where(col(Thread.id).in_(merged_ids)))
-    entry = JournalEntry(EventType.THREAD_CHANGED, [thread_id, *merged_ids], {}, origin)
+    entry = JournalEntry(EventType.THREAD_MERGED, [thread_id, *merged_ids], {}, origin)
     transaction.record_entry(user_id, entry, at=transaction.environment.now())
 
 

@@ -38,7 +38,7 @@ def submission_event_type(state: SubmissionState) -> EventType:
         return EventType.SUBMISSION_SENT
     if state in {SubmissionState.PARTIAL, SubmissionState.FAILED}:
         return EventType.SUBMISSION_BOUNCED
-    return EventType.SUBMISSION_CHANGED
+    return EventType.SUBMISSION_UPDATED
 
 
 # The text is exactly that of the partial indexes: a parameter can't use them.

@@ -17,7 +17,6 @@ from mail.addresses.address_syntax import (
 from mail.delivery.recipient_rewrites import checked_rule_address
 from models.addresses.rewrites import BccDirection, BccRule
 from models.addresses.tables import Address
-from models.auth.security_log import SecurityEventAction
 from models.domains.tables import Domain, DomainAlias
 from models.errors import (
     Conflict,
@@ -316,7 +315,7 @@ async def _write_audit_and_security_logs(
     )
     for row in await ctx.read(statement):
         entry = entries_by_address[NormalizedAddress(row.local, row.name)]
-        action = SecurityEventAction("BCC_RULE_" + entry.mutation.removeprefix("bccRule").upper())
+        action = security_log.ACTION_BY_MUTATION[entry.mutation]
         values = {**(entry.before or {}), **(entry.after or {})}
         detail: dict[str, Any] = {
             name: values[name] for name in SECURITY_LOG_FIELDS if name in values

@@ -300,7 +300,7 @@ async def delete_key_values(
             )
         )[namespace.owner_id]
         if ids:
-            await ctx.record_change(session, namespace.owner_id, EventType.KEY_VALUE_CHANGED, ids)
+            await ctx.record_change(session, namespace.owner_id, EventType.KEY_VALUE_DELETED, ids)
             before = {"store": namespace.store, "key": key, "entries": len(ids)}
             target = ids[0] if len(ids) == 1 else None
             await _write_audit_log_unless_own_entry(
@@ -327,7 +327,7 @@ async def delete_entries_of_users(
         col(KeyValueEntry.store).in_(ctx.environment.options.key_value_stores),
         has_prefix(ctx.environment.database.dialect, col(KeyValueEntry.key), prefix),
     )
-    event_type = EventType.KEY_VALUE_CHANGED
+    event_type = EventType.KEY_VALUE_DELETED
     await ctx.record_changes(
         session, {owner: [(event_type, ids)] for owner, ids in ids_by_owner.items() if ids}
     )
@@ -394,10 +394,8 @@ async def _store_and_log_key_value_entry(
     growth = entry.size - (stored.size if stored else 0)
     check = partial(require_quota_for_growth, user_id=entry.stream_id, byte_count=growth)
     await ctx.environment.run_in_session(session, check)
-    event_type, namespace = (
-        EventType.KEY_VALUE_CHANGED,
-        KeyValueNamespace(entry.stream_id, entry.store),
-    )
+    event_type = EventType.KEY_VALUE_UPDATED if stored else EventType.KEY_VALUE_CREATED
+    namespace = KeyValueNamespace(entry.stream_id, entry.store)
     entry.version = await ctx.record_change(session, entry.stream_id, event_type, [entry.id])
     connection = await session.connection()
     await connection.execute(_upsert_statement(connection.dialect.name), entry.model_dump())

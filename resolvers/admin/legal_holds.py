@@ -204,7 +204,7 @@ async def _insert_legal_hold_and_task(
         task_id=task.id,
     )
     session.add(legal_hold)
-    await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
     return legal_hold
 
 

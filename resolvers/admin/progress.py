@@ -4,7 +4,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from models.errors import NotFound
-from models.events.event_types import SUBMISSION_EVENT_TYPES, EventType
+from models.events.event_types import (
+    CONNECTOR_EVENT_TYPES,
+    SUBMISSION_EVENT_TYPES,
+    TASK_EVENT_TYPES,
+    EventType,
+)
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow
 from models.submission.tables import SubmissionState
@@ -18,8 +23,6 @@ from resolvers.connectors import loaders as connector_loaders
 from resolvers.context import Context
 from resolvers.submission import loaders as submission_loaders
 
-TASK_CHANGES = frozenset({EventType.TASK_CHANGED})
-CONNECTOR_CHANGES = frozenset({EventType.CONNECTOR_CHANGED})
 UNFINISHED_STATES = frozenset(
     {
         SubmissionState.SCHEDULED,
@@ -41,13 +44,13 @@ class FollowedWork(NamedTuple):
 
 _FOLLOWED_TASK = FollowedWork(
     tasks.load_visible_tasks_by_id,
-    TASK_CHANGES,
+    TASK_EVENT_TYPES,
     lambda row: row.id,
     lambda row: (row.state, row.done_count, row.total_count),
 )
 _FOLLOWED_RUN = FollowedWork(
     connector_loaders.load_visible_runs_by_id,
-    CONNECTOR_CHANGES,
+    CONNECTOR_EVENT_TYPES,
     lambda row: row.connector_id,
     lambda row: row,
 )
@@ -155,7 +158,7 @@ async def follow_connector_runs(ctx: Context) -> AsyncGenerator[ColumnRow]:
     """Yield the last run of each of the viewer's connectors after it changes."""
     require_user_id(ctx)
     async for batch in stream_reader.follow_changes(
-        ctx, FollowRequest(ctx.last_seen_position, CONNECTOR_CHANGES)
+        ctx, FollowRequest(ctx.last_seen_position, CONNECTOR_EVENT_TYPES)
     ):
         connector_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (

@@ -265,7 +265,7 @@ async def _store_changed_settings_with_history_and_logs(
     )
     history_ids = [row["id"] for row in history_rows]
     position = await ctx.record_change(
-        session, PLATFORM, EventType.SETTING_CHANGED, history_ids, key=change.changed_keys
+        session, PLATFORM, EventType.SETTING_UPDATED, history_ids, key=change.changed_keys
     )
     session.info[CommittedOptions] = CommittedOptions(options, position)
 

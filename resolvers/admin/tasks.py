@@ -177,7 +177,7 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
             if row:
                 await _delete_passphrase_if_finished(session, row)
                 await ctx.record_change(
-                    session, _stream_of_task(row), EventType.TASK_CHANGED, [row.id]
+                    session, _stream_of_task(row), EventType.TASK_UPDATED, [row.id]
                 )
 
 
@@ -466,7 +466,7 @@ async def _require_lease_and_store_task_progress(
     )
     if not (await (await session.connection()).execute(statement)).rowcount:
         raise TaskLeaseLost
-    await ctx.record_change(session, _stream_of_task(task), EventType.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, _stream_of_task(task), EventType.TASK_UPDATED, [task.id])
 
 
 class TaskLeaseLost(Exception):

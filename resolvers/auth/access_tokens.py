@@ -139,7 +139,7 @@ async def revoke_own_access_tokens_and_count(
                 ctx,
                 session,
                 NewSecurityEvent(
-                    SecurityEventAction.TOKEN_REVOKE, owner_id, detail={"tokens": len(deleted_ids)}
+                    SecurityEventAction.TOKEN_REVOKED, owner_id, detail={"tokens": len(deleted_ids)}
                 ),
             )
     drop_cached_credentials(ctx.environment, owner_id)

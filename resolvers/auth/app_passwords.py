@@ -279,7 +279,7 @@ async def _insert_app_password_and_log(
         "appPasswordCreate", "AppPassword", app_password_row.id, user.domain_id, None, new_values
     )
     await _write_security_log_and_audit_if_other(
-        ctx, session, user.id, SecurityEventAction.APP_PASSWORD_CREATE, [admin_entry]
+        ctx, session, user.id, SecurityEventAction.APP_PASSWORD_CREATED, [admin_entry]
     )
 
 
@@ -403,7 +403,7 @@ async def update_app_passwords(
                 if row.user_id == owner_id
             ]
             await _write_security_log_and_audit_if_other(
-                ctx, session, owner_id, SecurityEventAction.APP_PASSWORD_UPDATE, admin_entries
+                ctx, session, owner_id, SecurityEventAction.APP_PASSWORD_UPDATED, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
@@ -431,7 +431,7 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
                 if row.user_id == owner_id
             ]
             await _write_security_log_and_audit_if_other(
-                ctx, session, owner_id, SecurityEventAction.APP_PASSWORD_DELETE, admin_entries
+                ctx, session, owner_id, SecurityEventAction.APP_PASSWORD_DELETED, admin_entries
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
 

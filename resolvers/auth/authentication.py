@@ -205,7 +205,7 @@ def _write_wrong_network_to_security_log(
     """Log that a key was used from a network it is not for: it may be stolen."""
     detail = {"key": str(credential.viewer.api_key_id)}
     event = NewSecurityEvent(
-        SecurityEventAction.API_KEY_USE,
+        SecurityEventAction.API_KEY_REFUSED,
         credential.owner_ids[0] or None,
         SecurityEventResult.FAILURE,
         detail=detail | {"reason": "network"},
@@ -492,7 +492,7 @@ async def complete_pending_token_and_log(ctx: Context, session: AsyncSession) ->
     await connection.execute(update_token.values(**token_values))
     update_user = update(User).where(col(User.id) == row.user_id)
     await connection.execute(update_user.values(last_login_at=now))
-    action, detail = SecurityEventAction.AUTHENTICATE, {"completed": True}
+    action, detail = SecurityEventAction.SIGN_IN_ATTEMPTED, {"completed": True}
     event = NewSecurityEvent(action, row.user_id, protocol=row.protocol, detail=detail)
     await security_log.log_event_and_queue_notice(ctx, session, event)
     ctx.call_after_commit_or_now(partial(drop_cached_credentials, environment, row.user_id))

@@ -10,7 +10,7 @@ from resolvers.auth import security_log
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
-GUESSING_ACTION = SecurityEventAction.PASSWORD_GUESSING  # its name in the security log
+GUESSING_ACTION = SecurityEventAction.PASSWORD_GUESSING_DETECTED  # its name in the security log
 MESSAGE_INTERVAL = timedelta(days=1)  # between two messages to an account
 
 

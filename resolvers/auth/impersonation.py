@@ -39,7 +39,7 @@ def log_refused_grant_in_background(ctx: Context, mutation: str, path: Sequence[
     """
     names = [name for name in path if not name.isdecimal()]
     event = NewSecurityEvent(
-        SecurityEventAction.ACCESS_GRANT,
+        SecurityEventAction.ACCESS_GRANT_REFUSED,
         ctx.viewer.user_id,
         SecurityEventResult.FAILURE,
         target=f"{mutation}: {'.'.join(names)}" if names else mutation,
@@ -90,7 +90,7 @@ async def create_impersonation_token(
         await security_log.log_event_and_queue_notice(
             ctx,
             session,
-            NewSecurityEvent(SecurityEventAction.USER_IMPERSONATE, user_id, detail=detail),
+            NewSecurityEvent(SecurityEventAction.IMPERSONATION_STARTED, user_id, detail=detail),
         )
         admin_entry = NewAuditLogEntry(
             "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}

@@ -38,55 +38,66 @@ from resolvers.context import Context
 log = logging.getLogger(__name__)
 BACKGROUND_WRITE_INTERVAL = 0.5  # seconds between two transactions that write background events
 MAX_EVENTS_PER_STATEMENT = 1000  # events of one statement
+ACTION_BY_MUTATION = {
+    "apiKeyCreate": SecurityEventAction.API_KEY_CREATED,
+    "apiKeyDelete": SecurityEventAction.API_KEY_DELETED,
+    "apiKeyUpdate": SecurityEventAction.API_KEY_UPDATED,
+    "bccRuleCreate": SecurityEventAction.BCC_RULE_CREATED,
+    "bccRuleDelete": SecurityEventAction.BCC_RULE_DELETED,
+    "bccRuleUpdate": SecurityEventAction.BCC_RULE_UPDATED,
+    "connectorCreate": SecurityEventAction.CONNECTOR_CREATED,
+    "connectorDelete": SecurityEventAction.CONNECTOR_DELETED,
+    "connectorUpdate": SecurityEventAction.CONNECTOR_UPDATED,
+}
 # Actions of others that a user gets a message about.
 REPORTED_ACTIONS = frozenset(
     {
         *(
-            SecurityEventAction.TWO_FACTOR_DISABLE,
-            SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLE,
-            SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLE,
-            SecurityEventAction.RECOVERY_CODES_CREATE,
+            SecurityEventAction.TWO_FACTOR_DISABLED,
+            SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLED,
+            SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLED,
+            SecurityEventAction.RECOVERY_CODES_CREATED,
         ),
         *(
-            SecurityEventAction.TOTP_DISABLE,
-            SecurityEventAction.TOTP_ENABLE,
-            SecurityEventAction.WEBAUTHN_DELETE,
-            SecurityEventAction.WEBAUTHN_REGISTER,
+            SecurityEventAction.TOTP_DISABLED,
+            SecurityEventAction.TOTP_ENABLED,
+            SecurityEventAction.WEBAUTHN_DELETED,
+            SecurityEventAction.WEBAUTHN_REGISTERED,
         ),
-        *(SecurityEventAction.API_KEY_CREATE, SecurityEventAction.API_KEY_UPDATE),
+        *(SecurityEventAction.API_KEY_CREATED, SecurityEventAction.API_KEY_UPDATED),
         *(
-            SecurityEventAction.APP_PASSWORD_CREATE,
-            SecurityEventAction.APP_PASSWORD_DELETE,
-            SecurityEventAction.APP_PASSWORD_UPDATE,
-        ),
-        *(
-            SecurityEventAction.BCC_RULE_CREATE,
-            SecurityEventAction.BCC_RULE_DELETE,
-            SecurityEventAction.BCC_RULE_UPDATE,
+            SecurityEventAction.APP_PASSWORD_CREATED,
+            SecurityEventAction.APP_PASSWORD_DELETED,
+            SecurityEventAction.APP_PASSWORD_UPDATED,
         ),
         *(
-            SecurityEventAction.CONNECTOR_CREATE,
-            SecurityEventAction.CONNECTOR_DELETE,
-            SecurityEventAction.CONNECTOR_UPDATE,
+            SecurityEventAction.BCC_RULE_CREATED,
+            SecurityEventAction.BCC_RULE_DELETED,
+            SecurityEventAction.BCC_RULE_UPDATED,
         ),
         *(
-            SecurityEventAction.FILTER_FORWARD,
-            SecurityEventAction.FORWARDING_CHANGE,
-            SecurityEventAction.ALLOWED_SENDERS_CHANGE,
-            SecurityEventAction.SIEVE_FORWARD,
+            SecurityEventAction.CONNECTOR_CREATED,
+            SecurityEventAction.CONNECTOR_DELETED,
+            SecurityEventAction.CONNECTOR_UPDATED,
         ),
         *(
-            SecurityEventAction.IDENTITY_BCC_CHANGE,
-            SecurityEventAction.MAILBOX_SHARE_DELETE,
+            SecurityEventAction.FILTER_FORWARDING_ADDED,
+            SecurityEventAction.FORWARDING_CHANGED,
+            SecurityEventAction.ALLOWED_SENDERS_CHANGED,
+            SecurityEventAction.SIEVE_FORWARDING_ADDED,
+        ),
+        *(
+            SecurityEventAction.IDENTITY_BCC_CHANGED,
+            SecurityEventAction.MAILBOX_SHARE_DELETED,
             SecurityEventAction.MAILBOX_SHARE_SET,
         ),
-        SecurityEventAction.MESSAGE_REDIRECT,
-        SecurityEventAction.OAUTH_GRANT_REVOKE,
-        *(SecurityEventAction.PASSWORD_CHANGE, SecurityEventAction.PASSWORD_RESET),
+        SecurityEventAction.MESSAGE_REDIRECTED,
+        SecurityEventAction.OAUTH_GRANT_REVOKED,
+        *(SecurityEventAction.PASSWORD_CHANGED, SecurityEventAction.PASSWORD_RESET),
         *(
-            SecurityEventAction.WEBHOOK_CREATE,
-            SecurityEventAction.WEBHOOK_DELETE,
-            SecurityEventAction.WEBHOOK_UPDATE,
+            SecurityEventAction.WEBHOOK_CREATED,
+            SecurityEventAction.WEBHOOK_DELETED,
+            SecurityEventAction.WEBHOOK_UPDATED,
         ),
     }
 )
@@ -170,7 +181,7 @@ async def queue_message_to_user(
     (task,) = await task_steps.insert_tasks_and_wake_workers(
         ctx, session, TaskKind.SECURITY_NOTIFICATION, [order], user_id=event.user_id
     )
-    await ctx.record_change(session, event.user_id or 0, EventType.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, event.user_id or 0, EventType.TASK_CREATED, [task.id])
 
 
 async def log_event_separately(ctx: Context, event: NewSecurityEvent) -> None:

@@ -277,7 +277,7 @@ def sign_in_event(
     result = SecurityEventResult(str(extra_detail.pop("result", SecurityEventResult.SUCCESS)))
     full_detail = {**detail, **extra_detail}
     return NewSecurityEvent(
-        SecurityEventAction.AUTHENTICATE,
+        SecurityEventAction.SIGN_IN_ATTEMPTED,
         user.id if user else None,
         result,
         sign_in_request.protocol,

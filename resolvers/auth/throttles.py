@@ -181,7 +181,7 @@ async def is_known_network(ctx: Context, user_id: int) -> bool:
     lowest, highest = ip_key_range(caller_network)
     sign_ins = select(col(SecurityEvent.id)).where(
         col(SecurityEvent.user_id) == user_id,
-        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE,
+        col(SecurityEvent.action) == SecurityEventAction.SIGN_IN_ATTEMPTED,
         col(SecurityEvent.result) == SecurityEventResult.SUCCESS,
         col(SecurityEvent.ip_key).between(lowest, highest),
     )

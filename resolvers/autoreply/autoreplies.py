@@ -321,7 +321,7 @@ async def _journal_autoreply_changes(
     entries = dict[int, Sequence[JournalEntry]]()
     for user_id, column_names in changes.changed_columns.items():
         event_facts: dict[str, Any] = {"changed": [sorted(map(schema_name, column_names))]}
-        event_type = EventType.AUTOREPLY_CHANGED
+        event_type = EventType.AUTOREPLY_UPDATED
         if "enabled" in column_names:
             is_enabled = changes.new_rows[user_id]["enabled"]
             event_type = EventType.AUTOREPLY_ENABLED if is_enabled else EventType.AUTOREPLY_DISABLED

@@ -323,5 +323,5 @@ async def _insert_task_and_audit_log_entries(
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await insert_tasks_and_wake_workers(ctx, session, kind, [order], **columns)
         await audit_log.insert_audit_log_entries(ctx, session, *entries)
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
         return task

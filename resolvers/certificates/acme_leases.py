@@ -82,7 +82,7 @@ async def update_leased_row_or_raise_lease_lost(
     )
     if not (await (await session.connection()).execute(statement)).rowcount:
         raise CertificateLeaseLost
-    entry = JournalEntry(EventType.CERTIFICATE_CHANGED, [certificate.id])
+    entry = JournalEntry(EventType.CERTIFICATE_UPDATED, [certificate.id])
     await journal.append_journal_entry(session, PLATFORM, entry, at=now)
 
 

@@ -114,7 +114,7 @@ async def _store_and_log_revoked_state(
         await (await session.connection()).execute(
             statement.values(acme_state=AcmeState.REVOKED, acme_error=None, updated_at=now)
         )
-        await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_UPDATED, ids)
         entries = (
             NewAuditLogEntry(
                 "certificateDelete", "Certificate", certificate_id, after={"revoked": reason}

@@ -118,7 +118,10 @@ async def set_certificate(ctx: Context, new_values: CertificateValues) -> SetCer
         if checked_certificate:
             await replace_certificate_names(session, certificate_id, checked_certificate.dns_names)
         (row_after,) = await require_visible_certificates(ctx, [certificate_id])
-        await record_certificate_changes_and_wake_workers(ctx, session, [certificate_id])
+        event_type = EventType.CERTIFICATE_UPDATED if row else EventType.CERTIFICATE_CREATED
+        await record_certificate_changes_and_wake_workers(
+            ctx, session, event_type, [certificate_id]
+        )
         await audit_log.insert_audit_log_entries(
             ctx, session, _audit_log_entry("certificateSet", row, row_after)
         )
@@ -254,10 +257,10 @@ def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def record_certificate_changes_and_wake_workers(
-    ctx: Context, session: AsyncSession, ids: Sequence[int]
+    ctx: Context, session: AsyncSession, event_type: EventType, ids: Sequence[int]
 ) -> None:
-    """Record changed certificates, and wake the listeners and the ACME worker."""
-    await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_CHANGED, list(ids))
+    """Record an event of certificates, and wake the listeners and the ACME worker."""
+    await ctx.record_change(session, PLATFORM, event_type, list(ids))
     wake_workers_after_commit(session, CERTIFICATES)
 
 
@@ -288,7 +291,9 @@ async def delete_certificates_and_return_revoked_ids(
                 raise Conflict(message, path=["ids"], index=index)
         connection = await session.connection()
         await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
-        await record_certificate_changes_and_wake_workers(ctx, session, [row.id for row in rows])
+        await record_certificate_changes_and_wake_workers(
+            ctx, session, EventType.CERTIFICATE_DELETED, [row.id for row in rows]
+        )
         values_after = {row.id: {"revoked": revocation_reason} for row in revoked_rows}
         entries = (
             replace(
@@ -319,7 +324,9 @@ async def schedule_renewals_now(ctx: Context, ids: Sequence[int]) -> None:
         }
         statement = changing(Certificate).where(col(Certificate.id).in_(ids))
         await (await session.connection()).execute(statement.values(**values))
-        await record_certificate_changes_and_wake_workers(ctx, session, [row.id for row in rows])
+        await record_certificate_changes_and_wake_workers(
+            ctx, session, EventType.CERTIFICATE_UPDATED, [row.id for row in rows]
+        )
         await audit_log.insert_audit_log_entries(
             ctx,
             session,

@@ -6,7 +6,7 @@ from models.events.event_types import EventType
 from models.events.journal import JournalEvent
 
 FOLDABLE_TYPES = frozenset(
-    {EventType.MESSAGE_UPDATED, EventType.SUBMISSION_CHANGED, EventType.TASK_CHANGED}
+    {EventType.MESSAGE_UPDATED, EventType.SUBMISSION_UPDATED, EventType.TASK_UPDATED}
 )
 LAST_VALUE_FACTS = frozenset(
     {"modseq", "flags"}

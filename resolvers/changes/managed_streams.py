@@ -13,6 +13,8 @@ from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.event_types import (
     ADDRESS_EVENT_TYPES,
     DOMAIN_EVENT_TYPES,
+    RESOURCE_EVENT_TYPES,
+    SENDER_RULE_EVENT_TYPES,
     USER_EVENT_TYPES,
     EventType,
 )
@@ -38,9 +40,12 @@ EventTypes = frozenset[EventType]
 MAX_FOLLOWED_DOMAINS = 99  # a position contains at most 100 streams
 ALL_EVENT_TYPES = frozenset(EventType)
 USER_AND_ADDRESS_EVENT_TYPES = USER_EVENT_TYPES | ADDRESS_EVENT_TYPES
-DOMAIN_RULE_EVENT_TYPES = frozenset(
-    {EventType.SENDER_RULE_CHANGED, EventType.RESOURCE_CHANGED}
-)  # in streams of domains; the platform's stream has all others
+DOMAIN_CHANGE_EVENT_TYPES = (
+    USER_AND_ADDRESS_EVENT_TYPES
+    | DOMAIN_EVENT_TYPES
+    | SENDER_RULE_EVENT_TYPES
+    | RESOURCE_EVENT_TYPES
+)
 
 
 @dataclass(frozen=True, slots=True)

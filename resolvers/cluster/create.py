@@ -52,7 +52,9 @@ async def add_or_adopt_node(ctx: Context, values: Mapping[str, Any]) -> int:
             statement = update(ClusterNode).where(col(ClusterNode.id) == node_id)
             await connection.execute(statement.values(**changes))
         (row,) = await require_nodes(ctx, [node_id])
-        await ctx.record_change(session, PLATFORM, EventType.CLUSTER_NODE_CHANGED, [node_id])
+        is_new = former is None
+        event_type = EventType.CLUSTER_NODE_CREATED if is_new else EventType.CLUSTER_NODE_UPDATED
+        await ctx.record_change(session, PLATFORM, event_type, [node_id])
         entry = NewAuditLogEntry(
             "clusterNodeAdd", "ClusterNode", node_id, after=node_log_values(row)
         )

@@ -80,7 +80,7 @@ async def _store_probe_results(
             statement = update(ClusterNode).where(col(ClusterNode.id) == row.id)
             transaction.connection.execute(statement.values(_probe_values(row, result, now)))
         if changed:
-            entry = JournalEntry(EventType.CLUSTER_NODE_CHANGED, [row.id for row in changed])
+            entry = JournalEntry(EventType.CLUSTER_NODE_UPDATED, [row.id for row in changed])
             transaction.record_entry(PLATFORM, entry, at=now)
 
     if changed:

@@ -90,7 +90,13 @@ async def set_pins_and_end_sessions(
                 insert(UserAffinity), [{"user_id": user_id, **values} for user_id in user_ids]
             )
         if user_ids:
-            await ctx.record_change(session, PLATFORM, EventType.CLUSTER_AFFINITY_CHANGED, user_ids)
+            is_pinned = node_id is not None
+            event_type = (
+                EventType.CLUSTER_AFFINITY_CREATED
+                if is_pinned
+                else EventType.CLUSTER_AFFINITY_DELETED
+            )
+            await ctx.record_change(session, PLATFORM, event_type, user_ids)
         entries = [
             NewAuditLogEntry(
                 "userAffinitySet",
@@ -137,7 +143,7 @@ async def remove_pins_of_node(ctx: Context, node_id: int, *, ends_sessions: bool
         )
         await connection.execute(delete(UserAffinity).where(pins))
         if user_ids:
-            await ctx.record_change(session, PLATFORM, EventType.CLUSTER_AFFINITY_CHANGED, user_ids)
+            await ctx.record_change(session, PLATFORM, EventType.CLUSTER_AFFINITY_DELETED, user_ids)
         entry = NewAuditLogEntry(
             "clusterNodeFlush",
             "ClusterNode",

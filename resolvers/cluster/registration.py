@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from models.cluster.nodes import AdministrativeNodeState, ClusterNode, NodeKind
 from models.cluster.own_node import NodeAddress
-from models.events.event_types import EventType
+from models.events.event_types import EventType, ids_by_event_type
 from models.events.journal import PLATFORM, JournalEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.installed_version import installed_version
@@ -129,28 +129,38 @@ def _store_registration_if_unchanged(
         connection.execute(
             update(ClusterNode).where(col(ClusterNode.id) == node_id).values(**values)
         )
-    former_names = _remove_other_nodes_of_server(transaction, node_id)
-    entry = JournalEntry(EventType.CLUSTER_NODE_CHANGED, [node_id, *former_names])
-    transaction.record_entry(PLATFORM, entry, at=now)
+    types_by_id = _remove_other_nodes_of_server(transaction, node_id)
+    is_new = current is None
+    types_by_id[node_id] = (
+        EventType.CLUSTER_NODE_CREATED if is_new else EventType.CLUSTER_NODE_UPDATED
+    )
+    for event_type, node_ids in ids_by_event_type(types_by_id):
+        transaction.record_entry(PLATFORM, JournalEntry(event_type, node_ids), at=now)
     return node_id
 
 
-def _remove_other_nodes_of_server(transaction: DatabaseTransaction, node_id: int) -> list[int]:
-    """Remove the server from its nodes with other names; return their ids.
+def _remove_other_nodes_of_server(
+    transaction: DatabaseTransaction, node_id: int
+) -> dict[int, EventType]:
+    """Remove the server from its nodes with other names; return the types of their events by id.
 
     A node that an administrator added stays, without a server.
     """
     connection, server = transaction.connection, transaction.environment.process.server_id
     others = (col(ClusterNode.server) == server, col(ClusterNode.id) != node_id)
-    ids = list(connection.execute(select(col(ClusterNode.id)).where(*others)).scalars())
-    if ids:
+    statement = select(col(ClusterNode.id), col(ClusterNode.is_added)).where(*others)
+    rows = connection.execute(statement).all()
+    if rows:
         connection.execute(delete(ClusterNode).where(*others, ~col(ClusterNode.is_added)))
         connection.execute(
             update(ClusterNode)
             .where(*others)
             .values(server=None, unreachable_at=transaction.environment.now())
         )
-    return ids
+    return {
+        row.id: EventType.CLUSTER_NODE_UPDATED if row.is_added else EventType.CLUSTER_NODE_DELETED
+        for row in rows
+    }
 
 
 async def increment_heartbeat_and_load_nodes(
@@ -198,7 +208,7 @@ async def journal_node_changes(environment: Environment, node_ids: list[int]) ->
     """Record in the journal that the state of these nodes has changed."""
 
     def record(transaction: DatabaseTransaction) -> None:
-        entry = JournalEntry(EventType.CLUSTER_NODE_CHANGED, node_ids)
+        entry = JournalEntry(EventType.CLUSTER_NODE_UPDATED, node_ids)
         transaction.record_entry(PLATFORM, entry, at=environment.now())
 
     await environment.run_transaction(record, PLATFORM)
@@ -219,7 +229,7 @@ async def mark_own_node_stopped(environment: Environment) -> None:
         )
         if transaction.connection.execute(statement).rowcount:
             entry = JournalEntry(
-                EventType.CLUSTER_NODE_CHANGED, [environment.own_node.node_id or 0]
+                EventType.CLUSTER_NODE_UPDATED, [environment.own_node.node_id or 0]
             )
             transaction.record_entry(PLATFORM, entry, at=now)
 

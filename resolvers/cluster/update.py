@@ -49,7 +49,7 @@ async def update_nodes(ctx: Context, node_ids: Sequence[int], changes: Mapping[s
             await connection.execute(statement.values(**new_values))
         after = await require_nodes(ctx, [row.id for row in before])
         ids = [row.id for row in before]
-        await ctx.record_change(session, PLATFORM, EventType.CLUSTER_NODE_CHANGED, ids)
+        await ctx.record_change(session, PLATFORM, EventType.CLUSTER_NODE_UPDATED, ids)
         entries = [
             changed_node_log_entry("clusterNodeUpdate", *pair)
             for pair in zip(before, after, strict=True)

@@ -137,7 +137,7 @@ async def _mark_unreachable_unless_heartbeat_changed(
         )
         if not transaction.connection.execute(statement).rowcount:
             return False
-        entry = JournalEntry(EventType.CLUSTER_NODE_CHANGED, [row.id])
+        entry = JournalEntry(EventType.CLUSTER_NODE_UPDATED, [row.id])
         transaction.record_entry(PLATFORM, entry, at=now)
         return True
 

@@ -347,7 +347,7 @@ async def _insert_connectors_and_return_run_ids(
         session.add_all(rows)
         await session.flush()
     journal_entries = {
-        connector.user_id: [(EventType.CONNECTOR_CHANGED, [connector.id])]
+        connector.user_id: [(EventType.CONNECTOR_CREATED, [connector.id])]
         for connector in connectors
     }
     await ctx.record_changes(session, journal_entries)

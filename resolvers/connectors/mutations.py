@@ -10,7 +10,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.remote_server import RemoteFailure
 from models.admin.tasks import TaskState
-from models.auth.security_log import SecurityEventAction
 from models.connectors import Connector, ConnectorRun, ConnectorSecurity, RemoteMailbox
 from models.errors import Conflict, InvalidInput, LimitReached, require_all_found
 from models.events.event_types import EventType
@@ -40,11 +39,6 @@ from resolvers.viewer import GuardRule
 
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
-SECURITY_LOG_ACTIONS = {  # mutation: its action in the security log
-    "connectorCreate": SecurityEventAction.CONNECTOR_CREATE,
-    "connectorDelete": SecurityEventAction.CONNECTOR_DELETE,
-    "connectorUpdate": SecurityEventAction.CONNECTOR_UPDATE,
-}
 
 
 async def create_connector(
@@ -82,7 +76,7 @@ async def create_connector(
         )
         session.add(row)
         await session.flush()
-        await ctx.record_change(session, owner_id, EventType.CONNECTOR_CHANGED, [connector_id])
+        await ctx.record_change(session, owner_id, EventType.CONNECTOR_CREATED, [connector_id])
         after = {name: getattr(row, name) for name in LOGGED_COLUMNS}
         log_entry = NewAuditLogEntry(
             "connectorCreate", "Connector", connector_id, user.domain_id, None, after
@@ -146,7 +140,7 @@ async def update_connectors(
         for row in await _require_and_lock_visible_connectors(ctx, session, ids):
             values = await _update_connector(ctx, session, row, fields, password)
             for owner in {row.user_id, values.get("user_id", row.user_id)}:
-                await ctx.record_change(session, owner, EventType.CONNECTOR_CHANGED, [row.id])
+                await ctx.record_change(session, owner, EventType.CONNECTOR_UPDATED, [row.id])
             logged = [{name: settings.get(name, getattr(row, name)) for name in LOGGED_COLUMNS}
                     for settings in ({}, values)]  # fmt: skip
             user = users[row.user_id]
@@ -266,7 +260,7 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
         connection = await session.connection()
         await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
         for row in rows:
-            await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [row.id])
+            await ctx.record_change(session, row.user_id, EventType.CONNECTOR_DELETED, [row.id])
             before = {name: getattr(row, name) for name in LOGGED_COLUMNS}
             user = users[row.user_id]
             log_entry = NewAuditLogEntry(
@@ -298,7 +292,7 @@ async def queue_or_find_runs(
                 await session.flush()
                 statement = update(Connector).where(col(Connector.id) == row.id)
                 await connection.execute(statement.values(run_id=run_id, next_run_at=now))
-                await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [row.id])
+                await ctx.record_change(session, row.user_id, EventType.CONNECTOR_UPDATED, [row.id])
             run_ids[row.id] = run_id
             user, after = users[row.user_id], {"name": row.name, "dryRun": is_dry_run}
             log_entry = NewAuditLogEntry(
@@ -345,7 +339,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
         await connection.execute(running.values(cancelled=True))
         users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
         for row in filter(None, rows):
-            event_type, user = EventType.CONNECTOR_CHANGED, users[row.user_id]
+            event_type, user = EventType.CONNECTOR_UPDATED, users[row.user_id]
             await ctx.record_change(session, row.user_id, event_type, [row.connector_id])
             before = {"state": row.state}
             log_entry = NewAuditLogEntry(
@@ -396,7 +390,7 @@ def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
 async def _write_audit_and_security_logs(
     ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAuditLogEntry
 ) -> None:
-    if (action := SECURITY_LOG_ACTIONS.get(log_entry.mutation)) is not None:
+    if (action := security_log.ACTION_BY_MUTATION.get(log_entry.mutation)) is not None:
         facts = {**(log_entry.before or {}), **(log_entry.after or {})}
         detail = {name: facts[name] for name in ("host", "username") if facts.get(name)}
         event = NewSecurityEvent(action, user.id, target=str(log_entry.target_id), detail=detail)

@@ -118,7 +118,7 @@ class ActiveRun:
         run_update = update_statement.values(values).returning(col(ConnectorRun.cancelled))
         if transaction.connection.execute(run_update).scalar_one():
             raise RunCancelled
-        entries = self.ctx.journal_entries(EventType.CONNECTOR_CHANGED, [self.connector.id])
+        entries = self.ctx.journal_entries(EventType.CONNECTOR_UPDATED, [self.connector.id])
         transaction.execute_statements(
             transaction.lock_stream_and_plan_entry_statements(user, entries, at=now)[1]
         )

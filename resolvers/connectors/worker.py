@@ -215,7 +215,7 @@ async def _start_or_continue_run(
     started_at = func.coalesce(col(ConnectorRun.started_at), now)
     started = statement.values(state=TaskState.RUNNING, started_at=started_at)
     run_row = (await connection.execute(started.returning(*select_columns(ConnectorRun)))).one()
-    await ctx.record_change(session, connector.user_id, EventType.CONNECTOR_CHANGED, [connector.id])
+    await ctx.record_change(session, connector.user_id, EventType.CONNECTOR_UPDATED, [connector.id])
     return run_row
 
 
@@ -352,7 +352,7 @@ async def _store_result_and_next_run(
             .offset(MAX_STORED_RUNS)
         )
         await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(expired_runs)))
-        await ctx.record_change(session, row.user_id, EventType.CONNECTOR_CHANGED, [connector_id])
+        await ctx.record_change(session, row.user_id, EventType.CONNECTOR_UPDATED, [connector_id])
     if row.is_one_time:  # it can have imported a whole account
         await ctx.environment.database.refresh_planner_statistics()
     RUNS_ENDED.add(state.value.lower())

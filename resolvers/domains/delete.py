@@ -47,7 +47,7 @@ async def delete_domains_and_dependents(
             changes_by_stream[PLATFORM].append((EventType.DKIM_KEY_DELETED, key_ids))
         resource_statement = select(col(Resource.id)).where(col(Resource.domain_id).in_(domain_ids))
         if resource_ids := [row.id for row in await ctx.read(resource_statement)]:
-            changes_by_stream[PLATFORM].append((EventType.RESOURCE_CHANGED, resource_ids))
+            changes_by_stream[PLATFORM].append((EventType.RESOURCE_DELETED, resource_ids))
         admin_statement = select(col(DomainAdmin.user_id)).where(
             col(DomainAdmin.domain_id).in_(domain_ids)
         )

@@ -263,7 +263,7 @@ async def _touch_files_and_journal_changes(
         update(File).where(col(File.id).in_(file_ids)).values(updated_at=ctx.environment.now())
     )
     await (await session.connection()).execute(statement)
-    await ctx.record_change(session, owner_id, EventType.FILE_CHANGED, file_ids)
+    await ctx.record_change(session, owner_id, EventType.FILE_UPDATED, file_ids)
 
 
 async def require_share_by_token_and_count_forgery(ctx: Context, token: str) -> ColumnRow:
@@ -385,7 +385,7 @@ async def replace_shared_file(
             }
             statement = update(File).where(col(File.id) == share.file_id)
             transaction.connection.execute(statement.values(**values))
-            entry = JournalEntry(EventType.FILE_CHANGED, [share.file_id])
+            entry = JournalEntry(EventType.FILE_UPDATED, [share.file_id])
             transaction.record_entry(owner, entry, at=now)
             return int(share.file_id)
 

@@ -293,7 +293,7 @@ def _file_row_writer(
         }
         transaction.connection.execute(insert(File), row)
         transaction.record_entry(
-            owner_id, JournalEntry(EventType.FILE_CHANGED, [key], origin=ctx.origin), at=now
+            owner_id, JournalEntry(EventType.FILE_CREATED, [key], origin=ctx.origin), at=now
         )
         return key
 
@@ -383,7 +383,7 @@ async def delete_files_in_transaction(
     deleted_ids = set(result.scalars())
     if deleted_ids:
         await ctx.record_change(
-            session, require_user_id(ctx), EventType.FILE_CHANGED, sorted(deleted_ids)
+            session, require_user_id(ctx), EventType.FILE_DELETED, sorted(deleted_ids)
         )
     return deleted_ids
 

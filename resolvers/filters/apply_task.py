@@ -84,7 +84,7 @@ async def queue_filter_run(
         (task,) = await insert_tasks_and_wake_workers(
             ctx, session, TASK_KIND, [order], user_id=owner, total_count=len(message_ids)
         )
-        await ctx.record_change(session, owner, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, owner, EventType.TASK_CREATED, [task.id])
     return task
 
 

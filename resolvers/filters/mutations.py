@@ -112,7 +112,7 @@ async def insert_filters(
         await (await session.connection()).execute(
             insert(table), [filter_.row for filter_ in filters]
         )
-        await ctx.record_change(session, user.id, EventType.FILTER_CHANGED, list(rows))
+        await ctx.record_change(session, user.id, EventType.FILTER_CREATED, list(rows))
     await _log_new_targets_to_security_log(
         ctx, session, {key: (user.id, row.new_targets) for key, row in rows.items()}
     )
@@ -139,7 +139,7 @@ async def delete_all_filters_of_user(
     """Delete all filters of a user with a locked stream, and record and log it."""
     rows = await load_visible_filters_of_user(ctx, user.id)
     await _delete_rows(session, [row.id for row in rows])
-    await _journal_filter_changes(ctx, session, rows)
+    await _journal_filter_changes(ctx, session, EventType.FILTER_DELETED, rows)
     await _write_audit_log_of_others_filters(
         ctx,
         session,
@@ -199,7 +199,7 @@ async def update_filters(
                     update(core_table(Filter)).where(col(Filter.id) == key).values(values)
                 )
         changed_rows = [row for row in rows if changes_by_filter[row.id]]
-        await _journal_filter_changes(ctx, session, changed_rows)
+        await _journal_filter_changes(ctx, session, EventType.FILTER_UPDATED, changed_rows)
         await _log_new_targets_to_security_log(ctx, session, new_targets_by_filter)
         log = {
             row.id: LoggedFilterChange(users[row.user_id], row._asdict(), changes_by_filter[row.id])
@@ -273,7 +273,7 @@ async def delete_filters(ctx: Context, filter_ids: Sequence[int]) -> None:
         rows = await _load_visible_rows(ctx, filter_ids)
         require_all_found(filter_ids, {row.id for row in rows})
         await _delete_rows(session, [row.id for row in rows])
-        await _journal_filter_changes(ctx, session, rows)
+        await _journal_filter_changes(ctx, session, EventType.FILTER_DELETED, rows)
         log = {row.id: LoggedFilterChange(users[row.user_id], row._asdict(), None) for row in rows}
         await _write_audit_log_of_others_filters(ctx, session, "filterDelete", log)
 
@@ -297,7 +297,7 @@ async def delete_filters_and_build_journal_entries(
     await _delete_rows(session, [row.id for row in deleted_rows])
     return {
         user: ctx.journal_entries(
-            EventType.FILTER_CHANGED, sorted(row.id for row in deleted_rows if row.user_id == user)
+            EventType.FILTER_DELETED, sorted(row.id for row in deleted_rows if row.user_id == user)
         )
         for user in {row.user_id for row in deleted_rows}
     }
@@ -365,14 +365,13 @@ def _query_and_action_columns(
 
 
 async def _journal_filter_changes(
-    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow]
+    ctx: Context, session: AsyncSession, event_type: EventType, rows: Sequence[ColumnRow]
 ) -> None:
     filter_ids_by_user: dict[int, list[int]] = {}
     for row in rows:
         filter_ids_by_user.setdefault(row.user_id, []).append(row.id)
     changes_by_user = {
-        user_id: [(EventType.FILTER_CHANGED, filter_ids)]
-        for user_id, filter_ids in filter_ids_by_user.items()
+        user_id: [(event_type, filter_ids)] for user_id, filter_ids in filter_ids_by_user.items()
     }
     if changes_by_user:
         await ctx.record_changes(session, changes_by_user)
@@ -386,7 +385,9 @@ async def _log_new_targets_to_security_log(
     """Write each new target to the owner's security log, since an attacker often adds forwards."""
     events = [
         NewSecurityEvent(
-            SecurityEventAction.FILTER_FORWARD, owner, target=_target_without_secrets(target)
+            SecurityEventAction.FILTER_FORWARDING_ADDED,
+            owner,
+            target=_target_without_secrets(target),
         )
         for owner, new_targets in owner_and_targets_by_filter.values()
         for target in new_targets

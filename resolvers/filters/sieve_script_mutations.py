@@ -3,6 +3,7 @@
 import asyncio
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from models.errors import (
     ScriptError,
 )
 from models.events import journal
-from models.events.event_types import EventType
+from models.events.event_types import EventType, ids_by_event_type
 from models.events.journal import JournalEntry
 from models.filters.sieve_scripts import SieveScript
 from models.store.columns import ColumnRow, select_columns
@@ -308,15 +309,16 @@ class _ScriptChanges:
         return [ids_by_user[user] for user in self.scripts_by_user if user in ids_by_user]
 
     @property
-    def changed_ids_by_user(self) -> dict[int, list[int]]:
-        """The IDs of new, changed and deleted scripts by user."""
-        ids_by_user: dict[int, list[int]] = {}
-        pairs = [(row["user_id"], row["id"]) for row in self.new_rows]
-        pairs += [(row.user_id, row.id) for row, _ in self.changes_by_script.values()]
-        pairs += [(row.user_id, row.id) for row in self.deleted_rows]
-        for user, key in pairs:
-            ids_by_user.setdefault(user, []).append(key)
-        return ids_by_user
+    def event_types_by_user(self) -> dict[int, dict[int, EventType]]:
+        """The types of the events of new, changed and deleted scripts by user and script ID."""
+        types_by_user: defaultdict[int, dict[int, EventType]] = defaultdict(dict)
+        for row in self.new_rows:
+            types_by_user[row["user_id"]][row["id"]] = EventType.SIEVE_CREATED
+        for row, _ in self.changes_by_script.values():
+            types_by_user[row.user_id][row.id] = EventType.SIEVE_UPDATED
+        for row in self.deleted_rows:
+            types_by_user[row.user_id][row.id] = EventType.SIEVE_DELETED
+        return types_by_user
 
 
 @asynccontextmanager
@@ -330,8 +332,11 @@ async def _lock_scripts_and_store_changes(
         yield changes
         await _write_script_changes(locked_users, changes)
         entries = {
-            user: [JournalEntry(EventType.SIEVE_CHANGED, keys, {}, ctx.session_id)]
-            for user, keys in changes.changed_ids_by_user.items()
+            user: [
+                JournalEntry(event_type, script_ids, {}, ctx.session_id)
+                for event_type, script_ids in ids_by_event_type(types_by_id)
+            ]
+            for user, types_by_id in changes.event_types_by_user.items()
         }
         await journal.record_entries_in_streams_or_raise(
             locked_users.session, entries, at=ctx.environment.now()
@@ -358,7 +363,7 @@ def _new_redirect_events(changes: _ScriptChanges) -> list[NewSecurityEvent]:
             (row.user_id, _redirect_addresses(values.get("content", row.content)) - old_addresses)
         )
     return [
-        NewSecurityEvent(SecurityEventAction.SIEVE_FORWARD, user, target=target)
+        NewSecurityEvent(SecurityEventAction.SIEVE_FORWARDING_ADDED, user, target=target)
         for user, all_ in pairs
         for target in sorted(all_)
     ]

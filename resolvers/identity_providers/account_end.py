@@ -91,7 +91,7 @@ async def _delete_tokens_and_end_sessions(
     ended = {"auth_version": col(User.auth_version) + 1, "sessions_ended_at": now}
     await connection.execute(update(User).where(col(User.id) == user_id).values(ended))
     detail = {"tokens": True, "reason": reason, **log_detail}
-    event = NewSecurityEvent(SecurityEventAction.SESSION_TERMINATE, user_id, detail=detail)
+    event = NewSecurityEvent(SecurityEventAction.SESSION_TERMINATED, user_id, detail=detail)
     await security_log.log_event_and_queue_notice(ctx, session, event)
 
 
@@ -155,7 +155,7 @@ async def _delete_tokens_of_provider_session(
         await _delete_token_families(session, user_id, family_ids)
         await connection.execute(delete(IdentitySession).where(*is_session))
         event = NewSecurityEvent(
-            SecurityEventAction.SESSION_TERMINATE,
+            SecurityEventAction.SESSION_TERMINATED,
             user_id,
             detail={"tokens": True, "reason": "back-channel logout"},
         )

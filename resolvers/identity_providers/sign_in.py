@@ -186,7 +186,7 @@ def _write_refusal_to_security_log(
             "reason": refused.reason.value,
         }
         event = NewSecurityEvent(
-            SecurityEventAction.AUTHENTICATE,
+            SecurityEventAction.SIGN_IN_ATTEMPTED,
             refused.user_id,
             SecurityEventResult.FAILURE,
             AuthProtocol.HTTP,
@@ -325,7 +325,7 @@ async def _write_sign_in_to_security_log(
     if is_new:
         detail["linked"] = "true"
     event = NewSecurityEvent(
-        SecurityEventAction.AUTHENTICATE,
+        SecurityEventAction.SIGN_IN_ATTEMPTED,
         user_id,
         SecurityEventResult.SUCCESS,
         AuthProtocol.HTTP,

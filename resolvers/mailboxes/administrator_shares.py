@@ -84,7 +84,7 @@ def share_values(share_row: ColumnRow, rights: Rights) -> dict[str, Any]:
 
 def security_event_of_share(share_row: ColumnRow, rights: Rights) -> NewSecurityEvent:
     """Return the event of a share for the security log of the owner. No rights: it has ended."""
-    action = SecurityEventAction.MAILBOX_SHARE_DELETE
+    action = SecurityEventAction.MAILBOX_SHARE_DELETED
     if rights:
         action = SecurityEventAction.MAILBOX_SHARE_SET
     return NewSecurityEvent(

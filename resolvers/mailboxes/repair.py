@@ -188,7 +188,7 @@ async def _insert_mailbox_repair_task(
         (task,) = await insert_tasks_and_wake_workers(
             ctx, session, TASK_KIND, [order], total_count=total
         )
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
     return task
 
 

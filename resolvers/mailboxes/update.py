@@ -265,7 +265,7 @@ async def _set_expiry_now_or_queue_tasks(
         tasks += await insert_tasks_and_wake_workers(
             ctx, session, TASK_KIND, [order], user_id=user_id, total_count=message_count
         )
-        await ctx.record_change(session, user_id, EventType.TASK_CHANGED, [tasks[-1].id])
+        await ctx.record_change(session, user_id, EventType.TASK_CREATED, [tasks[-1].id])
     return tasks
 
 

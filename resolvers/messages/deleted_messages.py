@@ -287,7 +287,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
         (task,) = await insert_tasks_and_wake_workers(
             ctx, session, TASK_KIND, [order], user_id=user.id, total_count=total
         )
-        await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, EventType.TASK_CREATED, [task.id])
         if foreign:
             entry = NewAuditLogEntry(
                 "deletedMessageRestore", "User", user.id, user.domain_id, None, order

@@ -174,7 +174,7 @@ async def create_label(ctx: Context, new_label: NewLabel) -> int:
         )
         session.add(label)
         await session.flush()
-        await ctx.record_change(session, user_id, EventType.LABEL_CHANGED, [label.id])
+        await ctx.record_change(session, user_id, EventType.LABEL_CREATED, [label.id])
         return int(label.id)
 
 
@@ -202,7 +202,7 @@ async def update_labels(ctx: Context, label_ids: Sequence[int], change: LabelCha
                 changed_ids.append(label.id)
         if changed_ids:
             await session.flush()
-            await ctx.record_change(session, user_id, EventType.LABEL_CHANGED, changed_ids)
+            await ctx.record_change(session, user_id, EventType.LABEL_UPDATED, changed_ids)
 
 
 async def delete_labels(ctx: Context, label_ids: Sequence[int]) -> None:
@@ -214,7 +214,7 @@ async def delete_labels(ctx: Context, label_ids: Sequence[int]) -> None:
             await session.delete(label)
         await session.flush()
         await ctx.record_change(
-            session, user_id, EventType.LABEL_CHANGED, [label.id for label in labels]
+            session, user_id, EventType.LABEL_DELETED, [label.id for label in labels]
         )
 
 

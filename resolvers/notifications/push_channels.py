@@ -421,7 +421,7 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
         journal_entries = {user: [(EventType.USER_UPDATED, [user])] for user in owner_ids}
         await ctx.record_changes(session, journal_entries, changed=[CHANGED_FIELDS])
         events = [
-            NewSecurityEvent(SecurityEventAction.PUSH_CHANNEL_DELETE, row.user_id, target=row.kind)
+            NewSecurityEvent(SecurityEventAction.PUSH_CHANNEL_DELETED, row.user_id, target=row.kind)
             for row in rows
         ]
         await security_log.insert_security_events_and_queue_notices(ctx, session, events)

@@ -14,6 +14,7 @@ from models.auth.security_log import SECURITY_EVENT_TYPES, SecurityEvent
 from models.domains.tables import Domain
 from models.events.event_types import (
     DOMAIN_EVENT_TYPES,
+    TASK_EVENT_TYPES,
     USER_EVENT_TYPES,
     EventType,
 )
@@ -339,7 +340,7 @@ async def _read_security_rows(
 def _is_duplicate_or_task_without_account(change: ColumnRow) -> bool:
     """True if another stream has the same event, or it is a task without an account."""
     if change.stream_id == PLATFORM:
-        return bool(change.type is EventType.TASK_CHANGED)
+        return change.type in TASK_EVENT_TYPES
     return change.type in DOMAIN_EVENT_TYPES or bool(change.facts.get("twice"))
 
 

@@ -106,7 +106,7 @@ async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhoo
             session,
             NewAuditLogEntry("webhookCreate", "Webhook", webhook_id, domain_id, None, logged_after),
         )
-        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_CREATE, [row])
+        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_CREATED, [row])
     _wake_workers(ctx)
     return CreatedWebhook(webhook_id, secret)
 
@@ -276,7 +276,7 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
                 for row in rows
             ),
         )
-        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_UPDATE, rows, values)
+        await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_UPDATED, rows, values)
     _wake_workers(ctx)
 
 
@@ -341,7 +341,7 @@ async def delete_and_log_webhooks(
         for row in rows
     )
     await audit_log.insert_audit_log_entries(ctx, session, *entries)
-    await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_DELETE, rows)
+    await _write_to_security_logs(ctx, SecurityEventAction.WEBHOOK_DELETED, rows)
 
 
 async def _write_to_security_logs(
@@ -436,7 +436,7 @@ async def queue_replay_task(ctx: Context, webhook_id: int, since: StreamPosition
         (task,) = await task_steps.insert_tasks_and_wake_workers(
             ctx, session, TASK_KIND, [order], total_count=total
         )
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
         domain_ids = await _domain_id_by_webhook(ctx, [row])
         log_entry = NewAuditLogEntry(
             "webhookReplay", "Webhook", webhook_id, domain_ids[webhook_id], None, {"events": total}

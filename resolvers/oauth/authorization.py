@@ -302,7 +302,7 @@ async def _write_grant_to_security_log(
     ctx: Context, session: AsyncSession, request: AuthorizationRequest, user_id: int
 ) -> None:
     event = NewSecurityEvent(
-        SecurityEventAction.OAUTH_GRANT_CREATE,
+        SecurityEventAction.OAUTH_GRANT_CREATED,
         user_id,
         protocol=AuthProtocol.HTTP,
         target=request.client.client_id,

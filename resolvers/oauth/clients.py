@@ -169,7 +169,7 @@ async def insert_client_with_journal_and_audit_log(
     """
     row_id = values["id"]
     await (await session.connection()).execute(insert(OauthClient).values(values))
-    await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_CHANGED, [row_id])
+    await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_CREATED, [row_id])
     after = {name: values[column] for column, name in LOGGED_COLUMNS.items()}
     entry = NewAuditLogEntry(
         "oauthClientCreate", "OauthClient", row_id, after=after, actor_name=actor_name
@@ -195,7 +195,7 @@ async def update_clients(ctx: Context, ids: Sequence[int], changes: OauthClientC
         update_rows = update(OauthClient).where(col(OauthClient.id).in_(row_ids))
         new_values = {**values, "updated_at": ctx.environment.now()}
         await (await session.connection()).execute(update_rows.values(new_values))
-        await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_CHANGED, row_ids)
+        await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_UPDATED, row_ids)
         entries = [_update_log_entry(row, values) for row in before]
         await audit_log.insert_audit_log_entries(ctx, session, *entries)
 
@@ -228,7 +228,7 @@ async def rotate_client_secret(ctx: Context, client_row_id: int) -> str:
                 secret_digest=secret_digest(secret), secret_rotated_at=environment.now()
             )
         )
-        await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_CHANGED, [client_row_id])
+        await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_UPDATED, [client_row_id])
         entry = NewAuditLogEntry(
             "oauthClientSecretRotate", "OauthClient", client_row_id, after={"secret": secret}
         )
@@ -249,7 +249,7 @@ async def delete_clients(ctx: Context, ids: Sequence[int]) -> None:
         )
         owner_ids = list((await connection.execute(owners)).scalars())
         await connection.execute(delete(OauthClient).where(col(OauthClient.id).in_(row_ids)))
-        await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_CHANGED, row_ids)
+        await ctx.record_change(session, PLATFORM, EventType.OAUTH_CLIENT_DELETED, row_ids)
         entries = [
             NewAuditLogEntry(
                 "oauthClientDelete", "OauthClient", row.id, before=audit_log_values(row)

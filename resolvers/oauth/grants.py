@@ -105,7 +105,7 @@ async def revoke_grants(ctx: Context, ids: Sequence[int]) -> None:
                 "scopes": row.scopes,
             }
             event = NewSecurityEvent(
-                SecurityEventAction.OAUTH_GRANT_REVOKE,
+                SecurityEventAction.OAUTH_GRANT_REVOKED,
                 row.user_id,
                 target=client.public_client_id,
                 detail=detail,

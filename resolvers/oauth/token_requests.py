@@ -81,7 +81,7 @@ async def _respond_in_transaction(ctx: Context, issuer: Issuer, respond: Respond
 def _write_reuse_to_security_log(ctx: Context, user_id: int) -> None:
     """Log that a code or refresh token was used twice: it may be stolen."""
     event = NewSecurityEvent(
-        SecurityEventAction.OAUTH_TOKEN_REPLAY,
+        SecurityEventAction.OAUTH_TOKEN_REPLAYED,
         user_id,
         SecurityEventResult.FAILURE,
         AuthProtocol.HTTP,

@@ -195,7 +195,7 @@ async def _insert_queue_task_and_audit_log_entry(
         (task,) = await insert_tasks_and_wake_workers(
             ctx, session, task_kind, [task_order], user_id=owner_id, total_count=len(ids)
         )
-        await ctx.record_change(session, stream_id, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, stream_id, EventType.TASK_CREATED, [task.id])
         if not is_own:
             values_after = {"entries": len(ids), "notifySender": notifies_sender}
             await audit_log.insert_audit_log_entries(

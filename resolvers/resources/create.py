@@ -73,7 +73,7 @@ async def create_resource(ctx: Context, new_resource: NewResource) -> int:
             await journal_address_changes(
                 ctx, session, [address], AddressChangeDetails(EventType.ADDRESS_CREATED)
             )
-            await journal_resource_changes(ctx, session, [resource])
+            await journal_resource_changes(ctx, session, EventType.RESOURCE_CREATED, [resource])
             values = {"address": address.display_address, **logged_resource_values(resource)}
             entry = NewAuditLogEntry(
                 "resourceCreate", "Resource", resource.id, domain.id, None, values

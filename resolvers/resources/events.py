@@ -14,15 +14,13 @@ LOGGED_COLUMNS = ("name", "kind", "booking_policy", "booking_limit", "active")
 
 
 async def journal_resource_changes(
-    ctx: Context, session: AsyncSession, resources: Iterable[Any]
+    ctx: Context, session: AsyncSession, event_type: EventType, resources: Iterable[Any]
 ) -> None:
-    """Record changed resources in the streams of their domains, which must be locked."""
+    """Record an event of resources in the streams of their domains, which must be locked."""
     ids_by_domain: defaultdict[int, list[int]] = defaultdict(list)
     for row in resources:
         ids_by_domain[row.domain_id].append(row.id)
-    changes = {
-        domain_id: [(EventType.RESOURCE_CHANGED, ids)] for domain_id, ids in ids_by_domain.items()
-    }
+    changes = {domain_id: [(event_type, ids)] for domain_id, ids in ids_by_domain.items()}
     await ctx.record_changes(session, changes)
 
 

@@ -69,7 +69,7 @@ async def update_resources(
         if "active" in columns:
             await _set_addresses_active(ctx, session, changed_rows, is_active=columns["active"])
         if changed_rows:
-            await journal_resource_changes(ctx, session, changed_rows)
+            await journal_resource_changes(ctx, session, EventType.RESOURCE_UPDATED, changed_rows)
             await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return [row.id for row in rows_before]
 
@@ -95,7 +95,7 @@ async def delete_resources(ctx: Context, ids: Sequence[int]) -> list[int]:
         await journal_address_changes(
             ctx, session, address_rows, AddressChangeDetails(EventType.ADDRESS_DELETED)
         )
-        await journal_resource_changes(ctx, session, rows)
+        await journal_resource_changes(ctx, session, EventType.RESOURCE_DELETED, rows)
         entries = [
             NewAuditLogEntry(
                 "resourceDelete",

@@ -15,6 +15,7 @@ from mail.authentication.sender_networks import (
     network_text,
 )
 from models.errors import Conflict, Forbidden, InvalidInput
+from models.events.event_types import ids_by_event_type
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost
 from models.store.columns import ColumnRow, select_columns
@@ -103,9 +104,10 @@ async def create_or_update_forwarding_hosts(
                 col(ForwardingHost.id).in_([r.id for r in rows_to_update])
             )
             await connection.execute(update_statement.values(common_values))
-        await ctx.record_change(
-            session, PLATFORM, FORWARDERS.event_type, sorted(ids_by_host.values())
-        )
+        events = FORWARDERS.events
+        types_by_id = {row["id"]: events.created for row in new_rows}
+        types_by_id |= {row.id: events.updated for row in rows_to_update}
+        await ctx.record_changes(session, {PLATFORM: ids_by_event_type(types_by_id)})
         entries = (
             _create_log_entry(host, key, common_values, rows_by_host.get(host))
             for host, key in ids_by_host.items()
@@ -158,7 +160,7 @@ async def delete_forwarding_hosts(ctx: Context, ids: Sequence[int]) -> list[int]
         row_ids = [row.id for row in rows]
         connection = await session.connection()
         await connection.execute(delete(ForwardingHost).where(col(ForwardingHost.id).in_(row_ids)))
-        await ctx.record_change(session, PLATFORM, FORWARDERS.event_type, sorted(row_ids))
+        await ctx.record_change(session, PLATFORM, FORWARDERS.events.deleted, sorted(row_ids))
         target_kind = "ForwardingHost"
         entries = (
             NewAuditLogEntry(

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, false, func, or_, select, true
 from sqlmodel import SQLModel
@@ -64,13 +64,21 @@ _DESTINATION = {"DESTINATION": SortColumn("destination", str)}
 _HOST = {"HOST": SortColumn("host", str)}
 
 
+class RoutingEvents(NamedTuple):
+    """The types of the events of a routing table."""
+
+    created: EventType
+    updated: EventType
+    deleted: EventType
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
     """One of the four tables with its names, limit, logged and searched columns, and orders."""
 
     table: type[SQLModel]
     type_name: str  # of the GraphQL type
-    event_type: EventType
+    events: RoutingEvents
     logged_columns: tuple[str, ...]  # columns in the audit log
     searched_columns: tuple[str, ...]  # columns that the text of a filter is searched in
     orders: Mapping[Any, ListOrder] = field(compare=False)  # by the values of its enum
@@ -86,7 +94,11 @@ class RoutingTable:
 RELAYS = RoutingTable(
     RelayHost,
     "RelayHost",
-    EventType.RELAY_HOST_CHANGED,
+    RoutingEvents(
+        EventType.RELAY_HOST_CREATED,
+        EventType.RELAY_HOST_UPDATED,
+        EventType.RELAY_HOST_DELETED,
+    ),
     ("host", "port", "username", "tls", "active"),
     ("host", "username"),
     list_orders(RelayHostOrder),
@@ -96,7 +108,11 @@ RELAYS = RoutingTable(
 TRANSPORTS = RoutingTable(
     Transport,
     "Transport",
-    EventType.TRANSPORT_CHANGED,
+    RoutingEvents(
+        EventType.TRANSPORT_CREATED,
+        EventType.TRANSPORT_UPDATED,
+        EventType.TRANSPORT_DELETED,
+    ),
     ("destination", "next_hop", "lookup_mx", "username", "active"),
     ("destination", "next_hop", "username"),
     list_orders(TransportOrder, CREATED | _DESTINATION),
@@ -106,7 +122,11 @@ TRANSPORTS = RoutingTable(
 POLICIES = RoutingTable(
     TlsPolicy,
     "TlsPolicy",
-    EventType.TLS_POLICY_CHANGED,
+    RoutingEvents(
+        EventType.TLS_POLICY_CREATED,
+        EventType.TLS_POLICY_UPDATED,
+        EventType.TLS_POLICY_DELETED,
+    ),
     ("destination", "level", "parameters", "active"),
     ("destination",),
     list_orders(TlsPolicyOrder, CREATED | _DESTINATION),
@@ -115,7 +135,11 @@ POLICIES = RoutingTable(
 FORWARDERS = RoutingTable(
     ForwardingHost,
     "ForwardingHost",
-    EventType.FORWARDING_HOST_CHANGED,
+    RoutingEvents(
+        EventType.FORWARDING_HOST_CREATED,
+        EventType.FORWARDING_HOST_UPDATED,
+        EventType.FORWARDING_HOST_DELETED,
+    ),
     ("host", "source", "filter_spam"),
     ("host", "source"),
     list_orders(ForwardingHostOrder, CREATED | _HOST),

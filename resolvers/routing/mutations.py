@@ -70,7 +70,7 @@ async def create_routing_row(
             await _require_destination_free(ctx, routing_table, values["destination"], ())
         await (await session.connection()).execute(insert(table).values(values))
         (row,) = await require_visible_routing_rows(ctx, routing_table, [row_id])
-        await ctx.record_change(session, PLATFORM, routing_table.event_type, [row_id])
+        await ctx.record_change(session, PLATFORM, routing_table.events.created, [row_id])
         entry = NewAuditLogEntry(
             f"{_mutation_prefix(routing_table)}Create",
             routing_table.type_name,
@@ -120,7 +120,7 @@ async def update_routing_rows(
             await connection.execute(update(table).where(table.c.id == row.id).values(values))
         after = await require_visible_routing_rows(ctx, routing_table, ids)
         await ctx.record_change(
-            session, PLATFORM, routing_table.event_type, [row.id for row in before]
+            session, PLATFORM, routing_table.events.updated, [row.id for row in before]
         )
         entries = (
             _update_log_entry(routing_table, *pair, password)
@@ -151,7 +151,7 @@ async def delete_routing_rows(
             )
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
         changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
-        platform_changes = [(routing_table.event_type, [row.id for row in rows])]
+        platform_changes = [(routing_table.events.deleted, [row.id for row in rows])]
         platform_changes += [(EventType.DOMAIN_UPDATED, domain_ids)] if domain_ids else []
         await ctx.record_changes(session, {**changes_by_stream, PLATFORM: platform_changes})
         entries = (

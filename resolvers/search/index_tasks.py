@@ -172,7 +172,7 @@ async def _insert_task(
         (task,) = await insert_tasks_and_wake_workers(
             ctx, session, task_kind, [task_order], total_count=total_count
         )
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
     return task
 
 

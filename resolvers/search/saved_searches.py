@@ -42,8 +42,7 @@ PAUSE_PER_COUNT_TIME = 20  # pause after a count, as a multiple of its duration
 RECOUNT_EVENT_TYPES = frozenset(  # changes that can change the counts
     event_type
     for event_type in EventType
-    if event_type.startswith(("MESSAGE_", "MAILBOX_"))
-    or event_type is EventType.SAVED_SEARCH_CHANGED
+    if event_type.startswith(("MESSAGE_", "MAILBOX_", "SAVED_SEARCH_"))
 )
 UNSEEN = MessageConditions(seen=False)
 
@@ -189,7 +188,7 @@ async def _insert_saved_search(ctx: Context, valid_name: str, fields: Mapping[st
         )
         session.add(search)
         await session.flush()
-        await ctx.record_change(session, user_id, EventType.SAVED_SEARCH_CHANGED, [search.id])
+        await ctx.record_change(session, user_id, EventType.SAVED_SEARCH_CREATED, [search.id])
         return int(search.id)
 
 
@@ -231,7 +230,7 @@ async def update_saved_searches(
                 changed_ids.append(search.id)
         if changed_ids:
             await session.flush()
-            await ctx.record_change(session, user_id, EventType.SAVED_SEARCH_CHANGED, changed_ids)
+            await ctx.record_change(session, user_id, EventType.SAVED_SEARCH_UPDATED, changed_ids)
 
 
 async def delete_saved_searches(ctx: Context, search_ids: Sequence[int]) -> None:
@@ -243,7 +242,7 @@ async def delete_saved_searches(ctx: Context, search_ids: Sequence[int]) -> None
             await session.delete(search)
         await session.flush()
         await ctx.record_change(
-            session, user_id, EventType.SAVED_SEARCH_CHANGED, [search.id for search in searches]
+            session, user_id, EventType.SAVED_SEARCH_DELETED, [search.id for search in searches]
         )
 
 

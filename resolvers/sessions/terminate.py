@@ -213,7 +213,7 @@ async def log_end_of_sessions_and_revoke_tokens(
         if revokes_tokens:
             await delete_tokens_of_users(session, chunk_ids)
         events = [
-            NewSecurityEvent(SecurityEventAction.SESSION_TERMINATE, user_id, detail=detail)
+            NewSecurityEvent(SecurityEventAction.SESSION_TERMINATED, user_id, detail=detail)
             for user_id in chunk_ids
         ]
         await security_log.insert_security_events_and_queue_notices(chunk_ctx, session, events)

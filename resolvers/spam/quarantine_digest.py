@@ -101,7 +101,7 @@ async def insert_digest_and_mark_items_reported(
     ids = sorted((await (await session.connection()).execute(statement)).scalars())
     if not ids:  # all items were released or deleted in the meantime
         return TaskStepResult({})
-    await ctx.record_change(session, require_user_id(ctx), EventType.QUARANTINE_CHANGED, ids)
+    await ctx.record_change(session, require_user_id(ctx), EventType.QUARANTINE_NOTIFIED, ids)
     insert_digest_message = partial(
         insert_message_and_take_quota,
         message=digest.message,

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.spam.sender_rules import checked_pattern
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound
-from models.events.event_types import EventType
+from models.events.event_types import EventType, ids_by_event_type
 from models.events.journal import PLATFORM
 from models.spam.sender_rules import (
     PLATFORM_SCOPE,
@@ -101,6 +101,14 @@ class _RuleChange:
     scope: _RuleScope
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
+
+    @property
+    def event_type(self) -> EventType:
+        """The type of the event of the change."""
+        if self.before is None:
+            return EventType.SENDER_RULE_CREATED
+        is_deleted = self.after is None
+        return EventType.SENDER_RULE_DELETED if is_deleted else EventType.SENDER_RULE_UPDATED
 
 
 async def create_or_update_sender_rules(
@@ -242,12 +250,11 @@ async def _journal_and_audit_rule_changes(
     ctx: Context, session: AsyncSession, mutation_name: str, changes: Sequence[_RuleChange]
 ) -> None:
     """Record changes in the journal, and those of other users' rules in the audit log."""
-    rule_ids_by_stream: defaultdict[int, list[int]] = defaultdict(list)
+    types_by_stream: defaultdict[int, dict[int, EventType]] = defaultdict(dict)
     for change in changes:
-        rule_ids_by_stream[change.scope.stream_id].append(change.id)
+        types_by_stream[change.scope.stream_id][change.id] = change.event_type
     entries = {
-        stream: [(EventType.SENDER_RULE_CHANGED, keys)]
-        for stream, keys in rule_ids_by_stream.items()
+        stream: ids_by_event_type(types_by_id) for stream, types_by_id in types_by_stream.items()
     }
     await ctx.record_changes(session, entries)
     log_entries = (

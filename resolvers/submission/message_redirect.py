@@ -44,7 +44,7 @@ from resolvers.users.quota import limits as quota_limits
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop
 INPUT_PATH = ["to"]
 FORWARDED_BY_OTHERS_ACTION = (
-    SecurityEventAction.MESSAGE_REDIRECT
+    SecurityEventAction.MESSAGE_REDIRECTED
 )  # in the security log of the owner
 
 

@@ -20,7 +20,7 @@ from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.users.selection import require_managed_user
 from resolvers.viewer import GuardRule, Viewer
 
-SENT_FOR_USER_ACTION = SecurityEventAction.MESSAGE_SEND  # in the security log of the account
+SENT_FOR_USER_ACTION = SecurityEventAction.MESSAGE_SENT  # in the security log of the account
 IMPERSONATE_GUARD = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.IMPERSONATE)
 
 

@@ -38,6 +38,6 @@ async def count_failure_and_log_ban(
         security_log.log_event_in_background(
             ctx,
             NewSecurityEvent(
-                SecurityEventAction.NETWORK_BAN, user_id, SecurityEventResult.FAILURE, detail=detail
+                SecurityEventAction.BAN_CREATED, user_id, SecurityEventResult.FAILURE, detail=detail
             ),
         )

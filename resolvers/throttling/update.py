@@ -91,7 +91,7 @@ async def update_policy(ctx: Context, changes: Mapping[str, Any]) -> BanPolicyVa
         await ctx.environment.run_in_session(
             session, partial(list_hosts.store_answers_and_delete_unlisted_hosts, answers=answers)
         )
-        await ctx.record_change(session, PLATFORM, EventType.BAN_POLICY_CHANGED, [POLICY_ID])
+        await ctx.record_change(session, PLATFORM, EventType.BAN_POLICY_UPDATED, [POLICY_ID])
         before, after = _logged_differences(policy, new_policy)
         await audit_log.insert_audit_log_entries(
             ctx,

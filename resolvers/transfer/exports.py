@@ -180,7 +180,7 @@ async def create_and_queue_export(ctx: Context, new_export: NewExport) -> int:
             expires_at=now + ctx.environment.options.exports_retention,
         )
         session.add(row)
-        await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, EventType.TASK_CREATED, [task.id])
         if foreign:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
             entry = NewAuditLogEntry("userExport", "User", user.id, user.domain_id, None, after)

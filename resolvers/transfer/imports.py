@@ -187,7 +187,7 @@ async def _insert_import_task_and_audit_log_entry(
                 transaction.connection.execute(insert(core_table(ImportArchive)), row)
 
             await ctx.environment.run_in_session(session, insert_archive)
-        await ctx.record_change(session, user.id, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, user.id, EventType.TASK_CREATED, [task.id])
         if user.id != ctx.viewer.user_id:
             after = {"path": task_order["path"], "mailbox": task_order["mailbox"]}
             entry = NewAuditLogEntry("userImport", "User", user.id, user.domain_id, None, after)

@@ -150,7 +150,7 @@ async def queue_record_task(
             transaction.connection.execute(insert(core_table(ImportArchive)), row)
 
         await ctx.environment.run_in_session(session, take_over_upload)
-        await ctx.record_change(session, owner_id, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, owner_id, EventType.TASK_CREATED, [task.id])
         new_values = {"file": file.filename}
         await audit_log.insert_audit_log_entries(
             ctx,

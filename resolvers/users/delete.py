@@ -32,7 +32,7 @@ from models.admin.tasks import Task, TaskKind, TaskState
 from models.auth.credentials import AccessToken
 from models.domains.tables import Domain
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, RequestError
-from models.events.event_types import EventType
+from models.events.event_types import EventType, ids_by_event_type
 from models.events.journal import PLATFORM
 from models.identity_providers import IdentityLink
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -120,8 +120,10 @@ async def delete_users_or_reschedule_purge(
         )
         live_users = await ctx.read(live_statement.order_by(col(User.id)))
         await grant_end.end_all_grants_of_users(ctx, live_users)
+        types_by_id = dict.fromkeys(tasks.values(), EventType.TASK_UPDATED)
         tasks |= await _mark_deleted_and_queue_purge_tasks(ctx, session, live_users, purge_at)
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, list(tasks.values()))
+        types_by_id = dict.fromkeys(tasks.values(), EventType.TASK_CREATED) | types_by_id
+        await ctx.record_changes(session, {PLATFORM: ids_by_event_type(types_by_id)})
         new_values = {"purgeAt": purge_at}
         admin_entries = [
             NewAuditLogEntry(

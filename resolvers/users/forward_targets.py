@@ -122,5 +122,5 @@ def _raise_if_own_address(
 def _forwarding_event(user_id: int, added_targets: Sequence[str]) -> NewSecurityEvent:
     logged = [target[:MAX_LOGGED_LENGTH] for target in added_targets[:MAX_LOGGED_TARGETS]]
     return NewSecurityEvent(
-        SecurityEventAction.FORWARDING_CHANGE, user_id, detail={"added": logged} if logged else {}
+        SecurityEventAction.FORWARDING_CHANGED, user_id, detail={"added": logged} if logged else {}
     )

@@ -233,7 +233,7 @@ async def _cancel_deletion_task(ctx: Context, session: AsyncSession, user_row: C
     cancelled_values = {"state": TaskState.CANCELLED, "cancelled": True, "finished_at": now}
     statement = update(Task).where(is_this_task, col(Task.state) == TaskState.QUEUED)
     if (await (await session.connection()).execute(statement.values(**cancelled_values))).rowcount:
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [user_row.task_id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_UPDATED, [user_row.task_id])
         return
     started_statement = select(col(Task.id)).where(is_this_task, col(Task.started_at).is_not(None))
     if await ctx.read(started_statement):

@@ -359,7 +359,7 @@ async def _write_changes_to_security_log(
     if users_with_new_senders:
         detail = {"patterns": ", ".join(values["allowed_senders"])}
         events = [
-            NewSecurityEvent(SecurityEventAction.ALLOWED_SENDERS_CHANGE, row.id, detail=detail)
+            NewSecurityEvent(SecurityEventAction.ALLOWED_SENDERS_CHANGED, row.id, detail=detail)
             for row in users_with_new_senders
         ]
         await security_log.insert_security_events_and_queue_notices(
@@ -432,7 +432,7 @@ async def _log_password_change_and_keep_own_token(
     await security_log.log_event_and_queue_notice(
         ctx,
         locked_users.session,
-        NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, user_row.id, detail=detail),
+        NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGED, user_row.id, detail=detail),
     )
     if user_row.id == ctx.viewer.user_id and ctx.viewer.token_id:
         statement = update(AccessToken).where(

@@ -28,7 +28,7 @@ from tests.support.stores.counter_check import load_stream_position, select_rows
 from tests.support.time_limits import HANG_SECONDS
 
 FOLLOW = """subscription {
-  changes(after: "AFTER", types: [KEY_VALUE_CHANGED], debounce: "PT0S") {
+  changes(after: "AFTER", types: [KEY_VALUE_CREATED, KEY_VALUE_DELETED], debounce: "PT0S") {
     events { type user { username }
       ... on UserChange { nodeId node { ... on KeyValueEntry { key value } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")

@@ -111,7 +111,7 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
         if not record.name.startswith(("httpx", "aiosqlite", "asyncio"))
     )
     answer_text = json.dumps(recorded.answers)
-    assert "TOTP_VERIFY" in database_text  # confirms that the text of the database was read
+    assert "TOTP_CHECKED" in database_text  # confirms that the text of the database was read
     assert logs
     for secret in recorded.secrets:
         for encoded in encoded_forms(secret):

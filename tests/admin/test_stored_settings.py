@@ -329,7 +329,7 @@ async def test_change_is_in_the_journal_and_the_audit_log(root: GraphQLClient) -
     await set_setting(root, MAX_RECIPIENTS_KEY, 50, reason="spam", sessionId="panel")
     await set_setting(root, "custom.smtpPassword", "hunter2")
     statement = select(*select_columns(Change)).where(
-        col(Change.stream_id) == PLATFORM, col(Change.type) == EventType.SETTING_CHANGED
+        col(Change.stream_id) == PLATFORM, col(Change.type) == EventType.SETTING_UPDATED
     )
     rows = await root.environment.database.read(statement.order_by(col(Change.last)))
     assert [(row.facts["key"], row.origin) for row in rows] == [

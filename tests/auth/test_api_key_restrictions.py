@@ -283,7 +283,7 @@ async def test_key_is_valid_only_from_its_networks(
     query = select(table).where(col(SecurityEvent.result) == "FAILURE")
     rows = await sign_in_environment.environment.database.read(query)
     assert {(event.action, event.user_id) for event in rows} == {
-        ("API_KEY_USE", sign_in_environment.users["ada"])
+        ("API_KEY_REFUSED", sign_in_environment.users["ada"])
     }
     (used_row,) = await api_key_loaders.load_visible_api_keys_by_id(
         sign_in_environment.user_context("ada"), [row.id]

@@ -213,7 +213,7 @@ async def test_last_use_has_time_and_event(ada: GraphQLClient, clock: ManualCloc
     response = await ada(sign_in, password=payload["password"])
     assert response["authenticate"]["errors"] == []
     (app_password,) = (await ada(query))["user"]["appPasswords"]["nodes"]
-    assert app_password == {"lastUse": {"at": used_at, "event": {"action": "AUTHENTICATE"}}}
+    assert app_password == {"lastUse": {"at": used_at, "event": {"action": "SIGN_IN_ATTEMPTED"}}}
 
 
 async def test_housekeeping_deletes_expired_app_passwords(
@@ -360,7 +360,7 @@ async def test_security_log_keeps_description_of_deleted_app_password(ada: Graph
         ada, "appPasswordDelete", appPasswords=[{"id": password_id}]
     ) == ["NOT_FOUND"]
     events = {row.action: row.detail for row in await load_all_rows(ada.environment, SecurityEvent)}
-    for action in ("APP_PASSWORD_CREATE", "APP_PASSWORD_DELETE"):
+    for action in ("APP_PASSWORD_CREATED", "APP_PASSWORD_DELETED"):
         assert events[action]["description"] == "Old phone"
 
 

@@ -234,9 +234,9 @@ async def test_admin_changes_are_logged_and_sent_as_notices(
     assert await load_events_by_others(ada) == [
         (action, "over")
         for action in (
-            "ALLOWED_SENDERS_CHANGE", "API_KEY_CREATE", "APP_PASSWORD_CREATE", "BCC_RULE_CREATE",
-            "CONNECTOR_CREATE", "EXTERNAL_TWO_FACTOR_ENABLE", "FORWARDING_CHANGE", "PASSWORD_RESET",
-            "TWO_FACTOR_DISABLE",
+            "ALLOWED_SENDERS_CHANGED", "API_KEY_CREATED", "APP_PASSWORD_CREATED",
+            "BCC_RULE_CREATED", "CONNECTOR_CREATED", "EXTERNAL_TWO_FACTOR_ENABLED",
+            "FORWARDING_CHANGED", "PASSWORD_RESET", "TWO_FACTOR_DISABLED",
         )
     ]  # fmt: skip
 

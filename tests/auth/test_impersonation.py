@@ -181,7 +181,7 @@ async def test_impersonation_is_in_security_log_and_audit_log(
     )
     assert impersonation_payload["expiresAt"] == "2030-01-01T01:00:00Z"
     (event,) = await environment.database.read(select(core_table(SecurityEvent)))
-    assert (event.user_id, event.action) == (ada.user.id, "USER_IMPERSONATE")
+    assert (event.user_id, event.action) == (ada.user.id, "IMPERSONATION_STARTED")
     assert (event.by, event.by_id) == ("boss", admin.user.id)
     assert event.detail["reason"] == "ticket 7"
     table = core_table(AuditLogEntry)

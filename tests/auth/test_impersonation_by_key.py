@@ -39,7 +39,7 @@ async def load_logged_actors(environment: Environment) -> tuple[list[str], list[
         col(AuditLogEntry.mutation) == "userImpersonate"
     )
     security_log_query = select(col(SecurityEvent.by)).where(
-        col(SecurityEvent.action) == "USER_IMPERSONATE"
+        col(SecurityEvent.action) == "IMPERSONATION_STARTED"
     )
     read = environment.database.read
     return [row.actor for row in await read(audit_log_query)], [

@@ -175,11 +175,11 @@ async def test_refused_attempt_is_in_security_log_of_the_user(
     )
     assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
     await wait_for_background_tasks(environment)
-    document = """{ viewer { user { securityLog(filter: {action: ACCESS_GRANT}) {
+    document = """{ viewer { user { securityLog(filter: {action: ACCESS_GRANT_REFUSED}) {
       nodes { result detail } } } } }"""
     (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event == {"result": "FAILURE", "detail": {"target": "userUpdate: set.forwardTo"}}
-    query = "SELECT \"by\" FROM security_events WHERE action = 'ACCESS_GRANT'"
+    query = "SELECT \"by\" FROM security_events WHERE action = 'ACCESS_GRANT_REFUSED'"
     assert await select_rows(environment, query) == [(admin_client.user.username,)]
 
 

@@ -50,8 +50,8 @@ async def test_equal_events_share_one_row_for_six_hours(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"action": "TOTP_VERIFY"}, {"result": "SUCCESS"}, {"protocol": "IMAP"}, {"target": "phone"},
-        {"user_id": None},
+        {"action": "TOTP_CHECKED"}, {"result": "SUCCESS"}, {"protocol": "IMAP"},
+        {"target": "phone"}, {"user_id": None},
     ],
 )  # fmt: skip
 async def test_different_events_have_separate_rows(
@@ -86,7 +86,7 @@ async def test_only_failures_of_one_ipv6_network_share_a_row(
         )
         await log_events(
             ada,
-            NewSecurityEvent(SecurityEventAction.AUTHENTICATE, ada.user.id),
+            NewSecurityEvent(SecurityEventAction.SIGN_IN_ATTEMPTED, ada.user.id),
             ip=f"2001:db8::{n}",
         )
     event_rows = await load_security_events(ada.environment)
@@ -149,7 +149,7 @@ async def test_many_events_are_written_in_constant_statements(
         user_ids = [user.id for user in batch]
         async with ctx.write_session(*user_ids) as session:
             new_events = [
-                NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, user_id)
+                NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGED, user_id)
                 for user_id in [*user_ids, user_ids[0]]
             ]
             event_ids = await security_log.insert_security_events_and_queue_notices(
@@ -247,7 +247,7 @@ async def load_actor_of_event(
 async def test_event_names_its_actor_if_it_is_not_the_user(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    event = NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, ada.user.id)
+    event = NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGED, ada.user.id)
     await make_api_key(environment, "panel", role=Role.ADMIN)
     query = text("SELECT id FROM api_keys WHERE name = 'panel'")
     async with environment.database.engine.connect() as connection:
@@ -273,7 +273,7 @@ async def test_event_names_its_actor_if_it_is_not_the_user(
         await load_actor_of_event(
             environment,
             application_viewer,
-            NewSecurityEvent(SecurityEventAction.AUTHENTICATE, ada.user.id),
+            NewSecurityEvent(SecurityEventAction.SIGN_IN_ATTEMPTED, ada.user.id),
         )
         is None
     )
@@ -305,7 +305,7 @@ async def test_no_event_is_written_if_retention_is_zero(
     async with ctx.write_session(ada.user.id) as session:
         assert (
             await security_log.log_event_and_queue_notice(
-                ctx, session, NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, ada.user.id)
+                ctx, session, NewSecurityEvent(SecurityEventAction.TOTP_ENABLED, ada.user.id)
             )
             == 0
         )
@@ -331,7 +331,7 @@ async def test_subscribers_get_new_and_counted_events(
     await log_events(ada, failed_sign_in_event(ada.user.id))
     await wait_until(lambda: ada_socket.payloads)
     (first_event,) = ada_socket.events
-    fields = {"action": "AUTHENTICATE", "result": "FAILURE", "ip": "192.0.2.7"}
+    fields = {"action": "SIGN_IN_ATTEMPTED", "result": "FAILURE", "ip": "192.0.2.7"}
     assert first_event["node"] == {**fields, "count": 1}
     (row,) = await load_security_events(ada.environment)
     assert first_event["nodeId"] == global_ids.encode("SecurityEvent", row.id)
@@ -339,9 +339,9 @@ async def test_subscribers_get_new_and_counted_events(
     await log_events(ada, failed_sign_in_event(ada.user.id))
     await wait_until(lambda: len(ada_socket.events) == 2)
     assert ada_socket.events[1]["node"] == {**fields, "count": 2}
-    await log_events(bob, NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, bob.user.id))
+    await log_events(bob, NewSecurityEvent(SecurityEventAction.TOTP_ENABLED, bob.user.id))
     await wait_until(lambda: bob_socket.payloads)
-    assert [item["node"]["action"] for item in bob_socket.events] == ["TOTP_ENABLE"]
+    assert [item["node"]["action"] for item in bob_socket.events] == ["TOTP_ENABLED"]
     assert len(ada_socket.events) == 2
     for item in (ada_socket, bob_socket):
         await item.unsubscribe()

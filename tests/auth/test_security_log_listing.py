@@ -91,7 +91,7 @@ async def test_user_reads_own_log_newest_first_in_pages(
         meanwhile = (
             SecurityEventAction.PASSWORD_RESET
             if page_count == 1
-            else SecurityEventAction.PASSWORD_CHANGE
+            else SecurityEventAction.PASSWORD_CHANGED
         )
         await log_events(ada, NewSecurityEvent(meanwhile, ada.user.id))
         clock.tick(seconds=1)
@@ -124,16 +124,16 @@ async def test_each_filter_limits_the_log(
         (
             "2001:db8::7",
             NewSecurityEvent(
-                SecurityEventAction.AUTHENTICATE, ada.user.id, protocol=AuthProtocol.API
+                SecurityEventAction.SIGN_IN_ATTEMPTED, ada.user.id, protocol=AuthProtocol.API
             ),
         ),
         (
             "::ffff:198.51.100.9",
             NewSecurityEvent(
-                SecurityEventAction.TOTP_ENABLE, ada.user.id, result=SecurityEventResult.SUSPENDED
+                SecurityEventAction.TOTP_ENABLED, ada.user.id, result=SecurityEventResult.SUSPENDED
             ),
         ),
-        (None, NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGE, ada.user.id)),
+        (None, NewSecurityEvent(SecurityEventAction.PASSWORD_CHANGED, ada.user.id)),
     ]
     for ip, event in new_events:
         await log_events(ada, event, ip=ip)
@@ -141,8 +141,8 @@ async def test_each_filter_limits_the_log(
     times = [(start + timedelta(minutes=n)).isoformat() for n in range(6)]
     expected: list[tuple[dict[str, Any], str]] = [
         ({"since": times[0]}, "01234"),
-        ({"action": "AUTHENTICATE"}, "012"),
-        ({"action": "SESSION_TERMINATE"}, ""),
+        ({"action": "SIGN_IN_ATTEMPTED"}, "012"),
+        ({"action": "SESSION_TERMINATED"}, ""),
         ({"result": "FAILURE"}, "01"),
         ({"result": "SUSPENDED"}, "3"),
         ({"protocol": "API"}, "02"),
@@ -158,7 +158,7 @@ async def test_each_filter_limits_the_log(
         ({"network": "2001:db8::/32"}, "2"),
         ({"since": times[2]}, "234"),
         ({"before": times[2]}, "01"),
-        ({"since": times[1], "before": times[4], "action": "AUTHENTICATE"}, "12"),
+        ({"since": times[1], "before": times[4], "action": "SIGN_IN_ATTEMPTED"}, "12"),
         ({"network": "::/0", "result": "FAILURE", "protocol": "IMAP"}, "1"),
     ]
     event_ids = [node["id"] for node in await load_own_events(ada)][::-1]
@@ -219,7 +219,7 @@ async def test_only_admins_read_events_of_other_users(
         (other_admin, False),
     ):
         assert (await client(NODE_QUERY, id=event_id))["node"] == (
-            {"__typename": "SecurityEvent", "action": "AUTHENTICATE"} if is_visible else None
+            {"__typename": "SecurityEvent", "action": "SIGN_IN_ATTEMPTED"} if is_visible else None
         )
     user = {"id": global_ids.encode("User", ada.user.id)}
     for client, expected_count in ((root, 2), (domain_admin, 1), (other_admin, 0)):
@@ -289,7 +289,7 @@ async def full_log(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -
                 "id": ada.environment.new_id(),
                 "user_id": ada.user.id if n % 50 == 0 else (bob.user.id, None)[n % 2],
                 "fold": str(n),
-                "action": "TOTP_ENABLE" if n % 500 == 0 else "AUTHENTICATE",
+                "action": "TOTP_ENABLED" if n % 500 == 0 else "SIGN_IN_ATTEMPTED",
                 "result": "FAILURE" if n % 4 else "SUCCESS",
                 "protocol": ("API", "IMAP")[n % 2],
                 "ip": ip,
@@ -317,7 +317,7 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPl
     day = datetime(2029, 12, 20, tzinfo=UTC)
     filters = {
         "created_at": SecurityEventFilter(),
-        "action": SecurityEventFilter(action=SecurityEventAction.TOTP_ENABLE),
+        "action": SecurityEventFilter(action=SecurityEventAction.TOTP_ENABLED),
         "ip_key": SecurityEventFilter(ip="10.3.7.9"),
         "ip_key ": SecurityEventFilter(network="10.3.7.0/29"),
         "created_at ": SecurityEventFilter(since=day, before=day + timedelta(hours=1)),

@@ -176,7 +176,7 @@ async def test_changes_write_journal_entries(ada: GraphQLClient, environment: En
     entries = await load_journal_changes(environment, ada.user.id, last)
     assert entries == [
         (EventType.AUTOREPLY_ENABLED, [ada.user.id], [["enabled", "text"]]),
-        (EventType.AUTOREPLY_CHANGED, [ada.user.id], [["subject"]]),
+        (EventType.AUTOREPLY_UPDATED, [ada.user.id], [["subject"]]),
         (EventType.AUTOREPLY_DISABLED, [ada.user.id], [["enabled"]]),
     ]
 

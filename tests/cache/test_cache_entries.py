@@ -187,7 +187,7 @@ async def test_pending_writes_are_dirty(root: GraphQLClient, ada: GraphQLClient)
     ctx = client_context(ada)
     cache.events_written_at = asyncio.get_running_loop().time()  # the next write waits
     for _ in range(3):
-        event = NewSecurityEvent(SecurityEventAction.API_KEY_USE, ada.user.id)
+        event = NewSecurityEvent(SecurityEventAction.API_KEY_REFUSED, ada.user.id)
         security_log.log_event_in_background(ctx, event)
     result = await list_entries(root, filter={"dirty": True})
     (node,) = [node for node in result["nodes"] if node["kind"] == "SECURITY_EVENT"]

@@ -71,7 +71,7 @@ async def test_flush_writes_all_that_is_pending(root: GraphQLClient, ada: GraphQ
     steps = message_trace.count_pending_trace_steps(environment).waiting
     assert steps > 0
     cache.events_written_at = asyncio.get_running_loop().time()  # the next write waits
-    event = NewSecurityEvent(SecurityEventAction.API_KEY_USE, ada.user.id)
+    event = NewSecurityEvent(SecurityEventAction.API_KEY_REFUSED, ada.user.id)
     security_log.log_event_in_background(client_context(ada), event)
     dry_run = await flush_cache(root, **DRY_RUN)
     assert dry_run["entryCount"] >= steps + 1
@@ -83,7 +83,7 @@ async def test_flush_writes_all_that_is_pending(root: GraphQLClient, ada: GraphQ
     assert payload["entryCount"] >= steps + 1
     assert await count_steps(root) == before + steps
     actions = [row.action for row in await load_security_events(environment)]
-    assert SecurityEventAction.API_KEY_USE in actions
+    assert SecurityEventAction.API_KEY_REFUSED in actions
     assert await listed_names(root, dirty=True, users={"usernames": ["ada"]}) == []
     (entry,) = await load_audit_entries(root, "cacheFlush")
     assert entry["after"]["count"] >= steps + 1
@@ -213,13 +213,13 @@ async def test_remove_keeps_pending_writes(root: GraphQLClient, ada: GraphQLClie
     cache = cache_of_database(root.environment.database)
     await cache.wait_for_started_writes()
     cache.events_written_at = asyncio.get_running_loop().time()  # the next write waits
-    event = NewSecurityEvent(SecurityEventAction.API_KEY_USE, ada.user.id)
+    event = NewSecurityEvent(SecurityEventAction.API_KEY_REFUSED, ada.user.id)
     security_log.log_event_in_background(client_context(ada), event)
     security_log.log_event_in_background(client_context(ada), event)
     await execute_mutation(root, "cacheRemove", REMOVAL_FIELDS, users={"usernames": ["ada"]})
     await cache.wait_for_started_writes()
     rows = await load_security_events(root.environment)
-    assert SecurityEventAction.API_KEY_USE in [row.action for row in rows]
+    assert SecurityEventAction.API_KEY_REFUSED in [row.action for row in rows]
 
 
 async def test_rescan_removes_damaged_and_foreign_files(

@@ -412,7 +412,7 @@ async def test_acme_certificate_waits_for_agreement_to_the_terms(
         "certificateRenew"
     ]
     assert answer["errors"] == []
-    assert EventType.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
+    assert EventType.CERTIFICATE_UPDATED == "CERTIFICATE_UPDATED"
     assert environment.options.acme_terms_agreed is False
 
 

@@ -26,7 +26,7 @@ from tests.support.servers.live_server import NEW_ACCOUNT_EVENT_COUNT, stream_cu
 from tests.support.time_limits import HANG_SECONDS
 
 ADDED_OR_CHANGED = ("MESSAGE_ADDED", "MESSAGE_RECEIVED", "MESSAGE_UPDATED", "MESSAGE_MOVED")
-CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [EventType!], $user: UserRef) {
+CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $types: [ChangeType!], $user: UserRef) {
   changes(after: $after, first: $first, types: $types, user: $user) { cursor hasMore events {
     __typename type cursor origin user { username }
     ... on MailboxChange { path }
@@ -78,7 +78,7 @@ async def test_kind_filter_still_advances_cursor(ada: GraphQLClient) -> None:
     )
     assert [event["path"] for event in batch["events"]] == ["Box"]
     batch = await load_changes(
-        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), types=["SUBMISSION_CHANGED"]
+        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), types=["SUBMISSION_UPDATED"]
     )
     assert (batch["events"], batch["cursor"]) == ([], await current_cursor(ada))
 
@@ -197,7 +197,7 @@ async def record_changes(client: GraphQLClient, count: int) -> str:
 
     def write(connection: Any) -> None:
         for _ in range(count // 500):
-            entry = JournalEntry(EventType.THREAD_CHANGED, [owner] * 500)
+            entry = JournalEntry(EventType.THREAD_UPDATED, [owner] * 500)
             record_entries_in_existing_streams(connection, {owner: [entry]}, at=environment.now())
 
     async with environment.write_session(owner) as session:

@@ -282,7 +282,7 @@ async def test_platform_stream_is_trimmed(
     environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
     async with environment.write_session(PLATFORM) as session:
-        entry = JournalEntry(EventType.SETTING_CHANGED, [ada.user_id])
+        entry = JournalEntry(EventType.SETTING_UPDATED, [ada.user_id])
         await append_journal_entry(session, PLATFORM, entry, at=clock())
     clock.tick(seconds=(RETENTION + HOUR).total_seconds())
     webhook_id = await create_webhook(environment, user_id=ada.user_id)

@@ -53,7 +53,7 @@ async def record_labels(client: GraphQLClient, count: int) -> None:
     ctx = client_context(client)
     async with ctx.write_session(client.user.id) as session:
         ids = list(range(1, count + 1))
-        await ctx.record_change(session, client.user.id, EventType.LABEL_CHANGED, ids)
+        await ctx.record_change(session, client.user.id, EventType.LABEL_UPDATED, ids)
 
 
 @pytest.mark.parametrize("highest_modseq", [1_000, 50_000])
@@ -181,7 +181,7 @@ async def test_submissions_continue_after_the_last_event_id(ada: GraphQLClient) 
     ctx = client_context(ada)
     ctx.subscription_start = SubscriptionStart(starts.append, position)
     async with ctx.write_session(ada.user.id) as session:
-        await ctx.record_change(session, ada.user.id, EventType.SUBMISSION_CHANGED, [5])
+        await ctx.record_change(session, ada.user.id, EventType.SUBMISSION_UPDATED, [5])
     waiting = asyncio.ensure_future(anext(progress.follow_submissions(ctx)))
     await wait_for_followers(ada.environment)
     assert starts == []  # it began at the position of the client

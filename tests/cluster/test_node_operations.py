@@ -72,8 +72,8 @@ async def test_node_is_added_changed_and_removed_with_logs(
     entries = await load_journal_entries(environment, PLATFORM)
     kinds = [kind for kind, _ in entries if kind.startswith("CLUSTER_NODE")]
     assert kinds == [
-        EventType.CLUSTER_NODE_CHANGED,
-        EventType.CLUSTER_NODE_CHANGED,
+        EventType.CLUSTER_NODE_CREATED,
+        EventType.CLUSTER_NODE_UPDATED,
         EventType.CLUSTER_NODE_DELETED,
     ]
     table = core_table(AuditLogEntry)

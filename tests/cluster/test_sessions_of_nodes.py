@@ -118,7 +118,7 @@ async def test_pinned_users_keep_only_sessions_on_their_node(
     assert sessions[target].termination is None
     assert [session.termination for session in others] == [None, None]
     actions = [row[0] for row in await select_rows(root.environment, SECURITY_LOG)]
-    assert SecurityEventAction.SESSION_TERMINATE in actions
+    assert SecurityEventAction.SESSION_TERMINATED in actions
 
 
 async def test_dry_run_ends_no_session(

@@ -295,8 +295,9 @@ async def test_owner_gets_an_event_for_each_step(
     position = await load_stream_position(environment, ada.user.id)
     await import_archive(ada, ten_message_mbox())
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, position)]
-    # queued, started, steps, finished
-    assert kinds.count(EventType.CONNECTOR_CHANGED) == 1 + 1 + 3 + 1
+    assert kinds.count(EventType.CONNECTOR_CREATED) == 1
+    # started, steps, finished
+    assert kinds.count(EventType.CONNECTOR_UPDATED) == 1 + 3 + 1
 
 
 @pytest.mark.usefixtures("small_transfer_chunks")

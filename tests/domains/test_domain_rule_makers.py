@@ -127,7 +127,7 @@ async def test_bcc_rules_end_when_their_maker_loses_its_rights(
     rules = (await root("{ bccRules { nodes { direction } } }"))["bccRules"]["nodes"]
     assert rules == [{"direction": "SENDER"}]
     actions = await load_security_actions(ada.environment, ada)
-    assert actions == ["BCC_RULE_CREATE", "BCC_RULE_DELETE"]
+    assert actions == ["BCC_RULE_CREATED", "BCC_RULE_DELETED"]
 
 
 async def test_domain_rewrite_skips_higher_roles(

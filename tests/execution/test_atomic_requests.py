@@ -324,7 +324,7 @@ async def test_subscribers_get_events_after_the_atomic_commit(
         )
         await wait_until(lambda: subscription.events)
         assert [event["type"] for event in subscription.batches[0]["events"]] == [
-            "KEY_VALUE_CHANGED"
+            "KEY_VALUE_CREATED"
         ] * 2
         await subscription.unsubscribe()
 

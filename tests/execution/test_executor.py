@@ -392,7 +392,7 @@ async def test_types_in_lists_are_compiled_completely(
 async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -> None:
     await deliver_to(ada, "Hello")
     await security_log.log_event_separately(
-        client_context(ada), NewSecurityEvent(SecurityEventAction.TOTP_ENABLE, ada.user.id)
+        client_context(ada), NewSecurityEvent(SecurityEventAction.TOTP_ENABLED, ada.user.id)
     )
     await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
     await (await SAMPLE_CALLS["aliasDomainCreate"](ada, root))(root)

@@ -81,7 +81,7 @@ async def test_text_is_stored_as_file(
     assert download.headers["etag"] == f'"{file["sha256"]}"'
     file_id = global_ids.decode("File", file["id"])
     assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
-        (EventType.FILE_CHANGED, [file_id])
+        (EventType.FILE_CREATED, [file_id])
     ]
 
 
@@ -324,7 +324,7 @@ async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) 
     assert (await housekeeping.run_housekeeping_round(ada.environment)).files == 1
     file_id = global_ids.decode("File", unused["id"])
     assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
-        (EventType.FILE_CHANGED, [file_id])
+        (EventType.FILE_DELETED, [file_id])
     ]
     remaining_ids = {node["id"] for node in (await list_files(ada))["nodes"]}
     assert remaining_ids == {used["id"], shared["id"]}

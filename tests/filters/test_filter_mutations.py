@@ -186,7 +186,8 @@ async def test_relay_password_is_kept_and_hidden(
 
 async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
-        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARDING_ADDED}) "
+        "{ nodes { detail } } } } }"
     )
     filter_ = await add_filter(
         ada, {}, {"forwardTo": ["eve@example.net", "https://h.example/?t=secret"]}
@@ -216,7 +217,7 @@ async def test_deleted_mailbox_deletes_filters_that_use_it(
     assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == ["stays"]
     entries = await load_journal_entries(environment, ada.user.id, last)
     (deleted_ids,) = [
-        filter_ids for kind, filter_ids in entries if kind is EventType.FILTER_CHANGED
+        filter_ids for kind, filter_ids in entries if kind is EventType.FILTER_DELETED
     ]
     assert deleted_ids == sorted(
         global_ids.decode("Filter", filter_["id"]) for filter_ in deleted_filters

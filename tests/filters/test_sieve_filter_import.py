@@ -65,13 +65,14 @@ async def test_imported_filters_are_added_after_existing_ones(
     (changed_ids,) = [
         filter_ids
         for kind, filter_ids in await load_journal_entries(environment, ada.user.id, last)
-        if kind is EventType.FILTER_CHANGED
+        if kind is EventType.FILTER_CREATED
     ]
     assert changed_ids == [
         global_ids.decode("Filter", filter_["id"]) for filter_ in payload["filters"]
     ]
     document = (
-        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARD}) { nodes { detail } } } } }"
+        "{ viewer { user { securityLog(filter: {action: FILTER_FORWARDING_ADDED}) "
+        "{ nodes { detail } } } } }"
     )
     (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event["detail"]["target"] == "eve@example.net"

@@ -210,7 +210,7 @@ async def test_script_statement_count_is_independent_of_users(
 
 async def test_new_redirect_targets_are_logged(ada: GraphQLClient, bob: GraphQLClient) -> None:
     async def load_logged_targets(client: GraphQLClient) -> list[str]:
-        document = """{ viewer { user { securityLog(filter: {action: SIEVE_FORWARD}) {
+        document = """{ viewer { user { securityLog(filter: {action: SIEVE_FORWARDING_ADDED}) {
           nodes { detail count } } } } }"""
         entries = (await client(document))["viewer"]["user"]["securityLog"]["nodes"]
         return sorted(entry["detail"]["target"] for entry in entries for _ in range(entry["count"]))

@@ -92,7 +92,7 @@ async def test_logout_by_subject_ends_all_access_at_once(
         assert await count_rows(ada.environment, table, ada.user.id) == 0
     assert not await is_suspended(ada.environment, ada.user.id)
     events = select(col(SecurityEvent.detail)).where(
-        col(SecurityEvent.action) == SecurityEventAction.SESSION_TERMINATE
+        col(SecurityEvent.action) == SecurityEventAction.SESSION_TERMINATED
     )
     (event,) = await ada.environment.database.read(events)
     assert event.detail["reason"] == "back-channel logout"

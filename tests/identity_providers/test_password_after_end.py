@@ -197,10 +197,10 @@ async def test_end_and_refusal_are_logged_and_shown(
     columns = (col(SecurityEvent.action), col(SecurityEvent.result), col(SecurityEvent.detail))
     rows = await root.environment.database.read(select(*columns).order_by(col(SecurityEvent.id)))
     end, refusal = rows[-2:]
-    assert end.action == SecurityEventAction.SESSION_TERMINATE
+    assert end.action == SecurityEventAction.SESSION_TERMINATED
     assert end.detail["passwordSignIn"] is False
     assert (refusal.action, refusal.result) == (
-        SecurityEventAction.AUTHENTICATE,
+        SecurityEventAction.SIGN_IN_ATTEMPTED,
         SecurityEventResult.FAILURE,
     )
     assert "identity provider has ended" in refusal.detail["reason"]

@@ -64,7 +64,7 @@ async def test_user_signs_in_and_is_linked(
     assert CLIENT_SECRET not in request.form.values()  # it is in the header
     assert request.headers["authorization"].startswith("Basic ")
     events = select(col(SecurityEvent.detail)).where(
-        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE
+        col(SecurityEvent.action) == SecurityEventAction.SIGN_IN_ATTEMPTED
     )
     details = [row.detail for row in await ada.environment.database.read(events)]
     assert details == [{"source": "identity provider", "issuer": provider.issuer, "linked": "true"}]

@@ -70,7 +70,7 @@ async def test_move_to_sent_writes_change_event(
     query = select(col(Change.type)).where(col(Change.stream_id) == ada.user.id)
     rows = await environment.database.read(query.order_by(col(Change.last)))
     kinds = [row.type.value for row in rows]
-    assert kinds[-2:] == ["SUBMISSION_CHANGED", "MESSAGE_MOVED"]
+    assert kinds[-2:] == ["SUBMISSION_UPDATED", "MESSAGE_MOVED"]
 
 
 async def test_message_sent_at_once_is_in_sent(ada: GraphQLClient) -> None:

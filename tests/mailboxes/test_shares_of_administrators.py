@@ -70,7 +70,7 @@ async def test_share_ends_when_its_maker_loses_its_rights(
     assert await load_grantees(environment) == ([] if loss == "deleted" else ["keeper"])
     assert (await load_audit_log_mutations(environment)).count("mailboxShareSet") == 2
     actions = await load_security_actions(environment, ada)
-    assert actions[-2:] == ["MAILBOX_SHARE_SET", "MAILBOX_SHARE_DELETE"]
+    assert actions[-2:] == ["MAILBOX_SHARE_SET", "MAILBOX_SHARE_DELETED"]
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
     assert EventType.MAILBOX_UPDATED in kinds
     kinds = [kind for kind, _ in await load_journal_entries(environment, bob.user.id, bobs_last)]

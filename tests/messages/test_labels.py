@@ -71,7 +71,8 @@ async def test_label_is_created_changed_and_deleted(ada_with_mail: GraphQLClient
             ada_with_mail.environment, ada_with_mail.user.id, last
         )
     ]
-    assert kinds == [EventType.LABEL_CHANGED] * 5
+    updates = [EventType.LABEL_UPDATED] * 3
+    assert kinds == [EventType.LABEL_CREATED, *updates, EventType.LABEL_DELETED]
     (error,) = (await delete_labels(ada_with_mail, {"keyword": "work"}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["labels", "0"])
     (error,) = (await update_labels(ada_with_mail, {"id": created["id"]}, name="x"))["errors"]

@@ -247,7 +247,7 @@ async def test_forward_by_manager_notifies_owner(
     assert await load_audit_log(environment) == [("messageRedirect", ada.user.id)]
     document = "{ viewer { user { securityLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
-    assert {"action": "MESSAGE_REDIRECT", "detail": {"to": ["d@example.net"]}} in events
+    assert {"action": "MESSAGE_REDIRECTED", "detail": {"to": ["d@example.net"]}} in events
     assert await tasks.run_next_task(environment)
     subjects = [node["subject"] for node in await list_messages(ada)]
     assert "Your account was changed by an administrator" in subjects
@@ -270,7 +270,7 @@ async def test_forward_by_owner_sends_no_notification(
         [],
     )  # the message has no original targets
     log_rows = await select_rows(
-        environment, "SELECT action FROM security_events WHERE action = 'MESSAGE_REDIRECT'"
+        environment, "SELECT action FROM security_events WHERE action = 'MESSAGE_REDIRECTED'"
     )
     assert log_rows == []
 

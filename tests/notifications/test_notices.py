@@ -136,10 +136,10 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         **{**limit_facts, "level": "FULL", "refused": True},
     )
     for action, result in (
-        (SecurityEventAction.AUTHENTICATE, SecurityEventResult.SUCCESS),
-        (SecurityEventAction.AUTHENTICATE, SecurityEventResult.FAILURE),
-        (SecurityEventAction.TOTP_SETUP, SecurityEventResult.SUCCESS),
-        (SecurityEventAction.PASSWORD_CHANGE, SecurityEventResult.SUCCESS),
+        (SecurityEventAction.SIGN_IN_ATTEMPTED, SecurityEventResult.SUCCESS),
+        (SecurityEventAction.SIGN_IN_ATTEMPTED, SecurityEventResult.FAILURE),
+        (SecurityEventAction.TOTP_SECRET_CREATED, SecurityEventResult.SUCCESS),
+        (SecurityEventAction.PASSWORD_CHANGED, SecurityEventResult.SUCCESS),
     ):
         await security_log.log_event_separately(
             client_context(ada),

@@ -36,7 +36,7 @@ async def record_other_events(client: GraphQLClient) -> int:
     last_position = 0
     for _ in range(OTHER_EVENTS // EVENTS_PER_ENTRY):
         last_position = await record_journal_entry(
-            client, EventType.TASK_CHANGED, [1] * EVENTS_PER_ENTRY
+            client, EventType.TASK_UPDATED, [1] * EVENTS_PER_ENTRY
         )
     return last_position
 
@@ -91,7 +91,7 @@ async def test_positions_are_not_sent_for_each_other_event(
     assert follower.id_count == 1  # of the start
     update_count = 3
     for _ in range(EVENTS_PER_POSITION_UPDATE * update_count // 10):
-        await record_journal_entry(ada, EventType.TASK_CHANGED, [1] * 10)
+        await record_journal_entry(ada, EventType.TASK_UPDATED, [1] * 10)
     await deliver_to_mailbox(ada, "Last")
     await wait_until(lambda: follower.payloads)
     assert texts(follower) == ["Last"]

@@ -102,7 +102,7 @@ async def test_webhooks_end_when_their_maker_loses_access(
     await create_webhook(root, "https://hooks.example/root", domain=DOMAIN)
     await lose_rights(root, keeper, loss)
     assert await load_urls(environment) == ["https://hooks.example/root"]
-    assert await load_security_actions(environment, ada) == ["WEBHOOK_CREATE", "WEBHOOK_DELETE"]
+    assert await load_security_actions(environment, ada) == ["WEBHOOK_CREATED", "WEBHOOK_DELETED"]
 
 
 async def test_webhook_for_account_is_reported_to_the_user(
@@ -117,10 +117,10 @@ async def test_webhook_for_account_is_reported_to_the_user(
     payload = await execute_mutation(root, "webhookDelete", "", webhooks=[{"id": webhook_id}])
     assert payload["errors"] == []
     assert await load_security_actions(ada.environment, ada) == [
-        "WEBHOOK_CREATE", "WEBHOOK_UPDATE", "WEBHOOK_DELETE",
+        "WEBHOOK_CREATED", "WEBHOOK_UPDATED", "WEBHOOK_DELETED",
     ]  # fmt: skip
     assert await count_notices(ada.environment, ada) == 3
-    document = """{ viewer { user { securityLog(filter: {action: WEBHOOK_CREATE}) {
+    document = """{ viewer { user { securityLog(filter: {action: WEBHOOK_CREATED}) {
       nodes { detail } } } } }"""
     (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event["detail"] == {"host": "hooks.example", "target": webhook_id}

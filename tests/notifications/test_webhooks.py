@@ -189,7 +189,7 @@ async def test_failed_login_is_posted(
     await post_until_idle(make_webhook_worker(environment))
     (request,) = receiver.requests
     (event,) = request.body["objects"]
-    assert (event["action"], event["result"]) == ("AUTHENTICATE", "FAILURE")
+    assert (event["action"], event["result"]) == ("SIGN_IN_ATTEMPTED", "FAILURE")
     assert request.body["user"]["username"] == eve.username
     assert b"wrong" not in request.raw
 

@@ -176,8 +176,8 @@ async def test_user_lists_and_revokes_grants(
     log = await ada("{ user { securityLog { nodes { action } } } }")
     actions = {node["action"] for node in log["user"]["securityLog"]["nodes"]}
     assert {
-        SecurityEventAction.OAUTH_GRANT_CREATE,
-        SecurityEventAction.OAUTH_GRANT_REVOKE,
+        SecurityEventAction.OAUTH_GRANT_CREATED,
+        SecurityEventAction.OAUTH_GRANT_REVOKED,
     } <= actions
 
 

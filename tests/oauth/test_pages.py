@@ -101,7 +101,7 @@ async def test_wrong_password_shows_the_page_again(
     assert (await browser.sign_in(again, "ada")).status_code == 200
     await authentication.wait_for_background_tasks(ada.environment)
     failures = select(col(SecurityEvent.id)).where(
-        col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE,
+        col(SecurityEvent.action) == SecurityEventAction.SIGN_IN_ATTEMPTED,
         col(SecurityEvent.result) == SecurityEventResult.FAILURE,
         col(SecurityEvent.user_id) == ada.user.id,
     )
@@ -277,7 +277,7 @@ async def test_wrong_second_factors_are_throttled_and_logged(
     refused = await browser.send(page, code=recovery_code)
     assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
     failures = select(col(SecurityEvent.id)).where(
-        col(SecurityEvent.action) == SecurityEventAction.TOTP_VERIFY,
+        col(SecurityEvent.action) == SecurityEventAction.TOTP_CHECKED,
         col(SecurityEvent.result) == SecurityEventResult.FAILURE,
         col(SecurityEvent.user_id) == ada.user.id,
     )

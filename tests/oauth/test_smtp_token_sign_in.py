@@ -70,7 +70,7 @@ async def test_token_signs_in_and_sends(
         assert reply.startswith("235 2.7.0")
         assert (await submit_message(client)).startswith("250 2")
         await client.close()
-    is_sign_in = col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE
+    is_sign_in = col(SecurityEvent.action) == SecurityEventAction.SIGN_IN_ATTEMPTED
     statement = select(col(SecurityEvent.detail)).where(is_sign_in)
     rows = await ada.environment.database.read(statement)
     assert {"scope": "SMTP", "source": "access token"} in [row.detail for row in rows]

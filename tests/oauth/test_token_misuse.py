@@ -30,7 +30,7 @@ def error_of(response: httpx.Response) -> Any:
 
 async def replay_count(environment: Environment) -> int:
     await authentication.wait_for_background_tasks(environment)
-    is_replay = col(SecurityEvent.action) == SecurityEventAction.OAUTH_TOKEN_REPLAY
+    is_replay = col(SecurityEvent.action) == SecurityEventAction.OAUTH_TOKEN_REPLAYED
     return len(await environment.database.read(select(col(SecurityEvent.id)).where(is_replay)))
 
 

@@ -78,7 +78,7 @@ async def test_resource_is_created_updated_listed_and_deleted(
     }  # fmt: skip
     assert await address_count(root) == count + 1
     stream = await load_domain_id(environment, "example.org")
-    assert EventType.RESOURCE_CHANGED in [
+    assert EventType.RESOURCE_CREATED in [
         kind for kind, _ in await load_journal_entries(environment, stream)
     ]
     (changed,), errors = await update(
@@ -245,7 +245,7 @@ async def test_rename_and_deletion_of_the_domain_include_resources(
     assert await list_resource_names(root) == []
     assert await select_rows(environment, "SELECT count(*) FROM bookings") == [(0,)]
     types = [kind for kind, _ in await load_journal_entries(environment, PLATFORM)]
-    assert EventType.RESOURCE_CHANGED in types
+    assert EventType.RESOURCE_DELETED in types
 
 
 async def test_roles_see_and_change_the_resources_of_their_domains(
@@ -310,7 +310,7 @@ async def test_administrator_of_the_domain_follows_resources_and_bookings(
         return [
             event["nodeId"]
             for event in received_events(follower)
-            if event["type"] == "RESOURCE_CHANGED"
+            if event["type"] in {"RESOURCE_CREATED", "RESOURCE_UPDATED"}
         ]
 
     await wait_until(lambda: len(changed_ids()) >= 2)

@@ -45,7 +45,7 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
         "hasPassword": True, "tls": True, "active": True, "usedByDomains": {"nodes": []},
     }  # fmt: skip
     assert (await load_journal_entries(environment, PLATFORM))[-1] == (
-        EventType.RELAY_HOST_CHANGED,
+        EventType.RELAY_HOST_CREATED,
         [relay_id],
     )
     updated, errors = await update_items(

@@ -23,6 +23,7 @@ CONNECTOR_FIELDS = (*("autoMapFolders", "mirrorDeletes", "removeDuplicates", "vi
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their reasons
     "find_wrong_suffix": {
         "ContentType": "the header field Content-Type",
+        "ChangeType": "the type of an event of an account, by which programs select events",
         "EventType": "the type of an event, by which programs select events",
         "Filter": "a rule for mail, not an input of a search",
         "FileContent": "the content of a file, inside an input",

@@ -87,7 +87,11 @@ async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQ
             ada_with_mail.environment, ada_with_mail.user.id, last
         )
     ]
-    assert kinds == [EventType.SAVED_SEARCH_CHANGED] * 4
+    assert kinds == [
+        EventType.SAVED_SEARCH_CREATED,
+        *[EventType.SAVED_SEARCH_UPDATED] * 2,
+        EventType.SAVED_SEARCH_DELETED,
+    ]
     (error,) = (await delete_saved_search(ada_with_mail, {"name": "unread"}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["savedSearches", "0"])
     (error,) = (await update_saved_search(ada_with_mail, {"id": saved["id"]}, name="x"))["errors"]

@@ -80,10 +80,10 @@ async def test_drain_with_terminate_ends_and_refuses_sessions(
     assert (await session_server.sign_in_and_return_reply(refused)).startswith("235")
     events = await environment.database.read(
         select(col(SecurityEvent.action), col(SecurityEvent.user_id)).where(
-            col(SecurityEvent.action) == "SESSION_TERMINATE"
+            col(SecurityEvent.action) == "SESSION_TERMINATED"
         )
     )
-    assert [tuple(event) for event in events] == [("SESSION_TERMINATE", user.id)]
+    assert [tuple(event) for event in events] == [("SESSION_TERMINATED", user.id)]
     for client in (submission, refused):
         await client.close()
     await follower.unsubscribe()

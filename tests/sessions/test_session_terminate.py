@@ -59,7 +59,7 @@ async def test_only_the_named_session_ends(
     await wait_until(lambda: second.end_frame)
     assert not first.end_frame
     rows = await ada.environment.database.read(select(col(SecurityEvent.action)))
-    assert [row.action for row in rows] == ["SESSION_TERMINATE"]
+    assert [row.action for row in rows] == ["SESSION_TERMINATED"]
     (row,) = await ada.environment.database.read(select(col(User.sessions_ended_at)))
     assert row.sessions_ended_at is None  # or the other session would end
     (error,) = (await session_server.terminate(ada, sessions=[stream_ref]))["errors"]

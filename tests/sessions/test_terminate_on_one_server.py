@@ -193,7 +193,7 @@ async def test_kick_is_in_the_security_log(
     await kick_on_live_server(live_server, root, users={"usernames": ["ada"]})
     rows = await ada.environment.database.read(select(core_table(SecurityEvent)))
     assert [(row.action, row.user_id, bool(row.by)) for row in rows] == [
-        ("SESSION_TERMINATE", ada.user.id, True)
+        ("SESSION_TERMINATED", ada.user.id, True)
     ]
     await wait_until(lambda: follower.end_frame)
 

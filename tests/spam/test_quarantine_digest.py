@@ -102,7 +102,7 @@ async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: Manu
     changed_items = [
         keys
         for kind, keys in await load_journal_entries(environment, ada.user.id, position)
-        if kind is EventType.QUARANTINE_CHANGED
+        if kind is EventType.QUARANTINE_NOTIFIED
     ]
     assert changed_items == [[row.id for row in await load_quarantine_rows(environment)]]
     assert all(row.notified for row in await load_quarantine_rows(environment))

@@ -20,7 +20,7 @@ from tests.support.operations.spam_operations import (
     ADA_SCOPE,
     DELETE_RULES,
     GLOBAL_SCOPE,
-    RULE_CHANGED,
+    RULE_CREATED,
     RULE_NODE,
     SENDER_RULE_CREATE,
     SenderRuleRecipient,
@@ -93,7 +93,7 @@ async def test_domain_admin_manages_rules_of_own_domain_only(
     rule_id = global_ids.decode("SenderRule", domain_rule["id"])
     assert await load_journal_entries(
         environment, await load_domain_id(environment, "example.org"), position
-    ) == [(RULE_CHANGED, [rule_id])]
+    ) == [(RULE_CREATED, [rule_id])]
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
     assert ada_rule["scope"]["user"] == {"username": "ada"}
     assert await visible_patterns(domain_admin) == "adas.test ours.test"
@@ -128,7 +128,7 @@ async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
     assert rule["scope"]["tag"] == "grösse"
     assert await load_journal_entries(
         environment, PLATFORM, await load_stream_position(environment, PLATFORM) - 1
-    ) == [(RULE_CHANGED, [global_ids.decode("SenderRule", rule["id"])])]
+    ) == [(RULE_CREATED, [global_ids.decode("SenderRule", rule["id"])])]
     assert (
         await visible_patterns(domain_admin),
         await visible_patterns(admin_client, tag="GRÖSSE"),

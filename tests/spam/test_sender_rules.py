@@ -40,8 +40,10 @@ from tests.support.operations.spam_operations import (
     DELETE_RULES,
     GLOBAL_SCOPE,
     LIST_RULES,
-    RULE_CHANGED,
+    RULE_CREATED,
+    RULE_DELETED,
     RULE_NODE,
+    RULE_UPDATED,
     SENDER_RULE_CREATE,
     SenderRuleRecipient,
     create_sender_rules,
@@ -70,7 +72,7 @@ async def test_user_creates_and_deletes_own_rules(
     assert {(rule["action"], rule["comment"]) for rule in rules} == {("ALLOW", "friends")}
     rule_ids = [global_ids.decode("SenderRule", rule["id"]) for rule in rules]
     assert await load_journal_entries(environment, ada.user.id, position) == [
-        (RULE_CHANGED, rule_ids)
+        (RULE_CREATED, rule_ids)
     ]
     assert await visible_patterns(ada) == "*.far.example news@other.example shop.example"
     assert await ada(RULE_NODE, id=rules[0]["id"]) == {"node": {"pattern": "shop.example"}}
@@ -78,7 +80,7 @@ async def test_user_creates_and_deletes_own_rules(
     answer, errors = await run_mutation(ada, DELETE_RULES, senderRules=id_refs(deleted_ids))
     assert (answer["deletedIds"], errors) == (deleted_ids, [])
     assert (await load_journal_entries(environment, ada.user.id, position))[1:] == [
-        (RULE_CHANGED, [rule_ids[0], rule_ids[2]])
+        (RULE_DELETED, [rule_ids[0], rule_ids[2]])
     ]
     assert await visible_patterns(ada) == "news@other.example"
     assert await ada(RULE_NODE, id=deleted_ids[0]) == {"node": None}
@@ -103,9 +105,12 @@ async def test_other_action_changes_existing_rule(
     assert changed == {**first, "action": "BLOCK"}
     assert created["comment"] is None
     assert len(await rule_rows(environment)) == 2
-    rule_ids = [global_ids.decode("SenderRule", rule["id"]) for rule in (created, changed)]
+    changed_id, created_id = [
+        global_ids.decode("SenderRule", rule["id"]) for rule in (changed, created)
+    ]
     assert await load_journal_entries(environment, ada.user.id, position) == [
-        (RULE_CHANGED, rule_ids)
+        (RULE_UPDATED, [changed_id]),
+        (RULE_CREATED, [created_id]),
     ]
     (with_comment,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example", comment="new")
     (without_comment,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example", comment=None)
@@ -365,11 +370,12 @@ async def test_rule_change_is_an_event_of_the_user(ada: GraphQLClient) -> None:
       type ... on UserChange { nodeId node { ... on SenderRule { pattern } } } } } }"""
     events = (await ada(document, after=cursor))["changes"]["events"]
     assert events == [
-        {"type": RULE_CHANGED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}
+        {"type": RULE_CREATED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}
     ]
     await run_mutation(ada, DELETE_RULES, senderRules=[{"id": rule["id"]}])
     events = (await ada(document, after=cursor))["changes"]["events"]
     assert [event["node"] for event in events] == [None, None]
+    assert [event["type"] for event in events] == [RULE_CREATED, RULE_DELETED]
 
 
 async def test_administrators_get_events_of_domain_rules(
@@ -403,7 +409,7 @@ async def test_administrators_get_events_of_domain_rules(
         tag_rule["id"],
         domain_rule["id"],
     }
-    assert {event["type"] for event in received_events(admin_subscription)} == {RULE_CHANGED}
+    assert {event["type"] for event in received_events(admin_subscription)} == {RULE_CREATED}
     for event in (admin_subscription, domain_subscription):
         await event.unsubscribe()
 

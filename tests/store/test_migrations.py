@@ -205,6 +205,41 @@ async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
         assert entries.one() == ("aliasDomainCreate", "AliasDomain")
 
 
+async def test_upgrade_lets_stored_events_say_what_happened(
+    empty_database: Database,
+) -> None:
+    facts = {"id": 8, "result": "SUCCESS"}
+    body = {"user": None, "objects": [{**facts, "action": "TOTP_ENABLE"}, {"id": 9}]}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("security_events", {"id": 3, "fold": "a", "action": "AUTHENTICATE"}),
+        ("security_events", {"id": 4, "fold": "b", "action": "PASSWORD_RESET"}),
+        ("streams", {"id": 2}),
+        ("changes", {"stream_id": 2, "last": 1, "type": "LABEL_CHANGED"}),
+        ("changes", {"stream_id": 2, "last": 2, "type": "CLUSTER_AFFINITY_CHANGED"}),
+        ("changes", {"stream_id": 2, "last": 3, "type": "PASSWORD_CHANGED"}),
+        ("webhooks", {"id": 5, "types": ["MESSAGE_MOVED", "LABEL_CHANGED", "TASK_CHANGED"]}),
+        ("webhook_deliveries", {"id": 6, "webhook_id": 5, "body": body}),
+    ]
+    await create_database_of_revision(empty_database, "0108", rows)
+    await run_missing_migrations(empty_database)
+    async with empty_database.engine.begin() as connection:
+        actions = await connection.execute(text("SELECT action FROM security_events ORDER BY id"))
+        assert list(actions.scalars()) == ["SIGN_IN_ATTEMPTED", "PASSWORD_RESET"]
+        types = await connection.execute(text("SELECT type FROM changes ORDER BY last"))
+        assert list(types.scalars()) == [
+            "LABEL_UPDATED",
+            "CLUSTER_AFFINITY_CREATED",
+            "PASSWORD_CHANGED",
+        ]
+    new_labels = ["LABEL_CREATED", "LABEL_UPDATED", "LABEL_DELETED"]
+    assert await load_stored_values(empty_database, "webhooks", "types") == {
+        5: ["MESSAGE_MOVED", *new_labels, "TASK_CREATED", "TASK_UPDATED"]
+    }
+    assert await load_stored_values(empty_database, "webhook_deliveries", "body") == {
+        6: {**body, "objects": [{**facts, "action": "TOTP_ENABLED"}, {"id": 9}]}
+    }
+
+
 async def load_stored_values(
     database: Database, table_name: str, column_name: str
 ) -> dict[int, Any]:

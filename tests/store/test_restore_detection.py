@@ -96,7 +96,7 @@ async def test_unrestored_database_keeps_its_incarnation(
     for clean_stop in (True, False):
         if clean_stop:
             await restore_guard.write_clean_stop_mark()
-        await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
+        await record_journal_entry(ada, EventType.LABEL_UPDATED, [1])
         next_environment = await restart_process(environment)
         assert (next_environment.incarnation.number, next_environment.incarnation.base) == (0, 0)
     await restore_guard.begin_incarnation_if_older_than_seen()
@@ -108,7 +108,7 @@ async def test_database_older_than_the_mark_begins_a_new_incarnation(
 ) -> None:
     environment, before = ada.environment, await uid_validities(ada.environment)
     old_positions = await load_last_stream_positions(client_context(ada))
-    await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
+    await record_journal_entry(ada, EventType.LABEL_UPDATED, [1])
     lost_positions = await load_last_stream_positions(client_context(ada))
     await restore_guard.write_clean_stop_mark()
     await simulate_restore(environment, ada)
@@ -119,7 +119,7 @@ async def test_database_older_than_the_mark_begins_a_new_incarnation(
     assert (mark.number, mark.base) == (1, next_environment.incarnation.base)
     ada = replace(ada, environment=next_environment)
     for _ in range(3):
-        await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
+        await record_journal_entry(ada, EventType.LABEL_UPDATED, [1])
     for positions in (old_positions, lost_positions):
         batch = await read_event_page(client_context(ada), FollowRequest(positions), 100)
         assert (batch.resync_reason, batch.events) == (ResyncReason.STORE_RESTORED, [])
@@ -199,7 +199,7 @@ async def test_running_server_detects_lost_commits(
 ) -> None:
     environment = ada.environment
     with environment.wakeups.follow_all_streams() as wakeup:
-        await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
+        await record_journal_entry(ada, EventType.LABEL_UPDATED, [1])
         restore_guard._take_positions_and_return_has_grown(wakeup)  # noqa: SLF001 - as the guard's loop does
     await restore_guard.begin_incarnation_if_older_than_seen()
     assert environment.incarnation.number == 0
@@ -218,7 +218,7 @@ async def test_waiting_follower_gets_a_resync(ada: GraphQLClient) -> None:
     async with asyncio.timeout(HANG_SECONDS):
         batch = await next_batch
         assert batch.resync_reason is ResyncReason.STORE_RESTORED
-        position = await record_journal_entry(ada, EventType.LABEL_CHANGED, [1])
+        position = await record_journal_entry(ada, EventType.LABEL_UPDATED, [1])
         batch = await anext(batches)
     assert batch.position[ada.user.id] == position
     await batches.aclose()

@@ -97,7 +97,7 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, before)]
-    assert kinds[:2] == [EventType.MESSAGE_UPDATED, EventType.SUBMISSION_CHANGED]
+    assert kinds[:2] == [EventType.MESSAGE_UPDATED, EventType.SUBMISSION_CREATED]
 
 
 async def test_submit_of_non_draft_is_refused(

@@ -98,7 +98,7 @@ async def test_implied_identity_keeps_id_when_changed(
         (error,) = (await delete_identities(ada, identity["id"]))["errors"]
         assert (error["code"], error["path"]) == ("CONFLICT", ["identities", "0"])
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
-    assert kinds == [EventType.IDENTITY_CHANGED] * 6
+    assert kinds == [EventType.IDENTITY_CREATED, EventType.IDENTITY_DELETED] * 3
 
 
 async def test_identity_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
@@ -383,7 +383,7 @@ async def test_admin_changes_identities_within_permissions(
     last = await load_stream_position(environment, ada.user.id)
     assert (await delete_identities(root, identity["id"]))["errors"] == []
     assert [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)] == [
-        "IDENTITY_CHANGED"
+        "IDENTITY_DELETED"
     ]
 
 

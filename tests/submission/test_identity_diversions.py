@@ -49,7 +49,7 @@ async def test_diversion_ends_when_its_maker_loses_its_rights(
 ) -> None:
     environment = ada.environment
     await divert_copies(keeper, ada, **values)
-    assert await load_security_actions(environment, ada) == ["IDENTITY_BCC_CHANGE"]
+    assert await load_security_actions(environment, ada) == ["IDENTITY_BCC_CHANGED"]
     assert await count_notices(environment, ada) == 1
     await lose_rights(root, keeper, loss)
     identity = (await load_identities_by_address(ada))[ada.address]

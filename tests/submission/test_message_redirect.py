@@ -74,7 +74,8 @@ async def test_forwarded_message_is_unchanged(
     assert stored["flags"] == ["$Forwarded"]
     kinds = {kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)}
     assert kinds == {
-        EventType.SUBMISSION_CHANGED,
+        EventType.SUBMISSION_CREATED,
+        EventType.SUBMISSION_UPDATED,
         EventType.SUBMISSION_SENT,
         EventType.MESSAGE_UPDATED,
     }

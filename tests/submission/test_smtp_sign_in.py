@@ -163,7 +163,7 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: SmtpTes
     )  # Failures are logged after the reply.
     rows = await ada.environment.database.read(
         select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
-            col(SecurityEvent.action) == SecurityEventAction.AUTHENTICATE
+            col(SecurityEvent.action) == SecurityEventAction.SIGN_IN_ATTEMPTED
         )
     )
     assert {(row.protocol, row.result) for row in rows} == {

@@ -456,13 +456,13 @@ async def test_reader_too_far_behind_gets_one_resync(
             )
             await wait_until(lambda: len(healthy.events) == number + 1)  # noqa: B023
         for _ in range(11):
-            last_number = await record_journal_entry(ada, EventType.TASK_CHANGED, [1] * 1000)
+            last_number = await record_journal_entry(ada, EventType.TASK_UPDATED, [1] * 1000)
         # the other subscriber receives all events
         await wait_until(lambda: len(healthy.events) == 11_008)
         received = await slow_client.read_until(b'"reason":"OVERFLOW"}]}}}}'[:-2])
         assert received.count(b'"RESYNC"') == 1
         assert stream_cursor(ada, last_number).encode() in received[-300:]
-        assert b'"TASK_CHANGED"' not in received
+        assert b'"TASK_UPDATED"' not in received
         await create(ada, "End")
         assert b'"path":"End"' in await slow_client.read_until(b'"path":"End"')
         await healthy.unsubscribe()

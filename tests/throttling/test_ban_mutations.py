@@ -89,7 +89,7 @@ async def test_policy_has_defaults_and_is_changed(
     assert policy["denylist"] == policy["permanentBans"] == [NETWORK, "198.51.100.1/32"]
     assert environment.refuses_ip("203.0.113.200")
     assert environment.refused_networks.policy.netmask_ipv4 == 24
-    assert await read_event_types(environment) == [EventType.BAN_POLICY_CHANGED] * 2
+    assert await read_event_types(environment) == [EventType.BAN_POLICY_UPDATED] * 2
 
 
 async def test_unchanged_policy_is_not_recorded(

@@ -159,7 +159,7 @@ async def test_ban_is_logged_and_sent_to_webhook(
         assert len(receiver.requests) == 1
     await authentication.wait_for_background_tasks(environment)
     rows = await environment.database.read(select(core_table(SecurityEvent)))
-    (event,) = [row for row in rows if row.action == SecurityEventAction.NETWORK_BAN]
+    (event,) = [row for row in rows if row.action == SecurityEventAction.BAN_CREATED]
     assert (event.user_id, event.ip) == (ada.user.id, IP)
     (record,) = [item for item in caplog.records if item.message == "Network banned"]
     assert record.name == "mail.throttling.network_failures"

@@ -8,6 +8,7 @@ from graph.types.descriptions.metric_enum_descriptions import METRIC_VALUE_DESCR
 from graph.types.descriptions.oauth_enum_descriptions import OAUTH_ENUM_DESCRIPTIONS
 from graph.types.descriptions.operation_enum_descriptions import OPERATION_VALUE_DESCRIPTIONS
 from graph.types.order_enums import ORDER_VALUE_DESCRIPTIONS
+from models.events.event_types import ChangeType
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -144,6 +145,7 @@ VALUE_DESCRIPTIONS = {
         "ALL": "All protocols and rights that this enum lists.",
     },
     "EventType": EVENT_TYPE_DESCRIPTIONS,
+    "ChangeType": {kind: EVENT_TYPE_DESCRIPTIONS[kind] for kind in ChangeType},
     **OAUTH_ENUM_DESCRIPTIONS,
     "DkimAlgorithm": {
         "RSA": "RSA-SHA256 (RFC 8301). Every verifier supports it.",

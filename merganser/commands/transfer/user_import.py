@@ -198,14 +198,16 @@ async def _start_or_resume_import(
     is_same_source = checkpoint.get("stamp") == origin.stamp  # otherwise the source has changed
     now, key = environment.now(), earlier_task.id if earlier_task else environment.new_id()
     async with ctx.write_session(user_id) as session:
-        task = await session.get(Task, key) or Task(
+        stored_task = await session.get(Task, key)
+        task = stored_task or Task(
             id=key, kind=TASK_KIND, user_id=user_id, order=order, created_at=now
         )
         task.state, task.total_count = TaskState.RUNNING, origin.total
         task.started_at, task.attempts = now, task.attempts + 1
         session.add(task)
         await session.flush()
-        await ctx.record_change(session, user_id, EventType.TASK_CHANGED, [key])
+        event_type = EventType.TASK_UPDATED if stored_task else EventType.TASK_CREATED
+        await ctx.record_change(session, user_id, event_type, [key])
     import_id = (
         key if is_same_source or not checkpoint else environment.new_id()
     )  # a changed source is read from the start
@@ -309,7 +311,7 @@ async def _update_task_and_return_cancelled(
     changed = await (await session.connection()).execute(statement.returning(col(Task.cancelled)))
     stop = bool(changed.scalar_one())
     ctx, user_id = run.import_state.ctx, run.import_state.user.id
-    await ctx.record_change(session, user_id, EventType.TASK_CHANGED, [run.task_id])
+    await ctx.record_change(session, user_id, EventType.TASK_UPDATED, [run.task_id])
     return stop
 
 

@@ -9,7 +9,6 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import ApiKey
-from models.auth.security_log import SecurityEventAction
 from models.errors import ErrorCollector, InvalidInput
 from models.store.columns import ColumnRow
 from models.users.tables import User
@@ -119,10 +118,7 @@ async def _write_security_log_and_audit_if_of_others(
 
     `changed_values` are the changed columns.
     """
-    viewer, action = (
-        ctx.viewer,
-        SecurityEventAction(f"API_KEY_{mutation.removeprefix('apiKey').upper()}"),
-    )
+    viewer, action = ctx.viewer, security_log.ACTION_BY_MUTATION[mutation]
     for key in keys:
         if key.user_id:
             detail = {"key": str(key.id), "name": key.name}

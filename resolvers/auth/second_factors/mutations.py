@@ -102,7 +102,7 @@ async def create_pending_totp_secret(
         require_factor_disabled(user, TwoFactorMethod.TOTP)
         new_secret = await totp.create_pending_secret(ctx, session, user, label, issuer)
         await security_log.log_event_and_queue_notice(
-            ctx, session, NewSecurityEvent(SecurityEventAction.TOTP_SETUP, user.id)
+            ctx, session, NewSecurityEvent(SecurityEventAction.TOTP_SECRET_CREATED, user.id)
         )
     return new_secret
 
@@ -133,7 +133,7 @@ async def enable_totp(
             session,
             user,
             TwoFactorMethod.TOTP,
-            FactorChange("totpEnable", SecurityEventAction.TOTP_ENABLE),
+            FactorChange("totpEnable", SecurityEventAction.TOTP_ENABLED),
         )
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
     authentication.drop_cached_credentials(ctx.environment, user.id)
@@ -163,7 +163,7 @@ async def enable_imported_totp(
             session,
             user,
             TwoFactorMethod.TOTP,
-            FactorChange("totpImport", SecurityEventAction.TOTP_ENABLE),
+            FactorChange("totpImport", SecurityEventAction.TOTP_ENABLED),
         )
     authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
@@ -176,7 +176,7 @@ async def disable_totp(ctx: Context, user_id: int | None, proof: SecondFactorPro
         user_id,
         proof,
         TwoFactorMethod.TOTP,
-        FactorChange("totpDisable", SecurityEventAction.TOTP_DISABLE),
+        FactorChange("totpDisable", SecurityEventAction.TOTP_DISABLED),
     )
 
 
@@ -204,7 +204,7 @@ async def enable_external_factor(ctx: Context, user_id: int | None) -> UserId:
         user = await require_user_in_transaction(session, user)
         require_factor_disabled(user, TwoFactorMethod.EXTERNAL)
         change = FactorChange(
-            "externalTwoFactorEnable", SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLE
+            "externalTwoFactorEnable", SecurityEventAction.EXTERNAL_TWO_FACTOR_ENABLED
         )
         await enable_factor_and_end_other_sign_ins(
             ctx, session, user, TwoFactorMethod.EXTERNAL, change
@@ -218,7 +218,7 @@ async def disable_external_factor(
 ) -> UserId:
     """Turn off the factor EXTERNAL. Returns the user id."""
     change = FactorChange(
-        "externalTwoFactorDisable", SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLE
+        "externalTwoFactorDisable", SecurityEventAction.EXTERNAL_TWO_FACTOR_DISABLED
     )
     return await _disable_factor(ctx, user_id, proof, TwoFactorMethod.EXTERNAL, change)
 
@@ -262,7 +262,7 @@ async def register_webauthn_key(
         user = await require_user_in_transaction(session, user)
         row = await webauthn.store_key_and_delete_challenge(ctx, session, user.id, name, new_key)
         change = FactorChange(
-            "webauthnRegister", SecurityEventAction.WEBAUTHN_REGISTER, target=name
+            "webauthnRegister", SecurityEventAction.WEBAUTHN_REGISTERED, target=name
         )
         is_first_factor = not has_factor_with_recovery_codes(user)
         await enable_factor_and_end_other_sign_ins(
@@ -304,7 +304,7 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
         )
         names = {row.id: row.name for row in keys}.values()
         change = FactorChange(
-            "webauthnDelete", SecurityEventAction.WEBAUTHN_DELETE, target=", ".join(names)
+            "webauthnDelete", SecurityEventAction.WEBAUTHN_DELETED, target=", ".join(names)
         )
         await disable_factors_with_secrets(
             ctx, session, user, [] if remaining_count else [TwoFactorMethod.WEBAUTHN], change
@@ -324,7 +324,7 @@ async def disable_all_factors(
     await require_proof_or_reason(ctx, user, proof)
     async with ctx.write_session(user.id) as session:
         user = await require_user_in_transaction(session, user)
-        change = FactorChange("twoFactorDisable", SecurityEventAction.TWO_FACTOR_DISABLE)
+        change = FactorChange("twoFactorDisable", SecurityEventAction.TWO_FACTOR_DISABLED)
         await disable_factors_with_secrets(ctx, session, user, list(TwoFactorMethod), change)
     return int(user.id)
 
@@ -341,6 +341,6 @@ async def renew_recovery_codes(ctx: Context, proof: SecondFactorProof) -> list[s
     async with ctx.write_session(user.id) as session:
         codes = await recovery_codes.replace_recovery_codes(ctx.environment, session, user.id)
         await security_log.log_event_and_queue_notice(
-            ctx, session, NewSecurityEvent(SecurityEventAction.RECOVERY_CODES_CREATE, user.id)
+            ctx, session, NewSecurityEvent(SecurityEventAction.RECOVERY_CODES_CREATED, user.id)
         )
     return codes

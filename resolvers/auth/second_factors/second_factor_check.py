@@ -78,9 +78,9 @@ async def verify_and_use_up_second_factor(
             await throttles.count_failure_return_reached_keys(ctx.environment, limits)
         finally:
             action = (
-                SecurityEventAction.TOTP_VERIFY
+                SecurityEventAction.TOTP_CHECKED
                 if proof.totp is not None
-                else SecurityEventAction.WEBAUTHN_VERIFY
+                else SecurityEventAction.WEBAUTHN_CHECKED
             )
             async with ctx.write_session(user.id) as session:
                 await security_log.log_event_and_queue_notice(
@@ -117,7 +117,7 @@ async def _verify_proof_or_none(
             use_up = partial(_try_use_up_assertion, ctx, assertion)
             detail = {"key": assertion.name}
             return ValidProof(
-                TwoFactorMethod.WEBAUTHN, SecurityEventAction.WEBAUTHN_VERIFY, use_up, detail
+                TwoFactorMethod.WEBAUTHN, SecurityEventAction.WEBAUTHN_CHECKED, use_up, detail
             )
     return None
 
@@ -130,12 +130,12 @@ async def _verify_totp_or_recovery_code(
         step = await totp.find_step_of_unused_code(ctx, user_id, code)
         if step is not None:
             use_up = partial(totp.try_use_up_totp_step, user_id=user_id, step=step)
-            return ValidProof(TwoFactorMethod.TOTP, SecurityEventAction.TOTP_VERIFY, use_up)
+            return ValidProof(TwoFactorMethod.TOTP, SecurityEventAction.TOTP_CHECKED, use_up)
     normalized = recovery_codes.normalize_recovery_code_or_none(code)
     if methods and normalized and await recovery_codes.is_unused_code(ctx, user_id, normalized):
         return ValidProof(
             methods[0],
-            SecurityEventAction.RECOVERY_CODE_VERIFY,
+            SecurityEventAction.RECOVERY_CODE_USED,
             partial(_try_use_up_recovery_code, ctx, user_id, normalized),
         )
     return None

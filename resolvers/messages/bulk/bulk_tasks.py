@@ -87,7 +87,7 @@ async def insert_bulk_change_task(
         ctx, session, request.task_kind, orders, user_id=owner, total_count=len(rows)
     )
     stream = PLATFORM if owner is None else owner
-    await ctx.record_change(session, stream, EventType.TASK_CHANGED, [task.id])
+    await ctx.record_change(session, stream, EventType.TASK_CREATED, [task.id])
     return task
 
 

@@ -30,5 +30,5 @@ async def set_muted(
             await (await session.connection()).execute(statement)
     if changed:
         await ctx.record_change(
-            session, require_user_id(ctx), EventType.THREAD_CHANGED, sorted(changed)
+            session, require_user_id(ctx), EventType.THREAD_UPDATED, sorted(changed)
         )

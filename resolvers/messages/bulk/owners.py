@@ -32,7 +32,7 @@ from resolvers.messages.content_access import require_readable_account
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.users.selection import UserSelector, require_managed_users
 
-GIVEN_EVENT = SecurityEventAction.MESSAGES_TRANSFER  # the name in the owner's security log
+GIVEN_EVENT = SecurityEventAction.MESSAGES_TRANSFERRED  # the name in the owner's security log
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ async def move_to_tier_or_queue(
             (task,) = await insert_tasks_and_wake_workers(
                 ctx, session, TASK_KIND, [{"ids": ids, "cold": cold}], total_count=len(ids)
             )
-            await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+            await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
             return TierMoveOutcome(task=task)
         await ctx.environment.run_in_session(
             session, lambda transaction: tier_move.update_rows_of_moved_blobs(transaction, moved)

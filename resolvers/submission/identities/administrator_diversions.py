@@ -85,7 +85,7 @@ def _security_event(user_id: int, address: str, values: Mapping[str, Any]) -> Ne
         detail["bcc"] = ", ".join(values["bcc"][:MAX_LOGGED_ADDRESSES])
     if "reply_to" in values:
         detail["replyTo"] = values["reply_to"] or ""
-    action = SecurityEventAction.IDENTITY_BCC_CHANGE
+    action = SecurityEventAction.IDENTITY_BCC_CHANGED
     return NewSecurityEvent(action, user_id, target=address, detail=detail)
 
 
@@ -120,7 +120,7 @@ async def end_diversions_without_right(
         changed_ids: defaultdict[int, list[int]] = defaultdict(list)
         for row in rows:
             changed_ids[row.user_id].append(row.id)
-        changes = {user: [(EventType.IDENTITY_CHANGED, ids)] for user, ids in changed_ids.items()}
+        changes = {user: [(EventType.IDENTITY_UPDATED, ids)] for user, ids in changed_ids.items()}
         if changes:
             await ctx.record_changes(session, changes)
         entries = [

@@ -1,6 +1,6 @@
 """Create, update and delete the rows of identities."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from models.errors import (
     NotFound,
     require_all_found,
 )
-from models.events.event_types import EventType
+from models.events.event_types import EventType, ids_by_event_type
 from models.mailboxes.tables import HOLDING_USES
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
@@ -50,6 +50,8 @@ DEFAULT_VALUES: dict[str, Any] = {  # of a new row
     "name": None, "preferred": False, "reply_to": None, "bcc": [], "signature_text": None,
     "signature_html": None, "mailbox_id": None, "diverted_by": None,
 }  # fmt: skip
+
+EventTypesByUser = dict[int, dict[int, EventType]]  # by user id and identity id
 
 
 async def create_identity(
@@ -198,16 +200,16 @@ async def delete_identities(ctx: Context, ids: Sequence[int]) -> None:
                 raise Conflict(text, path=["identities", str(index)])
         statement = delete(Identity).where(col(Identity.id).in_(ids))
         await (await session.connection()).execute(statement)
-        changed_ids: dict[int, set[int]] = {user: set() for user in users}
+        event_types: EventTypesByUser = {user: {} for user in users}
         for identity in identities_to_delete:
-            changed_ids[identity.user_id].add(identity.id)
+            event_types[identity.user_id][identity.id] = EventType.IDENTITY_DELETED
         log_entries = {
             identity.id: _log_entry(
                 "identityDelete", users[identity.user_id], identity, _values_for_log(identity)
             )
             for identity in identities_to_delete
         }
-        await _journal_and_audit_identity_changes(ctx, session, changed_ids, log_entries)
+        await _journal_and_audit_identity_changes(ctx, session, event_types, log_entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +233,9 @@ async def _write_identities(
     mailbox_ids = await _require_sent_mailbox_ids_by_user(ctx, targets, changes)
     connection = await session.connection()
     rows_before = await _read_rows_by_id(ctx, targets)
-    changed_ids: dict[int, set[int]] = {target.user.id: set() for target in targets}
+    event_types: EventTypesByUser = {target.user.id: {} for target in targets}
     if changes.values.get("preferred"):
-        await _clear_other_defaults(session, changed_ids, targets)
+        await _clear_other_defaults(session, event_types, targets)
     new_rows, log_entries, diverted = [], {}, []
     for target in targets:
         sender, row = target.identity, rows_before.get(target.identity.id)
@@ -252,7 +254,9 @@ async def _write_identities(
         else:
             statement = update(Identity).where(col(Identity.id) == sender.id)
             await connection.execute(statement.values(new_values))
-        changed_ids[target.user.id].add(sender.id)
+        event_types[target.user.id][sender.id] = (
+            EventType.IDENTITY_CREATED if row is None else EventType.IDENTITY_UPDATED
+        )
         if not is_own and changed_diversions(changes.values, values_before):
             diverted.append((target.user.id, sender.address))
         old = _values_for_log(sender) if sender.has_row else None
@@ -260,10 +264,10 @@ async def _write_identities(
             mutation, target.user, sender, old, dict(changes.values)
         )
     if new_rows:
-        await _delete_unusable_rows_or_raise_limit(ctx, session, changed_ids, targets, new_rows)
+        await _delete_unusable_rows_or_raise_limit(ctx, session, event_types, targets, new_rows)
         await connection.execute(insert(Identity), new_rows)
     await log_diversions_and_queue_notices(ctx, session, changes.values, diverted)
-    await _journal_and_audit_identity_changes(ctx, session, changed_ids, log_entries)
+    await _journal_and_audit_identity_changes(ctx, session, event_types, log_entries)
 
 
 def _new_identity_columns(
@@ -327,14 +331,14 @@ async def _require_sent_mailbox_ids_by_user(
 
 
 async def _clear_other_defaults(
-    session: AsyncSession, changed_ids: Mapping[int, set[int]], targets: Sequence[IdentityTarget]
+    session: AsyncSession, event_types: EventTypesByUser, targets: Sequence[IdentityTarget]
 ) -> None:
     """Clear the default of the other identities of these users, since a user has one."""
     identity_ids = [target.identity.id for target in targets]
     update_statement = (
         update(Identity)
         .where(
-            col(Identity.user_id).in_(changed_ids),
+            col(Identity.user_id).in_(event_types),
             col(Identity.preferred),
             col(Identity.id).not_in(identity_ids),
         )
@@ -342,13 +346,13 @@ async def _clear_other_defaults(
         .returning(col(Identity.id), col(Identity.user_id))
     )
     for row in await (await session.connection()).execute(update_statement):
-        changed_ids[row.user_id].add(row.id)
+        event_types[row.user_id][row.id] = EventType.IDENTITY_UPDATED
 
 
 async def _delete_unusable_rows_or_raise_limit(
     ctx: Context,
     session: AsyncSession,
-    changed_ids: Mapping[int, set[int]],
+    event_types: EventTypesByUser,
     targets: Sequence[IdentityTarget],
     new_rows: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -357,9 +361,9 @@ async def _delete_unusable_rows_or_raise_limit(
     Rows of addresses that the user may no longer send as are deleted first.
     """
     statement = select(*select_columns(Identity, {"id", "user_id"})).where(
-        col(Identity.user_id).in_(changed_ids)
+        col(Identity.user_id).in_(event_types)
     )
-    row_ids_by_user: dict[int, set[int]] = {user: set() for user in changed_ids}
+    row_ids_by_user: dict[int, set[int]] = {user: set() for user in event_types}
     for row in await ctx.read(statement):
         row_ids_by_user[row.user_id].add(row.id)
     for user, rows in row_ids_by_user.items():
@@ -372,7 +376,7 @@ async def _delete_unusable_rows_or_raise_limit(
         unusable_ids = rows - {identity.id for identity in usable_identities.values()}
         statement_delete = delete(Identity).where(col(Identity.id).in_(unusable_ids))
         await (await session.connection()).execute(statement_delete)
-        changed_ids[user].update(unusable_ids)
+        event_types[user].update(dict.fromkeys(unusable_ids, EventType.IDENTITY_DELETED))
         if (used := len(rows - unusable_ids)) + new_count > MAX_IDENTITIES:
             raise LimitReached(
                 f"At most {MAX_IDENTITIES} identities are allowed.",
@@ -385,18 +389,18 @@ async def _delete_unusable_rows_or_raise_limit(
 async def _journal_and_audit_identity_changes(
     ctx: Context,
     session: AsyncSession,
-    changed_ids: Mapping[int, Collection[int]],
+    event_types: EventTypesByUser,
     log_entries: Mapping[int, NewAuditLogEntry],
 ) -> None:
     """Record the changes in the journals and, for other users' identities, in the audit log."""
     journal_entries = {
-        user: [(EventType.IDENTITY_CHANGED, sorted(ids))]
-        for user, ids in changed_ids.items()
-        if ids
+        user: ids_by_event_type(types_by_id)
+        for user, types_by_id in event_types.items()
+        if types_by_id
     }
     if journal_entries:
         await ctx.record_changes(session, journal_entries)
-    own_ids = changed_ids.get(ctx.viewer.user_id, ())
+    own_ids = {} if ctx.viewer.user_id is None else event_types.get(ctx.viewer.user_id, {})
     await audit_log.insert_audit_log_entries(
         ctx, session, *(entry for key, entry in log_entries.items() if key not in own_ids)
     )

@@ -71,7 +71,7 @@ async def _queue_recalculation(ctx: Context, ids_or_all: Sequence[int] | None) -
         (task,) = await insert_tasks_and_wake_workers(
             ctx, session, KIND, [{"ids": ids_or_all}], total_count=total
         )
-        await ctx.record_change(session, PLATFORM, EventType.TASK_CHANGED, [task.id])
+        await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
     return task
 
 

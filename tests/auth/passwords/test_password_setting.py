@@ -60,7 +60,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     events = await select_rows(
         eve.environment, "SELECT action, result FROM security_events WHERE action LIKE 'PASS%'"
     )
-    assert events == [("PASSWORD_CHANGE", "SUCCESS")]
+    assert events == [("PASSWORD_CHANGED", "SUCCESS")]
     assert (
         await try_update_users(current_client, password=PASSWORD, existingPassword=NEW_PASSWORD)
     )[1] == []  # a second change
@@ -126,7 +126,7 @@ async def test_password_change_by_admin_is_logged(
     assert "argon2" not in str(log_entry)
     ((maker_id, user_id),) = await select_rows(
         root.environment,
-        "SELECT \"by\", user_id FROM security_events WHERE action = 'PASSWORD_CHANGE'",
+        "SELECT \"by\", user_id FROM security_events WHERE action = 'PASSWORD_CHANGED'",
     )
     assert (bool(maker_id), user_id) == (True, eve.user.id)
     _, (error,) = await try_update_users(root, eve, bob, password=NEW_PASSWORD)

@@ -118,7 +118,8 @@ async def test_user_is_notified_of_guesses_once_a_day(
         while await tasks.run_next_task(environment):
             pass
         event_query: Any = select(col(SecurityEvent.count).label("many")).where(
-            col(SecurityEvent.user_id) == eve.id, col(SecurityEvent.action) == "PASSWORD_GUESSING"
+            col(SecurityEvent.user_id) == eve.id,
+            col(SecurityEvent.action) == "PASSWORD_GUESSING_DETECTED",
         )
         message_query = select(col(Message.id)).where(
             col(Message.user_id) == eve.id,

@@ -49,7 +49,7 @@ async def test_recovery_code_works_once_in_any_spelling(ada: GraphQLClient) -> N
     assert await mutation_error_codes(ada, "totpVerify", token=typed) == []
     assert (await ada(CODES_LEFT_QUERY))["user"]["recoveryCodesLeft"] == 8
     events = [row.action for row in await load_all_rows(ada.environment, SecurityEvent)]
-    assert "RECOVERY_CODE_VERIFY" in events
+    assert "RECOVERY_CODE_USED" in events
 
 
 async def test_concurrent_use_of_recovery_code_succeeds_once(ada: GraphQLClient) -> None:

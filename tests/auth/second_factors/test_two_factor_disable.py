@@ -25,7 +25,7 @@ async def test_admin_disables_all_factors_of_a_user(
     assert payload["errors"] == []
     own_user = (await ada(FACTORS_QUERY))["viewer"]["user"]
     assert (own_user["twoFactors"], own_user["recoveryCodesLeft"]) == ([], 0)
-    assert {"action": "TWO_FACTOR_DISABLE"} in own_user["securityLog"]["nodes"]
+    assert {"action": "TWO_FACTOR_DISABLED"} in own_user["securityLog"]["nodes"]
     for table in ("totp_secrets", "recovery_codes"):
         assert await select_rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
     log_query = "SELECT target_id, before FROM audit_log WHERE mutation = 'twoFactorDisable'"

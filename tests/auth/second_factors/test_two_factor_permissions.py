@@ -75,12 +75,12 @@ async def test_admin_needs_a_reason_to_disable_factors(
     events = {
         (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
     }
-    assert {("TOTP_SETUP", "SUCCESS"), ("TOTP_ENABLE", "SUCCESS")} <= events
-    assert {("TOTP_DISABLE", "SUCCESS"), ("TWO_FACTOR_DISABLE", "SUCCESS")} <= events
+    assert {("TOTP_SECRET_CREATED", "SUCCESS"), ("TOTP_ENABLED", "SUCCESS")} <= events
+    assert {("TOTP_DISABLED", "SUCCESS"), ("TWO_FACTOR_DISABLED", "SUCCESS")} <= events
     maker_ids = {
         row.by
         for row in await load_all_rows(ada.environment, SecurityEvent)
-        if row.action == "TOTP_DISABLE"
+        if row.action == "TOTP_DISABLED"
     }
     assert maker_ids != {None}
 

@@ -177,7 +177,7 @@ async def test_invalid_assertion_is_refused(ada: GraphQLClient, case: str) -> No
     events = {
         (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
     }
-    assert ("WEBAUTHN_VERIFY", "FAILURE") in events
+    assert ("WEBAUTHN_CHECKED", "FAILURE") in events
 
 
 @pytest.mark.parametrize("part", ["signature", "authenticatorData", "clientDataJSON"])

@@ -215,7 +215,7 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     assert "s3cret" not in secret
     log = await select_rows(ada.environment, "SELECT action, count, detail FROM security_events")
     ((action, count, _),) = log
-    assert (action, count) == ("FORWARDING_CHANGE", 2)
+    assert (action, count) == ("FORWARDING_CHANGED", 2)
     for name in ("security_events", "changes", "audit_log"):
         assert "s3cret" not in str(await select_rows(ada.environment, f"SELECT * FROM {name}")), (  # noqa: S608
             name

@@ -181,7 +181,7 @@ async def test_large_move_across_accounts_runs_as_platform_task(
         {"a": "Keep", "b": "Keep"}
     ] * 2
     kinds = {kind for kind, _ in await load_journal_entries(environment, PLATFORM, last)}
-    assert kinds == {EventType.TASK_CHANGED}
+    assert kinds == {EventType.TASK_UPDATED}
     targets = sorted(user.user.id for user in two_users)
     assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
 
@@ -347,8 +347,8 @@ async def test_move_to_another_account_moves_messages_and_threads(
     assert (message["thread"]["messageCount"], message["text"].strip()) == (2, "Hi there.")
     targets = sorted(client.user.id for client in two_users)
     assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
-    actions = "SELECT action, user_id FROM security_events WHERE action = 'MESSAGES_TRANSFER'"
-    assert await select_rows(environment, actions) == [("MESSAGES_TRANSFER", ada.user.id)]
+    actions = "SELECT action, user_id FROM security_events WHERE action = 'MESSAGES_TRANSFERRED'"
+    assert await select_rows(environment, actions) == [("MESSAGES_TRANSFERRED", ada.user.id)]
 
 
 async def test_concurrent_moves_between_accounts_move_each_message_once(

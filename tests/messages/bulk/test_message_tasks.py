@@ -185,7 +185,7 @@ async def test_task_of_killed_worker_resumes_at_checkpoint(
     kinds = [
         kind for kind, _ in await load_journal_entries(environment, ada_with_mail.user.id, last)
     ]
-    assert kinds == [EventType.MESSAGE_UPDATED, EventType.TASK_CHANGED, EventType.TASK_CHANGED]
+    assert kinds == [EventType.MESSAGE_UPDATED, EventType.TASK_UPDATED, EventType.TASK_UPDATED]
 
 
 async def test_interrupted_task_runs_after_fresh_tasks(

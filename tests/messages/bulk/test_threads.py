@@ -172,7 +172,7 @@ async def test_muting_writes_one_journal_entry_and_is_undone(
     thread_id = global_ids.decode("Thread", thread)
     assert await load_journal_entries(
         user_with_threads.environment, user_with_threads.user.id, last
-    ) == [(EventType.THREAD_CHANGED, [thread_id])]
+    ) == [(EventType.THREAD_UPDATED, [thread_id])]
     await user_with_threads(UNDO_MUTATION, token=answer["undo"]["token"])
     assert (await load_thread(user_with_threads))["muted"] is False
 
@@ -321,7 +321,7 @@ async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock
     ]
     assert [kind for kind, _ in journal_entries] == [
         EventType.MESSAGE_RECEIVED,
-        EventType.THREAD_CHANGED,
+        EventType.THREAD_MERGED,
     ]
     assert journal_entries[1][1] == keys
     await deliver_to(ada, thread_message("more", "leaf"))

@@ -29,7 +29,7 @@ def anonymous_context(
 
 def failed_sign_in_event(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
-        SecurityEventAction.AUTHENTICATE,
+        SecurityEventAction.SIGN_IN_ATTEMPTED,
         user_id,
         **{"result": SecurityEventResult.FAILURE, "protocol": "API", **columns},
     )

@@ -219,7 +219,7 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
         await add_rows(
             environment,
             SecurityEvent,
-            action=lambda n: ["AUTHENTICATE", "TOKEN_REVOKE"][n % 2],
+            action=lambda n: ["SIGN_IN_ATTEMPTED", "TOKEN_REVOKED"][n % 2],
             result="SUCCESS",
             fold=lambda n, user=user: f"{user} {n}",
             user_id=user,

@@ -35,7 +35,9 @@ LIST_RULES = """query ($filter: SenderRuleFilter, $first: Int, $after: String, $
 RULE_NODE = "query ($id: ID!) { node(id: $id) { ... on SenderRule { pattern } } }"
 ADA_SCOPE = {"user": {"username": "ada"}}
 GLOBAL_SCOPE = {"global": True}
-RULE_CHANGED = EventType.SENDER_RULE_CHANGED
+RULE_CREATED = EventType.SENDER_RULE_CREATED
+RULE_UPDATED = EventType.SENDER_RULE_UPDATED
+RULE_DELETED = EventType.SENDER_RULE_DELETED
 
 
 async def message_id_by_subject(client: GraphQLClient) -> dict[str, str]:

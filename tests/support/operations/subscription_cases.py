@@ -179,7 +179,7 @@ async def _advance_task(accounts: SubscriptionAccounts) -> str:
         assert task
         task.done_count = number
         await client_context(accounts.ada).record_change(
-            session, accounts.ada.user.id, EventType.TASK_CHANGED, [accounts.task_id]
+            session, accounts.ada.user.id, EventType.TASK_UPDATED, [accounts.task_id]
         )
     return str(number)
 
@@ -192,7 +192,7 @@ async def _advance_run(accounts: SubscriptionAccounts) -> str:
         assert run
         run.seen_count = number
         await client_context(accounts.ada).record_change(
-            session, accounts.ada.user.id, EventType.CONNECTOR_CHANGED, [accounts.connector_id]
+            session, accounts.ada.user.id, EventType.CONNECTOR_UPDATED, [accounts.connector_id]
         )
     return str(number)
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from models.auth.security_log import SECURITY_EVENT_TYPES
+from models.events.event_types import ACCOUNT_EVENT_TYPES
 from tests.support.stores.store_snapshot import StoreRows, changed_row_ids
 
 DELIVERY_COUNTERS = {  # columns that change with each delivery, without a journal entry
@@ -17,27 +18,27 @@ JOURNALED_TABLES: dict[str, tuple[str | tuple[str, ...], set[str]]] = {
     "mailboxes": ("MAILBOX_", {"uid_next", "modseq", "message_count", "unseen_count", "size"}),
     "messages": ("MESSAGE_", {"indexed"}),
     "addresses": ("ADDRESS_", {"last_received_at"}),
-    "files": ("FILE_CHANGED", {"used_at"}),
+    "files": ("FILE_", {"used_at"}),
     "submissions": ("SUBMISSION_", set[str]()),
-    "tasks": ("TASK_CHANGED", set[str]()),
+    "tasks": ("TASK_", set[str]()),
     "security_events": (tuple(sorted(SECURITY_EVENT_TYPES)), set[str]()),
-    "setting_history": ("SETTING_CHANGED", set[str]()),
-    "key_value_entries": ("KEY_VALUE_CHANGED", set[str]()),
+    "setting_history": ("SETTING_", set[str]()),
+    "key_value_entries": ("KEY_VALUE_", set[str]()),
     "compose_requests": ("COMPOSE_REQUESTED", set[str]()),
-    "connectors": ("CONNECTOR_CHANGED", {"lease", "holder"}),
+    "connectors": ("CONNECTOR_", {"lease", "holder"}),
     "dkim_keys": ("DKIM_KEY_", {"looks", "due_at"}),
-    "certificates": ("CERTIFICATE_CHANGED", {"lease", "holder"}),
-    "filters": ("FILTER_CHANGED", {"match_count"}),
-    "identities": ("IDENTITY_CHANGED", set[str]()),
-    "labels": ("LABEL_CHANGED", set[str]()),
+    "certificates": ("CERTIFICATE_", {"lease", "holder"}),
+    "filters": (("FILTER_CREATED", "FILTER_UPDATED", "FILTER_DELETED"), {"match_count"}),
+    "identities": ("IDENTITY_", set[str]()),
+    "labels": ("LABEL_", set[str]()),
     "autoreplies": ("AUTOREPLY_", set[str]()),
     "quarantine_items": ("QUARANTINE_", set[str]()),
-    "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
+    "saved_searches": ("SAVED_SEARCH_", set[str]()),
     "sieve_scripts": ("SIEVE_", set[str]()),
-    "oauth_clients": ("OAUTH_CLIENT_CHANGED", {"last_used_at"}),
-    "relay_hosts": ("RELAY_HOST_CHANGED", set[str]()),
+    "oauth_clients": ("OAUTH_CLIENT_", {"last_used_at"}),
+    "relay_hosts": ("RELAY_HOST_", set[str]()),
     "network_bans": (("BAN_CREATED", "BAN_LIFTED"), {"change_number", "ban_count"}),
-    "ban_policies": ("BAN_POLICY_CHANGED", {"updated_at"}),
+    "ban_policies": ("BAN_POLICY_", {"updated_at"}),
     "cluster_nodes": (
         "CLUSTER_NODE_",
         {
@@ -50,12 +51,12 @@ JOURNALED_TABLES: dict[str, tuple[str | tuple[str, ...], set[str]]] = {
             "ip_addresses",
         },
     ),
-    "user_affinities": ("CLUSTER_AFFINITY_CHANGED", set[str]()),
-    "transports": ("TRANSPORT_CHANGED", set[str]()),
-    "tls_policies": ("TLS_POLICY_CHANGED", {"updated_at"}),
-    "forwarding_hosts": ("FORWARDING_HOST_CHANGED", set[str]()),
-    "resources": ("RESOURCE_CHANGED", set[str]()),
-    "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
+    "user_affinities": ("CLUSTER_AFFINITY_", set[str]()),
+    "transports": ("TRANSPORT_", set[str]()),
+    "tls_policies": ("TLS_POLICY_", {"updated_at"}),
+    "forwarding_hosts": ("FORWARDING_HOST_", set[str]()),
+    "resources": ("RESOURCE_", set[str]()),
+    "sender_rules": ("SENDER_RULE_", set[str]()),
     "users": (
         "USER_",
         {
@@ -75,6 +76,33 @@ PART_TABLES = {
     "users": ["rate_limits", "rate_windows"],
     "certificates": ["certificate_names"],
 }
+
+# Tables whose rows have an event of their own for creation, change and deletion.
+TABLES_WITH_CREATION_EVENTS = {
+    "certificates", "connectors", "files", "filters", "forwarding_hosts", "identities",
+    "key_value_entries", "labels", "oauth_clients", "relay_hosts", "resources", "saved_searches",
+    "sender_rules", "sieve_scripts", "submissions", "tasks", "tls_policies", "transports",
+}  # fmt: skip
+
+
+def assert_events_say_what_happened(
+    before: StoreRows, after: StoreRows, table: str, entries: list[dict[str, Any]]
+) -> None:
+    """Check that a row has a _CREATED event if it is new, and a _DELETED one if it is gone."""
+    prefixes = JOURNALED_TABLES[table][0]
+    ids_by_ending: dict[str, set[int]] = {"CREATED": set(), "DELETED": set()}
+    for row in entries:
+        ending = row["type"].rpartition("_")[2]
+        if row["type"].startswith(prefixes) and ending in ids_by_ending:
+            ids_by_ending[ending] |= set(row["ids"])
+    created = {key[0] for key in after[table].keys() - before[table].keys()}
+    deleted = {key[0] for key in before[table].keys() - after[table].keys()}
+    assert created <= ids_by_ending["CREATED"], table
+    assert ids_by_ending["CREATED"] - ids_by_ending["DELETED"] <= created, table
+    assert ids_by_ending["DELETED"].isdisjoint(key[0] for key in after[table]), table
+    assert deleted & {key for row in entries for key in row["ids"]} <= ids_by_ending["DELETED"], (
+        table
+    )
 
 
 def new_journal_entries(before: StoreRows, after: StoreRows) -> list[dict[str, Any]]:
@@ -112,6 +140,11 @@ def assert_journal_matches_rows(
             assert journaled <= changed_ids, table
             changed_ids -= deleted_ids - journaled
         assert journaled == changed_ids, table
+        if table in TABLES_WITH_CREATION_EVENTS:
+            assert_events_say_what_happened(before, after, table, entries)
+    for entry in entries:
+        if (entry["stream_id"],) in after["users"]:
+            assert entry["type"] in ACCOUNT_EVENT_TYPES, entry["type"]
     for (stream,), row in after["streams"].items():
         position_before = before["streams"].get((stream,), {"last": 0})["last"]
         event_count = sum(len(entry["ids"]) for entry in entries if entry["stream_id"] == stream)

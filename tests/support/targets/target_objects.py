@@ -362,7 +362,7 @@ async def _credentials(target: TargetObjects) -> None:
     await target.insert_row(
         "SecurityEvent",
         SecurityEvent,
-        action=SecurityEventAction.AUTHENTICATE,
+        action=SecurityEventAction.SIGN_IN_ATTEMPTED,
         result=SecurityEventResult.FAILURE,
         detail={"text": target.marker},
         **owner,
