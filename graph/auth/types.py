@@ -313,6 +313,7 @@ class AuthenticatePayload(MutationPayload):
         "`webauthnChallenge`, and fields without a credential such as `accessTokenRevoke`. The "
         "calling application checks EXTERNAL: if an API key of an ADMIN signs in a user with this "
         "factor alone, the token is complete. Empty: no factor is missing.",
+        default_factory=list,
     )
     password_change_required: bool = attribute_field(
         "True if an administrator, or a sign-in with a temporary password, asks for a new "
