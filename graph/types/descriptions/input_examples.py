@@ -90,7 +90,7 @@ _STRING_EXAMPLES = {
     "selector": '"s2027"',
     "sender": '"bob@example.com"',
     "senders": '"*@example.com"',
-    "sendersRegex": '"@example[.](com|net)$"',
+    "sendersRegex": '"@example[.]com$"',
     "sent": '"Sent"',
     "separator": '"*"',
     "seqs": '"1,3:15,40:*"',
