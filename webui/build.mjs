@@ -1,7 +1,7 @@
 // Bundles GraphiQL into ../graph/static: scripts and styles as .gz, examples and licences as text.
 
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { licences } from './licences.mjs';
@@ -27,6 +27,23 @@ const styles = {
       ),
       loader: 'css',
     }));
+  },
+};
+
+// The documentation explorer searches names only; search.js also searches descriptions.
+const search = {
+  name: 'search',
+  setup(bundler) {
+    bundler.onLoad({ filter: /plugin-doc-explorer[\\/]dist[\\/]components[\\/]search\.js$/ }, ({ path }) => {
+      const original = readFileSync(path, 'utf8');
+      const own = resolve('search.js');
+      const contents = original.replace(
+        /^function useSearchResults\(\) \{[\s\S]*?^\}/m,
+        `import { useSearchResults } from ${JSON.stringify(own)};`,
+      );
+      if (contents === original) throw new Error('useSearchResults of the explorer is not found');
+      return { contents, loader: 'js', resolveDir: dirname(path) };
+    });
   },
 };
 
@@ -72,7 +89,7 @@ const { outputFiles, metafile } = await build({
   legalComments: 'none', // LICENSES.txt has them whole
   loader: { '.ttf': 'dataurl' },
   define: { 'process.env.NODE_ENV': '"production"' },
-  plugins: [styles],
+  plugins: [styles, search],
 });
 
 for (const { path, contents } of outputFiles) {

@@ -10,6 +10,7 @@ import { GraphiQLProvider } from '@graphiql/react';
 import { GraphiQL, GraphiQLInterface } from 'graphiql';
 import { examples } from '../graph/static/examples.json';
 import { Bar } from './bar.jsx';
+import { ExampleCompletion } from './examples.js';
 import { fetcher } from './fetcher.js';
 import { takeFromAddress } from './session.js';
 
@@ -30,6 +31,7 @@ function Page() {
       <HistoryStore>
         <DocExplorerStore>
           <Bar />
+          <ExampleCompletion />
           <GraphiQLInterface showPersistHeadersSettings={false}>
             <GraphiQL.Logo>{null}</GraphiQL.Logo>
           </GraphiQLInterface>

@@ -76,11 +76,11 @@ async def serve_file(request: Request, served: ServedFile) -> Response:
     Several ranges in one request are ignored. Raises RequestRejected with status 412 or 416.
     """
     tag, headers = f'"{served.etag}"', _file_headers(served)
-    if (if_match := request.headers.get("if-match")) and not _matches_etag(
+    if (if_match := request.headers.get("if-match")) and not matches_etag(
         if_match, tag, is_weak_comparison=False
     ):
         raise RequestRejected(412, "STALE", "The ETag differs from If-Match.")
-    if (if_match := request.headers.get("if-none-match")) and _matches_etag(
+    if (if_match := request.headers.get("if-none-match")) and matches_etag(
         if_match, tag, is_weak_comparison=True
     ):
         kept_headers = {name: headers[name] for name in ("ETag", "Cache-Control", "Vary")}
@@ -145,7 +145,8 @@ def parse_range_or_none(header: str, size: int) -> tuple[int, int] | None:
     )
 
 
-def _matches_etag(header_value: str, tag: str, *, is_weak_comparison: bool) -> bool:
+def matches_etag(header_value: str, tag: str, *, is_weak_comparison: bool) -> bool:
+    """True if `If-Match` or `If-None-Match` lists the tag (RFC 9110, section 13.1)."""
     if header_value.strip() == "*":
         return True
     return any(

@@ -156,6 +156,52 @@ async def test_unknown_field_is_marked_in_editor(
     ]
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("{ messages(query: ", r'"from:ann has:attachment -in:trash \"exact words\""'),
+        ("mutation { domainCreate(input: { quota: ", '"500 GiB"'),
+        ("mutation { userCreate(input: { tags: [", '"sales"'),
+    ],
+)
+async def test_completion_inserts_example_value(
+    graphiql: GraphiQLPage, server: MerganserProcess, typed: str, completed: str
+) -> None:
+    await graphiql.open(server.secrets["ada"])
+    await graphiql.paste_document(typed)
+    await graphiql.page.keyboard.press("Control+Space")
+    row = graphiql.page.locator(".suggest-widget .monaco-list-row.focused")
+    await row.get_by_text(completed, exact=True).first.wait_for()
+    await graphiql.page.keyboard.press("Enter")
+    await graphiql.page.wait_for_function(
+        "text => __MONACO.editor.getModels().some(model => model.getValue().includes(text))",
+        arg=typed + completed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("vacation", "Mutation.autoreplySet"),
+        ("mfa", "Mutation.totpSetup"),
+        ("block", "Mutation.senderRuleCreate"),
+        ("unread", "Mailbox.unseenCount"),
+        ("alias", "Domain.aliases"),
+    ],
+)
+async def test_explorer_searches_descriptions(
+    graphiql: GraphiQLPage, server: MerganserProcess, words: str, found: str
+) -> None:
+    await graphiql.open(server.secrets["ada"])
+    page = graphiql.page
+    await page.get_by_label("Show Documentation Explorer").click()
+    await page.get_by_role("link", name="Subscription", exact=True).wait_for()
+    await page.locator(".graphiql-doc-explorer-search input").fill(words)
+    await page.get_by_role("option", name=found, exact=True).click()
+    title = page.locator(".graphiql-doc-explorer-title")
+    await title.get_by_text(found.partition(".")[2], exact=True).wait_for()
+
+
 async def test_subscription_without_token_shows_unauthenticated(
     graphiql: GraphiQLPage,
 ) -> None:

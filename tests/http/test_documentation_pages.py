@@ -1,4 +1,4 @@
-"""The pages below /docs: all files are served, all links resolve, and the search finds sections."""
+"""The pages below /docs and /llms.txt: all are served, links resolve, the search finds sections."""
 
 import re
 from collections.abc import AsyncIterator
@@ -13,6 +13,9 @@ from graph.http.pages.documentation import DocumentationPages, heading_anchor
 
 DOCS = Path(__file__).parents[2] / "docs"
 LINK = re.compile(r'<a href="([^"]+)"')
+MARKDOWN_LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCED_BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+PATHS = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
 
 
 @pytest.fixture
@@ -23,9 +26,16 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+def relative_links(text: str) -> list[str]:
+    """Return the links of a Markdown page to pages of the same server."""
+    links = MARKDOWN_LINK.findall(FENCED_BLOCK.sub("", text))
+    return [link for link in links if not urlsplit(link).scheme]
+
+
 async def test_every_page_is_served_and_its_links_resolve(http: httpx.AsyncClient) -> None:
-    paths = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
-    pages = {f"/docs/{path}": await http.get(f"/docs/{path}") for path in paths}
+    names = [path.removesuffix(".md") for path in PATHS]
+    pages = {f"/docs/{name}": await http.get(f"/docs/{name}") for name in names}
+    pages |= {"/docs/reference/": pages["/docs/reference/README"]}
     for url, page in pages.items():
         assert page.status_code == 200, url
         assert "<h1" in page.text, url
@@ -41,24 +51,99 @@ async def test_every_page_is_served_and_its_links_resolve(http: httpx.AsyncClien
                 assert f' id="{target.fragment}"' in pages[target.path].text, (url, link)
 
 
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_page_has_a_markdown_twin_with_valid_links(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    twin = await http.get(f"/docs/{path}")
+    assert (twin.status_code, twin.headers["content-type"]) == (200, "text/markdown; charset=utf-8")
+    assert twin.text.startswith("# ")
+    page = (await http.get(f"/docs/{path.removesuffix('.md')}")).text
+    assert f'<link rel="alternate" type="text/markdown" href="{Path(path).name}">' in page
+    for link in relative_links(twin.text):
+        target = urlsplit(urljoin(f"http://docs/docs/{path}", link)).path
+        assert target.removeprefix("/docs/") in PATHS or target.endswith(".png"), link
+        assert (DOCS / target.removeprefix("/docs/")).exists(), link
+
+
+async def test_llms_txt_lists_all_pages(http: httpx.AsyncClient) -> None:
+    response = await http.get("/llms.txt")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    lines = response.text.splitlines()
+    assert (lines[0], lines[2][:2]) == ("# Merganser", "> ")  # as https://llmstxt.org says
+    reached = set[str]()
+    for link in relative_links(response.text):
+        target = urlsplit(urljoin("http://docs/llms.txt", link)).path
+        listed = await http.get(target)
+        assert (listed.status_code, listed.headers["content-type"][:13]) == (200, "text/markdown")
+        reached.add(target)
+        if "/reference/" in target:  # the lists of the areas have the other pages
+            reached |= {
+                urlsplit(urljoin(f"http://docs{target}", below)).path
+                for below in relative_links(listed.text)
+            }
+    assert {f"/docs/{path}" for path in PATHS} <= reached | {
+        "/docs/README.md", "/docs/reference/README.md"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/llms.txt", "/docs/", "/docs/api/errors", "/docs/api/errors.md", "/docs/search?q=dkim"],
+)
+async def test_unchanged_text_is_not_sent_again(http: httpx.AsyncClient, path: str) -> None:
+    first = await http.get(path)
+    headers = {"If-None-Match": first.headers["etag"]}
+    again = await http.get(path, headers=headers)
+    assert (again.status_code, again.text) == (304, "")
+    for name in ("etag", "cache-control", "content-security-policy"):
+        assert again.headers[name] == first.headers[name]
+    assert (await http.get(path, headers={"If-None-Match": '"other"'})).text == first.text
+    assert (await http.head(path)).headers["etag"] == first.headers["etag"]
+
+
+def test_markdown_twin_keeps_code_and_drops_links_to_other_folders(tmp_path: Path) -> None:
+    code = "```python\nitems[0](../x.md)\n```\n"
+    (tmp_path / "README.md").write_text(
+        f"# A\n\n[a [b]](../x.md) [c](README.md#a) [d](https://example.com) ![e](x.png)\n\n{code}"
+    )
+    twin = DocumentationPages(tmp_path).page_markdown("README.md")
+    text = "a [b] [c](README.md#a) [d](https://example.com) ![e](x.png)"
+    assert twin == f"# A\n\n{text}\n\n{code}"
+
+
 async def test_start_page_is_the_table_of_contents(http: httpx.AsyncClient) -> None:
     redirect = await http.get("/docs")
     assert redirect.headers["location"] == "docs/"
-    start, contents = await http.get("/docs/"), await http.get("/docs/README.md")
+    start, contents = await http.get("/docs/"), await http.get("/docs/README")
     assert (start.status_code, start.text) == (200, contents.text)
     assert (await http.get("/docs/reference/")).text.count("<h1") == 1
 
 
 async def test_search_finds_sections_by_all_words(http: httpx.AsyncClient) -> None:
     page = (await http.get("/docs/search", params={"q": "messageSend"})).text
-    assert "reference/submission/messageSend.md#messagesend" in page
+    assert '"reference/submission/messageSend#messagesend"' in page
     assert '<a href="./">' in page  # an empty link would lead to the search itself
     incomplete = (await http.get("/docs/search", params={"q": "messageSe"})).text
-    assert "reference/submission/messageSend.md" in incomplete
+    assert '"reference/submission/messageSend#messagesend"' in incomplete
     for link in LINK.findall(page):
         target = urlsplit(urljoin("http://docs/docs/search", link))
         if target.path != "/graphql":
             assert (await http.get(target.path)).status_code == 200, link
+
+
+async def test_search_answers_markdown_to_programs(http: httpx.AsyncClient) -> None:
+    response = await http.get(
+        "/docs/search", params={"q": "undo send"}, headers={"Accept": "text/markdown"}
+    )
+    assert response.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert response.headers["vary"] == "Accept"
+    assert "<mark>" not in response.text
+    links = relative_links(response.text)
+    assert links
+    for link in links:
+        target = urlsplit(urljoin("http://docs/docs/search", link))
+        assert (await http.get(target.path)).headers["content-type"].startswith("text/markdown")
 
 
 def test_search_shows_text_without_markup(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """Descriptions of the schema are understandable alone."""
 
 import pytest
-from graphql import GraphQLEnumType
+from graphql import GraphQLEnumType, Undefined, build_schema, parse_value, value_from_ast
 
+from graph.schema import schema
+from graph.types.descriptions import input_examples
 from tests.support.schema.description_rules import (
     broken_rules,
+    example_or_none,
+    inputs_without_example,
+    iter_inputs,
     shared_texts,
     unclear_descriptions,
 )
@@ -36,6 +41,41 @@ def test_rules_find_unclear_texts(coordinate: str, text: str, rule: str) -> None
 def test_texts_of_different_fields_are_found() -> None:
     texts = {"A.host": "Name.", "B.hosts": "Name.", "A.port": "Number.", "B.id": "Number.", "A": ""}
     assert list(shared_texts(texts)) == ["A.port", "B.id"]
+
+
+def test_examples_are_values_of_their_type() -> None:
+    """A literal that the scalar refuses raises an error or has no value."""
+    example_count = 0
+    for coordinate, _, member in iter_inputs(schema._schema):  # noqa: SLF001
+        if example := example_or_none(member.description):
+            example_count += 1
+            value = value_from_ast(parse_value(example), member.type)
+            assert value is not Undefined, (coordinate, example)
+    assert example_count >= 350
+
+
+def test_each_example_has_a_field() -> None:
+    inputs = list(iter_inputs(SDL))
+    coordinates, names = {item[0] for item in inputs}, {item[1] for item in inputs}
+    assert set(input_examples.EXAMPLES_BY_COORDINATE) <= coordinates
+    for examples in input_examples.EXAMPLES_BY_NAME.values():
+        assert set(examples) <= names
+
+
+@pytest.mark.parametrize(
+    ("field", "missing"),
+    [
+        ("wait: Duration", True),
+        ("pattern: String", True),
+        ("patterns: [String!]", True),
+        ('"Wait. Example: `\\"P1D\\"`. Requires role ADMIN." wait: Duration', False),
+        ("name: String", False),
+        ("isOpen: Boolean", False),
+    ],
+)
+def test_value_without_example_is_found(field: str, missing: bool) -> None:
+    text = f"scalar Duration input Place {{ {field} }} type Query {{ place: Int }}"
+    assert bool(list(inputs_without_example(build_schema(text)))) is missing
 
 
 def test_protocols_that_others_serve_are_described_as_such() -> None:

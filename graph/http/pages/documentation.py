@@ -1,27 +1,34 @@
 """The documentation as web pages below `/docs/`, with full-text search.
 
-The pages have the paths of the Markdown files, so relative links between the files stay valid.
+The Markdown file `api/errors.md` is the web page `/docs/api/errors`. Its Markdown is served at
+`/docs/api/errors.md`, for programs. `/llms.txt` lists all Markdown pages.
 """
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from html import escape
-from pathlib import Path, PurePosixPath
-from posixpath import normpath
+from hashlib import sha256
+from html import escape, unescape
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
+
+from graph.http.byte_responses import matches_etag
+from graph.http.pages.documentation_markdown import (
+    is_served_link,
+    llms_text,
+    markdown_twin,
+)
 
 _START_PAGE = "README.md"
 _MAX_QUERY_LENGTH = 200  # characters
@@ -30,12 +37,15 @@ _MAX_RESULTS = 30
 _IMAGE_SUFFIXES = (".png", ".svg")
 _HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 _WORD = re.compile(r"\w+")
-_SCHEMES = ("http", "https", "mailto")
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Cache-Control": "no-cache",
-}
+_PAGE_LINK = re.compile(r"\.md(?=#|$)")
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_MARK = re.compile(r"</?mark>")
+_ALTERNATE_LINK = '<link rel="alternate" type="text/markdown" href="{}">\n'
+_HTML = "text/html"
+_MARKDOWN = "text/markdown"
 _STYLESHEET = Path(__file__).with_name("documentation.css")
 _PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -45,10 +55,10 @@ _PAGE_TEMPLATE = """<!doctype html>
 <title>{title} · Merganser</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="{root}docs.css">
-</head>
+{alternate}</head>
 <body>
 <header>
-<nav><a href="{root}">Documentation</a> <a href="{root}reference/README.md">Reference</a>
+<nav><a href="{root}">Documentation</a> <a href="{root}reference/">Reference</a>
 <a href="{root}../graphql">GraphiQL</a></nav>
 <form action="{root}search" role="search">
 <input type="search" name="q" value="{query}" maxlength="200" required aria-label="Search">
@@ -101,8 +111,9 @@ class DocumentationPages:
         )
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes of the pages, the search and the stylesheet."""
+        """Return the routes of the pages, the search, the stylesheet and `/llms.txt`."""
         return [
+            Route("/llms.txt", self._serve_llms_text),
             Route("/docs", _redirect_to_start),
             Route("/docs/search", self._serve_search),
             Route("/docs/docs.css", _serve_stylesheet),
@@ -110,15 +121,21 @@ class DocumentationPages:
         ]
 
     async def _serve_file(self, request: Request) -> Response:
-        """Serve a page or an image. Raises HTTPException 404 if it doesn't exist."""
-        path = request.path_params["path"] or _START_PAGE
-        if path.endswith("/"):
-            path += _START_PAGE
-        if path not in self._page_and_image_paths:
+        """Serve a page, its Markdown or an image. Raises HTTPException 404 if it doesn't exist."""
+        path = request.path_params["path"]
+        if path in self._page_and_image_paths:
+            if path.endswith(_IMAGE_SUFFIXES):
+                return FileResponse(self._folder / path)
+            return _text_response(
+                request, await run_in_threadpool(self.page_markdown, path), _MARKDOWN
+            )
+        page = f"{path}{_START_PAGE}" if path.endswith("/") or not path else f"{path}.md"
+        if page not in self._page_and_image_paths:
             raise HTTPException(404)
-        if path.endswith(_IMAGE_SUFFIXES):
-            return FileResponse(self._folder / path)
-        return HTMLResponse(await run_in_threadpool(self.page_html, path), headers=_HEADERS)
+        return _text_response(request, await run_in_threadpool(self.page_html, page), _HTML)
+
+    async def _serve_llms_text(self, request: Request) -> Response:
+        return _text_response(request, await run_in_threadpool(self.llms_text), "text/plain")
 
     async def _serve_search(self, request: Request) -> Response:
         """Serve the results of a search. Raises HTTPException 400 if the query is too long."""
@@ -126,21 +143,36 @@ class DocumentationPages:
         if len(query) > _MAX_QUERY_LENGTH:
             raise HTTPException(400, f"The search has at most {_MAX_QUERY_LENGTH} characters.")
         results = await run_in_threadpool(self.search, query)
+        vary = {"Vary": "Accept"}
+        if _MARKDOWN in request.headers.get("accept", ""):
+            return _text_response(request, _results_markdown(results), _MARKDOWN, vary)
         content = _results_html(query, results)
         page = _PAGE_TEMPLATE.format(
-            title="Search", root="./", query=escape(query), content=content
+            title="Search", root="./", query=escape(query), content=content, alternate=""
         )
-        return HTMLResponse(page, headers=_HEADERS)
+        return _text_response(request, page, _HTML, vary)
+
+    def llms_text(self) -> str:
+        """Return the list of all pages for programs, whose links are relative to `/llms.txt`."""
+        return llms_text(self._read_page, self._page_and_image_paths)
+
+    def page_markdown(self, path: str) -> str:
+        """Return the Markdown of a page without links to files that aren't served."""
+        return markdown_twin(self._read_page(path), path, self._page_and_image_paths)
+
+    def _read_page(self, path: str) -> str:
+        return (self._folder / path).read_text(encoding="utf-8")
 
     def page_html(self, path: str) -> str:
         """Return a page, which is rendered once."""
         with self._lock:
             if path not in self._html_by_path:
-                text = (self._folder / path).read_text(encoding="utf-8")
+                text = self._read_page(path)
                 self._html_by_path[path] = _PAGE_TEMPLATE.format(
                     title=escape(_page_title(text)),
                     root="../" * path.count("/") or "./",
                     query="",
+                    alternate=_ALTERNATE_LINK.format(Path(path).name),
                     content=_content_html(text, path, self._page_and_image_paths),
                 )
             return self._html_by_path[path]
@@ -175,10 +207,8 @@ class DocumentationPages:
         )
         for path in sorted(self._page_and_image_paths):
             if path.endswith(".md"):
-                text = (self._folder / path).read_text(encoding="utf-8")
-                connection.executemany(
-                    "INSERT INTO sections VALUES (?, ?, ?, ?)", _documentation_sections(path, text)
-                )
+                sections = _documentation_sections(path, self._read_page(path))
+                connection.executemany("INSERT INTO sections VALUES (?, ?, ?, ?)", sections)
         return connection
 
 
@@ -246,17 +276,17 @@ def _without_links_to_unserved_files(
     is_dropped = False
     for token in tokens:
         if token.type == "link_open":
-            is_dropped = not _is_external_or_served_link(str(token.attrGet("href")), path, files)
+            href = str(token.attrGet("href"))
+            is_dropped = not is_served_link(href, path, files)
+            if "://" not in href:
+                token.attrSet("href", _html_path(href))
         if not (is_dropped and token.type in {"link_open", "link_close"}):
             yield token
 
 
-def _is_external_or_served_link(href: str, path: str, files: frozenset[str]) -> bool:
-    """True for links to web sites, to pages of the folder, and within the page."""
-    parts = urlsplit(href)
-    if parts.scheme or not parts.path:
-        return not parts.scheme or parts.scheme in _SCHEMES
-    return normpath(str(PurePosixPath(path).parent / parts.path)) in files
+def _html_path(path: str) -> str:
+    """Return the path of the web page of a Markdown file. An anchor is kept."""
+    return _PAGE_LINK.sub("", path, count=1)
 
 
 def _marked_html(excerpt: str) -> str:
@@ -266,12 +296,39 @@ def _marked_html(excerpt: str) -> str:
 def _results_html(query: str, results: list[SearchResult]) -> str:
     count = f"{len(results)} results" if len(results) < _MAX_RESULTS else "The first 30 results"
     items = "".join(
-        f'<li><a href="{escape(result.path)}">{escape(result.page_title)}'
+        f'<li><a href="{escape(_html_path(result.path))}">{escape(result.page_title)}'
         f"{f': {escape(result.heading)}' if result.heading != result.page_title else ''}</a>"
         f"<p>{result.excerpt}</p></li>"
         for result in results
     )
     return f"<h1>Search</h1><p>{count} for “{escape(query)}”.</p><ol class=results>{items}</ol>"
+
+
+def _results_markdown(results: list[SearchResult]) -> str:
+    items = [
+        f"- [{result.page_title}{f': {result.heading}' if result.heading else ''}]({result.path}): "
+        f"{' '.join(unescape(_MARK.sub('', result.excerpt)).split())}"
+        for result in results
+    ]
+    return "\n".join(["# Search", "", *(items or ["Nothing was found."]), ""])
+
+
+def _text_response(
+    request: Request, text: str, media_type: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a text with an ETag, or 304 if the client has it already (RFC 9110)."""
+    body = text.encode()
+    tag = f'"{sha256(body).hexdigest()}"'
+    headers = {
+        "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+        "Cache-Control": "no-cache",
+        "ETag": tag,
+        "X-Content-Type-Options": "nosniff",
+        **(headers or {}),
+    }
+    if matches_etag(request.headers.get("if-none-match", ""), tag, is_weak_comparison=True):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=media_type)
 
 
 async def _redirect_to_start(_request: Request) -> Response:

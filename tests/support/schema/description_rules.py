@@ -8,8 +8,15 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from graphql import GraphQLSchema
+from graphql import (
+    GraphQLArgument,
+    GraphQLInputField,
+    GraphQLInputObjectType,
+    GraphQLSchema,
+    get_named_type,
+)
 
+from graph.types.descriptions.input_examples import EXAMPLES_BY_SCALAR
 from tests.support.schema.naming_rules import iter_describable
 from tests.support.schema.printed_schema import SDL
 
@@ -38,6 +45,62 @@ UNCLEAR_WORDS = re.compile(
 )
 ROOT_VERB = re.compile(r"[A-Z][a-z]+s\b")
 WORD = re.compile(r"[a-z0-9]+")
+# The last but for the requirements, as graph/types/descriptions/input_examples.py appends it.
+EXAMPLE = re.compile(r" ?Example: `([^`]+)`\.$")
+SCALARS_WITH_FORMAT = {*EXAMPLES_BY_SCALAR, "Duration"}
+# String arguments and input fields that take any text, or a value that another field returned.
+SELF_EVIDENT_NAMES = frozenset(
+    [
+        "after",
+        "anyRecipient",
+        "bcc",
+        "before",
+        "body",
+        "ca",
+        "cc",
+        "cert",
+        "clientId",
+        "clientSecret",
+        "comment",
+        "contains",
+        "content",
+        "correlationId",
+        "description",
+        "existingPassword",
+        "from",
+        "html",
+        "internalHtml",
+        "internalSubject",
+        "internalText",
+        "issuer",
+        "key",
+        "label",
+        "name",
+        "newName",
+        "openpgpPublicKey",
+        "passphrase",
+        "password",
+        "prefix",
+        "privateComment",
+        "privateKey",
+        "publicComment",
+        "query",
+        "queueId",
+        "raw",
+        "reason",
+        "secret",
+        "sessionId",
+        "signatureHtml",
+        "signatureText",
+        "subject",
+        "text",
+        "title",
+        "to",
+        "toOrCc",
+        "token",
+        "value",
+    ]
+)
 FILLER_WORDS = frozenset({"a", "an", "the", "of", "this", "is", "its", "it"})
 
 
@@ -63,6 +126,33 @@ def broken_rules(coordinate: str, text: str) -> Iterator[str]:
         yield "does not begin with a verb"
 
 
+def iter_inputs(
+    schema: GraphQLSchema,
+) -> Iterator[tuple[str, str, GraphQLArgument | GraphQLInputField]]:
+    """Yield coordinate, name and definition of each argument and input field."""
+    for kind in schema.type_map.values():
+        for field_name, field in getattr(kind, "fields", {}).items():
+            if isinstance(kind, GraphQLInputObjectType):
+                yield f"{kind.name}.{field_name}", field_name, field
+            for name, argument in getattr(field, "args", {}).items():
+                yield f"{kind.name}.{field_name}({name}:)", name, argument
+
+
+def example_or_none(description: str | None) -> str | None:
+    """Return the literal of the example value at the end of a description."""
+    match = EXAMPLE.search(REQUIREMENT.sub("", description or "").strip())
+    return match[1] if match else None
+
+
+def inputs_without_example(schema: GraphQLSchema) -> Iterator[str]:
+    """Yield the coordinates of values whose form isn't obvious and that have no example."""
+    for coordinate, name, member in iter_inputs(schema):
+        scalar = get_named_type(member.type).name
+        has_form = scalar == "String" and name not in SELF_EVIDENT_NAMES
+        if (has_form or scalar in SCALARS_WITH_FORMAT) and not example_or_none(member.description):
+            yield coordinate
+
+
 def shared_texts(texts: Mapping[str, str]) -> Iterator[str]:
     """Yield the coordinates of descriptions that fields of different names share."""
     coordinates_by_text = defaultdict[str, list[str]](list)
@@ -81,7 +171,7 @@ def shared_texts(texts: Mapping[str, str]) -> Iterator[str]:
 def unclear_descriptions(schema: GraphQLSchema) -> dict[str, list[str]]:
     """The broken rules of the descriptions that break one, by coordinate."""
     texts = {
-        coordinate: REQUIREMENT.sub("", value.description or "").strip()
+        coordinate: EXAMPLE.sub("", REQUIREMENT.sub("", value.description or "").strip())
         for coordinate, value in iter_describable(schema)
     }
     result = defaultdict[str, list[str]](list)
@@ -90,6 +180,8 @@ def unclear_descriptions(schema: GraphQLSchema) -> dict[str, list[str]]:
             result[coordinate].append(rule)
     for coordinate in shared_texts(texts):
         result[coordinate].append("is shared by fields of different names")
+    for coordinate in inputs_without_example(schema):
+        result[coordinate].append("has no example of a value")
     return dict(result)
 
 
