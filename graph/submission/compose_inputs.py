@@ -14,7 +14,7 @@ from graph.submission.references import IdentityRef
 from graph.types import global_ids
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
-from graph.types.object_references import id_from_ref
+from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.references import (
     MessageRef,
     find_unchecked_message_id,
@@ -88,15 +88,20 @@ class AttachmentInput:
     )
 
 
+@strawberry.input(one_of=True, description="Reference to one attachment of a message.")
+class AttachmentRef(ObjectRef):
+    pass
+
+
 @strawberry.input(
-    one_of=True, description="Selection of attachments of the original message: by ID, or all."
+    one_of=True, description="Attachments of the original message: some of them, or all."
 )
-class SourceAttachmentSelection:
+class SourceAttachmentsInput:
     all: strawberry.Maybe[bool] = attribute_field(
         "True selects all attachments except the images that the HTML shows, false selects none."
     )
-    ids: strawberry.Maybe[list[strawberry.ID]] = attribute_field(
-        "Global IDs of attachments of the original message."
+    selected: strawberry.Maybe[list[AttachmentRef]] = attribute_field(
+        "Selects these attachments of the original message."
     )
 
 
@@ -106,7 +111,7 @@ class MessageRelationInput:
     relation: MessageRelationKind = attribute_field(
         "Kind of the new message: a reply, a reply to all, or a forward."
     )
-    attachments: SourceAttachmentSelection | None = attribute_field(
+    attachments: SourceAttachmentsInput | None = attribute_field(
         "Attachments of the original message that are copied to the new one. Default: none.",
         default=UNSET,
     )
@@ -232,7 +237,7 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
 
 
 def attachment_selection(
-    attachments: SourceAttachmentSelection | None, error_path: Sequence[str]
+    attachments: SourceAttachmentsInput | None, error_path: Sequence[str]
 ) -> AttachmentSelection | None:
     """Return the selected attachments of a source message; None without a selection.
 
@@ -243,10 +248,17 @@ def attachment_selection(
     if attachments.all:
         return AttachmentSelection(all_unrelated=attachments.all.value)
     keys = [
-        parse_message_id_and_attachment_number(text, path=[*error_path, "ids", str(index)])
-        for index, text in enumerate(attachments.ids.value if attachments.ids else ())
+        message_id_and_attachment_number(ref, [*error_path, "selected", str(index)])
+        for index, ref in enumerate(attachments.selected.value if attachments.selected else ())
     ]
     return AttachmentSelection(ids=keys)
+
+
+def message_id_and_attachment_number(ref: AttachmentRef, path: Sequence[str]) -> tuple[int, int]:
+    """Return the message ID and the number of an attachment. Raises InvalidInput."""
+    return parse_message_id_and_attachment_number(
+        ref.id.value if ref.id else "", path=[*path, "id"]
+    )
 
 
 def named_address(address_input: MailAddressInput) -> NamedAddress:

@@ -8,14 +8,15 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.files.references import FileRef
-from graph.http.download_urls import parse_message_id_and_attachment_number
 from graph.messages.types import Message
 from graph.submission.compose_inputs import (
     AttachmentInput,
+    AttachmentRef,
     HeaderInput,
     MailAddressInput,
     MessageRelationInput,
     attachments_from_inputs,
+    message_id_and_attachment_number,
     named_address,
     named_addresses,
     require_message_source_from_relation,
@@ -25,7 +26,7 @@ from graph.types.errors import MutationPayload, Options, Warning, attribute_fiel
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
-from graph.types.object_references import ObjectRef, id_from_ref
+from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MailboxRef,
     MessageRef,
@@ -45,11 +46,6 @@ from models.warning_codes import WarningCode
 from resolvers.submission.drafts import save as draft_save
 from resolvers.submission.drafts.save import DraftChanges, DraftSaveRequest
 from resolvers.submission.file_attachments import StoredFileAttachment
-
-
-@strawberry.input(one_of=True, description="Reference to one attachment of a message.")
-class AttachmentRef(ObjectRef):
-    pass
 
 
 @strawberry.input(
@@ -130,7 +126,7 @@ class DraftPatch:
             self._given_fields(),
             attachments or (),
             [
-                _message_id_and_attachment_number(ref, nth)
+                message_id_and_attachment_number(ref, ["removeAttachments", str(nth)])
                 for nth, ref in enumerate(maybe_value(self.remove_attachments) or ())
             ],
             [
@@ -250,12 +246,6 @@ async def _require_draft_id_if_named(
     if message_id is None:
         raise NotFound("", path=["draft"])
     return message_id
-
-
-def _message_id_and_attachment_number(ref: AttachmentRef, index: int) -> tuple[int, int]:
-    """Return the message ID and the number of an attachment. Raises InvalidInput."""
-    path = ["removeAttachments", str(index), "id"]
-    return parse_message_id_and_attachment_number(ref.id.value if ref.id else "", path=path)
 
 
 def _dropped_recipient_warnings(dropped_indexes: Sequence[int]) -> list[Warning]:

@@ -112,7 +112,7 @@ def require_attachment_numbers(
         ]
     for index, (key, number) in enumerate(selection.ids):
         if key != message.row.id or number >= len(message.row.attachments):
-            raise NotFound(str(key), path=[*path, "ids"], index=index)
+            raise NotFound(str(key), path=[*path, "selected"], index=index)
     return list(dict.fromkeys(number for _, number in selection.ids))
 
 

@@ -74,7 +74,7 @@ async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR091
     if "message" in arguments:
         arguments = {**arguments, "message": {"id": global_ids.encode("Message", message)}}
     set_options(ada.environment, **{option: limit})
-    client = root if mutation.startswith("domain") else ada
+    client = root if mutation.startswith(("domain", "aliasDomain")) else ada
     (error,) = (await execute_mutation(client, mutation, "replayed", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", path)
     assert (error["limit"], error["used"] >= used) == (limit, True)

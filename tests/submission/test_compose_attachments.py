@@ -81,7 +81,9 @@ async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> N
     ]
     raw = await load_message_source(ada, forward["message"]["id"])
     assert 'Content-Type: text/markdown; charset="utf-8"' in raw
-    selection = {"ids": [attachment_id(message_id, 4), attachment_id(message_id, 0)]}
+    selection = {
+        "selected": [{"id": attachment_id(message_id, 4)}, {"id": attachment_id(message_id, 0)}]
+    }
     reference = {"message": {"id": message_id}, "relation": "REPLY", "attachments": selection}
     new_file = {"content": base64.b64encode(b"own").decode(), "filename": "own.txt"}
     attached_files = await load_attached_files(
@@ -99,12 +101,22 @@ async def test_foreign_or_unknown_attachment_is_not_found(
     for message, selection, path in (
         (
             own_message,
-            {"ids": [attachment_id(own_message, 0), attachment_id(own_message, nth)]},
+            {
+                "selected": [
+                    {"id": attachment_id(own_message, 0)},
+                    {"id": attachment_id(own_message, nth)},
+                ]
+            },
             ["source", "attachments"],
         ),
         (
             own_message,
-            {"ids": [attachment_id(own_message, 0), attachment_id(foreign_message, 0)]},
+            {
+                "selected": [
+                    {"id": attachment_id(own_message, 0)},
+                    {"id": attachment_id(foreign_message, 0)},
+                ]
+            },
             ["source", "attachments"],
         ),
         (foreign_message, {"all": True}, ["source", "message"]),
@@ -116,12 +128,12 @@ async def test_foreign_or_unknown_attachment_is_not_found(
     reference = {
         "message": {"id": own_message},
         "relation": "FORWARD",
-        "attachments": {"ids": ["x"]},
+        "attachments": {"selected": [{"id": "x"}]},
     }
     (error,) = (await send_message(ada, source=reference))["errors"]
     assert (error["code"], error["path"]) == (
         "VALIDATION",
-        ["source", "attachments", "ids", "0"],
+        ["source", "attachments", "selected", "0", "id"],
     )
 
 
