@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.http import download_urls
-from graph.messages.mime_parts import MailAddress
+from graph.messages.mail_summary import MailSummary
 from graph.messages.types import Message
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
@@ -58,26 +58,13 @@ MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "preview", "has_attachments")
 @strawberry.type(
     description="Copy of a message that a legal hold has made.", directives=[ADMIN_GUARD]
 )
-class HeldCopy(NodeView):
+class HeldCopy(MailSummary):
     position: BigInt = attribute_field("Position in the hash chain of the legal hold, from 1.")
     origin: CopyOrigin = attribute_field("Reason why the message was copied.")
     mailbox_path: str | None = attribute_field(
         "Path of the mailbox of the message, or of the mailbox that it was deleted from. Null: "
         "none."
     )
-    from_: MailAddress | None = attribute_field(
-        "Author of the message, from the header field From. Null: there is none.", name="from"
-    )
-    to: list[MailAddress] = attribute_field("Addresses in the header field To.")
-    cc: list[MailAddress] = attribute_field("Addresses in the header field Cc.")
-    bcc: list[MailAddress] = attribute_field("Addresses in the header field Bcc.")
-    subject: str = attribute_field("Decoded subject. Empty if there is none.")
-    date: datetime | None = attribute_field("Time in the header field Date. Null: there is none.")
-    received_at: datetime = attribute_field("Time when the account received the message.")
-    size: ByteSize = attribute_field("Size of the message in bytes.")
-    preview: str = attribute_field("Beginning of the text, at most 128 bytes.")
-    has_attachments: bool = attribute_field("True if the message has attachments.")
-    attachment_count: int = attribute_field("Number of attachments.")
     envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
     envelope_to: list[str] = attribute_field("Envelope recipients (RCPT TO). Empty: unknown.")
     sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")

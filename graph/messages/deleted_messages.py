@@ -11,6 +11,7 @@ from strawberry import UNSET
 from graph.admin.tasks import Task
 from graph.http import download_urls
 from graph.messages.filter_inputs import MessageFilter
+from graph.messages.mail_summary import MailSummary
 from graph.messages.mime_parts import ContentType, MailAddress
 from graph.messages.types import Message
 from graph.types import global_ids
@@ -32,13 +33,12 @@ from graph.types.references import (
     require_visible_user_id_if_named,
 )
 from graph.types.row_mapping import (
-    NodeView,
     global_id_field,
     lazy_view_factory,
     link,
     selected_columns,
 )
-from graph.types.scalars import URL, ByteSize
+from graph.types.scalars import URL
 from models.errors import InvalidInput
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Scope
@@ -76,7 +76,7 @@ MESSAGE_FIELDS = (
     description="Message that was deleted and can be restored until `expiresAt`.",
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
-class DeletedMessage(NodeView):
+class DeletedMessage(MailSummary):
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
@@ -100,37 +100,16 @@ class DeletedMessage(NodeView):
         description="Thread that the message belongs to. Null if no message of the thread is in a "
         "mailbox.",
     )
-    from_: MailAddress | None = attribute_field(
-        "First address in the header field From. Null if there is none.", name="from"
-    )
     sender: MailAddress | None = attribute_field(
         "First address of the header field Sender. Null if it is missing or equals `from`."
     )
-    to: list[MailAddress] = attribute_field("Addresses of the header field To.")
-    cc: list[MailAddress] = attribute_field("Addresses of the header field Cc.")
-    bcc: list[MailAddress] = attribute_field("Addresses of the header field Bcc.")
     subject: str = attribute_field(
         "Decoded subject of the message. Empty if it has none. For administrators of the "
         "owner below ROOT, an error FORBIDDEN."
     )
-    date: datetime | None = attribute_field(
-        "Time in the header field Date, which the sender wrote. Null if it is missing or invalid."
-    )
-    received_at: datetime = attribute_field(
-        "Time when the message was received: INTERNALDATE in IMAP (RFC 9051)."
-    )
-    size: ByteSize = attribute_field("Size of the message in bytes, before compression.")
     preview: str = attribute_field(
         "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
         "administrators of the owner below ROOT, an error FORBIDDEN."
-    )
-    has_attachments: bool = attribute_field(
-        "True if the message has at least one attachment. Inline parts, such as images that the "
-        "HTML shows, don't count."
-    )
-    attachment_count: int = attribute_field(
-        "Number of attachments of the message, without inline parts, such as images that the HTML "
-        "shows."
     )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."

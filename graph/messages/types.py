@@ -26,6 +26,7 @@ from graph.messages.envelope_types import (
     name_and_address,
 )
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
+from graph.messages.mail_summary import MailSummary
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
 from graph.submission.forward_targets import ForwardTarget
@@ -98,7 +99,7 @@ FLAG_COLUMNS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
     ),
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
-class Message(MessageContentFields):
+class Message(MessageContentFields, MailSummary):
     email_id: str = attribute_field(
         "EMAILID of the message (RFC 8474): 32 hexadecimal digits. It never changes."
     )
@@ -134,17 +135,12 @@ class Message(MessageContentFields):
         "Envelope of the SMTP transaction in which the message was received, or that it "
         "was sent with. Null if it is not known."
     )
-    from_: MailAddress | None = attribute_field(
-        "First address in the header field From. Null if there is none.", name="from"
-    )
     sender: MailAddress | None = attribute_field(
         "First address of the header field Sender. Null if it is missing or equals `from`."
     )
     reply_to: list[MailAddress] = attribute_field(
         "Addresses that replies go to, from the header field Reply-To. Empty: replies go to `from`."
     )
-    to: list[MailAddress] = attribute_field("Addresses of the header field To.")
-    cc: list[MailAddress] = attribute_field("Addresses of the header field Cc.")
     bcc: list[MailAddress] = attribute_field(
         "Addresses of the header field Bcc. It is usual only in drafts and sent messages."
     )
@@ -162,12 +158,6 @@ class Message(MessageContentFields):
     references: list[str] = attribute_field(
         "Message-IDs of the earlier messages of the conversation, from the header field "
         "References. At most the last 1,000."
-    )
-    date: datetime | None = attribute_field(
-        "Time in the header field Date, which the sender wrote. Null if it is missing or invalid."
-    )
-    received_at: datetime = attribute_field(
-        "Time when the message was received: INTERNALDATE in IMAP (RFC 9051)."
     )
     saved_at: datetime = attribute_field(
         "Time when the message was added to its mailbox: SAVEDATE in IMAP (RFC 8514)."
@@ -205,14 +195,6 @@ class Message(MessageContentFields):
     answered: bool = attribute_field("True if the message has the flag \\Answered.")
     forwarded: bool = attribute_field("True if the message has the keyword $Forwarded.")
     modseq: BigInt = attribute_field("MODSEQ of the newest change of the message (RFC 7162).")
-    has_attachments: bool = attribute_field(
-        "True if the message has at least one attachment. Inline parts, such as images that the "
-        "HTML shows, don't count."
-    )
-    attachment_count: int = attribute_field(
-        "Number of attachments of the message, without inline parts, such as images that the HTML "
-        "shows."
-    )
     attachments: list[Attachment] = attribute_field(
         "Attachments and inline parts of the message, such as images that the HTML shows, in "
         "their order."

@@ -42,7 +42,12 @@ class FieldDecorator(Protocol):
 @strawberry.schema_directive(
     # Locations and fields are in alphabetical order: else strawberry's text differs from the
     # sorted schema, and the SDL would contain the directive twice.
-    locations=[Location.FIELD_DEFINITION, Location.INPUT_FIELD_DEFINITION, Location.OBJECT],
+    locations=[
+        Location.FIELD_DEFINITION,
+        Location.INPUT_FIELD_DEFINITION,
+        Location.INTERFACE,
+        Location.OBJECT,
+    ],
     name="auth",
     description="Lowest role, scope and permission that a field needs.",
 )

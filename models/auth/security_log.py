@@ -167,4 +167,5 @@ def security_event_type(action: SecurityEventAction, result: SecurityEventResult
         return EventType.SIGN_IN_SUCCEEDED
     # An action such as CONNECTOR_CREATED is a SECURITY_EVENT: CONNECTOR_CREATED is about the
     # connector.
-    return EventType(action) if action in SAME_NAMED_EVENT_TYPES else EventType.SECURITY_EVENT
+    name = action.value
+    return EventType(name) if name in SAME_NAMED_EVENT_TYPES else EventType.SECURITY_EVENT

@@ -312,8 +312,8 @@ class _ScriptChanges:
     def event_types_by_user(self) -> dict[int, dict[int, EventType]]:
         """The types of the events of new, changed and deleted scripts by user and script ID."""
         types_by_user: defaultdict[int, dict[int, EventType]] = defaultdict(dict)
-        for row in self.new_rows:
-            types_by_user[row["user_id"]][row["id"]] = EventType.SIEVE_CREATED
+        for new_row in self.new_rows:
+            types_by_user[new_row["user_id"]][new_row["id"]] = EventType.SIEVE_CREATED
         for row, _ in self.changes_by_script.values():
             types_by_user[row.user_id][row.id] = EventType.SIEVE_UPDATED
         for row in self.deleted_rows:

@@ -105,7 +105,7 @@ async def create_or_update_forwarding_hosts(
             )
             await connection.execute(update_statement.values(common_values))
         events = FORWARDERS.events
-        types_by_id = {row["id"]: events.created for row in new_rows}
+        types_by_id = {ids_by_host[host]: events.created for host in new_hosts}
         types_by_id |= {row.id: events.updated for row in rows_to_update}
         await ctx.record_changes(session, {PLATFORM: ids_by_event_type(types_by_id)})
         entries = (

@@ -145,7 +145,7 @@ VALUE_DESCRIPTIONS = {
         "ALL": "All protocols and rights that this enum lists.",
     },
     "EventType": EVENT_TYPE_DESCRIPTIONS,
-    "ChangeType": {kind: EVENT_TYPE_DESCRIPTIONS[kind] for kind in ChangeType},
+    "ChangeType": {kind.value: EVENT_TYPE_DESCRIPTIONS[kind] for kind in ChangeType},
     **OAUTH_ENUM_DESCRIPTIONS,
     "DkimAlgorithm": {
         "RSA": "RSA-SHA256 (RFC 8301). Every verifier supports it.",
