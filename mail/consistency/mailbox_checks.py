@@ -31,7 +31,7 @@ TABLES_BY_SINGLE_KEY = (
 )  # checked key by key, since the keys between belong to other users
 
 LONG_TABLES = (Message, Thread)  # checked in parts
-ROWS_PER_PART = 2000  # about half a second
+ROWS_PER_PART = 1000  # well below a second
 
 
 @dataclass(frozen=True, slots=True)
