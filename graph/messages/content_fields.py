@@ -453,7 +453,7 @@ class MessageContentFields(NodeView):
         "source_relation",
         cost=1,
     )
-    async def source(self, info: Info) -> MessageRelation | None:
+    async def original(self, info: Info) -> MessageRelation | None:
         if self.row.source_id is None:
             return None
         row = await info.context.load(message_loaders.load_visible_by_ids, self.row.source_id)

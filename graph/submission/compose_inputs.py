@@ -31,7 +31,7 @@ from resolvers.submission.message_source import MessageSource, QuotePosition
 
 CONTENT_FIELDS = (  # input fields that a message is composed from
     *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
-    *("attachments", "source"),
+    *("attachments", "original"),
 )
 
 
@@ -142,14 +142,14 @@ class MessageContentInput(Options):
     )
     to: list[MailAddressInput] | None = attribute_field(
         "Addresses of the header field To. Default: none. If neither `to` nor `cc` is given, a "
-        "reply goes to the Reply-To of `source`, else its From, else its Sender. A reply to the "
+        "reply goes to the Reply-To of `original`, else its From, else its Sender. A reply to the "
         "user's own message goes to its recipients. A reply to all also goes to the other To "
-        "addresses of `source`.",
+        "addresses of `original`.",
         default=UNSET,
     )
     cc: list[MailAddressInput] | None = attribute_field(
         "Addresses of the header field Cc. Default: none. If neither `to` nor `cc` is given, a "
-        "reply to all goes to the other Cc addresses of `source`.",
+        "reply to all goes to the other Cc addresses of `original`.",
         default=UNSET,
     )
     bcc: list[MailAddressInput] | None = attribute_field(
@@ -161,7 +161,7 @@ class MessageContentInput(Options):
     )
     subject: str | None = attribute_field(
         "Subject of the message, at most 2,048 bytes. Default: derived from the subject of "
-        "`source`.",
+        "`original`.",
         default=UNSET,
     )
     text: str | None = attribute_field(
@@ -178,13 +178,13 @@ class MessageContentInput(Options):
     )
     attachments: list[AttachmentInput] | None = attribute_field(
         "Files to attach. A message has at most 250 attachments, including stored files "
-        "and those of `source`. Default: none.",
+        "and those of `original`. Default: none.",
         default=UNSET,
     )
     priority: Priority = attribute_field(
         "Priority of the message. Default: NORMAL.", default=Priority.NORMAL
     )
-    source: MessageRelationInput | None = attribute_field(
+    original: MessageRelationInput | None = attribute_field(
         "Message that this one replies to or forwards. It gives the default subject and, for a "
         r"reply, the default recipients. It gets the flag \Answered, and for a forward "
         "the keyword $Forwarded, unless another user shares it. It requires the scope "
@@ -230,8 +230,8 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
         "text": value_or_none(content_input.text),
         "html": value_or_none(content_input.html),
         "priority": content_input.priority,
-        "source": await require_message_source_from_relation(info, content_input.source)
-        if content_input.source
+        "source": await require_message_source_from_relation(info, content_input.original)
+        if content_input.original
         else None,
     }
 
@@ -353,11 +353,11 @@ async def require_message_source_from_relation(
 
     Raises NotFound if the source names no message, InvalidInput if an ID is not valid.
     """
-    message_path = ["source", "message"]
+    message_path = ["original", "message"]
     key = await find_unchecked_message_id(info, source_input.message, path=message_path)
     if key is None:
         raise NotFound("", path=message_path)
-    files = attachment_selection(source_input.attachments or None, ["source", "attachments"])
+    files = attachment_selection(source_input.attachments or None, ["original", "attachments"])
     return MessageSource(
         key,
         source_input.relation,

@@ -141,7 +141,7 @@ class ComposeRequest(NodeView):
         )
 
     @field("Message that the new message replies to or forwards. Null: none.", "content")
-    async def source(self, info: Info) -> MessageRelation | None:
+    async def original(self, info: Info) -> MessageRelation | None:
         stored = self.row.content.get("source")
         if not stored:
             return None
@@ -161,14 +161,14 @@ class ComposeRequestCreateInput(Options):
     )
     to: list[MailAddressInput] | None = attribute_field(
         "Addresses for the header field To of the new message. Default: none. If neither "
-        "`to` nor `cc` is given, a reply goes to the Reply-To of `source`, else its "
+        "`to` nor `cc` is given, a reply goes to the Reply-To of `original`, else its "
         "From, else its Sender. A reply to the user's own message goes to its "
-        "recipients. A reply to all also goes to the other To addresses of `source`.",
+        "recipients. A reply to all also goes to the other To addresses of `original`.",
         default=UNSET,
     )
     cc: list[MailAddressInput] | None = attribute_field(
         "Addresses for the header field Cc of the new message. Default: none. If neither `to` "
-        "nor `cc` is given and `source` is a reply to all: the other Cc addresses of `source`.",
+        "nor `cc` is given and `original` is a reply to all: the other Cc addresses of `original`.",
         default=UNSET,
     )
     bcc: list[MailAddressInput] | None = attribute_field(
@@ -179,7 +179,7 @@ class ComposeRequestCreateInput(Options):
     )
     subject: str | None = attribute_field(
         "Subject of the new message, at most 2,048 bytes. Default: derived from the subject of "
-        "`source`.",
+        "`original`.",
         default=UNSET,
     )
     text: str | None = attribute_field(
@@ -201,10 +201,10 @@ class ComposeRequestCreateInput(Options):
     priority: Priority = attribute_field(
         "Priority of the new message. Default: NORMAL.", default=Priority.NORMAL
     )
-    source: MessageRelationInput | None = attribute_field(
+    original: MessageRelationInput | None = attribute_field(
         "Message that the new message replies to or forwards. Requires the scope MAIL_READ, and "
-        "is refused if `user` is another user. The fields `source.attachments` and "
-        "`source.includeMessage` are refused, since the client attaches files. Default: none.",
+        "is refused if `user` is another user. The fields `original.attachments` and "
+        "`original.includeMessage` are refused, since the client attaches files. Default: none.",
         default=UNSET,
     )
 

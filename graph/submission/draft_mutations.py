@@ -64,13 +64,13 @@ class DraftPatch:
     )
     to: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
         "Addresses of the header field To. An incomplete address is left out with the warning "
-        "RECIPIENT_DROPPED. Default for a new draft that replies to a `source`, if `cc` is also "
+        "RECIPIENT_DROPPED. Default for a new draft that replies to an `original`, if `cc` is also "
         "omitted: the recipients of the reply."
     )
     cc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
         "Addresses of the header field Cc. An incomplete address is an error. Default for a new "
         "draft that replies to all, if `to` is also omitted: the other Cc addresses of the "
-        "`source`."
+        "`original`."
     )
     bcc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
         "Addresses of the header field Bcc. An incomplete address is an error. The addresses of "
@@ -80,7 +80,7 @@ class DraftPatch:
         "Addresses of the header field Reply-To. Default: that of the identity."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
-        "Subject of the draft, at most 2,048 bytes. Default for a new draft with a `source`: "
+        "Subject of the draft, at most 2,048 bytes. Default for a new draft with an `original`: "
         "derived from the subject of that message."
     )
     text: strawberry.Maybe[str | None] = attribute_field(
@@ -182,13 +182,13 @@ class DraftSaveInput(Options):
         "special use DRAFTS for a new draft.",
         default=UNSET,
     )
-    source: MessageRelationInput | None = attribute_field(
+    original: MessageRelationInput | None = attribute_field(
         "Message that a new draft replies to or forwards. Not allowed for an existing draft, "
-        "which keeps its source. Default: none.",
+        "which keeps its original message. Default: none.",
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "User who owns the draft. Another user excludes `source` and `set.addFiles`. Default: "
+        "User who owns the draft. Another user excludes `original` and `set.addFiles`. Default: "
         "the signed-in user.",
         default=UNSET,
     )
@@ -223,8 +223,8 @@ class DraftMutation:
             input.set.to_changes(problems),
             await _require_draft_id_if_named(info, input.draft or None, user_id),
             mailbox_selector_from_ref(mailbox) if mailbox else None,
-            await require_message_source_from_relation(info, input.source)
-            if input.source
+            await require_message_source_from_relation(info, input.original)
+            if input.original
             else None,
             since,
         )

@@ -109,7 +109,7 @@ class MessageSendInput(MessageContentInput):
     )
     user: UserRef | None = attribute_field(
         "User whose account sends the message. Not needed to send as an address of another user: "
-        "`from` is enough. Another user excludes `source`, `fileAttachments` and the caller's "
+        "`from` is enough. Another user excludes `original`, `fileAttachments` and the caller's "
         "uploads. Default: the signed-in user.",
         default=strawberry.UNSET,
     )

@@ -271,7 +271,7 @@ def _collect_field_problems(ctx: Context, fields: MessageFields, problems: Error
     with problems.collecting():
         if fields.source and (fields.source.attachments or fields.source.includes_message):
             text = "`attachments` can't be set: the client attaches those of the original message."
-            path = ["source", "attachments"]
+            path = ["original", "attachments"]
             raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
 
 

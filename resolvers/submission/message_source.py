@@ -90,7 +90,7 @@ async def read_inherited_header_and_content(
     statement = select(*select_columns(Message, _MESSAGE_COLUMNS)).where(
         col(Message.id) == source.message_id, is_own_or_shared(ctx, Message)
     )
-    path = ["source", "message"]
+    path = ["original", "message"]
     row = require_found(
         next(iter(await ctx.read(statement)), None), str(source.message_id), path=path
     )
@@ -126,7 +126,7 @@ async def _read_source_attachments(
 ) -> list[OutgoingFile]:
     if source.attachments is None:
         return []
-    path = ["source", "attachments"]
+    path = ["original", "attachments"]
     message = await _read_content(ctx, source.message_id)
     numbers = attachments.require_attachment_numbers(message, source.attachments, path)
     return await attachments.read_selected_attachments(message, numbers, budget, path)
@@ -134,7 +134,7 @@ async def _read_source_attachments(
 
 async def _read_content(ctx: Context, message_id: int) -> StoredMessage:
     return require_found(
-        await content.load_stored_message(ctx, message_id), path=["source", "message"]
+        await content.load_stored_message(ctx, message_id), path=["original", "message"]
     )
 
 
@@ -169,7 +169,7 @@ async def _build_quote(
         html = None if len(html) > reply_quote.MAX_ORIGINAL_LENGTH else html
     if html is not None:
         images = await attachments.read_selected_attachments(
-            message, sorted(shown_numbers), budget, ["source", "quote"]
+            message, sorted(shown_numbers), budget, ["original", "quote"]
         )
     authors = (
         [NamedAddress(message_row.from_address, message_row.from_name)]
@@ -197,7 +197,7 @@ async def _message_as_attachment(
 ) -> OutgoingFile:
     """Return the whole message as an attachment with the suffix .eml."""
     message = await _read_content(ctx, message_row.id)
-    budget.count_file_or_raise(message.size, ["source", "includeMessage"])
+    budget.count_file_or_raise(message.size, ["original", "includeMessage"])
     name = attachments.filename_from_text_or_empty(message_row.subject) or "message"
     raw = await read_all(message.stream_raw())
     return OutgoingFile(raw, f"{name}.eml", is_message=True)

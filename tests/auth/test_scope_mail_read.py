@@ -73,7 +73,7 @@ async def test_reference_to_stored_message_needs_mail_read(
     arguments = {
         "bcc": [{"address": RECIPIENT}],
         "to": [{"address": RECIPIENT}],
-        "source": reference,
+        "original": reference,
     }
     sender = await make_scoped_client(ada, Scope.SUBMIT)
     payload = (await sender(SEND, input=arguments))["messageSend"]

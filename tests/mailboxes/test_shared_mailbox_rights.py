@@ -410,7 +410,7 @@ async def test_post_right_allows_sending_as_owner(ada: GraphQLClient, bob: Graph
     reply = {
         "from": arguments["from"],
         "text": "x",
-        "source": {"message": {"id": message}, "relation": "REPLY"},
+        "original": {"message": {"id": message}, "relation": "REPLY"},
     }
     answer = await run_mailbox_mutation(bob, "messageSend", SEND_FIELDS, **reply)
     assert answer["errors"] == []

@@ -265,7 +265,7 @@ async def prepare_reference(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
         "relation": "FORWARD",
         "quote": "ABOVE",
     }
-    return MutationCall("messageSend", {**SEND_INPUT, "source": reference})
+    return MutationCall("messageSend", {**SEND_INPUT, "original": reference})
 
 
 async def prepare_archive_import(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:

@@ -95,7 +95,7 @@ async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> Non
         assert (await load_fields(ada, message_id, "seq"))["seq"] == number
 
 
-USER_LIST = "{ messages(first: 50) { nodes { seq source { uid message { subject } } } } }"
+USER_LIST = "{ messages(first: 50) { nodes { seq original { uid message { subject } } } } }"
 ROOT_LIST = (
     '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { storage { sha256 refCount } } } }'
 )
@@ -116,7 +116,7 @@ async def test_detail_statement_count_is_independent_of_list_length(
     async def save_reply_draft(subject: str) -> None:
         message_id = (await deliver_to(ada, subject)).message_id
         ref = {"message": {"id": global_ids.encode("Message", message_id)}, "relation": "REPLY"}
-        assert not (await save_draft(ada, source=ref, text="x"))["errors"]
+        assert not (await save_draft(ada, original=ref, text="x"))["errors"]
 
     await save_reply_draft("First")
     await count_statements()
@@ -152,9 +152,9 @@ async def test_draft_keeps_reference_when_saved_again(
         "message": {"id": global_ids.encode("Message", question.message_id)},
         "relation": "REPLY_ALL",
     }
-    answer = await save_draft(ada, source=ref, text="Well")
+    answer = await save_draft(ada, original=ref, text="Well")
     draft_id = answer["message"]["id"]
-    fields = "source { relation uid message { subject } mailbox { path } }"
+    fields = "original { relation uid message { subject } mailbox { path } }"
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
     expected = {
         "relation": "REPLY_ALL",
@@ -162,22 +162,22 @@ async def test_draft_keeps_reference_when_saved_again(
         "message": {"subject": "Question"},
         "mailbox": {"path": "INBOX"},
     }
-    assert (await ada(document, id=draft_id))["message"]["source"] == expected
+    assert (await ada(document, id=draft_id))["message"]["original"] == expected
     repeated = await save_draft(ada, draft={"id": draft_id}, subject="Re: Question", text="Better")
     assert repeated["message"]["id"] == draft_id
-    assert (await ada(document, id=draft_id))["message"]["source"] == expected
+    assert (await ada(document, id=draft_id))["message"]["original"] == expected
     assert (await bob(document, id=draft_id))["message"] is None
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}, permanent: true}) "
         "{ errors { code } } }",
         id=global_ids.encode("Message", question.message_id),
     )
-    after_delete = (await ada(document, id=draft_id))["message"]["source"]
+    after_delete = (await ada(document, id=draft_id))["message"]["original"]
     assert after_delete == {"relation": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
     without_reference = await load_fields(
-        ada, (await deliver_to(ada, "Plain")).message_id, "source { uid }"
+        ada, (await deliver_to(ada, "Plain")).message_id, "original { uid }"
     )
-    assert without_reference["source"] is None
+    assert without_reference["original"] is None
 
 
 EVENT_FIELDS = """calendarEvents { method uid summary startsAt endsAt allDay location

@@ -341,7 +341,7 @@ async def test_draft_for_user_cannot_include_users_mail(
 ) -> None:
     first, _ = await list_message_ids(ada)
     source = {"message": {"id": first}, "relation": "FORWARD", "includeMessage": True}
-    arguments = {"source": source, "set": {}, "user": {"username": "ada"}}
+    arguments = {"original": source, "set": {}, "user": {"username": "ada"}}
     for client in managers:
         (error,) = (await execute_mutation(client, "draftSave", "message { id }", **arguments))[
             "errors"

@@ -26,7 +26,6 @@ REUSED_NAMES = {
     "AdminPermission.SPAM_POLICY",
     "EventType.MESSAGE_DELETED",
     "LimitChange.limit",
-    "Message.source",
     "MessageFilter.to",
     "UserPermission.SPAM_POLICY",
 }  # old names that now mean something else

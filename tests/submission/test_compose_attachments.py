@@ -75,7 +75,7 @@ async def test_attachment_needs_exactly_one_valid_source(
 async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> None:
     message_id = await receive_rich_message(ada)
     reference = {"message": {"id": message_id}, "relation": "FORWARD", "attachments": {"all": True}}
-    forward = await send_message(ada, source=reference)
+    forward = await send_message(ada, original=reference)
     assert [content for *_, content in await load_attached_files(ada, forward)] == [
         file.content for file in ATTACHMENTS
     ]
@@ -87,7 +87,7 @@ async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> N
     reference = {"message": {"id": message_id}, "relation": "REPLY", "attachments": selection}
     new_file = {"content": base64.b64encode(b"own").decode(), "filename": "own.txt"}
     attached_files = await load_attached_files(
-        ada, await send_message(ada, source=reference, attachments=[new_file])
+        ada, await send_message(ada, original=reference, attachments=[new_file])
     )
     assert [name for name, *_ in attached_files] == ["own.txt", "photo.png", "large.pdf"]
     assert attached_files[1][2] == "<photo@here>"
@@ -107,7 +107,7 @@ async def test_foreign_or_unknown_attachment_is_not_found(
                     {"id": attachment_id(own_message, nth)},
                 ]
             },
-            ["source", "attachments"],
+            ["original", "attachments"],
         ),
         (
             own_message,
@@ -117,12 +117,12 @@ async def test_foreign_or_unknown_attachment_is_not_found(
                     {"id": attachment_id(foreign_message, 0)},
                 ]
             },
-            ["source", "attachments"],
+            ["original", "attachments"],
         ),
-        (foreign_message, {"all": True}, ["source", "message"]),
+        (foreign_message, {"all": True}, ["original", "message"]),
     ):
         reference = {"message": {"id": message}, "relation": "FORWARD", "attachments": selection}
-        (error,) = (await send_message(ada, source=reference))["errors"]
+        (error,) = (await send_message(ada, original=reference))["errors"]
         assert error["code"] == "NOT_FOUND"
         assert error["path"][:2] == path
     reference = {
@@ -130,10 +130,10 @@ async def test_foreign_or_unknown_attachment_is_not_found(
         "relation": "FORWARD",
         "attachments": {"selected": [{"id": "x"}]},
     }
-    (error,) = (await send_message(ada, source=reference))["errors"]
+    (error,) = (await send_message(ada, original=reference))["errors"]
     assert (error["code"], error["path"]) == (
         "VALIDATION",
-        ["source", "attachments", "selected", "0", "id"],
+        ["original", "attachments", "selected", "0", "id"],
     )
 
 
@@ -145,6 +145,6 @@ async def test_submit_only_key_cannot_attach_files_of_messages(ada: GraphQLClien
     sender = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     reference = {"message": {"id": message_id}, "relation": "FORWARD", "attachments": {"all": True}}
     document = MESSAGE_SEND.replace("messages { id }", "submissions { id }")
-    arguments = {**SEND_INPUT, "source": reference}
+    arguments = {**SEND_INPUT, "original": reference}
     (error,) = (await sender(document, input=arguments))["messageSend"]["errors"]
     assert error["code"] == "FORBIDDEN"

@@ -36,7 +36,7 @@ from tests.support.stores.other_processes import deregister_as_dead
 
 REQUEST_FIELDS = """id subject text priority requestedBy requestedAt expiresAt
   to { name address } files { filename } identity { address } mailbox { path }
-  source { relation message { subject } }"""
+  original { relation message { subject } }"""
 PAYLOAD_FIELDS = f"deliveredCount composeRequest {{ {REQUEST_FIELDS} }}"
 SUBSCRIPTION = f"""subscription ($after: ComposeRequestRef) {{
   composeRequested(after: $after) {{ {REQUEST_FIELDS} }} }}"""
@@ -212,12 +212,12 @@ async def test_compose_request_for_reply_has_quote(
     inserted = await deliver_to(ada, raw_message("Ponds"))
     message_id = global_ids.encode("Message", inserted.message_id)
     reference = {"message": {"id": message_id}, "relation": "REPLY", "quote": "BELOW"}
-    answer = await request_compose(ada, source=reference, text="Yes.")
+    answer = await request_compose(ada, original=reference, text="Yes.")
     assert answer["errors"] == []
     request = answer["composeRequest"]
     assert request["subject"] == "Re: Ponds"
     assert request["to"] == [{"name": "Carol", "address": "carol@example.com"}]
-    assert request["source"] == {"relation": "REPLY", "message": {"subject": "Ponds"}}
+    assert request["original"] == {"relation": "REPLY", "message": {"subject": "Ponds"}}
     assert request["text"].startswith("Yes.\n\nOn Tue, 01 Jan 2030 10:00:00 +0000, Carol")
     assert "\n> Hi there." in request["text"]
 

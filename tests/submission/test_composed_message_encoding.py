@@ -188,7 +188,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
     reference = {"message": {"id": message_id}, "relation": "REPLY"}
-    answer = await save_draft(ada, source=reference, text="Yes.")
+    answer = await save_draft(ada, original=reference, text="Yes.")
     message = await parse_stored_message(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
     assert answer["message"]["thread"] == {**answer["message"]["thread"], "messageCount": 2}
@@ -197,8 +197,8 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Carol <carol@example.com>",
     )
     assert str(message["In-Reply-To"]) == answer["message"]["inReplyTo"]
-    (error,) = (await save_draft(bob, source=reference))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["source", "message"])
+    (error,) = (await save_draft(bob, original=reference))["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["original", "message"])
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ async def test_attached_message_stays_a_message(ada: GraphQLClient) -> None:
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
     source = {"message": {"id": message_id}, "relation": "FORWARD", "includeMessage": True}
-    draft = await create_draft(ada, source=source)
+    draft = await create_draft(ada, original=source)
     for text in ("one", "two"):
         answer = await save_draft(ada, draft={"id": draft["id"]}, text=text)
         message = await parse_stored_message(ada, answer)

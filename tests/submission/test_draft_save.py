@@ -168,7 +168,7 @@ async def test_saved_reply_keeps_source_and_its_attachments(ada: GraphQLClient) 
     )
     message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
     source = {"message": {"id": message_id}, "relation": "REPLY", "attachments": {"all": True}}
-    draft = await create_draft(ada, source=source)
+    draft = await create_draft(ada, original=source)
     patches: list[dict[str, Any]] = [{"subject": "Re: Plans"}, {"text": "Yes."}, {"cc": []}]
     for arguments in patches:
         answer = await save_draft(ada, draft={"id": draft["id"]}, **arguments)
@@ -181,8 +181,8 @@ async def test_saved_reply_keeps_source_and_its_attachments(ada: GraphQLClient) 
         assert current["thread"] == {**draft["thread"], "messageCount": 2}
         message = await parse_stored_message(ada, answer)
         assert (message["Subject"], message["To"]) == ("Re: Plans", "carol@example.com")
-    refused = await save_draft_again(ada, draft, source=source)
-    assert [(e["code"], e["path"]) for e in refused["errors"]] == [("VALIDATION", ["source"])]
+    refused = await save_draft_again(ada, draft, original=source)
+    assert [(e["code"], e["path"]) for e in refused["errors"]] == [("VALIDATION", ["original"])]
 
 
 async def test_draft_joins_and_leaves_thread_by_subject(
@@ -192,7 +192,7 @@ async def test_draft_joins_and_leaves_thread_by_subject(
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
     source = {"message": {"id": message_id}, "relation": "REPLY"}
-    joined = await create_draft(ada, subject="Plans", source=source)
+    joined = await create_draft(ada, subject="Plans", original=source)
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
     assert len(await select_rows(environment, "SELECT id FROM threads")) == 1
     kept = (await save_draft_again(ada, joined, cc=[]))["message"]

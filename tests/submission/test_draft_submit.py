@@ -268,7 +268,7 @@ async def test_submit_marks_original_as_answered(ada: GraphQLClient) -> None:
     inserted = await deliver_to(ada, raw_message("Hello"))
     message_id = global_ids.encode("Message", inserted.message_id)
     reference = {"message": {"id": message_id}, "relation": "REPLY"}
-    new_draft = await create_draft(ada, source=reference)
+    new_draft = await create_draft(ada, original=reference)
     assert (await submit_draft(ada, new_draft))["errors"] == []
     result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { answered } }", by={"id": message_id}

@@ -203,7 +203,7 @@ async def test_reply_uses_subject_and_sender_of_original(
         "message": {"id": global_ids.encode("Message", inserted.message_id)},
         "relation": "REPLY",
     }
-    sent = await execute(schema, ada, MESSAGE_SEND, input={"text": "Yes.", "source": reference})
+    sent = await execute(schema, ada, MESSAGE_SEND, input={"text": "Yes.", "original": reference})
     assert sent["errors"] == []
     assert sent["messages"][0]["subject"] == "Re: Plans"
     assert [recipient["recipient"] for recipient in sent["submissions"][0]["recipients"]] == [
@@ -211,9 +211,9 @@ async def test_reply_uses_subject_and_sender_of_original(
     ]
     missing_reference = {**reference, "message": {"emailId": "0" * 32}}
     refused = await execute(
-        schema, ada, MESSAGE_SEND, input={"text": "Yes.", "source": missing_reference}
+        schema, ada, MESSAGE_SEND, input={"text": "Yes.", "original": missing_reference}
     )
-    assert [e["path"] for e in refused["errors"]] == [["source", "message"]]
+    assert [e["path"] for e in refused["errors"]] == [["original", "message"]]
 
 
 @pytest.mark.parametrize("extra", [{}, {"raw": "From: ada@example.org\r\n\r\nx"}])

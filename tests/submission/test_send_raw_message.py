@@ -137,7 +137,7 @@ async def test_reply_quotes_html_with_percent_encoded_image(ada: GraphQLClient) 
         b"Content-ID: <dot@here>\r\n\r\npicture\r\n--r--\r\n"
     )
     source_reference = await receive_and_reference(ada, raw, "REPLY", quote="BELOW")
-    answer = await send_message(ada, html="<p>Yes.</p>", source=source_reference)
+    answer = await send_message(ada, html="<p>Yes.</p>", original=source_reference)
     assert answer["errors"] == []
     (raw_sent,) = await load_queued_messages(ada.environment)
     assert b"<dot@here>" in raw_sent
@@ -147,24 +147,24 @@ async def test_reply_quotes_original_text(ada: GraphQLClient) -> None:
     long_line = "word " * 40
     raw = raw_message("Ponds", body=f"One.\r\n> Two.\r\n{long_line}\r\n\r\n-- \r\nCarol\r\n")
     source_reference = await receive_and_reference(ada, raw, "REPLY", quote="BELOW")
-    answer = await send_message(ada, text="Yes.", source=source_reference)
+    answer = await send_message(ada, text="Yes.", original=source_reference)
     text = answer["messages"][0]["text"].replace("\r\n", "\n")
     assert text.startswith("Yes.\n\nOn Tue, 01 Jan 2030 10:00:00 +0000, Carol <carol@")
     assert "\n> One.\n>> Two.\n> word word" in text
     assert all(len(line) <= 78 for line in text.split("\n")[3:])
     assert "-- " not in text
     quote_above = {**source_reference, "quote": "ABOVE"}
-    text = (await send_message(ada, text="Yes.", source=quote_above))["messages"][0]["text"]
+    text = (await send_message(ada, text="Yes.", original=quote_above))["messages"][0]["text"]
     assert text.rstrip().endswith("Yes.")
     without_quote = await send_message(
-        ada, text="Yes.", source={**source_reference, "quote": "NONE"}
+        ada, text="Yes.", original={**source_reference, "quote": "NONE"}
     )
     assert without_quote["messages"][0]["text"].strip() == "Yes."
 
 
 async def test_quoted_html_is_sanitized(ada: GraphQLClient, environment: Environment) -> None:
     source_reference = await receive_and_reference(ada, HTML_MESSAGE, "REPLY", quote="BELOW")
-    answer = await send_message(ada, html="<body><p>Yes.</p></body>", source=source_reference)
+    answer = await send_message(ada, html="<body><p>Yes.</p></body>", original=source_reference)
     assert answer["errors"] == []
     (raw,) = await load_queued_messages(environment)
     page = parse_message(raw).get_body(("html",)).get_content()
@@ -180,7 +180,7 @@ async def test_forward_quotes_header_of_original(ada: GraphQLClient) -> None:
     source_reference = await receive_and_reference(
         ada, raw_message("Ponds"), "FORWARD", quote="BELOW"
     )
-    answer = await send_message(ada, **TO_CAROL, text="FYI", source=source_reference)
+    answer = await send_message(ada, **TO_CAROL, text="FYI", original=source_reference)
     text = answer["messages"][0]["text"].replace("\r\n", "\n")
     assert answer["messages"][0]["subject"] == "Fwd: Ponds"
     assert "From: Carol <carol@example.com>\nDate: Tue, 01 Jan 2030" in text
@@ -193,7 +193,7 @@ async def test_forward_attaches_whole_original(
 ) -> None:
     raw = raw_message("Ponds: a/b", body=body)
     source_reference = await receive_and_reference(ada, raw, "FORWARD", includeMessage=True)
-    answer = await send_message(ada, **TO_CAROL, text="FYI", source=source_reference)
+    answer = await send_message(ada, **TO_CAROL, text="FYI", original=source_reference)
     assert answer["errors"] == []
     sent = (await load_queued_messages(environment))[0]
     assert sent.isascii()
@@ -218,7 +218,7 @@ async def test_submit_only_key_cannot_quote(ada: GraphQLClient, environment: Env
     document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
       errors { code path } } }"""
     for extra in ({"quote": "BELOW"}, {"includeMessage": True}, {"attachments": {"all": True}}):
-        arguments = {"text": "x", "source": {**source_reference, **extra}}
+        arguments = {"text": "x", "original": {**source_reference, **extra}}
         (error,) = (await sender(document, input=arguments))["messageSend"]["errors"]
         assert error["code"] == "FORBIDDEN"
 
@@ -228,8 +228,10 @@ async def test_foreign_message_cannot_be_quoted(ada: GraphQLClient, bob: GraphQL
         ada, raw_message("Secret"), "REPLY", quote="BELOW"
     )
     for extra in ({}, {"includeMessage": True}, {"attachments": {"all": True}}):
-        answer = await send_message(bob, **TO_CAROL, text="x", source={**source_reference, **extra})
-        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["source", "message"])]
+        answer = await send_message(
+            bob, **TO_CAROL, text="x", original={**source_reference, **extra}
+        )
+        assert error_codes_and_paths(answer) == [("NOT_FOUND", ["original", "message"])]
 
 
 async def test_message_is_encrypted_to_all_known_keys(

@@ -177,7 +177,7 @@ def _require_valid_change(request: DraftSaveRequest) -> None:
     """Raise InvalidInput if a change of a draft has nothing to change, or a source."""
     if request.source is not None:
         text = "The source of a draft can only be set when it is created."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["source"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["original"])
     if request.changes.is_empty and request.mailbox is None:
         raise InvalidInput(
             "At least one field is required.",

@@ -22,7 +22,7 @@ MESSAGE_IMPORT = f"""
 mutation ($input: MessageImportInput!) {{ messageImport(input: $input) {{
   messages {{ {MESSAGE_FIELDS} }} {ERROR_FIELDS} }} }}
 """
-DRAFT_SAVE_ARGUMENTS = ("draft", "mailbox", "source", "user", "ifUnchangedSince", "options")
+DRAFT_SAVE_ARGUMENTS = ("draft", "mailbox", "original", "user", "ifUnchangedSince", "options")
 MESSAGE_SOURCE_QUERY = """
 query ($id: ID!) { message(by: {id: $id}) { rawSource(maxBytes: 16777216) } }
 """
