@@ -420,7 +420,7 @@ class ContextLoader(DataLoader[Any, Any]):
         if (transaction := self._ctx._transaction) is not None:  # noqa: SLF001 - the same module
             transaction.expect_load(self)
 
-    async def batch_load_fn(self, keys: list[Any]) -> list[Any]:  # type: ignore[override]
+    async def batch_load_fn(self, keys: list[Any]) -> list[Any]:
         """Run the batch function and measure the number of keys and the time."""
         BATCH_KEYS_METRIC.observe(len(keys), self._name)
         with TimedBlock(BATCH_SECONDS_METRIC, f"load {self._name}", self._name) as timing:
