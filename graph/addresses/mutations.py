@@ -15,7 +15,7 @@ from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.list_inputs import convert_list_items
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import MANAGED, MANAGED_OR_DOMAINS
 from graph.types.references import (
     AddressRef,
@@ -410,6 +410,7 @@ class AddressMutation:
         "main address and the address of a resource are a CONFLICT.",
         scope=Scope.SETTINGS,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
+        cost=LONG_MUTATION_COST,
     )
     async def address_delete(self, info: Info, input: AddressDeleteInput) -> DeletePayload:
         refs = address_selectors_from_refs(input.addresses)

@@ -302,6 +302,7 @@ class AddressQuery:
         "receives mail for the given one. Null if there is none or the caller can't see it.",
         scope=Scope.READ,
         access=ACCOUNTS,
+        cost=2,
     )
     async def address(
         self, info: Info, by: AddressRef, allow_wildcard: bool = False

@@ -208,7 +208,7 @@ class TaskMutation:
         "already being sent is the error CONFLICT.",
         scope=Scope.MAIL,
         access=OWN,
-        cost=LONG_MUTATION_COST,
+        cost=2 * LONG_MUTATION_COST,
     )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
         return UndoPayload(

@@ -34,7 +34,12 @@ from graph.auth.second_factors import (
 from graph.types import global_ids
 from graph.types.errors import DeletePayload
 from graph.types.fields import Info
-from graph.types.mutations import SECOND_FACTOR_CHANGE_COST, AtomicExclusion, mutation
+from graph.types.mutations import (
+    LONG_MUTATION_COST,
+    SECOND_FACTOR_CHANGE_COST,
+    AtomicExclusion,
+    mutation,
+)
 from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.references import UserRef, require_visible_user_id_if_named
@@ -171,6 +176,7 @@ class TwoFactorMutation:
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
+        cost=LONG_MUTATION_COST,
     )
     async def totp_verify(self, info: Info, input: TotpVerifyInput) -> TotpVerifyPayload:
         user_id = await _require_permitted_target_user_id(info, input.user or None)
@@ -271,6 +277,7 @@ class TwoFactorMutation:
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         access=MANAGED,
+        cost=LONG_MUTATION_COST,
     )
     async def webauthn_challenge(
         self, info: Info, input: WebauthnChallengeInput
@@ -322,6 +329,7 @@ class TwoFactorMutation:
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
+        cost=LONG_MUTATION_COST,
     )
     async def webauthn_verify(
         self, info: Info, input: WebauthnVerifyInput

@@ -9,7 +9,7 @@ from graph.resources.references import ResourceRef, resolve_resource_ids_or_rais
 from graph.resources.types import Resource
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
-from graph.types.mutations import mutation
+from graph.types.mutations import LONG_MUTATION_COST, mutation
 from graph.types.object_access import DOMAINS
 from graph.types.references import DomainRef, domain_selector_from_ref
 from models.resources.tables import BookingPolicy, ResourceKind
@@ -112,6 +112,7 @@ class ResourceMutation:
         "Changes resources, all or none. Existing bookings stay, even beyond a new limit.",
         **WRITE_GUARD,
         access=DOMAINS,
+        cost=LONG_MUTATION_COST,
     )
     async def resource_update(self, info: Info, input: ResourceUpdateInput) -> ResourcesPayload:
         keys = await resolve_resource_ids_or_raise(info, input.resources)
@@ -123,6 +124,7 @@ class ResourceMutation:
         "notified.",
         **WRITE_GUARD,
         access=DOMAINS,
+        cost=LONG_MUTATION_COST,
     )
     async def resource_delete(self, info: Info, input: ResourceDeleteInput) -> DeletePayload:
         keys = await resolve_resource_ids_or_raise(info, input.resources)

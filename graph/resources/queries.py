@@ -53,6 +53,7 @@ class ResourceQuery:
         "Users see the resources of the domains of their account and of their addresses. "
         "A DOMAIN_ADMIN also sees those of administered domains, an ADMIN all.",
         scope=Scope.READ,
+        cost=3,
     )
     async def resource(self, info: Info, by: ResourceRef) -> Resource | None:
         try:

@@ -314,7 +314,7 @@ class SearchIndexMutation:
     @mutation(
         "Starts a task that makes the text index smaller and faster: it merges segments (SQLite), "
         "or removes rows of deleted messages (PostgreSQL).",
-        cost=LONG_MUTATION_COST,
+        cost=2 * LONG_MUTATION_COST,
         **WRITE_GUARD,
     )
     async def search_index_optimize(

@@ -15,6 +15,7 @@ from models.users.roles import Role, Scope
 from resolvers.throttling import bans, loaders, update
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
+BAN_CHANGE_COST = 200  # points: all processes read the bans again
 LIST_LIMITS = "At most 5,000 entries, of which 200 are host names. The new list replaces the old."
 REASON_DESCRIPTION = (
     "Reason for the audit log, at most 255 printable characters. A reason in `options` "
@@ -137,7 +138,7 @@ class ThrottlingMutation:
         "ban of the caller's own IP address, loopback, trusted proxies or servers of the platform "
         "is refused. Networks of the allow list are still accepted. Above 100,000 bans the oldest "
         "end.",
-        cost=100,
+        cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )
     async def ban_add(self, info: Info, input: BanAddInput) -> NetworkBansPayload:
@@ -154,7 +155,7 @@ class ThrottlingMutation:
         "account against all networks stay. Failures that were counted no longer count. The next "
         "ban of a network is as long as a first one, also if its last ban has already ended. A "
         "network without bans and delays is no error.",
-        cost=100,
+        cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )
     async def ban_lift(self, info: Info, input: BanLiftInput) -> BanLiftPayload:

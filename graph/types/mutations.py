@@ -50,7 +50,7 @@ from resolvers.viewer import GuardRule
 # Costs of mutations that take longer than others: a point is about ten microseconds of work, and
 # test_cpu_per_point.py allows twenty times as much.
 LONG_MUTATION_COST = 50  # of a mutation with many statements, or that parses a key
-PASSWORD_HASH_COST = 200  # of a mutation that hashes a password that it generates
+PASSWORD_HASH_COST = 300  # of a mutation that hashes a password that it generates
 SECOND_FACTOR_CHANGE_COST = 200  # of a mutation that ends sign-ins and notifies the user
 MAX_KEY_LENGTH = 128  # characters of an idempotency key
 MAX_TEXT_LENGTH = 255  # characters of a session ID or a reason

@@ -109,11 +109,12 @@ class UserSelection(ConditionsInput):
 
 
 def user_selector_from_selection(
-    selection: UserSelection | None, *, path: str = "users"
+    selection: UserSelection | None, *, path: str = "users", with_deleted: bool = False
 ) -> UserSelector:
     """Return the resolvers' selector of the users in a selection.
 
-    Raises InvalidInput if an ID is malformed.
+    With `with_deleted`, IDs of DeletedUser select users too. Raises InvalidInput if an ID is
+    malformed.
     """
     if not selection:
         return UserSelector()
@@ -121,7 +122,12 @@ def user_selector_from_selection(
         was_sent=True,
         all=bool(selection.all),
         ids=tuple(
-            global_ids.decode("User", text, path=[path, "ids"], index=nth)
+            global_ids.decode(
+                user_type_of_id(text) if with_deleted else "User",
+                text,
+                path=[path, "ids"],
+                index=nth,
+            )
             for nth, text in enumerate(selection.ids or ())
         ),
         usernames=tuple(selection.usernames or ()),
@@ -129,6 +135,11 @@ def user_selector_from_selection(
         domains=tuple(domain_selectors_from_refs(selection.domains, path=[path, "domains"])),
         tags=tuple(selection.tags or ()),
     )
+
+
+def user_type_of_id(text: str) -> str:
+    """Return DeletedUser if the ID has the prefix of that type, else User."""
+    return "DeletedUser" if global_ids.has_type("DeletedUser", text) else "User"
 
 
 def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:

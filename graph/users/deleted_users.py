@@ -24,6 +24,7 @@ from graph.types.references import (
     domain_selector_from_ref,
     maybe_value,
     user_selector_from_selection,
+    user_type_of_id,
 )
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import ByteSize, EmailAddress
@@ -104,8 +105,7 @@ def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
     """
     if user_ref.id:
         user_id = user_ref.id.value
-        type_name = "DeletedUser" if global_ids.has_type("DeletedUser", user_id) else "User"
-        return DeletedUserRef(global_ids.decode(type_name, user_id, path=path))
+        return DeletedUserRef(global_ids.decode(user_type_of_id(user_id), user_id, path=path))
     return DeletedUserRef(
         name=maybe_value(user_ref.username) or maybe_value(user_ref.address) or ""
     )
@@ -114,8 +114,8 @@ def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
 @strawberry.input(description="Input of userDelete.")
 class UserDeleteInput(Options):
     users: UserSelection = attribute_field(
-        "Accounts to delete. An account that is deleted already can be given by ID or former "
-        "username, to change the time of its purge."
+        "Accounts to delete. An account that is deleted already can be given by the ID of its "
+        "User or DeletedUser or by its former username, to change the time of its purge."
     )
     purge_at: datetime | None = attribute_field(
         "Time from which the data is removed; until then the account can be restored. Null or a "
@@ -195,6 +195,7 @@ class UserDeleteQuery:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=MANAGED,
+        cost=3,
     )
     async def deleted_user(self, info: Info, by: UserRef) -> DeletedUser | None:
         return DeletedUser.from_row_or_none(
@@ -252,7 +253,7 @@ class UserDeleteMutation:
         access=MANAGED,
     )
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
-        selector = user_selector_from_selection(input.users)
+        selector = user_selector_from_selection(input.users, with_deleted=True)
         deletion = await user_delete.delete_users_or_reschedule_purge(
             info.context, selector, input.purge_at or None
         )

@@ -133,8 +133,8 @@ def test_cost_of_argument_sizes(document: str, variables: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
-        *(("labelCreate", 25), ("undo", 50), ("banAdd", 100)),
-        *(("totpEnable", 200), ("userPasswordReset", 200)),
+        *(("labelCreate", 25), ("undo", 100), ("banAdd", 200)),
+        *(("totpEnable", 200), ("userPasswordReset", 300)),
     ],
 )
 def test_mutation_costs_its_transaction_or_its_weight(field: str, expected: int) -> None:

@@ -35,7 +35,7 @@ from tests.support.lists.large_inputs import (
 from tests.support.operations.resource_operations import create_resource
 
 RUN_COUNT = 2  # the first run reads the document
-MAX_RATIO = 20  # of the CPU time per point of a request to the usual one
+MAX_RATIO = 20  # of the CPU time per point of a request to the usual one; the highest is about 13
 LARGE_SHARE = 0.25  # of the highest cost, from which a request is large
 
 

@@ -172,12 +172,20 @@ def _count_selection(field: Any) -> str:
 
 
 async def run_at_location(
-    clients: list[GraphQLClient], location: InputLocation, inner: Any
+    clients: list[GraphQLClient],
+    location: InputLocation,
+    inner: Any,
+    options: dict[str, Any] | None = None,
 ) -> tuple[Any, list[tuple[str, Any]]]:
-    """Run the request by the first client that may use the field; return value and errors."""
+    """Run the request by the first client that may use the field; return value and errors.
+
+    `options` are those of a mutation.
+    """
     value, errors = None, list[tuple[str, Any]]()
     for client in clients:
         document, values = _request_at_location(location, inner)
+        if options is not None and location.root == "Mutation":
+            values["input"] |= {"options": options}
         response = await client.execute(document, **values)
         value = response.get("data")
         for name in {"User": ("viewer", "user"), "Mailbox": ("mailbox",)}.get(location.root, ()):

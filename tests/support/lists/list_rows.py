@@ -24,6 +24,7 @@ from models.cluster.nodes import AdministrativeNodeState, ClusterNode, NodeKind
 from models.connectors import Connector, ConnectorRun
 from models.domains.dkim_keys import DkimKey
 from models.domains.tables import Domain, DomainAlias
+from models.events.journal import Stream
 from models.files.tables import File
 from models.filters.sieve_scripts import SieveScript
 from models.filters.tables import Filter
@@ -424,10 +425,20 @@ async def _add_ban_rows(environment: Environment) -> None:
     )
 
 
+async def _add_domains(
+    environment: Environment, count: int = ROWS_PER_LIST, **values: Any
+) -> list[int]:
+    """Insert domains with their streams, which mutations lock."""
+    domain_ids = await add_rows(environment, Domain, count, **values)
+    await add_rows(environment, Stream, count, id=domain_ids.__getitem__, last=0, pruned_position=0)
+    return domain_ids
+
+
 async def _add_domain_and_platform_rows(environment: Environment, user: int) -> None:
     """Add rows to the lists of domains and of the platform."""
     domain_id = await _domain_id(environment, "example.org")
-    other_domain_id = (await add_rows(environment, Domain, 2, name=lambda n: f"d{n}.example"))[0]
+    other_domain_ids = await _add_domains(environment, 2, name=lambda n: f"d{n}.example")
+    other_domain_id = other_domain_ids[0]
     users = [(await make_user(environment, f"user{number}")).id for number in range(ROWS_PER_LIST)]
     await add_rows(environment, DomainAdmin, user_id=users.__getitem__, domain_id=domain_id)
     for owner_domain_id in (domain_id, other_domain_id):
@@ -450,9 +461,8 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
     domain_ids = [
         key
         for number, relay_host_id in enumerate(relay_host_ids[:2])
-        for key in await add_rows(
+        for key in await _add_domains(
             environment,
-            Domain,
             name=lambda n, number=number: f"more{number}{n}.example",
             relay_host_id=relay_host_id,
         )
