@@ -5,7 +5,7 @@ unexport PYTHONDONTWRITEBYTECODE  # without bytecode, each process of tests and 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: help run check check-format check-types check-imports check-schema collect test test-all test-ranges lock clients schema released reference docs soak conformance bench gate webui clean
+.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-schema check-descriptions check-reference collect test test-all test-ranges lock clients schema released reference docs soak conformance bench gate webui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -13,20 +13,33 @@ help:  ## list the targets (the default)
 run: .venv/installed  ## run a server with demo accounts, which only this machine can reach
 	@merganser serve --demo
 
-check: check-format check-types check-imports check-schema  ## check format, lint, types, import layers, the printed schema and its descriptions, without tests
+check: .venv/ready  ## check format, lint, types, import layers, the printed schema and its descriptions, without tests
+	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-mypy check-ty check-imports \
+		check-schema check-descriptions check-reference
 
 check-format: .venv/ready
-	ruff format --check . && ruff check .
+	ruff format --check .
 
-check-types: .venv/ready
+check-lint: .venv/ready
+	ruff check .
+
+check-mypy: .venv/ready
 	mypy
 
+check-ty: .venv/ready
+	ty check
+
 check-imports: .venv/ready
-	ty check && lint-imports
+	lint-imports
 
 check-schema: .venv/ready
-	python -m merganser schema | diff - schema.graphql
+	@python -m merganser schema | diff - schema.graphql || \
+		{ echo "schema.graphql differs from the code: run make schema"; exit 1; }
+
+check-descriptions: .venv/ready
 	python -m tests.support.schema.description_rules
+
+check-reference: .venv/ready
 	python -m tests.support.reference --check
 
 collect: .venv/ready  ## compile all test modules to bytecode once, before parallel test processes start
