@@ -14,7 +14,8 @@ from models.store.keyset_pages import MAX_PAGE_SIZE
 from models.users.roles import Role, Scope
 from resolvers.auth.api_keys import mutations as api_key_mutations
 from resolvers.auth.api_keys.validation import NewApiKey
-from resolvers.users.creation import create as creation_create
+from resolvers.users.creation import bulk_create
+from resolvers.users.creation.bulk_create import MAX_USERS
 from resolvers.users.creation.create import NewUser
 from tests.support.clients.command_line import CommandLine, authenticate_bearer, can_sign_in
 
@@ -215,12 +216,16 @@ def test_platform_api_key_has_no_user(shell: CommandLine) -> None:
 def test_lists_longer_than_a_page_are_complete(shell: CommandLine) -> None:
     async def create_users() -> None:
         async with open_environment(read_settings()) as environment:
-            for number in range(MAX_PAGE_SIZE + 5):
-                user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                created_user = await creation_create.create_user(root_context(environment), user)
-                await api_key_mutations.create_api_key(
-                    root_context(environment), NewApiKey("k", user_id=created_user.id)
-                )
+            ctx = root_context(environment)
+            new_users = [
+                NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
+                for number in range(MAX_PAGE_SIZE + 5)
+            ]
+            for first in range(0, len(new_users), MAX_USERS):
+                for user in await bulk_create.create_users(
+                    ctx, new_users[first : first + MAX_USERS]
+                ):
+                    await api_key_mutations.create_api_key(ctx, NewApiKey("k", user_id=user.id))
 
     asyncio.run(create_users())
     usernames = [row["username"] for row in shell("user", "list", "--json").json]
