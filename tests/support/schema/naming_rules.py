@@ -287,8 +287,8 @@ def find_unmergeable_fields(schema: GraphQLSchema) -> Iterator[str]:
     """A field name must have types that can be merged in all members of a union or an interface.
 
     Else a document can't select it in two of them without an alias (specification of GraphQL,
-    section 5.3.2). Node is no such interface: its types have nothing in common but an ID. An
-    interface that no field returns is none either: a document can't select two of its types at once.
+    section 5.3.2). Node is no such interface: its types have nothing in common but an ID.
+    Nor is one that no field returns: a document can't select two of its types at once.
     """
     for members in _related_types(schema):
         for (type_, name, field), (other, _, other_field) in _pairs_of_equal_name(members):

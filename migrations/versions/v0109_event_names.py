@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from models.store.columns import BIG_INTEGER, JSON_TYPE
 
-revision = "0110"
+revision = "0109"
 down_revision = "0108"
 
 BATCH_SIZE = 1000  # rows of one statement
