@@ -36,7 +36,11 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mail_import, remote_accounts
 from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
-from resolvers.connectors.remote_accounts import MasterUser, RemoteAccountOfUser, RemoteAccounts
+from resolvers.connectors.remote_accounts import (
+    RemoteAccountOfUser,
+    RemoteAccounts,
+    RemoteAdministrator,
+)
 from resolvers.list_errors import error_lists, raise_errors_with_list_paths
 
 ACCOUNTS_PATH = ("source", "remoteAccounts")
@@ -68,21 +72,22 @@ class ImportAccountInput:
     username: str = attribute_field("Username on the remote server, at most 255 characters.")
     password: str | None = attribute_field(
         "Password on the remote server. It is never returned, and deleted when the run ends. "
-        "Required without `masterUser`, not allowed with it.",
+        "Required without `administrator`, not allowed with it.",
         default=UNSET,
     )
 
 
 @strawberry.input(
-    description="User of a remote server who can sign in to all of its accounts. The server gets "
-    "the username of the account, the separator and the username of the master user."
+    description="User of a remote server who can sign in to all of its accounts, such as a master "
+    "user of Dovecot. The server gets "
+    "the username of the account, the separator and the username of the administrator."
 )
-class MasterUserInput:
+class RemoteAdministratorInput:
     username: str = attribute_field(
-        "Username of the master user. With separator and account at most 255 characters."
+        "Username of the administrator. With separator and account at most 255 characters."
     )
     password: str = attribute_field(
-        "Password of the master user. It is never returned, and deleted when the runs end."
+        "Password of the administrator. It is never returned, and deleted when the runs end."
     )
     separator: str = attribute_field(
         "Text between the two usernames, 1 to 8 characters. Dovecot calls it "
@@ -110,7 +115,7 @@ class ImportRemoteAccountsInput(RemoteServerInput):
         "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
         default=UNSET,
     )
-    master_user: MasterUserInput | None = attribute_field(
+    administrator: RemoteAdministratorInput | None = attribute_field(
         "User who signs in to all accounts. Default: each account has a password.", default=UNSET
     )
     auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
@@ -131,7 +136,7 @@ class ImportRemoteAccountsInput(RemoteServerInput):
             remote_accounts.require_account_count_within_limit(
                 info.context, len(self.accounts), [*ACCOUNTS_PATH, "accounts"]
             )
-        master = self.master_user
+        administrator = self.administrator
         return RemoteAccounts(
             validated_connector_column_values(self),
             await _resolve_accounts(info, self.accounts or ()),
@@ -139,7 +144,11 @@ class ImportRemoteAccountsInput(RemoteServerInput):
             if self.file
             else None,
             value_or_none(self.format),
-            MasterUser(master.username, master.password, master.separator) if master else None,
+            RemoteAdministrator(
+                administrator.username, administrator.password, administrator.separator
+            )
+            if administrator
+            else None,
         )
 
 

@@ -1,7 +1,7 @@
 """Accounts of one remote server whose mail is imported, each for a user here.
 
 The accounts are in the input, or in a CSV or JSON Lines file with the fields `user`, `username` and
-`password`. A master user signs in for all of them with one password.
+`password`. An administrator of the server signs in for all of them with one password.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from resolvers.users.selection import require_managed_users
 
 SOURCE_PATH = ("source", "remoteAccounts")
 FILE_PATH = (*SOURCE_PATH, "file")
-MASTER_PATH = (*SOURCE_PATH, "masterUser")
+ADMINISTRATOR_PATH = (*SOURCE_PATH, "administrator")
 MAX_FILE_SIZE = 4 << 20  # bytes
 MAX_SEPARATOR_LENGTH = 8  # characters
 MAX_MESSAGE_LENGTH = 500  # characters: a message can quote the file
@@ -57,16 +57,16 @@ class RemoteAccountOfUser:
 
     user_id: int
     username: str
-    password: str | None = field(repr=False)  # None: the master user signs in
+    password: str | None = field(repr=False)  # None: the administrator signs in
     path: Sequence[str]  # of the account in the input
     line: int | None = None  # of the file
 
 
 @dataclass(frozen=True, slots=True)
-class MasterUser:
+class RemoteAdministrator:
     """A user of a remote server who can sign in to all accounts.
 
-    The server expects the name of the account, the separator and the name of the master user.
+    The server expects the name of the account, the separator and the name of the administrator.
     """
 
     username: str
@@ -85,7 +85,7 @@ class RemoteAccounts:
     accounts: Sequence[RemoteAccountOfUser] = ()
     upload_id: int | None = None
     file_format: UserFileFormat | None = None
-    master_user: MasterUser | None = None
+    administrator: RemoteAdministrator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def validate_connections(
 
     Raises InvalidInput with all problems of the accounts.
     """
-    options, master_user = ctx.environment.options, request.master_user
+    options, administrator = ctx.environment.options, request.administrator
     try:
         server_values = connector_validation.validate_connector_fields(
             {**request.fields, "username": "account"}, {}, options
@@ -144,19 +144,19 @@ def validate_connections(
     except InvalidInput as problem:
         problem.path = [*SOURCE_PATH, *problem.path]
         raise
-    if master_user is not None:
-        _require_valid_master_user(master_user)
+    if administrator is not None:
+        _require_valid_administrator(administrator)
     connections, errors = dict[int, AccountConnection](), list[RequestError]()
     for account in accounts:
         problems, password, values = ErrorCollector(), "", dict[str, Any]()
         with problems.collecting():
-            password = _require_password(account, master_user)
+            password = _require_password(account, administrator)
         with problems.collecting():
             if not account.username:
                 connector_validation.validate_connector_fields(
                     {"username": "", "name": ""}, server_values, options
                 )
-            suffix = f"{master_user.separator}{master_user.username}" if master_user else ""
+            suffix = f"{administrator.separator}{administrator.username}" if administrator else ""
             values = connector_validation.validate_connector_fields(
                 {"username": f"{account.username}{suffix}", "name": ""}, server_values, options
             )
@@ -173,31 +173,35 @@ def validate_connections(
     return connections
 
 
-def _require_password(account: RemoteAccountOfUser, master_user: MasterUser | None) -> str:
+def _require_password(
+    account: RemoteAccountOfUser, administrator: RemoteAdministrator | None
+) -> str:
     """Return the password to sign in with. Raises InvalidInput if there are two, or none."""
-    if master_user is None:
+    if administrator is None:
         return connector_validation.validate_secret(account.password or "")
     if account.password is not None:
-        text = "An account can't have a password if `masterUser` is given."
+        text = "An account can't have a password if `administrator` is given."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["password"])
-    return master_user.password
+    return administrator.password
 
 
-def _require_valid_master_user(master_user: MasterUser) -> None:
-    """Raise InvalidInput unless the master user has a name, a password and a separator."""
+def _require_valid_administrator(administrator: RemoteAdministrator) -> None:
+    """Raise InvalidInput unless the administrator has a name, a password and a separator."""
     problems = ErrorCollector()
     with problems.collecting():
-        connector_validation.validate_secret(master_user.password, *MASTER_PATH, "password")
+        connector_validation.validate_secret(
+            administrator.password, *ADMINISTRATOR_PATH, "password"
+        )
     for name, text, max_length in (
-        ("username", master_user.username, connector_validation.MAX_NAME_LENGTH),
-        ("separator", master_user.separator, MAX_SEPARATOR_LENGTH),
+        ("username", administrator.username, connector_validation.MAX_NAME_LENGTH),
+        ("separator", administrator.separator, MAX_SEPARATOR_LENGTH),
     ):
         with problems.collecting():
             if not 0 < len(text) <= max_length or not text.isprintable():
                 raise InvalidInput(
                     f"Must have from 1 to {max_length} printable characters.",
                     constraint=ValidationConstraint.LENGTH,
-                    path=[*MASTER_PATH, name],
+                    path=[*ADMINISTRATOR_PATH, name],
                 )
     problems.raise_collected()
 

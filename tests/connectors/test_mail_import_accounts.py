@@ -1,4 +1,4 @@
-"""Mail imports of many accounts of one remote server: a list, a file, and a master user."""
+"""Mail imports of many accounts of one remote server: a list, a file, and an administrator of the server."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from tests.support.stores.counter_check import select_rows
 
 __all__ = ["dovecot_account", "shared_dovecot"]
 SOURCE_PATH = ["source", "remoteAccounts"]
-MASTER = {"username": "master", "password": "correct horse"}
+ADMINISTRATOR = {"username": "admin", "password": "correct horse"}
 pytestmark = pytest.mark.usefixtures("verify_consistency", "allow_private_hosts")
 
 
@@ -81,16 +81,17 @@ async def test_each_account_is_imported_into_its_user(
     assert await select_rows(admin_client.environment, query) == [("",)]
 
 
-async def test_master_user_signs_in_to_all_accounts(
+async def test_administrator_signs_in_to_all_accounts(
     admin_client: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     source = accounts_source(
-        accounts=[account("ada"), account("bob", "robert")], masterUser=MASTER | {"separator": "%"}
+        accounts=[account("ada"), account("bob", "robert")],
+        administrator=ADMINISTRATOR | {"separator": "%"},
     )
     payload = await start_import(admin_client, source)
     assert (payload["errors"], len(payload["connectorRuns"])) == ([], 2)
     assert await stored_usernames(admin_client) == sorted(
-        [(ada.user.id, "ada%master"), (bob.user.id, "robert%master")]
+        [(ada.user.id, "ada%admin"), (bob.user.id, "robert%admin")]
     )
     assert "correct horse" not in str(payload)
     log_query = "SELECT count(*) FROM audit_log WHERE mutation = 'mailImport'"
@@ -128,7 +129,10 @@ async def test_wrong_accounts_are_refused_and_nothing_is_queued(
             [("VALIDATION", ["accounts", "0", "password"])],
         ),
         (
-            {"accounts": [account("ada"), account("bob", "bob", "x")], "masterUser": MASTER},
+            {
+                "accounts": [account("ada"), account("bob", "bob", "x")],
+                "administrator": ADMINISTRATOR,
+            },
             [("VALIDATION", ["accounts", "1", "password"])],
         ),
         (
@@ -136,8 +140,8 @@ async def test_wrong_accounts_are_refused_and_nothing_is_queued(
             [("NOT_FOUND", ["accounts", "0", "user"])],
         ),
         (
-            {"accounts": [account("ada")], "masterUser": MASTER | {"separator": ""}},
-            [("VALIDATION", ["masterUser", "separator"])],
+            {"accounts": [account("ada")], "administrator": ADMINISTRATOR | {"separator": ""}},
+            [("VALIDATION", ["administrator", "separator"])],
         ),
         ({"accounts": [account("ada")], "host": "a b"}, [("VALIDATION", ["host"])]),
         ({"file": upload_id}, [("NOT_FOUND", ["file"]), ("VALIDATION", ["file"])]),
@@ -149,7 +153,7 @@ async def test_wrong_accounts_are_refused_and_nothing_is_queued(
         assert found[: len(expected)] == [(code, SOURCE_PATH + path) for code, path in expected], (
             fields
         )
-    source = accounts_source(accounts=[account("ada")], masterUser=MASTER)
+    source = accounts_source(accounts=[account("ada")], administrator=ADMINISTRATOR)
     payload = await start_import(admin_client, source, users={"usernames": ["ada"]})
     assert error_codes_and_paths(payload) == [("VALIDATION", ["users"])]
     assert await stored_usernames(admin_client) == []
@@ -202,12 +206,14 @@ async def test_number_of_accounts_and_size_of_the_file_are_limited(
 ) -> None:
     options = replace(ada.environment.options, bulk_max_items=1)
     object.__setattr__(ada.environment, "options", options)
-    source = accounts_source(accounts=[account("ada"), account("bob")], masterUser=MASTER)
+    source = accounts_source(accounts=[account("ada"), account("bob")], administrator=ADMINISTRATOR)
     (error,) = (await start_import(admin_client, source))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", [*SOURCE_PATH, "accounts"])
     content = b"user,username\nada,a\nbob,b\nx,x\n"
     upload_id = await upload_content(admin_client, content)
-    payload = await start_import(admin_client, accounts_source(file=upload_id, masterUser=MASTER))
+    payload = await start_import(
+        admin_client, accounts_source(file=upload_id, administrator=ADMINISTRATOR)
+    )
     (error,) = payload["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 3)
     monkeypatch.setattr(remote_accounts, "MAX_FILE_SIZE", 10)
