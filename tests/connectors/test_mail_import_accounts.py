@@ -1,4 +1,4 @@
-"""Mail imports of many accounts of one remote server: a list, a file, and an administrator of the server."""
+"""Mail imports of many accounts of one remote server: a list, a file, and an administrator."""
 
 from dataclasses import replace
 from typing import Any
