@@ -22,7 +22,8 @@ SCALAR_SAMPLES: dict[str, Any] = {  # a valid value of each scalar
     "Upload": "eA==", "Cursor": "1.1.1", "ID": global_ids.encode("User", 1),
 }  # fmt: skip
 ONE_OF_MEMBERS = {  # members to choose; default: the first
-    "ImportSource": "upload", "MailboxRef": "path", "SieveScriptRef": "name",
+    "DkimDomainRef": "name", "ImportSource": "upload", "MailboxRef": "path",
+    "SieveScriptRef": "name",
 }  # fmt: skip
 SELECTION_SAMPLES = {  # inputs that need a condition
     "MessageSelection": {"ids": [global_ids.encode("Message", 1)]},
