@@ -491,7 +491,7 @@ def _log_entry_of_update(
 async def _journal_domain_changes(
     ctx: Context, session: AsyncSession, domain_ids: Collection[int]
 ) -> None:
-    """Record DOMAIN_CHANGED in the streams of these domains and of the platform."""
+    """Record DOMAIN_UPDATED in the streams of these domains and of the platform."""
     sorted_ids = sorted(domain_ids)
     changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in sorted_ids}
     await ctx.record_changes(

@@ -413,7 +413,7 @@ def _log_entry_of_update(rewrite_before: ColumnRow, rewrite_after: ColumnRow) ->
 async def _journal_domain_changes(
     ctx: Context, session: AsyncSession, own_domain_ids: Mapping[str, int]
 ) -> None:
-    """Record DOMAIN_CHANGED in the streams of the domains at either end and of the platform."""
+    """Record DOMAIN_UPDATED in the streams of the domains at either end and of the platform."""
     domain_ids = sorted(set(own_domain_ids.values()))
     changes_by_stream = {
         key: [(EventType.DOMAIN_UPDATED, [key])] for key in [*domain_ids, PLATFORM] if domain_ids
