@@ -67,7 +67,7 @@ def test_unset_deletes_custom_setting(shell: CommandLine) -> None:
             "Must be an ISO 8601 duration such as P30D or PT20M.",
         ),
         (("set", "nothing", "1"), "key: The setting does not exist."),
-        (("unset", "nothing"), "keys: The setting does not exist."),
+        (("unset", "nothing"), "settings: The setting does not exist."),
         (
             ("set", KEY, "5", "--reason", "a\tb"),
             "--reason: Must have at most 255 printable characters.",

@@ -1,12 +1,11 @@
 """Test mailboxRepair: every kind of damage, patterns, and repair as a task."""
 
+import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import text
@@ -16,7 +15,7 @@ from mail.consistency import check_consistency, mailbox_checks
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
-from resolvers.admin.task_turns import TaskTurns
+from resolvers.admin.task_turns import MAX_CONCURRENT_STEPS, TaskTurns
 from resolvers.mailboxes import repair as mailbox_repair
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.operations.mailbox_operations import (
@@ -58,15 +57,14 @@ DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether rep
 ]  # fmt: skip
 
 
-class CountedTurns(TaskTurns):
-    """Turns that count the steps."""
+class CountedSlots(asyncio.Semaphore):
+    """Slots of the steps of tasks, which count the steps."""
 
     step_count = 0
 
-    @asynccontextmanager
-    async def step(self) -> AsyncGenerator[None]:
+    async def acquire(self) -> Literal[True]:
         self.step_count += 1
-        yield
+        return await super().acquire()
 
 
 async def execute_sql(environment: Environment, statement: str) -> None:
@@ -230,15 +228,15 @@ async def test_repair_of_long_mailbox_has_many_steps(
     await execute_sql(environment, "UPDATE mailboxes SET message_count = 77 WHERE path = 'Sent'")
     await execute_sql(environment, "UPDATE messages SET sha256 = 'x' WHERE subject = 'm5'")
     monkeypatch.setattr(mailbox_checks, "ROWS_PER_PART", 2)
-    turns = CountedTurns()
+    slots = CountedSlots(MAX_CONCURRENT_STEPS)
     assert (await repair(root, "Sent", users={"all": True}))["task"]
-    assert await tasks.run_next_task(environment, turns)
+    assert await tasks.run_next_task(environment, TaskTurns(slots))
     query = "SELECT state, done_count, result FROM tasks"
     ((state, done_count, result),) = await select_rows(environment, query)
     result = json.loads(result) if isinstance(result, str) else result
     assert (state, result["correctedCount"], result["remainingCount"]) == ("SUCCEEDED", 1, 1)
     # 4 steps of messages and 4 of threads, then one for each mailbox, and the last without any
-    assert turns.step_count == 8 + done_count + 1
+    assert slots.step_count == 8 + done_count + 1
     assert (await ada.load_mailbox("Sent")).message_count == 7
 
 

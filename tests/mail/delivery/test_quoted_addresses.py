@@ -145,8 +145,8 @@ async def test_autoreply_and_reply_reach_every_sender(
         assert await send_as(lmtp_client, sender, ada.address, raw=raw) == ACCEPTED_REPLIES
         await wait_for_messages(server)
         (original,) = (await ada(MESSAGES))["messages"]["nodes"]
-        source = {"message": {"id": original["id"]}, "relation": "REPLY"}
-        answer = {"text": "Yes.", "source": source}
+        reference = {"message": {"id": original["id"]}, "relation": "REPLY"}
+        answer = {"text": "Yes.", "original": reference}
         payload = await execute_mutation(ada, "messageSend", "messages { subject }", **answer)
         assert payload["errors"] == []
         await wait_for_messages(server, 2)
