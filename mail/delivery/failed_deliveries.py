@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from mail.delivery import success_dsn
 from mail.delivery.refusal_replies import is_permanent_refusal, is_spam_refusal, refusal_reply
-from mail.delivery.trace_steps import traced_domain_id_or_none
 from mail.envelope.dsn_parameters import NO_REPORTS, DsnRequest, NotifyCondition
 from mail.inbound.arrival_record import ArrivalRecord
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.deferred_delivery import DeferredRecipient, enqueue_deferred_recipients
 from mail.recipients.recipient_routes import AcceptedRecipient
+from mail.recipients.traced_domains import traced_domain_id_or_none
 from models.errors import RequestError
 from models.events.journal import PLATFORM
 from models.runtime.environment import Environment

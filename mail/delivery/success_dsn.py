@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mail.delivery.trace_steps import traced_domain_id_or_none
 from mail.envelope.delivery_jobs import DeliveryResult, DsnAction
 from mail.envelope.dsn_parameters import (
     DsnRequest,
@@ -23,6 +22,7 @@ from mail.queue.dsn_writer import MAX_HEADER_BYTES, ReportedMessage, ReportedRec
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.queue.redirect import record_receipt_if_new
 from mail.recipients.recipient_routes import AcceptedRecipient
+from mail.recipients.traced_domains import traced_domain_id_or_none
 from mail.spam import verdict
 from mail.spam.scan_result import ScanResult
 from mail.storage.blobs.blob_writer import StoredMessageBlobs

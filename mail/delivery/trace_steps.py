@@ -13,6 +13,7 @@ from mail.recipients.recipient_routes import (
     AutoreplyAddress,
     OutgoingForward,
 )
+from mail.recipients.traced_domains import traced_domain_id_or_none
 from mail.spam.verdict import SpamVerdict
 from mail.storage.message_insert import InsertedMessage
 from mail.storage.message_trace import TraceRecorder, new_queue_id
@@ -316,13 +317,6 @@ def _refusal_text(error: RequestError) -> str:
 def _address_and_domain(accepted: AcceptedRecipient) -> tuple[str, int | None]:
     """Return the address and the ID of its domain."""
     return accepted.address, traced_domain_id_or_none(accepted)
-
-
-def traced_domain_id_or_none(accepted: AcceptedRecipient) -> int | None:
-    """Return the ID of the domain whose administrators see the recipient in traces."""
-    if accepted.accounts:
-        return accepted.accounts[0].recipient.domain_id
-    return accepted.forwards[0].traced_domain_id if accepted.forwards else accepted.domain_id
 
 
 def _rewrite_text_or_empty(recipient: LocalRecipient) -> str:

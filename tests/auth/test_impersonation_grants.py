@@ -186,7 +186,8 @@ async def test_refused_attempt_is_in_security_log_of_the_user(
 async def load_refused_grants(environment: Environment) -> list[tuple[str, int]]:
     """Load target and count of the refused attempts of the security log, in their order."""
     await wait_for_background_tasks(environment)
-    query = "SELECT detail, count FROM security_events WHERE action = 'ACCESS_GRANT_REFUSED' ORDER BY id"
+    query = """SELECT detail, count FROM security_events WHERE action = 'ACCESS_GRANT_REFUSED'
+      ORDER BY id"""
     rows = await select_rows(environment, query)
     return [(json.loads(row[0])["target"], row[1]) for row in rows]
 

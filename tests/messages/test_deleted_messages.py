@@ -6,7 +6,6 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from graph.http import download_urls
 from graph.types import global_ids
 from mail.maintenance import housekeeping
 from mail.search import index_worker
@@ -28,8 +27,6 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
-from tests.support.clients.http_requests import get_path
-from tests.support.mail.multipart_message import MULTIPART_MESSAGE
 from tests.support.operations.bulk_operations import (
     inbox_selection,
     list_messages,
@@ -495,20 +492,3 @@ async def test_restore_statement_count_is_independent_of_message_count(
         counts.append(len(statements))
         clock.tick(days=1)
     assert counts[0] == counts[1]
-
-
-async def test_files_of_deleted_message_are_not_served(ada: GraphQLClient) -> None:
-    message_id = (await deliver_to(ada, MULTIPART_MESSAGE)).message_id
-    paths = [
-        download_urls.message_source_path(message_id),
-        download_urls.attachment_download_path(message_id, 0),
-        download_urls.mime_part_path(message_id, "1"),
-        download_urls.zip_path(message_id),
-    ]
-    assert [(await get_path(ada, path)).status_code for path in paths] == [200] * 4
-    selection = {"ids": [global_ids.encode("Message", message_id)]}
-    payload = await run_message_mutation(ada, "messageDelete", select=selection)
-    assert payload["deletedCount"] == 1
-    assert [(await get_path(ada, path)).status_code for path in paths] == [404] * 4
-    deleted = await get_path(ada, download_urls.deleted_message_path(message_id))
-    assert deleted.content == MULTIPART_MESSAGE

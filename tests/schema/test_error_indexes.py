@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Errors about the whole list, although a loop finds them.
 WHOLE_LIST_ERRORS = {
+    # the caller puts the position of the address before the path
+    ("resolvers/addresses/bulk_insert.py", "_insert_rows_and_return_errors", "address"),
     # the streams to lock changed, whichever address it was
     ("resolvers/addresses/update.py", "_set_main_addresses", "addresses"),
     # the limit of an account, which all mailboxes of the request exceed together

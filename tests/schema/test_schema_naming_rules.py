@@ -286,7 +286,9 @@ type Mutation {
 """d"""
 interface MutationPayload { """d""" errors: [String!]! }
 """d"""
-type UserPayload { """d""" user: User """d""" users: [User!]! """d""" person: User }
+type UserPayload {
+  """d""" change: Change """d""" user: User """d""" users: [User!]! """d""" person: User
+}
 """d"""
 type UserUpdatePayload implements MutationPayload { """d""" errors: [String!]! }
 """d"""

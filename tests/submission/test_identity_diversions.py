@@ -113,7 +113,7 @@ async def test_administrator_who_clears_a_diversion_does_not_take_over_the_other
         other = replace(ada, secret=payload["token"])
     _, errors = await try_update_identities(other, await identity_id(ada), replyTo=None)
     assert errors == []
-    assert await load_security_actions(ada.environment, ada) == ["IDENTITY_BCC_CHANGE"] * 2
+    assert await load_security_actions(ada.environment, ada) == ["IDENTITY_BCC_CHANGED"] * 2
     await lose_rights(root, keeper, "role")
     assert (await load_identities_by_address(ada))[ada.address]["bcc"] == []
 

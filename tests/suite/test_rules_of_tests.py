@@ -23,7 +23,6 @@ SLEEPS_OUTSIDE_LOOPS = {
     " test_sign_in_flood_is_refused_and_other_requests_are_served.sign_in": DELAYED_PEER,
     "execution/test_loader_errors.py Part.broken": DELAYED_PEER,
     "execution/test_loader_errors.py load_doubled": DELAYED_PEER,
-    "execution/test_loads_in_transactions.py load_usernames": DELAYED_PEER,
     "files/test_uploads.py test_stalled_body_times_out.stalled_body": DELAYED_PEER,
     "health/test_service_probes.py"
     " test_old_state_of_a_slow_service_is_not_shown.answer_slowly": DELAYED_PEER,
@@ -57,8 +56,6 @@ SLEEPS_OUTSIDE_LOOPS = {
     "e2e/recovery/test_postgres_restore.py"
     " test_failover_under_running_server_is_detected_if_commits_are_lost": OTHER_PROCESS,
     "support/clients/browser_driver.py GraphiQLPage.start_subscription": OTHER_PROCESS,
-    "execution/test_loads_in_transactions.py"
-    " test_transaction_ends_after_abandoned_loads": TO_REPLACE,
     "mail/delivery/test_success_dsn_after_crash.py"
     " test_owed_report_is_sent_once_by_a_later_search": TO_REPLACE,
     "mail/delivery/test_success_dsn_after_crash.py"

@@ -34,6 +34,7 @@ REFUSED_LOCATIONS = {
     "Query.filterTest:message.stored.uid.mailbox": "No message has the UID of the sample.",
     "Query.sieveTest:message.stored.uid.mailbox": "No message has the UID of the sample.",
     "Query.statistics:domain": "The statistics of the sample are not counted for domains.",
+    "Mutation.deletedMessageRestore:input.user": "Messages selected by ID have owners already.",
     "Mutation.identityProviderDelete:input.domains.0": "The domain has no identity provider.",
     "Mutation.identityProviderTest:input.domain": "The domain has no identity provider.",
     "Mutation.mailImport:input.filter.mailbox": "An archive has no stored mailboxes.",
