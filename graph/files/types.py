@@ -282,7 +282,6 @@ class FileMutation:
         "POST /rest/files/{filename} does the same in "
         "one step.",
         scope=Scope.MAIL,
-        access=OWN,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
         ctx = info.context
