@@ -189,7 +189,7 @@ def test_selection_size_stops_at_maximum_count() -> None:
         ("{ __schema { types { name } } }", {}, 3000),
         ("{ __schema { types { name } a: types { name } } }", {}, 6000),
         ('{ __type(name: "Item") { name } }', {}, 20),
-        ('mutation { change(text: "x") }', {}, 0),
+        ('mutation { change(text: "x") }', {}, 25),
     ],
 )  # fmt: skip
 def test_cost_of_operation_with_variables(query: str, variables: dict[str, Any], cost: int) -> None:
