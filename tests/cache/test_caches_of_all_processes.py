@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tests.support.operations.platform.cache_operations import (
     RESCAN_FIELDS,
 )
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
+from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
@@ -140,11 +140,8 @@ async def test_node_with_a_suspended_process_is_named(server: MerganserProcess) 
         node = f"mx.example.org:{server.http_port}"
         answering = {entry["pid"] for entry in (await list_all(root))["nodes"]}
         suspended = next(pid for pid in worker_pids(server) if pid not in answering)
-        os.kill(suspended, signal.SIGSTOP)
-        try:
+        with suspend_process(server, suspended):
             result = await list_all(root)
-        finally:
-            os.kill(suspended, signal.SIGCONT)
         assert result["unresponsiveNodes"] == [node]
         assert result["totalCount"] == len(result["nodes"])
 

@@ -1,8 +1,6 @@
 """Two real servers with one host name on one PostgreSQL: they are two nodes everywhere."""
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from tests.support.operations.platform.cluster_operations import NODE_UPDATE, NO
 from tests.support.servers.bus_servers import make_redis_process
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.servers.session_server import SESSIONS
+from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
@@ -173,11 +172,8 @@ async def test_only_the_node_that_does_not_answer_is_named(
     pair: ServerPair, root: HttpClient
 ) -> None:
     pid = pair.servers[1].pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with suspend_process(pair.servers[1], pid):
         page = (await root(COMPONENTS))["components"]
-    finally:
-        os.kill(pid, signal.SIGCONT)
     assert page["unresponsiveNodes"] == [pair.names[1]]
     assert {node["node"] for node in page["nodes"]} == {pair.names[0]}
 

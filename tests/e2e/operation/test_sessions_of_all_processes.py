@@ -5,7 +5,6 @@ One server with four processes on SQLite, and two servers with two processes eac
 
 import asyncio
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -27,6 +26,7 @@ from tests.support.servers.session_server import (
     SESSION_TERMINATE,
     SESSIONS,
 )
+from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 from tests.support.time_limits import HANG_SECONDS
@@ -278,15 +278,12 @@ async def test_stopped_process_is_named_as_unresponsive(server_set: ServerSet) -
         (caller_pid,) = (node["pid"] for node in result["nodes"] if not node["user"])
         counts = Counter(node["pid"] for node in result["nodes"] if node["user"])
         stopped_pid = next(pid for pid in counts if pid != caller_pid)
-        os.kill(stopped_pid, signal.SIGSTOP)
-        try:
+        with suspend_process(server_set.servers[0], stopped_pid):
             started_at = time.monotonic()
             users = {"patterns": ["a?a"]}
             listed = await run_over_socket(caller, SESSIONS, filter={"users": users}, first=200)
             assert time.monotonic() - started_at < BUSY_MACHINE_SECONDS
             payload = await run_over_socket(caller, SESSION_TERMINATE, input={"users": users})
-        finally:
-            os.kill(stopped_pid, signal.SIGCONT)
         (unresponsive,) = listed["unresponsiveNodes"]
         assert unresponsive in server_set.node_names
         assert listed["totalCount"] == count - counts[stopped_pid]
