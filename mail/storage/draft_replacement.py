@@ -268,8 +268,8 @@ def _add_to_quota(
 ) -> ColumnRow:
     """Count the added bytes of the message and return the new usage. Raises OverQuota.
 
-    The bytes of metadata are counted where they are stored. Neither a message nor metadata that
-    don't grow are ever refused.
+    Database triggers count the metadata when they are stored. A message that doesn't grow, and
+    metadata that don't, are never refused.
     """
     if added_metadata_bytes > 0 and not ignores_quota:
         require_quota_for_growth(transaction, user_id, added_bytes + added_metadata_bytes)
