@@ -156,10 +156,13 @@ async def test_unknown_field_is_marked_in_editor(
     ]
 
 
-# The completion has no suggestions before its worker has the schema.
+# The completion has no suggestions before its worker has the schema. A request that is still
+# loading isn't repeated, because the repetition would cancel it.
 SUGGEST_UNTIL_SHOWN = """text => {
   const row = document.querySelector(".suggest-widget.visible .monaco-list-row.focused");
   if (row?.textContent.includes(text)) return true;
+  const message = document.querySelector(".suggest-widget.visible.message .message");
+  if (message?.textContent.startsWith("Loading")) return false;
   const editor = __MONACO.editor.getEditors().find(editor => editor.hasTextFocus());
   editor?.trigger("test", "hideSuggestWidget");
   editor?.trigger("test", "editor.action.triggerSuggest", {});
