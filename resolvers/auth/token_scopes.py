@@ -20,14 +20,10 @@ SCOPE_COLUMNS = ("scope", "scopes", "temporary", "actor_id", "actor_key_id", "oa
 def validate_requested_scopes(scopes: Sequence[Scope] | None) -> frozenset[Scope] | None:
     """Return the scopes that a sign-in limits its token to; None: no limit.
 
-    Raises InvalidInput for an empty list, for too many scopes, and for a scope that no token can
-    have.
+    Raises InvalidInput for too many scopes, and for a scope that no token can have.
     """
     if scopes is None:
         return None
-    if not scopes:
-        text = "At least one scope is required."
-        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["scopes"])
     if len(scopes) > len(TOKEN_SCOPES):
         text = f"At most {len(TOKEN_SCOPES)} items are allowed."
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["scopes"])
