@@ -90,11 +90,12 @@ class AuthMutation:
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
-        "Checks a username and a password for a scope, without an access token: for an IMAP, POP3 "
-        "or SMTP server beside Merganser, or an application with sessions of its own. A right "
-        "password counts as a sign-in in the security log. A wrong name, password or second "
-        "factor, or a disabled or suspended user, is the error AUTHENTICATION_FAILED. A right "
-        "password that the scope does not accept is FORBIDDEN. " + FAILURE_LIMITS,
+        "Checks whether a password is right and has a scope, without an access token. An IMAP, "
+        "POP3 or SMTP server beside Merganser signs its users in with it, and so does an "
+        "application with sessions of its own. The security log records a right password as a "
+        "sign-in. A wrong name, password or second factor, or a disabled or suspended user, is "
+        "the error AUTHENTICATION_FAILED. A right password that the scope does not accept is "
+        "FORBIDDEN. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 from strawberry.scalars import JSON
 
-import graph.users.types
-from graph.auth.second_factors import SECRET_METADATA
+from graph.auth.types import SECRET_METADATA, user_from_row_or_none
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.scalars import Duration
@@ -127,7 +126,7 @@ class AuthenticatePayload(MutationPayload):
     def from_sign_in(cls, sign_in: AuthenticatedUser) -> "AuthenticatePayload":
         """Return the payload of a successful sign-in."""
         return cls(
-            user=graph.users.types.User.from_row(sign_in.user),
+            user=user_from_row_or_none(sign_in.user),
             scopes=[Scope(name) for name in names_in_order(sign_in.token_scopes)],
             required_two_factor_methods=sign_in.required_two_factor_methods,
             password_change_required=sign_in.password_change_required,
@@ -157,7 +156,7 @@ class PasswordVerifyPayload(MutationPayload):
     def from_sign_in(cls, sign_in: AuthenticatedUser) -> "PasswordVerifyPayload":
         """Return the payload of a right password."""
         return cls(
-            user=graph.users.types.User.from_row(sign_in.user),
+            user=user_from_row_or_none(sign_in.user),
             required_two_factor_methods=sign_in.required_two_factor_methods,
             password_change_required=sign_in.password_change_required,
         )

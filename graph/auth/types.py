@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
 
 
-def _user_from_row(row: Any) -> "User | None":
+def user_from_row_or_none(row: Any) -> "User | None":
+    """Return the user of a row; None without a row."""
     return graph.users.types.User.from_row_or_none(row)
 
 
@@ -144,7 +145,7 @@ class ApiKey(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
-        _user_from_row,
+        user_from_row_or_none,
         description=(
             "User that the API key belongs to. Null: the key belongs to no user, or to one "
             "who is deleted."
@@ -198,7 +199,7 @@ class Viewer:
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         key = info.context.viewer.user_id
         return (
-            _user_from_row(await info.context.load(users.load_visible_users_by_id, key))
+            user_from_row_or_none(await info.context.load(users.load_visible_users_by_id, key))
             if key
             else None
         )
@@ -216,7 +217,7 @@ class Viewer:
             if viewer.is_acting
             else None
         )
-        return _user_from_row(row)
+        return user_from_row_or_none(row)
 
     @field(
         "Domains that the caller administers as a DOMAIN_ADMIN. Empty for other roles, although "
