@@ -392,7 +392,7 @@ async def _store_sign_in_with_token(
     if is_temporary_password:
         changes["password_change_required"] = True
     user = await _require_unchanged_and_update_user(session, sign_in.user, password_hash, changes)
-    token: tuple[str | None, datetime | None, frozenset[Scope]] = (None, None, frozenset())
+    token_values: tuple[str | None, datetime | None, frozenset[Scope]] = (None, None, frozenset())
     if sign_in_request.token:
         new_token = NewAccessToken(
             user,
@@ -402,7 +402,7 @@ async def _store_sign_in_with_token(
             pending=is_pending or sign_in_request.stays_pending,
             is_temporary_password=is_temporary_password,
         )
-        token = await access_tokens.create_access_token(ctx, session, new_token)
+        token_values = await access_tokens.create_access_token(ctx, session, new_token)
     log_detail: dict[str, Any] = (
         {"requiredTwoFactorMethods": sign_in.missing_factors} if sign_in.missing_factors else {}
     )
@@ -415,7 +415,7 @@ async def _store_sign_in_with_token(
         sign_in_request.scope,
         user.password_change_required,
         sign_in.missing_factors,
-        *token,
+        *token_values,
         app_password_id=proof.app_password.id if proof.app_password else None,
     )
 
