@@ -13,14 +13,18 @@ from graph.auth.inputs import (
     AuthCacheFlushInput,
     UserImpersonateInput,
 )
+from graph.auth.sign_in import (
+    AuthenticateInput,
+    AuthenticatePayload,
+    PasswordVerifyInput,
+    PasswordVerifyPayload,
+)
 from graph.auth.types import (
     AccessTokenRevokePayload,
     ApiKey,
     ApiKeyCreatePayload,
     ApiKeysPayload,
     AuthCacheFlushPayload,
-    AuthenticateInput,
-    AuthenticatePayload,
 )
 from graph.types.errors import DeletePayload
 from graph.types.fields import Info
@@ -42,37 +46,71 @@ from resolvers.auth import (
     authentication,
     credential_cache_flush,
     impersonation,
+    token_scopes,
 )
 from resolvers.auth.api_keys import mutations as api_key_mutations
 from resolvers.auth.api_keys.validation import ApiKeyChange, NewApiKey
 from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 from resolvers.auth.sign_in import SignInRequest
 
+FAILURE_LIMITS = (
+    "Failed attempts are counted for each user, for each network, and for each user in each "
+    "network. The limit of a user does not refuse networks that the user has signed in from. "
+    "Above a limit attempts are refused with RATE_LIMITED for a time."
+)
 NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failures are counted
 
 
 @strawberry.type
 class AuthMutation:
     @mutation(
-        "Signs in (logs in) with username and password, and on request returns an access token. A "
-        "second factor (2FA, MFA) can be given too. A wrong name, password or second factor, or a "
-        "disabled or suspended user, is the error AUTHENTICATION_FAILED. A right password that "
-        "the requested scope does not accept is the error FORBIDDEN. Failed attempts are counted "
-        "for each user, for each network, and for each user in each network. The limit of a user "
-        "does not refuse networks that the user has signed in from. Above a limit attempts are "
-        "refused with RATE_LIMITED for a time.",
+        "Signs in (logs in) with username and password, and returns an access token, on request "
+        "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
+        "password or second factor, or a disabled or suspended user, is the error "
+        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an identity "
+        "provider, is FORBIDDEN. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        scope = Scope(input.scope)  # strawberry passes the plain text if the schema is sorted
-        protocol = AuthProtocol(input.protocol)
-        proof = _validated_proof_from_input(input)
-        attempt = SignInRequest(scope, protocol, input.token, input.token_ttl or None, proof)
+        # strawberry passes the plain text of enums if the schema is sorted
+        requested_scopes = (
+            [Scope(scope) for scope in input.scopes] if isinstance(input.scopes, list) else None
+        )
+        attempt = SignInRequest(
+            protocol=AuthProtocol(input.protocol),
+            token=True,
+            ttl=input.token_ttl or None,
+            proof=_validated_proof_from_input(input),
+            token_scopes=token_scopes.validate_requested_scopes(requested_scopes),
+        )
         sign_in = await authentication.authenticate_user_by_password(
             info.context, input.username, input.password, attempt
         )
         return AuthenticatePayload.from_sign_in(sign_in)
+
+    @mutation(
+        "Checks whether a password is right and has a scope, without an access token. An IMAP, "
+        "POP3 or SMTP server beside Merganser signs its users in with it, and so does an "
+        "application with sessions of its own. The security log records a right password as a "
+        "sign-in. A wrong name, password or second factor, or a disabled or suspended user, is "
+        "the error AUTHENTICATION_FAILED. A right password that the scope does not accept is "
+        "FORBIDDEN. " + FAILURE_LIMITS,
+        role=Role.PUBLIC,
+        atomic_exclusion=NOT_ATOMIC,
+    )
+    async def password_verify(
+        self, info: Info, input: PasswordVerifyInput
+    ) -> PasswordVerifyPayload:
+        attempt = SignInRequest(
+            Scope(input.scope),  # strawberry passes the plain text if the schema is sorted
+            AuthProtocol(input.protocol),
+            proof=_validated_proof_from_input(input),
+        )
+        sign_in = await authentication.authenticate_user_by_password(
+            info.context, input.username, input.password, attempt
+        )
+        return PasswordVerifyPayload.from_sign_in(sign_in)
 
     @mutation(
         "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
@@ -198,7 +236,9 @@ class AuthMutation:
         )
 
 
-def _validated_proof_from_input(input: AuthenticateInput) -> SecondFactorProof:
+def _validated_proof_from_input(
+    input: AuthenticateInput | PasswordVerifyInput,
+) -> SecondFactorProof:
     """Return the second-factor proof of a sign-in.
 
     Raises InvalidInput if the WebAuthn response is not a JSON object.

@@ -5,18 +5,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
-from strawberry.scalars import JSON
 
 import graph.users.types
 from graph.auth.app_passwords import AppPassword
 from graph.domains.domain_lists import load_viewer_domain_page
 from graph.domains.types import Domain
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
-from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.errors import MutationPayload, attribute_field
 from graph.types.fields import Info, field
-from graph.types.object_views import DerivedField
+from graph.types.object_views import DerivedField, WholeSourceField
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
-from graph.types.scalars import CIDR, Duration, IPAddress
+from graph.types.scalars import CIDR, IPAddress
 from models.auth.security_log import AuthProtocol
 from models.oauth.tables import OauthScope
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -26,8 +25,7 @@ from resolvers.auth import (
 )
 from resolvers.auth.access_tokens import AccessTokenOrder
 from resolvers.auth.api_keys import loaders as api_key_loaders
-from resolvers.auth.authentication import AuthenticatedUser
-from resolvers.auth.second_factors.second_factor_check import TwoFactorMethod
+from resolvers.auth.token_scopes import SCOPE_COLUMNS, names_in_order, scopes_of_token
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainOrder
 from resolvers.list_orders import OwnerPageKey
@@ -40,7 +38,8 @@ if TYPE_CHECKING:
 SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
 
 
-def _user_from_row(row: Any) -> "User | None":
+def user_from_row_or_none(row: Any) -> "User | None":
+    """Return the user of a row; None without a row."""
     return graph.users.types.User.from_row_or_none(row)
 
 
@@ -67,11 +66,12 @@ class AccessToken(NodeView):
         "Protocol that the client named at the sign-in. API: the client named none, or the access "
         "token is one of `userImpersonate`."
     )
-    scope: Scope = attribute_field(
-        "Scope of the access token: FULL after a sign-in with a password, MAIL for a token of "
-        "`userImpersonate`. A token of `userImpersonate` also has the scopes READ, SUBMIT and "
-        "SETTINGS. A token from a temporary password has FULL here, but can only set a new "
-        "password. A token of an OAuth client has IMAP here; its scopes are in `oauthScopes`."
+    scopes: list[Scope] = attribute_field(
+        "Scopes of the access token, which never change: the `scopes` of the sign-in, by default "
+        "FULL. A token of `userImpersonate` has READ, MAIL, SUBMIT and SETTINGS. A token from a "
+        "temporary password has SETTINGS, and can only set a new password. A token of an OAuth "
+        "client has the scopes that `oauthScopes` gives; FULL stands for DOMAIN_ADMIN, and is "
+        "valid while its user has this role."
     )
     oauth_scopes: list[OauthScope] | None = attribute_field(
         "Scopes of a token that an OAuth client got. Null: the token is of a sign-in or "
@@ -82,6 +82,10 @@ class AccessToken(NodeView):
     load_batch = staticmethod(access_tokens.load_own_tokens_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("AccessToken"),
+        "scopes": WholeSourceField(
+            SCOPE_COLUMNS,
+            lambda row: [Scope(name) for name in names_in_order(scopes_of_token(row))],
+        ),
         "oauth_scopes": DerivedField(
             ("oauth_scopes",), lambda names: names and [OauthScope(name) for name in names]
         ),
@@ -141,7 +145,7 @@ class ApiKey(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
-        _user_from_row,
+        user_from_row_or_none,
         description=(
             "User that the API key belongs to. Null: the key belongs to no user, or to one "
             "who is deleted."
@@ -195,7 +199,7 @@ class Viewer:
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         key = info.context.viewer.user_id
         return (
-            _user_from_row(await info.context.load(users.load_visible_users_by_id, key))
+            user_from_row_or_none(await info.context.load(users.load_visible_users_by_id, key))
             if key
             else None
         )
@@ -213,7 +217,7 @@ class Viewer:
             if viewer.is_acting
             else None
         )
-        return _user_from_row(row)
+        return user_from_row_or_none(row)
 
     @field(
         "Domains that the caller administers as a DOMAIN_ADMIN. Empty for other roles, although "
@@ -257,94 +261,6 @@ class Viewer:
         key = info.context.viewer.token_id
         row = await info.context.load(access_tokens.load_own_tokens_by_id, key) if key else None
         return AccessToken.from_row_or_none(row)
-
-
-@strawberry.input(description="Input of authenticate.")
-class AuthenticateInput(Options):
-    username: str = attribute_field("Username, or an address of the user.")
-    password: str = attribute_field(
-        "Password as the user typed it. The scope FULL takes the user's main or "
-        "temporary password; other scopes take an application password, or the main "
-        "password if no second factor is on."
-    )
-    protocol: AuthProtocol = attribute_field(
-        "Protocol of the client, for the security log.", default=AuthProtocol.API
-    )
-    scope: Scope = attribute_field(
-        "Scope to sign in for, such as FULL or SMTP. A server beside Merganser signs its users in "
-        "with IMAP or POP3.",
-        default=Scope.FULL,
-    )
-    token: bool = attribute_field(
-        "True returns an access token. Allowed with the scope FULL.", default=False
-    )
-    totp: str | None = attribute_field(
-        "Proof of the second factor in the same request: a TOTP code or a recovery code. Used "
-        "only with the scope FULL. Default: none, so that `requiredTwoFactorMethods` of the "
-        "payload lists the factors.",
-        default=strawberry.UNSET,
-    )
-    webauthn: JSON | None = attribute_field(
-        "Proof of the second factor in the same request: the response of a security key to a "
-        "challenge with the ceremony AUTHENTICATION, as JSON. Used only with the scope "
-        "FULL, and ignored if `totp` is given. Default: none.",
-        default=strawberry.UNSET,
-    )
-    token_ttl: Duration | None = attribute_field(
-        "Time without use after which the access token expires, from 1 minute to the setting "
-        "tokens.maxAge (180 days if not set). Default: the setting tokens.idleTimeout (14 days "
-        "if not set).",
-        default=strawberry.UNSET,
-    )
-
-
-@strawberry.type(description="Payload of authenticate and userImpersonate.")
-class AuthenticatePayload(MutationPayload):
-    user: Annotated["User", strawberry.lazy("graph.users.types")] | None = attribute_field(
-        "The signed-in or impersonated user.", default=None
-    )
-    scope: Scope | None = attribute_field(
-        "Scope of the sign-in; MAIL after `userImpersonate`. Null if the mutation failed.",
-        default=None,
-    )
-    required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Second factors of which one must still be proved, by `totpVerify` or `webauthnVerify`. "
-        "Until then the access token works for 10 minutes, and only for these mutations, "
-        "`webauthnChallenge`, and fields without a credential such as `accessTokenRevoke`. The "
-        "calling application checks EXTERNAL: if an API key of an ADMIN signs in a user with this "
-        "factor alone, the token is complete. Empty: no factor is missing.",
-        default_factory=list,
-    )
-    password_change_required: bool = attribute_field(
-        "True if an administrator, or a sign-in with a temporary password, asks for a new "
-        "password. Until the user sets one, the server limits only access tokens from a "
-        "temporary password.",
-        default=False,
-    )
-    token: str | None = attribute_field(
-        "The access token, which is returned once; `userImpersonate` always returns one. "
-        "Null: `authenticate` was called without `token`, or the mutation failed.",
-        default=None,
-        metadata=SECRET_METADATA,
-    )
-    expires_at: datetime | None = attribute_field(
-        "Time when the access token expires. Each use moves this time, except for a token of "
-        "`userImpersonate`. While a second factor is missing: 10 minutes after the sign-in. "
-        "Null: `authenticate` was called without `token`, or the mutation failed.",
-        default=None,
-    )
-
-    @classmethod
-    def from_sign_in(cls, sign_in: AuthenticatedUser) -> "AuthenticatePayload":
-        """Return the payload of a successful sign-in."""
-        return cls(
-            user=graph.users.types.User.from_row(sign_in.user),
-            scope=sign_in.scope,
-            required_two_factor_methods=sign_in.required_two_factor_methods,
-            password_change_required=sign_in.password_change_required,
-            token=sign_in.token,
-            expires_at=sign_in.expires_at,
-        )
 
 
 @strawberry.type(description="Payload of accessTokenRevoke.")

@@ -16,6 +16,8 @@ from models.users import search_index
 revision = "0101"
 down_revision = None
 
+# added by later migrations, which create the triggers again
+MISSING_COLUMNS = {"access_tokens": ["scopes"]}
 FOLDER = Path(__file__).parents[1] / "first_tables"
 
 
@@ -34,7 +36,7 @@ def upgrade() -> None:
         *text_index.CREATE_TABLE[dialect],
         *search_index.CREATE_INDEXES[dialect],
         *total_triggers.CREATE_TRIGGERS[dialect],
-        *credential_changes.CREATE_TRIGGERS[dialect],
+        *credential_changes.create_triggers_sql(dialect, MISSING_COLUMNS),
     ):
         connection.exec_driver_sql(statement)
 

@@ -5,8 +5,8 @@ So no code can forget it. A process that caches credentials reads the new rows w
 for any number of cached credentials: see `CredentialChangeReader`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -71,8 +71,8 @@ WATCHED_TABLES = {
     "access_tokens": WatchedTable(
         "user_id",
         (
-            "digest", "user_id", "auth_version", "scope", "pending", "temporary", "actor_id",
-            "actor_key_id", "oauth_grant_id", "oauth_scopes", "created_at",
+            "digest", "user_id", "auth_version", "scope", "scopes", "pending", "temporary",
+            "actor_id", "actor_key_id", "oauth_grant_id", "oauth_scopes", "created_at",
         ),
         expiry_column="expires_at",
     ),
@@ -144,19 +144,34 @@ def _postgresql_triggers(table_name: str, watched: WatchedTable) -> list[str]:
     return triggers
 
 
-CREATE_TRIGGERS = {
-    "sqlite": [
-        sql for table, watched in WATCHED_TABLES.items() for sql in _sqlite_triggers(table, watched)
-    ],
-    "postgresql": [
-        _TRIGGER_FUNCTION,
-        *(
-            sql
-            for table, watched in WATCHED_TABLES.items()
-            for sql in _postgresql_triggers(table, watched)
-        ),
-    ],
-}
+def create_triggers_sql(
+    dialect: str, missing_columns: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
+    """Return the statements that create all triggers.
+
+    `missing_columns` are watched columns, by table, that the database does not have yet.
+    """
+    missing = missing_columns or {}
+    tables = {
+        name: replace(
+            watched,
+            columns=tuple(
+                column for column in watched.columns if column not in missing.get(name, ())
+            ),
+        )
+        for name, watched in WATCHED_TABLES.items()
+    }
+    create = _sqlite_triggers if dialect == "sqlite" else _postgresql_triggers
+    triggers = [sql for name, watched in tables.items() for sql in create(name, watched)]
+    return triggers if dialect == "sqlite" else [_TRIGGER_FUNCTION, *triggers]
+
+
+def recreate_update_trigger_sql(dialect: str, table_name: str) -> list[str]:
+    """Return the statements that replace the update trigger of a table with the current one."""
+    name = f"credential_changes_{table_name}_up"
+    table_clause = f" ON {table_name}" if dialect == "postgresql" else ""
+    create = next(sql for sql in create_triggers_sql(dialect) if f" {name} " in sql)
+    return [f"DROP TRIGGER {name}{table_clause}", create]
 
 
 def is_old_change_not_among_newest(now: datetime) -> ColumnElement[bool]:

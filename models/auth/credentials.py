@@ -46,6 +46,7 @@ class AccessToken(UserOwnedRow, table=True):
     auth_version: Int64  # of its user at the sign-in
     # resolvers/auth/credential_status.py narrows it for a token with an actor
     scope: Scope = enum_column(Scope, default=Scope.FULL)
+    scopes: list[str] | None = json_column()  # at most these; None: all that `scope` allows
     protocol: AuthProtocol = enum_column(AuthProtocol, default=AuthProtocol.API)
     ip: str | None = None
     pending: bool = False  # the second factor is missing: the token has no other use

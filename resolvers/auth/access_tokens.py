@@ -23,6 +23,7 @@ from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.credential_status import TOKEN_PREFIX, generate_secret, secret_digest
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.auth.security_log import log_event_and_queue_notice
+from resolvers.auth.token_scopes import names_in_order, scopes_of_token
 from resolvers.context import Context
 from resolvers.list_orders import OwnerPageKey, list_orders, read_owner_pages
 from resolvers.oauth.refresh_token_end import (
@@ -52,6 +53,7 @@ class NewAccessToken:
     idle_lifetime: timedelta  # the token ends if it is not used for this time
     protocol: AuthProtocol = AuthProtocol.API
     scope: Scope = Scope.FULL
+    scopes: frozenset[Scope] | None = None  # at most these; None: all that `scope` allows
     pending: bool = False  # a second factor is outstanding
     actor_id: int | None = None
     actor_key_id: int | None = None
@@ -60,10 +62,11 @@ class NewAccessToken:
 
 
 class CreatedAccessToken(NamedTuple):
-    """The secret of a new access token, which is not stored, and its expiry."""
+    """The secret of a new access token, which is not stored, its expiry and its scopes."""
 
     secret: str
     expires_at: datetime
+    scopes: frozenset[Scope]
 
 
 async def create_access_token(
@@ -71,33 +74,33 @@ async def create_access_token(
 ) -> CreatedAccessToken:
     """Create a token in a transaction that locks the user.
 
-    Returns its secret, which is not stored, and its end.
+    Returns its secret, which is not stored, its end and its scopes.
     """
     now = ctx.environment.now()
     secret = generate_secret(ctx.environment, TOKEN_PREFIX)
     expires_at = now + min(new_token.idle_lifetime, ctx.environment.options.tokens_max_age)
-    session.add(
-        AccessToken(
-            id=ctx.environment.new_id(),
-            user_id=new_token.user.id,
-            digest=secret_digest(secret),
-            auth_version=new_token.user.auth_version,
-            scope=new_token.scope,
-            protocol=new_token.protocol,
-            ip=ctx.client_ip,
-            pending=new_token.pending,
-            actor_id=new_token.actor_id,
-            actor_key_id=new_token.actor_key_id,
-            temporary=new_token.is_temporary_password,
-            oauth_family_id=new_token.oauth_family_id,
-            created_at=now,
-            last_used_at=now,
-            expires_at=expires_at,  # also while pending: it keeps the idle lifetime
-        )
+    token = AccessToken(
+        id=ctx.environment.new_id(),
+        user_id=new_token.user.id,
+        digest=secret_digest(secret),
+        auth_version=new_token.user.auth_version,
+        scope=new_token.scope,
+        scopes=None if new_token.scopes is None else names_in_order(new_token.scopes),
+        protocol=new_token.protocol,
+        ip=ctx.client_ip,
+        pending=new_token.pending,
+        actor_id=new_token.actor_id,
+        actor_key_id=new_token.actor_key_id,
+        temporary=new_token.is_temporary_password,
+        oauth_family_id=new_token.oauth_family_id,
+        created_at=now,
+        last_used_at=now,
+        expires_at=expires_at,  # also while pending: it keeps the idle lifetime
     )
-    return CreatedAccessToken(
-        secret, min(expires_at, now + SECOND_FACTOR_TIMEOUT) if new_token.pending else expires_at
-    )
+    scopes = scopes_of_token(token)
+    session.add(token)
+    usable_until = min(expires_at, now + SECOND_FACTOR_TIMEOUT) if new_token.pending else expires_at
+    return CreatedAccessToken(secret, usable_until, scopes)
 
 
 async def revoke_own_access_tokens_and_count(

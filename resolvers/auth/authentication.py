@@ -37,6 +37,7 @@ from resolvers.auth import (
     credential_status,
     security_log,
     throttles,
+    token_scopes,
 )
 from resolvers.auth import sign_in as auth_sign_in
 from resolvers.auth.access_tokens import NewAccessToken
@@ -256,6 +257,7 @@ class AuthenticatedUser:
     required_two_factor_methods: list[TwoFactorMethod] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
+    token_scopes: frozenset[Scope] = frozenset()
     app_password_id: int | None = None  # of the application password that was used
 
 
@@ -324,9 +326,6 @@ def _validate_and_set_default_lifetime(
 ) -> SignInRequest:
     """Validate a sign-in request and fill in its default lifetime. Raises InvalidInput."""
     idle_lifetime, path = sign_in_request.ttl, ["tokenTtl"]
-    if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
-        text = "An access token requires the scope FULL."
-        raise InvalidInput(text, constraint=ValidationConstraint.SCOPE, path=["token"])
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
@@ -393,19 +392,22 @@ async def _store_sign_in_with_token(
     if is_temporary_password:
         changes["password_change_required"] = True
     user = await _require_unchanged_and_update_user(session, sign_in.user, password_hash, changes)
-    token_and_end: tuple[str | None, datetime | None] = (None, None)
+    token_values: tuple[str | None, datetime | None, frozenset[Scope]] = (None, None, frozenset())
     if sign_in_request.token:
         new_token = NewAccessToken(
             user,
             sign_in_request.ttl or ctx.environment.options.tokens_idle_timeout,
             sign_in_request.protocol,
+            scopes=sign_in_request.token_scopes,
             pending=is_pending or sign_in_request.stays_pending,
             is_temporary_password=is_temporary_password,
         )
-        token_and_end = await access_tokens.create_access_token(ctx, session, new_token)
+        token_values = await access_tokens.create_access_token(ctx, session, new_token)
     log_detail: dict[str, Any] = (
         {"requiredTwoFactorMethods": sign_in.missing_factors} if sign_in.missing_factors else {}
     )
+    if sign_in_request.token_scopes is not None:
+        log_detail["scopes"] = token_scopes.names_in_order(sign_in_request.token_scopes)
     event = auth_sign_in.sign_in_event(sign_in.entry, sign_in_request, proof, **log_detail)
     await _log_sign_in_and_record_use_or_refuse(ctx, session, event, proof.app_password)
     return AuthenticatedUser(
@@ -413,7 +415,7 @@ async def _store_sign_in_with_token(
         sign_in_request.scope,
         user.password_change_required,
         sign_in.missing_factors,
-        *token_and_end,
+        *token_values,
         app_password_id=proof.app_password.id if proof.app_password else None,
     )
 

@@ -21,7 +21,7 @@ from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import User
 from resolvers.auth import app_passwords, credential_makers
 from resolvers.auth.credential_cache import CachedCredential, cache_of_database
-from resolvers.auth.credential_makers import IMPERSONATION_SCOPES
+from resolvers.auth.token_scopes import scopes_of_token
 from resolvers.oauth.scopes import opens_http, product_scopes, scopes_for_role
 from resolvers.viewer import ShareVisibility, Viewer
 
@@ -30,7 +30,6 @@ TOKEN_PREFIX, API_KEY_PREFIX = "mgt_", "mgk_"
 HTTP_SCOPES = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of application passwords
 # A viewer who signed in with a temporary password can only set a new password.
 NEW_PASSWORD_ONLY = {
-    "scopes": frozenset({Scope.SETTINGS}),
     "allowed_operations": frozenset({"accessTokenRevoke", "userUpdate", "viewer"}),
     "new_password_only": True,
 }
@@ -103,7 +102,7 @@ async def load_token_if_valid(
             viewer = Viewer(
                 user_id,
                 Role.USER,
-                IMPERSONATION_SCOPES,
+                scopes_of_token(row),
                 **_role_rights(row, Role.USER),
                 token_id=row.id,
                 actor_id=row.actor_id or 0,
@@ -120,12 +119,13 @@ async def load_token_if_valid(
             return CachedCredential(viewer, now, now, expires_at_pending, owner_ids=(user_id,))
         if row.oauth_grant_id is not None:
             return _oauth_credential_if_http_scope_or_none(environment, row, now, expires_at)
-        rights: dict[str, Any] = dict(NEW_PASSWORD_ONLY)
-        if not row.temporary:
-            rights = {"scopes": frozenset({row.scope}), **_role_rights(row, row.owners)}
+        rights: dict[str, Any] = (
+            dict(NEW_PASSWORD_ONLY) if row.temporary else _role_rights(row, row.owners)
+        )
         viewer = Viewer(
             user_id,
             Role.USER if row.temporary else row.owners,
+            scopes_of_token(row),
             **rights,
             token_id=row.id,
             expires_at=row.created_at + max_life,

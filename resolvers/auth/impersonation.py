@@ -85,19 +85,26 @@ async def create_impersonation_token(
             user, ttl, protocol=AuthProtocol.API, scope=Scope.MAIL, actor_id=actor_id
         )
         new_token = replace(new_token, actor_key_id=actor_key_id)
-        secret, expires_at = await access_tokens.create_access_token(ctx, session, new_token)
-        detail = {"until": expires_at.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
+        token = await access_tokens.create_access_token(ctx, session, new_token)
+        detail = {"until": token.expires_at.isoformat()} | (
+            {"reason": ctx.reason} if ctx.reason else {}
+        )
         await security_log.log_event_and_queue_notice(
             ctx,
             session,
             NewSecurityEvent(SecurityEventAction.IMPERSONATION_STARTED, user_id, detail=detail),
         )
         admin_entry = NewAuditLogEntry(
-            "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}
+            "userImpersonate", "User", user_id, user.domain_id, after={"until": token.expires_at}
         )
         await audit_log.insert_audit_log_entries(ctx, session, admin_entry)
     return AuthenticatedUser(
-        user, Scope.MAIL, password_change_required=False, token=secret, expires_at=expires_at
+        user,
+        Scope.MAIL,
+        password_change_required=False,
+        token=token.secret,
+        expires_at=token.expires_at,
+        token_scopes=token.scopes,
     )
 
 

@@ -80,6 +80,12 @@ class SignInRequest:
     ttl: timedelta | None = None  # the token ends if it is not used for this time
     proof: SecondFactorProof = field(default_factory=SecondFactorProof)
     stays_pending: bool = False  # the token has no use, but it ends with the tokens of the user
+    token_scopes: frozenset[Scope] | None = None  # the token has at most these; None: no limit
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a token of a scope that takes application passwords."""
+        if self.token and self.scope is not Scope.FULL:
+            raise ValueError("A token requires the scope FULL.")
 
 
 @dataclass(frozen=True, slots=True)

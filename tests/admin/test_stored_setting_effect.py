@@ -57,7 +57,7 @@ async def test_new_tokens_use_the_stored_lifetime(root: GraphQLClient, clock: Ma
       { errors { message } } }"""
     assert (await root(setup))["userCreate"]["errors"] == []
     sign_in = """mutation { authenticate(input: {username: "eve@example.org",
-      password: "correct horse", token: true}) { expiresAt errors { message } } }"""
+      password: "correct horse"}) { expiresAt errors { message } } }"""
     for value, lifetime in (("PT1H", timedelta(hours=1)), ("P2D", timedelta(days=2))):
         await set_setting(root, "tokens.idleTimeout", value)
         payload = (await root(sign_in))["authenticate"]

@@ -208,10 +208,10 @@ async def test_last_use_has_time_and_event(ada: GraphQLClient, clock: ManualCloc
     used_at = clock().isoformat().replace("+00:00", "Z")
     assert app_password == {"lastUse": {"at": used_at, "event": None}}
 
-    sign_in = """mutation ($password: String!) { authenticate(input: {
+    sign_in = """mutation ($password: String!) { passwordVerify(input: {
         username: "ada", password: $password, scope: IMAP}) { errors { code } } }"""
     response = await ada(sign_in, password=payload["password"])
-    assert response["authenticate"]["errors"] == []
+    assert response["passwordVerify"]["errors"] == []
     (app_password,) = (await ada(query))["user"]["appPasswords"]["nodes"]
     assert app_password == {"lastUse": {"at": used_at, "event": {"action": "SIGN_IN_ATTEMPTED"}}}
 

@@ -249,7 +249,7 @@ async def test_database_has_all_triggers_for_credential_changes(
     """On SQLite a migration that recreates a table loses its triggers."""
     dialect = sign_in_environment.environment.database.dialect
     trigger_names = {
-        words[2] for sql in credential_changes.CREATE_TRIGGERS[dialect]
+        words[2] for sql in credential_changes.create_triggers_sql(dialect)
         if (words := sql.split())[:2] == ["CREATE", "TRIGGER"]
     }  # fmt: skip
     trigger_queries = {

@@ -23,6 +23,8 @@ API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) { apiKeyCreate(input: 
   secret apiKey { maker scopes role expiresAt } errors { code path } } }"""
 APP_CREATE = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
   password appPassword { maker scopes expiresAt } errors { code path } } }"""
+VERIFY_MUTATION = """mutation ($input: PasswordVerifyInput!) { passwordVerify(input: $input) {
+  errors { code path } } }"""
 RESET_MUTATION = """mutation ($input: UserPasswordResetInput!) { userPasswordReset(input: $input) {
   password errors { code path } } }"""
 AUTHENTICATE = """mutation ($input: AuthenticateInput!) { authenticate(input: $input) {
@@ -135,18 +137,18 @@ async def test_app_password_for_other_user_is_limited(
     assert sorted(payload["appPassword"]["scopes"]) == ["MAIL", "MAIL_READ", "SUBMIT"]
     assert payload["appPassword"]["expiresAt"].startswith("2030-01-01T04:00:00")
     attempt = {"username": "ada", "password": payload["password"], "scope": "MAIL"}
-    assert (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"] == []
+    assert (await ada(VERIFY_MUTATION, input=attempt))["passwordVerify"]["errors"] == []
     other_permissions = [
         permission
         for permission in AdminPermission
         if permission is not AdminPermission.APP_PASSWORDS
     ]
     await set_permissions(domain_admin, *other_permissions)
-    (error,) = (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"]
+    (error,) = (await ada(VERIFY_MUTATION, input=attempt))["passwordVerify"]["errors"]
     assert error["code"] == "AUTHENTICATION_FAILED"
     await set_permissions(domain_admin, *AdminPermission)
     clock.tick(hours=4)
-    (error,) = (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"]
+    (error,) = (await ada(VERIFY_MUTATION, input=attempt))["passwordVerify"]["errors"]
     assert error["code"] == "AUTHENTICATION_FAILED"
 
 
@@ -155,7 +157,7 @@ async def test_temporary_password_only_sets_a_new_password(
 ) -> None:
     ada = await make_client(environment, http, "ada", password=OLD_PHRASE)
     domain_admin = await make_domain_admin(environment, http, "chief")
-    sign_in_input = {"username": "ada", "password": OLD_PHRASE, "token": True}
+    sign_in_input = {"username": "ada", "password": OLD_PHRASE}
     token_before = (await ada(AUTHENTICATE, input=sign_in_input))["authenticate"]["token"]
     reset_payload = (await domain_admin(RESET_MUTATION, input={"user": {"username": "ada"}}))[
         "userPasswordReset"

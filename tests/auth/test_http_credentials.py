@@ -19,11 +19,11 @@ from tests.support.accounts.sign_in_environment import FULL_SCOPES, PASSWORD
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
 
 AUTHENTICATE = """
-mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boolean! = true,
-          $ttl: Duration, $check: Boolean! = false, $key: String) {
-  authenticate(input: {username: $name, password: $password, scope: $scope, token: $token,
+mutation ($name: String!, $password: String!, $scopes: [Scope!], $ttl: Duration,
+          $check: Boolean! = false, $key: String) {
+  authenticate(input: {username: $name, password: $password, scopes: $scopes,
       tokenTtl: $ttl, options: {validateOnly: $check, idempotencyKey: $key}}) {
-    user { username } scope passwordChangeRequired token expiresAt
+    user { username } scopes passwordChangeRequired token expiresAt
     errors { __typename code message path ... on RateLimitedError { retryAfter } }
   }
 }
@@ -75,7 +75,7 @@ async def test_sign_in_returns_a_token_of_the_user(http: httpx.AsyncClient, eve:
     payload = await sign_in(http, "Eve@Example.org")
     assert payload == {
         "user": {"username": "eve"},
-        "scope": "FULL",
+        "scopes": ["FULL"],
         "passwordChangeRequired": False,
         "token": payload["token"],
         "expiresAt": "2030-01-15T00:00:00Z",

@@ -118,7 +118,7 @@ async def test_pasted_token_without_its_second_factor_is_reported(
 ) -> None:
     await enable_totp(server, "tom")
     async with server.open_client() as client:
-        sign_in = {"username": "tom", "password": PASSWORD, "token": True}
+        sign_in = {"username": "tom", "password": PASSWORD}
         token = (await client.run_mutation("authenticate", sign_in, "token"))["token"]
     await graphiql.open()
     await graphiql.enter_token(token)

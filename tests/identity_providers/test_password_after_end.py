@@ -1,6 +1,6 @@
 """Passwords after the provider has ended an account: no way to sign in accepts them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,8 @@ __all__ = ["authority", "listener"]
 
 AUTHENTICATE = """mutation ($input: AuthenticateInput!) { authenticate(input: $input) {
   user { username } token errors { code message ... on ForbiddenError { requires } } } }"""
+VERIFY_MUTATION = """mutation ($input: PasswordVerifyInput!) { passwordVerify(input: $input) {
+  user { username } errors { code message ... on ForbiddenError { requires } } } }"""
 LINK = "{ user { identityLink { accessEndedAt } } }"
 LOGOUT_URL = "/oauth/backchannel-logout/example.org"
 IsAccepted = Callable[[], Awaitable[bool]]  # tries the password
@@ -58,17 +60,34 @@ async def change_user(client: GraphQLClient, **columns: Any) -> None:
         await (await session.connection()).execute(statement)
 
 
-async def is_accepted_by_authenticate(
-    client: GraphQLClient, password: str = PASSWORD, **fields: object
-) -> bool:
+async def is_accepted_by_authenticate(client: GraphQLClient, password: str = PASSWORD) -> bool:
     """Try `authenticate`. A refusal must be typed, and name the provider."""
-    given = {"username": "ada@example.org", "password": password, **fields}
+    given = {"username": "ada@example.org", "password": password}
     payload = (await client(AUTHENTICATE, input=given))["authenticate"]
+    assert bool(payload["token"]) is not bool(payload["errors"])
+    return is_password_accepted(payload)
+
+
+async def is_accepted_by_password_verify(
+    client: GraphQLClient, scope: str, protocol: str = "API"
+) -> bool:
+    """Try `passwordVerify`. A refusal must be typed, and name the provider."""
+    given = {
+        "username": "ada@example.org",
+        "password": PASSWORD,
+        "scope": scope,
+        "protocol": protocol,
+    }
+    return is_password_accepted((await client(VERIFY_MUTATION, input=given))["passwordVerify"])
+
+
+def is_password_accepted(payload: Mapping[str, Any]) -> bool:
+    """True if a payload has no error; its only error must name the provider."""
     if not payload["errors"]:
         return True
     (error,) = payload["errors"]
     assert (error["code"], error["requires"]) == ("FORBIDDEN", REQUIRED_PROVIDER)
-    assert (payload["user"], payload["token"]) == (None, None)
+    assert payload["user"] is None
     return False
 
 
@@ -114,13 +133,13 @@ def ways(
     """All ways to sign in with the password of the account, by name."""
     server: Any = request.getfixturevalue("listener")
     certificates: Any = request.getfixturevalue("authority")
-    by_authenticate = partial(is_accepted_by_authenticate, root)
+    by_verify = partial(is_accepted_by_password_verify, root)
     return {
-        "token": partial(by_authenticate, token=True),
-        "front end": by_authenticate,
-        "IMAP": partial(by_authenticate, scope="IMAP", protocol="IMAP"),
-        "POP3": partial(by_authenticate, scope="POP3", protocol="POP3"),
-        "SMTP": partial(by_authenticate, scope="SMTP", protocol="SMTP"),
+        "token": partial(is_accepted_by_authenticate, root),
+        "front end": partial(by_verify, "FULL"),
+        "IMAP": partial(by_verify, "IMAP", "IMAP"),
+        "POP3": partial(by_verify, "POP3", "POP3"),
+        "SMTP": partial(by_verify, "SMTP", "SMTP"),
         "Basic": partial(is_accepted_by_basic_auth, root.environment),
         "submission": partial(is_accepted_by_submission, server, certificates),
         "OAuth page": partial(is_accepted_on_the_page, browser, webmail, provider),
@@ -161,9 +180,9 @@ async def test_temporary_password_is_refused(
     )
     password = payload["userPasswordReset"]["password"]
     assert password
-    assert not await is_accepted_by_authenticate(root, password, token=True)
+    assert not await is_accepted_by_authenticate(root, password)
     await sign_in_at_provider(browser, webmail, provider)
-    assert await is_accepted_by_authenticate(root, password, token=True)
+    assert await is_accepted_by_authenticate(root, password)
 
 
 async def test_refusal_is_before_the_second_factor(
@@ -176,7 +195,7 @@ async def test_refusal_is_before_the_second_factor(
     await tokens_by_provider(browser, webmail, provider)
     await change_user(ada, second_factors=["EXTERNAL"])
     await end_by_logout(browser, provider)
-    assert not await is_accepted_by_authenticate(root, token=True)
+    assert not await is_accepted_by_authenticate(root)
 
 
 async def test_end_and_refusal_are_logged_and_shown(

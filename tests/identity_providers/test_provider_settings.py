@@ -262,7 +262,7 @@ async def test_password_rule_applies_to_every_way_of_signing_in(
 ) -> None:
     authenticate = (
         'mutation { authenticate(input: {username: "ada", '
-        'password: "correct horse battery staple", token: true}) { errors { code message } } }'
+        'password: "correct horse battery staple"}) { errors { code message } } }'
     )
     assert (await ada(authenticate))["authenticate"]["errors"] == []
     create = (

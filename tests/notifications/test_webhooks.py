@@ -179,7 +179,7 @@ async def test_failed_login_is_posted(
 ) -> None:
     eve = await make_user(environment, "eve", password=PASSWORD)
     await create_webhook(root, receiver.url, "SIGN_IN_FAILED", user={"username": "eve"})
-    attempt = """mutation ($p: String!) { authenticate(input: {username: "eve", password: $p,
+    attempt = """mutation ($p: String!) { passwordVerify(input: {username: "eve", password: $p,
       scope: IMAP}) { errors { code } } }"""
     for password in ("wrong", PASSWORD):
         await ada(attempt, p=password)

@@ -203,9 +203,9 @@ async def test_user_sees_the_scopes_of_tokens_of_clients(
     browser: OauthBrowser, webmail: TestClient, ada: GraphQLClient
 ) -> None:
     await browser.get_tokens(webmail, scope="openid mail")
-    data = await ada("{ user { accessTokens { nodes { scope oauthScopes protocol } } } }")
+    data = await ada("{ user { accessTokens { nodes { scopes oauthScopes protocol } } } }")
     assert data["user"]["accessTokens"]["nodes"] == [
-        {"scope": "IMAP", "oauthScopes": ["OPENID", "MAIL"], "protocol": "HTTP"}
+        {"scopes": ["MAIL"], "oauthScopes": ["OPENID", "MAIL"], "protocol": "HTTP"}
     ]
 
 

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
 from graph.app import create_app
 from models.runtime.environment import Environment
+from models.store.columns import core_table
+from models.users.tables import User
+from resolvers.auth.token_scopes import TOKEN_SCOPES
+from tests.support.accounts.access_tokens import make_access_token
 from tests.support.schema.access_matrix import (
     BOOTSTRAP_KEY,
     CALLERS,
@@ -15,11 +21,17 @@ from tests.support.schema.access_matrix import (
     DEFAULT_REFUSALS,
     FIELD_RULES,
     OBJECT_OWNERS,
+    OPERATION_BY_ROOT_TYPE,
+    SCOPES_BY_CALLER,
     build_operation,
     field_coordinates,
     make_credentials,
     request_verdict,
     subscription_verdict,
+)
+
+SCOPED_TOKEN_CALLERS = sorted(
+    caller for caller, scope in SCOPES_BY_CALLER.items() if scope in TOKEN_SCOPES
 )
 
 
@@ -57,4 +69,30 @@ async def test_fields_are_accessible_as_in_access_matrix(
             expected = "ALLOWED" if caller in allowed else DEFAULT_REFUSALS.get(caller, "FORBIDDEN")
             if code != expected:
                 failures.append((f"{kind}.{name}", caller, code))
+    assert not failures
+
+
+@pytest.mark.parametrize("caller", SCOPED_TOKEN_CALLERS)
+async def test_token_has_the_access_of_a_key_with_the_same_scope(
+    environment: Environment, server: httpx.AsyncClient, caller: str
+) -> None:
+    """Each field gets a new token, since a token can revoke itself."""
+    await make_credentials(environment, server)
+    (ada,) = await environment.database.read(
+        select(core_table(User)).where(col(User.username) == "ada")
+    )
+    failures = []
+    for kind, name in field_coordinates():
+        if kind not in OPERATION_BY_ROOT_TYPE:
+            continue
+        operation, variables = build_operation(kind, name)
+        scopes = [SCOPES_BY_CALLER[caller].value]
+        secret = await make_access_token(environment, ada, scopes=scopes)
+        if kind == "Subscription":
+            code = await subscription_verdict(environment, secret, operation, variables)
+        else:
+            code = await request_verdict(server, secret, operation, variables)
+        is_allowed = caller in CALLERS_BY_CLASS[FIELD_RULES[f"{kind}.{name}"]]
+        if code != ("ALLOWED" if is_allowed else "FORBIDDEN"):
+            failures.append((f"{kind}.{name}", code))
     assert not failures

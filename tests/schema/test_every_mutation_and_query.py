@@ -258,8 +258,8 @@ async def assert_dry_run_changes_nothing(
 WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and long actions
     "authenticate", "blobCopy", "cacheClean", "cacheFlush", "cacheRemove", "cacheRescan",
     "cacheUnpack", "clusterNodeFlush", "componentStart", "componentStop", "configReload",
-    "connectorTest", "recoveryCodesCreate", "serverStop", "sessionDrain", "sessionTerminate",
-    "accessTokenRevoke", "totpDisable", "totpVerify", "userAffinitySet",
+    "connectorTest", "passwordVerify", "recoveryCodesCreate", "serverStop", "sessionDrain",
+    "sessionTerminate", "accessTokenRevoke", "totpDisable", "totpVerify", "userAffinitySet",
     "twoFactorDisable", "webauthnVerify", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
@@ -280,8 +280,8 @@ async def assert_key_of_another_call_conflicts(call: MutationCall, client: Graph
 NOT_ATOMIC = {
     "authenticate", "blobCopy", "blobDelete", "blobPut", "cacheClean", "cacheFlush", "cacheRemove",
     "cacheRescan", "cacheUnpack", "clusterNodeFlush", "componentStart", "componentStop",
-    "configReload", "connectorTest", "mailboxRepair", "recoveryCodesCreate", "routeTest",
-    "serverStop", "sessionDrain", "sessionTerminate", "userAffinitySet",
+    "configReload", "connectorTest", "mailboxRepair", "passwordVerify", "recoveryCodesCreate",
+    "routeTest", "serverStop", "sessionDrain", "sessionTerminate", "userAffinitySet",
     "totpVerify", "totpDisable",
     "twoFactorDisable", "webauthnVerify", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
@@ -368,6 +368,7 @@ def record_commits(environment: Environment) -> Iterator[list[Any]]:
 WITHOUT_ACCOUNT = {
     "apiKeyCreate",
     "authenticate",
+    "passwordVerify",
     "accessTokenRevoke",
 }  # calls that name no account
 

@@ -28,7 +28,7 @@ from tests.support.servers.live_server import LiveServer
 from tests.support.time_limits import HANG_SECONDS
 
 SIGN_IN = """mutation ($name: String!, $password: String!) {
-  authenticate(input: { username: $name, password: $password, token: true }) {
+  authenticate(input: { username: $name, password: $password }) {
     token errors { message } } }"""
 USER = """query ($name: EmailAddress!) { user(by: { address: $name }) {
   id username name language active suspended addresses { nodes { address main } } } }"""

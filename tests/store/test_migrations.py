@@ -240,6 +240,19 @@ async def test_upgrade_lets_stored_events_say_what_happened(
     }
 
 
+async def test_upgrade_keeps_tokens_unlimited_and_watches_their_scopes(
+    empty_database: Database,
+) -> None:
+    rows = [("users", {"id": 3}), ("access_tokens", {"id": 4, "user_id": 3, "scope": "FULL"})]
+    await create_database_of_revision(empty_database, "0109", rows)
+    await run_missing_migrations(empty_database)
+    assert await load_stored_values(empty_database, "access_tokens", "scopes") == {4: None}
+    async with empty_database.engine.begin() as connection:
+        await connection.execute(text("""UPDATE access_tokens SET scopes = '["MAIL_READ"]'"""))
+        changes = await connection.execute(text("SELECT user_id FROM credential_changes"))
+        assert list(changes.scalars()) == [3]
+
+
 async def load_stored_values(
     database: Database, table_name: str, column_name: str
 ) -> dict[int, Any]:

@@ -134,9 +134,9 @@ VALUE_DESCRIPTIONS = {
     },
     "AppPasswordScope": {
         "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
-        "`authenticate`.",
+        "`passwordVerify`.",
         "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
-        "`authenticate`.",
+        "`passwordVerify`.",
         "SMTP": "Sign-in to message submission (RFC 6409).",
         "SIEVE": "Reading and changing Sieve scripts by this API.",
         "MAIL_READ": "Reading the user's mail by this API.",
@@ -353,9 +353,9 @@ VALUE_DESCRIPTIONS = {
         "SUBMIT": "Sending messages.",
         "SETTINGS": "Reading and changing the settings of the user's account.",
         "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
-        "`authenticate`.",
+        "`passwordVerify`.",
         "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
-        "`authenticate`.",
+        "`passwordVerify`.",
         "SMTP": "Sign-in to message submission (RFC 6409).",
         "SIEVE": "Reading and changing Sieve scripts by this API.",
         "SCIM": "Provisioning of accounts and groups by SCIM 2.0 (RFC 7644), for an API key that "

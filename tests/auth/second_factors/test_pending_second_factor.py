@@ -35,7 +35,7 @@ TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_DESC]
 
 SIGN_IN = """
 mutation ($name: String!, $totp: String, $webauthn: JSON) {
-  authenticate(input: {username: $name, password: "correct horse battery", token: true,
+  authenticate(input: {username: $name, password: "correct horse battery",
       totp: $totp, webauthn: $webauthn}) {
     token expiresAt requiredTwoFactorMethods
     errors { code path ... on AuthenticationFailedError { requiredTwoFactorMethods } }

@@ -22,7 +22,7 @@ VIEWER_QUERY = "{ viewer { user { username } } }"
 CHANGES_SUBSCRIPTION = "subscription { changes { events { type } } }"
 REVOKE_MUTATION = "mutation { accessTokenRevoke(input: {}) { revokedCount errors { code } } }"
 SIGN_IN = f"""mutation {{ authenticate(
-  input: {{username: "dora", password: "{PASSWORD}", token: true}}) {{ token }} }}"""
+  input: {{username: "dora", password: "{PASSWORD}"}}) {{ token }} }}"""
 MAX_RESPONSE_SECONDS = 8.0  # without waits for a CPU; less than the time limits of slow requests
 RECHECK_LIMIT = 90.0  # seconds: credentials are checked every 30 s and cached for 5 s
 SHORT_LIFETIME = 20.0  # seconds: longer than the subscriptions need to start

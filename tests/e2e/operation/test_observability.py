@@ -120,7 +120,7 @@ def test_logs_metrics_and_traces_contain_no_secrets_or_mail(
 ) -> None:
     trace_id = "3" * 32
     wrong_credentials = {"username": "ada", "password": OTHER_PASSWORD}
-    valid_credentials = {"username": "ada", "password": PASSWORD, "token": True}
+    valid_credentials = {"username": "ada", "password": PASSWORD}
     query_with_trace(observed_server, SIGN_IN, "ada", trace_id, variables={"i": wrong_credentials})
     result = observed_server.query(SIGN_IN, None, variables={"i": valid_credentials}).json()
     token = result["data"]["authenticate"]["token"]

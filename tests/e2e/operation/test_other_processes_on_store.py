@@ -27,7 +27,7 @@ from tests.support.servers.merganser_server import (
 STORES = ["sqlite"]  # the path is the same for every database
 SIGN_IN = """
 mutation ($username: String!, $password: String!) {
-  authenticate(input: {username: $username, password: $password, token: true}) {
+  authenticate(input: {username: $username, password: $password}) {
     token errors { code }
   }
 }

@@ -204,7 +204,7 @@ async def test_two_servers_behind_balancer_serve_the_same_account(site: GuideSit
             http,
             base,
             "authenticate",
-            {"username": "ada", "password": user_input["password"], "token": True},
+            {"username": "ada", "password": user_input["password"]},
             "token",
         )
         auth_header = {"Authorization": f"Bearer {signed_in['token']}"}
@@ -235,7 +235,7 @@ async def test_upload_continues_on_any_server(site: GuideSite) -> None:
         }
         await _mutate(http, base, "domainCreate", {"name": "example.net"}, "domain { id }")
         await _mutate(http, base, "userCreate", user_input, "user { id }")
-        sign_in_input = {"username": "bea", "password": user_input["password"], "token": True}
+        sign_in_input = {"username": "bea", "password": user_input["password"]}
         token = (await _mutate(http, base, "authenticate", sign_in_input, "token"))["token"]
         http.headers.update({"Authorization": f"Bearer {token}", "Tus-Resumable": "1.0.0"})
         content = raw_message(

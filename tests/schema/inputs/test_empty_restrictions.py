@@ -21,6 +21,7 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("apiKeyCreate", {"name": "x", "allowedIps": []}, ["allowedIps"]),
     ("apiKeyCreate", {"name": "x", "domains": []}, ["domains"]),
     ("apiKeyUpdate", {"apiKeys": [], "set": {"allowedIps": []}}, ["set", "allowedIps"]),
+    ("authenticate", {"username": "ada", "password": "x", "scopes": []}, ["scopes"]),
     ("autoreplySet", {"set": {"addresses": []}}, ["set", "addresses"]),
     ("filterCreate", {"query": {"any": []}, "action": {"delete": True}}, ["query", "any"]),
     ("filterCreate", {"query": {"all": []}, "action": {"delete": True}}, ["query", "all"]),

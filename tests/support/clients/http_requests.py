@@ -10,7 +10,7 @@ from tests.conftest import GraphQLClient
 
 VIEWER_QUERY = """
 { viewer { role scopes readOnly user { username } apiKey { name }
-  token { id current scope protocol ip expiresAt } } }
+  token { id current scopes protocol ip expiresAt } } }
 """
 
 

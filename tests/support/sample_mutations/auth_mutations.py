@@ -19,7 +19,7 @@ async def user_impersonate(ada: GraphQLClient, _root: GraphQLClient) -> Mutation
     return MutationCall(
         "userImpersonate",
         {"user": {"username": "ada"}},
-        "user { username } scope",
+        "user { username } scopes",
         other_caller=administrator,
     )
 
@@ -77,8 +77,25 @@ async def app_password_update(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 async def authenticate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await user_create(_ada, root))(root)
     assert payload["errors"] == []
-    input_fields = {"username": "eve@example.org", "password": "correct horse", "token": True}
-    return MutationCall("authenticate", input_fields, "token requiredTwoFactorMethods")
+    input_fields = {
+        "username": "eve@example.org",
+        "password": "correct horse",
+        "scopes": ["MAIL_READ", "SUBMIT"],
+    }
+    return MutationCall("authenticate", input_fields, "token scopes requiredTwoFactorMethods")
+
+
+@register_call
+async def password_verify(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    payload = await (await user_create(_ada, root))(root)
+    assert payload["errors"] == []
+    input_fields = {
+        "username": "eve@example.org",
+        "password": "correct horse",
+        "scope": "IMAP",
+        "protocol": "IMAP",
+    }
+    return MutationCall("passwordVerify", input_fields, "user { username }")
 
 
 @register_call

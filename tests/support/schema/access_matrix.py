@@ -39,17 +39,17 @@ CALLERS_BY_CLASS = {
     for name, text in ACCESS_MATRIX["classes"].items()
 }
 NO_USER_MESSAGE = "The credential belongs to no account: use a user's credential."
-SCOPED_CALLERS = (
-    "read",
-    "mail-read",
-    "mail",
-    "submit",
-    "settings",
-    "imap",
-    "pop3",
-    "smtp",
-    "sieve",
-)
+SCOPES_BY_CALLER = {
+    "read": Scope.READ,
+    "mail-read": Scope.MAIL_READ,
+    "mail": Scope.MAIL,
+    "submit": Scope.SUBMIT,
+    "settings": Scope.SETTINGS,
+    "imap": Scope.IMAP,
+    "pop3": Scope.POP3,
+    "smtp": Scope.SMTP,
+    "sieve": Scope.SIEVE,
+}
 REFUSAL_CODES = {"FORBIDDEN", "UNAUTHENTICATED", "SECOND_FACTOR_REQUIRED"}
 DEFAULT_REFUSALS = {"nobody": "UNAUTHENTICATED", "pending": "SECOND_FACTOR_REQUIRED"}
 BOOTSTRAP_KEY = "the key of whoever owns it"
@@ -155,10 +155,8 @@ async def make_credentials(
         )
     ada_key = {"user_id": ada.id, "role": Role.USER}
     scoped_keys = {
-        name: await make_api_key(
-            environment, name, **ada_key, scopes=[Scope[name.upper().replace("-", "_")]]
-        )
-        for name in SCOPED_CALLERS
+        name: await make_api_key(environment, name, **ada_key, scopes=[scope])
+        for name, scope in SCOPES_BY_CALLER.items()
     }
     ada_context = Context(environment, Viewer(ada.id, Role.USER, frozenset({Scope.FULL})))
     new_password = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
