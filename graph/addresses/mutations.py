@@ -8,9 +8,8 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.addresses.types import Address
-from graph.admin.tasks import Task
+from graph.admin.tasks import Task, TaskPayload
 from graph.autoreply.mutations import AutoreplyPatch
-from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info

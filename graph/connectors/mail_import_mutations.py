@@ -10,10 +10,10 @@ from graph.connectors.inputs import (
     RemoteServerInput,
     validated_connector_column_values,
 )
-from graph.connectors.types import ConnectorRun
+from graph.connectors.run_mutations import ConnectorRunsPayload, load_run_payload
 from graph.messages.filter_inputs import MessageFilter
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.list_inputs import convert_list_items
 from graph.types.mutations import mutation
@@ -33,7 +33,6 @@ from models.errors import InvalidInput, require_found
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mail_import, remote_accounts
 from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 from resolvers.connectors.remote_accounts import (
@@ -255,13 +254,6 @@ class MailImportInput(Options):
         )
 
 
-@strawberry.type(description="Payload of mailImport.")
-class MailImportPayload(MutationPayload):
-    connector_runs: list[ConnectorRun] = attribute_field(
-        "One queued run for each user, sorted by user.", default_factory=list
-    )
-
-
 @strawberry.type
 class MailImportMutation:
     @mutation(
@@ -274,10 +266,8 @@ class MailImportMutation:
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )
-    async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:
+    async def mail_import(self, info: Info, input: MailImportInput) -> ConnectorRunsPayload:
         keys = await mail_import.queue_mail_imports_and_return_run_ids(
             info.context, await input.resolve_new_import(info)
         )
-        rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, keys)
-        runs = [ConnectorRun.from_row(row) for row in rows if row]
-        return MailImportPayload(connector_runs=runs)
+        return await load_run_payload(info, keys)
