@@ -55,7 +55,10 @@ CREATE_FIELDS = (
 UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 
-@strawberry.input(description="Address to create.")
+@strawberry.input(
+    description="Address that addressesCreate creates. It has the fields of AddressCreateInput, "
+    "without `options`, which are those of the whole mutation."
+)
 class NewAddressInput:
     address: str = attribute_field(
         "New address, with the domain in Unicode or ASCII form. `@domain` means `*@domain`, a "

@@ -63,7 +63,10 @@ class SpecialMailboxNames:
     )
 
 
-@strawberry.input(description="Account to create.")
+@strawberry.input(
+    description="Account that usersCreate creates. It has the fields of UserCreateInput, without "
+    "`options`, which are those of the whole mutation."
+)
 class NewUserInput(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})
     username: str | None = attribute_field(
