@@ -161,8 +161,8 @@ strawberry.enum(
 )
 strawberry.enum(
     LimitKind,
-    description="Kind of a limit that the event LIMIT_REACHED reports, also STORAGE and RATE, which "
-    "no counter of UsageKind has.",
+    description="Kind of a limit that the event LIMIT_REACHED reports, also STORAGE and RATE, "
+    "which no counter of UsageKind has.",
 )
 strawberry.enum(SessionService, description="Service that a session uses.")
 strawberry.enum(LimitSource, description="Owner of a limit that applies to an account.")

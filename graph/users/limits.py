@@ -23,8 +23,8 @@ Limit = TypeVar("Limit")
 
 
 @strawberry.type(
-    description="Use of a limit that counts messages, recipients or forwards in a period, and begins "
-    "at 0 after it. Storage, which has no period, is a QuotaUsage."
+    description="Use of a limit that counts messages, recipients or forwards in a period, and "
+    "begins at 0 after it. Storage, which has no period, is a QuotaUsage."
 )
 class Usage:
     limit: BigInt | None = attribute_field("Highest count in a period. Null: unlimited.")
