@@ -6,7 +6,8 @@ import strawberry
 from strawberry import UNSET
 
 from graph.connectors.inputs import (
-    RemoteAccountInput,
+    FetchRulesInput,
+    RemoteHostInput,
     RemoteServerInput,
     validated_connector_column_values,
 )
@@ -58,7 +59,8 @@ DELETE_SOURCE_DESCRIPTION = (
     description="Account on a remote server whose messages are fetched once. Its password is "
     "deleted when the run ends."
 )
-class ImportRemoteInput(RemoteAccountInput):
+class ImportRemoteInput(FetchRulesInput):
+    server: RemoteServerInput = attribute_field("Remote server, and the account to import from.")
     auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
     delete_source: bool = attribute_field(DELETE_SOURCE_DESCRIPTION, default=False)
 
@@ -99,7 +101,8 @@ class RemoteAdministratorInput:
     description="Accounts on one remote server whose messages are fetched once, each for a user. "
     "Exactly one of `accounts` and `file` must be given."
 )
-class ImportRemoteAccountsInput(RemoteServerInput):
+class ImportRemoteAccountsInput(FetchRulesInput):
+    server: RemoteHostInput = attribute_field("Remote server of all accounts.")
     accounts: list[ImportAccountInput] | None = attribute_field(
         "The accounts, at most 1,000 by default.", default=UNSET
     )
@@ -231,7 +234,7 @@ class MailImportInput(Options):
         source, remote = self.source, None
         if source.remote:
             values = validated_connector_column_values(source.remote.value)
-            remote = RemoteAccount(values, source.remote.value.password)
+            remote = RemoteAccount(values, source.remote.value.server.password)
         accounts, owner = None, None
         if source.remote_accounts:
             accounts = await source.remote_accounts.value.resolve_accounts(info)
