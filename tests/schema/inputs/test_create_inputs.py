@@ -1,9 +1,9 @@
-"""Inputs that create one object have the fields of the items that create many."""
+"""Inputs repeat no fields: items of lists, and the connection to a remote server."""
 
 from typing import Any, cast
 
 import pytest
-from graphql import GraphQLInputObjectType
+from graphql import GraphQLInputObjectType, get_named_type
 
 from tests.support.schema.printed_schema import SDL
 
@@ -27,3 +27,18 @@ def test_item_of_a_list_has_all_fields_of_the_single_input_but_options(item_name
     description = SDL.type_map[item_name].description or ""
     assert single_name in description
     assert "`options`" in description
+
+
+def test_connection_fields_are_only_in_the_inputs_of_remote_servers() -> None:
+    inputs = [kind for kind in SDL.type_map.values() if isinstance(kind, GraphQLInputObjectType)]
+    with_connection = {kind.name for kind in inputs if "authMechanism" in kind.fields}
+    assert with_connection == {"RemoteHostInput", "RemoteServerInput", "RemoteServerPatch"}
+    assert {
+        f"{kind.name}.{name}"
+        for kind in inputs
+        for name, field in kind.fields.items()
+        if get_named_type(field.type).name in with_connection
+    } == {
+        "ConnectorCreateInput.server", "ConnectorPatch.server", "ConnectorTestInput.server",
+        "ImportRemoteAccountsInput.server", "ImportRemoteInput.server",
+    }  # fmt: skip
