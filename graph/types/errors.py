@@ -187,8 +187,8 @@ class Warning:  # noqa: A001 - the name in the schema
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
         "Expected errors. Empty if the mutation succeeded. The description of the mutation lists "
-        "their codes, except those of every mutation: VALIDATION, NOT_FOUND, FORBIDDEN, DAMAGED and "
-        "ABORTED.",
+        "their codes, except those of every mutation: VALIDATION, NOT_FOUND, FORBIDDEN, DAMAGED "
+        "and ABORTED.",
         default_factory=list,
     )
     warnings: list[Warning] = attribute_field(
